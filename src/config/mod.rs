@@ -1,0 +1,5 @@
+//! Configuration: what an operator wrote (TOML) -> settings as used.
+
+pub mod settings;
+
+pub use settings::Settings;

@@ -1,0 +1,135 @@
+//! The delivery: one event for one destination, from its first attempt to its end.
+//!
+//! *States and their law:*
+//! ```text
+//! queued ──attempt──> in flight ──delivered──> delivered
+//!   ^ ^                  │ │
+//!   │ └──due── delayed <─┘ └──> dead ──redrive──> delayed (due at once)
+//!   │                             └───purge───> discarded
+//!   └ held behind an earlier delivery of the same interaction
+//! ```
+//! Which of them a delivery is in follows from where it lies: a page (queued), the delay tree (delayed), the dead
+//! letter queue (dead), nowhere (delivered or discarded). In flight is known in memory only.
+
+use crate::event::{DestinationId, Event, Sequence};
+use crate::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// What happened when an event was sent to its destination.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The destination answered with this HTTP status.
+    Answered(u16),
+    /// No answer within the destination's `timeout`.
+    TimedOut,
+    /// Nothing was sent: the name did not resolve, the connection was refused, TLS failed.
+    NotConnected,
+    /// The connection broke after the request, or a part of it, may have been sent.
+    Broken,
+}
+
+impl Outcome {
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Answered(status) => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// One word, as it stands in JSON and metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Answered(_) => "answered",
+            Self::TimedOut => "timeout",
+            Self::NotConnected => "not_connected",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+/// One try, as it is kept with a delivery that has not succeeded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// From 1; goes on counting after a redrive.
+    pub number: u32,
+    pub at: Timestamp,
+    pub latency_ms: u32,
+    pub outcome: Outcome,
+    /// What went wrong, in words; empty where an answer came.
+    pub error: String,
+    /// The first [`Attempt::ANSWER_MAX`] bytes of the answer's body.
+    pub answer: Vec<u8>,
+}
+
+impl Attempt {
+    pub const ANSWER_MAX: usize = 1024;
+}
+
+/// Why a delivery lies in the dead letter queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Attempts or age ran out.
+    Exhausted,
+    /// The destination's answer will not change.
+    Permanent,
+    /// Older than its `ttl`.
+    Expired,
+    /// Older than what was already delivered.
+    Stale,
+    /// An operator put it there.
+    Manual,
+}
+
+impl Reason {
+    pub const ALL: [Self; 5] = [Self::Exhausted, Self::Permanent, Self::Expired, Self::Stale, Self::Manual];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Exhausted => "exhausted",
+            Self::Permanent => "permanent",
+            Self::Expired => "expired",
+            Self::Stale => "stale",
+            Self::Manual => "manual",
+        }
+    }
+}
+
+/// Names one delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct DeliveryId {
+    pub sequence: Sequence,
+    pub destination: DestinationId,
+}
+
+/// A delivery with all that its next attempt needs to know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    pub id: DeliveryId,
+    pub event: Event,
+    /// Every failed attempt so far, oldest first.
+    pub attempts: Vec<Attempt>,
+    /// How many of the attempts lie before the last redrive; they no longer count against the limit.
+    pub forgiven: u32,
+    pub redriven: bool,
+}
+
+impl Delivery {
+    /// The number of the next attempt, as in `Holdline-Attempt`.
+    pub fn next_attempt(&self) -> u32 {
+        self.attempts.last().map_or(1, |a| a.number + 1)
+    }
+
+    /// How many attempts count against the limit.
+    pub fn counted(&self) -> u32 {
+        (self.next_attempt() - 1).saturating_sub(self.forgiven)
+    }
+}
+
+/// A delivery that could not be made, with its whole story.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    pub delivery: Delivery,
+    pub reason: Reason,
+    pub dead_at: Timestamp,
+}

@@ -1,0 +1,205 @@
+//! The event: one thing that happened, with its body, as it was accepted.
+//!
+//! *Invariants.* The body is byte for byte what the sender sent. A sequence is given once, rises with acceptance and
+//! orders an interaction. The id carries the sequence, so that an id finds its event without an index.
+
+use crate::time::Timestamp;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fmt;
+use std::str::FromStr;
+use uuid::Uuid;
+
+/// Rises by one with each accepted event, over restarts; the first is 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Sequence(pub u64);
+
+impl Sequence {
+    /// What fits into the id: 48 bits.
+    pub const MAX: u64 = (1 << 48) - 1;
+
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    pub fn plus(self, n: u64) -> Self {
+        Self(self.0 + n)
+    }
+}
+
+impl fmt::Display for Sequence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// UUID version 7 (RFC 9562): 48 bits of Unix milliseconds, then the sequence in the 12 bits of `rand_a` and the upper
+/// 36 bits of `rand_b`, then 26 bits of the body's hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventId(Uuid);
+
+impl EventId {
+    pub fn new(received_at: Timestamp, sequence: Sequence, body: Digest64) -> Self {
+        let time = u128::from(received_at.0 & 0xFFFF_FFFF_FFFF) << 80;
+        let s = u128::from(sequence.0 & Sequence::MAX);
+        let (high, low) = ((s >> 36) << 64, (s & 0xF_FFFF_FFFF) << 26);
+        let bits = time | 0x7 << 76 | high | 0b10 << 62 | low | u128::from(body.0 & 0x3FF_FFFF);
+        Self(Uuid::from_u128(bits))
+    }
+
+    pub fn sequence(self) -> Sequence {
+        let bits = self.0.as_u128();
+        let (high, low) = ((bits >> 64) & 0xFFF, (bits >> 26) & 0xF_FFFF_FFFF);
+        Sequence((high << 36 | low) as u64)
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for EventId {
+    type Err = uuid::Error;
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        Uuid::parse_str(s).map(Self)
+    }
+}
+
+impl Serialize for EventId {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+/// The first 64 bits of a SHA-256; never zero, so that zero can mean "none".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Digest64(pub u64);
+
+impl Digest64 {
+    pub const NONE: Self = Self(0);
+
+    /// Each part is hashed behind its length, so that parts cannot run into each other.
+    pub fn of(parts: &[&[u8]]) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        let first: [u8; 8] = hash.finalize()[..8].try_into().expect("a SHA-256 has 32 bytes");
+        Self(u64::from_be_bytes(first).max(1))
+    }
+
+    /// The lane of an interaction, by its key as the sender wrote it.
+    pub fn of_interaction(key: &str) -> Self {
+        Self::of(&[b"interaction", key.as_bytes()])
+    }
+
+    /// What the sender calls the event, within its source.
+    pub fn of_sender_id(source: &str, id: &str) -> Self {
+        Self::of(&[b"id", source.as_bytes(), id.as_bytes()])
+    }
+
+    pub fn is_none(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// A set of destinations by number; at most [`DestinationSet::CAPACITY`] are known to one store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct DestinationSet(pub u64);
+
+/// The number a store gave to a destination's name, for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct DestinationId(pub u8);
+
+impl DestinationSet {
+    pub const CAPACITY: usize = 64;
+    pub const EMPTY: Self = Self(0);
+
+    pub fn with(self, d: DestinationId) -> Self {
+        Self(self.0 | 1 << d.0)
+    }
+
+    pub fn without(self, d: DestinationId) -> Self {
+        Self(self.0 & !(1 << d.0))
+    }
+
+    pub fn has(self, d: DestinationId) -> bool {
+        self.0 & 1 << d.0 != 0
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = DestinationId> {
+        (0..Self::CAPACITY as u8).map(DestinationId).filter(move |d| self.has(*d))
+    }
+}
+
+/// An event as it lies in the store; its sequence is the place where it lies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    pub received_at: Timestamp,
+    /// Name of the source it came through.
+    pub source: String,
+    pub to: DestinationSet,
+    /// The ordering key; an event without one is unordered.
+    pub interaction: Option<String>,
+    /// The sender's own id; an event without one cannot be recognised as a duplicate.
+    pub sender_id: Option<String>,
+    /// The event type (`Holdline-Event-Type`); empty where the sender names none.
+    pub kind: String,
+    /// When it happened, by the sender's word.
+    pub time: Option<Timestamp>,
+    pub content_type: String,
+    pub traceparent: Option<String>,
+    /// The same sender id had been seen with another body.
+    pub conflict: bool,
+    pub body_digest: Digest64,
+    pub body: Bytes,
+}
+
+impl Event {
+    pub fn id(&self, sequence: Sequence) -> EventId {
+        EventId::new(self.received_at, sequence, self.body_digest)
+    }
+
+    /// The lane in which it is ordered; none where it has no key.
+    pub fn lane(&self) -> Digest64 {
+        self.interaction.as_deref().map_or(Digest64::NONE, Digest64::of_interaction)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_a_v7_uuid_that_carries_its_sequence() {
+        for s in [1, 4095, 1 << 36, (1 << 40) + 12345, Sequence::MAX] {
+            let id = EventId::new(Timestamp(1_773_957_888_128), Sequence(s), Digest64(u64::MAX));
+            assert_eq!(id.sequence(), Sequence(s));
+            assert_eq!(id.0.get_version_num(), 7);
+            assert_eq!(id.0.get_variant(), uuid::Variant::RFC4122);
+            assert_eq!(id.to_string().parse::<EventId>().unwrap(), id);
+        }
+    }
+
+    #[test]
+    fn digests_keep_their_parts_apart() {
+        assert_ne!(Digest64::of_sender_id("a", "bc"), Digest64::of_sender_id("ab", "c"));
+        assert_ne!(Digest64::of_interaction(""), Digest64::NONE);
+    }
+
+    #[test]
+    fn a_set_of_destinations_adds_and_removes() {
+        let (a, b) = (DestinationId(0), DestinationId(63));
+        let set = DestinationSet::EMPTY.with(a).with(b);
+        assert_eq!(set.iter().collect::<Vec<_>>(), [a, b]);
+        assert!(set.without(a).without(b).is_empty());
+    }
+}

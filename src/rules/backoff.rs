@@ -1,0 +1,96 @@
+//! How long a delivery waits before its next attempt: exponential backoff with full jitter.
+//!
+//! *Invariants.* The wait lies in `[0, min(max, base * factor^(n-1))]`. It depends on the delivery and the attempt only,
+//! so a simulation replays and a restart does not roll the dice again.
+
+use crate::delivery::DeliveryId;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// When and how long a destination's deliveries are tried again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retry {
+    pub base: Duration,
+    pub factor: f64,
+    pub max: Duration,
+    pub jitter: Jitter,
+    /// Attempts in all, the first included.
+    pub attempts: u32,
+    /// Age of the event, from acceptance, beyond which no further attempt is made.
+    pub max_age: Duration,
+    /// The longest `Retry-After` that is obeyed in full.
+    pub retry_after_max: Duration,
+    /// Statuses that are tried again; every other one that is not 2xx is permanent.
+    pub statuses: BTreeSet<u16>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Jitter {
+    /// Evenly between zero and the exponential bound ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+    Full,
+    /// Always the bound.
+    None,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            base: Duration::from_secs(1),
+            factor: 2.0,
+            max: Duration::from_secs(300),
+            jitter: Jitter::Full,
+            attempts: 12,
+            max_age: Duration::from_secs(24 * 3600),
+            retry_after_max: Duration::from_secs(3600),
+            statuses: [408, 409, 425, 429].into_iter().chain(500..600).collect(),
+        }
+    }
+}
+
+/// The wait after failed attempt number `attempt` (from 1).
+pub fn wait(retry: &Retry, delivery: DeliveryId, attempt: u32) -> Duration {
+    let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
+    let bound = (retry.base.as_secs_f64() * retry.factor.powi(exponent)).min(retry.max.as_secs_f64());
+    let share = match retry.jitter {
+        Jitter::None => 1.0,
+        Jitter::Full => unit(delivery, attempt),
+    };
+    Duration::from_secs_f64(bound * share)
+}
+
+/// A number in `[0, 1)` from delivery and attempt, by the finalizer of SplitMix64 (Steele et al., OOPSLA 2014).
+fn unit(delivery: DeliveryId, attempt: u32) -> f64 {
+    let seed = delivery.sequence.0 << 16 | u64::from(delivery.destination.0) << 8 | u64::from(attempt & 0xFF);
+    let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{DestinationId, Sequence};
+
+    fn delivery(n: u64) -> DeliveryId {
+        DeliveryId { sequence: Sequence(n), destination: DestinationId(3) }
+    }
+
+    #[test]
+    fn full_jitter_fills_the_range_and_repeats_itself() {
+        let retry = Retry::default();
+        let waits: Vec<f64> = (0..10_000).map(|n| wait(&retry, delivery(n), 3).as_secs_f64()).collect();
+        assert!(waits.iter().all(|w| (0.0..4.0).contains(w)));
+        let mean = waits.iter().sum::<f64>() / waits.len() as f64;
+        assert!((1.9..2.1).contains(&mean), "mean {mean}");
+        assert_eq!(wait(&retry, delivery(7), 3), wait(&retry, delivery(7), 3));
+        assert_ne!(wait(&retry, delivery(7), 3), wait(&retry, delivery(7), 4));
+    }
+
+    #[test]
+    fn the_bound_doubles_up_to_the_maximum_and_never_overflows() {
+        let retry = Retry { jitter: Jitter::None, ..Retry::default() };
+        let seconds: Vec<u64> = [1, 2, 3, 9, 10, 40, u32::MAX].map(|n| wait(&retry, delivery(1), n).as_secs()).to_vec();
+        assert_eq!(seconds, [1, 2, 4, 256, 300, 300, 300]);
+    }
+}

@@ -1,0 +1,3 @@
+//! The rules: pure functions of their arguments. They know no clock, no IO, and cannot fail.
+
+pub mod backoff;
