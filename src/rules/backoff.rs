@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn the_bound_doubles_up_to_the_maximum_and_never_overflows() {
         let retry = Retry { jitter: Jitter::None, ..Retry::default() };
-        let seconds: Vec<u64> = [1, 2, 3, 9, 10, 40, u32::MAX].map(|n| wait(&retry, delivery(1), n).as_secs()).to_vec();
+        let seconds: Vec<u64> = [1, 2, 3, 9, 10, 40, u32::MAX].map(|n| wait(&retry, delivery(1), n).as_secs()).into();
         assert_eq!(seconds, [1, 2, 4, 256, 300, 300, 300]);
     }
 }
