@@ -14,6 +14,8 @@
 use crate::event::{DestinationId, Event, Sequence};
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::sync::Arc;
 
 /// What happened when an event was sent to its destination.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,11 +104,17 @@ pub struct DeliveryId {
     pub destination: DestinationId,
 }
 
+impl fmt::Display for DeliveryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.sequence, self.destination.0)
+    }
+}
+
 /// A delivery with all that its next attempt needs to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
     pub id: DeliveryId,
-    pub event: Event,
+    pub event: Arc<Event>,
     /// Every failed attempt so far, oldest first.
     pub attempts: Vec<Attempt>,
     /// How many of the attempts lie before the last redrive; they no longer count against the limit.

@@ -6,4 +6,5 @@ pub mod delivery;
 pub mod event;
 pub mod profile;
 pub mod rules;
+pub mod store;
 pub mod time;

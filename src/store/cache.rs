@@ -1,0 +1,97 @@
+//! Events in memory, so that a delivery that is made at once reads nothing from disk.
+//!
+//! Two bounded rings: the newest accepted events, and the pages that were read last.
+
+use crate::event::{Event, Sequence};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Bytes of bodies kept of each kind: 16 MiB.
+const BYTES_MAX: usize = 16 << 20;
+/// What an event costs beside its body.
+const OVERHEAD: usize = 512;
+
+#[derive(Debug, Default)]
+pub struct Cache {
+    /// In order of sequence, without gaps.
+    newest: VecDeque<(Sequence, Arc<Event>)>,
+    newest_bytes: usize,
+    /// First sequence of a page and its events, the one read last at the back.
+    pages: VecDeque<(Sequence, Vec<Arc<Event>>)>,
+    pages_bytes: usize,
+}
+
+impl Cache {
+    pub fn accepted(&mut self, first: Sequence, events: Vec<Arc<Event>>) {
+        for (n, event) in (first.0..).zip(events) {
+            self.newest_bytes += weight(&event);
+            self.newest.push_back((Sequence(n), event));
+        }
+        while self.newest_bytes > BYTES_MAX {
+            let Some((_, old)) = self.newest.pop_front() else { break };
+            self.newest_bytes -= weight(&old);
+        }
+    }
+
+    pub fn read(&mut self, first: Sequence, events: Vec<Arc<Event>>) {
+        if self.pages.iter().any(|(known, _)| *known == first) {
+            return;
+        }
+        self.pages_bytes += events.iter().map(weight).sum::<usize>();
+        self.pages.push_back((first, events));
+        while self.pages_bytes > BYTES_MAX && self.pages.len() > 1 {
+            let Some((_, old)) = self.pages.pop_front() else { break };
+            self.pages_bytes -= old.iter().map(weight).sum::<usize>();
+        }
+    }
+
+    pub fn get(&self, sequence: Sequence) -> Option<Arc<Event>> {
+        if let Ok(n) = self.newest.binary_search_by_key(&sequence, |(s, _)| *s) {
+            return Some(self.newest[n].1.clone());
+        }
+        let n_of = |first: Sequence| sequence.0.checked_sub(first.0).and_then(|n| usize::try_from(n).ok());
+        self.pages.iter().rev().find_map(|(first, events)| events.get(n_of(*first)?).cloned())
+    }
+}
+
+fn weight(event: &Arc<Event>) -> usize {
+    event.body.len() + OVERHEAD
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{DestinationSet, Digest64};
+    use crate::time::Timestamp;
+    use bytes::Bytes;
+
+    fn event(size: usize) -> Arc<Event> {
+        Arc::new(Event {
+            received_at: Timestamp(1),
+            source: String::new(),
+            to: DestinationSet::EMPTY,
+            interaction: None,
+            sender_id: None,
+            kind: String::new(),
+            time: None,
+            content_type: String::new(),
+            traceparent: None,
+            conflict: false,
+            body_digest: Digest64(1),
+            body: Bytes::from(vec![0; size]),
+        })
+    }
+
+    #[test]
+    fn it_stays_within_its_bounds_and_forgets_the_oldest() {
+        let mut cache = Cache::default();
+        for n in 1..=100 {
+            cache.accepted(Sequence(n), vec![event(1 << 20)]);
+            cache.read(Sequence(1000 + 10 * n), vec![event(1 << 20), event(0)]);
+        }
+        assert!(cache.newest_bytes <= BYTES_MAX && cache.pages_bytes <= BYTES_MAX);
+        assert!(cache.get(Sequence(100)).is_some() && cache.get(Sequence(1)).is_none());
+        assert!(cache.get(Sequence(2001)).is_some() && cache.get(Sequence(2002)).is_none());
+        assert!(cache.get(Sequence(1010)).is_none());
+    }
+}

@@ -1,0 +1,153 @@
+//! `check`: every invariant of the store that can be seen from its rows, held against the index.
+//!
+//! It runs between two commits of a live store, or on one that has just been recovered.
+
+use super::StoreError;
+use super::codec::{self, Kind};
+use super::dense::Consecutive;
+use super::draft::Table;
+use super::engine::Engine;
+use super::index::Index;
+use super::read;
+use super::record::{HistoryRow, SettledRow, delay_of, dlq_of, number_key, number_of};
+use crate::delivery::{DeadLetter, Delivery};
+use crate::event::{DestinationId, Sequence};
+use serde::de::DeserializeOwned;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Every violated invariant, in words; empty where all hold.
+pub(super) fn check(engine: &Engine, index: &Index) -> Result<Vec<String>, StoreError> {
+    let mut faults = Vec::new();
+    let blobs = engine.folder().blob_files();
+    if blobs > 0 {
+        faults.push(format!("{blobs} blob files exist; they are never synced"));
+    }
+    let totals = &index.totals;
+    covered::<HistoryRow>(engine, totals.history_head.0, totals.next_sequence.0, &mut faults)?;
+    covered::<SettledRow>(engine, totals.settled_head, totals.next_settlement, &mut faults)?;
+    pages(engine, index, &mut faults)?;
+    let delayed = long::<Delivery>(engine, Table::Delay, Kind::Delivery, &mut faults, |key, delivery| {
+        delay_of(key).is_ok_and(|(_, id)| id == delivery.id)
+    })?;
+    let dead = long::<DeadLetter>(engine, Table::Dlq, Kind::DeadLetter, &mut faults, |key, letter| {
+        dlq_of(key).is_ok_and(|id| id == letter.delivery.id)
+    })?;
+    let count = |of: &BTreeMap<Vec<u8>, usize>, at: usize| -> BTreeMap<DestinationId, u64> {
+        of.keys().filter_map(|key| dlq_of(&key[at..]).ok()).fold(BTreeMap::new(), |mut n, id| {
+            *n.entry(id.destination).or_default() += 1;
+            n
+        })
+    };
+    let (delayed_by, dead_by) = (count(&delayed, 8), count(&dead, 0));
+    for id in delayed.keys().filter_map(|key| delay_of(key).ok()).map(|(_, id)| id) {
+        if index.pages.left(id.sequence).has(id.destination) {
+            faults.push(format!("delivery {id} lies in a page and in the delay tree"));
+        }
+    }
+    for (what, rows, bytes) in [("delay", &delayed, totals.delay_bytes), ("dlq", &dead, totals.dlq_bytes)] {
+        let found: usize = rows.values().sum();
+        if found as u64 != bytes {
+            faults.push(format!("`{what}` holds {found} bytes, the counters say {bytes}"));
+        }
+    }
+    tallies(index, &delayed_by, &dead_by, &mut faults);
+    Ok(faults)
+}
+
+fn covered<R: Consecutive + DeserializeOwned>(
+    engine: &Engine,
+    head: u64,
+    end: u64,
+    faults: &mut Vec<String>,
+) -> Result<(), StoreError> {
+    let mut next = head;
+    for row in engine.range(R::TABLE, ..) {
+        let (key, sealed) = row?;
+        let first = number_of(&key)?;
+        match codec::decode::<R>(R::KIND, &sealed) {
+            Ok(row) if first == next => next += row.span() as u64,
+            Ok(row) => {
+                faults.push(format!("`{}` goes on at {first}, not at {next}", R::TABLE.name()));
+                next = first + row.span() as u64;
+            }
+            Err(why) => faults.push(format!("`{}` row {first}: {why}", R::TABLE.name())),
+        }
+    }
+    if next != end {
+        faults.push(format!("`{}` ends at {next}, the counters say {end}", R::TABLE.name()));
+    }
+    Ok(())
+}
+
+/// Every page of the index is there and whole, and there is no other.
+fn pages(engine: &Engine, index: &Index, faults: &mut Vec<String>) -> Result<(), StoreError> {
+    let mut known = BTreeSet::new();
+    for (first, shape) in index.pages.iter() {
+        known.insert(number_key(first.0));
+        match read::page(engine, first) {
+            Ok(events) if events.len() == usize::from(shape.count) => {}
+            Ok(events) => faults.push(format!("page {first} holds {} events, not {}", events.len(), shape.count)),
+            Err(StoreError::Damaged(why)) => faults.push(format!("page {first}: {why}")),
+            Err(e) => return Err(e),
+        }
+    }
+    for key in read::keys(engine, Table::Pages, None) {
+        let key = key?;
+        if !known.contains(&key) {
+            faults.push(format!("page {} has no delivery left and is still there", number_of(&key)?));
+        }
+    }
+    Ok(())
+}
+
+/// Sealed lengths of all long records of a table, by key; those that do not verify are faults.
+fn long<T: DeserializeOwned>(
+    engine: &Engine,
+    table: Table,
+    kind: Kind,
+    faults: &mut Vec<String>,
+    belongs: impl Fn(&[u8], &T) -> bool,
+) -> Result<BTreeMap<Vec<u8>, usize>, StoreError> {
+    let mut found = BTreeMap::new();
+    for key in read::keys(engine, table, None) {
+        let key = key?;
+        let sealed = super::draft::get_long(engine, table, &key);
+        match sealed.and_then(|s| Ok((codec::decode::<T>(kind, s.as_deref().unwrap_or_default())?, s))) {
+            Ok((record, sealed)) => {
+                if !belongs(&key, &record) {
+                    faults.push(format!("`{}` holds a record under another's key", table.name()));
+                }
+                found.insert(key, sealed.map_or(0, |s| s.len()));
+            }
+            Err(StoreError::Damaged(why)) => faults.push(format!("`{}` record: {why}", table.name())),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(found)
+}
+
+/// accepted = queued + delivered + dead + discarded, for every destination, by what really lies there.
+fn tallies(
+    index: &Index,
+    delayed: &BTreeMap<DestinationId, u64>,
+    dead: &BTreeMap<DestinationId, u64>,
+    faults: &mut Vec<String>,
+) {
+    let mut paged: BTreeMap<DestinationId, u64> = BTreeMap::new();
+    for (first, shape) in index.pages.iter() {
+        for n in 0..u64::from(shape.count) {
+            for d in index.pages.left(Sequence(first.0 + n)).iter() {
+                *paged.entry(d).or_default() += 1;
+            }
+        }
+    }
+    for (n, tally) in index.totals.tallies.iter().enumerate() {
+        let d = DestinationId(n as u8);
+        let of = |map: &BTreeMap<_, u64>| map.get(&d).copied().unwrap_or(0);
+        let (paged, delayed, dead) = (of(&paged), of(delayed), of(dead));
+        if (delayed, dead) != (tally.delayed, tally.dead) || paged + delayed != tally.queued() {
+            let name = index.names.destination_name(d);
+            faults.push(format!("`{name}`: {paged} in pages, {delayed} delayed, {dead} dead; the counters say {tally:?}"));
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The one codec of everything that lies on disk.
+//!
+//! *Format.* A record is an envelope of 10 bytes and its payload:
+//! ```text
+//! kind u8 | version u8 | crc32 u32 LE | length u32 LE | payload
+//! ```
+//! The CRC covers kind, version, length and payload. The payload is bincode 1 (fixed-size integers, little-endian) of
+//! one frozen struct per kind and version. A change of a struct is a new version with its own arm in `decode`.
+//!
+//! *Failure.* A record that does not verify is [`Damaged`]; nothing here panics on what it reads.
+
+use bincode::Options;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// What a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    Page = 1,
+    History = 2,
+    Settled = 3,
+    Delivery = 4,
+    DeadLetter = 5,
+    Totals = 6,
+    Names = 7,
+    Hold = 8,
+    Audit = 9,
+    Quarantined = 10,
+}
+
+/// Version of every kind so far.
+const VERSION: u8 = 1;
+pub(super) const ENVELOPE: usize = 10;
+/// No record may claim to be longer: 64 MiB.
+const LENGTH_MAX: u64 = 64 << 20;
+
+/// Why bytes from the disk are not the record that they should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Damaged {
+    #[error("the record is cut short")]
+    Short,
+    #[error("the record is of kind {found}, not {wanted}")]
+    Kind { found: u8, wanted: u8 },
+    #[error("the record has version {0}, which this holdline does not know")]
+    Version(u8),
+    #[error("the record's checksum does not match")]
+    Checksum,
+    #[error("the record's content does not decode")]
+    Content,
+    #[error("the record is missing")]
+    Missing,
+}
+
+fn options() -> impl Options {
+    bincode::DefaultOptions::new().with_fixint_encoding().with_little_endian().with_limit(LENGTH_MAX)
+}
+
+/// The bare payload of a value, for records that lie inside another one.
+pub fn payload<T: Serialize>(value: &T) -> Vec<u8> {
+    options().serialize(value).expect("records are bounded and hold nothing that bincode refuses")
+}
+
+pub fn from_payload<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Damaged> {
+    options().deserialize(bytes).map_err(|_| Damaged::Content)
+}
+
+/// Puts a payload into its envelope.
+pub fn seal(kind: Kind, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("records are far smaller than 4 GiB");
+    let mut out = Vec::with_capacity(ENVELOPE + payload.len());
+    out.extend([kind as u8, VERSION]);
+    out.extend(checksum(kind as u8, VERSION, payload).to_le_bytes());
+    out.extend(length.to_le_bytes());
+    out.extend(payload);
+    out
+}
+
+pub fn encode<T: Serialize>(kind: Kind, value: &T) -> Vec<u8> {
+    seal(kind, &payload(value))
+}
+
+/// Length of the whole record, envelope included, of which `bytes` are the beginning.
+pub(super) fn sealed_length(bytes: &[u8]) -> Result<usize, Damaged> {
+    let length = bytes.get(6..ENVELOPE).ok_or(Damaged::Short)?;
+    let length = u32::from_le_bytes(length.try_into().expect("four bytes were taken"));
+    if u64::from(length) > LENGTH_MAX { Err(Damaged::Checksum) } else { Ok(ENVELOPE + length as usize) }
+}
+
+/// Takes the payload out of its envelope, verified.
+pub fn open(kind: Kind, bytes: &[u8]) -> Result<&[u8], Damaged> {
+    if bytes.len() < ENVELOPE || bytes.len() != sealed_length(bytes)? {
+        return Err(Damaged::Short);
+    }
+    let (found, version) = (bytes[0], bytes[1]);
+    let crc = u32::from_le_bytes(bytes[2..6].try_into().expect("four bytes were taken"));
+    let payload = &bytes[ENVELOPE..];
+    if crc != checksum(found, version, payload) {
+        return Err(Damaged::Checksum);
+    }
+    if found != kind as u8 {
+        return Err(Damaged::Kind { found, wanted: kind as u8 });
+    }
+    if version != VERSION {
+        return Err(Damaged::Version(version));
+    }
+    Ok(payload)
+}
+
+pub fn decode<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, Damaged> {
+    from_payload(open(kind, bytes)?)
+}
+
+fn checksum(kind: u8, version: u8, payload: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&[kind, version]);
+    crc.update(&(payload.len() as u32).to_le_bytes());
+    crc.update(payload);
+    crc.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_seen() {
+        let sealed = encode(Kind::Audit, &("who", 7u64));
+        assert_eq!(decode::<(String, u64)>(Kind::Audit, &sealed), Ok(("who".to_owned(), 7)));
+        for bit in 0..sealed.len() * 8 {
+            let mut bad = sealed.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode::<(String, u64)>(Kind::Audit, &bad).is_err(), "bit {bit}");
+        }
+        for length in 0..sealed.len() {
+            assert!(decode::<(String, u64)>(Kind::Audit, &sealed[..length]).is_err(), "cut to {length}");
+        }
+        assert_eq!(
+            decode::<(String, u64)>(Kind::Hold, &sealed),
+            Err(Damaged::Kind { found: Kind::Audit as u8, wanted: Kind::Hold as u8 })
+        );
+    }
+
+    #[test]
+    fn a_newer_version_is_refused_by_name() {
+        let payload = payload(&1u8);
+        let mut newer = seal(Kind::Hold, &payload);
+        newer[1] = 2;
+        newer[2..6].copy_from_slice(&checksum(Kind::Hold as u8, 2, &payload).to_le_bytes());
+        assert_eq!(decode::<u8>(Kind::Hold, &newer), Err(Damaged::Version(2)));
+    }
+}

@@ -1,0 +1,163 @@
+//! The committer: the one thread that writes.
+//!
+//! It gathers whatever is waiting, makes one commit of it, and tells everybody who waits when the commit is durable. Under
+//! load commits grow by themselves; alone, an event waits for nothing but the disk. Transitions that nobody waits for
+//! linger for a moment ([`LINGER`]) so that they share a commit; a crash forgets at most those.
+//!
+//! *Failure.* The first error ends the thread: it answers nobody any more, and the daemon ends with it.
+
+use super::StoreError;
+use super::cache::Cache;
+use super::engine::Engine;
+use super::index::Index;
+use super::ledger::{Finished, Ledger, Tail, Windows};
+use super::request::{News, Receipt, Request};
+use crate::clock::Clock;
+use crate::event::DestinationId;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How long transitions alone wait for company.
+const LINGER: Duration = Duration::from_millis(5);
+/// Without requests, upkeep runs this often.
+const UPKEEP: Duration = Duration::from_secs(1);
+/// A commit takes at most so many requests and so many bytes of events.
+const REQUESTS_MAX: usize = 1024;
+const BYTES_MAX: usize = 8 << 20;
+
+/// What the committer shares with readers.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub engine: Engine,
+    pub index: Mutex<Index>,
+    pub cache: Mutex<Cache>,
+}
+
+pub(super) struct Committer {
+    pub shared: Arc<Shared>,
+    pub requests: Receiver<Request>,
+    pub news: mpsc::UnboundedSender<News>,
+    pub failure: watch::Sender<Option<String>>,
+    pub windows: watch::Receiver<Windows>,
+    pub clock: Clock,
+    pub tail: Tail,
+}
+
+enum Answer {
+    Accept(oneshot::Sender<Vec<Receipt>>, Vec<Receipt>),
+    Register(oneshot::Sender<Vec<Option<DestinationId>>>, Vec<Option<DestinationId>>),
+    Dlq(oneshot::Sender<usize>, usize),
+    Flush(oneshot::Sender<()>),
+}
+
+impl Answer {
+    /// Whoever asked may have gone; what was done stays done.
+    fn send(self) {
+        match self {
+            Self::Accept(to, receipts) => drop(to.send(receipts)),
+            Self::Register(to, ids) => drop(to.send(ids)),
+            Self::Dlq(to, count) => drop(to.send(count)),
+            Self::Flush(to) => drop(to.send(())),
+        }
+    }
+}
+
+impl Committer {
+    /// Runs until every handle of the store is gone, or until the first error.
+    pub(super) fn run(mut self) {
+        let end = self.commits();
+        if let Err(e) = end {
+            tracing::error!(error = %e, "the store failed; nothing is acknowledged any more and the daemon stops");
+            self.failure.send_replace(Some(e.to_string()));
+        }
+    }
+
+    fn commits(&mut self) -> Result<(), StoreError> {
+        let mut gathered = Vec::new();
+        while self.gather(&mut gathered) {
+            let (finished, answers) = self.write_up(&mut gathered)?;
+            if let Some(draft) = finished.draft {
+                self.shared.engine.commit(draft)?;
+            }
+            if !finished.events.is_empty() {
+                self.shared.cache.lock().expect("no holder panics").accepted(finished.first, finished.events);
+            }
+            answers.into_iter().for_each(Answer::send);
+            for news in finished.news {
+                let _ = self.news.send(news); // without a dispatcher nobody needs to know
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for requests; false when there will be none any more.
+    fn gather(&self, gathered: &mut Vec<Request>) -> bool {
+        match self.requests.recv_timeout(UPKEEP) {
+            Ok(request) => gathered.push(request),
+            Err(RecvTimeoutError::Timeout) => return true,
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
+        let mut bytes = size(&gathered[0]);
+        let mut waited_for = waited_for(&gathered[0]);
+        while gathered.len() < REQUESTS_MAX && bytes < BYTES_MAX {
+            let next = match self.requests.try_recv() {
+                Err(_) if waited_for => break,
+                Err(_) => self.requests.recv_timeout(LINGER).ok(),
+                Ok(request) => Some(request),
+            };
+            let Some(request) = next else { break };
+            bytes += size(&request);
+            waited_for |= self::waited_for(&request);
+            gathered.push(request);
+        }
+        true
+    }
+
+    fn write_up(&mut self, gathered: &mut Vec<Request>) -> Result<(Finished, Vec<Answer>), StoreError> {
+        let shared = self.shared.clone();
+        let windows = self.windows.borrow().clone();
+        let mut index = shared.index.lock().expect("no holder panics");
+        let mut ledger = Ledger::new(&shared.engine, &mut index, &mut self.tail, &windows, self.clock.now());
+        let mut answers = Vec::new();
+        let mut checks = Vec::new();
+        for request in gathered.drain(..) {
+            match request {
+                Request::Accept { arrivals, answer } => {
+                    let receipts = arrivals.into_iter().map(|a| ledger.accept(a)).collect::<Result<_, _>>()?;
+                    answers.push(Answer::Accept(answer, receipts));
+                }
+                Request::Transition(transition) => ledger.transition(transition)?,
+                Request::Register { names, answer } => answers.push(Answer::Register(answer, ledger.register(&names))),
+                Request::Dlq { action, ids, who, answer } => {
+                    answers.push(Answer::Dlq(answer, ledger.dlq(action, &ids, &who)?));
+                }
+                Request::Flush { answer } => answers.push(Answer::Flush(answer)),
+                Request::Check { answer } => checks.push(answer),
+            }
+        }
+        let mut finished = ledger.finish()?;
+        if !checks.is_empty() {
+            if let Some(draft) = finished.draft.take() {
+                shared.engine.commit(draft)?;
+            }
+            for answer in checks {
+                let _ = answer.send(super::check::check(&shared.engine, &index));
+            }
+        }
+        Ok((finished, answers))
+    }
+}
+
+/// Whether somebody waits for the answer.
+fn waited_for(request: &Request) -> bool {
+    !matches!(request, Request::Transition(_))
+}
+
+fn size(request: &Request) -> usize {
+    match request {
+        Request::Accept { arrivals, .. } => arrivals.iter().map(|a| a.record.len()).sum(),
+        _ => 0,
+    }
+}

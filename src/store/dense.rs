@@ -1,0 +1,133 @@
+//! Dense rows: small rows of consecutive numbers, rewritten together.
+//!
+//! One small row a commit, kept for hours beside pages that live for moments, pins a whole segment of sled's log each.
+//! So the last small rows are remembered, and rewritten in bulk into full ones that lie together.
+
+use super::codec::{self, Kind};
+use super::draft::{Draft, Table};
+use super::record::{HistoryRow, SettledRow, number_key};
+use serde::Serialize;
+use std::collections::VecDeque;
+
+/// So many small rows are rewritten at once.
+const RUN_MAX: usize = 512;
+
+/// A row that covers consecutive numbers from its key on.
+pub trait Consecutive: Serialize {
+    const TABLE: Table;
+    const KIND: Kind;
+    const MAX: usize;
+    /// How many numbers it covers.
+    fn span(&self) -> usize;
+    fn append(&mut self, next: Self);
+}
+
+impl Consecutive for HistoryRow {
+    const TABLE: Table = Table::History;
+    const KIND: Kind = Kind::History;
+    const MAX: usize = Self::ENTRIES_MAX;
+    fn span(&self) -> usize {
+        self.entries.len()
+    }
+    fn append(&mut self, next: Self) {
+        Self::append(self, next);
+    }
+}
+
+impl Consecutive for SettledRow {
+    const TABLE: Table = Table::Settled;
+    const KIND: Kind = Kind::Settled;
+    const MAX: usize = Self::SETTLEMENTS_MAX;
+    fn span(&self) -> usize {
+        self.settlements.len()
+    }
+    fn append(&mut self, next: Self) {
+        self.settlements.extend(next.settlements);
+    }
+}
+
+/// The newest rows of a table, as long as they are small.
+#[derive(Debug)]
+pub struct Run<R>(VecDeque<(u64, R)>);
+
+impl<R> Default for Run<R> {
+    fn default() -> Self {
+        Self(VecDeque::new())
+    }
+}
+
+impl<R: Consecutive> Run<R> {
+    /// Writes a new row, and with it, where the time has come, the small rows before it as dense ones.
+    pub fn write(&mut self, draft: &mut Draft, key: u64, row: R) {
+        draft.put(R::TABLE, number_key(key), codec::encode(R::KIND, &row));
+        if row.span() >= R::MAX / 2 {
+            self.rewrite(draft);
+        } else {
+            self.0.push_back((key, row));
+            if self.0.len() >= RUN_MAX {
+                self.rewrite(draft);
+            }
+        }
+    }
+
+    /// Rows before this number have been trimmed; they must not come back.
+    pub fn forget_before(&mut self, number: u64) {
+        while self.0.front().is_some_and(|(key, _)| *key < number) {
+            self.0.pop_front();
+        }
+    }
+
+    fn rewrite(&mut self, draft: &mut Draft) {
+        let mut rows = std::mem::take(&mut self.0).into_iter();
+        let Some((mut key, mut dense)) = rows.next() else { return };
+        for (next_key, next) in rows {
+            if dense.span() + next.span() > R::MAX {
+                draft.put(R::TABLE, number_key(key), codec::encode(R::KIND, &dense));
+                (key, dense) = (next_key, next);
+            } else {
+                draft.delete(R::TABLE, number_key(next_key));
+                dense.append(next);
+            }
+        }
+        draft.put(R::TABLE, number_key(key), codec::encode(R::KIND, &dense));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::DeliveryId;
+    use crate::event::{DestinationId, Sequence};
+    use crate::store::record::{How, Settlement, number_of};
+    use crate::time::Timestamp;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn small_rows_become_dense_and_cover_the_same_numbers() {
+        let row = |n: u64| {
+            let id = DeliveryId { sequence: Sequence(n), destination: DestinationId(0) };
+            let s = Settlement { id, how: How::Delivered, attempts: 1, status: 200, at: Timestamp(n) };
+            SettledRow { settlements: vec![s] }
+        };
+        let (mut run, mut rows) = (Run::default(), BTreeMap::new());
+        for n in 1..=1500u64 {
+            let mut draft = Draft::default();
+            run.write(&mut draft, n, row(n));
+            for (key, value) in draft.into_tables()[Table::Settled as usize].clone() {
+                match value {
+                    Some(value) => rows.insert(number_of(&key).unwrap(), value),
+                    None => rows.remove(&number_of(&key).unwrap()),
+                };
+            }
+        }
+        assert_eq!(rows.len(), 2 + (1500 - 2 * RUN_MAX), "two dense rows and the small ones since");
+        let mut next = 1;
+        for (key, value) in rows {
+            assert_eq!(key, next);
+            let row: SettledRow = codec::decode(Kind::Settled, &value).unwrap();
+            assert!(row.settlements.iter().enumerate().all(|(i, s)| s.at.0 == key + i as u64));
+            next += row.span() as u64;
+        }
+        assert_eq!(next, 1501);
+    }
+}

@@ -1,0 +1,201 @@
+//! The data folder: its lock, its format version, and what makes writes in it reach the disk.
+//!
+//! *Layout.* `lock`, `format`, `admin.token` (by the daemon), and `queue/`, which belongs to sled.
+//!
+//! *Durability.* sled's own flush ends in `sync_file_range`, which survives no power cut. So `queue/` gets the inode
+//! flags SYNC and DIRSYNC before sled opens it, and sled's files get SYNC: each of its writes is then a synchronous one,
+//! and a failed sync is a failed write. Where the filesystem does not know these flags (tmpfs, overlay, btrfs), each commit
+//! ends in an `fdatasync` of sled's file instead; that holds as long as no blob file comes into being.
+
+use super::StoreError;
+use rustix::fs::{FlockOperation, IFlags, flock, ioctl_getflags, ioctl_setflags};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Version of what lies in the folder; a holdline refuses a newer one.
+const FORMAT: u32 = 1;
+
+/// What stands between an acknowledged event and a power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Every write is synchronous, by inode flags.
+    InodeSync,
+    /// An `fdatasync` ends each commit.
+    Fdatasync,
+    /// Nothing: a developer switched it off to see the power-cut harness bite.
+    Unsafe,
+}
+
+impl Durability {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::InodeSync => "inode-sync",
+            Self::Fdatasync => "fdatasync",
+            Self::Unsafe => "unsafe",
+        }
+    }
+}
+
+/// The folder of one store, locked for this process until dropped.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes the folder where it is missing, takes its lock and checks its format.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let failed = |what: &str, e: io::Error| StoreError::Folder(format!("{what} {}: {e}", path.display()));
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| failed("cannot create", e))?;
+        let lock = lock(path)?;
+        check_format(path)?;
+        let queue = path.join("queue");
+        if !queue.exists() {
+            fs::create_dir(&queue).map_err(|e| failed("cannot create queue/ in", e))?;
+        }
+        sync_folder(path).map_err(|e| failed("cannot sync", e))?;
+        if let Some(parent) = path.canonicalize().ok().and_then(|p| p.parent().map(Path::to_owned)) {
+            // the entry of the folder itself; a parent that may not be opened was there before
+            let _ = sync_folder(&parent);
+        }
+        let folder = Self { path: path.to_owned(), _lock: lock };
+        folder.clean_up().map_err(|e| failed("cannot clean up queue/ in", e))?;
+        Ok(folder)
+    }
+
+    /// The folder that belongs to sled.
+    pub fn queue(&self) -> PathBuf {
+        self.path.join("queue")
+    }
+
+    /// A kill while sled starts leaves a half-made snapshot, which it would then take for a whole one.
+    fn clean_up(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.queue())? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == "generating" || e == "in___motion") {
+                tracing::warn!(file = %path.display(), "removing a snapshot that a kill left half-made");
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets sled's snapshots aside: they are only an index over its log, which it then reads from the start.
+    pub fn set_snapshots_aside(&self) -> io::Result<usize> {
+        let mut moved = 0;
+        for entry in fs::read_dir(self.queue())? {
+            let path = entry?.path();
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            if name.starts_with("snap.") {
+                fs::rename(&path, self.path.join(format!("set-aside.{name}")))?;
+                moved += 1;
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Marks `queue/` so that whatever is made in it is written synchronously; none where that cannot be had.
+    pub fn mark_synchronous(&self) -> Option<()> {
+        let queue = self.queue();
+        set_flags(&queue, IFlags::SYNC | IFlags::DIRSYNC).then_some(())
+    }
+
+    /// Marks the files and folders that sled made, syncs what was written before, and reads the marks back.
+    pub fn mark_files_synchronous(&self) -> io::Result<bool> {
+        let mut all = true;
+        for entry in fs::read_dir(self.queue())? {
+            let entry = entry?;
+            let flags = if entry.file_type()?.is_dir() { IFlags::SYNC | IFlags::DIRSYNC } else { IFlags::SYNC };
+            all &= set_flags(&entry.path(), flags);
+            File::open(entry.path())?.sync_all()?;
+        }
+        sync_folder(&self.queue())?;
+        Ok(all)
+    }
+
+    /// Blob files must never come into being: they are never synced and never reclaimed.
+    pub fn blob_files(&self) -> usize {
+        fs::read_dir(self.queue().join("blobs")).map_or(0, Iterator::count)
+    }
+
+    /// Bytes that sled's folder takes on disk.
+    pub fn disk_bytes(&self) -> u64 {
+        fn size(path: &Path) -> u64 {
+            use std::os::unix::fs::MetadataExt;
+            let entries = fs::read_dir(path).into_iter().flatten().flatten();
+            entries.map(|e| if e.path().is_dir() { size(&e.path()) } else { e.metadata().map_or(0, |m| m.blocks() * 512) }).sum()
+        }
+        size(&self.queue())
+    }
+
+    /// Bytes and inodes that an unprivileged process can still take on the folder's filesystem.
+    pub fn free(&self) -> io::Result<Free> {
+        let s = rustix::fs::statvfs(&self.path)?;
+        // filesystems without a count of inodes (btrfs) say zero in all
+        let inodes = if s.f_files == 0 { u64::MAX } else { s.f_favail };
+        Ok(Free { bytes: s.f_bavail * s.f_frsize, inodes })
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Free {
+    pub bytes: u64,
+    pub inodes: u64,
+}
+
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let file = path.join("lock");
+    let failed = |e: io::Error| StoreError::Folder(format!("cannot open {}: {e}", file.display()));
+    let mut lock =
+        OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&file).map_err(failed)?;
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut pid = String::new();
+        let _ = lock.read_to_string(&mut pid); // only to say who; the lock itself is what counts
+        return Err(StoreError::Locked { path: path.to_owned(), pid: pid.trim().to_owned() });
+    }
+    lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())).map_err(failed)?;
+    Ok(lock)
+}
+
+fn check_format(path: &Path) -> Result<(), StoreError> {
+    let file = path.join("format");
+    match fs::read_to_string(&file) {
+        Ok(text) => match text.trim().parse::<u32>() {
+            Ok(found) if found <= FORMAT => Ok(()),
+            Ok(found) => Err(StoreError::NewerFormat { path: path.to_owned(), found, known: FORMAT }),
+            Err(_) => Err(StoreError::Folder(format!(
+                "{} does not hold a format version; restore the folder from a backup, or write {FORMAT} into that file \
+                 if this version of holdline made it",
+                file.display()
+            ))),
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let write = || {
+                let mut f = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&file)?;
+                writeln!(f, "{FORMAT}")?;
+                f.sync_all()
+            };
+            write().map_err(|e| StoreError::Folder(format!("cannot write {}: {e}", file.display())))
+        }
+        Err(e) => Err(StoreError::Folder(format!("cannot read {}: {e}", file.display()))),
+    }
+}
+
+fn set_flags(path: &Path, wanted: IFlags) -> bool {
+    let set = || -> io::Result<bool> {
+        let file = File::open(path)?;
+        let flags = ioctl_getflags(&file)?;
+        if !flags.contains(wanted) {
+            ioctl_setflags(&file, flags | wanted)?;
+        }
+        Ok(ioctl_getflags(&file)?.contains(wanted))
+    };
+    set().unwrap_or(false)
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}

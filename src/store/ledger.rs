@@ -1,0 +1,432 @@
+//! The ledger: turns what was asked into the writes of one commit, and keeps the index in step with them.
+//!
+//! *Invariants.* An event, its deduplication record, its sequence and the counters are one commit. A delivery lies in
+//! exactly one place (page, delay tree, dead letter queue) or has a settlement. A change that finds its delivery gone
+//! changes nothing, so asking twice is asking once.
+
+use super::codec::{self, Kind};
+use super::dense::Run;
+use super::draft::{Draft, ROW_MAX, Table};
+use super::engine::Engine;
+use super::index::{Index, Place, Ticket};
+use super::pages::Departure;
+use super::record::{
+    Audit, Entry, HistoryRow, Hold, How, PageShape, Quarantined, SettledRow, Settlement, TOTALS, delay_key, dlq_key,
+    hold_key, number_key, pack,
+};
+use super::request::{Arrival, DlqAction, News, Receipt, Transition};
+use super::{StoreError, read};
+use crate::delivery::{DeadLetter, Delivery, DeliveryId};
+use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
+use crate::time::Timestamp;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest payload of a page that fits into one row.
+const PAGE_PAYLOAD_MAX: usize = ROW_MAX - codec::ENVELOPE;
+const PAGE_EVENTS_MAX: usize = 128;
+
+/// What outlives one commit, beside the index.
+#[derive(Debug, Default)]
+pub(super) struct Tail {
+    pub history: Run<HistoryRow>,
+    pub settled: Run<SettledRow>,
+    /// No head row can be old enough to go before this.
+    pub trim_not_before: Timestamp,
+}
+
+/// How long each source's events are remembered.
+#[derive(Clone, Debug, Default)]
+pub struct Windows {
+    pub by_source: HashMap<String, Duration>,
+}
+
+impl Windows {
+    pub(super) fn longest(&self) -> Duration {
+        self.by_source.values().max().copied().unwrap_or_default()
+    }
+}
+
+/// One commit in the making.
+pub(super) struct Ledger<'a> {
+    pub engine: &'a Engine,
+    pub index: &'a mut Index,
+    pub tail: &'a mut Tail,
+    pub windows: &'a Windows,
+    pub now: Timestamp,
+    pub draft: Draft,
+    pub news: Vec<News>,
+    /// Accepted in this commit: the first of them has sequence `fresh_first`.
+    fresh_first: Sequence,
+    fresh: Vec<Entry>,
+    events: Vec<Arc<Event>>,
+    shapes: Vec<PageShape>,
+    page: Vec<u8>,
+    page_events: usize,
+    settlements: Vec<Settlement>,
+    changed: bool,
+}
+
+/// The writes of one commit and what is to be told when it is durable.
+pub(super) struct Finished {
+    pub draft: Option<Draft>,
+    pub news: Vec<News>,
+    /// First sequence of the events accepted in it.
+    pub first: Sequence,
+    pub events: Vec<Arc<Event>>,
+}
+
+impl<'a> Ledger<'a> {
+    pub(super) fn new(
+        engine: &'a Engine,
+        index: &'a mut Index,
+        tail: &'a mut Tail,
+        windows: &'a Windows,
+        now: Timestamp,
+    ) -> Self {
+        let fresh_first = index.totals.next_sequence;
+        Self {
+            engine,
+            index,
+            tail,
+            windows,
+            now,
+            draft: Draft::default(),
+            news: Vec::new(),
+            fresh_first,
+            fresh: Vec::new(),
+            events: Vec::new(),
+            shapes: Vec::new(),
+            page: Vec::new(),
+            page_events: 0,
+            settlements: Vec::new(),
+            changed: false,
+        }
+    }
+
+    /// Takes an event in, or finds that it was taken before.
+    pub(super) fn accept(&mut self, arrival: Arrival) -> Result<Receipt, StoreError> {
+        let Arrival { mut event, sender, mut record } = arrival;
+        let prior = match self.known(sender, &event)? {
+            Known::Duplicate(receipt) => {
+                self.index.totals.duplicates += 1;
+                return Ok(receipt);
+            }
+            Known::Conflict(prior) => {
+                self.index.totals.conflicts += 1;
+                event.conflict = true;
+                record = codec::payload(&event);
+                prior
+            }
+            Known::New => Sequence::default(),
+        };
+        let sequence = self.index.totals.next_sequence;
+        if self.page_events == PAGE_EVENTS_MAX || self.page.len() + 4 + record.len() > PAGE_PAYLOAD_MAX {
+            self.close_page();
+        }
+        pack(&mut self.page, &record);
+        self.page_events += 1;
+        let (source, kind) = (self.index.names.source(&event.source), self.index.names.kind(&event.kind));
+        self.fresh.push(Entry::of(&event, sender, prior, source, kind));
+        if !sender.is_none() {
+            self.index.remembered.insert(sender, sequence);
+        }
+        let totals = &mut self.index.totals;
+        totals.next_sequence = sequence.next();
+        totals.accepted += 1;
+        for d in event.to.iter() {
+            totals.tally(d).accepted += 1;
+        }
+        let id = event.id(sequence);
+        self.events.push(Arc::new(event));
+        Ok(Receipt::Queued(id))
+    }
+
+    /// Same id and same body within the window: a duplicate. Same id, other body: a new event, flagged.
+    fn known(&self, sender: Digest64, event: &Event) -> Result<Known, StoreError> {
+        let Some(newest) = self.index.remembered.get(&sender).filter(|_| !sender.is_none()).copied() else {
+            return Ok(Known::New);
+        };
+        let window = self.windows.by_source.get(&event.source).copied().unwrap_or_default();
+        let mut known = Known::New;
+        let mut at = newest;
+        while at > Sequence::default() {
+            let Some(entry) = self.entry(at)?.filter(|e| e.sender == sender) else { break };
+            if self.now.since(entry.received_at) > window {
+                break;
+            }
+            if entry.body == event.body_digest {
+                return Ok(Known::Duplicate(Receipt::Duplicate(entry.id(at))));
+            }
+            known = Known::Conflict(newest);
+            at = entry.prior;
+        }
+        Ok(known)
+    }
+
+    fn entry(&self, at: Sequence) -> Result<Option<Entry>, StoreError> {
+        if at >= self.fresh_first {
+            return Ok(self.fresh.get((at.0 - self.fresh_first.0) as usize).cloned());
+        }
+        read::entry(self.engine, at)
+    }
+
+    fn close_page(&mut self) {
+        if self.page_events == 0 {
+            return;
+        }
+        let n = self.fresh.len() - self.page_events;
+        let first = self.fresh_first.plus(n as u64);
+        let sealed = codec::seal(Kind::Page, &std::mem::take(&mut self.page));
+        let shape = PageShape { count: self.page_events as u16, bytes: sealed.len() as u32 };
+        let to: Vec<DestinationSet> = self.fresh[n..].iter().map(|e| e.to).collect();
+        if self.index.pages.insert(first, shape, self.fresh[n].received_at, &to) {
+            self.draft.put_long(Table::Pages, &number_key(first.0), &sealed);
+        }
+        self.shapes.push(shape);
+        self.page_events = 0;
+    }
+
+    pub(super) fn transition(&mut self, transition: Transition) -> Result<(), StoreError> {
+        match transition {
+            Transition::Delivered { id, place, attempts, status, at } => {
+                if self.leave(id, place)? {
+                    self.index.totals.tally(id.destination).delivered += 1;
+                    self.settle(id, How::Delivered, attempts, status, at);
+                }
+            }
+            Transition::Delayed { from, due, delivery } => {
+                let id = delivery.id;
+                if self.leave(id, from)? {
+                    if from == Place::Page {
+                        self.settle(id, How::Moved, delivery.next_attempt() - 1, 0, self.now);
+                    }
+                    self.delay(due, &delivery);
+                }
+            }
+            Transition::Dead { from, letter } => {
+                let id = letter.delivery.id;
+                if self.leave(id, from)? {
+                    let last = letter.delivery.attempts.last().and_then(|a| a.outcome.status()).unwrap_or(0);
+                    self.settle(id, How::Dead, letter.delivery.next_attempt() - 1, last, letter.dead_at);
+                    self.bury(&letter);
+                }
+            }
+            Transition::Damaged { id, place, why, at } => {
+                let found = self.raw(id, place)?.unwrap_or_default();
+                if self.leave(id, place)? {
+                    self.index.totals.tally(id.destination).discarded += 1;
+                    self.settle(id, How::Discarded, 0, 0, at);
+                    self.quarantine(id, Table::Pages, why, found);
+                }
+            }
+            Transition::Hold { destination, until, reason } => {
+                let hold = Hold { until, reason };
+                self.draft.put(Table::Meta, hold_key(destination), codec::encode(Kind::Hold, &hold));
+                self.index.holds.insert(destination, hold);
+                self.changed = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a delivery out of where it lies; false where it is no longer there.
+    fn leave(&mut self, id: DeliveryId, place: Place) -> Result<bool, StoreError> {
+        if place == Place::Page {
+            match self.index.pages.leave(id) {
+                Departure::Emptied { first, bytes } => {
+                    self.draft.delete_parts(Table::Pages, &number_key(first.0), bytes);
+                    return Ok(true);
+                }
+                Departure::Stays => return Ok(true),
+                Departure::NotHere => {}
+            }
+        }
+        let Some(bytes) = self.draft.delete_long(self.engine, Table::Delay, &delay_key(place.due(), id))? else {
+            return Ok(false);
+        };
+        self.index.totals.delay_bytes -= bytes as u64;
+        self.index.totals.tally(id.destination).delayed -= 1;
+        Ok(true)
+    }
+
+    fn delay(&mut self, due: Timestamp, delivery: &Delivery) {
+        let sealed = codec::encode(Kind::Delivery, delivery);
+        self.draft.put_long(Table::Delay, &delay_key(due, delivery.id), &sealed);
+        self.index.totals.delay_bytes += sealed.len() as u64;
+        self.index.totals.tally(delivery.id.destination).delayed += 1;
+        self.changed = true;
+    }
+
+    fn bury(&mut self, letter: &DeadLetter) {
+        let sealed = codec::encode(Kind::DeadLetter, letter);
+        self.draft.put_long(Table::Dlq, &dlq_key(letter.delivery.id), &sealed);
+        let totals = &mut self.index.totals;
+        totals.dlq_bytes += sealed.len() as u64;
+        totals.dead_lettered += 1;
+        totals.tally(letter.delivery.id.destination).dead += 1;
+    }
+
+    fn settle(&mut self, id: DeliveryId, how: How, attempts: u32, status: u16, at: Timestamp) {
+        let attempts = u16::try_from(attempts).unwrap_or(u16::MAX);
+        self.settlements.push(Settlement { id, how, attempts, status, at });
+    }
+
+    fn raw(&self, id: DeliveryId, place: Place) -> Result<Option<Vec<u8>>, StoreError> {
+        let long = match self.index.pages.page_of(id.sequence).filter(|_| place == Place::Page) {
+            Some(first) => self.draft.get_long(self.engine, Table::Pages, &number_key(first.0)),
+            None => self.draft.get_long(self.engine, Table::Delay, &delay_key(place.due(), id)),
+        };
+        match long {
+            Err(StoreError::Damaged(_)) => Ok(None),
+            read => read,
+        }
+    }
+
+    /// Keeps bytes that do not verify; they are never deleted by themselves.
+    fn quarantine(&mut self, id: DeliveryId, table: Table, why: String, bytes: Vec<u8>) {
+        let n = self.index.totals.next_quarantine;
+        let record = Quarantined { at: self.now, table: table.name().to_owned(), id, why, bytes };
+        self.draft.put_long(Table::Quarantine, &number_key(n), &codec::encode(Kind::Quarantined, &record));
+        self.index.totals.next_quarantine += 1;
+        self.index.totals.damaged += 1;
+        self.changed = true;
+    }
+
+    /// Redrives or purges those of the dead letters that are still there, and says how many they were.
+    pub(super) fn dlq(&mut self, action: DlqAction, ids: &[DeliveryId], who: &str) -> Result<usize, StoreError> {
+        let (mut tickets, mut purged) = (Vec::new(), Vec::new());
+        for id in ids {
+            let letter = match self.draft.get_long(self.engine, Table::Dlq, &dlq_key(*id)) {
+                Ok(None) => continue,
+                Ok(Some(sealed)) => codec::decode::<DeadLetter>(Kind::DeadLetter, &sealed).map_err(|why| (why, sealed)),
+                Err(StoreError::Damaged(why)) => Err((why, Vec::new())),
+                Err(e) => return Err(e),
+            };
+            let bytes = self.draft.delete_long(self.engine, Table::Dlq, &dlq_key(*id))?.unwrap_or_default();
+            self.index.totals.dlq_bytes = self.index.totals.dlq_bytes.saturating_sub(bytes as u64);
+            self.index.totals.tally(id.destination).dead -= 1;
+            match letter {
+                Ok(letter) if action == DlqAction::Redrive => tickets.push(self.redrive(letter)),
+                Ok(letter) => purged.push((*id, letter.delivery.event.lane())),
+                Err((why, bytes)) => {
+                    self.quarantine(*id, Table::Dlq, why.to_string(), bytes);
+                    purged.push((*id, Digest64::NONE));
+                }
+            }
+        }
+        for (id, _) in &purged {
+            self.index.totals.tally(id.destination).discarded += 1;
+            self.settle(*id, How::Discarded, 0, 0, self.now);
+        }
+        let done = tickets.len() + purged.len();
+        let what = if action == DlqAction::Redrive { "dlq redrive" } else { "dlq purge" };
+        self.audit(who, what, done);
+        if !tickets.is_empty() {
+            self.news.push(News::Redriven(tickets));
+        }
+        if !purged.is_empty() {
+            self.news.push(News::Purged(purged));
+        }
+        Ok(done)
+    }
+
+    /// Puts a dead letter back into the queue, due at once, with its attempts kept but forgiven.
+    fn redrive(&mut self, letter: DeadLetter) -> Ticket {
+        let mut delivery = letter.delivery;
+        delivery.forgiven = delivery.next_attempt() - 1;
+        delivery.redriven = true;
+        self.delay(self.now, &delivery);
+        self.index.totals.redriven += 1;
+        Ticket {
+            sequence: delivery.id.sequence,
+            lane: delivery.event.lane(),
+            received_at: delivery.event.received_at,
+            to: DestinationSet::EMPTY.with(delivery.id.destination),
+            place: Place::Delay(self.now),
+        }
+    }
+
+    fn audit(&mut self, who: &str, what: &str, count: usize) {
+        let record = Audit { at: self.now, who: who.to_owned(), what: what.to_owned(), count: count as u64 };
+        let n = self.index.totals.next_audit;
+        self.draft.put_long(Table::Audit, &number_key(n), &codec::encode(Kind::Audit, &record));
+        self.index.totals.next_audit += 1;
+        self.changed = true;
+    }
+
+    pub(super) fn register(&mut self, names: &[String]) -> Vec<Option<DestinationId>> {
+        self.changed = true;
+        names.iter().map(|name| self.index.names.destination(name)).collect()
+    }
+
+    /// Writes the rows that sum up the commit; no draft where nothing changed.
+    pub(super) fn finish(mut self) -> Result<Finished, StoreError> {
+        self.close_page();
+        self.give_up_sparse_page()?;
+        self.write_history();
+        self.write_settled();
+        self.trim()?;
+        if !self.changed {
+            return Ok(Finished { draft: None, news: self.news, first: self.fresh_first, events: self.events });
+        }
+        let index = &mut *self.index;
+        index.names.write(&mut self.draft);
+        index.totals.floor = index.pages.oldest().map_or(index.totals.next_sequence, |(first, ..)| first);
+        index.totals.page_bytes = index.pages.bytes();
+        self.draft.put_long(Table::Meta, TOTALS, &codec::encode(Kind::Totals, &index.totals));
+        Ok(Finished { draft: Some(self.draft), news: self.news, first: self.fresh_first, events: self.events })
+    }
+
+    fn write_history(&mut self) {
+        if self.fresh.is_empty() {
+            return;
+        }
+        self.changed = true;
+        let tickets: Vec<Ticket> = (self.fresh_first.0..)
+            .zip(&self.fresh)
+            .map(|(n, e)| Ticket {
+                sequence: Sequence(n),
+                lane: e.lane,
+                received_at: e.received_at,
+                to: e.to,
+                place: Place::Page,
+            })
+            .collect();
+        self.news.push(News::Accepted { tickets: tickets.into(), next: self.index.totals.next_sequence });
+        let mut key = self.fresh_first.0;
+        let mut entries = std::mem::take(&mut self.fresh).into_iter();
+        let mut row = HistoryRow::default();
+        for shape in std::mem::take(&mut self.shapes) {
+            if row.entries.len() + usize::from(shape.count) > HistoryRow::ENTRIES_MAX {
+                let full = std::mem::take(&mut row);
+                let span = full.entries.len() as u64;
+                self.tail.history.write(&mut self.draft, key, full);
+                key += span;
+            }
+            row.pages.push(shape);
+            row.entries.extend(entries.by_ref().take(usize::from(shape.count)));
+        }
+        self.tail.history.write(&mut self.draft, key, row);
+    }
+
+    fn write_settled(&mut self) {
+        let settlements = std::mem::take(&mut self.settlements);
+        for chunk in settlements.chunks(SettledRow::SETTLEMENTS_MAX) {
+            let key = self.index.totals.next_settlement;
+            self.tail.settled.write(&mut self.draft, key, SettledRow { settlements: chunk.to_vec() });
+            self.index.totals.next_settlement += chunk.len() as u64;
+            self.changed = true;
+        }
+    }
+}
+
+enum Known {
+    New,
+    Duplicate(Receipt),
+    /// The newest event with the same id.
+    Conflict(Sequence),
+}
+
+mod upkeep;

@@ -1,0 +1,246 @@
+//! The store: the only room that knows sled. Events go in, deliveries come out, and what was told is on disk.
+//!
+//! *Invariants.* [`Store::accept`] returns only when the events would survive a power cut. Every delivery of an accepted
+//! event lies in a page, in the delay tree or in the dead letter queue, or has a settlement. After one failed write or
+//! sync nothing is acknowledged any more, and [`Store::failure`] tells why.
+//!
+//! *Format.* Eight trees, all shaped like a queue (appended at the tail, trimmed at the head), because sled neither
+//! forgives random long-lived keys nor values over 16 KiB:
+//! ```text
+//! pages       first sequence -> packed events of one commit       until all their deliveries have left
+//! settled     number -> packed settlements                        as long as history
+//! delay       due, sequence, destination -> waiting delivery      until it is due and tried
+//! dlq         sequence, destination -> dead letter                until redriven or purged
+//! history     first sequence -> packed entries                    for the deduplication window
+//! meta        totals, names, holds                                rewritten in place
+//! audit       number -> change made by an operator
+//! quarantine  number -> bytes that did not verify
+//! ```
+//! `folder` is what lies around sled, `engine` wraps it, `draft` gathers writes, `ledger` decides them, `committer` makes
+//! them, `recovery` rebuilds the `index`, `check` holds rows and index against each other.
+
+mod cache;
+mod check;
+mod codec;
+mod committer;
+mod dense;
+mod draft;
+mod engine;
+mod folder;
+mod index;
+mod ledger;
+mod names;
+mod pages;
+mod read;
+mod record;
+mod recovery;
+mod request;
+mod view;
+
+pub use codec::Damaged;
+pub use folder::{Durability, Free};
+pub use index::{Place, Ticket};
+pub use ledger::Windows;
+pub use record::{Entry, Hold, How, Settlement, Tally, Totals};
+pub use recovery::Findings;
+pub use request::{Arrival, DlqAction, News, Receipt, Transition};
+
+use crate::clock::Clock;
+use crate::event::{DestinationId, Event, Sequence};
+use committer::{Committer, Shared};
+use request::Request;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// All of them are fatal, except [`StoreError::Damaged`], which speaks of one record.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("{0}")]
+    Folder(String),
+    #[error(
+        "{} is in use by another holdline (process {pid}); stop that one, or give this one another store.path",
+        path.display()
+    )]
+    Locked { path: PathBuf, pid: String },
+    #[error(
+        "{} was written by a newer holdline (format {found}, this one knows up to {known}); install that version again",
+        path.display()
+    )]
+    NewerFormat { path: PathBuf, found: u32, known: u32 },
+    #[error(
+        "{}: this filesystem cannot make each write power-safe (durability would be `{}`), and store.require_power_safe is \
+         set; use ext4 or XFS, or set it to false",
+        path.display(), durability.word()
+    )]
+    NotPowerSafe { path: PathBuf, durability: Durability },
+    #[error("the store is damaged and cannot be opened ({0}); restore its folder from a backup")]
+    Corrupt(String),
+    #[error("the store failed to write or read: {0}")]
+    Engine(String),
+    #[error(transparent)]
+    Damaged(Damaged),
+    #[error("the store has failed; restart the daemon")]
+    Failed,
+}
+
+impl StoreError {
+    fn engine(e: sled::Error) -> Self {
+        Self::Engine(e.to_string())
+    }
+}
+
+/// How a store is opened.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub require_power_safe: bool,
+    pub windows: Windows,
+}
+
+/// A store that has been opened, and what its opener must take care of.
+#[derive(Debug)]
+pub struct Opened {
+    pub store: Store,
+    /// What the dispatcher listens to.
+    pub news: mpsc::UnboundedReceiver<News>,
+    pub findings: Findings,
+    pub committer: std::thread::JoinHandle<()>,
+}
+
+/// A handle; the committer ends when the last one is gone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+    requests: Sender<Request>,
+    failure: watch::Receiver<Option<String>>,
+    windows: Arc<watch::Sender<Windows>>,
+}
+
+impl Store {
+    /// Opens the store in a folder, and makes it where it is missing. Blocks for as long as recovery takes.
+    pub fn open(path: &Path, options: Options, clock: Clock) -> Result<Opened, StoreError> {
+        let engine = engine::Engine::open(folder::Folder::open(path)?)?;
+        let durability = engine.durability();
+        if options.require_power_safe && durability != Durability::InodeSync {
+            return Err(StoreError::NotPowerSafe { path: path.to_owned(), durability });
+        }
+        let (index, findings) = recovery::recover(&engine)?;
+        let shared = Arc::new(Shared { engine, index: Mutex::new(index), cache: Mutex::default() });
+        let (requests, receiver) = std::sync::mpsc::channel();
+        let (news_to, news) = mpsc::unbounded_channel();
+        let (failure_to, failure) = watch::channel(None);
+        let (windows, windows_receiver) = watch::channel(options.windows);
+        let committer = Committer {
+            shared: shared.clone(),
+            requests: receiver,
+            news: news_to,
+            failure: failure_to,
+            windows: windows_receiver,
+            clock,
+            tail: ledger::Tail::default(),
+        };
+        let committer = std::thread::Builder::new()
+            .name("committer".to_owned())
+            .spawn(move || committer.run())
+            .map_err(|e| StoreError::Folder(format!("cannot start a thread: {e}")))?;
+        let store = Self { shared, requests, failure, windows: Arc::new(windows) };
+        Ok(Opened { store, news, findings, committer })
+    }
+
+    /// Stores events, all or none; returns when they, or the first copies of duplicates, are durable.
+    pub async fn accept(&self, arrivals: Vec<Arrival>) -> Result<Vec<Receipt>, StoreError> {
+        self.ask(|answer| Request::Accept { arrivals, answer }).await
+    }
+
+    /// Records what followed from an attempt, with the next commit.
+    pub fn record(&self, transition: Transition) {
+        let _ = self.requests.send(Request::Transition(transition)); // a failed store is told through `failure`
+    }
+
+    /// The numbers of destinations, given where they are new; none for those beyond what a store can know.
+    pub async fn register(&self, names: Vec<String>) -> Result<Vec<Option<DestinationId>>, StoreError> {
+        self.ask(|answer| Request::Register { names, answer }).await
+    }
+
+    /// Redrives or purges dead letters in one commit, and says how many of them were still there.
+    pub async fn dlq(
+        &self,
+        action: DlqAction,
+        ids: Vec<crate::delivery::DeliveryId>,
+        who: String,
+    ) -> Result<usize, StoreError> {
+        self.ask(|answer| Request::Dlq { action, ids, who, answer }).await
+    }
+
+    /// Every violated invariant, in words; empty where all hold. Stops the committer meanwhile.
+    pub async fn check(&self) -> Result<Vec<String>, StoreError> {
+        self.ask(|answer| Request::Check { answer }).await?
+    }
+
+    /// Returns when everything recorded before is durable.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        self.ask(|answer| Request::Flush { answer }).await
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, StoreError> {
+        let (to, answer) = oneshot::channel();
+        self.requests.send(request(to)).map_err(|_| StoreError::Failed)?;
+        answer.await.map_err(|_| StoreError::Failed)
+    }
+
+    /// Becomes `Some(why)` when the store has failed; the daemon must then end.
+    pub fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.failure.clone()
+    }
+
+    /// How long events are remembered from now on.
+    pub fn set_windows(&self, windows: Windows) {
+        self.windows.send_replace(windows);
+    }
+
+    pub fn durability(&self) -> Durability {
+        self.shared.engine.durability()
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.index().totals.clone()
+    }
+
+    /// What a destination asked for before the restart.
+    pub fn hold(&self, d: DestinationId) -> Option<Hold> {
+        self.index().holds.get(&d).cloned()
+    }
+
+    /// Names of all destinations that this store has ever had.
+    pub fn destinations(&self) -> Vec<(DestinationId, String)> {
+        self.index().names.destinations().map(|(d, name)| (d, name.to_owned())).collect()
+    }
+
+    /// Bytes that events take which still wait.
+    pub fn queue_bytes(&self) -> u64 {
+        let index = self.index();
+        index.pages.bytes() + index.totals.delay_bytes
+    }
+
+    pub fn disk_bytes(&self) -> u64 {
+        self.shared.engine.folder().disk_bytes()
+    }
+
+    pub fn free(&self) -> std::io::Result<Free> {
+        self.shared.engine.folder().free()
+    }
+
+    pub fn blob_files(&self) -> usize {
+        self.shared.engine.folder().blob_files()
+    }
+
+    /// An event, if it is still in memory.
+    pub fn cached(&self, sequence: Sequence) -> Option<Arc<Event>> {
+        self.shared.cache.lock().expect("no holder panics").get(sequence)
+    }
+
+    fn index(&self) -> MutexGuard<'_, index::Index> {
+        self.shared.index.lock().expect("no holder panics")
+    }
+}

@@ -1,0 +1,114 @@
+//! The numbers that a store gives to names of destinations, sources and event types, for ever.
+//!
+//! *Invariants.* A number never changes its name. Destinations are bounded by [`DestinationSet::CAPACITY`]; sources and
+//! types by [`INTERNED_MAX`], beyond which a name gets [`UNNAMED`] and is read from the event itself.
+
+use super::codec::{self, Damaged, Kind};
+use super::draft::{self, Draft, Rows, Table};
+use crate::event::{DestinationId, DestinationSet};
+use std::collections::HashMap;
+
+/// A sender decides what types there are, so their number is bounded.
+pub const INTERNED_MAX: usize = 2000;
+/// Longer names are not interned.
+const NAME_BYTES_MAX: usize = 200;
+pub const UNNAMED: u16 = u16::MAX;
+
+#[derive(Debug, Default)]
+struct List {
+    names: Vec<String>,
+    numbers: HashMap<String, u16>,
+    changed: bool,
+}
+
+impl List {
+    fn of(names: Vec<String>) -> Self {
+        let numbers = names.iter().enumerate().map(|(n, name)| (name.clone(), n as u16)).collect();
+        Self { names, numbers, changed: false }
+    }
+
+    fn intern(&mut self, name: &str, max: usize) -> Option<u16> {
+        if let Some(n) = self.numbers.get(name) {
+            return Some(*n);
+        }
+        if self.names.len() >= max || name.len() > NAME_BYTES_MAX {
+            return None;
+        }
+        let n = self.names.len() as u16;
+        self.names.push(name.to_owned());
+        self.numbers.insert(name.to_owned(), n);
+        self.changed = true;
+        Some(n)
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Names {
+    destinations: List,
+    sources: List,
+    kinds: List,
+}
+
+const KEYS: [&[u8]; 3] = [b"names.destinations", b"names.sources", b"names.kinds"];
+
+impl Names {
+    pub fn read<R: Rows>(rows: &R) -> Result<Self, R::Error> {
+        let list = |key: &[u8]| -> Result<List, R::Error> {
+            match draft::get_long(rows, Table::Meta, key)? {
+                Some(sealed) => Ok(List::of(codec::decode(Kind::Names, &sealed)?)),
+                None => Ok(List::default()),
+            }
+        };
+        Ok(Self { destinations: list(KEYS[0])?, sources: list(KEYS[1])?, kinds: list(KEYS[2])? })
+    }
+
+    /// Writes the lists that have grown since they were last written.
+    pub fn write(&mut self, draft: &mut Draft) {
+        for (key, list) in KEYS.iter().zip([&mut self.destinations, &mut self.sources, &mut self.kinds]) {
+            if std::mem::take(&mut list.changed) {
+                draft.put_long(Table::Meta, key, &codec::encode(Kind::Names, &list.names));
+            }
+        }
+    }
+
+    /// The number of a destination; none where the store already knows as many as it can.
+    pub fn destination(&mut self, name: &str) -> Option<DestinationId> {
+        self.destinations.intern(name, DestinationSet::CAPACITY).map(|n| DestinationId(n as u8))
+    }
+
+    pub fn source(&mut self, name: &str) -> u16 {
+        self.sources.intern(name, INTERNED_MAX).unwrap_or(UNNAMED)
+    }
+
+    pub fn kind(&mut self, name: &str) -> u16 {
+        self.kinds.intern(name, INTERNED_MAX).unwrap_or(UNNAMED)
+    }
+
+    pub fn destination_name(&self, d: DestinationId) -> &str {
+        self.destinations.names.get(usize::from(d.0)).map_or("", String::as_str)
+    }
+
+    pub fn destination_of(&self, name: &str) -> Option<DestinationId> {
+        self.destinations.numbers.get(name).map(|n| DestinationId(*n as u8))
+    }
+
+    pub fn source_name(&self, n: u16) -> Option<&str> {
+        self.sources.names.get(usize::from(n)).map(String::as_str)
+    }
+
+    pub fn kind_name(&self, n: u16) -> Option<&str> {
+        self.kinds.names.get(usize::from(n)).map(String::as_str)
+    }
+
+    /// Names and numbers of every destination that this store has ever had.
+    pub fn destinations(&self) -> impl Iterator<Item = (DestinationId, &str)> {
+        self.destinations.names.iter().enumerate().map(|(n, name)| (DestinationId(n as u8), name.as_str()))
+    }
+}
+
+/// Reads a list of names as [`Damaged`] where it does not decode.
+impl From<Damaged> for super::StoreError {
+    fn from(damaged: Damaged) -> Self {
+        Self::Damaged(damaged)
+    }
+}

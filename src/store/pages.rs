@@ -1,0 +1,163 @@
+//! Which deliveries still lie in which page: the index of live pages, in memory.
+//!
+//! *Invariants.* A page is in the index exactly as long as one of its deliveries has not left it. A page none of whose
+//! deliveries has left costs a few words, whatever it holds, so that a backlog costs memory by the page, not by the event.
+
+use super::record::PageShape;
+use crate::delivery::DeliveryId;
+use crate::event::{DestinationSet, Sequence};
+use crate::time::Timestamp;
+use std::collections::BTreeMap;
+
+#[derive(Debug)]
+struct Page {
+    shape: PageShape,
+    received_at: Timestamp,
+    left: Left,
+}
+
+/// Which deliveries of each event of a page have not left it.
+#[derive(Debug)]
+enum Left {
+    /// All events go to the same destinations, and nothing has left.
+    All(DestinationSet),
+    Some(Box<[DestinationSet]>),
+}
+
+/// What followed when a delivery left.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// It was not in a page.
+    NotHere,
+    /// Others are still in its page.
+    Stays,
+    /// It was the last of its page, which can go.
+    Emptied { first: Sequence, bytes: usize },
+}
+
+#[derive(Debug, Default)]
+pub struct Pages {
+    pages: BTreeMap<Sequence, Page>,
+    bytes: u64,
+    /// Events of which at least one delivery has not left.
+    live_events: u64,
+}
+
+impl Pages {
+    /// Adds a page whose events go to `to`, one set an event. A page whose events go nowhere is not added.
+    pub fn insert(&mut self, first: Sequence, shape: PageShape, received_at: Timestamp, to: &[DestinationSet]) -> bool {
+        debug_assert_eq!(to.len(), usize::from(shape.count));
+        let live = to.iter().filter(|set| !set.is_empty()).count();
+        let Some(set) = to.first().filter(|_| live > 0) else { return false };
+        let left = if to.iter().all(|s| s == set) { Left::All(*set) } else { Left::Some(to.into()) };
+        self.live_events += live as u64;
+        self.bytes += u64::from(shape.bytes);
+        self.pages.insert(first, Page { shape, received_at, left });
+        true
+    }
+
+    /// A delivery leaves its page.
+    pub fn leave(&mut self, id: DeliveryId) -> Departure {
+        let Some((first, page)) = self.pages.range_mut(..=id.sequence).next_back() else { return Departure::NotHere };
+        let (first, n) = (*first, (id.sequence.0 - first.0) as usize);
+        if n >= usize::from(page.shape.count) {
+            return Departure::NotHere;
+        }
+        if let Left::All(set) = page.left {
+            page.left = Left::Some(vec![set; usize::from(page.shape.count)].into());
+        }
+        let Left::Some(sets) = &mut page.left else { return Departure::NotHere };
+        if !sets[n].has(id.destination) {
+            return Departure::NotHere;
+        }
+        sets[n] = sets[n].without(id.destination);
+        if !sets[n].is_empty() {
+            return Departure::Stays;
+        }
+        self.live_events -= 1;
+        if sets.iter().any(|set| !set.is_empty()) {
+            return Departure::Stays;
+        }
+        let bytes = page.shape.bytes;
+        self.bytes -= u64::from(bytes);
+        self.pages.remove(&first);
+        Departure::Emptied { first, bytes: bytes as usize }
+    }
+
+    /// The destinations for which this event still lies in a page.
+    pub fn left(&self, sequence: Sequence) -> DestinationSet {
+        let Some((first, page)) = self.pages.range(..=sequence).next_back() else { return DestinationSet::EMPTY };
+        let n = (sequence.0 - first.0) as usize;
+        if n >= usize::from(page.shape.count) {
+            return DestinationSet::EMPTY;
+        }
+        match &page.left {
+            Left::All(set) => *set,
+            Left::Some(sets) => sets[n],
+        }
+    }
+
+    /// First sequence of the page that holds this event, where it is still there.
+    pub fn page_of(&self, sequence: Sequence) -> Option<Sequence> {
+        let (first, page) = self.pages.range(..=sequence).next_back()?;
+        (sequence.0 - first.0 < u64::from(page.shape.count)).then_some(*first)
+    }
+
+    /// The oldest page: its first sequence, its count of events, and when the first of them came.
+    pub fn oldest(&self) -> Option<(Sequence, u16, Timestamp)> {
+        self.pages.first_key_value().map(|(first, p)| (*first, p.shape.count, p.received_at))
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub fn live_events(&self) -> u64 {
+        self.live_events
+    }
+
+    /// First sequence and shape of every page, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (Sequence, PageShape)> {
+        self.pages.iter().map(|(first, page)| (*first, page.shape))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::DestinationId;
+
+    fn id(sequence: u64, destination: u8) -> DeliveryId {
+        DeliveryId { sequence: Sequence(sequence), destination: DestinationId(destination) }
+    }
+
+    #[test]
+    fn a_page_goes_with_its_last_delivery() {
+        let mut pages = Pages::default();
+        let both = DestinationSet(0b11);
+        let shape = PageShape { count: 2, bytes: 500 };
+        assert!(pages.insert(Sequence(10), shape, Timestamp(1), &[both, both]));
+        assert_eq!((pages.bytes(), pages.live_events()), (500, 2));
+        assert_eq!(pages.leave(id(9, 0)), Departure::NotHere);
+        assert_eq!(pages.leave(id(12, 0)), Departure::NotHere);
+        assert_eq!(pages.leave(id(10, 2)), Departure::NotHere);
+        assert_eq!(pages.leave(id(10, 0)), Departure::Stays);
+        assert_eq!(pages.leave(id(10, 0)), Departure::NotHere, "twice is once");
+        assert_eq!(pages.left(Sequence(10)), DestinationSet(0b10));
+        assert_eq!(pages.leave(id(10, 1)), Departure::Stays);
+        assert_eq!(pages.leave(id(11, 1)), Departure::Stays);
+        assert_eq!(pages.leave(id(11, 0)), Departure::Emptied { first: Sequence(10), bytes: 500 });
+        assert!(pages.oldest().is_none());
+        assert_eq!((pages.bytes(), pages.live_events()), (0, 0));
+    }
+
+    #[test]
+    fn events_that_go_nowhere_make_no_page() {
+        let mut pages = Pages::default();
+        let (none, one) = (DestinationSet::EMPTY, DestinationSet(1));
+        let shape = PageShape { count: 2, bytes: 5 };
+        assert!(!pages.insert(Sequence(1), shape, Timestamp(1), &[none, none]));
+        assert!(pages.insert(Sequence(3), shape, Timestamp(1), &[none, one]));
+        assert_eq!(pages.leave(id(4, 0)), Departure::Emptied { first: Sequence(3), bytes: 5 });
+    }
+}

@@ -1,0 +1,368 @@
+//! The records of the small, queue-shaped rows, and the keys under which everything lies.
+//!
+//! *Format.* Keys are big-endian numbers, so that byte order is number order. `history` and `settled` rows cover a
+//! contiguous range of numbers beginning at their key; the next row begins where the one before ends. So a missing row
+//! is seen as a gap.
+
+use super::codec::{self, Damaged, Kind};
+use crate::delivery::DeliveryId;
+use crate::event::{DestinationId, DestinationSet, Digest64, Event, EventId, Sequence};
+use crate::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// What is remembered of an event for the length of the deduplication window.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Digest of source and sender id; none where the sender gave no id.
+    pub sender: Digest64,
+    pub body: Digest64,
+    pub lane: Digest64,
+    /// When it happened; zero where the sender did not say.
+    pub time: Timestamp,
+    pub received_at: Timestamp,
+    pub source: u16,
+    pub kind: u16,
+    pub to: DestinationSet,
+    pub size: u32,
+    /// The event before it with the same sender id and another body; zero where there is none.
+    pub prior: Sequence,
+}
+
+impl Entry {
+    pub fn of(event: &Event, sender: Digest64, prior: Sequence, source: u16, kind: u16) -> Self {
+        Self {
+            sender,
+            body: event.body_digest,
+            lane: event.lane(),
+            time: event.time.unwrap_or_default(),
+            received_at: event.received_at,
+            source,
+            kind,
+            to: event.to,
+            size: u32::try_from(event.body.len()).unwrap_or(u32::MAX),
+            prior,
+        }
+    }
+
+    pub fn id(&self, sequence: Sequence) -> EventId {
+        EventId::new(self.received_at, sequence, self.body)
+    }
+}
+
+/// How the events of a history row are packed into pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageShape {
+    pub count: u16,
+    /// Sealed length of the page.
+    pub bytes: u32,
+}
+
+/// Entries of consecutive sequences, beginning at the row's key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryRow {
+    pub pages: Vec<PageShape>,
+    pub entries: Vec<Entry>,
+}
+
+impl HistoryRow {
+    /// Most entries of a row, so that with a page each it stays within a row's bounds.
+    pub const ENTRIES_MAX: usize = 230;
+
+    pub fn append(&mut self, other: Self) {
+        self.pages.extend(other.pages);
+        self.entries.extend(other.entries);
+    }
+}
+
+/// How a delivery left the place where it lay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "u8", try_from = "u8")]
+pub enum How {
+    Delivered,
+    Discarded,
+    Dead,
+    /// Into the delay tree.
+    Moved,
+}
+
+impl From<How> for u8 {
+    fn from(how: How) -> Self {
+        how as Self
+    }
+}
+
+impl TryFrom<u8> for How {
+    type Error = &'static str;
+    fn try_from(n: u8) -> Result<Self, Self::Error> {
+        [Self::Delivered, Self::Discarded, Self::Dead, Self::Moved].into_iter().find(|h| *h as u8 == n).ok_or("not a How")
+    }
+}
+
+/// One delivery that left its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settlement {
+    pub id: DeliveryId,
+    pub how: How,
+    pub attempts: u16,
+    /// Status of the last answer; zero where there was none.
+    pub status: u16,
+    pub at: Timestamp,
+}
+
+/// Settlements with consecutive numbers, beginning at the row's key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettledRow {
+    pub settlements: Vec<Settlement>,
+}
+
+impl SettledRow {
+    /// 22 bytes each.
+    pub const SETTLEMENTS_MAX: usize = 700;
+}
+
+/// What became of the deliveries for one destination.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    pub accepted: u64,
+    pub delivered: u64,
+    pub discarded: u64,
+    /// Now in the dead letter queue.
+    pub dead: u64,
+    /// Now in the delay tree.
+    pub delayed: u64,
+}
+
+impl Tally {
+    /// What still waits, in pages and in the delay tree.
+    pub fn queued(&self) -> u64 {
+        self.accepted.saturating_sub(self.delivered + self.discarded + self.dead)
+    }
+}
+
+/// The counters, written with every commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    pub next_sequence: Sequence,
+    pub next_settlement: u64,
+    pub next_audit: u64,
+    pub next_quarantine: u64,
+    /// First sequence still in `history`.
+    pub history_head: Sequence,
+    /// First settlement still in `settled`.
+    pub settled_head: u64,
+    /// Every page before this sequence is gone.
+    pub floor: Sequence,
+    pub accepted: u64,
+    pub duplicates: u64,
+    pub conflicts: u64,
+    pub dead_lettered: u64,
+    pub redriven: u64,
+    pub damaged: u64,
+    pub page_bytes: u64,
+    pub delay_bytes: u64,
+    pub dlq_bytes: u64,
+    pub tallies: Vec<Tally>,
+}
+
+impl Default for Totals {
+    fn default() -> Self {
+        Self {
+            next_sequence: Sequence(1),
+            next_settlement: 1,
+            next_audit: 1,
+            next_quarantine: 1,
+            history_head: Sequence(1),
+            settled_head: 1,
+            floor: Sequence(1),
+            accepted: 0,
+            duplicates: 0,
+            conflicts: 0,
+            dead_lettered: 0,
+            redriven: 0,
+            damaged: 0,
+            page_bytes: 0,
+            delay_bytes: 0,
+            dlq_bytes: 0,
+            tallies: Vec::new(),
+        }
+    }
+}
+
+impl Totals {
+    pub fn tally(&mut self, d: DestinationId) -> &mut Tally {
+        let n = usize::from(d.0);
+        if self.tallies.len() <= n {
+            self.tallies.resize(n + 1, Tally::default());
+        }
+        &mut self.tallies[n]
+    }
+
+    /// The tally of a destination as it stands; zeros where it never had a delivery.
+    pub fn tally_of(&self, d: DestinationId) -> Tally {
+        self.tallies.get(usize::from(d.0)).cloned().unwrap_or_default()
+    }
+
+    pub fn sum(&self, of: impl Fn(&Tally) -> u64) -> u64 {
+        self.tallies.iter().map(of).sum()
+    }
+}
+
+/// A destination asked not to be called before `until`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    pub until: Timestamp,
+    pub reason: String,
+}
+
+/// A change made by an operator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    pub at: Timestamp,
+    pub who: String,
+    pub what: String,
+    pub count: u64,
+}
+
+/// Bytes that were found damaged, kept as found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantined {
+    pub at: Timestamp,
+    pub table: String,
+    pub id: DeliveryId,
+    pub why: String,
+    pub bytes: Vec<u8>,
+}
+
+pub const TOTALS: &[u8] = b"totals";
+
+pub fn number_key(n: u64) -> Vec<u8> {
+    n.to_be_bytes().to_vec()
+}
+
+pub fn number_of(key: &[u8]) -> Result<u64, Damaged> {
+    key.get(..8).and_then(|k| k.try_into().ok()).map(u64::from_be_bytes).ok_or(Damaged::Content)
+}
+
+pub fn dlq_key(id: DeliveryId) -> Vec<u8> {
+    let mut key = number_key(id.sequence.0);
+    key.push(id.destination.0);
+    key
+}
+
+pub fn delay_key(due: Timestamp, id: DeliveryId) -> Vec<u8> {
+    [number_key(due.0), dlq_key(id)].concat()
+}
+
+pub fn hold_key(d: DestinationId) -> Vec<u8> {
+    [b"hold.".as_slice(), &[d.0]].concat()
+}
+
+/// (due, delivery) of a key in the delay tree.
+pub fn delay_of(key: &[u8]) -> Result<(Timestamp, DeliveryId), Damaged> {
+    Ok((Timestamp(number_of(key)?), dlq_of(key.get(8..).unwrap_or_default())?))
+}
+
+pub fn dlq_of(key: &[u8]) -> Result<DeliveryId, Damaged> {
+    let destination = *key.get(8).ok_or(Damaged::Content)?;
+    Ok(DeliveryId { sequence: Sequence(number_of(key)?), destination: DestinationId(destination) })
+}
+
+/// Packs the bare records of events into the payload of a page.
+pub fn pack(payload: &mut Vec<u8>, record: &[u8]) {
+    let length = u32::try_from(record.len()).expect("a record is smaller than 64 MiB");
+    payload.extend(length.to_le_bytes());
+    payload.extend(record);
+}
+
+/// The bare records in a sealed page.
+pub fn unpack(sealed: &[u8]) -> Result<Vec<&[u8]>, Damaged> {
+    let mut rest = codec::open(Kind::Page, sealed)?;
+    let mut records = Vec::new();
+    while !rest.is_empty() {
+        let (length, behind) = rest.split_at_checked(4).ok_or(Damaged::Content)?;
+        let length = u32::from_le_bytes(length.try_into().expect("four bytes were split off"));
+        let (record, behind) = behind.split_at_checked(length as usize).ok_or(Damaged::Content)?;
+        records.push(record);
+        rest = behind;
+    }
+    Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::draft::ROW_MAX;
+
+    fn entry() -> Entry {
+        Entry {
+            sender: Digest64(1),
+            body: Digest64(2),
+            lane: Digest64(3),
+            time: Timestamp(4),
+            received_at: Timestamp(5),
+            source: 6,
+            kind: 7,
+            to: DestinationSet(8),
+            size: 9,
+            prior: Sequence(10),
+        }
+    }
+
+    fn settlement() -> Settlement {
+        let id = DeliveryId { sequence: Sequence(1), destination: DestinationId(2) };
+        Settlement { id, how: How::Dead, attempts: 3, status: 503, at: Timestamp(4) }
+    }
+
+    #[test]
+    fn full_rows_stay_within_a_row() {
+        let shape = PageShape { count: 1, bytes: 1 };
+        let n = HistoryRow::ENTRIES_MAX;
+        let history = HistoryRow { pages: vec![shape; n], entries: vec![entry(); n] };
+        assert!(codec::encode(Kind::History, &history).len() <= ROW_MAX);
+        let settled = SettledRow { settlements: vec![settlement(); SettledRow::SETTLEMENTS_MAX] };
+        assert!(codec::encode(Kind::Settled, &settled).len() <= ROW_MAX);
+    }
+
+    #[test]
+    fn keys_sort_as_numbers_and_come_back() {
+        let id = |s, d| DeliveryId { sequence: Sequence(s), destination: DestinationId(d) };
+        let keys = [
+            delay_key(Timestamp(1), id(900, 0)),
+            delay_key(Timestamp(255), id(1, 1)),
+            delay_key(Timestamp(256), id(1, 0)),
+            delay_key(Timestamp(256), id(1, 1)),
+        ];
+        assert!(keys.is_sorted());
+        assert_eq!(delay_of(&keys[3]), Ok((Timestamp(256), id(1, 1))));
+        assert_eq!(dlq_of(&dlq_key(id(77, 5))), Ok(id(77, 5)));
+        assert_eq!(delay_of(&keys[0][..9]), Err(Damaged::Content));
+    }
+
+    #[test]
+    fn golden_bytes_of_version_1() {
+        let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let history = HistoryRow { pages: vec![PageShape { count: 1, bytes: 300 }], entries: vec![entry()] };
+        assert_eq!(
+            hex(&codec::encode(Kind::History, &history)),
+            include_str!("golden/history.v1").trim()
+        );
+        let settled = SettledRow { settlements: vec![settlement()] };
+        assert_eq!(hex(&codec::encode(Kind::Settled, &settled)), include_str!("golden/settled.v1").trim());
+        let mut totals = Totals { accepted: 3, ..Totals::default() };
+        totals.tally(DestinationId(1)).delivered = 2;
+        assert_eq!(hex(&codec::encode(Kind::Totals, &totals)), include_str!("golden/totals.v1").trim());
+    }
+
+    #[test]
+    fn a_page_gives_back_its_records_and_refuses_nonsense() {
+        let mut payload = Vec::new();
+        for record in [b"one".as_slice(), b"", b"three"] {
+            pack(&mut payload, record);
+        }
+        let sealed = codec::seal(Kind::Page, &payload);
+        assert_eq!(unpack(&sealed).unwrap(), [b"one".as_slice(), b"", b"three"]);
+        for n in [1, 5, payload.len() - 1] {
+            assert!(unpack(&codec::seal(Kind::Page, &payload[..n])).is_err());
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! What the committer can be asked, and what it answers.
+
+use super::StoreError;
+use super::index::{Place, Ticket};
+use crate::delivery::{DeadLetter, Delivery, DeliveryId};
+use crate::event::{DestinationId, Digest64, Event, EventId, Sequence};
+use crate::time::Timestamp;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// An event at the door, with everything that can be computed before it has a sequence.
+#[derive(Debug)]
+pub struct Arrival {
+    pub(super) event: Event,
+    pub(super) sender: Digest64,
+    pub(super) record: Vec<u8>,
+}
+
+impl Arrival {
+    pub fn new(event: Event) -> Self {
+        let sender = event.sender_id.as_deref().map_or(Digest64::NONE, |id| Digest64::of_sender_id(&event.source, id));
+        Self { record: super::codec::payload(&event), sender, event }
+    }
+}
+
+/// What became of an arrival; told only when it would survive a power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receipt {
+    Queued(EventId),
+    /// The id of the first copy.
+    Duplicate(EventId),
+}
+
+/// What follows from an attempt.
+#[derive(Debug)]
+pub enum Transition {
+    Delivered { id: DeliveryId, place: Place, attempts: u32, status: u16, at: Timestamp },
+    Delayed { from: Place, due: Timestamp, delivery: Box<Delivery> },
+    Dead { from: Place, letter: Box<DeadLetter> },
+    /// The record of the delivery does not verify; its bytes are set aside.
+    Damaged { id: DeliveryId, place: Place, why: String, at: Timestamp },
+    Hold { destination: DestinationId, until: Timestamp, reason: String },
+}
+
+/// What the operator wants with some dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DlqAction {
+    Redrive,
+    Purge,
+}
+
+#[derive(Debug)]
+pub(super) enum Request {
+    Accept { arrivals: Vec<Arrival>, answer: oneshot::Sender<Vec<Receipt>> },
+    Transition(Transition),
+    Register { names: Vec<String>, answer: oneshot::Sender<Vec<Option<DestinationId>>> },
+    Dlq { action: DlqAction, ids: Vec<DeliveryId>, who: String, answer: oneshot::Sender<usize> },
+    /// Runs between two commits, with nothing half-written.
+    Check { answer: oneshot::Sender<Result<Vec<String>, StoreError>> },
+    /// Answers when everything asked before it is durable.
+    Flush { answer: oneshot::Sender<()> },
+}
+
+/// What the dispatcher hears when a commit is durable.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// Events up to, and not including, `next` lie in the store.
+    Accepted { tickets: Arc<[Ticket]>, next: Sequence },
+    /// Dead letters wait again.
+    Redriven(Vec<Ticket>),
+    /// Dead letters are gone for good.
+    Purged(Vec<(DeliveryId, Digest64)>),
+}

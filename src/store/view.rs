@@ -1,0 +1,200 @@
+//! What others read from the store: what waits, what is due, what is dead, what is remembered. All of it blocks.
+
+use super::codec::{Damaged, Kind};
+use super::draft::Table;
+use super::index::{Place, Ticket};
+use super::record::{
+    Entry, HistoryRow, How, SettledRow, Settlement, delay_key, delay_of, dlq_key, dlq_of, number_key, number_of,
+};
+use super::{Store, StoreError, read};
+use crate::delivery::{DeadLetter, Delivery, DeliveryId};
+use crate::event::{DestinationId, DestinationSet, Event, Sequence};
+use crate::time::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// A delivery in the delay tree, as the scheduler needs it.
+#[derive(Clone, Copy, Debug)]
+pub struct Delayed {
+    pub destination: DestinationId,
+    pub ticket: Ticket,
+    pub attempts: u32,
+}
+
+impl Store {
+    /// The first sequence that can still lie in a page.
+    pub fn floor(&self) -> Sequence {
+        let index = self.index();
+        index.pages.oldest().map_or(index.totals.next_sequence, |(first, ..)| first)
+    }
+
+    /// Deliveries for one destination that lie in pages, from `from` on: one row of history at a time. Returns where
+    /// to go on; nothing lies behind it yet where that is the next sequence.
+    pub fn waiting(&self, d: DestinationId, from: Sequence) -> Result<(Vec<Ticket>, Sequence), StoreError> {
+        let row = match read::covering::<HistoryRow>(&self.shared.engine, from.0) {
+            Err(StoreError::Damaged(_)) => None,
+            row => row?,
+        };
+        let Some((first, row)) = row else { return self.waiting_in_gap(d, from) };
+        let index = self.index();
+        let tickets = (first..)
+            .zip(&row.entries)
+            .filter(|(n, entry)| *n >= from.0 && entry.to.has(d) && index.pages.left(Sequence(*n)).has(d))
+            .map(|(n, entry)| Ticket {
+                sequence: Sequence(n),
+                lane: entry.lane,
+                received_at: entry.received_at,
+                to: entry.to,
+                place: Place::Page,
+            })
+            .collect();
+        Ok((tickets, Sequence(first + row.entries.len() as u64)))
+    }
+
+    /// Where a row of history is lost, the pages say what waits.
+    fn waiting_in_gap(&self, d: DestinationId, from: Sequence) -> Result<(Vec<Ticket>, Sequence), StoreError> {
+        let engine = &self.shared.engine;
+        let behind = match engine.range(Table::History, number_key(from.0 + 1)..).next() {
+            Some(row) => Sequence(number_of(&row?.0)?),
+            None => self.index().totals.next_sequence,
+        };
+        let pages: Vec<Sequence> = {
+            let index = self.index();
+            index.pages.iter().map(|(first, _)| first).filter(|first| (from..behind).contains(first)).collect()
+        };
+        let mut tickets = Vec::new();
+        for first in pages {
+            for (n, event) in (first.0..).zip(read::page(engine, first)?) {
+                if self.index().pages.left(Sequence(n)).has(d) {
+                    tickets.push(Ticket {
+                        sequence: Sequence(n),
+                        lane: event.lane(),
+                        received_at: event.received_at,
+                        to: event.to,
+                        place: Place::Page,
+                    });
+                }
+            }
+        }
+        Ok((tickets, behind))
+    }
+
+    /// A delivery with its body, from where it lies.
+    pub fn delivery(&self, id: DeliveryId, place: Place) -> Result<Delivery, StoreError> {
+        let first = self.index().pages.page_of(id.sequence).filter(|_| place == Place::Page);
+        if let Some(first) = first {
+            match self.event_in_page(first, id.sequence) {
+                // the page may have been given up between the look and the read
+                Err(StoreError::Damaged(Damaged::Missing)) => {}
+                event => {
+                    let event = event?;
+                    return Ok(Delivery { id, event, attempts: Vec::new(), forgiven: 0, redriven: false });
+                }
+            }
+        }
+        let key = delay_key(place.due(), id);
+        let found = read::record(&self.shared.engine, Table::Delay, Kind::Delivery, &key)?;
+        found.ok_or(StoreError::Damaged(Damaged::Missing))
+    }
+
+    fn event_in_page(&self, first: Sequence, sequence: Sequence) -> Result<Arc<Event>, StoreError> {
+        if let Some(event) = self.cached(sequence) {
+            return Ok(event);
+        }
+        let events: Vec<Arc<Event>> = read::page(&self.shared.engine, first)?.into_iter().map(Arc::new).collect();
+        let event = events.get((sequence.0 - first.0) as usize).cloned();
+        self.shared.cache.lock().expect("no holder panics").read(first, events);
+        event.ok_or(StoreError::Damaged(Damaged::Content))
+    }
+
+    /// Every delivery in the delay tree, by due time; damaged ones are told as such.
+    pub fn delayed(&self) -> impl Iterator<Item = Result<Result<Delayed, (DeliveryId, Place, Damaged)>, StoreError>> {
+        read::keys(&self.shared.engine, Table::Delay, None).map(|key| {
+            let key = key?;
+            let (due, id) = delay_of(&key)?;
+            let place = if due == Timestamp::ZERO { Place::Page } else { Place::Delay(due) };
+            match read::record::<Delivery>(&self.shared.engine, Table::Delay, Kind::Delivery, &key) {
+                Ok(Some(delivery)) => Ok(Ok(delayed(&delivery, place))),
+                Ok(None) => Ok(Err((id, place, Damaged::Missing))),
+                Err(StoreError::Damaged(why)) => Ok(Err((id, place, why))),
+                Err(e) => Err(e),
+            }
+        })
+    }
+
+    pub fn dead_letter(&self, id: DeliveryId) -> Result<Option<DeadLetter>, StoreError> {
+        read::record(&self.shared.engine, Table::Dlq, Kind::DeadLetter, &dlq_key(id))
+    }
+
+    /// Ids of the dead letters behind `after`, in order of acceptance.
+    pub fn dead_ids(&self, after: Option<DeliveryId>) -> impl Iterator<Item = Result<DeliveryId, StoreError>> {
+        read::keys(&self.shared.engine, Table::Dlq, after.map(dlq_key)).map(|key| Ok(dlq_of(&key?)?))
+    }
+
+    /// What is remembered of the event, as long as it is.
+    pub fn entry(&self, sequence: Sequence) -> Result<Option<Entry>, StoreError> {
+        read::entry(&self.shared.engine, sequence)
+    }
+
+    /// Remembered events from `from` on, one row at a time, and where to go on; none behind the last.
+    pub fn entries(&self, from: Sequence) -> Result<Option<(Vec<(Sequence, Entry)>, Sequence)>, StoreError> {
+        let from = from.max(self.index().totals.history_head);
+        let row = read::covering::<HistoryRow>(&self.shared.engine, from.0)?;
+        Ok(row.map(|(first, row)| {
+            let next = Sequence(first + row.entries.len() as u64);
+            let entries = (first..).map(Sequence).zip(row.entries).filter(|(n, _)| *n >= from);
+            (entries.collect(), next)
+        }))
+    }
+
+    /// An event that lies in a page, with its body.
+    pub fn event(&self, sequence: Sequence) -> Result<Option<Arc<Event>>, StoreError> {
+        let first = self.index().pages.page_of(sequence);
+        first.map(|first| self.event_in_page(first, sequence)).transpose()
+    }
+
+    /// The destinations for which the event still lies in a page.
+    pub fn left_in_page(&self, sequence: Sequence) -> DestinationSet {
+        self.index().pages.left(sequence)
+    }
+
+    pub fn source_name(&self, entry: &Entry) -> Option<String> {
+        self.index().names.source_name(entry.source).map(str::to_owned)
+    }
+
+    pub fn kind_name(&self, entry: &Entry) -> Option<String> {
+        self.index().names.kind_name(entry.kind).map(str::to_owned)
+    }
+
+    /// How the deliveries of these events ended, as far as it is remembered: the last settlement of each.
+    pub fn settlements(&self, of: &BTreeSet<Sequence>) -> Result<BTreeMap<DeliveryId, Settlement>, StoreError> {
+        let mut found = BTreeMap::new();
+        let mut next = self.index().totals.settled_head;
+        while let Some((first, row)) = read::covering::<SettledRow>(&self.shared.engine, next)? {
+            next = first + row.settlements.len() as u64;
+            let of_them = row.settlements.into_iter().filter(|s| of.contains(&s.id.sequence) && s.how != How::Moved);
+            found.extend(of_them.map(|s| (s.id, s)));
+        }
+        Ok(found)
+    }
+
+    /// The destination's number by its name, where the store has ever had it.
+    pub fn destination_of(&self, name: &str) -> Option<DestinationId> {
+        self.index().names.destination_of(name)
+    }
+
+    pub fn destination_name(&self, d: DestinationId) -> String {
+        self.index().names.destination_name(d).to_owned()
+    }
+}
+
+fn delayed(delivery: &Delivery, place: Place) -> Delayed {
+    let ticket = Ticket {
+        sequence: delivery.id.sequence,
+        lane: delivery.event.lane(),
+        received_at: delivery.event.received_at,
+        to: DestinationSet::EMPTY.with(delivery.id.destination),
+        place,
+    };
+    Delayed { destination: delivery.id.destination, ticket, attempts: delivery.counted() }
+}
