@@ -235,4 +235,6 @@ fn is_array(found: &Places<'_, '_>, pointer: &Pointer) -> bool {
 }
 
 #[cfg(test)]
+mod sample_tests;
+#[cfg(test)]
 mod tests;
