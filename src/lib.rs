@@ -6,5 +6,6 @@ pub mod delivery;
 pub mod event;
 pub mod profile;
 pub mod rules;
+pub mod scheduler;
 pub mod store;
 pub mod time;

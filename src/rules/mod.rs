@@ -1,3 +1,5 @@
 //! The rules: pure functions of their arguments. They know no clock, no IO, and cannot fail.
 
 pub mod backoff;
+pub mod retry_after;
+pub mod verdict;

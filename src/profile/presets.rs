@@ -1,0 +1,193 @@
+//! The presets: where each field lies in what the known senders post.
+
+use super::pointer::{Composite, Pointer};
+
+/// How a body is divided into events.
+#[derive(Clone, Debug)]
+pub(super) enum Split<P = Pointer> {
+    /// One event.
+    Whole,
+    /// The array at the pointer holds one event per element.
+    Array(P),
+    /// As [`Split::Array`] where an array is there, and one event where not. With the header `ce-id` the body is the data of
+    /// one event, array or not (CloudEvents HTTP binding 1.0, section 3.1: binary mode).
+    Batch(P),
+}
+
+/// Where the fields of an event lie: for each a list of alternatives.
+#[derive(Clone, Debug)]
+pub(super) struct Shape {
+    pub(super) name: &'static str,
+    pub(super) split: Split,
+    pub(super) key: Vec<Composite>,
+    pub(super) id: Vec<Composite>,
+    pub(super) time: Vec<Composite>,
+    pub(super) kind: Vec<Composite>,
+    /// Whether UUIDs among the dotted segments of the type give way to `{id}`.
+    pub(super) anonymous_kind: bool,
+    /// The type of what is no event but a sign of life.
+    pub(super) heartbeat: Option<(Pointer, &'static str)>,
+}
+
+/// A list of alternatives, each a list of parts.
+type Alternatives = &'static [&'static [&'static str]];
+
+struct Row {
+    name: &'static str,
+    split: Split<&'static str>,
+    key: Alternatives,
+    id: Alternatives,
+    time: Alternatives,
+    kind: Alternatives,
+    anonymous_kind: bool,
+    heartbeat: Option<(&'static str, &'static str)>,
+}
+
+/// No field anywhere; the ground of every row.
+const BARE: Row = Row {
+    name: "custom",
+    split: Split::Whole,
+    key: &[],
+    id: &[],
+    time: &[],
+    kind: &[],
+    anonymous_kind: false,
+    heartbeat: None,
+};
+
+const TABLE: [Row; 8] = [
+    Row {
+        name: "genesys-eventbridge",
+        key: &[&["/detail/eventBody/conversationId"], &["/detail/eventBody/entity/id"], &["/detail/eventBody/id"]],
+        id: &[&["/id"]],
+        time: &[&["/detail/eventBody/eventTime"], &["/detail/timestamp"], &["/time"]],
+        kind: &[&["/detail-type"]],
+        ..BARE
+    },
+    Row {
+        name: "genesys-notification",
+        key: &[&["/eventBody/conversationId"], &["/eventBody/id"]],
+        // A snapshot of state has no id of its own; the same correlation can bring two of them.
+        id: &[&["/topicName", "/metadata/CorrelationId", "body:sha256"]],
+        time: &[&["/eventBody/eventTime"]],
+        kind: &[&["/topicName"]],
+        anonymous_kind: true,
+        heartbeat: Some(("/topicName", "channel.metadata")),
+        ..BARE
+    },
+    Row {
+        name: "genesys-open-messaging",
+        key: &[&["/channel/id", "/channel/to/id"]],
+        // A receipt has the `/id` of the message that it confirms.
+        id: &[&["/id", "/type", "/status", "/channel/time", "/events/0/eventType"]],
+        time: &[&["/channel/time"]],
+        kind: &[&["/type"]],
+        ..BARE
+    },
+    Row {
+        name: "azure-event-grid",
+        split: Split::Array(""),
+        key: &[&["/data/message/detail/eventBody/conversationId"], &["/subject"]],
+        id: &[&["/id"]],
+        time: &[&["/eventTime"]],
+        kind: &[&["/data/message/detail-type"], &["/eventType"]],
+        ..BARE
+    },
+    Row {
+        name: "cloudevents",
+        split: Split::Batch(""),
+        key: &[
+            &["header:ce-partitionkey"],
+            &["header:ce-subject"],
+            &["/partitionkey"],
+            &["/subject"],
+            &["/data/messageSid"],
+            &["/data/callSid"],
+            &["/source"],
+        ],
+        id: &[&["header:ce-source", "header:ce-id"], &["/source", "/id"]],
+        time: &[&["header:ce-time"], &["/time"]],
+        kind: &[&["header:ce-type"], &["/type"]],
+        ..BARE
+    },
+    Row {
+        name: "genesys-engage-interactions",
+        split: Split::Array("/data/entities"),
+        key: &[&["/entity/id"]],
+        id: &[&["/entity/id", "/event", "body:sha256"]],
+        kind: &[&["/event"]],
+        ..BARE
+    },
+    Row {
+        name: "genesys-trigger",
+        key: &[&["/conversationId"]],
+        id: &[
+            &["header:x-event-id"],
+            &["header:x-event-type", "/conversationId", "/sessionId", "/participantId", "/eventTime"],
+        ],
+        time: &[&["/eventTime"]],
+        kind: &[&["header:x-event-type"], &["query:type"]],
+        ..BARE
+    },
+    Row {
+        name: "interaction",
+        key: &[&["/data/interactionId"], &["/data/conversationId"], &["/data/id"]],
+        id: &[&["header:webhook-id"], &["/eventId"], &["/id"], &["/eventType", "/timestamp", "/data/id"]],
+        time: &[&["/timestamp"]],
+        kind: &[&["/eventType"]],
+        ..BARE
+    },
+];
+
+/// The shape of one sender.
+pub(super) fn shape(name: &str) -> Option<Shape> {
+    TABLE.iter().find(|row| row.name == name).map(compile)
+}
+
+/// The shapes of all senders, in the order of [`TABLE`].
+pub(super) fn shapes() -> Vec<Shape> {
+    TABLE.iter().map(compile).collect()
+}
+
+/// The shape without any field.
+pub(super) fn bare() -> Shape {
+    compile(&BARE)
+}
+
+fn compile(row: &Row) -> Shape {
+    Shape {
+        name: row.name,
+        split: match row.split {
+            Split::Whole => Split::Whole,
+            Split::Array(at) => Split::Array(pointer(at)),
+            Split::Batch(at) => Split::Batch(pointer(at)),
+        },
+        key: alternatives(row.key),
+        id: alternatives(row.id),
+        time: alternatives(row.time),
+        kind: alternatives(row.kind),
+        anonymous_kind: row.anonymous_kind,
+        heartbeat: row.heartbeat.map(|(at, kind)| (pointer(at), kind)),
+    }
+}
+
+fn alternatives(table: Alternatives) -> Vec<Composite> {
+    let read = |parts: &&[&str]| Composite::parse(parts).expect("the parts of each preset are read by a test");
+    table.iter().map(read).collect()
+}
+
+fn pointer(text: &str) -> Pointer {
+    Pointer::parse(text).expect("the pointers of each preset are read by a test")
+}
+
+impl Shape {
+    /// Every place of the body that this shape looks at.
+    pub(super) fn pointers(&self) -> impl Iterator<Item = &Pointer> {
+        let split = match &self.split {
+            Split::Whole => None,
+            Split::Array(pointer) | Split::Batch(pointer) => Some(pointer),
+        };
+        let fields = [&self.key, &self.id, &self.time, &self.kind].into_iter().flatten();
+        fields.flat_map(Composite::pointers).chain(split).chain(self.heartbeat.as_ref().map(|(pointer, _)| pointer))
+    }
+}

@@ -1,0 +1,289 @@
+//! How profiles read requests: fields, overrides, batches, and what is refused.
+
+use super::*;
+use http::HeaderMap;
+
+const LIMITS: Limits = Limits { depth_max: 64, events_max: 3 };
+
+fn read(profile: &Profile, body: &[u8]) -> Result<Found, Unreadable> {
+    read_with(profile, &[], None, body)
+}
+
+fn read_with(
+    profile: &Profile,
+    headers: &[(&'static str, &'static str)],
+    query: Option<&str>,
+    body: &[u8],
+) -> Result<Found, Unreadable> {
+    let headers: HeaderMap = headers.iter().map(|(k, v)| (k.parse().unwrap(), v.parse().unwrap())).collect();
+    profile.read(&Request { headers: &headers, query, body: &Bytes::copy_from_slice(body) }, &LIMITS)
+}
+
+fn events(found: Result<Found, Unreadable>) -> Vec<Fields> {
+    match found.unwrap() {
+        Found::Events(events) => events,
+        Found::Dropped { kind } => panic!("dropped {kind}"),
+    }
+}
+
+fn only(found: Result<Found, Unreadable>) -> Fields {
+    let mut events = events(found);
+    assert_eq!(events.len(), 1);
+    events.remove(0)
+}
+
+fn preset(name: &str) -> Profile {
+    Profile::preset(name).unwrap()
+}
+
+fn alternatives(lists: &[&[&str]]) -> Vec<Composite> {
+    lists.iter().map(|parts| Composite::parse(parts).unwrap()).collect()
+}
+
+/// The key that `custom` finds with one alternative of one part.
+fn key_at(pointer: &str, body: &str) -> Option<String> {
+    only(read(&preset("custom").with(Field::Key, alternatives(&[&[pointer]])), body.as_bytes())).interaction
+}
+
+#[test]
+fn every_preset_is_there_and_nothing_else() {
+    for name in Profile::preset_names() {
+        assert!(Profile::preset(name).is_some(), "{name}");
+    }
+    let table = presets::shapes();
+    assert!(table.iter().all(|shape| Profile::preset_names().contains(&shape.name)));
+    assert_eq!(table.len() + 2, Profile::preset_names().len());
+    assert!(Profile::preset("genesys").is_none() && Profile::preset("").is_none());
+}
+
+#[test]
+fn scalars_are_found_as_they_are_written() {
+    let cases = [
+        ("/id", r#"{"id":"a"}"#, Some("a")),
+        ("/id", r#"{"id":18446744073709551616000000000001}"#, Some("18446744073709551616000000000001")),
+        ("/id", r#"{"id":-12.50e+3}"#, Some("-12.50e+3")),
+        ("/id", r#"{"id":1e999}"#, Some("1e999")),
+        ("/id", r#"{"id": 42 }"#, Some("42")),
+        ("/id", r#"{"id":true}"#, Some("true")),
+        ("/id", r#"{"id":false}"#, Some("false")),
+        ("/id", r#"{"id":null}"#, None),
+        ("/id", r#"{"id":""}"#, None),
+        ("/id", r#"{"id":{}}"#, None),
+        ("/id", r#"{"id":["a"]}"#, None),
+        ("/id", r#"{"other":"a"}"#, None),
+        ("/id", r#"{"id":"a\"\\\/\b\n"}"#, Some("a\"\\/\u{8}\n")),
+        ("/id", r#"{"id":"\"\""}"#, Some("\"\"")),
+        ("/id", r#"{"id":"\u00fc\ud83d\ude00 ü"}"#, Some("ü😀 ü")),
+        ("/id", r#"{"id":"\ud83d"}"#, Some(r#""\ud83d""#)),
+        ("/id", r#"{"\u0069d":"a"}"#, Some("a")),
+        ("/id", r#"{"\ud83d":1,"id":"a"}"#, Some("a")),
+        ("/ü\"", r#"{"ü\"":"a"}"#, Some("a")),
+        ("/a~1b/m~0n", r#"{"a/b":{"m~n":"a"}}"#, Some("a")),
+        ("/", r#"{"":"a"}"#, Some("a")),
+        ("", r#""a""#, Some("a")),
+        ("", " 7 ", Some("7")),
+        ("", "1e999", Some("1e999")),
+        ("", "null", None),
+        ("/a", "7", None),
+        ("/a", r#""a""#, None),
+        ("/a/b", r#"{"a":1e999}"#, None),
+        ("/a/1", r#"{"a":["x","y","z"]}"#, Some("y")),
+        ("/a/3", r#"{"a":["x","y","z"]}"#, None),
+        ("/a/01", r#"{"a":["x","y","z"]}"#, None),
+        ("/a/+1", r#"{"a":["x","y","z"]}"#, None),
+        ("/a/-", r#"{"a":["x","y","z"]}"#, None),
+        ("/a/0", r#"{"a":{"0":"x"}}"#, Some("x")),
+        ("/1/b", r#"[{"b":"x"},{"b":"y"}]"#, Some("y")),
+        ("/a/10/b", r#"{"a":[0,1,2,3,4,5,6,7,8,9,{"b":"x"}]}"#, Some("x")),
+    ];
+    for (pointer, body, expected) in cases {
+        assert_eq!(key_at(pointer, body).as_deref(), expected, "{pointer} in {body}");
+    }
+}
+
+#[test]
+fn of_members_of_one_name_the_last_counts() {
+    assert_eq!(key_at("/id", r#"{"id":"a","id":"b"}"#).as_deref(), Some("b"));
+    assert_eq!(key_at("/id", r#"{"id":"a","\u0069d":null}"#), None);
+    assert_eq!(key_at("/a/id", r#"{"a":{"id":"a"},"a":{"x":1}}"#), None);
+    assert_eq!(key_at("/a/id", r#"{"a":{"id":"a"},"a":7}"#), None);
+}
+
+#[test]
+fn a_place_and_one_inside_it_are_both_found() {
+    let profile = preset("custom").with(Field::Key, alternatives(&[&["/data"], &["/data/id"]]));
+    assert_eq!(only(read(&profile, br#"{"data":"x"}"#)).interaction.as_deref(), Some("x"));
+    assert_eq!(only(read(&profile, br#"{"data":{"id":"y"}}"#)).interaction.as_deref(), Some("y"));
+}
+
+#[test]
+fn headers_queries_and_hashes_are_parts() {
+    let id = |parts: &[&[&str]], headers: &[(&'static str, &'static str)], query: Option<&str>| {
+        let profile = preset("custom").with(Field::Id, alternatives(parts));
+        only(read_with(&profile, headers, query, b"{}")).sender_id
+    };
+    assert_eq!(id(&[&["header:X-Id"]], &[("x-id", "7")], None).as_deref(), Some("7"));
+    assert_eq!(id(&[&["header:x-id"]], &[("x-id", "")], None), None);
+    assert_eq!(
+        id(&[&["header:x-id"], &["query:id"]], &[], Some("a=1&id=&id=x%2By+z%C3%BC")).as_deref(),
+        Some("x+y zü")
+    );
+    assert_eq!(id(&[&["query:id"]], &[], Some("ID=1&identity=2")), None);
+    let empty_object = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+    assert_eq!(id(&[&["body:sha256"]], &[], None).as_deref(), Some(empty_object));
+    assert_eq!(id(&[&["/a", "header:x-id", "query:id"]], &[("x-id", "7")], None).as_deref(), Some("|7|"));
+    assert_eq!(id(&[&["/a", "header:x-id"]], &[], None), None);
+    assert_eq!(id(&[&[]], &[], None), None);
+}
+
+#[test]
+fn overrides_replace_a_field_under_every_profile() {
+    let body = br#"{"eventType":"t","id":"1","data":{"id":"k"},"mine":{"key":"K","at":1700000000,"kind":"T"}}"#;
+    for name in ["auto", "interaction", "custom"] {
+        let profile = preset(name)
+            .with(Field::Key, alternatives(&[&["/none"], &["/mine/key"]]))
+            .with(Field::Time, alternatives(&[&["/mine/at"]]))
+            .with(Field::Kind, alternatives(&[&["/mine/kind"]]));
+        let fields = only(read(&profile, body));
+        assert_eq!(fields.interaction.as_deref(), Some("K"), "{name}");
+        assert_eq!(fields.time, Some(Timestamp(1_700_000_000_000)), "{name}");
+        assert_eq!(fields.kind, "T", "{name}");
+        assert_eq!(fields.sender_id.as_deref(), (name != "custom").then_some("1"), "{name}");
+    }
+    let none = preset("interaction").with(Field::Key, Vec::new());
+    assert_eq!(only(read(&none, body)).interaction, None);
+}
+
+#[test]
+fn a_body_that_nobody_claims_is_an_event() {
+    for body in [
+        "7",
+        "[]",
+        "[1,2]",
+        "{}",
+        "\"x\"",
+        "null",
+        r#"[{"id":"a"}]"#,
+        r#"{"data":{"entities":[]}}"#,
+        r#"{"data":1e999}"#,
+    ] {
+        let fields = only(read(&preset("auto"), body.as_bytes()));
+        assert_eq!((fields.interaction, fields.sender_id, fields.time, fields.kind.as_str()), (None, None, None, ""));
+        assert_eq!(fields.body, body.as_bytes());
+    }
+}
+
+#[test]
+fn headers_tell_events_too() {
+    let cloud = [("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t"), ("ce-time", "2022-04-06T09:30:44.949Z")];
+    // In binary mode the body is data: an array in it is one event.
+    for body in ["[1,2]", "{}", r#"{"conversationId":"c"}"#] {
+        let fields = only(read_with(&preset("auto"), &cloud, None, body.as_bytes()));
+        assert_eq!(fields.sender_id.as_deref(), Some("/s|1"));
+        assert_eq!((fields.kind.as_str(), fields.time), ("t", Some(Timestamp(1_649_237_444_949))));
+        assert_eq!(fields.body, body.as_bytes());
+    }
+    let trigger = [("x-event-type", "v2.x"), ("x-event-id", "e")];
+    let fields =
+        only(read_with(&preset("auto"), &trigger, None, br#"{"conversationId":"c","eventTime":1649237444949}"#));
+    assert_eq!((fields.kind.as_str(), fields.sender_id.as_deref()), ("v2.x", Some("e")));
+    let grid = [("aeg-event-type", "Notification")];
+    assert_eq!(events(read_with(&preset("auto"), &grid, None, br#"[{"id":"a"},{"id":"b"}]"#)).len(), 2);
+}
+
+#[test]
+fn the_elements_of_a_batch_keep_their_bytes() {
+    let body = "\n[ {\"id\" :1,\t\"x\":\"é\\u00e9\"} ,{\"id\":2.0},\r\n[3 ] ]\n";
+    let profile = preset("custom").with(Field::Id, alternatives(&[&["/id"], &["/0"]]));
+    let found = events(read(&profile.with_split(Some(Pointer::default())), body.as_bytes()));
+    let bodies: Vec<_> = found.iter().map(|e| std::str::from_utf8(&e.body).unwrap()).collect();
+    assert_eq!(bodies, ["{\"id\" :1,\t\"x\":\"é\\u00e9\"}", "{\"id\":2.0}", "[3 ]"]);
+    let ids: Vec<_> = found.iter().map(|e| e.sender_id.as_deref().unwrap()).collect();
+    assert_eq!(ids, ["1", "2.0", "3"]);
+}
+
+#[test]
+fn elements_of_a_split_are_told_one_by_one_under_auto() {
+    let profile = preset("auto").with_split(Some(Pointer::parse("/batch").unwrap()));
+    let body = br#"{"batch":[{"topicName":"channel.metadata"},{"source":"aws.partner/genesys.com/x","id":"a"},{"eventId":"b"}]}"#;
+    let found = events(read(&profile, body));
+    assert_eq!(found.iter().map(|e| e.sender_id.as_deref()).collect::<Vec<_>>(), [Some("a"), Some("b")]);
+    let beats = read(&profile, br#"{"batch":[{"topicName":"channel.metadata"}]}"#);
+    assert_eq!(beats, Ok(Found::Dropped { kind: "channel.metadata".to_owned() }));
+    let kept = preset("azure-event-grid").with_split(None);
+    assert_eq!(events(read(&kept, b"[{},{}]")).len(), 2);
+}
+
+#[test]
+fn batches_are_bounded_and_must_be_there() {
+    let profile = preset("azure-event-grid");
+    assert_eq!(events(read(&profile, b"[1,2,3]")).len(), 3);
+    assert_eq!(read(&profile, b"[1,2,3,4]"), Err(Unreadable::TooManyEvents { max: 3 }));
+    assert_eq!(read(&profile, b"[]"), Err(Unreadable::Empty));
+    assert_eq!(read(&profile, b"{}"), Err(Unreadable::NotAnArray { pointer: String::new() }));
+    let engage = preset("genesys-engage-interactions");
+    let missing = Err(Unreadable::NotAnArray { pointer: "/data/entities".to_owned() });
+    assert_eq!(read(&engage, br#"{"data":{"entities":{}}}"#), missing);
+    assert_eq!(read(&engage, b"[]"), missing);
+    assert_eq!(only(read(&preset("cloudevents"), br#"{"source":"s","id":"1"}"#)).sender_id.as_deref(), Some("s|1"));
+    assert_eq!(events(read(&preset("cloudevents"), br#"[{"id":"1"},{"id":"2"}]"#)).len(), 2);
+}
+
+#[test]
+fn what_is_not_one_json_value_is_refused_with_its_place() {
+    let cases: [(&[u8], &str); 16] = [
+        (b"{\"secret\": tru}", "line 1 column 15"),
+        (b"{\n  \"a\": 1,\n}", "line 3 column 1"),
+        (b"{} {}", "line 1 column 4"),
+        (b"7 8", "line 1 column 3"),
+        (b"[1] x", "line 1 column 5"),
+        (b"{\"a\":01}", "line 1 column 7"),
+        (b"{\"a\":\"\n\"}", "line 1 column 6"),
+        (b"{\"a\" 1}", "line 1 column 6"),
+        (b"secret", "line 1 column 1"),
+        (b"\"secret", "line 1 column 7"),
+        (b"secret=1&id=2", "line 1 column 1"),
+        (b"{\"a\":{\"secret\":\"\\x\"}}", "line 1 column 18"),
+        (b"{\n\"a\":\"secret\xFF\"}", "invalid UTF-8 at line 2 column 12"),
+        (b"{\"\xC0\x80\":1}", "invalid UTF-8 at line 1 column 3"),
+        (b"\xEF\xBB\xBF{}", "byte order mark"),
+        (b"\xFF\xFE{\0}\0", "UTF-16"),
+    ];
+    for (body, place) in cases {
+        for name in ["auto", "custom"] {
+            let error = read(&preset(name), body).unwrap_err();
+            assert!(matches!(error, Unreadable::NotJson { .. }), "{error}");
+            let message = error.to_string();
+            assert!(message.contains(place) && !message.contains("secret"), "{message} for {}", body.escape_ascii());
+        }
+    }
+    for body in ["", " \r\n\t"] {
+        assert_eq!(read(&preset("auto"), body.as_bytes()), Err(Unreadable::Empty));
+    }
+}
+
+#[test]
+fn depth_is_bounded_everywhere() {
+    let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+    let profile = preset("auto");
+    assert_eq!(events(read(&profile, nested(64).as_bytes())).len(), 1);
+    let deep = Err(Unreadable::TooDeep { max: 64 });
+    for body in [nested(65), nested(100_000), "[".repeat(100_000), "{\"a\":".repeat(100_000)] {
+        assert_eq!(read(&profile, body.as_bytes()), deep);
+    }
+    assert_eq!(read(&profile, format!("{{\"x\":{}}}", nested(64)).as_bytes()), deep);
+    assert_eq!(read(&profile, format!("{{\"detail\":{}}}", nested(64)).as_bytes()), deep);
+    // Brackets within strings, and beside each other, are not depth.
+    let flat = format!("[\"{}\\\"[[\",{}{{}}]", "[{".repeat(100), "[],{},".repeat(100));
+    assert_eq!(events(read(&profile, flat.as_bytes())).len(), 1);
+}
+
+/// Levels beyond the parser's own recursion limit are no danger to the stack, where an operator allows them.
+#[test]
+fn a_high_bound_on_depth_does_not_grow_the_stack() {
+    let levels = 1_000_000;
+    let body = Bytes::from(format!("{{\"detail\":{}{}}}", "[".repeat(levels), "]".repeat(levels)));
+    let request = Request { headers: &HeaderMap::new(), query: None, body: &body };
+    let found = preset("auto").read(&request, &Limits { depth_max: usize::MAX, events_max: 1 });
+    assert_eq!(events(found).len(), 1);
+}

@@ -1,0 +1,112 @@
+//! What an attempt's outcome means for the delivery, and for its whole destination.
+
+use super::backoff::{self, Retry};
+use super::retry_after::{self, Wish};
+use crate::delivery::{DeliveryId, Outcome, Reason};
+use crate::time::Timestamp;
+use std::time::Duration;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Delivered,
+    /// Not before `due`.
+    Retry { due: Timestamp },
+    Dead(Reason),
+}
+
+/// An attempt that has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended<'a> {
+    pub id: DeliveryId,
+    pub outcome: &'a Outcome,
+    /// What the answer asked for, if it did.
+    pub retry_after: Option<Duration>,
+    /// Attempts that count against the limit, this one included.
+    pub counted: u32,
+    /// From when the age is counted: acceptance, or the last redrive.
+    pub since: Timestamp,
+    pub now: Timestamp,
+}
+
+/// The verdict, and until when the whole destination must be left alone.
+pub fn judge(retry: &Retry, ended: Ended<'_>) -> (Verdict, Option<Wish>) {
+    if let Outcome::Answered(status) = ended.outcome {
+        if (200..300).contains(status) {
+            return (Verdict::Delivered, None);
+        }
+        if !retry.statuses.contains(status) {
+            return (Verdict::Dead(Reason::Permanent), None);
+        }
+    }
+    let wish = ended.retry_after.map(|wish| retry_after::grant(wish, retry.retry_after_max, ended.now));
+    let backoff = ended.now.after(backoff::wait(retry, ended.id, ended.counted));
+    let due = wish.map_or(backoff, |wish| wish.until.max(backoff));
+    let spent = ended.counted >= retry.attempts || due.since(ended.since) > retry.max_age;
+    (if spent { Verdict::Dead(Reason::Exhausted) } else { Verdict::Retry { due } }, wish)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{DestinationId, Sequence};
+    use crate::rules::backoff::Jitter;
+
+    const NOW: Timestamp = Timestamp(1_000_000);
+
+    fn verdict(outcome: Outcome, retry_after: Option<u64>, counted: u32, age: u64) -> (Verdict, Option<Wish>) {
+        let retry = Retry { jitter: Jitter::None, ..Retry::default() };
+        let ended = Ended {
+            id: DeliveryId { sequence: Sequence(1), destination: DestinationId(0) },
+            outcome: &outcome,
+            retry_after: retry_after.map(Duration::from_secs),
+            counted,
+            since: NOW.before(Duration::from_secs(age)),
+            now: NOW,
+        };
+        judge(&retry, ended)
+    }
+
+    fn after(seconds: u64) -> Verdict {
+        Verdict::Retry { due: NOW.after(Duration::from_secs(seconds)) }
+    }
+
+    #[test]
+    fn every_status_means_what_the_contract_says() {
+        for status in 100..=599u16 {
+            let expected = match status {
+                200..=299 => Verdict::Delivered,
+                408 | 409 | 425 | 429 | 500..=599 => after(1),
+                _ => Verdict::Dead(Reason::Permanent),
+            };
+            assert_eq!(verdict(Outcome::Answered(status), None, 1, 0), (expected, None), "{status}");
+        }
+        for outcome in [Outcome::TimedOut, Outcome::NotConnected, Outcome::Broken] {
+            assert_eq!(verdict(outcome, None, 2, 0).0, after(2));
+        }
+    }
+
+    #[test]
+    fn attempts_and_age_are_bounded() {
+        let failed = Outcome::Answered(503);
+        assert_eq!(verdict(failed.clone(), None, 11, 0).0, after(300));
+        assert_eq!(verdict(failed.clone(), None, 12, 0).0, Verdict::Dead(Reason::Exhausted));
+        assert_eq!(verdict(failed.clone(), None, 1, 24 * 3600 - 1).0, after(1));
+        assert_eq!(verdict(failed, None, 1, 24 * 3600).0, Verdict::Dead(Reason::Exhausted));
+    }
+
+    #[test]
+    fn retry_after_holds_the_destination_and_the_delivery() {
+        let wish = Wish { until: Timestamp(NOW.0 + 30_001), cut: false };
+        assert_eq!(
+            verdict(Outcome::Answered(429), Some(30), 1, 0),
+            (Verdict::Retry { due: wish.until }, Some(wish))
+        );
+        // also when this delivery's own attempts are spent
+        assert_eq!(
+            verdict(Outcome::Answered(503), Some(30), 12, 0),
+            (Verdict::Dead(Reason::Exhausted), Some(wish))
+        );
+        assert_eq!(verdict(Outcome::Answered(200), Some(30), 1, 0), (Verdict::Delivered, None));
+        assert!(verdict(Outcome::Answered(429), Some(7200), 1, 0).1.unwrap().cut);
+    }
+}

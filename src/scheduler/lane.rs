@@ -1,0 +1,162 @@
+//! A lane: the deliveries of one interaction for one destination, in order.
+//!
+//! *Invariants.* At most one delivery of a lane is in flight. The next one may start only when every earlier one is
+//! delivered, discarded, or dead; where dead letters hold their interaction, none may lie before it. An event without
+//! a key has a lane of its own.
+
+use crate::event::{Digest64, Sequence};
+use crate::time::Timestamp;
+use std::collections::{BTreeSet, VecDeque};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LaneKey {
+    Interaction(Digest64),
+    Alone(Sequence),
+}
+
+/// A delivery that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiter {
+    pub sequence: Sequence,
+    /// The due time under which it lies in the delay tree; zero where it lies in a page.
+    pub lies_under: Timestamp,
+    pub not_before: Timestamp,
+    pub received_at: Timestamp,
+}
+
+/// What a lane can do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Its first delivery may start at or after this time.
+    Head { sequence: Sequence, not_before: Timestamp },
+    /// Nothing before something else happens.
+    Blocked,
+    /// It has nothing to say any more.
+    Over,
+}
+
+#[derive(Debug, Default)]
+pub struct Lane {
+    /// By sequence.
+    waiting: VecDeque<Waiter>,
+    in_flight: Option<Waiter>,
+    /// Dead letters that hold the lane until they are redriven or purged.
+    held_by: BTreeSet<Sequence>,
+}
+
+impl Lane {
+    /// Takes a delivery in at its place; one that is there already is not taken twice.
+    #[must_use]
+    pub fn insert(&mut self, waiter: Waiter) -> bool {
+        if self.in_flight.is_some_and(|w| w.sequence == waiter.sequence) {
+            return false;
+        }
+        match self.waiting.binary_search_by_key(&waiter.sequence, |w| w.sequence) {
+            Ok(_) => false,
+            Err(at) => {
+                self.waiting.insert(at, waiter);
+                true
+            }
+        }
+    }
+
+    pub fn turn(&self) -> Turn {
+        let Some(head) = self.waiting.front() else {
+            return if self.in_flight.is_none() && self.held_by.is_empty() { Turn::Over } else { Turn::Blocked };
+        };
+        let held = self.held_by.first().is_some_and(|dead| *dead < head.sequence);
+        if held || self.in_flight.is_some() {
+            return Turn::Blocked;
+        }
+        Turn::Head { sequence: head.sequence, not_before: head.not_before }
+    }
+
+    /// The first delivery goes into flight.
+    pub fn start(&mut self) -> Option<Waiter> {
+        debug_assert!(self.in_flight.is_none(), "one in flight");
+        self.in_flight = self.waiting.pop_front();
+        self.in_flight
+    }
+
+    /// The delivery in flight has landed; none where it was not this one.
+    pub fn land(&mut self, sequence: Sequence) -> Option<Waiter> {
+        self.in_flight.take_if(|w| w.sequence == sequence)
+    }
+
+    pub fn hold(&mut self, dead: Sequence) {
+        self.held_by.insert(dead);
+    }
+
+    pub fn release(&mut self, dead: Sequence) {
+        self.held_by.remove(&dead);
+    }
+
+    pub fn in_flight(&self) -> Option<&Waiter> {
+        self.in_flight.as_ref()
+    }
+
+    pub fn waiting(&self) -> &VecDeque<Waiter> {
+        &self.waiting
+    }
+
+    /// The earliest delivery that is not resolved, if it lies before `sequence`: what that one waits for.
+    pub fn ahead_of(&self, sequence: Sequence) -> Option<Sequence> {
+        let candidates = [
+            self.in_flight.map(|w| w.sequence),
+            self.waiting.front().map(|w| w.sequence),
+            self.held_by.first().copied(),
+        ];
+        candidates.into_iter().flatten().filter(|s| *s < sequence || self.in_flight.is_some_and(|w| w.sequence == *s)).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiter(sequence: u64, not_before: u64) -> Waiter {
+        Waiter {
+            sequence: Sequence(sequence),
+            lies_under: Timestamp(not_before),
+            not_before: Timestamp(not_before),
+            received_at: Timestamp(0),
+        }
+    }
+
+    fn head(sequence: u64, not_before: u64) -> Turn {
+        Turn::Head { sequence: Sequence(sequence), not_before: Timestamp(not_before) }
+    }
+
+    #[test]
+    fn one_after_the_other_and_a_redriven_one_first() {
+        let mut lane = Lane::default();
+        assert_eq!(lane.turn(), Turn::Over);
+        assert!(lane.insert(waiter(5, 0)) && lane.insert(waiter(7, 0)) && !lane.insert(waiter(7, 0)));
+        assert_eq!(lane.start().unwrap().sequence, Sequence(5));
+        assert_eq!(lane.turn(), Turn::Blocked);
+        assert!(!lane.insert(waiter(5, 0)), "it is in flight");
+        assert!(lane.insert(waiter(3, 9)), "redriven");
+        assert_eq!(lane.ahead_of(Sequence(7)), Some(Sequence(3)));
+        assert_eq!(lane.ahead_of(Sequence(3)), Some(Sequence(5)), "what is in flight comes to its end first");
+        assert_eq!(lane.land(Sequence(9)), None);
+        assert!(lane.land(Sequence(5)).is_some());
+        assert_eq!(lane.turn(), head(3, 9));
+    }
+
+    #[test]
+    fn a_dead_letter_holds_what_is_behind_it_only() {
+        let mut lane = Lane::default();
+        lane.hold(Sequence(4));
+        assert!(lane.insert(waiter(6, 0)));
+        assert_eq!(lane.turn(), Turn::Blocked);
+        assert!(lane.insert(waiter(2, 0)));
+        assert_eq!(lane.turn(), head(2, 0));
+        lane.start();
+        lane.land(Sequence(2));
+        lane.release(Sequence(4));
+        assert_eq!(lane.turn(), head(6, 0));
+        lane.start();
+        lane.land(Sequence(6));
+        assert_eq!(lane.turn(), Turn::Over);
+    }
+}

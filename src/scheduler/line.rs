@@ -1,0 +1,249 @@
+//! A line: everything that waits for one destination.
+//!
+//! *Invariants.* Not more than `concurrency` deliveries are in flight; none starts before the line's hold is over. Memory
+//! is bounded: of the deliveries that lie in pages only so many are known here as are needed to keep the destination
+//! busy; the rest lies on disk behind `cursor`, and is asked for when the line runs low.
+
+use super::lane::{Lane, LaneKey, Turn, Waiter};
+use crate::event::{DestinationId, Digest64, Sequence};
+use crate::time::Timestamp;
+use std::collections::{BTreeSet, HashMap};
+
+/// With fewer lanes ready than this, more is asked for.
+const READY_LOW: usize = 2048;
+/// With more lanes ready than this, what arrives stays on disk.
+const READY_HIGH: usize = 8192;
+/// So many interactions can be blocked before the line asks for no more.
+const LANES_MAX: usize = 100_000;
+
+/// How deliveries of a destination are ordered and bounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Most deliveries in flight; zero where the destination has no URL and everything is held.
+    pub concurrency: usize,
+    pub ordered: Ordered,
+    pub dead_letters: DeadLetters,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ordered {
+    ByInteraction,
+    Not,
+}
+
+/// Whether a dead letter lets its interaction go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeadLetters {
+    Continue,
+    Hold,
+}
+
+/// A delivery whose attempt is to start now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    pub destination: DestinationId,
+    pub sequence: Sequence,
+    /// See [`Waiter::lies_under`].
+    pub lies_under: Timestamp,
+    pub lane: LaneKey,
+}
+
+/// Where a delivery stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Its turn comes when the destination's does.
+    Queued,
+    InFlight,
+    Delayed { until: Timestamp },
+    /// Behind an earlier one of its interaction.
+    Held { behind: Sequence },
+}
+
+#[derive(Debug)]
+pub struct Line {
+    pub(super) id: DestinationId,
+    pub(super) policy: Policy,
+    lanes: HashMap<LaneKey, Lane>,
+    ready: BTreeSet<(Sequence, LaneKey)>,
+    delayed: BTreeSet<(Timestamp, Sequence, LaneKey)>,
+    in_flight: usize,
+    waiting: usize,
+    pub(super) hold_until: Timestamp,
+    /// Everything in pages before it is known here.
+    pub(super) cursor: Sequence,
+    pub(super) loading: bool,
+}
+
+impl Line {
+    pub(super) fn new(id: DestinationId, policy: Policy, cursor: Sequence) -> Self {
+        Self {
+            id,
+            policy,
+            lanes: HashMap::new(),
+            ready: BTreeSet::new(),
+            delayed: BTreeSet::new(),
+            in_flight: 0,
+            waiting: 0,
+            hold_until: Timestamp::ZERO,
+            cursor,
+            loading: false,
+        }
+    }
+
+    pub(super) fn key(&self, lane: Digest64, sequence: Sequence) -> LaneKey {
+        if self.policy.ordered == Ordered::Not || lane.is_none() {
+            LaneKey::Alone(sequence)
+        } else {
+            LaneKey::Interaction(lane)
+        }
+    }
+
+    /// Changes a lane and lists it anew where its turn stands.
+    fn with<T>(&mut self, key: LaneKey, change: impl FnOnce(&mut Lane) -> T) -> T {
+        let lane = self.lanes.entry(key).or_default();
+        if let Turn::Head { sequence, not_before } = lane.turn() {
+            self.ready.remove(&(sequence, key));
+            self.delayed.remove(&(not_before, sequence, key));
+        }
+        let before = lane.waiting().len();
+        let result = change(lane);
+        self.waiting = self.waiting + lane.waiting().len() - before;
+        match lane.turn() {
+            Turn::Head { sequence, not_before } if not_before == Timestamp::ZERO => {
+                self.ready.insert((sequence, key));
+            }
+            Turn::Head { sequence, not_before } => {
+                self.delayed.insert((not_before, sequence, key));
+            }
+            Turn::Blocked => {}
+            Turn::Over => {
+                self.lanes.remove(&key);
+            }
+        }
+        result
+    }
+
+    pub(super) fn insert(&mut self, key: LaneKey, waiter: Waiter) {
+        let _already_there = !self.with(key, |lane| lane.insert(waiter));
+    }
+
+    /// Starts the delivery whose turn it is, or says when to ask again.
+    pub(super) fn poll(&mut self, now: Timestamp) -> Result<Start, Option<Timestamp>> {
+        self.promote(now);
+        let next_due = || self.delayed.first().map(|(due, ..)| *due);
+        if self.in_flight >= self.policy.concurrency {
+            return Err(None);
+        }
+        if now < self.hold_until {
+            return Err((!self.ready.is_empty() || next_due().is_some()).then_some(self.hold_until));
+        }
+        let Some((_, key)) = self.ready.first().copied() else { return Err(next_due()) };
+        let waiter = self.with(key, Lane::start).expect("a ready lane has a head");
+        self.in_flight += 1;
+        Ok(Start { destination: self.id, sequence: waiter.sequence, lies_under: waiter.lies_under, lane: key })
+    }
+
+    /// What has become due is ready, in order of acceptance.
+    fn promote(&mut self, now: Timestamp) {
+        while let Some((due, sequence, key)) = self.delayed.first().copied().filter(|(due, ..)| *due <= now) {
+            self.delayed.remove(&(due, sequence, key));
+            self.ready.insert((sequence, key));
+        }
+    }
+
+    /// An attempt has ended with its delivery resolved: delivered or discarded.
+    pub(super) fn resolved(&mut self, key: LaneKey, sequence: Sequence) {
+        self.land(key, sequence, |_, _| {});
+    }
+
+    /// An attempt has failed; the delivery waits in the delay tree.
+    pub(super) fn retry(&mut self, key: LaneKey, sequence: Sequence, due: Timestamp) {
+        self.land(key, sequence, |lane, waiter| {
+            let _first = lane.insert(Waiter { lies_under: due, not_before: due, ..waiter });
+        });
+    }
+
+    /// An attempt has failed for good.
+    pub(super) fn died(&mut self, key: LaneKey, sequence: Sequence) {
+        let holds = self.policy.dead_letters == DeadLetters::Hold;
+        self.land(key, sequence, |lane, _| {
+            if holds {
+                lane.hold(sequence);
+            }
+        });
+    }
+
+    fn land(&mut self, key: LaneKey, sequence: Sequence, then: impl FnOnce(&mut Lane, Waiter)) {
+        let landed = self.with(key, |lane| lane.land(sequence).map(|waiter| then(lane, waiter)));
+        if landed.is_some() {
+            self.in_flight -= 1;
+        }
+    }
+
+    /// A dead letter of before the start holds its lane.
+    pub(super) fn hold_lane(&mut self, key: LaneKey, dead: Sequence) {
+        if self.policy.dead_letters == DeadLetters::Hold {
+            self.with(key, |lane| lane.hold(dead));
+        }
+    }
+
+    pub(super) fn release_lane(&mut self, key: LaneKey, dead: Sequence) {
+        if self.lanes.contains_key(&key) {
+            self.with(key, |lane| lane.release(dead));
+        }
+    }
+
+    /// From where more is wanted, given that `next` has been reached by acceptance.
+    pub(super) fn wants(&self, next: Sequence) -> Option<Sequence> {
+        let low = self.ready.len() < READY_LOW && self.lanes.len() < LANES_MAX;
+        (low && !self.loading && self.cursor < next).then_some(self.cursor)
+    }
+
+    /// Whether what arrives at `first` can be taken at once, because everything before it is known.
+    pub(super) fn takes(&self, first: Sequence) -> bool {
+        self.cursor == first && !self.loading && self.ready.len() < READY_HIGH && self.lanes.len() < LANES_MAX
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Known deliveries whose due time has not come.
+    pub fn delayed(&self) -> usize {
+        self.delayed.len()
+    }
+
+    /// Known deliveries that wait behind others of their interaction.
+    pub fn held(&self) -> usize {
+        self.waiting - self.ready.len() - self.delayed.len()
+    }
+
+    pub fn hold_until(&self) -> Timestamp {
+        self.hold_until
+    }
+
+    /// When the oldest of the known deliveries was accepted.
+    pub fn oldest(&self) -> Option<Timestamp> {
+        self.lanes.values().filter_map(|lane| lane.in_flight().or_else(|| lane.waiting().front())).map(|w| w.received_at).min()
+    }
+
+    pub fn standing(&self, lane: Digest64, sequence: Sequence, now: Timestamp) -> Standing {
+        let Some(lane) = self.lanes.get(&self.key(lane, sequence)) else { return Standing::Queued };
+        if lane.in_flight().is_some_and(|w| w.sequence == sequence) {
+            return Standing::InFlight;
+        }
+        if let Some(behind) = lane.ahead_of(sequence) {
+            return Standing::Held { behind };
+        }
+        match lane.waiting().iter().find(|w| w.sequence == sequence) {
+            Some(w) if w.not_before > now => Standing::Delayed { until: w.not_before },
+            _ => Standing::Queued,
+        }
+    }
+
+    /// Every known delivery that lies in the delay tree, with the due time under which it lies there.
+    pub fn in_delay_tree(&self) -> impl Iterator<Item = (Sequence, Timestamp)> {
+        let all = self.lanes.values().flat_map(|lane| lane.waiting().iter().chain(lane.in_flight()));
+        all.filter(|w| w.lies_under > Timestamp::ZERO).map(|w| (w.sequence, w.lies_under))
+    }
+}

@@ -1,0 +1,160 @@
+//! The scheduler: which delivery goes now, and if none, when to ask again.
+//!
+//! Pure: it takes `now`, knows neither tokio nor sled nor hyper, and cannot fail. `dispatch` drives it; a simulation drives
+//! it through days of traffic in a second.
+//!
+//! *Invariants.* Per (destination, interaction) a delivery starts only when the one before it is resolved; lines share
+//! nothing, so a destination in trouble costs the others nothing.
+
+mod lane;
+mod line;
+
+pub use lane::LaneKey;
+pub use line::{DeadLetters, Line, Ordered, Policy, Standing, Start};
+
+use crate::event::{DestinationId, Digest64, Sequence};
+use crate::store::{Place, Ticket};
+use crate::time::Timestamp;
+use lane::Waiter;
+
+/// What an ended attempt means for its place in the line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Landing {
+    /// Delivered, or discarded by decision.
+    Resolved,
+    Retry { due: Timestamp },
+    Dead,
+}
+
+/// The scheduler's answer.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Start(Start),
+    /// Nothing starts before this time, or before something is told.
+    Wait(Option<Timestamp>),
+}
+
+#[derive(Debug)]
+pub struct Scheduler {
+    lines: Vec<Line>,
+    /// The line that is asked first; goes round, so that none starves.
+    first: usize,
+    /// Everything before it has been accepted.
+    next: Sequence,
+}
+
+impl Scheduler {
+    /// `floor`: everything in pages lies at or behind it. `next`: the next sequence to be given.
+    pub fn new(lines: impl IntoIterator<Item = (DestinationId, Policy)>, floor: Sequence, next: Sequence) -> Self {
+        let lines = lines.into_iter().map(|(id, policy)| Line::new(id, policy, floor)).collect();
+        Self { lines, first: 0, next }
+    }
+
+    pub fn line(&self, d: DestinationId) -> Option<&Line> {
+        self.lines.iter().find(|line| line.id == d)
+    }
+
+    fn line_mut(&mut self, d: DestinationId) -> Option<&mut Line> {
+        self.lines.iter_mut().find(|line| line.id == d)
+    }
+
+    /// Events up to `next` have been accepted.
+    pub fn accepted(&mut self, tickets: &[Ticket], next: Sequence) {
+        self.next = next;
+        let Some(first) = tickets.first() else { return };
+        for line in self.lines.iter_mut().filter(|line| line.takes(first.sequence)) {
+            for ticket in tickets.iter().filter(|t| t.to.has(line.id)) {
+                line.insert(line.key(ticket.lane, ticket.sequence), waiter(ticket, Timestamp::ZERO));
+            }
+            line.cursor = next;
+        }
+    }
+
+    /// A line that has run low, and from where it wants more. It is then taken to be loading.
+    pub fn wants(&mut self) -> Option<(DestinationId, Sequence)> {
+        let next = self.next;
+        let (line, from) = self.lines.iter_mut().find_map(|line| line.wants(next).map(|from| (line, from)))?;
+        line.loading = true;
+        Some((line.id, from))
+    }
+
+    /// What was asked for; the line knows everything before `next`.
+    pub fn loaded(&mut self, d: DestinationId, tickets: &[Ticket], next: Sequence) {
+        let Some(line) = self.line_mut(d) else { return };
+        for ticket in tickets {
+            line.insert(line.key(ticket.lane, ticket.sequence), waiter(ticket, Timestamp::ZERO));
+        }
+        line.cursor = next;
+        line.loading = false;
+    }
+
+    /// A delivery of the delay tree waits until `not_before`: at a start, or because it was redriven.
+    pub fn waits(&mut self, d: DestinationId, ticket: &Ticket, not_before: Timestamp) {
+        let Some(line) = self.line_mut(d) else { return };
+        let key = line.key(ticket.lane, ticket.sequence);
+        line.release_lane(key, ticket.sequence);
+        line.insert(key, waiter(ticket, not_before));
+    }
+
+    /// A dead letter of before the start; it holds its interaction where the destination says so.
+    pub fn dead(&mut self, d: DestinationId, lane: Digest64, sequence: Sequence) {
+        if let Some(line) = self.line_mut(d) {
+            line.hold_lane(line.key(lane, sequence), sequence);
+        }
+    }
+
+    /// A dead letter is gone for good.
+    pub fn purged(&mut self, d: DestinationId, lane: Digest64, sequence: Sequence) {
+        if let Some(line) = self.line_mut(d) {
+            line.release_lane(line.key(lane, sequence), sequence);
+        }
+    }
+
+    /// The destination is left alone until then.
+    pub fn hold(&mut self, d: DestinationId, until: Timestamp) {
+        if let Some(line) = self.line_mut(d) {
+            line.hold_until = line.hold_until.max(until);
+        }
+    }
+
+    /// An attempt has ended.
+    pub fn landed(&mut self, start: &Start, landing: Landing) {
+        let Some(line) = self.line_mut(start.destination) else { return };
+        match landing {
+            Landing::Resolved => line.resolved(start.lane, start.sequence),
+            Landing::Retry { due } => line.retry(start.lane, start.sequence, due),
+            Landing::Dead => line.died(start.lane, start.sequence),
+        }
+    }
+
+    /// What goes now, else when to ask again.
+    pub fn poll(&mut self, now: Timestamp) -> Step {
+        let mut wake: Option<Timestamp> = None;
+        let n = self.lines.len();
+        for i in 0..n {
+            let at = (self.first + i) % n;
+            match self.lines[at].poll(now) {
+                Ok(start) => {
+                    self.first = (at + 1) % n;
+                    return Step::Start(start);
+                }
+                Err(Some(due)) => wake = Some(wake.map_or(due, |wake| wake.min(due))),
+                Err(None) => {}
+            }
+        }
+        Step::Wait(wake)
+    }
+
+    pub fn lines(&self) -> impl Iterator<Item = (DestinationId, &Line)> {
+        self.lines.iter().map(|line| (line.id, line))
+    }
+}
+
+fn waiter(ticket: &Ticket, not_before: Timestamp) -> Waiter {
+    let lies_under = match ticket.place {
+        Place::Page => Timestamp::ZERO,
+        Place::Delay(due) => due,
+    };
+    Waiter { sequence: ticket.sequence, lies_under, not_before, received_at: ticket.received_at }
+}
