@@ -30,10 +30,10 @@ fn parse_listen(text: &str) -> Result<SocketAddr, Wrong> {
     }
     if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
         let example = SocketAddr::new(ip, 8080);
-        return Err(Wrong::new(format!(r#""{text}" has no port"#), format!(r#"write "{example}""#)));
+        return Err(Wrong::new(format!("{text:?} has no port"), format!(r#"write "{example}""#)));
     }
     let port = text.rsplit(':').next().and_then(|p| p.parse::<u16>().ok()).unwrap_or(8080);
-    let not_ip = format!(r#""{text}" is not IP:PORT"#);
+    let not_ip = format!("{text:?} is not IP:PORT");
     Err(Wrong::new(not_ip, format!(r#"write "127.0.0.1:{port}" for this machine only, or "0.0.0.0:{port}" for all"#)))
 }
 
@@ -61,28 +61,28 @@ pub(super) fn parse_url(text: &str) -> Result<Uri, Wrong> {
         return Err(Wrong::new("the URL has a user or password in it", remedy));
     }
     let Some((scheme, _)) = text.split_once("://") else {
-        return Err(Wrong::new(format!(r#""{text}" has no scheme"#), format!(r#"write "https://{text}""#)));
+        return Err(Wrong::new(format!("{text:?} has no scheme"), format!("write {:?}", format!("https://{text}"))));
     };
     if !matches!(scheme, "http" | "https") {
-        return Err(Wrong::new(format!(r#""{text}" is neither http nor https"#), EXAMPLE));
+        return Err(Wrong::new(format!("{text:?} is neither http nor https"), EXAMPLE));
     }
     if let Some((kept, _)) = text.split_once('#') {
-        let message = format!(r#""{text}" has a fragment (#...), which is never sent"#);
-        return Err(Wrong::new(message, format!(r#"write "{kept}""#)));
+        let message = format!("{text:?} has a fragment (#...), which is never sent");
+        return Err(Wrong::new(message, format!("write {kept:?}")));
     }
     if let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic()) {
         let remedy = "percent-encode it in the path and query, write the host in its ASCII form (xn--...)";
-        return Err(Wrong::new(format!(r#""{text}" has {bad:?} in it"#), remedy));
+        return Err(Wrong::new(format!("{text:?} has {bad:?} in it"), remedy));
     }
-    let not_url = || Wrong::new(format!(r#""{text}" is not a URL"#), EXAMPLE);
+    let not_url = || Wrong::new(format!("{text:?} is not a URL"), EXAMPLE);
     let uri: Uri = text.parse().map_err(|_| not_url())?;
     let authority = uri.authority().ok_or_else(not_url)?;
     let has_port = authority.as_str().len() > authority.host().len();
     if authority.host().is_empty() {
-        return Err(Wrong::new(format!(r#""{text}" has no host"#), EXAMPLE));
+        return Err(Wrong::new(format!("{text:?} has no host"), EXAMPLE));
     }
     if has_port && !matches!(authority.port_u16(), Some(1..)) {
-        return Err(Wrong::new(format!(r#""{text}" has a bad port"#), "write a port from 1 to 65535, or none"));
+        return Err(Wrong::new(format!("{text:?} has a bad port"), "write a port from 1 to 65535, or none"));
     }
     Ok(uri)
 }

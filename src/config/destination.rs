@@ -10,19 +10,17 @@ use crate::rules::backoff::{Jitter, Retry};
 use http::HeaderName;
 use std::time::Duration;
 
-const TIMEOUT: Limits<Duration> = Limits {
-    min: span("10ms"),
-    max: span("10m"),
-    why: "an attempt that never ends holds up its interaction and the end of the daemon",
-};
-const CONCURRENCY: Limits<u64> = Limits { min: 1, max: 4096, why: "each request in flight takes a connection" };
-const BASE: Limits<Duration> = Limits { min: span("1ms"), max: span("1h"), why: "" };
-const FACTOR: Limits<f64> = Limits { min: 1.0, max: 10.0, why: "waits may grow from attempt to attempt, not shrink" };
-const MAX: Limits<Duration> = Limits { min: span("1ms"), max: span("24h"), why: "" };
-const ATTEMPTS: Limits<u64> = Limits { min: 1, max: 1000, why: "every attempt is kept with its event" };
-const MAX_AGE: Limits<Duration> = Limits { min: span("1s"), max: span("90d"), why: "" };
+const TIMEOUT: Limits<Duration> =
+    Limits { min: (span("10ms"), ""), max: (span("10m"), "an attempt that does not end holds up its interaction") };
+const CONCURRENCY: Limits<u64> = Limits { min: (1, ""), max: (4096, "each request in flight takes a connection") };
+const BASE: Limits<Duration> = Limits { min: (span("1ms"), ""), max: (span("1h"), "") };
+const FACTOR: Limits<f64> = Limits { min: (1.0, "waits do not shrink from attempt to attempt"), max: (10.0, "") };
+const MAX: Limits<Duration> = Limits { min: (span("1ms"), ""), max: (span("24h"), "") };
+const ATTEMPTS: Limits<u64> =
+    Limits { min: (1, "the first one counts"), max: (1000, "every attempt is kept with its event") };
+const MAX_AGE: Limits<Duration> = Limits { min: (span("1s"), ""), max: (span("90d"), "") };
 const RETRY_AFTER_MAX: Limits<Duration> =
-    Limits { min: span("1s"), max: span("7d"), why: "for so long one answer can hold back the destination" };
+    Limits { min: (span("1s"), ""), max: (span("7d"), "one answer can hold back the destination for so long") };
 
 /// Reads one destination.
 pub(super) fn destination<'r>(mut section: Section<'r>, names: &mut Names<'r>) -> Destination {
@@ -48,9 +46,14 @@ fn retry(mut section: Section<'_>) -> Retry {
     let base = section.take("base", |v| values::duration(&v, &BASE)).unwrap_or(absent.base);
     let factor = section.take("factor", |v| values::number(&v, &FACTOR)).unwrap_or(absent.factor);
     let max = section.take("max", |v| values::duration(&v, &MAX)).unwrap_or(absent.max);
-    if base > max {
+    if base > max && section.sound(&["base", "max"]) {
         let at = if section.has("base") { "base" } else { "max" };
-        section.wrong_at(at, "`base` is longer than `max`", "write a shorter `base` or a longer `max`");
+        let message = format!(
+            "`base` is longer than `max` ({} and {})",
+            values::shown_duration(base),
+            values::shown_duration(max)
+        );
+        section.wrong_at(at, message, "write a shorter `base` or a longer `max`");
     }
     let attempts = section.take("attempts", |v| values::whole(&v, &ATTEMPTS));
     Retry {

@@ -7,15 +7,15 @@ use super::values::{self, GIB, KIB, Limits, MIB, TIB, span};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-const MAX_BODY: Limits<u64> = Limits { min: KIB, max: 64 * MIB, why: "a body is held in memory as a whole" };
-const MAX_HEADERS: Limits<u64> = Limits { min: 8 * KIB, max: MIB, why: "the HTTP reader starts with 8 KiB" };
-const MAX_CONNECTIONS: Limits<u64> = Limits { min: 1, max: 100_000, why: "each takes a file descriptor" };
-const MAX_JSON_DEPTH: Limits<u64> = Limits { min: 1, max: 127, why: "deeper JSON is refused by its parser" };
-const MAX_IN_FLIGHT: Limits<u64> = Limits { min: KIB, max: 64 * GIB, why: "" };
-const HEADER_TIMEOUT: Limits<Duration> = Limits { min: span("10ms"), max: span("5m"), why: "" };
-const BODY_TIMEOUT: Limits<Duration> = Limits { min: span("10ms"), max: span("10m"), why: "" };
-const DISK_RESERVE: Limits<u64> = Limits { min: MIB, max: TIB, why: "delivery writes too, and needs room to end" };
-const MAX_QUEUE: Limits<u64> = Limits { min: KIB, max: 16 * TIB, why: "" };
+const MAX_BODY: Limits<u64> = Limits { min: (KIB, ""), max: (64 * MIB, "a body is held in memory as a whole") };
+const MAX_HEADERS: Limits<u64> = Limits { min: (8 * KIB, "the HTTP reader needs 8 KiB"), max: (MIB, "") };
+const MAX_CONNECTIONS: Limits<u64> = Limits { min: (1, ""), max: (100_000, "each takes a file descriptor") };
+const MAX_JSON_DEPTH: Limits<u64> = Limits { min: (1, ""), max: (127, "the JSON parser goes no deeper") };
+const MAX_IN_FLIGHT: Limits<u64> = Limits { min: (KIB, ""), max: (64 * GIB, "") };
+const HEADER_TIMEOUT: Limits<Duration> = Limits { min: (span("10ms"), ""), max: (span("5m"), "") };
+const BODY_TIMEOUT: Limits<Duration> = Limits { min: (span("10ms"), ""), max: (span("10m"), "") };
+const DISK_RESERVE: Limits<u64> = Limits { min: (MIB, "delivery goes on and needs room to write"), max: (TIB, "") };
+const MAX_QUEUE: Limits<u64> = Limits { min: (KIB, ""), max: (16 * TIB, "") };
 /// Addresses and where they stand; empty where they are the default.
 pub(super) type Listeners<'r> = Vec<(Value<'r>, SocketAddr)>;
 
@@ -66,9 +66,14 @@ pub(super) fn intake(mut section: Section<'_>) -> (Intake, Listeners<'_>) {
     for (key, bytes) in
         [("max_in_flight", intake.max_in_flight_bytes as u64), ("max_queue_bytes", intake.max_queue_bytes)]
     {
-        if bytes < intake.max_body_bytes as u64 {
+        let body = intake.max_body_bytes as u64;
+        if bytes < body && section.sound(&[key, "max_body"]) {
             let at = if section.has(key) { key } else { "max_body" };
-            let message = format!("`{key}` is less than `max_body`: the largest bodies would never fit");
+            let message = format!(
+                "`{key}` is less than `max_body` ({} and {})",
+                values::shown_size(bytes),
+                values::shown_size(body)
+            );
             section.wrong_at(at, message, format!("write a larger `{key}` or a smaller `max_body`"));
         }
     }

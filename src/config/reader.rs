@@ -65,7 +65,7 @@ fn note_syntax(reading: &Reading<'_>, text: &str, errors: &[toml::de::Error]) {
             let remedy = "keep one of them; blocks that may be repeated are [[source]] and [[destination]]";
             Wrong::new(format!("`{}` is written twice", text.get(span.clone()).unwrap_or_default()), remedy)
         } else {
-            let remedy = r#"write key = value, with texts, durations and sizes in quotes"#;
+            let remedy = "write [block] or key = value, with texts, durations and sizes in quotes";
             Wrong::new(format!("not TOML: {}", error.message()), remedy)
         };
         reading.note(span.start, "", wrong);
@@ -78,9 +78,10 @@ fn settings(mut root: Section<'_>) -> Settings {
     note_overlaps(&[("intake.listen", &intake.listen, &intake_at), ("admin.listen", &admin.listen, &admin_at)]);
     let store = root.part("store", Store::default(), store);
 
+    let source_blocks = root.blocks("source", r#"name = "genesys""#);
     let mut destination_names = Names::of("destination");
     let mut destinations = Vec::new();
-    for block in root.blocks("destination") {
+    for block in root.blocks("destination", r#"name = "crm" and url = "https://...""#) {
         if destinations.len() == DestinationSet::CAPACITY {
             let message = format!("there are more than {} destinations", DestinationSet::CAPACITY);
             block.wrong::<()>(message, "remove some, or run a second holdline for them");
@@ -88,20 +89,14 @@ fn settings(mut root: Section<'_>) -> Settings {
         destinations.push(destination(block, &mut destination_names));
     }
     let mut source_names = Names::of("source");
-    let blocks = root.blocks("source");
-    let sources: Vec<_> = blocks.into_iter().map(|b| source(b, &mut source_names, &destination_names)).collect();
-    for (key, example) in [("source", "genesys"), ("destination", "crm")] {
-        if !root.has(key) {
-            root.wrong::<()>(format!("there is no [[{key}]]"), format!("add [[{key}]] with name = \"{example}\""));
-        }
-    }
+    let sources: Vec<_> = source_blocks.into_iter().map(|b| source(b, &mut source_names, &destination_names)).collect();
     Settings { intake, admin, store, sources, destinations, dlq: root.part("dlq", Dlq::default(), dlq) }
 }
 
 const DRAIN_TIMEOUT: Limits<Duration> =
-    Limits { min: span("0s"), max: span("10m"), why: "a service manager kills what does not stop" };
-const RETENTION: Limits<Duration> = Limits { min: span("1m"), max: span("365d"), why: "" };
-const DLQ_MAX: Limits<u64> = Limits { min: values::MIB, max: 16 * values::TIB, why: "" };
+    Limits { min: (span("0s"), ""), max: (span("10m"), "a service manager kills what does not stop") };
+const RETENTION: Limits<Duration> = Limits { min: (span("1m"), ""), max: (span("365d"), "") };
+const DLQ_MAX: Limits<u64> = Limits { min: (values::MIB, ""), max: (16 * values::TIB, "") };
 
 fn store(mut section: Section<'_>) -> Store {
     let absent = Store::default();

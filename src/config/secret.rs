@@ -51,10 +51,11 @@ impl Secret {
     /// The value, without one newline at its end. An error names the reference and what to do, never the value.
     pub fn read(&self) -> Result<SecretValue, String> {
         let text = match self {
-            Self::File(path) => read_file(path).map_err(|e| format!("{self} cannot be read: {e}"))?,
+            Self::File(path) => read_file(path)
+                .map_err(|e| format!("{self} cannot be read: {e}; check the path and its permissions"))?,
             Self::Env(name) => std::env::var(name).map_err(|e| match e {
                 std::env::VarError::NotPresent => format!("{self} is not set; set it for the service"),
-                std::env::VarError::NotUnicode(_) => format!("{self} is not UTF-8"),
+                std::env::VarError::NotUnicode(_) => format!("{self} is not UTF-8; write it in UTF-8"),
             })?,
             Self::Credential(name) => self.read_credential(name, std::env::var_os("CREDENTIALS_DIRECTORY"))?,
         };
@@ -164,7 +165,12 @@ mod tests {
         };
         assert_eq!(error(b"\n"), format!("the secret in file {shown} is empty; put the secret there"));
         let too_long = error(&[b'x'; 65 * 1024]);
-        assert_eq!(too_long, format!("the secret in file {shown} cannot be read: it is longer than 64 KiB"));
+        assert_eq!(
+            too_long,
+            format!(
+                "the secret in file {shown} cannot be read: it is longer than 64 KiB; check the path and its permissions"
+            )
+        );
         assert!(error(b"\xff\xfe").contains("cannot be read: stream did not contain valid UTF-8"));
         std::fs::remove_file(&path).unwrap();
         let missing = Secret::File(path.clone()).read().unwrap_err();

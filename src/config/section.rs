@@ -51,19 +51,33 @@ pub(super) struct Section<'r> {
     table: &'r DeTable<'r>,
     offset: usize,
     known: Vec<&'static str>,
+    /// Keys that are there but could not be read.
+    faulty: Vec<&'static str>,
     abandoned: bool,
 }
 
 impl<'r> Section<'r> {
     pub(super) fn root(reading: &'r Reading<'r>, root: &'r Spanned<DeTable<'r>>) -> Self {
-        Self { reading, path: String::new(), table: root.get_ref(), offset: 0, known: Vec::new(), abandoned: false }
+        Self {
+            reading,
+            path: String::new(),
+            table: root.get_ref(),
+            offset: 0,
+            known: Vec::new(),
+            faulty: Vec::new(),
+            abandoned: false,
+        }
     }
 
     /// The value of a key as `parse` reads it; None where it is absent or `parse` found a fault.
     pub(super) fn take<T>(&mut self, key: &'static str, parse: impl FnOnce(Value<'r>) -> Option<T>) -> Option<T> {
         self.known.push(key);
         let raw = self.table.get(key)?;
-        parse(Value { reading: self.reading, path: self.path_of(key), raw })
+        let got = parse(Value { reading: self.reading, path: self.path_of(key), raw });
+        if got.is_none() {
+            self.faulty.push(key);
+        }
+        got
     }
 
     /// As `take`, but its absence is a fault.
@@ -87,9 +101,14 @@ impl<'r> Section<'r> {
         }
     }
 
-    /// The blocks `[[key]]`, in file order.
-    pub(super) fn blocks(&mut self, key: &'static str) -> Vec<Section<'r>> {
+    /// The blocks `[[key]]`, in file order; that there is none is a fault.
+    pub(super) fn blocks(&mut self, key: &'static str, example: &str) -> Vec<Section<'r>> {
+        let (none, remedy) = (format!("there is no [[{key}]]"), format!("add [[{key}]] with {example}"));
+        if !self.has(key) {
+            self.wrong::<()>(none.as_str(), remedy.as_str());
+        }
         let blocks = self.take(key, |v| match v.raw.get_ref() {
+            DeValue::Array(array) if array.is_empty() => v.wrong(none, remedy),
             DeValue::Array(_) => v.items(),
             _ => {
                 v.wrong(format!("`{key}` is one of several blocks"), format!("write it in double brackets, [[{key}]]"))
@@ -100,6 +119,11 @@ impl<'r> Section<'r> {
 
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
+    }
+
+    /// Whether these keys can be compared: each is well or absent.
+    pub(super) fn sound(&self, keys: &[&str]) -> bool {
+        !keys.iter().any(|key| self.faulty.contains(key))
     }
 
     /// Notes a fault of the table as a whole.
@@ -121,7 +145,9 @@ impl<'r> Section<'r> {
     }
 
     fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() { key.into() } else { format!("{}.{key}", self.path) }
+        let bare = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+        let key = if bare { key.to_owned() } else { format!("{key:?}") };
+        if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
     }
 
     fn judge_unknown(&self, key: &str) -> Wrong {
@@ -232,9 +258,9 @@ impl<'r> Value<'r> {
 
     pub(super) fn section(&self) -> Option<Section<'r>> {
         let DeValue::Table(table) = self.raw() else {
-            return self.not_a("table", "a table, { ... }");
+            return self.not_a("table", "a table, { key = value }");
         };
         let (reading, path, offset) = (self.reading, self.path.clone(), self.raw.span().start);
-        Some(Section { reading, path, table, offset, known: Vec::new(), abandoned: false })
+        Some(Section { reading, path, table, offset, known: Vec::new(), faulty: Vec::new(), abandoned: false })
     }
 }

@@ -214,7 +214,7 @@ impl Source {
     pub fn named(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
-            profile: PROFILES[0].into(),
+            profile: "auto".into(),
             pointers: Pointers::default(),
             dedup_window: hours(24),
             to: Vec::new(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 const DEDUP_WINDOW: Limits<Duration> =
-    Limits { min: span("1s"), max: span("30d"), why: "each remembered id takes room on disk" };
+    Limits { min: (span("1s"), ""), max: (span("30d"), "each remembered id takes room on disk") };
 
 /// Reads one source. `destinations` are those that `to` can name.
 pub(super) fn source<'r>(mut section: Section<'r>, sources: &mut Names<'r>, destinations: &Names<'r>) -> Source {
@@ -65,7 +65,7 @@ fn check_part(text: &str) -> Result<(), Wrong> {
     if let Some(name) = text.strip_prefix("header:") {
         return match HeaderName::from_bytes(name.as_bytes()) {
             Ok(_) => Ok(()),
-            Err(_) => Err(Wrong::new(format!(r#""{text}" names no header"#), r#"write it as in "header:X-Event-Id""#)),
+            Err(_) => Err(Wrong::new(format!("{text:?} names no header"), r#"write it as in "header:X-Event-Id""#)),
         };
     }
     match text.strip_prefix("query:") {
@@ -82,10 +82,10 @@ fn check_pointer(text: &str) -> Result<(), Wrong> {
         let dotted = !text.contains([':', '/', ' ']);
         let steps = text.trim_start_matches("$.").replace('.', "/");
         let remedy = if dotted { format!(r#"write "/{steps}""#) } else { format!("write {PART_EXAMPLE}") };
-        return Err(Wrong::new(format!(r#""{text}" is no pointer"#), remedy));
+        return Err(Wrong::new(format!("{text:?} is no pointer"), remedy));
     }
     if text.split('~').skip(1).any(|after| !after.starts_with(['0', '1'])) {
-        return Err(Wrong::new(format!(r#""{text}" has a bare ~"#), "write ~0 for ~ and ~1 for / within a step"));
+        return Err(Wrong::new(format!("{text:?} has a bare ~"), "write ~0 for ~ and ~1 for / within a step"));
     }
     Ok(())
 }

@@ -6,25 +6,23 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use toml::de::DeValue;
 
-/// The least and the greatest value of a setting; `why` explains a bound that is not evident.
+/// The least and the greatest value of a setting, each with its reason; empty where that is evident.
 pub(super) struct Limits<T> {
-    pub(super) min: T,
-    pub(super) max: T,
-    pub(super) why: &'static str,
+    pub(super) min: (T, &'static str),
+    pub(super) max: (T, &'static str),
 }
 
 impl<T: PartialOrd + Copy> Limits<T> {
     fn check(&self, got: T, written: &str, show: impl Fn(T) -> String) -> Result<T, Wrong> {
-        let (bound, message, direction) = if got < self.min {
+        let ((bound, why), message, direction) = if got < self.min.0 {
             (self.min, "below the minimum", "more")
-        } else if got > self.max {
+        } else if got > self.max.0 {
             (self.max, "above the maximum", "less")
         } else {
             return Ok(got);
         };
-        let bound = show(bound);
-        let why = if self.why.is_empty() { String::new() } else { format!(": {}", self.why) };
-        Err(Wrong::new(format!("{written} is {message}{why}"), format!("write {bound} or {direction}")))
+        let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+        Err(Wrong::new(format!("{written} is {message}{why}"), format!("write {} or {direction}", show(bound))))
     }
 }
 
@@ -78,7 +76,7 @@ fn parse_duration(text: &str, written: &str) -> Result<Duration, Wrong> {
 }
 
 /// In the largest unit that holds it whole.
-fn shown_duration(d: Duration) -> String {
+pub(super) fn shown_duration(d: Duration) -> String {
     let ms = crate::time::millis(d);
     const UNITS: [(u64, &str); 4] = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
     match UNITS.iter().find(|(unit, _)| ms > 0 && ms.is_multiple_of(*unit)) {
@@ -104,11 +102,11 @@ const SIZE_UNITS: [(&str, u64); 9] = [
 pub(super) fn size(value: &Value<'_>, limits: &Limits<u64>) -> Option<u64> {
     let written = value.written();
     let got = match value.raw() {
-        DeValue::String(text) => value.check(parse_size(text, &written))?,
+        DeValue::String(text) => value.check(parse_size(text, &written))?.into(),
         DeValue::Integer(_) => integer(value)?,
         _ => return value.not_a("size", r#"a size such as "64KiB" or "1GiB""#),
     };
-    value.check(limits.check(got, &written, |n| format!(r#""{}""#, shown_size(n))))
+    within(value, got, limits, |n| format!(r#""{}""#, shown_size(n)))
 }
 
 /// As `size`, for what is held in memory.
@@ -134,28 +132,33 @@ fn parse_size(text: &str, written: &str) -> Result<u64, Wrong> {
 }
 
 /// In the largest binary unit that holds it whole.
-fn shown_size(bytes: u64) -> String {
+pub(super) fn shown_size(bytes: u64) -> String {
     let unit = SIZE_UNITS[..4].iter().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
     unit.map_or_else(|| format!("{bytes}B"), |(name, factor)| format!("{}{name}", bytes / factor))
 }
 
 /// A whole number.
 pub(super) fn whole(value: &Value<'_>, limits: &Limits<u64>) -> Option<u64> {
-    let DeValue::Integer(_) = value.raw() else {
-        return value.not_a("integer", &format!("a whole number such as {}", limits.min));
-    };
-    let got = integer(value)?;
-    value.check(limits.check(got, &value.written(), |n| n.to_string()))
+    match value.raw() {
+        DeValue::Integer(_) => within(value, integer(value)?, limits, |n| n.to_string()),
+        _ => value.not_a("integer", &format!("a whole number such as {}", limits.min.0)),
+    }
 }
 
-fn integer(value: &Value<'_>) -> Option<u64> {
-    let DeValue::Integer(raw) = value.raw() else { return None };
-    match u64::from_str_radix(raw.as_str(), raw.radix()) {
+/// Wider than any limit, so that a negative number is only too small, and a huge one only too large.
+fn integer(value: &Value<'_>) -> Option<i128> {
+    let raw = value.raw().as_integer()?;
+    match i128::from_str_radix(raw.as_str(), raw.radix()) {
         Ok(got) => Some(got),
-        Err(_) => {
-            value.wrong(format!("{} is out of range", value.written()), "write a whole number from 0 to 2^63 - 1")
-        }
+        Err(_) => value.wrong(format!("{} is too large", value.written()), "write a smaller number"),
     }
+}
+
+fn within(value: &Value<'_>, got: i128, limits: &Limits<u64>, show: fn(u64) -> String) -> Option<u64> {
+    let clamped = u64::try_from(got.max(0)).unwrap_or(u64::MAX);
+    let wide = Limits { min: (limits.min.0.into(), limits.min.1), max: (limits.max.0.into(), limits.max.1) };
+    let bound = |n: i128| show(u64::try_from(n).unwrap_or(u64::MAX));
+    value.check(wide.check(got, &value.written(), bound)).map(|_| clamped)
 }
 
 /// A number, whole or not.
@@ -167,7 +170,7 @@ pub(super) fn number(value: &Value<'_>, limits: &Limits<f64>) -> Option<f64> {
             Ok(got) if got.is_finite() => got,
             _ => return value.wrong(format!("{written} is not a finite number"), "write a number such as 2.0"),
         },
-        _ => return value.not_a("float", "a number such as 2.0"),
+        _ => return value.not_a("number", "a number such as 2.0"),
     };
     value.check(limits.check(got, &written, |n| format!("{n:.1}")))
 }
@@ -244,7 +247,7 @@ pub(super) fn statuses(value: &Value<'_>) -> Option<BTreeSet<u16>> {
     Some(all)
 }
 
-const FAILURES: Limits<u64> = Limits { min: 300, max: 599, why: "statuses of failed requests are 300 to 599" };
+const FAILURES: Limits<u64> = Limits { min: (300, "only failures are tried again"), max: (599, "") };
 
 #[cfg(test)]
 mod tests {
