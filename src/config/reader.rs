@@ -42,12 +42,11 @@ pub fn load(path: &Path) -> Result<Settings, Faults> {
 pub fn read(text: &str, file: &Path) -> Result<Settings, Faults> {
     let (root, errors) = DeTable::parse_recoverable(text);
     let reading = Reading::new(text, file);
-    let settings = if errors.is_empty() { Some(settings(Section::root(&reading, &root))) } else { None };
+    let settings = errors.is_empty().then(|| settings(Section::root(&reading, &root)));
     note_syntax(&reading, text, &errors);
-    match (reading.faults(), settings) {
-        (None, Some(settings)) => Ok(settings),
-        (Some(faults), _) => Err(faults),
-        (None, None) => unreachable!("each syntax error is a fault"),
+    match reading.faults() {
+        Some(faults) => Err(faults),
+        None => Ok(settings.expect("a text without a fault is TOML")),
     }
 }
 

@@ -94,7 +94,7 @@ impl<'r> Section<'r> {
     }
 
     /// The table under a key; an absent one reads as `absent`.
-    pub(super) fn part<T>(&mut self, key: &'static str, absent: T, read: impl FnOnce(Section<'r>) -> T) -> T {
+    pub(super) fn part<T>(&mut self, key: &'static str, absent: T, read: impl FnOnce(Self) -> T) -> T {
         match self.take(key, |v| v.section()) {
             Some(section) => read(section),
             None => absent,
@@ -102,7 +102,7 @@ impl<'r> Section<'r> {
     }
 
     /// The blocks `[[key]]`, in file order; that there is none is a fault.
-    pub(super) fn blocks(&mut self, key: &'static str, example: &str) -> Vec<Section<'r>> {
+    pub(super) fn blocks(&mut self, key: &'static str, example: &str) -> Vec<Self> {
         let (none, remedy) = (format!("there is no [[{key}]]"), format!("add [[{key}]] with {example}"));
         if !self.has(key) {
             self.wrong::<()>(none.as_str(), remedy.as_str());
@@ -240,7 +240,7 @@ impl<'r> Value<'r> {
     }
 
     /// The elements of an array.
-    pub(super) fn items(&self) -> Option<Vec<Value<'r>>> {
+    pub(super) fn items(&self) -> Option<Vec<Self>> {
         let DeValue::Array(array) = self.raw() else {
             return self.not_a("array", &format!("[{}]", self.written()));
         };
@@ -249,7 +249,7 @@ impl<'r> Value<'r> {
     }
 
     /// The elements of an array, or the value itself where it is none.
-    pub(super) fn one_or_items(&self) -> Vec<Value<'r>> {
+    pub(super) fn one_or_items(&self) -> Vec<Self> {
         match self.raw() {
             DeValue::Array(_) => self.items().unwrap_or_default(),
             _ => vec![self.clone()],
