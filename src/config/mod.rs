@@ -1,5 +1,21 @@
 //! Configuration: what an operator wrote (TOML) -> settings as used.
 
+mod address;
+mod destination;
+mod fault;
+mod intake;
+mod names;
+mod overrides;
+mod reader;
+mod secret;
+mod section;
 pub mod settings;
+mod source;
+mod unbuilt;
+mod values;
 
+pub use fault::{Fault, Faults};
+pub use overrides::Overrides;
+pub use reader::{load, read};
+pub use secret::{Secret, SecretValue};
 pub use settings::Settings;

@@ -1,9 +1,9 @@
 //! Settings as used: every value checked, every default filled in. `reader.rs` makes them from what an operator wrote.
 
-use crate::profile::Profile;
+pub use super::secret::{Secret, SecretValue};
 use crate::rules::backoff::Retry;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,14 +21,16 @@ pub struct Settings {
 pub struct Intake {
     pub listen: Vec<SocketAddr>,
     pub max_body_bytes: usize,
+    /// Request line and headers together.
     pub max_header_bytes: usize,
     pub max_connections: usize,
     /// Deepest nesting of JSON that is accepted.
     pub max_json_depth: usize,
-    /// Bodies of requests that are being read or wait for the disk, together.
+    /// Bodies of requests that are being read or wait for the disk, together; at least `max_body_bytes`.
     pub max_in_flight_bytes: usize,
     /// From the first byte of a connection, or the end of the last request, to the end of the headers.
     pub header_timeout: Duration,
+    /// From the end of the headers to the end of the body.
     pub body_timeout: Duration,
     /// 200 or 202.
     pub success_status: u16,
@@ -52,15 +54,6 @@ pub enum Token {
     Given(Secret),
 }
 
-/// A secret by reference; its value never stands in a configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Secret {
-    File(PathBuf),
-    Env(String),
-    /// A systemd credential: a file in `$CREDENTIALS_DIRECTORY`.
-    Credential(String),
-}
-
 #[derive(Clone, Debug)]
 pub struct Store {
     pub path: PathBuf,
@@ -72,7 +65,10 @@ pub struct Store {
 #[derive(Clone, Debug)]
 pub struct Source {
     pub name: String,
-    pub profile: Profile,
+    /// One of [`PROFILES`].
+    pub profile: String,
+    pub pointers: Pointers,
+    /// How long the ids of accepted events are remembered.
     pub dedup_window: Duration,
     /// Names of destinations; empty: all.
     pub to: Vec<String>,
@@ -80,12 +76,45 @@ pub struct Source {
     pub types: Vec<String>,
 }
 
+/// The presets, `auto` (detects one of them) and `custom` (only what the pointers say).
+pub const PROFILES: [&str; 10] = [
+    "auto",
+    "genesys-eventbridge",
+    "genesys-notification",
+    "genesys-open-messaging",
+    "genesys-trigger",
+    "genesys-engage-interactions",
+    "interaction",
+    "cloudevents",
+    "azure-event-grid",
+    "custom",
+];
+
+/// Where the parts of an event lie, where that differs from the profile; None: as the profile has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pointers {
+    /// Of the interaction.
+    pub key: Option<Vec<Composite>>,
+    /// The sender's own id of the event.
+    pub id: Option<Vec<Composite>>,
+    pub time: Option<Vec<Composite>>,
+    pub event_type: Option<Vec<Composite>>,
+    /// A JSON pointer to an array with one event per element.
+    pub split: Option<String>,
+}
+
+/// Parts that make one value together. Each is a JSON pointer, `header:NAME`, `query:NAME` or `body:sha256`. Of several
+/// composites the first that an event has counts.
+pub type Composite = Vec<String>;
+
 #[derive(Clone, Debug)]
 pub struct Destination {
     pub name: String,
     /// `http` or `https`. None: events are held (`holdline serve` without `--to`).
     pub url: Option<http::Uri>,
+    /// Of one attempt, from connecting to the last byte of the answer.
     pub timeout: Duration,
+    /// Requests in flight at once.
     pub concurrency_max: usize,
     pub retry: Retry,
     pub ordering: Ordering,
@@ -108,6 +137,7 @@ pub struct Ordering {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OrderMode {
+    /// One event of an interaction at a time, in the order of acceptance.
     Interaction,
     None,
 }
@@ -116,15 +146,96 @@ pub enum OrderMode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDeadLetter {
     Continue,
+    /// They wait until the dead letter is redriven or purged.
     Hold,
 }
 
 #[derive(Clone, Debug)]
 pub struct Dlq {
+    /// How long a dead letter is kept for certain.
     pub retention: Duration,
     pub max_bytes: u64,
     /// Whether the oldest dead letters go when `max_bytes` or `retention` is passed.
     pub evict: bool,
+}
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+const fn hours(n: u64) -> Duration {
+    Duration::from_secs(n * 3600)
+}
+
+impl Default for Intake {
+    fn default() -> Self {
+        Self {
+            listen: vec![(Ipv4Addr::LOCALHOST, 8080).into()],
+            max_body_bytes: MIB,
+            max_header_bytes: 64 * KIB,
+            max_connections: 1024,
+            max_json_depth: 64,
+            max_in_flight_bytes: 64 * MIB,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            success_status: 202,
+            disk_reserve_bytes: GIB / 2,
+            max_queue_bytes: 20 * GIB,
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: vec![(Ipv4Addr::LOCALHOST, 8081).into()], token: Token::Made }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { path: "/var/lib/holdline".into(), require_power_safe: false, drain_timeout: Duration::from_secs(25) }
+    }
+}
+
+impl Default for Ordering {
+    fn default() -> Self {
+        Self { mode: OrderMode::Interaction, on_dead_letter: OnDeadLetter::Continue }
+    }
+}
+
+impl Default for Dlq {
+    fn default() -> Self {
+        Self { retention: hours(7 * 24), max_bytes: 5 * GIB, evict: false }
+    }
+}
+
+impl Source {
+    /// A source as it is where only its name is given.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            profile: "auto".into(),
+            pointers: Pointers::default(),
+            dedup_window: hours(24),
+            to: Vec::new(),
+            types: Vec::new(),
+        }
+    }
+}
+
+impl Destination {
+    /// A destination as it is where only its name is given: it holds its events.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            url: None,
+            timeout: Duration::from_secs(10),
+            concurrency_max: 64,
+            retry: Retry::default(),
+            ordering: Ordering::default(),
+            auth: None,
+        }
+    }
 }
 
 impl Settings {

@@ -1,0 +1,157 @@
+//! Addresses: where holdline listens, and the URLs it delivers to.
+
+use super::fault::Wrong;
+use super::section::Value;
+use super::unbuilt;
+use http::Uri;
+use std::net::{IpAddr, SocketAddr};
+
+/// One address, or an array of them; each with its place.
+pub(super) fn listen<'r>(value: Value<'r>) -> Option<Vec<(Value<'r>, SocketAddr)>> {
+    const EXAMPLE: &str = r#"an address such as "127.0.0.1:8080""#;
+    let items = value.one_or_items();
+    if items.is_empty() {
+        return value.wrong("the list is empty", format!("write {EXAMPLE}"));
+    }
+    let one = |item: Value<'r>| {
+        let address = item.text(EXAMPLE).and_then(|text| item.check(parse_listen(text)))?;
+        Some((item, address))
+    };
+    Some(items.into_iter().filter_map(one).collect())
+}
+
+/// `IP:PORT`; port 0 takes a free one.
+fn parse_listen(text: &str) -> Result<SocketAddr, Wrong> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    if text == "systemd" || text.starts_with("unix:") {
+        return Err(unbuilt::refusal(text, r#"write an address such as "127.0.0.1:8080""#));
+    }
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        let example = SocketAddr::new(ip, 8080);
+        return Err(Wrong::new(format!("{text:?} has no port"), format!(r#"write "{example}""#)));
+    }
+    let port = text.rsplit(':').next().and_then(|p| p.parse::<u16>().ok()).unwrap_or(8080);
+    let not_ip = format!("{text:?} is not IP:PORT");
+    Err(Wrong::new(not_ip, format!(r#"write "127.0.0.1:{port}" for this machine only, or "0.0.0.0:{port}" for all"#)))
+}
+
+/// Whether two listeners would want the same port of the same address.
+pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let (ip_a, ip_b) = (a.ip().to_canonical(), b.ip().to_canonical());
+    // A socket on [::] takes IPv4 as well, unless told otherwise.
+    let takes_all = |ip: IpAddr, other: IpAddr| ip.is_unspecified() && (ip.is_ipv6() || other.is_ipv4());
+    a.port() != 0 && a.port() == b.port() && (ip_a == ip_b || takes_all(ip_a, ip_b) || takes_all(ip_b, ip_a))
+}
+
+/// The URL of a destination.
+pub(super) fn url(value: &Value<'_>) -> Option<Uri> {
+    let text = value.text(r#"a URL such as "https://crm.internal/hooks""#)?;
+    value.check(parse_url(text))
+}
+
+/// The URL of a destination: http or https, a host, neither user nor fragment.
+pub(super) fn parse_url(text: &str) -> Result<Uri, Wrong> {
+    const EXAMPLE: &str = r#"write a URL such as "https://crm.internal/hooks""#;
+    // Before anything is echoed: a password may stand in it.
+    let authority = text.split_once("://").map_or(text, |(_, rest)| rest).split(['/', '?', '#']).next();
+    if authority.is_some_and(|a| a.contains('@')) {
+        let remedy = r#"take it out and write auth = { kind = "basic", user = "...", password = { file = "..." } }"#;
+        return Err(Wrong::new("the URL has a user or password in it", remedy));
+    }
+    let Some((scheme, _)) = text.split_once("://") else {
+        return Err(Wrong::new(format!("{text:?} has no scheme"), format!("write {:?}", format!("https://{text}"))));
+    };
+    if !matches!(scheme, "http" | "https") {
+        return Err(Wrong::new(format!("{text:?} is neither http nor https"), EXAMPLE));
+    }
+    if let Some((kept, _)) = text.split_once('#') {
+        let message = format!("{text:?} has a fragment (#...), which is never sent");
+        return Err(Wrong::new(message, format!("write {kept:?}")));
+    }
+    if let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic()) {
+        let remedy = "percent-encode it in the path and query, write the host in its ASCII form (xn--...)";
+        return Err(Wrong::new(format!("{text:?} has {bad:?} in it"), remedy));
+    }
+    let not_url = || Wrong::new(format!("{text:?} is not a URL"), EXAMPLE);
+    let uri: Uri = text.parse().map_err(|_| not_url())?;
+    let authority = uri.authority().ok_or_else(not_url)?;
+    let has_port = authority.as_str().len() > authority.host().len();
+    if authority.host().is_empty() {
+        return Err(Wrong::new(format!("{text:?} has no host"), EXAMPLE));
+    }
+    if has_port && !matches!(authority.port_u16(), Some(1..)) {
+        return Err(Wrong::new(format!("{text:?} has a bad port"), "write a port from 1 to 65535, or none"));
+    }
+    Ok(uri)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        for good in ["http://a", "https://crm.internal:8443/hooks?x=1", "http://[::1]:9000/", "http://10.0.0.1"] {
+            assert_eq!(parse_url(good).unwrap().to_string().trim_end_matches('/'), good.trim_end_matches('/'));
+        }
+        let bad = [
+            ("crm.internal/x", r#""crm.internal/x" has no scheme; write "https://crm.internal/x""#),
+            ("", r#""" has no scheme; write "https://""#),
+            ("ftp://a", r#""ftp://a" is neither http nor https; write a URL such as "https://crm.internal/hooks""#),
+            ("https://", r#""https://" is not a URL; write a URL such as "https://crm.internal/hooks""#),
+            ("https:///x", r#""https:///x" is not a URL; write a URL such as "https://crm.internal/hooks""#),
+            ("https://:80/", r#""https://:80/" has no host; write a URL such as "https://crm.internal/hooks""#),
+            ("http://a:0/", r#""http://a:0/" has a bad port; write a port from 1 to 65535, or none"#),
+            ("http://a:/", r#""http://a:/" has a bad port; write a port from 1 to 65535, or none"#),
+            ("http://a:70000/", r#""http://a:70000/" has a bad port; write a port from 1 to 65535, or none"#),
+            ("http://a/#x", r##""http://a/#x" has a fragment (#...), which is never sent; write "http://a/""##),
+        ];
+        for (text, wanted) in bad {
+            assert_eq!(parse_url(text).unwrap_err().to_string(), wanted, "{text}");
+        }
+        for text in ["http://u:hunter2@a/", "hunter2@a", "ftp://hunter2@a", "http://hunter2@a#x", "http://hunter2@ä"] {
+            let shown = parse_url(text).unwrap_err().to_string();
+            assert!(shown.starts_with("the URL has a user or password in it") && !shown.contains("hunter2"), "{shown}");
+        }
+        assert!(parse_url("http://a/b c").unwrap_err().message.ends_with("has ' ' in it"));
+    }
+
+    #[test]
+    fn listen_addresses() {
+        let bad = [
+            ("127.0.0.1", r#""127.0.0.1" has no port; write "127.0.0.1:8080""#),
+            ("::1", r#""::1" has no port; write "[::1]:8080""#),
+            (
+                "systemd",
+                r#"`systemd` is not supported by this version of holdline; write an address such as "127.0.0.1:8080""#,
+            ),
+            (
+                ":9090",
+                r#"":9090" is not IP:PORT; write "127.0.0.1:9090" for this machine only, or "0.0.0.0:9090" for all"#,
+            ),
+        ];
+        for (text, wanted) in bad {
+            assert_eq!(parse_listen(text).unwrap_err().to_string(), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn overlaps() {
+        let cases = [
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "127.0.0.1:81", false),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("0.0.0.0:80", "127.0.0.2:80", true),
+            ("0.0.0.0:80", "[::1]:80", false),
+            ("[::]:80", "127.0.0.1:80", true),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80", true),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+        ];
+        for (a, b, wanted) in cases {
+            let (a, b) = (a.parse().unwrap(), b.parse().unwrap());
+            assert_eq!((overlap(a, b), overlap(b, a)), (wanted, wanted), "{a} {b}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The blocks `[intake]` and `[admin]`: where holdline listens, and what it takes in.
+
+use super::address;
+use super::section::{Section, Value};
+use super::settings::{Admin, Intake, Token};
+use super::values::{self, GIB, KIB, Limits, MIB, TIB, span};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+const MAX_BODY: Limits<u64> = Limits { min: (KIB, ""), max: (64 * MIB, "a body is held in memory as a whole") };
+const MAX_HEADERS: Limits<u64> = Limits { min: (8 * KIB, "the HTTP reader needs 8 KiB"), max: (MIB, "") };
+const MAX_CONNECTIONS: Limits<u64> = Limits { min: (1, ""), max: (100_000, "each takes a file descriptor") };
+const MAX_JSON_DEPTH: Limits<u64> = Limits { min: (1, ""), max: (127, "the JSON parser goes no deeper") };
+const MAX_IN_FLIGHT: Limits<u64> = Limits { min: (KIB, ""), max: (64 * GIB, "") };
+const HEADER_TIMEOUT: Limits<Duration> = Limits { min: (span("10ms"), ""), max: (span("5m"), "") };
+const BODY_TIMEOUT: Limits<Duration> = Limits { min: (span("10ms"), ""), max: (span("10m"), "") };
+const DISK_RESERVE: Limits<u64> = Limits { min: (MIB, "delivery goes on and needs room to write"), max: (TIB, "") };
+const MAX_QUEUE: Limits<u64> = Limits { min: (KIB, ""), max: (16 * TIB, "") };
+/// Addresses and where they stand; empty where they are the default.
+pub(super) type Listeners<'r> = Vec<(Value<'r>, SocketAddr)>;
+
+fn listeners<'r>(section: &mut Section<'r>, absent: Vec<SocketAddr>) -> (Vec<SocketAddr>, Listeners<'r>) {
+    match section.take("listen", address::listen) {
+        Some(places) => (places.iter().map(|(_, address)| *address).collect(), places),
+        None => (absent, Vec::new()),
+    }
+}
+
+/// Reads `[intake]`.
+pub(super) fn intake(mut section: Section<'_>) -> (Intake, Listeners<'_>) {
+    let absent = Intake::default();
+    let (listen, places) = listeners(&mut section, absent.listen);
+    let count = |v: Value<'_>, limits| values::whole(&v, limits).and_then(|n| usize::try_from(n).ok());
+    let statuses = |v: Value<'_>| match v.raw().as_integer().map(|i| i.as_str()) {
+        Some("200") => Some(200),
+        Some("202") => Some(202),
+        _ => v.wrong(format!("{} is not 200 or 202", v.written()), "write 202, or 200 for senders that insist"),
+    };
+    let intake = Intake {
+        listen,
+        max_body_bytes: section.take("max_body", |v| values::memory(&v, &MAX_BODY)).unwrap_or(absent.max_body_bytes),
+        max_header_bytes: section
+            .take("max_headers", |v| values::memory(&v, &MAX_HEADERS))
+            .unwrap_or(absent.max_header_bytes),
+        max_connections: section
+            .take("max_connections", |v| count(v, &MAX_CONNECTIONS))
+            .unwrap_or(absent.max_connections),
+        max_json_depth: section.take("max_json_depth", |v| count(v, &MAX_JSON_DEPTH)).unwrap_or(absent.max_json_depth),
+        max_in_flight_bytes: section
+            .take("max_in_flight", |v| values::memory(&v, &MAX_IN_FLIGHT))
+            .unwrap_or(absent.max_in_flight_bytes),
+        header_timeout: section
+            .take("header_timeout", |v| values::duration(&v, &HEADER_TIMEOUT))
+            .unwrap_or(absent.header_timeout),
+        body_timeout: section
+            .take("body_timeout", |v| values::duration(&v, &BODY_TIMEOUT))
+            .unwrap_or(absent.body_timeout),
+        success_status: section.take("success_status", statuses).unwrap_or(absent.success_status),
+        disk_reserve_bytes: section
+            .take("disk_reserve", |v| values::size(&v, &DISK_RESERVE))
+            .unwrap_or(absent.disk_reserve_bytes),
+        max_queue_bytes: section
+            .take("max_queue_bytes", |v| values::size(&v, &MAX_QUEUE))
+            .unwrap_or(absent.max_queue_bytes),
+    };
+    for (key, bytes) in
+        [("max_in_flight", intake.max_in_flight_bytes as u64), ("max_queue_bytes", intake.max_queue_bytes)]
+    {
+        let body = intake.max_body_bytes as u64;
+        if bytes < body && section.sound(&[key, "max_body"]) {
+            let at = if section.has(key) { key } else { "max_body" };
+            let message = format!(
+                "`{key}` is less than `max_body` ({} and {})",
+                values::shown_size(bytes),
+                values::shown_size(body)
+            );
+            section.wrong_at(at, message, format!("write a larger `{key}` or a smaller `max_body`"));
+        }
+    }
+    (intake, places)
+}
+
+/// Reads `[admin]`.
+pub(super) fn admin(mut section: Section<'_>) -> (Admin, Listeners<'_>) {
+    let (listen, places) = listeners(&mut section, Admin::default().listen);
+    let token = section.take("token", super::secret::secret).map_or(Token::Made, Token::Given);
+    (Admin { listen, token }, places)
+}
+
+/// Two listeners on one port: noted at the later one that is written.
+pub(super) fn note_overlaps(groups: &[(&str, &[SocketAddr], &Listeners<'_>)]) {
+    let mut seen: Vec<(SocketAddr, Option<&Value<'_>>, String)> = Vec::new();
+    for (key, addresses, places) in groups {
+        for (i, &address) in addresses.iter().enumerate() {
+            let place = places.get(i).map(|(value, _)| value);
+            let shown = place.map_or_else(|| format!("{key} (by default)"), |v| v.path().to_owned());
+            if let Some((other, other_place, other_shown)) = seen.iter().find(|(a, ..)| address::overlap(*a, address)) {
+                let (at, taken, by) = match place {
+                    Some(_) => (place, *other, other_shown),
+                    None => (*other_place, address, &shown),
+                };
+                if let Some(value) = at {
+                    value.wrong::<()>(format!("the port is taken by {by}, {taken}"), "write another port");
+                }
+            }
+            seen.push((address, place, shown));
+        }
+    }
+}

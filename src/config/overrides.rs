@@ -1,0 +1,144 @@
+//! Flags of `holdline serve`: they beat the file, and stand in for it where there is none.
+
+use super::address;
+use super::settings::{Admin, Destination, Dlq, Intake, Settings, Source, Store};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// What was given on the command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--to`: the URL of the destination named `default`, or of the only one.
+    pub to: Option<String>,
+    /// `--data`: the directory of the store.
+    pub data: Option<PathBuf>,
+    pub intake: Option<SocketAddr>,
+    pub admin: Option<SocketAddr>,
+}
+
+/// The source and the destination that are there without a file.
+const DEFAULT: &str = "default";
+
+impl Settings {
+    /// The settings without a file. An error names the flag and what to write instead.
+    pub fn embedded(overrides: &Overrides) -> Result<Self, String> {
+        let settings = Self {
+            intake: Intake::default(),
+            admin: Admin::default(),
+            store: Store { path: "./holdline-data".into(), ..Store::default() },
+            sources: vec![Source::named(DEFAULT)],
+            destinations: vec![Destination::named(DEFAULT)],
+            dlq: Dlq::default(),
+        };
+        settings.with(overrides)
+    }
+
+    /// These settings, beaten by the flags. An error names the flag and what to write instead.
+    pub fn with(mut self, overrides: &Overrides) -> Result<Self, String> {
+        if let Some(to) = &overrides.to {
+            let url = address::parse_url(to).map_err(|wrong| format!("--to: {wrong}"))?;
+            self.destination_of_to()?.url = Some(url);
+        }
+        if let Some(data) = &overrides.data {
+            if data.as_os_str().is_empty() {
+                return Err("--data: the path is empty; write the path of a directory".into());
+            }
+            self.store.path.clone_from(data);
+        }
+        if let Some(intake) = overrides.intake {
+            self.intake.listen = vec![intake];
+        }
+        if let Some(admin) = overrides.admin {
+            self.admin.listen = vec![admin];
+        }
+        for &intake in &self.intake.listen {
+            if let Some(admin) = self.admin.listen.iter().find(|a| address::overlap(intake, **a)) {
+                let remedy = "write another port for one of them, with --intake or --admin";
+                return Err(format!("intake ({intake}) and admin ({admin}) would share a port; {remedy}"));
+            }
+        }
+        Ok(self)
+    }
+
+    fn destination_of_to(&mut self) -> Result<&mut Destination, String> {
+        let index = match self.destinations.as_slice() {
+            [_] => 0,
+            several => several.iter().position(|d| d.name == DEFAULT).ok_or_else(|| {
+                format!(
+                    "--to: none of the {} destinations is named \"{DEFAULT}\"; leave --to out and write the url in the file",
+                    several.len()
+                )
+            })?,
+        };
+        Ok(&mut self.destinations[index])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to(url: &str) -> Overrides {
+        Overrides { to: Some(url.into()), ..Overrides::default() }
+    }
+
+    #[test]
+    fn without_a_file_and_flags_events_are_held() {
+        let s = Settings::embedded(&Overrides::default()).unwrap();
+        assert_eq!(s.intake.listen, ["127.0.0.1:8080".parse().unwrap()]);
+        assert_eq!(s.admin.listen, ["127.0.0.1:8081".parse().unwrap()]);
+        assert_eq!(s.store.path, PathBuf::from("./holdline-data"));
+        assert_eq!((s.sources[0].name.as_str(), s.sources[0].profile.as_str()), ("default", "auto"));
+        assert_eq!((s.destinations[0].name.as_str(), &s.destinations[0].url), ("default", &None));
+    }
+
+    #[test]
+    fn flags_beat_what_is_there() {
+        let flags = Overrides {
+            to: Some("http://crm/x".into()),
+            data: Some("/data".into()),
+            intake: Some("0.0.0.0:1".parse().unwrap()),
+            admin: Some("0.0.0.0:2".parse().unwrap()),
+        };
+        let s = Settings::embedded(&flags).unwrap();
+        assert_eq!(s.destinations[0].url.as_ref().unwrap(), "http://crm/x");
+        assert_eq!(s.store.path, PathBuf::from("/data"));
+        assert_eq!(s.intake.listen, ["0.0.0.0:1".parse().unwrap()]);
+        assert_eq!(s.admin.listen, ["0.0.0.0:2".parse().unwrap()]);
+    }
+
+    #[test]
+    fn to_needs_one_destination_that_it_can_mean() {
+        let with = |names: &[&str]| {
+            let mut s = Settings::embedded(&Overrides::default()).unwrap();
+            s.destinations = names.iter().copied().map(Destination::named).collect();
+            s.with(&to("http://new/"))
+        };
+        assert!(with(&["crm"]).unwrap().destinations[0].url.is_some());
+        let s = with(&["crm", "default"]).unwrap();
+        assert!(s.destinations[0].url.is_none() && s.destinations[1].url.is_some());
+        assert_eq!(
+            with(&["crm", "erp"]).unwrap_err(),
+            "--to: none of the 2 destinations is named \"default\"; leave --to out and write the url in the file"
+        );
+    }
+
+    #[test]
+    fn bad_flags_say_which_and_what_instead() {
+        let cases = [
+            (to("crm/x"), r#"--to: "crm/x" has no scheme; write "https://crm/x""#),
+            (
+                Overrides { intake: Some("0.0.0.0:8081".parse().unwrap()), ..Overrides::default() },
+                "intake (0.0.0.0:8081) and admin (127.0.0.1:8081) would share a port; \
+                 write another port for one of them, with --intake or --admin",
+            ),
+            (
+                Overrides { data: Some(PathBuf::new()), ..Overrides::default() },
+                "--data: the path is empty; write the path of a directory",
+            ),
+        ];
+        for (flags, wanted) in cases {
+            assert_eq!(Settings::embedded(&flags).unwrap_err(), wanted);
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Each kind of fault as an operator sees it, and the default configuration as it is shipped.
+
+use super::*;
+use crate::config::Overrides;
+use crate::config::settings::{DestinationAuth, OnDeadLetter, OrderMode, PROFILES, Secret, Token};
+use crate::rules::backoff::Jitter;
+
+const SHIPPED: &str = include_str!("../../../packaging/holdline.toml");
+
+fn faults(text: &str) -> Vec<String> {
+    match read(text, Path::new("h.toml")) {
+        Ok(_) => Vec::new(),
+        Err(faults) => faults.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// The faults of a configuration that is whole but for these settings of one block.
+fn faults_in(block: &str, settings: &str) -> Vec<String> {
+    let (source, destination) = ("[[source]]\nname = \"s\"\n", "[[destination]]\nname = \"d\"\n");
+    let text = match block {
+        "source" => format!("source = [{{ name = \"s\", {settings} }}]\n{destination}"),
+        "destination" => format!("destination = [{{ name = \"d\", {settings} }}]\n{source}"),
+        _ => format!("{block} = {{ {settings} }}\n{source}{destination}"),
+    };
+    faults(&text)
+}
+
+/// Cases: a line `BLOCK: SETTINGS`, then the faults it has, indented and without their place.
+const CASES: &str = include_str!("faults.txt");
+
+#[test]
+fn each_kind_of_fault() {
+    let mut lines = CASES.lines().filter(|l| !l.starts_with('#')).peekable();
+    let mut cases = 0;
+    while let Some(case) = lines.next() {
+        let (block, settings) = case.split_once(": ").unwrap();
+        let mut wanted = Vec::new();
+        while let Some(fault) = lines.peek().and_then(|l| l.strip_prefix("    ")) {
+            wanted.push(fault);
+            lines.next();
+        }
+        let found = faults_in(block, settings);
+        let found: Vec<&str> = found.iter().map(|f| f.split_once(": ").unwrap().1).collect();
+        assert_eq!(found, wanted, "{case}");
+        assert!(!wanted.is_empty() && !wanted.concat().contains("hunter"), "no fault, or a secret is shown: {case}");
+        cases += 1;
+    }
+    assert!(cases > 90, "{cases}");
+}
+
+#[test]
+fn whole_files() {
+    for (text, wanted) in FILES {
+        assert_eq!(faults(text), *wanted, "{text}");
+    }
+}
+
+const FILES: &[(&str, &[&str])] = &[
+    (
+        "",
+        &[
+            r#"h.toml:1:1: there is no [[source]]; add [[source]] with name = "genesys""#,
+            r#"h.toml:1:1: there is no [[destination]]; add [[destination]] with name = "crm" and url = "https://...""#,
+        ],
+    ),
+    (
+        "source = []\ndestination = []",
+        &[
+            r#"h.toml:1:10: source: there is no [[source]]; add [[source]] with name = "genesys""#,
+            r#"h.toml:2:15: destination: there is no [[destination]]; add [[destination]] with name = "crm" and url = "https://...""#,
+        ],
+    ),
+    (
+        "source = 3\n[destination]\nname = 'd'",
+        &[
+            "h.toml:1:10: source: `source` is one of several blocks; write it in double brackets, [[source]]",
+            "h.toml:2:1: destination: `destination` is one of several blocks; write it in double brackets, [[destination]]",
+        ],
+    ),
+    (
+        "[[source]]\nname = 'a'\n[[source]]\nname = 'a'\n[[destination]]",
+        &[
+            "h.toml:4:8: source[1].name: 'a' is the name of source[0] already; write another name",
+            r#"h.toml:5:1: destination[0]: `name` is missing; write name = "crm""#,
+        ],
+    ),
+    (
+        "[[source]]\nname = 'A'\n[[destination]]\nname = ''\n[[destination]]\nname = 3\n",
+        &[
+            "h.toml:2:8: source[0].name: 'A' is not a name; write 1 to 63 of a-z, 0-9, _ and -, the first of them a letter or digit",
+            "h.toml:4:8: destination[0].name: '' is not a name; write 1 to 63 of a-z, 0-9, _ and -, the first of them a letter or digit",
+            r#"h.toml:6:8: destination[1].name: expected a string, found an integer; write a name such as "crm""#,
+        ],
+    ),
+    (
+        "[[source]]\nname = 's'\nto = ['CRM']\n[[destination]]\nname = 'CRM'\n",
+        &[
+            "h.toml:5:8: destination[0].name: 'CRM' is not a name; write 1 to 63 of a-z, 0-9, _ and -, the first of them a letter or digit",
+        ],
+    ),
+    (
+        "[[source]]\nname = 's'\n[[destination]]\nname = 'd'\n[[alert]]\n[stor]\n[other]\n",
+        &[
+            "h.toml:5:3: alert: `alert` is not supported by this version of holdline; remove it",
+            "h.toml:6:2: stor: unknown key; write `store`",
+            "h.toml:7:2: other: unknown key; remove it; known here: intake, admin, store, source, destination, dlq",
+        ],
+    ),
+    (
+        "a = 10s\n[b\n",
+        &[
+            "h.toml:1:5: not TOML: string values must be quoted, expected literal string; write [block] or key = value, with texts, durations and sizes in quotes",
+            "h.toml:2:3: not TOML: unclosed table, expected `]`; write [block] or key = value, with texts, durations and sizes in quotes",
+        ],
+    ),
+    (
+        "[intake]\nlisten = 1\nlisten = 2\n[source]\n[source]\n",
+        &[
+            "h.toml:3:1: `listen` is written twice; keep one of them; blocks that may be repeated are [[source]] and [[destination]]",
+            "h.toml:5:2: `source` is written twice; keep one of them; blocks that may be repeated are [[source]] and [[destination]]",
+        ],
+    ),
+    (
+        "é = 'ö' x",
+        &[
+            "h.toml:1:9: not TOML: unexpected key or value, expected newline, `#`; write [block] or key = value, with texts, durations and sizes in quotes",
+        ],
+    ),
+    (
+        "a = 'x\n",
+        &[
+            "h.toml:1:7: not TOML: invalid literal string, expected `'`; write [block] or key = value, with texts, durations and sizes in quotes",
+        ],
+    ),
+];
+
+#[test]
+fn ten_faults_are_told_at_once_and_in_file_order() {
+    let text = "[dlq]\nevict = 'no'\n[admin]\ntoken = 'x'\n[intake]\nmax_body = '1'\nlisten = 'x'\nbody_timeout = '3'\n\
+                [[destination]]\nname = 'D'\nurl = 'ftp://x'\nrate = 3\n[[source]]\nname = 's'\nprofil = 'auto'\nto = ['E']\n";
+    let at: Vec<String> = faults(text).iter().map(|f| f.splitn(4, ':').take(2).skip(1).collect()).collect();
+    assert_eq!(at, ["2", "4", "6", "7", "8", "10", "11", "12", "15", "16"]);
+}
+
+#[test]
+fn the_64th_destination_is_the_last() {
+    let blocks: String = (0..65).map(|n| format!("[[destination]]\nname = 'd{n}'\n")).collect();
+    let wanted = "h.toml:131:1: destination[64]: there are more than 64 destinations; \
+                  remove some, or run a second holdline for them";
+    assert_eq!(faults(&format!("[[source]]\nname = 's'\n{blocks}")), [wanted]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = load(&dir.path().join("x.toml")).unwrap_err().to_string();
+    assert!(missing.contains("x.toml: cannot be read: No such file"), "{missing}");
+    assert!(missing.ends_with("; write the path of a file that is there, or leave out --config"), "{missing}");
+    assert!(load(dir.path()).unwrap_err().to_string().ends_with("; write the path of a file"));
+    let bytes = dir.path().join("bytes.toml");
+    std::fs::write(&bytes, b"\xff").unwrap();
+    assert!(load(&bytes).unwrap_err().to_string().ends_with("; write it in UTF-8"));
+}
+
+#[test]
+fn everything_that_can_be_written_is_read() {
+    let s = read(FULL, Path::new("h.toml")).unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(s.intake.listen, ["0.0.0.0:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
+    assert_eq!((s.intake.max_body_bytes, s.intake.max_header_bytes), (2 << 20, 8192));
+    assert_eq!((s.intake.success_status, s.intake.disk_reserve_bytes), (200, 2_000_000));
+    assert!(matches!(&s.admin.token, Token::Given(Secret::Credential(name)) if name == "admin"));
+    assert_eq!((s.store.path.to_str(), s.store.require_power_safe), (Some("data"), true));
+    let source = s.source("in-1").unwrap();
+    assert_eq!(source.pointers.key, Some(vec![vec!["/a".into(), "/b~1c".into()], vec!["header:X-Key".into()]]));
+    assert_eq!(source.pointers.id, Some(vec![vec!["body:sha256".into()]]));
+    assert_eq!((source.pointers.time.as_ref(), source.pointers.split.as_deref()), (None, Some("")));
+    assert_eq!((source.to.as_slice(), source.types.as_slice()), (&["b".to_owned()][..], &["x.*".to_owned()][..]));
+    let [a, b, c] = s.destinations.as_slice() else { panic!("three destinations") };
+    assert!(matches!(&a.auth, Some(DestinationAuth::Bearer { token: Secret::Env(name) }) if name == "A"));
+    assert!(matches!(&b.auth, Some(DestinationAuth::Basic { user, .. }) if user == "u"));
+    assert!(matches!(&c.auth, Some(DestinationAuth::Header { name, .. }) if name == "x-key"));
+    assert_eq!((a.retry.factor, a.retry.jitter, a.retry.attempts), (3.0, Jitter::None, 5));
+    assert_eq!(a.retry.statuses, std::iter::once(429).chain(300..400).collect());
+    assert_eq!((a.ordering.mode, a.ordering.on_dead_letter), (OrderMode::None, OnDeadLetter::Hold));
+    assert_eq!((a.concurrency_max, b.concurrency_max, a.timeout), (8, 64, Duration::from_millis(1500)));
+    assert_eq!((s.dlq.retention, s.dlq.max_bytes, s.dlq.evict), (Duration::from_secs(86_400), 10_000_000, true));
+}
+
+const FULL: &str = r#"
+intake = { listen = ["0.0.0.0:1", "[::1]:2"], max_body = "2MiB", max_headers = 8192, success_status = 200, disk_reserve = "2MB" }
+admin = { token = { credential = "admin" } }
+store = { path = "data", require_power_safe = true }
+dlq = { retention = "1d", max_bytes = "10MB", evict = true }
+[[source]]
+name = "in-1"
+profile = "custom"
+key = [["/a", "/b~1c"], "header:X-Key"]
+id = "body:sha256"
+split = ""
+to = ["b"]
+types = ["x.*"]
+auth = { kind = "none" }
+[[destination]]
+name = "a"
+url = "http://10.0.0.1:9000/x?y=z"
+timeout = "1s 500ms"
+concurrency = { max = 8, adaptive = false }
+retry = { factor = 3, jitter = "none", attempts = 5, statuses = [429, "3xx"] }
+ordering = { mode = "none", on_dead_letter = "hold", on_stale = "deliver", reorder_window = "0s" }
+auth = { kind = "bearer", token = { env = "A" } }
+[[destination]]
+name = "b"
+auth = { kind = "basic", user = "u", password = { env = "A" } }
+[[destination]]
+name = "c"
+auth = { kind = "header", name = "X-Key", value = { env = "A" } }
+"#;
+
+#[test]
+fn the_shipped_file_is_the_defaults() {
+    let shipped = read(SHIPPED, Path::new("holdline.toml")).unwrap_or_else(|faults| panic!("{faults}"));
+    let mut built_in = Settings::embedded(&Overrides::default()).unwrap();
+    built_in.store = Store::default();
+    assert_eq!(format!("{shipped:#?}"), format!("{built_in:#?}"));
+}
+
+#[test]
+fn every_example_in_the_shipped_file_works() {
+    let setting =
+        |line: &str| line.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_alphabetic() || c == '_'));
+    let examples: Vec<&str> = SHIPPED.lines().filter_map(|l| l.strip_prefix("# ")).filter(|l| setting(l)).collect();
+    assert_eq!(examples.len(), 12, "{examples:?}");
+    for example in examples {
+        assert_eq!(faults(&SHIPPED.replacen(&format!("# {example}"), example, 1)), [""; 0], "{example}");
+    }
+}
+
+#[test]
+fn the_shipped_file_names_every_key_and_profile() {
+    let marked = SHIPPED.replace("\n[[source]]", "\n[[source]]\nzzzzzzzzzzzz = 1");
+    let marked = marked.replace("\n[[destination]]", "\n[[destination]]\nzzzzzzzzzzzz = 1");
+    let marked: String = ["intake", "admin", "store", "destination.retry", "destination.ordering", "dlq"]
+        .iter()
+        .fold(marked, |text, block| text.replace(&format!("\n[{block}]"), &format!("\n[{block}]\nzzzzzzzzzzzz = 1")));
+    let found = faults(&marked);
+    assert_eq!(found.len(), 8, "{found:?}");
+    for fault in &found {
+        let (_, known) = fault.split_once("known here: ").unwrap();
+        for key in known.split(", ") {
+            let written = SHIPPED.lines().any(|l| l.trim_start_matches("# ").starts_with(&format!("{key} = ")));
+            let written = written || SHIPPED.contains(&format!(".{key}]"));
+            assert!(written, "{key} is missing; {fault}");
+        }
+    }
+    for profile in PROFILES {
+        assert!(SHIPPED.contains(&format!("\"{profile}\"")), "{profile}");
+    }
+}
+
+#[test]
+fn marks_and_line_ends_of_other_systems_do_no_harm() {
+    let text = format!("\u{feff}{}", SHIPPED.replace('\n', "\r\n"));
+    assert_eq!(faults(&text), [""; 0]);
+}
+
+#[test]
+fn a_file_cut_short_or_with_a_byte_missing_is_read_or_refused() {
+    let whole = FULL.replace("u\"", "ü\"");
+    let mut refused = 0;
+    for (at, c) in whole.char_indices() {
+        let without = format!("{}{}", &whole[..at], &whole[at + c.len_utf8()..]);
+        for text in [&whole[..at], &without] {
+            refused += usize::from(!faults(text).is_empty());
+        }
+    }
+    assert!(refused > 1000, "{refused}");
+}

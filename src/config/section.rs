@@ -1,0 +1,266 @@
+//! What is being read: a text, its tables (`Section`) and values (`Value`), each of which knows its place.
+//!
+//! Nothing here stops at a fault: it is noted with its place, the reader goes on with `None`, and all come out together.
+
+use super::fault::{Fault, Faults, Wrong, nearest};
+use super::unbuilt;
+use std::cell::RefCell;
+use std::path::Path;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// The text that is read and the faults found in it so far.
+pub(super) struct Reading<'r> {
+    file: &'r Path,
+    text: &'r str,
+    faults: RefCell<Vec<Fault>>,
+}
+
+impl<'r> Reading<'r> {
+    pub(super) fn new(text: &'r str, file: &'r Path) -> Self {
+        Self { file, text, faults: RefCell::default() }
+    }
+
+    /// Notes a fault at a byte of the text.
+    pub(super) fn note(&self, offset: usize, key: &str, wrong: Wrong) {
+        let (line, column) = self.position(offset);
+        let Wrong { message, remedy } = wrong;
+        self.faults.borrow_mut().push(Fault { file: self.file.into(), line, column, key: key.into(), message, remedy });
+    }
+
+    pub(super) fn faults(self) -> Option<Faults> {
+        Faults::of(self.faults.into_inner())
+    }
+
+    /// Line and column (in characters), both from 1.
+    fn position(&self, offset: usize) -> (usize, usize) {
+        let mut end = offset.min(self.text.len());
+        while !self.text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let before = &self.text[..end];
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    }
+}
+
+/// A table that is being read. Once it goes, every key that nobody took is a fault.
+pub(super) struct Section<'r> {
+    reading: &'r Reading<'r>,
+    path: String,
+    table: &'r DeTable<'r>,
+    offset: usize,
+    known: Vec<&'static str>,
+    /// Keys that are there but could not be read.
+    faulty: Vec<&'static str>,
+    abandoned: bool,
+}
+
+impl<'r> Section<'r> {
+    pub(super) fn root(reading: &'r Reading<'r>, root: &'r Spanned<DeTable<'r>>) -> Self {
+        Self {
+            reading,
+            path: String::new(),
+            table: root.get_ref(),
+            offset: 0,
+            known: Vec::new(),
+            faulty: Vec::new(),
+            abandoned: false,
+        }
+    }
+
+    /// The value of a key as `parse` reads it; None where it is absent or `parse` found a fault.
+    pub(super) fn take<T>(&mut self, key: &'static str, parse: impl FnOnce(Value<'r>) -> Option<T>) -> Option<T> {
+        self.known.push(key);
+        let raw = self.table.get(key)?;
+        let got = parse(Value { reading: self.reading, path: self.path_of(key), raw });
+        if got.is_none() {
+            self.faulty.push(key);
+        }
+        got
+    }
+
+    /// As `take`, but its absence is a fault.
+    pub(super) fn need<T>(
+        &mut self,
+        key: &'static str,
+        example: &str,
+        parse: impl FnOnce(Value<'r>) -> Option<T>,
+    ) -> Option<T> {
+        if !self.table.contains_key(key) {
+            self.wrong::<()>(format!("`{key}` is missing"), format!("write {example}"));
+        }
+        self.take(key, parse)
+    }
+
+    /// The table under a key; an absent one reads as `absent`.
+    pub(super) fn part<T>(&mut self, key: &'static str, absent: T, read: impl FnOnce(Self) -> T) -> T {
+        match self.take(key, |v| v.section()) {
+            Some(section) => read(section),
+            None => absent,
+        }
+    }
+
+    /// The blocks `[[key]]`, in file order; that there is none is a fault.
+    pub(super) fn blocks(&mut self, key: &'static str, example: &str) -> Vec<Self> {
+        let (none, remedy) = (format!("there is no [[{key}]]"), format!("add [[{key}]] with {example}"));
+        if !self.has(key) {
+            self.wrong::<()>(none.as_str(), remedy.as_str());
+        }
+        let blocks = self.take(key, |v| match v.raw.get_ref() {
+            DeValue::Array(array) if array.is_empty() => v.wrong(none, remedy),
+            DeValue::Array(_) => v.items(),
+            _ => {
+                v.wrong(format!("`{key}` is one of several blocks"), format!("write it in double brackets, [[{key}]]"))
+            }
+        });
+        blocks.unwrap_or_default().into_iter().filter_map(|v| v.section()).collect()
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Whether these keys can be compared: each is well or absent.
+    pub(super) fn sound(&self, keys: &[&str]) -> bool {
+        !keys.iter().any(|key| self.faulty.contains(key))
+    }
+
+    /// Notes a fault of the table as a whole.
+    pub(super) fn wrong<T>(&self, message: impl Into<String>, remedy: impl Into<String>) -> Option<T> {
+        self.reading.note(self.offset, &self.path, Wrong::new(message, remedy));
+        None
+    }
+
+    /// Notes a fault of the value of a key, or of the table where the key is absent.
+    pub(super) fn wrong_at(&self, key: &str, message: impl Into<String>, remedy: impl Into<String>) {
+        let offset = self.table.get(key).map_or(self.offset, |value| value.span().start);
+        self.reading.note(offset, &self.path_of(key), Wrong::new(message, remedy));
+    }
+
+    /// Ends the section without a look at the keys that nobody took, because it is not clear which belong there.
+    pub(super) fn abandon<T>(mut self) -> Option<T> {
+        self.abandoned = true;
+        None
+    }
+
+    fn path_of(&self, key: &str) -> String {
+        let bare = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+        let key = if bare { key.to_owned() } else { format!("{key:?}") };
+        if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
+    }
+
+    fn judge_unknown(&self, key: &str) -> Wrong {
+        if let Some(near) = nearest(key, self.known.iter().copied()) {
+            return Wrong::new("unknown key", format!("write `{near}`"));
+        }
+        Wrong::new("unknown key", format!("remove it; known here: {}", self.known.join(", ")))
+    }
+}
+
+impl Drop for Section<'_> {
+    fn drop(&mut self) {
+        if self.abandoned {
+            return;
+        }
+        for (key, value) in self.table {
+            let name: &str = key.get_ref();
+            if self.known.contains(&name) {
+                continue;
+            }
+            let wrong = match unbuilt::judge(&self.path, name, value.get_ref()) {
+                unbuilt::Verdict::Accepted => continue,
+                unbuilt::Verdict::Refused(wrong) => wrong,
+                unbuilt::Verdict::NotListed => self.judge_unknown(name),
+            };
+            self.reading.note(key.span().start, &self.path_of(name), wrong);
+        }
+    }
+}
+
+/// A value with its place.
+#[derive(Clone)]
+pub(super) struct Value<'r> {
+    reading: &'r Reading<'r>,
+    path: String,
+    raw: &'r Spanned<DeValue<'r>>,
+}
+
+impl<'r> Value<'r> {
+    pub(super) fn raw(&self) -> &'r DeValue<'r> {
+        self.raw.get_ref()
+    }
+
+    /// The dotted key.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The value as it was written, quotes included; long ones are cut.
+    pub(super) fn written(&self) -> String {
+        const SHOWN_MAX: usize = 80;
+        let text = self.reading.text.get(self.raw.span()).unwrap_or_default();
+        let flat = text.replace(|c: char| c.is_control(), " ");
+        match flat.char_indices().nth(SHOWN_MAX) {
+            Some((cut, _)) => format!("{}...", &flat[..cut]),
+            None => flat,
+        }
+    }
+
+    /// Notes a fault of this value. Gives None, so that a parser can end with it.
+    pub(super) fn wrong<T>(&self, message: impl Into<String>, remedy: impl Into<String>) -> Option<T> {
+        self.reading.note(self.raw.span().start, &self.path, Wrong::new(message, remedy));
+        None
+    }
+
+    /// Notes the fault, if it is one.
+    pub(super) fn check<T>(&self, result: Result<T, Wrong>) -> Option<T> {
+        result.map_err(|w| self.reading.note(self.raw.span().start, &self.path, w)).ok()
+    }
+
+    /// Notes that the value is of the wrong type.
+    pub(super) fn not_a<T>(&self, wanted: &str, example: &str) -> Option<T> {
+        let article = |word: &str| if word.starts_with(['a', 'i']) { "an" } else { "a" }.to_owned() + " " + word;
+        let found = self.raw().type_str();
+        self.wrong(format!("expected {}, found {}", article(wanted), article(found)), format!("write {example}"))
+    }
+
+    pub(super) fn text(&self, example: &str) -> Option<&'r str> {
+        match self.raw() {
+            DeValue::String(text) => Some(text),
+            _ => self.not_a("string", example),
+        }
+    }
+
+    pub(super) fn boolean(&self) -> Option<bool> {
+        match self.raw() {
+            DeValue::Boolean(truth) => Some(*truth),
+            _ => self.not_a("boolean", "true or false"),
+        }
+    }
+
+    /// The elements of an array.
+    pub(super) fn items(&self) -> Option<Vec<Self>> {
+        let DeValue::Array(array) = self.raw() else {
+            return self.not_a("array", &format!("[{}]", self.written()));
+        };
+        let item = |(i, raw)| Value { reading: self.reading, path: format!("{}[{i}]", self.path), raw };
+        Some(array.iter().enumerate().map(item).collect())
+    }
+
+    /// The elements of an array, or the value itself where it is none.
+    pub(super) fn one_or_items(&self) -> Vec<Self> {
+        match self.raw() {
+            DeValue::Array(_) => self.items().unwrap_or_default(),
+            _ => vec![self.clone()],
+        }
+    }
+
+    pub(super) fn section(&self) -> Option<Section<'r>> {
+        let DeValue::Table(table) = self.raw() else {
+            return self.not_a("table", "a table, { key = value }");
+        };
+        let (reading, path, offset) = (self.reading, self.path.clone(), self.raw.span().start);
+        Some(Section { reading, path, table, offset, known: Vec::new(), faulty: Vec::new(), abandoned: false })
+    }
+}

@@ -1,0 +1,106 @@
+//! The block `[[source]]`: a sender, and where the parts of its events lie.
+
+use super::fault::Wrong;
+use super::names::Names;
+use super::section::{Section, Value};
+use super::settings::{Composite, PROFILES, Pointers, Source};
+use super::values::{self, Limits, span};
+use http::HeaderName;
+use std::time::Duration;
+use toml::de::DeValue;
+
+const DEDUP_WINDOW: Limits<Duration> =
+    Limits { min: (span("1s"), ""), max: (span("30d"), "each remembered id takes room on disk") };
+
+/// Reads one source. `destinations` are those that `to` can name.
+pub(super) fn source<'r>(mut section: Section<'r>, sources: &mut Names<'r>, destinations: &Names<'r>) -> Source {
+    let name = section.need("name", r#"name = "genesys""#, |v| sources.declare(&v));
+    let absent = Source::named(name.unwrap_or_default());
+    let profiles = PROFILES.map(|p| (p, p));
+    Source {
+        profile: section.take("profile", |v| values::choice(&v, &profiles)).map_or(absent.profile, Into::into),
+        pointers: Pointers {
+            key: section.take("key", composites),
+            id: section.take("id", composites),
+            time: section.take("time", composites),
+            event_type: section.take("type", composites),
+            split: section.take("split", split),
+        },
+        dedup_window: section
+            .take("dedup_window", |v| values::duration(&v, &DEDUP_WINDOW))
+            .unwrap_or(absent.dedup_window),
+        to: section
+            .take("to", |v| values::words(&v, "all destinations", |item| destinations.resolve(item)))
+            .unwrap_or_default(),
+        types: section.take("types", |v| values::words(&v, "all types", type_pattern)).unwrap_or_default(),
+        name: absent.name,
+    }
+}
+
+/// Alternatives: a part, or an array whose elements are parts or arrays of parts that belong together.
+fn composites(value: Value<'_>) -> Option<Vec<Composite>> {
+    let items = value.one_or_items();
+    if items.is_empty() {
+        return value.wrong("the list is empty", "name at least one pointer, or remove it for that of the profile");
+    }
+    Some(items.iter().filter_map(composite).collect())
+}
+
+fn composite(value: &Value<'_>) -> Option<Composite> {
+    let parts = value.one_or_items();
+    if parts.is_empty() {
+        return value.wrong("the list is empty", "name at least one pointer, or remove it");
+    }
+    let part = |v: &Value<'_>| {
+        let text = v.text(PART_EXAMPLE)?;
+        v.check(check_part(text)).map(|()| text.to_owned())
+    };
+    Some(parts.iter().filter_map(part).collect())
+}
+
+const PART_EXAMPLE: &str = r#"a JSON pointer such as "/detail/id", "header:NAME", "query:NAME" or "body:sha256""#;
+
+/// Whether a part of a composite is well-formed.
+fn check_part(text: &str) -> Result<(), Wrong> {
+    if let Some(name) = text.strip_prefix("header:") {
+        return match HeaderName::from_bytes(name.as_bytes()) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Wrong::new(format!("{text:?} names no header"), r#"write it as in "header:X-Event-Id""#)),
+        };
+    }
+    match text.strip_prefix("query:") {
+        Some("") => Err(Wrong::new(r#""query:" names no parameter"#, r#"write it as in "query:event_id""#)),
+        Some(_) => Ok(()),
+        None if text == "body:sha256" => Ok(()),
+        None => check_pointer(text),
+    }
+}
+
+/// Whether a text is a JSON pointer (RFC 6901): empty, or `/` before each step, with `~` only in `~0` and `~1`.
+fn check_pointer(text: &str) -> Result<(), Wrong> {
+    if !text.is_empty() && !text.starts_with('/') {
+        let dotted = !text.contains([':', '/', ' ']);
+        let steps = text.trim_start_matches("$.").replace('.', "/");
+        let remedy = if dotted { format!(r#"write "/{steps}""#) } else { format!("write {PART_EXAMPLE}") };
+        return Err(Wrong::new(format!("{text:?} is no pointer"), remedy));
+    }
+    if text.split('~').skip(1).any(|after| !after.starts_with(['0', '1'])) {
+        return Err(Wrong::new(format!("{text:?} has a bare ~"), "write ~0 for ~ and ~1 for / within a step"));
+    }
+    Ok(())
+}
+
+fn split(value: Value<'_>) -> Option<String> {
+    let text = value.text(r#"a JSON pointer such as "/events""#)?;
+    value.check(check_pointer(text)).map(|()| text.into())
+}
+
+fn type_pattern(value: &Value<'_>) -> Option<String> {
+    let example = r#"a pattern such as "v2.detail.events.conversation.*""#;
+    match value.raw() {
+        DeValue::String(text) if text.trim().is_empty() => {
+            value.wrong("the pattern is empty", format!("write {example}"))
+        }
+        _ => value.text(example).map(Into::into),
+    }
+}

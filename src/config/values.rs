@@ -1,0 +1,295 @@
+//! Kinds of values: durations, sizes, numbers, words, lists. Each has limits, and says what to write instead.
+
+use super::fault::{Wrong, nearest};
+use super::section::Value;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use toml::de::DeValue;
+
+/// The least and the greatest value of a setting, each with its reason; empty where that is evident.
+pub(super) struct Limits<T> {
+    pub(super) min: (T, &'static str),
+    pub(super) max: (T, &'static str),
+}
+
+impl<T: PartialOrd + Copy> Limits<T> {
+    fn check(&self, got: T, written: &str, show: impl Fn(T) -> String) -> Result<T, Wrong> {
+        let ((bound, why), message, direction) = if got < self.min.0 {
+            (self.min, "below the minimum", "more")
+        } else if got > self.max.0 {
+            (self.max, "above the maximum", "less")
+        } else {
+            return Ok(got);
+        };
+        let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+        Err(Wrong::new(format!("{written} is {message}{why}"), format!("write {} or {direction}", show(bound))))
+    }
+}
+
+pub(super) const KIB: u64 = 1 << 10;
+pub(super) const MIB: u64 = 1 << 20;
+pub(super) const GIB: u64 = 1 << 30;
+pub(super) const TIB: u64 = 1 << 40;
+
+/// A duration of the tables of limits, as in `span("10ms")`.
+pub(super) const fn span(text: &'static str) -> Duration {
+    let bytes = text.as_bytes();
+    let (mut n, mut i) = (0, 0);
+    while bytes[i].is_ascii_digit() {
+        n = n * 10 + (bytes[i] - b'0') as u64;
+        i += 1;
+    }
+    match (bytes[i], bytes.len() - i) {
+        (b'm', 2) => Duration::from_millis(n),
+        (b's', 1) => Duration::from_secs(n),
+        (b'm', 1) => Duration::from_secs(n * 60),
+        (b'h', 1) => Duration::from_secs(n * 3600),
+        (b'd', 1) => Duration::from_secs(n * 86_400),
+        _ => panic!("a limit is written in ms, s, m, h or d"),
+    }
+}
+
+/// A duration with its unit, as in `"250ms"`, `"30s"`, `"7d"`.
+pub(super) fn duration(value: &Value<'_>, limits: &Limits<Duration>) -> Option<Duration> {
+    let written = value.written();
+    let got = match value.raw() {
+        DeValue::String(text) => value.check(parse_duration(text, &written))?,
+        DeValue::Integer(_) | DeValue::Float(_) => {
+            return value.wrong(format!("{written} has no unit"), format!(r#"write "{written}s""#));
+        }
+        _ => return value.not_a("duration", r#"a duration such as "30s""#),
+    };
+    value.check(limits.check(got, &written, |d| format!(r#""{}""#, shown_duration(d))))
+}
+
+fn parse_duration(text: &str, written: &str) -> Result<Duration, Wrong> {
+    let such_as = r#"write a duration such as "250ms", "30s", "5m" or "7d""#;
+    humantime::parse_duration(text).map_err(|e| match e {
+        humantime::DurationError::UnknownUnit { unit, .. } if unit.is_empty() => {
+            Wrong::new(format!("{written} has no unit"), format!(r#"write "{}s""#, text.trim()))
+        }
+        humantime::DurationError::UnknownUnit { unit, .. } => {
+            Wrong::new(format!("{written} has the unknown unit `{unit}`"), such_as)
+        }
+        _ => Wrong::new(format!("{written} is not a duration"), such_as),
+    })
+}
+
+/// In the largest unit that holds it whole.
+pub(super) fn shown_duration(d: Duration) -> String {
+    let ms = crate::time::millis(d);
+    const UNITS: [(u64, &str); 4] = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
+    match UNITS.iter().find(|(unit, _)| ms > 0 && ms.is_multiple_of(*unit)) {
+        Some((unit, name)) => format!("{}{name}", ms / unit),
+        None if ms == 0 => "0s".into(),
+        None => format!("{ms}ms"),
+    }
+}
+
+const SIZE_UNITS: [(&str, u64); 9] = [
+    ("TiB", TIB),
+    ("GiB", GIB),
+    ("MiB", MIB),
+    ("KiB", KIB),
+    ("TB", 1_000_000_000_000),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("KB", 1000),
+    ("B", 1),
+];
+
+/// Bytes: `"64KiB"`, `"10MB"`, or a plain number.
+pub(super) fn size(value: &Value<'_>, limits: &Limits<u64>) -> Option<u64> {
+    let written = value.written();
+    let got = match value.raw() {
+        DeValue::String(text) => value.check(parse_size(text, &written))?.into(),
+        DeValue::Integer(_) => integer(value)?,
+        _ => return value.not_a("size", r#"a size such as "64KiB" or "1GiB""#),
+    };
+    within(value, got, limits, |n| format!(r#""{}""#, shown_size(n)))
+}
+
+/// As `size`, for what is held in memory.
+pub(super) fn memory(value: &Value<'_>, limits: &Limits<u64>) -> Option<usize> {
+    size(value, limits).map(|n| usize::try_from(n).unwrap_or(usize::MAX))
+}
+
+fn parse_size(text: &str, written: &str) -> Result<u64, Wrong> {
+    let such_as = r#"write a whole number with a unit, such as "64KiB", "10MB" or "1GiB""#;
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = (&text[..digits], text[digits..].trim());
+    if number.is_empty() || unit.starts_with(['.', ',']) {
+        return Err(Wrong::new(format!("{written} is not a size"), such_as));
+    }
+    let factor = match SIZE_UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)) {
+        Some((_, factor)) => *factor,
+        None if unit.is_empty() => 1,
+        None => return Err(Wrong::new(format!("{written} has the unknown unit `{unit}`"), such_as)),
+    };
+    let bytes = number.parse().ok().and_then(|n: u64| n.checked_mul(factor));
+    bytes.ok_or_else(|| Wrong::new(format!("{written} is too large to count"), such_as))
+}
+
+/// In the largest binary unit that holds it whole.
+pub(super) fn shown_size(bytes: u64) -> String {
+    let unit = SIZE_UNITS[..4].iter().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
+    unit.map_or_else(|| format!("{bytes}B"), |(name, factor)| format!("{}{name}", bytes / factor))
+}
+
+/// A whole number.
+pub(super) fn whole(value: &Value<'_>, limits: &Limits<u64>) -> Option<u64> {
+    match value.raw() {
+        DeValue::Integer(_) => within(value, integer(value)?, limits, |n| n.to_string()),
+        _ => value.not_a("integer", &format!("a whole number such as {}", limits.min.0)),
+    }
+}
+
+/// Wider than any limit, so that a negative number is only too small, and a huge one only too large.
+fn integer(value: &Value<'_>) -> Option<i128> {
+    let raw = value.raw().as_integer()?;
+    match i128::from_str_radix(raw.as_str(), raw.radix()) {
+        Ok(got) => Some(got),
+        Err(_) => value.wrong(format!("{} is too large", value.written()), "write a smaller number"),
+    }
+}
+
+fn within(value: &Value<'_>, got: i128, limits: &Limits<u64>, show: fn(u64) -> String) -> Option<u64> {
+    let clamped = u64::try_from(got.max(0)).unwrap_or(u64::MAX);
+    let wide = Limits { min: (limits.min.0.into(), limits.min.1), max: (limits.max.0.into(), limits.max.1) };
+    let bound = |n: i128| show(u64::try_from(n).unwrap_or(u64::MAX));
+    value.check(wide.check(got, &value.written(), bound)).map(|_| clamped)
+}
+
+/// A number, whole or not.
+pub(super) fn number(value: &Value<'_>, limits: &Limits<f64>) -> Option<f64> {
+    let written = value.written();
+    let got = match value.raw() {
+        DeValue::Integer(_) => integer(value)? as f64,
+        DeValue::Float(raw) => match raw.as_str().parse::<f64>() {
+            Ok(got) if got.is_finite() => got,
+            _ => return value.wrong(format!("{written} is not a finite number"), "write a number such as 2.0"),
+        },
+        _ => return value.not_a("number", "a number such as 2.0"),
+    };
+    value.check(limits.check(got, &written, |n| format!("{n:.1}")))
+}
+
+/// One of a few words.
+pub(super) fn choice<T: Copy>(value: &Value<'_>, words: &[(&'static str, T)]) -> Option<T> {
+    let all: Vec<String> = words.iter().map(|(word, _)| format!(r#""{word}""#)).collect();
+    let all = all.join(", ");
+    let text = value.text(&format!("one of {all}"))?;
+    if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text) {
+        return Some(*meaning);
+    }
+    let remedy = match nearest(text, words.iter().map(|(word, _)| *word)) {
+        Some(near) => format!(r#"write "{near}""#),
+        None => format!("write one of {all}"),
+    };
+    value.wrong(format!("{} is not known", value.written()), remedy)
+}
+
+/// A name of a source or destination: it stands in URLs, metrics and on command lines.
+pub(super) fn name(value: &Value<'_>) -> Option<String> {
+    const LENGTH_MAX: usize = 63; // as a DNS label
+    let text = value.text(r#"a name such as "crm""#)?;
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_' || c == b'-';
+    let first_good = text.bytes().next().is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    if first_good && text.len() <= LENGTH_MAX && text.bytes().all(inner) {
+        return Some(text.into());
+    }
+    let remedy = "write 1 to 63 of a-z, 0-9, _ and -, the first of them a letter or digit";
+    value.wrong(format!("{} is not a name", value.written()), remedy)
+}
+
+/// A list that, where it is written, says something: neither empty nor with the same element twice.
+pub(super) fn words(
+    value: &Value<'_>,
+    absent_means: &str,
+    parse: impl Fn(&Value<'_>) -> Option<String>,
+) -> Option<Vec<String>> {
+    let items = value.items()?;
+    if items.is_empty() {
+        return value.wrong("the list is empty", format!("name at least one, or remove it for {absent_means}"));
+    }
+    let mut words = Vec::new();
+    for item in &items {
+        let Some(word) = parse(item) else { continue };
+        if words.contains(&word) {
+            item.wrong::<()>(format!("{} is listed twice", item.written()), "remove one of them");
+        }
+        words.push(word);
+    }
+    Some(words)
+}
+
+/// Statuses of HTTP that are no success: numbers and classes such as `"5xx"`.
+pub(super) fn statuses(value: &Value<'_>) -> Option<BTreeSet<u16>> {
+    let mut all = BTreeSet::new();
+    for item in value.items()? {
+        match item.raw() {
+            DeValue::String(text) => match text.as_ref() {
+                "3xx" => all.extend(300..400),
+                "4xx" => all.extend(400..500),
+                "5xx" => all.extend(500..600),
+                digits if digits.parse::<u16>().is_ok() => {
+                    item.wrong::<()>(format!("{} is in quotes", item.written()), format!("write {digits}"))?;
+                }
+                _ => {
+                    let remedy = r#"write a status such as 503, or "3xx", "4xx" or "5xx""#;
+                    item.wrong::<()>(format!("{} is no class of failures", item.written()), remedy)?;
+                }
+            },
+            _ => all.extend(whole(&item, &FAILURES).and_then(|n| u16::try_from(n).ok())),
+        }
+    }
+    Some(all)
+}
+
+const FAILURES: Limits<u64> = Limits { min: (300, "only failures are tried again"), max: (599, "") };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        let good = [
+            ("64KiB", 65_536),
+            ("1 GiB", 1 << 30),
+            ("10MB", 10_000_000),
+            ("10kb", 10_000),
+            ("7", 7),
+            ("7B", 7),
+            ("2TiB", 2 << 40),
+        ];
+        for (text, wanted) in good {
+            assert_eq!(parse_size(text, text), Ok(wanted), "{text}");
+        }
+        let bad = [
+            ("", " is not a size"),
+            ("KiB", "KiB is not a size"),
+            ("1.5GiB", "1.5GiB is not a size"),
+            ("-1KiB", "-1KiB is not a size"),
+            ("64K", "64K has the unknown unit `K`"),
+            ("99999999TiB", "99999999TiB is too large to count"),
+        ];
+        for (text, wanted) in bad {
+            assert_eq!(parse_size(text, text).unwrap_err().message, wanted);
+        }
+    }
+
+    #[test]
+    fn durations_and_sizes_are_shown_as_one_would_write_them() {
+        let durations = [(0, "0s"), (250, "250ms"), (30_000, "30s"), (86_400_000, "1d"), (5_400_000, "90m")];
+        for (ms, wanted) in durations {
+            assert_eq!(shown_duration(Duration::from_millis(ms)), wanted);
+            assert_eq!(parse_duration(wanted, wanted), Ok(Duration::from_millis(ms)));
+        }
+        for (bytes, wanted) in [(0, "0B"), (1000, "1000B"), (65_536, "64KiB"), (3 << 30, "3GiB")] {
+            assert_eq!(shown_size(bytes), wanted);
+            assert_eq!(parse_size(wanted, wanted), Ok(bytes));
+        }
+    }
+}
