@@ -11,7 +11,7 @@
 //! Which of them a delivery is in follows from where it lies: a page (queued), the delay tree (delayed), the dead
 //! letter queue (dead), nowhere (delivered or discarded). In flight is known in memory only.
 
-use crate::event::{DestinationId, Event, Sequence};
+use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -140,4 +140,40 @@ pub struct DeadLetter {
     pub delivery: Delivery,
     pub reason: Reason,
     pub dead_at: Timestamp,
+}
+
+/// What the scheduler needs to know of an event that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    pub sequence: Sequence,
+    /// Its interaction; none where it is unordered.
+    pub lane: Digest64,
+    pub received_at: Timestamp,
+    /// The destinations for which it waits.
+    pub to: DestinationSet,
+    pub place: Place,
+}
+
+/// Where a delivery lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// In its page; or, if that page was given up for its emptiness, in the delay tree under due time zero.
+    Page,
+    /// In the delay tree, under this due time.
+    Delay(Timestamp),
+}
+
+impl Place {
+    /// The place whose [`Place::due`] this is.
+    pub fn under(due: Timestamp) -> Self {
+        if due == Timestamp::ZERO { Self::Page } else { Self::Delay(due) }
+    }
+
+    /// The due time under which it would lie in the delay tree.
+    pub fn due(self) -> Timestamp {
+        match self {
+            Self::Page => Timestamp::ZERO,
+            Self::Delay(due) => due,
+        }
+    }
 }

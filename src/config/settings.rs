@@ -26,6 +26,8 @@ pub struct Intake {
     pub max_connections: usize,
     /// Deepest nesting of JSON that is accepted.
     pub max_json_depth: usize,
+    /// Most events of one request, where a body holds an array of them.
+    pub max_batch: usize,
     /// Bodies of requests that are being read or wait for the disk, together; at least `max_body_bytes`.
     pub max_in_flight_bytes: usize,
     /// From the first byte of a connection, or the end of the last request, to the end of the headers.
@@ -175,6 +177,7 @@ impl Default for Intake {
             max_header_bytes: 64 * KIB,
             max_connections: 1024,
             max_json_depth: 64,
+            max_batch: 1000,
             max_in_flight_bytes: 64 * MIB,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),

@@ -66,8 +66,10 @@ pub struct Limits {
 /// What a request holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// At least one.
-    Events(Vec<Fields>),
+    /// The body is the event.
+    One(Fields),
+    /// The body holds an array of events; at least one.
+    Batch(Vec<Fields>),
     /// A sign of life of the sender, by its type: to be acknowledged and forgotten.
     Dropped { kind: String },
 }
@@ -175,6 +177,10 @@ impl Profile {
         }
         let shape = self.shape(request, &found);
         match &shape.split {
+            // the body itself, where it should be an array, can only be one event that was sent without it
+            Split::Array(pointer) if pointer.segments().next().is_none() && !is_array(&found, pointer) => {
+                Ok(read_one(shape, request, &found, request.body.clone()))
+            }
             Split::Array(pointer) => self.read_each(Some(shape), pointer, request, &found, limits),
             Split::Batch(pointer) if is_array(&found, pointer) && !request.headers.contains_key("ce-id") => {
                 self.read_each(Some(shape), pointer, request, &found, limits)
@@ -202,14 +208,15 @@ impl Profile {
             let found = self.wanted.walk(element)?;
             let shape = shape.unwrap_or_else(|| self.shape(request, &found));
             match read_one(shape, request, &found, request.body.slice_ref(element.as_bytes())) {
-                Found::Events(event) => events.extend(event),
+                Found::One(event) => events.push(event),
+                Found::Batch(batch) => events.extend(batch),
                 Found::Dropped { kind } => dropped = Some(kind),
             }
         }
         match dropped {
             Some(kind) if events.is_empty() => Ok(Found::Dropped { kind }),
             _ if events.is_empty() => Err(Unreadable::Empty),
-            _ => Ok(Found::Events(events)),
+            _ => Ok(Found::Batch(events)),
         }
     }
 
@@ -227,7 +234,7 @@ fn read_one(shape: &Shape, request: &Request<'_>, found: &Places<'_, '_>, body: 
     {
         return Found::Dropped { kind: (*kind).to_owned() };
     }
-    Found::Events(vec![Origin { request, found, body }.fields(shape)])
+    Found::One(Origin { request, found, body }.fields(shape))
 }
 
 fn is_array(found: &Places<'_, '_>, pointer: &Pointer) -> bool {

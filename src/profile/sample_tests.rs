@@ -188,7 +188,8 @@ fn events(preset: &str, body: &Bytes) -> Vec<Fields> {
     let request = Request { headers: &http::HeaderMap::new(), query: None, body };
     let limits = Limits { depth_max: 64, events_max: 10 };
     match Profile::preset(preset).unwrap().read(&request, &limits).unwrap() {
-        Found::Events(events) => events,
+        Found::One(event) => vec![event],
+        Found::Batch(events) => events,
         Found::Dropped { kind } => panic!("{preset} dropped {kind}"),
     }
 }

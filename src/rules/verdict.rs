@@ -10,7 +10,9 @@ use std::time::Duration;
 pub enum Verdict {
     Delivered,
     /// Not before `due`.
-    Retry { due: Timestamp },
+    Retry {
+        due: Timestamp,
+    },
     Dead(Reason),
 }
 
@@ -97,15 +99,9 @@ mod tests {
     #[test]
     fn retry_after_holds_the_destination_and_the_delivery() {
         let wish = Wish { until: Timestamp(NOW.0 + 30_001), cut: false };
-        assert_eq!(
-            verdict(Outcome::Answered(429), Some(30), 1, 0),
-            (Verdict::Retry { due: wish.until }, Some(wish))
-        );
+        assert_eq!(verdict(Outcome::Answered(429), Some(30), 1, 0), (Verdict::Retry { due: wish.until }, Some(wish)));
         // also when this delivery's own attempts are spent
-        assert_eq!(
-            verdict(Outcome::Answered(503), Some(30), 12, 0),
-            (Verdict::Dead(Reason::Exhausted), Some(wish))
-        );
+        assert_eq!(verdict(Outcome::Answered(503), Some(30), 12, 0), (Verdict::Dead(Reason::Exhausted), Some(wish)));
         assert_eq!(verdict(Outcome::Answered(200), Some(30), 1, 0), (Verdict::Delivered, None));
         assert!(verdict(Outcome::Answered(429), Some(7200), 1, 0).1.unwrap().cut);
     }

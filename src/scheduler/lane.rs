@@ -106,7 +106,11 @@ impl Lane {
             self.waiting.front().map(|w| w.sequence),
             self.held_by.first().copied(),
         ];
-        candidates.into_iter().flatten().filter(|s| *s < sequence || self.in_flight.is_some_and(|w| w.sequence == *s)).min()
+        candidates
+            .into_iter()
+            .flatten()
+            .filter(|s| *s < sequence || self.in_flight.is_some_and(|w| w.sequence == *s))
+            .min()
     }
 }
 

@@ -54,9 +54,13 @@ pub enum Standing {
     /// Its turn comes when the destination's does.
     Queued,
     InFlight,
-    Delayed { until: Timestamp },
+    Delayed {
+        until: Timestamp,
+    },
     /// Behind an earlier one of its interaction.
-    Held { behind: Sequence },
+    Held {
+        behind: Sequence,
+    },
 }
 
 #[derive(Debug)]
@@ -224,7 +228,11 @@ impl Line {
 
     /// When the oldest of the known deliveries was accepted.
     pub fn oldest(&self) -> Option<Timestamp> {
-        self.lanes.values().filter_map(|lane| lane.in_flight().or_else(|| lane.waiting().front())).map(|w| w.received_at).min()
+        self.lanes
+            .values()
+            .filter_map(|lane| lane.in_flight().or_else(|| lane.waiting().front()))
+            .map(|w| w.received_at)
+            .min()
     }
 
     pub fn standing(&self, lane: Digest64, sequence: Sequence, now: Timestamp) -> Standing {

@@ -12,8 +12,8 @@ mod line;
 pub use lane::LaneKey;
 pub use line::{DeadLetters, Line, Ordered, Policy, Standing, Start};
 
+use crate::delivery::Ticket;
 use crate::event::{DestinationId, Digest64, Sequence};
-use crate::store::{Place, Ticket};
 use crate::time::Timestamp;
 use lane::Waiter;
 
@@ -22,7 +22,9 @@ use lane::Waiter;
 pub enum Landing {
     /// Delivered, or discarded by decision.
     Resolved,
-    Retry { due: Timestamp },
+    Retry {
+        due: Timestamp,
+    },
     Dead,
 }
 
@@ -64,7 +66,8 @@ impl Scheduler {
         self.next = next;
         let Some(first) = tickets.first() else { return };
         for line in self.lines.iter_mut().filter(|line| line.takes(first.sequence)) {
-            for ticket in tickets.iter().filter(|t| t.to.has(line.id)) {
+            let id = line.id;
+            for ticket in tickets.iter().filter(|t| t.to.has(id)) {
                 line.insert(line.key(ticket.lane, ticket.sequence), waiter(ticket, Timestamp::ZERO));
             }
             line.cursor = next;
@@ -152,9 +155,5 @@ impl Scheduler {
 }
 
 fn waiter(ticket: &Ticket, not_before: Timestamp) -> Waiter {
-    let lies_under = match ticket.place {
-        Place::Page => Timestamp::ZERO,
-        Place::Delay(due) => due,
-    };
-    Waiter { sequence: ticket.sequence, lies_under, not_before, received_at: ticket.received_at }
+    Waiter { sequence: ticket.sequence, lies_under: ticket.place.due(), not_before, received_at: ticket.received_at }
 }

@@ -147,7 +147,9 @@ fn tallies(
         let (paged, delayed, dead) = (of(&paged), of(delayed), of(dead));
         if (delayed, dead) != (tally.delayed, tally.dead) || paged + delayed != tally.queued() {
             let name = index.names.destination_name(d);
-            faults.push(format!("`{name}`: {paged} in pages, {delayed} delayed, {dead} dead; the counters say {tally:?}"));
+            faults.push(format!(
+                "`{name}`: {paged} in pages, {delayed} delayed, {dead} dead; the counters say {tally:?}"
+            ));
         }
     }
 }

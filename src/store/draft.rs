@@ -30,16 +30,8 @@ pub enum Table {
 }
 
 impl Table {
-    pub const ALL: [Self; 8] = [
-        Self::Pages,
-        Self::Settled,
-        Self::Delay,
-        Self::Dlq,
-        Self::History,
-        Self::Meta,
-        Self::Audit,
-        Self::Quarantine,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Pages, Self::Settled, Self::Delay, Self::Dlq, Self::History, Self::Meta, Self::Audit, Self::Quarantine];
 
     pub fn name(self) -> &'static str {
         match self {

@@ -126,7 +126,9 @@ impl Folder {
         fn size(path: &Path) -> u64 {
             use std::os::unix::fs::MetadataExt;
             let entries = fs::read_dir(path).into_iter().flatten().flatten();
-            entries.map(|e| if e.path().is_dir() { size(&e.path()) } else { e.metadata().map_or(0, |m| m.blocks() * 512) }).sum()
+            entries
+                .map(|e| if e.path().is_dir() { size(&e.path()) } else { e.metadata().map_or(0, |m| m.blocks() * 512) })
+                .sum()
         }
         size(&self.queue())
     }
@@ -149,8 +151,14 @@ pub struct Free {
 fn lock(path: &Path) -> Result<File, StoreError> {
     let file = path.join("lock");
     let failed = |e: io::Error| StoreError::Folder(format!("cannot open {}: {e}", file.display()));
-    let mut lock =
-        OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&file).map_err(failed)?;
+    let mut lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(&file)
+        .map_err(failed)?;
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut pid = String::new();
         let _ = lock.read_to_string(&mut pid); // only to say who; the lock itself is what counts

@@ -8,7 +8,7 @@ use super::codec::{self, Kind};
 use super::dense::Run;
 use super::draft::{Draft, ROW_MAX, Table};
 use super::engine::Engine;
-use super::index::{Index, Place, Ticket};
+use super::index::Index;
 use super::pages::Departure;
 use super::record::{
     Audit, Entry, HistoryRow, Hold, How, PageShape, Quarantined, SettledRow, Settlement, TOTALS, delay_key, dlq_key,
@@ -16,7 +16,7 @@ use super::record::{
 };
 use super::request::{Arrival, DlqAction, News, Receipt, Transition};
 use super::{StoreError, read};
-use crate::delivery::{DeadLetter, Delivery, DeliveryId};
+use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
 use crate::time::Timestamp;
 use std::collections::HashMap;

@@ -39,7 +39,6 @@ mod view;
 
 pub use codec::Damaged;
 pub use folder::{Durability, Free};
-pub use index::{Place, Ticket};
 pub use ledger::Windows;
 pub use record::{Entry, Hold, How, Settlement, Tally, Totals};
 pub use recovery::Findings;

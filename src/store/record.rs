@@ -94,7 +94,10 @@ impl From<How> for u8 {
 impl TryFrom<u8> for How {
     type Error = &'static str;
     fn try_from(n: u8) -> Result<Self, Self::Error> {
-        [Self::Delivered, Self::Discarded, Self::Dead, Self::Moved].into_iter().find(|h| *h as u8 == n).ok_or("not a How")
+        [Self::Delivered, Self::Discarded, Self::Dead, Self::Moved]
+            .into_iter()
+            .find(|h| *h as u8 == n)
+            .ok_or("not a How")
     }
 }
 
@@ -342,10 +345,7 @@ mod tests {
     fn golden_bytes_of_version_1() {
         let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let history = HistoryRow { pages: vec![PageShape { count: 1, bytes: 300 }], entries: vec![entry()] };
-        assert_eq!(
-            hex(&codec::encode(Kind::History, &history)),
-            include_str!("golden/history.v1").trim()
-        );
+        assert_eq!(hex(&codec::encode(Kind::History, &history)), include_str!("golden/history.v1").trim());
         let settled = SettledRow { settlements: vec![settlement()] };
         assert_eq!(hex(&codec::encode(Kind::Settled, &settled)), include_str!("golden/settled.v1").trim());
         let mut totals = Totals { accepted: 3, ..Totals::default() };

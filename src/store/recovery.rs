@@ -12,7 +12,7 @@ use super::index::Index;
 use super::names::Names;
 use super::pages::Pages;
 use super::read;
-use super::record::{Entry, Hold, HistoryRow, PageShape, SettledRow, TOTALS, Totals, number_key, number_of};
+use super::record::{Entry, HistoryRow, Hold, PageShape, SettledRow, TOTALS, Totals, number_key, number_of};
 use crate::event::{DestinationId, Digest64, Sequence};
 use serde::de::DeserializeOwned;
 use std::ops::Bound;
@@ -49,7 +49,9 @@ fn totals(engine: &Engine) -> Result<Totals, StoreError> {
         let any = |table| engine.range(table, ..).next().is_some();
         return match Table::ALL.into_iter().find(|table| any(*table)) {
             None => Ok(Totals::default()),
-            Some(table) => Err(StoreError::Corrupt(format!("`{}` has rows but the counters are missing", table.name()))),
+            Some(table) => {
+                Err(StoreError::Corrupt(format!("`{}` has rows but the counters are missing", table.name())))
+            }
         };
     };
     Ok(totals)
@@ -111,13 +113,7 @@ fn add_page(pages: &mut Pages, floor: Sequence, first: Sequence, shape: PageShap
 }
 
 /// Where history is missing, the pages themselves still say which events lie in them.
-fn heal(
-    engine: &Engine,
-    index: &mut Index,
-    from: u64,
-    to: u64,
-    findings: &mut Findings,
-) -> Result<(), StoreError> {
+fn heal(engine: &Engine, index: &mut Index, from: u64, to: u64, findings: &mut Findings) -> Result<(), StoreError> {
     let mut healed = 0;
     let keys: Result<Vec<_>, _> = engine
         .range(Table::Pages, (Bound::Included(number_key(from)), Bound::Excluded(number_key(to))))

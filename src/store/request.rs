@@ -1,8 +1,7 @@
 //! What the committer can be asked, and what it answers.
 
 use super::StoreError;
-use super::index::{Place, Ticket};
-use crate::delivery::{DeadLetter, Delivery, DeliveryId};
+use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, Digest64, Event, EventId, Sequence};
 use crate::time::Timestamp;
 use std::sync::Arc;
@@ -31,15 +30,46 @@ pub enum Receipt {
     Duplicate(EventId),
 }
 
+impl Receipt {
+    /// The id under which the event is known.
+    pub fn id(self) -> EventId {
+        match self {
+            Self::Queued(id) | Self::Duplicate(id) => id,
+        }
+    }
+}
+
 /// What follows from an attempt.
 #[derive(Debug)]
 pub enum Transition {
-    Delivered { id: DeliveryId, place: Place, attempts: u32, status: u16, at: Timestamp },
-    Delayed { from: Place, due: Timestamp, delivery: Box<Delivery> },
-    Dead { from: Place, letter: Box<DeadLetter> },
+    Delivered {
+        id: DeliveryId,
+        place: Place,
+        attempts: u32,
+        status: u16,
+        at: Timestamp,
+    },
+    Delayed {
+        from: Place,
+        due: Timestamp,
+        delivery: Box<Delivery>,
+    },
+    Dead {
+        from: Place,
+        letter: Box<DeadLetter>,
+    },
     /// The record of the delivery does not verify; its bytes are set aside.
-    Damaged { id: DeliveryId, place: Place, why: String, at: Timestamp },
-    Hold { destination: DestinationId, until: Timestamp, reason: String },
+    Damaged {
+        id: DeliveryId,
+        place: Place,
+        why: String,
+        at: Timestamp,
+    },
+    Hold {
+        destination: DestinationId,
+        until: Timestamp,
+        reason: String,
+    },
 }
 
 /// What the operator wants with some dead letters.
@@ -51,14 +81,29 @@ pub enum DlqAction {
 
 #[derive(Debug)]
 pub(super) enum Request {
-    Accept { arrivals: Vec<Arrival>, answer: oneshot::Sender<Vec<Receipt>> },
+    Accept {
+        arrivals: Vec<Arrival>,
+        answer: oneshot::Sender<Vec<Receipt>>,
+    },
     Transition(Transition),
-    Register { names: Vec<String>, answer: oneshot::Sender<Vec<Option<DestinationId>>> },
-    Dlq { action: DlqAction, ids: Vec<DeliveryId>, who: String, answer: oneshot::Sender<usize> },
+    Register {
+        names: Vec<String>,
+        answer: oneshot::Sender<Vec<Option<DestinationId>>>,
+    },
+    Dlq {
+        action: DlqAction,
+        ids: Vec<DeliveryId>,
+        who: String,
+        answer: oneshot::Sender<usize>,
+    },
     /// Runs between two commits, with nothing half-written.
-    Check { answer: oneshot::Sender<Result<Vec<String>, StoreError>> },
+    Check {
+        answer: oneshot::Sender<Result<Vec<String>, StoreError>>,
+    },
     /// Answers when everything asked before it is durable.
-    Flush { answer: oneshot::Sender<()> },
+    Flush {
+        answer: oneshot::Sender<()>,
+    },
 }
 
 /// What the dispatcher hears when a commit is durable.

@@ -2,14 +2,12 @@
 
 use super::codec::{Damaged, Kind};
 use super::draft::Table;
-use super::index::{Place, Ticket};
 use super::record::{
     Entry, HistoryRow, How, SettledRow, Settlement, delay_key, delay_of, dlq_key, dlq_of, number_key, number_of,
 };
 use super::{Store, StoreError, read};
-use crate::delivery::{DeadLetter, Delivery, DeliveryId};
+use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, DestinationSet, Event, Sequence};
-use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -112,7 +110,7 @@ impl Store {
         read::keys(&self.shared.engine, Table::Delay, None).map(|key| {
             let key = key?;
             let (due, id) = delay_of(&key)?;
-            let place = if due == Timestamp::ZERO { Place::Page } else { Place::Delay(due) };
+            let place = Place::under(due);
             match read::record::<Delivery>(&self.shared.engine, Table::Delay, Kind::Delivery, &key) {
                 Ok(Some(delivery)) => Ok(Ok(delayed(&delivery, place))),
                 Ok(None) => Ok(Err((id, place, Damaged::Missing))),

@@ -2,9 +2,9 @@
 
 use crate::events::event;
 use holdline::clock::Clock;
-use holdline::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Reason};
+use holdline::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place, Reason, Ticket};
 use holdline::event::{DestinationId, Event, Sequence};
-use holdline::store::{Arrival, DlqAction, Opened, Options, Place, Receipt, Store, Ticket, Transition, Windows};
+use holdline::store::{Arrival, DlqAction, Opened, Options, Receipt, Store, Transition, Windows};
 use holdline::time::Timestamp;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -156,7 +156,11 @@ async fn i24_a_delivery_lies_in_one_place_through_its_whole_life() {
     bench.accept((0..10).map(|n| event("k", &n.to_string(), &body(n, 3000), 1, START)).collect()).await;
     let due = START.after(Duration::from_secs(1));
     // 1 and 2 fail and wait; 2 fails again in the same commit and dies; 3 is delivered
-    bench.store.record(Transition::Delayed { from: Place::Page, due, delivery: failed(bench.delivery(1, Place::Page), 1) });
+    bench.store.record(Transition::Delayed {
+        from: Place::Page,
+        due,
+        delivery: failed(bench.delivery(1, Place::Page), 1),
+    });
     let second = failed(bench.delivery(2, Place::Page), 1);
     bench.store.record(Transition::Delayed { from: Place::Page, due, delivery: second.clone() });
     let letter = DeadLetter { delivery: *failed(*second, 2), reason: Reason::Exhausted, dead_at: START };
@@ -196,7 +200,11 @@ async fn i18_old_rows_go_and_a_page_that_is_nearly_empty_pins_nothing() {
         bench.accept(events).await;
         let first = batch as u64 * 256 + 1;
         for n in first..first + 256 {
-            if n % 5000 == 1 { held.insert(n); } else { bench.delivered(id(n), Place::Page) }
+            if n % 5000 == 1 {
+                held.insert(n);
+            } else {
+                bench.delivered(id(n), Place::Page)
+            }
         }
         clock.advance(Duration::from_secs(120));
     }

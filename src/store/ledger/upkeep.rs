@@ -1,13 +1,13 @@
 //! Upkeep that rides in commits: what is old enough goes, and old pages with little left in them are given up.
 
 use super::Ledger;
-use crate::delivery::{Delivery, DeliveryId};
+use crate::delivery::{Delivery, DeliveryId, Place};
 use crate::event::{Event, Sequence};
-use crate::store::{Place, StoreError, Transition};
 use crate::store::codec::{self, Damaged};
 use crate::store::dense::Consecutive;
 use crate::store::draft::Table;
 use crate::store::record::{HistoryRow, How, SettledRow, number_key, number_of, unpack};
+use crate::store::{StoreError, Transition};
 use crate::time::Timestamp;
 use serde::de::DeserializeOwned;
 
@@ -103,9 +103,10 @@ impl Ledger<'_> {
             let sequence = first.plus(n);
             for destination in self.index.pages.left(sequence).iter() {
                 let id = DeliveryId { sequence, destination };
-                let record = sealed.as_ref().map_err(Clone::clone).and_then(|records| {
-                    codec::from_payload::<Event>(records.get(n as usize).ok_or(Damaged::Content)?)
-                });
+                let record = sealed
+                    .as_ref()
+                    .map_err(Clone::clone)
+                    .and_then(|records| codec::from_payload::<Event>(records.get(n as usize).ok_or(Damaged::Content)?));
                 self.give_up(id, record)?;
             }
         }

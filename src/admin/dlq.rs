@@ -1,0 +1,247 @@
+//! `/v1/dlq`: the dead letters, and what an operator does with them.
+
+use super::filter::{Filter, Query};
+use super::{Admin, Failure, Shared, sequence_of};
+use crate::delivery::{DeadLetter, DeliveryId};
+use crate::event::{DestinationId, Sequence};
+use crate::store::{DlqAction, Store, StoreError};
+use axum::Json;
+use axum::extract::{Path, Query as QueryOf, State, rejection::JsonRejection, rejection::QueryRejection};
+use axum::http::header;
+use axum::response::IntoResponse;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// So many dead letters are looked at for one page, so that a narrow filter cannot hold the store.
+const EXAMINED_MAX: usize = 20_000;
+/// So many change in one commit.
+const CHUNK: usize = 256;
+
+pub(super) async fn list(
+    State(admin): Shared,
+    query: Result<QueryOf<Query>, QueryRejection>,
+) -> Result<Json<Value>, Failure> {
+    let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
+    let filter = Filter::of(&query, &admin)?;
+    let after = query.after.as_deref().map(cursor_of).transpose()?;
+    let (letters, next) = admin.read(move |store| page(store, &filter, after)).await?;
+    let items: Vec<Value> = letters.iter().map(|letter| item(&admin, letter)).collect();
+    Ok(Json(json!({"items": items, "next": next.map(cursor)})))
+}
+
+pub(super) async fn show(
+    State(admin): Shared,
+    Path(id): Path<String>,
+    query: Result<QueryOf<Query>, QueryRejection>,
+) -> Result<Json<Value>, Failure> {
+    let (letter, others) = find(&admin, &id, query).await?;
+    let mut item = item(&admin, &letter);
+    item["also_dead_for"] = json!(others.into_iter().map(|d| admin.destination_name(d)).collect::<Vec<_>>());
+    Ok(Json(item))
+}
+
+pub(super) async fn body(
+    State(admin): Shared,
+    Path(id): Path<String>,
+    query: Result<QueryOf<Query>, QueryRejection>,
+) -> Result<impl IntoResponse, Failure> {
+    let (letter, _) = find(&admin, &id, query).await?;
+    let event = letter.delivery.event;
+    Ok(([(header::CONTENT_TYPE, event.content_type.clone())], event.body.clone()))
+}
+
+/// The dead letter of an event, for the destination that is named or the first; and for which others it is dead too.
+async fn find(
+    admin: &Admin,
+    id: &str,
+    query: Result<QueryOf<Query>, QueryRejection>,
+) -> Result<(DeadLetter, Vec<DestinationId>), Failure> {
+    let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
+    let wanted = Filter::of(&query, admin)?.destination;
+    let (id, sequence) = sequence_of(id)?;
+    let found = admin
+        .read(move |store| {
+            let dead = dead_for(store, sequence)?;
+            let Some(d) = dead.iter().copied().find(|d| wanted.is_none_or(|w| w == *d)) else { return Ok(None) };
+            let letter = store.dead_letter(DeliveryId { sequence, destination: d })?;
+            Ok(letter.map(|letter| (letter, dead.into_iter().filter(|other| *other != d).collect())))
+        })
+        .await?;
+    found.filter(|(letter, _): &(DeadLetter, Vec<_>)| letter.delivery.event.id(sequence) == id).ok_or_else(|| {
+        Failure::not_found("this event is not in the dead letter queue; see /v1/events/{id} for where it is")
+    })
+}
+
+fn dead_for(store: &Store, sequence: Sequence) -> Result<Vec<DestinationId>, StoreError> {
+    let before = DeliveryId { sequence: Sequence(sequence.0 - 1), destination: DestinationId(u8::MAX) };
+    let dead = store.dead_ids(Some(before)).take_while(|id| id.as_ref().map_or(true, |id| id.sequence == sequence));
+    dead.map(|id| id.map(|id| id.destination)).collect()
+}
+
+fn page(
+    store: &Store,
+    filter: &Filter,
+    after: Option<DeliveryId>,
+) -> Result<(Vec<DeadLetter>, Option<DeliveryId>), StoreError> {
+    let (mut letters, mut last) = (Vec::new(), None);
+    for (n, id) in store.dead_ids(after).enumerate() {
+        if n == EXAMINED_MAX || letters.len() == filter.limit {
+            return Ok((letters, last));
+        }
+        let id = id?;
+        last = Some(id);
+        letters.extend(read(store, id)?.filter(|letter| filter.fits(letter)));
+    }
+    Ok((letters, None))
+}
+
+/// A letter that was redriven meanwhile, or does not verify, is left out of lists.
+fn read(store: &Store, id: DeliveryId) -> Result<Option<DeadLetter>, StoreError> {
+    match store.dead_letter(id) {
+        Err(StoreError::Damaged(why)) => {
+            tracing::error!(delivery = %id, %why, "a dead letter does not verify; redrive or purge sets it aside");
+            Ok(None)
+        }
+        letter => letter,
+    }
+}
+
+fn item(admin: &Admin, letter: &DeadLetter) -> Value {
+    let (delivery, event) = (&letter.delivery, &letter.delivery.event);
+    let attempts: Vec<Value> = delivery
+        .attempts
+        .iter()
+        .map(|a| {
+            json!({
+                "number": a.number,
+                "at": a.at.to_string(),
+                "latency_ms": a.latency_ms,
+                "outcome": a.outcome.word(),
+                "status": a.outcome.status(),
+                "error": a.error,
+                "answer": String::from_utf8_lossy(&a.answer),
+            })
+        })
+        .collect();
+    json!({
+        "id": event.id(delivery.id.sequence),
+        "sequence": delivery.id.sequence,
+        "destination": admin.destination_name(delivery.id.destination),
+        "reason": letter.reason,
+        "dead_at": letter.dead_at.to_string(),
+        "source": event.source,
+        "type": event.kind,
+        "interaction": event.interaction,
+        "sender_id": event.sender_id,
+        "event_time": event.time.map(|t| t.to_string()),
+        "received_at": event.received_at.to_string(),
+        "size": event.body.len(),
+        "conflict": event.conflict,
+        "redriven": delivery.redriven,
+        "attempts": attempts,
+    })
+}
+
+/// What to redrive or purge: ids of events, or a filter. Neither is refused, an empty filter means all.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Selection {
+    ids: Option<Vec<String>>,
+    /// With `ids`: only for this destination.
+    destination: Option<String>,
+    filter: Option<Query>,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+pub(super) async fn redrive(
+    State(admin): Shared,
+    selection: Result<Json<Selection>, JsonRejection>,
+) -> Result<Json<Value>, Failure> {
+    change(&admin, DlqAction::Redrive, selection).await
+}
+
+pub(super) async fn purge(
+    State(admin): Shared,
+    selection: Result<Json<Selection>, JsonRejection>,
+) -> Result<Json<Value>, Failure> {
+    change(&admin, DlqAction::Purge, selection).await
+}
+
+async fn change(
+    admin: &Admin,
+    action: DlqAction,
+    selection: Result<Json<Selection>, JsonRejection>,
+) -> Result<Json<Value>, Failure> {
+    let Json(selection) = selection.map_err(|e| Failure::bad(e.body_text()))?;
+    let dry_run = selection.dry_run;
+    let mut ids = select(admin, selection).await?;
+    if action == DlqAction::Redrive {
+        // nobody would deliver to a destination that is no longer configured
+        ids.retain(|id| admin.destinations.contains_key(&id.destination));
+    }
+    let mut done = 0;
+    if !dry_run {
+        for chunk in ids.chunks(CHUNK) {
+            done += admin.store.dlq(action, chunk.to_vec(), "admin".to_owned()).await?;
+        }
+        tracing::info!(?action, matched = ids.len(), done, "dead letters changed by an operator");
+    }
+    Ok(Json(json!({"matched": ids.len(), "done": done})))
+}
+
+async fn select(admin: &Admin, selection: Selection) -> Result<Vec<DeliveryId>, Failure> {
+    match (selection.ids, selection.filter) {
+        (Some(ids), None) => {
+            let only = selection.destination.map(|name| {
+                let known = admin.store.destination_of(&name);
+                known.ok_or_else(|| Failure::bad(format!("no destination is called `{name}`")))
+            });
+            let only = only.transpose()?;
+            let sequences = ids.iter().map(|id| Ok(sequence_of(id)?.1)).collect::<Result<Vec<_>, Failure>>()?;
+            admin
+                .read(move |store| {
+                    let mut found = Vec::new();
+                    for sequence in sequences {
+                        let dead = dead_for(store, sequence)?;
+                        let dead = dead.into_iter().filter(|d| only.is_none_or(|only| only == *d));
+                        found.extend(dead.map(|destination| DeliveryId { sequence, destination }));
+                    }
+                    Ok(found)
+                })
+                .await
+        }
+        (None, Some(query)) => {
+            let filter = Filter::of(&query, admin)?;
+            admin
+                .read(move |store| {
+                    let mut found = Vec::new();
+                    for id in store.dead_ids(None) {
+                        let id = id?;
+                        if read(store, id)?.is_some_and(|letter| filter.fits(&letter)) {
+                            found.push(id);
+                        }
+                    }
+                    Ok(found)
+                })
+                .await
+        }
+        _ => Err(Failure::bad("give either `ids` or `filter`; an empty filter, {}, means all")),
+    }
+}
+
+/// Where a page ends, as the next one is asked for.
+fn cursor(id: DeliveryId) -> String {
+    format!("{}-{}", id.sequence, id.destination.0)
+}
+
+fn cursor_of(text: &str) -> Result<DeliveryId, Failure> {
+    let parse = || {
+        let (sequence, destination) = text.split_once('-')?;
+        Some(DeliveryId {
+            sequence: Sequence(sequence.parse().ok()?),
+            destination: DestinationId(destination.parse().ok()?),
+        })
+    };
+    parse().ok_or_else(|| Failure::bad("`after` is the `next` of an earlier answer"))
+}

@@ -1,0 +1,110 @@
+//! `/metrics`: the numbers of the status as Prometheus text.
+
+use super::status::Snapshot;
+use super::{Failure, Shared};
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::{Registry, Unit};
+
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByDestination {
+    destination: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refused {
+    status: u32,
+    code: String,
+}
+
+pub(super) async fn metrics(State(admin): Shared) -> Result<impl IntoResponse, Failure> {
+    let s = Snapshot::take(&admin).await?;
+    let mut registry = Registry::with_prefix("holdline");
+    totals(&mut registry, &s);
+    gauges(&mut registry, &s);
+    refusals(&mut registry, &s);
+    let names: Vec<_> = admin.destinations.values().map(|d| (d.id, d.name.clone())).collect();
+    by_destination(&mut registry, &s, &names);
+    let mut text = String::new();
+    encode(&mut text, &registry).map_err(|e| Failure::unavailable(e.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
+}
+
+fn totals(registry: &mut Registry, s: &Snapshot) {
+    let t = &s.totals;
+    for (name, help, value) in [
+        ("events_accepted", "Events answered with a success status and stored", t.accepted),
+        ("events_duplicate", "Events recognised as duplicates", t.duplicates),
+        ("events_conflict", "Events that share their id with another body", t.conflicts),
+        ("events_ignored", "Events acknowledged and not stored, since they go nowhere", s.ignored),
+        ("deliveries_made", "Deliveries answered 2xx", t.sum(|t| t.delivered)),
+        ("deliveries_dead_lettered", "Deliveries that went to the dead letter queue", t.dead_lettered),
+        ("deliveries_discarded", "Deliveries discarded by decision", t.sum(|t| t.discarded)),
+        ("deliveries_redriven", "Dead letters that were sent again", t.redriven),
+        ("records_damaged", "Records that did not verify", t.damaged),
+    ] {
+        registry.register(name, help, ConstCounter::new(value));
+    }
+}
+
+fn gauges(registry: &mut Registry, s: &Snapshot) {
+    let t = &s.totals;
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let big = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    for (name, help, value) in [
+        ("queue_depth", "Deliveries that wait", big(t.sum(crate::store::Tally::queued))),
+        ("queue_in_flight", "Deliveries being attempted", count(s.sum(|line| line.in_flight))),
+        ("queue_delayed", "Deliveries that wait for their due time", count(s.sum(|line| line.delayed))),
+        ("queue_held", "Deliveries that wait behind others of their interaction", count(s.sum(|line| line.held))),
+        ("dlq_depth", "Dead letters", big(t.sum(|t| t.dead))),
+        ("intake_open", "1 while events are accepted", i64::from(s.door.code().is_none())),
+        ("store_blob_files", "Files that sled made and never syncs; must be 0", count(s.blob_files)),
+    ] {
+        registry.register(name, help, ConstGauge::new(value));
+    }
+    for (name, help, value) in [
+        ("queue_size", "Bytes of deliveries that wait", s.queue_bytes),
+        ("dlq_size", "Bytes of dead letters", t.dlq_bytes),
+        ("disk_free", "Free bytes of the store's filesystem", s.free_bytes),
+        ("disk_used", "Bytes that the store takes", s.used_bytes),
+    ] {
+        registry.register_with_unit(name, help, Unit::Bytes, ConstGauge::new(big(value)));
+    }
+    let age = ConstGauge::new(s.oldest_age_ms() as f64 / 1000.0);
+    registry.register_with_unit("queue_oldest_age", "Age of the oldest delivery that waits", Unit::Seconds, age);
+}
+
+fn refusals(registry: &mut Registry, s: &Snapshot) {
+    let family = Family::<Refused, prometheus_client::metrics::counter::Counter>::default();
+    for ((status, code), count) in &s.refused {
+        let labels = Refused { status: u32::from(*status), code: (*code).to_owned() };
+        family.get_or_create(&labels).inc_by(*count);
+    }
+    registry.register("intake_refused", "Requests refused at the door", family);
+}
+
+fn by_destination(registry: &mut Registry, s: &Snapshot, names: &[(crate::event::DestinationId, String)]) {
+    type Of = fn(&Snapshot, crate::event::DestinationId) -> i64;
+    let gauges: [(&str, &str, Of); 5] = [
+        ("destination_queue_depth", "Deliveries that wait for it", |s, d| s.totals.tally_of(d).queued() as i64),
+        ("destination_in_flight", "Deliveries being attempted to it", |s, d| s.line(d).in_flight as i64),
+        ("destination_delayed", "Its deliveries that wait for their due time", |s, d| s.line(d).delayed as i64),
+        ("destination_dead", "Its dead letters", |s, d| s.totals.tally_of(d).dead as i64),
+        ("destination_delivered", "Deliveries to it answered 2xx", |s, d| s.totals.tally_of(d).delivered as i64),
+    ];
+    for (name, help, of) in gauges {
+        let family = Family::<ByDestination, Gauge>::default();
+        for (d, destination) in names {
+            family.get_or_create(&ByDestination { destination: destination.clone() }).set(of(s, *d));
+        }
+        registry.register(name, help, family);
+    }
+}

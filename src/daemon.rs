@@ -1,0 +1,368 @@
+//! The daemon: wires the rooms together and lives: open, start, drain, stop.
+//!
+//! *Order of a start.* Listeners are bound first, so that connections wait and are not refused; then the store opens and
+//! recovers; then intake accepts; then what lay in the delay tree is read and deliveries begin.
+//!
+//! *Order of a stop.* Intake closes and finishes its requests; no attempt starts any more and those in flight may end;
+//! what they meant is written; then the store closes.
+
+use crate::admin::{self, Admin};
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::config::settings::{self, Token};
+use crate::dispatch::{self, Destination, Dispatcher};
+use crate::event::DestinationId;
+use crate::http::listener;
+use crate::intake::admission::{self, Admission, Room};
+use crate::intake::{Bounds, Counts, Intake, Source};
+use crate::scheduler::Scheduler;
+use crate::store::{Opened, Options, Store, Windows};
+use anyhow::{Context, anyhow, bail};
+use hyper_util::service::TowerToHyperService;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How often it is looked whether there is room for more events.
+const ADMISSION_EVERY: Duration = Duration::from_millis(250);
+/// Requests under way may take this long to end when intake closes.
+const INTAKE_DRAIN: Duration = Duration::from_secs(10);
+const QUESTIONS_MAX: usize = 64;
+/// The admin API is for few.
+const ADMIN_LIMITS: listener::Limits =
+    listener::Limits { connections_max: 256, head_bytes_max: 64 * 1024, head_timeout: Duration::from_secs(10) };
+
+/// A running daemon.
+#[derive(Debug)]
+pub struct Daemon {
+    intake_addr: SocketAddr,
+    admin_addr: SocketAddr,
+    token: String,
+    store: Store,
+    committer: std::thread::JoinHandle<()>,
+    admission: Arc<Admission>,
+    intake: Part,
+    dispatch: (CancellationToken, JoinHandle<()>),
+    admin: Part,
+}
+
+/// Listeners and their connections, which end together.
+#[derive(Debug)]
+struct Part {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Part {
+    fn new() -> Self {
+        Self { stop: CancellationToken::new(), tasks: TaskTracker::new() }
+    }
+
+    async fn end(&self, within: Duration) {
+        self.stop.cancel();
+        self.tasks.close();
+        let _ = tokio::time::timeout(within, self.tasks.wait()).await; // what is left then is cut off
+    }
+}
+
+/// What makes a daemon stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// What is in flight may end within `store.drain_timeout`.
+    Drain,
+}
+
+/// Runs a daemon until `stop`, or until its store fails, which is an error.
+pub async fn run(settings: Settings, stop: impl Future<Output = Stop>) -> anyhow::Result<()> {
+    end_with_any_panic();
+    let daemon = Daemon::start(settings, Clock::system()).await?;
+    let mut failure = daemon.store.failure();
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // not under systemd there is nobody to tell
+    let failed = tokio::select! {
+        Stop::Drain = stop => None,
+        why = failed(&mut failure) => Some(why),
+    };
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    if let Some(why) = failed {
+        bail!("the store failed ({why}); nothing was acknowledged since. Look at the disk, then start again");
+    }
+    tracing::info!("stopping: intake closes, what is in flight may end");
+    daemon.stop().await
+}
+
+async fn failed(failure: &mut watch::Receiver<Option<String>>) -> String {
+    match failure.wait_for(Option::is_some).await {
+        Ok(why) => why.clone().unwrap_or_default(),
+        Err(_) => "its thread has ended".to_owned(),
+    }
+}
+
+/// A panic in any task ends the daemon: half a daemon is worse than none. It tells the place, never what it spoke of,
+/// since that may hold a body. Opening the store is guarded by itself.
+fn end_with_any_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        if std::thread::current().name() == Some("store-open") {
+            return;
+        }
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "internal error; the daemon ends, and nothing acknowledged is lost");
+        std::process::exit(70); // EX_SOFTWARE of sysexits.h
+    }));
+}
+
+impl Daemon {
+    /// Starts everything; returns when events are accepted and deliveries go on.
+    pub async fn start(settings: Settings, clock: Clock) -> anyhow::Result<Self> {
+        let intake_listeners = bind(&settings.intake.listen, "intake.listen").await?;
+        let admin_listeners = bind(&settings.admin.listen, "admin.listen").await?;
+        let (intake_addr, admin_addr) = (intake_listeners[0].local_addr()?, admin_listeners[0].local_addr()?);
+        let Opened { store, news, findings, committer } = open_store(&settings.store, &settings, clock.clone()).await?;
+        for finding in &findings {
+            tracing::error!("{finding}");
+        }
+        let token = token(&settings.admin.token, &settings.store.path)?;
+        let destinations = destinations(&store, &settings).await?;
+        let scheduler = Scheduler::new(
+            destinations.values().map(|d| (d.id, d.policy)),
+            store.floor(),
+            store.totals().next_sequence,
+        );
+        let admission = Arc::new(Admission::default());
+        let counts = Arc::new(Counts::default());
+        let intake = Part::new();
+        watch_admission(&intake, &store, &settings.intake, admission.clone());
+        let door = door(&store, &clock, &settings, &destinations, admission.clone(), counts.clone())?;
+        serve_intake(&intake, intake_listeners, door, &settings.intake);
+        let (question, questions) = mpsc::channel(QUESTIONS_MAX);
+        let dispatcher = Dispatcher {
+            store: store.clone(),
+            clock: clock.clone(),
+            scheduler: restored(scheduler, &store, &destinations, &clock).await?,
+            destinations: destinations.clone(),
+            news,
+            questions,
+            stop: CancellationToken::new(),
+            drain_timeout: settings.store.drain_timeout,
+        };
+        let dispatch = (dispatcher.stop.clone(), tokio::spawn(dispatcher.run()));
+        let admin = Part::new();
+        let api = admin::router(Arc::new(Admin {
+            store: store.clone(),
+            clock: clock.clone(),
+            questions: question,
+            destinations,
+            admission: admission.clone(),
+            counts,
+            token: token.clone(),
+            started_at: clock.now(),
+            ready: Arc::new(AtomicBool::new(true)),
+        }));
+        for listener in admin_listeners {
+            let service = TowerToHyperService::new(api.clone());
+            admin.tasks.spawn(listener::serve(listener, service, ADMIN_LIMITS, admin.stop.clone()));
+        }
+        tracing::info!(%intake_addr, %admin_addr, durability = store.durability().word(), "holdline is ready");
+        Ok(Self { intake_addr, admin_addr, token, store, committer, admission, intake, dispatch, admin })
+    }
+
+    /// The first address of intake.
+    pub fn intake_addr(&self) -> SocketAddr {
+        self.intake_addr
+    }
+
+    /// The first address of the admin API.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
+    }
+
+    /// The token of the admin API.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Ends in order; everything that was told to anybody is on disk.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        let Self { store, committer, admission, intake, dispatch: (stop, dispatcher), admin, .. } = self;
+        admission.set(admission::State::Draining);
+        intake.end(INTAKE_DRAIN).await;
+        stop.cancel();
+        dispatcher.await.context("dispatch ended badly")?;
+        store.flush().await?;
+        admin.end(Duration::from_secs(1)).await;
+        drop(store);
+        // connections that outlived their time may still hold the store
+        let closed = tokio::task::spawn_blocking(move || committer.join());
+        match tokio::time::timeout(Duration::from_secs(2), closed).await {
+            Ok(joined) => joined?.map_err(|_| anyhow!("the store's thread ended badly")),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+async fn bind(addresses: &[SocketAddr], key: &str) -> anyhow::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let listener = TcpListener::bind(address).await;
+        let remedy = || format!("cannot listen on {address}; is another program there? Change {key} or stop that one");
+        listeners.push(listener.with_context(remedy)?);
+    }
+    if listeners.is_empty() {
+        bail!("{key} names no address");
+    }
+    Ok(listeners)
+}
+
+async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) -> anyhow::Result<Opened> {
+    let windows = Windows { by_source: all.dedup_windows().into_iter().collect() };
+    let options = Options { require_power_safe: settings.require_power_safe, windows };
+    let path = settings.path.clone();
+    let opened = tokio::task::spawn_blocking(move || Store::open(&path, options, clock)).await?;
+    opened.with_context(|| format!("cannot open the store in {}", settings.path.display()))
+}
+
+async fn destinations(store: &Store, settings: &Settings) -> anyhow::Result<HashMap<DestinationId, Arc<Destination>>> {
+    let names = settings.destinations.iter().map(|d| d.name.clone()).collect();
+    let ids = store.register(names).await?;
+    let mut all = HashMap::new();
+    for (id, destination) in ids.into_iter().zip(&settings.destinations) {
+        let id = id.with_context(|| {
+            format!("the store knows 64 destinations already and has no number left for `{}`", destination.name)
+        })?;
+        let destination =
+            Destination::new(id, destination).map_err(|why| anyhow!("destination `{}`: {why}", destination.name))?;
+        all.insert(id, Arc::new(destination));
+    }
+    for (d, name) in store.destinations() {
+        let waiting = store.totals().tally_of(d).queued();
+        if waiting > 0 && !all.contains_key(&d) {
+            tracing::warn!(
+                destination = name,
+                waiting,
+                "this destination is not configured any more; its deliveries are held"
+            );
+        }
+    }
+    Ok(all)
+}
+
+fn door(
+    store: &Store,
+    clock: &Clock,
+    settings: &Settings,
+    destinations: &HashMap<DestinationId, Arc<Destination>>,
+    admission: Arc<Admission>,
+    counts: Arc<Counts>,
+) -> anyhow::Result<Intake> {
+    let names: Vec<_> = destinations.values().map(|d| (d.name.clone(), d.id)).collect();
+    let mut sources = HashMap::new();
+    for source in &settings.sources {
+        let used = Source::new(source, &names).with_context(|| format!("source `{}`", source.name))?;
+        sources.insert(source.name.clone(), used);
+    }
+    let intake = &settings.intake;
+    Ok(Intake {
+        store: store.clone(),
+        clock: clock.clone(),
+        sources,
+        bounds: Bounds {
+            body_bytes_max: intake.max_body_bytes,
+            body_timeout: intake.body_timeout,
+            depth_max: intake.max_json_depth,
+            events_max: intake.max_batch,
+            success: http::StatusCode::from_u16(intake.success_status).unwrap_or(http::StatusCode::ACCEPTED),
+        },
+        room: Arc::new(Semaphore::new(intake.max_in_flight_bytes.min(Semaphore::MAX_PERMITS))),
+        admission,
+        counts,
+    })
+}
+
+fn serve_intake(part: &Part, listeners: Vec<TcpListener>, door: Intake, settings: &settings::Intake) {
+    let door = Arc::new(door);
+    let limits = listener::Limits {
+        connections_max: settings.max_connections,
+        head_bytes_max: settings.max_header_bytes,
+        head_timeout: settings.header_timeout,
+    };
+    for listener in listeners {
+        let door = door.clone();
+        let service = hyper::service::service_fn(move |request| {
+            let door = door.clone();
+            async move { door.handle(request).await }
+        });
+        part.tasks.spawn(listener::serve(listener, service, limits, part.stop.clone()));
+    }
+}
+
+/// Looks at disk and queue again and again, and opens or closes intake.
+fn watch_admission(part: &Part, store: &Store, settings: &settings::Intake, admission: Arc<Admission>) {
+    let (store, stop) = (store.clone(), part.stop.clone());
+    let (disk_reserve, queue_max) = (settings.disk_reserve_bytes, settings.max_queue_bytes);
+    part.tasks.spawn(async move {
+        let mut ticks = tokio::time::interval(ADMISSION_EVERY);
+        while tokio::select! { () = stop.cancelled() => false, _ = ticks.tick() => true } {
+            let Ok(free) = store.free() else { continue };
+            let queue_bytes = store.queue_bytes();
+            let room = Room { free_bytes: free.bytes, free_inodes: free.inodes, queue_bytes, disk_reserve, queue_max };
+            let (was, is) = (admission.state(), admission::judge(admission.state(), room));
+            if was != is {
+                admission.set(is);
+                tracing::warn!(from = ?was, to = ?is, free_bytes = free.bytes, queue_bytes, "intake changed its state");
+            }
+        }
+    });
+}
+
+async fn restored(
+    mut scheduler: Scheduler,
+    store: &Store,
+    destinations: &HashMap<DestinationId, Arc<Destination>>,
+    clock: &Clock,
+) -> anyhow::Result<Scheduler> {
+    let (store, destinations, now) = (store.clone(), destinations.clone(), clock.now());
+    tokio::task::spawn_blocking(move || {
+        dispatch::restore(&mut scheduler, &store, &destinations, now)?;
+        Ok(scheduler)
+    })
+    .await?
+}
+
+/// The admin token: the configured one, or the one in the data folder, made where it is missing.
+fn token(from: &Token, data: &Path) -> anyhow::Result<String> {
+    use std::io::{Read, Write};
+    use std::os::unix::fs::OpenOptionsExt;
+    if let Token::Given(secret) = from {
+        return Ok(secret.read().map_err(|why| anyhow!("admin.token: {why}"))?.expose().to_owned());
+    }
+    let path = data.join("admin.token");
+    if let Ok(token) = std::fs::read_to_string(&path)
+        && !token.trim().is_empty()
+    {
+        return Ok(token.trim().to_owned());
+    }
+    let mut random = [0u8; 32];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut f| f.read_exact(&mut random))
+        .context("cannot read /dev/urandom")?;
+    let token: String = random.iter().map(|b| format!("{b:02x}")).collect();
+    let mut file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path);
+    let written = file.as_mut().map(|f| writeln!(f, "{token}").and_then(|()| f.sync_all()));
+    written
+        .map_err(|e| anyhow!("{e}"))
+        .and_then(|r| Ok(r?))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    tracing::info!(path = %path.display(), "made the admin token");
+    Ok(token)
+}

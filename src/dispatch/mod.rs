@@ -1,0 +1,255 @@
+//! Dispatch: asks the scheduler what goes now, runs the attempts, and tells it how they ended.
+//!
+//! *Invariants.* One task owns the scheduler; everybody else sends it messages. It holds no policy.
+
+mod attempt;
+mod destination;
+
+pub use destination::Destination;
+
+use crate::clock::Clock;
+use crate::delivery::Ticket;
+use crate::event::{DestinationId, Digest64, Sequence};
+use crate::scheduler::{Scheduler, Standing, Start, Step};
+use crate::store::{News, Store};
+use crate::time::Timestamp;
+use attempt::{Context, Landed};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// So many messages are taken in before the scheduler is asked again.
+const MESSAGES_MAX: usize = 256;
+/// Rows of history that one load reads at most.
+const ROWS_PER_LOAD: usize = 16;
+
+/// How a line stands, for status and metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LineStatus {
+    pub in_flight: usize,
+    pub delayed: usize,
+    pub held: usize,
+    pub hold_until: Timestamp,
+    pub oldest: Option<Timestamp>,
+}
+
+/// A question to the dispatcher; it answers between two steps.
+#[derive(Debug)]
+pub enum Question {
+    Lines(oneshot::Sender<HashMap<DestinationId, LineStatus>>),
+    /// Where deliveries of pages or the delay tree stand, in the order of the question.
+    Standings(Vec<(DestinationId, Digest64, Sequence)>, oneshot::Sender<Vec<Standing>>),
+    /// What lies in the delay tree, with the due times under which it lies there.
+    DelayTree(oneshot::Sender<Vec<(DestinationId, Sequence, Timestamp)>>),
+}
+
+pub struct Dispatcher {
+    pub store: Store,
+    pub clock: Clock,
+    pub destinations: HashMap<DestinationId, Arc<Destination>>,
+    pub scheduler: Scheduler,
+    pub news: mpsc::UnboundedReceiver<News>,
+    pub questions: mpsc::Receiver<Question>,
+    /// No attempt starts any more; those in flight may end within the time given.
+    pub stop: CancellationToken,
+    pub drain_timeout: Duration,
+}
+
+enum Message {
+    Landed(Landed),
+    Loaded(DestinationId, Vec<Ticket>, Sequence),
+    /// The store could not be read; the daemon is ending.
+    Failed,
+}
+
+impl Dispatcher {
+    /// Runs until stopped, and returns when no attempt is in flight, or when its time to drain is over.
+    pub async fn run(mut self) {
+        let (to_me, mut messages) = mpsc::unbounded_channel();
+        let mut inbox = Vec::with_capacity(MESSAGES_MAX);
+        loop {
+            let wake = self.start_what_can(&to_me);
+            self.load_what_is_wanted(&to_me);
+            let clock = self.clock.clone();
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                n = messages.recv_many(&mut inbox, MESSAGES_MAX) => {
+                    debug_assert!(n > 0, "this task holds a sender");
+                    inbox.drain(..).for_each(|message| self.hear(message));
+                }
+                Some(news) = self.news.recv() => {
+                    self.learn(news);
+                    while let Ok(news) = self.news.try_recv() {
+                        self.learn(news);
+                    }
+                }
+                Some(question) = self.questions.recv() => self.answer(question),
+                () = async move {
+                    match wake {
+                        Some(wake) => clock.sleep_until(wake).await,
+                        None => std::future::pending().await,
+                    }
+                } => {}
+            }
+        }
+        self.drain(messages).await;
+    }
+
+    fn start_what_can(&mut self, to: &mpsc::UnboundedSender<Message>) -> Option<Timestamp> {
+        loop {
+            match self.scheduler.poll(self.clock.now()) {
+                Step::Start(start) => self.start(start, to.clone()),
+                Step::Wait(wake) => return wake,
+            }
+        }
+    }
+
+    fn start(&self, start: Start, to: mpsc::UnboundedSender<Message>) {
+        let destination = self.destinations[&start.destination].clone();
+        let context = Context { store: self.store.clone(), clock: self.clock.clone(), destination };
+        tokio::spawn(async move {
+            let _ = to.send(Message::Landed(attempt::run(context, start).await)); // nobody listens after the drain
+        });
+    }
+
+    fn load_what_is_wanted(&mut self, to: &mpsc::UnboundedSender<Message>) {
+        while let Some((d, from)) = self.scheduler.wants() {
+            let (store, to) = (self.store.clone(), to.clone());
+            tokio::task::spawn_blocking(move || {
+                let message = match load(&store, d, from) {
+                    Ok((tickets, next)) => Message::Loaded(d, tickets, next),
+                    Err(error) => {
+                        tracing::error!(%error, "waiting deliveries cannot be read");
+                        Message::Failed
+                    }
+                };
+                let _ = to.send(message);
+            });
+        }
+    }
+
+    fn hear(&mut self, message: Message) {
+        match message {
+            Message::Landed(landed) => {
+                self.scheduler.landed(&landed.start, landed.landing);
+                if let Some(hold) = landed.hold {
+                    self.scheduler.hold(landed.start.destination, hold.until);
+                }
+            }
+            Message::Loaded(d, tickets, next) => self.scheduler.loaded(d, &tickets, next),
+            Message::Failed => {}
+        }
+    }
+
+    fn learn(&mut self, news: News) {
+        match news {
+            News::Accepted { tickets, next } => self.scheduler.accepted(&tickets, next),
+            News::Redriven(tickets) => {
+                for ticket in tickets {
+                    ticket.to.iter().for_each(|d| self.scheduler.waits(d, &ticket, Timestamp::ZERO));
+                }
+            }
+            News::Purged(ids) => {
+                ids.iter().for_each(|(id, lane)| self.scheduler.purged(id.destination, *lane, id.sequence));
+            }
+        }
+    }
+
+    fn answer(&self, question: Question) {
+        match question {
+            Question::Lines(to) => {
+                let status = |line: &crate::scheduler::Line| LineStatus {
+                    in_flight: line.in_flight(),
+                    delayed: line.delayed(),
+                    held: line.held(),
+                    hold_until: line.hold_until(),
+                    oldest: line.oldest(),
+                };
+                let _ = to.send(self.scheduler.lines().map(|(d, line)| (d, status(line))).collect());
+            }
+            Question::Standings(of, to) => {
+                let now = self.clock.now();
+                let standing = |(d, lane, sequence): &(DestinationId, Digest64, Sequence)| {
+                    self.scheduler.line(*d).map_or(Standing::Queued, |line| line.standing(*lane, *sequence, now))
+                };
+                let _ = to.send(of.iter().map(standing).collect());
+            }
+            Question::DelayTree(to) => {
+                let lines = self.scheduler.lines();
+                let all = lines.flat_map(|(d, line)| line.in_delay_tree().map(move |(s, due)| (d, s, due)));
+                let _ = to.send(all.collect());
+            }
+        }
+    }
+
+    async fn drain(&mut self, mut messages: mpsc::UnboundedReceiver<Message>) {
+        let in_flight = |s: &Scheduler| s.lines().map(|(_, line)| line.in_flight()).sum::<usize>();
+        let drain_timeout = self.drain_timeout;
+        let all = async {
+            while in_flight(&self.scheduler) > 0 {
+                let Some(message) = messages.recv().await else { break };
+                self.hear(message);
+            }
+        };
+        if tokio::time::timeout(drain_timeout, all).await.is_err() {
+            let left = in_flight(&self.scheduler);
+            tracing::warn!(left, "deliveries still in flight are given up; they are made again at the next start");
+        }
+    }
+}
+
+fn load(store: &Store, d: DestinationId, from: Sequence) -> Result<(Vec<Ticket>, Sequence), crate::store::StoreError> {
+    let (mut tickets, mut next) = (Vec::new(), from);
+    for _ in 0..ROWS_PER_LOAD {
+        let (more, behind) = store.waiting(d, next)?;
+        tickets.extend(more);
+        if behind == next {
+            break;
+        }
+        next = behind;
+    }
+    Ok((tickets, next))
+}
+
+/// Puts what lay in the delay tree and the dead letter queue before the start into the scheduler. Blocks.
+///
+/// A due time that lies further ahead than any wait can be comes from a clock that jumped; it is cut to `wait_max`.
+pub fn restore(
+    scheduler: &mut Scheduler,
+    store: &Store,
+    destinations: &HashMap<DestinationId, Arc<Destination>>,
+    now: Timestamp,
+) -> Result<(), crate::store::StoreError> {
+    for delayed in store.delayed() {
+        match delayed? {
+            Ok(delayed) => {
+                let Some(destination) = destinations.get(&delayed.destination) else { continue };
+                let latest = now.after(destination.retry.max.max(destination.retry.retry_after_max));
+                let not_before = delayed.ticket.place.due().min(latest);
+                scheduler.waits(delayed.destination, &delayed.ticket, not_before);
+            }
+            Err((id, place, why)) => {
+                tracing::error!(delivery = %id, %why, "a delayed delivery does not verify; it is quarantined");
+                let why = why.to_string();
+                store.record(crate::store::Transition::Damaged { id, place, why, at: now });
+            }
+        }
+    }
+    for destination in destinations.values() {
+        if let Some(hold) = store.hold(destination.id) {
+            scheduler.hold(destination.id, hold.until.min(now.after(destination.retry.retry_after_max)));
+        }
+    }
+    if destinations.values().any(|d| d.policy.dead_letters == crate::scheduler::DeadLetters::Hold) {
+        for id in store.dead_ids(None) {
+            let id = id?;
+            if let Ok(Some(letter)) = store.dead_letter(id) {
+                scheduler.dead(id.destination, letter.delivery.event.lane(), id.sequence);
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! A source as intake uses it: its profile compiled, its routes resolved to numbers.
+
+use crate::config::settings::{self, Pointers};
+use crate::event::{DestinationId, DestinationSet};
+use crate::profile::{Composite, Field, Pointer, PointerError, Profile};
+
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub name: String,
+    pub profile: Profile,
+    to: DestinationSet,
+    types: Vec<String>,
+}
+
+impl Source {
+    /// `destinations`: names and numbers of those that are configured.
+    pub fn new(settings: &settings::Source, destinations: &[(String, DestinationId)]) -> Result<Self, PointerError> {
+        let goes_to = |name: &String| settings.to.is_empty() || settings.to.contains(name);
+        let to = destinations.iter().filter(|(name, _)| goes_to(name));
+        Ok(Self {
+            name: settings.name.clone(),
+            profile: profile(&settings.profile, &settings.pointers)?,
+            to: to.fold(DestinationSet::EMPTY, |set, (_, d)| set.with(*d)),
+            types: settings.types.clone(),
+        })
+    }
+
+    /// Where an event of this type goes; nowhere where its type is not wanted.
+    pub fn route(&self, kind: &str) -> DestinationSet {
+        let wanted = self.types.is_empty() || self.types.iter().any(|pattern| matches(pattern, kind));
+        if wanted { self.to } else { DestinationSet::EMPTY }
+    }
+}
+
+fn profile(name: &str, pointers: &Pointers) -> Result<Profile, PointerError> {
+    let mut profile = Profile::preset(name).expect("the configuration knows the presets' names, as a test holds");
+    let fields = [
+        (Field::Key, &pointers.key),
+        (Field::Id, &pointers.id),
+        (Field::Time, &pointers.time),
+        (Field::Kind, &pointers.event_type),
+    ];
+    for (field, alternatives) in fields {
+        if let Some(alternatives) = alternatives {
+            let alternatives = alternatives.iter().map(|parts| Composite::parse(parts)).collect::<Result<_, _>>()?;
+            profile = profile.with(field, alternatives);
+        }
+    }
+    let split = pointers.split.as_deref().map(Pointer::parse).transpose()?;
+    Ok(profile.with_split(split))
+}
+
+/// Whether a pattern, in which `*` stands for anything, fits a name.
+pub fn matches(pattern: &str, name: &str) -> bool {
+    let Some((head, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut name) = name.strip_prefix(head) else { return false };
+    let mut rest = rest;
+    while let Some((middle, behind)) = rest.split_once('*') {
+        let Some(at) = name.find(middle) else { return false };
+        (name, rest) = (&name[at + middle.len()..], behind);
+    }
+    name.ends_with(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::settings::PROFILES;
+
+    #[test]
+    fn patterns() {
+        for (pattern, name, fits) in [
+            ("v2.detail.events.conversation.*", "v2.detail.events.conversation.{id}.customer.end", true),
+            ("v2.detail.events.conversation.*", "v2.users.{id}.activity", false),
+            ("*", "", true),
+            ("a*b*c", "a-b-b-c", true),
+            ("a*b*c", "a-c", false),
+            ("ab*ba", "aba", false),
+            ("exact", "exact", true),
+            ("exact", "exactly", false),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn the_configuration_and_the_presets_know_the_same_names() {
+        assert!(PROFILES.iter().all(|name| Profile::preset(name).is_some()));
+        assert!(Profile::preset_names().iter().all(|name| PROFILES.contains(name)));
+    }
+}
