@@ -1,0 +1,216 @@
+//! A client of the admin API.
+//!
+//! *Failure.* No connection, or no whole answer in time: [`Failure::Unreachable`]. An error the API answers, or an answer
+//! that is not the API's: [`Failure::Operation`].
+
+use crate::cli::Failure;
+use crate::cli::item;
+use crate::cli::reach::{Place, Reach};
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// As every request of holdline's own clients names itself.
+pub const USER_AGENT: &str = concat!("holdline/", env!("CARGO_PKG_VERSION"));
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// A change can concern millions of dead letters.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// An HTTP client that keeps its connections and gives up connecting after five seconds.
+pub fn http_client() -> Client<HttpConnector, Full<Bytes>> {
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_nodelay(true);
+    Client::builder(TokioExecutor::new()).build(connector)
+}
+
+/// The admin API of one daemon.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    base: String,
+    token: Option<String>,
+    token_from: String,
+    http: Client<HttpConnector, Full<Bytes>>,
+}
+
+impl Admin {
+    /// The daemon that the arguments of a command mean.
+    pub fn of(reach: &Reach) -> Result<Self, Failure> {
+        reach.place(|name| std::env::var(name).ok()).map(Self::at)
+    }
+
+    /// The daemon at a known place.
+    pub fn at(place: Place) -> Self {
+        Self { base: place.admin, token: place.token, token_from: place.token_from, http: http_client() }
+    }
+
+    /// The JSON behind `path`, which begins with `/` and is already encoded.
+    pub async fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.parsed(Method::GET, path, Bytes::new()).await
+    }
+
+    /// What lies behind `path`, byte for byte.
+    pub async fn get_bytes(&self, path: &str) -> Result<Bytes, Failure> {
+        self.call(Method::GET, path, Bytes::new()).await
+    }
+
+    /// Asks for a change; returns once it is durable.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.parsed(Method::POST, path, body.to_string().into()).await
+    }
+
+    /// Removes what lies behind `path`.
+    pub async fn delete(&self, path: &str) -> Result<Value, Failure> {
+        self.parsed(Method::DELETE, path, Bytes::new()).await
+    }
+
+    async fn parsed(&self, method: Method, path: &str, body: Bytes) -> Result<Value, Failure> {
+        let answer = self.call(method, path, body).await?;
+        if answer.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&answer).map_err(|e| self.stranger(&format!("an answer that is not JSON ({e})")))
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, Failure> {
+        let timeout = if method == Method::GET { READ_TIMEOUT } else { CHANGE_TIMEOUT };
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .header(header::USER_AGENT, USER_AGENT)
+            .header(header::ACCEPT, "application/json");
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(Full::new(body)).map_err(|e| {
+            Failure::Usage(format!("{}{path} or the token from {} cannot be sent: {e}", self.base, self.token_from))
+        })?;
+        let exchange = async {
+            let answer = self.http.request(request).await.map_err(|e| self.unreachable(&root(&e)))?;
+            let status = answer.status();
+            let body = answer.into_body().collect().await.map_err(|e| self.unreachable(&root(&e)))?;
+            Ok((status, body.to_bytes()))
+        };
+        let (status, body) = tokio::time::timeout(timeout, exchange)
+            .await
+            .unwrap_or_else(|_| Err(self.unreachable(&format!("no answer within {} s", timeout.as_secs()))))?;
+        if status.is_success() { Ok(body) } else { Err(self.refused(status, &body)) }
+    }
+
+    fn refused(&self, status: StatusCode, body: &Bytes) -> Failure {
+        let error: Value = serde_json::from_slice(body).unwrap_or_default();
+        let code = item::some_text(&error, "error/code");
+        if status == StatusCode::UNAUTHORIZED {
+            let found = if self.token.is_some() { "the token from" } else { "no token was found in" };
+            return Failure::Operation(format!(
+                "{} does not let us in: {found} {}.\nGive the daemon's token with --token-file FILE or {}; it lies in \
+                 DATA/admin.token, or where the configuration's admin.token says (--config FILE reads both)",
+                self.base,
+                self.token_from,
+                crate::cli::reach::TOKEN
+            ));
+        }
+        let Some(code) = code else {
+            return self.stranger(&format!("status {}", status.as_u16()));
+        };
+        let message = item::text(&error, "error/message");
+        Failure::Operation(format!("{message} ({code}, status {})", status.as_u16()))
+    }
+
+    fn unreachable(&self, why: &str) -> Failure {
+        Failure::Unreachable(format!(
+            "the daemon at {} does not answer: {why}.\nStart it with `holdline serve`, or say with --admin URL, {} or \
+             --config FILE where it is",
+            self.base,
+            crate::cli::reach::ADMIN
+        ))
+    }
+
+    fn stranger(&self, what: &str) -> Failure {
+        Failure::Operation(format!(
+            "{} gave {what}: that is not how holdline's admin API answers. Is the address right?",
+            self.base
+        ))
+    }
+}
+
+/// The innermost cause of an error, which says most.
+pub fn root(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error.to_string()
+}
+
+/// One segment of a path, or a value in a query, percent-encoded (RFC 3986, unreserved characters stay).
+pub fn encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            _ => write!(out, "%{byte:02X}").expect("writing to a String cannot fail"),
+        }
+    }
+    out
+}
+
+/// A path with those parameters that have a value.
+pub fn with_query<'a>(path: &str, parameters: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let mut out = path.to_owned();
+    for (i, (name, value)) in parameters.into_iter().enumerate() {
+        let mark = if i == 0 { '?' } else { '&' };
+        write!(out, "{mark}{name}={}", encoded(value)).expect("writing to a String cannot fail");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn admin(base: &str) -> Admin {
+        Admin::at(Place { admin: base.into(), token: None, token_from: "DIR/admin.token".into() })
+    }
+
+    #[test]
+    fn what_goes_into_a_path_is_encoded() {
+        assert_eq!(encoded("genesys:a b/ü"), "genesys%3Aa%20b%2F%C3%BC");
+        assert_eq!(with_query("/v1/dlq", [("type", "v2.*"), ("limit", "5")]), "/v1/dlq?type=v2.%2A&limit=5");
+        assert_eq!(with_query("/v1/dlq", []), "/v1/dlq");
+    }
+
+    #[test]
+    fn errors_say_what_to_do_next() {
+        let admin = admin("http://a");
+        let body = json!({"error": {"code": "not_found", "message": "no such event"}}).to_string().into();
+        assert_eq!(
+            admin.refused(StatusCode::NOT_FOUND, &body),
+            Failure::Operation("no such event (not_found, status 404)".into())
+        );
+        let Failure::Operation(text) = admin.refused(StatusCode::UNAUTHORIZED, &Bytes::new()) else { panic!() };
+        assert!(text.contains("no token was found in DIR/admin.token"), "{text}");
+        let Failure::Operation(text) = admin.refused(StatusCode::BAD_GATEWAY, &"<html>".into()) else { panic!() };
+        assert!(text.contains("Is the address right?"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_unreachable() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let failure = admin(&base).get("/v1/status").await.unwrap_err();
+        assert_eq!(failure.code(), 3, "{failure:?}");
+    }
+}

@@ -1,0 +1,327 @@
+//! `holdline dlq`: what could not be delivered; to look at, send again, or discard.
+
+use crate::cli::client::{Admin, encoded, with_query};
+use crate::cli::filter::{self, DeadFilter, Filter, Pages};
+use crate::cli::reach::{Form, Reach};
+use crate::cli::table::{Column, Table};
+use crate::cli::{Failure, events, item, output, words};
+use crate::time::Timestamp;
+use indicatif::{ProgressBar, ProgressDrawTarget};
+use serde_json::{Map, Value, json};
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+use std::time::Duration;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    reach: Reach,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// List dead letters, oldest first
+    List(List),
+    /// Show one dead letter with every attempt and what was answered
+    Show(Show),
+    /// Send dead letters again; they go ahead of later events of their interaction
+    Redrive(Redrive),
+    /// Discard dead letters for good
+    Purge(Purge),
+}
+
+#[derive(Debug, clap::Args)]
+struct List {
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    dead: DeadFilter,
+    #[command(flatten)]
+    pages: Pages,
+}
+
+#[derive(Debug, clap::Args)]
+struct Show {
+    /// The event's id
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Print the body as it was received, and nothing else
+    #[arg(long, conflicts_with = "json")]
+    body: bool,
+    /// The destination, where the event is dead for several
+    #[arg(long, value_name = "NAME")]
+    destination: Option<String>,
+}
+
+/// Which dead letters a change is about: ids, or all that pass the filters, or all.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("chosen").required(true).multiple(true)
+    .args(["ids", "destination", "source", "kind", "interaction", "reason", "since", "until", "all"]))]
+struct Choice {
+    /// Events: all their dead letters, or with --destination only that one
+    #[arg(value_name = "ID", conflicts_with_all = ["source", "kind", "interaction", "reason", "since", "until", "all"])]
+    ids: Vec<String>,
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    dead: DeadFilter,
+    /// All dead letters
+    #[arg(long, conflicts_with_all = ["destination", "source", "kind", "interaction", "reason", "since", "until"])]
+    all: bool,
+    /// Only say how many it would be
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Redrive {
+    #[command(flatten)]
+    choice: Choice,
+}
+
+#[derive(Debug, clap::Args)]
+struct Purge {
+    #[command(flatten)]
+    choice: Choice,
+    /// Do not ask first
+    #[arg(long)]
+    yes: bool,
+}
+
+impl Choice {
+    /// The body of the request, without `dry_run`.
+    fn request(&self) -> Map<String, Value> {
+        let mut request = Map::new();
+        if self.ids.is_empty() {
+            let filter = filter::object(self.filter.pairs().chain(self.dead.pairs()));
+            request.insert("filter".to_owned(), Value::Object(filter));
+        } else {
+            request.insert("ids".to_owned(), json!(self.ids));
+            request.extend(filter::object(self.filter.pairs()));
+        }
+        request
+    }
+}
+
+/// Runs one of the commands about dead letters.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let admin = Admin::of(&args.reach)?;
+    let form = args.reach.form();
+    match args.what {
+        What::List(list) => self::list(&admin, &list, form).await,
+        What::Show(show) => self::show(&admin, &show, form).await,
+        What::Redrive(redrive) => {
+            let answer = change(&admin, "/v1/dlq/redrive", &redrive.choice).await?;
+            told(&answer, &redrive.choice, "would be sent again", "queued again", form)
+        }
+        What::Purge(purge) => {
+            if !purge.choice.dry_run && !purge.yes {
+                confirm(&admin, &purge.choice).await?;
+            }
+            let answer = change(&admin, "/v1/dlq/purge", &purge.choice).await?;
+            told(&answer, &purge.choice, "would be discarded", "discarded", form)
+        }
+    }
+}
+
+async fn list(admin: &Admin, list: &List, form: Form) -> Result<(), Failure> {
+    let pairs: Vec<(&str, &str)> = list.filter.pairs().chain(list.dead.pairs()).collect();
+    match form {
+        Form::Json => filter::print_json(admin, "/v1/dlq", &pairs, &list.pages).await,
+        Form::Table => {
+            let now = words::now();
+            filter::print_tables(admin, "/v1/dlq", &pairs, &list.pages, |items| rows(items, now).for_stdout()).await
+        }
+    }
+}
+
+fn rows(items: &[Value], now: Timestamp) -> Table {
+    let mut table = Table::new([
+        Column::fixed("ID"),
+        Column::fixed("REASON"),
+        Column::dispensable("LAST", 2),
+        Column::dispensable("DIED", 1),
+        Column::dispensable("DESTINATION", 3),
+        Column::dispensable("TRIES", 4).right(),
+        Column::dispensable("TYPE", 5),
+        Column::dispensable("INTERACTION", 6),
+    ]);
+    for letter in items {
+        let attempts = item::list(letter, "attempts");
+        let last = attempts.last().map_or_else(
+            || "-".to_owned(),
+            |last| match item::number(last, "status") {
+                0 => item::text(last, "outcome"),
+                status => status.to_string(),
+            },
+        );
+        table.row([
+            item::text(letter, "id"),
+            item::text(letter, "reason"),
+            last,
+            item::some_text(letter, "dead_at").map_or_else(|| "-".to_owned(), |at| words::ago(at, now)),
+            words::line(&item::text(letter, "destination"), 20),
+            attempts.len().to_string(),
+            words::line(&item::text(letter, "type"), 50),
+            words::line(&item::text(letter, "interaction"), 40),
+        ]);
+    }
+    table
+}
+
+async fn show(admin: &Admin, show: &Show, form: Form) -> Result<(), Failure> {
+    let path = |tail: &str| {
+        let destination = show.destination.as_deref().map(|name| ("destination", name));
+        with_query(&format!("/v1/dlq/{}{tail}", encoded(&show.id)), destination)
+    };
+    if show.body {
+        return output::bytes(&admin.get_bytes(&path("/body")).await?);
+    }
+    let answer = admin.get(&path("")).await?;
+    match form {
+        Form::Json => output::json(&answer),
+        Form::Table => {
+            let now = words::now();
+            // one dead letter, or one for each destination
+            let letters = match item::list(&answer, "items") {
+                [] => std::slice::from_ref(&answer),
+                several => several,
+            };
+            let stories: Vec<String> = letters.iter().map(|letter| story(letter, now)).collect();
+            output::text(&stories.join("\n"))
+        }
+    }
+}
+
+fn story(letter: &Value, now: Timestamp) -> String {
+    let mut text = events::head(letter, now);
+    let died = item::some_text(letter, "dead_at").map_or_else(|| "-".to_owned(), |at| words::ago(at, now));
+    let redriven = if item::is_set(letter, "redriven") { ", redriven before" } else { "" };
+    write!(
+        text,
+        "{:<12} {}\n{:<12} {}, {died}{redriven}\n\n",
+        "destination",
+        item::text(letter, "destination"),
+        "dead",
+        item::text(letter, "reason"),
+    )
+    .expect("writing to a String cannot fail");
+    match item::list(letter, "attempts") {
+        [] => text.push_str("It was never attempted.\n"),
+        attempts => text.push_str(&events::attempts(attempts, now)),
+    }
+    text
+}
+
+/// Asks for a change of the chosen dead letters, a dry run where that is all that is wanted.
+async fn change(admin: &Admin, path: &str, choice: &Choice) -> Result<Value, Failure> {
+    let mut request = choice.request();
+    request.insert("dry_run".to_owned(), json!(choice.dry_run));
+    let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    spinner.set_message("waiting for the daemon");
+    spinner.enable_steady_tick(Duration::from_millis(200));
+    let answer = admin.post(path, &Value::Object(request)).await;
+    spinner.finish_and_clear();
+    answer
+}
+
+/// Says what was changed. Ids that fit nothing, and a change that was not made in full, are failures.
+fn told(answer: &Value, choice: &Choice, would: &str, did: &str, form: Form) -> Result<(), Failure> {
+    let (matched, done) = (item::number(answer, "matched"), item::number(answer, "done"));
+    let letters = words::counted(matched, "dead letter");
+    match form {
+        Form::Json => output::json(answer)?,
+        Form::Table if choice.dry_run => output::text(&format!("{letters} {would}\n"))?,
+        Form::Table => output::text(&format!("{} {did}\n", words::counted(done, "dead letter")))?,
+    }
+    if matched == 0 && !choice.ids.is_empty() {
+        return Err(Failure::Operation(
+            "no dead letter has these ids; `holdline dlq list` shows those there are".into(),
+        ));
+    }
+    if !choice.dry_run && done < matched {
+        return Err(Failure::Operation(format!(
+            "{letters} matched, but only {} {did}; the daemon's log says why",
+            words::count(done)
+        )));
+    }
+    Ok(())
+}
+
+async fn confirm(admin: &Admin, choice: &Choice) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::Usage("nobody is here to confirm: add --yes, or --dry-run to see how many it is".into()));
+    }
+    let mut request = choice.request();
+    request.insert("dry_run".to_owned(), json!(true));
+    let answer = admin.post("/v1/dlq/purge", &Value::Object(request)).await?;
+    let letters = words::counted(item::number(&answer, "matched"), "dead letter");
+    let mut err = std::io::stderr();
+    write!(err, "Discard {letters} for good? [y/N] ")
+        .and_then(|()| err.flush())
+        .map_err(|e| Failure::io("cannot ask", e))?;
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).map_err(|e| Failure::io("cannot read the answer", e))?;
+    match line.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Failure::Operation("nothing was discarded".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn choice(line: &str) -> Choice {
+        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+        match cli.command {
+            Command::Dlq(Args { what: What::Redrive(redrive), .. }) => redrive.choice,
+            Command::Dlq(Args { what: What::Purge(purge), .. }) => purge.choice,
+            _ => panic!("not a change"),
+        }
+    }
+
+    #[test]
+    fn a_choice_becomes_ids_or_a_filter() {
+        let cases = [
+            ("holdline dlq redrive --all", json!({"filter": {}})),
+            ("holdline dlq redrive a b", json!({"ids": ["a", "b"]})),
+            ("holdline dlq redrive a --destination crm", json!({"ids": ["a"], "destination": "crm"})),
+            (
+                "holdline dlq purge --destination crm --reason permanent --type t --dry-run",
+                json!({"filter": {"destination": "crm", "reason": "permanent", "type": "t"}}),
+            ),
+        ];
+        for (line, request) in cases {
+            assert_eq!(Value::Object(choice(line).request()), request, "{line}");
+        }
+    }
+
+    #[test]
+    fn ids_that_fit_nothing_are_a_failure_and_filters_are_not() {
+        let nothing = json!({"matched": 0, "done": 0});
+        let told =
+            |line: &str, answer: &Value| super::told(answer, &choice(line), "", "", Form::Json).map_err(|f| f.code());
+        assert_eq!(told("holdline dlq redrive a", &nothing), Err(1));
+        assert_eq!(told("holdline dlq redrive --all", &nothing), Ok(()));
+        assert_eq!(told("holdline dlq redrive --all", &json!({"matched": 3, "done": 2})), Err(1));
+        assert_eq!(told("holdline dlq redrive --all --dry-run", &json!({"matched": 3, "done": 0})), Ok(()));
+    }
+
+    #[test]
+    fn a_story_shows_every_attempt_and_answer() {
+        let now = words::instant("2026-03-19T22:04:48Z").unwrap();
+        let letter = json!({"id": "0190", "reason": "permanent", "dead_at": "2026-03-19T22:04:38Z",
+            "destination": "crm", "redriven": true, "attempts": [
+                {"number": 1, "at": "2026-03-19T22:04:30Z", "latency_ms": 1200, "outcome": "timeout", "error": "no answer"},
+                {"number": 2, "outcome": "answered", "status": 422, "answer": "{\"wrong\":\"field\"}"}]});
+        let text = story(&letter, now);
+        for part in ["permanent, 10s ago, redriven before", "timeout", "1.2s", "status 422", "answer 2: {\"wrong\""] {
+            assert!(text.contains(part), "{part}:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! `holdline events`: which events there are, and the whole story of one.
+
+use crate::cli::client::{Admin, encoded};
+use crate::cli::filter::{self, Filter, Pages};
+use crate::cli::reach::{Form, Reach};
+use crate::cli::table::{Column, Table};
+use crate::cli::{Failure, item, output, words};
+use crate::time::Timestamp;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    reach: Reach,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// List events, oldest first
+    List(List),
+    /// Show one event: its deliveries, their attempts, and what they wait for
+    Show(Show),
+}
+
+#[derive(Debug, clap::Args)]
+struct List {
+    /// Only those with a delivery in this state
+    #[arg(long, value_parser = ["queued", "delayed", "held", "in_flight", "delivered", "dead", "discarded"])]
+    state: Option<String>,
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    pages: Pages,
+}
+
+#[derive(Debug, clap::Args)]
+struct Show {
+    /// The event's id, or SOURCE:ID with the sender's own id
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+/// Runs one of the commands about events.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let admin = Admin::of(&args.reach)?;
+    match args.what {
+        What::List(list) => self::list(&admin, &list, args.reach.form()).await,
+        What::Show(show) => {
+            let event = admin.get(&format!("/v1/events/{}", encoded(&show.id))).await?;
+            match args.reach.form() {
+                Form::Json => output::json(&event),
+                Form::Table => output::text(&story(&event, words::now())),
+            }
+        }
+    }
+}
+
+async fn list(admin: &Admin, list: &List, form: Form) -> Result<(), Failure> {
+    let state = list.state.as_deref().map(|state| ("state", state));
+    let pairs: Vec<(&str, &str)> = state.into_iter().chain(list.filter.pairs()).collect();
+    match form {
+        Form::Json => filter::print_json(admin, "/v1/events", &pairs, &list.pages).await,
+        Form::Table => {
+            let now = words::now();
+            filter::print_tables(admin, "/v1/events", &pairs, &list.pages, |items| rows(items, now).for_stdout()).await
+        }
+    }
+}
+
+fn rows(items: &[Value], now: Timestamp) -> Table {
+    let mut table = Table::new([
+        Column::fixed("ID"),
+        Column::fixed("STATE"),
+        Column::dispensable("RECEIVED", 1),
+        Column::dispensable("TYPE", 2),
+        Column::dispensable("INTERACTION", 3),
+        Column::dispensable("SOURCE", 4),
+        Column::dispensable("SIZE", 5).right(),
+    ]);
+    for event in items {
+        table.row([
+            item::text(event, "id"),
+            state(event),
+            item::some_text(event, "received_at").map_or_else(|| "-".to_owned(), |at| words::ago(at, now)),
+            words::line(&item::text(event, "type"), 50),
+            words::line(&item::text(event, "interaction"), 40),
+            words::line(&item::text(event, "source"), 20),
+            words::bytes(item::number(event, "size")),
+        ]);
+    }
+    table
+}
+
+/// The state of an event's deliveries: one word where they agree, else how many are in which.
+fn state(event: &Value) -> String {
+    let mut states: BTreeMap<String, usize> = BTreeMap::new();
+    for delivery in item::list(event, "deliveries") {
+        *states.entry(item::text(delivery, "state")).or_default() += 1;
+    }
+    match states.len() {
+        0 => item::text(event, "state"),
+        1 => states.into_keys().collect(),
+        _ => states.iter().map(|(state, n)| format!("{n} {state}")).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// The head of an event or dead letter, one field a line.
+pub(super) fn head(event: &Value, now: Timestamp) -> String {
+    let mut text = String::new();
+    for (name, field) in [
+        ("event", "id"),
+        ("sequence", "sequence"),
+        ("source", "source"),
+        ("type", "type"),
+        ("interaction", "interaction"),
+        ("sender's id", "sender_id"),
+        ("event time", "event_time"),
+        ("received", "received_at"),
+    ] {
+        let mut value = words::line(&item::text(event, field), 200);
+        if let Some(at) = words::instant(&value) {
+            write!(value, " ({})", words::ago(&at.to_string(), now)).expect("writing to a String cannot fail");
+        }
+        writeln!(text, "{name:<12} {value}").expect("writing to a String cannot fail");
+    }
+    let conflict =
+        if item::is_set(event, "conflict") { ", differs from another event with the sender's id" } else { "" };
+    writeln!(text, "{:<12} {}{conflict}", "body", words::bytes(item::number(event, "size")))
+        .expect("writing to a String cannot fail");
+    text
+}
+
+fn story(event: &Value, now: Timestamp) -> String {
+    let mut text = head(event, now);
+    for delivery in item::list(event, "deliveries") {
+        writeln!(text, "\nto {}: {}", item::text(delivery, "destination"), progress(delivery, now))
+            .expect("writing to a String cannot fail");
+        if let Some(waiting) = item::find(delivery, "waiting_for").filter(|w| w.is_object()) {
+            writeln!(text, "  waits for {}", gate(waiting, now)).expect("writing to a String cannot fail");
+        }
+        let attempts = item::list(delivery, "attempts");
+        if !attempts.is_empty() {
+            text.push_str(&self::attempts(attempts, now));
+        }
+    }
+    text
+}
+
+fn progress(delivery: &Value, now: Timestamp) -> String {
+    let mut text = item::text(delivery, "state");
+    let attempts = match item::find(delivery, "attempts") {
+        Some(Value::Array(list)) => list.len() as u64,
+        _ => item::number(delivery, "attempts"),
+    };
+    if let Some(reason) = item::some_text(delivery, "reason") {
+        text.push_str(&format!(" ({reason})"));
+    }
+    if item::find(delivery, "status").is_some_and(|s| !s.is_null()) {
+        text.push_str(&format!(", answered {}", item::text(delivery, "status")));
+    }
+    if let Some(at) = item::some_text(delivery, "settled_at") {
+        text.push_str(&format!(", {}", words::ago(at, now)));
+    }
+    if attempts > 0 {
+        text.push_str(&format!(", {}", words::counted(attempts, "attempt")));
+    }
+    if let Some(due) = item::some_text(delivery, "due") {
+        text.push_str(&format!(", due {}", words::ago(due, now)));
+    }
+    text
+}
+
+/// What holds a delivery, until when, behind what, and who set it, in one sentence.
+fn gate(waiting: &Value, now: Timestamp) -> String {
+    let mut text = format!("gate {}", item::text(waiting, "gate"));
+    if let Some(until) = item::some_text(waiting, "until") {
+        text.push_str(&format!(" until {until} ({})", words::ago(until, now)));
+    }
+    if let Some(behind) = item::find(waiting, "behind").filter(|b| !b.is_null()) {
+        let behind = behind.as_str().map_or_else(|| behind.to_string(), str::to_owned);
+        text.push_str(&format!(", behind {behind}"));
+    }
+    if let Some(by) = item::some_text(waiting, "set_by") {
+        text.push_str(&format!(", set by {by}"));
+    }
+    text
+}
+
+/// Every attempt, one a row, and below the table what was answered.
+pub(super) fn attempts(attempts: &[Value], now: Timestamp) -> String {
+    let mut table = Table::new([
+        Column::fixed("  ATTEMPT").right(),
+        Column::fixed("WHEN"),
+        Column::fixed("OUTCOME"),
+        Column::dispensable("LATENCY", 2).right(),
+        Column::dispensable("ERROR", 1),
+    ]);
+    for attempt in attempts {
+        let outcome = match item::find(attempt, "status").and_then(Value::as_u64) {
+            Some(status) if status > 0 => format!("status {status}"),
+            _ => item::text(attempt, "outcome"),
+        };
+        table.row([
+            item::text(attempt, "number"),
+            item::some_text(attempt, "at").map_or_else(|| "-".to_owned(), |at| words::ago(at, now)),
+            outcome,
+            item::duration_ms(attempt, "latency_ms").map_or_else(|| "-".to_owned(), words::age),
+            words::line(&item::text(attempt, "error"), 80),
+        ]);
+    }
+    let mut text = table.for_stdout();
+    for attempt in attempts {
+        if let Some(answer) = item::some_text(attempt, "answer") {
+            writeln!(text, "  answer {}: {}", item::text(attempt, "number"), words::line(answer, 1024))
+                .expect("writing to a String cannot fail");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_story_tells_gate_attempts_and_outcome() {
+        let now = words::instant("2026-03-19T22:04:48Z").unwrap();
+        let event = json!({"id": "0190", "received_at": "2026-03-19T22:04:38Z", "size": 1100, "conflict": true,
+            "deliveries": [
+                {"destination": "crm", "state": "held", "attempts": [], "waiting_for":
+                    {"gate": "order", "until": null, "behind": "018f", "set_by": "interaction"}},
+                {"destination": "wallboard", "state": "delayed", "due": "2026-03-19T22:04:50Z", "attempts": [
+                    {"number": 1, "at": "2026-03-19T22:04:40Z", "latency_ms": 12, "outcome": "answered",
+                     "status": 503, "error": "", "answer": "try\nlater"}]},
+                {"destination": "bi", "state": "delivered", "attempts": 2, "status": 200,
+                    "settled_at": "2026-03-19T22:04:47Z"}]});
+        let text = story(&event, now);
+        for part in [
+            "received     2026-03-19T22:04:38.000Z (10s ago)",
+            "differs from another event",
+            "to crm: held\n  waits for gate order, behind 018f, set by interaction",
+            "to wallboard: delayed, 1 attempt, due in 2.0s",
+            "status 503",
+            "answer 1: try later",
+            "to bi: delivered, answered 200, 1.0s ago, 2 attempts",
+        ] {
+            assert!(text.replace("T22:04:38Z", "T22:04:38.000Z").contains(part), "{part}:\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_state_of_an_event_is_that_of_its_deliveries() {
+        let of = |states: &[&str]| {
+            let deliveries: Vec<Value> = states.iter().map(|s| json!({"state": s})).collect();
+            state(&json!({"deliveries": deliveries}))
+        };
+        assert_eq!(of(&["dead"]), "dead");
+        assert_eq!(of(&["delivered", "delivered"]), "delivered");
+        assert_eq!(of(&["delivered", "held", "delivered"]), "2 delivered, 1 held");
+        assert_eq!(state(&json!({})), "-");
+    }
+
+    #[test]
+    fn rows_fit_80_columns() {
+        let event = json!({"id": "0195b1c2-7a3e-7000-8000-0123456789ab", "source": "genesys", "size": 1100,
+            "type": "v2.detail.events.conversation.{id}.customer.start", "received_at": "2026-03-19T22:04:38Z",
+            "interaction": "2f7bf00a-0fc2-4d6a-9b56-92238191433e", "deliveries": [{"state": "in_flight"}]});
+        let text = rows(&[event], words::instant("2026-03-19T22:04:48Z").unwrap()).in_width(Some(80));
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.contains("RECEIVED") && !text.contains("INTERACTION"), "{text}");
+    }
+}

@@ -1,0 +1,211 @@
+//! Which events or dead letters a command means, and the pages in which the API lists them.
+
+use crate::cli::client::{Admin, with_query};
+use crate::cli::{Failure, item, output, words};
+use serde_json::{Map, Value, json};
+use std::num::NonZeroU32;
+
+/// The filters that events and dead letters have in common. An event must pass all that are given.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Filter {
+    /// Only for this destination
+    #[arg(long, value_name = "NAME")]
+    pub destination: Option<String>,
+    /// Only from this source
+    #[arg(long, value_name = "NAME")]
+    pub source: Option<String>,
+    /// Only of this event type
+    #[arg(long = "type", value_name = "TYPE")]
+    pub kind: Option<String>,
+    /// Only of this interaction (conversation)
+    #[arg(long, value_name = "KEY")]
+    pub interaction: Option<String>,
+}
+
+impl Filter {
+    /// Name and value of each filter that is given, as the API names them.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        [
+            ("destination", &self.destination),
+            ("source", &self.source),
+            ("type", &self.kind),
+            ("interaction", &self.interaction),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| value.as_deref().map(|value| (name, value)))
+    }
+}
+
+/// The filters that only dead letters have.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct DeadFilter {
+    /// Only those that died for this reason
+    #[arg(long, value_parser = ["exhausted", "permanent", "expired", "stale", "manual"])]
+    pub reason: Option<String>,
+    /// Only those that died at this time or later: RFC 3339, or how long ago (`2h`, `7d`)
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub since: Option<String>,
+    /// Only those that died before this time: RFC 3339, or how long ago
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub until: Option<String>,
+}
+
+impl DeadFilter {
+    /// Name and value of each filter that is given, as the API names them.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        [("reason", &self.reason), ("since", &self.since), ("until", &self.until)]
+            .into_iter()
+            .filter_map(|(name, value)| value.as_deref().map(|value| (name, value)))
+    }
+}
+
+/// Filters as they stand in the body of a request.
+pub fn object<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Map<String, Value> {
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect()
+}
+
+/// A time in RFC 3339, as it was given or counted back from now.
+fn moment(given: &str) -> Result<String, String> {
+    if let Ok(ago) = humantime::parse_duration(given) {
+        return Ok(words::now().before(ago).to_string());
+    }
+    let looks_right =
+        given.len() >= 20 && given.as_bytes()[4] == b'-' && given.as_bytes()[10].eq_ignore_ascii_case(&b'T');
+    if looks_right {
+        Ok(given.to_owned())
+    } else {
+        Err("write a time such as 2026-03-19T22:04:48Z, or how long ago: 30m, 2h, 7d".to_owned())
+    }
+}
+
+/// How much of a list is wanted.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Pages {
+    /// At most so many
+    #[arg(long, value_name = "N", default_value = "50")]
+    limit: NonZeroU32,
+    /// Go on where an earlier list ended
+    #[arg(long, value_name = "NEXT")]
+    after: Option<String>,
+    /// Everything, page by page
+    #[arg(long)]
+    all: bool,
+}
+
+/// The largest page that is asked for with `--all`.
+const PAGE: u32 = 500;
+
+impl Pages {
+    fn size(&self) -> u32 {
+        if self.all { PAGE } else { self.limit.get() }
+    }
+}
+
+/// Prints a list as JSON, in the API's form; with `--all` it is one list, written as its pages arrive.
+pub async fn print_json(admin: &Admin, path: &str, pairs: &[(&str, &str)], pages: &Pages) -> Result<(), Failure> {
+    if !pages.all {
+        return output::json(&page(admin, path, pairs, pages.size(), pages.after.as_deref()).await?);
+    }
+    output::text("{\"items\":[")?;
+    let mut lead = "";
+    let mut after = pages.after.clone();
+    loop {
+        let page = page(admin, path, pairs, pages.size(), after.as_deref()).await?;
+        for entry in item::list(&page, "items") {
+            output::text(&format!("{lead}{entry}"))?;
+            lead = ",\n";
+        }
+        after = next(&page, after);
+        if after.is_none() {
+            return output::text("],\"next\":null}\n");
+        }
+    }
+}
+
+/// Prints a list as tables, one a page, each made by `table`; says on stderr where it goes on, or that it is empty.
+pub async fn print_tables(
+    admin: &Admin,
+    path: &str,
+    pairs: &[(&str, &str)],
+    pages: &Pages,
+    table: impl Fn(&[Value]) -> String,
+) -> Result<(), Failure> {
+    let mut after = pages.after.clone();
+    let mut shown = 0;
+    loop {
+        let page = page(admin, path, pairs, pages.size(), after.as_deref()).await?;
+        let items = item::list(&page, "items");
+        shown += items.len();
+        if !items.is_empty() {
+            output::text(&table(items))?;
+        }
+        after = next(&page, after);
+        match &after {
+            Some(_) if pages.all => {}
+            Some(next) => {
+                output::note(&format!("There are more: --after {next}, or --all"));
+                return Ok(());
+            }
+            None => break,
+        }
+    }
+    if shown == 0 {
+        let filtered = if pairs.is_empty() { "." } else { " that fits the filters." };
+        output::note(&format!("None{filtered}"));
+    }
+    Ok(())
+}
+
+async fn page(
+    admin: &Admin,
+    path: &str,
+    pairs: &[(&str, &str)],
+    limit: u32,
+    after: Option<&str>,
+) -> Result<Value, Failure> {
+    let limit = limit.to_string();
+    let paging = [("limit", Some(limit.as_str())), ("after", after)];
+    let paging = paging.into_iter().filter_map(|(name, value)| value.map(|value| (name, value)));
+    admin.get(&with_query(path, pairs.iter().copied().chain(paging))).await
+}
+
+/// Where the list goes on; nowhere if that is where it already was, so that no answer makes a command run for ever.
+fn next(page: &Value, before: Option<String>) -> Option<String> {
+    let next = match item::find(page, "next") {
+        Some(Value::String(next)) if !next.is_empty() => next.clone(),
+        Some(Value::Number(next)) => next.to_string(),
+        _ => return None,
+    };
+    (Some(&next) != before.as_ref()).then_some(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_take_the_names_of_the_api() {
+        let filter = Filter { kind: Some("v2.*".into()), interaction: Some("k".into()), ..Filter::default() };
+        let dead = DeadFilter { reason: Some("stale".into()), ..DeadFilter::default() };
+        let object = object(filter.pairs().chain(dead.pairs()));
+        assert_eq!(Value::Object(object), json!({"type": "v2.*", "interaction": "k", "reason": "stale"}));
+    }
+
+    #[test]
+    fn a_moment_is_a_date_or_an_age() {
+        assert_eq!(moment("2026-03-19T22:04:48Z").unwrap(), "2026-03-19T22:04:48Z");
+        assert_eq!(moment("2026-03-19T22:04:48.1+02:00").unwrap(), "2026-03-19T22:04:48.1+02:00");
+        assert!(words::instant(&moment("2h").unwrap()).is_some());
+        assert!(moment("yesterday").is_err() && moment("2026-03-19").is_err());
+        assert!(moment("äääääääääääääääää").is_err());
+    }
+
+    #[test]
+    fn a_list_that_does_not_move_on_ends() {
+        assert_eq!(next(&json!({"next": "b"}), Some("a".into())), Some("b".into()));
+        assert_eq!(next(&json!({"next": 7}), None), Some("7".into()));
+        assert_eq!(next(&json!({"next": "a"}), Some("a".into())), None);
+        assert_eq!(next(&json!({"next": null}), None), None);
+        assert_eq!(next(&json!([]), None), None);
+    }
+}

@@ -1,0 +1,152 @@
+//! The command line: one file or folder for each command, and what they share.
+//!
+//! *Exit codes.* 0 done, 1 the operation failed, 2 wrong use or configuration, 3 the daemon is not reachable.
+
+pub mod check;
+pub mod client;
+pub mod demo;
+pub mod dlq;
+pub mod events;
+pub mod failure;
+pub mod filter;
+pub mod item;
+pub mod logs;
+pub mod output;
+pub mod reach;
+pub mod send;
+pub mod serve;
+pub mod signals;
+pub mod status;
+pub mod table;
+pub mod words;
+
+pub use failure::Failure;
+
+use clap::{Parser, Subcommand};
+use std::future::Future;
+use std::process::ExitCode;
+
+/// Accepts contact-centre event webhooks durably and delivers them in order, at a pace the destination can bear.
+#[derive(Debug, Parser)]
+#[command(name = "holdline", version, max_term_width = 100, after_help = AFTER_HELP)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Start with `holdline demo`; it needs nothing else.
+
+Exit codes: 0 done, 1 the operation failed, 2 wrong use or configuration, 3 the daemon is not reachable.";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon
+    Serve(serve::Args),
+    /// Show the whole job in one command: daemon, flaky receiver and sender in one process
+    Demo(demo::Args),
+    /// Validate a configuration and print every fault in it
+    Check(check::Args),
+    /// Show how the daemon is doing: queue, destinations, dead letters, disk
+    Status(status::Args),
+    /// Look at events: where each one is and what it waits for
+    Events(events::Args),
+    /// Look at dead letters, send them again or discard them
+    Dlq(dlq::Args),
+    /// Post event bodies to the intake as a sender would
+    Send(send::Args),
+}
+
+/// Parses the arguments of this process and does what they ask.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // where even the terminal is gone, nobody is left to tell
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Serve(args) => serve::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Check(args) => check::run(&args),
+        Command::Status(args) => client(status::run(args)),
+        Command::Events(args) => client(events::run(args)),
+        Command::Dlq(args) => client(dlq::run(args)),
+        Command::Send(args) => client(send::run(args)),
+    }
+}
+
+/// Runs a command that talks to a daemon, on this thread.
+fn client(command: impl Future<Output = Result<(), Failure>>) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::Operation(format!("cannot start the runtime: {e}")))?;
+    runtime.block_on(command).map(|()| ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn good_lines_are_taken() {
+        for line in [
+            "holdline serve",
+            "holdline serve --to http://127.0.0.1:9000/ --data /tmp/d --intake 127.0.0.1:1 --admin [::1]:2 --log json",
+            "holdline demo --events 50 --seed 3 --keep",
+            "holdline check --config holdline.toml",
+            "holdline status --json --admin http://127.0.0.1:1",
+            "holdline events list --state dead --destination crm --limit 5 --all",
+            "holdline events show genesys:abc --json",
+            "holdline dlq --json list --reason permanent --since 2h",
+            "holdline dlq show 0190 --body",
+            "holdline dlq redrive a b --destination crm --dry-run",
+            "holdline dlq redrive --all",
+            "holdline dlq purge --type v2.* --yes",
+            "holdline send a.json - --source genesys --intake http://127.0.0.1:1",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
+        }
+    }
+
+    #[test]
+    fn wrong_lines_are_refused() {
+        for line in [
+            "holdline",
+            "holdline serve --intake nowhere",
+            "holdline check",
+            "holdline events list --state lost",
+            "holdline events list --limit 0",
+            "holdline dlq list --reason because",
+            "holdline dlq list --since yesterday",
+            "holdline dlq redrive",
+            "holdline dlq redrive --all --type x",
+            "holdline dlq redrive a --type x",
+            "holdline dlq purge --all b",
+            "holdline send",
+            "holdline demo --events 3",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Where a client command finds the daemon: the address of its admin API, and the token.
+//!
+//! *Order.* Address: `--admin`, `HOLDLINE_ADMIN`, the configuration's `admin.listen`, the default. Token: `--token-file`,
+//! `HOLDLINE_ADMIN_TOKEN`, the configuration's `admin.token`, `DATA/admin.token`.
+
+use crate::cli::Failure;
+use crate::config::Settings;
+use crate::config::settings::{Secret, Token};
+use http::Uri;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// The address of the admin API where nothing else is said.
+pub const DEFAULT_ADMIN: &str = "http://127.0.0.1:8081";
+/// Holds the address of the admin API.
+pub const ADMIN: &str = "HOLDLINE_ADMIN";
+/// Holds the admin token itself.
+pub const TOKEN: &str = "HOLDLINE_ADMIN_TOKEN";
+const DEFAULT_DATA: &str = "./holdline-data";
+
+/// What every client command takes.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Reach {
+    /// Where the admin API is [default: the configuration's admin.listen, else http://127.0.0.1:8081]
+    #[arg(long, global = true, value_name = "URL", env = ADMIN)]
+    admin: Option<String>,
+    /// File that holds the admin token [default: HOLDLINE_ADMIN_TOKEN, the configuration's, DATA/admin.token]
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Configuration of the daemon, to find its address and token
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON, as the API answers it
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// The form of what a command prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// For people
+    Table,
+    /// For scripts
+    Json,
+}
+
+/// Where the daemon is and what opens it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Place {
+    /// `http://host:port`, without a slash at the end.
+    pub admin: String,
+    /// The token, where one was found.
+    pub token: Option<String>,
+    /// Where the token was looked for, in words, for the case that it does not open.
+    pub token_from: String,
+}
+
+impl Reach {
+    /// What the command prints.
+    pub fn form(&self) -> Form {
+        if self.json { Form::Json } else { Form::Table }
+    }
+
+    /// The settings behind `--config`, if it was given.
+    pub fn settings(&self) -> Result<Option<Settings>, Failure> {
+        let Some(path) = &self.config else { return Ok(None) };
+        crate::config::load(path)
+            .map(Some)
+            .map_err(|faults| Failure::Usage(format!("{} is not usable:\n{faults}", path.display())))
+    }
+
+    /// Finds address and token. `variable` reads the environment.
+    pub fn place(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Place, Failure> {
+        let settings = self.settings()?;
+        let admin = match (&self.admin, &settings) {
+            (Some(given), _) => address(given)?,
+            (None, Some(settings)) => listening(settings)?,
+            (None, None) => DEFAULT_ADMIN.to_owned(),
+        };
+        let (token, token_from) = self.token(settings.as_ref(), variable)?;
+        Ok(Place { admin, token, token_from })
+    }
+
+    fn token(
+        &self,
+        settings: Option<&Settings>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<(Option<String>, String), Failure> {
+        if let Some(path) = &self.token_file {
+            let token = read(path).map_err(|e| Failure::Usage(format!("--token-file {}: {e}", path.display())))?;
+            return Ok((Some(token), path.display().to_string()));
+        }
+        if let Some(token) = variable(TOKEN).filter(|t| !t.trim().is_empty()) {
+            return Ok((Some(token.trim().to_owned()), format!("the environment variable {TOKEN}")));
+        }
+        let path = match settings.map(|s| (&s.admin.token, &s.store.path)) {
+            None => Path::new(DEFAULT_DATA).join("admin.token"),
+            Some((Token::Made, data)) => data.join("admin.token"),
+            Some((Token::Given(Secret::File(path)), _)) => path.clone(),
+            Some((Token::Given(Secret::Env(name)), _)) => {
+                return Ok((variable(name), format!("the environment variable {name}, as the configuration says")));
+            }
+            Some((Token::Given(Secret::Credential(name)), _)) => match variable("CREDENTIALS_DIRECTORY") {
+                Some(folder) => Path::new(&folder).join(name),
+                None => return Ok((None, format!("the systemd credential {name}, which only the service sees"))),
+            },
+        };
+        // whether a token is needed at all is for the daemon to say
+        Ok(match read(&path) {
+            Ok(token) => (Some(token), path.display().to_string()),
+            Err(e) => (None, format!("{} ({e})", path.display())),
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
+    match text.trim() {
+        "" => Err("the file is empty".to_owned()),
+        token => Ok(token.to_owned()),
+    }
+}
+
+/// Checks an address that a person wrote and brings it into the form of [`Place::admin`].
+pub fn address(given: &str) -> Result<String, Failure> {
+    if given.starts_with("unix:") {
+        return Err(Failure::Usage(format!(
+            "{given}: unix sockets are not supported by this version; give the http:// address of admin.listen"
+        )));
+    }
+    let wrong = |what: &str| Failure::Usage(format!("{given}: {what}; write for example {DEFAULT_ADMIN}"));
+    let uri: Uri = given.parse().map_err(|e| wrong(&format!("not a URL ({e})")))?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") => return Err(wrong("https is not supported by this version")),
+        _ => return Err(wrong("not an http:// URL")),
+    }
+    if uri.query().is_some() || uri.host().is_none_or(str::is_empty) {
+        return Err(wrong("only http://HOST:PORT is expected"));
+    }
+    Ok(given.trim_end_matches('/').to_owned())
+}
+
+fn listening(settings: &Settings) -> Result<String, Failure> {
+    match settings.admin.listen.first() {
+        Some(address) => Ok(format!("http://{}", reachable(*address))),
+        None => Err(Failure::Usage(format!(
+            "the configuration has no TCP address in admin.listen; say with --admin or {ADMIN} where the daemon is"
+        ))),
+    }
+}
+
+/// The address by which a listener is reached from the same machine: one that listens everywhere, on loopback.
+pub fn reachable(listener: SocketAddr) -> SocketAddr {
+    let ip = match listener.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listener.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nothing(_: &str) -> Option<String> {
+        None
+    }
+
+    fn token_in_env(name: &str) -> Option<String> {
+        (name == TOKEN).then(|| "from-env\n".to_owned())
+    }
+
+    #[test]
+    fn flags_beat_the_environment_and_the_default() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, "from-file\n").unwrap();
+
+        let place = Reach::default().place(token_in_env).unwrap();
+        assert_eq!(place.admin, DEFAULT_ADMIN);
+        assert_eq!(place.token.as_deref(), Some("from-env"));
+
+        let reach = Reach { admin: Some("http://[::1]:9/".into()), token_file: Some(file), ..Reach::default() };
+        let place = reach.place(token_in_env).unwrap();
+        assert_eq!(place.admin, "http://[::1]:9");
+        assert_eq!(place.token.as_deref(), Some("from-file"));
+    }
+
+    #[test]
+    fn a_missing_token_is_told_by_its_place() {
+        let reach = Reach { token_file: Some("/nowhere/token".into()), ..Reach::default() };
+        assert_eq!(reach.place(nothing).unwrap_err().code(), 2);
+        let (token, from) = Reach::default().token(None, nothing).unwrap();
+        assert_eq!(token, None);
+        assert!(from.starts_with("./holdline-data/admin.token ("), "{from}");
+    }
+
+    #[test]
+    fn addresses_are_checked() {
+        assert_eq!(address("http://example.com:81/base/").unwrap(), "http://example.com:81/base");
+        for wrong in ["unix:/run/admin.sock", "127.0.0.1:8081", "https://a:1", "http://a/?b", "ftp://a", ""] {
+            assert_eq!(address(wrong).unwrap_err().code(), 2, "{wrong}");
+        }
+        let Err(Failure::Usage(text)) = address("unix:/run/admin.sock") else { panic!("accepted") };
+        assert!(text.contains("not supported by this version"));
+    }
+
+    #[test]
+    fn a_listener_everywhere_is_reached_on_loopback() {
+        let cases = [("0.0.0.0:8081", "127.0.0.1:8081"), ("[::]:1", "[::1]:1"), ("10.0.0.1:2", "10.0.0.1:2")];
+        for (listener, reached) in cases {
+            assert_eq!(reachable(listener.parse().unwrap()).to_string(), reached);
+        }
+    }
+}

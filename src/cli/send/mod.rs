@@ -1,0 +1,283 @@
+//! `holdline send`: posts bodies as a sender would, one after the other, so that their order is kept.
+
+pub mod bodies;
+pub mod intake;
+
+use crate::cli::reach::{Form, Reach, address, reachable};
+use crate::cli::{Failure, output, words};
+use crate::clock::Clock;
+use crate::config::Settings;
+use bodies::Body;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use intake::{Answer, Intake, Refusal, Taken};
+use serde_json::{Value, json};
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A file holds one body; or one a line, where it is named .ndjson or .jsonl or each of its lines is JSON by itself.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Files with bodies; - is the standard input
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// The source as which they are sent [default: the configuration's, where it has one, else default]
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// Where the intake is [default: the configuration's intake.listen, else http://127.0.0.1:8080]
+    #[arg(long, value_name = "URL")]
+    intake: Option<String>,
+    /// Header sent with each body, such as 'Authorization: Bearer abc'; may be repeated
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = parse_header)]
+    headers: Vec<(HeaderName, HeaderValue)>,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+const DEFAULT_INTAKE: &str = "http://127.0.0.1:8080";
+/// How long a body is offered to an intake that is busy.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// How often a body is sent again when there was no answer.
+const BROKEN_MAX: u32 = 3;
+/// Refusals that are explained; the rest is counted.
+const EXPLAINED: usize = 5;
+
+fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("write NAME: VALUE")?;
+    let value = value.trim().parse().map_err(|e| format!("{name}: {e}"))?;
+    Ok((name.trim().parse().map_err(|e| format!("{name}: {e}"))?, value))
+}
+
+/// Posts everything and prints a summary; fails where a body was refused.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let settings = args.reach.settings()?;
+    let base = match (&args.intake, &settings) {
+        (Some(given), _) => address(given)?,
+        (None, Some(settings)) => listening(settings)?,
+        (None, None) => DEFAULT_INTAKE.to_owned(),
+    };
+    let source = args.source.clone().unwrap_or_else(|| the_source(settings.as_ref()));
+    let headers: HeaderMap = args.headers.iter().cloned().collect();
+    let sender = Sender { intake: Intake::new(&base, &source, headers), clock: Clock::system() };
+
+    let mut files = Vec::new();
+    for path in &args.files {
+        let name = path.display().to_string();
+        let content = read(path).map_err(|e| Failure::Usage(format!("{name}: {e}")))?;
+        let bodies = bodies::split(&name, &content);
+        if bodies.is_empty() {
+            return Err(Failure::Usage(format!("{name}: nothing in it to send")));
+        }
+        files.push((name, bodies));
+    }
+    let mut summary = Summary::default();
+    let sent = sender.all(&files, &mut summary).await;
+    match args.reach.form() {
+        Form::Json => output::json(&summary.json())?,
+        Form::Table => output::text(&summary.text())?,
+    }
+    sent?;
+    match summary.refused {
+        0 => Ok(()),
+        n => Err(Failure::Operation(format!("{} refused by {}", words::counted(n, "body"), sender.intake.url()))),
+    }
+}
+
+fn listening(settings: &Settings) -> Result<String, Failure> {
+    match settings.intake.listen.first() {
+        Some(address) => Ok(format!("http://{}", reachable(*address))),
+        None => Err(Failure::Usage("the configuration has no address in intake.listen; say with --intake".into())),
+    }
+}
+
+fn the_source(settings: Option<&Settings>) -> String {
+    match settings.map(|s| s.sources.as_slice()) {
+        Some([only]) => only.name.clone(),
+        _ => "default".to_owned(),
+    }
+}
+
+fn read(path: &PathBuf) -> std::io::Result<Bytes> {
+    if path.as_os_str() != "-" {
+        return std::fs::read(path).map(Bytes::from);
+    }
+    let mut content = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut content)?;
+    Ok(content.into())
+}
+
+struct Sender {
+    intake: Intake,
+    clock: Clock,
+}
+
+/// What came of the bodies so far.
+#[derive(Debug, Default)]
+struct Summary {
+    sent: u64,
+    accepted: u64,
+    duplicates: u64,
+    refused: u64,
+    /// How often a busy intake was waited for.
+    waits: u64,
+    /// The first refusals, and where their bodies stand.
+    refusals: Vec<(String, Refusal)>,
+}
+
+impl Sender {
+    async fn all(&self, files: &[(String, Vec<Body>)], summary: &mut Summary) -> Result<(), Failure> {
+        let total: u64 = files.iter().map(|(_, bodies)| bodies.len() as u64).sum();
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+        bar.set_style(
+            ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} {per_sec} {msg}")
+                .expect("the template is a constant"),
+        );
+        for (name, bodies) in files {
+            for body in bodies {
+                let place = body.line.map_or_else(|| name.clone(), |line| format!("{name}:{line}"));
+                match self.one(body.bytes.clone(), summary, &bar).await? {
+                    Ok(taken) => {
+                        summary.accepted += taken.accepted;
+                        summary.duplicates += taken.duplicates;
+                    }
+                    Err(refusal) => summary.refuse(place, refusal),
+                }
+                summary.sent += 1;
+                bar.inc(1);
+            }
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    /// Sends a body until it is taken or refused; waits as long as a busy intake asks.
+    async fn one(
+        &self,
+        body: Bytes,
+        summary: &mut Summary,
+        bar: &ProgressBar,
+    ) -> Result<Result<Taken, Refusal>, Failure> {
+        let started = self.clock.now();
+        let mut broken = 0;
+        loop {
+            let wait = match self.intake.post(body.clone(), self.clock.wall()).await {
+                Ok(Answer::Taken(taken)) => return Ok(Ok(taken)),
+                Ok(Answer::Refused(refusal)) => return Ok(Err(refusal)),
+                Ok(Answer::Busy { after, refusal }) => {
+                    if self.clock.now().after(after).since(started) > PATIENCE {
+                        return Ok(Err(refusal));
+                    }
+                    summary.waits += 1;
+                    bar.set_message(format!("{}: waiting {}", refusal.code, words::age(after)));
+                    after
+                }
+                Err(why) => {
+                    broken += 1;
+                    if broken > BROKEN_MAX {
+                        return Err(self.unreachable(&why));
+                    }
+                    bar.set_message(why);
+                    Duration::from_millis(250 << broken)
+                }
+            };
+            self.clock.sleep_until(self.clock.now().after(wait)).await;
+            bar.set_message("");
+        }
+    }
+
+    fn unreachable(&self, why: &str) -> Failure {
+        Failure::Unreachable(format!(
+            "the intake at {} does not answer: {why}.\nStart the daemon with `holdline serve`, or say with --intake URL or \
+             --config FILE where it is; what was sent already can safely be sent again",
+            self.intake.url()
+        ))
+    }
+}
+
+impl Summary {
+    fn refuse(&mut self, place: String, refusal: Refusal) {
+        self.refused += 1;
+        if self.refusals.len() < EXPLAINED {
+            self.refusals.push((place, refusal));
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!(
+            "{} sent: {} accepted, {} duplicates, {} refused",
+            words::counted(self.sent, "request"),
+            words::count(self.accepted),
+            words::count(self.duplicates),
+            words::count(self.refused),
+        );
+        if self.waits > 0 {
+            text.push_str(&format!(" ({} for a busy intake)", words::counted(self.waits, "wait")));
+        }
+        text.push('\n');
+        for (place, refusal) in &self.refusals {
+            text.push_str(&format!(
+                "  {place}: {} {}: {}{}\n",
+                refusal.status,
+                refusal.code,
+                refusal.message,
+                remedy(&refusal.code)
+            ));
+        }
+        let rest = self.refused - self.refusals.len() as u64;
+        if rest > 0 {
+            text.push_str(&format!("  and {} more\n", words::count(rest)));
+        }
+        text
+    }
+
+    fn json(&self) -> Value {
+        let refusals: Vec<Value> = self
+            .refusals
+            .iter()
+            .map(|(place, r)| json!({"at": place, "status": r.status, "code": r.code, "message": r.message}))
+            .collect();
+        json!({"sent": self.sent, "accepted": self.accepted, "duplicates": self.duplicates, "refused": self.refused,
+            "refusals": refusals})
+    }
+}
+
+/// What a sender can do about a refusal.
+fn remedy(code: &str) -> &'static str {
+    match code {
+        "unknown_source" => " (name one of the configuration's with --source)",
+        "unauthorized" => " (the source wants credentials: --header 'Authorization: ...')",
+        "body_too_large" => " (intake.max_body is the limit)",
+        "invalid_json" => " (one body a line? Then name the file .ndjson)",
+        "disk_low" => " (free some disk, or lower intake.disk_reserve)",
+        "intake_closed" => " (`holdline status` says why)",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_name_and_value() {
+        let (name, value) = parse_header("Authorization: Bearer a:b").unwrap();
+        assert_eq!((name.as_str(), value.to_str().unwrap()), ("authorization", "Bearer a:b"));
+        assert!(parse_header("nonsense").is_err() && parse_header("a b: c").is_err());
+    }
+
+    #[test]
+    fn the_first_refusals_are_explained() {
+        let mut summary = Summary { sent: 9, accepted: 1, ..Summary::default() };
+        for line in 1..=8 {
+            let refusal = Refusal { status: 404, code: "unknown_source".into(), message: "no such source".into() };
+            summary.refuse(format!("a.ndjson:{line}"), refusal);
+        }
+        let text = summary.text();
+        assert!(text.starts_with("9 requests sent: 1 accepted, 0 duplicates, 8 refused\n"), "{text}");
+        assert!(text.contains("a.ndjson:1: 404 unknown_source: no such source (name one"), "{text}");
+        assert!(text.ends_with("  and 3 more\n"), "{text}");
+        assert_eq!(summary.json()["refusals"].as_array().unwrap().len(), EXPLAINED);
+    }
+}

@@ -1,0 +1,20 @@
+//! The signals that end the process, waited for in a thread of their own.
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tokio::sync::mpsc;
+
+/// From now on SIGINT and SIGTERM are delivered here, one item each, instead of ending the process.
+pub fn endings() -> std::io::Result<mpsc::UnboundedReceiver<&'static str>> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let (send, receive) = mpsc::unbounded_channel();
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
+            if send.send(name).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(receive)
+}

@@ -1,0 +1,171 @@
+//! `holdline status`: how the daemon is doing, on one screen of 80 columns.
+
+use crate::cli::client::Admin;
+use crate::cli::reach::{Form, Reach};
+use crate::cli::table::{self, Column, Table};
+use crate::cli::{Failure, item, output, words};
+use crate::time::Timestamp;
+use serde_json::Value;
+use std::fmt::Write;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    reach: Reach,
+}
+
+/// Destinations shown in full; the rest is counted, so that the answer stays on one screen.
+const SHOWN: usize = 14;
+
+/// Prints `/v1/status`.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let status = Admin::of(&args.reach)?.get("/v1/status").await?;
+    match args.reach.form() {
+        Form::Json => output::json(&status),
+        Form::Table => output::text(&screen(&status, words::now(), table::width())),
+    }
+}
+
+fn screen(status: &Value, now: Timestamp, width: Option<usize>) -> String {
+    let n = |path| words::count(item::number(status, path));
+    let size = |path| words::bytes(item::number(status, path));
+    let started = item::some_text(status, "started_at").map_or_else(|| "-".to_owned(), |at| words::ago(at, now));
+    let oldest = match item::duration_ms(status, "queue/oldest_age_ms") {
+        Some(age) if item::number(status, "queue/depth") > 0 => format!(", the oldest for {}", words::age(age)),
+        _ => String::new(),
+    };
+    let intake = match (item::is_set(status, "intake/open"), item::some_text(status, "intake/reason")) {
+        (true, _) => "open".to_owned(),
+        (false, Some(reason)) => format!("CLOSED: {reason}"),
+        (false, None) => "CLOSED".to_owned(),
+    };
+    let lines = [
+        ("holdline", format!("{}, {}, started {started}", item::text(status, "version"), item::text(status, "state"))),
+        ("durability", item::text(status, "durability")),
+        ("intake", intake),
+        ("accepted", format!("{}, and {} duplicates dropped", n("counters/accepted"), n("counters/duplicates"))),
+        (
+            "settled",
+            format!(
+                "{} delivered, {} dead-lettered, {} discarded, {} redriven",
+                n("counters/delivered"),
+                n("counters/dead_lettered"),
+                n("counters/discarded"),
+                n("counters/redriven")
+            ),
+        ),
+        ("waiting", format!("{} ({}){oldest}", n("queue/depth"), size("queue/bytes"))),
+        (
+            "of these",
+            format!("{} in flight, {} delayed, {} held", n("queue/in_flight"), n("queue/delayed"), n("queue/held")),
+        ),
+        (
+            "DLQ",
+            format!("{} ({})", words::counted(item::number(status, "dlq/depth"), "dead letter"), size("dlq/bytes")),
+        ),
+        ("disk", format!("{} free, {} used", size("disk/free_bytes"), size("disk/used_bytes"))),
+    ];
+    let mut text = String::new();
+    for (name, value) in lines {
+        writeln!(text, "{name:<11} {value}").expect("writing to a String cannot fail");
+    }
+    text.push_str(&destinations(item::list(status, "destinations"), now, width));
+    text
+}
+
+/// Those in trouble and those with the longest queue first.
+fn destinations(all: &[Value], now: Timestamp, width: Option<usize>) -> String {
+    if all.is_empty() {
+        return String::new();
+    }
+    let mut sorted: Vec<&Value> = all.iter().collect();
+    sorted.sort_by_key(|d| (condition(d) == "ok", std::cmp::Reverse(item::number(d, "queue/depth"))));
+    let mut table = Table::new([
+        Column::fixed("DESTINATION"),
+        Column::fixed("STATE"),
+        Column::fixed("QUEUE").right(),
+        Column::dispensable("IN FLIGHT", 2).right(),
+        Column::dispensable("DELAYED", 3).right(),
+        Column::dispensable("HELD", 4).right(),
+        Column::fixed("OLDEST").right(),
+        Column::dispensable("HELD BACK BY", 1),
+    ]);
+    for d in sorted.iter().take(SHOWN) {
+        let limit = item::number(d, "concurrency/limit");
+        let of_limit = if limit > 0 { format!("/{limit}") } else { String::new() };
+        let oldest = item::duration_ms(d, "queue/oldest_age_ms").filter(|_| item::number(d, "queue/depth") > 0);
+        table.row([
+            words::line(&item::text(d, "name"), 20),
+            condition(d),
+            words::count(item::number(d, "queue/depth")),
+            format!("{}{of_limit}", item::number(d, "concurrency/in_flight")),
+            words::count(item::number(d, "queue/delayed")),
+            words::count(item::number(d, "queue/held")),
+            oldest.map_or_else(|| "-".to_owned(), words::age),
+            holds(d, now),
+        ]);
+    }
+    let more = match all.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        n => format!("and {} (--json shows all)\n", words::counted(n as u64, "destination")),
+    };
+    format!("\n{}{more}", table.in_width(width))
+}
+
+fn condition(destination: &Value) -> String {
+    let breaker = item::some_text(destination, "breaker/state").unwrap_or("closed");
+    if item::is_set(destination, "paused") {
+        "paused".to_owned()
+    } else if breaker == "closed" {
+        "ok".to_owned()
+    } else {
+        format!("breaker {}", breaker.replace('_', " "))
+    }
+}
+
+fn holds(destination: &Value, now: Timestamp) -> String {
+    let holds: Vec<String> = item::list(destination, "holds")
+        .iter()
+        .map(|hold| match item::some_text(hold, "until").and_then(words::instant) {
+            Some(until) => format!("{} ({})", item::text(hold, "gate"), words::age(until.since(now))),
+            None => item::text(hold, "gate"),
+        })
+        .collect();
+    if holds.is_empty() { "-".to_owned() } else { words::line(&holds.join(", "), 30) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn destination(name: &str, depth: u64) -> Value {
+        json!({"name": name, "paused": false, "breaker": {"state": "closed"},
+            "concurrency": {"limit": 64, "in_flight": 3}, "holds": [],
+            "queue": {"depth": depth, "oldest_age_ms": 61_000, "delayed": 2}})
+    }
+
+    #[test]
+    fn fits_one_screen_however_many_destinations() {
+        let mut all: Vec<Value> = (0..60).map(|n| destination(&format!("destination-{n}"), n)).collect();
+        all[0]["paused"] = json!(true);
+        all[1]["holds"] = json!([{"gate": "retry_after", "until": "2026-03-19T22:05:00Z"}]);
+        let status = json!({"version": "0.1.0", "state": "running", "started_at": "2026-03-19T21:04:48Z",
+            "intake": {"open": false, "reason": "disk_low"}, "queue": {"depth": 5, "oldest_age_ms": 3_600_000},
+            "destinations": all});
+        let text = screen(&status, words::instant("2026-03-19T22:04:48Z").unwrap(), Some(80));
+        assert!(text.lines().count() < 26, "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.contains("CLOSED: disk_low") && text.contains("started 1h ago"), "{text}");
+        assert!(text.contains("and 46 destinations"), "{text}");
+        let rows: Vec<&str> = text.lines().skip_while(|l| !l.starts_with("DESTINATION")).skip(1).collect();
+        assert!(rows[0].starts_with("destination-0 ") && rows[0].contains("paused"), "{text}");
+        assert!(rows[1].starts_with("destination-59 "), "{text}");
+    }
+
+    #[test]
+    fn an_answer_with_nothing_in_it_is_shown_too() {
+        let text = screen(&json!({}), Timestamp::ZERO, Some(80));
+        assert!(text.contains("CLOSED") && text.contains("0 dead letters"), "{text}");
+    }
+}

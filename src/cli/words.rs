@@ -1,0 +1,146 @@
+//! Numbers in words that a person reads at a glance: ages, sizes, counts.
+
+use crate::clock::Clock;
+use crate::time::Timestamp;
+use std::time::Duration;
+
+/// `850ms`, `4.2s`, `3m 20s`, `5h 12m`, `7d 3h`: never more than two units.
+pub fn age(d: Duration) -> String {
+    let s = d.as_secs();
+    match s {
+        0 => format!("{}ms", d.as_millis()),
+        1..=9 => format!("{s}.{}s", d.subsec_millis() / 100),
+        10..=59 => format!("{s}s"),
+        60..=3599 => pair(s / 60, "m", s % 60, "s"),
+        3600..=86_399 => pair(s / 3600, "h", s / 60 % 60, "m"),
+        _ => pair(s / 86_400, "d", s / 3600 % 24, "h"),
+    }
+}
+
+fn pair(large: u64, large_unit: &str, small: u64, small_unit: &str) -> String {
+    match small {
+        0 => format!("{large}{large_unit}"),
+        _ => format!("{large}{large_unit} {small}{small_unit}"),
+    }
+}
+
+/// `512 B`, `1.5 KiB`, `20 GiB`.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1023.95 && unit < UNITS.len() - 1 {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let short =
+        if unit == 0 || value.fract() < 0.05 || value >= 100.0 { format!("{value:.0}") } else { format!("{value:.1}") };
+    format!("{short} {}", UNITS[unit])
+}
+
+/// `1,234,567`.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1 event`, `2 events`.
+pub fn counted(n: u64, noun: &str) -> String {
+    let plural = if n == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", count(n))
+}
+
+/// `3m 20s ago`, or `in 12s` where the time lies ahead; the text itself where it is no RFC 3339 time in UTC.
+pub fn ago(rfc3339: &str, now: Timestamp) -> String {
+    match instant(rfc3339) {
+        Some(at) if at > now => format!("in {}", age(at.since(now))),
+        Some(at) => format!("{} ago", age(now.since(at))),
+        None => rfc3339.to_owned(),
+    }
+}
+
+/// An RFC 3339 time in UTC, as the API writes them.
+pub fn instant(rfc3339: &str) -> Option<Timestamp> {
+    humantime::parse_rfc3339(rfc3339).ok().map(Timestamp::from_system)
+}
+
+/// The time by which ages are told.
+pub fn now() -> Timestamp {
+    Clock::system().wall()
+}
+
+/// `text` in one line of at most `max` characters, without control characters; `…` stands for what was cut.
+pub fn line(text: &str, max: usize) -> String {
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    match text.chars().nth(max) {
+        None => text.chars().map(clean).collect(),
+        Some(_) => text.chars().take(max.saturating_sub(1)).map(clean).chain(['…']).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_have_at_most_two_units() {
+        let cases: [(u64, &str); 9] = [
+            (0, "0ms"),
+            (850, "850ms"),
+            (4_250, "4.2s"),
+            (59_999, "59s"),
+            (60_000, "1m"),
+            (200_000, "3m 20s"),
+            (18_720_000, "5h 12m"),
+            (86_400_000, "1d"),
+            (615_600_000, "7d 3h"),
+        ];
+        for (ms, text) in cases {
+            assert_eq!(age(Duration::from_millis(ms)), text);
+        }
+    }
+
+    #[test]
+    fn sizes_use_binary_units() {
+        let cases: [(u64, &str); 7] = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1 KiB"),
+            (1536, "1.5 KiB"),
+            (1_048_575, "1 MiB"),
+            (20 << 30, "20 GiB"),
+            (u64::MAX, "16384 PiB"),
+        ];
+        for (n, text) in cases {
+            assert_eq!(bytes(n), text);
+        }
+    }
+
+    #[test]
+    fn counts_are_grouped() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([1, 2000].map(|n| counted(n, "event")), ["1 event", "2,000 events"]);
+    }
+
+    #[test]
+    fn times_are_told_from_now() {
+        let now = instant("2026-03-19T22:04:48.128Z").unwrap();
+        assert_eq!(ago("2026-03-19T22:04:40.128Z", now), "8.0s ago");
+        assert_eq!(ago("2026-03-19T22:05:00.128Z", now), "in 12s");
+        assert_eq!(ago("soon", now), "soon");
+    }
+
+    #[test]
+    fn a_line_stays_a_line() {
+        assert_eq!(line("a\nb\u{1b}c", 10), "a b c");
+        assert_eq!(line("größer als", 6), "größe…");
+        assert_eq!(line("größer", 6), "größer");
+    }
+}
