@@ -15,7 +15,7 @@ pub struct Args {
 }
 
 /// Destinations shown in full; the rest is counted, so that the answer stays on one screen.
-const SHOWN: usize = 14;
+const SHOWN: usize = 12;
 
 /// Prints `/v1/status`.
 pub async fn run(args: Args) -> Result<(), Failure> {
@@ -88,7 +88,7 @@ fn destinations(all: &[Value], now: Timestamp, width: Option<usize>) -> String {
         Column::dispensable("DELAYED", 3).right(),
         Column::dispensable("HELD", 4).right(),
         Column::fixed("OLDEST").right(),
-        Column::dispensable("HELD BACK BY", 1),
+        Column::dispensable("HELD BY", 1),
     ]);
     for d in sorted.iter().take(SHOWN) {
         let limit = item::number(d, "concurrency/limit");
@@ -116,10 +116,12 @@ fn condition(destination: &Value) -> String {
     let breaker = item::some_text(destination, "breaker/state").unwrap_or("closed");
     if item::is_set(destination, "paused") {
         "paused".to_owned()
-    } else if breaker == "closed" {
-        "ok".to_owned()
-    } else {
+    } else if breaker != "closed" {
         format!("breaker {}", breaker.replace('_', " "))
+    } else if !item::list(destination, "holds").is_empty() {
+        "held back".to_owned()
+    } else {
+        "ok".to_owned()
     }
 }
 
@@ -154,13 +156,14 @@ mod tests {
             "intake": {"open": false, "reason": "disk_low"}, "queue": {"depth": 5, "oldest_age_ms": 3_600_000},
             "destinations": all});
         let text = screen(&status, words::instant("2026-03-19T22:04:48Z").unwrap(), Some(80));
-        assert!(text.lines().count() < 26, "{text}");
+        assert!(text.lines().count() < 25, "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains("CLOSED: disk_low") && text.contains("started 1h ago"), "{text}");
-        assert!(text.contains("and 46 destinations"), "{text}");
+        assert!(text.contains("and 48 destinations"), "{text}");
         let rows: Vec<&str> = text.lines().skip_while(|l| !l.starts_with("DESTINATION")).skip(1).collect();
-        assert!(rows[0].starts_with("destination-0 ") && rows[0].contains("paused"), "{text}");
-        assert!(rows[1].starts_with("destination-59 "), "{text}");
+        assert!(rows[0].starts_with("destination-1 ") && rows[0].contains("held back"), "{text}");
+        assert!(rows[1].starts_with("destination-0 ") && rows[1].contains("paused"), "{text}");
+        assert!(rows[2].starts_with("destination-59 "), "{text}");
     }
 
     #[test]

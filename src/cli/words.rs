@@ -33,8 +33,8 @@ pub fn bytes(n: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    let short =
-        if unit == 0 || value.fract() < 0.05 || value >= 100.0 { format!("{value:.0}") } else { format!("{value:.1}") };
+    let short = if value < 100.0 { format!("{value:.1}") } else { format!("{value:.0}") };
+    let short = short.strip_suffix(".0").unwrap_or(&short);
     format!("{short} {}", UNITS[unit])
 }
 

@@ -1,0 +1,144 @@
+//! The end of the demo: what the sender and the receiver counted beside what the daemon counted, and whether it agrees.
+
+use super::ledger::Tally;
+use crate::cli::table::{Column, Table};
+use crate::cli::{item, words};
+use serde_json::Value;
+use std::time::Duration;
+
+/// Everything that is known when the queue is empty.
+#[derive(Debug)]
+pub struct Summary {
+    /// How many events were going to be sent.
+    pub events: u64,
+    /// The books of sender and receiver.
+    pub tally: Tally,
+    /// Accepted, but neither delivered nor in the DLQ.
+    pub lost: u64,
+    /// Entries of `/v1/dlq`.
+    pub dead: u64,
+    /// `/v1/status`.
+    pub status: Value,
+    pub took: Duration,
+}
+
+impl Summary {
+    /// What does not hold, in sentences; empty where everything does.
+    pub fn faults(&self) -> Vec<String> {
+        let t = &self.tally;
+        let counter = |name: &str| item::number(&self.status, &format!("counters/{name}"));
+        let equal = [
+            ("events sent and events accepted", self.events, t.accepted),
+            ("accepted = delivered + in the DLQ, by the receiver's ledger", t.accepted, t.delivered + self.dead),
+            (
+                "accepted = delivered + dead-lettered, by the daemon's counters",
+                counter("accepted"),
+                counter("delivered") + counter("dead_lettered"),
+            ),
+            ("accepted, by the sender and by the daemon", t.accepted, counter("accepted")),
+            ("delivered, by the receiver and by the daemon", t.delivered, counter("delivered")),
+            ("duplicates, by the sender and by the daemon", t.duplicates, counter("duplicates")),
+            ("refused by the receiver and in the DLQ", t.refused, self.dead),
+            ("dead letters and the one poison event", self.dead, 1),
+            ("events still waiting", item::number(&self.status, "queue/depth"), 0),
+            ("out of order", t.out_of_order, 0),
+            ("lost", self.lost, 0),
+            ("bodies that arrived changed", t.strangers, 0),
+            ("requests that the intake refused", t.turned_away, 0),
+        ];
+        let wrong = equal.into_iter().filter(|(_, left, right)| left != right);
+        wrong.map(|(what, left, right)| format!("{what}: {left} against {right}")).collect()
+    }
+
+    /// The table and the sums.
+    pub fn text(&self) -> String {
+        let t = &self.tally;
+        let counter = |name: &str| words::count(item::number(&self.status, &format!("counters/{name}")));
+        let mut table = Table::new([
+            Column::fixed(""),
+            Column::fixed("SENDER AND RECEIVER").right(),
+            Column::fixed("DAEMON").right(),
+        ]);
+        let rows = [
+            ("accepted", words::count(t.accepted), counter("accepted")),
+            ("delivered", words::count(t.delivered), counter("delivered")),
+            ("in the DLQ", words::count(t.refused), words::count(item::number(&self.status, "dlq/depth"))),
+            ("retried", words::count(t.retried), String::new()),
+            ("duplicates dropped", words::count(t.duplicates), counter("duplicates")),
+            ("delivered twice", words::count(t.repeated), String::new()),
+            ("out of order", words::count(t.out_of_order), String::new()),
+            ("lost", words::count(self.lost), String::new()),
+        ];
+        for (name, seen, counted) in rows {
+            table.row([name.to_owned(), seen, counted]);
+        }
+        let verdict = match self.faults().as_slice() {
+            [] => format!(
+                "{} accepted = {} delivered + {} in the DLQ\n\
+                 by the receiver's ledger and by the daemon's counters, after {}.\n",
+                words::count(t.accepted),
+                words::count(t.delivered),
+                words::count(self.dead),
+                words::age(self.took)
+            ),
+            faults => format!("THE SUMS DO NOT HOLD:\n  {}\n", faults.join("\n  ")),
+        };
+        format!("{}\n{verdict}", table.in_width(None))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn good() -> Summary {
+        Summary {
+            events: 100,
+            tally: Tally {
+                answered: 105,
+                accepted: 100,
+                duplicates: 5,
+                arrived: 110,
+                delivered: 99,
+                refused: 1,
+                retried: 10,
+                ..Tally::default()
+            },
+            lost: 0,
+            dead: 1,
+            status: json!({"counters": {"accepted": 100, "duplicates": 5, "delivered": 99, "dead_lettered": 1},
+                "queue": {"depth": 0}, "dlq": {"depth": 1}}),
+            took: Duration::from_secs(12),
+        }
+    }
+
+    #[test]
+    fn good_sums_hold() {
+        assert_eq!(good().faults(), Vec::<String>::new());
+        let text = good().text();
+        assert!(text.contains("100 accepted = 99 delivered + 1 in the DLQ"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    }
+
+    #[test]
+    fn each_wrong_sum_is_found() {
+        type Spoil = fn(&mut Summary);
+        let spoils: [Spoil; 8] = [
+            |s| s.lost = 1,
+            |s| s.tally.out_of_order = 1,
+            |s| s.tally.delivered = 98,
+            |s| s.tally.duplicates = 4,
+            |s| s.dead = 2,
+            |s| s.tally.strangers = 1,
+            |s| s.status["counters"]["delivered"] = json!(98),
+            |s| s.status = Value::Null,
+        ];
+        for spoil in spoils {
+            let mut summary = good();
+            spoil(&mut summary);
+            assert!(!summary.faults().is_empty(), "{summary:?}");
+            assert!(summary.text().contains("DO NOT HOLD"));
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What the demo's sender sends: many conversations, made from real bodies by giving them other ids and times.
+
+use super::dice::{Dice, Throw};
+use crate::time::Timestamp;
+use bytes::Bytes;
+use serde_json::Value;
+
+/// A real body, and the texts in it that differ from one conversation to the next.
+struct Sample {
+    text: &'static str,
+    id: String,
+    conversation: String,
+    /// In milliseconds, as most topics have it, or as an RFC 3339 text.
+    event_time: Value,
+}
+
+const CUSTOMER_START: &str = include_str!("../../../tests/samples/01_eb_customer_start.json");
+const ACD_START: &str = include_str!("../../../tests/samples/21_eb_acd_start_schema.json");
+const TRANSCRIPTION: &str = include_str!("../../../tests/samples/06_eb_transcription_ongoing.json");
+const FLOW_OUTCOME: &str = include_str!("../../../tests/samples/04_eb_flow_outcome.json");
+const USER_END: &str = include_str!("../../../tests/samples/23_eb_user_end_schema.json");
+const CUSTOMER_END: &str = include_str!("../../../tests/samples/02_eb_customer_end.json");
+/// From another platform: an interaction in one event.
+const COMPLETED: &str = include_str!("../../../tests/samples/26_seed_article.json");
+
+/// Events of one interaction, in the order in which they happened.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Conversation {
+    pub events: Vec<Planned>,
+}
+
+/// An event that is going to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    pub body: Bytes,
+    pub sending: Sending,
+}
+
+/// How often a body is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    Once,
+    /// Two requests at the same time.
+    TwiceAtOnce,
+    /// Again when its conversation has ended.
+    AgainLater,
+}
+
+/// Everything that is going to be sent.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Traffic {
+    pub conversations: Vec<Conversation>,
+    /// The body that the receiver will never take.
+    pub poison: Bytes,
+}
+
+/// One conversation in so many comes from the other platform.
+const OTHER_PLATFORM: u64 = 12;
+
+impl Traffic {
+    /// Exactly `events` different events, the conversations of which begin at `start`.
+    pub fn new(dice: Dice, events: u64, start: Timestamp) -> Self {
+        let samples = Samples::new();
+        let mut conversations = Vec::new();
+        let mut made = 0;
+        while made < events {
+            let number = conversations.len() as u64;
+            let conversation = samples.conversation(dice, number, made, events - made, start);
+            made += conversation.events.len() as u64;
+            conversations.push(conversation);
+        }
+        let poison = poison(&conversations);
+        Self { conversations, poison }
+    }
+}
+
+/// An event in the middle of the longest conversation near the middle: later ones of its conversation follow it.
+fn poison(conversations: &[Conversation]) -> Bytes {
+    let middle = conversations.len() / 2;
+    let near = &conversations[middle..(middle + 5).min(conversations.len())];
+    let longest = near.iter().max_by_key(|c| c.events.len());
+    longest.map(|c| c.events[c.events.len() / 2].body.clone()).unwrap_or_default()
+}
+
+struct Samples {
+    opening: [Sample; 2],
+    talk: Sample,
+    closing: [Sample; 3],
+}
+
+impl Samples {
+    fn new() -> Self {
+        Self {
+            opening: [CUSTOMER_START, ACD_START].map(Sample::of),
+            talk: Sample::of(TRANSCRIPTION),
+            closing: [FLOW_OUTCOME, USER_END, CUSTOMER_END].map(Sample::of),
+        }
+    }
+
+    /// Conversation `number`, of at most `room` events; `first` is the number of its first event among all.
+    fn conversation(&self, dice: Dice, number: u64, first: u64, room: u64, start: Timestamp) -> Conversation {
+        let key = dice.uuid(number);
+        let began = start.0 + number * 731;
+        if number % OTHER_PLATFORM == OTHER_PLATFORM - 1 {
+            let body = COMPLETED.replace("12345-abcde", &key).replace("1715634000000", &began.to_string());
+            return Conversation { events: vec![Planned { body: body.into(), sending: Sending::Once }] };
+        }
+        let talks = 1 + dice.throw(Throw::Length, number, 7) as usize;
+        let talk = std::iter::repeat_n(&self.talk, talks);
+        let series = self.opening.iter().chain(talk).chain(&self.closing);
+        let events = series.take(usize::try_from(room).unwrap_or(usize::MAX)).enumerate().map(|(position, sample)| {
+            let n = first + position as u64;
+            // no other id of the same seed has this number: conversations count from zero, events from here
+            let id = dice.uuid((1 << 32) + n);
+            let at = Timestamp(began + position as u64 * 4_200);
+            let sending = match dice.throw(Throw::Duplicate, n, 100) {
+                0..=1 => Sending::TwiceAtOnce,
+                2..=4 => Sending::AgainLater,
+                _ => Sending::Once,
+            };
+            Planned { body: sample.body(&id, &key, at), sending }
+        });
+        Conversation { events: events.collect() }
+    }
+}
+
+impl Sample {
+    fn of(text: &'static str) -> Self {
+        let value: Value = serde_json::from_str(text).expect("the samples are JSON");
+        let field = |pointer: &str| value.pointer(pointer).cloned().unwrap_or_default();
+        let name = |pointer: &str| field(pointer).as_str().expect("the samples have ids").to_owned();
+        Self {
+            text,
+            id: name("/id"),
+            conversation: name("/detail/eventBody/conversationId"),
+            event_time: field("/detail/eventBody/eventTime"),
+        }
+    }
+
+    /// The sample's text with another event id, conversation and event time; nothing else is touched.
+    fn body(&self, id: &str, conversation: &str, at: Timestamp) -> Bytes {
+        let time = match &self.event_time {
+            Value::String(text) => self.text.replace(text.as_str(), &at.to_string()),
+            number => self.text.replace(&number.to_string(), &at.0.to_string()),
+        };
+        time.replace(&self.conversation, conversation).replace(&self.id, id).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    fn traffic(seed: u64, events: u64) -> Traffic {
+        Traffic::new(Dice::new(seed), events, Timestamp(1_773_957_888_128))
+    }
+
+    #[test]
+    fn the_same_seed_makes_the_same_traffic() {
+        assert_eq!(traffic(5, 300), traffic(5, 300));
+        assert_ne!(traffic(5, 300), traffic(6, 300));
+    }
+
+    #[test]
+    fn every_body_is_another_event_of_its_conversation_and_later_than_the_one_before() {
+        let traffic = traffic(1, 500);
+        let mut ids = HashSet::new();
+        let mut keys = HashSet::new();
+        for conversation in traffic.conversations.iter().filter(|c| c.events.len() > 1) {
+            let mut key = None;
+            let mut last = 0;
+            for event in &conversation.events {
+                let value: Value = serde_json::from_slice(&event.body).unwrap();
+                let body = &value["detail"]["eventBody"];
+                assert!(ids.insert(value["id"].as_str().unwrap().to_owned()));
+                let this = body["conversationId"].as_str().unwrap().to_owned();
+                assert!(value["detail"]["topicName"].as_str().unwrap().contains(&this));
+                assert_eq!(key.get_or_insert_with(|| this.clone()), &this);
+                let time = match &body["eventTime"] {
+                    Value::String(text) => crate::cli::words::instant(text).unwrap().0,
+                    number => number.as_u64().unwrap(),
+                };
+                assert!(time > last);
+                last = time;
+            }
+            assert!(keys.insert(key.unwrap()));
+        }
+        assert!(keys.len() > 30);
+    }
+
+    #[test]
+    fn the_number_of_events_is_kept_and_one_of_them_is_poison() {
+        for events in [10, 11, 57, 500] {
+            let traffic = traffic(1, events);
+            let bodies: Vec<&Planned> = traffic.conversations.iter().flat_map(|c| &c.events).collect();
+            assert_eq!(bodies.len() as u64, events);
+            assert_eq!(bodies.iter().filter(|p| p.body == traffic.poison).count(), 1);
+            let distinct: HashSet<&[u8]> = bodies.iter().map(|p| p.body.as_ref()).collect();
+            assert_eq!(distinct.len() as u64, events);
+        }
+    }
+
+    #[test]
+    fn some_bodies_are_sent_twice() {
+        let traffic = traffic(1, 2000);
+        let count =
+            |sending| traffic.conversations.iter().flat_map(|c| &c.events).filter(|p| p.sending == sending).count();
+        assert!(count(Sending::TwiceAtOnce) > 20 && count(Sending::AgainLater) > 30);
+    }
+}
