@@ -113,8 +113,8 @@ impl Admin {
         if status == StatusCode::UNAUTHORIZED {
             let found = if self.token.is_some() { "the token from" } else { "no token was found in" };
             return Failure::Operation(format!(
-                "{} does not let us in: {found} {}.\nGive the daemon's token with --token-file FILE or {}; it lies in \
-                 DATA/admin.token, or where the configuration's admin.token says (--config FILE reads both)",
+                "{} does not let us in: {found} {}.\nGive the daemon's token with --token-file FILE or {}.\nIt lies in \
+                 DATA/admin.token or where admin.token of the configuration says; --config FILE finds it",
                 self.base,
                 self.token_from,
                 crate::cli::reach::TOKEN

@@ -76,12 +76,14 @@ struct Choice {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "holdline dlq redrive [OPTIONS] <ID...|FILTERS|--all>")]
 struct Redrive {
     #[command(flatten)]
     choice: Choice,
 }
 
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "holdline dlq purge [OPTIONS] <ID...|FILTERS|--all>")]
 struct Purge {
     #[command(flatten)]
     choice: Choice,
@@ -108,7 +110,7 @@ impl Choice {
 /// Runs one of the commands about dead letters.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let admin = Admin::of(&args.reach)?;
-    let form = args.reach.form();
+    let form = args.reach.shared.form();
     match args.what {
         What::List(list) => self::list(&admin, &list, form).await,
         What::Show(show) => self::show(&admin, &show, form).await,

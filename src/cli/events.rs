@@ -48,10 +48,10 @@ struct Show {
 pub async fn run(args: Args) -> Result<(), Failure> {
     let admin = Admin::of(&args.reach)?;
     match args.what {
-        What::List(list) => self::list(&admin, &list, args.reach.form()).await,
+        What::List(list) => self::list(&admin, &list, args.reach.shared.form()).await,
         What::Show(show) => {
             let event = admin.get(&format!("/v1/events/{}", encoded(&show.id))).await?;
-            match args.reach.form() {
+            match args.reach.shared.form() {
                 Form::Json => output::json(&event),
                 Form::Table => output::text(&story(&event, words::now())),
             }

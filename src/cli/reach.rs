@@ -18,22 +18,31 @@ pub const ADMIN: &str = "HOLDLINE_ADMIN";
 pub const TOKEN: &str = "HOLDLINE_ADMIN_TOKEN";
 const DEFAULT_DATA: &str = "./holdline-data";
 
-/// What every client command takes.
+/// What every command takes that talks to the admin API.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Reach {
     /// Where the admin API is [default: the configuration's admin.listen, else http://127.0.0.1:8081]
-    #[arg(long, global = true, value_name = "URL", env = ADMIN)]
+    #[arg(long, global = true, value_name = "URL", env = ADMIN, help_heading = HEADING)]
     admin: Option<String>,
     /// File that holds the admin token [default: HOLDLINE_ADMIN_TOKEN, the configuration's, DATA/admin.token]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = HEADING)]
     token_file: Option<PathBuf>,
-    /// Configuration of the daemon, to find its address and token
-    #[arg(long, global = true, value_name = "FILE")]
+    #[command(flatten)]
+    pub shared: Shared,
+}
+
+/// What every command takes that talks to a daemon.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Shared {
+    /// Configuration of the daemon, to find it
+    #[arg(long, global = true, value_name = "FILE", help_heading = HEADING)]
     config: Option<PathBuf>,
-    /// Print JSON, as the API answers it
+    /// Print JSON, for scripts
     #[arg(long, global = true)]
     json: bool,
 }
+
+const HEADING: &str = "Finding the daemon";
 
 /// The form of what a command prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +64,7 @@ pub struct Place {
     pub token_from: String,
 }
 
-impl Reach {
+impl Shared {
     /// What the command prints.
     pub fn form(&self) -> Form {
         if self.json { Form::Json } else { Form::Table }
@@ -68,11 +77,14 @@ impl Reach {
             .map(Some)
             .map_err(|faults| Failure::Usage(format!("{} is not usable:\n{faults}", path.display())))
     }
+}
 
+impl Reach {
     /// Finds address and token. `variable` reads the environment.
     pub fn place(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Place, Failure> {
-        let settings = self.settings()?;
-        let admin = match (&self.admin, &settings) {
+        let settings = self.shared.settings()?;
+        let given = self.admin.as_deref().filter(|given| !given.is_empty());
+        let admin = match (given, &settings) {
             (Some(given), _) => address(given)?,
             (None, Some(settings)) => listening(settings)?,
             (None, None) => DEFAULT_ADMIN.to_owned(),
@@ -163,6 +175,7 @@ pub fn reachable(listener: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Overrides;
 
     fn nothing(_: &str) -> Option<String> {
         None
@@ -186,6 +199,22 @@ mod tests {
         let place = reach.place(token_in_env).unwrap();
         assert_eq!(place.admin, "http://[::1]:9");
         assert_eq!(place.token.as_deref(), Some("from-file"));
+    }
+
+    #[test]
+    fn a_configuration_tells_address_and_token() {
+        let overrides = Overrides { data: Some("/data".into()), ..Overrides::default() };
+        let mut settings = Settings::embedded(&overrides).unwrap();
+        settings.admin.listen = vec!["0.0.0.0:7000".parse().unwrap()];
+        assert_eq!(listening(&settings).unwrap(), "http://127.0.0.1:7000");
+        let from = |settings: &Settings| Reach::default().token(Some(settings), nothing).unwrap().1;
+        assert!(from(&settings).starts_with("/data/admin.token ("));
+        settings.admin.token = Token::Given(Secret::File("/etc/token".into()));
+        assert!(from(&settings).starts_with("/etc/token ("));
+        settings.admin.token = Token::Given(Secret::Env("OURS".into()));
+        assert!(from(&settings).contains("OURS"));
+        settings.admin.listen.clear();
+        assert_eq!(listening(&settings).unwrap_err().code(), 2);
     }
 
     #[test]

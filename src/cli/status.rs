@@ -20,7 +20,7 @@ const SHOWN: usize = 12;
 /// Prints `/v1/status`.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let status = Admin::of(&args.reach)?.get("/v1/status").await?;
-    match args.reach.form() {
+    match args.reach.shared.form() {
         Form::Json => output::json(&status),
         Form::Table => output::text(&screen(&status, words::now(), table::width())),
     }

@@ -150,7 +150,7 @@ impl Show {
         let mut last = Tally::default();
         let mut changed = started;
         loop {
-            let status = self.admin.get("/v1/status").await?;
+            let status = self.admin.get("/v1/status").await.map_err(stopped)?;
             let tally = self.ledger.tally();
             progress.show(&tally, item::number(&status, "queue/depth"));
             let now = self.clock.now();
@@ -172,11 +172,19 @@ impl Show {
     }
 
     async fn summary(&self, status: Value, took: Duration) -> Result<Summary, Failure> {
-        let letters = self.admin.get("/v1/dlq?limit=500").await?;
+        let letters = self.admin.get("/v1/dlq?limit=500").await.map_err(stopped)?;
         let dead: HashSet<String> =
             item::list(&letters, "items").iter().map(|letter| item::text(letter, "id")).collect();
         let (tally, lost) = (self.ledger.tally(), self.ledger.lost(&dead));
         Ok(Summary { events: self.events, tally, lost, dead: dead.len() as u64, status, took })
+    }
+}
+
+/// The daemon is in this process: there is nothing to start or to look for where it does not answer.
+fn stopped(failure: Failure) -> Failure {
+    match failure {
+        Failure::Unreachable(_) => Failure::Operation("the demo's daemon does not answer any more".into()),
+        other => other,
     }
 }
 
@@ -201,10 +209,14 @@ fn invitation(daemon: &Daemon, data: &Path) -> String {
     let token = data.join("admin.token");
     let (admin, intake, token) = (daemon.admin_addr(), daemon.intake_addr(), token.display());
     format!(
-        "\nDaemon and receiver still run, until Ctrl-C. The receiver has been repaired: what is sent to it again, it takes.\n\
-         Admin API and dashboard: http://{admin}/   token: {token}\n\
+        "\nDaemon and receiver run on, until Ctrl-C. The receiver has been repaired: it would\n\
+         now take the dead letter too.\n\n\
+         Admin API and dashboard  http://{admin}/\n\
+         Admin token              {token}\n\
+         Intake                   http://{intake}/in/{SOURCE}\n\n\
          In another terminal:\n\n  \
-         export HOLDLINE_ADMIN=http://{admin} HOLDLINE_ADMIN_TOKEN=$(cat {token})\n  \
+         export HOLDLINE_ADMIN=http://{admin}\n  \
+         export HOLDLINE_ADMIN_TOKEN=$(cat {token})\n  \
          holdline status\n  \
          holdline dlq list\n  \
          holdline dlq redrive --all\n  \

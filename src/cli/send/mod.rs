@@ -3,7 +3,7 @@
 pub mod bodies;
 pub mod intake;
 
-use crate::cli::reach::{Form, Reach, address, reachable};
+use crate::cli::reach::{Form, Shared, address, reachable};
 use crate::cli::{Failure, output, words};
 use crate::clock::Clock;
 use crate::config::Settings;
@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use intake::{Answer, Intake, Refusal, Taken};
 use serde_json::{Value, json};
+use std::fmt;
 use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,7 +34,7 @@ pub struct Args {
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = parse_header)]
     headers: Vec<(HeaderName, HeaderValue)>,
     #[command(flatten)]
-    reach: Reach,
+    shared: Shared,
 }
 
 const DEFAULT_INTAKE: &str = "http://127.0.0.1:8080";
@@ -52,7 +53,7 @@ fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 
 /// Posts everything and prints a summary; fails where a body was refused.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let settings = args.reach.settings()?;
+    let settings = args.shared.settings()?;
     let base = match (&args.intake, &settings) {
         (Some(given), _) => address(given)?,
         (None, Some(settings)) => listening(settings)?,
@@ -74,14 +75,17 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
     let mut summary = Summary::default();
     let sent = sender.all(&files, &mut summary).await;
-    match args.reach.form() {
+    if summary.sent == 0 {
+        return sent;
+    }
+    match args.shared.form() {
         Form::Json => output::json(&summary.json())?,
         Form::Table => output::text(&summary.text())?,
     }
     sent?;
     match summary.refused {
         0 => Ok(()),
-        n => Err(Failure::Operation(format!("{} refused by {}", words::counted(n, "body"), sender.intake.url()))),
+        n => Err(Failure::Operation(format!("{} refused by {}", words::counted(n, "request"), sender.intake.url()))),
     }
 }
 
@@ -113,6 +117,22 @@ struct Sender {
     clock: Clock,
 }
 
+/// Where a body stands.
+#[derive(Debug)]
+struct Place {
+    file: String,
+    line: Option<usize>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            None => f.write_str(&self.file),
+            Some(line) => write!(f, "{}:{line}", self.file),
+        }
+    }
+}
+
 /// What came of the bodies so far.
 #[derive(Debug, Default)]
 struct Summary {
@@ -123,7 +143,7 @@ struct Summary {
     /// How often a busy intake was waited for.
     waits: u64,
     /// The first refusals, and where their bodies stand.
-    refusals: Vec<(String, Refusal)>,
+    refusals: Vec<(Place, Refusal)>,
 }
 
 impl Sender {
@@ -136,7 +156,7 @@ impl Sender {
         );
         for (name, bodies) in files {
             for body in bodies {
-                let place = body.line.map_or_else(|| name.clone(), |line| format!("{name}:{line}"));
+                let place = Place { file: name.clone(), line: body.line };
                 match self.one(body.bytes.clone(), summary, &bar).await? {
                     Ok(taken) => {
                         summary.accepted += taken.accepted;
@@ -197,7 +217,7 @@ impl Sender {
 }
 
 impl Summary {
-    fn refuse(&mut self, place: String, refusal: Refusal) {
+    fn refuse(&mut self, place: Place, refusal: Refusal) {
         self.refused += 1;
         if self.refusals.len() < EXPLAINED {
             self.refusals.push((place, refusal));
@@ -206,7 +226,7 @@ impl Summary {
 
     fn text(&self) -> String {
         let mut text = format!(
-            "{} sent: {} accepted, {} duplicates, {} refused",
+            "{} sent: accepted {}, duplicates {}, refused {}",
             words::counted(self.sent, "request"),
             words::count(self.accepted),
             words::count(self.duplicates),
@@ -222,7 +242,7 @@ impl Summary {
                 refusal.status,
                 refusal.code,
                 refusal.message,
-                remedy(&refusal.code)
+                remedy(&refusal.code, place)
             ));
         }
         let rest = self.refused - self.refusals.len() as u64;
@@ -236,7 +256,9 @@ impl Summary {
         let refusals: Vec<Value> = self
             .refusals
             .iter()
-            .map(|(place, r)| json!({"at": place, "status": r.status, "code": r.code, "message": r.message}))
+            .map(
+                |(place, r)| json!({"at": place.to_string(), "status": r.status, "code": r.code, "message": r.message}),
+            )
             .collect();
         json!({"sent": self.sent, "accepted": self.accepted, "duplicates": self.duplicates, "refused": self.refused,
             "refusals": refusals})
@@ -244,12 +266,12 @@ impl Summary {
 }
 
 /// What a sender can do about a refusal.
-fn remedy(code: &str) -> &'static str {
+fn remedy(code: &str, place: &Place) -> &'static str {
     match code {
         "unknown_source" => " (name one of the configuration's with --source)",
         "unauthorized" => " (the source wants credentials: --header 'Authorization: ...')",
         "body_too_large" => " (intake.max_body is the limit)",
-        "invalid_json" => " (one body a line? Then name the file .ndjson)",
+        "invalid_json" if place.line.is_none() => " (one body a line? Then name the file .ndjson)",
         "disk_low" => " (free some disk, or lower intake.disk_reserve)",
         "intake_closed" => " (`holdline status` says why)",
         _ => "",
@@ -272,10 +294,10 @@ mod tests {
         let mut summary = Summary { sent: 9, accepted: 1, ..Summary::default() };
         for line in 1..=8 {
             let refusal = Refusal { status: 404, code: "unknown_source".into(), message: "no such source".into() };
-            summary.refuse(format!("a.ndjson:{line}"), refusal);
+            summary.refuse(Place { file: "a.ndjson".into(), line: Some(line) }, refusal);
         }
         let text = summary.text();
-        assert!(text.starts_with("9 requests sent: 1 accepted, 0 duplicates, 8 refused\n"), "{text}");
+        assert!(text.starts_with("9 requests sent: accepted 1, duplicates 0, refused 8\n"), "{text}");
         assert!(text.contains("a.ndjson:1: 404 unknown_source: no such source (name one"), "{text}");
         assert!(text.ends_with("  and 3 more\n"), "{text}");
         assert_eq!(summary.json()["refusals"].as_array().unwrap().len(), EXPLAINED);
