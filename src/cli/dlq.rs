@@ -147,8 +147,8 @@ fn rows(items: &[Value], now: Timestamp) -> Table {
         Column::dispensable("DIED", 1),
         Column::dispensable("DESTINATION", 3),
         Column::dispensable("TRIES", 4).right(),
-        Column::dispensable("TYPE", 5),
-        Column::dispensable("INTERACTION", 6),
+        Column::dispensable("TYPE", 5).shrinking_to(14),
+        Column::dispensable("INTERACTION", 6).shrinking_to(14),
     ]);
     for letter in items {
         let attempts = item::list(letter, "attempts");
@@ -221,8 +221,8 @@ fn story(letter: &Value, now: Timestamp) -> String {
 async fn change(admin: &Admin, path: &str, choice: &Choice) -> Result<Value, Failure> {
     let mut request = choice.request();
     request.insert("dry_run".to_owned(), json!(choice.dry_run));
-    let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    spinner.set_message("waiting for the daemon");
+    let spinner = ProgressBar::new_spinner().with_message("waiting for the daemon");
+    spinner.set_draw_target(ProgressDrawTarget::stderr());
     spinner.enable_steady_tick(Duration::from_millis(200));
     let answer = admin.post(path, &Value::Object(request)).await;
     spinner.finish_and_clear();

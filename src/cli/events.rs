@@ -76,8 +76,8 @@ fn rows(items: &[Value], now: Timestamp) -> Table {
         Column::fixed("ID"),
         Column::fixed("STATE"),
         Column::dispensable("RECEIVED", 1),
-        Column::dispensable("TYPE", 2),
-        Column::dispensable("INTERACTION", 3),
+        Column::dispensable("TYPE", 2).shrinking_to(14),
+        Column::dispensable("INTERACTION", 3).shrinking_to(14),
         Column::dispensable("SOURCE", 4),
         Column::dispensable("SIZE", 5).right(),
     ]);
@@ -272,6 +272,6 @@ mod tests {
             "interaction": "2f7bf00a-0fc2-4d6a-9b56-92238191433e", "deliveries": [{"state": "in_flight"}]});
         let text = rows(&[event], words::instant("2026-03-19T22:04:48Z").unwrap()).in_width(Some(80));
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
-        assert!(text.contains("RECEIVED") && !text.contains("INTERACTION"), "{text}");
+        assert!(text.contains("customer.start") && !text.contains("INTERACTION"), "{text}");
     }
 }

@@ -1,5 +1,6 @@
 //! Tables for a terminal: no lines, one row an item. What does not fit the width loses its least important columns.
 
+use crate::cli::words;
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, presets};
 
 /// How a column behaves.
@@ -8,18 +9,25 @@ pub struct Column {
     title: &'static str,
     /// Zero: always there. Otherwise the column goes when room is short, the largest number first.
     dispensable: u8,
+    /// Before it goes, it loses the beginning of its text, down to so many characters.
+    shrinks_to: Option<usize>,
     alignment: CellAlignment,
 }
 
 impl Column {
     /// A column that is always shown.
     pub const fn fixed(title: &'static str) -> Self {
-        Self { title, dispensable: 0, alignment: CellAlignment::Left }
+        Self { title, dispensable: 0, shrinks_to: None, alignment: CellAlignment::Left }
     }
 
     /// A column that goes when room is short; those with the largest `rank` go first.
     pub const fn dispensable(title: &'static str, rank: u8) -> Self {
-        Self { title, dispensable: rank, alignment: CellAlignment::Left }
+        Self { title, dispensable: rank, shrinks_to: None, alignment: CellAlignment::Left }
+    }
+
+    /// The same column, which rather loses the beginning of its text than goes, down to so many characters.
+    pub const fn shrinking_to(self, characters: usize) -> Self {
+        Self { shrinks_to: Some(characters), ..self }
     }
 
     /// The same column, for numbers.
@@ -58,11 +66,13 @@ impl Table {
         let kept = self.kept(width);
         let mut table = comfy_table::Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-        table.set_header(kept.iter().map(|&i| Cell::new(self.columns[i].title).add_attribute(Attribute::Bold)));
+        table.set_header(kept.iter().map(|&(i, _)| Cell::new(self.columns[i].title).add_attribute(Attribute::Bold)));
         for row in &self.rows {
-            table.add_row(kept.iter().map(|&i| Cell::new(row.get(i).map_or("", String::as_str))));
+            let cell =
+                |(i, wide): &(usize, usize)| row.get(*i).map(|cell| words::tail(cell, *wide)).unwrap_or_default();
+            table.add_row(kept.iter().map(cell).map(Cell::new));
         }
-        for (at, &i) in kept.iter().enumerate() {
+        for (at, &(i, _)) in kept.iter().enumerate() {
             if let Some(column) = table.column_mut(at) {
                 column.set_cell_alignment(self.columns[i].alignment);
                 column.set_padding((0, GAP as u16));
@@ -73,19 +83,23 @@ impl Table {
         text
     }
 
-    /// The columns that are shown in `width`.
-    fn kept(&self, width: Option<usize>) -> Vec<usize> {
-        let mut kept: Vec<usize> = (0..self.columns.len()).collect();
+    /// The columns that are shown in `width`, and how wide each may be.
+    fn kept(&self, width: Option<usize>) -> Vec<(usize, usize)> {
+        let mut kept: Vec<_> = (0..self.columns.len()).map(|i| (i, self.natural_width(i))).collect();
         let Some(width) = width else { return kept };
-        let needs: Vec<usize> = kept.iter().map(|&i| self.natural_width(i) + GAP).collect();
-        while kept.iter().map(|&i| needs[i]).sum::<usize>() > width + GAP {
-            let least = kept.iter().copied().max_by_key(|&i| self.columns[i].dispensable);
-            match least {
-                Some(i) if self.columns[i].dispensable > 0 => kept.retain(|&k| k != i),
-                _ => break,
+        loop {
+            let all: usize = kept.iter().map(|(_, w)| w + GAP).sum();
+            let over = all.saturating_sub(width + GAP);
+            let least = (0..kept.len()).max_by_key(|&at| self.columns[kept[at].0].dispensable);
+            let Some(at) = least.filter(|&at| over > 0 && self.columns[kept[at].0].dispensable > 0) else {
+                return kept;
+            };
+            let (column, wide) = kept[at];
+            match self.columns[column].shrinks_to {
+                Some(narrow) if wide >= over + narrow => kept[at].1 = wide - over,
+                _ => drop(kept.remove(at)),
             }
         }
-        kept
     }
 
     fn natural_width(&self, column: usize) -> usize {
@@ -137,6 +151,14 @@ mod tests {
         assert!(!narrower.contains("TYPE") && narrower.contains("1200"), "{narrower}");
         let hopeless = sample().in_width(Some(3));
         assert!(hopeless.contains("0190-a") && hopeless.contains("1200"), "{hopeless}");
+    }
+
+    #[test]
+    fn a_shrinking_column_keeps_its_end() {
+        let mut table = Table::new([Column::fixed("ID"), Column::dispensable("TYPE", 1).shrinking_to(5)]);
+        table.row(["0190-a", "customer.start"].map(String::from));
+        assert_eq!(table.in_width(Some(15)), "ID      TYPE\n0190-a  ….start\n");
+        assert_eq!(table.in_width(Some(12)), "ID\n0190-a\n");
     }
 
     #[test]

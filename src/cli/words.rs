@@ -85,6 +85,14 @@ pub fn line(text: &str, max: usize) -> String {
     }
 }
 
+/// The last `max` characters of a line; `…` stands for what was cut.
+pub fn tail(line: &str, max: usize) -> String {
+    match line.chars().count().checked_sub(max) {
+        None | Some(0) => line.to_owned(),
+        Some(cut) => ['…'].into_iter().chain(line.chars().skip(cut + 1)).collect(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,5 +150,6 @@ mod tests {
         assert_eq!(line("a\nb\u{1b}c", 10), "a b c");
         assert_eq!(line("größer als", 6), "größe…");
         assert_eq!(line("größer", 6), "größer");
+        assert_eq!([3, 6, 7].map(|max| tail("größer", max)), ["…er", "größer", "größer"]);
     }
 }

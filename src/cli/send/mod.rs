@@ -151,7 +151,7 @@ impl Sender {
         let total: u64 = files.iter().map(|(_, bodies)| bodies.len() as u64).sum();
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
         bar.set_style(
-            ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} {per_sec} {msg}")
+            ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} {eta} left {msg}")
                 .expect("the template is a constant"),
         );
         for (name, bodies) in files {
@@ -281,6 +281,49 @@ fn remedy(code: &str, place: &Place) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// An intake that gives these answers, one a request, on one connection after the other.
+    async fn intake(answers: &'static [&'static str]) -> Intake {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 4096];
+                assert!(stream.read(&mut request).await.unwrap() > 0);
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        Intake::new(&base, "default", HeaderMap::new())
+    }
+
+    #[tokio::test]
+    async fn a_busy_or_broken_intake_is_tried_again() {
+        const ANSWERS: &[&str] = &[
+            "HTTP/1.1 503 x\r\nRetry-After: 0\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+            "",
+            "HTTP/1.1 429 x\r\nRetry-After: 0\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 202 x\r\nConnection: close\r\nContent-Length: 31\r\n\r\n{\"status\":\"duplicate\",\"id\":\"a\"}",
+        ];
+        let sender = Sender { intake: intake(ANSWERS).await, clock: Clock::system() };
+        let bodies = bodies::split("-", &Bytes::from_static(b"{}"));
+        let mut summary = Summary::default();
+        sender.all(&[("-".to_owned(), bodies)], &mut summary).await.unwrap();
+        assert_eq!((summary.duplicates, summary.waits, summary.refused), (1, 2, 0));
+    }
+
+    #[tokio::test]
+    async fn an_intake_that_waits_too_long_refuses() {
+        const ANSWERS: &[&str] =
+            &["HTTP/1.1 503 x\r\nRetry-After: 3600\r\nConnection: close\r\nContent-Length: 43\r\n\r\n\
+             {\"error\":{\"code\":\"disk_low\",\"message\":\"m\"}}"];
+        let sender = Sender { intake: intake(ANSWERS).await, clock: Clock::system() };
+        let mut summary = Summary::default();
+        let bodies = bodies::split("-", &Bytes::from_static(b"{}"));
+        sender.all(&[("-".to_owned(), bodies)], &mut summary).await.unwrap();
+        assert_eq!((summary.refused, summary.refusals[0].1.code.as_str()), (1, "disk_low"));
+    }
 
     #[test]
     fn headers_are_name_and_value() {
