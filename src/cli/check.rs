@@ -4,6 +4,7 @@ use crate::cli::{Failure, output, words};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// Arguments of `holdline check`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The configuration to validate

@@ -12,6 +12,7 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
+/// Arguments of `holdline dlq`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]

@@ -10,6 +10,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+/// Arguments of `holdline events`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]

@@ -30,6 +30,7 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(name = "holdline", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {
+    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -39,11 +40,18 @@ Start with `holdline demo`; it needs nothing else.
 
 Exit codes: 0 done, 1 the operation failed, 2 wrong use or configuration, 3 the daemon is not reachable.";
 
+/// What `holdline` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the daemon
+    ///
+    /// Without --config: intake on 127.0.0.1:8080, admin API on 127.0.0.1:8081, data in ./holdline-data, one source
+    /// `default` that detects what it gets, one destination `default` at --to. Flags beat the file.
     Serve(serve::Args),
     /// Show the whole job in one command: daemon, flaky receiver and sender in one process
+    ///
+    /// Starts a daemon on free ports with its data in a temporary folder, a receiver with every bad habit, and a sender
+    /// that replays real Genesys events. Ends with the sums; exit code 1 where they do not hold.
     Demo(demo::Args),
     /// Validate a configuration and print every fault in it
     Check(check::Args),
@@ -54,6 +62,9 @@ pub enum Command {
     /// Look at dead letters, send them again or discard them
     Dlq(dlq::Args),
     /// Post event bodies to the intake as a sender would
+    ///
+    /// One after the other, so that their order is kept. A file holds one body; or one a line, where it is named .ndjson
+    /// or .jsonl, or where it is not one JSON value but each of its lines is. A busy intake is waited for.
     Send(send::Args),
 }
 

@@ -27,6 +27,7 @@ pub struct Reach {
     /// File that holds the admin token [default: HOLDLINE_ADMIN_TOKEN, the configuration's, DATA/admin.token]
     #[arg(long, global = true, value_name = "FILE", help_heading = HEADING)]
     token_file: Option<PathBuf>,
+    /// Configuration and form.
     #[command(flatten)]
     pub shared: Shared,
 }

@@ -10,8 +10,7 @@ use std::process::ExitCode;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::Level;
 
-/// Without --config: intake on 127.0.0.1:8080, admin API on 127.0.0.1:8081, data in ./holdline-data, one source
-/// `default` that detects what it gets, one destination `default` at --to. Flags beat the file.
+/// Arguments of `holdline serve`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Configuration (TOML)

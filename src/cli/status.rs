@@ -8,6 +8,7 @@ use crate::time::Timestamp;
 use serde_json::Value;
 use std::fmt::Write;
 
+/// Arguments of `holdline status`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]

@@ -3,19 +3,26 @@
 /// What a throw decides; each kind has dice of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Throw {
+    /// Ids of events and conversations.
     Identity,
+    /// How many events a conversation has.
     Length,
+    /// How often a body is sent.
     Duplicate,
+    /// How the receiver treats a request.
     Fault,
+    /// How long it takes to answer.
     Latency,
 }
 
+/// The dice of one seed.
 #[derive(Clone, Copy, Debug)]
 pub struct Dice {
     seed: u64,
 }
 
 impl Dice {
+    /// The dice of this seed.
     pub fn new(seed: u64) -> Self {
         Self { seed }
     }

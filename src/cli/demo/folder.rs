@@ -5,8 +5,10 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+/// The folder of one run.
 #[derive(Debug)]
 pub enum Folder {
+    /// Stays.
     Given(PathBuf),
     /// Removed when dropped.
     Temporary(PathBuf),
@@ -33,6 +35,7 @@ impl Folder {
         Ok(Self::Temporary(path))
     }
 
+    /// Where it is.
     pub fn path(&self) -> &Path {
         match self {
             Self::Given(path) | Self::Temporary(path) => path,

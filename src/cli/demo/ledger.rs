@@ -10,7 +10,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Names an event of the demo: conversation and position in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
+    /// Its place in [`Traffic::conversations`].
     pub conversation: usize,
+    /// Its place in the conversation, from 0.
     pub position: usize,
 }
 

@@ -37,8 +37,7 @@ use summary::Summary;
 use tokio::sync::mpsc::UnboundedReceiver;
 use traffic::Traffic;
 
-/// Starts a daemon on free ports with its data in a temporary folder, a receiver with every bad habit, and a sender
-/// that replays real Genesys events. Ends with the sums; exit code 1 where they do not hold.
+/// Arguments of `holdline demo`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// How many events are sent

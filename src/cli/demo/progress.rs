@@ -8,7 +8,10 @@ use std::io::IsTerminal;
 /// Ticks between two lines where there is no terminal.
 const TICKS_PER_LINE: u32 = 5;
 
-pub enum Progress {
+/// The live view of one run.
+pub struct Progress(View);
+
+enum View {
     Bars { all: MultiProgress, accepted: ProgressBar, delivered: ProgressBar, trouble: ProgressBar },
     Lines { events: u64, ticks: u32 },
 }
@@ -17,7 +20,7 @@ impl Progress {
     /// For `events` events.
     pub fn new(events: u64) -> Self {
         if !std::io::stderr().is_terminal() {
-            return Self::Lines { events, ticks: 0 };
+            return Self(View::Lines { events, ticks: 0 });
         }
         let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
         let bar = |name: &'static str, colour: &str| {
@@ -30,7 +33,7 @@ impl Progress {
         let delivered = bar("delivered", "green");
         let style = ProgressStyle::with_template("{prefix:>10} {msg}").expect("the template is a constant");
         let trouble = all.add(ProgressBar::new_spinner().with_style(style).with_prefix("meanwhile"));
-        Self::Bars { all, accepted, delivered, trouble }
+        Self(View::Bars { all, accepted, delivered, trouble })
     }
 
     /// Shows the sums; called five times a second. `waiting` is what the daemon has in its queue.
@@ -42,13 +45,13 @@ impl Progress {
             words::count(tally.duplicates),
             words::count(tally.refused)
         );
-        match self {
-            Self::Bars { accepted, delivered, trouble: line, .. } => {
+        match &mut self.0 {
+            View::Bars { accepted, delivered, trouble: line, .. } => {
                 accepted.set_position(tally.accepted);
                 delivered.set_position(tally.delivered);
                 line.set_message(trouble);
             }
-            Self::Lines { events, ticks } => {
+            View::Lines { events, ticks } => {
                 if ticks.is_multiple_of(TICKS_PER_LINE) {
                     let [accepted, events, delivered] = [tally.accepted, *events, tally.delivered].map(words::count);
                     output::note(&format!("{accepted} of {events} accepted, {delivered} delivered, {trouble}"));
@@ -60,7 +63,7 @@ impl Progress {
 
     /// Takes the bars away; what comes next is the summary.
     pub fn end(self) {
-        if let Self::Bars { all, .. } = self {
+        if let View::Bars { all, .. } = self.0 {
             // where the terminal is gone, there is nothing to clear
             let _ = all.clear();
         }

@@ -20,6 +20,7 @@ const EVENTS_PER_SECOND_MIN: f64 = 100.0;
 /// How often a body is offered before the sender gives up on it.
 const TRIES_MAX: u32 = 20;
 
+/// Sends all of the traffic once, and some of it twice.
 pub struct Sender {
     traffic: Arc<Traffic>,
     intake: Intake,

@@ -19,6 +19,7 @@ pub struct Summary {
     pub dead: u64,
     /// `/v1/status`.
     pub status: Value,
+    /// From the first request to the empty queue.
     pub took: Duration,
 }
 

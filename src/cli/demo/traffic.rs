@@ -26,19 +26,23 @@ const COMPLETED: &str = include_str!("../../../tests/samples/26_seed_article.jso
 /// Events of one interaction, in the order in which they happened.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Conversation {
+    /// Oldest first.
     pub events: Vec<Planned>,
 }
 
 /// An event that is going to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned {
+    /// What is posted.
     pub body: Bytes,
+    /// How often.
     pub sending: Sending,
 }
 
 /// How often a body is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sending {
+    /// As most are.
     Once,
     /// Two requests at the same time.
     TwiceAtOnce,
@@ -49,6 +53,7 @@ pub enum Sending {
 /// Everything that is going to be sent.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Traffic {
+    /// In the order in which they begin.
     pub conversations: Vec<Conversation>,
     /// The body that the receiver will never take.
     pub poison: Bytes,

@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 
-/// A body and the line it begins on, where the file holds several.
+/// One body of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Body {
+    /// The line it stands on, from 1, where the file holds several.
     pub line: Option<usize>,
+    /// The body as it is in the file.
     pub bytes: Bytes,
 }
 

@@ -30,7 +30,9 @@ pub enum Answer {
 /// How many events a body held.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
+    /// New ones.
     pub accepted: u64,
+    /// Those that were there already.
     pub duplicates: u64,
     /// Of the event, or of the first that had it; none for a batch.
     pub id: Option<String>,
@@ -39,8 +41,11 @@ pub struct Taken {
 /// Why a body was not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
+    /// HTTP status.
     pub status: u16,
+    /// The API's code for it.
     pub code: String,
+    /// The same in words.
     pub message: String,
 }
 

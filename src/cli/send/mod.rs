@@ -18,7 +18,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A file holds one body; or one a line, where it is named .ndjson or .jsonl or each of its lines is JSON by itself.
+/// Arguments of `holdline send`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Files with bodies; - is the standard input
