@@ -45,7 +45,8 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
         .enable_all()
         .build()
         .map_err(|e| Failure::io("cannot start the runtime", e))?;
-    Ok(runtime.block_on(daemon::run(settings, asked_to_stop(endings)))?)
+    runtime.block_on(daemon::run(settings, asked_to_stop(endings)))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn settings(args: &Args) -> Result<Settings, Failure> {
