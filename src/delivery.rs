@@ -123,6 +123,11 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// A delivery that has not been tried.
+    pub fn first(id: DeliveryId, event: Arc<Event>) -> Self {
+        Self { id, event, attempts: Vec::new(), forgiven: 0, redriven: false }
+    }
+
     /// The number of the next attempt, as in `Holdline-Attempt`.
     pub fn next_attempt(&self) -> u32 {
         self.attempts.last().map_or(1, |a| a.number + 1)

@@ -68,7 +68,7 @@ async fn load(store: &Store, id: DeliveryId, place: Place) -> Result<Delivery, S
     if place == Place::Page
         && let Some(event) = store.cached(id.sequence)
     {
-        return Ok(Delivery { id, event, attempts: Vec::new(), forgiven: 0, redriven: false });
+        return Ok(Delivery::first(id, event));
     }
     let store = store.clone();
     let read = tokio::task::spawn_blocking(move || store.delivery(id, place)).await;
@@ -160,7 +160,7 @@ fn record(
         Verdict::Retry { due } => {
             let outcome = reply.outcome.word();
             tracing::info!(%event_id, destination, attempt = number, outcome, status, %due, "attempt failed; tried again");
-            context.store.record(Transition::Delayed { from: place, due, delivery: Box::new(delivery) });
+            context.store.record(Transition::Delayed { from: place, due, delivery: Arc::new(delivery) });
             Landing::Retry { due }
         }
         Verdict::Dead(reason) => {

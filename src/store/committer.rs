@@ -9,7 +9,7 @@
 use super::StoreError;
 use super::cache::Cache;
 use super::engine::Engine;
-use super::index::Index;
+use super::index::{Index, Unwritten};
 use super::ledger::{Finished, Ledger, Tail, Windows};
 use super::request::{News, Receipt, Request};
 use crate::clock::Clock;
@@ -33,6 +33,7 @@ pub(super) struct Shared {
     pub engine: Engine,
     pub index: Mutex<Index>,
     pub cache: Mutex<Cache>,
+    pub unwritten: Mutex<Unwritten>,
 }
 
 pub(super) struct Committer {
@@ -84,6 +85,9 @@ impl Committer {
             if !finished.events.is_empty() {
                 self.shared.cache.lock().expect("no holder panics").accepted(finished.first, finished.events);
             }
+            let mut unwritten = self.shared.unwritten.lock().expect("no holder panics");
+            finished.written.iter().for_each(|key| drop(unwritten.remove(key)));
+            drop(unwritten);
             answers.into_iter().for_each(Answer::send);
             for news in finished.news {
                 let _ = self.news.send(news); // without a dispatcher nobody needs to know
@@ -119,7 +123,7 @@ impl Committer {
         let shared = self.shared.clone();
         let windows = self.windows.borrow().clone();
         let mut index = shared.index.lock().expect("no holder panics");
-        let mut ledger = Ledger::new(&shared.engine, &mut index, &mut self.tail, &windows, self.clock.now());
+        let mut ledger = Ledger::new(&shared, &mut index, &mut self.tail, &windows, self.clock.now());
         let mut answers = Vec::new();
         let mut checks = Vec::new();
         for request in gathered.drain(..) {

@@ -4,7 +4,14 @@ use super::names::Names;
 use super::pages::Pages;
 use super::record::{Hold, Totals};
 use crate::event::{DestinationId, Digest64, Sequence};
+use crate::delivery::{Delivery, DeliveryId};
+use crate::time::Timestamp;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// Deliveries on their way into the delay tree, by the due time under which they will lie there. Their next attempt may
+/// start before the commit that puts them there is made.
+pub type Unwritten = HashMap<(DeliveryId, Timestamp), Arc<Delivery>>;
 
 #[derive(Debug, Default)]
 pub struct Index {

@@ -8,7 +8,8 @@ use super::codec::{self, Kind};
 use super::dense::Run;
 use super::draft::{Draft, ROW_MAX, Table};
 use super::engine::Engine;
-use super::index::Index;
+use super::committer::Shared;
+use super::index::{Index, Unwritten};
 use super::pages::Departure;
 use super::record::{
     Audit, Entry, HistoryRow, Hold, How, PageShape, Quarantined, SettledRow, Settlement, TOTALS, delay_key, dlq_key,
@@ -20,7 +21,7 @@ use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
 use crate::time::Timestamp;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Longest payload of a page that fits into one row.
@@ -50,7 +51,8 @@ impl Windows {
 
 /// One commit in the making.
 pub(super) struct Ledger<'a> {
-    pub engine: &'a Engine,
+    engine: &'a Engine,
+    unwritten: &'a Mutex<Unwritten>,
     pub index: &'a mut Index,
     pub tail: &'a mut Tail,
     pub windows: &'a Windows,
@@ -65,6 +67,7 @@ pub(super) struct Ledger<'a> {
     page: Vec<u8>,
     page_events: usize,
     settlements: Vec<Settlement>,
+    written: Vec<(DeliveryId, Timestamp)>,
     changed: bool,
 }
 
@@ -75,11 +78,13 @@ pub(super) struct Finished {
     /// First sequence of the events accepted in it.
     pub first: Sequence,
     pub events: Vec<Arc<Event>>,
+    /// What lies in the delay tree once the commit is made.
+    pub written: Vec<(DeliveryId, Timestamp)>,
 }
 
 impl<'a> Ledger<'a> {
     pub(super) fn new(
-        engine: &'a Engine,
+        shared: &'a Shared,
         index: &'a mut Index,
         tail: &'a mut Tail,
         windows: &'a Windows,
@@ -87,7 +92,8 @@ impl<'a> Ledger<'a> {
     ) -> Self {
         let fresh_first = index.totals.next_sequence;
         Self {
-            engine,
+            engine: &shared.engine,
+            unwritten: &shared.unwritten,
             index,
             tail,
             windows,
@@ -101,6 +107,7 @@ impl<'a> Ledger<'a> {
             page: Vec::new(),
             page_events: 0,
             settlements: Vec::new(),
+            written: Vec::new(),
             changed: false,
         }
     }
@@ -198,6 +205,7 @@ impl<'a> Ledger<'a> {
             }
             Transition::Delayed { from, due, delivery } => {
                 let id = delivery.id;
+                self.written.push((id, due));
                 if self.leave(id, from)? {
                     if from == Place::Page {
                         self.settle(id, How::Moved, delivery.next_attempt() - 1, 0, self.now);
@@ -369,14 +377,19 @@ impl<'a> Ledger<'a> {
         self.write_settled();
         self.trim()?;
         if !self.changed {
-            return Ok(Finished { draft: None, news: self.news, first: self.fresh_first, events: self.events });
+            return Ok(self.told(None));
         }
         let index = &mut *self.index;
         index.names.write(&mut self.draft);
         index.totals.floor = index.pages.oldest().map_or(index.totals.next_sequence, |(first, ..)| first);
         index.totals.page_bytes = index.pages.bytes();
         self.draft.put_long(Table::Meta, TOTALS, &codec::encode(Kind::Totals, &index.totals));
-        Ok(Finished { draft: Some(self.draft), news: self.news, first: self.fresh_first, events: self.events })
+        let draft = std::mem::take(&mut self.draft);
+        Ok(self.told(Some(draft)))
+    }
+
+    fn told(self, draft: Option<Draft>) -> Finished {
+        Finished { draft, news: self.news, first: self.fresh_first, events: self.events, written: self.written }
     }
 
     fn write_history(&mut self) {

@@ -125,7 +125,7 @@ impl Store {
             return Err(StoreError::NotPowerSafe { path: path.to_owned(), durability });
         }
         let (index, findings) = recovery::recover(&engine)?;
-        let shared = Arc::new(Shared { engine, index: Mutex::new(index), cache: Mutex::default() });
+        let shared = Arc::new(Shared { engine, index: Mutex::new(index), cache: Mutex::default(), unwritten: Mutex::default() });
         let (requests, receiver) = std::sync::mpsc::channel();
         let (news_to, news) = mpsc::unbounded_channel();
         let (failure_to, failure) = watch::channel(None);
@@ -154,6 +154,10 @@ impl Store {
 
     /// Records what followed from an attempt, with the next commit.
     pub fn record(&self, transition: Transition) {
+        if let Transition::Delayed { due, delivery, .. } = &transition {
+            let key = (delivery.id, *due);
+            self.shared.unwritten.lock().expect("no holder panics").insert(key, delivery.clone());
+        }
         let _ = self.requests.send(Request::Transition(transition)); // a failed store is told through `failure`
     }
 

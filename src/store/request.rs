@@ -52,7 +52,7 @@ pub enum Transition {
     Delayed {
         from: Place,
         due: Timestamp,
-        delivery: Box<Delivery>,
+        delivery: Arc<Delivery>,
     },
     Dead {
         from: Place,

@@ -79,15 +79,22 @@ impl Store {
 
     /// A delivery with its body, from where it lies.
     pub fn delivery(&self, id: DeliveryId, place: Place) -> Result<Delivery, StoreError> {
+        match self.find(id, place) {
+            // it was moved between two looks; the second one is sure to find it
+            Err(StoreError::Damaged(Damaged::Missing)) => self.find(id, place),
+            found => found,
+        }
+    }
+
+    fn find(&self, id: DeliveryId, place: Place) -> Result<Delivery, StoreError> {
+        if let Some(delivery) = self.shared.unwritten.lock().expect("no holder panics").get(&(id, place.due())) {
+            return Ok(Delivery::clone(delivery));
+        }
         let first = self.index().pages.page_of(id.sequence).filter(|_| place == Place::Page);
         if let Some(first) = first {
             match self.event_in_page(first, id.sequence) {
-                // the page may have been given up between the look and the read
                 Err(StoreError::Damaged(Damaged::Missing)) => {}
-                event => {
-                    let event = event?;
-                    return Ok(Delivery { id, event, attempts: Vec::new(), forgiven: 0, redriven: false });
-                }
+                event => return Ok(Delivery::first(id, event?)),
             }
         }
         let key = delay_key(place.due(), id);

@@ -8,6 +8,7 @@ use holdline::store::{Arrival, DlqAction, Opened, Options, Receipt, Store, Trans
 use holdline::time::Timestamp;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 const START: Timestamp = Timestamp(1_800_000_000_000);
@@ -69,7 +70,7 @@ fn id(sequence: u64) -> DeliveryId {
     DeliveryId { sequence: Sequence(sequence), destination: D }
 }
 
-fn failed(mut delivery: Delivery, n: u32) -> Box<Delivery> {
+fn failed(mut delivery: Delivery, n: u32) -> Arc<Delivery> {
     delivery.attempts.push(Attempt {
         number: n,
         at: START,
@@ -78,7 +79,7 @@ fn failed(mut delivery: Delivery, n: u32) -> Box<Delivery> {
         error: String::new(),
         answer: vec![b'x'; Attempt::ANSWER_MAX],
     });
-    Box::new(delivery)
+    Arc::new(delivery)
 }
 
 fn body(n: usize, size: usize) -> Vec<u8> {
@@ -163,7 +164,7 @@ async fn i24_a_delivery_lies_in_one_place_through_its_whole_life() {
     });
     let second = failed(bench.delivery(2, Place::Page), 1);
     bench.store.record(Transition::Delayed { from: Place::Page, due, delivery: second.clone() });
-    let letter = DeadLetter { delivery: *failed(*second, 2), reason: Reason::Exhausted, dead_at: START };
+    let letter = DeadLetter { delivery: Arc::unwrap_or_clone(failed(Delivery::clone(&second), 2)), reason: Reason::Exhausted, dead_at: START };
     bench.store.record(Transition::Dead { from: Place::Delay(due), letter: Box::new(letter.clone()) });
     bench.delivered(id(3), Place::Page);
     bench.delivered(id(3), Place::Page);

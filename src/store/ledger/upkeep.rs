@@ -117,8 +117,11 @@ impl Ledger<'_> {
         let place = Place::Page;
         match record {
             Ok(event) => {
-                let delivery = Delivery { id, event: event.into(), attempts: Vec::new(), forgiven: 0, redriven: false };
+                let delivery = Delivery::first(id, event.into());
                 if self.leave(id, place)? {
+                    let key = (id, place.due());
+                    self.unwritten.lock().expect("no holder panics").insert(key, delivery.clone().into());
+                    self.written.push(key);
                     self.settle(id, How::Moved, 0, 0, self.now);
                     self.delay(place.due(), &delivery);
                 }
