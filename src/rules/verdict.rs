@@ -53,7 +53,7 @@ mod tests {
     use crate::event::{DestinationId, Sequence};
     use crate::rules::backoff::Jitter;
 
-    const NOW: Timestamp = Timestamp(1_000_000);
+    const NOW: Timestamp = Timestamp(1_000_000_000);
 
     fn verdict(outcome: Outcome, retry_after: Option<u64>, counted: u32, age: u64) -> (Verdict, Option<Wish>) {
         let retry = Retry { jitter: Jitter::None, ..Retry::default() };
