@@ -409,9 +409,26 @@ class Destination:
         while self.connections:
             await asyncio.sleep(0.002)
 
-    def close(self):
+    async def close(self):
+        """Takes no more connections, and waits for the end of those that are open; their clients are gone."""
         if self.server:
             self.server.close()
+            await asyncio.wait_for(self.until_deserted(), 10)
+
+
+# ---- a rig as a program -----------------------------------------------------------------------------------------
+
+def run_rig(name, run, seed):
+    """Runs a rig to its end -> its exit code: what `run` returns, 1 if it cannot go on. A signal ends it in order."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        return run()
+    except RigError as e:
+        print(f"{name}: FAILED, seed {seed}: {e}", flush=True)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", flush=True)
+        return 130
 
 
 # ---- reports ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ acknowledged; after a cut the same one again). A destination answers most with 2
 in four while it is still starting. At the end the queue drains and the ledgers are judged.
 
 Run: tests/rigs/killloop.py [--short] [--kills N] [--events-min N] [--seed N] [--bin FILE]
-Needs: Linux, Python 3.11, the release binary. Exit 0: held; 1: did not; 2: the rig could not run.
+Needs: Linux, Python 3.11, the release binary. Exit 0: held; 1: did not.
 """
 import argparse
 import asyncio
@@ -30,8 +30,8 @@ RETRY_AFTER_S = 1
 # What may pass between our answer and the daemon's reading of it, with two busy cores.
 NOTICE_S = 0.25
 FAULTS = {"503": 0.02, "cut before answer": 0.01, "cut after answer": 0.005, "slow": 0.02}
-# Each holds the whole destination for a second: so many in a run, whatever its length.
-HOLDS_EXPECTED, HOLDS_SHARE_MAX = 40, 0.003
+# An answer with Retry-After holds the whole destination for a second: one in so many, and a pause after each.
+HOLDS_SHARE, HOLDS_PAUSE_S = 0.005, 4.0
 
 
 @dataclasses.dataclass(slots=True)
@@ -78,9 +78,9 @@ class Ledgers:
 class Receiver:
     """The destination: answers by its dice, and writes down what came."""
 
-    def __init__(self, ledgers, rng, events):
+    def __init__(self, ledgers, rng):
         self.ledgers, self.rng = ledgers, rng
-        self.faults = {**FAULTS, "429": min(HOLDS_SHARE_MAX, HOLDS_EXPECTED / events)}
+        self.next_hold = 0.0
         self.in_progress = {}     # interaction -> its receipt that is not yet answered
         self.receipts = {}        # id(request) -> its receipt
 
@@ -115,8 +115,11 @@ class Receiver:
         return common.Reply(200)
 
     def draw(self):
+        if time.monotonic() > self.next_hold and self.rng.random() < HOLDS_SHARE:
+            self.next_hold = time.monotonic() + HOLDS_PAUSE_S
+            return "429"
         dice = self.rng.random()
-        for fault, share in self.faults.items():
+        for fault, share in FAULTS.items():
             if dice < share:
                 return fault
             dice -= share
@@ -135,12 +138,14 @@ class Receiver:
 # ---- the run ---------------------------------------------------------------------------------------------------
 
 async def send(port, story, ledgers, stop):
-    """One sender: posts its story, each event until it is acknowledged."""
+    """One sender: posts its story in bursts, each event until it is acknowledged."""
     sender = common.Sender(port)
     while not stop.is_set():
         event_id, interaction, n, body = story.next()
         answer = await sender.post_until_accepted(body)
         ledgers.acknowledge(answer, event_id, interaction, n, body)
+        if story.rng.random() < 0.05:
+            await asyncio.sleep(story.rng.uniform(0.05, 0.15))
     sender.close()
 
 
@@ -164,7 +169,7 @@ async def until_acknowledged(ledgers, count, daemon, limit=60.0):
 
 
 async def kill_again_and_again(daemon, destination, ledgers, rng, options):
-    """The kills: after a random number of acknowledgements, one time in four during the start."""
+    """The kills: one in four during the start, the others after a random number of acknowledgements, at once or later."""
     mean = options.events_min / options.kills
     during_start = 0
     for _ in range(options.kills):
@@ -174,7 +179,7 @@ async def kill_again_and_again(daemon, destination, ledgers, rng, options):
         else:
             await daemon.until_ready()
             await until_acknowledged(ledgers, int(rng.uniform(0.05, 2.6) * mean), daemon)
-            await asyncio.sleep(rng.uniform(0, 0.02))
+            await asyncio.sleep(rng.uniform(0, rng.choice((0.02, 1.5))))
         await kill_and_restart(daemon, destination, ledgers)
     await daemon.until_ready()
     await until_acknowledged(ledgers, max(0, options.events_min - len(ledgers.accepted)), daemon, limit=300)
@@ -197,7 +202,7 @@ async def run(binary, workdir, options):
     daemon = common.Daemon(binary, ["--config", workdir / "holdline.toml"], workdir / "data", ports[1],
                            workdir / "daemon.log")
     ledgers = Ledgers()
-    receiver = Receiver(ledgers, random.Random(rng.random()), options.events_min)
+    receiver = Receiver(ledgers, random.Random(rng.random()))
     destination = common.Destination(receiver.receive, receiver.settled)
     await destination.listen(ports[2])
     stop = asyncio.Event()
@@ -212,7 +217,7 @@ async def run(binary, workdir, options):
         status = await daemon.until_drained(options.drain_timeout)
     finally:
         daemon.kill()
-        destination.close()
+        await destination.close()
     return ledgers, status, during_start
 
 
@@ -346,17 +351,11 @@ def parse_arguments():
     return options
 
 
-def main():
-    options = parse_arguments()
-    workdir = None
-    try:
-        binary = common.find_binary(options.bin)
-        workdir = common.make_workdir(options.workdir, "killloop")
-        ledgers, status, during_start = asyncio.run(run(binary, workdir, options))
-        faults, duplicates = judge(ledgers, status, options)
-    except common.RigError as e:
-        print(f"killloop: seed {options.seed}: {e}")
-        return 1 if workdir else 2
+def run_and_judge(options):
+    binary = common.find_binary(options.bin)
+    workdir = common.make_workdir(options.workdir, "killloop")
+    ledgers, status, during_start = asyncio.run(run(binary, workdir, options))
+    faults, duplicates = judge(ledgers, status, options)
     report(ledgers, options, during_start, faults, duplicates)
     if any(faults.values()):
         print(f"kept for a look: {workdir}")
@@ -366,4 +365,5 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    arguments = parse_arguments()
+    sys.exit(common.run_rig("killloop", lambda: run_and_judge(arguments), arguments.seed))
