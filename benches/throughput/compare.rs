@@ -48,12 +48,14 @@ async fn warm_up(bare: &str, held: &str) -> Result<()> {
 
 async fn one_round(plan: &Plan, folder: &Path, bare: &str, held: &str, number: usize) -> Result<Round> {
     let until = Until::Elapsed(plan.length);
-    let append_us = disk::append_and_sync(folder, plan.length / 5)?.as_secs_f64() * 1e6;
+    disk::settle(folder)?;
     let bare_one = load::post(bare, 1, until, 0.0).await?;
+    let append_us = disk::append_and_sync(folder, plan.length / 5)?.as_secs_f64() * 1e6;
     let held_one = load::post(held, 1, until, 0.0).await?;
     let bare_many = load::post(bare, MANY, until, 0.0).await?;
     let held_many = load::post(held, MANY, until, 0.0).await?;
     let events = (held_many.per_second() * plan.length.as_secs_f64() / 2.0) as u64;
+    disk::settle(folder)?;
     let delivered = end_to_end(plan, &folder.join(format!("delivered-{number}")), events.max(100)).await?;
     let quantiles = |seen: &Seen| [seen.quantile_us(0.5), seen.quantile_us(0.99)];
     Ok(Round {

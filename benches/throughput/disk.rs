@@ -1,4 +1,4 @@
-//! What the disk under the data folder can do, measured in the same run.
+//! What the disk under the data folder can do, measured in the same run, and a clean start for each round.
 
 use anyhow::Result;
 use std::fs::File;
@@ -6,20 +6,24 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Median time of one append of 1 KiB and fdatasync, over `length`.
+/// Mean time of one append of 1 KiB and fdatasync, over `length`.
 pub(crate) fn append_and_sync(folder: &Path, length: Duration) -> Result<Duration> {
     let path = folder.join("append");
     let mut file = File::create(&path)?;
-    let (begin, mut times) = (Instant::now(), Vec::new());
-    while begin.elapsed() < length || times.len() < 10 {
-        let one = Instant::now();
+    let (begin, mut appends) = (Instant::now(), 0);
+    while begin.elapsed() < length || appends < 10 {
         file.write_all(&[b'x'; 1024])?;
         file.sync_data()?;
-        times.push(one.elapsed());
+        appends += 1;
     }
+    let each = begin.elapsed() / appends;
     std::fs::remove_file(path)?;
-    times.sort_unstable();
-    Ok(times[times.len() / 2])
+    Ok(each)
+}
+
+/// Writes out what earlier measurements left behind, so that the next does not pay for it.
+pub(crate) fn settle(folder: &Path) -> Result<()> {
+    Ok(rustix::fs::syncfs(File::open(folder)?)?)
 }
 
 /// The type of the filesystem that a folder lies on, as /proc/mounts calls it.

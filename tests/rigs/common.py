@@ -146,7 +146,8 @@ class Daemon:
 
     def check_alive(self):
         if self.process.poll() is not None:
-            raise RigError(f"the daemon ended by itself with {self.process.returncode}; its last words:\n{self.last_words()}")
+            code = self.process.returncode
+            raise RigError(f"the daemon ended by itself with {code}; its last words:\n{self.last_words()}")
 
     def last_words(self):
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-8:])
@@ -365,7 +366,7 @@ class Reply:
 
 
 class Destination:
-    """An HTTP/1.1 server. `receive(request)` decides on a Reply, `settled(request, reply)` hears that it was written."""
+    """An HTTP/1.1 server. `receive(request)` decides on a Reply, `settled(request, reply)` hears when it is written."""
 
     def __init__(self, receive, settled):
         self.receive, self.settled = receive, settled

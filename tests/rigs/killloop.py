@@ -7,8 +7,8 @@ what a kill repeats is bounded; no request goes out before a `Retry-After` has p
 
 How: senders post events over keep-alive connections (the next of an interaction only after the one before was
 acknowledged; after a cut the same one again). A destination answers most with 200 and some with 503, with 429 and
-`Retry-After`, or cuts the connection before or after its answer. The daemon is killed with SIGKILL at random moments, one time
-in four while it is still starting. At the end the queue drains and the ledgers are judged.
+`Retry-After`, or cuts the connection before or after its answer. The daemon is killed with SIGKILL at random moments,
+one time in four while it is still starting. At the end the queue drains and the ledgers are judged.
 
 Run: tests/rigs/killloop.py [--short] [--kills N] [--events-min N] [--seed N] [--bin FILE]
 Needs: Linux, Python 3.11, the release binary. Exit 0: held; 1: did not.
@@ -164,12 +164,13 @@ async def until_acknowledged(ledgers, count, daemon, limit=60.0):
     while len(ledgers.accepted) < goal:
         daemon.check_alive()
         if time.monotonic() > end:
-            raise common.RigError(f"{goal - len(ledgers.accepted)} of {count} events were not acknowledged in {limit} s")
+            missing = goal - len(ledgers.accepted)
+            raise common.RigError(f"{missing} of {count} events were not acknowledged in {limit} s")
         await asyncio.sleep(0.005)
 
 
 async def kill_again_and_again(daemon, destination, ledgers, rng, options):
-    """The kills: one in four during the start, the others after a random number of acknowledgements, at once or later."""
+    """The kills: one in four during the start, the others after a random number of acknowledgements or later."""
     mean = options.events_min / options.kills
     during_start = 0
     for _ in range(options.kills):
@@ -296,7 +297,7 @@ def judge_holds(ledgers, faults):
             r = next(receipts, None)
         unnoted = life < len(ledgers.kills) and ledgers.kills[life] < at + NOTICE_S
         if r and r.at < at + RETRY_AFTER_S and not unnoted:
-            faults["early"].append(f"{r.event_id} came {r.at - at:.3f} s after an answer with Retry-After: {RETRY_AFTER_S}")
+            faults["early"].append(f"{r.event_id} came {r.at - at:.3f} s after a Retry-After of {RETRY_AFTER_S} s")
 
 
 def judge_sums(ledgers, status, faults):
@@ -306,7 +307,8 @@ def judge_sums(ledgers, status, faults):
     if status["queue"]["depth"]:
         faults["sums"].append(f"{status['queue']['depth']} events were still queued at the end")
     if status["counters"]["accepted"] != len(ledgers.accepted):
-        faults["sums"].append(f"accepted {status['counters']['accepted']}, acknowledged {len(ledgers.accepted)} unlike ones")
+        counted = status["counters"]["accepted"]
+        faults["sums"].append(f"{counted} counted as accepted, {len(ledgers.accepted)} different ones acknowledged")
 
 
 def judge(ledgers, status, options):

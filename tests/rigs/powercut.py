@@ -4,17 +4,17 @@
 Shows: what was acknowledged before a power cut is there after it. Either it had been delivered (a destination's 2xx),
 or the daemon that starts on the cut disk delivers it, byte for byte and in order, or it lies among its dead letters.
 
-How: the data folder lies on an image with a filesystem of its own, and the image on XFS, which can clone a file in an instant. The
-clone is the block device as it stood at that instant: whatever only the kernel's memory held is gone, as in a power
-cut. It is mounted (its journal is replayed) and the same binary starts on it, with a destination that takes
-everything. The daemon under test is stopped meanwhile and goes on after, so one run gives many independent cuts. Its destination is slow
-and fails at times, so that the store always holds queued, delayed, delivered and dead events.
+How: the data folder lies on an image with a filesystem of its own, and the image on XFS, which can clone a file in an
+instant. The clone is the block device as it stood at that instant: whatever only the kernel's memory held is gone, as
+in a power cut. It is mounted (its journal is replayed) and the same binary starts on it, with a destination that takes
+everything. The daemon under test is stopped meanwhile and goes on after, so one run gives many independent cuts. Its
+destination is slow and fails at times, so that the store always holds queued, delayed, delivered and dead events.
 
 What it does not show: a device that reorders writes or lies about a flush.
 
 Run, as root: tests/rigs/powercut.py [--short] [--cuts N] [--seed N] [--fs ext4|xfs] [--bin FILE] [--expect-loss]
---expect-loss runs the daemon with HOLDLINE_DEV_UNSAFE_NO_SYNC=1 and succeeds only if cuts lose something: it shows that the
-rig would see a loss.
+--expect-loss runs the daemon with HOLDLINE_DEV_UNSAFE_NO_SYNC=1 and succeeds only if cuts lose something: it shows
+that the rig would see a loss.
 Needs: Linux, root, loop devices, mkfs.xfs, mkfs.ext4, cp --reflink (packages xfsprogs, e2fsprogs, coreutils).
 Exit 0: every cut held (or the machine cannot run it, which is said); 1: not.
 """
