@@ -22,7 +22,8 @@ import time
 import common
 
 MB = 1 << 20
-REUSE_SLACK = 1.1
+# What the data folder may grow by: a tenth, or what a store takes when it is empty.
+REUSE_SLACK, REUSE_SLACK_MB = 0.1, 32
 # Memory is read until it has settled, since a start may work on for a while after it is ready.
 MEMORY_WATCH_S = 5.0
 
@@ -129,7 +130,7 @@ def judge(seen, options):
     for when in ("memory filling", "memory start", "memory draining"):
         if seen[when] > options.memory_max_mb * MB:
             faults.append(f"{when}: {seen[when] / MB:.0f} MB, more than {options.memory_max_mb}")
-    if seen["disk reused"] > seen["disk full"] * REUSE_SLACK:
+    if seen["disk reused"] > seen["disk full"] + max(seen["disk full"] * REUSE_SLACK, REUSE_SLACK_MB * MB):
         faults.append(f"disk grew from {seen['disk full'] / MB:.0f} to {seen['disk reused'] / MB:.0f} MB")
     fault = common.sums_fault(seen["status"])
     return faults + ([fault] if fault else [])

@@ -347,8 +347,9 @@ def run_and_judge(options):
         shutil.rmtree(workdir, ignore_errors=True)
     held = tally.cuts == options.cuts and not tally.failed
     passed = tally.failed > 0 if options.expect_loss else held
+    unsafe = ", no sync" if options.expect_loss else ""
     common.print_row(**{
-        "harness": "powercut", "faults injected": f"power cut, {options.fs}" + (", no sync" if options.expect_loss else ""),
+        "harness": "powercut", "faults injected": f"power cut, {options.fs}{unsafe}",
         "N": tally.cuts, "seed": options.seed, "acknowledged": tally.acknowledged,
         "had to be there": tally.had_to_be_there, "cuts failed": tally.failed,
         "verdict": ("loss seen, as expected" if passed else "FAILED: no loss seen") if options.expect_loss

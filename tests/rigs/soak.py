@@ -2,8 +2,8 @@
 """Push millions of events through the daemon while a few thousand wait, and watch disk, memory and descriptors.
 
 Shows: what the daemon takes does not grow with what has passed through it. The queue stays near 5,000 events; the
-deduplication window is chosen so that about 100,000 events are remembered. After the first third of the run, disk must stay under
-its limit.
+deduplication window is chosen so that about 100,000 events are remembered. After the first third of the run, disk must
+stay under its limit.
 
 Run: tests/rigs/soak.py [--short] [--events N] [--remembered N] [--disk-max-mb N] [--bin FILE] [--load-tool FILE]
 Needs: Linux, Python 3.11, the release binary, and the benchmark's binary, which posts and receives (built if missing).
