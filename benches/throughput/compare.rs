@@ -1,0 +1,81 @@
+//! The comparison: bare and holdline in turn, round after round, so that a slow moment of the machine hits both.
+
+use crate::daemon::{Bare, Daemon, Sink};
+use crate::load::{self, Seen, Until};
+use crate::report::{Report, Round};
+use crate::{disk, report};
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Connections of the loaded measurements.
+const MANY: usize = 128;
+
+pub(crate) struct Plan {
+    pub(crate) rounds: usize,
+    pub(crate) length: Duration,
+    pub(crate) binary: PathBuf,
+}
+
+/// A folder that goes when the run ends; in the target folder, since /tmp may lie in memory.
+fn work_folder() -> Result<tempfile::TempDir> {
+    let program = std::env::current_exe()?;
+    let beside = program.parent().context("the benchmark lies in a folder")?;
+    Ok(tempfile::Builder::new().prefix("throughput-").tempdir_in(beside)?)
+}
+
+pub(crate) async fn run(plan: &Plan) -> Result<Report> {
+    let folder = work_folder()?;
+    let bare = Bare::start().await?;
+    let held = Daemon::start(&plan.binary, &folder.path().join("held"), None).await?;
+    let durability = held.status().await?["durability"].clone();
+    let mut rounds = Vec::new();
+    warm_up(&bare.url, &held.url).await?;
+    for number in 1..=plan.rounds {
+        eprintln!("round {number} of {}", plan.rounds);
+        rounds.push(one_round(plan, folder.path(), &bare.url, &held.url, number).await?);
+    }
+    let durability = durability.as_str().map_or_else(|| durability.to_string(), str::to_owned);
+    Ok(report::make(plan.length, disk::filesystem(folder.path())?, durability, rounds))
+}
+
+async fn warm_up(bare: &str, held: &str) -> Result<()> {
+    for url in [bare, held] {
+        load::post(url, MANY, Until::Elapsed(Duration::from_millis(300)), 0.0).await?;
+    }
+    Ok(())
+}
+
+async fn one_round(plan: &Plan, folder: &Path, bare: &str, held: &str, number: usize) -> Result<Round> {
+    let until = Until::Elapsed(plan.length);
+    disk::settle(folder)?;
+    let bare_one = load::post(bare, 1, until, 0.0).await?;
+    let append_us = disk::append_and_sync(folder, plan.length / 5)?.as_secs_f64() * 1e6;
+    let held_one = load::post(held, 1, until, 0.0).await?;
+    let bare_many = load::post(bare, MANY, until, 0.0).await?;
+    let held_many = load::post(held, MANY, until, 0.0).await?;
+    let events = (held_many.per_second() * plan.length.as_secs_f64() / 2.0) as u64;
+    disk::settle(folder)?;
+    let delivered = end_to_end(plan, &folder.join(format!("delivered-{number}")), events.max(100)).await?;
+    let quantiles = |seen: &Seen| [seen.quantile_us(0.5), seen.quantile_us(0.99)];
+    Ok(Round {
+        append_us,
+        bare_1: bare_one.per_second(),
+        holdline_1: held_one.per_second(),
+        bare_128: bare_many.per_second(),
+        holdline_128: held_many.per_second(),
+        delivered_128: delivered,
+        ack_1_us: quantiles(&held_one),
+        ack_128_us: quantiles(&held_many),
+    })
+}
+
+/// Events per second from the first post to the last delivery settled, on a fresh daemon with a fast destination.
+async fn end_to_end(plan: &Plan, data: &Path, events: u64) -> Result<f64> {
+    let sink = Sink::start().await?;
+    let daemon = Daemon::start(&plan.binary, data, Some(&sink.url)).await?;
+    let begin = Instant::now();
+    load::post(&daemon.url, MANY, Until::Events(events), 0.0).await?;
+    daemon.until_drained().await?;
+    Ok(events as f64 / begin.elapsed().as_secs_f64())
+}

@@ -1,0 +1,123 @@
+//! The daemon and the bare server as processes that end with their handle.
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// How long a process may take to come up.
+const START_MAX: Duration = Duration::from_secs(30);
+
+/// A process that is killed when it is dropped.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// An address of 127.0.0.1 that nobody listens on.
+pub(crate) fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+async fn until_listening(address: SocketAddr) -> Result<()> {
+    let begin = Instant::now();
+    while TcpStream::connect(address).await.is_err() {
+        if begin.elapsed() > START_MAX {
+            bail!("nobody listens on {address}");
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
+/// The server that stores nothing, as a process of its own.
+pub(crate) struct Bare {
+    pub(crate) url: String,
+    _process: Process,
+}
+
+impl Bare {
+    pub(crate) async fn start() -> Result<Self> {
+        let address = free_address()?;
+        let program = std::env::current_exe()?;
+        let process = Process(Command::new(program).args(["bare", "--listen", &address.to_string()]).spawn()?);
+        until_listening(address).await?;
+        Ok(Self { url: format!("http://{address}/in/default"), _process: process })
+    }
+}
+
+/// A sink as a process of its own -> its URL.
+pub(crate) struct Sink {
+    pub(crate) url: String,
+    _process: Process,
+}
+
+impl Sink {
+    pub(crate) async fn start() -> Result<Self> {
+        let address = free_address()?;
+        let mut command = Command::new(std::env::current_exe()?);
+        let process = Process(command.args(["sink", "--listen", &address.to_string()]).stdout(Stdio::null()).spawn()?);
+        until_listening(address).await?;
+        Ok(Self { url: format!("http://{address}/"), _process: process })
+    }
+}
+
+/// `holdline serve` on its own data folder.
+pub(crate) struct Daemon {
+    pub(crate) url: String,
+    admin: SocketAddr,
+    data: PathBuf,
+    _process: Process,
+}
+
+impl Daemon {
+    /// Without `to`, events are held.
+    pub(crate) async fn start(binary: &Path, data: &Path, to: Option<&str>) -> Result<Self> {
+        let (intake, admin) = (free_address()?, free_address()?);
+        let mut command = Command::new(binary);
+        command.arg("serve").arg("--data").arg(data);
+        command.args(["--intake", &intake.to_string(), "--admin", &admin.to_string()]);
+        if let Some(url) = to {
+            command.args(["--to", url]);
+        }
+        let log = std::fs::File::create(data.with_extension("log"))?;
+        let process = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
+        let process = Process(process.with_context(|| format!("start {}", binary.display()))?);
+        until_listening(intake).await?;
+        until_listening(admin).await?;
+        Ok(Self { url: format!("http://{intake}/in/default"), admin, data: data.to_owned(), _process: process })
+    }
+
+    pub(crate) async fn status(&self) -> Result<Value> {
+        let token = std::fs::read_to_string(self.data.join("admin.token"))?;
+        let mut stream = TcpStream::connect(self.admin).await?;
+        let (admin, token) = (self.admin, token.trim());
+        let request = format!(
+            "GET /v1/status HTTP/1.1\r\nHost: {admin}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no body in the status")?;
+        if !head.contains(" 200 ") {
+            bail!("the status was answered {}", head.lines().next().unwrap_or_default());
+        }
+        serde_json::from_str(body).context("the status is not JSON")
+    }
+
+    /// Waits until nothing is queued.
+    pub(crate) async fn until_drained(&self) -> Result<()> {
+        while self.status().await?["queue"]["depth"].as_u64().context("no queue.depth in the status")? > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,132 @@
+//! The numbers of a comparison: medians, ratios, a table, JSON.
+
+use comfy_table::{Cell, CellAlignment, Table};
+use serde::Serialize;
+use std::time::Duration;
+
+/// Below this share of the bare server something is badly wrong, whatever the machine.
+const RATIO_128_MIN: f64 = 0.25;
+
+/// One round. Rates are events per second, quantiles are p50 and p99.
+#[derive(Serialize)]
+pub(crate) struct Round {
+    pub(crate) append_us: f64,
+    pub(crate) bare_1: f64,
+    pub(crate) holdline_1: f64,
+    pub(crate) bare_128: f64,
+    pub(crate) holdline_128: f64,
+    pub(crate) delivered_128: f64,
+    pub(crate) ack_1_us: [f64; 2],
+    pub(crate) ack_128_us: [f64; 2],
+}
+
+/// Medians over the rounds; ratios are medians of the ratios of each round.
+#[derive(Serialize)]
+struct Medians {
+    append_us: f64,
+    bare_1: f64,
+    holdline_1: f64,
+    ratio_1: f64,
+    /// Time per event at one connection over one append of 1 KiB and fdatasync.
+    event_over_append_1: f64,
+    bare_128: f64,
+    holdline_128: f64,
+    ratio_128: f64,
+    delivered_128: f64,
+    ratio_delivered_128: f64,
+    ack_1_us: [f64; 2],
+    ack_128_us: [f64; 2],
+}
+
+#[derive(Serialize)]
+pub(crate) struct Report {
+    filesystem: String,
+    durability: String,
+    cores: usize,
+    seconds: f64,
+    medians: Medians,
+    rounds: Vec<Round>,
+}
+
+pub(crate) fn make(length: Duration, filesystem: String, durability: String, rounds: Vec<Round>) -> Report {
+    let median = |of: &dyn Fn(&Round) -> f64| {
+        let mut values: Vec<f64> = rounds.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied().unwrap_or(0.0)
+    };
+    let medians = Medians {
+        append_us: median(&|r| r.append_us),
+        bare_1: median(&|r| r.bare_1),
+        holdline_1: median(&|r| r.holdline_1),
+        ratio_1: median(&|r| r.holdline_1 / r.bare_1),
+        event_over_append_1: median(&|r| 1e6 / r.holdline_1 / r.append_us),
+        bare_128: median(&|r| r.bare_128),
+        holdline_128: median(&|r| r.holdline_128),
+        ratio_128: median(&|r| r.holdline_128 / r.bare_128),
+        delivered_128: median(&|r| r.delivered_128),
+        ratio_delivered_128: median(&|r| r.delivered_128 / r.bare_128),
+        ack_1_us: [0, 1].map(|i| median(&|r| r.ack_1_us[i])),
+        ack_128_us: [0, 1].map(|i| median(&|r| r.ack_128_us[i])),
+    };
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    Report { filesystem, durability, cores, seconds: length.as_secs_f64(), medians, rounds }
+}
+
+impl Report {
+    pub(crate) fn passes(&self) -> bool {
+        self.medians.ratio_128 >= RATIO_128_MIN
+    }
+
+    pub(crate) fn print(&self) {
+        let m = &self.medians;
+        let (rounds, seconds) = (self.rounds.len(), self.seconds);
+        println!("filesystem {}, durability {}, {} cores", self.filesystem, self.durability, self.cores);
+        println!(
+            "medians of {rounds} rounds of {seconds} s, bodies of 1.1 KiB; one append of 1 KiB + fdatasync: {:.0} us",
+            m.append_us
+        );
+        let rate = |value: f64| format!("{value:.0}/s");
+        let share = |value: f64| format!("{:.0} %", value * 100.0);
+        let quantiles = |[p50, p99]: [f64; 2]| format!("{:.2} / {:.2} ms", p50 / 1e3, p99 / 1e3);
+        let mut table = Table::new();
+        table.load_style(comfy_table::presets::ASCII_MARKDOWN);
+        table.set_header(["measured", "bare", "holdline", "ratio", "ack p50 / p99"]);
+        let rows = [
+            [
+                "intake, 1 connection".to_owned(),
+                rate(m.bare_1),
+                rate(m.holdline_1),
+                share(m.ratio_1),
+                quantiles(m.ack_1_us),
+            ],
+            [
+                "intake, 128 connections".to_owned(),
+                rate(m.bare_128),
+                rate(m.holdline_128),
+                share(m.ratio_128),
+                quantiles(m.ack_128_us),
+            ],
+            [
+                "accepted, delivered and settled".to_owned(),
+                rate(m.bare_128),
+                rate(m.delivered_128),
+                share(m.ratio_delivered_128),
+                String::new(),
+            ],
+        ];
+        for row in rows {
+            let [name, numbers @ ..] = row;
+            let numbers = numbers.map(|number| Cell::new(number).set_alignment(CellAlignment::Right));
+            table.add_row(std::iter::once(Cell::new(name)).chain(numbers));
+        }
+        println!("{table}");
+        println!("one event at 1 connection takes {:.2} appends", m.event_over_append_1);
+        if !self.passes() {
+            println!(
+                "FAILED: {} of the bare server at 128 connections, less than {}",
+                share(m.ratio_128),
+                share(RATIO_128_MIN)
+            );
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The servers next to the daemon: one that stores nothing, to compare with, and destinations that take everything.
+
+use anyhow::Result;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// As long as holdline's own answer, so that both write the same number of bytes.
+const BARE_ANSWER: &[u8] = b"{\"status\":\"queued\",\"id\":\"00000000-0000-7000-8000-000000000000\"}";
+
+/// Reads each body and answers with `status` and `text`, once `received` lets it.
+pub(crate) async fn serve<F, R>(listener: TcpListener, status: u16, text: &'static [u8], received: F) -> Result<()>
+where
+    F: Fn() -> R + Clone + Send + Sync + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let received = received.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let received = received.clone();
+            async move {
+                // A body that breaks off ends the connection: there is nobody to answer.
+                let _ = request.into_body().collect().await;
+                received().await;
+                let mut response = Response::new(Full::new(Bytes::from_static(text)));
+                *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+    }
+}
+
+/// The server that stores nothing.
+pub(crate) async fn bare(listen: SocketAddr) -> Result<()> {
+    serve(TcpListener::bind(listen).await?, 202, BARE_ANSWER, || async {}).await
+}
+
+/// A destination that takes everything at once, and says every second how much it got.
+pub(crate) async fn sink(listen: SocketAddr) -> Result<()> {
+    let count = Arc::new(AtomicU64::new(0));
+    let counted = count.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            println!("{}", serde_json::json!({ "received": counted.load(Ordering::Relaxed) }));
+        }
+    });
+    let received = move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(())
+    };
+    serve(TcpListener::bind(listen).await?, 200, b"", received).await
+}

@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+"""Hold a million events, kill the daemon, and see how soon and how small it comes back; then drain and reuse the disk.
+
+Shows: the start does not wait for the backlog, memory does not grow with it, and disk that drained events took is used
+again. The daemon first runs without a destination, so that it holds everything. It is killed with SIGKILL and started
+again: the time to the first 202 and the memory are taken. Then it starts with a destination and drains, and half as
+many events again go through, for which the data folder must not grow beyond what the backlog took.
+
+Run: tests/rigs/backlog.py [--short] [--events N] [--start-max S] [--memory-max-mb N] [--bin FILE] [--load-tool FILE]
+Needs: Linux, Python 3.11, the release binary, the benchmark's binary (built if missing), 2 KB of disk an event.
+Exit 0: within the limits; 1: not.
+"""
+import argparse
+import asyncio
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+
+import common
+
+MB = 1 << 20
+# What the data folder may grow by: a tenth, or what a store takes when it is empty.
+REUSE_SLACK, REUSE_SLACK_MB = 0.1, 32
+# Memory is read until it has settled, since a start may work on for a while after it is ready.
+MEMORY_WATCH_S = 5.0
+
+
+def make_daemon(binary, workdir, ports, to=None):
+    arguments = ["--data", workdir / "data", "--intake", f"127.0.0.1:{ports[0]}", "--admin", f"127.0.0.1:{ports[1]}"]
+    if to:
+        arguments += ["--to", to]
+    return common.Daemon(binary, arguments, workdir / "data", ports[1], workdir / "daemon.log")
+
+
+def post(tool, port, events):
+    """Posts so many events -> what the load tool says of it."""
+    done = subprocess.run([str(tool), "load", "--to", f"http://127.0.0.1:{port}/in/default", "--events", str(events)],
+                          stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise common.RigError(f"the load tool ended with {done.returncode}")
+    return json.loads(done.stdout)
+
+
+def first_acknowledgement(daemon, port):
+    """Starts the daemon -> seconds until it says 202."""
+    rng = random.Random()
+    body = common.make_body(rng, f"first-{rng.getrandbits(64):x}", "call-first", 1, 1100)
+
+    async def until_accepted():
+        sender = common.Sender(port)
+        await asyncio.wait_for(sender.post_until_accepted(body), 120)
+        sender.close()
+
+    begin = time.monotonic()
+    daemon.start()
+    asyncio.run(until_accepted())
+    return time.monotonic() - begin
+
+
+def highest_memory(daemon, seconds):
+    time.sleep(seconds)
+    daemon.check_alive()
+    return daemon.memory_bytes("VmHWM")
+
+
+def drain(daemon, limit):
+    """Waits for an empty queue -> seconds."""
+    begin = time.monotonic()
+    while daemon.status()["queue"]["depth"]:
+        daemon.check_alive()
+        if time.monotonic() - begin > limit:
+            raise common.RigError(f"not drained after {limit} s")
+        time.sleep(0.2)
+    return time.monotonic() - begin
+
+
+def fill_and_kill(binary, tool, workdir, ports, seen, options):
+    daemon = make_daemon(binary, workdir, ports)
+    daemon.start()
+    try:
+        daemon.wait_ready()
+        seen["filled"] = post(tool, ports[0], options.events)
+        seen["depth"] = daemon.status()["queue"]["depth"]
+        seen["memory filling"] = daemon.memory_bytes("VmHWM")
+    finally:
+        daemon.kill()
+    seen["disk full"] = common.disk_bytes(daemon.data)
+
+
+def start_with_backlog(binary, workdir, ports, seen):
+    daemon = make_daemon(binary, workdir, ports)
+    try:
+        seen["first 202"] = first_acknowledgement(daemon, ports[0])
+        seen["memory start"] = highest_memory(daemon, MEMORY_WATCH_S)
+        seen["depth after kill"] = daemon.status()["queue"]["depth"]
+    finally:
+        daemon.kill()
+
+
+def drain_and_reuse(binary, tool, workdir, ports, seen, options):
+    sink = subprocess.Popen([str(tool), "sink", "--listen", f"127.0.0.1:{ports[2]}"], stdout=subprocess.DEVNULL)
+    daemon = make_daemon(binary, workdir, ports, f"http://127.0.0.1:{ports[2]}/events")
+    try:
+        daemon.start()
+        daemon.wait_ready()
+        seen["drained in"] = drain(daemon, options.drain_timeout)
+        seen["disk drained"] = common.disk_bytes(daemon.data)
+        post(tool, ports[0], options.events // 2)
+        drain(daemon, options.drain_timeout)
+        seen["disk reused"] = common.disk_bytes(daemon.data)
+        seen["memory draining"] = daemon.memory_bytes("VmHWM")
+        seen["status"] = daemon.status()
+    finally:
+        daemon.kill()
+        sink.kill()
+        sink.wait()
+
+
+def judge(seen, options):
+    faults = []
+    if seen["depth"] != options.events:
+        faults.append(f"{options.events} acknowledged, {seen['depth']} held")
+    if seen["depth after kill"] != options.events + 1:
+        faults.append(f"{options.events + 1} acknowledged, {seen['depth after kill']} held after the kill")
+    if seen["first 202"] > options.start_max:
+        faults.append(f"first 202 after {seen['first 202']:.2f} s, later than {options.start_max} s")
+    for when in ("memory filling", "memory start", "memory draining"):
+        if seen[when] > options.memory_max_mb * MB:
+            faults.append(f"{when}: {seen[when] / MB:.0f} MB, more than {options.memory_max_mb}")
+    if seen["disk reused"] > seen["disk full"] + max(seen["disk full"] * REUSE_SLACK, REUSE_SLACK_MB * MB):
+        faults.append(f"disk grew from {seen['disk full'] / MB:.0f} to {seen['disk reused'] / MB:.0f} MB")
+    fault = common.sums_fault(seen["status"])
+    return faults + ([fault] if fault else [])
+
+
+def run(options):
+    binary, tool = common.find_binary(options.bin), common.find_load_tool(options.load_tool)
+    workdir, ports, seen = common.make_workdir(options.workdir, "backlog"), common.free_ports(3), {}
+    try:
+        fill_and_kill(binary, tool, workdir, ports, seen, options)
+        print(f"filled at {seen['filled']['per_second']:.0f}/s", flush=True)
+        start_with_backlog(binary, workdir, ports, seen)
+        print(f"first 202 after {seen['first 202']:.2f} s", flush=True)
+        drain_and_reuse(binary, tool, workdir, ports, seen, options)
+        print(f"drained in {seen['drained in']:.1f} s", flush=True)
+    finally:
+        shutil.rmtree(workdir)
+    faults = judge(seen, options)
+    common.print_faults("faults", faults)
+    megabytes = [" / ".join(f"{seen[f'{what} {when}'] / MB:.0f}" for when in whens) for what, whens in
+                 (("memory", ("filling", "start", "draining")), ("disk", ("full", "drained", "reused")))]
+    common.print_row(**{
+        "harness": "backlog", "events": options.events, "first 202 after kill": f"{seen['first 202']:.2f} s",
+        "memory MB filling / start / draining": megabytes[0], "disk MB full / drained / reused": megabytes[1],
+        "drained": f"{options.events / max(seen['drained in'], 0.001):.0f}/s",
+        "verdict": "FAILED" if faults else "held"})
+    return 1 if faults else 0
+
+
+def parse_arguments():
+    p = argparse.ArgumentParser(description="hold a million events, kill, start, drain (see the file's head)")
+    p.add_argument("--bin", help="default: target/release/holdline")
+    p.add_argument("--load-tool", help="default: the benchmark's binary, built if it is not there")
+    p.add_argument("--events", type=int, default=1_000_000)
+    p.add_argument("--start-max", type=float, default=3.0, help="seconds to the first 202")
+    p.add_argument("--memory-max-mb", type=int, default=300)
+    p.add_argument("--drain-timeout", type=float, default=900.0)
+    p.add_argument("--short", action="store_true", help="20,000 events")
+    p.add_argument("--workdir", help="a folder on a real disk; default: the target folder")
+    options = p.parse_args()
+    if options.short:
+        options.events = 20_000
+    return options
+
+
+if __name__ == "__main__":
+    arguments = parse_arguments()
+    sys.exit(common.run_rig("backlog", lambda: run(arguments), "none"))

@@ -1,0 +1,450 @@
+"""What the rigs share: the daemon as a process, its configuration, HTTP in both directions, bodies to send.
+
+Python 3.11, standard library only. Nothing here knows how holdline works inside: the rigs speak to the
+release binary as a sender, as a destination and as an operator would.
+"""
+import asyncio
+import dataclasses
+import hashlib
+import http.client
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+READ_LIMIT = 1 << 20
+
+
+class RigError(Exception):
+    """The rig cannot go on; the message says why."""
+
+
+# ---- where things are ------------------------------------------------------------------------------------------
+
+def target_dir():
+    return pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
+
+
+def find_binary(given):
+    """The binary under test: what --bin names, or the release build."""
+    path = pathlib.Path(given) if given else target_dir() / "release" / "holdline"
+    if not os.access(path, os.X_OK):
+        raise RigError(f"{path} is not there; build it with: cargo build --release")
+    return path.resolve()
+
+
+def find_load_tool(given):
+    """The benchmark's binary, which also serves as load generator and sink (see benches/throughput)."""
+    if given:
+        return pathlib.Path(given).resolve()
+    build = subprocess.run(["cargo", "bench", "--bench", "throughput", "--no-run", "--message-format=json", "-q"],
+                           cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    for line in build.stdout.splitlines():
+        message = json.loads(line)
+        if message.get("executable") and message["target"]["name"] == "throughput":
+            return pathlib.Path(message["executable"])
+    raise RigError("cargo built no benchmark called throughput")
+
+
+def free_ports(count):
+    """Ports of 127.0.0.1 that nobody listens on, below the range the kernel takes client ports from."""
+    lowest = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = []
+    while len(ports) < count:
+        port = random.SystemRandom().randrange(max(1025, lowest - 20000), lowest)
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in ports:
+            ports.append(port)
+    return ports
+
+
+def make_workdir(parent, name):
+    """A new folder on a real disk: under `parent`, else under the target folder."""
+    base = pathlib.Path(parent) if parent else target_dir()
+    base.mkdir(parents=True, exist_ok=True)
+    path = base / f"rig-{name}-{os.getpid()}"
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    return path.resolve()
+
+
+def disk_bytes(folder):
+    """Bytes that the files of a folder take on disk, as `du` counts them."""
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(where, name)).st_blocks * 512
+            except FileNotFoundError:
+                pass
+    return total
+
+
+# ---- the daemon ------------------------------------------------------------------------------------------------
+
+def write_config(path, *, intake, admin, data, destination=None, source=None, **extra):
+    """A configuration with one source and one destination, both called `default`.
+
+    `intake` and `admin` are ports; `destination`, `source` and further tables are dicts of key -> TOML text.
+    """
+    tables = {
+        "[intake]": {"listen": f'"127.0.0.1:{intake}"', **extra.pop("intake_settings", {})},
+        "[admin]": {"listen": f'"127.0.0.1:{admin}"'},
+        "[store]": {"path": json.dumps(str(data))},
+        "[[source]]": {"name": '"default"', "profile": '"interaction"', **(source or {})},
+        "[[destination]]": {"name": '"default"', **(destination or {})},
+    }
+    lines = []
+    for head, settings in tables.items():
+        lines += [head, *(f"{key} = {value}" for key, value in settings.items()), ""]
+    pathlib.Path(path).write_text("\n".join(lines))
+
+
+class Daemon:
+    """`holdline serve` as a process that can be started, asked and killed again and again on one data folder."""
+
+    def __init__(self, binary, arguments, data, admin_port, log, env=None):
+        self.command = [str(binary), "serve", *map(str, arguments)]
+        self.data = pathlib.Path(data)
+        self.admin_port = admin_port
+        self.log = pathlib.Path(log)
+        self.env = {**os.environ, **(env or {})}
+        self.process = None
+
+    def start(self):
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            env=self.env, start_new_session=True)
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def signal(self, number):
+        os.killpg(self.process.pid, number)
+
+    def kill(self):
+        """kill -9, and wait until the process is gone."""
+        if self.process and self.process.poll() is None:
+            self.signal(signal.SIGKILL)
+            self.process.wait()
+
+    def stop(self, timeout=60):
+        """SIGTERM, and its exit code."""
+        self.signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+    def check_alive(self):
+        if self.process.poll() is not None:
+            code = self.process.returncode
+            raise RigError(f"the daemon ended by itself with {code}; its last words:\n{self.last_words()}")
+
+    def last_words(self):
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-8:])
+
+    def ask(self, path, timeout=10.0):
+        """GET from the admin API -> (status, body)."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=timeout)
+        try:
+            token = self.data / "admin.token"
+            headers = {"Authorization": f"Bearer {token.read_text().strip()}"} if token.exists() else {}
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def ask_json(self, path):
+        status, body = self.ask(path)
+        if status != 200:
+            raise RigError(f"GET {path} was answered {status}: {body[:200]!r}")
+        return json.loads(body)
+
+    def status(self):
+        return self.ask_json("/v1/status")
+
+    def is_ready(self):
+        try:
+            return self.ask("/readyz", timeout=1.0)[0] == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def items(self, path):
+        """Every item of a list of the admin API, page by page."""
+        after = None
+        while True:
+            page = self.ask_json(f"{path}?limit=500" + (f"&after={after}" if after else ""))
+            yield from page["items"]
+            after = page.get("next")
+            if not after:
+                return
+
+    def memory_bytes(self, field="VmRSS"):
+        for line in pathlib.Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) * 1024
+        raise RigError(f"no {field} of process {self.pid}")
+
+    def open_files(self):
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def wait_ready(self, timeout=60.0):
+        """Blocks until /readyz says 200 -> the seconds it took."""
+        begin = time.monotonic()
+        while not self.is_ready():
+            self.check_alive()
+            if time.monotonic() - begin > timeout:
+                raise RigError(f"not ready after {timeout:.0f} s; its last words:\n{self.last_words()}")
+            time.sleep(0.01)
+        return time.monotonic() - begin
+
+    async def until_ready(self, timeout=60.0):
+        return await asyncio.to_thread(self.wait_ready, timeout)
+
+    async def until_drained(self, timeout):
+        """Waits for an empty queue -> the last status seen, drained or not."""
+        end = time.monotonic() + timeout
+        while True:
+            self.check_alive()
+            status = await asyncio.to_thread(self.status)
+            if status["queue"]["depth"] == 0 or time.monotonic() > end:
+                return status
+            await asyncio.sleep(0.1)
+
+
+def sums_fault(status):
+    """What is wrong with the sums of a status, or None: accepted is delivered, dead, discarded or still there."""
+    c = status["counters"]
+    there = {"delivered": c["delivered"], "dead": status["dlq"]["depth"], "discarded": c.get("discarded", 0),
+             "queued": status["queue"]["depth"]}
+    if c["accepted"] == sum(there.values()):
+        return None
+    return f"accepted {c['accepted']} is not the sum of {there}"
+
+
+# ---- bodies ----------------------------------------------------------------------------------------------------
+
+PADDING = hashlib.shake_256(b"holdline rigs").hexdigest(512 * 1024)
+
+
+def digest(body):
+    return hashlib.sha256(body).hexdigest()
+
+
+def make_body(rng, event_id, interaction, n, size):
+    """A body of the `interaction` shape, of about `size` bytes."""
+    data = {"id": event_id, "interactionId": interaction, "n": n, "pad": ""}
+    event = {"eventType": "interaction.updated", "eventId": event_id, "timestamp": 1715634000000 + n, "data": data}
+    missing = size - len(json.dumps(event))
+    if missing > 0:
+        start = rng.randrange(len(PADDING) - missing)
+        data["pad"] = PADDING[start:start + missing]
+    return json.dumps(event).encode()
+
+
+def pick_size(rng, smallest, largest):
+    """A size whose logarithm is uniform: many small bodies, some large ones."""
+    return int(smallest * (largest / smallest) ** rng.random())
+
+
+class Story:
+    """The events of one sender: a handful of interactions, each a rising counter, replaced as they end."""
+
+    def __init__(self, name, rng, sizes, parallel=8, length=25):
+        self.name, self.rng, self.sizes, self.length = name, rng, sizes, length
+        self.made = 0
+        self.interactions = [self.new_interaction() for _ in range(parallel)]
+
+    def new_interaction(self):
+        self.made += 1
+        return [f"call-{self.name}-{self.made}", 0]
+
+    def next(self):
+        """(event id, interaction, counter, body)"""
+        slot = self.rng.randrange(len(self.interactions))
+        if self.interactions[slot][1] and self.rng.random() < 1 / self.length:
+            self.interactions[slot] = self.new_interaction()
+        interaction = self.interactions[slot]
+        interaction[1] += 1
+        name, n = interaction
+        event_id = f"{name}-{n}"
+        return event_id, name, n, make_body(self.rng, event_id, name, n, pick_size(self.rng, *self.sizes))
+
+
+# ---- HTTP ------------------------------------------------------------------------------------------------------
+
+@dataclasses.dataclass(slots=True)
+class Message:
+    """A request or an answer, read from its first to its last byte."""
+    start: str
+    headers: dict
+    body: bytes
+
+    @property
+    def status(self):
+        return int(self.start.split(" ", 2)[1])
+
+
+async def read_message(reader):
+    head = await reader.readuntil(b"\r\n\r\n")
+    start, *lines = head[:-4].decode("latin-1").split("\r\n")
+    headers = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        headers[name.lower()] = value.strip()
+    if "transfer-encoding" in headers:
+        raise RigError(f"a message without Content-Length: {start}")
+    length = int(headers.get("content-length", 0))
+    return Message(start, headers, await reader.readexactly(length) if length else b"")
+
+
+CUTS = (ConnectionError, asyncio.IncompleteReadError, OSError)
+
+
+class Sender:
+    """One keep-alive connection to the intake, opened anew after it was cut."""
+
+    def __init__(self, port, path="/in/default"):
+        self.port, self.path = port, path
+        self.reader = self.writer = None
+
+    async def post(self, body):
+        """The answer; raises one of CUTS where there was none: the event may or may not have been stored."""
+        if self.writer is None:
+            self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port, limit=READ_LIMIT)
+        try:
+            self.writer.write(f"POST {self.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+                              f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            await self.writer.drain()
+            answer = await read_message(self.reader)
+        except BaseException:
+            self.close()
+            raise
+        if answer.headers.get("connection", "").lower() == "close":
+            self.close()
+        return answer
+
+    async def post_until_accepted(self, body, expect_cuts=True):
+        """Posts the same body until it is acknowledged, as a sender in earnest does -> the acknowledgement's JSON."""
+        while True:
+            try:
+                answer = await self.post(body)
+            except CUTS:
+                if not expect_cuts:
+                    raise
+                await asyncio.sleep(0.02)
+                continue
+            if answer.status == 202:
+                return json.loads(answer.body)
+            if answer.status not in (429, 503):
+                raise RigError(f"the intake answered {answer.status}: {answer.body[:200]!r}")
+            await asyncio.sleep(0.1)
+
+    def close(self):
+        if self.writer is not None:
+            self.writer.close()
+            self.reader = self.writer = None
+
+
+@dataclasses.dataclass(slots=True)
+class Reply:
+    """What a destination does with a request. `cut`: None, "before" (no answer), "after" (answer, then a reset)."""
+    status: int
+    headers: tuple = ()
+    delay: float = 0.0
+    cut: str | None = None
+
+
+class Destination:
+    """An HTTP/1.1 server. `receive(request)` decides on a Reply, `settled(request, reply)` hears when it is written."""
+
+    def __init__(self, receive, settled):
+        self.receive, self.settled = receive, settled
+        self.connections = 0
+        self.server = None
+
+    async def listen(self, port):
+        self.server = await asyncio.start_server(self.serve, "127.0.0.1", port, limit=READ_LIMIT, backlog=1024)
+
+    async def serve(self, reader, writer):
+        self.connections += 1
+        try:
+            while await self.serve_one(reader, writer):
+                pass
+        except CUTS:
+            pass
+        finally:
+            self.connections -= 1
+            writer.close()
+
+    async def serve_one(self, reader, writer):
+        request = await read_message(reader)
+        reply = self.receive(request)
+        if reply.delay:
+            await asyncio.sleep(reply.delay)
+        if reply.cut == "before":
+            self.settled(request, reply)
+            writer.transport.abort()
+            return False
+        lines = [f"HTTP/1.1 {reply.status} Rig", "Content-Length: 0", *reply.headers, "", ""]
+        self.settled(request, reply)
+        writer.write("\r\n".join(lines).encode())
+        if reply.cut == "after":
+            writer.transport.abort()
+            return False
+        await writer.drain()
+        return True
+
+    async def until_deserted(self):
+        """Waits until every connection is closed: what a dead daemon had sent has been read then."""
+        while self.connections:
+            await asyncio.sleep(0.002)
+
+    async def close(self):
+        """Takes no more connections, and waits for the end of those that are open; their clients are gone."""
+        if self.server:
+            self.server.close()
+            await asyncio.wait_for(self.until_deserted(), 10)
+
+
+# ---- a rig as a program -----------------------------------------------------------------------------------------
+
+def run_rig(name, run, seed):
+    """Runs a rig to its end -> its exit code: what `run` returns, 1 if it cannot go on. A signal ends it in order."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        return run()
+    except RigError as e:
+        print(f"{name}: FAILED, seed {seed}: {e}", flush=True)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", flush=True)
+        return 130
+
+
+# ---- reports ---------------------------------------------------------------------------------------------------
+
+def print_row(**columns):
+    """One table row under its heading."""
+    widths = {name: max(len(name), len(str(value))) for name, value in columns.items()}
+    print(" | ".join(name.ljust(widths[name]) for name in columns))
+    print("-|-".join("-" * widths[name] for name in columns))
+    print(" | ".join(str(value).ljust(widths[name]) for name, value in columns.items()), flush=True)
+
+
+def print_faults(title, faults, shown=10):
+    """The first of a list of faults, and how many there are."""
+    if faults:
+        print(f"{title}: {len(faults)}")
+        for fault in faults[:shown]:
+            print(f"  {fault}")

@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""Push millions of events through the daemon while a few thousand wait, and watch disk, memory and descriptors.
+
+Shows: what the daemon takes does not grow with what has passed through it. The queue stays near 5,000 events; the
+deduplication window is chosen so that about 100,000 events are remembered. After the first third of the run, disk must
+stay under its limit.
+
+Run: tests/rigs/soak.py [--short] [--events N] [--remembered N] [--disk-max-mb N] [--bin FILE] [--load-tool FILE]
+Needs: Linux, Python 3.11, the release binary, and the benchmark's binary, which posts and receives (built if missing).
+Exit 0: stayed within the limits; 1: did not.
+"""
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+import common
+
+MB = 1 << 20
+# Used to choose the deduplication window before the rate of this machine is known; measured anew in the first seconds.
+PROBE_EVENTS = 5_000
+
+
+class Flow:
+    """The load tool's `flow`: sender and destination, with a fixed number of events waiting in between."""
+
+    def __init__(self, tool, ports, events, waiting):
+        command = [str(tool), "flow", "--to", f"http://127.0.0.1:{ports[0]}/in/default",
+                   "--listen", f"127.0.0.1:{ports[2]}", "--events", str(events), "--waiting", str(waiting)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.latest = {"acknowledged": 0, "received": 0, "seconds": 0.0}
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        for line in self.process.stdout:
+            self.latest = json.loads(line)
+
+    def is_over(self):
+        return self.process.poll() is not None
+
+    def check(self):
+        self.reader.join(5)
+        if self.process.returncode:
+            raise common.RigError(f"the load tool ended with {self.process.returncode}")
+
+    def stop(self):
+        if not self.is_over():
+            self.process.kill()
+            self.process.wait()
+
+
+def make_daemon(binary, workdir, ports, window):
+    common.write_config(
+        workdir / "holdline.toml", intake=ports[0], admin=ports[1], data=workdir / "data",
+        source={"dedup_window": f'"{window}s"'},
+        destination={"url": f'"http://127.0.0.1:{ports[2]}/events"', "timeout": '"60s"', "concurrency": "{ max = 64 }"})
+    return common.Daemon(binary, ["--config", workdir / "holdline.toml"], workdir / "data", ports[1],
+                         workdir / "daemon.log")
+
+
+def measure_rate(binary, tool, workdir):
+    """Events per second through a daemon on this machine."""
+    probe = workdir / "probe"
+    probe.mkdir()
+    ports = common.free_ports(3)
+    daemon = make_daemon(binary, probe, ports, 20)
+    daemon.start()
+    try:
+        daemon.wait_ready()
+        begin = time.monotonic()
+        flow = Flow(tool, ports, PROBE_EVENTS, PROBE_EVENTS // 10)
+        flow.process.wait(120)
+        flow.check()
+        return PROBE_EVENTS / (time.monotonic() - begin)
+    finally:
+        daemon.kill()
+        shutil.rmtree(probe)
+
+
+def take_sample(daemon, flow, begin):
+    status = daemon.status()
+    return {"seconds": time.monotonic() - begin, "accepted": status["counters"]["accepted"],
+            "received": flow.latest["received"], "depth": status["queue"]["depth"],
+            "disk": common.disk_bytes(daemon.data), "memory": daemon.memory_bytes(), "files": daemon.open_files()}
+
+
+def print_sample(s):
+    print(f"{s['seconds']:7.0f} s  accepted {s['accepted']:9}  depth {s['depth']:7}  disk {s['disk'] / MB:6.0f} MB  "
+          f"memory {s['memory'] / MB:5.0f} MB  descriptors {s['files']:4}", flush=True)
+
+
+def watch(daemon, flow, options):
+    """Samples until the flow is over; each second, printed every so many."""
+    samples, begin, printed = [], time.monotonic(), 0.0
+    while not flow.is_over():
+        daemon.check_alive()
+        samples.append(take_sample(daemon, flow, begin))
+        if samples[-1]["seconds"] >= printed:
+            print_sample(samples[-1])
+            printed += options.every
+        time.sleep(min(1.0, options.every / 4))
+    flow.check()
+    samples.append(take_sample(daemon, flow, begin))
+    print_sample(samples[-1])
+    return samples
+
+
+def until_drained(daemon, limit=60.0):
+    end = time.monotonic() + limit
+    while daemon.status()["queue"]["depth"] and time.monotonic() < end:
+        time.sleep(0.1)
+    return daemon.status()
+
+
+def judge(samples, status, options):
+    """(faults, the disk sizes after the first third)"""
+    later = [s for s in samples if s["accepted"] >= options.events / 3] or samples
+    disk = [s["disk"] / MB for s in later]
+    faults = []
+    if max(disk) > options.disk_max_mb:
+        faults.append(f"the data folder took {max(disk):.0f} MB, more than {options.disk_max_mb}")
+    if status["queue"]["depth"]:
+        faults.append(f"{status['queue']['depth']} events still queued at the end")
+    if status["counters"]["accepted"] != options.events:
+        faults.append(f"accepted {status['counters']['accepted']}, acknowledged {options.events}")
+    fault = common.sums_fault(status)
+    return faults + ([fault] if fault else []), disk
+
+
+def run(options):
+    binary, tool = common.find_binary(options.bin), common.find_load_tool(options.load_tool)
+    workdir, ports = common.make_workdir(options.workdir, "soak"), common.free_ports(3)
+    rate = measure_rate(binary, tool, workdir)
+    window = max(1, round(options.remembered / rate))
+    print(f"about {rate:.0f} events/s here: dedup_window {window} s remembers about {rate * window:.0f}", flush=True)
+    daemon, flow = make_daemon(binary, workdir, ports, window), None
+    daemon.start()
+    try:
+        daemon.wait_ready()
+        flow = Flow(tool, ports, options.events, options.waiting)
+        samples = watch(daemon, flow, options)
+        status = until_drained(daemon)
+    finally:
+        if flow:
+            flow.stop()
+        daemon.kill()
+        shutil.rmtree(workdir)
+    faults, disk = judge(samples, status, options)
+    common.print_faults("faults", faults)
+    common.print_row(**{
+        "harness": "soak", "events": status["counters"]["accepted"], "waiting": options.waiting,
+        "events/s": round(options.events / samples[-1]["seconds"]),
+        "disk MB min / median / max": " / ".join(f"{f(disk):.0f}" for f in (min, statistics.median, max)),
+        "memory MB max": round(max(s["memory"] for s in samples) / MB),
+        "descriptors max": max(s["files"] for s in samples), "verdict": "FAILED" if faults else "held"})
+    return 1 if faults else 0
+
+
+def parse_arguments():
+    p = argparse.ArgumentParser(description="push millions of events through the daemon (see the file's head)")
+    p.add_argument("--bin", help="default: target/release/holdline")
+    p.add_argument("--load-tool", help="default: the benchmark's binary, built if it is not there")
+    p.add_argument("--events", type=int, default=3_000_000)
+    p.add_argument("--waiting", type=int, default=5_000)
+    p.add_argument("--remembered", type=int, default=100_000, help="events that deduplication remembers")
+    p.add_argument("--every", type=float, default=10.0, help="seconds between printed lines")
+    p.add_argument("--disk-max-mb", type=int, default=300)
+    p.add_argument("--short", action="store_true", help="30,000 events")
+    p.add_argument("--workdir", help="a folder on a real disk; default: the target folder")
+    options = p.parse_args()
+    if options.short:
+        options.events, options.every = 30_000, 2.0
+    return options
+
+
+if __name__ == "__main__":
+    arguments = parse_arguments()
+    sys.exit(common.run_rig("soak", lambda: run(arguments), "none"))
