@@ -97,7 +97,10 @@ impl Daemon {
         let mut process = Process(spawned.with_context(|| format!("start {}", binary.display()))?);
         for address in [intake, admin] {
             let listening = until_listening(address, &mut process).await;
-            listening.with_context(|| std::fs::read_to_string(data.with_extension("log")).unwrap_or_default())?;
+            listening.with_context(|| {
+                let said = std::fs::read_to_string(data.with_extension("log")).unwrap_or_default();
+                format!("{} did not come up; it said: {said}", binary.display())
+            })?;
         }
         Ok(Self { url: format!("http://{intake}/in/default"), admin, data: data.to_owned(), _process: process })
     }
