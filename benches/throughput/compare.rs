@@ -50,8 +50,9 @@ async fn one_round(plan: &Plan, folder: &Path, bare: &str, held: &str, number: u
     let until = Until::Elapsed(plan.length);
     disk::settle(folder)?;
     let bare_one = load::post(bare, 1, until, 0.0).await?;
-    let append_us = disk::append_and_sync(folder, plan.length / 5)?.as_secs_f64() * 1e6;
+    let append_before = disk::append_and_sync(folder, plan.length / 4)?;
     let held_one = load::post(held, 1, until, 0.0).await?;
+    let append_after = disk::append_and_sync(folder, plan.length / 4)?;
     let bare_many = load::post(bare, MANY, until, 0.0).await?;
     let held_many = load::post(held, MANY, until, 0.0).await?;
     let events = (held_many.per_second() * plan.length.as_secs_f64() / 2.0) as u64;
@@ -59,7 +60,7 @@ async fn one_round(plan: &Plan, folder: &Path, bare: &str, held: &str, number: u
     let delivered = end_to_end(plan, &folder.join(format!("delivered-{number}")), events.max(100)).await?;
     let quantiles = |seen: &Seen| [seen.quantile_us(0.5), seen.quantile_us(0.99)];
     Ok(Round {
-        append_us,
+        append_us: (append_before + append_after).as_secs_f64() * 1e6 / 2.0,
         bare_1: bare_one.per_second(),
         holdline_1: held_one.per_second(),
         bare_128: bare_many.per_second(),

@@ -27,9 +27,12 @@ pub(crate) fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-async fn until_listening(address: SocketAddr) -> Result<()> {
+async fn until_listening(address: SocketAddr, process: &mut Process) -> Result<()> {
     let begin = Instant::now();
     while TcpStream::connect(address).await.is_err() {
+        if let Some(status) = process.0.try_wait()? {
+            bail!("the process that should listen on {address} ended: {status}");
+        }
         if begin.elapsed() > START_MAX {
             bail!("nobody listens on {address}");
         }
@@ -48,8 +51,8 @@ impl Bare {
     pub(crate) async fn start() -> Result<Self> {
         let address = free_address()?;
         let program = std::env::current_exe()?;
-        let process = Process(Command::new(program).args(["bare", "--listen", &address.to_string()]).spawn()?);
-        until_listening(address).await?;
+        let mut process = Process(Command::new(program).args(["bare", "--listen", &address.to_string()]).spawn()?);
+        until_listening(address, &mut process).await?;
         Ok(Self { url: format!("http://{address}/in/default"), _process: process })
     }
 }
@@ -64,8 +67,9 @@ impl Sink {
     pub(crate) async fn start() -> Result<Self> {
         let address = free_address()?;
         let mut command = Command::new(std::env::current_exe()?);
-        let process = Process(command.args(["sink", "--listen", &address.to_string()]).stdout(Stdio::null()).spawn()?);
-        until_listening(address).await?;
+        let mut process =
+            Process(command.args(["sink", "--listen", &address.to_string()]).stdout(Stdio::null()).spawn()?);
+        until_listening(address, &mut process).await?;
         Ok(Self { url: format!("http://{address}/"), _process: process })
     }
 }
@@ -89,10 +93,15 @@ impl Daemon {
             command.args(["--to", url]);
         }
         let log = std::fs::File::create(data.with_extension("log"))?;
-        let process = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
-        let process = Process(process.with_context(|| format!("start {}", binary.display()))?);
-        until_listening(intake).await?;
-        until_listening(admin).await?;
+        let spawned = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
+        let mut process = Process(spawned.with_context(|| format!("start {}", binary.display()))?);
+        for address in [intake, admin] {
+            let listening = until_listening(address, &mut process).await;
+            listening.with_context(|| {
+                let said = std::fs::read_to_string(data.with_extension("log")).unwrap_or_default();
+                format!("{} did not come up; it said: {said}", binary.display())
+            })?;
+        }
         Ok(Self { url: format!("http://{intake}/in/default"), admin, data: data.to_owned(), _process: process })
     }
 

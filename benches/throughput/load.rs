@@ -50,7 +50,7 @@ impl Seen {
 }
 
 /// What the connections of one run have in common.
-pub(crate) struct Shared {
+pub(crate) struct Course {
     address: String,
     path: String,
     run: String,
@@ -60,7 +60,7 @@ pub(crate) struct Shared {
     next: AtomicU64,
 }
 
-impl Shared {
+impl Course {
     /// The number of the next event, or none when the run is over; waits where a rate asks for it.
     async fn next(&self) -> Option<u64> {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
@@ -135,26 +135,26 @@ fn split(url: &str) -> Result<(String, String)> {
 /// Posts on `connections` connections at once; any answer but 202 ends the run.
 pub(crate) async fn post(to: &str, connections: usize, until: Until, rate: f64) -> Result<Seen> {
     let (address, path) = split(to)?;
-    let shared =
-        Arc::new(Shared { address, path, run: run_name(), begin: Instant::now(), until, rate, next: 0.into() });
+    let course =
+        Arc::new(Course { address, path, run: run_name(), begin: Instant::now(), until, rate, next: 0.into() });
     let mut tasks = JoinSet::new();
     for _ in 0..connections {
-        tasks.spawn(post_on_one(shared.clone()));
+        tasks.spawn(post_on_one(course.clone()));
     }
     let mut latencies_us = Vec::new();
     while let Some(done) = tasks.join_next().await {
         latencies_us.append(&mut done??);
     }
-    let elapsed = shared.begin.elapsed();
+    let elapsed = course.begin.elapsed();
     latencies_us.sort_unstable();
     Ok(Seen { acknowledged: latencies_us.len() as u64, elapsed, latencies_us })
 }
 
-async fn post_on_one(shared: Arc<Shared>) -> Result<Vec<u32>> {
-    let to = format!("http://{}{}", shared.address, shared.path);
-    let mut connection = Connection::open(&to, &shared.run).await?;
+async fn post_on_one(course: Arc<Course>) -> Result<Vec<u32>> {
+    let to = format!("http://{}{}", course.address, course.path);
+    let mut connection = Connection::open(&to, &course.run).await?;
     let mut latencies_us = Vec::new();
-    while let Some(n) = shared.next().await {
+    while let Some(n) = course.next().await {
         let begin = Instant::now();
         let status = connection.post(n).await?;
         if status != 202 {

@@ -1,4 +1,4 @@
-"""What the rigs share: the daemon as a process, its configuration, HTTP in both directions, bodies to send.
+"""What the rigs have in common: the daemon as a process, its configuration, HTTP in both directions, bodies to send.
 
 Python 3.11, standard library only. Nothing here knows how holdline works inside: the rigs speak to the
 release binary as a sender, as a destination and as an operator would.

@@ -21,7 +21,7 @@ import time
 import common
 
 MB = 1 << 20
-# Used to choose the deduplication window before the rate of this machine is known; measured anew in the first seconds.
+# Pushed through a daemon of its own first, to learn the rate of this machine and choose the deduplication window.
 PROBE_EVENTS = 5_000
 
 
@@ -135,12 +135,13 @@ def judge(samples, status, options):
 def run(options):
     binary, tool = common.find_binary(options.bin), common.find_load_tool(options.load_tool)
     workdir, ports = common.make_workdir(options.workdir, "soak"), common.free_ports(3)
-    rate = measure_rate(binary, tool, workdir)
-    window = max(1, round(options.remembered / rate))
-    print(f"about {rate:.0f} events/s here: dedup_window {window} s remembers about {rate * window:.0f}", flush=True)
-    daemon, flow = make_daemon(binary, workdir, ports, window), None
-    daemon.start()
+    daemon = flow = None
     try:
+        rate = measure_rate(binary, tool, workdir)
+        window = max(1, round(options.remembered / rate))
+        print(f"about {rate:.0f} events/s here: dedup_window {window} s remembers about {rate * window:.0f}", flush=True)
+        daemon = make_daemon(binary, workdir, ports, window)
+        daemon.start()
         daemon.wait_ready()
         flow = Flow(tool, ports, options.events, options.waiting)
         samples = watch(daemon, flow, options)
@@ -148,7 +149,8 @@ def run(options):
     finally:
         if flow:
             flow.stop()
-        daemon.kill()
+        if daemon:
+            daemon.kill()
         shutil.rmtree(workdir)
     faults, disk = judge(samples, status, options)
     common.print_faults("faults", faults)
