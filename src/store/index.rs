@@ -3,8 +3,8 @@
 use super::names::Names;
 use super::pages::Pages;
 use super::record::{Hold, Totals};
-use crate::event::{DestinationId, Digest64, Sequence};
 use crate::delivery::{Delivery, DeliveryId};
+use crate::event::{DestinationId, Digest64, Sequence};
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -5,19 +5,18 @@
 //! changes nothing, so asking twice is asking once.
 
 use super::codec::{self, Kind};
+use super::committer::Shared;
 use super::dense::Run;
 use super::draft::{Draft, ROW_MAX, Table};
 use super::engine::Engine;
-use super::committer::Shared;
 use super::index::{Index, Unwritten};
 use super::pages::Departure;
 use super::record::{
-    Audit, Entry, HistoryRow, Hold, How, PageShape, Quarantined, SettledRow, Settlement, TOTALS, delay_key, dlq_key,
-    hold_key, number_key, pack,
+    Entry, HistoryRow, Hold, How, PageShape, SettledRow, Settlement, TOTALS, delay_key, hold_key, number_key, pack,
 };
-use super::request::{Arrival, DlqAction, News, Receipt, Transition};
+use super::request::{Arrival, News, Receipt, Transition};
 use super::{StoreError, read};
-use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
+use crate::delivery::{Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
 use crate::time::Timestamp;
 use std::collections::HashMap;
@@ -267,15 +266,6 @@ impl<'a> Ledger<'a> {
         self.changed = true;
     }
 
-    fn bury(&mut self, letter: &DeadLetter) {
-        let sealed = codec::encode(Kind::DeadLetter, letter);
-        self.draft.put_long(Table::Dlq, &dlq_key(letter.delivery.id), &sealed);
-        let totals = &mut self.index.totals;
-        totals.dlq_bytes += sealed.len() as u64;
-        totals.dead_lettered += 1;
-        totals.tally(letter.delivery.id.destination).dead += 1;
-    }
-
     fn settle(&mut self, id: DeliveryId, how: How, attempts: u32, status: u16, at: Timestamp) {
         let attempts = u16::try_from(attempts).unwrap_or(u16::MAX);
         self.settlements.push(Settlement { id, how, attempts, status, at });
@@ -290,78 +280,6 @@ impl<'a> Ledger<'a> {
             Err(StoreError::Damaged(_)) => Ok(None),
             read => read,
         }
-    }
-
-    /// Keeps bytes that do not verify; they are never deleted by themselves.
-    fn quarantine(&mut self, id: DeliveryId, table: Table, why: String, bytes: Vec<u8>) {
-        let n = self.index.totals.next_quarantine;
-        let record = Quarantined { at: self.now, table: table.name().to_owned(), id, why, bytes };
-        self.draft.put_long(Table::Quarantine, &number_key(n), &codec::encode(Kind::Quarantined, &record));
-        self.index.totals.next_quarantine += 1;
-        self.index.totals.damaged += 1;
-        self.changed = true;
-    }
-
-    /// Redrives or purges those of the dead letters that are still there, and says how many they were.
-    pub(super) fn dlq(&mut self, action: DlqAction, ids: &[DeliveryId], who: &str) -> Result<usize, StoreError> {
-        let (mut tickets, mut purged) = (Vec::new(), Vec::new());
-        for id in ids {
-            let letter = match self.draft.get_long(self.engine, Table::Dlq, &dlq_key(*id)) {
-                Ok(None) => continue,
-                Ok(Some(sealed)) => codec::decode::<DeadLetter>(Kind::DeadLetter, &sealed).map_err(|why| (why, sealed)),
-                Err(StoreError::Damaged(why)) => Err((why, Vec::new())),
-                Err(e) => return Err(e),
-            };
-            let bytes = self.draft.delete_long(self.engine, Table::Dlq, &dlq_key(*id))?.unwrap_or_default();
-            self.index.totals.dlq_bytes = self.index.totals.dlq_bytes.saturating_sub(bytes as u64);
-            self.index.totals.tally(id.destination).dead -= 1;
-            match letter {
-                Ok(letter) if action == DlqAction::Redrive => tickets.push(self.redrive(letter)),
-                Ok(letter) => purged.push((*id, letter.delivery.event.lane())),
-                Err((why, bytes)) => {
-                    self.quarantine(*id, Table::Dlq, why.to_string(), bytes);
-                    purged.push((*id, Digest64::NONE));
-                }
-            }
-        }
-        for (id, _) in &purged {
-            self.index.totals.tally(id.destination).discarded += 1;
-            self.settle(*id, How::Discarded, 0, 0, self.now);
-        }
-        let done = tickets.len() + purged.len();
-        let what = if action == DlqAction::Redrive { "dlq redrive" } else { "dlq purge" };
-        self.audit(who, what, done);
-        if !tickets.is_empty() {
-            self.news.push(News::Redriven(tickets));
-        }
-        if !purged.is_empty() {
-            self.news.push(News::Purged(purged));
-        }
-        Ok(done)
-    }
-
-    /// Puts a dead letter back into the queue, due at once, with its attempts kept but forgiven.
-    fn redrive(&mut self, letter: DeadLetter) -> Ticket {
-        let mut delivery = letter.delivery;
-        delivery.forgiven = delivery.next_attempt() - 1;
-        delivery.redriven = true;
-        self.delay(self.now, &delivery);
-        self.index.totals.redriven += 1;
-        Ticket {
-            sequence: delivery.id.sequence,
-            lane: delivery.event.lane(),
-            received_at: delivery.event.received_at,
-            to: DestinationSet::EMPTY.with(delivery.id.destination),
-            place: Place::Delay(self.now),
-        }
-    }
-
-    fn audit(&mut self, who: &str, what: &str, count: usize) {
-        let record = Audit { at: self.now, who: who.to_owned(), what: what.to_owned(), count: count as u64 };
-        let n = self.index.totals.next_audit;
-        self.draft.put_long(Table::Audit, &number_key(n), &codec::encode(Kind::Audit, &record));
-        self.index.totals.next_audit += 1;
-        self.changed = true;
     }
 
     pub(super) fn register(&mut self, names: &[String]) -> Vec<Option<DestinationId>> {
@@ -442,4 +360,5 @@ enum Known {
     Conflict(Sequence),
 }
 
+mod letters;
 mod upkeep;

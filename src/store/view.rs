@@ -11,6 +11,9 @@ use crate::event::{DestinationId, DestinationSet, Event, Sequence};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// Consecutive remembered events, and the sequence behind the last of them.
+pub type Remembered = (Vec<(Sequence, Entry)>, Sequence);
+
 /// A delivery in the delay tree, as the scheduler needs it.
 #[derive(Clone, Copy, Debug)]
 pub struct Delayed {
@@ -142,7 +145,7 @@ impl Store {
     }
 
     /// Remembered events from `from` on, one row at a time, and where to go on; none behind the last.
-    pub fn entries(&self, from: Sequence) -> Result<Option<(Vec<(Sequence, Entry)>, Sequence)>, StoreError> {
+    pub fn entries(&self, from: Sequence) -> Result<Option<Remembered>, StoreError> {
         let from = from.max(self.index().totals.history_head);
         let row = read::covering::<HistoryRow>(&self.shared.engine, from.0)?;
         Ok(row.map(|(first, row)| {

@@ -164,7 +164,11 @@ async fn i24_a_delivery_lies_in_one_place_through_its_whole_life() {
     });
     let second = failed(bench.delivery(2, Place::Page), 1);
     bench.store.record(Transition::Delayed { from: Place::Page, due, delivery: second.clone() });
-    let letter = DeadLetter { delivery: Arc::unwrap_or_clone(failed(Delivery::clone(&second), 2)), reason: Reason::Exhausted, dead_at: START };
+    let letter = DeadLetter {
+        delivery: Arc::unwrap_or_clone(failed(Delivery::clone(&second), 2)),
+        reason: Reason::Exhausted,
+        dead_at: START,
+    };
     bench.store.record(Transition::Dead { from: Place::Delay(due), letter: Box::new(letter.clone()) });
     bench.delivered(id(3), Place::Page);
     bench.delivered(id(3), Place::Page);
