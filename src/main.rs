@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// The system's allocator gives memory back and takes it again with every commit; this one keeps it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     holdline::cli::main()
 }

@@ -7,12 +7,13 @@
 use super::codec::{self, Kind};
 use super::committer::Shared;
 use super::dense::Run;
-use super::draft::{Draft, ROW_MAX, Table};
+use super::draft::{Draft, Table};
 use super::engine::Engine;
 use super::index::{Index, Unwritten};
 use super::pages::Departure;
 use super::record::{
     Entry, HistoryRow, Hold, How, PageShape, SettledRow, Settlement, TOTALS, delay_key, hold_key, number_key, pack,
+    seal_page,
 };
 use super::request::{Arrival, News, Receipt, Transition};
 use super::{StoreError, read};
@@ -23,8 +24,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Longest payload of a page that fits into one row.
-const PAGE_PAYLOAD_MAX: usize = ROW_MAX - codec::ENVELOPE;
+/// Packed records of a page, before they are compressed: 64 KiB. A longer event has a page of its own.
+const PAGE_PACKED_MAX: usize = 64 << 10;
 const PAGE_EVENTS_MAX: usize = 128;
 
 /// What outlives one commit, beside the index.
@@ -128,7 +129,7 @@ impl<'a> Ledger<'a> {
             Known::New => Sequence::default(),
         };
         let sequence = self.index.totals.next_sequence;
-        if self.page_events == PAGE_EVENTS_MAX || self.page.len() + 4 + record.len() > PAGE_PAYLOAD_MAX {
+        if self.page_events == PAGE_EVENTS_MAX || self.page.len() + 4 + record.len() > PAGE_PACKED_MAX {
             self.close_page();
         }
         pack(&mut self.page, &record);
@@ -184,7 +185,8 @@ impl<'a> Ledger<'a> {
         }
         let n = self.fresh.len() - self.page_events;
         let first = self.fresh_first.plus(n as u64);
-        let sealed = codec::seal(Kind::Page, &std::mem::take(&mut self.page));
+        let sealed = seal_page(&self.page);
+        self.page.clear();
         let shape = PageShape { count: self.page_events as u16, bytes: sealed.len() as u32 };
         let to: Vec<DestinationSet> = self.fresh[n..].iter().map(|e| e.to).collect();
         if self.index.pages.insert(first, shape, self.fresh[n].received_at, &to) {

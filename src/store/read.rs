@@ -8,7 +8,7 @@ use super::codec::{self, Damaged, Kind};
 use super::dense::Consecutive;
 use super::draft::{self, Table};
 use super::engine::Engine;
-use super::record::{Entry, HistoryRow, number_key, number_of, unpack};
+use super::record::{Entry, HistoryRow, number_key, number_of, open_page, unpack};
 use crate::event::{Event, Sequence};
 use serde::de::DeserializeOwned;
 
@@ -36,7 +36,7 @@ pub(super) fn entry(engine: &Engine, at: Sequence) -> Result<Option<Entry>, Stor
 /// All events of the page that begins at `first`.
 pub(super) fn page(engine: &Engine, first: Sequence) -> Result<Vec<Event>, StoreError> {
     let sealed = draft::get_long(engine, Table::Pages, &number_key(first.0))?.ok_or(Damaged::Missing)?;
-    unpack(&sealed)?.into_iter().map(|record| Ok(codec::from_payload(record)?)).collect()
+    unpack(&open_page(&sealed)?)?.into_iter().map(|record| Ok(codec::from_payload(record)?)).collect()
 }
 
 /// A long record by its key, decoded.

@@ -6,7 +6,7 @@ use crate::event::{Event, Sequence};
 use crate::store::codec::{self, Damaged};
 use crate::store::dense::Consecutive;
 use crate::store::draft::Table;
-use crate::store::record::{HistoryRow, How, SettledRow, number_key, number_of, unpack};
+use crate::store::record::{HistoryRow, How, SettledRow, number_key, number_of, open_page, unpack};
 use crate::store::{StoreError, Transition};
 use crate::time::Timestamp;
 use serde::de::DeserializeOwned;
@@ -95,15 +95,16 @@ impl Ledger<'_> {
             Err(StoreError::Damaged(why)) => Err(why),
             Err(e) => return Err(e),
         };
-        let sealed = match &sealed {
-            Ok(sealed) => unpack(sealed),
+        let packed = match &sealed {
+            Ok(sealed) => open_page(sealed),
             Err(why) => Err(why.clone()),
         };
+        let records = packed.as_ref().map_err(Clone::clone).and_then(|packed| unpack(packed));
         for n in 0..u64::from(count) {
             let sequence = first.plus(n);
             for destination in self.index.pages.left(sequence).iter() {
                 let id = DeliveryId { sequence, destination };
-                let record = sealed
+                let record = records
                     .as_ref()
                     .map_err(Clone::clone)
                     .and_then(|records| codec::from_payload::<Event>(records.get(n as usize).ok_or(Damaged::Content)?));
