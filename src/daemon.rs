@@ -13,10 +13,11 @@ use crate::config::settings::{self, Token};
 use crate::dispatch::{self, Destination, Dispatcher};
 use crate::event::DestinationId;
 use crate::http::listener;
-use crate::intake::admission::{self, Admission, Room};
+use crate::intake::admission::{self, Admission};
 use crate::intake::{Bounds, Counts, Intake, Source};
 use crate::scheduler::Scheduler;
 use crate::store::{Opened, Options, Store, Windows};
+use crate::upkeep;
 use anyhow::{Context, anyhow, bail};
 use hyper_util::service::TowerToHyperService;
 use std::collections::HashMap;
@@ -31,8 +32,6 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How often it is looked whether there is room for more events.
-const ADMISSION_EVERY: Duration = Duration::from_millis(250);
 /// Requests under way may take this long to end when intake closes.
 const INTAKE_DRAIN: Duration = Duration::from_secs(10);
 const QUESTIONS_MAX: usize = 64;
@@ -138,7 +137,9 @@ impl Daemon {
         let admission = Arc::new(Admission::default());
         let counts = Arc::new(Counts::default());
         let intake = Part::new();
-        watch_admission(&intake, &store, &settings.intake, admission.clone());
+        let (look, stop) = (settings.intake.clone(), intake.stop.clone());
+        intake.tasks.spawn(upkeep::watch_admission(store.clone(), look, admission.clone(), stop));
+        intake.tasks.spawn(upkeep::watch_dlq(store.clone(), settings.dlq.clone(), clock.clone(), intake.stop.clone()));
         let door = door(&store, &clock, &settings, &destinations, admission.clone(), counts.clone())?;
         serve_intake(&intake, intake_listeners, door, &settings.intake);
         let (question, questions) = mpsc::channel(QUESTIONS_MAX);
@@ -304,25 +305,6 @@ fn serve_intake(part: &Part, listeners: Vec<TcpListener>, door: Intake, settings
         });
         part.tasks.spawn(listener::serve(listener, service, limits, part.stop.clone()));
     }
-}
-
-/// Looks at disk and queue again and again, and opens or closes intake.
-fn watch_admission(part: &Part, store: &Store, settings: &settings::Intake, admission: Arc<Admission>) {
-    let (store, stop) = (store.clone(), part.stop.clone());
-    let (disk_reserve, queue_max) = (settings.disk_reserve_bytes, settings.max_queue_bytes);
-    part.tasks.spawn(async move {
-        let mut ticks = tokio::time::interval(ADMISSION_EVERY);
-        while tokio::select! { () = stop.cancelled() => false, _ = ticks.tick() => true } {
-            let Ok(free) = store.free() else { continue };
-            let queue_bytes = store.queue_bytes();
-            let room = Room { free_bytes: free.bytes, free_inodes: free.inodes, queue_bytes, disk_reserve, queue_max };
-            let (was, is) = (admission.state(), admission::judge(admission.state(), room));
-            if was != is {
-                admission.set(is);
-                tracing::warn!(from = ?was, to = ?is, free_bytes = free.bytes, queue_bytes, "intake changed its state");
-            }
-        }
-    });
 }
 
 async fn restored(

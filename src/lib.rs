@@ -28,6 +28,7 @@
 //! | 3 | [`store`] | the only room that knows sled |
 //! | 4 | [`intake`] | HTTP in |
 //! | 4 | [`dispatch`] | runs what the scheduler says |
+//! | 5 | [`upkeep`] | what the daemon looks after by itself: admission, bounds of the dead letter queue |
 //! | 5 | [`admin`] | the operator's API |
 //! | 6 | [`daemon`] | wiring and lifecycle |
 //! | 7 | [`cli`] | the commands, most of them clients of the admin API |
@@ -54,3 +55,4 @@ pub mod rules;
 pub mod scheduler;
 pub mod store;
 pub mod time;
+pub mod upkeep;
