@@ -169,12 +169,8 @@ impl Line {
 
     /// An attempt has failed for good.
     pub(super) fn died(&mut self, key: LaneKey, sequence: Sequence) {
-        let holds = self.policy.dead_letters == DeadLetters::Hold;
-        self.land(key, sequence, |lane, _| {
-            if holds {
-                lane.hold(sequence);
-            }
-        });
+        let dead_letters = self.policy.dead_letters;
+        self.land(key, sequence, |lane, _| lane.died(sequence, dead_letters));
     }
 
     fn land(&mut self, key: LaneKey, sequence: Sequence, then: impl FnOnce(&mut Lane, Waiter)) {
@@ -191,9 +187,13 @@ impl Line {
         }
     }
 
-    pub(super) fn release_lane(&mut self, key: LaneKey, dead: Sequence) {
+    pub(super) fn redriven(&mut self, key: LaneKey, waiter: Waiter) {
+        self.with(key, |lane| lane.redriven(waiter));
+    }
+
+    pub(super) fn purged(&mut self, key: LaneKey, dead: Sequence) {
         if self.lanes.contains_key(&key) {
-            self.with(key, |lane| lane.release(dead));
+            self.with(key, |lane| lane.purged(dead));
         }
     }
 
