@@ -33,8 +33,8 @@ fn story(seed: u64, broken: Break) -> String {
     let mut world = World::new(seed, broken, true);
     let Err((step, Violation { invariant, how })) = run(&mut world) else { return "it does not repeat".to_owned() };
     let log: Vec<String> = world.log.into_iter().flatten().collect();
-    let destinations = world.destinations;
-    format!("{invariant}, seed {seed}, step {step}: {how}\n{destinations:#?}\n{}", log.join("\n"))
+    let policies: Vec<_> = world.destinations.iter().map(|d| d.policy).collect();
+    format!("{invariant}, seed {seed}, step {step}: {how}\n{policies:?}\n{}", log.join("\n"))
 }
 
 fn number(name: &str) -> Option<u64> {

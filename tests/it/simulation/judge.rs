@@ -166,7 +166,6 @@ impl Judge {
 
     pub fn hears_landed(&mut self, id: DeliveryId, landing: Landing) {
         let fate = self.fate(id);
-        fate.disordered = false;
         fate.clamped = false;
         let seen = match (landing, fate.meanwhile.take()) {
             (Landing::Resolved, _) | (Landing::Dead, Some(Meanwhile::Purged)) => None,
@@ -293,7 +292,8 @@ impl Judge {
                 return violation("I13", format!("{id} starts behind the dead letter {sequence}"));
             }
             // a dead letter that waits again goes first as soon as the scheduler has heard of it
-            if lies.waits() && mate.seen != Some(Seen::Dead) && !fate.disordered {
+            let unread = fate.disordered && mate.seen == Some(Seen::Page);
+            if lies.waits() && mate.seen != Some(Seen::Dead) && !unread {
                 let invariant = if mate.redriven { "I15" } else { "I13" };
                 return violation(invariant, format!("{id} starts before {sequence}"));
             }

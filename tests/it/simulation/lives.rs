@@ -83,8 +83,8 @@ impl World {
             }
         }
         if self.destinations.iter().any(|d| d.policy.dead_letters == DeadLetters::Hold) {
-            for id in self.store.dead() {
-                self.rig.dead(id.destination, self.store.durable[&id].lane, id.sequence);
+            for id in &self.store.dead {
+                self.rig.dead(id.destination, self.store.durable[id].lane, id.sequence);
             }
         }
         self.judge.restarts(&self.store, before, &self.destinations, now);
@@ -119,7 +119,7 @@ impl World {
         while !self.landed.is_empty() {
             self.hear_landed();
         }
-        let dead = self.store.dead();
+        let dead: Vec<_> = self.store.dead.iter().copied().collect();
         if !dead.is_empty() {
             self.store.ask(if self.rng.bool() { Request::Redrive(dead) } else { Request::Purge(dead) });
         }

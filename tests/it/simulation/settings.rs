@@ -68,7 +68,7 @@ pub struct Weather {
 impl Weather {
     pub fn draw(rng: &mut Rng) -> Self {
         // now and then a backlog that is longer than what a line keeps in memory
-        let flood = rng.u16(0..400) == 0;
+        let flood = rng.u16(0..1000) == 0;
         Self {
             steps: rng.usize(60..400),
             batch: if flood { 1000 } else { rng.usize(1..8) },

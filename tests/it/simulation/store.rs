@@ -7,7 +7,7 @@ use holdline::delivery::{DeliveryId, Place, Ticket};
 use holdline::event::{DestinationId, DestinationSet, Digest64, Sequence};
 use holdline::store::News;
 use holdline::time::Timestamp;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Where a delivery lies, or how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,8 @@ pub struct Store {
     pub live: BTreeMap<DeliveryId, Record>,
     pub holds: BTreeMap<DestinationId, Timestamp>,
     pub next: Sequence,
+    /// The dead letters on disk.
+    pub dead: BTreeSet<DeliveryId>,
     pub pending: VecDeque<Request>,
 }
 
@@ -106,8 +108,15 @@ impl Store {
             match request {
                 Request::Accept(arrivals) => tickets.extend(arrivals.iter().map(|arrival| self.accept(arrival))),
                 Request::Moved { id, from, record } => {
-                    let row = self.durable.get_mut(&id).filter(|row| row.lies == from).ok_or(id)?;
+                    let row = self
+                        .durable
+                        .get_mut(&id)
+                        .filter(|row| row.lies.waits() && row.lies.due() == from.due())
+                        .ok_or(id)?;
                     *row = record;
+                    if record.lies == Lies::Dead {
+                        self.dead.insert(id);
+                    }
                 }
                 Request::Hold { destination, until } => {
                     let hold = self.holds.entry(destination).or_default();
@@ -152,6 +161,7 @@ impl Store {
         for id in ids {
             let Some(row) = self.durable.get_mut(id).filter(|row| row.lies == Lies::Dead) else { continue };
             *row = change(*row);
+            self.dead.remove(id);
             self.live.insert(*id, *row);
             changed.push(*id);
         }
@@ -189,10 +199,6 @@ impl Store {
     pub fn floor(&self) -> Sequence {
         let in_page = self.durable.iter().find(|(_, row)| row.lies == Lies::Page);
         in_page.map_or(self.next, |(id, _)| id.sequence)
-    }
-
-    pub fn dead(&self) -> Vec<DeliveryId> {
-        self.durable.iter().filter(|(_, row)| row.lies == Lies::Dead).map(|(id, _)| *id).collect()
     }
 
     /// What was not committed is gone. Returns what was recorded of deliveries and is forgotten: as it was, and as it is.

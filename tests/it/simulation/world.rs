@@ -120,7 +120,7 @@ impl World {
             73..83 => self.load(),
             83..95 => self.pass_time(),
             95..98 => self.operate(),
-            _ => self.give_up_page(),
+            _ => self.give_up_page()?,
         }
         if self.chance(self.weather.lazy) {
             return Ok(());
@@ -133,8 +133,8 @@ impl World {
             return;
         }
         let n = self.rng.usize(1..=self.weather.batch);
-        let arrivals = (0..n).map(|_| self.arrival()).collect();
-        self.note(|_| format!("arrive {arrivals:?}"));
+        let arrivals: Vec<_> = (0..n).map(|_| self.arrival()).collect();
+        self.note(|_| format!("{n} events arrive"));
         self.store.ask(Request::Accept(arrivals));
     }
 
@@ -152,7 +152,7 @@ impl World {
         let first = self.store.next;
         let news = self.store.commit(n, self.now);
         let news = news.or_else(|id| violation("I8", format!("{id} is not where its transition looks for it")))?;
-        self.note(|_| format!("commit {n} requests: {news:?}"));
+        self.note(|_| format!("commit {n} requests: {}", news.iter().map(told).collect::<Vec<_>>().join(", ")));
         for news in &news {
             match news {
                 News::Accepted { tickets, .. } => {
@@ -172,7 +172,7 @@ impl World {
 
     pub fn hear_news(&mut self) {
         let Some(news) = self.news.pop_front() else { return };
-        self.note(|_| format!("hear {news:?}"));
+        self.note(|_| format!("hear {}", told(&news)));
         match news {
             News::Accepted { tickets, next } => self.rig.accepted(&tickets, next),
             News::Redriven(tickets) => {
@@ -267,7 +267,7 @@ impl World {
         let Some((tickets, next)) = self.loads[i].read.take() else {
             let span = self.rng.u64(1..=self.weather.row);
             self.loads[i].read = Some(self.store.waiting(d, from, span));
-            return self.note(|w| format!("read for {} from {from}: {:?}", d.0, w.loads[i].read));
+            return self.note(|_| format!("read for {} from {from}, {span} at most", d.0));
         };
         self.loads.swap_remove(i);
         self.note(|_| format!("loaded for {} up to {next}", d.0));
@@ -286,27 +286,34 @@ impl World {
 
     /// The operator redrives or purges dead letters, some of them twice, and some that are none.
     fn operate(&mut self) {
-        let mut ids = self.store.dead();
+        let mut ids: Vec<_> = self.store.dead.iter().copied().collect();
         ids.retain(|_| self.rng.bool());
         ids.extend(self.store.durable.keys().next().copied().filter(|_| self.rng.bool()));
         for _ in 0..self.rng.u8(1..3) {
             let purge = self.rng.u8(0..3) == 0;
-            self.note(|_| format!("operator: purge {purge} {ids:?}"));
+            self.note(|_| {
+                format!(
+                    "operator: purge {purge}, {}",
+                    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+                )
+            });
             self.store.ask(if purge { Request::Purge(ids.clone()) } else { Request::Redrive(ids.clone()) });
             ids.reverse();
         }
     }
 
     /// The store gives up its oldest page, once the scheduler knows what is in it.
-    fn give_up_page(&mut self) {
-        let known = self.loads.is_empty() && self.news.is_empty() && self.store.next.0 < 2000;
-        if !known && self.broken != Break::GivesUpUnknownPage || !self.rng.bool() {
-            return;
+    fn give_up_page(&mut self) -> Result<(), Violation> {
+        self.dispatch()?;
+        let known = self.loads.is_empty() && self.news.is_empty() && self.judge.open() < OPEN_MANY;
+        if !known && self.broken != Break::GivesUpUnknownPage || self.rng.bool() {
+            return Ok(());
         }
         let floor = self.store.floor();
         let ids: Vec<_> = self.store.durable.keys().filter(|id| id.sequence.0 < floor.0 + 3).copied().collect();
         self.note(|_| format!("the page at {floor} is given up"));
         self.store.give_up_page(&ids);
+        Ok(())
     }
 
     /// What the dispatcher does between two messages.
@@ -340,13 +347,27 @@ impl World {
     }
 
     fn start(&mut self, start: Start) -> Result<(), Violation> {
-        self.note(|_| format!("start {start:?}"));
+        self.note(|_| format!("start {}/{} under {}", start.sequence, start.destination.0, start.lies_under.0));
         let to = &self.destinations[usize::from(start.destination.0)];
         self.judge.starts(&start, to, &self.store, self.now)?;
         self.starts += 1;
         let latency = Duration::from_millis(self.rng.u64(0..self.weather.latency_ms));
         self.flights.push(Flight { start, began: self.now, ends: self.now.after(latency) });
         Ok(())
+    }
+}
+
+/// News in a few words: `sequence:lane>destinations`.
+fn told(news: &News) -> String {
+    let ticket = |t: &Ticket| format!("{}:{}>{:b}", t.sequence, t.lane.0, t.to.0);
+    match news {
+        News::Accepted { tickets, .. } => {
+            format!("accepted {}", tickets.iter().map(ticket).collect::<Vec<_>>().join(" "))
+        }
+        News::Redriven(tickets) => format!("redriven {}", tickets.iter().map(ticket).collect::<Vec<_>>().join(" ")),
+        News::Purged(ids) => {
+            format!("purged {}", ids.iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>().join(" "))
+        }
     }
 }
 
