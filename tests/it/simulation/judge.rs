@@ -70,12 +70,14 @@ enum Mates {
 #[derive(Debug, Default)]
 pub struct Judge {
     fates: BTreeMap<Key, Fate>,
-    /// All that were ever accepted, by interaction.
+    /// Those that are not over, by interaction.
     mates: HashMap<(DestinationId, Digest64), BTreeSet<Sequence>>,
     /// The keys of those that are not over.
     open: BTreeSet<Key>,
     flying: BTreeSet<Key>,
+    /// Until when each destination must be left alone in this life, and what of it was committed.
     holds: BTreeMap<DestinationId, Timestamp>,
+    committed: BTreeMap<DestinationId, Timestamp>,
 }
 
 fn all(d: DestinationId) -> RangeInclusive<Key> {
@@ -102,7 +104,11 @@ impl Judge {
     /// Notes what the scheduler was told.
     fn sees(&mut self, id: DeliveryId, seen: Option<Seen>) {
         let key = key(id);
-        self.fate(id).seen = seen;
+        let fate = self.fate(id);
+        fate.seen = seen;
+        let lane = (id.destination, fate.lane);
+        let mates = self.mates.entry(lane).or_default();
+        let _ = if seen.is_some() { mates.insert(id.sequence) } else { mates.remove(&id.sequence) };
         let _ = if seen.is_some() { self.open.insert(key) } else { self.open.remove(&key) };
         let _ = if seen == Some(Seen::InFlight) { self.flying.insert(key) } else { self.flying.remove(&key) };
     }
@@ -135,8 +141,7 @@ impl Judge {
             forgotten: 0,
         };
         self.fates.insert(key(id), fate);
-        self.open.insert(key(id));
-        self.mates.entry((id.destination, lane)).or_default().insert(id.sequence);
+        self.sees(id, Some(Seen::Page));
     }
 
     /// The store has put a dead letter back; its attempts are forgiven.
@@ -178,6 +183,12 @@ impl Judge {
 
     pub fn hears_hold(&mut self, d: DestinationId, until: Timestamp) {
         let hold = self.holds.entry(d).or_default();
+        *hold = until.max(*hold);
+    }
+
+    /// A hold is on disk.
+    pub fn keeps_hold(&mut self, d: DestinationId, until: Timestamp) {
+        let hold = self.committed.entry(d).or_default();
         *hold = until.max(*hold);
     }
 
@@ -230,7 +241,7 @@ impl Judge {
         }
         for destination in after {
             let latest = now.after(destination.retry.retry_after_max);
-            let hold = store.holds.get(&destination.id).copied().unwrap_or_default();
+            let hold = self.committed.get(&destination.id).copied().unwrap_or_default();
             self.holds.insert(destination.id, hold.min(latest));
         }
     }
@@ -272,22 +283,17 @@ impl Judge {
 
     /// Nothing of its interaction is in flight, and nothing before it has a claim to go first.
     fn in_its_turn(&self, id: DeliveryId, fate: &Fate, to: &Destination, store: &Store) -> Result<(), Violation> {
-        if mates(to, fate, id.sequence) == Mates::None(id.sequence) {
-            return if fate.seen == Some(Seen::InFlight) {
-                violation("I13", format!("{id} starts while it is in flight"))
-            } else {
-                Ok(())
-            };
+        let mine = mates(to, fate, id.sequence);
+        let mut flying = self.flying.range(all(id.destination)).map(|key| key.1);
+        if let Some(other) = flying.find(|n| mates(to, &self.fates[&(id.destination, *n)], *n) == mine) {
+            return violation("I13", format!("{id} starts while {other} is in flight"));
         }
-        for sequence in self.mates[&(id.destination, fate.lane)].iter().copied() {
+        if mine == Mates::None(id.sequence) {
+            return Ok(());
+        }
+        for sequence in self.mates[&(id.destination, fate.lane)].range(..id.sequence).copied() {
             let mate = &self.fates[&(id.destination, sequence)];
             let lies = store.live[&DeliveryId { sequence, ..id }].lies;
-            if mate.seen == Some(Seen::InFlight) {
-                return violation("I13", format!("{id} starts while {sequence} is in flight"));
-            }
-            if sequence >= id.sequence {
-                continue;
-            }
             if lies == Lies::Dead && to.policy.dead_letters == DeadLetters::Hold {
                 return violation("I13", format!("{id} starts behind the dead letter {sequence}"));
             }
@@ -334,11 +340,11 @@ impl Judge {
 
     /// The first moment at which something can start for a destination.
     fn earliest(&self, to: &Destination, settled: bool) -> Option<(Timestamp, Sequence)> {
-        let in_flight = self.of(to.id).filter(|(_, fate)| fate.seen == Some(Seen::InFlight));
-        let mut decided: HashSet<Mates> = in_flight.map(|(n, fate)| mates(to, fate, n)).collect();
         if self.in_flight(to.id) >= to.policy.concurrency {
             return None;
         }
+        let flying = self.flying.range(all(to.id));
+        let mut decided: HashSet<Mates> = flying.map(|key| mates(to, &self.fates[key], key.1)).collect();
         let mut heads = Vec::new();
         for (n, fate) in self.of(to.id) {
             let dead = fate.seen == Some(Seen::Dead);

@@ -32,6 +32,8 @@ pub enum Break {
     SpinsInPlace,
     DoesNotClamp,
     DeliversTwice,
+    /// The store keeps the last hold of a destination, where an earlier one is longer.
+    KeepsLastHold,
     /// The store gives up a page of which the scheduler has not heard.
     GivesUpUnknownPage,
 }
@@ -61,7 +63,7 @@ impl Rig {
     /// Every third time, if this is what is broken.
     fn breaks(&mut self, what: Break) -> bool {
         self.calls += 1;
-        self.broken == what && self.calls % 3 == 0
+        self.broken == what && self.calls.is_multiple_of(3)
     }
 
     pub fn line(&self, d: DestinationId) -> &Line {

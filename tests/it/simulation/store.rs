@@ -87,11 +87,13 @@ pub struct Store {
     /// The dead letters on disk.
     pub dead: BTreeSet<DeliveryId>,
     pub pending: VecDeque<Request>,
+    /// See [`super::rig::Break::KeepsLastHold`].
+    keeps_last_hold: bool,
 }
 
 impl Store {
-    pub fn new() -> Self {
-        Self { next: Sequence(1), ..Self::default() }
+    pub fn new(keeps_last_hold: bool) -> Self {
+        Self { next: Sequence(1), keeps_last_hold, ..Self::default() }
     }
 
     pub fn ask(&mut self, request: Request) {
@@ -120,7 +122,7 @@ impl Store {
                 }
                 Request::Hold { destination, until } => {
                     let hold = self.holds.entry(destination).or_default();
-                    *hold = until.max(*hold);
+                    *hold = if self.keeps_last_hold { until } else { until.max(*hold) };
                 }
                 Request::Redrive(ids) => {
                     let ids = self.change_dead(&ids, |row| {

@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// With more open deliveries than this, the judge looks at every 64th wait only.
 const OPEN_MANY: usize = 2000;
+/// How much of a failing seed is told.
+const LINES: usize = 40;
 
 /// An attempt under way.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +76,7 @@ impl World {
             weather,
             destinations,
             broken,
-            store: Store::new(),
+            store: Store::new(broken == Break::KeepsLastHold),
             judge: Judge::default(),
             now: START,
             flights: Vec::new(),
@@ -89,13 +91,12 @@ impl World {
     }
 
     pub fn note(&mut self, what: impl FnOnce(&Self) -> String) {
-        if self.log.is_some() {
-            let line = format!("{} {}", self.now.0.wrapping_sub(START.0) as i64, what(self));
-            let log = self.log.as_mut().expect("there is one");
-            log.push_back(line);
-            if log.len() > 40 {
+        if let Some(mut log) = self.log.take() {
+            log.push_back(format!("{} {}", self.now.0.wrapping_sub(START.0) as i64, what(self)));
+            if log.len() > LINES {
                 log.pop_front();
             }
+            self.log = Some(log);
         }
     }
 
@@ -150,6 +151,11 @@ impl World {
 
     pub fn commit(&mut self, n: usize) -> Result<(), Violation> {
         let first = self.store.next;
+        for request in self.store.pending.iter().take(n) {
+            if let Request::Hold { destination, until } = request {
+                self.judge.keeps_hold(*destination, *until);
+            }
+        }
         let news = self.store.commit(n, self.now);
         let news = news.or_else(|id| violation("I8", format!("{id} is not where its transition looks for it")))?;
         self.note(|_| format!("commit {n} requests: {}", news.iter().map(told).collect::<Vec<_>>().join(", ")));
@@ -332,7 +338,7 @@ impl World {
             self.loads.push(Load { d, from, read: None });
         }
         self.waits += 1;
-        if self.judge.open() > OPEN_MANY && self.waits % 64 != 0 {
+        if self.judge.open() > OPEN_MANY && !self.waits.is_multiple_of(64) {
             return Ok(());
         }
         let loading = |d: DestinationId| self.loads.iter().any(|load| load.d == d);
