@@ -123,6 +123,11 @@ impl Lane {
         let _first = self.insert(waiter);
     }
 
+    /// Whether it waits for what becomes of this one.
+    pub fn hangs_on(&self, dead: Sequence) -> bool {
+        self.held_by.contains(&dead) || self.flies(dead)
+    }
+
     /// A dead letter is gone for good.
     pub fn purged(&mut self, dead: Sequence) {
         if self.flies(dead) {

@@ -191,8 +191,17 @@ impl Line {
         self.with(key, |lane| lane.redriven(waiter));
     }
 
-    pub(super) fn purged(&mut self, key: LaneKey, dead: Sequence) {
-        if self.lanes.contains_key(&key) {
+    /// A dead letter is gone for good. The lane of one that did not verify is not told, and is looked for.
+    pub(super) fn purged(&mut self, lane: Digest64, dead: Sequence) {
+        let key = self.key(lane, dead);
+        let key = if self.lanes.contains_key(&key) {
+            Some(key)
+        } else if lane.is_none() && self.policy.dead_letters == DeadLetters::Hold {
+            self.lanes.iter().find(|(_, lane)| lane.hangs_on(dead)).map(|(key, _)| *key)
+        } else {
+            None
+        };
+        if let Some(key) = key {
             self.with(key, |lane| lane.purged(dead));
         }
     }

@@ -105,10 +105,10 @@ impl Scheduler {
         }
     }
 
-    /// A dead letter is gone for good.
+    /// A dead letter is gone for good; `lane` is none also where the letter did not verify and its lane is not known.
     pub fn purged(&mut self, d: DestinationId, lane: Digest64, sequence: Sequence) {
         if let Some(line) = self.line_mut(d) {
-            line.purged(line.key(lane, sequence), sequence);
+            line.purged(lane, sequence);
         }
     }
 
