@@ -4,6 +4,7 @@
 //! delivered, discarded, or dead; where dead letters hold their interaction, none may lie before it. An event without
 //! a key has a lane of its own.
 
+use super::line::DeadLetters;
 use crate::event::{Digest64, Sequence};
 use crate::time::Timestamp;
 use std::collections::{BTreeSet, VecDeque};
@@ -35,11 +36,20 @@ pub enum Turn {
     Over,
 }
 
+/// What became of a dead letter of which the lane does not know yet: the news of the store can be faster than the landing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meanwhile {
+    Redriven(Waiter),
+    Purged,
+}
+
 #[derive(Debug, Default)]
 pub struct Lane {
     /// By sequence.
     waiting: VecDeque<Waiter>,
     in_flight: Option<Waiter>,
+    /// What was told of the delivery in flight.
+    meanwhile: Option<Meanwhile>,
     /// Dead letters that hold the lane until they are redriven or purged.
     held_by: BTreeSet<Sequence>,
 }
@@ -48,7 +58,7 @@ impl Lane {
     /// Takes a delivery in at its place; one that is there already is not taken twice.
     #[must_use]
     pub fn insert(&mut self, waiter: Waiter) -> bool {
-        if self.in_flight.is_some_and(|w| w.sequence == waiter.sequence) {
+        if self.flies(waiter.sequence) {
             return false;
         }
         match self.waiting.binary_search_by_key(&waiter.sequence, |w| w.sequence) {
@@ -58,6 +68,10 @@ impl Lane {
                 true
             }
         }
+    }
+
+    fn flies(&self, sequence: Sequence) -> bool {
+        self.in_flight.is_some_and(|w| w.sequence == sequence)
     }
 
     pub fn turn(&self) -> Turn {
@@ -83,11 +97,42 @@ impl Lane {
         self.in_flight.take_if(|w| w.sequence == sequence)
     }
 
+    /// A delivery that has landed is dead, unless it was redriven or purged already.
+    pub fn died(&mut self, dead: Sequence, dead_letters: DeadLetters) {
+        match self.meanwhile.take() {
+            Some(Meanwhile::Redriven(waiter)) => {
+                let _first = self.insert(waiter);
+            }
+            Some(Meanwhile::Purged) => {}
+            None if dead_letters == DeadLetters::Hold => self.hold(dead),
+            None => {}
+        }
+    }
+
     pub fn hold(&mut self, dead: Sequence) {
         self.held_by.insert(dead);
     }
 
-    pub fn release(&mut self, dead: Sequence) {
+    /// A dead letter waits again.
+    pub fn redriven(&mut self, waiter: Waiter) {
+        if self.flies(waiter.sequence) {
+            self.meanwhile = Some(Meanwhile::Redriven(waiter));
+            return;
+        }
+        self.held_by.remove(&waiter.sequence);
+        let _first = self.insert(waiter);
+    }
+
+    /// Whether it waits for what becomes of this one.
+    pub fn hangs_on(&self, dead: Sequence) -> bool {
+        self.held_by.contains(&dead) || self.flies(dead)
+    }
+
+    /// A dead letter is gone for good.
+    pub fn purged(&mut self, dead: Sequence) {
+        if self.flies(dead) {
+            self.meanwhile = Some(Meanwhile::Purged);
+        }
         self.held_by.remove(&dead);
     }
 
@@ -157,10 +202,28 @@ mod tests {
         assert_eq!(lane.turn(), head(2, 0));
         lane.start();
         lane.land(Sequence(2));
-        lane.release(Sequence(4));
+        lane.purged(Sequence(4));
         assert_eq!(lane.turn(), head(6, 0));
         lane.start();
         lane.land(Sequence(6));
         assert_eq!(lane.turn(), Turn::Over);
+    }
+
+    #[test]
+    fn a_dead_letter_can_be_redriven_or_purged_before_its_landing_is_told() {
+        for (redriven, turn) in [(true, head(5, 0)), (false, head(7, 0))] {
+            let mut lane = Lane::default();
+            assert!(lane.insert(waiter(5, 0)) && lane.insert(waiter(7, 0)));
+            lane.start();
+            if redriven {
+                lane.redriven(waiter(5, 0))
+            } else {
+                lane.purged(Sequence(5))
+            }
+            assert_eq!(lane.turn(), Turn::Blocked);
+            assert!(lane.land(Sequence(5)).is_some());
+            lane.died(Sequence(5), DeadLetters::Hold);
+            assert_eq!(lane.turn(), turn);
+        }
     }
 }

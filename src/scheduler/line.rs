@@ -169,12 +169,8 @@ impl Line {
 
     /// An attempt has failed for good.
     pub(super) fn died(&mut self, key: LaneKey, sequence: Sequence) {
-        let holds = self.policy.dead_letters == DeadLetters::Hold;
-        self.land(key, sequence, |lane, _| {
-            if holds {
-                lane.hold(sequence);
-            }
-        });
+        let dead_letters = self.policy.dead_letters;
+        self.land(key, sequence, |lane, _| lane.died(sequence, dead_letters));
     }
 
     fn land(&mut self, key: LaneKey, sequence: Sequence, then: impl FnOnce(&mut Lane, Waiter)) {
@@ -191,9 +187,22 @@ impl Line {
         }
     }
 
-    pub(super) fn release_lane(&mut self, key: LaneKey, dead: Sequence) {
-        if self.lanes.contains_key(&key) {
-            self.with(key, |lane| lane.release(dead));
+    pub(super) fn redriven(&mut self, key: LaneKey, waiter: Waiter) {
+        self.with(key, |lane| lane.redriven(waiter));
+    }
+
+    /// A dead letter is gone for good. The lane of one that did not verify is not told, and is looked for.
+    pub(super) fn purged(&mut self, lane: Digest64, dead: Sequence) {
+        let key = self.key(lane, dead);
+        let key = if self.lanes.contains_key(&key) {
+            Some(key)
+        } else if lane.is_none() && self.policy.dead_letters == DeadLetters::Hold {
+            self.lanes.iter().find(|(_, lane)| lane.hangs_on(dead)).map(|(key, _)| *key)
+        } else {
+            None
+        };
+        if let Some(key) = key {
+            self.with(key, |lane| lane.purged(dead));
         }
     }
 

@@ -95,9 +95,7 @@ impl Scheduler {
     /// A delivery of the delay tree waits until `not_before`: at a start, or because it was redriven.
     pub fn waits(&mut self, d: DestinationId, ticket: &Ticket, not_before: Timestamp) {
         let Some(line) = self.line_mut(d) else { return };
-        let key = line.key(ticket.lane, ticket.sequence);
-        line.release_lane(key, ticket.sequence);
-        line.insert(key, waiter(ticket, not_before));
+        line.redriven(line.key(ticket.lane, ticket.sequence), waiter(ticket, not_before));
     }
 
     /// A dead letter of before the start; it holds its interaction where the destination says so.
@@ -107,10 +105,10 @@ impl Scheduler {
         }
     }
 
-    /// A dead letter is gone for good.
+    /// A dead letter is gone for good; `lane` is none also where the letter did not verify and its lane is not known.
     pub fn purged(&mut self, d: DestinationId, lane: Digest64, sequence: Sequence) {
         if let Some(line) = self.line_mut(d) {
-            line.release_lane(line.key(lane, sequence), sequence);
+            line.purged(lane, sequence);
         }
     }
 

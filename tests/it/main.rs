@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
 mod events;
+mod simulation;
 mod store;

@@ -1,0 +1,93 @@
+//! The scheduler and the rules through days of traffic, from seeds: arrivals, failures, an operator, crashes, restarts
+//! with other settings, clocks that jump, loads that lag. After each step a judge that shares nothing with the scheduler
+//! looks whether the invariants I8 and I10 to I16 hold.
+//!
+//! `HOLDLINE_SIM_SEEDS` says how many seeds run, `HOLDLINE_SIM_FIRST` from which on. A seed that fails says what it did last.
+
+mod judge;
+mod lives;
+mod rig;
+mod settings;
+mod store;
+mod verdicts;
+mod world;
+
+use judge::Violation;
+use rig::Break;
+use world::World;
+
+const SEEDS: u64 = 1000;
+
+/// Runs one seed to its end; the number of attempts, or the step at which an invariant did not hold.
+fn run(world: &mut World) -> Result<u64, (usize, Violation)> {
+    let steps = world.weather.steps;
+    for step in 0..steps {
+        world.step().map_err(|violation| (step, violation))?;
+    }
+    world.drain().map_err(|violation| (steps, violation))?;
+    Ok(world.starts)
+}
+
+/// Runs a seed that fails once more, and tells what it did.
+fn story(seed: u64, broken: Break) -> String {
+    let mut world = World::new(seed, broken, true);
+    let Err((step, Violation { invariant, how })) = run(&mut world) else { return "it does not repeat".to_owned() };
+    let log: Vec<String> = world.log.into_iter().flatten().collect();
+    let policies: Vec<_> = world.destinations.iter().map(|d| d.policy).collect();
+    format!("{invariant}, seed {seed}, step {step}: {how}\n{policies:?}\n{}", log.join("\n"))
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|n| n.parse().expect("a number"))
+}
+
+#[test]
+fn the_invariants_hold_for_every_seed() {
+    let first = number("HOLDLINE_SIM_FIRST").unwrap_or(0);
+    let seeds = number("HOLDLINE_SIM_SEEDS").unwrap_or(SEEDS);
+    let mut attempts = 0;
+    for seed in first..first + seeds {
+        match run(&mut World::new(seed, Break::Nothing, false)) {
+            Ok(made) => attempts += made,
+            Err(_) => panic!("{}", story(seed, Break::Nothing)),
+        }
+    }
+    println!("{seeds} seeds from {first}, {attempts} attempts");
+    assert!(attempts > seeds, "something happens in them");
+}
+
+/// Each rule that is broken on purpose is noticed within so many seeds.
+const SEEDS_TO_NOTICE: u64 = 300;
+
+#[test]
+fn every_broken_rule_is_noticed() {
+    for (broken, invariants) in [
+        (Break::SecondInFlight, &["I13"][..]),
+        (Break::LosesLane, &["I13"]),
+        (Break::OneTooMany, &["concurrency"]),
+        (Break::ForgetsHoldAtStart, &["I12"]),
+        (Break::IgnoresHold, &["I12"]),
+        (Break::RetriesEarly, &["I16"]),
+        (Break::IgnoresDeadLetter, &["I13"]),
+        (Break::DropsLoaded, &["I13", "I14"]),
+        (Break::DropsRedriven, &["I15"]),
+        (Break::RedrivenLast, &["I15"]),
+        (Break::ForgetsAttempt, &["I11"]),
+        (Break::NeverGivesUp, &["I11"]),
+        (Break::Oversleeps, &["I14", "I15", "I16"]),
+        (Break::SpinsInPlace, &["I14"]),
+        (Break::DoesNotClamp, &["I16"]),
+        (Break::DeliversTwice, &["I10"]),
+        (Break::KeepsLastHold, &["I12"]),
+        (Break::GivesUpUnknownPage, &["I8", "I13", "I14"]),
+    ] {
+        let mut seen = (0..SEEDS_TO_NOTICE).filter_map(|seed| {
+            let broke = run(&mut World::new(seed, broken, false)).err()?;
+            Some((seed, broke.1))
+        });
+        let (seed, violation) = seen.next().unwrap_or_else(|| panic!("{broken:?} goes unnoticed"));
+        let right = invariants.contains(&violation.invariant);
+        assert!(right, "{broken:?} is taken for {violation:?}\n{}", story(seed, broken));
+        println!("{broken:?}: {} at seed {seed}: {}", violation.invariant, violation.how);
+    }
+}

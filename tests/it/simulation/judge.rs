@@ -1,0 +1,383 @@
+//! The judge: what each delivery may do now, kept as a flat list and looked through from end to end, against which every
+//! answer of the scheduler is held. It shares nothing with the scheduler but the nouns.
+
+use super::settings::Destination;
+use super::store::{Lies, Record, Store};
+use holdline::delivery::DeliveryId;
+use holdline::event::{DestinationId, Digest64, Sequence};
+use holdline::scheduler::{DeadLetters, Landing, Ordered, Start};
+use holdline::time::Timestamp;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::RangeInclusive;
+
+/// An invariant of the product that did not hold, by its number, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub invariant: &'static str,
+    pub how: String,
+}
+
+pub fn violation<T>(invariant: &'static str, how: String) -> Result<T, Violation> {
+    Err(Violation { invariant, how })
+}
+
+/// What the scheduler has been told of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// It lies in a page, and the scheduler sees to it that it hears of it in time.
+    Page,
+    Waiting {
+        not_before: Timestamp,
+    },
+    InFlight,
+    Dead,
+}
+
+/// What was told of a dead letter before its last attempt was told to have ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meanwhile {
+    Redriven,
+    Purged,
+}
+
+#[derive(Clone, Debug)]
+struct Fate {
+    lane: Digest64,
+    /// None where it is over.
+    seen: Option<Seen>,
+    meanwhile: Option<Meanwhile>,
+    redriven: bool,
+    clamped: bool,
+    /// It was tried at a time when its destination was not ordered.
+    disordered: bool,
+    /// Attempts since acceptance or the last redrive, and how many of them a crash has wiped out.
+    tried: u32,
+    lost: u32,
+    successes: u32,
+    /// Successes that a crash has wiped out.
+    forgotten: u32,
+}
+
+type Key = (DestinationId, Sequence);
+
+/// Of which lane a delivery is; those that are not ordered are alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Mates {
+    Interaction(Digest64),
+    None(Sequence),
+}
+
+#[derive(Debug, Default)]
+pub struct Judge {
+    fates: BTreeMap<Key, Fate>,
+    /// Those that are not over, by interaction.
+    mates: HashMap<(DestinationId, Digest64), BTreeSet<Sequence>>,
+    /// The keys of those that are not over.
+    open: BTreeSet<Key>,
+    flying: BTreeSet<Key>,
+    /// Until when each destination must be left alone in this life, and what of it was committed.
+    holds: BTreeMap<DestinationId, Timestamp>,
+    committed: BTreeMap<DestinationId, Timestamp>,
+}
+
+fn all(d: DestinationId) -> RangeInclusive<Key> {
+    (d, Sequence(0))..=(d, Sequence(u64::MAX))
+}
+
+fn key(id: DeliveryId) -> Key {
+    (id.destination, id.sequence)
+}
+
+fn mates(destination: &Destination, fate: &Fate, sequence: Sequence) -> Mates {
+    if destination.policy.ordered == Ordered::Not || fate.lane.is_none() {
+        Mates::None(sequence)
+    } else {
+        Mates::Interaction(fate.lane)
+    }
+}
+
+impl Judge {
+    fn fate(&mut self, id: DeliveryId) -> &mut Fate {
+        self.fates.get_mut(&key(id)).expect("accepted")
+    }
+
+    /// Notes what the scheduler was told.
+    fn sees(&mut self, id: DeliveryId, seen: Option<Seen>) {
+        let key = key(id);
+        let fate = self.fate(id);
+        fate.seen = seen;
+        let lane = (id.destination, fate.lane);
+        let mates = self.mates.entry(lane).or_default();
+        let _ = if seen.is_some() { mates.insert(id.sequence) } else { mates.remove(&id.sequence) };
+        let _ = if seen.is_some() { self.open.insert(key) } else { self.open.remove(&key) };
+        let _ = if seen == Some(Seen::InFlight) { self.flying.insert(key) } else { self.flying.remove(&key) };
+    }
+
+    /// Those that are not over, in order of acceptance.
+    fn of(&self, d: DestinationId) -> impl Iterator<Item = (Sequence, &Fate)> {
+        self.open.range(all(d)).map(|key| (key.1, &self.fates[key]))
+    }
+
+    pub fn in_flight(&self, d: DestinationId) -> usize {
+        self.flying.range(all(d)).count()
+    }
+
+    /// How many deliveries are not over, as far as the scheduler was told.
+    pub fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    pub fn accepted(&mut self, id: DeliveryId, lane: Digest64) {
+        let fate = Fate {
+            lane,
+            seen: Some(Seen::Page),
+            meanwhile: None,
+            redriven: false,
+            clamped: false,
+            disordered: false,
+            tried: 0,
+            lost: 0,
+            successes: 0,
+            forgotten: 0,
+        };
+        self.fates.insert(key(id), fate);
+        self.sees(id, Some(Seen::Page));
+    }
+
+    /// The store has put a dead letter back; its attempts are forgiven.
+    pub fn forgiven(&mut self, id: DeliveryId) {
+        let fate = self.fate(id);
+        (fate.tried, fate.lost) = (0, 0);
+    }
+
+    pub fn hears_redriven(&mut self, id: DeliveryId) {
+        let fate = self.fate(id);
+        fate.redriven = true;
+        if fate.seen == Some(Seen::InFlight) {
+            fate.meanwhile = Some(Meanwhile::Redriven);
+        } else {
+            self.sees(id, Some(Seen::Waiting { not_before: Timestamp::ZERO }));
+        }
+    }
+
+    pub fn hears_purged(&mut self, id: DeliveryId) {
+        let fate = self.fate(id);
+        if fate.seen == Some(Seen::InFlight) {
+            fate.meanwhile = Some(Meanwhile::Purged);
+        } else {
+            self.sees(id, None);
+        }
+    }
+
+    pub fn hears_landed(&mut self, id: DeliveryId, landing: Landing) {
+        let fate = self.fate(id);
+        fate.clamped = false;
+        let seen = match (landing, fate.meanwhile.take()) {
+            (Landing::Resolved, _) | (Landing::Dead, Some(Meanwhile::Purged)) => None,
+            (Landing::Retry { due }, _) => Some(Seen::Waiting { not_before: due }),
+            (Landing::Dead, Some(Meanwhile::Redriven)) => Some(Seen::Waiting { not_before: Timestamp::ZERO }),
+            (Landing::Dead, None) => Some(Seen::Dead),
+        };
+        self.sees(id, seen);
+    }
+
+    pub fn hears_hold(&mut self, d: DestinationId, until: Timestamp) {
+        let hold = self.holds.entry(d).or_default();
+        *hold = until.max(*hold);
+    }
+
+    /// A hold is on disk.
+    pub fn keeps_hold(&mut self, d: DestinationId, until: Timestamp) {
+        let hold = self.committed.entry(d).or_default();
+        *hold = until.max(*hold);
+    }
+
+    /// An attempt has succeeded at the receiver.
+    pub fn succeeded(&mut self, id: DeliveryId) -> Result<(), Violation> {
+        let fate = self.fate(id);
+        fate.successes += 1;
+        if fate.successes > 1 + fate.forgotten {
+            return violation("I10", format!("{id} was delivered {} times", fate.successes));
+        }
+        Ok(())
+    }
+
+    /// A crash in the middle of an attempt; the receiver may have had it.
+    pub fn cut_off(&mut self, id: DeliveryId, received: bool) {
+        let fate = self.fate(id);
+        fate.lost += 1;
+        fate.successes += u32::from(received);
+        fate.forgotten += u32::from(received);
+    }
+
+    /// A crash has wiped out what was recorded.
+    pub fn forgets(&mut self, id: DeliveryId, was: Record, is: Record) {
+        let fate = self.fate(id);
+        let delivered = u32::from(was.lies == Lies::Delivered);
+        fate.lost += was.attempts - is.attempts + delivered;
+        fate.forgotten += delivered;
+    }
+
+    /// A new life begins with what is on disk.
+    pub fn restarts(&mut self, store: &Store, before: &[Destination], after: &[Destination], now: Timestamp) {
+        for (id, record) in &store.durable {
+            let d = usize::from(id.destination.0);
+            let (was, is) = (before[d].policy.ordered, &after[d]);
+            let fate = self.fate(*id);
+            fate.meanwhile = None;
+            fate.disordered |= was == Ordered::Not && is.policy.ordered != Ordered::Not && record.lies != Lies::Page;
+            let mut clamped = false;
+            let seen = match record.lies {
+                Lies::Page => Some(Seen::Page),
+                Lies::Delay(due) => {
+                    clamped = due > is.latest(now);
+                    Some(Seen::Waiting { not_before: due.min(is.latest(now)) })
+                }
+                Lies::Dead => Some(Seen::Dead),
+                Lies::Delivered | Lies::Discarded => None,
+            };
+            fate.clamped = clamped;
+            self.sees(*id, seen);
+        }
+        for destination in after {
+            let latest = now.after(destination.retry.retry_after_max);
+            let hold = self.committed.get(&destination.id).copied().unwrap_or_default();
+            self.holds.insert(destination.id, hold.min(latest));
+        }
+    }
+
+    /// Whether this may start now.
+    pub fn starts(&mut self, start: &Start, to: &Destination, store: &Store, now: Timestamp) -> Result<(), Violation> {
+        let id = DeliveryId { sequence: start.sequence, destination: start.destination };
+        let (Some(fate), Some(record)) = (self.fates.get(&key(id)), store.live.get(&id)) else {
+            return violation("I8", format!("{id} was never accepted"));
+        };
+        if !record.lies.waits() {
+            return violation("I10", format!("{id} starts, but it is {:?}", record.lies));
+        }
+        self.in_its_turn(id, fate, to, store)?;
+        if let Some(Seen::Waiting { not_before }) = fate.seen.filter(|_| now < not_before_of(fate)) {
+            return violation("I16", format!("{id} starts before {not_before:?}"));
+        }
+        if let Some(hold) = self.holds.get(&id.destination).filter(|hold| now < **hold) {
+            return violation("I12", format!("{id} starts, but its destination is held until {hold:?}"));
+        }
+        if record.lies.due() != start.lies_under {
+            return violation(
+                "I8",
+                format!("{id} is looked for under {:?}, but is {:?}", start.lies_under, record.lies),
+            );
+        }
+        if self.in_flight(id.destination) >= to.policy.concurrency {
+            return violation("concurrency", format!("{id} starts beyond {}", to.policy.concurrency));
+        }
+        let limit = to.retry.attempts;
+        if fate.tried - fate.lost >= limit || record.attempts - record.forgiven >= limit {
+            return violation("I11", format!("{id} is tried more than {limit} times"));
+        }
+        let fate = self.fate(id);
+        fate.tried += 1;
+        self.sees(id, Some(Seen::InFlight));
+        Ok(())
+    }
+
+    /// Nothing of its interaction is in flight, and nothing before it has a claim to go first.
+    fn in_its_turn(&self, id: DeliveryId, fate: &Fate, to: &Destination, store: &Store) -> Result<(), Violation> {
+        let mine = mates(to, fate, id.sequence);
+        let mut flying = self.flying.range(all(id.destination)).map(|key| key.1);
+        if let Some(other) = flying.find(|n| mates(to, &self.fates[&(id.destination, *n)], *n) == mine) {
+            return violation("I13", format!("{id} starts while {other} is in flight"));
+        }
+        if mine == Mates::None(id.sequence) {
+            return Ok(());
+        }
+        for sequence in self.mates[&(id.destination, fate.lane)].range(..id.sequence).copied() {
+            let mate = &self.fates[&(id.destination, sequence)];
+            let lies = store.live[&DeliveryId { sequence, ..id }].lies;
+            if lies == Lies::Dead && to.policy.dead_letters == DeadLetters::Hold {
+                return violation("I13", format!("{id} starts behind the dead letter {sequence}"));
+            }
+            // a dead letter that waits again goes first as soon as the scheduler has heard of it
+            let unread = fate.disordered && mate.seen == Some(Seen::Page);
+            if lies.waits() && mate.seen != Some(Seen::Dead) && !unread {
+                let invariant = if mate.redriven { "I15" } else { "I13" };
+                return violation(invariant, format!("{id} starts before {sequence}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nothing could start, and the scheduler does not sleep for too long. `settled`: the destinations whose
+    /// scheduler has been served with all that it asked for.
+    pub fn waits(
+        &self,
+        wake: Option<Timestamp>,
+        now: Timestamp,
+        to: &[Destination],
+        settled: &[bool],
+    ) -> Result<(), Violation> {
+        if wake.is_some_and(|wake| wake <= now) {
+            return violation("I14", format!("it waits until {wake:?}, which has been"));
+        }
+        for (destination, settled) in to.iter().zip(settled) {
+            let Some((at, sequence)) = self.earliest(destination, *settled) else { continue };
+            let fate = &self.fates[&(destination.id, sequence)];
+            let invariant = match fate {
+                Fate { redriven: true, .. } => "I15",
+                Fate { clamped: true, .. } => "I16",
+                _ => "I14",
+            };
+            let what = format!("{sequence}/{} ({:?})", destination.id.0, fate.seen);
+            if at <= now {
+                return violation(invariant, format!("{what} could start, but does not"));
+            }
+            if wake.is_none_or(|wake| wake > at) {
+                return violation(invariant, format!("{what} could start at {at:?}, but is slept over until {wake:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The first moment at which something can start for a destination.
+    fn earliest(&self, to: &Destination, settled: bool) -> Option<(Timestamp, Sequence)> {
+        if self.in_flight(to.id) >= to.policy.concurrency {
+            return None;
+        }
+        let flying = self.flying.range(all(to.id));
+        let mut decided: HashSet<Mates> = flying.map(|key| mates(to, &self.fates[key], key.1)).collect();
+        let mut heads = Vec::new();
+        for (n, fate) in self.of(to.id) {
+            let dead = fate.seen == Some(Seen::Dead);
+            if dead && to.policy.dead_letters == DeadLetters::Continue || !decided.insert(mates(to, fate, n)) {
+                continue;
+            }
+            if !dead && (settled || fate.seen != Some(Seen::Page)) {
+                heads.push((not_before_of(fate), n));
+            }
+        }
+        let (not_before, n) = heads.into_iter().min()?;
+        Some((not_before.max(self.holds.get(&to.id).copied().unwrap_or_default()), n))
+    }
+
+    /// At the end of all: everything is over, and was delivered as often as it should be.
+    pub fn ends(&self, store: &Store) -> Result<(), Violation> {
+        for (id, record) in &store.durable {
+            let fate = &self.fates[&key(*id)];
+            let due = u32::from(record.lies == Lies::Delivered);
+            if !record.lies.is_over() {
+                return violation("I8", format!("{id} is still {:?}", record.lies));
+            }
+            if !(due..=due + fate.forgotten).contains(&fate.successes) {
+                return violation("I10", format!("{id} is {:?}, with {} successes", record.lies, fate.successes));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn not_before_of(fate: &Fate) -> Timestamp {
+    match fate.seen {
+        Some(Seen::Waiting { not_before }) => not_before,
+        _ => Timestamp::ZERO,
+    }
+}

@@ -1,0 +1,147 @@
+//! The ends of lives: crashes, orderly stops, what the next life finds; and the end of all, when failures have stopped.
+
+use super::judge::{Violation, violation};
+use super::rig::Rig;
+use super::settings;
+use super::store::{Lies, Request};
+use super::world::World;
+use holdline::delivery::{DeliveryId, Outcome};
+use holdline::scheduler::DeadLetters;
+use std::time::Duration;
+
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+impl World {
+    /// The process ends, in order or not, and starts again; the clock on the wall may have been moved meanwhile.
+    pub fn restart(&mut self) -> Result<(), Violation> {
+        if self.rng.bool() {
+            self.stop()?;
+        }
+        self.die();
+        let jump = match self.rng.u8(0..6) {
+            0 => YEAR,
+            1 => Duration::from_secs(self.rng.u64(0..7200)),
+            _ => Duration::ZERO,
+        };
+        self.now = if self.rng.bool() { self.now.after(jump) } else { self.now.before(jump) };
+        self.now = self.now.after(Duration::from_millis(self.rng.u64(0..20_000)));
+        let before = self.destinations.clone();
+        if self.rng.bool() {
+            settings::edit(&mut self.rng, &mut self.destinations);
+        }
+        self.rise(&before);
+        Ok(())
+    }
+
+    /// An orderly stop: most of what is in flight ends in time, and everything recorded is committed.
+    pub fn stop(&mut self) -> Result<(), Violation> {
+        self.note(|_| "stop in order".to_owned());
+        for i in (0..self.flights.len()).rev() {
+            if self.rng.u8(0..4) > 0 {
+                self.now = self.now.max(self.flights[i].ends);
+                self.land(i, (Outcome::Answered(200), None))?;
+                self.hear_landed();
+            }
+        }
+        self.commit(self.store.pending.len())
+    }
+
+    /// What is in memory is gone.
+    fn die(&mut self) {
+        self.note(|_| "the process ends".to_owned());
+        for flight in std::mem::take(&mut self.flights) {
+            let id = DeliveryId { sequence: flight.start.sequence, destination: flight.start.destination };
+            let received = self.rng.bool();
+            self.judge.cut_off(id, received);
+        }
+        for (id, was, is) in self.store.crash() {
+            self.judge.forgets(id, was, is);
+        }
+        self.landed.clear();
+        self.news.clear();
+        self.loads.clear();
+    }
+
+    /// A start, as the dispatcher makes it.
+    fn rise(&mut self, before: &[settings::Destination]) {
+        let (floor, now) = (self.store.floor(), self.now);
+        self.note(|w| format!("start from {floor}: {:?}", w.destinations.iter().map(|d| d.policy).collect::<Vec<_>>()));
+        let lines = self.destinations.iter().map(|d| (d.id, d.policy));
+        self.rig = Rig::new(self.broken, lines, floor, self.store.next);
+        let mut delayed: Vec<_> = self.store.durable.iter().collect();
+        delayed.sort_by_key(|(id, record)| (record.lies.due(), **id));
+        for (id, record) in delayed {
+            if let Lies::Delay(due) = record.lies {
+                let cut = due.min(self.destinations[usize::from(id.destination.0)].latest(now));
+                self.rig.restored(id.destination, &self.store.ticket(*id), due, cut);
+            }
+        }
+        for destination in &self.destinations {
+            if let Some(until) = self.store.holds.get(&destination.id) {
+                let latest = now.after(destination.retry.retry_after_max);
+                self.rig.held_at_start(destination.id, (*until).min(latest));
+            }
+        }
+        if self.destinations.iter().any(|d| d.policy.dead_letters == DeadLetters::Hold) {
+            for id in &self.store.dead {
+                self.rig.dead(id.destination, self.store.durable[id].lane, id.sequence);
+            }
+        }
+        self.judge.restarts(&self.store, before, &self.destinations, now);
+    }
+
+    /// Failures stop, everybody is served: in bounded time everything is delivered or purged.
+    pub fn drain(&mut self) -> Result<(), Violation> {
+        self.note(|_| "failures stop".to_owned());
+        if self.destinations.iter().any(|d| d.policy.concurrency == 0) {
+            self.stop()?;
+            self.die();
+            let before = self.destinations.clone();
+            self.destinations.iter_mut().for_each(|d| d.policy.concurrency = d.policy.concurrency.max(1));
+            self.rise(&before);
+        }
+        let mut rounds = 1000 + 20 * self.store.durable.len();
+        while !self.served()? {
+            rounds -= 1;
+            if rounds == 0 {
+                return violation("I14", "it does not come to an end".to_owned());
+            }
+        }
+        self.judge.ends(&self.store)
+    }
+
+    /// One round of the drain; true where nothing is left to do.
+    fn served(&mut self) -> Result<bool, Violation> {
+        let over = |w: &Self| w.flights.iter().position(|f| f.ends <= w.now);
+        while let Some(i) = over(self) {
+            self.land(i, (Outcome::Answered(200), None))?;
+        }
+        while !self.landed.is_empty() {
+            self.hear_landed();
+        }
+        let dead: Vec<_> = self.store.dead.iter().copied().collect();
+        if !dead.is_empty() {
+            self.store.ask(if self.rng.bool() { Request::Redrive(dead) } else { Request::Purge(dead) });
+        }
+        self.commit(self.store.pending.len())?;
+        let mut idle = self.news.is_empty() && self.loads.is_empty();
+        while !self.news.is_empty() {
+            self.hear_news();
+        }
+        while !self.loads.is_empty() {
+            self.load();
+        }
+        let starts = self.starts;
+        self.dispatch()?;
+        idle &= self.starts == starts && self.loads.is_empty();
+        if !idle {
+            return Ok(false);
+        }
+        match self.flights.iter().map(|f| f.ends).chain(self.wake).min() {
+            Some(next) => self.now = self.now.max(next),
+            None if self.judge.open() == 0 => return Ok(true),
+            None => return violation("I14", format!("{} deliveries wait for nothing", self.judge.open())),
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,177 @@
+//! The scheduler and the judge as the simulation drives them, and as they would be if one rule were broken.
+
+use holdline::delivery::Ticket;
+use holdline::event::{DestinationId, DestinationSet, Digest64, Sequence};
+use holdline::rules::backoff::Retry;
+use holdline::rules::retry_after::Wish;
+use holdline::rules::verdict::{self, Ended, Verdict};
+use holdline::scheduler::{Landing, LaneKey, Line, Policy, Scheduler, Start, Step};
+use holdline::time::Timestamp;
+use std::time::Duration;
+
+/// A rule that is broken on purpose, to see that the simulation notices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Break {
+    Nothing,
+    /// A second delivery of an interaction goes into flight.
+    SecondInFlight,
+    /// Some events lose their interaction.
+    LosesLane,
+    OneTooMany,
+    ForgetsHoldAtStart,
+    IgnoresHold,
+    RetriesEarly,
+    IgnoresDeadLetter,
+    DropsLoaded,
+    DropsRedriven,
+    /// A redriven delivery is told of only when others have started.
+    RedrivenLast,
+    ForgetsAttempt,
+    NeverGivesUp,
+    Oversleeps,
+    SpinsInPlace,
+    DoesNotClamp,
+    DeliversTwice,
+    /// The store keeps the last hold of a destination, where an earlier one is longer.
+    KeepsLastHold,
+    /// The store gives up a page of which the scheduler has not heard.
+    GivesUpUnknownPage,
+}
+
+#[derive(Debug)]
+pub struct Rig {
+    scheduler: Scheduler,
+    broken: Break,
+    calls: u64,
+    /// Redriven deliveries that are told of late.
+    late: Vec<(DestinationId, Ticket, Timestamp)>,
+}
+
+impl Rig {
+    pub fn new(
+        broken: Break,
+        lines: impl Iterator<Item = (DestinationId, Policy)>,
+        floor: Sequence,
+        next: Sequence,
+    ) -> Self {
+        let more = usize::from(broken == Break::OneTooMany);
+        let wider = |policy: Policy| Policy { concurrency: policy.concurrency + more, ..policy };
+        let lines = lines.map(|(d, policy)| (d, wider(policy)));
+        Self { scheduler: Scheduler::new(lines, floor, next), broken, calls: 0, late: Vec::new() }
+    }
+
+    /// Every third time, if this is what is broken.
+    fn breaks(&mut self, what: Break) -> bool {
+        self.calls += 1;
+        self.broken == what && self.calls.is_multiple_of(3)
+    }
+
+    pub fn line(&self, d: DestinationId) -> &Line {
+        self.scheduler.line(d).unwrap()
+    }
+
+    pub fn accepted(&mut self, tickets: &[Ticket], next: Sequence) {
+        let mut tickets = tickets.to_vec();
+        if self.breaks(Break::LosesLane) {
+            tickets.iter_mut().for_each(|t| t.lane = Digest64::NONE);
+        }
+        self.scheduler.accepted(&tickets, next);
+    }
+
+    pub fn wants(&mut self) -> Option<(DestinationId, Sequence)> {
+        self.scheduler.wants()
+    }
+
+    pub fn loaded(&mut self, d: DestinationId, tickets: &[Ticket], next: Sequence) {
+        let tickets = if self.breaks(Break::DropsLoaded) { tickets.get(1..).unwrap_or_default() } else { tickets };
+        self.scheduler.loaded(d, tickets, next);
+    }
+
+    /// At a start; `due` is what the store knows, `cut` what is left of it.
+    pub fn restored(&mut self, d: DestinationId, ticket: &Ticket, due: Timestamp, cut: Timestamp) {
+        let not_before = if self.broken == Break::DoesNotClamp { due } else { cut };
+        self.scheduler.waits(d, ticket, not_before);
+    }
+
+    pub fn redriven(&mut self, d: DestinationId, ticket: &Ticket) {
+        if self.breaks(Break::DropsRedriven) {
+            return;
+        }
+        if self.broken == Break::RedrivenLast {
+            return self.late.push((d, *ticket, Timestamp::ZERO));
+        }
+        self.scheduler.waits(d, ticket, Timestamp::ZERO);
+    }
+
+    pub fn dead(&mut self, d: DestinationId, lane: Digest64, sequence: Sequence) {
+        self.scheduler.dead(d, lane, sequence);
+    }
+
+    pub fn purged(&mut self, d: DestinationId, lane: Digest64, sequence: Sequence) {
+        self.scheduler.purged(d, lane, sequence);
+    }
+
+    pub fn hold(&mut self, d: DestinationId, until: Timestamp) {
+        if self.broken != Break::IgnoresHold {
+            self.scheduler.hold(d, until);
+        }
+    }
+
+    pub fn held_at_start(&mut self, d: DestinationId, until: Timestamp) {
+        if self.broken != Break::ForgetsHoldAtStart {
+            self.scheduler.hold(d, until);
+        }
+    }
+
+    pub fn landed(&mut self, start: &Start, landing: Landing) {
+        let ticket = |place| {
+            let lane = if let LaneKey::Interaction(lane) = start.lane { lane } else { Digest64::NONE };
+            let to = DestinationSet::EMPTY.with(start.destination);
+            Ticket { sequence: start.sequence, lane, received_at: Timestamp::ZERO, to, place }
+        };
+        let place = |due| holdline::delivery::Place::under(due);
+        let landing = match landing {
+            Landing::Dead if self.broken == Break::IgnoresDeadLetter => Landing::Resolved,
+            Landing::Retry { due } if self.broken == Break::RetriesEarly => {
+                self.scheduler.landed(start, Landing::Resolved);
+                let early = due.before(Duration::from_millis(due.0 % 400));
+                return self.scheduler.waits(start.destination, &ticket(place(due)), early);
+            }
+            Landing::Resolved if self.breaks(Break::DeliversTwice) => {
+                self.scheduler.landed(start, landing);
+                return self.scheduler.waits(start.destination, &ticket(place(start.lies_under)), Timestamp::ZERO);
+            }
+            landing => landing,
+        };
+        self.scheduler.landed(start, landing);
+    }
+
+    pub fn poll(&mut self, now: Timestamp) -> Step {
+        let step = self.scheduler.poll(now);
+        match step {
+            Step::Start(start) if self.breaks(Break::SecondInFlight) => {
+                self.scheduler.landed(&start, Landing::Resolved);
+            }
+            Step::Start(_) => {
+                for (d, ticket, not_before) in self.late.drain(..) {
+                    self.scheduler.waits(d, &ticket, not_before);
+                }
+            }
+            Step::Wait(Some(wake)) if self.broken == Break::Oversleeps => {
+                return Step::Wait(Some(wake.after(Duration::from_millis(1))));
+            }
+            Step::Wait(Some(_)) if self.broken == Break::SpinsInPlace => return Step::Wait(Some(now)),
+            Step::Wait(_) => {}
+        }
+        step
+    }
+
+    pub fn judge(&self, retry: &Retry, ended: Ended<'_>) -> (Verdict, Option<Wish>) {
+        let counted = match self.broken {
+            Break::ForgetsAttempt => ended.counted.saturating_sub(1),
+            Break::NeverGivesUp => 1,
+            _ => ended.counted,
+        };
+        verdict::judge(retry, Ended { counted, ..ended })
+    }
+}

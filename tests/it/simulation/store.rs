@@ -1,0 +1,219 @@
+//! A plain model of the store: what is on disk, what is recorded but not yet committed, and what a crash leaves.
+//!
+//! A record is a row in a map and a commit applies requests in the order in which they came. Nothing here is clever, so
+//! that it can be believed.
+
+use holdline::delivery::{DeliveryId, Place, Ticket};
+use holdline::event::{DestinationId, DestinationSet, Digest64, Sequence};
+use holdline::store::News;
+use holdline::time::Timestamp;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Where a delivery lies, or how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lies {
+    Page,
+    /// Under this due time; zero where it moved there because its page was given up.
+    Delay(Timestamp),
+    Dead,
+    Delivered,
+    Discarded,
+}
+
+impl Lies {
+    pub fn waits(self) -> bool {
+        matches!(self, Self::Page | Self::Delay(_))
+    }
+
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Delivered | Self::Discarded)
+    }
+
+    pub fn due(self) -> Timestamp {
+        match self {
+            Self::Delay(due) => due,
+            _ => Timestamp::ZERO,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub lies: Lies,
+    pub lane: Digest64,
+    pub received_at: Timestamp,
+    /// Failed attempts in all.
+    pub attempts: u32,
+    /// Those of them that lie before the last redrive.
+    pub forgiven: u32,
+    pub redriven: bool,
+    /// When the first attempt since the last redrive began.
+    pub tried_at: Option<Timestamp>,
+}
+
+/// An event at the door.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    pub lane: Digest64,
+    pub to: DestinationSet,
+    pub received_at: Timestamp,
+}
+
+#[derive(Clone, Debug)]
+pub enum Request {
+    Accept(Vec<Arrival>),
+    /// What followed from an attempt: the delivery leaves `from` and is then as in `record`.
+    Moved {
+        id: DeliveryId,
+        from: Lies,
+        record: Record,
+    },
+    Hold {
+        destination: DestinationId,
+        until: Timestamp,
+    },
+    Redrive(Vec<DeliveryId>),
+    Purge(Vec<DeliveryId>),
+}
+
+#[derive(Debug, Default)]
+pub struct Store {
+    /// What a crash leaves.
+    pub durable: BTreeMap<DeliveryId, Record>,
+    /// What readers see: attempts are known as soon as they are recorded.
+    pub live: BTreeMap<DeliveryId, Record>,
+    pub holds: BTreeMap<DestinationId, Timestamp>,
+    pub next: Sequence,
+    /// The dead letters on disk.
+    pub dead: BTreeSet<DeliveryId>,
+    pub pending: VecDeque<Request>,
+    /// See [`super::rig::Break::KeepsLastHold`].
+    keeps_last_hold: bool,
+}
+
+impl Store {
+    pub fn new(keeps_last_hold: bool) -> Self {
+        Self { next: Sequence(1), keeps_last_hold, ..Self::default() }
+    }
+
+    pub fn ask(&mut self, request: Request) {
+        if let Request::Moved { id, record, .. } = &request {
+            self.live.insert(*id, *record);
+        }
+        self.pending.push_back(request);
+    }
+
+    /// Commits the first `n` requests; tells what the dispatcher hears of it, or which change found its delivery gone.
+    pub fn commit(&mut self, n: usize, now: Timestamp) -> Result<Vec<News>, DeliveryId> {
+        let (mut news, mut tickets) = (Vec::new(), Vec::new());
+        for request in self.pending.drain(..n).collect::<Vec<_>>() {
+            match request {
+                Request::Accept(arrivals) => tickets.extend(arrivals.iter().map(|arrival| self.accept(arrival))),
+                Request::Moved { id, from, record } => {
+                    let row = self
+                        .durable
+                        .get_mut(&id)
+                        .filter(|row| row.lies.waits() && row.lies.due() == from.due())
+                        .ok_or(id)?;
+                    *row = record;
+                    if record.lies == Lies::Dead {
+                        self.dead.insert(id);
+                    }
+                }
+                Request::Hold { destination, until } => {
+                    let hold = self.holds.entry(destination).or_default();
+                    *hold = if self.keeps_last_hold { until } else { until.max(*hold) };
+                }
+                Request::Redrive(ids) => {
+                    let ids = self.change_dead(&ids, |row| {
+                        let forgiven = row.attempts;
+                        Record { lies: Lies::Delay(now), forgiven, redriven: true, tried_at: None, ..row }
+                    });
+                    news.push(News::Redriven(ids.into_iter().map(|id| self.ticket(id)).collect()));
+                }
+                Request::Purge(ids) => {
+                    let ids = self.change_dead(&ids, |row| Record { lies: Lies::Discarded, ..row });
+                    news.push(News::Purged(ids.into_iter().map(|id| (id, self.durable[&id].lane)).collect()));
+                }
+            }
+        }
+        if !tickets.is_empty() {
+            news.push(News::Accepted { tickets: tickets.into(), next: self.next });
+        }
+        Ok(news)
+    }
+
+    fn accept(&mut self, arrival: &Arrival) -> Ticket {
+        let Arrival { lane, to, received_at } = *arrival;
+        let sequence = self.next;
+        self.next = sequence.next();
+        let (lies, tried_at) = (Lies::Page, None);
+        let record = Record { lies, lane, received_at, attempts: 0, forgiven: 0, redriven: false, tried_at };
+        for destination in to.iter() {
+            let id = DeliveryId { sequence, destination };
+            self.durable.insert(id, record);
+            self.live.insert(id, record);
+        }
+        Ticket { sequence, lane, received_at, to, place: Place::Page }
+    }
+
+    /// Changes those that are still dead letters, and says which they were.
+    fn change_dead(&mut self, ids: &[DeliveryId], change: impl Fn(Record) -> Record) -> Vec<DeliveryId> {
+        let mut changed = Vec::new();
+        for id in ids {
+            let Some(row) = self.durable.get_mut(id).filter(|row| row.lies == Lies::Dead) else { continue };
+            *row = change(*row);
+            self.dead.remove(id);
+            self.live.insert(*id, *row);
+            changed.push(*id);
+        }
+        changed
+    }
+
+    /// The page of these is given up: they move to the delay tree, under due time zero.
+    pub fn give_up_page(&mut self, ids: &[DeliveryId]) {
+        for id in ids {
+            for rows in [&mut self.durable, &mut self.live] {
+                if let Some(row) = rows.get_mut(id).filter(|row| row.lies == Lies::Page) {
+                    row.lies = Lies::Delay(Timestamp::ZERO);
+                }
+            }
+        }
+    }
+
+    /// One row of history: what waits in pages for a destination, and from where to go on.
+    pub fn waiting(&self, d: DestinationId, from: Sequence, span: u64) -> (Vec<Ticket>, Sequence) {
+        let behind = self.next.min(from.plus(span));
+        let first = DeliveryId { sequence: from, destination: DestinationId(0) };
+        let rows = self.durable.range(first..).take_while(|(id, _)| id.sequence < behind);
+        let here = rows.filter(|(id, row)| id.destination == d && row.lies == Lies::Page);
+        (here.map(|(id, _)| self.ticket(*id)).collect(), behind)
+    }
+
+    pub fn ticket(&self, id: DeliveryId) -> Ticket {
+        let row = self.durable[&id];
+        let to = DestinationSet::EMPTY.with(id.destination);
+        let place = Place::under(row.lies.due());
+        Ticket { sequence: id.sequence, lane: row.lane, received_at: row.received_at, to, place }
+    }
+
+    /// Everything in pages lies at or behind it.
+    pub fn floor(&self) -> Sequence {
+        let in_page = self.durable.iter().find(|(_, row)| row.lies == Lies::Page);
+        in_page.map_or(self.next, |(id, _)| id.sequence)
+    }
+
+    /// What was not committed is gone. Returns what was recorded of deliveries and is forgotten: as it was, and as it is.
+    pub fn crash(&mut self) -> Vec<(DeliveryId, Record, Record)> {
+        self.pending.clear();
+        let mut forgotten = Vec::new();
+        for (id, live) in &mut self.live {
+            let durable = self.durable[id];
+            if *live != durable {
+                forgotten.push((*id, *live, durable));
+                *live = durable;
+            }
+        }
+        forgotten
+    }
+}

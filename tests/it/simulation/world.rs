@@ -1,0 +1,385 @@
+//! One run from a seed: senders, destinations, an operator, a dispatcher that drives the scheduler, and the time.
+
+use super::judge::{Judge, Violation, violation};
+use super::rig::{Break, Rig};
+use super::settings::{self, Destination, START, Weather};
+use super::store::{Arrival, Lies, Record, Request, Store};
+use super::verdicts;
+use fastrand::Rng;
+use holdline::delivery::{DeliveryId, Outcome, Ticket};
+use holdline::event::{DestinationId, DestinationSet, Digest64, Sequence};
+use holdline::rules::retry_after::Wish;
+use holdline::rules::verdict::{Ended, Verdict};
+use holdline::scheduler::{Landing, Start, Step};
+use holdline::store::News;
+use holdline::time::Timestamp;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// With more open deliveries than this, the judge looks at every 64th wait only.
+const OPEN_MANY: usize = 2000;
+/// How much of a failing seed is told.
+const LINES: usize = 40;
+
+/// An attempt under way.
+#[derive(Clone, Copy, Debug)]
+pub struct Flight {
+    pub start: Start,
+    pub began: Timestamp,
+    pub ends: Timestamp,
+}
+
+/// An attempt that has ended and been recorded, of which the scheduler has not heard.
+#[derive(Debug)]
+pub struct Landed {
+    pub start: Start,
+    pub landing: Landing,
+    pub hold: Option<Wish>,
+}
+
+#[derive(Debug)]
+pub struct Load {
+    d: DestinationId,
+    from: Sequence,
+    read: Option<(Vec<Ticket>, Sequence)>,
+}
+
+pub struct World {
+    pub rng: Rng,
+    pub weather: Weather,
+    pub destinations: Vec<Destination>,
+    pub broken: Break,
+    pub rig: Rig,
+    pub store: Store,
+    pub judge: Judge,
+    pub now: Timestamp,
+    pub flights: Vec<Flight>,
+    pub landed: Vec<Landed>,
+    pub news: VecDeque<News>,
+    pub loads: Vec<Load>,
+    pub wake: Option<Timestamp>,
+    pub waits: u64,
+    pub starts: u64,
+    /// The last things that happened, where somebody wants to read them.
+    pub log: Option<VecDeque<String>>,
+}
+
+impl World {
+    pub fn new(seed: u64, broken: Break, log: bool) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let weather = Weather::draw(&mut rng);
+        let destinations = settings::destinations(&mut rng);
+        let first = Sequence(1);
+        Self {
+            rig: Rig::new(broken, destinations.iter().map(|d| (d.id, d.policy)), first, first),
+            rng,
+            weather,
+            destinations,
+            broken,
+            store: Store::new(broken == Break::KeepsLastHold),
+            judge: Judge::default(),
+            now: START,
+            flights: Vec::new(),
+            landed: Vec::new(),
+            news: VecDeque::new(),
+            loads: Vec::new(),
+            wake: None,
+            waits: 0,
+            starts: 0,
+            log: log.then(VecDeque::new),
+        }
+    }
+
+    pub fn note(&mut self, what: impl FnOnce(&Self) -> String) {
+        if let Some(mut log) = self.log.take() {
+            log.push_back(format!("{} {}", self.now.0.wrapping_sub(START.0) as i64, what(self)));
+            if log.len() > LINES {
+                log.pop_front();
+            }
+            self.log = Some(log);
+        }
+    }
+
+    pub fn chance(&mut self, percent: u8) -> bool {
+        self.rng.u8(0..100) < percent
+    }
+
+    /// One thing happens, and mostly the dispatcher looks.
+    pub fn step(&mut self) -> Result<(), Violation> {
+        if self.rng.u16(0..1000) < self.weather.restarts {
+            self.restart()?;
+        }
+        match self.rng.u8(0..100) {
+            0..15 => self.arrive(),
+            15..35 => {
+                let n = self.rng.usize(0..=self.store.pending.len());
+                self.commit(n)?;
+            }
+            35..50 => self.hear_news(),
+            50..63 => self.end_an_attempt()?,
+            63..73 => self.hear_landed(),
+            73..83 => self.load(),
+            83..95 => self.pass_time(),
+            95..98 => self.operate(),
+            _ => self.give_up_page()?,
+        }
+        if self.chance(self.weather.lazy) {
+            return Ok(());
+        }
+        self.dispatch()
+    }
+
+    fn arrive(&mut self) {
+        if self.store.next.0 > 12_000 {
+            return;
+        }
+        let n = self.rng.usize(1..=self.weather.batch);
+        let arrivals: Vec<_> = (0..n).map(|_| self.arrival()).collect();
+        self.note(|_| format!("{n} events arrive"));
+        self.store.ask(Request::Accept(arrivals));
+    }
+
+    fn arrival(&mut self) -> Arrival {
+        // a third of all is of one hot interaction
+        let interaction = if self.rng.u8(0..3) == 0 { 1 } else { self.rng.u64(1..=self.weather.interactions) };
+        let lane = if self.chance(self.weather.unordered) { Digest64::NONE } else { Digest64(interaction) };
+        let all = self.destinations.iter().fold(DestinationSet::EMPTY, |set, d| set.with(d.id));
+        let some = self.rng.u64(0..=all.0);
+        let to = if self.rng.bool() { all } else { DestinationSet(some & all.0) };
+        Arrival { lane, to, received_at: self.now }
+    }
+
+    pub fn commit(&mut self, n: usize) -> Result<(), Violation> {
+        let first = self.store.next;
+        for request in self.store.pending.iter().take(n) {
+            if let Request::Hold { destination, until } = request {
+                self.judge.keeps_hold(*destination, *until);
+            }
+        }
+        let news = self.store.commit(n, self.now);
+        let news = news.or_else(|id| violation("I8", format!("{id} is not where its transition looks for it")))?;
+        self.note(|_| format!("commit {n} requests: {}", news.iter().map(told).collect::<Vec<_>>().join(", ")));
+        for news in &news {
+            match news {
+                News::Accepted { tickets, .. } => {
+                    for ticket in tickets.iter().filter(|t| t.sequence >= first) {
+                        let ids =
+                            ticket.to.iter().map(|destination| DeliveryId { sequence: ticket.sequence, destination });
+                        ids.for_each(|id| self.judge.accepted(id, ticket.lane));
+                    }
+                }
+                News::Redriven(tickets) => tickets.iter().for_each(|t| self.judge.forgiven(id_of(t))),
+                News::Purged(_) => {}
+            }
+        }
+        self.news.extend(news);
+        Ok(())
+    }
+
+    pub fn hear_news(&mut self) {
+        let Some(news) = self.news.pop_front() else { return };
+        self.note(|_| format!("hear {}", told(&news)));
+        match news {
+            News::Accepted { tickets, next } => self.rig.accepted(&tickets, next),
+            News::Redriven(tickets) => {
+                for ticket in tickets {
+                    self.rig.redriven(id_of(&ticket).destination, &ticket);
+                    self.judge.hears_redriven(id_of(&ticket));
+                }
+            }
+            News::Purged(ids) => {
+                for (id, lane) in ids {
+                    // of a letter that does not verify the store cannot tell the interaction
+                    let lane = if self.rng.u8(0..8) == 0 { Digest64::NONE } else { lane };
+                    self.rig.purged(id.destination, lane, id.sequence);
+                    self.judge.hears_purged(id);
+                }
+            }
+        }
+    }
+
+    fn end_an_attempt(&mut self) -> Result<(), Violation> {
+        let over: Vec<usize> = (0..self.flights.len()).filter(|i| self.flights[*i].ends <= self.now).collect();
+        let Some(i) = self.rng.choice(over) else { return Ok(()) };
+        let outcome = if self.chance(self.weather.failing) { self.failure() } else { (Outcome::Answered(200), None) };
+        self.land(i, outcome)
+    }
+
+    fn failure(&mut self) -> (Outcome, Option<Duration>) {
+        let wish = Duration::from_millis(self.rng.u64(0..900_000));
+        match self.rng.u8(0..10) {
+            0..4 => (Outcome::Answered(503), None),
+            4 => (Outcome::Answered(503), Some(wish / 30)),
+            5 => (Outcome::Answered(429), Some(wish)),
+            6 => (Outcome::Answered(400), Some(wish).filter(|_| self.rng.bool())),
+            7 => (Outcome::TimedOut, None),
+            8 => (Outcome::NotConnected, None),
+            _ => (Outcome::Broken, None),
+        }
+    }
+
+    /// An attempt ends: it is judged and recorded; the scheduler hears of it later.
+    pub fn land(&mut self, flight: usize, reply: (Outcome, Option<Duration>)) -> Result<(), Violation> {
+        let Flight { start, began, .. } = self.flights.swap_remove(flight);
+        let id = DeliveryId { sequence: start.sequence, destination: start.destination };
+        let (outcome, retry_after) = reply;
+        let record = self.store.live[&id];
+        let counted = record.attempts - record.forgiven + 1;
+        let tried_at = record.tried_at.unwrap_or(began);
+        let since = if record.redriven { tried_at } else { record.received_at };
+        let ended = Ended { id, outcome: &outcome, retry_after, counted, since, now: self.now };
+        let retry = &self.destinations[usize::from(id.destination.0)].retry;
+        let (verdict, hold) = self.rig.judge(retry, ended);
+        verdicts::check(retry, &ended, counted, verdict, hold)?;
+        self.note(|_| format!("{id} ends: {outcome:?}, Retry-After {retry_after:?}: {verdict:?}, hold {hold:?}"));
+        let failed = Record { attempts: record.attempts + 1, tried_at: Some(tried_at), ..record };
+        let (record, landing) = match verdict {
+            Verdict::Delivered => (Record { lies: Lies::Delivered, ..record }, Landing::Resolved),
+            Verdict::Retry { due } => (Record { lies: Lies::Delay(due), ..failed }, Landing::Retry { due }),
+            Verdict::Dead(_) => (Record { lies: Lies::Dead, ..failed }, Landing::Dead),
+        };
+        let from = self.store.live[&id].lies;
+        if outcome == Outcome::Answered(200) {
+            self.judge.succeeded(id)?;
+        }
+        self.store.ask(Request::Moved { id, from, record });
+        if let Some(hold) = hold {
+            self.store.ask(Request::Hold { destination: id.destination, until: hold.until });
+        }
+        self.landed.push(Landed { start, landing, hold });
+        Ok(())
+    }
+
+    pub fn hear_landed(&mut self) {
+        if self.landed.is_empty() {
+            return;
+        }
+        let Landed { start, landing, hold } = self.landed.swap_remove(self.rng.usize(0..self.landed.len()));
+        let id = DeliveryId { sequence: start.sequence, destination: start.destination };
+        self.note(|_| format!("hear that {id} has landed: {landing:?}, hold {hold:?}"));
+        self.rig.landed(&start, landing);
+        self.judge.hears_landed(id, landing);
+        if let Some(hold) = hold {
+            self.rig.hold(id.destination, hold.until);
+            self.judge.hears_hold(id.destination, hold.until);
+        }
+    }
+
+    /// A load reads, or what it has read arrives.
+    pub fn load(&mut self) {
+        if self.loads.is_empty() {
+            return;
+        }
+        let i = self.rng.usize(0..self.loads.len());
+        let (d, from) = (self.loads[i].d, self.loads[i].from);
+        let Some((tickets, next)) = self.loads[i].read.take() else {
+            let span = self.rng.u64(1..=self.weather.row);
+            self.loads[i].read = Some(self.store.waiting(d, from, span));
+            return self.note(|_| format!("read for {} from {from}, {span} at most", d.0));
+        };
+        self.loads.swap_remove(i);
+        self.note(|_| format!("loaded for {} up to {next}", d.0));
+        self.rig.loaded(d, &tickets, next);
+    }
+
+    fn pass_time(&mut self) {
+        let ends = self.flights.iter().map(|f| f.ends).filter(|ends| *ends > self.now);
+        let next = ends.chain(self.wake).min();
+        self.now = match next {
+            Some(next) if self.rng.u8(0..3) > 0 => next.max(self.now),
+            _ => self.now.after(Duration::from_millis(self.rng.u64(0..3000))),
+        };
+        self.note(|_| "time passes".to_owned());
+    }
+
+    /// The operator redrives or purges dead letters, some of them twice, and some that are none.
+    fn operate(&mut self) {
+        let mut ids: Vec<_> = self.store.dead.iter().copied().collect();
+        ids.retain(|_| self.rng.bool());
+        ids.extend(self.store.durable.keys().next().copied().filter(|_| self.rng.bool()));
+        for _ in 0..self.rng.u8(1..3) {
+            let purge = self.rng.u8(0..3) == 0;
+            self.note(|_| {
+                format!(
+                    "operator: purge {purge}, {}",
+                    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+                )
+            });
+            self.store.ask(if purge { Request::Purge(ids.clone()) } else { Request::Redrive(ids.clone()) });
+            ids.reverse();
+        }
+    }
+
+    /// The store gives up its oldest page, once the scheduler knows what is in it.
+    fn give_up_page(&mut self) -> Result<(), Violation> {
+        self.dispatch()?;
+        let known = self.loads.is_empty() && self.news.is_empty() && self.judge.open() < OPEN_MANY;
+        if !known && self.broken != Break::GivesUpUnknownPage || self.rng.bool() {
+            return Ok(());
+        }
+        let floor = self.store.floor();
+        let ids: Vec<_> = self.store.durable.keys().filter(|id| id.sequence.0 < floor.0 + 3).copied().collect();
+        self.note(|_| format!("the page at {floor} is given up"));
+        self.store.give_up_page(&ids);
+        Ok(())
+    }
+
+    /// What the dispatcher does between two messages.
+    pub fn dispatch(&mut self) -> Result<(), Violation> {
+        let wake = loop {
+            match self.rig.poll(self.now) {
+                Step::Start(start) => self.start(start)?,
+                Step::Wait(wake) => break wake,
+            }
+        };
+        self.wake = wake;
+        while let Some((d, from)) = self.rig.wants() {
+            if self.loads.iter().any(|load| load.d == d) || from >= self.store.next {
+                return violation("I14", format!("it wants {from} for {} again", d.0));
+            }
+            self.loads.push(Load { d, from, read: None });
+        }
+        self.waits += 1;
+        if self.judge.open() > OPEN_MANY && !self.waits.is_multiple_of(64) {
+            return Ok(());
+        }
+        let loading = |d: DestinationId| self.loads.iter().any(|load| load.d == d);
+        let settled: Vec<bool> = self.destinations.iter().map(|d| !loading(d.id) && self.news.is_empty()).collect();
+        for d in &self.destinations {
+            let (told, counted) = (self.judge.in_flight(d.id), self.rig.line(d.id).in_flight());
+            if told != counted && self.broken == Break::Nothing {
+                return violation("concurrency", format!("{told} in flight for {}, but {counted} are counted", d.id.0));
+            }
+        }
+        self.judge.waits(wake, self.now, &self.destinations, &settled)
+    }
+
+    fn start(&mut self, start: Start) -> Result<(), Violation> {
+        self.note(|_| format!("start {}/{} under {}", start.sequence, start.destination.0, start.lies_under.0));
+        let to = &self.destinations[usize::from(start.destination.0)];
+        self.judge.starts(&start, to, &self.store, self.now)?;
+        self.starts += 1;
+        let latency = Duration::from_millis(self.rng.u64(0..self.weather.latency_ms));
+        self.flights.push(Flight { start, began: self.now, ends: self.now.after(latency) });
+        Ok(())
+    }
+}
+
+/// News in a few words: `sequence:lane>destinations`.
+fn told(news: &News) -> String {
+    let ticket = |t: &Ticket| format!("{}:{}>{:b}", t.sequence, t.lane.0, t.to.0);
+    match news {
+        News::Accepted { tickets, .. } => {
+            format!("accepted {}", tickets.iter().map(ticket).collect::<Vec<_>>().join(" "))
+        }
+        News::Redriven(tickets) => format!("redriven {}", tickets.iter().map(ticket).collect::<Vec<_>>().join(" ")),
+        News::Purged(ids) => {
+            format!("purged {}", ids.iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>().join(" "))
+        }
+    }
+}
+
+fn id_of(ticket: &Ticket) -> DeliveryId {
+    let destination = ticket.to.iter().next().expect("a redriven delivery has a destination");
+    DeliveryId { sequence: ticket.sequence, destination }
+}
