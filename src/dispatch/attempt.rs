@@ -60,8 +60,7 @@ pub async fn run(context: Context, start: Start) -> Landed {
     let ended = Ended { id, outcome: &reply.outcome, retry_after, counted, since, now };
     let (verdict, wish) = verdict::judge(&context.destination.retry, ended);
     let landing = record(&context, delivery, place, verdict, reply, began, now);
-    let hold = wish.inspect(|wish| hold(&context, *wish));
-    Landed { start, landing, hold }
+    Landed { start, landing, hold: wish }
 }
 
 async fn load(store: &Store, id: DeliveryId, place: Place) -> Result<Delivery, StoreError> {
@@ -176,16 +175,6 @@ fn dead(context: &Context, delivery: Delivery, place: Place, reason: Reason, now
     tracing::warn!(%event_id, destination, attempts, reason = reason.word(), "dead letter");
     let letter = DeadLetter { delivery, reason, dead_at: now };
     context.store.record(Transition::Dead { from: place, letter: Box::new(letter) });
-}
-
-fn hold(context: &Context, wish: Wish) {
-    let destination = &context.destination;
-    if wish.cut {
-        let max = humantime::format_duration(destination.retry.retry_after_max);
-        tracing::warn!(destination = destination.name, %max, "Retry-After is longer than retry_after_max and is cut to it");
-    }
-    let reason = "Retry-After".to_owned();
-    context.store.record(Transition::Hold { destination: destination.id, until: wish.until, reason });
 }
 
 fn first_since_redrive(delivery: &Delivery, now: Timestamp) -> Timestamp {

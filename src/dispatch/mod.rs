@@ -10,8 +10,9 @@ pub use destination::Destination;
 use crate::clock::Clock;
 use crate::delivery::Ticket;
 use crate::event::{DestinationId, Digest64, Sequence};
+use crate::rules::retry_after::Wish;
 use crate::scheduler::{Scheduler, Standing, Start, Step};
-use crate::store::{News, Store};
+use crate::store::{News, Store, Transition};
 use crate::time::Timestamp;
 use attempt::{Context, Landed};
 use std::collections::HashMap;
@@ -135,12 +136,25 @@ impl Dispatcher {
         match message {
             Message::Landed(landed) => {
                 self.scheduler.landed(&landed.start, landed.landing);
-                if let Some(hold) = landed.hold {
-                    self.scheduler.hold(landed.start.destination, hold.until);
+                if let Some(wish) = landed.hold {
+                    self.hold(landed.start.destination, wish);
                 }
             }
             Message::Loaded(d, tickets, next) => self.scheduler.loaded(d, &tickets, next),
             Message::Failed => {}
+        }
+    }
+
+    /// Leaves a destination alone, also over a restart; a shorter wish changes nothing.
+    fn hold(&mut self, d: DestinationId, wish: Wish) {
+        let destination = &self.destinations[&d];
+        if wish.cut {
+            let max = humantime::format_duration(destination.retry.retry_after_max);
+            tracing::warn!(destination = destination.name, %max, "Retry-After is longer than retry_after_max and is cut to it");
+        }
+        if self.scheduler.line(d).is_some_and(|line| line.hold_until() < wish.until) {
+            self.scheduler.hold(d, wish.until);
+            self.store.record(Transition::Hold { destination: d, until: wish.until, reason: "Retry-After".to_owned() });
         }
     }
 
@@ -234,13 +248,18 @@ pub fn restore(
             Err((id, place, why)) => {
                 tracing::error!(delivery = %id, %why, "a delayed delivery does not verify; it is quarantined");
                 let why = why.to_string();
-                store.record(crate::store::Transition::Damaged { id, place, why, at: now });
+                store.record(Transition::Damaged { id, place, why, at: now });
             }
         }
     }
     for destination in destinations.values() {
         if let Some(hold) = store.hold(destination.id) {
-            scheduler.hold(destination.id, hold.until.min(now.after(destination.retry.retry_after_max)));
+            let until = hold.until.min(now.after(destination.retry.retry_after_max));
+            scheduler.hold(destination.id, until);
+            if until < hold.until {
+                // else every restart would wait as long again
+                store.record(Transition::Hold { destination: destination.id, until, reason: hold.reason });
+            }
         }
     }
     if destinations.values().any(|d| d.policy.dead_letters == crate::scheduler::DeadLetters::Hold) {

@@ -5,6 +5,7 @@
 //! busy; the rest lies on disk behind `cursor`, and is asked for when the line runs low.
 
 use super::lane::{Lane, LaneKey, Turn, Waiter};
+use super::ready::Ready;
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::time::Timestamp;
 use std::collections::{BTreeSet, HashMap};
@@ -68,7 +69,7 @@ pub struct Line {
     pub(super) id: DestinationId,
     pub(super) policy: Policy,
     lanes: HashMap<LaneKey, Lane>,
-    ready: BTreeSet<(Sequence, LaneKey)>,
+    ready: Ready,
     delayed: BTreeSet<(Timestamp, Sequence, LaneKey)>,
     in_flight: usize,
     waiting: usize,
@@ -84,7 +85,7 @@ impl Line {
             id,
             policy,
             lanes: HashMap::new(),
-            ready: BTreeSet::new(),
+            ready: Ready::default(),
             delayed: BTreeSet::new(),
             in_flight: 0,
             waiting: 0,
@@ -106,7 +107,7 @@ impl Line {
     fn with<T>(&mut self, key: LaneKey, change: impl FnOnce(&mut Lane) -> T) -> T {
         let lane = self.lanes.entry(key).or_default();
         if let Turn::Head { sequence, not_before } = lane.turn() {
-            self.ready.remove(&(sequence, key));
+            self.ready.remove(sequence, key);
             self.delayed.remove(&(not_before, sequence, key));
         }
         let before = lane.waiting().len();
@@ -114,7 +115,7 @@ impl Line {
         self.waiting = self.waiting + lane.waiting().len() - before;
         match lane.turn() {
             Turn::Head { sequence, not_before } if not_before == Timestamp::ZERO => {
-                self.ready.insert((sequence, key));
+                self.ready.fresh(sequence, key);
             }
             Turn::Head { sequence, not_before } => {
                 self.delayed.insert((not_before, sequence, key));
@@ -134,14 +135,13 @@ impl Line {
     /// Starts the delivery whose turn it is, or says when to ask again.
     pub(super) fn poll(&mut self, now: Timestamp) -> Result<Start, Option<Timestamp>> {
         self.promote(now);
-        let next_due = || self.delayed.first().map(|(due, ..)| *due);
         if self.in_flight >= self.policy.concurrency {
             return Err(None);
         }
         if now < self.hold_until {
-            return Err((!self.ready.is_empty() || next_due().is_some()).then_some(self.hold_until));
+            return Err((!self.ready.is_empty() || !self.delayed.is_empty()).then_some(self.hold_until));
         }
-        let Some((_, key)) = self.ready.first().copied() else { return Err(next_due()) };
+        let Some(key) = self.ready.pick() else { return Err(self.delayed.first().map(|(due, ..)| *due)) };
         let waiter = self.with(key, Lane::start).expect("a ready lane has a head");
         self.in_flight += 1;
         Ok(Start { destination: self.id, sequence: waiter.sequence, lies_under: waiter.lies_under, lane: key })
@@ -151,7 +151,7 @@ impl Line {
     fn promote(&mut self, now: Timestamp) {
         while let Some((due, sequence, key)) = self.delayed.first().copied().filter(|(due, ..)| *due <= now) {
             self.delayed.remove(&(due, sequence, key));
-            self.ready.insert((sequence, key));
+            self.ready.tried(sequence, key);
         }
     }
 

@@ -8,6 +8,7 @@
 
 mod lane;
 mod line;
+mod ready;
 
 pub use lane::LaneKey;
 pub use line::{DeadLetters, Line, Ordered, Policy, Standing, Start};

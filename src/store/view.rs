@@ -8,6 +8,7 @@ use super::record::{
 use super::{Store, StoreError, read};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, DestinationSet, Event, Sequence};
+use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -37,11 +38,18 @@ impl Store {
             row => row?,
         };
         let Some((first, row)) = row else { return self.waiting_in_gap(d, from) };
-        let index = self.index();
+        let next = Sequence(first + row.entries.len() as u64);
+        let in_page: Vec<bool> = {
+            let index = self.index();
+            (first..next.0).map(|n| index.pages.left(Sequence(n)).has(d)).collect()
+        };
+        // looked at after the pages: what is given up is there before it leaves its page
+        let given_up = self.given_up(d, Sequence(first), next)?;
         let tickets = (first..)
             .zip(&row.entries)
-            .filter(|(n, entry)| *n >= from.0 && entry.to.has(d) && index.pages.left(Sequence(*n)).has(d))
-            .map(|(n, entry)| Ticket {
+            .zip(in_page)
+            .filter(|((n, _), in_page)| *n >= from.0 && (*in_page || given_up.contains(&Sequence(*n))))
+            .map(|((n, entry), _)| Ticket {
                 sequence: Sequence(n),
                 lane: entry.lane,
                 received_at: entry.received_at,
@@ -49,7 +57,24 @@ impl Store {
                 place: Place::Page,
             })
             .collect();
-        Ok((tickets, Sequence(first + row.entries.len() as u64)))
+        Ok((tickets, next))
+    }
+
+    /// Deliveries of `[from, to)` whose page was given up, so that they lie in the delay tree under due time zero.
+    fn given_up(&self, d: DestinationId, from: Sequence, to: Sequence) -> Result<BTreeSet<Sequence>, StoreError> {
+        let mut found: BTreeSet<Sequence> = {
+            let unwritten = self.shared.unwritten.lock().expect("no holder panics");
+            let keys = unwritten.keys().filter(|(id, due)| id.destination == d && *due == Timestamp::ZERO);
+            keys.map(|(id, _)| id.sequence).filter(|s| (from..to).contains(s)).collect()
+        };
+        let key = |sequence| delay_key(Timestamp::ZERO, DeliveryId { sequence, destination: DestinationId(0) });
+        for row in self.shared.engine.range(Table::Delay, key(from)..key(to)) {
+            let (_, id) = delay_of(&row?.0)?;
+            if id.destination == d {
+                found.insert(id.sequence);
+            }
+        }
+        Ok(found)
     }
 
     /// Where a row of history is lost, the pages say what waits.
