@@ -26,6 +26,8 @@ use std::time::Duration;
 /// Longest payload of a page that fits into one row.
 const PAGE_PAYLOAD_MAX: usize = ROW_MAX - codec::ENVELOPE;
 const PAGE_EVENTS_MAX: usize = 128;
+/// No configuration lets a destination hold for longer.
+const HOLD_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What outlives one commit, beside the index.
 #[derive(Debug, Default)]
@@ -228,6 +230,9 @@ impl<'a> Ledger<'a> {
                     self.quarantine(id, Table::Pages, why, found);
                 }
             }
+            // a shorter wish does not end a longer one; unless that one comes from a clock that jumped
+            Transition::Hold { destination, until, .. }
+                if (until..=self.now.after(HOLD_MAX)).contains(&self.held_until(destination)) => {}
             Transition::Hold { destination, until, reason } => {
                 let hold = Hold { until, reason };
                 self.draft.put(Table::Meta, hold_key(destination), codec::encode(Kind::Hold, &hold));
@@ -269,6 +274,10 @@ impl<'a> Ledger<'a> {
     fn settle(&mut self, id: DeliveryId, how: How, attempts: u32, status: u16, at: Timestamp) {
         let attempts = u16::try_from(attempts).unwrap_or(u16::MAX);
         self.settlements.push(Settlement { id, how, attempts, status, at });
+    }
+
+    fn held_until(&self, d: DestinationId) -> Timestamp {
+        self.index.holds.get(&d).map_or(Timestamp::ZERO, |hold| hold.until)
     }
 
     fn raw(&self, id: DeliveryId, place: Place) -> Result<Option<Vec<u8>>, StoreError> {
