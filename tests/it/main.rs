@@ -2,5 +2,14 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
+mod admin;
+mod architecture;
+mod cli;
+mod delivery;
 mod events;
+mod harness;
+mod intake;
+mod process;
+mod receiver;
+mod recovery;
 mod store;
