@@ -73,7 +73,7 @@ async fn find(
 }
 
 fn dead_for(store: &Store, sequence: Sequence) -> Result<Vec<DestinationId>, StoreError> {
-    let before = DeliveryId { sequence: Sequence(sequence.0 - 1), destination: DestinationId(u8::MAX) };
+    let before = DeliveryId { sequence: Sequence(sequence.0.saturating_sub(1)), destination: DestinationId(u8::MAX) };
     let dead = store.dead_ids(Some(before)).take_while(|id| id.as_ref().map_or(true, |id| id.sequence == sequence));
     dead.map(|id| id.map(|id| id.destination)).collect()
 }

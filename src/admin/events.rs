@@ -60,7 +60,7 @@ pub(super) async fn list(
     let after = after.map_err(|_| Failure::bad("`after` is the `next` of an earlier answer"))?;
     let tree = Arc::new(delay_tree(&admin).await?);
     let lines = admin.lines().await?;
-    let (mut items, mut from, mut examined) = (Vec::new(), Sequence(after + 1), 0);
+    let (mut items, mut from, mut examined) = (Vec::new(), Sequence(after.saturating_add(1)), 0);
     let next = loop {
         let (filter_here, tree) = (filter.clone(), tree.clone());
         let (known, n, next) = admin.read(move |store| gather(store, &filter_here, &tree, from)).await?;
