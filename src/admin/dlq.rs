@@ -3,7 +3,7 @@
 use super::filter::{Filter, Query};
 use super::{Admin, Failure, Shared, sequence_of};
 use crate::delivery::{DeadLetter, DeliveryId};
-use crate::event::{DestinationId, Sequence};
+use crate::event::{DestinationId, EventId, Sequence};
 use crate::store::{DlqAction, Store, StoreError};
 use axum::Json;
 use axum::extract::{Path, Query as QueryOf, State, rejection::JsonRejection, rejection::QueryRejection};
@@ -11,6 +11,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// So many dead letters are looked at for one page, so that a narrow filter cannot hold the store.
 const EXAMINED_MAX: usize = 20_000;
@@ -193,23 +194,35 @@ async fn change(
 async fn select(admin: &Admin, selection: Selection) -> Result<Vec<DeliveryId>, Failure> {
     match (selection.ids, selection.filter) {
         (Some(ids), None) => {
-            let only = selection.destination.map(|name| {
-                let known = admin.store.destination_of(&name);
+            let only = selection.destination.as_deref().map(|name| {
+                let known = admin.store.destination_of(name);
                 known.ok_or_else(|| Failure::bad(format!("no destination is called `{name}`")))
             });
             let only = only.transpose()?;
-            let sequences = ids.iter().map(|id| Ok(sequence_of(id)?.1)).collect::<Result<Vec<_>, Failure>>()?;
+            let events = ids.iter().map(|id| sequence_of(id)).collect::<Result<BTreeSet<_>, Failure>>()?;
             admin
                 .read(move |store| {
                     let mut found = Vec::new();
-                    for sequence in sequences {
+                    for (event, sequence) in events {
                         let dead = dead_for(store, sequence)?;
                         let dead = dead.into_iter().filter(|d| only.is_none_or(|only| only == *d));
-                        found.extend(dead.map(|destination| DeliveryId { sequence, destination }));
+                        for destination in dead {
+                            let id = DeliveryId { sequence, destination };
+                            if is_of(store, id, event)? {
+                                found.push(id);
+                            }
+                        }
                     }
+                    found.sort();
                     Ok(found)
                 })
                 .await
+        }
+        (None, Some(_)) if selection.destination.is_some() => {
+            Err(Failure::bad("`destination` goes with `ids`; with a filter, write it into the filter"))
+        }
+        (None, Some(query)) if query.pages() => {
+            Err(Failure::bad("`limit` and `after` are for lists; a filter here means all that it fits"))
         }
         (None, Some(query)) => {
             let filter = Filter::of(&query, admin)?;
@@ -227,6 +240,16 @@ async fn select(admin: &Admin, selection: Selection) -> Result<Vec<DeliveryId>, 
                 .await
         }
         _ => Err(Failure::bad("give either `ids` or `filter`; an empty filter, {}, means all")),
+    }
+}
+
+/// Whether a dead letter is one of this event; an id of another store can carry the same sequence. What does not verify
+/// cannot say, and is taken for it, so that an operator can set it aside.
+fn is_of(store: &Store, id: DeliveryId, event: EventId) -> Result<bool, StoreError> {
+    match store.dead_letter(id) {
+        Ok(letter) => Ok(letter.is_some_and(|letter| letter.delivery.event.id(id.sequence) == event)),
+        Err(StoreError::Damaged(_)) => Ok(true),
+        Err(e) => Err(e),
     }
 }
 

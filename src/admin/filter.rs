@@ -27,6 +27,13 @@ pub struct Query {
     limit: Option<usize>,
 }
 
+impl Query {
+    /// Whether it asks for a page rather than for all that fits.
+    pub(super) fn pages(&self) -> bool {
+        self.after.is_some() || self.limit.is_some()
+    }
+}
+
 /// The state of a delivery, as it is named in JSON and in filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryState {
