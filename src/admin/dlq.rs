@@ -1,6 +1,6 @@
 //! `/v1/dlq`: the dead letters, and what an operator does with them.
 
-use super::filter::{Filter, Query};
+use super::filter::{self, Filter, Query, Which};
 use super::{Admin, Failure, Shared, sequence_of};
 use crate::delivery::{DeadLetter, DeliveryId};
 use crate::event::{DestinationId, EventId, Sequence};
@@ -33,9 +33,9 @@ pub(super) async fn list(
 pub(super) async fn show(
     State(admin): Shared,
     Path(id): Path<String>,
-    query: Result<QueryOf<Query>, QueryRejection>,
+    which: Result<QueryOf<Which>, QueryRejection>,
 ) -> Result<Json<Value>, Failure> {
-    let (letter, others) = find(&admin, &id, query).await?;
+    let (letter, others) = find(&admin, &id, which).await?;
     let mut item = item(&admin, &letter);
     item["also_dead_for"] = json!(others.into_iter().map(|d| admin.destination_name(d)).collect::<Vec<_>>());
     Ok(Json(item))
@@ -44,9 +44,9 @@ pub(super) async fn show(
 pub(super) async fn body(
     State(admin): Shared,
     Path(id): Path<String>,
-    query: Result<QueryOf<Query>, QueryRejection>,
+    which: Result<QueryOf<Which>, QueryRejection>,
 ) -> Result<impl IntoResponse, Failure> {
-    let (letter, _) = find(&admin, &id, query).await?;
+    let (letter, _) = find(&admin, &id, which).await?;
     let event = letter.delivery.event;
     Ok(([(header::CONTENT_TYPE, event.content_type.clone())], event.body.clone()))
 }
@@ -55,10 +55,10 @@ pub(super) async fn body(
 async fn find(
     admin: &Admin,
     id: &str,
-    query: Result<QueryOf<Query>, QueryRejection>,
+    which: Result<QueryOf<Which>, QueryRejection>,
 ) -> Result<(DeadLetter, Vec<DestinationId>), Failure> {
-    let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
-    let wanted = Filter::of(&query, admin)?.destination;
+    let QueryOf(which) = which.map_err(|e| Failure::bad(e.body_text()))?;
+    let wanted = which.destination(admin)?;
     let (id, sequence) = sequence_of(id)?;
     let found = admin
         .read(move |store| {
@@ -194,11 +194,7 @@ async fn change(
 async fn select(admin: &Admin, selection: Selection) -> Result<Vec<DeliveryId>, Failure> {
     match (selection.ids, selection.filter) {
         (Some(ids), None) => {
-            let only = selection.destination.as_deref().map(|name| {
-                let known = admin.store.destination_of(name);
-                known.ok_or_else(|| Failure::bad(format!("no destination is called `{name}`")))
-            });
-            let only = only.transpose()?;
+            let only = filter::destination(selection.destination.as_deref(), admin)?;
             let events = ids.iter().map(|id| sequence_of(id)).collect::<Result<BTreeSet<_>, Failure>>()?;
             admin
                 .read(move |store| {

@@ -55,6 +55,9 @@ pub(super) async fn list(
     query: Result<QueryOf<Query>, QueryRejection>,
 ) -> Result<Json<Value>, Failure> {
     let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
+    if query.asks_for_reason() {
+        return Err(Failure::bad("only dead letters have a `reason`; ask /v1/dlq for them"));
+    }
     let filter = Filter::of(&query, &admin)?;
     let after = query.after.as_deref().map_or(Ok(0), str::parse::<u64>);
     let after = after.map_err(|_| Failure::bad("`after` is the `next` of an earlier answer"))?;

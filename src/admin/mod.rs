@@ -95,12 +95,13 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/status", get(status::status))
         .route("/v1/destinations", get(status::destinations))
         .route("/v1/destinations/{name}", get(status::destination))
-        .route("/v1/events", get(events::list))
         .route("/v1/events/{id}", get(events::show))
         .route("/v1/events/{id}/body", get(events::body))
-        .route("/v1/dlq", get(dlq::list))
         .route("/v1/dlq/redrive", post(dlq::redrive))
         .route("/v1/dlq/purge", post(dlq::purge))
+        .route_layer(middleware::from_fn(refuse_query))
+        .route("/v1/events", get(events::list))
+        .route("/v1/dlq", get(dlq::list))
         .route("/v1/dlq/{id}", get(dlq::show))
         .route("/v1/dlq/{id}/body", get(dlq::body))
         .route_layer(middleware::from_fn_with_state(admin.clone(), authorize));
@@ -128,6 +129,14 @@ async fn authorize(State(admin): Shared, request: Request, next: Next) -> Respon
     let mut response = failure.into_response();
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response
+}
+
+/// What a path does not know is refused, lest somebody rely on it.
+async fn refuse_query(request: Request, next: Next) -> Response {
+    match request.uri().query() {
+        None | Some("") => next.run(request).await,
+        Some(_) => Failure::bad("this path takes nothing behind a `?`").into_response(),
+    }
 }
 
 impl Admin {
