@@ -32,7 +32,6 @@ fn eager(settings: &mut Settings) {
     for destination in &mut settings.destinations {
         destination.retry.base = 5 * MS;
         destination.retry.max = 10 * MS;
-        destination.timeout = 300 * MS;
     }
 }
 

@@ -182,6 +182,10 @@ pub fn source(name: &str, profile: &str) -> Source {
     Source { profile: profile.to_owned(), ..Source::named(name) }
 }
 
+fn is_locked(error: &str) -> bool {
+    error.contains("in use by another holdline") || error.contains("could not acquire lock")
+}
+
 struct Running {
     daemon: Daemon,
     runtime: Runtime,
@@ -232,8 +236,8 @@ impl Bench {
             let start = Daemon::start(self.settings.clone(), self.clock.clone());
             match runtime.spawn(start).await.unwrap() {
                 Ok(daemon) => Some(daemon),
-                // after a crash the last handle of the store may take a moment to go
-                Err(error) if format!("{error:#}").contains("in use by another holdline") => None,
+                // sled's threads may take a moment to let go, which in one process nobody ends for them
+                Err(error) if is_locked(&format!("{error:#}")) => None,
                 Err(error) => panic!("{error:#}"),
             }
         })
