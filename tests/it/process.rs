@@ -108,7 +108,7 @@ impl Process {
     pub async fn ended(&mut self) -> i32 {
         let mut child = self.child.take().unwrap();
         let status = wait_for("the process ends", async || child.try_wait().unwrap()).await;
-        status.code().or(status.signal().map(|signal| -signal)).unwrap()
+        status.code().unwrap_or_else(|| -status.signal().unwrap())
     }
 
     /// kill -9, and waits until it is gone.
