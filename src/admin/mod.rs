@@ -7,6 +7,7 @@ mod dlq;
 mod events;
 mod filter;
 mod health;
+mod known;
 mod metrics;
 mod status;
 
