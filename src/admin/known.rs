@@ -77,7 +77,7 @@ pub(super) fn gather(
     let mut known = Vec::new();
     for (sequence, entry) in sequences {
         if entry.as_ref().is_none_or(|entry| may_fit(store, filter, entry)) {
-            known.extend(know(store, tree, sequence)?);
+            known.extend(know(store, tree, sequence)?.filter(|known| fits(filter, known)));
         }
     }
     Ok((known, examined, row_end))
@@ -94,6 +94,11 @@ fn may_fit(store: &Store, filter: &Filter, entry: &Entry) -> bool {
         && same(store.source_name(entry), &filter.source)
         && same(store.kind_name(entry), &filter.kind)
         && (filter.since..=filter.until).contains(&entry.received_at)
+}
+
+/// The same of what is known; an event can lie somewhere for longer than its entry is remembered.
+fn fits(filter: &Filter, known: &Known) -> bool {
+    filter.interaction.is_none_or(|i| i == known.lane) && (filter.since..=filter.until).contains(&known.received_at)
 }
 
 /// All that the store knows of an event; none where that is nothing.
