@@ -481,6 +481,57 @@ async fn i15_dead_letters_are_shown_redriven_and_purged_as_chosen() {
 }
 
 #[tokio::test]
+async fn an_event_on_its_way_to_the_dead_letters_never_looks_as_if_it_had_ended_well() {
+    let receiver = Receiver::start(|r| status(if r.attempt() == 1 { 503 } else { 400 })).await;
+    let bench = Bench::with(receiver.to(), Clock::system(), |s| {
+        s.destinations[0].retry.base = Duration::from_millis(5);
+        s.destinations[0].retry.jitter = Jitter::None;
+    })
+    .await;
+    let mut seen = BTreeSet::new();
+    for n in 0..40 {
+        let id = bench.accept(&n.to_string(), &n.to_string()).await;
+        loop {
+            let event = bench.get(&format!("/v1/events/{id}")).await;
+            let state = event["deliveries"][0]["state"].as_str().unwrap().to_owned();
+            seen.insert(state.clone());
+            if state == "dead" {
+                break;
+            }
+        }
+    }
+    let possible = ["queued", "in_flight", "delayed", "dead"];
+    assert!(seen.iter().all(|state| possible.contains(&state.as_str())), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_filter_also_holds_for_what_is_older_than_what_is_remembered() {
+    let receiver = Receiver::start(|r| status(if r.interaction() == "good" { 200 } else { 400 })).await;
+    let bench = Bench::with(receiver.to(), Clock::manual(START), |s| {
+        s.sources[0].dedup_window = Duration::from_secs(60);
+    })
+    .await;
+    let dead = bench.accept("dead", "1").await;
+    bench.becomes(&dead, "dead").await;
+    for n in 0..5 {
+        bench.clock.advance(Duration::from_secs(3_600));
+        let good = bench.accept("good", &format!("good {n}")).await;
+        bench.becomes(&good, "delivered").await;
+    }
+    for (query, found) in [
+        ("state=dead", true),
+        ("interaction=dead", true),
+        ("interaction=good&state=dead", false),
+        ("type=other", false),
+        ("until=2027-01-15T08:00:00Z", true),
+        ("since=2027-01-15T09:00:00Z&state=dead", false),
+    ] {
+        let list = bench.get(&format!("/v1/events?{query}")).await;
+        assert_eq!(ids(&list).contains(&dead.as_str()), found, "{query}: {list}");
+    }
+}
+
+#[tokio::test]
 async fn i25_an_answered_redrive_is_durable() {
     let receiver = Receiver::start(|r| if r.attempt() == 1 { status(400) } else { held(status(200)) }).await;
     let mut bench = Bench::start(receiver.to()).await;
