@@ -407,3 +407,40 @@ async fn i17_a_full_queue_closes_intake_and_it_opens_by_itself() {
     bench.reaches("/counters/delivered", accepted + 1).await;
     assert_eq!(request(bench.admin, "GET", "/readyz", &[], b"").await.status, 200);
 }
+
+#[tokio::test]
+async fn a_sender_that_asks_before_it_sends_is_answered() {
+    let bench = narrow().await;
+    let event = body("k", "1");
+    let whole = message("POST", "/in/default", &[JSON, ("Expect", "100-continue")], &event);
+    let (head, body) = whole.split_at(whole.len() - event.len());
+    let mut connection = Connection::open(bench.intake).await;
+    connection.send(head).await;
+    assert_eq!(connection.reply().await.unwrap().status, 100);
+    connection.send(body).await;
+    assert_eq!(connection.reply().await.unwrap().status, 202);
+
+    let large = format!(
+        "POST /in/default HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n",
+        BODY_MAX + 1
+    );
+    let mut connection = Connection::open(bench.intake).await;
+    connection.send(large.as_bytes()).await;
+    assert_eq!(connection.reply().await.unwrap().status, 413, "before a byte of it was sent");
+    assert!(connection.ends().await);
+}
+
+#[tokio::test]
+async fn i26_what_a_sender_sends_does_not_come_back_in_an_error() {
+    let bench = narrow().await;
+    for bad in [
+        b"private-words".as_slice(),
+        b"{\"private-words\": nope}",
+        b"{\"a\": \"private-words\xFF\"}",
+        b"[\"private-words\"",
+    ] {
+        let reply = bench.post(bad).await;
+        assert_eq!(reply.status, 400);
+        assert!(!reply.text().contains("private"), "{}", reply.text());
+    }
+}

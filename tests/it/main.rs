@@ -4,6 +4,7 @@
 
 mod admin;
 mod architecture;
+mod backlog;
 mod cli;
 mod delivery;
 mod events;
