@@ -169,12 +169,17 @@ impl Line {
 
     /// An attempt has failed for good.
     pub(super) fn died(&mut self, key: LaneKey, sequence: Sequence) {
-        let holds = self.policy.dead_letters == DeadLetters::Hold;
+        let holds = self.holds(key);
         self.land(key, sequence, |lane, _| {
             if holds {
                 lane.hold(sequence);
             }
         });
+    }
+
+    /// Whether a dead letter holds its lane; one that is alone has nobody behind it.
+    fn holds(&self, key: LaneKey) -> bool {
+        self.policy.dead_letters == DeadLetters::Hold && matches!(key, LaneKey::Interaction(_))
     }
 
     fn land(&mut self, key: LaneKey, sequence: Sequence, then: impl FnOnce(&mut Lane, Waiter)) {
@@ -186,7 +191,7 @@ impl Line {
 
     /// A dead letter of before the start holds its lane.
     pub(super) fn hold_lane(&mut self, key: LaneKey, dead: Sequence) {
-        if self.policy.dead_letters == DeadLetters::Hold {
+        if self.holds(key) {
             self.with(key, |lane| lane.hold(dead));
         }
     }
@@ -253,5 +258,34 @@ impl Line {
     pub fn in_delay_tree(&self) -> impl Iterator<Item = (Sequence, Timestamp)> {
         let all = self.lanes.values().flat_map(|lane| lane.waiting().iter().chain(lane.in_flight()));
         all.filter(|w| w.lies_under > Timestamp::ZERO).map(|w| (w.sequence, w.lies_under))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i14_dead_letters_without_an_interaction_hold_nothing() {
+        let policy = Policy { concurrency: 1, ordered: Ordered::ByInteraction, dead_letters: DeadLetters::Hold };
+        let mut line = Line::new(DestinationId(0), policy, Sequence(1));
+        for n in 1..=LANES_MAX as u64 {
+            line.hold_lane(line.key(Digest64::NONE, Sequence(n)), Sequence(n));
+        }
+        assert_eq!(line.wants(Sequence(200_000)), Some(Sequence(1)), "they take the room of what could go");
+        let lane = line.key(Digest64::of_interaction("k"), Sequence(1));
+        line.hold_lane(lane, Sequence(1));
+        line.insert(
+            lane,
+            Waiter {
+                sequence: Sequence(2),
+                lies_under: Timestamp::ZERO,
+                not_before: Timestamp::ZERO,
+                received_at: Timestamp::ZERO,
+            },
+        );
+        assert_eq!(line.poll(Timestamp(1)), Err(None));
+        line.release_lane(lane, Sequence(1));
+        assert_eq!(line.poll(Timestamp(1)).map(|start| start.sequence), Ok(Sequence(2)));
     }
 }
