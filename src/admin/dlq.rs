@@ -1,12 +1,12 @@
 //! `/v1/dlq`: the dead letters, and what an operator does with them.
 
 use super::filter::{self, Filter, Query, Which};
-use super::{Admin, Failure, Shared, sequence_of};
+use super::{Admin, Failure, Name, Shared, sequence_of};
 use crate::delivery::{DeadLetter, DeliveryId};
 use crate::event::{DestinationId, EventId, Sequence};
 use crate::store::{DlqAction, Store, StoreError};
 use axum::Json;
-use axum::extract::{Path, Query as QueryOf, State, rejection::JsonRejection, rejection::QueryRejection};
+use axum::extract::{Query as QueryOf, State, rejection::JsonRejection, rejection::QueryRejection};
 use axum::http::header;
 use axum::response::IntoResponse;
 use serde::Deserialize;
@@ -32,7 +32,7 @@ pub(super) async fn list(
 
 pub(super) async fn show(
     State(admin): Shared,
-    Path(id): Path<String>,
+    Name(id): Name,
     which: Result<QueryOf<Which>, QueryRejection>,
 ) -> Result<Json<Value>, Failure> {
     let (letter, others) = find(&admin, &id, which).await?;
@@ -43,7 +43,7 @@ pub(super) async fn show(
 
 pub(super) async fn body(
     State(admin): Shared,
-    Path(id): Path<String>,
+    Name(id): Name,
     which: Result<QueryOf<Which>, QueryRejection>,
 ) -> Result<impl IntoResponse, Failure> {
     let (letter, _) = find(&admin, &id, which).await?;

@@ -5,14 +5,14 @@
 
 use super::filter::{DeliveryState, Filter, Query};
 use super::known::{self, Known, Lies, delay_tree, gather, know};
-use super::{Admin, Failure, Shared, sequence_of};
+use super::{Admin, Failure, Name, Shared, sequence_of};
 use crate::delivery::{Delivery, DeliveryId};
 use crate::dispatch::{LineStatus, Question};
 use crate::event::{DestinationId, Sequence};
 use crate::scheduler::Standing;
 use crate::store::{How, Settlement, StoreError};
 use axum::Json;
-use axum::extract::{Path, Query as QueryOf, State, rejection::QueryRejection};
+use axum::extract::{Query as QueryOf, State, rejection::QueryRejection};
 use axum::http::header;
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
@@ -60,7 +60,7 @@ pub(super) async fn list(
     Ok(Json(json!({"items": items, "next": next.map(|s| s.to_string())})))
 }
 
-pub(super) async fn show(State(admin): Shared, Path(id): Path<String>) -> Result<Json<Value>, Failure> {
+pub(super) async fn show(State(admin): Shared, Name(id): Name) -> Result<Json<Value>, Failure> {
     let (known, lines) = (find(&admin, &id).await?, admin.lines().await?);
     let attempts: BTreeMap<String, Value> = known
         .places
@@ -80,7 +80,7 @@ pub(super) async fn show(State(admin): Shared, Path(id): Path<String>) -> Result
     Ok(Json(item))
 }
 
-pub(super) async fn body(State(admin): Shared, Path(id): Path<String>) -> Result<impl IntoResponse, Failure> {
+pub(super) async fn body(State(admin): Shared, Name(id): Name) -> Result<impl IntoResponse, Failure> {
     let known = find(&admin, &id).await?;
     let event = known.event.ok_or_else(|| Failure::not_found("the event was delivered; its body is no longer kept"))?;
     Ok(([(header::CONTENT_TYPE, event.content_type.clone())], event.body.clone()))
