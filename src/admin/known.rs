@@ -43,7 +43,24 @@ pub(super) enum Lies {
 
 pub(super) async fn delay_tree(admin: &Admin) -> Result<DelayTree, Failure> {
     let all = admin.ask(Question::DelayTree).await?;
-    Ok(all.into_iter().map(|(destination, sequence, due)| (DeliveryId { sequence, destination }, due)).collect())
+    let id = |destination, sequence| DeliveryId { sequence, destination };
+    let mut tree: DelayTree = all.into_iter().map(|(d, sequence, due)| (id(d, sequence), due)).collect();
+    // the scheduler knows nothing of a destination that is not configured any more
+    let totals = admin.store.totals();
+    let abandoned = |d: DestinationId| !admin.destinations.contains_key(&d) && totals.tally_of(d).delayed > 0;
+    let abandoned: BTreeSet<DestinationId> =
+        admin.store.destinations().into_iter().map(|(d, _)| d).filter(|d| abandoned(*d)).collect();
+    if !abandoned.is_empty() {
+        let rest = admin.read(move |store| {
+            let sound = store.delayed().filter_map(|delayed| delayed.map(Result::ok).transpose());
+            let theirs = sound.filter(|d| d.as_ref().map_or(true, |d| abandoned.contains(&d.destination)));
+            theirs
+                .map(|d| d.map(|d| (id(d.destination, d.ticket.sequence), d.ticket.place.due())))
+                .collect::<Result<Vec<_>, _>>()
+        });
+        tree.extend(rest.await?);
+    }
+    Ok(tree)
 }
 
 /// The next events from `from` on that can fit, how many were looked at, and where to go on.

@@ -171,6 +171,10 @@ async fn what_is_asked_wrongly_is_refused_and_never_ignored() {
             assert_eq!((reply.status, reply.code().as_str()), (400, "invalid_request"), "{path} {body}");
         }
     }
+    for path in ["/v1/events/%FF", "/v1/events/%FF/body", "/v1/dlq/%FF", "/v1/dlq/%FF/body", "/v1/destinations/%FF"] {
+        let reply = zoo.bench.admin("GET", path, b"").await;
+        assert_eq!((reply.status, reply.code().as_str()), (400, "invalid_request"), "{path}");
+    }
     let all = json!({"filter": {}, "dry_run": true}).to_string();
     assert_eq!(zoo.bench.admin("POST", "/v1/dlq/purge?dry_run=true", all.as_bytes()).await.status, 400);
     for path in [

@@ -599,3 +599,50 @@ async fn i10_a_stop_lets_what_is_in_flight_end_and_nothing_is_sent_twice() {
     bench.reaches("/counters/delivered", 2).await;
     assert_eq!((receiver.count(), receiver.of(&id).len()), (2, 1));
 }
+
+#[tokio::test]
+async fn i8_age_ends_in_the_dead_letters_and_is_counted_anew_from_a_redrive() {
+    let receiver = Receiver::start(|_| status(503)).await;
+    let bench = Bench::with(receiver.to(), manual(), |s| {
+        exact(s);
+        s.destinations[0].retry.max_age = 3 * SECOND;
+    })
+    .await;
+    let id = bench.accept("k", "1").await;
+    for round in 1..=2 {
+        for wait in [1, 2] {
+            bench.becomes(&id, "delayed").await;
+            bench.clock.advance(wait * SECOND);
+        }
+        bench.becomes(&id, "dead").await;
+        assert_eq!(receiver.count(), round * 3, "the next one would be due in second 7");
+        bench.clock.advance(100 * SECOND);
+        if round == 1 {
+            bench.change("/v1/dlq/redrive", json!({"ids": [id]})).await;
+        }
+    }
+    assert_eq!(bench.get(&format!("/v1/dlq/{id}")).await["reason"], json!("exhausted"));
+}
+
+#[tokio::test]
+async fn i8_deliveries_of_a_destination_that_is_taken_out_are_kept_until_it_is_back() {
+    let receiver = Receiver::start(|r| status(if r.n == 0 { 503 } else { 200 })).await;
+    let mut bench = Bench::with(receiver.to(), manual(), exact).await;
+    let id = bench.accept("k", "1").await;
+    bench.becomes(&id, "delayed").await;
+    bench.accept("k", "2").await;
+    let elsewhere = Receiver::good().await;
+    let old = std::mem::replace(&mut bench.settings.destinations[0], destination("new", &elsewhere.url()));
+    bench.restart().await;
+    bench.accept("k", "3").await;
+    bench.reaches("/counters/delivered", 1).await;
+    assert_eq!(bench.count("/queue/depth").await, 2);
+    let delivery = bench.get(&format!("/v1/events/{id}")).await["deliveries"][0].clone();
+    assert_eq!((&delivery["destination"], &delivery["waiting_for"]["gate"]), (&json!("default"), &json!("pause")));
+    bench.settings.destinations.push(old);
+    bench.restart().await;
+    bench.clock.advance(SECOND);
+    bench.reaches("/counters/delivered", 3).await;
+    assert_eq!((receiver.count(), elsewhere.count()), (3, 1));
+    bench.sound().await;
+}

@@ -444,3 +444,11 @@ async fn i26_what_a_sender_sends_does_not_come_back_in_an_error() {
         assert!(!reply.text().contains("private"), "{}", reply.text());
     }
 }
+
+#[tokio::test]
+async fn an_id_means_something_within_its_source_only() {
+    let bench = Bench::with(None, Clock::system(), |s| s.sources.push(source("other", "auto"))).await;
+    bench.accept("k", "1").await;
+    assert_eq!(bench.post_as("other", &[JSON], &body("k", "1")).await.json()["status"], json!("queued"));
+    assert_eq!((bench.count("/counters/accepted").await, bench.count("/counters/conflicts").await), (2, 0));
+}
