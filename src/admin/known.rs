@@ -50,16 +50,22 @@ pub(super) async fn delay_tree(admin: &Admin) -> Result<DelayTree, Failure> {
     let abandoned = |d: DestinationId| !admin.destinations.contains_key(&d) && totals.tally_of(d).delayed > 0;
     let abandoned: BTreeSet<DestinationId> =
         admin.store.destinations().into_iter().map(|(d, _)| d).filter(|d| abandoned(*d)).collect();
-    if !abandoned.is_empty() {
-        let rest = admin.read(move |store| {
-            let sound = store.delayed().filter_map(|delayed| delayed.map(Result::ok).transpose());
-            let theirs = sound.filter(|d| d.as_ref().map_or(true, |d| abandoned.contains(&d.destination)));
-            theirs
-                .map(|d| d.map(|d| (id(d.destination, d.ticket.sequence), d.ticket.place.due())))
-                .collect::<Result<Vec<_>, _>>()
-        });
-        tree.extend(rest.await?);
-    }
+    let rest = admin.read(move |store| {
+        let mut rest = Vec::new();
+        for delayed in store.delayed() {
+            let Ok(delayed) = delayed? else { continue };
+            let due = delayed.ticket.place.due();
+            // by due time: first those whose page was given up, which are not delayed at all
+            if due > Timestamp::ZERO && abandoned.is_empty() {
+                break;
+            }
+            if due == Timestamp::ZERO || abandoned.contains(&delayed.destination) {
+                rest.push((id(delayed.destination, delayed.ticket.sequence), due));
+            }
+        }
+        Ok(rest)
+    });
+    tree.extend(rest.await?);
     Ok(tree)
 }
 
