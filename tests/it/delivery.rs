@@ -646,3 +646,19 @@ async fn i8_deliveries_of_a_destination_that_is_taken_out_are_kept_until_it_is_b
     assert_eq!((receiver.count(), elsewhere.count()), (3, 1));
     bench.sound().await;
 }
+
+#[tokio::test]
+async fn a_stop_waits_no_longer_than_it_may_and_the_delivery_is_made_again() {
+    let receiver = Receiver::start(|r| if r.n == 0 { Act::Never } else { status(200) }).await;
+    let mut bench = Bench::with(receiver.to(), Clock::system(), |s| {
+        s.store.drain_timeout = 100 * MS;
+        s.destinations[0].timeout = 600 * SECOND;
+    })
+    .await;
+    let id = bench.accept("k", "1").await;
+    receiver.received(1).await;
+    bench.restart().await;
+    bench.becomes(&id, "delivered").await;
+    let attempts: Vec<u32> = receiver.all().iter().map(Received::attempt).collect();
+    assert_eq!(attempts, [1, 1], "what was given up is no failed attempt");
+}

@@ -452,3 +452,17 @@ async fn an_id_means_something_within_its_source_only() {
     assert_eq!(bench.post_as("other", &[JSON], &body("k", "1")).await.json()["status"], json!("queued"));
     assert_eq!((bench.count("/counters/accepted").await, bench.count("/counters/conflicts").await), (2, 0));
 }
+
+#[tokio::test]
+async fn a_sender_that_leaves_in_the_middle_leaves_nothing() {
+    let bench = narrow().await;
+    for cut in [1, 40, 100] {
+        let whole = message("POST", "/in/default", &[JSON], &body("k", &cut.to_string()));
+        let mut connection = Connection::open(bench.intake).await;
+        connection.send(&whole[..whole.len() - cut]).await;
+    }
+    let half_chunk = chunked(&[b"{}"]);
+    Connection::open(bench.intake).await.send(&half_chunk[..half_chunk.len() - 3]).await;
+    let_pass(Duration::from_millis(500)).await;
+    assert_eq!(bench.count("/counters/accepted").await, 0);
+}

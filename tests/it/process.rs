@@ -75,8 +75,20 @@ impl Process {
 
     /// Starts it again.
     pub async fn open(&mut self) {
+        self.open_as(command(self.folder.path())).await;
+    }
+
+    /// Starts it again, unable to write behind the first `blocks` of 512 bytes of any file.
+    pub async fn open_limited(&mut self, blocks: u32) {
+        let mut shell = Command::new("sh");
+        // an ignored signal stays ignored, so that the write fails and does not kill
+        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        shell.current_dir(self.folder.path()).args(["-c", &script, BINARY]);
+        self.open_as(shell).await;
+    }
+
+    async fn open_as(&mut self, mut command: Command) {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let mut command = command(self.folder.path());
         command.args(["serve", "--log", "json", "--config"]).arg(&self.config).env("HOLDLINE_LOG", self.log_filter);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         self.child = Some(child);
@@ -156,7 +168,15 @@ impl Drop for Process {
     }
 }
 
-/// A port that was free a moment ago; of those the kernel gives out, it gives the same one again last.
+/// A port that nobody listens on, below the range from which the kernel takes those of clients: it must still be free
+/// when the process is started again.
 fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let clients = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768);
+    loop {
+        let address = SocketAddr::from(([127, 0, 0, 1], fastrand::u16(clients / 2..clients)));
+        if std::net::TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
 }

@@ -189,3 +189,41 @@ async fn i26_no_secret_and_no_body_is_ever_logged() {
         assert!(!log.contains(secret), "{secret} is in the log:\n{log}");
     }
 }
+
+#[tokio::test]
+async fn i2_after_a_failed_write_nothing_is_acknowledged_and_everything_acknowledged_is_there() {
+    let receiver = Receiver::start(|_| held(status(200))).await;
+    let mut process = Process::start(&receiver.url(), EAGER).await;
+    process.signal(Signal::TERM);
+    assert_eq!(process.ended().await, 0);
+    process.open_limited(6 * 1024 * 2).await; // 6 MiB
+    let mut acknowledged = BTreeSet::new();
+    loop {
+        let n = acknowledged.len();
+        assert!(n < 1_000, "the limit was never met");
+        let pad: String = (0..4_000).map(|_| fastrand::alphanumeric()).collect();
+        let event = format!("{{\"eventId\": \"{n}\", \"data\": {{\"interactionId\": \"{n}\"}}, \"pad\": \"{pad}\"}}");
+        let Ok(stream) = tokio::net::TcpStream::connect(process.intake).await else { break };
+        let mut connection = Connection(tokio::io::BufReader::new(stream));
+        connection.send(&message("POST", "/in/default", &[], event.as_bytes())).await;
+        match connection.reply().await {
+            Some(reply) if reply.status == 202 => {
+                acknowledged.insert(reply.json()["id"].as_str().unwrap().to_owned());
+            }
+            Some(reply) => {
+                assert_eq!((reply.status, reply.code().as_str()), (503, "overloaded"), "{}", reply.text());
+                assert!(reply.header("retry-after").is_some());
+                break;
+            }
+            None => break,
+        }
+    }
+    assert!(acknowledged.len() > 20, "{}", acknowledged.len());
+    assert_eq!(process.ended().await, 1, "{}", process.log());
+    assert!(process.log().contains("the store failed"), "{}", process.log());
+    receiver.release(100_000);
+    process.open().await;
+    process.reaches("/queue/depth", 0).await;
+    let delivered: BTreeSet<String> = receiver.all().iter().map(|r| r.id().to_owned()).collect();
+    assert!(acknowledged.is_subset(&delivered), "lost: {:?}", acknowledged.difference(&delivered));
+}
