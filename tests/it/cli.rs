@@ -130,7 +130,7 @@ async fn dead_letters_are_looked_at_sent_again_and_discarded() {
     for n in 0..5 {
         ids.push(process.accept(&format!("k{n}"), &n.to_string()).await);
     }
-    process.reaches("/dlq/depth", 5).await;
+    process.has_dead(5).await;
     says(&process.run(&["dlq", "list"]).await, 0, &[&ids[0], &ids[4], "permanent", "422"]);
     let list = parsed(&process.run(&["dlq", "list", "--json", "--interaction", "k3"]).await);
     assert_eq!(list["items"][0]["id"], json!(ids[3]));

@@ -319,9 +319,10 @@ impl Bench {
         status.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("{pointer}: {status}"))
     }
 
-    /// Waits until a number of the status is what it should be.
+    /// Waits until a number of the status is what it should be, and until what it counts is written.
     pub async fn reaches(&self, pointer: &str, wanted: u64) {
         wait_for(&format!("{pointer} is {wanted}"), async || (self.count(pointer).await == wanted).then_some(())).await;
+        self.running.as_ref().unwrap().daemon.store().flush().await.unwrap();
     }
 
     /// Waits until the first delivery of an event is in this state, and returns it.

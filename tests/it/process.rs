@@ -157,6 +157,16 @@ impl Process {
         })
         .await;
     }
+
+    /// Waits until so many dead letters are listed.
+    pub async fn has_dead(&self, wanted: usize) {
+        wait_for(&format!("{wanted} dead letters"), async || {
+            let ran = self.run(&["dlq", "list", "--json", "--all"]).await;
+            let list: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+            (list["items"].as_array().unwrap().len() == wanted).then_some(())
+        })
+        .await;
+    }
 }
 
 impl Drop for Process {
