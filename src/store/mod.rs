@@ -125,8 +125,13 @@ impl Store {
             return Err(StoreError::NotPowerSafe { path: path.to_owned(), durability });
         }
         let (index, findings) = recovery::recover(&engine)?;
-        let shared =
-            Arc::new(Shared { engine, index: Mutex::new(index), cache: Mutex::default(), unwritten: Mutex::default() });
+        let shared = Arc::new(Shared {
+            engine,
+            written_next: index.totals.next_sequence.0.into(),
+            index: Mutex::new(index),
+            cache: Mutex::default(),
+            unwritten: Mutex::default(),
+        });
         let (requests, receiver) = std::sync::mpsc::channel();
         let (news_to, news) = mpsc::unbounded_channel();
         let (failure_to, failure) = watch::channel(None);

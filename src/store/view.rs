@@ -10,6 +10,7 @@ use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, DestinationSet, Event, Sequence};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Consecutive remembered events, and the sequence behind the last of them.
 pub type Remembered = (Vec<(Sequence, Entry)>, Sequence);
@@ -57,7 +58,7 @@ impl Store {
         let engine = &self.shared.engine;
         let behind = match engine.range(Table::History, number_key(from.0 + 1)..).next() {
             Some(row) => Sequence(number_of(&row?.0)?),
-            None => self.index().totals.next_sequence,
+            None => Sequence(self.shared.written_next.load(Ordering::Acquire)).max(from),
         };
         let pages: Vec<Sequence> = {
             let index = self.index();
@@ -65,7 +66,12 @@ impl Store {
         };
         let mut tickets = Vec::new();
         for first in pages {
-            for (n, event) in (first.0..).zip(read::page(engine, first)?) {
+            let events = match read::page(engine, first) {
+                // all of it was delivered meanwhile
+                Err(StoreError::Damaged(Damaged::Missing)) => continue,
+                events => events?,
+            };
+            for (n, event) in (first.0..).zip(events) {
                 if self.index().pages.left(Sequence(n)).has(d) {
                     tickets.push(Ticket {
                         sequence: Sequence(n),
