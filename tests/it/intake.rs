@@ -466,3 +466,19 @@ async fn a_sender_that_leaves_in_the_middle_leaves_nothing() {
     let_pass(Duration::from_millis(500)).await;
     assert_eq!(bench.count("/counters/accepted").await, 0);
 }
+
+#[tokio::test]
+async fn i7_bare_line_feeds_and_folded_lines_never_make_two_requests() {
+    let bench = narrow().await;
+    // RFC 9112, 2.2 lets a recipient take a bare LF for the end of a line; what counts is that both sides see one request
+    let event = body("k", "1");
+    let feeds = format!("POST /in/default HTTP/1.1\nHost: test\nContent-Length: {}\n\n", event.len());
+    let reply = raw(&bench, &[feeds.as_bytes(), &event].concat()).await.unwrap();
+    assert_eq!((reply.status, bench.count("/counters/accepted").await), (202, 1));
+    for bad in ["Content-Length : 2", "X: a\r\n Content-Length: 2", "Content-Length: 2, 2", "Transfer-Encoding: gzip"] {
+        let request = format!("POST /in/default HTTP/1.1\r\nHost: test\r\n{bad}\r\n\r\n{{}}");
+        let reply = raw(&bench, request.as_bytes()).await.unwrap();
+        assert_eq!(reply.status, 400, "{bad:?}");
+    }
+    assert_eq!(bench.count("/counters/accepted").await, 1);
+}
