@@ -1,16 +1,17 @@
 //! `/v1/dlq`: the dead letters, and what an operator does with them.
 
-use super::filter::{Filter, Query};
-use super::{Admin, Failure, Shared, sequence_of};
+use super::filter::{self, Filter, Query, Which};
+use super::{Admin, Failure, Name, Shared, sequence_of};
 use crate::delivery::{DeadLetter, DeliveryId};
-use crate::event::{DestinationId, Sequence};
+use crate::event::{DestinationId, EventId, Sequence};
 use crate::store::{DlqAction, Store, StoreError};
 use axum::Json;
-use axum::extract::{Path, Query as QueryOf, State, rejection::JsonRejection, rejection::QueryRejection};
+use axum::extract::{Query as QueryOf, State, rejection::JsonRejection, rejection::QueryRejection};
 use axum::http::header;
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// So many dead letters are looked at for one page, so that a narrow filter cannot hold the store.
 const EXAMINED_MAX: usize = 20_000;
@@ -31,10 +32,10 @@ pub(super) async fn list(
 
 pub(super) async fn show(
     State(admin): Shared,
-    Path(id): Path<String>,
-    query: Result<QueryOf<Query>, QueryRejection>,
+    Name(id): Name,
+    which: Result<QueryOf<Which>, QueryRejection>,
 ) -> Result<Json<Value>, Failure> {
-    let (letter, others) = find(&admin, &id, query).await?;
+    let (letter, others) = find(&admin, &id, which).await?;
     let mut item = item(&admin, &letter);
     item["also_dead_for"] = json!(others.into_iter().map(|d| admin.destination_name(d)).collect::<Vec<_>>());
     Ok(Json(item))
@@ -42,10 +43,10 @@ pub(super) async fn show(
 
 pub(super) async fn body(
     State(admin): Shared,
-    Path(id): Path<String>,
-    query: Result<QueryOf<Query>, QueryRejection>,
+    Name(id): Name,
+    which: Result<QueryOf<Which>, QueryRejection>,
 ) -> Result<impl IntoResponse, Failure> {
-    let (letter, _) = find(&admin, &id, query).await?;
+    let (letter, _) = find(&admin, &id, which).await?;
     let event = letter.delivery.event;
     Ok(([(header::CONTENT_TYPE, event.content_type.clone())], event.body.clone()))
 }
@@ -54,10 +55,10 @@ pub(super) async fn body(
 async fn find(
     admin: &Admin,
     id: &str,
-    query: Result<QueryOf<Query>, QueryRejection>,
+    which: Result<QueryOf<Which>, QueryRejection>,
 ) -> Result<(DeadLetter, Vec<DestinationId>), Failure> {
-    let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
-    let wanted = Filter::of(&query, admin)?.destination;
+    let QueryOf(which) = which.map_err(|e| Failure::bad(e.body_text()))?;
+    let wanted = which.destination(admin)?;
     let (id, sequence) = sequence_of(id)?;
     let found = admin
         .read(move |store| {
@@ -73,7 +74,7 @@ async fn find(
 }
 
 fn dead_for(store: &Store, sequence: Sequence) -> Result<Vec<DestinationId>, StoreError> {
-    let before = DeliveryId { sequence: Sequence(sequence.0 - 1), destination: DestinationId(u8::MAX) };
+    let before = DeliveryId { sequence: Sequence(sequence.0.saturating_sub(1)), destination: DestinationId(u8::MAX) };
     let dead = store.dead_ids(Some(before)).take_while(|id| id.as_ref().map_or(true, |id| id.sequence == sequence));
     dead.map(|id| id.map(|id| id.destination)).collect()
 }
@@ -193,23 +194,31 @@ async fn change(
 async fn select(admin: &Admin, selection: Selection) -> Result<Vec<DeliveryId>, Failure> {
     match (selection.ids, selection.filter) {
         (Some(ids), None) => {
-            let only = selection.destination.map(|name| {
-                let known = admin.store.destination_of(&name);
-                known.ok_or_else(|| Failure::bad(format!("no destination is called `{name}`")))
-            });
-            let only = only.transpose()?;
-            let sequences = ids.iter().map(|id| Ok(sequence_of(id)?.1)).collect::<Result<Vec<_>, Failure>>()?;
+            let only = filter::destination(selection.destination.as_deref(), admin)?;
+            let events = ids.iter().map(|id| sequence_of(id)).collect::<Result<BTreeSet<_>, Failure>>()?;
             admin
                 .read(move |store| {
                     let mut found = Vec::new();
-                    for sequence in sequences {
+                    for (event, sequence) in events {
                         let dead = dead_for(store, sequence)?;
                         let dead = dead.into_iter().filter(|d| only.is_none_or(|only| only == *d));
-                        found.extend(dead.map(|destination| DeliveryId { sequence, destination }));
+                        for destination in dead {
+                            let id = DeliveryId { sequence, destination };
+                            if is_of(store, id, event)? {
+                                found.push(id);
+                            }
+                        }
                     }
+                    found.sort();
                     Ok(found)
                 })
                 .await
+        }
+        (None, Some(_)) if selection.destination.is_some() => {
+            Err(Failure::bad("`destination` goes with `ids`; with a filter, write it into the filter"))
+        }
+        (None, Some(query)) if query.pages() => {
+            Err(Failure::bad("`limit` and `after` are for lists; a filter here means all that it fits"))
         }
         (None, Some(query)) => {
             let filter = Filter::of(&query, admin)?;
@@ -227,6 +236,16 @@ async fn select(admin: &Admin, selection: Selection) -> Result<Vec<DeliveryId>, 
                 .await
         }
         _ => Err(Failure::bad("give either `ids` or `filter`; an empty filter, {}, means all")),
+    }
+}
+
+/// Whether a dead letter is one of this event; an id of another store can carry the same sequence. What does not verify
+/// cannot say, and is taken for it, so that an operator can set it aside.
+fn is_of(store: &Store, id: DeliveryId, event: EventId) -> Result<bool, StoreError> {
+    match store.dead_letter(id) {
+        Ok(letter) => Ok(letter.is_some_and(|letter| letter.delivery.event.id(id.sequence) == event)),
+        Err(StoreError::Damaged(_)) => Ok(true),
+        Err(e) => Err(e),
     }
 }
 

@@ -4,15 +4,15 @@
 //! dead; so a page stays where it is while things move.
 
 use super::filter::{DeliveryState, Filter, Query};
-use super::{Admin, Failure, Shared, sequence_of};
-use crate::delivery::{Delivery, DeliveryId, Place};
+use super::known::{self, Known, Lies, delay_tree, gather, know};
+use super::{Admin, Failure, Name, Shared, sequence_of};
+use crate::delivery::{Delivery, DeliveryId};
 use crate::dispatch::{LineStatus, Question};
-use crate::event::{DestinationId, Digest64, Event, EventId, Sequence};
+use crate::event::{DestinationId, Sequence};
 use crate::scheduler::Standing;
-use crate::store::{Entry, How, Settlement, Store, StoreError};
-use crate::time::Timestamp;
+use crate::store::{How, Settlement, StoreError};
 use axum::Json;
-use axum::extract::{Path, Query as QueryOf, State, rejection::QueryRejection};
+use axum::extract::{Query as QueryOf, State, rejection::QueryRejection};
 use axum::http::header;
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
@@ -22,45 +22,20 @@ use std::sync::Arc;
 /// So many events are looked at for one answer.
 const EXAMINED_MAX: usize = 200_000;
 
-/// What lies in the delay tree: under which due times.
-type DelayTree = BTreeMap<DeliveryId, Timestamp>;
-
-/// What is known of one event without asking the scheduler.
-#[derive(Debug)]
-struct Known {
-    sequence: Sequence,
-    id: EventId,
-    lane: Digest64,
-    source: String,
-    kind: String,
-    time: Option<Timestamp>,
-    received_at: Timestamp,
-    size: usize,
-    /// The event itself, while it lies somewhere.
-    event: Option<Arc<Event>>,
-    places: BTreeMap<DestinationId, Lies>,
-}
-
-/// Where a delivery of an event lies.
-#[derive(Debug)]
-enum Lies {
-    Waiting,
-    Delayed(Box<Delivery>),
-    Dead,
-    Gone,
-}
-
 pub(super) async fn list(
     State(admin): Shared,
     query: Result<QueryOf<Query>, QueryRejection>,
 ) -> Result<Json<Value>, Failure> {
     let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
+    if query.asks_for_reason() {
+        return Err(Failure::bad("only dead letters have a `reason`; ask /v1/dlq for them"));
+    }
     let filter = Filter::of(&query, &admin)?;
     let after = query.after.as_deref().map_or(Ok(0), str::parse::<u64>);
     let after = after.map_err(|_| Failure::bad("`after` is the `next` of an earlier answer"))?;
     let tree = Arc::new(delay_tree(&admin).await?);
     let lines = admin.lines().await?;
-    let (mut items, mut from, mut examined) = (Vec::new(), Sequence(after + 1), 0);
+    let (mut items, mut from, mut examined) = (Vec::new(), Sequence(after.saturating_add(1)), 0);
     let next = loop {
         let (filter_here, tree) = (filter.clone(), tree.clone());
         let (known, n, next) = admin.read(move |store| gather(store, &filter_here, &tree, from)).await?;
@@ -85,7 +60,7 @@ pub(super) async fn list(
     Ok(Json(json!({"items": items, "next": next.map(|s| s.to_string())})))
 }
 
-pub(super) async fn show(State(admin): Shared, Path(id): Path<String>) -> Result<Json<Value>, Failure> {
+pub(super) async fn show(State(admin): Shared, Name(id): Name) -> Result<Json<Value>, Failure> {
     let (known, lines) = (find(&admin, &id).await?, admin.lines().await?);
     let attempts: BTreeMap<String, Value> = known
         .places
@@ -105,7 +80,7 @@ pub(super) async fn show(State(admin): Shared, Path(id): Path<String>) -> Result
     Ok(Json(item))
 }
 
-pub(super) async fn body(State(admin): Shared, Path(id): Path<String>) -> Result<impl IntoResponse, Failure> {
+pub(super) async fn body(State(admin): Shared, Name(id): Name) -> Result<impl IntoResponse, Failure> {
     let known = find(&admin, &id).await?;
     let event = known.event.ok_or_else(|| Failure::not_found("the event was delivered; its body is no longer kept"))?;
     Ok(([(header::CONTENT_TYPE, event.content_type.clone())], event.body.clone()))
@@ -122,126 +97,13 @@ async fn find(admin: &Admin, id: &str) -> Result<Known, Failure> {
     })
 }
 
-async fn delay_tree(admin: &Admin) -> Result<DelayTree, Failure> {
-    let all = admin.ask(Question::DelayTree).await?;
-    Ok(all.into_iter().map(|(destination, sequence, due)| (DeliveryId { sequence, destination }, due)).collect())
-}
-
-/// The next events from `from` on that can fit, how many were looked at, and where to go on.
-fn gather(
-    store: &Store,
-    filter: &Filter,
-    tree: &DelayTree,
-    from: Sequence,
-) -> Result<(Vec<Known>, usize, Option<Sequence>), StoreError> {
-    let remembered = store.entries(from)?;
-    // what is remembered covers everything from its first sequence on; before it lie only old deliveries
-    let (entries, row_end) = match remembered {
-        Some((entries, next)) => (entries, Some(next)),
-        None => (Vec::new(), None),
-    };
-    let mut sequences: BTreeMap<Sequence, Option<Entry>> = entries.into_iter().map(|(s, e)| (s, Some(e))).collect();
-    let end = row_end.unwrap_or(Sequence(u64::MAX));
-    let first = DeliveryId { sequence: from, destination: DestinationId(0) };
-    for id in tree.range(first..).map(|(id, _)| *id).take_while(|id| id.sequence < end) {
-        sequences.entry(id.sequence).or_default();
-    }
-    let before = DeliveryId { sequence: Sequence(from.0 - 1), destination: DestinationId(u8::MAX) };
-    for id in store.dead_ids(Some(before)) {
-        let id = id?;
-        if id.sequence >= end {
-            break;
-        }
-        sequences.entry(id.sequence).or_default();
-    }
-    let examined = sequences.len();
-    let mut known = Vec::new();
-    for (sequence, entry) in sequences {
-        if entry.as_ref().is_none_or(|entry| may_fit(store, filter, entry)) {
-            known.extend(know(store, tree, sequence)?);
-        }
-    }
-    Ok((known, examined, row_end))
-}
-
-/// Spares the reading of events that cannot fit.
-fn may_fit(store: &Store, filter: &Filter, entry: &Entry) -> bool {
-    let same = |name: Option<String>, wanted: &Option<String>| match (name, wanted) {
-        (Some(name), Some(wanted)) => name == *wanted,
-        _ => true,
-    };
-    filter.destination.is_none_or(|d| entry.to.has(d))
-        && filter.interaction.is_none_or(|i| i == entry.lane)
-        && same(store.source_name(entry), &filter.source)
-        && same(store.kind_name(entry), &filter.kind)
-        && (filter.since..=filter.until).contains(&entry.received_at)
-}
-
-/// All that the store knows of an event; none where that is nothing.
-fn know(store: &Store, tree: &DelayTree, sequence: Sequence) -> Result<Option<Known>, StoreError> {
-    let entry = store.entry(sequence)?;
-    let paged = store.left_in_page(sequence);
-    let mut event = if paged.is_empty() { None } else { store.event(sequence)? };
-    let mut places: BTreeMap<DestinationId, Lies> = BTreeMap::new();
-    if let Some(entry) = &entry {
-        places.extend(entry.to.iter().map(|d| (d, if paged.has(d) { Lies::Waiting } else { Lies::Gone })));
-    }
-    for d in (0..=u8::MAX).map(DestinationId).take(crate::event::DestinationSet::CAPACITY) {
-        let id = DeliveryId { sequence, destination: d };
-        if let Some(due) = tree.get(&id) {
-            // between the question and this read it may have been delivered
-            if let Ok(delivery) = store.delivery(id, Place::under(*due)) {
-                event.get_or_insert_with(|| delivery.event.clone());
-                places.insert(d, Lies::Delayed(Box::new(delivery)));
-            }
-        }
-    }
-    let before = DeliveryId { sequence: Sequence(sequence.0.saturating_sub(1)), destination: DestinationId(u8::MAX) };
-    for id in store.dead_ids(Some(before)) {
-        let id = id?;
-        if id.sequence != sequence {
-            break;
-        }
-        if let Some(letter) = store.dead_letter(id)? {
-            event.get_or_insert_with(|| letter.delivery.event.clone());
-            places.insert(id.destination, Lies::Dead);
-        }
-    }
-    Ok(match (&entry, &event) {
-        (_, Some(e)) => Some(Known {
-            sequence,
-            id: e.id(sequence),
-            lane: e.lane(),
-            source: e.source.clone(),
-            kind: e.kind.clone(),
-            time: e.time,
-            received_at: e.received_at,
-            size: e.body.len(),
-            event: event.clone(),
-            places,
-        }),
-        (Some(e), None) => Some(Known {
-            sequence,
-            id: e.id(sequence),
-            lane: e.lane,
-            source: store.source_name(e).unwrap_or_default(),
-            kind: store.kind_name(e).unwrap_or_default(),
-            time: (e.time > Timestamp::ZERO).then_some(e.time),
-            received_at: e.received_at,
-            size: e.size as usize,
-            event: None,
-            places,
-        }),
-        (None, None) => None,
-    })
-}
-
 /// Completes what the store knows with what the scheduler and the settlements say.
 async fn describe(
     admin: &Admin,
     lines: &HashMap<DestinationId, LineStatus>,
-    known: Vec<Known>,
+    mut known: Vec<Known>,
 ) -> Result<Vec<(Sequence, Value)>, Failure> {
+    let settled = known::ends(admin, &mut known).await?;
     let waiting: Vec<_> = known
         .iter()
         .flat_map(|k| k.places.iter().map(move |(d, lies)| (k, d, lies)))
@@ -254,9 +116,6 @@ async fn describe(
         .map(|(destination, _, s)| DeliveryId { sequence: *s, destination: *destination })
         .zip(standings)
         .collect();
-    let gone = known.iter().filter(|k| k.places.values().any(|lies| matches!(lies, Lies::Gone)));
-    let gone: BTreeSet<Sequence> = gone.map(|k| k.sequence).collect();
-    let settled = if gone.is_empty() { BTreeMap::new() } else { admin.read(move |s| s.settlements(&gone)).await? };
     let behind: BTreeSet<Sequence> = standings
         .values()
         .filter_map(|s| if let Standing::Held { behind } = s { Some(*behind) } else { None })
@@ -314,6 +173,8 @@ fn delivery(
     match (lies, standing) {
         (Lies::Dead, _) => json!({"destination": name, "state": state(DeliveryState::Dead)}),
         (Lies::Gone, _) => match settled {
+            // redriven, and not yet where it goes
+            Some(s) if s.how == How::Dead => json!({"destination": name, "state": state(DeliveryState::Queued)}),
             Some(s) => {
                 let ended = if s.how == How::Delivered { DeliveryState::Delivered } else { DeliveryState::Discarded };
                 let status = (s.status > 0).then_some(s.status);

@@ -27,6 +27,31 @@ pub struct Query {
     limit: Option<usize>,
 }
 
+impl Query {
+    /// Whether it asks for what only dead letters have.
+    pub(super) fn asks_for_reason(&self) -> bool {
+        self.reason.is_some()
+    }
+
+    /// Whether it asks for a page rather than for all that fits.
+    pub(super) fn pages(&self) -> bool {
+        self.after.is_some() || self.limit.is_some()
+    }
+}
+
+/// Which of an event's dead letters is meant.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Which {
+    destination: Option<String>,
+}
+
+impl Which {
+    pub fn destination(&self, admin: &Admin) -> Result<Option<DestinationId>, Failure> {
+        destination(self.destination.as_deref(), admin)
+    }
+}
+
 /// The state of a delivery, as it is named in JSON and in filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryState {
@@ -80,13 +105,9 @@ pub struct Filter {
 
 impl Filter {
     pub fn of(query: &Query, admin: &Admin) -> Result<Self, Failure> {
-        let destination = query.destination.as_deref().map(|name| {
-            let known = admin.store.destination_of(name);
-            known.ok_or_else(|| Failure::bad(format!("no destination is called `{name}`")))
-        });
         Ok(Self {
             state: query.state.as_deref().map(DeliveryState::of).transpose()?,
-            destination: destination.transpose()?,
+            destination: destination(query.destination.as_deref(), admin)?,
             source: query.source.clone(),
             kind: query.kind.clone(),
             interaction: query.interaction.as_deref().map(Digest64::of_interaction),
@@ -108,6 +129,12 @@ impl Filter {
             && (self.since..=self.until).contains(&letter.dead_at)
             && self.state.is_none_or(|s| s == DeliveryState::Dead)
     }
+}
+
+pub(super) fn destination(name: Option<&str>, admin: &Admin) -> Result<Option<DestinationId>, Failure> {
+    let Some(name) = name else { return Ok(None) };
+    let known = admin.store.destination_of(name);
+    known.map(Some).ok_or_else(|| Failure::bad(format!("no destination is called `{name}`")))
 }
 
 fn moment(text: Option<&str>, name: &str) -> Result<Option<Timestamp>, Failure> {

@@ -7,6 +7,7 @@ mod dlq;
 mod events;
 mod filter;
 mod health;
+mod known;
 mod metrics;
 mod status;
 
@@ -17,7 +18,8 @@ use crate::intake::Counts;
 use crate::intake::admission::Admission;
 use crate::store::{Store, StoreError};
 use crate::time::Timestamp;
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -88,6 +90,18 @@ impl IntoResponse for Failure {
     }
 }
 
+/// The part of a path that names something.
+#[derive(Debug)]
+struct Name(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Failure;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let path = Path::from_request_parts(parts, state).await;
+        path.map(|Path(name)| Self(name)).map_err(|e| Failure::bad(e.body_text()))
+    }
+}
+
 /// The routes of the API.
 pub fn router(admin: Arc<Admin>) -> Router {
     let guarded = Router::new()
@@ -95,12 +109,13 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/status", get(status::status))
         .route("/v1/destinations", get(status::destinations))
         .route("/v1/destinations/{name}", get(status::destination))
-        .route("/v1/events", get(events::list))
         .route("/v1/events/{id}", get(events::show))
         .route("/v1/events/{id}/body", get(events::body))
-        .route("/v1/dlq", get(dlq::list))
         .route("/v1/dlq/redrive", post(dlq::redrive))
         .route("/v1/dlq/purge", post(dlq::purge))
+        .route_layer(middleware::from_fn(refuse_query))
+        .route("/v1/events", get(events::list))
+        .route("/v1/dlq", get(dlq::list))
         .route("/v1/dlq/{id}", get(dlq::show))
         .route("/v1/dlq/{id}/body", get(dlq::body))
         .route_layer(middleware::from_fn_with_state(admin.clone(), authorize));
@@ -128,6 +143,14 @@ async fn authorize(State(admin): Shared, request: Request, next: Next) -> Respon
     let mut response = failure.into_response();
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response
+}
+
+/// What a path does not know is refused, lest somebody rely on it.
+async fn refuse_query(request: Request, next: Next) -> Response {
+    match request.uri().query() {
+        None | Some("") => next.run(request).await,
+        Some(_) => Failure::bad("this path takes nothing behind a `?`").into_response(),
+    }
 }
 
 impl Admin {

@@ -1,13 +1,13 @@
 //! `/v1/status` and `/v1/destinations`: the numbers, all taken at one moment.
 
-use super::{Admin, Failure, Shared};
+use super::{Admin, Failure, Name, Shared};
 use crate::dispatch::LineStatus;
 use crate::event::DestinationId;
 use crate::intake::admission::State as Door;
 use crate::store::Totals;
 use crate::time::{Timestamp, millis};
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
@@ -106,7 +106,7 @@ pub(super) async fn destinations(State(admin): Shared) -> Result<Json<Value>, Fa
     Ok(Json(json!({"items": all(&admin, &s), "next": null})))
 }
 
-pub(super) async fn destination(State(admin): Shared, Path(name): Path<String>) -> Result<Json<Value>, Failure> {
+pub(super) async fn destination(State(admin): Shared, Name(name): Name) -> Result<Json<Value>, Failure> {
     let s = Snapshot::take(&admin).await?;
     let d = admin.destinations.values().find(|d| d.name == name).map(|d| d.id);
     let d = d.ok_or_else(|| Failure::not_found(format!("no destination is called `{name}`")))?;

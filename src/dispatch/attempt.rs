@@ -10,7 +10,7 @@ use crate::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place,
 use crate::rules::retry_after::{self, Wish};
 use crate::rules::verdict::{self, Ended, Verdict};
 use crate::scheduler::{Landing, Start};
-use crate::store::{Store, StoreError, Transition};
+use crate::store::{Damaged, Store, StoreError, Transition};
 use crate::time::{Timestamp, millis};
 use http::header;
 use http_body_util::BodyExt;
@@ -51,6 +51,9 @@ pub async fn run(context: Context, start: Start) -> Landed {
         Ok(delivery) => delivery,
         Err(error) => return unreadable(&context, start, id, place, &error),
     };
+    if let Some(until) = context.destination.held(context.clock.now()) {
+        return Landed { start, landing: Landing::Postponed, hold: Some(Wish { until, cut: false }) };
+    }
     let began = context.clock.now();
     let reply = send(&context, &delivery).await;
     let now = context.clock.now();
@@ -69,6 +72,17 @@ async fn load(store: &Store, id: DeliveryId, place: Place) -> Result<Delivery, S
     {
         return Ok(Delivery::first(id, event));
     }
+    match read(store, id, place).await {
+        Err(StoreError::Damaged(Damaged::Missing)) => {
+            // once all that was recorded before is written, a second look is final
+            store.flush().await?;
+            read(store, id, place).await
+        }
+        read => read,
+    }
+}
+
+async fn read(store: &Store, id: DeliveryId, place: Place) -> Result<Delivery, StoreError> {
     let store = store.clone();
     let read = tokio::task::spawn_blocking(move || store.delivery(id, place)).await;
     read.map_err(|_| StoreError::Failed)?
@@ -80,6 +94,8 @@ fn unreadable(context: &Context, start: Start, id: DeliveryId, place: Place, err
         tracing::error!(delivery = %id, %why, "a stored delivery does not verify; it is quarantined and not delivered");
         let (why, at) = (why.to_string(), context.clock.now());
         context.store.record(Transition::Damaged { id, place, why, at });
+    } else {
+        context.store.fail(error);
     }
     Landed { start, landing: Landing::Resolved, hold: None }
 }
@@ -104,6 +120,14 @@ async fn send(context: &Context, delivery: &Delivery) -> Reply {
             let status = response.status().as_u16();
             let header = response.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok());
             let retry_after = header.and_then(|value| retry_after::parse(value, context.clock.wall()));
+            if let Some(wish) = retry_after.filter(|_| destination.retry.statuses.contains(&status)) {
+                // at once, for attempts that are about to be sent; the dispatcher hears of it when this one has landed
+                destination.leave_alone(retry_after::grant(
+                    wish,
+                    destination.retry.retry_after_max,
+                    context.clock.now(),
+                ));
+            }
             let body = tokio::time::timeout(destination.timeout, read_answer(response.into_body()));
             let answer = body.await.unwrap_or_default();
             Reply { outcome: Outcome::Answered(status), error: String::new(), answer, retry_after }

@@ -4,7 +4,9 @@ use crate::config::settings::{self, DestinationAuth, OnDeadLetter, OrderMode};
 use crate::delivery::Delivery;
 use crate::event::DestinationId;
 use crate::rules::backoff::Retry;
+use crate::rules::retry_after::Wish;
 use crate::scheduler::{DeadLetters, Ordered, Policy};
+use crate::time::Timestamp;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::Full;
@@ -13,6 +15,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Idle connections go before most peers close them, so that a request does not meet a connection that is being closed.
@@ -27,6 +30,8 @@ pub struct Destination {
     pub policy: Policy,
     pub(super) client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     url: Uri,
+    /// Until when it asked to be left alone, in milliseconds since the epoch.
+    held_until: AtomicU64,
     /// Sent with each request; holds secrets, so its values are marked sensitive.
     fixed: HeaderMap,
 }
@@ -54,8 +59,18 @@ impl Destination {
             policy,
             client: client(settings)?,
             url: settings.url.clone().unwrap_or_default(),
+            held_until: AtomicU64::new(0),
             fixed: fixed_headers(settings)?,
         })
+    }
+
+    pub(super) fn leave_alone(&self, wish: Wish) {
+        self.held_until.fetch_max(wish.until.0, Ordering::SeqCst);
+    }
+
+    /// Until when nothing may be sent to it; none where something may.
+    pub(super) fn held(&self, now: Timestamp) -> Option<Timestamp> {
+        Some(Timestamp(self.held_until.load(Ordering::SeqCst))).filter(|until| now < *until)
     }
 
     /// The URL as it may be shown; none where events are held.

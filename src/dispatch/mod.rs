@@ -61,8 +61,6 @@ pub struct Dispatcher {
 enum Message {
     Landed(Landed),
     Loaded(DestinationId, Vec<Ticket>, Sequence),
-    /// The store could not be read; the daemon is ending.
-    Failed,
 }
 
 impl Dispatcher {
@@ -122,12 +120,9 @@ impl Dispatcher {
             tokio::task::spawn_blocking(move || {
                 let message = match load(&store, d, from) {
                     Ok((tickets, next)) => Message::Loaded(d, tickets, next),
-                    Err(error) => {
-                        tracing::error!(%error, "waiting deliveries cannot be read");
-                        Message::Failed
-                    }
+                    Err(error) => return store.fail(&error),
                 };
-                let _ = to.send(message);
+                let _ = to.send(message); // nobody listens after the drain
             });
         }
     }
@@ -141,7 +136,6 @@ impl Dispatcher {
                 }
             }
             Message::Loaded(d, tickets, next) => self.scheduler.loaded(d, &tickets, next),
-            Message::Failed => {}
         }
     }
 

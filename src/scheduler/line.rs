@@ -167,10 +167,25 @@ impl Line {
         });
     }
 
+    /// The attempt was not made after all; the delivery is where it was.
+    pub(super) fn postponed(&mut self, key: LaneKey, sequence: Sequence) {
+        self.land(key, sequence, |lane, waiter| {
+            let _first = lane.insert(waiter);
+        });
+    }
+
     /// An attempt has failed for good.
     pub(super) fn died(&mut self, key: LaneKey, sequence: Sequence) {
-        let dead_letters = self.policy.dead_letters;
+        let dead_letters = self.dead_letters(key);
         self.land(key, sequence, |lane, _| lane.died(sequence, dead_letters));
+    }
+
+    /// What a dead letter means for its lane; one that is alone has nobody behind it to hold.
+    fn dead_letters(&self, key: LaneKey) -> DeadLetters {
+        match key {
+            LaneKey::Interaction(_) => self.policy.dead_letters,
+            LaneKey::Alone(_) => DeadLetters::Continue,
+        }
     }
 
     fn land(&mut self, key: LaneKey, sequence: Sequence, then: impl FnOnce(&mut Lane, Waiter)) {
@@ -182,7 +197,7 @@ impl Line {
 
     /// A dead letter of before the start holds its lane.
     pub(super) fn hold_lane(&mut self, key: LaneKey, dead: Sequence) {
-        if self.policy.dead_letters == DeadLetters::Hold {
+        if self.dead_letters(key) == DeadLetters::Hold {
             self.with(key, |lane| lane.hold(dead));
         }
     }
@@ -262,5 +277,34 @@ impl Line {
     pub fn in_delay_tree(&self) -> impl Iterator<Item = (Sequence, Timestamp)> {
         let all = self.lanes.values().flat_map(|lane| lane.waiting().iter().chain(lane.in_flight()));
         all.filter(|w| w.lies_under > Timestamp::ZERO).map(|w| (w.sequence, w.lies_under))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i14_dead_letters_without_an_interaction_hold_nothing() {
+        let policy = Policy { concurrency: 1, ordered: Ordered::ByInteraction, dead_letters: DeadLetters::Hold };
+        let mut line = Line::new(DestinationId(0), policy, Sequence(1));
+        for n in 1..=LANES_MAX as u64 {
+            line.hold_lane(line.key(Digest64::NONE, Sequence(n)), Sequence(n));
+        }
+        assert_eq!(line.wants(Sequence(200_000)), Some(Sequence(1)), "they take the room of what could go");
+        let lane = line.key(Digest64::of_interaction("k"), Sequence(1));
+        line.hold_lane(lane, Sequence(1));
+        line.insert(
+            lane,
+            Waiter {
+                sequence: Sequence(2),
+                lies_under: Timestamp::ZERO,
+                not_before: Timestamp::ZERO,
+                received_at: Timestamp::ZERO,
+            },
+        );
+        assert_eq!(line.poll(Timestamp(1)), Err(None));
+        line.purged(Digest64::of_interaction("k"), Sequence(1));
+        assert_eq!(line.poll(Timestamp(1)).map(|start| start.sequence), Ok(Sequence(2)));
     }
 }

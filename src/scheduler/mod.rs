@@ -26,6 +26,8 @@ pub enum Landing {
     Retry {
         due: Timestamp,
     },
+    /// Nothing was sent, since the destination asked to be left alone meanwhile.
+    Postponed,
     Dead,
 }
 
@@ -126,6 +128,7 @@ impl Scheduler {
         match landing {
             Landing::Resolved => line.resolved(start.lane, start.sequence),
             Landing::Retry { due } => line.retry(start.lane, start.sequence, due),
+            Landing::Postponed => line.postponed(start.lane, start.sequence),
             Landing::Dead => line.died(start.lane, start.sequence),
         }
     }

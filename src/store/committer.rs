@@ -14,6 +14,7 @@ use super::ledger::{Finished, Ledger, Tail, Windows};
 use super::request::{News, Receipt, Request};
 use crate::clock::Clock;
 use crate::event::DestinationId;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -34,13 +35,16 @@ pub(super) struct Shared {
     pub index: Mutex<Index>,
     pub cache: Mutex<Cache>,
     pub unwritten: Mutex<Unwritten>,
+    /// The events before this sequence are written; the index runs ahead of it by one commit.
+    pub written_next: AtomicU64,
+    /// Why nothing is acknowledged any more.
+    pub failure: watch::Sender<Option<String>>,
 }
 
 pub(super) struct Committer {
     pub shared: Arc<Shared>,
     pub requests: Receiver<Request>,
     pub news: mpsc::UnboundedSender<News>,
-    pub failure: watch::Sender<Option<String>>,
     pub windows: watch::Receiver<Windows>,
     pub clock: Clock,
     pub tail: Tail,
@@ -71,7 +75,7 @@ impl Committer {
         let end = self.commits();
         if let Err(e) = end {
             tracing::error!(error = %e, "the store failed; nothing is acknowledged any more and the daemon stops");
-            self.failure.send_replace(Some(e.to_string()));
+            self.shared.failure.send_replace(Some(e.to_string()));
         }
     }
 
@@ -83,6 +87,8 @@ impl Committer {
                 self.shared.engine.commit(draft)?;
             }
             if !finished.events.is_empty() {
+                let next = finished.first.plus(finished.events.len() as u64);
+                self.shared.written_next.store(next.0, Ordering::Release);
                 self.shared.cache.lock().expect("no holder panics").accepted(finished.first, finished.events);
             }
             let mut unwritten = self.shared.unwritten.lock().expect("no holder panics");

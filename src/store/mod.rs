@@ -112,7 +112,6 @@ pub struct Opened {
 pub struct Store {
     shared: Arc<Shared>,
     requests: Sender<Request>,
-    failure: watch::Receiver<Option<String>>,
     windows: Arc<watch::Sender<Windows>>,
 }
 
@@ -125,17 +124,21 @@ impl Store {
             return Err(StoreError::NotPowerSafe { path: path.to_owned(), durability });
         }
         let (index, findings) = recovery::recover(&engine)?;
-        let shared =
-            Arc::new(Shared { engine, index: Mutex::new(index), cache: Mutex::default(), unwritten: Mutex::default() });
+        let shared = Arc::new(Shared {
+            engine,
+            written_next: index.totals.next_sequence.0.into(),
+            index: Mutex::new(index),
+            cache: Mutex::default(),
+            unwritten: Mutex::default(),
+            failure: watch::Sender::new(None),
+        });
         let (requests, receiver) = std::sync::mpsc::channel();
         let (news_to, news) = mpsc::unbounded_channel();
-        let (failure_to, failure) = watch::channel(None);
         let (windows, windows_receiver) = watch::channel(options.windows);
         let committer = Committer {
             shared: shared.clone(),
             requests: receiver,
             news: news_to,
-            failure: failure_to,
             windows: windows_receiver,
             clock,
             tail: ledger::Tail::default(),
@@ -144,7 +147,7 @@ impl Store {
             .name("committer".to_owned())
             .spawn(move || committer.run())
             .map_err(|e| StoreError::Folder(format!("cannot start a thread: {e}")))?;
-        let store = Self { shared, requests, failure, windows: Arc::new(windows) };
+        let store = Self { shared, requests, windows: Arc::new(windows) };
         Ok(Opened { store, news, findings, committer })
     }
 
@@ -195,7 +198,13 @@ impl Store {
 
     /// Becomes `Some(why)` when the store has failed; the daemon must then end.
     pub fn failure(&self) -> watch::Receiver<Option<String>> {
-        self.failure.clone()
+        self.shared.failure.subscribe()
+    }
+
+    /// The store can no longer be read; the daemon must end.
+    pub fn fail(&self, why: &StoreError) {
+        tracing::error!(error = %why, "the store cannot be read; the daemon stops");
+        self.shared.failure.send_replace(Some(why.to_string()));
     }
 
     /// How long events are remembered from now on.

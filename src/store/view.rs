@@ -11,6 +11,7 @@ use crate::event::{DestinationId, DestinationSet, Event, Sequence};
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Consecutive remembered events, and the sequence behind the last of them.
 pub type Remembered = (Vec<(Sequence, Entry)>, Sequence);
@@ -38,7 +39,9 @@ impl Store {
             row => row?,
         };
         let Some((first, row)) = row else { return self.waiting_in_gap(d, from) };
-        let next = Sequence(first + row.entries.len() as u64);
+        // what is not durable yet is nobody's to deliver
+        let written = Sequence(self.shared.written_next.load(Ordering::Acquire));
+        let next = Sequence(first + row.entries.len() as u64).min(written).max(from);
         let in_page: Vec<bool> = {
             let index = self.index();
             (first..next.0).map(|n| index.pages.left(Sequence(n)).has(d)).collect()
@@ -82,7 +85,7 @@ impl Store {
         let engine = &self.shared.engine;
         let behind = match engine.range(Table::History, number_key(from.0 + 1)..).next() {
             Some(row) => Sequence(number_of(&row?.0)?),
-            None => self.index().totals.next_sequence,
+            None => Sequence(self.shared.written_next.load(Ordering::Acquire)).max(from),
         };
         let pages: Vec<Sequence> = {
             let index = self.index();
@@ -90,7 +93,16 @@ impl Store {
         };
         let mut tickets = Vec::new();
         for first in pages {
-            for (n, event) in (first.0..).zip(read::page(engine, first)?) {
+            let events = match read::page(engine, first) {
+                // all of it was delivered meanwhile
+                Err(StoreError::Damaged(Damaged::Missing)) => continue,
+                Err(StoreError::Damaged(why)) => {
+                    tracing::error!(page = %first, %why, "what is known of these events is lost; they are not delivered");
+                    continue;
+                }
+                events => events?,
+            };
+            for (n, event) in (first.0..).zip(events) {
                 if self.index().pages.left(Sequence(n)).has(d) {
                     tickets.push(Ticket {
                         sequence: Sequence(n),

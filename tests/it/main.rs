@@ -2,6 +2,16 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
+mod admin;
+mod architecture;
+mod backlog;
+mod cli;
+mod delivery;
 mod events;
+mod harness;
+mod intake;
+mod process;
+mod receiver;
+mod recovery;
 mod simulation;
 mod store;

@@ -260,3 +260,25 @@ async fn i20_a_half_made_snapshot_does_not_keep_it_from_opening() {
         bench.close();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i8_whoever_reads_what_waits_while_it_is_written_misses_nothing() {
+    const EVENTS: usize = 600;
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
+    let bench = Bench::open(dir.path(), &clock);
+    let store = bench.store.clone();
+    let reader = tokio::task::spawn_blocking(move || {
+        let (mut seen, mut from) = (Vec::new(), store.floor());
+        while from.0 <= EVENTS as u64 {
+            let (tickets, next) = store.waiting(D, from).unwrap();
+            seen.extend(tickets.iter().map(|t| t.sequence.0));
+            from = next;
+        }
+        seen
+    });
+    for n in 0..EVENTS {
+        bench.accept(vec![event("k", &n.to_string(), b"{}", 1, clock.now())]).await;
+    }
+    assert_eq!(reader.await.unwrap(), (1..=EVENTS as u64).collect::<Vec<_>>());
+    bench.close();
+}

@@ -177,6 +177,7 @@ impl Judge {
             (Landing::Retry { due }, _) => Some(Seen::Waiting { not_before: due }),
             (Landing::Dead, Some(Meanwhile::Redriven)) => Some(Seen::Waiting { not_before: Timestamp::ZERO }),
             (Landing::Dead, None) => Some(Seen::Dead),
+            (Landing::Postponed, _) => unreachable!("the world postpones nothing"),
         };
         self.sees(id, seen);
     }

@@ -1,0 +1,191 @@
+//! The command line: the real binary against a real daemon, what it prints and how it ends.
+
+use crate::harness::{body, wait_for};
+use crate::process::{Process, Ran, run};
+use crate::receiver::{Receiver, held, status};
+use serde_json::{Value, json};
+
+const EAGER: &str = "retry = { base = \"10ms\", max = \"20ms\" }";
+
+fn parsed(ran: &Ran) -> Value {
+    assert_eq!(ran.code, 0, "{ran:?}");
+    serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {ran:?}"))
+}
+
+/// It ended with this code, and each of these stands in what it printed.
+fn says(ran: &Ran, code: i32, words: &[&str]) {
+    assert_eq!(ran.code, code, "{ran:?}");
+    for word in words {
+        assert!(ran.out.contains(word) || ran.err.contains(word), "`{word}` is not in {ran:#?}");
+    }
+}
+
+#[tokio::test]
+async fn check_prints_every_fault_with_its_place_and_a_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("broken.toml");
+    let broken = "[intake]\nmax_bdy = \"1MiB\"\nsuccess_status = 201\n\n[[source]]\nname = \"Genesys\"\nprofile = \"genesis-trigger\"\n\n\
+         [[destination]]\nname = \"crm\"\nurl = \"crm.internal/x\"\ntimeout = 10\nauth = { kind = \"bearer\", token = \"hunter2\" }\n";
+    std::fs::write(&path, broken).unwrap();
+    let ran = run(folder.path(), &["check", "--config", "broken.toml"]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (2, ""));
+    let lines: Vec<&str> = ran.err.lines().collect();
+    for (line, (place, remedy)) in lines.iter().zip([
+        ("broken.toml:2:1: intake.max_bdy: unknown key", "write `max_body`"),
+        ("broken.toml:3:18: intake.success_status: 201 is not 200 or 202", "write 202, or 200"),
+        ("broken.toml:6:8: source[0].name: \"Genesys\" is not a name", "write 1 to 63 of a-z"),
+        ("broken.toml:7:11: source[0].profile: \"genesis-trigger\" is not known", "write \"genesys-trigger\""),
+        ("broken.toml:11:7: destination[0].url: \"crm.internal/x\" has no scheme", "write \"https://crm.internal/x\""),
+        ("broken.toml:12:11: destination[0].timeout: ", "write "),
+        ("broken.toml:13:35: destination[0].auth.token: a secret does not stand in", "write { file = ... }"),
+    ]) {
+        let told = line.split_once("; ").unwrap_or_else(|| panic!("no remedy: {line}"));
+        assert!(told.0.starts_with(place) && told.1.contains(remedy), "{line}\nis not\n{place} ... {remedy}");
+    }
+    assert_eq!(lines.len(), 7, "{}", ran.err);
+    assert!(!ran.err.contains("hunter2"));
+
+    says(&run(folder.path(), &["check", "--config", "absent.toml"]).await, 2, &["absent.toml: cannot be read"]);
+    says(
+        &run(folder.path(), &["serve", "--config", "broken.toml"]).await,
+        2,
+        &["broken.toml:2:1", "nothing was started"],
+    );
+    let good = "[[source]]\nname = \"a\"\n[[destination]]\nname = \"b\"\nurl = \"http://127.0.0.1:9/\"\n";
+    std::fs::write(&path, good).unwrap();
+    let ran = run(folder.path(), &["check", "--config", "broken.toml"]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (0, "broken.toml: ok (1 source, 1 destination)\n"));
+}
+
+#[tokio::test]
+async fn wrong_use_ends_with_2_and_no_daemon_with_3() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [
+        &["frobnicate"] as &[&str],
+        &[],
+        &["status", "--admin", "nonsense"],
+        &["status", "--config", "absent.toml"],
+        &["events", "list", "--state", "lost"],
+        &["dlq", "redrive"],
+        &["send"],
+        &["serve", "--to", "crm/x"],
+    ] {
+        assert_eq!(run(folder.path(), arguments).await.code, 2, "{arguments:?}");
+    }
+    std::fs::write(folder.path().join("a.json"), "{}").unwrap();
+    let nobody = "http://127.0.0.1:9";
+    for arguments in [
+        &["status", "--admin", nobody] as &[&str],
+        &["events", "list", "--admin", nobody],
+        &["dlq", "redrive", "--all", "--admin", nobody],
+        &["send", "a.json", "--intake", nobody],
+    ] {
+        let ran = run(folder.path(), arguments).await;
+        says(&ran, 3, &["holdline serve"]);
+        assert_eq!(ran.out, "");
+    }
+    for arguments in [&["--help"] as &[&str], &["--version"], &["help", "serve"], &["dlq", "purge", "--help"]] {
+        assert_eq!(run(folder.path(), arguments).await.code, 0, "{arguments:?}");
+    }
+    let version = run(folder.path(), &["--version"]).await.out;
+    assert_eq!(version, format!("holdline {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[tokio::test]
+async fn status_and_events_show_what_the_daemon_knows() {
+    let receiver = Receiver::start(|r| if r.interaction() == "stuck" { held(status(200)) } else { status(200) }).await;
+    let process = Process::start(&receiver.url(), EAGER).await;
+    let good = process.accept("good", "1").await;
+    let stuck = process.accept("stuck", "2").await;
+    let behind = process.accept("stuck", "3").await;
+    process.reaches("/counters/delivered", 1).await;
+    let ran = process.run(&["status"]).await;
+    says(&ran, 0, &["accepted    3", "1 delivered", "1 in flight", "1 held", "default", "open"]);
+    assert!(ran.out.lines().all(|line| line.chars().count() <= 80), "{}", ran.out);
+    assert_eq!(parsed(&process.run(&["status", "--json"]).await)["counters"]["accepted"], json!(3));
+
+    let ran = process.run(&["events", "list"]).await;
+    says(&ran, 0, &[&good, &stuck, &behind, "delivered", "in_flight", "held", "interaction.completed"]);
+    let list = parsed(&process.run(&["events", "list", "--json", "--state", "held"]).await);
+    assert_eq!((list["items"].as_array().unwrap().len(), &list["items"][0]["id"]), (1, &json!(behind)));
+    let pages = parsed(&process.run(&["events", "list", "--json", "--all", "--limit", "1"]).await);
+    assert_eq!(pages["items"].as_array().unwrap().len(), 3);
+    says(&process.run(&["events", "list", "--limit", "2"]).await, 0, &["There are more: --after 2"]);
+    says(&process.run(&["events", "list", "--interaction", "nobody"]).await, 0, &["None that fits"]);
+    says(&process.run(&["events", "show", &behind]).await, 0, &[&behind, "held", &stuck, "stuck"]);
+    assert_eq!(parsed(&process.run(&["events", "show", &good, "--json"]).await)["id"], json!(good));
+
+    let unknown = "019a2b3c-4d5e-7000-8000-00fffc000000";
+    says(&process.run(&["events", "show", unknown]).await, 1, &["no event with this id is known"]);
+    let token = process.folder.path().join("wrong");
+    std::fs::write(&token, "wrong").unwrap();
+    says(&process.run(&["status", "--token-file", token.to_str().unwrap()]).await, 1, &["token"]);
+}
+
+#[tokio::test]
+async fn dead_letters_are_looked_at_sent_again_and_discarded() {
+    let receiver = Receiver::start(|r| status(if r.attempt() == 1 { 422 } else { 200 })).await;
+    let process = Process::start(&receiver.url(), EAGER).await;
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        ids.push(process.accept(&format!("k{n}"), &n.to_string()).await);
+    }
+    process.has_dead(5).await;
+    says(&process.run(&["dlq", "list"]).await, 0, &[&ids[0], &ids[4], "permanent", "422"]);
+    let list = parsed(&process.run(&["dlq", "list", "--json", "--interaction", "k3"]).await);
+    assert_eq!(list["items"][0]["id"], json!(ids[3]));
+    says(&process.run(&["dlq", "show", &ids[0]]).await, 0, &["permanent", "status 422", "{\"said\":\"so\"}", "k0"]);
+    let ran = process.run(&["dlq", "show", &ids[0], "--body"]).await;
+    assert_eq!((ran.code, ran.out.as_bytes()), (0, body("k0", "0").as_slice()));
+
+    says(&process.run(&["dlq", "redrive", "--all", "--dry-run"]).await, 0, &["5 dead letters would be sent again"]);
+    says(&process.run(&["dlq", "redrive", &ids[0]]).await, 0, &["1 dead letter queued again"]);
+    process.reaches("/counters/delivered", 1).await;
+    says(&process.run(&["dlq", "redrive", &ids[0]]).await, 1, &["no dead letter has these ids"]);
+    says(&process.run(&["dlq", "redrive", "--interaction", "k1"]).await, 0, &["1 dead letter queued again"]);
+    says(&process.run(&["dlq", "purge", "--all"]).await, 2, &["--yes"]);
+    says(&process.run(&["dlq", "purge", &ids[2], "--yes"]).await, 0, &["1 dead letter discarded"]);
+    let answer = parsed(&process.run(&["dlq", "purge", "--all", "--yes", "--json"]).await);
+    assert_eq!(answer, json!({"matched": 2, "done": 2}));
+    process.reaches("/dlq/depth", 0).await;
+    says(&process.run(&["dlq", "list"]).await, 0, &["None."]);
+    says(&process.run(&["dlq", "show", &ids[4]]).await, 1, &["not in the dead letter queue"]);
+}
+
+#[tokio::test]
+async fn bodies_are_sent_from_files_and_refusals_are_told() {
+    let receiver = Receiver::good().await;
+    let process = Process::start(&receiver.url(), EAGER).await;
+    let file = |name: &str, content: &[u8]| {
+        std::fs::write(process.folder.path().join(name), content).unwrap();
+    };
+    let many: Vec<u8> = (0..10).flat_map(|n| [body("k", &n.to_string()), b"\n".to_vec()].concat()).collect();
+    file("many.ndjson", &many);
+    file("one.json", &body("k", "one"));
+    file("bad.ndjson", b"{}\nnonsense\n");
+    file("empty.json", b"");
+    let ran = process.run(&["send", "many.ndjson", "one.json", "many.ndjson"]).await;
+    says(&ran, 0, &["21 requests sent: accepted 11, duplicates 10, refused 0"]);
+    process.reaches("/counters/delivered", 11).await;
+    let bodies: Vec<_> = receiver.all().into_iter().map(|r| r.body).collect();
+    let wanted: Vec<_> = (0..10).map(|n| body("k", &n.to_string())).chain([body("k", "one")]).collect();
+    assert_eq!(bodies, wanted, "in their order");
+    let ran = process.run(&["send", "bad.ndjson"]).await;
+    says(&ran, 1, &["accepted 1, duplicates 0, refused 1", "bad.ndjson:2: 400 invalid_json"]);
+    says(&process.run(&["send", "one.json", "--source", "nobody"]).await, 1, &["404 unknown_source", "--source"]);
+    says(&process.run(&["send", "empty.json"]).await, 2, &["nothing in it to send"]);
+    says(&process.run(&["send", "absent.json"]).await, 2, &["absent.json"]);
+    let answer = process.run(&["send", "bad.ndjson", "--json"]).await;
+    assert_eq!(answer.code, 1);
+    let answer: Value = serde_json::from_str(&answer.out).unwrap();
+    assert_eq!((&answer["refused"], &answer["refusals"][0]["code"]), (&json!(1), &json!("invalid_json")));
+}
+
+#[tokio::test]
+async fn the_demo_does_the_whole_job_and_its_sums_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let ran = run(folder.path(), &["demo", "--events", "60", "--seed", "1"]).await;
+    says(&ran, 0, &["out of order", "lost"]);
+    wait_for("its folder is gone", async || std::fs::read_dir(folder.path()).unwrap().next().is_none().then_some(()))
+        .await;
+}
