@@ -102,19 +102,28 @@ impl Daemon {
                 format!("{} did not come up; it said: {said}", binary.display())
             })?;
         }
-        Ok(Self { url: format!("http://{intake}/in/default"), admin, data: data.to_owned(), _process: process })
+        let daemon =
+            Self { url: format!("http://{intake}/in/default"), admin, data: data.to_owned(), _process: process };
+        // it listens before it is ready; this connection waits until it is
+        daemon.get("/healthz", "").await?;
+        Ok(daemon)
     }
 
-    pub(crate) async fn status(&self) -> Result<Value> {
-        let token = std::fs::read_to_string(self.data.join("admin.token"))?;
+    async fn get(&self, path: &str, token: &str) -> Result<String> {
         let mut stream = TcpStream::connect(self.admin).await?;
-        let (admin, token) = (self.admin, token.trim());
         let request = format!(
-            "GET /v1/status HTTP/1.1\r\nHost: {admin}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n",
+            self.admin
         );
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
+    pub(crate) async fn status(&self) -> Result<Value> {
+        let token = std::fs::read_to_string(self.data.join("admin.token"))?;
+        let answer = self.get("/v1/status", token.trim()).await?;
         let (head, body) = answer.split_once("\r\n\r\n").context("no body in the status")?;
         if !head.contains(" 200 ") {
             bail!("the status was answered {}", head.lines().next().unwrap_or_default());
