@@ -10,7 +10,7 @@ mod source;
 pub use source::Source;
 
 use crate::clock::Clock;
-use crate::event::{Digest64, Event};
+use crate::event::{Digest64, Event, EventId};
 use crate::http::answer::{self, Answer};
 use crate::http::listener::Handled;
 use crate::profile::{Fields, Found, Limits, Request, Unreadable};
@@ -20,6 +20,7 @@ use admission::{Admission, State};
 use body::Unread;
 use http::{HeaderMap, Method, StatusCode, header};
 use hyper::body::Incoming;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -69,6 +70,13 @@ pub struct Intake {
     pub room: Arc<Semaphore>,
     pub admission: Arc<Admission>,
     pub counts: Arc<Counts>,
+}
+
+/// The answer to a single event.
+#[derive(Serialize)]
+struct Told {
+    status: &'static str,
+    id: EventId,
 }
 
 /// Why a request was not taken.
@@ -176,7 +184,7 @@ impl Intake {
         let receipts = self.store(vec![arrival]).await?;
         let receipt = receipts.first().ok_or_else(failed)?;
         let status = if matches!(receipt, Receipt::Duplicate(_)) { "duplicate" } else { "queued" };
-        Ok(answer::json(self.bounds.success, &json!({"status": status, "id": receipt.id()})))
+        Ok(answer::json(self.bounds.success, &Told { status, id: receipt.id() }))
     }
 
     async fn accept_batch(&self, source: &Source, headers: &HeaderMap, all: Vec<Fields>) -> Result<Answer, Refusal> {

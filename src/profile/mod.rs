@@ -1,12 +1,13 @@
 //! Profiles: where the fields of an event lie in what a source's sender posts, and the reading of them.
 //!
 //! `pointer` is what an operator writes, `presets` the table of known senders, `detect` tells them apart, `scan` walks
-//! through a body, `origin` looks the fields up, `moment` reads times.
+//! through a body and `inside` through its parts, `origin` looks the fields up, `moment` reads times.
 //!
 //! *Invariants.* Nothing here asks a clock or does any IO: the same request gives the same fields. Only the form of a body
 //! can be refused; a field that is missing is no fault, and such an event merely lacks it.
 
 mod detect;
+mod inside;
 mod moment;
 mod origin;
 mod pointer;

@@ -10,6 +10,7 @@
 //! more for each level.
 
 use super::Unreadable;
+use super::inside;
 use super::pointer::Pointer;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -98,21 +99,34 @@ impl Wanted {
     /// Walks one JSON value; the error is that of the JSON.
     pub(super) fn walk<'a>(&self, text: &'a str) -> Result<Places<'_, 'a>, Unreadable> {
         let mut texts = vec![None; self.nodes.len()];
-        self.descend(0, text, &mut texts).map_err(not_json)?;
+        texts[0] = Some(text.trim_matches(SPACE));
+        for (child, inside) in level(&self.nodes[0], text).map_err(not_json)? {
+            self.look_inside(child, inside, &mut texts);
+        }
         Ok(Places { wanted: self, texts })
     }
 
-    /// Only the first level can fail: it validates what lies below.
-    fn descend<'a>(&self, node: usize, text: &'a str, texts: &mut [Option<&'a str>]) -> serde_json::Result<()> {
-        texts[node] = Some(text.trim_matches(SPACE));
-        for (child, inside) in level(&self.nodes[node], text)? {
-            if self.nodes[child].is_empty() {
-                texts[child] = Some(inside);
-            } else {
-                self.descend(child, inside, texts)?;
-            }
+    /// The same below the first level, where the JSON is known to be valid.
+    fn look_inside<'a>(&self, node: usize, text: &'a str, texts: &mut [Option<&'a str>]) {
+        texts[node] = Some(text);
+        let wanted = &self.nodes[node];
+        if wanted.is_empty() {
+            return;
         }
-        Ok(())
+        let mut found = BTreeMap::new();
+        let mut elements = 0usize;
+        inside::each(text, |name, inside| {
+            let child = if name.is_empty() {
+                elements += 1;
+                wanted.iter().find(|(segment, _)| index(segment) == Some(elements - 1)).map(|(_, child)| child)
+            } else {
+                string(name).ok().and_then(|name| wanted.get(name.as_ref()))
+            };
+            if let Some(child) = child {
+                found.insert(*child, inside);
+            }
+        });
+        found.into_iter().for_each(|(child, inside)| self.look_inside(child, inside, texts));
     }
 }
 

@@ -22,6 +22,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// How long transitions alone wait for company.
 const LINGER: Duration = Duration::from_millis(5);
+/// When so many waited for the last commit, the load is heavy, and the next one waits for company: each sync is then shared
+/// by more, and its cost is most of a commit's. An event that is alone waits for nothing.
+const BUSY: usize = 16;
+const COMPANY: Duration = Duration::from_micros(50);
+const COMPANY_MAX: usize = 4;
 /// Without requests, upkeep runs this often.
 const UPKEEP: Duration = Duration::from_secs(1);
 /// A commit takes at most so many requests and so many bytes of events.
@@ -48,6 +53,8 @@ pub(super) struct Committer {
     pub windows: watch::Receiver<Windows>,
     pub clock: Clock,
     pub tail: Tail,
+    /// How many waited for the last commit.
+    pub last: usize,
 }
 
 enum Answer {
@@ -91,6 +98,7 @@ impl Committer {
                 self.shared.written_next.store(next.0, Ordering::Release);
                 self.shared.cache.lock().expect("no holder panics").accepted(finished.first, finished.events);
             }
+            self.last = answers.len();
             let mut unwritten = self.shared.unwritten.lock().expect("no holder panics");
             finished.written.iter().for_each(|key| drop(unwritten.remove(key)));
             drop(unwritten);
@@ -109,8 +117,11 @@ impl Committer {
             Err(RecvTimeoutError::Timeout) => return true,
             Err(RecvTimeoutError::Disconnected) => return false,
         }
-        let mut bytes = size(&gathered[0]);
-        let mut waited_for = waited_for(&gathered[0]);
+        if self.last >= BUSY {
+            self.gather_company(gathered);
+        }
+        let mut bytes: usize = gathered.iter().map(size).sum();
+        let mut waited_for = gathered.iter().any(waited_for);
         while gathered.len() < REQUESTS_MAX && bytes < BYTES_MAX {
             let next = match self.requests.try_recv() {
                 Err(_) if waited_for => break,
@@ -123,6 +134,21 @@ impl Committer {
             gathered.push(request);
         }
         true
+    }
+
+    /// Takes what has come; and under heavy load waits a little, until half of those who wait have come.
+    #[allow(clippy::disallowed_methods)] // nothing depends on it but the size of the commit
+    fn gather_company(&self, gathered: &mut Vec<Request>) {
+        let half = |gathered: &Vec<Request>| (self.last + gathered.len()) / 2;
+        gathered.extend(self.requests.try_iter().take(REQUESTS_MAX - gathered.len()));
+        let enough = half(gathered).min(REQUESTS_MAX);
+        for _ in 0..COMPANY_MAX {
+            if gathered.len() >= enough {
+                return;
+            }
+            std::thread::sleep(COMPANY);
+            gathered.extend(self.requests.try_iter().take(REQUESTS_MAX - gathered.len()));
+        }
     }
 
     fn write_up(&mut self, gathered: &mut Vec<Request>) -> Result<(Finished, Vec<Answer>), StoreError> {

@@ -114,7 +114,7 @@ impl<'a> Ledger<'a> {
 
     /// Takes an event in, or finds that it was taken before.
     pub(super) fn accept(&mut self, arrival: Arrival) -> Result<Receipt, StoreError> {
-        let Arrival { mut event, sender, mut record } = arrival;
+        let Arrival { mut event, sender, lane, mut record } = arrival;
         let prior = match self.known(sender, &event)? {
             Known::Duplicate(receipt) => {
                 self.index.totals.duplicates += 1;
@@ -135,7 +135,7 @@ impl<'a> Ledger<'a> {
         pack(&mut self.page, &record);
         self.page_events += 1;
         let (source, kind) = (self.index.names.source(&event.source), self.index.names.kind(&event.kind));
-        self.fresh.push(Entry::of(&event, sender, prior, source, kind));
+        self.fresh.push(Entry::of(&event, (sender, lane), prior, source, kind));
         if !sender.is_none() {
             self.index.remembered.insert(sender, sequence);
         }

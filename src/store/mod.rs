@@ -142,6 +142,7 @@ impl Store {
             windows: windows_receiver,
             clock,
             tail: ledger::Tail::default(),
+            last: 0,
         };
         let committer = std::thread::Builder::new()
             .name("committer".to_owned())

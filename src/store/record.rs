@@ -29,11 +29,12 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub fn of(event: &Event, sender: Digest64, prior: Sequence, source: u16, kind: u16) -> Self {
+    /// The digests are those of sender id and interaction.
+    pub fn of(event: &Event, (sender, lane): (Digest64, Digest64), prior: Sequence, source: u16, kind: u16) -> Self {
         Self {
             sender,
             body: event.body_digest,
-            lane: event.lane(),
+            lane,
             time: event.time.unwrap_or_default(),
             received_at: event.received_at,
             source,
