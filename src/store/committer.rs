@@ -136,12 +136,13 @@ impl Committer {
         true
     }
 
-    /// Takes what has come; and under heavy load waits a little, until half of those who wait have come.
+    /// Takes what has come; and under heavy load waits a little, until two fifths of the crowd have come: those are then
+    /// committed while the others are being received, and neither side waits for the other.
     #[allow(clippy::disallowed_methods)] // nothing depends on it but the size of the commit
     fn gather_company(&self, gathered: &mut Vec<Request>) {
-        let half = |gathered: &Vec<Request>| (self.last + gathered.len()) / 2;
         gathered.extend(self.requests.try_iter().take(REQUESTS_MAX - gathered.len()));
-        let enough = half(gathered).min(REQUESTS_MAX);
+        // those who waited for the last commit are about to come back; the rest is here
+        let enough = ((self.last + gathered.len()) * 2 / 5).min(REQUESTS_MAX);
         for _ in 0..COMPANY_MAX {
             if gathered.len() >= enough {
                 return;
