@@ -150,6 +150,7 @@ impl Daemon {
             destinations: destinations.clone(),
             news,
             questions,
+            reads: Arc::default(),
             stop: CancellationToken::new(),
             drain_timeout: settings.store.drain_timeout,
         };

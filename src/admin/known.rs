@@ -3,7 +3,7 @@
 //! Scheduler and store are asked one after the other while deliveries move, so a delivery can be missed in between: it
 //! then seems to lie nowhere. [`ends`] tells such a one from one that has ended.
 
-use super::filter::Filter;
+use super::filter::{DeliveryState, Filter};
 use super::{Admin, Failure};
 use crate::delivery::{Delivery, DeliveryId, Place};
 use crate::dispatch::Question;
@@ -85,8 +85,9 @@ pub(super) fn gather(
     let mut sequences: BTreeMap<Sequence, Option<Entry>> = entries.into_iter().map(|(s, e)| (s, Some(e))).collect();
     let end = row_end.unwrap_or(Sequence(u64::MAX));
     let first = DeliveryId { sequence: from, destination: DestinationId(0) };
+    let (mut delayed, mut dead) = (BTreeSet::new(), BTreeSet::new());
     for id in tree.range(first..).map(|(id, _)| *id).take_while(|id| id.sequence < end) {
-        sequences.entry(id.sequence).or_default();
+        delayed.insert(id.sequence);
     }
     let before = DeliveryId { sequence: Sequence(from.0 - 1), destination: DestinationId(u8::MAX) };
     for id in store.dead_ids(Some(before)) {
@@ -94,12 +95,16 @@ pub(super) fn gather(
         if id.sequence >= end {
             break;
         }
-        sequences.entry(id.sequence).or_default();
+        dead.insert(id.sequence);
+    }
+    for sequence in delayed.iter().chain(&dead) {
+        sequences.entry(*sequence).or_default();
     }
     let examined = sequences.len();
     let mut known = Vec::new();
     for (sequence, entry) in sequences {
-        if entry.as_ref().is_none_or(|entry| may_fit(store, filter, entry)) {
+        let lies = [delayed.contains(&sequence), dead.contains(&sequence)];
+        if entry.as_ref().is_none_or(|entry| may_fit(store, filter, sequence, entry, lies)) {
             known.extend(know(store, tree, sequence)?.filter(|known| fits(filter, known)));
         }
     }
@@ -107,12 +112,21 @@ pub(super) fn gather(
 }
 
 /// Spares the reading of events that cannot fit.
-fn may_fit(store: &Store, filter: &Filter, entry: &Entry) -> bool {
+fn may_fit(store: &Store, filter: &Filter, sequence: Sequence, entry: &Entry, [delayed, dead]: [bool; 2]) -> bool {
+    let paged = || store.left_in_page(sequence);
+    let state = match filter.state {
+        None => true,
+        Some(DeliveryState::Dead) => dead,
+        Some(DeliveryState::Delayed) => delayed,
+        Some(DeliveryState::Queued | DeliveryState::Held | DeliveryState::InFlight) => delayed || !paged().is_empty(),
+        Some(DeliveryState::Delivered | DeliveryState::Discarded) => paged() != entry.to,
+    };
     let same = |name: Option<String>, wanted: &Option<String>| match (name, wanted) {
         (Some(name), Some(wanted)) => name == *wanted,
         _ => true,
     };
-    filter.destination.is_none_or(|d| entry.to.has(d))
+    state
+        && filter.destination.is_none_or(|d| entry.to.has(d))
         && filter.interaction.is_none_or(|i| i == entry.lane)
         && same(store.source_name(entry), &filter.source)
         && same(store.kind_name(entry), &filter.kind)

@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Mutex;
 
 /// So much of an answer is read, to keep its connection usable; a longer one costs the connection.
 const ANSWER_READ_MAX: usize = 64 * 1024;
@@ -31,6 +32,8 @@ pub struct Landed {
 }
 
 pub struct Context {
+    /// One read of the store at a time.
+    pub reads: Arc<Mutex<()>>,
     pub store: Store,
     pub clock: Clock,
     pub destination: Arc<Destination>,
@@ -47,7 +50,7 @@ struct Reply {
 pub async fn run(context: Context, start: Start) -> Landed {
     let id = DeliveryId { sequence: start.sequence, destination: start.destination };
     let place = Place::under(start.lies_under);
-    let delivery = match load(&context.store, id, place).await {
+    let delivery = match load(&context, id, place).await {
         Ok(delivery) => delivery,
         Err(error) => return unreadable(&context, start, id, place, &error),
     };
@@ -66,10 +69,15 @@ pub async fn run(context: Context, start: Start) -> Landed {
     Landed { start, landing, hold: wish }
 }
 
-async fn load(store: &Store, id: DeliveryId, place: Place) -> Result<Delivery, StoreError> {
-    if place == Place::Page
-        && let Some(event) = store.cached(id.sequence)
-    {
+async fn load(context: &Context, id: DeliveryId, place: Place) -> Result<Delivery, StoreError> {
+    let store = &context.store;
+    let cached = || store.cached(id.sequence).filter(|_| place == Place::Page);
+    if let Some(event) = cached() {
+        return Ok(Delivery::first(id, event));
+    }
+    // the others that wait for the same page then find it in the cache, and need no memory of their own
+    let _turn = context.reads.lock().await;
+    if let Some(event) = cached() {
         return Ok(Delivery::first(id, event));
     }
     match read(store, id, place).await {

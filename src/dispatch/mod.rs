@@ -53,6 +53,8 @@ pub struct Dispatcher {
     pub scheduler: Scheduler,
     pub news: mpsc::UnboundedReceiver<News>,
     pub questions: mpsc::Receiver<Question>,
+    /// Taken by whoever reads the store for an attempt.
+    pub reads: Arc<tokio::sync::Mutex<()>>,
     /// No attempt starts any more; those in flight may end within the time given.
     pub stop: CancellationToken,
     pub drain_timeout: Duration,
@@ -108,7 +110,8 @@ impl Dispatcher {
 
     fn start(&self, start: Start, to: mpsc::UnboundedSender<Message>) {
         let destination = self.destinations[&start.destination].clone();
-        let context = Context { store: self.store.clone(), clock: self.clock.clone(), destination };
+        let reads = self.reads.clone();
+        let context = Context { reads, store: self.store.clone(), clock: self.clock.clone(), destination };
         tokio::spawn(async move {
             let _ = to.send(Message::Landed(attempt::run(context, start).await)); // nobody listens after the drain
         });

@@ -18,6 +18,7 @@ use crate::store::{Arrival, Receipt, Store};
 use crate::time::Timestamp;
 use admission::{Admission, State};
 use body::Unread;
+use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 use hyper::body::Incoming;
 use serde::Serialize;
@@ -224,7 +225,8 @@ impl Intake {
                 traceparent: text("traceparent"),
                 conflict: false,
                 body_digest: Digest64::of(&[&fields.body]),
-                body: fields.body,
+                // a copy of its own: a slice would keep the connection's whole buffer alive
+                body: Bytes::copy_from_slice(&fields.body),
             })
         })
     }

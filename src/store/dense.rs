@@ -5,7 +5,8 @@
 
 use super::codec::{self, Kind};
 use super::draft::{Draft, Table};
-use super::record::{HistoryRow, SettledRow, number_key};
+use super::keys::number_key;
+use super::record::{HistoryRow, SettledRow};
 use serde::Serialize;
 use std::collections::VecDeque;
 
@@ -98,7 +99,8 @@ mod tests {
     use super::*;
     use crate::delivery::DeliveryId;
     use crate::event::{DestinationId, Sequence};
-    use crate::store::record::{How, Settlement, number_of};
+    use crate::store::keys::number_of;
+    use crate::store::record::{How, Settlement};
     use crate::time::Timestamp;
     use std::collections::BTreeMap;
 

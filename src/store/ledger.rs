@@ -10,11 +10,10 @@ use super::dense::Run;
 use super::draft::{Draft, Table};
 use super::engine::Engine;
 use super::index::{Index, Unwritten};
+use super::keys::{TOTALS, delay_key, hold_key, number_key};
+use super::page::{pack, seal_page};
 use super::pages::Departure;
-use super::record::{
-    Entry, HistoryRow, Hold, How, PageShape, SettledRow, Settlement, TOTALS, delay_key, hold_key, number_key, pack,
-    seal_page,
-};
+use super::record::{Entry, HistoryRow, Hold, How, PageShape, SettledRow, Settlement};
 use super::request::{Arrival, News, Receipt, Transition};
 use super::{StoreError, read};
 use crate::delivery::{Delivery, DeliveryId, Place, Ticket};

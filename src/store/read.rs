@@ -8,7 +8,9 @@ use super::codec::{self, Damaged, Kind};
 use super::dense::Consecutive;
 use super::draft::{self, Table};
 use super::engine::Engine;
-use super::record::{Entry, HistoryRow, number_key, number_of, open_page, unpack};
+use super::keys::{number_key, number_of};
+use super::page::{open_page, unpack};
+use super::record::{Entry, HistoryRow};
 use crate::event::{Event, Sequence};
 use serde::de::DeserializeOwned;
 

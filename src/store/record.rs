@@ -1,10 +1,8 @@
-//! The records of the small, queue-shaped rows, and the keys under which everything lies.
+//! The records of the small, queue-shaped rows.
 //!
-//! *Format.* Keys are big-endian numbers, so that byte order is number order. `history` and `settled` rows cover a
-//! contiguous range of numbers beginning at their key; the next row begins where the one before ends. So a missing row
-//! is seen as a gap.
+//! *Format.* `history` and `settled` rows cover a contiguous range of numbers beginning at their key; the next row begins
+//! where the one before ends. So a missing row is seen as a gap.
 
-use super::codec::{self, Damaged, Kind};
 use crate::delivery::DeliveryId;
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, EventId, Sequence};
 use crate::time::Timestamp;
@@ -237,85 +235,13 @@ pub struct Quarantined {
     pub bytes: Vec<u8>,
 }
 
-/// No page unpacks to more: 256 MiB.
-const PACKED_MAX: usize = 256 << 20;
-
-pub const TOTALS: &[u8] = b"totals";
-
-pub fn number_key(n: u64) -> Vec<u8> {
-    n.to_be_bytes().to_vec()
-}
-
-pub fn number_of(key: &[u8]) -> Result<u64, Damaged> {
-    key.get(..8).and_then(|k| k.try_into().ok()).map(u64::from_be_bytes).ok_or(Damaged::Content)
-}
-
-pub fn dlq_key(id: DeliveryId) -> Vec<u8> {
-    let mut key = number_key(id.sequence.0);
-    key.push(id.destination.0);
-    key
-}
-
-pub fn delay_key(due: Timestamp, id: DeliveryId) -> Vec<u8> {
-    [number_key(due.0), dlq_key(id)].concat()
-}
-
-pub fn hold_key(d: DestinationId) -> Vec<u8> {
-    [b"hold.".as_slice(), &[d.0]].concat()
-}
-
-/// (due, delivery) of a key in the delay tree.
-pub fn delay_of(key: &[u8]) -> Result<(Timestamp, DeliveryId), Damaged> {
-    Ok((Timestamp(number_of(key)?), dlq_of(key.get(8..).unwrap_or_default())?))
-}
-
-pub fn dlq_of(key: &[u8]) -> Result<DeliveryId, Damaged> {
-    let destination = *key.get(8).ok_or(Damaged::Content)?;
-    Ok(DeliveryId { sequence: Sequence(number_of(key)?), destination: DestinationId(destination) })
-}
-
-/// Packs the bare records of events into the payload of a page.
-pub fn pack(payload: &mut Vec<u8>, record: &[u8]) {
-    let length = u32::try_from(record.len()).expect("a record is smaller than 64 MiB");
-    payload.extend(length.to_le_bytes());
-    payload.extend(record);
-}
-
-/// Seals the packed records of a page, compressed (LZ4 block format): bodies of one time are alike, and whatever sled
-/// does not have to write several times is time that an acknowledgement does not wait.
-pub fn seal_page(packed: &[u8]) -> Vec<u8> {
-    codec::seal(Kind::Page, &lz4_flex::compress_prepend_size(packed))
-}
-
-/// The packed records of a sealed page.
-pub fn open_page(sealed: &[u8]) -> Result<Vec<u8>, Damaged> {
-    let compressed = codec::open(Kind::Page, sealed)?;
-    let (length, block) = lz4_flex::block::uncompressed_size(compressed).map_err(|_| Damaged::Content)?;
-    if length > PACKED_MAX {
-        return Err(Damaged::Content);
-    }
-    lz4_flex::decompress(block, length).map_err(|_| Damaged::Content)
-}
-
-/// The bare records in the packed records of a page.
-pub fn unpack(packed: &[u8]) -> Result<Vec<&[u8]>, Damaged> {
-    let mut rest = packed;
-    let mut records = Vec::new();
-    while !rest.is_empty() {
-        let (length, behind) = rest.split_at_checked(4).ok_or(Damaged::Content)?;
-        let length = u32::from_le_bytes(length.try_into().expect("four bytes were split off"));
-        let (record, behind) = behind.split_at_checked(length as usize).ok_or(Damaged::Content)?;
-        records.push(record);
-        rest = behind;
-    }
-    Ok(records)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::delivery::{Attempt, DeadLetter, Delivery, Outcome, Reason};
+    use crate::store::codec::{self, Kind};
     use crate::store::draft::ROW_MAX;
+    use crate::store::page::{pack, seal_page};
 
     fn entry() -> Entry {
         Entry {
@@ -345,21 +271,6 @@ mod tests {
         assert!(codec::encode(Kind::History, &history).len() <= ROW_MAX);
         let settled = SettledRow { settlements: vec![settlement(); SettledRow::SETTLEMENTS_MAX] };
         assert!(codec::encode(Kind::Settled, &settled).len() <= ROW_MAX);
-    }
-
-    #[test]
-    fn keys_sort_as_numbers_and_come_back() {
-        let id = |s, d| DeliveryId { sequence: Sequence(s), destination: DestinationId(d) };
-        let keys = [
-            delay_key(Timestamp(1), id(900, 0)),
-            delay_key(Timestamp(255), id(1, 1)),
-            delay_key(Timestamp(256), id(1, 0)),
-            delay_key(Timestamp(256), id(1, 1)),
-        ];
-        assert!(keys.is_sorted());
-        assert_eq!(delay_of(&keys[3]), Ok((Timestamp(256), id(1, 1))));
-        assert_eq!(dlq_of(&dlq_key(id(77, 5))), Ok(id(77, 5)));
-        assert_eq!(delay_of(&keys[0][..9]), Err(Damaged::Content));
     }
 
     /// What lies on disks out there must be read for ever; a change here is a new version of the record.
@@ -423,21 +334,5 @@ mod tests {
         };
         let id = DeliveryId { sequence: Sequence(7), destination: DestinationId(1) };
         Delivery { id, event: event.into(), attempts: vec![attempt], forgiven: 0, redriven: false }
-    }
-
-    #[test]
-    fn a_page_gives_back_its_records_and_refuses_nonsense() {
-        let mut payload = Vec::new();
-        for record in [b"one".as_slice(), b"", b"three"] {
-            pack(&mut payload, record);
-        }
-        let sealed = seal_page(&payload);
-        assert_eq!(open_page(&sealed).unwrap(), payload);
-        assert_eq!(unpack(&payload).unwrap(), [b"one".as_slice(), b"", b"three"]);
-        for n in [1, 5, payload.len() - 1] {
-            assert!(unpack(&payload[..n]).is_err());
-        }
-        let bomb = [u32::MAX.to_le_bytes().as_slice(), b"x"].concat();
-        assert_eq!(open_page(&codec::seal(Kind::Page, &bomb)), Err(Damaged::Content));
     }
 }

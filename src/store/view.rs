@@ -2,9 +2,8 @@
 
 use super::codec::{Damaged, Kind};
 use super::draft::Table;
-use super::record::{
-    Entry, HistoryRow, How, SettledRow, Settlement, delay_key, delay_of, dlq_key, dlq_of, number_key, number_of,
-};
+use super::keys::{delay_key, delay_of, dlq_key, dlq_of, number_key, number_of};
+use super::record::{Entry, HistoryRow, How, SettledRow, Settlement};
 use super::{Store, StoreError, read};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, DestinationSet, Event, Sequence};

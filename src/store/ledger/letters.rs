@@ -6,7 +6,8 @@ use crate::event::{DestinationSet, Digest64};
 use crate::store::StoreError;
 use crate::store::codec::{self, Kind};
 use crate::store::draft::Table;
-use crate::store::record::{Audit, How, Quarantined, dlq_key, number_key};
+use crate::store::keys::{dlq_key, number_key};
+use crate::store::record::{Audit, How, Quarantined};
 use crate::store::request::{DlqAction, News};
 
 impl Ledger<'_> {
