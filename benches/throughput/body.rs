@@ -41,8 +41,8 @@ impl Requests {
         Self { run, host, path, body: String::with_capacity(2 * BODY_BYTES) }
     }
 
-    /// Writes the whole request for event `n` into `out`.
-    pub(crate) fn write(&mut self, n: u64, out: &mut String) {
+    /// The body of event `n`.
+    pub(crate) fn body(&mut self, n: u64) -> &str {
         let (run, interaction) = (&self.run, n % INTERACTIONS);
         let body = &mut self.body;
         body.clear();
@@ -64,6 +64,12 @@ impl Requests {
             random.next(),
             random.next()
         );
+        body
+    }
+
+    /// Writes the whole request for event `n` into `out`.
+    pub(crate) fn write(&mut self, n: u64, out: &mut String) {
+        self.body(n);
         out.clear();
         let (host, path, length) = (&self.host, &self.path, self.body.len());
         let _ = write!(

@@ -1,5 +1,6 @@
 //! The comparison: bare and holdline in turn, round after round, so that a slow moment of the machine hits both.
 
+use crate::connection::Client;
 use crate::daemon::{Bare, Daemon, Sink};
 use crate::load::{self, Seen, Until};
 use crate::report::{Report, Round};
@@ -27,12 +28,14 @@ fn work_folder() -> Result<tempfile::TempDir> {
 pub(crate) async fn run(plan: &Plan) -> Result<Report> {
     let folder = work_folder()?;
     let bare = Bare::start().await?;
-    let held = Daemon::start(&plan.binary, &folder.path().join("held"), None).await?;
-    let durability = held.status().await?["durability"].clone();
+    let mut durability = serde_json::Value::Null;
     let mut rounds = Vec::new();
-    warm_up(&bare.url, &held.url).await?;
     for number in 1..=plan.rounds {
         eprintln!("round {number} of {}", plan.rounds);
+        // a store of its own for each round, so that no round pays for what the ones before have left
+        let held = Daemon::start(&plan.binary, &folder.path().join(format!("held-{number}")), None).await?;
+        durability = held.status().await?["durability"].clone();
+        warm_up(&bare.url, &held.url).await?;
         rounds.push(one_round(plan, folder.path(), &bare.url, &held.url, number).await?);
     }
     let durability = durability.as_str().map_or_else(|| durability.to_string(), str::to_owned);
@@ -41,7 +44,7 @@ pub(crate) async fn run(plan: &Plan) -> Result<Report> {
 
 async fn warm_up(bare: &str, held: &str) -> Result<()> {
     for url in [bare, held] {
-        load::post(url, MANY, Until::Elapsed(Duration::from_millis(300)), 0.0).await?;
+        load::post(Client::Sockets, url, MANY, Until::Elapsed(Duration::from_millis(300)), 0.0).await?;
     }
     Ok(())
 }
@@ -49,12 +52,14 @@ async fn warm_up(bare: &str, held: &str) -> Result<()> {
 async fn one_round(plan: &Plan, folder: &Path, bare: &str, held: &str, number: usize) -> Result<Round> {
     let until = Until::Elapsed(plan.length);
     disk::settle(folder)?;
-    let bare_one = load::post(bare, 1, until, 0.0).await?;
+    let bare_one = load::post(Client::Sockets, bare, 1, until, 0.0).await?;
     let append_before = disk::append_and_sync(folder, plan.length / 4)?;
-    let held_one = load::post(held, 1, until, 0.0).await?;
+    let held_one = load::post(Client::Sockets, held, 1, until, 0.0).await?;
     let append_after = disk::append_and_sync(folder, plan.length / 4)?;
-    let bare_many = load::post(bare, MANY, until, 0.0).await?;
-    let held_many = load::post(held, MANY, until, 0.0).await?;
+    let bare_many = load::post(Client::Sockets, bare, MANY, until, 0.0).await?;
+    let held_many = load::post(Client::Sockets, held, MANY, until, 0.0).await?;
+    let bare_hyper = load::post(Client::Hyper, bare, MANY, until, 0.0).await?;
+    let held_hyper = load::post(Client::Hyper, held, MANY, until, 0.0).await?;
     let events = (held_many.per_second() * plan.length.as_secs_f64() / 2.0) as u64;
     disk::settle(folder)?;
     let delivered = end_to_end(plan, &folder.join(format!("delivered-{number}")), events.max(100)).await?;
@@ -65,6 +70,9 @@ async fn one_round(plan: &Plan, folder: &Path, bare: &str, held: &str, number: u
         holdline_1: held_one.per_second(),
         bare_128: bare_many.per_second(),
         holdline_128: held_many.per_second(),
+        bare_128_hyper: bare_hyper.per_second(),
+        holdline_128_hyper: held_hyper.per_second(),
+        ack_128_hyper_us: quantiles(&held_hyper),
         delivered_128: delivered,
         ack_1_us: quantiles(&held_one),
         ack_128_us: quantiles(&held_many),
@@ -76,7 +84,7 @@ async fn end_to_end(plan: &Plan, data: &Path, events: u64) -> Result<f64> {
     let sink = Sink::start().await?;
     let daemon = Daemon::start(&plan.binary, data, Some(&sink.url)).await?;
     let begin = Instant::now();
-    load::post(&daemon.url, MANY, Until::Events(events), 0.0).await?;
+    load::post(Client::Sockets, &daemon.url, MANY, Until::Events(events), 0.0).await?;
     daemon.until_drained().await?;
     Ok(events as f64 / begin.elapsed().as_secs_f64())
 }

@@ -4,7 +4,7 @@
 //! posted, it lets everything through.
 
 use crate::body::run_name;
-use crate::load::Connection;
+use crate::connection::{Client, Connection};
 use crate::server;
 use anyhow::{Result, bail};
 use std::net::SocketAddr;
@@ -65,7 +65,7 @@ impl Flow {
 }
 
 async fn post(flow: Arc<Flow>, to: String, run: String) -> Result<()> {
-    let mut connection = Connection::open(&to, &run).await?;
+    let mut connection = Connection::open(Client::Sockets, &to, &run).await?;
     loop {
         let n = flow.next.fetch_add(1, Ordering::Relaxed);
         if n >= flow.events {

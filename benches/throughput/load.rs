@@ -1,12 +1,11 @@
 //! The load generator: keep-alive connections that post the next event when the one before is answered.
 
-use crate::body::{Requests, run_name};
-use anyhow::{Context, Result, bail};
+use crate::body::run_name;
+use crate::connection::{Client, Connection, split};
+use anyhow::{Result, bail};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 #[derive(clap::Args, Clone)]
@@ -21,6 +20,8 @@ pub(crate) struct Arguments {
     /// Events per second in all; 0: as fast as they are answered.
     #[arg(long, default_value_t = 0.0)]
     pub(crate) rate: f64,
+    #[arg(long, value_enum, default_value_t = Client::Sockets)]
+    pub(crate) client: Client,
 }
 
 /// When a run of the load ends.
@@ -57,6 +58,7 @@ pub(crate) struct Course {
     begin: Instant,
     until: Until,
     rate: f64,
+    client: Client,
     next: AtomicU64,
 }
 
@@ -79,64 +81,11 @@ impl Course {
     }
 }
 
-/// One keep-alive connection to an intake.
-pub(crate) struct Connection {
-    stream: TcpStream,
-    requests: Requests,
-    out: String,
-    answer: Vec<u8>,
-}
-
-impl Connection {
-    pub(crate) async fn open(to: &str, run: &str) -> Result<Self> {
-        let (address, path) = split(to)?;
-        let stream = TcpStream::connect(&address).await.with_context(|| format!("connect to {address}"))?;
-        stream.set_nodelay(true)?;
-        let requests = Requests::new(run.to_owned(), address, path);
-        Ok(Self { stream, requests, out: String::new(), answer: vec![0; 16 * 1024] })
-    }
-
-    /// Posts event `n` -> the status of the answer.
-    pub(crate) async fn post(&mut self, n: u64) -> Result<u16> {
-        self.requests.write(n, &mut self.out);
-        self.stream.write_all(self.out.as_bytes()).await?;
-        let mut filled = 0;
-        loop {
-            let got = self.stream.read(&mut self.answer[filled..]).await?;
-            if got == 0 {
-                bail!("the connection was closed before the answer");
-            }
-            filled += got;
-            if let Some(status) = complete(&self.answer[..filled])? {
-                return Ok(status);
-            }
-        }
-    }
-}
-
-/// The status of an answer, once its last byte is there.
-fn complete(answer: &[u8]) -> Result<Option<u16>> {
-    let Some(head) = answer.windows(4).position(|w| w == b"\r\n\r\n") else { return Ok(None) };
-    let text = std::str::from_utf8(&answer[..head])?;
-    let status = text.split(' ').nth(1).context("no status in the answer")?.parse()?;
-    let length = text.lines().filter_map(|line| line.split_once(':'));
-    let length = length.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    let length: usize = length.map(|(_, value)| value.trim()).next().unwrap_or("0").parse()?;
-    Ok((answer.len() >= head + 4 + length).then_some(status))
-}
-
-/// `http://host:port/path` -> (`host:port`, `/path`).
-fn split(url: &str) -> Result<(String, String)> {
-    let rest = url.strip_prefix("http://").context("the URL begins with http://")?;
-    let (address, path) = rest.split_once('/').unwrap_or((rest, ""));
-    Ok((address.to_owned(), format!("/{path}")))
-}
-
 /// Posts on `connections` connections at once; any answer but 202 ends the run.
-pub(crate) async fn post(to: &str, connections: usize, until: Until, rate: f64) -> Result<Seen> {
+pub(crate) async fn post(client: Client, to: &str, connections: usize, until: Until, rate: f64) -> Result<Seen> {
     let (address, path) = split(to)?;
     let course =
-        Arc::new(Course { address, path, run: run_name(), begin: Instant::now(), until, rate, next: 0.into() });
+        Arc::new(Course { address, path, run: run_name(), begin: Instant::now(), until, rate, client, next: 0.into() });
     let mut tasks = JoinSet::new();
     for _ in 0..connections {
         tasks.spawn(post_on_one(course.clone()));
@@ -152,7 +101,7 @@ pub(crate) async fn post(to: &str, connections: usize, until: Until, rate: f64) 
 
 async fn post_on_one(course: Arc<Course>) -> Result<Vec<u32>> {
     let to = format!("http://{}{}", course.address, course.path);
-    let mut connection = Connection::open(&to, &course.run).await?;
+    let mut connection = Connection::open(course.client, &to, &course.run).await?;
     let mut latencies_us = Vec::new();
     while let Some(n) = course.next().await {
         let begin = Instant::now();
@@ -166,7 +115,9 @@ async fn post_on_one(course: Arc<Course>) -> Result<Vec<u32>> {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<()> {
-    let seen = post(&arguments.to, arguments.connections, Until::Events(arguments.events), arguments.rate).await?;
+    let seen =
+        post(arguments.client, &arguments.to, arguments.connections, Until::Events(arguments.events), arguments.rate)
+            .await?;
     let line = serde_json::json!({
         "acknowledged": seen.acknowledged,
         "seconds": seen.elapsed.as_secs_f64(),

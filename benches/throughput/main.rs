@@ -6,6 +6,7 @@
 
 mod body;
 mod compare;
+mod connection;
 mod daemon;
 mod disk;
 mod flow;
