@@ -24,7 +24,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -143,11 +143,28 @@ impl Daemon {
         let door = door(&store, &clock, &settings, &destinations, admission.clone(), counts.clone())?;
         serve_intake(&intake, intake_listeners, door, &settings.intake);
         let (question, questions) = mpsc::channel(QUESTIONS_MAX);
+        let ready = Arc::new(AtomicBool::new(false));
+        let admin = Part::new();
+        let api = admin::router(Arc::new(Admin {
+            store: store.clone(),
+            clock: clock.clone(),
+            questions: question,
+            destinations: destinations.clone(),
+            admission: admission.clone(),
+            counts,
+            token: token.clone(),
+            started_at: clock.now(),
+            ready: ready.clone(),
+        }));
+        for listener in admin_listeners {
+            let service = TowerToHyperService::new(api.clone());
+            admin.tasks.spawn(listener::serve(listener, service, ADMIN_LIMITS, admin.stop.clone()));
+        }
         let dispatcher = Dispatcher {
             store: store.clone(),
             clock: clock.clone(),
             scheduler: restored(scheduler, &store, &destinations, &clock).await?,
-            destinations: destinations.clone(),
+            destinations,
             news,
             questions,
             reads: Arc::default(),
@@ -155,22 +172,7 @@ impl Daemon {
             drain_timeout: settings.store.drain_timeout,
         };
         let dispatch = (dispatcher.stop.clone(), tokio::spawn(dispatcher.run()));
-        let admin = Part::new();
-        let api = admin::router(Arc::new(Admin {
-            store: store.clone(),
-            clock: clock.clone(),
-            questions: question,
-            destinations,
-            admission: admission.clone(),
-            counts,
-            token: token.clone(),
-            started_at: clock.now(),
-            ready: Arc::new(AtomicBool::new(true)),
-        }));
-        for listener in admin_listeners {
-            let service = TowerToHyperService::new(api.clone());
-            admin.tasks.spawn(listener::serve(listener, service, ADMIN_LIMITS, admin.stop.clone()));
-        }
+        ready.store(true, Ordering::Relaxed);
         tracing::info!(%intake_addr, %admin_addr, durability = store.durability().word(), "holdline is ready");
         Ok(Self { intake_addr, admin_addr, token, store, committer, admission, intake, dispatch, admin })
     }

@@ -40,10 +40,18 @@ pub async fn watch_admission(store: Store, settings: Intake, admission: Arc<Admi
 /// Keeps the dead letter queue within its bounds, or says that it is not, until `stop`.
 pub async fn watch_dlq(store: Store, settings: Dlq, clock: Clock, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(DLQ_EVERY);
+    // until then no letter that is there can be too old
+    let mut quiet_until = Timestamp::ZERO;
     while tokio::select! { () = stop.cancelled() => false, _ = ticks.tick() => true } {
+        if store.totals().sum(|t| t.dead) == 0
+            || (store.totals().dlq_bytes <= settings.max_bytes && clock.now() < quiet_until)
+        {
+            continue;
+        }
         let (reader, bounds, now) = (store.clone(), settings.clone(), clock.now());
         let beyond = tokio::task::spawn_blocking(move || beyond(&reader, &bounds, now)).await;
-        let Ok(Ok(beyond)) = beyond else { continue };
+        let Ok(Ok((beyond, next))) = beyond else { continue };
+        quiet_until = next;
         if beyond.is_empty() {
             continue;
         }
@@ -64,10 +72,11 @@ pub async fn watch_dlq(store: Store, settings: Dlq, clock: Clock, stop: Cancella
     }
 }
 
-/// The dead letters, oldest event first, that are older than `retention` or more than `max_bytes`.
-fn beyond(store: &Store, bounds: &Dlq, now: Timestamp) -> Result<Vec<DeliveryId>, StoreError> {
+/// The dead letters, oldest event first, that are older than `retention` or more than `max_bytes`; and when the next of
+/// those that stay will be too old.
+fn beyond(store: &Store, bounds: &Dlq, now: Timestamp) -> Result<(Vec<DeliveryId>, Timestamp), StoreError> {
     let mut too_many = store.totals().dlq_bytes.saturating_sub(bounds.max_bytes);
-    let mut beyond = Vec::new();
+    let (mut beyond, mut next) = (Vec::new(), now.after(bounds.retention));
     for id in store.dead_ids(None) {
         let id = id?;
         let letter = match store.dead_letter(id) {
@@ -76,11 +85,13 @@ fn beyond(store: &Store, bounds: &Dlq, now: Timestamp) -> Result<Vec<DeliveryId>
             Err(e) => return Err(e),
         };
         if too_many > 0 || now.since(letter.dead_at) > bounds.retention {
-            too_many = too_many.saturating_sub(letter.delivery.event.body.len() as u64);
+            too_many = too_many.saturating_sub(store.dead_letter_bytes(id)?);
             beyond.push(id);
+        } else {
+            next = next.min(letter.dead_at.after(bounds.retention));
         }
     }
-    Ok(beyond)
+    Ok((beyond, next))
 }
 
 #[cfg(test)]
@@ -125,7 +136,7 @@ mod tests {
         store.flush().await.unwrap();
         let bytes = store.totals().dlq_bytes;
         let bounds = |hours_kept, max_bytes| Dlq { retention: hours(hours_kept), max_bytes, evict: true };
-        let count = |bounds: Dlq| beyond(&store, &bounds, NOW.after(hours(5))).unwrap().len();
+        let count = |bounds: Dlq| beyond(&store, &bounds, NOW.after(hours(5))).unwrap().0.len();
         assert_eq!(count(bounds(5, bytes)), 0);
         assert_eq!(count(bounds(2, bytes)), 2, "dead for 4 and 3 hours");
         assert_eq!(count(bounds(5, bytes - 1)), 1);

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 /// So many dead letters are looked at for one page, so that a narrow filter cannot hold the store.
 const EXAMINED_MAX: usize = 20_000;
 /// So many change in one commit.
-const CHUNK: usize = 256;
+const CHUNK: usize = 32;
 
 pub(super) async fn list(
     State(admin): Shared,
@@ -109,21 +109,6 @@ fn read(store: &Store, id: DeliveryId) -> Result<Option<DeadLetter>, StoreError>
 
 fn item(admin: &Admin, letter: &DeadLetter) -> Value {
     let (delivery, event) = (&letter.delivery, &letter.delivery.event);
-    let attempts: Vec<Value> = delivery
-        .attempts
-        .iter()
-        .map(|a| {
-            json!({
-                "number": a.number,
-                "at": a.at.to_string(),
-                "latency_ms": a.latency_ms,
-                "outcome": a.outcome.word(),
-                "status": a.outcome.status(),
-                "error": a.error,
-                "answer": String::from_utf8_lossy(&a.answer),
-            })
-        })
-        .collect();
     json!({
         "id": event.id(delivery.id.sequence),
         "sequence": delivery.id.sequence,
@@ -139,7 +124,7 @@ fn item(admin: &Admin, letter: &DeadLetter) -> Value {
         "size": event.body.len(),
         "conflict": event.conflict,
         "redriven": delivery.redriven,
-        "attempts": attempts,
+        "attempts": super::attempts(delivery),
     })
 }
 

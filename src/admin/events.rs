@@ -6,7 +6,7 @@
 use super::filter::{DeliveryState, Filter, Query};
 use super::known::{self, Known, Lies, delay_tree, gather, know};
 use super::{Admin, Failure, Name, Shared, sequence_of};
-use crate::delivery::{Delivery, DeliveryId};
+use crate::delivery::DeliveryId;
 use crate::dispatch::{LineStatus, Question};
 use crate::event::{DestinationId, Sequence};
 use crate::scheduler::Standing;
@@ -36,11 +36,18 @@ pub(super) async fn list(
     let tree = Arc::new(delay_tree(&admin).await?);
     let lines = admin.lines().await?;
     let (mut items, mut from, mut examined) = (Vec::new(), Sequence(after.saturating_add(1)), 0);
+    // described together: the settlements are looked through once for all of them
+    let mut gathered = Vec::new();
     let next = loop {
         let (filter_here, tree) = (filter.clone(), tree.clone());
         let (known, n, next) = admin.read(move |store| gather(store, &filter_here, &tree, from)).await?;
         examined += n;
-        for (known, item) in describe(&admin, &lines, known).await? {
+        gathered.extend(known);
+        if let Some(behind) = next.filter(|_| gathered.len() < filter.limit && examined < EXAMINED_MAX) {
+            from = behind;
+            continue;
+        }
+        for (known, item) in describe(&admin, &lines, std::mem::take(&mut gathered)).await? {
             if items.len() == filter.limit {
                 break;
             }
@@ -66,7 +73,7 @@ pub(super) async fn show(State(admin): Shared, Name(id): Name) -> Result<Json<Va
         .places
         .iter()
         .filter_map(|(d, lies)| match lies {
-            Lies::Delayed(delivery) => Some((admin.destination_name(*d), json!(attempts(delivery)))),
+            Lies::Delayed(delivery) => Some((admin.destination_name(*d), json!(super::attempts(delivery)))),
             _ => None,
         })
         .collect();
@@ -214,21 +221,6 @@ fn gate(admin: &Admin, d: DestinationId, line: Option<LineStatus>) -> Value {
     } else {
         json!({"gate": "concurrency", "set_by": "configuration"})
     }
-}
-
-fn attempts(delivery: &Delivery) -> Vec<Value> {
-    let one = |a: &crate::delivery::Attempt| {
-        json!({
-            "number": a.number,
-            "at": a.at.to_string(),
-            "latency_ms": a.latency_ms,
-            "outcome": a.outcome.word(),
-            "status": a.outcome.status(),
-            "error": a.error,
-            "answer": String::from_utf8_lossy(&a.answer),
-        })
-    };
-    delivery.attempts.iter().map(one).collect()
 }
 
 /// The rest of the filter, on what is now known.

@@ -138,11 +138,19 @@ fn fits(filter: &Filter, known: &Known) -> bool {
     filter.interaction.is_none_or(|i| i == known.lane) && (filter.since..=filter.until).contains(&known.received_at)
 }
 
+/// A record that does not verify, or has just gone, is left out of lists.
+fn unless_damaged<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match read {
+        Err(StoreError::Damaged(_)) => Ok(None),
+        read => read.map(Some),
+    }
+}
+
 /// All that the store knows of an event; none where that is nothing.
 pub(super) fn know(store: &Store, tree: &DelayTree, sequence: Sequence) -> Result<Option<Known>, StoreError> {
     let entry = store.entry(sequence)?;
     let paged = store.left_in_page(sequence);
-    let mut event = if paged.is_empty() { None } else { store.event(sequence)? };
+    let mut event = if paged.is_empty() { None } else { unless_damaged(store.event(sequence))?.flatten() };
     let mut places: BTreeMap<DestinationId, Lies> = BTreeMap::new();
     if let Some(entry) = &entry {
         places.extend(entry.to.iter().map(|d| (d, if paged.has(d) { Lies::Waiting } else { Lies::Gone })));

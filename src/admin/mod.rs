@@ -12,6 +12,7 @@ mod metrics;
 mod status;
 
 use crate::clock::Clock;
+use crate::delivery::{Attempt, Delivery};
 use crate::dispatch::{Destination, LineStatus, Question};
 use crate::event::{DestinationId, EventId, Sequence};
 use crate::intake::Counts;
@@ -25,7 +26,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -181,6 +182,22 @@ impl Admin {
             None => self.store.destination_name(d),
         }
     }
+}
+
+/// Every attempt of a delivery, oldest first.
+fn attempts(delivery: &Delivery) -> Vec<Value> {
+    let one = |a: &Attempt| {
+        json!({
+            "number": a.number,
+            "at": a.at.to_string(),
+            "latency_ms": a.latency_ms,
+            "outcome": a.outcome.word(),
+            "status": a.outcome.status(),
+            "error": a.error,
+            "answer": String::from_utf8_lossy(&a.answer),
+        })
+    };
+    delivery.attempts.iter().map(one).collect()
 }
 
 /// The sequence that an event id carries.

@@ -36,9 +36,6 @@ pub struct Args {
     log_level: Level,
 }
 
-/// Reads of the store that may block at once; each thread costs memory.
-const BLOCKING_THREADS: usize = 8;
-
 /// Runs the daemon until it has stopped; its exit code.
 pub fn run(args: Args) -> Result<ExitCode, Failure> {
     let settings = settings(&args)?;
@@ -46,7 +43,6 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
     let endings = signals::endings().map_err(|e| Failure::io("cannot listen for signals", e))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .map_err(|e| Failure::io("cannot start the runtime", e))?;
     runtime.block_on(daemon::run(settings, asked_to_stop(endings)))?;

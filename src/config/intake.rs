@@ -7,7 +7,7 @@ use super::values::{self, GIB, KIB, Limits, MIB, TIB, span};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-const MAX_BODY: Limits<u64> = Limits { min: (KIB, ""), max: (64 * MIB, "a body is held in memory as a whole") };
+const MAX_BODY: Limits<u64> = Limits { min: (KIB, ""), max: (32 * MIB, "a body is held in memory as a whole") };
 const MAX_HEADERS: Limits<u64> = Limits { min: (8 * KIB, "the HTTP reader needs 8 KiB"), max: (MIB, "") };
 const MAX_CONNECTIONS: Limits<u64> = Limits { min: (1, ""), max: (100_000, "each takes a file descriptor") };
 const MAX_JSON_DEPTH: Limits<u64> = Limits { min: (1, ""), max: (127, "the JSON parser goes no deeper") };

@@ -23,6 +23,9 @@ use tokio::sync::Mutex;
 /// So much of an answer is read, to keep its connection usable; a longer one costs the connection.
 const ANSWER_READ_MAX: usize = 64 * 1024;
 
+/// The newest attempts that are kept with a delivery; more than that takes many redrives.
+const ATTEMPTS_KEPT: usize = 1000;
+
 /// What the dispatcher needs to know of an attempt that has ended.
 #[derive(Debug)]
 pub struct Landed {
@@ -110,6 +113,7 @@ fn unreadable(context: &Context, start: Start, id: DeliveryId, place: Place, err
 
 async fn send(context: &Context, delivery: &Delivery) -> Reply {
     let destination = &context.destination;
+    let began = context.clock.now();
     let exchange = async {
         match destination.client.request(destination.request(delivery)).await {
             Ok(response) => Ok(response),
@@ -130,13 +134,14 @@ async fn send(context: &Context, delivery: &Delivery) -> Reply {
             let retry_after = header.and_then(|value| retry_after::parse(value, context.clock.wall()));
             if let Some(wish) = retry_after.filter(|_| destination.retry.statuses.contains(&status)) {
                 // at once, for attempts that are about to be sent; the dispatcher hears of it when this one has landed
-                destination.leave_alone(retry_after::grant(
-                    wish,
-                    destination.retry.retry_after_max,
-                    context.clock.now(),
-                ));
+                let until = retry_after::grant(wish, destination.retry.retry_after_max, context.clock.now()).until;
+                if destination.leave_alone(until) {
+                    let reason = "Retry-After".to_owned();
+                    context.store.record(Transition::Hold { destination: destination.id, until, reason });
+                }
             }
-            let body = tokio::time::timeout(destination.timeout, read_answer(response.into_body()));
+            let left = destination.timeout.saturating_sub(context.clock.now().since(began));
+            let body = tokio::time::timeout(left, read_answer(response.into_body()));
             let answer = body.await.unwrap_or_default();
             Reply { outcome: Outcome::Answered(status), error: String::new(), answer, retry_after }
         }
@@ -173,6 +178,9 @@ fn record(
     let event_id = delivery.event.id(id.sequence);
     let destination = &context.destination.name;
     if verdict != Verdict::Delivered {
+        if delivery.attempts.len() >= ATTEMPTS_KEPT {
+            delivery.attempts.remove(0);
+        }
         delivery.attempts.push(Attempt {
             number,
             at: began,

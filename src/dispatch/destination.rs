@@ -4,7 +4,6 @@ use crate::config::settings::{self, DestinationAuth, OnDeadLetter, OrderMode};
 use crate::delivery::Delivery;
 use crate::event::DestinationId;
 use crate::rules::backoff::Retry;
-use crate::rules::retry_after::Wish;
 use crate::scheduler::{DeadLetters, Ordered, Policy};
 use crate::time::Timestamp;
 use bytes::Bytes;
@@ -18,6 +17,8 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+/// Of an interaction key or an event type.
+const VALUE_BYTES_MAX: usize = 1024;
 /// Idle connections go before most peers close them, so that a request does not meet a connection that is being closed.
 const IDLE_MAX: Duration = Duration::from_secs(20);
 
@@ -64,8 +65,9 @@ impl Destination {
         })
     }
 
-    pub(super) fn leave_alone(&self, wish: Wish) {
-        self.held_until.fetch_max(wish.until.0, Ordering::SeqCst);
+    /// False where it has asked to be left alone for longer already.
+    pub(super) fn leave_alone(&self, until: Timestamp) -> bool {
+        self.held_until.fetch_max(until.0, Ordering::SeqCst) < until.0
     }
 
     /// Until when nothing may be sent to it; none where something may.
@@ -165,7 +167,11 @@ fn fixed_headers(settings: &settings::Destination) -> Result<HeaderMap, String> 
 }
 
 /// A header's value: whatever is not visible ASCII, and `%`, is percent-encoded (RFC 3986) in UTF-8.
+///
+/// Of a longer text only the first [`VALUE_BYTES_MAX`] bytes are sent: destinations refuse a request for one long header.
 fn visible(text: &str) -> HeaderValue {
+    let end = (0..=VALUE_BYTES_MAX.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let text = &text[..end];
     HeaderValue::from_str(text).ok().filter(|v| v.to_str().is_ok()).unwrap_or_else(|| {
         let mut encoded = String::with_capacity(text.len() * 3);
         for byte in text.bytes() {
@@ -198,5 +204,6 @@ mod tests {
         ] {
             assert_eq!(visible(text), value);
         }
+        assert_eq!(visible(&"\u{fc}".repeat(2000)).len(), VALUE_BYTES_MAX * 3, "a long one is cut between characters");
     }
 }

@@ -12,7 +12,7 @@ use crate::delivery::Ticket;
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::rules::retry_after::Wish;
 use crate::scheduler::{Scheduler, Standing, Start, Step};
-use crate::store::{News, Store, Transition};
+use crate::store::{News, Store, StoreError, Transition};
 use crate::time::Timestamp;
 use attempt::{Context, Landed};
 use std::collections::HashMap;
@@ -142,17 +142,14 @@ impl Dispatcher {
         }
     }
 
-    /// Leaves a destination alone, also over a restart; a shorter wish changes nothing.
+    /// Leaves a destination alone; a shorter wish changes nothing.
     fn hold(&mut self, d: DestinationId, wish: Wish) {
         let destination = &self.destinations[&d];
         if wish.cut {
             let max = humantime::format_duration(destination.retry.retry_after_max);
             tracing::warn!(destination = destination.name, %max, "Retry-After is longer than retry_after_max and is cut to it");
         }
-        if self.scheduler.line(d).is_some_and(|line| line.hold_until() < wish.until) {
-            self.scheduler.hold(d, wish.until);
-            self.store.record(Transition::Hold { destination: d, until: wish.until, reason: "Retry-After".to_owned() });
-        }
+        self.scheduler.hold(d, wish.until);
     }
 
     fn learn(&mut self, news: News) {
@@ -253,6 +250,7 @@ pub fn restore(
         if let Some(hold) = store.hold(destination.id) {
             let until = hold.until.min(now.after(destination.retry.retry_after_max));
             scheduler.hold(destination.id, until);
+            let _longest = destination.leave_alone(until);
             if until < hold.until {
                 // else every restart would wait as long again
                 store.record(Transition::Hold { destination: destination.id, until, reason: hold.reason });
@@ -262,8 +260,16 @@ pub fn restore(
     if destinations.values().any(|d| d.policy.dead_letters == crate::scheduler::DeadLetters::Hold) {
         for id in store.dead_ids(None) {
             let id = id?;
-            if let Ok(Some(letter)) = store.dead_letter(id) {
-                scheduler.dead(id.destination, letter.delivery.event.lane(), id.sequence);
+            let lane = match store.dead_letter(id) {
+                Ok(letter) => letter.map(|letter| letter.delivery.event.lane()),
+                Err(StoreError::Damaged(why)) => {
+                    tracing::error!(delivery = %id, %why, "a dead letter does not verify; it still holds its interaction");
+                    store.entry(id.sequence)?.map(|entry| entry.lane)
+                }
+                Err(e) => return Err(e),
+            };
+            if let Some(lane) = lane {
+                scheduler.dead(id.destination, lane, id.sequence);
             }
         }
     }

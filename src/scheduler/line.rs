@@ -1,8 +1,9 @@
 //! A line: everything that waits for one destination.
 //!
-//! *Invariants.* Not more than `concurrency` deliveries are in flight; none starts before the line's hold is over. Memory
-//! is bounded: of the deliveries that lie in pages only so many are known here as are needed to keep the destination
-//! busy; the rest lies on disk behind `cursor`, and is asked for when the line runs low.
+//! *Invariants.* Not more than `concurrency` deliveries are in flight; none starts before the line's hold is over. Of the
+//! deliveries that lie in pages only so many are known here as are needed to keep the destination busy: the rest lies on
+//! disk behind `cursor`, and is asked for when fewer than [`READY_LOW`] interactions could go. Each known one costs 32
+//! bytes; those of a few long interactions are all known.
 
 use super::lane::{Lane, LaneKey, Turn, Waiter};
 use super::ready::Ready;

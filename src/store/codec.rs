@@ -32,8 +32,9 @@ pub enum Kind {
 /// Version of every kind so far.
 const VERSION: u8 = 1;
 pub(super) const ENVELOPE: usize = 10;
-/// No record may claim to be longer: 64 MiB.
-const LENGTH_MAX: u64 = 64 << 20;
+/// No record may claim to be longer: 256 MiB. The longest body is 32 MiB; attempts, headers and what does not compress
+/// stay far from the rest.
+const LENGTH_MAX: u64 = 256 << 20;
 
 /// Why bytes from the disk are not the record that they should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -132,7 +132,7 @@ fn assemble<E: From<Damaged>>(
 }
 
 fn part_key(key: &[u8], part: usize) -> Vec<u8> {
-    let part = u16::try_from(part).expect("a record has at most 64 MiB, so 4096 parts");
+    let part = u16::try_from(part).expect("a record has at most 256 MiB, so 16,384 parts");
     [key, &part.to_be_bytes()].concat()
 }
 

@@ -23,8 +23,8 @@ pub type Findings = Vec<String>;
 
 pub(super) fn recover(engine: &Engine) -> Result<(Index, Findings), StoreError> {
     let mut findings = Findings::new();
-    let mut index = Index { totals: totals(engine)?, names: Names::read(engine)?, ..Index::default() };
-    holds(engine, &mut index)?;
+    let mut index = Index { totals: totals(engine)?, names: names(engine)?, ..Index::default() };
+    holds(engine, &mut index, &mut findings)?;
     let (head, end) = (index.totals.history_head.0, index.totals.next_sequence.0);
     let gaps = consecutive::<HistoryRow>(engine, head, end, |first, row| remember(&mut index, Sequence(first), row))?;
     for (from, to) in gaps {
@@ -44,6 +44,13 @@ pub(super) fn recover(engine: &Engine) -> Result<(Index, Findings), StoreError> 
     Ok((index, findings))
 }
 
+fn names(engine: &Engine) -> Result<Names, StoreError> {
+    Names::read(engine).map_err(|e| match e {
+        StoreError::Damaged(why) => StoreError::Corrupt(format!("the names of destinations and sources: {why}")),
+        e => e,
+    })
+}
+
 /// The counters; a store that has rows but no counters has lost them.
 fn totals(engine: &Engine) -> Result<Totals, StoreError> {
     let Some(totals) = read::record::<Totals>(engine, Table::Meta, Kind::Totals, TOTALS)? else {
@@ -58,12 +65,14 @@ fn totals(engine: &Engine) -> Result<Totals, StoreError> {
     Ok(totals)
 }
 
-fn holds(engine: &Engine, index: &mut Index) -> Result<(), StoreError> {
+fn holds(engine: &Engine, index: &mut Index, findings: &mut Findings) -> Result<(), StoreError> {
     for row in engine.range(Table::Meta, b"hold.".to_vec()..b"hold/".to_vec()) {
         let (key, sealed) = row?;
-        let hold: Hold = codec::decode(Kind::Hold, &sealed)?;
         let d = *key.last().ok_or(Damaged::Content)?;
-        index.holds.insert(DestinationId(d), hold);
+        match codec::decode::<Hold>(Kind::Hold, &sealed) {
+            Ok(hold) => drop(index.holds.insert(DestinationId(d), hold)),
+            Err(why) => findings.push(format!("what a destination asked for with Retry-After is lost: {why}")),
+        }
     }
     Ok(())
 }

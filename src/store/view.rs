@@ -1,7 +1,7 @@
 //! What others read from the store: what waits, what is due, what is dead, what is remembered. All of it blocks.
 
 use super::codec::{Damaged, Kind};
-use super::draft::Table;
+use super::draft::{self, Table};
 use super::keys::{delay_key, delay_of, dlq_key, dlq_of, number_key, number_of};
 use super::record::{Entry, HistoryRow, How, SettledRow, Settlement};
 use super::{Store, StoreError, read};
@@ -168,6 +168,12 @@ impl Store {
 
     pub fn dead_letter(&self, id: DeliveryId) -> Result<Option<DeadLetter>, StoreError> {
         read::record(&self.shared.engine, Table::Dlq, Kind::DeadLetter, &dlq_key(id))
+    }
+
+    /// Bytes that a dead letter takes in the queue's count.
+    pub fn dead_letter_bytes(&self, id: DeliveryId) -> Result<u64, StoreError> {
+        let sealed = draft::get_long(&self.shared.engine, Table::Dlq, &dlq_key(id))?;
+        Ok(sealed.map_or(0, |sealed| sealed.len() as u64))
     }
 
     /// Ids of the dead letters behind `after`, in order of acceptance.

@@ -282,3 +282,37 @@ async fn i8_whoever_reads_what_waits_while_it_is_written_misses_nothing() {
     assert_eq!(reader.await.unwrap(), (1..=EVENTS as u64).collect::<Vec<_>>());
     bench.close();
 }
+
+#[tokio::test]
+async fn i1_the_largest_body_that_does_not_compress_comes_back() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
+    let bench = Bench::open(dir.path(), &clock);
+    let mut random = fastrand::Rng::with_seed(1);
+    let body: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(32 << 20).collect();
+    bench.accept(vec![event("k", "1", &body, 1, START)]).await;
+    let delivery = bench.delivery(1, Place::Page);
+    assert_eq!(delivery.event.body.as_ref(), body);
+    let due = START.after(Duration::from_secs(1));
+    bench.store.record(Transition::Delayed { from: Place::Page, due, delivery: failed(delivery, 1) });
+    bench.store.flush().await.unwrap();
+    assert_eq!(bench.delivery(1, Place::Delay(due)).event.body.as_ref(), body);
+    bench.close();
+}
+
+#[tokio::test]
+async fn i7_many_bodies_under_one_id_are_all_kept_and_cost_no_more_than_a_few() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
+    let bench = Bench::open(dir.path(), &clock);
+    for n in 0..100 {
+        let receipts = bench.accept(vec![event("k", "the same", &body(n, 10), 1, START)]).await;
+        assert!(matches!(receipts[0], Receipt::Queued(_)));
+    }
+    // one of the newest is known again
+    assert!(matches!(
+        bench.accept(vec![event("k", "the same", &body(90, 10), 1, START)]).await[0],
+        Receipt::Duplicate(_)
+    ));
+    assert_eq!(bench.store.totals().accepted, 100);
+    bench.sound().await;
+    bench.close();
+}

@@ -71,16 +71,19 @@ impl Ledger<'_> {
     }
 
     fn head<R: Consecutive + DeserializeOwned>(&self, key: u64) -> Result<Option<R>, StoreError> {
-        match self.draft.row(self.engine, R::TABLE, &number_key(key))? {
-            Some(sealed) => Ok(Some(codec::decode(R::KIND, &sealed)?)),
-            None => Ok(None),
-        }
+        let sealed = self.draft.row(self.engine, R::TABLE, &number_key(key))?;
+        // one that does not verify is as good as missing
+        Ok(sealed.and_then(|sealed| codec::decode(R::KIND, &sealed).ok()))
     }
 
     /// Rows that were lost to damage leave a gap at the head, which recovery has told of; the head goes on behind it.
-    fn skip_gap<R: Consecutive>(&self, head: u64) -> Result<u64, StoreError> {
-        match self.engine.range(R::TABLE, number_key(head)..).next() {
-            Some(row) => Ok(number_of(&row?.0)?),
+    fn skip_gap<R: Consecutive>(&mut self, head: u64) -> Result<u64, StoreError> {
+        match self.engine.range(R::TABLE, number_key(head + 1)..).next() {
+            Some(row) => {
+                self.draft.delete(R::TABLE, number_key(head));
+                self.changed = true;
+                Ok(number_of(&row?.0)?)
+            }
             None => Ok(head),
         }
     }
