@@ -210,7 +210,7 @@ fn invitation(daemon: &Daemon, data: &Path) -> String {
     format!(
         "\nDaemon and receiver run on, until Ctrl-C. The receiver has been repaired: it would\n\
          now take the dead letter too.\n\n\
-         Admin API  http://{admin}/\n\
+         Admin API                http://{admin}/\n\
          Admin token              {token}\n\
          Intake                   http://{intake}/in/{SOURCE}\n\n\
          In another terminal:\n\n  \
