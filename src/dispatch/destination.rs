@@ -1,5 +1,6 @@
 //! A destination as dispatch uses it: its client, its request's fixed parts, its policy.
 
+use super::resolver::Resolver;
 use crate::config::settings::{self, DestinationAuth, OnDeadLetter, OrderMode};
 use crate::delivery::Delivery;
 use crate::event::DestinationId;
@@ -22,6 +23,8 @@ const VALUE_BYTES_MAX: usize = 1024;
 /// Idle connections go before most peers close them, so that a request does not meet a connection that is being closed.
 const IDLE_MAX: Duration = Duration::from_secs(20);
 
+type HttpClient = Client<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>;
+
 #[derive(Debug)]
 pub struct Destination {
     pub id: DestinationId,
@@ -29,7 +32,7 @@ pub struct Destination {
     pub retry: Retry,
     pub timeout: Duration,
     pub policy: Policy,
-    pub(super) client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    pub(super) client: HttpClient,
     url: Uri,
     /// Until when it asked to be left alone, in milliseconds since the epoch.
     held_until: AtomicU64,
@@ -118,8 +121,8 @@ impl Destination {
     }
 }
 
-fn client(settings: &settings::Destination) -> Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>, String> {
-    let mut tcp = HttpConnector::new();
+fn client(settings: &settings::Destination) -> Result<HttpClient, String> {
+    let mut tcp = HttpConnector::new_with_resolver(Resolver::default());
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(settings.timeout));

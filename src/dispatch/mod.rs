@@ -4,6 +4,7 @@
 
 mod attempt;
 mod destination;
+mod resolver;
 
 pub use destination::Destination;
 
