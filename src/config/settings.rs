@@ -2,6 +2,7 @@
 
 pub use super::secret::{Secret, SecretValue};
 use crate::rules::backoff::Retry;
+use crate::rules::gcra::Rate;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -72,6 +73,8 @@ pub struct Source {
     pub pointers: Pointers,
     /// How long the ids of accepted events are remembered.
     pub dedup_window: Duration,
+    /// Events beyond it are answered 429.
+    pub rate_limit: Option<Rate>,
     /// Names of destinations; empty: all.
     pub to: Vec<String>,
     /// Patterns (`*` matches anything) of the event types that go on; empty: all.
@@ -220,6 +223,7 @@ impl Source {
             profile: "auto".into(),
             pointers: Pointers::default(),
             dedup_window: hours(24),
+            rate_limit: None,
             to: Vec::new(),
             types: Vec::new(),
         }

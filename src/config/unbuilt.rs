@@ -11,7 +11,6 @@ const UNBUILT: &[(&str, &str, Option<&str>)] = &[
     ("source", "auth", Some(r#"{ kind = "none" }"#)),
     ("source", "on_bad_signature", None),
     ("source", "on_unparsable", None),
-    ("source", "rate_limit", None),
     ("destination", "rate", None),
     ("destination", "breaker", None),
     ("destination", "sign", None),

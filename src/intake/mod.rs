@@ -15,7 +15,7 @@ use crate::http::answer::{self, Answer};
 use crate::http::listener::Handled;
 use crate::profile::{Fields, Found, Limits, Request, Unreadable};
 use crate::store::{Arrival, Receipt, Store};
-use crate::time::Timestamp;
+use crate::time::{Timestamp, millis};
 use admission::{Admission, State};
 use body::Unread;
 use bytes::Bytes;
@@ -98,6 +98,13 @@ impl Refusal {
         Self { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, state.message()) }
     }
 
+    /// The source may send again at `until`.
+    fn limited(until: Timestamp, now: Timestamp) -> Self {
+        let seconds = u32::try_from(millis(until.since(now)).div_ceil(1000).max(1)).unwrap_or(u32::MAX);
+        let message = "this source sends more than its rate_limit allows; send it again later";
+        Self { retry_after: Some(seconds), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message) }
+    }
+
     fn answer(&self) -> Answer {
         let mut refused = answer::error(self.status, self.code, &self.message);
         if let Some(seconds) = self.retry_after {
@@ -107,8 +114,8 @@ impl Refusal {
             refused = answer::with(refused, header::ALLOW, "POST, OPTIONS, HEAD");
         }
         // the rest of a body that was not read would be taken for the next request
-        let unread = [StatusCode::PAYLOAD_TOO_LARGE, StatusCode::REQUEST_TIMEOUT, StatusCode::SERVICE_UNAVAILABLE];
-        if unread.contains(&self.status) { answer::with(refused, header::CONNECTION, "close") } else { refused }
+        let unread = matches!(self.status.as_u16(), 408 | 413 | 429 | 503);
+        if unread { answer::with(refused, header::CONNECTION, "close") } else { refused }
     }
 }
 
@@ -149,11 +156,15 @@ impl Intake {
             let message = "send the body as it is, without Content-Encoding";
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", message));
         }
+        let limited = |until| Refusal::limited(until, self.clock.now());
+        source.has_room(self.clock.now()).map_err(limited)?;
         let held = body::read(body, self.bounds.body_bytes_max, self.bounds.body_timeout, &self.room);
         let held = held.await.map_err(|unread| self.unread(unread))?;
         let limits = Limits { depth_max: self.bounds.depth_max, events_max: self.bounds.events_max };
         let read = Request { headers: &head.headers, query: head.uri.query(), body: &held.bytes };
-        match source.profile.read(&read, &limits).map_err(unreadable)? {
+        let found = source.profile.read(&read, &limits).map_err(unreadable)?;
+        source.take(found.events(), self.clock.now()).map_err(limited)?;
+        match found {
             Found::One(fields) => self.accept_one(source, &head.headers, fields).await,
             Found::Batch(fields) => self.accept_batch(source, &head.headers, fields).await,
             Found::Dropped { .. } => Ok(self.ignore(1)),

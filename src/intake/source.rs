@@ -3,13 +3,17 @@
 use crate::config::settings::{self, Pointers};
 use crate::event::{DestinationId, DestinationSet};
 use crate::profile::{Composite, Field, Pointer, PointerError, Profile};
+use crate::rules::gcra::Gcra;
+use crate::time::Timestamp;
+use std::sync::{Mutex, MutexGuard};
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Source {
     pub name: String,
     pub profile: Profile,
     to: DestinationSet,
     types: Vec<String>,
+    limit: Option<Mutex<Gcra>>,
 }
 
 impl Source {
@@ -22,7 +26,23 @@ impl Source {
             profile: profile(&settings.profile, &settings.pointers)?,
             to: to.fold(DestinationSet::EMPTY, |set, (_, d)| set.with(*d)),
             types: settings.types.clone(),
+            limit: settings.rate_limit.map(|rate| Mutex::new(Gcra::new(rate, rate.count()))),
         })
+    }
+
+    /// Whether its rate leaves room for a request, before anything of it is read; else not before when.
+    pub fn has_room(&self, now: Timestamp) -> Result<(), Timestamp> {
+        self.limit().map_or(Ok(()), |limit| limit.check(now))
+    }
+
+    /// Takes the events of a request from its rate, all or none; else not before when.
+    pub fn take(&self, events: usize, now: Timestamp) -> Result<(), Timestamp> {
+        let events = u32::try_from(events).unwrap_or(u32::MAX);
+        self.limit().map_or(Ok(()), |mut limit| limit.try_take_many(now, events))
+    }
+
+    fn limit(&self) -> Option<MutexGuard<'_, Gcra>> {
+        self.limit.as_ref().map(|limit| limit.lock().expect("no holder panics"))
     }
 
     /// Where an event of this type goes; nowhere where its type is not wanted.

@@ -1,10 +1,13 @@
 //! Intake: what is refused and stores nothing, what is accepted, and what is recognised.
 
-use crate::harness::{Bench, Connection, Reply, body, let_pass, message, request, source, wait_for};
+use crate::harness::{Bench, Connection, Reply, START, body, let_pass, message, request, source, wait_for};
 use crate::receiver::{Receiver, held, status};
 use holdline::clock::Clock;
+use holdline::config::settings::Source;
+use holdline::rules::gcra::Rate;
 use serde_json::{Value, json};
 use std::collections::HashSet;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -481,4 +484,31 @@ async fn i7_bare_line_feeds_and_folded_lines_never_make_two_requests() {
         assert_eq!(reply.status, 400, "{bad:?}");
     }
     assert_eq!(bench.count("/counters/accepted").await, 1);
+}
+
+#[tokio::test]
+async fn a_source_beyond_its_rate_is_told_when_to_come_back() {
+    let clock = Clock::manual(START);
+    let rate = Rate::new(NonZeroU32::new(4).unwrap(), Duration::from_secs(60));
+    let bench = Bench::with(None, clock.clone(), |s| {
+        s.sources.push(Source { rate_limit: Some(rate), ..source("slow", "auto") });
+    })
+    .await;
+    let post = async |body: &[u8]| bench.post_as("slow", &[JSON], body).await;
+    for n in 0..3 {
+        assert_eq!(post(&body("k", &n.to_string())).await.status, 202);
+    }
+    let batch = json!(
+        [1, 2, 3].map(|n| json!({"id": n, "subject": "s", "eventType": "t", "eventTime": "2026-01-01T00:00:00Z"}))
+    );
+    assert_eq!(post(batch.to_string().as_bytes()).await.json()["accepted"], 3, "a batch is not parted");
+    let refused = post(&body("k", "4")).await;
+    assert_eq!((refused.status, refused.code().as_str()), (429, "rate_limited"));
+    assert_eq!(refused.header("retry-after"), Some("45"));
+    assert_eq!(bench.post(&body("k", "4")).await.status, 202, "other sources are not held up");
+    clock.advance(Duration::from_millis(44_999));
+    assert_eq!(post(&body("k", "4")).await.header("retry-after"), Some("1"));
+    clock.advance(Duration::from_millis(1));
+    assert_eq!(post(&body("k", "4")).await.status, 202);
+    assert_eq!(bench.count("/counters/accepted").await, 8);
 }

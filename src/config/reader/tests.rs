@@ -4,6 +4,8 @@ use super::*;
 use crate::config::Overrides;
 use crate::config::settings::{DestinationAuth, OnDeadLetter, OrderMode, PROFILES, Secret, Token};
 use crate::rules::backoff::Jitter;
+use crate::rules::gcra::Rate;
+use std::num::NonZeroU32;
 
 const SHIPPED: &str = include_str!("../../../packaging/holdline.toml");
 
@@ -175,6 +177,7 @@ fn everything_that_can_be_written_is_read() {
     assert_eq!(source.pointers.id, Some(vec![vec!["body:sha256".into()]]));
     assert_eq!((source.pointers.time.as_ref(), source.pointers.split.as_deref()), (None, Some("")));
     assert_eq!((source.to.as_slice(), source.types.as_slice()), (&["b".to_owned()][..], &["x.*".to_owned()][..]));
+    assert_eq!(source.rate_limit, Some(Rate::new(NonZeroU32::new(60).unwrap(), Duration::from_secs(60))));
     let [a, b, c] = s.destinations.as_slice() else { panic!("three destinations") };
     assert!(matches!(&a.auth, Some(DestinationAuth::Bearer { token: Secret::Env(name) }) if name == "A"));
     assert!(matches!(&b.auth, Some(DestinationAuth::Basic { user, .. }) if user == "u"));
@@ -199,6 +202,7 @@ id = "body:sha256"
 split = ""
 to = ["b"]
 types = ["x.*"]
+rate_limit = "60/m"
 auth = { kind = "none" }
 [[destination]]
 name = "a"
@@ -229,7 +233,7 @@ fn every_example_in_the_shipped_file_works() {
     let setting =
         |line: &str| line.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_alphabetic() || c == '_'));
     let examples: Vec<&str> = SHIPPED.lines().filter_map(|l| l.strip_prefix("# ")).filter(|l| setting(l)).collect();
-    assert_eq!(examples.len(), 12, "{examples:?}");
+    assert_eq!(examples.len(), 13, "{examples:?}");
     for example in examples {
         assert_eq!(faults(&SHIPPED.replacen(&format!("# {example}"), example, 1)), [""; 0], "{example}");
     }
