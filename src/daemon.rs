@@ -272,7 +272,7 @@ fn door(
     let names: Vec<_> = destinations.values().map(|d| (d.name.clone(), d.id)).collect();
     let mut sources = HashMap::new();
     for source in &settings.sources {
-        let used = Source::new(source, &names).with_context(|| format!("source `{}`", source.name))?;
+        let used = Source::new(source, &names).map_err(|why| anyhow!("source `{}`: {why}", source.name))?;
         sources.insert(source.name.clone(), used);
     }
     let intake = &settings.intake;

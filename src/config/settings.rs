@@ -3,6 +3,7 @@
 pub use super::secret::{Secret, SecretValue};
 use crate::rules::backoff::Retry;
 use crate::rules::gcra::Rate;
+use crate::signature::Scheme;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -73,12 +74,24 @@ pub struct Source {
     pub pointers: Pointers,
     /// How long the ids of accepted events are remembered.
     pub dedup_window: Duration,
+    /// Any of them lets a request in; empty: everybody may send.
+    pub auth: Vec<SourceAuth>,
     /// Events beyond it are answered 429.
     pub rate_limit: Option<Rate>,
     /// Names of destinations; empty: all.
     pub to: Vec<String>,
     /// Patterns (`*` matches anything) of the event types that go on; empty: all.
     pub types: Vec<String>,
+}
+
+/// How a sender shows that it is the one. Of several secrets any is right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceAuth {
+    Bearer { tokens: Vec<Secret> },
+    Basic { user: String, passwords: Vec<Secret> },
+    Header { name: http::HeaderName, values: Vec<Secret> },
+    Query { name: String, values: Vec<Secret> },
+    Hmac { scheme: Scheme, secrets: Vec<Secret> },
 }
 
 /// The presets, `auto` (detects one of them) and `custom` (only what the pointers say).
@@ -223,6 +236,7 @@ impl Source {
             profile: "auto".into(),
             pointers: Pointers::default(),
             dedup_window: hours(24),
+            auth: Vec::new(),
             rate_limit: None,
             to: Vec::new(),
             types: Vec::new(),

@@ -8,7 +8,6 @@ use toml::de::{DeTable, DeValue};
 const UNBUILT: &[(&str, &str, Option<&str>)] = &[
     ("", "alert", None),
     ("intake", "tls", None),
-    ("source", "auth", Some(r#"{ kind = "none" }"#)),
     ("source", "on_bad_signature", None),
     ("source", "on_unparsable", None),
     ("destination", "rate", None),

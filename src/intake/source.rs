@@ -1,5 +1,6 @@
 //! A source as intake uses it: its profile compiled, its routes resolved to numbers.
 
+use super::guard::Guard;
 use crate::config::settings::{self, Pointers};
 use crate::event::{DestinationId, DestinationSet};
 use crate::profile::{Composite, Field, Pointer, PointerError, Profile};
@@ -11,19 +12,21 @@ use std::sync::{Mutex, MutexGuard};
 pub struct Source {
     pub name: String,
     pub profile: Profile,
+    pub guard: Guard,
     to: DestinationSet,
     types: Vec<String>,
     limit: Option<Mutex<Gcra>>,
 }
 
 impl Source {
-    /// `destinations`: names and numbers of those that are configured.
-    pub fn new(settings: &settings::Source, destinations: &[(String, DestinationId)]) -> Result<Self, PointerError> {
+    /// Reads its secrets. `destinations`: names and numbers of those that are configured.
+    pub fn new(settings: &settings::Source, destinations: &[(String, DestinationId)]) -> Result<Self, String> {
         let goes_to = |name: &String| settings.to.is_empty() || settings.to.contains(name);
         let to = destinations.iter().filter(|(name, _)| goes_to(name));
         Ok(Self {
             name: settings.name.clone(),
-            profile: profile(&settings.profile, &settings.pointers)?,
+            profile: profile(&settings.profile, &settings.pointers).map_err(|fault| fault.to_string())?,
+            guard: Guard::new(&settings.auth)?,
             to: to.fold(DestinationSet::EMPTY, |set, (_, d)| set.with(*d)),
             types: settings.types.clone(),
             limit: settings.rate_limit.map(|rate| Mutex::new(Gcra::new(rate, rate.count()))),

@@ -512,3 +512,28 @@ async fn a_source_beyond_its_rate_is_told_when_to_come_back() {
     assert_eq!(post(&body("k", "4")).await.status, 202);
     assert_eq!(bench.count("/counters/accepted").await, 8);
 }
+
+#[tokio::test]
+async fn event_grid_is_told_that_this_is_its_endpoint() {
+    let bench = narrow().await;
+    let ask = json!([{
+        "id": "2d1781af-3a4c-4d7c-bd0c-e34b19da4e66",
+        "topic": "/subscriptions/x",
+        "subject": "",
+        "data": {"validationCode": "512d38b6-c7b8-40c8-89fe-f46f9e9622b6", "validationUrl": "https://x.eventgrid.azure.net"},
+        "eventType": "Microsoft.EventGrid.SubscriptionValidationEvent",
+        "eventTime": "2022-10-25T22:12:19.4556811Z",
+        "metadataVersion": "1",
+        "dataVersion": "1"
+    }]);
+    let ask = ask.to_string();
+    for headers in [vec![JSON], vec![JSON, ("aeg-event-type", "SubscriptionValidation")]] {
+        let reply = bench.post_as("default", &headers, ask.as_bytes()).await;
+        let answer = json!({"validationResponse": "512d38b6-c7b8-40c8-89fe-f46f9e9622b6"});
+        assert_eq!((reply.status, reply.json()), (200, answer));
+    }
+    assert_eq!(bench.count("/counters/accepted").await, 0);
+    let claimed =
+        bench.post_as("default", &[JSON, ("aeg-event-type", "SubscriptionValidation")], &body("k", "1")).await;
+    assert_eq!(claimed.json()["status"], "queued", "an event that asks nothing is an event");
+}

@@ -4,6 +4,7 @@
 
 mod admin;
 mod architecture;
+mod auth;
 mod backlog;
 mod cli;
 mod delivery;
