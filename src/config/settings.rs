@@ -25,7 +25,11 @@ pub struct Intake {
     pub max_body_bytes: usize,
     /// Request line and headers together.
     pub max_header_bytes: usize,
+    /// None: plain HTTP.
+    pub tls: Option<Tls>,
     pub max_connections: usize,
+    /// Of them, those from one address.
+    pub max_connections_per_address: Option<usize>,
     /// Deepest nesting of JSON that is accepted.
     pub max_json_depth: usize,
     /// Most events of one request, where a body holds an array of them.
@@ -42,6 +46,16 @@ pub struct Intake {
     pub disk_reserve_bytes: u64,
     /// Bytes of events that wait, beyond which intake answers 503.
     pub max_queue_bytes: u64,
+}
+
+/// Files in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The chain, the server's own certificate first.
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// Authorities, one of which must have signed the certificate that a sender then has to show.
+    pub client_ca: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -191,7 +205,9 @@ impl Default for Intake {
             listen: vec![(Ipv4Addr::LOCALHOST, 8080).into()],
             max_body_bytes: MIB,
             max_header_bytes: 64 * KIB,
+            tls: None,
             max_connections: 1024,
+            max_connections_per_address: None,
             max_json_depth: 64,
             max_batch: 1000,
             max_in_flight_bytes: 64 * MIB,

@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::event::{Digest64, Event, EventId};
 use crate::http::answer::{self, Answer};
 use crate::http::listener::Handled;
+use crate::http::seats::Seat;
 use crate::profile::{Fields, Found, Limits, Request};
 use crate::store::{Arrival, Receipt, Store};
 use crate::time::Timestamp;
@@ -120,8 +121,10 @@ impl Intake {
         }
         let limited = |until| Refusal::limited(until, self.clock.now());
         source.has_room(self.clock.now()).map_err(|until| limited(until).before_the_body())?;
+        let receiving = head.extensions.get::<Seat>().map(Seat::receive);
         let held = body::read(body, self.bounds.body_bytes_max, self.bounds.body_timeout, &self.room);
         let held = held.await.map_err(|unread| Refusal::unread(unread, self.bounds.body_bytes_max))?;
+        drop(receiving);
         if !standing.admits(&held.bytes) {
             return Err(Refusal::unauthorized());
         }

@@ -348,19 +348,43 @@ async fn i6_every_sample_is_accepted_and_goes_on_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn i7_connections_beyond_the_limit_wait_and_are_served() {
-    let bench = Bench::with(None, Clock::system(), |s| s.intake.max_connections = 2).await;
-    let mut first = Connection::open(bench.intake).await;
-    first.send(b"POST").await;
-    let mut second = Connection::open(bench.intake).await;
-    second.send(b"POST").await;
-    let (intake, third) = (bench.intake, body("k", "third"));
-    let waiting = tokio::spawn(async move { request(intake, "POST", "/in/default", &[JSON], &third).await });
-    let_pass(Duration::from_millis(200)).await;
-    assert!(!waiting.is_finished());
-    drop(first);
-    assert_eq!(waiting.await.unwrap().status, 202);
-    drop(second);
+async fn i19_slow_senders_give_way_to_each_other_and_hold_up_nobody() {
+    let bench = Bench::with(None, Clock::system(), |s| {
+        s.intake.max_connections = 8;
+        s.intake.header_timeout = Duration::from_secs(60);
+        s.intake.body_timeout = Duration::from_secs(60);
+    })
+    .await;
+    let mut kept = Connection::open(bench.intake).await;
+    let head = message("POST", "/in/default", &[JSON], &body("k", "kept"));
+    kept.send(&head[..head.len() - 1]).await;
+    let mut slow = Vec::new();
+    for n in 0..100 {
+        let mut connection = Connection::open(bench.intake).await;
+        connection.send(b"POST /in/default HTTP/1.1\r\nX-").await;
+        slow.push(connection);
+        if n % 10 == 0 {
+            assert_eq!(bench.post(&body("k", &n.to_string())).await.status, 202);
+        }
+    }
+    assert!(slow[0].ends().await, "the longest waiting gave way");
+    kept.send(&head[head.len() - 1..]).await;
+    assert_eq!(kept.reply().await.unwrap().status, 202, "a slow body is not the first to go");
+    assert_eq!(bench.count("/counters/accepted").await, 11);
+}
+
+#[tokio::test]
+async fn i19_an_address_has_no_more_connections_than_it_may() {
+    let bench = Bench::with(None, Clock::system(), |s| s.intake.max_connections_per_address = Some(2)).await;
+    let mut connections = Vec::new();
+    for _ in 0..3 {
+        connections.push(Connection::open(bench.intake).await);
+    }
+    assert!(connections[0].ends().await);
+    for connection in &mut connections[1..] {
+        connection.send(&message("POST", "/in/default", &[JSON], &body("k", "1"))).await;
+        assert_eq!(connection.reply().await.unwrap().status, 202);
+    }
 }
 
 #[tokio::test]

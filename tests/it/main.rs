@@ -16,3 +16,4 @@ mod receiver;
 mod recovery;
 mod simulation;
 mod store;
+mod tls;

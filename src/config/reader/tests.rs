@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::Overrides;
-use crate::config::settings::{DestinationAuth, OnDeadLetter, OrderMode, PROFILES, Secret, SourceAuth, Token};
+use crate::config::settings::{DestinationAuth, OnDeadLetter, OrderMode, PROFILES, Secret, SourceAuth, Tls, Token};
 use crate::rules::backoff::Jitter;
 use crate::rules::gcra::Rate;
 use crate::signature::{Algorithm, Encoding, Scheme, SecretEncoding, Stamp, StampPlace, StampUnit};
@@ -172,6 +172,8 @@ fn everything_that_can_be_written_is_read() {
     assert_eq!(s.intake.listen, ["0.0.0.0:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
     assert_eq!((s.intake.max_body_bytes, s.intake.max_header_bytes), (2 << 20, 8192));
     assert_eq!((s.intake.success_status, s.intake.disk_reserve_bytes), (200, 2_000_000));
+    let tls = Tls { cert: "c".into(), key: "k".into(), client_ca: Some("a".into()) };
+    assert_eq!((s.intake.tls.as_ref(), s.intake.max_connections_per_address), (Some(&tls), Some(7)));
     assert!(matches!(&s.admin.token, Token::Given(Secret::Credential(name)) if name == "admin"));
     assert_eq!((s.store.path.to_str(), s.store.require_power_safe), (Some("data"), true));
     let source = s.source("in-1").unwrap();
@@ -226,7 +228,7 @@ fn check_auths(auths: &[SourceAuth]) {
 }
 
 const FULL: &str = r#"
-intake = { listen = ["0.0.0.0:1", "[::1]:2"], max_body = "2MiB", max_headers = 8192, success_status = 200, disk_reserve = "2MB" }
+intake = { listen = ["0.0.0.0:1", "[::1]:2"], max_body = "2MiB", max_headers = 8192, max_connections_per_address = 7, tls = { cert = "c", key = "k", client_ca = "a" }, success_status = 200, disk_reserve = "2MB" }
 admin = { token = { credential = "admin" } }
 store = { path = "data", require_power_safe = true }
 dlq = { retention = "1d", max_bytes = "10MB", evict = true }
@@ -279,7 +281,7 @@ fn every_example_in_the_shipped_file_works() {
     let setting =
         |line: &str| line.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_alphabetic() || c == '_'));
     let examples: Vec<&str> = SHIPPED.lines().filter_map(|l| l.strip_prefix("# ")).filter(|l| setting(l)).collect();
-    assert_eq!(examples.len(), 19, "{examples:?}");
+    assert_eq!(examples.len(), 21, "{examples:?}");
     for example in examples {
         assert_eq!(faults(&SHIPPED.replacen(&format!("# {example}"), example, 1)), [""; 0], "{example}");
     }
