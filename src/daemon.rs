@@ -12,7 +12,9 @@ use crate::config::Settings;
 use crate::config::settings::{self, Token};
 use crate::dispatch::{self, Destination, Dispatcher};
 use crate::event::DestinationId;
-use crate::http::listener;
+use crate::http::entrance::{self, Entrance};
+use crate::http::tls::{Files, Tls};
+use crate::http::{listener, seats};
 use crate::intake::admission::{self, Admission};
 use crate::intake::{Bounds, Counts, Intake, Source};
 use crate::scheduler::Scheduler;
@@ -123,6 +125,7 @@ impl Daemon {
         let intake_listeners = bind(&settings.intake.listen, "intake.listen").await?;
         let admin_listeners = bind(&settings.admin.listen, "admin.listen").await?;
         let (intake_addr, admin_addr) = (intake_listeners[0].local_addr()?, admin_listeners[0].local_addr()?);
+        let tls = tls(&settings.intake)?;
         let Opened { store, news, findings, committer } = open_store(&settings.store, &settings, clock.clone()).await?;
         for finding in &findings {
             tracing::error!("{finding}");
@@ -141,7 +144,10 @@ impl Daemon {
         intake.tasks.spawn(upkeep::watch_admission(store.clone(), look, admission.clone(), stop));
         intake.tasks.spawn(upkeep::watch_dlq(store.clone(), settings.dlq.clone(), clock.clone(), intake.stop.clone()));
         let door = door(&store, &clock, &settings, &destinations, admission.clone(), counts.clone())?;
-        serve_intake(&intake, intake_listeners, door, &settings.intake);
+        if let Some(tls) = tls.clone() {
+            intake.tasks.spawn(upkeep::watch_certificate(tls, intake.stop.clone()));
+        }
+        serve_intake(&intake, intake_listeners, door, tls, &settings.intake);
         let (question, questions) = mpsc::channel(QUESTIONS_MAX);
         let ready = Arc::new(AtomicBool::new(false));
         let admin = Part::new();
@@ -272,7 +278,7 @@ fn door(
     let names: Vec<_> = destinations.values().map(|d| (d.name.clone(), d.id)).collect();
     let mut sources = HashMap::new();
     for source in &settings.sources {
-        let used = Source::new(source, &names).with_context(|| format!("source `{}`", source.name))?;
+        let used = Source::new(source, &names).map_err(|why| anyhow!("source `{}`: {why}", source.name))?;
         sources.insert(source.name.clone(), used);
     }
     let intake = &settings.intake;
@@ -293,20 +299,32 @@ fn door(
     })
 }
 
-fn serve_intake(part: &Part, listeners: Vec<TcpListener>, door: Intake, settings: &settings::Intake) {
+/// Read before the store is opened, so that a certificate that cannot be used is told at once.
+fn tls(settings: &settings::Intake) -> anyhow::Result<Option<Arc<Tls>>> {
+    let Some(settings::Tls { cert, key, client_ca }) = settings.tls.clone() else { return Ok(None) };
+    let tls = Tls::open(Files { cert, key, client_ca }).map_err(|why| anyhow!("intake.tls: {why}"))?;
+    Ok(Some(Arc::new(tls)))
+}
+
+fn serve_intake(
+    part: &Part,
+    listeners: Vec<TcpListener>,
+    door: Intake,
+    tls: Option<Arc<Tls>>,
+    settings: &settings::Intake,
+) {
     let door = Arc::new(door);
-    let limits = listener::Limits {
-        connections_max: settings.max_connections,
-        head_bytes_max: settings.max_header_bytes,
-        head_timeout: settings.header_timeout,
-    };
+    let limits = entrance::Limits { head_bytes_max: settings.max_header_bytes, head_timeout: settings.header_timeout };
+    let all = settings.max_connections;
+    let bounds = seats::Bounds { all, per_address: settings.max_connections_per_address.unwrap_or(all) };
+    let entrance = Entrance::new(bounds, tls, limits, part.stop.clone());
     for listener in listeners {
         let door = door.clone();
         let service = hyper::service::service_fn(move |request| {
             let door = door.clone();
             async move { door.handle(request).await }
         });
-        part.tasks.spawn(listener::serve(listener, service, limits, part.stop.clone()));
+        part.tasks.spawn(entrance.clone().serve(listener, service));
     }
 }
 

@@ -7,6 +7,7 @@
 use crate::clock::Clock;
 use crate::config::settings::{Dlq, Intake};
 use crate::delivery::DeliveryId;
+use crate::http::tls::{Look, Tls};
 use crate::intake::admission::{self, Admission, Room};
 use crate::store::{DlqAction, Store, StoreError};
 use crate::time::Timestamp;
@@ -16,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How often it is looked whether there is room for more events.
 const ADMISSION_EVERY: Duration = Duration::from_millis(250);
+/// How often it is looked whether the files of a certificate have changed.
+const CERTIFICATE_EVERY: Duration = Duration::from_secs(2);
 /// How often the dead letter queue is looked through.
 const DLQ_EVERY: Duration = Duration::from_secs(60);
 /// So many dead letters go in one commit.
@@ -33,6 +36,19 @@ pub async fn watch_admission(store: Store, settings: Intake, admission: Arc<Admi
         if was != is {
             admission.set(is);
             tracing::warn!(from = ?was, to = ?is, free_bytes = free.bytes, queue_bytes, "intake changed its state");
+        }
+    }
+}
+
+/// Takes the certificate anew when its files change, until `stop`.
+pub async fn watch_certificate(tls: Arc<Tls>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(CERTIFICATE_EVERY);
+    while tokio::select! { () = stop.cancelled() => false, _ = ticks.tick() => true } {
+        let tls = tls.clone();
+        match tokio::task::spawn_blocking(move || tls.look()).await {
+            Ok(Look::Renewed) => tracing::info!("new connections get the new certificate of intake.tls"),
+            Ok(Look::Unusable(why)) => tracing::error!("the certificate before stays in force: {why}"),
+            Ok(Look::Unchanged) | Err(_) => {}
         }
     }
 }

@@ -2,6 +2,8 @@
 
 pub use super::secret::{Secret, SecretValue};
 use crate::rules::backoff::Retry;
+use crate::rules::gcra::Rate;
+use crate::signature::Scheme;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -23,7 +25,11 @@ pub struct Intake {
     pub max_body_bytes: usize,
     /// Request line and headers together.
     pub max_header_bytes: usize,
+    /// None: plain HTTP.
+    pub tls: Option<Tls>,
     pub max_connections: usize,
+    /// Of them, those from one address.
+    pub max_connections_per_address: Option<usize>,
     /// Deepest nesting of JSON that is accepted.
     pub max_json_depth: usize,
     /// Most events of one request, where a body holds an array of them.
@@ -40,6 +46,16 @@ pub struct Intake {
     pub disk_reserve_bytes: u64,
     /// Bytes of events that wait, beyond which intake answers 503.
     pub max_queue_bytes: u64,
+}
+
+/// Files in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The chain, the server's own certificate first.
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// Authorities, one of which must have signed the certificate that a sender then has to show.
+    pub client_ca: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -72,10 +88,24 @@ pub struct Source {
     pub pointers: Pointers,
     /// How long the ids of accepted events are remembered.
     pub dedup_window: Duration,
+    /// Any of them lets a request in; empty: everybody may send.
+    pub auth: Vec<SourceAuth>,
+    /// Events beyond it are answered 429.
+    pub rate_limit: Option<Rate>,
     /// Names of destinations; empty: all.
     pub to: Vec<String>,
     /// Patterns (`*` matches anything) of the event types that go on; empty: all.
     pub types: Vec<String>,
+}
+
+/// How a sender shows that it is the one. Of several secrets any is right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceAuth {
+    Bearer { tokens: Vec<Secret> },
+    Basic { user: String, passwords: Vec<Secret> },
+    Header { name: http::HeaderName, values: Vec<Secret> },
+    Query { name: String, values: Vec<Secret> },
+    Hmac { scheme: Scheme, secrets: Vec<Secret> },
 }
 
 /// The presets, `auto` (detects one of them) and `custom` (only what the pointers say).
@@ -175,7 +205,9 @@ impl Default for Intake {
             listen: vec![(Ipv4Addr::LOCALHOST, 8080).into()],
             max_body_bytes: MIB,
             max_header_bytes: 64 * KIB,
+            tls: None,
             max_connections: 1024,
+            max_connections_per_address: None,
             max_json_depth: 64,
             max_batch: 1000,
             max_in_flight_bytes: 64 * MIB,
@@ -220,6 +252,8 @@ impl Source {
             profile: "auto".into(),
             pointers: Pointers::default(),
             dedup_window: hours(24),
+            auth: Vec::new(),
+            rate_limit: None,
             to: Vec::new(),
             types: Vec::new(),
         }

@@ -84,7 +84,7 @@ where
 }
 
 #[allow(clippy::disallowed_methods)] // backing off from the kernel is no deadline that a test would move
-async fn pause() {
+pub async fn pause() {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 

@@ -4,6 +4,7 @@
 
 mod admin;
 mod architecture;
+mod auth;
 mod backlog;
 mod cli;
 mod delivery;
@@ -15,3 +16,4 @@ mod receiver;
 mod recovery;
 mod simulation;
 mod store;
+mod tls;
