@@ -3,7 +3,8 @@
 //! Scheduler and store are asked one after the other while deliveries move, so a delivery can be missed in between: it
 //! then seems to lie nowhere. [`ends`] tells such a one from one that has ended.
 
-use super::filter::{DeliveryState, Filter};
+use super::answers::DeliveryState;
+use super::filter::Filter;
 use super::{Admin, Failure};
 use crate::delivery::{Delivery, DeliveryId, Place};
 use crate::dispatch::Question;

@@ -144,7 +144,7 @@ pub async fn request(to: SocketAddr, method: &str, path: &str, headers: &[(&str,
 
 /// A request as it goes over the wire.
 pub fn message(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
-    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n");
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -242,7 +242,7 @@ impl Bench {
             }
         })
         .await;
-        (self.intake, self.admin) = (daemon.intake_addr(), daemon.admin_addr());
+        (self.intake, self.admin) = (daemon.intake_addr(), daemon.admin_addr().unwrap());
         self.token = daemon.token().to_owned();
         assert!(
             matches!(self.settings.admin.token, Token::Given(_)) || self.folder.path().join("admin.token").exists()

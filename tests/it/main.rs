@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
+mod access;
 mod admin;
 mod architecture;
 mod backlog;
 mod cli;
 mod delivery;
+mod document;
 mod events;
 mod harness;
 mod intake;
