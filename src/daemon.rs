@@ -16,7 +16,7 @@ use crate::http::listener;
 use crate::intake::admission::{self, Admission};
 use crate::intake::{Bounds, Counts, Intake, Source};
 use crate::scheduler::Scheduler;
-use crate::store::{Opened, Options, Store, Windows};
+use crate::store::{Door, Opened, Options, Store, Windows};
 use crate::upkeep;
 use anyhow::{Context, anyhow, bail};
 use axum::Extension;
@@ -140,7 +140,13 @@ impl Daemon {
         let counts = Arc::new(Counts::default());
         let intake = Part::new();
         let (look, stop) = (settings.intake.clone(), intake.stop.clone());
-        intake.tasks.spawn(upkeep::watch_admission(store.clone(), look, admission.clone(), stop));
+        upkeep::since_last_time(&store, clock.now()).await?;
+        if let Some(Door::Closed { until, .. }) = store.door() {
+            admission.keep_out(until);
+        }
+        let noting = upkeep::watch_gaps(store.clone(), clock.clone(), admission.clone(), counts.clone(), stop.clone());
+        intake.tasks.spawn(noting);
+        intake.tasks.spawn(upkeep::watch_admission(store.clone(), clock.clone(), look, admission.clone(), stop));
         intake.tasks.spawn(upkeep::watch_dlq(store.clone(), settings.dlq.clone(), clock.clone(), intake.stop.clone()));
         let door = door(&store, &clock, &settings, &destinations, admission.clone(), counts.clone())?;
         serve_intake(&intake, intake_listeners, door, &settings.intake);

@@ -1,5 +1,6 @@
 //! `/v1/dlq`: the dead letters, and what an operator does with them.
 
+use super::access::Caller;
 use super::answers::{Changed, LetterItem, Page, attempts};
 use super::filter::{self, Filter, Query, Which};
 use super::{Admin, Failure, Name, Shared, sequence_of};
@@ -85,7 +86,7 @@ fn dead_for(store: &Store, sequence: Sequence) -> Result<Vec<DestinationId>, Sto
     dead.map(|id| id.map(|id| id.destination)).collect()
 }
 
-fn page(
+pub(super) fn page(
     store: &Store,
     filter: &Filter,
     after: Option<DeliveryId>,
@@ -151,23 +152,26 @@ pub(super) struct Selection {
 #[utoipa::path(post, path = "/v1/dlq/redrive", tag = "dead letters", request_body = Selection, responses((status = 200, body = Changed), Failure))]
 pub(super) async fn redrive(
     State(admin): Shared,
+    caller: Caller,
     selection: Result<Json<Selection>, JsonRejection>,
 ) -> Result<Json<Changed>, Failure> {
-    change(&admin, DlqAction::Redrive, selection).await
+    change(&admin, DlqAction::Redrive, caller, selection).await
 }
 
 /// Discards dead letters for good
 #[utoipa::path(post, path = "/v1/dlq/purge", tag = "dead letters", request_body = Selection, responses((status = 200, body = Changed), Failure))]
 pub(super) async fn purge(
     State(admin): Shared,
+    caller: Caller,
     selection: Result<Json<Selection>, JsonRejection>,
 ) -> Result<Json<Changed>, Failure> {
-    change(&admin, DlqAction::Purge, selection).await
+    change(&admin, DlqAction::Purge, caller, selection).await
 }
 
 async fn change(
     admin: &Admin,
     action: DlqAction,
+    caller: Caller,
     selection: Result<Json<Selection>, JsonRejection>,
 ) -> Result<Json<Changed>, Failure> {
     let Json(selection) = selection.map_err(|e| Failure::bad(e.body_text()))?;
@@ -180,9 +184,9 @@ async fn change(
     let mut done = 0;
     if !dry_run {
         for chunk in ids.chunks(CHUNK) {
-            done += admin.store.dlq(action, chunk.to_vec(), "admin".to_owned()).await?;
+            done += admin.store.dlq(action, chunk.to_vec(), caller.name.clone()).await?;
         }
-        tracing::info!(?action, matched = ids.len(), done, "dead letters changed by an operator");
+        tracing::info!(?action, who = caller.name, matched = ids.len(), done, "dead letters changed by an operator");
     }
     Ok(Json(Changed { matched: ids.len(), done }))
 }

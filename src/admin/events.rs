@@ -72,7 +72,7 @@ pub(super) async fn show(State(admin): Shared, Name(id): Name) -> Result<Json<Ev
         .places
         .iter()
         .filter_map(|(d, lies)| match lies {
-            Lies::Delayed(delivery) => Some((admin.destination_name(*d), Attempts::All(attempts(delivery)))),
+            Lies::Delayed { delivery, .. } => Some((admin.destination_name(*d), Attempts::All(attempts(delivery)))),
             _ => None,
         })
         .collect();
@@ -118,7 +118,7 @@ async fn describe(
     let waiting: Vec<_> = known
         .iter()
         .flat_map(|k| k.places.iter().map(move |(d, lies)| (k, d, lies)))
-        .filter(|(.., lies)| matches!(lies, Lies::Waiting | Lies::Delayed(_)))
+        .filter(|(.., lies)| matches!(lies, Lies::Waiting | Lies::Delayed { .. }))
         .map(|(k, d, _)| (*d, k.lane, k.sequence))
         .collect();
     let standings = admin.ask(|to| Question::Standings(waiting.clone(), to)).await?;
@@ -196,7 +196,7 @@ impl Told<'_> {
             },
             (Lies::Gone, None) => bare(DeliveryState::Delivered),
             (lies, _) => {
-                let tried = if let Lies::Delayed(d) = lies { d.next_attempt() - 1 } else { 0 };
+                let tried = if let Lies::Delayed { delivery, .. } = lies { delivery.next_attempt() - 1 } else { 0 };
                 let standing = self.standings.get(&id).copied().unwrap_or(Standing::Queued);
                 let held = self.held.get(&id.destination).map_or(&[][..], Vec::as_slice);
                 let named = |s: Sequence| self.ids.get(&s).map_or_else(|| format!("sequence {s}"), EventId::to_string);

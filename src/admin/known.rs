@@ -37,7 +37,7 @@ pub(super) struct Known {
 #[derive(Debug)]
 pub(super) enum Lies {
     Waiting,
-    Delayed(Box<Delivery>),
+    Delayed { due: Timestamp, delivery: Box<Delivery> },
     Dead,
     Gone,
 }
@@ -162,7 +162,7 @@ pub(super) fn know(store: &Store, tree: &DelayTree, sequence: Sequence) -> Resul
             // between the question and this read it may have been delivered
             if let Ok(delivery) = store.delivery(id, Place::under(*due)) {
                 event.get_or_insert_with(|| delivery.event.clone());
-                places.insert(d, Lies::Delayed(Box::new(delivery)));
+                places.insert(d, Lies::Delayed { due: *due, delivery: Box::new(delivery) });
             }
         }
     }

@@ -5,15 +5,18 @@
 
 mod access;
 mod answers;
+mod changes;
 mod dlq;
 mod document;
 mod events;
 mod explain;
+mod export;
 mod failure;
 mod filter;
 mod health;
 mod known;
 mod metrics;
+mod notes;
 mod socket;
 mod status;
 
@@ -114,16 +117,23 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(events::list))
         .routes(routes!(dlq::list))
         .routes(routes!(dlq::show))
+        .routes(routes!(notes::audit))
+        .routes(routes!(notes::gaps))
         .route_layer(guard(Scope::Read));
     let operate = OpenApiRouter::new()
         .routes(routes!(dlq::redrive))
         .routes(routes!(dlq::purge))
+        .routes(routes!(notes::open))
+        .routes(routes!(notes::close))
         .route_layer(middleware::from_fn(refuse_query))
+        .routes(routes!(changes::retry))
+        .routes(routes!(changes::discard))
         .route_layer(guard(Scope::Operate));
     let reveal = OpenApiRouter::new()
         .routes(routes!(events::body))
         .route_layer(middleware::from_fn(refuse_query))
         .routes(routes!(dlq::body))
+        .routes(routes!(export::export))
         .route_layer(guard(Scope::Reveal));
     open.merge(read).merge(operate).merge(reveal)
 }

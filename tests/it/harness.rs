@@ -96,8 +96,18 @@ pub async fn read_message<R: tokio::io::AsyncRead + Unpin>(
     if let Some(length) = header("content-length") {
         body.resize(length.parse().ok()?, 0);
         stream.read_exact(&mut body).await.ok()?;
-    } else {
-        assert_eq!(header("transfer-encoding"), None, "only lengths are read here");
+    } else if header("transfer-encoding").is_some() {
+        loop {
+            let mut size = String::new();
+            stream.read_line(&mut size).await.ok()?;
+            let size = usize::from_str_radix(size.trim(), 16).ok()?;
+            let mut chunk = vec![0; size + 2];
+            stream.read_exact(&mut chunk).await.ok()?;
+            if size == 0 {
+                break;
+            }
+            body.extend(&chunk[..size]);
+        }
     }
     Some((first, headers, body))
 }
@@ -273,6 +283,11 @@ impl Bench {
     pub async fn sound(&self) {
         let store = self.running.as_ref().unwrap().daemon.store();
         assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
+    }
+
+    /// When the daemon last noted that it lives.
+    pub fn alive(&self) -> Option<Timestamp> {
+        self.running.as_ref().unwrap().daemon.store().alive().unwrap()
     }
 
     pub async fn post(&self, body: &[u8]) -> Reply {

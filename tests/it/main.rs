@@ -12,6 +12,7 @@ mod document;
 mod events;
 mod harness;
 mod intake;
+mod operator;
 mod process;
 mod receiver;
 mod recovery;

@@ -1,0 +1,10 @@
+//! Upkeep: what the daemon looks after by itself, from time to time: room for more events, the bounds of the dead letter
+//! queue, and a record of when events could not be accepted.
+
+mod gaps;
+mod letters;
+mod room;
+
+pub use gaps::{since_last_time, watch_gaps};
+pub use letters::watch_dlq;
+pub use room::watch_admission;
