@@ -6,10 +6,10 @@
 //! *Order of a stop.* Intake closes and finishes its requests; no attempt starts any more and those in flight may end;
 //! what they meant is written; then the store closes.
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, Grant, Socket};
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::config::settings::{self, Token};
+use crate::config::settings::{self, Scope, Token};
 use crate::dispatch::{self, Destination, Dispatcher};
 use crate::event::DestinationId;
 use crate::http::entrance::{self, Entrance};
@@ -18,9 +18,10 @@ use crate::http::{listener, seats};
 use crate::intake::admission::{self, Admission};
 use crate::intake::{Bounds, Counts, Intake, Source};
 use crate::scheduler::Scheduler;
-use crate::store::{Opened, Options, Store, Windows};
+use crate::store::{Door, Opened, Options, Store, Windows};
 use crate::upkeep;
 use anyhow::{Context, anyhow, bail};
+use axum::Extension;
 use hyper_util::service::TowerToHyperService;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -45,7 +46,7 @@ const ADMIN_LIMITS: listener::Limits =
 #[derive(Debug)]
 pub struct Daemon {
     intake_addr: SocketAddr,
-    admin_addr: SocketAddr,
+    admin_addr: Option<SocketAddr>,
     token: String,
     store: Store,
     committer: std::thread::JoinHandle<()>,
@@ -123,8 +124,9 @@ impl Daemon {
     /// Starts everything; returns when events are accepted and deliveries go on.
     pub async fn start(settings: Settings, clock: Clock) -> anyhow::Result<Self> {
         let intake_listeners = bind(&settings.intake.listen, "intake.listen").await?;
-        let admin_listeners = bind(&settings.admin.listen, "admin.listen").await?;
-        let (intake_addr, admin_addr) = (intake_listeners[0].local_addr()?, admin_listeners[0].local_addr()?);
+        let (admin_listeners, sockets) = admin_listeners(&settings.admin).await?;
+        let intake_addr = intake_listeners[0].local_addr()?;
+        let admin_addr = admin_listeners.first().map(TcpListener::local_addr).transpose()?;
         let tls = tls(&settings.intake)?;
         let Opened { store, news, findings, committer } = open_store(&settings.store, &settings, clock.clone()).await?;
         for finding in &findings {
@@ -141,7 +143,13 @@ impl Daemon {
         let counts = Arc::new(Counts::default());
         let intake = Part::new();
         let (look, stop) = (settings.intake.clone(), intake.stop.clone());
-        intake.tasks.spawn(upkeep::watch_admission(store.clone(), look, admission.clone(), stop));
+        upkeep::since_last_time(&store, clock.now()).await?;
+        if let Some(Door::Closed { until, .. }) = store.door() {
+            admission.keep_out(until);
+        }
+        let noting = upkeep::watch_gaps(store.clone(), clock.clone(), admission.clone(), counts.clone(), stop.clone());
+        intake.tasks.spawn(noting);
+        intake.tasks.spawn(upkeep::watch_admission(store.clone(), clock.clone(), look, admission.clone(), stop));
         intake.tasks.spawn(upkeep::watch_dlq(store.clone(), settings.dlq.clone(), clock.clone(), intake.stop.clone()));
         let door = door(&store, &clock, &settings, &destinations, admission.clone(), counts.clone())?;
         if let Some(tls) = tls.clone() {
@@ -158,13 +166,18 @@ impl Daemon {
             destinations: destinations.clone(),
             admission: admission.clone(),
             counts,
-            token: token.clone(),
+            grants: grants(&token, &settings.admin)?,
+            own_uid: rustix::process::getuid().as_raw(),
             started_at: clock.now(),
             ready: ready.clone(),
         }));
         for listener in admin_listeners {
-            let service = TowerToHyperService::new(api.clone());
+            let via = Extension(admin::Via::Tcp(listener.local_addr()?));
+            let service = TowerToHyperService::new(api.clone().layer(via));
             admin.tasks.spawn(listener::serve(listener, service, ADMIN_LIMITS, admin.stop.clone()));
+        }
+        for socket in sockets {
+            admin.tasks.spawn(socket.serve(api.clone(), ADMIN_LIMITS, admin.stop.clone()));
         }
         let dispatcher = Dispatcher {
             store: store.clone(),
@@ -179,7 +192,7 @@ impl Daemon {
         };
         let dispatch = (dispatcher.stop.clone(), tokio::spawn(dispatcher.run()));
         ready.store(true, Ordering::Relaxed);
-        tracing::info!(%intake_addr, %admin_addr, durability = store.durability().word(), "holdline is ready");
+        tracing::info!(%intake_addr, admin_addr = admin_addr.map(tracing::field::display), durability = store.durability().word(), "holdline is ready");
         Ok(Self { intake_addr, admin_addr, token, store, committer, admission, intake, dispatch, admin })
     }
 
@@ -188,8 +201,8 @@ impl Daemon {
         self.intake_addr
     }
 
-    /// The first address of the admin API.
-    pub fn admin_addr(&self) -> SocketAddr {
+    /// The first TCP address of the admin API.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
         self.admin_addr
     }
 
@@ -232,6 +245,32 @@ async fn bind(addresses: &[SocketAddr], key: &str) -> anyhow::Result<Vec<TcpList
         bail!("{key} names no address");
     }
     Ok(listeners)
+}
+
+/// Where the admin API is reached: addresses, unix sockets, or both.
+async fn admin_listeners(settings: &settings::Admin) -> anyhow::Result<(Vec<TcpListener>, Vec<Socket>)> {
+    let mut sockets = Vec::new();
+    for path in &settings.sockets {
+        let remedy = || format!("cannot listen on unix:{}; its directory must be writable", path.display());
+        sockets.push(Socket::bind(path).with_context(remedy)?);
+    }
+    let tcp = if sockets.is_empty() || !settings.listen.is_empty() {
+        bind(&settings.listen, "admin.listen").await?
+    } else {
+        Vec::new()
+    };
+    Ok((tcp, sockets))
+}
+
+/// The token that may do everything, and those that the configuration names.
+fn grants(token: &str, settings: &settings::Admin) -> anyhow::Result<Vec<Grant>> {
+    let mut grants = vec![Grant { name: "admin".to_owned(), token: token.to_owned(), scopes: Scope::ALL.to_vec() }];
+    for named in &settings.tokens {
+        let token = named.token.read().map_err(|why| anyhow!("admin.tokens, `{}`: {why}", named.name))?;
+        let (name, scopes) = (named.name.clone(), named.scopes.clone());
+        grants.push(Grant { name, token: token.expose().to_owned(), scopes });
+    }
+    Ok(grants)
 }
 
 async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) -> anyhow::Result<Opened> {

@@ -1,8 +1,8 @@
-//! The blocks `[intake]` and `[admin]`: where holdline listens, and what it takes in.
+//! The block `[intake]`: where holdline listens, and what it takes in.
 
 use super::address;
 use super::section::{Section, Value};
-use super::settings::{Admin, Intake, Tls, Token};
+use super::settings::{Intake, Tls};
 use super::values::{self, GIB, KIB, Limits, MIB, TIB, span};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -100,13 +100,6 @@ fn file(value: &Value<'_>) -> Option<PathBuf> {
         "" => value.wrong("the path is empty", "write the path of a file in PEM"),
         path => Some(path.into()),
     }
-}
-
-/// Reads `[admin]`.
-pub(super) fn admin(mut section: Section<'_>) -> (Admin, Listeners<'_>) {
-    let (listen, places) = listeners(&mut section, Admin::default().listen);
-    let token = section.take("token", super::secret::secret).map_or(Token::Made, Token::Given);
-    (Admin { listen, token }, places)
 }
 
 /// Two listeners on one port: noted at the later one that is written.

@@ -1,6 +1,7 @@
 //! Configuration: what an operator wrote (TOML) -> settings as used.
 
 mod address;
+mod admin;
 mod auth;
 mod destination;
 mod fault;

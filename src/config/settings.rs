@@ -61,7 +61,44 @@ pub struct Tls {
 #[derive(Clone, Debug)]
 pub struct Admin {
     pub listen: Vec<SocketAddr>,
+    /// Paths of unix sockets.
+    pub sockets: Vec<PathBuf>,
+    /// The token that may do everything.
     pub token: Token,
+    /// Further tokens, each with a name and scopes of its own.
+    pub tokens: Vec<NamedToken>,
+}
+
+/// A token of the admin API for somebody who need not do everything.
+#[derive(Clone, Debug)]
+pub struct NamedToken {
+    /// As it stands in the audit.
+    pub name: String,
+    pub token: Secret,
+    pub scopes: Vec<Scope>,
+}
+
+/// What a token of the admin API opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything but bodies.
+    Read,
+    /// Changes; whoever may make them may also read.
+    Operate,
+    /// Bodies of events.
+    Reveal,
+}
+
+impl Scope {
+    pub const ALL: [Self; 3] = [Self::Read, Self::Operate, Self::Reveal];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Operate => "operate",
+            Self::Reveal => "reveal",
+        }
+    }
 }
 
 /// Where the admin token comes from.
@@ -222,7 +259,12 @@ impl Default for Intake {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: vec![(Ipv4Addr::LOCALHOST, 8081).into()], token: Token::Made }
+        Self {
+            listen: vec![(Ipv4Addr::LOCALHOST, 8081).into()],
+            sockets: Vec::new(),
+            token: Token::Made,
+            tokens: Vec::new(),
+        }
     }
 }
 
