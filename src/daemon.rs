@@ -6,10 +6,12 @@
 //! *Order of a stop.* Intake closes and finishes its requests; no attempt starts any more and those in flight may end;
 //! what they meant is written; then the store closes.
 
-use crate::admin::{self, Admin, Grant, Socket};
+mod access;
+
+use crate::admin::{self, Admin, Socket};
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::config::settings::{self, Scope, Token};
+use crate::config::settings;
 use crate::dispatch::{self, Destination, Dispatcher};
 use crate::event::DestinationId;
 use crate::http::entrance::{self, Entrance};
@@ -21,11 +23,10 @@ use crate::scheduler::Scheduler;
 use crate::store::{Door, Opened, Options, Store, Windows};
 use crate::upkeep;
 use anyhow::{Context, anyhow, bail};
-use axum::Extension;
+use axum::{Extension, Router};
 use hyper_util::service::TowerToHyperService;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -132,7 +133,7 @@ impl Daemon {
         for finding in &findings {
             tracing::error!("{finding}");
         }
-        let token = token(&settings.admin.token, &settings.store.path)?;
+        let token = access::token(&settings.admin.token, &settings.store.path)?;
         let destinations = destinations(&store, &settings).await?;
         let scheduler = Scheduler::new(
             destinations.values().map(|d| (d.id, d.policy)),
@@ -166,19 +167,12 @@ impl Daemon {
             destinations: destinations.clone(),
             admission: admission.clone(),
             counts,
-            grants: grants(&token, &settings.admin)?,
+            grants: access::grants(&token, &settings.admin)?,
             own_uid: rustix::process::getuid().as_raw(),
             started_at: clock.now(),
             ready: ready.clone(),
         }));
-        for listener in admin_listeners {
-            let via = Extension(admin::Via::Tcp(listener.local_addr()?));
-            let service = TowerToHyperService::new(api.clone().layer(via));
-            admin.tasks.spawn(listener::serve(listener, service, ADMIN_LIMITS, admin.stop.clone()));
-        }
-        for socket in sockets {
-            admin.tasks.spawn(socket.serve(api.clone(), ADMIN_LIMITS, admin.stop.clone()));
-        }
+        serve_admin(&admin, admin_listeners, sockets, &api)?;
         let dispatcher = Dispatcher {
             store: store.clone(),
             clock: clock.clone(),
@@ -260,17 +254,6 @@ async fn admin_listeners(settings: &settings::Admin) -> anyhow::Result<(Vec<TcpL
         Vec::new()
     };
     Ok((tcp, sockets))
-}
-
-/// The token that may do everything, and those that the configuration names.
-fn grants(token: &str, settings: &settings::Admin) -> anyhow::Result<Vec<Grant>> {
-    let mut grants = vec![Grant { name: "admin".to_owned(), token: token.to_owned(), scopes: Scope::ALL.to_vec() }];
-    for named in &settings.tokens {
-        let token = named.token.read().map_err(|why| anyhow!("admin.tokens, `{}`: {why}", named.name))?;
-        let (name, scopes) = (named.name.clone(), named.scopes.clone());
-        grants.push(Grant { name, token: token.expose().to_owned(), scopes });
-    }
-    Ok(grants)
 }
 
 async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) -> anyhow::Result<Opened> {
@@ -367,6 +350,18 @@ fn serve_intake(
     }
 }
 
+fn serve_admin(part: &Part, listeners: Vec<TcpListener>, sockets: Vec<Socket>, api: &Router) -> anyhow::Result<()> {
+    for listener in listeners {
+        let via = Extension(admin::Via::Tcp(listener.local_addr()?));
+        let service = TowerToHyperService::new(api.clone().layer(via));
+        part.tasks.spawn(listener::serve(listener, service, ADMIN_LIMITS, part.stop.clone()));
+    }
+    for socket in sockets {
+        part.tasks.spawn(socket.serve(api.clone(), ADMIN_LIMITS, part.stop.clone()));
+    }
+    Ok(())
+}
+
 async fn restored(
     mut scheduler: Scheduler,
     store: &Store,
@@ -379,32 +374,4 @@ async fn restored(
         Ok(scheduler)
     })
     .await?
-}
-
-/// The admin token: the configured one, or the one in the data folder, made where it is missing.
-fn token(from: &Token, data: &Path) -> anyhow::Result<String> {
-    use std::io::{Read, Write};
-    use std::os::unix::fs::OpenOptionsExt;
-    if let Token::Given(secret) = from {
-        return Ok(secret.read().map_err(|why| anyhow!("admin.token: {why}"))?.expose().to_owned());
-    }
-    let path = data.join("admin.token");
-    if let Ok(token) = std::fs::read_to_string(&path)
-        && !token.trim().is_empty()
-    {
-        return Ok(token.trim().to_owned());
-    }
-    let mut random = [0u8; 32];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut f| f.read_exact(&mut random))
-        .context("cannot read /dev/urandom")?;
-    let token: String = random.iter().map(|b| format!("{b:02x}")).collect();
-    let mut file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path);
-    let written = file.as_mut().map(|f| writeln!(f, "{token}").and_then(|()| f.sync_all()));
-    written
-        .map_err(|e| anyhow!("{e}"))
-        .and_then(|r| Ok(r?))
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    tracing::info!(path = %path.display(), "made the admin token");
-    Ok(token)
 }

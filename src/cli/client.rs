@@ -45,7 +45,7 @@ pub struct Admin {
 /// How the daemon is reached.
 #[derive(Clone, Debug)]
 enum Way {
-    Tcp(Client<HttpConnector, Full<Bytes>>),
+    Tcp(Box<Client<HttpConnector, Full<Bytes>>>),
     Socket(PathBuf),
 }
 
@@ -75,7 +75,7 @@ impl Admin {
     pub fn at(place: Place) -> Self {
         let way = match place.admin.strip_prefix("unix:") {
             Some(path) => Way::Socket(path.into()),
-            None => Way::Tcp(http_client()),
+            None => Way::Tcp(Box::new(http_client())),
         };
         Self { base: place.admin, token: place.token, token_from: place.token_from, way }
     }
