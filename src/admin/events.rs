@@ -217,7 +217,8 @@ fn gate(admin: &Admin, d: DestinationId, line: Option<LineStatus>) -> Value {
     if destination.url().is_none() {
         json!({"gate": "pause", "set_by": "configuration", "reason": "no url is configured"})
     } else if line.hold_until > admin.clock.now() {
-        json!({"gate": "delay", "until": line.hold_until.to_string(), "set_by": "destination", "reason": "Retry-After"})
+        let (until, reason) = (line.hold_until.to_string(), destination.held_why(line.hold_until));
+        json!({"gate": "delay", "until": until, "set_by": "destination", "reason": reason})
     } else {
         json!({"gate": "concurrency", "set_by": "configuration"})
     }

@@ -193,6 +193,7 @@ fn attempts(delivery: &Delivery) -> Vec<Value> {
             "latency_ms": a.latency_ms,
             "outcome": a.outcome.word(),
             "status": a.outcome.status(),
+            "ambiguous": a.outcome.is_ambiguous(),
             "error": a.error,
             "answer": String::from_utf8_lossy(&a.answer),
         })

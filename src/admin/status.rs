@@ -124,7 +124,7 @@ fn one(admin: &Admin, s: &Snapshot, d: DestinationId) -> Value {
     let mut holds = Vec::new();
     if line.hold_until > s.now {
         let until = line.hold_until.to_string();
-        holds.push(json!({"gate": "delay", "until": until, "reason": "Retry-After", "set_by": "destination"}));
+        holds.push(json!({"gate": "delay", "until": until, "reason": destination.held_why(line.hold_until), "set_by": "destination"}));
     }
     if destination.url().is_none() {
         let reason = "no url is configured; events are held";

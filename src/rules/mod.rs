@@ -1,5 +1,8 @@
 //! The rules: pure functions of their arguments. They know no clock, no IO, and cannot fail.
 
 pub mod backoff;
+pub mod reach;
 pub mod retry_after;
+pub mod signing;
+pub mod success;
 pub mod verdict;

@@ -229,7 +229,7 @@ fn every_example_in_the_shipped_file_works() {
     let setting =
         |line: &str| line.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_alphabetic() || c == '_'));
     let examples: Vec<&str> = SHIPPED.lines().filter_map(|l| l.strip_prefix("# ")).filter(|l| setting(l)).collect();
-    assert_eq!(examples.len(), 12, "{examples:?}");
+    assert_eq!(examples.len(), 16, "{examples:?}");
     for example in examples {
         assert_eq!(faults(&SHIPPED.replacen(&format!("# {example}"), example, 1)), [""; 0], "{example}");
     }
