@@ -136,7 +136,7 @@ impl Daemon {
         let token = access::token(&settings.admin.token, &settings.store.path)?;
         let destinations = destinations(&store, &settings).await?;
         let scheduler = Scheduler::new(
-            destinations.values().map(|d| (d.id, d.policy)),
+            destinations.values().map(|d| (d.id, d.policy.clone())),
             store.floor(),
             store.totals().next_sequence,
         );

@@ -9,6 +9,7 @@ mod intake;
 mod names;
 mod outward;
 mod overrides;
+mod pace;
 mod reader;
 mod secret;
 mod section;

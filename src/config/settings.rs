@@ -2,6 +2,8 @@
 
 pub use super::secret::{Secret, SecretValue};
 use crate::rules::backoff::Retry;
+use crate::rules::breaker;
+use crate::rules::concurrency::Adaptive;
 use crate::rules::gcra::Rate;
 use crate::rules::reach::Reach;
 use crate::rules::success::Success;
@@ -187,6 +189,12 @@ pub struct Destination {
     pub timeout: Duration,
     /// Requests in flight at once.
     pub concurrency_max: usize,
+    /// Whether fewer, where latency and errors say so.
+    pub adaptive: Adaptive,
+    /// How long requests take to return, after a pause or an open breaker.
+    pub ramp: Duration,
+    pub rate: Option<Rate>,
+    pub breaker: breaker::Limits,
     pub retry: Retry,
     pub ordering: Ordering,
     /// Sent with each request.
@@ -364,6 +372,10 @@ impl Destination {
             url: None,
             timeout: Duration::from_secs(10),
             concurrency_max: 64,
+            adaptive: Adaptive::Yes,
+            ramp: Duration::from_secs(10),
+            rate: None,
+            breaker: breaker::Limits::default(),
             retry: Retry::default(),
             ordering: Ordering::default(),
             auth: None,

@@ -9,10 +9,7 @@ const UNBUILT: &[(&str, &str, Option<&str>)] = &[
     ("", "alert", None),
     ("source", "on_bad_signature", None),
     ("source", "on_unparsable", None),
-    ("destination", "rate", None),
-    ("destination", "breaker", None),
     ("destination", "ttl", None),
-    ("destination.concurrency", "adaptive", Some("false")),
     ("destination.ordering", "on_stale", Some(r#""deliver""#)),
     ("destination.ordering", "reorder_window", Some(r#""0s""#)),
 ];

@@ -44,7 +44,7 @@ mod view;
 pub use codec::Damaged;
 pub use folder::{Durability, Free};
 pub use ledger::Windows;
-pub use record::{Audit, Door, Entry, Gap, Hold, How, Settlement, Tally, Totals};
+pub use record::{Audit, Door, Entry, Fixed, Gap, Hold, How, Pause, Position, Settlement, Stance, Tally, Totals};
 pub use recovery::Findings;
 pub use request::{Arrival, Change, DlqAction, News, Receipt, Transition};
 
@@ -233,6 +233,11 @@ impl Store {
     /// What a destination asked for before the restart.
     pub fn hold(&self, d: DestinationId) -> Option<Hold> {
         self.index().holds.get(&d).cloned()
+    }
+
+    /// What was decided about calling a destination.
+    pub fn stance(&self, d: DestinationId) -> Stance {
+        self.index().stances.get(&d).cloned().unwrap_or_default()
     }
 
     /// Names of all destinations that this store has ever had.

@@ -1,7 +1,7 @@
 //! What the committer can be asked, and what it answers.
 
 use super::StoreError;
-use super::record::{Door, Gap};
+use super::record::{Door, Fixed, Gap, Pause};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, Digest64, Event, EventId, Sequence};
 use crate::time::Timestamp;
@@ -72,6 +72,11 @@ pub enum Transition {
         until: Timestamp,
         reason: String,
     },
+    /// The calls have opened or closed a destination's breaker.
+    Breaker {
+        destination: DestinationId,
+        fixed: Option<Fixed>,
+    },
 }
 
 /// What the operator wants with some dead letters.
@@ -97,6 +102,18 @@ pub enum Change {
     Door {
         what: String,
         door: Door,
+    },
+    /// A destination is paused; none: it is resumed.
+    Pause {
+        what: String,
+        destination: DestinationId,
+        pause: Option<Pause>,
+    },
+    /// A destination's breaker is kept as it says; none: it is left to itself, and closed.
+    Breaker {
+        what: String,
+        destination: DestinationId,
+        fixed: Option<Fixed>,
     },
     /// A gap begins, or is brought up to date.
     Gap {
@@ -154,4 +171,8 @@ pub enum News {
     Hastened(Vec<(DeliveryId, Digest64)>),
     /// Deliveries that waited, or dead letters, are gone for good.
     Purged(Vec<(DeliveryId, Digest64)>),
+    /// An operator has paused a destination, or resumed it.
+    Paused(DestinationId, Option<Pause>),
+    /// An operator has set a destination's breaker.
+    Breaker(DestinationId, Option<Fixed>),
 }
