@@ -4,14 +4,18 @@
 
 mod admin;
 mod architecture;
+mod authority;
 mod backlog;
 mod cli;
 mod delivery;
 mod events;
 mod harness;
+mod hostile;
 mod intake;
+mod oauth2;
 mod process;
 mod receiver;
 mod recovery;
 mod simulation;
 mod store;
+mod tls;
