@@ -6,23 +6,27 @@
 //! *Order of a stop.* Intake closes and finishes its requests; no attempt starts any more and those in flight may end;
 //! what they meant is written; then the store closes.
 
-use crate::admin::{self, Admin};
+mod access;
+
+use crate::admin::{self, Admin, Socket};
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::config::settings::{self, Token};
+use crate::config::settings;
 use crate::dispatch::{self, Destination, Dispatcher};
 use crate::event::DestinationId;
-use crate::http::listener;
+use crate::http::entrance::{self, Entrance};
+use crate::http::tls::{Files, Tls};
+use crate::http::{listener, seats};
 use crate::intake::admission::{self, Admission};
 use crate::intake::{Bounds, Counts, Intake, Source};
 use crate::scheduler::Scheduler;
-use crate::store::{Opened, Options, Store, Windows};
+use crate::store::{Door, Opened, Options, Store, Windows};
 use crate::upkeep;
 use anyhow::{Context, anyhow, bail};
+use axum::{Extension, Router};
 use hyper_util::service::TowerToHyperService;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -43,7 +47,7 @@ const ADMIN_LIMITS: listener::Limits =
 #[derive(Debug)]
 pub struct Daemon {
     intake_addr: SocketAddr,
-    admin_addr: SocketAddr,
+    admin_addr: Option<SocketAddr>,
     token: String,
     store: Store,
     committer: std::thread::JoinHandle<()>,
@@ -121,13 +125,15 @@ impl Daemon {
     /// Starts everything; returns when events are accepted and deliveries go on.
     pub async fn start(settings: Settings, clock: Clock) -> anyhow::Result<Self> {
         let intake_listeners = bind(&settings.intake.listen, "intake.listen").await?;
-        let admin_listeners = bind(&settings.admin.listen, "admin.listen").await?;
-        let (intake_addr, admin_addr) = (intake_listeners[0].local_addr()?, admin_listeners[0].local_addr()?);
+        let (admin_listeners, sockets) = admin_listeners(&settings.admin).await?;
+        let intake_addr = intake_listeners[0].local_addr()?;
+        let admin_addr = admin_listeners.first().map(TcpListener::local_addr).transpose()?;
+        let tls = tls(&settings.intake)?;
         let Opened { store, news, findings, committer } = open_store(&settings.store, &settings, clock.clone()).await?;
         for finding in &findings {
             tracing::error!("{finding}");
         }
-        let token = token(&settings.admin.token, &settings.store.path)?;
+        let token = access::token(&settings.admin.token, &settings.store.path)?;
         let destinations = destinations(&store, &settings).await?;
         let scheduler = Scheduler::new(
             destinations.values().map(|d| (d.id, d.policy)),
@@ -138,10 +144,19 @@ impl Daemon {
         let counts = Arc::new(Counts::default());
         let intake = Part::new();
         let (look, stop) = (settings.intake.clone(), intake.stop.clone());
-        intake.tasks.spawn(upkeep::watch_admission(store.clone(), look, admission.clone(), stop));
+        upkeep::since_last_time(&store, clock.now()).await?;
+        if let Some(Door::Closed { until, .. }) = store.door() {
+            admission.keep_out(until);
+        }
+        let noting = upkeep::watch_gaps(store.clone(), clock.clone(), admission.clone(), counts.clone(), stop.clone());
+        intake.tasks.spawn(noting);
+        intake.tasks.spawn(upkeep::watch_admission(store.clone(), clock.clone(), look, admission.clone(), stop));
         intake.tasks.spawn(upkeep::watch_dlq(store.clone(), settings.dlq.clone(), clock.clone(), intake.stop.clone()));
         let door = door(&store, &clock, &settings, &destinations, admission.clone(), counts.clone())?;
-        serve_intake(&intake, intake_listeners, door, &settings.intake);
+        if let Some(tls) = tls.clone() {
+            intake.tasks.spawn(upkeep::watch_certificate(tls, intake.stop.clone()));
+        }
+        serve_intake(&intake, intake_listeners, door, tls, &settings.intake);
         let (question, questions) = mpsc::channel(QUESTIONS_MAX);
         let ready = Arc::new(AtomicBool::new(false));
         let admin = Part::new();
@@ -152,14 +167,12 @@ impl Daemon {
             destinations: destinations.clone(),
             admission: admission.clone(),
             counts,
-            token: token.clone(),
+            grants: access::grants(&token, &settings.admin)?,
+            own_uid: rustix::process::getuid().as_raw(),
             started_at: clock.now(),
             ready: ready.clone(),
         }));
-        for listener in admin_listeners {
-            let service = TowerToHyperService::new(api.clone());
-            admin.tasks.spawn(listener::serve(listener, service, ADMIN_LIMITS, admin.stop.clone()));
-        }
+        serve_admin(&admin, admin_listeners, sockets, &api)?;
         let dispatcher = Dispatcher {
             store: store.clone(),
             clock: clock.clone(),
@@ -173,7 +186,7 @@ impl Daemon {
         };
         let dispatch = (dispatcher.stop.clone(), tokio::spawn(dispatcher.run()));
         ready.store(true, Ordering::Relaxed);
-        tracing::info!(%intake_addr, %admin_addr, durability = store.durability().word(), "holdline is ready");
+        tracing::info!(%intake_addr, admin_addr = admin_addr.map(tracing::field::display), durability = store.durability().word(), "holdline is ready");
         Ok(Self { intake_addr, admin_addr, token, store, committer, admission, intake, dispatch, admin })
     }
 
@@ -182,8 +195,8 @@ impl Daemon {
         self.intake_addr
     }
 
-    /// The first address of the admin API.
-    pub fn admin_addr(&self) -> SocketAddr {
+    /// The first TCP address of the admin API.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
         self.admin_addr
     }
 
@@ -226,6 +239,21 @@ async fn bind(addresses: &[SocketAddr], key: &str) -> anyhow::Result<Vec<TcpList
         bail!("{key} names no address");
     }
     Ok(listeners)
+}
+
+/// Where the admin API is reached: addresses, unix sockets, or both.
+async fn admin_listeners(settings: &settings::Admin) -> anyhow::Result<(Vec<TcpListener>, Vec<Socket>)> {
+    let mut sockets = Vec::new();
+    for path in &settings.sockets {
+        let remedy = || format!("cannot listen on unix:{}; its directory must be writable", path.display());
+        sockets.push(Socket::bind(path).with_context(remedy)?);
+    }
+    let tcp = if sockets.is_empty() || !settings.listen.is_empty() {
+        bind(&settings.listen, "admin.listen").await?
+    } else {
+        Vec::new()
+    };
+    Ok((tcp, sockets))
 }
 
 async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) -> anyhow::Result<Opened> {
@@ -272,7 +300,7 @@ fn door(
     let names: Vec<_> = destinations.values().map(|d| (d.name.clone(), d.id)).collect();
     let mut sources = HashMap::new();
     for source in &settings.sources {
-        let used = Source::new(source, &names).with_context(|| format!("source `{}`", source.name))?;
+        let used = Source::new(source, &names).map_err(|why| anyhow!("source `{}`: {why}", source.name))?;
         sources.insert(source.name.clone(), used);
     }
     let intake = &settings.intake;
@@ -293,21 +321,45 @@ fn door(
     })
 }
 
-fn serve_intake(part: &Part, listeners: Vec<TcpListener>, door: Intake, settings: &settings::Intake) {
+/// Read before the store is opened, so that a certificate that cannot be used is told at once.
+fn tls(settings: &settings::Intake) -> anyhow::Result<Option<Arc<Tls>>> {
+    let Some(settings::Tls { cert, key, client_ca }) = settings.tls.clone() else { return Ok(None) };
+    let tls = Tls::open(Files { cert, key, client_ca }).map_err(|why| anyhow!("intake.tls: {why}"))?;
+    Ok(Some(Arc::new(tls)))
+}
+
+fn serve_intake(
+    part: &Part,
+    listeners: Vec<TcpListener>,
+    door: Intake,
+    tls: Option<Arc<Tls>>,
+    settings: &settings::Intake,
+) {
     let door = Arc::new(door);
-    let limits = listener::Limits {
-        connections_max: settings.max_connections,
-        head_bytes_max: settings.max_header_bytes,
-        head_timeout: settings.header_timeout,
-    };
+    let limits = entrance::Limits { head_bytes_max: settings.max_header_bytes, head_timeout: settings.header_timeout };
+    let all = settings.max_connections;
+    let bounds = seats::Bounds { all, per_address: settings.max_connections_per_address.unwrap_or(all) };
+    let entrance = Entrance::new(bounds, tls, limits, part.stop.clone());
     for listener in listeners {
         let door = door.clone();
         let service = hyper::service::service_fn(move |request| {
             let door = door.clone();
             async move { door.handle(request).await }
         });
-        part.tasks.spawn(listener::serve(listener, service, limits, part.stop.clone()));
+        part.tasks.spawn(entrance.clone().serve(listener, service));
     }
+}
+
+fn serve_admin(part: &Part, listeners: Vec<TcpListener>, sockets: Vec<Socket>, api: &Router) -> anyhow::Result<()> {
+    for listener in listeners {
+        let via = Extension(admin::Via::Tcp(listener.local_addr()?));
+        let service = TowerToHyperService::new(api.clone().layer(via));
+        part.tasks.spawn(listener::serve(listener, service, ADMIN_LIMITS, part.stop.clone()));
+    }
+    for socket in sockets {
+        part.tasks.spawn(socket.serve(api.clone(), ADMIN_LIMITS, part.stop.clone()));
+    }
+    Ok(())
 }
 
 async fn restored(
@@ -322,32 +374,4 @@ async fn restored(
         Ok(scheduler)
     })
     .await?
-}
-
-/// The admin token: the configured one, or the one in the data folder, made where it is missing.
-fn token(from: &Token, data: &Path) -> anyhow::Result<String> {
-    use std::io::{Read, Write};
-    use std::os::unix::fs::OpenOptionsExt;
-    if let Token::Given(secret) = from {
-        return Ok(secret.read().map_err(|why| anyhow!("admin.token: {why}"))?.expose().to_owned());
-    }
-    let path = data.join("admin.token");
-    if let Ok(token) = std::fs::read_to_string(&path)
-        && !token.trim().is_empty()
-    {
-        return Ok(token.trim().to_owned());
-    }
-    let mut random = [0u8; 32];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut f| f.read_exact(&mut random))
-        .context("cannot read /dev/urandom")?;
-    let token: String = random.iter().map(|b| format!("{b:02x}")).collect();
-    let mut file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path);
-    let written = file.as_mut().map(|f| writeln!(f, "{token}").and_then(|()| f.sync_all()));
-    written
-        .map_err(|e| anyhow!("{e}"))
-        .and_then(|r| Ok(r?))
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    tracing::info!(path = %path.display(), "made the admin token");
-    Ok(token)
 }

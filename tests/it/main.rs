@@ -2,20 +2,25 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
+mod access;
 mod admin;
 mod architecture;
+mod auth;
 mod authority;
 mod backlog;
 mod cli;
 mod delivery;
+mod document;
 mod events;
 mod harness;
 mod hostile;
 mod intake;
 mod oauth2;
+mod operator;
 mod process;
 mod receiver;
 mod recovery;
 mod simulation;
 mod store;
 mod tls;
+mod tls_out;

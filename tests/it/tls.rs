@@ -1,128 +1,301 @@
-//! TLS to destinations: whom holdline believes, and how it proves who it is. By real handshakes.
+//! TLS at intake: versions, client certificates, HTTP/2 and its floods, and a certificate that changes under way.
 
-use crate::authority::{Authority, Certified, TlsFront, Until};
-use crate::harness::{Bench, START};
-use crate::receiver::Receiver;
+use crate::harness::{Bench, Connection, Reply, body, message, read_message, wait_for};
 use holdline::clock::Clock;
-use holdline::config::settings::{DestinationAuth, Identity, Settings, Tls};
-use holdline::event::DestinationId;
-use holdline::rules::backoff::Jitter;
-use serde_json::{Value, json};
+use holdline::config::settings::Tls;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
-/// What a daemon with this TLS makes of one event for `url`: its first attempt, none where it was delivered.
-async fn attempt(url: String, tls: Tls) -> Option<Value> {
-    let bench = Bench::with(Some(url), Clock::manual(START), |s: &mut Settings| {
-        s.destinations[0].retry.jitter = Jitter::None;
-        s.destinations[0].tls = tls;
-    })
-    .await;
-    let id = bench.accept("k", "1").await;
-    crate::harness::wait_for("the attempt has ended", async || {
-        let event = bench.get(&format!("/v1/events/{id}")).await;
-        let delivery = &event["deliveries"][0];
-        match delivery["state"].as_str().unwrap() {
-            "delivered" => Some(None),
-            "delayed" => delivery.pointer("/attempts/0").cloned().map(Some),
-            _ => None,
-        }
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+/// An authority, and a folder with what it issues.
+struct Authority {
+    folder: TempDir,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("ca.pem"), issuer.pem()).unwrap();
+        Self { folder, issuer }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a new certificate for `localhost` and its key.
+    fn issue(&self, name: &str) {
+        let key = KeyPair::generate().unwrap();
+        let cert = CertificateParams::new(["localhost".to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        std::fs::write(self.path(&format!("{name}.pem")), cert.pem()).unwrap();
+        std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+
+    fn files(&self, client_ca: Option<PathBuf>) -> Tls {
+        Tls { cert: self.path("server.pem"), key: self.path("server.key"), client_ca }
+    }
+}
+
+async fn daemon(tls: Tls) -> Bench {
+    Bench::with(None, Clock::system(), |s| {
+        s.intake.tls = Some(tls);
+        s.intake.header_timeout = Duration::from_millis(1500);
     })
     .await
 }
 
-fn trusting(authority: &Authority) -> Tls {
-    Tls { ca: Some(authority.ca()), identity: None }
+struct Client {
+    config: ClientConfig,
 }
 
-fn proving(authority: &Authority, Certified { cert, key }: Certified) -> Tls {
-    Tls { ca: Some(authority.ca()), identity: Some(Identity { cert, key }) }
+impl Client {
+    fn new(authority: &Authority, versions: &[&'static SupportedProtocolVersion]) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.issuer.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+        Self { config: config.with_root_certificates(roots).with_no_client_auth() }
+    }
+
+    fn with_certificate(authority: &Authority, name: &str) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.issuer.der().clone()).unwrap();
+        let cert = CertificateDer::from_pem_file(authority.path(&format!("{name}.pem"))).unwrap();
+        let key = PrivateKeyDer::from_pem_file(authority.path(&format!("{name}.key"))).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        Self { config: config.with_root_certificates(roots).with_client_auth_cert(vec![cert], key).unwrap() }
+    }
+
+    fn with_http2(mut self) -> Self {
+        self.config.alpn_protocols = vec![b"h2".to_vec()];
+        self
+    }
+
+    async fn connect(&self, bench: &Bench) -> std::io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(bench.intake).await?;
+        stream.set_nodelay(true)?;
+        let name = ServerName::try_from("localhost").unwrap();
+        TlsConnector::from(Arc::new(self.config.clone())).connect(name, stream).await
+    }
+
+    /// One event on a connection of its own; none where no answer comes.
+    async fn post(&self, bench: &Bench, body: &[u8]) -> Option<Reply> {
+        post_over(&mut self.connect(bench).await.ok()?, body).await
+    }
 }
 
-/// Nothing was sent, and the words say why.
-fn not_connected(attempt: Option<Value>, words: &str) {
-    let attempt = attempt.unwrap();
-    assert_eq!((&attempt["outcome"], &attempt["ambiguous"]), (&json!("not_connected"), &json!(false)), "{attempt}");
-    assert!(attempt["error"].as_str().unwrap().contains(words), "{attempt}");
-}
-
-#[tokio::test]
-async fn a_private_authority_is_believed_and_no_other() {
-    let (ours, other) = (Authority::new(), Authority::new());
-    let receiver = Receiver::good().await;
-    let front = TlsFront::start(&ours.certify("localhost", Until::Long), None, receiver.addr).await;
-    assert_eq!(attempt(front.url("localhost"), trusting(&ours)).await, None);
-    assert_eq!(receiver.count(), 1);
-    not_connected(attempt(front.url("localhost"), trusting(&other)).await, "UnknownIssuer");
-    not_connected(attempt(front.url("localhost"), Tls::default()).await, "UnknownIssuer");
-    front.refused(2).await;
-    assert_eq!(receiver.count(), 1);
-}
-
-#[tokio::test]
-async fn a_certificate_of_another_name_or_time_is_not_believed() {
-    let ours = Authority::new();
-    let receiver = Receiver::good().await;
-    let front = TlsFront::start(&ours.certify("crm.internal", Until::Long), None, receiver.addr).await;
-    not_connected(attempt(front.url("localhost"), trusting(&ours)).await, "not valid for name");
-    not_connected(attempt(front.url("127.0.0.1"), trusting(&ours)).await, "not valid for name");
-    let front = TlsFront::start(&ours.certify("localhost", Until::Yesteryear), None, receiver.addr).await;
-    not_connected(attempt(front.url("localhost"), trusting(&ours)).await, "expired");
-    let front = TlsFront::start(&ours.certify("127.0.0.1", Until::Long), None, receiver.addr).await;
-    assert_eq!(attempt(front.url("127.0.0.1"), trusting(&ours)).await, None, "an address is a name too");
-    assert_eq!(receiver.count(), 1);
-}
-
-#[tokio::test]
-async fn who_must_prove_who_it_is_does_so_and_a_refusal_means_that_nothing_was_sent() {
-    let (ours, other) = (Authority::new(), Authority::new());
-    let receiver = Receiver::good().await;
-    let front = TlsFront::start(&ours.certify("localhost", Until::Long), Some(&ours), receiver.addr).await;
-    let known = ours.certify("holdline", Until::Long);
-    assert_eq!(attempt(front.url("localhost"), proving(&ours, known)).await, None);
-    let none = attempt(front.url("localhost"), trusting(&ours)).await;
-    not_connected(none, "CertificateRequired");
-    let foreign = proving(&ours, other.certify("holdline", Until::Long));
-    not_connected(attempt(front.url("localhost"), foreign).await, "received fatal alert");
-    let expired = proving(&ours, ours.certify("old", Until::Yesteryear));
-    not_connected(attempt(front.url("localhost"), expired).await, "received fatal alert");
-    front.refused(3).await;
-    assert_eq!(receiver.count(), 1);
+async fn post_over(stream: &mut TlsStream<TcpStream>, body: &[u8]) -> Option<Reply> {
+    stream.write_all(&message("POST", "/in/default", &[JSON], body)).await.ok()?;
+    let (first, headers, body) = read_message(&mut BufReader::new(stream), false).await?;
+    Some(Reply { status: first.split(' ').nth(1)?.parse().ok()?, headers, body })
 }
 
 #[tokio::test]
-async fn tls_to_what_speaks_none_and_none_to_what_speaks_it() {
-    let ours = Authority::new();
-    let receiver = Receiver::good().await;
-    let plain = format!("https://localhost:{}/", receiver.addr.port());
-    let garbled = attempt(plain, trusting(&ours)).await.unwrap();
-    assert_eq!(garbled["outcome"], json!("not_connected"), "{garbled}");
-    let front = TlsFront::start(&ours.certify("localhost", Until::Long), None, receiver.addr).await;
-    let broken = attempt(format!("http://localhost:{}/", front.addr.port()), trusting(&ours)).await.unwrap();
-    assert_eq!((&broken["outcome"], &broken["ambiguous"]), (&json!("broken"), &json!(true)), "{broken}");
-    assert_eq!(receiver.count(), 0);
+async fn events_come_in_over_tls_1_2_and_1_3_and_not_in_the_clear() {
+    let authority = Authority::new();
+    authority.issue("server");
+    let bench = daemon(authority.files(None)).await;
+    for (n, version) in [&rustls::version::TLS12, &rustls::version::TLS13].into_iter().enumerate() {
+        let client = Client::new(&authority, &[version]);
+        let mut stream = client.connect(&bench).await.unwrap();
+        assert_eq!(stream.get_ref().1.protocol_version(), Some(version.version));
+        for m in 0..3 {
+            let reply = post_over(&mut stream, &body("k", &format!("{n}-{m}"))).await.unwrap();
+            assert_eq!(reply.json()["status"], "queued");
+        }
+    }
+    let mut clear = Connection::open(bench.intake).await;
+    clear.send(&message("POST", "/in/default", &[JSON], &body("k", "clear"))).await;
+    let mut rest = Vec::new();
+    let _ = clear.0.read_to_end(&mut rest).await;
+    assert!(!rest.starts_with(b"HTTP/"), "a TLS alert at most");
+    assert_eq!(bench.count("/counters/accepted").await, 6);
+}
+
+#[tokio::test]
+async fn a_sender_without_the_right_certificate_stays_outside() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    authority.issue("server");
+    authority.issue("sender");
+    other.issue("sender");
+    let bench = daemon(authority.files(Some(authority.path("ca.pem")))).await;
+    assert_eq!(Client::with_certificate(&authority, "sender").post(&bench, &body("k", "1")).await.unwrap().status, 202);
+    assert!(Client::new(&authority, rustls::ALL_VERSIONS).post(&bench, &body("k", "2")).await.is_none());
+    let mut stranger = Client::with_certificate(&other, "sender");
+    stranger.config = Client::with_certificate(&authority, "sender").config;
+    stranger.config.client_auth_cert_resolver =
+        Client::with_certificate(&other, "sender").config.client_auth_cert_resolver;
+    assert!(stranger.post(&bench, &body("k", "3")).await.is_none());
+    assert_eq!(bench.count("/counters/accepted").await, 1);
+}
+
+#[tokio::test]
+async fn a_certificate_is_taken_anew_and_no_connection_dropped() {
+    let authority = Authority::new();
+    authority.issue("server");
+    let bench = daemon(authority.files(None)).await;
+    let client = Client::new(&authority, rustls::ALL_VERSIONS);
+    let shown = |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();
+    let mut before = client.connect(&bench).await.unwrap();
+    let old = shown(&before);
+
+    // half-written files: what was in force stays in force
+    std::fs::write(authority.path("server.pem"), "-----BEGIN CERTIFICATE-----\n").unwrap();
+    for n in 0..3 {
+        assert_eq!(post_over(&mut before, &body("k", &format!("a{n}"))).await.unwrap().status, 202);
+        assert_eq!(shown(&client.connect(&bench).await.unwrap()), old);
+    }
+    authority.issue("server");
+    let fresh = wait_for("the new certificate is shown", async || {
+        // the connection from before is in use all the time
+        assert_eq!(post_over(&mut before, &body("k", "b")).await.unwrap().status, 202);
+        let stream = client.connect(&bench).await.unwrap();
+        (shown(&stream) != old).then_some(stream)
+    })
+    .await;
+    let own = CertificateDer::from_pem_file(authority.path("server.pem")).unwrap();
+    assert_eq!(shown(&fresh), own);
+    assert_eq!(post_over(&mut before, &body("k", "c")).await.unwrap().status, 202);
 }
 
 #[test]
-fn files_that_are_none_are_told_at_the_start_with_what_to_do() {
-    let (ours, folder) = (Authority::new(), tempfile::tempdir().unwrap());
-    let (empty, missing) = (folder.path().join("empty"), folder.path().join("missing"));
-    std::fs::write(&empty, "").unwrap();
-    let (a, b) = (ours.certify("a", Until::Long), ours.certify("b", Until::Long));
-    let identity = |cert: &_, key: &_| Tls {
-        ca: None,
-        identity: Some(Identity { cert: PathBuf::clone(cert), key: PathBuf::clone(key) }),
-    };
-    for (tls, words) in [
-        (Tls { ca: Some(missing.clone()), identity: None }, "`tls.ca` "),
-        (Tls { ca: Some(empty.clone()), identity: None }, "it holds no certificate; give a PEM file"),
-        (identity(&a.cert, &missing), "`tls.key` "),
-        (identity(&a.cert, &a.cert), "`tls.key` "),
-        (identity(&empty, &a.key), "`tls.cert` "),
-        (identity(&a.cert, &b.key), "give a certificate and its own key"),
+fn files_that_cannot_be_used_are_told_at_the_start() {
+    use holdline::http::tls::{Files, Tls};
+    let (authority, other) = (Authority::new(), Authority::new());
+    authority.issue("server");
+    other.issue("server");
+    let files = |cert: PathBuf, key: PathBuf, client_ca: Option<PathBuf>| Files { cert, key, client_ca };
+    let (cert, key) = (authority.path("server.pem"), authority.path("server.key"));
+    assert!(Tls::open(files(cert.clone(), key.clone(), None)).is_ok());
+    for (files, named) in [
+        (files(authority.path("none.pem"), key.clone(), None), "none.pem"),
+        (files(key.clone(), key.clone(), None), "no certificate is in it"),
+        (files(cert.clone(), cert.clone(), None), "a private key"),
+        (files(cert.clone(), other.path("server.key"), None), "do not belong together"),
+        (files(cert, key.clone(), Some(key)), "no certificate is in it"),
     ] {
-        let mut settings = crate::harness::destination("crm", "https://localhost/");
-        (settings.tls, settings.auth) = (tls, Some(DestinationAuth::Mtls));
-        let why = holdline::dispatch::Destination::new(DestinationId(0), &settings).unwrap_err();
-        assert!(why.contains(words), "{why}");
+        let why = Tls::open(files).unwrap_err();
+        assert!(why.contains(named) && !why.contains("BEGIN"), "{named}: {why}");
     }
+}
+
+#[tokio::test]
+async fn http2_is_spoken_with_whoever_chooses_it() {
+    let authority = Authority::new();
+    authority.issue("server");
+    let bench = daemon(authority.files(None)).await;
+    let client = Client::new(&authority, rustls::ALL_VERSIONS).with_http2();
+    let stream = client.connect(&bench).await.unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let post = async |body: Vec<u8>| {
+        let request = http::Request::post("https://localhost/in/default").body(Full::new(bytes::Bytes::from(body)));
+        let answer = sender.clone().send_request(request.unwrap()).await.unwrap();
+        (answer.status().as_u16(), answer.into_body().collect().await.unwrap().to_bytes())
+    };
+    for n in 0..200 {
+        assert_eq!(post(body("k", &n.to_string())).await.0, 202);
+    }
+    let (status, refusal) = post(b"nonsense".to_vec()).await;
+    assert_eq!((status, refusal.starts_with(b"{\"error\"")), (400, true));
+    assert_eq!(post(vec![b' '; 2 << 20]).await.0, 413, "a body that is too large ends its stream");
+    assert_eq!(post(body("k", "last")).await.0, 202, "and not the connection");
+    assert_eq!(bench.count("/counters/accepted").await, 201);
+}
+
+/// One frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// What a hostile client sends, over and over, until it is cut off.
+async fn flood(bench: &Bench, client: &Client, what: &str, mut frames: impl FnMut(u32) -> Vec<u8>) {
+    let (mut reader, mut writer) = tokio::io::split(client.connect(bench).await.unwrap());
+    let open = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(4, 0, 0, &[])].concat();
+    writer.write_all(&open).await.unwrap();
+    let reading = tokio::spawn(async move {
+        let mut all = Vec::new();
+        let _ = reader.read_to_end(&mut all).await;
+    });
+    for n in 0..200_000 {
+        if writer.write_all(&frames(2 * n + 1)).await.is_err() {
+            reading.await.unwrap();
+            return;
+        }
+        if reading.is_finished() {
+            return;
+        }
+    }
+    panic!("{what}: never cut off");
+}
+
+#[tokio::test]
+async fn floods_over_http2_are_cut_off_and_hold_up_nobody() {
+    const HEADERS: u8 = 1;
+    const RESET: u8 = 3;
+    const CONTINUATION: u8 = 9;
+    let authority = Authority::new();
+    authority.issue("server");
+    let bench = daemon(authority.files(None)).await;
+    let hostile = Client::new(&authority, rustls::ALL_VERSIONS).with_http2();
+    // POST https / of authority x
+    let head = [0x83, 0x87, 0x84, 0x41, 0x01, b'x'];
+    flood(&bench, &hostile, "rapid reset", |stream| {
+        [frame(HEADERS, 0x4, stream, &head), frame(RESET, 0, stream, &8u32.to_be_bytes())].concat()
+    })
+    .await;
+    flood(&bench, &hostile, "streams without an end", |stream| frame(HEADERS, 0x4, stream, &head)).await;
+    flood(&bench, &hostile, "headers without an end", |stream| {
+        if stream == 1 { frame(HEADERS, 0, 1, &head) } else { frame(CONTINUATION, 0, 1, &[0x40, 1, b'a', 1, b'b']) }
+    })
+    .await;
+    flood(&bench, &hostile, "empty data", |stream| {
+        if stream == 1 { frame(HEADERS, 0x4, 1, &head) } else { frame(0, 0, 1, &[]) }
+    })
+    .await;
+    let honest = Client::new(&authority, rustls::ALL_VERSIONS);
+    assert_eq!(honest.post(&bench, &body("k", "1")).await.unwrap().status, 202);
+}
+
+#[tokio::test]
+async fn who_does_not_finish_a_handshake_or_stays_idle_is_let_go() {
+    let authority = Authority::new();
+    authority.issue("server");
+    let bench = daemon(authority.files(None)).await;
+    let mut silent = Connection::open(bench.intake).await;
+    let mut half = Connection::open(bench.intake).await;
+    half.send(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01]).await;
+    let mut idle = Client::new(&authority, rustls::ALL_VERSIONS).connect(&bench).await.unwrap();
+    let client = Client::new(&authority, rustls::ALL_VERSIONS).with_http2();
+    let (sender, connection) = http2::handshake::<_, _, Full<bytes::Bytes>>(
+        TokioExecutor::new(),
+        TokioIo::new(client.connect(&bench).await.unwrap()),
+    )
+    .await
+    .unwrap();
+    let http2_ends = tokio::spawn(connection);
+    assert!(silent.ends().await && half.ends().await);
+    assert_eq!(idle.read(&mut [0; 100]).await.unwrap_or(0), 0);
+    let _ = http2_ends.await.unwrap();
+    assert!(sender.is_closed());
 }
