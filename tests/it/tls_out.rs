@@ -1,14 +1,20 @@
 //! TLS to destinations: whom holdline believes, and how it proves who it is. By real handshakes.
 
 use crate::authority::{Authority, Certified, TlsFront, Until};
-use crate::harness::{Bench, START};
-use crate::receiver::Receiver;
+use crate::harness::{Bench, START, wait_for};
+use crate::receiver::{Receiver, held, status};
 use holdline::clock::Clock;
 use holdline::config::settings::{DestinationAuth, DestinationTls, Identity, Settings};
 use holdline::event::DestinationId;
 use holdline::rules::backoff::Jitter;
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
 
 /// What a daemon with this TLS makes of one event for `url`: its first attempt, none where it was delivered.
 async fn attempt(url: String, tls: DestinationTls) -> Option<Value> {
@@ -18,7 +24,7 @@ async fn attempt(url: String, tls: DestinationTls) -> Option<Value> {
     })
     .await;
     let id = bench.accept("k", "1").await;
-    crate::harness::wait_for("the attempt has ended", async || {
+    wait_for("the attempt has ended", async || {
         let event = bench.get(&format!("/v1/events/{id}")).await;
         let delivery = &event["deliveries"][0];
         match delivery["state"].as_str().unwrap() {
@@ -125,4 +131,50 @@ fn files_that_are_none_are_told_at_the_start_with_what_to_do() {
         let why = holdline::dispatch::Destination::new(DestinationId(0), &settings).unwrap_err();
         assert!(why.contains(words), "{why}");
     }
+}
+
+/// Passes the first connection on; what comes later is taken and left without a word. Returns how many of those are open.
+async fn only_the_first(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (addr, open) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let count = open.clone();
+    tokio::spawn(async move {
+        let (mut first, _) = listener.accept().await.unwrap();
+        tokio::spawn(async move {
+            let mut inner = TcpStream::connect(to).await.unwrap();
+            let _ = tokio::io::copy_bidirectional(&mut first, &mut inner).await;
+        });
+        loop {
+            let (mut silent, _) = listener.accept().await.unwrap();
+            let count = count.clone();
+            count.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let _ = silent.read_to_end(&mut Vec::new()).await;
+                count.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    });
+    (addr, open)
+}
+
+#[tokio::test]
+async fn i18_a_handshake_that_nobody_waits_for_any_more_is_not_left_hanging() {
+    let ours = Authority::new();
+    let receiver = Receiver::start(|r| if r.n == 0 { held(status(200)) } else { status(200) }).await;
+    let front = TlsFront::start(&ours.certify("localhost", Until::Long), None, receiver.addr).await;
+    let (addr, silent) = only_the_first(front.addr).await;
+    let url = format!("https://localhost:{}/", addr.port());
+    let bench = Bench::with(Some(url), Clock::manual(START), |s: &mut Settings| {
+        s.destinations[0].tls = trusting(&ours);
+        s.destinations[0].timeout = Duration::from_secs(3);
+    })
+    .await;
+    bench.accept("a", "1").await;
+    receiver.received(1).await;
+    bench.accept("b", "2").await;
+    wait_for("the second one connects", async || (silent.load(Ordering::SeqCst) == 1).then_some(())).await;
+    // the second one then takes the connection of the first, and its own is of no use
+    receiver.release(1);
+    bench.reaches("/counters/delivered", 2).await;
+    wait_for("it is closed", async || (silent.load(Ordering::SeqCst) == 0).then_some(())).await;
 }
