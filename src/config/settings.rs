@@ -199,7 +199,7 @@ pub struct Destination {
     pub ordering: Ordering,
     /// Sent with each request.
     pub auth: Option<DestinationAuth>,
-    pub tls: Tls,
+    pub tls: DestinationTls,
     /// Secrets by each of which every request is signed as in Standard Webhooks.
     pub sign: Vec<Secret>,
     /// What the body of a 2xx must say.
@@ -210,7 +210,7 @@ pub struct Destination {
 
 /// Files in PEM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tls {
+pub struct DestinationTls {
     /// Certificates of authorities; with it the system's are not believed.
     pub ca: Option<PathBuf>,
     pub identity: Option<Identity>,
@@ -379,7 +379,7 @@ impl Destination {
             retry: Retry::default(),
             ordering: Ordering::default(),
             auth: None,
-            tls: Tls::default(),
+            tls: DestinationTls::default(),
             sign: Vec::new(),
             success: None,
             reach: Reach::Guarded,

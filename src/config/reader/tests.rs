@@ -3,10 +3,11 @@
 use super::*;
 use crate::config::Overrides;
 use crate::config::settings::{
-    DestinationAuth, OnDeadLetter, OrderMode, PROFILES, Secret, ServerTls, SourceAuth, Token,
+    ClientAuth, DestinationAuth, OnDeadLetter, OrderMode, PROFILES, Secret, ServerTls, SourceAuth, Token,
 };
-use crate::rules::backoff::Jitter;
+use crate::rules::backoff::{Jitter, OnAmbiguous};
 use crate::rules::gcra::Rate;
+use crate::rules::reach::Reach;
 use crate::signature::{Algorithm, Encoding, Scheme, SecretEncoding, Stamp, StampPlace, StampUnit};
 use http::HeaderName;
 use std::num::NonZeroU32;
@@ -183,13 +184,23 @@ fn everything_that_can_be_written_is_read() {
     assert_eq!(source.pointers.id, Some(vec![vec!["body:sha256".into()]]));
     assert_eq!((source.pointers.time.as_ref(), source.pointers.split.as_deref()), (None, Some("")));
     assert_eq!((source.to.as_slice(), source.types.as_slice()), (&["b".to_owned()][..], &["x.*".to_owned()][..]));
+    let [a, b, c, d, e] = s.destinations.as_slice() else { panic!("five destinations") };
     assert_eq!(source.rate_limit, Some(Rate::new(NonZeroU32::new(60).unwrap(), Duration::from_secs(60))));
     check_auths(&source.auth);
     assert_eq!(s.source("in-2").unwrap().auth, []);
-    let [a, b, c] = s.destinations.as_slice() else { panic!("three destinations") };
     assert!(matches!(&a.auth, Some(DestinationAuth::Bearer { token: Secret::Env(name) }) if name == "A"));
     assert!(matches!(&b.auth, Some(DestinationAuth::Basic { user, .. }) if user == "u"));
     assert!(matches!(&c.auth, Some(DestinationAuth::Header { name, .. }) if name == "x-key"));
+    let Some(DestinationAuth::OAuth2(oauth2)) = &d.auth else { panic!("{:?}", d.auth) };
+    assert_eq!((oauth2.client_id.as_str(), oauth2.client_auth, &oauth2.scope), ("i", ClientAuth::Body, &None));
+    assert!(matches!(e.auth, Some(DestinationAuth::Mtls)));
+    assert_eq!([a.sign.len(), b.sign.len(), e.sign.len()], [2, 0, 1]);
+    assert_eq!((a.tls.ca.as_deref(), e.tls.ca.as_deref()), (Some(Path::new("ca.pem")), None));
+    assert!(a.tls.identity == e.tls.identity && e.tls.identity.is_some());
+    assert_eq!(a.success.as_ref().map(|s| s.equals.to_string()).as_deref(), Some("0"));
+    assert_eq!(d.success.as_ref().map(|s| s.equals.to_string()).as_deref(), Some("true"));
+    assert_eq!((a.reach, a.retry.on_ambiguous), (Reach::Anywhere, OnAmbiguous::DeadLetter));
+    assert_eq!((b.reach, b.retry.on_ambiguous), (Reach::Guarded, OnAmbiguous::Retry));
     assert_eq!((a.retry.factor, a.retry.jitter, a.retry.attempts), (3.0, Jitter::None, 5));
     assert_eq!(a.retry.statuses, std::iter::once(429).chain(300..400).collect());
     assert_eq!((a.ordering.mode, a.ordering.on_dead_letter), (OrderMode::None, OnDeadLetter::Hold));
@@ -259,15 +270,28 @@ name = "a"
 url = "http://10.0.0.1:9000/x?y=z"
 timeout = "1s 500ms"
 concurrency = { max = 8, adaptive = false }
-retry = { factor = 3, jitter = "none", attempts = 5, statuses = [429, "3xx"] }
+retry = { factor = 3, jitter = "none", attempts = 5, statuses = [429, "3xx"], on_ambiguous = "dead-letter" }
 ordering = { mode = "none", on_dead_letter = "hold", on_stale = "deliver", reorder_window = "0s" }
 auth = { kind = "bearer", token = { env = "A" } }
+tls = { ca = "ca.pem", cert = "c.pem", key = "k.pem" }
+sign = { secret = [{ env = "A" }, { env = "B" }] }
+success = { json_pointer = "/code", equals = 0 }
+allow_link_local = true
 [[destination]]
 name = "b"
 auth = { kind = "basic", user = "u", password = { env = "A" } }
 [[destination]]
 name = "c"
 auth = { kind = "header", name = "X-Key", value = { env = "A" } }
+[[destination]]
+name = "d"
+auth = { kind = "oauth2", token_url = "https://a/t", client_id = "i", client_secret = { env = "A" }, client_auth = "body" }
+success = { json_pointer = "/ok", equals = true }
+[[destination]]
+name = "e"
+auth = { kind = "mtls" }
+tls = { cert = "c.pem", key = "k.pem" }
+sign = { secret = { env = "A" } }
 "#;
 
 #[test]
