@@ -2,10 +2,11 @@
 
 use super::address;
 use super::names::Names;
+use super::ordering;
 use super::outward;
 use super::pace;
 use super::section::Section;
-use super::settings::{Destination, OnDeadLetter, OrderMode, Ordering};
+use super::settings::Destination;
 use super::values::{self, Limits, span};
 use crate::rules::backoff::{Jitter, OnAmbiguous, Retry};
 use crate::rules::reach::Reach;
@@ -39,7 +40,7 @@ pub(super) fn destination<'r>(mut section: Section<'r>, names: &mut Names<'r>) -
         rate: section.take("rate", |v| values::rate(&v)),
         breaker: section.part("breaker", absent.breaker, pace::breaker),
         retry: section.part("retry", absent.retry, retry),
-        ordering: section.part("ordering", absent.ordering, ordering),
+        ordering: section.part("ordering", absent.ordering, ordering::ordering),
         auth: section.take("auth", outward::auth),
         tls: section.part("tls", absent.tls, outward::tls),
         sign: section.take("sign", outward::sign).unwrap_or_default(),
@@ -82,15 +83,5 @@ fn retry(mut section: Section<'_>) -> Retry {
             .unwrap_or(absent.retry_after_max),
         statuses: section.take("statuses", |v| values::statuses(&v)).unwrap_or(absent.statuses),
         on_ambiguous: section.take("on_ambiguous", |v| values::choice(&v, &ambiguous)).unwrap_or(absent.on_ambiguous),
-    }
-}
-
-fn ordering(mut section: Section<'_>) -> Ordering {
-    let absent = Ordering::default();
-    let modes = [("interaction", OrderMode::Interaction), ("none", OrderMode::None)];
-    let ends = [("continue", OnDeadLetter::Continue), ("hold", OnDeadLetter::Hold)];
-    Ordering {
-        mode: section.take("mode", |v| values::choice(&v, &modes)).unwrap_or(absent.mode),
-        on_dead_letter: section.take("on_dead_letter", |v| values::choice(&v, &ends)).unwrap_or(absent.on_dead_letter),
     }
 }

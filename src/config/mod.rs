@@ -7,6 +7,7 @@ mod destination;
 mod fault;
 mod intake;
 mod names;
+mod ordering;
 mod outward;
 mod overrides;
 mod pace;

@@ -1,5 +1,6 @@
 //! Settings as used: every value checked, every default filled in. `reader.rs` makes them from what an operator wrote.
 
+pub use super::ordering::{OnDeadLetter, OrderMode, Ordering};
 pub use super::secret::{Secret, SecretValue};
 use crate::rules::backoff::Retry;
 use crate::rules::breaker;
@@ -260,27 +261,6 @@ pub enum ClientAuth {
     Body,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ordering {
-    pub mode: OrderMode,
-    pub on_dead_letter: OnDeadLetter,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OrderMode {
-    /// One event of an interaction at a time, in the order of acceptance.
-    Interaction,
-    None,
-}
-
-/// What a dead letter means for the later events of its interaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnDeadLetter {
-    Continue,
-    /// They wait until the dead letter is redriven or purged.
-    Hold,
-}
-
 #[derive(Clone, Debug)]
 pub struct Dlq {
     /// How long a dead letter is kept for certain.
@@ -333,12 +313,6 @@ impl Default for Admin {
 impl Default for Store {
     fn default() -> Self {
         Self { path: "/var/lib/holdline".into(), require_power_safe: false, drain_timeout: Duration::from_secs(25) }
-    }
-}
-
-impl Default for Ordering {
-    fn default() -> Self {
-        Self { mode: OrderMode::Interaction, on_dead_letter: OnDeadLetter::Continue }
     }
 }
 

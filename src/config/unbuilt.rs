@@ -10,7 +10,6 @@ const UNBUILT: &[(&str, &str, Option<&str>)] = &[
     ("source", "on_bad_signature", None),
     ("source", "on_unparsable", None),
     ("destination", "ttl", None),
-    ("destination.ordering", "on_stale", Some(r#""deliver""#)),
     ("destination.ordering", "reorder_window", Some(r#""0s""#)),
 ];
 

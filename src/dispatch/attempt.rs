@@ -11,6 +11,7 @@ use crate::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place,
 use crate::rules::call::Call;
 use crate::rules::quota;
 use crate::rules::retry_after::{self, Wish};
+use crate::rules::staleness::Course;
 use crate::rules::success::Success;
 use crate::rules::verdict::{self, Ended, Verdict};
 use crate::scheduler::{Landing, Start};
@@ -73,7 +74,11 @@ pub async fn run(context: Context, start: Start) -> Landed {
         return postponed(start, hold);
     }
     let began = context.clock.now();
-    let reply = match send(&context, &delivery, token.as_ref()).await {
+    let course = context.destination.course(&delivery);
+    if let Some(landing) = not_sent(&context, &delivery, place, course, began) {
+        return Landed { start, landing, call: None, hold: None };
+    }
+    let reply = match send(&context, &delivery, course, token.as_ref()).await {
         Ok(reply) => reply,
         Err(missing) => return without_token(&context, start, missing),
     };
@@ -88,6 +93,24 @@ pub async fn run(context: Context, start: Start) -> Landed {
     let quota = quota_spent.map(|wish| retry_after::grant(wish, context.destination.retry.retry_after_max, now));
     let hold = wish.into_iter().chain(quota).max_by_key(|wish| wish.until);
     Landed { start, landing, call: Some(Call { began: start.at, latency: now.since(began), health }), hold }
+}
+
+/// A delivery that comes to its end without being sent; none where it is to be sent.
+fn not_sent(context: &Context, delivery: &Delivery, place: Place, course: Course, now: Timestamp) -> Option<Landing> {
+    match course {
+        Course::Send | Course::SendFlagged => None,
+        Course::Discard => {
+            let (id, attempts) = (delivery.id, delivery.next_attempt() - 1);
+            let event_id = delivery.event.id(id.sequence);
+            tracing::info!(%event_id, destination = context.destination.name, attempts, "discarded: it is stale");
+            context.store.record(Transition::Discarded { id, place, attempts, at: now });
+            Some(Landing::Resolved)
+        }
+        Course::Bury => {
+            dead(context, delivery.clone(), place, Reason::Stale, "none", now);
+            Some(Landing::Dead)
+        }
+    }
 }
 
 /// It goes on waiting where it lies, with all others of its destination.
@@ -143,19 +166,19 @@ fn unreadable(context: &Context, start: Start, id: DeliveryId, place: Place, err
 }
 
 /// Sends a delivery; where its access token is refused, once more with another one.
-async fn send(context: &Context, delivery: &Delivery, token: Option<&Token>) -> Result<Reply, Missing> {
+async fn send(context: &Context, delivery: &Delivery, course: Course, token: Option<&Token>) -> Result<Reply, Missing> {
     let destination = &context.destination;
-    let mut reply = send_once(context, delivery, token).await;
+    let mut reply = send_once(context, delivery, course, token).await;
     if let (Outcome::Answered(401), Some(tokens), Some(refused)) = (&reply.outcome, &destination.tokens, token)
         && let Some(other) = tokens.instead_of(refused, &context.clock).await?
     {
-        reply = send_once(context, delivery, Some(&other)).await;
+        reply = send_once(context, delivery, course, Some(&other)).await;
     }
     destination.attempts.count(&reply.outcome);
     Ok(reply)
 }
 
-async fn send_once(context: &Context, delivery: &Delivery, token: Option<&Token>) -> Reply {
+async fn send_once(context: &Context, delivery: &Delivery, course: Course, token: Option<&Token>) -> Reply {
     let destination = &context.destination;
     let (mut retry_after, mut quota_spent) = (None, None);
     let at_head = |head: &Parts| {
@@ -172,7 +195,7 @@ async fn send_once(context: &Context, delivery: &Delivery, token: Option<&Token>
     };
     let kept_bytes = if destination.success.is_some() { exchange::BODY_BYTES_MAX } else { Attempt::ANSWER_MAX };
     let bounds = Bounds { timeout: destination.timeout, kept_bytes };
-    let request = destination.request(delivery, token, context.clock.wall());
+    let request = destination.request(delivery, course, token, context.clock.wall());
     match exchange::exchange(&destination.client, request, bounds, at_head).await {
         Ok(mut answer) => {
             let (outcome, error) = believe(destination.success.as_ref(), &answer);
@@ -250,6 +273,7 @@ fn record(
         Verdict::Delivered => {
             tracing::debug!(%event_id, destination, attempt = number, status, ?latency, "delivered");
             context.store.record(Transition::Delivered { id, place, attempts: number, status, at: now });
+            context.destination.has(&delivery, now);
             Landing::Resolved
         }
         Verdict::Retry { due } => {

@@ -3,6 +3,7 @@
 use super::connector::Connector;
 use super::exchange::{self, HttpClient};
 use super::request::Common;
+use super::sequences::Sequences;
 use super::shutters::Shutters;
 use super::tally::Tally;
 use super::tls::{self, Trust};
@@ -12,6 +13,7 @@ use crate::config::settings::{self, DestinationAuth, OnDeadLetter, OrderMode};
 use crate::delivery::Delivery;
 use crate::event::DestinationId;
 use crate::rules::backoff::Retry;
+use crate::rules::staleness::{self, Course, OnStale};
 use crate::rules::success::Success;
 use crate::scheduler::{DeadLetters, Limits, Ordered, Policy};
 use crate::time::Timestamp;
@@ -33,6 +35,9 @@ pub struct Destination {
     pub(super) client: HttpClient,
     pub(super) tokens: Option<Tokens>,
     pub(super) success: Option<Success>,
+    pub(super) on_stale: OnStale,
+    /// What was delivered last; nothing where that does not matter.
+    pub(super) sequences: Option<Sequences>,
     common: Common,
     pub(super) shutters: Shutters,
     /// Until when it is left alone, and why.
@@ -69,6 +74,8 @@ impl Destination {
             client: client(settings)?,
             tokens: tokens(settings)?,
             success: settings.success.clone(),
+            on_stale: settings.ordering.on_stale,
+            sequences: (settings.ordering.on_stale != OnStale::Deliver).then(Sequences::default),
             common: Common {
                 url: settings.url.clone().unwrap_or_default(),
                 headers: credentials::fixed(settings)?,
@@ -100,8 +107,26 @@ impl Destination {
     }
 
     /// The request of a delivery's next attempt.
-    pub(super) fn request(&self, delivery: &Delivery, token: Option<&Token>, now: Timestamp) -> Request<Full<Bytes>> {
-        request::request(&self.common, delivery, token, now)
+    pub(super) fn request(
+        &self,
+        delivery: &Delivery,
+        course: Course,
+        token: Option<&Token>,
+        now: Timestamp,
+    ) -> Request<Full<Bytes>> {
+        request::request(&self.common, delivery, course, token, now)
+    }
+
+    /// What is to be done with a delivery whose turn it is, by the times of what was delivered before.
+    pub(super) fn course(&self, delivery: &Delivery) -> Course {
+        let last = self.sequences.as_ref().and_then(|sequences| sequences.last(delivery.event.lane()));
+        staleness::judge(self.on_stale, delivery, last.and_then(|last| last.newest()))
+    }
+
+    pub(super) fn has(&self, delivery: &Delivery, at: Timestamp) {
+        if let Some(sequences) = &self.sequences {
+            sequences.delivered(delivery.event.lane(), delivery.id.sequence, delivery.event.time, at);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod exchange;
 mod request;
 mod resolver;
 mod restore;
+mod sequences;
 mod shutters;
 mod stance;
 mod tally;

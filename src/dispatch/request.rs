@@ -3,6 +3,7 @@
 use super::token::Token;
 use crate::delivery::Delivery;
 use crate::rules::signing::{self, Key};
+use crate::rules::staleness::Course;
 use crate::time::Timestamp;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
@@ -23,7 +24,13 @@ pub struct Common {
 }
 
 /// The request of a delivery's next attempt, which is made now.
-pub fn request(common: &Common, delivery: &Delivery, token: Option<&Token>, now: Timestamp) -> Request<Full<Bytes>> {
+pub fn request(
+    common: &Common,
+    delivery: &Delivery,
+    course: Course,
+    token: Option<&Token>,
+    now: Timestamp,
+) -> Request<Full<Bytes>> {
     let event = &delivery.event;
     let id = event.id(delivery.id.sequence).to_string();
     let mut headers = common.headers.clone();
@@ -54,6 +61,9 @@ pub fn request(common: &Common, delivery: &Delivery, token: Option<&Token>, now:
     }
     if delivery.redriven {
         set("holdline-redriven", "true");
+    }
+    if course == Course::SendFlagged {
+        set("holdline-stale", "true");
     }
     if !common.keys.is_empty() {
         let seconds = now.0 / 1000;

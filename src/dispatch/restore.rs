@@ -1,13 +1,13 @@
-//! What dispatch knew before the start, put back into the scheduler: what is delayed and dead, and what was decided about
-//! each destination.
+//! What dispatch knew before the start: what is delayed and dead, and what was decided about each destination, put back into
+//! the scheduler; and what each destination had of each interaction.
 
 use super::Destination;
-use super::stance;
-use crate::event::DestinationId;
+use super::{sequences, stance};
+use crate::event::{DestinationId, Sequence};
 use crate::scheduler::Scheduler;
-use crate::store::{Store, StoreError, Transition};
+use crate::store::{Entry, How, Store, StoreError, Transition};
 use crate::time::Timestamp;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Puts what lay in the delay tree and the dead letter queue before the start into the scheduler. Blocks.
@@ -34,6 +34,7 @@ pub fn restore(
             }
         }
     }
+    remember_sequences(store, destinations)?;
     for destination in destinations.values() {
         stance::restore(scheduler, destination, store.stance(destination.id), now);
         if let Some(hold) = store.hold(destination.id) {
@@ -64,4 +65,46 @@ pub fn restore(
         }
     }
     Ok(())
+}
+
+/// Goes through the newest settlements, in their order, with what is remembered of their events.
+fn remember_sequences(
+    store: &Store,
+    destinations: &HashMap<DestinationId, Arc<Destination>>,
+) -> Result<(), StoreError> {
+    let asks = |d| destinations.get(&d).and_then(|destination| destination.sequences.as_ref());
+    if !destinations.keys().any(|d| asks(*d).is_some()) {
+        return Ok(());
+    }
+    let (head, end) = store.settlement_numbers();
+    let mut next = head.max(end.saturating_sub(sequences::LOOKED_THROUGH));
+    while let Some((mut settled, behind)) = store.settled_from(next)? {
+        next = behind;
+        settled.retain(|s| s.how == How::Delivered && asks(s.id.destination).is_some());
+        let entries = entries_of(store, settled.iter().map(|s| s.id.sequence).collect())?;
+        for settlement in settled {
+            let id = settlement.id;
+            if let (Some(sequences), Some(entry)) = (asks(id.destination), entries.get(&id.sequence)) {
+                let time = Some(entry.time).filter(|time| *time > Timestamp::ZERO);
+                sequences.delivered(entry.lane, id.sequence, time, settlement.at);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is remembered of these events. Their rows are read once each, since settlements lie close to each other.
+fn entries_of(store: &Store, mut of: BTreeSet<Sequence>) -> Result<BTreeMap<Sequence, Entry>, StoreError> {
+    let mut found = BTreeMap::new();
+    while let Some(first) = of.pop_first() {
+        match store.entries(first) {
+            Ok(Some((entries, behind))) => {
+                of.retain(|sequence| *sequence >= behind);
+                found.extend(entries);
+            }
+            Ok(None) | Err(StoreError::Damaged(_)) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(found)
 }

@@ -10,5 +10,6 @@ pub mod ramp;
 pub mod reach;
 pub mod retry_after;
 pub mod signing;
+pub mod staleness;
 pub mod success;
 pub mod verdict;

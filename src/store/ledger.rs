@@ -226,6 +226,12 @@ impl<'a> Ledger<'a> {
                     self.bury(&letter);
                 }
             }
+            Transition::Discarded { id, place, attempts, at } => {
+                if self.leave(id, place)? {
+                    self.index.totals.tally(id.destination).discarded += 1;
+                    self.settle(id, How::Discarded, attempts, 0, at);
+                }
+            }
             Transition::Damaged { id, place, why, at } => {
                 let found = self.raw(id, place)?.unwrap_or_default();
                 if self.leave(id, place)? {

@@ -60,6 +60,13 @@ pub enum Transition {
         from: Place,
         letter: Box<DeadLetter>,
     },
+    /// A rule says that it need not be delivered.
+    Discarded {
+        id: DeliveryId,
+        place: Place,
+        attempts: u32,
+        at: Timestamp,
+    },
     /// The record of the delivery does not verify; its bytes are set aside.
     Damaged {
         id: DeliveryId,

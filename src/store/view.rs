@@ -233,6 +233,27 @@ impl Store {
         Ok(found)
     }
 
+    /// The number of the first settlement that is remembered, and that of the next one to come.
+    pub fn settlement_numbers(&self) -> (u64, u64) {
+        let totals = &self.index().totals;
+        (totals.settled_head, totals.next_settlement)
+    }
+
+    /// Settlements from number `from` on, one row at a time, and where to go on; none behind the last. What does not verify
+    /// is left out.
+    pub fn settled_from(&self, from: u64) -> Result<Option<(Vec<Settlement>, u64)>, StoreError> {
+        let row = match read::covering::<SettledRow>(&self.shared.engine, from) {
+            Err(StoreError::Damaged(_)) => None,
+            row => row?,
+        };
+        if let Some((first, mut row)) = row {
+            let next = first + row.settlements.len() as u64;
+            return Ok(Some((row.settlements.split_off((from - first) as usize), next)));
+        }
+        let behind = self.shared.engine.range(Table::Settled, number_key(from + 1)..).next().transpose()?;
+        Ok(behind.map(|(key, _)| number_of(&key)).transpose()?.map(|next| (Vec::new(), next)))
+    }
+
     /// The destination's number by its name, where the store has ever had it.
     pub fn destination_of(&self, name: &str) -> Option<DestinationId> {
         self.index().names.destination_of(name)

@@ -17,6 +17,7 @@ mod hostile;
 mod intake;
 mod oauth2;
 mod operator;
+mod order;
 mod process;
 mod receiver;
 mod recovery;

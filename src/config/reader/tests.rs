@@ -8,6 +8,7 @@ use crate::config::settings::{
 use crate::rules::backoff::{Jitter, OnAmbiguous};
 use crate::rules::gcra::Rate;
 use crate::rules::reach::Reach;
+use crate::rules::staleness::OnStale;
 use crate::signature::{Algorithm, Encoding, Scheme, SecretEncoding, Stamp, StampPlace, StampUnit};
 use http::HeaderName;
 use std::num::NonZeroU32;
@@ -204,6 +205,7 @@ fn everything_that_can_be_written_is_read() {
     assert_eq!((a.retry.factor, a.retry.jitter, a.retry.attempts), (3.0, Jitter::None, 5));
     assert_eq!(a.retry.statuses, std::iter::once(429).chain(300..400).collect());
     assert_eq!((a.ordering.mode, a.ordering.on_dead_letter), (OrderMode::None, OnDeadLetter::Hold));
+    assert_eq!((a.ordering.on_stale, b.ordering.on_stale), (OnStale::Discard, OnStale::Flag));
     assert_eq!((a.concurrency_max, b.concurrency_max, a.timeout), (8, 64, Duration::from_millis(1500)));
     assert_eq!((s.dlq.retention, s.dlq.max_bytes, s.dlq.evict), (Duration::from_secs(86_400), 10_000_000, true));
 }
@@ -271,7 +273,7 @@ url = "http://10.0.0.1:9000/x?y=z"
 timeout = "1s 500ms"
 concurrency = { max = 8, adaptive = false }
 retry = { factor = 3, jitter = "none", attempts = 5, statuses = [429, "3xx"], on_ambiguous = "dead-letter" }
-ordering = { mode = "none", on_dead_letter = "hold", on_stale = "deliver", reorder_window = "0s" }
+ordering = { mode = "none", on_dead_letter = "hold", on_stale = "discard", reorder_window = "0s" }
 auth = { kind = "bearer", token = { env = "A" } }
 tls = { ca = "ca.pem", cert = "c.pem", key = "k.pem" }
 sign = { secret = [{ env = "A" }, { env = "B" }] }

@@ -1,0 +1,94 @@
+//! What becomes of an event that is older than what its destination has already had of the same interaction.
+//!
+//! By the times that senders give: an event without one is never stale, and nothing is stale against it. What an operator
+//! has redriven is sent in any case, since somebody has decided so; it is marked all the same.
+
+use crate::delivery::Delivery;
+use crate::time::Timestamp;
+
+/// What a destination wants of stale events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnStale {
+    /// They are as good as any other.
+    Deliver,
+    /// They are delivered with a header that says so.
+    #[default]
+    Flag,
+    Discard,
+    DeadLetter,
+}
+
+/// What is done with a delivery whose turn it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Course {
+    Send,
+    SendFlagged,
+    Discard,
+    Bury,
+}
+
+/// `newest`: the latest time of the events of its interaction that were delivered to the same destination; none where there
+/// is none.
+pub fn judge(on_stale: OnStale, delivery: &Delivery, newest: Option<Timestamp>) -> Course {
+    let (Some(time), Some(newest)) = (delivery.event.time, newest) else { return Course::Send };
+    match on_stale {
+        _ if time >= newest => Course::Send,
+        OnStale::Deliver => Course::Send,
+        OnStale::Flag => Course::SendFlagged,
+        _ if delivery.redriven => Course::SendFlagged,
+        OnStale::Discard => Course::Discard,
+        OnStale::DeadLetter => Course::Bury,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::DeliveryId;
+    use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
+
+    fn delivery(time: Option<u64>) -> Delivery {
+        let event = Event {
+            received_at: Timestamp(1000),
+            source: String::new(),
+            to: DestinationSet::EMPTY,
+            interaction: Some("k".to_owned()),
+            sender_id: None,
+            kind: String::new(),
+            time: time.map(Timestamp),
+            content_type: String::new(),
+            traceparent: None,
+            conflict: false,
+            body_digest: Digest64::NONE,
+            body: bytes::Bytes::new(),
+        };
+        Delivery::first(DeliveryId { sequence: Sequence(1), destination: DestinationId(0) }, event.into())
+    }
+
+    #[test]
+    fn only_what_is_older_than_the_newest_is_stale() {
+        for (time, newest, course) in [
+            (Some(99), Some(100), Course::Discard),
+            (Some(100), Some(100), Course::Send),
+            (Some(101), Some(100), Course::Send),
+            (Some(1), None, Course::Send),
+            (None, Some(100), Course::Send),
+        ] {
+            assert_eq!(judge(OnStale::Discard, &delivery(time), newest.map(Timestamp)), course, "{time:?} {newest:?}");
+        }
+    }
+
+    #[test]
+    fn each_policy_has_its_course_and_a_redriven_one_is_sent() {
+        let (first, redriven) = (delivery(Some(1)), Delivery { redriven: true, ..delivery(Some(1)) });
+        for (on_stale, course, again) in [
+            (OnStale::Deliver, Course::Send, Course::Send),
+            (OnStale::Flag, Course::SendFlagged, Course::SendFlagged),
+            (OnStale::Discard, Course::Discard, Course::SendFlagged),
+            (OnStale::DeadLetter, Course::Bury, Course::SendFlagged),
+        ] {
+            let newest = Some(Timestamp(2));
+            assert_eq!((judge(on_stale, &first, newest), judge(on_stale, &redriven, newest)), (course, again));
+        }
+    }
+}
