@@ -41,6 +41,7 @@ pub(super) fn destination<'r>(mut section: Section<'r>, names: &mut Names<'r>) -
         breaker: section.part("breaker", absent.breaker, pace::breaker),
         retry: section.part("retry", absent.retry, retry),
         ordering: section.part("ordering", absent.ordering, ordering::ordering),
+        ttl: section.take("ttl", ordering::ttl).unwrap_or_default(),
         auth: section.take("auth", outward::auth),
         tls: section.part("tls", absent.tls, outward::tls),
         sign: section.take("sign", outward::sign).unwrap_or_default(),

@@ -1,8 +1,14 @@
-//! The section `[destination.ordering]`: what goes before what, and what becomes of what comes too late.
+//! The section `[destination.ordering]` and the key `ttl`: what goes before what, and what becomes of what comes too late.
 
-use super::section::Section;
-use super::values;
+use super::section::{Section, Value};
+use super::source::check_pattern;
+use super::values::{self, Limits, span};
 use crate::rules::staleness::OnStale;
+use crate::rules::ttl::Ttl;
+use std::time::Duration;
+
+const TTL: Limits<Duration> =
+    Limits { min: (span("1s"), ""), max: (span("90d"), "no delivery is tried for longer, see `retry.max_age`") };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ordering {
@@ -47,4 +53,18 @@ pub(super) fn ordering(mut section: Section<'_>) -> Ordering {
         on_dead_letter: section.take("on_dead_letter", |v| values::choice(&v, &ends)).unwrap_or(absent.on_dead_letter),
         on_stale: section.take("on_stale", |v| values::choice(&v, &stale)).unwrap_or(absent.on_stale),
     }
+}
+
+/// How long events are worth sending, by patterns of their types.
+pub(super) fn ttl(value: Value<'_>) -> Option<Ttl> {
+    let example = r#"{ "screen_pop.*" = "2m" }"#;
+    let entries = value.entries(example)?;
+    if entries.is_empty() {
+        return value.wrong("the table is empty", format!("write ttl = {example}, or remove it for no limit"));
+    }
+    let limit = |(pattern, value): (&str, Value<'_>)| {
+        value.check(check_pattern(pattern))?;
+        Some((pattern.to_owned(), values::duration(&value, &TTL)?))
+    };
+    Some(Ttl::new(entries.into_iter().filter_map(limit).collect()))
 }

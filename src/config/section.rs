@@ -145,9 +145,7 @@ impl<'r> Section<'r> {
     }
 
     fn path_of(&self, key: &str) -> String {
-        let bare = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
-        let key = if bare { key.to_owned() } else { format!("{key:?}") };
-        if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
+        path_of(&self.path, key)
     }
 
     fn judge_unknown(&self, key: &str) -> Wrong {
@@ -176,6 +174,13 @@ impl Drop for Section<'_> {
             self.reading.note(key.span().start, &self.path_of(name), wrong);
         }
     }
+}
+
+/// The dotted key of what lies under `key` at `path`.
+fn path_of(path: &str, key: &str) -> String {
+    let bare = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+    let key = if bare { key.to_owned() } else { format!("{key:?}") };
+    if path.is_empty() { key } else { format!("{path}.{key}") }
 }
 
 /// A value with its place.
@@ -246,6 +251,17 @@ impl<'r> Value<'r> {
         };
         let item = |(i, raw)| Value { reading: self.reading, path: format!("{}[{i}]", self.path), raw };
         Some(array.iter().enumerate().map(item).collect())
+    }
+
+    /// The entries of a table whose keys are of the operator's making.
+    pub(super) fn entries(&self, example: &str) -> Option<Vec<(&'r str, Self)>> {
+        let DeValue::Table(table) = self.raw() else { return self.not_a("table", example) };
+        let reading = self.reading;
+        let entry = |(key, raw): (&'r Spanned<std::borrow::Cow<'r, str>>, &'r Spanned<DeValue<'r>>)| {
+            let key: &str = key.get_ref();
+            (key, Value { reading, path: path_of(&self.path, key), raw })
+        };
+        Some(table.iter().map(entry).collect())
     }
 
     /// The elements of an array, or the value itself where it is none.

@@ -8,6 +8,7 @@ use crate::rules::concurrency::Adaptive;
 use crate::rules::gcra::Rate;
 use crate::rules::reach::Reach;
 use crate::rules::success::Success;
+use crate::rules::ttl::Ttl;
 use crate::signature::Scheme;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -198,6 +199,7 @@ pub struct Destination {
     pub breaker: breaker::Limits,
     pub retry: Retry,
     pub ordering: Ordering,
+    pub ttl: Ttl,
     /// Sent with each request.
     pub auth: Option<DestinationAuth>,
     pub tls: DestinationTls,
@@ -352,6 +354,7 @@ impl Destination {
             breaker: breaker::Limits::default(),
             retry: Retry::default(),
             ordering: Ordering::default(),
+            ttl: Ttl::default(),
             auth: None,
             tls: DestinationTls::default(),
             sign: Vec::new(),

@@ -7,7 +7,6 @@ use super::settings::{Composite, PROFILES, Pointers, Source};
 use super::values::{self, Limits, span};
 use http::HeaderName;
 use std::time::Duration;
-use toml::de::DeValue;
 
 const DEDUP_WINDOW: Limits<Duration> =
     Limits { min: (span("1s"), ""), max: (span("30d"), "each remembered id takes room on disk") };
@@ -98,11 +97,16 @@ fn split(value: Value<'_>) -> Option<String> {
 }
 
 fn type_pattern(value: &Value<'_>) -> Option<String> {
-    let example = r#"a pattern such as "v2.detail.events.conversation.*""#;
-    match value.raw() {
-        DeValue::String(text) if text.trim().is_empty() => {
-            value.wrong("the pattern is empty", format!("write {example}"))
-        }
-        _ => value.text(example).map(Into::into),
+    let text = value.text(PATTERN_EXAMPLE)?;
+    value.check(check_pattern(text)).map(|()| text.into())
+}
+
+const PATTERN_EXAMPLE: &str = r#"a pattern such as "v2.detail.events.conversation.*""#;
+
+/// Whether a text can be a pattern of event types.
+pub(super) fn check_pattern(text: &str) -> Result<(), Wrong> {
+    match text.trim() {
+        "" => Err(Wrong::new("the pattern is empty", format!("write {PATTERN_EXAMPLE}"))),
+        _ => Ok(()),
     }
 }

@@ -9,7 +9,6 @@ const UNBUILT: &[(&str, &str, Option<&str>)] = &[
     ("", "alert", None),
     ("source", "on_bad_signature", None),
     ("source", "on_unparsable", None),
-    ("destination", "ttl", None),
     ("destination.ordering", "reorder_window", Some(r#""0s""#)),
 ];
 

@@ -74,7 +74,7 @@ pub async fn run(context: Context, start: Start) -> Landed {
         return postponed(start, hold);
     }
     let began = context.clock.now();
-    let course = context.destination.course(&delivery);
+    let course = context.destination.course(&delivery, began);
     if let Some(landing) = not_sent(&context, &delivery, place, course, began) {
         return Landed { start, landing, call: None, hold: None };
     }
@@ -106,8 +106,8 @@ fn not_sent(context: &Context, delivery: &Delivery, place: Place, course: Course
             context.store.record(Transition::Discarded { id, place, attempts, at: now });
             Some(Landing::Resolved)
         }
-        Course::Bury => {
-            dead(context, delivery.clone(), place, Reason::Stale, "none", now);
+        Course::Bury(reason) => {
+            dead(context, delivery.clone(), place, reason, "none", now);
             Some(Landing::Dead)
         }
     }

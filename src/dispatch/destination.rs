@@ -10,11 +10,12 @@ use super::tls::{self, Trust};
 use super::token::{Missing, Token, Tokens};
 use super::{credentials, request};
 use crate::config::settings::{self, DestinationAuth, OnDeadLetter, OrderMode};
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, Reason};
 use crate::event::DestinationId;
 use crate::rules::backoff::Retry;
 use crate::rules::staleness::{self, Course, OnStale};
 use crate::rules::success::Success;
+use crate::rules::ttl::Ttl;
 use crate::scheduler::{DeadLetters, Limits, Ordered, Policy};
 use crate::time::Timestamp;
 use bytes::Bytes;
@@ -36,6 +37,7 @@ pub struct Destination {
     pub(super) tokens: Option<Tokens>,
     pub(super) success: Option<Success>,
     pub(super) on_stale: OnStale,
+    pub(super) ttl: Ttl,
     /// What was delivered last; nothing where that does not matter.
     pub(super) sequences: Option<Sequences>,
     common: Common,
@@ -75,6 +77,7 @@ impl Destination {
             tokens: tokens(settings)?,
             success: settings.success.clone(),
             on_stale: settings.ordering.on_stale,
+            ttl: settings.ttl.clone(),
             sequences: (settings.ordering.on_stale != OnStale::Deliver).then(Sequences::default),
             common: Common {
                 url: settings.url.clone().unwrap_or_default(),
@@ -117,8 +120,11 @@ impl Destination {
         request::request(&self.common, delivery, course, token, now)
     }
 
-    /// What is to be done with a delivery whose turn it is, by the times of what was delivered before.
-    pub(super) fn course(&self, delivery: &Delivery) -> Course {
+    /// What is to be done with a delivery whose turn it is, by its age and by the times of what was delivered before.
+    pub(super) fn course(&self, delivery: &Delivery, now: Timestamp) -> Course {
+        if self.ttl.is_over(delivery, now) {
+            return Course::Bury(Reason::Expired);
+        }
         let last = self.sequences.as_ref().and_then(|sequences| sequences.last(delivery.event.lane()));
         staleness::judge(self.on_stale, delivery, last.and_then(|last| last.newest()))
     }

@@ -3,7 +3,7 @@
 //! By the times that senders give: an event without one is never stale, and nothing is stale against it. What an operator
 //! has redriven is sent in any case, since somebody has decided so; it is marked all the same.
 
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, Reason};
 use crate::time::Timestamp;
 
 /// What a destination wants of stale events.
@@ -24,7 +24,8 @@ pub enum Course {
     Send,
     SendFlagged,
     Discard,
-    Bury,
+    /// It is a dead letter, for this reason.
+    Bury(Reason),
 }
 
 /// `newest`: the latest time of the events of its interaction that were delivered to the same destination; none where there
@@ -37,7 +38,7 @@ pub fn judge(on_stale: OnStale, delivery: &Delivery, newest: Option<Timestamp>) 
         OnStale::Flag => Course::SendFlagged,
         _ if delivery.redriven => Course::SendFlagged,
         OnStale::Discard => Course::Discard,
-        OnStale::DeadLetter => Course::Bury,
+        OnStale::DeadLetter => Course::Bury(Reason::Stale),
     }
 }
 
@@ -85,7 +86,7 @@ mod tests {
             (OnStale::Deliver, Course::Send, Course::Send),
             (OnStale::Flag, Course::SendFlagged, Course::SendFlagged),
             (OnStale::Discard, Course::Discard, Course::SendFlagged),
-            (OnStale::DeadLetter, Course::Bury, Course::SendFlagged),
+            (OnStale::DeadLetter, Course::Bury(Reason::Stale), Course::SendFlagged),
         ] {
             let newest = Some(Timestamp(2));
             assert_eq!((judge(on_stale, &first, newest), judge(on_stale, &redriven, newest)), (course, again));

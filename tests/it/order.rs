@@ -3,10 +3,13 @@
 use crate::harness::{Bench, START, destination};
 use crate::receiver::{Received, Receiver, status};
 use holdline::clock::Clock;
+use holdline::rules::backoff::Jitter;
 use holdline::rules::staleness::OnStale;
+use holdline::rules::ttl::Ttl;
 use holdline::time::Timestamp;
 use serde_json::json;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// Sends an event that says when it happened, in seconds after the start of the clock; returns its id.
 async fn accept(bench: &Bench, interaction: &str, time: Option<i64>, kind: &str) -> String {
@@ -128,4 +131,46 @@ async fn an_event_is_stale_only_where_a_newer_one_was_delivered() {
     failing.received(2).await;
     assert_eq!(flags(&receiver), [false, true]);
     assert_eq!(flags(&failing), [false, false]);
+}
+
+#[tokio::test]
+async fn what_is_too_old_when_its_turn_comes_is_a_dead_letter_and_is_sent_when_it_is_redriven() {
+    // every first attempt fails
+    let receiver = Receiver::start(|r| status(if r.attempt() == 1 { 503 } else { 200 })).await;
+    let mut bench = Bench::with(receiver.to(), Clock::manual(START), |settings| {
+        settings.destinations[0].ttl = Ttl::new(vec![("screen_pop.*".to_owned(), Duration::from_secs(120))]);
+        settings.destinations[0].retry.base = Duration::from_secs(60);
+        settings.destinations[0].retry.jitter = Jitter::None;
+    })
+    .await;
+    // at the limit, behind it, of an age that nobody knows, and of another type
+    let at_limit = accept(&bench, "a", Some(-120), "screen_pop.x").await;
+    bench.becomes(&at_limit, "delayed").await;
+    let old = accept(&bench, "b", Some(-121), "screen_pop.x").await;
+    bench.becomes(&old, "dead").await;
+    let ageless = accept(&bench, "c", None, "screen_pop.x").await;
+    let other = accept(&bench, "d", Some(-121), "other").await;
+    for id in [&ageless, &other] {
+        bench.becomes(id, "delayed").await;
+    }
+    assert_eq!((receiver.count(), receiver.of(&old).len()), (3, 0));
+    // when their time has come, some have become too old for a second attempt, also over a restart
+    bench.restart().await;
+    bench.clock.advance(Duration::from_secs(60));
+    bench.becomes(&at_limit, "dead").await;
+    for id in [&ageless, &other] {
+        bench.becomes(id, "delivered").await;
+    }
+    assert_eq!(receiver.count(), 5);
+    for (id, attempts) in [(&old, 0), (&at_limit, 1)] {
+        let letter = bench.get(&format!("/v1/dlq/{id}")).await;
+        assert_eq!(letter["reason"], json!("expired"));
+        assert_eq!(letter["attempts"].as_array().unwrap().len(), attempts, "{letter}");
+    }
+    bench.change("/v1/dlq/redrive", json!({"ids": [old, at_limit]})).await;
+    bench.becomes(&at_limit, "delivered").await;
+    bench.becomes(&old, "delayed").await;
+    bench.clock.advance(Duration::from_secs(60));
+    bench.becomes(&old, "delivered").await;
+    bench.sound().await;
 }

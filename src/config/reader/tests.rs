@@ -9,6 +9,7 @@ use crate::rules::backoff::{Jitter, OnAmbiguous};
 use crate::rules::gcra::Rate;
 use crate::rules::reach::Reach;
 use crate::rules::staleness::OnStale;
+use crate::rules::ttl::Ttl;
 use crate::signature::{Algorithm, Encoding, Scheme, SecretEncoding, Stamp, StampPlace, StampUnit};
 use http::HeaderName;
 use std::num::NonZeroU32;
@@ -205,6 +206,8 @@ fn everything_that_can_be_written_is_read() {
     assert_eq!((a.retry.factor, a.retry.jitter, a.retry.attempts), (3.0, Jitter::None, 5));
     assert_eq!(a.retry.statuses, std::iter::once(429).chain(300..400).collect());
     assert_eq!((a.ordering.mode, a.ordering.on_dead_letter), (OrderMode::None, OnDeadLetter::Hold));
+    let ttl = [("*", 3600), ("a.*", 120)].map(|(pattern, s)| (pattern.to_owned(), Duration::from_secs(s)));
+    assert_eq!((&a.ttl, &b.ttl), (&Ttl::new(ttl.into()), &Ttl::default()));
     assert_eq!((a.ordering.on_stale, b.ordering.on_stale), (OnStale::Discard, OnStale::Flag));
     assert_eq!((a.concurrency_max, b.concurrency_max, a.timeout), (8, 64, Duration::from_millis(1500)));
     assert_eq!((s.dlq.retention, s.dlq.max_bytes, s.dlq.evict), (Duration::from_secs(86_400), 10_000_000, true));
@@ -274,6 +277,7 @@ timeout = "1s 500ms"
 concurrency = { max = 8, adaptive = false }
 retry = { factor = 3, jitter = "none", attempts = 5, statuses = [429, "3xx"], on_ambiguous = "dead-letter" }
 ordering = { mode = "none", on_dead_letter = "hold", on_stale = "discard", reorder_window = "0s" }
+ttl = { "*" = "1h", "a.*" = "2m" }
 auth = { kind = "bearer", token = { env = "A" } }
 tls = { ca = "ca.pem", cert = "c.pem", key = "k.pem" }
 sign = { secret = [{ env = "A" }, { env = "B" }] }
