@@ -139,6 +139,7 @@ impl Daemon {
             destinations.values().map(|d| (d.id, d.policy.clone())),
             store.floor(),
             store.totals().next_sequence,
+            clock.now(),
         );
         let admission = Arc::new(Admission::default());
         let counts = Arc::new(Counts::default());

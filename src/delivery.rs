@@ -183,6 +183,8 @@ pub struct Ticket {
     /// Its interaction; none where it is unordered.
     pub lane: Digest64,
     pub received_at: Timestamp,
+    /// When it happened; zero where the sender did not say.
+    pub time: Timestamp,
     /// The destinations for which it waits.
     pub to: DestinationSet,
     pub place: Place,

@@ -204,7 +204,7 @@ impl Told<'_> {
                     Standing::InFlight => (DeliveryState::InFlight, None),
                     Standing::Delayed { until } => (DeliveryState::Delayed, Some(until.to_string())),
                     Standing::Held { .. } => (DeliveryState::Held, None),
-                    Standing::Queued => (DeliveryState::Queued, None),
+                    Standing::Sorting { .. } | Standing::Queued => (DeliveryState::Queued, None),
                 };
                 DeliveryItem { attempts: Some(Attempts::Count(tried)), due, waiting_for, ..bare(state) }
             }

@@ -109,6 +109,7 @@ pub fn of_delivery(
     match standing {
         Standing::InFlight => None,
         Standing::Delayed { until } => Some(Held::by(Gate::Delay, "retry").until(until)),
+        Standing::Sorting { until } => Some(Held::by(Gate::Order, "ordering").until(until)),
         Standing::Held { behind: first } => {
             Some(Held { behind: Some(behind(first)), ..Held::by(Gate::Order, "ordering") })
         }
@@ -133,6 +134,7 @@ mod tests {
             (Standing::Queued, vec![], Some(Gate::Concurrency)),
             (Standing::Queued, vec![pause.clone()], Some(Gate::Pause)),
             (Standing::Delayed { until: Timestamp(5) }, vec![pause.clone()], Some(Gate::Delay)),
+            (Standing::Sorting { until: Timestamp(5) }, vec![pause.clone()], Some(Gate::Order)),
             (Standing::Held { behind: Sequence(3) }, vec![pause], Some(Gate::Order)),
         ] {
             assert_eq!(of_delivery(standing, &holds, name).map(|h| h.gate), gate, "{standing:?}");

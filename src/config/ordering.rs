@@ -7,6 +7,8 @@ use crate::rules::staleness::OnStale;
 use crate::rules::ttl::Ttl;
 use std::time::Duration;
 
+const REORDER_WINDOW: Limits<Duration> =
+    Limits { min: (span("0s"), ""), max: (span("5m"), "every event can wait for so long") };
 const TTL: Limits<Duration> =
     Limits { min: (span("1s"), ""), max: (span("90d"), "no delivery is tried for longer, see `retry.max_age`") };
 
@@ -15,6 +17,8 @@ pub struct Ordering {
     pub mode: OrderMode,
     pub on_dead_letter: OnDeadLetter,
     pub on_stale: OnStale,
+    /// How long an event can be overtaken by one of its interaction that happened before it.
+    pub reorder_window: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +38,12 @@ pub enum OnDeadLetter {
 
 impl Default for Ordering {
     fn default() -> Self {
-        Self { mode: OrderMode::Interaction, on_dead_letter: OnDeadLetter::Continue, on_stale: OnStale::Flag }
+        Self {
+            mode: OrderMode::Interaction,
+            on_dead_letter: OnDeadLetter::Continue,
+            on_stale: OnStale::Flag,
+            reorder_window: Duration::ZERO,
+        }
     }
 }
 
@@ -52,6 +61,9 @@ pub(super) fn ordering(mut section: Section<'_>) -> Ordering {
         mode: section.take("mode", |v| values::choice(&v, &modes)).unwrap_or(absent.mode),
         on_dead_letter: section.take("on_dead_letter", |v| values::choice(&v, &ends)).unwrap_or(absent.on_dead_letter),
         on_stale: section.take("on_stale", |v| values::choice(&v, &stale)).unwrap_or(absent.on_stale),
+        reorder_window: section
+            .take("reorder_window", |v| values::duration(&v, &REORDER_WINDOW))
+            .unwrap_or(absent.reorder_window),
     }
 }
 

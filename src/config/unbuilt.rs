@@ -5,12 +5,8 @@ use super::fault::Wrong;
 use toml::de::{DeTable, DeValue};
 
 /// Section (as a path without indices), key, and the value that is as good as its absence, in TOML.
-const UNBUILT: &[(&str, &str, Option<&str>)] = &[
-    ("", "alert", None),
-    ("source", "on_bad_signature", None),
-    ("source", "on_unparsable", None),
-    ("destination.ordering", "reorder_window", Some(r#""0s""#)),
-];
+const UNBUILT: &[(&str, &str, Option<&str>)] =
+    &[("", "alert", None), ("source", "on_bad_signature", None), ("source", "on_unparsable", None)];
 
 pub(super) enum Verdict {
     /// Its value asks for what the program does anyway.

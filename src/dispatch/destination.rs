@@ -65,6 +65,7 @@ impl Destination {
                 OnDeadLetter::Continue => DeadLetters::Continue,
                 OnDeadLetter::Hold => DeadLetters::Hold,
             },
+            reorder_window: settings.ordering.reorder_window,
         };
         Ok(Self {
             id,

@@ -9,6 +9,7 @@ pub mod pattern;
 pub mod quota;
 pub mod ramp;
 pub mod reach;
+pub mod reorder;
 pub mod retry_after;
 pub mod signing;
 pub mod staleness;

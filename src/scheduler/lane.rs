@@ -1,8 +1,8 @@
 //! A lane: the deliveries of one interaction for one destination, in order.
 //!
 //! *Invariants.* At most one delivery of a lane is in flight. The next one may start only when every earlier one is
-//! delivered, discarded, or dead; where dead letters hold their interaction, none may lie before it. An event without
-//! a key has a lane of its own.
+//! delivered, discarded, or dead; where dead letters hold their interaction, none may lie before it. Earlier is what has the
+//! lower rank, then what was accepted before. An event without a key has a lane of its own.
 
 use super::line::DeadLetters;
 use crate::event::{Digest64, Sequence};
@@ -19,10 +19,23 @@ pub enum LaneKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiter {
     pub sequence: Sequence,
+    /// Zero where only acceptance gives the order, and for what was tried or redriven, which goes first.
+    pub rank: Timestamp,
     /// The due time under which it lies in the delay tree; zero where it lies in a page.
     pub lies_under: Timestamp,
     pub not_before: Timestamp,
     pub received_at: Timestamp,
+}
+
+impl Waiter {
+    fn order(&self) -> (Timestamp, Sequence) {
+        (self.rank, self.sequence)
+    }
+
+    /// Whether it was never tried and lies where it was accepted.
+    pub fn is_fresh(&self) -> bool {
+        self.lies_under == Timestamp::ZERO
+    }
 }
 
 /// What a lane can do next.
@@ -45,7 +58,7 @@ enum Meanwhile {
 
 #[derive(Debug, Default)]
 pub struct Lane {
-    /// By sequence.
+    /// In order.
     waiting: VecDeque<Waiter>,
     in_flight: Option<Waiter>,
     /// What was told of the delivery in flight.
@@ -61,7 +74,7 @@ impl Lane {
         if self.flies(waiter.sequence) {
             return false;
         }
-        match self.waiting.binary_search_by_key(&waiter.sequence, |w| w.sequence) {
+        match self.waiting.binary_search_by_key(&waiter.order(), Waiter::order) {
             Ok(_) => false,
             Err(at) => {
                 self.waiting.insert(at, waiter);
@@ -164,18 +177,12 @@ impl Lane {
         &self.waiting
     }
 
-    /// The earliest delivery that is not resolved, if it lies before `sequence`: what that one waits for.
+    /// What this delivery waits for: one that goes before it and is not resolved.
     pub fn ahead_of(&self, sequence: Sequence) -> Option<Sequence> {
-        let candidates = [
-            self.in_flight.map(|w| w.sequence),
-            self.waiting.front().map(|w| w.sequence),
-            self.held_by.first().copied(),
-        ];
-        candidates
-            .into_iter()
-            .flatten()
-            .filter(|s| *s < sequence || self.in_flight.is_some_and(|w| w.sequence == *s))
-            .min()
+        let waits = self.waiting.iter().any(|w| w.sequence == sequence);
+        let first = self.waiting.front().map(|w| w.sequence).filter(|s| *s != sequence && (waits || *s < sequence));
+        let held_by = self.held_by.first().copied().filter(|dead| *dead < sequence);
+        [self.in_flight.map(|w| w.sequence), first, held_by].into_iter().flatten().min()
     }
 }
 
@@ -186,6 +193,7 @@ mod tests {
     fn waiter(sequence: u64, not_before: u64) -> Waiter {
         Waiter {
             sequence: Sequence(sequence),
+            rank: Timestamp::ZERO,
             lies_under: Timestamp(not_before),
             not_before: Timestamp(not_before),
             received_at: Timestamp(0),
@@ -210,6 +218,30 @@ mod tests {
         assert_eq!(lane.land(Sequence(9)), None);
         assert!(lane.land(Sequence(5)).is_some());
         assert_eq!(lane.turn(), head(3, 9));
+    }
+
+    #[test]
+    fn the_lower_rank_goes_first_until_one_was_tried() {
+        let mut lane = Lane::default();
+        let ranked = |sequence, rank| Waiter { rank: Timestamp(rank), ..waiter(sequence, 0) };
+        assert!(lane.insert(ranked(5, 20)) && lane.insert(ranked(7, 10)) && lane.insert(ranked(8, 20)));
+        assert!(!lane.insert(ranked(7, 10)));
+        assert_eq!(lane.turn(), head(7, 0));
+        assert_eq!([5, 7, 8].map(|n| lane.ahead_of(Sequence(n))), [Some(Sequence(7)), None, Some(Sequence(7))]);
+        let started = lane.start().unwrap();
+        assert!(lane.insert(ranked(9, 5)));
+        lane.land(Sequence(7));
+        lane.back(Waiter { rank: Timestamp::ZERO, ..started });
+        let order = [7, 9, 5, 8].map(Sequence);
+        assert_eq!(
+            std::iter::from_fn(|| {
+                lane.start()?;
+                lane.in_flight.take()
+            })
+            .map(|w| w.sequence)
+            .collect::<Vec<_>>(),
+            order
+        );
     }
 
     #[test]

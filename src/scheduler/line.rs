@@ -1,17 +1,20 @@
 //! A line: everything that waits for one destination.
 //!
 //! *Invariants.* No delivery starts against the line's [`Pace`]. Of the deliveries that lie in pages only so many are known here as are needed to keep the destination busy: the rest lies on
-//! disk behind `cursor`, and is asked for when fewer than [`READY_LOW`] interactions could go. Each known one costs 32
+//! disk behind `cursor`, and is asked for when fewer than [`READY_LOW`] interactions could go. Each known one costs 40
 //! bytes; those of a few long interactions are all known.
 
 use super::lane::{Lane, LaneKey, Turn, Waiter};
 use super::pace::{self, Pace, Shut};
 use super::ready::Ready;
+use crate::delivery::Ticket;
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::rules::breaker::{Epoch, Turn as BreakerTurn};
 use crate::rules::call::Call;
+use crate::rules::reorder;
 use crate::time::Timestamp;
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 /// With fewer lanes ready than this, more is asked for.
 const READY_LOW: usize = 2048;
@@ -26,6 +29,16 @@ pub struct Policy {
     pub pace: pace::Limits,
     pub ordered: Ordered,
     pub dead_letters: DeadLetters,
+    /// How long an event can be overtaken by one of its interaction that happened before it; zero: never.
+    pub reorder_window: Duration,
+}
+
+/// When a scheduler began. No clock of before says anything about the time since.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Birth {
+    /// The first sequence that is accepted in its life.
+    pub next: Sequence,
+    pub at: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,6 +78,10 @@ pub enum Standing {
     Delayed {
         until: Timestamp,
     },
+    /// It was not tried, and until then one of its interaction that happened before it would go first.
+    Sorting {
+        until: Timestamp,
+    },
     /// Behind an earlier one of its interaction.
     Held {
         behind: Sequence,
@@ -84,10 +101,11 @@ pub struct Line {
     /// Everything in pages before it is known here.
     pub(super) cursor: Sequence,
     pub(super) loading: bool,
+    birth: Birth,
 }
 
 impl Line {
-    pub(super) fn new(id: DestinationId, policy: Policy, cursor: Sequence) -> Self {
+    pub(super) fn new(id: DestinationId, policy: Policy, cursor: Sequence, birth: Birth) -> Self {
         Self {
             id,
             pace: Pace::new(&policy.pace),
@@ -99,6 +117,7 @@ impl Line {
             waiting: 0,
             cursor,
             loading: false,
+            birth,
         }
     }
 
@@ -135,8 +154,24 @@ impl Line {
         result
     }
 
-    pub(super) fn insert(&mut self, key: LaneKey, waiter: Waiter) {
+    /// A delivery that was not tried waits.
+    pub(super) fn insert(&mut self, ticket: &Ticket) {
+        let (key, waiter) = self.fresh(ticket);
         let _already_there = !self.with(key, |lane| lane.insert(waiter));
+    }
+
+    fn fresh(&self, ticket: &Ticket) -> (LaneKey, Waiter) {
+        let (sequence, window) = (ticket.sequence, self.policy.reorder_window);
+        let key = self.key(ticket.lane, sequence);
+        let (mut rank, mut not_before) = (Timestamp::ZERO, Timestamp::ZERO);
+        if !window.is_zero() && matches!(key, LaneKey::Interaction(_)) {
+            let before = sequence < self.birth.next;
+            let received_at = if before { ticket.received_at.min(self.birth.at) } else { ticket.received_at };
+            rank = reorder::rank(window, received_at, Some(ticket.time).filter(|time| *time > Timestamp::ZERO));
+            not_before = reorder::opens_at(window, rank);
+        }
+        let (lies_under, received_at) = (ticket.place.due(), ticket.received_at);
+        (key, Waiter { sequence, rank, lies_under, not_before, received_at })
     }
 
     /// Starts the delivery whose turn it is, or says when to ask again.
@@ -161,7 +196,11 @@ impl Line {
     fn promote(&mut self, now: Timestamp) {
         while let Some((due, sequence, key)) = self.delayed.first().copied().filter(|(due, ..)| *due <= now) {
             self.delayed.remove(&(due, sequence, key));
-            self.ready.tried(sequence, key);
+            if self.lanes.get(&key).and_then(|lane| lane.waiting().front()).is_some_and(Waiter::is_fresh) {
+                self.ready.fresh(sequence, key);
+            } else {
+                self.ready.tried(sequence, key);
+            }
         }
     }
 
@@ -184,7 +223,7 @@ impl Line {
     /// An attempt has failed; the delivery waits in the delay tree.
     pub(super) fn retry(&mut self, key: LaneKey, sequence: Sequence, due: Timestamp) {
         self.land(key, sequence, |lane, waiter| {
-            lane.back(Waiter { lies_under: due, not_before: due, ..waiter });
+            lane.back(Waiter { rank: Timestamp::ZERO, lies_under: due, not_before: due, ..waiter });
         });
     }
 
@@ -231,7 +270,12 @@ impl Line {
         }
     }
 
-    pub(super) fn redriven(&mut self, key: LaneKey, waiter: Waiter) {
+    /// A delivery of the delay tree waits; one that lies there under due time zero was not tried.
+    pub(super) fn redriven(&mut self, ticket: &Ticket, not_before: Timestamp) {
+        let (key, mut waiter) = self.fresh(ticket);
+        if !waiter.is_fresh() {
+            (waiter.rank, waiter.not_before) = (Timestamp::ZERO, not_before);
+        }
         self.with(key, |lane| lane.redriven(waiter));
     }
 
@@ -302,6 +346,7 @@ impl Line {
             return Standing::Held { behind };
         }
         match lane.waiting().iter().find(|w| w.sequence == sequence) {
+            Some(w) if w.not_before > now && w.is_fresh() => Standing::Sorting { until: w.not_before },
             Some(w) if w.not_before > now => Standing::Delayed { until: w.not_before },
             _ => Standing::Queued,
         }
@@ -317,26 +362,27 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::Place;
+    use crate::event::DestinationSet;
 
     #[test]
     fn i14_dead_letters_without_an_interaction_hold_nothing() {
         let policy = Policy { ordered: Ordered::ByInteraction, dead_letters: DeadLetters::Hold, ..Policy::default() };
-        let mut line = Line::new(DestinationId(0), policy, Sequence(1));
+        let mut line = Line::new(DestinationId(0), policy, Sequence(1), Birth::default());
         for n in 1..=LANES_MAX as u64 {
             line.hold_lane(line.key(Digest64::NONE, Sequence(n)), Sequence(n));
         }
         assert_eq!(line.wants(Sequence(200_000)), Some(Sequence(1)), "they take the room of what could go");
         let lane = line.key(Digest64::of_interaction("k"), Sequence(1));
         line.hold_lane(lane, Sequence(1));
-        line.insert(
-            lane,
-            Waiter {
-                sequence: Sequence(2),
-                lies_under: Timestamp::ZERO,
-                not_before: Timestamp::ZERO,
-                received_at: Timestamp::ZERO,
-            },
-        );
+        line.insert(&Ticket {
+            sequence: Sequence(2),
+            lane: Digest64::of_interaction("k"),
+            received_at: Timestamp::ZERO,
+            time: Timestamp::ZERO,
+            to: DestinationSet::EMPTY.with(DestinationId(0)),
+            place: Place::Page,
+        });
         assert_eq!(line.poll(Timestamp(1)), Err(None));
         line.purged(Digest64::of_interaction("k"), Sequence(1));
         assert_eq!(line.poll(Timestamp(1)).map(|start| start.sequence), Ok(Sequence(2)));

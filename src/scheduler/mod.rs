@@ -20,7 +20,7 @@ use crate::event::{DestinationId, Digest64, Sequence};
 use crate::rules::breaker;
 use crate::rules::call::Call;
 use crate::time::Timestamp;
-use lane::Waiter;
+use line::Birth;
 
 /// What an ended attempt means for its place in the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,9 +54,16 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// `floor`: everything in pages lies at or behind it. `next`: the next sequence to be given.
-    pub fn new(lines: impl IntoIterator<Item = (DestinationId, Policy)>, floor: Sequence, next: Sequence) -> Self {
-        let lines = lines.into_iter().map(|(id, policy)| Line::new(id, policy, floor)).collect();
+    /// `floor`: everything in pages lies at or behind it. `next`: the next sequence to be given. `now`: whatever was accepted
+    /// before, was accepted until then.
+    pub fn new(
+        lines: impl IntoIterator<Item = (DestinationId, Policy)>,
+        floor: Sequence,
+        next: Sequence,
+        now: Timestamp,
+    ) -> Self {
+        let birth = Birth { next, at: now };
+        let lines = lines.into_iter().map(|(id, policy)| Line::new(id, policy, floor, birth)).collect();
         Self { lines, first: 0, next }
     }
 
@@ -75,7 +82,7 @@ impl Scheduler {
         for line in self.lines.iter_mut().filter(|line| line.takes(first.sequence)) {
             let id = line.id;
             for ticket in tickets.iter().filter(|t| t.to.has(id)) {
-                line.insert(line.key(ticket.lane, ticket.sequence), waiter(ticket, Timestamp::ZERO));
+                line.insert(ticket);
             }
             line.cursor = next;
         }
@@ -93,7 +100,7 @@ impl Scheduler {
     pub fn loaded(&mut self, d: DestinationId, tickets: &[Ticket], next: Sequence) {
         let Some(line) = self.line_mut(d) else { return };
         for ticket in tickets {
-            line.insert(line.key(ticket.lane, ticket.sequence), waiter(ticket, Timestamp::ZERO));
+            line.insert(ticket);
         }
         line.cursor = next;
         line.loading = false;
@@ -102,7 +109,7 @@ impl Scheduler {
     /// A delivery of the delay tree waits until `not_before`: at a start, or because it was redriven.
     pub fn waits(&mut self, d: DestinationId, ticket: &Ticket, not_before: Timestamp) {
         let Some(line) = self.line_mut(d) else { return };
-        line.redriven(line.key(ticket.lane, ticket.sequence), waiter(ticket, not_before));
+        line.redriven(ticket, not_before);
     }
 
     /// A dead letter of before the start; it holds its interaction where the destination says so.
@@ -195,8 +202,4 @@ impl Scheduler {
     pub fn lines(&self) -> impl Iterator<Item = (DestinationId, &Line)> {
         self.lines.iter().map(|line| (line.id, line))
     }
-}
-
-fn waiter(ticket: &Ticket, not_before: Timestamp) -> Waiter {
-    Waiter { sequence: ticket.sequence, lies_under: ticket.place.due(), not_before, received_at: ticket.received_at }
 }

@@ -337,6 +337,7 @@ impl<'a> Ledger<'a> {
                 sequence: Sequence(n),
                 lane: e.lane,
                 received_at: e.received_at,
+                time: e.time,
                 to: e.to,
                 place: Place::Page,
             })

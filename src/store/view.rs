@@ -55,6 +55,7 @@ impl Store {
                 sequence: Sequence(n),
                 lane: entry.lane,
                 received_at: entry.received_at,
+                time: entry.time,
                 to: entry.to,
                 place: Place::Page,
             })
@@ -107,6 +108,7 @@ impl Store {
                         sequence: Sequence(n),
                         lane: event.lane(),
                         received_at: event.received_at,
+                        time: event.time.unwrap_or_default(),
                         to: event.to,
                         place: Place::Page,
                     });
@@ -269,6 +271,7 @@ fn delayed(delivery: &Delivery, place: Place) -> Delayed {
         sequence: delivery.id.sequence,
         lane: delivery.event.lane(),
         received_at: delivery.event.received_at,
+        time: delivery.event.time.unwrap_or_default(),
         to: DestinationSet::EMPTY.with(delivery.id.destination),
         place,
     };

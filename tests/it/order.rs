@@ -1,6 +1,6 @@
 //! Order by the times in the events: what comes too late, and what becomes of it.
 
-use crate::harness::{Bench, START, destination};
+use crate::harness::{Bench, START, destination, let_pass};
 use crate::receiver::{Received, Receiver, status};
 use holdline::clock::Clock;
 use holdline::rules::backoff::Jitter;
@@ -10,6 +10,9 @@ use holdline::time::Timestamp;
 use serde_json::json;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+/// Long enough for a request that should not come to come.
+const A_WHILE: Duration = Duration::from_millis(80);
 
 /// Sends an event that says when it happened, in seconds after the start of the clock; returns its id.
 async fn accept(bench: &Bench, interaction: &str, time: Option<i64>, kind: &str) -> String {
@@ -172,5 +175,76 @@ async fn what_is_too_old_when_its_turn_comes_is_a_dead_letter_and_is_sent_when_i
     bench.becomes(&old, "delayed").await;
     bench.clock.advance(Duration::from_secs(60));
     bench.becomes(&old, "delivered").await;
+    bench.sound().await;
+}
+
+/// The sequences of an interaction, in the order in which its requests came.
+fn sequences(receiver: &Receiver, interaction: &str) -> Vec<u64> {
+    receiver.all().iter().filter(|r| r.interaction() == interaction).map(Received::sequence).collect()
+}
+
+#[tokio::test]
+async fn within_the_window_events_go_in_the_order_in_which_they_happened_also_over_a_restart() {
+    let receiver = Receiver::good().await;
+    let mut bench = Bench::with(receiver.to(), Clock::manual(START), |settings| {
+        settings.destinations[0].ordering.reorder_window = Duration::from_secs(10);
+    })
+    .await;
+    // the third happened first, the fifth before the window, and of the fourth nobody knows when
+    let mut ids = Vec::new();
+    for time in [Some(-1), Some(-2), Some(-4), None, Some(-60)] {
+        ids.push(accept(&bench, "k", time, "a.b").await);
+    }
+    // it counts as having happened a window before its acceptance, and need not wait
+    bench.becomes(&ids[4], "delivered").await;
+    let first = bench.get(&format!("/v1/events/{}", ids[2])).await["deliveries"][0].clone();
+    let until = START.after(Duration::from_secs(6)).to_string();
+    assert_eq!(first["state"], json!("queued"));
+    assert_eq!(first["waiting_for"], json!({"gate": "order", "until": until, "set_by": "ordering"}));
+    let last = bench.get(&format!("/v1/events/{}", ids[3])).await["deliveries"][0].clone();
+    assert_eq!((&last["state"], &last["waiting_for"]["behind"]), (&json!("held"), &json!(ids[2])));
+    // what is unordered waits for nobody
+    let reply = bench.post(b"{\"no\": \"interaction\"}").await.json();
+    bench.becomes(reply["id"].as_str().unwrap(), "delivered").await;
+    for (round, wanted) in [(6, vec![5, 3]), (8, vec![5, 3, 2]), (9, vec![5, 3, 2, 1]), (10, vec![5, 3, 2, 1, 4])] {
+        if round == 8 {
+            bench.crash();
+            bench.open().await;
+        } else {
+            bench.restart().await;
+        }
+        let to = START.after(Duration::from_secs(round));
+        bench.clock.advance(to.since(bench.clock.now()).saturating_sub(Duration::from_millis(1)));
+        let_pass(A_WHILE).await;
+        assert_eq!(sequences(&receiver, "k"), wanted[..wanted.len() - 1], "before {round} s");
+        bench.clock.advance(Duration::from_millis(1));
+        bench.reaches("/counters/delivered", wanted.len() as u64 + 1).await;
+        assert_eq!(sequences(&receiver, "k"), wanted, "at {round} s");
+    }
+    bench.sound().await;
+}
+
+#[tokio::test]
+async fn what_was_tried_stays_before_what_happened_before_it() {
+    let receiver = Receiver::start(|r| status(if r.sequence() == 1 && r.attempt() == 1 { 503 } else { 200 })).await;
+    let mut bench = Bench::with(receiver.to(), Clock::manual(START), |settings| {
+        settings.destinations[0].ordering.reorder_window = Duration::from_secs(10);
+        settings.destinations[0].retry.base = Duration::from_secs(60);
+        settings.destinations[0].retry.jitter = Jitter::None;
+    })
+    .await;
+    let first = accept(&bench, "k", Some(-10), "a.b").await;
+    bench.becomes(&first, "delayed").await;
+    let second = accept(&bench, "k", Some(-60), "a.b").await;
+    for restart in [false, true] {
+        if restart {
+            bench.restart().await;
+        }
+        let delivery = bench.becomes(&second, "held").await;
+        assert_eq!(delivery["waiting_for"]["behind"], json!(first));
+    }
+    bench.clock.advance(Duration::from_secs(60));
+    bench.becomes(&second, "delivered").await;
+    assert_eq!(sequences(&receiver, "k"), [1, 1, 2]);
     bench.sound().await;
 }

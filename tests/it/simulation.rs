@@ -69,7 +69,7 @@ fn every_broken_rule_is_noticed() {
         (Break::ForgetsHoldAtStart, &["I12"]),
         (Break::IgnoresHold, &["I12"]),
         (Break::RetriesEarly, &["I16"]),
-        (Break::IgnoresDeadLetter, &["I13"]),
+        (Break::IgnoresDeadLetter, &["I13", "I15"]),
         (Break::DropsLoaded, &["I13", "I14"]),
         (Break::DropsRedriven, &["I15"]),
         (Break::RedrivenLast, &["I15"]),
@@ -88,6 +88,10 @@ fn every_broken_rule_is_noticed() {
         (Break::IgnoresRate, &["rate"]),
         (Break::IgnoresRamp, &["ramp"]),
         (Break::KeepsPostponedProbe, &["breaker", "I14", "I15", "I16"]),
+        (Break::IgnoresWindow, &["I13", "I16"]),
+        (Break::HalvesWindow, &["I13", "I16"]),
+        (Break::IgnoresEventTime, &["I13", "I14", "I16"]),
+        (Break::TrustsOldClock, &["I13", "I14", "I16"]),
         (Break::GivesUpUnknownPage, &["I8", "I13", "I14"]),
     ] {
         let mut seen = (0..SEEDS_TO_NOTICE).filter_map(|seed| {

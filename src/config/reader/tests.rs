@@ -208,6 +208,7 @@ fn everything_that_can_be_written_is_read() {
     assert_eq!((a.ordering.mode, a.ordering.on_dead_letter), (OrderMode::None, OnDeadLetter::Hold));
     let ttl = [("*", 3600), ("a.*", 120)].map(|(pattern, s)| (pattern.to_owned(), Duration::from_secs(s)));
     assert_eq!((&a.ttl, &b.ttl), (&Ttl::new(ttl.into()), &Ttl::default()));
+    assert_eq!(a.ordering.reorder_window, Duration::from_secs(2));
     assert_eq!((a.ordering.on_stale, b.ordering.on_stale), (OnStale::Discard, OnStale::Flag));
     assert_eq!((a.concurrency_max, b.concurrency_max, a.timeout), (8, 64, Duration::from_millis(1500)));
     assert_eq!((s.dlq.retention, s.dlq.max_bytes, s.dlq.evict), (Duration::from_secs(86_400), 10_000_000, true));
@@ -276,7 +277,7 @@ url = "http://10.0.0.1:9000/x?y=z"
 timeout = "1s 500ms"
 concurrency = { max = 8, adaptive = false }
 retry = { factor = 3, jitter = "none", attempts = 5, statuses = [429, "3xx"], on_ambiguous = "dead-letter" }
-ordering = { mode = "none", on_dead_letter = "hold", on_stale = "discard", reorder_window = "0s" }
+ordering = { mode = "none", on_dead_letter = "hold", on_stale = "discard", reorder_window = "2s" }
 ttl = { "*" = "1h", "a.*" = "2m" }
 auth = { kind = "bearer", token = { env = "A" } }
 tls = { ca = "ca.pem", cert = "c.pem", key = "k.pem" }

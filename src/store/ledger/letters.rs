@@ -84,6 +84,7 @@ impl Ledger<'_> {
             sequence: delivery.id.sequence,
             lane: delivery.event.lane(),
             received_at: delivery.event.received_at,
+            time: delivery.event.time.unwrap_or_default(),
             to: DestinationSet::EMPTY.with(delivery.id.destination),
             place: Place::Delay(self.now),
         }

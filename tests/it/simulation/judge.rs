@@ -4,7 +4,7 @@
 use super::pacer::Pacer;
 use super::settings::Destination;
 use super::store::{Lies, Record, Store};
-use holdline::delivery::DeliveryId;
+use holdline::delivery::{DeliveryId, Ticket};
 use holdline::event::{DestinationId, Digest64, Sequence};
 use holdline::scheduler::{DeadLetters, Landing, Ordered, Start};
 use holdline::time::Timestamp;
@@ -44,6 +44,12 @@ enum Meanwhile {
 #[derive(Clone, Debug)]
 struct Fate {
     lane: Digest64,
+    /// As this life believes it.
+    received_at: Timestamp,
+    /// Zero where nobody says.
+    time: Timestamp,
+    /// It was not tried, as far as anybody remembers.
+    fresh: bool,
     /// None where it is over.
     seen: Option<Seen>,
     meanwhile: Option<Meanwhile>,
@@ -51,7 +57,7 @@ struct Fate {
     before: Option<Seen>,
     redriven: bool,
     clamped: bool,
-    /// It was tried at a time when its destination was not ordered.
+    /// It was tried at a time when its destination was not ordered, or not by acceptance alone.
     disordered: bool,
     /// Attempts since acceptance or the last redrive, and how many of them a crash has wiped out.
     tried: u32,
@@ -78,6 +84,8 @@ pub struct Judge {
     /// The keys of those that are not over.
     open: BTreeSet<Key>,
     flying: BTreeSet<Key>,
+    /// Up to where the scheduler knows for certain what lies in pages.
+    known: BTreeMap<DestinationId, Sequence>,
     /// Until when each destination must be left alone in this life, and what of it was committed.
     holds: BTreeMap<DestinationId, Timestamp>,
     committed: BTreeMap<DestinationId, Timestamp>,
@@ -97,6 +105,35 @@ fn mates(destination: &Destination, fate: &Fate, sequence: Sequence) -> Mates {
         Mates::None(sequence)
     } else {
         Mates::Interaction(fate.lane)
+    }
+}
+
+/// Within its interaction, the lower goes first.
+fn order(to: &Destination, fate: &Fate, sequence: Sequence) -> (Timestamp, Sequence) {
+    (happened(to, fate).unwrap_or_default(), sequence)
+}
+
+/// When it happened, within the window before it was accepted; none where that does not matter.
+fn happened(to: &Destination, fate: &Fate) -> Option<Timestamp> {
+    let window = to.policy.reorder_window;
+    if window.is_zero() || !fate.fresh || to.policy.ordered == Ordered::Not || fate.lane.is_none() {
+        return None;
+    }
+    let (latest, earliest) = (fate.received_at, fate.received_at.before(window));
+    Some(if fate.time == Timestamp::ZERO || fate.time > latest {
+        latest
+    } else if fate.time < earliest {
+        earliest
+    } else {
+        fate.time
+    })
+}
+
+fn not_before_of(to: &Destination, fate: &Fate) -> Timestamp {
+    match (happened(to, fate), fate.seen) {
+        (Some(happened), _) => happened.after(to.policy.reorder_window),
+        (None, Some(Seen::Waiting { not_before })) => not_before,
+        _ => Timestamp::ZERO,
     }
 }
 
@@ -136,9 +173,12 @@ impl Judge {
         self.open.len()
     }
 
-    pub fn accepted(&mut self, id: DeliveryId, lane: Digest64) {
+    pub fn accepted(&mut self, id: DeliveryId, ticket: &Ticket) {
         let fate = Fate {
-            lane,
+            lane: ticket.lane,
+            received_at: ticket.received_at,
+            time: ticket.time,
+            fresh: true,
             seen: Some(Seen::Page),
             meanwhile: None,
             before: None,
@@ -163,6 +203,7 @@ impl Judge {
     pub fn hears_redriven(&mut self, id: DeliveryId) {
         let fate = self.fate(id);
         fate.redriven = true;
+        fate.fresh &= fate.seen == Some(Seen::InFlight);
         if fate.seen == Some(Seen::InFlight) {
             fate.meanwhile = Some(Meanwhile::Redriven);
         } else {
@@ -182,6 +223,7 @@ impl Judge {
     pub fn hears_landed(&mut self, id: DeliveryId, landing: Landing) {
         let fate = self.fate(id);
         fate.clamped = false;
+        fate.fresh &= landing == Landing::Postponed;
         let seen = match (landing, fate.meanwhile.take()) {
             (Landing::Postponed, _) => fate.before,
             (Landing::Resolved, _) | (Landing::Dead, Some(Meanwhile::Purged)) => None,
@@ -199,6 +241,12 @@ impl Judge {
 
     pub fn pacer(&mut self, d: DestinationId) -> &mut Pacer {
         self.pacers.get_mut(&d).expect("every destination has one")
+    }
+
+    /// The scheduler has been told of everything in pages before `next`.
+    pub fn knows(&mut self, d: DestinationId, next: Sequence) {
+        let known = self.known.entry(d).or_default();
+        *known = next.max(*known);
     }
 
     pub fn hears_hold(&mut self, d: DestinationId, until: Timestamp) {
@@ -240,12 +288,16 @@ impl Judge {
 
     /// A new life begins with what is on disk.
     pub fn restarts(&mut self, store: &Store, before: &[Destination], after: &[Destination], now: Timestamp) {
+        self.known.clear();
         for (id, record) in &store.durable {
             let d = usize::from(id.destination.0);
-            let (was, is) = (before[d].policy.ordered, &after[d]);
+            let (was, is) = (&before[d].policy, &after[d]);
             let fate = self.fate(*id);
             fate.meanwhile = None;
-            fate.disordered |= was == Ordered::Not && is.policy.ordered != Ordered::Not && record.lies != Lies::Page;
+            let by_acceptance = was.ordered != Ordered::Not && was.reorder_window.is_zero();
+            fate.disordered |= !by_acceptance && is.policy.ordered != Ordered::Not && record.lies != Lies::Page;
+            fate.received_at = record.received_at.min(now);
+            fate.fresh = record.lies.waits() && record.lies.due() == Timestamp::ZERO;
             let mut clamped = false;
             let seen = match record.lies {
                 Lies::Page => Some(Seen::Page),
@@ -280,7 +332,8 @@ impl Judge {
             return violation("I10", format!("{id} starts, but it is {:?}", record.lies));
         }
         self.in_its_turn(id, fate, to, store)?;
-        if let Some(Seen::Waiting { not_before }) = fate.seen.filter(|_| now < not_before_of(fate)) {
+        let not_before = not_before_of(to, fate);
+        if now < not_before {
             return violation("I16", format!("{id} starts before {not_before:?}"));
         }
         if let Some(hold) = self.holds.get(&id.destination).filter(|hold| now < **hold) {
@@ -318,15 +371,18 @@ impl Judge {
         if mine == Mates::None(id.sequence) {
             return Ok(());
         }
-        for sequence in self.mates[&(id.destination, fate.lane)].range(..id.sequence).copied() {
+        let known = self.known.get(&id.destination).copied().unwrap_or_default();
+        let end = if to.policy.reorder_window.is_zero() { id.sequence } else { known.max(id.sequence) };
+        for sequence in self.mates[&(id.destination, fate.lane)].range(..end).copied().filter(|s| *s != id.sequence) {
             let mate = &self.fates[&(id.destination, sequence)];
             let lies = store.live[&DeliveryId { sequence, ..id }].lies;
-            if lies == Lies::Dead && to.policy.dead_letters == DeadLetters::Hold {
+            if lies == Lies::Dead && to.policy.dead_letters == DeadLetters::Hold && sequence < id.sequence {
                 return violation("I13", format!("{id} starts behind the dead letter {sequence}"));
             }
             // a dead letter that waits again goes first as soon as the scheduler has heard of it
             let unread = fate.disordered && mate.seen == Some(Seen::Page);
-            if lies.waits() && mate.seen != Some(Seen::Dead) && !unread {
+            let first = order(to, mate, sequence) < order(to, fate, id.sequence);
+            if first && lies.waits() && mate.seen != Some(Seen::Dead) && !unread {
                 let invariant = if mate.redriven { "I15" } else { "I13" };
                 return violation(invariant, format!("{id} starts before {sequence}"));
             }
@@ -376,18 +432,28 @@ impl Judge {
     /// The first moment at which something can start for a destination.
     fn earliest(&self, to: &Destination, settled: bool) -> Option<(Timestamp, Sequence)> {
         let flying = self.flying.range(all(to.id));
-        let mut decided: HashSet<Mates> = flying.map(|key| mates(to, &self.fates[key], key.1)).collect();
-        let mut heads = Vec::new();
+        let flying: HashSet<Mates> = flying.map(|key| mates(to, &self.fates[key], key.1)).collect();
+        let (mut heads, mut held) = (HashMap::new(), HashMap::new());
         for (n, fate) in self.of(to.id) {
-            let dead = fate.seen == Some(Seen::Dead);
-            if dead && to.policy.dead_letters == DeadLetters::Continue || !decided.insert(mates(to, fate, n)) {
+            let mates = mates(to, fate, n);
+            if flying.contains(&mates) {
                 continue;
             }
-            if !dead && (settled || fate.seen != Some(Seen::Page)) {
-                heads.push((not_before_of(fate), n));
+            if fate.seen == Some(Seen::Dead) {
+                held.entry(mates).or_insert(n);
+                continue;
+            }
+            let head = heads.entry(mates).or_insert((n, fate));
+            if order(to, fate, n) < order(to, head.1, head.0) {
+                *head = (n, fate);
             }
         }
-        let (not_before, n) = heads.into_iter().min()?;
+        let holds = to.policy.dead_letters == DeadLetters::Hold;
+        let can_go = |(mates, (n, fate)): &(Mates, (Sequence, &Fate))| {
+            (settled || fate.seen != Some(Seen::Page)) && !(holds && held.get(mates).is_some_and(|dead| dead < n))
+        };
+        let heads = heads.into_iter().filter(can_go);
+        let (not_before, n) = heads.map(|(_, (n, fate))| (not_before_of(to, fate), n)).min()?;
         Some((not_before.max(self.holds.get(&to.id).copied().unwrap_or_default()), n))
     }
 
@@ -404,12 +470,5 @@ impl Judge {
             }
         }
         Ok(())
-    }
-}
-
-fn not_before_of(fate: &Fate) -> Timestamp {
-    match fate.seen {
-        Some(Seen::Waiting { not_before }) => not_before,
-        _ => Timestamp::ZERO,
     }
 }

@@ -71,7 +71,7 @@ impl World {
             format!("start from {floor}: {:?}", w.destinations.iter().map(|d| &d.policy).collect::<Vec<_>>())
         });
         let lines = self.destinations.iter().map(|d| (d.id, d.policy.clone()));
-        self.rig = Rig::new(self.broken, lines, floor, self.store.next);
+        self.rig = Rig::new(self.broken, lines, floor, self.store.next, now);
         let mut delayed: Vec<_> = self.store.durable.iter().collect();
         delayed.sort_by_key(|(id, record)| (record.lies.due(), **id));
         for (id, record) in delayed {

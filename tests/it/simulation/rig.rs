@@ -48,6 +48,11 @@ pub enum Break {
     KeepsPostponedProbe,
     /// The store gives up a page of which the scheduler has not heard.
     GivesUpUnknownPage,
+    IgnoresWindow,
+    HalvesWindow,
+    IgnoresEventTime,
+    /// What was accepted before a start is believed to have been accepted in the future.
+    TrustsOldClock,
 }
 
 #[derive(Debug)]
@@ -65,6 +70,7 @@ impl Rig {
         lines: impl Iterator<Item = (DestinationId, Policy)>,
         floor: Sequence,
         next: Sequence,
+        now: Timestamp,
     ) -> Self {
         let more = usize::from(broken == Break::OneTooMany);
         let change = |mut policy: Policy| {
@@ -74,12 +80,15 @@ impl Rig {
                 Break::ProbeTooMany => policy.pace.breaker.probes += 1,
                 Break::IgnoresRate => policy.pace.rate = None,
                 Break::IgnoresRamp => policy.pace.ramp = Duration::ZERO,
+                Break::IgnoresWindow => policy.reorder_window = Duration::ZERO,
+                Break::HalvesWindow => policy.reorder_window /= 2,
                 _ => {}
             }
             policy
         };
         let lines = lines.map(|(d, policy)| (d, change(policy)));
-        Self { scheduler: Scheduler::new(lines, floor, next), broken, calls: 0, late: Vec::new() }
+        let now = if broken == Break::TrustsOldClock { Timestamp::NEVER } else { now };
+        Self { scheduler: Scheduler::new(lines, floor, next, now), broken, calls: 0, late: Vec::new() }
     }
 
     /// Every third time, if this is what is broken.
@@ -96,6 +105,9 @@ impl Rig {
         let mut tickets = tickets.to_vec();
         if self.breaks(Break::LosesLane) {
             tickets.iter_mut().for_each(|t| t.lane = Digest64::NONE);
+        }
+        if self.broken == Break::IgnoresEventTime {
+            tickets.iter_mut().for_each(|t| t.time = Timestamp::ZERO);
         }
         self.scheduler.accepted(&tickets, next);
     }
@@ -178,7 +190,7 @@ impl Rig {
         let ticket = |place| {
             let lane = if let LaneKey::Interaction(lane) = start.lane { lane } else { Digest64::NONE };
             let to = DestinationSet::EMPTY.with(start.destination);
-            Ticket { sequence: start.sequence, lane, received_at: Timestamp::ZERO, to, place }
+            Ticket { sequence: start.sequence, lane, received_at: Timestamp::ZERO, time: Timestamp::ZERO, to, place }
         };
         let place = |due| holdline::delivery::Place::under(due);
         let landing = match landing {

@@ -42,6 +42,8 @@ pub struct Record {
     pub lies: Lies,
     pub lane: Digest64,
     pub received_at: Timestamp,
+    /// When it happened; zero where nobody says.
+    pub time: Timestamp,
     /// Failed attempts in all.
     pub attempts: u32,
     /// Those of them that lie before the last redrive.
@@ -57,6 +59,7 @@ pub struct Arrival {
     pub lane: Digest64,
     pub to: DestinationSet,
     pub received_at: Timestamp,
+    pub time: Timestamp,
 }
 
 #[derive(Clone, Debug)]
@@ -172,17 +175,17 @@ impl Store {
     }
 
     fn accept(&mut self, arrival: &Arrival) -> Ticket {
-        let Arrival { lane, to, received_at } = *arrival;
+        let Arrival { lane, to, received_at, time } = *arrival;
         let sequence = self.next;
         self.next = sequence.next();
         let (lies, tried_at) = (Lies::Page, None);
-        let record = Record { lies, lane, received_at, attempts: 0, forgiven: 0, redriven: false, tried_at };
+        let record = Record { lies, lane, received_at, time, attempts: 0, forgiven: 0, redriven: false, tried_at };
         for destination in to.iter() {
             let id = DeliveryId { sequence, destination };
             self.durable.insert(id, record);
             self.live.insert(id, record);
         }
-        Ticket { sequence, lane, received_at, to, place: Place::Page }
+        Ticket { sequence, lane, received_at, time, to, place: Place::Page }
     }
 
     /// Changes those that are still dead letters, and says which they were.
@@ -222,7 +225,7 @@ impl Store {
         let row = self.durable[&id];
         let to = DestinationSet::EMPTY.with(id.destination);
         let place = Place::under(row.lies.due());
-        Ticket { sequence: id.sequence, lane: row.lane, received_at: row.received_at, to, place }
+        Ticket { sequence: id.sequence, lane: row.lane, received_at: row.received_at, time: row.time, to, place }
     }
 
     /// Everything in pages lies at or behind it.

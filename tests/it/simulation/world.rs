@@ -74,7 +74,7 @@ impl World {
         let destinations = settings::destinations(&mut rng);
         let first = Sequence(1);
         Self {
-            rig: Rig::new(broken, destinations.iter().map(|d| (d.id, d.policy.clone())), first, first),
+            rig: Rig::new(broken, destinations.iter().map(|d| (d.id, d.policy.clone())), first, first, START),
             rng,
             weather,
             broken,
@@ -150,7 +150,13 @@ impl World {
         let all = self.destinations.iter().fold(DestinationSet::EMPTY, |set, d| set.with(d.id));
         let some = self.rng.u64(0..=all.0);
         let to = if self.rng.bool() { all } else { DestinationSet(some & all.0) };
-        Arrival { lane, to, received_at: self.now }
+        let age = Duration::from_millis(self.rng.u64(0..6000));
+        let time = match self.rng.u8(0..8) {
+            0 => Timestamp::ZERO,
+            1 => self.now.after(age),
+            _ => self.now.before(age),
+        };
+        Arrival { lane, to, received_at: self.now, time }
     }
 
     pub fn commit(&mut self, n: usize) -> Result<(), Violation> {
@@ -169,7 +175,7 @@ impl World {
                     for ticket in tickets.iter().filter(|t| t.sequence >= first) {
                         let ids =
                             ticket.to.iter().map(|destination| DeliveryId { sequence: ticket.sequence, destination });
-                        ids.for_each(|id| self.judge.accepted(id, ticket.lane));
+                        ids.for_each(|id| self.judge.accepted(id, ticket));
                     }
                 }
                 News::Redriven(tickets) => tickets.iter().for_each(|t| self.judge.forgiven(id_of(t))),
@@ -319,6 +325,7 @@ impl World {
         self.loads.swap_remove(i);
         self.note(|_| format!("loaded for {} up to {next}", d.0));
         self.rig.loaded(d, &tickets, next);
+        self.judge.knows(d, next);
     }
 
     fn pass_time(&mut self) {
@@ -404,7 +411,10 @@ impl World {
         }
         let loading = |d: DestinationId| self.loads.iter().any(|load| load.d == d);
         let settled: Vec<bool> = self.destinations.iter().map(|d| !loading(d.id) && self.news.is_empty()).collect();
-        for d in &self.destinations {
+        for (d, settled) in self.destinations.iter().zip(&settled) {
+            if *settled && self.judge.open() <= OPEN_MANY {
+                self.judge.knows(d.id, self.store.next);
+            }
             let (told, counted) = (self.judge.in_flight(d.id), self.rig.line(d.id).in_flight());
             if told != counted && self.broken == Break::Nothing {
                 return violation("concurrency", format!("{told} in flight for {}, but {counted} are counted", d.id.0));
