@@ -8,6 +8,7 @@ mod fault;
 mod intake;
 mod names;
 mod overrides;
+mod quarantine;
 mod reader;
 mod secret;
 mod section;

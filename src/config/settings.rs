@@ -17,6 +17,7 @@ pub struct Settings {
     pub sources: Vec<Source>,
     pub destinations: Vec<Destination>,
     pub dlq: Dlq,
+    pub quarantine: Quarantine,
 }
 
 #[derive(Clone, Debug)]
@@ -127,12 +128,32 @@ pub struct Source {
     pub dedup_window: Duration,
     /// Any of them lets a request in; empty: everybody may send.
     pub auth: Vec<SourceAuth>,
+    /// What becomes of a request whose signature does not verify.
+    pub on_bad_signature: OnFault,
+    /// What becomes of one that cannot be read.
+    pub on_unparsable: OnFault,
     /// Events beyond it are answered 429.
     pub rate_limit: Option<Rate>,
     /// Names of destinations; empty: all.
     pub to: Vec<String>,
     /// Patterns (`*` matches anything) of the event types that go on; empty: all.
     pub types: Vec<String>,
+}
+
+/// What becomes of a request that cannot be accepted as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFault {
+    Refuse,
+    /// It is kept apart, to be looked at again once the configuration is mended.
+    Quarantine,
+}
+
+/// Bounds of what is kept apart.
+#[derive(Clone, Debug)]
+pub struct Quarantine {
+    pub max_bytes: u64,
+    /// What is older is given up.
+    pub retention: Duration,
 }
 
 /// How a sender shows that it is the one. Of several secrets any is right.
@@ -286,6 +307,12 @@ impl Default for Dlq {
     }
 }
 
+impl Default for Quarantine {
+    fn default() -> Self {
+        Self { max_bytes: 64 * MIB as u64, retention: hours(7 * 24) }
+    }
+}
+
 impl Source {
     /// A source as it is where only its name is given.
     pub fn named(name: impl Into<String>) -> Self {
@@ -295,6 +322,8 @@ impl Source {
             pointers: Pointers::default(),
             dedup_window: hours(24),
             auth: Vec::new(),
+            on_bad_signature: OnFault::Refuse,
+            on_unparsable: OnFault::Refuse,
             rate_limit: None,
             to: Vec::new(),
             types: Vec::new(),

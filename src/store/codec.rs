@@ -30,6 +30,7 @@ pub enum Kind {
     Door = 20,
     Gap = 21,
     Alive = 22,
+    Detained = 30,
 }
 
 /// Version of every kind so far.

@@ -1,5 +1,6 @@
 //! What the store knows in memory, rebuilt at every start from its queue-shaped rows.
 
+use super::detained::Detainees;
 use super::names::Names;
 use super::pages::Pages;
 use super::record::{Door, Hold, Totals};
@@ -23,4 +24,5 @@ pub struct Index {
     pub holds: BTreeMap<DestinationId, Hold>,
     pub door: Option<Door>,
     pub next_gap: u64,
+    pub detainees: Detainees,
 }

@@ -15,6 +15,7 @@ mod harness;
 mod intake;
 mod operator;
 mod process;
+mod quarantine;
 mod receiver;
 mod recovery;
 mod simulation;
