@@ -2,12 +2,15 @@
 
 pub use super::secret::{Secret, SecretValue};
 use crate::rules::backoff::Retry;
-use crate::rules::gcra::Rate;
-use crate::signature::Scheme;
+use crate::rules::reach::Reach;
+use crate::rules::success::Success;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+mod source;
+pub use source::{Composite, OnFault, PROFILES, Pointers, Quarantine, Source, SourceAuth};
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -27,7 +30,7 @@ pub struct Intake {
     /// Request line and headers together.
     pub max_header_bytes: usize,
     /// None: plain HTTP.
-    pub tls: Option<Tls>,
+    pub tls: Option<ServerTls>,
     pub max_connections: usize,
     /// Of them, those from one address.
     pub max_connections_per_address: Option<usize>,
@@ -51,7 +54,7 @@ pub struct Intake {
 
 /// Files in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
+pub struct ServerTls {
     /// The chain, the server's own certificate first.
     pub cert: PathBuf,
     pub key: PathBuf,
@@ -119,85 +122,6 @@ pub struct Store {
 }
 
 #[derive(Clone, Debug)]
-pub struct Source {
-    pub name: String,
-    /// One of [`PROFILES`].
-    pub profile: String,
-    pub pointers: Pointers,
-    /// How long the ids of accepted events are remembered.
-    pub dedup_window: Duration,
-    /// Any of them lets a request in; empty: everybody may send.
-    pub auth: Vec<SourceAuth>,
-    /// What becomes of a request whose signature does not verify.
-    pub on_bad_signature: OnFault,
-    /// What becomes of one that cannot be read.
-    pub on_unparsable: OnFault,
-    /// Events beyond it are answered 429.
-    pub rate_limit: Option<Rate>,
-    /// Names of destinations; empty: all.
-    pub to: Vec<String>,
-    /// Patterns (`*` matches anything) of the event types that go on; empty: all.
-    pub types: Vec<String>,
-}
-
-/// What becomes of a request that cannot be accepted as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnFault {
-    Refuse,
-    /// It is kept apart, to be looked at again once the configuration is mended.
-    Quarantine,
-}
-
-/// Bounds of what is kept apart.
-#[derive(Clone, Debug)]
-pub struct Quarantine {
-    pub max_bytes: u64,
-    /// What is older is given up.
-    pub retention: Duration,
-}
-
-/// How a sender shows that it is the one. Of several secrets any is right.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SourceAuth {
-    Bearer { tokens: Vec<Secret> },
-    Basic { user: String, passwords: Vec<Secret> },
-    Header { name: http::HeaderName, values: Vec<Secret> },
-    Query { name: String, values: Vec<Secret> },
-    Hmac { scheme: Scheme, secrets: Vec<Secret> },
-}
-
-/// The presets, `auto` (detects one of them) and `custom` (only what the pointers say).
-pub const PROFILES: [&str; 10] = [
-    "auto",
-    "genesys-eventbridge",
-    "genesys-notification",
-    "genesys-open-messaging",
-    "genesys-trigger",
-    "genesys-engage-interactions",
-    "interaction",
-    "cloudevents",
-    "azure-event-grid",
-    "custom",
-];
-
-/// Where the parts of an event lie, where that differs from the profile; None: as the profile has it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pointers {
-    /// Of the interaction.
-    pub key: Option<Vec<Composite>>,
-    /// The sender's own id of the event.
-    pub id: Option<Vec<Composite>>,
-    pub time: Option<Vec<Composite>>,
-    pub event_type: Option<Vec<Composite>>,
-    /// A JSON pointer to an array with one event per element.
-    pub split: Option<String>,
-}
-
-/// Parts that make one value together. Each is a JSON pointer, `header:NAME`, `query:NAME` or `body:sha256`. Of several
-/// composites the first that an event has counts.
-pub type Composite = Vec<String>;
-
-#[derive(Clone, Debug)]
 pub struct Destination {
     pub name: String,
     /// `http` or `https`. None: events are held (`holdline serve` without `--to`).
@@ -210,13 +134,65 @@ pub struct Destination {
     pub ordering: Ordering,
     /// Sent with each request.
     pub auth: Option<DestinationAuth>,
+    pub tls: Tls,
+    /// Secrets by each of which every request is signed as in Standard Webhooks.
+    pub sign: Vec<Secret>,
+    /// What the body of a 2xx must say.
+    pub success: Option<Success>,
+    /// Which addresses its name may resolve to.
+    pub reach: Reach,
+}
+
+/// Files in PEM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// Certificates of authorities; with it the system's are not believed.
+    pub ca: Option<PathBuf>,
+    pub identity: Option<Identity>,
+}
+
+/// What a client proves itself with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The certificate, and those between it and its authority.
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 #[derive(Clone, Debug)]
 pub enum DestinationAuth {
-    Bearer { token: Secret },
-    Basic { user: String, password: Secret },
-    Header { name: http::HeaderName, value: Secret },
+    Bearer {
+        token: Secret,
+    },
+    Basic {
+        user: String,
+        password: Secret,
+    },
+    Header {
+        name: http::HeaderName,
+        value: Secret,
+    },
+    OAuth2(OAuth2),
+    /// The certificate of `tls`, and nothing else.
+    Mtls,
+}
+
+/// Client credentials (RFC 6749, 4.4).
+#[derive(Clone, Debug)]
+pub struct OAuth2 {
+    pub token_url: http::Uri,
+    pub client_id: String,
+    pub client_secret: Secret,
+    pub scope: Option<String>,
+    pub audience: Option<String>,
+    pub client_auth: ClientAuth,
+}
+
+/// How a client shows its id and secret to a token endpoint (RFC 6749, 2.3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    Basic,
+    Body,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -307,30 +283,6 @@ impl Default for Dlq {
     }
 }
 
-impl Default for Quarantine {
-    fn default() -> Self {
-        Self { max_bytes: 64 * MIB as u64, retention: hours(7 * 24) }
-    }
-}
-
-impl Source {
-    /// A source as it is where only its name is given.
-    pub fn named(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            profile: "auto".into(),
-            pointers: Pointers::default(),
-            dedup_window: hours(24),
-            auth: Vec::new(),
-            on_bad_signature: OnFault::Refuse,
-            on_unparsable: OnFault::Refuse,
-            rate_limit: None,
-            to: Vec::new(),
-            types: Vec::new(),
-        }
-    }
-}
-
 impl Destination {
     /// A destination as it is where only its name is given: it holds its events.
     pub fn named(name: impl Into<String>) -> Self {
@@ -342,6 +294,10 @@ impl Destination {
             retry: Retry::default(),
             ordering: Ordering::default(),
             auth: None,
+            tls: Tls::default(),
+            sign: Vec::new(),
+            success: None,
+            reach: Reach::Guarded,
         }
     }
 }

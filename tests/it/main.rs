@@ -11,6 +11,7 @@ mod cli;
 mod delivery;
 mod document;
 mod events;
+mod fuzz;
 mod harness;
 mod intake;
 mod operator;
