@@ -152,11 +152,13 @@ impl Daemon {
         intake.tasks.spawn(noting);
         intake.tasks.spawn(upkeep::watch_admission(store.clone(), clock.clone(), look, admission.clone(), stop));
         intake.tasks.spawn(upkeep::watch_dlq(store.clone(), settings.dlq.clone(), clock.clone(), intake.stop.clone()));
-        let door = door(&store, &clock, &settings, &destinations, admission.clone(), counts.clone())?;
+        let door = Arc::new(door(&store, &clock, &settings, &destinations, admission.clone(), counts.clone())?);
+        let (kept, from) = (settings.quarantine.clone(), clock.clone());
+        intake.tasks.spawn(upkeep::watch_quarantine(store.clone(), kept, from, intake.stop.clone()));
         if let Some(tls) = tls.clone() {
             intake.tasks.spawn(upkeep::watch_certificate(tls, intake.stop.clone()));
         }
-        serve_intake(&intake, intake_listeners, door, tls, &settings.intake);
+        serve_intake(&intake, intake_listeners, door.clone(), tls, &settings.intake);
         let (question, questions) = mpsc::channel(QUESTIONS_MAX);
         let ready = Arc::new(AtomicBool::new(false));
         let admin = Part::new();
@@ -166,6 +168,7 @@ impl Daemon {
             questions: question,
             destinations: destinations.clone(),
             admission: admission.clone(),
+            intake: door,
             counts,
             grants: access::grants(&token, &settings.admin)?,
             own_uid: rustix::process::getuid().as_raw(),
@@ -318,6 +321,7 @@ fn door(
         room: Arc::new(Semaphore::new(intake.max_in_flight_bytes.min(Semaphore::MAX_PERMITS))),
         admission,
         counts,
+        detained_bytes_max: settings.quarantine.max_bytes,
     })
 }
 
@@ -331,11 +335,10 @@ fn tls(settings: &settings::Intake) -> anyhow::Result<Option<Arc<Tls>>> {
 fn serve_intake(
     part: &Part,
     listeners: Vec<TcpListener>,
-    door: Intake,
+    door: Arc<Intake>,
     tls: Option<Arc<Tls>>,
     settings: &settings::Intake,
 ) {
-    let door = Arc::new(door);
     let limits = entrance::Limits { head_bytes_max: settings.max_header_bytes, head_timeout: settings.header_timeout };
     let all = settings.max_connections;
     let bounds = seats::Bounds { all, per_address: settings.max_connections_per_address.unwrap_or(all) };

@@ -12,6 +12,7 @@ pub mod filter;
 pub mod item;
 pub mod logs;
 pub mod output;
+pub mod quarantine;
 pub mod reach;
 pub mod send;
 pub mod serve;
@@ -61,6 +62,8 @@ pub enum Command {
     Events(events::Args),
     /// Look at dead letters, send them again or discard them
     Dlq(dlq::Args),
+    /// Look at requests that were kept apart, and let in those that pass now
+    Quarantine(quarantine::Args),
     /// Post event bodies to the intake as a sender would
     ///
     /// One after the other, so that their order is kept. A file holds one body; or one a line, where it is named .ndjson
@@ -92,6 +95,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Status(args) => client(status::run(args)),
         Command::Events(args) => client(events::run(args)),
         Command::Dlq(args) => client(dlq::run(args)),
+        Command::Quarantine(args) => client(quarantine::run(args)),
         Command::Send(args) => client(send::run(args)),
     }
 }
@@ -134,6 +138,8 @@ mod tests {
             "holdline dlq redrive a b --destination crm --dry-run",
             "holdline dlq redrive --all",
             "holdline dlq purge --type v2.* --yes",
+            "holdline quarantine list --limit 5",
+            "holdline quarantine verify --source genesys --dry-run",
             "holdline send a.json - --source genesys --intake http://127.0.0.1:1",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());

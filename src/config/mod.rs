@@ -10,6 +10,7 @@ mod names;
 mod outward;
 mod overrides;
 mod pace;
+mod quarantine;
 mod reader;
 mod secret;
 mod section;

@@ -7,11 +7,13 @@ use crate::rules::concurrency::Adaptive;
 use crate::rules::gcra::Rate;
 use crate::rules::reach::Reach;
 use crate::rules::success::Success;
-use crate::signature::Scheme;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+mod source;
+pub use source::{Composite, OnFault, PROFILES, Pointers, Quarantine, Source, SourceAuth};
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -21,6 +23,7 @@ pub struct Settings {
     pub sources: Vec<Source>,
     pub destinations: Vec<Destination>,
     pub dlq: Dlq,
+    pub quarantine: Quarantine,
 }
 
 #[derive(Clone, Debug)]
@@ -120,65 +123,6 @@ pub struct Store {
     /// How long in-flight deliveries may take to end when the daemon is asked to stop.
     pub drain_timeout: Duration,
 }
-
-#[derive(Clone, Debug)]
-pub struct Source {
-    pub name: String,
-    /// One of [`PROFILES`].
-    pub profile: String,
-    pub pointers: Pointers,
-    /// How long the ids of accepted events are remembered.
-    pub dedup_window: Duration,
-    /// Any of them lets a request in; empty: everybody may send.
-    pub auth: Vec<SourceAuth>,
-    /// Events beyond it are answered 429.
-    pub rate_limit: Option<Rate>,
-    /// Names of destinations; empty: all.
-    pub to: Vec<String>,
-    /// Patterns (`*` matches anything) of the event types that go on; empty: all.
-    pub types: Vec<String>,
-}
-
-/// How a sender shows that it is the one. Of several secrets any is right.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SourceAuth {
-    Bearer { tokens: Vec<Secret> },
-    Basic { user: String, passwords: Vec<Secret> },
-    Header { name: http::HeaderName, values: Vec<Secret> },
-    Query { name: String, values: Vec<Secret> },
-    Hmac { scheme: Scheme, secrets: Vec<Secret> },
-}
-
-/// The presets, `auto` (detects one of them) and `custom` (only what the pointers say).
-pub const PROFILES: [&str; 10] = [
-    "auto",
-    "genesys-eventbridge",
-    "genesys-notification",
-    "genesys-open-messaging",
-    "genesys-trigger",
-    "genesys-engage-interactions",
-    "interaction",
-    "cloudevents",
-    "azure-event-grid",
-    "custom",
-];
-
-/// Where the parts of an event lie, where that differs from the profile; None: as the profile has it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pointers {
-    /// Of the interaction.
-    pub key: Option<Vec<Composite>>,
-    /// The sender's own id of the event.
-    pub id: Option<Vec<Composite>>,
-    pub time: Option<Vec<Composite>>,
-    pub event_type: Option<Vec<Composite>>,
-    /// A JSON pointer to an array with one event per element.
-    pub split: Option<String>,
-}
-
-/// Parts that make one value together. Each is a JSON pointer, `header:NAME`, `query:NAME` or `body:sha256`. Of several
-/// composites the first that an event has counts.
-pub type Composite = Vec<String>;
 
 #[derive(Clone, Debug)]
 pub struct Destination {
@@ -345,22 +289,6 @@ impl Default for Ordering {
 impl Default for Dlq {
     fn default() -> Self {
         Self { retention: hours(7 * 24), max_bytes: 5 * GIB, evict: false }
-    }
-}
-
-impl Source {
-    /// A source as it is where only its name is given.
-    pub fn named(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            profile: "auto".into(),
-            pointers: Pointers::default(),
-            dedup_window: hours(24),
-            auth: Vec::new(),
-            rate_limit: None,
-            to: Vec::new(),
-            types: Vec::new(),
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the committer can be asked, and what it answers.
 
 use super::StoreError;
+use super::detained::Detained;
 use super::record::{Door, Fixed, Gap, Pause};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, Digest64, Event, EventId, Sequence};
@@ -122,6 +123,11 @@ pub enum Change {
     },
     /// The daemon lives.
     Alive,
+    /// Detained requests are given up.
+    GiveUp {
+        what: String,
+        numbers: Vec<u64>,
+    },
     /// Something that changes nothing in the store and yet belongs into the audit.
     Note {
         what: String,
@@ -149,6 +155,16 @@ pub(super) enum Request {
         change: Change,
         who: String,
         answer: oneshot::Sender<usize>,
+    },
+    Detain {
+        detained: Box<Detained>,
+        bytes_max: u64,
+        answer: oneshot::Sender<Option<u64>>,
+    },
+    LetIn {
+        number: u64,
+        arrivals: Vec<Arrival>,
+        answer: oneshot::Sender<Option<Vec<Receipt>>>,
     },
     /// Runs between two commits, with nothing half-written.
     Check {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::Overrides;
 use crate::config::settings::{
-    ClientAuth, DestinationAuth, OnDeadLetter, OrderMode, PROFILES, Secret, ServerTls, SourceAuth, Token,
+    ClientAuth, DestinationAuth, OnDeadLetter, OnFault, OrderMode, PROFILES, Secret, ServerTls, SourceAuth, Token,
 };
 use crate::rules::backoff::{Jitter, OnAmbiguous};
 use crate::rules::gcra::Rate;
@@ -110,7 +110,7 @@ const FILES: &[(&str, &[&str])] = &[
         &[
             "h.toml:5:3: alert: `alert` is not supported by this version of holdline; remove it",
             "h.toml:6:2: stor: unknown key; write `store`",
-            "h.toml:7:2: other: unknown key; remove it; known here: intake, admin, store, source, destination, dlq",
+            "h.toml:7:2: other: unknown key; remove it; known here: intake, admin, store, source, destination, dlq, quarantine",
         ],
     ),
     (
@@ -205,6 +205,8 @@ fn everything_that_can_be_written_is_read() {
     assert_eq!(a.retry.statuses, std::iter::once(429).chain(300..400).collect());
     assert_eq!((a.ordering.mode, a.ordering.on_dead_letter), (OrderMode::None, OnDeadLetter::Hold));
     assert_eq!((a.concurrency_max, b.concurrency_max, a.timeout), (8, 64, Duration::from_millis(1500)));
+    assert_eq!((s.quarantine.retention, s.quarantine.max_bytes), (Duration::from_secs(172_800), 1 << 20));
+    assert_eq!((source.on_bad_signature, source.on_unparsable), (OnFault::Quarantine, OnFault::Quarantine));
     assert_eq!((s.dlq.retention, s.dlq.max_bytes, s.dlq.evict), (Duration::from_secs(86_400), 10_000_000, true));
 }
 
@@ -245,6 +247,7 @@ intake = { listen = ["0.0.0.0:1", "[::1]:2"], max_body = "2MiB", max_headers = 8
 admin = { token = { credential = "admin" } }
 store = { path = "data", require_power_safe = true }
 dlq = { retention = "1d", max_bytes = "10MB", evict = true }
+quarantine = { retention = "2d", max_bytes = "1MiB" }
 [[source]]
 name = "in-1"
 profile = "custom"
@@ -254,6 +257,8 @@ split = ""
 to = ["b"]
 types = ["x.*"]
 rate_limit = "60/m"
+on_bad_signature = "quarantine"
+on_unparsable = "quarantine"
 auth = [
     { kind = "hmac", preset = "stripe", header = "X-Sig", tolerance = "1m", secrets = [{ env = "A" }, { env = "B" }] },
     { kind = "hmac", header = "X-S", algorithm = "sha512", encoding = "base64", prefix = "a=", signed = "{id}:{ts}:{body}", timestamp = "header:X-T", timestamp_unit = "ms", id_header = "X-I", secret_encoding = "hex", secrets = { env = "A" } },
@@ -317,11 +322,11 @@ fn every_example_in_the_shipped_file_works() {
 fn the_shipped_file_names_every_key_and_profile() {
     let marked = SHIPPED.replace("\n[[source]]", "\n[[source]]\nzzzzzzzzzzzz = 1");
     let marked = marked.replace("\n[[destination]]", "\n[[destination]]\nzzzzzzzzzzzz = 1");
-    let marked: String = ["intake", "admin", "store", "destination.retry", "destination.ordering", "dlq"]
+    let marked: String = ["intake", "admin", "store", "destination.retry", "destination.ordering", "dlq", "quarantine"]
         .iter()
         .fold(marked, |text, block| text.replace(&format!("\n[{block}]"), &format!("\n[{block}]\nzzzzzzzzzzzz = 1")));
     let found = faults(&marked);
-    assert_eq!(found.len(), 8, "{found:?}");
+    assert_eq!(found.len(), 9, "{found:?}");
     for fault in &found {
         let (_, known) = fault.split_once("known here: ").unwrap();
         for key in known.split(", ") {
