@@ -1,18 +1,25 @@
-//! The daemon: wires the rooms together and lives: open, start, drain, stop.
+//! The daemon: wires the rooms together, and takes them apart again in order.
 //!
 //! *Order of a start.* Listeners are bound first, so that connections wait and are not refused; then the store opens and
 //! recovers; then intake accepts; then what lay in the delay tree is read and deliveries begin.
 //!
-//! *Order of a stop.* Intake closes and finishes its requests; no attempt starts any more and those in flight may end;
-//! what they meant is written; then the store closes.
+//! *Order of a stop.* No attempt starts any more and those in flight may end; intake, which was open until now, finishes
+//! its requests; what all this meant is written; then the store closes. So between two lives on an inherited socket
+//! connections wait only for as long as it takes to close and open the store.
+
+mod life;
+mod reload;
+mod watchdog;
+
+pub use life::{Order, run};
 
 use crate::admin::{self, Admin};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::settings::{self, Token};
-use crate::dispatch::{self, Destination, Dispatcher};
+use crate::dispatch::{self, Destination, Dispatcher, Question};
 use crate::event::DestinationId;
-use crate::http::listener;
+use crate::http::{listener, sockets};
 use crate::intake::admission::{self, Admission};
 use crate::intake::{Bounds, Counts, Intake, Source};
 use crate::scheduler::Scheduler;
@@ -23,17 +30,17 @@ use hyper_util::service::TowerToHyperService;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Requests under way may take this long to end when intake closes.
-const INTAKE_DRAIN: Duration = Duration::from_secs(10);
+/// Requests under way may take this long to end when intake closes; whoever connects meanwhile waits for the next life.
+const INTAKE_DRAIN: Duration = Duration::from_secs(5);
 const QUESTIONS_MAX: usize = 64;
 /// The admin API is for few.
 const ADMIN_LIMITS: listener::Limits =
@@ -45,6 +52,11 @@ pub struct Daemon {
     intake_addr: SocketAddr,
     admin_addr: SocketAddr,
     token: String,
+    settings: Settings,
+    clock: Clock,
+    destinations: HashMap<DestinationId, Arc<Destination>>,
+    door: SharedDoor,
+    questions: mpsc::Sender<Question>,
     store: Store,
     committer: std::thread::JoinHandle<()>,
     admission: Arc<Admission>,
@@ -52,6 +64,9 @@ pub struct Daemon {
     dispatch: (CancellationToken, JoinHandle<()>),
     admin: Part,
 }
+
+/// Intake as requests find it; a reload puts another one in its place.
+type SharedDoor = Arc<RwLock<Arc<Intake>>>;
 
 /// Listeners and their connections, which end together.
 #[derive(Debug)]
@@ -72,68 +87,18 @@ impl Part {
     }
 }
 
-/// What makes a daemon stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// What is in flight may end within `store.drain_timeout`.
-    Drain,
-}
-
-/// Runs a daemon until `stop`, or until its store fails, which is an error.
-pub async fn run(settings: Settings, stop: impl Future<Output = Stop>) -> anyhow::Result<()> {
-    end_with_any_panic();
-    let daemon = Daemon::start(settings, Clock::system()).await?;
-    let mut failure = daemon.store.failure();
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // not under systemd there is nobody to tell
-    let failed = tokio::select! {
-        Stop::Drain = stop => None,
-        why = failed(&mut failure) => Some(why),
-    };
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    if let Some(why) = failed {
-        bail!("the store failed ({why}); nothing was acknowledged since. Look at the disk, then start again");
-    }
-    tracing::info!("stopping: intake closes, what is in flight may end");
-    daemon.stop().await
-}
-
-async fn failed(failure: &mut watch::Receiver<Option<String>>) -> String {
-    match failure.wait_for(Option::is_some).await {
-        Ok(why) => why.clone().unwrap_or_default(),
-        Err(_) => "its thread has ended".to_owned(),
-    }
-}
-
-/// A panic in any task ends the daemon: half a daemon is worse than none. It tells the place, never what it spoke of,
-/// since that may hold a body. Opening the store is guarded by itself.
-fn end_with_any_panic() {
-    std::panic::set_hook(Box::new(|panic| {
-        if std::thread::current().name() == Some("store-open") {
-            return;
-        }
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, "internal error; the daemon ends, and nothing acknowledged is lost");
-        std::process::exit(70); // EX_SOFTWARE of sysexits.h
-    }));
-}
-
 impl Daemon {
     /// Starts everything; returns when events are accepted and deliveries go on.
     pub async fn start(settings: Settings, clock: Clock) -> anyhow::Result<Self> {
-        let intake_listeners = bind(&settings.intake.listen, "intake.listen").await?;
-        let admin_listeners = bind(&settings.admin.listen, "admin.listen").await?;
+        let intake_listeners = intake_listeners(&settings.intake).await?;
+        let admin_listeners = sockets::bind(&settings.admin.listen, "admin.listen").await?;
         let (intake_addr, admin_addr) = (intake_listeners[0].local_addr()?, admin_listeners[0].local_addr()?);
         let Opened { store, news, findings, committer } = open_store(&settings.store, &settings, clock.clone()).await?;
-        for finding in &findings {
-            tracing::error!("{finding}");
-        }
+        findings.iter().for_each(|finding| tracing::error!("{finding}"));
         let token = token(&settings.admin.token, &settings.store.path)?;
         let destinations = destinations(&store, &settings).await?;
-        let scheduler = Scheduler::new(
-            destinations.values().map(|d| (d.id, d.policy)),
-            store.floor(),
-            store.totals().next_sequence,
-        );
+        let policies = destinations.values().map(|d| (d.id, d.policy));
+        let scheduler = Scheduler::new(policies, store.floor(), store.totals().next_sequence);
         let admission = Arc::new(Admission::default());
         let counts = Arc::new(Counts::default());
         let intake = Part::new();
@@ -141,14 +106,15 @@ impl Daemon {
         intake.tasks.spawn(upkeep::watch_admission(store.clone(), look, admission.clone(), stop));
         intake.tasks.spawn(upkeep::watch_dlq(store.clone(), settings.dlq.clone(), clock.clone(), intake.stop.clone()));
         let door = door(&store, &clock, &settings, &destinations, admission.clone(), counts.clone())?;
-        serve_intake(&intake, intake_listeners, door, &settings.intake);
+        let door = Arc::new(RwLock::new(Arc::new(door)));
+        serve_intake(&intake, intake_listeners, door.clone(), &settings.intake);
         let (question, questions) = mpsc::channel(QUESTIONS_MAX);
         let ready = Arc::new(AtomicBool::new(false));
         let admin = Part::new();
         let api = admin::router(Arc::new(Admin {
             store: store.clone(),
             clock: clock.clone(),
-            questions: question,
+            questions: question.clone(),
             destinations: destinations.clone(),
             admission: admission.clone(),
             counts,
@@ -164,7 +130,7 @@ impl Daemon {
             store: store.clone(),
             clock: clock.clone(),
             scheduler: restored(scheduler, &store, &destinations, &clock).await?,
-            destinations,
+            destinations: destinations.clone(),
             news,
             questions,
             reads: Arc::default(),
@@ -174,7 +140,28 @@ impl Daemon {
         let dispatch = (dispatcher.stop.clone(), tokio::spawn(dispatcher.run()));
         ready.store(true, Ordering::Relaxed);
         tracing::info!(%intake_addr, %admin_addr, durability = store.durability().word(), "holdline is ready");
-        Ok(Self { intake_addr, admin_addr, token, store, committer, admission, intake, dispatch, admin })
+        Ok(Self {
+            intake_addr,
+            admin_addr,
+            token,
+            settings,
+            clock,
+            destinations,
+            door,
+            questions: question,
+            store,
+            committer,
+            admission,
+            intake,
+            dispatch,
+            admin,
+        })
+    }
+
+    /// For the service manager's status line.
+    fn summary(&self) -> String {
+        let (sources, destinations) = (self.settings.sources.len(), self.settings.destinations.len());
+        format!("accepting events on {}, {sources} sources, {destinations} destinations", self.intake_addr)
     }
 
     /// The first address of intake.
@@ -198,11 +185,12 @@ impl Daemon {
 
     /// Ends in order; everything that was told to anybody is on disk.
     pub async fn stop(self) -> anyhow::Result<()> {
-        let Self { store, committer, admission, intake, dispatch: (stop, dispatcher), admin, .. } = self;
-        admission.set(admission::State::Draining);
-        intake.end(INTAKE_DRAIN).await;
+        let Self { store, committer, admission, intake, dispatch: (stop, dispatcher), admin, door, .. } = self;
         stop.cancel();
         dispatcher.await.context("dispatch ended badly")?;
+        intake.end(INTAKE_DRAIN).await;
+        admission.set(admission::State::Draining);
+        drop(door);
         store.flush().await?;
         admin.end(Duration::from_secs(1)).await;
         drop(store);
@@ -215,16 +203,23 @@ impl Daemon {
     }
 }
 
-async fn bind(addresses: &[SocketAddr], key: &str) -> anyhow::Result<Vec<TcpListener>> {
-    let mut listeners = Vec::new();
-    for address in addresses {
-        let listener = TcpListener::bind(address).await;
-        let remedy = || format!("cannot listen on {address}; is another program there? Change {key} or stop that one");
-        listeners.push(listener.with_context(remedy)?);
+/// The sockets that were handed over, where they are asked for, and those of the addresses.
+async fn intake_listeners(settings: &settings::Intake) -> anyhow::Result<Vec<TcpListener>> {
+    let mut listeners = sockets::inherited()?;
+    if settings.inherit && listeners.is_empty() {
+        bail!(
+            "intake.listen says \"systemd\", but systemd has passed no socket; start holdline through systemd with \
+             holdline.socket enabled, or write an address"
+        );
     }
-    if listeners.is_empty() {
-        bail!("{key} names no address");
+    if !settings.inherit {
+        for unwanted in listeners.drain(..) {
+            let address = unwanted.local_addr()?;
+            tracing::warn!(%address, "systemd has passed a socket that intake.listen does not name, and who connects \
+                there waits for ever; write listen = \"systemd\", or systemctl mask --now holdline.socket");
+        }
     }
+    listeners.extend(sockets::bind(&settings.listen, "intake.listen").await?);
     Ok(listeners)
 }
 
@@ -293,8 +288,7 @@ fn door(
     })
 }
 
-fn serve_intake(part: &Part, listeners: Vec<TcpListener>, door: Intake, settings: &settings::Intake) {
-    let door = Arc::new(door);
+fn serve_intake(part: &Part, listeners: Vec<TcpListener>, door: SharedDoor, settings: &settings::Intake) {
     let limits = listener::Limits {
         connections_max: settings.max_connections,
         head_bytes_max: settings.max_header_bytes,
@@ -303,7 +297,7 @@ fn serve_intake(part: &Part, listeners: Vec<TcpListener>, door: Intake, settings
     for listener in listeners {
         let door = door.clone();
         let service = hyper::service::service_fn(move |request| {
-            let door = door.clone();
+            let door = door.read().expect("no holder panics").clone();
             async move { door.handle(request).await }
         });
         part.tasks.spawn(listener::serve(listener, service, limits, part.stop.clone()));

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     pub intake: Intake,
     pub admin: Admin,
@@ -17,9 +17,11 @@ pub struct Settings {
     pub dlq: Dlq,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Intake {
     pub listen: Vec<SocketAddr>,
+    /// Whether it listens on the sockets that the service manager hands over, too ("systemd").
+    pub inherit: bool,
     pub max_body_bytes: usize,
     /// Request line and headers together.
     pub max_header_bytes: usize,
@@ -42,21 +44,21 @@ pub struct Intake {
     pub max_queue_bytes: u64,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Admin {
     pub listen: Vec<SocketAddr>,
     pub token: Token,
 }
 
 /// Where the admin token comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Token {
     /// Made at the first start, in `DATA/admin.token`.
     Made,
     Given(Secret),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Store {
     pub path: PathBuf,
     pub require_power_safe: bool,
@@ -64,7 +66,7 @@ pub struct Store {
     pub drain_timeout: Duration,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Source {
     pub name: String,
     /// One of [`PROFILES`].
@@ -109,7 +111,7 @@ pub struct Pointers {
 /// composites the first that an event has counts.
 pub type Composite = Vec<String>;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Destination {
     pub name: String,
     /// `http` or `https`. None: events are held (`holdline serve` without `--to`).
@@ -124,7 +126,7 @@ pub struct Destination {
     pub auth: Option<DestinationAuth>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum DestinationAuth {
     Bearer { token: Secret },
     Basic { user: String, password: Secret },
@@ -152,7 +154,7 @@ pub enum OnDeadLetter {
     Hold,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Dlq {
     /// How long a dead letter is kept for certain.
     pub retention: Duration,
@@ -173,6 +175,7 @@ impl Default for Intake {
     fn default() -> Self {
         Self {
             listen: vec![(Ipv4Addr::LOCALHOST, 8080).into()],
+            inherit: false,
             max_body_bytes: MIB,
             max_header_bytes: 64 * KIB,
             max_connections: 1024,

@@ -1,4 +1,5 @@
-//! HTTP plumbing that intake and admin share: the accept loop, and answers in JSON.
+//! HTTP plumbing that intake and admin share: sockets, the accept loop, and answers in JSON.
 
 pub mod answer;
 pub mod listener;
+pub mod sockets;

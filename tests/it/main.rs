@@ -13,5 +13,6 @@ mod intake;
 mod process;
 mod receiver;
 mod recovery;
+mod service;
 mod simulation;
 mod store;

@@ -166,6 +166,7 @@ fn a_file_that_cannot_be_read_is_a_fault() {
 fn everything_that_can_be_written_is_read() {
     let s = read(FULL, Path::new("h.toml")).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(s.intake.listen, ["0.0.0.0:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
+    assert!(s.intake.inherit);
     assert_eq!((s.intake.max_body_bytes, s.intake.max_header_bytes), (2 << 20, 8192));
     assert_eq!((s.intake.success_status, s.intake.disk_reserve_bytes), (200, 2_000_000));
     assert!(matches!(&s.admin.token, Token::Given(Secret::Credential(name)) if name == "admin"));
@@ -187,7 +188,7 @@ fn everything_that_can_be_written_is_read() {
 }
 
 const FULL: &str = r#"
-intake = { listen = ["0.0.0.0:1", "[::1]:2"], max_body = "2MiB", max_headers = 8192, success_status = 200, disk_reserve = "2MB" }
+intake = { listen = ["0.0.0.0:1", "systemd", "[::1]:2"], max_body = "2MiB", max_headers = 8192, success_status = 200, disk_reserve = "2MB" }
 admin = { token = { credential = "admin" } }
 store = { path = "data", require_power_safe = true }
 dlq = { retention = "1d", max_bytes = "10MB", evict = true }
