@@ -4,9 +4,10 @@
 //! queue and are not refused. A head that does not arrive in time closes its connection.
 
 use super::answer::Answer;
+use super::farewell;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::Service;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -58,6 +59,12 @@ where
         connections.spawn(async move {
             let _permit = permit;
             let _ = stream.set_nodelay(true); // only latency is lost where it fails
+            let begun = CancellationToken::new();
+            let first = begun.clone();
+            let service = service_fn(move |request| {
+                first.cancel();
+                service.call(request)
+            });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.head_timeout)
@@ -68,7 +75,7 @@ where
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
-                () = stop.cancelled() => {
+                () = farewell::due(&stop, &begun) => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }
