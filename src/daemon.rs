@@ -7,7 +7,9 @@
 //! its requests; what all this meant is written; then the store closes. So between two lives on an inherited socket
 //! connections wait only for as long as it takes to close and open the store.
 
+mod access;
 mod life;
+mod listening;
 mod reload;
 mod watchdog;
 
@@ -16,20 +18,17 @@ pub use life::{Order, run};
 use crate::admin::{self, Admin};
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::config::settings::{self, Token};
+use crate::config::settings;
 use crate::dispatch::{self, Destination, Dispatcher, Question};
 use crate::event::DestinationId;
-use crate::http::{listener, sockets};
 use crate::intake::admission::{self, Admission};
 use crate::intake::{Bounds, Counts, Intake, Source};
 use crate::scheduler::Scheduler;
-use crate::store::{Opened, Options, Store, Windows};
+use crate::store::{Door, Opened, Options, Store, Windows};
 use crate::upkeep;
-use anyhow::{Context, anyhow, bail};
-use hyper_util::service::TowerToHyperService;
+use anyhow::{Context, anyhow};
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -41,16 +40,14 @@ use tokio_util::task::TaskTracker;
 
 /// Requests under way may take this long to end when intake closes; whoever connects meanwhile waits for the next life.
 const INTAKE_DRAIN: Duration = Duration::from_secs(5);
+const UPKEEP_END: Duration = Duration::from_secs(1);
 const QUESTIONS_MAX: usize = 64;
-/// The admin API is for few.
-const ADMIN_LIMITS: listener::Limits =
-    listener::Limits { connections_max: 256, head_bytes_max: 64 * 1024, head_timeout: Duration::from_secs(10) };
 
 /// A running daemon.
 #[derive(Debug)]
 pub struct Daemon {
     intake_addr: SocketAddr,
-    admin_addr: SocketAddr,
+    admin_addr: Option<SocketAddr>,
     token: String,
     settings: Settings,
     clock: Clock,
@@ -60,6 +57,7 @@ pub struct Daemon {
     store: Store,
     committer: std::thread::JoinHandle<()>,
     admission: Arc<Admission>,
+    upkeep: Part,
     intake: Part,
     dispatch: (CancellationToken, JoinHandle<()>),
     admin: Part,
@@ -90,27 +88,29 @@ impl Part {
 impl Daemon {
     /// Starts everything; returns when events are accepted and deliveries go on.
     pub async fn start(settings: Settings, clock: Clock) -> anyhow::Result<Self> {
-        let intake_listeners = intake_listeners(&settings.intake).await?;
-        let admin_listeners = sockets::bind(&settings.admin.listen, "admin.listen").await?;
-        let (intake_addr, admin_addr) = (intake_listeners[0].local_addr()?, admin_listeners[0].local_addr()?);
+        let intake_listeners = listening::intake(&settings.intake)?;
+        let (admin_listeners, sockets) = listening::admin(&settings.admin)?;
+        let intake_addr = intake_listeners[0].local_addr()?;
+        let admin_addr = admin_listeners.first().map(TcpListener::local_addr).transpose()?;
+        let tls = listening::tls(&settings.intake)?;
         let Opened { store, news, findings, committer } = open_store(&settings.store, &settings, clock.clone()).await?;
         findings.iter().for_each(|finding| tracing::error!("{finding}"));
-        let token = token(&settings.admin.token, &settings.store.path)?;
+        let token = access::token(&settings.admin.token, &settings.store.path)?;
         let destinations = destinations(&store, &settings).await?;
         let policies = destinations.values().map(|d| (d.id, d.policy));
         let scheduler = Scheduler::new(policies, store.floor(), store.totals().next_sequence);
         let admission = Arc::new(Admission::default());
         let counts = Arc::new(Counts::default());
-        let intake = Part::new();
-        let (look, stop) = (settings.intake.clone(), intake.stop.clone());
-        intake.tasks.spawn(upkeep::watch_admission(store.clone(), look, admission.clone(), stop));
-        intake.tasks.spawn(upkeep::watch_dlq(store.clone(), settings.dlq.clone(), clock.clone(), intake.stop.clone()));
+        upkeep::since_last_time(&store, clock.now()).await?;
+        if let Some(Door::Closed { until, .. }) = store.door() {
+            admission.keep_out(until);
+        }
+        let upkeep = look_after(&store, &clock, &settings, &admission, &counts);
         let door = door(&store, &clock, &settings, &destinations, admission.clone(), counts.clone())?;
         let door = Arc::new(RwLock::new(Arc::new(door)));
-        serve_intake(&intake, intake_listeners, door.clone(), &settings.intake);
+        let intake = listening::serve(intake_listeners, &door, tls, &settings.intake);
         let (question, questions) = mpsc::channel(QUESTIONS_MAX);
         let ready = Arc::new(AtomicBool::new(false));
-        let admin = Part::new();
         let api = admin::router(Arc::new(Admin {
             store: store.clone(),
             clock: clock.clone(),
@@ -118,14 +118,12 @@ impl Daemon {
             destinations: destinations.clone(),
             admission: admission.clone(),
             counts,
-            token: token.clone(),
+            grants: access::grants(&token, &settings.admin)?,
+            own_uid: rustix::process::getuid().as_raw(),
             started_at: clock.now(),
             ready: ready.clone(),
         }));
-        for listener in admin_listeners {
-            let service = TowerToHyperService::new(api.clone());
-            admin.tasks.spawn(listener::serve(listener, service, ADMIN_LIMITS, admin.stop.clone()));
-        }
+        let admin = listening::serve_admin(admin_listeners, sockets, &api)?;
         let dispatcher = Dispatcher {
             store: store.clone(),
             clock: clock.clone(),
@@ -139,7 +137,7 @@ impl Daemon {
         };
         let dispatch = (dispatcher.stop.clone(), tokio::spawn(dispatcher.run()));
         ready.store(true, Ordering::Relaxed);
-        tracing::info!(%intake_addr, %admin_addr, durability = store.durability().word(), "holdline is ready");
+        tracing::info!(%intake_addr, admin_addr = admin_addr.map(tracing::field::display), durability = store.durability().word(), "holdline is ready");
         Ok(Self {
             intake_addr,
             admin_addr,
@@ -152,6 +150,7 @@ impl Daemon {
             store,
             committer,
             admission,
+            upkeep,
             intake,
             dispatch,
             admin,
@@ -169,8 +168,8 @@ impl Daemon {
         self.intake_addr
     }
 
-    /// The first address of the admin API.
-    pub fn admin_addr(&self) -> SocketAddr {
+    /// The first TCP address of the admin API.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
         self.admin_addr
     }
 
@@ -185,11 +184,12 @@ impl Daemon {
 
     /// Ends in order; everything that was told to anybody is on disk.
     pub async fn stop(self) -> anyhow::Result<()> {
-        let Self { store, committer, admission, intake, dispatch: (stop, dispatcher), admin, door, .. } = self;
+        let Self { store, committer, admission, upkeep, intake, dispatch: (stop, dispatcher), admin, door, .. } = self;
         stop.cancel();
         dispatcher.await.context("dispatch ended badly")?;
         intake.end(INTAKE_DRAIN).await;
         admission.set(admission::State::Draining);
+        upkeep.end(UPKEEP_END).await; // it notes since when nothing is accepted
         drop(door);
         store.flush().await?;
         admin.end(Duration::from_secs(1)).await;
@@ -204,23 +204,22 @@ impl Daemon {
 }
 
 /// The sockets that were handed over, where they are asked for, and those of the addresses.
-async fn intake_listeners(settings: &settings::Intake) -> anyhow::Result<Vec<TcpListener>> {
-    let mut listeners = sockets::inherited()?;
-    if settings.inherit && listeners.is_empty() {
-        bail!(
-            "intake.listen says \"systemd\", but systemd has passed no socket; start holdline through systemd with \
-             holdline.socket enabled, or write an address"
-        );
-    }
-    if !settings.inherit {
-        for unwanted in listeners.drain(..) {
-            let address = unwanted.local_addr()?;
-            tracing::warn!(%address, "systemd has passed a socket that intake.listen does not name, and who connects \
-                there waits for ever; write listen = \"systemd\", or systemctl mask --now holdline.socket");
-        }
-    }
-    listeners.extend(sockets::bind(&settings.listen, "intake.listen").await?);
-    Ok(listeners)
+/// What the daemon looks after by itself, until its part ends.
+fn look_after(
+    store: &Store,
+    clock: &Clock,
+    settings: &Settings,
+    admission: &Arc<Admission>,
+    counts: &Arc<Counts>,
+) -> Part {
+    let part = Part::new();
+    let (store, clock, admission, stop) = (store.clone(), clock.clone(), admission.clone(), part.stop.clone());
+    let (intake, dlq) = (settings.intake.clone(), settings.dlq.clone());
+    let noting = upkeep::watch_gaps(store.clone(), clock.clone(), admission.clone(), counts.clone(), stop.clone());
+    part.tasks.spawn(noting);
+    part.tasks.spawn(upkeep::watch_admission(store.clone(), clock.clone(), intake, admission, stop.clone()));
+    part.tasks.spawn(upkeep::watch_dlq(store, dlq, clock, stop));
+    part
 }
 
 async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) -> anyhow::Result<Opened> {
@@ -267,7 +266,7 @@ fn door(
     let names: Vec<_> = destinations.values().map(|d| (d.name.clone(), d.id)).collect();
     let mut sources = HashMap::new();
     for source in &settings.sources {
-        let used = Source::new(source, &names).with_context(|| format!("source `{}`", source.name))?;
+        let used = Source::new(source, &names).map_err(|why| anyhow!("source `{}`: {why}", source.name))?;
         sources.insert(source.name.clone(), used);
     }
     let intake = &settings.intake;
@@ -288,22 +287,6 @@ fn door(
     })
 }
 
-fn serve_intake(part: &Part, listeners: Vec<TcpListener>, door: SharedDoor, settings: &settings::Intake) {
-    let limits = listener::Limits {
-        connections_max: settings.max_connections,
-        head_bytes_max: settings.max_header_bytes,
-        head_timeout: settings.header_timeout,
-    };
-    for listener in listeners {
-        let door = door.clone();
-        let service = hyper::service::service_fn(move |request| {
-            let door = door.read().expect("no holder panics").clone();
-            async move { door.handle(request).await }
-        });
-        part.tasks.spawn(listener::serve(listener, service, limits, part.stop.clone()));
-    }
-}
-
 async fn restored(
     mut scheduler: Scheduler,
     store: &Store,
@@ -316,32 +299,4 @@ async fn restored(
         Ok(scheduler)
     })
     .await?
-}
-
-/// The admin token: the configured one, or the one in the data folder, made where it is missing.
-fn token(from: &Token, data: &Path) -> anyhow::Result<String> {
-    use std::io::{Read, Write};
-    use std::os::unix::fs::OpenOptionsExt;
-    if let Token::Given(secret) = from {
-        return Ok(secret.read().map_err(|why| anyhow!("admin.token: {why}"))?.expose().to_owned());
-    }
-    let path = data.join("admin.token");
-    if let Ok(token) = std::fs::read_to_string(&path)
-        && !token.trim().is_empty()
-    {
-        return Ok(token.trim().to_owned());
-    }
-    let mut random = [0u8; 32];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut f| f.read_exact(&mut random))
-        .context("cannot read /dev/urandom")?;
-    let token: String = random.iter().map(|b| format!("{b:02x}")).collect();
-    let mut file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path);
-    let written = file.as_mut().map(|f| writeln!(f, "{token}").and_then(|()| f.sync_all()));
-    written
-        .map_err(|e| anyhow!("{e}"))
-        .and_then(|r| Ok(r?))
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    tracing::info!(path = %path.display(), "made the admin token");
-    Ok(token)
 }

@@ -21,6 +21,7 @@
 //! | 0 | [`time`], [`event`], [`delivery`] | the nouns |
 //! | 1 | [`rules`] | backoff, `Retry-After`, verdict: functions of their arguments |
 //! | 1 | [`profile`] | where the fields of an event lie in what a sender posts |
+//! | 1 | [`signature`] | whether a sender knows a secret: HMAC over what it sent |
 //! | 2 | [`scheduler`] | pure: what goes now, else when to ask again |
 //! | 2 | [`clock`] | the only reader of time |
 //! | 2 | [`config`] | what an operator wrote -> settings as used |
@@ -53,6 +54,7 @@ pub mod intake;
 pub mod profile;
 pub mod rules;
 pub mod scheduler;
+pub mod signature;
 pub mod store;
 pub mod time;
 pub mod upkeep;

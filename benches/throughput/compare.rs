@@ -27,7 +27,8 @@ fn work_folder() -> Result<tempfile::TempDir> {
 
 pub(crate) async fn run(plan: &Plan) -> Result<Report> {
     let folder = work_folder()?;
-    let bare = Bare::start().await?;
+    let bare = Bare::start(None).await?;
+    let append = Bare::start(Some(&folder.path().join("appended"))).await?;
     let mut durability = serde_json::Value::Null;
     let mut rounds = Vec::new();
     for number in 1..=plan.rounds {
@@ -35,21 +36,22 @@ pub(crate) async fn run(plan: &Plan) -> Result<Report> {
         // a store of its own for each round, so that no round pays for what the ones before have left
         let held = Daemon::start(&plan.binary, &folder.path().join(format!("held-{number}")), None).await?;
         durability = held.status().await?["durability"].clone();
-        warm_up(&bare.url, &held.url).await?;
-        rounds.push(one_round(plan, folder.path(), &bare.url, &held.url, number).await?);
+        warm_up([&bare.url, &append.url, &held.url]).await?;
+        rounds.push(one_round(plan, folder.path(), [&bare.url, &append.url, &held.url], number).await?);
     }
     let durability = durability.as_str().map_or_else(|| durability.to_string(), str::to_owned);
     Ok(report::make(plan.length, disk::filesystem(folder.path())?, durability, rounds))
 }
 
-async fn warm_up(bare: &str, held: &str) -> Result<()> {
-    for url in [bare, held] {
+async fn warm_up(urls: [&str; 3]) -> Result<()> {
+    for url in urls {
         load::post(Client::Sockets, url, MANY, Until::Elapsed(Duration::from_millis(300)), 0.0).await?;
     }
     Ok(())
 }
 
-async fn one_round(plan: &Plan, folder: &Path, bare: &str, held: &str, number: usize) -> Result<Round> {
+async fn one_round(plan: &Plan, folder: &Path, urls: [&str; 3], number: usize) -> Result<Round> {
+    let [bare, append, held] = urls;
     let until = Until::Elapsed(plan.length);
     disk::settle(folder)?;
     let bare_one = load::post(Client::Sockets, bare, 1, until, 0.0).await?;
@@ -57,6 +59,7 @@ async fn one_round(plan: &Plan, folder: &Path, bare: &str, held: &str, number: u
     let held_one = load::post(Client::Sockets, held, 1, until, 0.0).await?;
     let append_after = disk::append_and_sync(folder, plan.length / 4)?;
     let bare_many = load::post(Client::Sockets, bare, MANY, until, 0.0).await?;
+    let append_many = load::post(Client::Sockets, append, MANY, until, 0.0).await?;
     let held_many = load::post(Client::Sockets, held, MANY, until, 0.0).await?;
     let bare_hyper = load::post(Client::Hyper, bare, MANY, until, 0.0).await?;
     let held_hyper = load::post(Client::Hyper, held, MANY, until, 0.0).await?;
@@ -69,6 +72,7 @@ async fn one_round(plan: &Plan, folder: &Path, bare: &str, held: &str, number: u
         bare_1: bare_one.per_second(),
         holdline_1: held_one.per_second(),
         bare_128: bare_many.per_second(),
+        append_128: append_many.per_second(),
         holdline_128: held_many.per_second(),
         bare_128_hyper: bare_hyper.per_second(),
         holdline_128_hyper: held_hyper.per_second(),

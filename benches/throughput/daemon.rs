@@ -41,17 +41,21 @@ async fn until_listening(address: SocketAddr, process: &mut Process) -> Result<(
     Ok(())
 }
 
-/// The server that stores nothing, as a process of its own.
+/// The server that stores nothing, or only appends, as a process of its own.
 pub(crate) struct Bare {
     pub(crate) url: String,
     _process: Process,
 }
 
 impl Bare {
-    pub(crate) async fn start() -> Result<Self> {
+    pub(crate) async fn start(append: Option<&Path>) -> Result<Self> {
         let address = free_address()?;
-        let program = std::env::current_exe()?;
-        let mut process = Process(Command::new(program).args(["bare", "--listen", &address.to_string()]).spawn()?);
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["bare", "--listen", &address.to_string()]);
+        if let Some(file) = append {
+            command.arg("--append").arg(file);
+        }
+        let mut process = Process(command.spawn()?);
         until_listening(address, &mut process).await?;
         Ok(Self { url: format!("http://{address}/in/default"), _process: process })
     }

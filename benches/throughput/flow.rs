@@ -93,7 +93,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let flow = Arc::new(Flow { events, waiting, next: zero(), acknowledged: zero(), received: zero() });
     let (begin, run) = (Instant::now(), run_name());
     let received = flow.clone();
-    let receive = move || {
+    let receive = move |_| {
         let flow = received.clone();
         async move { flow.receive().await }
     };

@@ -64,6 +64,9 @@ enum Command {
     Bare {
         #[arg(long)]
         listen: SocketAddr,
+        /// Appends each body to this file, and answers after an fdatasync.
+        #[arg(long)]
+        append: Option<PathBuf>,
     },
 }
 
@@ -75,7 +78,8 @@ fn main() -> Result<()> {
             Some(Command::Load(arguments)) => load::run(arguments).await.map(|()| true),
             Some(Command::Sink { listen }) => server::sink(listen).await.map(|()| true),
             Some(Command::Flow(arguments)) => flow::run(arguments).await.map(|()| true),
-            Some(Command::Bare { listen }) => server::bare(listen).await.map(|()| true),
+            Some(Command::Bare { listen, append: None }) => server::bare(listen).await.map(|()| true),
+            Some(Command::Bare { listen, append: Some(file) }) => server::append(listen, &file).await.map(|()| true),
             None => {
                 let plan = compare::Plan {
                     rounds: if arguments.short { 3 } else { arguments.rounds },

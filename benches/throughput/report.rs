@@ -14,6 +14,8 @@ pub(crate) struct Round {
     pub(crate) bare_1: f64,
     pub(crate) holdline_1: f64,
     pub(crate) bare_128: f64,
+    /// A server that only appends each body to a file, synced for all that came meanwhile.
+    pub(crate) append_128: f64,
     pub(crate) holdline_128: f64,
     /// The same by hyper's client.
     pub(crate) bare_128_hyper: f64,
@@ -34,8 +36,12 @@ struct Medians {
     /// Time per event at one connection over one append of 1 KiB and fdatasync.
     event_over_append_1: f64,
     bare_128: f64,
+    append_128: f64,
+    ratio_append_128: f64,
     holdline_128: f64,
     ratio_128: f64,
+    /// Of the server that only appends.
+    ratio_of_append_128: f64,
     bare_128_hyper: f64,
     holdline_128_hyper: f64,
     ratio_128_hyper: f64,
@@ -69,6 +75,9 @@ pub(crate) fn make(length: Duration, filesystem: String, durability: String, rou
         ratio_1: median(&|r| r.holdline_1 / r.bare_1),
         event_over_append_1: median(&|r| 1e6 / r.holdline_1 / r.append_us),
         bare_128: median(&|r| r.bare_128),
+        append_128: median(&|r| r.append_128),
+        ratio_append_128: median(&|r| r.append_128 / r.bare_128),
+        ratio_of_append_128: median(&|r| r.holdline_128 / r.append_128),
         holdline_128: median(&|r| r.holdline_128),
         ratio_128: median(&|r| r.holdline_128 / r.bare_128),
         bare_128_hyper: median(&|r| r.bare_128_hyper),
@@ -140,6 +149,12 @@ impl Report {
         }
         println!("{table}");
         println!("one event at 1 connection takes {:.2} appends", m.event_over_append_1);
+        println!(
+            "a server that only appends and syncs takes {} at 128 connections, {} of the bare one; holdline is at {} of that",
+            rate(m.append_128),
+            share(m.ratio_append_128),
+            share(m.ratio_of_append_128)
+        );
         if !self.passes() {
             println!(
                 "FAILED: {} of the bare server at 128 connections, less than {}",

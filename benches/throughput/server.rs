@@ -1,4 +1,5 @@
-//! The servers next to the daemon: one that stores nothing, to compare with, and destinations that take everything.
+//! The servers next to the daemon: one that stores nothing and one that only appends, to compare with, and destinations
+//! that take everything.
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -8,12 +9,16 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
+use std::fs::File;
 use std::future::Future;
+use std::io::Write;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 
 /// As long as holdline's own answer, so that both write the same number of bytes.
 const BARE_ANSWER: &[u8] = b"{\"status\":\"queued\",\"id\":\"00000000-0000-7000-8000-000000000000\"}";
@@ -21,7 +26,7 @@ const BARE_ANSWER: &[u8] = b"{\"status\":\"queued\",\"id\":\"00000000-0000-7000-
 /// Reads each body and answers with `status` and `text`, once `received` lets it.
 pub(crate) async fn serve<F, R>(listener: TcpListener, status: u16, text: &'static [u8], received: F) -> Result<()>
 where
-    F: Fn() -> R + Clone + Send + Sync + 'static,
+    F: Fn(Bytes) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = ()> + Send + 'static,
 {
     loop {
@@ -31,9 +36,10 @@ where
         let service = service_fn(move |request: Request<Incoming>| {
             let received = received.clone();
             async move {
-                // A body that breaks off ends the connection: there is nobody to answer.
-                let _ = request.into_body().collect().await;
-                received().await;
+                // a body that breaks off ends the connection: there is nobody to answer
+                if let Ok(body) = request.into_body().collect().await {
+                    received(body.to_bytes()).await;
+                }
                 let mut response = Response::new(Full::new(Bytes::from_static(text)));
                 *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
                 Ok::<_, Infallible>(response)
@@ -48,7 +54,31 @@ where
 
 /// The server that stores nothing.
 pub(crate) async fn bare(listen: SocketAddr) -> Result<()> {
-    serve(TcpListener::bind(listen).await?, 202, BARE_ANSWER, || async {}).await
+    serve(TcpListener::bind(listen).await?, 202, BARE_ANSWER, |_| async {}).await
+}
+
+/// The least that a durable server can do: each body is appended to a file, and answered after an `fdatasync` that it
+/// shares with all that came meanwhile. No index, no order, no deduplication, and nothing ever goes.
+pub(crate) async fn append(listen: SocketAddr, path: &Path) -> Result<()> {
+    let (to_disk, bodies) = std::sync::mpsc::channel::<(Bytes, oneshot::Sender<()>)>();
+    let mut file = File::create(path)?;
+    std::thread::spawn(move || -> std::io::Result<()> {
+        while let Ok(first) = bodies.recv() {
+            let (bodies, waiting): (Vec<_>, Vec<_>) = std::iter::once(first).chain(bodies.try_iter()).unzip();
+            file.write_all(&bodies.concat())?;
+            file.sync_data()?;
+            for answer in waiting {
+                let _ = answer.send(()); // whoever asked may have gone
+            }
+        }
+        Ok(())
+    });
+    let received = move |body| {
+        let (answer, synced) = oneshot::channel();
+        let _ = to_disk.send((body, answer));
+        async move { synced.await.expect("the disk takes it, or this connection and the measurement end") }
+    };
+    serve(TcpListener::bind(listen).await?, 202, BARE_ANSWER, received).await
 }
 
 /// A destination that takes everything at once, and says every second how much it got.
@@ -61,7 +91,7 @@ pub(crate) async fn sink(listen: SocketAddr) -> Result<()> {
             println!("{}", serde_json::json!({ "received": counted.load(Ordering::Relaxed) }));
         }
     });
-    let received = move || {
+    let received = move |_| {
         count.fetch_add(1, Ordering::Relaxed);
         std::future::ready(())
     };

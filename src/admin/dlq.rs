@@ -1,5 +1,7 @@
 //! `/v1/dlq`: the dead letters, and what an operator does with them.
 
+use super::access::Caller;
+use super::answers::{Changed, LetterItem, Page, attempts};
 use super::filter::{self, Filter, Query, Which};
 use super::{Admin, Failure, Name, Shared, sequence_of};
 use crate::delivery::{DeadLetter, DeliveryId};
@@ -10,37 +12,42 @@ use axum::extract::{Query as QueryOf, State, rejection::JsonRejection, rejection
 use axum::http::header;
 use axum::response::IntoResponse;
 use serde::Deserialize;
-use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use utoipa::ToSchema;
 
 /// So many dead letters are looked at for one page, so that a narrow filter cannot hold the store.
 const EXAMINED_MAX: usize = 20_000;
 /// So many change in one commit.
 const CHUNK: usize = 32;
 
+/// Dead letters, in order of acceptance
+#[utoipa::path(get, path = "/v1/dlq", tag = "dead letters", params(Query), responses((status = 200, body = Page<LetterItem>), Failure))]
 pub(super) async fn list(
     State(admin): Shared,
     query: Result<QueryOf<Query>, QueryRejection>,
-) -> Result<Json<Value>, Failure> {
+) -> Result<Json<Page<LetterItem>>, Failure> {
     let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
     let filter = Filter::of(&query, &admin)?;
     let after = query.after.as_deref().map(cursor_of).transpose()?;
     let (letters, next) = admin.read(move |store| page(store, &filter, after)).await?;
-    let items: Vec<Value> = letters.iter().map(|letter| item(&admin, letter)).collect();
-    Ok(Json(json!({"items": items, "next": next.map(cursor)})))
+    let items = letters.iter().map(|letter| item(&admin, letter)).collect();
+    Ok(Json(Page { items, next: next.map(cursor) }))
 }
 
+/// One dead letter with every attempt
+#[utoipa::path(get, path = "/v1/dlq/{id}", tag = "dead letters", params(Name, Which), responses((status = 200, body = LetterItem), Failure))]
 pub(super) async fn show(
     State(admin): Shared,
     Name(id): Name,
     which: Result<QueryOf<Which>, QueryRejection>,
-) -> Result<Json<Value>, Failure> {
+) -> Result<Json<LetterItem>, Failure> {
     let (letter, others) = find(&admin, &id, which).await?;
-    let mut item = item(&admin, &letter);
-    item["also_dead_for"] = json!(others.into_iter().map(|d| admin.destination_name(d)).collect::<Vec<_>>());
-    Ok(Json(item))
+    let also_dead_for = others.into_iter().map(|d| admin.destination_name(d)).collect();
+    Ok(Json(LetterItem { also_dead_for: Some(also_dead_for), ..item(&admin, &letter) }))
 }
 
+/// The body of a dead letter, byte for byte
+#[utoipa::path(get, path = "/v1/dlq/{id}/body", tag = "dead letters", params(Name, Which), responses((status = 200, description = "As it was received, with its Content-Type", content_type = "*/*"), Failure))]
 pub(super) async fn body(
     State(admin): Shared,
     Name(id): Name,
@@ -79,7 +86,7 @@ fn dead_for(store: &Store, sequence: Sequence) -> Result<Vec<DestinationId>, Sto
     dead.map(|id| id.map(|id| id.destination)).collect()
 }
 
-fn page(
+pub(super) fn page(
     store: &Store,
     filter: &Filter,
     after: Option<DeliveryId>,
@@ -107,29 +114,30 @@ fn read(store: &Store, id: DeliveryId) -> Result<Option<DeadLetter>, StoreError>
     }
 }
 
-fn item(admin: &Admin, letter: &DeadLetter) -> Value {
+pub(super) fn item(admin: &Admin, letter: &DeadLetter) -> LetterItem {
     let (delivery, event) = (&letter.delivery, &letter.delivery.event);
-    json!({
-        "id": event.id(delivery.id.sequence),
-        "sequence": delivery.id.sequence,
-        "destination": admin.destination_name(delivery.id.destination),
-        "reason": letter.reason,
-        "dead_at": letter.dead_at.to_string(),
-        "source": event.source,
-        "type": event.kind,
-        "interaction": event.interaction,
-        "sender_id": event.sender_id,
-        "event_time": event.time.map(|t| t.to_string()),
-        "received_at": event.received_at.to_string(),
-        "size": event.body.len(),
-        "conflict": event.conflict,
-        "redriven": delivery.redriven,
-        "attempts": super::attempts(delivery),
-    })
+    LetterItem {
+        id: event.id(delivery.id.sequence),
+        sequence: delivery.id.sequence,
+        destination: admin.destination_name(delivery.id.destination),
+        reason: letter.reason,
+        dead_at: letter.dead_at.to_string(),
+        source: event.source.clone(),
+        kind: event.kind.clone(),
+        interaction: event.interaction.clone(),
+        sender_id: event.sender_id.clone(),
+        event_time: event.time.map(|t| t.to_string()),
+        received_at: event.received_at.to_string(),
+        size: event.body.len(),
+        conflict: event.conflict,
+        redriven: delivery.redriven,
+        attempts: attempts(delivery),
+        also_dead_for: None,
+    }
 }
 
 /// What to redrive or purge: ids of events, or a filter. Neither is refused, an empty filter means all.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Selection {
     ids: Option<Vec<String>>,
@@ -140,25 +148,32 @@ pub(super) struct Selection {
     dry_run: bool,
 }
 
+/// Sends dead letters again; they go ahead of later events of their interaction
+#[utoipa::path(post, path = "/v1/dlq/redrive", tag = "dead letters", request_body = Selection, responses((status = 200, body = Changed), Failure))]
 pub(super) async fn redrive(
     State(admin): Shared,
+    caller: Caller,
     selection: Result<Json<Selection>, JsonRejection>,
-) -> Result<Json<Value>, Failure> {
-    change(&admin, DlqAction::Redrive, selection).await
+) -> Result<Json<Changed>, Failure> {
+    change(&admin, DlqAction::Redrive, caller, selection).await
 }
 
+/// Discards dead letters for good
+#[utoipa::path(post, path = "/v1/dlq/purge", tag = "dead letters", request_body = Selection, responses((status = 200, body = Changed), Failure))]
 pub(super) async fn purge(
     State(admin): Shared,
+    caller: Caller,
     selection: Result<Json<Selection>, JsonRejection>,
-) -> Result<Json<Value>, Failure> {
-    change(&admin, DlqAction::Purge, selection).await
+) -> Result<Json<Changed>, Failure> {
+    change(&admin, DlqAction::Purge, caller, selection).await
 }
 
 async fn change(
     admin: &Admin,
     action: DlqAction,
+    caller: Caller,
     selection: Result<Json<Selection>, JsonRejection>,
-) -> Result<Json<Value>, Failure> {
+) -> Result<Json<Changed>, Failure> {
     let Json(selection) = selection.map_err(|e| Failure::bad(e.body_text()))?;
     let dry_run = selection.dry_run;
     let mut ids = select(admin, selection).await?;
@@ -169,11 +184,11 @@ async fn change(
     let mut done = 0;
     if !dry_run {
         for chunk in ids.chunks(CHUNK) {
-            done += admin.store.dlq(action, chunk.to_vec(), "admin".to_owned()).await?;
+            done += admin.store.dlq(action, chunk.to_vec(), caller.name.clone()).await?;
         }
-        tracing::info!(?action, matched = ids.len(), done, "dead letters changed by an operator");
+        tracing::info!(?action, who = caller.name, matched = ids.len(), done, "dead letters changed by an operator");
     }
-    Ok(Json(json!({"matched": ids.len(), "done": done})))
+    Ok(Json(Changed { matched: ids.len(), done }))
 }
 
 async fn select(admin: &Admin, selection: Selection) -> Result<Vec<DeliveryId>, Failure> {

@@ -3,29 +3,32 @@
 //! Everything is listed in order of sequence, merged from what is remembered, what lies in the delay tree and what is
 //! dead; so a page stays where it is while things move.
 
-use super::filter::{DeliveryState, Filter, Query};
-use super::known::{self, Known, Lies, delay_tree, gather, know};
+use super::answers::{Attempts, DeliveryItem, DeliveryState, EventItem, Page, attempts};
+use super::explain::{self, Held};
+use super::filter::{Filter, Query};
+use super::known::{self, DelayTree, Known, Lies, delay_tree, gather, know};
 use super::{Admin, Failure, Name, Shared, sequence_of};
 use crate::delivery::DeliveryId;
 use crate::dispatch::{LineStatus, Question};
-use crate::event::{DestinationId, Sequence};
+use crate::event::{DestinationId, EventId, Sequence};
 use crate::scheduler::Standing;
-use crate::store::{How, Settlement, StoreError};
+use crate::store::{How, Settlement, Store, StoreError};
 use axum::Json;
 use axum::extract::{Query as QueryOf, State, rejection::QueryRejection};
 use axum::http::header;
 use axum::response::IntoResponse;
-use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// So many events are looked at for one answer.
 const EXAMINED_MAX: usize = 200_000;
 
+/// Events, oldest first, with where each of their deliveries is
+#[utoipa::path(get, path = "/v1/events", tag = "events", params(Query), responses((status = 200, body = Page<EventItem>), Failure))]
 pub(super) async fn list(
     State(admin): Shared,
     query: Result<QueryOf<Query>, QueryRejection>,
-) -> Result<Json<Value>, Failure> {
+) -> Result<Json<Page<EventItem>>, Failure> {
     let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
     if query.asks_for_reason() {
         return Err(Failure::bad("only dead letters have a `reason`; ask /v1/dlq for them"));
@@ -47,61 +50,62 @@ pub(super) async fn list(
             from = behind;
             continue;
         }
-        for (known, item) in describe(&admin, &lines, std::mem::take(&mut gathered)).await? {
-            if items.len() == filter.limit {
-                break;
-            }
-            if fits(&filter, &item, &admin) {
-                items.push((known, item));
-            }
-        }
+        let described = describe(&admin, &lines, std::mem::take(&mut gathered)).await?;
+        let room = filter.limit - items.len();
+        items.extend(described.into_iter().filter(|item| fits(&filter, item, &admin)).take(room));
         match next {
             // the page is full: go on behind its last item
-            _ if items.len() == filter.limit => break items.last().map(|(sequence, _)| *sequence),
+            _ if items.len() == filter.limit => break items.last().map(|item: &EventItem| item.sequence),
             None => break None,
             Some(next) if examined >= EXAMINED_MAX => break Some(Sequence(next.0 - 1)),
             Some(next) => from = next,
         }
     };
-    let items: Vec<Value> = items.into_iter().map(|(_, item)| item).collect();
-    Ok(Json(json!({"items": items, "next": next.map(|s| s.to_string())})))
+    Ok(Json(Page { items, next: next.map(|s| s.to_string()) }))
 }
 
-pub(super) async fn show(State(admin): Shared, Name(id): Name) -> Result<Json<Value>, Failure> {
+/// One event: its deliveries, their attempts, and what they wait for
+#[utoipa::path(get, path = "/v1/events/{id}", tag = "events", params(Name), responses((status = 200, body = EventItem), Failure))]
+pub(super) async fn show(State(admin): Shared, Name(id): Name) -> Result<Json<EventItem>, Failure> {
     let (known, lines) = (find(&admin, &id).await?, admin.lines().await?);
-    let attempts: BTreeMap<String, Value> = known
+    let mut tried: BTreeMap<String, Attempts> = known
         .places
         .iter()
         .filter_map(|(d, lies)| match lies {
-            Lies::Delayed(delivery) => Some((admin.destination_name(*d), json!(super::attempts(delivery)))),
+            Lies::Delayed { delivery, .. } => Some((admin.destination_name(*d), Attempts::All(attempts(delivery)))),
             _ => None,
         })
         .collect();
     let mut described = describe(&admin, &lines, vec![known]).await?;
-    let (_, mut item) = described.pop().ok_or_else(|| Failure::not_found("the event has just ended"))?;
-    for delivery in item["deliveries"].as_array_mut().into_iter().flatten() {
-        if let Some(of_it) = delivery["destination"].as_str().and_then(|name| attempts.get(name)) {
-            delivery["attempts"] = of_it.clone();
-        }
+    let mut item = described.pop().ok_or_else(|| Failure::not_found("the event has just ended"))?;
+    for delivery in &mut item.deliveries {
+        delivery.attempts = tried.remove(&delivery.destination).or_else(|| delivery.attempts.take());
     }
     Ok(Json(item))
 }
 
+/// The body of an event that still lies here, byte for byte
+#[utoipa::path(get, path = "/v1/events/{id}/body", tag = "events", params(Name), responses((status = 200, description = "As it was received, with its Content-Type", content_type = "*/*"), Failure))]
 pub(super) async fn body(State(admin): Shared, Name(id): Name) -> Result<impl IntoResponse, Failure> {
     let known = find(&admin, &id).await?;
     let event = known.event.ok_or_else(|| Failure::not_found("the event was delivered; its body is no longer kept"))?;
     Ok(([(header::CONTENT_TYPE, event.content_type.clone())], event.body.clone()))
 }
 
-async fn find(admin: &Admin, id: &str) -> Result<Known, Failure> {
-    let (id, sequence) = sequence_of(id)?;
-    let tree = delay_tree(admin).await?;
-    let known = admin.read(move |store| know(store, &tree, sequence)).await?;
-    known.filter(|known| known.id == id).ok_or_else(|| {
+/// The event by its id, or by `SOURCE:ID` with the sender's own one: then the newest that bears it.
+pub(super) async fn find(admin: &Admin, id: &str) -> Result<Known, Failure> {
+    let unknown = || {
         Failure::not_found(
             "no event with this id is known: it was never accepted, or ended longer ago than is remembered",
         )
-    })
+    };
+    let (id, sequence) = match id.split_once(':') {
+        None => sequence_of(id).map(|(id, sequence)| (Some(id), sequence))?,
+        Some((source, of_sender)) => (None, admin.store.remembered(source, of_sender).ok_or_else(unknown)?),
+    };
+    let tree = delay_tree(admin).await?;
+    let known = admin.read(move |store| know(store, &tree, sequence)).await?;
+    known.filter(|known| id.is_none_or(|id| known.id == id)).ok_or_else(unknown)
 }
 
 /// Completes what the store knows with what the scheduler and the settlements say.
@@ -109,12 +113,12 @@ async fn describe(
     admin: &Admin,
     lines: &HashMap<DestinationId, LineStatus>,
     mut known: Vec<Known>,
-) -> Result<Vec<(Sequence, Value)>, Failure> {
+) -> Result<Vec<EventItem>, Failure> {
     let settled = known::ends(admin, &mut known).await?;
     let waiting: Vec<_> = known
         .iter()
         .flat_map(|k| k.places.iter().map(move |(d, lies)| (k, d, lies)))
-        .filter(|(.., lies)| matches!(lies, Lies::Waiting | Lies::Delayed(_)))
+        .filter(|(.., lies)| matches!(lies, Lies::Waiting | Lies::Delayed { .. }))
         .map(|(k, d, _)| (*d, k.lane, k.sequence))
         .collect();
     let standings = admin.ask(|to| Question::Standings(waiting.clone(), to)).await?;
@@ -127,111 +131,95 @@ async fn describe(
         .values()
         .filter_map(|s| if let Standing::Held { behind } = s { Some(*behind) } else { None })
         .collect();
-    let ids = admin
-        .read(move |store| {
-            let id = |s: Sequence| Ok::<_, StoreError>(store.entry(s)?.map(|e| (s, e.id(s).to_string())));
-            behind.into_iter().filter_map(|s| id(s).transpose()).collect::<Result<HashMap<_, _>, _>>()
-        })
-        .await?;
-    Ok(known
-        .into_iter()
-        .map(|k| {
-            let deliveries: Vec<Value> = k
-                .places
-                .iter()
-                .map(|(d, lies)| {
-                    let id = DeliveryId { sequence: k.sequence, destination: *d };
-                    let line = lines.get(d).copied();
-                    delivery(admin, id, lies, standings.get(&id), settled.get(&id), line, &ids)
-                })
-                .collect();
-            (k.sequence, item(&k, deliveries))
-        })
-        .collect())
+    let ids = admin.read(move |store| ids(store, behind)).await?;
+    let now = admin.clock.now();
+    let line = |d: &DestinationId| lines.get(d).cloned().unwrap_or_default();
+    let touched: BTreeSet<DestinationId> = known.iter().flat_map(|k| k.places.keys().copied()).collect();
+    let held = touched.iter().map(|d| (*d, explain::of_destination(admin, *d, &line(d), now))).collect();
+    let told = Told { admin, settled, standings, ids, held };
+    Ok(known.into_iter().map(|k| told.event(k)).collect())
 }
 
-fn item(k: &Known, deliveries: Vec<Value>) -> Value {
-    json!({
-        "id": k.id,
-        "sequence": k.sequence,
-        "source": k.source,
-        "type": k.kind,
-        "interaction": k.event.as_ref().and_then(|e| e.interaction.clone()),
-        "sender_id": k.event.as_ref().and_then(|e| e.sender_id.clone()),
-        "event_time": k.time.map(|t| t.to_string()),
-        "received_at": k.received_at.to_string(),
-        "size": k.size,
-        "conflict": k.event.as_ref().is_some_and(|e| e.conflict),
-        "deliveries": deliveries,
-    })
+/// The ids of the events that others wait for.
+fn ids(store: &Store, of: BTreeSet<Sequence>) -> Result<HashMap<Sequence, EventId>, StoreError> {
+    let none = DelayTree::default();
+    let id = |s: Sequence| Ok::<_, StoreError>(know(store, &none, s)?.map(|known| (s, known.id)));
+    of.into_iter().filter_map(|s| id(s).transpose()).collect()
 }
 
-fn delivery(
-    admin: &Admin,
-    id: DeliveryId,
-    lies: &Lies,
-    standing: Option<&Standing>,
-    settled: Option<&Settlement>,
-    line: Option<LineStatus>,
-    ids: &HashMap<Sequence, String>,
-) -> Value {
-    let name = admin.destination_name(id.destination);
-    let state = |state: DeliveryState| state.word();
-    match (lies, standing) {
-        (Lies::Dead, _) => json!({"destination": name, "state": state(DeliveryState::Dead)}),
-        (Lies::Gone, _) => match settled {
+/// Everything that was asked for to describe some events.
+struct Told<'a> {
+    admin: &'a Admin,
+    settled: BTreeMap<DeliveryId, Settlement>,
+    standings: BTreeMap<DeliveryId, Standing>,
+    ids: HashMap<Sequence, EventId>,
+    held: BTreeMap<DestinationId, Vec<Held>>,
+}
+
+impl Told<'_> {
+    fn event(&self, k: Known) -> EventItem {
+        let id = |d: &DestinationId| DeliveryId { sequence: k.sequence, destination: *d };
+        EventItem {
+            id: k.id,
+            sequence: k.sequence,
+            deliveries: k.places.iter().map(|(d, lies)| self.delivery(id(d), lies)).collect(),
+            source: k.source,
+            kind: k.kind,
+            interaction: k.event.as_ref().and_then(|e| e.interaction.clone()),
+            sender_id: k.event.as_ref().and_then(|e| e.sender_id.clone()),
+            event_time: k.time.map(|t| t.to_string()),
+            received_at: k.received_at.to_string(),
+            size: k.size,
+            conflict: k.event.as_ref().is_some_and(|e| e.conflict),
+        }
+    }
+
+    fn delivery(&self, id: DeliveryId, lies: &Lies) -> DeliveryItem {
+        let bare = |state| DeliveryItem {
+            destination: self.admin.destination_name(id.destination),
+            state,
+            attempts: None,
+            due: None,
+            settled_at: None,
+            status: None,
+            waiting_for: None,
+        };
+        match (lies, self.settled.get(&id)) {
+            (Lies::Dead, _) => bare(DeliveryState::Dead),
             // redriven, and not yet where it goes
-            Some(s) if s.how == How::Dead => json!({"destination": name, "state": state(DeliveryState::Queued)}),
-            Some(s) => {
-                let ended = if s.how == How::Delivered { DeliveryState::Delivered } else { DeliveryState::Discarded };
-                let status = (s.status > 0).then_some(s.status);
-                json!({"destination": name, "state": state(ended), "settled_at": s.at.to_string(), "attempts": s.attempts,
-                    "status": status})
+            (Lies::Gone, Some(s)) if s.how == How::Dead => bare(DeliveryState::Queued),
+            (Lies::Gone, Some(s)) => DeliveryItem {
+                settled_at: Some(s.at.to_string()),
+                attempts: Some(Attempts::Count(u32::from(s.attempts))),
+                status: (s.status > 0).then_some(s.status),
+                ..bare(if s.how == How::Delivered { DeliveryState::Delivered } else { DeliveryState::Discarded })
+            },
+            (Lies::Gone, None) => bare(DeliveryState::Delivered),
+            (lies, _) => {
+                let tried = if let Lies::Delayed { delivery, .. } = lies { delivery.next_attempt() - 1 } else { 0 };
+                let standing = self.standings.get(&id).copied().unwrap_or(Standing::Queued);
+                let held = self.held.get(&id.destination).map_or(&[][..], Vec::as_slice);
+                let named = |s: Sequence| self.ids.get(&s).map_or_else(|| format!("sequence {s}"), EventId::to_string);
+                let waiting_for = explain::of_delivery(standing, held, named);
+                let (state, due) = match standing {
+                    Standing::InFlight => (DeliveryState::InFlight, None),
+                    Standing::Delayed { until } => (DeliveryState::Delayed, Some(until.to_string())),
+                    Standing::Held { .. } => (DeliveryState::Held, None),
+                    Standing::Queued => (DeliveryState::Queued, None),
+                };
+                DeliveryItem { attempts: Some(Attempts::Count(tried)), due, waiting_for, ..bare(state) }
             }
-            None => json!({"destination": name, "state": state(DeliveryState::Delivered)}),
-        },
-        (lies, standing) => {
-            let tried = if let Lies::Delayed(d) = lies { d.next_attempt() - 1 } else { 0 };
-            let (word, due, waits) = match standing {
-                Some(Standing::InFlight) => (DeliveryState::InFlight, None, Value::Null),
-                Some(Standing::Delayed { until }) => {
-                    let waits = json!({"gate": "delay", "until": until.to_string(), "set_by": "retry"});
-                    (DeliveryState::Delayed, Some(until.to_string()), waits)
-                }
-                Some(Standing::Held { behind }) => {
-                    let behind = ids.get(behind).cloned().unwrap_or_else(|| format!("sequence {behind}"));
-                    (DeliveryState::Held, None, json!({"gate": "order", "behind": behind, "set_by": "ordering"}))
-                }
-                Some(Standing::Queued) | None => (DeliveryState::Queued, None, gate(admin, id.destination, line)),
-            };
-            json!({"destination": name, "state": state(word), "attempts": tried, "due": due, "waiting_for": waits})
         }
     }
 }
 
-/// What keeps a delivery waiting whose own turn has come.
-fn gate(admin: &Admin, d: DestinationId, line: Option<LineStatus>) -> Value {
-    let Some((destination, line)) = admin.destinations.get(&d).zip(line) else {
-        return json!({"gate": "pause", "set_by": "configuration", "reason": "this destination is not configured any more"});
-    };
-    if destination.url().is_none() {
-        json!({"gate": "pause", "set_by": "configuration", "reason": "no url is configured"})
-    } else if line.hold_until > admin.clock.now() {
-        json!({"gate": "delay", "until": line.hold_until.to_string(), "set_by": "destination", "reason": "Retry-After"})
-    } else {
-        json!({"gate": "concurrency", "set_by": "configuration"})
-    }
-}
-
 /// The rest of the filter, on what is now known.
-fn fits(filter: &Filter, item: &Value, admin: &Admin) -> bool {
+fn fits(filter: &Filter, item: &EventItem, admin: &Admin) -> bool {
     let wanted = filter.destination.map(|d| admin.destination_name(d));
-    let is = |field: &str, wanted: &Option<String>| wanted.as_ref().is_none_or(|w| item[field] == **w);
-    let deliveries = item["deliveries"].as_array();
-    is("source", &filter.source)
-        && is("type", &filter.kind)
-        && deliveries.into_iter().flatten().any(|delivery| {
-            wanted.as_ref().is_none_or(|w| delivery["destination"] == **w)
-                && filter.state.is_none_or(|s| delivery["state"] == s.word())
+    filter.source.as_ref().is_none_or(|s| item.source == *s)
+        && filter.kind.as_ref().is_none_or(|k| item.kind == *k)
+        && item.deliveries.iter().any(|delivery| {
+            wanted.as_ref().is_none_or(|w| delivery.destination == *w)
+                && filter.state.is_none_or(|s| delivery.state == s)
         })
 }

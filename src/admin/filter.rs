@@ -1,30 +1,61 @@
 //! Filters of the lists: the same words for events and dead letters.
 
+use super::answers::DeliveryState;
 use super::{Admin, Failure};
 use crate::delivery::{DeadLetter, Reason};
 use crate::event::{DestinationId, Digest64};
 use crate::time::Timestamp;
 use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
 
 /// Items of a page where `limit` is not given, and at most.
 const LIMIT: usize = 100;
 const LIMIT_MAX: usize = 1000;
 
 /// As written in a query or a request's `filter`. An unknown word is an error, lest a typo widen a purge.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, IntoParams, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 pub struct Query {
-    state: Option<String>,
+    /// Only with a delivery in this state.
+    state: Option<DeliveryState>,
+    /// Only for the destination of this name.
     destination: Option<String>,
+    /// Only through the source of this name.
     source: Option<String>,
+    /// Only of this event type.
     #[serde(rename = "type")]
+    #[param(rename = "type")]
     kind: Option<String>,
+    /// Only of the interaction with this key.
     interaction: Option<String>,
+    /// Dead letters only: why they died.
+    #[param(value_type = Option<ReasonWord>)]
+    #[schema(value_type = Option<ReasonWord>)]
     reason: Option<Reason>,
+    /// Not before this time (RFC 3339): accepted, or for dead letters, died.
+    #[param(value_type = Option<String>, format = DateTime)]
     since: Option<String>,
+    /// Not after this time.
+    #[param(value_type = Option<String>, format = DateTime)]
     until: Option<String>,
+    /// The `next` of an earlier answer.
     pub(super) after: Option<String>,
+    /// Items of a page.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
+}
+
+/// The reasons as the document of the API lists them.
+#[derive(ToSchema)]
+#[schema(as = Reason, rename_all = "snake_case")]
+#[expect(dead_code, reason = "it is only described")]
+pub(super) enum ReasonWord {
+    Exhausted,
+    Permanent,
+    Expired,
+    Stale,
+    Manual,
 }
 
 impl Query {
@@ -40,52 +71,17 @@ impl Query {
 }
 
 /// Which of an event's dead letters is meant.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 pub struct Which {
+    /// The destination, where the event is dead for several.
     destination: Option<String>,
 }
 
 impl Which {
     pub fn destination(&self, admin: &Admin) -> Result<Option<DestinationId>, Failure> {
         destination(self.destination.as_deref(), admin)
-    }
-}
-
-/// The state of a delivery, as it is named in JSON and in filters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeliveryState {
-    Queued,
-    Delayed,
-    Held,
-    InFlight,
-    Delivered,
-    Dead,
-    Discarded,
-}
-
-impl DeliveryState {
-    const ALL: [Self; 7] =
-        [Self::Queued, Self::Delayed, Self::Held, Self::InFlight, Self::Delivered, Self::Dead, Self::Discarded];
-
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Delayed => "delayed",
-            Self::Held => "held",
-            Self::InFlight => "in_flight",
-            Self::Delivered => "delivered",
-            Self::Dead => "dead",
-            Self::Discarded => "discarded",
-        }
-    }
-
-    fn of(word: &str) -> Result<Self, Failure> {
-        let known = || Self::ALL.map(Self::word).join(", ");
-        Self::ALL
-            .into_iter()
-            .find(|s| s.word() == word)
-            .ok_or_else(|| Failure::bad(format!("state is one of {}", known())))
     }
 }
 
@@ -106,7 +102,7 @@ pub struct Filter {
 impl Filter {
     pub fn of(query: &Query, admin: &Admin) -> Result<Self, Failure> {
         Ok(Self {
-            state: query.state.as_deref().map(DeliveryState::of).transpose()?,
+            state: query.state,
             destination: destination(query.destination.as_deref(), admin)?,
             source: query.source.clone(),
             kind: query.kind.clone(),

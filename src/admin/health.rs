@@ -4,15 +4,31 @@ use super::Shared;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde_json::{Value, json};
+use serde::Serialize;
 use std::sync::atomic::Ordering;
+use utoipa::ToSchema;
 
-pub(super) async fn alive() -> Json<Value> {
-    Json(json!({"status": "ok"}))
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Alive {
+    status: &'static str,
 }
 
-/// 503 with reasons as long as events would not be accepted.
-pub(super) async fn ready(State(admin): Shared) -> (StatusCode, Json<Value>) {
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Ready {
+    ready: bool,
+    /// Why events would not be accepted.
+    reasons: Vec<&'static str>,
+}
+
+/// Whether the process answers; no token needed
+#[utoipa::path(get, path = "/healthz", tag = "health", security(()), responses((status = 200, body = Alive)))]
+pub(super) async fn alive() -> Json<Alive> {
+    Json(Alive { status: "ok" })
+}
+
+/// 503 with reasons as long as events would not be accepted; no token needed
+#[utoipa::path(get, path = "/readyz", tag = "health", security(()), responses((status = 200, body = Ready), (status = 503, body = Ready)))]
+pub(super) async fn ready(State(admin): Shared) -> (StatusCode, Json<Ready>) {
     let mut reasons = Vec::new();
     if !admin.ready.load(Ordering::Relaxed) {
         reasons.push("starting");
@@ -22,5 +38,5 @@ pub(super) async fn ready(State(admin): Shared) -> (StatusCode, Json<Value>) {
         reasons.push("store_failed");
     }
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({"ready": reasons.is_empty(), "reasons": reasons})))
+    (status, Json(Ready { ready: reasons.is_empty(), reasons }))
 }

@@ -3,7 +3,8 @@
 //! Scheduler and store are asked one after the other while deliveries move, so a delivery can be missed in between: it
 //! then seems to lie nowhere. [`ends`] tells such a one from one that has ended.
 
-use super::filter::{DeliveryState, Filter};
+use super::answers::DeliveryState;
+use super::filter::Filter;
 use super::{Admin, Failure};
 use crate::delivery::{Delivery, DeliveryId, Place};
 use crate::dispatch::Question;
@@ -36,7 +37,7 @@ pub(super) struct Known {
 #[derive(Debug)]
 pub(super) enum Lies {
     Waiting,
-    Delayed(Box<Delivery>),
+    Delayed { due: Timestamp, delivery: Box<Delivery> },
     Dead,
     Gone,
 }
@@ -161,7 +162,7 @@ pub(super) fn know(store: &Store, tree: &DelayTree, sequence: Sequence) -> Resul
             // between the question and this read it may have been delivered
             if let Ok(delivery) = store.delivery(id, Place::under(*due)) {
                 event.get_or_insert_with(|| delivery.event.clone());
-                places.insert(d, Lies::Delayed(Box::new(delivery)));
+                places.insert(d, Lies::Delayed { due: *due, delivery: Box::new(delivery) });
             }
         }
     }

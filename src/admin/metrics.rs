@@ -25,6 +25,8 @@ struct Refused {
     code: String,
 }
 
+/// The numbers of the status as Prometheus text
+#[utoipa::path(get, path = "/metrics", tag = "status", responses((status = 200, description = "OpenMetrics", body = String, content_type = "application/openmetrics-text"), Failure))]
 pub(super) async fn metrics(State(admin): Shared) -> Result<impl IntoResponse, Failure> {
     let s = Snapshot::take(&admin).await?;
     let mut registry = Registry::with_prefix("holdline");

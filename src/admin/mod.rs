@@ -3,35 +3,50 @@
 //! *Invariants.* A change is answered when it is durable. No secret is shown; a body only where it is asked for by its
 //! own path.
 
+mod access;
+mod answers;
+mod changes;
 mod dlq;
+mod document;
 mod events;
+mod explain;
+mod export;
+mod failure;
 mod filter;
 mod health;
 mod known;
 mod metrics;
+mod notes;
+mod socket;
 mod status;
 
+pub use access::{Grant, Via};
+pub use socket::Socket;
+
 use crate::clock::Clock;
-use crate::delivery::{Attempt, Delivery};
+use crate::config::settings::Scope;
 use crate::dispatch::{Destination, LineStatus, Question};
 use crate::event::{DestinationId, EventId, Sequence};
 use crate::intake::Counts;
 use crate::intake::admission::Admission;
 use crate::store::{Store, StoreError};
 use crate::time::Timestamp;
+use axum::Router;
 use axum::extract::{FromRequestParts, Path, Request, State};
+
+use axum::http::header;
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use serde_json::{Value, json};
+use axum::routing::get;
+use failure::Failure;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use subtle::ConstantTimeEq;
 use tokio::sync::{mpsc, oneshot};
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// What the handlers work on.
 #[derive(Debug)]
@@ -42,7 +57,10 @@ pub struct Admin {
     pub destinations: HashMap<DestinationId, Arc<Destination>>,
     pub admission: Arc<Admission>,
     pub counts: Arc<Counts>,
-    pub token: String,
+    /// The tokens, and what each opens.
+    pub grants: Vec<Grant>,
+    /// The user that the daemon runs as.
+    pub own_uid: u32,
     pub started_at: Timestamp,
     /// Set when everything runs.
     pub ready: Arc<AtomicBool>,
@@ -50,50 +68,13 @@ pub struct Admin {
 
 type Shared = State<Arc<Admin>>;
 
-/// A failed call, in the one shape of every error.
-#[derive(Debug)]
-pub struct Failure {
-    status: StatusCode,
-    code: &'static str,
-    message: String,
-}
-
-impl Failure {
-    fn bad(message: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, code: "invalid_request", message: message.into() }
-    }
-
-    fn not_found(message: impl Into<String>) -> Self {
-        Self { status: StatusCode::NOT_FOUND, code: "not_found", message: message.into() }
-    }
-
-    fn unavailable(message: impl Into<String>) -> Self {
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, code: "unavailable", message: message.into() }
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(e: StoreError) -> Self {
-        match e {
-            StoreError::Damaged(why) => Self {
-                status: StatusCode::INTERNAL_SERVER_ERROR,
-                code: "damaged",
-                message: format!("a stored record does not verify: {why}"),
-            },
-            e => Self::unavailable(e.to_string()),
-        }
-    }
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        (self.status, Json(json!({"error": {"code": self.code, "message": self.message}}))).into_response()
-    }
-}
-
 /// The part of a path that names something.
-#[derive(Debug)]
-struct Name(String);
+#[derive(Debug, IntoParams)]
+#[into_params(names("id"), parameter_in = Path)]
+struct Name(
+    /// The id of an event; or `SOURCE:ID`, with the sender's own one.
+    String,
+);
 
 impl<S: Send + Sync> FromRequestParts<S> for Name {
     type Rejection = Failure;
@@ -103,47 +84,58 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
     }
 }
 
-/// The routes of the API.
+/// The routes of the API, and the document that describes them.
 pub fn router(admin: Arc<Admin>) -> Router {
-    let guarded = Router::new()
-        .route("/metrics", get(metrics::metrics))
-        .route("/v1/status", get(status::status))
-        .route("/v1/destinations", get(status::destinations))
-        .route("/v1/destinations/{name}", get(status::destination))
-        .route("/v1/events/{id}", get(events::show))
-        .route("/v1/events/{id}/body", get(events::body))
-        .route("/v1/dlq/redrive", post(dlq::redrive))
-        .route("/v1/dlq/purge", post(dlq::purge))
-        .route_layer(middleware::from_fn(refuse_query))
-        .route("/v1/events", get(events::list))
-        .route("/v1/dlq", get(dlq::list))
-        .route("/v1/dlq/{id}", get(dlq::show))
-        .route("/v1/dlq/{id}/body", get(dlq::body))
-        .route_layer(middleware::from_fn_with_state(admin.clone(), authorize));
-    Router::new()
-        .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
-        .merge(guarded)
-        .fallback(|| async { Failure::not_found("there is nothing at this path; the README lists the API") })
-        .method_not_allowed_fallback(|| async {
-            let message = "this path does not take that method".to_owned();
-            Failure { status: StatusCode::METHOD_NOT_ALLOWED, code: "method_not_allowed", message }
-        })
+    let (router, mut document) = routes(&admin).split_for_parts();
+    document::complete(&mut document);
+    let text = document.to_pretty_json().expect("the document holds only what JSON can");
+    let described = move || {
+        let text = text.clone();
+        async move { ([(header::CONTENT_TYPE, "application/json")], text) }
+    };
+    let guard = middleware::from_fn_with_state((admin.clone(), Scope::Read), access::authorize);
+    router
+        .route("/openapi.json", get(described).route_layer(guard))
+        .fallback(|| async { Failure::not_found("there is nothing at this path; /openapi.json lists the API") })
+        .method_not_allowed_fallback(|| async { Failure::method() })
+        .layer(middleware::from_fn(access::same_site))
         .with_state(admin)
 }
 
-async fn authorize(State(admin): Shared, request: Request, next: Next) -> Response {
-    let given = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-    let given = given.and_then(|v| v.strip_prefix("Bearer ")).unwrap_or_default();
-    if bool::from(given.as_bytes().ct_eq(admin.token.as_bytes())) {
-        return next.run(request).await;
-    }
-    let message =
-        "send `Authorization: Bearer TOKEN`; the token is in the data folder, in `admin.token`, if none is configured";
-    let failure = Failure { status: StatusCode::UNAUTHORIZED, code: "unauthorized", message: message.to_owned() };
-    let mut response = failure.into_response();
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    response
+/// Each path with its handler, which is its documentation too, by the scope that it wants.
+fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
+    let guard = |scope: Scope| middleware::from_fn_with_state((admin.clone(), scope), access::authorize);
+    let open =
+        OpenApiRouter::with_openapi(document::frame()).routes(routes!(health::alive)).routes(routes!(health::ready));
+    let read = OpenApiRouter::new()
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(status::status))
+        .routes(routes!(status::destinations))
+        .routes(routes!(status::destination))
+        .routes(routes!(events::show))
+        .route_layer(middleware::from_fn(refuse_query))
+        .routes(routes!(events::list))
+        .routes(routes!(dlq::list))
+        .routes(routes!(dlq::show))
+        .routes(routes!(notes::audit))
+        .routes(routes!(notes::gaps))
+        .route_layer(guard(Scope::Read));
+    let operate = OpenApiRouter::new()
+        .routes(routes!(dlq::redrive))
+        .routes(routes!(dlq::purge))
+        .routes(routes!(notes::open))
+        .routes(routes!(notes::close))
+        .route_layer(middleware::from_fn(refuse_query))
+        .routes(routes!(changes::retry))
+        .routes(routes!(changes::discard))
+        .route_layer(guard(Scope::Operate));
+    let reveal = OpenApiRouter::new()
+        .routes(routes!(events::body))
+        .route_layer(middleware::from_fn(refuse_query))
+        .routes(routes!(dlq::body))
+        .routes(routes!(export::export))
+        .route_layer(guard(Scope::Reveal));
+    open.merge(read).merge(operate).merge(reveal)
 }
 
 /// What a path does not know is refused, lest somebody rely on it.
@@ -182,22 +174,6 @@ impl Admin {
             None => self.store.destination_name(d),
         }
     }
-}
-
-/// Every attempt of a delivery, oldest first.
-fn attempts(delivery: &Delivery) -> Vec<Value> {
-    let one = |a: &Attempt| {
-        json!({
-            "number": a.number,
-            "at": a.at.to_string(),
-            "latency_ms": a.latency_ms,
-            "outcome": a.outcome.word(),
-            "status": a.outcome.status(),
-            "error": a.error,
-            "answer": String::from_utf8_lossy(&a.answer),
-        })
-    };
-    delivery.attempts.iter().map(one).collect()
 }
 
 /// The sequence that an event id carries.

@@ -1,5 +1,7 @@
 //! `/v1/status` and `/v1/destinations`: the numbers, all taken at one moment.
 
+use super::answers::Page;
+use super::explain::{self, Held};
 use super::{Admin, Failure, Name, Shared};
 use crate::dispatch::LineStatus;
 use crate::event::DestinationId;
@@ -8,9 +10,10 @@ use crate::store::Totals;
 use crate::time::{Timestamp, millis};
 use axum::Json;
 use axum::extract::State;
-use serde_json::{Value, json};
+use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
+use utoipa::ToSchema;
 
 /// Everything that the status shows, so that metrics and JSON tell the same.
 pub(super) struct Snapshot {
@@ -58,11 +61,109 @@ impl Snapshot {
     }
 
     pub(super) fn line(&self, d: DestinationId) -> LineStatus {
-        self.lines.get(&d).copied().unwrap_or_default()
+        self.lines.get(&d).cloned().unwrap_or_default()
     }
 }
 
-pub(super) async fn status(State(admin): Shared) -> Result<Json<Value>, Failure> {
+/// How the daemon is doing.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Status {
+    version: &'static str,
+    /// `starting`, `running` or `draining`.
+    state: &'static str,
+    #[schema(format = DateTime)]
+    started_at: String,
+    /// What stands between an acknowledged event and a power cut: `inode-sync`, `fdatasync` or `unsafe`.
+    durability: &'static str,
+    intake: IntakeState,
+    counters: Counters,
+    queue: Queue,
+    dlq: DeadLetters,
+    disk: Disk,
+    destinations: Vec<DestinationItem>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct IntakeState {
+    open: bool,
+    reason: Option<&'static str>,
+}
+
+/// Since the store was made.
+#[derive(Debug, Serialize, ToSchema)]
+struct Counters {
+    accepted: u64,
+    duplicates: u64,
+    conflicts: u64,
+    ignored: u64,
+    delivered: u64,
+    dead_lettered: u64,
+    discarded: u64,
+    redriven: u64,
+    damaged: u64,
+}
+
+/// Deliveries that wait.
+#[derive(Debug, Serialize, ToSchema)]
+struct Queue {
+    depth: u64,
+    bytes: u64,
+    oldest_age_ms: u64,
+    in_flight: usize,
+    delayed: usize,
+    held: usize,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct DeadLetters {
+    depth: u64,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Disk {
+    free_bytes: u64,
+    used_bytes: u64,
+}
+
+/// How a destination stands.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DestinationItem {
+    name: String,
+    /// Null where its events are held.
+    url: Option<String>,
+    concurrency: Concurrency,
+    /// What holds everything that waits for it.
+    holds: Vec<Held>,
+    queue: DestinationQueue,
+    counters: DestinationCounters,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Concurrency {
+    limit: usize,
+    in_flight: usize,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct DestinationQueue {
+    depth: u64,
+    oldest_age_ms: u64,
+    delayed: usize,
+    held: usize,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct DestinationCounters {
+    accepted: u64,
+    delivered: u64,
+    dead: u64,
+    discarded: u64,
+}
+
+/// Everything at a glance
+#[utoipa::path(get, path = "/v1/status", tag = "status", responses((status = 200, body = Status), Failure))]
+pub(super) async fn status(State(admin): Shared) -> Result<Json<Status>, Failure> {
     let s = Snapshot::take(&admin).await?;
     let state = match s.door {
         Door::Draining => "draining",
@@ -70,82 +171,77 @@ pub(super) async fn status(State(admin): Shared) -> Result<Json<Value>, Failure>
         _ => "running",
     };
     let totals = &s.totals;
-    Ok(Json(json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "state": state,
-        "started_at": admin.started_at.to_string(),
-        "durability": admin.store.durability().word(),
-        "intake": {"open": s.door == Door::Open, "reason": s.door.code()},
-        "counters": {
-            "accepted": totals.accepted,
-            "duplicates": totals.duplicates,
-            "conflicts": totals.conflicts,
-            "ignored": s.ignored,
-            "delivered": totals.sum(|t| t.delivered),
-            "dead_lettered": totals.dead_lettered,
-            "discarded": totals.sum(|t| t.discarded),
-            "redriven": totals.redriven,
-            "damaged": totals.damaged,
+    Ok(Json(Status {
+        version: env!("CARGO_PKG_VERSION"),
+        state,
+        started_at: admin.started_at.to_string(),
+        durability: admin.store.durability().word(),
+        intake: IntakeState { open: s.door == Door::Open, reason: s.door.code() },
+        counters: Counters {
+            accepted: totals.accepted,
+            duplicates: totals.duplicates,
+            conflicts: totals.conflicts,
+            ignored: s.ignored,
+            delivered: totals.sum(|t| t.delivered),
+            dead_lettered: totals.dead_lettered,
+            discarded: totals.sum(|t| t.discarded),
+            redriven: totals.redriven,
+            damaged: totals.damaged,
         },
-        "queue": {
-            "depth": totals.sum(crate::store::Tally::queued),
-            "bytes": s.queue_bytes,
-            "oldest_age_ms": s.oldest_age_ms(),
-            "in_flight": s.sum(|line| line.in_flight),
-            "delayed": s.sum(|line| line.delayed),
-            "held": s.sum(|line| line.held),
+        queue: Queue {
+            depth: totals.sum(crate::store::Tally::queued),
+            bytes: s.queue_bytes,
+            oldest_age_ms: s.oldest_age_ms(),
+            in_flight: s.sum(|line| line.in_flight),
+            delayed: s.sum(|line| line.delayed),
+            held: s.sum(|line| line.held),
         },
-        "dlq": {"depth": totals.sum(|t| t.dead), "bytes": totals.dlq_bytes},
-        "disk": {"free_bytes": s.free_bytes, "used_bytes": s.used_bytes},
-        "destinations": all(&admin, &s),
-    })))
+        dlq: DeadLetters { depth: totals.sum(|t| t.dead), bytes: totals.dlq_bytes },
+        disk: Disk { free_bytes: s.free_bytes, used_bytes: s.used_bytes },
+        destinations: all(&admin, &s),
+    }))
 }
 
-pub(super) async fn destinations(State(admin): Shared) -> Result<Json<Value>, Failure> {
+/// All destinations
+#[utoipa::path(get, path = "/v1/destinations", tag = "destinations", responses((status = 200, body = Page<DestinationItem>), Failure))]
+pub(super) async fn destinations(State(admin): Shared) -> Result<Json<Page<DestinationItem>>, Failure> {
     let s = Snapshot::take(&admin).await?;
-    Ok(Json(json!({"items": all(&admin, &s), "next": null})))
+    Ok(Json(Page::whole(all(&admin, &s))))
 }
 
-pub(super) async fn destination(State(admin): Shared, Name(name): Name) -> Result<Json<Value>, Failure> {
+/// One destination
+#[utoipa::path(get, path = "/v1/destinations/{name}", tag = "destinations", params(("name" = String, Path)), responses((status = 200, body = DestinationItem), Failure))]
+pub(super) async fn destination(State(admin): Shared, Name(name): Name) -> Result<Json<DestinationItem>, Failure> {
     let s = Snapshot::take(&admin).await?;
     let d = admin.destinations.values().find(|d| d.name == name).map(|d| d.id);
     let d = d.ok_or_else(|| Failure::not_found(format!("no destination is called `{name}`")))?;
     Ok(Json(one(&admin, &s, d)))
 }
 
-fn all(admin: &Admin, s: &Snapshot) -> Vec<Value> {
+fn all(admin: &Admin, s: &Snapshot) -> Vec<DestinationItem> {
     let mut ids: Vec<DestinationId> = admin.destinations.keys().copied().collect();
     ids.sort();
     ids.into_iter().map(|d| one(admin, s, d)).collect()
 }
 
-fn one(admin: &Admin, s: &Snapshot, d: DestinationId) -> Value {
+fn one(admin: &Admin, s: &Snapshot, d: DestinationId) -> DestinationItem {
     let (destination, line, tally) = (&admin.destinations[&d], s.line(d), s.totals.tally_of(d));
-    let mut holds = Vec::new();
-    if line.hold_until > s.now {
-        let until = line.hold_until.to_string();
-        holds.push(json!({"gate": "delay", "until": until, "reason": "Retry-After", "set_by": "destination"}));
-    }
-    if destination.url().is_none() {
-        let reason = "no url is configured; events are held";
-        holds.push(json!({"gate": "pause", "until": null, "reason": reason, "set_by": "configuration"}));
-    }
-    json!({
-        "name": destination.name,
-        "url": destination.url(),
-        "concurrency": {"limit": destination.policy.concurrency, "in_flight": line.in_flight},
-        "holds": holds,
-        "queue": {
-            "depth": tally.queued(),
-            "oldest_age_ms": line.oldest.map_or(0, |at| millis(s.now.since(at))),
-            "delayed": line.delayed,
-            "held": line.held,
+    DestinationItem {
+        name: destination.name.clone(),
+        url: destination.url(),
+        concurrency: Concurrency { limit: destination.policy.concurrency, in_flight: line.in_flight },
+        holds: explain::of_destination(admin, d, &line, s.now),
+        queue: DestinationQueue {
+            depth: tally.queued(),
+            oldest_age_ms: line.oldest.map_or(0, |at| millis(s.now.since(at))),
+            delayed: line.delayed,
+            held: line.held,
         },
-        "counters": {
-            "accepted": tally.accepted,
-            "delivered": tally.delivered,
-            "dead": tally.dead,
-            "discarded": tally.discarded,
+        counters: DestinationCounters {
+            accepted: tally.accepted,
+            delivered: tally.delivered,
+            dead: tally.dead,
+            discarded: tally.discarded,
         },
-    })
+    }
 }

@@ -7,13 +7,15 @@ use crate::cli::Failure;
 use crate::cli::item;
 use crate::cli::reach::{Place, Reach};
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use std::fmt::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// As every request of holdline's own clients names itself.
@@ -37,7 +39,30 @@ pub struct Admin {
     base: String,
     token: Option<String>,
     token_from: String,
-    http: Client<HttpConnector, Full<Bytes>>,
+    way: Way,
+}
+
+/// How the daemon is reached.
+#[derive(Clone, Debug)]
+enum Way {
+    Tcp(Box<Client<HttpConnector, Full<Bytes>>>),
+    Socket(PathBuf),
+}
+
+impl Way {
+    /// One exchange, as far as the head of the answer. The error says the innermost cause.
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String> {
+        match self {
+            Self::Tcp(client) => client.request(request).await.map_err(|e| root(&e)),
+            Self::Socket(path) => {
+                let stream = tokio::net::UnixStream::connect(path).await.map_err(|e| e.to_string())?;
+                let io = TokioIo::new(stream);
+                let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(|e| root(&e))?;
+                tokio::spawn(connection); // ends with the answer
+                sender.send_request(request).await.map_err(|e| root(&e))
+            }
+        }
+    }
 }
 
 impl Admin {
@@ -48,7 +73,11 @@ impl Admin {
 
     /// The daemon at a known place.
     pub fn at(place: Place) -> Self {
-        Self { base: place.admin, token: place.token, token_from: place.token_from, http: http_client() }
+        let way = match place.admin.strip_prefix("unix:") {
+            Some(path) => Way::Socket(path.into()),
+            None => Way::Tcp(Box::new(http_client())),
+        };
+        Self { base: place.admin, token: place.token, token_from: place.token_from, way }
     }
 
     /// The JSON behind `path`, which begins with `/` and is already encoded.
@@ -81,11 +110,29 @@ impl Admin {
 
     async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, Failure> {
         let timeout = if method == Method::GET { READ_TIMEOUT } else { CHANGE_TIMEOUT };
+        let exchange = async {
+            let answer = self.open(method, path, body).await?;
+            let body = answer.into_body().collect().await.map_err(|e| self.unreachable(&root(&e)))?;
+            Ok(body.to_bytes())
+        };
+        let late = || Err(self.unreachable(&format!("no answer within {} s", timeout.as_secs())));
+        tokio::time::timeout(timeout, exchange).await.unwrap_or_else(|_| late())
+    }
+
+    /// Asks, and returns when a success has begun to come in.
+    pub async fn open(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Failure> {
+        let (uri, host) = match &self.way {
+            Way::Tcp(_) => (format!("{}{path}", self.base), None),
+            Way::Socket(_) => (path.to_owned(), Some("localhost")),
+        };
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("{}{path}", self.base))
+            .uri(uri)
             .header(header::USER_AGENT, USER_AGENT)
             .header(header::ACCEPT, "application/json");
+        if let Some(host) = host {
+            request = request.header(header::HOST, host);
+        }
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
@@ -95,16 +142,13 @@ impl Admin {
         let request = request.body(Full::new(body)).map_err(|e| {
             Failure::Usage(format!("{}{path} or the token from {} cannot be sent: {e}", self.base, self.token_from))
         })?;
-        let exchange = async {
-            let answer = self.http.request(request).await.map_err(|e| self.unreachable(&root(&e)))?;
-            let status = answer.status();
-            let body = answer.into_body().collect().await.map_err(|e| self.unreachable(&root(&e)))?;
-            Ok((status, body.to_bytes()))
-        };
-        let (status, body) = tokio::time::timeout(timeout, exchange)
-            .await
-            .unwrap_or_else(|_| Err(self.unreachable(&format!("no answer within {} s", timeout.as_secs()))))?;
-        if status.is_success() { Ok(body) } else { Err(self.refused(status, &body)) }
+        let answer = self.way.send(request).await.map_err(|why| self.unreachable(&why))?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let body = answer.into_body().collect().await.map_err(|e| self.unreachable(&root(&e)))?;
+        Err(self.refused(status, &body.to_bytes()))
     }
 
     fn refused(&self, status: StatusCode, body: &Bytes) -> Failure {

@@ -21,7 +21,7 @@ const DEFAULT_DATA: &str = "./holdline-data";
 /// What every command takes that talks to the admin API.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Reach {
-    /// Where the admin API is [default: the configuration's admin.listen, else http://127.0.0.1:8081]
+    /// Where the admin API is, http://HOST:PORT or unix:PATH [default: the configuration's, else http://127.0.0.1:8081]
     #[arg(long, global = true, value_name = "URL", env = ADMIN, help_heading = HEADING)]
     admin: Option<String>,
     /// File that holds the admin token [default: HOLDLINE_ADMIN_TOKEN, the configuration's, DATA/admin.token]
@@ -57,7 +57,7 @@ pub enum Form {
 /// Where the daemon is and what opens it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Place {
-    /// `http://host:port`, without a slash at the end.
+    /// `http://host:port`, without a slash at the end, or `unix:PATH`.
     pub admin: String,
     /// The token, where one was found.
     pub token: Option<String>,
@@ -136,10 +136,11 @@ fn read(path: &Path) -> Result<String, String> {
 
 /// Checks an address that a person wrote and brings it into the form of [`Place::admin`].
 pub fn address(given: &str) -> Result<String, Failure> {
-    if given.starts_with("unix:") {
-        return Err(Failure::Usage(format!(
-            "{given}: unix sockets are not supported by this version; give the http:// address of admin.listen"
-        )));
+    if let Some(path) = given.strip_prefix("unix:") {
+        return match path {
+            "" => Err(Failure::Usage("unix: wants the path of a socket, as in unix:/run/holdline/admin.sock".into())),
+            _ => Ok(given.to_owned()),
+        };
     }
     let wrong = |what: &str| Failure::Usage(format!("{given}: {what}; write for example {DEFAULT_ADMIN}"));
     let uri: Uri = given.parse().map_err(|e| wrong(&format!("not a URL ({e})")))?;
@@ -155,10 +156,11 @@ pub fn address(given: &str) -> Result<String, Failure> {
 }
 
 fn listening(settings: &Settings) -> Result<String, Failure> {
-    match settings.admin.listen.first() {
-        Some(address) => Ok(format!("http://{}", reachable(*address))),
-        None => Err(Failure::Usage(format!(
-            "the configuration has no TCP address in admin.listen; say with --admin or {ADMIN} where the daemon is"
+    match (settings.admin.listen.first(), settings.admin.sockets.first()) {
+        (Some(address), _) => Ok(format!("http://{}", reachable(*address))),
+        (None, Some(path)) => Ok(format!("unix:{}", path.display())),
+        (None, None) => Err(Failure::Usage(format!(
+            "the configuration has no address in admin.listen; say with --admin or {ADMIN} where the daemon is"
         ))),
     }
 }
@@ -230,11 +232,10 @@ mod tests {
     #[test]
     fn addresses_are_checked() {
         assert_eq!(address("http://example.com:81/base/").unwrap(), "http://example.com:81/base");
-        for wrong in ["unix:/run/admin.sock", "127.0.0.1:8081", "https://a:1", "http://a/?b", "ftp://a", ""] {
+        assert_eq!(address("unix:/run/admin.sock").unwrap(), "unix:/run/admin.sock");
+        for wrong in ["unix:", "127.0.0.1:8081", "https://a:1", "http://a/?b", "ftp://a", ""] {
             assert_eq!(address(wrong).unwrap_err().code(), 2, "{wrong}");
         }
-        let Err(Failure::Usage(text)) = address("unix:/run/admin.sock") else { panic!("accepted") };
-        assert!(text.contains("not supported by this version"));
     }
 
     #[test]

@@ -5,18 +5,37 @@ use super::section::Value;
 use super::unbuilt;
 use http::Uri;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use toml::de::DeValue;
 
 /// One address, or an array of them; each with its place.
 pub(super) fn listen<'r>(value: Value<'r>) -> Option<Vec<(Value<'r>, SocketAddr)>> {
-    const EXAMPLE: &str = r#"an address such as "127.0.0.1:8080""#;
+    each(value, r#"an address such as "127.0.0.1:8080""#, parse_listen)
+}
+
+/// Where the admin API listens.
+pub(super) enum Place {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// As [`listen`], where a unix socket may be too.
+pub(super) fn places<'r>(value: Value<'r>) -> Option<Vec<(Value<'r>, Place)>> {
+    each(value, r#"an address such as "127.0.0.1:8081" or "unix:/run/holdline/admin.sock""#, parse_place)
+}
+
+fn each<'r, T>(
+    value: Value<'r>,
+    example: &str,
+    parse: impl Fn(&str) -> Result<T, Wrong>,
+) -> Option<Vec<(Value<'r>, T)>> {
     let items = value.one_or_items();
     if items.is_empty() {
-        return value.wrong("the list is empty", format!("write {EXAMPLE}"));
+        return value.wrong("the list is empty", format!("write {example}"));
     }
     let one = |item: Value<'r>| {
-        let address = item.text(EXAMPLE).and_then(|text| item.check(parse_listen(text)))?;
-        Some((item, address))
+        let found = item.text(example).and_then(|text| item.check(parse(text)))?;
+        Some((item, found))
     };
     Some(items.into_iter().filter_map(one).collect())
 }
@@ -32,6 +51,16 @@ pub(super) fn listen_or_inherit<'r>(value: Value<'r>) -> Option<(Vec<(Value<'r>,
 
 fn is_systemd(value: &Value<'_>) -> bool {
     matches!(value.raw(), DeValue::String(text) if text == "systemd")
+}
+
+fn parse_place(text: &str) -> Result<Place, Wrong> {
+    let Some(path) = text.strip_prefix("unix:") else { return parse_listen(text).map(Place::Tcp) };
+    // as long as the kernel takes it (sun_path)
+    if !path.starts_with('/') || path.len() > 107 {
+        let wrong = "this is not the absolute path of a socket, of at most 107 bytes";
+        return Err(Wrong::new(wrong, r#"write "unix:/run/holdline/admin.sock""#));
+    }
+    Ok(Place::Unix(path.into()))
 }
 
 /// `IP:PORT`; port 0 takes a free one.

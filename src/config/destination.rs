@@ -117,7 +117,7 @@ fn kind(value: Value<'_>) -> Option<Kind> {
 }
 
 /// RFC 7617: a user has neither a colon nor control characters.
-fn user(value: Value<'_>) -> Option<String> {
+pub(super) fn user(value: Value<'_>) -> Option<String> {
     let text = value.text("a user name, in quotes")?;
     if text.contains(|c: char| c == ':' || c.is_control()) {
         return value.wrong("a user has no colon and no control characters", "write the name alone");

@@ -1,10 +1,11 @@
-//! The blocks `[intake]` and `[admin]`: where holdline listens, and what it takes in.
+//! The block `[intake]`: where holdline listens, and what it takes in.
 
 use super::address;
 use super::section::{Section, Value};
-use super::settings::{Admin, Intake, Token};
+use super::settings::{Intake, Tls};
 use super::values::{self, GIB, KIB, Limits, MIB, TIB, span};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 const MAX_BODY: Limits<u64> = Limits { min: (KIB, ""), max: (32 * MIB, "a body is held in memory as a whole") };
@@ -43,6 +44,8 @@ pub(super) fn intake(mut section: Section<'_>) -> (Intake, Listeners<'_>) {
         max_connections: section
             .take("max_connections", |v| count(v, &MAX_CONNECTIONS))
             .unwrap_or(absent.max_connections),
+        tls: section.take("tls", tls),
+        max_connections_per_address: section.take("max_connections_per_address", |v| count(v, &MAX_CONNECTIONS)),
         max_json_depth: section.take("max_json_depth", |v| count(v, &MAX_JSON_DEPTH)).unwrap_or(absent.max_json_depth),
         max_batch: section.take("max_batch", |v| count(v, &MAX_BATCH)).unwrap_or(absent.max_batch),
         max_in_flight_bytes: section
@@ -79,14 +82,21 @@ pub(super) fn intake(mut section: Section<'_>) -> (Intake, Listeners<'_>) {
     (intake, places)
 }
 
-/// Reads `[admin]`.
-pub(super) fn admin(mut section: Section<'_>) -> (Admin, Listeners<'_>) {
-    let (listen, places) = match section.take("listen", address::listen) {
-        Some(places) => (places.iter().map(|(_, address)| *address).collect(), places),
-        None => (Admin::default().listen, Vec::new()),
-    };
-    let token = section.take("token", super::secret::secret).map_or(Token::Made, Token::Given);
-    (Admin { listen, token }, places)
+fn tls(value: Value<'_>) -> Option<Tls> {
+    let mut section = value.section()?;
+    let cert = section.need("cert", r#"cert = "/etc/holdline/tls/cert.pem""#, |v| file(&v));
+    let key = section.need("key", r#"key = "/etc/holdline/tls/key.pem""#, |v| file(&v));
+    let client_ca = section.take("client_ca", |v| file(&v));
+    // one that is there and wrong is a fault, and never taken for none
+    section.sound(&["client_ca"]).then_some(())?;
+    Some(Tls { cert: cert?, key: key?, client_ca })
+}
+
+fn file(value: &Value<'_>) -> Option<PathBuf> {
+    match value.text("the path of a file in PEM, in quotes")? {
+        "" => value.wrong("the path is empty", "write the path of a file in PEM"),
+        path => Some(path.into()),
+    }
 }
 
 /// Two listeners on one port: noted at the later one that is written.

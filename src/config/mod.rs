@@ -1,6 +1,8 @@
 //! Configuration: what an operator wrote (TOML) -> settings as used.
 
 mod address;
+mod admin;
+mod auth;
 mod destination;
 mod fault;
 mod intake;

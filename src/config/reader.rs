@@ -2,9 +2,10 @@
 //!
 //! *Failure.* A fault never hides another one. Where the text is not TOML, only that is told: what was meant is unknown.
 
+use super::admin::admin;
 use super::destination::destination;
 use super::fault::{Faults, Wrong};
-use super::intake::{admin, intake, note_overlaps};
+use super::intake::{intake, note_overlaps};
 use super::names::Names;
 use super::section::{Reading, Section, Value};
 use super::settings::{Dlq, Settings, Store};

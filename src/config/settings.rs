@@ -2,6 +2,8 @@
 
 pub use super::secret::{Secret, SecretValue};
 use crate::rules::backoff::Retry;
+use crate::rules::gcra::Rate;
+use crate::signature::Scheme;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -25,7 +27,11 @@ pub struct Intake {
     pub max_body_bytes: usize,
     /// Request line and headers together.
     pub max_header_bytes: usize,
+    /// None: plain HTTP.
+    pub tls: Option<Tls>,
     pub max_connections: usize,
+    /// Of them, those from one address.
+    pub max_connections_per_address: Option<usize>,
     /// Deepest nesting of JSON that is accepted.
     pub max_json_depth: usize,
     /// Most events of one request, where a body holds an array of them.
@@ -44,10 +50,57 @@ pub struct Intake {
     pub max_queue_bytes: u64,
 }
 
+/// Files in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The chain, the server's own certificate first.
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// Authorities, one of which must have signed the certificate that a sender then has to show.
+    pub client_ca: Option<PathBuf>,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Admin {
     pub listen: Vec<SocketAddr>,
+    /// Paths of unix sockets.
+    pub sockets: Vec<PathBuf>,
+    /// The token that may do everything.
     pub token: Token,
+    /// Further tokens, each with a name and scopes of its own.
+    pub tokens: Vec<NamedToken>,
+}
+
+/// A token of the admin API for somebody who need not do everything.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedToken {
+    /// As it stands in the audit.
+    pub name: String,
+    pub token: Secret,
+    pub scopes: Vec<Scope>,
+}
+
+/// What a token of the admin API opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything but bodies.
+    Read,
+    /// Changes; whoever may make them may also read.
+    Operate,
+    /// Bodies of events.
+    Reveal,
+}
+
+impl Scope {
+    pub const ALL: [Self; 3] = [Self::Read, Self::Operate, Self::Reveal];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Operate => "operate",
+            Self::Reveal => "reveal",
+        }
+    }
 }
 
 /// Where the admin token comes from.
@@ -74,10 +127,24 @@ pub struct Source {
     pub pointers: Pointers,
     /// How long the ids of accepted events are remembered.
     pub dedup_window: Duration,
+    /// Any of them lets a request in; empty: everybody may send.
+    pub auth: Vec<SourceAuth>,
+    /// Events beyond it are answered 429.
+    pub rate_limit: Option<Rate>,
     /// Names of destinations; empty: all.
     pub to: Vec<String>,
     /// Patterns (`*` matches anything) of the event types that go on; empty: all.
     pub types: Vec<String>,
+}
+
+/// How a sender shows that it is the one. Of several secrets any is right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceAuth {
+    Bearer { tokens: Vec<Secret> },
+    Basic { user: String, passwords: Vec<Secret> },
+    Header { name: http::HeaderName, values: Vec<Secret> },
+    Query { name: String, values: Vec<Secret> },
+    Hmac { scheme: Scheme, secrets: Vec<Secret> },
 }
 
 /// The presets, `auto` (detects one of them) and `custom` (only what the pointers say).
@@ -178,7 +245,9 @@ impl Default for Intake {
             inherit: false,
             max_body_bytes: MIB,
             max_header_bytes: 64 * KIB,
+            tls: None,
             max_connections: 1024,
+            max_connections_per_address: None,
             max_json_depth: 64,
             max_batch: 1000,
             max_in_flight_bytes: 64 * MIB,
@@ -193,7 +262,12 @@ impl Default for Intake {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: vec![(Ipv4Addr::LOCALHOST, 8081).into()], token: Token::Made }
+        Self {
+            listen: vec![(Ipv4Addr::LOCALHOST, 8081).into()],
+            sockets: Vec::new(),
+            token: Token::Made,
+            tokens: Vec::new(),
+        }
     }
 }
 
@@ -223,6 +297,8 @@ impl Source {
             profile: "auto".into(),
             pointers: Pointers::default(),
             dedup_window: hours(24),
+            auth: Vec::new(),
+            rate_limit: None,
             to: Vec::new(),
             types: Vec::new(),
         }

@@ -29,6 +29,8 @@ pub(super) fn source<'r>(mut section: Section<'r>, sources: &mut Names<'r>, dest
         dedup_window: section
             .take("dedup_window", |v| values::duration(&v, &DEDUP_WINDOW))
             .unwrap_or(absent.dedup_window),
+        auth: section.take("auth", super::auth::auths).unwrap_or_default(),
+        rate_limit: section.take("rate_limit", |v| values::rate(&v)),
         to: section
             .take("to", |v| values::words(&v, "all destinations", |item| destinations.resolve(item)))
             .unwrap_or_default(),

@@ -7,11 +7,8 @@ use toml::de::{DeTable, DeValue};
 /// Section (as a path without indices), key, and the value that is as good as its absence, in TOML.
 const UNBUILT: &[(&str, &str, Option<&str>)] = &[
     ("", "alert", None),
-    ("intake", "tls", None),
-    ("source", "auth", Some(r#"{ kind = "none" }"#)),
     ("source", "on_bad_signature", None),
     ("source", "on_unparsable", None),
-    ("source", "rate_limit", None),
     ("destination", "rate", None),
     ("destination", "breaker", None),
     ("destination", "sign", None),

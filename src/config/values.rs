@@ -2,7 +2,9 @@
 
 use super::fault::{Wrong, nearest};
 use super::section::Value;
+use crate::rules::gcra::Rate;
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::time::Duration;
 use toml::de::DeValue;
 
@@ -137,6 +139,27 @@ pub(super) fn shown_size(bytes: u64) -> String {
     unit.map_or_else(|| format!("{bytes}B"), |(name, factor)| format!("{}{name}", bytes / factor))
 }
 
+const RATE_UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
+const RATE_COUNT: Limits<u64> = Limits { min: (1, ""), max: (1_000_000, "nothing here is that fast") };
+
+/// So many in a second, minute, hour or day, as in `"200/s"`.
+pub(super) fn rate(value: &Value<'_>) -> Option<Rate> {
+    let such_as = r#"write a rate such as "200/s" or "60/m""#;
+    let text = value.text(r#"a rate such as "200/s""#)?;
+    let Some((number, unit)) = text.split_once('/') else {
+        return value.wrong(format!("{} has no unit of time", value.written()), such_as);
+    };
+    let Some((_, seconds)) = RATE_UNITS.iter().find(|(name, _)| *name == unit.trim()) else {
+        return value.wrong(format!("{} is not per s, m, h or d", value.written()), such_as);
+    };
+    let Ok(count) = number.trim().parse::<i128>() else {
+        return value.wrong(format!("{} is not a whole number of events", value.written()), such_as);
+    };
+    let count = within(value, count, &RATE_COUNT, |n| format!(r#""{n}/{}""#, unit.trim()))?;
+    let count = u32::try_from(count).ok().and_then(NonZeroU32::new)?;
+    Some(Rate::new(count, Duration::from_secs(*seconds)))
+}
+
 /// A whole number.
 pub(super) fn whole(value: &Value<'_>, limits: &Limits<u64>) -> Option<u64> {
     match value.raw() {
@@ -154,7 +177,7 @@ fn integer(value: &Value<'_>) -> Option<i128> {
     }
 }
 
-fn within(value: &Value<'_>, got: i128, limits: &Limits<u64>, show: fn(u64) -> String) -> Option<u64> {
+fn within(value: &Value<'_>, got: i128, limits: &Limits<u64>, show: impl Fn(u64) -> String) -> Option<u64> {
     let clamped = u64::try_from(got.max(0)).unwrap_or(u64::MAX);
     let wide = Limits { min: (limits.min.0.into(), limits.min.1), max: (limits.max.0.into(), limits.max.1) };
     let bound = |n: i128| show(u64::try_from(n).unwrap_or(u64::MAX));

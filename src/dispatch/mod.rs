@@ -161,6 +161,9 @@ impl Dispatcher {
                     ticket.to.iter().for_each(|d| self.scheduler.waits(d, &ticket, Timestamp::ZERO));
                 }
             }
+            News::Hastened(ids) => {
+                ids.iter().for_each(|(id, lane)| self.scheduler.hastened(id.destination, *lane, id.sequence));
+            }
             News::Purged(ids) => {
                 ids.iter().for_each(|(id, lane)| self.scheduler.purged(id.destination, *lane, id.sequence));
             }

@@ -4,14 +4,14 @@
 //! queue and are not refused. A head that does not arrive in time closes its connection.
 
 use super::answer::Answer;
-use super::farewell;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -59,30 +59,7 @@ where
         connections.spawn(async move {
             let _permit = permit;
             let _ = stream.set_nodelay(true); // only latency is lost where it fails
-            let begun = CancellationToken::new();
-            let first = begun.clone();
-            let service = service_fn(move |request| {
-                first.cancel();
-                service.call(request)
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(limits.head_timeout)
-                .max_headers(HEADERS_MAX)
-                .max_buf_size(limits.head_bytes_max)
-                .half_close(false)
-                .serve_connection(TokioIo::new(stream), service);
-            let mut connection = std::pin::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = farewell::due(&stop, &begun) => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection ended early");
-            }
+            connection(stream, service, limits, stop).await;
         });
     }
     drop(listener);
@@ -90,8 +67,36 @@ where
     connections.wait().await;
 }
 
+/// Serves the requests of one connection, until it ends or, after `stop`, the request under way has.
+pub async fn connection<S, B, I>(stream: I, service: S, limits: Limits, stop: CancellationToken)
+where
+    S: Service<http::Request<Incoming>, Response = http::Response<B>, Error = Infallible>,
+    B: hyper::body::Body<Error: std::error::Error + Send + Sync> + 'static,
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_timeout)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(limits.head_bytes_max)
+        .half_close(false)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// A moment without trying again, after a failed accept.
 #[allow(clippy::disallowed_methods)] // backing off from the kernel is no deadline that a test would move
-async fn pause() {
+pub async fn pause() {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 const BACKLOG: u32 = 4096;
 
 /// Listens on each address. `key` is where they were written, for the error.
-pub async fn bind(addresses: &[SocketAddr], key: &str) -> anyhow::Result<Vec<TcpListener>> {
+pub fn bind(addresses: &[SocketAddr], key: &str) -> anyhow::Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
     for address in addresses {
         let remedy = || format!("cannot listen on {address}; is another program there? Change {key} or stop that one");

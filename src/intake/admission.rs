@@ -3,7 +3,8 @@
 //! *Invariants.* It closes before the disk is full, so that deliveries and their settlements still have room; it opens
 //! again by itself, a little above the mark at which it closed. Slow destinations alone never close it.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use crate::time::Timestamp;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// Intake opens again when there is this much more room than at the mark where it closed: a tenth.
 const HYSTERESIS: u64 = 10;
@@ -16,6 +17,8 @@ pub enum State {
     Open,
     DiskLow,
     QueueFull,
+    /// By an operator.
+    Closed,
     Draining,
 }
 
@@ -26,6 +29,7 @@ impl State {
             Self::Open => None,
             Self::DiskLow => Some("disk_low"),
             Self::QueueFull => Some("overloaded"),
+            Self::Closed => Some("intake_closed"),
             Self::Draining => Some("draining"),
         }
     }
@@ -35,6 +39,7 @@ impl State {
             Self::Open => "",
             Self::DiskLow => "the disk is nearly full; events are accepted again when there is room",
             Self::QueueFull => "too many events wait; events are accepted again when some are delivered",
+            Self::Closed => "an operator has closed intake; try again later",
             Self::Draining => "the service is stopping; try again in a moment",
         }
     }
@@ -42,7 +47,7 @@ impl State {
     /// `Retry-After` in seconds.
     pub fn retry_after(self) -> u32 {
         match self {
-            Self::DiskLow => 30,
+            Self::DiskLow | Self::Closed => 30,
             Self::QueueFull => 10,
             Self::Open | Self::Draining => 2,
         }
@@ -78,22 +83,52 @@ pub fn judge(now: State, room: Room) -> State {
 
 /// The state in force, shared by all requests.
 #[derive(Debug)]
-pub struct Admission(AtomicU8);
+pub struct Admission {
+    /// What room there is; never [`State::Closed`].
+    room: AtomicU8,
+    /// An operator keeps events out until then, in milliseconds since the epoch; zero where none does.
+    closed_until: AtomicU64,
+}
 
 impl Default for Admission {
     fn default() -> Self {
-        Self(AtomicU8::new(State::Open as u8))
+        Self { room: AtomicU8::new(State::Open as u8), closed_until: AtomicU64::new(0) }
     }
 }
 
 impl Admission {
+    /// What a request meets: an operator's word beats the room there is, a stop beats both.
     pub fn state(&self) -> State {
+        match self.room() {
+            State::Draining => State::Draining,
+            _ if self.closed_until().is_some() => State::Closed,
+            room => room,
+        }
+    }
+
+    /// The state by room alone.
+    pub fn room(&self) -> State {
         let states = [State::Open, State::DiskLow, State::QueueFull, State::Draining];
-        states.into_iter().find(|s| *s as u8 == self.0.load(Ordering::Relaxed)).unwrap_or(State::Draining)
+        states.into_iter().find(|s| *s as u8 == self.room.load(Ordering::Relaxed)).unwrap_or(State::Draining)
     }
 
     pub fn set(&self, state: State) {
-        self.0.store(state as u8, Ordering::Relaxed);
+        self.room.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// An operator closes intake until then.
+    pub fn keep_out(&self, until: Timestamp) {
+        self.closed_until.store(until.0, Ordering::Relaxed);
+    }
+
+    /// An operator, or the time that was set, opens it again.
+    pub fn let_in(&self) {
+        self.closed_until.store(0, Ordering::Relaxed);
+    }
+
+    /// Until when an operator keeps events out.
+    pub fn closed_until(&self) -> Option<Timestamp> {
+        Some(Timestamp(self.closed_until.load(Ordering::Relaxed))).filter(|until| *until > Timestamp::ZERO)
     }
 }
 

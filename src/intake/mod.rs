@@ -5,6 +5,9 @@
 
 pub mod admission;
 mod body;
+mod guard;
+mod handshake;
+mod refusal;
 mod source;
 
 pub use source::Source;
@@ -13,14 +16,16 @@ use crate::clock::Clock;
 use crate::event::{Digest64, Event, EventId};
 use crate::http::answer::{self, Answer};
 use crate::http::listener::Handled;
-use crate::profile::{Fields, Found, Limits, Request, Unreadable};
+use crate::http::seats::Seat;
+use crate::profile::{Fields, Found, Limits, Request};
 use crate::store::{Arrival, Receipt, Store};
 use crate::time::Timestamp;
-use admission::{Admission, State};
-use body::Unread;
+use admission::Admission;
 use bytes::Bytes;
+use guard::Standing;
 use http::{HeaderMap, Method, StatusCode, header};
 use hyper::body::Incoming;
+use refusal::Refusal;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -80,38 +85,6 @@ struct Told {
     id: EventId,
 }
 
-/// Why a request was not taken.
-struct Refusal {
-    status: StatusCode,
-    code: &'static str,
-    message: String,
-    retry_after: Option<u32>,
-}
-
-impl Refusal {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after: None }
-    }
-
-    fn closed(state: State, code: &'static str) -> Self {
-        let retry_after = Some(state.retry_after());
-        Self { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, state.message()) }
-    }
-
-    fn answer(&self) -> Answer {
-        let mut refused = answer::error(self.status, self.code, &self.message);
-        if let Some(seconds) = self.retry_after {
-            refused = answer::with(refused, header::RETRY_AFTER, &seconds.to_string());
-        }
-        if self.status == StatusCode::METHOD_NOT_ALLOWED {
-            refused = answer::with(refused, header::ALLOW, "POST, OPTIONS, HEAD");
-        }
-        // the rest of a body that was not read would be taken for the next request
-        let unread = [StatusCode::PAYLOAD_TOO_LARGE, StatusCode::REQUEST_TIMEOUT, StatusCode::SERVICE_UNAVAILABLE];
-        if unread.contains(&self.status) { answer::with(refused, header::CONNECTION, "close") } else { refused }
-    }
-}
-
 impl Intake {
     pub async fn handle(&self, request: http::Request<Incoming>) -> Handled {
         Ok(match self.take(request).await {
@@ -128,62 +101,51 @@ impl Intake {
     async fn take(&self, request: http::Request<Incoming>) -> Result<Answer, Refusal> {
         let (head, body) = request.into_parts();
         let name = head.uri.path().strip_prefix("/in/").unwrap_or_default();
-        let Some(source) = self.sources.get(name) else {
-            let message = "no such source; events go to POST /in/{source}, with a source of the configuration";
-            return Err(Refusal::new(StatusCode::NOT_FOUND, "unknown_source", message));
-        };
+        let source = self.sources.get(name).ok_or_else(Refusal::unknown_source)?;
         match head.method {
             Method::POST => {}
             Method::HEAD => return Ok(Answer::default()),
-            Method::OPTIONS => return Ok(handshake(&head.headers)),
-            _ => {
-                let message = "events are sent with POST";
-                return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message));
-            }
+            Method::OPTIONS => return Ok(handshake::options(&head.headers)),
+            _ => return Err(Refusal::method()),
         }
         let state = self.admission.state();
         if let Some(code) = state.code() {
             return Err(Refusal::closed(state, code));
         }
         if head.headers.get(header::CONTENT_ENCODING).is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity")) {
-            let message = "send the body as it is, without Content-Encoding";
-            return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", message));
+            return Err(Refusal::encoding().before_the_body());
         }
+        let standing = source.guard.standing(&head.headers, head.uri.query(), self.clock.wall());
+        if matches!(standing, Standing::Denied) {
+            return Err(Refusal::unauthorized().before_the_body());
+        }
+        let limited = |until| Refusal::limited(until, self.clock.now());
+        source.has_room(self.clock.now()).map_err(|until| limited(until).before_the_body())?;
+        let receiving = head.extensions.get::<Seat>().map(Seat::receive);
         let held = body::read(body, self.bounds.body_bytes_max, self.bounds.body_timeout, &self.room);
-        let held = held.await.map_err(|unread| self.unread(unread))?;
+        let held = held.await.map_err(|unread| Refusal::unread(unread, self.bounds.body_bytes_max))?;
+        drop(receiving);
+        if !standing.admits(&held.bytes) {
+            return Err(Refusal::unauthorized());
+        }
+        if let Some(answer) = handshake::validation(&head.headers, &held.bytes) {
+            return Ok(answer);
+        }
         let limits = Limits { depth_max: self.bounds.depth_max, events_max: self.bounds.events_max };
         let read = Request { headers: &head.headers, query: head.uri.query(), body: &held.bytes };
-        match source.profile.read(&read, &limits).map_err(unreadable)? {
+        let found = source.profile.read(&read, &limits)?;
+        source.take(found.events(), self.clock.now()).map_err(limited)?;
+        match found {
             Found::One(fields) => self.accept_one(source, &head.headers, fields).await,
             Found::Batch(fields) => self.accept_batch(source, &head.headers, fields).await,
             Found::Dropped { .. } => Ok(self.ignore(1)),
         }
     }
 
-    fn unread(&self, unread: Unread) -> Refusal {
-        match unread {
-            Unread::TooLarge => {
-                let message = format!("the body is longer than {} bytes (intake.max_body)", self.bounds.body_bytes_max);
-                Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
-            }
-            Unread::TooSlow => {
-                Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body did not arrive in time")
-            }
-            Unread::NoRoom => {
-                let message = "too many bodies are being received; try again in a moment";
-                let full = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
-                Refusal { retry_after: Some(1), ..full }
-            }
-            Unread::Broken => {
-                Refusal::new(StatusCode::BAD_REQUEST, "invalid_request", "the body broke off or its framing is wrong")
-            }
-        }
-    }
-
     async fn accept_one(&self, source: &Source, headers: &HeaderMap, fields: Fields) -> Result<Answer, Refusal> {
         let Some(arrival) = self.arrival(source, headers, fields) else { return Ok(self.ignore(1)) };
         let receipts = self.store(vec![arrival]).await?;
-        let receipt = receipts.first().ok_or_else(failed)?;
+        let receipt = receipts.first().ok_or_else(Refusal::failed)?;
         let status = if matches!(receipt, Receipt::Duplicate(_)) { "duplicate" } else { "queued" };
         Ok(answer::json(self.bounds.success, &Told { status, id: receipt.id() }))
     }
@@ -201,7 +163,7 @@ impl Intake {
     }
 
     async fn store(&self, arrivals: Vec<Arrival>) -> Result<Vec<Receipt>, Refusal> {
-        self.store.accept(arrivals).await.map_err(|_| failed())
+        self.store.accept(arrivals).await.map_err(|_| Refusal::failed())
     }
 
     /// None where the event goes nowhere.
@@ -235,27 +197,5 @@ impl Intake {
     fn ignore(&self, count: u64) -> Answer {
         self.counts.ignored.fetch_add(count, Ordering::Relaxed);
         answer::json(self.bounds.success, &json!({"status": "ignored"}))
-    }
-}
-
-/// A store that has failed says nothing more; the daemon is ending.
-fn failed() -> Refusal {
-    let message = "the event could not be stored; send it again";
-    Refusal { retry_after: Some(2), ..Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message) }
-}
-
-fn unreadable(why: Unreadable) -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, "invalid_json", why.to_string())
-}
-
-/// CloudEvents abuse protection (webhook specification 1.0, 4.1): any origin may send, at any rate.
-fn handshake(headers: &HeaderMap) -> Answer {
-    let allowed = answer::with(Answer::default(), header::ALLOW, "POST, OPTIONS, HEAD");
-    match headers.get("webhook-request-origin").and_then(|o| o.to_str().ok()) {
-        Some(origin) => {
-            let named = answer::with(allowed, http::HeaderName::from_static("webhook-allowed-origin"), origin);
-            answer::with(named, http::HeaderName::from_static("webhook-allowed-rate"), "*")
-        }
-        None => allowed,
     }
 }

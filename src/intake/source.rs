@@ -1,28 +1,51 @@
 //! A source as intake uses it: its profile compiled, its routes resolved to numbers.
 
+use super::guard::Guard;
 use crate::config::settings::{self, Pointers};
 use crate::event::{DestinationId, DestinationSet};
 use crate::profile::{Composite, Field, Pointer, PointerError, Profile};
+use crate::rules::gcra::Gcra;
+use crate::time::Timestamp;
+use std::sync::{Mutex, MutexGuard};
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Source {
     pub name: String,
     pub profile: Profile,
+    pub guard: Guard,
     to: DestinationSet,
     types: Vec<String>,
+    limit: Option<Mutex<Gcra>>,
 }
 
 impl Source {
-    /// `destinations`: names and numbers of those that are configured.
-    pub fn new(settings: &settings::Source, destinations: &[(String, DestinationId)]) -> Result<Self, PointerError> {
+    /// Reads its secrets. `destinations`: names and numbers of those that are configured.
+    pub fn new(settings: &settings::Source, destinations: &[(String, DestinationId)]) -> Result<Self, String> {
         let goes_to = |name: &String| settings.to.is_empty() || settings.to.contains(name);
         let to = destinations.iter().filter(|(name, _)| goes_to(name));
         Ok(Self {
             name: settings.name.clone(),
-            profile: profile(&settings.profile, &settings.pointers)?,
+            profile: profile(&settings.profile, &settings.pointers).map_err(|fault| fault.to_string())?,
+            guard: Guard::new(&settings.auth)?,
             to: to.fold(DestinationSet::EMPTY, |set, (_, d)| set.with(*d)),
             types: settings.types.clone(),
+            limit: settings.rate_limit.map(|rate| Mutex::new(Gcra::new(rate, rate.count()))),
         })
+    }
+
+    /// Whether its rate leaves room for a request, before anything of it is read; else not before when.
+    pub fn has_room(&self, now: Timestamp) -> Result<(), Timestamp> {
+        self.limit().map_or(Ok(()), |limit| limit.check(now))
+    }
+
+    /// Takes the events of a request from its rate, all or none; else not before when.
+    pub fn take(&self, events: usize, now: Timestamp) -> Result<(), Timestamp> {
+        let events = u32::try_from(events).unwrap_or(u32::MAX);
+        self.limit().map_or(Ok(()), |mut limit| limit.try_take_many(now, events))
+    }
+
+    fn limit(&self) -> Option<MutexGuard<'_, Gcra>> {
+        self.limit.as_ref().map(|limit| limit.lock().expect("no holder panics"))
     }
 
     /// Where an event of this type goes; nowhere where its type is not wanted.

@@ -75,6 +75,17 @@ pub enum Found {
     Dropped { kind: String },
 }
 
+impl Found {
+    /// How many events it is.
+    pub fn events(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Batch(all) => all.len(),
+            Self::Dropped { .. } => 0,
+        }
+    }
+}
+
 /// The fields of one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fields {

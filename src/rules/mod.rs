@@ -1,5 +1,6 @@
 //! The rules: pure functions of their arguments. They know no clock, no IO, and cannot fail.
 
 pub mod backoff;
+pub mod gcra;
 pub mod retry_after;
 pub mod verdict;

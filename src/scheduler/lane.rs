@@ -128,12 +128,32 @@ impl Lane {
         self.held_by.contains(&dead) || self.flies(dead)
     }
 
-    /// A dead letter is gone for good.
-    pub fn purged(&mut self, dead: Sequence) {
-        if self.flies(dead) {
+    /// The delivery in flight waits again, unless it was discarded meanwhile.
+    pub fn back(&mut self, waiter: Waiter) {
+        if self.meanwhile.take() != Some(Meanwhile::Purged) {
+            let _first = self.insert(waiter);
+        }
+    }
+
+    /// The delivery in flight has come to its end; what was told of it meanwhile means nothing more.
+    pub fn ended(&mut self) {
+        self.meanwhile = None;
+    }
+
+    /// A delivery that waits for its time may go now; where it lies does not change.
+    pub fn hastened(&mut self, sequence: Sequence) {
+        if let Some(waiter) = self.waiting.iter_mut().find(|w| w.sequence == sequence) {
+            waiter.not_before = Timestamp::ZERO;
+        }
+    }
+
+    /// A dead letter, or a delivery that waits, is gone for good.
+    pub fn purged(&mut self, gone: Sequence) {
+        if self.flies(gone) {
             self.meanwhile = Some(Meanwhile::Purged);
         }
-        self.held_by.remove(&dead);
+        self.waiting.retain(|w| w.sequence != gone);
+        self.held_by.remove(&gone);
     }
 
     pub fn in_flight(&self) -> Option<&Waiter> {
@@ -207,6 +227,25 @@ mod tests {
         lane.start();
         lane.land(Sequence(6));
         assert_eq!(lane.turn(), Turn::Over);
+    }
+
+    #[test]
+    fn what_is_discarded_does_not_come_back() {
+        let mut lane = Lane::default();
+        assert!(lane.insert(waiter(5, 9)) && lane.insert(waiter(7, 9)) && lane.insert(waiter(8, 0)));
+        lane.purged(Sequence(7));
+        lane.hastened(Sequence(5));
+        assert_eq!(lane.turn(), head(5, 0));
+        let started = lane.start().unwrap();
+        assert_eq!(started.lies_under, Timestamp(9), "it lies where it lay");
+        lane.purged(Sequence(5));
+        lane.land(Sequence(5));
+        lane.back(started);
+        assert_eq!(lane.turn(), head(8, 0));
+        let started = lane.start().unwrap();
+        lane.land(Sequence(8));
+        lane.back(started);
+        assert_eq!(lane.turn(), head(8, 0), "the next one is not meant");
     }
 
     #[test]

@@ -158,21 +158,29 @@ impl Line {
 
     /// An attempt has ended with its delivery resolved: delivered or discarded.
     pub(super) fn resolved(&mut self, key: LaneKey, sequence: Sequence) {
-        self.land(key, sequence, |_, _| {});
+        self.land(key, sequence, |lane, _| lane.ended());
     }
 
     /// An attempt has failed; the delivery waits in the delay tree.
     pub(super) fn retry(&mut self, key: LaneKey, sequence: Sequence, due: Timestamp) {
         self.land(key, sequence, |lane, waiter| {
-            let _first = lane.insert(Waiter { lies_under: due, not_before: due, ..waiter });
+            lane.back(Waiter { lies_under: due, not_before: due, ..waiter });
         });
     }
 
     /// The attempt was not made after all; the delivery is where it was.
     pub(super) fn postponed(&mut self, key: LaneKey, sequence: Sequence) {
         self.land(key, sequence, |lane, waiter| {
-            let _first = lane.insert(waiter);
+            lane.back(waiter);
         });
+    }
+
+    /// A delivery need not wait for its time.
+    pub(super) fn hastened(&mut self, lane: Digest64, sequence: Sequence) {
+        let key = self.key(lane, sequence);
+        if self.lanes.contains_key(&key) {
+            self.with(key, |lane| lane.hastened(sequence));
+        }
     }
 
     /// An attempt has failed for good.

@@ -108,7 +108,14 @@ impl Scheduler {
         }
     }
 
-    /// A dead letter is gone for good; `lane` is none also where the letter did not verify and its lane is not known.
+    /// A delivery need not wait for its time.
+    pub fn hastened(&mut self, d: DestinationId, lane: Digest64, sequence: Sequence) {
+        if let Some(line) = self.line_mut(d) {
+            line.hastened(lane, sequence);
+        }
+    }
+
+    /// A dead letter, or a delivery that waits, is gone for good; `lane` is none also where the letter did not verify and its lane is not known.
     pub fn purged(&mut self, d: DestinationId, lane: Digest64, sequence: Sequence) {
         if let Some(line) = self.line_mut(d) {
             line.purged(lane, sequence);

@@ -27,6 +27,9 @@ pub enum Kind {
     Hold = 8,
     Audit = 9,
     Quarantined = 10,
+    Door = 20,
+    Gap = 21,
+    Alive = 22,
 }
 
 /// Version of every kind so far.

@@ -60,7 +60,7 @@ pub(super) struct Committer {
 enum Answer {
     Accept(oneshot::Sender<Vec<Receipt>>, Vec<Receipt>),
     Register(oneshot::Sender<Vec<Option<DestinationId>>>, Vec<Option<DestinationId>>),
-    Dlq(oneshot::Sender<usize>, usize),
+    Count(oneshot::Sender<usize>, usize),
     Flush(oneshot::Sender<()>),
 }
 
@@ -70,7 +70,7 @@ impl Answer {
         match self {
             Self::Accept(to, receipts) => drop(to.send(receipts)),
             Self::Register(to, ids) => drop(to.send(ids)),
-            Self::Dlq(to, count) => drop(to.send(count)),
+            Self::Count(to, count) => drop(to.send(count)),
             Self::Flush(to) => drop(to.send(())),
         }
     }
@@ -168,7 +168,10 @@ impl Committer {
                 Request::Transition(transition) => ledger.transition(transition)?,
                 Request::Register { names, answer } => answers.push(Answer::Register(answer, ledger.register(&names))),
                 Request::Dlq { action, ids, who, answer } => {
-                    answers.push(Answer::Dlq(answer, ledger.dlq(action, &ids, &who)?));
+                    answers.push(Answer::Count(answer, ledger.dlq(action, &ids, &who)?));
+                }
+                Request::Change { change, who, answer } => {
+                    answers.push(Answer::Count(answer, ledger.change(change, &who)?));
                 }
                 Request::Flush { answer } => answers.push(Answer::Flush(answer)),
                 Request::Check { answer } => checks.push(answer),

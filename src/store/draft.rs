@@ -27,11 +27,22 @@ pub enum Table {
     Audit,
     /// Number -> a record that did not verify, as found.
     Quarantine,
+    /// Number -> a time in which events could not be accepted.
+    Gaps,
 }
 
 impl Table {
-    pub const ALL: [Self; 8] =
-        [Self::Pages, Self::Settled, Self::Delay, Self::Dlq, Self::History, Self::Meta, Self::Audit, Self::Quarantine];
+    pub const ALL: [Self; 9] = [
+        Self::Pages,
+        Self::Settled,
+        Self::Delay,
+        Self::Dlq,
+        Self::History,
+        Self::Meta,
+        Self::Audit,
+        Self::Quarantine,
+        Self::Gaps,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -43,6 +54,7 @@ impl Table {
             Self::Meta => "meta",
             Self::Audit => "audit",
             Self::Quarantine => "quarantine",
+            Self::Gaps => "gaps",
         }
     }
 }

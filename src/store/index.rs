@@ -2,7 +2,7 @@
 
 use super::names::Names;
 use super::pages::Pages;
-use super::record::{Hold, Totals};
+use super::record::{Door, Hold, Totals};
 use crate::delivery::{Delivery, DeliveryId};
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::time::Timestamp;
@@ -21,4 +21,6 @@ pub struct Index {
     pub names: Names,
     pub totals: Totals,
     pub holds: BTreeMap<DestinationId, Hold>,
+    pub door: Option<Door>,
+    pub next_gap: u64,
 }

@@ -8,6 +8,8 @@ use crate::event::{DestinationId, Sequence};
 use crate::time::Timestamp;
 
 pub const TOTALS: &[u8] = b"totals";
+pub const DOOR: &[u8] = b"door";
+pub const ALIVE: &[u8] = b"alive";
 
 pub fn number_key(n: u64) -> Vec<u8> {
     n.to_be_bytes().to_vec()

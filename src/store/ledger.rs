@@ -370,4 +370,5 @@ enum Known {
 }
 
 mod letters;
+mod operator;
 mod upkeep;

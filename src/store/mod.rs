@@ -4,7 +4,7 @@
 //! event lies in a page, in the delay tree or in the dead letter queue, or has a settlement. After one failed write or
 //! sync nothing is acknowledged any more, and [`Store::failure`] tells why.
 //!
-//! *Format.* Eight trees, all shaped like a queue (appended at the tail, trimmed at the head), because sled neither
+//! *Format.* Nine trees, all shaped like a queue (appended at the tail, trimmed at the head), because sled neither
 //! forgives random long-lived keys nor values over 16 KiB:
 //! ```text
 //! pages       first sequence -> packed events of one commit       until all their deliveries have left
@@ -15,6 +15,7 @@
 //! meta        totals, names, holds                                rewritten in place
 //! audit       number -> change made by an operator
 //! quarantine  number -> bytes that did not verify
+//! gaps        number -> a time in which events could not be accepted
 //! ```
 //! `folder` is what lies around sled, `engine` wraps it, `draft` gathers writes, `ledger` decides them, `committer` makes
 //! them, `recovery` rebuilds the `index`, `check` holds rows and index against each other.
@@ -31,6 +32,7 @@ mod index;
 mod keys;
 mod ledger;
 mod names;
+mod notes;
 mod page;
 mod pages;
 mod read;
@@ -42,9 +44,9 @@ mod view;
 pub use codec::Damaged;
 pub use folder::{Durability, Free};
 pub use ledger::Windows;
-pub use record::{Entry, Hold, How, Settlement, Tally, Totals};
+pub use record::{Audit, Door, Entry, Gap, Hold, How, Settlement, Tally, Totals};
 pub use recovery::Findings;
-pub use request::{Arrival, DlqAction, News, Receipt, Transition};
+pub use request::{Arrival, Change, DlqAction, News, Receipt, Transition};
 
 use crate::clock::Clock;
 use crate::event::{DestinationId, Event, Sequence};
@@ -181,6 +183,11 @@ impl Store {
         who: String,
     ) -> Result<usize, StoreError> {
         self.ask(|answer| Request::Dlq { action, ids, who, answer }).await
+    }
+
+    /// Makes a change in one commit with its audit entry, and says how many things it concerned.
+    pub async fn change(&self, change: Change, who: String) -> Result<usize, StoreError> {
+        self.ask(|answer| Request::Change { change, who, answer }).await
     }
 
     /// Every violated invariant, in words; empty where all hold. Stops the committer meanwhile.

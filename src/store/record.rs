@@ -225,6 +225,30 @@ pub struct Audit {
     pub count: u64,
 }
 
+/// Whether an operator lets events in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Door {
+    Open,
+    /// Closed by hand, until then; [`Timestamp::NEVER`] where only a hand opens it again.
+    Closed {
+        who: String,
+        reason: String,
+        since: Timestamp,
+        until: Timestamp,
+    },
+}
+
+/// A time in which events could not be accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    pub from: Timestamp,
+    /// [`Timestamp::NEVER`] while it lasts.
+    pub until: Timestamp,
+    pub reason: String,
+    /// Requests refused in it, as far as they reached the daemon.
+    pub refused: u64,
+}
+
 /// Bytes that were found damaged, kept as found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantined {
@@ -292,6 +316,13 @@ mod tests {
             why: "why".to_owned(),
             bytes: vec![1, 2],
         };
+        let door = Door::Closed {
+            who: "admin".to_owned(),
+            reason: "migration".to_owned(),
+            since: Timestamp(1),
+            until: Timestamp::NEVER,
+        };
+        let gap = Gap { from: Timestamp(1), until: Timestamp(2), reason: "disk_low".to_owned(), refused: 3 };
         let records = [
             ("page", seal_page(&page)),
             ("history", codec::encode(Kind::History, &history)),
@@ -303,6 +334,9 @@ mod tests {
             ("hold", codec::encode(Kind::Hold, &hold)),
             ("audit", codec::encode(Kind::Audit, &audit)),
             ("quarantined", codec::encode(Kind::Quarantined, &set_aside)),
+            ("door", codec::encode(Kind::Door, &door)),
+            ("gap", codec::encode(Kind::Gap, &gap)),
+            ("alive", codec::encode(Kind::Alive, &Timestamp(1))),
         ];
         let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let lines: String = records.iter().map(|(name, bytes)| format!("{name} {}\n", hex(bytes))).collect();

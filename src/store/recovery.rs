@@ -9,7 +9,7 @@ use super::dense::Consecutive;
 use super::draft::{Rows, Table};
 use super::engine::Engine;
 use super::index::Index;
-use super::keys::{TOTALS, number_key, number_of};
+use super::keys::{DOOR, TOTALS, number_key, number_of};
 use super::names::Names;
 use super::pages::Pages;
 use super::read;
@@ -25,6 +25,7 @@ pub(super) fn recover(engine: &Engine) -> Result<(Index, Findings), StoreError> 
     let mut findings = Findings::new();
     let mut index = Index { totals: totals(engine)?, names: names(engine)?, ..Index::default() };
     holds(engine, &mut index, &mut findings)?;
+    notes(engine, &mut index, &mut findings)?;
     let (head, end) = (index.totals.history_head.0, index.totals.next_sequence.0);
     let gaps = consecutive::<HistoryRow>(engine, head, end, |first, row| remember(&mut index, Sequence(first), row))?;
     for (from, to) in gaps {
@@ -74,6 +75,17 @@ fn holds(engine: &Engine, index: &mut Index, findings: &mut Findings) -> Result<
             Err(why) => findings.push(format!("what a destination asked for with Retry-After is lost: {why}")),
         }
     }
+    Ok(())
+}
+
+/// The door as an operator left it, and the number of the next gap.
+fn notes(engine: &Engine, index: &mut Index, findings: &mut Findings) -> Result<(), StoreError> {
+    match read::record(engine, Table::Meta, Kind::Door, DOOR) {
+        Err(StoreError::Damaged(why)) => findings.push(format!("whether intake was closed by hand is lost: {why}")),
+        door => index.door = door?,
+    }
+    let last = engine.range(Table::Gaps, ..).next_back().transpose()?;
+    index.next_gap = last.map(|(key, _)| number_of(&key)).transpose()?.map_or(1, |last| last + 1);
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! What the committer can be asked, and what it answers.
 
 use super::StoreError;
+use super::record::{Door, Gap};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, Digest64, Event, EventId, Sequence};
 use crate::time::Timestamp;
@@ -80,6 +81,36 @@ pub enum DlqAction {
     Purge,
 }
 
+/// What an operator, or the daemon about itself, wants written. `what` is how the audit tells it.
+#[derive(Debug)]
+pub enum Change {
+    /// Deliveries that wait are given up.
+    Discard {
+        what: String,
+        deliveries: Vec<(DeliveryId, Place, Digest64)>,
+    },
+    /// Deliveries that wait for their time need not wait for it.
+    Hasten {
+        what: String,
+        deliveries: Vec<(DeliveryId, Digest64)>,
+    },
+    Door {
+        what: String,
+        door: Door,
+    },
+    /// A gap begins, or is brought up to date.
+    Gap {
+        number: u64,
+        gap: Gap,
+    },
+    /// The daemon lives.
+    Alive,
+    /// Something that changes nothing in the store and yet belongs into the audit.
+    Note {
+        what: String,
+    },
+}
+
 #[derive(Debug)]
 pub(super) enum Request {
     Accept {
@@ -94,6 +125,11 @@ pub(super) enum Request {
     Dlq {
         action: DlqAction,
         ids: Vec<DeliveryId>,
+        who: String,
+        answer: oneshot::Sender<usize>,
+    },
+    Change {
+        change: Change,
         who: String,
         answer: oneshot::Sender<usize>,
     },
@@ -114,6 +150,8 @@ pub enum News {
     Accepted { tickets: Arc<[Ticket]>, next: Sequence },
     /// Dead letters wait again.
     Redriven(Vec<Ticket>),
-    /// Dead letters are gone for good.
+    /// Deliveries that wait for their time may go now.
+    Hastened(Vec<(DeliveryId, Digest64)>),
+    /// Deliveries that waited, or dead letters, are gone for good.
     Purged(Vec<(DeliveryId, Digest64)>),
 }

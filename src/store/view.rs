@@ -6,7 +6,7 @@ use super::keys::{delay_key, delay_of, dlq_key, dlq_of, number_key, number_of};
 use super::record::{Entry, HistoryRow, How, SettledRow, Settlement};
 use super::{Store, StoreError, read};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
-use crate::event::{DestinationId, DestinationSet, Event, Sequence};
+use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -184,6 +184,11 @@ impl Store {
     /// What is remembered of the event, as long as it is.
     pub fn entry(&self, sequence: Sequence) -> Result<Option<Entry>, StoreError> {
         read::entry(&self.shared.engine, sequence)
+    }
+
+    /// The newest event that a source's sender calls by this id, as long as it is remembered.
+    pub fn remembered(&self, source: &str, id: &str) -> Option<Sequence> {
+        self.index().remembered.get(&Digest64::of_sender_id(source, id)).copied()
     }
 
     /// Remembered events from `from` on, one row at a time, and where to go on; none behind the last.

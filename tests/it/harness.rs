@@ -96,8 +96,18 @@ pub async fn read_message<R: tokio::io::AsyncRead + Unpin>(
     if let Some(length) = header("content-length") {
         body.resize(length.parse().ok()?, 0);
         stream.read_exact(&mut body).await.ok()?;
-    } else {
-        assert_eq!(header("transfer-encoding"), None, "only lengths are read here");
+    } else if header("transfer-encoding").is_some() {
+        loop {
+            let mut size = String::new();
+            stream.read_line(&mut size).await.ok()?;
+            let size = usize::from_str_radix(size.trim(), 16).ok()?;
+            let mut chunk = vec![0; size + 2];
+            stream.read_exact(&mut chunk).await.ok()?;
+            if size == 0 {
+                break;
+            }
+            body.extend(&chunk[..size]);
+        }
     }
     Some((first, headers, body))
 }
@@ -144,7 +154,7 @@ pub async fn request(to: SocketAddr, method: &str, path: &str, headers: &[(&str,
 
 /// A request as it goes over the wire.
 pub fn message(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
-    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n");
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -242,7 +252,7 @@ impl Bench {
             }
         })
         .await;
-        (self.intake, self.admin) = (daemon.intake_addr(), daemon.admin_addr());
+        (self.intake, self.admin) = (daemon.intake_addr(), daemon.admin_addr().unwrap());
         self.token = daemon.token().to_owned();
         assert!(
             matches!(self.settings.admin.token, Token::Given(_)) || self.folder.path().join("admin.token").exists()
@@ -273,6 +283,11 @@ impl Bench {
     pub async fn sound(&self) {
         let store = self.running.as_ref().unwrap().daemon.store();
         assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
+    }
+
+    /// When the daemon last noted that it lives.
+    pub fn alive(&self) -> Option<Timestamp> {
+        self.running.as_ref().unwrap().daemon.store().alive().unwrap()
     }
 
     pub async fn post(&self, body: &[u8]) -> Reply {

@@ -1,10 +1,13 @@
 //! Intake: what is refused and stores nothing, what is accepted, and what is recognised.
 
-use crate::harness::{Bench, Connection, Reply, body, let_pass, message, request, source, wait_for};
+use crate::harness::{Bench, Connection, Reply, START, body, let_pass, message, request, source, wait_for};
 use crate::receiver::{Receiver, held, status};
 use holdline::clock::Clock;
+use holdline::config::settings::Source;
+use holdline::rules::gcra::Rate;
 use serde_json::{Value, json};
 use std::collections::HashSet;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -345,19 +348,43 @@ async fn i6_every_sample_is_accepted_and_goes_on_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn i7_connections_beyond_the_limit_wait_and_are_served() {
-    let bench = Bench::with(None, Clock::system(), |s| s.intake.max_connections = 2).await;
-    let mut first = Connection::open(bench.intake).await;
-    first.send(b"POST").await;
-    let mut second = Connection::open(bench.intake).await;
-    second.send(b"POST").await;
-    let (intake, third) = (bench.intake, body("k", "third"));
-    let waiting = tokio::spawn(async move { request(intake, "POST", "/in/default", &[JSON], &third).await });
-    let_pass(Duration::from_millis(200)).await;
-    assert!(!waiting.is_finished());
-    drop(first);
-    assert_eq!(waiting.await.unwrap().status, 202);
-    drop(second);
+async fn i19_slow_senders_give_way_to_each_other_and_hold_up_nobody() {
+    let bench = Bench::with(None, Clock::system(), |s| {
+        s.intake.max_connections = 8;
+        s.intake.header_timeout = Duration::from_secs(60);
+        s.intake.body_timeout = Duration::from_secs(60);
+    })
+    .await;
+    let mut kept = Connection::open(bench.intake).await;
+    let head = message("POST", "/in/default", &[JSON], &body("k", "kept"));
+    kept.send(&head[..head.len() - 1]).await;
+    let mut slow = Vec::new();
+    for n in 0..100 {
+        let mut connection = Connection::open(bench.intake).await;
+        connection.send(b"POST /in/default HTTP/1.1\r\nX-").await;
+        slow.push(connection);
+        if n % 10 == 0 {
+            assert_eq!(bench.post(&body("k", &n.to_string())).await.status, 202);
+        }
+    }
+    assert!(slow[0].ends().await, "the longest waiting gave way");
+    kept.send(&head[head.len() - 1..]).await;
+    assert_eq!(kept.reply().await.unwrap().status, 202, "a slow body is not the first to go");
+    assert_eq!(bench.count("/counters/accepted").await, 11);
+}
+
+#[tokio::test]
+async fn i19_an_address_has_no_more_connections_than_it_may() {
+    let bench = Bench::with(None, Clock::system(), |s| s.intake.max_connections_per_address = Some(2)).await;
+    let mut connections = Vec::new();
+    for _ in 0..3 {
+        connections.push(Connection::open(bench.intake).await);
+    }
+    assert!(connections[0].ends().await);
+    for connection in &mut connections[1..] {
+        connection.send(&message("POST", "/in/default", &[JSON], &body("k", "1"))).await;
+        assert_eq!(connection.reply().await.unwrap().status, 202);
+    }
 }
 
 #[tokio::test]
@@ -481,4 +508,56 @@ async fn i7_bare_line_feeds_and_folded_lines_never_make_two_requests() {
         assert_eq!(reply.status, 400, "{bad:?}");
     }
     assert_eq!(bench.count("/counters/accepted").await, 1);
+}
+
+#[tokio::test]
+async fn a_source_beyond_its_rate_is_told_when_to_come_back() {
+    let clock = Clock::manual(START);
+    let rate = Rate::new(NonZeroU32::new(4).unwrap(), Duration::from_secs(60));
+    let bench = Bench::with(None, clock.clone(), |s| {
+        s.sources.push(Source { rate_limit: Some(rate), ..source("slow", "auto") });
+    })
+    .await;
+    let post = async |body: &[u8]| bench.post_as("slow", &[JSON], body).await;
+    for n in 0..3 {
+        assert_eq!(post(&body("k", &n.to_string())).await.status, 202);
+    }
+    let batch = json!(
+        [1, 2, 3].map(|n| json!({"id": n, "subject": "s", "eventType": "t", "eventTime": "2026-01-01T00:00:00Z"}))
+    );
+    assert_eq!(post(batch.to_string().as_bytes()).await.json()["accepted"], 3, "a batch is not parted");
+    let refused = post(&body("k", "4")).await;
+    assert_eq!((refused.status, refused.code().as_str()), (429, "rate_limited"));
+    assert_eq!(refused.header("retry-after"), Some("45"));
+    assert_eq!(bench.post(&body("k", "4")).await.status, 202, "other sources are not held up");
+    clock.advance(Duration::from_millis(44_999));
+    assert_eq!(post(&body("k", "4")).await.header("retry-after"), Some("1"));
+    clock.advance(Duration::from_millis(1));
+    assert_eq!(post(&body("k", "4")).await.status, 202);
+    assert_eq!(bench.count("/counters/accepted").await, 8);
+}
+
+#[tokio::test]
+async fn event_grid_is_told_that_this_is_its_endpoint() {
+    let bench = narrow().await;
+    let ask = json!([{
+        "id": "2d1781af-3a4c-4d7c-bd0c-e34b19da4e66",
+        "topic": "/subscriptions/x",
+        "subject": "",
+        "data": {"validationCode": "512d38b6-c7b8-40c8-89fe-f46f9e9622b6", "validationUrl": "https://x.eventgrid.azure.net"},
+        "eventType": "Microsoft.EventGrid.SubscriptionValidationEvent",
+        "eventTime": "2022-10-25T22:12:19.4556811Z",
+        "metadataVersion": "1",
+        "dataVersion": "1"
+    }]);
+    let ask = ask.to_string();
+    for headers in [vec![JSON], vec![JSON, ("aeg-event-type", "SubscriptionValidation")]] {
+        let reply = bench.post_as("default", &headers, ask.as_bytes()).await;
+        let answer = json!({"validationResponse": "512d38b6-c7b8-40c8-89fe-f46f9e9622b6"});
+        assert_eq!((reply.status, reply.json()), (200, answer));
+    }
+    assert_eq!(bench.count("/counters/accepted").await, 0);
+    let claimed =
+        bench.post_as("default", &[JSON, ("aeg-event-type", "SubscriptionValidation")], &body("k", "1")).await;
+    assert_eq!(claimed.json()["status"], "queued", "an event that asks nothing is an event");
 }

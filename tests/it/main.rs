@@ -2,17 +2,22 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
+mod access;
 mod admin;
 mod architecture;
+mod auth;
 mod backlog;
 mod cli;
 mod delivery;
+mod document;
 mod events;
 mod harness;
 mod intake;
+mod operator;
 mod process;
 mod receiver;
 mod recovery;
 mod service;
 mod simulation;
 mod store;
+mod tls;

@@ -123,7 +123,7 @@ fn settings(to: &str, data: &Path) -> Result<Settings, Failure> {
 
 fn admin(daemon: &Daemon) -> Admin {
     Admin::at(Place {
-        admin: format!("http://{}", daemon.admin_addr()),
+        admin: format!("http://{}", admin_addr(daemon)),
         token: Some(daemon.token().to_owned()),
         token_from: "the daemon in this process".to_owned(),
     })
@@ -206,7 +206,7 @@ fn introduction(traffic: &Traffic, events: u64) -> String {
 
 fn invitation(daemon: &Daemon, data: &Path) -> String {
     let token = data.join("admin.token");
-    let (admin, intake, token) = (daemon.admin_addr(), daemon.intake_addr(), token.display());
+    let (admin, intake, token) = (admin_addr(daemon), daemon.intake_addr(), token.display());
     format!(
         "\nDaemon and receiver run on, until Ctrl-C. The receiver has been repaired: it would\n\
          now take the dead letter too.\n\n\
@@ -222,6 +222,10 @@ fn invitation(daemon: &Daemon, data: &Path) -> String {
          holdline events list --limit 5\n  \
          echo '{{\"hello\": 1}}' | holdline send - --intake http://{intake} --source {SOURCE}\n\n"
     )
+}
+
+fn admin_addr(daemon: &Daemon) -> SocketAddr {
+    daemon.admin_addr().expect("the demo's admin API listens on TCP")
 }
 
 #[cfg(test)]

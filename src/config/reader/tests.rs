@@ -2,8 +2,12 @@
 
 use super::*;
 use crate::config::Overrides;
-use crate::config::settings::{DestinationAuth, OnDeadLetter, OrderMode, PROFILES, Secret, Token};
+use crate::config::settings::{DestinationAuth, OnDeadLetter, OrderMode, PROFILES, Secret, SourceAuth, Tls, Token};
 use crate::rules::backoff::Jitter;
+use crate::rules::gcra::Rate;
+use crate::signature::{Algorithm, Encoding, Scheme, SecretEncoding, Stamp, StampPlace, StampUnit};
+use http::HeaderName;
+use std::num::NonZeroU32;
 
 const SHIPPED: &str = include_str!("../../../packaging/holdline.toml");
 
@@ -169,6 +173,8 @@ fn everything_that_can_be_written_is_read() {
     assert!(s.intake.inherit);
     assert_eq!((s.intake.max_body_bytes, s.intake.max_header_bytes), (2 << 20, 8192));
     assert_eq!((s.intake.success_status, s.intake.disk_reserve_bytes), (200, 2_000_000));
+    let tls = Tls { cert: "c".into(), key: "k".into(), client_ca: Some("a".into()) };
+    assert_eq!((s.intake.tls.as_ref(), s.intake.max_connections_per_address), (Some(&tls), Some(7)));
     assert!(matches!(&s.admin.token, Token::Given(Secret::Credential(name)) if name == "admin"));
     assert_eq!((s.store.path.to_str(), s.store.require_power_safe), (Some("data"), true));
     let source = s.source("in-1").unwrap();
@@ -176,6 +182,9 @@ fn everything_that_can_be_written_is_read() {
     assert_eq!(source.pointers.id, Some(vec![vec!["body:sha256".into()]]));
     assert_eq!((source.pointers.time.as_ref(), source.pointers.split.as_deref()), (None, Some("")));
     assert_eq!((source.to.as_slice(), source.types.as_slice()), (&["b".to_owned()][..], &["x.*".to_owned()][..]));
+    assert_eq!(source.rate_limit, Some(Rate::new(NonZeroU32::new(60).unwrap(), Duration::from_secs(60))));
+    check_auths(&source.auth);
+    assert_eq!(s.source("in-2").unwrap().auth, []);
     let [a, b, c] = s.destinations.as_slice() else { panic!("three destinations") };
     assert!(matches!(&a.auth, Some(DestinationAuth::Bearer { token: Secret::Env(name) }) if name == "A"));
     assert!(matches!(&b.auth, Some(DestinationAuth::Basic { user, .. }) if user == "u"));
@@ -187,8 +196,40 @@ fn everything_that_can_be_written_is_read() {
     assert_eq!((s.dlq.retention, s.dlq.max_bytes, s.dlq.evict), (Duration::from_secs(86_400), 10_000_000, true));
 }
 
+fn check_auths(auths: &[SourceAuth]) {
+    let [
+        SourceAuth::Hmac { scheme: stripe, secrets },
+        SourceAuth::Hmac { scheme: own, .. },
+        SourceAuth::Bearer { tokens },
+        SourceAuth::Basic { .. },
+        SourceAuth::Header { .. },
+        SourceAuth::Query { .. },
+    ] = auths
+    else {
+        panic!("{auths:?}")
+    };
+    assert_eq!((secrets.len(), tokens.len()), (2, 2));
+    let stamp = Stamp { tolerance: Duration::from_secs(60), ..Scheme::preset("stripe").unwrap().stamp.unwrap() };
+    let x_sig =
+        Scheme { header: HeaderName::from_static("x-sig"), stamp: Some(stamp), ..Scheme::preset("stripe").unwrap() };
+    assert_eq!(*stripe, x_sig);
+    let (place, unit) = (StampPlace::Header(HeaderName::from_static("x-t")), StampUnit::Milliseconds);
+    let expected = Scheme {
+        header: HeaderName::from_static("x-s"),
+        algorithm: Algorithm::Sha512,
+        encoding: Encoding::Base64,
+        prefix: "a=".to_owned(),
+        separator: None,
+        signed: "{id}:{ts}:{body}".parse().unwrap(),
+        stamp: Some(Stamp { place, unit, tolerance: Scheme::TOLERANCE }),
+        id: Some(HeaderName::from_static("x-i")),
+        secret_encoding: SecretEncoding::Hex,
+    };
+    assert_eq!(*own, expected);
+}
+
 const FULL: &str = r#"
-intake = { listen = ["0.0.0.0:1", "systemd", "[::1]:2"], max_body = "2MiB", max_headers = 8192, success_status = 200, disk_reserve = "2MB" }
+intake = { listen = ["0.0.0.0:1", "systemd", "[::1]:2"], max_body = "2MiB", max_headers = 8192, max_connections_per_address = 7, tls = { cert = "c", key = "k", client_ca = "a" }, success_status = 200, disk_reserve = "2MB" }
 admin = { token = { credential = "admin" } }
 store = { path = "data", require_power_safe = true }
 dlq = { retention = "1d", max_bytes = "10MB", evict = true }
@@ -200,6 +241,17 @@ id = "body:sha256"
 split = ""
 to = ["b"]
 types = ["x.*"]
+rate_limit = "60/m"
+auth = [
+    { kind = "hmac", preset = "stripe", header = "X-Sig", tolerance = "1m", secrets = [{ env = "A" }, { env = "B" }] },
+    { kind = "hmac", header = "X-S", algorithm = "sha512", encoding = "base64", prefix = "a=", signed = "{id}:{ts}:{body}", timestamp = "header:X-T", timestamp_unit = "ms", id_header = "X-I", secret_encoding = "hex", secrets = { env = "A" } },
+    { kind = "bearer", token = [{ env = "A" }, { env = "B" }] },
+    { kind = "basic", user = "u", password = { env = "A" } },
+    { kind = "header", name = "X-Key", value = { env = "A" } },
+    { kind = "query", name = "token", value = { env = "A" } },
+]
+[[source]]
+name = "in-2"
 auth = { kind = "none" }
 [[destination]]
 name = "a"
@@ -230,7 +282,7 @@ fn every_example_in_the_shipped_file_works() {
     let setting =
         |line: &str| line.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_alphabetic() || c == '_'));
     let examples: Vec<&str> = SHIPPED.lines().filter_map(|l| l.strip_prefix("# ")).filter(|l| setting(l)).collect();
-    assert_eq!(examples.len(), 12, "{examples:?}");
+    assert!(examples.len() > 11, "{examples:?}");
     for example in examples {
         assert_eq!(faults(&SHIPPED.replacen(&format!("# {example}"), example, 1)), [""; 0], "{example}");
     }

@@ -7,7 +7,7 @@ use crate::store::StoreError;
 use crate::store::codec::{self, Kind};
 use crate::store::draft::Table;
 use crate::store::keys::{dlq_key, number_key};
-use crate::store::record::{Audit, How, Quarantined};
+use crate::store::record::{How, Quarantined};
 use crate::store::request::{DlqAction, News};
 
 impl Ledger<'_> {
@@ -87,13 +87,5 @@ impl Ledger<'_> {
             to: DestinationSet::EMPTY.with(delivery.id.destination),
             place: Place::Delay(self.now),
         }
-    }
-
-    fn audit(&mut self, who: &str, what: &str, count: usize) {
-        let record = Audit { at: self.now, who: who.to_owned(), what: what.to_owned(), count: count as u64 };
-        let n = self.index.totals.next_audit;
-        self.draft.put_long(Table::Audit, &number_key(n), &codec::encode(Kind::Audit, &record));
-        self.index.totals.next_audit += 1;
-        self.changed = true;
     }
 }

@@ -169,7 +169,7 @@ impl World {
                     }
                 }
                 News::Redriven(tickets) => tickets.iter().for_each(|t| self.judge.forgiven(id_of(t))),
-                News::Purged(_) => {}
+                News::Purged(_) | News::Hastened(_) => {}
             }
         }
         self.news.extend(news);
@@ -187,6 +187,7 @@ impl World {
                     self.judge.hears_redriven(id_of(&ticket));
                 }
             }
+            News::Hastened(_) => {}
             News::Purged(ids) => {
                 for (id, lane) in ids {
                     // of a letter that does not verify the store cannot tell the interaction
@@ -373,6 +374,7 @@ fn told(news: &News) -> String {
             format!("accepted {}", tickets.iter().map(ticket).collect::<Vec<_>>().join(" "))
         }
         News::Redriven(tickets) => format!("redriven {}", tickets.iter().map(ticket).collect::<Vec<_>>().join(" ")),
+        News::Hastened(ids) => format!("hastened {}", ids.len()),
         News::Purged(ids) => {
             format!("purged {}", ids.iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>().join(" "))
         }

@@ -1,41 +1,20 @@
-//! Upkeep: what the daemon looks after by itself, from time to time: room for more events, and the dead letter queue's
-//! bounds.
+//! The bounds of the dead letter queue.
 //!
 //! *Invariants.* Nothing is dropped in silence: without `dlq.evict` dead letters stay and it is only said that they are
 //! too old or too many; with it, each that goes is counted as discarded and stands in the audit.
 
 use crate::clock::Clock;
-use crate::config::settings::{Dlq, Intake};
+use crate::config::settings::Dlq;
 use crate::delivery::DeliveryId;
-use crate::intake::admission::{self, Admission, Room};
 use crate::store::{DlqAction, Store, StoreError};
 use crate::time::Timestamp;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How often it is looked whether there is room for more events.
-const ADMISSION_EVERY: Duration = Duration::from_millis(250);
 /// How often the dead letter queue is looked through.
 const DLQ_EVERY: Duration = Duration::from_secs(60);
 /// So many dead letters go in one commit.
 const EVICTED_PER_COMMIT: usize = 256;
-
-/// Looks at disk and queue again and again, and opens or closes intake, until `stop`.
-pub async fn watch_admission(store: Store, settings: Intake, admission: Arc<Admission>, stop: CancellationToken) {
-    let (disk_reserve, queue_max) = (settings.disk_reserve_bytes, settings.max_queue_bytes);
-    let mut ticks = tokio::time::interval(ADMISSION_EVERY);
-    while tokio::select! { () = stop.cancelled() => false, _ = ticks.tick() => true } {
-        let Ok(free) = store.free() else { continue };
-        let queue_bytes = store.queue_bytes();
-        let room = Room { free_bytes: free.bytes, free_inodes: free.inodes, queue_bytes, disk_reserve, queue_max };
-        let (was, is) = (admission.state(), admission::judge(admission.state(), room));
-        if was != is {
-            admission.set(is);
-            tracing::warn!(from = ?was, to = ?is, free_bytes = free.bytes, queue_bytes, "intake changed its state");
-        }
-    }
-}
 
 /// Keeps the dead letter queue within its bounds, or says that it is not, until `stop`.
 pub async fn watch_dlq(store: Store, settings: Dlq, clock: Clock, stop: CancellationToken) {

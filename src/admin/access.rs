@@ -1,0 +1,199 @@
+//! Who may ask what: tokens with scopes, the peers of a unix socket, and no pages of other sites.
+//!
+//! *Invariants.* Tokens are compared in constant time, all of them. What a caller may do is decided before the handler
+//! runs. Over loopback only names of loopback are answered, so that no web page can reach the API under a name of its own
+//! (DNS rebinding), and a request that says it comes from another site is refused everywhere.
+
+use super::{Admin, Failure};
+use crate::config::settings::Scope;
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use subtle::ConstantTimeEq;
+
+/// A token, what it opens, and what its holder is called in the audit.
+#[derive(Clone)]
+pub struct Grant {
+    pub name: String,
+    pub token: String,
+    pub scopes: Vec<Scope>,
+}
+
+impl std::fmt::Debug for Grant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Grant").field("name", &self.name).field("scopes", &self.scopes).finish_non_exhaustive()
+    }
+}
+
+/// The way a request came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// To this address of a listener.
+    Tcp(SocketAddr),
+    /// From a process of this user, by word of the kernel.
+    Unix { uid: u32 },
+}
+
+/// Who asks, as it stands in the audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    pub name: String,
+    scopes: Vec<Scope>,
+}
+
+impl Caller {
+    fn may(&self, scope: Scope) -> bool {
+        // whoever may change things may see them
+        self.scopes.contains(&scope) || (scope == Scope::Read && self.scopes.contains(&Scope::Operate))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Failure;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(Failure::unauthorized)
+    }
+}
+
+/// Finds out who asks. The users of a unix socket that own the data anyway, root and the daemon's own, need no token.
+fn caller(grants: &[Grant], own_uid: u32, via: Option<Via>, headers: &HeaderMap) -> Result<Caller, Failure> {
+    let given = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+    match given {
+        None => match via {
+            Some(Via::Unix { uid }) if uid == 0 || uid == own_uid => {
+                let name = if uid == 0 { "unix:root".to_owned() } else { format!("unix:{uid}") };
+                Ok(Caller { name, scopes: Scope::ALL.to_vec() })
+            }
+            _ => Err(Failure::unauthorized()),
+        },
+        Some(given) => {
+            let token = given.strip_prefix("Bearer ").unwrap_or_default().as_bytes();
+            let mut found = None;
+            for grant in grants {
+                if bool::from(token.ct_eq(grant.token.as_bytes())) {
+                    found = Some(grant);
+                }
+            }
+            let grant = found.ok_or_else(Failure::unauthorized)?;
+            Ok(Caller { name: grant.name.clone(), scopes: grant.scopes.clone() })
+        }
+    }
+}
+
+/// Lets a request through whose caller has the scope that its path wants.
+pub async fn authorize(
+    State((admin, scope)): State<(Arc<Admin>, Scope)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let via = request.extensions().get::<Via>().copied();
+    match caller(&admin.grants, admin.own_uid, via, request.headers()) {
+        Ok(caller) if caller.may(scope) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Ok(caller) => {
+            let message = format!("this needs the scope `{}`, which `{}` does not have", scope.word(), caller.name);
+            Failure::forbidden(message).into_response()
+        }
+        Err(failure) => failure.into_response(),
+    }
+}
+
+/// Refuses what a web page of another site could have sent.
+pub async fn same_site(request: Request, next: Next) -> Response {
+    let via = request.extensions().get::<Via>().copied();
+    match foreign(via, request.headers()) {
+        None => next.run(request).await,
+        Some(why) => Failure::forbidden(why).into_response(),
+    }
+}
+
+fn foreign(via: Option<Via>, headers: &HeaderMap) -> Option<&'static str> {
+    let Some(Via::Tcp(local)) = via else { return None };
+    let text = |name| headers.get(name).map(|v: &header::HeaderValue| v.to_str().unwrap_or("?"));
+    let host = text(header::HOST).unwrap_or_default();
+    if local.ip().is_loopback() && !names_loopback(host) {
+        return Some("over loopback the Host header must be localhost or a loopback address");
+    }
+    let origin = text(header::ORIGIN)?;
+    let same = origin.split_once("://").is_some_and(|(scheme, from)| scheme.starts_with("http") && from == host);
+    (!same).then_some("the Origin header names another site")
+}
+
+fn names_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(header::HeaderName, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), header::HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn a_token_opens_what_its_scopes_say_and_root_of_a_socket_everything() {
+        let grant = |name: &str, token: &str, scopes: &[Scope]| Grant {
+            name: name.to_owned(),
+            token: token.to_owned(),
+            scopes: scopes.to_vec(),
+        };
+        let grants = [grant("admin", "aaa", &Scope::ALL), grant("grafana", "bbb", &[Scope::Read])];
+        let tcp = Some(Via::Tcp("127.0.0.1:1".parse().unwrap()));
+        let of = |via, auth: Option<&'static str>| {
+            let given: Vec<_> = auth.map(|a| (header::AUTHORIZATION, a)).into_iter().collect();
+            caller(&grants, 900, via, &headers(&given)).ok()
+        };
+        let scopes = |c: &Caller| Scope::ALL.map(|s| c.may(s));
+        let admin = of(tcp, Some("Bearer aaa")).unwrap();
+        assert_eq!((admin.name.as_str(), scopes(&admin)), ("admin", [true; 3]));
+        let grafana = of(tcp, Some("Bearer bbb")).unwrap();
+        assert_eq!((grafana.name.as_str(), scopes(&grafana)), ("grafana", [true, false, false]));
+        for auth in [None, Some("Bearer "), Some("bbb"), Some("Bearer bbbb"), Some("Basic bbb")] {
+            assert_eq!(of(tcp, auth), None, "{auth:?}");
+        }
+        for (uid, open) in [(0, true), (900, true), (901, false)] {
+            assert_eq!(of(Some(Via::Unix { uid }), None).is_some(), open, "{uid}");
+        }
+        assert_eq!(of(Some(Via::Unix { uid: 0 }), Some("Bearer wrong")), None, "a wrong token is never overlooked");
+        let operator = Caller { name: String::new(), scopes: vec![Scope::Operate] };
+        assert_eq!(scopes(&operator), [true, true, false]);
+    }
+
+    #[test]
+    fn other_sites_and_rebound_names_are_foreign() {
+        let loopback = Some(Via::Tcp("127.0.0.1:8081".parse().unwrap()));
+        let lan = Some(Via::Tcp("10.0.0.1:8081".parse().unwrap()));
+        for (via, host, origin, ok) in [
+            (loopback, "127.0.0.1:8081", None, true),
+            (loopback, "localhost:8081", None, true),
+            (loopback, "LOCALHOST", None, true),
+            (loopback, "[::1]:8081", None, true),
+            (loopback, "evil.example:8081", None, false),
+            (loopback, "localhost.evil.example", None, false),
+            (loopback, "127.0.0.1.evil.example", None, false),
+            (loopback, "", None, false),
+            (lan, "ops.example:8081", None, true),
+            (lan, "ops.example:8081", Some("https://ops.example:8081"), true),
+            (lan, "ops.example:8081", Some("http://evil.example"), false),
+            (loopback, "localhost:8081", Some("http://localhost:8081"), true),
+            (loopback, "localhost:8081", Some("http://localhost:3000"), false),
+            (loopback, "localhost:8081", Some("null"), false),
+            (Some(Via::Unix { uid: 5 }), "x", Some("http://evil.example"), true),
+        ] {
+            let mut given = vec![(header::HOST, host)];
+            given.extend(origin.map(|o| (header::ORIGIN, o)));
+            assert_eq!(foreign(via, &headers(&given)).is_none(), ok, "{via:?} {host} {origin:?}");
+        }
+    }
+}

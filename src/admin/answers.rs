@@ -1,0 +1,150 @@
+//! What the API answers: one struct for each thing that it shows, so that the document of the API is made from the code.
+
+use super::explain::Held;
+use crate::delivery::{Attempt, Delivery, Reason};
+use crate::event::{EventId, Sequence};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// A page of a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// Asks for the next page as `after`; null where this is the last one.
+    pub next: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// A list that is never longer than a page.
+    pub fn whole(items: Vec<T>) -> Self {
+        Self { items, next: None }
+    }
+}
+
+/// An event, and where each of its deliveries is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EventItem {
+    #[schema(value_type = String, format = Uuid)]
+    pub id: EventId,
+    #[schema(value_type = u64)]
+    pub sequence: Sequence,
+    pub source: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The key of its interaction, as long as the event itself lies here.
+    pub interaction: Option<String>,
+    pub sender_id: Option<String>,
+    pub event_time: Option<String>,
+    #[schema(format = DateTime)]
+    pub received_at: String,
+    pub size: usize,
+    /// The same id had been seen with another body.
+    pub conflict: bool,
+    pub deliveries: Vec<DeliveryItem>,
+}
+
+/// One event for one destination. What is not known of a state is not there.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DeliveryItem {
+    pub destination: String,
+    pub state: DeliveryState,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<Attempts>,
+    /// When its next attempt is due.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub due: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub settled_at: Option<String>,
+    /// Of the last answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<Held>,
+}
+
+/// The state of a delivery, as it is named in JSON and in filters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryState {
+    Queued,
+    Delayed,
+    Held,
+    InFlight,
+    Delivered,
+    Dead,
+    Discarded,
+}
+
+/// How many attempts were made; or, of a single event that waits, all of them.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Attempts {
+    Count(u32),
+    All(Vec<AttemptItem>),
+}
+
+/// One try.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AttemptItem {
+    pub number: u32,
+    #[schema(format = DateTime)]
+    pub at: String,
+    pub latency_ms: u32,
+    /// `answered`, `timeout`, `not_connected` or `broken`.
+    pub outcome: String,
+    pub status: Option<u16>,
+    pub error: String,
+    /// The beginning of what came back.
+    pub answer: String,
+}
+
+/// Every attempt of a delivery, oldest first.
+pub fn attempts(delivery: &Delivery) -> Vec<AttemptItem> {
+    let one = |a: &Attempt| AttemptItem {
+        number: a.number,
+        at: a.at.to_string(),
+        latency_ms: a.latency_ms,
+        outcome: a.outcome.word().to_owned(),
+        status: a.outcome.status(),
+        error: a.error.clone(),
+        answer: String::from_utf8_lossy(&a.answer).into_owned(),
+    };
+    delivery.attempts.iter().map(one).collect()
+}
+
+/// A delivery that could not be made.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LetterItem {
+    #[schema(value_type = String, format = Uuid)]
+    pub id: EventId,
+    #[schema(value_type = u64)]
+    pub sequence: Sequence,
+    pub destination: String,
+    #[schema(value_type = String)]
+    pub reason: Reason,
+    #[schema(format = DateTime)]
+    pub dead_at: String,
+    pub source: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub interaction: Option<String>,
+    pub sender_id: Option<String>,
+    pub event_time: Option<String>,
+    #[schema(format = DateTime)]
+    pub received_at: String,
+    pub size: usize,
+    pub conflict: bool,
+    pub redriven: bool,
+    pub attempts: Vec<AttemptItem>,
+    /// The other destinations for which the event is dead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub also_dead_for: Option<Vec<String>>,
+}
+
+/// What a change came to.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Changed {
+    pub matched: usize,
+    /// Zero in a dry run.
+    pub done: usize,
+}

@@ -1,0 +1,139 @@
+//! What an operator does to one event: have it tried again now, or give it up.
+
+use super::access::Caller;
+use super::answers::Changed;
+use super::events::find;
+use super::filter;
+use super::known::Lies;
+use super::{Admin, Failure, Name, Shared};
+use crate::delivery::{DeliveryId, Place};
+use crate::dispatch::Question;
+use crate::event::{DestinationId, Digest64};
+use crate::scheduler::Standing;
+use crate::store::{Change, DlqAction};
+use axum::Json;
+use axum::extract::{Query as QueryOf, State, rejection::QueryRejection};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+/// Which of an event's deliveries are meant.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Deliveries {
+    /// Only for this destination.
+    destination: Option<String>,
+    /// Only say how many it would be.
+    dry_run: bool,
+}
+
+/// The deliveries of an event that have not ended, by what can be done with them.
+struct Open {
+    id: String,
+    lane: Digest64,
+    waiting: Vec<(DeliveryId, Place, Standing)>,
+    dead: Vec<DeliveryId>,
+}
+
+impl Open {
+    async fn find(
+        admin: &Admin,
+        id: &str,
+        query: Result<QueryOf<Deliveries>, QueryRejection>,
+    ) -> Result<(Self, Deliveries), Failure> {
+        let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
+        let only = filter::destination(query.destination.as_deref(), admin)?;
+        let known = find(admin, id).await?;
+        let delivery = |d: &DestinationId| DeliveryId { sequence: known.sequence, destination: *d };
+        let (mut places, mut dead) = (Vec::new(), Vec::new());
+        for (d, lies) in known.places.iter().filter(|(d, _)| only.is_none_or(|only| only == **d)) {
+            match lies {
+                Lies::Waiting => places.push((delivery(d), Place::Page)),
+                Lies::Delayed { due, .. } => places.push((delivery(d), Place::under(*due))),
+                Lies::Dead => dead.push(delivery(d)),
+                Lies::Gone => {}
+            }
+        }
+        let asked = places.iter().map(|(id, _)| (id.destination, known.lane, id.sequence)).collect();
+        let standings = admin.ask(|to| Question::Standings(asked, to)).await?;
+        let waiting = places.into_iter().zip(standings).map(|((id, place), standing)| (id, place, standing)).collect();
+        Ok((Self { id: known.id.to_string(), lane: known.lane, waiting, dead }, query))
+    }
+
+    fn under_way(&self) -> bool {
+        self.waiting.iter().any(|(.., standing)| *standing == Standing::InFlight)
+    }
+}
+
+/// Has an event tried again now: what waits for its time need not, what is dead is redriven
+#[utoipa::path(post, path = "/v1/events/{id}/retry", tag = "events", params(Name, Deliveries), responses((status = 200, body = Changed), Failure))]
+pub(super) async fn retry(
+    State(admin): Shared,
+    caller: Caller,
+    Name(id): Name,
+    query: Result<QueryOf<Deliveries>, QueryRejection>,
+) -> Result<Json<Changed>, Failure> {
+    let (open, query) = Open::find(&admin, &id, query).await?;
+    let delayed: Vec<(DeliveryId, Digest64)> = open
+        .waiting
+        .iter()
+        .filter(|(.., standing)| matches!(standing, Standing::Delayed { .. }))
+        .map(|(id, ..)| (*id, open.lane))
+        .collect();
+    let dead: Vec<DeliveryId> =
+        open.dead.iter().copied().filter(|id| admin.destinations.contains_key(&id.destination)).collect();
+    let matched = delayed.len() + dead.len();
+    if matched == 0 {
+        return Err(Failure::conflict(
+            "nothing of this event waits for a time or is dead; /v1/events/{id} tells where it is",
+        ));
+    }
+    let mut done = 0;
+    if !query.dry_run {
+        if !delayed.is_empty() {
+            let change = Change::Hasten { what: format!("event retry {}", open.id), deliveries: delayed };
+            done += admin.store.change(change, caller.name.clone()).await?;
+        }
+        if !dead.is_empty() {
+            done += admin.store.dlq(DlqAction::Redrive, dead, caller.name).await?;
+        }
+    }
+    Ok(Json(Changed { matched, done }))
+}
+
+/// Gives an event up: what waits and what is dead is discarded for good
+#[utoipa::path(delete, path = "/v1/events/{id}", tag = "events", params(Name, Deliveries), responses((status = 200, body = Changed), Failure))]
+pub(super) async fn discard(
+    State(admin): Shared,
+    caller: Caller,
+    Name(id): Name,
+    query: Result<QueryOf<Deliveries>, QueryRejection>,
+) -> Result<Json<Changed>, Failure> {
+    let (open, query) = Open::find(&admin, &id, query).await?;
+    let under_way = open.under_way();
+    let waiting: Vec<(DeliveryId, Place, Digest64)> = open
+        .waiting
+        .iter()
+        .filter(|(.., standing)| *standing != Standing::InFlight)
+        .map(|(id, place, _)| (*id, *place, open.lane))
+        .collect();
+    let matched = waiting.len() + open.dead.len();
+    if matched == 0 {
+        return Err(Failure::conflict(if under_way {
+            "it is being delivered at this moment; ask again when that has ended"
+        } else {
+            "nothing of this event waits or is dead any more"
+        }));
+    }
+    let mut done = 0;
+    if !query.dry_run {
+        if !waiting.is_empty() {
+            let change = Change::Discard { what: format!("event discard {}", open.id), deliveries: waiting };
+            done += admin.store.change(change, caller.name.clone()).await?;
+        }
+        if !open.dead.is_empty() {
+            done += admin.store.dlq(DlqAction::Purge, open.dead, caller.name).await?;
+        }
+    }
+    Ok(Json(Changed { matched, done }))
+}

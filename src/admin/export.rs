@@ -1,0 +1,79 @@
+//! `/v1/dlq/export`: dead letters as NDJSON, streamed, so that any number of them takes no memory.
+
+use super::answers::LetterItem;
+use super::filter::{Filter, Query};
+use super::{Admin, Failure, Shared, dlq};
+use crate::store::{Store, StoreError};
+use axum::body::Body;
+use axum::extract::{Query as QueryOf, State, rejection::QueryRejection};
+use axum::http::header;
+use axum::response::IntoResponse;
+use base64::Engine;
+use bytes::Bytes;
+use http_body_util::channel::{Channel, Sender};
+use serde::Serialize;
+use std::sync::Arc;
+use utoipa::ToSchema;
+
+/// Lines that wait to be sent.
+const LINES_AHEAD: usize = 16;
+
+/// A line of the export: a dead letter with its body.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Exported {
+    #[serde(flatten)]
+    letter: LetterItem,
+    content_type: String,
+    /// The body, where it is UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<String>,
+    /// The body in base64, where it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_base64: Option<String>,
+}
+
+/// Dead letters with their bodies, one JSON object a line
+#[utoipa::path(get, path = "/v1/dlq/export", tag = "dead letters", params(Query), responses((status = 200, description = "NDJSON; each line is an `Exported`", body = Exported, content_type = "application/x-ndjson"), Failure))]
+pub(super) async fn export(
+    State(admin): Shared,
+    query: Result<QueryOf<Query>, QueryRejection>,
+) -> Result<impl IntoResponse, Failure> {
+    let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
+    if query.pages() {
+        return Err(Failure::bad("`limit` and `after` are for lists; an export holds all that the filter fits"));
+    }
+    let filter = Filter::of(&query, &admin)?;
+    let (to, body) = Channel::<Bytes, StoreError>::new(LINES_AHEAD);
+    tokio::spawn(lines(admin, filter, to));
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(body)))
+}
+
+/// Reads letter after letter as fast as they are taken; ends when the client has gone.
+async fn lines(admin: Arc<Admin>, filter: Filter, mut to: Sender<Bytes, StoreError>) {
+    let mut after = None;
+    loop {
+        let wanted = filter.clone();
+        let page = move |store: &Store| dlq::page(store, &wanted, after);
+        // what was sent is then not all there is, and the client must see that
+        let Ok((letters, next)) = admin.read(page).await else { return to.abort(StoreError::Failed) };
+        for letter in &letters {
+            let event = &letter.delivery.event;
+            let text = std::str::from_utf8(&event.body).ok();
+            let exported = Exported {
+                letter: dlq::item(&admin, letter),
+                content_type: event.content_type.clone(),
+                body: text.map(str::to_owned),
+                body_base64: text.is_none().then(|| base64::engine::general_purpose::STANDARD.encode(&event.body)),
+            };
+            let mut line = serde_json::to_vec(&exported).expect("a letter holds only what JSON can");
+            line.push(b'\n');
+            if to.send_data(line.into()).await.is_err() {
+                return;
+            }
+        }
+        match next {
+            Some(next) => after = Some(next),
+            None => return,
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The setting `auth` of `[[source]]`: how a sender shows that it is the one.
+
+use super::section::{Section, Value};
+use super::settings::{Secret, SourceAuth};
+use super::values::{self, Limits, span};
+use crate::signature::{Algorithm, Encoding, PRESETS, Scheme, SecretEncoding, Stamp, StampPlace, StampUnit};
+use http::HeaderName;
+use std::time::Duration;
+use toml::de::DeValue;
+
+/// Each secret of each is tried on a request, so their number bounds the work for one that is not genuine.
+const AUTHS_MAX: usize = 8;
+const SECRETS_MAX: usize = 8;
+const TOLERANCE: Limits<Duration> =
+    Limits { min: (span("1s"), ""), max: (span("1d"), "within it a request that was overheard can be sent again") };
+
+/// One, or several of which any passes; `{ kind = "none" }` is none at all.
+pub(super) fn auths(value: Value<'_>) -> Option<Vec<SourceAuth>> {
+    let items = value.one_or_items();
+    if items.is_empty() {
+        return value.wrong("the list is empty", r#"name at least one, or write { kind = "none" }"#);
+    }
+    if items.len() > AUTHS_MAX {
+        return value.wrong(format!("there are more than {AUTHS_MAX}"), "remove some");
+    }
+    let several = items.len() > 1;
+    let mut auths = Vec::new();
+    for item in items {
+        match auth(item.clone()) {
+            Some(Some(auth)) => auths.push(auth),
+            Some(None) if several => {
+                item.wrong::<()>(r#"with "none" among them everybody passes"#, "remove it, or all the others");
+            }
+            Some(None) | None => {}
+        }
+    }
+    Some(auths)
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    None,
+    Bearer,
+    Basic,
+    Header,
+    Query,
+    Hmac,
+}
+
+const KINDS: [(&str, Kind); 6] = [
+    ("none", Kind::None),
+    ("bearer", Kind::Bearer),
+    ("basic", Kind::Basic),
+    ("header", Kind::Header),
+    ("query", Kind::Query),
+    ("hmac", Kind::Hmac),
+];
+
+/// `Some(None)` for kind `none`.
+fn auth(value: Value<'_>) -> Option<Option<SourceAuth>> {
+    let mut section = value.section()?;
+    let Some(kind) = section.need("kind", r#"kind = "hmac""#, |v| values::choice(&v, &KINDS)) else {
+        return section.abandon();
+    };
+    Some(Some(match kind {
+        Kind::None => return Some(None),
+        Kind::Bearer => SourceAuth::Bearer { tokens: section.need("token", TOKEN, secrets)? },
+        Kind::Basic => {
+            let user = section.need("user", r#"user = "...""#, super::destination::user);
+            let passwords = section.need("password", r#"password = { file = "..." }"#, secrets);
+            SourceAuth::Basic { user: user?, passwords: passwords? }
+        }
+        Kind::Header => {
+            let name = section.need("name", r#"name = "X-Api-Key""#, |v| header(&v));
+            let values = section.need("value", VALUE, secrets);
+            SourceAuth::Header { name: name?, values: values? }
+        }
+        Kind::Query => {
+            let name = section.need("name", r#"name = "token""#, |v| filled(&v, r#"a parameter such as "token""#));
+            let values = section.need("value", VALUE, secrets);
+            SourceAuth::Query { name: name?, values: values? }
+        }
+        Kind::Hmac => hmac(&mut section)?,
+    }))
+}
+
+const TOKEN: &str = r#"token = { file = "..." }"#;
+const VALUE: &str = r#"value = { file = "..." }"#;
+
+/// A reference to a secret, or several that are in force at once, as while one is changed for another.
+fn secrets(value: Value<'_>) -> Option<Vec<Secret>> {
+    let items = value.one_or_items();
+    if items.is_empty() {
+        return value.wrong("the list is empty", "name at least one secret");
+    }
+    if items.len() > SECRETS_MAX {
+        return value.wrong(format!("there are more than {SECRETS_MAX} secrets"), "remove those that are out of use");
+    }
+    items.into_iter().map(super::secret::secret).collect()
+}
+
+fn header(value: &Value<'_>) -> Option<HeaderName> {
+    let example = r#"a header such as "X-Api-Key""#;
+    let text = value.text(example)?;
+    match HeaderName::from_bytes(text.as_bytes()) {
+        Ok(name) => Some(name),
+        Err(_) => value.wrong(format!("{} is not the name of a header", value.written()), format!("write {example}")),
+    }
+}
+
+fn filled(value: &Value<'_>, example: &str) -> Option<String> {
+    match value.text(example)? {
+        "" => value.wrong("it is empty", format!("write {example}")),
+        text => Some(text.into()),
+    }
+}
+
+/// A preset, of which each parameter can be set otherwise, or all parameters.
+fn hmac(section: &mut Section<'_>) -> Option<SourceAuth> {
+    let presets = PRESETS.map(|p| (p, p));
+    let named = section.has("preset");
+    let preset = section.take("preset", |v| values::choice(&v, &presets)).and_then(Scheme::preset);
+    let given = section.take("header", |v| header(&v));
+    if !named && given.is_none() && !section.has("header") {
+        section.wrong::<()>("neither `preset` nor `header` is there", r#"write preset = "github" or header = "X-...""#);
+    }
+    let fallback = given.clone().map(Scheme::plain);
+    let secrets = section.need("secrets", r#"secrets = [{ file = "..." }]"#, secrets);
+    let Some(absent) = preset.or(fallback) else {
+        take_parameters(section, Scheme::plain(HeaderName::from_static("x")));
+        return None;
+    };
+    let scheme = take_parameters(section, Scheme { header: given.unwrap_or_else(|| absent.header.clone()), ..absent });
+    check_places(section, &scheme)?;
+    Some(SourceAuth::Hmac { scheme, secrets: secrets? })
+}
+
+fn take_parameters(section: &mut Section<'_>, absent: Scheme) -> Scheme {
+    let algorithms = [("sha1", Algorithm::Sha1), ("sha256", Algorithm::Sha256), ("sha512", Algorithm::Sha512)];
+    let encodings = [("hex", Encoding::Hex), ("base64", Encoding::Base64)];
+    let secret_encodings = [
+        ("utf8", SecretEncoding::Utf8),
+        ("hex", SecretEncoding::Hex),
+        ("base64", SecretEncoding::Base64),
+        ("whsec", SecretEncoding::Whsec),
+    ];
+    let units = [("auto", StampUnit::Auto), ("s", StampUnit::Seconds), ("ms", StampUnit::Milliseconds)];
+    let place = section.take("timestamp", |v| place(&v));
+    let unit = section.take("timestamp_unit", |v| values::choice(&v, &units));
+    let tolerance = section.take("tolerance", |v| values::duration(&v, &TOLERANCE));
+    let of_preset = absent.stamp.as_ref();
+    let stamp = place.or_else(|| of_preset.map(|s| s.place.clone())).map(|place| Stamp {
+        place,
+        unit: unit.or_else(|| Some(of_preset?.unit)).unwrap_or(StampUnit::Auto),
+        tolerance: tolerance.or_else(|| Some(of_preset?.tolerance)).unwrap_or(Scheme::TOLERANCE),
+    });
+    Scheme {
+        header: absent.header,
+        algorithm: section.take("algorithm", |v| values::choice(&v, &algorithms)).unwrap_or(absent.algorithm),
+        encoding: section.take("encoding", |v| values::choice(&v, &encodings)).unwrap_or(absent.encoding),
+        prefix: section
+            .take("prefix", |v| v.text(r#"a text such as "sha256=""#).map(Into::into))
+            .unwrap_or(absent.prefix),
+        separator: section.take("separator", |v| separator(&v)).or(absent.separator),
+        signed: section.take("signed", |v| template(&v)).unwrap_or(absent.signed),
+        stamp,
+        id: section.take("id_header", |v| header(&v)).or(absent.id),
+        secret_encoding: section
+            .take("secret_encoding", |v| values::choice(&v, &secret_encodings))
+            .unwrap_or(absent.secret_encoding),
+    }
+}
+
+/// What is signed and where it stands belong together: a timestamp that is not signed proves nothing.
+fn check_places(section: &Section<'_>, scheme: &Scheme) -> Option<()> {
+    if !section.sound(&["signed", "timestamp", "id_header"]) {
+        return None;
+    }
+    let at = |key| if section.has("signed") { "signed" } else { key };
+    let pairs = [
+        (
+            "{ts}",
+            "timestamp",
+            r#"timestamp = "header:X-Timestamp""#,
+            scheme.signed.has_timestamp(),
+            scheme.stamp.is_some(),
+        ),
+        ("{id}", "id_header", r#"id_header = "X-Id""#, scheme.signed.has_id(), scheme.id.is_some()),
+    ];
+    let mut sound = Some(());
+    for (place, key, example, is_signed, is_there) in pairs {
+        if is_signed && !is_there {
+            section.wrong_at("signed", format!("it is not said where {place} stands"), format!("write {example}"));
+            sound = None;
+        } else if is_there && !is_signed {
+            let remedy = format!("write {place} in `signed`, or remove `{key}`");
+            section.wrong_at(at(key), format!("`{key}` is not signed and proves nothing"), remedy);
+            sound = None;
+        }
+    }
+    if scheme.stamp.is_none() {
+        for key in ["timestamp_unit", "tolerance"].into_iter().filter(|key| section.has(key)) {
+            section.wrong_at(
+                key,
+                format!("`{key}` speaks of a timestamp that there is not"),
+                "write `timestamp`, or remove it",
+            );
+            sound = None;
+        }
+    }
+    sound
+}
+
+fn place(value: &Value<'_>) -> Option<StampPlace> {
+    let example = r#"write "header:X-Timestamp", or "field:t" where it stands beside the signatures as t=..."#;
+    let text = value.text(r#""header:X-Timestamp""#)?;
+    match text.split_once(':') {
+        Some(("header", name)) => match HeaderName::from_bytes(name.as_bytes()) {
+            Ok(name) => Some(StampPlace::Header(name)),
+            Err(_) => value.wrong(format!("{} names no header", value.written()), example),
+        },
+        Some(("field", name)) if !name.is_empty() => Some(StampPlace::Field(name.into())),
+        _ => value.wrong(format!("{} is no place of a timestamp", value.written()), example),
+    }
+}
+
+fn separator(value: &Value<'_>) -> Option<char> {
+    let text = value.text(r#"one character such as ",""#)?;
+    let mut chars = text.chars();
+    match (chars.next(), chars.next()) {
+        (Some(one), None) => Some(one),
+        _ => value.wrong(format!("{} is not one character", value.written()), r#"write one, such as ",""#),
+    }
+}
+
+fn template(value: &Value<'_>) -> Option<crate::signature::Template> {
+    match value.raw() {
+        DeValue::String(text) => match text.parse() {
+            Ok(template) => Some(template),
+            Err(fault) => value.wrong(format!("{fault}"), r#"write what is signed, as in "{ts}.{body}""#),
+        },
+        _ => value.not_a("string", r#"what is signed, as in "{ts}.{body}""#),
+    }
+}

@@ -1,0 +1,45 @@
+//! Who may use the admin API: the tokens, from the configuration or made at the first start.
+
+use crate::admin::Grant;
+use crate::config::settings::{self, Scope, Token};
+use anyhow::{Context, anyhow};
+use std::path::Path;
+
+/// The token that may do everything, and those that the configuration names.
+pub(super) fn grants(token: &str, settings: &settings::Admin) -> anyhow::Result<Vec<Grant>> {
+    let mut grants = vec![Grant { name: "admin".to_owned(), token: token.to_owned(), scopes: Scope::ALL.to_vec() }];
+    for named in &settings.tokens {
+        let token = named.token.read().map_err(|why| anyhow!("admin.tokens, `{}`: {why}", named.name))?;
+        let (name, scopes) = (named.name.clone(), named.scopes.clone());
+        grants.push(Grant { name, token: token.expose().to_owned(), scopes });
+    }
+    Ok(grants)
+}
+
+/// The admin token: the configured one, or the one in the data folder, made where it is missing.
+pub(super) fn token(from: &Token, data: &Path) -> anyhow::Result<String> {
+    use std::io::{Read, Write};
+    use std::os::unix::fs::OpenOptionsExt;
+    if let Token::Given(secret) = from {
+        return Ok(secret.read().map_err(|why| anyhow!("admin.token: {why}"))?.expose().to_owned());
+    }
+    let path = data.join("admin.token");
+    if let Ok(token) = std::fs::read_to_string(&path)
+        && !token.trim().is_empty()
+    {
+        return Ok(token.trim().to_owned());
+    }
+    let mut random = [0u8; 32];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut f| f.read_exact(&mut random))
+        .context("cannot read /dev/urandom")?;
+    let token: String = random.iter().map(|b| format!("{b:02x}")).collect();
+    let mut file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path);
+    let written = file.as_mut().map(|f| writeln!(f, "{token}").and_then(|()| f.sync_all()));
+    written
+        .map_err(|e| anyhow!("{e}"))
+        .and_then(|r| Ok(r?))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    tracing::info!(path = %path.display(), "made the admin token");
+    Ok(token)
+}

@@ -1,0 +1,340 @@
+//! Seats: which connections there are, and who gives way when all seats are taken.
+//!
+//! A seat knows what its connection does: it waits for a request (its head is still to come, or none was sent), it receives
+//! bodies, or it has something in hand.
+//!
+//! *Invariants.* There are never more connections than seats, in all and for one address. When a new one comes and none is
+//! free, the connection gives way that has waited longest for a request, else the one that has received longest; what is in
+//! hand is never cut off. So slow senders hold each other up and nobody else.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// How long a newcomer waits for a seat until it is looked again who could give way.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    pub all: usize,
+    /// For one address.
+    pub per_address: usize,
+}
+
+#[derive(Debug)]
+pub struct Seats {
+    bounds: Bounds,
+    taken: Mutex<Taken>,
+    /// Rings when a seat becomes free.
+    freed: Notify,
+    /// Orders what happens, in place of a clock.
+    moments: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    seats: HashMap<u64, Arc<Sitting>>,
+    per_address: HashMap<IpAddr, usize>,
+    next: u64,
+}
+
+/// One connection, as others see it.
+#[derive(Debug)]
+struct Sitting {
+    address: IpAddr,
+    doing: Mutex<Doing>,
+    give_way: CancellationToken,
+    /// Its first request has come.
+    begun: CancellationToken,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Doing {
+    /// Requests whose head has come and whose answer is not made.
+    requests: usize,
+    /// Those of them whose body is being received.
+    receiving: usize,
+    /// The moment of the last change.
+    since: u64,
+}
+
+/// Who gives way first; the order of the variants counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Claim {
+    Waits,
+    Receives,
+}
+
+impl Doing {
+    /// None for a connection that has something in hand.
+    fn claim(self) -> Option<Claim> {
+        match self {
+            Self { requests: 0, .. } => Some(Claim::Waits),
+            Self { requests, receiving, .. } if receiving >= requests => Some(Claim::Receives),
+            _ => None,
+        }
+    }
+}
+
+/// The seat of one connection; free again once the last clone is gone.
+#[derive(Clone, Debug)]
+pub struct Seat(Arc<Held>);
+
+#[derive(Debug)]
+struct Held {
+    seats: Arc<Seats>,
+    number: u64,
+    sitting: Arc<Sitting>,
+}
+
+impl Seats {
+    pub fn new(bounds: Bounds) -> Arc<Self> {
+        Arc::new(Self { bounds, taken: Mutex::default(), freed: Notify::new(), moments: AtomicU64::new(0) })
+    }
+
+    /// A seat for a connection that has come; waits where everybody has something in hand. None where its address has all
+    /// that it may have, and needs them.
+    pub async fn take(self: &Arc<Self>, address: IpAddr) -> Option<Seat> {
+        loop {
+            let freed = self.freed.notified();
+            {
+                let mut taken = self.taken();
+                let of_address = taken.per_address.get(&address).copied().unwrap_or_default();
+                let crowded = of_address >= self.bounds.per_address;
+                if !crowded && taken.seats.len() < self.bounds.all {
+                    return Some(self.sit(&mut taken, address));
+                }
+                match taken.candidate(|sitting| !crowded || sitting.address == address) {
+                    Candidate::Asked => {}
+                    Candidate::Found(sitting) => sitting.give_way.cancel(),
+                    Candidate::None if crowded => return None,
+                    Candidate::None => {}
+                }
+            }
+            let _ = tokio::time::timeout(LOOK_AGAIN, freed).await; // either way it is looked again
+        }
+    }
+
+    fn sit(self: &Arc<Self>, taken: &mut Taken, address: IpAddr) -> Seat {
+        let doing = Doing { since: self.moment(), ..Doing::default() };
+        let (give_way, begun) = (CancellationToken::new(), CancellationToken::new());
+        let sitting = Arc::new(Sitting { address, doing: Mutex::new(doing), give_way, begun });
+        let number = taken.next;
+        taken.next += 1;
+        taken.seats.insert(number, sitting.clone());
+        *taken.per_address.entry(address).or_default() += 1;
+        Seat(Arc::new(Held { seats: self.clone(), number, sitting }))
+    }
+
+    fn moment(&self) -> u64 {
+        self.moments.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().expect("no holder panics")
+    }
+}
+
+/// Who gives way to a newcomer.
+enum Candidate<'a> {
+    /// Somebody who was asked to is about to.
+    Asked,
+    Found(&'a Sitting),
+    None,
+}
+
+impl Taken {
+    fn candidate(&self, may: impl Fn(&Sitting) -> bool) -> Candidate<'_> {
+        let mut found = None;
+        for sitting in self.seats.values().filter(|sitting| may(sitting)) {
+            if sitting.give_way.is_cancelled() {
+                return Candidate::Asked;
+            }
+            let doing = *sitting.doing.lock().expect("no holder panics");
+            let claim = doing.claim().map(|claim| (claim, doing.since));
+            if claim.is_some() && found.is_none_or(|(first, _)| claim < first) {
+                found = Some((claim, sitting.as_ref()));
+            }
+        }
+        found.map_or(Candidate::None, |(_, sitting)| Candidate::Found(sitting))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut taken = self.seats.taken();
+        taken.seats.remove(&self.number);
+        if let Some(count) = taken.per_address.get_mut(&self.sitting.address) {
+            *count -= 1;
+            if *count == 0 {
+                taken.per_address.remove(&self.sitting.address);
+            }
+        }
+        drop(taken);
+        self.seats.freed.notify_one();
+    }
+}
+
+/// A request that is being served.
+#[derive(Debug)]
+pub struct InHand(Seat);
+
+/// A body that is being received.
+#[derive(Debug)]
+pub struct Receiving(Seat);
+
+impl Seat {
+    pub fn address(&self) -> IpAddr {
+        self.0.sitting.address
+    }
+
+    /// Until it is dropped, a request is served.
+    pub fn serve(&self) -> InHand {
+        self.0.sitting.begun.cancel();
+        self.change(|doing| doing.requests += 1);
+        InHand(self.clone())
+    }
+
+    /// Cancelled once the first request has come.
+    pub fn begun(&self) -> &CancellationToken {
+        &self.0.sitting.begun
+    }
+
+    /// Until it is dropped, the body of a request that is served is received.
+    pub fn receive(&self) -> Receiving {
+        self.change(|doing| doing.receiving += 1);
+        Receiving(self.clone())
+    }
+
+    /// Returns when another connection needs this seat.
+    pub async fn needed(&self) {
+        self.0.sitting.give_way.cancelled().await;
+    }
+
+    /// Returns when nothing has been in hand, and nothing has come, for at least `span`.
+    pub async fn idle(&self, span: Duration) {
+        let mut seen = None;
+        let mut ticks = tokio::time::interval(span);
+        loop {
+            ticks.tick().await;
+            let doing = self.doing();
+            if seen == Some(doing.since) && doing.requests == 0 {
+                return;
+            }
+            seen = Some(doing.since);
+        }
+    }
+
+    fn doing(&self) -> Doing {
+        *self.0.sitting.doing.lock().expect("no holder panics")
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Doing)) {
+        let mut doing = self.0.sitting.doing.lock().expect("no holder panics");
+        change(&mut doing);
+        doing.since = self.0.seats.moment();
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.0.change(|doing| doing.requests -= 1);
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.0.change(|doing| doing.receiving -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    fn address(n: u8) -> IpAddr {
+        Ipv4Addr::new(10, 0, 0, n).into()
+    }
+
+    fn asked(seat: &Seat) -> bool {
+        seat.0.sitting.give_way.is_cancelled()
+    }
+
+    async fn full(per_address: usize) -> (Arc<Seats>, Vec<Seat>) {
+        let seats = Seats::new(Bounds { all: 4, per_address });
+        let mut taken = Vec::new();
+        for n in 0..4 {
+            taken.push(seats.take(address(n)).await.unwrap());
+        }
+        (seats, taken)
+    }
+
+    #[tokio::test]
+    async fn the_longest_waiting_gives_way_then_the_longest_receiving_and_nobody_with_something_in_hand() {
+        let (seats, mut taken) = full(4).await;
+        let (_a, _b) = (taken[0].serve(), taken[1].serve());
+        let receiving = taken[1].receive();
+        drop(taken[2].serve()); // an answered request: it waits again, for a shorter time than the last one
+        for expected in [3, 2, 1] {
+            let newcomer = tokio::spawn({
+                let seats = seats.clone();
+                async move { seats.take(address(9)).await.unwrap() }
+            });
+            taken[expected].needed().await;
+            assert_eq!(taken.iter().filter(|seat| asked(seat)).count(), 1);
+            if expected == 1 {
+                break;
+            }
+            let leaving = taken.remove(expected);
+            drop(leaving);
+            let newcomer = newcomer.await.unwrap();
+            std::mem::forget(newcomer.serve()); // stays, and has something in hand
+            taken.push(newcomer);
+        }
+        assert!(!asked(&taken[0]));
+        drop(receiving);
+    }
+
+    #[tokio::test]
+    async fn an_address_gives_up_seats_of_its_own_only() {
+        let seats = Seats::new(Bounds { all: 10, per_address: 2 });
+        let other = seats.take(address(1)).await.unwrap();
+        let (first, second) = (seats.take(address(2)).await.unwrap(), seats.take(address(2)).await.unwrap());
+        let _in_hand = first.serve();
+        let newcomer = tokio::spawn({
+            let seats = seats.clone();
+            async move { seats.take(address(2)).await }
+        });
+        second.needed().await;
+        drop(second);
+        let third = newcomer.await.unwrap().unwrap();
+        let _in_hand_too = third.serve();
+        assert!(seats.take(address(2)).await.is_none(), "both of its connections are in use");
+        assert!(!asked(&other) && seats.take(address(3)).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn everything_is_given_back() {
+        let (seats, taken) = full(4).await;
+        let in_hand = taken[0].serve();
+        drop(taken);
+        drop(in_hand);
+        assert!(seats.taken().seats.is_empty() && seats.taken().per_address.is_empty());
+    }
+
+    #[tokio::test]
+    async fn idle_is_who_has_nothing_in_hand_and_gets_nothing() {
+        let seats = Seats::new(Bounds { all: 1, per_address: 1 });
+        let seat = seats.take(address(1)).await.unwrap();
+        let span = Duration::from_millis(20);
+        let in_hand = seat.serve();
+        assert!(tokio::time::timeout(span * 5, seat.idle(span)).await.is_err());
+        drop(in_hand);
+        seat.idle(span).await;
+    }
+}

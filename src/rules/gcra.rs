@@ -1,0 +1,172 @@
+//! A rate, held by the generic cell rate algorithm (ITU-T I.371, the virtual scheduling form): one number for state.
+//!
+//! *Invariants.* In any span of time at most `burst` more pass than the rate gives in it. What is refused costs nothing,
+//! and a refusal carries the first moment at which the same question would be granted.
+
+use crate::time::Timestamp;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+const NANOS_PER_MS: u128 = 1_000_000;
+
+/// So many in a span of time, as in 200 in a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    count: NonZeroU32,
+    per: Duration,
+}
+
+impl Rate {
+    pub fn new(count: NonZeroU32, per: Duration) -> Self {
+        Self { count, per }
+    }
+
+    pub fn count(self) -> u32 {
+        self.count.get()
+    }
+
+    /// What passes in a second, rounded up.
+    pub fn in_a_second(self) -> u32 {
+        let nanos = self.per.as_nanos().max(1);
+        u32::try_from((u128::from(self.count.get()) * 1_000_000_000).div_ceil(nanos)).unwrap_or(u32::MAX)
+    }
+
+    /// From one to the next, rounded up, so that rounding never makes it faster.
+    fn interval_nanos(self) -> u128 {
+        self.per.as_nanos().div_ceil(self.count.get().into()).max(1)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Gcra {
+    interval_nanos: u128,
+    /// How far ahead of its time the next one may come.
+    tolerance_nanos: u128,
+    /// When the next one would be in time, had all before it come evenly: the theoretical arrival time.
+    next_nanos: u128,
+}
+
+impl Gcra {
+    /// `burst`: how many may pass at once after a pause; at least one. Since time comes in whole milliseconds, as many as
+    /// the rate gives in one of them can always pass at once.
+    pub fn new(rate: Rate, burst: u32) -> Self {
+        let interval_nanos = rate.interval_nanos();
+        let tolerance_nanos = interval_nanos * u128::from(burst.max(1) - 1);
+        Self { interval_nanos, tolerance_nanos: tolerance_nanos.max(NANOS_PER_MS - 1), next_nanos: 0 }
+    }
+
+    /// Whether one would pass, without taking it; else not before when.
+    pub fn check(&self, now: Timestamp) -> Result<(), Timestamp> {
+        let earliest = self.next_nanos.saturating_sub(self.tolerance_nanos);
+        if nanos(now) >= earliest {
+            return Ok(());
+        }
+        Err(Timestamp(u64::try_from(earliest.div_ceil(NANOS_PER_MS)).unwrap_or(u64::MAX)))
+    }
+
+    /// Lets one pass, or says not before when.
+    pub fn try_take(&mut self, now: Timestamp) -> Result<(), Timestamp> {
+        self.try_take_many(now, 1)
+    }
+
+    /// Lets several pass that cannot be parted: as soon as one may pass, all do, and those that come later pay for them.
+    pub fn try_take_many(&mut self, now: Timestamp, count: u32) -> Result<(), Timestamp> {
+        self.check(now)?;
+        self.next_nanos = self.next_nanos.max(nanos(now)) + self.interval_nanos * u128::from(count);
+        Ok(())
+    }
+}
+
+fn nanos(at: Timestamp) -> u128 {
+    u128::from(at.0) * NANOS_PER_MS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Timestamp = Timestamp(1_800_000_000_000);
+
+    fn rate(count: u32, per: Duration) -> Rate {
+        Rate::new(NonZeroU32::new(count).unwrap(), per)
+    }
+
+    fn second(count: u32) -> Rate {
+        rate(count, Duration::from_secs(1))
+    }
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp(START.0 + ms)
+    }
+
+    #[test]
+    fn a_burst_passes_and_then_the_pace_holds() {
+        let mut gcra = Gcra::new(second(200), 3);
+        for _ in 0..3 {
+            assert_eq!(gcra.try_take(START), Ok(()));
+        }
+        assert_eq!(gcra.try_take(START), Err(at(5)));
+        assert_eq!(gcra.try_take(at(4)), Err(at(5)), "a refusal costs nothing");
+        assert_eq!(gcra.check(at(5)), Ok(()));
+        assert_eq!(gcra.try_take(at(5)), Ok(()), "neither does a question");
+        assert_eq!(gcra.try_take(at(5)), Err(at(10)));
+    }
+
+    #[test]
+    fn at_any_rate_what_passes_is_the_rate_and_a_burst() {
+        for (rate, burst, seconds, expected) in [
+            (second(1), 1, 10, 10),
+            (second(200), 1, 10, 2000),
+            (second(3), 1, 10, 30),
+            (second(5000), 1, 10, 50_000), // a millisecond's worth passes at once
+            (second(5000), 5000, 10, 54_995),
+            (second(1_000_000), 1, 1, 1_000_000),
+            (rate(60, Duration::from_secs(60)), 1, 120, 120),
+            (rate(7, Duration::from_secs(3600)), 7, 7200, 20),
+        ] {
+            let mut gcra = Gcra::new(rate, burst);
+            let mut passed = 0u32;
+            for ms in 0..seconds * 1000 {
+                while gcra.try_take(at(ms)).is_ok() {
+                    passed += 1;
+                }
+            }
+            assert!(passed.abs_diff(expected) <= 1, "{rate:?} {burst}: {passed} and not {expected}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_first_moment_that_is_granted() {
+        for count in [1, 3, 7, 200, 999, 1000, 4999] {
+            let mut gcra = Gcra::new(second(count), 2);
+            let mut now = START;
+            for _ in 0..5000 {
+                while gcra.try_take(now).is_ok() {}
+                let until = gcra.check(now).unwrap_err();
+                assert!(until > now);
+                assert!(gcra.check(Timestamp(until.0 - 1)).is_err(), "{count}");
+                assert_eq!(gcra.check(until), Ok(()), "{count}");
+                now = until;
+            }
+        }
+    }
+
+    #[test]
+    fn several_that_belong_together_pass_at_once_and_are_paid_for() {
+        let mut gcra = Gcra::new(second(100), 1);
+        assert_eq!(gcra.try_take_many(START, 50), Ok(()));
+        assert_eq!(gcra.try_take(at(1)), Err(at(500)));
+        assert_eq!(gcra.try_take_many(at(500), 2), Ok(()));
+        assert_eq!(gcra.check(at(501)), Err(at(520)));
+    }
+
+    #[test]
+    fn a_long_pause_gives_no_more_than_the_burst() {
+        let mut gcra = Gcra::new(second(10), 4);
+        let later = START.after(Duration::from_secs(86_400 * 365));
+        assert_eq!((0..9).filter(|_| gcra.try_take(later).is_ok()).count(), 4);
+        assert_eq!(Gcra::new(second(u32::MAX), u32::MAX).check(Timestamp::NEVER), Ok(()));
+        assert_eq!(rate(60, Duration::from_secs(60)).in_a_second(), 1);
+        assert_eq!(rate(61, Duration::from_secs(60)).in_a_second(), 2);
+    }
+}

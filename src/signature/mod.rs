@@ -1,0 +1,121 @@
+//! Signatures of senders: whether whoever sent a request knows a secret, by an HMAC over its bytes.
+//!
+//! `scheme` is how a sender signs, `presets` the table of known senders, `template` what is signed, `secret` how a secret is
+//! written. Verification goes in two steps, so that a request which cannot pass is refused before its body is read: a
+//! [`Claim`] is what its headers say, and [`Verifier::verify`] holds it against the body.
+//!
+//! *Invariants.* The bytes of the body are signed as they came. Signatures are compared in constant time. The work for one
+//! request is bounded: one HMAC for each secret, however many signatures it brings, of which [`SIGNATURES_MAX`] count.
+//! Nothing here says why a request did not pass, and no secret is ever shown.
+
+mod presets;
+mod scheme;
+mod secret;
+mod template;
+
+pub use presets::PRESETS;
+pub use scheme::{Algorithm, Encoding, Scheme, Stamp, StampPlace, StampUnit};
+pub use secret::{SecretEncoding, SecretFault};
+pub use template::{Template, TemplateFault};
+
+use crate::time::Timestamp;
+use http::{HeaderMap, HeaderName};
+use ring::hmac;
+use std::fmt;
+use subtle::ConstantTimeEq;
+use template::Piece;
+
+/// Signatures of one request that are looked at: a sender that rotates its secret sends two.
+pub const SIGNATURES_MAX: usize = 16;
+
+/// A scheme with the secrets that are in force, any of which may have signed.
+pub struct Verifier {
+    scheme: Scheme,
+    keys: Vec<hmac::Key>,
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier").field("scheme", &self.scheme).field("keys", &self.keys.len()).finish()
+    }
+}
+
+/// What the headers of a request say: well-formed signatures, and a timestamp that is near enough.
+#[derive(Debug)]
+pub struct Claim<'a> {
+    signatures: Vec<Vec<u8>>,
+    timestamp: &'a str,
+    id: &'a str,
+}
+
+impl Verifier {
+    /// `secrets` as they are written, in any order.
+    ///
+    /// # Errors
+    /// Where one cannot be decoded.
+    pub fn new<'s>(scheme: Scheme, secrets: impl IntoIterator<Item = &'s str>) -> Result<Self, SecretFault> {
+        let key = |secret| Ok(hmac::Key::new(scheme.algorithm.of_ring(), &scheme.secret_encoding.decode(secret)?));
+        let keys = secrets.into_iter().map(key).collect::<Result<_, _>>()?;
+        Ok(Self { scheme, keys })
+    }
+
+    /// Headers that it reads.
+    pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
+        let stamp = self.scheme.stamp.as_ref().and_then(|stamp| match &stamp.place {
+            StampPlace::Header(name) => Some(name),
+            StampPlace::Field(_) => None,
+        });
+        [Some(&self.scheme.header), stamp, self.scheme.id.as_ref()].into_iter().flatten()
+    }
+
+    /// None where these headers cannot belong to a request that passes. `wall` is the clock on the wall.
+    pub fn claim<'a>(&self, headers: &'a HeaderMap, wall: Timestamp) -> Option<Claim<'a>> {
+        let single = |name: &HeaderName| headers.get(name)?.to_str().ok();
+        let (mut signatures, mut field) = (Vec::new(), None);
+        for value in headers.get_all(&self.scheme.header) {
+            for item in self.scheme.items(value.to_str().ok()?) {
+                field = field.or_else(|| self.scheme.stamp_in(item));
+                if signatures.len() < SIGNATURES_MAX {
+                    signatures.extend(self.scheme.signature_in(item));
+                }
+            }
+        }
+        let timestamp = match &self.scheme.stamp {
+            None => "",
+            Some(stamp) => {
+                let text = match &stamp.place {
+                    StampPlace::Header(name) => single(name)?,
+                    StampPlace::Field(_) => field?,
+                };
+                stamp.is_near(text, wall).then_some(text)?
+            }
+        };
+        let id = self.scheme.id.as_ref().map_or(Some(""), single)?;
+        (!signatures.is_empty()).then_some(Claim { signatures, timestamp, id })
+    }
+
+    /// Whether one of the secrets made one of the signatures.
+    #[must_use]
+    pub fn verify(&self, claim: &Claim<'_>, body: &[u8]) -> bool {
+        self.keys.iter().fold(false, |passed, key| {
+            let tag = self.sign(key, claim, body);
+            claim.signatures.iter().fold(passed, |passed, s| passed | bool::from(tag.as_ref().ct_eq(s)))
+        })
+    }
+
+    fn sign(&self, key: &hmac::Key, claim: &Claim<'_>, body: &[u8]) -> hmac::Tag {
+        let mut context = hmac::Context::with_key(key);
+        for piece in self.scheme.signed.pieces() {
+            context.update(match piece {
+                Piece::Text(text) => text.as_bytes(),
+                Piece::Timestamp => claim.timestamp.as_bytes(),
+                Piece::Id => claim.id.as_bytes(),
+                Piece::Body => body,
+            });
+        }
+        context.sign()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,89 @@
+//! What an operator changes, and what the daemon notes about its own life; each with its audit entry in the same commit.
+
+use super::Ledger;
+use crate::delivery::{DeliveryId, Place};
+use crate::event::Digest64;
+use crate::store::StoreError;
+use crate::store::codec::{self, Kind};
+use crate::store::draft::Table;
+use crate::store::keys::{ALIVE, DOOR, number_key};
+use crate::store::record::{Audit, How};
+use crate::store::request::{Change, News};
+
+/// So many entries of the audit, and so many gaps, are kept; the oldest go.
+const AUDIT_MAX: u64 = 100_000;
+const GAPS_MAX: u64 = 10_000;
+
+impl Ledger<'_> {
+    /// Makes a change, and says how many things it concerned.
+    pub(in crate::store) fn change(&mut self, change: Change, who: &str) -> Result<usize, StoreError> {
+        match change {
+            Change::Discard { what, deliveries } => self.discard(&deliveries, &what, who),
+            Change::Hasten { what, deliveries } => {
+                let count = deliveries.len();
+                self.audit(who, &what, count);
+                self.news.push(News::Hastened(deliveries));
+                Ok(count)
+            }
+            Change::Door { what, door } => {
+                self.draft.put_long(Table::Meta, DOOR, &codec::encode(Kind::Door, &door));
+                self.index.door = Some(door);
+                self.audit(who, &what, 1);
+                Ok(1)
+            }
+            Change::Gap { number, gap } => {
+                self.draft.put_long(Table::Gaps, &number_key(number), &codec::encode(Kind::Gap, &gap));
+                if let Some(old) = number.checked_sub(GAPS_MAX) {
+                    self.draft.delete_long(self.engine, Table::Gaps, &number_key(old))?;
+                }
+                self.index.next_gap = self.index.next_gap.max(number + 1);
+                self.changed = true;
+                Ok(1)
+            }
+            Change::Alive => {
+                self.draft.put_long(Table::Meta, ALIVE, &codec::encode(Kind::Alive, &self.now));
+                self.changed = true;
+                Ok(1)
+            }
+            Change::Note { what } => {
+                self.audit(who, &what, 1);
+                Ok(1)
+            }
+        }
+    }
+
+    /// Discards deliveries that still lie where they were seen; one that has moved on is left alone.
+    fn discard(
+        &mut self,
+        deliveries: &[(DeliveryId, Place, Digest64)],
+        what: &str,
+        who: &str,
+    ) -> Result<usize, StoreError> {
+        let mut gone = Vec::new();
+        for (id, place, lane) in deliveries {
+            if self.leave(*id, *place)? {
+                self.index.totals.tally(id.destination).discarded += 1;
+                self.settle(*id, How::Discarded, 0, 0, self.now);
+                gone.push((*id, *lane));
+            }
+        }
+        let count = gone.len();
+        self.audit(who, what, count);
+        if count > 0 {
+            self.news.push(News::Purged(gone));
+        }
+        Ok(count)
+    }
+
+    pub(super) fn audit(&mut self, who: &str, what: &str, count: usize) {
+        let record = Audit { at: self.now, who: who.to_owned(), what: what.to_owned(), count: count as u64 };
+        let n = self.index.totals.next_audit;
+        self.draft.put_long(Table::Audit, &number_key(n), &codec::encode(Kind::Audit, &record));
+        if let Some(old) = n.checked_sub(AUDIT_MAX) {
+            // an entry is far shorter than a row
+            self.draft.delete_parts(Table::Audit, &number_key(old), 1);
+        }
+        self.index.totals.next_audit += 1;
+        self.changed = true;
+    }
+}
