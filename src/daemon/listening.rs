@@ -60,7 +60,7 @@ pub(super) fn admin(settings: &settings::Admin) -> anyhow::Result<(Vec<TcpListen
 
 /// Read before the store is opened, so that a certificate that cannot be used is told at once.
 pub(super) fn tls(settings: &settings::Intake) -> anyhow::Result<Option<Arc<Tls>>> {
-    let Some(settings::Tls { cert, key, client_ca }) = settings.tls.clone() else { return Ok(None) };
+    let Some(settings::ServerTls { cert, key, client_ca }) = settings.tls.clone() else { return Ok(None) };
     let tls = Tls::open(Files { cert, key, client_ca }).map_err(|why| anyhow!("intake.tls: {why}"))?;
     Ok(Some(Arc::new(tls)))
 }
