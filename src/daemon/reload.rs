@@ -1,8 +1,9 @@
 //! Reload: a running daemon goes by other settings, all of them or none.
 //!
-//! *What a reload applies.* The sources with their secrets, which are read again, and what intake bounds of one request:
-//! `max_body`, `max_json_depth`, `max_batch`, `body_timeout`, `success_status`. Everything else needs a restart, which the
-//! log says; then nothing is changed, so that a running daemon never goes by half of a file.
+//! *What a reload applies.* The sources with their secrets, the secrets in requests to destinations (`auth` by bearer,
+//! basic or header, and `sign`), both read again; and what intake bounds of one request: `max_body`, `max_json_depth`,
+//! `max_batch`, `body_timeout`, `success_status`. Everything else needs a restart, which the log says; then nothing is
+//! changed, so that a running daemon never goes by half of a file.
 //!
 //! *Failure.* Whatever could fail is done before anything is changed.
 
@@ -10,9 +11,10 @@ use super::life::tell;
 use super::{Daemon, door};
 use crate::config::Settings;
 use crate::config::settings;
+use crate::dispatch::{Destination, Reread};
 use crate::intake::Intake;
 use crate::store::Windows;
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use sd_notify::NotifyState;
 use std::sync::Arc;
 
@@ -38,13 +40,31 @@ impl Daemon {
         }
         let old = self.door.read().expect("no holder panics").clone();
         let (admission, counts) = (old.admission.clone(), old.counts.clone());
+        let rereads = self.reread(&settings)?;
         let new = door(&self.store, &self.clock, &settings, &self.destinations, admission, counts)?;
         // bodies that are being read hold their room in it
         let new = Intake { room: old.room.clone(), ..new };
         self.store.set_windows(Windows { by_source: settings.dedup_windows().into_iter().collect() });
+        for (destination, reread) in rereads {
+            destination.put_in_place(reread);
+        }
         *self.door.write().expect("no holder panics") = Arc::new(new);
         self.settings = settings;
         Ok(())
+    }
+
+    /// The secrets that stand in requests to destinations, read again.
+    fn reread(&self, settings: &Settings) -> anyhow::Result<Vec<(Arc<Destination>, Reread)>> {
+        let of = |destination: &Arc<Destination>| {
+            let settings = settings.destinations.iter().find(|d| d.name == destination.name)?;
+            let reread = destination.reread(settings);
+            Some(
+                reread
+                    .map(|r| (destination.clone(), r))
+                    .map_err(|why| anyhow!("destination `{}`: {why}", settings.name)),
+            )
+        };
+        self.destinations.values().filter_map(of).collect()
     }
 }
 
@@ -72,7 +92,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
 mod tests {
     use super::*;
     use crate::config::Overrides;
-    use crate::config::settings::{Destination, Source};
+    use crate::config::settings::Source;
     use std::time::Duration;
 
     #[test]
@@ -88,7 +108,7 @@ mod tests {
             (|s| s.store.path = "/elsewhere".into(), &["[store]"]),
             (
                 |s| {
-                    s.destinations.push(Destination::named("other"));
+                    s.destinations.push(settings::Destination::named("other"));
                     s.dlq.evict = true;
                 },
                 &["[[destination]]", "[dlq]"],

@@ -14,7 +14,7 @@ mod tls;
 mod token;
 mod wire;
 
-pub use destination::Destination;
+pub use destination::{Destination, Reread};
 
 use crate::clock::Clock;
 use crate::delivery::Ticket;

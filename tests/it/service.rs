@@ -158,3 +158,30 @@ async fn a_hangup_reloads_all_of_the_file_or_nothing() {
     assert_eq!((post("new").await, post("default").await), (202, 202));
     manager.hears("STATUS=accepting events on 127.0.0.1:").await;
 }
+
+#[tokio::test]
+async fn a_hangup_reads_the_secrets_of_destinations_again() {
+    let receiver = Receiver::good().await;
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "old").unwrap();
+    let auth = format!("auth = {{ kind = \"bearer\", token = {{ file = {token:?} }} }}");
+    let process = Process::start(&receiver.url(), &auth).await;
+    process.accept("k", "1").await;
+    receiver.received(1).await;
+
+    std::fs::remove_file(&token).unwrap();
+    process.signal(Signal::HUP);
+    wait_for("it tells", async || process.log().contains("not reloaded").then_some(())).await;
+    process.accept("k", "2").await;
+    receiver.received(2).await;
+
+    std::fs::write(&token, "new").unwrap();
+    process.signal(Signal::HUP);
+    wait_for("it tells", async || process.log().contains("was reloaded").then_some(())).await;
+    process.accept("k", "3").await;
+    receiver.received(3).await;
+    let sent = receiver.all();
+    let tokens: Vec<_> = sent.iter().map(|r| r.header("authorization").unwrap()).collect();
+    assert_eq!(tokens, ["Bearer old", "Bearer old", "Bearer new"]);
+}

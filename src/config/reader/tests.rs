@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::config::Overrides;
-use crate::config::settings::{DestinationAuth, OnDeadLetter, OrderMode, PROFILES, Secret, SourceAuth, ServerTls, Token};
+use crate::config::settings::{
+    DestinationAuth, OnDeadLetter, OrderMode, PROFILES, Secret, ServerTls, SourceAuth, Token,
+};
 use crate::rules::backoff::Jitter;
 use crate::rules::gcra::Rate;
 use crate::signature::{Algorithm, Encoding, Scheme, SecretEncoding, Stamp, StampPlace, StampUnit};
