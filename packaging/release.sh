@@ -74,8 +74,8 @@ stage_files() {
     grep -qx 'listen = "systemd"' "$stage/holdline.toml" || die "packaging/holdline.toml has no line listen = ..."
     "$stage/holdline" check --config "$stage/holdline.toml" >/dev/null
     cp packaging/holdline.toml "$stage/share/holdline.toml.example"
-    find packaging -maxdepth 2 \( -name '*.rules.y*ml' -o -name '*alerts*.y*ml' -o -name '*dashboard*.json' \) \
-        -exec cp {} "$stage/share/" \;
+    # alert rules and the dashboard
+    find packaging -maxdepth 2 \( -name '*.yml' -o -name '*.yaml' -o -name '*.json' \) -exec cp {} "$stage/share/" \;
     gzip -9nc CHANGELOG.md >"$stage/doc/changelog.gz"
     local date
     date=$(git log -1 --format=%aD 2>/dev/null || date -R)

@@ -276,7 +276,7 @@ def configure(machine, ports):
     """The one file that an administrator edits, and the address of the socket."""
     intake, admin, receiver = ports
     config = machine.root / CONFIG.lstrip("/")
-    text = config.read_text().replace('# url = "https://crm.internal/hooks/events"', f'url = "http://127.0.0.1:{receiver}/"')
+    text = config.read_text().replace('# url = "https://crm.internal/hooks/events"', f'url = "http://localhost:{receiver}/"')
     text = text.replace('listen = "127.0.0.1:8081"', f'listen = "127.0.0.1:{admin}"')
     text = text.replace('profile = "auto"', 'profile = "interaction"').replace('"512MiB"', '"16MiB"')
     config.write_text(text)
