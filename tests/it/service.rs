@@ -109,6 +109,23 @@ async fn no_connection_is_refused_while_it_restarts_and_duplicates_are_still_kno
 }
 
 #[tokio::test]
+async fn lines_for_the_journal_begin_with_their_priority() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("data"), "no directory").unwrap();
+    let serve = "JOURNAL_STREAM=1:2 HOLDLINE_LOG=warn LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" serve --data data 3<&0";
+    let output = std::process::Command::new("sh")
+        .args(["-c", serve, env!("CARGO_BIN_EXE_holdline")])
+        .current_dir(folder.path())
+        .stdin(std::os::fd::OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap()))
+        .output();
+    let told = String::from_utf8(output.unwrap().stderr).unwrap();
+    assert!(
+        told.starts_with("<4>") && told.contains("systemd has passed a socket that intake.listen does not name"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
 async fn without_a_socket_of_systemd_it_says_what_to_do() {
     let receiver = Receiver::good().await;
     let (_manager, mut process) = activated(&receiver).await;

@@ -194,6 +194,7 @@ def make_root(workdir):
         (base / "rig-complete").touch()
     root = workdir / "root"
     sh("cp", "-a", "--reflink=auto", base, root)
+    (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
     return root
 
 
