@@ -29,7 +29,7 @@ use crate::config::settings::Scope;
 use crate::dispatch::{Destination, LineStatus, Question};
 use crate::event::{DestinationId, EventId, Sequence};
 use crate::intake::admission::Admission;
-use crate::intake::{Counts, Intake};
+use crate::intake::{Counts, Intake, SharedDoor};
 use crate::store::{Store, StoreError};
 use crate::time::Timestamp;
 use axum::Router;
@@ -57,7 +57,7 @@ pub struct Admin {
     pub questions: mpsc::Sender<Question>,
     pub destinations: HashMap<DestinationId, Arc<Destination>>,
     pub admission: Arc<Admission>,
-    pub intake: Arc<Intake>,
+    pub intake: SharedDoor,
     pub counts: Arc<Counts>,
     /// The tokens, and what each opens.
     pub grants: Vec<Grant>,
@@ -151,6 +151,11 @@ async fn refuse_query(request: Request, next: Next) -> Response {
 }
 
 impl Admin {
+    /// The door that is in place.
+    fn intake(&self) -> Arc<Intake> {
+        self.intake.read().expect("no holder panics").clone()
+    }
+
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Failure> {
         let (to, answer) = oneshot::channel();
         let stopping = || Failure::unavailable("the daemon is stopping");

@@ -121,8 +121,8 @@ pub(super) async fn verify(
             continue;
         }
         let verdict = match wish.dry_run {
-            true => Some(admin.intake.judge(&detained).0),
-            false => admin.intake.readmit(number, &detained).await?,
+            true => Some(admin.intake().judge(&detained).0),
+            false => admin.intake().readmit(number, &detained).await?,
         };
         let Some(verdict) = verdict else { continue };
         all.matched += 1;

@@ -11,6 +11,7 @@ pub mod failure;
 pub mod filter;
 pub mod item;
 pub mod logs;
+pub mod manual;
 pub mod output;
 pub mod quarantine;
 pub mod reach;
@@ -69,6 +70,13 @@ pub enum Command {
     /// One after the other, so that their order is kept. A file holds one body; or one a line, where it is named .ndjson
     /// or .jsonl, or where it is not one JSON value but each of its lines is. A busy intake is waited for.
     Send(send::Args),
+    /// Print the completions of a shell
+    ///
+    /// Packages bring them along. By hand, for example: holdline completions bash > /etc/bash_completion.d/holdline
+    Completions(manual::Completions),
+    /// Write the manual pages into a directory, as packaging does
+    #[command(hide = true)]
+    Man(manual::Man),
 }
 
 /// Parses the arguments of this process and does what they ask.
@@ -97,6 +105,8 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Dlq(args) => client(dlq::run(args)),
         Command::Quarantine(args) => client(quarantine::run(args)),
         Command::Send(args) => client(send::run(args)),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
     }
 }
 
@@ -140,6 +150,8 @@ mod tests {
             "holdline dlq purge --type v2.* --yes",
             "holdline quarantine list --limit 5",
             "holdline quarantine verify --source genesys --dry-run",
+            "holdline completions zsh",
+            "holdline man /tmp",
             "holdline send a.json - --source genesys --intake http://127.0.0.1:1",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
@@ -152,6 +164,7 @@ mod tests {
             "holdline",
             "holdline serve --intake nowhere",
             "holdline check",
+            "holdline completions cmd",
             "holdline events list --state lost",
             "holdline events list --limit 0",
             "holdline dlq list --reason because",

@@ -48,6 +48,7 @@ impl Settings {
         }
         if let Some(intake) = overrides.intake {
             self.intake.listen = vec![intake];
+            self.intake.inherit = false;
         }
         if let Some(admin) = overrides.admin {
             self.admin.listen = vec![admin];

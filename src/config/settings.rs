@@ -15,7 +15,7 @@ use std::time::Duration;
 mod source;
 pub use source::{Composite, OnFault, PROFILES, Pointers, Quarantine, Source, SourceAuth};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     pub intake: Intake,
     pub admin: Admin,
@@ -26,9 +26,11 @@ pub struct Settings {
     pub quarantine: Quarantine,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Intake {
     pub listen: Vec<SocketAddr>,
+    /// Whether it listens on the sockets that the service manager hands over, too ("systemd").
+    pub inherit: bool,
     pub max_body_bytes: usize,
     /// Request line and headers together.
     pub max_header_bytes: usize,
@@ -65,7 +67,7 @@ pub struct ServerTls {
     pub client_ca: Option<PathBuf>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Admin {
     pub listen: Vec<SocketAddr>,
     /// Paths of unix sockets.
@@ -77,7 +79,7 @@ pub struct Admin {
 }
 
 /// A token of the admin API for somebody who need not do everything.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NamedToken {
     /// As it stands in the audit.
     pub name: String,
@@ -109,14 +111,14 @@ impl Scope {
 }
 
 /// Where the admin token comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Token {
     /// Made at the first start, in `DATA/admin.token`.
     Made,
     Given(Secret),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Store {
     pub path: PathBuf,
     pub require_power_safe: bool,
@@ -124,7 +126,7 @@ pub struct Store {
     pub drain_timeout: Duration,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Destination {
     pub name: String,
     /// `http` or `https`. None: events are held (`holdline serve` without `--to`).
@@ -168,7 +170,7 @@ pub struct Identity {
     pub key: PathBuf,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum DestinationAuth {
     Bearer {
         token: Secret,
@@ -187,7 +189,7 @@ pub enum DestinationAuth {
 }
 
 /// Client credentials (RFC 6749, 4.4).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct OAuth2 {
     pub token_url: http::Uri,
     pub client_id: String,
@@ -225,7 +227,7 @@ pub enum OnDeadLetter {
     Hold,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Dlq {
     /// How long a dead letter is kept for certain.
     pub retention: Duration,
@@ -246,6 +248,7 @@ impl Default for Intake {
     fn default() -> Self {
         Self {
             listen: vec![(Ipv4Addr::LOCALHOST, 8080).into()],
+            inherit: false,
             max_body_bytes: MIB,
             max_header_bytes: 64 * KIB,
             tls: None,

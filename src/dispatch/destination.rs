@@ -18,8 +18,12 @@ use crate::time::Timestamp;
 use bytes::Bytes;
 use http::{Request, Uri};
 use http_body_util::Full;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
+
+/// What was read again of a destination, not yet in use.
+#[derive(Debug)]
+pub struct Reread(Arc<Common>);
 
 #[derive(Debug)]
 pub struct Destination {
@@ -33,7 +37,7 @@ pub struct Destination {
     pub(super) client: HttpClient,
     pub(super) tokens: Option<Tokens>,
     pub(super) success: Option<Success>,
-    common: Common,
+    common: RwLock<Arc<Common>>,
     pub(super) shutters: Shutters,
     /// Until when it is left alone, and why.
     held: Mutex<Option<(Timestamp, String)>>,
@@ -69,14 +73,24 @@ impl Destination {
             client: client(settings)?,
             tokens: tokens(settings)?,
             success: settings.success.clone(),
-            common: Common {
-                url: settings.url.clone().unwrap_or_default(),
-                headers: credentials::fixed(settings)?,
-                keys: credentials::keys(settings)?,
-            },
+            common: RwLock::new(Arc::new(common(settings)?)),
             shutters: Shutters::default(),
             held: Mutex::default(),
         })
+    }
+
+    /// Reads the secrets again that stand in its requests; they are used once they are put in place.
+    pub fn reread(&self, settings: &settings::Destination) -> Result<Reread, String> {
+        common(settings).map(|common| Reread(Arc::new(common)))
+    }
+
+    /// From now on requests carry these.
+    pub fn put_in_place(&self, reread: Reread) {
+        *self.common.write().unwrap_or_else(PoisonError::into_inner) = reread.0;
+    }
+
+    fn common(&self) -> Arc<Common> {
+        self.common.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn lacks_token(&self, missing: Missing) {
@@ -96,13 +110,21 @@ impl Destination {
 
     /// The URL as it may be shown; none where events are held.
     pub fn url(&self) -> Option<String> {
-        (self.policy.pace.concurrency_max > 0).then(|| self.common.url.to_string())
+        (self.policy.pace.concurrency_max > 0).then(|| self.common().url.to_string())
     }
 
     /// The request of a delivery's next attempt.
     pub(super) fn request(&self, delivery: &Delivery, token: Option<&Token>, now: Timestamp) -> Request<Full<Bytes>> {
-        request::request(&self.common, delivery, token, now)
+        request::request(&self.common(), delivery, token, now)
     }
+}
+
+fn common(settings: &settings::Destination) -> Result<Common, String> {
+    Ok(Common {
+        url: settings.url.clone().unwrap_or_default(),
+        headers: credentials::fixed(settings)?,
+        keys: credentials::keys(settings)?,
+    })
 }
 
 fn client(settings: &settings::Destination) -> Result<HttpClient, String> {

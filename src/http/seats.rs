@@ -49,6 +49,8 @@ struct Sitting {
     address: IpAddr,
     doing: Mutex<Doing>,
     give_way: CancellationToken,
+    /// Its first request has come.
+    begun: CancellationToken,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -109,7 +111,8 @@ impl Seats {
 
     fn sit(self: &Arc<Self>, taken: &mut Taken, address: IpAddr) -> Seat {
         let doing = Doing { since: self.moment(), ..Doing::default() };
-        let sitting = Arc::new(Sitting { address, doing: Mutex::new(doing), give_way: CancellationToken::new() });
+        let (give_way, begun) = (CancellationToken::new(), CancellationToken::new());
+        let sitting = Arc::new(Sitting { address, doing: Mutex::new(doing), give_way, begun });
         let number = taken.next;
         taken.next += 1;
         taken.seats.insert(number, sitting.clone());
@@ -180,8 +183,14 @@ impl Seat {
 
     /// Until it is dropped, a request is served.
     pub fn serve(&self) -> InHand {
+        self.0.sitting.begun.cancel();
         self.change(|doing| doing.requests += 1);
         InHand(self.clone())
+    }
+
+    /// Cancelled once the first request has come.
+    pub fn begun(&self) -> &CancellationToken {
+        &self.0.sitting.begun
     }
 
     /// Until it is dropped, the body of a request that is served is received.

@@ -30,7 +30,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -62,6 +62,9 @@ impl Counts {
         self.ignored.load(Ordering::Relaxed)
     }
 }
+
+/// Intake as requests find it; a reload puts another one in its place.
+pub type SharedDoor = Arc<RwLock<Arc<Intake>>>;
 
 #[derive(Debug)]
 pub struct Intake {

@@ -22,6 +22,7 @@ mod process;
 mod quarantine;
 mod receiver;
 mod recovery;
+mod service;
 mod simulation;
 mod store;
 mod tls;

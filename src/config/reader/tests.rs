@@ -173,6 +173,7 @@ fn a_file_that_cannot_be_read_is_a_fault() {
 fn everything_that_can_be_written_is_read() {
     let s = read(FULL, Path::new("h.toml")).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(s.intake.listen, ["0.0.0.0:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
+    assert!(s.intake.inherit);
     assert_eq!((s.intake.max_body_bytes, s.intake.max_header_bytes), (2 << 20, 8192));
     assert_eq!((s.intake.success_status, s.intake.disk_reserve_bytes), (200, 2_000_000));
     let tls = ServerTls { cert: "c".into(), key: "k".into(), client_ca: Some("a".into()) };
@@ -243,7 +244,7 @@ fn check_auths(auths: &[SourceAuth]) {
 }
 
 const FULL: &str = r#"
-intake = { listen = ["0.0.0.0:1", "[::1]:2"], max_body = "2MiB", max_headers = 8192, max_connections_per_address = 7, tls = { cert = "c", key = "k", client_ca = "a" }, success_status = 200, disk_reserve = "2MB" }
+intake = { listen = ["0.0.0.0:1", "systemd", "[::1]:2"], max_body = "2MiB", max_headers = 8192, max_connections_per_address = 7, tls = { cert = "c", key = "k", client_ca = "a" }, success_status = 200, disk_reserve = "2MB" }
 admin = { token = { credential = "admin" } }
 store = { path = "data", require_power_safe = true }
 dlq = { retention = "1d", max_bytes = "10MB", evict = true }

@@ -5,7 +5,7 @@ use crate::rules::gcra::Rate;
 use crate::signature::Scheme;
 use std::time::Duration;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Source {
     pub name: String,
     /// One of [`PROFILES`].
@@ -36,7 +36,7 @@ pub enum OnFault {
 }
 
 /// Bounds of what is kept apart.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Quarantine {
     pub max_bytes: u64,
     /// What is older is given up.
