@@ -21,7 +21,7 @@ use crate::intake::admission::{self, Admission};
 use crate::intake::{Bounds, Counts, Intake, Source};
 use crate::scheduler::Scheduler;
 use crate::store::{Door, Opened, Options, Store, Windows};
-use crate::upkeep;
+use crate::upkeep::{self, Trend};
 use anyhow::{Context, anyhow, bail};
 use axum::{Extension, Router};
 use hyper_util::service::TowerToHyperService;
@@ -42,7 +42,6 @@ const QUESTIONS_MAX: usize = 64;
 /// The admin API is for few.
 const ADMIN_LIMITS: listener::Limits =
     listener::Limits { connections_max: 256, head_bytes_max: 64 * 1024, head_timeout: Duration::from_secs(10) };
-
 /// A running daemon.
 #[derive(Debug)]
 pub struct Daemon {
@@ -143,15 +142,11 @@ impl Daemon {
         let admission = Arc::new(Admission::default());
         let counts = Arc::new(Counts::default());
         let intake = Part::new();
-        let (look, stop) = (settings.intake.clone(), intake.stop.clone());
         upkeep::since_last_time(&store, clock.now()).await?;
         if let Some(Door::Closed { until, .. }) = store.door() {
             admission.keep_out(until);
         }
-        let noting = upkeep::watch_gaps(store.clone(), clock.clone(), admission.clone(), counts.clone(), stop.clone());
-        intake.tasks.spawn(noting);
-        intake.tasks.spawn(upkeep::watch_admission(store.clone(), clock.clone(), look, admission.clone(), stop));
-        intake.tasks.spawn(upkeep::watch_dlq(store.clone(), settings.dlq.clone(), clock.clone(), intake.stop.clone()));
+        let trend = look_after(&intake, &store, &clock, &settings, &admission, &counts);
         let door = door(&store, &clock, &settings, &destinations, admission.clone(), counts.clone())?;
         if let Some(tls) = tls.clone() {
             intake.tasks.spawn(upkeep::watch_certificate(tls, intake.stop.clone()));
@@ -167,6 +162,7 @@ impl Daemon {
             destinations: destinations.clone(),
             admission: admission.clone(),
             counts,
+            trend: trend.clone(),
             grants: access::grants(&token, &settings.admin)?,
             own_uid: rustix::process::getuid().as_raw(),
             started_at: clock.now(),
@@ -254,6 +250,28 @@ async fn admin_listeners(settings: &settings::Admin) -> anyhow::Result<(Vec<TcpL
         Vec::new()
     };
     Ok((tcp, sockets))
+}
+
+/// Starts what the daemon looks after by itself.
+fn look_after(
+    part: &Part,
+    store: &Store,
+    clock: &Clock,
+    settings: &Settings,
+    admission: &Arc<Admission>,
+    counts: &Arc<Counts>,
+) -> Arc<Trend> {
+    let trend = Arc::new(Trend::default());
+    let of = || (store.clone(), clock.clone(), part.stop.clone());
+    let (store, clock, stop) = of();
+    part.tasks.spawn(upkeep::watch_trend(store, clock, trend.clone(), stop));
+    let (store, clock, stop) = of();
+    part.tasks.spawn(upkeep::watch_gaps(store, clock, admission.clone(), counts.clone(), stop));
+    let (store, clock, stop) = of();
+    part.tasks.spawn(upkeep::watch_admission(store, clock, settings.intake.clone(), admission.clone(), stop));
+    let (store, clock, stop) = of();
+    part.tasks.spawn(upkeep::watch_dlq(store, settings.dlq.clone(), clock, stop));
+    trend
 }
 
 async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) -> anyhow::Result<Opened> {

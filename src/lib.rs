@@ -29,10 +29,10 @@
 //! | 3 | [`store`] | the only room that knows sled |
 //! | 4 | [`intake`] | HTTP in |
 //! | 4 | [`dispatch`] | runs what the scheduler says |
-//! | 5 | [`upkeep`] | what the daemon looks after by itself: admission, bounds of the dead letter queue |
-//! | 5 | [`admin`] | the operator's API |
-//! | 6 | [`daemon`] | wiring and lifecycle |
-//! | 7 | [`cli`] | the commands, most of them clients of the admin API |
+//! | 5 | [`upkeep`] | what the daemon looks after by itself: admission, bounds, gaps, trends |
+//! | 6 | [`admin`] | the operator's API |
+//! | 7 | [`daemon`] | wiring and lifecycle |
+//! | 8 | [`cli`] | the commands, most of them clients of the admin API |
 //!
 //! # Architecture invariants
 //! - Levels 0 and 1 and the scheduler know no tokio, sled or hyper, take `now` as an argument, and cannot fail.

@@ -6,6 +6,7 @@
 mod access;
 mod answers;
 mod changes;
+mod dashboard;
 mod dlq;
 mod document;
 mod events;
@@ -31,6 +32,7 @@ use crate::intake::Counts;
 use crate::intake::admission::Admission;
 use crate::store::{Store, StoreError};
 use crate::time::Timestamp;
+use crate::upkeep::Trend;
 use axum::Router;
 use axum::extract::{FromRequestParts, Path, Request, State};
 
@@ -61,6 +63,7 @@ pub struct Admin {
     pub grants: Vec<Grant>,
     /// The user that the daemon runs as.
     pub own_uid: u32,
+    pub trend: Arc<Trend>,
     pub started_at: Timestamp,
     /// Set when everything runs.
     pub ready: Arc<AtomicBool>,
@@ -105,8 +108,10 @@ pub fn router(admin: Arc<Admin>) -> Router {
 /// Each path with its handler, which is its documentation too, by the scope that it wants.
 fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
     let guard = |scope: Scope| middleware::from_fn_with_state((admin.clone(), scope), access::authorize);
-    let open =
-        OpenApiRouter::with_openapi(document::frame()).routes(routes!(health::alive)).routes(routes!(health::ready));
+    let open = OpenApiRouter::with_openapi(document::frame())
+        .routes(routes!(health::alive))
+        .routes(routes!(health::ready))
+        .routes(routes!(dashboard::page));
     let read = OpenApiRouter::new()
         .routes(routes!(metrics::metrics))
         .routes(routes!(status::status))

@@ -5,8 +5,10 @@ mod certificate;
 mod gaps;
 mod letters;
 mod room;
+mod trend;
 
 pub use certificate::watch_certificate;
 pub use gaps::{since_last_time, watch_gaps};
 pub use letters::watch_dlq;
 pub use room::watch_admission;
+pub use trend::{Rates, Trend, watch_trend};

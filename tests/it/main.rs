@@ -8,6 +8,7 @@ mod architecture;
 mod auth;
 mod backlog;
 mod cli;
+mod dashboard;
 mod delivery;
 mod document;
 mod events;
