@@ -341,7 +341,7 @@ fn door(
 
 /// Read before the store is opened, so that a certificate that cannot be used is told at once.
 fn tls(settings: &settings::Intake) -> anyhow::Result<Option<Arc<Tls>>> {
-    let Some(settings::Tls { cert, key, client_ca }) = settings.tls.clone() else { return Ok(None) };
+    let Some(settings::ServerTls { cert, key, client_ca }) = settings.tls.clone() else { return Ok(None) };
     let tls = Tls::open(Files { cert, key, client_ca }).map_err(|why| anyhow!("intake.tls: {why}"))?;
     Ok(Some(Arc::new(tls)))
 }

@@ -18,33 +18,58 @@ use std::fmt;
 use std::sync::Arc;
 
 /// What happened when an event was sent to its destination.
+///
+/// Of these only [`Outcome::TimedOut`] and [`Outcome::Broken`] leave open whether the destination has the event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// The destination answered with this HTTP status.
     Answered(u16),
-    /// No answer within the destination's `timeout`.
+    /// The request, or a part of it, was written; no answer came within the destination's `timeout`.
     TimedOut,
-    /// Nothing was sent: the name did not resolve, the connection was refused, TLS failed.
+    /// Nothing was sent: the name did not resolve, the address is refused, so was the connection, or TLS failed.
     NotConnected,
-    /// The connection broke after the request, or a part of it, may have been sent.
+    /// The request, or a part of it, was written; then the connection broke, or what came back was no HTTP.
     Broken,
+    /// Nothing was sent: there was no connection within the destination's `timeout`.
+    ConnectTimedOut,
+    /// Nothing was sent: the connection was there, and ended before the first byte of the request was written.
+    NotSent,
+    /// Answered with this 2xx status, but the body says that it was no success.
+    Unsuccessful(u16),
 }
 
 impl Outcome {
+    /// Every [`Outcome::word`].
+    pub const WORDS: [&str; 7] =
+        ["answered", "timeout", "not_connected", "broken", "connect_timeout", "not_sent", "unsuccessful"];
+
     pub fn status(&self) -> Option<u16> {
         match self {
-            Self::Answered(status) => Some(*status),
+            Self::Answered(status) | Self::Unsuccessful(status) => Some(*status),
             _ => None,
         }
     }
 
+    /// Whether the destination may have the event although it did not say so.
+    pub fn is_ambiguous(&self) -> bool {
+        matches!(self, Self::TimedOut | Self::Broken)
+    }
+
     /// One word, as it stands in JSON and metrics.
     pub fn word(&self) -> &'static str {
+        Self::WORDS[self.place()]
+    }
+
+    /// Where its word stands in [`Outcome::WORDS`].
+    pub fn place(&self) -> usize {
         match self {
-            Self::Answered(_) => "answered",
-            Self::TimedOut => "timeout",
-            Self::NotConnected => "not_connected",
-            Self::Broken => "broken",
+            Self::Answered(_) => 0,
+            Self::TimedOut => 1,
+            Self::NotConnected => 2,
+            Self::Broken => 3,
+            Self::ConnectTimedOut => 4,
+            Self::NotSent => 5,
+            Self::Unsuccessful(_) => 6,
         }
     }
 }
@@ -81,10 +106,13 @@ pub enum Reason {
     Stale,
     /// An operator put it there.
     Manual,
+    /// The destination may have it, and `retry.on_ambiguous` says that it is not sent again.
+    Ambiguous,
 }
 
 impl Reason {
-    pub const ALL: [Self; 5] = [Self::Exhausted, Self::Permanent, Self::Expired, Self::Stale, Self::Manual];
+    pub const ALL: [Self; 6] =
+        [Self::Exhausted, Self::Permanent, Self::Expired, Self::Stale, Self::Manual, Self::Ambiguous];
 
     pub fn word(self) -> &'static str {
         match self {
@@ -93,6 +121,7 @@ impl Reason {
             Self::Expired => "expired",
             Self::Stale => "stale",
             Self::Manual => "manual",
+            Self::Ambiguous => "ambiguous",
         }
     }
 }

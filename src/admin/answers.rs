@@ -90,9 +90,11 @@ pub struct AttemptItem {
     #[schema(format = DateTime)]
     pub at: String,
     pub latency_ms: u32,
-    /// `answered`, `timeout`, `not_connected` or `broken`.
+    /// How it ended, in one word; an answer is `answered`.
     pub outcome: String,
     pub status: Option<u16>,
+    /// Whether the destination may have the event without having said so.
+    pub ambiguous: bool,
     pub error: String,
     /// The beginning of what came back.
     pub answer: String,
@@ -106,6 +108,7 @@ pub fn attempts(delivery: &Delivery) -> Vec<AttemptItem> {
         latency_ms: a.latency_ms,
         outcome: a.outcome.word().to_owned(),
         status: a.outcome.status(),
+        ambiguous: a.outcome.is_ambiguous(),
         error: a.error.clone(),
         answer: String::from_utf8_lossy(&a.answer).into_owned(),
     };

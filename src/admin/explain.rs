@@ -65,10 +65,11 @@ pub fn of_destination(admin: &Admin, d: DestinationId, line: &LineStatus, now: T
         Some(destination) if destination.url().is_none() => {
             held.push(Held::by(Gate::Pause, "configuration").since("no url is configured"));
         }
+        Some(destination) if line.hold_until > now => {
+            let why = destination.held_why(line.hold_until);
+            held.push(Held::by(Gate::Delay, "destination").until(line.hold_until).since(&why));
+        }
         Some(_) => {}
-    }
-    if line.hold_until > now {
-        held.push(Held::by(Gate::Delay, "destination").until(line.hold_until).since("Retry-After"));
     }
     held
 }

@@ -2,6 +2,7 @@
 
 use super::status::Snapshot;
 use super::{Failure, Shared};
+use crate::dispatch::Destination;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
@@ -11,12 +12,19 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Registry, Unit};
+use std::sync::Arc;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByDestination {
     destination: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    destination: String,
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -35,6 +43,7 @@ pub(super) async fn metrics(State(admin): Shared) -> Result<impl IntoResponse, F
     refusals(&mut registry, &s);
     let names: Vec<_> = admin.destinations.values().map(|d| (d.id, d.name.clone())).collect();
     by_destination(&mut registry, &s, &names);
+    attempts(&mut registry, admin.destinations.values());
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|e| Failure::unavailable(e.to_string()))?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
@@ -91,6 +100,17 @@ fn refusals(registry: &mut Registry, s: &Snapshot) {
         family.get_or_create(&labels).inc_by(*count);
     }
     registry.register("intake_refused", "Requests refused at the door", family);
+}
+
+fn attempts<'a>(registry: &mut Registry, destinations: impl Iterator<Item = &'a Arc<Destination>>) {
+    let family = Family::<Ended, prometheus_client::metrics::counter::Counter>::default();
+    for destination in destinations {
+        for (outcome, count) in destination.attempts.all() {
+            let labels = Ended { destination: destination.name.clone(), outcome };
+            family.get_or_create(&labels).inc_by(count);
+        }
+    }
+    registry.register("destination_attempts", "Attempts since the start, by how they ended", family);
 }
 
 fn by_destination(registry: &mut Registry, s: &Snapshot, names: &[(crate::event::DestinationId, String)]) {

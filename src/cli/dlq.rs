@@ -157,6 +157,7 @@ fn rows(items: &[Value], now: Timestamp) -> Table {
             || "-".to_owned(),
             |last| match item::number(last, "status") {
                 0 => item::text(last, "outcome"),
+                status if item::text(last, "outcome") == "unsuccessful" => format!("unsuccessful {status}"),
                 status => status.to_string(),
             },
         );

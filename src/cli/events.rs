@@ -202,6 +202,7 @@ pub(super) fn attempts(attempts: &[Value], now: Timestamp) -> String {
     ]);
     for attempt in attempts {
         let outcome = match item::find(attempt, "status").and_then(Value::as_u64) {
+            Some(status) if item::text(attempt, "outcome") == "unsuccessful" => format!("unsuccessful {status}"),
             Some(status) if status > 0 => format!("status {status}"),
             _ => item::text(attempt, "outcome"),
         };

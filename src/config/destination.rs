@@ -2,12 +2,12 @@
 
 use super::address;
 use super::names::Names;
-use super::section::{Section, Value};
-use super::settings::{Destination, DestinationAuth, OnDeadLetter, OrderMode, Ordering};
-use super::unbuilt;
+use super::outward;
+use super::section::Section;
+use super::settings::{Destination, OnDeadLetter, OrderMode, Ordering};
 use super::values::{self, Limits, span};
-use crate::rules::backoff::{Jitter, Retry};
-use http::HeaderName;
+use crate::rules::backoff::{Jitter, OnAmbiguous, Retry};
+use crate::rules::reach::Reach;
 use std::time::Duration;
 
 const TIMEOUT: Limits<Duration> =
@@ -26,7 +26,7 @@ const RETRY_AFTER_MAX: Limits<Duration> =
 pub(super) fn destination<'r>(mut section: Section<'r>, names: &mut Names<'r>) -> Destination {
     let name = section.need("name", r#"name = "crm""#, |v| names.declare(&v));
     let absent = Destination::named(name.unwrap_or_default());
-    Destination {
+    let destination = Destination {
         name: absent.name,
         url: section.take("url", |v| address::url(&v)),
         timeout: section.take("timeout", |v| values::duration(&v, &TIMEOUT)).unwrap_or(absent.timeout),
@@ -36,12 +36,22 @@ pub(super) fn destination<'r>(mut section: Section<'r>, names: &mut Names<'r>) -
         }),
         retry: section.part("retry", absent.retry, retry),
         ordering: section.part("ordering", absent.ordering, ordering),
-        auth: section.take("auth", auth),
-    }
+        auth: section.take("auth", outward::auth),
+        tls: section.part("tls", absent.tls, outward::tls),
+        sign: section.take("sign", outward::sign).unwrap_or_default(),
+        success: section.take("success", outward::success),
+        reach: match section.take("allow_link_local", |v| v.boolean()) {
+            Some(true) => Reach::Anywhere,
+            _ => Reach::Guarded,
+        },
+    };
+    outward::agree(&section, &destination);
+    destination
 }
 
 fn retry(mut section: Section<'_>) -> Retry {
     let absent = Retry::default();
+    let ambiguous = [("retry", OnAmbiguous::Retry), ("dead-letter", OnAmbiguous::DeadLetter)];
     let jitters = [("full", Jitter::Full), ("none", Jitter::None)];
     let base = section.take("base", |v| values::duration(&v, &BASE)).unwrap_or(absent.base);
     let factor = section.take("factor", |v| values::number(&v, &FACTOR)).unwrap_or(absent.factor);
@@ -67,6 +77,7 @@ fn retry(mut section: Section<'_>) -> Retry {
             .take("retry_after_max", |v| values::duration(&v, &RETRY_AFTER_MAX))
             .unwrap_or(absent.retry_after_max),
         statuses: section.take("statuses", |v| values::statuses(&v)).unwrap_or(absent.statuses),
+        on_ambiguous: section.take("on_ambiguous", |v| values::choice(&v, &ambiguous)).unwrap_or(absent.on_ambiguous),
     }
 }
 
@@ -78,73 +89,4 @@ fn ordering(mut section: Section<'_>) -> Ordering {
         mode: section.take("mode", |v| values::choice(&v, &modes)).unwrap_or(absent.mode),
         on_dead_letter: section.take("on_dead_letter", |v| values::choice(&v, &ends)).unwrap_or(absent.on_dead_letter),
     }
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    Bearer,
-    Basic,
-    Header,
-}
-
-fn auth(value: Value<'_>) -> Option<DestinationAuth> {
-    let mut section = value.section()?;
-    let Some(kind) = section.need("kind", r#"kind = "bearer", "basic" or "header""#, kind) else {
-        return section.abandon();
-    };
-    match kind {
-        Kind::Bearer => Some(DestinationAuth::Bearer {
-            token: section.need("token", r#"token = { file = "..." }"#, super::secret::secret)?,
-        }),
-        Kind::Basic => {
-            let user = section.need("user", r#"user = "...""#, user);
-            let password = section.need("password", r#"password = { file = "..." }"#, super::secret::secret);
-            Some(DestinationAuth::Basic { user: user?, password: password? })
-        }
-        Kind::Header => {
-            let name = section.need("name", r#"name = "X-Api-Key""#, header_name);
-            let value = section.need("value", r#"value = { file = "..." }"#, super::secret::secret);
-            Some(DestinationAuth::Header { name: name?, value: value? })
-        }
-    }
-}
-
-fn kind(value: Value<'_>) -> Option<Kind> {
-    if let Some(later) = value.raw().as_str().filter(|k| matches!(*k, "oauth2" | "mtls")) {
-        return value.check(Err(unbuilt::refusal(later, r#"write "bearer", "basic" or "header""#)));
-    }
-    values::choice(&value, &[("bearer", Kind::Bearer), ("basic", Kind::Basic), ("header", Kind::Header)])
-}
-
-/// RFC 7617: a user has neither a colon nor control characters.
-pub(super) fn user(value: Value<'_>) -> Option<String> {
-    let text = value.text("a user name, in quotes")?;
-    if text.contains(|c: char| c == ':' || c.is_control()) {
-        return value.wrong("a user has no colon and no control characters", "write the name alone");
-    }
-    Some(text.into())
-}
-
-fn header_name(value: Value<'_>) -> Option<HeaderName> {
-    const OWN: [&str; 9] = [
-        "connection",
-        "content-length",
-        "content-type",
-        "expect",
-        "host",
-        "idempotency-key",
-        "te",
-        "traceparent",
-        "transfer-encoding",
-    ];
-    let example = r#"a header such as "X-Api-Key""#;
-    let text = value.text(example)?;
-    let Ok(name) = HeaderName::from_bytes(text.as_bytes()) else {
-        return value.wrong(format!("{} is not the name of a header", value.written()), format!("write {example}"));
-    };
-    if OWN.contains(&name.as_str()) || name.as_str().starts_with("holdline-") {
-        let message = format!("{} is set by holdline or by HTTP itself", value.written());
-        return value.wrong(message, format!("write {example}"));
-    }
-    Some(name)
 }

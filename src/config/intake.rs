@@ -2,7 +2,7 @@
 
 use super::address;
 use super::section::{Section, Value};
-use super::settings::{Intake, Tls};
+use super::settings::{Intake, ServerTls};
 use super::values::{self, GIB, KIB, Limits, MIB, TIB, span};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -85,14 +85,14 @@ pub(super) fn intake(mut section: Section<'_>) -> (Intake, Listeners<'_>) {
     (intake, places)
 }
 
-fn tls(value: Value<'_>) -> Option<Tls> {
+fn tls(value: Value<'_>) -> Option<ServerTls> {
     let mut section = value.section()?;
     let cert = section.need("cert", r#"cert = "/etc/holdline/tls/cert.pem""#, |v| file(&v));
     let key = section.need("key", r#"key = "/etc/holdline/tls/key.pem""#, |v| file(&v));
     let client_ca = section.take("client_ca", |v| file(&v));
     // one that is there and wrong is a fault, and never taken for none
     section.sound(&["client_ca"]).then_some(())?;
-    Some(Tls { cert: cert?, key: key?, client_ca })
+    Some(ServerTls { cert: cert?, key: key?, client_ca })
 }
 
 fn file(value: &Value<'_>) -> Option<PathBuf> {

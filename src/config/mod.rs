@@ -7,6 +7,7 @@ mod destination;
 mod fault;
 mod intake;
 mod names;
+mod outward;
 mod overrides;
 mod reader;
 mod secret;

@@ -3,6 +3,8 @@
 pub use super::secret::{Secret, SecretValue};
 use crate::rules::backoff::Retry;
 use crate::rules::gcra::Rate;
+use crate::rules::reach::Reach;
+use crate::rules::success::Success;
 use crate::signature::Scheme;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -26,7 +28,7 @@ pub struct Intake {
     /// Request line and headers together.
     pub max_header_bytes: usize,
     /// None: plain HTTP.
-    pub tls: Option<Tls>,
+    pub tls: Option<ServerTls>,
     pub max_connections: usize,
     /// Of them, those from one address.
     pub max_connections_per_address: Option<usize>,
@@ -50,7 +52,7 @@ pub struct Intake {
 
 /// Files in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
+pub struct ServerTls {
     /// The chain, the server's own certificate first.
     pub cert: PathBuf,
     pub key: PathBuf,
@@ -189,13 +191,65 @@ pub struct Destination {
     pub ordering: Ordering,
     /// Sent with each request.
     pub auth: Option<DestinationAuth>,
+    pub tls: Tls,
+    /// Secrets by each of which every request is signed as in Standard Webhooks.
+    pub sign: Vec<Secret>,
+    /// What the body of a 2xx must say.
+    pub success: Option<Success>,
+    /// Which addresses its name may resolve to.
+    pub reach: Reach,
+}
+
+/// Files in PEM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// Certificates of authorities; with it the system's are not believed.
+    pub ca: Option<PathBuf>,
+    pub identity: Option<Identity>,
+}
+
+/// What a client proves itself with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The certificate, and those between it and its authority.
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 #[derive(Clone, Debug)]
 pub enum DestinationAuth {
-    Bearer { token: Secret },
-    Basic { user: String, password: Secret },
-    Header { name: http::HeaderName, value: Secret },
+    Bearer {
+        token: Secret,
+    },
+    Basic {
+        user: String,
+        password: Secret,
+    },
+    Header {
+        name: http::HeaderName,
+        value: Secret,
+    },
+    OAuth2(OAuth2),
+    /// The certificate of `tls`, and nothing else.
+    Mtls,
+}
+
+/// Client credentials (RFC 6749, 4.4).
+#[derive(Clone, Debug)]
+pub struct OAuth2 {
+    pub token_url: http::Uri,
+    pub client_id: String,
+    pub client_secret: Secret,
+    pub scope: Option<String>,
+    pub audience: Option<String>,
+    pub client_auth: ClientAuth,
+}
+
+/// How a client shows its id and secret to a token endpoint (RFC 6749, 2.3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    Basic,
+    Body,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -313,6 +367,10 @@ impl Destination {
             retry: Retry::default(),
             ordering: Ordering::default(),
             auth: None,
+            tls: Tls::default(),
+            sign: Vec::new(),
+            success: None,
+            reach: Reach::Guarded,
         }
     }
 }

@@ -79,7 +79,7 @@ fn check_part(text: &str) -> Result<(), Wrong> {
 }
 
 /// Whether a text is a JSON pointer (RFC 6901): empty, or `/` before each step, with `~` only in `~0` and `~1`.
-fn check_pointer(text: &str) -> Result<(), Wrong> {
+pub(super) fn check_pointer(text: &str) -> Result<(), Wrong> {
     if !text.is_empty() && !text.starts_with('/') {
         let dotted = !text.contains([':', '/', ' ']);
         let steps = text.trim_start_matches("$.").replace('.', "/");

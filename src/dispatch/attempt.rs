@@ -1,27 +1,24 @@
 //! One attempt: send a delivery, see what came of it, record what follows.
 //!
 //! *Invariants.* What follows is recorded before the scheduler hears of it, so the next delivery of the interaction can
-//! never be on disk before this one. Redirects are not followed. A status decides; a body that breaks off behind it
-//! changes nothing.
+//! never be on disk before this one.
 
 use super::destination::Destination;
+use super::exchange::{self, Answer, Bounds, End, Failure};
+use super::token::{Missing, Token};
 use crate::clock::Clock;
 use crate::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place, Reason};
 use crate::rules::retry_after::{self, Wish};
+use crate::rules::success::Success;
 use crate::rules::verdict::{self, Ended, Verdict};
 use crate::scheduler::{Landing, Start};
 use crate::store::{Damaged, Store, StoreError, Transition};
 use crate::time::{Timestamp, millis};
 use http::header;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use std::error::Error;
+use http::response::Parts;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
-
-/// So much of an answer is read, to keep its connection usable; a longer one costs the connection.
-const ANSWER_READ_MAX: usize = 64 * 1024;
 
 /// The newest attempts that are kept with a delivery; more than that takes many redrives.
 const ATTEMPTS_KEPT: usize = 1000;
@@ -57,11 +54,21 @@ pub async fn run(context: Context, start: Start) -> Landed {
         Ok(delivery) => delivery,
         Err(error) => return unreadable(&context, start, id, place, &error),
     };
+    let token = match &context.destination.tokens {
+        None => None,
+        Some(tokens) => match tokens.current(&context.clock).await {
+            Ok(token) => Some(token),
+            Err(missing) => return without_token(&context, start, missing),
+        },
+    };
     if let Some(until) = context.destination.held(context.clock.now()) {
-        return Landed { start, landing: Landing::Postponed, hold: Some(Wish { until, cut: false }) };
+        return postponed(start, until);
     }
     let began = context.clock.now();
-    let reply = send(&context, &delivery).await;
+    let reply = match send(&context, &delivery, token.as_ref()).await {
+        Ok(reply) => reply,
+        Err(missing) => return without_token(&context, start, missing),
+    };
     let now = context.clock.now();
     let counted = delivery.counted() + 1;
     let since = if delivery.redriven { first_since_redrive(&delivery, began) } else { delivery.event.received_at };
@@ -70,6 +77,18 @@ pub async fn run(context: Context, start: Start) -> Landed {
     let (verdict, wish) = verdict::judge(&context.destination.retry, ended);
     let landing = record(&context, delivery, place, verdict, reply, began, now);
     Landed { start, landing, hold: wish }
+}
+
+/// It goes on waiting where it lies, with all others of its destination.
+fn postponed(start: Start, until: Timestamp) -> Landed {
+    Landed { start, landing: Landing::Postponed, hold: Some(Wish { until, cut: false }) }
+}
+
+/// What no credentials can be had for is no failed attempt.
+fn without_token(context: &Context, start: Start, missing: Missing) -> Landed {
+    let until = missing.until;
+    context.destination.lacks_token(missing);
+    postponed(start, until)
 }
 
 async fn load(context: &Context, id: DeliveryId, place: Place) -> Result<Delivery, StoreError> {
@@ -111,56 +130,73 @@ fn unreadable(context: &Context, start: Start, id: DeliveryId, place: Place, err
     Landed { start, landing: Landing::Resolved, hold: None }
 }
 
-async fn send(context: &Context, delivery: &Delivery) -> Reply {
+/// Sends a delivery; where its access token is refused, once more with another one.
+async fn send(context: &Context, delivery: &Delivery, token: Option<&Token>) -> Result<Reply, Missing> {
     let destination = &context.destination;
-    let began = context.clock.now();
-    let exchange = async {
-        match destination.client.request(destination.request(delivery)).await {
-            Ok(response) => Ok(response),
-            Err(e) if e.is_connect() => Err((Outcome::NotConnected, chain(&e))),
-            Err(e) => Err((Outcome::Broken, chain(&e))),
+    let mut reply = send_once(context, delivery, token).await;
+    if let (Outcome::Answered(401), Some(tokens), Some(refused)) = (&reply.outcome, &destination.tokens, token)
+        && let Some(other) = tokens.instead_of(refused, &context.clock).await?
+    {
+        reply = send_once(context, delivery, Some(&other)).await;
+    }
+    destination.attempts.count(&reply.outcome);
+    Ok(reply)
+}
+
+async fn send_once(context: &Context, delivery: &Delivery, token: Option<&Token>) -> Reply {
+    let destination = &context.destination;
+    let mut retry_after = None;
+    let at_head = |head: &Parts| {
+        let header = head.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok());
+        retry_after = header.and_then(|value| retry_after::parse(value, context.clock.wall()));
+        if let Some(wish) = retry_after.filter(|_| destination.retry.statuses.contains(&head.status.as_u16())) {
+            leave_alone(context, wish);
         }
     };
-    let reply = |outcome, error| Reply { outcome, error, answer: Vec::new(), retry_after: None };
-    match tokio::time::timeout(destination.timeout, exchange).await {
-        Err(_) => {
-            let timeout = humantime::format_duration(destination.timeout);
-            reply(Outcome::TimedOut, format!("no answer within {timeout}"))
-        }
-        Ok(Err((outcome, error))) => reply(outcome, error),
-        Ok(Ok(response)) => {
-            let status = response.status().as_u16();
-            let header = response.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok());
-            let retry_after = header.and_then(|value| retry_after::parse(value, context.clock.wall()));
-            if let Some(wish) = retry_after.filter(|_| destination.retry.statuses.contains(&status)) {
-                // at once, for attempts that are about to be sent; the dispatcher hears of it when this one has landed
-                let until = retry_after::grant(wish, destination.retry.retry_after_max, context.clock.now()).until;
-                if destination.leave_alone(until) {
-                    let reason = "Retry-After".to_owned();
-                    context.store.record(Transition::Hold { destination: destination.id, until, reason });
-                }
+    let kept_bytes = if destination.success.is_some() { exchange::BODY_BYTES_MAX } else { Attempt::ANSWER_MAX };
+    let bounds = Bounds { timeout: destination.timeout, kept_bytes };
+    let request = destination.request(delivery, token, context.clock.wall());
+    match exchange::exchange(&destination.client, request, bounds, at_head).await {
+        Ok(mut answer) => {
+            let (outcome, error) = believe(destination.success.as_ref(), &answer);
+            if let (Outcome::Unsuccessful(_), Some(wish)) = (&outcome, retry_after) {
+                leave_alone(context, wish);
             }
-            let left = destination.timeout.saturating_sub(context.clock.now().since(began));
-            let body = tokio::time::timeout(left, read_answer(response.into_body()));
-            let answer = body.await.unwrap_or_default();
-            Reply { outcome: Outcome::Answered(status), error: String::new(), answer, retry_after }
+            answer.body.truncate(Attempt::ANSWER_MAX);
+            Reply { outcome, error, answer: answer.body, retry_after }
         }
+        Err(Failure { outcome, error }) => Reply { outcome, error, answer: Vec::new(), retry_after: None },
     }
 }
 
-/// The beginning of an answer's body; what cannot be read is left out.
-async fn read_answer(mut body: Incoming) -> Vec<u8> {
-    let (mut kept, mut read) = (Vec::new(), 0);
-    while let Some(Ok(frame)) = body.frame().await {
-        let Ok(data) = frame.into_data() else { continue };
-        read += data.len();
-        let room = Attempt::ANSWER_MAX - kept.len();
-        kept.extend_from_slice(&data[..data.len().min(room)]);
-        if read > ANSWER_READ_MAX {
-            break;
+/// What an answer comes to, and what is wrong with it.
+fn believe(success: Option<&Success>, answer: &Answer) -> (Outcome, String) {
+    let status = answer.status.as_u16();
+    let Some(success) = success.filter(|_| answer.status.is_success()) else {
+        return (Outcome::Answered(status), String::new());
+    };
+    let (outcome, why) = match answer.end {
+        End::Whole => match success.refusal(&answer.body) {
+            None => return (Outcome::Answered(status), String::new()),
+            Some(why) => (Outcome::Unsuccessful(status), why),
+        },
+        End::TooLong => {
+            (Outcome::Unsuccessful(status), format!("its body is longer than {} bytes", exchange::BODY_BYTES_MAX))
         }
+        End::Broken => (Outcome::Broken, "its body, which decides, broke off".to_owned()),
+        End::TimedOut => (Outcome::TimedOut, "its body, which decides, took too long".to_owned()),
+    };
+    (outcome, format!("answered {status}, but {why}"))
+}
+
+/// At once, for attempts that are about to be sent; the dispatcher hears of it when this one has landed.
+fn leave_alone(context: &Context, wish: Duration) {
+    let destination = &context.destination;
+    let until = retry_after::grant(wish, destination.retry.retry_after_max, context.clock.now()).until;
+    if destination.leave_alone(until) {
+        let reason = "Retry-After".to_owned();
+        context.store.record(Transition::Hold { destination: destination.id, until, reason });
     }
-    kept
 }
 
 fn record(
@@ -203,32 +239,20 @@ fn record(
             Landing::Retry { due }
         }
         Verdict::Dead(reason) => {
-            dead(context, delivery, place, reason, now);
+            dead(context, delivery, place, reason, reply.outcome.word(), now);
             Landing::Dead
         }
     }
 }
 
-fn dead(context: &Context, delivery: Delivery, place: Place, reason: Reason, now: Timestamp) {
+fn dead(context: &Context, delivery: Delivery, place: Place, reason: Reason, outcome: &str, now: Timestamp) {
     let event_id = delivery.event.id(delivery.id.sequence);
     let (attempts, destination) = (delivery.attempts.len(), &context.destination.name);
-    tracing::warn!(%event_id, destination, attempts, reason = reason.word(), "dead letter");
+    tracing::warn!(%event_id, destination, attempts, outcome, reason = reason.word(), "dead letter");
     let letter = DeadLetter { delivery, reason, dead_at: now };
     context.store.record(Transition::Dead { from: place, letter: Box::new(letter) });
 }
 
 fn first_since_redrive(delivery: &Delivery, now: Timestamp) -> Timestamp {
     delivery.attempts.iter().find(|a| a.number > delivery.forgiven).map_or(now, |a| a.at)
-}
-
-/// An error with its causes, innermost last. They name addresses and system errors, never headers or bodies.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

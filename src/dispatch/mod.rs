@@ -3,8 +3,16 @@
 //! *Invariants.* One task owns the scheduler; everybody else sends it messages. It holds no policy.
 
 mod attempt;
+mod connector;
+mod credentials;
 mod destination;
+mod exchange;
+mod request;
 mod resolver;
+mod tally;
+mod tls;
+mod token;
+mod wire;
 
 pub use destination::Destination;
 

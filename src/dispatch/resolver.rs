@@ -3,7 +3,12 @@
 //! `getaddrinfo` blocks for as long as the system's resolver lets it, and nothing can end it. On the runtime's own pool a
 //! name server that does not answer would soon hold every thread that reads the store. Here it holds at most
 //! [`LOOKUPS_MAX`] threads of its destination; the other attempts of that destination wait for one until they time out.
+//!
+//! *Invariant.* What a name resolves to is judged here, on the very addresses that are then connected to: an answer that
+//! changes between two lookups opens no door.
 
+use super::connector::refuse;
+use crate::rules::reach::Reach;
 use hyper_util::client::legacy::connect::dns::Name;
 use std::future::Future;
 use std::io;
@@ -18,11 +23,30 @@ use tower_service::Service;
 const LOOKUPS_MAX: usize = 4;
 
 #[derive(Clone, Debug)]
-pub struct Resolver(Arc<Semaphore>);
+pub struct Resolver {
+    lookups: Arc<Semaphore>,
+    reach: Reach,
+}
 
-impl Default for Resolver {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(LOOKUPS_MAX)))
+impl Resolver {
+    pub fn new(reach: Reach) -> Self {
+        Self { lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)), reach }
+    }
+
+    /// The addresses that may be connected to; an error where none is left.
+    fn allowed(self, found: impl Iterator<Item = SocketAddr>) -> io::Result<Addresses> {
+        let mut refused = None;
+        let mut allowed = Vec::new();
+        for address in found {
+            match refuse(self.reach, address.ip()) {
+                Ok(()) => allowed.push(address),
+                Err(why) => refused = Some(why),
+            }
+        }
+        match refused {
+            Some(why) if allowed.is_empty() => Err(why),
+            _ => Ok(allowed.into_iter()),
+        }
     }
 }
 
@@ -38,7 +62,7 @@ impl Service<Name> for Resolver {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let permits = self.0.clone();
+        let (resolver, permits) = (self.clone(), self.lookups.clone());
         Box::pin(async move {
             let permit = permits.acquire_owned().await.map_err(io::Error::other)?;
             let (to, addresses) = oneshot::channel();
@@ -46,7 +70,7 @@ impl Service<Name> for Resolver {
                 let _ = to.send((name.as_str(), 0).to_socket_addrs()); // the attempt may have timed out
                 drop(permit);
             })?;
-            addresses.await.map_err(io::Error::other)?
+            resolver.allowed(addresses.await.map_err(io::Error::other)??)
         })
     }
 }
@@ -57,7 +81,7 @@ mod tests {
 
     #[tokio::test]
     async fn names_resolve_or_fail_and_no_permit_is_kept() {
-        let mut resolver = Resolver::default();
+        let mut resolver = Resolver::new(Reach::Guarded);
         for _ in 0..3 * LOOKUPS_MAX {
             let found = resolver.call("localhost".parse().unwrap()).await.unwrap();
             assert!(found.map(|address| address.ip()).all(|ip| ip.is_loopback()));
@@ -66,9 +90,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_name_does_not_lead_where_an_address_may_not() {
+        let resolve = |reach, name: &str| Resolver::new(reach).call(name.parse().unwrap());
+        // getaddrinfo reads these as addresses; Rust does not, so they are names here
+        for name in ["2852039166", "0xa9fea9fe", "169.16689662"] {
+            let error = resolve(Reach::Guarded, name).await.unwrap_err().to_string();
+            assert!(
+                error.starts_with("169.254.169.254 is a link-local address; set `allow_link_local"),
+                "{name}: {error}"
+            );
+            assert_eq!(resolve(Reach::Anywhere, name).await.unwrap().count(), 1, "{name}");
+        }
+        let address = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 0);
+        let mixed = [address("10.0.0.1"), address("fe80::1")].into_iter();
+        let left: Vec<_> = Resolver::new(Reach::Guarded).allowed(mixed).unwrap().collect();
+        assert_eq!(left, [address("10.0.0.1")]);
+    }
+
+    #[tokio::test]
     async fn i19_lookups_that_hang_hold_a_bounded_number_of_threads() {
-        let mut resolver = Resolver::default();
-        let hanging: Vec<_> = (0..LOOKUPS_MAX).map(|_| resolver.0.clone().try_acquire_owned().unwrap()).collect();
+        let mut resolver = Resolver::new(Reach::Guarded);
+        let hanging: Vec<_> = (0..LOOKUPS_MAX).map(|_| resolver.lookups.clone().try_acquire_owned().unwrap()).collect();
         let mut lookup = resolver.call("localhost".parse().unwrap());
         let mut context = Context::from_waker(std::task::Waker::noop());
         assert!(lookup.as_mut().poll(&mut context).is_pending());

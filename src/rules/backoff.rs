@@ -22,6 +22,16 @@ pub struct Retry {
     pub retry_after_max: Duration,
     /// Statuses that are tried again; every other one that is not 2xx is permanent.
     pub statuses: BTreeSet<u16>,
+    pub on_ambiguous: OnAmbiguous,
+}
+
+/// What follows when the destination may have the event although it did not say so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnAmbiguous {
+    /// It is sent again: at least once.
+    Retry,
+    /// Somebody looks first: for destinations that cannot tell a repetition by its idempotency key.
+    DeadLetter,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +53,7 @@ impl Default for Retry {
             max_age: Duration::from_secs(24 * 3600),
             retry_after_max: Duration::from_secs(3600),
             statuses: [408, 409, 425, 429].into_iter().chain(500..600).collect(),
+            on_ambiguous: OnAmbiguous::Retry,
         }
     }
 }

@@ -2,5 +2,8 @@
 
 pub mod backoff;
 pub mod gcra;
+pub mod reach;
 pub mod retry_after;
+pub mod signing;
+pub mod success;
 pub mod verdict;

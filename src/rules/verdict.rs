@@ -1,6 +1,6 @@
 //! What an attempt's outcome means for the delivery, and for its whole destination.
 
-use super::backoff::{self, Retry};
+use super::backoff::{self, OnAmbiguous, Retry};
 use super::retry_after::{self, Wish};
 use crate::delivery::{DeliveryId, Outcome, Reason};
 use crate::time::Timestamp;
@@ -40,6 +40,9 @@ pub fn judge(retry: &Retry, ended: Ended<'_>) -> (Verdict, Option<Wish>) {
             return (Verdict::Dead(Reason::Permanent), None);
         }
     }
+    if ended.outcome.is_ambiguous() && retry.on_ambiguous == OnAmbiguous::DeadLetter {
+        return (Verdict::Dead(Reason::Ambiguous), None);
+    }
     let wish = ended.retry_after.map(|wish| retry_after::grant(wish, retry.retry_after_max, ended.now));
     let backoff = ended.now.after(backoff::wait(retry, ended.id, ended.counted));
     let due = wish.map_or(backoff, |wish| wish.until.max(backoff));
@@ -57,15 +60,18 @@ mod tests {
 
     fn verdict(outcome: Outcome, retry_after: Option<u64>, counted: u32, age: u64) -> (Verdict, Option<Wish>) {
         let retry = Retry { jitter: Jitter::None, ..Retry::default() };
-        let ended = Ended {
+        judge(&retry, ended(&outcome, retry_after, counted, age))
+    }
+
+    fn ended(outcome: &Outcome, retry_after: Option<u64>, counted: u32, age: u64) -> Ended<'_> {
+        Ended {
             id: DeliveryId { sequence: Sequence(1), destination: DestinationId(0) },
-            outcome: &outcome,
+            outcome,
             retry_after: retry_after.map(Duration::from_secs),
             counted,
             since: NOW.before(Duration::from_secs(age)),
             now: NOW,
-        };
-        judge(&retry, ended)
+        }
     }
 
     fn after(seconds: u64) -> Verdict {
@@ -82,8 +88,32 @@ mod tests {
             };
             assert_eq!(verdict(Outcome::Answered(status), None, 1, 0), (expected, None), "{status}");
         }
-        for outcome in [Outcome::TimedOut, Outcome::NotConnected, Outcome::Broken] {
-            assert_eq!(verdict(outcome, None, 2, 0).0, after(2));
+    }
+
+    /// All that is no answer, and an answer that takes its 2xx back.
+    const FAILURES: [(Outcome, Sent); 6] = [
+        (Outcome::TimedOut, Sent::Perhaps),
+        (Outcome::Broken, Sent::Perhaps),
+        (Outcome::NotConnected, Sent::No),
+        (Outcome::ConnectTimedOut, Sent::No),
+        (Outcome::NotSent, Sent::No),
+        (Outcome::Unsuccessful(200), Sent::No),
+    ];
+
+    #[derive(Clone, Copy, PartialEq)]
+    enum Sent {
+        No,
+        Perhaps,
+    }
+
+    #[test]
+    fn failures_are_tried_again_and_ambiguous_ones_as_is_set() {
+        for (outcome, sent) in FAILURES {
+            assert_eq!(outcome.is_ambiguous(), sent == Sent::Perhaps, "{outcome:?}");
+            assert_eq!(verdict(outcome.clone(), None, 2, 0).0, after(2), "{outcome:?}");
+            let retry = Retry { jitter: Jitter::None, on_ambiguous: OnAmbiguous::DeadLetter, ..Retry::default() };
+            let wanted = if sent == Sent::Perhaps { Verdict::Dead(Reason::Ambiguous) } else { after(2) };
+            assert_eq!(judge(&retry, ended(&outcome, None, 2, 0)).0, wanted, "{outcome:?}");
         }
     }
 
@@ -103,6 +133,7 @@ mod tests {
         // also when this delivery's own attempts are spent
         assert_eq!(verdict(Outcome::Answered(503), Some(30), 12, 0), (Verdict::Dead(Reason::Exhausted), Some(wish)));
         assert_eq!(verdict(Outcome::Answered(200), Some(30), 1, 0), (Verdict::Delivered, None));
+        assert_eq!(verdict(Outcome::Unsuccessful(200), Some(30), 1, 0).1, Some(wish));
         assert!(verdict(Outcome::Answered(429), Some(7200), 1, 0).1.unwrap().cut);
     }
 }

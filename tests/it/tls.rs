@@ -2,7 +2,7 @@
 
 use crate::harness::{Bench, Connection, Reply, body, message, read_message, wait_for};
 use holdline::clock::Clock;
-use holdline::config::settings::Tls;
+use holdline::config::settings::ServerTls;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -49,12 +49,12 @@ impl Authority {
         std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
     }
 
-    fn files(&self, client_ca: Option<PathBuf>) -> Tls {
-        Tls { cert: self.path("server.pem"), key: self.path("server.key"), client_ca }
+    fn files(&self, client_ca: Option<PathBuf>) -> ServerTls {
+        ServerTls { cert: self.path("server.pem"), key: self.path("server.key"), client_ca }
     }
 }
 
-async fn daemon(tls: Tls) -> Bench {
+async fn daemon(tls: ServerTls) -> Bench {
     Bench::with(None, Clock::system(), |s| {
         s.intake.tls = Some(tls);
         s.intake.header_timeout = Duration::from_millis(1500);

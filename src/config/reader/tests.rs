@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::Overrides;
-use crate::config::settings::{DestinationAuth, OnDeadLetter, OrderMode, PROFILES, Secret, SourceAuth, Tls, Token};
+use crate::config::settings::{DestinationAuth, OnDeadLetter, OrderMode, PROFILES, Secret, SourceAuth, ServerTls, Token};
 use crate::rules::backoff::Jitter;
 use crate::rules::gcra::Rate;
 use crate::signature::{Algorithm, Encoding, Scheme, SecretEncoding, Stamp, StampPlace, StampUnit};
@@ -172,7 +172,7 @@ fn everything_that_can_be_written_is_read() {
     assert_eq!(s.intake.listen, ["0.0.0.0:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
     assert_eq!((s.intake.max_body_bytes, s.intake.max_header_bytes), (2 << 20, 8192));
     assert_eq!((s.intake.success_status, s.intake.disk_reserve_bytes), (200, 2_000_000));
-    let tls = Tls { cert: "c".into(), key: "k".into(), client_ca: Some("a".into()) };
+    let tls = ServerTls { cert: "c".into(), key: "k".into(), client_ca: Some("a".into()) };
     assert_eq!((s.intake.tls.as_ref(), s.intake.max_connections_per_address), (Some(&tls), Some(7)));
     assert!(matches!(&s.admin.token, Token::Given(Secret::Credential(name)) if name == "admin"));
     assert_eq!((s.store.path.to_str(), s.store.require_power_safe), (Some("data"), true));

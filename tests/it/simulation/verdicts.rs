@@ -17,7 +17,10 @@ pub fn check(
     wish: Option<Wish>,
 ) -> Result<(), Violation> {
     let id = ended.id;
-    let status = ended.outcome.status();
+    let status = match ended.outcome {
+        Outcome::Answered(status) => Some(*status),
+        _ => None,
+    };
     if status.is_some_and(|s| (200..300).contains(&s)) != (verdict == Verdict::Delivered) {
         return violation("I8", format!("{id}: {:?} is taken for {verdict:?}", ended.outcome));
     }

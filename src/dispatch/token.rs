@@ -1,0 +1,217 @@
+//! Access tokens by OAuth2 client credentials (RFC 6749, 4.4).
+//!
+//! *Invariants.* One request to the token endpoint at a time: who comes while it is under way waits for its result. A
+//! token is replaced before it expires; one that was refused is not shown again. The client secret is read for each
+//! request, so that a new one needs no restart.
+//!
+//! *Failure.* That there is no token is nobody's failed attempt: deliveries wait, and the endpoint is asked again after
+//! 1, 2, 4 ... seconds, at most a minute, or later where it says so. A token that is still good is used meanwhile.
+
+use super::exchange::{self, Answer, Bounds, HttpClient};
+use crate::clock::Clock;
+use crate::config::settings::{ClientAuth, OAuth2};
+use crate::rules::retry_after;
+use crate::time::Timestamp;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use form_urlencoded::{Serializer, byte_serialize};
+use http::{HeaderValue, Method, Request, header};
+use http_body_util::Full;
+use serde_json::Value;
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+const WAIT_MAX: Duration = Duration::from_secs(60);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+/// Of a token whose endpoint does not say (RFC 6749, 5.1 only recommends it).
+const LIFETIME_UNSAID: Duration = Duration::from_secs(3600);
+/// A token is replaced so long before its end, or a fifth of its life where that is less.
+const MARGIN: Duration = Duration::from_secs(60);
+/// Refusals of tokens ask for new ones no more often: a destination that refuses all of them does not turn into a load on
+/// their endpoint.
+const RENEWALS_APART: Duration = Duration::from_secs(5);
+/// Errors that may be repeated (RFC 6749, 5.2); whatever else stands there may be anything.
+const ERRORS: [&str; 6] = [
+    "invalid_request",
+    "invalid_client",
+    "invalid_grant",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "invalid_scope",
+];
+
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// For the header `Authorization`.
+    pub value: HeaderValue,
+    replace_at: Timestamp,
+    ends_at: Timestamp,
+    number: u64,
+}
+
+/// There is no token before then.
+#[derive(Clone, Debug)]
+pub struct Missing {
+    pub until: Timestamp,
+    pub why: String,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    token: Option<Token>,
+    /// How many were given out.
+    given: u64,
+    failures: u32,
+    missing: Option<Missing>,
+    renewed_at: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+pub struct Tokens {
+    destination: String,
+    client: HttpClient,
+    settings: OAuth2,
+    timeout: Duration,
+    state: Mutex<State>,
+}
+
+impl Tokens {
+    pub fn new(destination: &str, client: HttpClient, settings: &OAuth2, timeout: Duration) -> Self {
+        let (destination, settings) = (destination.to_owned(), settings.clone());
+        Self { destination, client, settings, timeout, state: Mutex::default() }
+    }
+
+    /// The token to send with a request.
+    pub async fn current(&self, clock: &Clock) -> Result<Token, Missing> {
+        let mut state = self.state.lock().await;
+        let now = clock.now();
+        let good = state.token.clone().filter(|token| now < token.ends_at);
+        if let Some(token) = good.clone().filter(|token| now < token.replace_at) {
+            return Ok(token);
+        }
+        let asked = match state.missing.clone().filter(|missing| now < missing.until) {
+            Some(missing) => Err(missing),
+            None => self.ask(&mut state, clock).await,
+        };
+        asked.or_else(|missing| good.ok_or(missing))
+    }
+
+    /// Another token than this one, which was refused; none where that was tried just now.
+    pub async fn instead_of(&self, refused: &Token, clock: &Clock) -> Result<Option<Token>, Missing> {
+        let mut state = self.state.lock().await;
+        let now = clock.now();
+        if let Some(token) = state.token.clone().filter(|t| t.number != refused.number && now < t.ends_at) {
+            return Ok(Some(token));
+        }
+        if let Some(missing) = state.missing.clone().filter(|missing| now < missing.until) {
+            return Err(missing);
+        }
+        if state.renewed_at.is_some_and(|at| now < at.after(RENEWALS_APART)) {
+            return Ok(None);
+        }
+        state.renewed_at = Some(now);
+        state.token = None;
+        self.ask(&mut state, clock).await.map(Some)
+    }
+
+    async fn ask(&self, state: &mut State, clock: &Clock) -> Result<Token, Missing> {
+        let began = clock.now();
+        match self.fetch(clock).await {
+            Ok((value, lifetime)) => {
+                state.given += 1;
+                let margin = MARGIN.min(lifetime / 5);
+                let ends_at = began.after(lifetime);
+                let token = Token { value, replace_at: ends_at.before(margin), ends_at, number: state.given };
+                (state.failures, state.missing) = (0, None);
+                state.token = Some(token.clone());
+                tracing::debug!(destination = self.destination, ?lifetime, "new access token");
+                Ok(token)
+            }
+            Err((why, retry_after)) => {
+                let wait = Duration::from_secs(1 << state.failures.min(6)).min(WAIT_MAX).max(retry_after);
+                state.failures = state.failures.saturating_add(1);
+                let why = format!("no access token: {why}");
+                tracing::warn!(
+                    destination = self.destination,
+                    why,
+                    ?wait,
+                    "deliveries wait; the endpoint is asked again"
+                );
+                let missing = Missing { until: clock.now().after(wait), why };
+                state.missing = Some(missing.clone());
+                Err(missing)
+            }
+        }
+    }
+
+    /// A token and how long it lives; or why there is none, and how long the endpoint wants to be left alone.
+    async fn fetch(&self, clock: &Clock) -> Result<(HeaderValue, Duration), (String, Duration)> {
+        let refused = |why| (why, Duration::ZERO);
+        let secret = self.settings.client_secret.clone();
+        let secret = tokio::task::spawn_blocking(move || secret.read()).await;
+        let secret =
+            secret.map_err(|_| refused("the read of its secret was abandoned".to_owned()))?.map_err(refused)?;
+        let request = request(&self.settings, secret.expose()).map_err(refused)?;
+        let bounds = Bounds { timeout: self.timeout, kept_bytes: exchange::BODY_BYTES_MAX };
+        let answer = exchange::exchange(&self.client, request, bounds, |_| ()).await;
+        let answer = answer.map_err(|failure| refused(format!("the token endpoint: {}", failure.error)))?;
+        read(&answer).map_err(|why| {
+            let header = answer.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok());
+            let wish = header.and_then(|value| retry_after::parse(value, clock.wall()));
+            (why, wish.unwrap_or_default().min(RETRY_AFTER_MAX))
+        })
+    }
+}
+
+fn request(settings: &OAuth2, secret: &str) -> Result<Request<Full<Bytes>>, String> {
+    let mut form = Serializer::new(String::new());
+    form.append_pair("grant_type", "client_credentials");
+    for (name, value) in [("scope", &settings.scope), ("audience", &settings.audience)] {
+        if let Some(value) = value {
+            form.append_pair(name, value);
+        }
+    }
+    let mut request = Request::builder()
+        .method(Method::POST)
+        .uri(settings.token_url.clone())
+        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .header(header::ACCEPT, "application/json");
+    match settings.client_auth {
+        ClientAuth::Basic => {
+            let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
+            let pair = format!("{}:{}", encoded(&settings.client_id), encoded(secret));
+            let mut value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(pair)))
+                .map_err(|_| "its secret cannot stand in a header".to_owned())?;
+            value.set_sensitive(true);
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        ClientAuth::Body => {
+            form.append_pair("client_id", &settings.client_id).append_pair("client_secret", secret);
+        }
+    }
+    request.body(Full::new(form.finish().into())).map_err(|e| e.to_string())
+}
+
+/// RFC 6749, 5.1 and 5.2. Nothing of an answer is repeated but its status and the errors that are known.
+fn read(answer: &Answer) -> Result<(HeaderValue, Duration), String> {
+    let json: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let text = |key: &str| json.get(key).and_then(Value::as_str);
+    if !answer.status.is_success() {
+        let known = text("error").and_then(|error| ERRORS.into_iter().find(|known| *known == error));
+        let known = known.map(|error| format!(" ({error})")).unwrap_or_default();
+        return Err(format!("the token endpoint answered {}{known}", answer.status.as_u16()));
+    }
+    let Some(token) = text("access_token").filter(|token| !token.is_empty()) else {
+        return Err("the answer of the token endpoint holds no `access_token`".to_owned());
+    };
+    if text("token_type").is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
+        return Err("the token endpoint gives tokens that are not of the type Bearer".to_owned());
+    }
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
+        .map_err(|_| "the `access_token` holds characters that no header can".to_owned())?;
+    value.set_sensitive(true);
+    let seconds = json.get("expires_in").and_then(|v| v.as_u64().or_else(|| v.as_str()?.parse().ok()));
+    let lifetime = seconds.map_or(LIFETIME_UNSAID, |s| Duration::from_secs(s.clamp(1, 365 * 86_400)));
+    Ok((value, lifetime))
+}

@@ -1,0 +1,98 @@
+//! Signatures of what goes out, as in Standard Webhooks 1.0: the receiver can tell who sent it, and when.
+//!
+//! Signed is `{id}.{seconds}.{body}` by HMAC-SHA256. The id is the event's; the time is that of the attempt, since
+//! receivers refuse what is older than some minutes.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use std::fmt;
+
+/// What Standard Webhooks asks for: 192 bits.
+const KEY_BYTES_MIN: usize = 24;
+const PREFIX: &str = "whsec_";
+
+/// The key of a signature. Nothing shows it.
+#[derive(Clone)]
+pub struct Key(Hmac<Sha256>);
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Key {
+    /// Reads a secret: `whsec_` and the key in base64. The error says what is wrong, without the secret.
+    pub fn decode(secret: &str) -> Result<Self, String> {
+        let Some(encoded) = secret.strip_prefix(PREFIX) else {
+            return Err(format!("it does not begin with `{PREFIX}`; write `{PREFIX}` and the key in base64"));
+        };
+        let key = STANDARD.decode(encoded.trim()).map_err(|_| format!("what follows `{PREFIX}` is not base64"))?;
+        if key.len() < KEY_BYTES_MIN {
+            return Err(format!("its key is shorter than {KEY_BYTES_MIN} bytes; make a longer one"));
+        }
+        Ok(Self(Hmac::new_from_slice(&key).expect("HMAC takes a key of any length")))
+    }
+}
+
+/// The value of `webhook-signature`: one signature by each key, so that keys can be exchanged.
+pub fn signatures(keys: &[Key], id: &str, seconds: u64, body: &[u8]) -> String {
+    let one = |key: &Key| {
+        let mac = key.0.clone().chain_update(format!("{id}.{seconds}.")).chain_update(body);
+        format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
+    };
+    keys.iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    const ID: &str = "msg_2KWPBgLlAfxdpx2AI54pPJ85f4W";
+
+    /// Made with an independent implementation.
+    #[test]
+    fn the_signature_of_standard_webhooks() {
+        let body = compact(include_str!("../../tests/samples/15_om_outbound_text_2025.json"));
+        let keys = [Key::decode(SECRET).unwrap()];
+        let wanted = "v1,exXG4JNSumQ6sFzuKoHRcWuTDfM6DYC/QFq9n1fp+KU=";
+        assert_eq!(signatures(&keys, ID, 1_749_589_385, body.as_bytes()), wanted);
+        let other = Key::decode("whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA").unwrap();
+        let two = signatures(&[keys[0].clone(), other], ID, 1_749_589_385, body.as_bytes());
+        assert!(two.starts_with(&format!("{wanted} v1,")) && two.matches("v1,").count() == 2, "{two}");
+        for (id, seconds, body) in [("msg", 1_749_589_385, body.as_str()), (ID, 1, &body), (ID, 1_749_589_385, "")] {
+            assert_ne!(signatures(&keys, id, seconds, body.as_bytes()), wanted);
+        }
+        assert_eq!(format!("{keys:?}"), "[***]");
+    }
+
+    /// JSON without the white space between its tokens, keys in the order of the file.
+    fn compact(text: &str) -> String {
+        let (mut out, mut inside, mut escaped) = (String::new(), false, false);
+        for c in text.chars() {
+            if inside || !c.is_whitespace() {
+                out.push(c);
+            }
+            (inside, escaped) = match c {
+                '"' if !escaped => (!inside, false),
+                '\\' => (inside, !escaped),
+                _ => (inside, false),
+            };
+        }
+        out
+    }
+
+    #[test]
+    fn secrets_that_are_none() {
+        for (secret, wanted) in [
+            ("hunter2", "it does not begin with `whsec_`; write `whsec_` and the key in base64"),
+            ("whsec_hunter2!", "what follows `whsec_` is not base64"),
+            ("whsec_aHVudGVyMg==", "its key is shorter than 24 bytes; make a longer one"),
+        ] {
+            assert_eq!(Key::decode(secret).unwrap_err(), wanted);
+        }
+    }
+}
