@@ -7,6 +7,7 @@
 //! what they meant is written; then the store closes.
 
 mod access;
+mod care;
 
 use crate::admin::{self, Admin, Socket};
 use crate::clock::Clock;
@@ -21,7 +22,7 @@ use crate::intake::admission::{self, Admission};
 use crate::intake::{Bounds, Counts, Intake, Source};
 use crate::scheduler::Scheduler;
 use crate::store::{Door, Opened, Options, Store, Windows};
-use crate::upkeep::{self, Trend};
+use crate::upkeep;
 use anyhow::{Context, anyhow, bail};
 use axum::{Extension, Router};
 use hyper_util::service::TowerToHyperService;
@@ -146,7 +147,8 @@ impl Daemon {
         if let Some(Door::Closed { until, .. }) = store.door() {
             admission.keep_out(until);
         }
-        let trend = look_after(&intake, &store, &clock, &settings, &admission, &counts);
+        let (trend, beyond) = care::look_after(&intake, &store, &clock, &settings, &admission, &counts);
+        counts.knows(settings.sources.iter().map(|s| &s.name));
         let door = door(&store, &clock, &settings, &destinations, admission.clone(), counts.clone())?;
         if let Some(tls) = tls.clone() {
             intake.tasks.spawn(upkeep::watch_certificate(tls, intake.stop.clone()));
@@ -155,19 +157,22 @@ impl Daemon {
         let (question, questions) = mpsc::channel(QUESTIONS_MAX);
         let ready = Arc::new(AtomicBool::new(false));
         let admin = Part::new();
-        let api = admin::router(Arc::new(Admin {
+        let state = Arc::new(Admin {
             store: store.clone(),
             clock: clock.clone(),
             questions: question,
             destinations: destinations.clone(),
             admission: admission.clone(),
             counts,
-            trend: trend.clone(),
+            trend,
+            beyond,
             grants: access::grants(&token, &settings.admin)?,
             own_uid: rustix::process::getuid().as_raw(),
             started_at: clock.now(),
             ready: ready.clone(),
-        }));
+        });
+        let api = admin::router(state.clone());
+        care::raise_alerts(&admin, &state, &settings);
         serve_admin(&admin, admin_listeners, sockets, &api)?;
         let dispatcher = Dispatcher {
             store: store.clone(),
@@ -250,28 +255,6 @@ async fn admin_listeners(settings: &settings::Admin) -> anyhow::Result<(Vec<TcpL
         Vec::new()
     };
     Ok((tcp, sockets))
-}
-
-/// Starts what the daemon looks after by itself.
-fn look_after(
-    part: &Part,
-    store: &Store,
-    clock: &Clock,
-    settings: &Settings,
-    admission: &Arc<Admission>,
-    counts: &Arc<Counts>,
-) -> Arc<Trend> {
-    let trend = Arc::new(Trend::default());
-    let of = || (store.clone(), clock.clone(), part.stop.clone());
-    let (store, clock, stop) = of();
-    part.tasks.spawn(upkeep::watch_trend(store, clock, trend.clone(), stop));
-    let (store, clock, stop) = of();
-    part.tasks.spawn(upkeep::watch_gaps(store, clock, admission.clone(), counts.clone(), stop));
-    let (store, clock, stop) = of();
-    part.tasks.spawn(upkeep::watch_admission(store, clock, settings.intake.clone(), admission.clone(), stop));
-    let (store, clock, stop) = of();
-    part.tasks.spawn(upkeep::watch_dlq(store, settings.dlq.clone(), clock, stop));
-    trend
 }
 
 async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) -> anyhow::Result<Opened> {

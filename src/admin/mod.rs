@@ -5,6 +5,7 @@
 
 mod access;
 mod answers;
+mod backup;
 mod changes;
 mod dashboard;
 mod dlq;
@@ -12,6 +13,7 @@ mod document;
 mod events;
 mod explain;
 mod export;
+mod facts;
 mod failure;
 mod filter;
 mod health;
@@ -44,7 +46,7 @@ use axum::routing::get;
 use failure::Failure;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use tokio::sync::{mpsc, oneshot};
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -64,6 +66,8 @@ pub struct Admin {
     /// The user that the daemon runs as.
     pub own_uid: u32,
     pub trend: Arc<Trend>,
+    /// Dead letters found beyond the bounds of their queue.
+    pub beyond: Arc<AtomicU64>,
     pub started_at: Timestamp,
     /// Set when everything runs.
     pub ready: Arc<AtomicBool>,
@@ -76,6 +80,7 @@ type Shared = State<Arc<Admin>>;
 #[into_params(names("id"), parameter_in = Path)]
 struct Name(
     /// The id of an event; or `SOURCE:ID`, with the sender's own one.
+    #[param(pattern = "^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[a-z0-9][a-z0-9_-]{0,62}:[ -~]{1,100})$")]
     String,
 );
 
@@ -136,6 +141,7 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .route_layer(guard(Scope::Operate));
     let reveal = OpenApiRouter::new()
         .routes(routes!(events::body))
+        .routes(routes!(backup::backup))
         .route_layer(middleware::from_fn(refuse_query))
         .routes(routes!(dlq::body))
         .routes(routes!(export::export))

@@ -27,7 +27,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
 }
 
-fn screen(status: &Value, now: Timestamp, width: Option<usize>) -> String {
+pub(super) fn screen(status: &Value, now: Timestamp, width: Option<usize>) -> String {
     let n = |path| words::count(item::number(status, path));
     let size = |path| words::bytes(item::number(status, path));
     let started = item::some_text(status, "started_at").map_or_else(|| "-".to_owned(), |at| words::ago(at, now));

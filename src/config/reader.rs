@@ -78,6 +78,7 @@ fn settings(mut root: Section<'_>) -> Settings {
     note_overlaps(&[("intake.listen", &intake.listen, &intake_at), ("admin.listen", &admin.listen, &admin_at)]);
     let store = root.part("store", Store::default(), store);
 
+    let alerts = super::alert::alerts(&mut root);
     let source_blocks = root.blocks("source", r#"name = "genesys""#);
     let mut destination_names = Names::of("destination");
     let mut destinations = Vec::new();
@@ -90,7 +91,7 @@ fn settings(mut root: Section<'_>) -> Settings {
     }
     let mut source_names = Names::of("source");
     let sources: Vec<_> = source_blocks.into_iter().map(|b| source(b, &mut source_names, &destination_names)).collect();
-    Settings { intake, admin, store, sources, destinations, dlq: root.part("dlq", Dlq::default(), dlq) }
+    Settings { intake, admin, store, sources, destinations, dlq: root.part("dlq", Dlq::default(), dlq), alerts }
 }
 
 const DRAIN_TIMEOUT: Limits<Duration> =

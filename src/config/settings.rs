@@ -1,11 +1,14 @@
 //! Settings as used: every value checked, every default filled in. `reader.rs` makes them from what an operator wrote.
 
+mod alert;
+
 pub use super::secret::{Secret, SecretValue};
 use crate::rules::backoff::Retry;
 use crate::rules::gcra::Rate;
 use crate::rules::reach::Reach;
 use crate::rules::success::Success;
 use crate::signature::Scheme;
+pub use alert::{Alert, AlertTo, Condition};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -19,6 +22,7 @@ pub struct Settings {
     pub sources: Vec<Source>,
     pub destinations: Vec<Destination>,
     pub dlq: Dlq,
+    pub alerts: Vec<Alert>,
 }
 
 #[derive(Clone, Debug)]

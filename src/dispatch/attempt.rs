@@ -64,7 +64,7 @@ pub async fn run(context: Context, start: Start) -> Landed {
     if let Some(until) = context.destination.held(context.clock.now()) {
         return postponed(start, until);
     }
-    let began = context.clock.now();
+    let (began, began_precise) = (context.clock.now(), context.clock.precise());
     let reply = match send(&context, &delivery, token.as_ref()).await {
         Ok(reply) => reply,
         Err(missing) => return without_token(&context, start, missing),
@@ -75,6 +75,11 @@ pub async fn run(context: Context, start: Start) -> Landed {
     let retry_after = reply.retry_after;
     let ended = Ended { id, outcome: &reply.outcome, retry_after, counted, since, now };
     let (verdict, wish) = verdict::judge(&context.destination.retry, ended);
+    let destination = &context.destination;
+    destination.latency.observe(context.clock.precise().saturating_sub(began_precise));
+    if verdict == Verdict::Delivered {
+        destination.end_to_end.observe(now.since(delivery.event.received_at));
+    }
     let landing = record(&context, delivery, place, verdict, reply, began, now);
     Landed { start, landing, hold: wish }
 }

@@ -1,6 +1,7 @@
 //! What the committer can be asked, and what it answers.
 
 use super::StoreError;
+use super::backup::Tee;
 use super::record::{Door, Gap};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, Digest64, Event, EventId, Sequence};
@@ -132,6 +133,11 @@ pub(super) enum Request {
         change: Change,
         who: String,
         answer: oneshot::Sender<usize>,
+    },
+    /// From now on commits are copied, or no longer; false where they are copied elsewhere.
+    Tee {
+        tee: Option<Tee>,
+        answer: oneshot::Sender<bool>,
     },
     /// Runs between two commits, with nothing half-written.
     Check {

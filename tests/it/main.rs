@@ -4,9 +4,11 @@
 
 mod access;
 mod admin;
+mod alerts;
 mod architecture;
 mod auth;
 mod backlog;
+mod backup;
 mod cli;
 mod dashboard;
 mod delivery;

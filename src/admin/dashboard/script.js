@@ -339,12 +339,14 @@ async function lists() {
 }
 
 let dlqSeen = null;
+let polls = 0;
 async function poll() {
   if (!document.hidden && !entering) {
     try {
       await refresh();
       const seen = $("dlq-count").textContent;
       if (seen !== dlqSeen && !$("ask").open) { dlqSeen = seen; await lists(); }
+      else if (++polls % 3 === 0) await showNotes();
       if ($("trouble").dataset.lost) { delete $("trouble").dataset.lost; trouble(""); }
     } catch (e) {
       if (e.status === 401) enter();
