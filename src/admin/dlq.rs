@@ -3,6 +3,7 @@
 use super::access::Caller;
 use super::answers::{Changed, LetterItem, Page, attempts};
 use super::filter::{self, Filter, Query, Which};
+use super::object::Object;
 use super::{Admin, Failure, Name, Shared, sequence_of};
 use crate::delivery::{DeadLetter, DeliveryId};
 use crate::event::{DestinationId, EventId, Sequence};
@@ -176,7 +177,7 @@ pub(super) struct Selection {
     ids: Option<Vec<String>>,
     /// With `ids`: only for this destination.
     destination: Option<String>,
-    filter: Option<Query>,
+    filter: Option<Object<Query>>,
     #[serde(default)]
     dry_run: bool,
 }
@@ -186,7 +187,7 @@ pub(super) struct Selection {
 pub(super) async fn redrive(
     State(admin): Shared,
     caller: Caller,
-    selection: Result<Json<Selection>, JsonRejection>,
+    selection: Result<Json<Object<Selection>>, JsonRejection>,
 ) -> Result<Json<Changed>, Failure> {
     change(&admin, DlqAction::Redrive, caller, selection).await
 }
@@ -196,7 +197,7 @@ pub(super) async fn redrive(
 pub(super) async fn purge(
     State(admin): Shared,
     caller: Caller,
-    selection: Result<Json<Selection>, JsonRejection>,
+    selection: Result<Json<Object<Selection>>, JsonRejection>,
 ) -> Result<Json<Changed>, Failure> {
     change(&admin, DlqAction::Purge, caller, selection).await
 }
@@ -205,9 +206,9 @@ async fn change(
     admin: &Admin,
     action: DlqAction,
     caller: Caller,
-    selection: Result<Json<Selection>, JsonRejection>,
+    selection: Result<Json<Object<Selection>>, JsonRejection>,
 ) -> Result<Json<Changed>, Failure> {
-    let Json(selection) = selection.map_err(|e| Failure::bad(e.body_text()))?;
+    let Json(Object(selection)) = selection.map_err(|e| Failure::bad(e.body_text()))?;
     let dry_run = selection.dry_run;
     let mut ids = select(admin, selection).await?;
     if action == DlqAction::Redrive {
@@ -250,10 +251,10 @@ async fn select(admin: &Admin, selection: Selection) -> Result<Vec<DeliveryId>, 
         (None, Some(_)) if selection.destination.is_some() => {
             Err(Failure::bad("`destination` goes with `ids`; with a filter, write it into the filter"))
         }
-        (None, Some(query)) if query.pages() => {
+        (None, Some(Object(query))) if query.pages() => {
             Err(Failure::bad("`limit` and `after` are for lists; a filter here means all that it fits"))
         }
-        (None, Some(query)) => {
+        (None, Some(Object(query))) => {
             let filter = Filter::of(&query, admin)?;
             admin
                 .read(move |store| {

@@ -4,6 +4,7 @@
 //! own path.
 
 mod access;
+mod ages;
 mod answers;
 mod backup;
 mod changes;
@@ -20,6 +21,7 @@ mod health;
 mod known;
 mod metrics;
 mod notes;
+mod object;
 mod socket;
 mod status;
 
@@ -122,6 +124,7 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(status::status))
         .routes(routes!(status::destinations))
         .routes(routes!(status::destination))
+        .routes(routes!(ages::ages))
         .routes(routes!(events::show))
         .route_layer(middleware::from_fn(refuse_query))
         .routes(routes!(events::list))

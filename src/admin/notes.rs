@@ -2,6 +2,7 @@
 
 use super::access::Caller;
 use super::answers::Page;
+use super::object::Object;
 use super::{Failure, Shared, filter};
 use crate::store::{Change, Door};
 use crate::time::Timestamp;
@@ -132,9 +133,9 @@ pub(super) async fn open(State(admin): Shared, caller: Caller) -> Result<Json<Do
 pub(super) async fn close(
     State(admin): Shared,
     caller: Caller,
-    body: Result<Json<Close>, JsonRejection>,
+    body: Result<Json<Object<Close>>, JsonRejection>,
 ) -> Result<Json<DoorState>, Failure> {
-    let Json(close) = body.map_err(|e| Failure::bad(e.body_text()))?;
+    let Json(Object(close)) = body.map_err(|e| Failure::bad(e.body_text()))?;
     if close.reason.chars().count() > REASON_MAX {
         return Err(Failure::bad("a reason has at most 500 characters"));
     }

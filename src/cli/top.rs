@@ -4,7 +4,7 @@ use crate::cli::client::Admin;
 use crate::cli::reach::{Form, Reach};
 use crate::cli::{Failure, item, output, status, table, words};
 use crate::clock::Clock;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -30,12 +30,18 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let clock = Clock::system();
     let live = output::is_terminal();
     for n in 1.. {
-        match (admin.get("/v1/status").await, args.reach.shared.form()) {
+        let asked = async {
+            let (status, ages) = (admin.get("/v1/status").await?, admin.get("/v1/ages").await?);
+            Ok::<_, Failure>(json!({"status": status, "ages": item::list(&ages, "items")}))
+        };
+        match (asked.await, args.reach.shared.form()) {
             (Ok(answer), Form::Json) => output::text(&format!("{answer}\n"))?,
             (Ok(answer), Form::Table) => {
                 let lead = if live { HOME } else { "" };
                 let now = words::now();
-                output::text(&format!("{lead}{}\n{}", status::screen(&answer, now, table::width()), pace(&answer)))?;
+                let (status, ages) = (&answer["status"], item::list(&answer, "ages"));
+                let screen = status::screen(status, now, table::width());
+                output::text(&format!("{lead}{screen}\n{}{}", pace(status), shape(ages)))?;
             }
             (Err(Failure::Unreachable(why)), Form::Table) if live && n > 1 => {
                 output::text(&format!("{HOME}{why}\n"))?;
@@ -48,6 +54,28 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         clock.sleep_until(clock.now().after(Duration::from_secs(args.every))).await;
     }
     Ok(())
+}
+
+/// What waits by age: a line for each destination, a column for each bound, as Postfix's qshape shows it.
+fn shape(items: &[Value]) -> String {
+    let mut text = String::new();
+    for (n, of) in items.iter().enumerate() {
+        let ages = item::list(of, "ages");
+        if n == 0 {
+            text.push_str(&format!("\n{:<22}", "WAITING FOR"));
+            for age in ages {
+                let below = item::duration_ms(age, "below_s").map(|s| words::age(s * 1000));
+                text.push_str(&format!(" {:>8}", below.map_or_else(|| "older".to_owned(), |b| format!("<{b}"))));
+            }
+            text.push('\n');
+        }
+        text.push_str(&format!("{:<22}", words::line(&item::text(of, "destination"), 22)));
+        for age in ages {
+            text.push_str(&format!(" {:>8}", words::count(item::number(age, "count"))));
+        }
+        text.push('\n');
+    }
+    text
 }
 
 /// Rates and what follows from them.
@@ -83,7 +111,17 @@ fn pace(status: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+
+    #[test]
+    fn ages_stand_in_columns_under_their_bounds() {
+        let count = |below: Option<u64>, n: u64| json!({"below_s": below, "count": n});
+        let ages = [count(Some(10), 3), count(Some(3600), 1200), count(None, 0)];
+        let text = shape(&[json!({"destination": "crm", "ages": ages})]);
+        let lines: Vec<&str> = text.trim_start().lines().collect();
+        assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>(), ["WAITING", "FOR", "<10s", "<1h", "older"]);
+        assert_eq!(lines[1].split_whitespace().collect::<Vec<_>>(), ["crm", "3", "1,200", "0"]);
+        assert_eq!(shape(&[]), "");
+    }
 
     #[test]
     fn pace_tells_rates_and_only_the_forecasts_that_there_are() {

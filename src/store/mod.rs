@@ -20,6 +20,7 @@
 //! `folder` is what lies around sled, `engine` wraps it, `draft` gathers writes, `ledger` decides them, `committer` makes
 //! them, `recovery` rebuilds the `index`, `check` holds rows and index against each other.
 
+mod ages;
 mod backup;
 mod cache;
 mod check;
@@ -44,6 +45,7 @@ mod request;
 mod restore;
 mod view;
 
+pub use ages::Ages;
 pub use codec::Damaged;
 pub use folder::{Durability, Free};
 pub use ledger::Windows;
