@@ -8,6 +8,7 @@
 //! connections wait only for as long as it takes to close and open the store.
 
 mod access;
+mod care;
 mod life;
 mod listening;
 mod reload;
@@ -42,7 +43,6 @@ use tokio_util::task::TaskTracker;
 const INTAKE_DRAIN: Duration = Duration::from_secs(5);
 const UPKEEP_END: Duration = Duration::from_secs(1);
 const QUESTIONS_MAX: usize = 64;
-
 /// A running daemon.
 #[derive(Debug)]
 pub struct Daemon {
@@ -96,19 +96,18 @@ impl Daemon {
         let destinations = destinations(&store, &settings).await?;
         let policies = destinations.values().map(|d| (d.id, d.policy.clone()));
         let scheduler = Scheduler::new(policies, store.floor(), store.totals().next_sequence);
-        let admission = Arc::new(Admission::default());
+        let admission = Arc::new(admission(&store));
         let counts = Arc::new(Counts::default());
         upkeep::since_last_time(&store, clock.now()).await?;
-        if let Some(Door::Closed { until, .. }) = store.door() {
-            admission.keep_out(until);
-        }
-        let upkeep = look_after(&store, &clock, &settings, &admission, &counts);
+        let upkeep = Part::new();
+        let (trend, beyond) = care::look_after(&upkeep, &store, &clock, &settings, &admission, &counts);
+        counts.knows(settings.sources.iter().map(|s| &s.name));
         let door = door(&store, &clock, &settings, &destinations, admission.clone(), counts.clone())?;
         let door = Arc::new(RwLock::new(Arc::new(door)));
         let intake = listening::serve(intake_listeners, &door, tls, &settings.intake);
         let (question, questions) = mpsc::channel(QUESTIONS_MAX);
         let ready = Arc::new(AtomicBool::new(false));
-        let api = admin::router(Arc::new(Admin {
+        let state = Arc::new(Admin {
             store: store.clone(),
             clock: clock.clone(),
             questions: question.clone(),
@@ -116,12 +115,16 @@ impl Daemon {
             admission: admission.clone(),
             intake: door.clone(),
             counts,
+            trend,
+            beyond,
             grants: access::grants(&token, &settings.admin)?,
             own_uid: rustix::process::getuid().as_raw(),
             started_at: clock.now(),
             ready: ready.clone(),
-        }));
+        });
+        let api = admin::router(state.clone());
         let admin = listening::serve_admin(admin_listeners, sockets, &api)?;
+        care::raise_alerts(&upkeep, &state, &settings);
         let dispatcher = Dispatcher {
             store: store.clone(),
             clock: clock.clone(),
@@ -201,23 +204,13 @@ impl Daemon {
     }
 }
 
-/// What the daemon looks after by itself, until its part ends.
-fn look_after(
-    store: &Store,
-    clock: &Clock,
-    settings: &Settings,
-    admission: &Arc<Admission>,
-    counts: &Arc<Counts>,
-) -> Part {
-    let part = Part::new();
-    let (store, clock, admission, stop) = (store.clone(), clock.clone(), admission.clone(), part.stop.clone());
-    let (intake, dlq) = (settings.intake.clone(), settings.dlq.clone());
-    let noting = upkeep::watch_gaps(store.clone(), clock.clone(), admission.clone(), counts.clone(), stop.clone());
-    part.tasks.spawn(noting);
-    part.tasks.spawn(upkeep::watch_admission(store.clone(), clock.clone(), intake, admission, stop.clone()));
-    part.tasks.spawn(upkeep::watch_dlq(store.clone(), dlq, clock.clone(), stop.clone()));
-    part.tasks.spawn(upkeep::watch_quarantine(store, settings.quarantine.clone(), clock, stop));
-    part
+/// The door as an operator left it.
+fn admission(store: &Store) -> Admission {
+    let admission = Admission::default();
+    if let Some(Door::Closed { until, .. }) = store.door() {
+        admission.keep_out(until);
+    }
+    admission
 }
 
 async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) -> anyhow::Result<Opened> {

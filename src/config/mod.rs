@@ -2,6 +2,7 @@
 
 mod address;
 mod admin;
+mod alert;
 mod auth;
 mod destination;
 mod fault;

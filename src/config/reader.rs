@@ -79,6 +79,7 @@ fn settings(mut root: Section<'_>) -> Settings {
     note_overlaps(&[("intake.listen", &intake.listen, &intake_at), ("admin.listen", &admin.listen, &admin_at)]);
     let store = root.part("store", Store::default(), store);
 
+    let alerts = super::alert::alerts(&mut root);
     let source_blocks = root.blocks("source", r#"name = "genesys""#);
     let mut destination_names = Names::of("destination");
     let mut destinations = Vec::new();
@@ -93,7 +94,7 @@ fn settings(mut root: Section<'_>) -> Settings {
     let sources: Vec<_> = source_blocks.into_iter().map(|b| source(b, &mut source_names, &destination_names)).collect();
     let dlq = root.part("dlq", Dlq::default(), dlq);
     let quarantine = root.part("quarantine", Default::default(), quarantine);
-    Settings { intake, admin, store, sources, destinations, dlq, quarantine }
+    Settings { intake, admin, store, sources, destinations, dlq, quarantine, alerts }
 }
 
 const DRAIN_TIMEOUT: Limits<Duration> =

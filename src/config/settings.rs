@@ -1,5 +1,7 @@
 //! Settings as used: every value checked, every default filled in. `reader.rs` makes them from what an operator wrote.
 
+mod alert;
+
 pub use super::secret::{Secret, SecretValue};
 use crate::rules::backoff::Retry;
 use crate::rules::breaker;
@@ -7,6 +9,7 @@ use crate::rules::concurrency::Adaptive;
 use crate::rules::gcra::Rate;
 use crate::rules::reach::Reach;
 use crate::rules::success::Success;
+pub use alert::{Alert, AlertTo, Condition};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -24,6 +27,7 @@ pub struct Settings {
     pub destinations: Vec<Destination>,
     pub dlq: Dlq,
     pub quarantine: Quarantine,
+    pub alerts: Vec<Alert>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -6,7 +6,6 @@ use toml::de::{DeTable, DeValue};
 
 /// Section (as a path without indices), key, and the value that is as good as its absence, in TOML.
 const UNBUILT: &[(&str, &str, Option<&str>)] = &[
-    ("", "alert", None),
     ("destination", "ttl", None),
     ("destination.ordering", "on_stale", Some(r#""deliver""#)),
     ("destination.ordering", "reorder_window", Some(r#""0s""#)),

@@ -11,6 +11,7 @@ use super::{credentials, request};
 use crate::config::settings::{self, DestinationAuth, OnDeadLetter, OrderMode};
 use crate::delivery::Delivery;
 use crate::event::DestinationId;
+use crate::latency::Latency;
 use crate::rules::backoff::Retry;
 use crate::rules::success::Success;
 use crate::scheduler::{DeadLetters, Limits, Ordered, Policy};
@@ -34,6 +35,10 @@ pub struct Destination {
     pub policy: Policy,
     /// How its attempts ended, since the start.
     pub attempts: Tally,
+    /// How long its attempts take.
+    pub latency: Latency,
+    /// From acceptance to delivery.
+    pub end_to_end: Latency,
     pub(super) client: HttpClient,
     pub(super) tokens: Option<Tokens>,
     pub(super) success: Option<Success>,
@@ -70,6 +75,8 @@ impl Destination {
             timeout: settings.timeout,
             policy,
             attempts: Tally::default(),
+            latency: Latency::default(),
+            end_to_end: Latency::default(),
             client: client(settings)?,
             tokens: tokens(settings)?,
             success: settings.success.clone(),

@@ -19,8 +19,10 @@ use crate::event::EventId;
 use crate::http::answer::{self, Answer};
 use crate::http::listener::Handled;
 use crate::http::seats::Seat;
+use crate::latency::Latency;
 use crate::profile::{Fields, Found, Limits, Request};
 use crate::store::{Arrival, Cause, Receipt, Store};
+use crate::time::Timestamp;
 use admission::Admission;
 use guard::Standing;
 use http::{HeaderMap, Method, StatusCode, header};
@@ -50,6 +52,7 @@ pub struct Counts {
     refused: Mutex<BTreeMap<(u16, &'static str), u64>>,
     /// Acknowledged and not stored: types that go nowhere, and signs of life.
     ignored: AtomicU64,
+    fares: Mutex<BTreeMap<String, Fare>>,
 }
 
 impl Counts {
@@ -61,6 +64,37 @@ impl Counts {
     pub fn ignored(&self) -> u64 {
         self.ignored.load(Ordering::Relaxed)
     }
+
+    /// The sources that there are; only of these it is noted how they fare.
+    pub fn knows<'a>(&self, sources: impl Iterator<Item = &'a String>) {
+        let mut fares = self.fares.lock().expect("no holder panics");
+        *fares = sources.map(|name| (name.clone(), Fare::default())).collect();
+    }
+
+    fn acknowledged(&self, source: &str, now: Timestamp, took: Duration) {
+        if let Some(fare) = self.fares.lock().expect("no holder panics").get_mut(source) {
+            fare.heard = now;
+            fare.latency.observe(took);
+        }
+    }
+
+    /// When each source was last answered with a success; zero where it never was.
+    pub fn heard(&self) -> BTreeMap<String, Timestamp> {
+        self.fares.lock().expect("no holder panics").iter().map(|(name, fare)| (name.clone(), fare.heard)).collect()
+    }
+
+    /// How long each source waits for its acknowledgements.
+    pub fn latencies(&self) -> Vec<(String, Latency)> {
+        let fares = self.fares.lock().expect("no holder panics");
+        fares.iter().map(|(name, fare)| (name.clone(), fare.latency.clone())).collect()
+    }
+}
+
+/// How a source fares.
+#[derive(Debug, Default)]
+struct Fare {
+    heard: Timestamp,
+    latency: Latency,
 }
 
 /// Intake as requests find it; a reload puts another one in its place.
@@ -89,8 +123,13 @@ struct Told {
 
 impl Intake {
     pub async fn handle(&self, request: http::Request<Incoming>) -> Handled {
+        let began = self.clock.precise();
+        let source = request.uri().path().strip_prefix("/in/").unwrap_or_default().to_owned();
         Ok(match self.take(request).await {
-            Ok(answer) => answer,
+            Ok(answer) => {
+                self.counts.acknowledged(&source, self.clock.now(), self.clock.precise().saturating_sub(began));
+                answer
+            }
             Err(refusal) => {
                 tracing::debug!(status = refusal.status.as_u16(), code = refusal.code, "request refused");
                 let key = (refusal.status.as_u16(), refusal.code);

@@ -74,7 +74,7 @@ pub trait Rows {
 
 type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Draft {
     tables: [Writes; Table::ALL.len()],
 }
@@ -122,6 +122,12 @@ impl Draft {
             Some(written) => Ok(written.clone()),
             None => rows.row(table, key),
         }
+    }
+
+    /// Bytes of keys and values.
+    pub fn bytes(&self) -> usize {
+        let writes = self.tables.iter().flatten();
+        writes.map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum()
     }
 
     /// The writes of each table, in the order of [`Table::ALL`].

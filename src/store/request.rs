@@ -1,6 +1,7 @@
 //! What the committer can be asked, and what it answers.
 
 use super::StoreError;
+use super::backup::Tee;
 use super::detained::Detained;
 use super::record::{Door, Fixed, Gap, Pause};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
@@ -165,6 +166,11 @@ pub(super) enum Request {
         number: u64,
         arrivals: Vec<Arrival>,
         answer: oneshot::Sender<Option<Vec<Receipt>>>,
+    },
+    /// From now on commits are copied, or no longer; false where they are copied elsewhere.
+    Tee {
+        tee: Option<Tee>,
+        answer: oneshot::Sender<bool>,
     },
     /// Runs between two commits, with nothing half-written.
     Check {

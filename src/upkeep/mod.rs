@@ -6,9 +6,11 @@ mod gaps;
 mod letters;
 mod quarantine;
 mod room;
+mod trend;
 
 pub use certificate::watch_certificate;
 pub use gaps::{since_last_time, watch_gaps};
 pub use letters::watch_dlq;
 pub use quarantine::watch_quarantine;
 pub use room::watch_admission;
+pub use trend::{Rates, Trend, watch_trend};

@@ -4,11 +4,14 @@
 
 mod access;
 mod admin;
+mod alerts;
 mod architecture;
 mod auth;
 mod authority;
 mod backlog;
+mod backup;
 mod cli;
+mod dashboard;
 mod delivery;
 mod document;
 mod events;

@@ -108,9 +108,20 @@ const FILES: &[(&str, &[&str])] = &[
     (
         "[[source]]\nname = 's'\n[[destination]]\nname = 'd'\n[[alert]]\n[stor]\n[other]\n",
         &[
-            "h.toml:5:3: alert: `alert` is not supported by this version of holdline; remove it",
+            r#"h.toml:5:1: alert[0]: nobody is told; write url = "https://..." or command = [...]"#,
+            r#"h.toml:5:1: alert[0]: `on` is missing; write on = ["dead_letter", "oldest_age > 5m"]"#,
             "h.toml:6:2: stor: unknown key; write `store`",
-            "h.toml:7:2: other: unknown key; remove it; known here: intake, admin, store, source, destination, dlq, quarantine",
+            "h.toml:7:2: other: unknown key; remove it; known here: intake, admin, store, alert, source, destination, dlq, quarantine",
+        ],
+    ),
+    (
+        "[[source]]\nname = 's'\n[[destination]]\nname = 'd'\n[[alert]]\nurl = 'https://a/'\ncommand = []\n\
+         on = ['queue_depth > many', 'dead_letter', 'silence < 5m']\n",
+        &[
+            r#"h.toml:5:1: alert[0]: url and command are given at once; write url = "https://..." or command = [...]"#,
+            r#"h.toml:7:11: alert[0].command: the command is empty; write ["/usr/local/bin/page", "oncall"]"#,
+            r#"h.toml:8:7: alert[0].on[0]: 'queue_depth > many' is not a condition; write one of dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_full, "queue_depth > 10000", "oldest_age > 5m", "silence > 15m", "disk_full < 6h""#,
+            r#"h.toml:8:44: alert[0].on[2]: 'silence < 5m' is not a condition; write one of dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_full, "queue_depth > 10000", "oldest_age > 5m", "silence > 15m", "disk_full < 6h""#,
         ],
     ),
     (
