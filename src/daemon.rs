@@ -90,12 +90,9 @@ impl Daemon {
         let intake_addr = intake_listeners[0].local_addr()?;
         let admin_addr = admin_listeners.first().map(TcpListener::local_addr).transpose()?;
         let tls = listening::tls(&settings.intake)?;
-        let Opened { store, news, findings, committer } = open_store(&settings.store, &settings, clock.clone()).await?;
-        findings.iter().for_each(|finding| tracing::error!("{finding}"));
+        let Opened { store, news, committer, .. } = open_store(&settings.store, &settings, clock.clone()).await?;
         let token = access::token(&settings.admin.token, &settings.store.path)?;
         let destinations = destinations(&store, &settings).await?;
-        let policies = destinations.values().map(|d| (d.id, d.policy.clone()));
-        let scheduler = Scheduler::new(policies, store.floor(), store.totals().next_sequence);
         let admission = Arc::new(admission(&store));
         let counts = Arc::new(Counts::default());
         upkeep::since_last_time(&store, clock.now()).await?;
@@ -128,7 +125,7 @@ impl Daemon {
         let dispatcher = Dispatcher {
             store: store.clone(),
             clock: clock.clone(),
-            scheduler: restored(scheduler, &store, &destinations, &clock).await?,
+            scheduler: restored(&store, &destinations, &clock).await?,
             destinations: destinations.clone(),
             news,
             questions,
@@ -218,7 +215,9 @@ async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) ->
     let options = Options { require_power_safe: settings.require_power_safe, windows };
     let path = settings.path.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&path, options, clock)).await?;
-    opened.with_context(|| format!("cannot open the store in {}", settings.path.display()))
+    let opened = opened.with_context(|| format!("cannot open the store in {}", settings.path.display()))?;
+    opened.findings.iter().for_each(|finding| tracing::error!("{finding}"));
+    Ok(opened)
 }
 
 async fn destinations(store: &Store, settings: &Settings) -> anyhow::Result<HashMap<DestinationId, Arc<Destination>>> {
@@ -280,11 +279,12 @@ fn door(
 }
 
 async fn restored(
-    mut scheduler: Scheduler,
     store: &Store,
     destinations: &HashMap<DestinationId, Arc<Destination>>,
     clock: &Clock,
 ) -> anyhow::Result<Scheduler> {
+    let policies = destinations.values().map(|d| (d.id, d.policy.clone()));
+    let mut scheduler = Scheduler::new(policies, store.floor(), store.totals().next_sequence);
     let (store, destinations, now) = (store.clone(), destinations.clone(), clock.now());
     tokio::task::spawn_blocking(move || {
         dispatch::restore(&mut scheduler, &store, &destinations, now)?;
