@@ -138,6 +138,37 @@ async fn i7_two_framings_at_once_never_make_two_requests() {
 }
 
 #[tokio::test]
+async fn i7_no_odd_framing_makes_a_second_request() {
+    let bench = narrow().await;
+    let inner = message("POST", "/in/default", &[JSON], &body("k", "smuggled"));
+    let by_chunks = [b"0\r\n\r\n".as_slice(), &inner].concat();
+    let length = by_chunks.len();
+    let variants: [(String, &[u8]); 12] = [
+        (format!("Content-Length: {length}\r\nTransfer-Encoding: chunked"), &by_chunks),
+        (format!("Transfer-Encoding: chunked\r\nContent-Length: {length}"), &by_chunks),
+        (format!("Content-Length: {length}\r\nTransfer-Encoding : chunked"), &by_chunks),
+        (format!("Content-Length: {length}\r\nTransfer-Encoding: xchunked"), &by_chunks),
+        (format!("Content-Length: {length}\r\nTransfer-Encoding: chunked, identity"), &by_chunks),
+        (format!("Content-Length: {length}\r\nTransfer-Encoding:\tchunked"), &by_chunks),
+        (format!("Content-Length: {length}\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity"), &by_chunks),
+        (format!("Content-Length: 0\r\nContent-Length: {}", inner.len()), &inner),
+        (format!("Content-Length: {}\r\nContent-Length: 0", inner.len()), &inner),
+        (format!("Content-Length: +{}", inner.len()), &inner),
+        (format!("Content-Length: {}\nX: y", inner.len() + 1), &inner),
+        ("Content-Length: 0x0".to_owned(), &inner),
+    ];
+    for (framing, rest) in variants {
+        let head = format!("POST /in/default HTTP/1.1\r\nHost: test\r\n{framing}\r\n\r\n");
+        let mut connection = Connection::open(bench.intake).await;
+        connection.send(&[head.as_bytes(), rest].concat()).await;
+        let reply = connection.reply().await;
+        assert!(reply.is_none_or(|reply| [400, 408].contains(&reply.status)), "{framing:?}");
+        drop(connection);
+        assert_eq!(bench.count("/counters/accepted").await, 0, "{framing:?}");
+    }
+}
+
+#[tokio::test]
 async fn i7_slow_senders_are_cut_off() {
     let bench = narrow().await;
     let whole = message("POST", "/in/default", &[JSON], &body("k", "1"));

@@ -15,6 +15,7 @@ import asyncio
 import random
 import resource
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -52,9 +53,14 @@ async def slow_body(_, writer):
 
 
 async def no_reader(_, writer):
+    # so many refusals that they fill what the kernel holds for a peer that does not read
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     writer.transport.pause_reading()
-    await drip(writer, head(2) * 500, (head(2) + b"{}" for _ in range(1000)))
+    await drip(writer, (head(2) + b"{]") * 400, (head(2) + b"{]" for _ in range(1000)))
 
+
+# So few of those that read nothing that all find a seat: what they cost is to be seen, not what asking costs.
+NO_READERS_MAX = 800
 
 ATTACKS = {"heads without an end": slow_head, "bodies without an end": slow_body, "answers that nobody reads": no_reader}
 
@@ -172,10 +178,11 @@ def sieges(options, daemon, port, rng):
     before = percentile(alone, 0.99)
     rows = [("nobody", len(alone), before, daemon.memory_bytes())]
     for name in ATTACKS:
+        connections = min(options.connections, NO_READERS_MAX) if ATTACKS[name] is no_reader else options.connections
         siege = subprocess.Popen([sys.executable, __file__, "--besiege", name, "--port", str(port), "--connections",
-                                  str(options.connections), "--seed", str(options.seed)])
+                                  str(connections), "--seed", str(options.seed)])
         try:
-            time.sleep(3)
+            time.sleep(5)
             latencies, cuts = asyncio.run(honest(port, options.seconds, rng, name[:5]))
             daemon.check_alive()
             peak = daemon.memory_bytes("VmHWM")
