@@ -2,6 +2,7 @@
 
 use super::Admin;
 use crate::alert::Facts;
+use crate::rules::breaker;
 use crate::store::Tally;
 use std::sync::atomic::Ordering;
 
@@ -26,7 +27,12 @@ impl Admin {
             damaged: totals.damaged,
             dlq_beyond: self.beyond.load(Ordering::Relaxed),
             disk_full_in: self.trend.disk_full_in(),
-            breakers: Vec::new(),
+            breakers: {
+                let open = lines.iter().filter(|(_, line)| !matches!(line.breaker, breaker::State::Closed));
+                let mut names: Vec<String> = open.map(|(d, _)| self.destination_name(*d)).collect();
+                names.sort();
+                names
+            },
             heard: self.counts.heard(),
         })
     }
