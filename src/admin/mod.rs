@@ -22,6 +22,8 @@ mod known;
 mod metrics;
 mod notes;
 mod object;
+mod pace;
+mod pending;
 mod quarantine;
 mod socket;
 mod status;
@@ -142,6 +144,10 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(notes::open))
         .routes(routes!(notes::close))
         .routes(routes!(quarantine::verify))
+        .routes(routes!(pace::pause))
+        .routes(routes!(pace::resume))
+        .routes(routes!(pace::breaker))
+        .routes(routes!(pending::discard))
         .route_layer(middleware::from_fn(refuse_query))
         .routes(routes!(changes::retry))
         .routes(routes!(changes::discard))
@@ -149,6 +155,7 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
     let reveal = OpenApiRouter::new()
         .routes(routes!(events::body))
         .routes(routes!(backup::backup))
+        .routes(routes!(pending::pending))
         .route_layer(middleware::from_fn(refuse_query))
         .routes(routes!(dlq::body))
         .routes(routes!(export::export))

@@ -118,6 +118,23 @@ pub(super) struct DoorState {
     until: Option<String>,
 }
 
+pub(super) fn sound_reason(reason: &str) -> Result<(), Failure> {
+    if reason.chars().count() > REASON_MAX {
+        return Err(Failure::bad("a reason has at most 500 characters"));
+    }
+    Ok(())
+}
+
+/// Until when a decision lasts that is made now for this reason and this long.
+pub(super) fn until(now: Timestamp, reason: &str, within: Option<&str>) -> Result<Timestamp, Failure> {
+    sound_reason(reason)?;
+    match within.map(humantime::parse_duration) {
+        None => Ok(Timestamp::NEVER),
+        Some(Ok(within)) if !within.is_zero() && within <= FOR_MAX => Ok(now.after(within)),
+        Some(_) => Err(Failure::bad("`for` is a duration of at most a year, such as `30m`")),
+    }
+}
+
 /// Lets events in again
 #[utoipa::path(post, path = "/v1/intake/open", tag = "intake", responses((status = 200, body = DoorState), Failure))]
 pub(super) async fn open(State(admin): Shared, caller: Caller) -> Result<Json<DoorState>, Failure> {
@@ -136,15 +153,8 @@ pub(super) async fn close(
     body: Result<Json<Object<Close>>, JsonRejection>,
 ) -> Result<Json<DoorState>, Failure> {
     let Json(Object(close)) = body.map_err(|e| Failure::bad(e.body_text()))?;
-    if close.reason.chars().count() > REASON_MAX {
-        return Err(Failure::bad("a reason has at most 500 characters"));
-    }
     let since = admin.clock.now();
-    let until = match close.within.as_deref().map(humantime::parse_duration) {
-        None => Timestamp::NEVER,
-        Some(Ok(within)) if !within.is_zero() && within <= FOR_MAX => since.after(within),
-        Some(_) => return Err(Failure::bad("`for` is a duration of at most a year, such as `30m`")),
-    };
+    let until = until(since, &close.reason, close.within.as_deref())?;
     let why = if close.reason.is_empty() { String::new() } else { format!(": {}", close.reason) };
     let door = Door::Closed { who: caller.name.clone(), reason: close.reason, since, until };
     // closed before it is written: nothing slips in behind the answer

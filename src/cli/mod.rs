@@ -18,6 +18,7 @@ pub mod logs;
 pub mod manual;
 pub mod notes;
 pub mod output;
+pub mod pace;
 pub mod quarantine;
 pub mod reach;
 pub mod send;
@@ -79,6 +80,12 @@ pub enum Command {
     Quarantine(quarantine::Args),
     /// Close intake for a while, or open it again
     Intake(notes::IntakeArgs),
+    /// Deliver nothing to a destination, for a while or until it is resumed
+    Pause(pace::PauseArgs),
+    /// Deliver to a paused destination again, little by little
+    Resume(pace::ResumeArgs),
+    /// Open or close the breaker of a destination, or let it find out
+    Breaker(pace::BreakerArgs),
     /// List when events could not be accepted, and why
     Gaps(notes::Args),
     /// List who changed what
@@ -132,6 +139,9 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Explain(args) => client(explain::run(args)),
         Command::Doctor(args) => client(doctor::run(args)),
         Command::Intake(args) => client(notes::intake(args)),
+        Command::Pause(args) => client(pace::pause(args)),
+        Command::Resume(args) => client(pace::resume(args)),
+        Command::Breaker(args) => client(pace::breaker(args)),
         Command::Gaps(args) => client(notes::gaps(args)),
         Command::Audit(args) => client(notes::audit(args)),
         Command::Events(args) => client(events::run(args)),
@@ -185,6 +195,9 @@ mod tests {
             "holdline doctor --config h.toml",
             "holdline intake close --reason why --for 30m",
             "holdline intake open",
+            "holdline pause crm --reason migration --for 30m",
+            "holdline resume crm",
+            "holdline breaker crm half-open",
             "holdline backup /tmp/b",
             "holdline restore /tmp/b --data /tmp/d",
             "holdline verify --data /tmp/d",
