@@ -6,7 +6,7 @@
 
 use crate::time::{Timestamp, millis};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 #[derive(Clone, Debug)]
@@ -45,6 +45,14 @@ impl Clock {
         }
     }
 
+    /// The time since this clock was made; for measuring what takes less than a millisecond.
+    pub fn precise(&self) -> Duration {
+        match &self.0 {
+            Kind::System { start, .. } => start.elapsed(),
+            Kind::Manual(now) => Duration::from_millis(now.borrow().0),
+        }
+    }
+
     /// Returns once `now` has reached `until`; not a moment before.
     #[allow(clippy::disallowed_methods)]
     pub async fn sleep_until(&self, until: Timestamp) {
@@ -63,7 +71,7 @@ impl Clock {
     }
 
     /// Moves a manual clock on; has no effect on the system's.
-    pub fn advance(&self, by: std::time::Duration) {
+    pub fn advance(&self, by: Duration) {
         if let Kind::Manual(now) = &self.0 {
             now.send_modify(|now| *now = Timestamp(now.0 + millis(by)));
         }
@@ -73,7 +81,6 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[tokio::test]
     async fn a_manual_clock_wakes_its_sleepers_on_time() {

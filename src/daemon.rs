@@ -1,57 +1,63 @@
-//! The daemon: wires the rooms together and lives: open, start, drain, stop.
+//! The daemon: wires the rooms together, and takes them apart again in order.
 //!
 //! *Order of a start.* Listeners are bound first, so that connections wait and are not refused; then the store opens and
 //! recovers; then intake accepts; then what lay in the delay tree is read and deliveries begin.
 //!
-//! *Order of a stop.* Intake closes and finishes its requests; no attempt starts any more and those in flight may end;
-//! what they meant is written; then the store closes.
+//! *Order of a stop.* No attempt starts any more and those in flight may end; intake, which was open until now, finishes
+//! its requests; what all this meant is written; then the store closes. So between two lives on an inherited socket
+//! connections wait only for as long as it takes to close and open the store.
 
 mod access;
+mod care;
+mod life;
+mod listening;
+mod reload;
+mod watchdog;
 
-use crate::admin::{self, Admin, Socket};
+pub use life::{Order, run};
+
+use crate::admin::{self, Admin};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::settings;
-use crate::dispatch::{self, Destination, Dispatcher};
+use crate::dispatch::{self, Destination, Dispatcher, Question};
 use crate::event::DestinationId;
-use crate::http::entrance::{self, Entrance};
-use crate::http::tls::{Files, Tls};
-use crate::http::{listener, seats};
 use crate::intake::admission::{self, Admission};
-use crate::intake::{Bounds, Counts, Intake, Source};
+use crate::intake::{Bounds, Counts, Intake, SharedDoor, Source};
 use crate::scheduler::Scheduler;
 use crate::store::{Door, Opened, Options, Store, Windows};
 use crate::upkeep;
-use anyhow::{Context, anyhow, bail};
-use axum::{Extension, Router};
-use hyper_util::service::TowerToHyperService;
+use anyhow::{Context, anyhow};
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Requests under way may take this long to end when intake closes.
-const INTAKE_DRAIN: Duration = Duration::from_secs(10);
+/// Requests under way may take this long to end when intake closes; whoever connects meanwhile waits for the next life.
+const INTAKE_DRAIN: Duration = Duration::from_secs(5);
+const UPKEEP_END: Duration = Duration::from_secs(1);
 const QUESTIONS_MAX: usize = 64;
-/// The admin API is for few.
-const ADMIN_LIMITS: listener::Limits =
-    listener::Limits { connections_max: 256, head_bytes_max: 64 * 1024, head_timeout: Duration::from_secs(10) };
-
 /// A running daemon.
 #[derive(Debug)]
 pub struct Daemon {
     intake_addr: SocketAddr,
     admin_addr: Option<SocketAddr>,
     token: String,
+    settings: Settings,
+    clock: Clock,
+    destinations: HashMap<DestinationId, Arc<Destination>>,
+    door: SharedDoor,
+    questions: mpsc::Sender<Question>,
     store: Store,
     committer: std::thread::JoinHandle<()>,
     admission: Arc<Admission>,
+    upkeep: Part,
     intake: Part,
     dispatch: (CancellationToken, JoinHandle<()>),
     admin: Part,
@@ -76,109 +82,51 @@ impl Part {
     }
 }
 
-/// What makes a daemon stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// What is in flight may end within `store.drain_timeout`.
-    Drain,
-}
-
-/// Runs a daemon until `stop`, or until its store fails, which is an error.
-pub async fn run(settings: Settings, stop: impl Future<Output = Stop>) -> anyhow::Result<()> {
-    end_with_any_panic();
-    let daemon = Daemon::start(settings, Clock::system()).await?;
-    let mut failure = daemon.store.failure();
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]); // not under systemd there is nobody to tell
-    let failed = tokio::select! {
-        Stop::Drain = stop => None,
-        why = failed(&mut failure) => Some(why),
-    };
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    if let Some(why) = failed {
-        bail!("the store failed ({why}); nothing was acknowledged since. Look at the disk, then start again");
-    }
-    tracing::info!("stopping: intake closes, what is in flight may end");
-    daemon.stop().await
-}
-
-async fn failed(failure: &mut watch::Receiver<Option<String>>) -> String {
-    match failure.wait_for(Option::is_some).await {
-        Ok(why) => why.clone().unwrap_or_default(),
-        Err(_) => "its thread has ended".to_owned(),
-    }
-}
-
-/// A panic in any task ends the daemon: half a daemon is worse than none. It tells the place, never what it spoke of,
-/// since that may hold a body. Opening the store is guarded by itself.
-fn end_with_any_panic() {
-    std::panic::set_hook(Box::new(|panic| {
-        if std::thread::current().name() == Some("store-open") {
-            return;
-        }
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, "internal error; the daemon ends, and nothing acknowledged is lost");
-        std::process::exit(70); // EX_SOFTWARE of sysexits.h
-    }));
-}
-
 impl Daemon {
     /// Starts everything; returns when events are accepted and deliveries go on.
     pub async fn start(settings: Settings, clock: Clock) -> anyhow::Result<Self> {
-        let intake_listeners = bind(&settings.intake.listen, "intake.listen").await?;
-        let (admin_listeners, sockets) = admin_listeners(&settings.admin).await?;
+        let intake_listeners = listening::intake(&settings.intake)?;
+        let (admin_listeners, sockets) = listening::admin(&settings.admin)?;
         let intake_addr = intake_listeners[0].local_addr()?;
         let admin_addr = admin_listeners.first().map(TcpListener::local_addr).transpose()?;
-        let tls = tls(&settings.intake)?;
-        let Opened { store, news, findings, committer } = open_store(&settings.store, &settings, clock.clone()).await?;
-        for finding in &findings {
-            tracing::error!("{finding}");
-        }
+        let tls = listening::tls(&settings.intake)?;
+        let Opened { store, news, committer, .. } = open_store(&settings.store, &settings, clock.clone()).await?;
         let token = access::token(&settings.admin.token, &settings.store.path)?;
         let destinations = destinations(&store, &settings).await?;
-        let scheduler = Scheduler::new(
-            destinations.values().map(|d| (d.id, d.policy.clone())),
-            store.floor(),
-            store.totals().next_sequence,
-            clock.now(),
-        );
-        let admission = Arc::new(Admission::default());
+        let admission = Arc::new(admission(&store));
         let counts = Arc::new(Counts::default());
-        let intake = Part::new();
-        let (look, stop) = (settings.intake.clone(), intake.stop.clone());
         upkeep::since_last_time(&store, clock.now()).await?;
-        if let Some(Door::Closed { until, .. }) = store.door() {
-            admission.keep_out(until);
-        }
-        let noting = upkeep::watch_gaps(store.clone(), clock.clone(), admission.clone(), counts.clone(), stop.clone());
-        intake.tasks.spawn(noting);
-        intake.tasks.spawn(upkeep::watch_admission(store.clone(), clock.clone(), look, admission.clone(), stop));
-        intake.tasks.spawn(upkeep::watch_dlq(store.clone(), settings.dlq.clone(), clock.clone(), intake.stop.clone()));
+        let upkeep = Part::new();
+        let (trend, beyond) = care::look_after(&upkeep, &store, &clock, &settings, &admission, &counts);
+        counts.knows(settings.sources.iter().map(|s| &s.name));
         let door = door(&store, &clock, &settings, &destinations, admission.clone(), counts.clone())?;
-        if let Some(tls) = tls.clone() {
-            intake.tasks.spawn(upkeep::watch_certificate(tls, intake.stop.clone()));
-        }
-        serve_intake(&intake, intake_listeners, door, tls, &settings.intake);
+        let door = Arc::new(RwLock::new(Arc::new(door)));
+        let intake = listening::serve(intake_listeners, &door, tls, &settings.intake);
         let (question, questions) = mpsc::channel(QUESTIONS_MAX);
         let ready = Arc::new(AtomicBool::new(false));
-        let admin = Part::new();
-        let api = admin::router(Arc::new(Admin {
+        let state = Arc::new(Admin {
             store: store.clone(),
             clock: clock.clone(),
-            questions: question,
+            questions: question.clone(),
             destinations: destinations.clone(),
             admission: admission.clone(),
+            intake: door.clone(),
             counts,
+            trend,
+            beyond,
             grants: access::grants(&token, &settings.admin)?,
             own_uid: rustix::process::getuid().as_raw(),
             started_at: clock.now(),
             ready: ready.clone(),
-        }));
-        serve_admin(&admin, admin_listeners, sockets, &api)?;
+        });
+        let api = admin::router(state.clone());
+        let admin = listening::serve_admin(admin_listeners, sockets, &api)?;
+        care::raise_alerts(&upkeep, &state, &settings);
         let dispatcher = Dispatcher {
             store: store.clone(),
             clock: clock.clone(),
-            scheduler: restored(scheduler, &store, &destinations, &clock).await?,
-            destinations,
+            scheduler: restored(&store, &destinations, &clock).await?,
+            destinations: destinations.clone(),
             news,
             questions,
             reads: Arc::default(),
@@ -188,7 +136,29 @@ impl Daemon {
         let dispatch = (dispatcher.stop.clone(), tokio::spawn(dispatcher.run()));
         ready.store(true, Ordering::Relaxed);
         tracing::info!(%intake_addr, admin_addr = admin_addr.map(tracing::field::display), durability = store.durability().word(), "holdline is ready");
-        Ok(Self { intake_addr, admin_addr, token, store, committer, admission, intake, dispatch, admin })
+        Ok(Self {
+            intake_addr,
+            admin_addr,
+            token,
+            settings,
+            clock,
+            destinations,
+            door,
+            questions: question,
+            store,
+            committer,
+            admission,
+            upkeep,
+            intake,
+            dispatch,
+            admin,
+        })
+    }
+
+    /// For the service manager's status line.
+    fn summary(&self) -> String {
+        let (sources, destinations) = (self.settings.sources.len(), self.settings.destinations.len());
+        format!("accepting events on {}, {sources} sources, {destinations} destinations", self.intake_addr)
     }
 
     /// The first address of intake.
@@ -212,11 +182,13 @@ impl Daemon {
 
     /// Ends in order; everything that was told to anybody is on disk.
     pub async fn stop(self) -> anyhow::Result<()> {
-        let Self { store, committer, admission, intake, dispatch: (stop, dispatcher), admin, .. } = self;
-        admission.set(admission::State::Draining);
-        intake.end(INTAKE_DRAIN).await;
+        let Self { store, committer, admission, upkeep, intake, dispatch: (stop, dispatcher), admin, door, .. } = self;
         stop.cancel();
         dispatcher.await.context("dispatch ended badly")?;
+        intake.end(INTAKE_DRAIN).await;
+        admission.set(admission::State::Draining);
+        upkeep.end(UPKEEP_END).await; // it notes since when nothing is accepted
+        drop(door);
         store.flush().await?;
         admin.end(Duration::from_secs(1)).await;
         drop(store);
@@ -229,32 +201,13 @@ impl Daemon {
     }
 }
 
-async fn bind(addresses: &[SocketAddr], key: &str) -> anyhow::Result<Vec<TcpListener>> {
-    let mut listeners = Vec::new();
-    for address in addresses {
-        let listener = TcpListener::bind(address).await;
-        let remedy = || format!("cannot listen on {address}; is another program there? Change {key} or stop that one");
-        listeners.push(listener.with_context(remedy)?);
+/// The door as an operator left it.
+fn admission(store: &Store) -> Admission {
+    let admission = Admission::default();
+    if let Some(Door::Closed { until, .. }) = store.door() {
+        admission.keep_out(until);
     }
-    if listeners.is_empty() {
-        bail!("{key} names no address");
-    }
-    Ok(listeners)
-}
-
-/// Where the admin API is reached: addresses, unix sockets, or both.
-async fn admin_listeners(settings: &settings::Admin) -> anyhow::Result<(Vec<TcpListener>, Vec<Socket>)> {
-    let mut sockets = Vec::new();
-    for path in &settings.sockets {
-        let remedy = || format!("cannot listen on unix:{}; its directory must be writable", path.display());
-        sockets.push(Socket::bind(path).with_context(remedy)?);
-    }
-    let tcp = if sockets.is_empty() || !settings.listen.is_empty() {
-        bind(&settings.listen, "admin.listen").await?
-    } else {
-        Vec::new()
-    };
-    Ok((tcp, sockets))
+    admission
 }
 
 async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) -> anyhow::Result<Opened> {
@@ -262,7 +215,9 @@ async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) ->
     let options = Options { require_power_safe: settings.require_power_safe, windows };
     let path = settings.path.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&path, options, clock)).await?;
-    opened.with_context(|| format!("cannot open the store in {}", settings.path.display()))
+    let opened = opened.with_context(|| format!("cannot open the store in {}", settings.path.display()))?;
+    opened.findings.iter().for_each(|finding| tracing::error!("{finding}"));
+    Ok(opened)
 }
 
 async fn destinations(store: &Store, settings: &Settings) -> anyhow::Result<HashMap<DestinationId, Arc<Destination>>> {
@@ -319,56 +274,17 @@ fn door(
         room: Arc::new(Semaphore::new(intake.max_in_flight_bytes.min(Semaphore::MAX_PERMITS))),
         admission,
         counts,
+        detained_bytes_max: settings.quarantine.max_bytes,
     })
 }
 
-/// Read before the store is opened, so that a certificate that cannot be used is told at once.
-fn tls(settings: &settings::Intake) -> anyhow::Result<Option<Arc<Tls>>> {
-    let Some(settings::ServerTls { cert, key, client_ca }) = settings.tls.clone() else { return Ok(None) };
-    let tls = Tls::open(Files { cert, key, client_ca }).map_err(|why| anyhow!("intake.tls: {why}"))?;
-    Ok(Some(Arc::new(tls)))
-}
-
-fn serve_intake(
-    part: &Part,
-    listeners: Vec<TcpListener>,
-    door: Intake,
-    tls: Option<Arc<Tls>>,
-    settings: &settings::Intake,
-) {
-    let door = Arc::new(door);
-    let limits = entrance::Limits { head_bytes_max: settings.max_header_bytes, head_timeout: settings.header_timeout };
-    let all = settings.max_connections;
-    let bounds = seats::Bounds { all, per_address: settings.max_connections_per_address.unwrap_or(all) };
-    let entrance = Entrance::new(bounds, tls, limits, part.stop.clone());
-    for listener in listeners {
-        let door = door.clone();
-        let service = hyper::service::service_fn(move |request| {
-            let door = door.clone();
-            async move { door.handle(request).await }
-        });
-        part.tasks.spawn(entrance.clone().serve(listener, service));
-    }
-}
-
-fn serve_admin(part: &Part, listeners: Vec<TcpListener>, sockets: Vec<Socket>, api: &Router) -> anyhow::Result<()> {
-    for listener in listeners {
-        let via = Extension(admin::Via::Tcp(listener.local_addr()?));
-        let service = TowerToHyperService::new(api.clone().layer(via));
-        part.tasks.spawn(listener::serve(listener, service, ADMIN_LIMITS, part.stop.clone()));
-    }
-    for socket in sockets {
-        part.tasks.spawn(socket.serve(api.clone(), ADMIN_LIMITS, part.stop.clone()));
-    }
-    Ok(())
-}
-
 async fn restored(
-    mut scheduler: Scheduler,
     store: &Store,
     destinations: &HashMap<DestinationId, Arc<Destination>>,
     clock: &Clock,
 ) -> anyhow::Result<Scheduler> {
+    let policies = destinations.values().map(|d| (d.id, d.policy.clone()));
+    let mut scheduler = Scheduler::new(policies, store.floor(), store.totals().next_sequence, clock.now());
     let (store, destinations, now) = (store.clone(), destinations.clone(), clock.now());
     tokio::task::spawn_blocking(move || {
         dispatch::restore(&mut scheduler, &store, &destinations, now)?;

@@ -23,16 +23,18 @@
 //! | 1 | [`profile`] | where the fields of an event lie in what a sender posts |
 //! | 1 | [`signature`] | whether a sender knows a secret: HMAC over what it sent |
 //! | 2 | [`scheduler`] | pure: what goes now, else when to ask again |
+//! | 1 | [`latency`] | how long things take, as histograms |
 //! | 2 | [`clock`] | the only reader of time |
 //! | 2 | [`config`] | what an operator wrote -> settings as used |
 //! | 2 | [`http`] | the accept loop and the shape of answers |
 //! | 3 | [`store`] | the only room that knows sled |
 //! | 4 | [`intake`] | HTTP in |
 //! | 4 | [`dispatch`] | runs what the scheduler says |
-//! | 5 | [`upkeep`] | what the daemon looks after by itself: admission, bounds of the dead letter queue |
-//! | 5 | [`admin`] | the operator's API |
-//! | 6 | [`daemon`] | wiring and lifecycle |
-//! | 7 | [`cli`] | the commands, most of them clients of the admin API |
+//! | 5 | [`upkeep`] | what the daemon looks after by itself: admission, bounds, gaps, trends |
+//! | 5 | [`alert`] | what is worth waking somebody, delivered |
+//! | 6 | [`admin`] | the operator's API |
+//! | 7 | [`daemon`] | wiring and lifecycle |
+//! | 8 | [`cli`] | the commands, most of them clients of the admin API |
 //!
 //! # Architecture invariants
 //! - Levels 0 and 1 and the scheduler know no tokio, sled or hyper, take `now` as an argument, and cannot fail.
@@ -42,6 +44,7 @@
 //! `tests/it/architecture.rs` reads the sources and holds these rules.
 
 pub mod admin;
+pub mod alert;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -51,6 +54,7 @@ pub mod dispatch;
 pub mod event;
 pub mod http;
 pub mod intake;
+pub mod latency;
 pub mod profile;
 pub mod rules;
 pub mod scheduler;

@@ -3,6 +3,7 @@
 use super::access::Caller;
 use super::answers::{Changed, LetterItem, Page, attempts};
 use super::filter::{self, Filter, Query, Which};
+use super::object::Object;
 use super::{Admin, Failure, Name, Shared, sequence_of};
 use crate::delivery::{DeadLetter, DeliveryId};
 use crate::event::{DestinationId, EventId, Sequence};
@@ -35,7 +36,7 @@ pub(super) async fn list(
 }
 
 /// One dead letter with every attempt
-#[utoipa::path(get, path = "/v1/dlq/{id}", tag = "dead letters", params(Name, Which), responses((status = 200, body = LetterItem), Failure))]
+#[utoipa::path(get, path = "/v1/dlq/{id}", tag = "dead letters", params(("id" = String, Path, description = "The id of an event.", pattern = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"), Which), responses((status = 200, body = LetterItem), Failure))]
 pub(super) async fn show(
     State(admin): Shared,
     Name(id): Name,
@@ -47,7 +48,7 @@ pub(super) async fn show(
 }
 
 /// The body of a dead letter, byte for byte
-#[utoipa::path(get, path = "/v1/dlq/{id}/body", tag = "dead letters", params(Name, Which), responses((status = 200, description = "As it was received, with its Content-Type", content_type = "*/*"), Failure))]
+#[utoipa::path(get, path = "/v1/dlq/{id}/body", tag = "dead letters", params(("id" = String, Path, description = "The id of an event.", pattern = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"), Which), responses((status = 200, description = "As it was received, with its Content-Type", content_type = "*/*"), Failure))]
 pub(super) async fn body(
     State(admin): Shared,
     Name(id): Name,
@@ -136,34 +137,67 @@ pub(super) fn item(admin: &Admin, letter: &DeadLetter) -> LetterItem {
     }
 }
 
+/// What to redrive or purge, as the document of the API tells it: by ids or by a filter.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it is only described; `Selection` is what is read")]
+pub(super) enum Chosen {
+    Ids(ByIds),
+    Filter(ByFilter),
+}
+
+/// All dead letters of these events, or only those for one destination.
+#[derive(ToSchema)]
+#[schema(as = ByIds)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "it is only described")]
+pub(super) struct ByIds {
+    #[schema(value_type = Vec<uuid::Uuid>)]
+    ids: Vec<String>,
+    #[schema(nullable = false)]
+    destination: Option<String>,
+    #[schema(nullable = false)]
+    dry_run: Option<bool>,
+}
+
+/// All dead letters that the filter fits; an empty one fits all.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "it is only described")]
+pub(super) struct ByFilter {
+    filter: Query,
+    #[schema(nullable = false)]
+    dry_run: Option<bool>,
+}
+
 /// What to redrive or purge: ids of events, or a filter. Neither is refused, an empty filter means all.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Selection {
     ids: Option<Vec<String>>,
     /// With `ids`: only for this destination.
     destination: Option<String>,
-    filter: Option<Query>,
+    filter: Option<Object<Query>>,
     #[serde(default)]
     dry_run: bool,
 }
 
 /// Sends dead letters again; they go ahead of later events of their interaction
-#[utoipa::path(post, path = "/v1/dlq/redrive", tag = "dead letters", request_body = Selection, responses((status = 200, body = Changed), Failure))]
+#[utoipa::path(post, path = "/v1/dlq/redrive", tag = "dead letters", request_body = Chosen, responses((status = 200, body = Changed), Failure))]
 pub(super) async fn redrive(
     State(admin): Shared,
     caller: Caller,
-    selection: Result<Json<Selection>, JsonRejection>,
+    selection: Result<Json<Object<Selection>>, JsonRejection>,
 ) -> Result<Json<Changed>, Failure> {
     change(&admin, DlqAction::Redrive, caller, selection).await
 }
 
 /// Discards dead letters for good
-#[utoipa::path(post, path = "/v1/dlq/purge", tag = "dead letters", request_body = Selection, responses((status = 200, body = Changed), Failure))]
+#[utoipa::path(post, path = "/v1/dlq/purge", tag = "dead letters", request_body = Chosen, responses((status = 200, body = Changed), Failure))]
 pub(super) async fn purge(
     State(admin): Shared,
     caller: Caller,
-    selection: Result<Json<Selection>, JsonRejection>,
+    selection: Result<Json<Object<Selection>>, JsonRejection>,
 ) -> Result<Json<Changed>, Failure> {
     change(&admin, DlqAction::Purge, caller, selection).await
 }
@@ -172,9 +206,9 @@ async fn change(
     admin: &Admin,
     action: DlqAction,
     caller: Caller,
-    selection: Result<Json<Selection>, JsonRejection>,
+    selection: Result<Json<Object<Selection>>, JsonRejection>,
 ) -> Result<Json<Changed>, Failure> {
-    let Json(selection) = selection.map_err(|e| Failure::bad(e.body_text()))?;
+    let Json(Object(selection)) = selection.map_err(|e| Failure::bad(e.body_text()))?;
     let dry_run = selection.dry_run;
     let mut ids = select(admin, selection).await?;
     if action == DlqAction::Redrive {
@@ -217,10 +251,10 @@ async fn select(admin: &Admin, selection: Selection) -> Result<Vec<DeliveryId>, 
         (None, Some(_)) if selection.destination.is_some() => {
             Err(Failure::bad("`destination` goes with `ids`; with a filter, write it into the filter"))
         }
-        (None, Some(query)) if query.pages() => {
+        (None, Some(Object(query))) if query.pages() => {
             Err(Failure::bad("`limit` and `after` are for lists; a filter here means all that it fits"))
         }
-        (None, Some(query)) => {
+        (None, Some(Object(query))) => {
             let filter = Filter::of(&query, admin)?;
             admin
                 .read(move |store| {
@@ -254,9 +288,10 @@ fn cursor(id: DeliveryId) -> String {
     format!("{}-{}", id.sequence, id.destination.0)
 }
 
-fn cursor_of(text: &str) -> Result<DeliveryId, Failure> {
+pub(super) fn cursor_of(text: &str) -> Result<DeliveryId, Failure> {
     let parse = || {
-        let (sequence, destination) = text.split_once('-')?;
+        // without a destination: behind the whole event
+        let (sequence, destination) = text.split_once('-').unwrap_or((text, "255"));
         Some(DeliveryId {
             sequence: Sequence(sequence.parse().ok()?),
             destination: DestinationId(destination.parse().ok()?),

@@ -5,7 +5,7 @@
 
 use super::answers::{Attempts, DeliveryItem, DeliveryState, EventItem, Page, attempts};
 use super::explain::{self, Held};
-use super::filter::{Filter, Query};
+use super::filter::{EventQuery, Filter, Query};
 use super::known::{self, DelayTree, Known, Lies, delay_tree, gather, know};
 use super::{Admin, Failure, Name, Shared, sequence_of};
 use crate::delivery::DeliveryId;
@@ -24,17 +24,17 @@ use std::sync::Arc;
 const EXAMINED_MAX: usize = 200_000;
 
 /// Events, oldest first, with where each of their deliveries is
-#[utoipa::path(get, path = "/v1/events", tag = "events", params(Query), responses((status = 200, body = Page<EventItem>), Failure))]
+#[utoipa::path(get, path = "/v1/events", tag = "events", params(EventQuery), responses((status = 200, body = Page<EventItem>), Failure))]
 pub(super) async fn list(
     State(admin): Shared,
-    query: Result<QueryOf<Query>, QueryRejection>,
+    query: Result<QueryOf<EventQuery>, QueryRejection>,
 ) -> Result<Json<Page<EventItem>>, Failure> {
     let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
-    if query.asks_for_reason() {
-        return Err(Failure::bad("only dead letters have a `reason`; ask /v1/dlq for them"));
-    }
+    let query = Query::from(query);
     let filter = Filter::of(&query, &admin)?;
-    let after = query.after.as_deref().map_or(Ok(0), str::parse::<u64>);
+    // the `next` of dead letters, which names a destination too, goes on behind the same event
+    let after = query.after.as_deref().map(|after| after.split('-').next().unwrap_or_default());
+    let after = after.map_or(Ok(0), str::parse::<u64>);
     let after = after.map_err(|_| Failure::bad("`after` is the `next` of an earlier answer"))?;
     let tree = Arc::new(delay_tree(&admin).await?);
     let lines = admin.lines().await?;

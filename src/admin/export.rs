@@ -3,6 +3,7 @@
 use super::answers::LetterItem;
 use super::filter::{Filter, Query};
 use super::{Admin, Failure, Shared, dlq};
+use crate::delivery::DeliveryId;
 use crate::store::{Store, StoreError};
 use axum::body::Body;
 use axum::extract::{Query as QueryOf, State, rejection::QueryRejection};
@@ -39,24 +40,31 @@ pub(super) async fn export(
     query: Result<QueryOf<Query>, QueryRejection>,
 ) -> Result<impl IntoResponse, Failure> {
     let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
-    if query.pages() {
-        return Err(Failure::bad("`limit` and `after` are for lists; an export holds all that the filter fits"));
-    }
     let filter = Filter::of(&query, &admin)?;
+    let after = query.after.as_deref().map(dlq::cursor_of).transpose()?;
     let (to, body) = Channel::<Bytes, StoreError>::new(LINES_AHEAD);
-    tokio::spawn(lines(admin, filter, to));
+    tokio::spawn(lines(admin, filter, after, query.limit.unwrap_or(usize::MAX), to));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(body)))
 }
 
 /// Reads letter after letter as fast as they are taken; ends when the client has gone.
-async fn lines(admin: Arc<Admin>, filter: Filter, mut to: Sender<Bytes, StoreError>) {
-    let mut after = None;
+async fn lines(
+    admin: Arc<Admin>,
+    filter: Filter,
+    mut after: Option<DeliveryId>,
+    mut limit: usize,
+    mut to: Sender<Bytes, StoreError>,
+) {
     loop {
         let wanted = filter.clone();
         let page = move |store: &Store| dlq::page(store, &wanted, after);
         // what was sent is then not all there is, and the client must see that
         let Ok((letters, next)) = admin.read(page).await else { return to.abort(StoreError::Failed) };
         for letter in &letters {
+            if limit == 0 {
+                return;
+            }
+            limit -= 1;
             let event = &letter.delivery.event;
             let text = std::str::from_utf8(&event.body).ok();
             let exported = Exported {

@@ -52,6 +52,11 @@ impl Failure {
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
+    /// Nothing where it says that there is no such thing.
+    pub fn unless_not_found<T>(self) -> Result<Option<T>, Self> {
+        if self.status == StatusCode::NOT_FOUND { Ok(None) } else { Err(self) }
+    }
+
     pub fn method() -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not take that method")
     }

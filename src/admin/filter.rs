@@ -34,16 +34,25 @@ pub struct Query {
     #[schema(value_type = Option<ReasonWord>)]
     reason: Option<Reason>,
     /// Not before this time (RFC 3339): accepted, or for dead letters, died.
-    #[param(value_type = Option<String>, format = DateTime)]
+    #[param(value_type = Option<String>, pattern = r"^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{3})?Z$")]
+    #[schema(
+        pattern = r"^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{3})?Z$"
+    )]
     since: Option<String>,
     /// Not after this time.
-    #[param(value_type = Option<String>, format = DateTime)]
+    #[param(value_type = Option<String>, pattern = r"^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{3})?Z$")]
+    #[schema(
+        pattern = r"^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{3})?Z$"
+    )]
     until: Option<String>,
     /// The `next` of an earlier answer.
+    #[param(value_type = Option<String>, pattern = "^[0-9]{1,15}(-[0-9]{1,2})?$")]
+    #[schema(ignore)]
     pub(super) after: Option<String>,
     /// Items of a page.
     #[param(minimum = 1, maximum = 1000)]
-    limit: Option<usize>,
+    #[schema(ignore)]
+    pub(super) limit: Option<usize>,
 }
 
 /// The reasons as the document of the API lists them.
@@ -58,12 +67,45 @@ pub(super) enum ReasonWord {
     Manual,
 }
 
-impl Query {
-    /// Whether it asks for what only dead letters have.
-    pub(super) fn asks_for_reason(&self) -> bool {
-        self.reason.is_some()
-    }
+/// The same for events, which have no reason.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct EventQuery {
+    /// Only with a delivery in this state.
+    state: Option<DeliveryState>,
+    /// Only for the destination of this name.
+    destination: Option<String>,
+    /// Only through the source of this name.
+    source: Option<String>,
+    /// Only of this event type.
+    #[serde(rename = "type")]
+    #[param(rename = "type")]
+    kind: Option<String>,
+    /// Only of the interaction with this key.
+    interaction: Option<String>,
+    /// Not accepted before this time (RFC 3339).
+    #[param(value_type = Option<String>, pattern = r"^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{3})?Z$")]
+    since: Option<String>,
+    /// Not accepted after this time.
+    #[param(value_type = Option<String>, pattern = r"^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{3})?Z$")]
+    until: Option<String>,
+    /// The `next` of an earlier answer.
+    #[param(value_type = Option<String>, pattern = "^[0-9]{1,15}(-[0-9]{1,2})?$")]
+    after: Option<String>,
+    /// Items of a page.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+}
 
+impl From<EventQuery> for Query {
+    fn from(q: EventQuery) -> Self {
+        let EventQuery { state, destination, source, kind, interaction, since, until, after, limit } = q;
+        Self { state, destination, source, kind, interaction, reason: None, since, until, after, limit }
+    }
+}
+
+impl Query {
     /// Whether it asks for a page rather than for all that fits.
     pub(super) fn pages(&self) -> bool {
         self.after.is_some() || self.limit.is_some()
@@ -110,7 +152,7 @@ impl Filter {
             reason: query.reason,
             since: moment(query.since.as_deref(), "since")?.unwrap_or(Timestamp::ZERO),
             until: moment(query.until.as_deref(), "until")?.unwrap_or(Timestamp::NEVER),
-            limit: query.limit.unwrap_or(LIMIT).clamp(1, LIMIT_MAX),
+            limit: limit(query.limit)?,
         })
     }
 
@@ -130,7 +172,16 @@ impl Filter {
 pub(super) fn destination(name: Option<&str>, admin: &Admin) -> Result<Option<DestinationId>, Failure> {
     let Some(name) = name else { return Ok(None) };
     let known = admin.store.destination_of(name);
-    known.map(Some).ok_or_else(|| Failure::bad(format!("no destination is called `{name}`")))
+    known.map(Some).ok_or_else(|| Failure::not_found(format!("no destination is called `{name}`")))
+}
+
+/// Items of a page.
+pub(super) fn limit(given: Option<usize>) -> Result<usize, Failure> {
+    match given {
+        None => Ok(LIMIT),
+        Some(n @ 1..=LIMIT_MAX) => Ok(n),
+        Some(_) => Err(Failure::bad("`limit` is a number from 1 to 1000")),
+    }
 }
 
 fn moment(text: Option<&str>, name: &str) -> Result<Option<Timestamp>, Failure> {

@@ -1,16 +1,19 @@
 //! `/metrics`: the numbers of the status as Prometheus text.
 
 use super::status::Snapshot;
-use super::{Failure, Shared};
+use super::{Admin, Failure, Shared};
 use crate::dispatch::Destination;
+use crate::latency::Latency;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::Arc;
 
@@ -19,6 +22,11 @@ const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByDestination {
     destination: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BySource {
+    source: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -39,10 +47,11 @@ pub(super) async fn metrics(State(admin): Shared) -> Result<impl IntoResponse, F
     let s = Snapshot::take(&admin).await?;
     let mut registry = Registry::with_prefix("holdline");
     totals(&mut registry, &s);
-    gauges(&mut registry, &s);
+    gauges(&mut registry, &s, admin.beyond.load(std::sync::atomic::Ordering::Relaxed));
     refusals(&mut registry, &s);
     let names: Vec<_> = admin.destinations.values().map(|d| (d.id, d.name.clone())).collect();
     by_destination(&mut registry, &s, &names);
+    latencies(&mut registry, &admin);
     attempts(&mut registry, admin.destinations.values());
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|e| Failure::unavailable(e.to_string()))?;
@@ -66,7 +75,7 @@ fn totals(registry: &mut Registry, s: &Snapshot) {
     }
 }
 
-fn gauges(registry: &mut Registry, s: &Snapshot) {
+fn gauges(registry: &mut Registry, s: &Snapshot, beyond: u64) {
     let t = &s.totals;
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     let big = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
@@ -76,6 +85,7 @@ fn gauges(registry: &mut Registry, s: &Snapshot) {
         ("queue_delayed", "Deliveries that wait for their due time", count(s.sum(|line| line.delayed))),
         ("queue_held", "Deliveries that wait behind others of their interaction", count(s.sum(|line| line.held))),
         ("dlq_depth", "Dead letters", big(t.sum(|t| t.dead))),
+        ("dlq_beyond_bounds", "Dead letters found beyond age or bytes since the start", big(beyond)),
         ("intake_open", "1 while events are accepted", i64::from(s.door.code().is_none())),
         ("store_blob_files", "Files that sled made and never syncs; must be 0", count(s.blob_files)),
     ] {
@@ -91,6 +101,38 @@ fn gauges(registry: &mut Registry, s: &Snapshot) {
     }
     let age = ConstGauge::new(s.oldest_age_ms() as f64 / 1000.0);
     registry.register_with_unit("queue_oldest_age", "Age of the oldest delivery that waits", Unit::Seconds, age);
+}
+
+/// Histograms that were fed elsewhere, as one metric with a label each.
+#[derive(Debug)]
+struct Labelled<L>(Vec<(L, Histogram)>);
+
+impl<L: EncodeLabelSet> EncodeMetric for Labelled<L> {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.0.iter().try_for_each(|(labels, histogram)| histogram.encode(encoder.encode_family(labels)?))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+/// How long things take. Sources and destinations are those that are configured, so there are no more series than these.
+fn latencies(registry: &mut Registry, admin: &Admin) {
+    let mut seconds = |name, help, metric| registry.register_with_unit(name, help, Unit::Seconds, metric);
+    let of = |which: fn(&Destination) -> &Latency| {
+        let mut all: Vec<_> = admin.destinations.values().collect();
+        all.sort_by_key(|d| d.id);
+        let label = |d: &Destination| ByDestination { destination: d.name.clone() };
+        Labelled(all.into_iter().map(|d| (label(d), which(d).histogram())).collect())
+    };
+    seconds("delivery", "Time of one attempt", of(|d| &d.latency));
+    seconds("end_to_end", "Time from acceptance to delivery", of(|d| &d.end_to_end));
+    let sources = admin.counts.latencies().into_iter();
+    let ack = Labelled(sources.map(|(source, latency)| (BySource { source }, latency.histogram())).collect());
+    registry.register_with_unit("ack", "Time from a request to its acknowledgement", Unit::Seconds, ack);
+    let commit = admin.store.commits().histogram();
+    registry.register_with_unit("commit", "Time of a commit until it is durable", Unit::Seconds, commit);
 }
 
 fn refusals(registry: &mut Registry, s: &Snapshot) {

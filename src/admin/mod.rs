@@ -4,19 +4,27 @@
 //! own path.
 
 mod access;
+mod ages;
 mod answers;
+mod backup;
 mod changes;
+mod dashboard;
 mod dlq;
 mod document;
 mod events;
 mod explain;
 mod export;
+mod facts;
 mod failure;
 mod filter;
 mod health;
 mod known;
 mod metrics;
 mod notes;
+mod object;
+mod pace;
+mod pending;
+mod quarantine;
 mod socket;
 mod status;
 
@@ -27,10 +35,11 @@ use crate::clock::Clock;
 use crate::config::settings::Scope;
 use crate::dispatch::{Destination, LineStatus, Question};
 use crate::event::{DestinationId, EventId, Sequence};
-use crate::intake::Counts;
 use crate::intake::admission::Admission;
+use crate::intake::{Counts, Intake, SharedDoor};
 use crate::store::{Store, StoreError};
 use crate::time::Timestamp;
+use crate::upkeep::Trend;
 use axum::Router;
 use axum::extract::{FromRequestParts, Path, Request, State};
 
@@ -42,7 +51,7 @@ use axum::routing::get;
 use failure::Failure;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use tokio::sync::{mpsc, oneshot};
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -56,11 +65,15 @@ pub struct Admin {
     pub questions: mpsc::Sender<Question>,
     pub destinations: HashMap<DestinationId, Arc<Destination>>,
     pub admission: Arc<Admission>,
+    pub intake: SharedDoor,
     pub counts: Arc<Counts>,
     /// The tokens, and what each opens.
     pub grants: Vec<Grant>,
     /// The user that the daemon runs as.
     pub own_uid: u32,
+    pub trend: Arc<Trend>,
+    /// Dead letters found beyond the bounds of their queue.
+    pub beyond: Arc<AtomicU64>,
     pub started_at: Timestamp,
     /// Set when everything runs.
     pub ready: Arc<AtomicBool>,
@@ -73,6 +86,7 @@ type Shared = State<Arc<Admin>>;
 #[into_params(names("id"), parameter_in = Path)]
 struct Name(
     /// The id of an event; or `SOURCE:ID`, with the sender's own one.
+    #[param(pattern = "^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[a-z0-9][a-z0-9_-]{0,62}:[ -~]{1,100})$")]
     String,
 );
 
@@ -105,13 +119,16 @@ pub fn router(admin: Arc<Admin>) -> Router {
 /// Each path with its handler, which is its documentation too, by the scope that it wants.
 fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
     let guard = |scope: Scope| middleware::from_fn_with_state((admin.clone(), scope), access::authorize);
-    let open =
-        OpenApiRouter::with_openapi(document::frame()).routes(routes!(health::alive)).routes(routes!(health::ready));
+    let open = OpenApiRouter::with_openapi(document::frame())
+        .routes(routes!(health::alive))
+        .routes(routes!(health::ready))
+        .routes(routes!(dashboard::page));
     let read = OpenApiRouter::new()
         .routes(routes!(metrics::metrics))
         .routes(routes!(status::status))
         .routes(routes!(status::destinations))
         .routes(routes!(status::destination))
+        .routes(routes!(ages::ages))
         .routes(routes!(events::show))
         .route_layer(middleware::from_fn(refuse_query))
         .routes(routes!(events::list))
@@ -119,18 +136,26 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(dlq::show))
         .routes(routes!(notes::audit))
         .routes(routes!(notes::gaps))
+        .routes(routes!(quarantine::list))
         .route_layer(guard(Scope::Read));
     let operate = OpenApiRouter::new()
         .routes(routes!(dlq::redrive))
         .routes(routes!(dlq::purge))
         .routes(routes!(notes::open))
         .routes(routes!(notes::close))
+        .routes(routes!(quarantine::verify))
+        .routes(routes!(pace::pause))
+        .routes(routes!(pace::resume))
+        .routes(routes!(pace::breaker))
+        .routes(routes!(pending::discard))
         .route_layer(middleware::from_fn(refuse_query))
         .routes(routes!(changes::retry))
         .routes(routes!(changes::discard))
         .route_layer(guard(Scope::Operate));
     let reveal = OpenApiRouter::new()
         .routes(routes!(events::body))
+        .routes(routes!(backup::backup))
+        .routes(routes!(pending::pending))
         .route_layer(middleware::from_fn(refuse_query))
         .routes(routes!(dlq::body))
         .routes(routes!(export::export))
@@ -147,6 +172,11 @@ async fn refuse_query(request: Request, next: Next) -> Response {
 }
 
 impl Admin {
+    /// The door that is in place.
+    fn intake(&self) -> Arc<Intake> {
+        self.intake.read().expect("no holder panics").clone()
+    }
+
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Failure> {
         let (to, answer) = oneshot::channel();
         let stopping = || Failure::unavailable("the daemon is stopping");

@@ -2,7 +2,8 @@
 
 use super::access::Caller;
 use super::answers::Page;
-use super::{Failure, Shared};
+use super::object::Object;
+use super::{Failure, Shared, filter};
 use crate::store::{Change, Door};
 use crate::time::Timestamp;
 use axum::Json;
@@ -11,11 +12,9 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 
-const LIMIT: usize = 100;
-const LIMIT_MAX: usize = 1000;
-const REASON_BYTES_MAX: usize = 500;
-/// A door that is to open again by itself does so within this time: a year.
-const FOR_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+const REASON_MAX: usize = 500;
+/// A door that is to open again by itself does so within this time: more than a year.
+const FOR_MAX: Duration = Duration::from_secs(9999 * 3600);
 
 /// A page of a list whose newest entries come first.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -35,7 +34,7 @@ impl Newest {
         let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
         let before = query.after.as_deref().map_or(Ok(u64::MAX), str::parse);
         let before = before.map_err(|_| Failure::bad("`after` is the `next` of an earlier answer"))?;
-        Ok((before, query.limit.unwrap_or(LIMIT).clamp(1, LIMIT_MAX)))
+        Ok((before, filter::limit(query.limit)?))
     }
 }
 
@@ -105,7 +104,7 @@ pub(super) struct Close {
     reason: String,
     /// A duration as `30m`; without it, until it is opened by hand.
     #[serde(rename = "for")]
-    #[schema(value_type = Option<String>, pattern = "^[1-9][0-9]{0,4}(s|m|h)$")]
+    #[schema(value_type = Option<String>, pattern = "^[1-9][0-9]{0,3}(s|m|h)$")]
     within: Option<String>,
 }
 
@@ -117,6 +116,23 @@ pub(super) struct DoorState {
     reason: Option<&'static str>,
     /// When it opens by itself.
     until: Option<String>,
+}
+
+pub(super) fn sound_reason(reason: &str) -> Result<(), Failure> {
+    if reason.chars().count() > REASON_MAX {
+        return Err(Failure::bad("a reason has at most 500 characters"));
+    }
+    Ok(())
+}
+
+/// Until when a decision lasts that is made now for this reason and this long.
+pub(super) fn until(now: Timestamp, reason: &str, within: Option<&str>) -> Result<Timestamp, Failure> {
+    sound_reason(reason)?;
+    match within.map(humantime::parse_duration) {
+        None => Ok(Timestamp::NEVER),
+        Some(Ok(within)) if !within.is_zero() && within <= FOR_MAX => Ok(now.after(within)),
+        Some(_) => Err(Failure::bad("`for` is a duration of at most a year, such as `30m`")),
+    }
 }
 
 /// Lets events in again
@@ -134,18 +150,11 @@ pub(super) async fn open(State(admin): Shared, caller: Caller) -> Result<Json<Do
 pub(super) async fn close(
     State(admin): Shared,
     caller: Caller,
-    body: Result<Json<Close>, JsonRejection>,
+    body: Result<Json<Object<Close>>, JsonRejection>,
 ) -> Result<Json<DoorState>, Failure> {
-    let Json(close) = body.map_err(|e| Failure::bad(e.body_text()))?;
-    if close.reason.len() > REASON_BYTES_MAX {
-        return Err(Failure::bad("a reason has at most 500 bytes"));
-    }
+    let Json(Object(close)) = body.map_err(|e| Failure::bad(e.body_text()))?;
     let since = admin.clock.now();
-    let until = match close.within.as_deref().map(humantime::parse_duration) {
-        None => Timestamp::NEVER,
-        Some(Ok(within)) if !within.is_zero() && within <= FOR_MAX => since.after(within),
-        Some(_) => return Err(Failure::bad("`for` is a duration of at most a year, such as `30m`")),
-    };
+    let until = until(since, &close.reason, close.within.as_deref())?;
     let why = if close.reason.is_empty() { String::new() } else { format!(": {}", close.reason) };
     let door = Door::Closed { who: caller.name.clone(), reason: close.reason, since, until };
     // closed before it is written: nothing slips in behind the answer

@@ -10,6 +10,7 @@ use crate::rules::breaker;
 use crate::scheduler::{Gate, Shut};
 use crate::store::{Store, Totals};
 use crate::time::{Timestamp, millis};
+use crate::upkeep::Rates;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
@@ -82,6 +83,8 @@ pub(super) struct Status {
     queue: Queue,
     dlq: DeadLetters,
     disk: Disk,
+    rates: RatesItem,
+    forecast: Forecast,
     destinations: Vec<DestinationItem>,
 }
 
@@ -128,6 +131,34 @@ struct Disk {
     used_bytes: u64,
 }
 
+/// Per second, over the last minute.
+#[derive(Debug, Serialize, ToSchema)]
+struct RatesItem {
+    accepted_per_s: f64,
+    delivered_per_s: f64,
+    dead_per_s: f64,
+}
+
+impl From<Rates> for RatesItem {
+    fn from(rates: Rates) -> Self {
+        let tenths = |r: f64| (r * 10.0).round() / 10.0;
+        Self {
+            accepted_per_s: tenths(rates.accepted),
+            delivered_per_s: tenths(rates.delivered),
+            dead_per_s: tenths(rates.dead),
+        }
+    }
+}
+
+/// What follows at the pace of now.
+#[derive(Debug, Serialize, ToSchema)]
+struct Forecast {
+    /// Null where the queue does not shrink.
+    drained_in_s: Option<u64>,
+    /// Null where the disk does not fill.
+    disk_full_in_s: Option<u64>,
+}
+
 /// How a destination stands.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct DestinationItem {
@@ -140,6 +171,7 @@ pub(super) struct DestinationItem {
     /// What holds everything that waits for it.
     holds: Vec<Held>,
     queue: DestinationQueue,
+    rates: RatesItem,
     counters: DestinationCounters,
 }
 
@@ -232,6 +264,11 @@ pub(super) async fn status(State(admin): Shared) -> Result<Json<Status>, Failure
         },
         dlq: DeadLetters { depth: totals.sum(|t| t.dead), bytes: totals.dlq_bytes },
         disk: Disk { free_bytes: s.free_bytes, used_bytes: s.used_bytes },
+        rates: admin.trend.rates(None).into(),
+        forecast: Forecast {
+            drained_in_s: admin.trend.drained_in(totals.sum(crate::store::Tally::queued)).map(|d| d.as_secs()),
+            disk_full_in_s: admin.trend.disk_full_in().map(|d| d.as_secs()),
+        },
         destinations: all(&admin, &s),
     }))
 }
@@ -277,6 +314,7 @@ fn one(admin: &Admin, s: &Snapshot, d: DestinationId) -> DestinationItem {
             delayed: line.delayed,
             held: line.held,
         },
+        rates: admin.trend.rates(Some(d)).into(),
         counters: DestinationCounters {
             accepted: tally.accepted,
             delivered: tally.delivered,

@@ -31,6 +31,8 @@ enum What {
     Redrive(Redrive),
     /// Discard dead letters for good
     Purge(Purge),
+    /// Print dead letters with their bodies, one JSON object a line
+    Export(Export),
 }
 
 #[derive(Debug, clap::Args)]
@@ -41,6 +43,17 @@ struct List {
     dead: DeadFilter,
     #[command(flatten)]
     pages: Pages,
+}
+
+#[derive(Debug, clap::Args)]
+struct Export {
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    dead: DeadFilter,
+    /// Write to this file, which must not be there yet, instead of the standard output
+    #[arg(long, value_name = "FILE")]
+    to: Option<std::path::PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -115,6 +128,11 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     match args.what {
         What::List(list) => self::list(&admin, &list, form).await,
         What::Show(show) => self::show(&admin, &show, form).await,
+        What::Export(export) => {
+            let pairs = export.filter.pairs().chain(export.dead.pairs());
+            let path = with_query("/v1/dlq/export", pairs);
+            crate::cli::download::lines(&admin, &path, export.to.as_deref()).await
+        }
         What::Redrive(redrive) => {
             let answer = change(&admin, "/v1/dlq/redrive", &redrive.choice).await?;
             told(&answer, &redrive.choice, "would be sent again", "queued again", form)

@@ -1,6 +1,6 @@
 //! `holdline events`: which events there are, and the whole story of one.
 
-use crate::cli::client::{Admin, encoded};
+use crate::cli::client::{Admin, encoded, with_query};
 use crate::cli::filter::{self, Filter, Pages};
 use crate::cli::reach::{Form, Reach};
 use crate::cli::table::{Column, Table};
@@ -25,6 +25,47 @@ enum What {
     List(List),
     /// Show one event: its deliveries, their attempts, and what they wait for
     Show(Show),
+    /// Try an event again now: what waits for its time need not, what is dead is redriven
+    Retry(Change),
+    /// Give an event up: what waits and what is dead is discarded for good
+    Discard(Change),
+}
+
+#[derive(Debug, clap::Args)]
+struct Change {
+    /// The event's id, or SOURCE:ID with the sender's own id
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Only its delivery to this destination
+    #[arg(long, value_name = "NAME")]
+    destination: Option<String>,
+    /// Only say how many deliveries it would be
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Change {
+    fn path(&self, tail: &str) -> String {
+        let destination = self.destination.as_deref().map(|name| ("destination", name));
+        let dry = self.dry_run.then_some(("dry_run", "true"));
+        with_query(&format!("/v1/events/{}{tail}", encoded(&self.id)), destination.into_iter().chain(dry))
+    }
+
+    /// Says what was changed; one that was not made in full is a failure.
+    fn told(&self, answer: &Value, did: &str, form: Form) -> Result<(), Failure> {
+        let (matched, done) = (item::number(answer, "matched"), item::number(answer, "done"));
+        let counted = |n: u64| if n == 1 { "1 delivery".to_owned() } else { format!("{} deliveries", words::count(n)) };
+        match form {
+            Form::Json => output::json(answer)?,
+            Form::Table if self.dry_run => output::text(&format!("{} would be {did}\n", counted(matched)))?,
+            Form::Table => output::text(&format!("{} {did}\n", counted(done)))?,
+        }
+        if !self.dry_run && done < matched {
+            let left = counted(matched - done);
+            return Err(Failure::Operation(format!("{left} moved on meanwhile; `holdline explain` tells where it is")));
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -48,11 +89,17 @@ struct Show {
 /// Runs one of the commands about events.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let admin = Admin::of(&args.reach)?;
+    let form = args.reach.shared.form();
     match args.what {
-        What::List(list) => self::list(&admin, &list, args.reach.shared.form()).await,
+        What::Retry(change) => {
+            let answer = admin.post(&change.path("/retry"), &Value::Null).await?;
+            change.told(&answer, "tried again now", form)
+        }
+        What::Discard(change) => change.told(&admin.delete(&change.path("")).await?, "discarded", form),
+        What::List(list) => self::list(&admin, &list, form).await,
         What::Show(show) => {
             let event = admin.get(&format!("/v1/events/{}", encoded(&show.id))).await?;
-            match args.reach.shared.form() {
+            match form {
                 Form::Json => output::json(&event),
                 Form::Table => output::text(&story(&event, words::now())),
             }
@@ -135,7 +182,7 @@ pub(super) fn head(event: &Value, now: Timestamp) -> String {
     text
 }
 
-fn story(event: &Value, now: Timestamp) -> String {
+pub(super) fn story(event: &Value, now: Timestamp) -> String {
     let mut text = head(event, now);
     for delivery in item::list(event, "deliveries") {
         writeln!(text, "\nto {}: {}", item::text(delivery, "destination"), progress(delivery, now))
@@ -176,7 +223,7 @@ fn progress(delivery: &Value, now: Timestamp) -> String {
 }
 
 /// What holds a delivery, until when, behind what, and who set it, in one sentence.
-fn gate(waiting: &Value, now: Timestamp) -> String {
+pub(super) fn gate(waiting: &Value, now: Timestamp) -> String {
     let mut text = format!("gate {}", item::text(waiting, "gate"));
     if let Some(until) = item::some_text(waiting, "until") {
         text.push_str(&format!(" until {until} ({})", words::ago(until, now)));
@@ -187,6 +234,9 @@ fn gate(waiting: &Value, now: Timestamp) -> String {
     }
     if let Some(by) = item::some_text(waiting, "set_by") {
         text.push_str(&format!(", set by {by}"));
+    }
+    if let Some(reason) = item::some_text(waiting, "reason") {
+        text.push_str(&format!(" ({})", words::line(reason, 200)));
     }
     text
 }

@@ -81,7 +81,7 @@ fn moment(given: &str) -> Result<String, String> {
 /// How much of a list is wanted.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Pages {
-    /// At most so many
+    /// At most so many, up to 1000
     #[arg(long, value_name = "N", default_value = "50")]
     limit: NonZeroU32,
     /// Go on where an earlier list ended
@@ -94,10 +94,12 @@ pub struct Pages {
 
 /// The largest page that is asked for with `--all`.
 const PAGE: u32 = 500;
+/// No page is larger; more is had with `--all`, or with `--after`.
+const PAGE_MAX: u32 = 1000;
 
 impl Pages {
     fn size(&self) -> u32 {
-        if self.all { PAGE } else { self.limit.get() }
+        if self.all { PAGE } else { self.limit.get().min(PAGE_MAX) }
     }
 }
 

@@ -2,22 +2,31 @@
 //!
 //! *Exit codes.* 0 done, 1 the operation failed, 2 wrong use or configuration, 3 the daemon is not reachable.
 
+pub mod backup;
 pub mod check;
 pub mod client;
 pub mod demo;
 pub mod dlq;
+pub mod doctor;
+pub mod download;
 pub mod events;
+pub mod explain;
 pub mod failure;
 pub mod filter;
 pub mod item;
 pub mod logs;
+pub mod manual;
+pub mod notes;
 pub mod output;
+pub mod pace;
+pub mod quarantine;
 pub mod reach;
 pub mod send;
 pub mod serve;
 pub mod signals;
 pub mod status;
 pub mod table;
+pub mod top;
 pub mod words;
 
 pub use failure::Failure;
@@ -57,15 +66,48 @@ pub enum Command {
     Check(check::Args),
     /// Show how the daemon is doing: queue, destinations, dead letters, disk
     Status(status::Args),
+    /// Show the same as a live view, with rates and forecasts, until Ctrl-C
+    Top(top::Args),
+    /// Say where an event, an interaction or a destination stands, what holds it, until when, and who set that
+    Explain(explain::Args),
+    /// Check what the daemon needs of this machine and its destinations, with a remedy for each fault
+    Doctor(doctor::Args),
     /// Look at events: where each one is and what it waits for
     Events(events::Args),
     /// Look at dead letters, send them again or discard them
     Dlq(dlq::Args),
+    /// Look at requests that were kept apart, and let in those that pass now
+    Quarantine(quarantine::Args),
+    /// Close intake for a while, or open it again
+    Intake(notes::IntakeArgs),
+    /// Deliver nothing to a destination, for a while or until it is resumed
+    Pause(pace::PauseArgs),
+    /// Deliver to a paused destination again, little by little
+    Resume(pace::ResumeArgs),
+    /// Open or close the breaker of a destination, or let it find out
+    Breaker(pace::BreakerArgs),
+    /// List when events could not be accepted, and why
+    Gaps(notes::Args),
+    /// List who changed what
+    Audit(notes::Args),
+    /// Copy all data of a running daemon, consistently
+    Backup(backup::BackupArgs),
+    /// Make a data folder from a backup, and check it
+    Restore(backup::RestoreArgs),
+    /// Check every record of a data folder on which no daemon runs
+    Verify(backup::VerifyArgs),
     /// Post event bodies to the intake as a sender would
     ///
     /// One after the other, so that their order is kept. A file holds one body; or one a line, where it is named .ndjson
     /// or .jsonl, or where it is not one JSON value but each of its lines is. A busy intake is waited for.
     Send(send::Args),
+    /// Print the completions of a shell
+    ///
+    /// Packages bring them along. By hand, for example: holdline completions bash > /etc/bash_completion.d/holdline
+    Completions(manual::Completions),
+    /// Write the manual pages into a directory, as packaging does
+    #[command(hide = true)]
+    Man(manual::Man),
 }
 
 /// Parses the arguments of this process and does what they ask.
@@ -90,9 +132,24 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Demo(args) => demo::run(args),
         Command::Check(args) => check::run(&args),
         Command::Status(args) => client(status::run(args)),
+        Command::Backup(args) => client(backup::backup(args)),
+        Command::Restore(args) => backup::restore(&args).map(|()| ExitCode::SUCCESS),
+        Command::Verify(args) => backup::verify(&args).map(|()| ExitCode::SUCCESS),
+        Command::Top(args) => client(top::run(args)),
+        Command::Explain(args) => client(explain::run(args)),
+        Command::Doctor(args) => client(doctor::run(args)),
+        Command::Intake(args) => client(notes::intake(args)),
+        Command::Pause(args) => client(pace::pause(args)),
+        Command::Resume(args) => client(pace::resume(args)),
+        Command::Breaker(args) => client(pace::breaker(args)),
+        Command::Gaps(args) => client(notes::gaps(args)),
+        Command::Audit(args) => client(notes::audit(args)),
         Command::Events(args) => client(events::run(args)),
         Command::Dlq(args) => client(dlq::run(args)),
+        Command::Quarantine(args) => client(quarantine::run(args)),
         Command::Send(args) => client(send::run(args)),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
     }
 }
 
@@ -129,11 +186,33 @@ mod tests {
             "holdline status --json --admin http://127.0.0.1:1",
             "holdline events list --state dead --destination crm --limit 5 --all",
             "holdline events show genesys:abc --json",
+            "holdline events retry 0190 --destination crm --dry-run",
+            "holdline events discard genesys:abc",
+            "holdline explain 0190",
+            "holdline explain --interaction k",
+            "holdline explain --destination crm --json",
+            "holdline top --every 1 --count 2",
+            "holdline doctor --config h.toml",
+            "holdline intake close --reason why --for 30m",
+            "holdline intake open",
+            "holdline pause crm --reason migration --for 30m",
+            "holdline resume crm",
+            "holdline breaker crm half-open",
+            "holdline backup /tmp/b",
+            "holdline restore /tmp/b --data /tmp/d",
+            "holdline verify --data /tmp/d",
+            "holdline gaps --limit 5",
+            "holdline audit --all --json",
+            "holdline dlq export --reason permanent --to letters.ndjson",
             "holdline dlq --json list --reason permanent --since 2h",
             "holdline dlq show 0190 --body",
             "holdline dlq redrive a b --destination crm --dry-run",
             "holdline dlq redrive --all",
             "holdline dlq purge --type v2.* --yes",
+            "holdline quarantine list --limit 5",
+            "holdline quarantine verify --source genesys --dry-run",
+            "holdline completions zsh",
+            "holdline man /tmp",
             "holdline send a.json - --source genesys --intake http://127.0.0.1:1",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
@@ -146,6 +225,7 @@ mod tests {
             "holdline",
             "holdline serve --intake nowhere",
             "holdline check",
+            "holdline completions cmd",
             "holdline events list --state lost",
             "holdline events list --limit 0",
             "holdline dlq list --reason because",
@@ -155,6 +235,11 @@ mod tests {
             "holdline dlq redrive a --type x",
             "holdline dlq purge --all b",
             "holdline send",
+            "holdline explain",
+            "holdline explain a --destination crm",
+            "holdline top --every 0",
+            "holdline intake",
+            "holdline events retry",
             "holdline demo --events 3",
         ] {
             assert!(parse(line).is_err(), "{line}");

@@ -3,11 +3,11 @@
 use crate::cli::logs::{self, Format};
 use crate::cli::{Failure, output, signals};
 use crate::config::{Overrides, Settings};
-use crate::daemon::{self, Stop};
+use crate::daemon::{self, Order};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tracing::Level;
 
 /// Arguments of `holdline serve`.
@@ -40,12 +40,16 @@ pub struct Args {
 pub fn run(args: Args) -> Result<ExitCode, Failure> {
     let settings = settings(&args)?;
     logs::start(args.log, args.log_level).map_err(Failure::Usage)?;
-    let endings = signals::endings().map_err(|e| Failure::io("cannot listen for signals", e))?;
+    let deaf = |e| Failure::io("cannot listen for signals", e);
+    let (endings, hangups) = (signals::endings().map_err(deaf)?, signals::hangups().map_err(deaf)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| Failure::io("cannot start the runtime", e))?;
-    runtime.block_on(daemon::run(settings, asked_to_stop(endings)))?;
+    let (order, orders) = mpsc::unbounded_channel();
+    runtime.spawn(reload_when_asked(hangups, args, order.clone()));
+    runtime.spawn(stop_when_asked(endings, order));
+    runtime.block_on(daemon::run(settings, orders))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -63,16 +67,30 @@ fn settings(args: &Args) -> Result<Settings, Failure> {
     settings.map_err(Failure::Usage)
 }
 
-/// Returns at the first SIGINT or SIGTERM. A second one ends the process at once.
-async fn asked_to_stop(mut endings: UnboundedReceiver<&'static str>) -> Stop {
+/// Orders a stop at the first SIGINT or SIGTERM. A second one ends the process at once.
+async fn stop_when_asked(mut endings: UnboundedReceiver<&'static str>, order: UnboundedSender<Order>) {
     // the thread that sends lives as long as the process
     let signal = endings.recv().await.unwrap_or("SIGTERM");
     tracing::info!(signal, "stopping: deliveries under way may end; a second signal stops at once");
-    tokio::spawn(async move {
-        if endings.recv().await.is_some() {
-            output::note("holdline: stopped at once; nothing accepted is lost, deliveries under way are made again");
-            std::process::exit(1);
+    let _ = order.send(Order::Stop); // a daemon that is ending already needs no order
+    if endings.recv().await.is_some() {
+        output::note("holdline: stopped at once; nothing accepted is lost, deliveries under way are made again");
+        std::process::exit(1);
+    }
+}
+
+/// Reads the configuration again at each SIGHUP, and orders a reload where it has no fault.
+async fn reload_when_asked(mut hangups: UnboundedReceiver<()>, args: Args, order: UnboundedSender<Order>) {
+    while hangups.recv().await.is_some() {
+        if args.config.is_none() {
+            tracing::warn!("SIGHUP: there is no configuration file to read again (--config)");
+            continue;
         }
-    });
-    Stop::Drain
+        match settings(&args) {
+            Ok(settings) => drop(order.send(Order::Reload(Box::new(settings)))),
+            Err(_) => {
+                tracing::error!("the configuration was not reloaded, nothing is changed: it has the faults above")
+            }
+        }
+    }
 }

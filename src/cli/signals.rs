@@ -1,6 +1,6 @@
-//! The signals that end the process, waited for in a thread of their own.
+//! The signals that the process waits for, each kind in a thread of its own.
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tokio::sync::mpsc;
 
@@ -12,6 +12,20 @@ pub fn endings() -> std::io::Result<mpsc::UnboundedReceiver<&'static str>> {
         for signal in signals.forever() {
             let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
             if send.send(name).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(receive)
+}
+
+/// From now on SIGHUP is delivered here, one item each, instead of ending the process.
+pub fn hangups() -> std::io::Result<mpsc::UnboundedReceiver<()>> {
+    let mut signals = Signals::new([SIGHUP])?;
+    let (send, receive) = mpsc::unbounded_channel();
+    std::thread::Builder::new().name("hangups".to_owned()).spawn(move || {
+        for _ in signals.forever() {
+            if send.send(()).is_err() {
                 return;
             }
         }

@@ -27,7 +27,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
 }
 
-fn screen(status: &Value, now: Timestamp, width: Option<usize>) -> String {
+pub(super) fn screen(status: &Value, now: Timestamp, width: Option<usize>) -> String {
     let n = |path| words::count(item::number(status, path));
     let size = |path| words::bytes(item::number(status, path));
     let started = item::some_text(status, "started_at").map_or_else(|| "-".to_owned(), |at| words::ago(at, now));
@@ -121,6 +121,8 @@ fn condition(destination: &Value) -> String {
         format!("breaker {}", breaker.replace('_', " "))
     } else if !item::list(destination, "holds").is_empty() {
         "held back".to_owned()
+    } else if item::number(destination, "queue/delayed") > 0 {
+        "retrying".to_owned()
     } else {
         "ok".to_owned()
     }
@@ -145,7 +147,7 @@ mod tests {
     fn destination(name: &str, depth: u64) -> Value {
         json!({"name": name, "paused": false, "breaker": {"state": "closed"},
             "concurrency": {"limit": 64, "in_flight": 3}, "holds": [],
-            "queue": {"depth": depth, "oldest_age_ms": 61_000, "delayed": 2}})
+            "queue": {"depth": depth, "oldest_age_ms": 61_000, "delayed": 0}})
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use super::fault::Wrong;
 use super::section::Value;
-use super::unbuilt;
 use http::Uri;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use toml::de::DeValue;
 
 /// One address, or an array of them; each with its place.
 pub(super) fn listen<'r>(value: Value<'r>) -> Option<Vec<(Value<'r>, SocketAddr)>> {
@@ -39,6 +39,19 @@ fn each<'r, T>(
     Some(items.into_iter().filter_map(one).collect())
 }
 
+/// Where intake listens: as [`listen`], and whether the sockets of the service manager are among it ("systemd").
+pub(super) fn listen_or_inherit<'r>(value: Value<'r>) -> Option<(Vec<(Value<'r>, SocketAddr)>, bool)> {
+    let (inherited, others): (Vec<_>, Vec<_>) = value.one_or_items().into_iter().partition(is_systemd);
+    if inherited.is_empty() {
+        return listen(value).map(|addresses| (addresses, false));
+    }
+    Some((others.into_iter().filter_map(listen).flatten().collect(), true))
+}
+
+fn is_systemd(value: &Value<'_>) -> bool {
+    matches!(value.raw(), DeValue::String(text) if text == "systemd")
+}
+
 fn parse_place(text: &str) -> Result<Place, Wrong> {
     let Some(path) = text.strip_prefix("unix:") else { return parse_listen(text).map(Place::Tcp) };
     // as long as the kernel takes it (sun_path)
@@ -54,8 +67,15 @@ fn parse_listen(text: &str) -> Result<SocketAddr, Wrong> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
-    if text == "systemd" || text.starts_with("unix:") {
-        return Err(unbuilt::refusal(text, r#"write an address such as "127.0.0.1:8080""#));
+    if text == "systemd" {
+        return Err(Wrong::new(
+            "only intake.listen takes a socket of systemd",
+            r#"write an address such as "127.0.0.1:8081""#,
+        ));
+    }
+    if text.starts_with("unix:") {
+        let message = format!("`{text}` is not supported by this version of holdline");
+        return Err(Wrong::new(message, r#"write an address such as "127.0.0.1:8080""#));
     }
     if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
         let example = SocketAddr::new(ip, 8080);
@@ -152,10 +172,7 @@ mod tests {
         let bad = [
             ("127.0.0.1", r#""127.0.0.1" has no port; write "127.0.0.1:8080""#),
             ("::1", r#""::1" has no port; write "[::1]:8080""#),
-            (
-                "systemd",
-                r#"`systemd` is not supported by this version of holdline; write an address such as "127.0.0.1:8080""#,
-            ),
+            ("systemd", r#"only intake.listen takes a socket of systemd; write an address such as "127.0.0.1:8081""#),
             (
                 ":9090",
                 r#"":9090" is not IP:PORT; write "127.0.0.1:9090" for this machine only, or "0.0.0.0:9090" for all"#,

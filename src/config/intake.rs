@@ -21,17 +21,13 @@ const MAX_QUEUE: Limits<u64> = Limits { min: (KIB, ""), max: (16 * TIB, "") };
 /// Addresses and where they stand; empty where they are the default.
 pub(super) type Listeners<'r> = Vec<(Value<'r>, SocketAddr)>;
 
-fn listeners<'r>(section: &mut Section<'r>, absent: Vec<SocketAddr>) -> (Vec<SocketAddr>, Listeners<'r>) {
-    match section.take("listen", address::listen) {
-        Some(places) => (places.iter().map(|(_, address)| *address).collect(), places),
-        None => (absent, Vec::new()),
-    }
-}
-
 /// Reads `[intake]`.
 pub(super) fn intake(mut section: Section<'_>) -> (Intake, Listeners<'_>) {
     let absent = Intake::default();
-    let (listen, places) = listeners(&mut section, absent.listen);
+    let (listen, inherit, places) = match section.take("listen", address::listen_or_inherit) {
+        Some((places, inherit)) => (places.iter().map(|(_, address)| *address).collect(), inherit, places),
+        None => (absent.listen, false, Vec::new()),
+    };
     let count = |v: Value<'_>, limits| values::whole(&v, limits).and_then(|n| usize::try_from(n).ok());
     let statuses = |v: Value<'_>| match v.raw().as_integer().map(|i| i.as_str()) {
         Some("200") => Some(200),
@@ -40,6 +36,7 @@ pub(super) fn intake(mut section: Section<'_>) -> (Intake, Listeners<'_>) {
     };
     let intake = Intake {
         listen,
+        inherit,
         max_body_bytes: section.take("max_body", |v| values::memory(&v, &MAX_BODY)).unwrap_or(absent.max_body_bytes),
         max_header_bytes: section
             .take("max_headers", |v| values::memory(&v, &MAX_HEADERS))

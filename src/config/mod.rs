@@ -2,6 +2,7 @@
 
 mod address;
 mod admin;
+mod alert;
 mod auth;
 mod destination;
 mod fault;
@@ -11,12 +12,12 @@ mod ordering;
 mod outward;
 mod overrides;
 mod pace;
+mod quarantine;
 mod reader;
 mod secret;
 mod section;
 pub mod settings;
 mod source;
-mod unbuilt;
 mod values;
 
 pub use fault::{Fault, Faults};

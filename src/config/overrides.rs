@@ -29,6 +29,8 @@ impl Settings {
             sources: vec![Source::named(DEFAULT)],
             destinations: vec![Destination::named(DEFAULT)],
             dlq: Dlq::default(),
+            quarantine: Default::default(),
+            alerts: Vec::new(),
         };
         settings.with(overrides)
     }
@@ -47,6 +49,7 @@ impl Settings {
         }
         if let Some(intake) = overrides.intake {
             self.intake.listen = vec![intake];
+            self.intake.inherit = false;
         }
         if let Some(admin) = overrides.admin {
             self.admin.listen = vec![admin];

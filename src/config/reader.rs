@@ -7,6 +7,7 @@ use super::destination::destination;
 use super::fault::{Faults, Wrong};
 use super::intake::{intake, note_overlaps};
 use super::names::Names;
+use super::quarantine::quarantine;
 use super::section::{Reading, Section, Value};
 use super::settings::{Dlq, Settings, Store};
 use super::source::source;
@@ -78,6 +79,7 @@ fn settings(mut root: Section<'_>) -> Settings {
     note_overlaps(&[("intake.listen", &intake.listen, &intake_at), ("admin.listen", &admin.listen, &admin_at)]);
     let store = root.part("store", Store::default(), store);
 
+    let alerts = super::alert::alerts(&mut root);
     let source_blocks = root.blocks("source", r#"name = "genesys""#);
     let mut destination_names = Names::of("destination");
     let mut destinations = Vec::new();
@@ -90,7 +92,9 @@ fn settings(mut root: Section<'_>) -> Settings {
     }
     let mut source_names = Names::of("source");
     let sources: Vec<_> = source_blocks.into_iter().map(|b| source(b, &mut source_names, &destination_names)).collect();
-    Settings { intake, admin, store, sources, destinations, dlq: root.part("dlq", Dlq::default(), dlq) }
+    let dlq = root.part("dlq", Dlq::default(), dlq);
+    let quarantine = root.part("quarantine", Default::default(), quarantine);
+    Settings { intake, admin, store, sources, destinations, dlq, quarantine, alerts }
 }
 
 const DRAIN_TIMEOUT: Limits<Duration> =

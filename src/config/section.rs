@@ -3,7 +3,6 @@
 //! Nothing here stops at a fault: it is noted with its place, the reader goes on with `None`, and all come out together.
 
 use super::fault::{Fault, Faults, Wrong, nearest};
-use super::unbuilt;
 use std::cell::RefCell;
 use std::path::Path;
 use toml::Spanned;
@@ -161,17 +160,12 @@ impl Drop for Section<'_> {
         if self.abandoned {
             return;
         }
-        for (key, value) in self.table {
+        for key in self.table.keys() {
             let name: &str = key.get_ref();
             if self.known.contains(&name) {
                 continue;
             }
-            let wrong = match unbuilt::judge(&self.path, name, value.get_ref()) {
-                unbuilt::Verdict::Accepted => continue,
-                unbuilt::Verdict::Refused(wrong) => wrong,
-                unbuilt::Verdict::NotListed => self.judge_unknown(name),
-            };
-            self.reading.note(key.span().start, &self.path_of(name), wrong);
+            self.reading.note(key.span().start, &self.path_of(name), self.judge_unknown(name));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Settings as used: every value checked, every default filled in. `reader.rs` makes them from what an operator wrote.
 
+mod alert;
+
 pub use super::ordering::{OnDeadLetter, OrderMode, Ordering};
 pub use super::secret::{Secret, SecretValue};
 use crate::rules::backoff::Retry;
@@ -9,13 +11,16 @@ use crate::rules::gcra::Rate;
 use crate::rules::reach::Reach;
 use crate::rules::success::Success;
 use crate::rules::ttl::Ttl;
-use crate::signature::Scheme;
+pub use alert::{Alert, AlertTo, Condition};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-#[derive(Clone, Debug)]
+mod source;
+pub use source::{Composite, OnFault, PROFILES, Pointers, Quarantine, Source, SourceAuth};
+
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     pub intake: Intake,
     pub admin: Admin,
@@ -23,11 +28,15 @@ pub struct Settings {
     pub sources: Vec<Source>,
     pub destinations: Vec<Destination>,
     pub dlq: Dlq,
+    pub quarantine: Quarantine,
+    pub alerts: Vec<Alert>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Intake {
     pub listen: Vec<SocketAddr>,
+    /// Whether it listens on the sockets that the service manager hands over, too ("systemd").
+    pub inherit: bool,
     pub max_body_bytes: usize,
     /// Request line and headers together.
     pub max_header_bytes: usize,
@@ -64,7 +73,7 @@ pub struct ServerTls {
     pub client_ca: Option<PathBuf>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Admin {
     pub listen: Vec<SocketAddr>,
     /// Paths of unix sockets.
@@ -76,7 +85,7 @@ pub struct Admin {
 }
 
 /// A token of the admin API for somebody who need not do everything.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NamedToken {
     /// As it stands in the audit.
     pub name: String,
@@ -108,14 +117,14 @@ impl Scope {
 }
 
 /// Where the admin token comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Token {
     /// Made at the first start, in `DATA/admin.token`.
     Made,
     Given(Secret),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Store {
     pub path: PathBuf,
     pub require_power_safe: bool,
@@ -123,66 +132,7 @@ pub struct Store {
     pub drain_timeout: Duration,
 }
 
-#[derive(Clone, Debug)]
-pub struct Source {
-    pub name: String,
-    /// One of [`PROFILES`].
-    pub profile: String,
-    pub pointers: Pointers,
-    /// How long the ids of accepted events are remembered.
-    pub dedup_window: Duration,
-    /// Any of them lets a request in; empty: everybody may send.
-    pub auth: Vec<SourceAuth>,
-    /// Events beyond it are answered 429.
-    pub rate_limit: Option<Rate>,
-    /// Names of destinations; empty: all.
-    pub to: Vec<String>,
-    /// Patterns (`*` matches anything) of the event types that go on; empty: all.
-    pub types: Vec<String>,
-}
-
-/// How a sender shows that it is the one. Of several secrets any is right.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SourceAuth {
-    Bearer { tokens: Vec<Secret> },
-    Basic { user: String, passwords: Vec<Secret> },
-    Header { name: http::HeaderName, values: Vec<Secret> },
-    Query { name: String, values: Vec<Secret> },
-    Hmac { scheme: Scheme, secrets: Vec<Secret> },
-}
-
-/// The presets, `auto` (detects one of them) and `custom` (only what the pointers say).
-pub const PROFILES: [&str; 10] = [
-    "auto",
-    "genesys-eventbridge",
-    "genesys-notification",
-    "genesys-open-messaging",
-    "genesys-trigger",
-    "genesys-engage-interactions",
-    "interaction",
-    "cloudevents",
-    "azure-event-grid",
-    "custom",
-];
-
-/// Where the parts of an event lie, where that differs from the profile; None: as the profile has it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pointers {
-    /// Of the interaction.
-    pub key: Option<Vec<Composite>>,
-    /// The sender's own id of the event.
-    pub id: Option<Vec<Composite>>,
-    pub time: Option<Vec<Composite>>,
-    pub event_type: Option<Vec<Composite>>,
-    /// A JSON pointer to an array with one event per element.
-    pub split: Option<String>,
-}
-
-/// Parts that make one value together. Each is a JSON pointer, `header:NAME`, `query:NAME` or `body:sha256`. Of several
-/// composites the first that an event has counts.
-pub type Composite = Vec<String>;
-
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Destination {
     pub name: String,
     /// `http` or `https`. None: events are held (`holdline serve` without `--to`).
@@ -227,7 +177,7 @@ pub struct Identity {
     pub key: PathBuf,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum DestinationAuth {
     Bearer {
         token: Secret,
@@ -246,7 +196,7 @@ pub enum DestinationAuth {
 }
 
 /// Client credentials (RFC 6749, 4.4).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct OAuth2 {
     pub token_url: http::Uri,
     pub client_id: String,
@@ -263,7 +213,7 @@ pub enum ClientAuth {
     Body,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Dlq {
     /// How long a dead letter is kept for certain.
     pub retention: Duration,
@@ -284,6 +234,7 @@ impl Default for Intake {
     fn default() -> Self {
         Self {
             listen: vec![(Ipv4Addr::LOCALHOST, 8080).into()],
+            inherit: false,
             max_body_bytes: MIB,
             max_header_bytes: 64 * KIB,
             tls: None,
@@ -321,22 +272,6 @@ impl Default for Store {
 impl Default for Dlq {
     fn default() -> Self {
         Self { retention: hours(7 * 24), max_bytes: 5 * GIB, evict: false }
-    }
-}
-
-impl Source {
-    /// A source as it is where only its name is given.
-    pub fn named(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            profile: "auto".into(),
-            pointers: Pointers::default(),
-            dedup_window: hours(24),
-            auth: Vec::new(),
-            rate_limit: None,
-            to: Vec::new(),
-            types: Vec::new(),
-        }
     }
 }
 

@@ -73,7 +73,7 @@ pub async fn run(context: Context, start: Start) -> Landed {
     if hold.is_some() || shutters.are_shut(context.clock.now()) {
         return postponed(start, hold);
     }
-    let began = context.clock.now();
+    let (began, began_precise) = (context.clock.now(), context.clock.precise());
     let course = context.destination.course(&delivery, began);
     if let Some(landing) = not_sent(&context, &delivery, place, course, began) {
         return Landed { start, landing, call: None, hold: None };
@@ -89,6 +89,11 @@ pub async fn run(context: Context, start: Start) -> Landed {
     let ended = Ended { id, outcome: &reply.outcome, retry_after, counted, since, now };
     let (verdict, wish) = verdict::judge(&context.destination.retry, ended);
     let health = verdict::health(&reply.outcome, verdict, wish);
+    let destination = &context.destination;
+    destination.latency.observe(context.clock.precise().saturating_sub(began_precise));
+    if verdict == Verdict::Delivered {
+        destination.end_to_end.observe(now.since(delivery.event.received_at));
+    }
     let landing = record(&context, delivery, place, verdict, reply, began, now);
     let quota = quota_spent.map(|wish| retry_after::grant(wish, context.destination.retry.retry_after_max, now));
     let hold = wish.into_iter().chain(quota).max_by_key(|wish| wish.until);

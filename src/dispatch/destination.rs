@@ -12,6 +12,7 @@ use super::{credentials, request};
 use crate::config::settings::{self, DestinationAuth, OnDeadLetter, OrderMode};
 use crate::delivery::{Delivery, Reason};
 use crate::event::DestinationId;
+use crate::latency::Latency;
 use crate::rules::backoff::Retry;
 use crate::rules::staleness::{self, Course, OnStale};
 use crate::rules::success::Success;
@@ -21,8 +22,12 @@ use crate::time::Timestamp;
 use bytes::Bytes;
 use http::{Request, Uri};
 use http_body_util::Full;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
+
+/// What was read again of a destination, not yet in use.
+#[derive(Debug)]
+pub struct Reread(Arc<Common>);
 
 #[derive(Debug)]
 pub struct Destination {
@@ -33,6 +38,10 @@ pub struct Destination {
     pub policy: Policy,
     /// How its attempts ended, since the start.
     pub attempts: Tally,
+    /// How long its attempts take.
+    pub latency: Latency,
+    /// From acceptance to delivery.
+    pub end_to_end: Latency,
     pub(super) client: HttpClient,
     pub(super) tokens: Option<Tokens>,
     pub(super) success: Option<Success>,
@@ -40,7 +49,7 @@ pub struct Destination {
     pub(super) ttl: Ttl,
     /// What was delivered last; nothing where that does not matter.
     pub(super) sequences: Option<Sequences>,
-    common: Common,
+    common: RwLock<Arc<Common>>,
     pub(super) shutters: Shutters,
     /// Until when it is left alone, and why.
     held: Mutex<Option<(Timestamp, String)>>,
@@ -74,20 +83,32 @@ impl Destination {
             timeout: settings.timeout,
             policy,
             attempts: Tally::default(),
+            latency: Latency::default(),
+            end_to_end: Latency::default(),
             client: client(settings)?,
             tokens: tokens(settings)?,
             success: settings.success.clone(),
             on_stale: settings.ordering.on_stale,
             ttl: settings.ttl.clone(),
             sequences: (settings.ordering.on_stale != OnStale::Deliver).then(Sequences::default),
-            common: Common {
-                url: settings.url.clone().unwrap_or_default(),
-                headers: credentials::fixed(settings)?,
-                keys: credentials::keys(settings)?,
-            },
+            common: RwLock::new(Arc::new(common(settings)?)),
             shutters: Shutters::default(),
             held: Mutex::default(),
         })
+    }
+
+    /// Reads the secrets again that stand in its requests; they are used once they are put in place.
+    pub fn reread(&self, settings: &settings::Destination) -> Result<Reread, String> {
+        common(settings).map(|common| Reread(Arc::new(common)))
+    }
+
+    /// From now on requests carry these.
+    pub fn put_in_place(&self, reread: Reread) {
+        *self.common.write().unwrap_or_else(PoisonError::into_inner) = reread.0;
+    }
+
+    fn common(&self) -> Arc<Common> {
+        self.common.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn lacks_token(&self, missing: Missing) {
@@ -107,7 +128,7 @@ impl Destination {
 
     /// The URL as it may be shown; none where events are held.
     pub fn url(&self) -> Option<String> {
-        (self.policy.pace.concurrency_max > 0).then(|| self.common.url.to_string())
+        (self.policy.pace.concurrency_max > 0).then(|| self.common().url.to_string())
     }
 
     /// The request of a delivery's next attempt.
@@ -118,7 +139,7 @@ impl Destination {
         token: Option<&Token>,
         now: Timestamp,
     ) -> Request<Full<Bytes>> {
-        request::request(&self.common, delivery, course, token, now)
+        request::request(&self.common(), delivery, course, token, now)
     }
 
     /// What is to be done with a delivery whose turn it is, by its age and by the times of what was delivered before.
@@ -135,6 +156,14 @@ impl Destination {
             sequences.delivered(delivery.event.lane(), delivery.id.sequence, delivery.event.time, at);
         }
     }
+}
+
+fn common(settings: &settings::Destination) -> Result<Common, String> {
+    Ok(Common {
+        url: settings.url.clone().unwrap_or_default(),
+        headers: credentials::fixed(settings)?,
+        keys: credentials::keys(settings)?,
+    })
 }
 
 fn client(settings: &settings::Destination) -> Result<HttpClient, String> {

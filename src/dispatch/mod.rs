@@ -18,7 +18,7 @@ mod tls;
 mod token;
 mod wire;
 
-pub use destination::Destination;
+pub use destination::{Destination, Reread};
 pub use restore::restore;
 
 use crate::clock::Clock;

@@ -4,6 +4,7 @@
 //! nothing have a time within which they must end. HTTP/2 is spoken where a client chose it by ALPN, with bounds against
 //! floods of streams, resets and headers. After `stop` the requests under way may end.
 
+use super::farewell;
 use super::seats::{self, Seat, Seats};
 use super::tls::{self, Tls};
 use hyper::body::Incoming;
@@ -103,7 +104,7 @@ impl Entrance {
         let handshake = tokio::time::timeout(self.limits.head_timeout, tls.acceptor().accept(stream));
         let shaken = tokio::select! {
             () = seat.needed() => return,
-            () = self.stop.cancelled() => return,
+            () = farewell::due(&self.stop, seat.begun()) => return,
             shaken = handshake => shaken,
         };
         match shaken {
@@ -157,7 +158,7 @@ impl Entrance {
         let ended = tokio::select! {
             ended = connection.as_mut() => Some(ended),
             () = seat.needed() => return,
-            () = self.stop.cancelled() => None,
+            () = farewell::due(&self.stop, seat.begun()) => None,
             () = seat.idle(idle) => None,
         };
         let ended = match ended {

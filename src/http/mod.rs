@@ -1,7 +1,9 @@
-//! HTTP plumbing that intake and admin share: the accept loop, and answers in JSON.
+//! HTTP plumbing that intake and admin share: sockets, the accept loop, and answers in JSON.
 
 pub mod answer;
 pub mod entrance;
+pub mod farewell;
 pub mod listener;
 pub mod seats;
+pub mod sockets;
 pub mod tls;

@@ -5,6 +5,7 @@
 
 use crate::time::Timestamp;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use tokio::sync::Notify;
 
 /// Intake opens again when there is this much more room than at the mark where it closed: a tenth.
 const HYSTERESIS: u64 = 10;
@@ -88,11 +89,13 @@ pub struct Admission {
     room: AtomicU8,
     /// An operator keeps events out until then, in milliseconds since the epoch; zero where none does.
     closed_until: AtomicU64,
+    changed: Notify,
 }
 
 impl Default for Admission {
     fn default() -> Self {
-        Self { room: AtomicU8::new(State::Open as u8), closed_until: AtomicU64::new(0) }
+        let changed = Notify::new();
+        Self { room: AtomicU8::new(State::Open as u8), closed_until: AtomicU64::new(0), changed }
     }
 }
 
@@ -114,16 +117,24 @@ impl Admission {
 
     pub fn set(&self, state: State) {
         self.room.store(state as u8, Ordering::Relaxed);
+        self.changed.notify_one();
     }
 
     /// An operator closes intake until then.
     pub fn keep_out(&self, until: Timestamp) {
         self.closed_until.store(until.0, Ordering::Relaxed);
+        self.changed.notify_one();
     }
 
     /// An operator, or the time that was set, opens it again.
     pub fn let_in(&self) {
         self.closed_until.store(0, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+
+    /// Returns when the state may have changed since the last time; one task listens.
+    pub async fn changes(&self) {
+        self.changed.notified().await;
     }
 
     /// Until when an operator keeps events out.

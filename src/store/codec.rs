@@ -31,6 +31,7 @@ pub enum Kind {
     Gap = 21,
     Alive = 22,
     Stance = 23,
+    Detained = 30,
 }
 
 /// Version of every kind so far.

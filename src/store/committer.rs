@@ -7,13 +7,16 @@
 //! *Failure.* The first error ends the thread: it answers nobody any more, and the daemon ends with it.
 
 use super::StoreError;
+use super::backup::Tee;
 use super::cache::Cache;
+use super::draft::Draft;
 use super::engine::Engine;
 use super::index::{Index, Unwritten};
 use super::ledger::{Finished, Ledger, Tail, Windows};
 use super::request::{News, Receipt, Request};
 use crate::clock::Clock;
 use crate::event::DestinationId;
+use crate::latency::Latency;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
@@ -40,6 +43,8 @@ pub(super) struct Shared {
     pub index: Mutex<Index>,
     pub cache: Mutex<Cache>,
     pub unwritten: Mutex<Unwritten>,
+    /// How long commits take to be durable.
+    pub commits: Latency,
     /// The events before this sequence are written; the index runs ahead of it by one commit.
     pub written_next: AtomicU64,
     /// Why nothing is acknowledged any more.
@@ -53,6 +58,8 @@ pub(super) struct Committer {
     pub windows: watch::Receiver<Windows>,
     pub clock: Clock,
     pub tail: Tail,
+    /// Where commits are copied to, while a backup is made.
+    pub tee: Option<Tee>,
     /// How many waited for the last commit.
     pub last: usize,
 }
@@ -61,6 +68,8 @@ enum Answer {
     Accept(oneshot::Sender<Vec<Receipt>>, Vec<Receipt>),
     Register(oneshot::Sender<Vec<Option<DestinationId>>>, Vec<Option<DestinationId>>),
     Count(oneshot::Sender<usize>, usize),
+    Detain(oneshot::Sender<Option<u64>>, Option<u64>),
+    LetIn(oneshot::Sender<Option<Vec<Receipt>>>, Option<Vec<Receipt>>),
     Flush(oneshot::Sender<()>),
 }
 
@@ -71,6 +80,8 @@ impl Answer {
             Self::Accept(to, receipts) => drop(to.send(receipts)),
             Self::Register(to, ids) => drop(to.send(ids)),
             Self::Count(to, count) => drop(to.send(count)),
+            Self::Detain(to, number) => drop(to.send(number)),
+            Self::LetIn(to, receipts) => drop(to.send(receipts)),
             Self::Flush(to) => drop(to.send(())),
         }
     }
@@ -91,7 +102,7 @@ impl Committer {
         while self.gather(&mut gathered) {
             let (finished, answers) = self.write_up(&mut gathered)?;
             if let Some(draft) = finished.draft {
-                self.shared.engine.commit(draft)?;
+                self.commit(draft)?;
             }
             if !finished.events.is_empty() {
                 let next = finished.first.plus(finished.events.len() as u64);
@@ -106,6 +117,19 @@ impl Committer {
             for news in finished.news {
                 let _ = self.news.send(news); // without a dispatcher nobody needs to know
             }
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, draft: Draft) -> Result<(), StoreError> {
+        let copy = self.tee.is_some().then(|| draft.clone());
+        let began = self.clock.precise();
+        self.shared.engine.commit(draft)?;
+        self.shared.commits.observe(self.clock.precise().saturating_sub(began));
+        if let Some(copy) = copy
+            && !self.tee.as_ref().is_some_and(|tee| tee.copy(copy))
+        {
+            self.tee = None; // whoever reads finds the copies broken off
         }
         Ok(())
     }
@@ -158,7 +182,7 @@ impl Committer {
         let mut index = shared.index.lock().expect("no holder panics");
         let mut ledger = Ledger::new(&shared, &mut index, &mut self.tail, &windows, self.clock.now());
         let mut answers = Vec::new();
-        let mut checks = Vec::new();
+        let (mut checks, mut tees) = (Vec::new(), Vec::new());
         for request in gathered.drain(..) {
             match request {
                 Request::Accept { arrivals, answer } => {
@@ -173,14 +197,28 @@ impl Committer {
                 Request::Change { change, who, answer } => {
                     answers.push(Answer::Count(answer, ledger.change(change, &who)?));
                 }
+                Request::Detain { detained, bytes_max, answer } => {
+                    answers.push(Answer::Detain(answer, ledger.detain(&detained, bytes_max)));
+                }
+                Request::LetIn { number, arrivals, answer } => {
+                    answers.push(Answer::LetIn(answer, ledger.let_in(number, arrivals)?));
+                }
                 Request::Flush { answer } => answers.push(Answer::Flush(answer)),
                 Request::Check { answer } => checks.push(answer),
+                Request::Tee { tee, answer } => tees.push((tee, answer)),
             }
         }
         let mut finished = ledger.finish()?;
-        if !checks.is_empty() {
+        if !checks.is_empty() || !tees.is_empty() {
             if let Some(draft) = finished.draft.take() {
-                shared.engine.commit(draft)?;
+                self.commit(draft)?;
+            }
+            for (tee, answer) in tees {
+                let free = tee.is_none() || self.tee.is_none();
+                if free {
+                    self.tee = tee;
+                }
+                let _ = answer.send(free);
             }
             for answer in checks {
                 let _ = answer.send(super::check::check(&shared.engine, &index));

@@ -29,10 +29,12 @@ pub enum Table {
     Quarantine,
     /// Number -> a time in which events could not be accepted.
     Gaps,
+    /// Number -> a request that was not accepted, kept apart.
+    Detained,
 }
 
 impl Table {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Pages,
         Self::Settled,
         Self::Delay,
@@ -42,6 +44,7 @@ impl Table {
         Self::Audit,
         Self::Quarantine,
         Self::Gaps,
+        Self::Detained,
     ];
 
     pub fn name(self) -> &'static str {
@@ -55,6 +58,7 @@ impl Table {
             Self::Audit => "audit",
             Self::Quarantine => "quarantine",
             Self::Gaps => "gaps",
+            Self::Detained => "detained",
         }
     }
 }
@@ -70,7 +74,7 @@ pub trait Rows {
 
 type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Draft {
     tables: [Writes; Table::ALL.len()],
 }
@@ -118,6 +122,12 @@ impl Draft {
             Some(written) => Ok(written.clone()),
             None => rows.row(table, key),
         }
+    }
+
+    /// Bytes of keys and values.
+    pub fn bytes(&self) -> usize {
+        let writes = self.tables.iter().flatten();
+        writes.map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum()
     }
 
     /// The writes of each table, in the order of [`Table::ALL`].

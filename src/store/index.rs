@@ -1,5 +1,6 @@
 //! What the store knows in memory, rebuilt at every start from its queue-shaped rows.
 
+use super::detained::Detainees;
 use super::names::Names;
 use super::pages::Pages;
 use super::record::{Door, Hold, Stance, Totals};
@@ -24,4 +25,5 @@ pub struct Index {
     pub stances: BTreeMap<DestinationId, Stance>,
     pub door: Option<Door>,
     pub next_gap: u64,
+    pub detainees: Detainees,
 }

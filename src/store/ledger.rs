@@ -377,6 +377,7 @@ enum Known {
     Conflict(Sequence),
 }
 
+mod detention;
 mod letters;
 mod operator;
 mod upkeep;

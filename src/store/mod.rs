@@ -4,7 +4,7 @@
 //! event lies in a page, in the delay tree or in the dead letter queue, or has a settlement. After one failed write or
 //! sync nothing is acknowledged any more, and [`Store::failure`] tells why.
 //!
-//! *Format.* Nine trees, all shaped like a queue (appended at the tail, trimmed at the head), because sled neither
+//! *Format.* Ten trees, all shaped like a queue (appended at the tail, trimmed at the head), because sled neither
 //! forgives random long-lived keys nor values over 16 KiB:
 //! ```text
 //! pages       first sequence -> packed events of one commit       until all their deliveries have left
@@ -16,15 +16,19 @@
 //! audit       number -> change made by an operator
 //! quarantine  number -> bytes that did not verify
 //! gaps        number -> a time in which events could not be accepted
+//! detained    number -> a request that was not accepted            until let in, or too old
 //! ```
 //! `folder` is what lies around sled, `engine` wraps it, `draft` gathers writes, `ledger` decides them, `committer` makes
 //! them, `recovery` rebuilds the `index`, `check` holds rows and index against each other.
 
+mod ages;
+mod backup;
 mod cache;
 mod check;
 mod codec;
 mod committer;
 mod dense;
+mod detained;
 mod draft;
 mod engine;
 mod folder;
@@ -38,18 +42,24 @@ mod pages;
 mod read;
 mod record;
 mod recovery;
+mod repair;
 mod request;
+mod restore;
 mod view;
 
+pub use ages::Ages;
 pub use codec::Damaged;
+pub use detained::{Cause, Detained};
 pub use folder::{Durability, Free};
 pub use ledger::Windows;
 pub use record::{Audit, Door, Entry, Fixed, Gap, Hold, How, Pause, Position, Settlement, Stance, Tally, Totals};
 pub use recovery::Findings;
 pub use request::{Arrival, Change, DlqAction, News, Receipt, Transition};
+pub use restore::{Inventory, repair, restore, verify};
 
 use crate::clock::Clock;
 use crate::event::{DestinationId, Event, Sequence};
+use crate::latency::Latency;
 use committer::{Committer, Shared};
 use request::Request;
 use std::path::{Path, PathBuf};
@@ -134,6 +144,7 @@ impl Store {
             index: Mutex::new(index),
             cache: Mutex::default(),
             unwritten: Mutex::default(),
+            commits: Latency::default(),
             failure: watch::Sender::new(None),
         });
         let (requests, receiver) = std::sync::mpsc::channel();
@@ -146,6 +157,7 @@ impl Store {
             windows: windows_receiver,
             clock,
             tail: ledger::Tail::default(),
+            tee: None,
             last: 0,
         };
         let committer = std::thread::Builder::new()
@@ -220,6 +232,11 @@ impl Store {
     /// How long events are remembered from now on.
     pub fn set_windows(&self, windows: Windows) {
         self.windows.send_replace(windows);
+    }
+
+    /// How long commits take to be durable.
+    pub fn commits(&self) -> Latency {
+        self.shared.commits.clone()
     }
 
     pub fn durability(&self) -> Durability {

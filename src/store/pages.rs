@@ -103,6 +103,17 @@ impl Pages {
         (sequence.0 - first.0 < u64::from(page.shape.count)).then_some(*first)
     }
 
+    /// Tells of everything that has not left: a sequence, where its deliveries go, and for how many events behind it that
+    /// holds too. All in order, and page by page where nothing has left yet.
+    pub fn visit(&self, mut tell: impl FnMut(Sequence, DestinationSet, u64)) {
+        for (first, page) in &self.pages {
+            match &page.left {
+                Left::All(set) => tell(*first, *set, u64::from(page.shape.count)),
+                Left::Some(sets) => (first.0..).zip(sets).for_each(|(n, set)| tell(Sequence(n), *set, 1)),
+            }
+        }
+    }
+
     /// The oldest page: its first sequence, its count of events, and when the first of them came.
     pub fn oldest(&self) -> Option<(Sequence, u16, Timestamp)> {
         self.pages.first_key_value().map(|(first, p)| (*first, p.shape.count, p.received_at))

@@ -6,6 +6,7 @@
 use super::StoreError;
 use super::codec::{self, Damaged, Kind};
 use super::dense::Consecutive;
+use super::detained::Detainees;
 use super::draft::{Rows, Table};
 use super::engine::Engine;
 use super::index::Index;
@@ -27,6 +28,7 @@ pub(super) fn recover(engine: &Engine) -> Result<(Index, Findings), StoreError> 
     holds(engine, &mut index, &mut findings)?;
     stances(engine, &mut index, &mut findings)?;
     notes(engine, &mut index, &mut findings)?;
+    index.detainees = Detainees::recover(engine, &mut findings)?;
     let (head, end) = (index.totals.history_head.0, index.totals.next_sequence.0);
     let gaps = consecutive::<HistoryRow>(engine, head, end, |first, row| remember(&mut index, Sequence(first), row))?;
     for (from, to) in gaps {

@@ -1,6 +1,8 @@
 //! What the committer can be asked, and what it answers.
 
 use super::StoreError;
+use super::backup::Tee;
+use super::detained::Detained;
 use super::record::{Door, Fixed, Gap, Pause};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, Digest64, Event, EventId, Sequence};
@@ -129,6 +131,11 @@ pub enum Change {
     },
     /// The daemon lives.
     Alive,
+    /// Detained requests are given up.
+    GiveUp {
+        what: String,
+        numbers: Vec<u64>,
+    },
     /// Something that changes nothing in the store and yet belongs into the audit.
     Note {
         what: String,
@@ -156,6 +163,21 @@ pub(super) enum Request {
         change: Change,
         who: String,
         answer: oneshot::Sender<usize>,
+    },
+    Detain {
+        detained: Box<Detained>,
+        bytes_max: u64,
+        answer: oneshot::Sender<Option<u64>>,
+    },
+    LetIn {
+        number: u64,
+        arrivals: Vec<Arrival>,
+        answer: oneshot::Sender<Option<Vec<Receipt>>>,
+    },
+    /// From now on commits are copied, or no longer; false where they are copied elsewhere.
+    Tee {
+        tee: Option<Tee>,
+        answer: oneshot::Sender<bool>,
     },
     /// Runs between two commits, with nothing half-written.
     Check {

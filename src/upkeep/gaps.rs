@@ -118,7 +118,12 @@ pub async fn watch_gaps(
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     let mut alive_at = Timestamp::ZERO;
     loop {
-        let going_on = tokio::select! { () = stop.cancelled() => false, _ = ticks.tick() => true };
+        let going_on = tokio::select! {
+            () = stop.cancelled() => false,
+            // a door that is closed for a moment only is a gap too
+            () = admission.changes() => true,
+            _ = ticks.tick() => true,
+        };
         let now = clock.now();
         for (number, gap) in watch.look(now, admission.state().code(), counts.refused()) {
             if write(&store, number, gap).await.is_err() {

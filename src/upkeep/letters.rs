@@ -8,6 +8,8 @@ use crate::config::settings::Dlq;
 use crate::delivery::DeliveryId;
 use crate::store::{DlqAction, Store, StoreError};
 use crate::time::Timestamp;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -17,10 +19,17 @@ const DLQ_EVERY: Duration = Duration::from_secs(60);
 const EVICTED_PER_COMMIT: usize = 256;
 
 /// Keeps the dead letter queue within its bounds, or says that it is not, until `stop`.
-pub async fn watch_dlq(store: Store, settings: Dlq, clock: Clock, stop: CancellationToken) {
+pub async fn watch_dlq(
+    store: Store,
+    settings: Dlq,
+    clock: Clock,
+    beyond_ever: Arc<AtomicU64>,
+    stop: CancellationToken,
+) {
     let mut ticks = tokio::time::interval(DLQ_EVERY);
     // until then no letter that is there can be too old
     let mut quiet_until = Timestamp::ZERO;
+    let mut stayed = 0;
     while tokio::select! { () = stop.cancelled() => false, _ = ticks.tick() => true } {
         if store.totals().sum(|t| t.dead) == 0
             || (store.totals().dlq_bytes <= settings.max_bytes && clock.now() < quiet_until)
@@ -35,6 +44,9 @@ pub async fn watch_dlq(store: Store, settings: Dlq, clock: Clock, stop: Cancella
             continue;
         }
         let count = beyond.len();
+        // those that stay were counted when they were first beyond
+        beyond_ever.fetch_add(count.saturating_sub(stayed) as u64, Ordering::Relaxed);
+        stayed = if settings.evict { 0 } else { count };
         if !settings.evict {
             tracing::warn!(
                 count,

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_holdline");
@@ -87,10 +88,26 @@ impl Process {
         self.open_as(shell).await;
     }
 
+    /// Starts it as systemd would: with a socket that is already open, and somebody who hears what it tells.
+    pub async fn open_activated(&mut self, socket: &std::net::TcpListener, notify: &Path, watchdog: Duration) {
+        let mut shell = Command::new("sh");
+        // the socket becomes descriptor 3, and the shell becomes the daemon
+        let script = "exec 3<&0 0</dev/null; LISTEN_PID=$$ exec \"$0\" \"$@\"";
+        shell.current_dir(self.folder.path()).args(["-c", script, BINARY]).env("LISTEN_FDS", "1");
+        shell.env("NOTIFY_SOCKET", notify).env("WATCHDOG_USEC", watchdog.as_micros().to_string());
+        shell.stdin(std::os::fd::OwnedFd::from(socket.try_clone().unwrap()));
+        self.spawn(shell).await;
+    }
+
     async fn open_as(&mut self, mut command: Command) {
+        command.stdin(Stdio::null());
+        self.spawn(command).await;
+    }
+
+    async fn spawn(&mut self, mut command: Command) {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         command.args(["serve", "--log", "json", "--config"]).arg(&self.config).env("HOLDLINE_LOG", self.log_filter);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
         self.child = Some(child);
         wait_for("the process is ready", async || {
             if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {

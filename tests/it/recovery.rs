@@ -112,15 +112,14 @@ async fn a_signal_drains_it_and_it_ends_well() {
         process.accept("k", "2").await;
         receiver.received(1).await;
         process.signal(signal);
-        wait_for("it closes intake", async || {
-            tokio::net::TcpStream::connect(process.intake).await.is_err().then_some(())
-        })
-        .await;
+        wait_for("it has heard", async || process.log().contains("stopping").then_some(())).await;
+        // accepted while what is in flight ends, and sent in the next life
+        process.accept("other", "3").await;
         receiver.release(1);
         assert_eq!(process.ended().await, 0, "{}", process.log());
         process.open().await;
-        process.reaches("/counters/delivered", 2).await;
-        assert_eq!((receiver.count(), receiver.of(&id).len()), (2, 1), "what was in flight has ended in order");
+        process.reaches("/counters/delivered", 3).await;
+        assert_eq!((receiver.count(), receiver.of(&id).len()), (3, 1), "what was in flight has ended in order");
     }
 }
 

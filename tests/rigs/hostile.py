@@ -138,7 +138,8 @@ async def run(options):
     common.write_config(
         workdir / "holdline.toml", intake=ports[0], admin=ports[1], data=workdir / "data",
         destination={"url": f'"http://127.0.0.1:{ports[2]}/events"', "timeout": f'"{TIMEOUT * 1000:.0f}ms"',
-                     "concurrency": f"{{ max = {CONCURRENCY} }}", "retry": retry})
+                     "concurrency": f"{{ max = {CONCURRENCY}, adaptive = false }}", "retry": retry,
+                     "breaker": "{ min_calls = 1000000 }"})
     daemon = common.Daemon(binary, ["--config", workdir / "holdline.toml"], workdir / "data", ports[1],
                            workdir / "daemon.log", env={"HOLDLINE_LOG": "warn"})
     hostile = Hostile(options.seed)

@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::Overrides;
 use crate::config::settings::{
-    ClientAuth, DestinationAuth, OnDeadLetter, OrderMode, PROFILES, Secret, ServerTls, SourceAuth, Token,
+    ClientAuth, DestinationAuth, OnDeadLetter, OnFault, OrderMode, PROFILES, Secret, ServerTls, SourceAuth, Token,
 };
 use crate::rules::backoff::{Jitter, OnAmbiguous};
 use crate::rules::gcra::Rate;
@@ -110,9 +110,20 @@ const FILES: &[(&str, &[&str])] = &[
     (
         "[[source]]\nname = 's'\n[[destination]]\nname = 'd'\n[[alert]]\n[stor]\n[other]\n",
         &[
-            "h.toml:5:3: alert: `alert` is not supported by this version of holdline; remove it",
+            r#"h.toml:5:1: alert[0]: nobody is told; write url = "https://..." or command = [...]"#,
+            r#"h.toml:5:1: alert[0]: `on` is missing; write on = ["dead_letter", "oldest_age > 5m"]"#,
             "h.toml:6:2: stor: unknown key; write `store`",
-            "h.toml:7:2: other: unknown key; remove it; known here: intake, admin, store, source, destination, dlq",
+            "h.toml:7:2: other: unknown key; remove it; known here: intake, admin, store, alert, source, destination, dlq, quarantine",
+        ],
+    ),
+    (
+        "[[source]]\nname = 's'\n[[destination]]\nname = 'd'\n[[alert]]\nurl = 'https://a/'\ncommand = []\n\
+         on = ['queue_depth > many', 'dead_letter', 'silence < 5m']\n",
+        &[
+            r#"h.toml:5:1: alert[0]: url and command are given at once; write url = "https://..." or command = [...]"#,
+            r#"h.toml:7:11: alert[0].command: the command is empty; write ["/usr/local/bin/page", "oncall"]"#,
+            r#"h.toml:8:7: alert[0].on[0]: 'queue_depth > many' is not a condition; write one of dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_full, "queue_depth > 10000", "oldest_age > 5m", "silence > 15m", "disk_full < 6h""#,
+            r#"h.toml:8:44: alert[0].on[2]: 'silence < 5m' is not a condition; write one of dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_full, "queue_depth > 10000", "oldest_age > 5m", "silence > 15m", "disk_full < 6h""#,
         ],
     ),
     (
@@ -175,6 +186,7 @@ fn a_file_that_cannot_be_read_is_a_fault() {
 fn everything_that_can_be_written_is_read() {
     let s = read(FULL, Path::new("h.toml")).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(s.intake.listen, ["0.0.0.0:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
+    assert!(s.intake.inherit);
     assert_eq!((s.intake.max_body_bytes, s.intake.max_header_bytes), (2 << 20, 8192));
     assert_eq!((s.intake.success_status, s.intake.disk_reserve_bytes), (200, 2_000_000));
     let tls = ServerTls { cert: "c".into(), key: "k".into(), client_ca: Some("a".into()) };
@@ -211,6 +223,8 @@ fn everything_that_can_be_written_is_read() {
     assert_eq!(a.ordering.reorder_window, Duration::from_secs(2));
     assert_eq!((a.ordering.on_stale, b.ordering.on_stale), (OnStale::Discard, OnStale::Flag));
     assert_eq!((a.concurrency_max, b.concurrency_max, a.timeout), (8, 64, Duration::from_millis(1500)));
+    assert_eq!((s.quarantine.retention, s.quarantine.max_bytes), (Duration::from_secs(172_800), 1 << 20));
+    assert_eq!((source.on_bad_signature, source.on_unparsable), (OnFault::Quarantine, OnFault::Quarantine));
     assert_eq!((s.dlq.retention, s.dlq.max_bytes, s.dlq.evict), (Duration::from_secs(86_400), 10_000_000, true));
 }
 
@@ -247,10 +261,11 @@ fn check_auths(auths: &[SourceAuth]) {
 }
 
 const FULL: &str = r#"
-intake = { listen = ["0.0.0.0:1", "[::1]:2"], max_body = "2MiB", max_headers = 8192, max_connections_per_address = 7, tls = { cert = "c", key = "k", client_ca = "a" }, success_status = 200, disk_reserve = "2MB" }
+intake = { listen = ["0.0.0.0:1", "systemd", "[::1]:2"], max_body = "2MiB", max_headers = 8192, max_connections_per_address = 7, tls = { cert = "c", key = "k", client_ca = "a" }, success_status = 200, disk_reserve = "2MB" }
 admin = { token = { credential = "admin" } }
 store = { path = "data", require_power_safe = true }
 dlq = { retention = "1d", max_bytes = "10MB", evict = true }
+quarantine = { retention = "2d", max_bytes = "1MiB" }
 [[source]]
 name = "in-1"
 profile = "custom"
@@ -260,6 +275,8 @@ split = ""
 to = ["b"]
 types = ["x.*"]
 rate_limit = "60/m"
+on_bad_signature = "quarantine"
+on_unparsable = "quarantine"
 auth = [
     { kind = "hmac", preset = "stripe", header = "X-Sig", tolerance = "1m", secrets = [{ env = "A" }, { env = "B" }] },
     { kind = "hmac", header = "X-S", algorithm = "sha512", encoding = "base64", prefix = "a=", signed = "{id}:{ts}:{body}", timestamp = "header:X-T", timestamp_unit = "ms", id_header = "X-I", secret_encoding = "hex", secrets = { env = "A" } },
@@ -324,11 +341,11 @@ fn every_example_in_the_shipped_file_works() {
 fn the_shipped_file_names_every_key_and_profile() {
     let marked = SHIPPED.replace("\n[[source]]", "\n[[source]]\nzzzzzzzzzzzz = 1");
     let marked = marked.replace("\n[[destination]]", "\n[[destination]]\nzzzzzzzzzzzz = 1");
-    let marked: String = ["intake", "admin", "store", "destination.retry", "destination.ordering", "dlq"]
+    let marked: String = ["intake", "admin", "store", "destination.retry", "destination.ordering", "dlq", "quarantine"]
         .iter()
         .fold(marked, |text, block| text.replace(&format!("\n[{block}]"), &format!("\n[{block}]\nzzzzzzzzzzzz = 1")));
     let found = faults(&marked);
-    assert_eq!(found.len(), 8, "{found:?}");
+    assert_eq!(found.len(), 9, "{found:?}");
     for fault in &found {
         let (_, known) = fault.split_once("known here: ").unwrap();
         for key in known.split(", ") {

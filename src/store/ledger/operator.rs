@@ -58,6 +58,7 @@ impl Ledger<'_> {
                 self.changed = true;
                 Ok(1)
             }
+            Change::GiveUp { what, numbers } => Ok(self.give_up_detained(&numbers, &what, who)),
             Change::Note { what } => {
                 self.audit(who, &what, 1);
                 Ok(1)

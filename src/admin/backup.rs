@@ -1,0 +1,38 @@
+//! `/v1/backup`: a consistent copy of the store, streamed while everything goes on.
+
+use super::access::Caller;
+use super::{Failure, Shared};
+use crate::store::{Change, StoreError};
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use bytes::Bytes;
+use http_body_util::channel::Channel;
+use tokio::sync::mpsc;
+
+/// Pieces that wait to be sent.
+const PIECES_AHEAD: usize = 16;
+
+/// Everything that the store holds, in the format that `holdline restore` reads
+#[utoipa::path(get, path = "/v1/backup", tag = "notes", responses((status = 200, description = "A backup; whole only with its end", content_type = "application/octet-stream"), Failure))]
+pub(super) async fn backup(State(admin): Shared, caller: Caller) -> Result<impl IntoResponse, Failure> {
+    admin.store.change(Change::Note { what: "backup".to_owned() }, caller.name).await?;
+    let (pieces_to, mut pieces) = mpsc::channel::<Bytes>(PIECES_AHEAD);
+    let store = admin.store.clone();
+    let made = tokio::task::spawn_blocking(move || store.backup(|piece| pieces_to.blocking_send(piece).is_ok()));
+    let (mut to, body) = Channel::<Bytes, StoreError>::new(1);
+    tokio::spawn(async move {
+        while let Some(piece) = pieces.recv().await {
+            if to.send_data(piece).await.is_err() {
+                return;
+            }
+        }
+        // a stream that breaks off has no end, and is not restored
+        if let Ok(Err(error)) = made.await {
+            tracing::error!(%error, "a backup could not be made");
+            to.abort(error);
+        }
+    });
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], Body::new(body)))
+}

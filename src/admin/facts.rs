@@ -1,0 +1,39 @@
+//! The facts that alerts judge by, gathered from where they are known.
+
+use super::Admin;
+use crate::alert::Facts;
+use crate::rules::breaker;
+use crate::store::Tally;
+use std::sync::atomic::Ordering;
+
+/// Refusals for which the sender can do nothing.
+fn is_ours((status, _): (u16, &str)) -> bool {
+    status >= 500 || status == 429
+}
+
+impl Admin {
+    /// None while the daemon starts or stops.
+    pub async fn facts(&self) -> Option<Facts> {
+        let lines = self.lines().await.ok()?;
+        let totals = self.store.totals();
+        let now = self.clock.now();
+        let refused = self.counts.refused();
+        Some(Facts {
+            dead_lettered: totals.dead_lettered,
+            queue_depth: totals.sum(Tally::queued),
+            oldest_age: lines.values().filter_map(|line| line.oldest).min().map(|at| now.since(at)).unwrap_or_default(),
+            closed: self.admission.state().code(),
+            refused: refused.iter().filter(|(key, _)| is_ours(**key)).map(|(_, n)| n).sum(),
+            damaged: totals.damaged,
+            dlq_beyond: self.beyond.load(Ordering::Relaxed),
+            disk_full_in: self.trend.disk_full_in(),
+            breakers: {
+                let open = lines.iter().filter(|(_, line)| !matches!(line.breaker, breaker::State::Closed));
+                let mut names: Vec<String> = open.map(|(d, _)| self.destination_name(*d)).collect();
+                names.sort();
+                names
+            },
+            heard: self.counts.heard(),
+        })
+    }
+}

@@ -1,0 +1,190 @@
+//! What waits for a destination, for batch work elsewhere while it is down; and the deliveries that were settled there.
+
+use super::access::Caller;
+use super::answers::Changed;
+use super::events::find;
+use super::known::{Lies, delay_tree};
+use super::object::Object;
+use super::{Admin, Failure, Name, Shared, filter, notes};
+use crate::delivery::{Delivery, DeliveryId, Place};
+use crate::dispatch::Question;
+use crate::event::{DestinationId, EventId, Sequence};
+use crate::scheduler::Standing;
+use crate::store::{Change, Store, StoreError};
+use crate::time::Timestamp;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{State, rejection::JsonRejection};
+use axum::http::header;
+use axum::response::IntoResponse;
+use base64::Engine;
+use bytes::Bytes;
+use http_body_util::channel::{Channel, Sender};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use utoipa::ToSchema;
+
+/// Lines that wait to be sent.
+const LINES_AHEAD: usize = 16;
+/// Events of one request to discard.
+const IDS_MAX: usize = 10_000;
+
+/// A line: a delivery that waits, with its body.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Pending {
+    #[schema(value_type = String, format = Uuid)]
+    id: EventId,
+    #[schema(value_type = u64)]
+    sequence: Sequence,
+    source: String,
+    #[serde(rename = "type")]
+    kind: String,
+    interaction: Option<String>,
+    sender_id: Option<String>,
+    event_time: Option<String>,
+    received_at: String,
+    /// Made so far.
+    attempts: usize,
+    content_type: String,
+    /// The body, where it is UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<String>,
+    /// The body in base64, where it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_base64: Option<String>,
+}
+
+/// What waits for a destination, with bodies, in order of acceptance, one JSON object a line
+#[utoipa::path(get, path = "/v1/destinations/{name}/pending", tag = "destinations", params(("name" = String, Path)), responses((status = 200, description = "NDJSON; each line is a `Pending`", body = Pending, content_type = "application/x-ndjson"), Failure))]
+pub(super) async fn pending(State(admin): Shared, Name(name): Name) -> Result<impl IntoResponse, Failure> {
+    let d = destination(&admin, &name)?;
+    let tree = delay_tree(&admin).await?;
+    let delayed = tree.into_iter().filter(|(id, _)| id.destination == d).map(|(id, due)| (id.sequence, due)).collect();
+    let (to, body) = Channel::<Bytes, StoreError>::new(LINES_AHEAD);
+    tokio::spawn(lines(admin, d, delayed, to));
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(body)))
+}
+
+fn destination(admin: &Admin, name: &str) -> Result<DestinationId, Failure> {
+    filter::destination(Some(name), admin)?.ok_or_else(|| Failure::not_found("there is no such destination"))
+}
+
+/// Reads delivery after delivery as fast as they are taken; what ends meanwhile is left out.
+async fn lines(
+    admin: Arc<Admin>,
+    d: DestinationId,
+    mut delayed: BTreeMap<Sequence, Timestamp>,
+    mut to: Sender<Bytes, StoreError>,
+) {
+    let mut from = admin.store.floor();
+    loop {
+        // what was sent is then not all there is, and the client must see that
+        let Ok((tickets, next)) = admin.read(move |store| store.waiting(d, from)).await else {
+            return to.abort(StoreError::Failed);
+        };
+        let over = next == from;
+        let later = if over { BTreeMap::new() } else { delayed.split_off(&next) };
+        let mut places: BTreeMap<Sequence, Place> =
+            std::mem::replace(&mut delayed, later).into_iter().map(|(s, due)| (s, Place::under(due))).collect();
+        places.extend(tickets.iter().map(|ticket| (ticket.sequence, ticket.place)));
+        for (sequence, place) in places {
+            let id = DeliveryId { sequence, destination: d };
+            let line = match admin.read(move |store| read(store, id, place)).await {
+                Ok(Some(delivery)) => line(&delivery),
+                Ok(None) => continue,
+                Err(_) => return to.abort(StoreError::Failed),
+            };
+            if to.send_data(line.into()).await.is_err() {
+                return;
+            }
+        }
+        if over {
+            return;
+        }
+        from = next;
+    }
+}
+
+fn read(store: &Store, id: DeliveryId, place: Place) -> Result<Option<Delivery>, StoreError> {
+    match store.delivery(id, place) {
+        Err(StoreError::Damaged(_)) => Ok(None),
+        delivery => delivery.map(Some),
+    }
+}
+
+fn line(delivery: &Delivery) -> Vec<u8> {
+    let event = &delivery.event;
+    let text = std::str::from_utf8(&event.body).ok();
+    let pending = Pending {
+        id: event.id(delivery.id.sequence),
+        sequence: delivery.id.sequence,
+        source: event.source.clone(),
+        kind: event.kind.clone(),
+        interaction: event.interaction.clone(),
+        sender_id: event.sender_id.clone(),
+        event_time: event.time.map(|t| t.to_string()),
+        received_at: event.received_at.to_string(),
+        attempts: delivery.attempts.len(),
+        content_type: event.content_type.clone(),
+        body: text.map(str::to_owned),
+        body_base64: text.is_none().then(|| base64::engine::general_purpose::STANDARD.encode(&event.body)),
+    };
+    let mut line = serde_json::to_vec(&pending).expect("it holds only what JSON can");
+    line.push(b'\n');
+    line
+}
+
+/// Deliveries that were settled elsewhere.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SettledElsewhere {
+    /// Of events, as they stand in the lines of `pending`.
+    #[schema(value_type = Vec<uuid::Uuid>, max_items = 10_000)]
+    ids: Vec<String>,
+    /// It stands in the audit.
+    #[schema(min_length = 1, max_length = 500)]
+    reason: String,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Discards deliveries that wait for a destination and were settled elsewhere; what is under way is left alone
+#[utoipa::path(post, path = "/v1/destinations/{name}/discard", tag = "destinations", params(("name" = String, Path)), request_body = SettledElsewhere, responses((status = 200, body = Changed), Failure))]
+pub(super) async fn discard(
+    State(admin): Shared,
+    caller: Caller,
+    Name(name): Name,
+    body: Result<Json<Object<SettledElsewhere>>, JsonRejection>,
+) -> Result<Json<Changed>, Failure> {
+    let Json(Object(settled)) = body.map_err(|e| Failure::bad(e.body_text()))?;
+    notes::sound_reason(&settled.reason)?;
+    if settled.reason.trim().is_empty() {
+        return Err(Failure::bad("write a `reason`: who settled these, and where"));
+    }
+    if settled.ids.len() > IDS_MAX {
+        return Err(Failure::bad("at most 10000 ids at once; send them in several requests"));
+    }
+    let d = destination(&admin, &name)?;
+    let mut waiting = Vec::new();
+    for id in &settled.ids {
+        let Some(known) = find(&admin, id).await.map(Some).or_else(Failure::unless_not_found)? else { continue };
+        let place = match known.places.get(&d) {
+            Some(Lies::Waiting) => Place::Page,
+            Some(Lies::Delayed { due, .. }) => Place::under(*due),
+            _ => continue,
+        };
+        waiting.push((DeliveryId { sequence: known.sequence, destination: d }, place, known.lane));
+    }
+    let asked: Vec<_> = waiting.iter().map(|(id, _, lane)| (d, *lane, id.sequence)).collect();
+    let standings = admin.ask(|to| Question::Standings(asked, to)).await?;
+    let mut standings = standings.into_iter();
+    waiting.retain(|_| standings.next() != Some(Standing::InFlight));
+    let matched = waiting.len();
+    if settled.dry_run || matched == 0 {
+        return Ok(Json(Changed { matched, done: 0 }));
+    }
+    let what = format!("discard for {name}: {}", settled.reason);
+    let done = admin.store.change(Change::Discard { what, deliveries: waiting }, caller.name).await?;
+    Ok(Json(Changed { matched, done }))
+}

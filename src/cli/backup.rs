@@ -1,0 +1,117 @@
+//! `holdline backup`, `holdline restore`, `holdline verify`: a consistent copy of a running daemon's data, a store made of
+//! it, and the check of every record of a store that no daemon runs on.
+
+use crate::cli::client::Admin;
+use crate::cli::download::{bar, new_file, pieces};
+use crate::cli::reach::Reach;
+use crate::cli::{Failure, output, words};
+use crate::store::{Inventory, repair as repair_store, restore as restore_store, verify as verify_store};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// The file that a backup folder holds.
+const FILE: &str = "holdline.backup";
+
+/// Arguments of `holdline backup`.
+#[derive(Debug, clap::Args)]
+pub struct BackupArgs {
+    #[command(flatten)]
+    reach: Reach,
+    /// A folder for the backup; it is made, and must not hold one yet
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+}
+
+/// Arguments of `holdline restore`.
+#[derive(Debug, clap::Args)]
+pub struct RestoreArgs {
+    /// The folder of a backup
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// The data folder to make; it must not hold a store yet
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+}
+
+/// Arguments of `holdline verify`.
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// The data folder of a daemon that does not run
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Set aside what does not verify, and say what it was; nothing is deleted
+    #[arg(long)]
+    repair: bool,
+}
+
+/// Makes a backup.
+pub async fn backup(args: BackupArgs) -> Result<(), Failure> {
+    let admin = Admin::of(&args.reach)?;
+    let failed = |e: std::io::Error| Failure::io(format!("cannot write in {}", args.dir.display()), e);
+    std::fs::create_dir_all(&args.dir).map_err(failed)?;
+    let (whole, part) = (args.dir.join(FILE), args.dir.join(format!("{FILE}.part")));
+    if whole.exists() {
+        return Err(Failure::Usage(format!("{} is there already; give another folder", whole.display())));
+    }
+    let _ = std::fs::remove_file(&part); // one that broke off
+    let mut file = new_file(&part)?;
+    let bar = bar("bytes");
+    pieces(&admin, "/v1/backup", |piece| {
+        bar.inc(piece.len() as u64);
+        file.write_all(piece).map_err(failed)
+    })
+    .await?;
+    file.sync_all().map_err(failed)?;
+    std::fs::rename(&part, &whole).map_err(failed)?;
+    File::open(&args.dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
+    bar.finish_and_clear();
+    output::text(&format!("{}: {}\n", whole.display(), words::bytes(bar.position())))
+}
+
+/// Makes a store from a backup and checks it.
+pub fn restore(args: &RestoreArgs) -> Result<(), Failure> {
+    let path = args.dir.join(FILE);
+    let file = File::open(&path).map_err(|e| Failure::io(format!("cannot read {}", path.display()), e))?;
+    let bar = bar("rows");
+    let made = restore_store(file, &args.data, || bar.inc(1)).map_err(|e| Failure::Operation(e.to_string()))?;
+    bar.finish_and_clear();
+    told(&args.data, &made)
+}
+
+/// Checks every record.
+pub fn verify(args: &VerifyArgs) -> Result<(), Failure> {
+    let failed = |e: crate::store::StoreError| Failure::Operation(e.to_string());
+    let found = if args.repair {
+        let (done, found) = repair_store(&args.data, words::now()).map_err(failed)?;
+        for line in done {
+            output::text(&format!("set aside: {line}\n"))?;
+        }
+        found
+    } else {
+        verify_store(&args.data).map_err(failed)?
+    };
+    told(&args.data, &found)
+}
+
+fn told(data: &Path, found: &Inventory) -> Result<(), Failure> {
+    let mut text = format!(
+        "{}: {} accepted, {} deliveries waiting, {} dead, {} damaged records set aside\n",
+        data.display(),
+        words::count(found.accepted),
+        words::count(found.waiting),
+        words::count(found.dead),
+        words::count(found.damaged),
+    );
+    for fault in &found.faults {
+        text.push_str(&format!("  {fault}\n"));
+    }
+    output::text(&text)?;
+    match found.faults.len() {
+        0 => Ok(()),
+        n => Err(Failure::Operation(format!(
+            "{}; `holdline verify --repair` sets aside what does not verify",
+            words::counted(n as u64, "fault")
+        ))),
+    }
+}

@@ -1,0 +1,168 @@
+//! `holdline doctor`: what the daemon needs of its machine and its destinations; a verdict for each, and a remedy.
+//!
+//! Everything is looked at from here, by the configuration: it also works while the daemon does not run. Exit code 1 where
+//! something is bad.
+
+mod disk;
+mod network;
+
+use crate::cli::client::Admin;
+use crate::cli::reach::{Form, Reach};
+use crate::cli::{Failure, item, output, words};
+use crate::config::{Overrides, Settings};
+use serde_json::{Value, json};
+
+/// Arguments of `holdline doctor`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    reach: Reach,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Good,
+    /// It works, and may not for long or not in every case.
+    Doubtful,
+    Bad,
+}
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Good => "ok",
+            Self::Doubtful => "warn",
+            Self::Bad => "BAD",
+        }
+    }
+}
+
+/// What was found about one thing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub what: String,
+    pub verdict: Verdict,
+    pub found: String,
+    /// What to do; empty where nothing is.
+    pub remedy: String,
+}
+
+impl Finding {
+    pub fn good(what: impl Into<String>, found: impl Into<String>) -> Self {
+        Self { what: what.into(), verdict: Verdict::Good, found: found.into(), remedy: String::new() }
+    }
+
+    pub fn doubtful(what: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Doubtful, remedy: remedy.into(), ..Self::good(what, found) }
+    }
+
+    pub fn bad(what: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Bad, ..Self::doubtful(what, found, remedy) }
+    }
+}
+
+/// Looks at everything and prints what was found.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let settings = match args.reach.shared.settings()? {
+        Some(settings) => settings,
+        None => Settings::embedded(&Overrides::default()).map_err(Failure::Usage)?,
+    };
+    let mut findings = vec![daemon(&args.reach).await];
+    findings.extend(disk::look(&settings));
+    findings.push(descriptors(&settings));
+    findings.push(network::clock());
+    findings.extend(secrets(&settings));
+    for destination in &settings.destinations {
+        findings.extend(network::look(destination).await);
+    }
+    match args.reach.shared.form() {
+        Form::Json => output::json(&Value::Array(findings.iter().map(as_json).collect()))?,
+        Form::Table => output::text(&told(&findings))?,
+    }
+    match findings.iter().filter(|f| f.verdict == Verdict::Bad).count() {
+        0 => Ok(()),
+        n => Err(Failure::Operation(format!("{} to mend", words::counted(n as u64, "fault")))),
+    }
+}
+
+fn as_json(f: &Finding) -> Value {
+    json!({"what": f.what, "verdict": f.verdict.word().to_lowercase(), "found": f.found, "remedy": f.remedy})
+}
+
+fn told(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for f in findings {
+        text.push_str(&format!("{:<5} {:<24} {}\n", f.verdict.word(), words::line(&f.what, 24), f.found));
+        if !f.remedy.is_empty() {
+            text.push_str(&format!("      {:<24} -> {}\n", "", f.remedy));
+        }
+    }
+    text
+}
+
+async fn daemon(reach: &Reach) -> Finding {
+    let status = match Admin::of(reach) {
+        Ok(admin) => admin.get("/v1/status").await,
+        Err(failure) => Err(failure),
+    };
+    match status {
+        Ok(status) if item::is_set(&status, "intake/open") => {
+            let durability = item::text(&status, "durability");
+            Finding::good("daemon", format!("running, intake open, durability {durability}"))
+        }
+        Ok(status) => {
+            let reason = item::text(&status, "intake/reason");
+            let remedy = "see `holdline gaps`; `holdline intake open` if it was closed by hand";
+            Finding::bad("daemon", format!("running, but intake is closed: {reason}"), remedy)
+        }
+        Err(Failure::Unreachable(_)) => {
+            Finding::doubtful("daemon", "not running, or not where it was looked for", "start it, or say --admin")
+        }
+        Err(_) => Finding::doubtful("daemon", "it does not let us in", "give its token with --token-file"),
+    }
+}
+
+/// Each connection, each request in flight and sled's files take a descriptor.
+fn descriptors(settings: &Settings) -> Finding {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let out: usize = settings.destinations.iter().map(|d| d.concurrency_max).sum();
+    let wanted = (settings.intake.max_connections + out + 256 + 64) as u64;
+    let found = format!("{} allowed here, {} can be wanted", words::count(limit), words::count(wanted));
+    if limit >= wanted {
+        Finding::good("open files", found)
+    } else {
+        let remedy = format!("set LimitNOFILE={wanted} in the unit, or lower intake.max_connections");
+        Finding::doubtful("open files", found, remedy)
+    }
+}
+
+/// Secrets that cannot be read; those that only the service sees are left out.
+fn secrets(settings: &Settings) -> Vec<Finding> {
+    use crate::config::Secret;
+    let mut findings = Vec::new();
+    for named in &settings.admin.tokens {
+        if let (Secret::File(_), Err(why)) = (&named.token, named.token.read()) {
+            let what = format!("token {}", named.name);
+            findings.push(Finding::bad(what, why, "make the file, readable for the user that holdline runs as"));
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_line_has_a_verdict_and_each_fault_a_remedy() {
+        let findings = [
+            Finding::good("disk", "fine"),
+            Finding::doubtful("clock", "not known", "run ntp"),
+            Finding::bad("dns crm", "no such name", "mend it"),
+        ];
+        let text = told(&findings);
+        assert_eq!(text.lines().count(), 5, "{text}");
+        assert!(text.contains("BAD   dns crm") && text.contains("-> mend it"), "{text}");
+        assert_eq!(as_json(&findings[2])["verdict"], "bad");
+    }
+}

@@ -1,0 +1,115 @@
+//! The disk under the store: what its filesystem can, how fast it syncs, what room and what rights there are.
+
+use super::Finding;
+use crate::cli::words;
+use crate::clock::Clock;
+use crate::config::Settings;
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const SYNCS: usize = 20;
+/// A sync that takes longer makes each event wait that long, and a disk that cannot is rarely healthy.
+const SLOW: Duration = Duration::from_millis(50);
+
+pub fn look(settings: &Settings) -> Vec<Finding> {
+    let path = &settings.store.path;
+    let there = nearest(path);
+    let mut findings = vec![rights(path)];
+    match tempfile_in(&there) {
+        Err(e) => {
+            let remedy = "run doctor as the user that holdline runs as, or as root";
+            findings.push(Finding::doubtful("filesystem", format!("cannot write in {}: {e}", there.display()), remedy));
+        }
+        Ok((probe, file)) => {
+            findings.push(durability(&file));
+            findings.push(syncs(file));
+            let _ = fs::remove_file(probe); // it is empty and says what it is
+        }
+    }
+    findings.push(room(&there, settings));
+    findings
+}
+
+/// The path itself, or what is there of its parents.
+fn nearest(path: &Path) -> PathBuf {
+    path.ancestors().find(|p| p.is_dir()).map_or_else(|| ".".into(), Path::to_owned)
+}
+
+fn tempfile_in(folder: &Path) -> std::io::Result<(PathBuf, File)> {
+    let path = folder.join(format!(".holdline-doctor-{}", std::process::id()));
+    let file = File::options().create_new(true).read(true).write(true).open(&path)?;
+    Ok((path, file))
+}
+
+fn rights(path: &Path) -> Finding {
+    let what = "data folder";
+    match fs::metadata(path) {
+        Err(_) => Finding::good(what, format!("{} is not there yet; it is made at the first start", path.display())),
+        Ok(meta) if meta.permissions().mode() & 0o077 != 0 => {
+            let mode = meta.permissions().mode() & 0o777;
+            let found = format!("{} is open to others (mode {mode:o})", path.display());
+            Finding::doubtful(what, found, format!("chmod 700 {}", path.display()))
+        }
+        Ok(meta) => Finding::good(what, format!("{}, only for user {}", path.display(), meta.uid())),
+    }
+}
+
+/// Whether each write can be made synchronous by inode flags, which alone holds in every power cut.
+fn durability(file: &File) -> Finding {
+    let marked = ioctl_getflags(file).and_then(|flags| {
+        ioctl_setflags(file, flags | IFlags::SYNC)?;
+        ioctl_getflags(file)
+    });
+    match marked {
+        Ok(flags) if flags.contains(IFlags::SYNC) => Finding::good("filesystem", "durability will be inode-sync"),
+        _ => {
+            let remedy = "put store.path on ext4 or XFS";
+            Finding::doubtful("filesystem", "it knows no SYNC flag: durability will be fdatasync", remedy)
+        }
+    }
+}
+
+fn syncs(mut file: File) -> Finding {
+    let clock = Clock::system();
+    let mut took = Vec::new();
+    for _ in 0..SYNCS {
+        let began = clock.precise();
+        if let Err(e) = file.write_all(&[0; 4096]).and_then(|()| file.sync_data()) {
+            return Finding::bad("fsync", format!("it fails: {e}"), "look at the disk: dmesg, smartctl");
+        }
+        took.push(clock.precise().saturating_sub(began));
+    }
+    took.sort();
+    let (median, worst) = (took[SYNCS / 2], took[SYNCS - 1]);
+    let found = format!("{} in the middle, {} at worst", micros(median), micros(worst));
+    if median <= SLOW {
+        Finding::good("fsync", found)
+    } else {
+        Finding::doubtful("fsync", found, "a disk of its own, or one with power-loss protection, acknowledges faster")
+    }
+}
+
+fn micros(d: Duration) -> String {
+    if d < Duration::from_millis(10) { format!("{} us", d.as_micros()) } else { format!("{} ms", d.as_millis()) }
+}
+
+fn room(there: &Path, settings: &Settings) -> Finding {
+    let Ok(s) = rustix::fs::statvfs(there) else {
+        return Finding::bad("free disk", "it cannot be asked", "look at the mount of store.path");
+    };
+    let free = s.f_bavail * s.f_frsize;
+    let (reserve, queue) = (settings.intake.disk_reserve_bytes, settings.intake.max_queue_bytes);
+    let found = format!("{} free, {} of it is reserve", words::bytes(free), words::bytes(reserve));
+    if free < reserve {
+        Finding::bad("free disk", found, "intake answers 503 until there is more: free some, or lower disk_reserve")
+    } else if free - reserve < queue {
+        let remedy = format!("the disk is full before max_queue_bytes ({}) is reached", words::bytes(queue));
+        Finding::doubtful("free disk", found, remedy)
+    } else {
+        Finding::good("free disk", found)
+    }
+}

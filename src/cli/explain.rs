@@ -1,0 +1,234 @@
+//! `holdline explain`: where an event, an interaction or a destination stands, which gate holds it, until when, behind
+//! what, and who set that.
+
+use crate::cli::client::{Admin, encoded, with_query};
+use crate::cli::reach::{Form, Reach};
+use crate::cli::{Failure, events, item, output, words};
+use crate::time::Timestamp;
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+/// Arguments of `holdline explain`.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["id", "interaction", "destination"]))]
+pub struct Args {
+    #[command(flatten)]
+    reach: Reach,
+    /// The event's id, or SOURCE:ID with the sender's own id
+    #[arg(value_name = "EVENT_ID")]
+    id: Option<String>,
+    /// All that is known of this interaction (conversation)
+    #[arg(long, value_name = "KEY")]
+    interaction: Option<String>,
+    /// What holds this destination
+    #[arg(long, value_name = "NAME")]
+    destination: Option<String>,
+}
+
+/// So many events of a chain, each waiting for the next, are told.
+const CHAIN_MAX: usize = 8;
+/// So many events of an interaction, or first in line of a destination, are told.
+const SHOWN: usize = 10;
+
+/// Runs the command.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let admin = Admin::of(&args.reach)?;
+    let answer = match (&args.id, &args.interaction, &args.destination) {
+        (Some(id), ..) => json!({"chain": chain(&admin, id).await?}),
+        (None, Some(key), _) => interaction(&admin, key).await?,
+        (None, None, Some(name)) => destination(&admin, name).await?,
+        (None, None, None) => return Err(Failure::Usage("say which event, interaction or destination".into())),
+    };
+    match args.reach.shared.form() {
+        Form::Json => output::json(&answer),
+        Form::Table => output::text(&told(&answer, words::now())),
+    }
+}
+
+/// The event, the one it waits for, and so on.
+async fn chain(admin: &Admin, id: &str) -> Result<Vec<Value>, Failure> {
+    let mut chain = vec![admin.get(&format!("/v1/events/{}", encoded(id))).await?];
+    while let Some(behind) = chain.last().and_then(behind).filter(|_| chain.len() < CHAIN_MAX) {
+        let next = admin.get(&format!("/v1/events/{}", encoded(&behind))).await?;
+        // what moves meanwhile can make a ring, but never one that lasts
+        if chain.iter().any(|known| known["id"] == next["id"]) {
+            break;
+        }
+        chain.push(next);
+    }
+    Ok(chain)
+}
+
+/// The event that the first held delivery of an event waits for.
+fn behind(event: &Value) -> Option<String> {
+    let deliveries = item::list(event, "deliveries").iter();
+    deliveries.filter_map(|d| item::some_text(d, "waiting_for/behind")).next().map(str::to_owned)
+}
+
+async fn interaction(admin: &Admin, key: &str) -> Result<Value, Failure> {
+    let mut all = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let pairs = [("interaction", Some(key)), ("limit", Some("500")), ("after", after.as_deref())];
+        let pairs = pairs.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        let page = admin.get(&with_query("/v1/events", pairs)).await?;
+        all.extend(item::list(&page, "items").iter().cloned());
+        match item::some_text(&page, "next") {
+            Some(next) => after = Some(next.to_owned()),
+            None => break,
+        }
+    }
+    let open: Vec<Value> = all.iter().filter(|e| is_open(e)).cloned().collect();
+    let last = all.iter().rev().find(|e| !is_open(e)).cloned();
+    Ok(json!({"interaction": key, "known": all.len(), "last_ended": last, "waiting": open}))
+}
+
+fn is_open(event: &Value) -> bool {
+    let ended = |d: &Value| matches!(item::some_text(d, "state"), Some("delivered" | "discarded"));
+    !item::list(event, "deliveries").iter().all(ended)
+}
+
+async fn destination(admin: &Admin, name: &str) -> Result<Value, Failure> {
+    let stands = admin.get(&format!("/v1/destinations/{}", encoded(name))).await?;
+    let mut first = Vec::new();
+    for state in ["in_flight", "queued", "delayed"] {
+        let path = with_query("/v1/events", [("destination", name), ("state", state), ("limit", "5")]);
+        first.extend(item::list(&admin.get(&path).await?, "items").iter().cloned());
+    }
+    Ok(json!({"destination": stands, "first_in_line": first}))
+}
+
+fn told(answer: &Value, now: Timestamp) -> String {
+    if let Some(stands) = item::find(answer, "destination") {
+        return of_destination(stands, item::list(answer, "first_in_line"), now);
+    }
+    if item::find(answer, "interaction").is_some() {
+        return of_interaction(answer, now);
+    }
+    let mut text = String::new();
+    for (n, event) in item::list(answer, "chain").iter().enumerate() {
+        if n > 0 {
+            text.push_str("\nwhich is\n");
+        }
+        text.push_str(&events::story(event, now));
+    }
+    text
+}
+
+fn of_destination(stands: &Value, first: &[Value], now: Timestamp) -> String {
+    let n = |path| words::count(item::number(stands, path));
+    let mut text = format!(
+        "{}: {} waiting ({} delayed, {} held), {} of {} in flight, {} dead\n",
+        item::text(stands, "name"),
+        n("queue/depth"),
+        n("queue/delayed"),
+        n("queue/held"),
+        n("concurrency/in_flight"),
+        n("concurrency/limit"),
+        n("counters/dead"),
+    );
+    let holds = item::list(stands, "holds");
+    if holds.is_empty() {
+        text.push_str("nothing holds it as a whole\n");
+    }
+    for hold in holds {
+        writeln!(text, "held by {}", events::gate(hold, now)).expect("writing to a String cannot fail");
+    }
+    if !first.is_empty() {
+        text.push_str("\nfirst in line:\n");
+        text.push_str(&lines(first, now));
+    }
+    text
+}
+
+fn of_interaction(answer: &Value, now: Timestamp) -> String {
+    let waiting = item::list(answer, "waiting");
+    let mut text = format!(
+        "{}: {} known, {} of them not ended\n",
+        words::line(&item::text(answer, "interaction"), 200),
+        words::counted(item::number(answer, "known"), "event"),
+        words::count(waiting.len() as u64),
+    );
+    if let Some(last) = item::find(answer, "last_ended").filter(|l| l.is_object()) {
+        text.push_str("\nlast that ended:\n");
+        text.push_str(&lines(std::slice::from_ref(last), now));
+    }
+    if !waiting.is_empty() {
+        text.push_str("\nnot ended, oldest first:\n");
+        text.push_str(&lines(waiting, now));
+    }
+    text
+}
+
+/// A line for each delivery: event, destination, state, and what it waits for.
+fn lines(events: &[Value], now: Timestamp) -> String {
+    let mut text = String::new();
+    for event in events.iter().take(SHOWN) {
+        for delivery in item::list(event, "deliveries") {
+            let waits = match item::find(delivery, "waiting_for").filter(|w| w.is_object()) {
+                Some(waiting) => format!(", waits for {}", events::gate(waiting, now)),
+                None => String::new(),
+            };
+            let (id, to) = (item::text(event, "id"), item::text(delivery, "destination"));
+            writeln!(text, "  {id} to {to}: {}{waits}", item::text(delivery, "state"))
+                .expect("writing to a String cannot fail");
+        }
+    }
+    if events.len() > SHOWN {
+        writeln!(text, "  and {} more", words::count((events.len() - SHOWN) as u64))
+            .expect("writing to a String cannot fail");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(id: &str, delivery: Value) -> Value {
+        json!({"id": id, "received_at": "2026-03-19T22:04:38Z", "deliveries": [delivery]})
+    }
+
+    #[test]
+    fn a_chain_is_told_to_its_end() {
+        let now = words::instant("2026-03-19T22:04:48Z").unwrap();
+        let held = json!({"destination": "crm", "state": "held",
+            "waiting_for": {"gate": "order", "behind": "first", "set_by": "ordering"}});
+        let delayed = json!({"destination": "crm", "state": "delayed",
+            "waiting_for": {"gate": "delay", "until": "2026-03-19T22:05:48Z", "set_by": "retry"}});
+        let (second, first) = (event("second", held), event("first", delayed));
+        assert_eq!(behind(&second).as_deref(), Some("first"));
+        assert_eq!(behind(&first), None);
+        let text = told(&json!({"chain": [second, first]}), now);
+        let parts = ["waits for gate order, behind first, set by ordering", "which is", "gate delay until"];
+        let found: Vec<_> = parts.iter().map(|p| text.find(p).unwrap_or_else(|| panic!("{p}\n{text}"))).collect();
+        assert!(found.is_sorted(), "{text}");
+        assert!(text.contains("(in 1m)"), "{text}");
+    }
+
+    #[test]
+    fn a_destination_and_an_interaction_are_told_in_lines() {
+        let now = words::instant("2026-03-19T22:04:48Z").unwrap();
+        let stands = json!({"name": "crm", "queue": {"depth": 5, "delayed": 2, "held": 1}, "counters": {"dead": 3},
+            "concurrency": {"limit": 8, "in_flight": 1},
+            "holds": [{"gate": "delay", "until": "2026-03-19T22:05:48Z", "set_by": "destination", "reason": "Retry-After"}]});
+        let queued = event(
+            "a",
+            json!({"destination": "crm", "state": "queued",
+            "waiting_for": {"gate": "concurrency", "set_by": "configuration"}}),
+        );
+        let text = told(&json!({"destination": stands, "first_in_line": [queued]}), now);
+        for part in [
+            "crm: 5 waiting (2 delayed, 1 held), 1 of 8 in flight, 3 dead",
+            "held by gate delay until",
+            "(Retry-After)",
+            "a to crm: queued, waits for gate concurrency",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        let done = event("b", json!({"destination": "crm", "state": "delivered"}));
+        assert!(!is_open(&done) && is_open(&queued));
+        let text = told(&json!({"interaction": "k", "known": 2, "last_ended": done, "waiting": [queued]}), now);
+        assert!(text.starts_with("k: 2 events known, 1 of them not ended\n"), "{text}");
+    }
+}

@@ -1,0 +1,151 @@
+//! `holdline gaps`, `holdline audit` and `holdline intake`: when events could not be accepted, who changed what, and
+//! closing and opening the door.
+
+use crate::cli::client::Admin;
+use crate::cli::filter::{self, Pages};
+use crate::cli::reach::{Form, Reach};
+use crate::cli::table::{Column, Table};
+use crate::cli::{Failure, item, output, words};
+use crate::time::Timestamp;
+use serde_json::{Map, Value, json};
+
+/// Arguments of `holdline gaps` and `holdline audit`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    reach: Reach,
+    #[command(flatten)]
+    pages: Pages,
+}
+
+/// Arguments of `holdline intake`.
+#[derive(Debug, clap::Args)]
+pub struct IntakeArgs {
+    #[command(flatten)]
+    reach: Reach,
+    #[command(subcommand)]
+    what: Door,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Door {
+    /// Let events in again
+    Open,
+    /// Answer 503 to every event; deliveries go on
+    Close {
+        /// Why; it stands in the audit
+        #[arg(long, default_value = "")]
+        reason: String,
+        /// Open again by itself after this time (30m, 2h)
+        #[arg(long = "for", value_name = "DURATION")]
+        within: Option<String>,
+    },
+}
+
+/// Prints when events could not be accepted.
+pub async fn gaps(args: Args) -> Result<(), Failure> {
+    let now = words::now();
+    list(&args, "/v1/gaps", |items| gap_rows(items, now)).await
+}
+
+/// Prints who changed what.
+pub async fn audit(args: Args) -> Result<(), Failure> {
+    let now = words::now();
+    list(&args, "/v1/audit", |items| audit_rows(items, now)).await
+}
+
+async fn list(args: &Args, path: &str, rows: impl Fn(&[Value]) -> Table) -> Result<(), Failure> {
+    let admin = Admin::of(&args.reach)?;
+    match args.reach.shared.form() {
+        Form::Json => filter::print_json(&admin, path, &[], &args.pages).await,
+        Form::Table => filter::print_tables(&admin, path, &[], &args.pages, |items| rows(items).for_stdout()).await,
+    }
+}
+
+fn gap_rows(items: &[Value], now: Timestamp) -> Table {
+    let mut table = Table::new([
+        Column::fixed("REASON"),
+        Column::fixed("FROM"),
+        Column::dispensable("", 2),
+        Column::fixed("FOR"),
+        Column::dispensable("REFUSED", 1).right(),
+    ]);
+    for gap in items {
+        let from = item::text(gap, "from");
+        let begin = words::instant(&from);
+        let lasted = match (begin, item::some_text(gap, "until").and_then(words::instant)) {
+            (Some(begin), Some(end)) => words::age(end.since(begin)),
+            (Some(begin), None) => format!("{}, and still", words::age(now.since(begin))),
+            _ => "-".to_owned(),
+        };
+        let ago = words::ago(&from, now);
+        table.row([item::text(gap, "reason"), from, ago, lasted, words::count(item::number(gap, "refused"))]);
+    }
+    table
+}
+
+fn audit_rows(items: &[Value], now: Timestamp) -> Table {
+    let mut table = Table::new([
+        Column::fixed("WHEN"),
+        Column::fixed("WHO"),
+        Column::fixed("WHAT"),
+        Column::dispensable("HOW MANY", 1).right(),
+    ]);
+    for change in items {
+        table.row([
+            item::some_text(change, "at").map_or_else(|| "-".to_owned(), |at| words::ago(at, now)),
+            words::line(&item::text(change, "who"), 20),
+            words::line(&item::text(change, "what"), 80),
+            words::count(item::number(change, "count")),
+        ]);
+    }
+    table
+}
+
+/// Opens or closes the door.
+pub async fn intake(args: IntakeArgs) -> Result<(), Failure> {
+    let admin = Admin::of(&args.reach)?;
+    let answer = match args.what {
+        Door::Open => admin.post("/v1/intake/open", &json!({})).await?,
+        Door::Close { reason, within } => {
+            let mut body = Map::from_iter([("reason".to_owned(), json!(reason))]);
+            body.extend(within.map(|within| ("for".to_owned(), json!(within))));
+            admin.post("/v1/intake/close", &Value::Object(body)).await?
+        }
+    };
+    match args.reach.shared.form() {
+        Form::Json => output::json(&answer),
+        Form::Table => output::text(&format!("{}\n", door(&answer, words::now()))),
+    }
+}
+
+fn door(answer: &Value, now: Timestamp) -> String {
+    match (item::is_set(answer, "open"), item::some_text(answer, "until")) {
+        (true, _) => "intake is open".to_owned(),
+        (false, Some(until)) => format!("intake is closed until {until} ({})", words::ago(until, now)),
+        (false, None) => format!("intake is closed ({})", item::text(answer, "reason")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_and_changes_are_told_with_their_times() {
+        let now = words::instant("2026-03-19T22:04:48Z").unwrap();
+        let gaps = [
+            json!({"reason": "disk_low", "from": "2026-03-19T22:03:48Z", "until": null, "refused": 1200}),
+            json!({"reason": "crash", "from": "2026-03-19T20:00:00Z", "until": "2026-03-19T20:00:05Z", "refused": 0}),
+        ];
+        let text = gap_rows(&gaps, now).in_width(Some(100));
+        for part in ["1m, and still", "1,200", "crash", "5.0s"] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        let audit = [json!({"at": "2026-03-19T22:04:38Z", "who": "unix:root", "what": "dlq purge", "count": 3})];
+        assert!(audit_rows(&audit, now).in_width(Some(80)).contains("10s ago"));
+        assert_eq!(door(&json!({"open": true}), now), "intake is open");
+        let closed = json!({"open": false, "reason": "intake_closed", "until": "2026-03-19T22:05:48Z"});
+        assert_eq!(door(&closed, now), "intake is closed until 2026-03-19T22:05:48Z (in 1m)");
+    }
+}

@@ -1,0 +1,107 @@
+//! `holdline pause`, `resume` and `breaker`: what an operator decides about calling a destination.
+
+use crate::cli::client::Admin;
+use crate::cli::reach::{Form, Reach};
+use crate::cli::{Failure, item, output, words};
+use clap::ValueEnum;
+use serde_json::{Map, Value, json};
+
+/// Arguments of `holdline pause`.
+#[derive(Debug, clap::Args)]
+pub struct PauseArgs {
+    #[command(flatten)]
+    reach: Reach,
+    /// The destination
+    destination: String,
+    #[command(flatten)]
+    why: Why,
+}
+
+/// Arguments of `holdline resume`.
+#[derive(Debug, clap::Args)]
+pub struct ResumeArgs {
+    #[command(flatten)]
+    reach: Reach,
+    /// The destination
+    destination: String,
+}
+
+/// Arguments of `holdline breaker`.
+#[derive(Debug, clap::Args)]
+pub struct BreakerArgs {
+    #[command(flatten)]
+    reach: Reach,
+    /// The destination
+    destination: String,
+    /// Nothing passes; everything passes; or a few requests decide
+    state: State,
+    #[command(flatten)]
+    why: Why,
+}
+
+#[derive(Debug, clap::Args)]
+struct Why {
+    /// Why; it stands in the audit and in `explain`
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// Ends by itself after this time (30m, 2h)
+    #[arg(long = "for", value_name = "DURATION")]
+    within: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum State {
+    Open,
+    Closed,
+    HalfOpen,
+}
+
+impl Why {
+    fn body(self) -> Map<String, Value> {
+        let mut body = Map::from_iter([("reason".to_owned(), json!(self.reason))]);
+        body.extend(self.within.map(|within| ("for".to_owned(), json!(within))));
+        body
+    }
+}
+
+/// Delivers nothing to a destination for a while.
+pub async fn pause(args: PauseArgs) -> Result<(), Failure> {
+    decide(&args.reach, &args.destination, "pause", args.why.body(), "is paused").await
+}
+
+/// Delivers to a destination again.
+pub async fn resume(args: ResumeArgs) -> Result<(), Failure> {
+    decide(&args.reach, &args.destination, "resume", Map::new(), "is resumed").await
+}
+
+/// Sets the breaker of a destination.
+pub async fn breaker(args: BreakerArgs) -> Result<(), Failure> {
+    let (word, done) = match args.state {
+        State::Open => ("open", "has its breaker open"),
+        State::Closed => ("closed", "has its breaker closed"),
+        State::HalfOpen => ("half_open", "is probed"),
+    };
+    let mut body = args.why.body();
+    body.insert("state".to_owned(), json!(word));
+    decide(&args.reach, &args.destination, "breaker", body, done).await
+}
+
+async fn decide(
+    reach: &Reach,
+    destination: &str,
+    what: &str,
+    body: Map<String, Value>,
+    done: &str,
+) -> Result<(), Failure> {
+    let admin = Admin::of(reach)?;
+    let name: String = form_urlencoded::byte_serialize(destination.as_bytes()).collect();
+    let answer = admin.post(&format!("/v1/destinations/{name}/{what}"), &Value::Object(body)).await?;
+    match reach.shared.form() {
+        Form::Json => output::json(&answer),
+        Form::Table => {
+            let until = item::some_text(&answer, "until");
+            let until = until.map(|until| format!(" until {until} ({})", words::ago(until, words::now())));
+            output::text(&format!("{destination} {done}{}\n", until.unwrap_or_default()))
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Alerts as used: who is told, and of what.
+
+use std::time::Duration;
+
+/// Somebody who wants to be told when something is wrong.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alert {
+    pub to: AlertTo,
+    pub on: Vec<Condition>,
+    /// At most one message of a kind in this time.
+    pub digest: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum AlertTo {
+    Webhook(http::Uri),
+    /// Program and arguments; the message comes on standard input.
+    Command(Vec<String>),
+}
+
+/// What is worth telling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    DeadLetter,
+    BreakerOpen,
+    DiskLow,
+    IntakeRefused,
+    Damaged,
+    DlqBounds,
+    QueueDepth(u64),
+    OldestAge(Duration),
+    Silence(Duration),
+    DiskFull(Duration),
+}
+
+impl Condition {
+    /// Those that are one word.
+    pub const PLAIN: [Self; 6] =
+        [Self::DeadLetter, Self::BreakerOpen, Self::DiskLow, Self::IntakeRefused, Self::Damaged, Self::DlqBounds];
+}
+
+/// As it stands in the configuration.
+impl std::fmt::Display for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let time = |d: &Duration| humantime::format_duration(*d).to_string();
+        match self {
+            Self::DeadLetter => f.write_str("dead_letter"),
+            Self::BreakerOpen => f.write_str("breaker_open"),
+            Self::DiskLow => f.write_str("disk_low"),
+            Self::IntakeRefused => f.write_str("intake_refused"),
+            Self::Damaged => f.write_str("damaged"),
+            Self::DlqBounds => f.write_str("dlq_full"),
+            Self::QueueDepth(n) => write!(f, "queue_depth > {n}"),
+            Self::OldestAge(d) => write!(f, "oldest_age > {}", time(d)),
+            Self::Silence(d) => write!(f, "silence > {}", time(d)),
+            Self::DiskFull(d) => write!(f, "disk_full < {}", time(d)),
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Care: the tasks by which the daemon looks after itself.
+
+use super::Part;
+use crate::admin::Admin;
+use crate::alert;
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::intake::Counts;
+use crate::intake::admission::Admission;
+use crate::store::Store;
+use crate::upkeep::{self, Trend};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// Starts what the daemon looks after by itself.
+pub(super) fn look_after(
+    part: &Part,
+    store: &Store,
+    clock: &Clock,
+    settings: &Settings,
+    admission: &Arc<Admission>,
+    counts: &Arc<Counts>,
+) -> (Arc<Trend>, Arc<AtomicU64>) {
+    let (trend, beyond) = (Arc::new(Trend::default()), Arc::new(AtomicU64::new(0)));
+    let of = || (store.clone(), clock.clone(), part.stop.clone());
+    let (store, clock, stop) = of();
+    part.tasks.spawn(upkeep::watch_trend(store, clock, trend.clone(), stop));
+    let (store, clock, stop) = of();
+    part.tasks.spawn(upkeep::watch_gaps(store, clock, admission.clone(), counts.clone(), stop));
+    let (store, clock, stop) = of();
+    part.tasks.spawn(upkeep::watch_admission(store, clock, settings.intake.clone(), admission.clone(), stop));
+    let (store, clock, stop) = of();
+    part.tasks.spawn(upkeep::watch_dlq(store, settings.dlq.clone(), clock, beyond.clone(), stop));
+    let (store, clock, stop) = of();
+    part.tasks.spawn(upkeep::watch_quarantine(store, settings.quarantine.clone(), clock, stop));
+    (trend, beyond)
+}
+
+/// Starts what tells somebody when something is wrong.
+pub(super) fn raise_alerts(part: &Part, state: &Arc<Admin>, settings: &Settings) {
+    if settings.alerts.is_empty() {
+        return;
+    }
+    let (clock, stop, state) = (state.clock.clone(), part.stop.clone(), state.clone());
+    let facts = move || {
+        let state = state.clone();
+        async move { state.facts().await }
+    };
+    part.tasks.spawn(alert::watch(settings.alerts.clone(), clock, facts, stop));
+}

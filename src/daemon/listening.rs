@@ -1,0 +1,107 @@
+//! Where a daemon is reached: the sockets of intake and of the admin API, and what is served on them.
+
+use super::Part;
+use crate::admin::{self, Socket};
+use crate::config::settings;
+use crate::http::entrance::{self, Entrance};
+use crate::http::tls::{Files, Tls};
+use crate::http::{listener, seats, sockets};
+use crate::intake::SharedDoor;
+use crate::upkeep;
+use anyhow::{Context, anyhow, bail};
+use axum::{Extension, Router};
+use hyper_util::service::TowerToHyperService;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// The admin API is for few.
+const ADMIN_LIMITS: listener::Limits =
+    listener::Limits { connections_max: 256, head_bytes_max: 64 * 1024, head_timeout: Duration::from_secs(10) };
+
+/// The sockets that were handed over, where they are asked for, and those of the addresses; at least one.
+pub(super) fn intake(settings: &settings::Intake) -> anyhow::Result<Vec<TcpListener>> {
+    let mut listeners = sockets::inherited()?;
+    if settings.inherit && listeners.is_empty() {
+        bail!(
+            "intake.listen says \"systemd\", but systemd has passed no socket; start holdline through systemd with \
+             holdline.socket enabled, or write an address"
+        );
+    }
+    if !settings.inherit {
+        for unwanted in listeners.drain(..) {
+            let address = unwanted.local_addr()?;
+            tracing::warn!(
+                %address,
+                "systemd has passed a socket that intake.listen does not name, and who connects there waits for ever; \
+                 write listen = \"systemd\", or systemctl mask --now holdline.socket"
+            );
+        }
+    }
+    listeners.extend(sockets::bind(&settings.listen, "intake.listen")?);
+    if listeners.is_empty() {
+        bail!("intake.listen names no address");
+    }
+    Ok(listeners)
+}
+
+/// Addresses, unix sockets, or both.
+pub(super) fn admin(settings: &settings::Admin) -> anyhow::Result<(Vec<TcpListener>, Vec<Socket>)> {
+    let mut sockets = Vec::new();
+    for path in &settings.sockets {
+        let remedy = || format!("cannot listen on unix:{}; its directory must be writable", path.display());
+        sockets.push(Socket::bind(path).with_context(remedy)?);
+    }
+    let listeners = sockets::bind(&settings.listen, "admin.listen")?;
+    if listeners.is_empty() && sockets.is_empty() {
+        bail!("admin.listen names no address");
+    }
+    Ok((listeners, sockets))
+}
+
+/// Read before the store is opened, so that a certificate that cannot be used is told at once.
+pub(super) fn tls(settings: &settings::Intake) -> anyhow::Result<Option<Arc<Tls>>> {
+    let Some(settings::ServerTls { cert, key, client_ca }) = settings.tls.clone() else { return Ok(None) };
+    let tls = Tls::open(Files { cert, key, client_ca }).map_err(|why| anyhow!("intake.tls: {why}"))?;
+    Ok(Some(Arc::new(tls)))
+}
+
+/// Serves intake on its sockets, each request by the door that is in place when it comes.
+pub(super) fn serve(
+    listeners: Vec<TcpListener>,
+    door: &SharedDoor,
+    tls: Option<Arc<Tls>>,
+    settings: &settings::Intake,
+) -> Part {
+    let part = Part::new();
+    if let Some(tls) = tls.clone() {
+        part.tasks.spawn(upkeep::watch_certificate(tls, part.stop.clone()));
+    }
+    let limits = entrance::Limits { head_bytes_max: settings.max_header_bytes, head_timeout: settings.header_timeout };
+    let all = settings.max_connections;
+    let bounds = seats::Bounds { all, per_address: settings.max_connections_per_address.unwrap_or(all) };
+    let entrance = Entrance::new(bounds, tls, limits, part.stop.clone());
+    for listener in listeners {
+        let door = door.clone();
+        let service = hyper::service::service_fn(move |request| {
+            let door = door.read().expect("no holder panics").clone();
+            async move { door.handle(request).await }
+        });
+        part.tasks.spawn(entrance.clone().serve(listener, service));
+    }
+    part
+}
+
+/// Serves the admin API on its sockets.
+pub(super) fn serve_admin(listeners: Vec<TcpListener>, sockets: Vec<Socket>, api: &Router) -> anyhow::Result<Part> {
+    let part = Part::new();
+    for listener in listeners {
+        let via = Extension(admin::Via::Tcp(listener.local_addr()?));
+        let service = TowerToHyperService::new(api.clone().layer(via));
+        part.tasks.spawn(listener::serve(listener, service, ADMIN_LIMITS, part.stop.clone()));
+    }
+    for socket in sockets {
+        part.tasks.spawn(socket.serve(api.clone(), ADMIN_LIMITS, part.stop.clone()));
+    }
+    Ok(part)
+}

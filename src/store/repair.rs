@@ -1,0 +1,250 @@
+//! Repair of a store that no daemon runs on: what does not verify is set aside in `quarantine`, as found, and said.
+//!
+//! *Invariants.* Nothing is deleted: the bytes of a damaged record lie in `quarantine` afterwards. A delivery that was lost
+//! with its record counts as discarded, so that the books balance; it has a settlement that says so. Each step is a commit
+//! of its own, so a repair that is killed can be run again.
+
+use super::StoreError;
+use super::codec::{self, Damaged, Kind};
+use super::draft::{Draft, Table};
+use super::engine::Engine;
+use super::index::Index;
+use super::keys::{TOTALS, delay_of, dlq_of, number_key};
+use super::read;
+use super::record::{How, Quarantined, SettledRow, Settlement};
+use crate::delivery::{DeadLetter, Delivery, DeliveryId};
+use crate::event::Sequence;
+use crate::time::Timestamp;
+use serde::de::DeserializeOwned;
+
+/// Sets aside what does not verify, and says what it was.
+pub(super) fn repair(engine: &Engine, index: &mut Index, now: Timestamp) -> Result<Vec<String>, StoreError> {
+    let mut repair = Repair { engine, index, now, done: Vec::new() };
+    repair.pages()?;
+    repair.records::<Delivery>(Table::Delay, Kind::Delivery, |key| delay_of(key).map(|(_, id)| id))?;
+    repair.records::<DeadLetter>(Table::Dlq, Kind::DeadLetter, dlq_of)?;
+    repair.count()?;
+    Ok(repair.done)
+}
+
+struct Repair<'a> {
+    engine: &'a Engine,
+    index: &'a mut Index,
+    now: Timestamp,
+    done: Vec<String>,
+}
+
+impl Repair<'_> {
+    /// Pages whose events cannot be read.
+    fn pages(&mut self) -> Result<(), StoreError> {
+        let all: Vec<_> = self.index.pages.iter().collect();
+        for (first, shape) in all {
+            let why = match read::page(self.engine, first) {
+                Ok(events) if events.len() == usize::from(shape.count) => continue,
+                Ok(_) => Damaged::Content,
+                Err(StoreError::Damaged(why)) => why,
+                Err(e) => return Err(e),
+            };
+            let lost: Vec<DeliveryId> = (0..u64::from(shape.count))
+                .map(|n| first.plus(n))
+                .flat_map(|sequence| {
+                    let left = self.index.pages.left(sequence);
+                    left.iter().map(move |destination| DeliveryId { sequence, destination }).collect::<Vec<_>>()
+                })
+                .collect();
+            let mut draft = Draft::default();
+            for id in &lost {
+                self.index.pages.leave(*id);
+            }
+            self.set_aside(&mut draft, Table::Pages, &number_key(first.0), &lost, &why)?;
+            self.commit(draft)?;
+        }
+        Ok(())
+    }
+
+    /// Records of the delay tree or the dead letter queue.
+    fn records<T: DeserializeOwned>(
+        &mut self,
+        table: Table,
+        kind: Kind,
+        id_of: impl Fn(&[u8]) -> Result<DeliveryId, Damaged>,
+    ) -> Result<(), StoreError> {
+        let keys: Vec<_> = read::keys(self.engine, table, None).collect::<Result<_, _>>()?;
+        for key in keys {
+            let why = match read::record::<T>(self.engine, table, kind, &key) {
+                Ok(_) => continue,
+                Err(StoreError::Damaged(why)) => why,
+                Err(e) => return Err(e),
+            };
+            let Ok(id) = id_of(&key) else { continue };
+            let mut draft = Draft::default();
+            self.set_aside(&mut draft, table, &key, &[id], &why)?;
+            self.commit(draft)?;
+        }
+        Ok(())
+    }
+
+    /// Moves the rows of a record to `quarantine`, and settles the deliveries that were lost with it.
+    fn set_aside(
+        &mut self,
+        draft: &mut Draft,
+        table: Table,
+        key: &[u8],
+        lost: &[DeliveryId],
+        why: &Damaged,
+    ) -> Result<(), StoreError> {
+        let mut bytes = Vec::new();
+        let end = [key, &[0xFF; 2]].concat();
+        for row in self.engine.range(table, [key, &[0; 2]].concat()..=end) {
+            let (row_key, value) = row?;
+            // a longer key that begins with this one is another record's
+            if row_key.len() == key.len() + 2 {
+                bytes.extend(value.as_ref());
+                draft.delete(table, row_key.to_vec());
+            }
+        }
+        let id = lost.first().copied().unwrap_or_else(|| DeliveryId {
+            sequence: Sequence::default(),
+            destination: crate::event::DestinationId(0),
+        });
+        self.done.push(format!("`{}` record of {}: {why}; {} bytes set aside", table.name(), named(lost), bytes.len()));
+        let totals = &mut self.index.totals;
+        let record = Quarantined { at: self.now, table: table.name().to_owned(), id, why: why.to_string(), bytes };
+        let sealed = codec::encode(Kind::Quarantined, &record);
+        draft.put_long(Table::Quarantine, &number_key(totals.next_quarantine), &sealed);
+        totals.next_quarantine += 1;
+        totals.damaged += 1;
+        for chunk in lost.chunks(SettledRow::SETTLEMENTS_MAX) {
+            let gone =
+                |id: &DeliveryId| Settlement { id: *id, how: How::Discarded, attempts: 0, status: 0, at: self.now };
+            let row = SettledRow { settlements: chunk.iter().map(gone).collect() };
+            draft.put(Table::Settled, number_key(totals.next_settlement), codec::encode(Kind::Settled, &row));
+            totals.next_settlement += chunk.len() as u64;
+        }
+        for id in lost {
+            totals.tally(id.destination).discarded += 1;
+        }
+        Ok(())
+    }
+
+    /// What lies in the delay tree and the dead letter queue is counted anew.
+    fn count(&mut self) -> Result<(), StoreError> {
+        for tally in &mut self.index.totals.tallies {
+            (tally.delayed, tally.dead) = (0, 0);
+        }
+        let (mut delay_bytes, mut dlq_bytes) = (0, 0);
+        for key in read::keys(self.engine, Table::Delay, None) {
+            let key = key?;
+            self.index.totals.tally(delay_of(&key)?.1.destination).delayed += 1;
+            delay_bytes += sealed_bytes(self.engine, Table::Delay, &key)?;
+        }
+        for key in read::keys(self.engine, Table::Dlq, None) {
+            let key = key?;
+            self.index.totals.tally(dlq_of(&key)?.destination).dead += 1;
+            dlq_bytes += sealed_bytes(self.engine, Table::Dlq, &key)?;
+        }
+        (self.index.totals.delay_bytes, self.index.totals.dlq_bytes) = (delay_bytes, dlq_bytes);
+        self.commit(Draft::default())
+    }
+
+    fn commit(&mut self, mut draft: Draft) -> Result<(), StoreError> {
+        let totals = &mut self.index.totals;
+        totals.page_bytes = self.index.pages.bytes();
+        totals.floor = self.index.pages.oldest().map_or(totals.next_sequence, |(first, ..)| first);
+        draft.put_long(Table::Meta, TOTALS, &codec::encode(Kind::Totals, totals));
+        self.engine.commit(draft)
+    }
+}
+
+fn sealed_bytes(engine: &Engine, table: Table, key: &[u8]) -> Result<u64, StoreError> {
+    Ok(super::draft::get_long(engine, table, key)?.map_or(0, |sealed| sealed.len() as u64))
+}
+
+fn named(lost: &[DeliveryId]) -> String {
+    match lost {
+        [] => "no delivery".to_owned(),
+        [one] => format!("delivery {one}"),
+        [first, .., last] => format!("deliveries {first} to {last}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::{Place, Reason};
+    use crate::event::{DestinationId, DestinationSet, Digest64, Event};
+    use crate::store::folder::Folder;
+    use crate::store::keys::dlq_key;
+    use crate::store::{Arrival, Opened, Options, Store, Transition, check, recovery};
+    use bytes::Bytes;
+
+    fn event(n: u8) -> Event {
+        Event {
+            received_at: Timestamp(1000),
+            source: "s".to_owned(),
+            to: DestinationSet(1),
+            interaction: None,
+            sender_id: Some(n.to_string()),
+            kind: String::new(),
+            time: None,
+            content_type: String::new(),
+            traceparent: None,
+            conflict: false,
+            body_digest: Digest64(u64::from(n)),
+            body: Bytes::from(vec![n; 100]),
+        }
+    }
+
+    fn engine(path: &std::path::Path) -> Engine {
+        for _ in 0..1000 {
+            if let Ok(engine) = Folder::open(path).and_then(Engine::open) {
+                return engine;
+            }
+            std::thread::yield_now();
+        }
+        panic!("the store is not let go of");
+    }
+
+    #[tokio::test]
+    async fn what_does_not_verify_is_set_aside_and_the_books_balance() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = |n| DeliveryId { sequence: Sequence(n), destination: DestinationId(0) };
+        {
+            let clock = crate::clock::Clock::manual(Timestamp(1000));
+            let Opened { store, committer, .. } = Store::open(dir.path(), Options::default(), clock).unwrap();
+            store.register(vec!["crm".to_owned()]).await.unwrap();
+            for n in 1..=4u8 {
+                store.accept(vec![Arrival::new(event(n))]).await.unwrap();
+            }
+            for n in 1..=2u64 {
+                let delivery = Delivery::first(id(n), event(n as u8).into());
+                let letter = DeadLetter { delivery, reason: Reason::Permanent, dead_at: Timestamp(1000) };
+                store.record(Transition::Dead { from: Place::Page, letter: Box::new(letter) });
+            }
+            store.flush().await.unwrap();
+            drop(store);
+            committer.join().unwrap();
+        }
+        let engine = engine(dir.path());
+        let mut draft = Draft::default();
+        for (table, key) in [(Table::Dlq, dlq_key(id(1))), (Table::Pages, number_key(3))] {
+            let key = [&key[..], &[0, 0]].concat();
+            let mut row = engine.range(table, key.clone()..=key.clone()).next().unwrap().unwrap().1.to_vec();
+            let last = row.len() - 1;
+            row[last] ^= 1;
+            draft.put(table, key, row);
+        }
+        engine.commit(draft).unwrap();
+        let (mut index, _) = recovery::recover(&engine).unwrap();
+        assert_eq!(check::check(&engine, &index).unwrap().len(), 4, "both records, and what they leave uncounted");
+        let done = repair(&engine, &mut index, Timestamp(2000)).unwrap();
+        assert_eq!(done.len(), 2, "{done:?}");
+        let (mut index, findings) = recovery::recover(&engine).unwrap();
+        assert_eq!(findings, Vec::<String>::new());
+        assert_eq!(check::check(&engine, &index).unwrap(), Vec::<String>::new());
+        let tally = index.totals.tally_of(DestinationId(0));
+        assert_eq!((tally.accepted, tally.queued(), tally.dead, tally.discarded), (4, 1, 1, 2));
+        assert_eq!(index.totals.damaged, 2);
+        assert_eq!(repair(&engine, &mut index, Timestamp(3000)).unwrap(), Vec::<String>::new(), "once is enough");
+    }
+}

@@ -1,0 +1,165 @@
+//! A store made from a backup, and the check of a store that nobody runs.
+//!
+//! *Failure.* A backup is read through and its hash compared before anything is written. A folder that holds a store
+//! already is refused.
+
+use super::backup::{Kind, MAGIC};
+use super::draft::{Draft, Table};
+use super::engine::Engine;
+use super::folder::Folder;
+use super::record::Tally;
+use super::{StoreError, check, recovery};
+use crate::time::Timestamp;
+use sha2::{Digest, Sha256};
+use std::io::{self, BufReader, Read, Seek};
+use std::path::Path;
+
+/// About so many bytes go into one commit.
+const COMMIT: usize = 4 << 20;
+
+/// What a store holds, and what is wrong with it.
+#[derive(Clone, Debug, Default)]
+pub struct Inventory {
+    pub accepted: u64,
+    pub waiting: u64,
+    pub dead: u64,
+    pub damaged: u64,
+    /// Every fault in words; empty where all is well.
+    pub faults: Vec<String>,
+}
+
+struct Frame {
+    kind: Kind,
+    table: String,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+/// Reads a backup from its beginning.
+struct Frames<R> {
+    from: R,
+    hash: Sha256,
+    ended: bool,
+}
+
+impl<R: Read> Frames<R> {
+    fn new(mut from: R) -> Result<Self, StoreError> {
+        let mut magic = vec![0; MAGIC.len()];
+        let read = from.read_exact(&mut magic);
+        if read.is_err() || magic != MAGIC {
+            return Err(StoreError::Folder("this is no backup that this holdline knows".to_owned()));
+        }
+        let mut hash = Sha256::new();
+        hash.update(MAGIC);
+        Ok(Self { from, hash, ended: false })
+    }
+
+    fn bytes(&mut self, length: usize) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = vec![0; length];
+        self.from.read_exact(&mut bytes).map_err(|e| broken(&e))?;
+        Ok(bytes)
+    }
+
+    /// The next frame; none behind the end, whose hash has then been compared.
+    fn next(&mut self) -> Result<Option<Frame>, StoreError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let head = self.bytes(8)?;
+        let kind = Kind::of(head[0]).ok_or_else(|| StoreError::Folder("the backup is damaged".to_owned()))?;
+        let key_length = usize::from(u16::from_le_bytes([head[2], head[3]]));
+        let value_length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
+        if value_length > super::draft::ROW_MAX {
+            return Err(StoreError::Folder("the backup is damaged".to_owned()));
+        }
+        let (table, key) = (self.bytes(usize::from(head[1]))?, self.bytes(key_length)?);
+        let value = self.bytes(value_length)?;
+        if kind == Kind::End {
+            self.ended = true;
+            let whole = value[..] == self.hash.clone().finalize()[..];
+            return whole.then_some(None).ok_or_else(|| StoreError::Folder("the backup is damaged".to_owned()));
+        }
+        for part in [&head, &table, &key, &value] {
+            self.hash.update(part);
+        }
+        let table = String::from_utf8_lossy(&table).into_owned();
+        Ok(Some(Frame { kind, table, key, value }))
+    }
+}
+
+fn broken(e: &io::Error) -> StoreError {
+    StoreError::Folder(format!("the backup is not whole: {e}"))
+}
+
+/// Makes a store in an empty folder from a backup; `progress` hears of each row.
+pub fn restore(from: impl Read + Seek, path: &Path, mut progress: impl FnMut()) -> Result<Inventory, StoreError> {
+    if path.join("queue").exists() {
+        let why = format!("{} holds a store already; give another, empty folder", path.display());
+        return Err(StoreError::Folder(why));
+    }
+    let mut from = BufReader::new(from);
+    let mut frames = Frames::new(&mut from)?;
+    while frames.next()?.is_some() {}
+    let engine = Engine::open(Folder::open(path)?)?;
+    // rows first, then what later commits made of them
+    for later in [Pass::Rows, Pass::Commits] {
+        from.rewind().map_err(|e| broken(&e))?;
+        let (mut frames, mut draft) = (Frames::new(&mut from)?, Draft::default());
+        while let Some(frame) = frames.next()? {
+            if (frame.kind == Kind::Row) != (later == Pass::Rows) {
+                continue;
+            }
+            let table = Table::ALL.into_iter().find(|t| t.name() == frame.table);
+            let newer = || StoreError::Folder(format!("a newer holdline wrote this backup: `{}`", frame.table));
+            let table = table.ok_or_else(newer)?;
+            match frame.kind {
+                Kind::Deleted => draft.delete(table, frame.key),
+                _ => draft.put(table, frame.key, frame.value),
+            }
+            progress();
+            if draft.bytes() >= COMMIT {
+                engine.commit(std::mem::take(&mut draft))?;
+            }
+        }
+        engine.commit(draft)?;
+    }
+    inventory(&engine)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    Rows,
+    Commits,
+}
+
+/// Checks every record of a store that no daemon runs on.
+pub fn verify(path: &Path) -> Result<Inventory, StoreError> {
+    if !path.join("queue").exists() {
+        return Err(StoreError::Folder(format!("{} holds no store", path.display())));
+    }
+    inventory(&Engine::open(Folder::open(path)?)?)
+}
+
+/// As [`verify`], but first what does not verify is set aside; returns what that was too.
+pub fn repair(path: &Path, now: Timestamp) -> Result<(Vec<String>, Inventory), StoreError> {
+    if !path.join("queue").exists() {
+        return Err(StoreError::Folder(format!("{} holds no store", path.display())));
+    }
+    let engine = Engine::open(Folder::open(path)?)?;
+    let (mut index, _) = recovery::recover(&engine)?;
+    let done = super::repair::repair(&engine, &mut index, now)?;
+    Ok((done, inventory(&engine)?))
+}
+
+fn inventory(engine: &Engine) -> Result<Inventory, StoreError> {
+    let (index, mut faults) = recovery::recover(engine)?;
+    faults.extend(check::check(engine, &index)?);
+    let totals = &index.totals;
+    Ok(Inventory {
+        accepted: totals.accepted,
+        waiting: totals.sum(Tally::queued),
+        dead: totals.sum(|t| t.dead),
+        damaged: totals.damaged,
+        faults,
+    })
+}

@@ -1,0 +1,104 @@
+//! Alerts as they arrive at a webhook and at a command; and that the shipped rules speak of metrics that there are.
+
+use crate::harness::{Bench, body, wait_for};
+use crate::receiver::{Receiver, status};
+use holdline::clock::Clock;
+use holdline::config::settings::{Alert, AlertTo, Condition};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+fn alert(to: AlertTo, on: &[Condition]) -> Alert {
+    Alert { to, on: on.to_vec(), digest: Duration::from_secs(60) }
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_told_to_a_webhook_again_and_again_until_it_is_taken() {
+    let receiver = Receiver::start(|_| status(422)).await;
+    let tries = std::sync::atomic::AtomicUsize::new(0);
+    let hook = Receiver::start(move |_| {
+        let n = tries.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        status(if n == 0 { 500 } else { 200 })
+    })
+    .await;
+    let url = hook.url().parse().unwrap();
+    let bench = Bench::with(receiver.to(), Clock::system(), |s| {
+        s.alerts = vec![alert(AlertTo::Webhook(url), &[Condition::DeadLetter, Condition::QueueDepth(1000)])];
+    })
+    .await;
+    bench.reaches("/queue/depth", 0).await;
+    // what is dead at the first look is no news
+    wait_for("the facts have been looked at", async || (bench.alive().is_some()).then_some(())).await;
+    tokio::time::timeout(Duration::from_secs(30), async {
+        for n in 0.. {
+            bench.accept("secret-key", &format!("secret-body-{n}")).await;
+            if hook.count() >= 2 {
+                break;
+            }
+            wait_for("it is dead", async || (bench.count("/queue/depth").await == 0).then_some(())).await;
+        }
+    })
+    .await
+    .unwrap();
+    let told = hook.received(2).await;
+    let message: Value = serde_json::from_slice(&told[1].body).unwrap();
+    assert_eq!((message["alert"].as_str(), message["state"].as_str()), (Some("dead_letter"), Some("firing")));
+    assert!(message["text"].as_str().unwrap().contains("holdline dlq list"), "{message}");
+    assert!(message["count"].as_u64().unwrap() >= 1);
+    assert_eq!(told[0].body, told[1].body, "the same message, tried again");
+    assert!(!message.to_string().contains("secret"), "{message}");
+}
+
+#[tokio::test]
+async fn a_command_reads_the_message_from_its_standard_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, done) = (folder.path().join("told"), folder.path().join("done"));
+    let script = format!("cat > '{}' && touch '{}'", file.display(), done.display());
+    let command = vec!["/bin/sh".to_owned(), "-c".to_owned(), script];
+    let bench = Bench::with(None, Clock::system(), |s| {
+        s.alerts = vec![alert(AlertTo::Command(command), &[Condition::QueueDepth(2)])];
+    })
+    .await;
+    for n in 0..3 {
+        assert_eq!(bench.post(&body("k", &n.to_string())).await.status, 202);
+    }
+    wait_for("the command has run", async || done.exists().then_some(())).await;
+    let message: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(message["alert"].as_str(), Some("queue_depth > 2"));
+    assert_eq!(message["text"].as_str(), Some("holdline: queue_depth > 2: 3 deliveries wait; see `holdline status`"));
+}
+
+/// Names that begin with `holdline_`, as they stand in a text.
+fn names(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|w| w.starts_with("holdline_")).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn the_shipped_rules_and_dashboard_speak_of_metrics_that_there_are() {
+    let receiver = Receiver::good().await;
+    let bench = Bench::start(receiver.to()).await;
+    bench.accept("k", "1").await;
+    bench.post(b"nonsense").await;
+    bench.reaches("/counters/delivered", 1).await;
+    let text = bench.admin("GET", "/metrics", b"").await.text();
+    let there = names(&text);
+    let shipped = [
+        include_str!("../../packaging/prometheus/holdline.rules.yml"),
+        include_str!("../../packaging/grafana/holdline.json"),
+    ];
+    for name in shipped.into_iter().flat_map(names) {
+        assert!(there.contains(&name), "{name} is not among {there:?}");
+    }
+    for (series, count) in [
+        ("holdline_ack_seconds_count{source=\"default\"}", 1.0),
+        ("holdline_delivery_seconds_count{destination=\"default\"}", 1.0),
+        ("holdline_end_to_end_seconds_count{destination=\"default\"}", 1.0),
+    ] {
+        let line = text.lines().find(|l| l.starts_with(series)).unwrap_or_else(|| panic!("{series}\n{text}"));
+        let value: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
+        assert!(value >= count, "{line}");
+    }
+    let types: Vec<&str> = text.lines().filter(|l| l.starts_with("# TYPE")).collect();
+    assert_eq!(types.len(), types.iter().collect::<BTreeSet<_>>().len(), "each metric is described once");
+}

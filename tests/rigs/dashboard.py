@@ -1,0 +1,269 @@
+#!/usr/bin/env python3
+"""The dashboard in a headless browser: every action done by click, hostile events shown as text, screenshots taken.
+
+    python3 tests/rigs/dashboard.py [--bin PATH] [--pictures DIR] [--short]
+
+A daemon delivers to a destination that the rig breaks and mends. Each step waits until the page itself shows what it
+should. Needs Chromium with its driver and the Python package selenium; where they are not there it says that it is
+skipped. `--pictures` keeps screenshots of the states at 1280 and 400 pixels, light and dark.
+"""
+import argparse
+import http.server
+import json
+import os
+import pathlib
+import shutil
+import sys
+import threading
+import time
+import urllib.request
+
+import common
+
+WAIT_S = 20
+HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script>"\'`${1}'
+
+
+class Receiver:
+    """A destination that answers as it is told to."""
+
+    def __init__(self):
+        self.status = 200
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                answer = HOSTILE.encode()
+                self.send_response(outer.status)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server.server_port}/hooks"
+
+
+def browser(tools, width, scheme):
+    webdriver, service = tools
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=service(shutil.which("chromedriver")))
+    sized(driver, width, 900)
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    return driver
+
+
+def sized(driver, width, height):
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def until(what, condition):
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        try:
+            if condition():
+                return
+        except Exception:  # the page is being redrawn under the question
+            pass
+        time.sleep(0.1)
+    raise common.RigError(f"the page never showed: {what}")
+
+
+class Page:
+    """What a person does with the page, and sees."""
+
+    def __init__(self, driver, base, token):
+        self.driver, self.base = driver, base
+        driver.get(base + "/")
+        until("the token is asked for", lambda: self.find("#token-field").is_displayed())
+        self.find("#token-field").send_keys(token)
+        self.click("#ask-yes")
+        until("the state", lambda: self.text("#state") == "running")
+
+    def find(self, css):
+        return self.driver.find_element("css selector", css)
+
+    def all(self, css):
+        return self.driver.find_elements("css selector", css)
+
+    def text(self, css):
+        return self.find(css).text
+
+    def click(self, css, word=None):
+        def done():
+            for element in self.all(css):
+                if word is None or element.text == word:
+                    element.click()
+                    return True
+            return False
+        until(f"{css} {word or ''} to click", done)
+
+    def write(self, css, text):
+        field = self.find(css)
+        field.clear()
+        field.send_keys(text)
+
+    def picture(self, folder, name, width):
+        if not folder:
+            return
+        until("nothing is asked any more", lambda: not self.find("#ask").is_displayed())
+        height = self.driver.execute_script("return document.documentElement.scrollHeight")
+        sized(self.driver, width, height)
+        time.sleep(0.3)  # the picture is of the page as it is laid out anew
+        self.driver.save_screenshot(str(folder / f"{name}-{width}.png"))
+        sized(self.driver, width, 900)
+
+    def check(self):
+        width = self.driver.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+        faults = []
+        if width[0] > width[1]:
+            faults.append(f"the page is {width[0]} wide in a window of {width[1]}")
+        if self.driver.title != "holdline":
+            faults.append(f"an event has run a script: the title is {self.driver.title!r}")
+        if self.all("main img"):
+            faults.append("an event has made an element")
+        console = [e["message"] for e in self.driver.get_log("browser") if "status of 40" not in e["message"]]
+        faults += [f"console: {message}" for message in console]
+        return faults
+
+
+def send(daemon_port, interaction, number, kind="interaction.completed"):
+    body = {"eventType": kind, "eventId": f"{interaction}-{number}", "data": {"interactionId": interaction}}
+    request = urllib.request.Request(f"http://127.0.0.1:{daemon_port}/in/default", json.dumps(body).encode(),
+                                     {"Content-Type": "application/json"})
+    return json.load(urllib.request.urlopen(request, timeout=10))["id"]
+
+
+def play(page, receiver, intake, pictures, width):
+    for n in range(40):
+        send(intake, f"call-{n % 8}", f"{width}-{n}")
+    until("all is delivered", lambda: page.text("[data-destination] .pill") == "ok")
+    time.sleep(4.5)  # two looks, for the lines of the rates
+    page.picture(pictures, "healthy", width)
+
+    receiver.status = 503
+    last = [send(intake, f"call-{n % 3}", f"{width}-late-{n}") for n in range(9)][-1]
+    until("delayed ones", lambda: "6" in page.text("#tiles"))
+    page.write("#explain-key", last)
+    page.click("#explain-form button")
+    until("what it waits for", lambda: "order" in page.text("#explained") and "behind" in page.text("#explained"))
+    page.picture(pictures, "destination-down", width)
+    page.click("#explained button", "Discard")
+    page.click("#ask-yes")
+    until("it is discarded", lambda: "discarded" in page.text("#explained"))
+    page.write("#explain-key", "call-0")
+    page.click("#explain-form button")
+    until("the delayed one", lambda: "delay" in page.text("#explained"))
+    receiver.status = 422
+    page.click("#explained article:first-child button", "Retry now")
+    page.click("#ask-yes")
+
+    for n in range(5):
+        send(intake, HOSTILE, f"{width}-bad-{n}", HOSTILE)
+    until("the dead letters", lambda: len(page.all("#dlq-list tbody tr")) >= 5)
+    page.picture(pictures, "dead-letters", width)
+    page.click("#dlq-list tbody tr:last-child button.link")
+    until("the story", lambda: "422" in page.text("#ask-body"))
+    page.click("#ask-body button", "Show body")
+    until("the body", lambda: "onerror" in page.text("#ask-body pre:last-child"))
+    page.click("#ask-yes")
+    page.write("#dlq-filter input[name=interaction]", HOSTILE)
+    page.click("#dlq-filter button")
+    until("the filter", lambda: len(page.all("#dlq-list tbody tr")) == 5)
+    page.click("#dlq-list tbody tr:first-child input")
+    until("it is chosen", lambda: page.text("#chosen") == "1 chosen")
+    page.click("#purge")
+    page.click("#ask-yes")
+    until("it is purged", lambda: len(page.all("#dlq-list tbody tr")) == 4)
+    receiver.status = 200
+    page.click("#redrive")
+    page.click("#ask-yes")
+    until("they are redriven", lambda: "No dead letters" in page.text("#dlq-list"))
+    until("the audit tells it", lambda: "dlq redrive" in page.text("#audit-list"))
+
+    page.click("#door button", "Close intake")
+    page.write("#reason-field", "rig")
+    page.click("#ask-yes")
+    until("intake is closed", lambda: "intake closed" in page.text("#state"))
+    page.click("#door button", "Open intake")
+    until("intake is open", lambda: page.text("#state") == "running")
+    until("the gap is told", lambda: "intake closed" in page.text("#gap-list"))
+    page.driver.execute_script("document.activeElement.blur()")
+    page.find("body").send_keys("/")
+    until("the key", lambda: page.driver.switch_to.active_element.get_attribute("id") == "explain-key")
+    return page.check()
+
+
+def run(options):
+    try:
+        os.environ.update(SE_OFFLINE="true", SE_AVOID_STATS="true")
+        from selenium import webdriver
+        from selenium.webdriver.chrome.service import Service
+    except ImportError:
+        print("skipped: needs the Python package selenium")
+        return 0
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        print("skipped: needs chromium and chromedriver")
+        return 0
+    workdir = common.make_workdir(options.workdir, "dashboard")
+    pictures = pathlib.Path(options.pictures) if options.pictures else None
+    if pictures:
+        pictures.mkdir(parents=True, exist_ok=True)
+    faults = []
+    for width, scheme in [(1280, "light")] if options.short else [(1280, "light"), (400, "dark")]:
+        receiver = Receiver()
+        intake, admin = common.free_ports(2)
+        data = workdir / f"data-{width}"
+        config = workdir / f"{width}.toml"
+        common.write_config(config, intake=intake, admin=admin, data=data, destination={
+            "url": json.dumps(receiver.url), "retry": '{ base = "5m", max = "5m", jitter = "none" }'})
+        daemon = common.Daemon(common.find_binary(options.bin), ["--config", config], data, admin,
+                               workdir / f"{width}.log")
+        daemon.start()
+        daemon.wait_ready()
+        driver = browser((webdriver, Service), width, scheme)
+        try:
+            token = (data / "admin.token").read_text().strip()
+            page = Page(driver, f"http://127.0.0.1:{admin}", token)
+            found = play(page, receiver, intake, pictures, width)
+        except common.RigError:
+            driver.save_screenshot(str(workdir / f"failed-{width}.png"))
+            raise
+        finally:
+            driver.quit()
+            daemon.stop()
+        faults += found
+        common.print_row(rig="dashboard", width=width, scheme=scheme, verdict="FAILED" if found else "held")
+    common.print_faults("the page", faults)
+    if not faults:
+        shutil.rmtree(workdir)
+    return 1 if faults else 0
+
+
+def parse_arguments():
+    p = argparse.ArgumentParser(description="the dashboard in a browser (see the file's head)")
+    p.add_argument("--bin", help="default: target/release/holdline")
+    p.add_argument("--pictures", help="a folder for screenshots")
+    p.add_argument("--short", action="store_true", help="one width")
+    p.add_argument("--workdir", help="a folder on a real disk; default: the target folder")
+    return p.parse_args()
+
+
+if __name__ == "__main__":
+    arguments = parse_arguments()
+    sys.exit(common.run_rig("dashboard", lambda: run(arguments), 0))
