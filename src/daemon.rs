@@ -22,7 +22,7 @@ use crate::config::settings;
 use crate::dispatch::{self, Destination, Dispatcher, Question};
 use crate::event::DestinationId;
 use crate::intake::admission::{self, Admission};
-use crate::intake::{Bounds, Counts, Intake, Source};
+use crate::intake::{Bounds, Counts, Intake, SharedIntake, Source};
 use crate::scheduler::Scheduler;
 use crate::store::{Door, Opened, Options, Store, Windows};
 use crate::upkeep;
@@ -52,7 +52,7 @@ pub struct Daemon {
     settings: Settings,
     clock: Clock,
     destinations: HashMap<DestinationId, Arc<Destination>>,
-    door: SharedDoor,
+    door: SharedIntake,
     questions: mpsc::Sender<Question>,
     store: Store,
     committer: std::thread::JoinHandle<()>,
@@ -62,9 +62,6 @@ pub struct Daemon {
     dispatch: (CancellationToken, JoinHandle<()>),
     admin: Part,
 }
-
-/// Intake as requests find it; a reload puts another one in its place.
-type SharedDoor = Arc<RwLock<Arc<Intake>>>;
 
 /// Listeners and their connections, which end together.
 #[derive(Debug)]
@@ -97,7 +94,7 @@ impl Daemon {
         findings.iter().for_each(|finding| tracing::error!("{finding}"));
         let token = access::token(&settings.admin.token, &settings.store.path)?;
         let destinations = destinations(&store, &settings).await?;
-        let policies = destinations.values().map(|d| (d.id, d.policy));
+        let policies = destinations.values().map(|d| (d.id, d.policy.clone()));
         let scheduler = Scheduler::new(policies, store.floor(), store.totals().next_sequence);
         let admission = Arc::new(Admission::default());
         let counts = Arc::new(Counts::default());
@@ -117,6 +114,7 @@ impl Daemon {
             questions: question.clone(),
             destinations: destinations.clone(),
             admission: admission.clone(),
+            intake: door.clone(),
             counts,
             grants: access::grants(&token, &settings.admin)?,
             own_uid: rustix::process::getuid().as_raw(),
@@ -218,7 +216,8 @@ fn look_after(
     let noting = upkeep::watch_gaps(store.clone(), clock.clone(), admission.clone(), counts.clone(), stop.clone());
     part.tasks.spawn(noting);
     part.tasks.spawn(upkeep::watch_admission(store.clone(), clock.clone(), intake, admission, stop.clone()));
-    part.tasks.spawn(upkeep::watch_dlq(store, dlq, clock, stop));
+    part.tasks.spawn(upkeep::watch_dlq(store.clone(), dlq, clock.clone(), stop.clone()));
+    part.tasks.spawn(upkeep::watch_quarantine(store, settings.quarantine.clone(), clock, stop));
     part
 }
 
@@ -284,6 +283,7 @@ fn door(
         room: Arc::new(Semaphore::new(intake.max_in_flight_bytes.min(Semaphore::MAX_PERMITS))),
         admission,
         counts,
+        detained_bytes_max: settings.quarantine.max_bytes,
     })
 }
 

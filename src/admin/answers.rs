@@ -90,11 +90,11 @@ pub struct AttemptItem {
     #[schema(format = DateTime)]
     pub at: String,
     pub latency_ms: u32,
-    /// How it ended, in one word; an answer is `answered`.
+    /// `answered`, `unsuccessful`, `timeout`, `broken`, `not_connected`, `connect_timeout` or `not_sent`.
     pub outcome: String,
-    pub status: Option<u16>,
-    /// Whether the destination may have the event without having said so.
+    /// Whether the destination may have the event although it did not say so.
     pub ambiguous: bool,
+    pub status: Option<u16>,
     pub error: String,
     /// The beginning of what came back.
     pub answer: String,
@@ -107,8 +107,8 @@ pub fn attempts(delivery: &Delivery) -> Vec<AttemptItem> {
         at: a.at.to_string(),
         latency_ms: a.latency_ms,
         outcome: a.outcome.word().to_owned(),
-        status: a.outcome.status(),
         ambiguous: a.outcome.is_ambiguous(),
+        status: a.outcome.status(),
         error: a.error.clone(),
         answer: String::from_utf8_lossy(&a.answer).into_owned(),
     };

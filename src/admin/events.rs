@@ -132,10 +132,9 @@ async fn describe(
         .filter_map(|s| if let Standing::Held { behind } = s { Some(*behind) } else { None })
         .collect();
     let ids = admin.read(move |store| ids(store, behind)).await?;
-    let now = admin.clock.now();
     let line = |d: &DestinationId| lines.get(d).cloned().unwrap_or_default();
     let touched: BTreeSet<DestinationId> = known.iter().flat_map(|k| k.places.keys().copied()).collect();
-    let held = touched.iter().map(|d| (*d, explain::of_destination(admin, *d, &line(d), now))).collect();
+    let held = touched.iter().map(|d| (*d, explain::of_destination(admin, *d, &line(d)))).collect();
     let told = Told { admin, settled, standings, ids, held };
     Ok(known.into_iter().map(|k| told.event(k)).collect())
 }

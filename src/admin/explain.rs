@@ -4,9 +4,10 @@
 //! [`Gate`] and a line in [`of_destination`]; lists, single events, destinations, dashboard and command line follow.
 
 use super::Admin;
-use crate::dispatch::LineStatus;
+use crate::dispatch::{Destination, LineStatus};
 use crate::event::DestinationId;
-use crate::scheduler::Standing;
+use crate::scheduler::{self as pace, Shut, Standing};
+use crate::store::Store;
 use crate::time::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -19,10 +20,14 @@ pub enum Gate {
     Order,
     /// A time: its next attempt, or the end of what the destination asked for.
     Delay,
-    /// Nobody delivers there.
+    /// An operator paused the destination, or nobody delivers there.
     Pause,
+    /// The destination is in trouble and is left alone.
+    Breaker,
     /// As many requests are under way as may be, and others are before it.
     Concurrency,
+    /// The destination's rate.
+    Rate,
 }
 
 /// What holds a delivery, or a whole destination.
@@ -56,22 +61,43 @@ impl Held {
 }
 
 /// What holds everything that waits for a destination, the strongest first; empty where its deliveries go on.
-pub fn of_destination(admin: &Admin, d: DestinationId, line: &LineStatus, now: Timestamp) -> Vec<Held> {
+pub fn of_destination(admin: &Admin, d: DestinationId, line: &LineStatus) -> Vec<Held> {
     let mut held = Vec::new();
     match admin.destinations.get(&d) {
         None => {
             held.push(Held::by(Gate::Pause, "configuration").since("this destination is not configured any more"));
         }
-        Some(destination) if destination.url().is_none() => {
-            held.push(Held::by(Gate::Pause, "configuration").since("no url is configured"));
-        }
-        Some(destination) if line.hold_until > now => {
-            let why = destination.held_why(line.hold_until);
-            held.push(Held::by(Gate::Delay, "destination").until(line.hold_until).since(&why));
-        }
-        Some(_) => {}
+        Some(destination) => held.extend(line.shut.map(|shut| gate(&admin.store, destination, shut))),
     }
     held
+}
+
+/// A gate of its pace that is shut.
+fn gate(store: &Store, destination: &Destination, shut: Shut) -> Held {
+    let stance = store.stance(destination.id);
+    let held = match shut.gate {
+        pace::Gate::Nowhere => Held::by(Gate::Pause, "configuration").since("no url is configured"),
+        pace::Gate::Paused => {
+            let pause = stance.pause;
+            let who = pause.as_ref().map_or("operator", |pause| &pause.who);
+            Held::by(Gate::Pause, who).since(pause.as_ref().map_or("", |pause| &pause.reason))
+        }
+        pace::Gate::Breaker => {
+            let fixed = stance.breaker;
+            let who = fixed.as_ref().and_then(|fixed| fixed.who.as_deref()).unwrap_or("breaker");
+            Held::by(Gate::Breaker, who).since(fixed.as_ref().map_or("probes are under way", |fixed| &fixed.reason))
+        }
+        pace::Gate::Hold => {
+            let until = shut.until.unwrap_or_default();
+            Held::by(Gate::Delay, "destination").since(&destination.held_why(until))
+        }
+        pace::Gate::Concurrency => Held::by(Gate::Concurrency, "configuration"),
+        pace::Gate::Rate => Held::by(Gate::Rate, "configuration"),
+    };
+    match shut.until.filter(|until| *until < Timestamp::NEVER) {
+        Some(until) => held.until(until),
+        None => held,
+    }
 }
 
 /// What one delivery waits for; none where it is under way. `behind` names an event by its sequence.

@@ -17,6 +17,7 @@ mod health;
 mod known;
 mod metrics;
 mod notes;
+mod quarantine;
 mod socket;
 mod status;
 
@@ -27,8 +28,8 @@ use crate::clock::Clock;
 use crate::config::settings::Scope;
 use crate::dispatch::{Destination, LineStatus, Question};
 use crate::event::{DestinationId, EventId, Sequence};
-use crate::intake::Counts;
 use crate::intake::admission::Admission;
+use crate::intake::{Counts, SharedIntake};
 use crate::store::{Store, StoreError};
 use crate::time::Timestamp;
 use axum::Router;
@@ -56,6 +57,7 @@ pub struct Admin {
     pub questions: mpsc::Sender<Question>,
     pub destinations: HashMap<DestinationId, Arc<Destination>>,
     pub admission: Arc<Admission>,
+    pub intake: SharedIntake,
     pub counts: Arc<Counts>,
     /// The tokens, and what each opens.
     pub grants: Vec<Grant>,
@@ -119,12 +121,14 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(dlq::show))
         .routes(routes!(notes::audit))
         .routes(routes!(notes::gaps))
+        .routes(routes!(quarantine::list))
         .route_layer(guard(Scope::Read));
     let operate = OpenApiRouter::new()
         .routes(routes!(dlq::redrive))
         .routes(routes!(dlq::purge))
         .routes(routes!(notes::open))
         .routes(routes!(notes::close))
+        .routes(routes!(quarantine::verify))
         .route_layer(middleware::from_fn(refuse_query))
         .routes(routes!(changes::retry))
         .routes(routes!(changes::discard))

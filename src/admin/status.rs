@@ -6,7 +6,9 @@ use super::{Admin, Failure, Name, Shared};
 use crate::dispatch::LineStatus;
 use crate::event::DestinationId;
 use crate::intake::admission::State as Door;
-use crate::store::Totals;
+use crate::rules::breaker;
+use crate::scheduler::{Gate, Shut};
+use crate::store::{Store, Totals};
 use crate::time::{Timestamp, millis};
 use axum::Json;
 use axum::extract::State;
@@ -132,6 +134,8 @@ pub(super) struct DestinationItem {
     name: String,
     /// Null where its events are held.
     url: Option<String>,
+    paused: bool,
+    breaker: BreakerItem,
     concurrency: Concurrency,
     /// What holds everything that waits for it.
     holds: Vec<Held>,
@@ -140,8 +144,38 @@ pub(super) struct DestinationItem {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+struct BreakerItem {
+    /// `closed`, `open` or `half_open`.
+    state: &'static str,
+    #[schema(format = DateTime)]
+    since: Option<String>,
+    /// Null where no time ends it.
+    #[schema(format = DateTime)]
+    until: Option<String>,
+    reason: Option<String>,
+    /// Who set it; null where the calls did.
+    set_by: Option<String>,
+}
+
+impl BreakerItem {
+    fn of(store: &Store, d: DestinationId, line: &LineStatus) -> Self {
+        let fixed = store.stance(d).breaker.filter(|_| line.breaker != breaker::State::Closed);
+        let until = if let breaker::State::Open { until } = line.breaker { Some(until) } else { None };
+        Self {
+            state: line.breaker.word(),
+            since: Some(line.breaker_since).filter(|since| *since > Timestamp::ZERO).map(|since| since.to_string()),
+            until: until.filter(|until| *until < Timestamp::NEVER).map(|until| until.to_string()),
+            reason: fixed.as_ref().map(|fixed| fixed.reason.clone()),
+            set_by: fixed.and_then(|fixed| fixed.who),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
 struct Concurrency {
+    /// Most requests in flight, as latency and errors are now.
     limit: usize,
+    max: usize,
     in_flight: usize,
 }
 
@@ -229,8 +263,14 @@ fn one(admin: &Admin, s: &Snapshot, d: DestinationId) -> DestinationItem {
     DestinationItem {
         name: destination.name.clone(),
         url: destination.url(),
-        concurrency: Concurrency { limit: destination.policy.concurrency, in_flight: line.in_flight },
-        holds: explain::of_destination(admin, d, &line, s.now),
+        paused: matches!(line.shut, Some(Shut { gate: Gate::Paused, .. })),
+        breaker: BreakerItem::of(&admin.store, d, &line),
+        concurrency: Concurrency {
+            limit: line.limit,
+            max: destination.policy.pace.concurrency_max,
+            in_flight: line.in_flight,
+        },
+        holds: explain::of_destination(admin, d, &line),
         queue: DestinationQueue {
             depth: tally.queued(),
             oldest_age_ms: line.oldest.map_or(0, |at| millis(s.now.since(at))),

@@ -13,6 +13,7 @@ pub mod item;
 pub mod logs;
 pub mod manual;
 pub mod output;
+pub mod quarantine;
 pub mod reach;
 pub mod send;
 pub mod serve;
@@ -62,6 +63,8 @@ pub enum Command {
     Events(events::Args),
     /// Look at dead letters, send them again or discard them
     Dlq(dlq::Args),
+    /// Look at requests that were kept apart, and let in those that pass now
+    Quarantine(quarantine::Args),
     /// Post event bodies to the intake as a sender would
     ///
     /// One after the other, so that their order is kept. A file holds one body; or one a line, where it is named .ndjson
@@ -100,6 +103,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Status(args) => client(status::run(args)),
         Command::Events(args) => client(events::run(args)),
         Command::Dlq(args) => client(dlq::run(args)),
+        Command::Quarantine(args) => client(quarantine::run(args)),
         Command::Send(args) => client(send::run(args)),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
@@ -146,6 +150,8 @@ mod tests {
             "holdline dlq purge --type v2.* --yes",
             "holdline completions zsh",
             "holdline man /tmp",
+            "holdline quarantine list --limit 5",
+            "holdline quarantine verify --source genesys --dry-run",
             "holdline send a.json - --source genesys --intake http://127.0.0.1:1",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());

@@ -3,6 +3,7 @@
 use super::address;
 use super::names::Names;
 use super::outward;
+use super::pace;
 use super::section::Section;
 use super::settings::{Destination, OnDeadLetter, OrderMode, Ordering};
 use super::values::{self, Limits, span};
@@ -12,7 +13,6 @@ use std::time::Duration;
 
 const TIMEOUT: Limits<Duration> =
     Limits { min: (span("10ms"), ""), max: (span("10m"), "an attempt that does not end holds up its interaction") };
-const CONCURRENCY: Limits<u64> = Limits { min: (1, ""), max: (4096, "each request in flight takes a connection") };
 const BASE: Limits<Duration> = Limits { min: (span("1ms"), ""), max: (span("1h"), "") };
 const FACTOR: Limits<f64> = Limits { min: (1.0, "waits do not shrink from attempt to attempt"), max: (10.0, "") };
 const MAX: Limits<Duration> = Limits { min: (span("1ms"), ""), max: (span("24h"), "") };
@@ -26,14 +26,18 @@ const RETRY_AFTER_MAX: Limits<Duration> =
 pub(super) fn destination<'r>(mut section: Section<'r>, names: &mut Names<'r>) -> Destination {
     let name = section.need("name", r#"name = "crm""#, |v| names.declare(&v));
     let absent = Destination::named(name.unwrap_or_default());
+    let concurrency = pace::Concurrency { max: absent.concurrency_max, adaptive: absent.adaptive, ramp: absent.ramp };
+    let pace::Concurrency { max, adaptive, ramp } =
+        section.part("concurrency", concurrency, |section| pace::concurrency(section, concurrency));
     let destination = Destination {
         name: absent.name,
         url: section.take("url", |v| address::url(&v)),
         timeout: section.take("timeout", |v| values::duration(&v, &TIMEOUT)).unwrap_or(absent.timeout),
-        concurrency_max: section.part("concurrency", absent.concurrency_max, |mut concurrency| {
-            let max = concurrency.take("max", |v| values::whole(&v, &CONCURRENCY));
-            max.map_or(absent.concurrency_max, |n| usize::try_from(n).unwrap_or(usize::MAX))
-        }),
+        concurrency_max: max,
+        adaptive,
+        ramp,
+        rate: section.take("rate", |v| values::rate(&v)),
+        breaker: section.part("breaker", absent.breaker, pace::breaker),
         retry: section.part("retry", absent.retry, retry),
         ordering: section.part("ordering", absent.ordering, ordering),
         auth: section.take("auth", outward::auth),

@@ -9,6 +9,8 @@ mod intake;
 mod names;
 mod outward;
 mod overrides;
+mod pace;
+mod quarantine;
 mod reader;
 mod secret;
 mod section;

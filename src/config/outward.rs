@@ -3,7 +3,7 @@
 
 use super::secret::secret;
 use super::section::{Section, Value};
-use super::settings::{ClientAuth, Destination, DestinationAuth, Identity, OAuth2, Secret, Tls};
+use super::settings::{ClientAuth, Destination, DestinationAuth, DestinationTls, Identity, OAuth2, Secret};
 use super::source::check_pointer;
 use super::{address, values};
 use crate::rules::success::Success;
@@ -108,7 +108,7 @@ fn header_name(value: Value<'_>) -> Option<HeaderName> {
     Some(name)
 }
 
-pub(super) fn tls(mut section: Section<'_>) -> Tls {
+pub(super) fn tls(mut section: Section<'_>) -> DestinationTls {
     let ca = section.take("ca", |v| file(&v));
     let cert = section.take("cert", |v| file(&v));
     let key = section.take("key", |v| file(&v));
@@ -121,7 +121,7 @@ pub(super) fn tls(mut section: Section<'_>) -> Tls {
             );
         }
     }
-    Tls { ca, identity: cert.zip(key).map(|(cert, key)| Identity { cert, key }) }
+    DestinationTls { ca, identity: cert.zip(key).map(|(cert, key)| Identity { cert, key }) }
 }
 
 fn file(value: &Value<'_>) -> Option<PathBuf> {

@@ -29,6 +29,7 @@ impl Settings {
             sources: vec![Source::named(DEFAULT)],
             destinations: vec![Destination::named(DEFAULT)],
             dlq: Dlq::default(),
+            quarantine: Default::default(),
         };
         settings.with(overrides)
     }

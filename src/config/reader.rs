@@ -7,6 +7,7 @@ use super::destination::destination;
 use super::fault::{Faults, Wrong};
 use super::intake::{intake, note_overlaps};
 use super::names::Names;
+use super::quarantine::quarantine;
 use super::section::{Reading, Section, Value};
 use super::settings::{Dlq, Settings, Store};
 use super::source::source;
@@ -90,7 +91,9 @@ fn settings(mut root: Section<'_>) -> Settings {
     }
     let mut source_names = Names::of("source");
     let sources: Vec<_> = source_blocks.into_iter().map(|b| source(b, &mut source_names, &destination_names)).collect();
-    Settings { intake, admin, store, sources, destinations, dlq: root.part("dlq", Dlq::default(), dlq) }
+    let dlq = root.part("dlq", Dlq::default(), dlq);
+    let quarantine = root.part("quarantine", Default::default(), quarantine);
+    Settings { intake, admin, store, sources, destinations, dlq, quarantine }
 }
 
 const DRAIN_TIMEOUT: Limits<Duration> =

@@ -2,14 +2,18 @@
 
 pub use super::secret::{Secret, SecretValue};
 use crate::rules::backoff::Retry;
+use crate::rules::breaker;
+use crate::rules::concurrency::Adaptive;
 use crate::rules::gcra::Rate;
 use crate::rules::reach::Reach;
 use crate::rules::success::Success;
-use crate::signature::Scheme;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+mod source;
+pub use source::{Composite, OnFault, PROFILES, Pointers, Quarantine, Source, SourceAuth};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -19,6 +23,7 @@ pub struct Settings {
     pub sources: Vec<Source>,
     pub destinations: Vec<Destination>,
     pub dlq: Dlq,
+    pub quarantine: Quarantine,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -122,65 +127,6 @@ pub struct Store {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Source {
-    pub name: String,
-    /// One of [`PROFILES`].
-    pub profile: String,
-    pub pointers: Pointers,
-    /// How long the ids of accepted events are remembered.
-    pub dedup_window: Duration,
-    /// Any of them lets a request in; empty: everybody may send.
-    pub auth: Vec<SourceAuth>,
-    /// Events beyond it are answered 429.
-    pub rate_limit: Option<Rate>,
-    /// Names of destinations; empty: all.
-    pub to: Vec<String>,
-    /// Patterns (`*` matches anything) of the event types that go on; empty: all.
-    pub types: Vec<String>,
-}
-
-/// How a sender shows that it is the one. Of several secrets any is right.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SourceAuth {
-    Bearer { tokens: Vec<Secret> },
-    Basic { user: String, passwords: Vec<Secret> },
-    Header { name: http::HeaderName, values: Vec<Secret> },
-    Query { name: String, values: Vec<Secret> },
-    Hmac { scheme: Scheme, secrets: Vec<Secret> },
-}
-
-/// The presets, `auto` (detects one of them) and `custom` (only what the pointers say).
-pub const PROFILES: [&str; 10] = [
-    "auto",
-    "genesys-eventbridge",
-    "genesys-notification",
-    "genesys-open-messaging",
-    "genesys-trigger",
-    "genesys-engage-interactions",
-    "interaction",
-    "cloudevents",
-    "azure-event-grid",
-    "custom",
-];
-
-/// Where the parts of an event lie, where that differs from the profile; None: as the profile has it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pointers {
-    /// Of the interaction.
-    pub key: Option<Vec<Composite>>,
-    /// The sender's own id of the event.
-    pub id: Option<Vec<Composite>>,
-    pub time: Option<Vec<Composite>>,
-    pub event_type: Option<Vec<Composite>>,
-    /// A JSON pointer to an array with one event per element.
-    pub split: Option<String>,
-}
-
-/// Parts that make one value together. Each is a JSON pointer, `header:NAME`, `query:NAME` or `body:sha256`. Of several
-/// composites the first that an event has counts.
-pub type Composite = Vec<String>;
-
-#[derive(Clone, Debug, PartialEq)]
 pub struct Destination {
     pub name: String,
     /// `http` or `https`. None: events are held (`holdline serve` without `--to`).
@@ -189,11 +135,17 @@ pub struct Destination {
     pub timeout: Duration,
     /// Requests in flight at once.
     pub concurrency_max: usize,
+    /// Whether fewer, where latency and errors say so.
+    pub adaptive: Adaptive,
+    /// How long requests take to return, after a pause or an open breaker.
+    pub ramp: Duration,
+    pub rate: Option<Rate>,
+    pub breaker: breaker::Limits,
     pub retry: Retry,
     pub ordering: Ordering,
     /// Sent with each request.
     pub auth: Option<DestinationAuth>,
-    pub tls: Tls,
+    pub tls: DestinationTls,
     /// Secrets by each of which every request is signed as in Standard Webhooks.
     pub sign: Vec<Secret>,
     /// What the body of a 2xx must say.
@@ -204,7 +156,7 @@ pub struct Destination {
 
 /// Files in PEM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tls {
+pub struct DestinationTls {
     /// Certificates of authorities; with it the system's are not believed.
     pub ca: Option<PathBuf>,
     pub identity: Option<Identity>,
@@ -343,22 +295,6 @@ impl Default for Dlq {
     }
 }
 
-impl Source {
-    /// A source as it is where only its name is given.
-    pub fn named(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            profile: "auto".into(),
-            pointers: Pointers::default(),
-            dedup_window: hours(24),
-            auth: Vec::new(),
-            rate_limit: None,
-            to: Vec::new(),
-            types: Vec::new(),
-        }
-    }
-}
-
 impl Destination {
     /// A destination as it is where only its name is given: it holds its events.
     pub fn named(name: impl Into<String>) -> Self {
@@ -367,10 +303,14 @@ impl Destination {
             url: None,
             timeout: Duration::from_secs(10),
             concurrency_max: 64,
+            adaptive: Adaptive::Yes,
+            ramp: Duration::from_secs(10),
+            rate: None,
+            breaker: breaker::Limits::default(),
             retry: Retry::default(),
             ordering: Ordering::default(),
             auth: None,
-            tls: Tls::default(),
+            tls: DestinationTls::default(),
             sign: Vec::new(),
             success: None,
             reach: Reach::Guarded,

@@ -3,7 +3,7 @@
 use super::fault::Wrong;
 use super::names::Names;
 use super::section::{Section, Value};
-use super::settings::{Composite, PROFILES, Pointers, Source};
+use super::settings::{Composite, OnFault, PROFILES, Pointers, Source};
 use super::values::{self, Limits, span};
 use http::HeaderName;
 use std::time::Duration;
@@ -11,6 +11,8 @@ use toml::de::DeValue;
 
 const DEDUP_WINDOW: Limits<Duration> =
     Limits { min: (span("1s"), ""), max: (span("30d"), "each remembered id takes room on disk") };
+
+const ON_FAULT: [(&str, OnFault); 2] = [("refuse", OnFault::Refuse), ("quarantine", OnFault::Quarantine)];
 
 /// Reads one source. `destinations` are those that `to` can name.
 pub(super) fn source<'r>(mut section: Section<'r>, sources: &mut Names<'r>, destinations: &Names<'r>) -> Source {
@@ -30,6 +32,10 @@ pub(super) fn source<'r>(mut section: Section<'r>, sources: &mut Names<'r>, dest
             .take("dedup_window", |v| values::duration(&v, &DEDUP_WINDOW))
             .unwrap_or(absent.dedup_window),
         auth: section.take("auth", super::auth::auths).unwrap_or_default(),
+        on_bad_signature: section
+            .take("on_bad_signature", |v| values::choice(&v, &ON_FAULT))
+            .unwrap_or(OnFault::Refuse),
+        on_unparsable: section.take("on_unparsable", |v| values::choice(&v, &ON_FAULT)).unwrap_or(OnFault::Refuse),
         rate_limit: section.take("rate_limit", |v| values::rate(&v)),
         to: section
             .take("to", |v| values::words(&v, "all destinations", |item| destinations.resolve(item)))

@@ -7,12 +7,7 @@ use toml::de::{DeTable, DeValue};
 /// Section (as a path without indices), key, and the value that is as good as its absence, in TOML.
 const UNBUILT: &[(&str, &str, Option<&str>)] = &[
     ("", "alert", None),
-    ("source", "on_bad_signature", None),
-    ("source", "on_unparsable", None),
-    ("destination", "rate", None),
-    ("destination", "breaker", None),
     ("destination", "ttl", None),
-    ("destination.concurrency", "adaptive", Some("false")),
     ("destination.ordering", "on_stale", Some(r#""deliver""#)),
     ("destination.ordering", "reorder_window", Some(r#""0s""#)),
 ];

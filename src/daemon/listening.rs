@@ -1,11 +1,12 @@
 //! Where a daemon is reached: the sockets of intake and of the admin API, and what is served on them.
 
-use super::{Part, SharedDoor};
+use super::Part;
 use crate::admin::{self, Socket};
 use crate::config::settings;
 use crate::http::entrance::{self, Entrance};
 use crate::http::tls::{Files, Tls};
 use crate::http::{listener, seats, sockets};
+use crate::intake::SharedIntake;
 use crate::upkeep;
 use anyhow::{Context, anyhow, bail};
 use axum::{Extension, Router};
@@ -68,7 +69,7 @@ pub(super) fn tls(settings: &settings::Intake) -> anyhow::Result<Option<Arc<Tls>
 /// Serves intake on its sockets, each request by the door that is in place when it comes.
 pub(super) fn serve(
     listeners: Vec<TcpListener>,
-    door: &SharedDoor,
+    door: &SharedIntake,
     tls: Option<Arc<Tls>>,
     settings: &settings::Intake,
 ) -> Part {

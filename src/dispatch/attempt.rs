@@ -8,6 +8,8 @@ use super::exchange::{self, Answer, Bounds, End, Failure};
 use super::token::{Missing, Token};
 use crate::clock::Clock;
 use crate::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place, Reason};
+use crate::rules::call::Call;
+use crate::rules::quota;
 use crate::rules::retry_after::{self, Wish};
 use crate::rules::success::Success;
 use crate::rules::verdict::{self, Ended, Verdict};
@@ -28,6 +30,8 @@ const ATTEMPTS_KEPT: usize = 1000;
 pub struct Landed {
     pub start: Start,
     pub landing: Landing,
+    /// What it says of the destination; none where nothing was sent.
+    pub call: Option<Call>,
     pub hold: Option<Wish>,
 }
 
@@ -45,6 +49,8 @@ struct Reply {
     error: String,
     answer: Vec<u8>,
     retry_after: Option<Duration>,
+    /// Its headers say that nothing more is allowed for so long.
+    quota_spent: Option<Duration>,
 }
 
 pub async fn run(context: Context, start: Start) -> Landed {
@@ -61,8 +67,10 @@ pub async fn run(context: Context, start: Start) -> Landed {
             Err(missing) => return without_token(&context, start, missing),
         },
     };
-    if let Some(until) = context.destination.held(context.clock.now()) {
-        return postponed(start, until);
+    let shutters = &context.destination.shutters;
+    let hold = shutters.held(context.clock.now());
+    if hold.is_some() || shutters.are_shut(context.clock.now()) {
+        return postponed(start, hold);
     }
     let began = context.clock.now();
     let reply = match send(&context, &delivery, token.as_ref()).await {
@@ -72,23 +80,27 @@ pub async fn run(context: Context, start: Start) -> Landed {
     let now = context.clock.now();
     let counted = delivery.counted() + 1;
     let since = if delivery.redriven { first_since_redrive(&delivery, began) } else { delivery.event.received_at };
-    let retry_after = reply.retry_after;
+    let (retry_after, quota_spent) = (reply.retry_after, reply.quota_spent);
     let ended = Ended { id, outcome: &reply.outcome, retry_after, counted, since, now };
     let (verdict, wish) = verdict::judge(&context.destination.retry, ended);
+    let health = verdict::health(&reply.outcome, verdict, wish);
     let landing = record(&context, delivery, place, verdict, reply, began, now);
-    Landed { start, landing, hold: wish }
+    let quota = quota_spent.map(|wish| retry_after::grant(wish, context.destination.retry.retry_after_max, now));
+    let hold = wish.into_iter().chain(quota).max_by_key(|wish| wish.until);
+    Landed { start, landing, call: Some(Call { began: start.at, latency: now.since(began), health }), hold }
 }
 
 /// It goes on waiting where it lies, with all others of its destination.
-fn postponed(start: Start, until: Timestamp) -> Landed {
-    Landed { start, landing: Landing::Postponed, hold: Some(Wish { until, cut: false }) }
+fn postponed(start: Start, hold: Option<Timestamp>) -> Landed {
+    let hold = hold.map(|until| Wish { until, cut: false });
+    Landed { start, landing: Landing::Postponed, call: None, hold }
 }
 
 /// What no credentials can be had for is no failed attempt.
 fn without_token(context: &Context, start: Start, missing: Missing) -> Landed {
     let until = missing.until;
     context.destination.lacks_token(missing);
-    postponed(start, until)
+    postponed(start, Some(until))
 }
 
 async fn load(context: &Context, id: DeliveryId, place: Place) -> Result<Delivery, StoreError> {
@@ -127,7 +139,7 @@ fn unreadable(context: &Context, start: Start, id: DeliveryId, place: Place, err
     } else {
         context.store.fail(error);
     }
-    Landed { start, landing: Landing::Resolved, hold: None }
+    Landed { start, landing: Landing::Resolved, call: None, hold: None }
 }
 
 /// Sends a delivery; where its access token is refused, once more with another one.
@@ -145,12 +157,17 @@ async fn send(context: &Context, delivery: &Delivery, token: Option<&Token>) -> 
 
 async fn send_once(context: &Context, delivery: &Delivery, token: Option<&Token>) -> Reply {
     let destination = &context.destination;
-    let mut retry_after = None;
+    let (mut retry_after, mut quota_spent) = (None, None);
     let at_head = |head: &Parts| {
         let header = head.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok());
         retry_after = header.and_then(|value| retry_after::parse(value, context.clock.wall()));
         if let Some(wish) = retry_after.filter(|_| destination.retry.statuses.contains(&head.status.as_u16())) {
-            leave_alone(context, wish);
+            leave_alone(context, wish, "Retry-After");
+        }
+        let value = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok());
+        quota_spent = quota::spent(value, context.clock.wall());
+        if let Some(wish) = quota_spent {
+            leave_alone(context, wish, "its rate limit is spent");
         }
     };
     let kept_bytes = if destination.success.is_some() { exchange::BODY_BYTES_MAX } else { Attempt::ANSWER_MAX };
@@ -160,12 +177,14 @@ async fn send_once(context: &Context, delivery: &Delivery, token: Option<&Token>
         Ok(mut answer) => {
             let (outcome, error) = believe(destination.success.as_ref(), &answer);
             if let (Outcome::Unsuccessful(_), Some(wish)) = (&outcome, retry_after) {
-                leave_alone(context, wish);
+                leave_alone(context, wish, "Retry-After");
             }
             answer.body.truncate(Attempt::ANSWER_MAX);
-            Reply { outcome, error, answer: answer.body, retry_after }
+            Reply { outcome, error, answer: answer.body, retry_after, quota_spent }
         }
-        Err(Failure { outcome, error }) => Reply { outcome, error, answer: Vec::new(), retry_after: None },
+        Err(Failure { outcome, error }) => {
+            Reply { outcome, error, answer: Vec::new(), retry_after: None, quota_spent: None }
+        }
     }
 }
 
@@ -190,11 +209,12 @@ fn believe(success: Option<&Success>, answer: &Answer) -> (Outcome, String) {
 }
 
 /// At once, for attempts that are about to be sent; the dispatcher hears of it when this one has landed.
-fn leave_alone(context: &Context, wish: Duration) {
+fn leave_alone(context: &Context, wish: Duration, reason: &'static str) {
     let destination = &context.destination;
     let until = retry_after::grant(wish, destination.retry.retry_after_max, context.clock.now()).until;
-    if destination.leave_alone(until) {
-        let reason = "Retry-After".to_owned();
+    if destination.shutters.hold(until) {
+        destination.held_because(until, reason);
+        let reason = reason.to_owned();
         context.store.record(Transition::Hold { destination: destination.id, until, reason });
     }
 }

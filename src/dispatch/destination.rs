@@ -3,6 +3,7 @@
 use super::connector::Connector;
 use super::exchange::{self, HttpClient};
 use super::request::Common;
+use super::shutters::Shutters;
 use super::tally::Tally;
 use super::tls::{self, Trust};
 use super::token::{Missing, Token, Tokens};
@@ -12,12 +13,11 @@ use crate::delivery::Delivery;
 use crate::event::DestinationId;
 use crate::rules::backoff::Retry;
 use crate::rules::success::Success;
-use crate::scheduler::{DeadLetters, Ordered, Policy};
+use crate::scheduler::{DeadLetters, Limits, Ordered, Policy};
 use crate::time::Timestamp;
 use bytes::Bytes;
 use http::{Request, Uri};
 use http_body_util::Full;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -38,18 +38,22 @@ pub struct Destination {
     pub(super) tokens: Option<Tokens>,
     pub(super) success: Option<Success>,
     common: RwLock<Arc<Common>>,
-    /// Until when it asked to be left alone, in milliseconds since the epoch.
-    held_until: AtomicU64,
-    /// Why its last attempt that had no access token had none.
-    missing: Mutex<Option<Missing>>,
+    pub(super) shutters: Shutters,
+    /// Until when it is left alone, and why.
+    held: Mutex<Option<(Timestamp, String)>>,
 }
 
 impl Destination {
     /// Reads the secrets that the settings name. The error says which could not be read.
     pub fn new(id: DestinationId, settings: &settings::Destination) -> Result<Self, String> {
-        let concurrency = if settings.url.is_some() { settings.concurrency_max } else { 0 };
         let policy = Policy {
-            concurrency,
+            pace: Limits {
+                concurrency_max: if settings.url.is_some() { settings.concurrency_max } else { 0 },
+                adaptive: settings.adaptive,
+                rate: settings.rate,
+                breaker: settings.breaker.clone(),
+                ramp: settings.ramp,
+            },
             ordered: match settings.ordering.mode {
                 OrderMode::Interaction => Ordered::ByInteraction,
                 OrderMode::None => Ordered::Not,
@@ -70,8 +74,8 @@ impl Destination {
             tokens: tokens(settings)?,
             success: settings.success.clone(),
             common: RwLock::new(Arc::new(common(settings)?)),
-            held_until: AtomicU64::new(0),
-            missing: Mutex::default(),
+            shutters: Shutters::default(),
+            held: Mutex::default(),
         })
     }
 
@@ -89,30 +93,24 @@ impl Destination {
         self.common.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// False where it has asked to be left alone for longer already.
-    pub(super) fn leave_alone(&self, until: Timestamp) -> bool {
-        self.held_until.fetch_max(until.0, Ordering::SeqCst) < until.0
-    }
-
     pub(super) fn lacks_token(&self, missing: Missing) {
-        *self.missing.lock().unwrap_or_else(PoisonError::into_inner) = Some(missing);
+        self.held_because(missing.until, &missing.why);
     }
 
-    /// Until when nothing may be sent to it; none where something may.
-    pub(super) fn held(&self, now: Timestamp) -> Option<Timestamp> {
-        Some(Timestamp(self.held_until.load(Ordering::SeqCst))).filter(|until| now < *until)
+    pub(super) fn held_because(&self, until: Timestamp, why: &str) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some((until, why.to_owned()));
     }
 
     /// Why it is left alone until then.
     pub fn held_why(&self, until: Timestamp) -> String {
-        let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
-        let why = missing.as_ref().filter(|missing| missing.until == until).map(|missing| missing.why.clone());
-        why.unwrap_or_else(|| "Retry-After".to_owned())
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let why = held.as_ref().filter(|(held, _)| *held == until).map(|(_, why)| why.clone());
+        why.unwrap_or_else(|| "the destination asked for it".to_owned())
     }
 
     /// The URL as it may be shown; none where events are held.
     pub fn url(&self) -> Option<String> {
-        (self.policy.concurrency > 0).then(|| self.common().url.to_string())
+        (self.policy.pace.concurrency_max > 0).then(|| self.common().url.to_string())
     }
 
     /// The request of a delivery's next attempt.

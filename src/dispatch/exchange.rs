@@ -5,14 +5,14 @@
 //! behind it changes nothing.
 
 use super::connector::Connector;
-use super::wire::Traffic;
+use super::wire::{self, Traffic};
 use crate::delivery::Outcome;
 use bytes::Bytes;
 use http::response::Parts;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::connect::capture_connection;
+use hyper_util::client::legacy::connect::{Connect, capture_connection};
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::error::Error;
@@ -76,8 +76,8 @@ pub struct Bounds {
 }
 
 /// Sends a request and reads its answer. `at_head` hears of the answer before its body is read.
-pub async fn exchange(
-    client: &HttpClient,
+pub async fn exchange<C: Connect + Clone + Send + Sync + 'static>(
+    client: &Client<C, Full<Bytes>>,
     mut request: Request<Full<Bytes>>,
     bounds: Bounds,
     at_head: impl FnOnce(&Parts),
@@ -145,6 +145,9 @@ fn late(outcome: &Outcome, timeout: Duration) -> String {
 fn failed(error: &ClientError, traffic: Option<&Traffic>, timeout: Duration) -> Failure {
     let causes = || std::iter::successors(Some(error as &dyn Error), |e| (*e).source());
     let io = || causes().filter_map(|e| e.downcast_ref::<io::Error>());
+    if let Some(refusal) = traffic.and_then(Traffic::refusal) {
+        return Failure { outcome: Outcome::NotConnected, error: format!("TLS: {refusal}") };
+    }
     let outcome = if error.is_connect() {
         if io().any(|e| e.kind() == io::ErrorKind::TimedOut) {
             let outcome = Outcome::ConnectTimedOut;
@@ -153,10 +156,8 @@ fn failed(error: &ClientError, traffic: Option<&Traffic>, timeout: Duration) -> 
         Outcome::NotConnected
     } else {
         match traffic {
-            Some(traffic) if traffic.wrote() => {
-                let refused = traffic.is_fresh() && io().any(refuses_client);
-                if refused { Outcome::NotConnected } else { Outcome::Broken }
-            }
+            None if io().any(wire::refuses_client) => Outcome::NotConnected,
+            Some(traffic) if traffic.wrote() => Outcome::Broken,
             _ => Outcome::NotSent,
         }
     };
@@ -164,23 +165,98 @@ fn failed(error: &ClientError, traffic: Option<&Traffic>, timeout: Duration) -> 
     Failure { outcome, error }
 }
 
-/// Whether the peer ended the TLS handshake because of who we are. In TLS 1.3 the client hears of it only after it has
-/// begun to write, and the server has not looked at what was written.
-fn refuses_client(error: &io::Error) -> bool {
-    use rustls::AlertDescription as Alert;
-    let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
-    matches!(
-        inner,
-        Some(rustls::Error::AlertReceived(
-            Alert::CertificateRequired
-                | Alert::NoCertificate
-                | Alert::BadCertificate
-                | Alert::UnsupportedCertificate
-                | Alert::CertificateRevoked
-                | Alert::CertificateExpired
-                | Alert::CertificateUnknown
-                | Alert::UnknownCA
-                | Alert::AccessDenied
-        ))
-    )
+#[cfg(test)]
+mod tests {
+    use super::super::wire::Wire;
+    use super::*;
+    use http::Uri;
+    use hyper::rt::{Read, ReadBufCursor, Write};
+    use hyper_util::client::legacy::connect::{Connected, Connection};
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+    use tower_service::Service;
+
+    /// A peer that takes so many bytes, and then closes or is silent.
+    #[derive(Clone, Copy, Debug)]
+    struct Peer {
+        takes: usize,
+        then: Then,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Then {
+        Close,
+        Silence,
+        /// It is not even there.
+        NoConnection,
+    }
+
+    impl Connection for Peer {
+        fn connected(&self) -> Connected {
+            Connected::new()
+        }
+    }
+
+    impl Read for Peer {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+            if self.takes == 0 && self.then == Then::Close { Poll::Ready(Ok(())) } else { Poll::Pending }
+        }
+    }
+
+    impl Write for Peer {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            let taken = self.takes.min(bytes.len());
+            self.takes -= taken;
+            cx.waker().wake_by_ref();
+            if taken > 0 { Poll::Ready(Ok(taken)) } else { Poll::Pending }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Service<Uri> for Peer {
+        type Response = Wire<Self>;
+        type Error = io::Error;
+        type Future = Pin<Box<dyn Future<Output = io::Result<Wire<Self>>> + Send>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Uri) -> Self::Future {
+            let peer = *self;
+            Box::pin(async move {
+                match peer.then {
+                    Then::NoConnection => std::future::pending().await,
+                    _ => Ok(Wire::new(peer)),
+                }
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn one_written_byte_makes_the_difference() {
+        for (takes, then, outcome) in [
+            (0, Then::NoConnection, Outcome::ConnectTimedOut),
+            (0, Then::Close, Outcome::NotSent),
+            (0, Then::Silence, Outcome::NotSent),
+            (1, Then::Close, Outcome::Broken),
+            (1, Then::Silence, Outcome::TimedOut),
+            (100_000, Then::Silence, Outcome::TimedOut),
+        ] {
+            let peer = Peer { takes, then };
+            let client = Client::builder(TokioExecutor::new()).build(peer);
+            let body = Bytes::from(vec![b'x'; 5_000]);
+            let request = Request::post("http://peer/").body(Full::new(body)).unwrap();
+            let bounds = Bounds { timeout: Duration::from_millis(30), kept_bytes: 10 };
+            let failure = exchange(&client, request, bounds, |_| ()).await.unwrap_err();
+            assert_eq!(failure.outcome, outcome, "{peer:?}: {}", failure.error);
+        }
+    }
 }

@@ -9,19 +9,24 @@ mod destination;
 mod exchange;
 mod request;
 mod resolver;
+mod restore;
+mod shutters;
+mod stance;
 mod tally;
 mod tls;
 mod token;
 mod wire;
 
 pub use destination::{Destination, Reread};
+pub use restore::restore;
 
 use crate::clock::Clock;
 use crate::delivery::Ticket;
 use crate::event::{DestinationId, Digest64, Sequence};
+use crate::rules::breaker;
 use crate::rules::retry_after::Wish;
-use crate::scheduler::{Scheduler, Standing, Start, Step};
-use crate::store::{News, Store, StoreError, Transition};
+use crate::scheduler::{Line, Scheduler, Shut, Standing, Start, Step};
+use crate::store::{News, Store};
 use crate::time::Timestamp;
 use attempt::{Context, Landed};
 use std::collections::HashMap;
@@ -43,6 +48,29 @@ pub struct LineStatus {
     pub held: usize,
     pub hold_until: Timestamp,
     pub oldest: Option<Timestamp>,
+    /// Most deliveries in flight, as things are.
+    pub limit: usize,
+    pub breaker: breaker::State,
+    pub breaker_since: Timestamp,
+    /// What would hold back a delivery whose turn it is.
+    pub shut: Option<Shut>,
+}
+
+impl LineStatus {
+    fn of(line: &Line, now: Timestamp) -> Self {
+        let pace = line.pace();
+        Self {
+            in_flight: line.in_flight(),
+            delayed: line.delayed(),
+            held: line.held(),
+            hold_until: pace.hold_until(),
+            oldest: line.oldest(),
+            limit: pace.limit(now),
+            breaker: pace.breaker().state(),
+            breaker_since: pace.breaker().since(),
+            shut: line.shut(now),
+        }
+    }
 }
 
 /// A question to the dispatcher; it answers between two steps.
@@ -142,9 +170,13 @@ impl Dispatcher {
     fn hear(&mut self, message: Message) {
         match message {
             Message::Landed(landed) => {
-                self.scheduler.landed(&landed.start, landed.landing);
+                let (d, now) = (landed.start.destination, self.clock.now());
+                let turn = self.scheduler.landed(&landed.start, landed.landing, landed.call.as_ref(), now);
+                if let Some(turn) = turn {
+                    self.store.record(stance::turned(&self.destinations[&d], turn, now));
+                }
                 if let Some(wish) = landed.hold {
-                    self.hold(landed.start.destination, wish);
+                    self.hold(d, wish);
                 }
             }
             Message::Loaded(d, tickets, next) => self.scheduler.loaded(d, &tickets, next),
@@ -172,6 +204,16 @@ impl Dispatcher {
             News::Hastened(ids) => {
                 ids.iter().for_each(|(id, lane)| self.scheduler.hastened(id.destination, *lane, id.sequence));
             }
+            News::Paused(d, pause) => {
+                if let Some(destination) = self.destinations.get(&d) {
+                    stance::pause(&mut self.scheduler, destination, pause.as_ref(), self.clock.now());
+                }
+            }
+            News::Breaker(d, fixed) => {
+                if let Some(destination) = self.destinations.get(&d) {
+                    stance::fix(&mut self.scheduler, destination, fixed.as_ref(), self.clock.now());
+                }
+            }
             News::Purged(ids) => {
                 ids.iter().for_each(|(id, lane)| self.scheduler.purged(id.destination, *lane, id.sequence));
             }
@@ -181,14 +223,8 @@ impl Dispatcher {
     fn answer(&self, question: Question) {
         match question {
             Question::Lines(to) => {
-                let status = |line: &crate::scheduler::Line| LineStatus {
-                    in_flight: line.in_flight(),
-                    delayed: line.delayed(),
-                    held: line.held(),
-                    hold_until: line.hold_until(),
-                    oldest: line.oldest(),
-                };
-                let _ = to.send(self.scheduler.lines().map(|(d, line)| (d, status(line))).collect());
+                let now = self.clock.now();
+                let _ = to.send(self.scheduler.lines().map(|(d, line)| (d, LineStatus::of(line, now))).collect());
             }
             Question::Standings(of, to) => {
                 let now = self.clock.now();
@@ -232,58 +268,4 @@ fn load(store: &Store, d: DestinationId, from: Sequence) -> Result<(Vec<Ticket>,
         next = behind;
     }
     Ok((tickets, next))
-}
-
-/// Puts what lay in the delay tree and the dead letter queue before the start into the scheduler. Blocks.
-///
-/// A due time that lies further ahead than any wait can be comes from a clock that jumped; it is cut to `wait_max`.
-pub fn restore(
-    scheduler: &mut Scheduler,
-    store: &Store,
-    destinations: &HashMap<DestinationId, Arc<Destination>>,
-    now: Timestamp,
-) -> Result<(), crate::store::StoreError> {
-    for delayed in store.delayed() {
-        match delayed? {
-            Ok(delayed) => {
-                let Some(destination) = destinations.get(&delayed.destination) else { continue };
-                let latest = now.after(destination.retry.max.max(destination.retry.retry_after_max));
-                let not_before = delayed.ticket.place.due().min(latest);
-                scheduler.waits(delayed.destination, &delayed.ticket, not_before);
-            }
-            Err((id, place, why)) => {
-                tracing::error!(delivery = %id, %why, "a delayed delivery does not verify; it is quarantined");
-                let why = why.to_string();
-                store.record(Transition::Damaged { id, place, why, at: now });
-            }
-        }
-    }
-    for destination in destinations.values() {
-        if let Some(hold) = store.hold(destination.id) {
-            let until = hold.until.min(now.after(destination.retry.retry_after_max));
-            scheduler.hold(destination.id, until);
-            let _longest = destination.leave_alone(until);
-            if until < hold.until {
-                // else every restart would wait as long again
-                store.record(Transition::Hold { destination: destination.id, until, reason: hold.reason });
-            }
-        }
-    }
-    if destinations.values().any(|d| d.policy.dead_letters == crate::scheduler::DeadLetters::Hold) {
-        for id in store.dead_ids(None) {
-            let id = id?;
-            let lane = match store.dead_letter(id) {
-                Ok(letter) => letter.map(|letter| letter.delivery.event.lane()),
-                Err(StoreError::Damaged(why)) => {
-                    tracing::error!(delivery = %id, %why, "a dead letter does not verify; it still holds its interaction");
-                    store.entry(id.sequence)?.map(|entry| entry.lane)
-                }
-                Err(e) => return Err(e),
-            };
-            if let Some(lane) = lane {
-                scheduler.dead(id.destination, lane, id.sequence);
-            }
-        }
-    }
-    Ok(())
 }

@@ -5,7 +5,7 @@
 //!
 //! *Failure.* What cannot be read is told at the start, with the file and what to do.
 
-use crate::config::settings::Tls;
+use crate::config::settings::DestinationTls;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -23,7 +23,7 @@ pub enum Trust {
     Both,
 }
 
-pub fn config(tls: &Tls, trust: Trust) -> Result<Arc<ClientConfig>, String> {
+pub fn config(tls: &DestinationTls, trust: Trust) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -39,7 +39,7 @@ pub fn config(tls: &Tls, trust: Trust) -> Result<Arc<ClientConfig>, String> {
     Ok(Arc::new(config))
 }
 
-fn authorities(tls: &Tls, trust: Trust) -> Result<RootCertStore, String> {
+fn authorities(tls: &DestinationTls, trust: Trust) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = tls.ca.as_ref().filter(|_| trust != Trust::Nobody) {
         for certificate in certificates("tls.ca", path)? {

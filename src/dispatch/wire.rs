@@ -9,8 +9,8 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{CaptureConnection, Connected, Connection};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 /// What went over one connection.
@@ -19,6 +19,7 @@ pub struct Traffic {
     written: AtomicU64,
     /// How much had been written when the last answer came.
     answered: AtomicU64,
+    refusal: OnceLock<String>,
 }
 
 impl Traffic {
@@ -39,9 +40,9 @@ impl Traffic {
         self.written.load(Ordering::SeqCst) > self.answered.load(Ordering::SeqCst)
     }
 
-    /// Whether no answer has come over it yet.
-    pub fn is_fresh(&self) -> bool {
-        self.answered.load(Ordering::SeqCst) == 0
+    /// How the peer ended the TLS handshake, if it did so because of who we are.
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.get().map(String::as_str)
     }
 }
 
@@ -71,7 +72,14 @@ impl<T: Connection> Connection for Wire<T> {
 
 impl<T: Read + Unpin> Read for Wire<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let poll = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Poll::Ready(Err(error)) = &poll
+            && self.traffic.answered.load(Ordering::SeqCst) == 0
+            && refuses_client(error)
+        {
+            let _first = self.traffic.refusal.set(error.to_string());
+        }
+        poll
     }
 }
 
@@ -101,4 +109,29 @@ impl<T: Write + Unpin> Write for Wire<T> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
+}
+
+/// Whether the peer ended the TLS handshake because of who we are. In TLS 1.3 the client hears of it only after it has
+/// begun to write, and the server has not looked at what was written.
+pub fn refuses_client(error: &io::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    // TLS may lie in one IO error inside another
+    let Some(inner) = error.get_ref() else { return false };
+    if let Some(inner) = inner.downcast_ref::<io::Error>() {
+        return refuses_client(inner);
+    }
+    matches!(
+        inner.downcast_ref(),
+        Some(rustls::Error::AlertReceived(
+            Alert::CertificateRequired
+                | Alert::NoCertificate
+                | Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+                | Alert::AccessDenied
+        ))
+    )
 }

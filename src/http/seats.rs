@@ -4,8 +4,9 @@
 //! bodies, or it has something in hand.
 //!
 //! *Invariants.* There are never more connections than seats, in all and for one address. When a new one comes and none is
-//! free, the connection gives way that has waited longest for a request, else the one that has received longest; what is in
-//! hand is never cut off. So slow senders hold each other up and nobody else.
+//! free, the connection gives way that has waited longest for its peer, be it for a request or for the rest of a body; what is
+//! in hand is never cut off. So slow senders hold each other up and nobody else: who sends at once waits for a short time
+//! only, and is never the first.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -62,21 +63,10 @@ struct Doing {
     since: u64,
 }
 
-/// Who gives way first; the order of the variants counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Claim {
-    Waits,
-    Receives,
-}
-
 impl Doing {
-    /// None for a connection that has something in hand.
-    fn claim(self) -> Option<Claim> {
-        match self {
-            Self { requests: 0, .. } => Some(Claim::Waits),
-            Self { requests, receiving, .. } if receiving >= requests => Some(Claim::Receives),
-            _ => None,
-        }
+    /// Whether nothing is in hand that would be lost: it waits for what its peer sends.
+    fn can_give_way(self) -> bool {
+        self.receiving >= self.requests
     }
 }
 
@@ -155,9 +145,8 @@ impl Taken {
                 return Candidate::Asked;
             }
             let doing = *sitting.doing.lock().expect("no holder panics");
-            let claim = doing.claim().map(|claim| (claim, doing.since));
-            if claim.is_some() && found.is_none_or(|(first, _)| claim < first) {
-                found = Some((claim, sitting.as_ref()));
+            if doing.can_give_way() && found.is_none_or(|(since, _)| doing.since < since) {
+                found = Some((doing.since, sitting.as_ref()));
             }
         }
         found.map_or(Candidate::None, |(_, sitting)| Candidate::Found(sitting))
@@ -275,29 +264,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_longest_waiting_gives_way_then_the_longest_receiving_and_nobody_with_something_in_hand() {
+    async fn who_waits_longest_for_its_peer_gives_way_and_nobody_with_something_in_hand() {
         let (seats, mut taken) = full(4).await;
-        let (_a, _b) = (taken[0].serve(), taken[1].serve());
-        let receiving = taken[1].receive();
-        drop(taken[2].serve()); // an answered request: it waits again, for a shorter time than the last one
-        for expected in [3, 2, 1] {
-            let newcomer = tokio::spawn({
-                let seats = seats.clone();
-                async move { seats.take(address(9)).await.unwrap() }
-            });
-            taken[expected].needed().await;
-            assert_eq!(taken.iter().filter(|seat| asked(seat)).count(), 1);
-            if expected == 1 {
-                break;
-            }
-            let leaving = taken.remove(expected);
-            drop(leaving);
-            let newcomer = newcomer.await.unwrap();
-            std::mem::forget(newcomer.serve()); // stays, and has something in hand
-            taken.push(newcomer);
-        }
-        assert!(!asked(&taken[0]));
-        drop(receiving);
+        let _in_hand = taken[0].serve();
+        let half = (taken[1].serve(), taken[1].receive());
+        drop(taken[2].serve()); // an answered request: it waits anew
+        let newcomer = |n| {
+            let seats = seats.clone();
+            tokio::spawn(async move { seats.take(address(n)).await.unwrap() })
+        };
+        let first = newcomer(8);
+        taken[3].needed().await;
+        assert_eq!(taken.iter().filter(|seat| asked(seat)).count(), 1);
+        drop(taken.pop());
+        let _first_in_hand = first.await.unwrap().serve();
+        let second = newcomer(9);
+        taken[1].needed().await;
+        assert!(!asked(&taken[0]) && !asked(&taken[2]), "in hand, and waiting for a shorter time");
+        drop((taken.remove(1), half));
+        second.await.unwrap();
     }
 
     #[tokio::test]

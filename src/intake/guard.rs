@@ -74,6 +74,10 @@ impl Guard {
         }
     }
 
+    pub fn verifies_signatures(&self) -> bool {
+        self.0.iter().any(|proof| matches!(proof, Proof::Signature(_)))
+    }
+
     /// Headers and query parameters that hold a token, and are not to be kept.
     pub fn token_places(&self) -> (Vec<&HeaderName>, Vec<&str>) {
         let (mut headers, mut parameters) = (vec![&header::AUTHORIZATION, &header::COOKIE], Vec::new());

@@ -5,23 +5,23 @@
 
 pub mod admission;
 mod body;
+mod detention;
 mod guard;
 mod handshake;
 mod refusal;
 mod source;
 
+pub use detention::Verdict;
 pub use source::Source;
 
 use crate::clock::Clock;
-use crate::event::{Digest64, Event, EventId};
+use crate::event::EventId;
 use crate::http::answer::{self, Answer};
 use crate::http::listener::Handled;
 use crate::http::seats::Seat;
 use crate::profile::{Fields, Found, Limits, Request};
-use crate::store::{Arrival, Receipt, Store};
-use crate::time::Timestamp;
+use crate::store::{Arrival, Cause, Receipt, Store};
 use admission::Admission;
-use bytes::Bytes;
 use guard::Standing;
 use http::{HeaderMap, Method, StatusCode, header};
 use hyper::body::Incoming;
@@ -30,12 +30,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 use tokio::sync::Semaphore;
-
-/// Longest `Content-Type` and `traceparent` that are kept.
-const HEADER_BYTES_MAX: usize = 512;
 
 /// The bounds of one request.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +63,9 @@ impl Counts {
     }
 }
 
+/// Intake as requests find it; a reload puts another one in its place.
+pub type SharedIntake = Arc<RwLock<Arc<Intake>>>;
+
 #[derive(Debug)]
 pub struct Intake {
     pub store: Store,
@@ -76,6 +76,8 @@ pub struct Intake {
     pub room: Arc<Semaphore>,
     pub admission: Arc<Admission>,
     pub counts: Arc<Counts>,
+    /// Of requests that are kept apart, together.
+    pub detained_bytes_max: u64,
 }
 
 /// The answer to a single event.
@@ -116,7 +118,7 @@ impl Intake {
             return Err(Refusal::encoding().before_the_body());
         }
         let standing = source.guard.standing(&head.headers, head.uri.query(), self.clock.wall());
-        if matches!(standing, Standing::Denied) {
+        if matches!(standing, Standing::Denied) && !source.keeps(Cause::BadSignature) {
             return Err(Refusal::unauthorized().before_the_body());
         }
         let limited = |until| Refusal::limited(until, self.clock.now());
@@ -126,14 +128,17 @@ impl Intake {
         let held = held.await.map_err(|unread| Refusal::unread(unread, self.bounds.body_bytes_max))?;
         drop(receiving);
         if !standing.admits(&held.bytes) {
-            return Err(Refusal::unauthorized());
+            let refusal = Refusal::unauthorized();
+            return self.detain(source, &head, &held.bytes, Cause::BadSignature, refusal).await;
         }
         if let Some(answer) = handshake::validation(&head.headers, &held.bytes) {
             return Ok(answer);
         }
-        let limits = Limits { depth_max: self.bounds.depth_max, events_max: self.bounds.events_max };
         let read = Request { headers: &head.headers, query: head.uri.query(), body: &held.bytes };
-        let found = source.profile.read(&read, &limits)?;
+        let found = match source.profile.read(&read, &self.limits()) {
+            Ok(found) => found,
+            Err(why) => return self.detain(source, &head, &held.bytes, Cause::Unparsable, why.into()).await,
+        };
         source.take(found.events(), self.clock.now()).map_err(limited)?;
         match found {
             Found::One(fields) => self.accept_one(source, &head.headers, fields).await,
@@ -143,7 +148,7 @@ impl Intake {
     }
 
     async fn accept_one(&self, source: &Source, headers: &HeaderMap, fields: Fields) -> Result<Answer, Refusal> {
-        let Some(arrival) = self.arrival(source, headers, fields) else { return Ok(self.ignore(1)) };
+        let Some(arrival) = source.arrival(headers, fields, self.clock.now()) else { return Ok(self.ignore(1)) };
         let receipts = self.store(vec![arrival]).await?;
         let receipt = receipts.first().ok_or_else(Refusal::failed)?;
         let status = if matches!(receipt, Receipt::Duplicate(_)) { "duplicate" } else { "queued" };
@@ -152,7 +157,8 @@ impl Intake {
 
     async fn accept_batch(&self, source: &Source, headers: &HeaderMap, all: Vec<Fields>) -> Result<Answer, Refusal> {
         let count = all.len();
-        let arrivals: Vec<Arrival> = all.into_iter().filter_map(|f| self.arrival(source, headers, f)).collect();
+        let arrivals: Vec<Arrival> =
+            all.into_iter().filter_map(|f| source.arrival(headers, f, self.clock.now())).collect();
         self.counts.ignored.fetch_add((count - arrivals.len()) as u64, Ordering::Relaxed);
         let receipts = if arrivals.is_empty() { Vec::new() } else { self.store(arrivals).await? };
         let duplicates = receipts.iter().filter(|r| matches!(r, Receipt::Duplicate(_))).count();
@@ -166,31 +172,8 @@ impl Intake {
         self.store.accept(arrivals).await.map_err(|_| Refusal::failed())
     }
 
-    /// None where the event goes nowhere.
-    fn arrival(&self, source: &Source, headers: &HeaderMap, fields: Fields) -> Option<Arrival> {
-        let to = source.route(&fields.kind);
-        let text = |name: &str| {
-            let value = headers.get(name)?.to_str().ok()?;
-            (value.len() <= HEADER_BYTES_MAX).then(|| value.to_owned())
-        };
-        (!to.is_empty()).then(|| {
-            Arrival::new(Event {
-                received_at: self.clock.now(),
-                source: source.name.clone(),
-                to,
-                interaction: fields.interaction,
-                sender_id: fields.sender_id,
-                kind: fields.kind,
-                // zero stands for "not said"
-                time: fields.time.filter(|t| *t > Timestamp::ZERO),
-                content_type: text("content-type").unwrap_or_else(|| "application/json".to_owned()),
-                traceparent: text("traceparent"),
-                conflict: false,
-                body_digest: Digest64::of(&[&fields.body]),
-                // a copy of its own: a slice would keep the connection's whole buffer alive
-                body: Bytes::copy_from_slice(&fields.body),
-            })
-        })
+    fn limits(&self) -> Limits {
+        Limits { depth_max: self.bounds.depth_max, events_max: self.bounds.events_max }
     }
 
     /// Acknowledged, counted, and not stored.

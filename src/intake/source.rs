@@ -1,12 +1,18 @@
 //! A source as intake uses it: its profile compiled, its routes resolved to numbers.
 
 use super::guard::Guard;
-use crate::config::settings::{self, Pointers};
-use crate::event::{DestinationId, DestinationSet};
-use crate::profile::{Composite, Field, Pointer, PointerError, Profile};
+use crate::config::settings::{self, OnFault, Pointers};
+use crate::event::{DestinationId, DestinationSet, Digest64, Event};
+use crate::profile::{Composite, Field, Fields, Pointer, PointerError, Profile};
 use crate::rules::gcra::Gcra;
+use crate::store::{Arrival, Cause};
 use crate::time::Timestamp;
+use bytes::Bytes;
+use http::HeaderMap;
 use std::sync::{Mutex, MutexGuard};
+
+/// Longest `Content-Type` and `traceparent` that are kept.
+const HEADER_BYTES_MAX: usize = 512;
 
 #[derive(Debug)]
 pub struct Source {
@@ -16,6 +22,8 @@ pub struct Source {
     to: DestinationSet,
     types: Vec<String>,
     limit: Option<Mutex<Gcra>>,
+    on_bad_signature: OnFault,
+    on_unparsable: OnFault,
 }
 
 impl Source {
@@ -29,6 +37,8 @@ impl Source {
             guard: Guard::new(&settings.auth)?,
             to: to.fold(DestinationSet::EMPTY, |set, (_, d)| set.with(*d)),
             types: settings.types.clone(),
+            on_bad_signature: settings.on_bad_signature,
+            on_unparsable: settings.on_unparsable,
             limit: settings.rate_limit.map(|rate| Mutex::new(Gcra::new(rate, rate.count()))),
         })
     }
@@ -46,6 +56,48 @@ impl Source {
 
     fn limit(&self) -> Option<MutexGuard<'_, Gcra>> {
         self.limit.as_ref().map(|limit| limit.lock().expect("no holder panics"))
+    }
+
+    /// What becomes of a request that fails by this.
+    pub fn on_fault(&self, cause: Cause) -> OnFault {
+        match cause {
+            // a token that is wrong is no signature that could be verified later
+            Cause::BadSignature if !self.guard.verifies_signatures() => OnFault::Refuse,
+            Cause::BadSignature => self.on_bad_signature,
+            Cause::Unparsable => self.on_unparsable,
+        }
+    }
+
+    /// Whether a request that fails by this is kept apart.
+    pub fn keeps(&self, cause: Cause) -> bool {
+        self.on_fault(cause) == OnFault::Quarantine
+    }
+
+    /// An event at the door; none where it goes nowhere.
+    pub fn arrival(&self, headers: &HeaderMap, fields: Fields, received_at: Timestamp) -> Option<Arrival> {
+        let to = self.route(&fields.kind);
+        let text = |name: &str| {
+            let value = headers.get(name)?.to_str().ok()?;
+            (value.len() <= HEADER_BYTES_MAX).then(|| value.to_owned())
+        };
+        (!to.is_empty()).then(|| {
+            Arrival::new(Event {
+                received_at,
+                source: self.name.clone(),
+                to,
+                interaction: fields.interaction,
+                sender_id: fields.sender_id,
+                kind: fields.kind,
+                // zero stands for "not said"
+                time: fields.time.filter(|t| *t > Timestamp::ZERO),
+                content_type: text("content-type").unwrap_or_else(|| "application/json".to_owned()),
+                traceparent: text("traceparent"),
+                conflict: false,
+                body_digest: Digest64::of(&[&fields.body]),
+                // a copy of its own: a slice would keep the connection's whole buffer alive
+                body: Bytes::copy_from_slice(&fields.body),
+            })
+        })
     }
 
     /// Where an event of this type goes; nowhere where its type is not wanted.

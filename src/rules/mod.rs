@@ -1,7 +1,12 @@
 //! The rules: pure functions of their arguments. They know no clock, no IO, and cannot fail.
 
 pub mod backoff;
+pub mod breaker;
+pub mod call;
+pub mod concurrency;
 pub mod gcra;
+pub mod quota;
+pub mod ramp;
 pub mod reach;
 pub mod retry_after;
 pub mod signing;

@@ -5,8 +5,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use ring::hmac;
 use std::fmt;
 
 /// What Standard Webhooks asks for: 192 bits.
@@ -15,7 +14,7 @@ const PREFIX: &str = "whsec_";
 
 /// The key of a signature. Nothing shows it.
 #[derive(Clone)]
-pub struct Key(Hmac<Sha256>);
+pub struct Key(hmac::Key);
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -33,15 +32,17 @@ impl Key {
         if key.len() < KEY_BYTES_MIN {
             return Err(format!("its key is shorter than {KEY_BYTES_MIN} bytes; make a longer one"));
         }
-        Ok(Self(Hmac::new_from_slice(&key).expect("HMAC takes a key of any length")))
+        Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &key)))
     }
 }
 
 /// The value of `webhook-signature`: one signature by each key, so that keys can be exchanged.
 pub fn signatures(keys: &[Key], id: &str, seconds: u64, body: &[u8]) -> String {
     let one = |key: &Key| {
-        let mac = key.0.clone().chain_update(format!("{id}.{seconds}.")).chain_update(body);
-        format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
+        let mut mac = hmac::Context::with_key(&key.0);
+        mac.update(format!("{id}.{seconds}.").as_bytes());
+        mac.update(body);
+        format!("v1,{}", STANDARD.encode(mac.sign()))
     };
     keys.iter().map(one).collect::<Vec<_>>().join(" ")
 }

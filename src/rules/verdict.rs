@@ -1,6 +1,7 @@
 //! What an attempt's outcome means for the delivery, and for its whole destination.
 
 use super::backoff::{self, OnAmbiguous, Retry};
+use super::call::Health;
 use super::retry_after::{self, Wish};
 use crate::delivery::{DeliveryId, Outcome, Reason};
 use crate::time::Timestamp;
@@ -48,6 +49,16 @@ pub fn judge(retry: &Retry, ended: Ended<'_>) -> (Verdict, Option<Wish>) {
     let due = wish.map_or(backoff, |wish| wish.until.max(backoff));
     let spent = ended.counted >= retry.attempts || due.since(ended.since) > retry.max_age;
     (if spent { Verdict::Dead(Reason::Exhausted) } else { Verdict::Retry { due } }, wish)
+}
+
+/// What an attempt says of its destination's condition, given what it came to.
+pub fn health(outcome: &Outcome, verdict: Verdict, wish: Option<Wish>) -> Health {
+    match (outcome, verdict) {
+        (_, Verdict::Delivered) | (Outcome::Answered(_), Verdict::Dead(Reason::Permanent)) => Health::Well,
+        (Outcome::Answered(429), _) => Health::Burdened,
+        _ if wish.is_some() => Health::Burdened,
+        _ => Health::Failing,
+    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! A line: everything that waits for one destination.
 //!
-//! *Invariants.* Not more than `concurrency` deliveries are in flight; none starts before the line's hold is over. Of the
-//! deliveries that lie in pages only so many are known here as are needed to keep the destination busy: the rest lies on
+//! *Invariants.* No delivery starts against the line's [`Pace`]. Of the deliveries that lie in pages only so many are known here as are needed to keep the destination busy: the rest lies on
 //! disk behind `cursor`, and is asked for when fewer than [`READY_LOW`] interactions could go. Each known one costs 32
 //! bytes; those of a few long interactions are all known.
 
 use super::lane::{Lane, LaneKey, Turn, Waiter};
+use super::pace::{self, Pace, Shut};
 use super::ready::Ready;
 use crate::event::{DestinationId, Digest64, Sequence};
+use crate::rules::breaker::{Epoch, Turn as BreakerTurn};
+use crate::rules::call::Call;
 use crate::time::Timestamp;
 use std::collections::{BTreeSet, HashMap};
 
@@ -19,23 +21,24 @@ const READY_HIGH: usize = 8192;
 const LANES_MAX: usize = 100_000;
 
 /// How deliveries of a destination are ordered and bounded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
-    /// Most deliveries in flight; zero where the destination has no URL and everything is held.
-    pub concurrency: usize,
+    pub pace: pace::Limits,
     pub ordered: Ordered,
     pub dead_letters: DeadLetters,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ordered {
+    #[default]
     ByInteraction,
     Not,
 }
 
 /// Whether a dead letter lets its interaction go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeadLetters {
+    #[default]
     Continue,
     Hold,
 }
@@ -48,6 +51,9 @@ pub struct Start {
     /// See [`Waiter::lies_under`].
     pub lies_under: Timestamp,
     pub lane: LaneKey,
+    pub at: Timestamp,
+    /// The state of the breaker in which it began.
+    pub epoch: Epoch,
 }
 
 /// Where a delivery stands.
@@ -74,7 +80,7 @@ pub struct Line {
     delayed: BTreeSet<(Timestamp, Sequence, LaneKey)>,
     in_flight: usize,
     waiting: usize,
-    pub(super) hold_until: Timestamp,
+    pub(super) pace: Pace,
     /// Everything in pages before it is known here.
     pub(super) cursor: Sequence,
     pub(super) loading: bool,
@@ -84,13 +90,13 @@ impl Line {
     pub(super) fn new(id: DestinationId, policy: Policy, cursor: Sequence) -> Self {
         Self {
             id,
+            pace: Pace::new(&policy.pace),
             policy,
             lanes: HashMap::new(),
             ready: Ready::default(),
             delayed: BTreeSet::new(),
             in_flight: 0,
             waiting: 0,
-            hold_until: Timestamp::ZERO,
             cursor,
             loading: false,
         }
@@ -136,16 +142,19 @@ impl Line {
     /// Starts the delivery whose turn it is, or says when to ask again.
     pub(super) fn poll(&mut self, now: Timestamp) -> Result<Start, Option<Timestamp>> {
         self.promote(now);
-        if self.in_flight >= self.policy.concurrency {
-            return Err(None);
-        }
-        if now < self.hold_until {
-            return Err((!self.ready.is_empty() || !self.delayed.is_empty()).then_some(self.hold_until));
-        }
         let Some(key) = self.ready.pick() else { return Err(self.delayed.first().map(|(due, ..)| *due)) };
+        self.pace.check(self.in_flight, now).map_err(|shut| shut.until)?;
+        let epoch = self.pace.began(now);
         let waiter = self.with(key, Lane::start).expect("a ready lane has a head");
         self.in_flight += 1;
-        Ok(Start { destination: self.id, sequence: waiter.sequence, lies_under: waiter.lies_under, lane: key })
+        Ok(Start {
+            destination: self.id,
+            sequence: waiter.sequence,
+            lies_under: waiter.lies_under,
+            lane: key,
+            at: now,
+            epoch,
+        })
     }
 
     /// What has become due is ready, in order of acceptance.
@@ -153,6 +162,17 @@ impl Line {
         while let Some((due, sequence, key)) = self.delayed.first().copied().filter(|(due, ..)| *due <= now) {
             self.delayed.remove(&(due, sequence, key));
             self.ready.tried(sequence, key);
+        }
+    }
+
+    /// What an attempt says of the destination, before its delivery lands; none where it was not made after all.
+    pub(super) fn called(&mut self, began: Epoch, call: Option<&Call>, now: Timestamp) -> Option<BreakerTurn> {
+        match call {
+            Some(call) => self.pace.ended(began, call, self.in_flight, now),
+            None => {
+                self.pace.withdrawn(began);
+                None
+            }
         }
     }
 
@@ -255,8 +275,13 @@ impl Line {
         self.waiting - self.ready.len() - self.delayed.len()
     }
 
-    pub fn hold_until(&self) -> Timestamp {
-        self.hold_until
+    pub fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
+    /// What would hold back a delivery whose turn it is.
+    pub fn shut(&self, now: Timestamp) -> Option<Shut> {
+        self.pace.shut(self.in_flight, now)
     }
 
     /// When the oldest of the known deliveries was accepted.
@@ -295,7 +320,7 @@ mod tests {
 
     #[test]
     fn i14_dead_letters_without_an_interaction_hold_nothing() {
-        let policy = Policy { concurrency: 1, ordered: Ordered::ByInteraction, dead_letters: DeadLetters::Hold };
+        let policy = Policy { ordered: Ordered::ByInteraction, dead_letters: DeadLetters::Hold, ..Policy::default() };
         let mut line = Line::new(DestinationId(0), policy, Sequence(1));
         for n in 1..=LANES_MAX as u64 {
             line.hold_lane(line.key(Digest64::NONE, Sequence(n)), Sequence(n));

@@ -8,13 +8,17 @@
 
 mod lane;
 mod line;
+mod pace;
 mod ready;
 
 pub use lane::LaneKey;
 pub use line::{DeadLetters, Line, Ordered, Policy, Standing, Start};
+pub use pace::{Gate, Limits, Pace, Shut};
 
 use crate::delivery::Ticket;
 use crate::event::{DestinationId, Digest64, Sequence};
+use crate::rules::breaker;
+use crate::rules::call::Call;
 use crate::time::Timestamp;
 use lane::Waiter;
 
@@ -125,19 +129,49 @@ impl Scheduler {
     /// The destination is left alone until then.
     pub fn hold(&mut self, d: DestinationId, until: Timestamp) {
         if let Some(line) = self.line_mut(d) {
-            line.hold_until = line.hold_until.max(until);
+            line.pace.hold(until);
         }
     }
 
-    /// An attempt has ended.
-    pub fn landed(&mut self, start: &Start, landing: Landing) {
-        let Some(line) = self.line_mut(start.destination) else { return };
+    /// Nothing starts for the destination before `until`.
+    pub fn pause(&mut self, d: DestinationId, until: Timestamp) {
+        if let Some(line) = self.line_mut(d) {
+            line.pace.pause(until);
+        }
+    }
+
+    /// Deliveries return to the destination little by little.
+    pub fn resume(&mut self, d: DestinationId, now: Timestamp) {
+        if let Some(line) = self.line_mut(d) {
+            line.pace.resume(now);
+        }
+    }
+
+    /// The breaker as an operator wants it, or as it was before a restart.
+    pub fn set_breaker(&mut self, d: DestinationId, state: breaker::State, closed_until: Timestamp, now: Timestamp) {
+        if let Some(line) = self.line_mut(d) {
+            line.pace.set_breaker(state, closed_until, now);
+        }
+    }
+
+    /// An attempt has ended; without a `call` it was not made after all. What it has turned is to be remembered over a
+    /// restart.
+    pub fn landed(
+        &mut self,
+        start: &Start,
+        landing: Landing,
+        call: Option<&Call>,
+        now: Timestamp,
+    ) -> Option<breaker::Turn> {
+        let line = self.line_mut(start.destination)?;
+        let turn = line.called(start.epoch, call, now);
         match landing {
             Landing::Resolved => line.resolved(start.lane, start.sequence),
             Landing::Retry { due } => line.retry(start.lane, start.sequence, due),
             Landing::Postponed => line.postponed(start.lane, start.sequence),
             Landing::Dead => line.died(start.lane, start.sequence),
         }
+        turn
     }
 
     /// What goes now, else when to ask again.

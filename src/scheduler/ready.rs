@@ -51,10 +51,6 @@ impl Ready {
     pub fn len(&self) -> usize {
         self.fresh.len() + self.tried.len()
     }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 #[cfg(test)]
@@ -73,6 +69,6 @@ mod tests {
             picked.push(sequence.0);
         }
         assert_eq!(picked, [1, 7, 2, 8, 3]);
-        assert!(ready.is_empty());
+        assert_eq!(ready.len(), 0);
     }
 }

@@ -30,6 +30,8 @@ pub enum Kind {
     Door = 20,
     Gap = 21,
     Alive = 22,
+    Stance = 23,
+    Detained = 30,
 }
 
 /// Version of every kind so far.

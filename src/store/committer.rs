@@ -61,6 +61,8 @@ enum Answer {
     Accept(oneshot::Sender<Vec<Receipt>>, Vec<Receipt>),
     Register(oneshot::Sender<Vec<Option<DestinationId>>>, Vec<Option<DestinationId>>),
     Count(oneshot::Sender<usize>, usize),
+    Detain(oneshot::Sender<Option<u64>>, Option<u64>),
+    LetIn(oneshot::Sender<Option<Vec<Receipt>>>, Option<Vec<Receipt>>),
     Flush(oneshot::Sender<()>),
 }
 
@@ -71,6 +73,8 @@ impl Answer {
             Self::Accept(to, receipts) => drop(to.send(receipts)),
             Self::Register(to, ids) => drop(to.send(ids)),
             Self::Count(to, count) => drop(to.send(count)),
+            Self::Detain(to, number) => drop(to.send(number)),
+            Self::LetIn(to, receipts) => drop(to.send(receipts)),
             Self::Flush(to) => drop(to.send(())),
         }
     }
@@ -172,6 +176,12 @@ impl Committer {
                 }
                 Request::Change { change, who, answer } => {
                     answers.push(Answer::Count(answer, ledger.change(change, &who)?));
+                }
+                Request::Detain { detained, bytes_max, answer } => {
+                    answers.push(Answer::Detain(answer, ledger.detain(&detained, bytes_max)));
+                }
+                Request::LetIn { number, arrivals, answer } => {
+                    answers.push(Answer::LetIn(answer, ledger.let_in(number, arrivals)?));
                 }
                 Request::Flush { answer } => answers.push(Answer::Flush(answer)),
                 Request::Check { answer } => checks.push(answer),

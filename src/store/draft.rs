@@ -29,10 +29,12 @@ pub enum Table {
     Quarantine,
     /// Number -> a time in which events could not be accepted.
     Gaps,
+    /// Number -> a request that was not accepted, kept apart.
+    Detained,
 }
 
 impl Table {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Pages,
         Self::Settled,
         Self::Delay,
@@ -42,6 +44,7 @@ impl Table {
         Self::Audit,
         Self::Quarantine,
         Self::Gaps,
+        Self::Detained,
     ];
 
     pub fn name(self) -> &'static str {
@@ -55,6 +58,7 @@ impl Table {
             Self::Audit => "audit",
             Self::Quarantine => "quarantine",
             Self::Gaps => "gaps",
+            Self::Detained => "detained",
         }
     }
 }

@@ -1,8 +1,9 @@
 //! What the store knows in memory, rebuilt at every start from its queue-shaped rows.
 
+use super::detained::Detainees;
 use super::names::Names;
 use super::pages::Pages;
-use super::record::{Door, Hold, Totals};
+use super::record::{Door, Hold, Stance, Totals};
 use crate::delivery::{Delivery, DeliveryId};
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::time::Timestamp;
@@ -21,6 +22,8 @@ pub struct Index {
     pub names: Names,
     pub totals: Totals,
     pub holds: BTreeMap<DestinationId, Hold>,
+    pub stances: BTreeMap<DestinationId, Stance>,
     pub door: Option<Door>,
     pub next_gap: u64,
+    pub detainees: Detainees,
 }

@@ -33,6 +33,10 @@ pub fn hold_key(d: DestinationId) -> Vec<u8> {
     [b"hold.".as_slice(), &[d.0]].concat()
 }
 
+pub fn stance_key(d: DestinationId) -> Vec<u8> {
+    [b"stance.".as_slice(), &[d.0]].concat()
+}
+
 /// (due, delivery) of a key in the delay tree.
 pub fn delay_of(key: &[u8]) -> Result<(Timestamp, DeliveryId), Damaged> {
     Ok((Timestamp(number_of(key)?), dlq_of(key.get(8..).unwrap_or_default())?))

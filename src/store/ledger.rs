@@ -234,6 +234,7 @@ impl<'a> Ledger<'a> {
                     self.quarantine(id, Table::Pages, why, found);
                 }
             }
+            Transition::Breaker { destination, fixed } => self.fix_breaker(destination, fixed),
             Transition::Hold { destination, until, reason } => {
                 let hold = Hold { until, reason };
                 self.draft.put(Table::Meta, hold_key(destination), codec::encode(Kind::Hold, &hold));
@@ -369,6 +370,7 @@ enum Known {
     Conflict(Sequence),
 }
 
+mod detention;
 mod letters;
 mod operator;
 mod upkeep;

@@ -4,7 +4,7 @@
 //! event lies in a page, in the delay tree or in the dead letter queue, or has a settlement. After one failed write or
 //! sync nothing is acknowledged any more, and [`Store::failure`] tells why.
 //!
-//! *Format.* Nine trees, all shaped like a queue (appended at the tail, trimmed at the head), because sled neither
+//! *Format.* Ten trees, all shaped like a queue (appended at the tail, trimmed at the head), because sled neither
 //! forgives random long-lived keys nor values over 16 KiB:
 //! ```text
 //! pages       first sequence -> packed events of one commit       until all their deliveries have left
@@ -16,6 +16,7 @@
 //! audit       number -> change made by an operator
 //! quarantine  number -> bytes that did not verify
 //! gaps        number -> a time in which events could not be accepted
+//! detained    number -> a request that was not accepted            until let in, or too old
 //! ```
 //! `folder` is what lies around sled, `engine` wraps it, `draft` gathers writes, `ledger` decides them, `committer` makes
 //! them, `recovery` rebuilds the `index`, `check` holds rows and index against each other.
@@ -25,6 +26,7 @@ mod check;
 mod codec;
 mod committer;
 mod dense;
+mod detained;
 mod draft;
 mod engine;
 mod folder;
@@ -42,9 +44,10 @@ mod request;
 mod view;
 
 pub use codec::Damaged;
+pub use detained::{Cause, Detained};
 pub use folder::{Durability, Free};
 pub use ledger::Windows;
-pub use record::{Audit, Door, Entry, Gap, Hold, How, Settlement, Tally, Totals};
+pub use record::{Audit, Door, Entry, Fixed, Gap, Hold, How, Pause, Position, Settlement, Stance, Tally, Totals};
 pub use recovery::Findings;
 pub use request::{Arrival, Change, DlqAction, News, Receipt, Transition};
 
@@ -233,6 +236,11 @@ impl Store {
     /// What a destination asked for before the restart.
     pub fn hold(&self, d: DestinationId) -> Option<Hold> {
         self.index().holds.get(&d).cloned()
+    }
+
+    /// What was decided about calling a destination.
+    pub fn stance(&self, d: DestinationId) -> Stance {
+        self.index().stances.get(&d).cloned().unwrap_or_default()
     }
 
     /// Names of all destinations that this store has ever had.

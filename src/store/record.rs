@@ -216,6 +216,40 @@ pub struct Hold {
     pub reason: String,
 }
 
+/// What was decided about calling a destination, by an operator or by its breaker; it outlives a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stance {
+    pub pause: Option<Pause>,
+    /// None where the breaker is closed and left to itself.
+    pub breaker: Option<Fixed>,
+}
+
+/// Nothing is delivered before `until`; [`Timestamp::NEVER`] where only a hand ends it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    pub who: String,
+    pub reason: String,
+    pub since: Timestamp,
+    pub until: Timestamp,
+}
+
+/// How a breaker is kept until then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fixed {
+    pub position: Position,
+    /// None where the calls have opened it.
+    pub who: Option<String>,
+    pub reason: String,
+    pub since: Timestamp,
+    pub until: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Position {
+    Open,
+    Closed,
+}
+
 /// A change made by an operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Audit {
@@ -316,6 +350,21 @@ mod tests {
             why: "why".to_owned(),
             bytes: vec![1, 2],
         };
+        let stance = Stance {
+            pause: Some(Pause {
+                who: "a".to_owned(),
+                reason: "b".to_owned(),
+                since: Timestamp(1),
+                until: Timestamp(2),
+            }),
+            breaker: Some(Fixed {
+                position: Position::Open,
+                who: None,
+                reason: "c".to_owned(),
+                since: Timestamp(3),
+                until: Timestamp(4),
+            }),
+        };
         let door = Door::Closed {
             who: "admin".to_owned(),
             reason: "migration".to_owned(),
@@ -334,6 +383,7 @@ mod tests {
             ("hold", codec::encode(Kind::Hold, &hold)),
             ("audit", codec::encode(Kind::Audit, &audit)),
             ("quarantined", codec::encode(Kind::Quarantined, &set_aside)),
+            ("stance", codec::encode(Kind::Stance, &stance)),
             ("door", codec::encode(Kind::Door, &door)),
             ("gap", codec::encode(Kind::Gap, &gap)),
             ("alive", codec::encode(Kind::Alive, &Timestamp(1))),

@@ -6,6 +6,7 @@
 use super::StoreError;
 use super::codec::{self, Damaged, Kind};
 use super::dense::Consecutive;
+use super::detained::Detainees;
 use super::draft::{Rows, Table};
 use super::engine::Engine;
 use super::index::Index;
@@ -13,7 +14,7 @@ use super::keys::{DOOR, TOTALS, number_key, number_of};
 use super::names::Names;
 use super::pages::Pages;
 use super::read;
-use super::record::{Entry, HistoryRow, Hold, PageShape, SettledRow, Totals};
+use super::record::{Entry, HistoryRow, Hold, PageShape, SettledRow, Stance, Totals};
 use crate::event::{DestinationId, Digest64, Sequence};
 use serde::de::DeserializeOwned;
 use std::ops::Bound;
@@ -25,7 +26,9 @@ pub(super) fn recover(engine: &Engine) -> Result<(Index, Findings), StoreError> 
     let mut findings = Findings::new();
     let mut index = Index { totals: totals(engine)?, names: names(engine)?, ..Index::default() };
     holds(engine, &mut index, &mut findings)?;
+    stances(engine, &mut index, &mut findings)?;
     notes(engine, &mut index, &mut findings)?;
+    index.detainees = Detainees::recover(engine, &mut findings)?;
     let (head, end) = (index.totals.history_head.0, index.totals.next_sequence.0);
     let gaps = consecutive::<HistoryRow>(engine, head, end, |first, row| remember(&mut index, Sequence(first), row))?;
     for (from, to) in gaps {
@@ -73,6 +76,18 @@ fn holds(engine: &Engine, index: &mut Index, findings: &mut Findings) -> Result<
         match codec::decode::<Hold>(Kind::Hold, &sealed) {
             Ok(hold) => drop(index.holds.insert(DestinationId(d), hold)),
             Err(why) => findings.push(format!("what a destination asked for with Retry-After is lost: {why}")),
+        }
+    }
+    Ok(())
+}
+
+fn stances(engine: &Engine, index: &mut Index, findings: &mut Findings) -> Result<(), StoreError> {
+    for row in engine.range(Table::Meta, b"stance.".to_vec()..b"stance/".to_vec()) {
+        let (key, sealed) = row?;
+        let d = *key.last().ok_or(Damaged::Content)?;
+        match codec::decode::<Stance>(Kind::Stance, &sealed) {
+            Ok(stance) => drop(index.stances.insert(DestinationId(d), stance)),
+            Err(why) => findings.push(format!("whether a destination was paused, or its breaker open, is lost: {why}")),
         }
     }
     Ok(())

@@ -1,7 +1,8 @@
 //! What the committer can be asked, and what it answers.
 
 use super::StoreError;
-use super::record::{Door, Gap};
+use super::detained::Detained;
+use super::record::{Door, Fixed, Gap, Pause};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, Digest64, Event, EventId, Sequence};
 use crate::time::Timestamp;
@@ -72,6 +73,11 @@ pub enum Transition {
         until: Timestamp,
         reason: String,
     },
+    /// The calls have opened or closed a destination's breaker.
+    Breaker {
+        destination: DestinationId,
+        fixed: Option<Fixed>,
+    },
 }
 
 /// What the operator wants with some dead letters.
@@ -98,6 +104,18 @@ pub enum Change {
         what: String,
         door: Door,
     },
+    /// A destination is paused; none: it is resumed.
+    Pause {
+        what: String,
+        destination: DestinationId,
+        pause: Option<Pause>,
+    },
+    /// A destination's breaker is kept as it says; none: it is left to itself, and closed.
+    Breaker {
+        what: String,
+        destination: DestinationId,
+        fixed: Option<Fixed>,
+    },
     /// A gap begins, or is brought up to date.
     Gap {
         number: u64,
@@ -105,6 +123,11 @@ pub enum Change {
     },
     /// The daemon lives.
     Alive,
+    /// Detained requests are given up.
+    GiveUp {
+        what: String,
+        numbers: Vec<u64>,
+    },
     /// Something that changes nothing in the store and yet belongs into the audit.
     Note {
         what: String,
@@ -133,6 +156,16 @@ pub(super) enum Request {
         who: String,
         answer: oneshot::Sender<usize>,
     },
+    Detain {
+        detained: Box<Detained>,
+        bytes_max: u64,
+        answer: oneshot::Sender<Option<u64>>,
+    },
+    LetIn {
+        number: u64,
+        arrivals: Vec<Arrival>,
+        answer: oneshot::Sender<Option<Vec<Receipt>>>,
+    },
     /// Runs between two commits, with nothing half-written.
     Check {
         answer: oneshot::Sender<Result<Vec<String>, StoreError>>,
@@ -154,4 +187,8 @@ pub enum News {
     Hastened(Vec<(DeliveryId, Digest64)>),
     /// Deliveries that waited, or dead letters, are gone for good.
     Purged(Vec<(DeliveryId, Digest64)>),
+    /// An operator has paused a destination, or resumed it.
+    Paused(DestinationId, Option<Pause>),
+    /// An operator has set a destination's breaker.
+    Breaker(DestinationId, Option<Fixed>),
 }

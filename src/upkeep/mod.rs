@@ -1,12 +1,14 @@
 //! Upkeep: what the daemon looks after by itself, from time to time: room for more events, the bounds of the dead letter
-//! queue, the certificate, and a record of when events could not be accepted.
+//! queue, the quarantine, the certificate, and a record of when events could not be accepted.
 
 mod certificate;
 mod gaps;
 mod letters;
+mod quarantine;
 mod room;
 
 pub use certificate::watch_certificate;
 pub use gaps::{since_last_time, watch_gaps};
 pub use letters::watch_dlq;
+pub use quarantine::watch_quarantine;
 pub use room::watch_admission;

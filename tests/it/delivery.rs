@@ -199,7 +199,7 @@ async fn i19_a_stuck_destination_does_not_hold_another_and_keeps_its_bound() {
     let_pass(A_WHILE).await;
     assert_eq!(stuck.count(), 3);
     let all = bench.get("/v1/destinations").await;
-    assert_eq!(all["items"][0]["concurrency"], json!({"limit": 3, "in_flight": 3}));
+    assert_eq!(all["items"][0]["concurrency"], json!({"limit": 3, "max": 3, "in_flight": 3}));
     stuck.release(100);
     bench.reaches("/counters/delivered", 40).await;
     for d in bench.status().await["destinations"].as_array().unwrap() {

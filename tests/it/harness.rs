@@ -6,6 +6,7 @@ use holdline::clock::Clock;
 use holdline::config::settings::{Destination, Settings, Source, Token};
 use holdline::config::{Overrides, settings};
 use holdline::daemon::Daemon;
+use holdline::rules::concurrency::Adaptive;
 use holdline::time::Timestamp;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -179,12 +180,21 @@ pub fn settings(data: &Path, to: Option<String>) -> Settings {
     let mut settings = Settings::embedded(&flags).unwrap();
     settings.intake.disk_reserve_bytes = 1 << 20;
     settings.store.drain_timeout = Duration::from_secs(5);
+    settings.destinations.iter_mut().for_each(keep_pace);
     settings
 }
 
 /// A further destination.
 pub fn destination(name: &str, url: &str) -> Destination {
-    Destination { url: Some(url.parse().unwrap()), ..Destination::named(name) }
+    let mut destination = Destination { url: Some(url.parse().unwrap()), ..Destination::named(name) };
+    keep_pace(&mut destination);
+    destination
+}
+
+/// Its pace does not follow how it is answered; that has tests of its own.
+fn keep_pace(destination: &mut Destination) {
+    destination.adaptive = Adaptive::No;
+    destination.breaker.min_calls = u32::MAX;
 }
 
 /// A further source.

@@ -2,7 +2,9 @@
 
 use crate::harness::{read_message, wait_for};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -25,6 +27,10 @@ pub enum Act {
     HalfHead,
     /// No answer until the sender gives up.
     Never,
+    /// These bytes, whatever they are, and the end of the connection.
+    Raw(Vec<u8>),
+    /// These bytes, then one more again and again until the sender gives up.
+    Dribble(Vec<u8>),
 }
 
 pub fn status(status: u16) -> Act {
@@ -91,6 +97,7 @@ struct Log {
 pub struct Receiver {
     pub addr: SocketAddr,
     log: Arc<Mutex<Log>>,
+    open: Arc<AtomicUsize>,
     gate: Arc<Semaphore>,
 }
 
@@ -98,13 +105,17 @@ impl Receiver {
     pub async fn start(script: impl Fn(&Received) -> Act + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let receiver = Self { addr, log: Arc::default(), gate: Arc::new(Semaphore::new(0)) };
+        let receiver = Self { addr, log: Arc::default(), open: Arc::default(), gate: Arc::new(Semaphore::new(0)) };
         let (script, it): (Script, _) = (Arc::new(script), receiver.clone());
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (it, script) = (it.clone(), script.clone());
-                tokio::spawn(async move { it.serve(stream, script).await });
+                it.open.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(async move {
+                    it.serve(stream, script).await;
+                    it.open.fetch_sub(1, Ordering::SeqCst);
+                });
             }
         });
         receiver
@@ -126,6 +137,11 @@ impl Receiver {
     /// Lets so many held requests go on, those to come included.
     pub fn release(&self, n: usize) {
         self.gate.add_permits(n);
+    }
+
+    /// Connections that nobody has closed.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
     }
 
     /// Everything received so far.
@@ -206,6 +222,18 @@ impl Receiver {
             }
             Act::Never => {
                 let _ = stream.read_u8().await;
+                self.ended(n);
+            }
+            Act::Raw(bytes) => {
+                self.ended(n);
+                let _ = stream.get_mut().write_all(&bytes).await;
+            }
+            Act::Dribble(bytes) => {
+                let _ = stream.get_mut().write_all(&bytes).await;
+                let mut ticks = tokio::time::interval(Duration::from_millis(10));
+                while stream.get_mut().write_all(b"x").await.is_ok() {
+                    ticks.tick().await;
+                }
                 self.ended(n);
             }
             Act::Held(_) => unreachable!("let go above"),

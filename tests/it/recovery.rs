@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-const EAGER: &str = "retry = { base = \"10ms\", max = \"50ms\", attempts = 100 }\ntimeout = \"10s\"";
+const EAGER: &str = r#"retry = { base = "10ms", max = "50ms", attempts = 100 }
+timeout = "10s"
+breaker = { min_calls = 1000000 }"#;
 
 /// Sequences of each interaction in the order in which they were answered well first.
 fn first_deliveries(all: &[Received]) -> BTreeMap<String, Vec<u64>> {

@@ -6,6 +6,7 @@
 
 mod judge;
 mod lives;
+mod pacer;
 mod rig;
 mod settings;
 mod store;
@@ -33,7 +34,7 @@ fn story(seed: u64, broken: Break) -> String {
     let mut world = World::new(seed, broken, true);
     let Err((step, Violation { invariant, how })) = run(&mut world) else { return "it does not repeat".to_owned() };
     let log: Vec<String> = world.log.into_iter().flatten().collect();
-    let policies: Vec<_> = world.destinations.iter().map(|d| d.policy).collect();
+    let policies: Vec<_> = world.destinations.iter().map(|d| d.policy.clone()).collect();
     format!("{invariant}, seed {seed}, step {step}: {how}\n{policies:?}\n{}", log.join("\n"))
 }
 
@@ -73,12 +74,20 @@ fn every_broken_rule_is_noticed() {
         (Break::DropsRedriven, &["I15"]),
         (Break::RedrivenLast, &["I15"]),
         (Break::ForgetsAttempt, &["I11"]),
-        (Break::NeverGivesUp, &["I11"]),
+        (Break::NeverGivesUp, &["I11", "I16"]),
         (Break::Oversleeps, &["I14", "I15", "I16"]),
         (Break::SpinsInPlace, &["I14"]),
         (Break::DoesNotClamp, &["I16"]),
         (Break::DeliversTwice, &["I10"]),
         (Break::KeepsLastHold, &["I12"]),
+        (Break::IgnoresPause, &["I12", "ramp"]),
+        (Break::ForgetsPauseAtStart, &["I12"]),
+        (Break::BreakerNeverOpens, &["breaker"]),
+        (Break::ForgetsBreakerAtStart, &["I12", "breaker"]),
+        (Break::ProbeTooMany, &["I12", "breaker"]),
+        (Break::IgnoresRate, &["rate"]),
+        (Break::IgnoresRamp, &["ramp"]),
+        (Break::KeepsPostponedProbe, &["breaker", "I14", "I15", "I16"]),
         (Break::GivesUpUnknownPage, &["I8", "I13", "I14"]),
     ] {
         let mut seen = (0..SEEDS_TO_NOTICE).filter_map(|seed| {

@@ -193,7 +193,8 @@ def write_config(path, ports, data):
         path, intake=intake, admin=admin, data=data, intake_settings={"disk_reserve": '"16MiB"'},
         destination={"url": f'"http://127.0.0.1:{receiver}/events"', "timeout": '"10s"',
                      "concurrency": f"{{ max = {CONCURRENCY_MAX} }}",
-                     "retry": '{ base = "20ms", factor = 2.0, max = "500ms", attempts = 1000 }'})
+                     "retry": '{ base = "20ms", factor = 2.0, max = "500ms", attempts = 1000 }',
+                     "breaker": '{ min_calls = 5, open_for = "300ms" }'})
 
 
 async def run(binary, workdir, options):

@@ -198,7 +198,8 @@ def write_config(path, ports, data, attempts):
         path, intake=intake, admin=admin, data=data, intake_settings={"disk_reserve": '"16MiB"'},
         destination={"url": f'"http://127.0.0.1:{receiver}/events"', "timeout": '"60s"',
                      "concurrency": f"{{ max = {CONCURRENCY_MAX} }}",
-                     "retry": f'{{ base = "50ms", factor = 2.0, max = "1s", attempts = {attempts} }}'})
+                     "retry": f'{{ base = "50ms", factor = 2.0, max = "1s", attempts = {attempts} }}',
+                     "breaker": '{ min_calls = 5, open_for = "300ms" }'})
 
 
 # ---- the check of one cut --------------------------------------------------------------------------------------

@@ -3,10 +3,11 @@
 use super::*;
 use crate::config::Overrides;
 use crate::config::settings::{
-    DestinationAuth, OnDeadLetter, OrderMode, PROFILES, Secret, ServerTls, SourceAuth, Token,
+    ClientAuth, DestinationAuth, OnDeadLetter, OnFault, OrderMode, PROFILES, Secret, ServerTls, SourceAuth, Token,
 };
-use crate::rules::backoff::Jitter;
+use crate::rules::backoff::{Jitter, OnAmbiguous};
 use crate::rules::gcra::Rate;
+use crate::rules::reach::Reach;
 use crate::signature::{Algorithm, Encoding, Scheme, SecretEncoding, Stamp, StampPlace, StampUnit};
 use http::HeaderName;
 use std::num::NonZeroU32;
@@ -109,7 +110,7 @@ const FILES: &[(&str, &[&str])] = &[
         &[
             "h.toml:5:3: alert: `alert` is not supported by this version of holdline; remove it",
             "h.toml:6:2: stor: unknown key; write `store`",
-            "h.toml:7:2: other: unknown key; remove it; known here: intake, admin, store, source, destination, dlq",
+            "h.toml:7:2: other: unknown key; remove it; known here: intake, admin, store, source, destination, dlq, quarantine",
         ],
     ),
     (
@@ -184,17 +185,29 @@ fn everything_that_can_be_written_is_read() {
     assert_eq!(source.pointers.id, Some(vec![vec!["body:sha256".into()]]));
     assert_eq!((source.pointers.time.as_ref(), source.pointers.split.as_deref()), (None, Some("")));
     assert_eq!((source.to.as_slice(), source.types.as_slice()), (&["b".to_owned()][..], &["x.*".to_owned()][..]));
+    let [a, b, c, d, e] = s.destinations.as_slice() else { panic!("five destinations") };
     assert_eq!(source.rate_limit, Some(Rate::new(NonZeroU32::new(60).unwrap(), Duration::from_secs(60))));
     check_auths(&source.auth);
     assert_eq!(s.source("in-2").unwrap().auth, []);
-    let [a, b, c] = s.destinations.as_slice() else { panic!("three destinations") };
     assert!(matches!(&a.auth, Some(DestinationAuth::Bearer { token: Secret::Env(name) }) if name == "A"));
     assert!(matches!(&b.auth, Some(DestinationAuth::Basic { user, .. }) if user == "u"));
     assert!(matches!(&c.auth, Some(DestinationAuth::Header { name, .. }) if name == "x-key"));
+    let Some(DestinationAuth::OAuth2(oauth2)) = &d.auth else { panic!("{:?}", d.auth) };
+    assert_eq!((oauth2.client_id.as_str(), oauth2.client_auth, &oauth2.scope), ("i", ClientAuth::Body, &None));
+    assert!(matches!(e.auth, Some(DestinationAuth::Mtls)));
+    assert_eq!([a.sign.len(), b.sign.len(), e.sign.len()], [2, 0, 1]);
+    assert_eq!((a.tls.ca.as_deref(), e.tls.ca.as_deref()), (Some(Path::new("ca.pem")), None));
+    assert!(a.tls.identity == e.tls.identity && e.tls.identity.is_some());
+    assert_eq!(a.success.as_ref().map(|s| s.equals.to_string()).as_deref(), Some("0"));
+    assert_eq!(d.success.as_ref().map(|s| s.equals.to_string()).as_deref(), Some("true"));
+    assert_eq!((a.reach, a.retry.on_ambiguous), (Reach::Anywhere, OnAmbiguous::DeadLetter));
+    assert_eq!((b.reach, b.retry.on_ambiguous), (Reach::Guarded, OnAmbiguous::Retry));
     assert_eq!((a.retry.factor, a.retry.jitter, a.retry.attempts), (3.0, Jitter::None, 5));
     assert_eq!(a.retry.statuses, std::iter::once(429).chain(300..400).collect());
     assert_eq!((a.ordering.mode, a.ordering.on_dead_letter), (OrderMode::None, OnDeadLetter::Hold));
     assert_eq!((a.concurrency_max, b.concurrency_max, a.timeout), (8, 64, Duration::from_millis(1500)));
+    assert_eq!((s.quarantine.retention, s.quarantine.max_bytes), (Duration::from_secs(172_800), 1 << 20));
+    assert_eq!((source.on_bad_signature, source.on_unparsable), (OnFault::Quarantine, OnFault::Quarantine));
     assert_eq!((s.dlq.retention, s.dlq.max_bytes, s.dlq.evict), (Duration::from_secs(86_400), 10_000_000, true));
 }
 
@@ -235,6 +248,7 @@ intake = { listen = ["0.0.0.0:1", "systemd", "[::1]:2"], max_body = "2MiB", max_
 admin = { token = { credential = "admin" } }
 store = { path = "data", require_power_safe = true }
 dlq = { retention = "1d", max_bytes = "10MB", evict = true }
+quarantine = { retention = "2d", max_bytes = "1MiB" }
 [[source]]
 name = "in-1"
 profile = "custom"
@@ -244,6 +258,8 @@ split = ""
 to = ["b"]
 types = ["x.*"]
 rate_limit = "60/m"
+on_bad_signature = "quarantine"
+on_unparsable = "quarantine"
 auth = [
     { kind = "hmac", preset = "stripe", header = "X-Sig", tolerance = "1m", secrets = [{ env = "A" }, { env = "B" }] },
     { kind = "hmac", header = "X-S", algorithm = "sha512", encoding = "base64", prefix = "a=", signed = "{id}:{ts}:{body}", timestamp = "header:X-T", timestamp_unit = "ms", id_header = "X-I", secret_encoding = "hex", secrets = { env = "A" } },
@@ -260,15 +276,28 @@ name = "a"
 url = "http://10.0.0.1:9000/x?y=z"
 timeout = "1s 500ms"
 concurrency = { max = 8, adaptive = false }
-retry = { factor = 3, jitter = "none", attempts = 5, statuses = [429, "3xx"] }
+retry = { factor = 3, jitter = "none", attempts = 5, statuses = [429, "3xx"], on_ambiguous = "dead-letter" }
 ordering = { mode = "none", on_dead_letter = "hold", on_stale = "deliver", reorder_window = "0s" }
 auth = { kind = "bearer", token = { env = "A" } }
+tls = { ca = "ca.pem", cert = "c.pem", key = "k.pem" }
+sign = { secret = [{ env = "A" }, { env = "B" }] }
+success = { json_pointer = "/code", equals = 0 }
+allow_link_local = true
 [[destination]]
 name = "b"
 auth = { kind = "basic", user = "u", password = { env = "A" } }
 [[destination]]
 name = "c"
 auth = { kind = "header", name = "X-Key", value = { env = "A" } }
+[[destination]]
+name = "d"
+auth = { kind = "oauth2", token_url = "https://a/t", client_id = "i", client_secret = { env = "A" }, client_auth = "body" }
+success = { json_pointer = "/ok", equals = true }
+[[destination]]
+name = "e"
+auth = { kind = "mtls" }
+tls = { cert = "c.pem", key = "k.pem" }
+sign = { secret = { env = "A" } }
 "#;
 
 #[test]
@@ -294,11 +323,11 @@ fn every_example_in_the_shipped_file_works() {
 fn the_shipped_file_names_every_key_and_profile() {
     let marked = SHIPPED.replace("\n[[source]]", "\n[[source]]\nzzzzzzzzzzzz = 1");
     let marked = marked.replace("\n[[destination]]", "\n[[destination]]\nzzzzzzzzzzzz = 1");
-    let marked: String = ["intake", "admin", "store", "destination.retry", "destination.ordering", "dlq"]
+    let marked: String = ["intake", "admin", "store", "destination.retry", "destination.ordering", "dlq", "quarantine"]
         .iter()
         .fold(marked, |text, block| text.replace(&format!("\n[{block}]"), &format!("\n[{block}]\nzzzzzzzzzzzz = 1")));
     let found = faults(&marked);
-    assert_eq!(found.len(), 8, "{found:?}");
+    assert_eq!(found.len(), 9, "{found:?}");
     for fault in &found {
         let (_, known) = fault.split_once("known here: ").unwrap();
         for key in known.split(", ") {

@@ -2,12 +2,12 @@
 
 use super::Ledger;
 use crate::delivery::{DeliveryId, Place};
-use crate::event::Digest64;
+use crate::event::{DestinationId, Digest64};
 use crate::store::StoreError;
 use crate::store::codec::{self, Kind};
 use crate::store::draft::Table;
-use crate::store::keys::{ALIVE, DOOR, number_key};
-use crate::store::record::{Audit, How};
+use crate::store::keys::{ALIVE, DOOR, number_key, stance_key};
+use crate::store::record::{Audit, Fixed, How};
 use crate::store::request::{Change, News};
 
 /// So many entries of the audit, and so many gaps, are kept; the oldest go.
@@ -31,6 +31,19 @@ impl Ledger<'_> {
                 self.audit(who, &what, 1);
                 Ok(1)
             }
+            Change::Pause { what, destination, pause } => {
+                self.index.stances.entry(destination).or_default().pause.clone_from(&pause);
+                self.write_stance(destination);
+                self.news.push(News::Paused(destination, pause));
+                self.audit(who, &what, 1);
+                Ok(1)
+            }
+            Change::Breaker { what, destination, fixed } => {
+                self.fix_breaker(destination, fixed.clone());
+                self.news.push(News::Breaker(destination, fixed));
+                self.audit(who, &what, 1);
+                Ok(1)
+            }
             Change::Gap { number, gap } => {
                 self.draft.put_long(Table::Gaps, &number_key(number), &codec::encode(Kind::Gap, &gap));
                 if let Some(old) = number.checked_sub(GAPS_MAX) {
@@ -45,11 +58,23 @@ impl Ledger<'_> {
                 self.changed = true;
                 Ok(1)
             }
+            Change::GiveUp { what, numbers } => Ok(self.give_up_detained(&numbers, &what, who)),
             Change::Note { what } => {
                 self.audit(who, &what, 1);
                 Ok(1)
             }
         }
+    }
+
+    pub(super) fn fix_breaker(&mut self, d: DestinationId, fixed: Option<Fixed>) {
+        self.index.stances.entry(d).or_default().breaker = fixed;
+        self.write_stance(d);
+    }
+
+    fn write_stance(&mut self, d: DestinationId) {
+        let stance = self.index.stances.entry(d).or_default();
+        self.draft.put(Table::Meta, stance_key(d), codec::encode(Kind::Stance, stance));
+        self.changed = true;
     }
 
     /// Discards deliveries that still lie where they were seen; one that has moved on is left alone.

@@ -1,6 +1,7 @@
 //! The judge: what each delivery may do now, kept as a flat list and looked through from end to end, against which every
 //! answer of the scheduler is held. It shares nothing with the scheduler but the nouns.
 
+use super::pacer::Pacer;
 use super::settings::Destination;
 use super::store::{Lies, Record, Store};
 use holdline::delivery::DeliveryId;
@@ -46,6 +47,8 @@ struct Fate {
     /// None where it is over.
     seen: Option<Seen>,
     meanwhile: Option<Meanwhile>,
+    /// What it was before it went into flight.
+    before: Option<Seen>,
     redriven: bool,
     clamped: bool,
     /// It was tried at a time when its destination was not ordered.
@@ -78,6 +81,7 @@ pub struct Judge {
     /// Until when each destination must be left alone in this life, and what of it was committed.
     holds: BTreeMap<DestinationId, Timestamp>,
     committed: BTreeMap<DestinationId, Timestamp>,
+    pub pacers: BTreeMap<DestinationId, Pacer>,
 }
 
 fn all(d: DestinationId) -> RangeInclusive<Key> {
@@ -97,6 +101,11 @@ fn mates(destination: &Destination, fate: &Fate, sequence: Sequence) -> Mates {
 }
 
 impl Judge {
+    pub fn new(destinations: &[Destination]) -> Self {
+        let pacer = |d: &Destination| (d.id, Pacer::restored(None, None, &d.policy.pace, Timestamp::ZERO));
+        Self { pacers: destinations.iter().map(pacer).collect(), ..Self::default() }
+    }
+
     fn fate(&mut self, id: DeliveryId) -> &mut Fate {
         self.fates.get_mut(&key(id)).expect("accepted")
     }
@@ -132,6 +141,7 @@ impl Judge {
             lane,
             seen: Some(Seen::Page),
             meanwhile: None,
+            before: None,
             redriven: false,
             clamped: false,
             disordered: false,
@@ -173,13 +183,22 @@ impl Judge {
         let fate = self.fate(id);
         fate.clamped = false;
         let seen = match (landing, fate.meanwhile.take()) {
+            (Landing::Postponed, _) => fate.before,
             (Landing::Resolved, _) | (Landing::Dead, Some(Meanwhile::Purged)) => None,
             (Landing::Retry { due }, _) => Some(Seen::Waiting { not_before: due }),
             (Landing::Dead, Some(Meanwhile::Redriven)) => Some(Seen::Waiting { not_before: Timestamp::ZERO }),
             (Landing::Dead, None) => Some(Seen::Dead),
-            (Landing::Postponed, _) => unreachable!("the world postpones nothing"),
         };
         self.sees(id, seen);
+    }
+
+    /// An attempt that had started was not made after all.
+    pub fn takes_back(&mut self, id: DeliveryId) {
+        self.fate(id).tried -= 1;
+    }
+
+    pub fn pacer(&mut self, d: DestinationId) -> &mut Pacer {
+        self.pacers.get_mut(&d).expect("every destination has one")
     }
 
     pub fn hears_hold(&mut self, d: DestinationId, until: Timestamp) {
@@ -241,6 +260,10 @@ impl Judge {
             self.sees(*id, seen);
         }
         for destination in after {
+            let pause = store.pauses.get(&destination.id).copied().flatten();
+            let fixed = store.breakers.get(&destination.id).and_then(Option::as_ref);
+            let pacer = Pacer::restored(pause, fixed, &destination.policy.pace, now);
+            self.pacers.insert(destination.id, pacer);
             let latest = now.after(destination.retry.retry_after_max);
             let hold = self.committed.get(&destination.id).copied().unwrap_or_default();
             self.holds.insert(destination.id, hold.min(latest));
@@ -269,15 +292,18 @@ impl Judge {
                 format!("{id} is looked for under {:?}, but is {:?}", start.lies_under, record.lies),
             );
         }
-        if self.in_flight(id.destination) >= to.policy.concurrency {
-            return violation("concurrency", format!("{id} starts beyond {}", to.policy.concurrency));
+        let in_flight = self.in_flight(id.destination);
+        if in_flight >= to.policy.pace.concurrency_max {
+            return violation("concurrency", format!("{id} starts beyond {}", to.policy.pace.concurrency_max));
         }
         let limit = to.retry.attempts;
         if fate.tried - fate.lost >= limit || record.attempts - record.forgiven >= limit {
             return violation("I11", format!("{id} is tried more than {limit} times"));
         }
+        self.pacer(id.destination).starts(&to.policy.pace, id.sequence, in_flight, now)?;
         let fate = self.fate(id);
         fate.tried += 1;
+        fate.before = fate.seen;
         self.sees(id, Some(Seen::InFlight));
         Ok(())
     }
@@ -316,12 +342,20 @@ impl Judge {
         now: Timestamp,
         to: &[Destination],
         settled: &[bool],
+        limits: &[usize],
     ) -> Result<(), Violation> {
         if wake.is_some_and(|wake| wake <= now) {
             return violation("I14", format!("it waits until {wake:?}, which has been"));
         }
-        for (destination, settled) in to.iter().zip(settled) {
+        for ((destination, settled), limit) in to.iter().zip(settled).zip(limits) {
+            let (pace, in_flight) = (&destination.policy.pace, self.in_flight(destination.id));
+            let most = pace.concurrency_max;
+            if !(most.min(1)..=most).contains(limit) {
+                return violation("concurrency", format!("the limit of {} is {limit}, of {most}", destination.id.0));
+            }
             let Some((at, sequence)) = self.earliest(destination, *settled) else { continue };
+            let Some(open) = self.pacers[&destination.id].opens_at(pace, in_flight, *limit, now) else { continue };
+            let at = at.max(open);
             let fate = &self.fates[&(destination.id, sequence)];
             let invariant = match fate {
                 Fate { redriven: true, .. } => "I15",
@@ -341,9 +375,6 @@ impl Judge {
 
     /// The first moment at which something can start for a destination.
     fn earliest(&self, to: &Destination, settled: bool) -> Option<(Timestamp, Sequence)> {
-        if self.in_flight(to.id) >= to.policy.concurrency {
-            return None;
-        }
         let flying = self.flying.range(all(to.id));
         let mut decided: HashSet<Mates> = flying.map(|key| mates(to, &self.fates[key], key.1)).collect();
         let mut heads = Vec::new();

@@ -7,6 +7,8 @@ use super::store::{Lies, Request};
 use super::world::World;
 use holdline::delivery::{DeliveryId, Outcome};
 use holdline::scheduler::DeadLetters;
+use holdline::store::Fixed;
+use holdline::time::Timestamp;
 use std::time::Duration;
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
@@ -40,7 +42,7 @@ impl World {
             if self.rng.u8(0..4) > 0 {
                 self.now = self.now.max(self.flights[i].ends);
                 self.land(i, (Outcome::Answered(200), None))?;
-                self.hear_landed();
+                self.hear_landed()?;
             }
         }
         self.commit(self.store.pending.len())
@@ -65,8 +67,10 @@ impl World {
     /// A start, as the dispatcher makes it.
     fn rise(&mut self, before: &[settings::Destination]) {
         let (floor, now) = (self.store.floor(), self.now);
-        self.note(|w| format!("start from {floor}: {:?}", w.destinations.iter().map(|d| d.policy).collect::<Vec<_>>()));
-        let lines = self.destinations.iter().map(|d| (d.id, d.policy));
+        self.note(|w| {
+            format!("start from {floor}: {:?}", w.destinations.iter().map(|d| &d.policy).collect::<Vec<_>>())
+        });
+        let lines = self.destinations.iter().map(|d| (d.id, d.policy.clone()));
         self.rig = Rig::new(self.broken, lines, floor, self.store.next);
         let mut delayed: Vec<_> = self.store.durable.iter().collect();
         delayed.sort_by_key(|(id, record)| (record.lies.due(), **id));
@@ -82,6 +86,16 @@ impl World {
                 self.rig.held_at_start(destination.id, (*until).min(latest));
             }
         }
+        for destination in &self.destinations {
+            self.rig.paused_at_start(destination.id, self.store.pauses.get(&destination.id).copied().flatten());
+            if let Some(Some(fixed)) = self.store.breakers.get(&destination.id) {
+                let by_calls = fixed.who.is_none();
+                let latest =
+                    if by_calls { now.after(destination.policy.pace.breaker.open_for) } else { Timestamp::NEVER };
+                let fixed = Fixed { until: fixed.until.min(latest), ..fixed.clone() };
+                self.rig.fixed_at_start(destination.id, &fixed, now);
+            }
+        }
         if self.destinations.iter().any(|d| d.policy.dead_letters == DeadLetters::Hold) {
             for id in &self.store.dead {
                 self.rig.dead(id.destination, self.store.durable[id].lane, id.sequence);
@@ -93,11 +107,19 @@ impl World {
     /// Failures stop, everybody is served: in bounded time everything is delivered or purged.
     pub fn drain(&mut self) -> Result<(), Violation> {
         self.note(|_| "failures stop".to_owned());
-        if self.destinations.iter().any(|d| d.policy.concurrency == 0) {
+        self.weather.latency_ms = 1;
+        for destination in self.destinations.iter().map(|d| d.id) {
+            self.store.ask(Request::Pause { destination, until: None });
+            self.store.ask(Request::Fix { destination, fixed: None });
+        }
+        if self.destinations.iter().any(|d| d.policy.pace.concurrency_max == 0) {
             self.stop()?;
             self.die();
             let before = self.destinations.clone();
-            self.destinations.iter_mut().for_each(|d| d.policy.concurrency = d.policy.concurrency.max(1));
+            for destination in &mut self.destinations {
+                let max = &mut destination.policy.pace.concurrency_max;
+                *max = (*max).max(1);
+            }
             self.rise(&before);
         }
         let mut rounds = 1000 + 20 * self.store.durable.len();
@@ -117,7 +139,7 @@ impl World {
             self.land(i, (Outcome::Answered(200), None))?;
         }
         while !self.landed.is_empty() {
-            self.hear_landed();
+            self.hear_landed()?;
         }
         let dead: Vec<_> = self.store.dead.iter().copied().collect();
         if !dead.is_empty() {

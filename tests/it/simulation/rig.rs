@@ -3,9 +3,12 @@
 use holdline::delivery::Ticket;
 use holdline::event::{DestinationId, DestinationSet, Digest64, Sequence};
 use holdline::rules::backoff::Retry;
+use holdline::rules::breaker::{Epoch, State, Turn};
+use holdline::rules::call::Call;
 use holdline::rules::retry_after::Wish;
 use holdline::rules::verdict::{self, Ended, Verdict};
 use holdline::scheduler::{Landing, LaneKey, Line, Policy, Scheduler, Start, Step};
+use holdline::store::{Fixed, Position};
 use holdline::time::Timestamp;
 use std::time::Duration;
 
@@ -34,6 +37,15 @@ pub enum Break {
     DeliversTwice,
     /// The store keeps the last hold of a destination, where an earlier one is longer.
     KeepsLastHold,
+    IgnoresPause,
+    ForgetsPauseAtStart,
+    BreakerNeverOpens,
+    ForgetsBreakerAtStart,
+    ProbeTooMany,
+    IgnoresRate,
+    IgnoresRamp,
+    /// An attempt that was not made is taken for a probe that is still under way.
+    KeepsPostponedProbe,
     /// The store gives up a page of which the scheduler has not heard.
     GivesUpUnknownPage,
 }
@@ -55,8 +67,18 @@ impl Rig {
         next: Sequence,
     ) -> Self {
         let more = usize::from(broken == Break::OneTooMany);
-        let wider = |policy: Policy| Policy { concurrency: policy.concurrency + more, ..policy };
-        let lines = lines.map(|(d, policy)| (d, wider(policy)));
+        let change = |mut policy: Policy| {
+            policy.pace.concurrency_max += more;
+            match broken {
+                Break::BreakerNeverOpens => policy.pace.breaker.min_calls = u32::MAX,
+                Break::ProbeTooMany => policy.pace.breaker.probes += 1,
+                Break::IgnoresRate => policy.pace.rate = None,
+                Break::IgnoresRamp => policy.pace.ramp = Duration::ZERO,
+                _ => {}
+            }
+            policy
+        };
+        let lines = lines.map(|(d, policy)| (d, change(policy)));
         Self { scheduler: Scheduler::new(lines, floor, next), broken, calls: 0, late: Vec::new() }
     }
 
@@ -123,7 +145,36 @@ impl Rig {
         }
     }
 
-    pub fn landed(&mut self, start: &Start, landing: Landing) {
+    pub fn paused(&mut self, d: DestinationId, until: Option<Timestamp>, now: Timestamp) {
+        match until {
+            Some(until) if self.broken != Break::IgnoresPause => self.scheduler.pause(d, until),
+            Some(_) => {}
+            None => self.scheduler.resume(d, now),
+        }
+    }
+
+    pub fn paused_at_start(&mut self, d: DestinationId, until: Option<Timestamp>) {
+        if let Some(until) = until.filter(|_| self.broken != Break::ForgetsPauseAtStart) {
+            self.scheduler.pause(d, until);
+        }
+    }
+
+    pub fn fixed(&mut self, d: DestinationId, fixed: Option<&Fixed>, now: Timestamp) {
+        let (state, closed_until) = match fixed {
+            Some(Fixed { position: Position::Open, until, .. }) => (State::Open { until: *until }, Timestamp::ZERO),
+            Some(Fixed { position: Position::Closed, until, .. }) => (State::Closed, *until),
+            None => (State::Closed, Timestamp::ZERO),
+        };
+        self.scheduler.set_breaker(d, state, closed_until, now);
+    }
+
+    pub fn fixed_at_start(&mut self, d: DestinationId, fixed: &Fixed, now: Timestamp) {
+        if self.broken != Break::ForgetsBreakerAtStart {
+            self.fixed(d, Some(fixed), now);
+        }
+    }
+
+    pub fn landed(&mut self, start: &Start, landing: Landing, call: Option<&Call>, now: Timestamp) -> Option<Turn> {
         let ticket = |place| {
             let lane = if let LaneKey::Interaction(lane) = start.lane { lane } else { Digest64::NONE };
             let to = DestinationSet::EMPTY.with(start.destination);
@@ -133,24 +184,28 @@ impl Rig {
         let landing = match landing {
             Landing::Dead if self.broken == Break::IgnoresDeadLetter => Landing::Resolved,
             Landing::Retry { due } if self.broken == Break::RetriesEarly => {
-                self.scheduler.landed(start, Landing::Resolved);
+                let turn = self.scheduler.landed(start, Landing::Resolved, call, now);
                 let early = due.before(Duration::from_millis(due.0 % 400));
-                return self.scheduler.waits(start.destination, &ticket(place(due)), early);
+                self.scheduler.waits(start.destination, &ticket(place(due)), early);
+                return turn;
             }
             Landing::Resolved if self.breaks(Break::DeliversTwice) => {
-                self.scheduler.landed(start, landing);
-                return self.scheduler.waits(start.destination, &ticket(place(start.lies_under)), Timestamp::ZERO);
+                let turn = self.scheduler.landed(start, landing, call, now);
+                self.scheduler.waits(start.destination, &ticket(place(start.lies_under)), Timestamp::ZERO);
+                return turn;
             }
             landing => landing,
         };
-        self.scheduler.landed(start, landing);
+        let forgotten = Start { epoch: Epoch::default(), ..*start };
+        let start = if self.broken == Break::KeepsPostponedProbe { &forgotten } else { start };
+        self.scheduler.landed(start, landing, call, now)
     }
 
     pub fn poll(&mut self, now: Timestamp) -> Step {
         let step = self.scheduler.poll(now);
         match step {
             Step::Start(start) if self.breaks(Break::SecondInFlight) => {
-                self.scheduler.landed(&start, Landing::Resolved);
+                self.scheduler.landed(&start, Landing::Resolved, None, now);
             }
             Step::Start(_) => {
                 for (d, ticket, not_before) in self.late.drain(..) {

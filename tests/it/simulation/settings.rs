@@ -3,8 +3,12 @@
 use fastrand::Rng;
 use holdline::event::DestinationId;
 use holdline::rules::backoff::{Jitter, Retry};
-use holdline::scheduler::{DeadLetters, Ordered, Policy};
+use holdline::rules::breaker;
+use holdline::rules::concurrency::Adaptive;
+use holdline::rules::gcra::Rate;
+use holdline::scheduler::{DeadLetters, Limits, Ordered, Policy};
 use holdline::time::Timestamp;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 pub const START: Timestamp = Timestamp(1_800_000_000_000);
@@ -38,9 +42,28 @@ impl Destination {
     }
 }
 
+fn limits(rng: &mut Rng) -> Limits {
+    let rate = NonZeroU32::new(rng.u32(2..100)).map(|count| Rate::new(count, Duration::from_secs(1)));
+    Limits {
+        concurrency_max: if rng.u8(0..16) == 0 { 0 } else { rng.usize(1..8) },
+        adaptive: if rng.bool() { Adaptive::Yes } else { Adaptive::No },
+        rate: rate.filter(|_| rng.u8(0..4) == 0),
+        breaker: breaker::Limits {
+            failure_ratio: 0.2 + rng.f64() * 0.8,
+            window: Duration::from_millis(rng.u64(500..60_000)),
+            min_calls: rng.u32(1..12),
+            slow_call: Duration::from_millis(rng.u64(100..4000)),
+            slow_ratio: 0.2 + rng.f64() * 0.8,
+            open_for: Duration::from_millis(rng.u64(100..20_000)),
+            probes: rng.u32(1..4),
+        },
+        ramp: Duration::from_millis(rng.u64(0..5000)),
+    }
+}
+
 fn policy(rng: &mut Rng) -> Policy {
     Policy {
-        concurrency: if rng.u8(0..16) == 0 { 0 } else { rng.usize(1..5) },
+        pace: limits(rng),
         ordered: if rng.u8(0..4) == 0 { Ordered::Not } else { Ordered::ByInteraction },
         dead_letters: if rng.u8(0..5) < 2 { DeadLetters::Hold } else { DeadLetters::Continue },
     }

@@ -5,7 +5,7 @@
 
 use holdline::delivery::{DeliveryId, Place, Ticket};
 use holdline::event::{DestinationId, DestinationSet, Digest64, Sequence};
-use holdline::store::News;
+use holdline::store::{Fixed, News, Pause};
 use holdline::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -72,6 +72,21 @@ pub enum Request {
         destination: DestinationId,
         until: Timestamp,
     },
+    /// The calls have turned the breaker.
+    Turned {
+        destination: DestinationId,
+        fixed: Option<Fixed>,
+    },
+    /// The operator pauses or resumes.
+    Pause {
+        destination: DestinationId,
+        until: Option<Timestamp>,
+    },
+    /// The operator sets the breaker.
+    Fix {
+        destination: DestinationId,
+        fixed: Option<Fixed>,
+    },
     Redrive(Vec<DeliveryId>),
     Purge(Vec<DeliveryId>),
 }
@@ -83,6 +98,8 @@ pub struct Store {
     /// What readers see: attempts are known as soon as they are recorded.
     pub live: BTreeMap<DeliveryId, Record>,
     pub holds: BTreeMap<DestinationId, Timestamp>,
+    pub pauses: BTreeMap<DestinationId, Option<Timestamp>>,
+    pub breakers: BTreeMap<DestinationId, Option<Fixed>>,
     pub next: Sequence,
     /// The dead letters on disk.
     pub dead: BTreeSet<DeliveryId>,
@@ -123,6 +140,17 @@ impl Store {
                 Request::Hold { destination, until } => {
                     let hold = self.holds.entry(destination).or_default();
                     *hold = if self.keeps_last_hold { until } else { until.max(*hold) };
+                }
+                Request::Turned { destination, fixed } => drop(self.breakers.insert(destination, fixed)),
+                Request::Fix { destination, fixed } => {
+                    self.breakers.insert(destination, fixed.clone());
+                    news.push(News::Breaker(destination, fixed));
+                }
+                Request::Pause { destination, until } => {
+                    self.pauses.insert(destination, until);
+                    let (who, reason) = ("operator".to_owned(), String::new());
+                    let pause = until.map(|until| Pause { who, reason, since: now, until });
+                    news.push(News::Paused(destination, pause));
                 }
                 Request::Redrive(ids) => {
                     let ids = self.change_dead(&ids, |row| {

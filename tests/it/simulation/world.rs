@@ -8,10 +8,12 @@ use super::verdicts;
 use fastrand::Rng;
 use holdline::delivery::{DeliveryId, Outcome, Ticket};
 use holdline::event::{DestinationId, DestinationSet, Digest64, Sequence};
+use holdline::rules::breaker::Turn;
+use holdline::rules::call::Call;
 use holdline::rules::retry_after::Wish;
-use holdline::rules::verdict::{Ended, Verdict};
+use holdline::rules::verdict::{self, Ended, Verdict};
 use holdline::scheduler::{Landing, Start, Step};
-use holdline::store::News;
+use holdline::store::{Fixed, News, Position};
 use holdline::time::Timestamp;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -34,6 +36,7 @@ pub struct Flight {
 pub struct Landed {
     pub start: Start,
     pub landing: Landing,
+    pub call: Option<Call>,
     pub hold: Option<Wish>,
 }
 
@@ -71,13 +74,12 @@ impl World {
         let destinations = settings::destinations(&mut rng);
         let first = Sequence(1);
         Self {
-            rig: Rig::new(broken, destinations.iter().map(|d| (d.id, d.policy)), first, first),
+            rig: Rig::new(broken, destinations.iter().map(|d| (d.id, d.policy.clone())), first, first),
             rng,
             weather,
-            destinations,
             broken,
             store: Store::new(broken == Break::KeepsLastHold),
-            judge: Judge::default(),
+            judge: Judge::new(&destinations),
             now: START,
             flights: Vec::new(),
             landed: Vec::new(),
@@ -87,6 +89,7 @@ impl World {
             waits: 0,
             starts: 0,
             log: log.then(VecDeque::new),
+            destinations,
         }
     }
 
@@ -117,10 +120,11 @@ impl World {
             }
             35..50 => self.hear_news(),
             50..63 => self.end_an_attempt()?,
-            63..73 => self.hear_landed(),
+            63..73 => self.hear_landed()?,
             73..83 => self.load(),
             83..95 => self.pass_time(),
-            95..98 => self.operate(),
+            95..97 => self.operate(),
+            97 => self.set_pace(),
             _ => self.give_up_page()?,
         }
         if self.chance(self.weather.lazy) {
@@ -169,7 +173,7 @@ impl World {
                     }
                 }
                 News::Redriven(tickets) => tickets.iter().for_each(|t| self.judge.forgiven(id_of(t))),
-                News::Purged(_) | News::Hastened(_) => {}
+                News::Purged(_) | News::Hastened(_) | News::Paused(..) | News::Breaker(..) => {}
             }
         }
         self.news.extend(news);
@@ -188,6 +192,15 @@ impl World {
                 }
             }
             News::Hastened(_) => {}
+            News::Paused(d, pause) => {
+                let until = pause.map(|pause| pause.until);
+                self.rig.paused(d, until, self.now);
+                self.judge.pacer(d).paused(until, self.now);
+            }
+            News::Breaker(d, fixed) => {
+                self.rig.fixed(d, fixed.as_ref(), self.now);
+                self.judge.pacer(d).fixed(fixed.as_ref(), self.now);
+            }
             News::Purged(ids) => {
                 for (id, lane) in ids {
                     // of a letter that does not verify the store cannot tell the interaction
@@ -202,8 +215,20 @@ impl World {
     fn end_an_attempt(&mut self) -> Result<(), Violation> {
         let over: Vec<usize> = (0..self.flights.len()).filter(|i| self.flights[*i].ends <= self.now).collect();
         let Some(i) = self.rng.choice(over) else { return Ok(()) };
+        if self.rng.u8(0..8) == 0 {
+            self.postpone(i);
+            return Ok(());
+        }
         let outcome = if self.chance(self.weather.failing) { self.failure() } else { (Outcome::Answered(200), None) };
         self.land(i, outcome)
+    }
+
+    /// The attempt finds in the last moment that nothing may be sent.
+    fn postpone(&mut self, flight: usize) {
+        let start = self.flights.swap_remove(flight).start;
+        self.note(|_| format!("{}/{} is postponed", start.sequence, start.destination.0));
+        self.judge.takes_back(DeliveryId { sequence: start.sequence, destination: start.destination });
+        self.landed.push(Landed { start, landing: Landing::Postponed, call: None, hold: None });
     }
 
     fn failure(&mut self) -> (Outcome, Option<Duration>) {
@@ -247,23 +272,36 @@ impl World {
         if let Some(hold) = hold {
             self.store.ask(Request::Hold { destination: id.destination, until: hold.until });
         }
-        self.landed.push(Landed { start, landing, hold });
+        let health = verdict::health(&outcome, verdict, hold);
+        let call = Some(Call { began: start.at, latency: self.now.since(began), health });
+        self.landed.push(Landed { start, landing, call, hold });
         Ok(())
     }
 
-    pub fn hear_landed(&mut self) {
+    pub fn hear_landed(&mut self) -> Result<(), Violation> {
         if self.landed.is_empty() {
-            return;
+            return Ok(());
         }
-        let Landed { start, landing, hold } = self.landed.swap_remove(self.rng.usize(0..self.landed.len()));
+        let Landed { start, landing, call, hold } = self.landed.swap_remove(self.rng.usize(0..self.landed.len()));
         let id = DeliveryId { sequence: start.sequence, destination: start.destination };
         self.note(|_| format!("hear that {id} has landed: {landing:?}, hold {hold:?}"));
-        self.rig.landed(&start, landing);
+        let turn = self.rig.landed(&start, landing, call.as_ref(), self.now);
         self.judge.hears_landed(id, landing);
+        let (d, now) = (id.destination, self.now);
+        let limits = &self.destinations[usize::from(d.0)].policy.pace;
+        self.judge.pacer(d).ends(limits, id.sequence, call.as_ref(), turn, now)?;
+        if let Some(turn) = turn {
+            self.note(|_| format!("the breaker of {} turns: {turn:?}", d.0));
+            let opened =
+                |until| Fixed { position: Position::Open, who: None, reason: String::new(), since: now, until };
+            let fixed = if let Turn::Opened { until, .. } = turn { Some(opened(until)) } else { None };
+            self.store.ask(Request::Turned { destination: d, fixed });
+        }
         if let Some(hold) = hold {
             self.rig.hold(id.destination, hold.until);
             self.judge.hears_hold(id.destination, hold.until);
         }
+        Ok(())
     }
 
     /// A load reads, or what it has read arrives.
@@ -311,6 +349,26 @@ impl World {
         }
     }
 
+    /// The operator pauses or resumes a destination, or sets its breaker.
+    fn set_pace(&mut self) {
+        let destination = DestinationId(self.rng.u8(0..self.destinations.len() as u8));
+        let until = match self.rng.u8(0..8) {
+            0 => Timestamp::NEVER,
+            _ => self.now.after(Duration::from_millis(self.rng.u64(0..20_000))),
+        };
+        let who = Some("operator".to_owned());
+        let fixed = |position| Fixed { position, who, reason: String::new(), since: START, until };
+        let request = match self.rng.u8(0..6) {
+            0 | 1 => Request::Pause { destination, until: Some(until) },
+            2 => Request::Pause { destination, until: None },
+            3 => Request::Fix { destination, fixed: Some(fixed(Position::Open)) },
+            4 => Request::Fix { destination, fixed: Some(fixed(Position::Closed)) },
+            _ => Request::Fix { destination, fixed: None },
+        };
+        self.note(|_| format!("operator: {request:?}"));
+        self.store.ask(request);
+    }
+
     /// The store gives up its oldest page, once the scheduler knows what is in it.
     fn give_up_page(&mut self) -> Result<(), Violation> {
         self.dispatch()?;
@@ -352,7 +410,9 @@ impl World {
                 return violation("concurrency", format!("{told} in flight for {}, but {counted} are counted", d.id.0));
             }
         }
-        self.judge.waits(wake, self.now, &self.destinations, &settled)
+        let limit = |d: &Destination| self.rig.line(d.id).pace().limit(self.now);
+        let limits: Vec<usize> = self.destinations.iter().map(limit).collect();
+        self.judge.waits(wake, self.now, &self.destinations, &settled, &limits)
     }
 
     fn start(&mut self, start: Start) -> Result<(), Violation> {
@@ -374,6 +434,8 @@ fn told(news: &News) -> String {
             format!("accepted {}", tickets.iter().map(ticket).collect::<Vec<_>>().join(" "))
         }
         News::Redriven(tickets) => format!("redriven {}", tickets.iter().map(ticket).collect::<Vec<_>>().join(" ")),
+        News::Paused(d, pause) => format!("paused {} {:?}", d.0, pause.as_ref().map(|p| p.until)),
+        News::Breaker(d, fixed) => format!("breaker {} {:?}", d.0, fixed.as_ref().map(|f| (f.position, f.until))),
         News::Hastened(ids) => format!("hastened {}", ids.len()),
         News::Purged(ids) => {
             format!("purged {}", ids.iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>().join(" "))

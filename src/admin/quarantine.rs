@@ -1,0 +1,145 @@
+//! `/v1/quarantine`: requests that were kept apart, and their second chance.
+
+use super::access::Caller;
+use super::answers::Page;
+use super::{Failure, Shared};
+use crate::intake::Verdict;
+use crate::store::{Change, Detained};
+use axum::Json;
+use axum::extract::{Query as QueryOf, State, rejection::JsonRejection, rejection::QueryRejection};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+const LIMIT: usize = 100;
+const LIMIT_MAX: usize = 1000;
+
+/// A page of the list, the oldest first.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Oldest {
+    /// The `next` of an earlier answer.
+    #[param(value_type = Option<String>, pattern = "^[0-9]{1,18}$")]
+    after: Option<String>,
+    /// Items of a page.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+}
+
+/// A request that was kept apart.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct QuarantineItem {
+    id: String,
+    source: String,
+    /// `bad_signature` or `unparsable`.
+    cause: String,
+    #[schema(format = DateTime)]
+    received_at: String,
+    content_type: Option<String>,
+    size: usize,
+}
+
+impl QuarantineItem {
+    fn new(number: u64, detained: Detained) -> Self {
+        let content_type = detained.headers.iter().find(|(name, _)| name == "content-type");
+        Self {
+            id: number.to_string(),
+            source: detained.source,
+            cause: detained.cause.word().to_owned(),
+            received_at: detained.at.to_string(),
+            content_type: content_type.map(|(_, value)| String::from_utf8_lossy(value).into_owned()),
+            size: detained.body.len(),
+        }
+    }
+}
+
+/// Requests that were kept apart, the oldest first
+#[utoipa::path(get, path = "/v1/quarantine", tag = "quarantine", params(Oldest), responses((status = 200, body = Page<QuarantineItem>), Failure))]
+pub(super) async fn list(
+    State(admin): Shared,
+    query: Result<QueryOf<Oldest>, QueryRejection>,
+) -> Result<Json<Page<QuarantineItem>>, Failure> {
+    let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
+    let after = query.after.as_deref().map(str::parse::<u64>).transpose();
+    let after = after.map_err(|_| Failure::bad("`after` is the `next` of an earlier answer"))?;
+    let limit = query.limit.unwrap_or(LIMIT).clamp(1, LIMIT_MAX);
+    let page = admin
+        .read(move |store| {
+            let numbers = store.detained_from(after.map_or(0, |after| after.saturating_add(1)), limit + 1);
+            let next = (numbers.len() > limit).then(|| numbers[limit - 1].to_string());
+            let mut items = Vec::new();
+            for number in numbers.into_iter().take(limit) {
+                items.extend(store.detained(number)?.map(|detained| QuarantineItem::new(number, detained)));
+            }
+            Ok(Page { items, next })
+        })
+        .await?;
+    Ok(Json(page))
+}
+
+/// Which of them are judged anew.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Verify {
+    /// Of this source only.
+    source: Option<String>,
+    /// Only say what would become of them.
+    dry_run: bool,
+}
+
+/// What became of them.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub(super) struct Verified {
+    /// Requests that were judged.
+    matched: usize,
+    /// Requests that were let in; zero in a dry run.
+    done: usize,
+    /// Events that they held, duplicates among them.
+    events: usize,
+    /// Requests whose signature still does not verify.
+    bad_signature: usize,
+    /// Requests whose body still cannot be read.
+    unparsable: usize,
+    /// Requests of a source that is not configured any more.
+    source_gone: usize,
+}
+
+/// Judges them by the configuration of today; those that pass become events, with the time at which they first came
+#[utoipa::path(post, path = "/v1/quarantine/verify", tag = "quarantine", request_body = Verify, responses((status = 200, body = Verified), Failure))]
+pub(super) async fn verify(
+    State(admin): Shared,
+    caller: Caller,
+    body: Result<Json<Verify>, JsonRejection>,
+) -> Result<Json<Verified>, Failure> {
+    let Json(wish) = body.map_err(|e| Failure::bad(e.body_text()))?;
+    let intake = admin.intake.read().expect("no holder panics").clone();
+    let mut all = Verified::default();
+    let mut from = 0;
+    while let Some(number) = admin.store.detained_from(from, 1).first().copied() {
+        from = number + 1;
+        let Some(detained) = admin.read(move |store| store.detained(number)).await? else { continue };
+        if wish.source.as_ref().is_some_and(|source| *source != detained.source) {
+            continue;
+        }
+        let verdict = match wish.dry_run {
+            true => Some(intake.judge(&detained).0),
+            false => intake.readmit(number, &detained).await?,
+        };
+        let Some(verdict) = verdict else { continue };
+        all.matched += 1;
+        match verdict {
+            Verdict::Passes(events) => {
+                all.events += events;
+                all.done += usize::from(!wish.dry_run);
+            }
+            Verdict::StillBad(crate::store::Cause::BadSignature) => all.bad_signature += 1,
+            Verdict::StillBad(crate::store::Cause::Unparsable) => all.unparsable += 1,
+            Verdict::SourceGone => all.source_gone += 1,
+        }
+    }
+    if all.done > 0 {
+        let what = format!("quarantine verify: {} requests let in with {} events", all.done, all.events);
+        admin.store.change(Change::Note { what }, caller.name).await?;
+    }
+    Ok(Json(all))
+}

@@ -1,0 +1,134 @@
+//! `holdline quarantine`: requests that were kept apart; to look at, and to give a second chance.
+
+use crate::cli::client::Admin;
+use crate::cli::filter::{self, Pages};
+use crate::cli::reach::{Form, Reach};
+use crate::cli::table::{Column, Table};
+use crate::cli::{Failure, item, output, words};
+use crate::time::Timestamp;
+use serde_json::{Value, json};
+
+/// Arguments of `holdline quarantine`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    reach: Reach,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// List requests that were kept apart, oldest first
+    List(List),
+    /// Judge them by the configuration in force, and let in those that pass now
+    Verify(Verify),
+}
+
+#[derive(Debug, clap::Args)]
+struct List {
+    #[command(flatten)]
+    pages: Pages,
+}
+
+#[derive(Debug, clap::Args)]
+struct Verify {
+    /// Only those of this source
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// Only say what would become of them
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Runs one of the commands about what was kept apart.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let admin = Admin::of(&args.reach)?;
+    match (args.what, args.reach.shared.form()) {
+        (What::List(list), Form::Json) => filter::print_json(&admin, PATH, &[], &list.pages).await,
+        (What::List(list), Form::Table) => {
+            let now = words::now();
+            filter::print_tables(&admin, PATH, &[], &list.pages, |items| rows(items, now).for_stdout()).await
+        }
+        (What::Verify(verify), form) => {
+            let mut request = json!({"dry_run": verify.dry_run});
+            if let Some(source) = &verify.source {
+                request["source"] = json!(source);
+            }
+            let answer = admin.post("/v1/quarantine/verify", &request).await?;
+            match form {
+                Form::Json => output::json(&answer),
+                Form::Table => output::text(&told(&answer, verify.dry_run)),
+            }
+        }
+    }
+}
+
+const PATH: &str = "/v1/quarantine";
+
+fn rows(items: &[Value], now: Timestamp) -> Table {
+    let mut table = Table::new([
+        Column::fixed("ID"),
+        Column::fixed("CAUSE"),
+        Column::dispensable("SOURCE", 2),
+        Column::dispensable("RECEIVED", 1),
+        Column::dispensable("SIZE", 3).right(),
+    ]);
+    for request in items {
+        table.row([
+            item::text(request, "id"),
+            item::text(request, "cause"),
+            words::line(&item::text(request, "source"), 30),
+            item::some_text(request, "received_at").map_or_else(|| "-".to_owned(), |at| words::ago(at, now)),
+            words::bytes(item::number(request, "size")),
+        ]);
+    }
+    table
+}
+
+/// What became of them, a line for each end.
+fn told(answer: &Value, dry_run: bool) -> String {
+    let n = |key| item::number(answer, key);
+    let left = n("bad_signature") + n("unparsable") + n("source_gone");
+    let (passed, did) = if dry_run { (n("matched") - left, "would be let in") } else { (n("done"), "let in") };
+    let mut text =
+        format!("{} {did}, with {}\n", words::counted(passed, "request"), words::counted(n("events"), "event"));
+    for (key, why) in [
+        ("bad_signature", "whose signature does not verify: mend `auth` of the source"),
+        ("unparsable", "whose body cannot be read: mend the pointers of the source"),
+        ("source_gone", "whose source is not configured any more"),
+    ] {
+        if n(key) > 0 {
+            text.push_str(&format!("{} kept, {why}\n", words::counted(n(key), "request")));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_became_of_them_is_told() {
+        let answer =
+            json!({"matched": 4, "done": 2, "events": 5, "bad_signature": 1, "unparsable": 1, "source_gone": 0});
+        assert_eq!(
+            told(&answer, false),
+            "2 requests let in, with 5 events\n\
+             1 request kept, whose signature does not verify: mend `auth` of the source\n\
+             1 request kept, whose body cannot be read: mend the pointers of the source\n"
+        );
+        let dry = json!({"matched": 1, "done": 0, "events": 1, "bad_signature": 0, "unparsable": 0, "source_gone": 0});
+        assert_eq!(told(&dry, true), "1 request would be let in, with 1 event\n");
+    }
+
+    #[test]
+    fn a_row_tells_what_it_is() {
+        let items = [json!({"id": "7", "source": "genesys", "cause": "bad_signature",
+            "received_at": "2026-03-19T22:04:38Z", "content_type": null, "size": 1100})];
+        let now = words::instant("2026-03-19T22:05:38Z").unwrap();
+        let text = rows(&items, now).in_width(None);
+        assert!(text.contains("bad_signature") && text.contains("genesys") && text.contains("1m"), "{text}");
+    }
+}

@@ -1,0 +1,109 @@
+//! Settings of sources: who sends, how it shows that, and where the parts of its events lie.
+
+use super::{MIB, Secret, hours};
+use crate::rules::gcra::Rate;
+use crate::signature::Scheme;
+use std::time::Duration;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Source {
+    pub name: String,
+    /// One of [`PROFILES`].
+    pub profile: String,
+    pub pointers: Pointers,
+    /// How long the ids of accepted events are remembered.
+    pub dedup_window: Duration,
+    /// Any of them lets a request in; empty: everybody may send.
+    pub auth: Vec<SourceAuth>,
+    /// What becomes of a request whose signature does not verify.
+    pub on_bad_signature: OnFault,
+    /// What becomes of one that cannot be read.
+    pub on_unparsable: OnFault,
+    /// Events beyond it are answered 429.
+    pub rate_limit: Option<Rate>,
+    /// Names of destinations; empty: all.
+    pub to: Vec<String>,
+    /// Patterns (`*` matches anything) of the event types that go on; empty: all.
+    pub types: Vec<String>,
+}
+
+/// What becomes of a request that cannot be accepted as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFault {
+    Refuse,
+    /// It is kept apart, to be looked at again once the configuration is mended.
+    Quarantine,
+}
+
+/// Bounds of what is kept apart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quarantine {
+    pub max_bytes: u64,
+    /// What is older is given up.
+    pub retention: Duration,
+}
+
+/// How a sender shows that it is the one. Of several secrets any is right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceAuth {
+    Bearer { tokens: Vec<Secret> },
+    Basic { user: String, passwords: Vec<Secret> },
+    Header { name: http::HeaderName, values: Vec<Secret> },
+    Query { name: String, values: Vec<Secret> },
+    Hmac { scheme: Scheme, secrets: Vec<Secret> },
+}
+
+/// The presets, `auto` (detects one of them) and `custom` (only what the pointers say).
+pub const PROFILES: [&str; 10] = [
+    "auto",
+    "genesys-eventbridge",
+    "genesys-notification",
+    "genesys-open-messaging",
+    "genesys-trigger",
+    "genesys-engage-interactions",
+    "interaction",
+    "cloudevents",
+    "azure-event-grid",
+    "custom",
+];
+
+/// Where the parts of an event lie, where that differs from the profile; None: as the profile has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pointers {
+    /// Of the interaction.
+    pub key: Option<Vec<Composite>>,
+    /// The sender's own id of the event.
+    pub id: Option<Vec<Composite>>,
+    pub time: Option<Vec<Composite>>,
+    pub event_type: Option<Vec<Composite>>,
+    /// A JSON pointer to an array with one event per element.
+    pub split: Option<String>,
+}
+
+/// Parts that make one value together. Each is a JSON pointer, `header:NAME`, `query:NAME` or `body:sha256`. Of several
+/// composites the first that an event has counts.
+pub type Composite = Vec<String>;
+
+impl Default for Quarantine {
+    fn default() -> Self {
+        Self { max_bytes: 64 * MIB as u64, retention: hours(7 * 24) }
+    }
+}
+
+impl Source {
+    /// A source as it is where only its name is given.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            profile: "auto".into(),
+            pointers: Pointers::default(),
+            dedup_window: hours(24),
+            auth: Vec::new(),
+            on_bad_signature: OnFault::Refuse,
+            on_unparsable: OnFault::Refuse,
+            rate_limit: None,
+            to: Vec::new(),
+            types: Vec::new(),
+        }
+    }
+}

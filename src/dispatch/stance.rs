@@ -1,0 +1,62 @@
+//! What is decided about calling a destination: pauses by an operator, and the position of its breaker.
+//!
+//! *Invariants.* The scheduler, the shutters and the store hear the same; what the breaker does by itself is recorded as
+//! soon as it does it, so that a restart finds it as it was.
+
+use super::Destination;
+use crate::rules::breaker::{State, Turn};
+use crate::scheduler::Scheduler;
+use crate::store::{Fixed, Pause, Position, Stance, Transition};
+use crate::time::Timestamp;
+
+/// An operator pauses a destination, or resumes it.
+pub fn pause(scheduler: &mut Scheduler, destination: &Destination, pause: Option<&Pause>, now: Timestamp) {
+    destination.shutters.pause(pause.map_or(Timestamp::ZERO, |pause| pause.until));
+    match pause {
+        Some(pause) => scheduler.pause(destination.id, pause.until),
+        None => scheduler.resume(destination.id, now),
+    }
+}
+
+/// The breaker takes the position that an operator wants; without one it is closed and left to itself.
+pub fn fix(scheduler: &mut Scheduler, destination: &Destination, fixed: Option<&Fixed>, now: Timestamp) {
+    let (state, closed_until) = match fixed {
+        Some(Fixed { position: Position::Open, until, .. }) => (State::Open { until: *until }, Timestamp::ZERO),
+        Some(Fixed { position: Position::Closed, until, .. }) => (State::Closed, *until),
+        None => (State::Closed, Timestamp::ZERO),
+    };
+    destination.shutters.open(if let State::Open { until } = state { until } else { Timestamp::ZERO });
+    scheduler.set_breaker(destination.id, state, closed_until, now);
+}
+
+/// The calls have turned the breaker. Returns what is to be recorded.
+pub fn turned(destination: &Destination, turn: Turn, now: Timestamp) -> Transition {
+    let name = &destination.name;
+    let fixed = match turn {
+        Turn::Opened { until, cause } => {
+            tracing::warn!(destination = name, %cause, %until, "the breaker opens; deliveries wait, and no attempt counts");
+            destination.shutters.open(until);
+            let reason = cause.to_string();
+            Some(Fixed { position: Position::Open, who: None, reason, since: now, until })
+        }
+        Turn::Closed => {
+            tracing::info!(destination = name, "the breaker closes; deliveries return little by little");
+            destination.shutters.open(Timestamp::ZERO);
+            None
+        }
+    };
+    Transition::Breaker { destination: destination.id, fixed }
+}
+
+/// As it was before the start. What the calls had decided lasts no longer than it can; what an operator wanted stays.
+pub fn restore(scheduler: &mut Scheduler, destination: &Destination, stance: Stance, now: Timestamp) {
+    if let Some(paused) = &stance.pause {
+        pause(scheduler, destination, Some(paused), now);
+    }
+    if let Some(mut fixed) = stance.breaker {
+        if fixed.who.is_none() {
+            fixed.until = fixed.until.min(now.after(destination.policy.pace.breaker.open_for));
+        }
+        fix(scheduler, destination, Some(&fixed), now);
+    }
+}

@@ -1,0 +1,349 @@
+//! The circuit breaker of one destination: whether calls to it make sense at all.
+//!
+//! ```text
+//!            too many failures, or too many slow calls, in the window
+//!   closed ──────────────────────────────────────────────────────────> open <────┐
+//!     ^                                                                 │         │ a probe fails
+//!     │ `probes` calls in a row are well                     `open_for` │         │ or is slow
+//!     └──────────────────────────────── half-open <─────────────────────┘─────────┘
+//! ```
+//! *Invariants.* While it is open nothing passes; while it is half-open at most `probes` calls are under way. A call that
+//! began in an earlier state says nothing about the present one: what was in flight when the breaker opened neither closes
+//! it nor opens it again.
+
+use super::call::{Call, Health};
+use crate::time::Timestamp;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// The window slides by a tenth of its length.
+const SLICES: u64 = 10;
+
+/// When it opens and closes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Opens when so large a part of the calls in the window failed.
+    pub failure_ratio: f64,
+    pub window: Duration,
+    /// With fewer calls in the window it stays closed.
+    pub min_calls: u32,
+    /// A call that takes longer is slow, however it ends.
+    pub slow_call: Duration,
+    /// Opens when so large a part of the calls in the window was slow.
+    pub slow_ratio: f64,
+    pub open_for: Duration,
+    /// Calls that must be well, when it is half-open, for it to close.
+    pub probes: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            failure_ratio: 0.5,
+            window: Duration::from_secs(60),
+            min_calls: 20,
+            slow_call: Duration::from_secs(2),
+            slow_ratio: 0.8,
+            open_for: Duration::from_secs(30),
+            probes: 3,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    #[default]
+    Closed,
+    /// Nothing passes before `until`.
+    Open { until: Timestamp },
+    /// Calls under way, and calls that were well.
+    HalfOpen { under_way: u32, well: u32 },
+}
+
+impl State {
+    /// One word, as it stands in JSON and metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open { .. } => "open",
+            Self::HalfOpen { .. } => "half_open",
+        }
+    }
+}
+
+/// Why it opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    Failures { of: u32, failed: u32 },
+    Slow { of: u32, slow: u32 },
+    Probe,
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Failures { of, failed } => write!(f, "{failed} of the last {of} calls failed"),
+            Self::Slow { of, slow } => write!(f, "{slow} of the last {of} calls were slow"),
+            Self::Probe => f.write_str("a probe failed or was slow"),
+        }
+    }
+}
+
+/// One of the states that a breaker has been in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Epoch(u64);
+
+/// What a call has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    Opened { until: Timestamp, cause: Cause },
+    Closed,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Slice {
+    number: u64,
+    calls: u32,
+    failed: u32,
+    slow: u32,
+}
+
+#[derive(Clone, Debug)]
+pub struct Breaker {
+    limits: Limits,
+    state: State,
+    since: Timestamp,
+    /// Counts its states, the present one included.
+    epoch: Epoch,
+    /// An operator wants it closed until then, whatever the calls say.
+    kept_closed_until: Timestamp,
+    /// Of the window, the oldest first.
+    slices: VecDeque<Slice>,
+}
+
+impl Breaker {
+    pub fn new(limits: Limits) -> Self {
+        let (since, kept_closed_until) = (Timestamp::ZERO, Timestamp::ZERO);
+        let epoch = Epoch::default();
+        Self { limits, state: State::Closed, since, epoch, kept_closed_until, slices: VecDeque::new() }
+    }
+
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// When it came into its present state; zero where it was closed from the start.
+    pub fn since(&self) -> Timestamp {
+        self.since
+    }
+
+    /// Whether a call may begin; else when to ask again, where that is known.
+    pub fn check(&mut self, now: Timestamp) -> Result<(), Option<Timestamp>> {
+        if let State::Open { until } = self.state {
+            if now < until {
+                return Err(Some(until));
+            }
+            self.enter(State::HalfOpen { under_way: 0, well: 0 }, now);
+        }
+        match self.state {
+            State::HalfOpen { under_way, well } if under_way + well >= self.limits.probes => Err(None),
+            _ => Ok(()),
+        }
+    }
+
+    /// A call that was allowed begins, in this state.
+    pub fn began(&mut self) -> Epoch {
+        if let State::HalfOpen { under_way, .. } = &mut self.state {
+            *under_way += 1;
+        }
+        self.epoch
+    }
+
+    /// A call that began then was not made after all.
+    pub fn withdrawn(&mut self, began: Epoch) {
+        let counts = began == self.epoch;
+        if let State::HalfOpen { under_way, .. } = &mut self.state
+            && counts
+        {
+            *under_way = under_way.saturating_sub(1);
+        }
+    }
+
+    /// A call has ended.
+    pub fn ended(&mut self, began: Epoch, call: &Call, now: Timestamp) -> Option<Turn> {
+        if began != self.epoch {
+            return None;
+        }
+        let slow = call.latency >= self.limits.slow_call;
+        match self.state {
+            State::Open { .. } => None,
+            State::Closed => {
+                self.count(call.health == Health::Failing, slow, now);
+                let cause = self.judge().filter(|_| now >= self.kept_closed_until)?;
+                Some(self.open_because(cause, now))
+            }
+            State::HalfOpen { under_way, well } => match call.health {
+                Health::Well if !slow && well + 1 >= self.limits.probes => {
+                    self.enter(State::Closed, now);
+                    Some(Turn::Closed)
+                }
+                Health::Well if !slow => {
+                    self.state = State::HalfOpen { under_way: under_way.saturating_sub(1), well: well + 1 };
+                    None
+                }
+                Health::Burdened => {
+                    self.withdrawn(began);
+                    None
+                }
+                _ => Some(self.open_because(Cause::Probe, now)),
+            },
+        }
+    }
+
+    /// An operator, or what was written before a restart, says how it stands. A closed one stays closed until
+    /// `closed_until` at least.
+    pub fn set(&mut self, state: State, closed_until: Timestamp, now: Timestamp) {
+        self.enter(state, now);
+        self.kept_closed_until = closed_until;
+    }
+
+    fn open_because(&mut self, cause: Cause, now: Timestamp) -> Turn {
+        let until = now.after(self.limits.open_for);
+        self.enter(State::Open { until }, now);
+        Turn::Opened { until, cause }
+    }
+
+    fn enter(&mut self, state: State, now: Timestamp) {
+        self.state = state;
+        self.since = now;
+        self.epoch.0 += 1;
+        self.slices.clear();
+    }
+
+    fn count(&mut self, failed: bool, slow: bool, now: Timestamp) {
+        let length = (self.limits.window.as_millis() as u64 / SLICES).max(1);
+        let number = now.0 / length;
+        while self.slices.front().is_some_and(|s| s.number + SLICES <= number) {
+            self.slices.pop_front();
+        }
+        if self.slices.back().is_none_or(|s| s.number < number) {
+            self.slices.push_back(Slice { number, ..Slice::default() });
+        }
+        if let Some(slice) = self.slices.back_mut() {
+            slice.calls += 1;
+            slice.failed += u32::from(failed);
+            slice.slow += u32::from(slow);
+        }
+    }
+
+    fn judge(&self) -> Option<Cause> {
+        let sum = |of: fn(&Slice) -> u32| self.slices.iter().map(of).sum::<u32>();
+        let (of, failed, slow) = (sum(|s| s.calls), sum(|s| s.failed), sum(|s| s.slow));
+        if of < self.limits.min_calls {
+            return None;
+        }
+        let beyond = |part: u32, ratio: f64| part > 0 && f64::from(part) >= ratio * f64::from(of);
+        if beyond(failed, self.limits.failure_ratio) {
+            return Some(Cause::Failures { of, failed });
+        }
+        beyond(slow, self.limits.slow_ratio).then_some(Cause::Slow { of, slow })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Timestamp = Timestamp(1_800_000_000_000);
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp(START.0 + ms)
+    }
+
+    fn call(began: u64, latency_ms: u64, health: Health) -> Call {
+        Call { began: at(began), latency: Duration::from_millis(latency_ms), health }
+    }
+
+    /// One call after another, each 10 ms long; what the last one turned.
+    fn calls(breaker: &mut Breaker, from: u64, latency_ms: u64, healths: &[Health]) -> Option<Turn> {
+        let mut turn = None;
+        for (n, health) in (0..).zip(healths) {
+            let began = from + n * 10;
+            assert_eq!(breaker.check(at(began)), Ok(()), "{began}");
+            let epoch = breaker.began();
+            turn = breaker.ended(epoch, &call(began, latency_ms, *health), at(began + 10));
+        }
+        turn
+    }
+
+    #[test]
+    fn it_opens_over_failures_but_not_before_the_minimum_of_calls() {
+        use Health::{Failing, Well};
+        let mut breaker = Breaker::new(Limits::default());
+        assert_eq!(calls(&mut breaker, 0, 5, &[Failing; 19]), None);
+        let turn = calls(&mut breaker, 190, 5, &[Failing]);
+        assert_eq!(turn, Some(Turn::Opened { until: at(30_200), cause: Cause::Failures { of: 20, failed: 20 } }));
+        assert_eq!(breaker.check(at(30_199)), Err(Some(at(30_200))));
+        let mut breaker = Breaker::new(Limits::default());
+        assert_eq!(calls(&mut breaker, 0, 5, &[Well; 11]), None);
+        assert_eq!(calls(&mut breaker, 110, 5, &[Failing; 10]), None, "10 of 21 is less than a half");
+        assert!(calls(&mut breaker, 210, 5, &[Failing]).is_some());
+    }
+
+    #[test]
+    fn it_opens_over_slow_calls_that_all_succeed() {
+        let mut breaker = Breaker::new(Limits::default());
+        assert_eq!(calls(&mut breaker, 0, 1999, &[Health::Well; 40]), None);
+        let cause = calls(&mut breaker, 60_000 * 5, 2000, &[Health::Well; 20]);
+        assert!(matches!(cause, Some(Turn::Opened { cause: Cause::Slow { of: 20, slow: 20 }, .. })), "{cause:?}");
+    }
+
+    #[test]
+    fn what_left_the_window_counts_no_more() {
+        let mut breaker = Breaker::new(Limits::default());
+        assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failing; 19]), None);
+        assert_eq!(calls(&mut breaker, 61_000, 5, &[Health::Failing; 19]), None);
+    }
+
+    #[test]
+    fn i12_half_open_lets_the_probes_pass_and_closes_or_opens_by_them() {
+        let mut breaker = Breaker::new(Limits::default());
+        assert!(calls(&mut breaker, 0, 5, &[Health::Failing; 20]).is_some());
+        let before = Epoch::default();
+        let epochs = [(); 3].map(|()| {
+            assert_eq!(breaker.check(at(30_200)), Ok(()));
+            breaker.began()
+        });
+        assert_eq!(breaker.check(at(30_201)), Err(None), "three are under way");
+        assert_eq!(
+            breaker.ended(before, &call(100, 30_150, Health::Failing), at(30_250)),
+            None,
+            "it began long before"
+        );
+        assert_eq!(breaker.ended(epochs[0], &call(30_200, 60, Health::Well), at(30_260)), None);
+        assert_eq!(breaker.check(at(30_260)), Err(None), "one was well, two are under way");
+        breaker.withdrawn(epochs[1]);
+        assert_eq!(breaker.check(at(30_260)), Ok(()));
+        breaker.began();
+        let turn = breaker.ended(epochs[2], &call(30_200, 70, Health::Failing), at(30_270));
+        assert_eq!(turn, Some(Turn::Opened { until: at(60_270), cause: Cause::Probe }));
+        assert_eq!(calls(&mut breaker, 60_270, 5, &[Health::Well; 3]), Some(Turn::Closed));
+        assert_eq!(breaker.state(), State::Closed);
+    }
+
+    #[test]
+    fn a_slow_probe_opens_it_again_and_a_burdened_one_says_nothing() {
+        let mut breaker = Breaker::new(Limits::default());
+        breaker.set(State::Open { until: at(1) }, Timestamp::ZERO, at(0));
+        assert_eq!(calls(&mut breaker, 1, 5, &[Health::Burdened; 7]), None);
+        assert!(matches!(calls(&mut breaker, 100, 2000, &[Health::Well]), Some(Turn::Opened { .. })));
+    }
+
+    #[test]
+    fn an_operator_keeps_it_closed_for_a_time() {
+        let mut breaker = Breaker::new(Limits::default());
+        breaker.set(State::Closed, at(1000), at(0));
+        assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failing; 90]), None);
+        assert!(calls(&mut breaker, 1000, 5, &[Health::Failing]).is_some());
+    }
+}

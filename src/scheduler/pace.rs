@@ -1,0 +1,200 @@
+//! The pace of one destination: every gate that a call must pass, apart from its turn within its interaction.
+//!
+//! *Invariants.* Nothing passes while the destination is paused, while it has asked to be left alone, or while its breaker
+//! is open; never more calls are under way than the adaptive limit and the ramp allow; what passes keeps to the rate. A
+//! gate that is shut costs nothing: no attempt, no token of the rate.
+
+use crate::rules::breaker::{self, Breaker, Epoch};
+use crate::rules::call::Call;
+use crate::rules::concurrency::{Adaptive, Concurrency};
+use crate::rules::gcra::{Gcra, Rate};
+use crate::rules::ramp::Ramp;
+use crate::time::Timestamp;
+use std::time::Duration;
+
+/// How fast a destination may be called.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Most calls at once; zero where the destination has no URL and everything is held.
+    pub concurrency_max: usize,
+    pub adaptive: Adaptive,
+    pub rate: Option<Rate>,
+    pub breaker: breaker::Limits,
+    /// How long it takes until everything is allowed again, after the breaker or an operator had closed it to everything.
+    pub ramp: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            concurrency_max: 64,
+            adaptive: Adaptive::Yes,
+            rate: None,
+            breaker: breaker::Limits::default(),
+            ramp: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What holds calls back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Gate {
+    /// The destination has no URL.
+    Nowhere,
+    Paused,
+    Breaker,
+    /// The destination asked to be left alone.
+    Hold,
+    /// As many calls are under way as the limit allows.
+    Concurrency,
+    Rate,
+}
+
+impl Gate {
+    /// One word, as it stands in JSON and metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Nowhere => "no_url",
+            Self::Paused => "paused",
+            Self::Breaker => "breaker",
+            Self::Hold => "hold",
+            Self::Concurrency => "concurrency",
+            Self::Rate => "rate",
+        }
+    }
+}
+
+/// A no, and when to ask again; none where something else must happen first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shut {
+    pub gate: Gate,
+    pub until: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Pace {
+    max: usize,
+    breaker: Breaker,
+    concurrency: Concurrency,
+    ramp: Ramp,
+    rate: Option<Gcra>,
+    hold_until: Timestamp,
+    /// Zero where it is not paused.
+    paused_until: Timestamp,
+}
+
+impl Pace {
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            max: limits.concurrency_max,
+            breaker: Breaker::new(limits.breaker.clone()),
+            concurrency: Concurrency::new(limits.concurrency_max, limits.adaptive),
+            ramp: Ramp::new(limits.ramp),
+            rate: limits.rate.map(|rate| Gcra::new(rate, 1)),
+            hold_until: Timestamp::ZERO,
+            paused_until: Timestamp::ZERO,
+        }
+    }
+
+    /// Whether one more call may begin while so many are under way.
+    pub fn check(&mut self, under_way: usize, now: Timestamp) -> Result<(), Shut> {
+        let shut =
+            |gate, until: Option<Timestamp>| Err(Shut { gate, until: until.filter(|until| *until < Timestamp::NEVER) });
+        if self.max == 0 {
+            return shut(Gate::Nowhere, None);
+        }
+        if now < self.paused_until {
+            return shut(Gate::Paused, Some(self.paused_until));
+        }
+        if self.paused_until != Timestamp::ZERO {
+            self.resume(now);
+        }
+        if let Err(until) = self.breaker.check(now) {
+            return shut(Gate::Breaker, until);
+        }
+        if now < self.hold_until {
+            return shut(Gate::Hold, Some(self.hold_until));
+        }
+        let (ramp, more_at) = self.ramp.allows(self.max, now);
+        if under_way >= self.concurrency.limit().min(ramp) {
+            return shut(Gate::Concurrency, more_at);
+        }
+        match self.rate.as_ref().map(|rate| rate.check(now)) {
+            Some(Err(until)) => shut(Gate::Rate, Some(until)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A call begins; it was allowed.
+    pub fn began(&mut self, now: Timestamp) -> Epoch {
+        if let Some(rate) = &mut self.rate {
+            let _allowed = rate.try_take(now);
+        }
+        self.breaker.began()
+    }
+
+    /// A call has ended; `under_way` counts it. What it turned is to be remembered over a restart.
+    pub fn ended(&mut self, began: Epoch, call: &Call, under_way: usize, now: Timestamp) -> Option<breaker::Turn> {
+        self.concurrency.ended(call, under_way, now);
+        let turn = self.breaker.ended(began, call, now);
+        if turn == Some(breaker::Turn::Closed) {
+            self.ramp.begin(now);
+        }
+        turn
+    }
+
+    /// A call that began then was not made after all.
+    pub fn withdrawn(&mut self, began: Epoch) {
+        self.breaker.withdrawn(began);
+    }
+
+    /// The destination is left alone until then; a shorter wish changes nothing.
+    pub fn hold(&mut self, until: Timestamp) {
+        self.hold_until = self.hold_until.max(until);
+    }
+
+    /// Nothing passes until then; a later word replaces an earlier one.
+    pub fn pause(&mut self, until: Timestamp) {
+        self.paused_until = until;
+    }
+
+    /// Calls return little by little; nothing happens where it was not paused.
+    pub fn resume(&mut self, now: Timestamp) {
+        if self.paused_until != Timestamp::ZERO {
+            // a pause may have run out unnoticed
+            self.ramp.begin(self.paused_until.min(now));
+            self.paused_until = Timestamp::ZERO;
+        }
+    }
+
+    /// See [`Breaker::set`].
+    pub fn set_breaker(&mut self, state: breaker::State, closed_until: Timestamp, now: Timestamp) {
+        if state == breaker::State::Closed && self.breaker.state() != breaker::State::Closed {
+            self.ramp.begin(now);
+        }
+        self.breaker.set(state, closed_until, now);
+    }
+
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    pub fn hold_until(&self) -> Timestamp {
+        self.hold_until
+    }
+
+    /// Zero where it is not paused.
+    pub fn paused_until(&self) -> Timestamp {
+        self.paused_until
+    }
+
+    /// Most calls at once, as things are.
+    pub fn limit(&self, now: Timestamp) -> usize {
+        self.concurrency.limit().min(self.ramp.clone().allows(self.max, now).0)
+    }
+
+    /// What would hold back a call that began now.
+    pub fn shut(&self, under_way: usize, now: Timestamp) -> Option<Shut> {
+        self.clone().check(under_way, now).err()
+    }
+}

@@ -1,0 +1,50 @@
+//! Detention: requests kept apart, let in, and given up.
+
+use super::Ledger;
+use crate::store::StoreError;
+use crate::store::codec::{self, Kind};
+use crate::store::detained::Detained;
+use crate::store::draft::Table;
+use crate::store::keys::number_key;
+use crate::store::request::{Arrival, Receipt};
+
+impl Ledger<'_> {
+    pub(in crate::store) fn detain(&mut self, detained: &Detained, bytes_max: u64) -> Option<u64> {
+        if let Some(number) = self.index.detainees.known(detained) {
+            return Some(number);
+        }
+        let sealed = codec::encode(Kind::Detained, detained);
+        if !self.index.detainees.has_room(sealed.len(), bytes_max) {
+            return None;
+        }
+        let number = self.index.detainees.next();
+        self.draft.put_long(Table::Detained, &number_key(number), &sealed);
+        self.index.detainees.add(number, detained, sealed.len());
+        self.changed = true;
+        Some(number)
+    }
+
+    pub(in crate::store) fn let_in(
+        &mut self,
+        number: u64,
+        arrivals: Vec<Arrival>,
+    ) -> Result<Option<Vec<Receipt>>, StoreError> {
+        if !self.forget(number) {
+            return Ok(None);
+        }
+        arrivals.into_iter().map(|arrival| self.accept(arrival)).collect::<Result<_, _>>().map(Some)
+    }
+
+    pub(super) fn give_up_detained(&mut self, numbers: &[u64], what: &str, who: &str) -> usize {
+        let gone = numbers.iter().filter(|number| self.forget(**number)).count();
+        self.audit(who, what, gone);
+        gone
+    }
+
+    fn forget(&mut self, number: u64) -> bool {
+        let Some(length) = self.index.detainees.remove(number) else { return false };
+        self.draft.delete_parts(Table::Detained, &number_key(number), length);
+        self.changed = true;
+        true
+    }
+}

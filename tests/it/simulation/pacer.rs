@@ -1,0 +1,220 @@
+//! The judge of pace: what may be sent to one destination now, told from a plain list of what happened. It shares nothing
+//! with the scheduler's own gates but their settings.
+
+use super::judge::{Violation, violation};
+use holdline::event::Sequence;
+use holdline::rules::breaker::Turn;
+use holdline::rules::call::{Call, Health};
+use holdline::scheduler::Limits;
+use holdline::store::{Fixed, Position};
+use holdline::time::{Timestamp, millis};
+use std::collections::BTreeSet;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Breaker {
+    Closed,
+    Open { until: Timestamp },
+    HalfOpen { under_way: u32, well: u32 },
+}
+
+#[derive(Debug)]
+pub struct Pacer {
+    breaker: Breaker,
+    /// The deliveries that started in this state and have not ended.
+    of_this: BTreeSet<Sequence>,
+    kept_closed_until: Timestamp,
+    /// When each call since then ended, and whether it failed or was slow.
+    calls: Vec<(Timestamp, bool, bool)>,
+    paused_until: Timestamp,
+    /// When everything was let in again.
+    ramp_from: Option<Timestamp>,
+    last_start: Option<Timestamp>,
+}
+
+impl Pacer {
+    /// As it must be at a start, given what was committed before it.
+    pub fn restored(pause: Option<Timestamp>, fixed: Option<&Fixed>, limits: &Limits, now: Timestamp) -> Self {
+        let mut pacer = Self {
+            breaker: Breaker::Closed,
+            of_this: BTreeSet::new(),
+            kept_closed_until: Timestamp::ZERO,
+            calls: Vec::new(),
+            paused_until: pause.unwrap_or_default(),
+            ramp_from: None,
+            last_start: None,
+        };
+        if let Some(fixed) = fixed {
+            let latest = if fixed.who.is_none() { now.after(limits.breaker.open_for) } else { Timestamp::NEVER };
+            pacer.fixed(Some(&Fixed { until: fixed.until.min(latest), ..fixed.clone() }), now);
+        }
+        pacer
+    }
+
+    pub fn paused(&mut self, until: Option<Timestamp>, now: Timestamp) {
+        if until.is_none() && self.paused_until > Timestamp::ZERO {
+            self.ramp_from = self.ramp_from.max(Some(self.paused_until.min(now)));
+        }
+        self.paused_until = until.unwrap_or_default();
+    }
+
+    pub fn fixed(&mut self, fixed: Option<&Fixed>, now: Timestamp) {
+        let was = self.breaker;
+        self.kept_closed_until = Timestamp::ZERO;
+        match fixed {
+            Some(Fixed { position: Position::Open, until, .. }) => self.enter(Breaker::Open { until: *until }),
+            Some(Fixed { position: Position::Closed, until, .. }) => {
+                self.enter(Breaker::Closed);
+                self.kept_closed_until = *until;
+            }
+            None => self.enter(Breaker::Closed),
+        }
+        if self.breaker == Breaker::Closed && was != Breaker::Closed {
+            self.ramp_from = self.ramp_from.max(Some(now));
+        }
+    }
+
+    fn enter(&mut self, breaker: Breaker) {
+        self.breaker = breaker;
+        self.of_this.clear();
+        self.calls.clear();
+    }
+
+    /// Something starts, with so many in flight before it.
+    pub fn starts(
+        &mut self,
+        limits: &Limits,
+        sequence: Sequence,
+        in_flight: usize,
+        now: Timestamp,
+    ) -> Result<(), Violation> {
+        if now < self.paused_until {
+            return violation("I12", format!("a start, but it is paused until {:?}", self.paused_until));
+        }
+        if self.paused_until > Timestamp::ZERO {
+            self.paused(None, now);
+        }
+        if let Breaker::Open { until } = self.breaker {
+            if now < until {
+                return violation("I12", format!("a start, but the breaker is open until {until:?}"));
+            }
+            self.enter(Breaker::HalfOpen { under_way: 0, well: 0 });
+        }
+        if let Breaker::HalfOpen { under_way, well } = &mut self.breaker {
+            if *under_way + *well >= limits.breaker.probes {
+                return violation("I12", format!("a probe too many: {under_way} under way, {well} well"));
+            }
+            *under_way += 1;
+        }
+        if in_flight >= self.ramp(limits, now) {
+            return violation("ramp", format!("a start with {in_flight} in flight, above the ramp"));
+        }
+        if let (Some(rate), Some(last)) = (interval_ms(limits), self.last_start)
+            && millis(now.since(last)) + 1 < rate
+        {
+            return violation("rate", format!("a start {:?} after the one before", now.since(last)));
+        }
+        self.last_start = Some(now);
+        self.of_this.insert(sequence);
+        Ok(())
+    }
+
+    fn ramp(&self, limits: &Limits, now: Timestamp) -> usize {
+        let max = limits.concurrency_max;
+        match self.ramp_from {
+            Some(from) if now.since(from) < limits.ramp => {
+                let risen = (max as u64 - 1) * millis(now.since(from)) / millis(limits.ramp);
+                1 + risen as usize
+            }
+            _ => max,
+        }
+    }
+
+    /// An attempt has ended; none: it was not made.
+    pub fn ends(
+        &mut self,
+        limits: &Limits,
+        sequence: Sequence,
+        call: Option<&Call>,
+        turn: Option<Turn>,
+        now: Timestamp,
+    ) -> Result<(), Violation> {
+        let expected = self.turn(limits, sequence, call, now);
+        let turned = turn.map(|turn| matches!(turn, Turn::Opened { .. }));
+        if expected != turned {
+            return violation(
+                "breaker",
+                format!("it should turn {expected:?} and turns {turn:?} in {:?}", self.breaker),
+            );
+        }
+        match turn {
+            Some(Turn::Opened { until, .. }) => {
+                if until != now.after(limits.breaker.open_for) {
+                    return violation("breaker", format!("it opens until {until:?}"));
+                }
+                self.enter(Breaker::Open { until });
+            }
+            Some(Turn::Closed) => {
+                self.enter(Breaker::Closed);
+                self.ramp_from = self.ramp_from.max(Some(now));
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the end of a call opens the breaker (true), or closes it.
+    fn turn(&mut self, limits: &Limits, sequence: Sequence, call: Option<&Call>, now: Timestamp) -> Option<bool> {
+        if !self.of_this.remove(&sequence) {
+            return None;
+        }
+        let limits = &limits.breaker;
+        let slow = call.is_some_and(|call| call.latency >= limits.slow_call);
+        match (&mut self.breaker, call.map(|call| call.health)) {
+            (Breaker::HalfOpen { under_way, .. }, None | Some(Health::Burdened)) => {
+                *under_way = under_way.saturating_sub(1);
+                None
+            }
+            (Breaker::HalfOpen { .. }, Some(Health::Failing)) => Some(true),
+            (Breaker::HalfOpen { .. }, Some(Health::Well)) if slow => Some(true),
+            (Breaker::HalfOpen { under_way, well }, Some(Health::Well)) => {
+                *under_way = under_way.saturating_sub(1);
+                *well += 1;
+                (*well >= limits.probes).then_some(false)
+            }
+            (Breaker::Closed, Some(health)) => {
+                self.calls.push((now, health == Health::Failing, slow));
+                let tenth = (millis(limits.window) / 10).max(1);
+                let counted: Vec<_> = self.calls.iter().filter(|(at, ..)| at.0 / tenth + 10 > now.0 / tenth).collect();
+                let share = |n: usize| n as f64 / counted.len() as f64;
+                let failed = counted.iter().filter(|(_, failed, _)| *failed).count();
+                let slow = counted.iter().filter(|(.., slow)| *slow).count();
+                let bad =
+                    failed > 0 && share(failed) >= limits.failure_ratio || slow > 0 && share(slow) >= limits.slow_ratio;
+                let opens = bad && counted.len() >= limits.min_calls as usize && now >= self.kept_closed_until;
+                opens.then_some(true)
+            }
+            _ => None,
+        }
+    }
+
+    /// From when on one more may start, as far as time alone decides; none where something else must happen first.
+    pub fn opens_at(&self, limits: &Limits, in_flight: usize, limit: usize, now: Timestamp) -> Option<Timestamp> {
+        let mut at = self.paused_until;
+        match self.breaker {
+            Breaker::Open { until } => at = at.max(until),
+            Breaker::HalfOpen { under_way, well } if under_way + well >= limits.breaker.probes => return None,
+            _ => {}
+        }
+        if let (Some(rate), Some(last)) = (interval_ms(limits), self.last_start) {
+            at = at.max(Timestamp(last.0 + rate + 1));
+        }
+        // what the ramp holds back now comes with time, but one may always start
+        let held = in_flight >= limit || in_flight >= self.ramp(limits, now);
+        let never = limits.concurrency_max == 0 || at == Timestamp::NEVER || in_flight > 0 && held;
+        (!never).then_some(at)
+    }
+}
+
+fn interval_ms(limits: &Limits) -> Option<u64> {
+    limits.rate.map(|rate| 1000 / u64::from(rate.count()))
+}
