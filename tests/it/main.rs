@@ -21,6 +21,7 @@ mod hostile;
 mod intake;
 mod oauth2;
 mod operator;
+mod pace;
 mod process;
 mod quarantine;
 mod receiver;
