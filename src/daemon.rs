@@ -23,7 +23,7 @@ use crate::config::settings;
 use crate::dispatch::{self, Destination, Dispatcher, Question};
 use crate::event::DestinationId;
 use crate::intake::admission::{self, Admission};
-use crate::intake::{Bounds, Counts, Intake, SharedDoor, Source};
+use crate::intake::{Bounds, Counts, Intake, SharedIntake, Source};
 use crate::scheduler::Scheduler;
 use crate::store::{Door, Opened, Options, Store, Windows};
 use crate::upkeep;
@@ -52,7 +52,7 @@ pub struct Daemon {
     settings: Settings,
     clock: Clock,
     destinations: HashMap<DestinationId, Arc<Destination>>,
-    door: SharedDoor,
+    door: SharedIntake,
     questions: mpsc::Sender<Question>,
     store: Store,
     committer: std::thread::JoinHandle<()>,

@@ -36,7 +36,7 @@ use crate::config::settings::Scope;
 use crate::dispatch::{Destination, LineStatus, Question};
 use crate::event::{DestinationId, EventId, Sequence};
 use crate::intake::admission::Admission;
-use crate::intake::{Counts, Intake, SharedDoor};
+use crate::intake::{Counts, SharedIntake};
 use crate::store::{Store, StoreError};
 use crate::time::Timestamp;
 use crate::upkeep::Trend;
@@ -65,7 +65,7 @@ pub struct Admin {
     pub questions: mpsc::Sender<Question>,
     pub destinations: HashMap<DestinationId, Arc<Destination>>,
     pub admission: Arc<Admission>,
-    pub intake: SharedDoor,
+    pub intake: SharedIntake,
     pub counts: Arc<Counts>,
     /// The tokens, and what each opens.
     pub grants: Vec<Grant>,
@@ -172,11 +172,6 @@ async fn refuse_query(request: Request, next: Next) -> Response {
 }
 
 impl Admin {
-    /// The door that is in place.
-    fn intake(&self) -> Arc<Intake> {
-        self.intake.read().expect("no holder panics").clone()
-    }
-
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Failure> {
         let (to, answer) = oneshot::channel();
         let stopping = || Failure::unavailable("the daemon is stopping");

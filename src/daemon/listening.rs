@@ -6,7 +6,7 @@ use crate::config::settings;
 use crate::http::entrance::{self, Entrance};
 use crate::http::tls::{Files, Tls};
 use crate::http::{listener, seats, sockets};
-use crate::intake::SharedDoor;
+use crate::intake::SharedIntake;
 use crate::upkeep;
 use anyhow::{Context, anyhow, bail};
 use axum::{Extension, Router};
@@ -69,7 +69,7 @@ pub(super) fn tls(settings: &settings::Intake) -> anyhow::Result<Option<Arc<Tls>
 /// Serves intake on its sockets, each request by the door that is in place when it comes.
 pub(super) fn serve(
     listeners: Vec<TcpListener>,
-    door: &SharedDoor,
+    door: &SharedIntake,
     tls: Option<Arc<Tls>>,
     settings: &settings::Intake,
 ) -> Part {

@@ -84,6 +84,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("[store]", old.store == new.store),
         ("[[destination]]", old.destinations == new.destinations),
         ("[dlq]", old.dlq == new.dlq),
+        ("[quarantine]", old.quarantine == new.quarantine),
     ];
     sections.into_iter().filter(|(_, same)| !same).map(|(section, _)| section).collect()
 }

@@ -64,6 +64,7 @@ impl Entrance {
         let connections = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
+                biased; // who is not accepted any more waits for the next life
                 () = self.stop.cancelled() => break,
                 accepted = listener.accept() => accepted,
             };
@@ -76,8 +77,9 @@ impl Entrance {
                 }
             };
             let seat = tokio::select! {
-                () = self.stop.cancelled() => break,
+                biased; // and who is accepted is heard, if there is a seat
                 seat = self.seats.take(peer.ip().to_canonical()) => seat,
+                () = self.stop.cancelled() => break,
             };
             let Some(seat) = seat else {
                 tracing::debug!(address = %peer.ip(), "a connection beyond those of one address");

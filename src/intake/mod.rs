@@ -98,7 +98,7 @@ struct Fare {
 }
 
 /// Intake as requests find it; a reload puts another one in its place.
-pub type SharedDoor = Arc<RwLock<Arc<Intake>>>;
+pub type SharedIntake = Arc<RwLock<Arc<Intake>>>;
 
 #[derive(Debug)]
 pub struct Intake {

@@ -22,6 +22,7 @@ mod intake;
 mod oauth2;
 mod operator;
 mod order;
+mod pace;
 mod process;
 mod quarantine;
 mod receiver;

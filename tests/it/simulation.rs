@@ -17,7 +17,7 @@ use judge::Violation;
 use rig::Break;
 use world::World;
 
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 500;
 
 /// Runs one seed to its end; the number of attempts, or the step at which an invariant did not hold.
 fn run(world: &mut World) -> Result<u64, (usize, Violation)> {
