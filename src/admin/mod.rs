@@ -18,6 +18,7 @@ mod facts;
 mod failure;
 mod filter;
 mod health;
+mod interactions;
 mod known;
 mod metrics;
 mod notes;
@@ -130,6 +131,7 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(status::destination))
         .routes(routes!(ages::ages))
         .routes(routes!(events::show))
+        .routes(routes!(interactions::show))
         .route_layer(middleware::from_fn(refuse_query))
         .routes(routes!(events::list))
         .routes(routes!(dlq::list))

@@ -3,7 +3,7 @@
 use super::connector::Connector;
 use super::exchange::{self, HttpClient};
 use super::request::Common;
-use super::sequences::Sequences;
+use super::sequences::{Last, Sequences};
 use super::shutters::Shutters;
 use super::tally::Tally;
 use super::tls::{self, Trust};
@@ -11,7 +11,7 @@ use super::token::{Missing, Token, Tokens};
 use super::{credentials, request};
 use crate::config::settings::{self, DestinationAuth, OnDeadLetter, OrderMode};
 use crate::delivery::{Delivery, Reason};
-use crate::event::DestinationId;
+use crate::event::{DestinationId, Digest64};
 use crate::latency::Latency;
 use crate::rules::backoff::Retry;
 use crate::rules::staleness::{self, Course, OnStale};
@@ -126,6 +126,11 @@ impl Destination {
         why.unwrap_or_else(|| "the destination asked for it".to_owned())
     }
 
+    /// What was delivered last of an interaction, as far as that is remembered; none where `on_stale` is `deliver`.
+    pub fn last(&self, lane: Digest64) -> Option<Last> {
+        self.sequences.as_ref().and_then(|sequences| sequences.last(lane))
+    }
+
     /// The URL as it may be shown; none where events are held.
     pub fn url(&self) -> Option<String> {
         (self.policy.pace.concurrency_max > 0).then(|| self.common().url.to_string())
@@ -147,7 +152,7 @@ impl Destination {
         if self.ttl.is_over(delivery, now) {
             return Course::Bury(Reason::Expired);
         }
-        let last = self.sequences.as_ref().and_then(|sequences| sequences.last(delivery.event.lane()));
+        let last = self.last(delivery.event.lane());
         staleness::judge(self.on_stale, delivery, last.and_then(|last| last.newest()))
     }
 

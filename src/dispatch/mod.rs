@@ -26,7 +26,7 @@ use crate::delivery::Ticket;
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::rules::breaker;
 use crate::rules::retry_after::Wish;
-use crate::scheduler::{Line, Scheduler, Shut, Standing, Start, Step};
+use crate::scheduler::{Interaction, Line, Scheduler, Shut, Standing, Start, Step};
 use crate::store::{News, Store};
 use crate::time::Timestamp;
 use attempt::{Context, Landed};
@@ -80,6 +80,8 @@ pub enum Question {
     Lines(oneshot::Sender<HashMap<DestinationId, LineStatus>>),
     /// Where deliveries of pages or the delay tree stand, in the order of the question.
     Standings(Vec<(DestinationId, Digest64, Sequence)>, oneshot::Sender<Vec<Standing>>),
+    /// How an interaction stands with each destination, with at most so many of those that wait.
+    Interaction(Digest64, usize, oneshot::Sender<Vec<(DestinationId, Interaction)>>),
     /// What lies in the delay tree, with the due times under which it lies there.
     DelayTree(oneshot::Sender<Vec<(DestinationId, Sequence, Timestamp)>>),
 }
@@ -233,6 +235,10 @@ impl Dispatcher {
                     self.scheduler.line(*d).map_or(Standing::Queued, |line| line.standing(*lane, *sequence, now))
                 };
                 let _ = to.send(of.iter().map(standing).collect());
+            }
+            Question::Interaction(lane, waiting_max, to) => {
+                let lines = self.scheduler.lines();
+                let _ = to.send(lines.map(|(d, line)| (d, line.interaction(lane, waiting_max))).collect());
             }
             Question::DelayTree(to) => {
                 let lines = self.scheduler.lines();

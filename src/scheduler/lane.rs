@@ -177,6 +177,11 @@ impl Lane {
         &self.waiting
     }
 
+    /// Dead letters that hold the lane.
+    pub fn held_by(&self) -> &BTreeSet<Sequence> {
+        &self.held_by
+    }
+
     /// What this delivery waits for: one that goes before it and is not resolved.
     pub fn ahead_of(&self, sequence: Sequence) -> Option<Sequence> {
         let waits = self.waiting.iter().any(|w| w.sequence == sequence);

@@ -88,6 +88,17 @@ pub enum Standing {
     },
 }
 
+/// How an interaction stands with a destination, as far as it has been read ahead.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interaction {
+    pub in_flight: Option<Sequence>,
+    /// The first of those that wait, in their order.
+    pub waiting: Vec<Sequence>,
+    pub waiting_count: usize,
+    /// Dead letters that hold the others back.
+    pub held_by: Vec<Sequence>,
+}
+
 #[derive(Debug)]
 pub struct Line {
     pub(super) id: DestinationId,
@@ -349,6 +360,18 @@ impl Line {
             Some(w) if w.not_before > now && w.is_fresh() => Standing::Sorting { until: w.not_before },
             Some(w) if w.not_before > now => Standing::Delayed { until: w.not_before },
             _ => Standing::Queued,
+        }
+    }
+
+    /// How an interaction stands, with at most `waiting_max` of those that wait.
+    pub fn interaction(&self, lane: Digest64, waiting_max: usize) -> Interaction {
+        let Some(lane) = self.lanes.get(&LaneKey::Interaction(lane)) else { return Interaction::default() };
+        let waiting = lane.waiting();
+        Interaction {
+            in_flight: lane.in_flight().map(|w| w.sequence),
+            waiting: waiting.iter().take(waiting_max).map(|w| w.sequence).collect(),
+            waiting_count: waiting.len(),
+            held_by: lane.held_by().iter().copied().collect(),
         }
     }
 

@@ -12,7 +12,7 @@ mod pace;
 mod ready;
 
 pub use lane::LaneKey;
-pub use line::{DeadLetters, Line, Ordered, Policy, Standing, Start};
+pub use line::{DeadLetters, Interaction, Line, Ordered, Policy, Standing, Start};
 pub use pace::{Gate, Limits, Pace, Shut};
 
 use crate::delivery::Ticket;

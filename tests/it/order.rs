@@ -1,7 +1,7 @@
 //! Order by the times in the events: what comes too late, and what becomes of it.
 
-use crate::harness::{Bench, START, destination, let_pass};
-use crate::receiver::{Received, Receiver, status};
+use crate::harness::{Bench, START, destination, let_pass, wait_for};
+use crate::receiver::{Received, Receiver, held, status};
 use holdline::clock::Clock;
 use holdline::rules::backoff::Jitter;
 use holdline::rules::staleness::OnStale;
@@ -247,4 +247,30 @@ async fn what_was_tried_stays_before_what_happened_before_it() {
     bench.becomes(&second, "delivered").await;
     assert_eq!(sequences(&receiver, "k"), [1, 1, 2]);
     bench.sound().await;
+}
+
+#[tokio::test]
+async fn an_interaction_tells_what_was_last_what_is_under_way_and_what_waits() {
+    let receiver = Receiver::start(|r| if r.n == 1 { held(status(200)) } else { status(200) }).await;
+    let bench = Bench::start(receiver.to()).await;
+    let first = bench.accept("call-7", "1").await;
+    bench.reaches("/counters/delivered", 1).await;
+    let mut others = Vec::new();
+    for n in 2..5 {
+        others.push(bench.accept("call-7", &n.to_string()).await);
+    }
+    receiver.received(2).await;
+    let told = wait_for("all three are known", async || {
+        let told = bench.get("/v1/interactions/call-7").await;
+        (told["destinations"][0]["waiting_count"] == 2).then_some(told)
+    })
+    .await;
+    let at = &told["destinations"][0];
+    assert_eq!((&at["destination"], &at["last_delivered"]["id"]), (&json!("default"), &json!(first)));
+    assert_eq!(at["in_flight"], json!({"sequence": 2, "id": others[0]}));
+    assert_eq!(at["waiting"], json!([{"sequence": 3, "id": others[1]}, {"sequence": 4, "id": others[2]}]));
+    receiver.release(1);
+    bench.reaches("/counters/delivered", 4).await;
+    let none = bench.get("/v1/interactions/never-seen").await;
+    assert_eq!(none["destinations"][0]["last_delivered"], json!(null));
 }
