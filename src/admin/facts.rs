@@ -3,7 +3,7 @@
 use super::Admin;
 use crate::alert::Facts;
 use crate::rules::breaker;
-use crate::store::Tally;
+use crate::store::{Gap, Tally};
 use std::sync::atomic::Ordering;
 
 /// Refusals for which the sender can do nothing.
@@ -12,6 +12,12 @@ fn is_ours((status, _): (u16, &str)) -> bool {
 }
 
 impl Admin {
+    /// The last time in which events could not be accepted; none where there was none, or where it cannot be read.
+    pub(super) async fn last_gap(&self) -> Option<Gap> {
+        let newest = self.read(|store| store.gaps(u64::MAX, 1)).await.ok()?;
+        newest.into_iter().next().map(|(_, gap)| gap)
+    }
+
     /// None while the daemon starts or stops.
     pub async fn facts(&self) -> Option<Facts> {
         let lines = self.lines().await.ok()?;
@@ -33,6 +39,7 @@ impl Admin {
                 names.sort();
                 names
             },
+            gap: self.last_gap().await,
             heard: self.counts.heard(),
         })
     }

@@ -4,7 +4,7 @@ use super::access::Caller;
 use super::answers::Page;
 use super::object::Object;
 use super::{Failure, Shared, filter};
-use crate::store::{Change, Door};
+use crate::store::{Change, Door, Gap};
 use crate::time::Timestamp;
 use axum::Json;
 use axum::extract::{Query as QueryOf, State, rejection::JsonRejection, rejection::QueryRejection};
@@ -80,6 +80,17 @@ pub(super) struct GapItem {
     refused: u64,
 }
 
+impl GapItem {
+    pub(super) fn of(g: Gap) -> Self {
+        Self {
+            from: g.from.to_string(),
+            until: (g.until < Timestamp::NEVER).then(|| g.until.to_string()),
+            reason: g.reason,
+            refused: g.refused,
+        }
+    }
+}
+
 /// When events could not be accepted and why, the newest first
 #[utoipa::path(get, path = "/v1/gaps", tag = "notes", params(Newest), responses((status = 200, body = Page<GapItem>), Failure))]
 pub(super) async fn gaps(
@@ -88,12 +99,7 @@ pub(super) async fn gaps(
 ) -> Result<Json<Page<GapItem>>, Failure> {
     let (before, limit) = Newest::bounds(query)?;
     let found = admin.read(move |store| store.gaps(before, limit)).await?;
-    Ok(Json(page(found, limit, |g| GapItem {
-        from: g.from.to_string(),
-        until: (g.until < Timestamp::NEVER).then(|| g.until.to_string()),
-        reason: g.reason,
-        refused: g.refused,
-    })))
+    Ok(Json(page(found, limit, GapItem::of)))
 }
 
 /// Why intake is closed, and for how long.

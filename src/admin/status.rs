@@ -2,6 +2,7 @@
 
 use super::answers::Page;
 use super::explain::{self, Held};
+use super::notes::GapItem;
 use super::{Admin, Failure, Name, Shared};
 use crate::dispatch::LineStatus;
 use crate::event::DestinationId;
@@ -79,6 +80,8 @@ pub(super) struct Status {
     /// What stands between an acknowledged event and a power cut: `inode-sync`, `fdatasync` or `unsafe`.
     durability: &'static str,
     intake: IntakeState,
+    /// The last time in which events could not be accepted.
+    last_gap: Option<GapItem>,
     counters: Counters,
     queue: Queue,
     dlq: DeadLetters,
@@ -242,6 +245,7 @@ pub(super) async fn status(State(admin): Shared) -> Result<Json<Status>, Failure
         state,
         started_at: admin.started_at.to_string(),
         durability: admin.store.durability().word(),
+        last_gap: admin.last_gap().await.map(GapItem::of),
         intake: IntakeState { open: s.door == Door::Open, reason: s.door.code() },
         counters: Counters {
             accepted: totals.accepted,

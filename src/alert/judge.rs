@@ -8,6 +8,7 @@
 //! [`QUIET`].
 
 use crate::config::settings::{Alert, Condition};
+use crate::store::Gap;
 use crate::time::Timestamp;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -32,6 +33,8 @@ pub struct Facts {
     pub disk_full_in: Option<Duration>,
     /// Destinations whose breaker is not closed.
     pub breakers: Vec<String>,
+    /// The last time in which events could not be accepted.
+    pub gap: Option<Gap>,
     /// When each source was last heard of.
     pub heard: BTreeMap<String, Timestamp>,
 }
@@ -187,12 +190,27 @@ fn sight(condition: Condition, facts: &Facts, now: Timestamp, began: Timestamp) 
             let full = facts.disk_full_in.unwrap_or(Duration::MAX);
             lasts(full < within, format!("at this pace the disk is full in {}", whole(full.min(within))))
         }
+        Condition::Gap(above) => {
+            let holds = |gap: &&Gap| gap.length(now) > above && now.since(gap.until.min(now)) < QUIET;
+            let gap = facts.gap.as_ref();
+            lasts(gap.filter(holds).is_some(), gap.map(reconcile).unwrap_or_default())
+        }
         Condition::Silence(above) => {
             let silent = facts.heard.iter().filter(|(_, at)| now.since((**at).max(began)) > above);
             let silent: Vec<&str> = silent.map(|(name, _)| name.as_str()).collect();
             lasts(!silent.is_empty(), format!("nothing has come from {}", silent.join(", ")))
         }
     }
+}
+
+/// What a gap means to those who sent in it.
+fn reconcile(gap: &Gap) -> String {
+    let until = if gap.until == Timestamp::NEVER { "now".to_owned() } else { gap.until.to_string() };
+    format!(
+        "no event could be accepted from {} until {until} ({}). EventBridge sends again for 24 h, Open Messaging gives up \
+         after 85 s: reconcile these minutes with its source; see `holdline gaps`",
+        gap.from, gap.reason
+    )
 }
 
 #[cfg(test)]
@@ -208,6 +226,10 @@ mod tests {
     fn watch(on: &[Condition]) -> Watch {
         let to = crate::config::settings::AlertTo::Command(vec!["true".to_owned()]);
         Watch::new(&Alert { to, on: on.to_vec(), digest: DIGEST }, at(0))
+    }
+
+    fn gap(from: Timestamp, until: Timestamp) -> Gap {
+        Gap { from, until, reason: "crash".to_owned(), refused: 0 }
     }
 
     fn told(watch: &mut Watch, facts: &Facts, seconds: u64) -> Vec<(&'static str, Option<u64>)> {
@@ -264,6 +286,16 @@ mod tests {
         for (condition, facts, words) in [
             (Condition::DiskLow, Facts { closed: Some("disk_low"), ..Facts::default() }, Some("intake is closed")),
             (Condition::DiskLow, Facts { closed: Some("draining"), ..Facts::default() }, None),
+            (
+                Condition::Gap(Duration::from_secs(30)),
+                Facts { gap: Some(gap(at(4160), at(4195))), ..Facts::default() },
+                Some("85 s"),
+            ),
+            (
+                Condition::Gap(Duration::from_secs(30)),
+                Facts { gap: Some(gap(at(4170), at(4195))), ..Facts::default() },
+                None,
+            ),
             (Condition::BreakerOpen, Facts { breakers: vec!["crm".to_owned()], ..Facts::default() }, Some("crm;")),
             (Condition::BreakerOpen, Facts::default(), None),
             (Condition::DiskFull(hour), Facts { disk_full_in: Some(hour / 2), ..Facts::default() }, Some("30m")),

@@ -36,7 +36,13 @@ pub(super) fn screen(status: &Value, now: Timestamp, width: Option<usize>) -> St
         _ => String::new(),
     };
     let intake = match (item::is_set(status, "intake/open"), item::some_text(status, "intake/reason")) {
-        (true, _) => "open".to_owned(),
+        (true, _) => match item::some_text(status, "last_gap/until") {
+            Some(until) => {
+                let why = item::text(status, "last_gap/reason");
+                format!("open; last not accepting until {} ({why}), see holdline gaps", words::ago(until, now))
+            }
+            None => "open".to_owned(),
+        },
         (false, Some(reason)) => format!("CLOSED: {reason}"),
         (false, None) => "CLOSED".to_owned(),
     };

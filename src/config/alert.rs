@@ -56,7 +56,7 @@ fn condition(value: &Value<'_>) -> Option<Condition> {
     };
     found.or_else(|| {
         let known = "dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_full, \"queue_depth > 10000\", \
-                     \"oldest_age > 5m\", \"silence > 15m\", \"disk_full < 6h\"";
+                     \"oldest_age > 5m\", \"silence > 15m\", \"disk_full < 6h\", \"gap > 30s\"";
         value.wrong(format!("{} is not a condition", value.written()), format!("write one of {known}"))
     })
 }
@@ -69,6 +69,7 @@ fn parse(text: &str) -> Option<Condition> {
     match name {
         "queue_depth" => above(">")?.parse().ok().map(Condition::QueueDepth),
         "oldest_age" => above(">").and_then(time).map(Condition::OldestAge),
+        "gap" => above(">").and_then(time).map(Condition::Gap),
         "silence" => above(">").and_then(time).map(Condition::Silence),
         "disk_full" => above("<").and_then(time).map(Condition::DiskFull),
         _ if sign.is_some() => None,

@@ -283,6 +283,13 @@ pub struct Gap {
     pub refused: u64,
 }
 
+impl Gap {
+    /// How long it lasted, or has lasted.
+    pub fn length(&self, now: Timestamp) -> std::time::Duration {
+        self.until.min(now).since(self.from)
+    }
+}
+
 /// Bytes that were found damaged, kept as found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantined {

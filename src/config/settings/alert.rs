@@ -31,6 +31,8 @@ pub enum Condition {
     OldestAge(Duration),
     Silence(Duration),
     DiskFull(Duration),
+    /// Events could not be accepted for longer.
+    Gap(Duration),
 }
 
 impl Condition {
@@ -54,6 +56,7 @@ impl std::fmt::Display for Condition {
             Self::OldestAge(d) => write!(f, "oldest_age > {}", time(d)),
             Self::Silence(d) => write!(f, "silence > {}", time(d)),
             Self::DiskFull(d) => write!(f, "disk_full < {}", time(d)),
+            Self::Gap(d) => write!(f, "gap > {}", time(d)),
         }
     }
 }
