@@ -43,6 +43,9 @@ def find_load_tool(given):
     """The benchmark's binary, which also serves as load generator and sink (see benches/throughput)."""
     if given:
         return pathlib.Path(given).resolve()
+    built = os.environ.get("HOLDLINE_THROUGHPUT")
+    if built:
+        return pathlib.Path(built).resolve()
     build = subprocess.run(["cargo", "bench", "--bench", "throughput", "--no-run", "--message-format=json", "-q"],
                            cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     for line in build.stdout.splitlines():
