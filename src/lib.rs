@@ -19,11 +19,11 @@
 //! | level | room | purpose |
 //! |---|---|---|
 //! | 0 | [`time`], [`event`], [`delivery`] | the nouns |
-//! | 1 | [`rules`] | backoff, `Retry-After`, verdict: functions of their arguments |
+//! | 1 | [`rules`] | backoff, verdict, breaker, concurrency, rate, lateness: functions of their arguments |
 //! | 1 | [`profile`] | where the fields of an event lie in what a sender posts |
 //! | 1 | [`signature`] | whether a sender knows a secret: HMAC over what it sent |
-//! | 2 | [`scheduler`] | pure: what goes now, else when to ask again |
 //! | 1 | [`latency`] | how long things take, as histograms |
+//! | 2 | [`scheduler`] | pure: what goes now, else when to ask again |
 //! | 2 | [`clock`] | the only reader of time |
 //! | 2 | [`config`] | what an operator wrote -> settings as used |
 //! | 2 | [`http`] | the accept loop and the shape of answers |

@@ -43,7 +43,6 @@ use crate::time::Timestamp;
 use crate::upkeep::Trend;
 use axum::Router;
 use axum::extract::{FromRequestParts, Path, Request, State};
-
 use axum::http::header;
 use axum::http::request::Parts;
 use axum::middleware::{self, Next};
