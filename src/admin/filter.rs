@@ -64,6 +64,7 @@ pub(super) enum ReasonWord {
     Permanent,
     Expired,
     Stale,
+    Ambiguous,
     Manual,
 }
 

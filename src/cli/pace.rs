@@ -1,6 +1,6 @@
 //! `holdline pause`, `resume` and `breaker`: what an operator decides about calling a destination.
 
-use crate::cli::client::Admin;
+use crate::cli::client::{Admin, encoded};
 use crate::cli::reach::{Form, Reach};
 use crate::cli::{Failure, item, output, words};
 use clap::ValueEnum;
@@ -94,8 +94,8 @@ async fn decide(
     done: &str,
 ) -> Result<(), Failure> {
     let admin = Admin::of(reach)?;
-    let name: String = form_urlencoded::byte_serialize(destination.as_bytes()).collect();
-    let answer = admin.post(&format!("/v1/destinations/{name}/{what}"), &Value::Object(body)).await?;
+    let path = format!("/v1/destinations/{}/{what}", encoded(destination));
+    let answer = admin.post(&path, &Value::Object(body)).await?;
     match reach.shared.form() {
         Form::Json => output::json(&answer),
         Form::Table => {

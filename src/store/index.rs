@@ -3,7 +3,8 @@
 use super::detained::Detainees;
 use super::names::Names;
 use super::pages::Pages;
-use super::record::{Door, Hold, Stance, Totals};
+use super::record::{Door, Hold, Totals};
+use super::stance::Stance;
 use crate::delivery::{Delivery, DeliveryId};
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::time::Timestamp;

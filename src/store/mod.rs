@@ -45,6 +45,7 @@ mod recovery;
 mod repair;
 mod request;
 mod restore;
+mod stance;
 mod view;
 
 pub use ages::Ages;
@@ -52,10 +53,11 @@ pub use codec::Damaged;
 pub use detained::{Cause, Detained};
 pub use folder::{Durability, Free};
 pub use ledger::Windows;
-pub use record::{Audit, Door, Entry, Fixed, Gap, Hold, How, Pause, Position, Settlement, Stance, Tally, Totals};
+pub use record::{Audit, Door, Entry, Gap, Hold, How, Settlement, Tally, Totals};
 pub use recovery::Findings;
 pub use request::{Arrival, Change, DlqAction, News, Receipt, Transition};
 pub use restore::{Inventory, repair, restore, verify};
+pub use stance::{Fixed, Pause, Position, Stance};
 
 use crate::clock::Clock;
 use crate::event::{DestinationId, Event, Sequence};

@@ -3,7 +3,8 @@
 use super::StoreError;
 use super::backup::Tee;
 use super::detained::Detained;
-use super::record::{Door, Fixed, Gap, Pause};
+use super::record::{Door, Gap};
+use super::stance::{Fixed, Pause};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, Digest64, Event, EventId, Sequence};
 use crate::time::Timestamp;

@@ -7,8 +7,9 @@ use crate::store::StoreError;
 use crate::store::codec::{self, Kind};
 use crate::store::draft::Table;
 use crate::store::keys::{ALIVE, DOOR, number_key, stance_key};
-use crate::store::record::{Audit, Fixed, How};
+use crate::store::record::{Audit, How};
 use crate::store::request::{Change, News};
+use crate::store::stance::Fixed;
 
 /// So many entries of the audit, and so many gaps, are kept; the oldest go.
 const AUDIT_MAX: u64 = 100_000;
