@@ -425,11 +425,12 @@ async fn i18_bodies_together_are_bounded_and_the_sender_is_told_to_come_again() 
     })
     .await;
     let whole = message("POST", "/in/default", &[JSON], &[b' '; 9_000]);
-    let mut first = Connection::open(bench.intake).await;
-    first.send(&whole[..whole.len() - 1]).await;
-    let refused = wait_for("there is no room", async || {
+    // anew each time: the second may come before the first and be in its way
+    let (mut first, refused) = wait_for("there is no room", async || {
+        let mut first = Connection::open(bench.intake).await;
+        first.send(&whole[..whole.len() - 1]).await;
         let reply = bench.post(&[b' '; 5_000]).await;
-        (reply.status == 503).then_some(reply)
+        (reply.status == 503).then_some((first, reply))
     })
     .await;
     assert_eq!((refused.code().as_str(), refused.header("retry-after")), ("overloaded", Some("1")));
