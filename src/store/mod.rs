@@ -35,6 +35,7 @@ mod folder;
 mod index;
 mod keys;
 mod ledger;
+mod lookout;
 mod names;
 mod notes;
 mod page;

@@ -81,6 +81,16 @@ def make_workdir(parent, name):
     return path.resolve()
 
 
+def build_shim(workdir):
+    """The library that fails calls and steps clocks (shim.c), built into `workdir` -> its path, None without a compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if not compiler:
+        return None
+    library = pathlib.Path(workdir) / "shim.so"
+    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, ROOT / "tests/rigs/shim.c", "-ldl"], check=True)
+    return library
+
+
 def disk_bytes(folder):
     """Bytes that the files of a folder take on disk, as `du` counts them."""
     total = 0
@@ -155,13 +165,15 @@ class Daemon:
     def last_words(self):
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-8:])
 
-    def ask(self, path, timeout=10.0):
-        """GET from the admin API -> (status, body)."""
+    def ask(self, path, timeout=10.0, wish=None):
+        """GET from the admin API, or POST of `wish` as JSON -> (status, body)."""
         connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=timeout)
         try:
             token = self.data / "admin.token"
             headers = {"Authorization": f"Bearer {token.read_text().strip()}"} if token.exists() else {}
-            connection.request("GET", path, headers=headers)
+            body = None if wish is None else json.dumps(wish)
+            connection.request("GET" if wish is None else "POST", path, body,
+                               headers | ({} if wish is None else {"Content-Type": "application/json"}))
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:
@@ -429,6 +441,7 @@ def run_rig(name, run, seed):
         return run()
     except RigError as e:
         print(f"{name}: FAILED, seed {seed}: {e}", flush=True)
+        print_result(name, "", "FAILED", seed=seed)
         return 1
     except KeyboardInterrupt:
         print(f"{name}: interrupted", flush=True)
@@ -443,6 +456,12 @@ def print_row(**columns):
     print(" | ".join(name.ljust(widths[name]) for name in columns))
     print("-|-".join("-" * widths[name] for name in columns))
     print(" | ".join(str(value).ljust(widths[name]) for name, value in columns.items()), flush=True)
+
+
+def print_result(harness, faults_injected, verdict, **counts):
+    """The last line of a rig, for machines (all.py). `verdict`: held, FAILED or skipped; of `counts`, those named n, seed,
+    acknowledged, lost, duplicated and out_of_order have a column of their own."""
+    print(json.dumps({"harness": harness, "faults": faults_injected, "verdict": verdict, **counts}), flush=True)
 
 
 def print_faults(title, faults, shown=10):
