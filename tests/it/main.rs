@@ -24,6 +24,7 @@ mod operator;
 mod order;
 mod pace;
 mod process;
+mod proof;
 mod quarantine;
 mod receiver;
 mod recovery;

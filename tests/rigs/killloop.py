@@ -336,6 +336,12 @@ def report(ledgers, options, during_start, faults, duplicates):
         "verdict": "FAILED" if any(faults.values()) else "held"})
 
 
+def print_result(ledgers, options, faults, count):
+    common.print_result("killloop", "SIGKILL, 503, 429, cut connections", "FAILED" if any(faults.values()) else "held",
+                        n=len(ledgers.kills), seed=options.seed, acknowledged=len(ledgers.accepted),
+                        lost=len(faults["lost"]), duplicated=count, out_of_order=len(faults["order"]))
+
+
 def parse_arguments():
     p = argparse.ArgumentParser(description="kill the daemon again and again (see the file's head)")
     p.add_argument("--bin", help="default: target/release/holdline")
@@ -360,11 +366,13 @@ def run_and_judge(options):
     ledgers, status, during_start = asyncio.run(run(binary, workdir, options))
     faults, duplicates = judge(ledgers, status, options)
     report(ledgers, options, during_start, faults, duplicates)
-    if any(faults.values()):
+    failed = any(faults.values())
+    if failed:
         print(f"kept for a look: {workdir}")
-        return 1
-    shutil.rmtree(workdir)
-    return 0
+    else:
+        shutil.rmtree(workdir)
+    print_result(ledgers, options, faults, duplicates[0])
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -339,6 +339,7 @@ def run_and_judge(options):
     reason = cannot_run()
     if reason:
         print(f"powercut: skipped: {reason}")
+        common.print_result("powercut", "", "skipped")
         return 0
     binary = common.find_binary(options.bin)
     workdir = common.make_workdir(options.workdir, "powercut")
@@ -357,6 +358,8 @@ def run_and_judge(options):
         "had to be there": tally.had_to_be_there, "cuts failed": tally.failed,
         "verdict": ("loss seen, as expected" if passed else "FAILED: no loss seen") if options.expect_loss
         else ("held" if passed else "FAILED")})
+    common.print_result("powercut", f"power cut, {options.fs}{unsafe}", "held" if passed else "FAILED", n=tally.cuts,
+                        seed=options.seed, acknowledged=tally.acknowledged, cuts_failed=tally.failed)
     return 0 if passed else 1
 
 

@@ -160,6 +160,8 @@ def run(options):
         "disk MB min / median / max": " / ".join(f"{f(disk):.0f}" for f in (min, statistics.median, max)),
         "memory MB max": round(max(s["memory"] for s in samples) / MB),
         "descriptors max": max(s["files"] for s in samples), "verdict": "FAILED" if faults else "held"})
+    common.print_result("soak", "none, for long", "FAILED" if faults else "held", n=1,
+                        acknowledged=status["counters"]["accepted"])
     return 1 if faults else 0
 
 
