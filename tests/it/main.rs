@@ -28,6 +28,7 @@ mod proof;
 mod quarantine;
 mod receiver;
 mod recovery;
+mod redrive;
 mod service;
 mod simulation;
 mod store;
