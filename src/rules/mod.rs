@@ -5,6 +5,7 @@ pub mod breaker;
 pub mod call;
 pub mod concurrency;
 pub mod gcra;
+pub mod lateness;
 pub mod pattern;
 pub mod quota;
 pub mod ramp;
