@@ -4,7 +4,7 @@
 //! posting, and the destination goes on. An acknowledgement is measured from the moment at which its event was due, so
 //! that a sender which had to wait for an answer does not hide how long the others would have waited.
 
-use crate::body::{INTERACTIONS, run_name};
+use crate::body::INTERACTIONS;
 use crate::connection::{Client, Connection};
 use crate::server;
 use anyhow::Result;
@@ -32,6 +32,9 @@ pub(crate) struct Arguments {
     /// How long an answer takes at first.
     #[arg(long, default_value_t = 0)]
     latency_ms: u64,
+    /// Names the run: the ids of its events follow from it.
+    #[arg(long)]
+    seed: u64,
 }
 
 /// A highest number of each interaction is kept in so many places.
@@ -59,7 +62,7 @@ impl Paced {
     fn new(arguments: &Arguments) -> Self {
         let zero = || AtomicU64::new(0);
         Self {
-            run: run_name(),
+            run: format!("seed{}", arguments.seed),
             begin: Instant::now(),
             rate: arguments.rate,
             over: AtomicBool::new(false),
