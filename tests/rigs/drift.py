@@ -29,8 +29,8 @@ import common
 FAST_MS, SLOW_MS = 50, 2000
 SLOW_CALL_MS, TIMEOUT_S = 1000, 5
 P99_RATIO_MAX = 2.0
-# Below it a percentile says more about the scheduling of two busy cores than about the intake.
-P99_FLOOR_MS = 20.0
+# Below it a percentile says more about the scheduling of two busy cores than about the intake; more so in CI.
+P99_FLOOR_MS, P99_FLOOR_SHORT_MS = 20.0, 100.0
 
 
 class Paced:
@@ -134,7 +134,7 @@ def judge(run, back, status, attempts):
     faults, o = [], run.options
     p99 = {phase: statistics.median(run.of(phase, "p99")) for phase in ("before", "slow", "after")}
     for phase in ("slow", "after"):
-        if p99[phase] > max(P99_RATIO_MAX * p99["before"], P99_FLOOR_MS):
+        if p99[phase] > max(P99_RATIO_MAX * p99["before"], o.p99_floor):
             faults.append(f"the intake's p99 went from {p99['before']:.1f} to {p99[phase]:.1f} ms ({phase})")
     last = run.samples[-1]["line"]
     if last["refused"] or last["backwards"]:
@@ -250,6 +250,7 @@ def parse_arguments():
         options.rate, options.at_once, options.every = 1_000, 256, 2
         options.window, options.open_for, options.ramp = 2, 2, 3
         options.start, options.before, options.slow, options.after = 3, 5, 14, 30
+    options.p99_floor = P99_FLOOR_SHORT_MS if options.short else P99_FLOOR_MS
     return options
 
 
