@@ -97,7 +97,7 @@ impl Daemon {
         let counts = Arc::new(Counts::default());
         upkeep::since_last_time(&store, clock.now()).await?;
         let upkeep = Part::new();
-        let (trend, beyond) = care::look_after(&upkeep, &store, &clock, &settings, &admission, &counts);
+        let (trend, beyond) = care::look_after(&upkeep, &store, &clock, &settings, &admission, &counts, &destinations);
         counts.knows(settings.sources.iter().map(|s| &s.name));
         let door = door(&store, &clock, &settings, &destinations, admission.clone(), counts.clone())?;
         let door = Arc::new(RwLock::new(Arc::new(door)));

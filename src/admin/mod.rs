@@ -26,6 +26,7 @@ mod object;
 mod pace;
 mod pending;
 mod quarantine;
+mod redrive;
 mod socket;
 mod status;
 
@@ -131,6 +132,7 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(ages::ages))
         .routes(routes!(events::show))
         .routes(routes!(interactions::show))
+        .routes(routes!(redrive::list))
         .route_layer(middleware::from_fn(refuse_query))
         .routes(routes!(events::list))
         .routes(routes!(dlq::list))
@@ -140,7 +142,8 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(quarantine::list))
         .route_layer(guard(Scope::Read));
     let operate = OpenApiRouter::new()
-        .routes(routes!(dlq::redrive))
+        .routes(routes!(redrive::redrive))
+        .routes(routes!(redrive::stop))
         .routes(routes!(dlq::purge))
         .routes(routes!(notes::open))
         .routes(routes!(notes::close))

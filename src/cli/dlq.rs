@@ -4,7 +4,7 @@ use crate::cli::client::{Admin, encoded, with_query};
 use crate::cli::filter::{self, DeadFilter, Filter, Pages};
 use crate::cli::reach::{Form, Reach};
 use crate::cli::table::{Column, Table};
-use crate::cli::{Failure, events, item, output, words};
+use crate::cli::{Failure, events, item, output, redrive, words};
 use crate::time::Timestamp;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde_json::{Map, Value, json};
@@ -29,6 +29,10 @@ enum What {
     Show(Show),
     /// Send dead letters again; they go ahead of later events of their interaction
     Redrive(Redrive),
+    /// Show how far redrives with --rate or --canary have come, and how the last ones ended
+    Redrives,
+    /// Stop the redrive of a destination; what it has not come to stays dead
+    Stop(Stop),
     /// Discard dead letters for good
     Purge(Purge),
     /// Print dead letters with their bodies, one JSON object a line
@@ -94,6 +98,15 @@ struct Choice {
 struct Redrive {
     #[command(flatten)]
     choice: Choice,
+    #[command(flatten)]
+    pace: redrive::Pace,
+}
+
+#[derive(Debug, clap::Args)]
+struct Stop {
+    /// The destination
+    #[arg(value_name = "DESTINATION")]
+    destination: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -134,14 +147,19 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             crate::cli::download::lines(&admin, &path, export.to.as_deref()).await
         }
         What::Redrive(redrive) => {
-            let answer = change(&admin, "/v1/dlq/redrive", &redrive.choice).await?;
-            told(&answer, &redrive.choice, "would be sent again", "queued again", form)
+            let answer = change(&admin, "/v1/dlq/redrive", &redrive.choice, redrive.pace.fields()).await?;
+            match item::list(&answer, "redrives") {
+                [] => told(&answer, &redrive.choice, "would be sent again", "queued again", form),
+                begun => redrive::follow(&admin, begun, &redrive.pace, form).await,
+            }
         }
+        What::Redrives => redrive::list(&admin, form).await,
+        What::Stop(stop) => redrive::stop(&admin, &stop.destination, form).await,
         What::Purge(purge) => {
             if !purge.choice.dry_run && !purge.yes {
                 confirm(&admin, &purge.choice).await?;
             }
-            let answer = change(&admin, "/v1/dlq/purge", &purge.choice).await?;
+            let answer = change(&admin, "/v1/dlq/purge", &purge.choice, Map::new()).await?;
             told(&answer, &purge.choice, "would be discarded", "discarded", form)
         }
     }
@@ -238,8 +256,9 @@ fn story(letter: &Value, now: Timestamp) -> String {
 }
 
 /// Asks for a change of the chosen dead letters, a dry run where that is all that is wanted.
-async fn change(admin: &Admin, path: &str, choice: &Choice) -> Result<Value, Failure> {
+async fn change(admin: &Admin, path: &str, choice: &Choice, more: Map<String, Value>) -> Result<Value, Failure> {
     let mut request = choice.request();
+    request.extend(more);
     request.insert("dry_run".to_owned(), json!(choice.dry_run));
     let spinner = ProgressBar::new_spinner().with_message("waiting for the daemon");
     spinner.set_draw_target(ProgressDrawTarget::stderr());

@@ -21,6 +21,7 @@ pub mod output;
 pub mod pace;
 pub mod quarantine;
 pub mod reach;
+mod redrive;
 pub mod send;
 pub mod serve;
 pub mod signals;
@@ -208,6 +209,9 @@ mod tests {
             "holdline dlq show 0190 --body",
             "holdline dlq redrive a b --destination crm --dry-run",
             "holdline dlq redrive --all",
+            "holdline dlq redrive --destination crm --rate 50/s --canary --detach",
+            "holdline dlq redrives",
+            "holdline dlq stop crm",
             "holdline dlq purge --type v2.* --yes",
             "holdline quarantine list --limit 5",
             "holdline quarantine verify --source genesys --dry-run",

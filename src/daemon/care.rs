@@ -5,10 +5,13 @@ use crate::admin::Admin;
 use crate::alert;
 use crate::clock::Clock;
 use crate::config::Settings;
+use crate::dispatch::Destination;
+use crate::event::DestinationId;
 use crate::intake::Counts;
 use crate::intake::admission::Admission;
 use crate::store::Store;
 use crate::upkeep::{self, Trend};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -20,6 +23,7 @@ pub(super) fn look_after(
     settings: &Settings,
     admission: &Arc<Admission>,
     counts: &Arc<Counts>,
+    destinations: &HashMap<DestinationId, Arc<Destination>>,
 ) -> (Arc<Trend>, Arc<AtomicU64>) {
     let (trend, beyond) = (Arc::new(Trend::default()), Arc::new(AtomicU64::new(0)));
     let of = || (store.clone(), clock.clone(), part.stop.clone());
@@ -33,6 +37,8 @@ pub(super) fn look_after(
     part.tasks.spawn(upkeep::watch_dlq(store, settings.dlq.clone(), clock, beyond.clone(), stop));
     let (store, clock, stop) = of();
     part.tasks.spawn(upkeep::watch_quarantine(store, settings.quarantine.clone(), clock, stop));
+    let (store, clock, stop) = of();
+    part.tasks.spawn(upkeep::watch_redrives(store, clock, destinations.clone(), stop));
     (trend, beyond)
 }
 

@@ -8,6 +8,7 @@ use super::shutters::Shutters;
 use super::tally::Tally;
 use super::tls::{self, Trust};
 use super::token::{Missing, Token, Tokens};
+use super::trials::Trials;
 use super::{credentials, request};
 use crate::config::settings::{self, DestinationAuth, OnDeadLetter, OrderMode};
 use crate::delivery::Delivery;
@@ -42,6 +43,8 @@ pub struct Destination {
     pub latency: Latency,
     /// From acceptance to delivery.
     pub end_to_end: Latency,
+    /// Redriven deliveries that decide how their redrive goes on.
+    pub trials: Trials,
     pub(super) client: HttpClient,
     pub(super) tokens: Option<Tokens>,
     pub(super) success: Option<Success>,
@@ -84,6 +87,7 @@ impl Destination {
             attempts: Tally::default(),
             latency: Latency::default(),
             end_to_end: Latency::default(),
+            trials: Trials::default(),
             client: client(settings)?,
             tokens: tokens(settings)?,
             success: settings.success.clone(),

@@ -16,6 +16,7 @@ mod stance;
 mod tally;
 mod tls;
 mod token;
+mod trials;
 mod wire;
 
 pub use destination::{Destination, Reread};
@@ -26,6 +27,7 @@ use crate::clock::Clock;
 use crate::delivery::Ticket;
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::rules::breaker;
+use crate::rules::canary::End;
 use crate::rules::retry_after::Wish;
 use crate::scheduler::{Interaction, Line, Scheduler, Shut, Standing, Start, Step};
 use crate::store::{News, Store};
@@ -219,7 +221,12 @@ impl Dispatcher {
                 }
             }
             News::Purged(ids) => {
-                ids.iter().for_each(|(id, lane)| self.scheduler.purged(id.destination, *lane, id.sequence));
+                for (id, lane) in ids {
+                    self.scheduler.purged(id.destination, lane, id.sequence);
+                    if let Some(destination) = self.destinations.get(&id.destination) {
+                        destination.trials.tell(id.sequence, End::Gone);
+                    }
+                }
             }
         }
     }

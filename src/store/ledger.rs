@@ -380,4 +380,5 @@ enum Known {
 mod detention;
 mod letters;
 mod operator;
+mod redrive;
 mod upkeep;

@@ -27,6 +27,7 @@ mod process;
 mod quarantine;
 mod receiver;
 mod recovery;
+mod redrive;
 mod service;
 mod simulation;
 mod store;
