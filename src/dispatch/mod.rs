@@ -23,6 +23,7 @@ mod wire;
 pub use destination::{Destination, Reread};
 pub use destinations::{Destinations, Known};
 pub use restore::restore;
+pub use sequences::Sequences;
 
 use crate::clock::Clock;
 use crate::delivery::Ticket;
