@@ -166,7 +166,7 @@ pub(super) async fn redrive(
     let selection = Selection { ids: wish.ids, destination: wish.destination, filter: wish.filter, dry_run };
     let mut ids = dlq::select(&admin, selection).await?;
     // nobody would deliver to a destination that is no longer configured
-    ids.retain(|id| admin.destinations.contains_key(&id.destination));
+    ids.retain(|id| admin.destinations.has(id.destination));
     let matched = ids.len();
     let (mut done, mut redrives) = (0, Vec::new());
     if dry_run {

@@ -4,12 +4,11 @@ use crate::cli::client::{Admin, encoded, with_query};
 use crate::cli::filter::{self, DeadFilter, Filter, Pages};
 use crate::cli::reach::{Form, Reach};
 use crate::cli::table::{Column, Table};
-use crate::cli::{Failure, events, item, output, redrive, words};
+use crate::cli::{Failure, confirm, events, item, output, redrive, words};
 use crate::time::Timestamp;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
 /// Arguments of `holdline dlq`.
@@ -157,7 +156,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         What::Stop(stop) => redrive::stop(&admin, &stop.destination, form).await,
         What::Purge(purge) => {
             if !purge.choice.dry_run && !purge.yes {
-                confirm(&admin, &purge.choice).await?;
+                ask_first(&admin, &purge.choice).await?;
             }
             let answer = change(&admin, "/v1/dlq/purge", &purge.choice, Map::new()).await?;
             told(&answer, &purge.choice, "would be discarded", "discarded", form)
@@ -291,24 +290,11 @@ fn told(answer: &Value, choice: &Choice, would: &str, did: &str, form: Form) -> 
     Ok(())
 }
 
-async fn confirm(admin: &Admin, choice: &Choice) -> Result<(), Failure> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::Usage("nobody is here to confirm: add --yes, or --dry-run to see how many it is".into()));
-    }
+async fn ask_first(admin: &Admin, choice: &Choice) -> Result<(), Failure> {
     let mut request = choice.request();
     request.insert("dry_run".to_owned(), json!(true));
     let answer = admin.post("/v1/dlq/purge", &Value::Object(request)).await?;
-    let letters = words::counted(item::number(&answer, "matched"), "dead letter");
-    let mut err = std::io::stderr();
-    write!(err, "Discard {letters} for good? [y/N] ")
-        .and_then(|()| err.flush())
-        .map_err(|e| Failure::io("cannot ask", e))?;
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line).map_err(|e| Failure::io("cannot read the answer", e))?;
-    match line.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(Failure::Operation("nothing was discarded".into())),
-    }
+    confirm::discard(&words::counted(item::number(&answer, "matched"), "dead letter"))
 }
 
 #[cfg(test)]

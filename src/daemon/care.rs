@@ -5,13 +5,11 @@ use crate::admin::Admin;
 use crate::alert;
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::dispatch::Destination;
-use crate::event::DestinationId;
+use crate::dispatch::Destinations;
 use crate::intake::Counts;
 use crate::intake::admission::Admission;
 use crate::store::Store;
 use crate::upkeep::{self, Trend};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -23,7 +21,7 @@ pub(super) fn look_after(
     settings: &Settings,
     admission: &Arc<Admission>,
     counts: &Arc<Counts>,
-    destinations: &HashMap<DestinationId, Arc<Destination>>,
+    destinations: &Destinations,
 ) -> (Arc<Trend>, Arc<AtomicU64>) {
     let (trend, beyond) = (Arc::new(Trend::default()), Arc::new(AtomicU64::new(0)));
     let of = || (store.clone(), clock.clone(), part.stop.clone());

@@ -4,7 +4,7 @@
 //! What has not been redriven stays a dead letter, whatever ends it.
 
 use crate::clock::Clock;
-use crate::dispatch::Destination;
+use crate::dispatch::{Destination, Destinations};
 use crate::event::{DestinationId, Sequence};
 use crate::rules::canary::{Canary, End};
 use crate::rules::gcra::Gcra;
@@ -12,7 +12,6 @@ use crate::store::{Change, Redrive, RedriveEnded, Store, StoreError};
 use crate::time::Timestamp;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -32,12 +31,7 @@ struct Run {
 }
 
 /// Takes redrives further until `stop`.
-pub async fn watch_redrives(
-    store: Store,
-    clock: Clock,
-    destinations: HashMap<DestinationId, Arc<Destination>>,
-    stop: CancellationToken,
-) {
+pub async fn watch_redrives(store: Store, clock: Clock, destinations: Destinations, stop: CancellationToken) {
     let mut runs = HashMap::new();
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -45,10 +39,10 @@ pub async fn watch_redrives(
         let mut going: HashMap<_, _> = store.redrives().into_iter().filter(|(_, redrive)| redrive.goes_on()).collect();
         runs.retain(|d, run: &mut Run| going.get(d).is_some_and(|redrive| redrive.begun == run.begun));
         for (d, redrive) in going.drain() {
-            let Some(destination) = destinations.get(&d) else { continue };
+            let Some(destination) = destinations.get(d) else { continue };
             let run = match runs.entry(d) {
                 Entry::Occupied(run) => run.into_mut(),
-                Entry::Vacant(place) => match Run::of(&store, destination, &redrive).await {
+                Entry::Vacant(place) => match Run::of(&store, &destination, &redrive).await {
                     Ok(run) => place.insert(run),
                     Err(error) => {
                         tracing::error!(destination = destination.name, %error, "the list of a redrive cannot be read; it is stopped");
@@ -60,7 +54,7 @@ pub async fn watch_redrives(
                     }
                 },
             };
-            if run.go_on(&store, &clock, destination).await.is_err() {
+            if run.go_on(&store, &clock, &destination).await.is_err() {
                 return;
             }
         }

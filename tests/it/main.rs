@@ -29,6 +29,7 @@ mod quarantine;
 mod receiver;
 mod recovery;
 mod redrive;
+mod reload;
 mod service;
 mod simulation;
 mod store;

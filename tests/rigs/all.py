@@ -65,14 +65,10 @@ def run_one(name, arguments, limit, log):
     return result, time.monotonic() - begin
 
 
-def print_table(rows):
-    heads = ["harness", "faults injected", *(c.replace("_", " ") for c in COLUMNS), "verdict", "seconds"]
-    table = [[r["harness"], r.get("faults", ""), *("" if r.get(c) is None else f"{r[c]}" for c in COLUMNS), r["verdict"],
-              f"{seconds:.0f}"] for r, seconds in rows]
-    widths = [max(len(row[i]) for row in [heads, *table]) for i in range(len(heads))]
-    for row in [heads, ["-" * w for w in widths], *table]:
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |")
-    sys.stdout.flush()
+def row(result, seconds):
+    counts = {c.replace("_", " "): "" if result.get(c) is None else result[c] for c in COLUMNS}
+    return {"harness": result["harness"], "faults injected": result.get("faults", ""), **counts,
+            "verdict": result["verdict"], "seconds": round(seconds)}
 
 
 def run(options):
@@ -90,7 +86,7 @@ def run(options):
             log = options.log / f"{name}-{number + 1}.log"
             rows.append(run_one(name, arguments, SHORT_LIMIT_S if form == "--short" else LONG_LIMIT_S, log))
     print()
-    print_table(rows)
+    common.print_table([row(*r) for r in rows])
     failed = [r["harness"] for r, _ in rows if r["verdict"].startswith("FAILED")]
     common.print_result("all", "", "FAILED" if failed else "held", n=len(rows), seed=options.seed, failed=failed)
     return 1 if failed else 0
