@@ -224,6 +224,9 @@ def run_and_judge(options):
         "requests at once before / least / at the end": f"{statistics.median(run.of('before', 'limit')):.0f} / "
         f"{min(slow)} / {run.of('after', 'limit')[-1]}", "most waiting": max(s["waiting"] for s in run.samples),
         "out of order": run.samples[-1]["line"]["backwards"], "verdict": "FAILED" if faults else "held"})
+    common.print_result("drift", "a destination grows slow", "FAILED" if faults else "held", n=1, seed=options.seed,
+                        acknowledged=run.samples[-1]["line"]["acknowledged"],
+                        out_of_order=run.samples[-1]["line"]["backwards"])
     return 1 if faults else 0
 
 
