@@ -83,7 +83,9 @@ pub(super) fn gather(
         Some((entries, next)) => (entries, Some(next)),
         None => (Vec::new(), None),
     };
-    let mut sequences: BTreeMap<Sequence, Option<Entry>> = entries.into_iter().map(|(s, e)| (s, Some(e))).collect();
+    let examined_row = entries.len();
+    let remembered = entries.into_iter().filter(|(_, entry)| !entry.is_erased());
+    let mut sequences: BTreeMap<Sequence, Option<Entry>> = remembered.map(|(s, e)| (s, Some(e))).collect();
     let end = row_end.unwrap_or(Sequence(u64::MAX));
     let first = DeliveryId { sequence: from, destination: DestinationId(0) };
     let (mut delayed, mut dead) = (BTreeSet::new(), BTreeSet::new());
@@ -101,7 +103,7 @@ pub(super) fn gather(
     for sequence in delayed.iter().chain(&dead) {
         sequences.entry(*sequence).or_default();
     }
-    let examined = sequences.len();
+    let examined = examined_row.max(sequences.len());
     let mut known = Vec::new();
     for (sequence, entry) in sequences {
         let lies = [delayed.contains(&sequence), dead.contains(&sequence)];
@@ -149,7 +151,8 @@ fn unless_damaged<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreErro
 
 /// All that the store knows of an event; none where that is nothing.
 pub(super) fn know(store: &Store, tree: &DelayTree, sequence: Sequence) -> Result<Option<Known>, StoreError> {
-    let entry = store.entry(sequence)?;
+    // of what was erased there is nothing to tell
+    let entry = store.entry(sequence)?.filter(|entry| !entry.is_erased());
     let paged = store.left_in_page(sequence);
     let mut event = if paged.is_empty() { None } else { unless_damaged(store.event(sequence))?.flatten() };
     let mut places: BTreeMap<DestinationId, Lies> = BTreeMap::new();

@@ -11,6 +11,7 @@ mod changes;
 mod dashboard;
 mod dlq;
 mod document;
+mod erase;
 mod events;
 mod explain;
 mod export;
@@ -149,6 +150,7 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(pace::resume))
         .routes(routes!(pace::breaker))
         .routes(routes!(pending::discard))
+        .routes(routes!(erase::erase))
         .route_layer(middleware::from_fn(refuse_query))
         .routes(routes!(changes::retry))
         .routes(routes!(changes::discard))

@@ -378,6 +378,7 @@ enum Known {
 }
 
 mod detention;
+mod erase;
 mod letters;
 mod operator;
 mod upkeep;

@@ -119,7 +119,7 @@ impl Ledger<'_> {
         Ok(())
     }
 
-    fn give_up(&mut self, id: DeliveryId, record: Result<Event, Damaged>) -> Result<(), StoreError> {
+    pub(super) fn give_up(&mut self, id: DeliveryId, record: Result<Event, Damaged>) -> Result<(), StoreError> {
         let place = Place::Page;
         match record {
             Ok(event) => {
