@@ -182,6 +182,11 @@ impl Admin {
         answer.await.map_err(|_| stopping())
     }
 
+    /// Returns once what lay here before the start is known.
+    async fn has_started(&self) -> Result<(), Failure> {
+        self.ask(|to| Question::Standings(Vec::new(), to)).await.map(drop)
+    }
+
     async fn lines(&self) -> Result<HashMap<DestinationId, LineStatus>, Failure> {
         self.ask(Question::Lines).await
     }

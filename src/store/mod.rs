@@ -30,6 +30,7 @@ mod committer;
 mod dense;
 mod detained;
 mod draft;
+mod dues;
 mod engine;
 mod erase;
 mod folder;
@@ -46,6 +47,7 @@ mod recovery;
 mod repair;
 mod request;
 mod restore;
+mod spans;
 mod stance;
 mod view;
 

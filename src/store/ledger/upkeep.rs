@@ -63,6 +63,7 @@ impl Ledger<'_> {
             self.draft.delete(Table::Settled, number_key(head));
             self.index.totals.settled_head = head + row.span() as u64;
             self.tail.settled.forget_before(self.index.totals.settled_head);
+            self.index.spans.forget_before(self.index.totals.settled_head);
             self.changed = true;
             not_before = Timestamp::ZERO;
         }
