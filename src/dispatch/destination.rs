@@ -153,6 +153,13 @@ impl Destination {
         self.sequences.as_ref().and_then(|sequences| sequences.last(lane))
     }
 
+    /// Forgets what was delivered of an interaction.
+    pub fn forget(&self, lane: Digest64) {
+        if let Some(sequences) = &self.sequences {
+            sequences.forget(lane);
+        }
+    }
+
     /// The URL as it may be shown; none where events are held.
     pub fn url(&self) -> Option<String> {
         (self.policy.pace.concurrency_max > 0).then(|| self.common().url.to_string())

@@ -14,6 +14,7 @@ mod cli;
 mod dashboard;
 mod delivery;
 mod document;
+mod erase;
 mod events;
 mod fuzz;
 mod harness;
