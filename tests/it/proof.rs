@@ -76,3 +76,24 @@ fn a_test_named_for_a_promise_stands_in_its_row_or_another_of_that_promise_does(
         }
     }
 }
+
+#[test]
+fn each_break_on_purpose_still_applies_and_has_a_harness_that_must_notice_it() {
+    let folder = root().join("tests/mutants");
+    let runner = std::fs::read_to_string(folder.join("run.py")).unwrap();
+    let patches = files(&folder, ".patch");
+    assert!(patches.len() >= 5);
+    for patch in patches {
+        let name = patch.file_stem().unwrap().to_string_lossy().into_owned();
+        assert!(runner.contains(&format!("    \"{name}\": (")), "{name} has no row in run.py");
+        // outside of any repository, so that neither the index nor a folder above it counts
+        let checked = std::process::Command::new("git")
+            .args(["apply", "--check"])
+            .arg(&patch)
+            .current_dir(root())
+            .env("GIT_DIR", "/nonexistent")
+            .output()
+            .unwrap();
+        assert!(checked.status.success(), "{name} does not apply: {}", String::from_utf8_lossy(&checked.stderr));
+    }
+}

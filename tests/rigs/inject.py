@@ -497,11 +497,11 @@ class Rig:
                 await self.try_one(injection)
         await asyncio.gather(*(worker() for _ in range(self.options.jobs)))
 
-    async def sweep_strace(self, life, call, fault):
+    async def sweep_strace(self, what):
         at, misses = 0, 0
         while misses < STRACE_MISSES:
             at += 1
-            misses = 0 if await self.try_one(Injection("strace", life, call, fault, at)) else misses + 1
+            misses = 0 if await self.try_one(dataclasses.replace(what, at=at)) else misses + 1
 
     async def run(self):
         options, rng = self.options, random.Random(self.options.seed)
@@ -518,24 +518,27 @@ class Rig:
             for call, count in sorted(counts.items()):
                 # a little beyond: the number of calls differs from run to run
                 plan += [Injection("shim", life, call, fault, at) for fault in faults_of(call) for at in range(1, count + 3)]
-                straced += [(life, call, fault) for fault in faults_of(call)
+                straced += [Injection("strace", life, call, fault, 0) for fault in faults_of(call)
                             if fault != "TORN" and call in (*FATAL, "rename", "unlink", "ftruncate64")]
         pages = -(-self.used() // PAGE)
         plan += [Injection("shim", "recovery", "pread64", "BAD", at) for at in range(1, pages + 1)]
+        if options.calls:
+            plan, straced = ([what for what in all if what.call in options.calls] for all in (plan, straced))
         if options.short:
             plan = rng.sample(plan, min(SHORT_TRIALS, len(plan)))
-            straced = [(*what, rng.randint(1, 3)) for what in rng.sample(straced, min(SHORT_STRACE, len(straced)))]
+            straced = [dataclasses.replace(what, at=rng.randint(1, 3))
+                       for what in rng.sample(straced, min(SHORT_STRACE, len(straced)))]
         await self.run_all(plan)
         if not strace:
             print("strace is not installed: its part is skipped", flush=True)
         elif options.short:
-            await self.run_all(Injection("strace", *what) for what in straced)
+            await self.run_all(straced)
         else:
             waiting = iter(straced)
 
             async def worker():
                 for what in waiting:
-                    await self.sweep_strace(*what)
+                    await self.sweep_strace(what)
             await asyncio.gather(*(worker() for _ in range(options.jobs)))
 
     async def compare(self, life, counts):
@@ -578,6 +581,7 @@ def parse_arguments():
     p.add_argument("--short", action="store_true", help=f"{SHORT_TRIALS} of the calls, and {SHORT_STRACE} by strace")
     p.add_argument("--seed", type=int, default=int(time.time()))
     p.add_argument("--only", help="one injection, as it is printed: LIFE:CALL:FAULT:N")
+    p.add_argument("--calls", type=lambda text: text.split(","), help="only these, as pwrite64,rename")
     p.add_argument("--way", choices=["shim", "strace"], default="shim", help="with --only")
     p.add_argument("--jobs", type=int, default=3, help="trials at once")
     p.add_argument("--verbose", action="store_true", help="a line for each injection")
