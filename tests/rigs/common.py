@@ -308,10 +308,13 @@ class Hands:
         new = self.config.with_suffix(".new")
         new.write_text(text.replace(one, other) if one in text else text.replace(other, one))
         os.replace(new, self.config)
-        if self.daemon.process.poll() is None and await asyncio.to_thread(self.daemon.is_ready):
-            self.daemon.signal(signal.SIGHUP)       # before it is ready, a hangup may be its end
-            return True
-        return False
+        if not await asyncio.to_thread(self.daemon.is_ready):
+            return False                            # before it is ready, a hangup may be its end
+        try:
+            self.daemon.signal(signal.SIGHUP)
+        except ProcessLookupError:
+            return False                            # killed a moment ago
+        return True
 
     async def end(self, task):
         """Ends the task of `run`; what it was about to ask has then been asked."""

@@ -7,7 +7,7 @@ on or stops, and in either case what was acknowledged is delivered after the nex
 is 202, or 429 or 503 with `Retry-After`, or none.
 
 How: the slow disk is a library before the C library (shim.c) that delays each write and sync of the store's file; the
-limits are RLIMIT_NOFILE and RLIMIT_AS, set by prlimit, the latter found by starting the daemon once without. Senders post
+limits are RLIMIT_NOFILE and RLIMIT_DATA, set by prlimit, the latter found by starting the daemon once without. Senders post
 all the while; a part ends with a start without limits, which delivers everything.
 
 Run: tests/rigs/scarce.py [--short] [--seconds N] [--seed N] [--only slow,files,memory] [--bin FILE]
@@ -29,8 +29,8 @@ MB = 1 << 20
 DELAY_MS = 40
 FILES = 80
 CROWD = 300
-# What the daemon may take beyond what it takes by itself, of address space.
-MEMORY_MB = 96
+# What the daemon may take beyond what it takes by itself, at least and at most; the seed decides.
+MEMORY_MB = (1, 4)
 LARGE = (256 << 10, 1000 << 10)
 PARTS = ("slow", "files", "memory")
 NEEDS = {"slow": ("gcc",), "files": ("prlimit",), "memory": ("prlimit",)}
@@ -99,7 +99,8 @@ class Part:
         end = time.monotonic() + self.options.seconds
         try:
             daemon.start()
-            await daemon.until_ready(30)
+            while not await asyncio.to_thread(daemon.is_ready) and daemon.process.poll() is None:
+                await asyncio.sleep(0.02)
             await asyncio.gather(*(self.send(number, sizes, end) for number in range(senders)))
             await self.judge_alive(daemon)
             await asyncio.to_thread(daemon.kill)
@@ -163,10 +164,10 @@ class Part:
         daemon.start()
         try:
             await daemon.until_ready()
-            limit = daemon.memory_bytes("VmSize") + MEMORY_MB * MB
+            limit = daemon.memory_bytes("VmData") + self.rng.randint(*MEMORY_MB) * MB
         finally:
             daemon.kill()
-        return await self.run(self.make_daemon(["prlimit", f"--as={limit}"]), 64, LARGE)
+        return await self.run(self.make_daemon(["prlimit", f"--data={limit}"]), 64, LARGE)
 
 
 def run(options):
