@@ -34,6 +34,9 @@ LONG = {
 
 def rigs(only):
     names = sorted(path.stem for path in HERE.glob("*.py") if path.name not in OTHERS)
+    hidden = set(names) & sys.stdlib_module_names
+    if hidden:      # its folder comes first where modules are looked for
+        raise common.RigError(f"a rig must not have the name of a module of Python's: {', '.join(sorted(hidden))}")
     unknown = set(only or ()) - set(names)
     if unknown:
         raise common.RigError(f"no rig is called {', '.join(sorted(unknown))}; there are {', '.join(names)}")

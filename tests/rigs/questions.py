@@ -7,7 +7,7 @@ with sensible parameters, several times, and the medians and maxima are told, sl
 counts. A path that the rig does not know is a fault. At last a backlog is delivered, once left alone and once while
 everything is asked all the time, and the two paces are compared.
 
-Run: tests/rigs/operator.py [--short] [--waiting N] [--dead N] [--delayed N] [--bin FILE] [--store DIR]
+Run: tests/rigs/questions.py [--short] [--waiting N] [--dead N] [--delayed N] [--bin FILE] [--store DIR]
 Needs: Linux, Python 3.11, the release binary, the benchmark's binary (built if missing), 2 KB of disk an event.
 Exit 0: within the limits; 1: not.
 """
@@ -298,10 +298,11 @@ def run(options):
     common.print_faults("faults", faults, 30)
     rates = lambda all_of: " ".join(f"{rate:.0f}" for rate in all_of)
     common.print_row(**{
-        "harness": "operator", "waiting": status["queue"]["depth"], "dead": status["dlq"]["depth"],
+        "harness": "questions", "waiting": status["queue"]["depth"], "dead": status["dlq"]["depth"],
         "slowest median": f"{rows[0][0] * 1000:.0f} ms", "slowest at all": f"{max(r[1] for r in rows) * 1000:.0f} ms",
         "delivered/s alone": rates(alone), "asked": rates(busy), "questions": count,
         "memory MB": memory >> 20, "verdict": "FAILED" if faults else "held"})
+    common.print_result("questions", "everything is asked at once", "FAILED" if faults else "held", n=count)
     return 1 if faults else 0
 
 
@@ -331,4 +332,4 @@ def parse_arguments():
 
 if __name__ == "__main__":
     arguments = parse_arguments()
-    sys.exit(common.run_rig("operator", lambda: run(arguments), "none"))
+    sys.exit(common.run_rig("questions", lambda: run(arguments), "none"))
