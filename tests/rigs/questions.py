@@ -262,7 +262,7 @@ def tell(seen, options):
 
 def run(options):
     tool = common.find_load_tool(options.load_tool)
-    workdir, ports = common.make_workdir(options.workdir, "operator"), common.free_ports(4)
+    workdir, ports = common.make_workdir(options.workdir, "questions"), common.free_ports(4)
     sink = subprocess.Popen([str(tool), "sink", "--listen", f"127.0.0.1:{ports[2]}"], stdout=subprocess.DEVNULL)
     kept = pathlib.Path(options.store) if options.store else None
     if kept and kept.exists():
