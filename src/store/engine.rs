@@ -8,6 +8,8 @@
 use super::StoreError;
 use super::draft::{Draft, Rows, Table};
 use super::folder::{Durability, Folder};
+use super::log::mark::{Mark, Reached};
+use super::log::{SEGMENT_BYTES, examine::examine};
 use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 use std::fs::File;
 use std::ops::RangeBounds;
@@ -15,8 +17,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The developers' switch that makes acknowledgements worthless, so that the power-cut harness can be seen to bite.
 const UNSAFE_SWITCH: &str = "HOLDLINE_DEV_UNSAFE_NO_SYNC";
-/// Fixed when a store is made: rows of 16 KiB stay inside their leaves (a blob file comes at a quarter of a segment).
-const SEGMENT_BYTES: usize = 2 << 20;
 const CACHE_BYTES: u64 = 32 << 20;
 
 #[derive(Debug)]
@@ -26,12 +26,14 @@ pub struct Engine {
     folder: Folder,
     data: File,
     durability: Durability,
+    mark: Mark,
     failed: AtomicBool,
 }
 
 impl Engine {
     pub fn open(folder: Folder) -> Result<Self, StoreError> {
         let unsafe_switch = std::env::var_os(UNSAFE_SWITCH).is_some_and(|v| v == "1");
+        look_through(&folder)?;
         let marked = !unsafe_switch && folder.mark_synchronous().is_some();
         let db = match open_guarded(&folder) {
             Err(StoreError::Corrupt(why)) => {
@@ -57,7 +59,8 @@ impl Engine {
             data.sync_all().map_err(failed)?;
             Durability::Fdatasync
         };
-        Ok(Self { db, trees, folder, data, durability, failed: AtomicBool::new(false) })
+        let mark = Mark::open(folder.path()).map_err(failed)?;
+        Ok(Self { db, trees, folder, data, durability, mark, failed: AtomicBool::new(false) })
     }
 
     pub fn durability(&self) -> Durability {
@@ -66,6 +69,13 @@ impl Engine {
 
     pub fn folder(&self) -> &Folder {
         &self.folder
+    }
+
+    /// Notes how far the store has durably come. A mark that cannot be written lags, and only finds less damage later.
+    pub fn note(&self, reached: Reached) {
+        if let Err(e) = self.mark.set(reached) {
+            tracing::warn!(error = %e, "cannot write how far the store has come");
+        }
     }
 
     /// Makes all writes of the draft, or none, and returns when they would survive a power cut.
@@ -136,6 +146,26 @@ impl Rows for Engine {
     type Error = StoreError;
     fn row(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.trees[table as usize].get(key).map_err(StoreError::engine)?.map(|v| v.to_vec()))
+    }
+}
+
+/// Looks for damage that sled would take for the end of its log, before it can.
+fn look_through(folder: &Folder) -> Result<(), StoreError> {
+    let examined = examine(&folder.queue(), folder.reached())
+        .map_err(|e| StoreError::Folder(format!("cannot read {}: {e}", folder.queue().display())))?;
+    for line in &examined.harmless {
+        tracing::warn!(line, "the store has damage to what it no longer needs");
+    }
+    for line in &examined.faults {
+        tracing::error!(line, "the store is damaged");
+    }
+    match examined.faults.first() {
+        None => Ok(()),
+        Some(first) => {
+            let more = examined.faults.len() - 1;
+            let more = if more == 0 { String::new() } else { format!(", and {more} more") };
+            Err(StoreError::Corrupt(format!("{first}{more}")))
+        }
     }
 }
 

@@ -35,6 +35,7 @@ mod folder;
 mod index;
 mod keys;
 mod ledger;
+mod log;
 mod names;
 mod notes;
 mod page;
@@ -45,6 +46,7 @@ mod recovery;
 mod repair;
 mod request;
 mod restore;
+mod salvage;
 mod stance;
 mod view;
 
@@ -57,6 +59,7 @@ pub use record::{Audit, Door, Entry, Gap, Hold, How, Settlement, Tally, Totals};
 pub use recovery::Findings;
 pub use request::{Arrival, Change, DlqAction, News, Receipt, Transition};
 pub use restore::{Inventory, repair, restore, verify};
+pub use salvage::{Salvaged, salvage};
 pub use stance::{Fixed, Pause, Position, Stance};
 
 use crate::clock::Clock;
@@ -90,7 +93,10 @@ pub enum StoreError {
         path.display(), durability.word()
     )]
     NotPowerSafe { path: PathBuf, durability: Durability },
-    #[error("the store is damaged and cannot be opened ({0}); restore its folder from a backup")]
+    #[error(
+        "the store is damaged and was not opened, so that nothing more is lost ({0}); take what can be read into a new \
+         folder with `holdline verify --salvage NEW` and start on that, or restore a backup"
+    )]
     Corrupt(String),
     #[error("the store failed to write or read: {0}")]
     Engine(String),

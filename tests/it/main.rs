@@ -11,6 +11,7 @@ mod authority;
 mod backlog;
 mod backup;
 mod cli;
+mod damage;
 mod dashboard;
 mod delivery;
 mod document;
