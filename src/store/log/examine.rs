@@ -2,7 +2,8 @@
 //!
 //! sled reads the segments by their numbers. From the highest `stable` of all headers on, they must follow one another;
 //! there the first message that does not verify is the end of the log, and all behind it is wiped. Before that, it skips
-//! what is left of a segment, or a segment without a header, in silence.
+//! what is left of a segment, or a segment without a header, in silence; only segments from before its snapshot are not
+//! read again, so that there nothing is skipped but what does not verify.
 //!
 //! *Invariants.* A log that a crash left has no faults: its end may be torn, because only what was not acknowledged lies
 //! behind the tear, and a segment that was free may be half overwritten.
@@ -34,7 +35,8 @@ pub fn examine(queue: &Path, reached: Option<Reached>) -> io::Result<Examined> {
     };
     let stable = log.slots.iter().filter_map(|s| s.header).map(|h| h.stable).max().unwrap_or(0).max(0);
     let tail = stable as u64 / SEGMENT_BYTES as u64;
-    let mut seen = Seen { tail, expected: tail, ..Seen::default() };
+    let replayed = snapshot_lsn(queue)? / SEGMENT_BYTES as u64;
+    let mut seen = Seen { tail, replayed, expected: tail, ..Seen::default() };
     let mut bytes = Vec::new();
     for slot in &log.slots {
         log.read(slot.offset, &mut bytes)?;
@@ -66,6 +68,8 @@ struct Page {
 struct Seen {
     /// Number of the segment at which the tail begins.
     tail: u64,
+    /// Number of the first segment that sled reads when it opens the log.
+    replayed: u64,
     expected: u64,
     torn: Option<u64>,
     holes: Vec<Hole>,
@@ -118,7 +122,9 @@ impl Seen {
         for hole in &walk.holes {
             let claimed = Message::claimed(bytes, hole.start).filter(|m| m.body.end == hole.end);
             let what = format!("bytes {} to {} of db do not verify", place(hole.start), place(hole.end));
-            let pages = claimed.map(|m| vec![m.page]);
+            let skipped =
+                walk.messages.iter().filter(|m| m.at > hole.start && slot.number >= self.replayed && tells(m));
+            let pages = claimed.map(|m| skipped.map(|m| m.page).chain([m.page]).collect());
             self.holes.push(Hole { lsn: base + hole.start as u64, pages, what });
         }
         if let Some(open) = walk.open
@@ -155,7 +161,8 @@ impl Seen {
         }
         let mut told = Examined { faults: Vec::new(), harmless: std::mem::take(&mut self.doubts) };
         for hole in &self.holes {
-            let dead = |page: &u64| self.pages.get(page).and_then(|p| p.base).is_some_and(|base| base > hole.lsn);
+            let behind = (hole.lsn / SEGMENT_BYTES as u64 + 1) * SEGMENT_BYTES as u64;
+            let dead = |page: &u64| self.pages.get(page).and_then(|p| p.base).is_some_and(|base| base >= behind);
             match &hole.pages {
                 Some(pages) if pages.iter().all(dead) => told.harmless.push(hole.what.clone()),
                 _ => told.faults.push(hole.what.clone()),
@@ -197,6 +204,20 @@ fn counters(kind: Kind, body: &[u8]) -> Option<Reached> {
         },
         _ => None,
     }
+}
+
+/// Up to where the snapshot goes from which sled starts; zero where there is none that verifies.
+fn snapshot_lsn(queue: &Path) -> io::Result<u64> {
+    let names = std::fs::read_dir(queue)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    let snapshots =
+        names.into_iter().filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("snap.")));
+    let Some(newest) = snapshots.max() else { return Ok(0) };
+    let bytes = std::fs::read(newest)?;
+    let Some((content, end)) = bytes.split_last_chunk::<12>() else { return Ok(0) };
+    let Some((lsn, _)) = content.split_first_chunk::<8>() else { return Ok(0) };
+    let whole = crc32fast::hash(content).to_le_bytes() == end[8..];
+    // none is zero, and every other is one more than it was
+    Ok(if whole { u64::from_le_bytes(*lsn).saturating_sub(1) } else { 0 })
 }
 
 /// Whether a message says something of its page.

@@ -43,7 +43,7 @@ pub struct Found {
     tables: [BTreeMap<Vec<u8>, Row>; Table::ALL.len()],
     /// Ranges of bytes of `db` that do not verify, in words.
     pub holes: Vec<String>,
-    /// Changes of rows whose place could not be told.
+    /// Changes of rows whose place could not be told, and that no later word covers.
     pub unplaced: u64,
 }
 
@@ -56,12 +56,11 @@ impl Found {
         found.visit(until, |_, _, message, body| trees.learn(message, body))?;
         trees.forget_places();
         let mut tables = std::mem::take(&mut found.tables);
-        let mut unplaced = 0;
         found.visit(until, |lsn, offset, message, body| {
-            let mut rows = Replay { tables: &mut tables, trees: &mut trees, lsn, offset, base: body };
-            unplaced += u64::from(!rows.take(message, body));
+            Replay { tables: &mut tables, trees: &mut trees, lsn, offset, base: body }.take(message, body);
         })?;
-        (found.tables, found.unplaced) = (tables, unplaced);
+        found.tables = tables;
+        found.unplaced = trees.lives.iter().map(|life| life.unplaced).sum();
         Ok(found)
     }
 
@@ -141,6 +140,8 @@ struct Life {
     table: Option<Table>,
     lo: Option<Vec<u8>>,
     prefix: usize,
+    /// Changes that could not be placed since it was last written as a whole.
+    unplaced: u64,
 }
 
 #[derive(Debug, Default)]
@@ -258,23 +259,23 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    /// False where it is a change of a row that cannot be placed.
-    fn take(&mut self, message: &Message, body: &[u8]) -> bool {
-        match message.kind {
-            Kind::Free => self.trees.end(message.page),
-            Kind::Node => {
-                if let Some(node) = Node::read(body) {
-                    return self.node(message.page, &node);
-                }
+    fn take(&mut self, message: &Message, body: &[u8]) {
+        let life = self.trees.life(message.page);
+        let placed = match message.kind {
+            Kind::Free => {
+                self.trees.lives[life].unplaced = 0; // its rows were written elsewhere before
+                self.trees.end(message.page);
+                true
             }
+            Kind::Node => Node::read(body).is_none_or(|node| self.node(message.page, &node)),
             Kind::Link => match Link::read(body) {
-                Some(Link::Set(key, value)) => return self.change(message.page, key, Some(value)),
-                Some(Link::Del(key)) => return self.change(message.page, key, None),
-                _ => {}
+                Some(Link::Set(key, value)) => self.change(message.page, key, Some(value)),
+                Some(Link::Del(key)) => self.change(message.page, key, None),
+                _ => true,
             },
-            _ => {}
-        }
-        true
+            _ => true,
+        };
+        self.trees.lives[life].unplaced += u64::from(!placed);
     }
 
     fn place(&self, value: &[u8]) -> (u64, u32) {
@@ -286,6 +287,7 @@ impl Replay<'_> {
         let life = self.trees.life(page);
         self.trees.lives[life].lo = Some(node.lo.to_vec());
         self.trees.lives[life].prefix = node.prefix.len();
+        self.trees.lives[life].unplaced = 0;
         let Data::Leaf(values) = &node.data else { return true };
         let keys: Vec<Vec<u8>> = node.keys.iter().map(|key| [node.prefix, key].concat()).collect();
         let said = keys.iter().zip(values).find_map(|(key, value)| table_of(key.len(), value));

@@ -13,6 +13,7 @@ use super::draft::{Draft, Table};
 use super::engine::Engine;
 use super::folder::{Folder, hold};
 use super::keys::number_key;
+use super::log::mark::Mark;
 use super::log::rows::Found;
 use super::names::Names;
 use super::record::Entry;
@@ -61,7 +62,7 @@ pub fn salvage(from: &Path, to: &Path, now: Timestamp) -> Result<Salvaged, Store
     let _held = hold(from)?;
     let failed = |e: std::io::Error| StoreError::Folder(format!("cannot read {}: {e}", queue.display()));
     let found = Found::read(&queue).map_err(failed)?;
-    let mut survey = Survey::of(&found)?;
+    let mut survey = Survey::of(&found, Mark::read(from))?;
     let mut names = names(&found)?;
     let fates = fate::decide(&mut survey, now, |_, first| entries(&found, first, &mut names))?;
     pad(&mut names, &survey, &fates);

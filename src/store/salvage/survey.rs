@@ -6,6 +6,7 @@ use crate::store::StoreError;
 use crate::store::codec::{self, Damaged, Kind};
 use crate::store::draft::{Rows, Table, get_long};
 use crate::store::keys::{TOTALS, delay_of, dlq_of, number_of};
+use crate::store::log::mark::Reached;
 use crate::store::log::rows::Found;
 use crate::store::page::{open_page, unpack};
 use crate::store::record::{Entry, HistoryRow, PageShape, SettledRow, Settlement, Totals};
@@ -30,6 +31,8 @@ pub struct Kept {
 
 #[derive(Debug, Default)]
 pub struct Survey {
+    /// How far the store had durably come, where that is known beside its log.
+    pub reached: Reached,
     pub totals: Totals,
     pub totals_known: bool,
     pub entries: BTreeMap<u64, Entry>,
@@ -49,8 +52,8 @@ pub struct Survey {
 }
 
 impl Survey {
-    pub fn of(found: &Found) -> Result<Self, StoreError> {
-        let mut survey = Self::default();
+    pub fn of(found: &Found, reached: Option<Reached>) -> Result<Self, StoreError> {
+        let mut survey = Self { reached: reached.unwrap_or_default(), ..Self::default() };
         match long::<Totals>(found, Table::Meta, Kind::Totals, TOTALS) {
             Ok(Some((totals, _))) => (survey.totals, survey.totals_known) = (totals, true),
             Ok(None) => survey.damaged.push("the counters are missing; they are counted anew".to_owned()),
@@ -69,13 +72,17 @@ impl Survey {
     pub fn next_sequence(&self) -> u64 {
         let pages = self.pages.last_key_value().map(|(first, page)| first + u64::from(page.count));
         let entries = self.entries.last_key_value().map(|(n, _)| n + 1);
-        self.totals.next_sequence.0.max(pages.unwrap_or(0)).max(entries.unwrap_or(0))
+        [pages, entries]
+            .into_iter()
+            .flatten()
+            .fold(self.totals.next_sequence.0.max(self.reached.next_sequence), u64::max)
     }
 
     /// Whether no settlement is missing.
     pub fn settlements_are_whole(&self) -> bool {
         let (head, next) = (self.totals.settled_head, self.totals.next_settlement);
-        self.totals_known && self.settlements.range(head..next).count() as u64 == next - head
+        let all = self.settlements.range(head..next).count() as u64 == next - head;
+        self.totals_known && all && next >= self.reached.next_settlement
     }
 
     fn history(&mut self, found: &Found) -> Result<(), StoreError> {
