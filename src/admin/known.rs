@@ -48,7 +48,7 @@ pub(super) async fn delay_tree(admin: &Admin) -> Result<DelayTree, Failure> {
     let mut tree: DelayTree = all.into_iter().map(|(d, sequence, due)| (id(d, sequence), due)).collect();
     // the scheduler knows nothing of a destination that is not configured any more
     let totals = admin.store.totals();
-    let abandoned = |d: DestinationId| !admin.destinations.contains_key(&d) && totals.tally_of(d).delayed > 0;
+    let abandoned = |d: DestinationId| !admin.destinations.has(d) && totals.tally_of(d).delayed > 0;
     let abandoned: BTreeSet<DestinationId> =
         admin.store.destinations().into_iter().map(|(d, _)| d).filter(|d| abandoned(*d)).collect();
     let rest = admin.read(move |store| {

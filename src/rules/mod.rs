@@ -3,6 +3,7 @@
 pub mod backoff;
 pub mod breaker;
 pub mod call;
+pub mod canary;
 pub mod concurrency;
 pub mod gcra;
 pub mod pattern;

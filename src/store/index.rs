@@ -4,6 +4,7 @@ use super::detained::Detainees;
 use super::names::Names;
 use super::pages::Pages;
 use super::record::{Door, Hold, Totals};
+use super::redrive::Redrive;
 use super::stance::Stance;
 use crate::delivery::{Delivery, DeliveryId};
 use crate::event::{DestinationId, Digest64, Sequence};
@@ -24,6 +25,7 @@ pub struct Index {
     pub totals: Totals,
     pub holds: BTreeMap<DestinationId, Hold>,
     pub stances: BTreeMap<DestinationId, Stance>,
+    pub redrives: BTreeMap<DestinationId, Redrive>,
     pub door: Option<Door>,
     pub next_gap: u64,
     pub detainees: Detainees,

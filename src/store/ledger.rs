@@ -384,4 +384,5 @@ enum Known {
 mod detention;
 mod letters;
 mod operator;
+mod redrive;
 mod upkeep;
