@@ -37,7 +37,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 17] = [
         Self::Page,
         Self::History,
         Self::Settled,
@@ -52,6 +52,8 @@ impl Kind {
         Self::Gap,
         Self::Alive,
         Self::Stance,
+        Self::Redrive,
+        Self::RedriveList,
         Self::Detained,
     ];
 }

@@ -135,14 +135,24 @@ impl Writer<'_> {
 
     /// What is known of destinations, and the door; names and counters are written for themselves.
     fn meta(&mut self) -> Result<(), StoreError> {
-        for (key, row) in self.found.rows(Table::Meta) {
-            let other = key.starts_with(TOTALS) || key.starts_with(b"names.");
-            let Some(value) = self.found.row(Table::Meta, key)?.filter(|_| row.is_there() && !other) else { continue };
-            let whole = codec::kind_of(&value).is_some_and(|kind| codec::open(kind, &value).is_ok());
-            if whole {
-                self.draft.put(Table::Meta, key.to_vec(), value);
-            } else {
-                self.accounts.damaged.push(format!("`meta` record {}", String::from_utf8_lossy(key)));
+        let own = |key: &[u8]| key.starts_with(TOTALS) || key.starts_with(b"names.");
+        for (row_key, _) in self.found.rows(Table::Meta).filter(|(key, row)| row.is_there() && !own(key)) {
+            let Some(value) = self.found.row(Table::Meta, row_key)? else { continue };
+            let verifies = |sealed: &[u8]| codec::kind_of(sealed).is_some_and(|kind| codec::open(kind, sealed).is_ok());
+            if verifies(&value) {
+                self.draft.put(Table::Meta, row_key.to_vec(), value);
+                continue;
+            }
+            let (key, part) = row_key.split_at(row_key.len().saturating_sub(2));
+            if part != [0, 0] && self.found.known(Table::Meta, &[key, &[0, 0]].concat()).is_some() {
+                continue; // it is written with the first part
+            }
+            match get_long(self.found, Table::Meta, key) {
+                Ok(Some(sealed)) if verifies(&sealed) => self.draft.put_long(Table::Meta, key, &sealed),
+                Ok(_) | Err(StoreError::Damaged(_)) => {
+                    self.accounts.damaged.push(format!("`meta` record {}", String::from_utf8_lossy(key)));
+                }
+                Err(e) => return Err(e),
             }
         }
         Ok(())
