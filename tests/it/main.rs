@@ -20,6 +20,7 @@ mod fuzz;
 mod harness;
 mod hostile;
 mod intake;
+mod model;
 mod oauth2;
 mod operator;
 mod order;

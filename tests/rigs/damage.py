@@ -61,12 +61,12 @@ class Bench:
         self.sent = {}
         self.receiver = Receiver(self.sent)
 
-    def daemon(self, data):
+    def daemon(self, data, destination="default"):
         config, log = self.workdir / f"{data.name}.toml", self.workdir / f"{data.name}.log"
         log.unlink(missing_ok=True)
         common.write_config(
             config, intake=self.ports[0], admin=self.ports[1], data=data,
-            destination={"url": f'"http://127.0.0.1:{self.ports[2]}/"', "concurrency": "{ max = 32 }",
+            destination={"name": f'"{destination}"', "url": f'"http://127.0.0.1:{self.ports[2]}/"', "concurrency": "{ max = 32 }",
                          "retry": '{ base = "20ms", max = "200ms", attempts = 1000 }',
                          "breaker": "{ min_calls = 1000000 }"})
         return common.Daemon(self.binary, ["--config", config], data, self.ports[1], log, env={"HOLDLINE_LOG": "warn"})
@@ -193,9 +193,11 @@ async def salvage(bench, hit, new):
         raise common.RigError("the salvage has written to the damaged folder")
     if not (new / "queue").exists():
         return set(), 0, "nothing to salvage: " + run.stderr.strip().splitlines()[-1][:100]
-    numbers = re.search(r"(\d[\d,]*) deliver\w+ that the counters know .* of (\d[\d,]*) event", run.stdout)
+    numbers = re.search(r"([\d,]+) deliver\w+ that the counters know .* of ([\d,]+) event", run.stdout)
     told = sum(int(n.replace(",", "")) for n in numbers.groups())
-    daemon = bench.daemon(new)
+    # where even the name of the destination is lost, it is configured as the salvage says
+    lost = re.search(r"configure them under `(.*?)`", run.stdout)
+    daemon = bench.daemon(new, lost[1] if lost else "default")
     if (code := await start(daemon)) is not None:
         raise common.RigError(f"the salvaged folder does not start ({code}): {daemon.last_words()}")
     missing, _ = await delivered(bench, daemon)

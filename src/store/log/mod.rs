@@ -63,7 +63,7 @@ impl Log {
             log.read(offset, &mut bytes)?;
             match segment::first_message(&bytes, segment::HEADER) {
                 Some(message) => log.slots.push(Slot { offset, number: message.segment, header: None }),
-                None if bytes.iter().all(|b| *b == 0) => {}
+                None if segment::used(&bytes) == 0 => {}
                 None => log.unreadable.push(offset),
             }
         }

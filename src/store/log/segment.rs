@@ -78,10 +78,18 @@ fn resume(bytes: &[u8], at: usize, number: u64) -> Option<usize> {
         Message::claimed(bytes, at).is_some_and(|m| m.segment == number && Message::at(bytes, at).is_some())
     };
     let claimed = Message::claimed(bytes, at).filter(|m| m.segment == number).map(|m| m.body.end);
-    claimed.filter(|end| own(*end)).or_else(|| (at + 1..bytes.len()).find(|at| own(*at)))
+    claimed.filter(|end| own(*end)).or_else(|| (at + 1..used(bytes)).find(|at| own(*at)))
 }
 
 /// The first message of any segment at or behind an offset.
 pub fn first_message(bytes: &[u8], from: usize) -> Option<Message> {
-    (from..bytes.len()).find_map(|at| Message::at(bytes, at))
+    (from..used(bytes)).find_map(|at| Message::at(bytes, at))
+}
+
+/// Length without the zeros at the end, in which no message begins.
+pub fn used(mut bytes: &[u8]) -> usize {
+    while let Some(rest) = bytes.strip_suffix(&[0; 4096]) {
+        bytes = rest;
+    }
+    bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1)
 }

@@ -63,9 +63,17 @@ pub fn salvage(from: &Path, to: &Path, now: Timestamp) -> Result<Salvaged, Store
     let failed = |e: std::io::Error| StoreError::Folder(format!("cannot read {}: {e}", queue.display()));
     let found = Found::read(&queue).map_err(failed)?;
     let mut survey = Survey::of(&found, Mark::read(from))?;
-    let mut names = names(&found)?;
+    let mut names = names(&found, &mut survey.damaged)?;
     let fates = fate::decide(&mut survey, now, |_, first| entries(&found, first, &mut names))?;
+    let known = names.destinations().count();
     pad(&mut names, &survey, &fates);
+    let lost: Vec<String> = names.destinations().skip(known).map(|(_, name)| format!("`{name}`")).collect();
+    if !lost.is_empty() {
+        let lost = lost.join(", ");
+        survey
+            .damaged
+            .push(format!("names of destinations; configure them under {lost}, or discard what waits for them"));
+    }
     let engine = Engine::open(Folder::open(to)?)?;
     let writer = Writer {
         engine: &engine,
@@ -93,23 +101,21 @@ pub fn salvage(from: &Path, to: &Path, now: Timestamp) -> Result<Salvaged, Store
     })
 }
 
-/// Without the names of its destinations a store would send to the wrong ones.
-fn names(found: &Found) -> Result<Names, StoreError> {
-    let mut names = Names::read(found).map_err(|e| match e {
-        StoreError::Damaged(why) => {
-            let why = format!("the names of its destinations cannot be read ({why}); restore a backup");
-            StoreError::Folder(why)
+/// The names that can be read; what they lack is called lost, see [`pad`].
+fn names(found: &Found, damaged: &mut Vec<String>) -> Result<Names, StoreError> {
+    let mut names = match Names::read(found) {
+        Err(StoreError::Damaged(why)) => {
+            damaged.push(format!("the names of destinations, sources or types: {why}"));
+            Names::default()
         }
-        e => e,
-    })?;
-    if names.destinations().next().is_none() && found.keys(Table::History).next().is_some() {
-        return Err(StoreError::Folder("the names of its destinations are not found; restore a backup".to_owned()));
-    }
+        names => names?,
+    };
     names.write_all();
     Ok(names)
 }
 
-/// Numbers whose names are lost are not given to others.
+/// Numbers whose names are lost are not given to others: what waits for such a destination waits until one is configured
+/// under the name that it is told by.
 fn pad(names: &mut Names, survey: &Survey, fates: &Fates) {
     let entries = fates.packed.values().flat_map(|(_, entries)| entries);
     let to = entries.clone().map(|e| e.to.0).fold(0, std::ops::BitOr::bitor);
