@@ -8,6 +8,8 @@
 use super::StoreError;
 use super::draft::{Draft, Rows, Table};
 use super::folder::{Durability, Folder};
+use super::log::mark::{Mark, Reached};
+use super::log::{SEGMENT_BYTES, examine::examine};
 use super::lookout::{self, Lookout};
 use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 use std::fs::File;
@@ -17,8 +19,6 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 
 /// The developers' switch that makes acknowledgements worthless, so that the power-cut harness can be seen to bite.
 const UNSAFE_SWITCH: &str = "HOLDLINE_DEV_UNSAFE_NO_SYNC";
-/// Fixed when a store is made: rows of 16 KiB stay inside their leaves (a blob file comes at a quarter of a segment).
-const SEGMENT_BYTES: usize = 2 << 20;
 const CACHE_BYTES: u64 = 32 << 20;
 /// So often an error is seen to stand before an opening that does not end is given up.
 const FAILED_LOOKS: u32 = 10;
@@ -33,12 +33,17 @@ pub struct Engine {
     folder: Folder,
     data: File,
     durability: Durability,
+    mark: Mark,
     failed: AtomicBool,
 }
 
 impl Engine {
     pub fn open(folder: Folder) -> Result<Self, StoreError> {
         let unsafe_switch = std::env::var_os(UNSAFE_SWITCH).is_some_and(|v| v == "1");
+        match look_through(&folder) {
+            Err(StoreError::Corrupt(why)) if folder.is_unfinished() => begin_again(&folder, &why)?,
+            looked => looked?,
+        }
         let marked = !unsafe_switch && folder.mark_synchronous().is_some();
         let config = sled::Config::new()
             .path(folder.queue())
@@ -48,11 +53,7 @@ impl Engine {
             .use_compression(false);
         let db = match open_guarded(&config) {
             Err(StoreError::Corrupt(why)) if folder.is_unfinished() => {
-                tracing::warn!(
-                    why,
-                    "the store was not finished when it was made, so nothing was accepted; it is made anew"
-                );
-                folder.begin_again().map_err(|e| StoreError::Folder(e.to_string()))?;
+                begin_again(&folder, &why)?;
                 open_guarded(&config)?
             }
             Err(StoreError::Corrupt(why)) => {
@@ -81,8 +82,9 @@ impl Engine {
             Durability::Fdatasync
         };
         folder.finish().map_err(|e| StoreError::Folder(format!("cannot write the format version: {e}")))?;
+        let mark = Mark::open(folder.path()).map_err(failed)?;
         let failed = AtomicBool::new(false);
-        Ok(Self { _lookout: lookout, config, db, trees, folder, data, durability, failed })
+        Ok(Self { _lookout: lookout, config, db, trees, folder, data, durability, mark, failed })
     }
 
     pub fn durability(&self) -> Durability {
@@ -91,6 +93,13 @@ impl Engine {
 
     pub fn folder(&self) -> &Folder {
         &self.folder
+    }
+
+    /// Notes how far the store has durably come. A mark that cannot be written lags, and only finds less damage later.
+    pub fn note(&self, reached: Reached) {
+        if let Err(e) = self.mark.set(reached) {
+            tracing::warn!(error = %e, "cannot write how far the store has come");
+        }
     }
 
     /// Makes all writes of the draft, or none, and returns when they would survive a power cut.
@@ -162,6 +171,31 @@ impl Rows for Engine {
     type Error = StoreError;
     fn row(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.trees[table as usize].get(key).map_err(StoreError::engine)?.map(|v| v.to_vec()))
+    }
+}
+
+fn begin_again(folder: &Folder, why: &str) -> Result<(), StoreError> {
+    tracing::warn!(why, "the store was not finished when it was made, so nothing was accepted; it is made anew");
+    folder.begin_again().map_err(|e| StoreError::Folder(e.to_string()))
+}
+
+/// Looks for damage that sled would take for the end of its log, before it can.
+fn look_through(folder: &Folder) -> Result<(), StoreError> {
+    let examined = examine(&folder.queue(), folder.reached())
+        .map_err(|e| StoreError::Folder(format!("cannot read {}: {e}", folder.queue().display())))?;
+    for line in &examined.harmless {
+        tracing::warn!(line, "the store has damage to what it no longer needs");
+    }
+    for line in &examined.faults {
+        tracing::error!(line, "the store is damaged");
+    }
+    match examined.faults.first() {
+        None => Ok(()),
+        Some(first) => {
+            let more = examined.faults.len() - 1;
+            let more = if more == 0 { String::new() } else { format!(", and {more} more") };
+            Err(StoreError::Corrupt(format!("{first}{more}")))
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The data folder: its lock, its format version, and what makes writes in it reach the disk.
 //!
-//! *Layout.* `lock`, `format`, `admin.token` (by the daemon), and `queue/`, which belongs to sled.
+//! *Layout.* `lock`, `format`, `mark` (how far the store has come), `admin.token` (by the daemon), and `queue/`, which
+//! belongs to sled.
 //!
 //! *Durability.* sled's own flush ends in `sync_file_range`, which survives no power cut. So `queue/` gets the inode
 //! flags SYNC and DIRSYNC before sled opens it, and sled's files get SYNC: each of its writes is then a synchronous one,
@@ -8,6 +9,7 @@
 //! ends in an `fdatasync` of sled's file instead; that holds as long as no blob file comes into being.
 
 use super::StoreError;
+use super::log::mark::{Mark, Reached};
 use rustix::fs::{FlockOperation, IFlags, flock, ioctl_getflags, ioctl_setflags};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -93,6 +95,15 @@ impl Folder {
         file.sync_all()?;
         fs::rename(&part, self.path.join("format"))?;
         sync_folder(&self.path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How far the store had durably come when it was last written to.
+    pub fn reached(&self) -> Option<Reached> {
+        Mark::read(&self.path)
     }
 
     /// The folder that belongs to sled.
@@ -195,6 +206,21 @@ fn lock(path: &Path) -> Result<File, StoreError> {
     }
     lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())).map_err(failed)?;
     Ok(lock)
+}
+
+/// Takes the lock of a folder that is only read; none where it never had one.
+pub fn hold(path: &Path) -> Result<Option<File>, StoreError> {
+    let file = path.join("lock");
+    let mut lock = match File::open(&file) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(|e| StoreError::Folder(format!("cannot open {}: {e}", file.display())))?,
+    };
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut pid = String::new();
+        let _ = lock.read_to_string(&mut pid); // only to say who; the lock itself is what counts
+        return Err(StoreError::Locked { path: path.to_owned(), pid: pid.trim().to_owned() });
+    }
+    Ok(Some(lock))
 }
 
 /// Whether the folder says its format, which must be one that is known. It does not while a store is being made.

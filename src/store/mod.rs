@@ -37,6 +37,7 @@ mod folder;
 mod index;
 mod keys;
 mod ledger;
+mod log;
 mod lookout;
 mod names;
 mod notes;
@@ -49,6 +50,7 @@ mod redrive;
 mod repair;
 mod request;
 mod restore;
+mod salvage;
 mod spans;
 mod stance;
 mod view;
@@ -64,6 +66,7 @@ pub use recovery::Findings;
 pub use redrive::{Redrive, RedriveEnd, RedriveEnded};
 pub use request::{Arrival, Change, DlqAction, News, Receipt, Transition};
 pub use restore::{Inventory, repair, restore, verify};
+pub use salvage::{Salvaged, salvage};
 pub use stance::{Fixed, Pause, Position, Stance};
 
 use crate::clock::Clock;
@@ -97,7 +100,10 @@ pub enum StoreError {
         path.display(), durability.word()
     )]
     NotPowerSafe { path: PathBuf, durability: Durability },
-    #[error("the store is damaged and cannot be opened ({0}); restore its folder from a backup")]
+    #[error(
+        "the store is damaged and was not opened, so that nothing more is lost ({0}); take what can be read into a new \
+         folder with `holdline verify --salvage NEW` and start on that, or restore a backup"
+    )]
     Corrupt(String),
     #[error("the store failed to write or read: {0}")]
     Engine(String),
