@@ -61,6 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init)] // ranges are what is meant
     fn only_blocks_that_can_speak_of_an_event_are_named() {
         let mut spans = Spans::default();
         for number in 3000..10_000 {
