@@ -527,8 +527,10 @@ class Destination:
 
     async def until_deserted(self):
         """Waits until every connection is closed: what a dead daemon had sent has been read then."""
-        while self.connections:
-            await asyncio.sleep(0.002)
+        quiet = 0
+        while quiet < 5:        # a connection that the kernel has taken shows only after some turns of the loop
+            await asyncio.sleep(0.005)
+            quiet = 0 if self.connections else quiet + 1
 
     async def close(self):
         """Takes no more connections, and waits for the end of those that are open; their clients are gone."""

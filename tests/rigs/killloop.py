@@ -326,7 +326,8 @@ def judge_holds(ledgers, faults):
             r = next(receipts, None)
         unnoted = life < len(ledgers.kills) and ledgers.kills[life] < at + NOTICE_S
         if r and r.at < at + RETRY_AFTER_S and not unnoted:
-            faults["early"].append(f"{r.event_id} came {r.at - at:.3f} s after a Retry-After of {RETRY_AFTER_S} s")
+            lives = f"asked for in life {life}, broken in life {r.life}"
+            faults["early"].append(f"{r.event_id} came {r.at - at:.3f} s after a Retry-After of {RETRY_AFTER_S} s, {lives}")
 
 
 def judge_pauses(ledgers, faults):
