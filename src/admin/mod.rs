@@ -7,6 +7,7 @@ mod access;
 mod ages;
 mod answers;
 mod backup;
+mod certificates;
 mod changes;
 mod dashboard;
 mod dlq;
@@ -37,6 +38,7 @@ use crate::clock::Clock;
 use crate::config::settings::Scope;
 use crate::dispatch::{Destination, LineStatus, Question};
 use crate::event::{DestinationId, EventId, Sequence};
+use crate::http::tls::Tls;
 use crate::intake::admission::Admission;
 use crate::intake::{Counts, SharedIntake};
 use crate::store::{Store, StoreError};
@@ -72,6 +74,8 @@ pub struct Admin {
     pub grants: Vec<Grant>,
     /// The user that the daemon runs as.
     pub own_uid: u32,
+    /// Of intake, where it serves HTTPS.
+    pub tls: Option<Arc<Tls>>,
     pub trend: Arc<Trend>,
     /// Dead letters found beyond the bounds of their queue.
     pub beyond: Arc<AtomicU64>,

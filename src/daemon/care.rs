@@ -33,6 +33,8 @@ pub(super) fn look_after(
     part.tasks.spawn(upkeep::watch_dlq(store, settings.dlq.clone(), clock, beyond.clone(), stop));
     let (store, clock, stop) = of();
     part.tasks.spawn(upkeep::watch_quarantine(store, settings.quarantine.clone(), clock, stop));
+    let (store, clock, stop) = of();
+    part.tasks.spawn(upkeep::watch_history(store, clock, stop));
     (trend, beyond)
 }
 

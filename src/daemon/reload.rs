@@ -45,6 +45,7 @@ impl Daemon {
         // bodies that are being read hold their room in it
         let new = Intake { room: old.room.clone(), ..new };
         self.store.set_windows(Windows { by_source: settings.dedup_windows().into_iter().collect() });
+        self.store.bound_history(super::remembered(&settings));
         for (destination, reread) in rereads {
             destination.put_in_place(reread);
         }

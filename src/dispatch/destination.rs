@@ -12,6 +12,7 @@ use super::{credentials, request};
 use crate::config::settings::{self, DestinationAuth, OnDeadLetter, OrderMode};
 use crate::delivery::{Delivery, Reason};
 use crate::event::{DestinationId, Digest64};
+use crate::http::certificate::Certificate;
 use crate::latency::Latency;
 use crate::rules::backoff::Retry;
 use crate::rules::staleness::{self, Course, OnStale};
@@ -49,6 +50,8 @@ pub struct Destination {
     pub(super) ttl: Ttl,
     /// What was delivered last; nothing where that does not matter.
     pub(super) sequences: Option<Sequences>,
+    /// Those it brings along, as they were read at the start.
+    pub certificates: Vec<Certificate>,
     common: RwLock<Arc<Common>>,
     pub(super) shutters: Shutters,
     /// Until when it is left alone, and why.
@@ -92,6 +95,7 @@ impl Destination {
             ttl: settings.ttl.clone(),
             sequences: (settings.ordering.on_stale != OnStale::Deliver).then(Sequences::default),
             common: RwLock::new(Arc::new(common(settings)?)),
+            certificates: tls::certificates_of(&settings.name, &settings.tls),
             shutters: Shutters::default(),
             held: Mutex::default(),
         })

@@ -14,6 +14,7 @@ use super::engine::Engine;
 use super::erase::Erased;
 use super::index::{Index, Unwritten};
 use super::ledger::{Finished, Ledger, Tail, Windows};
+use super::memory::Bounds;
 use super::request::{News, Receipt, Request};
 use crate::clock::Clock;
 use crate::event::DestinationId;
@@ -46,6 +47,8 @@ pub(super) struct Shared {
     pub unwritten: Mutex<Unwritten>,
     /// How long commits take to be durable.
     pub commits: Latency,
+    /// What bounds what is remembered.
+    pub history: Mutex<Bounds>,
     /// The events before this sequence are written; the index runs ahead of it by one commit.
     pub written_next: AtomicU64,
     /// Why nothing is acknowledged any more.

@@ -37,6 +37,7 @@ mod folder;
 mod index;
 mod keys;
 mod ledger;
+mod memory;
 mod names;
 mod notes;
 mod page;
@@ -57,6 +58,7 @@ pub use detained::{Cause, Detained};
 pub use erase::{Erased, Erasure, Trace, Traces};
 pub use folder::{Durability, Free};
 pub use ledger::Windows;
+pub use memory::{Bounds, Remembering};
 pub use record::{Audit, Door, Entry, Gap, Hold, How, Settlement, Tally, Totals};
 pub use recovery::Findings;
 pub use request::{Arrival, Change, DlqAction, News, Receipt, Transition};
@@ -151,6 +153,7 @@ impl Store {
             cache: Mutex::default(),
             unwritten: Mutex::default(),
             commits: Latency::default(),
+            history: Mutex::default(),
             failure: watch::Sender::new(None),
         });
         let (requests, receiver) = std::sync::mpsc::channel();
