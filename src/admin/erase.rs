@@ -88,7 +88,7 @@ pub(super) async fn erase(
     }
     let what = format!("erase interaction {digest}{}", pace::because(&wish.reason));
     let erased = hunt.erase(&admin, &what, &caller).await?;
-    admin.destinations.values().for_each(|destination| destination.forget(lane));
+    admin.destinations.now().values().for_each(|destination| destination.forget(lane));
     if erased == Erased::default() {
         admin.store.change(Change::Note { what }, caller.name).await?;
     }

@@ -23,7 +23,7 @@ impl Admin {
     pub(super) fn certificates(&self) -> Vec<Certificate> {
         let of_intake = self.tls.iter().flat_map(|tls| tls.certificates());
         let mut all: Vec<Certificate> = of_intake.collect();
-        all.extend(self.destinations.values().flat_map(|destination| destination.certificates.clone()));
+        all.extend(self.destinations.now().values().flat_map(|destination| destination.certificates.clone()));
         all.sort_by(|a, b| (&a.of, a.role).cmp(&(&b.of, b.role)));
         all
     }

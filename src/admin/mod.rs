@@ -10,6 +10,7 @@ mod backup;
 mod certificates;
 mod changes;
 mod dashboard;
+mod discard;
 mod dlq;
 mod document;
 mod erase;
@@ -28,6 +29,7 @@ mod object;
 mod pace;
 mod pending;
 mod quarantine;
+mod redrive;
 mod socket;
 mod status;
 
@@ -36,7 +38,7 @@ pub use socket::Socket;
 
 use crate::clock::Clock;
 use crate::config::settings::Scope;
-use crate::dispatch::{Destination, LineStatus, Question};
+use crate::dispatch::{Destinations, LineStatus, Question};
 use crate::event::{DestinationId, EventId, Sequence};
 use crate::http::tls::Tls;
 use crate::intake::admission::Admission;
@@ -66,7 +68,7 @@ pub struct Admin {
     pub store: Store,
     pub clock: Clock,
     pub questions: mpsc::Sender<Question>,
-    pub destinations: HashMap<DestinationId, Arc<Destination>>,
+    pub destinations: Destinations,
     pub admission: Arc<Admission>,
     pub intake: SharedIntake,
     pub counts: Arc<Counts>,
@@ -136,6 +138,7 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(ages::ages))
         .routes(routes!(events::show))
         .routes(routes!(interactions::show))
+        .routes(routes!(redrive::list))
         .route_layer(middleware::from_fn(refuse_query))
         .routes(routes!(events::list))
         .routes(routes!(dlq::list))
@@ -145,7 +148,8 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(quarantine::list))
         .route_layer(guard(Scope::Read));
     let operate = OpenApiRouter::new()
-        .routes(routes!(dlq::redrive))
+        .routes(routes!(redrive::redrive))
+        .routes(routes!(redrive::stop))
         .routes(routes!(dlq::purge))
         .routes(routes!(notes::open))
         .routes(routes!(notes::close))
@@ -153,8 +157,8 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(pace::pause))
         .routes(routes!(pace::resume))
         .routes(routes!(pace::breaker))
-        .routes(routes!(pending::discard))
         .routes(routes!(erase::erase))
+        .routes(routes!(discard::discard))
         .route_layer(middleware::from_fn(refuse_query))
         .routes(routes!(changes::retry))
         .routes(routes!(changes::discard))
@@ -206,7 +210,7 @@ impl Admin {
     }
 
     fn destination_name(&self, d: DestinationId) -> String {
-        match self.destinations.get(&d) {
+        match self.destinations.get(d) {
             Some(destination) => destination.name.clone(),
             None => self.store.destination_name(d),
         }

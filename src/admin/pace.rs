@@ -116,7 +116,7 @@ pub(super) async fn breaker(
 }
 
 fn known(admin: &Admin, name: &str) -> Result<DestinationId, Failure> {
-    let found = filter::destination(Some(name), admin)?.filter(|d| admin.destinations.contains_key(d));
+    let found = filter::destination(Some(name), admin)?.filter(|d| admin.destinations.has(*d));
     found.ok_or_else(|| Failure::conflict("this destination is not configured any more; nothing is delivered to it"))
 }
 

@@ -5,7 +5,9 @@
 pub mod backup;
 pub mod check;
 pub mod client;
+mod confirm;
 pub mod demo;
+mod discard;
 pub mod dlq;
 pub mod doctor;
 pub mod download;
@@ -22,6 +24,7 @@ pub mod output;
 pub mod pace;
 pub mod quarantine;
 pub mod reach;
+mod redrive;
 pub mod send;
 pub mod serve;
 pub mod signals;
@@ -91,6 +94,8 @@ pub enum Command {
     Pause(pace::PauseArgs),
     /// Deliver to a paused destination again, little by little
     Resume(pace::ResumeArgs),
+    /// Give up what waits for a destination: settled elsewhere, or not wanted any more
+    Discard(discard::Args),
     /// Open or close the breaker of a destination, or let it find out
     Breaker(pace::BreakerArgs),
     /// List when events could not be accepted, and why
@@ -147,6 +152,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Doctor(args) => client(doctor::run(args)),
         Command::Erase(args) => client(erase::run(args)),
         Command::Intake(args) => client(notes::intake(args)),
+        Command::Discard(args) => client(discard::run(args)),
         Command::Pause(args) => client(pace::pause(args)),
         Command::Resume(args) => client(pace::resume(args)),
         Command::Breaker(args) => client(pace::breaker(args)),
@@ -205,6 +211,8 @@ mod tests {
             "holdline intake open",
             "holdline pause crm --reason migration --for 30m",
             "holdline resume crm",
+            "holdline discard crm a b --reason settled",
+            "holdline discard crm --all --reason gone --yes",
             "holdline breaker crm half-open",
             "holdline backup /tmp/b",
             "holdline restore /tmp/b --data /tmp/d",
@@ -216,6 +224,9 @@ mod tests {
             "holdline dlq show 0190 --body",
             "holdline dlq redrive a b --destination crm --dry-run",
             "holdline dlq redrive --all",
+            "holdline dlq redrive --destination crm --rate 50/s --canary --detach",
+            "holdline dlq redrives",
+            "holdline dlq stop crm",
             "holdline dlq purge --type v2.* --yes",
             "holdline quarantine list --limit 5",
             "holdline quarantine verify --source genesys --dry-run",
@@ -244,6 +255,8 @@ mod tests {
             "holdline dlq redrive --all --type x",
             "holdline dlq redrive a --type x",
             "holdline dlq purge --all b",
+            "holdline discard crm --all",
+            "holdline discard crm --reason why",
             "holdline send",
             "holdline explain",
             "holdline explain a --destination crm",

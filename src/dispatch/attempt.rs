@@ -8,7 +8,8 @@ use super::exchange::{self, Answer, Bounds, End, Failure};
 use super::token::{Missing, Token};
 use crate::clock::Clock;
 use crate::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place, Reason};
-use crate::rules::call::Call;
+use crate::rules::call::{Call, Health};
+use crate::rules::canary;
 use crate::rules::quota;
 use crate::rules::retry_after::{self, Wish};
 use crate::rules::staleness::Course;
@@ -94,6 +95,10 @@ pub async fn run(context: Context, start: Start) -> Landed {
     if verdict == Verdict::Delivered {
         destination.end_to_end.observe(now.since(delivery.event.received_at));
     }
+    if delivery.redriven && health != Health::Burdened {
+        let end = if verdict == Verdict::Delivered { canary::End::Well } else { canary::End::Failed };
+        destination.trials.tell(id.sequence, end);
+    }
     let landing = record(&context, delivery, place, verdict, reply, began, now);
     let quota = quota_spent.map(|wish| retry_after::grant(wish, context.destination.retry.retry_after_max, now));
     let hold = wish.into_iter().chain(quota).max_by_key(|wish| wish.until);
@@ -164,6 +169,7 @@ fn unreadable(context: &Context, start: Start, id: DeliveryId, place: Place, err
         tracing::error!(delivery = %id, %why, "a stored delivery does not verify; it is quarantined and not delivered");
         let (why, at) = (why.to_string(), context.clock.now());
         context.store.record(Transition::Damaged { id, place, why, at });
+        context.destination.trials.tell(id.sequence, canary::End::Gone);
     } else {
         context.store.fail(error);
     }

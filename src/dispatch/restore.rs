@@ -73,7 +73,7 @@ fn remember_sequences(
     store: &Store,
     destinations: &HashMap<DestinationId, Arc<Destination>>,
 ) -> Result<(), StoreError> {
-    let asks = |d| destinations.get(&d).and_then(|destination| destination.sequences.as_ref());
+    let asks = |d| destinations.get(&d).and_then(|destination| destination.sequences.as_deref());
     if !destinations.keys().any(|d| asks(*d).is_some()) {
         return Ok(());
     }

@@ -136,6 +136,12 @@ impl Line {
         }
     }
 
+    /// See [`super::Scheduler::go_by`].
+    pub(super) fn go_by(&mut self, policy: Policy) {
+        self.pace.go_by(&self.policy.pace, &policy.pace);
+        self.policy.pace = policy.pace;
+    }
+
     pub(super) fn key(&self, lane: Digest64, sequence: Sequence) -> LaneKey {
         if self.policy.ordered == Ordered::Not || lane.is_none() {
             LaneKey::Alone(sequence)

@@ -31,6 +31,8 @@ pub enum Kind {
     Gap = 21,
     Alive = 22,
     Stance = 23,
+    Redrive = 24,
+    RedriveList = 25,
     Detained = 30,
 }
 

@@ -5,6 +5,7 @@ use super::dues::Dues;
 use super::names::Names;
 use super::pages::Pages;
 use super::record::{Door, Hold, Totals};
+use super::redrive::Redrive;
 use super::spans::Spans;
 use super::stance::Stance;
 use crate::delivery::{Delivery, DeliveryId};
@@ -26,6 +27,7 @@ pub struct Index {
     pub totals: Totals,
     pub holds: BTreeMap<DestinationId, Hold>,
     pub stances: BTreeMap<DestinationId, Stance>,
+    pub redrives: BTreeMap<DestinationId, Redrive>,
     pub door: Option<Door>,
     pub next_gap: u64,
     pub detainees: Detainees,

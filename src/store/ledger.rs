@@ -387,4 +387,5 @@ mod detention;
 mod erase;
 mod letters;
 mod operator;
+mod redrive;
 mod upkeep;

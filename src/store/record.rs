@@ -282,10 +282,14 @@ pub struct Quarantined {
 mod tests {
     use super::*;
     use crate::delivery::{Attempt, DeadLetter, Delivery, Outcome, Reason};
+    use crate::rules::gcra::Rate;
     use crate::store::codec::{self, Kind};
     use crate::store::draft::ROW_MAX;
     use crate::store::page::{pack, seal_page};
+    use crate::store::redrive::{Redrive, RedriveEnd, RedriveEnded};
     use crate::store::stance::{Fixed, Pause, Position, Stance};
+    use std::num::NonZeroU32;
+    use std::time::Duration;
 
     fn entry() -> Entry {
         Entry {
@@ -370,6 +374,8 @@ mod tests {
             ("audit", codec::encode(Kind::Audit, &audit)),
             ("quarantined", codec::encode(Kind::Quarantined, &set_aside)),
             ("stance", codec::encode(Kind::Stance, &stance)),
+            ("redrive", codec::encode(Kind::Redrive, &redrive())),
+            ("redrive_list", codec::encode(Kind::RedriveList, &vec![Sequence(1), Sequence(5)])),
             ("door", codec::encode(Kind::Door, &door)),
             ("gap", codec::encode(Kind::Gap, &gap)),
             ("alive", codec::encode(Kind::Alive, &Timestamp(1))),
@@ -377,6 +383,14 @@ mod tests {
         let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let lines: String = records.iter().map(|(name, bytes)| format!("{name} {}\n", hex(bytes))).collect();
         assert_eq!(lines, include_str!("golden/v1.txt"));
+    }
+
+    fn redrive() -> Redrive {
+        let rate = Rate::new(NonZeroU32::new(50).unwrap(), Duration::from_secs(1));
+        let end = RedriveEnd { at: Timestamp(2), why: RedriveEnded::Failing { failed: 5, of: 10 } };
+        let mut redrive = Redrive::new("admin".to_owned(), Timestamp(1), Some(rate), true, 20);
+        (redrive.taken, redrive.done, redrive.end) = (11, 10, Some(end));
+        redrive
     }
 
     fn delivery() -> Delivery {

@@ -6,6 +6,7 @@ mod gaps;
 mod history;
 mod letters;
 mod quarantine;
+mod redrive;
 mod room;
 mod trend;
 
@@ -14,5 +15,6 @@ pub use gaps::{since_last_time, watch_gaps};
 pub use history::watch_history;
 pub use letters::watch_dlq;
 pub use quarantine::watch_quarantine;
+pub use redrive::watch_redrives;
 pub use room::watch_admission;
 pub use trend::{Rates, Trend, watch_trend};

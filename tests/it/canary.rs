@@ -3,6 +3,7 @@
 use crate::harness::{request, wait_for};
 use crate::process::Process;
 use crate::receiver::{Act, Receiver};
+use base64::Engine;
 use rustix::process::Signal;
 use std::path::Path;
 
@@ -19,12 +20,9 @@ const SECRETS: [&str; 4] = [
 fn configuration(folder: &Path) -> String {
     let file = |n: usize| {
         let path = folder.join(format!("secret-{n}"));
-        // a signing secret is base64
-        let text = if n == 1 {
-            base64::Engine::encode(&base64::engine::general_purpose::STANDARD, SECRETS[n])
-        } else {
-            SECRETS[n].to_owned()
-        };
+        // a signing secret is written in base64
+        let encoded = base64::engine::general_purpose::STANDARD.encode(SECRETS[n]);
+        let text = if n == 1 { format!("whsec_{encoded}") } else { SECRETS[n].to_owned() };
         std::fs::write(&path, text).unwrap();
         format!("{{ file = {path:?} }}")
     };
@@ -34,7 +32,7 @@ fn configuration(folder: &Path) -> String {
          auth = {{ kind = \"bearer\", token = {} }}\nsign = {{ secret = {} }}\n\
          [[source]]\nname = \"signed\"\non_bad_signature = \"quarantine\"\n\
          auth = {{ kind = \"hmac\", preset = \"github\", secrets = [{}] }}\n\
-         [[source]]\nname = \"tokened\"\nauth = {{ kind = \"bearer\", tokens = [{}] }}\n\
+         [[source]]\nname = \"tokened\"\nauth = {{ kind = \"bearer\", token = {} }}\n\
          [[alert]]\ncommand = [\"/bin/sh\", \"-c\", \"cat >> {}\"]\non = [\"dead_letter\", \"intake_refused\"]\ndigest = \"1s\"\n",
         file(0),
         file(1),

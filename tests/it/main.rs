@@ -30,6 +30,8 @@ mod process;
 mod quarantine;
 mod receiver;
 mod recovery;
+mod redrive;
+mod reload;
 mod service;
 mod simulation;
 mod store;

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import socket
@@ -96,19 +97,20 @@ def disk_bytes(folder):
 # ---- the daemon ------------------------------------------------------------------------------------------------
 
 def write_config(path, *, intake, admin, data, destination=None, source=None, **extra):
-    """A configuration with one source and one destination, both called `default`.
+    """A configuration with one source and one destination, both called `default`, or with a list of destinations.
 
     `intake` and `admin` are ports; `destination`, `source` and further tables are dicts of key -> TOML text.
     """
-    tables = {
-        "[intake]": {"listen": f'"127.0.0.1:{intake}"', **extra.pop("intake_settings", {})},
-        "[admin]": {"listen": f'"127.0.0.1:{admin}"'},
-        "[store]": {"path": json.dumps(str(data))},
-        "[[source]]": {"name": '"default"', "profile": '"interaction"', **(source or {})},
-        "[[destination]]": {"name": '"default"', **(destination or {})},
-    }
+    destinations = destination if isinstance(destination, list) else [destination or {}]
+    tables = [
+        ("[intake]", {"listen": f'"127.0.0.1:{intake}"', **extra.pop("intake_settings", {})}),
+        ("[admin]", {"listen": f'"127.0.0.1:{admin}"'}),
+        ("[store]", {"path": json.dumps(str(data))}),
+        ("[[source]]", {"name": '"default"', "profile": '"interaction"', **(source or {})}),
+        *(("[[destination]]", {"name": '"default"', **d}) for d in destinations),
+    ]
     lines = []
-    for head, settings in tables.items():
+    for head, settings in tables:
         lines += [head, *(f"{key} = {value}" for key, value in settings.items()), ""]
     pathlib.Path(path).write_text("\n".join(lines))
 
@@ -175,6 +177,13 @@ class Daemon:
 
     def status(self):
         return self.ask_json("/v1/status")
+
+    def attempts(self, destination="default"):
+        """How attempts ended since the start: outcome -> how often."""
+        _, text = self.ask("/metrics")
+        found = re.findall(r'^holdline_destination_attempts_total\{(.*)\} (\d+)', text.decode(), re.M)
+        labels = [(dict(re.findall(r'(\w+)="([^"]*)"', labels)), int(count)) for labels, count in found]
+        return {of["outcome"]: count for of, count in labels if of["destination"] == destination}
 
     def is_ready(self):
         try:
@@ -374,6 +383,7 @@ class Destination:
     def __init__(self, receive, settled):
         self.receive, self.settled = receive, settled
         self.connections = 0
+        self.writers = set()
         self.server = None
 
     async def listen(self, port):
@@ -381,6 +391,7 @@ class Destination:
 
     async def serve(self, reader, writer):
         self.connections += 1
+        self.writers.add(writer)
         try:
             while await self.serve_one(reader, writer):
                 pass
@@ -388,6 +399,7 @@ class Destination:
             pass
         finally:
             self.connections -= 1
+            self.writers.discard(writer)
             writer.close()
 
     async def serve_one(self, reader, writer):
@@ -407,6 +419,12 @@ class Destination:
             return False
         await writer.drain()
         return True
+
+    def go_away(self):
+        """Takes no more connections and resets those that are open, until `listen` is called again."""
+        self.server.close()
+        for writer in self.writers:
+            writer.transport.abort()
 
     async def until_deserted(self):
         """Waits until every connection is closed: what a dead daemon had sent has been read then."""
@@ -443,6 +461,19 @@ def print_row(**columns):
     print(" | ".join(name.ljust(widths[name]) for name in columns))
     print("-|-".join("-" * widths[name] for name in columns))
     print(" | ".join(str(value).ljust(widths[name]) for name, value in columns.items()), flush=True)
+
+
+def print_table(rows):
+    """Rows (dicts with the same keys) under one heading, as a table of markdown."""
+    if not rows:
+        return
+    names = list(rows[0])
+    widths = {name: max(len(name), *(len(str(row[name])) for row in rows)) for name in names}
+    print("| " + " | ".join(name.ljust(widths[name]) for name in names) + " |")
+    print("|" + "|".join("-" * (widths[name] + 2) for name in names) + "|")
+    for row in rows:
+        print("| " + " | ".join(str(row[name]).ljust(widths[name]) for name in names) + " |")
+    print(flush=True)
 
 
 def print_faults(title, faults, shown=10):

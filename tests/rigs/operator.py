@@ -326,6 +326,7 @@ def parse_arguments():
     if options.short:
         options.waiting, options.dead, options.delayed, options.flow = 50_000, 5_000, 2_000, 20_000
         options.rounds, options.paces, options.slower_max, options.shown = 3, 1, 0.5, 10
+        options.answer_max_ms = 500.0
     return options
 
 

@@ -348,7 +348,7 @@ fn the_shipped_file_names_every_key_and_profile() {
                 text.replace(&format!("\n[{block}]"), &format!("\n[{block}]\nzzzzzzzzzzzz = 1"))
             });
     let found = faults(&marked);
-    assert_eq!(found.len(), 9, "{found:?}");
+    assert_eq!(found.len(), 10, "{found:?}");
     for fault in &found {
         let (_, known) = fault.split_once("known here: ").unwrap();
         for key in known.split(", ") {
