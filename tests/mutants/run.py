@@ -26,7 +26,7 @@ SYNCS = ["--short", "--calls", "sync_file_range"]
 # patch -> the harness that must notice it, and how it is run
 MUTANTS = {
     "acknowledged-before-sync": ("inject", WRITES),
-    "no-sync": ("powercut", ["--cuts", "12"]),
+    "no-sync": ("powercut", ["--cuts", "40"]),
     "deduplication-in-a-commit-of-its-own": ("inject", WRITES),
     "failed-commit-taken-for-done": ("inject", WRITES),
     "nobody-woken-after-a-failed-write": ("inject", SYNCS),
