@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use utoipa::ToSchema;
 
 /// So many dead letters are looked at for one page, so that a narrow filter cannot hold the store.
-const EXAMINED_MAX: usize = 20_000;
+const EXAMINED_MAX: usize = 5_000;
 /// So many change in one commit.
 const CHUNK: usize = 32;
 

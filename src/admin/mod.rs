@@ -12,6 +12,7 @@ mod dashboard;
 mod discard;
 mod dlq;
 mod document;
+mod erase;
 mod events;
 mod explain;
 mod export;
@@ -153,6 +154,7 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(pace::resume))
         .routes(routes!(pace::breaker))
         .routes(routes!(discard::discard))
+        .routes(routes!(erase::erase))
         .route_layer(middleware::from_fn(refuse_query))
         .routes(routes!(changes::retry))
         .routes(routes!(changes::discard))
@@ -182,6 +184,11 @@ impl Admin {
         let stopping = || Failure::unavailable("the daemon is stopping");
         self.questions.send(question(to)).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())
+    }
+
+    /// Returns once what lay here before the start is known.
+    async fn has_started(&self) -> Result<(), Failure> {
+        self.ask(|to| Question::Standings(Vec::new(), to)).await.map(drop)
     }
 
     async fn lines(&self) -> Result<HashMap<DestinationId, LineStatus>, Failure> {

@@ -120,7 +120,7 @@ fn known(admin: &Admin, name: &str) -> Result<DestinationId, Failure> {
     found.ok_or_else(|| Failure::conflict("this destination is not configured any more; nothing is delivered to it"))
 }
 
-fn because(reason: &str) -> String {
+pub(super) fn because(reason: &str) -> String {
     if reason.is_empty() { String::new() } else { format!(": {reason}") }
 }
 

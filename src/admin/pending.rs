@@ -1,11 +1,9 @@
 //! What waits for a destination, for batch work elsewhere while it is down.
 
-use super::known::delay_tree;
 use super::{Admin, Failure, Name, Shared, filter};
 use crate::delivery::{Delivery, DeliveryId, Place};
 use crate::event::{DestinationId, EventId, Sequence};
 use crate::store::{Store, StoreError};
-use crate::time::Timestamp;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
@@ -20,6 +18,8 @@ use utoipa::ToSchema;
 
 /// Lines that wait to be sent.
 const LINES_AHEAD: usize = 16;
+/// Deliveries of the delay tree that are looked up at once; more than there are destinations.
+const DELAYED_AHEAD: usize = 4096;
 
 /// A line: a delivery that waits, with its body.
 #[derive(Debug, Serialize, ToSchema)]
@@ -50,10 +50,9 @@ pub(super) struct Pending {
 #[utoipa::path(get, path = "/v1/destinations/{name}/pending", tag = "destinations", params(("name" = String, Path)), responses((status = 200, description = "NDJSON; each line is a `Pending`", body = Pending, content_type = "application/x-ndjson"), Failure))]
 pub(super) async fn pending(State(admin): Shared, Name(name): Name) -> Result<impl IntoResponse, Failure> {
     let d = destination(&admin, &name)?;
-    let tree = delay_tree(&admin).await?;
-    let delayed = tree.into_iter().filter(|(id, _)| id.destination == d).map(|(id, due)| (id.sequence, due)).collect();
+    admin.has_started().await?;
     let (to, body) = Channel::<Bytes, StoreError>::new(LINES_AHEAD);
-    tokio::spawn(lines(admin, d, delayed, to));
+    tokio::spawn(lines(admin, d, to));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(body)))
 }
 
@@ -62,23 +61,13 @@ pub(super) fn destination(admin: &Admin, name: &str) -> Result<DestinationId, Fa
 }
 
 /// Reads delivery after delivery as fast as they are taken; what ends meanwhile is left out.
-async fn lines(
-    admin: Arc<Admin>,
-    d: DestinationId,
-    mut delayed: BTreeMap<Sequence, Timestamp>,
-    mut to: Sender<Bytes, StoreError>,
-) {
-    let mut from = admin.store.floor();
+async fn lines(admin: Arc<Admin>, d: DestinationId, mut to: Sender<Bytes, StoreError>) {
+    let mut from = Sequence::default();
     loop {
         // what was sent is then not all there is, and the client must see that
-        let Ok((tickets, next)) = admin.read(move |store| store.waiting(d, from)).await else {
+        let Ok((places, next)) = admin.read(move |store| places(store, d, from)).await else {
             return to.abort(StoreError::Failed);
         };
-        let over = next == from;
-        let later = if over { BTreeMap::new() } else { delayed.split_off(&next) };
-        let mut places: BTreeMap<Sequence, Place> =
-            std::mem::replace(&mut delayed, later).into_iter().map(|(s, due)| (s, Place::under(due))).collect();
-        places.extend(tickets.iter().map(|ticket| (ticket.sequence, ticket.place)));
         for (sequence, place) in places {
             let id = DeliveryId { sequence, destination: d };
             let line = match admin.read(move |store| read(store, id, place)).await {
@@ -90,11 +79,30 @@ async fn lines(
                 return;
             }
         }
-        if over {
-            return;
+        match next {
+            Some(next) => from = next,
+            None => return,
         }
-        from = next;
     }
+}
+
+/// Where some deliveries lie that wait from `from` on, in order, and where to go on.
+pub(super) fn places(
+    store: &Store,
+    d: DestinationId,
+    from: Sequence,
+) -> Result<(BTreeMap<Sequence, Place>, Option<Sequence>), StoreError> {
+    let in_pages = from.max(store.floor());
+    let (tickets, behind) = store.waiting(d, in_pages)?;
+    let end = if behind == in_pages { Sequence(u64::MAX) } else { behind };
+    let delayed = store.dues_between(from, end, DELAYED_AHEAD);
+    // where there are more, what lies in pages behind the last waits for the next look
+    let full = delayed.len() == DELAYED_AHEAD;
+    let next = if full { delayed.last().map_or(end, |(id, _)| id.sequence) } else { end };
+    let of_d = delayed.into_iter().filter(|(id, _)| id.destination == d && id.sequence < next);
+    let mut places: BTreeMap<Sequence, Place> = of_d.map(|(id, due)| (id.sequence, Place::under(due))).collect();
+    places.extend(tickets.iter().filter(|t| t.sequence < next).map(|ticket| (ticket.sequence, ticket.place)));
+    Ok((places, (next < Sequence(u64::MAX)).then_some(next)))
 }
 
 pub(super) fn read(store: &Store, id: DeliveryId, place: Place) -> Result<Option<Delivery>, StoreError> {

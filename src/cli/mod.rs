@@ -11,6 +11,7 @@ mod discard;
 pub mod dlq;
 pub mod doctor;
 pub mod download;
+pub mod erase;
 pub mod events;
 pub mod explain;
 pub mod failure;
@@ -31,6 +32,7 @@ pub mod status;
 pub mod table;
 pub mod top;
 pub mod words;
+pub mod working;
 
 pub use failure::Failure;
 
@@ -81,6 +83,11 @@ pub enum Command {
     Dlq(dlq::Args),
     /// Look at requests that were kept apart, and let in those that pass now
     Quarantine(quarantine::Args),
+    /// Erase all that lies here of one interaction
+    ///
+    /// What waits, what is dead or kept apart, and what is remembered to recognise duplicates. What is being delivered at
+    /// the moment is not erased: the command then fails, and is to be given again.
+    Erase(erase::Args),
     /// Close intake for a while, or open it again
     Intake(notes::IntakeArgs),
     /// Deliver nothing to a destination, for a while or until it is resumed
@@ -143,6 +150,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Top(args) => client(top::run(args)),
         Command::Explain(args) => client(explain::run(args)),
         Command::Doctor(args) => client(doctor::run(args)),
+        Command::Erase(args) => client(erase::run(args)),
         Command::Intake(args) => client(notes::intake(args)),
         Command::Discard(args) => client(discard::run(args)),
         Command::Pause(args) => client(pace::pause(args)),
@@ -223,6 +231,8 @@ mod tests {
             "holdline dlq purge --type v2.* --yes",
             "holdline quarantine list --limit 5",
             "holdline quarantine verify --source genesys --dry-run",
+            "holdline erase --interaction k --reason why --yes",
+            "holdline erase --interaction k --dry-run --json",
             "holdline completions zsh",
             "holdline man /tmp",
             "holdline send a.json - --source genesys --intake http://127.0.0.1:1",
@@ -256,6 +266,7 @@ mod tests {
             "holdline events retry",
             "holdline verify --data /tmp/d --repair --salvage /tmp/e",
             "holdline demo --events 3",
+            "holdline erase",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

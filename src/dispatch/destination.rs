@@ -11,13 +11,13 @@ use super::token::{Missing, Token, Tokens};
 use super::trials::Trials;
 use super::{credentials, request};
 use crate::config::settings::{self, DestinationAuth, OnDeadLetter, OrderMode};
-use crate::delivery::{Delivery, Reason};
+use crate::delivery::Delivery;
 use crate::event::{DestinationId, Digest64};
 use crate::latency::Latency;
 use crate::rules::backoff::Retry;
-use crate::rules::staleness::{self, Course, OnStale};
+use crate::rules::lateness::Lateness;
+use crate::rules::staleness::{Course, OnStale};
 use crate::rules::success::Success;
-use crate::rules::ttl::Ttl;
 use crate::scheduler::{DeadLetters, Limits, Ordered, Policy};
 use crate::time::Timestamp;
 use bytes::Bytes;
@@ -48,8 +48,7 @@ pub struct Destination {
     pub(super) client: HttpClient,
     pub(super) tokens: Option<Tokens>,
     pub(super) success: Option<Success>,
-    pub(super) on_stale: OnStale,
-    pub(super) ttl: Ttl,
+    pub(super) lateness: Lateness,
     /// What was delivered last; nothing where that does not matter.
     pub(super) sequences: Option<Arc<Sequences>>,
     common: RwLock<Arc<Common>>,
@@ -92,8 +91,7 @@ impl Destination {
             client: client(settings)?,
             tokens: tokens(settings)?,
             success: settings.success.clone(),
-            on_stale: settings.ordering.on_stale,
-            ttl: settings.ttl.clone(),
+            lateness: Lateness { on_stale: settings.ordering.on_stale, ttl: settings.ttl.clone() },
             sequences: (settings.ordering.on_stale != OnStale::Deliver).then(Arc::default),
             common: RwLock::new(Arc::new(common(settings)?)),
             shutters: Arc::default(),
@@ -155,6 +153,13 @@ impl Destination {
         self.sequences.as_ref().and_then(|sequences| sequences.last(lane))
     }
 
+    /// Forgets what was delivered of an interaction.
+    pub fn forget(&self, lane: Digest64) {
+        if let Some(sequences) = &self.sequences {
+            sequences.forget(lane);
+        }
+    }
+
     /// The URL as it may be shown; none where events are held.
     pub fn url(&self) -> Option<String> {
         (self.policy.pace.concurrency_max > 0).then(|| self.common().url.to_string())
@@ -173,11 +178,8 @@ impl Destination {
 
     /// What is to be done with a delivery whose turn it is, by its age and by the times of what was delivered before.
     pub(super) fn course(&self, delivery: &Delivery, now: Timestamp) -> Course {
-        if self.ttl.is_over(delivery, now) {
-            return Course::Bury(Reason::Expired);
-        }
         let last = self.last(delivery.event.lane());
-        staleness::judge(self.on_stale, delivery, last.and_then(|last| last.newest()))
+        self.lateness.course(delivery, last.and_then(|last| last.newest()), now)
     }
 
     pub(super) fn has(&self, delivery: &Delivery, at: Timestamp) {

@@ -23,6 +23,7 @@ mod wire;
 pub use destination::{Destination, Reread};
 pub use destinations::{Destinations, Known};
 pub use restore::restore;
+pub use sequences::Sequences;
 
 use crate::clock::Clock;
 use crate::delivery::Ticket;
@@ -34,7 +35,7 @@ use crate::scheduler::{Interaction, Line, Scheduler, Shut, Standing, Start, Step
 use crate::store::{News, Store};
 use crate::time::Timestamp;
 use attempt::{Context, Landed};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -86,8 +87,8 @@ pub enum Question {
     Standings(Vec<(DestinationId, Digest64, Sequence)>, oneshot::Sender<Vec<Standing>>),
     /// How an interaction stands with each destination, with at most so many of those that wait.
     Interaction(Digest64, usize, oneshot::Sender<Vec<(DestinationId, Interaction)>>),
-    /// What lies in the delay tree, with the due times under which it lies there.
-    DelayTree(oneshot::Sender<Vec<(DestinationId, Sequence, Timestamp)>>),
+    /// The events of which a delivery is in flight.
+    InFlight(oneshot::Sender<BTreeSet<Sequence>>),
     /// Not a question: from now on these are the destinations. What still waits for others is delivered as before.
     GoBy(Known, oneshot::Sender<()>),
 }
@@ -251,10 +252,8 @@ impl Dispatcher {
                 let lines = self.scheduler.lines();
                 let _ = to.send(lines.map(|(d, line)| (d, line.interaction(lane, waiting_max))).collect());
             }
-            Question::DelayTree(to) => {
-                let lines = self.scheduler.lines();
-                let all = lines.flat_map(|(d, line)| line.in_delay_tree().map(move |(s, due)| (d, s, due)));
-                let _ = to.send(all.collect());
+            Question::InFlight(to) => {
+                let _ = to.send(self.scheduler.lines().flat_map(|(_, line)| line.flying()).collect());
             }
             Question::GoBy(known, to) => {
                 let mut all = (*known).clone();

@@ -34,6 +34,7 @@ pub fn restore(
             }
         }
     }
+    store.knows_delayed();
     remember_sequences(store, destinations)?;
     for destination in destinations.values() {
         stance::restore(scheduler, destination, store.stance(destination.id), now);

@@ -6,6 +6,7 @@ pub mod call;
 pub mod canary;
 pub mod concurrency;
 pub mod gcra;
+pub mod lateness;
 pub mod pattern;
 pub mod quota;
 pub mod ramp;

@@ -11,6 +11,7 @@ use super::backup::Tee;
 use super::cache::Cache;
 use super::draft::Draft;
 use super::engine::Engine;
+use super::erase::Erased;
 use super::index::{Index, Unwritten};
 use super::ledger::{Finished, Ledger, Tail, Windows};
 use super::log::mark::Reached;
@@ -71,6 +72,7 @@ enum Answer {
     Count(oneshot::Sender<usize>, usize),
     Detain(oneshot::Sender<Option<u64>>, Option<u64>),
     LetIn(oneshot::Sender<Option<Vec<Receipt>>>, Option<Vec<Receipt>>),
+    Erase(oneshot::Sender<Erased>, Erased),
     Flush(oneshot::Sender<()>),
 }
 
@@ -83,6 +85,7 @@ impl Answer {
             Self::Count(to, count) => drop(to.send(count)),
             Self::Detain(to, number) => drop(to.send(number)),
             Self::LetIn(to, receipts) => drop(to.send(receipts)),
+            Self::Erase(to, erased) => drop(to.send(erased)),
             Self::Flush(to) => drop(to.send(())),
         }
     }
@@ -204,6 +207,9 @@ impl Committer {
                 }
                 Request::LetIn { number, arrivals, answer } => {
                     answers.push(Answer::LetIn(answer, ledger.let_in(number, arrivals)?));
+                }
+                Request::Erase { erasure, who, answer } => {
+                    answers.push(Answer::Erase(answer, ledger.erase(&erasure, &who)?));
                 }
                 Request::Flush { answer } => answers.push(Answer::Flush(answer)),
                 Request::Check { answer } => checks.push(answer),

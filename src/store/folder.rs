@@ -44,6 +44,8 @@ impl Durability {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
+    /// It was never opened to its end, so nothing was ever accepted into it.
+    unfinished: bool,
     _lock: File,
 }
 
@@ -53,7 +55,7 @@ impl Folder {
         let failed = |what: &str, e: io::Error| StoreError::Folder(format!("{what} {}: {e}", path.display()));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| failed("cannot create", e))?;
         let lock = lock(path)?;
-        check_format(path)?;
+        let unfinished = !has_format(path)?;
         let queue = path.join("queue");
         if !queue.exists() {
             fs::create_dir(&queue).map_err(|e| failed("cannot create queue/ in", e))?;
@@ -63,9 +65,36 @@ impl Folder {
             // the entry of the folder itself; a parent that may not be opened was there before
             let _ = sync_folder(&parent);
         }
-        let folder = Self { path: path.to_owned(), _lock: lock };
+        let folder = Self { path: path.to_owned(), unfinished, _lock: lock };
         folder.clean_up().map_err(|e| failed("cannot clean up queue/ in", e))?;
         Ok(folder)
+    }
+
+    /// Whether the store was never opened to its end; then nothing was ever accepted into it.
+    pub fn is_unfinished(&self) -> bool {
+        self.unfinished
+    }
+
+    /// Sets aside what there is of a store that was never finished, and begins anew.
+    pub fn begin_again(&self) -> io::Result<()> {
+        let aside = (1..).map(|n| self.path.join(format!("set-aside.queue.{n}"))).find(|path| !path.exists());
+        fs::rename(self.queue(), aside.unwrap_or_default())?;
+        fs::create_dir(self.queue())?;
+        let _ = self.mark_synchronous(); // whether it holds is read back from the files
+        sync_folder(&self.path)
+    }
+
+    /// Writes the format version, whole or not at all, once the store has been opened for the first time.
+    pub fn finish(&self) -> io::Result<()> {
+        if !self.unfinished {
+            return Ok(());
+        }
+        let part = self.path.join("format.part");
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&part)?;
+        writeln!(file, "{FORMAT}")?;
+        file.sync_all()?;
+        fs::rename(&part, self.path.join("format"))?;
+        sync_folder(&self.path)
     }
 
     pub fn path(&self) -> &Path {
@@ -194,11 +223,13 @@ pub fn hold(path: &Path) -> Result<Option<File>, StoreError> {
     Ok(Some(lock))
 }
 
-fn check_format(path: &Path) -> Result<(), StoreError> {
+/// Whether the folder says its format, which must be one that is known. It does not while a store is being made.
+fn has_format(path: &Path) -> Result<bool, StoreError> {
     let file = path.join("format");
     match fs::read_to_string(&file) {
+        Ok(text) if text.trim().is_empty() => Ok(false),
         Ok(text) => match text.trim().parse::<u32>() {
-            Ok(found) if found <= FORMAT => Ok(()),
+            Ok(found) if found <= FORMAT => Ok(true),
             Ok(found) => Err(StoreError::NewerFormat { path: path.to_owned(), found, known: FORMAT }),
             Err(_) => Err(StoreError::Folder(format!(
                 "{} does not hold a format version; restore the folder from a backup, or write {FORMAT} into that file \
@@ -206,14 +237,7 @@ fn check_format(path: &Path) -> Result<(), StoreError> {
                 file.display()
             ))),
         },
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let write = || {
-                let mut f = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&file)?;
-                writeln!(f, "{FORMAT}")?;
-                f.sync_all()
-            };
-            write().map_err(|e| StoreError::Folder(format!("cannot write {}: {e}", file.display())))
-        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(StoreError::Folder(format!("cannot read {}: {e}", file.display()))),
     }
 }

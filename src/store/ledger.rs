@@ -274,6 +274,7 @@ impl<'a> Ledger<'a> {
         totals.delay_bytes = totals.delay_bytes.saturating_sub(bytes as u64);
         let tally = totals.tally(id.destination);
         tally.delayed = tally.delayed.saturating_sub(1);
+        self.index.dues.remove(id, place.due());
         Ok(true)
     }
 
@@ -282,6 +283,7 @@ impl<'a> Ledger<'a> {
         self.draft.put_long(Table::Delay, &delay_key(due, delivery.id), &sealed);
         self.index.totals.delay_bytes += sealed.len() as u64;
         self.index.totals.tally(delivery.id.destination).delayed += 1;
+        self.index.dues.insert(delivery.id, due);
         self.changed = true;
     }
 
@@ -369,6 +371,7 @@ impl<'a> Ledger<'a> {
             let key = self.index.totals.next_settlement;
             self.tail.settled.write(&mut self.draft, key, SettledRow { settlements: chunk.to_vec() });
             self.index.totals.next_settlement += chunk.len() as u64;
+            (key..).zip(chunk).for_each(|(number, s)| self.index.spans.add(number, s.id.sequence));
             self.changed = true;
         }
     }
@@ -382,6 +385,7 @@ enum Known {
 }
 
 mod detention;
+mod erase;
 mod letters;
 mod operator;
 mod redrive;

@@ -6,6 +6,7 @@
 use super::log::mark::Reached;
 use crate::delivery::DeliveryId;
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, EventId, Sequence};
+use crate::store::names::UNNAMED;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,17 @@ impl Entry {
             size: u32::try_from(event.body.len()).unwrap_or(u32::MAX),
             prior,
         }
+    }
+
+    /// Leaves only when an event came, from which source and for whom.
+    pub fn erase(&mut self) {
+        (self.sender, self.body, self.lane) = (Digest64::NONE, Digest64::NONE, Digest64::NONE);
+        (self.time, self.kind, self.size, self.prior) = (Timestamp::ZERO, UNNAMED, 0, Sequence::default());
+    }
+
+    /// Whether an operator had the event erased; each event that was not has a digest of its body.
+    pub fn is_erased(&self) -> bool {
+        self.body.is_none()
     }
 
     pub fn id(&self, sequence: Sequence) -> EventId {

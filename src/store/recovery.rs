@@ -39,9 +39,10 @@ pub(super) fn recover(engine: &Engine) -> Result<(Index, Findings), StoreError> 
         heal(engine, &mut index, from, to, &mut findings)?;
     }
     let (head, end) = (index.totals.settled_head, index.totals.next_settlement);
-    let pages = &mut index.pages;
-    let gaps = consecutive::<SettledRow>(engine, head, end, |_, row| {
-        for settlement in row.settlements {
+    let Index { pages, spans, .. } = &mut index;
+    let gaps = consecutive::<SettledRow>(engine, head, end, |first, row| {
+        for (number, settlement) in (first..).zip(row.settlements) {
+            spans.add(number, settlement.id.sequence);
             pages.leave(settlement.id);
         }
     })?;

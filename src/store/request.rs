@@ -3,6 +3,7 @@
 use super::StoreError;
 use super::backup::Tee;
 use super::detained::Detained;
+use super::erase::{Erased, Erasure};
 use super::record::{Door, Gap};
 use super::redrive::{Redrive, RedriveEnded};
 use super::stance::{Fixed, Pause};
@@ -191,6 +192,11 @@ pub(super) enum Request {
         number: u64,
         arrivals: Vec<Arrival>,
         answer: oneshot::Sender<Option<Vec<Receipt>>>,
+    },
+    Erase {
+        erasure: Box<Erasure>,
+        who: String,
+        answer: oneshot::Sender<Erased>,
     },
     /// From now on commits are copied, or no longer; false where they are copied elsewhere.
     Tee {
