@@ -18,8 +18,9 @@
 //! gaps        number -> a time in which events could not be accepted
 //! detained    number -> a request that was not accepted            until let in, or too old
 //! ```
-//! `folder` is what lies around sled, `engine` wraps it, `draft` gathers writes, `ledger` decides them, `committer` makes
-//! them, `recovery` rebuilds the `index`, `check` holds rows and index against each other.
+//! `log` looks through sled's log before sled opens it, `salvage` reads it where sled no longer can, `folder` is what lies
+//! around sled, `engine` wraps it, `draft` gathers writes, `ledger` decides them, `committer` makes them, `recovery`
+//! rebuilds the `index`, `check` holds rows and index against each other.
 
 mod ages;
 mod backup;
@@ -155,6 +156,10 @@ impl Store {
             return Err(StoreError::NotPowerSafe { path: path.to_owned(), durability });
         }
         let (index, findings) = recovery::recover(&engine)?;
+        if engine.folder().reached().is_some_and(|mark| index.totals.reached().falls_short_of(mark)) {
+            let why = "its log ends before what had been durable; a copy of it may hold more".to_owned();
+            return Err(StoreError::Corrupt(why));
+        }
         let shared = Arc::new(Shared {
             engine,
             written_next: index.totals.next_sequence.0.into(),

@@ -19,6 +19,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::Path;
 
+/// No batch begins so many segments before the tail and ends in it.
+const LATE: u64 = 64;
+
 /// What is wrong with a log, each in a line for the operator.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Examined {
@@ -34,8 +37,8 @@ pub fn examine(queue: &Path, reached: Option<Reached>) -> io::Result<Examined> {
         return Ok(Examined { faults: too_short(Reached::default(), reached), harmless: Vec::new() });
     };
     let stable = log.slots.iter().filter_map(|s| s.header).map(|h| h.stable).max().unwrap_or(0).max(0);
-    let tail = stable as u64 / SEGMENT_BYTES as u64;
     let replayed = snapshot_lsn(queue)? / SEGMENT_BYTES as u64;
+    let tail = (stable as u64 / SEGMENT_BYTES as u64).max(replayed);
     let mut seen = Seen { tail, replayed, expected: tail, ..Seen::default() };
     let mut bytes = Vec::new();
     for slot in &log.slots {
@@ -78,8 +81,9 @@ struct Seen {
     /// Where a batch begins, and where it ends; the last one.
     batch: Option<(u64, u64)>,
     end: u64,
-    /// The counters whenever they changed, by the place of their message.
+    /// The counters whenever they were written, by the place of their message: those of the end, and the last before them.
     counters: BTreeMap<u64, Reached>,
+    before: Reached,
 }
 
 impl Seen {
@@ -138,7 +142,11 @@ impl Seen {
     fn message(&mut self, message: &Message, lsn: u64, bytes: &[u8], within: bool) {
         let body = &bytes[message.body.clone()];
         if let Some(reached) = counters(message.kind, body) {
-            self.counters.insert(lsn, reached);
+            if lsn / SEGMENT_BYTES as u64 + LATE >= self.tail {
+                self.counters.insert(lsn, reached);
+            } else {
+                self.before = reached;
+            }
         }
         if message.kind == Kind::Batch && within {
             self.batch = body.try_into().ok().map(|last| (lsn, u64::from_le_bytes(last)));
@@ -173,7 +181,7 @@ impl Seen {
         if based < known {
             told.faults.push(format!("{} of sled's {known} pages are missing", known - based));
         }
-        let last = self.counters.range(..cut).next_back().map(|(_, reached)| *reached).unwrap_or_default();
+        let last = self.counters.range(..cut).next_back().map_or(self.before, |(_, reached)| *reached);
         told.faults.extend(too_short(last, reached));
         let mut later: Vec<Reached> = self.counters.range(cut..).map(|(_, reached)| *reached).collect();
         later.retain(|reached| *reached != last);
