@@ -209,13 +209,14 @@ def run(options):
         "seed": options.seed, "acknowledged": len(ledgers.accepted), "answers": dict(ledgers.faults),
         "lost": len(faults["lost"]), "duplicated": duplicated, "out of order": len(faults["order"]),
         "early": len(faults["early"]), "too soon": len(faults["storm"]), "verdict": verdict})
+    if verdict != "held":
+        print(f"kept for a look: {workdir}")
     common.print_result("clock", "clock stepped by an hour, a day, a year, both ways", verdict, n=steps, seed=options.seed,
                         acknowledged=len(ledgers.accepted), lost=len(faults["lost"]), duplicated=duplicated,
                         out_of_order=len(faults["order"]))
     if verdict == "held":
         shutil.rmtree(workdir)
         return 0
-    print(f"kept for a look: {workdir}")
     return 1
 
 

@@ -195,10 +195,11 @@ def run(options):
             "verdict": "FAILED" if bad else "held"})
         totals.update(n=1, acknowledged=len(part.ledgers.accepted), lost=len(faults["lost"]), duplicated=duplicated,
                       out_of_order=len(faults["order"]))
+    if failed:
+        print(f"kept for a look: {workdir}")
     common.print_result("scarce", "a slow disk, no descriptors, no memory", "FAILED" if failed else "held" if totals else "skipped",
                         seed=options.seed, **totals)
     if failed:
-        print(f"kept for a look: {workdir}")
         return 1
     shutil.rmtree(workdir)
     return 0
