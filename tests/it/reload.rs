@@ -42,6 +42,7 @@ async fn i12_what_a_destination_asked_for_and_an_operator_decided_outlives_a_rel
     assert_eq!((&stands["paused"], &stands["holds"][0]["reason"]), (&json!(true), &json!("migration")), "{stands}");
     assert_eq!(receiver.count(), 1);
     bench.change("/v1/destinations/default/resume", json!({})).await;
+    bench.clock.advance(Duration::from_secs(60)); // past the backoff of the first
     wait_for("both go", async || (receiver.count() >= 3).then_some(())).await;
     bench.sound().await;
 }
