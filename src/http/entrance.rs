@@ -4,6 +4,7 @@
 //! nothing have a time within which they must end. HTTP/2 is spoken where a client chose it by ALPN, with bounds against
 //! floods of streams, resets and headers. After `stop` the requests under way may end.
 
+use super::deadlines::Deadlines;
 use super::farewell;
 use super::seats::{self, Seat, Seats};
 use super::tls::{self, Tls};
@@ -124,7 +125,7 @@ impl Entrance {
         B: hyper::body::Body<Error: std::error::Error + Send + Sync> + 'static,
     {
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
+            .timer(Deadlines::default())
             .header_read_timeout(self.limits.head_timeout)
             .max_headers(HEADERS_MAX)
             .max_buf_size(self.limits.head_bytes_max)
