@@ -4,7 +4,6 @@
 //! nothing have a time within which they must end. HTTP/2 is spoken where a client chose it by ALPN, with bounds against
 //! floods of streams, resets and headers. After `stop` the requests under way may end.
 
-use super::deadlines::Deadlines;
 use super::farewell;
 use super::seats::{self, Seat, Seats};
 use super::tls::{self, Tls};
@@ -125,7 +124,7 @@ impl Entrance {
         B: hyper::body::Body<Error: std::error::Error + Send + Sync> + 'static,
     {
         let connection = http1::Builder::new()
-            .timer(Deadlines::default())
+            .timer(TokioTimer::new())
             .header_read_timeout(self.limits.head_timeout)
             .max_headers(HEADERS_MAX)
             .max_buf_size(self.limits.head_bytes_max)

@@ -1,7 +1,6 @@
 //! HTTP plumbing that intake and admin share: sockets, the accept loop, and answers in JSON.
 
 pub mod answer;
-pub mod deadlines;
 pub mod entrance;
 pub mod farewell;
 pub mod listener;
