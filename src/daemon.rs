@@ -20,8 +20,7 @@ use crate::admin::{self, Admin};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::settings;
-use crate::dispatch::{self, Destination, Dispatcher, Question};
-use crate::event::DestinationId;
+use crate::dispatch::{self, Destination, Destinations, Dispatcher, Known, Question};
 use crate::intake::admission::{self, Admission};
 use crate::intake::{Bounds, Counts, Intake, SharedIntake, Source};
 use crate::scheduler::Scheduler;
@@ -51,7 +50,7 @@ pub struct Daemon {
     token: String,
     settings: Settings,
     clock: Clock,
-    destinations: HashMap<DestinationId, Arc<Destination>>,
+    destinations: Destinations,
     door: SharedIntake,
     questions: mpsc::Sender<Question>,
     store: Store,
@@ -92,15 +91,15 @@ impl Daemon {
         let tls = listening::tls(&settings.intake)?;
         let Opened { store, news, committer, .. } = open_store(&settings.store, &settings, clock.clone()).await?;
         let token = access::token(&settings.admin.token, &settings.store.path)?;
-        let destinations = destinations(&store, &settings).await?;
+        let destinations = Destinations::new(destinations(&store, &settings).await?);
         let admission = Arc::new(admission(&store));
         let counts = Arc::new(Counts::default());
         upkeep::since_last_time(&store, clock.now()).await?;
         let upkeep = Part::new();
-        let (trend, beyond) = care::look_after(&upkeep, &store, &clock, &settings, &admission, &counts);
+        let (trend, beyond) = care::look_after(&upkeep, &store, &clock, &settings, &admission, &counts, &destinations);
         counts.knows(settings.sources.iter().map(|s| &s.name));
-        let door = door(&store, &clock, &settings, &destinations, admission.clone(), counts.clone())?;
-        let door = Arc::new(RwLock::new(Arc::new(door)));
+        let door = Arc::new(door(&store, &clock, &settings, &destinations.now(), admission.clone(), counts.clone())?);
+        let door = Arc::new(RwLock::new(door));
         let intake = listening::serve(intake_listeners, &door, tls, &settings.intake);
         let (question, questions) = mpsc::channel(QUESTIONS_MAX);
         let ready = Arc::new(AtomicBool::new(false));
@@ -125,8 +124,8 @@ impl Daemon {
         let dispatcher = Dispatcher {
             store: store.clone(),
             clock: clock.clone(),
-            scheduler: restored(&store, &destinations, &clock).await?,
-            destinations: destinations.clone(),
+            scheduler: restored(&store, &destinations.now(), &clock).await?,
+            destinations: destinations.now(),
             news,
             questions,
             reads: Arc::default(),
@@ -220,7 +219,7 @@ async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) ->
     Ok(opened)
 }
 
-async fn destinations(store: &Store, settings: &Settings) -> anyhow::Result<HashMap<DestinationId, Arc<Destination>>> {
+async fn destinations(store: &Store, settings: &Settings) -> anyhow::Result<Known> {
     let names = settings.destinations.iter().map(|d| d.name.clone()).collect();
     let ids = store.register(names).await?;
     let mut all = HashMap::new();
@@ -242,14 +241,14 @@ async fn destinations(store: &Store, settings: &Settings) -> anyhow::Result<Hash
             );
         }
     }
-    Ok(all)
+    Ok(Arc::new(all))
 }
 
 fn door(
     store: &Store,
     clock: &Clock,
     settings: &Settings,
-    destinations: &HashMap<DestinationId, Arc<Destination>>,
+    destinations: &Known,
     admission: Arc<Admission>,
     counts: Arc<Counts>,
 ) -> anyhow::Result<Intake> {
@@ -278,11 +277,7 @@ fn door(
     })
 }
 
-async fn restored(
-    store: &Store,
-    destinations: &HashMap<DestinationId, Arc<Destination>>,
-    clock: &Clock,
-) -> anyhow::Result<Scheduler> {
+async fn restored(store: &Store, destinations: &Known, clock: &Clock) -> anyhow::Result<Scheduler> {
     let policies = destinations.values().map(|d| (d.id, d.policy.clone()));
     let mut scheduler = Scheduler::new(policies, store.floor(), store.totals().next_sequence, clock.now());
     let (store, destinations, now) = (store.clone(), destinations.clone(), clock.now());

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 /// Interactions that the events of one run belong to.
-const INTERACTIONS: u64 = 10_000;
+pub(crate) const INTERACTIONS: u64 = 10_000;
 
 /// About the length of a body.
 const BODY_BYTES: usize = 1126;

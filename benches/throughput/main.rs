@@ -1,7 +1,8 @@
 //! How fast holdline is, next to a server that stores nothing; and a load generator for the long rigs.
 //!
-//! `cargo bench --bench throughput -- [--short] [--seconds N] [--waiting N] [--workers N] [--json FILE]` compares. The commands `load`, `sink`,
-//! `flow` and `bare` are what the comparison and `tests/rigs` drive as processes of their own.
+//! `cargo bench --bench throughput -- [--short] [--seconds N] [--waiting N] [--workers N] [--json FILE]` compares. The
+//! commands `load`, `sink`, `flow`, `paced` and `bare` are what the comparison and `tests/rigs` drive as processes of
+//! their own.
 #![allow(clippy::disallowed_methods)] // a benchmark reads the clock
 
 mod body;
@@ -11,6 +12,7 @@ mod daemon;
 mod disk;
 mod flow;
 mod load;
+mod paced;
 mod report;
 mod server;
 
@@ -65,6 +67,9 @@ enum Command {
     /// Post events and receive them again, keeping a fixed number waiting in between.
     #[command(hide = true)]
     Flow(flow::Arguments),
+    /// Post events at a steady rate to a destination whose latency is told on the input.
+    #[command(hide = true)]
+    Paced(paced::Arguments),
     /// The server that stores nothing: reads the body, answers 202.
     #[command(hide = true)]
     Bare {
@@ -93,6 +98,7 @@ fn main() -> Result<()> {
             Some(Command::Load(arguments)) => load::run(arguments).await.map(|()| true),
             Some(Command::Sink { listen }) => server::sink(listen).await.map(|()| true),
             Some(Command::Flow(arguments)) => flow::run(arguments).await.map(|()| true),
+            Some(Command::Paced(arguments)) => paced::run(arguments).await.map(|()| true),
             Some(Command::Bare { listen, append, forward }) => match (append, forward) {
                 (Some(file), _) => server::append(listen, &file).await.map(|()| true),
                 (None, Some(to)) => server::proxy(listen, to).await.map(|()| true),

@@ -1,7 +1,6 @@
 //! `/v1/ages`: what waits, by destination and age, as Postfix's qshape shows a queue.
 
 use super::answers::Page;
-use super::known::delay_tree;
 use super::{Failure, Shared};
 use crate::time::Timestamp;
 use axum::Json;
@@ -31,12 +30,10 @@ struct AgeCount {
 /// What waits, by destination and age
 #[utoipa::path(get, path = "/v1/ages", tag = "destinations", responses((status = 200, body = Page<AgesItem>), Failure))]
 pub(super) async fn ages(State(admin): Shared) -> Result<Json<Page<AgesItem>>, Failure> {
-    let tree = delay_tree(&admin).await?;
+    admin.has_started().await?;
     let now = admin.clock.now();
     let since: Vec<Timestamp> = BOUNDS_S.iter().map(|s| now.before(Duration::from_secs(*s))).collect();
-    let read =
-        move |store: &crate::store::Store| store.ages(&since, tree.keys().map(|id| (id.destination, id.sequence)));
-    let found = admin.read(read).await?;
+    let found = admin.read(move |store| store.ages(&since)).await?;
     let bounds = || BOUNDS_S.iter().copied().map(Some).chain([None]);
     let item = |(d, counts): (crate::event::DestinationId, Vec<u64>)| AgesItem {
         destination: admin.destination_name(d),

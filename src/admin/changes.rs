@@ -80,8 +80,7 @@ pub(super) async fn retry(
         .filter(|(.., standing)| matches!(standing, Standing::Delayed { .. }))
         .map(|(id, ..)| (*id, open.lane))
         .collect();
-    let dead: Vec<DeliveryId> =
-        open.dead.iter().copied().filter(|id| admin.destinations.contains_key(&id.destination)).collect();
+    let dead: Vec<DeliveryId> = open.dead.iter().copied().filter(|id| admin.destinations.has(id.destination)).collect();
     let matched = delayed.len() + dead.len();
     if matched == 0 {
         return Err(Failure::conflict(

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use utoipa::ToSchema;
 
 /// So many dead letters are looked at for one page, so that a narrow filter cannot hold the store.
-const EXAMINED_MAX: usize = 20_000;
+const EXAMINED_MAX: usize = 5_000;
 /// So many change in one commit.
 const CHUNK: usize = 32;
 
@@ -137,7 +137,7 @@ pub(super) fn item(admin: &Admin, letter: &DeadLetter) -> LetterItem {
     }
 }
 
-/// What to redrive or purge, as the document of the API tells it: by ids or by a filter.
+/// What to purge, as the document of the API tells it: by ids or by a filter.
 #[derive(ToSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "it is only described; `Selection` is what is read")]
@@ -170,26 +170,16 @@ pub(super) struct ByFilter {
     dry_run: Option<bool>,
 }
 
-/// What to redrive or purge: ids of events, or a filter. Neither is refused, an empty filter means all.
+/// Which dead letters are meant: ids of events, or a filter. Neither is refused, an empty filter means all.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Selection {
-    ids: Option<Vec<String>>,
+    pub(super) ids: Option<Vec<String>>,
     /// With `ids`: only for this destination.
-    destination: Option<String>,
-    filter: Option<Object<Query>>,
+    pub(super) destination: Option<String>,
+    pub(super) filter: Option<Object<Query>>,
     #[serde(default)]
-    dry_run: bool,
-}
-
-/// Sends dead letters again; they go ahead of later events of their interaction
-#[utoipa::path(post, path = "/v1/dlq/redrive", tag = "dead letters", request_body = Chosen, responses((status = 200, body = Changed), Failure))]
-pub(super) async fn redrive(
-    State(admin): Shared,
-    caller: Caller,
-    selection: Result<Json<Object<Selection>>, JsonRejection>,
-) -> Result<Json<Changed>, Failure> {
-    change(&admin, DlqAction::Redrive, caller, selection).await
+    pub(super) dry_run: bool,
 }
 
 /// Discards dead letters for good
@@ -199,33 +189,30 @@ pub(super) async fn purge(
     caller: Caller,
     selection: Result<Json<Object<Selection>>, JsonRejection>,
 ) -> Result<Json<Changed>, Failure> {
-    change(&admin, DlqAction::Purge, caller, selection).await
-}
-
-async fn change(
-    admin: &Admin,
-    action: DlqAction,
-    caller: Caller,
-    selection: Result<Json<Object<Selection>>, JsonRejection>,
-) -> Result<Json<Changed>, Failure> {
     let Json(Object(selection)) = selection.map_err(|e| Failure::bad(e.body_text()))?;
     let dry_run = selection.dry_run;
-    let mut ids = select(admin, selection).await?;
-    if action == DlqAction::Redrive {
-        // nobody would deliver to a destination that is no longer configured
-        ids.retain(|id| admin.destinations.contains_key(&id.destination));
-    }
-    let mut done = 0;
-    if !dry_run {
-        for chunk in ids.chunks(CHUNK) {
-            done += admin.store.dlq(action, chunk.to_vec(), caller.name.clone()).await?;
-        }
-        tracing::info!(?action, who = caller.name, matched = ids.len(), done, "dead letters changed by an operator");
-    }
+    let ids = select(&admin, selection).await?;
+    let done = if dry_run { 0 } else { change(&admin, DlqAction::Purge, caller, &ids).await? };
     Ok(Json(Changed { matched: ids.len(), done }))
 }
 
-async fn select(admin: &Admin, selection: Selection) -> Result<Vec<DeliveryId>, Failure> {
+/// Redrives or purges them at once, and says how many were still there.
+pub(super) async fn change(
+    admin: &Admin,
+    action: DlqAction,
+    caller: Caller,
+    ids: &[DeliveryId],
+) -> Result<usize, Failure> {
+    let mut done = 0;
+    for chunk in ids.chunks(CHUNK) {
+        done += admin.store.dlq(action, chunk.to_vec(), caller.name.clone()).await?;
+    }
+    tracing::info!(?action, who = caller.name, matched = ids.len(), done, "dead letters changed by an operator");
+    Ok(done)
+}
+
+/// The dead letters that are meant, in order.
+pub(super) async fn select(admin: &Admin, selection: Selection) -> Result<Vec<DeliveryId>, Failure> {
     match (selection.ids, selection.filter) {
         (Some(ids), None) => {
             let only = filter::destination(selection.destination.as_deref(), admin)?;

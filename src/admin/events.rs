@@ -6,7 +6,7 @@
 use super::answers::{Attempts, DeliveryItem, DeliveryState, EventItem, Page, attempts};
 use super::explain::{self, Held};
 use super::filter::{EventQuery, Filter, Query};
-use super::known::{self, DelayTree, Known, Lies, delay_tree, gather, know};
+use super::known::{self, Candidate, Known, Lies, Look, know};
 use super::{Admin, Failure, Name, Shared, sequence_of};
 use crate::delivery::DeliveryId;
 use crate::dispatch::{LineStatus, Question};
@@ -19,9 +19,11 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
-/// So many events are looked at for one answer.
+/// So many events are looked at for one answer, and for so long; whoever wants to go on asks with its `next`.
 const EXAMINED_MAX: usize = 200_000;
+const ANSWER_WITHIN: Duration = Duration::from_millis(80);
 
 /// Events, oldest first, with where each of their deliveries is
 #[utoipa::path(get, path = "/v1/events", tag = "events", params(EventQuery), responses((status = 200, body = Page<EventItem>), Failure))]
@@ -36,32 +38,85 @@ pub(super) async fn list(
     let after = query.after.as_deref().map(|after| after.split('-').next().unwrap_or_default());
     let after = after.map_or(Ok(0), str::parse::<u64>);
     let after = after.map_err(|_| Failure::bad("`after` is the `next` of an earlier answer"))?;
-    let tree = Arc::new(delay_tree(&admin).await?);
-    let lines = admin.lines().await?;
+    let (lines, began) = (admin.lines().await?, admin.clock.precise());
     let (mut items, mut from, mut examined) = (Vec::new(), Sequence(after.saturating_add(1)), 0);
-    // described together: the settlements are looked through once for all of them
-    let mut gathered = Vec::new();
     let next = loop {
-        let (filter_here, tree) = (filter.clone(), tree.clone());
-        let (known, n, next) = admin.read(move |store| gather(store, &filter_here, &tree, from)).await?;
-        examined += n;
-        gathered.extend(known);
-        if let Some(behind) = next.filter(|_| gathered.len() < filter.limit && examined < EXAMINED_MAX) {
-            from = behind;
-            continue;
-        }
-        let described = describe(&admin, &lines, std::mem::take(&mut gathered)).await?;
+        let look = look(&admin, &filter, from, examined, began).await?;
+        examined += look.examined;
         let room = filter.limit - items.len();
-        items.extend(described.into_iter().filter(|item| fits(&filter, item, &admin)).take(room));
-        match next {
+        let mut standing = standing_so(&admin, filter.state, look.candidates).await?.into_iter().peekable();
+        while standing.peek().is_some() && items.len() < filter.limit {
+            // described together: the settlements are looked through once for all of them
+            let some = standing.by_ref().take(room).collect();
+            let filter_here = filter.clone();
+            let known = admin.read(move |store| Look::know(store, &filter_here, some)).await?;
+            let described = describe(&admin, &lines, known).await?;
+            let room = filter.limit - items.len();
+            items.extend(described.into_iter().filter(|item| fits(&filter, item, &admin)).take(room));
+        }
+        match look.next {
             // the page is full: go on behind its last item
             _ if items.len() == filter.limit => break items.last().map(|item: &EventItem| item.sequence),
             None => break None,
-            Some(next) if examined >= EXAMINED_MAX => break Some(Sequence(next.0 - 1)),
+            Some(next) if is_over(&admin, examined, began) => break Some(Sequence(next.0 - 1)),
             Some(next) => from = next,
         }
     };
     Ok(Json(Page { items, next: next.map(|s| s.to_string()) }))
+}
+
+/// Whether it is time to answer, with what was found and where to go on.
+fn is_over(admin: &Admin, examined: usize, began: Duration) -> bool {
+    examined >= EXAMINED_MAX || admin.clock.precise().saturating_sub(began) >= ANSWER_WITHIN
+}
+
+/// Candidates from `from` on; those in flight are known without a search.
+async fn look(
+    admin: &Arc<Admin>,
+    filter: &Filter,
+    from: Sequence,
+    examined: usize,
+    began: Duration,
+) -> Result<Look, Failure> {
+    let (filter, clocked) = (filter.clone(), admin.clone());
+    if filter.state == Some(DeliveryState::InFlight) {
+        let in_flight = admin.ask(Question::InFlight).await?;
+        return admin.read(move |store| Look::at(store, &filter, in_flight.range(from..))).await;
+    }
+    let enough = filter.limit;
+    let over = move |n: usize| is_over(&clocked, examined + n, began);
+    admin.read(move |store| Look::take(store, &filter, from, enough, over)).await
+}
+
+/// Of the candidates those of which the scheduler says that a delivery stands so, before anything more is read of them.
+async fn standing_so(
+    admin: &Admin,
+    state: Option<DeliveryState>,
+    candidates: Vec<Candidate>,
+) -> Result<Vec<Candidate>, Failure> {
+    let wanted = match state {
+        Some(state @ (DeliveryState::Queued | DeliveryState::Delayed | DeliveryState::Held)) => state,
+        _ => return Ok(candidates),
+    };
+    let waiting: Vec<_> = candidates.iter().map(|c| c.waiting()).collect();
+    let asked = waiting.iter().flatten().flatten().copied().collect();
+    let mut standings = admin.ask(|to| Question::Standings(asked, to)).await?.into_iter();
+    let mut stands = waiting.iter().map(|of| match of {
+        None => true,
+        // each is taken, so that the next one begins at its own
+        Some(of) => standings.by_ref().take(of.len()).filter(|s| state_of(*s) == wanted).count() > 0,
+    });
+    Ok(candidates.into_iter().filter(|_| stands.next().unwrap_or(true)).collect())
+}
+
+/// How the scheduler's word is told.
+fn state_of(standing: Standing) -> DeliveryState {
+    match standing {
+        Standing::InFlight => DeliveryState::InFlight,
+        Standing::Delayed { .. } => DeliveryState::Delayed,
+        Standing::Held { .. } => DeliveryState::Held,
+        Standing::Sorting { .. } | Standing::Queued => DeliveryState::Queued,
+    }
 }
 
 /// One event: its deliveries, their attempts, and what they wait for
@@ -103,8 +158,8 @@ pub(super) async fn find(admin: &Admin, id: &str) -> Result<Known, Failure> {
         None => sequence_of(id).map(|(id, sequence)| (Some(id), sequence))?,
         Some((source, of_sender)) => (None, admin.store.remembered(source, of_sender).ok_or_else(unknown)?),
     };
-    let tree = delay_tree(admin).await?;
-    let known = admin.read(move |store| know(store, &tree, sequence)).await?;
+    admin.has_started().await?;
+    let known = admin.read(move |store| know(store, sequence)).await?;
     known.filter(|known| id.is_none_or(|id| known.id == id)).ok_or_else(unknown)
 }
 
@@ -141,8 +196,10 @@ async fn describe(
 
 /// The ids of the events that others wait for.
 fn ids(store: &Store, of: BTreeSet<Sequence>) -> Result<HashMap<Sequence, EventId>, StoreError> {
-    let none = DelayTree::default();
-    let id = |s: Sequence| Ok::<_, StoreError>(know(store, &none, s)?.map(|known| (s, known.id)));
+    let id = |s: Sequence| match store.entry(s)?.filter(|entry| !entry.is_erased()) {
+        Some(entry) => Ok::<_, StoreError>(Some((s, entry.id(s)))),
+        None => Ok(know(store, s)?.map(|known| (s, known.id))),
+    };
     of.into_iter().filter_map(|s| id(s).transpose()).collect()
 }
 
@@ -200,13 +257,8 @@ impl Told<'_> {
                 let held = self.held.get(&id.destination).map_or(&[][..], Vec::as_slice);
                 let named = |s: Sequence| self.ids.get(&s).map_or_else(|| format!("sequence {s}"), EventId::to_string);
                 let waiting_for = explain::of_delivery(standing, held, named);
-                let (state, due) = match standing {
-                    Standing::InFlight => (DeliveryState::InFlight, None),
-                    Standing::Delayed { until } => (DeliveryState::Delayed, Some(until.to_string())),
-                    Standing::Held { .. } => (DeliveryState::Held, None),
-                    Standing::Sorting { .. } | Standing::Queued => (DeliveryState::Queued, None),
-                };
-                DeliveryItem { attempts: Some(Attempts::Count(tried)), due, waiting_for, ..bare(state) }
+                let due = if let Standing::Delayed { until } = standing { Some(until.to_string()) } else { None };
+                DeliveryItem { attempts: Some(Attempts::Count(tried)), due, waiting_for, ..bare(state_of(standing)) }
             }
         }
     }

@@ -63,11 +63,11 @@ impl Held {
 /// What holds everything that waits for a destination, the strongest first; empty where its deliveries go on.
 pub fn of_destination(admin: &Admin, d: DestinationId, line: &LineStatus) -> Vec<Held> {
     let mut held = Vec::new();
-    match admin.destinations.get(&d) {
+    match admin.destinations.get(d) {
         None => {
             held.push(Held::by(Gate::Pause, "configuration").since("this destination is not configured any more"));
         }
-        Some(destination) => held.extend(line.shut.map(|shut| gate(&admin.store, destination, shut))),
+        Some(destination) => held.extend(line.shut.map(|shut| gate(&admin.store, &destination, shut))),
     }
     held
 }

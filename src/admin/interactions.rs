@@ -65,7 +65,7 @@ pub(super) async fn show(State(admin): Shared, Name(key): Name) -> Result<Json<I
         .into_iter()
         .map(|(d, interaction)| InteractionState {
             destination: admin.destination_name(d),
-            last_delivered: admin.destinations.get(&d).and_then(|destination| destination.last(lane)).map(|last| {
+            last_delivered: admin.destinations.get(d).and_then(|destination| destination.last(lane)).map(|last| {
                 let newest_event_time = last.newest().map(|time| time.to_string());
                 LastDelivered { event: member(last.sequence), at: last.at.to_string(), newest_event_time }
             }),
@@ -85,7 +85,8 @@ async fn ids(
     standing: &[(DestinationId, Interaction)],
 ) -> Result<BTreeMap<Sequence, EventId>, Failure> {
     let named = standing.iter().flat_map(|(_, i)| i.in_flight.iter().chain(&i.waiting).chain(&i.held_by)).copied();
-    let last = admin.destinations.values().filter_map(|destination| destination.last(lane)).map(|last| last.sequence);
+    let destinations = admin.destinations.now();
+    let last = destinations.values().filter_map(|destination| destination.last(lane)).map(|last| last.sequence);
     let wanted: BTreeSet<Sequence> = named.chain(last).collect();
     admin
         .read(move |store| {

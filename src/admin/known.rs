@@ -7,15 +7,15 @@ use super::answers::DeliveryState;
 use super::filter::Filter;
 use super::{Admin, Failure};
 use crate::delivery::{Delivery, DeliveryId, Place};
-use crate::dispatch::Question;
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, EventId, Sequence};
 use crate::store::{Entry, How, Settlement, Store, StoreError};
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// What lies in the delay tree: under which due times.
-pub(super) type DelayTree = BTreeMap<DeliveryId, Timestamp>;
+/// So many places are looked at together, more than one event can have: before everything that is remembered there can be
+/// any number of old ones.
+const PLACES_MAX: usize = 4096;
 
 /// What is known of one event without asking the scheduler.
 #[derive(Debug)]
@@ -42,96 +42,179 @@ pub(super) enum Lies {
     Gone,
 }
 
-pub(super) async fn delay_tree(admin: &Admin) -> Result<DelayTree, Failure> {
-    let all = admin.ask(Question::DelayTree).await?;
-    let id = |destination, sequence| DeliveryId { sequence, destination };
-    let mut tree: DelayTree = all.into_iter().map(|(d, sequence, due)| (id(d, sequence), due)).collect();
-    // the scheduler knows nothing of a destination that is not configured any more
-    let totals = admin.store.totals();
-    let abandoned = |d: DestinationId| !admin.destinations.contains_key(&d) && totals.tally_of(d).delayed > 0;
-    let abandoned: BTreeSet<DestinationId> =
-        admin.store.destinations().into_iter().map(|(d, _)| d).filter(|d| abandoned(*d)).collect();
-    let rest = admin.read(move |store| {
-        let mut rest = Vec::new();
-        for delayed in store.delayed() {
-            let Ok(delayed) = delayed? else { continue };
-            let due = delayed.ticket.place.due();
-            // by due time: first those whose page was given up, which are not delayed at all
-            if due > Timestamp::ZERO && abandoned.is_empty() {
+/// An event that can fit, before anything of it is read but what is remembered.
+#[derive(Clone, Debug)]
+pub(super) struct Candidate {
+    pub sequence: Sequence,
+    entry: Option<Entry>,
+    paged: DestinationSet,
+    delayed: BTreeMap<DestinationId, Timestamp>,
+    dead: Vec<DestinationId>,
+}
+
+impl Candidate {
+    fn bare(sequence: Sequence, entry: Option<Entry>) -> Self {
+        let (paged, delayed, dead) = (DestinationSet::EMPTY, BTreeMap::new(), Vec::new());
+        Self { sequence, entry, paged, delayed, dead }
+    }
+
+    /// One event by its sequence, wherever it lies.
+    fn find(store: &Store, sequence: Sequence) -> Result<Self, StoreError> {
+        // of what was erased there is nothing to tell
+        let entry = store.entry(sequence)?.filter(|entry| !entry.is_erased());
+        let (paged, delayed) = (store.left_in_page(sequence), store.dues_of(sequence));
+        let mut dead = Vec::new();
+        for id in store.dead_ids(Some(before(sequence))) {
+            let id = id?;
+            if id.sequence != sequence {
                 break;
             }
-            if due == Timestamp::ZERO || abandoned.contains(&delayed.destination) {
-                rest.push((id(delayed.destination, delayed.ticket.sequence), due));
+            dead.push(id.destination);
+        }
+        Ok(Self { sequence, entry, paged, delayed, dead })
+    }
+
+    /// Its deliveries that wait, with its interaction, as the scheduler is asked for them; none where its interaction is
+    /// not remembered.
+    pub fn waiting(&self) -> Option<Vec<(DestinationId, Digest64, Sequence)>> {
+        let lane = self.entry.as_ref()?.lane;
+        let delayed = self.delayed.keys().copied().filter(|d| !self.paged.has(*d));
+        Some(self.paged.iter().chain(delayed).map(|d| (d, lane, self.sequence)).collect())
+    }
+
+    /// Spares the reading of events that cannot fit.
+    fn may_fit(&self, store: &Store, filter: &Filter) -> bool {
+        let Some(entry) = &self.entry else { return true };
+        let waits = || !self.delayed.is_empty() || !self.paged.is_empty();
+        let state = match filter.state {
+            None => true,
+            Some(DeliveryState::Dead) => !self.dead.is_empty(),
+            Some(DeliveryState::Delayed) => !self.delayed.is_empty(),
+            Some(DeliveryState::Queued | DeliveryState::Held | DeliveryState::InFlight) => waits(),
+            Some(DeliveryState::Delivered | DeliveryState::Discarded) => self.paged != entry.to,
+        };
+        let same = |name: Option<String>, wanted: &Option<String>| match (name, wanted) {
+            (Some(name), Some(wanted)) => name == *wanted,
+            _ => true,
+        };
+        state
+            && filter.destination.is_none_or(|d| entry.to.has(d))
+            && filter.interaction.is_none_or(|i| i == entry.lane)
+            && (filter.since..=filter.until).contains(&entry.received_at)
+            && (filter.source.is_none() || same(store.source_name(entry), &filter.source))
+            && (filter.kind.is_none() || same(store.kind_name(entry), &filter.kind))
+    }
+}
+
+fn before(sequence: Sequence) -> DeliveryId {
+    DeliveryId { sequence: Sequence(sequence.0.saturating_sub(1)), destination: DestinationId(u8::MAX) }
+}
+
+/// A look through what is remembered and lies here, that ends when it has taken long enough.
+pub(super) struct Look {
+    pub candidates: Vec<Candidate>,
+    pub examined: usize,
+    /// Where to go on; none behind the last.
+    pub next: Option<Sequence>,
+}
+
+impl Look {
+    /// Looks from `from` on until `enough` candidates were found, or `over` says that it is time to answer.
+    pub fn take(
+        store: &Store,
+        filter: &Filter,
+        from: Sequence,
+        enough: usize,
+        over: impl Fn(usize) -> bool,
+    ) -> Result<Self, StoreError> {
+        let mut look = Self { candidates: Vec::new(), examined: 0, next: Some(from) };
+        while let Some(from) = look.next.filter(|_| look.candidates.len() < enough && !over(look.examined)) {
+            look.row(store, filter, from)?;
+        }
+        Ok(look)
+    }
+
+    /// Looks at these events only.
+    pub fn at<'a>(
+        store: &Store,
+        filter: &Filter,
+        sequences: impl Iterator<Item = &'a Sequence>,
+    ) -> Result<Self, StoreError> {
+        let found = sequences.map(|sequence| Candidate::find(store, *sequence)).collect::<Result<Vec<_>, _>>()?;
+        let examined = found.len();
+        let candidates = found.into_iter().filter(|candidate| candidate.may_fit(store, filter)).collect();
+        Ok(Self { candidates, examined, next: None })
+    }
+
+    /// What one row of history covers; what is remembered covers everything from its first sequence on, and before it lie
+    /// only old deliveries.
+    fn row(&mut self, store: &Store, filter: &Filter, from: Sequence) -> Result<(), StoreError> {
+        let (entries, mut next) = match store.entries(from)? {
+            Some((entries, next)) => (entries, Some(next)),
+            None => (Vec::new(), None),
+        };
+        let delayed = store.dues_between(from, next.unwrap_or(Sequence(u64::MAX)), PLACES_MAX);
+        if delayed.len() == PLACES_MAX {
+            next = delayed.last().map(|(id, _)| id.sequence);
+        }
+        let mut dead = Vec::new();
+        for id in store.dead_ids(Some(before(from))) {
+            let id = id?;
+            if next.is_some_and(|end| id.sequence >= end) {
+                break;
+            }
+            if dead.len() == PLACES_MAX {
+                next = Some(id.sequence);
+                break;
+            }
+            dead.push(id);
+        }
+        let end = next.unwrap_or(Sequence(u64::MAX));
+        self.examined += entries.len().max(1);
+        self.next = next;
+        let of_row = entries.into_iter().filter(|(sequence, entry)| *sequence < end && !entry.is_erased());
+        let mut all: BTreeMap<Sequence, Candidate> = of_row.map(|(s, e)| (s, Candidate::bare(s, Some(e)))).collect();
+        for (id, due) in delayed.into_iter().filter(|(id, _)| id.sequence < end) {
+            let candidate = all.entry(id.sequence).or_insert_with(|| Candidate::bare(id.sequence, None));
+            candidate.delayed.insert(id.destination, due);
+        }
+        for id in dead.into_iter().filter(|id| id.sequence < end) {
+            let candidate = all.entry(id.sequence).or_insert_with(|| Candidate::bare(id.sequence, None));
+            candidate.dead.push(id.destination);
+        }
+        for (_, mut candidate) in all {
+            candidate.paged = store.left_in_page(candidate.sequence);
+            if candidate.may_fit(store, filter) {
+                self.candidates.push(candidate);
             }
         }
-        Ok(rest)
-    });
-    tree.extend(rest.await?);
-    Ok(tree)
-}
+        self.by_ending(store, filter.state)
+    }
 
-/// The next events from `from` on that can fit, how many were looked at, and where to go on.
-pub(super) fn gather(
-    store: &Store,
-    filter: &Filter,
-    tree: &DelayTree,
-    from: Sequence,
-) -> Result<(Vec<Known>, usize, Option<Sequence>), StoreError> {
-    let remembered = store.entries(from)?;
-    // what is remembered covers everything from its first sequence on; before it lie only old deliveries
-    let (entries, row_end) = match remembered {
-        Some((entries, next)) => (entries, Some(next)),
-        None => (Vec::new(), None),
-    };
-    let mut sequences: BTreeMap<Sequence, Option<Entry>> = entries.into_iter().map(|(s, e)| (s, Some(e))).collect();
-    let end = row_end.unwrap_or(Sequence(u64::MAX));
-    let first = DeliveryId { sequence: from, destination: DestinationId(0) };
-    let (mut delayed, mut dead) = (BTreeSet::new(), BTreeSet::new());
-    for id in tree.range(first..).map(|(id, _)| *id).take_while(|id| id.sequence < end) {
-        delayed.insert(id.sequence);
+    /// Of what has ended, its settlement tells more than its place.
+    fn by_ending(&mut self, store: &Store, state: Option<DeliveryState>) -> Result<(), StoreError> {
+        let wanted = match state {
+            Some(DeliveryState::Discarded) => How::Discarded,
+            Some(DeliveryState::Delivered) => How::Delivered,
+            _ => return Ok(()),
+        };
+        let settled = store.settlements(&self.candidates.iter().map(|c| c.sequence).collect())?;
+        self.candidates.retain(|candidate| {
+            let first = DeliveryId { sequence: candidate.sequence, destination: DestinationId(0) };
+            let last = DeliveryId { sequence: candidate.sequence, destination: DestinationId(u8::MAX) };
+            let mut of = settled.range(first..=last).map(|(_, settlement)| settlement.how).peekable();
+            // whose settlement is not remembered was delivered longer ago
+            of.peek().is_none() && wanted == How::Delivered || of.any(|how| how == wanted)
+        });
+        Ok(())
     }
-    let before = DeliveryId { sequence: Sequence(from.0 - 1), destination: DestinationId(u8::MAX) };
-    for id in store.dead_ids(Some(before)) {
-        let id = id?;
-        if id.sequence >= end {
-            break;
-        }
-        dead.insert(id.sequence);
-    }
-    for sequence in delayed.iter().chain(&dead) {
-        sequences.entry(*sequence).or_default();
-    }
-    let examined = sequences.len();
-    let mut known = Vec::new();
-    for (sequence, entry) in sequences {
-        let lies = [delayed.contains(&sequence), dead.contains(&sequence)];
-        if entry.as_ref().is_none_or(|entry| may_fit(store, filter, sequence, entry, lies)) {
-            known.extend(know(store, tree, sequence)?.filter(|known| fits(filter, known)));
-        }
-    }
-    Ok((known, examined, row_end))
-}
 
-/// Spares the reading of events that cannot fit.
-fn may_fit(store: &Store, filter: &Filter, sequence: Sequence, entry: &Entry, [delayed, dead]: [bool; 2]) -> bool {
-    let paged = || store.left_in_page(sequence);
-    let state = match filter.state {
-        None => true,
-        Some(DeliveryState::Dead) => dead,
-        Some(DeliveryState::Delayed) => delayed,
-        Some(DeliveryState::Queued | DeliveryState::Held | DeliveryState::InFlight) => delayed || !paged().is_empty(),
-        Some(DeliveryState::Delivered | DeliveryState::Discarded) => paged() != entry.to,
-    };
-    let same = |name: Option<String>, wanted: &Option<String>| match (name, wanted) {
-        (Some(name), Some(wanted)) => name == *wanted,
-        _ => true,
-    };
-    state
-        && filter.destination.is_none_or(|d| entry.to.has(d))
-        && filter.interaction.is_none_or(|i| i == entry.lane)
-        && same(store.source_name(entry), &filter.source)
-        && same(store.kind_name(entry), &filter.kind)
-        && (filter.since..=filter.until).contains(&entry.received_at)
+    /// What is known of the candidates.
+    pub fn know(store: &Store, filter: &Filter, candidates: Vec<Candidate>) -> Result<Vec<Known>, StoreError> {
+        let known = candidates.into_iter().map(|candidate| know_of(store, candidate));
+        let known = known.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
+        Ok(known.into_iter().filter(|known| fits(filter, known)).collect())
+    }
 }
 
 /// The same of what is known; an event can lie somewhere for longer than its entry is remembered.
@@ -148,33 +231,28 @@ fn unless_damaged<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreErro
 }
 
 /// All that the store knows of an event; none where that is nothing.
-pub(super) fn know(store: &Store, tree: &DelayTree, sequence: Sequence) -> Result<Option<Known>, StoreError> {
-    let entry = store.entry(sequence)?;
-    let paged = store.left_in_page(sequence);
+pub(super) fn know(store: &Store, sequence: Sequence) -> Result<Option<Known>, StoreError> {
+    know_of(store, Candidate::find(store, sequence)?)
+}
+
+fn know_of(store: &Store, candidate: Candidate) -> Result<Option<Known>, StoreError> {
+    let Candidate { sequence, entry, paged, delayed, dead } = candidate;
     let mut event = if paged.is_empty() { None } else { unless_damaged(store.event(sequence))?.flatten() };
     let mut places: BTreeMap<DestinationId, Lies> = BTreeMap::new();
     if let Some(entry) = &entry {
         places.extend(entry.to.iter().map(|d| (d, if paged.has(d) { Lies::Waiting } else { Lies::Gone })));
     }
-    for d in (0..=u8::MAX).map(DestinationId).take(DestinationSet::CAPACITY) {
-        let id = DeliveryId { sequence, destination: d };
-        if let Some(due) = tree.get(&id) {
-            // between the question and this read it may have been delivered
-            if let Ok(delivery) = store.delivery(id, Place::under(*due)) {
-                event.get_or_insert_with(|| delivery.event.clone());
-                places.insert(d, Lies::Delayed { due: *due, delivery: Box::new(delivery) });
-            }
+    for (destination, due) in delayed {
+        // meanwhile it may have been delivered
+        if let Ok(delivery) = store.delivery(DeliveryId { sequence, destination }, Place::under(due)) {
+            event.get_or_insert_with(|| delivery.event.clone());
+            places.insert(destination, Lies::Delayed { due, delivery: Box::new(delivery) });
         }
     }
-    let before = DeliveryId { sequence: Sequence(sequence.0.saturating_sub(1)), destination: DestinationId(u8::MAX) };
-    for id in store.dead_ids(Some(before)) {
-        let id = id?;
-        if id.sequence != sequence {
-            break;
-        }
-        if let Some(letter) = store.dead_letter(id)? {
+    for destination in dead {
+        if let Some(letter) = store.dead_letter(DeliveryId { sequence, destination })? {
             event.get_or_insert_with(|| letter.delivery.event.clone());
-            places.insert(id.destination, Lies::Dead);
+            places.insert(destination, Lies::Dead);
         }
     }
     Ok(match (&entry, &event) {
@@ -222,10 +300,9 @@ pub(super) async fn ends(admin: &Admin, known: &mut [Known]) -> Result<BTreeMap<
         return Ok(settled);
     }
     admin.store.flush().await?;
-    let tree = delay_tree(admin).await?;
     let fresh = admin
         .read(move |store| {
-            let known = again.into_iter().map(|sequence| know(store, &tree, sequence));
+            let known = again.into_iter().map(|sequence| know(store, sequence));
             known.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()
         })
         .await?;

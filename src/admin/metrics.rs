@@ -49,10 +49,10 @@ pub(super) async fn metrics(State(admin): Shared) -> Result<impl IntoResponse, F
     totals(&mut registry, &s);
     gauges(&mut registry, &s, admin.beyond.load(std::sync::atomic::Ordering::Relaxed));
     refusals(&mut registry, &s);
-    let names: Vec<_> = admin.destinations.values().map(|d| (d.id, d.name.clone())).collect();
+    let names: Vec<_> = admin.destinations.now().values().map(|d| (d.id, d.name.clone())).collect();
     by_destination(&mut registry, &s, &names);
     latencies(&mut registry, &admin);
-    attempts(&mut registry, admin.destinations.values());
+    attempts(&mut registry, admin.destinations.now().values());
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|e| Failure::unavailable(e.to_string()))?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
@@ -121,7 +121,8 @@ impl<L: EncodeLabelSet> EncodeMetric for Labelled<L> {
 fn latencies(registry: &mut Registry, admin: &Admin) {
     let mut seconds = |name, help, metric| registry.register_with_unit(name, help, Unit::Seconds, metric);
     let of = |which: fn(&Destination) -> &Latency| {
-        let mut all: Vec<_> = admin.destinations.values().collect();
+        let known = admin.destinations.now();
+        let mut all: Vec<_> = known.values().collect();
         all.sort_by_key(|d| d.id);
         let label = |d: &Destination| ByDestination { destination: d.name.clone() };
         Labelled(all.into_iter().map(|d| (label(d), which(d).histogram())).collect())

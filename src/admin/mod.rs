@@ -9,8 +9,10 @@ mod answers;
 mod backup;
 mod changes;
 mod dashboard;
+mod discard;
 mod dlq;
 mod document;
+mod erase;
 mod events;
 mod explain;
 mod export;
@@ -26,6 +28,7 @@ mod object;
 mod pace;
 mod pending;
 mod quarantine;
+mod redrive;
 mod socket;
 mod status;
 
@@ -34,7 +37,7 @@ pub use socket::Socket;
 
 use crate::clock::Clock;
 use crate::config::settings::Scope;
-use crate::dispatch::{Destination, LineStatus, Question};
+use crate::dispatch::{Destinations, LineStatus, Question};
 use crate::event::{DestinationId, EventId, Sequence};
 use crate::intake::admission::Admission;
 use crate::intake::{Counts, SharedIntake};
@@ -63,7 +66,7 @@ pub struct Admin {
     pub store: Store,
     pub clock: Clock,
     pub questions: mpsc::Sender<Question>,
-    pub destinations: HashMap<DestinationId, Arc<Destination>>,
+    pub destinations: Destinations,
     pub admission: Arc<Admission>,
     pub intake: SharedIntake,
     pub counts: Arc<Counts>,
@@ -131,6 +134,7 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(ages::ages))
         .routes(routes!(events::show))
         .routes(routes!(interactions::show))
+        .routes(routes!(redrive::list))
         .route_layer(middleware::from_fn(refuse_query))
         .routes(routes!(events::list))
         .routes(routes!(dlq::list))
@@ -140,7 +144,8 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(quarantine::list))
         .route_layer(guard(Scope::Read));
     let operate = OpenApiRouter::new()
-        .routes(routes!(dlq::redrive))
+        .routes(routes!(redrive::redrive))
+        .routes(routes!(redrive::stop))
         .routes(routes!(dlq::purge))
         .routes(routes!(notes::open))
         .routes(routes!(notes::close))
@@ -148,7 +153,8 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(pace::pause))
         .routes(routes!(pace::resume))
         .routes(routes!(pace::breaker))
-        .routes(routes!(pending::discard))
+        .routes(routes!(discard::discard))
+        .routes(routes!(erase::erase))
         .route_layer(middleware::from_fn(refuse_query))
         .routes(routes!(changes::retry))
         .routes(routes!(changes::discard))
@@ -180,6 +186,11 @@ impl Admin {
         answer.await.map_err(|_| stopping())
     }
 
+    /// Returns once what lay here before the start is known.
+    async fn has_started(&self) -> Result<(), Failure> {
+        self.ask(|to| Question::Standings(Vec::new(), to)).await.map(drop)
+    }
+
     async fn lines(&self) -> Result<HashMap<DestinationId, LineStatus>, Failure> {
         self.ask(Question::Lines).await
     }
@@ -195,7 +206,7 @@ impl Admin {
     }
 
     fn destination_name(&self, d: DestinationId) -> String {
-        match self.destinations.get(&d) {
+        match self.destinations.get(d) {
             Some(destination) => destination.name.clone(),
             None => self.store.destination_name(d),
         }

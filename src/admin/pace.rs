@@ -116,11 +116,11 @@ pub(super) async fn breaker(
 }
 
 fn known(admin: &Admin, name: &str) -> Result<DestinationId, Failure> {
-    let found = filter::destination(Some(name), admin)?.filter(|d| admin.destinations.contains_key(d));
+    let found = filter::destination(Some(name), admin)?.filter(|d| admin.destinations.has(*d));
     found.ok_or_else(|| Failure::conflict("this destination is not configured any more; nothing is delivered to it"))
 }
 
-fn because(reason: &str) -> String {
+pub(super) fn because(reason: &str) -> String {
     if reason.is_empty() { String::new() } else { format!(": {reason}") }
 }
 

@@ -1,34 +1,25 @@
-//! What waits for a destination, for batch work elsewhere while it is down; and the deliveries that were settled there.
+//! What waits for a destination, for batch work elsewhere while it is down.
 
-use super::access::Caller;
-use super::answers::Changed;
-use super::events::find;
-use super::known::{Lies, delay_tree};
-use super::object::Object;
-use super::{Admin, Failure, Name, Shared, filter, notes};
+use super::{Admin, Failure, Name, Shared, filter};
 use crate::delivery::{Delivery, DeliveryId, Place};
-use crate::dispatch::Question;
 use crate::event::{DestinationId, EventId, Sequence};
-use crate::scheduler::Standing;
-use crate::store::{Change, Store, StoreError};
-use crate::time::Timestamp;
-use axum::Json;
+use crate::store::{Store, StoreError};
 use axum::body::Body;
-use axum::extract::{State, rejection::JsonRejection};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use base64::Engine;
 use bytes::Bytes;
 use http_body_util::channel::{Channel, Sender};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// Lines that wait to be sent.
 const LINES_AHEAD: usize = 16;
-/// Events of one request to discard.
-const IDS_MAX: usize = 10_000;
+/// Deliveries of the delay tree that are looked up at once; more than there are destinations.
+const DELAYED_AHEAD: usize = 4096;
 
 /// A line: a delivery that waits, with its body.
 #[derive(Debug, Serialize, ToSchema)]
@@ -59,35 +50,24 @@ pub(super) struct Pending {
 #[utoipa::path(get, path = "/v1/destinations/{name}/pending", tag = "destinations", params(("name" = String, Path)), responses((status = 200, description = "NDJSON; each line is a `Pending`", body = Pending, content_type = "application/x-ndjson"), Failure))]
 pub(super) async fn pending(State(admin): Shared, Name(name): Name) -> Result<impl IntoResponse, Failure> {
     let d = destination(&admin, &name)?;
-    let tree = delay_tree(&admin).await?;
-    let delayed = tree.into_iter().filter(|(id, _)| id.destination == d).map(|(id, due)| (id.sequence, due)).collect();
+    admin.has_started().await?;
     let (to, body) = Channel::<Bytes, StoreError>::new(LINES_AHEAD);
-    tokio::spawn(lines(admin, d, delayed, to));
+    tokio::spawn(lines(admin, d, to));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(body)))
 }
 
-fn destination(admin: &Admin, name: &str) -> Result<DestinationId, Failure> {
+pub(super) fn destination(admin: &Admin, name: &str) -> Result<DestinationId, Failure> {
     filter::destination(Some(name), admin)?.ok_or_else(|| Failure::not_found("there is no such destination"))
 }
 
 /// Reads delivery after delivery as fast as they are taken; what ends meanwhile is left out.
-async fn lines(
-    admin: Arc<Admin>,
-    d: DestinationId,
-    mut delayed: BTreeMap<Sequence, Timestamp>,
-    mut to: Sender<Bytes, StoreError>,
-) {
-    let mut from = admin.store.floor();
+async fn lines(admin: Arc<Admin>, d: DestinationId, mut to: Sender<Bytes, StoreError>) {
+    let mut from = Sequence::default();
     loop {
         // what was sent is then not all there is, and the client must see that
-        let Ok((tickets, next)) = admin.read(move |store| store.waiting(d, from)).await else {
+        let Ok((places, next)) = admin.read(move |store| places(store, d, from)).await else {
             return to.abort(StoreError::Failed);
         };
-        let over = next == from;
-        let later = if over { BTreeMap::new() } else { delayed.split_off(&next) };
-        let mut places: BTreeMap<Sequence, Place> =
-            std::mem::replace(&mut delayed, later).into_iter().map(|(s, due)| (s, Place::under(due))).collect();
-        places.extend(tickets.iter().map(|ticket| (ticket.sequence, ticket.place)));
         for (sequence, place) in places {
             let id = DeliveryId { sequence, destination: d };
             let line = match admin.read(move |store| read(store, id, place)).await {
@@ -99,14 +79,33 @@ async fn lines(
                 return;
             }
         }
-        if over {
-            return;
+        match next {
+            Some(next) => from = next,
+            None => return,
         }
-        from = next;
     }
 }
 
-fn read(store: &Store, id: DeliveryId, place: Place) -> Result<Option<Delivery>, StoreError> {
+/// Where some deliveries lie that wait from `from` on, in order, and where to go on.
+pub(super) fn places(
+    store: &Store,
+    d: DestinationId,
+    from: Sequence,
+) -> Result<(BTreeMap<Sequence, Place>, Option<Sequence>), StoreError> {
+    let in_pages = from.max(store.floor());
+    let (tickets, behind) = store.waiting(d, in_pages)?;
+    let end = if behind == in_pages { Sequence(u64::MAX) } else { behind };
+    let delayed = store.dues_between(from, end, DELAYED_AHEAD);
+    // where there are more, what lies in pages behind the last waits for the next look
+    let full = delayed.len() == DELAYED_AHEAD;
+    let next = if full { delayed.last().map_or(end, |(id, _)| id.sequence) } else { end };
+    let of_d = delayed.into_iter().filter(|(id, _)| id.destination == d && id.sequence < next);
+    let mut places: BTreeMap<Sequence, Place> = of_d.map(|(id, due)| (id.sequence, Place::under(due))).collect();
+    places.extend(tickets.iter().filter(|t| t.sequence < next).map(|ticket| (ticket.sequence, ticket.place)));
+    Ok((places, (next < Sequence(u64::MAX)).then_some(next)))
+}
+
+pub(super) fn read(store: &Store, id: DeliveryId, place: Place) -> Result<Option<Delivery>, StoreError> {
     match store.delivery(id, place) {
         Err(StoreError::Damaged(_)) => Ok(None),
         delivery => delivery.map(Some),
@@ -133,58 +132,4 @@ fn line(delivery: &Delivery) -> Vec<u8> {
     let mut line = serde_json::to_vec(&pending).expect("it holds only what JSON can");
     line.push(b'\n');
     line
-}
-
-/// Deliveries that were settled elsewhere.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct SettledElsewhere {
-    /// Of events, as they stand in the lines of `pending`.
-    #[schema(value_type = Vec<uuid::Uuid>, max_items = 10_000)]
-    ids: Vec<String>,
-    /// It stands in the audit.
-    #[schema(min_length = 1, max_length = 500)]
-    reason: String,
-    #[serde(default)]
-    dry_run: bool,
-}
-
-/// Discards deliveries that wait for a destination and were settled elsewhere; what is under way is left alone
-#[utoipa::path(post, path = "/v1/destinations/{name}/discard", tag = "destinations", params(("name" = String, Path)), request_body = SettledElsewhere, responses((status = 200, body = Changed), Failure))]
-pub(super) async fn discard(
-    State(admin): Shared,
-    caller: Caller,
-    Name(name): Name,
-    body: Result<Json<Object<SettledElsewhere>>, JsonRejection>,
-) -> Result<Json<Changed>, Failure> {
-    let Json(Object(settled)) = body.map_err(|e| Failure::bad(e.body_text()))?;
-    notes::sound_reason(&settled.reason)?;
-    if settled.reason.trim().is_empty() {
-        return Err(Failure::bad("write a `reason`: who settled these, and where"));
-    }
-    if settled.ids.len() > IDS_MAX {
-        return Err(Failure::bad("at most 10000 ids at once; send them in several requests"));
-    }
-    let d = destination(&admin, &name)?;
-    let mut waiting = Vec::new();
-    for id in &settled.ids {
-        let Some(known) = find(&admin, id).await.map(Some).or_else(Failure::unless_not_found)? else { continue };
-        let place = match known.places.get(&d) {
-            Some(Lies::Waiting) => Place::Page,
-            Some(Lies::Delayed { due, .. }) => Place::under(*due),
-            _ => continue,
-        };
-        waiting.push((DeliveryId { sequence: known.sequence, destination: d }, place, known.lane));
-    }
-    let asked: Vec<_> = waiting.iter().map(|(id, _, lane)| (d, *lane, id.sequence)).collect();
-    let standings = admin.ask(|to| Question::Standings(asked, to)).await?;
-    let mut standings = standings.into_iter();
-    waiting.retain(|_| standings.next() != Some(Standing::InFlight));
-    let matched = waiting.len();
-    if settled.dry_run || matched == 0 {
-        return Ok(Json(Changed { matched, done: 0 }));
-    }
-    let what = format!("discard for {name}: {}", settled.reason);
-    let done = admin.store.change(Change::Discard { what, deliveries: waiting }, caller.name).await?;
-    Ok(Json(Changed { matched, done }))
 }

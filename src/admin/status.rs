@@ -4,7 +4,7 @@ use super::answers::Page;
 use super::explain::{self, Held};
 use super::notes::GapItem;
 use super::{Admin, Failure, Name, Shared};
-use crate::dispatch::LineStatus;
+use crate::dispatch::{Destination, LineStatus};
 use crate::event::DestinationId;
 use crate::intake::admission::State as Door;
 use crate::rules::breaker;
@@ -288,19 +288,22 @@ pub(super) async fn destinations(State(admin): Shared) -> Result<Json<Page<Desti
 #[utoipa::path(get, path = "/v1/destinations/{name}", tag = "destinations", params(("name" = String, Path)), responses((status = 200, body = DestinationItem), Failure))]
 pub(super) async fn destination(State(admin): Shared, Name(name): Name) -> Result<Json<DestinationItem>, Failure> {
     let s = Snapshot::take(&admin).await?;
-    let d = admin.destinations.values().find(|d| d.name == name).map(|d| d.id);
-    let d = d.ok_or_else(|| Failure::not_found(format!("no destination is called `{name}`")))?;
-    Ok(Json(one(&admin, &s, d)))
+    let known = admin.destinations.now();
+    let destination = known.values().find(|d| d.name == name);
+    let destination = destination.ok_or_else(|| Failure::not_found(format!("no destination is called `{name}`")))?;
+    Ok(Json(one(&admin, &s, destination)))
 }
 
 fn all(admin: &Admin, s: &Snapshot) -> Vec<DestinationItem> {
-    let mut ids: Vec<DestinationId> = admin.destinations.keys().copied().collect();
-    ids.sort();
-    ids.into_iter().map(|d| one(admin, s, d)).collect()
+    let known = admin.destinations.now();
+    let mut all: Vec<_> = known.values().collect();
+    all.sort_by_key(|destination| destination.id);
+    all.into_iter().map(|destination| one(admin, s, destination)).collect()
 }
 
-fn one(admin: &Admin, s: &Snapshot, d: DestinationId) -> DestinationItem {
-    let (destination, line, tally) = (&admin.destinations[&d], s.line(d), s.totals.tally_of(d));
+fn one(admin: &Admin, s: &Snapshot, destination: &Destination) -> DestinationItem {
+    let d = destination.id;
+    let (line, tally) = (s.line(d), s.totals.tally_of(d));
     DestinationItem {
         name: destination.name.clone(),
         url: destination.url(),

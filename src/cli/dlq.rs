@@ -4,12 +4,11 @@ use crate::cli::client::{Admin, encoded, with_query};
 use crate::cli::filter::{self, DeadFilter, Filter, Pages};
 use crate::cli::reach::{Form, Reach};
 use crate::cli::table::{Column, Table};
-use crate::cli::{Failure, events, item, output, words};
+use crate::cli::{Failure, confirm, events, item, output, redrive, words};
 use crate::time::Timestamp;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
 /// Arguments of `holdline dlq`.
@@ -29,6 +28,10 @@ enum What {
     Show(Show),
     /// Send dead letters again; they go ahead of later events of their interaction
     Redrive(Redrive),
+    /// Show how far redrives with --rate or --canary have come, and how the last ones ended
+    Redrives,
+    /// Stop the redrive of a destination; what it has not come to stays dead
+    Stop(Stop),
     /// Discard dead letters for good
     Purge(Purge),
     /// Print dead letters with their bodies, one JSON object a line
@@ -94,6 +97,15 @@ struct Choice {
 struct Redrive {
     #[command(flatten)]
     choice: Choice,
+    #[command(flatten)]
+    pace: redrive::Pace,
+}
+
+#[derive(Debug, clap::Args)]
+struct Stop {
+    /// The destination
+    #[arg(value_name = "DESTINATION")]
+    destination: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -134,14 +146,19 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             crate::cli::download::lines(&admin, &path, export.to.as_deref()).await
         }
         What::Redrive(redrive) => {
-            let answer = change(&admin, "/v1/dlq/redrive", &redrive.choice).await?;
-            told(&answer, &redrive.choice, "would be sent again", "queued again", form)
+            let answer = change(&admin, "/v1/dlq/redrive", &redrive.choice, redrive.pace.fields()).await?;
+            match item::list(&answer, "redrives") {
+                [] => told(&answer, &redrive.choice, "would be sent again", "queued again", form),
+                begun => redrive::follow(&admin, begun, &redrive.pace, form).await,
+            }
         }
+        What::Redrives => redrive::list(&admin, form).await,
+        What::Stop(stop) => redrive::stop(&admin, &stop.destination, form).await,
         What::Purge(purge) => {
             if !purge.choice.dry_run && !purge.yes {
-                confirm(&admin, &purge.choice).await?;
+                ask_first(&admin, &purge.choice).await?;
             }
-            let answer = change(&admin, "/v1/dlq/purge", &purge.choice).await?;
+            let answer = change(&admin, "/v1/dlq/purge", &purge.choice, Map::new()).await?;
             told(&answer, &purge.choice, "would be discarded", "discarded", form)
         }
     }
@@ -238,8 +255,9 @@ fn story(letter: &Value, now: Timestamp) -> String {
 }
 
 /// Asks for a change of the chosen dead letters, a dry run where that is all that is wanted.
-async fn change(admin: &Admin, path: &str, choice: &Choice) -> Result<Value, Failure> {
+async fn change(admin: &Admin, path: &str, choice: &Choice, more: Map<String, Value>) -> Result<Value, Failure> {
     let mut request = choice.request();
+    request.extend(more);
     request.insert("dry_run".to_owned(), json!(choice.dry_run));
     let spinner = ProgressBar::new_spinner().with_message("waiting for the daemon");
     spinner.set_draw_target(ProgressDrawTarget::stderr());
@@ -272,24 +290,11 @@ fn told(answer: &Value, choice: &Choice, would: &str, did: &str, form: Form) -> 
     Ok(())
 }
 
-async fn confirm(admin: &Admin, choice: &Choice) -> Result<(), Failure> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::Usage("nobody is here to confirm: add --yes, or --dry-run to see how many it is".into()));
-    }
+async fn ask_first(admin: &Admin, choice: &Choice) -> Result<(), Failure> {
     let mut request = choice.request();
     request.insert("dry_run".to_owned(), json!(true));
     let answer = admin.post("/v1/dlq/purge", &Value::Object(request)).await?;
-    let letters = words::counted(item::number(&answer, "matched"), "dead letter");
-    let mut err = std::io::stderr();
-    write!(err, "Discard {letters} for good? [y/N] ")
-        .and_then(|()| err.flush())
-        .map_err(|e| Failure::io("cannot ask", e))?;
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line).map_err(|e| Failure::io("cannot read the answer", e))?;
-    match line.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(Failure::Operation("nothing was discarded".into())),
-    }
+    confirm::discard(&words::counted(item::number(&answer, "matched"), "dead letter"))
 }
 
 #[cfg(test)]

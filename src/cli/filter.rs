@@ -158,7 +158,27 @@ pub async fn print_tables(
     Ok(())
 }
 
+/// A page of so many items. The daemon looks at so much at once and then answers with what it found, be that little; here
+/// it is asked on.
 async fn page(
+    admin: &Admin,
+    path: &str,
+    pairs: &[(&str, &str)],
+    limit: u32,
+    after: Option<&str>,
+) -> Result<Value, Failure> {
+    let (mut items, mut after) = (Vec::new(), after.map(str::to_owned));
+    loop {
+        let part = part(admin, path, pairs, limit - items.len() as u32, after.as_deref()).await?;
+        items.extend(item::list(&part, "items").iter().cloned());
+        after = next(&part, after);
+        if after.is_none() || items.len() >= limit as usize {
+            return Ok(json!({"items": items, "next": after}));
+        }
+    }
+}
+
+async fn part(
     admin: &Admin,
     path: &str,
     pairs: &[(&str, &str)],

@@ -5,10 +5,13 @@
 pub mod backup;
 pub mod check;
 pub mod client;
+mod confirm;
 pub mod demo;
+mod discard;
 pub mod dlq;
 pub mod doctor;
 pub mod download;
+pub mod erase;
 pub mod events;
 pub mod explain;
 pub mod failure;
@@ -21,6 +24,7 @@ pub mod output;
 pub mod pace;
 pub mod quarantine;
 pub mod reach;
+mod redrive;
 pub mod send;
 pub mod serve;
 pub mod signals;
@@ -28,6 +32,7 @@ pub mod status;
 pub mod table;
 pub mod top;
 pub mod words;
+pub mod working;
 
 pub use failure::Failure;
 
@@ -78,12 +83,19 @@ pub enum Command {
     Dlq(dlq::Args),
     /// Look at requests that were kept apart, and let in those that pass now
     Quarantine(quarantine::Args),
+    /// Erase all that lies here of one interaction
+    ///
+    /// What waits, what is dead or kept apart, and what is remembered to recognise duplicates. What is being delivered at
+    /// the moment is not erased: the command then fails, and is to be given again.
+    Erase(erase::Args),
     /// Close intake for a while, or open it again
     Intake(notes::IntakeArgs),
     /// Deliver nothing to a destination, for a while or until it is resumed
     Pause(pace::PauseArgs),
     /// Deliver to a paused destination again, little by little
     Resume(pace::ResumeArgs),
+    /// Give up what waits for a destination: settled elsewhere, or not wanted any more
+    Discard(discard::Args),
     /// Open or close the breaker of a destination, or let it find out
     Breaker(pace::BreakerArgs),
     /// List when events could not be accepted, and why
@@ -138,7 +150,9 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Top(args) => client(top::run(args)),
         Command::Explain(args) => client(explain::run(args)),
         Command::Doctor(args) => client(doctor::run(args)),
+        Command::Erase(args) => client(erase::run(args)),
         Command::Intake(args) => client(notes::intake(args)),
+        Command::Discard(args) => client(discard::run(args)),
         Command::Pause(args) => client(pace::pause(args)),
         Command::Resume(args) => client(pace::resume(args)),
         Command::Breaker(args) => client(pace::breaker(args)),
@@ -197,10 +211,13 @@ mod tests {
             "holdline intake open",
             "holdline pause crm --reason migration --for 30m",
             "holdline resume crm",
+            "holdline discard crm a b --reason settled",
+            "holdline discard crm --all --reason gone --yes",
             "holdline breaker crm half-open",
             "holdline backup /tmp/b",
             "holdline restore /tmp/b --data /tmp/d",
             "holdline verify --data /tmp/d",
+            "holdline verify --data /tmp/d --salvage /tmp/e",
             "holdline gaps --limit 5",
             "holdline audit --all --json",
             "holdline dlq export --reason permanent --to letters.ndjson",
@@ -208,9 +225,14 @@ mod tests {
             "holdline dlq show 0190 --body",
             "holdline dlq redrive a b --destination crm --dry-run",
             "holdline dlq redrive --all",
+            "holdline dlq redrive --destination crm --rate 50/s --canary --detach",
+            "holdline dlq redrives",
+            "holdline dlq stop crm",
             "holdline dlq purge --type v2.* --yes",
             "holdline quarantine list --limit 5",
             "holdline quarantine verify --source genesys --dry-run",
+            "holdline erase --interaction k --reason why --yes",
+            "holdline erase --interaction k --dry-run --json",
             "holdline completions zsh",
             "holdline man /tmp",
             "holdline send a.json - --source genesys --intake http://127.0.0.1:1",
@@ -234,13 +256,17 @@ mod tests {
             "holdline dlq redrive --all --type x",
             "holdline dlq redrive a --type x",
             "holdline dlq purge --all b",
+            "holdline discard crm --all",
+            "holdline discard crm --reason why",
             "holdline send",
             "holdline explain",
             "holdline explain a --destination crm",
             "holdline top --every 0",
             "holdline intake",
             "holdline events retry",
+            "holdline verify --data /tmp/d --repair --salvage /tmp/e",
             "holdline demo --events 3",
+            "holdline erase",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -25,3 +25,4 @@ pub use overrides::Overrides;
 pub use reader::{load, read};
 pub use secret::{Secret, SecretValue};
 pub use settings::Settings;
+pub use values::rate_of;

@@ -144,20 +144,24 @@ const RATE_COUNT: Limits<u64> = Limits { min: (1, ""), max: (1_000_000, "nothing
 
 /// So many in a second, minute, hour or day, as in `"200/s"`.
 pub(super) fn rate(value: &Value<'_>) -> Option<Rate> {
-    let such_as = r#"write a rate such as "200/s" or "60/m""#;
     let text = value.text(r#"a rate such as "200/s""#)?;
-    let Some((number, unit)) = text.split_once('/') else {
-        return value.wrong(format!("{} has no unit of time", value.written()), such_as);
-    };
-    let Some((_, seconds)) = RATE_UNITS.iter().find(|(name, _)| *name == unit.trim()) else {
-        return value.wrong(format!("{} is not per s, m, h or d", value.written()), such_as);
-    };
-    let Ok(count) = number.trim().parse::<i128>() else {
-        return value.wrong(format!("{} is not a whole number of events", value.written()), such_as);
-    };
-    let count = within(value, count, &RATE_COUNT, |n| format!(r#""{n}/{}""#, unit.trim()))?;
-    let count = u32::try_from(count).ok().and_then(NonZeroU32::new)?;
-    Some(Rate::new(count, Duration::from_secs(*seconds)))
+    value.check(parse_rate(text, &value.written()))
+}
+
+/// A rate as it is written in a configuration; the error says what is wrong and what to write.
+pub fn rate_of(text: &str) -> Result<Rate, String> {
+    parse_rate(text, &format!("{text:?}")).map_err(|Wrong { message, remedy }| format!("{message}; {remedy}"))
+}
+
+fn parse_rate(text: &str, written: &str) -> Result<Rate, Wrong> {
+    let wrong = |what: &str| Wrong::new(format!("{written} {what}"), r#"write a rate such as "200/s" or "60/m""#);
+    let (number, unit) = text.split_once('/').ok_or_else(|| wrong("has no unit of time"))?;
+    let unit = unit.trim();
+    let seconds = RATE_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(|| wrong("is not per s, m, h or d"))?.1;
+    let count = number.trim().parse().map_err(|_| wrong("is not a whole number of events"))?;
+    let count = bounded(count, written, &RATE_COUNT, |n| format!(r#""{n}/{unit}""#))?;
+    let count = u32::try_from(count).ok().and_then(NonZeroU32::new).expect("it is within its bounds");
+    Ok(Rate::new(count, Duration::from_secs(seconds)))
 }
 
 /// A whole number.
@@ -178,10 +182,13 @@ fn integer(value: &Value<'_>) -> Option<i128> {
 }
 
 fn within(value: &Value<'_>, got: i128, limits: &Limits<u64>, show: impl Fn(u64) -> String) -> Option<u64> {
-    let clamped = u64::try_from(got.max(0)).unwrap_or(u64::MAX);
+    value.check(bounded(got, &value.written(), limits, show))
+}
+
+fn bounded(got: i128, written: &str, limits: &Limits<u64>, show: impl Fn(u64) -> String) -> Result<u64, Wrong> {
+    let clamped = |n: i128| u64::try_from(n.max(0)).unwrap_or(u64::MAX);
     let wide = Limits { min: (limits.min.0.into(), limits.min.1), max: (limits.max.0.into(), limits.max.1) };
-    let bound = |n: i128| show(u64::try_from(n).unwrap_or(u64::MAX));
-    value.check(wide.check(got, &value.written(), bound)).map(|_| clamped)
+    wide.check(got, written, |bound| show(clamped(bound))).map(clamped)
 }
 
 /// A number, whole or not.

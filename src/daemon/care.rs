@@ -5,6 +5,7 @@ use crate::admin::Admin;
 use crate::alert;
 use crate::clock::Clock;
 use crate::config::Settings;
+use crate::dispatch::Destinations;
 use crate::intake::Counts;
 use crate::intake::admission::Admission;
 use crate::store::Store;
@@ -20,6 +21,7 @@ pub(super) fn look_after(
     settings: &Settings,
     admission: &Arc<Admission>,
     counts: &Arc<Counts>,
+    destinations: &Destinations,
 ) -> (Arc<Trend>, Arc<AtomicU64>) {
     let (trend, beyond) = (Arc::new(Trend::default()), Arc::new(AtomicU64::new(0)));
     let of = || (store.clone(), clock.clone(), part.stop.clone());
@@ -33,6 +35,8 @@ pub(super) fn look_after(
     part.tasks.spawn(upkeep::watch_dlq(store, settings.dlq.clone(), clock, beyond.clone(), stop));
     let (store, clock, stop) = of();
     part.tasks.spawn(upkeep::watch_quarantine(store, settings.quarantine.clone(), clock, stop));
+    let (store, clock, stop) = of();
+    part.tasks.spawn(upkeep::watch_redrives(store, clock, destinations.clone(), stop));
     (trend, beyond)
 }
 

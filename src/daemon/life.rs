@@ -28,7 +28,7 @@ pub async fn run(settings: Settings, mut orders: mpsc::UnboundedReceiver<Order>)
     let failed = loop {
         tokio::select! {
             order = orders.recv() => match order {
-                Some(Order::Reload(settings)) => daemon.reload_and_tell(*settings),
+                Some(Order::Reload(settings)) => daemon.reload_and_tell(*settings).await,
                 Some(Order::Stop) | None => break None,
             },
             why = failed(&mut failure) => break Some(why),

@@ -8,7 +8,8 @@ use super::exchange::{self, Answer, Bounds, End, Failure};
 use super::token::{Missing, Token};
 use crate::clock::Clock;
 use crate::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place, Reason};
-use crate::rules::call::Call;
+use crate::rules::call::{Call, Health};
+use crate::rules::canary;
 use crate::rules::quota;
 use crate::rules::retry_after::{self, Wish};
 use crate::rules::staleness::Course;
@@ -94,6 +95,10 @@ pub async fn run(context: Context, start: Start) -> Landed {
     if verdict == Verdict::Delivered {
         destination.end_to_end.observe(now.since(delivery.event.received_at));
     }
+    if delivery.redriven && health != Health::Burdened {
+        let end = if verdict == Verdict::Delivered { canary::End::Well } else { canary::End::Failed };
+        destination.trials.tell(id.sequence, end);
+    }
     let landing = record(&context, delivery, place, verdict, reply, began, now);
     let quota = quota_spent.map(|wish| retry_after::grant(wish, context.destination.retry.retry_after_max, now));
     let hold = wish.into_iter().chain(quota).max_by_key(|wish| wish.until);
@@ -158,15 +163,17 @@ async fn read(store: &Store, id: DeliveryId, place: Place) -> Result<Delivery, S
     read.map_err(|_| StoreError::Failed)?
 }
 
-/// A record that does not verify is set aside, so that it blocks nothing; any other error is the store's end.
+/// A record that does not verify is set aside, so that it blocks nothing; any other error is the store's end, and until
+/// the daemon has ended nothing behind it goes out.
 fn unreadable(context: &Context, start: Start, id: DeliveryId, place: Place, error: &StoreError) -> Landed {
-    if let StoreError::Damaged(why) = error {
-        tracing::error!(delivery = %id, %why, "a stored delivery does not verify; it is quarantined and not delivered");
-        let (why, at) = (why.to_string(), context.clock.now());
-        context.store.record(Transition::Damaged { id, place, why, at });
-    } else {
+    let StoreError::Damaged(why) = error else {
         context.store.fail(error);
-    }
+        return postponed(start, Some(Timestamp::NEVER));
+    };
+    tracing::error!(delivery = %id, %why, "a stored delivery does not verify; it is quarantined and not delivered");
+    let (why, at) = (why.to_string(), context.clock.now());
+    context.store.record(Transition::Damaged { id, place, why, at });
+    context.destination.trials.tell(id.sequence, canary::End::Gone);
     Landed { start, landing: Landing::Resolved, call: None, hold: None }
 }
 

@@ -8,15 +8,16 @@ use super::shutters::Shutters;
 use super::tally::Tally;
 use super::tls::{self, Trust};
 use super::token::{Missing, Token, Tokens};
+use super::trials::Trials;
 use super::{credentials, request};
 use crate::config::settings::{self, DestinationAuth, OnDeadLetter, OrderMode};
-use crate::delivery::{Delivery, Reason};
+use crate::delivery::Delivery;
 use crate::event::{DestinationId, Digest64};
 use crate::latency::Latency;
 use crate::rules::backoff::Retry;
-use crate::rules::staleness::{self, Course, OnStale};
+use crate::rules::lateness::Lateness;
+use crate::rules::staleness::{Course, OnStale};
 use crate::rules::success::Success;
-use crate::rules::ttl::Ttl;
 use crate::scheduler::{DeadLetters, Limits, Ordered, Policy};
 use crate::time::Timestamp;
 use bytes::Bytes;
@@ -37,22 +38,23 @@ pub struct Destination {
     pub timeout: Duration,
     pub policy: Policy,
     /// How its attempts ended, since the start.
-    pub attempts: Tally,
+    pub attempts: Arc<Tally>,
     /// How long its attempts take.
     pub latency: Latency,
     /// From acceptance to delivery.
     pub end_to_end: Latency,
+    /// Redriven deliveries that decide how their redrive goes on.
+    pub trials: Arc<Trials>,
     pub(super) client: HttpClient,
     pub(super) tokens: Option<Tokens>,
     pub(super) success: Option<Success>,
-    pub(super) on_stale: OnStale,
-    pub(super) ttl: Ttl,
+    pub(super) lateness: Lateness,
     /// What was delivered last; nothing where that does not matter.
-    pub(super) sequences: Option<Sequences>,
+    pub(super) sequences: Option<Arc<Sequences>>,
     common: RwLock<Arc<Common>>,
-    pub(super) shutters: Shutters,
+    pub(super) shutters: Arc<Shutters>,
     /// Until when it is left alone, and why.
-    held: Mutex<Option<(Timestamp, String)>>,
+    held: Arc<Mutex<Option<(Timestamp, String)>>>,
 }
 
 impl Destination {
@@ -82,19 +84,39 @@ impl Destination {
             retry: settings.retry.clone(),
             timeout: settings.timeout,
             policy,
-            attempts: Tally::default(),
+            attempts: Arc::default(),
             latency: Latency::default(),
             end_to_end: Latency::default(),
+            trials: Arc::default(),
             client: client(settings)?,
             tokens: tokens(settings)?,
             success: settings.success.clone(),
-            on_stale: settings.ordering.on_stale,
-            ttl: settings.ttl.clone(),
-            sequences: (settings.ordering.on_stale != OnStale::Deliver).then(Sequences::default),
+            lateness: Lateness { on_stale: settings.ordering.on_stale, ttl: settings.ttl.clone() },
+            sequences: (settings.ordering.on_stale != OnStale::Deliver).then(Arc::default),
             common: RwLock::new(Arc::new(common(settings)?)),
-            shutters: Shutters::default(),
-            held: Mutex::default(),
+            shutters: Arc::default(),
+            held: Arc::default(),
         })
+    }
+
+    /// By the number that the store has given to its name.
+    pub fn numbered(self, id: DestinationId) -> Self {
+        Self { id, ..self }
+    }
+
+    /// The same destination by other settings; what was counted and decided of it goes on. Not for other settings of
+    /// `ordering`, which say what is remembered.
+    pub fn in_place_of(self, old: &Self) -> Self {
+        Self {
+            attempts: old.attempts.clone(),
+            latency: old.latency.clone(),
+            end_to_end: old.end_to_end.clone(),
+            trials: old.trials.clone(),
+            sequences: old.sequences.clone(),
+            shutters: old.shutters.clone(),
+            held: old.held.clone(),
+            ..self
+        }
     }
 
     /// Reads the secrets again that stand in its requests; they are used once they are put in place.
@@ -131,6 +153,13 @@ impl Destination {
         self.sequences.as_ref().and_then(|sequences| sequences.last(lane))
     }
 
+    /// Forgets what was delivered of an interaction.
+    pub fn forget(&self, lane: Digest64) {
+        if let Some(sequences) = &self.sequences {
+            sequences.forget(lane);
+        }
+    }
+
     /// The URL as it may be shown; none where events are held.
     pub fn url(&self) -> Option<String> {
         (self.policy.pace.concurrency_max > 0).then(|| self.common().url.to_string())
@@ -149,11 +178,8 @@ impl Destination {
 
     /// What is to be done with a delivery whose turn it is, by its age and by the times of what was delivered before.
     pub(super) fn course(&self, delivery: &Delivery, now: Timestamp) -> Course {
-        if self.ttl.is_over(delivery, now) {
-            return Course::Bury(Reason::Expired);
-        }
         let last = self.last(delivery.event.lane());
-        staleness::judge(self.on_stale, delivery, last.and_then(|last| last.newest()))
+        self.lateness.course(delivery, last.and_then(|last| last.newest()), now)
     }
 
     pub(super) fn has(&self, delivery: &Delivery, at: Timestamp) {

@@ -6,6 +6,7 @@ mod attempt;
 mod connector;
 mod credentials;
 mod destination;
+mod destinations;
 mod exchange;
 mod request;
 mod resolver;
@@ -16,21 +17,25 @@ mod stance;
 mod tally;
 mod tls;
 mod token;
+mod trials;
 mod wire;
 
 pub use destination::{Destination, Reread};
+pub use destinations::{Destinations, Known};
 pub use restore::restore;
+pub use sequences::Sequences;
 
 use crate::clock::Clock;
 use crate::delivery::Ticket;
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::rules::breaker;
+use crate::rules::canary::End;
 use crate::rules::retry_after::Wish;
 use crate::scheduler::{Interaction, Line, Scheduler, Shut, Standing, Start, Step};
 use crate::store::{News, Store};
 use crate::time::Timestamp;
 use attempt::{Context, Landed};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -82,14 +87,16 @@ pub enum Question {
     Standings(Vec<(DestinationId, Digest64, Sequence)>, oneshot::Sender<Vec<Standing>>),
     /// How an interaction stands with each destination, with at most so many of those that wait.
     Interaction(Digest64, usize, oneshot::Sender<Vec<(DestinationId, Interaction)>>),
-    /// What lies in the delay tree, with the due times under which it lies there.
-    DelayTree(oneshot::Sender<Vec<(DestinationId, Sequence, Timestamp)>>),
+    /// The events of which a delivery is in flight.
+    InFlight(oneshot::Sender<BTreeSet<Sequence>>),
+    /// Not a question: from now on these are the destinations. What still waits for others is delivered as before.
+    GoBy(Known, oneshot::Sender<()>),
 }
 
 pub struct Dispatcher {
     pub store: Store,
     pub clock: Clock,
-    pub destinations: HashMap<DestinationId, Arc<Destination>>,
+    pub destinations: Known,
     pub scheduler: Scheduler,
     pub news: mpsc::UnboundedReceiver<News>,
     pub questions: mpsc::Receiver<Question>,
@@ -218,12 +225,17 @@ impl Dispatcher {
                 }
             }
             News::Purged(ids) => {
-                ids.iter().for_each(|(id, lane)| self.scheduler.purged(id.destination, *lane, id.sequence));
+                for (id, lane) in ids {
+                    self.scheduler.purged(id.destination, lane, id.sequence);
+                    if let Some(destination) = self.destinations.get(&id.destination) {
+                        destination.trials.tell(id.sequence, End::Gone);
+                    }
+                }
             }
         }
     }
 
-    fn answer(&self, question: Question) {
+    fn answer(&mut self, question: Question) {
         match question {
             Question::Lines(to) => {
                 let now = self.clock.now();
@@ -240,10 +252,19 @@ impl Dispatcher {
                 let lines = self.scheduler.lines();
                 let _ = to.send(lines.map(|(d, line)| (d, line.interaction(lane, waiting_max))).collect());
             }
-            Question::DelayTree(to) => {
-                let lines = self.scheduler.lines();
-                let all = lines.flat_map(|(d, line)| line.in_delay_tree().map(move |(s, due)| (d, s, due)));
-                let _ = to.send(all.collect());
+            Question::InFlight(to) => {
+                let _ = to.send(self.scheduler.lines().flat_map(|(_, line)| line.flying()).collect());
+            }
+            Question::GoBy(known, to) => {
+                let mut all = (*known).clone();
+                for (d, destination) in self.destinations.iter() {
+                    all.entry(*d).or_insert_with(|| destination.clone());
+                }
+                for destination in known.values() {
+                    self.scheduler.go_by(destination.id, destination.policy.clone(), self.clock.now());
+                }
+                self.destinations = Arc::new(all);
+                let _ = to.send(());
             }
         }
     }

@@ -34,6 +34,7 @@ pub fn restore(
             }
         }
     }
+    store.knows_delayed();
     remember_sequences(store, destinations)?;
     for destination in destinations.values() {
         stance::restore(scheduler, destination, store.stance(destination.id), now);
@@ -72,7 +73,7 @@ fn remember_sequences(
     store: &Store,
     destinations: &HashMap<DestinationId, Arc<Destination>>,
 ) -> Result<(), StoreError> {
-    let asks = |d| destinations.get(&d).and_then(|destination| destination.sequences.as_ref());
+    let asks = |d| destinations.get(&d).and_then(|destination| destination.sequences.as_deref());
     if !destinations.keys().any(|d| asks(*d).is_some()) {
         return Ok(());
     }

@@ -58,6 +58,13 @@ impl Sequences {
         young.insert(lane, Last { sequence, at, newest });
     }
 
+    /// Nothing is known of the interaction any more.
+    pub fn forget(&self, lane: Digest64) {
+        let Generations { young, old } = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        young.remove(&lane);
+        old.remove(&lane);
+    }
+
     pub fn last(&self, lane: Digest64) -> Option<Last> {
         let generations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         generations.young.get(&lane).or_else(|| generations.old.get(&lane)).copied()

@@ -10,7 +10,7 @@ use super::refusal::Refusal;
 use super::{Intake, Source};
 use crate::config::settings::OnFault;
 use crate::http::answer::{self, Answer};
-use crate::profile::{Found, Request};
+use crate::profile::{Fields, Found, Request};
 use crate::store::{Arrival, Cause, Detained, StoreError};
 use bytes::Bytes;
 use form_urlencoded::Serializer;
@@ -92,6 +92,25 @@ impl Intake {
         };
         let arrivals: Vec<_> = fields.into_iter().filter_map(|f| source.arrival(&headers, f, detained.at)).collect();
         (Verdict::Passes(arrivals.len()), arrivals)
+    }
+
+    /// Whether a detained request holds an event of this interaction; where it cannot be read, whether the key stands in
+    /// it as a whole string, in the body, a header or the query.
+    pub fn concerns(&self, detained: &Detained, key: &str) -> bool {
+        let headers: HeaderMap = detained.headers.iter().filter_map(|(name, value)| header(name, value)).collect();
+        let (query, body) = (detained.query.as_deref(), Bytes::copy_from_slice(&detained.body));
+        let read = Request { headers: &headers, query, body: &body };
+        let source = self.sources.get(&detained.source);
+        let is_of = |fields: &Fields| fields.interaction.as_deref() == Some(key);
+        match source.and_then(|source| source.profile.read(&read, &self.limits()).ok()) {
+            Some(Found::One(fields)) if fields.interaction.is_some() => return is_of(&fields),
+            Some(Found::Batch(all)) => return all.iter().any(is_of),
+            _ => {}
+        }
+        let quoted = json!(key).to_string();
+        let in_body = detained.body.windows(quoted.len()).any(|window| window == quoted.as_bytes());
+        let in_query = || form_urlencoded::parse(query.unwrap_or_default().as_bytes()).any(|(_, v)| v == key);
+        in_body || in_query() || detained.headers.iter().any(|(_, value)| value == key.as_bytes())
     }
 
     /// Lets a detained request in, if it passes now; none where it is not there any more.

@@ -65,10 +65,11 @@ impl Counts {
         self.ignored.load(Ordering::Relaxed)
     }
 
-    /// The sources that there are; only of these it is noted how they fare.
+    /// The sources that there are; only of these it is noted how they fare. What was noted of them stays.
     pub fn knows<'a>(&self, sources: impl Iterator<Item = &'a String>) {
         let mut fares = self.fares.lock().expect("no holder panics");
-        *fares = sources.map(|name| (name.clone(), Fare::default())).collect();
+        let mut old = std::mem::take(&mut *fares);
+        *fares = sources.map(|name| (name.clone(), old.remove(name).unwrap_or_default())).collect();
     }
 
     fn acknowledged(&self, source: &str, now: Timestamp, took: Duration) {

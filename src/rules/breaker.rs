@@ -128,6 +128,14 @@ impl Breaker {
         Self { limits, state: State::Closed, since, epoch, kept_closed_until, slices: VecDeque::new() }
     }
 
+    /// From now on it goes by these; what it has counted in a window of another length is forgotten.
+    pub fn go_by(&mut self, limits: Limits) {
+        if limits.window != self.limits.window {
+            self.slices.clear();
+        }
+        self.limits = limits;
+    }
+
     pub fn state(&self) -> State {
         self.state
     }

@@ -60,6 +60,13 @@ impl Concurrency {
         Self { max, adaptive, limit, growth: Growth::Doubling, baseline: None, recent: 0.0, last_cut: Timestamp::ZERO }
     }
 
+    /// From now on it goes by these; what it has found of the destination stays.
+    pub fn go_by(&mut self, max: usize, adaptive: Adaptive) {
+        (self.max, self.adaptive) = (max as f64, adaptive);
+        let (fixed, least) = (adaptive == Adaptive::No, 1f64.min(self.max));
+        self.limit = if fixed { self.max } else { self.limit.clamp(least, self.max) };
+    }
+
     /// Most calls under way at once.
     pub fn limit(&self) -> usize {
         self.limit as usize

@@ -25,6 +25,10 @@ impl Rate {
         self.count.get()
     }
 
+    pub fn per(self) -> Duration {
+        self.per
+    }
+
     /// What passes in a second, rounded up.
     pub fn in_a_second(self) -> u32 {
         let nanos = self.per.as_nanos().max(1);
@@ -34,6 +38,19 @@ impl Rate {
     /// From one to the next, rounded up, so that rounding never makes it faster.
     fn interval_nanos(self) -> u128 {
         self.per.as_nanos().div_ceil(self.count.get().into()).max(1)
+    }
+}
+
+/// As it is written in a configuration, such as `200/s`.
+impl std::fmt::Display for Rate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.per.as_secs() {
+            1 => write!(f, "{}/s", self.count),
+            60 => write!(f, "{}/m", self.count),
+            3600 => write!(f, "{}/h", self.count),
+            86_400 => write!(f, "{}/d", self.count),
+            _ => write!(f, "{}/{}ms", self.count, self.per.as_millis()),
+        }
     }
 }
 

@@ -3,8 +3,10 @@
 pub mod backoff;
 pub mod breaker;
 pub mod call;
+pub mod canary;
 pub mod concurrency;
 pub mod gcra;
+pub mod lateness;
 pub mod pattern;
 pub mod quota;
 pub mod ramp;

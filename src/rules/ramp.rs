@@ -17,6 +17,11 @@ impl Ramp {
         Self { length, since: None }
     }
 
+    /// One that is under way ends when it would with this length.
+    pub fn go_by(&mut self, length: Duration) {
+        self.length = length;
+    }
+
     /// Begins then, if it has not begun later.
     pub fn begin(&mut self, at: Timestamp) {
         self.since = self.since.max(Some(at));

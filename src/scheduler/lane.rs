@@ -177,6 +177,22 @@ impl Lane {
         &self.waiting
     }
 
+    /// One that waits.
+    pub fn find(&self, sequence: Sequence) -> Option<&Waiter> {
+        // the last has the highest rank: where that is none, the order is that of acceptance
+        if self.waiting.back().is_none_or(|last| last.rank == Timestamp::ZERO) {
+            return self.waiting.get(self.waiting.binary_search_by_key(&sequence, |w| w.sequence).ok()?);
+        }
+        self.waiting.iter().find(|w| w.sequence == sequence)
+    }
+
+    /// Its first delivery, where nothing is in flight and that one waits for a time or a dead letter.
+    pub fn stalled(&self) -> Option<Sequence> {
+        let head = self.waiting.front().filter(|_| self.in_flight.is_none())?;
+        let ready = matches!(self.turn(), Turn::Head { not_before: Timestamp::ZERO, .. });
+        (!ready).then_some(head.sequence)
+    }
+
     /// Dead letters that hold the lane.
     pub fn held_by(&self) -> &BTreeSet<Sequence> {
         &self.held_by
@@ -184,7 +200,7 @@ impl Lane {
 
     /// What this delivery waits for: one that goes before it and is not resolved.
     pub fn ahead_of(&self, sequence: Sequence) -> Option<Sequence> {
-        let waits = self.waiting.iter().any(|w| w.sequence == sequence);
+        let waits = self.find(sequence).is_some();
         let first = self.waiting.front().map(|w| w.sequence).filter(|s| *s != sequence && (waits || *s < sequence));
         let held_by = self.held_by.first().copied().filter(|dead| *dead < sequence);
         [self.in_flight.map(|w| w.sequence), first, held_by].into_iter().flatten().min()

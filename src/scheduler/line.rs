@@ -106,7 +106,10 @@ pub struct Line {
     lanes: HashMap<LaneKey, Lane>,
     ready: Ready,
     delayed: BTreeSet<(Timestamp, Sequence, LaneKey)>,
-    in_flight: usize,
+    flying: BTreeSet<(Sequence, LaneKey)>,
+    /// Lanes with nothing in flight whose first delivery waits for a time or a dead letter, so that the oldest of all is found
+    /// without a look at each.
+    stalled: BTreeSet<(Sequence, LaneKey)>,
     waiting: usize,
     pub(super) pace: Pace,
     /// Everything in pages before it is known here.
@@ -124,12 +127,19 @@ impl Line {
             lanes: HashMap::new(),
             ready: Ready::default(),
             delayed: BTreeSet::new(),
-            in_flight: 0,
+            flying: BTreeSet::new(),
+            stalled: BTreeSet::new(),
             waiting: 0,
             cursor,
             loading: false,
             birth,
         }
+    }
+
+    /// See [`super::Scheduler::go_by`].
+    pub(super) fn go_by(&mut self, policy: Policy) {
+        self.pace.go_by(&self.policy.pace, &policy.pace);
+        self.policy.pace = policy.pace;
     }
 
     pub(super) fn key(&self, lane: Digest64, sequence: Sequence) -> LaneKey {
@@ -147,8 +157,12 @@ impl Line {
             self.ready.remove(sequence, key);
             self.delayed.remove(&(not_before, sequence, key));
         }
-        let before = lane.waiting().len();
+        let (before, stalled) = (lane.waiting().len(), lane.stalled());
         let result = change(lane);
+        if stalled != lane.stalled() {
+            stalled.map(|head| self.stalled.remove(&(head, key)));
+            lane.stalled().map(|head| self.stalled.insert((head, key)));
+        }
         self.waiting = self.waiting + lane.waiting().len() - before;
         match lane.turn() {
             Turn::Head { sequence, not_before } if not_before == Timestamp::ZERO => {
@@ -189,10 +203,10 @@ impl Line {
     pub(super) fn poll(&mut self, now: Timestamp) -> Result<Start, Option<Timestamp>> {
         self.promote(now);
         let Some(key) = self.ready.pick() else { return Err(self.delayed.first().map(|(due, ..)| *due)) };
-        self.pace.check(self.in_flight, now).map_err(|shut| shut.until)?;
+        self.pace.check(self.flying.len(), now).map_err(|shut| shut.until)?;
         let epoch = self.pace.began(now);
         let waiter = self.with(key, Lane::start).expect("a ready lane has a head");
-        self.in_flight += 1;
+        self.flying.insert((waiter.sequence, key));
         Ok(Start {
             destination: self.id,
             sequence: waiter.sequence,
@@ -218,7 +232,7 @@ impl Line {
     /// What an attempt says of the destination, before its delivery lands; none where it was not made after all.
     pub(super) fn called(&mut self, began: Epoch, call: Option<&Call>, now: Timestamp) -> Option<BreakerTurn> {
         match call {
-            Some(call) => self.pace.ended(began, call, self.in_flight, now),
+            Some(call) => self.pace.ended(began, call, self.flying.len(), now),
             None => {
                 self.pace.withdrawn(began);
                 None
@@ -270,7 +284,7 @@ impl Line {
     fn land(&mut self, key: LaneKey, sequence: Sequence, then: impl FnOnce(&mut Lane, Waiter)) {
         let landed = self.with(key, |lane| lane.land(sequence).map(|waiter| then(lane, waiter)));
         if landed.is_some() {
-            self.in_flight -= 1;
+            self.flying.remove(&(sequence, key));
         }
     }
 
@@ -317,7 +331,7 @@ impl Line {
     }
 
     pub fn in_flight(&self) -> usize {
-        self.in_flight
+        self.flying.len()
     }
 
     /// Known deliveries whose due time has not come.
@@ -336,16 +350,18 @@ impl Line {
 
     /// What would hold back a delivery whose turn it is.
     pub fn shut(&self, now: Timestamp) -> Option<Shut> {
-        self.pace.shut(self.in_flight, now)
+        self.pace.shut(self.flying.len(), now)
     }
 
-    /// When the oldest of the known deliveries was accepted.
+    /// When the oldest of the known deliveries was accepted: the oldest by sequence of those that fly, can go or are stalled.
     pub fn oldest(&self) -> Option<Timestamp> {
-        self.lanes
-            .values()
-            .filter_map(|lane| lane.in_flight().or_else(|| lane.waiting().front()))
-            .map(|w| w.received_at)
-            .min()
+        let keys = self.flying.iter().map(|(_, key)| *key);
+        let keys = keys.chain(self.ready.firsts()).chain(self.stalled.first().map(|(_, key)| *key));
+        let head = |key: LaneKey| {
+            let lane = self.lanes.get(&key)?;
+            lane.in_flight().or_else(|| lane.waiting().front()).map(|w| w.received_at)
+        };
+        keys.filter_map(head).min()
     }
 
     pub fn standing(&self, lane: Digest64, sequence: Sequence, now: Timestamp) -> Standing {
@@ -356,7 +372,7 @@ impl Line {
         if let Some(behind) = lane.ahead_of(sequence) {
             return Standing::Held { behind };
         }
-        match lane.waiting().iter().find(|w| w.sequence == sequence) {
+        match lane.find(sequence) {
             Some(w) if w.not_before > now && w.is_fresh() => Standing::Sorting { until: w.not_before },
             Some(w) if w.not_before > now => Standing::Delayed { until: w.not_before },
             _ => Standing::Queued,
@@ -375,10 +391,9 @@ impl Line {
         }
     }
 
-    /// Every known delivery that lies in the delay tree, with the due time under which it lies there.
-    pub fn in_delay_tree(&self) -> impl Iterator<Item = (Sequence, Timestamp)> {
-        let all = self.lanes.values().flat_map(|lane| lane.waiting().iter().chain(lane.in_flight()));
-        all.filter(|w| w.lies_under > Timestamp::ZERO).map(|w| (w.sequence, w.lies_under))
+    /// What is in flight.
+    pub fn flying(&self) -> impl Iterator<Item = Sequence> {
+        self.flying.iter().map(|(sequence, _)| *sequence)
     }
 }
 

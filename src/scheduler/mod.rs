@@ -67,6 +67,15 @@ impl Scheduler {
         Self { lines, first: 0, next }
     }
 
+    /// A destination goes by this policy from now on. How it orders and what its dead letters hold stays as it was; one
+    /// that was not known has nothing that waits.
+    pub fn go_by(&mut self, d: DestinationId, policy: Policy, now: Timestamp) {
+        match self.line_mut(d) {
+            Some(line) => line.go_by(policy),
+            None => self.lines.push(Line::new(d, policy, self.next, Birth { next: self.next, at: now })),
+        }
+    }
+
     pub fn line(&self, d: DestinationId) -> Option<&Line> {
         self.lines.iter().find(|line| line.id == d)
     }

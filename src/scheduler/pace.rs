@@ -96,6 +96,17 @@ impl Pace {
         }
     }
 
+    /// From now on it goes by these limits; the breaker, a hold and a pause stand as they did.
+    pub fn go_by(&mut self, old: &Limits, limits: &Limits) {
+        self.max = limits.concurrency_max;
+        self.breaker.go_by(limits.breaker.clone());
+        self.concurrency.go_by(limits.concurrency_max, limits.adaptive);
+        self.ramp.go_by(limits.ramp);
+        if old.rate != limits.rate {
+            self.rate = limits.rate.map(|rate| Gcra::new(rate, 1));
+        }
+    }
+
     /// Whether one more call may begin while so many are under way.
     pub fn check(&mut self, under_way: usize, now: Timestamp) -> Result<(), Shut> {
         let shut =

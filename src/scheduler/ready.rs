@@ -48,6 +48,11 @@ impl Ready {
         from.first().map(|(_, key)| *key)
     }
 
+    /// The lanes with the oldest first delivery, of the fresh and of the tried ones.
+    pub fn firsts(&self) -> impl Iterator<Item = LaneKey> {
+        self.fresh.first().into_iter().chain(self.tried.first()).map(|(_, key)| *key)
+    }
+
     pub fn len(&self) -> usize {
         self.fresh.len() + self.tried.len()
     }

@@ -3,7 +3,7 @@
 //! Two bounded rings: the newest accepted events, and the pages that were read last.
 
 use crate::event::{Event, Sequence};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Bytes of bodies kept of each kind: 16 MiB.
@@ -13,7 +13,7 @@ const OVERHEAD: usize = 512;
 
 #[derive(Debug, Default)]
 pub struct Cache {
-    /// In order of sequence, without gaps.
+    /// In order of sequence.
     newest: VecDeque<(Sequence, Arc<Event>)>,
     newest_bytes: usize,
     /// First sequence of a page and its events, the one read last at the back.
@@ -43,6 +43,14 @@ impl Cache {
             let Some((_, old)) = self.pages.pop_front() else { break };
             self.pages_bytes -= old.iter().map(weight).sum::<usize>();
         }
+    }
+
+    /// Forgets these events, and the pages in which they lie.
+    pub fn forget(&mut self, of: &BTreeSet<Sequence>) {
+        self.newest.retain(|(sequence, _)| !of.contains(sequence));
+        self.newest_bytes = self.newest.iter().map(|(_, event)| weight(event)).sum();
+        self.pages.retain(|(first, events)| of.range(*first..first.plus(events.len() as u64)).next().is_none());
+        self.pages_bytes = self.pages.iter().flat_map(|(_, events)| events).map(weight).sum();
     }
 
     pub fn get(&self, sequence: Sequence) -> Option<Arc<Event>> {

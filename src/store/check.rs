@@ -45,6 +45,21 @@ pub(super) fn check(engine: &Engine, index: &Index) -> Result<Vec<String>, Store
             faults.push(format!("delivery {id} lies in a page and in the delay tree"));
         }
     }
+    if let Some(dues) = index.dues.all() {
+        let rows = delayed.keys().filter_map(|key| delay_of(key).ok());
+        if !rows
+            .map(|(due, id)| (id, due))
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .eq(dues.iter().map(|(id, due)| (*id, *due)))
+        {
+            faults.push(format!(
+                "the index of `delay` has {} deliveries, and not those of its {} rows",
+                dues.len(),
+                delayed.len()
+            ));
+        }
+    }
     for (what, rows, bytes) in [("delay", &delayed, totals.delay_bytes), ("dlq", &dead, totals.dlq_bytes)] {
         let found: usize = rows.values().sum();
         if found as u64 != bytes {

@@ -11,8 +11,10 @@ use super::backup::Tee;
 use super::cache::Cache;
 use super::draft::Draft;
 use super::engine::Engine;
+use super::erase::Erased;
 use super::index::{Index, Unwritten};
 use super::ledger::{Finished, Ledger, Tail, Windows};
+use super::log::mark::Reached;
 use super::request::{News, Receipt, Request};
 use crate::clock::Clock;
 use crate::event::DestinationId;
@@ -70,6 +72,7 @@ enum Answer {
     Count(oneshot::Sender<usize>, usize),
     Detain(oneshot::Sender<Option<u64>>, Option<u64>),
     LetIn(oneshot::Sender<Option<Vec<Receipt>>>, Option<Vec<Receipt>>),
+    Erase(oneshot::Sender<Erased>, Erased),
     Flush(oneshot::Sender<()>),
 }
 
@@ -82,6 +85,7 @@ impl Answer {
             Self::Count(to, count) => drop(to.send(count)),
             Self::Detain(to, number) => drop(to.send(number)),
             Self::LetIn(to, receipts) => drop(to.send(receipts)),
+            Self::Erase(to, erased) => drop(to.send(erased)),
             Self::Flush(to) => drop(to.send(())),
         }
     }
@@ -102,7 +106,7 @@ impl Committer {
         while self.gather(&mut gathered) {
             let (finished, answers) = self.write_up(&mut gathered)?;
             if let Some(draft) = finished.draft {
-                self.commit(draft)?;
+                self.commit(draft, finished.reached)?;
             }
             if !finished.events.is_empty() {
                 let next = finished.first.plus(finished.events.len() as u64);
@@ -121,10 +125,11 @@ impl Committer {
         Ok(())
     }
 
-    fn commit(&mut self, draft: Draft) -> Result<(), StoreError> {
+    fn commit(&mut self, draft: Draft, reached: Reached) -> Result<(), StoreError> {
         let copy = self.tee.is_some().then(|| draft.clone());
         let began = self.clock.precise();
         self.shared.engine.commit(draft)?;
+        self.shared.engine.note(reached);
         self.shared.commits.observe(self.clock.precise().saturating_sub(began));
         if let Some(copy) = copy
             && !self.tee.as_ref().is_some_and(|tee| tee.copy(copy))
@@ -203,6 +208,9 @@ impl Committer {
                 Request::LetIn { number, arrivals, answer } => {
                     answers.push(Answer::LetIn(answer, ledger.let_in(number, arrivals)?));
                 }
+                Request::Erase { erasure, who, answer } => {
+                    answers.push(Answer::Erase(answer, ledger.erase(&erasure, &who)?));
+                }
                 Request::Flush { answer } => answers.push(Answer::Flush(answer)),
                 Request::Check { answer } => checks.push(answer),
                 Request::Tee { tee, answer } => tees.push((tee, answer)),
@@ -211,7 +219,7 @@ impl Committer {
         let mut finished = ledger.finish()?;
         if !checks.is_empty() || !tees.is_empty() {
             if let Some(draft) = finished.draft.take() {
-                self.commit(draft)?;
+                self.commit(draft, finished.reached)?;
             }
             for (tee, answer) in tees {
                 let free = tee.is_none() || self.tee.is_none();

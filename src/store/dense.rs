@@ -71,6 +71,13 @@ impl<R: Consecutive> Run<R> {
         }
     }
 
+    /// A row has been written anew; the one before must not come back.
+    pub fn replace(&mut self, key: u64, row: R) {
+        if let Some((_, kept)) = self.0.iter_mut().find(|(first, _)| *first == key) {
+            *kept = row;
+        }
+    }
+
     /// Rows before this number have been trimmed; they must not come back.
     pub fn forget_before(&mut self, number: u64) {
         while self.0.front().is_some_and(|(key, _)| *key < number) {

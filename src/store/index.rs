@@ -1,9 +1,12 @@
 //! What the store knows in memory, rebuilt at every start from its queue-shaped rows.
 
 use super::detained::Detainees;
+use super::dues::Dues;
 use super::names::Names;
 use super::pages::Pages;
 use super::record::{Door, Hold, Totals};
+use super::redrive::Redrive;
+use super::spans::Spans;
 use super::stance::Stance;
 use crate::delivery::{Delivery, DeliveryId};
 use crate::event::{DestinationId, Digest64, Sequence};
@@ -13,7 +16,7 @@ use std::sync::Arc;
 
 /// Deliveries on their way into the delay tree, by the due time under which they will lie there. Their next attempt may
 /// start before the commit that puts them there is made.
-pub type Unwritten = HashMap<(DeliveryId, Timestamp), Arc<Delivery>>;
+pub type Unwritten = BTreeMap<(DeliveryId, Timestamp), Arc<Delivery>>;
 
 #[derive(Debug, Default)]
 pub struct Index {
@@ -24,7 +27,10 @@ pub struct Index {
     pub totals: Totals,
     pub holds: BTreeMap<DestinationId, Hold>,
     pub stances: BTreeMap<DestinationId, Stance>,
+    pub redrives: BTreeMap<DestinationId, Redrive>,
     pub door: Option<Door>,
     pub next_gap: u64,
     pub detainees: Detainees,
+    pub dues: Dues,
+    pub spans: Spans,
 }

@@ -37,6 +37,14 @@ pub fn stance_key(d: DestinationId) -> Vec<u8> {
     [b"stance.".as_slice(), &[d.0]].concat()
 }
 
+pub fn redrive_key(d: DestinationId) -> Vec<u8> {
+    [b"redrive.".as_slice(), &[d.0]].concat()
+}
+
+pub fn redrive_list_key(d: DestinationId) -> Vec<u8> {
+    [b"redrive-list.".as_slice(), &[d.0]].concat()
+}
+
 /// (due, delivery) of a key in the delay tree.
 pub fn delay_of(key: &[u8]) -> Result<(Timestamp, DeliveryId), Damaged> {
     Ok((Timestamp(number_of(key)?), dlq_of(key.get(8..).unwrap_or_default())?))

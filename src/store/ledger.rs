@@ -11,6 +11,7 @@ use super::draft::{Draft, Table};
 use super::engine::Engine;
 use super::index::{Index, Unwritten};
 use super::keys::{TOTALS, delay_key, hold_key, number_key};
+use super::log::mark::Reached;
 use super::page::{pack, seal_page};
 use super::pages::Departure;
 use super::record::{Entry, HistoryRow, Hold, How, PageShape, SettledRow, Settlement};
@@ -81,6 +82,8 @@ pub(super) struct Finished {
     pub events: Vec<Arc<Event>>,
     /// What lies in the delay tree once the commit is made.
     pub written: Vec<(DeliveryId, Timestamp)>,
+    /// How far the store has come once the commit is made.
+    pub reached: Reached,
 }
 
 impl<'a> Ledger<'a> {
@@ -271,6 +274,7 @@ impl<'a> Ledger<'a> {
         totals.delay_bytes = totals.delay_bytes.saturating_sub(bytes as u64);
         let tally = totals.tally(id.destination);
         tally.delayed = tally.delayed.saturating_sub(1);
+        self.index.dues.remove(id, place.due());
         Ok(true)
     }
 
@@ -279,6 +283,7 @@ impl<'a> Ledger<'a> {
         self.draft.put_long(Table::Delay, &delay_key(due, delivery.id), &sealed);
         self.index.totals.delay_bytes += sealed.len() as u64;
         self.index.totals.tally(delivery.id.destination).delayed += 1;
+        self.index.dues.insert(delivery.id, due);
         self.changed = true;
     }
 
@@ -323,7 +328,8 @@ impl<'a> Ledger<'a> {
     }
 
     fn told(self, draft: Option<Draft>) -> Finished {
-        Finished { draft, news: self.news, first: self.fresh_first, events: self.events, written: self.written }
+        let (first, reached) = (self.fresh_first, self.index.totals.reached());
+        Finished { draft, news: self.news, first, events: self.events, written: self.written, reached }
     }
 
     fn write_history(&mut self) {
@@ -365,6 +371,7 @@ impl<'a> Ledger<'a> {
             let key = self.index.totals.next_settlement;
             self.tail.settled.write(&mut self.draft, key, SettledRow { settlements: chunk.to_vec() });
             self.index.totals.next_settlement += chunk.len() as u64;
+            (key..).zip(chunk).for_each(|(number, s)| self.index.spans.add(number, s.id.sequence));
             self.changed = true;
         }
     }
@@ -378,6 +385,8 @@ enum Known {
 }
 
 mod detention;
+mod erase;
 mod letters;
 mod operator;
+mod redrive;
 mod upkeep;

@@ -30,11 +30,15 @@ mod committer;
 mod dense;
 mod detained;
 mod draft;
+mod dues;
 mod engine;
+mod erase;
 mod folder;
 mod index;
 mod keys;
 mod ledger;
+mod log;
+mod lookout;
 mod names;
 mod notes;
 mod page;
@@ -43,21 +47,27 @@ mod pool;
 mod read;
 mod record;
 mod recovery;
+mod redrive;
 mod repair;
 mod request;
 mod restore;
+mod salvage;
+mod spans;
 mod stance;
 mod view;
 
 pub use ages::Ages;
 pub use codec::Damaged;
 pub use detained::{Cause, Detained};
+pub use erase::{Erased, Erasure, Trace, Traces};
 pub use folder::{Durability, Free};
 pub use ledger::Windows;
 pub use record::{Audit, Door, Entry, Gap, Hold, How, Settlement, Tally, Totals};
 pub use recovery::Findings;
+pub use redrive::{Redrive, RedriveEnd, RedriveEnded};
 pub use request::{Arrival, Change, DlqAction, News, Receipt, Transition};
 pub use restore::{Inventory, repair, restore, verify};
+pub use salvage::{Salvaged, salvage};
 pub use stance::{Fixed, Pause, Position, Stance};
 
 use crate::clock::Clock;
@@ -91,7 +101,10 @@ pub enum StoreError {
         path.display(), durability.word()
     )]
     NotPowerSafe { path: PathBuf, durability: Durability },
-    #[error("the store is damaged and cannot be opened ({0}); restore its folder from a backup")]
+    #[error(
+        "the store is damaged and was not opened, so that nothing more is lost ({0}); take what can be read into a new \
+         folder with `holdline verify --salvage NEW` and start on that, or restore a backup"
+    )]
     Corrupt(String),
     #[error("the store failed to write or read: {0}")]
     Engine(String),

@@ -103,15 +103,22 @@ impl Pages {
         (sequence.0 - first.0 < u64::from(page.shape.count)).then_some(*first)
     }
 
-    /// Tells of everything that has not left: a sequence, where its deliveries go, and for how many events behind it that
-    /// holds too. All in order, and page by page where nothing has left yet.
-    pub fn visit(&self, mut tell: impl FnMut(Sequence, DestinationSet, u64)) {
-        for (first, page) in &self.pages {
+    /// Tells of what has not left in some pages from `from` on, and returns where to go on: a sequence, where its deliveries
+    /// go, and for how many events behind it that holds too. All in order, and page by page where nothing has left yet.
+    pub fn visit(
+        &self,
+        from: Sequence,
+        pages: usize,
+        mut tell: impl FnMut(Sequence, DestinationSet, u64),
+    ) -> Option<Sequence> {
+        let mut all = self.pages.range(from..);
+        for (first, page) in all.by_ref().take(pages) {
             match &page.left {
                 Left::All(set) => tell(*first, *set, u64::from(page.shape.count)),
                 Left::Some(sets) => (first.0..).zip(sets).for_each(|(n, set)| tell(Sequence(n), *set, 1)),
             }
         }
+        all.next().map(|(first, _)| *first)
     }
 
     /// The oldest page: its first sequence, its count of events, and when the first of them came.

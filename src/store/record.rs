@@ -3,8 +3,10 @@
 //! *Format.* `history` and `settled` rows cover a contiguous range of numbers beginning at their key; the next row begins
 //! where the one before ends. So a missing row is seen as a gap.
 
+use super::log::mark::Reached;
 use crate::delivery::DeliveryId;
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, EventId, Sequence};
+use crate::store::names::UNNAMED;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +43,17 @@ impl Entry {
             size: u32::try_from(event.body.len()).unwrap_or(u32::MAX),
             prior,
         }
+    }
+
+    /// Leaves only when an event came, from which source and for whom.
+    pub fn erase(&mut self) {
+        (self.sender, self.body, self.lane) = (Digest64::NONE, Digest64::NONE, Digest64::NONE);
+        (self.time, self.kind, self.size, self.prior) = (Timestamp::ZERO, UNNAMED, 0, Sequence::default());
+    }
+
+    /// Whether an operator had the event erased; each event that was not has a digest of its body.
+    pub fn is_erased(&self) -> bool {
+        self.body.is_none()
     }
 
     pub fn id(&self, sequence: Sequence) -> EventId {
@@ -204,6 +217,11 @@ impl Totals {
         self.tallies.get(usize::from(d.0)).cloned().unwrap_or_default()
     }
 
+    /// How far the store has come.
+    pub(super) fn reached(&self) -> Reached {
+        Reached { next_sequence: self.next_sequence.0, next_settlement: self.next_settlement }
+    }
+
     pub fn sum(&self, of: impl Fn(&Tally) -> u64) -> u64 {
         self.tallies.iter().map(of).sum()
     }
@@ -270,10 +288,14 @@ pub struct Quarantined {
 mod tests {
     use super::*;
     use crate::delivery::{Attempt, DeadLetter, Delivery, Outcome, Reason};
+    use crate::rules::gcra::Rate;
     use crate::store::codec::{self, Kind};
     use crate::store::draft::ROW_MAX;
     use crate::store::page::{pack, seal_page};
+    use crate::store::redrive::{Redrive, RedriveEnd, RedriveEnded};
     use crate::store::stance::{Fixed, Pause, Position, Stance};
+    use std::num::NonZeroU32;
+    use std::time::Duration;
 
     fn entry() -> Entry {
         Entry {
@@ -358,6 +380,8 @@ mod tests {
             ("audit", codec::encode(Kind::Audit, &audit)),
             ("quarantined", codec::encode(Kind::Quarantined, &set_aside)),
             ("stance", codec::encode(Kind::Stance, &stance)),
+            ("redrive", codec::encode(Kind::Redrive, &redrive())),
+            ("redrive_list", codec::encode(Kind::RedriveList, &vec![Sequence(1), Sequence(5)])),
             ("door", codec::encode(Kind::Door, &door)),
             ("gap", codec::encode(Kind::Gap, &gap)),
             ("alive", codec::encode(Kind::Alive, &Timestamp(1))),
@@ -365,6 +389,14 @@ mod tests {
         let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let lines: String = records.iter().map(|(name, bytes)| format!("{name} {}\n", hex(bytes))).collect();
         assert_eq!(lines, include_str!("golden/v1.txt"));
+    }
+
+    fn redrive() -> Redrive {
+        let rate = Rate::new(NonZeroU32::new(50).unwrap(), Duration::from_secs(1));
+        let end = RedriveEnd { at: Timestamp(2), why: RedriveEnded::Failing { failed: 5, of: 10 } };
+        let mut redrive = Redrive::new("admin".to_owned(), Timestamp(1), Some(rate), true, 20);
+        (redrive.taken, redrive.done, redrive.end) = (11, 10, Some(end));
+        redrive
     }
 
     fn delivery() -> Delivery {

@@ -15,6 +15,7 @@ use super::names::Names;
 use super::pages::Pages;
 use super::read;
 use super::record::{Entry, HistoryRow, Hold, PageShape, SettledRow, Totals};
+use super::redrive;
 use super::stance::Stance;
 use crate::event::{DestinationId, Digest64, Sequence};
 use serde::de::DeserializeOwned;
@@ -29,6 +30,7 @@ pub(super) fn recover(engine: &Engine) -> Result<(Index, Findings), StoreError> 
     holds(engine, &mut index, &mut findings)?;
     stances(engine, &mut index, &mut findings)?;
     notes(engine, &mut index, &mut findings)?;
+    index.redrives = redrive::recover(engine, &index.names, &mut findings)?;
     index.detainees = Detainees::recover(engine, &mut findings)?;
     let (head, end) = (index.totals.history_head.0, index.totals.next_sequence.0);
     let gaps = consecutive::<HistoryRow>(engine, head, end, |first, row| remember(&mut index, Sequence(first), row))?;
@@ -37,9 +39,10 @@ pub(super) fn recover(engine: &Engine) -> Result<(Index, Findings), StoreError> 
         heal(engine, &mut index, from, to, &mut findings)?;
     }
     let (head, end) = (index.totals.settled_head, index.totals.next_settlement);
-    let pages = &mut index.pages;
-    let gaps = consecutive::<SettledRow>(engine, head, end, |_, row| {
-        for settlement in row.settlements {
+    let Index { pages, spans, .. } = &mut index;
+    let gaps = consecutive::<SettledRow>(engine, head, end, |first, row| {
+        for (number, settlement) in (first..).zip(row.settlements) {
+            spans.add(number, settlement.id.sequence);
             pages.leave(settlement.id);
         }
     })?;

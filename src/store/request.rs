@@ -3,7 +3,9 @@
 use super::StoreError;
 use super::backup::Tee;
 use super::detained::Detained;
+use super::erase::{Erased, Erasure};
 use super::record::{Door, Gap};
+use super::redrive::{Redrive, RedriveEnded};
 use super::stance::{Fixed, Pause};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, Digest64, Event, EventId, Sequence};
@@ -125,6 +127,22 @@ pub enum Change {
         destination: DestinationId,
         fixed: Option<Fixed>,
     },
+    /// Dead letters of a destination begin to be redriven little by little; nothing where such a redrive goes on already.
+    RedriveBegin {
+        what: String,
+        destination: DestinationId,
+        redrive: Redrive,
+        list: Vec<Sequence>,
+    },
+    /// The next letters of the list are redriven.
+    RedriveOn {
+        destination: DestinationId,
+        letters: Vec<Sequence>,
+    },
+    RedriveEnd {
+        destination: DestinationId,
+        why: RedriveEnded,
+    },
     /// A gap begins, or is brought up to date.
     Gap {
         number: u64,
@@ -174,6 +192,11 @@ pub(super) enum Request {
         number: u64,
         arrivals: Vec<Arrival>,
         answer: oneshot::Sender<Option<Vec<Receipt>>>,
+    },
+    Erase {
+        erasure: Box<Erasure>,
+        who: String,
+        answer: oneshot::Sender<Erased>,
     },
     /// From now on commits are copied, or no longer; false where they are copied elsewhere.
     Tee {

@@ -159,6 +159,7 @@ impl Store {
             let key = key?;
             let (due, id) = delay_of(&key)?;
             let place = Place::under(due);
+            self.index().dues.found(id, due);
             match read::record::<Delivery>(&self.shared.engine, Table::Delay, Kind::Delivery, &key) {
                 Ok(Some(delivery)) => Ok(Ok(delayed(&delivery, place))),
                 Ok(None) => Ok(Err((id, place, Damaged::Missing))),
@@ -166,6 +167,11 @@ impl Store {
                 Err(e) => Err(e),
             }
         })
+    }
+
+    /// Everything that lay in the delay tree before the start has been read.
+    pub fn knows_delayed(&self) {
+        self.index().dues.complete();
     }
 
     pub fn dead_letter(&self, id: DeliveryId) -> Result<Option<DeadLetter>, StoreError> {
@@ -226,11 +232,17 @@ impl Store {
     /// How the deliveries of these events ended, as far as it is remembered: the last settlement of each.
     pub fn settlements(&self, of: &BTreeSet<Sequence>) -> Result<BTreeMap<DeliveryId, Settlement>, StoreError> {
         let mut found = BTreeMap::new();
-        let mut next = self.index().totals.settled_head;
-        while let Some((first, row)) = read::covering::<SettledRow>(&self.shared.engine, next)? {
-            next = first + row.settlements.len() as u64;
-            let of_them = row.settlements.into_iter().filter(|s| of.contains(&s.id.sequence) && s.how != How::Moved);
-            found.extend(of_them.map(|s| (s.id, s)));
+        let (head, ranges) = {
+            let index = self.index();
+            (index.totals.settled_head, index.spans.of(of))
+        };
+        for range in ranges {
+            let mut next = range.start.max(head);
+            while let Some((settlements, behind)) = self.settled_from(next)?.filter(|_| next < range.end) {
+                next = behind;
+                let of_them = settlements.into_iter().filter(|s| of.contains(&s.id.sequence) && s.how != How::Moved);
+                found.extend(of_them.map(|s| (s.id, s)));
+            }
         }
         Ok(found)
     }

@@ -5,6 +5,7 @@ mod certificate;
 mod gaps;
 mod letters;
 mod quarantine;
+mod redrive;
 mod room;
 mod trend;
 
@@ -12,5 +13,6 @@ pub use certificate::watch_certificate;
 pub use gaps::{since_last_time, watch_gaps};
 pub use letters::watch_dlq;
 pub use quarantine::watch_quarantine;
+pub use redrive::watch_redrives;
 pub use room::watch_admission;
 pub use trend::{Rates, Trend, watch_trend};

@@ -289,6 +289,17 @@ impl Bench {
         self.open().await;
     }
 
+    /// Reloads with other settings; the error says why that cannot be.
+    pub async fn reload(&mut self, change: impl FnOnce(&mut Settings)) -> Result<(), String> {
+        let mut settings = self.settings.clone();
+        change(&mut settings);
+        let reloaded = self.running.as_mut().unwrap().daemon.reload(settings.clone()).await;
+        if reloaded.is_ok() {
+            self.settings = settings;
+        }
+        reloaded.map_err(|why| format!("{why:#}"))
+    }
+
     /// Holds the rows of the store against each other.
     pub async fn sound(&self) {
         let store = self.running.as_ref().unwrap().daemon.store();

@@ -13,7 +13,6 @@ Exit 0: nothing was left behind; 1: something was.
 import argparse
 import asyncio
 import random
-import re
 import shutil
 import sys
 import time
@@ -87,13 +86,6 @@ WHOLE = {
 WAYS = [*WHOLE, "reset", "silence", "dribble head", "dribble body"]
 
 
-def attempts(daemon):
-    """Outcome -> how often."""
-    _, text = daemon.ask("/metrics")
-    found = re.findall(r'^holdline_destination_attempts_total\{.*outcome="(\w+)"\} (\d+)', text.decode(), re.M)
-    return {outcome: int(count) for outcome, count in found}
-
-
 async def post(ports, events, seed):
     sender, rng = common.Sender(ports[0]), random.Random(seed)
     for n in range(events):
@@ -149,7 +141,7 @@ async def run(options):
         await daemon.until_ready()
         await post(ports, options.events, options.seed)
         samples = await watch(daemon, options)
-        requests, seen = hostile.requests, attempts(daemon)
+        requests, seen = hostile.requests, daemon.attempts()
         hostile.behaves = True
         status = await daemon.until_drained(120)
         await asyncio.sleep(1)
@@ -171,6 +163,8 @@ async def run(options):
         "descriptors max, first / second half": both(0, 1), "memory MB max, first / second half": both(1, MB),
         "connections left": left, "delivered": status["counters"]["delivered"],
         "verdict": "FAILED" if faults else "held"})
+    common.print_result("hostile", "a destination that misbehaves", "FAILED" if faults else "held", n=requests,
+                        seed=options.seed, acknowledged=options.events)
     return 1 if faults else 0
 
 

@@ -41,7 +41,7 @@ impl Ledger<'_> {
         gone
     }
 
-    fn forget(&mut self, number: u64) -> bool {
+    pub(super) fn forget(&mut self, number: u64) -> bool {
         let Some(length) = self.index.detainees.remove(number) else { return false };
         self.draft.delete_parts(Table::Detained, &number_key(number), length);
         self.changed = true;

@@ -9,6 +9,7 @@ use crate::store::draft::Table;
 use crate::store::keys::{dlq_key, number_key};
 use crate::store::record::{How, Quarantined};
 use crate::store::request::{DlqAction, News};
+use crate::time::Timestamp;
 
 impl Ledger<'_> {
     pub(super) fn bury(&mut self, letter: &DeadLetter) {
@@ -37,6 +38,19 @@ impl Ledger<'_> {
         ids: &[DeliveryId],
         who: &str,
     ) -> Result<usize, StoreError> {
+        let done = self.take_out(action, ids, Timestamp::NEVER)?;
+        let what = if action == DlqAction::Redrive { "dlq redrive" } else { "dlq purge" };
+        self.audit(who, what, done);
+        Ok(done)
+    }
+
+    /// Those of the dead letters that are still there and died by then leave the queue; says how many they were.
+    pub(super) fn take_out(
+        &mut self,
+        action: DlqAction,
+        ids: &[DeliveryId],
+        died_by: Timestamp,
+    ) -> Result<usize, StoreError> {
         let (mut tickets, mut purged) = (Vec::new(), Vec::new());
         for id in ids {
             let letter = match self.draft.get_long(self.engine, Table::Dlq, &dlq_key(*id)) {
@@ -45,6 +59,9 @@ impl Ledger<'_> {
                 Err(StoreError::Damaged(why)) => Err((why, Vec::new())),
                 Err(e) => return Err(e),
             };
+            if letter.as_ref().is_ok_and(|letter| letter.dead_at > died_by) {
+                continue;
+            }
             let bytes = self.draft.delete_long(self.engine, Table::Dlq, &dlq_key(*id))?.unwrap_or_default();
             self.index.totals.dlq_bytes = self.index.totals.dlq_bytes.saturating_sub(bytes as u64);
             self.index.totals.tally(id.destination).dead -= 1;
@@ -62,8 +79,6 @@ impl Ledger<'_> {
             self.settle(*id, How::Discarded, 0, 0, self.now);
         }
         let done = tickets.len() + purged.len();
-        let what = if action == DlqAction::Redrive { "dlq redrive" } else { "dlq purge" };
-        self.audit(who, what, done);
         if !tickets.is_empty() {
             self.news.push(News::Redriven(tickets));
         }

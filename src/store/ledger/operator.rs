@@ -45,6 +45,11 @@ impl Ledger<'_> {
                 self.audit(who, &what, 1);
                 Ok(1)
             }
+            Change::RedriveBegin { what, destination, redrive, list } => {
+                Ok(self.begin_redrive(destination, redrive, &list, &what).into())
+            }
+            Change::RedriveOn { destination, letters } => self.take_redrive_further(destination, &letters),
+            Change::RedriveEnd { destination, why } => Ok(self.end_redrive(destination, why, who)?.into()),
             Change::Gap { number, gap } => {
                 self.draft.put_long(Table::Gaps, &number_key(number), &codec::encode(Kind::Gap, &gap));
                 if let Some(old) = number.checked_sub(GAPS_MAX) {

@@ -63,6 +63,7 @@ impl Ledger<'_> {
             self.draft.delete(Table::Settled, number_key(head));
             self.index.totals.settled_head = head + row.span() as u64;
             self.tail.settled.forget_before(self.index.totals.settled_head);
+            self.index.spans.forget_before(self.index.totals.settled_head);
             self.changed = true;
             not_before = Timestamp::ZERO;
         }
@@ -119,7 +120,7 @@ impl Ledger<'_> {
         Ok(())
     }
 
-    fn give_up(&mut self, id: DeliveryId, record: Result<Event, Damaged>) -> Result<(), StoreError> {
+    pub(super) fn give_up(&mut self, id: DeliveryId, record: Result<Event, Damaged>) -> Result<(), StoreError> {
         let place = Place::Page;
         match record {
             Ok(event) => {

@@ -1,6 +1,7 @@
 //! The judge: what each delivery may do now, kept as a flat list and looked through from end to end, against which every
 //! answer of the scheduler is held. It shares nothing with the scheduler but the nouns.
 
+use super::latecomers::Latecomers;
 use super::pacer::Pacer;
 use super::settings::Destination;
 use super::store::{Lies, Record, Store};
@@ -90,6 +91,7 @@ pub struct Judge {
     holds: BTreeMap<DestinationId, Timestamp>,
     committed: BTreeMap<DestinationId, Timestamp>,
     pub pacers: BTreeMap<DestinationId, Pacer>,
+    pub latecomers: Latecomers,
 }
 
 fn all(d: DestinationId) -> RangeInclusive<Key> {
@@ -289,6 +291,7 @@ impl Judge {
     /// A new life begins with what is on disk.
     pub fn restarts(&mut self, store: &Store, before: &[Destination], after: &[Destination], now: Timestamp) {
         self.known.clear();
+        self.latecomers = Latecomers::restored(store);
         for (id, record) in &store.durable {
             let d = usize::from(id.destination.0);
             let (was, is) = (&before[d].policy, &after[d]);

@@ -70,8 +70,7 @@ impl World {
         self.note(|w| {
             format!("start from {floor}: {:?}", w.destinations.iter().map(|d| &d.policy).collect::<Vec<_>>())
         });
-        let lines = self.destinations.iter().map(|d| (d.id, d.policy.clone()));
-        self.rig = Rig::new(self.broken, lines, floor, self.store.next, now);
+        self.rig = Rig::new(self.broken, &self.destinations, floor, self.store.next, now);
         let mut delayed: Vec<_> = self.store.durable.iter().collect();
         delayed.sort_by_key(|(id, record)| (record.lies.due(), **id));
         for (id, record) in delayed {
@@ -79,6 +78,9 @@ impl World {
                 let cut = due.min(self.destinations[usize::from(id.destination.0)].latest(now));
                 self.rig.restored(id.destination, &self.store.ticket(*id), due, cut);
             }
+        }
+        for (id, record) in self.store.durable.iter().filter(|(_, record)| record.lies == Lies::Delivered) {
+            self.rig.delivered_before_start(*id, record, now);
         }
         for destination in &self.destinations {
             if let Some(until) = self.store.holds.get(&destination.id) {
@@ -146,7 +148,7 @@ impl World {
             self.store.ask(if self.rng.bool() { Request::Redrive(dead) } else { Request::Purge(dead) });
         }
         self.commit(self.store.pending.len())?;
-        let mut idle = self.news.is_empty() && self.loads.is_empty();
+        let mut idle = self.news.is_empty() && self.loads.is_empty() && self.store.dead.is_empty();
         while !self.news.is_empty() {
             self.hear_news();
         }

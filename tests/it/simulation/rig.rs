@@ -1,11 +1,15 @@
 //! The scheduler and the judge as the simulation drives them, and as they would be if one rule were broken.
 
-use holdline::delivery::Ticket;
+use super::courses::Courses;
+use super::settings::Destination;
+use super::store::{Lies, Record};
+use holdline::delivery::{DeliveryId, Ticket};
 use holdline::event::{DestinationId, DestinationSet, Digest64, Sequence};
 use holdline::rules::backoff::Retry;
 use holdline::rules::breaker::{Epoch, State, Turn};
 use holdline::rules::call::Call;
 use holdline::rules::retry_after::Wish;
+use holdline::rules::staleness::Course;
 use holdline::rules::verdict::{self, Ended, Verdict};
 use holdline::scheduler::{Landing, LaneKey, Line, Policy, Scheduler, Start, Step};
 use holdline::store::{Fixed, Position};
@@ -53,6 +57,25 @@ pub enum Break {
     IgnoresEventTime,
     /// What was accepted before a start is believed to have been accepted in the future.
     TrustsOldClock,
+    IgnoresStale,
+    /// What happened together with the newest is taken for older.
+    StaleWhenEqual,
+    /// An attempt that failed is taken for a delivery.
+    StaleAgainstTried,
+    RemembersLastOnly,
+    ForgetsDeliveredAtStart,
+    FlagsNothing,
+    DeliversInsteadOfDiscarding,
+    DiscardsInsteadOfBurying,
+    JudgesRedrivenStale,
+    IgnoresTtl,
+    LetsRedrivenExpire,
+    /// An event that was old when it came is taken for new.
+    AgesFromAcceptance,
+    /// An event of a sender whose clock is ahead is taken for newer than it can be.
+    AgesFromTheFuture,
+    /// Of several patterns of a type, a shorter one counts.
+    TakesShorterPattern,
 }
 
 #[derive(Debug)]
@@ -62,16 +85,11 @@ pub struct Rig {
     calls: u64,
     /// Redriven deliveries that are told of late.
     late: Vec<(DestinationId, Ticket, Timestamp)>,
+    courses: Courses,
 }
 
 impl Rig {
-    pub fn new(
-        broken: Break,
-        lines: impl Iterator<Item = (DestinationId, Policy)>,
-        floor: Sequence,
-        next: Sequence,
-        now: Timestamp,
-    ) -> Self {
+    pub fn new(broken: Break, destinations: &[Destination], floor: Sequence, next: Sequence, now: Timestamp) -> Self {
         let more = usize::from(broken == Break::OneTooMany);
         let change = |mut policy: Policy| {
             policy.pace.concurrency_max += more;
@@ -86,9 +104,10 @@ impl Rig {
             }
             policy
         };
-        let lines = lines.map(|(d, policy)| (d, change(policy)));
+        let lines = destinations.iter().map(|d| (d.id, change(d.policy.clone())));
         let now = if broken == Break::TrustsOldClock { Timestamp::NEVER } else { now };
-        Self { scheduler: Scheduler::new(lines, floor, next, now), broken, calls: 0, late: Vec::new() }
+        let scheduler = Scheduler::new(lines, floor, next, now);
+        Self { scheduler, broken, calls: 0, late: Vec::new(), courses: Courses::new(broken, destinations) }
     }
 
     /// Every third time, if this is what is broken.
@@ -231,6 +250,23 @@ impl Rig {
             Step::Wait(_) => {}
         }
         step
+    }
+
+    /// An attempt has ended, and the delivery is then as in `record`.
+    pub fn tried(&mut self, id: DeliveryId, record: &Record, at: Timestamp) {
+        if record.lies == Lies::Delivered || self.broken == Break::StaleAgainstTried {
+            self.courses.delivered(id, record, at);
+        }
+    }
+
+    pub fn delivered_before_start(&mut self, id: DeliveryId, record: &Record, now: Timestamp) {
+        if self.broken != Break::ForgetsDeliveredAtStart {
+            self.courses.delivered(id, record, now);
+        }
+    }
+
+    pub fn course(&self, id: DeliveryId, record: &Record, now: Timestamp) -> Course {
+        self.courses.of(id, record, now)
     }
 
     pub fn judge(&self, retry: &Retry, ended: Ended<'_>) -> (Verdict, Option<Wish>) {

@@ -6,6 +6,7 @@ use holdline::rules::backoff::{Jitter, Retry};
 use holdline::rules::breaker;
 use holdline::rules::concurrency::Adaptive;
 use holdline::rules::gcra::Rate;
+use holdline::rules::staleness::OnStale;
 use holdline::scheduler::{DeadLetters, Limits, Ordered, Policy};
 use holdline::time::Timestamp;
 use std::num::NonZeroU32;
@@ -18,6 +19,36 @@ pub struct Destination {
     pub id: DestinationId,
     pub policy: Policy,
     pub retry: Retry,
+    pub late: Late,
+}
+
+/// The types of events.
+pub const KINDS: [&str; 3] = ["screen_pop.offer", "screen_pop.close", "call.end"];
+
+/// What a destination wants of events that come late.
+#[derive(Clone, Debug)]
+pub struct Late {
+    pub on_stale: OnStale,
+    /// How long events are worth sending, by patterns of their types.
+    pub ttl: Vec<(String, Duration)>,
+    /// The same of each of [`KINDS`], for the judge.
+    pub worth: [Option<Duration>; 3],
+}
+
+impl Late {
+    fn draw(rng: &mut Rng) -> Self {
+        let kinds = [OnStale::Deliver, OnStale::Flag, OnStale::Discard, OnStale::DeadLetter];
+        let on_stale = kinds[rng.usize(0..kinds.len())];
+        let has_ttl = rng.u8(0..3) == 0;
+        let mut ttl = || Some(Duration::from_millis(rng.u64(500..20_000))).filter(|_| has_ttl && rng.bool());
+        let (offer, pop, any) = (ttl(), ttl(), ttl());
+        let patterns = [("*", any), ("screen_pop.offer", offer), ("screen_pop.*", pop)];
+        Self {
+            on_stale,
+            ttl: patterns.iter().filter_map(|(pattern, ttl)| ttl.map(|ttl| ((*pattern).to_owned(), ttl))).collect(),
+            worth: [offer.or(pop).or(any), pop.or(any), any],
+        }
+    }
 }
 
 impl Destination {
@@ -33,7 +64,7 @@ impl Destination {
             retry_after_max: Duration::from_secs(rng.u64(5..600)),
             ..Retry::default()
         };
-        Self { id, policy: policy(rng), retry }
+        Self { id, policy: policy(rng), retry, late: Late::draw(rng) }
     }
 
     /// No due time of an honest clock lies further ahead.
@@ -116,6 +147,7 @@ pub fn edit(rng: &mut Rng, destinations: &mut [Destination]) {
     for destination in destinations {
         if rng.u8(0..3) == 0 {
             destination.policy = policy(rng);
+            destination.late = Late::draw(rng);
         }
     }
 }

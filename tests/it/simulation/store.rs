@@ -44,6 +44,8 @@ pub struct Record {
     pub received_at: Timestamp,
     /// When it happened; zero where nobody says.
     pub time: Timestamp,
+    /// Which of [`super::settings::KINDS`].
+    pub kind: usize,
     /// Failed attempts in all.
     pub attempts: u32,
     /// Those of them that lie before the last redrive.
@@ -60,6 +62,7 @@ pub struct Arrival {
     pub to: DestinationSet,
     pub received_at: Timestamp,
     pub time: Timestamp,
+    pub kind: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -175,11 +178,12 @@ impl Store {
     }
 
     fn accept(&mut self, arrival: &Arrival) -> Ticket {
-        let Arrival { lane, to, received_at, time } = *arrival;
+        let Arrival { lane, to, received_at, time, kind } = *arrival;
         let sequence = self.next;
         self.next = sequence.next();
         let (lies, tried_at) = (Lies::Page, None);
-        let record = Record { lies, lane, received_at, time, attempts: 0, forgiven: 0, redriven: false, tried_at };
+        let record =
+            Record { lies, lane, received_at, time, kind, attempts: 0, forgiven: 0, redriven: false, tried_at };
         for destination in to.iter() {
             let id = DeliveryId { sequence, destination };
             self.durable.insert(id, record);

@@ -11,6 +11,7 @@ use holdline::event::{DestinationId, DestinationSet, Digest64, Sequence};
 use holdline::rules::breaker::Turn;
 use holdline::rules::call::Call;
 use holdline::rules::retry_after::Wish;
+use holdline::rules::staleness::Course;
 use holdline::rules::verdict::{self, Ended, Verdict};
 use holdline::scheduler::{Landing, Start, Step};
 use holdline::store::{Fixed, News, Position};
@@ -74,7 +75,7 @@ impl World {
         let destinations = settings::destinations(&mut rng);
         let first = Sequence(1);
         Self {
-            rig: Rig::new(broken, destinations.iter().map(|d| (d.id, d.policy.clone())), first, first, START),
+            rig: Rig::new(broken, &destinations, first, first, START),
             rng,
             weather,
             broken,
@@ -154,9 +155,11 @@ impl World {
         let time = match self.rng.u8(0..8) {
             0 => Timestamp::ZERO,
             1 => self.now.after(age),
+            // some happen at once
+            2 => Timestamp(self.now.before(age).0 / 1000 * 1000),
             _ => self.now.before(age),
         };
-        Arrival { lane, to, received_at: self.now, time }
+        Arrival { lane, to, received_at: self.now, time, kind: self.rng.usize(0..settings::KINDS.len()) }
     }
 
     pub fn commit(&mut self, n: usize) -> Result<(), Violation> {
@@ -273,7 +276,9 @@ impl World {
         let from = self.store.live[&id].lies;
         if outcome == Outcome::Answered(200) {
             self.judge.succeeded(id)?;
+            self.judge.latecomers.delivered(id.destination, &record);
         }
+        self.rig.tried(id, &record, self.now);
         self.store.ask(Request::Moved { id, from, record });
         if let Some(hold) = hold {
             self.store.ask(Request::Hold { destination: id.destination, until: hold.until });
@@ -430,8 +435,27 @@ impl World {
         let to = &self.destinations[usize::from(start.destination.0)];
         self.judge.starts(&start, to, &self.store, self.now)?;
         self.starts += 1;
+        let id = DeliveryId { sequence: start.sequence, destination: start.destination };
+        let record = self.store.live[&id];
+        let course = self.rig.course(id, &record, self.now);
+        self.judge.latecomers.check(to, id, &record, course, self.now)?;
+        match course {
+            Course::Send | Course::SendFlagged => {}
+            Course::Discard => return self.not_sent(start, record, Lies::Discarded, Landing::Resolved),
+            Course::Bury(_) => return self.not_sent(start, record, Lies::Dead, Landing::Dead),
+        }
         let latency = Duration::from_millis(self.rng.u64(0..self.weather.latency_ms));
         self.flights.push(Flight { start, began: self.now, ends: self.now.after(latency) });
+        Ok(())
+    }
+
+    /// Its turn has come too late; it comes to its end without an attempt.
+    fn not_sent(&mut self, start: Start, record: Record, lies: Lies, landing: Landing) -> Result<(), Violation> {
+        let id = DeliveryId { sequence: start.sequence, destination: start.destination };
+        self.note(|_| format!("{id} is not sent, and {lies:?}"));
+        self.judge.takes_back(id);
+        self.store.ask(Request::Moved { id, from: record.lies, record: Record { lies, ..record } });
+        self.landed.push(Landed { start, landing, call: None, hold: None });
         Ok(())
     }
 }

@@ -1,0 +1,173 @@
+//! `/v1/destinations/{name}/discard`: deliveries that wait are given up, since they were settled elsewhere or nobody wants
+//! them any more.
+
+use super::access::Caller;
+use super::answers::Changed;
+use super::events::find;
+use super::known::Lies;
+use super::object::Object;
+use super::pending::{destination, places, read};
+use super::{Admin, Failure, Name, Shared, notes};
+use crate::delivery::{DeliveryId, Place};
+use crate::dispatch::Question;
+use crate::event::{DestinationId, Digest64, Sequence};
+use crate::scheduler::Standing;
+use crate::store::{Change, Store, StoreError};
+use axum::Json;
+use axum::extract::{State, rejection::JsonRejection};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+/// Events of one request.
+const IDS_MAX: usize = 10_000;
+
+/// Which deliveries, as the document of the API tells it: by ids, or all that wait.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it is only described; `GivenUp` is what is read")]
+pub(super) enum SettledElsewhere {
+    Ids(SettledIds),
+    All(SettledAll),
+}
+
+/// Those of these events.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "it is only described")]
+pub(super) struct SettledIds {
+    /// Of events, as they stand in the lines of `pending`.
+    #[schema(value_type = Vec<uuid::Uuid>, max_items = 10_000)]
+    ids: Vec<String>,
+    /// It stands in the audit.
+    #[schema(min_length = 1, max_length = 500)]
+    reason: String,
+    #[schema(nullable = false)]
+    dry_run: Option<bool>,
+}
+
+/// All that wait.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "it is only described")]
+pub(super) struct SettledAll {
+    /// `true`.
+    all: bool,
+    /// It stands in the audit.
+    #[schema(min_length = 1, max_length = 500)]
+    reason: String,
+    #[schema(nullable = false)]
+    dry_run: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GivenUp {
+    ids: Option<Vec<String>>,
+    #[serde(default)]
+    all: bool,
+    reason: String,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+type Waiting = Vec<(DeliveryId, Place, Digest64)>;
+
+/// What is given up, for whom, and as whose word.
+struct Giving<'a> {
+    admin: &'a Admin,
+    d: DestinationId,
+    what: String,
+    who: String,
+    dry_run: bool,
+    changed: Changed,
+}
+
+/// Discards deliveries that wait for a destination; what is under way is left alone
+#[utoipa::path(post, path = "/v1/destinations/{name}/discard", tag = "destinations", params(("name" = String, Path)), request_body = SettledElsewhere, responses((status = 200, body = Changed), Failure))]
+pub(super) async fn discard(
+    State(admin): Shared,
+    caller: Caller,
+    Name(name): Name,
+    body: Result<Json<Object<GivenUp>>, JsonRejection>,
+) -> Result<Json<Changed>, Failure> {
+    let Json(Object(given_up)) = body.map_err(|e| Failure::bad(e.body_text()))?;
+    notes::sound_reason(&given_up.reason)?;
+    if given_up.reason.trim().is_empty() {
+        return Err(Failure::bad("write a `reason`: who settled these, and where"));
+    }
+    let d = destination(&admin, &name)?;
+    let what = format!("discard for {name}: {}", given_up.reason);
+    let changed = Changed { matched: 0, done: 0 };
+    let mut giving = Giving { admin: &admin, d, what, who: caller.name, dry_run: given_up.dry_run, changed };
+    match (given_up.ids, given_up.all) {
+        (Some(ids), false) if ids.len() > IDS_MAX => {
+            return Err(Failure::bad("at most 10000 ids at once; send them in several requests"));
+        }
+        (Some(ids), false) => {
+            let named = giving.named(&ids).await?;
+            giving.give_up(named).await?;
+        }
+        (None, true) => giving.give_up_all().await?,
+        _ => return Err(Failure::bad("give either `ids`, or `all`: true")),
+    }
+    Ok(Json(giving.changed))
+}
+
+impl Giving<'_> {
+    async fn named(&self, ids: &[String]) -> Result<Waiting, Failure> {
+        let mut waiting = Vec::new();
+        for id in ids {
+            let Some(known) = find(self.admin, id).await.map(Some).or_else(Failure::unless_not_found)? else {
+                continue;
+            };
+            let place = match known.places.get(&self.d) {
+                Some(Lies::Waiting) => Place::Page,
+                Some(Lies::Delayed { due, .. }) => Place::under(*due),
+                _ => continue,
+            };
+            waiting.push((DeliveryId { sequence: known.sequence, destination: self.d }, place, known.lane));
+        }
+        Ok(waiting)
+    }
+
+    /// All that wait, in order of acceptance.
+    async fn give_up_all(&mut self) -> Result<(), Failure> {
+        let (admin, d) = (self.admin, self.d);
+        admin.store.flush().await?; // what is on its way from a page into the delay tree is there then
+        let mut from = Some(Sequence::default());
+        while let Some(begin) = from {
+            let (waiting, next) = admin.read(move |store| waiting(store, d, begin)).await?;
+            self.give_up(waiting).await?;
+            from = next;
+        }
+        Ok(())
+    }
+
+    async fn give_up(&mut self, mut waiting: Waiting) -> Result<(), Failure> {
+        let asked: Vec<_> = waiting.iter().map(|(id, _, lane)| (self.d, *lane, id.sequence)).collect();
+        let standings = self.admin.ask(|to| Question::Standings(asked, to)).await?;
+        let mut standings = standings.into_iter();
+        waiting.retain(|_| standings.next() != Some(Standing::InFlight));
+        self.changed.matched += waiting.len();
+        if !self.dry_run && !waiting.is_empty() {
+            let change = Change::Discard { what: self.what.clone(), deliveries: waiting };
+            self.changed.done += self.admin.store.change(change, self.who.clone()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Some deliveries that wait from `from` on, with their interactions, and where to go on.
+fn waiting(store: &Store, d: DestinationId, from: Sequence) -> Result<(Waiting, Option<Sequence>), StoreError> {
+    let (places, next) = places(store, d, from)?;
+    let mut waiting = Vec::new();
+    for (sequence, place) in places {
+        let id = DeliveryId { sequence, destination: d };
+        let lane = match store.entry(sequence)? {
+            Some(entry) => Some(entry.lane),
+            None => read(store, id, place)?.map(|delivery| delivery.event.lane()),
+        };
+        waiting.extend(lane.map(|lane| (id, place, lane)));
+    }
+    Ok((waiting, next))
+}

@@ -1,0 +1,214 @@
+//! `/v1/interactions/{key}/erase`: all that lies here of one interaction is taken out.
+//!
+//! *Invariants.* What is being delivered at the moment is left alone, and then the answer is a refusal, however much of the
+//! rest has gone; so a success means that nothing of what was accepted before it is left. Asking again goes on where the
+//! last request ended. The audit names the interaction by its digest, not by its key.
+
+use super::access::Caller;
+use super::object::Object;
+use super::{Admin, Failure, Name, Shared, notes, pace};
+use crate::delivery::DeliveryId;
+use crate::dispatch::Question;
+use crate::event::{Digest64, Sequence};
+use crate::scheduler::Standing;
+use crate::store::{Change, Erased, Erasure, StoreError, Trace, Traces};
+use axum::Json;
+use axum::extract::State;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use utoipa::ToSchema;
+
+/// Events of one commit; the pages in which they lie are rewritten, so that others must not wait for too many.
+const CHUNK: usize = 8;
+/// What moves on while it is looked for is looked for again, so often.
+const ROUNDS_MAX: usize = 10;
+
+/// Why an interaction is erased.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Erase {
+    /// It stands in the audit; write no name or key into it that is to be erased.
+    #[schema(max_length = 500)]
+    reason: String,
+    /// Only say what there is.
+    dry_run: bool,
+}
+
+/// What was erased; in a dry run, what there is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ErasedItem {
+    /// What the audit calls the interaction: a digest of its key.
+    digest: String,
+    /// Deliveries that waited; they count as discarded.
+    waiting: u64,
+    /// Dead letters; they count as discarded.
+    dead: u64,
+    /// Events that were remembered, to recognise duplicates and late ones; one that is sent again is a new event.
+    remembered: u64,
+    /// Requests that were kept apart and held an event of it.
+    quarantined: u64,
+    /// Records that did not verify and had been set aside.
+    damaged: u64,
+    /// What this does not reach, to be told to whoever asked for the erasure.
+    remains: Remains,
+}
+
+/// Where bytes may lie on.
+#[derive(Debug, Serialize, ToSchema)]
+struct Remains {
+    /// The store's files keep what was deleted until the space is used again.
+    store_files: &'static str,
+    backups: &'static str,
+    destinations: &'static str,
+}
+
+const REMAINS: Remains = Remains {
+    store_files: "nothing reads them any more, but deleted bytes lie in the store's files until events to come take their \
+                  place, which has no fixed time; a store made by `holdline backup` and `holdline restore` has none of them",
+    backups: "backups and exports made before still hold it; delete them, or erase again after a restore",
+    destinations: "what was delivered lies with the destinations",
+};
+
+/// Erases all that lies here of an interaction: what waits, is dead, kept apart or remembered
+#[utoipa::path(post, path = "/v1/interactions/{key}/erase", tag = "events", params(("key" = String, Path, description = "The key of the interaction.")), request_body(content = Option<Erase>), responses((status = 200, body = ErasedItem), Failure))]
+pub(super) async fn erase(
+    State(admin): Shared,
+    caller: Caller,
+    Name(key): Name,
+    body: Bytes,
+) -> Result<Json<ErasedItem>, Failure> {
+    let wish = wish(&body)?;
+    notes::sound_reason(&wish.reason)?;
+    let lane = Digest64::of_interaction(&key);
+    let hunt = Hunt { lane, end: admin.store.totals().next_sequence, key };
+    let digest = format!("{:016x}", lane.0);
+    if wish.dry_run {
+        return Ok(Json(item(digest, &hunt.count(&admin).await?)));
+    }
+    let what = format!("erase interaction {digest}{}", pace::because(&wish.reason));
+    let erased = hunt.erase(&admin, &what, &caller).await?;
+    admin.destinations.now().values().for_each(|destination| destination.forget(lane));
+    if erased == Erased::default() {
+        admin.store.change(Change::Note { what }, caller.name).await?;
+    }
+    Ok(Json(item(digest, &erased)))
+}
+
+/// No body is an empty wish.
+fn wish(body: &Bytes) -> Result<Erase, Failure> {
+    if body.is_empty() {
+        return Ok(Erase::default());
+    }
+    let wish = serde_json::from_slice(body);
+    wish.map(|Object(wish)| wish).map_err(|e| Failure::bad(format!("the body is not what is described: {e}")))
+}
+
+fn item(digest: String, erased: &Erased) -> ErasedItem {
+    ErasedItem {
+        digest,
+        waiting: erased.waiting,
+        dead: erased.dead,
+        remembered: erased.remembered,
+        quarantined: erased.detained,
+        damaged: erased.damaged,
+        remains: REMAINS,
+    }
+}
+
+/// An interaction of which everything is wanted that was accepted before a sequence.
+struct Hunt {
+    key: String,
+    lane: Digest64,
+    end: Sequence,
+}
+
+impl Hunt {
+    async fn traces(&self, admin: &Admin) -> Result<Traces, Failure> {
+        // what was recorded lies where it belongs once it is written
+        admin.store.flush().await?;
+        let (key, end) = (self.key.clone(), self.end);
+        admin.read(move |store| store.traces(&key, end)).await
+    }
+
+    async fn count(&self, admin: &Admin) -> Result<Erased, Failure> {
+        let found = self.traces(admin).await?;
+        let sum = |of: fn(&Trace) -> usize| found.events.values().map(of).sum::<usize>() as u64;
+        Ok(Erased {
+            waiting: sum(|trace| trace.waiting.len()),
+            dead: sum(|trace| trace.dead.len()),
+            remembered: found.events.len() as u64,
+            damaged: found.damaged.len() as u64,
+            detained: self.detained(admin).await?.len() as u64,
+        })
+    }
+
+    async fn erase(&self, admin: &Admin, what: &str, caller: &Caller) -> Result<Erased, Failure> {
+        let mut erased = Erased::default();
+        let part = || Erasure { what: what.to_owned(), lane: self.lane, ..Erasure::default() };
+        let mut detained = self.detained(admin).await?;
+        for _ in 0..ROUNDS_MAX {
+            let mut found = self.traces(admin).await?;
+            let under_way = self.under_way(admin, &found).await?;
+            found.events.retain(|sequence, _| !under_way.contains(sequence));
+            if found.is_empty() && detained.is_empty() {
+                return if under_way.is_empty() { Ok(erased) } else { Err(refusal(&erased, under_way.len())) };
+            }
+            let (events, damaged) = (found.events.into_iter().collect::<Vec<_>>(), found.damaged);
+            let apart = Erasure { damaged, detained: std::mem::take(&mut detained), ..part() };
+            if !apart.damaged.is_empty() || !apart.detained.is_empty() {
+                erased.add(&admin.store.erase(apart, caller.name.clone()).await?);
+            }
+            for chunk in events.chunks(CHUNK) {
+                let erasure = Erasure { events: chunk.to_vec(), ..part() };
+                erased.add(&admin.store.erase(erasure, caller.name.clone()).await?);
+            }
+            let of: BTreeSet<Sequence> = events.into_iter().map(|(sequence, _)| sequence).collect();
+            admin.store.forget_cached(&of);
+        }
+        Err(refusal(&erased, 0))
+    }
+
+    /// The events of which a delivery is under way.
+    async fn under_way(&self, admin: &Admin, found: &Traces) -> Result<BTreeSet<Sequence>, Failure> {
+        let waiting: Vec<DeliveryId> = found
+            .events
+            .iter()
+            .flat_map(|(s, trace)| trace.waiting.iter().map(|(d, _)| DeliveryId { sequence: *s, destination: *d }))
+            .collect();
+        let asked = waiting.iter().map(|id| (id.destination, self.lane, id.sequence)).collect();
+        let standings = admin.ask(|to| Question::Standings(asked, to)).await?;
+        let under_way = waiting.iter().zip(standings).filter(|(_, standing)| *standing == Standing::InFlight);
+        Ok(under_way.map(|(id, _)| id.sequence).collect())
+    }
+
+    /// Requests that were kept apart and concern it.
+    async fn detained(&self, admin: &Admin) -> Result<Vec<u64>, Failure> {
+        let intake = admin.intake.read().expect("no holder panics").clone();
+        let key = self.key.clone();
+        admin
+            .read(move |store| {
+                let mut found = Vec::new();
+                for number in store.detained_from(0, usize::MAX) {
+                    let detained = match store.detained(number) {
+                        // it cannot be let in either; its damage is told at the start
+                        Err(StoreError::Damaged(_)) => continue,
+                        detained => detained?,
+                    };
+                    if detained.is_some_and(|detained| intake.concerns(&detained, &key)) {
+                        found.push(number);
+                    }
+                }
+                Ok(found)
+            })
+            .await
+    }
+}
+
+fn refusal(erased: &Erased, under_way: usize) -> Failure {
+    Failure::conflict(format!(
+        "{under_way} events of it are being delivered at this moment and are still here; {} things were erased. Ask again \
+         when those deliveries have ended",
+        erased.total()
+    ))
+}

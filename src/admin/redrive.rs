@@ -1,0 +1,237 @@
+//! `/v1/dlq/redrive`: dead letters wait again; at once, or little by little, and then how far that has come.
+
+use super::access::Caller;
+use super::answers::Page;
+use super::dlq::{self, Selection};
+use super::filter::{self, Query};
+use super::object::Object;
+use super::{Admin, Failure, Name, Shared};
+use crate::config::rate_of;
+use crate::delivery::DeliveryId;
+use crate::event::{DestinationId, Sequence};
+use crate::rules::gcra::Rate;
+use crate::store::{Change, DlqAction, Redrive, RedriveEnded};
+use axum::Json;
+use axum::extract::{State, rejection::JsonRejection};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// What to redrive, as the document of the API tells it: by ids or by a filter.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it is only described; `Wish` is what is read")]
+pub(super) enum Redriven {
+    Ids(RedriveIds),
+    Filter(RedriveFilter),
+}
+
+/// All dead letters of these events, or only those for one destination.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "it is only described")]
+pub(super) struct RedriveIds {
+    #[schema(value_type = Vec<uuid::Uuid>)]
+    ids: Vec<String>,
+    #[schema(nullable = false)]
+    destination: Option<String>,
+    #[schema(nullable = false)]
+    dry_run: Option<bool>,
+    /// At most so many in a second, minute or hour, as `50/s`.
+    #[schema(nullable = false, pattern = "^[1-9][0-9]{0,5}/(s|m|h|d)$")]
+    rate: Option<String>,
+    /// One, then ten, then the rest, as long as the share that fails stays below the destination's
+    /// `breaker.failure_ratio`.
+    #[schema(nullable = false)]
+    canary: Option<bool>,
+}
+
+/// All dead letters that the filter fits; an empty one fits all.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "it is only described")]
+pub(super) struct RedriveFilter {
+    filter: Query,
+    #[schema(nullable = false)]
+    dry_run: Option<bool>,
+    /// At most so many in a second, minute or hour, as `50/s`.
+    #[schema(nullable = false, pattern = "^[1-9][0-9]{0,5}/(s|m|h|d)$")]
+    rate: Option<String>,
+    /// One, then ten, then the rest, as long as the share that fails stays below the destination's
+    /// `breaker.failure_ratio`.
+    #[schema(nullable = false)]
+    canary: Option<bool>,
+}
+
+/// Which dead letters to redrive, and how.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wish {
+    ids: Option<Vec<String>>,
+    destination: Option<String>,
+    filter: Option<Object<Query>>,
+    #[serde(default)]
+    dry_run: bool,
+    rate: Option<String>,
+    #[serde(default)]
+    canary: bool,
+}
+
+/// What a redrive came to; or, where it takes its time, what has begun.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Outcome {
+    matched: usize,
+    /// Zero in a dry run, and where it takes its time.
+    done: usize,
+    /// With `rate` or `canary`: one for each destination; `/v1/dlq/redrives` tells how they go on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    redrives: Vec<RedriveItem>,
+}
+
+/// Where a redrive that takes its time stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Course {
+    GoesOn,
+    /// All of its letters have been looked at.
+    Complete,
+    /// What it sent again failed, and the rest is still dead.
+    Failing,
+    /// By an operator; the rest is still dead.
+    Stopped,
+}
+
+/// A redrive of one destination's dead letters that takes its time.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RedriveItem {
+    destination: String,
+    state: Course,
+    by: String,
+    #[schema(format = DateTime)]
+    begun_at: String,
+    /// As `50/s`.
+    rate: Option<String>,
+    canary: bool,
+    /// Letters that it is about.
+    matched: u64,
+    /// So many of them it has looked at.
+    taken: u64,
+    /// So many were still dead, and wait again. What died again since it began is left alone.
+    done: u64,
+    #[schema(format = DateTime)]
+    ended_at: Option<String>,
+    /// Of `judged` that were looked at so many failed, where that ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    judged: Option<u64>,
+}
+
+impl RedriveItem {
+    fn of(destination: String, redrive: &Redrive) -> Self {
+        let (state, failing) = match redrive.end.as_ref().map(|end| &end.why) {
+            None => (Course::GoesOn, None),
+            Some(RedriveEnded::Complete) => (Course::Complete, None),
+            Some(RedriveEnded::Failing { failed, of }) => (Course::Failing, Some((*failed, *of))),
+            Some(RedriveEnded::Stopped { .. }) => (Course::Stopped, None),
+        };
+        Self {
+            destination,
+            state,
+            by: redrive.who.clone(),
+            begun_at: redrive.begun.to_string(),
+            rate: redrive.rate().map(|rate| rate.to_string()),
+            canary: redrive.canary,
+            matched: redrive.matched,
+            taken: redrive.taken,
+            done: redrive.done,
+            ended_at: redrive.end.as_ref().map(|end| end.at.to_string()),
+            failed: failing.map(|(failed, _)| failed),
+            judged: failing.map(|(_, of)| of),
+        }
+    }
+}
+
+/// Sends dead letters again; they go ahead of later events of their interaction
+#[utoipa::path(post, path = "/v1/dlq/redrive", tag = "dead letters", request_body = Redriven, responses((status = 200, body = Outcome), Failure))]
+pub(super) async fn redrive(
+    State(admin): Shared,
+    caller: Caller,
+    wish: Result<Json<Object<Wish>>, JsonRejection>,
+) -> Result<Json<Outcome>, Failure> {
+    let Json(Object(wish)) = wish.map_err(|e| Failure::bad(e.body_text()))?;
+    let rate = wish.rate.as_deref().map(rate_of).transpose();
+    let rate = rate.map_err(|why| Failure::bad(format!("`rate`: {why}")))?;
+    let (dry_run, canary) = (wish.dry_run, wish.canary);
+    let selection = Selection { ids: wish.ids, destination: wish.destination, filter: wish.filter, dry_run };
+    let mut ids = dlq::select(&admin, selection).await?;
+    // nobody would deliver to a destination that is no longer configured
+    ids.retain(|id| admin.destinations.has(id.destination));
+    let matched = ids.len();
+    let (mut done, mut redrives) = (0, Vec::new());
+    if dry_run {
+        // only counted
+    } else if rate.is_some() || canary {
+        redrives = begin(&admin, &caller, ids, rate, canary).await?;
+    } else {
+        done = dlq::change(&admin, DlqAction::Redrive, caller, &ids).await?;
+    }
+    Ok(Json(Outcome { matched, done, redrives }))
+}
+
+/// One redrive for each destination, so that one that fails again ends only its own.
+async fn begin(
+    admin: &Admin,
+    caller: &Caller,
+    ids: Vec<DeliveryId>,
+    rate: Option<Rate>,
+    canary: bool,
+) -> Result<Vec<RedriveItem>, Failure> {
+    let mut lists: BTreeMap<DestinationId, Vec<Sequence>> = BTreeMap::new();
+    ids.into_iter().for_each(|id| lists.entry(id.destination).or_default().push(id.sequence));
+    if let Some(d) = lists.keys().find(|d| admin.store.redrive(**d).is_some_and(|redrive| redrive.goes_on())) {
+        return Err(goes_on(&admin.destination_name(*d)));
+    }
+    let mut begun = Vec::new();
+    for (destination, list) in lists {
+        let name = admin.destination_name(destination);
+        let redrive = Redrive::new(caller.name.clone(), admin.clock.now(), rate, canary, list.len());
+        let item = RedriveItem::of(name.clone(), &redrive);
+        let how = [rate.map(|rate| format!("at most {rate}")), canary.then(|| "1, then 10, then the rest".to_owned())];
+        let what =
+            format!("dlq redrive for {name} begins: {}", how.into_iter().flatten().collect::<Vec<_>>().join(", "));
+        let change = Change::RedriveBegin { what, destination, redrive, list };
+        if admin.store.change(change, caller.name.clone()).await? == 0 {
+            return Err(goes_on(&name));
+        }
+        begun.push(item);
+    }
+    Ok(begun)
+}
+
+fn goes_on(name: &str) -> Failure {
+    Failure::conflict(format!(
+        "a redrive of {name} goes on already; wait for its end, or stop it (`holdline dlq stop {name}`)"
+    ))
+}
+
+/// The newest redrive with a rate or a canary of each destination, and how far it has come
+#[utoipa::path(get, path = "/v1/dlq/redrives", tag = "dead letters", responses((status = 200, body = Page<RedriveItem>), Failure))]
+pub(super) async fn list(State(admin): Shared) -> Result<Json<Page<RedriveItem>>, Failure> {
+    let all = admin.store.redrives();
+    let items = all.iter().map(|(d, redrive)| RedriveItem::of(admin.destination_name(*d), redrive));
+    Ok(Json(Page::whole(items.collect())))
+}
+
+/// Stops the redrive of a destination; what it had not come to stays dead
+#[utoipa::path(post, path = "/v1/dlq/redrives/{name}/stop", tag = "dead letters", params(("name" = String, Path)), responses((status = 200, body = RedriveItem), Failure))]
+pub(super) async fn stop(State(admin): Shared, caller: Caller, Name(name): Name) -> Result<Json<RedriveItem>, Failure> {
+    let d = filter::destination(Some(&name), &admin)?;
+    let d = d.ok_or_else(|| Failure::not_found("there is no such destination"))?;
+    let why = RedriveEnded::Stopped { who: caller.name.clone() };
+    if admin.store.change(Change::RedriveEnd { destination: d, why }, caller.name).await? == 0 {
+        return Err(Failure::conflict(format!("no redrive of {name} goes on")));
+    }
+    let ended = admin.store.redrive(d).ok_or_else(|| Failure::unavailable("it was there a moment ago"))?;
+    Ok(Json(RedriveItem::of(name, &ended)))
+}

@@ -1,0 +1,69 @@
+//! `holdline discard`: deliveries that wait for a destination are given up.
+
+use crate::cli::client::{Admin, encoded};
+use crate::cli::reach::{Form, Reach};
+use crate::cli::{Failure, confirm, item, output, words};
+use serde_json::{Map, Value, json};
+
+/// Arguments of `holdline discard`.
+#[derive(Debug, clap::Args)]
+#[command(override_usage = "holdline discard [OPTIONS] --reason <WHY> <DESTINATION> <ID...|--all>")]
+#[command(group = clap::ArgGroup::new("chosen").required(true).args(["ids", "all"]))]
+pub struct Args {
+    #[command(flatten)]
+    reach: Reach,
+    /// The destination
+    #[arg(value_name = "DESTINATION")]
+    destination: String,
+    /// Events whose delivery to it was settled elsewhere
+    #[arg(value_name = "ID")]
+    ids: Vec<String>,
+    /// All that wait for it
+    #[arg(long)]
+    all: bool,
+    /// Who settled them and where, or why nobody wants them; it stands in the audit
+    #[arg(long, value_name = "WHY")]
+    reason: String,
+    /// Only say how many it would be
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask first
+    #[arg(long)]
+    yes: bool,
+}
+
+impl Args {
+    fn request(&self, dry_run: bool) -> Value {
+        let mut request =
+            Map::from_iter([("reason".to_owned(), json!(self.reason)), ("dry_run".to_owned(), json!(dry_run))]);
+        if self.all {
+            request.insert("all".to_owned(), json!(true));
+        } else {
+            request.insert("ids".to_owned(), json!(self.ids));
+        }
+        Value::Object(request)
+    }
+}
+
+/// Runs the command.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let admin = Admin::of(&args.reach)?;
+    let path = format!("/v1/destinations/{}/discard", encoded(&args.destination));
+    if args.all && !args.dry_run && !args.yes {
+        let would = admin.post(&path, &args.request(true)).await?;
+        let would = deliveries(item::number(&would, "matched"));
+        confirm::discard(&format!("{would} for {}", args.destination))?;
+    }
+    let answer = admin.post(&path, &args.request(args.dry_run)).await?;
+    match args.reach.shared.form() {
+        Form::Json => output::json(&answer),
+        Form::Table => {
+            let (field, done) = if args.dry_run { ("matched", "would be discarded") } else { ("done", "discarded") };
+            output::text(&format!("{} {done}\n", deliveries(item::number(&answer, field))))
+        }
+    }
+}
+
+fn deliveries(n: u64) -> String {
+    format!("{} {}", words::count(n), if n == 1 { "delivery" } else { "deliveries" })
+}

@@ -1,0 +1,102 @@
+//! `holdline erase`: takes out all that lies here of one interaction.
+
+use crate::cli::client::{Admin, encoded};
+use crate::cli::reach::{Form, Reach};
+use crate::cli::working::while_working;
+use crate::cli::{Failure, item, output, words};
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+
+/// Arguments of `holdline erase`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    reach: Reach,
+    /// The key of the interaction
+    #[arg(long, value_name = "KEY")]
+    interaction: String,
+    /// Why; it stands in the audit, so write nothing into it that is to be erased
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// Only say what there is
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask first
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Erases an interaction.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let admin = Admin::of(&args.reach)?;
+    let form = args.reach.shared.form();
+    let path = format!("/v1/interactions/{}/erase", encoded(&args.interaction));
+    if !args.dry_run && !args.yes {
+        confirm(&admin, &path).await?;
+    }
+    let wish = json!({"reason": args.reason, "dry_run": args.dry_run});
+    let answer = while_working(form, "the daemon looks through what it holds", admin.post(&path, &wish)).await?;
+    match form {
+        Form::Json => output::json(&answer),
+        Form::Table => output::text(&told(&answer, args.dry_run)),
+    }
+}
+
+/// What it is, in one line.
+fn counts(answer: &Value) -> String {
+    let kinds = [
+        ("waiting", "deliveries that waited"),
+        ("dead", "dead letters"),
+        ("remembered", "events remembered"),
+        ("quarantined", "requests kept apart"),
+        ("damaged", "damaged records"),
+    ];
+    let count = |(key, what): (&str, &str)| format!("{} {what}", words::count(item::number(answer, key)));
+    kinds.map(count).join(", ")
+}
+
+fn told(answer: &Value, dry_run: bool) -> String {
+    let did = if dry_run { "would be erased" } else { "erased" };
+    let mut text = format!("{did}: {}\n", counts(answer));
+    for key in ["store_files", "backups", "destinations"] {
+        if let Some(remains) = item::some_text(answer, &format!("remains/{key}")) {
+            text.push_str(&format!("  not reached: {remains}\n"));
+        }
+    }
+    text
+}
+
+async fn confirm(admin: &Admin, path: &str) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::Usage("nobody is here to confirm: add --yes, or --dry-run to see what there is".into()));
+    }
+    let there = admin.post(path, &json!({"dry_run": true})).await?;
+    let mut err = std::io::stderr();
+    write!(err, "Erase for good: {}? [y/N] ", counts(&there))
+        .and_then(|()| err.flush())
+        .map_err(|e| Failure::io("cannot ask", e))?;
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).map_err(|e| Failure::io("cannot read the answer", e))?;
+    match line.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Failure::Operation("nothing was erased".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_erased_and_what_is_not_reached_is_told() {
+        let answer = json!({"digest": "0a", "waiting": 1, "dead": 2, "remembered": 3, "quarantined": 2, "damaged": 0,
+            "remains": {"store_files": "old space", "backups": "old copies", "destinations": "what was delivered"}});
+        assert_eq!(
+            told(&answer, false),
+            "erased: 1 deliveries that waited, 2 dead letters, 3 events remembered, 2 requests kept apart, \
+             0 damaged records\n  \
+             not reached: old space\n  not reached: old copies\n  not reached: what was delivered\n"
+        );
+        assert!(told(&answer, true).starts_with("would be erased: 1 deliveries"));
+    }
+}

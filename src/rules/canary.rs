@@ -1,0 +1,201 @@
+//! The canary of a redrive: one delivery goes first, then ten, then the rest, and only as long as they fare well.
+//!
+//! *Invariants.* Until the first has ended well nothing else goes; until ten more have, nothing beyond them. From then on
+//! at most [`AHEAD`] go whose end is not known. Once it has failed nothing goes any more.
+
+use std::collections::VecDeque;
+
+/// After the first one, so many.
+const FEW: usize = 10;
+/// Of the rest, so many may be under way whose end is not known: what is lost on a destination that fails again.
+const AHEAD: usize = 100;
+/// The rest is judged by so many of the newest ends, and not before half as many are known.
+const NEWEST: usize = 20;
+
+/// What became of a delivery's first attempt since its redrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Well,
+    Failed,
+    /// It was given up before it was tried, and says nothing.
+    Gone,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    First,
+    Few,
+    Rest,
+}
+
+#[derive(Clone, Debug)]
+pub struct Canary {
+    failure_ratio: f64,
+    stage: Stage,
+    /// Sent, and not known how they ended.
+    under_way: usize,
+    /// True where it failed; of this stage, the newest last.
+    ends: VecDeque<bool>,
+    failing: Option<Failing>,
+}
+
+/// Why nothing goes any more: so many failed of those that were looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failing {
+    pub failed: usize,
+    pub of: usize,
+}
+
+impl Canary {
+    /// `failure_ratio`: from this share of failures on it has failed; above 0, at most 1.
+    pub fn new(failure_ratio: f64) -> Self {
+        Self { failure_ratio, stage: Stage::First, under_way: 0, ends: VecDeque::new(), failing: None }
+    }
+
+    /// How many more may go now.
+    pub fn allows(&self) -> usize {
+        if self.failing.is_some() {
+            return 0;
+        }
+        match self.stage {
+            Stage::First | Stage::Few => (self.size() - self.ends.len()).saturating_sub(self.under_way),
+            Stage::Rest => AHEAD.saturating_sub(self.under_way),
+        }
+    }
+
+    pub fn sent(&mut self, count: usize) {
+        self.under_way += count;
+    }
+
+    pub fn ended(&mut self, end: End) {
+        self.under_way = self.under_way.saturating_sub(1);
+        if end == End::Gone || self.failing.is_some() {
+            return;
+        }
+        self.ends.push_back(end == End::Failed);
+        let (of, enough) = match self.stage {
+            Stage::First | Stage::Few => (self.size(), 1),
+            Stage::Rest => {
+                if self.ends.len() > NEWEST {
+                    self.ends.pop_front();
+                }
+                (self.ends.len(), NEWEST / 2)
+            }
+        };
+        let failed = self.ends.iter().filter(|failed| **failed).count();
+        if self.ends.len() >= enough && failed as f64 >= self.failure_ratio * of as f64 {
+            self.failing = Some(Failing { failed, of: self.ends.len() });
+        } else if self.stage != Stage::Rest && self.ends.len() == self.size() {
+            self.stage = if self.stage == Stage::First { Stage::Few } else { Stage::Rest };
+            self.ends.clear();
+        }
+    }
+
+    /// Whether so many have failed that nothing more goes.
+    pub fn failing(&self) -> Option<Failing> {
+        self.failing
+    }
+
+    /// How many have been sent and not ended.
+    pub fn under_way(&self) -> usize {
+        self.under_way
+    }
+
+    fn size(&self) -> usize {
+        match self.stage {
+            Stage::First => 1,
+            Stage::Few => FEW,
+            Stage::Rest => NEWEST,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn send(canary: &mut Canary, expected: usize) {
+        assert_eq!(canary.allows(), expected);
+        canary.sent(expected);
+        let left = if expected == AHEAD { AHEAD - canary.under_way } else { 0 };
+        assert_eq!(canary.allows(), left, "nothing beyond");
+    }
+
+    fn end(canary: &mut Canary, end: End, times: usize) {
+        for _ in 0..times {
+            canary.ended(end);
+        }
+    }
+
+    #[test]
+    fn one_then_ten_then_the_rest() {
+        let mut canary = Canary::new(0.5);
+        send(&mut canary, 1);
+        end(&mut canary, End::Well, 1);
+        send(&mut canary, 10);
+        end(&mut canary, End::Well, 5);
+        assert_eq!(canary.allows(), 0, "the other five are not known");
+        end(&mut canary, End::Failed, 1);
+        end(&mut canary, End::Well, 4);
+        send(&mut canary, 100);
+        end(&mut canary, End::Well, 60);
+        assert_eq!((canary.allows(), canary.failing()), (60, None));
+    }
+
+    #[test]
+    fn each_stage_stops_when_its_share_has_failed() {
+        let mut first = Canary::new(0.5);
+        first.sent(1);
+        first.ended(End::Failed);
+        assert_eq!((first.failing(), first.allows()), (Some(Failing { failed: 1, of: 1 }), 0));
+
+        let mut few = Canary::new(0.5);
+        few.sent(1);
+        few.ended(End::Well);
+        few.sent(10);
+        end(&mut few, End::Failed, 4);
+        assert_eq!(few.failing(), None, "six may yet end well");
+        few.ended(End::Failed);
+        assert_eq!((few.failing(), few.allows()), (Some(Failing { failed: 5, of: 5 }), 0));
+        end(&mut few, End::Well, 5);
+        assert!(few.failing().is_some(), "it stays so");
+
+        let mut rest = Canary::new(0.5);
+        for n in [1, 10, 100] {
+            rest.sent(n);
+            end(&mut rest, End::Well, n);
+        }
+        rest.sent(100);
+        end(&mut rest, End::Failed, 9);
+        assert_eq!(rest.failing(), None);
+        rest.ended(End::Failed);
+        assert_eq!(rest.failing(), Some(Failing { failed: 10, of: 20 }), "half of the newest");
+    }
+
+    #[test]
+    fn the_rest_is_not_judged_by_a_few() {
+        let mut canary = Canary::new(0.1);
+        for n in [1, 10] {
+            canary.sent(n);
+            end(&mut canary, End::Well, n);
+        }
+        canary.sent(100);
+        end(&mut canary, End::Failed, NEWEST / 2 - 1);
+        assert_eq!(canary.failing(), None);
+        canary.ended(End::Well);
+        assert_eq!(canary.failing(), Some(Failing { failed: 9, of: 10 }));
+    }
+
+    #[test]
+    fn what_is_gone_is_replaced() {
+        let mut canary = Canary::new(0.5);
+        canary.sent(1);
+        canary.ended(End::Gone);
+        send(&mut canary, 1);
+        end(&mut canary, End::Well, 1);
+        canary.sent(10);
+        end(&mut canary, End::Gone, 3);
+        send(&mut canary, 3);
+        assert_eq!(canary.under_way(), 10);
+    }
+}

@@ -1,0 +1,240 @@
+//! Erasure: all that lies here of one interaction, found and taken out.
+//!
+//! *Invariants.* An erasure counts each delivery that it takes as discarded, and stands in the audit in the same commit.
+//! What an event left in `history` then says only that there was one, when, from which source and for whom: no digest of
+//! its id, body or interaction is left, and no type, time or size. A page that held such an event goes as a whole: what
+//! still waits of the others in it moves to the delay tree, as for a sparse page.
+//!
+//! Each part of an erasure is one commit, and finding is repeated until nothing is found: so one that was broken off is
+//! completed by asking again, and asking twice is asking once.
+//!
+//! *Failure.* A page that does not verify stays as it was found, for its own damage to be told and set aside.
+
+use super::codec::Kind;
+use super::draft::Table;
+use super::keys::{delay_of, dlq_of, number_key, number_of};
+use super::record::{HistoryRow, Quarantined};
+use super::request::Request;
+use super::{Store, StoreError, read};
+use crate::delivery::{DeadLetter, Delivery, Place};
+use crate::event::{DestinationId, Digest64, Event, Sequence};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What lies here of one event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trace {
+    /// Deliveries that wait, with where they lie.
+    pub waiting: Vec<(DestinationId, Place)>,
+    pub dead: Vec<DestinationId>,
+}
+
+/// All that lies here of an interaction.
+#[derive(Clone, Debug, Default)]
+pub struct Traces {
+    pub events: BTreeMap<Sequence, Trace>,
+    /// Numbers of records that did not verify and are kept.
+    pub damaged: Vec<u64>,
+}
+
+impl Traces {
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.damaged.is_empty()
+    }
+}
+
+/// A part of an erasure, to be made in one commit.
+#[derive(Clone, Debug, Default)]
+pub struct Erasure {
+    /// As the audit tells it.
+    pub what: String,
+    pub lane: Digest64,
+    pub events: Vec<(Sequence, Trace)>,
+    pub damaged: Vec<u64>,
+    /// Requests that were kept apart.
+    pub detained: Vec<u64>,
+}
+
+/// What an erasure has taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Erased {
+    /// Deliveries that waited.
+    pub waiting: u64,
+    pub dead: u64,
+    /// Events that were remembered.
+    pub remembered: u64,
+    pub damaged: u64,
+    pub detained: u64,
+}
+
+impl Erased {
+    pub fn total(&self) -> u64 {
+        self.waiting + self.dead + self.remembered + self.damaged + self.detained
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        self.waiting += other.waiting;
+        self.dead += other.dead;
+        self.remembered += other.remembered;
+        self.damaged += other.damaged;
+        self.detained += other.detained;
+    }
+}
+
+/// An interaction by its key, looked for below a sequence.
+struct Hunt<'a> {
+    key: &'a str,
+    lane: Digest64,
+    /// Nothing of before is remembered.
+    head: Sequence,
+    end: Sequence,
+    /// Events whose entry is erased already, of which a part may have moved on meanwhile.
+    erased: BTreeSet<Sequence>,
+    found: Traces,
+}
+
+impl Hunt<'_> {
+    /// Whether the key alone says that the record under it is of the interaction; none where the record must be read.
+    fn tells(&self, sequence: Sequence) -> Option<bool> {
+        if sequence >= self.end {
+            return Some(false);
+        }
+        let unknown = sequence < self.head || self.erased.contains(&sequence);
+        (!unknown).then(|| self.found.events.contains_key(&sequence))
+    }
+
+    fn is_of(&self, event: &Event) -> bool {
+        event.interaction.as_deref() == Some(self.key)
+    }
+}
+
+impl Store {
+    /// All that lies here of an interaction, of events before `end`. Blocks, for as long as it takes to read what is
+    /// remembered; what was recorded and is not written yet is not seen.
+    pub fn traces(&self, key: &str, end: Sequence) -> Result<Traces, StoreError> {
+        let lane = Digest64::of_interaction(key);
+        let head = self.index().totals.history_head;
+        let mut hunt = Hunt { key, lane, head, end, erased: BTreeSet::new(), found: Traces::default() };
+        self.hunt_history(&mut hunt)?;
+        for (sequence, trace) in &mut hunt.found.events {
+            let left = self.index().pages.left(*sequence);
+            trace.waiting.extend(left.iter().map(|d| (d, Place::Page)));
+        }
+        self.hunt_delayed(&mut hunt)?;
+        self.hunt_dead(&mut hunt)?;
+        self.hunt_damaged(&mut hunt)?;
+        Ok(hunt.found)
+    }
+
+    /// What is remembered; and where that is lost, the pages themselves.
+    fn hunt_history(&self, hunt: &mut Hunt<'_>) -> Result<(), StoreError> {
+        let engine = &self.shared.engine;
+        let mut next = hunt.head;
+        while next < hunt.end {
+            let row = match read::covering::<HistoryRow>(engine, next.0) {
+                Err(StoreError::Damaged(_)) => None,
+                row => row?,
+            };
+            let Some((first, row)) = row else {
+                let behind = engine.range(Table::History, number_key(next.0 + 1)..).next().transpose()?;
+                let behind = behind.map(|(key, _)| number_of(&key)).transpose()?.map_or(hunt.end, Sequence);
+                self.hunt_pages(hunt, next, behind)?;
+                next = behind;
+                continue;
+            };
+            for (sequence, entry) in (first..).map(Sequence).zip(&row.entries).filter(|(s, _)| *s < hunt.end) {
+                if entry.is_erased() {
+                    hunt.erased.insert(sequence);
+                } else if entry.lane == hunt.lane {
+                    hunt.found.events.entry(sequence).or_default();
+                }
+            }
+            next = Sequence(first + row.entries.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn hunt_pages(&self, hunt: &mut Hunt<'_>, from: Sequence, to: Sequence) -> Result<(), StoreError> {
+        let pages: Vec<Sequence> = {
+            let index = self.index();
+            index.pages.iter().map(|(first, _)| first).filter(|first| (from..to).contains(first)).collect()
+        };
+        for first in pages {
+            let events = match read::page(&self.shared.engine, first) {
+                Err(StoreError::Damaged(_)) => continue,
+                events => events?,
+            };
+            for (sequence, event) in (first.0..).map(Sequence).zip(events) {
+                if sequence < hunt.end && hunt.is_of(&event) {
+                    hunt.found.events.entry(sequence).or_default();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hunt_delayed(&self, hunt: &mut Hunt<'_>) -> Result<(), StoreError> {
+        for key in read::keys(&self.shared.engine, Table::Delay, None) {
+            let key = key?;
+            let (due, id) = delay_of(&key)?;
+            let is_of = match hunt.tells(id.sequence) {
+                Some(told) => told,
+                None => match read::record::<Delivery>(&self.shared.engine, Table::Delay, Kind::Delivery, &key) {
+                    Err(StoreError::Damaged(_)) => false,
+                    delivery => delivery?.is_some_and(|delivery| hunt.is_of(&delivery.event)),
+                },
+            };
+            if is_of {
+                hunt.found.events.entry(id.sequence).or_default().waiting.push((id.destination, Place::under(due)));
+            }
+        }
+        Ok(())
+    }
+
+    fn hunt_dead(&self, hunt: &mut Hunt<'_>) -> Result<(), StoreError> {
+        for key in read::keys(&self.shared.engine, Table::Dlq, None) {
+            let key = key?;
+            let id = dlq_of(&key)?;
+            let is_of = match hunt.tells(id.sequence) {
+                Some(told) => told,
+                None => match read::record::<DeadLetter>(&self.shared.engine, Table::Dlq, Kind::DeadLetter, &key) {
+                    Err(StoreError::Damaged(_)) => false,
+                    letter => letter?.is_some_and(|letter| hunt.is_of(&letter.delivery.event)),
+                },
+            };
+            if is_of {
+                hunt.found.events.entry(id.sequence).or_default().dead.push(id.destination);
+            }
+        }
+        Ok(())
+    }
+
+    /// Records that did not verify: those of its events, and those whose bytes name it.
+    fn hunt_damaged(&self, hunt: &mut Hunt<'_>) -> Result<(), StoreError> {
+        for key in read::keys(&self.shared.engine, Table::Quarantine, None) {
+            let number = number_of(&key?)?;
+            let key = number_key(number);
+            let record = read::record::<Quarantined>(&self.shared.engine, Table::Quarantine, Kind::Quarantined, &key);
+            let record = match record {
+                Err(StoreError::Damaged(_)) => continue,
+                record => record?,
+            };
+            let names = |bytes: &[u8]| {
+                !hunt.key.is_empty() && bytes.windows(hunt.key.len()).any(|window| window == hunt.key.as_bytes())
+            };
+            if record.is_some_and(|r| hunt.tells(r.id.sequence) == Some(true) || names(&r.bytes)) {
+                hunt.found.damaged.push(number);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a part of what was found out, in one commit with its audit entry.
+    pub async fn erase(&self, erasure: Erasure, who: String) -> Result<Erased, StoreError> {
+        self.ask(|answer| Request::Erase { erasure: Box::new(erasure), who, answer }).await
+    }
+
+    /// Forgets what memory holds of events that were erased.
+    pub fn forget_cached(&self, of: &BTreeSet<Sequence>) {
+        self.shared.cache.lock().expect("no holder panics").forget(of);
+    }
+}

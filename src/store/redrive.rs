@@ -1,0 +1,121 @@
+//! A redrive that takes its time, as it is kept: it outlives a restart.
+//!
+//! *Invariants.* A destination has at most one that goes on, and the newest one that has ended is remembered. Each letter
+//! of its list is looked at once, in order; one that died again since it began is left alone.
+
+use super::codec::{self, Kind};
+use super::draft::{self, Table};
+use super::engine::Engine;
+use super::keys::{redrive_key, redrive_list_key};
+use super::names::Names;
+use super::{Findings, Store, StoreError};
+use crate::event::{DestinationId, Sequence};
+use crate::rules::canary::Failing;
+use crate::rules::gcra::Rate;
+use crate::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+/// A redrive of one destination's dead letters, little by little.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redrive {
+    pub who: String,
+    pub begun: Timestamp,
+    /// So many in so many milliseconds; none: as fast as they can be queued.
+    rate: Option<(NonZeroU32, u64)>,
+    /// Whether it looks at how the first ones fare.
+    pub canary: bool,
+    /// Letters in its list.
+    pub matched: u64,
+    /// So many of the list have been looked at.
+    pub taken: u64,
+    /// So many of them were still dead, and wait again.
+    pub done: u64,
+    pub end: Option<RedriveEnd>,
+}
+
+/// How a redrive ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RedriveEnd {
+    pub at: Timestamp,
+    pub why: RedriveEnded,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RedriveEnded {
+    /// All of its list have been looked at.
+    Complete,
+    /// The destination failed again: so many of so many.
+    Failing { failed: u64, of: u64 },
+    /// An operator has stopped it.
+    Stopped { who: String },
+}
+
+impl From<Failing> for RedriveEnded {
+    fn from(failing: Failing) -> Self {
+        Self::Failing { failed: failing.failed as u64, of: failing.of as u64 }
+    }
+}
+
+impl Redrive {
+    pub fn new(who: String, begun: Timestamp, rate: Option<Rate>, canary: bool, matched: usize) -> Self {
+        let rate = rate.and_then(|rate| Some((NonZeroU32::new(rate.count())?, crate::time::millis(rate.per()))));
+        Self { who, begun, rate, canary, matched: matched as u64, taken: 0, done: 0, end: None }
+    }
+
+    pub fn rate(&self) -> Option<Rate> {
+        self.rate.map(|(count, ms)| Rate::new(count, Duration::from_millis(ms)))
+    }
+
+    pub fn goes_on(&self) -> bool {
+        self.end.is_none()
+    }
+}
+
+impl Store {
+    /// The redrive of each destination that goes on, or else the last one that took its time.
+    pub fn redrives(&self) -> Vec<(DestinationId, Redrive)> {
+        self.index().redrives.iter().map(|(d, redrive)| (*d, redrive.clone())).collect()
+    }
+
+    /// The redrive of a destination that goes on, or else the last one.
+    pub fn redrive(&self, d: DestinationId) -> Option<Redrive> {
+        self.index().redrives.get(&d).cloned()
+    }
+
+    /// The letters of a redrive that goes on, in order; blocks.
+    pub fn redrive_list(&self, d: DestinationId) -> Result<Vec<Sequence>, StoreError> {
+        let sealed = draft::get_long(&self.shared.engine, Table::Meta, &redrive_list_key(d))?;
+        let sealed = sealed.ok_or(codec::Damaged::Missing)?;
+        Ok(codec::decode(Kind::RedriveList, &sealed)?)
+    }
+}
+
+/// At a start: those that are kept.
+pub(super) fn recover(
+    engine: &Engine,
+    names: &Names,
+    findings: &mut Findings,
+) -> Result<BTreeMap<DestinationId, Redrive>, StoreError> {
+    let mut found = BTreeMap::new();
+    for (d, _) in names.destinations() {
+        let Some(sealed) = draft::get_long(engine, Table::Meta, &redrive_key(d)).or_else(missing_if_damaged)? else {
+            continue;
+        };
+        match codec::decode(Kind::Redrive, &sealed) {
+            Ok(redrive) => drop(found.insert(d, redrive)),
+            Err(why) => findings.push(format!("how far a redrive had come is lost, start it again: {why}")),
+        }
+    }
+    Ok(found)
+}
+
+/// What its own length cannot be read of does not decode either.
+fn missing_if_damaged(e: StoreError) -> Result<Option<Vec<u8>>, StoreError> {
+    match e {
+        StoreError::Damaged(_) => Ok(Some(Vec::new())),
+        e => Err(e),
+    }
+}

@@ -1,0 +1,166 @@
+//! Redrives that take their time: by a rate, by a canary, over restarts, stopped by hand or by failure.
+
+use crate::harness::{Bench, START, wait_for};
+use crate::receiver::{Act, Received, Receiver, held, retry_after, status};
+use holdline::clock::Clock;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const LETTERS: usize = 30;
+
+/// So many dead letters, each of its own interaction; `again` answers what is redriven.
+async fn dead(clock: Clock, again: impl Fn(&Received) -> Act + Send + Sync + 'static) -> (Bench, Receiver) {
+    let receiver = Receiver::start(move |r| if r.attempt() == 1 { status(422) } else { again(r) }).await;
+    let bench = Bench::with(receiver.to(), clock, |_| {}).await;
+    for n in 0..LETTERS {
+        bench.accept(&format!("k{n}"), "1").await;
+    }
+    wait_for("all are dead", async || (bench.count("/dlq/depth").await == LETTERS as u64).then_some(())).await;
+    (bench, receiver)
+}
+
+async fn redrive(bench: &Bench, how: Value) -> Value {
+    let mut request = json!({"filter": {}});
+    request.as_object_mut().unwrap().extend(how.as_object().unwrap().clone());
+    bench.change("/v1/dlq/redrive", request).await
+}
+
+/// The redrive of the only destination.
+async fn newest(bench: &Bench) -> Value {
+    bench.get("/v1/dlq/redrives").await["items"][0].clone()
+}
+
+async fn ends(bench: &Bench, state: &str) -> Value {
+    wait_for(state, async || (newest(bench).await["state"] == state).then_some(())).await;
+    newest(bench).await
+}
+
+#[tokio::test]
+async fn i15_a_canary_sends_one_then_ten_then_the_rest() {
+    let (bench, receiver) = dead(Clock::system(), |_| held(status(200))).await;
+    let begun = redrive(&bench, json!({"canary": true})).await;
+    assert_eq!((&begun["matched"], &begun["done"]), (&json!(LETTERS), &json!(0)));
+    assert_eq!(begun["redrives"][0]["state"], "goes_on");
+    let mut sent = LETTERS;
+    for stage in [1, 10, LETTERS - 11] {
+        sent += stage;
+        receiver.received(sent).await;
+        wait_for("they are all told", async || (newest(&bench).await["done"] == sent - LETTERS).then_some(())).await;
+        assert_eq!(receiver.count(), sent, "no more before these have ended");
+        receiver.release(stage);
+    }
+    let ended = ends(&bench, "complete").await;
+    assert_eq!((&ended["done"], &ended["taken"], &ended["matched"]), (&json!(30), &json!(30), &json!(30)));
+    wait_for("all are delivered", async || (bench.count("/counters/delivered").await == LETTERS as u64).then_some(()))
+        .await;
+    assert!(receiver.all()[LETTERS..].iter().all(|r| r.header("holdline-redriven") == Some("true")));
+    bench.sound().await;
+}
+
+#[tokio::test]
+async fn a_canary_that_fails_leaves_the_rest_dead() {
+    let (bench, receiver) = dead(Clock::system(), |_| status(422)).await;
+    redrive(&bench, json!({"canary": true})).await;
+    let ended = ends(&bench, "failing").await;
+    assert_eq!((&ended["done"], &ended["failed"], &ended["judged"]), (&json!(1), &json!(1), &json!(1)));
+    assert_eq!((receiver.count(), bench.count("/dlq/depth").await), (LETTERS + 1, LETTERS as u64));
+    let audit = bench.get("/v1/audit").await;
+    let what: Vec<_> = audit["items"].as_array().unwrap().iter().map(|i| i["what"].as_str().unwrap()).collect();
+    assert_eq!(
+        what,
+        ["dlq redrive for default: ended, 1 of 1 failed", "dlq redrive for default begins: 1, then 10, then the rest"]
+    );
+    bench.sound().await;
+}
+
+#[tokio::test]
+async fn a_failure_ratio_that_returns_ends_it_in_the_middle() {
+    let (bench, receiver) = dead(Clock::manual(START), |r| status(if r.sequence() > 6 { 503 } else { 200 })).await;
+    redrive(&bench, json!({"canary": true})).await;
+    let ended = ends(&bench, "failing").await;
+    assert_eq!((&ended["done"], ended["failed"].as_u64() >= Some(5)), (&json!(11), true), "{ended}");
+    assert_eq!(bench.count("/dlq/depth").await, LETTERS as u64 - 11);
+    assert_eq!(receiver.count(), LETTERS + 11);
+    bench.sound().await;
+}
+
+#[tokio::test]
+async fn a_destination_that_asks_to_be_left_alone_does_not_end_it() {
+    let (bench, receiver) = dead(Clock::manual(START), |r| match (r.sequence(), r.attempt()) {
+        (1, 2) => retry_after(429, 60),
+        _ => status(200),
+    })
+    .await;
+    redrive(&bench, json!({"canary": true})).await;
+    receiver.received(LETTERS + 1).await;
+    bench.clock.advance(Duration::from_secs(59));
+    assert_eq!((newest(&bench).await["done"].clone(), receiver.count()), (json!(1), LETTERS + 1));
+    bench.clock.advance(Duration::from_secs(2));
+    assert_eq!(ends(&bench, "complete").await["done"], 30);
+    bench.sound().await;
+}
+
+#[tokio::test]
+async fn a_rate_holds_by_the_clock_and_goes_on_after_a_restart() {
+    let (mut bench, receiver) = dead(Clock::manual(START), |_| status(200)).await;
+    redrive(&bench, json!({"rate": "10/s"})).await;
+    let done = async |bench: &Bench, n: usize| {
+        wait_for("they are redriven", async || (newest(bench).await["done"] == n).then_some(())).await;
+        receiver.received(LETTERS + n).await;
+    };
+    done(&bench, 2).await; // what a tenth of a second gives, and one
+    bench.clock.advance(Duration::from_millis(300));
+    done(&bench, 4).await;
+    let second = bench.admin("POST", "/v1/dlq/redrive", br#"{"filter": {}, "canary": true}"#).await;
+    assert_eq!(second.status, 409, "{:?}", second.json());
+    bench.restart().await;
+    done(&bench, 6).await;
+    for n in [8, 10] {
+        bench.clock.advance(Duration::from_millis(200));
+        done(&bench, n).await;
+    }
+    let stopped = bench.change("/v1/dlq/redrives/default/stop", json!({})).await;
+    assert_eq!((&stopped["state"], &stopped["done"]), (&json!("stopped"), &json!(10)));
+    bench.clock.advance(Duration::from_secs(60));
+    assert_eq!(bench.count("/dlq/depth").await, LETTERS as u64 - 10);
+    let again = bench.admin("POST", "/v1/dlq/redrives/default/stop", b"").await;
+    assert_eq!(again.status, 409);
+    redrive(&bench, json!({"rate": "1000000/s"})).await;
+    assert_eq!(ends(&bench, "complete").await["done"], LETTERS - 10);
+    receiver.received(2 * LETTERS).await;
+    assert_eq!(receiver.all()[LETTERS..].iter().filter(|r| r.attempt() == 2).count(), LETTERS, "each once");
+    bench.sound().await;
+}
+
+#[tokio::test]
+async fn what_was_redriven_by_hand_or_died_again_meanwhile_is_left_alone() {
+    let (bench, receiver) = dead(Clock::manual(START), |r| status(if r.attempt() == 2 { 422 } else { 200 })).await;
+    redrive(&bench, json!({"rate": "1/h"})).await;
+    wait_for("the first", async || (newest(&bench).await["done"] == 1).then_some(())).await;
+    bench.clock.advance(Duration::from_secs(1));
+    redrive(&bench, json!({})).await;
+    wait_for("all died again", async || (bench.count("/dlq/depth").await == LETTERS as u64).then_some(())).await;
+    bench.clock.advance(Duration::from_secs(3600 * LETTERS as u64));
+    bench.change("/v1/dlq/redrives/default/stop", json!({})).await;
+    redrive(&bench, json!({"canary": true, "dry_run": true})).await;
+    assert_eq!(newest(&bench).await["state"], "stopped", "a dry run begins nothing");
+    assert_eq!(newest(&bench).await["done"], 1);
+    assert!(receiver.all().iter().all(|r| r.attempt() <= 3));
+    bench.sound().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_rate_is_refused_and_begins_nothing() {
+    let (bench, _receiver) = dead(Clock::system(), |_| status(200)).await;
+    for (rate, part) in [("fast", "no unit of time"), ("0/s", "below the minimum"), ("3/week", "not per s, m, h or d")]
+    {
+        let body = json!({"filter": {}, "rate": rate}).to_string();
+        let refused = bench.admin("POST", "/v1/dlq/redrive", body.as_bytes()).await;
+        let message = refused.json()["error"]["message"].to_string();
+        assert!(refused.status == 400 && message.contains(part), "{rate}: {message}");
+    }
+    let purge = bench.admin("POST", "/v1/dlq/purge", br#"{"filter": {}, "canary": true}"#).await;
+    assert_eq!(purge.status, 400, "a purge has no pace");
+    assert_eq!(bench.get("/v1/dlq/redrives").await, json!({"items": [], "next": null}));
+    assert_eq!(bench.count("/dlq/depth").await, LETTERS as u64);
+}

@@ -1,0 +1,112 @@
+//! Which course each delivery takes whose turn it is, as dispatch decides it, and as it would be if one rule were broken.
+
+use super::rig::Break;
+use super::settings::{Destination, KINDS};
+use super::store::Record;
+use holdline::delivery::{Delivery, DeliveryId, Reason};
+use holdline::dispatch::Sequences;
+use holdline::event::{DestinationId, DestinationSet, Digest64, Event};
+use holdline::rules::lateness::Lateness;
+use holdline::rules::staleness::Course;
+use holdline::rules::ttl::Ttl;
+use holdline::time::Timestamp;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+#[derive(Debug)]
+pub struct Courses {
+    broken: Break,
+    of: BTreeMap<DestinationId, (Lateness, Sequences)>,
+}
+
+fn lateness(broken: Break, destination: &Destination) -> Lateness {
+    let mut ttl = destination.late.ttl.clone();
+    match broken {
+        Break::IgnoresTtl => ttl.clear(),
+        Break::TakesShorterPattern if ttl.len() > 1 => ttl.retain(|(pattern, _)| pattern != KINDS[0]),
+        _ => {}
+    }
+    Lateness { on_stale: destination.late.on_stale, ttl: Ttl::new(ttl) }
+}
+
+impl Courses {
+    pub fn new(broken: Break, destinations: &[Destination]) -> Self {
+        let of = destinations.iter().map(|d| (d.id, (lateness(broken, d), Sequences::default())));
+        Self { broken, of: of.collect() }
+    }
+
+    pub fn delivered(&mut self, id: DeliveryId, record: &Record, at: Timestamp) {
+        let (_, sequences) = self.of.get_mut(&id.destination).expect("every destination has one");
+        if self.broken == Break::RemembersLastOnly {
+            *sequences = Sequences::default();
+        }
+        let time = Some(record.time).filter(|time| *time > Timestamp::ZERO);
+        sequences.delivered(record.lane, id.sequence, time, at);
+    }
+
+    pub fn of(&self, id: DeliveryId, record: &Record, now: Timestamp) -> Course {
+        let (lateness, sequences) = &self.of[&id.destination];
+        let delivery = delivery(id, record);
+        let mut newest = sequences.last(record.lane).and_then(|last| last.newest());
+        match self.broken {
+            Break::IgnoresStale => newest = None,
+            Break::StaleWhenEqual => newest = newest.map(|newest| newest.after(Duration::from_millis(1))),
+            // its age was forgiven, and stays so
+            Break::JudgesRedrivenStale if record.redriven => {
+                let ageless = Lateness { ttl: Ttl::default(), ..lateness.clone() };
+                return ageless.course(&Delivery { redriven: false, ..delivery }, newest, now);
+            }
+            Break::LetsRedrivenExpire if record.redriven => {
+                let again = Delivery { redriven: false, ..delivery.clone() };
+                if lateness.ttl.is_over(&again, now) {
+                    return Course::Bury(Reason::Expired);
+                }
+            }
+            Break::AgesFromAcceptance | Break::AgesFromTheFuture => {
+                let aged = misaged(self.broken, &delivery);
+                if lateness.ttl.is_over(&aged, now) {
+                    return Course::Bury(Reason::Expired);
+                }
+                let ageless = Lateness { ttl: Ttl::default(), ..lateness.clone() };
+                return ageless.course(&delivery, newest, now);
+            }
+            _ => {}
+        }
+        match (lateness.course(&delivery, newest, now), self.broken) {
+            (Course::SendFlagged, Break::FlagsNothing) | (Course::Discard, Break::DeliversInsteadOfDiscarding) => {
+                Course::Send
+            }
+            (Course::Bury(Reason::Stale), Break::DiscardsInsteadOfBurying) => Course::Discard,
+            (course, _) => course,
+        }
+    }
+}
+
+/// With another age than it has.
+fn misaged(broken: Break, delivery: &Delivery) -> Delivery {
+    let mut event = (*delivery.event).clone();
+    if broken == Break::AgesFromAcceptance {
+        event.time = None;
+    } else {
+        event.received_at = event.received_at.max(event.time.unwrap_or_default());
+    }
+    Delivery { event: event.into(), ..delivery.clone() }
+}
+
+fn delivery(id: DeliveryId, record: &Record) -> Delivery {
+    let event = Event {
+        received_at: record.received_at,
+        source: String::new(),
+        to: DestinationSet::EMPTY.with(id.destination),
+        interaction: None,
+        sender_id: None,
+        kind: KINDS[record.kind].to_owned(),
+        time: Some(record.time).filter(|time| *time > Timestamp::ZERO),
+        content_type: String::new(),
+        traceparent: None,
+        conflict: false,
+        body_digest: Digest64::NONE,
+        body: Vec::new().into(),
+    };
+    Delivery { redriven: record.redriven, ..Delivery::first(id, event.into()) }
+}

@@ -1,0 +1,76 @@
+//! The judge of lateness: what must become of a delivery whose turn it is, told from a plain list of what was delivered.
+//! It shares nothing with the rules but the words for what they say.
+
+use super::judge::{Violation, violation};
+use super::settings::Destination;
+use super::store::{Lies, Record, Store};
+use holdline::delivery::{DeliveryId, Reason};
+use holdline::event::{DestinationId, Digest64};
+use holdline::rules::staleness::{Course, OnStale};
+use holdline::time::{Timestamp, millis};
+use std::collections::HashMap;
+
+#[derive(Debug, Default)]
+pub struct Latecomers {
+    /// When each event happened that was delivered, as far as this life knows of it.
+    had: HashMap<(DestinationId, Digest64), Vec<Timestamp>>,
+}
+
+impl Latecomers {
+    /// As a new life finds it on disk.
+    pub fn restored(store: &Store) -> Self {
+        let mut this = Self::default();
+        for (id, record) in store.durable.iter().filter(|(_, record)| record.lies == Lies::Delivered) {
+            this.delivered(id.destination, record);
+        }
+        this
+    }
+
+    pub fn delivered(&mut self, d: DestinationId, record: &Record) {
+        if !record.lane.is_none() && record.time != Timestamp::ZERO {
+            self.had.entry((d, record.lane)).or_default().push(record.time);
+        }
+    }
+
+    /// Whether the delivery takes the course that it must.
+    pub fn check(
+        &self,
+        to: &Destination,
+        id: DeliveryId,
+        record: &Record,
+        course: Course,
+        now: Timestamp,
+    ) -> Result<(), Violation> {
+        let had = self.had.get(&(id.destination, record.lane)).map(Vec::as_slice).unwrap_or_default();
+        let newer = had.iter().filter(|time| record.time != Timestamp::ZERO && **time > record.time).count();
+        let expected = if !record.redriven && is_expired(to, record, now) {
+            Course::Bury(Reason::Expired)
+        } else if newer == 0 {
+            Course::Send
+        } else {
+            match (to.late.on_stale, record.redriven) {
+                (OnStale::Deliver, _) => Course::Send,
+                (OnStale::Flag, _) | (_, true) => Course::SendFlagged,
+                (OnStale::Discard, false) => Course::Discard,
+                (OnStale::DeadLetter, false) => Course::Bury(Reason::Stale),
+            }
+        };
+        if course == expected {
+            return Ok(());
+        }
+        let by_age = [course, expected].contains(&Course::Bury(Reason::Expired));
+        let how = format!("{id}, {newer} newer ones delivered, should be {expected:?} and is {course:?}: {record:?}");
+        violation(if by_age { "ttl" } else { "stale" }, how)
+    }
+}
+
+/// Whether more time than it is worth lies behind it since it happened, or since it was accepted if that is not known or
+/// was before.
+fn is_expired(to: &Destination, record: &Record, now: Timestamp) -> bool {
+    let since = if record.time == Timestamp::ZERO || record.time > record.received_at {
+        record.received_at
+    } else {
+        record.time
+    };
+    to.late.worth[record.kind].is_some_and(|worth| now.0 > since.0 + millis(worth))
+}
