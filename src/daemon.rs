@@ -24,7 +24,7 @@ use crate::dispatch::{self, Destination, Destinations, Dispatcher, Known, Questi
 use crate::intake::admission::{self, Admission};
 use crate::intake::{Bounds, Counts, Intake, SharedIntake, Source};
 use crate::scheduler::Scheduler;
-use crate::store::{Door, Opened, Options, Store, Windows};
+use crate::store::{Bounds as Remembered, Door, Opened, Options, Store, Windows};
 use crate::upkeep;
 use anyhow::{Context, anyhow};
 use std::collections::HashMap;
@@ -100,7 +100,7 @@ impl Daemon {
         counts.knows(settings.sources.iter().map(|s| &s.name));
         let door = Arc::new(door(&store, &clock, &settings, &destinations.now(), admission.clone(), counts.clone())?);
         let door = Arc::new(RwLock::new(door));
-        let intake = listening::serve(intake_listeners, &door, tls, &settings.intake);
+        let intake = listening::serve(intake_listeners, &door, tls.clone(), &settings.intake);
         let (question, questions) = mpsc::channel(QUESTIONS_MAX);
         let ready = Arc::new(AtomicBool::new(false));
         let state = Arc::new(Admin {
@@ -111,6 +111,7 @@ impl Daemon {
             admission: admission.clone(),
             intake: door.clone(),
             counts,
+            tls,
             trend,
             beyond,
             grants: access::grants(&token, &settings.admin)?,
@@ -118,8 +119,7 @@ impl Daemon {
             started_at: clock.now(),
             ready: ready.clone(),
         });
-        let api = admin::router(state.clone());
-        let admin = listening::serve_admin(admin_listeners, sockets, &api)?;
+        let admin = listening::serve_admin(admin_listeners, sockets, &admin::router(state.clone()))?;
         care::raise_alerts(&upkeep, &state, &settings);
         let dispatcher = Dispatcher {
             store: store.clone(),
@@ -215,8 +215,14 @@ async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) ->
     let path = settings.path.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&path, options, clock)).await?;
     let opened = opened.with_context(|| format!("cannot open the store in {}", settings.path.display()))?;
+    opened.store.bound_history(remembered(all));
     opened.findings.iter().for_each(|finding| tracing::error!("{finding}"));
     Ok(opened)
+}
+
+/// What bounds what is remembered.
+fn remembered(settings: &Settings) -> Remembered {
+    Remembered { age: settings.history.retention, bytes_max: settings.history.max_bytes }
 }
 
 async fn destinations(store: &Store, settings: &Settings) -> anyhow::Result<Known> {

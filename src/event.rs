@@ -141,7 +141,7 @@ impl DestinationSet {
 }
 
 /// An event as it lies in the store; its sequence is the place where it lies.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     pub received_at: Timestamp,
     /// Name of the source it came through.
@@ -161,6 +161,23 @@ pub struct Event {
     pub conflict: bool,
     pub body_digest: Digest64,
     pub body: Bytes,
+}
+
+/// Without its body, so that no log and no panic can hold it.
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Event")
+            .field("received_at", &self.received_at)
+            .field("source", &self.source)
+            .field("to", &self.to)
+            .field("interaction", &self.interaction)
+            .field("sender_id", &self.sender_id)
+            .field("kind", &self.kind)
+            .field("time", &self.time)
+            .field("conflict", &self.conflict)
+            .field("body", &format_args!("{} bytes, digest {:016x}", self.body.len(), self.body_digest.0))
+            .finish_non_exhaustive()
+    }
 }
 
 impl Event {

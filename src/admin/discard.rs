@@ -134,6 +134,7 @@ impl Giving<'_> {
     async fn give_up_all(&mut self) -> Result<(), Failure> {
         let (admin, d) = (self.admin, self.d);
         admin.store.flush().await?; // what is on its way from a page into the delay tree is there then
+        admin.has_started().await?;
         let mut from = Some(Sequence::default());
         while let Some(begin) = from {
             let (waiting, next) = admin.read(move |store| waiting(store, d, begin)).await?;

@@ -94,9 +94,8 @@ async fn standing_so(
     state: Option<DeliveryState>,
     candidates: Vec<Candidate>,
 ) -> Result<Vec<Candidate>, Failure> {
-    let wanted = match state {
-        Some(state @ (DeliveryState::Queued | DeliveryState::Delayed | DeliveryState::Held)) => state,
-        _ => return Ok(candidates),
+    let Some(wanted @ (DeliveryState::Queued | DeliveryState::Delayed | DeliveryState::Held)) = state else {
+        return Ok(candidates);
     };
     let waiting: Vec<_> = candidates.iter().map(|c| c.waiting()).collect();
     let asked = waiting.iter().flatten().flatten().copied().collect();

@@ -2,6 +2,7 @@
 
 use super::Admin;
 use crate::alert::Facts;
+use crate::http::certificate::Certificate;
 use crate::rules::breaker;
 use crate::store::{Gap, Tally};
 use std::sync::atomic::Ordering;
@@ -18,6 +19,15 @@ impl Admin {
         newest.into_iter().next().map(|(_, gap)| gap)
     }
 
+    /// The certificates in use, by whose they are.
+    pub(super) fn certificates(&self) -> Vec<Certificate> {
+        let of_intake = self.tls.iter().flat_map(|tls| tls.certificates());
+        let mut all: Vec<Certificate> = of_intake.collect();
+        all.extend(self.destinations.now().values().flat_map(|destination| destination.certificates.clone()));
+        all.sort_by(|a, b| (&a.of, a.role).cmp(&(&b.of, b.role)));
+        all
+    }
+
     /// None while the daemon starts or stops.
     pub async fn facts(&self) -> Option<Facts> {
         let lines = self.lines().await.ok()?;
@@ -31,6 +41,11 @@ impl Admin {
             closed: self.admission.state().code(),
             refused: refused.iter().filter(|(key, _)| is_ours(**key)).map(|(_, n)| n).sum(),
             damaged: totals.damaged,
+            forgotten_early: self.store.remembering().forgotten_early,
+            certificates: {
+                let all = self.certificates().into_iter();
+                all.map(|c| (format!("{} ({})", c.of, c.role.word()), c.ends)).collect()
+            },
             dlq_beyond: self.beyond.load(Ordering::Relaxed),
             disk_full_in: self.trend.disk_full_in(),
             breakers: {

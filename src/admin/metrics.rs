@@ -36,6 +36,12 @@ struct Ended {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByUse {
+    of: String,
+    role: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Refused {
     status: u32,
     code: String,
@@ -49,6 +55,7 @@ pub(super) async fn metrics(State(admin): Shared) -> Result<impl IntoResponse, F
     totals(&mut registry, &s);
     gauges(&mut registry, &s, admin.beyond.load(std::sync::atomic::Ordering::Relaxed));
     refusals(&mut registry, &s);
+    certificates(&mut registry, &s);
     let names: Vec<_> = admin.destinations.now().values().map(|d| (d.id, d.name.clone())).collect();
     by_destination(&mut registry, &s, &names);
     latencies(&mut registry, &admin);
@@ -70,6 +77,11 @@ fn totals(registry: &mut Registry, s: &Snapshot) {
         ("deliveries_discarded", "Deliveries discarded by decision", t.sum(|t| t.discarded)),
         ("deliveries_redriven", "Dead letters that were sent again", t.redriven),
         ("records_damaged", "Records that did not verify", t.damaged),
+        (
+            "history_forgotten_early",
+            "Events forgotten before their time since the start, for want of room",
+            s.remembering.forgotten_early,
+        ),
     ] {
         registry.register(name, help, ConstCounter::new(value));
     }
@@ -86,6 +98,7 @@ fn gauges(registry: &mut Registry, s: &Snapshot, beyond: u64) {
         ("queue_held", "Deliveries that wait behind others of their interaction", count(s.sum(|line| line.held))),
         ("dlq_depth", "Dead letters", big(t.sum(|t| t.dead))),
         ("dlq_beyond_bounds", "Dead letters found beyond age or bytes since the start", big(beyond)),
+        ("history_events", "Events that are remembered", big(s.remembering.events)),
         ("intake_open", "1 while events are accepted", i64::from(s.door.code().is_none())),
         ("store_blob_files", "Files that sled made and never syncs; must be 0", count(s.blob_files)),
     ] {
@@ -94,6 +107,7 @@ fn gauges(registry: &mut Registry, s: &Snapshot, beyond: u64) {
     for (name, help, value) in [
         ("queue_size", "Bytes of deliveries that wait", s.queue_bytes),
         ("dlq_size", "Bytes of dead letters", t.dlq_bytes),
+        ("history_size", "Bytes of what is remembered of events", s.remembering.bytes),
         ("disk_free", "Free bytes of the store's filesystem", s.free_bytes),
         ("disk_used", "Bytes that the store takes", s.used_bytes),
     ] {
@@ -143,6 +157,16 @@ fn refusals(registry: &mut Registry, s: &Snapshot) {
         family.get_or_create(&labels).inc_by(*count);
     }
     registry.register("intake_refused", "Requests refused at the door", family);
+}
+
+fn certificates(registry: &mut Registry, s: &Snapshot) {
+    let family = Family::<ByUse, Gauge>::default();
+    for certificate in &s.certificates {
+        let labels = ByUse { of: certificate.of.clone(), role: certificate.role };
+        family.get_or_create(&labels).set(certificate.ends_in_s);
+    }
+    let help = "Time until a certificate in use ends; below zero where it has ended";
+    registry.register_with_unit("certificate_expiry", help, Unit::Seconds, family);
 }
 
 fn attempts<'a>(registry: &mut Registry, destinations: impl Iterator<Item = &'a Arc<Destination>>) {

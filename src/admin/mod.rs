@@ -7,6 +7,7 @@ mod access;
 mod ages;
 mod answers;
 mod backup;
+mod certificates;
 mod changes;
 mod dashboard;
 mod discard;
@@ -39,6 +40,7 @@ use crate::clock::Clock;
 use crate::config::settings::Scope;
 use crate::dispatch::{Destinations, LineStatus, Question};
 use crate::event::{DestinationId, EventId, Sequence};
+use crate::http::tls::Tls;
 use crate::intake::admission::Admission;
 use crate::intake::{Counts, SharedIntake};
 use crate::store::{Store, StoreError};
@@ -74,6 +76,8 @@ pub struct Admin {
     pub grants: Vec<Grant>,
     /// The user that the daemon runs as.
     pub own_uid: u32,
+    /// Of intake, where it serves HTTPS.
+    pub tls: Option<Arc<Tls>>,
     pub trend: Arc<Trend>,
     /// Dead letters found beyond the bounds of their queue.
     pub beyond: Arc<AtomicU64>,
@@ -153,8 +157,8 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(pace::pause))
         .routes(routes!(pace::resume))
         .routes(routes!(pace::breaker))
-        .routes(routes!(discard::discard))
         .routes(routes!(erase::erase))
+        .routes(routes!(discard::discard))
         .route_layer(middleware::from_fn(refuse_query))
         .routes(routes!(changes::retry))
         .routes(routes!(changes::discard))

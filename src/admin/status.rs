@@ -1,6 +1,7 @@
 //! `/v1/status` and `/v1/destinations`: the numbers, all taken at one moment.
 
 use super::answers::Page;
+use super::certificates::CertificateItem;
 use super::explain::{self, Held};
 use super::notes::GapItem;
 use super::{Admin, Failure, Name, Shared};
@@ -9,7 +10,7 @@ use crate::event::DestinationId;
 use crate::intake::admission::State as Door;
 use crate::rules::breaker;
 use crate::scheduler::{Gate, Shut};
-use crate::store::{Store, Totals};
+use crate::store::{Remembering, Store, Totals};
 use crate::time::{Timestamp, millis};
 use crate::upkeep::Rates;
 use axum::Json;
@@ -31,12 +32,15 @@ pub(super) struct Snapshot {
     pub door: Door,
     pub refused: BTreeMap<(u16, &'static str), u64>,
     pub ignored: u64,
+    pub remembering: Remembering,
+    pub certificates: Vec<CertificateItem>,
 }
 
 impl Snapshot {
     pub(super) async fn take(admin: &Admin) -> Result<Self, Failure> {
         let lines = admin.lines().await?;
         let now = admin.clock.now();
+        let certificates = admin.certificate_items();
         let (door, refused, ignored) = (admin.admission.state(), admin.counts.refused(), admin.counts.ignored());
         admin
             .read(move |store| {
@@ -51,6 +55,8 @@ impl Snapshot {
                     door,
                     refused,
                     ignored,
+                    remembering: store.remembering(),
+                    certificates,
                 })
             })
             .await
@@ -86,6 +92,8 @@ pub(super) struct Status {
     queue: Queue,
     dlq: DeadLetters,
     disk: Disk,
+    history: HistoryItem,
+    certificates: Vec<CertificateItem>,
     rates: RatesItem,
     forecast: Forecast,
     destinations: Vec<DestinationItem>,
@@ -132,6 +140,21 @@ struct DeadLetters {
 struct Disk {
     free_bytes: u64,
     used_bytes: u64,
+}
+
+/// What is remembered of events, to recognise duplicates and late ones.
+#[derive(Debug, Serialize, ToSchema)]
+struct HistoryItem {
+    events: u64,
+    bytes: u64,
+    /// Forgotten before their time since the start, because `history.max_bytes` is reached.
+    forgotten_early: u64,
+}
+
+impl From<Remembering> for HistoryItem {
+    fn from(of: Remembering) -> Self {
+        Self { events: of.events, bytes: of.bytes, forgotten_early: of.forgotten_early }
+    }
 }
 
 /// Per second, over the last minute.
@@ -268,12 +291,14 @@ pub(super) async fn status(State(admin): Shared) -> Result<Json<Status>, Failure
         },
         dlq: DeadLetters { depth: totals.sum(|t| t.dead), bytes: totals.dlq_bytes },
         disk: Disk { free_bytes: s.free_bytes, used_bytes: s.used_bytes },
+        history: s.remembering.into(),
         rates: admin.trend.rates(None).into(),
         forecast: Forecast {
             drained_in_s: admin.trend.drained_in(totals.sum(crate::store::Tally::queued)).map(|d| d.as_secs()),
             disk_full_in_s: admin.trend.disk_full_in().map(|d| d.as_secs()),
         },
         destinations: all(&admin, &s),
+        certificates: s.certificates,
     }))
 }
 

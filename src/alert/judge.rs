@@ -30,6 +30,10 @@ pub struct Facts {
     pub damaged: u64,
     /// Dead letters beyond age or bytes, and those that were dropped for it.
     pub dlq_beyond: u64,
+    /// Events forgotten before their time.
+    pub forgotten_early: u64,
+    /// Certificates in use: whose, and when they end.
+    pub certificates: Vec<(String, Timestamp)>,
     pub disk_full_in: Option<Duration>,
     /// Destinations whose breaker is not closed.
     pub breakers: Vec<String>,
@@ -37,6 +41,14 @@ pub struct Facts {
     pub gap: Option<Gap>,
     /// When each source was last heard of.
     pub heard: BTreeMap<String, Timestamp>,
+}
+
+impl Facts {
+    /// Certificates that end within a time, in words.
+    fn ending(&self, within: Duration, now: Timestamp) -> Vec<String> {
+        let soon = self.certificates.iter().filter(|(_, ends)| ends.since(now) < within);
+        soon.map(|(of, ends)| format!("that of {of} ends at {ends}")).collect()
+    }
 }
 
 /// What is told: JSON, with a `text` that chat tools show.
@@ -171,6 +183,13 @@ fn sight(condition: Condition, facts: &Facts, now: Timestamp, began: Timestamp) 
         Condition::IntakeRefused => happens(facts.refused, "requests refused; see `holdline gaps`"),
         Condition::Damaged => happens(facts.damaged, "records did not verify and were set aside; see the log"),
         Condition::DlqBounds => happens(facts.dlq_beyond, "dead letters beyond [dlq] retention or max_bytes"),
+        Condition::HistoryFull => {
+            happens(facts.forgotten_early, "events forgotten before their time: history.max_bytes is reached")
+        }
+        Condition::Certificate(within) => {
+            let ending = facts.ending(within, now);
+            lasts(!ending.is_empty(), format!("{}; renew it", ending.join(", ")))
+        }
         Condition::DiskLow => {
             let holds = facts.closed == Some("disk_low");
             lasts(holds, "the disk is nearly full and intake is closed; deliveries go on".to_owned())
@@ -298,6 +317,21 @@ mod tests {
             ),
             (Condition::BreakerOpen, Facts { breakers: vec!["crm".to_owned()], ..Facts::default() }, Some("crm;")),
             (Condition::BreakerOpen, Facts::default(), None),
+            (
+                Condition::Certificate(hour),
+                Facts { certificates: vec![("crm".to_owned(), at(4200 + 3599))], ..Facts::default() },
+                Some("that of crm ends at"),
+            ),
+            (
+                Condition::Certificate(hour),
+                Facts { certificates: vec![("crm".to_owned(), at(4200 + 3600))], ..Facts::default() },
+                None,
+            ),
+            (
+                Condition::Certificate(hour),
+                Facts { certificates: vec![("crm".to_owned(), at(0))], ..Facts::default() },
+                Some("that of crm ends at"),
+            ),
             (Condition::DiskFull(hour), Facts { disk_full_in: Some(hour / 2), ..Facts::default() }, Some("30m")),
             (Condition::DiskFull(hour), Facts { disk_full_in: Some(hour * 2), ..Facts::default() }, None),
             (Condition::DiskFull(hour), Facts::default(), None),

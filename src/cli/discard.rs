@@ -2,6 +2,7 @@
 
 use crate::cli::client::{Admin, encoded};
 use crate::cli::reach::{Form, Reach};
+use crate::cli::working::{Counter, watched};
 use crate::cli::{Failure, confirm, item, output, words};
 use serde_json::{Map, Value, json};
 
@@ -54,8 +55,9 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         let would = deliveries(item::number(&would, "matched"));
         confirm::discard(&format!("{would} for {}", args.destination))?;
     }
-    let answer = admin.post(&path, &args.request(args.dry_run)).await?;
-    match args.reach.shared.form() {
+    let (form, request) = (args.reach.shared.form(), args.request(args.dry_run));
+    let answer = watched(&admin, form, Counter::Discarded, admin.post(&path, &request)).await?;
+    match form {
         Form::Json => output::json(&answer),
         Form::Table => {
             let (field, done) = if args.dry_run { ("matched", "would be discarded") } else { ("done", "discarded") };

@@ -4,12 +4,15 @@ use crate::cli::client::{Admin, encoded, with_query};
 use crate::cli::filter::{self, DeadFilter, Filter, Pages};
 use crate::cli::reach::{Form, Reach};
 use crate::cli::table::{Column, Table};
+use crate::cli::working::{Counter, watched};
 use crate::cli::{Failure, confirm, events, item, output, redrive, words};
 use crate::time::Timestamp;
-use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
-use std::time::Duration;
+
+/// Where a change is asked for, and what counts it.
+const REDRIVE: (&str, Counter) = ("/v1/dlq/redrive", Counter::Redriven);
+const PURGE: (&str, Counter) = ("/v1/dlq/purge", Counter::Discarded);
 
 /// Arguments of `holdline dlq`.
 #[derive(Debug, clap::Args)]
@@ -146,7 +149,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             crate::cli::download::lines(&admin, &path, export.to.as_deref()).await
         }
         What::Redrive(redrive) => {
-            let answer = change(&admin, "/v1/dlq/redrive", &redrive.choice, redrive.pace.fields()).await?;
+            let answer = change(&admin, REDRIVE, &redrive.choice, redrive.pace.fields(), form).await?;
             match item::list(&answer, "redrives") {
                 [] => told(&answer, &redrive.choice, "would be sent again", "queued again", form),
                 begun => redrive::follow(&admin, begun, &redrive.pace, form).await,
@@ -158,7 +161,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             if !purge.choice.dry_run && !purge.yes {
                 ask_first(&admin, &purge.choice).await?;
             }
-            let answer = change(&admin, "/v1/dlq/purge", &purge.choice, Map::new()).await?;
+            let answer = change(&admin, PURGE, &purge.choice, Map::new(), form).await?;
             told(&answer, &purge.choice, "would be discarded", "discarded", form)
         }
     }
@@ -255,16 +258,17 @@ fn story(letter: &Value, now: Timestamp) -> String {
 }
 
 /// Asks for a change of the chosen dead letters, a dry run where that is all that is wanted.
-async fn change(admin: &Admin, path: &str, choice: &Choice, more: Map<String, Value>) -> Result<Value, Failure> {
+async fn change(
+    admin: &Admin,
+    (path, counter): (&str, Counter),
+    choice: &Choice,
+    more: Map<String, Value>,
+    form: Form,
+) -> Result<Value, Failure> {
     let mut request = choice.request();
     request.extend(more);
     request.insert("dry_run".to_owned(), json!(choice.dry_run));
-    let spinner = ProgressBar::new_spinner().with_message("waiting for the daemon");
-    spinner.set_draw_target(ProgressDrawTarget::stderr());
-    spinner.enable_steady_tick(Duration::from_millis(200));
-    let answer = admin.post(path, &Value::Object(request)).await;
-    spinner.finish_and_clear();
-    answer
+    watched(admin, form, counter, admin.post(path, &Value::Object(request))).await
 }
 
 /// Says what was changed. Ids that fit nothing, and a change that was not made in full, are failures.

@@ -3,6 +3,7 @@
 //! Everything is looked at from here, by the configuration: it also works while the daemon does not run. Exit code 1 where
 //! something is bad.
 
+mod certificates;
 mod disk;
 mod network;
 
@@ -72,6 +73,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     findings.push(descriptors(&settings));
     findings.push(network::clock());
     findings.extend(secrets(&settings));
+    findings.extend(certificates::look(&settings));
     for destination in &settings.destinations {
         findings.extend(network::look(destination).await);
     }

@@ -2,10 +2,9 @@
 
 use crate::cli::client::{Admin, encoded};
 use crate::cli::reach::{Form, Reach};
-use crate::cli::working::while_working;
-use crate::cli::{Failure, item, output, words};
+use crate::cli::working::{Counter, watched};
+use crate::cli::{Failure, confirm, item, output, words};
 use serde_json::{Value, json};
-use std::io::{IsTerminal, Write};
 
 /// Arguments of `holdline erase`.
 #[derive(Debug, clap::Args)]
@@ -32,10 +31,11 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let form = args.reach.shared.form();
     let path = format!("/v1/interactions/{}/erase", encoded(&args.interaction));
     if !args.dry_run && !args.yes {
-        confirm(&admin, &path).await?;
+        let there = admin.post(&path, &json!({"dry_run": true})).await?;
+        confirm::discard(&counts(&there))?;
     }
     let wish = json!({"reason": args.reason, "dry_run": args.dry_run});
-    let answer = while_working(form, "the daemon looks through what it holds", admin.post(&path, &wish)).await?;
+    let answer = watched(&admin, form, Counter::Discarded, admin.post(&path, &wish)).await?;
     match form {
         Form::Json => output::json(&answer),
         Form::Table => output::text(&told(&answer, args.dry_run)),
@@ -64,23 +64,6 @@ fn told(answer: &Value, dry_run: bool) -> String {
         }
     }
     text
-}
-
-async fn confirm(admin: &Admin, path: &str) -> Result<(), Failure> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::Usage("nobody is here to confirm: add --yes, or --dry-run to see what there is".into()));
-    }
-    let there = admin.post(path, &json!({"dry_run": true})).await?;
-    let mut err = std::io::stderr();
-    write!(err, "Erase for good: {}? [y/N] ", counts(&there))
-        .and_then(|()| err.flush())
-        .map_err(|e| Failure::io("cannot ask", e))?;
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line).map_err(|e| Failure::io("cannot read the answer", e))?;
-    match line.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(Failure::Operation("nothing was erased".into())),
-    }
 }
 
 #[cfg(test)]

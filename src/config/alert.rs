@@ -55,8 +55,8 @@ fn condition(value: &Value<'_>) -> Option<Condition> {
         _ => None,
     };
     found.or_else(|| {
-        let known = "dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_full, \"queue_depth > 10000\", \
-                     \"oldest_age > 5m\", \"silence > 15m\", \"disk_full < 6h\", \"gap > 30s\"";
+        let known = "dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_full, history_full, \"queue_depth > 10000\", \
+                     \"oldest_age > 5m\", \"silence > 15m\", \"disk_full < 6h\", \"gap > 30s\", \"certificate < 14d\"";
         value.wrong(format!("{} is not a condition", value.written()), format!("write one of {known}"))
     })
 }
@@ -72,6 +72,8 @@ fn parse(text: &str) -> Option<Condition> {
         "gap" => above(">").and_then(time).map(Condition::Gap),
         "silence" => above(">").and_then(time).map(Condition::Silence),
         "disk_full" => above("<").and_then(time).map(Condition::DiskFull),
+        "certificate" if sign.is_some() => above("<").and_then(time).map(Condition::Certificate),
+        "certificate" => Some(Condition::CERTIFICATE),
         _ if sign.is_some() => None,
         name => Condition::PLAIN.into_iter().find(|c| c.to_string() == name),
     }

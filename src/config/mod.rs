@@ -6,6 +6,7 @@ mod alert;
 mod auth;
 mod destination;
 mod fault;
+mod history;
 mod intake;
 mod names;
 mod ordering;

@@ -30,6 +30,7 @@ impl Settings {
             destinations: vec![Destination::named(DEFAULT)],
             dlq: Dlq::default(),
             quarantine: Default::default(),
+            history: Default::default(),
             alerts: Vec::new(),
         };
         settings.with(overrides)

@@ -5,6 +5,7 @@
 use super::admin::admin;
 use super::destination::destination;
 use super::fault::{Faults, Wrong};
+use super::history::history;
 use super::intake::{intake, note_overlaps};
 use super::names::Names;
 use super::quarantine::quarantine;
@@ -94,7 +95,8 @@ fn settings(mut root: Section<'_>) -> Settings {
     let sources: Vec<_> = source_blocks.into_iter().map(|b| source(b, &mut source_names, &destination_names)).collect();
     let dlq = root.part("dlq", Dlq::default(), dlq);
     let quarantine = root.part("quarantine", Default::default(), quarantine);
-    Settings { intake, admin, store, sources, destinations, dlq, quarantine, alerts }
+    let history = root.part("history", Default::default(), history);
+    Settings { intake, admin, store, sources, destinations, dlq, quarantine, history, alerts }
 }
 
 const DRAIN_TIMEOUT: Limits<Duration> =

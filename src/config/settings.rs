@@ -29,6 +29,7 @@ pub struct Settings {
     pub destinations: Vec<Destination>,
     pub dlq: Dlq,
     pub quarantine: Quarantine,
+    pub history: History,
     pub alerts: Vec<Alert>,
 }
 
@@ -220,6 +221,21 @@ pub struct Dlq {
     pub max_bytes: u64,
     /// Whether the oldest dead letters go when `max_bytes` or `retention` is passed.
     pub evict: bool,
+}
+
+/// How much is remembered of what was accepted and settled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct History {
+    /// For so long, or for the longest `dedup_window` if that is longer.
+    pub retention: Duration,
+    /// Beyond it the oldest goes, however young.
+    pub max_bytes: u64,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { retention: Duration::ZERO, max_bytes: 4 * GIB }
+    }
 }
 
 const KIB: usize = 1 << 10;

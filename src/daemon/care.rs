@@ -36,6 +36,8 @@ pub(super) fn look_after(
     let (store, clock, stop) = of();
     part.tasks.spawn(upkeep::watch_quarantine(store, settings.quarantine.clone(), clock, stop));
     let (store, clock, stop) = of();
+    part.tasks.spawn(upkeep::watch_history(store, clock, stop));
+    let (store, clock, stop) = of();
     part.tasks.spawn(upkeep::watch_redrives(store, clock, destinations.clone(), stop));
     (trend, beyond)
 }

@@ -66,6 +66,7 @@ impl Daemon {
             destination.put_in_place(reread);
         }
         self.store.set_windows(Windows { by_source: settings.dedup_windows().into_iter().collect() });
+        self.store.bound_history(super::remembered(&settings));
         new.counts.knows(settings.sources.iter().map(|s| &s.name));
         *self.door.write().expect("no holder panics") = Arc::new(new);
         self.settings = settings;

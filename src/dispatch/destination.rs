@@ -13,6 +13,7 @@ use super::{credentials, request};
 use crate::config::settings::{self, DestinationAuth, OnDeadLetter, OrderMode};
 use crate::delivery::Delivery;
 use crate::event::{DestinationId, Digest64};
+use crate::http::certificate::Certificate;
 use crate::latency::Latency;
 use crate::rules::backoff::Retry;
 use crate::rules::lateness::Lateness;
@@ -51,6 +52,8 @@ pub struct Destination {
     pub(super) lateness: Lateness,
     /// What was delivered last; nothing where that does not matter.
     pub(super) sequences: Option<Arc<Sequences>>,
+    /// Those it brings along, as they were read at the start.
+    pub certificates: Vec<Certificate>,
     common: RwLock<Arc<Common>>,
     pub(super) shutters: Arc<Shutters>,
     /// Until when it is left alone, and why.
@@ -94,6 +97,7 @@ impl Destination {
             lateness: Lateness { on_stale: settings.ordering.on_stale, ttl: settings.ttl.clone() },
             sequences: (settings.ordering.on_stale != OnStale::Deliver).then(Arc::default),
             common: RwLock::new(Arc::new(common(settings)?)),
+            certificates: tls::certificates_of(&settings.name, &settings.tls),
             shutters: Arc::default(),
             held: Arc::default(),
         })

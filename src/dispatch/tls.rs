@@ -6,6 +6,7 @@
 //! *Failure.* What cannot be read is told at the start, with the file and what to do.
 
 use crate::config::settings::DestinationTls;
+use crate::http::certificate::{Certificate, Role, first_end_in};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -37,6 +38,13 @@ pub fn config(tls: &DestinationTls, trust: Trust) -> Result<Arc<ClientConfig>, S
         format!("`tls.cert` {cert} and `tls.key` {key} cannot be used: {e}; give a certificate and its own key")
     })?;
     Ok(Arc::new(config))
+}
+
+/// The certificates that a destination brings along, as they are now, and when they end.
+pub fn certificates_of(name: &str, tls: &DestinationTls) -> Vec<Certificate> {
+    let files = [(Role::Own, tls.identity.as_ref().map(|i| &i.cert)), (Role::Authority, tls.ca.as_ref())];
+    let found = files.into_iter().filter_map(|(role, path)| Some((role, first_end_in(path?)?)));
+    found.map(|(role, ends)| Certificate { of: name.to_owned(), role, ends }).collect()
 }
 
 fn authorities(tls: &DestinationTls, trust: Trust) -> Result<RootCertStore, String> {

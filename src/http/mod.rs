@@ -1,6 +1,7 @@
 //! HTTP plumbing that intake and admin share: sockets, the accept loop, and answers in JSON.
 
 pub mod answer;
+pub mod certificate;
 pub mod entrance;
 pub mod farewell;
 pub mod listener;

@@ -5,6 +5,7 @@
 //!
 //! *Failure.* Files that cannot be used are told, and what was in force stays in force.
 
+use super::certificate::{Certificate, Role, first_end_in};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -37,6 +38,7 @@ pub struct Tls {
 #[derive(Debug)]
 struct InForce {
     config: Arc<ServerConfig>,
+    certificates: Vec<Certificate>,
     prints: Vec<Print>,
 }
 
@@ -59,7 +61,7 @@ impl Tls {
     /// # Errors
     /// In words, which name the file and what to do.
     pub fn open(files: Files) -> Result<Self, String> {
-        let in_force = InForce { prints: files.prints(), config: files.read()? };
+        let in_force = InForce { prints: files.prints(), config: files.read()?, certificates: files.certificates() };
         Ok(Self { files, in_force: RwLock::new(in_force) })
     }
 
@@ -78,8 +80,14 @@ impl Tls {
         in_force.prints = prints;
         if let Some(config) = config {
             in_force.config = config;
+            in_force.certificates = self.files.certificates();
         }
         look
+    }
+
+    /// Those in force, and when they end.
+    pub fn certificates(&self) -> Vec<Certificate> {
+        self.in_force.read().expect("no holder panics").certificates.clone()
     }
 
     /// For the next connection.
@@ -97,6 +105,12 @@ impl Files {
     fn prints(&self) -> Vec<Print> {
         let files = [Some(&self.cert), Some(&self.key), self.client_ca.as_ref()];
         files.into_iter().flatten().map(|path| Print(std::fs::metadata(path).ok().as_ref().map(print))).collect()
+    }
+
+    fn certificates(&self) -> Vec<Certificate> {
+        let files = [(Role::Own, Some(&self.cert)), (Role::Authority, self.client_ca.as_ref())];
+        let found = files.into_iter().filter_map(|(role, path)| Some((role, first_end_in(path?)?)));
+        found.map(|(role, ends)| Certificate { of: "intake".to_owned(), role, ends }).collect()
     }
 
     fn read(&self) -> Result<Arc<ServerConfig>, String> {

@@ -15,6 +15,7 @@ use super::erase::Erased;
 use super::index::{Index, Unwritten};
 use super::ledger::{Finished, Ledger, Tail, Windows};
 use super::log::mark::Reached;
+use super::memory::Bounds;
 use super::request::{News, Receipt, Request};
 use crate::clock::Clock;
 use crate::event::DestinationId;
@@ -47,6 +48,8 @@ pub(super) struct Shared {
     pub unwritten: Mutex<Unwritten>,
     /// How long commits take to be durable.
     pub commits: Latency,
+    /// What bounds what is remembered.
+    pub history: Mutex<Bounds>,
     /// The events before this sequence are written; the index runs ahead of it by one commit.
     pub written_next: AtomicU64,
     /// Why nothing is acknowledged any more.

@@ -33,4 +33,6 @@ pub struct Index {
     pub detainees: Detainees,
     pub dues: Dues,
     pub spans: Spans,
+    /// Events that were forgotten before their time, since the start.
+    pub forgotten_early: u64,
 }

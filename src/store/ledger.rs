@@ -12,6 +12,7 @@ use super::engine::Engine;
 use super::index::{Index, Unwritten};
 use super::keys::{TOTALS, delay_key, hold_key, number_key};
 use super::log::mark::Reached;
+use super::memory::Bounds;
 use super::page::{pack, seal_page};
 use super::pages::Departure;
 use super::record::{Entry, HistoryRow, Hold, How, PageShape, SettledRow, Settlement};
@@ -58,6 +59,7 @@ pub(super) struct Ledger<'a> {
     pub index: &'a mut Index,
     pub tail: &'a mut Tail,
     pub windows: &'a Windows,
+    history: Bounds,
     pub now: Timestamp,
     pub draft: Draft,
     pub news: Vec<News>,
@@ -101,6 +103,7 @@ impl<'a> Ledger<'a> {
             index,
             tail,
             windows,
+            history: *shared.history.lock().expect("no holder panics"),
             now,
             draft: Draft::default(),
             news: Vec::new(),

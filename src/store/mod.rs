@@ -39,6 +39,7 @@ mod keys;
 mod ledger;
 mod log;
 mod lookout;
+mod memory;
 mod names;
 mod notes;
 mod page;
@@ -62,6 +63,7 @@ pub use detained::{Cause, Detained};
 pub use erase::{Erased, Erasure, Trace, Traces};
 pub use folder::{Durability, Free};
 pub use ledger::Windows;
+pub use memory::{Bounds, Remembering};
 pub use record::{Audit, Door, Entry, Gap, Hold, How, Settlement, Tally, Totals};
 pub use recovery::Findings;
 pub use redrive::{Redrive, RedriveEnd, RedriveEnded};
@@ -161,6 +163,7 @@ impl Store {
             cache: Mutex::default(),
             unwritten: Mutex::default(),
             commits: Latency::default(),
+            history: Mutex::default(),
             failure: watch::Sender::new(None),
         });
         let (requests, receiver) = std::sync::mpsc::channel();

@@ -3,6 +3,7 @@
 
 mod certificate;
 mod gaps;
+mod history;
 mod letters;
 mod quarantine;
 mod redrive;
@@ -11,6 +12,7 @@ mod trend;
 
 pub use certificate::watch_certificate;
 pub use gaps::{since_last_time, watch_gaps};
+pub use history::watch_history;
 pub use letters::watch_dlq;
 pub use quarantine::watch_quarantine;
 pub use redrive::watch_redrives;

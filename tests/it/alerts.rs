@@ -77,7 +77,12 @@ fn names(text: &str) -> BTreeSet<String> {
 #[tokio::test]
 async fn the_shipped_rules_and_dashboard_speak_of_metrics_that_there_are() {
     let receiver = Receiver::good().await;
-    let bench = Bench::start(receiver.to()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(&ca, certificate.cert.pem()).unwrap();
+    let bench =
+        Bench::with(receiver.to(), Clock::system(), |settings| settings.destinations[0].tls.ca = Some(ca)).await;
     bench.accept("k", "1").await;
     bench.post(b"nonsense").await;
     bench.reaches("/counters/delivered", 1).await;

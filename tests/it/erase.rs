@@ -1,6 +1,7 @@
 //! Erasure of one interaction: nothing of it is left that can be read, the sums hold, and the others go on.
 
 use crate::harness::{Bench, START, source, wait_for};
+use crate::process::Process;
 use crate::receiver::{Receiver, held, status};
 use holdline::clock::Clock;
 use holdline::config::settings::OnFault;
@@ -199,4 +200,20 @@ async fn an_interaction_of_many_pages_goes_in_parts_while_events_come_in() {
     wait_for("all others are delivered", async || (bench.count("/counters/delivered").await == 60).then_some(())).await;
     assert_eq!(readable(&bench).await, Vec::<String>::new());
     bench.sound().await;
+}
+
+#[tokio::test]
+async fn the_command_says_what_was_erased_and_what_is_not_reached() {
+    let receiver = Receiver::start(|_| status(422)).await;
+    let process = Process::start(&receiver.url(), "").await;
+    process.accept("k", "1").await;
+    process.has_dead(1).await;
+    let unasked = process.run(&["erase", "--interaction", "k"]).await;
+    assert_eq!(unasked.code, 2, "nobody is here to confirm: {unasked:?}");
+    let dry = process.run(&["erase", "--interaction", "k", "--dry-run", "--json"]).await;
+    assert_eq!((dry.code, serde_json::from_str::<Value>(&dry.out).unwrap()["dead"].as_u64()), (0, Some(1)));
+    let done = process.run(&["erase", "--interaction", "k", "--reason", "ticket 7", "--yes"]).await;
+    assert!(done.code == 0 && done.out.contains("1 dead letters, 1 events remembered"), "{done:?}");
+    assert!(done.out.contains("not reached: ") && done.err.is_empty(), "{done:?}");
+    process.has_dead(0).await;
 }

@@ -2,7 +2,7 @@
 
 use crate::harness::{Bench, Connection, Reply, body, message, read_message, wait_for};
 use holdline::clock::Clock;
-use holdline::config::settings::ServerTls;
+use holdline::config::settings::{Identity, ServerTls};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -43,8 +43,14 @@ impl Authority {
 
     /// Writes a new certificate for `localhost` and its key.
     fn issue(&self, name: &str) {
+        self.issue_until(name, 2090);
+    }
+
+    fn issue_until(&self, name: &str, year: i32) {
         let key = KeyPair::generate().unwrap();
-        let cert = CertificateParams::new(["localhost".to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 3, 4);
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
         std::fs::write(self.path(&format!("{name}.pem")), cert.pem()).unwrap();
         std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
     }
@@ -298,4 +304,43 @@ async fn who_does_not_finish_a_handshake_or_stays_idle_is_let_go() {
     assert_eq!(idle.read(&mut [0; 100]).await.unwrap_or(0), 0);
     let _ = http2_ends.await.unwrap();
     assert!(sender.is_closed());
+}
+
+/// (whose, for what, when it ends) of each certificate in use.
+async fn ends(bench: &Bench) -> Vec<(String, String, String)> {
+    let status = bench.status().await;
+    let text = |v: &serde_json::Value| v.as_str().unwrap().to_owned();
+    let all = status["certificates"].as_array().unwrap().iter();
+    all.map(|c| (text(&c["of"]), text(&c["role"]), text(&c["ends_at"])[..10].to_owned())).collect()
+}
+
+#[tokio::test]
+async fn it_is_told_when_each_certificate_in_use_ends() {
+    let authority = Authority::new();
+    authority.issue_until("server", 2091);
+    authority.issue_until("client", 2033);
+    let bench = Bench::with(None, Clock::system(), |s| {
+        s.intake.tls = Some(authority.files(Some(authority.path("ca.pem"))));
+        let mut crm = crate::harness::destination("crm", "https://127.0.0.1:9/");
+        crm.tls.ca = Some(authority.path("ca.pem"));
+        crm.tls.identity = Some(Identity { cert: authority.path("client.pem"), key: authority.path("client.key") });
+        s.destinations.push(crm);
+    })
+    .await;
+    let of = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
+    let found = ends(&bench).await;
+    assert_eq!(
+        (found.len(), &found[0], &found[2]),
+        (4, &of("crm", "own", "2033-03-04"), &of("intake", "own", "2091-03-04"))
+    );
+    assert_eq!((found[1].1.as_str(), found[3].1.as_str()), ("authority", "authority"));
+    let metrics = bench.admin("GET", "/metrics", b"").await.text();
+    let line = metrics.lines().find(|l| l.starts_with("holdline_certificate_expiry_seconds{of=\"crm\",role=\"own\"}"));
+    let seconds: f64 = line.unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(seconds < 4_000_000_000.0, "{line:?}");
+    authority.issue_until("server", 2044);
+    wait_for("the one in force is told", async || {
+        (ends(&bench).await[2] == of("intake", "own", "2044-03-04")).then_some(())
+    })
+    .await;
 }

@@ -149,7 +149,66 @@ def send(daemon_port, interaction, number, kind="interaction.completed"):
     return json.load(urllib.request.urlopen(request, timeout=10))["id"]
 
 
-def play(page, receiver, intake, pictures, width):
+class Api:
+    """What the daemon itself says, beside what the page shows."""
+
+    def __init__(self, daemon):
+        self.daemon = daemon
+
+    def destination(self):
+        return self.daemon.ask_json("/v1/destinations/default")
+
+    def audit(self):
+        return [entry["what"] for entry in self.daemon.ask_json("/v1/audit?limit=50")["items"]]
+
+
+def decide(page, api):
+    """Pause, resume, and each stance of the breaker, by click; the API must say the same."""
+    card = "[data-destination] button"
+    page.click(card, "Pause")
+    page.write("#reason-field", "rig")
+    page.write("#for-field", "30m")
+    page.click("#ask-yes")
+    until("it is paused", lambda: page.text("[data-destination] .pill") == "paused")
+    held = api.destination()["holds"][0]
+    if (held["gate"], held["reason"], bool(held["until"])) != ("pause", "rig", True):
+        raise common.RigError(f"paused by click, but the API says {held}")
+    page.click(card, "Resume")
+    until("it is resumed", lambda: page.text("[data-destination] .pill") == "ok")
+    for state, wanted, reason, within in [("open", "open", "mending", "10m"), ("closed", "closed", "sure", "10m"),
+                                          ("half_open", "half_open", "let it find out", "")]:
+        page.click(card, "Breaker")
+        page.click(f"#state-field option[value={state}]")
+        page.write("#reason-field", reason)
+        if within:
+            page.write("#for-field", within)
+        page.click("#ask-yes")
+        until(f"the breaker is set {state}", lambda: any(reason in what for what in api.audit()))
+        until(f"the breaker is {wanted}", lambda: api.destination()["breaker"]["state"] == wanted)
+    page.click(card, "Breaker")
+    page.click("#state-field option[value=closed]")
+    page.write("#reason-field", "as before")
+    page.click("#ask-yes")
+    until("the breaker is closed", lambda: api.destination()["breaker"]["state"] == "closed")
+    until("the page says so", lambda: page.text("[data-destination] .pill") == "ok")
+
+
+def erase(page, api):
+    """An interaction is erased by click; nothing of it is known then."""
+    page.write("#explain-key", "call-1")
+    page.click("#explain-form button")
+    until("the interaction", lambda: len(page.all("#explained article")) > 0)
+    page.click("#explained button", "Erase")
+    until("what there is", lambda: "remembered" in page.text("#ask-body"))
+    page.write("#reason-field", "ticket 7")
+    page.click("#ask-yes")
+    until("it is erased", lambda: "Erased" in page.text("#explained") and "Not reached" in page.text("#explained"))
+    left = [e["id"] for e in api.daemon.items("/v1/events") if e["interaction"] == "call-1"]
+    if left or not any("erase interaction" in what and "ticket 7" in what for what in api.audit()):
+        raise common.RigError(f"erased by click, but the API has {left} and tells {api.audit()[:3]}")
+
+
+def play(page, receiver, intake, admin, pictures, width):
     for n in range(40):
         send(intake, f"call-{n % 8}", f"{width}-{n}")
     until("all is delivered", lambda: page.text("[data-destination] .pill") == "ok")
@@ -195,6 +254,9 @@ def play(page, receiver, intake, pictures, width):
     page.click("#ask-yes")
     until("they are redriven", lambda: "No dead letters" in page.text("#dlq-list"))
     until("the audit tells it", lambda: "dlq redrive" in page.text("#audit-list"))
+
+    decide(page, admin)
+    erase(page, admin)
 
     page.click("#door button", "Close intake")
     page.write("#reason-field", "rig")
@@ -242,7 +304,7 @@ def run(options):
         try:
             token = (data / "admin.token").read_text().strip()
             page = Page(driver, f"http://127.0.0.1:{admin}", token)
-            found = play(page, receiver, intake, pictures, width)
+            found = play(page, receiver, intake, Api(daemon), pictures, width)
         except common.RigError:
             driver.save_screenshot(str(workdir / f"failed-{width}.png"))
             raise

@@ -141,16 +141,20 @@ function showNow(s) {
     tile("Dead letters", count(s.dlq.depth), s.dlq.depth > 0 ? "bad" : ""),
     tile(full ? `Disk free · full in ${age(full * 1000)}` : "Disk free", size(s.disk.free_bytes), full ? "warn" : ""),
   );
+  const ending = (s.certificates ?? []).filter((c) => c.ends_in_s < 14 * 86400).map((c) => `The certificate of ${c.of} (${c.role}) ends ${when(c.ends_at)}.`);
+  if (s.history?.forgotten_early) ending.push(`${count(s.history.forgotten_early)} events were forgotten before their time: history.max_bytes is reached.`);
+  $("notice").textContent = ending.join(" ");
+  $("notice").hidden = ending.length === 0;
   const closed = s.intake.reason === "intake_closed";
   const door = closed ? make("button", { onclick: () => attempt(() => post("/v1/intake/open")) }, "Open intake") : make("button", { onclick: closeDoor }, "Close intake");
   if ($("door").firstChild?.textContent !== door.textContent) $("door").replaceChildren(door);
 }
 
 /// What a change is for, and how long it is to last.
-async function asked(title, yes) {
+async function asked(title, yes, more = []) {
   const reason = make("input", { id: "reason-field", maxLength: 500 });
-  const within = make("input", { id: "for-field", placeholder: "30m", pattern: "[1-9][0-9]*(s|m|h)" });
-  const fields = [make("label", {}, "Reason", reason), make("label", {}, "For (empty: until it is undone)", within)];
+  const within = make("input", { id: "for-field", placeholder: "30m", pattern: "[1-9][0-9]{0,3}(s|m|h)" });
+  const fields = [...more, make("label", {}, "Reason", reason), make("label", {}, "For (empty: until it is undone)", within)];
   if (!(await ask(title, fields, yes))) return null;
   return { reason: reason.value, ...(within.value ? { for: within.value } : {}) };
 }
@@ -161,6 +165,15 @@ async function closeDoor() {
 }
 
 // ---- destinations ----
+/// What each choice means stands with it, since a wrong one sends to a system in trouble, or keeps a sound one waiting.
+const BREAKER = [["open", "open: nothing passes"], ["closed", "closed: all passes, whatever the calls say"], ["half_open", "by itself: a few requests decide (takes no time)"]];
+
+async function setBreaker(name, path) {
+  const state = make("select", { id: "state-field" }, ...BREAKER.map(([value, text]) => make("option", { value }, text)));
+  const wish = await asked(`Breaker of ${name}`, "Set", [make("label", {}, "State", state)]);
+  if (wish) await attempt(() => post(`${path}/breaker`, { state: state.value, ...wish }));
+}
+
 function condition(d) {
   if (d.paused) return ["paused", "warn"];
   if (d.breaker && d.breaker.state !== "closed") return [`breaker ${d.breaker.state.replace("_", " ")}`, "bad"];
@@ -188,7 +201,7 @@ function destination(d) {
     const button = d.paused
       ? make("button", { onclick: () => attempt(() => post(`${path}/resume`, {})) }, "Resume")
       : make("button", { onclick: async () => { const wish = await asked(`Pause ${d.name}?`, "Pause"); if (wish) await attempt(() => post(`${path}/pause`, wish)); } }, "Pause");
-    card.append(make("div", { class: "bar" }, button));
+    card.append(make("div", { class: "bar" }, button, make("button", { class: "plain", onclick: () => setBreaker(d.name, path) }, "Breaker")));
   }
   return card;
 }
@@ -240,11 +253,43 @@ async function explain(key) {
     try { events = [await get(`/v1/events/${encodeURIComponent(key)}`)]; }
     catch (e) {
       if (e.status !== 400 && e.status !== 404) throw e;
-      events = (await get(`/v1/events?limit=100&interaction=${encodeURIComponent(key)}`)).items;
+      events = await looked("/v1/events", { interaction: key }, 100);
+      if (events.length) box.append(interactionStory(key));
       events.sort((a, b) => Number(isOpen(b)) - Number(isOpen(a)) || a.sequence - b.sequence);
     }
-    box.replaceChildren(...(events.length ? events.map(eventStory) : [make("p", { class: "none" }, "Neither an event nor an interaction is known by this. It was never accepted, or has ended longer ago than is remembered.")]));
+    box.append(...(events.length ? events.map(eventStory) : [make("p", { class: "none" }, "Neither an event nor an interaction is known by this. It was never accepted, or has ended longer ago than is remembered.")]));
   } catch (e) { if (e.status === 401) await enter(); else trouble(e.message); }
+}
+
+/// Items of a list. The daemon looks at so much at once and then answers with what it found; here it is asked on.
+async function looked(path, filter, limit) {
+  const items = [];
+  for (let after = "", asks = 0; after !== null && items.length < limit && asks < 100; asks += 1) {
+    const page = await get(`${path}?${new URLSearchParams({ ...filter, limit: limit - items.length, ...(after ? { after } : {}) })}`);
+    items.push(...page.items);
+    after = page.next;
+  }
+  return items;
+}
+
+function interactionStory(key) {
+  return make("div", { class: "bar" }, make("span", { class: "quiet" }, `Interaction ${key}`), make("span", { class: "gap" }),
+    make("button", { class: "danger", onclick: () => erase(key) }, "Erase"));
+}
+
+/// Takes out all that lies here of an interaction.
+async function erase(key) {
+  await attempt(async () => {
+    const path = `/v1/interactions/${encodeURIComponent(key)}/erase`;
+    const there = await post(path, { dry_run: true });
+    const reason = make("input", { id: "reason-field", maxLength: 500 });
+    const about = `${count(there.waiting)} waiting, ${count(there.dead)} dead, ${count(there.remembered)} remembered, ${count(there.quarantined)} kept apart. They are gone for good.`;
+    const fields = [make("p", { class: "bad" }, about), make("label", {}, "Reason (it stays in the audit, so no names)", reason)];
+    if (!(await ask(`Erase interaction ${key}?`, fields, "Erase"))) return;
+    const done = await post(path, { reason: reason.value });
+    $("explained").replaceChildren(none(`Erased: ${count(done.waiting)} waiting, ${count(done.dead)} dead, ${count(done.remembered)} remembered.`),
+      ...Object.values(done.remains).map((text) => make("p", { class: "quiet" }, `Not reached: ${text}.`)));
+  });
 }
 
 async function showBody(path) {
@@ -290,7 +335,11 @@ function showChosen() {
 
 async function showLetters() {
   const query = new URLSearchParams({ ...dlqFilter(), limit: "50", ...(dlq.after ? { after: dlq.after } : {}) });
-  const page = await get(`/v1/dlq?${query}`);
+  let page = await get(`/v1/dlq?${query}`);
+  for (let asks = 0; page.items.length === 0 && page.next && asks < 100; asks += 1) {
+    query.set("after", page.next);
+    page = await get(`/v1/dlq?${query}`);
+  }
   dlq.next = page.next;
   $("dlq-next").disabled = !page.next;
   $("dlq-first").disabled = !dlq.after;

@@ -113,7 +113,7 @@ const FILES: &[(&str, &[&str])] = &[
             r#"h.toml:5:1: alert[0]: nobody is told; write url = "https://..." or command = [...]"#,
             r#"h.toml:5:1: alert[0]: `on` is missing; write on = ["dead_letter", "oldest_age > 5m"]"#,
             "h.toml:6:2: stor: unknown key; write `store`",
-            "h.toml:7:2: other: unknown key; remove it; known here: intake, admin, store, alert, source, destination, dlq, quarantine",
+            "h.toml:7:2: other: unknown key; remove it; known here: intake, admin, store, alert, source, destination, dlq, quarantine, history",
         ],
     ),
     (
@@ -122,8 +122,8 @@ const FILES: &[(&str, &[&str])] = &[
         &[
             r#"h.toml:5:1: alert[0]: url and command are given at once; write url = "https://..." or command = [...]"#,
             r#"h.toml:7:11: alert[0].command: the command is empty; write ["/usr/local/bin/page", "oncall"]"#,
-            r#"h.toml:8:7: alert[0].on[0]: 'queue_depth > many' is not a condition; write one of dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_full, "queue_depth > 10000", "oldest_age > 5m", "silence > 15m", "disk_full < 6h", "gap > 30s""#,
-            r#"h.toml:8:44: alert[0].on[2]: 'silence < 5m' is not a condition; write one of dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_full, "queue_depth > 10000", "oldest_age > 5m", "silence > 15m", "disk_full < 6h", "gap > 30s""#,
+            r#"h.toml:8:7: alert[0].on[0]: 'queue_depth > many' is not a condition; write one of dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_full, history_full, "queue_depth > 10000", "oldest_age > 5m", "silence > 15m", "disk_full < 6h", "gap > 30s", "certificate < 14d""#,
+            r#"h.toml:8:44: alert[0].on[2]: 'silence < 5m' is not a condition; write one of dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_full, history_full, "queue_depth > 10000", "oldest_age > 5m", "silence > 15m", "disk_full < 6h", "gap > 30s", "certificate < 14d""#,
         ],
     ),
     (
@@ -341,11 +341,14 @@ fn every_example_in_the_shipped_file_works() {
 fn the_shipped_file_names_every_key_and_profile() {
     let marked = SHIPPED.replace("\n[[source]]", "\n[[source]]\nzzzzzzzzzzzz = 1");
     let marked = marked.replace("\n[[destination]]", "\n[[destination]]\nzzzzzzzzzzzz = 1");
-    let marked: String = ["intake", "admin", "store", "destination.retry", "destination.ordering", "dlq", "quarantine"]
-        .iter()
-        .fold(marked, |text, block| text.replace(&format!("\n[{block}]"), &format!("\n[{block}]\nzzzzzzzzzzzz = 1")));
+    let marked: String =
+        ["intake", "admin", "store", "destination.retry", "destination.ordering", "dlq", "quarantine", "history"]
+            .iter()
+            .fold(marked, |text, block| {
+                text.replace(&format!("\n[{block}]"), &format!("\n[{block}]\nzzzzzzzzzzzz = 1"))
+            });
     let found = faults(&marked);
-    assert_eq!(found.len(), 9, "{found:?}");
+    assert_eq!(found.len(), 10, "{found:?}");
     for fault in &found {
         let (_, known) = fault.split_once("known here: ").unwrap();
         for key in known.split(", ") {

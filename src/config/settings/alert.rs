@@ -27,6 +27,10 @@ pub enum Condition {
     IntakeRefused,
     Damaged,
     DlqBounds,
+    /// Something was forgotten before its time.
+    HistoryFull,
+    /// A certificate in use ends within this time.
+    Certificate(Duration),
     QueueDepth(u64),
     OldestAge(Duration),
     Silence(Duration),
@@ -37,8 +41,17 @@ pub enum Condition {
 
 impl Condition {
     /// Those that are one word.
-    pub const PLAIN: [Self; 6] =
-        [Self::DeadLetter, Self::BreakerOpen, Self::DiskLow, Self::IntakeRefused, Self::Damaged, Self::DlqBounds];
+    pub const PLAIN: [Self; 7] = [
+        Self::DeadLetter,
+        Self::BreakerOpen,
+        Self::DiskLow,
+        Self::IntakeRefused,
+        Self::Damaged,
+        Self::DlqBounds,
+        Self::HistoryFull,
+    ];
+    /// What is meant by `certificate` alone: 14 days.
+    pub const CERTIFICATE: Self = Self::Certificate(Duration::from_secs(14 * 86_400));
 }
 
 /// As it stands in the configuration.
@@ -52,6 +65,8 @@ impl std::fmt::Display for Condition {
             Self::IntakeRefused => f.write_str("intake_refused"),
             Self::Damaged => f.write_str("damaged"),
             Self::DlqBounds => f.write_str("dlq_full"),
+            Self::HistoryFull => f.write_str("history_full"),
+            Self::Certificate(d) => write!(f, "certificate < {}", time(d)),
             Self::QueueDepth(n) => write!(f, "queue_depth > {n}"),
             Self::OldestAge(d) => write!(f, "oldest_age > {}", time(d)),
             Self::Silence(d) => write!(f, "silence > {}", time(d)),

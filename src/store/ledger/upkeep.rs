@@ -7,6 +7,7 @@ use crate::store::codec::{self, Damaged};
 use crate::store::dense::Consecutive;
 use crate::store::draft::Table;
 use crate::store::keys::{number_key, number_of};
+use crate::store::memory;
 use crate::store::page::{open_page, unpack};
 use crate::store::record::{HistoryRow, How, SettledRow};
 use crate::store::{StoreError, Transition};
@@ -24,7 +25,7 @@ impl Ledger<'_> {
         if self.now < self.tail.trim_not_before {
             return Ok(());
         }
-        let window = self.windows.longest();
+        let window = self.windows.longest().max(self.history.age);
         let floor = self.index.pages.oldest().map_or(self.index.totals.next_sequence, |(first, ..)| first);
         let mut not_before = self.now.after(std::time::Duration::from_secs(1));
         for _ in 0..TRIMMED_PER_COMMIT {
@@ -35,8 +36,12 @@ impl Ledger<'_> {
             };
             let end = head.plus(row.span() as u64);
             let newest = row.entries.iter().map(|e| e.received_at).max().unwrap_or_default();
-            if end > floor || self.now.since(newest) <= window {
+            let is_old = self.now.since(newest) > window;
+            if end > floor || !(is_old || self.is_beyond()) {
                 break;
+            }
+            if !is_old {
+                self.index.forgotten_early += row.span() as u64;
             }
             for (n, entry) in (head.0..).zip(&row.entries) {
                 if self.index.remembered.get(&entry.sender) == Some(&Sequence(n)) {
@@ -57,7 +62,7 @@ impl Ledger<'_> {
             };
             let newest = row.settlements.iter().map(|s| s.at).max().unwrap_or_default();
             let speaks_of_live = row.settlements.iter().any(|s| s.id.sequence >= floor);
-            if speaks_of_live || self.now.since(newest) <= window {
+            if speaks_of_live || !(self.now.since(newest) > window || self.is_beyond()) {
                 break;
             }
             self.draft.delete(Table::Settled, number_key(head));
@@ -69,6 +74,11 @@ impl Ledger<'_> {
         }
         self.tail.trim_not_before = not_before;
         Ok(())
+    }
+
+    /// Whether more is remembered than there is room for.
+    fn is_beyond(&self) -> bool {
+        memory::bytes(&self.index.totals) > self.history.bytes_max
     }
 
     fn head<R: Consecutive + DeserializeOwned>(&self, key: u64) -> Result<Option<R>, StoreError> {
