@@ -1,5 +1,6 @@
-//! The daemon and the bare server as processes that end with their handle.
+//! The daemon and the servers next to it as processes that end with their handle.
 
+use crate::compare::Plan;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::net::{SocketAddr, TcpListener};
@@ -41,19 +42,31 @@ async fn until_listening(address: SocketAddr, process: &mut Process) -> Result<(
     Ok(())
 }
 
-/// The server that stores nothing, or only appends, as a process of its own.
+/// What a server next to the daemon does with a body.
+pub(crate) enum Does<'a> {
+    Nothing,
+    Append(&'a Path),
+    Forward(&'a str),
+}
+
+/// A server to compare with, as a process of its own.
 pub(crate) struct Bare {
     pub(crate) url: String,
     _process: Process,
 }
 
 impl Bare {
-    pub(crate) async fn start(append: Option<&Path>) -> Result<Self> {
+    pub(crate) async fn start(does: Does<'_>, workers: Option<usize>) -> Result<Self> {
         let address = free_address()?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["bare", "--listen", &address.to_string()]);
-        if let Some(file) = append {
-            command.arg("--append").arg(file);
+        match does {
+            Does::Nothing => &mut command,
+            Does::Append(file) => command.arg("--append").arg(file),
+            Does::Forward(to) => command.arg("--forward").arg(to),
+        };
+        if let Some(workers) = workers {
+            command.args(["--workers", &workers.to_string()]);
         }
         let mut process = Process(command.spawn()?);
         until_listening(address, &mut process).await?;
@@ -88,9 +101,12 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Without `to`, events are held.
-    pub(crate) async fn start(binary: &Path, data: &Path, to: Option<&str>) -> Result<Self> {
-        let (intake, admin) = (free_address()?, free_address()?);
+    pub(crate) async fn start(plan: &Plan, data: &Path, to: Option<&str>) -> Result<Self> {
+        let (binary, intake, admin) = (&plan.binary, free_address()?, free_address()?);
         let mut command = Command::new(binary);
+        if let Some(workers) = plan.workers {
+            command.env("TOKIO_WORKER_THREADS", workers.to_string()); // which tokio reads
+        }
         command.arg("serve").arg("--data").arg(data);
         command.args(["--intake", &intake.to_string(), "--admin", &admin.to_string()]);
         if let Some(url) = to {

@@ -1,5 +1,5 @@
-//! The servers next to the daemon: one that stores nothing and one that only appends, to compare with, and destinations
-//! that take everything.
+//! The servers next to the daemon: one that stores nothing, one that only appends and one that only forwards, to compare
+//! with, and destinations that take everything.
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -7,7 +7,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::convert::Infallible;
 use std::fs::File;
 use std::future::Future;
@@ -77,6 +79,23 @@ pub(crate) async fn append(listen: SocketAddr, path: &Path) -> Result<()> {
         let (answer, synced) = oneshot::channel();
         let _ = to_disk.send((body, answer));
         async move { synced.await.expect("the disk takes it, or this connection and the measurement end") }
+    };
+    serve(TcpListener::bind(listen).await?, 202, BARE_ANSWER, received).await
+}
+
+/// The least that a deliverer can do: each body is posted to `to`, and answered once that has answered. Nothing is kept.
+pub(crate) async fn proxy(listen: SocketAddr, to: http::Uri) -> Result<()> {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    let client = Client::builder(TokioExecutor::new()).build::<_, Full<Bytes>>(connector);
+    let received = move |body| {
+        let request = http::Request::post(to.clone()).header(http::header::CONTENT_TYPE, "application/json");
+        let answer = request.body(Full::new(body)).map(|request| client.request(request));
+        async move {
+            let answer = answer.expect("the parts are valid").await;
+            let answer = answer.expect("the destination takes it, or this connection and the measurement end");
+            answer.into_body().collect().await.expect("the destination answers to the end");
+        }
     };
     serve(TcpListener::bind(listen).await?, 202, BARE_ANSWER, received).await
 }

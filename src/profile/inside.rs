@@ -72,13 +72,31 @@ fn nested(bytes: &[u8], mut at: usize) -> usize {
 fn string(bytes: &[u8], at: usize) -> usize {
     let mut at = at + 1;
     while at < bytes.len() {
-        match bytes[at] {
-            b'"' => return at + 1,
-            b'\\' => at += 2,
-            _ => at += 1,
+        at += plain(&bytes[at..]);
+        match bytes.get(at) {
+            Some(b'"') => return at + 1,
+            Some(_) => at += 2, // a backslash and what it marks
+            None => break,
         }
     }
     bytes.len()
+}
+
+/// How many bytes at the front are neither a quote nor a backslash. Eight are looked at together: in `x - 1 & !x` the
+/// highest bit of a byte is set where it was zero, exactly so up to the first.
+fn plain(bytes: &[u8]) -> usize {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    const HIGHEST: u64 = EACH << 7;
+    let zeros = |word: u64| word.wrapping_sub(EACH) & !word & HIGHEST;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (n, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let found = zeros(word ^ (EACH * u64::from(b'"'))) | zeros(word ^ (EACH * u64::from(b'\\')));
+        if found != 0 {
+            return 8 * n + found.trailing_zeros() as usize / 8;
+        }
+    }
+    8 * words.len() + rest.iter().take_while(|b| !matches!(b, b'"' | b'\\')).count()
 }
 
 fn scalar(bytes: &[u8], at: usize) -> usize {
@@ -132,6 +150,18 @@ mod tests {
     #[test]
     fn it_finds_what_the_parser_finds() {
         SAMPLES.iter().for_each(|sample| same(sample));
+    }
+
+    #[test]
+    fn a_string_ends_at_its_own_quote_wherever_that_lies() {
+        for before in 0..20 {
+            for (inside, ends) in [("\"", 1), ("\\\"\"", 3), ("\\\\\"", 3), ("!#[]\u{a2}\u{dc}\"", 9)] {
+                let text = format!("\"{}{inside} tail", "x".repeat(before));
+                assert_eq!(string(text.as_bytes(), 0), 1 + before + ends, "{text}");
+            }
+            let open = format!("\"{}\\", "x".repeat(before));
+            assert_eq!(string(open.as_bytes(), 0), open.len());
+        }
     }
 
     #[test]

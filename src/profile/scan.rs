@@ -46,7 +46,7 @@ pub(super) fn text(body: &[u8]) -> Result<&str, Unreadable> {
 /// anything else the walk finds the fault.
 pub(super) fn bound_depth(text: &str, max: usize) -> Result<(), Unreadable> {
     // no deeper than there are opening brackets, quoted or not: enough to pass most events without looking closer
-    if text.bytes().filter(|b| matches!(b, b'[' | b'{')).count() <= max {
+    if opening(text.as_bytes()) <= max {
         return Ok(());
     }
     let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
@@ -68,31 +68,67 @@ pub(super) fn bound_depth(text: &str, max: usize) -> Result<(), Unreadable> {
     Ok(())
 }
 
+/// Counts opening brackets. In parts that a byte can count, so that the compiler looks at many bytes at once.
+fn opening(bytes: &[u8]) -> usize {
+    let count = |part: &[u8]| part.iter().fold(0u8, |n, b| n + u8::from(matches!(b, b'[' | b'{')));
+    bytes.chunks(usize::from(u8::MAX)).map(|part| usize::from(count(part))).sum()
+}
+
 /// The places to look at, as a tree of segments; the first node is the whole body.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
-    nodes: Vec<BTreeMap<String, usize>>,
+    nodes: Vec<Children>,
 }
 
 impl Default for Wanted {
     fn default() -> Self {
-        Self { nodes: vec![BTreeMap::new()] }
+        Self { nodes: vec![Children::default()] }
     }
+}
+
+/// The nodes below one node, by their segments.
+#[derive(Clone, Debug, Default)]
+struct Children {
+    by_segment: BTreeMap<String, usize>,
+    /// A bit for each length that a segment has, modulo 64: most names of a body are told by it to be nobody's wish.
+    lengths: u64,
+}
+
+impl Children {
+    fn insert(&mut self, segment: &str, node: usize) {
+        self.lengths |= length_bit(segment.len());
+        self.by_segment.insert(segment.to_owned(), node);
+    }
+
+    fn get(&self, segment: &str) -> Option<usize> {
+        self.by_segment.get(segment).copied()
+    }
+
+    /// The child of a member, by its name as it stands in the JSON.
+    fn named(&self, name: &str) -> Option<usize> {
+        let as_long_as_one = self.lengths & length_bit(name.len().wrapping_sub(2)) != 0;
+        // with escapes in it, a name is longer than what it stands for
+        if !as_long_as_one && !name.contains('\\') {
+            return None;
+        }
+        string(name).ok().and_then(|name| self.get(&name))
+    }
+}
+
+fn length_bit(length: usize) -> u64 {
+    1 << (length % 64)
 }
 
 impl Wanted {
     pub(super) fn add(&mut self, pointer: &Pointer) {
         let mut node = 0;
         for segment in pointer.segments() {
-            node = match self.nodes[node].get(segment) {
-                Some(next) => *next,
-                None => {
-                    let next = self.nodes.len();
-                    self.nodes.push(BTreeMap::new());
-                    self.nodes[node].insert(segment.to_owned(), next);
-                    next
-                }
-            };
+            node = self.nodes[node].get(segment).unwrap_or_else(|| {
+                let next = self.nodes.len();
+                self.nodes.push(Children::default());
+                self.nodes[node].insert(segment, next);
+                next
+            });
         }
     }
 
@@ -110,7 +146,7 @@ impl Wanted {
     fn look_inside<'a>(&self, node: usize, text: &'a str, texts: &mut [Option<&'a str>]) {
         texts[node] = Some(text);
         let wanted = &self.nodes[node];
-        if wanted.is_empty() {
+        if wanted.by_segment.is_empty() {
             return;
         }
         let mut found = BTreeMap::new();
@@ -118,12 +154,13 @@ impl Wanted {
         inside::each(text, |name, inside| {
             let child = if name.is_empty() {
                 elements += 1;
-                wanted.iter().find(|(segment, _)| index(segment) == Some(elements - 1)).map(|(_, child)| child)
+                let at = |(segment, _): &(&String, _)| index(segment) == Some(elements - 1);
+                wanted.by_segment.iter().find(at).map(|(_, child)| *child)
             } else {
-                string(name).ok().and_then(|name| wanted.get(name.as_ref()))
+                wanted.named(name)
             };
             if let Some(child) = child {
-                found.insert(*child, inside);
+                found.insert(child, inside);
             }
         });
         found.into_iter().for_each(|(child, inside)| self.look_inside(child, inside, texts));
@@ -131,7 +168,7 @@ impl Wanted {
 }
 
 /// The texts of the wanted children of one value, by their nodes.
-fn level<'a>(wanted: &BTreeMap<String, usize>, text: &'a str) -> serde_json::Result<BTreeMap<usize, &'a str>> {
+fn level<'a>(wanted: &Children, text: &'a str) -> serde_json::Result<BTreeMap<usize, &'a str>> {
     let mut found = BTreeMap::new();
     let mut json = serde_json::Deserializer::from_str(text);
     let level = Level { wanted, found: &mut found };
@@ -145,7 +182,7 @@ fn level<'a>(wanted: &BTreeMap<String, usize>, text: &'a str) -> serde_json::Res
 }
 
 struct Level<'w, 'f, 'a> {
-    wanted: &'w BTreeMap<String, usize>,
+    wanted: &'w Children,
     found: &'f mut BTreeMap<usize, &'a str>,
 }
 
@@ -159,9 +196,8 @@ impl<'a> Visitor<'a> for Level<'_, '_, 'a> {
     fn visit_map<M: MapAccess<'a>>(self, mut members: M) -> Result<(), M::Error> {
         // Names are taken raw: one that cannot be decoded (a lone surrogate) is valid JSON and nobody's wish.
         while let Some(name) = members.next_key::<&RawValue>()? {
-            let child = string(name.get()).ok().and_then(|name| self.wanted.get(name.as_ref()));
-            match child {
-                Some(child) => drop(self.found.insert(*child, members.next_value::<&RawValue>()?.get())),
+            match self.wanted.named(name.get()) {
+                Some(child) => drop(self.found.insert(child, members.next_value::<&RawValue>()?.get())),
                 None => drop(members.next_value::<IgnoredAny>()?),
             }
         }
@@ -170,7 +206,7 @@ impl<'a> Visitor<'a> for Level<'_, '_, 'a> {
 
     fn visit_seq<S: SeqAccess<'a>>(self, mut elements: S) -> Result<(), S::Error> {
         let wanted: BTreeMap<usize, usize> =
-            self.wanted.iter().filter_map(|(segment, child)| Some((index(segment)?, *child))).collect();
+            self.wanted.by_segment.iter().filter_map(|(segment, child)| Some((index(segment)?, *child))).collect();
         for i in 0.. {
             let Some(child) = wanted.get(&i) else {
                 if elements.next_element::<IgnoredAny>()?.is_none() {
@@ -201,7 +237,7 @@ pub(super) struct Places<'w, 'a> {
 impl<'a> Places<'_, 'a> {
     /// The JSON text at a place that was wanted; none where the body has nothing there.
     pub(super) fn text<'s>(&self, segments: impl IntoIterator<Item = &'s str>) -> Option<&'a str> {
-        let node = segments.into_iter().try_fold(0, |node, segment| self.wanted.nodes[node].get(segment).copied())?;
+        let node = segments.into_iter().try_fold(0, |node, segment| self.wanted.nodes[node].get(segment))?;
         self.texts[node]
     }
 
@@ -223,7 +259,8 @@ fn string(json: &str) -> serde_json::Result<Cow<'_, str>> {
     if json.contains('\\') {
         return serde_json::from_str::<String>(json).map(Cow::Owned);
     }
-    Ok(Cow::Borrowed(json.trim_start_matches('"').trim_end_matches('"')))
+    // within a string each quote is escaped
+    Ok(Cow::Borrowed(json.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(json)))
 }
 
 /// The elements of a JSON array that a walk has found, byte for byte; none where it is no array.

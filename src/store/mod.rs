@@ -45,6 +45,7 @@ mod names;
 mod notes;
 mod page;
 mod pages;
+mod pool;
 mod read;
 mod record;
 mod recovery;

@@ -1,0 +1,139 @@
+//! What the pure parts cost for each event: nanoseconds a step, the least and the median of many batches.
+//!
+//! `cargo bench --bench hot -- [NAME...]` runs those whose name holds one of the words, or all.
+#![allow(clippy::disallowed_methods)] // a benchmark reads the clock
+
+use bytes::Bytes;
+use holdline::delivery::{Place, Ticket};
+use holdline::event::{DestinationId, DestinationSet, Digest64, Event, EventId, Sequence};
+use holdline::profile::{Found, Limits, Profile, Request};
+use holdline::rules::breaker::{self, Breaker};
+use holdline::rules::call::{Call, Health};
+use holdline::rules::gcra::{Gcra, Rate};
+use holdline::scheduler::{Landing, Policy, Scheduler, Step};
+use holdline::store::Arrival;
+use holdline::time::Timestamp;
+use http::HeaderMap;
+use std::hint::black_box;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+const BATCHES: usize = 60;
+const STEPS: u64 = 5_000;
+const NOW: Timestamp = Timestamp(1_773_957_888_128);
+
+fn measure(name: &str, mut step: impl FnMut(u64)) {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    if !words.is_empty() && !words.iter().any(|word| name.contains(word.as_str())) {
+        return;
+    }
+    let mut nanos: Vec<f64> = (0..BATCHES as u64)
+        .map(|batch| {
+            let begin = Instant::now();
+            (batch * STEPS..(batch + 1) * STEPS).for_each(&mut step);
+            begin.elapsed().as_secs_f64() * 1e9 / STEPS as f64
+        })
+        .collect();
+    nanos.sort_by(f64::total_cmp);
+    println!("{name:<44} least {:8.0} ns, median {:8.0} ns", nanos[0], nanos[BATCHES / 2]);
+}
+
+/// An event as EventBridge sends it, 1.1 KiB.
+fn body() -> Bytes {
+    let id = "c4bbb228-ecc9-5a33-8849-e65b2108f2aa";
+    let ids: String = (0..12).map(|n| format!(",\"field{n}\":\"{id}\"")).collect();
+    Bytes::from(format!(
+        "{{\"version\":\"0\",\"id\":\"{id}\",\"detail-type\":\"v2.detail.events.conversation.{{id}}.user.end\",\"source\":\
+         \"aws.partner/genesys.com/cloud/{id}/genesys_acme\",\"time\":\"2025-12-12T15:02:01Z\",\"resources\":[],\"detail\":\
+         {{\"topicName\":\"v2.detail.events.conversation.{id}.user.end\",\"version\":\"2\",\"eventBody\":{{\"eventTime\":\
+         1765551721800,\"conversationId\":\"{id}\"{ids}}},\"timestamp\":\"2025-12-12T15:02:01.920Z\"}}}}"
+    ))
+}
+
+fn reading() {
+    let (body, headers) = (body(), HeaderMap::new());
+    let limits = Limits { depth_max: 64, events_max: 1000 };
+    for preset in ["auto", "genesys-eventbridge"] {
+        let profile = Profile::preset(preset).expect("there is such a preset");
+        measure(&format!("profile {preset}: read an event"), |_| {
+            let request = Request { headers: &headers, query: None, body: &body };
+            black_box(profile.read(&request, &limits).expect("the event is JSON"));
+        });
+    }
+    let profile = Profile::preset("auto").expect("there is such a preset");
+    let request = Request { headers: &headers, query: None, body: &body };
+    let Ok(Found::One(fields)) = profile.read(&request, &limits) else { panic!("the body is one event") };
+    measure("arrival: digests, record", |n| {
+        let fields = fields.clone();
+        black_box(Arrival::new(Event {
+            received_at: Timestamp(NOW.0 + n),
+            source: "default".to_owned(),
+            to: DestinationSet(1),
+            interaction: fields.interaction,
+            sender_id: fields.sender_id,
+            kind: fields.kind,
+            time: fields.time,
+            content_type: "application/json".to_owned(),
+            traceparent: None,
+            conflict: false,
+            body_digest: Digest64::of(&[&fields.body]),
+            body: fields.body,
+        }));
+    });
+    measure("event id: as text", |n| {
+        black_box(EventId::new(NOW, Sequence(n), Digest64(n)).to_string());
+    });
+}
+
+fn rules() {
+    let count = NonZeroU32::new(1_000_000).expect("it is not zero");
+    let mut gcra = Gcra::new(Rate::new(count, Duration::from_secs(1)), 1000);
+    measure("gcra: take one", |n| {
+        let _ = black_box(gcra.try_take(Timestamp(NOW.0 + n)));
+    });
+    let mut breaker = Breaker::new(breaker::Limits::default());
+    measure("breaker: a call begins and ends well", |n| {
+        let now = Timestamp(NOW.0 + n);
+        let _ = black_box(breaker.check(now));
+        let epoch = breaker.began();
+        let call = Call { began: now, latency: Duration::from_millis(3), health: Health::Well };
+        black_box(breaker.ended(epoch, &call, now));
+    });
+}
+
+/// A delivery from acceptance to its end, with so many others waiting.
+fn scheduling(waiting: u64) {
+    let d = DestinationId(0);
+    let mut scheduler = Scheduler::new([(d, Policy::default())], Sequence(1), Sequence(1), NOW);
+    let ticket = |n: u64| Ticket {
+        sequence: Sequence(n),
+        lane: Digest64(n % 10_000 + 1),
+        received_at: NOW,
+        time: NOW,
+        to: DestinationSet(1),
+        place: Place::Page,
+    };
+    for n in 1..=waiting {
+        scheduler.accepted(&[ticket(n)], Sequence(n + 1));
+    }
+    measure(&format!("scheduler: accept, start, land; {waiting} wait"), |n| {
+        let (next, now) = (waiting + 1 + n, Timestamp(NOW.0 + n));
+        scheduler.accepted(&[ticket(next)], Sequence(next + 1));
+        while let Some((d, from)) = scheduler.wants() {
+            let more: Vec<Ticket> = (from.0..(from.0 + 1000).min(next + 1)).map(ticket).collect();
+            let end = more.last().map_or(from, |t| t.sequence.next());
+            scheduler.loaded(d, &more, end);
+        }
+        if let Step::Start(start) = scheduler.poll(now) {
+            let call = Call { began: now, latency: Duration::from_millis(3), health: Health::Well };
+            black_box(scheduler.landed(&start, Landing::Resolved, Some(&call), now));
+        }
+    });
+}
+
+fn main() {
+    reading();
+    rules();
+    scheduling(0);
+    scheduling(5_000);
+}
