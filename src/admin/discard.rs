@@ -6,13 +6,13 @@ use super::answers::Changed;
 use super::events::find_all;
 use super::known::Lies;
 use super::object::Object;
-use super::pending::{destination, read};
+use super::pending::{destination, places, read};
 use super::{Admin, Failure, Name, Shared, notes};
 use crate::delivery::{DeliveryId, Place};
 use crate::dispatch::Question;
-use crate::event::{DestinationId, Digest64};
+use crate::event::{DestinationId, Digest64, Sequence};
 use crate::scheduler::Standing;
-use crate::store::Change;
+use crate::store::{Change, Store, StoreError};
 use axum::Json;
 use axum::extract::{State, rejection::JsonRejection};
 use serde::Deserialize;
@@ -21,8 +21,6 @@ use utoipa::openapi::schema::{Object as Described, ObjectBuilder, Type};
 
 /// Events of one request.
 const IDS_MAX: usize = 10_000;
-/// So many are looked at and discarded in one commit, where all are meant.
-const CHUNK: usize = 1000;
 
 /// Which deliveries, as the document of the API tells it: by ids, or all that wait.
 #[derive(ToSchema)]
@@ -134,34 +132,16 @@ impl Giving<'_> {
         Ok(waiting)
     }
 
-    /// First what lies in pages, in order of acceptance, then what waits for its time.
+    /// All that wait, in order of acceptance.
     async fn give_up_all(&mut self) -> Result<(), Failure> {
         let (admin, d) = (self.admin, self.d);
-        let id = move |sequence| DeliveryId { sequence, destination: d };
         admin.store.flush().await?; // what is on its way from a page into the delay tree is there then
         admin.has_started().await?;
-        let delayed = admin.read(move |store| Ok(store.dues_for(d))).await?;
-        let mut from = admin.store.floor();
-        loop {
-            let (tickets, next) = admin.read(move |store| store.waiting(d, from)).await?;
-            let in_pages = tickets.iter().filter(|t| !delayed.contains_key(&t.sequence));
-            self.give_up(in_pages.map(|t| (id(t.sequence), t.place, t.lane)).collect()).await?;
-            if next == from {
-                break;
-            }
+        let mut from = Some(Sequence::default());
+        while let Some(begin) = from {
+            let (waiting, next) = admin.read(move |store| waiting(store, d, begin)).await?;
+            self.give_up(waiting).await?;
             from = next;
-        }
-        for chunk in Vec::from_iter(delayed).chunks(CHUNK) {
-            let chunk = chunk.to_vec();
-            let waiting = admin.read(move |store| {
-                let mut waiting = Vec::new();
-                for (sequence, due) in chunk {
-                    let (id, place) = (id(sequence), Place::under(due));
-                    waiting.extend(read(store, id, place)?.map(|delivery| (id, place, delivery.event.lane())));
-                }
-                Ok(waiting)
-            });
-            self.give_up(waiting.await?).await?;
         }
         Ok(())
     }
@@ -178,4 +158,19 @@ impl Giving<'_> {
         }
         Ok(())
     }
+}
+
+/// Some deliveries that wait from `from` on, with their interactions, and where to go on.
+fn waiting(store: &Store, d: DestinationId, from: Sequence) -> Result<(Waiting, Option<Sequence>), StoreError> {
+    let (places, next) = places(store, d, from)?;
+    let mut waiting = Vec::new();
+    for (sequence, place) in places {
+        let id = DeliveryId { sequence, destination: d };
+        let lane = match store.entry(sequence)? {
+            Some(entry) => Some(entry.lane),
+            None => read(store, id, place)?.map(|delivery| delivery.event.lane()),
+        };
+        waiting.extend(lane.map(|lane| (id, place, lane)));
+    }
+    Ok((waiting, next))
 }

@@ -87,7 +87,7 @@ async fn lines(admin: Arc<Admin>, d: DestinationId, mut to: Sender<Bytes, StoreE
 }
 
 /// Where some deliveries lie that wait from `from` on, in order, and where to go on.
-fn places(
+pub(super) fn places(
     store: &Store,
     d: DestinationId,
     from: Sequence,

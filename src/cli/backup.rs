@@ -5,7 +5,10 @@ use crate::cli::client::Admin;
 use crate::cli::download::{bar, new_file, pieces};
 use crate::cli::reach::Reach;
 use crate::cli::{Failure, output, words};
-use crate::store::{Inventory, repair as repair_store, restore as restore_store, verify as verify_store};
+use crate::store::{
+    Inventory, Salvaged, repair as repair_store, restore as restore_store, salvage as salvage_store,
+    verify as verify_store,
+};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -43,6 +46,10 @@ pub struct VerifyArgs {
     /// Set aside what does not verify, and say what it was; nothing is deleted
     #[arg(long)]
     repair: bool,
+    /// Put what can be read into a new data folder, and say what cannot; for a store that does not open any more. The
+    /// damaged one is only read
+    #[arg(long, value_name = "NEW", conflicts_with = "repair")]
+    salvage: Option<PathBuf>,
 }
 
 /// Makes a backup.
@@ -82,6 +89,9 @@ pub fn restore(args: &RestoreArgs) -> Result<(), Failure> {
 /// Checks every record.
 pub fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     let failed = |e: crate::store::StoreError| Failure::Operation(e.to_string());
+    if let Some(new) = &args.salvage {
+        return salvaged(args, new, &salvage_store(&args.data, new, words::now()).map_err(failed)?);
+    }
     let found = if args.repair {
         let (done, found) = repair_store(&args.data, words::now()).map_err(failed)?;
         for line in done {
@@ -92,6 +102,45 @@ pub fn verify(args: &VerifyArgs) -> Result<(), Failure> {
         verify_store(&args.data).map_err(failed)?
     };
     told(&args.data, &found)
+}
+
+/// The file in a salvaged folder that names all that is missing.
+const REPORT: &str = "salvage.txt";
+/// So much of each list stands in the terminal too.
+const SHOWN: usize = 20;
+
+fn salvaged(args: &VerifyArgs, new: &Path, done: &Salvaged) -> Result<(), Failure> {
+    let heading = |what: &str, lines: &[String]| match lines.len() {
+        0 => String::new(),
+        n => format!("{what}: {n}\n"),
+    };
+    let (damaged, missing) = (heading("does not verify", &done.damaged), heading("missing", &done.missing));
+    let full = |lines: &[String]| lines.iter().map(|line| format!("  {line}\n")).collect::<String>();
+    let copied: Vec<String> =
+        done.copied.iter().map(|(name, count)| format!("{name} {}", words::count(*count))).collect();
+    let sums = format!(
+        "salvaged from {}: {}\n{} that the counters know are not in it; of {} nothing is known\n",
+        args.data.display(),
+        copied.join(", "),
+        words::counted(done.unaccounted, "delivery").replace("deliverys", "deliveries"),
+        words::counted(done.nameless, "event"),
+    );
+    let report = new.join(REPORT);
+    let whole = format!("{sums}{damaged}{}{missing}{}", full(&done.damaged), full(&done.missing));
+    std::fs::write(&report, whole).map_err(|e| Failure::io(format!("cannot write {}", report.display()), e))?;
+    let short = |lines: &[String]| match lines.len() {
+        n if n > SHOWN => format!("{}  and {} more, in {}\n", full(&lines[..SHOWN]), n - SHOWN, report.display()),
+        _ => full(lines),
+    };
+    output::text(&format!("{sums}{damaged}{}{missing}{}", short(&done.damaged), short(&done.missing)))?;
+    told(new, &done.inventory)?;
+    if done.is_whole() {
+        return Ok(());
+    }
+    Err(Failure::Operation(format!(
+        "something is missing, see {}; the new folder is sound and can be started on: set store.path to it",
+        report.display()
+    )))
 }
 
 fn told(data: &Path, found: &Inventory) -> Result<(), Failure> {

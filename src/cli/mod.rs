@@ -217,6 +217,7 @@ mod tests {
             "holdline backup /tmp/b",
             "holdline restore /tmp/b --data /tmp/d",
             "holdline verify --data /tmp/d",
+            "holdline verify --data /tmp/d --salvage /tmp/e",
             "holdline gaps --limit 5",
             "holdline audit --all --json",
             "holdline dlq export --reason permanent --to letters.ndjson",
@@ -263,6 +264,7 @@ mod tests {
             "holdline top --every 0",
             "holdline intake",
             "holdline events retry",
+            "holdline verify --data /tmp/d --repair --salvage /tmp/e",
             "holdline demo --events 3",
             "holdline erase",
         ] {

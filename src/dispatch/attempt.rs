@@ -163,16 +163,17 @@ async fn read(store: &Store, id: DeliveryId, place: Place) -> Result<Delivery, S
     read.map_err(|_| StoreError::Failed)?
 }
 
-/// A record that does not verify is set aside, so that it blocks nothing; any other error is the store's end.
+/// A record that does not verify is set aside, so that it blocks nothing; any other error is the store's end, and until
+/// the daemon has ended nothing behind it goes out.
 fn unreadable(context: &Context, start: Start, id: DeliveryId, place: Place, error: &StoreError) -> Landed {
-    if let StoreError::Damaged(why) = error {
-        tracing::error!(delivery = %id, %why, "a stored delivery does not verify; it is quarantined and not delivered");
-        let (why, at) = (why.to_string(), context.clock.now());
-        context.store.record(Transition::Damaged { id, place, why, at });
-        context.destination.trials.tell(id.sequence, canary::End::Gone);
-    } else {
+    let StoreError::Damaged(why) = error else {
         context.store.fail(error);
-    }
+        return postponed(start, Some(Timestamp::NEVER));
+    };
+    tracing::error!(delivery = %id, %why, "a stored delivery does not verify; it is quarantined and not delivered");
+    let (why, at) = (why.to_string(), context.clock.now());
+    context.store.record(Transition::Damaged { id, place, why, at });
+    context.destination.trials.tell(id.sequence, canary::End::Gone);
     Landed { start, landing: Landing::Resolved, call: None, hold: None }
 }
 

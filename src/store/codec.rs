@@ -36,6 +36,28 @@ pub enum Kind {
     Detained = 30,
 }
 
+impl Kind {
+    const ALL: [Self; 17] = [
+        Self::Page,
+        Self::History,
+        Self::Settled,
+        Self::Delivery,
+        Self::DeadLetter,
+        Self::Totals,
+        Self::Names,
+        Self::Hold,
+        Self::Audit,
+        Self::Quarantined,
+        Self::Door,
+        Self::Gap,
+        Self::Alive,
+        Self::Stance,
+        Self::Redrive,
+        Self::RedriveList,
+        Self::Detained,
+    ];
+}
+
 /// Version of every kind so far.
 const VERSION: u8 = 1;
 pub(super) const ENVELOPE: usize = 10;
@@ -93,6 +115,12 @@ pub(super) fn sealed_length(bytes: &[u8]) -> Result<usize, Damaged> {
     let length = bytes.get(6..ENVELOPE).ok_or(Damaged::Short)?;
     let length = u32::from_le_bytes(length.try_into().expect("four bytes were taken"));
     if u64::from(length) > LENGTH_MAX { Err(Damaged::Checksum) } else { Ok(ENVELOPE + length as usize) }
+}
+
+/// What bytes that begin like a record of a known version claim to be.
+pub(super) fn kind_of(bytes: &[u8]) -> Option<Kind> {
+    let kind = Kind::ALL.into_iter().find(|kind| Some(&(*kind as u8)) == bytes.first());
+    kind.filter(|_| bytes.get(1) == Some(&VERSION))
 }
 
 /// Takes the payload out of its envelope, verified.

@@ -14,6 +14,7 @@ use super::engine::Engine;
 use super::erase::Erased;
 use super::index::{Index, Unwritten};
 use super::ledger::{Finished, Ledger, Tail, Windows};
+use super::log::mark::Reached;
 use super::memory::Bounds;
 use super::request::{News, Receipt, Request};
 use crate::clock::Clock;
@@ -108,7 +109,7 @@ impl Committer {
         while self.gather(&mut gathered) {
             let (finished, answers) = self.write_up(&mut gathered)?;
             if let Some(draft) = finished.draft {
-                self.commit(draft)?;
+                self.commit(draft, finished.reached)?;
             }
             if !finished.events.is_empty() {
                 let next = finished.first.plus(finished.events.len() as u64);
@@ -127,10 +128,11 @@ impl Committer {
         Ok(())
     }
 
-    fn commit(&mut self, draft: Draft) -> Result<(), StoreError> {
+    fn commit(&mut self, draft: Draft, reached: Reached) -> Result<(), StoreError> {
         let copy = self.tee.is_some().then(|| draft.clone());
         let began = self.clock.precise();
         self.shared.engine.commit(draft)?;
+        self.shared.engine.note(reached);
         self.shared.commits.observe(self.clock.precise().saturating_sub(began));
         if let Some(copy) = copy
             && !self.tee.as_ref().is_some_and(|tee| tee.copy(copy))
@@ -220,7 +222,7 @@ impl Committer {
         let mut finished = ledger.finish()?;
         if !checks.is_empty() || !tees.is_empty() {
             if let Some(draft) = finished.draft.take() {
-                self.commit(draft)?;
+                self.commit(draft, finished.reached)?;
             }
             for (tee, answer) in tees {
                 let free = tee.is_none() || self.tee.is_none();

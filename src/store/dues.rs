@@ -54,9 +54,6 @@ impl Dues {
     }
 }
 
-/// Looked up at once; more than an event has destinations.
-const PIECE: usize = 4096;
-
 impl Store {
     /// Where the deliveries of an event lie in the delay tree, or will lie with the next commit.
     pub fn dues_of(&self, sequence: Sequence) -> BTreeMap<DestinationId, Timestamp> {
@@ -76,20 +73,6 @@ impl Store {
         let (first, last) = bounds(from, to);
         let index = self.index();
         index.dues.known.range(first..last).take(limit).map(|(id, due)| (*id, *due)).collect()
-    }
-
-    /// What lies in the delay tree for one destination, by sequence; looked up in pieces, so that no commit waits for all.
-    pub fn dues_for(&self, d: DestinationId) -> BTreeMap<Sequence, Timestamp> {
-        let (mut found, mut from) = (BTreeMap::new(), Sequence::default());
-        loop {
-            let some = self.dues_between(from, Sequence(u64::MAX), PIECE);
-            found.extend(some.iter().filter(|(id, _)| id.destination == d).map(|(id, due)| (id.sequence, *due)));
-            match some.last().filter(|_| some.len() == PIECE) {
-                // of the last event there may be more
-                Some((last, _)) => from = last.sequence,
-                None => return found,
-            }
-        }
     }
 }
 

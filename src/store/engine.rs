@@ -8,39 +8,63 @@
 use super::StoreError;
 use super::draft::{Draft, Rows, Table};
 use super::folder::{Durability, Folder};
+use super::log::mark::{Mark, Reached};
+use super::log::{SEGMENT_BYTES, examine::examine};
+use super::lookout::{self, Lookout};
 use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 use std::fs::File;
 use std::ops::RangeBounds;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 
 /// The developers' switch that makes acknowledgements worthless, so that the power-cut harness can be seen to bite.
 const UNSAFE_SWITCH: &str = "HOLDLINE_DEV_UNSAFE_NO_SYNC";
-/// Fixed when a store is made: rows of 16 KiB stay inside their leaves (a blob file comes at a quarter of a segment).
-const SEGMENT_BYTES: usize = 2 << 20;
 const CACHE_BYTES: u64 = 32 << 20;
+/// So often an error is seen to stand before an opening that does not end is given up.
+const FAILED_LOOKS: u32 = 10;
 
 #[derive(Debug)]
 pub struct Engine {
+    /// First, since it must let go of the database before the others do.
+    _lookout: Lookout,
+    config: sled::Config,
     db: sled::Db,
     trees: Vec<sled::Tree>,
     folder: Folder,
     data: File,
     durability: Durability,
+    mark: Mark,
     failed: AtomicBool,
 }
 
 impl Engine {
     pub fn open(folder: Folder) -> Result<Self, StoreError> {
         let unsafe_switch = std::env::var_os(UNSAFE_SWITCH).is_some_and(|v| v == "1");
+        match look_through(&folder) {
+            Err(StoreError::Corrupt(why)) if folder.is_unfinished() => begin_again(&folder, &why)?,
+            looked => looked?,
+        }
         let marked = !unsafe_switch && folder.mark_synchronous().is_some();
-        let db = match open_guarded(&folder) {
+        let config = sled::Config::new()
+            .path(folder.queue())
+            .segment_size(SEGMENT_BYTES)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(Some(500))
+            .use_compression(false);
+        let db = match open_guarded(&config) {
+            Err(StoreError::Corrupt(why)) if folder.is_unfinished() => {
+                begin_again(&folder, &why)?;
+                open_guarded(&config)?
+            }
             Err(StoreError::Corrupt(why)) => {
                 tracing::error!(why, "the store does not open; setting its snapshots aside and reading the whole log");
                 folder.set_snapshots_aside().map_err(|e| StoreError::Folder(e.to_string()))?;
-                open_guarded(&folder)?
+                open_guarded(&config)?
             }
             opened => opened?,
         };
+        let no_thread = |e| StoreError::Folder(format!("cannot start a thread: {e}"));
+        let lookout = Lookout::begin(config.clone(), db.clone()).map_err(no_thread)?;
         let mut trees = Vec::new();
         for table in Table::ALL {
             trees.push(db.open_tree(table.name()).map_err(StoreError::engine)?);
@@ -57,7 +81,10 @@ impl Engine {
             data.sync_all().map_err(failed)?;
             Durability::Fdatasync
         };
-        Ok(Self { db, trees, folder, data, durability, failed: AtomicBool::new(false) })
+        folder.finish().map_err(|e| StoreError::Folder(format!("cannot write the format version: {e}")))?;
+        let mark = Mark::open(folder.path()).map_err(failed)?;
+        let failed = AtomicBool::new(false);
+        Ok(Self { _lookout: lookout, config, db, trees, folder, data, durability, mark, failed })
     }
 
     pub fn durability(&self) -> Durability {
@@ -66,6 +93,13 @@ impl Engine {
 
     pub fn folder(&self) -> &Folder {
         &self.folder
+    }
+
+    /// Notes how far the store has durably come. A mark that cannot be written lags, and only finds less damage later.
+    pub fn note(&self, reached: Reached) {
+        if let Err(e) = self.mark.set(reached) {
+            tracing::warn!(error = %e, "cannot write how far the store has come");
+        }
     }
 
     /// Makes all writes of the draft, or none, and returns when they would survive a power cut.
@@ -119,7 +153,8 @@ impl Engine {
         if self.durability == Durability::Fdatasync {
             self.data.sync_data().map_err(|e| StoreError::Engine(format!("fdatasync: {e}")))?;
         }
-        Ok(())
+        // of a write that nobody waited for, too
+        self.config.global_error().map_err(StoreError::engine)
     }
 
     /// Rows of a table in a range of keys, in order; lazily read, each from the store as it is then.
@@ -139,23 +174,63 @@ impl Rows for Engine {
     }
 }
 
-fn open_guarded(folder: &Folder) -> Result<sled::Db, StoreError> {
-    let config = sled::Config::new()
-        .path(folder.queue())
-        .segment_size(SEGMENT_BYTES)
-        .cache_capacity(CACHE_BYTES)
-        .flush_every_ms(Some(500))
-        .use_compression(false);
-    let opened = std::thread::Builder::new()
+fn begin_again(folder: &Folder, why: &str) -> Result<(), StoreError> {
+    tracing::warn!(why, "the store was not finished when it was made, so nothing was accepted; it is made anew");
+    folder.begin_again().map_err(|e| StoreError::Folder(e.to_string()))
+}
+
+/// Looks for damage that sled would take for the end of its log, before it can.
+fn look_through(folder: &Folder) -> Result<(), StoreError> {
+    let examined = examine(&folder.queue(), folder.reached())
+        .map_err(|e| StoreError::Folder(format!("cannot read {}: {e}", folder.queue().display())))?;
+    for line in &examined.harmless {
+        tracing::warn!(line, "the store has damage to what it no longer needs");
+    }
+    for line in &examined.faults {
+        tracing::error!(line, "the store is damaged");
+    }
+    match examined.faults.first() {
+        None => Ok(()),
+        Some(first) => {
+            let more = examined.faults.len() - 1;
+            let more = if more == 0 { String::new() } else { format!(", and {more} more") };
+            Err(StoreError::Corrupt(format!("{first}{more}")))
+        }
+    }
+}
+
+/// Opens sled in a thread of its own: it can panic, and it can wait for ever for a write that failed.
+fn open_guarded(config: &sled::Config) -> Result<sled::Db, StoreError> {
+    let (to, opened) = channel();
+    let opening = config.clone();
+    let thread = std::thread::Builder::new()
         .name("store-open".to_owned())
-        .spawn(move || config.open())
-        .map_err(|e| StoreError::Folder(format!("cannot start a thread: {e}")))?
-        .join();
+        .spawn(move || to.send(opening.open()))
+        .map_err(|e| StoreError::Folder(format!("cannot start a thread: {e}")))?;
+    let mut failed = 0;
+    let opened = loop {
+        match opened.recv_timeout(lookout::EVERY) {
+            Ok(opened) => break Ok(opened),
+            Err(RecvTimeoutError::Disconnected) => {
+                break thread.join().map(|_| Err(sled::Error::ReportableBug("it opened nothing".to_owned())));
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                if let Err(e) = config.global_error() {
+                    failed += 1;
+                    if failed == FAILED_LOOKS {
+                        break Ok(Err(e));
+                    }
+                }
+            }
+        }
+    };
     match opened {
         Ok(Ok(db)) => Ok(db),
         Ok(Err(sled::Error::Corruption { .. } | sled::Error::ReportableBug(_))) => {
             Err(StoreError::Corrupt("sled reports corruption".to_owned()))
         }
+        // also where what names its version is damaged
+        Ok(Err(sled::Error::Unsupported(why))) => Err(StoreError::Corrupt(why)),
         Ok(Err(e)) => Err(StoreError::engine(e)),
         Err(panic) => {
             let why = panic.downcast_ref::<String>().cloned();

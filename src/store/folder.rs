@@ -1,6 +1,7 @@
 //! The data folder: its lock, its format version, and what makes writes in it reach the disk.
 //!
-//! *Layout.* `lock`, `format`, `admin.token` (by the daemon), and `queue/`, which belongs to sled.
+//! *Layout.* `lock`, `format`, `mark` (how far the store has come), `admin.token` (by the daemon), and `queue/`, which
+//! belongs to sled.
 //!
 //! *Durability.* sled's own flush ends in `sync_file_range`, which survives no power cut. So `queue/` gets the inode
 //! flags SYNC and DIRSYNC before sled opens it, and sled's files get SYNC: each of its writes is then a synchronous one,
@@ -8,6 +9,7 @@
 //! ends in an `fdatasync` of sled's file instead; that holds as long as no blob file comes into being.
 
 use super::StoreError;
+use super::log::mark::{Mark, Reached};
 use rustix::fs::{FlockOperation, IFlags, flock, ioctl_getflags, ioctl_setflags};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -42,6 +44,8 @@ impl Durability {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
+    /// It was never opened to its end, so nothing was ever accepted into it.
+    unfinished: bool,
     _lock: File,
 }
 
@@ -51,7 +55,7 @@ impl Folder {
         let failed = |what: &str, e: io::Error| StoreError::Folder(format!("{what} {}: {e}", path.display()));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| failed("cannot create", e))?;
         let lock = lock(path)?;
-        check_format(path)?;
+        let unfinished = !has_format(path)?;
         let queue = path.join("queue");
         if !queue.exists() {
             fs::create_dir(&queue).map_err(|e| failed("cannot create queue/ in", e))?;
@@ -61,9 +65,45 @@ impl Folder {
             // the entry of the folder itself; a parent that may not be opened was there before
             let _ = sync_folder(&parent);
         }
-        let folder = Self { path: path.to_owned(), _lock: lock };
+        let folder = Self { path: path.to_owned(), unfinished, _lock: lock };
         folder.clean_up().map_err(|e| failed("cannot clean up queue/ in", e))?;
         Ok(folder)
+    }
+
+    /// Whether the store was never opened to its end; then nothing was ever accepted into it.
+    pub fn is_unfinished(&self) -> bool {
+        self.unfinished
+    }
+
+    /// Sets aside what there is of a store that was never finished, and begins anew.
+    pub fn begin_again(&self) -> io::Result<()> {
+        let aside = (1..).map(|n| self.path.join(format!("set-aside.queue.{n}"))).find(|path| !path.exists());
+        fs::rename(self.queue(), aside.unwrap_or_default())?;
+        fs::create_dir(self.queue())?;
+        let _ = self.mark_synchronous(); // whether it holds is read back from the files
+        sync_folder(&self.path)
+    }
+
+    /// Writes the format version, whole or not at all, once the store has been opened for the first time.
+    pub fn finish(&self) -> io::Result<()> {
+        if !self.unfinished {
+            return Ok(());
+        }
+        let part = self.path.join("format.part");
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&part)?;
+        writeln!(file, "{FORMAT}")?;
+        file.sync_all()?;
+        fs::rename(&part, self.path.join("format"))?;
+        sync_folder(&self.path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How far the store had durably come when it was last written to.
+    pub fn reached(&self) -> Option<Reached> {
+        Mark::read(&self.path)
     }
 
     /// The folder that belongs to sled.
@@ -168,11 +208,28 @@ fn lock(path: &Path) -> Result<File, StoreError> {
     Ok(lock)
 }
 
-fn check_format(path: &Path) -> Result<(), StoreError> {
+/// Takes the lock of a folder that is only read; none where it never had one.
+pub fn hold(path: &Path) -> Result<Option<File>, StoreError> {
+    let file = path.join("lock");
+    let mut lock = match File::open(&file) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(|e| StoreError::Folder(format!("cannot open {}: {e}", file.display())))?,
+    };
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut pid = String::new();
+        let _ = lock.read_to_string(&mut pid); // only to say who; the lock itself is what counts
+        return Err(StoreError::Locked { path: path.to_owned(), pid: pid.trim().to_owned() });
+    }
+    Ok(Some(lock))
+}
+
+/// Whether the folder says its format, which must be one that is known. It does not while a store is being made.
+fn has_format(path: &Path) -> Result<bool, StoreError> {
     let file = path.join("format");
     match fs::read_to_string(&file) {
+        Ok(text) if text.trim().is_empty() => Ok(false),
         Ok(text) => match text.trim().parse::<u32>() {
-            Ok(found) if found <= FORMAT => Ok(()),
+            Ok(found) if found <= FORMAT => Ok(true),
             Ok(found) => Err(StoreError::NewerFormat { path: path.to_owned(), found, known: FORMAT }),
             Err(_) => Err(StoreError::Folder(format!(
                 "{} does not hold a format version; restore the folder from a backup, or write {FORMAT} into that file \
@@ -180,14 +237,7 @@ fn check_format(path: &Path) -> Result<(), StoreError> {
                 file.display()
             ))),
         },
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let write = || {
-                let mut f = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&file)?;
-                writeln!(f, "{FORMAT}")?;
-                f.sync_all()
-            };
-            write().map_err(|e| StoreError::Folder(format!("cannot write {}: {e}", file.display())))
-        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(StoreError::Folder(format!("cannot read {}: {e}", file.display()))),
     }
 }

@@ -11,6 +11,7 @@ use super::draft::{Draft, Table};
 use super::engine::Engine;
 use super::index::{Index, Unwritten};
 use super::keys::{TOTALS, delay_key, hold_key, number_key};
+use super::log::mark::Reached;
 use super::memory::Bounds;
 use super::page::{pack, seal_page};
 use super::pages::Departure;
@@ -83,6 +84,8 @@ pub(super) struct Finished {
     pub events: Vec<Arc<Event>>,
     /// What lies in the delay tree once the commit is made.
     pub written: Vec<(DeliveryId, Timestamp)>,
+    /// How far the store has come once the commit is made.
+    pub reached: Reached,
 }
 
 impl<'a> Ledger<'a> {
@@ -328,7 +331,8 @@ impl<'a> Ledger<'a> {
     }
 
     fn told(self, draft: Option<Draft>) -> Finished {
-        Finished { draft, news: self.news, first: self.fresh_first, events: self.events, written: self.written }
+        let (first, reached) = (self.fresh_first, self.index.totals.reached());
+        Finished { draft, news: self.news, first, events: self.events, written: self.written, reached }
     }
 
     fn write_history(&mut self) {

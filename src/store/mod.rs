@@ -18,8 +18,9 @@
 //! gaps        number -> a time in which events could not be accepted
 //! detained    number -> a request that was not accepted            until let in, or too old
 //! ```
-//! `folder` is what lies around sled, `engine` wraps it, `draft` gathers writes, `ledger` decides them, `committer` makes
-//! them, `recovery` rebuilds the `index`, `check` holds rows and index against each other.
+//! `log` looks through sled's log before sled opens it, `salvage` reads it where sled no longer can, `folder` is what lies
+//! around sled, `engine` wraps it, `draft` gathers writes, `ledger` decides them, `committer` makes them, `recovery`
+//! rebuilds the `index`, `check` holds rows and index against each other.
 
 mod ages;
 mod backup;
@@ -37,6 +38,8 @@ mod folder;
 mod index;
 mod keys;
 mod ledger;
+mod log;
+mod lookout;
 mod memory;
 mod names;
 mod notes;
@@ -49,6 +52,7 @@ mod redrive;
 mod repair;
 mod request;
 mod restore;
+mod salvage;
 mod spans;
 mod stance;
 mod view;
@@ -65,6 +69,7 @@ pub use recovery::Findings;
 pub use redrive::{Redrive, RedriveEnd, RedriveEnded};
 pub use request::{Arrival, Change, DlqAction, News, Receipt, Transition};
 pub use restore::{Inventory, repair, restore, verify};
+pub use salvage::{Salvaged, salvage};
 pub use stance::{Fixed, Pause, Position, Stance};
 
 use crate::clock::Clock;
@@ -98,7 +103,10 @@ pub enum StoreError {
         path.display(), durability.word()
     )]
     NotPowerSafe { path: PathBuf, durability: Durability },
-    #[error("the store is damaged and cannot be opened ({0}); restore its folder from a backup")]
+    #[error(
+        "the store is damaged and was not opened, so that nothing more is lost ({0}); take what can be read into a new \
+         folder with `holdline verify --salvage NEW` and start on that, or restore a backup"
+    )]
     Corrupt(String),
     #[error("the store failed to write or read: {0}")]
     Engine(String),
@@ -148,6 +156,10 @@ impl Store {
             return Err(StoreError::NotPowerSafe { path: path.to_owned(), durability });
         }
         let (index, findings) = recovery::recover(&engine)?;
+        if engine.folder().reached().is_some_and(|mark| index.totals.reached().falls_short_of(mark)) {
+            let why = "its log ends before what had been durable; a copy of it may hold more".to_owned();
+            return Err(StoreError::Corrupt(why));
+        }
         let shared = Arc::new(Shared {
             engine,
             written_next: index.totals.next_sequence.0.into(),

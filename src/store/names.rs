@@ -71,6 +71,24 @@ impl Names {
         }
     }
 
+    /// All lists go into the next write, also where they have not grown.
+    pub fn write_all(&mut self) {
+        for list in [&mut self.destinations, &mut self.sources, &mut self.kinds] {
+            list.changed = true;
+        }
+    }
+
+    /// Numbers up to these have names, so that no others get them; those that had none are called lost.
+    pub fn pad(&mut self, destination: Option<DestinationId>, source: Option<u16>, kind: Option<u16>) {
+        let lasts = [destination.map(|d| u16::from(d.0)), source, kind];
+        for (list, last) in [&mut self.destinations, &mut self.sources, &mut self.kinds].into_iter().zip(lasts) {
+            let Some(last) = last else { continue };
+            for n in list.names.len()..=usize::from(last) {
+                list.intern(&format!("lost-name-{n}"), INTERNED_MAX);
+            }
+        }
+    }
+
     /// The number of a destination; none where the store already knows as many as it can.
     pub fn destination(&mut self, name: &str) -> Option<DestinationId> {
         self.destinations.intern(name, DestinationSet::CAPACITY).map(|n| DestinationId(n as u8))

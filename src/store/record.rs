@@ -3,6 +3,7 @@
 //! *Format.* `history` and `settled` rows cover a contiguous range of numbers beginning at their key; the next row begins
 //! where the one before ends. So a missing row is seen as a gap.
 
+use super::log::mark::Reached;
 use crate::delivery::DeliveryId;
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, EventId, Sequence};
 use crate::store::names::UNNAMED;
@@ -214,6 +215,11 @@ impl Totals {
     /// The tally of a destination as it stands; zeros where it never had a delivery.
     pub fn tally_of(&self, d: DestinationId) -> Tally {
         self.tallies.get(usize::from(d.0)).cloned().unwrap_or_default()
+    }
+
+    /// How far the store has come.
+    pub(super) fn reached(&self) -> Reached {
+        Reached { next_sequence: self.next_sequence.0, next_settlement: self.next_settlement }
     }
 
     pub fn sum(&self, of: impl Fn(&Tally) -> u64) -> u64 {

@@ -151,7 +151,7 @@ pub fn repair(path: &Path, now: Timestamp) -> Result<(Vec<String>, Inventory), S
     Ok((done, inventory(&engine)?))
 }
 
-fn inventory(engine: &Engine) -> Result<Inventory, StoreError> {
+pub(super) fn inventory(engine: &Engine) -> Result<Inventory, StoreError> {
     let (index, mut faults) = recovery::recover(engine)?;
     faults.extend(check::check(engine, &index)?);
     let totals = &index.totals;

@@ -67,8 +67,8 @@ mod tests {
             spans.add(number, Sequence(number * 10));
         }
         let of = |sequences: &[u64], spans: &Spans| {
-            let ranges = spans.of(&sequences.iter().map(|s| Sequence(*s)).collect());
-            ranges.into_iter().map(|range| (range.start, range.end)).collect::<Vec<_>>()
+            let named = spans.of(&sequences.iter().map(|s| Sequence(*s)).collect());
+            named.into_iter().map(|range| (range.start, range.end)).collect::<Vec<_>>()
         };
         assert_eq!(of(&[50_000], &spans), [(4096, 5120)]);
         assert_eq!(of(&[51_190, 51_200], &spans), [(4096, 6144)]);

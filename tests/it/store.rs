@@ -247,6 +247,29 @@ async fn i22_one_process_per_store_and_no_newer_format() {
 }
 
 #[tokio::test]
+async fn i20_a_store_whose_making_was_cut_short_is_made_anew_and_a_finished_one_never() {
+    let clock = Clock::manual(START);
+    for format in [None, Some("")] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("queue")).unwrap();
+        let tear = || std::fs::write(dir.path().join("queue/conf"), "segment_size: 2097152\nuse_compr").unwrap();
+        tear();
+        if let Some(text) = format {
+            std::fs::write(dir.path().join("format"), text).unwrap();
+        }
+        let bench = Bench::open(dir.path(), &clock);
+        bench.accept(vec![event("k", "1", b"{}", 1, START)]).await;
+        bench.close();
+        assert!(dir.path().join("set-aside.queue.1/conf").exists());
+        assert_eq!(std::fs::read_to_string(dir.path().join("format")).unwrap(), "1\n");
+        tear();
+        let damaged = Store::open(dir.path(), options(), clock.clone()).unwrap_err().to_string();
+        assert!(damaged.contains("damaged"), "{damaged}");
+        assert!(!dir.path().join("set-aside.queue.2").exists());
+    }
+}
+
+#[tokio::test]
 async fn i20_a_half_made_snapshot_does_not_keep_it_from_opening() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
     let bench = Bench::open(dir.path(), &clock);

@@ -157,6 +157,7 @@ def run(options):
         "memory MB filling / start / draining": megabytes[0], "disk MB full / drained / reused": megabytes[1],
         "drained": f"{options.events / max(seen['drained in'], 0.001):.0f}/s",
         "verdict": "FAILED" if faults else "held"})
+    common.print_result("backlog", "SIGKILL with a backlog", "FAILED" if faults else "held", n=1, acknowledged=options.events)
     return 1 if faults else 0
 
 

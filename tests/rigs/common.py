@@ -82,6 +82,16 @@ def make_workdir(parent, name):
     return path.resolve()
 
 
+def build_shim(workdir):
+    """The library that fails calls and steps clocks (shim.c), built into `workdir` -> its path, None without a compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if not compiler:
+        return None
+    library = pathlib.Path(workdir) / "shim.so"
+    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, ROOT / "tests/rigs/shim.c", "-ldl"], check=True)
+    return library
+
+
 def disk_bytes(folder):
     """Bytes that the files of a folder take on disk, as `du` counts them."""
     total = 0
@@ -157,13 +167,15 @@ class Daemon:
     def last_words(self):
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-8:])
 
-    def ask(self, path, timeout=10.0):
-        """GET from the admin API -> (status, body)."""
+    def ask(self, path, timeout=10.0, wish=None):
+        """GET from the admin API, or POST of `wish` as JSON -> (status, body)."""
         connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=timeout)
         try:
             token = self.data / "admin.token"
             headers = {"Authorization": f"Bearer {token.read_text().strip()}"} if token.exists() else {}
-            connection.request("GET", path, headers=headers)
+            body = None if wish is None else json.dumps(wish)
+            connection.request("GET" if wish is None else "POST", path, body,
+                               headers | ({} if wish is None else {"Content-Type": "application/json"}))
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:
@@ -232,6 +244,90 @@ class Daemon:
             if status["queue"]["depth"] == 0 or time.monotonic() > end:
                 return status
             await asyncio.sleep(0.1)
+
+
+class Hands:
+    """What an operator does meanwhile: pauses, opens the breaker, closes intake, redrives, takes backups, reloads.
+
+    A destination is left paused or held only for moments; `let_go` undoes all of it. `paused` has the times at which
+    nothing may go out: from the answer to a pause to the wish to resume.
+    """
+    ACTS = ("pause", "breaker", "intake", "redrive", "backup", "reload")
+
+    def __init__(self, daemon, rng, config):
+        self.daemon, self.rng, self.config = daemon, rng, pathlib.Path(config)
+        self.done = {act: 0 for act in self.ACTS}
+        self.paused = []
+
+    async def wish(self, path, wish):
+        """POST; whether it was answered 200. A daemon that is gone or going is no fault."""
+        try:
+            return (await asyncio.to_thread(self.daemon.ask, path, 10, wish))[0] == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
+    async def run(self):
+        while True:
+            await asyncio.sleep(self.rng.uniform(0.1, 0.8))
+            act = self.rng.choice(self.ACTS)
+            self.done[act] += await getattr(self, act)()
+
+    async def pause(self):
+        if not await self.wish("/v1/destinations/default/pause", {"reason": "rig"}):
+            return False
+        since = time.monotonic()
+        await asyncio.sleep(self.rng.uniform(0.05, 0.6))
+        self.paused.append((since, time.monotonic()))
+        while not await self.wish("/v1/destinations/default/resume", {}):
+            await asyncio.sleep(0.05)
+        return True
+
+    async def breaker(self):
+        state = self.rng.choice(("open", "half_open"))
+        done = await self.wish("/v1/destinations/default/breaker", {"state": state, "reason": "rig", "for": "1s"})
+        await asyncio.sleep(0.3)
+        await self.wish("/v1/destinations/default/breaker", {"state": "half_open"})
+        return done
+
+    async def intake(self):
+        return await self.wish("/v1/intake/close", {"reason": "rig", "for": "1s"})
+
+    async def redrive(self):
+        return await self.wish("/v1/dlq/redrive", {"filter": {}})
+
+    async def backup(self):
+        try:
+            return (await asyncio.to_thread(self.daemon.ask, "/v1/backup", 10))[0] == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
+    async def reload(self):
+        """The other one of two configurations."""
+        text = self.config.read_text()
+        one, other = 'dedup_window = "60s"', 'dedup_window = "90s"'
+        new = self.config.with_suffix(".new")
+        new.write_text(text.replace(one, other) if one in text else text.replace(other, one))
+        os.replace(new, self.config)
+        if self.daemon.process.poll() is None and await asyncio.to_thread(self.daemon.is_ready):
+            self.daemon.signal(signal.SIGHUP)       # before it is ready, a hangup may be its end
+            return True
+        return False
+
+    async def end(self, task):
+        """Ends the task of `run`; what it was about to ask has then been asked."""
+        task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            pass
+
+    async def let_go(self, redrive=True):
+        """Whatever holds deliveries is undone, and every dead letter sent again."""
+        for path, wish in (("/v1/destinations/default/resume", {}), ("/v1/intake/open", {}),
+                           *([("/v1/dlq/redrive", {"filter": {}})] if redrive else []),
+                           ("/v1/destinations/default/breaker", {"state": "half_open"})):
+            if not await self.wish(path, wish):
+                raise RigError(f"{path} was not answered 200")
 
 
 def sums_fault(status):
@@ -447,6 +543,7 @@ def run_rig(name, run, seed):
         return run()
     except RigError as e:
         print(f"{name}: FAILED, seed {seed}: {e}", flush=True)
+        print_result(name, "", "FAILED", seed=seed)
         return 1
     except KeyboardInterrupt:
         print(f"{name}: interrupted", flush=True)
@@ -461,6 +558,12 @@ def print_row(**columns):
     print(" | ".join(name.ljust(widths[name]) for name in columns))
     print("-|-".join("-" * widths[name] for name in columns))
     print(" | ".join(str(value).ljust(widths[name]) for name, value in columns.items()), flush=True)
+
+
+def print_result(harness, faults_injected, verdict, **counts):
+    """The last line of a rig, for machines (all.py). `verdict`: held, FAILED or skipped; of `counts`, those named n, seed,
+    acknowledged, lost, duplicated and out_of_order have a column of their own."""
+    print(json.dumps({"harness": harness, "faults": faults_injected, "verdict": verdict, **counts}), flush=True)
 
 
 def print_table(rows):

@@ -279,9 +279,11 @@ def run(options):
         from selenium.webdriver.chrome.service import Service
     except ImportError:
         print("skipped: needs the Python package selenium")
+        common.print_result("dashboard", "", "skipped")
         return 0
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         print("skipped: needs chromium and chromedriver")
+        common.print_result("dashboard", "", "skipped")
         return 0
     workdir = common.make_workdir(options.workdir, "dashboard")
     pictures = pathlib.Path(options.pictures) if options.pictures else None
@@ -315,6 +317,7 @@ def run(options):
     common.print_faults("the page", faults)
     if not faults:
         shutil.rmtree(workdir)
+    common.print_result("dashboard", "hostile event data", "FAILED" if faults else "held")
     return 1 if faults else 0
 
 

@@ -17,6 +17,7 @@ Exit 0: held; 1: did not.
 """
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -29,6 +30,8 @@ import common
 FAST_MS, SLOW_MS = 50, 2000
 SLOW_CALL_MS, TIMEOUT_S = 1000, 5
 P99_RATIO_MAX = 2.0
+# Of the rate that is to be posted, before anything is slow.
+CARRIED_MIN = 0.95
 # Below it a percentile says more about the scheduling of two busy cores than about the intake; more so in CI.
 P99_FLOOR_MS, P99_FLOOR_SHORT_MS = 20.0, 100.0
 
@@ -98,6 +101,14 @@ class Run:
         self.paced.answer_in(latency_ms)
         for _ in range(seconds):
             self.sample(name, latency_ms)
+
+    def check_load(self):
+        """A machine that does not carry the load when all is well shows nothing."""
+        first, *_, last = self.of("before", "line")
+        rate = (last["acknowledged"] - first["acknowledged"]) / (last["seconds"] - first["seconds"])
+        if rate < CARRIED_MIN * self.options.rate:
+            raise common.RigError(f"{self.options.rate} events/s were to be posted and {rate:.0f} were acknowledged before "
+                                  f"anything was slow; load average {os.getloadavg()[0]:.0f}, choose a lower --rate")
 
     def until_back(self, seconds):
         """Goes on until nothing waits any more than before -> whether it came to that."""
@@ -189,6 +200,7 @@ def drive(binary, tool, workdir, options):
         run = Run(daemon, paced, options)
         run.phase("start", FAST_MS, options.start)
         run.phase("before", FAST_MS, options.before)
+        run.check_load()
         run.phase("slow", SLOW_MS, options.slow)
         back = run.until_back(options.after)
         paced.stop_posting()
@@ -223,7 +235,11 @@ def run_and_judge(options):
         "ack p99 before / slow / after, median of seconds": " / ".join(f"{p99[p]:.1f}" for p in p99) + " ms",
         "requests at once before / least / at the end": f"{statistics.median(run.of('before', 'limit')):.0f} / "
         f"{min(slow)} / {run.of('after', 'limit')[-1]}", "most waiting": max(s["waiting"] for s in run.samples),
-        "out of order": run.samples[-1]["line"]["backwards"], "verdict": "FAILED" if faults else "held"})
+        "load average": f"{os.getloadavg()[0]:.1f}", "out of order": run.samples[-1]["line"]["backwards"],
+        "verdict": "FAILED" if faults else "held"})
+    common.print_result("drift", "a destination grows slow", "FAILED" if faults else "held", n=1, seed=options.seed,
+                        acknowledged=run.samples[-1]["line"]["acknowledged"],
+                        out_of_order=run.samples[-1]["line"]["backwards"])
     return 1 if faults else 0
 
 

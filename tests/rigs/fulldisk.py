@@ -170,12 +170,16 @@ async def whole(options, binary, workdir, image):
     common.print_row(seed=options.seed, times_full=2 * options.rounds, acknowledged=traffic.acknowledged,
                      received=len(received), refused=sum(traffic.refusals.values()), faults=len(faults))
     common.print_faults("faults", faults)
+    common.print_result("fulldisk", "disk full, of bytes and of inodes", "FAILED" if faults else "held",
+                        n=2 * options.rounds, seed=options.seed, acknowledged=traffic.acknowledged,
+                        lost=max(0, traffic.acknowledged - len(received)))
     return 1 if faults else 0
 
 
 def run(options):
     if os.geteuid() != 0 or not shutil.which("mkfs.ext4"):
         print("fulldisk: SKIPPED: it needs root and mkfs.ext4")
+        common.print_result("fulldisk", "", "skipped")
         return 0
     binary = common.find_binary(options.bin)
     workdir = common.make_workdir(None, "fulldisk")

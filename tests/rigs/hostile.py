@@ -163,6 +163,8 @@ async def run(options):
         "descriptors max, first / second half": both(0, 1), "memory MB max, first / second half": both(1, MB),
         "connections left": left, "delivered": status["counters"]["delivered"],
         "verdict": "FAILED" if faults else "held"})
+    common.print_result("hostile", "a destination that misbehaves", "FAILED" if faults else "held", n=requests,
+                        seed=options.seed, acknowledged=options.events)
     return 1 if faults else 0
 
 

@@ -7,8 +7,10 @@ what a kill repeats is bounded; no request goes out before a `Retry-After` has p
 
 How: senders post events over keep-alive connections (the next of an interaction only after the one before was
 acknowledged; after a cut the same one again). A destination answers most with 200 and some with 503, with 429 and
-`Retry-After`, or cuts the connection before or after its answer. The daemon is killed with SIGKILL at random moments,
-one time in four while it is still starting. At the end the queue drains and the ledgers are judged.
+`Retry-After`, some with 400 (a dead letter), or cuts the connection before or after its answer. An operator pauses, opens
+the breaker, closes intake, redrives, takes backups and reloads meanwhile. What is remembered is trimmed after a minute. The
+daemon is killed with SIGKILL at random moments, one time in four while it is still starting, one in eight while it drains
+after a SIGTERM, one in eight while it gives a backup. At the end all is let go, the queue drains, the ledgers are judged.
 
 Run: tests/rigs/killloop.py [--short] [--kills N] [--events-min N] [--seed N] [--bin FILE]
 Needs: Linux, Python 3.11, the release binary. Exit 0: held; 1: did not.
@@ -20,6 +22,7 @@ import dataclasses
 import json
 import random
 import shutil
+import signal
 import sys
 import time
 
@@ -29,7 +32,7 @@ CONCURRENCY_MAX = 32
 RETRY_AFTER_S = 1
 # What may pass between our answer and the daemon's reading of it, with two busy cores.
 NOTICE_S = 0.25
-FAULTS = {"503": 0.02, "cut before answer": 0.01, "cut after answer": 0.005, "slow": 0.02}
+FAULTS = {"400": 0.003, "503": 0.02, "cut before answer": 0.01, "cut after answer": 0.005, "slow": 0.02}
 # An answer with Retry-After holds the whole destination for a second: one in so many, and a pause after each.
 HOLDS_SHARE, HOLDS_PAUSE_S = 0.005, 4.0
 
@@ -55,6 +58,8 @@ class Receipt:
     sequence: int
     digest: str
     resolved: bool = False    # answered 2xx
+    dead: bool = False        # answered 400: a dead letter
+    redriven: bool = False    # an operator sent it again, so it may be late
     ambiguous: bool = False   # answered 2xx, but the answer may not have arrived
     unique: bool = True       # no other event of its interaction was being answered
 
@@ -81,6 +86,7 @@ class Receiver:
     def __init__(self, ledgers, rng):
         self.ledgers, self.rng = ledgers, rng
         self.next_hold = 0.0
+        self.mended = False       # no more dead letters
         self.in_progress = {}     # interaction -> its receipt that is not yet answered
         self.receipts = {}        # id(request) -> its receipt
 
@@ -89,7 +95,7 @@ class Receiver:
         data, headers = event["data"], request.headers
         receipt = Receipt(time.monotonic(), self.ledgers.life, event["eventId"], data["interactionId"], data["n"],
                           headers.get("idempotency-key", ""), int(headers.get("holdline-sequence", 0)),
-                          common.digest(request.body))
+                          common.digest(request.body), redriven="holdline-redriven" in headers)
         before = self.in_progress.get(receipt.interaction)
         receipt.unique = before is None or before.life != receipt.life
         self.in_progress[receipt.interaction] = receipt
@@ -102,6 +108,8 @@ class Receiver:
         if fault:
             self.ledgers.faults[fault] += 1
         match fault:
+            case "400":
+                return common.Reply(400)
             case "503":
                 return common.Reply(503)
             case "429":
@@ -121,7 +129,7 @@ class Receiver:
         dice = self.rng.random()
         for fault, share in FAULTS.items():
             if dice < share:
-                return fault
+                return None if fault == "400" and self.mended else fault
             dice -= share
         return None
 
@@ -131,6 +139,7 @@ class Receiver:
             del self.in_progress[receipt.interaction]
         if reply.status == 200 and reply.cut != "before":
             receipt.resolved, receipt.ambiguous = True, reply.cut == "after"
+        receipt.dead = reply.status == 400
         if reply.status == 429:
             self.ledgers.holds.append((time.monotonic(), receipt.life))
 
@@ -149,8 +158,17 @@ async def send(port, story, ledgers, stop):
     sender.close()
 
 
-async def kill_and_restart(daemon, destination, ledgers):
+async def kill_and_restart(daemon, destination, ledgers, rng, hands):
     daemon.check_alive()
+    dice = rng.random()
+    if dice < 1 / 8:
+        ledgers.faults["kill while draining"] += 1
+        daemon.signal(signal.SIGTERM)
+        await asyncio.sleep(rng.uniform(0, 0.1))
+    backup = asyncio.create_task(hands.backup()) if 1 / 8 <= dice < 1 / 4 else None
+    if backup:
+        ledgers.faults["kill during a backup"] += 1
+        await asyncio.sleep(rng.uniform(0, 0.05))
     await asyncio.to_thread(daemon.kill)
     ledgers.kills.append(time.monotonic())
     await destination.until_deserted()
@@ -169,7 +187,7 @@ async def until_acknowledged(ledgers, count, daemon, limit=60.0):
         await asyncio.sleep(0.005)
 
 
-async def kill_again_and_again(daemon, destination, ledgers, rng, options):
+async def kill_again_and_again(daemon, destination, ledgers, rng, hands, options):
     """The kills: one in four during the start, the others after a random number of acknowledgements or later."""
     mean = options.events_min / options.kills
     during_start = 0
@@ -181,7 +199,7 @@ async def kill_again_and_again(daemon, destination, ledgers, rng, options):
             await daemon.until_ready()
             await until_acknowledged(ledgers, int(rng.uniform(0.05, 2.6) * mean), daemon)
             await asyncio.sleep(rng.uniform(0, rng.choice((0.02, 1.5))))
-        await kill_and_restart(daemon, destination, ledgers)
+        await kill_and_restart(daemon, destination, ledgers, rng, hands)
     await daemon.until_ready()
     await until_acknowledged(ledgers, max(0, options.events_min - len(ledgers.accepted)), daemon, limit=300)
     return during_start
@@ -191,6 +209,7 @@ def write_config(path, ports, data):
     intake, admin, receiver = ports
     common.write_config(
         path, intake=intake, admin=admin, data=data, intake_settings={"disk_reserve": '"16MiB"'},
+        source={"dedup_window": '"60s"'},
         destination={"url": f'"http://127.0.0.1:{receiver}/events"', "timeout": '"10s"',
                      "concurrency": f"{{ max = {CONCURRENCY_MAX} }}",
                      "retry": '{ base = "20ms", factor = 2.0, max = "500ms", attempts = 1000 }',
@@ -207,15 +226,20 @@ async def run(binary, workdir, options):
     receiver = Receiver(ledgers, random.Random(rng.random()))
     destination = common.Destination(receiver.receive, receiver.settled)
     await destination.listen(ports[2])
-    stop = asyncio.Event()
+    stop, operator = asyncio.Event(), None
+    hands = ledgers.hands = common.Hands(daemon, random.Random(rng.random()), workdir / "holdline.toml")
     try:
         daemon.start()
         await daemon.until_ready()
         stories = [common.Story(str(i), random.Random(rng.random()), (100, 32 << 10)) for i in range(options.senders)]
         senders = [asyncio.create_task(send(ports[0], story, ledgers, stop)) for story in stories]
-        during_start = await kill_again_and_again(daemon, destination, ledgers, rng, options)
+        operator = asyncio.create_task(hands.run())
+        during_start = await kill_again_and_again(daemon, destination, ledgers, rng, hands, options)
         stop.set()
+        await hands.end(operator)
+        receiver.mended = True
         await asyncio.gather(*senders)
+        await hands.let_go()
         status = await daemon.until_drained(options.drain_timeout)
     finally:
         daemon.kill()
@@ -251,7 +275,10 @@ def judge_order(ledgers, faults):
     latest = {}                                  # (life, interaction) -> (counter, sequence)
     for r in ledgers.receipts:
         n, sequence = latest.get((r.life, r.interaction), (0, 0))
-        if r.n < n:
+        if r.redriven:
+            if not r.unique:
+                faults["order"].append(f"{r.event_id} was redriven while another of its interaction was being answered")
+        elif r.n < n:
             faults["order"].append(f"{r.event_id} came after number {n} of its interaction, in life {r.life}")
         elif r.n > n and r.sequence <= sequence:
             faults["sequence"].append(f"{r.event_id} has sequence {r.sequence}, the one before it {sequence}")
@@ -259,8 +286,9 @@ def judge_order(ledgers, faults):
             faults["order"].append(f"{r.event_id} came when only {resolved[r.interaction]} were resolved")
         elif not r.unique:
             faults["order"].append(f"{r.event_id} came while another of its interaction was being answered")
-        latest[r.life, r.interaction] = max((r.n, r.sequence), (n, sequence))
-        if r.resolved:
+        if not r.redriven:
+            latest[r.life, r.interaction] = max((r.n, r.sequence), (n, sequence))
+        if r.resolved or r.dead:
             done.add((r.interaction, r.n))
             while (r.interaction, resolved[r.interaction] + 1) in done:
                 resolved[r.interaction] += 1
@@ -301,6 +329,13 @@ def judge_holds(ledgers, faults):
             faults["early"].append(f"{r.event_id} came {r.at - at:.3f} s after a Retry-After of {RETRY_AFTER_S} s")
 
 
+def judge_pauses(ledgers, faults):
+    """No request while the destination was paused, over kills too."""
+    for since, until in ledgers.hands.paused:
+        early = [r for r in ledgers.receipts if since + NOTICE_S < r.at < until]
+        faults["early"] += [f"{r.event_id} came {r.at - since:.3f} s after a pause was answered" for r in early[:1]]
+
+
 def judge_sums(ledgers, status, faults):
     fault = common.sums_fault(status)
     if fault:
@@ -318,6 +353,7 @@ def judge(ledgers, status, options):
     judge_order(ledgers, faults)
     duplicates = judge_duplicates(ledgers, faults, options)
     judge_holds(ledgers, faults)
+    judge_pauses(ledgers, faults)
     judge_sums(ledgers, status, faults)
     return faults, duplicates
 
@@ -326,14 +362,23 @@ def report(ledgers, options, during_start, faults, duplicates):
     count, most, forgotten_s = duplicates
     for title, found in sorted(faults.items()):
         common.print_faults(title, found)
+    print("operator: " + ", ".join(f"{n} {act}" for act, n in ledgers.hands.done.items()))
     print("answers: " + ", ".join(f"{n} {fault}" for fault, n in sorted(ledgers.faults.items()))
           + f"; received {len(ledgers.receipts)}; oldest delivery that a kill forgot: {forgotten_s * 1000:.0f} ms")
     common.print_row(**{
-        "harness": "killloop", "faults injected": f"SIGKILL ({during_start} during start), 503, 429, cut connections",
+        "harness": "killloop",
+        "faults injected": f"SIGKILL ({during_start} during start, {ledgers.faults['kill while draining']} while draining, "
+                           f"{ledgers.faults['kill during a backup']} in a backup), 400, 503, 429, cut connections",
         "N": len(ledgers.kills), "seed": options.seed, "acknowledged": len(ledgers.accepted),
         "lost": len(faults["lost"]), "duplicated": count, "max duplicates per kill": most,
         "out of order": len(faults["order"]), "early": len(faults["early"]),
         "verdict": "FAILED" if any(faults.values()) else "held"})
+
+
+def print_result(ledgers, options, faults, count):
+    common.print_result("killloop", "SIGKILL, also in start, drain, backup", "FAILED" if any(faults.values()) else "held",
+                        n=len(ledgers.kills), seed=options.seed, acknowledged=len(ledgers.accepted),
+                        lost=len(faults["lost"]), duplicated=count, out_of_order=len(faults["order"]))
 
 
 def parse_arguments():
@@ -360,11 +405,13 @@ def run_and_judge(options):
     ledgers, status, during_start = asyncio.run(run(binary, workdir, options))
     faults, duplicates = judge(ledgers, status, options)
     report(ledgers, options, during_start, faults, duplicates)
-    if any(faults.values()):
+    failed = any(faults.values())
+    if failed:
         print(f"kept for a look: {workdir}")
-        return 1
-    shutil.rmtree(workdir)
-    return 0
+    else:
+        shutil.rmtree(workdir)
+    print_result(ledgers, options, faults, duplicates[0])
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -433,6 +433,9 @@ def run(options):
     common.print_faults("faults", rig.faults)
     common.print_row(harness="outage", seed=options.seed, acknowledged=sum(rig.load.accepted.values()), lost=lost,
                      **{"out of order": disorder, "delivered again": again, "verdict": "FAILED" if rig.faults else "held"})
+    common.print_result("outage", "a destination is down", "FAILED" if rig.faults else "held", n=len(outages),
+                        seed=options.seed, acknowledged=sum(rig.load.accepted.values()), lost=lost, duplicated=again,
+                        out_of_order=disorder)
     return 1 if rig.faults else 0
 
 

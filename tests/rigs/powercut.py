@@ -8,7 +8,9 @@ How: the data folder lies on an image with a filesystem of its own, and the imag
 instant. The clone is the block device as it stood at that instant: whatever only the kernel's memory held is gone, as
 in a power cut. It is mounted (its journal is replayed) and the same binary starts on it, with a destination that takes
 everything. The daemon under test is stopped meanwhile and goes on after, so one run gives many independent cuts. Its
-destination is slow and fails at times, so that the store always holds queued, delayed, delivered and dead events.
+destination is slow and fails at times, so that the store always holds queued, delayed, delivered and dead events; an
+operator pauses, opens the breaker, closes intake, redrives, takes backups and reloads; what is remembered is trimmed after
+a minute. One cut in six falls into the start after a kill, one in six into the drain after a SIGTERM, one in six into a backup.
 
 What it does not show: a device that reorders writes or lies about a flush.
 
@@ -40,6 +42,8 @@ BACKLOG_MAX = 250
 CONCURRENCY_MAX = 16
 ATTEMPTS_MAX = 4
 CHECK_LIMIT_S = 60
+# When a cut falls; half of them fall into plain work.
+MOMENTS = ("start", "drain", "backup")
 UNSAFE = {"HOLDLINE_DEV_UNSAFE_NO_SYNC": "1"}
 
 
@@ -145,7 +149,8 @@ class Live:
         self.daemon = common.Daemon(binary, ["--config", workdir / "live.toml"], data, self.ports[1],
                                     workdir / "live.log", env)
         self.destination = common.Destination(self.receive, self.settled)
-        self.senders = []
+        self.hands = common.Hands(self.daemon, random.Random(rng.random()), workdir / "live.toml")
+        self.senders, self.operator = [], None
 
     async def start(self):
         await self.destination.listen(self.ports[2])
@@ -153,6 +158,7 @@ class Live:
         await self.daemon.until_ready()
         self.senders = [asyncio.create_task(self.send(common.Story(str(i), random.Random(self.rng.random()), SIZES)))
                         for i in range(12)]
+        self.operator = asyncio.create_task(self.hands.run())
 
     async def send(self, story):
         sender = common.Sender(self.ports[0])
@@ -160,7 +166,7 @@ class Live:
             while len(self.accepted) - len(self.finished) > BACKLOG_MAX:
                 await asyncio.sleep(0.01)
             event_id, interaction, n, body = story.next()
-            answer = await sender.post_until_accepted(body, expect_cuts=False)
+            answer = await sender.post_until_accepted(body)
             self.accepted[answer["id"]] = Accepted(event_id, interaction, n, common.digest(body))
 
     def receive(self, request):
@@ -184,7 +190,34 @@ class Live:
             if sender.done():
                 sender.result()
 
+    async def prepare(self, moment):
+        """Brings the daemon to the moment of the cut."""
+        match moment:
+            case "start":
+                await asyncio.to_thread(self.daemon.kill)
+                await self.destination.until_deserted()
+                self.daemon.start()
+                await asyncio.sleep(self.rng.uniform(0, 0.2))
+            case "drain":
+                self.daemon.signal(signal.SIGTERM)
+                await asyncio.sleep(self.rng.uniform(0, 0.15))
+            case "backup":
+                self.backup = asyncio.create_task(self.hands.backup())
+                await asyncio.sleep(self.rng.uniform(0, 0.05))
+
+    async def go_on(self, moment):
+        """After the check of the cut."""
+        if moment == "drain":
+            await asyncio.to_thread(self.daemon.process.wait, 60)
+            await self.destination.until_deserted()
+            self.daemon.start()
+        if moment == "backup":
+            await self.backup
+        await self.daemon.until_ready()
+
     async def stop(self):
+        if self.operator:
+            await self.hands.end(self.operator)
         for sender in self.senders:
             sender.cancel()
         await asyncio.gather(*self.senders, return_exceptions=True)
@@ -196,6 +229,7 @@ def write_config(path, ports, data, attempts):
     intake, admin, receiver = ports
     common.write_config(
         path, intake=intake, admin=admin, data=data, intake_settings={"disk_reserve": '"16MiB"'},
+        source={"dedup_window": '"60s"'},
         destination={"url": f'"http://127.0.0.1:{receiver}/events"', "timeout": '"60s"',
                      "concurrency": f"{{ max = {CONCURRENCY_MAX} }}",
                      "retry": f'{{ base = "50ms", factor = 2.0, max = "1s", attempts = {attempts} }}',
@@ -208,7 +242,7 @@ class Copy:
     """The same binary on the disk as the cut left it, with a destination that takes everything."""
 
     def __init__(self, binary, workdir, data):
-        self.received = []          # (id, digest) in order of arrival
+        self.received = []          # (id, digest, whether it was redriven) in order of arrival
         self.ports = common.free_ports(3)
         write_config(workdir / "copy.toml", self.ports, data, 1000)
         self.log = workdir / "copy.log"
@@ -217,7 +251,8 @@ class Copy:
         self.destination = common.Destination(self.receive, lambda request, reply: None)
 
     def receive(self, request):
-        self.received.append((request.headers["idempotency-key"], common.digest(request.body)))
+        self.received.append((request.headers["idempotency-key"], common.digest(request.body),
+                              "holdline-redriven" in request.headers))
         return common.Reply(200)
 
     async def run_dry(self):
@@ -226,6 +261,7 @@ class Copy:
         try:
             self.daemon.start()
             await self.daemon.until_ready(CHECK_LIMIT_S)
+            await common.Hands(self.daemon, random.Random(0), self.log).let_go(redrive=False)
             status = await self.daemon.until_drained(CHECK_LIMIT_S)
             return status, await asyncio.to_thread(self.read_dead)
         finally:
@@ -247,12 +283,12 @@ class Copy:
 def judge_cut(accepted, must_be_there, received, dead, status):
     """What is wrong after one cut, as a list of sentences."""
     faults = []
-    there = {key for key, _ in received} | dead.keys()
+    there = {key for key, _, _ in received} | dead.keys()
     lost = [key for key in must_be_there if key not in there]
     if lost:
         examples = ", ".join(accepted[key].event_id for key in lost[:3])
         faults.append(f"{len(lost)} of {len(must_be_there)} that had to be there are lost ({examples})")
-    changed = [key for key, digest in [*received, *dead.items()]
+    changed = [key for key, digest in [*(r[:2] for r in received), *dead.items()]
                if digest and key in accepted and accepted[key].digest != digest]
     if changed:
         faults.append(f"{len(changed)} bodies changed ({accepted[changed[0]].event_id})")
@@ -266,23 +302,30 @@ def judge_cut(accepted, must_be_there, received, dead, status):
 
 
 def judge_order(accepted, received):
-    latest, twice = collections.defaultdict(int), collections.Counter(key for key, _ in received)
+    latest, twice = collections.defaultdict(int), collections.Counter(key for key, _, _ in received)
     faults = [f"{key} was delivered {count} times after the cut" for key, count in twice.items() if count > 1]
-    for key, _ in received:
+    for key, _, redriven in received:
         event = accepted.get(key)
-        if event is None:
-            continue                # stored, and not acknowledged before the cut
+        if event is None or redriven:
+            continue                # not acknowledged before the cut, or late because an operator sent it again
         if event.n < latest[event.interaction]:
             faults.append(f"{event.event_id} came after number {latest[event.interaction]}")
         latest[event.interaction] = max(event.n, latest[event.interaction])
     return faults[:3]
 
 
+def freeze(daemon, number):
+    try:
+        daemon.signal(number)
+    except ProcessLookupError:
+        pass                        # it had drained before the cut
+
+
 async def cut_and_check(disk, live, binary, workdir):
     """One cut -> (how many had to be there, faults)."""
     before = list(live.accepted)
     await asyncio.to_thread(disk.cut)
-    live.daemon.signal(signal.SIGSTOP)
+    freeze(live.daemon, signal.SIGSTOP)
     try:
         must_be_there = [key for key in before if key not in live.delivered]
         await asyncio.to_thread(disk.mount_clone)
@@ -293,7 +336,7 @@ async def cut_and_check(disk, live, binary, workdir):
             return len(must_be_there), [f"it did not start or ended: {e}"]
         return len(must_be_there), judge_cut(live.accepted, must_be_there, copy.received, dead, status)
     finally:
-        live.daemon.signal(signal.SIGCONT)
+        freeze(live.daemon, signal.SIGCONT)
         await asyncio.to_thread(disk.drop_clone)
 
 
@@ -305,6 +348,7 @@ class Tally:
     failed: int = 0
     had_to_be_there: int = 0
     acknowledged: int = 0
+    moments: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
 
 async def run(binary, workdir, disk, options):
@@ -319,16 +363,19 @@ async def run(binary, workdir, disk, options):
         for number in range(1, options.cuts + 1):
             await asyncio.sleep(rng.uniform(0.05, 0.8))
             live.check()
-            begin = time.monotonic()
+            begin, moment = time.monotonic(), rng.choice((*MOMENTS, *["work"] * len(MOMENTS)))
+            tally.moments[moment] += 1
+            await live.prepare(moment)
             count, faults = await cut_and_check(disk, live, binary, workdir)
             tally.cuts, tally.had_to_be_there = number, tally.had_to_be_there + count
             tally.failed += bool(faults)
             for fault in faults:
-                print(f"cut {number}: {fault}", flush=True)
+                print(f"cut {number}, {moment}: {fault}", flush=True)
             if options.verbose:
-                print(f"cut {number}: {count} had to be there, {time.monotonic() - begin:.1f} s", flush=True)
+                print(f"cut {number}, {moment}: {count} had to be there, {time.monotonic() - begin:.1f} s", flush=True)
             if faults and options.short and options.expect_loss:
                 break
+            await live.go_on(moment)
     finally:
         await live.stop()
         tally.acknowledged = len(live.accepted)
@@ -339,6 +386,7 @@ def run_and_judge(options):
     reason = cannot_run()
     if reason:
         print(f"powercut: skipped: {reason}")
+        common.print_result("powercut", "", "skipped")
         return 0
     binary = common.find_binary(options.bin)
     workdir = common.make_workdir(options.workdir, "powercut")
@@ -351,12 +399,15 @@ def run_and_judge(options):
     held = tally.cuts == options.cuts and not tally.failed
     passed = tally.failed > 0 if options.expect_loss else held
     unsafe = ", no sync" if options.expect_loss else ""
+    print("moments of the cuts: " + ", ".join(f"{n} {moment}" for moment, n in tally.moments.items()))
     common.print_row(**{
         "harness": "powercut", "faults injected": f"power cut, {options.fs}{unsafe}",
         "N": tally.cuts, "seed": options.seed, "acknowledged": tally.acknowledged,
         "had to be there": tally.had_to_be_there, "cuts failed": tally.failed,
         "verdict": ("loss seen, as expected" if passed else "FAILED: no loss seen") if options.expect_loss
         else ("held" if passed else "FAILED")})
+    common.print_result("powercut", f"power cut, {options.fs}{unsafe}", "held" if passed else "FAILED", n=tally.cuts,
+                        seed=options.seed, acknowledged=tally.acknowledged, cuts_failed=tally.failed)
     return 0 if passed else 1
 
 

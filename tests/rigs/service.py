@@ -492,6 +492,7 @@ def run_and_judge(options):
                + (() if options.short else ("debootstrap", "systemd-nspawn", "nsenter")) if not shutil.which(p)]
     if missing or os.geteuid() != 0:
         print(f"service: skipped, it needs root and {', '.join(missing) or 'no more programs'}")
+        common.print_result("service", "", "skipped")
         return 0
     work, checks = common.make_workdir(options.workdir, "service"), Checks()
     binary = common.find_binary(options.bin)
@@ -511,6 +512,10 @@ def run_and_judge(options):
                      verdict="FAILED" if checks.failed else "held")
     if checks.failed:
         print(f"kept for a look: {work}")
+    common.print_result("service", "package upgrades under load", "FAILED" if checks.failed else "held",
+                        n=columns.get("upgrades", 0), seed=options.seed, acknowledged=columns.get("acknowledged"),
+                        lost=columns.get("lost"), out_of_order=columns.get("out of order"))
+    if checks.failed:
         return 1
     shutil.rmtree(work)
     return 0

@@ -228,6 +228,8 @@ def run(options):
             common.print_row(beside=name, seed=options.seed, connections=options.connections, accepted=count,
                              p99_ms=f"{p99:.1f}", memory_mb=memory // MB)
         common.print_faults("faults", faults)
+        common.print_result("slowsenders", "slow senders of each kind", "FAILED" if faults else "held",
+                            n=options.connections, seed=options.seed, acknowledged=sum(row[1] for row in rows))
         return 1 if faults else 0
     finally:
         for process in (daemon, secure):

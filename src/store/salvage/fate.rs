@@ -1,0 +1,162 @@
+//! What became of each delivery, as far as the records say; and where they do not, at least once wins.
+//!
+//! *Law.* A delivery whose last settlement says that it was delivered or discarded is done, and copies of it are old. Of a
+//! copy in the delay tree and one in the dead letter queue the newer counts, and either counts more than a copy in a page.
+//! What has no copy and no end is lost, unless it is known to have left its place and settlements are missing: then it may
+//! have been delivered.
+
+use super::survey::{Page, Survey};
+use crate::delivery::DeliveryId;
+use crate::event::{DestinationId, DestinationSet, Sequence};
+use crate::store::record::{Entry, How, PageShape, Settlement};
+use crate::time::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Why a delivery is not in the new store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    Lost,
+    /// It left its place, and what became of it was in a settlement that is lost.
+    Unknown,
+}
+
+#[derive(Debug, Default)]
+pub struct Fates {
+    /// Every event from the head of history on, with its pages; those of which nothing is known go nowhere.
+    pub packed: BTreeMap<u64, (PageShape, Vec<Entry>)>,
+    pub settlements: Vec<Settlement>,
+    pub missing: Vec<(DeliveryId, Missing)>,
+    /// Events of which nothing at all is known.
+    pub nameless: Vec<u64>,
+    /// Deliveries left in pages, for each destination.
+    pub left: BTreeMap<DestinationId, u64>,
+    /// Pages with something left in them.
+    pub live: BTreeSet<u64>,
+}
+
+/// `read` gives the entries of the events of a page that history no longer has.
+pub fn decide<E>(
+    survey: &mut Survey,
+    now: Timestamp,
+    read: impl FnMut(&Survey, u64) -> Result<Vec<Entry>, E>,
+) -> Result<Fates, E> {
+    let mut fates = Fates { settlements: survey.settlements.values().cloned().collect(), ..Fates::default() };
+    let mut last: BTreeMap<DeliveryId, How> = BTreeMap::new();
+    for settlement in &fates.settlements {
+        last.insert(settlement.id, settlement.how);
+    }
+    old_copies(survey, &last);
+    pack(survey, &mut fates, read)?;
+    let whole = survey.settlements_are_whole();
+    let mut ended = Vec::new();
+    for (first, (shape, entries)) in &fates.packed {
+        let there = shape.bytes > 0;
+        let emptied = survey.emptied.contains(first);
+        let before_floor = *first < survey.totals.floor.0;
+        for (n, entry) in (*first..).zip(entries) {
+            for destination in entry.to.iter() {
+                let id = DeliveryId { sequence: Sequence(n), destination };
+                let elsewhere = if survey.delayed.contains_key(&id) {
+                    Some(How::Moved)
+                } else {
+                    survey.dead.contains_key(&id).then_some(How::Dead)
+                };
+                let missing = match (last.get(&id), elsewhere) {
+                    (Some(How::Delivered | How::Discarded), _) => continue,
+                    (Some(_), Some(_)) => continue,
+                    (None, Some(how)) => {
+                        ended.push((id, how));
+                        continue;
+                    }
+                    (None, None) if before_floor => continue,
+                    (None, None) if there => {
+                        *fates.left.entry(destination).or_default() += 1;
+                        fates.live.insert(*first);
+                        continue;
+                    }
+                    (None, None) if emptied => Missing::Unknown,
+                    (Some(_), None) if survey.gone.contains(&id) && !whole => Missing::Unknown,
+                    _ => Missing::Lost,
+                };
+                fates.missing.push((id, missing));
+                ended.push((id, How::Discarded));
+            }
+        }
+    }
+    fates.settlements.extend(ended.into_iter().map(|(id, how)| Settlement {
+        id,
+        how,
+        attempts: 0,
+        status: 0,
+        at: now,
+    }));
+    Ok(fates)
+}
+
+/// Drops copies of what is done, and the older of two.
+fn old_copies(survey: &mut Survey, last: &BTreeMap<DeliveryId, How>) {
+    let done = |id: &DeliveryId| matches!(last.get(id), Some(How::Delivered | How::Discarded));
+    survey.delayed.retain(|id, _| !done(id));
+    survey.dead.retain(|id, _| !done(id));
+    let both: Vec<DeliveryId> = survey.dead.keys().filter(|id| survey.delayed.contains_key(id)).copied().collect();
+    for id in both {
+        let lsn = |of: &BTreeMap<DeliveryId, super::survey::Kept>| of.get(&id).map_or(0, |kept| kept.lsn);
+        if lsn(&survey.dead) > lsn(&survey.delayed) {
+            survey.delayed.remove(&id)
+        } else {
+            survey.dead.remove(&id)
+        };
+    }
+}
+
+/// Puts every number from the head of history on into a page: one that can be read, one that history tells of, or one that
+/// holds the place of what is not known.
+fn pack<E>(
+    survey: &Survey,
+    fates: &mut Fates,
+    mut read: impl FnMut(&Survey, u64) -> Result<Vec<Entry>, E>,
+) -> Result<(), E> {
+    let end = survey.next_sequence();
+    let oldest =
+        survey.pages.keys().next().copied().unwrap_or(end).min(survey.entries.keys().next().copied().unwrap_or(end));
+    let mut at = survey.totals.history_head.0.min(oldest).max(1);
+    while at < end {
+        let entries = |count: u64| (at..at + count).map(|n| survey.entries.get(&n).cloned()).collect::<Vec<_>>();
+        let next_page = survey.pages.range(at + 1..).next().map_or(end, |(first, _)| *first);
+        let (count, bytes) = match (survey.pages.get(&at), survey.shapes.get(&at)) {
+            (Some(Page { count, bytes }), _) => (u64::from(*count), *bytes),
+            (None, Some(shape)) => (u64::from(shape.count).min(next_page - at), 0),
+            (None, None) => (1, 0),
+        };
+        let mut known = entries(count);
+        if bytes > 0 && known.iter().any(Option::is_none) {
+            known = read(survey, at)?.into_iter().map(Some).collect();
+        }
+        let named = |(n, entry): (u64, Option<Entry>)| {
+            entry.unwrap_or_else(|| {
+                fates.nameless.push(n);
+                nobody()
+            })
+        };
+        let filled = (at..).zip(known).map(named).collect();
+        fates.packed.insert(at, (PageShape { count: count as u16, bytes }, filled));
+        at += count;
+    }
+    Ok(())
+}
+
+/// Holds the place of an event of which nothing is known.
+fn nobody() -> Entry {
+    Entry {
+        sender: Default::default(),
+        body: Default::default(),
+        lane: Default::default(),
+        time: Timestamp::ZERO,
+        received_at: Timestamp::ZERO,
+        source: u16::MAX,
+        kind: u16::MAX,
+        to: DestinationSet::EMPTY,
+        size: 0,
+        prior: Sequence::default(),
+    }
+}

@@ -1,0 +1,226 @@
+//! What of a damaged store's records can be read, each verified by its own checksum.
+
+use crate::delivery::{DeadLetter, Delivery, DeliveryId};
+use crate::event::Event;
+use crate::store::StoreError;
+use crate::store::codec::{self, Damaged, Kind};
+use crate::store::draft::{Rows, Table, get_long};
+use crate::store::keys::{TOTALS, delay_of, dlq_of, number_of};
+use crate::store::log::mark::Reached;
+use crate::store::log::rows::Found;
+use crate::store::page::{open_page, unpack};
+use crate::store::record::{Entry, HistoryRow, PageShape, SettledRow, Settlement, Totals};
+use serde::de::DeserializeOwned;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A page that verifies, or the mere news of one.
+#[derive(Clone, Debug)]
+pub struct Page {
+    pub count: u16,
+    /// Sealed length; zero where there is no such page to be read.
+    pub bytes: u32,
+}
+
+/// A record that waits, or is dead, in one row or several.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    pub key: Vec<u8>,
+    pub lsn: u64,
+    pub bytes: usize,
+}
+
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// How far the store had durably come, where that is known beside its log.
+    pub reached: Reached,
+    pub totals: Totals,
+    pub totals_known: bool,
+    pub entries: BTreeMap<u64, Entry>,
+    pub pages: BTreeMap<u64, Page>,
+    /// Pages that are known to have been emptied.
+    pub emptied: BTreeSet<u64>,
+    /// How history says that events are packed.
+    pub shapes: BTreeMap<u64, PageShape>,
+    pub settlements: BTreeMap<u64, Settlement>,
+    /// The newest of each.
+    pub delayed: BTreeMap<DeliveryId, Kept>,
+    pub dead: BTreeMap<DeliveryId, Kept>,
+    /// Deliveries of which it is known that they left the delay tree or the dead letter queue.
+    pub gone: BTreeSet<DeliveryId>,
+    /// Each record that does not verify, in words.
+    pub damaged: Vec<String>,
+}
+
+impl Survey {
+    pub fn of(found: &Found, reached: Option<Reached>) -> Result<Self, StoreError> {
+        let mut survey = Self { reached: reached.unwrap_or_default(), ..Self::default() };
+        match long::<Totals>(found, Table::Meta, Kind::Totals, TOTALS) {
+            Ok(Some((totals, _))) => (survey.totals, survey.totals_known) = (totals, true),
+            Ok(None) => survey.damaged.push("the counters are missing; they are counted anew".to_owned()),
+            Err(StoreError::Damaged(why)) => survey.damaged.push(format!("the counters: {why}; they are counted anew")),
+            Err(e) => return Err(e),
+        }
+        survey.history(found)?;
+        survey.settled(found)?;
+        survey.pages(found)?;
+        survey.delayed = survey.long_records::<Delivery>(found, Table::Delay, Kind::Delivery)?;
+        survey.dead = survey.long_records::<DeadLetter>(found, Table::Dlq, Kind::DeadLetter)?;
+        Ok(survey)
+    }
+
+    /// The first number that no event has, as far as can be seen.
+    pub fn next_sequence(&self) -> u64 {
+        let pages = self.pages.last_key_value().map(|(first, page)| first + u64::from(page.count));
+        let entries = self.entries.last_key_value().map(|(n, _)| n + 1);
+        [pages, entries]
+            .into_iter()
+            .flatten()
+            .fold(self.totals.next_sequence.0.max(self.reached.next_sequence), u64::max)
+    }
+
+    /// Whether no settlement is missing.
+    pub fn settlements_are_whole(&self) -> bool {
+        let (head, next) = (self.totals.settled_head, self.totals.next_settlement);
+        let all = self.settlements.range(head..next).count() as u64 == next - head;
+        self.totals_known && all && next >= self.reached.next_settlement
+    }
+
+    fn history(&mut self, found: &Found) -> Result<(), StoreError> {
+        for (first, row) in small::<HistoryRow>(found, Table::History, Kind::History, &mut self.damaged)? {
+            let mut at = first;
+            for shape in &row.pages {
+                self.shapes.entry(at).or_insert(*shape);
+                at += u64::from(shape.count);
+            }
+            self.entries.extend((first..).zip(row.entries));
+        }
+        let head = self.totals.history_head.0;
+        self.entries = self.entries.split_off(&head);
+        self.shapes = self.shapes.split_off(&head);
+        Ok(())
+    }
+
+    fn settled(&mut self, found: &Found) -> Result<(), StoreError> {
+        for (first, row) in small::<SettledRow>(found, Table::Settled, Kind::Settled, &mut self.damaged)? {
+            self.settlements.extend((first..).zip(row.settlements));
+        }
+        self.settlements = self.settlements.split_off(&self.totals.settled_head);
+        Ok(())
+    }
+
+    /// A page is only taken where its events are those that history remembers in its place.
+    fn pages(&mut self, found: &Found) -> Result<(), StoreError> {
+        for (key, row) in found.keys(Table::Pages) {
+            let first = number_of(key)?;
+            if !row.is_there() {
+                self.emptied.insert(first);
+                continue;
+            }
+            let events = match events(found, key) {
+                Ok(events) => events,
+                Err(StoreError::Damaged(why)) => {
+                    self.damaged.push(format!("the page of the events from {first} on: {why}"));
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
+            let known = |n: u64| self.entries.get(&n);
+            let fits = |(n, event): (u64, &Event)| {
+                known(n).is_none_or(|e| e.body == event.body_digest && e.received_at == event.received_at)
+            };
+            if !(first..).zip(&events).all(fits) {
+                self.damaged.push(format!("the page of the events from {first} on holds other events"));
+                continue;
+            }
+            let bytes = found.row(Table::Pages, &[key, &[0, 0]].concat())?.ok_or(Damaged::Missing)?;
+            let bytes = codec::sealed_length(&bytes)? as u32;
+            self.pages.insert(first, Page { count: events.len() as u16, bytes });
+        }
+        Ok(())
+    }
+
+    fn long_records<T: DeserializeOwned + Identified>(
+        &mut self,
+        found: &Found,
+        table: Table,
+        kind: Kind,
+    ) -> Result<BTreeMap<DeliveryId, Kept>, StoreError> {
+        let mut kept: BTreeMap<DeliveryId, Kept> = BTreeMap::new();
+        for (key, row) in found.keys(table) {
+            let id = if table == Table::Delay { delay_of(key).map(|(_, id)| id)? } else { dlq_of(key)? };
+            if !row.is_there() {
+                self.gone.insert(id);
+                continue;
+            }
+            match long::<T>(found, table, kind, key) {
+                Ok(Some((record, bytes))) if record.id() == id => {
+                    let this = Kept { key: key.to_vec(), lsn: row.lsn, bytes };
+                    let newest = kept.entry(id).or_insert_with(|| this.clone());
+                    if newest.lsn < this.lsn {
+                        *newest = this;
+                    }
+                }
+                Ok(_) => self.damaged.push(format!("`{}` record of {id}: it is another's", table.name())),
+                Err(StoreError::Damaged(why)) => {
+                    self.damaged.push(format!("`{}` record of {id}: {why}", table.name()));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(kept)
+    }
+}
+
+/// The events of a page as they lie in the log.
+pub fn events(found: &Found, key: &[u8]) -> Result<Vec<Event>, StoreError> {
+    let sealed = get_long(found, Table::Pages, key)?.ok_or(Damaged::Missing)?;
+    unpack(&open_page(&sealed)?)?.into_iter().map(|record| Ok(codec::from_payload(record)?)).collect()
+}
+
+trait Identified {
+    fn id(&self) -> DeliveryId;
+}
+
+impl Identified for Delivery {
+    fn id(&self) -> DeliveryId {
+        self.id
+    }
+}
+
+impl Identified for DeadLetter {
+    fn id(&self) -> DeliveryId {
+        self.delivery.id
+    }
+}
+
+/// A long record and its sealed length.
+fn long<T: DeserializeOwned>(
+    found: &Found,
+    table: Table,
+    kind: Kind,
+    key: &[u8],
+) -> Result<Option<(T, usize)>, StoreError> {
+    match get_long(found, table, key)? {
+        Some(sealed) => Ok(Some((codec::decode(kind, &sealed)?, sealed.len()))),
+        None => Ok(None),
+    }
+}
+
+/// All readable rows of a table of consecutive numbers.
+fn small<T: DeserializeOwned>(
+    found: &Found,
+    table: Table,
+    kind: Kind,
+    damaged: &mut Vec<String>,
+) -> Result<Vec<(u64, T)>, StoreError> {
+    let mut rows = Vec::new();
+    for (key, _) in found.rows(table).filter(|(_, row)| row.is_there()) {
+        let first = number_of(key)?;
+        match found.row(table, key)?.map(|sealed| codec::decode::<T>(kind, &sealed)) {
+            Some(Ok(row)) => rows.push((first, row)),
+            Some(Err(why)) => damaged.push(format!("`{}` row {first}: {why}", table.name())),
+            None => {}
+        }
+    }
+    Ok(rows)
+}

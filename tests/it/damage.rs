@@ -1,0 +1,261 @@
+//! A store whose files were damaged: what is wrong is never taken for what was sent, and what is gone is told.
+
+use crate::events::event;
+use holdline::clock::Clock;
+use holdline::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place, Reason};
+use holdline::event::{DestinationId, Event, Sequence};
+use holdline::store::{Arrival, DlqAction, Opened, Options, Store, StoreError, Transition, Windows, salvage};
+use holdline::time::Timestamp;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+const START: Timestamp = Timestamp(1_800_000_000_000);
+const DESTINATIONS: [DestinationId; 2] = [DestinationId(0), DestinationId(1)];
+
+/// Where each delivery that has not ended lies, and the event that it must carry.
+type Content = BTreeMap<DeliveryId, (&'static str, Event)>;
+
+fn options() -> Options {
+    let by_source = HashMap::from([("default".to_owned(), Duration::from_secs(3600))]);
+    Options { windows: Windows { by_source }, ..Options::default() }
+}
+
+fn open(path: &Path) -> Result<Opened, StoreError> {
+    Store::open(path, options(), Clock::manual(START))
+}
+
+fn close(opened: Opened) {
+    let Opened { store, committer, news, .. } = opened;
+    drop((store, news));
+    committer.join().unwrap();
+}
+
+/// All that has not ended, read from the store, byte for byte.
+fn content(store: &Store) -> Result<Content, StoreError> {
+    let mut all = Content::new();
+    for destination in DESTINATIONS {
+        let mut from = store.floor();
+        loop {
+            let (tickets, next) = store.waiting(destination, from)?;
+            for ticket in tickets {
+                let id = DeliveryId { sequence: ticket.sequence, destination };
+                let delivery = store.delivery(id, ticket.place)?;
+                all.insert(id, ("page", Event::clone(&delivery.event)));
+            }
+            if next == from {
+                break;
+            }
+            from = next;
+        }
+    }
+    for delayed in store.delayed() {
+        let Ok(delayed) = delayed? else { continue };
+        let id = DeliveryId { sequence: delayed.ticket.sequence, destination: delayed.destination };
+        all.insert(id, ("delay", Event::clone(&store.delivery(id, delayed.ticket.place)?.event)));
+    }
+    for id in store.dead_ids(None) {
+        let id = id?;
+        if let Some(letter) = store.dead_letter(id)? {
+            all.insert(id, ("dlq", Event::clone(&letter.delivery.event)));
+        }
+    }
+    Ok(all)
+}
+
+fn failed(mut delivery: Delivery) -> Delivery {
+    let number = delivery.next_attempt();
+    let outcome = Outcome::Answered(503);
+    delivery.attempts.push(Attempt {
+        number,
+        at: START,
+        latency_ms: 12,
+        outcome,
+        error: String::new(),
+        answer: vec![],
+    });
+    delivery
+}
+
+/// What happens to an event for a destination, by dice.
+fn play(store: &Store, rng: &mut fastrand::Rng, id: DeliveryId) {
+    let due = START.after(Duration::from_secs(rng.u64(1..500)));
+    let delivery = || failed(store.delivery(id, Place::Page).unwrap());
+    match rng.u8(0..10) {
+        0..5 => store.record(Transition::Delivered { id, place: Place::Page, attempts: 1, status: 200, at: START }),
+        5 => {
+            store.record(Transition::Delayed { from: Place::Page, due, delivery: Arc::new(delivery()) });
+            if rng.bool() {
+                let place = Place::Delay(due);
+                store.record(Transition::Delivered { id, place, attempts: 2, status: 200, at: START });
+            }
+        }
+        6 => {
+            let letter = DeadLetter { delivery: delivery(), reason: Reason::Permanent, dead_at: START };
+            store.record(Transition::Dead { from: Place::Page, letter: Box::new(letter) });
+        }
+        _ => {}
+    }
+}
+
+/// A store of some megabytes with all that a life brings; its content as it was when it ended.
+async fn lived(path: &Path, seed: u64) -> Content {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut sequence = 0;
+    for life in 0..3 {
+        let opened = open(path).unwrap();
+        let store = opened.store.clone();
+        store.register(vec!["crm".to_owned(), "wallboard".to_owned()]).await.unwrap();
+        for commit in 0..60 {
+            let count = rng.u64(1..8);
+            let arrivals = (0..count).map(|n| {
+                let longest = if rng.u8(0..10) == 0 { 60_000 } else { 3000 };
+                let body: Vec<u8> = (0..rng.usize(2..longest)).map(|_| rng.u8(..)).collect();
+                let id = format!("{life}-{commit}-{n}");
+                Arrival::new(event(&format!("call-{}", rng.u8(0..20)), &id, &body, 2, START))
+            });
+            store.accept(arrivals.collect()).await.unwrap();
+            for n in sequence + 1..=sequence + count {
+                for destination in DESTINATIONS {
+                    play(&store, &mut rng, DeliveryId { sequence: Sequence(n), destination });
+                }
+            }
+            sequence += count;
+        }
+        store.flush().await.unwrap();
+        let dead: Vec<DeliveryId> = store.dead_ids(None).map(|id| id.unwrap()).collect();
+        let (redriven, purged) = (dead[..dead.len() / 4].to_vec(), dead[dead.len() / 4..dead.len() / 3].to_vec());
+        store.dlq(DlqAction::Redrive, redriven, "test".to_owned()).await.unwrap();
+        store.dlq(DlqAction::Purge, purged, "test".to_owned()).await.unwrap();
+        assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
+        drop(store);
+        close(opened);
+    }
+    let opened = open(path).unwrap();
+    let content = content(&opened.store).unwrap();
+    close(opened);
+    assert!(content.len() > 200, "{}", content.len());
+    content
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Harm {
+    Flip,
+    ZeroPage,
+    Cut,
+    Garbage,
+}
+
+/// Damages a file at a place that the dice say; what was done, in words.
+fn harm(file: &Path, rng: &mut fastrand::Rng, kind: Harm) -> String {
+    let mut bytes = std::fs::read(file).unwrap();
+    let used = bytes.iter().rposition(|b| *b != 0).map_or(1, |last| last + 1);
+    let at = rng.usize(0..used);
+    match kind {
+        Harm::Flip => bytes[at] ^= 1 << rng.u8(0..8),
+        Harm::ZeroPage => {
+            let from = at / 4096 * 4096;
+            let to = (from + 4096).min(bytes.len());
+            bytes[from..to].fill(0);
+        }
+        Harm::Cut => bytes.truncate(at),
+        Harm::Garbage => {
+            let to = (at + rng.usize(1..20_000)).min(bytes.len());
+            bytes[at..to].iter_mut().for_each(|b| *b = rng.u8(..));
+        }
+    }
+    std::fs::write(file, bytes).unwrap();
+    format!("{kind:?} at {at} of {used} in {}", file.file_name().unwrap().to_string_lossy())
+}
+
+fn files(path: &Path) -> Vec<PathBuf> {
+    let all = std::fs::read_dir(path.join("queue")).unwrap().map(|e| e.unwrap().path());
+    let mut all: Vec<_> = all.filter(|p| p.is_file()).collect();
+    all.sort();
+    all
+}
+
+/// Every delivery that is in one and not in the other; panics where one carries another event than it must.
+fn compare(was: &Content, is: &Content, what: &str) -> (Vec<DeliveryId>, usize) {
+    let mut back = 0;
+    for (id, (_, event)) in is {
+        match was.get(id) {
+            Some((_, sent)) => assert_eq!(event, sent, "{what}: {id} carries another event"),
+            None => back += 1,
+        }
+    }
+    (was.keys().filter(|id| !is.contains_key(id)).copied().collect(), back)
+}
+
+#[tokio::test]
+async fn i23_damage_anywhere_is_told_and_salvage_gets_back_what_it_did_not_hit() {
+    let rounds: u64 = std::env::var("HOLDLINE_DAMAGE_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
+    let first: u64 = std::env::var("HOLDLINE_DAMAGE_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    let was = lived(&source, 7).await;
+    let kinds = [Harm::Flip, Harm::ZeroPage, Harm::Cut, Harm::Garbage];
+    let (mut refused, mut opened_whole, mut lost_in_all, mut back_in_all, mut whole) = (0, 0, 0, 0, 0);
+    for seed in first..first + rounds {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let (hit, new) = (dir.path().join("hit"), dir.path().join("new"));
+        copy(&source, &hit);
+        let all = files(&hit);
+        let file = if rng.u8(0..4) > 0 { hit.join("queue/db") } else { all[rng.usize(0..all.len())].clone() };
+        let kind = kinds[rng.usize(0..kinds.len())];
+        let what = format!("seed {seed}: {}", harm(&file, &mut rng, kind));
+        // what sled would do with it is done to another copy, as a salvage only reads
+        let tried = dir.path().join("tried");
+        copy(&hit, &tried);
+        match open(&tried) {
+            Err(why) => {
+                refused += 1;
+                assert!(why.to_string().contains("--salvage"), "{what}: {why}");
+            }
+            Ok(opened) => {
+                let is = content(&opened.store).unwrap_or_else(|why| panic!("{what}: opened, and then {why}"));
+                let (missing, back) = compare(&was, &is, &what);
+                let told = !opened.findings.is_empty();
+                assert!(
+                    (missing.is_empty() && back == 0) || told,
+                    "{what}: {missing:?} missing, {back} back, in silence"
+                );
+                opened_whole += 1;
+                close(opened);
+            }
+        }
+        let done = salvage(&hit, &new, START).unwrap_or_else(|why| panic!("{what}: {why}"));
+        assert_eq!(done.inventory.faults, Vec::<String>::new(), "{what}");
+        let opened = open(&new).unwrap();
+        assert!(opened.findings.is_empty(), "{what}: {:?}", opened.findings);
+        let is = content(&opened.store).unwrap();
+        let (missing, back) = compare(&was, &is, &what);
+        let told = done.unaccounted.max(done.missing.len() as u64) + done.nameless;
+        assert!(missing.len() as u64 <= told, "{what}: {} missing, {told} told: {missing:?} {done:?}", missing.len());
+        println!("{what}: {:?}, {} missing, {told} told, {back} back", done.damaged, missing.len());
+        (lost_in_all, back_in_all) = (lost_in_all + missing.len(), back_in_all + back);
+        whole += u64::from(missing.is_empty());
+        close(opened);
+        for folder in [&hit, &new, &tried] {
+            std::fs::remove_dir_all(folder).unwrap();
+        }
+    }
+    println!(
+        "{rounds} rounds: {refused} refused, {opened_whole} opened; salvage: {whole} whole, {lost_in_all} lost, {back_in_all} back"
+    );
+    assert!(refused > 0 && whole > 0);
+}
