@@ -3,7 +3,7 @@
 
 use super::access::Caller;
 use super::answers::Changed;
-use super::events::find;
+use super::events::find_all;
 use super::known::Lies;
 use super::object::Object;
 use super::pending::{destination, places, read};
@@ -17,6 +17,7 @@ use axum::Json;
 use axum::extract::{State, rejection::JsonRejection};
 use serde::Deserialize;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object as Described, ObjectBuilder, Type};
 
 /// Events of one request.
 const IDS_MAX: usize = 10_000;
@@ -50,13 +51,17 @@ pub(super) struct SettledIds {
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it is only described")]
 pub(super) struct SettledAll {
-    /// `true`.
+    #[schema(schema_with = only_true)]
     all: bool,
     /// It stands in the audit.
     #[schema(min_length = 1, max_length = 500)]
     reason: String,
     #[schema(nullable = false)]
     dry_run: Option<bool>,
+}
+
+fn only_true() -> Described {
+    ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([true])).build()
 }
 
 #[derive(Debug, Deserialize)]
@@ -116,10 +121,7 @@ pub(super) async fn discard(
 impl Giving<'_> {
     async fn named(&self, ids: &[String]) -> Result<Waiting, Failure> {
         let mut waiting = Vec::new();
-        for id in ids {
-            let Some(known) = find(self.admin, id).await.map(Some).or_else(Failure::unless_not_found)? else {
-                continue;
-            };
+        for known in find_all(self.admin, ids).await? {
             let place = match known.places.get(&self.d) {
                 Some(Lies::Waiting) => Place::Page,
                 Some(Lies::Delayed { due, .. }) => Place::under(*due),

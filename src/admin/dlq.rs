@@ -154,7 +154,6 @@ pub(super) enum Chosen {
 pub(super) struct ByIds {
     #[schema(value_type = Vec<uuid::Uuid>)]
     ids: Vec<String>,
-    #[schema(nullable = false)]
     destination: Option<String>,
     #[schema(nullable = false)]
     dry_run: Option<bool>,

@@ -100,8 +100,9 @@ fn wish(body: &Bytes) -> Result<Erase, Failure> {
     if body.is_empty() {
         return Ok(Erase::default());
     }
-    let wish = serde_json::from_slice(body);
-    wish.map(|Object(wish)| wish).map_err(|e| Failure::bad(format!("the body is not what is described: {e}")))
+    let wish = serde_json::from_slice::<Option<Object<Erase>>>(body);
+    wish.map(|wish| wish.map_or_else(Erase::default, |Object(wish)| wish))
+        .map_err(|e| Failure::bad(format!("the body is not what is described: {e}")))
 }
 
 fn item(digest: String, erased: &Erased) -> ErasedItem {

@@ -148,18 +148,40 @@ pub(super) async fn body(State(admin): Shared, Name(id): Name) -> Result<impl In
 
 /// The event by its id, or by `SOURCE:ID` with the sender's own one: then the newest that bears it.
 pub(super) async fn find(admin: &Admin, id: &str) -> Result<Known, Failure> {
-    let unknown = || {
-        Failure::not_found(
-            "no event with this id is known: it was never accepted, or ended longer ago than is remembered",
-        )
-    };
-    let (id, sequence) = match id.split_once(':') {
-        None => sequence_of(id).map(|(id, sequence)| (Some(id), sequence))?,
-        Some((source, of_sender)) => (None, admin.store.remembered(source, of_sender).ok_or_else(unknown)?),
-    };
+    let (id, sequence) = place_of(admin, id)?;
     admin.has_started().await?;
     let known = admin.read(move |store| know(store, sequence)).await?;
     known.filter(|known| id.is_none_or(|id| known.id == id)).ok_or_else(unknown)
+}
+
+/// Those of these events that are known, each once.
+pub(super) async fn find_all(admin: &Admin, ids: &[String]) -> Result<Vec<Known>, Failure> {
+    let mut wanted = BTreeMap::new();
+    for id in ids {
+        let place = place_of(admin, id).map(Some).or_else(Failure::unless_not_found)?;
+        wanted.extend(place.map(|(id, sequence)| (sequence, id)));
+    }
+    admin.has_started().await?;
+    admin
+        .read(move |store| {
+            let mut found = Vec::new();
+            for (sequence, id) in wanted {
+                found.extend(know(store, sequence)?.filter(|known| id.is_none_or(|id| known.id == id)));
+            }
+            Ok(found)
+        })
+        .await
+}
+
+fn place_of(admin: &Admin, id: &str) -> Result<(Option<EventId>, Sequence), Failure> {
+    match id.split_once(':') {
+        None => sequence_of(id).map(|(id, sequence)| (Some(id), sequence)),
+        Some((source, of_sender)) => Ok((None, admin.store.remembered(source, of_sender).ok_or_else(unknown)?)),
+    }
+}
+
+fn unknown() -> Failure {
+    Failure::not_found("no event with this id is known: it was never accepted, or ended longer ago than is remembered")
 }
 
 /// Completes what the store knows with what the scheduler and the settlements say.

@@ -26,7 +26,7 @@ pub(super) struct PauseFor {
 }
 
 /// What the breaker is to do.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, ToSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Wanted {
     /// Nothing passes until `for` is over, or until it is set again.
@@ -37,17 +37,64 @@ pub(super) enum Wanted {
     HalfOpen,
 }
 
+/// How a breaker is to stand, as the document of the API tells it: for a time, or until its probes have ended.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it is only described; `SetBreaker` is what is read")]
+pub(super) enum Stand {
+    Forced(Forced),
+    Probed(Probed),
+}
+
+/// Open or closed by hand.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "it is only described")]
+pub(super) struct Forced {
+    state: ForcedState,
+    #[schema(max_length = 500, nullable = false)]
+    reason: Option<String>,
+    /// A duration as `30m`. Closed without it: now, and left to itself from then on.
+    #[serde(rename = "for")]
+    #[schema(pattern = "^[1-9][0-9]{0,3}(s|m|h)$")]
+    within: Option<String>,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "it is only described")]
+enum ForcedState {
+    /// Nothing passes until `for` is over, or until it is set again.
+    Open,
+    /// Closed now; and it stays closed for as long as `for` says, whatever the calls say.
+    Closed,
+}
+
+/// A few requests are let through, which decide.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "it is only described")]
+pub(super) struct Probed {
+    state: ProbedState,
+    #[schema(max_length = 500, nullable = false)]
+    reason: Option<String>,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(dead_code, reason = "it is only described")]
+enum ProbedState {
+    HalfOpen,
+}
+
 /// How a breaker is to stand.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SetBreaker {
     state: Wanted,
     #[serde(default)]
-    #[schema(max_length = 500)]
     reason: String,
-    /// A duration as `30m`.
     #[serde(rename = "for", default)]
-    #[schema(value_type = Option<String>, pattern = "^[1-9][0-9]{0,3}(s|m|h)$")]
     within: Option<String>,
 }
 
@@ -88,7 +135,7 @@ pub(super) async fn resume(State(admin): Shared, caller: Caller, Name(name): Nam
 }
 
 /// Opens the breaker of a destination, closes it, or lets it find out
-#[utoipa::path(post, path = "/v1/destinations/{name}/breaker", tag = "destinations", params(("name" = String, Path)), request_body = SetBreaker, responses((status = 200, body = Decided), Failure))]
+#[utoipa::path(post, path = "/v1/destinations/{name}/breaker", tag = "destinations", params(("name" = String, Path)), request_body = Stand, responses((status = 200, body = Decided), Failure))]
 pub(super) async fn breaker(
     State(admin): Shared,
     caller: Caller,

@@ -2,16 +2,13 @@
 
 use super::access::Caller;
 use super::answers::Page;
-use super::{Failure, Shared};
+use super::{Failure, Shared, filter};
 use crate::intake::Verdict;
 use crate::store::{Change, Detained};
 use axum::Json;
 use axum::extract::{Query as QueryOf, State, rejection::JsonRejection, rejection::QueryRejection};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
-
-const LIMIT: usize = 100;
-const LIMIT_MAX: usize = 1000;
 
 /// A page of the list, the oldest first.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -62,7 +59,7 @@ pub(super) async fn list(
     let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
     let after = query.after.as_deref().map(str::parse::<u64>).transpose();
     let after = after.map_err(|_| Failure::bad("`after` is the `next` of an earlier answer"))?;
-    let limit = query.limit.unwrap_or(LIMIT).clamp(1, LIMIT_MAX);
+    let limit = filter::limit(query.limit)?;
     let page = admin
         .read(move |store| {
             let numbers = store.detained_from(after.map_or(0, |after| after.saturating_add(1)), limit + 1);

@@ -33,12 +33,11 @@ pub(super) enum Redriven {
 pub(super) struct RedriveIds {
     #[schema(value_type = Vec<uuid::Uuid>)]
     ids: Vec<String>,
-    #[schema(nullable = false)]
     destination: Option<String>,
     #[schema(nullable = false)]
     dry_run: Option<bool>,
     /// At most so many in a second, minute or hour, as `50/s`.
-    #[schema(nullable = false, pattern = "^[1-9][0-9]{0,5}/(s|m|h|d)$")]
+    #[schema(pattern = "^[1-9][0-9]{0,5}/(s|m|h|d)$")]
     rate: Option<String>,
     /// One, then ten, then the rest, as long as the share that fails stays below the destination's
     /// `breaker.failure_ratio`.
@@ -55,7 +54,7 @@ pub(super) struct RedriveFilter {
     #[schema(nullable = false)]
     dry_run: Option<bool>,
     /// At most so many in a second, minute or hour, as `50/s`.
-    #[schema(nullable = false, pattern = "^[1-9][0-9]{0,5}/(s|m|h|d)$")]
+    #[schema(pattern = "^[1-9][0-9]{0,5}/(s|m|h|d)$")]
     rate: Option<String>,
     /// One, then ten, then the rest, as long as the share that fails stays below the destination's
     /// `breaker.failure_ratio`.

@@ -117,6 +117,11 @@ impl Dispatcher {
     pub async fn run(mut self) {
         let (to_me, mut messages) = mpsc::unbounded_channel();
         let mut inbox = Vec::with_capacity(MESSAGES_MAX);
+        // what was redriven while the delay tree was read is known from there too: told only after its delivery it would be
+        // delivered again, as long as the first one is not written
+        while let Ok(news) = self.news.try_recv() {
+            self.learn(news);
+        }
         loop {
             let wake = self.start_what_can(&to_me);
             self.load_what_is_wanted(&to_me);

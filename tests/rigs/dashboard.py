@@ -174,23 +174,24 @@ def decide(page, api):
     if (held["gate"], held["reason"], bool(held["until"])) != ("pause", "rig", True):
         raise common.RigError(f"paused by click, but the API says {held}")
     page.click(card, "Resume")
-    until("it is resumed", lambda: page.text("[data-destination] .pill") == "ok")
-    for state, wanted, reason, within in [("open", "open", "mending", "10m"), ("closed", "closed", "sure", "10m"),
-                                          ("half_open", "half_open", "let it find out", "")]:
+    until("it is resumed", lambda: page.text("[data-destination] .pill") != "paused" and not api.destination()["paused"])
+    # with nothing to send, one that is to find out stays as it is until there is
+    for state, wanted, reason, within in [("open", {"open"}, "mending", "10m"), ("closed", {"closed"}, "sure", "10m"),
+                                          ("half_open", {"open", "half_open"}, "let it find out", "")]:
         page.click(card, "Breaker")
         page.click(f"#state-field option[value={state}]")
         page.write("#reason-field", reason)
         if within:
             page.write("#for-field", within)
         page.click("#ask-yes")
-        until(f"the breaker is set {state}", lambda: any(reason in what for what in api.audit()))
-        until(f"the breaker is {wanted}", lambda: api.destination()["breaker"]["state"] == wanted)
+        until(f"the breaker is set {state}", lambda: f"breaker default {state}: {reason}" in api.audit())
+        until(f"the breaker is {state}", lambda: api.destination()["breaker"]["state"] in wanted)
     page.click(card, "Breaker")
     page.click("#state-field option[value=closed]")
     page.write("#reason-field", "as before")
     page.click("#ask-yes")
     until("the breaker is closed", lambda: api.destination()["breaker"]["state"] == "closed")
-    until("the page says so", lambda: page.text("[data-destination] .pill") == "ok")
+    until("the page says so", lambda: "breaker" not in page.text("[data-destination] .pill"))
 
 
 def erase(page, api):
@@ -229,7 +230,7 @@ def play(page, receiver, intake, admin, pictures, width):
     page.click("#explain-form button")
     until("the delayed one", lambda: "delay" in page.text("#explained"))
     receiver.status = 422
-    page.click("#explained article:first-child button", "Retry now")
+    page.click("#explained article:first-of-type button", "Retry now")
     page.click("#ask-yes")
 
     for n in range(5):
