@@ -70,8 +70,6 @@ impl Engine {
             trees.push(db.open_tree(table.name()).map_err(StoreError::engine)?);
         }
         db.flush().map_err(StoreError::engine)?;
-        let asleep = super::pool::quiet(&trees[0]);
-        tracing::debug!(asleep, "threads of sled's pool that are not needed");
         let failed = |e: std::io::Error| StoreError::Folder(format!("{}: {e}", folder.queue().display()));
         let data = File::options().read(true).write(true).open(folder.queue().join("db")).map_err(failed)?;
         let durability = if unsafe_switch {

@@ -45,7 +45,6 @@ mod names;
 mod notes;
 mod page;
 mod pages;
-mod pool;
 mod read;
 mod record;
 mod recovery;
