@@ -141,6 +141,7 @@ def questions(daemon, options):
         "/v1/dlq": ["", "?limit=1000", "?destination=dead", "?destination=waits", "?reason=expired", "?reason=permanent",
                     "?interaction=dead-call-7", "?interaction=nothing", "?type=nothing", "?since=2099-01-01T00:00:00Z",
                     f"?{deep}"],
+        "/v1/dlq/redrives": [""],
         "/v1/dlq/{id}": [dead], "/v1/dlq/{id}/body": [dead], "/v1/dlq/export": ["", "?interaction=nothing"],
         "/v1/destinations/{name}/pending": ["waits", "late"], "/v1/backup": None,
     }
