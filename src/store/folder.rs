@@ -226,7 +226,7 @@ pub fn hold(path: &Path) -> Result<Option<File>, StoreError> {
 /// Whether the folder says its format, which must be one that is known. It does not while a store is being made.
 fn has_format(path: &Path) -> Result<bool, StoreError> {
     let file = path.join("format");
-    match fs::read_to_string(&file) {
+    match fs::read(&file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()) {
         Ok(text) if text.trim().is_empty() => Ok(false),
         Ok(text) => match text.trim().parse::<u32>() {
             Ok(found) if found <= FORMAT => Ok(true),
