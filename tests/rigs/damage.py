@@ -183,7 +183,7 @@ async def place(bench, source, seed, taken):
         missing, told = await delivered(bench, daemon)
         way = "started" if not missing else "started, told of loss"
     else:
-        if code <= 0 or not re.search(r"--salvage|from a backup|is not|remove|set ", log):
+        if code <= 0 or not re.search(r"--salvage|from a backup|install that version|is not|remove|set ", log):
             raise common.RigError(f"{what}: ended with {code} without advice: {daemon.last_words()}")
         missing, told, way = await salvage(bench, hit, new)
     if bench.receiver.wrong:
