@@ -24,10 +24,15 @@ pub(super) fn token(from: &Token, data: &Path) -> anyhow::Result<String> {
         return Ok(secret.read().map_err(|why| anyhow!("admin.token: {why}"))?.expose().to_owned());
     }
     let path = data.join("admin.token");
-    if let Ok(token) = std::fs::read_to_string(&path)
-        && !token.trim().is_empty()
-    {
-        return Ok(token.trim().to_owned());
+    if let Ok(bytes) = std::fs::read(&path) {
+        match std::str::from_utf8(bytes.trim_ascii()) {
+            Ok(token) if !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic()) => {
+                return Ok(token.to_owned());
+            }
+            _ => {
+                tracing::warn!(path = %path.display(), "it holds no token that a request could carry; it is made anew")
+            }
+        }
     }
     let mut random = [0u8; 32];
     std::fs::File::open("/dev/urandom")
@@ -42,4 +47,24 @@ pub(super) fn token(from: &Token, data: &Path) -> anyhow::Result<String> {
         .with_context(|| format!("cannot write {}", path.display()))?;
     tracing::info!(path = %path.display(), "made the admin token");
     Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_stays_and_what_no_request_could_carry_is_made_anew() {
+        let data = tempfile::tempdir().unwrap();
+        let file = data.path().join("admin.token");
+        let made = token(&Token::Made, data.path()).unwrap();
+        assert_eq!(token(&Token::Made, data.path()).unwrap(), made);
+        std::fs::write(&file, "  by-hand\n").unwrap();
+        assert_eq!(token(&Token::Made, data.path()).unwrap(), "by-hand");
+        for damaged in [b"".as_slice(), b"\0\0\0", b"to\xffken", "to\u{6a6}ken".as_bytes(), b"two words"] {
+            std::fs::write(&file, damaged).unwrap();
+            let anew = token(&Token::Made, data.path()).unwrap();
+            assert_eq!((anew.len(), std::fs::read_to_string(&file).unwrap()), (64, format!("{anew}\n")));
+        }
+    }
 }
