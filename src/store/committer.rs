@@ -38,6 +38,9 @@ const UPKEEP: Duration = Duration::from_secs(1);
 /// A commit takes at most so many requests and so many bytes of events.
 const REQUESTS_MAX: usize = 1024;
 const BYTES_MAX: usize = 8 << 20;
+/// With so many rows a commit is full, and the rest waits for the next: sled looks up each row that it changes, also those of
+/// large bodies that are deleted, and nobody reads meanwhile.
+const ROWS_MAX: usize = 512;
 
 /// What the committer shares with readers.
 #[derive(Debug)]
@@ -144,10 +147,13 @@ impl Committer {
 
     /// Waits for requests; false when there will be none any more.
     fn gather(&self, gathered: &mut Vec<Request>) -> bool {
-        match self.requests.recv_timeout(UPKEEP) {
-            Ok(request) => gathered.push(request),
-            Err(RecvTimeoutError::Timeout) => return true,
-            Err(RecvTimeoutError::Disconnected) => return false,
+        // else something is left of what was gathered before
+        if gathered.is_empty() {
+            match self.requests.recv_timeout(UPKEEP) {
+                Ok(request) => gathered.push(request),
+                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
         }
         if self.last >= BUSY {
             self.gather_company(gathered);
@@ -172,7 +178,7 @@ impl Committer {
     /// committed while the others are being received, and neither side waits for the other.
     #[allow(clippy::disallowed_methods)] // nothing depends on it but the size of the commit
     fn gather_company(&self, gathered: &mut Vec<Request>) {
-        gathered.extend(self.requests.try_iter().take(REQUESTS_MAX - gathered.len()));
+        gathered.extend(self.requests.try_iter().take(REQUESTS_MAX.saturating_sub(gathered.len())));
         // those who waited for the last commit are about to come back; the rest is here
         let enough = ((self.last + gathered.len()) * 2 / 5).min(REQUESTS_MAX);
         for _ in 0..COMPANY_MAX {
@@ -180,7 +186,7 @@ impl Committer {
                 return;
             }
             std::thread::sleep(COMPANY);
-            gathered.extend(self.requests.try_iter().take(REQUESTS_MAX - gathered.len()));
+            gathered.extend(self.requests.try_iter().take(REQUESTS_MAX.saturating_sub(gathered.len())));
         }
     }
 
@@ -191,7 +197,10 @@ impl Committer {
         let mut ledger = Ledger::new(&shared, &mut index, &mut self.tail, &windows, self.clock.now());
         let mut answers = Vec::new();
         let (mut checks, mut tees) = (Vec::new(), Vec::new());
-        for request in gathered.drain(..) {
+        let mut requests = std::mem::take(gathered).into_iter();
+        while ledger.draft.rows() < ROWS_MAX
+            && let Some(request) = requests.next()
+        {
             match request {
                 Request::Accept { arrivals, answer } => {
                     let receipts = arrivals.into_iter().map(|a| ledger.accept(a)).collect::<Result<_, _>>()?;
@@ -219,6 +228,7 @@ impl Committer {
                 Request::Tee { tee, answer } => tees.push((tee, answer)),
             }
         }
+        gathered.extend(requests);
         let mut finished = ledger.finish()?;
         if !checks.is_empty() || !tees.is_empty() {
             if let Some(draft) = finished.draft.take() {

@@ -124,6 +124,11 @@ impl Draft {
         }
     }
 
+    /// Rows that it writes or deletes.
+    pub fn rows(&self) -> usize {
+        self.tables.iter().map(BTreeMap::len).sum()
+    }
+
     /// Bytes of keys and values.
     pub fn bytes(&self) -> usize {
         let writes = self.tables.iter().flatten();
