@@ -254,12 +254,12 @@ def parse_arguments():
     p.add_argument("--events", type=int, default=1_200, help="in the store that is damaged")
     p.add_argument("--seconds", type=float, default=100_000.0, help="no new place after so many")
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--short", action="store_true", help="as many places as 45 seconds have room for")
+    p.add_argument("--short", action="store_true", help="as many places as 15 seconds have room for")
     p.add_argument("--verbose", action="store_true", help="a line for each place")
     p.add_argument("--workdir", help="a folder on a real disk; default: the target folder")
     options = p.parse_args()
     if options.short:
-        options.seconds = 45.0
+        options.seconds = 15.0
     return options
 
 
