@@ -35,6 +35,8 @@ mod dues;
 mod engine;
 mod erase;
 mod folder;
+#[cfg(test)]
+mod golden_tests;
 mod index;
 mod keys;
 mod ledger;

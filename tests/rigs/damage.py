@@ -218,12 +218,12 @@ async def run(options):
     bench = Bench(options)
     source = bench.workdir / "source"
     ways, lost, faults = collections.Counter(), 0, []
-    end = time.monotonic() + options.seconds
     await bench.receiver.destination.listen(bench.ports[2])
     try:
         await bench.live(source)
         bench.receiver.picky = False
         taken, n = set(bench.receiver.taken), 0
+        end = time.monotonic() + options.seconds    # making the store takes as long as it takes
         while n < options.places and time.monotonic() < end:
             n += 1
             try:

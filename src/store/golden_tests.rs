@@ -1,0 +1,138 @@
+//! Records as they lie on disks out there, byte for byte, and the room that full rows have.
+
+use super::record::*;
+use crate::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Reason};
+use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
+use crate::rules::gcra::Rate;
+use crate::store::codec::{self, Kind};
+use crate::store::draft::ROW_MAX;
+use crate::store::page::{pack, seal_page};
+use crate::store::redrive::{Redrive, RedriveEnd, RedriveEnded};
+use crate::store::stance::{Fixed, Pause, Position, Stance};
+use crate::time::Timestamp;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+fn entry() -> Entry {
+    Entry {
+        sender: Digest64(1),
+        body: Digest64(2),
+        lane: Digest64(3),
+        time: Timestamp(4),
+        received_at: Timestamp(5),
+        source: 6,
+        kind: 7,
+        to: DestinationSet(8),
+        size: 9,
+        prior: Sequence(10),
+    }
+}
+
+fn settlement() -> Settlement {
+    let id = DeliveryId { sequence: Sequence(1), destination: DestinationId(2) };
+    Settlement { id, how: How::Dead, attempts: 3, status: 503, at: Timestamp(4) }
+}
+
+#[test]
+fn full_rows_stay_within_a_row() {
+    let shape = PageShape { count: 1, bytes: 1 };
+    let n = HistoryRow::ENTRIES_MAX;
+    let history = HistoryRow { pages: vec![shape; n], entries: vec![entry(); n] };
+    assert!(codec::encode(Kind::History, &history).len() <= ROW_MAX);
+    let settled = SettledRow { settlements: vec![settlement(); SettledRow::SETTLEMENTS_MAX] };
+    assert!(codec::encode(Kind::Settled, &settled).len() <= ROW_MAX);
+}
+
+/// What lies on disks out there must be read for ever; a change here is a new version of the record.
+#[test]
+fn golden_bytes_of_version_1() {
+    let history = HistoryRow { pages: vec![PageShape { count: 1, bytes: 300 }], entries: vec![entry()] };
+    let settled = SettledRow { settlements: vec![settlement()] };
+    let mut totals = Totals { accepted: 3, ..Totals::default() };
+    totals.tally(DestinationId(1)).delivered = 2;
+    let letter = DeadLetter { delivery: delivery(), reason: Reason::Permanent, dead_at: Timestamp(9) };
+    let mut page = Vec::new();
+    pack(&mut page, &codec::payload(&*delivery().event));
+    let hold = Hold { until: Timestamp(7), reason: "Retry-After".to_owned() };
+    let audit = Audit { at: Timestamp(1), who: "admin".to_owned(), what: "dlq purge".to_owned(), count: 2 };
+    let set_aside = Quarantined {
+        at: Timestamp(1),
+        table: "dlq".to_owned(),
+        id: delivery().id,
+        why: "why".to_owned(),
+        bytes: vec![1, 2],
+    };
+    let stance = Stance {
+        pause: Some(Pause { who: "a".to_owned(), reason: "b".to_owned(), since: Timestamp(1), until: Timestamp(2) }),
+        breaker: Some(Fixed {
+            position: Position::Open,
+            who: None,
+            reason: "c".to_owned(),
+            since: Timestamp(3),
+            until: Timestamp(4),
+        }),
+    };
+    let door = Door::Closed {
+        who: "admin".to_owned(),
+        reason: "migration".to_owned(),
+        since: Timestamp(1),
+        until: Timestamp::NEVER,
+    };
+    let gap = Gap { from: Timestamp(1), until: Timestamp(2), reason: "disk_low".to_owned(), refused: 3 };
+    let records = [
+        ("page", seal_page(&page)),
+        ("history", codec::encode(Kind::History, &history)),
+        ("settled", codec::encode(Kind::Settled, &settled)),
+        ("delivery", codec::encode(Kind::Delivery, &delivery())),
+        ("dead_letter", codec::encode(Kind::DeadLetter, &letter)),
+        ("totals", codec::encode(Kind::Totals, &totals)),
+        ("names", codec::encode(Kind::Names, &vec!["crm".to_owned()])),
+        ("hold", codec::encode(Kind::Hold, &hold)),
+        ("audit", codec::encode(Kind::Audit, &audit)),
+        ("quarantined", codec::encode(Kind::Quarantined, &set_aside)),
+        ("stance", codec::encode(Kind::Stance, &stance)),
+        ("redrive", codec::encode(Kind::Redrive, &redrive())),
+        ("redrive_list", codec::encode(Kind::RedriveList, &vec![Sequence(1), Sequence(5)])),
+        ("door", codec::encode(Kind::Door, &door)),
+        ("gap", codec::encode(Kind::Gap, &gap)),
+        ("alive", codec::encode(Kind::Alive, &Timestamp(1))),
+    ];
+    let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let lines: String = records.iter().map(|(name, bytes)| format!("{name} {}\n", hex(bytes))).collect();
+    assert_eq!(lines, include_str!("golden/v1.txt"));
+}
+
+fn redrive() -> Redrive {
+    let rate = Rate::new(NonZeroU32::new(50).unwrap(), Duration::from_secs(1));
+    let end = RedriveEnd { at: Timestamp(2), why: RedriveEnded::Failing { failed: 5, of: 10 } };
+    let mut redrive = Redrive::new("admin".to_owned(), Timestamp(1), Some(rate), true, 20);
+    (redrive.taken, redrive.done, redrive.end) = (11, 10, Some(end));
+    redrive
+}
+
+fn delivery() -> Delivery {
+    let event = Event {
+        received_at: Timestamp(1),
+        source: "genesys".to_owned(),
+        to: DestinationSet(2),
+        interaction: Some("key".to_owned()),
+        sender_id: None,
+        kind: "type".to_owned(),
+        time: Some(Timestamp(3)),
+        content_type: "application/json".to_owned(),
+        traceparent: None,
+        conflict: true,
+        body_digest: Digest64(4),
+        body: bytes::Bytes::from_static(b"{}"),
+    };
+    let attempt = Attempt {
+        number: 1,
+        at: Timestamp(5),
+        latency_ms: 6,
+        outcome: Outcome::Answered(503),
+        error: String::new(),
+        answer: b"no".to_vec(),
+    };
+    let id = DeliveryId { sequence: Sequence(7), destination: DestinationId(1) };
+    Delivery { id, event: event.into(), attempts: vec![attempt], forgiven: 0, redriven: false }
+}
