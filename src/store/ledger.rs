@@ -125,6 +125,7 @@ impl<'a> Ledger<'a> {
         let prior = match self.known(sender, &event)? {
             Known::Duplicate(receipt) => {
                 self.index.totals.duplicates += 1;
+                self.changed = true;
                 return Ok(receipt);
             }
             Known::Conflict(prior) => {

@@ -133,6 +133,10 @@ async fn i4_i5_duplicates_are_known_over_a_restart_and_conflicts_are_kept() {
 
     let bench = Bench::open(dir.path(), &clock);
     assert_eq!(bench.accept(vec![b.clone(), a.clone()]).await, [Receipt::Duplicate(second), Receipt::Duplicate(first)]);
+    bench.close();
+
+    // also what came as nothing but duplicates is counted for good
+    let bench = Bench::open(dir.path(), &clock);
     let totals = bench.store.totals();
     assert_eq!((totals.accepted, totals.duplicates, totals.conflicts), (2, 5, 1));
     let tickets = bench.waiting(D);
