@@ -259,3 +259,52 @@ async fn i23_damage_anywhere_is_told_and_salvage_gets_back_what_it_did_not_hit()
     );
     assert!(refused > 0 && whole > 0);
 }
+
+const SEGMENT: usize = 2 << 20;
+
+/// When sled has read its log it wipes the segments in which nothing lies any more; a death in the middle of that leaves one
+/// half wiped, and its messages without the head of their segment.
+#[tokio::test]
+async fn i20_a_death_while_free_segments_are_wiped_does_not_keep_it_from_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, started) = (dir.path().join("source"), dir.path().join("started"));
+    lived(&source, 11).await;
+    // so much comes and goes that segments become free
+    let opened = open(&source).unwrap();
+    let mut rng = fastrand::Rng::with_seed(11);
+    let mut body = || (0..100_000).map(|_| rng.u8(..)).collect::<Vec<u8>>();
+    for round in 0..12 {
+        let arrivals = (0..20).map(|n| Arrival::new(event("gone", &format!("{round}-{n}"), &body(), 1, START)));
+        for receipt in opened.store.accept(arrivals.collect()).await.unwrap() {
+            let id = DeliveryId { sequence: receipt.id().sequence(), destination: DESTINATIONS[0] };
+            opened.store.record(Transition::Delivered { id, place: Place::Page, attempts: 1, status: 200, at: START });
+        }
+        opened.store.flush().await.unwrap();
+    }
+    let was = content(&opened.store).unwrap();
+    close(opened);
+    copy(&source, &started);
+    close(open(&started).unwrap());
+    let db = |folder: &Path| std::fs::read(folder.join("queue/db")).unwrap();
+    let (before, after) = (db(&source), db(&started));
+    let wiped = |at: &usize| {
+        let (old, new) = (&before[*at..*at + SEGMENT], after.get(*at..*at + SEGMENT));
+        old.iter().any(|b| *b != 0) && new.is_some_and(|new| new.iter().all(|b| *b == 0))
+    };
+    let free: Vec<usize> = (0..before.len()).step_by(SEGMENT).filter(wiped).collect();
+    let deaths: Vec<(usize, usize)> =
+        free.iter().flat_map(|at| [1, 40, 300].map(|pages| (*at, pages * 4096))).collect();
+    assert!(deaths.len() >= 6, "segments become free: {free:?}");
+    for (at, done) in &deaths[..6] {
+        let hit = dir.path().join("hit");
+        copy(&started, &hit);
+        let mut bytes = after.clone();
+        bytes[*at + done..*at + SEGMENT].copy_from_slice(&before[*at + done..*at + SEGMENT]);
+        std::fs::write(hit.join("queue/db"), bytes).unwrap();
+        let opened = open(&hit).unwrap_or_else(|why| panic!("{done} bytes wiped at {at}: {why}"));
+        assert!(opened.findings.is_empty());
+        assert_eq!(content(&opened.store).unwrap(), was);
+        close(opened);
+        std::fs::remove_dir_all(&hit).unwrap();
+    }
+}

@@ -6,12 +6,13 @@
 //! read again, so that there nothing is skipped but what does not verify.
 //!
 //! *Invariants.* A log that a crash left has no faults: its end may be torn, because only what was not acknowledged lies
-//! behind the tear, and a segment that was free may be half overwritten.
+//! behind the tear, and a segment that was free may be half overwritten or half wiped.
 
 use super::mark::Reached;
 use super::message::{Kind, Message};
 use super::node::{Data, Link, Node};
 use super::segment::{Walk, first_message, walk};
+use super::snapshot::Snapshot;
 use super::{Log, SEGMENT_BYTES, Slot};
 use crate::store::codec;
 use crate::store::record::Totals;
@@ -37,11 +38,12 @@ pub fn examine(queue: &Path, reached: Option<Reached>) -> io::Result<Examined> {
         return Ok(Examined { faults: too_short(Reached::default(), reached), harmless: Vec::new() });
     };
     let stable = log.slots.iter().filter_map(|s| s.header).map(|h| h.stable).max().unwrap_or(0).max(0);
-    let replayed = snapshot_lsn(queue)? / SEGMENT_BYTES as u64;
+    let snapshot = Snapshot::read(queue)?;
+    let replayed = snapshot.lsn / SEGMENT_BYTES as u64;
     let tail = (stable as u64 / SEGMENT_BYTES as u64).max(replayed);
     let mut seen = Seen { tail, replayed, expected: tail, ..Seen::default() };
     let mut bytes = Vec::new();
-    for slot in &log.slots {
+    for slot in log.slots.iter().filter(|slot| !snapshot.is_free(slot.offset, slot.number)) {
         log.read(slot.offset, &mut bytes)?;
         seen.segment(slot, &bytes);
     }
@@ -212,20 +214,6 @@ fn counters(kind: Kind, body: &[u8]) -> Option<Reached> {
         },
         _ => None,
     }
-}
-
-/// Up to where the snapshot goes from which sled starts; zero where there is none that verifies.
-fn snapshot_lsn(queue: &Path) -> io::Result<u64> {
-    let names = std::fs::read_dir(queue)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
-    let snapshots =
-        names.into_iter().filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("snap.")));
-    let Some(newest) = snapshots.max() else { return Ok(0) };
-    let bytes = std::fs::read(newest)?;
-    let Some((content, end)) = bytes.split_last_chunk::<12>() else { return Ok(0) };
-    let Some((lsn, _)) = content.split_first_chunk::<8>() else { return Ok(0) };
-    let whole = crc32fast::hash(content).to_le_bytes() == end[8..];
-    // none is zero, and every other is one more than it was
-    Ok(if whole { u64::from_le_bytes(*lsn).saturating_sub(1) } else { 0 })
 }
 
 /// Whether a message says something of its page.

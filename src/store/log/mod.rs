@@ -12,6 +12,7 @@ mod message;
 mod node;
 pub mod rows;
 mod segment;
+mod snapshot;
 
 use segment::Header;
 use std::fs::File;
