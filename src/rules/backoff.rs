@@ -98,6 +98,27 @@ mod tests {
         assert_ne!(wait(&retry, delivery(7), 3), wait(&retry, delivery(7), 4));
     }
 
+    /// Deliveries that fail together come back apart: neighbours in every respect get shares that have nothing in common.
+    #[test]
+    fn shares_of_neighbours_are_spread_evenly() {
+        let share = |n: u64, d: u8, attempt: u32| {
+            unit(DeliveryId { sequence: Sequence(n), destination: DestinationId(d) }, attempt)
+        };
+        let together: [Vec<f64>; 3] = [
+            (0..1000).map(|n| share(n, 0, 1)).collect(),
+            (0..250).flat_map(|n| (0..4).map(move |d| share(n, d, 1))).collect(),
+            (0..100).flat_map(|n| (1..=10).map(move |attempt| share(n, 3, attempt))).collect(),
+        ];
+        for mut shares in together {
+            let mut tenths = [0; 10];
+            shares.iter().for_each(|share| tenths[(share * 10.0) as usize] += 1);
+            assert!(tenths.iter().all(|n| (70..=130).contains(n)), "{tenths:?}");
+            shares.sort_by(f64::total_cmp);
+            shares.dedup();
+            assert_eq!(shares.len(), 1000);
+        }
+    }
+
     #[test]
     fn the_bound_doubles_up_to_the_maximum_and_never_overflows() {
         let retry = Retry { jitter: Jitter::None, ..Retry::default() };

@@ -307,6 +307,17 @@ mod tests {
     }
 
     #[test]
+    fn calls_leave_the_window_one_slice_after_the_other() {
+        let mut breaker = Breaker::new(Limits::default());
+        assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failing; 9]), None);
+        assert_eq!(calls(&mut breaker, 30_000, 5, &[Health::Failing; 10]), None);
+        // the first 9 have left, the 10 of later have not
+        assert_eq!(calls(&mut breaker, 61_000, 5, &[Health::Failing; 9]), None);
+        let turn = calls(&mut breaker, 61_090, 5, &[Health::Failing]);
+        assert!(matches!(turn, Some(Turn::Opened { cause: Cause::Failures { of: 20, failed: 20 }, .. })), "{turn:?}");
+    }
+
+    #[test]
     fn what_left_the_window_counts_no_more() {
         let mut breaker = Breaker::new(Limits::default());
         assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failing; 19]), None);

@@ -212,6 +212,20 @@ mod tests {
     }
 
     #[test]
+    fn one_slow_call_among_quick_ones_cuts_nothing() {
+        let mut limit = Concurrency::new(64, Adaptive::Yes);
+        let mut end = |ms: u64, under_way: usize| {
+            let call = Call { began: START, latency: Duration::from_millis(ms), health: Health::Well };
+            limit.ended(&call, under_way, START.after(Duration::from_millis(ms)));
+            limit.limit()
+        };
+        assert_eq!(end(10, 1), 4);
+        assert_eq!(end(200, 1), 4, "a share of it counts, and the first is not forgotten");
+        assert_eq!(end(10, 3), 5, "one short of the limit is as good as full: this one has just ended");
+        assert_eq!(end(10, 3), 5);
+    }
+
+    #[test]
     fn an_idle_limit_does_not_grow_and_a_fixed_one_never_moves() {
         let call = Call { began: START, latency: Duration::from_millis(5), health: Health::Well };
         let mut limit = Concurrency::new(64, Adaptive::Yes);

@@ -44,11 +44,11 @@ impl Rate {
 /// As it is written in a configuration, such as `200/s`.
 impl std::fmt::Display for Rate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.per.as_secs() {
-            1 => write!(f, "{}/s", self.count),
-            60 => write!(f, "{}/m", self.count),
-            3600 => write!(f, "{}/h", self.count),
-            86_400 => write!(f, "{}/d", self.count),
+        match self.per.as_millis() {
+            1000 => write!(f, "{}/s", self.count),
+            60_000 => write!(f, "{}/m", self.count),
+            3_600_000 => write!(f, "{}/h", self.count),
+            86_400_000 => write!(f, "{}/d", self.count),
             _ => write!(f, "{}/{}ms", self.count, self.per.as_millis()),
         }
     }
@@ -114,6 +114,13 @@ mod tests {
 
     fn at(ms: u64) -> Timestamp {
         Timestamp(START.0 + ms)
+    }
+
+    #[test]
+    fn a_rate_is_told_in_the_unit_in_which_it_is_given() {
+        for (seconds, told) in [(1.0, "7/s"), (60.0, "7/m"), (3600.0, "7/h"), (86_400.0, "7/d"), (1.5, "7/1500ms")] {
+            assert_eq!(rate(7, Duration::from_secs_f64(seconds)).to_string(), told);
+        }
     }
 
     #[test]

@@ -147,4 +147,21 @@ mod tests {
         assert_eq!(verdict(Outcome::Unsuccessful(200), Some(30), 1, 0).1, Some(wish));
         assert!(verdict(Outcome::Answered(429), Some(7200), 1, 0).1.unwrap().cut);
     }
+
+    #[test]
+    fn only_what_asks_to_be_left_alone_is_burdened() {
+        let wish = Some(Wish { until: NOW, cut: false });
+        let (retry, permanent) = (after(1), Verdict::Dead(Reason::Permanent));
+        for (outcome, verdict, wish, expected) in [
+            (Outcome::Answered(200), Verdict::Delivered, None, Health::Well),
+            (Outcome::Answered(400), permanent, None, Health::Well),
+            (Outcome::Answered(429), retry, None, Health::Burdened),
+            (Outcome::Answered(503), retry, wish, Health::Burdened),
+            (Outcome::Answered(503), retry, None, Health::Failing),
+            (Outcome::TimedOut, retry, None, Health::Failing),
+            (Outcome::Answered(503), Verdict::Dead(Reason::Exhausted), None, Health::Failing),
+        ] {
+            assert_eq!(health(&outcome, verdict, wish), expected, "{outcome:?}, {verdict:?}, {wish:?}");
+        }
+    }
 }

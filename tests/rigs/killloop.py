@@ -17,6 +17,7 @@ Needs: Linux, Python 3.11, the release binary. Exit 0: held; 1: did not.
 """
 import argparse
 import asyncio
+import bisect
 import collections
 import dataclasses
 import json
@@ -348,8 +349,9 @@ def judge_holds(ledgers, faults):
 def judge_pauses(ledgers, faults):
     """No request while the destination was paused, over kills too."""
     for since, until in ledgers.hands.paused:
-        early = [r for r in ledgers.receipts if since + ledgers.notice(since) < r.at < until]
-        faults["early"] += [f"{r.event_id} came {r.at - since:.3f} s after a pause was answered" for r in early[:1]]
+        first = bisect.bisect_right(ledgers.receipts, since + ledgers.notice(since), key=lambda r: r.at)
+        faults["early"] += [f"{r.event_id} came {r.at - since:.3f} s after a pause was answered"
+                            for r in ledgers.receipts[first:first + 1] if r.at < until]
 
 
 def judge_sums(ledgers, status, faults):
