@@ -1,6 +1,7 @@
 //! Dispatch: asks the scheduler what goes now, runs the attempts, and tells it how they ended.
 //!
-//! *Invariants.* One task owns the scheduler; everybody else sends it messages. It holds no policy.
+//! *Invariants.* One task owns the scheduler; everybody else sends it messages. It holds no policy. Nothing new is sent while the
+//! store is too far behind with what was recorded of earlier attempts, so that a crash repeats a bounded number of them.
 
 mod attempt;
 mod connector;
@@ -123,7 +124,8 @@ impl Dispatcher {
             self.learn(news);
         }
         loop {
-            let wake = self.start_what_can(&to_me);
+            let behind = self.store.is_behind();
+            let wake = if behind { None } else { self.start_what_can(&to_me) };
             self.load_what_is_wanted(&to_me);
             let clock = self.clock.clone();
             tokio::select! {
@@ -140,6 +142,7 @@ impl Dispatcher {
                     }
                 }
                 Some(question) = self.questions.recv() => self.answer(question),
+                () = self.store.caught_up(), if behind => {}
                 () = async move {
                     match wake {
                         Some(wake) => clock.sleep_until(wake).await,

@@ -8,6 +8,7 @@
 
 use super::StoreError;
 use super::backup::Tee;
+use super::behind::Behind;
 use super::cache::Cache;
 use super::draft::Draft;
 use super::engine::Engine;
@@ -49,6 +50,7 @@ pub(super) struct Shared {
     pub index: Mutex<Index>,
     pub cache: Mutex<Cache>,
     pub unwritten: Mutex<Unwritten>,
+    pub behind: Behind,
     /// How long commits take to be durable.
     pub commits: Latency,
     /// What bounds what is remembered.
@@ -82,6 +84,14 @@ enum Answer {
     Flush(oneshot::Sender<()>),
 }
 
+/// A commit that is ready to be made.
+struct Written {
+    finished: Finished,
+    answers: Vec<Answer>,
+    /// How many transitions are in it.
+    transitions: usize,
+}
+
 impl Answer {
     /// Whoever asked may have gone; what was done stays done.
     fn send(self) {
@@ -110,7 +120,7 @@ impl Committer {
     fn commits(&mut self) -> Result<(), StoreError> {
         let mut gathered = Vec::new();
         while self.gather(&mut gathered) {
-            let (finished, answers) = self.write_up(&mut gathered)?;
+            let Written { finished, answers, transitions } = self.write_up(&mut gathered)?;
             if let Some(draft) = finished.draft {
                 self.commit(draft, finished.reached)?;
             }
@@ -119,6 +129,7 @@ impl Committer {
                 self.shared.written_next.store(next.0, Ordering::Release);
                 self.shared.cache.lock().expect("no holder panics").accepted(finished.first, finished.events);
             }
+            self.shared.behind.done(transitions);
             self.last = answers.len();
             let mut unwritten = self.shared.unwritten.lock().expect("no holder panics");
             finished.written.iter().for_each(|key| drop(unwritten.remove(key)));
@@ -190,12 +201,12 @@ impl Committer {
         }
     }
 
-    fn write_up(&mut self, gathered: &mut Vec<Request>) -> Result<(Finished, Vec<Answer>), StoreError> {
+    fn write_up(&mut self, gathered: &mut Vec<Request>) -> Result<Written, StoreError> {
         let shared = self.shared.clone();
         let windows = self.windows.borrow().clone();
         let mut index = shared.index.lock().expect("no holder panics");
         let mut ledger = Ledger::new(&shared, &mut index, &mut self.tail, &windows, self.clock.now());
-        let mut answers = Vec::new();
+        let (mut answers, mut transitions) = (Vec::new(), 0);
         let (mut checks, mut tees) = (Vec::new(), Vec::new());
         let mut requests = std::mem::take(gathered).into_iter();
         while ledger.draft.rows() < ROWS_MAX
@@ -206,7 +217,10 @@ impl Committer {
                     let receipts = arrivals.into_iter().map(|a| ledger.accept(a)).collect::<Result<_, _>>()?;
                     answers.push(Answer::Accept(answer, receipts));
                 }
-                Request::Transition(transition) => ledger.transition(transition)?,
+                Request::Transition(transition) => {
+                    ledger.transition(transition)?;
+                    transitions += 1;
+                }
                 Request::Register { names, answer } => answers.push(Answer::Register(answer, ledger.register(&names))),
                 Request::Dlq { action, ids, who, answer } => {
                     answers.push(Answer::Count(answer, ledger.dlq(action, &ids, &who)?));
@@ -245,7 +259,7 @@ impl Committer {
                 let _ = answer.send(super::check::check(&shared.engine, &index));
             }
         }
-        Ok((finished, answers))
+        Ok(Written { finished, answers, transitions })
     }
 }
 

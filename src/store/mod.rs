@@ -24,6 +24,7 @@
 
 mod ages;
 mod backup;
+mod behind;
 mod cache;
 mod check;
 mod codec;
@@ -77,6 +78,7 @@ pub use stance::{Fixed, Pause, Position, Stance};
 use crate::clock::Clock;
 use crate::event::{DestinationId, Event, Sequence};
 use crate::latency::Latency;
+use behind::Behind;
 use committer::{Committer, Shared};
 use request::Request;
 use std::path::{Path, PathBuf};
@@ -168,6 +170,7 @@ impl Store {
             index: Mutex::new(index),
             cache: Mutex::default(),
             unwritten: Mutex::default(),
+            behind: Behind::default(),
             commits: Latency::default(),
             history: Mutex::default(),
             failure: watch::Sender::new(None),
@@ -204,7 +207,18 @@ impl Store {
             let key = (delivery.id, *due);
             self.shared.unwritten.lock().expect("no holder panics").insert(key, delivery.clone());
         }
+        self.shared.behind.add();
         let _ = self.requests.send(Request::Transition(transition)); // a failed store is told through `failure`
+    }
+
+    /// Whether so much is recorded and not yet durable that nothing more should be sent: a crash would repeat it.
+    pub fn is_behind(&self) -> bool {
+        self.shared.behind.is_far()
+    }
+
+    /// Returns when it is no longer behind; for one task at a time.
+    pub async fn caught_up(&self) {
+        self.shared.behind.caught_up().await;
     }
 
     /// The numbers of destinations, given where they are new; none for those beyond what a store can know.

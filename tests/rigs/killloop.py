@@ -30,6 +30,8 @@ import time
 import common
 
 CONCURRENCY_MAX = 32
+# What may be recorded and not durable while deliveries still begin, as in src/store/behind.rs.
+BEHIND_MAX = 512
 RETRY_AFTER_S = 1
 # What may pass between our answer and the daemon's reading of it, with two busy cores; and as often as that the time by
 # which this rig itself was late then, since whoever keeps it from its work keeps the daemon from its own.
@@ -407,7 +409,7 @@ def parse_arguments():
     p.add_argument("--seed", type=int, default=int(time.time()))
     p.add_argument("--senders", type=int, default=12)
     p.add_argument("--short", action="store_true", help="10 kills, 3,000 events")
-    p.add_argument("--duplicates-max", type=int, default=8 * CONCURRENCY_MAX, help="most repeats for one kill")
+    p.add_argument("--duplicates-max", type=int, default=BEHIND_MAX + CONCURRENCY_MAX, help="most repeats for one kill")
     p.add_argument("--forget-max", type=float, default=2.0, help="seconds: the oldest delivery that a kill may forget")
     p.add_argument("--drain-timeout", type=float, default=300.0)
     p.add_argument("--workdir", help="a folder on a real disk; default: the target folder")

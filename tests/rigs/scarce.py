@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Starve the daemon: of a quick disk, of file descriptors, of memory.
 
-Shows: on a disk whose every write takes long the daemon answers late and truly, and keeps its books. Without descriptors
+Shows: on a disk whose every write takes long the daemon answers late and truly, and keeps its books; killed while a write
+hangs, it repeats no more deliveries than it may. Without descriptors
 it turns away who it cannot serve, goes on by itself when there are some again, and stops in order. Without memory it goes
 on or stops, and in either case what was acknowledged is delivered after the next start, in order. In all of it an answer
 is 202, or 429 or 503 with `Retry-After`, or none.
@@ -10,7 +11,7 @@ How: the slow disk is a library before the C library (shim.c) that delays each w
 limits are RLIMIT_NOFILE and RLIMIT_DATA, set by prlimit, the latter found by starting the daemon once without. Senders post
 all the while; a part ends with a start without limits, which delivers everything.
 
-Run: tests/rigs/scarce.py [--short] [--seconds N] [--seed N] [--only slow,files,memory] [--bin FILE]
+Run: tests/rigs/scarce.py [--short] [--seconds N] [--seed N] [--only PART,PART] [--bin FILE]
 Needs: Linux, Python 3.11, the release binary, gcc for the slow disk and prlimit for the others; says what it skips.
 Exit 0: held; 1: not.
 """
@@ -32,8 +33,13 @@ CROWD = 300
 # What the daemon may take beyond what it takes by itself, at least and at most; the seed decides.
 MEMORY_MB = (1, 4)
 LARGE = (256 << 10, 1000 << 10)
-PARTS = ("slow", "files", "memory")
-NEEDS = {"slow": ("gcc",), "files": ("prlimit",), "memory": ("prlimit",)}
+CONCURRENCY_MAX = 16
+# What may be recorded and not durable while deliveries still begin, as in src/store/behind.rs.
+BEHIND_MAX = 512
+BACKLOG = 4000
+STALL_MS = 2000
+PARTS = ("slow", "stalled", "files", "memory")
+NEEDS = {"slow": ("gcc",), "stalled": ("gcc",), "files": ("prlimit",), "memory": ("prlimit",)}
 
 
 class Part:
@@ -53,7 +59,7 @@ class Part:
         common.write_config(
             self.folder / "holdline.toml", intake=self.ports[0], admin=self.ports[1], data=self.folder / "data",
             intake_settings={"disk_reserve": '"16MiB"'},
-            destination={"url": f'"http://127.0.0.1:{self.ports[2]}/events"', "concurrency": "{ max = 16 }",
+            destination={"url": f'"http://127.0.0.1:{self.ports[2]}/events"', "concurrency": f"{{ max = {CONCURRENCY_MAX} }}",
                          "retry": '{ base = "20ms", max = "500ms", attempts = 1000 }',
                          "breaker": "{ min_calls = 1000000 }"})
 
@@ -103,10 +109,7 @@ class Part:
                 await asyncio.sleep(0.02)
             await asyncio.gather(*(self.send(number, sizes, end) for number in range(senders)))
             await self.judge_alive(daemon)
-            await asyncio.to_thread(daemon.kill)
-            self.ledgers.kills.append(time.monotonic())
-            await self.destination.until_deserted()
-            self.ledgers.life += 1
+            await self.kill(daemon)
             daemon = self.make_daemon()
             daemon.start()
             await daemon.until_ready()
@@ -146,15 +149,62 @@ class Part:
         faults["answers"] = self.faults
         killloop.judge_contents(self.ledgers, faults)
         killloop.judge_order(self.ledgers, faults)
-        bounds = argparse.Namespace(duplicates_max=8 * 16, forget_max=10.0)
+        bounds = argparse.Namespace(duplicates_max=BEHIND_MAX + CONCURRENCY_MAX, forget_max=10.0)
         duplicated, _, _ = killloop.judge_duplicates(self.ledgers, faults, bounds)
         killloop.judge_sums(self.ledgers, status, faults)
         return faults, duplicated
 
-    async def slow(self):
+    def make_slow_daemon(self, delay_ms):
         env = {"LD_PRELOAD": str(common.build_shim(self.folder)), "SHIM_FOLDER": str(self.folder / "data" / "queue" / "db"),
-               "SHIM_FAULT": "DELAY", "SHIM_DELAY_US": str(DELAY_MS * 1000), "SHIM_CALL": "pwrite64", "SHIM_FOREVER": "1"}
-        return await self.run(self.make_daemon(env=env), 32, (100, 8 << 10))
+               "SHIM_FAULT": "DELAY", "SHIM_DELAY_US": str(delay_ms * 1000), "SHIM_CALL": "pwrite64", "SHIM_FOREVER": "1"}
+        return self.make_daemon(env=env)
+
+    async def slow(self):
+        return await self.run(self.make_slow_daemon(DELAY_MS), 32, (100, 8 << 10))
+
+    async def stalled(self):
+        """A backlog is delivered on a disk that hangs in each write, and the daemon is killed in one -> the status at the end."""
+        self.receiver.draw = lambda: None
+        await self.destination.listen(self.ports[2])
+        daemon = self.make_daemon()
+        try:
+            daemon.start()
+            await daemon.until_ready()
+            await self.order(daemon, "pause")
+            await asyncio.gather(*(self.fill(number) for number in range(64)))
+            await asyncio.to_thread(daemon.kill)
+            daemon = self.make_slow_daemon(STALL_MS)
+            daemon.start()
+            await daemon.until_ready(180)
+            await self.order(daemon, "resume")
+            # until nothing more comes for want of a commit, or long enough into the next one
+            await asyncio.sleep(STALL_MS / 1000 * 1.7)
+            await self.kill(daemon)
+            daemon = self.make_daemon()
+            daemon.start()
+            await daemon.until_ready()
+            return await daemon.until_drained(120)
+        finally:
+            daemon.kill()
+            await self.destination.close()
+
+    async def order(self, daemon, what):
+        status, body = await asyncio.to_thread(daemon.ask, f"/v1/destinations/default/{what}", 60, {"reason": "rig"})
+        if status != 200:
+            raise common.RigError(f"{what} was answered {status}: {body[:200]!r}")
+
+    async def fill(self, number):
+        story, sender = common.Story(str(number), random.Random(self.rng.random()), (100, 1 << 10)), common.Sender(self.ports[0])
+        for _ in range(BACKLOG // 64):
+            self.pending[number] = story.next()
+            await self.post(sender, number, self.pending[number])
+        sender.close()
+
+    async def kill(self, daemon):
+        await asyncio.to_thread(daemon.kill)
+        self.ledgers.kills.append(time.monotonic())
+        await self.destination.until_deserted()
+        self.ledgers.life += 1
 
     async def files(self):
         return await self.run(self.make_daemon(["prlimit", f"--nofile={FILES}"]), CROWD, (100, 8 << 10))
