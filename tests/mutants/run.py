@@ -9,6 +9,7 @@ Run, as root: tests/mutants/run.py [--only NAME,NAME] [--seed N]
 Needs: cargo, git, what the rigs need. Takes some half an hour. Exit 0: all are noticed; 1: not.
 """
 import argparse
+import filecmp
 import json
 import os
 import pathlib
@@ -55,7 +56,9 @@ class Yard:
     def build(self, patch):
         self.fresh()
         if patch:
-            subprocess.run(["git", "apply", "--whitespace=nowarn", HERE / f"{patch}.patch"], cwd=self.tree, check=True)
+            # the tree may lie within a repository, and there git would pass over what is not below the folder it is in
+            subprocess.run(["git", "apply", "--whitespace=nowarn", HERE / f"{patch}.patch"], cwd=self.tree, check=True,
+                           env={**os.environ, "GIT_DIR": "/nonexistent"})
             for source in self.tree.glob("src/**/*.rs"):
                 os.utime(source)        # an archive has the time of its commit, which cargo takes for old
         done = subprocess.run(["cargo", "build", "--quiet", "--bin", "holdline"], cwd=self.tree,
@@ -64,6 +67,8 @@ class Yard:
             raise common.RigError(f"{patch} does not build:\n{done.stderr[-2000:]}")
         binary = self.base / (patch or "unbroken")
         shutil.copy(self.target / "debug" / "holdline", binary)
+        if patch and filecmp.cmp(binary, self.base / "unbroken", shallow=False):
+            raise common.RigError(f"{patch} changes nothing: the build is the unbroken one")
         return binary
 
 
