@@ -20,7 +20,7 @@ import common
 
 HERE = pathlib.Path(__file__).resolve().parent
 # No rigs: what they share, and this.
-OTHERS = ("common.py", "all.py")
+OTHERS = ("books.py", "common.py", "samples.py", "all.py")
 COLUMNS = ("n", "seed", "acknowledged", "lost", "duplicated", "out_of_order")
 SHORT_LIMIT_S, LONG_LIMIT_S = 400, 4 * 3600
 # What a rig is run with besides --short; several runs where there are several forms.

@@ -22,8 +22,8 @@ import struct
 import sys
 import time
 
+import books
 import common
-import killloop
 
 HOUR, DAY, YEAR = 3600, 86400, 365 * 86400
 STEPS = (HOUR, -HOUR, DAY, -DAY, YEAR, -YEAR)
@@ -32,7 +32,7 @@ BACKOFF_S, RETRY_AFTER_S = 0.3, 2
 PROGRESS, PROGRESS_LIMIT_S = 60, 20.0
 
 
-class Receiver(killloop.Receiver):
+class Receiver(books.Receiver):
     """Answers one in ten with 503, and now and then one with 429."""
 
     def __init__(self, ledgers, rng):
@@ -72,7 +72,7 @@ class Receiver(killloop.Receiver):
 class Rig:
     def __init__(self, options, binary, workdir, shim):
         self.options, self.rng = options, random.Random(options.seed)
-        self.ledgers, self.faults = killloop.Ledgers(), []
+        self.ledgers, self.faults = books.Ledgers(), []
         self.receiver = Receiver(self.ledgers, random.Random(self.rng.random()))
         self.destination = common.Destination(self.receiver.receive, self.receiver.settled)
         self.ports, self.clock = common.free_ports(3), workdir / "clock"
@@ -173,14 +173,14 @@ class Rig:
     def judge(self, status):
         faults = collections.defaultdict(list)
         faults["progress"], faults["storm"] = self.faults, self.receiver.early
-        killloop.judge_contents(self.ledgers, faults)
-        killloop.judge_order(self.ledgers, faults)
+        books.judge_contents(self.ledgers, faults)
+        books.judge_order(self.ledgers, faults)
         bounds = argparse.Namespace(duplicates_max=8 * 32, forget_max=2.0)
-        duplicated, _, _ = killloop.judge_duplicates(self.ledgers, faults, bounds)
-        killloop.judge_sums(self.ledgers, status, faults)
+        duplicated, _, _ = books.judge_duplicates(self.ledgers, faults, bounds)
+        books.judge_sums(self.ledgers, status, faults)
         for at, life in self.ledgers.holds:
-            unnoted = life < len(self.ledgers.kills) and self.ledgers.kills[life] < at + killloop.NOTICE_S
-            early = [r for r in self.ledgers.receipts if at + killloop.NOTICE_S < r.at < at + RETRY_AFTER_S
+            unnoted = life < len(self.ledgers.kills) and self.ledgers.kills[life] < at + books.NOTICE_S
+            early = [r for r in self.ledgers.receipts if at + books.NOTICE_S < r.at < at + RETRY_AFTER_S
                      and r.life not in self.forward - {life}]
             if early and not unnoted:
                 faults["early"].append(f"{early[0].event_id} came {early[0].at - at:.3f} s after a Retry-After of {RETRY_AFTER_S} s")

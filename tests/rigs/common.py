@@ -256,8 +256,9 @@ class Hands:
     """
     ACTS = ("pause", "breaker", "intake", "redrive", "backup", "reload")
 
-    def __init__(self, daemon, rng, config):
+    def __init__(self, daemon, rng, config, rests=(0.1, 0.8)):
         self.daemon, self.rng, self.config = daemon, rng, pathlib.Path(config)
+        self.rests = rests      # seconds between two acts, at least and at most
         self.done = {act: 0 for act in self.ACTS}
         self.paused = []
 
@@ -270,7 +271,7 @@ class Hands:
 
     async def run(self):
         while True:
-            await asyncio.sleep(self.rng.uniform(0.1, 0.8))
+            await asyncio.sleep(self.rng.uniform(*self.rests))
             act = self.rng.choice(self.ACTS)
             self.done[act] += await getattr(self, act)()
 

@@ -23,8 +23,8 @@ import shutil
 import sys
 import time
 
+import books
 import common
-import killloop
 
 MB = 1 << 20
 DELAY_MS = 40
@@ -34,8 +34,6 @@ CROWD = 300
 MEMORY_MB = (1, 4)
 LARGE = (256 << 10, 1000 << 10)
 CONCURRENCY_MAX = 16
-# What may be recorded and not durable while deliveries still begin, as in src/store/behind.rs.
-BEHIND_MAX = 512
 BACKLOG = 4000
 STALL_MS = 2000
 PARTS = ("slow", "stalled", "files", "memory")
@@ -50,8 +48,8 @@ class Part:
         self.rng = random.Random(f"{options.seed} {name}")
         self.folder = workdir / name
         self.folder.mkdir()
-        self.ports, self.ledgers = common.free_ports(3), killloop.Ledgers()
-        self.receiver = killloop.Receiver(self.ledgers, random.Random(self.rng.random()))
+        self.ports, self.ledgers = common.free_ports(3), books.Ledgers()
+        self.receiver = books.Receiver(self.ledgers, random.Random(self.rng.random()))
         self.receiver.draw = lambda: "slow" if self.rng.random() < 0.1 else None
         self.destination = common.Destination(self.receiver.receive, self.receiver.settled)
         self.answers, self.faults, self.latencies = collections.Counter(), [], []
@@ -147,11 +145,11 @@ class Part:
         faults = collections.defaultdict(list)
         status = await getattr(self, self.name)()
         faults["answers"] = self.faults
-        killloop.judge_contents(self.ledgers, faults)
-        killloop.judge_order(self.ledgers, faults)
-        bounds = argparse.Namespace(duplicates_max=BEHIND_MAX + CONCURRENCY_MAX, forget_max=10.0)
-        duplicated, _, _ = killloop.judge_duplicates(self.ledgers, faults, bounds)
-        killloop.judge_sums(self.ledgers, status, faults)
+        books.judge_contents(self.ledgers, faults)
+        books.judge_order(self.ledgers, faults)
+        bounds = argparse.Namespace(duplicates_max=books.BEHIND_MAX + CONCURRENCY_MAX, forget_max=10.0)
+        duplicated, _, _ = books.judge_duplicates(self.ledgers, faults, bounds)
+        books.judge_sums(self.ledgers, status, faults)
         return faults, duplicated
 
     def make_slow_daemon(self, delay_ms):
