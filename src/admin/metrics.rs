@@ -53,7 +53,7 @@ pub(super) async fn metrics(State(admin): Shared) -> Result<impl IntoResponse, F
     let s = Snapshot::take(&admin).await?;
     let mut registry = Registry::with_prefix("holdline");
     totals(&mut registry, &s);
-    gauges(&mut registry, &s, admin.beyond.load(std::sync::atomic::Ordering::Relaxed));
+    gauges(&mut registry, &s, admin.beyond.found());
     refusals(&mut registry, &s);
     certificates(&mut registry, &s);
     let names: Vec<_> = admin.destinations.now().values().map(|d| (d.id, d.name.clone())).collect();
