@@ -136,6 +136,13 @@ async fn a_wish_beyond_the_greatest_is_cut_counted_and_told() {
     bench.accept("k", "1").await;
     let told = message(&hook.received(1).await[0]);
     assert_eq!((&told["alert"], &told["names"]), (&json!("retry_after_cut"), &json!(["default"])), "{told}");
+    let text = bench.admin("GET", "/metrics", b"").await.text();
+    for line in [
+        "holdline_destination_retry_after_cut_total{destination=\"default\"} 1",
+        "holdline_destination_retry_after_cut_total{destination=\"wall\"} 0",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+    }
 }
 
 #[tokio::test]
