@@ -205,6 +205,7 @@ impl Dispatcher {
     fn hold(&mut self, d: DestinationId, wish: Wish) {
         let destination = &self.destinations[&d];
         if wish.cut {
+            destination.attempts.count_cut();
             let max = humantime::format_duration(destination.retry.retry_after_max);
             tracing::warn!(destination = destination.name, %max, "Retry-After is longer than retry_after_max and is cut to it");
         }

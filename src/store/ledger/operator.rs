@@ -6,7 +6,7 @@ use crate::event::{DestinationId, Digest64};
 use crate::store::StoreError;
 use crate::store::codec::{self, Kind};
 use crate::store::draft::Table;
-use crate::store::keys::{ALIVE, DOOR, number_key, stance_key};
+use crate::store::keys::{ALIVE, DOOR, TOLD, number_key, stance_key};
 use crate::store::record::{Audit, How};
 use crate::store::request::{Change, News};
 use crate::store::stance::Fixed;
@@ -61,6 +61,12 @@ impl Ledger<'_> {
             }
             Change::Alive => {
                 self.draft.put_long(Table::Meta, ALIVE, &codec::encode(Kind::Alive, &self.now));
+                self.changed = true;
+                Ok(1)
+            }
+            Change::Told { told } => {
+                self.draft.delete_long(self.engine, Table::Meta, TOLD)?;
+                self.draft.put_long(Table::Meta, TOLD, &codec::encode(Kind::Told, &told));
                 self.changed = true;
                 Ok(1)
             }
