@@ -40,3 +40,4 @@ mod simulation;
 mod store;
 mod tls;
 mod tls_out;
+mod told;
