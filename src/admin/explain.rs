@@ -101,7 +101,7 @@ fn shut(line: &LineStatus, now: Timestamp) -> impl Iterator<Item = Shut> {
     let all = [
         met(&[pace::Gate::Nowhere]),
         timed(pace::Gate::Paused, line.paused_until),
-        timed(pace::Gate::Breaker, opens).or(met(&[pace::Gate::Breaker])),
+        timed(pace::Gate::Breaker, opens).or_else(|| met(&[pace::Gate::Breaker])),
         timed(pace::Gate::Hold, line.hold_until),
         met(&[pace::Gate::Concurrency, pace::Gate::Rate]),
     ];
