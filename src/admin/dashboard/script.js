@@ -254,7 +254,7 @@ function eventStory(e) {
   return make("article", { class: "card" },
     make("h3", {}, make("code", {}, e.id)),
     make("div", { class: "quiet" }, `${e.type || "no type"} · interaction ${e.interaction ?? "–"} · from ${e.source} · received ${e.received_at} (${when(e.received_at)}) · ${size(e.size)}`),
-    table(["Destination", "State", "Attempts", "Waiting for"], rows),
+    table(["Destination", "State", "Attempts", "How it stands"], rows),
     ...e.deliveries.filter((d) => d.state === "dead").map((d) => make("div", { class: "bar" }, make("button", { class: "link", onclick: () => showLetter(e.id, d.destination) }, `Dead letter for ${d.destination}`))),
     make("div", { class: "bar" }, ...(isOpen(e) ? [act("Retry now", "POST", "/retry"), act("Discard", "DELETE", "", "danger")] : []),
       make("button", { class: "plain", onclick: () => showBody(`/v1/events/${encodeURIComponent(e.id)}/body`) }, "Body")));
