@@ -33,11 +33,13 @@ pub enum Kind {
     Stance = 23,
     Redrive = 24,
     RedriveList = 25,
+    Paced = 26,
+    Anchor = 27,
     Detained = 30,
 }
 
 impl Kind {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 19] = [
         Self::Page,
         Self::History,
         Self::Settled,
@@ -54,6 +56,8 @@ impl Kind {
         Self::Stance,
         Self::Redrive,
         Self::RedriveList,
+        Self::Paced,
+        Self::Anchor,
         Self::Detained,
     ];
 }
