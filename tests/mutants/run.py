@@ -41,7 +41,7 @@ MUTANTS = {
     "failed-exchange-keeps-its-buffers": [("hostile", ["--short"])],
     "disk-not-watched": [("fulldisk", ["--short"])],
     "delivered-pages-kept": [("soak", ["--events", "60000", "--remembered", "20000", "--disk-max-mb", "45"]),
-                             ("backlog", ["--short"])],
+                             ("backlog", ["--events", "100000"])],
     "nobody-gives-way": [("slowsenders", ["--short"])],
     "backup-without-what-came-meanwhile": [("backup", ["--short"])],
     "markup-rendered": [("dashboard", ["--short"])],
