@@ -33,12 +33,14 @@ pub enum Kind {
     Stance = 23,
     Redrive = 24,
     RedriveList = 25,
-    Told = 26,
+    Paced = 26,
+    Anchor = 27,
+    Told = 28,
     Detained = 30,
 }
 
 impl Kind {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 20] = [
         Self::Page,
         Self::History,
         Self::Settled,
@@ -55,6 +57,8 @@ impl Kind {
         Self::Stance,
         Self::Redrive,
         Self::RedriveList,
+        Self::Paced,
+        Self::Anchor,
         Self::Told,
         Self::Detained,
     ];

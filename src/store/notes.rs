@@ -5,6 +5,7 @@ use super::draft::Table;
 use super::keys::{ALIVE, TOLD, number_key, number_of};
 use super::record::{Audit, Door, Gap};
 use super::{Store, StoreError, read};
+use crate::rules::anchor::Anchor;
 use crate::time::Timestamp;
 use serde::de::DeserializeOwned;
 
@@ -52,6 +53,11 @@ impl Store {
     /// What an operator last did to intake.
     pub fn door(&self) -> Option<Door> {
         self.index().door.clone()
+    }
+
+    /// What the stored times go by; none where no life has noted it.
+    pub fn anchor(&self) -> Option<Anchor> {
+        self.index().anchor.clone()
     }
 
     /// When the daemon last noted that it lives; none in a new store.
