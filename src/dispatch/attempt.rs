@@ -4,7 +4,7 @@
 //! never be on disk before this one.
 
 use super::destination::Destination;
-use super::exchange::{self, Answer, Bounds, End, Failure};
+use super::exchange::{self, Answer, Bounds, End, Failure, Unanswered};
 use super::token::{Missing, Token};
 use crate::clock::Clock;
 use crate::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place, Reason};
@@ -45,6 +45,13 @@ pub struct Context {
     pub destination: Arc<Destination>,
 }
 
+/// Why an attempt was not made after all.
+enum NotMade {
+    /// The destination is to be left alone, which was decided before a byte of it was written.
+    Shut,
+    NoToken(Missing),
+}
+
 /// What came back.
 struct Reply {
     outcome: Outcome,
@@ -69,10 +76,8 @@ pub async fn run(context: Context, start: Start) -> Landed {
             Err(missing) => return without_token(&context, start, missing),
         },
     };
-    let shutters = &context.destination.shutters;
-    let hold = shutters.held(context.clock.now());
-    if hold.is_some() || shutters.are_shut(context.clock.now()) {
-        return postponed(start, hold);
+    if context.destination.shutters.pass(context.clock.now()).is_none() {
+        return shut_out(&context, start);
     }
     let (began, began_precise) = (context.clock.now(), context.clock.precise());
     let course = context.destination.course(&delivery, began);
@@ -81,7 +86,8 @@ pub async fn run(context: Context, start: Start) -> Landed {
     }
     let reply = match send(&context, &delivery, course, token.as_ref()).await {
         Ok(reply) => reply,
-        Err(missing) => return without_token(&context, start, missing),
+        Err(NotMade::Shut) => return shut_out(&context, start),
+        Err(NotMade::NoToken(missing)) => return without_token(&context, start, missing),
     };
     let now = context.clock.now();
     let counted = delivery.counted() + 1;
@@ -121,6 +127,11 @@ fn not_sent(context: &Context, delivery: &Delivery, place: Place, course: Course
             Some(Landing::Dead)
         }
     }
+}
+
+/// What was about to be sent when a shutter closed.
+fn shut_out(context: &Context, start: Start) -> Landed {
+    postponed(start, context.destination.shutters.held(context.clock.now()))
 }
 
 /// It goes on waiting where it lies, with all others of its destination.
@@ -178,19 +189,24 @@ fn unreadable(context: &Context, start: Start, id: DeliveryId, place: Place, err
 }
 
 /// Sends a delivery; where its access token is refused, once more with another one.
-async fn send(context: &Context, delivery: &Delivery, course: Course, token: Option<&Token>) -> Result<Reply, Missing> {
+async fn send(context: &Context, delivery: &Delivery, course: Course, token: Option<&Token>) -> Result<Reply, NotMade> {
     let destination = &context.destination;
-    let mut reply = send_once(context, delivery, course, token).await;
+    let mut reply = send_once(context, delivery, course, token).await?;
     if let (Outcome::Answered(401), Some(tokens), Some(refused)) = (&reply.outcome, &destination.tokens, token)
-        && let Some(other) = tokens.instead_of(refused, &context.clock).await?
+        && let Some(other) = tokens.instead_of(refused, &context.clock).await.map_err(NotMade::NoToken)?
     {
-        reply = send_once(context, delivery, course, Some(&other)).await;
+        reply = send_once(context, delivery, course, Some(&other)).await?;
     }
     destination.attempts.count(&reply.outcome);
     Ok(reply)
 }
 
-async fn send_once(context: &Context, delivery: &Delivery, course: Course, token: Option<&Token>) -> Reply {
+async fn send_once(
+    context: &Context,
+    delivery: &Delivery,
+    course: Course,
+    token: Option<&Token>,
+) -> Result<Reply, NotMade> {
     let destination = &context.destination;
     let (mut retry_after, mut quota_spent) = (None, None);
     let at_head = |head: &Parts| {
@@ -208,18 +224,20 @@ async fn send_once(context: &Context, delivery: &Delivery, course: Course, token
     let kept_bytes = if destination.success.is_some() { exchange::BODY_BYTES_MAX } else { Attempt::ANSWER_MAX };
     let bounds = Bounds { timeout: destination.timeout, kept_bytes };
     let request = destination.request(delivery, course, token, context.clock.wall());
-    match exchange::exchange(&destination.client, request, bounds, at_head).await {
+    let gate = || destination.shutters.pass(context.clock.now());
+    match exchange::exchange(&destination.client, request, bounds, gate, at_head).await {
         Ok(mut answer) => {
             let (outcome, error) = believe(destination.success.as_ref(), &answer);
             if let (Outcome::Unsuccessful(_), Some(wish)) = (&outcome, retry_after) {
                 leave_alone(context, wish, "Retry-After");
             }
             answer.body.truncate(Attempt::ANSWER_MAX);
-            Reply { outcome, error, answer: answer.body, retry_after, quota_spent }
+            Ok(Reply { outcome, error, answer: answer.body, retry_after, quota_spent })
         }
-        Err(Failure { outcome, error }) => {
-            Reply { outcome, error, answer: Vec::new(), retry_after: None, quota_spent: None }
+        Err(Unanswered::Failed(Failure { outcome, error })) => {
+            Ok(Reply { outcome, error, answer: Vec::new(), retry_after: None, quota_spent: None })
         }
+        Err(Unanswered::Shut) => Err(NotMade::Shut),
     }
 }
 

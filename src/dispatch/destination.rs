@@ -1,7 +1,8 @@
 //! A destination as dispatch uses it: its client, its request's fixed parts, its policy.
 
+use super::connections::Connections;
 use super::connector::Connector;
-use super::exchange::{self, HttpClient};
+use super::exchange::HttpClient;
 use super::request::Common;
 use super::sequences::{Last, Sequences};
 use super::shutters::Shutters;
@@ -204,13 +205,15 @@ fn common(settings: &settings::Destination) -> Result<Common, String> {
 fn client(settings: &settings::Destination) -> Result<HttpClient, String> {
     let https = settings.url.as_ref().is_some_and(is_https);
     let tls = tls::config(&settings.tls, if https { Trust::One } else { Trust::Nobody })?;
-    Ok(exchange::client(Connector::new(tls, settings.reach, settings.timeout), settings.concurrency_max))
+    let connector = Connector::new(tls, settings.reach, settings.timeout);
+    Ok(Connections::new(connector, settings.url.clone().unwrap_or_default(), settings.concurrency_max))
 }
 
 fn tokens(settings: &settings::Destination) -> Result<Option<Tokens>, String> {
     let Some(DestinationAuth::OAuth2(oauth2)) = &settings.auth else { return Ok(None) };
     let tls = tls::config(&settings.tls, if is_https(&oauth2.token_url) { Trust::Both } else { Trust::Nobody })?;
-    let client = exchange::client(Connector::new(tls, settings.reach, settings.timeout), 1);
+    let connector = Connector::new(tls, settings.reach, settings.timeout);
+    let client = Connections::new(connector, oauth2.token_url.clone(), 1);
     Ok(Some(Tokens::new(&settings.name, client, oauth2, settings.timeout)))
 }
 

@@ -4,6 +4,7 @@
 //! store is too far behind with what was recorded of earlier attempts, so that a crash repeats a bounded number of them.
 
 mod attempt;
+mod connections;
 mod connector;
 mod credentials;
 mod destination;

@@ -7,7 +7,7 @@
 //! *Failure.* That there is no token is nobody's failed attempt: deliveries wait, and the endpoint is asked again after
 //! 1, 2, 4 ... seconds, at most a minute, or later where it says so. A token that is still good is used meanwhile.
 
-use super::exchange::{self, Answer, Bounds, HttpClient};
+use super::exchange::{self, Answer, Bounds, HttpClient, Unanswered};
 use crate::clock::Clock;
 use crate::config::settings::{ClientAuth, OAuth2};
 use crate::rules::retry_after;
@@ -154,8 +154,11 @@ impl Tokens {
             secret.map_err(|_| refused("the read of its secret was abandoned".to_owned()))?.map_err(refused)?;
         let request = request(&self.settings, secret.expose()).map_err(refused)?;
         let bounds = Bounds { timeout: self.timeout, kept_bytes: exchange::BODY_BYTES_MAX };
-        let answer = exchange::exchange(&self.client, request, bounds, |_| ()).await;
-        let answer = answer.map_err(|failure| refused(format!("the token endpoint: {}", failure.error)))?;
+        let answer = exchange::exchange(&self.client, request, bounds, || Some(()), |_| ()).await;
+        let answer = answer.map_err(|end| match end {
+            Unanswered::Failed(failure) => refused(format!("the token endpoint: {}", failure.error)),
+            Unanswered::Shut => refused("the token endpoint was not asked".to_owned()),
+        })?;
         read(&answer).map_err(|why| {
             let header = answer.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok());
             let wish = header.and_then(|value| retry_after::parse(value, clock.wall()));

@@ -150,7 +150,7 @@ async fn a_refusal_with_a_new_token_stands_and_does_not_become_a_load_on_the_end
 #[tokio::test]
 async fn i12_without_a_token_nothing_is_sent_and_no_attempt_is_consumed() {
     let answers = [
-        (Act::Reset, "the token endpoint: client error"),
+        (Act::Reset, "the token endpoint: connection "),
         (
             Act::Answer {
                 status: 401,
