@@ -21,7 +21,6 @@ use crate::time::{Timestamp, millis};
 use http::header;
 use http::response::Parts;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::Mutex;
 
 /// The newest attempts that are kept with a delivery; more than that takes many redrives.
@@ -57,9 +56,10 @@ struct Reply {
     outcome: Outcome,
     error: String,
     answer: Vec<u8>,
-    retry_after: Option<Duration>,
-    /// Its headers say that nothing more is allowed for so long.
-    quota_spent: Option<Duration>,
+    /// `Retry-After`.
+    asked: Option<Wish>,
+    /// Its headers say that nothing more is allowed until then.
+    spent: Option<Wish>,
 }
 
 pub async fn run(context: Context, start: Start) -> Landed {
@@ -92,8 +92,8 @@ pub async fn run(context: Context, start: Start) -> Landed {
     let now = context.clock.now();
     let counted = delivery.counted() + 1;
     let since = if delivery.redriven { first_since_redrive(&delivery, began) } else { delivery.event.received_at };
-    let (retry_after, quota_spent) = (reply.retry_after, reply.quota_spent);
-    let ended = Ended { id, outcome: &reply.outcome, retry_after, counted, since, now };
+    let spent = reply.spent;
+    let ended = Ended { id, outcome: &reply.outcome, retry_after: reply.asked, counted, since, now };
     let (verdict, wish) = verdict::judge(&context.destination.retry, ended);
     let health = verdict::health(&reply.outcome, verdict, wish);
     let destination = &context.destination;
@@ -106,8 +106,7 @@ pub async fn run(context: Context, start: Start) -> Landed {
         destination.trials.tell(id.sequence, end);
     }
     let landing = record(&context, delivery, place, verdict, reply, began, now);
-    let quota = quota_spent.map(|wish| retry_after::grant(wish, context.destination.retry.retry_after_max, now));
-    let hold = wish.into_iter().chain(quota).max_by_key(|wish| wish.until);
+    let hold = wish.into_iter().chain(spent).max_by_key(|wish| wish.until);
     Landed { start, landing, call: Some(Call { began: start.at, latency: now.since(began), health }), hold }
 }
 
@@ -208,18 +207,18 @@ async fn send_once(
     token: Option<&Token>,
 ) -> Result<Reply, NotMade> {
     let destination = &context.destination;
-    let (mut retry_after, mut quota_spent) = (None, None);
+    let (mut asked, mut spent) = (None, None);
+    // what is asked for is granted once, from the moment at which the head came
     let at_head = |head: &Parts| {
-        let header = head.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok());
-        retry_after = header.and_then(|value| retry_after::parse(value, context.clock.wall()));
-        if let Some(wish) = retry_after.filter(|_| destination.retry.statuses.contains(&head.status.as_u16())) {
-            leave_alone(context, wish, "Retry-After");
-        }
+        let (now, wall) = (context.clock.now(), context.clock.wall());
+        let grant = |wish| retry_after::grant(wish, destination.retry.retry_after_max, now);
         let value = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok());
-        quota_spent = quota::spent(value, context.clock.wall());
-        if let Some(wish) = quota_spent {
-            leave_alone(context, wish, "its rate limit is spent");
+        asked = value(header::RETRY_AFTER.as_str()).and_then(|value| retry_after::parse(value, wall)).map(grant);
+        if !head.status.is_success() {
+            leave_alone(context, asked, "Retry-After");
         }
+        spent = quota::spent(value, wall).map(grant);
+        leave_alone(context, spent, "its rate limit is spent");
     };
     let kept_bytes = if destination.success.is_some() { exchange::BODY_BYTES_MAX } else { Attempt::ANSWER_MAX };
     let bounds = Bounds { timeout: destination.timeout, kept_bytes };
@@ -228,14 +227,14 @@ async fn send_once(
     match exchange::exchange(&destination.client, request, bounds, gate, at_head).await {
         Ok(mut answer) => {
             let (outcome, error) = believe(destination.success.as_ref(), &answer);
-            if let (Outcome::Unsuccessful(_), Some(wish)) = (&outcome, retry_after) {
-                leave_alone(context, wish, "Retry-After");
+            if !matches!(outcome, Outcome::Answered(200..300)) {
+                leave_alone(context, asked, "Retry-After");
             }
             answer.body.truncate(Attempt::ANSWER_MAX);
-            Ok(Reply { outcome, error, answer: answer.body, retry_after, quota_spent })
+            Ok(Reply { outcome, error, answer: answer.body, asked, spent })
         }
         Err(Unanswered::Failed(Failure { outcome, error })) => {
-            Ok(Reply { outcome, error, answer: Vec::new(), retry_after: None, quota_spent: None })
+            Ok(Reply { outcome, error, answer: Vec::new(), asked: None, spent: None })
         }
         Err(Unanswered::Shut) => Err(NotMade::Shut),
     }
@@ -262,10 +261,11 @@ fn believe(success: Option<&Success>, answer: &Answer) -> (Outcome, String) {
 }
 
 /// At once, for attempts that are about to be sent; the dispatcher hears of it when this one has landed.
-fn leave_alone(context: &Context, wish: Duration, reason: &'static str) {
+fn leave_alone(context: &Context, wish: Option<Wish>, reason: &'static str) {
     let destination = &context.destination;
-    let until = retry_after::grant(wish, destination.retry.retry_after_max, context.clock.now()).until;
-    if destination.shutters.hold(until) {
+    if let Some(Wish { until, .. }) = wish
+        && destination.shutters.hold(until)
+    {
         destination.held_because(until, reason);
         let reason = reason.to_owned();
         context.store.record(Transition::Hold { destination: destination.id, until, reason });

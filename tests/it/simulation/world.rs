@@ -10,7 +10,7 @@ use holdline::delivery::{DeliveryId, Outcome, Ticket};
 use holdline::event::{DestinationId, DestinationSet, Digest64, Sequence};
 use holdline::rules::breaker::Turn;
 use holdline::rules::call::Call;
-use holdline::rules::retry_after::Wish;
+use holdline::rules::retry_after::{self, Wish};
 use holdline::rules::staleness::Course;
 use holdline::rules::verdict::{self, Ended, Verdict};
 use holdline::scheduler::{Landing, Start, Step};
@@ -262,10 +262,11 @@ impl World {
         let counted = record.attempts - record.forgiven + 1;
         let tried_at = record.tried_at.unwrap_or(began);
         let since = if record.redriven { tried_at } else { record.received_at };
-        let ended = Ended { id, outcome: &outcome, retry_after, counted, since, now: self.now };
         let retry = &self.destinations[usize::from(id.destination.0)].retry;
+        let granted = retry_after.map(|wish| retry_after::grant(wish, retry.retry_after_max, self.now));
+        let ended = Ended { id, outcome: &outcome, retry_after: granted, counted, since, now: self.now };
         let (verdict, hold) = self.rig.judge(retry, ended);
-        verdicts::check(retry, &ended, counted, verdict, hold)?;
+        verdicts::check(retry, &ended, retry_after, counted, verdict, hold)?;
         self.note(|_| format!("{id} ends: {outcome:?}, Retry-After {retry_after:?}: {verdict:?}, hold {hold:?}"));
         let failed = Record { attempts: record.attempts + 1, tried_at: Some(tried_at), ..record };
         let (record, landing) = match verdict {
