@@ -21,6 +21,7 @@ use crate::time::{Timestamp, millis};
 use http::header;
 use http::response::Parts;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Mutex;
 
 /// The newest attempts that are kept with a delivery; more than that takes many redrives.
@@ -31,7 +32,7 @@ const ATTEMPTS_KEPT: usize = 1000;
 pub struct Landed {
     pub start: Start,
     pub landing: Landing,
-    /// What it says of the destination; none where nothing was sent.
+    /// What it says of the destination; none where nothing was sent, or only a token was refused.
     pub call: Option<Call>,
     pub hold: Option<Wish>,
 }
@@ -42,13 +43,6 @@ pub struct Context {
     pub store: Store,
     pub clock: Clock,
     pub destination: Arc<Destination>,
-}
-
-/// Why an attempt was not made after all.
-enum NotMade {
-    /// The destination is to be left alone, which was decided before a byte of it was written.
-    Shut,
-    NoToken(Missing),
 }
 
 /// What came back.
@@ -82,21 +76,37 @@ pub async fn run(context: Context, start: Start) -> Landed {
     let (began, began_precise) = (context.clock.now(), context.clock.precise());
     let course = context.destination.course(&delivery, began);
     if let Some(landing) = not_sent(&context, &delivery, place, course, began) {
+        context.destination.settled(id.sequence);
         return Landed { start, landing, call: None, hold: None };
     }
-    let reply = match send(&context, &delivery, course, token.as_ref()).await {
-        Ok(reply) => reply,
-        Err(NotMade::Shut) => return shut_out(&context, start),
-        Err(NotMade::NoToken(missing)) => return without_token(&context, start, missing),
-    };
-    let now = context.clock.now();
+    let Some(reply) = send(&context, &delivery, course, token.as_ref()).await else { return shut_out(&context, start) };
+    if let (Outcome::Answered(401), Some(tokens), Some(token)) = (&reply.outcome, &context.destination.tokens, &token)
+        && tokens.refused(token, id.sequence, &context.clock).await
+    {
+        tracing::info!(delivery = %id, "the access token was refused; it is replaced, and the delivery goes again");
+        return postponed(start, later(reply.asked, reply.spent));
+    }
+    ended(&context, start, delivery, place, reply, (began, began_precise))
+}
+
+/// An attempt was made: what it means for its delivery, its destination and its redrive.
+fn ended(
+    context: &Context,
+    start: Start,
+    delivery: Delivery,
+    place: Place,
+    reply: Reply,
+    (began, began_precise): (Timestamp, Duration),
+) -> Landed {
+    let (id, now) = (delivery.id, context.clock.now());
     let counted = delivery.counted() + 1;
     let since = if delivery.redriven { first_since_redrive(&delivery, began) } else { delivery.event.received_at };
-    let spent = reply.spent;
+    let (destination, spent) = (&context.destination, reply.spent);
     let ended = Ended { id, outcome: &reply.outcome, retry_after: reply.asked, counted, since, now };
-    let (verdict, wish) = verdict::judge(&context.destination.retry, ended);
+    let (verdict, wish) = verdict::judge(&destination.retry, ended);
     let health = verdict::health(&reply.outcome, verdict, wish);
-    let destination = &context.destination;
+    destination.attempts.count(&reply.outcome);
+    destination.settled(id.sequence);
     destination.latency.observe(context.clock.precise().saturating_sub(began_precise));
     if verdict == Verdict::Delivered {
         destination.end_to_end.observe(now.since(delivery.event.received_at));
@@ -105,9 +115,13 @@ pub async fn run(context: Context, start: Start) -> Landed {
         let end = if verdict == Verdict::Delivered { canary::End::Well } else { canary::End::Failed };
         destination.trials.tell(id.sequence, end);
     }
-    let landing = record(&context, delivery, place, verdict, reply, began, now);
-    let hold = wish.into_iter().chain(spent).max_by_key(|wish| wish.until);
-    Landed { start, landing, call: Some(Call { began: start.at, latency: now.since(began), health }), hold }
+    let landing = record(context, delivery, place, verdict, reply, began, now);
+    let call = Some(Call { began: start.at, latency: now.since(began), health });
+    Landed { start, landing, call, hold: later(wish, spent) }
+}
+
+fn later(one: Option<Wish>, other: Option<Wish>) -> Option<Wish> {
+    one.into_iter().chain(other).max_by_key(|wish| wish.until)
 }
 
 /// A delivery that comes to its end without being sent; none where it is to be sent.
@@ -130,20 +144,23 @@ fn not_sent(context: &Context, delivery: &Delivery, place: Place, course: Course
 
 /// What was about to be sent when a shutter closed.
 fn shut_out(context: &Context, start: Start) -> Landed {
-    postponed(start, context.destination.shutters.held(context.clock.now()))
+    postponed(start, context.destination.shutters.held(context.clock.now()).map(until))
 }
 
 /// It goes on waiting where it lies, with all others of its destination.
-fn postponed(start: Start, hold: Option<Timestamp>) -> Landed {
-    let hold = hold.map(|until| Wish { until, cut: false });
+fn postponed(start: Start, hold: Option<Wish>) -> Landed {
     Landed { start, landing: Landing::Postponed, call: None, hold }
+}
+
+fn until(until: Timestamp) -> Wish {
+    Wish { until, cut: false }
 }
 
 /// What no credentials can be had for is no failed attempt.
 fn without_token(context: &Context, start: Start, missing: Missing) -> Landed {
-    let until = missing.until;
+    let hold = until(missing.until);
     context.destination.lacks_token(missing);
-    postponed(start, Some(until))
+    postponed(start, Some(hold))
 }
 
 async fn load(context: &Context, id: DeliveryId, place: Place) -> Result<Delivery, StoreError> {
@@ -178,7 +195,7 @@ async fn read(store: &Store, id: DeliveryId, place: Place) -> Result<Delivery, S
 fn unreadable(context: &Context, start: Start, id: DeliveryId, place: Place, error: &StoreError) -> Landed {
     let StoreError::Damaged(why) = error else {
         context.store.fail(error);
-        return postponed(start, Some(Timestamp::NEVER));
+        return postponed(start, Some(until(Timestamp::NEVER)));
     };
     tracing::error!(delivery = %id, %why, "a stored delivery does not verify; it is quarantined and not delivered");
     let (why, at) = (why.to_string(), context.clock.now());
@@ -187,25 +204,8 @@ fn unreadable(context: &Context, start: Start, id: DeliveryId, place: Place, err
     Landed { start, landing: Landing::Resolved, call: None, hold: None }
 }
 
-/// Sends a delivery; where its access token is refused, once more with another one.
-async fn send(context: &Context, delivery: &Delivery, course: Course, token: Option<&Token>) -> Result<Reply, NotMade> {
-    let destination = &context.destination;
-    let mut reply = send_once(context, delivery, course, token).await?;
-    if let (Outcome::Answered(401), Some(tokens), Some(refused)) = (&reply.outcome, &destination.tokens, token)
-        && let Some(other) = tokens.instead_of(refused, &context.clock).await.map_err(NotMade::NoToken)?
-    {
-        reply = send_once(context, delivery, course, Some(&other)).await?;
-    }
-    destination.attempts.count(&reply.outcome);
-    Ok(reply)
-}
-
-async fn send_once(
-    context: &Context,
-    delivery: &Delivery,
-    course: Course,
-    token: Option<&Token>,
-) -> Result<Reply, NotMade> {
+/// Sends a delivery; none where a shutter closed before a byte of it was written.
+async fn send(context: &Context, delivery: &Delivery, course: Course, token: Option<&Token>) -> Option<Reply> {
     let destination = &context.destination;
     let (mut asked, mut spent) = (None, None);
     // what is asked for is granted once, from the moment at which the head came
@@ -231,12 +231,12 @@ async fn send_once(
                 leave_alone(context, asked, "Retry-After");
             }
             answer.body.truncate(Attempt::ANSWER_MAX);
-            Ok(Reply { outcome, error, answer: answer.body, asked, spent })
+            Some(Reply { outcome, error, answer: answer.body, asked, spent })
         }
         Err(Unanswered::Failed(Failure { outcome, error })) => {
-            Ok(Reply { outcome, error, answer: Vec::new(), asked: None, spent: None })
+            Some(Reply { outcome, error, answer: Vec::new(), asked: None, spent: None })
         }
-        Err(Unanswered::Shut) => Err(NotMade::Shut),
+        Err(Unanswered::Shut) => None,
     }
 }
 

@@ -13,7 +13,7 @@ use super::trials::Trials;
 use super::{credentials, request};
 use crate::config::settings::{self, DestinationAuth, OnDeadLetter, OrderMode};
 use crate::delivery::Delivery;
-use crate::event::{DestinationId, Digest64};
+use crate::event::{DestinationId, Digest64, Sequence};
 use crate::http::certificate::Certificate;
 use crate::latency::Latency;
 use crate::rules::backoff::Retry;
@@ -136,6 +136,13 @@ impl Destination {
 
     fn common(&self) -> Arc<Common> {
         self.common.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A delivery has come to what is not its access token's fault.
+    pub(super) fn settled(&self, delivery: Sequence) {
+        if let Some(tokens) = &self.tokens {
+            tokens.settled(delivery);
+        }
     }
 
     pub(super) fn lacks_token(&self, missing: Missing) {

@@ -238,6 +238,7 @@ impl Dispatcher {
                     self.scheduler.purged(id.destination, lane, id.sequence);
                     if let Some(destination) = self.destinations.get(&id.destination) {
                         destination.trials.tell(id.sequence, End::Gone);
+                        destination.settled(id.sequence);
                     }
                 }
             }
