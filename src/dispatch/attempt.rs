@@ -111,13 +111,21 @@ fn ended(
     if verdict == Verdict::Delivered {
         destination.end_to_end.observe(now.since(delivery.event.received_at));
     }
-    if delivery.redriven && health != Health::Burdened {
-        let end = if verdict == Verdict::Delivered { canary::End::Well } else { canary::End::Failed };
+    if let Some(end) = trial(verdict, health).filter(|_| delivery.redriven) {
         destination.trials.tell(id.sequence, end);
     }
     let landing = record(context, delivery, place, verdict, reply, began, now);
     let call = Some(Call { began: start.at, latency: now.since(began), health });
     Landed { start, landing, call, hold: later(wish, spent) }
+}
+
+/// What it says to whoever watches how a redriven delivery fares; nothing yet where the destination only puts it off.
+fn trial(verdict: Verdict, health: Health) -> Option<canary::End> {
+    match (verdict, health) {
+        (Verdict::Delivered, _) => Some(canary::End::Well),
+        (Verdict::Retry { .. }, Health::Burdened) => None,
+        (Verdict::Retry { .. } | Verdict::Dead(_), _) => Some(canary::End::Failed),
+    }
 }
 
 fn later(one: Option<Wish>, other: Option<Wish>) -> Option<Wish> {
