@@ -104,6 +104,15 @@ impl Destination {
         })
     }
 
+    /// Everything for which [`Destination::new`] would refuse these settings.
+    pub fn faults(settings: &settings::Destination) -> Vec<String> {
+        let parts = [client(settings).err(), tokens(settings).err(), credentials::fixed(settings).err()];
+        let keys = settings.sign.iter().map(|secret| credentials::key(secret).err());
+        let mut all: Vec<String> = parts.into_iter().chain(keys).flatten().collect();
+        all.dedup(); // both ways out have the same certificates
+        all
+    }
+
     /// By the number that the store has given to its name.
     pub fn numbered(self, id: DestinationId) -> Self {
         Self { id, ..self }
@@ -205,7 +214,7 @@ fn common(settings: &settings::Destination) -> Result<Common, String> {
     Ok(Common {
         url: settings.url.clone().unwrap_or_default(),
         headers: credentials::fixed(settings)?,
-        keys: credentials::keys(settings)?,
+        keys: settings.sign.iter().map(credentials::key).collect::<Result<_, _>>()?,
     })
 }
 
