@@ -7,6 +7,7 @@ use super::backup::{Kind, MAGIC};
 use super::draft::{Draft, Table};
 use super::engine::Engine;
 use super::folder::Folder;
+use super::index::Index;
 use super::record::Tally;
 use super::{StoreError, check, recovery};
 use crate::time::Timestamp;
@@ -123,7 +124,7 @@ pub fn restore(from: impl Read + Seek, path: &Path, mut progress: impl FnMut()) 
         }
         engine.commit(draft)?;
     }
-    inventory(&engine)
+    completed(&engine)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -148,12 +149,24 @@ pub fn repair(path: &Path, now: Timestamp) -> Result<(Vec<String>, Inventory), S
     let engine = Engine::open(Folder::open(path)?)?;
     let (mut index, _) = recovery::recover(&engine)?;
     let done = super::repair::repair(&engine, &mut index, now)?;
-    Ok((done, inventory(&engine)?))
+    Ok((done, completed(&engine)?))
 }
 
-pub(super) fn inventory(engine: &Engine) -> Result<Inventory, StoreError> {
-    let (index, mut faults) = recovery::recover(engine)?;
-    faults.extend(check::check(engine, &index)?);
+/// What a store holds to which no more is written now. Its mark says so from here on: without it damage to the last commit,
+/// and a small store is a single one, would pass for what a power cut had torn.
+pub(super) fn completed(engine: &Engine) -> Result<Inventory, StoreError> {
+    let (index, faults) = recovery::recover(engine)?;
+    engine.note(index.totals.reached());
+    take_stock(engine, &index, faults)
+}
+
+fn inventory(engine: &Engine) -> Result<Inventory, StoreError> {
+    let (index, faults) = recovery::recover(engine)?;
+    take_stock(engine, &index, faults)
+}
+
+fn take_stock(engine: &Engine, index: &Index, mut faults: Vec<String>) -> Result<Inventory, StoreError> {
+    faults.extend(check::check(engine, index)?);
     let totals = &index.totals;
     Ok(Inventory {
         accepted: totals.accepted,

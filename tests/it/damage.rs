@@ -4,9 +4,10 @@ use crate::events::event;
 use holdline::clock::Clock;
 use holdline::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place, Reason};
 use holdline::event::{DestinationId, Event, Sequence};
-use holdline::store::{Arrival, DlqAction, Opened, Options, Store, StoreError, Transition, Windows, salvage};
+use holdline::store::{Arrival, DlqAction, Opened, Options, Store, StoreError, Transition, Windows, restore, salvage};
 use holdline::time::Timestamp;
 use std::collections::{BTreeMap, HashMap};
+use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,15 +100,15 @@ fn play(store: &Store, rng: &mut fastrand::Rng, id: DeliveryId) {
     }
 }
 
-/// A store of some megabytes with all that a life brings; its content as it was when it ended.
-async fn lived(path: &Path, seed: u64) -> Content {
+/// A store with all that three lives bring, of so many commits each; its content as it was when it ended.
+async fn lived(path: &Path, seed: u64, commits: u64) -> Content {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut sequence = 0;
     for life in 0..3 {
         let opened = open(path).unwrap();
         let store = opened.store.clone();
         store.register(vec!["crm".to_owned(), "wallboard".to_owned()]).await.unwrap();
-        for commit in 0..60 {
+        for commit in 0..commits {
             let count = rng.u64(1..8);
             let arrivals = (0..count).map(|n| {
                 let longest = if rng.u8(0..10) == 0 { 60_000 } else { 3000 };
@@ -135,7 +136,6 @@ async fn lived(path: &Path, seed: u64) -> Content {
     let opened = open(path).unwrap();
     let content = content(&opened.store).unwrap();
     close(opened);
-    assert!(content.len() > 200, "{}", content.len());
     content
 }
 
@@ -201,19 +201,26 @@ fn compare(was: &Content, is: &Content, what: &str) -> (Vec<DeliveryId>, usize) 
     (was.keys().filter(|id| !is.contains_key(id)).copied().collect(), back)
 }
 
-#[tokio::test]
-async fn i23_damage_anywhere_is_told_and_salvage_gets_back_what_it_did_not_hit() {
-    let rounds: u64 = std::env::var("HOLDLINE_DAMAGE_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(6);
-    let first: u64 = std::env::var("HOLDLINE_DAMAGE_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
+/// What came of damage, round after round.
+#[derive(Debug, Default)]
+struct Outcomes {
+    refused: u64,
+    opened: u64,
+    /// Salvaged without a loss.
+    whole: u64,
+    lost: usize,
+    back: usize,
+}
+
+/// Damages copies of a store, each in one place, which is told or makes no difference; and salvages each.
+fn damage(source: &Path, was: &Content, seeds: std::ops::Range<u64>) -> Outcomes {
     let dir = tempfile::tempdir().unwrap();
-    let source = dir.path().join("source");
-    let was = lived(&source, 7).await;
     let kinds = [Harm::Flip, Harm::ZeroPage, Harm::Cut, Harm::Garbage];
-    let (mut refused, mut opened_whole, mut lost_in_all, mut back_in_all, mut whole) = (0, 0, 0, 0, 0);
-    for seed in first..first + rounds {
+    let mut outcomes = Outcomes::default();
+    for seed in seeds {
         let mut rng = fastrand::Rng::with_seed(seed);
         let (hit, new) = (dir.path().join("hit"), dir.path().join("new"));
-        copy(&source, &hit);
+        copy(source, &hit);
         let all = files(&hit);
         let file = if rng.u8(0..4) > 0 { hit.join("queue/db") } else { all[rng.usize(0..all.len())].clone() };
         let kind = kinds[rng.usize(0..kinds.len())];
@@ -223,41 +230,83 @@ async fn i23_damage_anywhere_is_told_and_salvage_gets_back_what_it_did_not_hit()
         copy(&hit, &tried);
         match open(&tried) {
             Err(why) => {
-                refused += 1;
+                outcomes.refused += 1;
                 assert!(why.to_string().contains("--salvage"), "{what}: {why}");
             }
             Ok(opened) => {
                 let is = content(&opened.store).unwrap_or_else(|why| panic!("{what}: opened, and then {why}"));
-                let (missing, back) = compare(&was, &is, &what);
+                let (missing, back) = compare(was, &is, &what);
                 let told = !opened.findings.is_empty();
                 assert!(
                     (missing.is_empty() && back == 0) || told,
                     "{what}: {missing:?} missing, {back} back, in silence"
                 );
-                opened_whole += 1;
+                outcomes.opened += 1;
                 close(opened);
             }
         }
-        let done = salvage(&hit, &new, START).unwrap_or_else(|why| panic!("{what}: {why}"));
-        assert_eq!(done.inventory.faults, Vec::<String>::new(), "{what}");
-        let opened = open(&new).unwrap();
-        assert!(opened.findings.is_empty(), "{what}: {:?}", opened.findings);
-        let is = content(&opened.store).unwrap();
-        let (missing, back) = compare(&was, &is, &what);
-        let told = done.unaccounted.max(done.missing.len() as u64) + done.nameless;
-        assert!(missing.len() as u64 <= told, "{what}: {} missing, {told} told: {missing:?} {done:?}", missing.len());
-        println!("{what}: {:?}, {} missing, {told} told, {back} back", done.damaged, missing.len());
-        (lost_in_all, back_in_all) = (lost_in_all + missing.len(), back_in_all + back);
-        whole += u64::from(missing.is_empty());
-        close(opened);
+        let (missing, back) = salvaged(&hit, &new, was, &what);
+        (outcomes.lost, outcomes.back) = (outcomes.lost + missing, outcomes.back + back);
+        outcomes.whole += u64::from(missing == 0);
         for folder in [&hit, &new, &tried] {
             std::fs::remove_dir_all(folder).unwrap();
         }
     }
-    println!(
-        "{rounds} rounds: {refused} refused, {opened_whole} opened; salvage: {whole} whole, {lost_in_all} lost, {back_in_all} back"
-    );
-    assert!(refused > 0 && whole > 0);
+    outcomes
+}
+
+/// How many deliveries are missing after a salvage, each told, and how many are back.
+fn salvaged(hit: &Path, new: &Path, was: &Content, what: &str) -> (usize, usize) {
+    let done = salvage(hit, new, START).unwrap_or_else(|why| panic!("{what}: {why}"));
+    assert_eq!(done.inventory.faults, Vec::<String>::new(), "{what}");
+    let opened = open(new).unwrap();
+    assert!(opened.findings.is_empty(), "{what}: {:?}", opened.findings);
+    let is = content(&opened.store).unwrap();
+    close(opened);
+    let (missing, back) = compare(was, &is, what);
+    let told = done.unaccounted.max(done.missing.len() as u64) + done.nameless;
+    assert!(missing.len() as u64 <= told, "{what}: {} missing, {told} told: {missing:?} {done:?}", missing.len());
+    println!("{what}: {:?}, {} missing, {told} told, {back} back", done.damaged, missing.len());
+    (missing.len(), back)
+}
+
+/// Which rounds are run: as many and from which on as the environment says.
+fn rounds(usual: u64) -> std::ops::Range<u64> {
+    let of = |name: &str, usual| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(usual);
+    let first = of("HOLDLINE_DAMAGE_FIRST", 2);
+    first..first + of("HOLDLINE_DAMAGE_ROUNDS", usual)
+}
+
+#[tokio::test]
+async fn i23_damage_anywhere_is_told_and_salvage_gets_back_what_it_did_not_hit() {
+    let dir = tempfile::tempdir().unwrap();
+    let was = lived(dir.path(), 7, 60).await;
+    assert!(was.len() > 200, "{}", was.len());
+    let outcomes = damage(dir.path(), &was, rounds(6));
+    println!("{outcomes:?}");
+    assert!(outcomes.refused > 0 && outcomes.whole > 0);
+}
+
+/// All of such a store may lie in one commit, and a damaged last commit looks like one that a power cut tore.
+#[tokio::test]
+async fn i23_damage_of_a_store_that_was_just_restored_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, restored) = (dir.path().join("source"), dir.path().join("restored"));
+    let was = lived(&source, 8, 5).await;
+    let opened = open(&source).unwrap();
+    let store = opened.store.clone();
+    let copied = tokio::task::spawn_blocking(move || {
+        let mut copied = Vec::new();
+        store.backup(|piece| copied.write_all(&piece).is_ok()).unwrap();
+        copied
+    });
+    let copied = copied.await.unwrap();
+    close(opened);
+    let inventory = restore(Cursor::new(copied), &restored, || ()).unwrap();
+    assert_eq!(inventory.faults, Vec::<String>::new());
+    let outcomes = damage(&restored, &was, rounds(12));
+    println!("{outcomes:?}");
+    assert!(outcomes.refused > 0 && outcomes.whole > 0);
 }
 
 const SEGMENT: usize = 2 << 20;
@@ -268,7 +317,7 @@ const SEGMENT: usize = 2 << 20;
 async fn i20_a_death_while_free_segments_are_wiped_does_not_keep_it_from_opening() {
     let dir = tempfile::tempdir().unwrap();
     let (source, started) = (dir.path().join("source"), dir.path().join("started"));
-    lived(&source, 11).await;
+    lived(&source, 11, 60).await;
     // so much comes and goes that segments become free
     let opened = open(&source).unwrap();
     let mut rng = fastrand::Rng::with_seed(11);

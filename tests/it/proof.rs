@@ -85,7 +85,7 @@ fn each_break_on_purpose_still_applies_and_has_a_harness_that_must_notice_it() {
     assert!(patches.len() >= 5);
     for patch in patches {
         let name = patch.file_stem().unwrap().to_string_lossy().into_owned();
-        assert!(runner.contains(&format!("    \"{name}\": (")), "{name} has no row in run.py");
+        assert!(runner.contains(&format!("    \"{name}\": [(")), "{name} has no row in run.py");
         // outside of any repository, so that neither the index nor a folder above it counts
         let checked = std::process::Command::new("git")
             .args(["apply", "--check"])

@@ -2,11 +2,11 @@
 """Break the daemon on purpose, once for each patch in this folder, and see whether the harness that must notice it does.
 
 A harness that has never failed shows nothing. Each patch is applied to a copy of the tree (HEAD), built without
-optimisation, and run under its harness; the harness must end with 1. The unpatched build comes first and must hold under
+optimisation, and run under its harnesses; each must end with 1. The unpatched build comes first and must hold under
 all of them. tests/it/proof.rs holds that every patch still applies and stands in the table below.
 
 Run, as root: tests/mutants/run.py [--only NAME,NAME] [--seed N]
-Needs: cargo, git, what the rigs need. Takes some half an hour. Exit 0: all are noticed; 1: not.
+Needs: cargo, git, what the rigs need. Takes an hour. Exit 0: all are noticed; 1: not.
 """
 import argparse
 import filecmp
@@ -24,18 +24,31 @@ import common  # noqa: E402
 
 WRITES = ["--short", "--calls", "pwrite64"]
 SYNCS = ["--short", "--calls", "sync_file_range"]
-# patch -> the harness that must notice it, and how it is run
+LIVES = ["--kills", "15", "--events-min", "4000"]
+# patch -> the harnesses that must notice it, each with how it is run
 MUTANTS = {
-    "acknowledged-before-sync": ("inject", WRITES),
-    "no-sync": ("powercut", ["--cuts", "40"]),
-    "deduplication-in-a-commit-of-its-own": ("inject", WRITES),
-    "failed-commit-taken-for-done": ("inject", WRITES),
-    "nobody-woken-after-a-failed-write": ("inject", SYNCS),
-    "settled-before-2xx": ("killloop", ["--kills", "15", "--events-min", "4000"]),
-    "order-forgotten-at-start": ("killloop", ["--kills", "15", "--events-min", "4000"]),
-    "retry-after-forgotten-at-start": ("clock", ["--short"]),
-    "wall-clock": ("clock", ["--short"]),
+    "acknowledged-before-sync": [("inject", WRITES)],
+    "no-sync": [("powercut", ["--cuts", "40"])],
+    "deduplication-in-a-commit-of-its-own": [("inject", WRITES)],
+    "failed-commit-taken-for-done": [("inject", WRITES)],
+    "nobody-woken-after-a-failed-write": [("inject", SYNCS)],
+    "settled-before-2xx": [("killloop", LIVES), ("longhaul", ["--short"])],
+    "order-forgotten-at-start": [("killloop", LIVES)],
+    "retry-after-forgotten-at-start": [("clock", ["--short"])],
+    "wall-clock": [("clock", ["--short"])],
+    "log-not-looked-through": [("damage", ["--short"])],
+    "no-bound-on-what-is-behind": [("scarce", ["--short", "--only", "stalled"])],
+    "failed-exchange-keeps-its-buffers": [("hostile", ["--short"])],
+    "disk-not-watched": [("fulldisk", ["--short"])],
+    "delivered-pages-kept": [("soak", ["--events", "60000", "--remembered", "20000", "--disk-max-mb", "45"]),
+                             ("backlog", ["--events", "100000"])],
+    "nobody-gives-way": [("slowsenders", ["--short"])],
+    "backup-without-what-came-meanwhile": [("backup", ["--short"])],
+    "markup-rendered": [("dashboard", ["--short"])],
 }
+# harnesses that are noticed to fail by what is set up, on the unbroken build
+WITHOUT = [("outage", ["--short", "--without", what]) for what in ("breaker", "ramp", "order", "hold")] + [
+    ("drift", ["--short", "--without", what]) for what in ("breaker", "adaptive")]
 
 
 class Yard:
@@ -72,9 +85,9 @@ class Yard:
         return binary
 
 
-def run_harness(binary, harness, arguments, seed, log):
+def run_harness(binary, harness, arguments, log):
     """-> (exit code, what its last line says)"""
-    command = [sys.executable, common.ROOT / "tests" / "rigs" / f"{harness}.py", "--bin", binary, "--seed", str(seed), *arguments]
+    command = [sys.executable, common.ROOT / "tests" / "rigs" / f"{harness}.py", "--bin", binary, *arguments]
     with open(log, "w") as output:
         code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode
     try:
@@ -83,30 +96,57 @@ def run_harness(binary, harness, arguments, seed, log):
         return code, {}
 
 
-def run(options):
-    yard, rows, missed = Yard(), [], 0
-    yard.base.mkdir(parents=True, exist_ok=True)
-    unbroken, held = yard.build(None), {}
-    for name in options.only or MUTANTS:
-        harness, arguments = MUTANTS[name]
-        begin = time.monotonic()
+class Trials:
+    """What each harness said of the unbroken build and of the broken ones."""
+
+    def __init__(self, yard, seed):
+        self.yard, self.seed, self.rows, self.held = yard, seed, [], {}
+        self.unbroken = yard.build(None)
+
+    def of(self, binary, name, harness, arguments):
+        seed = [] if "--seed" not in (common.ROOT / "tests" / "rigs" / f"{harness}.py").read_text() else ["--seed", str(self.seed)]
+        return run_harness(binary, harness, [*arguments, *seed], self.yard.base / f"{name}-{harness}.log")
+
+    def unbroken_says(self, harness, arguments):
         way = (harness, *arguments)
-        if way not in held:
-            code, result = run_harness(unbroken, harness, arguments, options.seed, yard.base / f"unbroken-{harness}.log")
-            held[way] = result.get("verdict", f"ended with {code}")
-        binary = yard.build(name)
-        code, result = run_harness(binary, harness, arguments, options.seed, yard.base / f"{name}.log")
+        if way not in self.held:
+            code, result = self.of(self.unbroken, "unbroken", harness, arguments)
+            self.held[way] = result.get("verdict", f"ended with {code}")
+        return self.held[way]
+
+    def try_one(self, name, binary, harness, arguments, unbroken):
+        begin = time.monotonic()
+        code, result = self.of(binary, name, harness, arguments)
         noticed = code == 1 and result.get("verdict") == "FAILED"
-        missed += not noticed or held[way] != "held"
-        rows.append({"broken on purpose": name, "harness": " ".join(way), "unbroken": held[way],
-                     "broken": "noticed" if noticed else f"NOT NOTICED ({code})",
-                     "N": result.get("n", ""), "lost": result.get("lost", ""), "out of order": result.get("out_of_order", ""),
-                     "seconds": round(time.monotonic() - begin)})
-        print(f"{name}: {rows[-1]['broken']}", flush=True)
+        verdict = "noticed" if noticed else f"NOT NOTICED ({code})"
+        if unbroken == "skipped":
+            verdict = "skipped"
+        self.rows.append({"broken on purpose": name, "harness": " ".join((harness, *arguments)), "unbroken": unbroken,
+                          "broken": verdict, "N": result.get("n", ""), "lost": result.get("lost", ""),
+                          "out of order": result.get("out_of_order", ""), "seconds": round(time.monotonic() - begin)})
+        print(f"{name}, {harness}: {verdict}", flush=True)
+
+    def missed(self):
+        return [row for row in self.rows if row["broken"] not in ("noticed", "skipped") or row["unbroken"] not in ("held", "skipped")]
+
+
+def run(options):
+    yard = Yard()
+    yard.base.mkdir(parents=True, exist_ok=True)
+    trials = Trials(yard, options.seed)
+    for name in options.only or MUTANTS:
+        binary = None
+        for harness, arguments in MUTANTS[name]:
+            unbroken = trials.unbroken_says(harness, arguments)
+            binary = binary or yard.build(name)
+            trials.try_one(name, binary, harness, arguments, unbroken)
         binary.unlink()
+    for harness, arguments in [] if options.only else WITHOUT:
+        trials.try_one(f"without {arguments[-1]}", trials.unbroken, harness, arguments, trials.unbroken_says(harness, ["--short"]))
     print()
-    common.print_table(rows)
-    common.print_result("mutants", "builds broken on purpose", "FAILED" if missed else "held", n=len(rows), seed=options.seed)
+    common.print_table(trials.rows)
+    missed = trials.missed()
+    common.print_result("mutants", "builds broken on purpose", "FAILED" if missed else "held", n=len(trials.rows), seed=options.seed)
     return 1 if missed else 0
 
 

@@ -3,8 +3,10 @@
 
 Shows: the start does not wait for the backlog, memory does not grow with it, and disk that drained events took is used
 again. The daemon first runs without a destination, so that it holds everything. It is killed with SIGKILL and started
-again: the time to the first 202 and the memory are taken. Then it starts with a destination and drains, and half as
-many events again go through, for which the data folder must not grow beyond what the backlog took.
+again: the time to the first 202 and the memory are taken. Then it starts with that destination down, and with another one, for
+which events come: how many a second it gets is told beside what it gets from a daemon for which nothing waits, in turn. Then it
+starts with a destination and drains, and the time until it delivers at its full rate is taken; half as many events again go
+through, for which the data folder must not grow beyond what the backlog took.
 
 Run: tests/rigs/backlog.py [--short] [--events N] [--start-max S] [--memory-max-mb N] [--bin FILE] [--load-tool FILE]
 Needs: Linux, Python 3.11, the release binary, the benchmark's binary (built if missing), 2 KB of disk an event.
@@ -15,6 +17,7 @@ import asyncio
 import json
 import random
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -35,9 +38,9 @@ def make_daemon(binary, workdir, ports, to=None):
     return common.Daemon(binary, arguments, workdir / "data", ports[1], workdir / "daemon.log")
 
 
-def post(tool, port, events):
+def post(tool, port, events, source="default"):
     """Posts so many events -> what the load tool says of it."""
-    done = subprocess.run([str(tool), "load", "--to", f"http://127.0.0.1:{port}/in/default", "--events", str(events)],
+    done = subprocess.run([str(tool), "load", "--to", f"http://127.0.0.1:{port}/in/{source}", "--events", str(events)],
                           stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise common.RigError(f"the load tool ended with {done.returncode}")
@@ -60,21 +63,64 @@ def first_acknowledgement(daemon, port):
     return time.monotonic() - begin
 
 
-def highest_memory(daemon, seconds):
-    time.sleep(seconds)
-    daemon.check_alive()
-    return daemon.memory_bytes("VmHWM")
-
-
 def drain(daemon, limit):
-    """Waits for an empty queue -> seconds."""
-    begin = time.monotonic()
-    while daemon.status()["queue"]["depth"]:
+    """Waits for an empty queue -> seconds, and the depth over time."""
+    begin, depths = time.monotonic(), []
+    while not depths or depths[-1][1]:
+        depths.append((time.monotonic() - begin, daemon.status()["queue"]["depth"]))
         daemon.check_alive()
         if time.monotonic() - begin > limit:
             raise common.RigError(f"not drained after {limit} s")
-        time.sleep(0.2)
-    return time.monotonic() - begin
+        time.sleep(0.1)
+    return time.monotonic() - begin, depths
+
+
+def full_rate_after(depths):
+    """Seconds until half a second goes at nine tenths of the median rate of the whole drain; None of too short a drain."""
+    at = lambda moment: next((depth for when, depth in depths if when >= moment), 0)
+    end, step = depths[-1][0], 0.5
+    rates = [(when, (at(when) - at(when + step)) / step) for when in (n * step for n in range(int(end / step)))]
+    if len(rates) < 8:
+        return None
+    median = statistics.median(rate for _, rate in rates)
+    return next(when + step for when, rate in rates if rate >= 0.9 * median)
+
+
+def beside(binary, tool, workdir, ports, options):
+    """Events per second for another destination: with nothing waiting, and beside one that is down and has the backlog -> two
+    lists, measured in turn."""
+    alone, crowded = [], []
+    full = shutil.copytree(workdir / "data", workdir / "full")     # its breaker is to be shut when it drains
+    for _ in range(options.rounds):
+        for folder, rates in ((workdir / "empty", alone), (full, crowded)):
+            common.write_config(
+                workdir / "two.toml", intake=ports[0], admin=ports[1], data=folder,
+                source={"to": '["default"]'}, destination=[{"name": '"default"', "url": f'"http://127.0.0.1:{ports[3]}/"'},
+                             {"name": '"other"', "url": f'"http://127.0.0.1:{ports[2]}/events"', "concurrency": "{ max = 64 }"}])
+            with open(workdir / "two.toml", "a") as config:
+                config.write('[[source]]\nname = "other"\nprofile = "interaction"\nto = ["other"]\n')
+            daemon = common.Daemon(binary, ["--config", workdir / "two.toml"], folder, ports[1], workdir / "daemon.log")
+            try:
+                daemon.start()
+                daemon.wait_ready()
+                rates.append(rate_of_other(daemon, tool, ports[0], options))
+            finally:
+                daemon.kill()
+            if folder != full:
+                shutil.rmtree(folder)
+    shutil.rmtree(full)
+    return alone, crowded
+
+
+def rate_of_other(daemon, tool, port, options):
+    begin, events = time.monotonic(), max(options.events // 10, 2_000)
+    post(tool, port, events, "other")
+    while next(d for d in daemon.status()["destinations"] if d["name"] == "other")["queue"]["depth"]:
+        daemon.check_alive()
+        if time.monotonic() - begin > options.drain_timeout:
+            raise common.RigError("the other destination did not get its events")
+        time.sleep(0.02)
+    return events / (time.monotonic() - begin)
 
 
 def fill_and_kill(binary, tool, workdir, ports, seen, options):
@@ -94,19 +140,21 @@ def start_with_backlog(binary, workdir, ports, seen):
     daemon = make_daemon(binary, workdir, ports)
     try:
         seen["first 202"] = first_acknowledgement(daemon, ports[0])
-        seen["memory start"] = highest_memory(daemon, MEMORY_WATCH_S)
+        time.sleep(MEMORY_WATCH_S)
+        daemon.check_alive()
+        seen["memory start"], seen["memory resting"] = daemon.memory_bytes("VmHWM"), daemon.memory_bytes()
         seen["depth after kill"] = daemon.status()["queue"]["depth"]
     finally:
         daemon.kill()
 
 
 def drain_and_reuse(binary, tool, workdir, ports, seen, options):
-    sink = subprocess.Popen([str(tool), "sink", "--listen", f"127.0.0.1:{ports[2]}"], stdout=subprocess.DEVNULL)
     daemon = make_daemon(binary, workdir, ports, f"http://127.0.0.1:{ports[2]}/events")
     try:
         daemon.start()
         daemon.wait_ready()
-        seen["drained in"] = drain(daemon, options.drain_timeout)
+        seen["drained in"], depths = drain(daemon, options.drain_timeout)
+        seen["full rate after"] = full_rate_after(depths)
         seen["disk drained"] = common.disk_bytes(daemon.data)
         post(tool, ports[0], options.events // 2)
         drain(daemon, options.drain_timeout)
@@ -115,8 +163,6 @@ def drain_and_reuse(binary, tool, workdir, ports, seen, options):
         seen["status"] = daemon.status()
     finally:
         daemon.kill()
-        sink.kill()
-        sink.wait()
 
 
 def judge(seen, options):
@@ -130,6 +176,8 @@ def judge(seen, options):
     for when in ("memory filling", "memory start", "memory draining"):
         if seen[when] > options.memory_max_mb * MB:
             faults.append(f"{when}: {seen[when] / MB:.0f} MB, more than {options.memory_max_mb}")
+    if (share := statistics.median(seen["beside"]) / statistics.median(seen["alone"])) < options.share_min:
+        faults.append(f"beside a destination that is down another gets {share:.0%} of what it gets alone")
     if seen["disk reused"] > seen["disk full"] + max(seen["disk full"] * REUSE_SLACK, REUSE_SLACK_MB * MB):
         faults.append(f"disk grew from {seen['disk full'] / MB:.0f} to {seen['disk reused'] / MB:.0f} MB")
     fault = common.sums_fault(seen["status"])
@@ -138,13 +186,19 @@ def judge(seen, options):
 
 def run(options):
     binary, tool = common.find_binary(options.bin), common.find_load_tool(options.load_tool)
-    workdir, ports, seen = common.make_workdir(options.workdir, "backlog"), common.free_ports(3), {}
+    workdir, ports, seen = common.make_workdir(options.workdir, "backlog"), common.free_ports(4), {}
     try:
         fill_and_kill(binary, tool, workdir, ports, seen, options)
         print(f"filled at {seen['filled']['per_second']:.0f}/s", flush=True)
         start_with_backlog(binary, workdir, ports, seen)
         print(f"first 202 after {seen['first 202']:.2f} s", flush=True)
-        drain_and_reuse(binary, tool, workdir, ports, seen, options)
+        sink = subprocess.Popen([str(tool), "sink", "--listen", f"127.0.0.1:{ports[2]}"], stdout=subprocess.DEVNULL)
+        try:
+            seen["alone"], seen["beside"] = beside(binary, tool, workdir, ports, options)
+            drain_and_reuse(binary, tool, workdir, ports, seen, options)
+        finally:
+            sink.kill()
+            sink.wait()
         print(f"drained in {seen['drained in']:.1f} s", flush=True)
     finally:
         shutil.rmtree(workdir)
@@ -154,9 +208,14 @@ def run(options):
                  (("memory", ("filling", "start", "draining")), ("disk", ("full", "drained", "reused")))]
     common.print_row(**{
         "harness": "backlog", "events": options.events, "first 202 after kill": f"{seen['first 202']:.2f} s",
-        "memory MB filling / start / draining": megabytes[0], "disk MB full / drained / reused": megabytes[1],
+        "memory MB filling / start / draining": megabytes[0], "resting": round(seen["memory resting"] / MB), "disk MB full / drained / reused": megabytes[1],
+        "bytes on disk an event": round(seen["disk full"] / options.events),
         "drained": f"{options.events / max(seen['drained in'], 0.001):.0f}/s",
-        "verdict": "FAILED" if faults else "held"})
+        "full rate after": f"{seen['full rate after']:.1f} s" if seen["full rate after"] else "", "verdict": "FAILED" if faults else "held"})
+    rates = lambda which: " ".join(f"{rate:.0f}" for rate in seen[which])
+    common.print_row(**{"another destination, events/s": "", "with nothing waiting": rates("alone"),
+                        "beside one that is down, with the backlog": rates("beside"),
+                        "share": f"{statistics.median(seen['beside']) / statistics.median(seen['alone']):.0%}"})
     common.print_result("backlog", "SIGKILL with a backlog", "FAILED" if faults else "held", n=1, acknowledged=options.events)
     return 1 if faults else 0
 
@@ -169,6 +228,8 @@ def parse_arguments():
     p.add_argument("--start-max", type=float, default=3.0, help="seconds to the first 202")
     p.add_argument("--memory-max-mb", type=int, default=300)
     p.add_argument("--drain-timeout", type=float, default=900.0)
+    p.add_argument("--rounds", type=int, default=3, help="of the comparison beside a destination that is down")
+    p.add_argument("--share-min", type=float, default=0.8, help="of its rate that another destination must keep")
     p.add_argument("--short", action="store_true", help="20,000 events")
     p.add_argument("--workdir", help="a folder on a real disk; default: the target folder")
     options = p.parse_args()

@@ -17,7 +17,7 @@ use super::log::mark::Mark;
 use super::log::rows::Found;
 use super::names::Names;
 use super::record::Entry;
-use super::restore::{Inventory, inventory};
+use super::restore::{Inventory, completed};
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::time::Timestamp;
 use fate::{Fates, Missing};
@@ -92,7 +92,7 @@ pub fn salvage(from: &Path, to: &Path, now: Timestamp) -> Result<Salvaged, Store
     }
     let table = |t: Table| Some((t.name(), *accounts.copied.get(t.name())?));
     Ok(Salvaged {
-        inventory: inventory(&engine)?,
+        inventory: completed(&engine)?,
         copied: Table::ALL.into_iter().filter_map(table).collect(),
         damaged,
         missing: fates.missing.iter().map(|(id, why)| told(id, *why, &fates, &names)).collect(),
