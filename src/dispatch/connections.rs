@@ -137,6 +137,7 @@ where
                 return Ok(link);
             }
             let (mine, turn) = oneshot::channel();
+            shelf.waiting.retain(|turn| !turn.is_closed());
             shelf.waiting.push_back(mine);
             turn
         };
@@ -182,6 +183,16 @@ impl Shelf {
         }
         None
     }
+
+    /// Those whose time is over, and whether there are others.
+    fn next_round(&mut self) -> (Vec<Link>, bool) {
+        self.round += 1;
+        let round = self.round;
+        let old = self.idle.extract_if(.., |(since, link)| *since + 1 < round || !link.is_ready());
+        let old = old.map(|(_, link)| link).collect();
+        self.swept = !self.idle.is_empty();
+        (old, self.swept)
+    }
 }
 
 fn lock(shelf: &Shared) -> MutexGuard<'_, Shelf> {
@@ -216,14 +227,8 @@ async fn sweep(shelf: std::sync::Weak<Mutex<Shelf>>) {
     loop {
         rounds.tick().await;
         let Some(shared) = shelf.upgrade() else { return };
-        let mut shelf = lock(&shared);
-        shelf.round += 1;
-        let round = shelf.round;
-        let old: Vec<_> = shelf.idle.extract_if(.., |(since, link)| *since + 1 < round || !link.is_ready()).collect();
-        shelf.swept = !shelf.idle.is_empty();
-        let goes_on = shelf.swept;
-        drop(shelf);
-        old.into_iter().for_each(|(_, link)| link.part());
+        let (old, goes_on) = lock(&shared).next_round();
+        old.into_iter().for_each(Link::part);
         if !goes_on {
             return;
         }
@@ -256,6 +261,11 @@ fn host(uri: &Uri) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hyper_util::rt::TokioIo;
+    use std::future::{Ready, ready};
+    use std::io;
+    use std::task::Poll;
+    use tokio::io::DuplexStream;
 
     #[test]
     fn a_host_names_only_a_port_that_is_not_implied() {
@@ -269,5 +279,56 @@ mod tests {
         ] {
             assert_eq!(host(&uri.parse().unwrap()), wanted, "{uri}");
         }
+    }
+
+    /// A listener that is there or not, without a word.
+    #[derive(Clone)]
+    struct Peer(Option<Arc<Mutex<Vec<DuplexStream>>>>);
+
+    impl Service<Uri> for Peer {
+        type Response = Wire<TokioIo<DuplexStream>>;
+        type Error = io::Error;
+        type Future = Ready<io::Result<Self::Response>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Uri) -> Self::Future {
+            let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+            ready(self.0.as_ref().ok_or_else(refused).map(|theirs| {
+                let (ours, other) = tokio::io::duplex(64);
+                theirs.lock().unwrap().push(other);
+                Wire::new(TokioIo::new(ours))
+            }))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_idle_one_is_used_again_until_its_peer_closes_it_or_its_time_is_over() {
+        let peers = Arc::new(Mutex::new(Vec::new()));
+        let connections = Connections::new(Peer(Some(peers.clone())), Uri::from_static("http://peer/"), 2);
+        let (first, second, third) =
+            (connections.take().await.unwrap(), connections.take().await.unwrap(), connections.take().await.unwrap());
+        [first, second, third].into_iter().for_each(|link| connections.put(link));
+        assert_eq!(lock(&connections.shelf).idle.len(), 2, "no more than are kept");
+        assert_eq!(peers.lock().unwrap().len(), 3);
+        assert!(!connections.take().await.unwrap().fresh);
+        peers.lock().unwrap().clear();
+        assert!(connections.take().await.unwrap().fresh, "the other one was closed");
+        let link = connections.take().await.unwrap();
+        connections.put(link);
+        let rounds: Vec<_> =
+            (0..2).map(|_| lock(&connections.shelf).next_round()).map(|(old, goes_on)| (old.len(), goes_on)).collect();
+        assert_eq!(rounds, [(0, true), (1, false)]);
+    }
+
+    #[tokio::test]
+    async fn who_waited_in_vain_leaves_nothing_behind() {
+        let connections = Connections::new(Peer(None), Uri::from_static("http://peer/"), 2);
+        for _ in 0..9 {
+            assert!(connections.take().await.is_err());
+        }
+        assert!(lock(&connections.shelf).waiting.len() <= 1);
     }
 }
