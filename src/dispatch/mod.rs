@@ -33,7 +33,7 @@ use crate::event::{DestinationId, Digest64, Sequence};
 use crate::rules::breaker;
 use crate::rules::canary::End;
 use crate::rules::retry_after::Wish;
-use crate::scheduler::{Interaction, Line, Scheduler, Shut, Standing, Start, Step};
+use crate::scheduler::{Behind, Bound, Interaction, Line, Scheduler, Shut, Standing, Start, Step};
 use crate::store::{News, Store};
 use crate::time::Timestamp;
 use attempt::{Context, Landed};
@@ -58,6 +58,12 @@ pub struct LineStatus {
     pub oldest: Option<Timestamp>,
     /// Most deliveries in flight, as things are.
     pub limit: usize,
+    /// What makes it what it is.
+    pub bound: Bound,
+    /// Zero where it is not paused.
+    pub paused_until: Timestamp,
+    /// What waits behind dead letters.
+    pub behind: Behind,
     pub breaker: breaker::State,
     pub breaker_since: Timestamp,
     /// What would hold back a delivery whose turn it is.
@@ -74,6 +80,9 @@ impl LineStatus {
             hold_until: pace.hold_until(),
             oldest: line.oldest(),
             limit: pace.limit(now),
+            bound: pace.bound(now),
+            paused_until: pace.paused_until(),
+            behind: line.behind_dead_letters(),
             breaker: pace.breaker().state(),
             breaker_since: pace.breaker().since(),
             shut: line.shut(now),
@@ -206,6 +215,7 @@ impl Dispatcher {
     fn hold(&mut self, d: DestinationId, wish: Wish) {
         let destination = &self.destinations[&d];
         if wish.cut {
+            destination.attempts.count_cut();
             let max = humantime::format_duration(destination.retry.retry_after_max);
             tracing::warn!(destination = destination.name, %max, "Retry-After is longer than retry_after_max and is cut to it");
         }

@@ -33,11 +33,12 @@ pub enum Kind {
     Stance = 23,
     Redrive = 24,
     RedriveList = 25,
+    Told = 26,
     Detained = 30,
 }
 
 impl Kind {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::Page,
         Self::History,
         Self::Settled,
@@ -54,6 +55,7 @@ impl Kind {
         Self::Stance,
         Self::Redrive,
         Self::RedriveList,
+        Self::Told,
         Self::Detained,
     ];
 }

@@ -150,6 +150,10 @@ pub enum Change {
     },
     /// The daemon lives.
     Alive,
+    /// What those who want alerts were told, and what they are still to be told: JSON, which only the alerts read.
+    Told {
+        told: String,
+    },
     /// Detained requests are given up.
     GiveUp {
         what: String,
