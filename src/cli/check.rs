@@ -1,6 +1,15 @@
 //! `holdline check`: every fault of a configuration, or that there is none.
+//!
+//! Behind the file itself it looks at what a start reads: secrets and certificates. A secret of an environment or of systemd
+//! that is not there may still be there for the service: it is told that it was not looked at, and is no fault. No secret is
+//! shown.
 
 use crate::cli::{Failure, output, words};
+use crate::config::Settings;
+use crate::config::settings::{Destination, DestinationAuth, Secret, ServerTls, Source, Token};
+use crate::dispatch;
+use crate::http::tls::{Files, Tls};
+use crate::intake;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -12,7 +21,7 @@ pub struct Args {
     config: PathBuf,
 }
 
-/// Prints faults to stderr with exit code 2, else one line to stdout.
+/// Prints faults to stderr with exit code 2, else one line to stdout, and one for each secret that is not to be seen here.
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let settings = match crate::config::load(&args.config) {
         Ok(settings) => settings,
@@ -21,8 +30,92 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
             return Ok(ExitCode::from(2));
         }
     };
+    let (path, Seen { faults, unseen }) = (args.config.display(), Seen::of(&settings));
+    if !faults.is_empty() {
+        faults.iter().for_each(|fault| output::note(&format!("{path}: {fault}")));
+        return Ok(ExitCode::from(2));
+    }
     let sources = words::counted(settings.sources.len() as u64, "source");
     let destinations = words::counted(settings.destinations.len() as u64, "destination");
-    output::text(&format!("{}: ok ({sources}, {destinations})\n", args.config.display()))?;
+    let mut told = format!("{path}: ok ({sources}, {destinations})\n");
+    for secret in unseen {
+        told.push_str(&format!("not looked at: {secret}, which is not set here; the service needs it\n"));
+    }
+    output::text(&told)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a start would find.
+#[derive(Default)]
+struct Seen {
+    faults: Vec<String>,
+    /// Secrets that only the service may have.
+    unseen: Vec<String>,
+}
+
+impl Seen {
+    fn of(settings: &Settings) -> Self {
+        let mut seen = Self::default();
+        if let Some(ServerTls { cert, key, client_ca }) = settings.intake.tls.clone() {
+            seen.fault("intake.tls", Tls::open(Files { cert, key, client_ca }));
+        }
+        if let Token::Given(secret) = &settings.admin.token {
+            seen.read("admin.token", secret);
+        }
+        for named in &settings.admin.tokens {
+            seen.read(&format!("admin.tokens, `{}`", named.name), &named.token);
+        }
+        settings.sources.iter().for_each(|source| seen.source(source));
+        settings.destinations.iter().for_each(|destination| seen.destination(destination));
+        seen
+    }
+
+    fn fault<T>(&mut self, place: &str, found: Result<T, String>) {
+        if let Err(why) = found {
+            self.faults.push(format!("{place}: {why}"));
+        }
+    }
+
+    /// Whether a secret is to be seen here; it is noted where it is not.
+    fn sees(&mut self, place: &str, secret: &Secret) -> bool {
+        if !secret.is_elsewhere() {
+            return true;
+        }
+        self.unseen.push(format!("{place}: {secret}"));
+        false
+    }
+
+    fn read(&mut self, place: &str, secret: &Secret) {
+        if self.sees(place, secret) {
+            self.fault(place, secret.read());
+        }
+    }
+
+    /// Each secret by itself, so that one fault hides no other.
+    fn source(&mut self, source: &Source) {
+        let place = format!("source `{}`", source.name);
+        for auth in &source.auth {
+            for secret in auth.secrets() {
+                if self.sees(&place, secret) {
+                    let auth = vec![auth.clone().only(secret.clone())];
+                    self.fault(&place, intake::Source::new(&Source { auth, ..source.clone() }, &[]));
+                }
+            }
+        }
+    }
+
+    fn destination(&mut self, destination: &Destination) {
+        let (place, mut here) = (format!("destination `{}`", destination.name), destination.clone());
+        let secret = here.auth.as_ref().and_then(DestinationAuth::secret);
+        match (&here.auth, secret) {
+            // it is read when a token is asked for
+            (Some(DestinationAuth::OAuth2(_)), Some(secret)) => self.read(&place, secret),
+            (_, Some(secret)) if !self.sees(&place, secret) => here.auth = None,
+            _ => {}
+        }
+        here.sign.retain(|secret| self.sees(&place, secret));
+        for why in dispatch::Destination::faults(&here) {
+            self.faults.push(format!("{place}: {why}"));
+        }
+    }
 }

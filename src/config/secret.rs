@@ -66,6 +66,15 @@ impl Secret {
         Ok(SecretValue(text.into()))
     }
 
+    /// Whether only the environment of the service may have it: it is not set in this one.
+    pub fn is_elsewhere(&self) -> bool {
+        match self {
+            Self::File(_) => false,
+            Self::Env(name) => std::env::var_os(name).is_none(),
+            Self::Credential(_) => std::env::var_os("CREDENTIALS_DIRECTORY").is_none(),
+        }
+    }
+
     fn read_credential(&self, name: &str, directory: Option<OsString>) -> Result<String, String> {
         let Some(directory) = directory else {
             let remedy = format!("add LoadCredential={name}:FILE to the unit and start holdline through systemd");

@@ -196,6 +196,18 @@ pub enum DestinationAuth {
     Mtls,
 }
 
+impl DestinationAuth {
+    pub fn secret(&self) -> Option<&Secret> {
+        match self {
+            Self::Bearer { token: secret }
+            | Self::Basic { password: secret, .. }
+            | Self::Header { value: secret, .. }
+            | Self::OAuth2(OAuth2 { client_secret: secret, .. }) => Some(secret),
+            Self::Mtls => None,
+        }
+    }
+}
+
 /// Client credentials (RFC 6749, 4.4).
 #[derive(Clone, Debug, PartialEq)]
 pub struct OAuth2 {

@@ -4,7 +4,7 @@
 //! never be on disk before this one.
 
 use super::destination::Destination;
-use super::exchange::{self, Answer, Bounds, End, Failure};
+use super::exchange::{self, Answer, Bounds, End, Failure, Unanswered};
 use super::token::{Missing, Token};
 use crate::clock::Clock;
 use crate::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place, Reason};
@@ -32,7 +32,7 @@ const ATTEMPTS_KEPT: usize = 1000;
 pub struct Landed {
     pub start: Start,
     pub landing: Landing,
-    /// What it says of the destination; none where nothing was sent.
+    /// What it says of the destination; none where nothing was sent, or only a token was refused.
     pub call: Option<Call>,
     pub hold: Option<Wish>,
 }
@@ -50,9 +50,10 @@ struct Reply {
     outcome: Outcome,
     error: String,
     answer: Vec<u8>,
-    retry_after: Option<Duration>,
-    /// Its headers say that nothing more is allowed for so long.
-    quota_spent: Option<Duration>,
+    /// `Retry-After`.
+    asked: Option<Wish>,
+    /// Its headers say that nothing more is allowed until then.
+    spent: Option<Wish>,
 }
 
 pub async fn run(context: Context, start: Start) -> Landed {
@@ -69,40 +70,66 @@ pub async fn run(context: Context, start: Start) -> Landed {
             Err(missing) => return without_token(&context, start, missing),
         },
     };
-    let shutters = &context.destination.shutters;
-    let hold = shutters.held(context.clock.now());
-    if hold.is_some() || shutters.are_shut(context.clock.now()) {
-        return postponed(start, hold);
+    if context.destination.shutters.pass(context.clock.now()).is_none() {
+        return shut_out(&context, start);
     }
     let (began, began_precise) = (context.clock.now(), context.clock.precise());
     let course = context.destination.course(&delivery, began);
     if let Some(landing) = not_sent(&context, &delivery, place, course, began) {
+        context.destination.settled(id.sequence);
         return Landed { start, landing, call: None, hold: None };
     }
-    let reply = match send(&context, &delivery, course, token.as_ref()).await {
-        Ok(reply) => reply,
-        Err(missing) => return without_token(&context, start, missing),
-    };
-    let now = context.clock.now();
+    let Some(reply) = send(&context, &delivery, course, token.as_ref()).await else { return shut_out(&context, start) };
+    if let (Outcome::Answered(401), Some(tokens), Some(token)) = (&reply.outcome, &context.destination.tokens, &token)
+        && tokens.refused(token, id.sequence, &context.clock).await
+    {
+        tracing::info!(delivery = %id, "the access token was refused; it is replaced, and the delivery goes again");
+        return postponed(start, later(reply.asked, reply.spent));
+    }
+    ended(&context, start, delivery, place, reply, (began, began_precise))
+}
+
+/// An attempt was made: what it means for its delivery, its destination and its redrive.
+fn ended(
+    context: &Context,
+    start: Start,
+    delivery: Delivery,
+    place: Place,
+    reply: Reply,
+    (began, began_precise): (Timestamp, Duration),
+) -> Landed {
+    let (id, now) = (delivery.id, context.clock.now());
     let counted = delivery.counted() + 1;
     let since = if delivery.redriven { first_since_redrive(&delivery, began) } else { delivery.event.received_at };
-    let (retry_after, quota_spent) = (reply.retry_after, reply.quota_spent);
-    let ended = Ended { id, outcome: &reply.outcome, retry_after, counted, since, now };
-    let (verdict, wish) = verdict::judge(&context.destination.retry, ended);
+    let (destination, spent) = (&context.destination, reply.spent);
+    let ended = Ended { id, outcome: &reply.outcome, retry_after: reply.asked, counted, since, now };
+    let (verdict, wish) = verdict::judge(&destination.retry, ended);
     let health = verdict::health(&reply.outcome, verdict, wish);
-    let destination = &context.destination;
+    destination.attempts.count(&reply.outcome);
+    destination.settled(id.sequence);
     destination.latency.observe(context.clock.precise().saturating_sub(began_precise));
     if verdict == Verdict::Delivered {
         destination.end_to_end.observe(now.since(delivery.event.received_at));
     }
-    if delivery.redriven && health != Health::Burdened {
-        let end = if verdict == Verdict::Delivered { canary::End::Well } else { canary::End::Failed };
+    if let Some(end) = trial(verdict, health).filter(|_| delivery.redriven) {
         destination.trials.tell(id.sequence, end);
     }
-    let landing = record(&context, delivery, place, verdict, reply, began, now);
-    let quota = quota_spent.map(|wish| retry_after::grant(wish, context.destination.retry.retry_after_max, now));
-    let hold = wish.into_iter().chain(quota).max_by_key(|wish| wish.until);
-    Landed { start, landing, call: Some(Call { began: start.at, latency: now.since(began), health }), hold }
+    let landing = record(context, delivery, place, verdict, reply, began, now);
+    let call = Some(Call { began: start.at, latency: now.since(began), health });
+    Landed { start, landing, call, hold: later(wish, spent) }
+}
+
+/// What it says to whoever watches how a redriven delivery fares; nothing yet where the destination only puts it off.
+fn trial(verdict: Verdict, health: Health) -> Option<canary::End> {
+    match (verdict, health) {
+        (Verdict::Delivered, _) => Some(canary::End::Well),
+        (Verdict::Retry { .. }, Health::Burdened) => None,
+        (Verdict::Retry { .. } | Verdict::Dead(_), _) => Some(canary::End::Failed),
+    }
+}
+
+fn later(one: Option<Wish>, other: Option<Wish>) -> Option<Wish> {
+    one.into_iter().chain(other).max_by_key(|wish| wish.until)
 }
 
 /// A delivery that comes to its end without being sent; none where it is to be sent.
@@ -123,17 +150,25 @@ fn not_sent(context: &Context, delivery: &Delivery, place: Place, course: Course
     }
 }
 
+/// What was about to be sent when a shutter closed.
+fn shut_out(context: &Context, start: Start) -> Landed {
+    postponed(start, context.destination.shutters.held(context.clock.now()).map(until))
+}
+
 /// It goes on waiting where it lies, with all others of its destination.
-fn postponed(start: Start, hold: Option<Timestamp>) -> Landed {
-    let hold = hold.map(|until| Wish { until, cut: false });
+fn postponed(start: Start, hold: Option<Wish>) -> Landed {
     Landed { start, landing: Landing::Postponed, call: None, hold }
+}
+
+fn until(until: Timestamp) -> Wish {
+    Wish { until, cut: false }
 }
 
 /// What no credentials can be had for is no failed attempt.
 fn without_token(context: &Context, start: Start, missing: Missing) -> Landed {
-    let until = missing.until;
+    let hold = until(missing.until);
     context.destination.lacks_token(missing);
-    postponed(start, Some(until))
+    postponed(start, Some(hold))
 }
 
 async fn load(context: &Context, id: DeliveryId, place: Place) -> Result<Delivery, StoreError> {
@@ -168,7 +203,7 @@ async fn read(store: &Store, id: DeliveryId, place: Place) -> Result<Delivery, S
 fn unreadable(context: &Context, start: Start, id: DeliveryId, place: Place, error: &StoreError) -> Landed {
     let StoreError::Damaged(why) = error else {
         context.store.fail(error);
-        return postponed(start, Some(Timestamp::NEVER));
+        return postponed(start, Some(until(Timestamp::NEVER)));
     };
     tracing::error!(delivery = %id, %why, "a stored delivery does not verify; it is quarantined and not delivered");
     let (why, at) = (why.to_string(), context.clock.now());
@@ -177,49 +212,39 @@ fn unreadable(context: &Context, start: Start, id: DeliveryId, place: Place, err
     Landed { start, landing: Landing::Resolved, call: None, hold: None }
 }
 
-/// Sends a delivery; where its access token is refused, once more with another one.
-async fn send(context: &Context, delivery: &Delivery, course: Course, token: Option<&Token>) -> Result<Reply, Missing> {
+/// Sends a delivery; none where a shutter closed before a byte of it was written.
+async fn send(context: &Context, delivery: &Delivery, course: Course, token: Option<&Token>) -> Option<Reply> {
     let destination = &context.destination;
-    let mut reply = send_once(context, delivery, course, token).await;
-    if let (Outcome::Answered(401), Some(tokens), Some(refused)) = (&reply.outcome, &destination.tokens, token)
-        && let Some(other) = tokens.instead_of(refused, &context.clock).await?
-    {
-        reply = send_once(context, delivery, course, Some(&other)).await;
-    }
-    destination.attempts.count(&reply.outcome);
-    Ok(reply)
-}
-
-async fn send_once(context: &Context, delivery: &Delivery, course: Course, token: Option<&Token>) -> Reply {
-    let destination = &context.destination;
-    let (mut retry_after, mut quota_spent) = (None, None);
+    let (mut asked, mut spent) = (None, None);
+    // what is asked for is granted once, from the moment at which the head came
     let at_head = |head: &Parts| {
-        let header = head.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok());
-        retry_after = header.and_then(|value| retry_after::parse(value, context.clock.wall()));
-        if let Some(wish) = retry_after.filter(|_| destination.retry.statuses.contains(&head.status.as_u16())) {
-            leave_alone(context, wish, "Retry-After");
-        }
+        let (now, wall) = (context.clock.now(), context.clock.wall());
+        let grant = |wish| retry_after::grant(wish, destination.retry.retry_after_max, now);
         let value = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok());
-        quota_spent = quota::spent(value, context.clock.wall());
-        if let Some(wish) = quota_spent {
-            leave_alone(context, wish, "its rate limit is spent");
+        asked = value(header::RETRY_AFTER.as_str()).and_then(|value| retry_after::parse(value, wall)).map(grant);
+        if !head.status.is_success() {
+            leave_alone(context, asked, "Retry-After");
         }
+        spent = quota::spent(value, wall).map(grant);
+        leave_alone(context, spent, "its rate limit is spent");
     };
     let kept_bytes = if destination.success.is_some() { exchange::BODY_BYTES_MAX } else { Attempt::ANSWER_MAX };
     let bounds = Bounds { timeout: destination.timeout, kept_bytes };
     let request = destination.request(delivery, course, token, context.clock.wall());
-    match exchange::exchange(&destination.client, request, bounds, at_head).await {
+    let gate = || destination.shutters.pass(context.clock.now());
+    match exchange::exchange(&destination.client, request, bounds, gate, at_head).await {
         Ok(mut answer) => {
             let (outcome, error) = believe(destination.success.as_ref(), &answer);
-            if let (Outcome::Unsuccessful(_), Some(wish)) = (&outcome, retry_after) {
-                leave_alone(context, wish, "Retry-After");
+            if !matches!(outcome, Outcome::Answered(200..300)) {
+                leave_alone(context, asked, "Retry-After");
             }
             answer.body.truncate(Attempt::ANSWER_MAX);
-            Reply { outcome, error, answer: answer.body, retry_after, quota_spent }
+            Some(Reply { outcome, error, answer: answer.body, asked, spent })
         }
-        Err(Failure { outcome, error }) => {
-            Reply { outcome, error, answer: Vec::new(), retry_after: None, quota_spent: None }
+        Err(Unanswered::Failed(Failure { outcome, error })) => {
+            Some(Reply { outcome, error, answer: Vec::new(), asked: None, spent: None })
         }
+        Err(Unanswered::Shut) => None,
     }
 }
 
@@ -244,10 +269,11 @@ fn believe(success: Option<&Success>, answer: &Answer) -> (Outcome, String) {
 }
 
 /// At once, for attempts that are about to be sent; the dispatcher hears of it when this one has landed.
-fn leave_alone(context: &Context, wish: Duration, reason: &'static str) {
+fn leave_alone(context: &Context, wish: Option<Wish>, reason: &'static str) {
     let destination = &context.destination;
-    let until = retry_after::grant(wish, destination.retry.retry_after_max, context.clock.now()).until;
-    if destination.shutters.hold(until) {
+    if let Some(Wish { until, .. }) = wish
+        && destination.shutters.hold(until)
+    {
         destination.held_because(until, reason);
         let reason = reason.to_owned();
         context.store.record(Transition::Hold { destination: destination.id, until, reason });

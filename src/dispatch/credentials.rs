@@ -36,8 +36,7 @@ fn base64(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
-/// The keys of signatures. The error says which secret is none.
-pub fn keys(settings: &Destination) -> Result<Vec<Key>, String> {
-    let key = |secret: &Secret| Key::decode(secret.read()?.expose()).map_err(|why| format!("{secret}: {why}"));
-    settings.sign.iter().map(key).collect()
+/// The key of a signature. The error says what is wrong with its secret.
+pub fn key(secret: &Secret) -> Result<Key, String> {
+    Key::decode(secret.read()?.expose()).map_err(|why| format!("{secret}: {why}"))
 }

@@ -1,7 +1,8 @@
 //! A destination as dispatch uses it: its client, its request's fixed parts, its policy.
 
+use super::connections::Connections;
 use super::connector::Connector;
-use super::exchange::{self, HttpClient};
+use super::exchange::HttpClient;
 use super::request::Common;
 use super::sequences::{Last, Sequences};
 use super::shutters::Shutters;
@@ -12,7 +13,7 @@ use super::trials::Trials;
 use super::{credentials, request};
 use crate::config::settings::{self, DestinationAuth, OnDeadLetter, OrderMode};
 use crate::delivery::Delivery;
-use crate::event::{DestinationId, Digest64};
+use crate::event::{DestinationId, Digest64, Sequence};
 use crate::http::certificate::Certificate;
 use crate::latency::Latency;
 use crate::rules::backoff::Retry;
@@ -103,6 +104,15 @@ impl Destination {
         })
     }
 
+    /// Everything for which [`Destination::new`] would refuse these settings.
+    pub fn faults(settings: &settings::Destination) -> Vec<String> {
+        let parts = [client(settings).err(), tokens(settings).err(), credentials::fixed(settings).err()];
+        let keys = settings.sign.iter().map(|secret| credentials::key(secret).err());
+        let mut all: Vec<String> = parts.into_iter().chain(keys).flatten().collect();
+        all.dedup(); // both ways out have the same certificates
+        all
+    }
+
     /// By the number that the store has given to its name.
     pub fn numbered(self, id: DestinationId) -> Self {
         Self { id, ..self }
@@ -135,6 +145,13 @@ impl Destination {
 
     fn common(&self) -> Arc<Common> {
         self.common.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A delivery has come to what is not its access token's fault.
+    pub(super) fn settled(&self, delivery: Sequence) {
+        if let Some(tokens) = &self.tokens {
+            tokens.settled(delivery);
+        }
     }
 
     pub(super) fn lacks_token(&self, missing: Missing) {
@@ -197,20 +214,22 @@ fn common(settings: &settings::Destination) -> Result<Common, String> {
     Ok(Common {
         url: settings.url.clone().unwrap_or_default(),
         headers: credentials::fixed(settings)?,
-        keys: credentials::keys(settings)?,
+        keys: settings.sign.iter().map(credentials::key).collect::<Result<_, _>>()?,
     })
 }
 
 fn client(settings: &settings::Destination) -> Result<HttpClient, String> {
     let https = settings.url.as_ref().is_some_and(is_https);
     let tls = tls::config(&settings.tls, if https { Trust::One } else { Trust::Nobody })?;
-    Ok(exchange::client(Connector::new(tls, settings.reach, settings.timeout), settings.concurrency_max))
+    let connector = Connector::new(tls, settings.reach, settings.timeout);
+    Ok(Connections::new(connector, settings.url.clone().unwrap_or_default(), settings.concurrency_max))
 }
 
 fn tokens(settings: &settings::Destination) -> Result<Option<Tokens>, String> {
     let Some(DestinationAuth::OAuth2(oauth2)) = &settings.auth else { return Ok(None) };
     let tls = tls::config(&settings.tls, if is_https(&oauth2.token_url) { Trust::Both } else { Trust::Nobody })?;
-    let client = exchange::client(Connector::new(tls, settings.reach, settings.timeout), 1);
+    let connector = Connector::new(tls, settings.reach, settings.timeout);
+    let client = Connections::new(connector, oauth2.token_url.clone(), 1);
     Ok(Some(Tokens::new(&settings.name, client, oauth2, settings.timeout)))
 }
 

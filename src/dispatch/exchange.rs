@@ -1,46 +1,32 @@
 //! One exchange: a request goes out, and what comes back is named.
 //!
-//! *Invariants.* Redirects are not followed. Of an answer no more than [`HEAD_BYTES_MAX`] of head and about
-//! [`BODY_BYTES_MAX`] of body are read, and for no longer than the timeout. A status decides; a body that breaks off
+//! *Invariants.* Redirects are not followed. Of an answer no more than the head that [`Connections`] allow and
+//! about [`BODY_BYTES_MAX`] of body are read, and for no longer than the timeout. A status decides; a body that breaks off
 //! behind it changes nothing.
 
+use super::connections::{BoxError, Connections, Link};
 use super::connector::Connector;
-use super::wire::{self, Traffic};
+use super::wire::{Traffic, Wire};
 use crate::delivery::Outcome;
 use bytes::Bytes;
 use http::response::Parts;
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::connect::{Connect, capture_connection};
-use hyper_util::client::legacy::{Client, Error as ClientError};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper::client::conn::TrySendError;
+use hyper::rt::{Read, Write};
 use std::error::Error;
+use std::future::poll_fn;
 use std::io;
-use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
+use tower_service::Service;
 
 /// So much of an answer's body is read, to keep its connection usable; a longer one costs the connection.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
-/// A longer head is no answer.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// An answer with more headers is none.
-const HEADERS_MAX: usize = 100;
-/// Idle connections go before most peers close them, so that a request does not meet a connection that is being closed.
-const IDLE_MAX: Duration = Duration::from_secs(20);
 
-pub type HttpClient = Client<Connector, Full<Bytes>>;
-
-/// A client that keeps up to `idle_max` connections for the next requests.
-pub fn client(connector: Connector, idle_max: usize) -> HttpClient {
-    Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE_MAX)
-        .pool_max_idle_per_host(idle_max)
-        .http1_max_buf_size(HEAD_BYTES_MAX)
-        .http1_max_headers(HEADERS_MAX)
-        .build(connector)
-}
+/// Connections over which requests go.
+pub type HttpClient = Connections<Connector>;
 
 /// An answer, with as much of its body as is kept.
 #[derive(Debug)]
@@ -62,6 +48,14 @@ pub enum End {
 
 /// Why there is no answer.
 #[derive(Debug)]
+pub enum Unanswered {
+    /// Nothing was written, since it may not be sent any more.
+    Shut,
+    Failed(Failure),
+}
+
+/// What went wrong.
+#[derive(Debug)]
 pub struct Failure {
     pub outcome: Outcome,
     /// In words. They name addresses and system errors, never headers or bodies.
@@ -75,33 +69,95 @@ pub struct Bounds {
     pub kept_bytes: usize,
 }
 
-/// Sends a request and reads its answer. `at_head` hears of the answer before its body is read.
-pub async fn exchange<C: Connect + Clone + Send + Sync + 'static>(
-    client: &Client<C, Full<Bytes>>,
-    mut request: Request<Full<Bytes>>,
+/// What ends an exchange before its answer.
+enum Stop {
+    Shut,
+    NotConnected(BoxError),
+    Broken(hyper::Error),
+}
+
+/// Sends a request and reads its answer. `gate` is asked when the connection is there, and what it gives is held until the
+/// first byte is written: where it gives none, nothing is written. `at_head` hears of the answer before its body is read,
+/// and before anybody else has the connection.
+pub async fn exchange<C, T, P>(
+    connections: &Connections<C>,
+    request: Request<Full<Bytes>>,
     bounds: Bounds,
+    gate: impl Fn() -> Option<P>,
     at_head: impl FnOnce(&Parts),
-) -> Result<Answer, Failure> {
-    let captured = capture_connection(&mut request);
+) -> Result<Answer, Unanswered>
+where
+    C: Service<Uri, Response = Wire<T>, Error: Into<BoxError>, Future: Send + 'static> + Clone + Send + 'static,
+    T: Read + Write + Unpin + Send + 'static,
+{
+    let mut request = Some(addressed(request, connections));
+    let mut link: Option<Link> = None;
     let mut begun: Option<(Parts, Vec<u8>)> = None;
     let whole = async {
-        let (parts, body) = client.request(request).await?.into_parts();
-        if let Some(traffic) = parts.extensions.get::<Arc<Traffic>>() {
-            traffic.answered();
-        }
+        let answer = loop {
+            link = None;
+            let taken = link.insert(connections.take().await.map_err(Stop::NotConnected)?);
+            match send(taken, &mut request, &gate).await.ok_or(Stop::Shut)? {
+                Ok(answer) => break answer,
+                // its peer closed it while it was idle, and nothing of the request was looked at
+                Err(mut e) if !taken.fresh && e.message().is_some() => request = e.take_message(),
+                Err(e) => return Err(Stop::Broken(e.into_error())),
+            }
+        };
+        let (parts, body) = answer.into_parts();
+        let taken = link.as_mut().expect("the answer came over it");
+        taken.traffic.answered();
         at_head(&parts);
         let (_, kept) = begun.insert((parts, Vec::new()));
-        Ok(read(body, kept, bounds.kept_bytes).await)
+        Ok(taken.during(read(body, kept, bounds.kept_bytes)).await)
     };
-    let end = match tokio::time::timeout(bounds.timeout, whole).await {
+    let end = tokio::time::timeout(bounds.timeout, whole).await;
+    let traffic = link.as_ref().map(|link| link.traffic.clone());
+    let failed = |failure| Err(Unanswered::Failed(failure));
+    let end = match end {
         Ok(Ok(end)) => end,
-        Ok(Err(error)) => return Err(failed(&error, Traffic::of(&captured).as_deref(), bounds.timeout)),
+        Ok(Err(Stop::Shut)) => {
+            link.into_iter().for_each(|unused| connections.put(unused));
+            return Err(Unanswered::Shut);
+        }
+        Ok(Err(Stop::NotConnected(error))) => return failed(not_connected(&error, bounds.timeout)),
+        Ok(Err(Stop::Broken(error))) => return failed(broken(&error, traffic.as_deref())),
         Err(_) => End::TimedOut,
     };
-    match begun {
-        Some((parts, body)) => Ok(Answer { status: parts.status, headers: parts.headers, body, end }),
-        None => Err(timed_out(Traffic::of(&captured).as_deref(), bounds.timeout)),
+    let Some((parts, body)) = begun else {
+        return failed(timed_out(traffic.as_deref(), bounds.timeout));
+    };
+    if end == End::Whole {
+        link.into_iter().for_each(|used| connections.put(used));
     }
+    Ok(Answer { status: parts.status, headers: parts.headers, body, end })
+}
+
+/// As it goes to the host itself: only path and query in its first line (RFC 9112, 3.2.1).
+fn addressed<C>(mut request: Request<Full<Bytes>>, connections: &Connections<C>) -> Request<Full<Bytes>> {
+    let path = request.uri().path_and_query().cloned();
+    *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    request.headers_mut().entry(header::HOST).or_insert_with(|| connections.host.clone());
+    request
+}
+
+/// Hands a request over and waits for the head of its answer; none where the gate shut before its first byte was written.
+async fn send<P>(
+    link: &mut Link,
+    request: &mut Option<Request<Full<Bytes>>>,
+    gate: impl Fn() -> Option<P>,
+) -> Option<Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>>> {
+    let mut answer = None;
+    poll_fn(|cx| {
+        let Some(_pass) = gate() else { return Poll::Ready(None) };
+        if let Some(request) = request.take() {
+            answer = Some(link.hand_over(request));
+        }
+        link.advance(cx);
+        if link.traffic.wrote() || link.has_ended() { Poll::Ready(Some(())) } else { Poll::Pending }
+    })
+    .await?;
+    Some(link.during(answer?).await)
 }
 
 /// Reads a body, and keeps so much of its beginning.
@@ -142,39 +198,38 @@ fn late(outcome: &Outcome, timeout: Duration) -> String {
     }
 }
 
-fn failed(error: &ClientError, traffic: Option<&Traffic>, timeout: Duration) -> Failure {
-    let causes = || std::iter::successors(Some(error as &dyn Error), |e| (*e).source());
-    let io = || causes().filter_map(|e| e.downcast_ref::<io::Error>());
+fn not_connected(error: &BoxError, timeout: Duration) -> Failure {
+    let mut io = causes(error.as_ref()).filter_map(|e| e.downcast_ref::<io::Error>());
+    if io.any(|e| e.kind() == io::ErrorKind::TimedOut) {
+        let outcome = Outcome::ConnectTimedOut;
+        return Failure { error: late(&outcome, timeout), outcome };
+    }
+    Failure { outcome: Outcome::NotConnected, error: words(error.as_ref()) }
+}
+
+fn broken(error: &hyper::Error, traffic: Option<&Traffic>) -> Failure {
     if let Some(refusal) = traffic.and_then(Traffic::refusal) {
         return Failure { outcome: Outcome::NotConnected, error: format!("TLS: {refusal}") };
     }
-    let outcome = if error.is_connect() {
-        if io().any(|e| e.kind() == io::ErrorKind::TimedOut) {
-            let outcome = Outcome::ConnectTimedOut;
-            return Failure { error: late(&outcome, timeout), outcome };
-        }
-        Outcome::NotConnected
-    } else {
-        match traffic {
-            None if io().any(wire::refuses_client) => Outcome::NotConnected,
-            Some(traffic) if traffic.wrote() => Outcome::Broken,
-            _ => Outcome::NotSent,
-        }
-    };
-    let error = causes().map(ToString::to_string).collect::<Vec<_>>().join(": ");
-    Failure { outcome, error }
+    let outcome = if traffic.is_some_and(Traffic::wrote) { Outcome::Broken } else { Outcome::NotSent };
+    Failure { outcome, error: words(error) }
+}
+
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |e| (*e).source())
+}
+
+fn words(error: &(dyn Error + 'static)) -> String {
+    causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::wire::Wire;
     use super::*;
-    use http::Uri;
-    use hyper::rt::{Read, ReadBufCursor, Write};
-    use hyper_util::client::legacy::connect::{Connected, Connection};
+    use hyper::rt::ReadBufCursor;
     use std::pin::Pin;
-    use std::task::{Context, Poll};
-    use tower_service::Service;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::task::Context;
 
     /// A peer that takes so many bytes, and then closes or is silent.
     #[derive(Clone, Copy, Debug)]
@@ -189,12 +244,6 @@ mod tests {
         Silence,
         /// It is not even there.
         NoConnection,
-    }
-
-    impl Connection for Peer {
-        fn connected(&self) -> Connected {
-            Connected::new()
-        }
     }
 
     impl Read for Peer {
@@ -251,12 +300,32 @@ mod tests {
             (100_000, Then::Silence, Outcome::TimedOut),
         ] {
             let peer = Peer { takes, then };
-            let client = Client::builder(TokioExecutor::new()).build(peer);
+            let connections = Connections::new(peer, Uri::from_static("http://peer/"), 1);
             let body = Bytes::from(vec![b'x'; 5_000]);
             let request = Request::post("http://peer/").body(Full::new(body)).unwrap();
             let bounds = Bounds { timeout: Duration::from_millis(30), kept_bytes: 10 };
-            let failure = exchange(&client, request, bounds, |_| ()).await.unwrap_err();
+            let end = exchange(&connections, request, bounds, || Some(()), |_| ()).await;
+            let Err(Unanswered::Failed(failure)) = end else { panic!("{peer:?}: {end:?}") };
             assert_eq!(failure.outcome, outcome, "{peer:?}: {}", failure.error);
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_shut_out_writes_nothing_and_leaves_its_connection_to_the_next() {
+        let peer = Peer { takes: 100_000, then: Then::Silence };
+        let connections = Connections::new(peer, Uri::from_static("http://peer/"), 1);
+        let request = || Request::post("http://peer/").body(Full::new(Bytes::from_static(b"x"))).unwrap();
+        let bounds = Bounds { timeout: Duration::from_millis(30), kept_bytes: 10 };
+        let end = exchange(&connections, request(), bounds, || None::<()>, |_| ()).await;
+        assert!(matches!(end, Err(Unanswered::Shut)), "{end:?}");
+        let link = connections.take().await.unwrap();
+        assert!(!link.fresh && !link.traffic.wrote());
+        // a gate that shuts while the connection takes nothing shuts out as well
+        let (full, asked) = (Peer { takes: 0, ..peer }, AtomicU32::new(0));
+        let connections = Connections::new(full, Uri::from_static("http://peer/"), 1);
+        let gate = || (asked.fetch_add(1, Ordering::SeqCst) < 3).then_some(());
+        let end = exchange(&connections, request(), bounds, gate, |_| ()).await;
+        assert!(matches!(end, Err(Unanswered::Shut)), "{end:?}");
+        assert!(connections.take().await.unwrap().fresh, "it had a request already");
     }
 }

@@ -4,6 +4,7 @@
 //! store is too far behind with what was recorded of earlier attempts, so that a crash repeats a bounded number of them.
 
 mod attempt;
+mod connections;
 mod connector;
 mod credentials;
 mod destination;
@@ -257,6 +258,7 @@ impl Dispatcher {
                     self.scheduler.purged(id.destination, lane, id.sequence);
                     if let Some(destination) = self.destinations.get(&id.destination) {
                         destination.trials.tell(id.sequence, End::Gone);
+                        destination.settled(id.sequence);
                     }
                 }
             }

@@ -1,15 +1,17 @@
 //! Access tokens by OAuth2 client credentials (RFC 6749, 4.4).
 //!
 //! *Invariants.* One request to the token endpoint at a time: who comes while it is under way waits for its result. A
-//! token is replaced before it expires; one that was refused is not shown again. The client secret is read for each
-//! request, so that a new one needs no restart.
+//! token is replaced before it expires; one that was refused is not shown again, and a delivery that it was shown with goes
+//! again without an attempt spent, once: a refusal of another token is the destination's answer. The client secret is read
+//! for each request, so that a new one needs no restart.
 //!
 //! *Failure.* That there is no token is nobody's failed attempt: deliveries wait, and the endpoint is asked again after
 //! 1, 2, 4 ... seconds, at most a minute, or later where it says so. A token that is still good is used meanwhile.
 
-use super::exchange::{self, Answer, Bounds, HttpClient};
+use super::exchange::{self, Answer, Bounds, HttpClient, Unanswered};
 use crate::clock::Clock;
 use crate::config::settings::{ClientAuth, OAuth2};
+use crate::event::Sequence;
 use crate::rules::retry_after;
 use crate::time::Timestamp;
 use base64::Engine;
@@ -19,6 +21,8 @@ use form_urlencoded::{Serializer, byte_serialize};
 use http::{HeaderValue, Method, Request, header};
 use http_body_util::Full;
 use serde_json::Value;
+use std::collections::HashSet;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Mutex;
 
@@ -74,12 +78,14 @@ pub struct Tokens {
     settings: OAuth2,
     timeout: Duration,
     state: Mutex<State>,
+    /// Deliveries whose token was refused, which go again.
+    spared: std::sync::Mutex<HashSet<Sequence>>,
 }
 
 impl Tokens {
     pub fn new(destination: &str, client: HttpClient, settings: &OAuth2, timeout: Duration) -> Self {
         let (destination, settings) = (destination.to_owned(), settings.clone());
-        Self { destination, client, settings, timeout, state: Mutex::default() }
+        Self { destination, client, settings, timeout, state: Mutex::default(), spared: Default::default() }
     }
 
     /// The token to send with a request.
@@ -97,22 +103,30 @@ impl Tokens {
         asked.or_else(|missing| good.ok_or(missing))
     }
 
-    /// Another token than this one, which was refused; none where that was tried just now.
-    pub async fn instead_of(&self, refused: &Token, clock: &Clock) -> Result<Option<Token>, Missing> {
+    /// The destination has refused a token. Whether that was the token's fault, so that the delivery goes again with
+    /// another one when its turn comes; not where it has done so already, or where a new token was tried just now.
+    pub async fn refused(&self, token: &Token, delivery: Sequence, clock: &Clock) -> bool {
+        if self.spared().contains(&delivery) {
+            return false;
+        }
         let mut state = self.state.lock().await;
         let now = clock.now();
-        if let Some(token) = state.token.clone().filter(|t| t.number != refused.number && now < t.ends_at) {
-            return Ok(Some(token));
+        if state.token.as_ref().is_some_and(|present| present.number == token.number) {
+            if state.renewed_at.is_some_and(|at| now < at.after(RENEWALS_APART)) {
+                return false;
+            }
+            (state.renewed_at, state.token) = (Some(now), None);
         }
-        if let Some(missing) = state.missing.clone().filter(|missing| now < missing.until) {
-            return Err(missing);
-        }
-        if state.renewed_at.is_some_and(|at| now < at.after(RENEWALS_APART)) {
-            return Ok(None);
-        }
-        state.renewed_at = Some(now);
-        state.token = None;
-        self.ask(&mut state, clock).await.map(Some)
+        self.spared().insert(delivery)
+    }
+
+    /// A delivery has come to what is not its token's fault.
+    pub fn settled(&self, delivery: Sequence) {
+        self.spared().remove(&delivery);
+    }
+
+    fn spared(&self) -> MutexGuard<'_, HashSet<Sequence>> {
+        self.spared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn ask(&self, state: &mut State, clock: &Clock) -> Result<Token, Missing> {
@@ -154,8 +168,11 @@ impl Tokens {
             secret.map_err(|_| refused("the read of its secret was abandoned".to_owned()))?.map_err(refused)?;
         let request = request(&self.settings, secret.expose()).map_err(refused)?;
         let bounds = Bounds { timeout: self.timeout, kept_bytes: exchange::BODY_BYTES_MAX };
-        let answer = exchange::exchange(&self.client, request, bounds, |_| ()).await;
-        let answer = answer.map_err(|failure| refused(format!("the token endpoint: {}", failure.error)))?;
+        let answer = exchange::exchange(&self.client, request, bounds, || Some(()), |_| ()).await;
+        let answer = answer.map_err(|end| match end {
+            Unanswered::Failed(failure) => refused(format!("the token endpoint: {}", failure.error)),
+            Unanswered::Shut => refused("the token endpoint was not asked".to_owned()),
+        })?;
         read(&answer).map_err(|why| {
             let header = answer.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok());
             let wish = header.and_then(|value| retry_after::parse(value, clock.wall()));

@@ -1,6 +1,7 @@
 //! Trials: deliveries whose next decisive end somebody wants to know.
 //!
-//! *Invariants.* Each is told once. What the destination only put off (429, `Retry-After`, a pause) is no end.
+//! *Invariants.* Each is told once. What the destination only put off (429, `Retry-After`, a pause) is no end, as long as the
+//! delivery is not dead of it.
 
 use crate::event::Sequence;
 use crate::rules::canary::End;

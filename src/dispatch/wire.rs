@@ -6,7 +6,6 @@
 //! *Invariant.* Where [`Traffic::wrote`] is false, nothing of the request was written; never the other way round.
 
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::client::legacy::connect::{CaptureConnection, Connected, Connection};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,14 +22,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Of the connection that a request was given; none where it was not given one.
-    pub fn of(captured: &CaptureConnection) -> Option<Arc<Self>> {
-        let mut extras = http::Extensions::new();
-        captured.connection_metadata().as_ref()?.get_extras(&mut extras);
-        extras.remove()
-    }
-
-    /// What was written so far belongs to a request that has its answer.
+    /// What was written so far belongs to requests that have their answers.
     pub fn answered(&self) {
         self.answered.store(self.written.load(Ordering::SeqCst), Ordering::SeqCst);
     }
@@ -56,17 +48,15 @@ impl<T> Wire<T> {
         Self { stream, traffic: Arc::default() }
     }
 
+    pub fn traffic(&self) -> Arc<Traffic> {
+        self.traffic.clone()
+    }
+
     fn count(&self, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(n)) = poll {
             self.traffic.written.fetch_add(n as u64, Ordering::SeqCst);
         }
         poll
-    }
-}
-
-impl<T: Connection> Connection for Wire<T> {
-    fn connected(&self) -> Connected {
-        self.stream.connected().extra(self.traffic.clone())
     }
 }
 

@@ -12,10 +12,11 @@ const AHEAD: usize = 100;
 /// The rest is judged by so many of the newest ends, and not before half as many are known.
 const NEWEST: usize = 20;
 
-/// What became of a delivery's first attempt since its redrive.
+/// What became of a delivery since its redrive: how its first attempt ended, but for what the destination only put off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Well,
+    /// It failed, or is dead again, also where the destination only asked for time until its attempts were spent.
     Failed,
     /// It was given up before it was tried, and says nothing.
     Gone,

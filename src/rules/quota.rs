@@ -1,8 +1,9 @@
 //! What a destination says of its own rate limit: whether it is spent, and for how long.
 //!
 //! Genesys Cloud sends `inin-ratelimit-count`, `-allowed` and `-reset` (seconds from now). Others send
-//! `X-RateLimit-Remaining` and `-Reset` (epoch seconds, or seconds from now where that is small), or `RateLimit` of the
-//! IETF draft, both in its older form (`limit=100, remaining=0, reset=30`) and its present one (`"day";r=0;t=30`).
+//! `X-RateLimit-Remaining` and `-Reset` (epoch seconds, or seconds from now where that is small), the same without `X-` as the
+//! IETF draft had it first, or its `RateLimit`, both in its older form (`limit=100, remaining=0, reset=30`) and its present
+//! one (`"day";r=0;t=30`). Whatever `-Limit` says, only what is left counts.
 
 use crate::time::Timestamp;
 use std::time::Duration;
@@ -18,13 +19,15 @@ pub fn spent<'h>(value: impl Fn(&str) -> Option<&'h str>, wall: Timestamp) -> Op
         let spent = number("inin-ratelimit-count")? >= number("inin-ratelimit-allowed")?;
         spent.then(|| number("inin-ratelimit-reset").map(Duration::from_secs)).flatten()
     };
-    let common = || {
-        let spent = number("x-ratelimit-remaining")? == 0;
-        spent.then(|| number("x-ratelimit-reset").map(|reset| from_now(reset, wall))).flatten()
+    let common = |remaining: &str, reset: &str| {
+        let spent = number(remaining)? == 0;
+        spent.then(|| number(reset).map(|reset| from_now(reset, wall))).flatten()
     };
+    let (with_x, without) =
+        (common("x-ratelimit-remaining", "x-ratelimit-reset"), common("ratelimit-remaining", "ratelimit-reset"));
     let draft = || value("ratelimit").and_then(draft);
     // the longest counts, where there are several
-    [genesys(), common(), draft()].into_iter().flatten().max()
+    [genesys(), with_x, without, draft()].into_iter().flatten().max()
 }
 
 fn whole(text: &str) -> Option<u64> {
@@ -64,7 +67,7 @@ mod tests {
     #[test]
     fn what_is_spent_and_for_how_long() {
         let wall = Timestamp(1_800_000_000_500);
-        let cases: [(Headers, Option<u64>); 15] = [
+        let cases: [(Headers, Option<u64>); 18] = [
             (&[], None),
             (
                 &[("inin-ratelimit-count", "300"), ("inin-ratelimit-allowed", "300"), ("inin-ratelimit-reset", "17")],
@@ -81,6 +84,12 @@ mod tests {
             (&[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1799999999")], Some(0)),
             (&[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1.2")], Some(2000)),
             (&[("x-ratelimit-remaining", "none"), ("x-ratelimit-reset", "30")], None),
+            (
+                &[("ratelimit-limit", "100, 100;w=60"), ("ratelimit-remaining", "0"), ("ratelimit-reset", "40")],
+                Some(40_000),
+            ),
+            (&[("ratelimit-remaining", "3"), ("ratelimit-reset", "40")], None),
+            (&[("ratelimit-limit", "0"), ("ratelimit-reset", "40")], None),
             (&[("ratelimit", "limit=100, remaining=0, reset=50")], Some(50_000)),
             (&[("ratelimit", "limit=100, remaining=5, reset=50")], None),
             (&[("ratelimit", r#""minute";r=0;t=20, "day";r=90;t=4000"#)], Some(20_000)),

@@ -2,10 +2,9 @@
 
 use super::backoff::{self, OnAmbiguous, Retry};
 use super::call::Health;
-use super::retry_after::{self, Wish};
+use super::retry_after::Wish;
 use crate::delivery::{DeliveryId, Outcome, Reason};
 use crate::time::Timestamp;
-use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -22,8 +21,8 @@ pub enum Verdict {
 pub struct Ended<'a> {
     pub id: DeliveryId,
     pub outcome: &'a Outcome,
-    /// What the answer asked for, if it did.
-    pub retry_after: Option<Duration>,
+    /// What the answer asked for, if it did, as it was granted when its head came.
+    pub retry_after: Option<Wish>,
     /// Attempts that count against the limit, this one included.
     pub counted: u32,
     /// From when the age is counted: acceptance, or the last redrive.
@@ -31,20 +30,21 @@ pub struct Ended<'a> {
     pub now: Timestamp,
 }
 
-/// The verdict, and until when the whole destination must be left alone.
+/// The verdict, and until when the whole destination must be left alone: whatever an answer means for its delivery, what it
+/// asks for is granted, unless it is a success.
 pub fn judge(retry: &Retry, ended: Ended<'_>) -> (Verdict, Option<Wish>) {
     if let Outcome::Answered(status) = ended.outcome {
         if (200..300).contains(status) {
             return (Verdict::Delivered, None);
         }
         if !retry.statuses.contains(status) {
-            return (Verdict::Dead(Reason::Permanent), None);
+            return (Verdict::Dead(Reason::Permanent), ended.retry_after);
         }
     }
     if ended.outcome.is_ambiguous() && retry.on_ambiguous == OnAmbiguous::DeadLetter {
-        return (Verdict::Dead(Reason::Ambiguous), None);
+        return (Verdict::Dead(Reason::Ambiguous), ended.retry_after);
     }
-    let wish = ended.retry_after.map(|wish| retry_after::grant(wish, retry.retry_after_max, ended.now));
+    let wish = ended.retry_after;
     let backoff = ended.now.after(backoff::wait(retry, ended.id, ended.counted));
     let due = wish.map_or(backoff, |wish| wish.until.max(backoff));
     let spent = ended.counted >= retry.attempts || due.since(ended.since) > retry.max_age;
@@ -54,9 +54,10 @@ pub fn judge(retry: &Retry, ended: Ended<'_>) -> (Verdict, Option<Wish>) {
 /// What an attempt says of its destination's condition, given what it came to.
 pub fn health(outcome: &Outcome, verdict: Verdict, wish: Option<Wish>) -> Health {
     match (outcome, verdict) {
-        (_, Verdict::Delivered) | (Outcome::Answered(_), Verdict::Dead(Reason::Permanent)) => Health::Well,
+        (_, Verdict::Delivered) => Health::Well,
         (Outcome::Answered(429), _) => Health::Burdened,
         _ if wish.is_some() => Health::Burdened,
+        (Outcome::Answered(_), Verdict::Dead(Reason::Permanent)) => Health::Well,
         _ => Health::Failing,
     }
 }
@@ -66,6 +67,7 @@ mod tests {
     use super::*;
     use crate::event::{DestinationId, Sequence};
     use crate::rules::backoff::Jitter;
+    use std::time::Duration;
 
     const NOW: Timestamp = Timestamp(1_000_000_000);
 
@@ -78,11 +80,15 @@ mod tests {
         Ended {
             id: DeliveryId { sequence: Sequence(1), destination: DestinationId(0) },
             outcome,
-            retry_after: retry_after.map(Duration::from_secs),
+            retry_after: retry_after.map(wish),
             counted,
             since: NOW.before(Duration::from_secs(age)),
             now: NOW,
         }
+    }
+
+    fn wish(seconds: u64) -> Wish {
+        Wish { until: NOW.after(Duration::from_secs(seconds)), cut: false }
     }
 
     fn after(seconds: u64) -> Verdict {
@@ -139,13 +145,19 @@ mod tests {
 
     #[test]
     fn retry_after_holds_the_destination_and_the_delivery() {
-        let wish = Wish { until: Timestamp(NOW.0 + 30_001), cut: false };
+        let wish = wish(30);
         assert_eq!(verdict(Outcome::Answered(429), Some(30), 1, 0), (Verdict::Retry { due: wish.until }, Some(wish)));
         // also when this delivery's own attempts are spent
         assert_eq!(verdict(Outcome::Answered(503), Some(30), 12, 0), (Verdict::Dead(Reason::Exhausted), Some(wish)));
         assert_eq!(verdict(Outcome::Answered(200), Some(30), 1, 0), (Verdict::Delivered, None));
         assert_eq!(verdict(Outcome::Unsuccessful(200), Some(30), 1, 0).1, Some(wish));
-        assert!(verdict(Outcome::Answered(429), Some(7200), 1, 0).1.unwrap().cut);
+        // an answer that is not tried again says what it says all the same
+        let permanent = Verdict::Dead(Reason::Permanent);
+        for status in [302, 403, 400] {
+            assert_eq!(verdict(Outcome::Answered(status), Some(30), 1, 0), (permanent, Some(wish)), "{status}");
+        }
+        let retry = Retry { on_ambiguous: OnAmbiguous::DeadLetter, ..Retry::default() };
+        assert_eq!(judge(&retry, ended(&Outcome::Broken, Some(30), 1, 0)).1, Some(wish));
     }
 
     #[test]
@@ -156,6 +168,8 @@ mod tests {
             (Outcome::Answered(200), Verdict::Delivered, None, Health::Well),
             (Outcome::Answered(400), permanent, None, Health::Well),
             (Outcome::Answered(429), retry, None, Health::Burdened),
+            (Outcome::Answered(429), permanent, None, Health::Burdened),
+            (Outcome::Answered(403), permanent, wish, Health::Burdened),
             (Outcome::Answered(503), retry, wish, Health::Burdened),
             (Outcome::Answered(503), retry, None, Health::Failing),
             (Outcome::TimedOut, retry, None, Health::Failing),

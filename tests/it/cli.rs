@@ -58,6 +58,57 @@ async fn check_prints_every_fault_with_its_place_and_a_remedy() {
 }
 
 #[tokio::test]
+async fn check_looks_at_what_a_start_reads_and_tells_what_it_cannot_see() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("bare", "hunter2hunter2hunter2hunter2hunter2");
+    write("empty", "\n");
+    write("two-lines", "hunter2\nhunter2");
+    write("good", "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=");
+    let file = |name: &str| format!("{{ file = {:?} }}", folder.path().join(name));
+    let out =
+        |name: &str, more: &str| format!("[[destination]]\nname = {name:?}\nurl = \"http://127.0.0.1:9/\"\n{more}\n");
+    let tokened =
+        |secrets: &str| format!("[[source]]\nname = \"a\"\nauth = {{ kind = \"bearer\", token = {secrets} }}\n");
+    let oauth2 = format!(
+        "auth = {{ kind = \"oauth2\", token_url = \"http://127.0.0.1:9/\", client_id = \"x\", client_secret = {} }}",
+        file("absent")
+    );
+    let missing = folder.path().join("absent").display().to_string();
+    let faulty = tokened(&file("empty"))
+        + &out("signed", &format!("sign = {{ secret = [{}, {}, {}] }}", file("bare"), file("good"), file("absent")))
+        + &out("header", &format!("auth = {{ kind = \"bearer\", token = {} }}", file("two-lines")))
+        + &out("oauth2", &oauth2)
+        + &out("tls", &format!("tls = {{ ca = {missing:?} }}")).replace("http:", "https:");
+    write("faulty.toml", &faulty);
+    let ran = run(folder.path(), &["check", "--config", "faulty.toml"]).await;
+    says(
+        &ran,
+        2,
+        &[
+            "faulty.toml: source `a`: the secret in file",
+            "empty is empty; put the secret there",
+            "faulty.toml: destination `signed`: the secret in file",
+            "bare: it does not begin with `whsec_`; write `whsec_` and the key in base64",
+            "faulty.toml: destination `header`: the secret of destination `header` holds characters that no header can",
+            "faulty.toml: destination `oauth2`: the secret in file",
+            "faulty.toml: destination `tls`: `tls.ca`",
+            "absent cannot be read: No such file",
+        ],
+    );
+    assert_eq!(ran.err.lines().count(), 6, "{}", ran.err);
+    assert!(!ran.err.contains("hunter2"), "{}", ran.err);
+    let elsewhere = tokened("{ env = \"HOLDLINE_NOT_SET\" }")
+        + &out("b", &format!("sign = {{ secret = [{}, {{ credential = \"key\" }}] }}", file("good")));
+    write("elsewhere.toml", &elsewhere);
+    let ran = run(folder.path(), &["check", "--config", "elsewhere.toml"]).await;
+    let told = "elsewhere.toml: ok (1 source, 1 destination)\n\
+        not looked at: source `a`: the secret in environment variable HOLDLINE_NOT_SET, which is not set here; the service needs it\n\
+        not looked at: destination `b`: the secret in credential key, which is not set here; the service needs it\n";
+    assert_eq!((ran.code, ran.out.as_str()), (0, told), "{}", ran.err);
+}
+
+#[tokio::test]
 async fn wrong_use_ends_with_2_and_no_daemon_with_3() {
     let folder = tempfile::tempdir().unwrap();
     for arguments in [

@@ -1,6 +1,6 @@
 //! Delivery: what goes out, in which order, how often, when, and where it ends.
 
-use crate::harness::{Bench, START, body, destination, let_pass, wait_for};
+use crate::harness::{Bench, START, body, destination, let_pass, read_message, wait_for};
 use crate::receiver::{Act, Received, Receiver, held, retry_after, status};
 use holdline::clock::Clock;
 use holdline::config::Secret;
@@ -10,6 +10,9 @@ use serde_json::json;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
@@ -406,6 +409,83 @@ async fn i12_a_wish_beyond_the_maximum_is_cut_to_it() {
     assert_eq!(receiver.count(), 1);
     bench.clock.advance(MS);
     bench.becomes(&id, "delivered").await;
+}
+
+#[tokio::test]
+async fn i12_retry_after_holds_whatever_else_its_answer_means() {
+    for (code, statuses) in [(429, 500..600), (403, 500..600), (302, 500..600), (503, 429..430)] {
+        let receiver = Receiver::start(move |r| if r.n == 0 { retry_after(code, 3) } else { status(200) }).await;
+        let mut bench = Bench::with(receiver.to(), manual(), |s| {
+            s.destinations[0].retry.statuses = statuses.collect();
+        })
+        .await;
+        let first = bench.accept("first", "first").await;
+        bench.becomes(&first, "dead").await;
+        for n in 0..3 {
+            bench.accept(&n.to_string(), &n.to_string()).await;
+        }
+        bench.clock.advance(1500 * MS);
+        bench.restart().await;
+        bench.clock.advance(1500 * MS);
+        let_pass(A_WHILE).await;
+        assert_eq!(receiver.count(), 1, "{code}: early");
+        bench.clock.advance(MS);
+        bench.reaches("/counters/delivered", 3).await;
+    }
+    let receiver = Receiver::start(|_| retry_after(200, 3)).await;
+    let bench = Bench::with(receiver.to(), manual(), |_| {}).await;
+    for n in 0..3 {
+        bench.accept("k", &n.to_string()).await;
+    }
+    bench.reaches("/counters/delivered", 3).await;
+}
+
+/// Answers each request with this head at once and with `ok` as its body when it is let.
+async fn slow_body(head: &'static str) -> (String, Arc<Semaphore>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (url, let_on) = (format!("http://{}/", listener.local_addr().unwrap()), Arc::new(Semaphore::new(0)));
+    let permits = let_on.clone();
+    tokio::spawn(async move {
+        loop {
+            let mut stream = BufReader::new(listener.accept().await.unwrap().0);
+            let permits = permits.clone();
+            tokio::spawn(async move {
+                while read_message(&mut stream, false).await.is_some() {
+                    stream.get_mut().write_all(head.as_bytes()).await.unwrap();
+                    permits.acquire().await.unwrap().forget();
+                    stream.get_mut().write_all(b"ok").await.unwrap();
+                }
+            });
+        }
+    });
+    (url, let_on)
+}
+
+#[tokio::test]
+async fn i12_a_wish_is_granted_once_from_the_head_of_its_answer() {
+    for (head, reason) in [
+        ("HTTP/1.1 429 x\r\nRetry-After: 4\r\nContent-Length: 2\r\n\r\n", "Retry-After"),
+        (
+            "HTTP/1.1 200 x\r\nRateLimit-Remaining: 0\r\nRateLimit-Reset: 4\r\nContent-Length: 2\r\n\r\n",
+            "its rate limit is spent",
+        ),
+    ] {
+        let (url, let_on) = slow_body(head).await;
+        let mut bench = Bench::with(Some(url), manual(), exact).await;
+        bench.accept("k", "1").await;
+        let until = START.after(4 * SECOND + MS).to_string();
+        let hold = json!([{"gate": "delay", "until": until, "reason": reason, "set_by": "destination"}]);
+        let shown = async |bench: &Bench| bench.get("/v1/destinations/default").await["holds"].clone();
+        // the scheduler hears of it when the body has come
+        bench.reaches("/queue/in_flight", 1).await;
+        let_pass(A_WHILE).await;
+        bench.clock.advance(500 * MS);
+        let_on.add_permits(1);
+        bench.reaches("/queue/in_flight", 0).await;
+        assert_eq!(shown(&bench).await, hold);
+        bench.restart().await;
+        assert_eq!(shown(&bench).await, hold, "as it was recorded");
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,9 @@ use holdline::clock::Clock;
 use holdline::config::Secret;
 use holdline::config::settings::{ClientAuth, DestinationAuth, OAuth2, Settings};
 use holdline::rules::backoff::Jitter;
+use holdline::rules::gcra::Rate;
 use serde_json::json;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -112,7 +114,7 @@ async fn all_who_wait_for_a_token_share_one_request() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_refused_is_replaced_once_for_all_within_the_same_attempt() {
+async fn a_token_that_is_refused_is_replaced_once_for_all_and_costs_no_attempt() {
     let receiver = Receiver::start(|r| match r.header("authorization") {
         Some("Bearer t0") => held(status(401)),
         _ => status(200),
@@ -147,10 +149,85 @@ async fn a_refusal_with_a_new_token_stands_and_does_not_become_a_load_on_the_end
     assert_eq!((tokens.count(), receiver.count()), (3, 8));
 }
 
+/// Refuses the first token with these headers, and takes every other.
+async fn refuses_the_first(headers: &'static [(&'static str, &'static str)]) -> Receiver {
+    Receiver::start(move |r| match r.header("authorization") {
+        Some("Bearer t0") => {
+            let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+            Act::Answer { status: 401, headers, body: Vec::new() }
+        }
+        _ => status(200),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn i12_what_goes_again_with_a_new_token_waits_its_turn_as_any_other() {
+    let headers: [&[(&str, &str)]; 3] =
+        [&[("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", "5")], &[("Retry-After", "5")], &[]];
+    for headers in headers {
+        let (receiver, tokens) = (refuses_the_first(headers).await, Receiver::start(|r| token(r.n, 100)).await);
+        let (mut bench, _folder) = bench(&receiver, &tokens, |_| {}).await;
+        if headers.is_empty() {
+            let slow = NonZeroU32::new(1).map(|one| Rate::new(one, 5 * SECOND));
+            bench.reload(|s| s.destinations[0].rate = slow).await.unwrap();
+        }
+        bench.accept("k", "1").await;
+        receiver.received(1).await;
+        bench.reaches("/queue/in_flight", 0).await;
+        bench.clock.advance(5 * SECOND - Duration::from_millis(1));
+        let_pass(A_WHILE).await;
+        assert_eq!(receiver.count(), 1, "{headers:?}: early");
+        bench.clock.advance(Duration::from_millis(2));
+        delivered(&bench, 1).await;
+        assert_eq!(shown(&receiver), ["Bearer t0", "Bearer t1"]);
+        assert!(receiver.all().iter().all(|r| r.attempt() == 1), "{headers:?}");
+    }
+}
+
+#[tokio::test]
+async fn i12_a_pause_while_a_new_token_is_fetched_holds() {
+    let receiver = refuses_the_first(&[]).await;
+    let tokens = Receiver::start(|r| if r.n == 1 { held(token(1, 100)) } else { token(r.n, 100) }).await;
+    let (bench, _folder) = bench(&receiver, &tokens, |_| {}).await;
+    bench.accept("k", "1").await;
+    tokens.received(2).await;
+    bench.change("/v1/destinations/default/pause", json!({})).await;
+    wait_for("the pause stands", async || {
+        (!bench.get("/v1/destinations/default").await["holds"].as_array()?.is_empty()).then_some(())
+    })
+    .await;
+    tokens.release(1);
+    bench.reaches("/queue/in_flight", 0).await;
+    let_pass(A_WHILE).await;
+    assert_eq!(receiver.count(), 1, "nothing follows a pause");
+    bench.change("/v1/destinations/default/resume", json!({})).await;
+    delivered(&bench, 1).await;
+    assert_eq!(receiver.all()[1].attempt(), 1);
+}
+
+#[tokio::test]
+async fn i11_a_destination_that_refuses_every_token_gets_each_delivery_twice_however_slow_it_is() {
+    let (receiver, tokens) = (Receiver::start(|_| status(401)).await, Receiver::start(|r| token(r.n, 3600)).await);
+    let (mut bench, _folder) = bench(&receiver, &tokens, |_| {}).await;
+    let slow = NonZeroU32::new(1).map(|one| Rate::new(one, 10 * SECOND));
+    bench.reload(|s| s.destinations[0].rate = slow).await.unwrap();
+    let id = bench.accept("k", "1").await;
+    for n in 1..=2 {
+        receiver.received(n).await;
+        bench.reaches("/queue/in_flight", 0).await;
+        bench.clock.advance(10 * SECOND);
+    }
+    bench.becomes(&id, "dead").await;
+    let letter = bench.get(&format!("/v1/dlq/{id}")).await;
+    assert_eq!((&letter["reason"], letter["attempts"].as_array().unwrap().len()), (&json!("permanent"), 1));
+    assert_eq!((tokens.count(), receiver.count()), (2, 2));
+}
+
 #[tokio::test]
 async fn i12_without_a_token_nothing_is_sent_and_no_attempt_is_consumed() {
     let answers = [
-        (Act::Reset, "the token endpoint: client error"),
+        (Act::Reset, "the token endpoint: connection "),
         (
             Act::Answer {
                 status: 401,

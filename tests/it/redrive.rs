@@ -101,6 +101,23 @@ async fn a_destination_that_asks_to_be_left_alone_does_not_end_it() {
 }
 
 #[tokio::test]
+async fn a_letter_that_dies_of_being_put_off_ends_a_canary_and_leaves_the_rest_dead() {
+    for again in [status(429), retry_after(503, 1)] {
+        let (mut bench, receiver) = dead(Clock::manual(START), move |_| again.clone()).await;
+        bench.reload(|s| s.destinations[0].retry.attempts = 2).await.unwrap();
+        redrive(&bench, json!({"canary": true})).await;
+        receiver.received(LETTERS + 1).await;
+        bench.reaches("/queue/in_flight", 0).await;
+        assert_eq!(newest(&bench).await["state"], "goes_on", "it is only put off");
+        bench.clock.advance(Duration::from_secs(5));
+        let ended = ends(&bench, "failing").await;
+        assert_eq!((&ended["done"], &ended["failed"], &ended["judged"]), (&json!(1), &json!(1), &json!(1)));
+        assert_eq!((receiver.count(), bench.count("/dlq/depth").await), (LETTERS + 2, LETTERS as u64));
+        bench.sound().await;
+    }
+}
+
+#[tokio::test]
 async fn a_rate_holds_by_the_clock_and_goes_on_after_a_restart() {
     let (mut bench, receiver) = dead(Clock::manual(START), |_| status(200)).await;
     redrive(&bench, json!({"rate": "10/s"})).await;

@@ -1,8 +1,8 @@
 //! TLS to destinations: whom holdline believes, and how it proves who it is. By real handshakes.
 
 use crate::authority::{Authority, Certified, TlsFront, Until};
-use crate::harness::{Bench, START, wait_for};
-use crate::receiver::{Receiver, held, status};
+use crate::harness::{Bench, START, let_pass, wait_for};
+use crate::receiver::{Act, Receiver, held, retry_after, status};
 use holdline::clock::Clock;
 use holdline::config::settings::{DestinationAuth, DestinationTls, Identity, Settings};
 use holdline::event::DestinationId;
@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
 /// What a daemon with this TLS makes of one event for `url`: its first attempt, none where it was delivered.
 async fn attempt(url: String, tls: DestinationTls) -> Option<Value> {
@@ -177,4 +178,102 @@ async fn i18_a_handshake_that_nobody_waits_for_any_more_is_not_left_hanging() {
     receiver.release(1);
     bench.reaches("/counters/delivered", 2).await;
     wait_for("it is closed", async || (silent.load(Ordering::SeqCst) == 0).then_some(())).await;
+}
+
+/// Passes the first connection on at once, and the later ones when they are let. Returns how many of those have come.
+async fn slow_to_connect(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>, Arc<Semaphore>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (addr, late, let_on) =
+        (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(1)));
+    let (count, permits) = (late.clone(), let_on.clone());
+    tokio::spawn(async move {
+        for n in 0.. {
+            let (mut outer, _) = listener.accept().await.unwrap();
+            count.store(n, Ordering::SeqCst);
+            let permits = permits.clone();
+            tokio::spawn(async move {
+                permits.acquire().await.unwrap().forget();
+                let mut inner = TcpStream::connect(to).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
+            });
+        }
+    });
+    (addr, late, let_on)
+}
+
+/// What asks for silence while two others connect, and what ends it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Silence {
+    Answer,
+    /// Nobody else can have its connection.
+    LastAnswer,
+    Pause,
+    Breaker,
+}
+
+#[tokio::test]
+async fn i12_what_was_connecting_when_silence_was_asked_for_is_not_sent_and_costs_no_attempt() {
+    let ours = Authority::new();
+    for silence in [Silence::Answer, Silence::LastAnswer, Silence::Pause, Silence::Breaker] {
+        let receiver = Receiver::start(move |r| match (silence, r.n) {
+            (Silence::Answer, 0) => held(retry_after(429, 8)),
+            (Silence::LastAnswer, 0) => {
+                let answer = "HTTP/1.1 429 x\r\nRetry-After: 8\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+                held(Act::Raw(answer.into()))
+            }
+            (_, 0) => held(status(200)),
+            _ => status(200),
+        })
+        .await;
+        let front = TlsFront::start(&ours.certify("localhost", Until::Long), None, receiver.addr).await;
+        let (addr, late, let_on) = slow_to_connect(front.addr).await;
+        let bench = Bench::with(
+            Some(format!("https://localhost:{}/", addr.port())),
+            Clock::manual(START),
+            |s: &mut Settings| {
+                s.destinations[0].tls = trusting(&ours);
+                s.destinations[0].retry.jitter = Jitter::None;
+            },
+        )
+        .await;
+        bench.accept("a", "1").await;
+        receiver.received(1).await;
+        let others = [bench.accept("b", "2").await, bench.accept("c", "3").await];
+        wait_for("both connect", async || (late.load(Ordering::SeqCst) == 2).then_some(())).await;
+        let set = |path: &str, body: Value| {
+            let (bench, path) = (&bench, format!("/v1/destinations/default/{path}"));
+            async move { bench.change(&path, body).await }
+        };
+        match silence {
+            Silence::Answer | Silence::LastAnswer => {}
+            Silence::Pause => drop(set("pause", json!({"reason": "works"})).await),
+            Silence::Breaker => drop(set("breaker", json!({"state": "open"})).await),
+        }
+        wait_for("it is asked for", async || {
+            if matches!(silence, Silence::Answer | Silence::LastAnswer) {
+                receiver.release(1);
+            }
+            let shown = bench.get("/v1/destinations/default").await;
+            shown["holds"].as_array().is_some_and(|holds| !holds.is_empty()).then_some(())
+        })
+        .await;
+        receiver.release(1);
+        let_on.add_permits(9);
+        bench.reaches("/queue/in_flight", 0).await;
+        let_pass(Duration::from_millis(80)).await;
+        assert_eq!(receiver.count(), 1, "{silence:?}");
+        match silence {
+            Silence::Answer | Silence::LastAnswer => bench.clock.advance(Duration::from_millis(8001)),
+            Silence::Pause => drop(set("resume", json!({})).await),
+            Silence::Breaker => drop(set("breaker", json!({"state": "closed"})).await),
+        }
+        for _ in 0..20 {
+            bench.clock.advance(Duration::from_secs(1)); // calls return little by little
+        }
+        bench.reaches("/counters/delivered", 3).await;
+        for id in others {
+            assert_eq!(receiver.of(&id).iter().map(|r| r.attempt()).collect::<Vec<_>>(), [1], "{silence:?}");
+        }
+        bench.sound().await;
+    }
 }

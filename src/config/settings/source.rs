@@ -53,6 +53,31 @@ pub enum SourceAuth {
     Hmac { scheme: Scheme, secrets: Vec<Secret> },
 }
 
+impl SourceAuth {
+    /// Any of these is right.
+    pub fn secrets(&self) -> &[Secret] {
+        match self {
+            Self::Bearer { tokens: secrets }
+            | Self::Basic { passwords: secrets, .. }
+            | Self::Header { values: secrets, .. }
+            | Self::Query { values: secrets, .. }
+            | Self::Hmac { secrets, .. } => secrets,
+        }
+    }
+
+    /// The same with this secret alone.
+    pub fn only(mut self, secret: Secret) -> Self {
+        match &mut self {
+            Self::Bearer { tokens: secrets }
+            | Self::Basic { passwords: secrets, .. }
+            | Self::Header { values: secrets, .. }
+            | Self::Query { values: secrets, .. }
+            | Self::Hmac { secrets, .. } => *secrets = vec![secret],
+        }
+        self
+    }
+}
+
 /// The presets, `auto` (detects one of them) and `custom` (only what the pointers say).
 pub const PROFILES: [&str; 10] = [
     "auto",

@@ -8,10 +8,11 @@ use holdline::rules::verdict::{Ended, Verdict};
 use holdline::time::Timestamp;
 use std::time::Duration;
 
-/// Whether the verdict follows from what happened. `counted` is the model's own count.
+/// Whether the verdict follows from what happened. `wanted`: the answer's `Retry-After`; `counted` is the model's own count.
 pub fn check(
     retry: &Retry,
     ended: &Ended<'_>,
+    wanted: Option<Duration>,
     counted: u32,
     verdict: Verdict,
     wish: Option<Wish>,
@@ -28,7 +29,8 @@ pub fn check(
         Outcome::Answered(status) => retry.statuses.contains(status),
         _ => true,
     };
-    let asked = ended.retry_after.filter(|_| passing).map(|wish| ended.now.after(wish.min(retry.retry_after_max)));
+    let wanted = wanted.filter(|_| verdict != Verdict::Delivered);
+    let asked = wanted.map(|wish| ended.now.after(wish.min(retry.retry_after_max)));
     let kept = match (asked, wish) {
         (None, None) => true,
         (Some(asked), Some(wish)) => wish.until >= asked && wish.until <= asked.after(Duration::from_millis(1)),
