@@ -9,7 +9,7 @@ use crate::dispatch::{Destination, LineStatus};
 use crate::event::DestinationId;
 use crate::intake::admission::State as Door;
 use crate::rules::breaker;
-use crate::scheduler::{Gate, Shut};
+use crate::scheduler::{Behind, Gate, Shut};
 use crate::store::{Fixed, Position, Remembering, Store, Totals};
 use crate::time::{Timestamp, millis};
 use crate::upkeep::Rates;
@@ -139,6 +139,8 @@ struct DeadLetters {
 #[derive(Debug, Serialize, ToSchema)]
 struct Disk {
     free_bytes: u64,
+    /// Free bytes below which intake closes.
+    reserve_bytes: u64,
     used_bytes: u64,
 }
 
@@ -181,7 +183,8 @@ impl From<Rates> for RatesItem {
 struct Forecast {
     /// Null where the queue does not shrink.
     drained_in_s: Option<u64>,
-    /// Null where the disk does not fill.
+    /// When the free bytes of the disk come down to `intake.disk_reserve`, whoever takes them; then intake closes. Null
+    /// where they do not fall steadily, or where that is further away than the trend can tell: two days at most.
     disk_full_in_s: Option<u64>,
 }
 
@@ -194,7 +197,7 @@ pub(super) struct DestinationItem {
     paused: bool,
     breaker: BreakerItem,
     concurrency: Concurrency,
-    /// What holds everything that waits for it.
+    /// Every gate that holds everything that waits for it, what lasts longest first.
     holds: Vec<Held>,
     queue: DestinationQueue,
     rates: RatesItem,
@@ -252,6 +255,26 @@ struct DestinationQueue {
     oldest_age_ms: u64,
     delayed: usize,
     held: usize,
+    behind_dead_letters: BehindDeadLetters,
+}
+
+/// What waits for what becomes of dead letters, as far as it has been read ahead; only where `ordering.on_dead_letter` is
+/// `hold`.
+#[derive(Debug, Serialize, ToSchema)]
+struct BehindDeadLetters {
+    interactions: usize,
+    deliveries: usize,
+    oldest_age_ms: u64,
+}
+
+impl BehindDeadLetters {
+    fn of(behind: Behind, now: Timestamp) -> Self {
+        Self {
+            interactions: behind.interactions,
+            deliveries: behind.deliveries,
+            oldest_age_ms: behind.oldest.map_or(0, |at| millis(now.since(at))),
+        }
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -262,19 +285,32 @@ struct DestinationCounters {
     discarded: u64,
 }
 
+/// The states of the daemon.
+pub(super) const STATES: [&str; 3] = ["starting", "running", "draining"];
+
+impl Admin {
+    pub(super) fn state(&self, door: Door) -> &'static str {
+        let [starting, running, draining] = STATES;
+        match door {
+            Door::Draining => draining,
+            _ if !self.ready.load(Ordering::Relaxed) => starting,
+            _ => running,
+        }
+    }
+}
+
+pub(super) fn is_paused(line: &LineStatus) -> bool {
+    matches!(line.shut, Some(Shut { gate: Gate::Paused, .. }))
+}
+
 /// Everything at a glance
 #[utoipa::path(get, path = "/v1/status", tag = "status", responses((status = 200, body = Status), Failure))]
 pub(super) async fn status(State(admin): Shared) -> Result<Json<Status>, Failure> {
     let s = Snapshot::take(&admin).await?;
-    let state = match s.door {
-        Door::Draining => "draining",
-        _ if !admin.ready.load(Ordering::Relaxed) => "starting",
-        _ => "running",
-    };
     let totals = &s.totals;
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION"),
-        state,
+        state: admin.state(s.door),
         started_at: admin.started_at.to_string(),
         durability: admin.store.durability().word(),
         last_gap: admin.last_gap().await.map(GapItem::of),
@@ -299,12 +335,12 @@ pub(super) async fn status(State(admin): Shared) -> Result<Json<Status>, Failure
             held: s.sum(|line| line.held),
         },
         dlq: DeadLetters { depth: totals.sum(|t| t.dead), bytes: totals.dlq_bytes },
-        disk: Disk { free_bytes: s.free_bytes, used_bytes: s.used_bytes },
+        disk: Disk { free_bytes: s.free_bytes, reserve_bytes: admin.trend.disk_reserve(), used_bytes: s.used_bytes },
         history: s.remembering.into(),
         rates: admin.trend.rates(None).into(),
         forecast: Forecast {
             drained_in_s: admin.trend.drained_in(totals.sum(crate::store::Tally::queued)).map(|d| d.as_secs()),
-            disk_full_in_s: admin.trend.disk_full_in().map(|d| d.as_secs()),
+            disk_full_in_s: admin.trend.disk_full_in().time().map(|d| d.as_secs()),
         },
         destinations: all(&admin, &s),
         certificates: s.certificates,
@@ -341,7 +377,7 @@ fn one(admin: &Admin, s: &Snapshot, destination: &Destination) -> DestinationIte
     DestinationItem {
         name: destination.name.clone(),
         url: destination.url(),
-        paused: matches!(line.shut, Some(Shut { gate: Gate::Paused, .. })),
+        paused: is_paused(&line),
         breaker: BreakerItem::of(&admin.store, d, &line),
         concurrency: Concurrency {
             limit: line.limit,
@@ -354,6 +390,7 @@ fn one(admin: &Admin, s: &Snapshot, destination: &Destination) -> DestinationIte
             oldest_age_ms: line.oldest.map_or(0, |at| millis(s.now.since(at))),
             delayed: line.delayed,
             held: line.held,
+            behind_dead_letters: BehindDeadLetters::of(line.behind, s.now),
         },
         rates: admin.trend.rates(Some(d)).into(),
         counters: DestinationCounters {

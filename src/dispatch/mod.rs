@@ -32,7 +32,7 @@ use crate::event::{DestinationId, Digest64, Sequence};
 use crate::rules::breaker;
 use crate::rules::canary::End;
 use crate::rules::retry_after::Wish;
-use crate::scheduler::{Interaction, Landing, Line, Scheduler, Shut, Standing, Start, Step};
+use crate::scheduler::{Behind, Bound, Interaction, Landing, Line, Scheduler, Shut, Standing, Start, Step};
 use crate::store::{News, Store};
 use crate::time::Timestamp;
 use attempt::{Context, Landed};
@@ -57,6 +57,12 @@ pub struct LineStatus {
     pub oldest: Option<Timestamp>,
     /// Most deliveries in flight, as things are.
     pub limit: usize,
+    /// What makes it what it is.
+    pub bound: Bound,
+    /// Zero where it is not paused.
+    pub paused_until: Timestamp,
+    /// What waits behind dead letters.
+    pub behind: Behind,
     pub breaker: breaker::State,
     pub breaker_since: Timestamp,
     /// Until when an operator keeps the breaker closed, where one does.
@@ -75,6 +81,9 @@ impl LineStatus {
             hold_until: pace.hold_until(),
             oldest: line.oldest(),
             limit: pace.limit(now),
+            bound: pace.bound(now),
+            paused_until: pace.paused_until(),
+            behind: line.behind_dead_letters(),
             breaker: pace.breaker().stands(now),
             breaker_since: pace.breaker().since(now),
             kept_closed_until: pace.breaker().kept_closed_until(now),
@@ -215,6 +224,7 @@ impl Dispatcher {
     fn hold(&mut self, d: DestinationId, wish: Wish) {
         let destination = &self.destinations[&d];
         if wish.cut {
+            destination.attempts.count_cut();
             let max = humantime::format_duration(destination.retry.retry_after_max);
             tracing::warn!(destination = destination.name, %max, "Retry-After is longer than retry_after_max and is cut to it");
         }

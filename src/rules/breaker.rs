@@ -61,6 +61,8 @@ pub enum State {
 }
 
 impl State {
+    pub const WORDS: [&str; 3] = ["closed", "open", "half_open"];
+
     /// One word, as it stands in JSON and metrics.
     pub fn word(self) -> &'static str {
         match self {

@@ -6,15 +6,17 @@
 //! *Invariants.* Per (destination, interaction) a delivery starts only when the one before it is resolved; lines share
 //! nothing, so a destination in trouble costs the others nothing.
 
+mod dammed;
 mod lane;
 mod line;
 mod pace;
 mod policy;
 mod ready;
 
+pub use dammed::Behind;
 pub use lane::LaneKey;
 pub use line::{Interaction, Line, Standing, Start};
-pub use pace::{Gate, Limits, Pace, Shut};
+pub use pace::{Bound, Gate, Limits, Pace, Shut};
 pub use policy::{DeadLetters, Ordered, Policy};
 
 use crate::delivery::Ticket;

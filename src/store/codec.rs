@@ -33,13 +33,14 @@ pub enum Kind {
     Stance = 23,
     Redrive = 24,
     RedriveList = 25,
-    Paced = 26,
-    Anchor = 27,
+    Told = 26,
+    Paced = 27,
+    Anchor = 28,
     Detained = 30,
 }
 
 impl Kind {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 20] = [
         Self::Page,
         Self::History,
         Self::Settled,
@@ -56,6 +57,7 @@ impl Kind {
         Self::Stance,
         Self::Redrive,
         Self::RedriveList,
+        Self::Told,
         Self::Paced,
         Self::Anchor,
         Self::Detained,

@@ -100,6 +100,7 @@ fn golden_bytes_of_version_1() {
         ("alive", codec::encode(Kind::Alive, &Timestamp(1))),
         ("paced", codec::encode(Kind::Paced, &Paced { let_in_at: Timestamp(1), sent_at: Timestamp(2) })),
         ("anchor", codec::encode(Kind::Anchor, &anchor)),
+        ("told", codec::encode(Kind::Told, &"{}".to_owned())),
     ];
     let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
     let lines: String = records.iter().map(|(name, bytes)| format!("{name} {}\n", hex(bytes))).collect();

@@ -12,7 +12,7 @@
 //! delay       due, sequence, destination -> waiting delivery      until it is due and tried
 //! dlq         sequence, destination -> dead letter                until redriven or purged
 //! history     first sequence -> packed entries                    for the deduplication window
-//! meta        totals, names, holds, stances, anchor               rewritten in place
+//! meta        totals, names, holds, stances, anchor, told         rewritten in place
 //! audit       number -> change made by an operator
 //! quarantine  number -> bytes that did not verify
 //! gaps        number -> a time in which events could not be accepted

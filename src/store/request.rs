@@ -162,6 +162,10 @@ pub enum Change {
         anchor: Anchor,
         step: Option<Step>,
     },
+    /// What those who want alerts were told, and what they are still to be told: JSON, which only the alerts read.
+    Told {
+        told: String,
+    },
     /// Detained requests are given up.
     GiveUp {
         what: String,

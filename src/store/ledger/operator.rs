@@ -1,12 +1,12 @@
 //! What an operator changes, and what the daemon notes about its own life; each with its audit entry in the same commit.
 
 use super::Ledger;
-use crate::delivery::{DeliveryId, Place};
+use crate::delivery::{Delivery, DeliveryId, Place};
 use crate::event::Digest64;
 use crate::store::StoreError;
 use crate::store::codec::{self, Kind};
 use crate::store::draft::Table;
-use crate::store::keys::{ALIVE, DOOR, number_key};
+use crate::store::keys::{ALIVE, DOOR, TOLD, number_key};
 use crate::store::record::{Audit, Door, How};
 use crate::store::request::{Change, News};
 
@@ -65,6 +65,12 @@ impl Ledger<'_> {
                 self.drop_anchor(anchor, step);
                 Ok(1)
             }
+            Change::Told { told } => {
+                self.draft.delete_long(self.engine, Table::Meta, TOLD)?;
+                self.draft.put_long(Table::Meta, TOLD, &codec::encode(Kind::Told, &told));
+                self.changed = true;
+                Ok(1)
+            }
             Change::GiveUp { what, numbers } => Ok(self.give_up_detained(&numbers, &what, who)),
             Change::Note { what } => {
                 self.audit(who, &what, 1);
@@ -82,9 +88,10 @@ impl Ledger<'_> {
     ) -> Result<usize, StoreError> {
         let mut gone = Vec::new();
         for (id, place, lane) in deliveries {
+            let (attempts, status) = self.tried(*id, *place)?;
             if self.leave(*id, *place)? {
                 self.index.totals.tally(id.destination).discarded += 1;
-                self.settle(*id, How::Discarded, 0, 0, self.now);
+                self.settle(*id, How::Discarded, attempts, status, self.now);
                 gone.push((*id, *lane));
             }
         }
@@ -99,6 +106,16 @@ impl Ledger<'_> {
     pub(super) fn put_door(&mut self, door: Door) {
         self.draft.put_long(Table::Meta, DOOR, &codec::encode(Kind::Door, &door));
         self.index.door = Some(door);
+    }
+
+    /// How often a delivery that waits was tried, and the status of its last answer; what does not verify cannot say.
+    fn tried(&self, id: DeliveryId, place: Place) -> Result<(u32, u16), StoreError> {
+        if place == Place::Page {
+            return Ok((0, 0));
+        }
+        let sealed = self.raw(id, place)?;
+        let delivery = sealed.and_then(|sealed| codec::decode::<Delivery>(Kind::Delivery, &sealed).ok());
+        Ok(delivery.map_or((0, 0), |delivery| delivery.tried()))
     }
 
     pub(super) fn audit(&mut self, who: &str, what: &str, count: usize) {
