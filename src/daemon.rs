@@ -90,7 +90,6 @@ impl Daemon {
         let admin_addr = admin_listeners.first().map(TcpListener::local_addr).transpose()?;
         let tls = listening::tls(&settings.intake)?;
         let Opened { store, news, committer, .. } = open_store(&settings.store, &settings, clock.clone()).await?;
-        upkeep::drop_anchor(&store, &clock).await?;
         let token = access::token(&settings.admin.token, &settings.store.path)?;
         let destinations = Destinations::new(destinations(&store, &settings).await?);
         let admission = Arc::new(admission(&store));
@@ -214,8 +213,10 @@ async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) ->
     let windows = Windows { by_source: all.dedup_windows().into_iter().collect() };
     let options = Options { require_power_safe: settings.require_power_safe, windows };
     let path = settings.path.clone();
-    let opened = tokio::task::spawn_blocking(move || Store::open(&path, options, clock)).await?;
+    let own = clock.clone();
+    let opened = tokio::task::spawn_blocking(move || Store::open(&path, options, own)).await?;
     let opened = opened.with_context(|| format!("cannot open the store in {}", settings.path.display()))?;
+    upkeep::drop_anchor(&opened.store, &clock).await?;
     opened.store.bound_history(remembered(all));
     opened.findings.iter().for_each(|finding| tracing::error!("{finding}"));
     Ok(opened)

@@ -4,7 +4,7 @@
 //! delivered, discarded, or dead; where dead letters hold their interaction, none may lie before it. Earlier is what has the
 //! lower rank, then what was accepted before. An event without a key has a lane of its own.
 
-use super::line::DeadLetters;
+use super::policy::DeadLetters;
 use crate::event::{Digest64, Sequence};
 use crate::time::Timestamp;
 use std::collections::{BTreeSet, VecDeque};

@@ -10,7 +10,8 @@ pub use standing::{Interaction, Standing};
 
 use super::dammed::Dammed;
 use super::lane::{Lane, LaneKey, Turn, Waiter};
-use super::pace::{self, Pace, Shut};
+use super::pace::{Pace, Shut};
+use super::policy::{DeadLetters, Ordered, Policy};
 use super::ready::Ready;
 use crate::delivery::Ticket;
 use crate::event::{DestinationId, Digest64, Sequence};
@@ -19,7 +20,6 @@ use crate::rules::call::Call;
 use crate::rules::reorder;
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
 
 /// With fewer lanes ready than this, more is asked for.
 const READY_LOW: usize = 2048;
@@ -28,37 +28,12 @@ const READY_HIGH: usize = 8192;
 /// So many interactions can be blocked before the line asks for no more.
 const LANES_MAX: usize = 100_000;
 
-/// How deliveries of a destination are ordered and bounded.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Policy {
-    pub pace: pace::Limits,
-    pub ordered: Ordered,
-    pub dead_letters: DeadLetters,
-    /// How long an event can be overtaken by one of its interaction that happened before it; zero: never.
-    pub reorder_window: Duration,
-}
-
 /// When a scheduler began. No clock of before says anything about the time since.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Birth {
     /// The first sequence that is accepted in its life.
     pub next: Sequence,
     pub at: Timestamp,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Ordered {
-    #[default]
-    ByInteraction,
-    Not,
-}
-
-/// Whether a dead letter lets its interaction go on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DeadLetters {
-    #[default]
-    Continue,
-    Hold,
 }
 
 /// A delivery whose attempt is to start now.
@@ -356,6 +331,7 @@ mod tests {
     use crate::delivery::Place;
     use crate::event::DestinationSet;
     use crate::rules::concurrency::Adaptive;
+    use crate::scheduler::pace;
 
     #[test]
     fn i14_dead_letters_without_an_interaction_hold_nothing() {

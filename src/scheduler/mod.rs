@@ -10,12 +10,14 @@ mod dammed;
 mod lane;
 mod line;
 mod pace;
+mod policy;
 mod ready;
 
 pub use dammed::Behind;
 pub use lane::LaneKey;
-pub use line::{DeadLetters, Interaction, Line, Ordered, Policy, Standing, Start};
+pub use line::{Interaction, Line, Standing, Start};
 pub use pace::{Bound, Gate, Limits, Pace, Shut};
+pub use policy::{DeadLetters, Ordered, Policy};
 
 use crate::delivery::Ticket;
 use crate::event::{DestinationId, Digest64, Sequence};

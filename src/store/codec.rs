@@ -33,9 +33,9 @@ pub enum Kind {
     Stance = 23,
     Redrive = 24,
     RedriveList = 25,
-    Paced = 26,
-    Anchor = 27,
-    Told = 28,
+    Told = 26,
+    Paced = 27,
+    Anchor = 28,
     Detained = 30,
 }
 
@@ -57,9 +57,9 @@ impl Kind {
         Self::Stance,
         Self::Redrive,
         Self::RedriveList,
+        Self::Told,
         Self::Paced,
         Self::Anchor,
-        Self::Told,
         Self::Detained,
     ];
 }

@@ -98,9 +98,9 @@ fn golden_bytes_of_version_1() {
         ("door", codec::encode(Kind::Door, &door)),
         ("gap", codec::encode(Kind::Gap, &gap)),
         ("alive", codec::encode(Kind::Alive, &Timestamp(1))),
-        ("told", codec::encode(Kind::Told, &"{}".to_owned())),
         ("paced", codec::encode(Kind::Paced, &Paced { let_in_at: Timestamp(1), sent_at: Timestamp(2) })),
         ("anchor", codec::encode(Kind::Anchor, &anchor)),
+        ("told", codec::encode(Kind::Told, &"{}".to_owned())),
     ];
     let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
     let lines: String = records.iter().map(|(name, bytes)| format!("{name} {}\n", hex(bytes))).collect();

@@ -10,8 +10,8 @@ use crate::time::Timestamp;
 pub const TOTALS: &[u8] = b"totals";
 pub const DOOR: &[u8] = b"door";
 pub const ALIVE: &[u8] = b"alive";
-pub const TOLD: &[u8] = b"told";
 pub const ANCHOR: &[u8] = b"anchor";
+pub const TOLD: &[u8] = b"told";
 
 pub fn number_key(n: u64) -> Vec<u8> {
     n.to_be_bytes().to_vec()

@@ -157,14 +157,14 @@ pub enum Change {
     },
     /// The daemon lives.
     Alive,
-    /// What those who want alerts were told, and what they are still to be told: JSON, which only the alerts read.
-    Told {
-        told: String,
-    },
     /// A life begins with its clock anchored there. All that is to last for a while is moved by the step, if there was one.
     Anchor {
         anchor: Anchor,
         step: Option<Step>,
+    },
+    /// What those who want alerts were told, and what they are still to be told: JSON, which only the alerts read.
+    Told {
+        told: String,
     },
     /// Detained requests are given up.
     GiveUp {

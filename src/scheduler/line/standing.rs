@@ -6,6 +6,7 @@ use super::{Line, Ordered};
 use crate::event::{Digest64, Sequence};
 use crate::scheduler::dammed::Behind;
 use crate::scheduler::lane::LaneKey;
+use crate::scheduler::policy::Ordered;
 use crate::time::Timestamp;
 
 /// Where a delivery stands.

@@ -61,14 +61,14 @@ impl Ledger<'_> {
                 self.changed = true;
                 Ok(1)
             }
+            Change::Anchor { anchor, step } => {
+                self.drop_anchor(anchor, step);
+                Ok(1)
+            }
             Change::Told { told } => {
                 self.draft.delete_long(self.engine, Table::Meta, TOLD)?;
                 self.draft.put_long(Table::Meta, TOLD, &codec::encode(Kind::Told, &told));
                 self.changed = true;
-                Ok(1)
-            }
-            Change::Anchor { anchor, step } => {
-                self.drop_anchor(anchor, step);
                 Ok(1)
             }
             Change::GiveUp { what, numbers } => Ok(self.give_up_detained(&numbers, &what, who)),
@@ -103,6 +103,11 @@ impl Ledger<'_> {
         Ok(count)
     }
 
+    pub(super) fn put_door(&mut self, door: Door) {
+        self.draft.put_long(Table::Meta, DOOR, &codec::encode(Kind::Door, &door));
+        self.index.door = Some(door);
+    }
+
     /// How often a delivery that waits was tried, and the status of its last answer; what does not verify cannot say.
     fn tried(&self, id: DeliveryId, place: Place) -> Result<(u32, u16), StoreError> {
         if place == Place::Page {
@@ -111,11 +116,6 @@ impl Ledger<'_> {
         let sealed = self.raw(id, place)?;
         let delivery = sealed.and_then(|sealed| codec::decode::<Delivery>(Kind::Delivery, &sealed).ok());
         Ok(delivery.map_or((0, 0), |delivery| delivery.tried()))
-    }
-
-    pub(super) fn put_door(&mut self, door: Door) {
-        self.draft.put_long(Table::Meta, DOOR, &codec::encode(Kind::Door, &door));
-        self.index.door = Some(door);
     }
 
     pub(super) fn audit(&mut self, who: &str, what: &str, count: usize) {
