@@ -2,37 +2,68 @@
 //!
 //! *Invariants.* `now` never goes back and never jumps: it is the wall clock as it stood at the start of the process plus
 //! the monotonic time since. So a step of the wall clock neither strands nor storms what is due. `wall` is the clock on
-//! the wall; only what comes from outside as a date is compared with it.
+//! the wall; only what comes from outside as a date is compared with it. Between two lives an [`Anchor`] tells a step from
+//! time that has passed.
 
+use crate::rules::anchor::Anchor;
 use crate::time::{Timestamp, millis};
+use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
+
+/// Changes with every start of the machine.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// The wall is read between two looks at the time since the boot; farther apart they would say too little.
+const LOOKS_APART: Duration = Duration::from_millis(10);
+const LOOKS_MAX: usize = 20;
 
 #[derive(Clone, Debug)]
 pub struct Clock(Kind);
 
 #[derive(Clone, Debug)]
 enum Kind {
-    System { wall_at_start: Timestamp, start: Instant },
-    Manual(Arc<watch::Sender<Timestamp>>),
+    System { anchor: Anchor, start: Instant },
+    Manual { now: Arc<watch::Sender<Timestamp>>, stepped_ms: Arc<AtomicU64> },
 }
 
 impl Clock {
     #[allow(clippy::disallowed_methods)] // the one place that reads time
     pub fn system() -> Self {
-        Self(Kind::System { wall_at_start: Timestamp::from_system(SystemTime::now()), start: Instant::now() })
+        // a run of the machine that cannot be told is one of its own
+        let boot = std::fs::read_to_string(BOOT_ID).map(|id| id.trim().to_owned()).unwrap_or_default();
+        let mut looks = 0;
+        loop {
+            let (since_boot, start, wall) = (since_boot(), Instant::now(), Timestamp::from_system(SystemTime::now()));
+            looks += 1;
+            if self::since_boot().saturating_sub(since_boot) < LOOKS_APART || looks == LOOKS_MAX {
+                return Self(Kind::System { anchor: Anchor { boot, since_boot, wall }, start });
+            }
+        }
     }
 
     /// A clock that stands at `now` until it is moved with [`Clock::advance`].
     pub fn manual(now: Timestamp) -> Self {
-        Self(Kind::Manual(Arc::new(watch::Sender::new(now))))
+        Self(Kind::Manual { now: Arc::new(watch::Sender::new(now)), stepped_ms: Arc::default() })
+    }
+
+    /// Where this clock began; none where that cannot be compared with another life's.
+    pub fn anchor(&self) -> Option<Anchor> {
+        match &self.0 {
+            Kind::System { anchor, .. } => Some(anchor.clone()).filter(|anchor| !anchor.boot.is_empty()),
+            Kind::Manual { now, stepped_ms } => {
+                let wall = *now.borrow();
+                let since_boot = Duration::from_millis(wall.0.saturating_sub(stepped_ms.load(Ordering::Relaxed)));
+                Some(Anchor { boot: "manual".to_owned(), since_boot, wall })
+            }
+        }
     }
 
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            Kind::System { wall_at_start, start } => wall_at_start.after(start.elapsed()),
-            Kind::Manual(now) => *now.borrow(),
+            Kind::System { anchor, start } => anchor.wall.after(start.elapsed()),
+            Kind::Manual { now, .. } => *now.borrow(),
         }
     }
 
@@ -41,7 +72,7 @@ impl Clock {
     pub fn wall(&self) -> Timestamp {
         match &self.0 {
             Kind::System { .. } => Timestamp::from_system(SystemTime::now()),
-            Kind::Manual(now) => *now.borrow(),
+            Kind::Manual { now, .. } => *now.borrow(),
         }
     }
 
@@ -49,7 +80,7 @@ impl Clock {
     pub fn precise(&self) -> Duration {
         match &self.0 {
             Kind::System { start, .. } => start.elapsed(),
-            Kind::Manual(now) => Duration::from_millis(now.borrow().0),
+            Kind::Manual { now, .. } => Duration::from_millis(now.borrow().0),
         }
     }
 
@@ -62,7 +93,7 @@ impl Clock {
                     tokio::time::sleep(until.since(self.now())).await;
                 }
             }
-            Kind::Manual(now) => {
+            Kind::Manual { now, .. } => {
                 let mut moved = now.subscribe();
                 // the sender lives in `self`, so waiting cannot fail
                 let _ = moved.wait_for(|now| *now >= until).await;
@@ -72,10 +103,23 @@ impl Clock {
 
     /// Moves a manual clock on; has no effect on the system's.
     pub fn advance(&self, by: Duration) {
-        if let Kind::Manual(now) = &self.0 {
+        if let Kind::Manual { now, .. } = &self.0 {
             now.send_modify(|now| *now = Timestamp(now.0 + millis(by)));
         }
     }
+
+    /// Steps a manual clock forward between two lives: no time passes. Has no effect on the system's.
+    pub fn step(&self, by: Duration) {
+        if let Kind::Manual { stepped_ms, .. } = &self.0 {
+            stepped_ms.fetch_add(millis(by), Ordering::Relaxed);
+            self.advance(by);
+        }
+    }
+}
+
+fn since_boot() -> Duration {
+    let since = clock_gettime(ClockId::Boottime);
+    Duration::new(since.tv_sec.unsigned_abs(), since.tv_nsec.unsigned_abs() as u32)
 }
 
 #[cfg(test)]

@@ -90,6 +90,7 @@ impl Daemon {
         let admin_addr = admin_listeners.first().map(TcpListener::local_addr).transpose()?;
         let tls = listening::tls(&settings.intake)?;
         let Opened { store, news, committer, .. } = open_store(&settings.store, &settings, clock.clone()).await?;
+        upkeep::drop_anchor(&store, &clock).await?;
         let token = access::token(&settings.admin.token, &settings.store.path)?;
         let destinations = Destinations::new(destinations(&store, &settings).await?);
         let admission = Arc::new(admission(&store));

@@ -5,7 +5,8 @@ use crate::alert::Facts;
 use crate::http::certificate::Certificate;
 use crate::rules::breaker;
 use crate::store::{Gap, Tally};
-use std::sync::atomic::Ordering;
+use crate::upkeep::Outlook;
+use std::collections::BTreeMap;
 
 /// Refusals for which the sender can do nothing.
 fn is_ours((status, _): (u16, &str)) -> bool {
@@ -33,21 +34,29 @@ impl Admin {
         let lines = self.lines().await.ok()?;
         let totals = self.store.totals();
         let now = self.clock.now();
-        let refused = self.counts.refused();
+        let mut refused = BTreeMap::new();
+        for ((_, code), n) in self.counts.refused().into_iter().filter(|(key, _)| is_ours(*key)) {
+            *refused.entry(code.to_owned()).or_default() += n;
+        }
+        let outlook = self.trend.disk_full_in();
         Some(Facts {
             dead_lettered: totals.dead_lettered,
+            dead: totals.sum(|t| t.dead),
             queue_depth: totals.sum(Tally::queued),
             oldest_age: lines.values().filter_map(|line| line.oldest).min().map(|at| now.since(at)).unwrap_or_default(),
             closed: self.admission.state().code(),
-            refused: refused.iter().filter(|(key, _)| is_ours(**key)).map(|(_, n)| n).sum(),
+            refused,
             damaged: totals.damaged,
             forgotten_early: self.store.remembering().forgotten_early,
             certificates: {
                 let all = self.certificates().into_iter();
                 all.map(|c| (format!("{} ({})", c.of, c.role.word()), c.ends)).collect()
             },
-            dlq_beyond: self.beyond.load(Ordering::Relaxed),
-            disk_full_in: self.trend.disk_full_in(),
+            dlq_beyond: self.beyond.left(),
+            dlq_dropped: self.beyond.dropped(),
+            cuts: self.destinations.now().values().map(|d| (d.name.clone(), d.attempts.cut())).collect(),
+            disk_full_in: outlook.time(),
+            disk_foreseen: outlook != Outlook::Unknown,
             breakers: {
                 let open = lines.iter().filter(|(_, line)| !matches!(line.breaker, breaker::State::Closed));
                 let mut names: Vec<String> = open.map(|(d, _)| self.destination_name(*d)).collect();

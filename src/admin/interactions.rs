@@ -3,7 +3,7 @@
 use super::{Admin, Failure, Name, Shared};
 use crate::dispatch::Question;
 use crate::event::{DestinationId, Digest64, EventId, Sequence};
-use crate::scheduler::Interaction;
+use crate::scheduler::{Interaction, Ordered};
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
@@ -24,8 +24,15 @@ pub(super) struct InteractionItem {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct InteractionState {
     destination: String,
-    /// Null where nothing of it was delivered, where that is no longer remembered, or where `ordering.on_stale` is `deliver`.
+    /// `interaction`: its events go one after the other. `none` (`ordering.mode`): none waits for another, and of each only
+    /// its own event tells; `in_flight`, `waiting`, `waiting_count` and `held_by` are then always empty, and
+    /// `/v1/events?interaction=KEY` lists what is under way.
+    ordering: &'static str,
+    /// The newest delivery, by which a later one is known to be stale. Null where nothing was delivered, where that is no
+    /// longer remembered, and always where `ordering.on_stale` is `deliver`: nothing is stale there, and nothing is
+    /// remembered for it. `/v1/events?interaction=KEY&state=delivered` then lists what was delivered.
     last_delivered: Option<LastDelivered>,
+    /// Null where none is, and always where `ordering` is `none`.
     in_flight: Option<Member>,
     /// The first hundred of those that wait, as far as they have been read ahead, in their order.
     waiting: Vec<Member>,
@@ -65,6 +72,7 @@ pub(super) async fn show(State(admin): Shared, Name(key): Name) -> Result<Json<I
         .into_iter()
         .map(|(d, interaction)| InteractionState {
             destination: admin.destination_name(d),
+            ordering: if interaction.ordered == Ordered::Not { "none" } else { "interaction" },
             last_delivered: admin.destinations.get(d).and_then(|destination| destination.last(lane)).map(|last| {
                 let newest_event_time = last.newest().map(|time| time.to_string());
                 LastDelivered { event: member(last.sequence), at: last.at.to_string(), newest_event_time }

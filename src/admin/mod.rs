@@ -45,7 +45,7 @@ use crate::intake::admission::Admission;
 use crate::intake::{Counts, SharedIntake};
 use crate::store::{Store, StoreError};
 use crate::time::Timestamp;
-use crate::upkeep::Trend;
+use crate::upkeep::{Beyond, Trend};
 use axum::Router;
 use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::http::header;
@@ -56,7 +56,7 @@ use axum::routing::get;
 use failure::Failure;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
 use tokio::sync::{mpsc, oneshot};
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -80,7 +80,7 @@ pub struct Admin {
     pub tls: Option<Arc<Tls>>,
     pub trend: Arc<Trend>,
     /// Dead letters found beyond the bounds of their queue.
-    pub beyond: Arc<AtomicU64>,
+    pub beyond: Arc<Beyond>,
     pub started_at: Timestamp,
     /// Set when everything runs.
     pub ready: Arc<AtomicBool>,

@@ -10,7 +10,7 @@ use crate::event::DestinationId;
 use crate::intake::admission::State as Door;
 use crate::rules::breaker;
 use crate::scheduler::{Behind, Gate, Shut};
-use crate::store::{Remembering, Store, Totals};
+use crate::store::{Fixed, Position, Remembering, Store, Totals};
 use crate::time::{Timestamp, millis};
 use crate::upkeep::Rates;
 use axum::Json;
@@ -139,6 +139,8 @@ struct DeadLetters {
 #[derive(Debug, Serialize, ToSchema)]
 struct Disk {
     free_bytes: u64,
+    /// Free bytes below which intake closes.
+    reserve_bytes: u64,
     used_bytes: u64,
 }
 
@@ -181,7 +183,8 @@ impl From<Rates> for RatesItem {
 struct Forecast {
     /// Null where the queue does not shrink.
     drained_in_s: Option<u64>,
-    /// Null where the disk does not fill.
+    /// When the free bytes of the disk come down to `intake.disk_reserve`, whoever takes them; then intake closes. Null
+    /// where they do not fall steadily, or where that is further away than the trend can tell: two days at most.
     disk_full_in_s: Option<u64>,
 }
 
@@ -203,13 +206,16 @@ pub(super) struct DestinationItem {
 
 #[derive(Debug, Serialize, ToSchema)]
 struct BreakerItem {
-    /// `closed`, `open` or `half_open`.
+    /// `closed`, `open` or `half_open`, as the next request would find it.
     state: &'static str,
+    /// Since when it stands so; null where it was closed when the daemon started and nobody set it.
     #[schema(format = DateTime)]
     since: Option<String>,
+    /// When its state ends by itself: an open one is half-open from then on, one that is kept closed is left to itself.
     /// Null where no time ends it.
     #[schema(format = DateTime)]
     until: Option<String>,
+    /// Null where it is closed and left to itself.
     reason: Option<String>,
     /// Who set it; null where the calls did.
     set_by: Option<String>,
@@ -217,8 +223,14 @@ struct BreakerItem {
 
 impl BreakerItem {
     fn of(store: &Store, d: DestinationId, line: &LineStatus) -> Self {
-        let fixed = store.stance(d).breaker.filter(|_| line.breaker != breaker::State::Closed);
-        let until = if let breaker::State::Open { until } = line.breaker { Some(until) } else { None };
+        let kept_closed = line.breaker == breaker::State::Closed && line.kept_closed_until.is_some();
+        let in_force = |fixed: &Fixed| match fixed.position {
+            Position::Open => line.breaker != breaker::State::Closed,
+            Position::Closed => kept_closed,
+        };
+        let fixed = store.stance(d).breaker.filter(in_force);
+        let until =
+            if let breaker::State::Open { until } = line.breaker { Some(until) } else { line.kept_closed_until };
         Self {
             state: line.breaker.word(),
             since: Some(line.breaker_since).filter(|since| *since > Timestamp::ZERO).map(|since| since.to_string()),
@@ -273,19 +285,32 @@ struct DestinationCounters {
     discarded: u64,
 }
 
+/// The states of the daemon.
+pub(super) const STATES: [&str; 3] = ["starting", "running", "draining"];
+
+impl Admin {
+    pub(super) fn state(&self, door: Door) -> &'static str {
+        let [starting, running, draining] = STATES;
+        match door {
+            Door::Draining => draining,
+            _ if !self.ready.load(Ordering::Relaxed) => starting,
+            _ => running,
+        }
+    }
+}
+
+pub(super) fn is_paused(line: &LineStatus) -> bool {
+    matches!(line.shut, Some(Shut { gate: Gate::Paused, .. }))
+}
+
 /// Everything at a glance
 #[utoipa::path(get, path = "/v1/status", tag = "status", responses((status = 200, body = Status), Failure))]
 pub(super) async fn status(State(admin): Shared) -> Result<Json<Status>, Failure> {
     let s = Snapshot::take(&admin).await?;
-    let state = match s.door {
-        Door::Draining => "draining",
-        _ if !admin.ready.load(Ordering::Relaxed) => "starting",
-        _ => "running",
-    };
     let totals = &s.totals;
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION"),
-        state,
+        state: admin.state(s.door),
         started_at: admin.started_at.to_string(),
         durability: admin.store.durability().word(),
         last_gap: admin.last_gap().await.map(GapItem::of),
@@ -310,12 +335,12 @@ pub(super) async fn status(State(admin): Shared) -> Result<Json<Status>, Failure
             held: s.sum(|line| line.held),
         },
         dlq: DeadLetters { depth: totals.sum(|t| t.dead), bytes: totals.dlq_bytes },
-        disk: Disk { free_bytes: s.free_bytes, used_bytes: s.used_bytes },
+        disk: Disk { free_bytes: s.free_bytes, reserve_bytes: admin.trend.disk_reserve(), used_bytes: s.used_bytes },
         history: s.remembering.into(),
         rates: admin.trend.rates(None).into(),
         forecast: Forecast {
             drained_in_s: admin.trend.drained_in(totals.sum(crate::store::Tally::queued)).map(|d| d.as_secs()),
-            disk_full_in_s: admin.trend.disk_full_in().map(|d| d.as_secs()),
+            disk_full_in_s: admin.trend.disk_full_in().time().map(|d| d.as_secs()),
         },
         destinations: all(&admin, &s),
         certificates: s.certificates,
@@ -352,7 +377,7 @@ fn one(admin: &Admin, s: &Snapshot, destination: &Destination) -> DestinationIte
     DestinationItem {
         name: destination.name.clone(),
         url: destination.url(),
-        paused: matches!(line.shut, Some(Shut { gate: Gate::Paused, .. })),
+        paused: is_paused(&line),
         breaker: BreakerItem::of(&admin.store, d, &line),
         concurrency: Concurrency {
             limit: line.limit,

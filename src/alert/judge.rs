@@ -1,40 +1,52 @@
 //! Which conditions hold, and what is to be told of them. Pure: it takes the facts and `now`.
 //!
+//! A condition holds of one thing or of several (breakers of destinations, sources that are silent), each by its name:
 //! ```text
-//! quiet ──holds──> told ──holds no longer, for QUIET──> (all-clear) quiet
+//! quiet ──holds──> told ──holds no longer, for QUIET──> (all-clear, with the last of them) quiet
 //!         └─ but not within `digest` of the last message of its kind: then it is told when that is over
 //! ```
 //! What can only happen and not last (a dead letter, a refusal, a damaged record) holds as long as more of it came within
-//! [`QUIET`].
+//! [`QUIET`]; that no more came is told as just that.
 
+use super::sight::{self, News, Sight};
 use crate::config::settings::{Alert, Condition};
 use crate::store::Gap;
 use crate::time::Timestamp;
-use serde::Serialize;
-use std::collections::BTreeMap;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// So long must a condition not hold until it is called off; what comes and goes is one alarm.
-const QUIET: Duration = Duration::from_secs(60);
+pub const QUIET: Duration = Duration::from_secs(60);
 
 /// How things stand, as far as somebody can be woken for it.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
+    /// Since the store was made.
     pub dead_lettered: u64,
+    /// Dead letters that there are.
+    pub dead: u64,
     pub queue_depth: u64,
     pub oldest_age: Duration,
     /// Why intake is closed.
     pub closed: Option<&'static str>,
-    /// Requests refused for no fault of the sender.
-    pub refused: u64,
+    /// Requests refused for no fault of the sender since the start, by code.
+    pub refused: BTreeMap<String, u64>,
+    /// Since the store was made.
     pub damaged: u64,
-    /// Dead letters beyond age or bytes, and those that were dropped for it.
+    /// Dead letters that lie beyond age or bytes.
     pub dlq_beyond: u64,
-    /// Events forgotten before their time.
+    /// Those that were dropped for it, since the start.
+    pub dlq_dropped: u64,
+    /// Events forgotten before their time, since the start.
     pub forgotten_early: u64,
+    /// Wishes of `Retry-After` that were cut since the start, by destination.
+    pub cuts: BTreeMap<String, u64>,
     /// Certificates in use: whose, and when they end.
     pub certificates: Vec<(String, Timestamp)>,
     pub disk_full_in: Option<Duration>,
+    /// Whether enough has been seen of the disk to say so.
+    pub disk_foreseen: bool,
     /// Destinations whose breaker is not closed.
     pub breakers: Vec<String>,
     /// The last time in which events could not be accepted.
@@ -43,49 +55,76 @@ pub struct Facts {
     pub heard: BTreeMap<String, Timestamp>,
 }
 
-impl Facts {
-    /// Certificates that end within a time, in words.
-    fn ending(&self, within: Duration, now: Timestamp) -> Vec<String> {
-        let soon = self.certificates.iter().filter(|(_, ends)| ends.since(now) < within);
-        soon.map(|(of, ends)| format!("that of {of} ends at {ends}")).collect()
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Firing,
+    Resolved,
+}
+
+impl State {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Firing => "firing",
+            Self::Resolved => "resolved",
+        }
     }
 }
 
 /// What is told: JSON, with a `text` that chat tools show.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     pub text: String,
     /// The condition, as it stands in the configuration.
     pub alert: String,
-    /// `firing` or `resolved`.
-    pub state: &'static str,
+    pub state: State,
     pub at: String,
     pub since: String,
     /// How many, where it counts.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
+    /// What it holds of, by name, where it holds of several things; of these the new ones; and those of which it holds no
+    /// longer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub new: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub over: Vec<String>,
+}
+
+/// A time for which a condition holds of one thing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Spell {
+    since: Timestamp,
+    /// When it was last seen to hold.
+    last: Timestamp,
+    told: bool,
+    /// It is a state; otherwise something happened.
+    lasting: bool,
+}
+
+impl Spell {
+    fn is_past(&self, now: Timestamp) -> bool {
+        now.since(self.last) >= QUIET
+    }
+}
+
+/// What is known of a condition from one look to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    spells: BTreeMap<String, Spell>,
+    /// The counters as they were at the last look; none before the first.
+    seen: Option<BTreeMap<String, u64>>,
+    /// What happened and has not been told.
+    owed: BTreeMap<String, u64>,
+    told_at: Option<Timestamp>,
 }
 
 #[derive(Debug)]
 struct Alarm {
     condition: Condition,
-    /// What the counter of the condition was when it was last told, or at the start.
-    counted: u64,
-    /// What it was at the last look.
-    seen: u64,
-    state: State,
-    told_at: Option<Timestamp>,
-}
-
-#[derive(Debug)]
-enum State {
-    Quiet,
-    /// It holds, or held until `last`; told, or still to be told.
-    Holds {
-        since: Timestamp,
-        last: Timestamp,
-        told: bool,
-    },
+    known: Known,
 }
 
 /// The conditions of one `[[alert]]`.
@@ -96,24 +135,17 @@ pub struct Watch {
     began: Timestamp,
 }
 
-/// A condition's look at the facts.
-struct Sight {
-    holds: bool,
-    /// Of what only happens: how often so far.
-    counter: u64,
-    words: String,
-}
-
 impl Watch {
-    pub fn new(alert: &Alert, now: Timestamp) -> Self {
-        let alarm = |condition: &Condition| Alarm {
-            condition: *condition,
-            counted: u64::MAX,
-            seen: u64::MAX,
-            state: State::Quiet,
-            told_at: None,
-        };
-        Self { alarms: alert.on.iter().map(alarm).collect(), digest: alert.digest, began: now }
+    /// `known` is what an earlier watch knew, by the condition as it stands in the configuration.
+    pub fn new(alert: &Alert, mut known: BTreeMap<String, Known>, now: Timestamp) -> Self {
+        let mut alarms: Vec<Alarm> = Vec::new();
+        for condition in &alert.on {
+            if alarms.iter().all(|alarm| alarm.condition != *condition) {
+                let known = known.remove(&condition.to_string()).unwrap_or_default().resumed(*condition, now);
+                alarms.push(Alarm { condition: *condition, known });
+            }
+        }
+        Self { alarms, digest: alert.digest, began: now }
     }
 
     /// What is to be told now.
@@ -121,115 +153,135 @@ impl Watch {
         let (began, digest) = (self.began, self.digest);
         self.alarms.iter_mut().filter_map(|alarm| alarm.look(facts, now, began, digest)).collect()
     }
+
+    /// What is to be known to the next watch.
+    pub fn known(&self) -> BTreeMap<String, Known> {
+        self.alarms.iter().map(|alarm| (alarm.condition.to_string(), alarm.known.clone())).collect()
+    }
+}
+
+impl Known {
+    /// As it goes on after a start at `now`.
+    fn resumed(mut self, condition: Condition, now: Timestamp) -> Self {
+        let counted_for_ever = matches!(condition, Condition::DeadLetter | Condition::Damaged);
+        if !counted_for_ever {
+            self.seen = self.seen.map(|_| BTreeMap::new()); // their counters begin again at zero
+        }
+        for spell in self.spells.values_mut() {
+            (spell.since, spell.last) = (spell.since.min(now), now);
+        }
+        self.told_at = self.told_at.map(|at| at.min(now));
+        self
+    }
+
+    /// Takes in what is seen.
+    fn see(&mut self, sight: &Sight, now: Timestamp) {
+        // what happened before the first look ever was told before it, or is no news
+        let seen = self.seen.replace(sight.counters.clone()).unwrap_or_else(|| sight.counters.clone());
+        let mut holding: BTreeMap<&String, bool> = self.owed.keys().map(|name| (name, false)).collect();
+        holding.retain(|name, _| !self.spells.contains_key(*name));
+        let mut rose = BTreeMap::new();
+        for (name, counter) in &sight.counters {
+            let more = counter.saturating_sub(seen.get(name).copied().unwrap_or(0));
+            if more > 0 {
+                rose.insert(name.clone(), more);
+                holding.insert(name, false);
+            }
+        }
+        holding.extend(sight.holds.keys().map(|name| (name, true)));
+        for (name, lasting) in holding {
+            let begun = || Spell { since: now, last: now, told: false, lasting };
+            let spell = self.spells.entry(name.clone()).or_insert_with(begun);
+            (spell.last, spell.lasting) = (now, lasting);
+        }
+        for (name, more) in rose {
+            *self.owed.entry(name).or_default() += more;
+        }
+        // what came and went untold is no news; and of what only happens a name may leave in silence, as long as others stay
+        let some_stay = self.spells.values().any(|spell| !spell.is_past(now));
+        let owed = &self.owed;
+        self.spells.retain(|name, spell| {
+            !spell.is_past(now) || owed.contains_key(name) || (spell.told && (spell.lasting || !some_stay))
+        });
+    }
+
+    fn news(&self, sight: &Sight, now: Timestamp) -> News {
+        let holds = |name: &String| sight.holds.contains_key(name);
+        let said = |name: &String| (name.clone(), sight.holds.get(name).unwrap_or(name).clone());
+        let names = |of: &dyn Fn(&String, &Spell) -> bool| -> Vec<String> {
+            self.spells.iter().filter(|(name, spell)| of(name, spell)).map(|(name, _)| name.clone()).collect()
+        };
+        News {
+            all: names(&|name, spell| holds(name) || (spell.told && spell.lasting && !spell.is_past(now)))
+                .iter()
+                .map(said)
+                .collect(),
+            new: names(&|name, spell| !spell.told && holds(name)),
+            over: names(&|_, spell| spell.told && spell.lasting && spell.is_past(now)),
+            happened: self.owed.clone(),
+        }
+    }
+
+    /// It has been told.
+    fn told(&mut self, news: &News, now: Timestamp) {
+        for name in news.new.iter().chain(news.happened.keys()) {
+            if let Some(spell) = self.spells.get_mut(name) {
+                spell.told = true;
+            }
+        }
+        self.spells.retain(|name, _| !news.over.contains(name));
+        self.owed.clear();
+        self.told_at = Some(now);
+    }
 }
 
 impl Alarm {
     fn look(&mut self, facts: &Facts, now: Timestamp, began: Timestamp, digest: Duration) -> Option<Message> {
-        let mut sight = sight(self.condition, facts, now, began);
-        if self.counted == u64::MAX {
-            // what happened before the start was told before the start
-            (self.counted, self.seen) = (sight.counter, sight.counter);
+        let (condition, known) = (self.condition, &mut self.known);
+        let told = known.spells.iter().filter(|(_, spell)| spell.told).map(|(name, _)| name.clone()).collect();
+        let sight = Sight::take(condition, facts, now, began, &told);
+        known.see(&sight, now);
+        let since = known.spells.values().map(|spell| spell.since).min()?;
+        let mut news = known.news(&sight, now);
+        if !known.owed.is_empty() || known.spells.values().any(|spell| !spell.is_past(now)) {
+            let due = known.told_at.is_none_or(|at| now.since(at) >= digest);
+            if !due || (news.new.is_empty() && news.over.is_empty() && news.happened.is_empty()) {
+                return None;
+            }
+            known.told(&news, now);
+            let text = sight::firing(condition, facts, &news);
+            return Some(message(condition, State::Firing, text, &news, since, now));
         }
-        sight.holds |= sight.counter > self.seen;
-        self.seen = self.seen.max(sight.counter);
-        match &mut self.state {
-            State::Quiet if sight.holds => self.state = State::Holds { since: now, last: now, told: false },
-            State::Holds { last, .. } if sight.holds => *last = now,
-            _ => {}
-        }
-        let State::Holds { since, last, told } = &mut self.state else { return None };
-        let (since, over) = (*since, now.since(*last) >= QUIET);
-        let happened = sight.counter - self.counted;
-        let due = self.told_at.is_none_or(|at| now.since(at) >= digest);
-        if due && (!*told || happened > 0) {
-            *told = true;
-            self.told_at = Some(now);
-            self.counted = sight.counter;
-            return Some(message(self.condition, "firing", &sight.words, happened, since, now));
-        }
-        if !over {
+        // it holds of nothing any more
+        let spells = std::mem::take(&mut known.spells);
+        let last = spells.values().filter(|spell| spell.lasting).map(|spell| spell.last).max();
+        news.over = spells.into_iter().filter(|(_, spell)| spell.told).map(|(name, _)| name).collect();
+        if news.over.is_empty() {
             return None;
         }
-        let was_told = *told;
-        self.state = State::Quiet;
-        was_told.then(|| message(self.condition, "resolved", "is over", 0, since, now))
+        let text = match last {
+            Some(last) => sight::all_clear(condition, &news, last.since(since)),
+            None => sight::calm(condition, facts),
+        };
+        Some(message(condition, State::Resolved, text, &news, since, now))
     }
 }
 
-fn message(
-    condition: Condition,
-    state: &'static str,
-    words: &str,
-    happened: u64,
-    since: Timestamp,
-    now: Timestamp,
-) -> Message {
-    let count = (happened > 0).then_some(happened);
-    let many = count.map_or_else(String::new, |n| format!("{n} "));
-    let lasted = humantime::format_duration(Duration::from_secs(now.since(since).as_secs()));
-    let text = match state {
-        "resolved" => format!("holdline: all clear: {condition} {words} (it lasted {lasted})"),
-        _ => format!("holdline: {condition}: {many}{words}"),
+fn message(condition: Condition, state: State, text: String, news: &News, since: Timestamp, now: Timestamp) -> Message {
+    let named = |names: &mut dyn Iterator<Item = &String>| -> Vec<String> {
+        names.filter(|name| *name != sight::WHOLE).cloned().collect::<BTreeSet<_>>().into_iter().collect()
     };
-    Message { text, alert: condition.to_string(), state, at: now.to_string(), since: since.to_string(), count }
-}
-
-fn sight(condition: Condition, facts: &Facts, now: Timestamp, began: Timestamp) -> Sight {
-    let lasts = |holds: bool, words: String| Sight { holds, counter: 0, words };
-    let happens = |counter: u64, words: &str| Sight { holds: false, counter, words: words.to_owned() };
-    let whole = |d: Duration| humantime::format_duration(Duration::from_secs(d.as_secs()));
-    match condition {
-        Condition::DeadLetter => happens(facts.dead_lettered, "dead-lettered; see `holdline dlq list`"),
-        Condition::IntakeRefused => happens(facts.refused, "requests refused; see `holdline gaps`"),
-        Condition::Damaged => happens(facts.damaged, "records did not verify and were set aside; see the log"),
-        Condition::DlqBounds => happens(facts.dlq_beyond, "dead letters beyond [dlq] retention or max_bytes"),
-        Condition::HistoryFull => {
-            happens(facts.forgotten_early, "events forgotten before their time: history.max_bytes is reached")
-        }
-        Condition::Certificate(within) => {
-            let ending = facts.ending(within, now);
-            lasts(!ending.is_empty(), format!("{}; renew it", ending.join(", ")))
-        }
-        Condition::DiskLow => {
-            let holds = facts.closed == Some("disk_low");
-            lasts(holds, "the disk is nearly full and intake is closed; deliveries go on".to_owned())
-        }
-        Condition::BreakerOpen => {
-            let open = facts.breakers.join(", ");
-            lasts(!facts.breakers.is_empty(), format!("{open}; see `holdline explain --destination NAME`"))
-        }
-        Condition::QueueDepth(above) => {
-            lasts(facts.queue_depth > above, format!("{} deliveries wait; see `holdline status`", facts.queue_depth))
-        }
-        Condition::OldestAge(above) => {
-            let age = facts.oldest_age;
-            lasts(age > above, format!("the oldest has waited for {}; see `holdline status`", whole(age)))
-        }
-        Condition::DiskFull(within) => {
-            let full = facts.disk_full_in.unwrap_or(Duration::MAX);
-            lasts(full < within, format!("at this pace the disk is full in {}", whole(full.min(within))))
-        }
-        Condition::Gap(above) => {
-            let holds = |gap: &&Gap| gap.length(now) > above && now.since(gap.until.min(now)) < QUIET;
-            let gap = facts.gap.as_ref();
-            lasts(gap.filter(holds).is_some(), gap.map(reconcile).unwrap_or_default())
-        }
-        Condition::Silence(above) => {
-            let silent = facts.heard.iter().filter(|(_, at)| now.since((**at).max(began)) > above);
-            let silent: Vec<&str> = silent.map(|(name, _)| name.as_str()).collect();
-            lasts(!silent.is_empty(), format!("nothing has come from {}", silent.join(", ")))
-        }
+    Message {
+        text,
+        alert: condition.to_string(),
+        state,
+        at: now.to_string(),
+        since: since.to_string(),
+        count: Some(news.count()).filter(|n| *n > 0),
+        names: named(&mut news.all.iter().map(|(name, _)| name).chain(news.happened.keys())),
+        new: named(&mut news.new.iter()),
+        over: named(&mut news.over.iter()),
     }
-}
-
-/// What a gap means to those who sent in it.
-fn reconcile(gap: &Gap) -> String {
-    let until = if gap.until == Timestamp::NEVER { "now".to_owned() } else { gap.until.to_string() };
-    format!(
-        "no event could be accepted from {} until {until} ({}). EventBridge sends again for 24 h, Open Messaging gives up \
-         after 85 s: reconcile these minutes with its source; see `holdline gaps`",
-        gap.from, gap.reason
-    )
 }
 
 #[cfg(test)]
@@ -244,7 +296,7 @@ mod tests {
 
     fn watch(on: &[Condition]) -> Watch {
         let to = crate::config::settings::AlertTo::Command(vec!["true".to_owned()]);
-        Watch::new(&Alert { to, on: on.to_vec(), digest: DIGEST }, at(0))
+        Watch::new(&Alert { to, on: on.to_vec(), digest: DIGEST }, BTreeMap::new(), at(0))
     }
 
     fn gap(from: Timestamp, until: Timestamp) -> Gap {
@@ -252,7 +304,7 @@ mod tests {
     }
 
     fn told(watch: &mut Watch, facts: &Facts, seconds: u64) -> Vec<(&'static str, Option<u64>)> {
-        watch.look(facts, at(seconds)).into_iter().map(|m| (m.state, m.count)).collect()
+        watch.look(facts, at(seconds)).into_iter().map(|m| (m.state.word(), m.count)).collect()
     }
 
     #[test]
@@ -298,6 +350,164 @@ mod tests {
         assert_eq!(all, [("firing", None)]);
     }
 
+    fn texts(watch: &mut Watch, facts: &Facts, seconds: u64) -> Vec<String> {
+        watch.look(facts, at(seconds)).into_iter().map(|m| m.text.replace("holdline: ", "")).collect()
+    }
+
+    fn breakers(names: &[&str]) -> Facts {
+        Facts { breakers: names.iter().map(|name| (*name).to_owned()).collect(), ..Facts::default() }
+    }
+
+    #[test]
+    fn another_one_of_the_same_kind_is_told_and_each_is_called_off() {
+        let mut watch = watch(&[Condition::BreakerOpen]);
+        let see = "see `holdline explain --destination NAME`";
+        for (seconds, open, wanted) in [
+            (0, vec!["crm"], vec![format!("breaker_open: crm; {see}")]),
+            (7, vec!["crm", "wall"], vec![]),
+            (60, vec!["crm", "wall"], vec![format!("breaker_open: crm, wall (new: wall); {see}")]),
+            (200, vec!["crm", "wall"], vec![]),
+            (201, vec!["wall"], vec![]),
+            (230, vec!["crm", "wall"], vec![]),
+            (231, vec!["wall"], vec![]),
+            (290, vec!["wall"], vec![format!("breaker_open: wall; {see}; over: crm")]),
+            (291, vec!["crm", "wall"], vec![]),
+            (350, vec!["crm", "wall"], vec![format!("breaker_open: crm, wall (new: crm); {see}")]),
+            (351, vec![], vec![]),
+            (410, vec![], vec!["all clear: breaker_open is over for crm, wall (it lasted 5m 43s)".to_owned()]),
+            (500, vec![], vec![]),
+        ] {
+            assert_eq!(texts(&mut watch, &breakers(&open), seconds), wanted, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn the_message_names_all_and_what_is_new() {
+        let mut watch = watch(&[Condition::BreakerOpen]);
+        watch.look(&breakers(&["crm"]), at(0));
+        let told = watch.look(&breakers(&["crm", "wall"]), at(60)).remove(0);
+        assert_eq!((told.names, told.new, told.over), (vec!["crm".into(), "wall".into()], vec!["wall".into()], vec![]));
+        let told = watch.look(&breakers(&[]), at(120)).remove(0);
+        assert_eq!((told.state, told.names, told.over), (State::Resolved, vec![], vec!["crm".into(), "wall".into()]));
+    }
+
+    #[test]
+    fn what_came_and_went_within_the_digest_is_no_news() {
+        let mut watch = watch(&[Condition::BreakerOpen]);
+        assert_eq!(texts(&mut watch, &breakers(&["crm"]), 0).len(), 1);
+        for seconds in 1..200 {
+            let open: &[&str] = if seconds == 20 { &["crm", "wall"] } else { &["crm"] };
+            assert_eq!(texts(&mut watch, &breakers(open), seconds), [""; 0], "{seconds}");
+        }
+    }
+
+    #[test]
+    fn what_has_happened_is_not_said_to_be_over() {
+        let dead = |dead_lettered, dead| Facts { dead_lettered, dead, ..Facts::default() };
+        let mut of_letters = watch(&[Condition::DeadLetter]);
+        texts(&mut of_letters, &dead(0, 0), 0);
+        assert_eq!(texts(&mut of_letters, &dead(4, 4), 1), ["dead_letter: 4 dead-lettered; see `holdline dlq list`"]);
+        let calm = "dead_letter: no more dead letters for a minute; 4 in the queue, see `holdline dlq list`";
+        assert_eq!(texts(&mut of_letters, &dead(4, 4), 61), [calm]);
+        assert_eq!(texts(&mut of_letters, &dead(5, 5), 70).len(), 1);
+        let calm = "dead_letter: no more dead letters for a minute; none is in the queue";
+        assert_eq!(texts(&mut of_letters, &dead(5, 0), 130), [calm]);
+
+        let refused = |low, full| {
+            let refused = [("disk_low".to_owned(), low), ("overloaded".to_owned(), full)].into();
+            Facts { refused, ..Facts::default() }
+        };
+        let mut of_refusals = watch(&[Condition::IntakeRefused]);
+        texts(&mut of_refusals, &refused(0, 7), 0);
+        let words = ["intake_refused: 5 requests refused (disk_low 3, overloaded 2); see `holdline gaps`"];
+        assert_eq!(texts(&mut of_refusals, &refused(3, 9), 1), words);
+        let calm = "intake_refused: no more refusals for a minute; `holdline gaps` tells what was refused";
+        assert_eq!(texts(&mut of_refusals, &refused(3, 9), 61), [calm]);
+    }
+
+    #[test]
+    fn letters_beyond_the_bounds_are_a_state_as_long_as_they_lie_there() {
+        let beyond = |left, dropped| Facts { dlq_beyond: left, dlq_dropped: dropped, ..Facts::default() };
+        let mut watch = watch(&[Condition::DlqBounds]);
+        let words =
+            "dlq_full: 3 dead letters lie beyond [dlq] retention or max_bytes; redrive or purge them, or set dlq.evict";
+        assert_eq!(texts(&mut watch, &beyond(3, 0), 0), [words]);
+        for seconds in 1..1000 {
+            assert_eq!(texts(&mut watch, &beyond(3 + seconds / 60, 0), seconds), [""; 0], "{seconds}");
+        }
+        assert_eq!(texts(&mut watch, &beyond(0, 0), 1058), [""; 0]);
+        assert_eq!(texts(&mut watch, &beyond(0, 0), 1059), ["all clear: dlq_full is over (it lasted 16m 39s)"]);
+        let words = "dlq_full: 2 dead letters beyond [dlq] retention or max_bytes were dropped, as dlq.evict says";
+        assert_eq!(texts(&mut watch, &beyond(0, 2), 2000), [words]);
+        assert_eq!(texts(&mut watch, &beyond(0, 2), 2060), ["dlq_full: no more dead letters dropped for a minute"]);
+    }
+
+    #[test]
+    fn a_wish_that_is_cut_is_told_with_its_destination() {
+        let cuts =
+            |crm, wall| Facts { cuts: [("crm".to_owned(), crm), ("wall".to_owned(), wall)].into(), ..Facts::default() };
+        let mut watch = watch(&[Condition::RetryAfterCut]);
+        assert_eq!(texts(&mut watch, &cuts(1, 0), 0), [""; 0]);
+        let told = watch.look(&cuts(1, 2), at(1)).remove(0);
+        assert!(
+            told.text.starts_with("holdline: retry_after_cut: 2 wishes of Retry-After were cut (wall 2): "),
+            "{told:?}"
+        );
+        assert_eq!((told.count, told.names), (Some(2), vec!["wall".to_owned()]));
+        assert_eq!(texts(&mut watch, &cuts(1, 2), 61), ["retry_after_cut: no more wishes cut for a minute"]);
+    }
+
+    /// The same conditions in another process, which starts at `seconds`.
+    fn next_life(watch: &Watch, on: &[Condition], seconds: u64) -> Watch {
+        let known = serde_json::from_str(&serde_json::to_string(&watch.known()).unwrap()).unwrap();
+        let to = crate::config::settings::AlertTo::Command(vec!["true".to_owned()]);
+        Watch::new(&Alert { to, on: on.to_vec(), digest: DIGEST }, known, at(seconds))
+    }
+
+    #[test]
+    fn what_is_counted_for_ever_goes_on_after_a_restart_and_the_rest_from_zero() {
+        let on = [Condition::DeadLetter, Condition::HistoryFull];
+        let facts = |dead_lettered, forgotten_early| Facts { dead_lettered, forgotten_early, ..Facts::default() };
+        let mut watch = watch(&on);
+        assert_eq!(told(&mut watch, &facts(9, 9), 0), []);
+        assert_eq!(told(&mut watch, &facts(10, 10), 1), [("firing", Some(1)), ("firing", Some(1))]);
+        assert_eq!(told(&mut watch, &facts(12, 12), 2), [], "within the digest");
+        let mut watch = next_life(&watch, &on, 30);
+        assert_eq!(told(&mut watch, &facts(13, 3), 31), []);
+        assert_eq!(told(&mut watch, &facts(13, 3), 61), [("firing", Some(3)), ("firing", Some(5))]);
+        let mut watch = next_life(&watch, &on, 62);
+        assert_eq!(told(&mut watch, &facts(13, 0), 63), []);
+        assert_eq!(told(&mut watch, &facts(13, 0), 122), [("resolved", None), ("resolved", None)]);
+    }
+
+    #[test]
+    fn what_lasts_over_a_restart_is_not_told_again_and_ends_when_it_is_known_to() {
+        let silence = Condition::Silence(Duration::from_secs(100));
+        let on = [Condition::BreakerOpen, silence, Condition::DiskFull(Duration::from_secs(3600))];
+        let facts = |heard, disk_foreseen, disk: Option<u64>, open: &[&str]| Facts {
+            heard: [("genesys".to_owned(), heard)].into(),
+            disk_foreseen,
+            disk_full_in: disk.map(Duration::from_secs),
+            ..breakers(open)
+        };
+        let mut watch = watch(&on);
+        assert_eq!(told(&mut watch, &facts(at(0), true, Some(60), &["crm"]), 101).len(), 3);
+        let mut watch = next_life(&watch, &on, 200);
+        for seconds in 201..600 {
+            let facts = facts(Timestamp::ZERO, false, None, &["crm"]);
+            assert_eq!(told(&mut watch, &facts, seconds), [], "{seconds}: nothing is known of source and disk");
+        }
+        assert_eq!(texts(&mut watch, &facts(at(600), true, None, &[]), 600), [""; 0]);
+        assert_eq!(
+            texts(&mut watch, &facts(at(650), true, None, &[]), 659),
+            [
+                "all clear: breaker_open is over for crm (it lasted 8m 18s)",
+                "all clear: silence > 1m 40s is over for genesys (it lasted 8m 18s)",
+                "all clear: disk_full < 1h is over (it lasted 8m 18s)",
+            ]
+        );
+    }
+
     #[test]
     fn each_condition_holds_when_it_should() {
         let hour = Duration::from_secs(3600);
@@ -332,7 +542,11 @@ mod tests {
                 Facts { certificates: vec![("crm".to_owned(), at(0))], ..Facts::default() },
                 Some("that of crm ends at"),
             ),
-            (Condition::DiskFull(hour), Facts { disk_full_in: Some(hour / 2), ..Facts::default() }, Some("30m")),
+            (
+                Condition::DiskFull(hour),
+                Facts { disk_full_in: Some(hour / 2), ..Facts::default() },
+                Some("intake.disk_reserve in 30m"),
+            ),
             (Condition::DiskFull(hour), Facts { disk_full_in: Some(hour * 2), ..Facts::default() }, None),
             (Condition::DiskFull(hour), Facts::default(), None),
             (Condition::Silence(hour), Facts { heard: heard.clone(), ..Facts::default() }, Some("come from genesys")),

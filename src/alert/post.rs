@@ -47,13 +47,21 @@ impl Post {
         }
     }
 
-    /// Delivers one message after the other, until `stop`.
-    pub async fn run(self, mut messages: mpsc::Receiver<Message>, clock: Clock, stop: CancellationToken) {
+    /// Delivers one message after the other, until `stop`; `done` hears `place` whenever one is delivered or given up.
+    pub async fn run(
+        self,
+        mut messages: mpsc::UnboundedReceiver<Message>,
+        (place, done): (usize, mpsc::UnboundedSender<usize>),
+        clock: Clock,
+        stop: CancellationToken,
+    ) {
         while let Some(Some(message)) = stop.run_until_cancelled(messages.recv()).await {
             let delivered = stop.run_until_cancelled(self.deliver(&message, &clock)).await;
-            if let Some(Err(why)) = delivered {
+            let Some(delivered) = delivered else { return };
+            if let Err(why) = delivered {
                 tracing::error!(alert = message.alert, why, "an alert could not be delivered and is dropped");
             }
+            let _ = done.send(place); // nobody listens after the end
         }
     }
 

@@ -55,8 +55,8 @@ fn condition(value: &Value<'_>) -> Option<Condition> {
         _ => None,
     };
     found.or_else(|| {
-        let known = "dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_full, history_full, \"queue_depth > 10000\", \
-                     \"oldest_age > 5m\", \"silence > 15m\", \"disk_full < 6h\", \"gap > 30s\", \"certificate < 14d\"";
+        let known = "dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_full, history_full, retry_after_cut, \
+                     \"queue_depth > 10000\", \"oldest_age > 5m\", \"silence > 15m\", \"disk_full < 6h\", \"gap > 30s\", \"certificate < 14d\"";
         value.wrong(format!("{} is not a condition", value.written()), format!("write one of {known}"))
     })
 }

@@ -9,9 +9,8 @@ use crate::dispatch::Destinations;
 use crate::intake::Counts;
 use crate::intake::admission::Admission;
 use crate::store::Store;
-use crate::upkeep::{self, Trend};
+use crate::upkeep::{self, Beyond, Trend};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 /// Starts what the daemon looks after by itself.
 pub(super) fn look_after(
@@ -22,8 +21,9 @@ pub(super) fn look_after(
     admission: &Arc<Admission>,
     counts: &Arc<Counts>,
     destinations: &Destinations,
-) -> (Arc<Trend>, Arc<AtomicU64>) {
-    let (trend, beyond) = (Arc::new(Trend::default()), Arc::new(AtomicU64::new(0)));
+) -> (Arc<Trend>, Arc<Beyond>) {
+    let trend = Arc::new(Trend::new(settings.intake.disk_reserve_bytes));
+    let beyond: Arc<Beyond> = Arc::default();
     let of = || (store.clone(), clock.clone(), part.stop.clone());
     let (store, clock, stop) = of();
     part.tasks.spawn(upkeep::watch_trend(store, clock, trend.clone(), stop));
@@ -44,13 +44,11 @@ pub(super) fn look_after(
 
 /// Starts what tells somebody when something is wrong.
 pub(super) fn raise_alerts(part: &Part, state: &Arc<Admin>, settings: &Settings) {
-    if settings.alerts.is_empty() {
-        return;
-    }
-    let (clock, stop, state) = (state.clock.clone(), part.stop.clone(), state.clone());
+    let (clock, store, stop) = (state.clock.clone(), state.store.clone(), part.stop.clone());
+    let state = state.clone();
     let facts = move || {
         let state = state.clone();
         async move { state.facts().await }
     };
-    part.tasks.spawn(alert::watch(settings.alerts.clone(), clock, facts, stop));
+    part.tasks.spawn(alert::watch(settings.alerts.clone(), clock, store, facts, stop));
 }

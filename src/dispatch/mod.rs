@@ -32,7 +32,7 @@ use crate::event::{DestinationId, Digest64, Sequence};
 use crate::rules::breaker;
 use crate::rules::canary::End;
 use crate::rules::retry_after::Wish;
-use crate::scheduler::{Behind, Bound, Interaction, Line, Scheduler, Shut, Standing, Start, Step};
+use crate::scheduler::{Behind, Bound, Interaction, Landing, Line, Scheduler, Shut, Standing, Start, Step};
 use crate::store::{News, Store};
 use crate::time::Timestamp;
 use attempt::{Context, Landed};
@@ -65,6 +65,8 @@ pub struct LineStatus {
     pub behind: Behind,
     pub breaker: breaker::State,
     pub breaker_since: Timestamp,
+    /// Until when an operator keeps the breaker closed, where one does.
+    pub kept_closed_until: Option<Timestamp>,
     /// What would hold back a delivery whose turn it is.
     pub shut: Option<Shut>,
 }
@@ -82,8 +84,9 @@ impl LineStatus {
             bound: pace.bound(now),
             paused_until: pace.paused_until(),
             behind: line.behind_dead_letters(),
-            breaker: pace.breaker().state(),
-            breaker_since: pace.breaker().since(),
+            breaker: pace.breaker().stands(now),
+            breaker_since: pace.breaker().since(now),
+            kept_closed_until: pace.breaker().kept_closed_until(now),
             shut: line.shut(now),
         }
     }
@@ -175,9 +178,16 @@ impl Dispatcher {
     fn start(&self, start: Start, to: mpsc::UnboundedSender<Message>) {
         let destination = self.destinations[&start.destination].clone();
         let reads = self.reads.clone();
+        let noted = destination.policy.pace.notes_starts();
         let context = Context { reads, store: self.store.clone(), clock: self.clock.clone(), destination };
         tokio::spawn(async move {
-            let _ = to.send(Message::Landed(attempt::run(context, start).await)); // nobody listens after the drain
+            let landed = if !noted || stance::note(&context.store, &start).await {
+                attempt::run(context, start).await
+            } else {
+                let hold = Some(Wish { until: Timestamp::NEVER, cut: false });
+                Landed { start, landing: Landing::Postponed, call: None, hold }
+            };
+            let _ = to.send(Message::Landed(landed)); // nobody listens after the drain
         });
     }
 
@@ -214,6 +224,7 @@ impl Dispatcher {
     fn hold(&mut self, d: DestinationId, wish: Wish) {
         let destination = &self.destinations[&d];
         if wish.cut {
+            destination.attempts.count_cut();
             let max = humantime::format_duration(destination.retry.retry_after_max);
             tracing::warn!(destination = destination.name, %max, "Retry-After is longer than retry_after_max and is cut to it");
         }
@@ -278,6 +289,7 @@ impl Dispatcher {
                     all.entry(*d).or_insert_with(|| destination.clone());
                 }
                 for destination in known.values() {
+                    stance::notes_starts(destination, &self.store);
                     self.scheduler.go_by(destination.id, destination.policy.clone(), self.clock.now());
                 }
                 self.destinations = Arc::new(all);

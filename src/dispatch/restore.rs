@@ -37,7 +37,7 @@ pub fn restore(
     store.knows_delayed();
     remember_sequences(store, destinations)?;
     for destination in destinations.values() {
-        stance::restore(scheduler, destination, store.stance(destination.id), now);
+        stance::restore(scheduler, destination, store, now);
         if let Some(hold) = store.hold(destination.id) {
             let until = hold.until.min(now.after(destination.retry.retry_after_max));
             scheduler.hold(destination.id, until);

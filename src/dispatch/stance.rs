@@ -1,12 +1,13 @@
-//! What is decided about calling a destination: pauses by an operator, and the position of its breaker.
+//! What is decided about calling a destination: pauses by an operator, and the position of its breaker; and what its ramp
+//! and its rate go by after a restart.
 //!
 //! *Invariants.* The scheduler, the shutters and the store hear the same; what the breaker does by itself is recorded as
 //! soon as it does it, so that a restart finds it as it was.
 
 use super::Destination;
 use crate::rules::breaker::{State, Turn};
-use crate::scheduler::Scheduler;
-use crate::store::{Fixed, Pause, Position, Stance, Transition};
+use crate::scheduler::{Scheduler, Start};
+use crate::store::{Fixed, Pause, Position, Store, Transition};
 use crate::time::Timestamp;
 
 /// An operator pauses a destination, or resumes it.
@@ -26,7 +27,8 @@ pub fn fix(scheduler: &mut Scheduler, destination: &Destination, fixed: Option<&
         None => (State::Closed, Timestamp::ZERO),
     };
     destination.shutters.open(if let State::Open { until } = state { until } else { Timestamp::ZERO });
-    scheduler.set_breaker(destination.id, state, closed_until, now);
+    let since = fixed.map_or(now, |fixed| fixed.since.min(now));
+    scheduler.set_breaker(destination.id, state, closed_until, since, now);
 }
 
 /// The calls have turned the breaker. Returns what is to be recorded.
@@ -45,11 +47,12 @@ pub fn turned(destination: &Destination, turn: Turn, now: Timestamp) -> Transiti
             None
         }
     };
-    Transition::Breaker { destination: destination.id, fixed }
+    Transition::Breaker { destination: destination.id, fixed, at: now }
 }
 
 /// As it was before the start. What the calls had decided lasts no longer than it can; what an operator wanted stays.
-pub fn restore(scheduler: &mut Scheduler, destination: &Destination, stance: Stance, now: Timestamp) {
+pub fn restore(scheduler: &mut Scheduler, destination: &Destination, store: &Store, now: Timestamp) {
+    let (d, stance, paced) = (destination.id, store.stance(destination.id), store.paced(destination.id));
     if let Some(paused) = &stance.pause {
         pause(scheduler, destination, Some(paused), now);
     }
@@ -59,4 +62,27 @@ pub fn restore(scheduler: &mut Scheduler, destination: &Destination, stance: Sta
         }
         fix(scheduler, destination, Some(&fixed), now);
     }
+    if paced.let_in_at > Timestamp::ZERO {
+        scheduler.let_in_before(d, paced.let_in_at.min(now));
+    }
+    if paced.sent_at > Timestamp::ZERO {
+        scheduler.sent_before(d, paced.sent_at.min(now));
+    } else if store.totals().tally_of(d).accepted > 0 {
+        // nothing says when, but it was before now
+        scheduler.sent_before(d, now);
+    }
+    notes_starts(destination, store);
+}
+
+/// Notes of starts that are not kept up would be believed at a later start.
+pub fn notes_starts(destination: &Destination, store: &Store) {
+    if !destination.policy.pace.notes_starts() && store.paced(destination.id).sent_at > Timestamp::ZERO {
+        store.record(Transition::Sent { destination: destination.id, at: Timestamp::ZERO });
+    }
+}
+
+/// Notes that an attempt starts; false where the store has failed, and then nothing may be sent.
+pub async fn note(store: &Store, start: &Start) -> bool {
+    store.record(Transition::Sent { destination: start.destination, at: start.at });
+    store.flush().await.is_ok()
 }

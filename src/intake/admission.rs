@@ -24,6 +24,9 @@ pub enum State {
 }
 
 impl State {
+    /// The codes of all that is not open.
+    pub const CODES: [&str; 4] = ["disk_low", "overloaded", "intake_closed", "draining"];
+
     /// The code of the answer while closed; none while open.
     pub fn code(self) -> Option<&'static str> {
         match self {

@@ -61,6 +61,8 @@ pub enum State {
 }
 
 impl State {
+    pub const WORDS: [&str; 3] = ["closed", "open", "half_open"];
+
     /// One word, as it stands in JSON and metrics.
     pub fn word(self) -> &'static str {
         match self {
@@ -140,20 +142,42 @@ impl Breaker {
         self.state
     }
 
-    /// When it came into its present state; zero where it was closed from the start.
-    pub fn since(&self) -> Timestamp {
-        self.since
+    /// The state in which a call would find it now: one that has been open for long enough is half-open, though no call
+    /// has come yet.
+    pub fn stands(&self, now: Timestamp) -> State {
+        self.at(now).state
+    }
+
+    /// When it came into that state; zero where it was closed from the start.
+    pub fn since(&self, now: Timestamp) -> Timestamp {
+        self.at(now).since
+    }
+
+    /// Until when it is kept closed whatever the calls say, where an operator wants that.
+    pub fn kept_closed_until(&self, now: Timestamp) -> Option<Timestamp> {
+        Some(self.kept_closed_until).filter(|until| self.state == State::Closed && now < *until)
+    }
+
+    fn at(&self, now: Timestamp) -> Self {
+        let mut breaker = self.clone();
+        breaker.turn_half_open(now);
+        breaker
+    }
+
+    /// Once it has been open for long enough.
+    fn turn_half_open(&mut self, now: Timestamp) {
+        if let State::Open { until } = self.state
+            && now >= until
+        {
+            self.enter(State::HalfOpen { under_way: 0, well: 0 }, until.max(self.since));
+        }
     }
 
     /// Whether a call may begin; else when to ask again, where that is known.
     pub fn check(&mut self, now: Timestamp) -> Result<(), Option<Timestamp>> {
-        if let State::Open { until } = self.state {
-            if now < until {
-                return Err(Some(until));
-            }
-            self.enter(State::HalfOpen { under_way: 0, well: 0 }, now);
-        }
+        self.turn_half_open(now);
         match self.state {
+            State::Open { until } => Err(Some(until)),
             State::HalfOpen { under_way, well } if under_way + well >= self.limits.probes => Err(None),
             _ => Ok(()),
         }
@@ -208,10 +232,10 @@ impl Breaker {
         }
     }
 
-    /// An operator, or what was written before a restart, says how it stands. A closed one stays closed until
+    /// An operator, or what was written before a restart, says how it has stood since then. A closed one stays closed until
     /// `closed_until` at least.
-    pub fn set(&mut self, state: State, closed_until: Timestamp, now: Timestamp) {
-        self.enter(state, now);
+    pub fn set(&mut self, state: State, closed_until: Timestamp, since: Timestamp) {
+        self.enter(state, since);
         self.kept_closed_until = closed_until;
     }
 
@@ -359,9 +383,21 @@ mod tests {
     }
 
     #[test]
+    fn it_is_half_open_as_soon_as_it_has_been_open_for_long_enough() {
+        let mut breaker = Breaker::new(Limits::default());
+        breaker.set(State::Open { until: at(500) }, Timestamp::ZERO, at(0));
+        assert_eq!((breaker.stands(at(499)), breaker.since(at(499))), (State::Open { until: at(500) }, at(0)));
+        let probing = State::HalfOpen { under_way: 0, well: 0 };
+        assert_eq!((breaker.stands(at(900)), breaker.since(at(900))), (probing, at(500)));
+        assert_eq!(breaker.check(at(950)), Ok(()));
+        assert_eq!((breaker.state(), breaker.since(at(990))), (probing, at(500)), "as it was shown");
+    }
+
+    #[test]
     fn an_operator_keeps_it_closed_for_a_time() {
         let mut breaker = Breaker::new(Limits::default());
         breaker.set(State::Closed, at(1000), at(0));
+        assert_eq!([999, 1000].map(|ms| breaker.kept_closed_until(at(ms))), [Some(at(1000)), None]);
         assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failing; 90]), None);
         assert!(calls(&mut breaker, 1000, 5, &[Health::Failing]).is_some());
     }

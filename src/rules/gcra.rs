@@ -35,7 +35,12 @@ impl Rate {
         u32::try_from((u128::from(self.count.get()) * 1_000_000_000).div_ceil(nanos)).unwrap_or(u32::MAX)
     }
 
-    /// From one to the next, rounded up, so that rounding never makes it faster.
+    /// From one to the next.
+    pub fn interval(self) -> Duration {
+        self.per / self.count.get()
+    }
+
+    /// The same, rounded up, so that rounding never makes it faster.
     fn interval_nanos(self) -> u128 {
         self.per.as_nanos().div_ceil(self.count.get().into()).max(1)
     }

@@ -1,5 +1,6 @@
 //! The rules: pure functions of their arguments. They know no clock, no IO, and cannot fail.
 
+pub mod anchor;
 pub mod backoff;
 pub mod breaker;
 pub mod call;

@@ -184,6 +184,7 @@ impl Line {
         let Some(key) = self.ready.pick() else { return Err(self.delayed.first().map(|(due, ..)| *due)) };
         self.pace.check(self.flying.len(), now).map_err(|shut| shut.until)?;
         let epoch = self.pace.began(now);
+        self.ready.starts();
         let waiter = self.with(key, Lane::start).expect("a ready lane has a head");
         self.flying.insert((waiter.sequence, key), now);
         Ok(Start {
@@ -354,6 +355,7 @@ mod tests {
     use super::*;
     use crate::delivery::Place;
     use crate::event::DestinationSet;
+    use crate::rules::concurrency::Adaptive;
 
     #[test]
     fn i14_dead_letters_without_an_interaction_hold_nothing() {
@@ -376,5 +378,29 @@ mod tests {
         assert_eq!(line.poll(Timestamp(1)), Err(None));
         line.purged(Digest64::of_interaction("k"), Sequence(1));
         assert_eq!(line.poll(Timestamp(1)).map(|start| start.sequence), Ok(Sequence(2)));
+    }
+
+    #[test]
+    fn i14_fresh_and_tried_take_turns_also_where_every_other_look_finds_the_gate_shut() {
+        let pace = pace::Limits { concurrency_max: 1, adaptive: Adaptive::No, ..pace::Limits::default() };
+        let policy = Policy { pace, ..Policy::default() };
+        let mut line = Line::new(DestinationId(0), policy, Sequence(1), Birth::default());
+        let ticket = |n: u64, due: u64| Ticket {
+            sequence: Sequence(n),
+            lane: Digest64::NONE,
+            received_at: Timestamp::ZERO,
+            time: Timestamp::ZERO,
+            to: DestinationSet::EMPTY.with(DestinationId(0)),
+            place: Place::under(Timestamp(due)),
+        };
+        (1..=4).for_each(|n| line.insert(&ticket(n, 0)));
+        (11..=13).for_each(|n| line.redriven(&ticket(n, 5), Timestamp(5)));
+        let mut order = Vec::new();
+        while let Ok(start) = line.poll(Timestamp(9)) {
+            assert!(line.poll(Timestamp(9)).is_err(), "one at once");
+            order.push(start.sequence.0);
+            line.resolved(start.lane, start.sequence);
+        }
+        assert_eq!(order, [11, 1, 12, 2, 13, 3, 4]);
     }
 }

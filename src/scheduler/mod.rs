@@ -165,10 +165,31 @@ impl Scheduler {
         }
     }
 
-    /// The breaker as an operator wants it, or as it was before a restart.
-    pub fn set_breaker(&mut self, d: DestinationId, state: breaker::State, closed_until: Timestamp, now: Timestamp) {
+    /// The breaker as an operator wants it, or as it was before a restart; it has stood so `since` then.
+    pub fn set_breaker(
+        &mut self,
+        d: DestinationId,
+        state: breaker::State,
+        closed_until: Timestamp,
+        since: Timestamp,
+        now: Timestamp,
+    ) {
         if let Some(line) = self.line_mut(d) {
-            line.pace.set_breaker(state, closed_until, now);
+            line.pace.set_breaker(state, closed_until, since, now);
+        }
+    }
+
+    /// Before this start everything was let in to the destination again, and its ramp may go on.
+    pub fn let_in_before(&mut self, d: DestinationId, at: Timestamp) {
+        if let Some(line) = self.line_mut(d) {
+            line.pace.let_in(at);
+        }
+    }
+
+    /// The last attempt before this start began then, or later is not known of; the rate goes on from there.
+    pub fn sent_before(&mut self, d: DestinationId, at: Timestamp) {
+        if let Some(line) = self.line_mut(d) {
+            line.pace.sent(at);
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! *Invariants.* Nothing passes while the destination is paused, while it has asked to be left alone, or while its breaker
 //! is open; never more calls are under way than the adaptive limit and the ramp allow; what passes keeps to the rate. A
-//! gate that is shut costs nothing: no attempt, no token of the rate.
+//! gate that is shut costs nothing: no attempt, no token of the rate. Each holds over a restart, by what is told of the time
+//! before it: [`Pace::pause`], [`Pace::set_breaker`], [`Pace::hold`], [`Pace::let_in`], [`Pace::sent`].
 
 use crate::rules::breaker::{self, Breaker, Epoch};
 use crate::rules::call::Call;
@@ -11,6 +12,10 @@ use crate::rules::gcra::{Gcra, Rate};
 use crate::rules::ramp::Ramp;
 use crate::time::Timestamp;
 use std::time::Duration;
+
+/// Where calls are this far apart or farther, the start of each is noted on disk before it is made: a restart then costs
+/// nothing. Where they are closer, the first one after a restart waits for as long as after a call.
+const NOTED_FROM: Duration = Duration::from_secs(5);
 
 /// How fast a destination may be called.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +38,13 @@ impl Default for Limits {
             breaker: breaker::Limits::default(),
             ramp: Duration::from_secs(10),
         }
+    }
+}
+
+impl Limits {
+    /// Whether the rate is so slow that each start is noted.
+    pub fn notes_starts(&self) -> bool {
+        self.rate.is_some_and(|rate| rate.interval() >= NOTED_FROM)
     }
 }
 
@@ -89,6 +101,8 @@ pub struct Pace {
     concurrency: Concurrency,
     ramp: Ramp,
     rate: Option<Gcra>,
+    /// When the last call began, as far as that is known.
+    sent_at: Timestamp,
     hold_until: Timestamp,
     /// Zero where it is not paused.
     paused_until: Timestamp,
@@ -102,6 +116,7 @@ impl Pace {
             concurrency: Concurrency::new(limits.concurrency_max, limits.adaptive),
             ramp: Ramp::new(limits.ramp),
             rate: limits.rate.map(|rate| Gcra::new(rate, 1)),
+            sent_at: Timestamp::ZERO,
             hold_until: Timestamp::ZERO,
             paused_until: Timestamp::ZERO,
         }
@@ -115,6 +130,7 @@ impl Pace {
         self.ramp.go_by(limits.ramp);
         if old.rate != limits.rate {
             self.rate = limits.rate.map(|rate| Gcra::new(rate, 1));
+            self.sent(self.sent_at);
         }
     }
 
@@ -149,10 +165,21 @@ impl Pace {
 
     /// A call begins; it was allowed.
     pub fn began(&mut self, now: Timestamp) -> Epoch {
-        if let Some(rate) = &mut self.rate {
-            let _allowed = rate.try_take(now);
-        }
+        self.sent(now);
         self.breaker.began()
+    }
+
+    /// A call has begun then, in this life or before it.
+    pub fn sent(&mut self, at: Timestamp) {
+        self.sent_at = self.sent_at.max(at);
+        if let Some(rate) = self.rate.as_mut().filter(|_| at > Timestamp::ZERO) {
+            let _allowed = rate.try_take(at);
+        }
+    }
+
+    /// Everything was let in again then: calls return little by little.
+    pub fn let_in(&mut self, at: Timestamp) {
+        self.ramp.begin(at);
     }
 
     /// A call has ended; `under_way` counts it. What it turned is to be remembered over a restart.
@@ -190,11 +217,11 @@ impl Pace {
     }
 
     /// See [`Breaker::set`].
-    pub fn set_breaker(&mut self, state: breaker::State, closed_until: Timestamp, now: Timestamp) {
+    pub fn set_breaker(&mut self, state: breaker::State, closed_until: Timestamp, since: Timestamp, now: Timestamp) {
         if state == breaker::State::Closed && self.breaker.state() != breaker::State::Closed {
             self.ramp.begin(now);
         }
-        self.breaker.set(state, closed_until, now);
+        self.breaker.set(state, closed_until, since);
     }
 
     pub fn breaker(&self) -> &Breaker {
@@ -212,7 +239,12 @@ impl Pace {
 
     /// Most calls at once, as things are.
     pub fn limit(&self, now: Timestamp) -> usize {
-        self.concurrency.limit().min(self.ramp.clone().allows(self.max, now).0)
+        let mut ramp = self.ramp;
+        if self.paused_until != Timestamp::ZERO && now >= self.paused_until && now < Timestamp::NEVER {
+            // a pause may have run out unnoticed
+            ramp.begin(self.paused_until);
+        }
+        self.concurrency.limit().min(ramp.allows(self.max, now).0)
     }
 
     /// What makes [`Pace::limit`] what it is.

@@ -1,7 +1,8 @@
 //! The lanes of a line whose first delivery can start now.
 //!
 //! *Invariants.* In order of acceptance, but fresh deliveries and tried ones take turns (as Postfix's queue manager takes
-//! one new and one deferred message): many that fail again and again cannot starve the ones that never had a chance.
+//! one new and one deferred message): many that fail again and again cannot starve the ones that never had a chance. A turn
+//! is over when its delivery starts: one that is looked at while a gate is shut still has it.
 
 use super::lane::LaneKey;
 use crate::event::Sequence;
@@ -14,7 +15,7 @@ pub struct Ready {
     last: Last,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Last {
     #[default]
     Fresh,
@@ -36,16 +37,24 @@ impl Ready {
         }
     }
 
-    /// The lane whose turn it is; it stays until it is removed.
-    pub fn pick(&mut self) -> Option<LaneKey> {
+    /// Of which kind the next one is.
+    fn turn(&self) -> Last {
         let tried = match (self.fresh.is_empty(), self.tried.is_empty()) {
-            (true, true) => return None,
             (fresh_empty, false) => fresh_empty || matches!(self.last, Last::Fresh),
-            (false, true) => false,
+            (_, true) => false,
         };
-        let (from, last) = if tried { (&self.tried, Last::Tried) } else { (&self.fresh, Last::Fresh) };
-        self.last = last;
+        if tried { Last::Tried } else { Last::Fresh }
+    }
+
+    /// The lane whose turn it is; it stays until it is removed.
+    pub fn pick(&self) -> Option<LaneKey> {
+        let from = if self.turn() == Last::Tried { &self.tried } else { &self.fresh };
         from.first().map(|(_, key)| *key)
+    }
+
+    /// The one that was picked starts.
+    pub fn starts(&mut self) {
+        self.last = self.turn();
     }
 
     /// The lanes with the oldest first delivery, of the fresh and of the tried ones.
@@ -70,6 +79,8 @@ mod tests {
         [7, 8].iter().for_each(|n| ready.fresh(Sequence(*n), lane(*n)));
         let mut picked = Vec::new();
         while let Some(LaneKey::Alone(sequence)) = ready.pick() {
+            assert_eq!(ready.pick(), Some(lane(sequence.0)), "a look takes no turn");
+            ready.starts();
             ready.remove(sequence, lane(sequence.0));
             picked.push(sequence.0);
         }

@@ -33,11 +33,14 @@ pub enum Kind {
     Stance = 23,
     Redrive = 24,
     RedriveList = 25,
+    Paced = 26,
+    Anchor = 27,
+    Told = 28,
     Detained = 30,
 }
 
 impl Kind {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 20] = [
         Self::Page,
         Self::History,
         Self::Settled,
@@ -54,6 +57,9 @@ impl Kind {
         Self::Stance,
         Self::Redrive,
         Self::RedriveList,
+        Self::Paced,
+        Self::Anchor,
+        Self::Told,
         Self::Detained,
     ];
 }

@@ -3,12 +3,13 @@
 use super::record::*;
 use crate::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Reason};
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
+use crate::rules::anchor::Anchor;
 use crate::rules::gcra::Rate;
 use crate::store::codec::{self, Kind};
 use crate::store::draft::ROW_MAX;
 use crate::store::page::{pack, seal_page};
 use crate::store::redrive::{Redrive, RedriveEnd, RedriveEnded};
-use crate::store::stance::{Fixed, Pause, Position, Stance};
+use crate::store::stance::{Fixed, Paced, Pause, Position, Stance};
 use crate::time::Timestamp;
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -79,6 +80,7 @@ fn golden_bytes_of_version_1() {
         until: Timestamp::NEVER,
     };
     let gap = Gap { from: Timestamp(1), until: Timestamp(2), reason: "disk_low".to_owned(), refused: 3 };
+    let anchor = Anchor { boot: "id".to_owned(), since_boot: Duration::from_millis(3500), wall: Timestamp(5) };
     let records = [
         ("page", seal_page(&page)),
         ("history", codec::encode(Kind::History, &history)),
@@ -96,6 +98,9 @@ fn golden_bytes_of_version_1() {
         ("door", codec::encode(Kind::Door, &door)),
         ("gap", codec::encode(Kind::Gap, &gap)),
         ("alive", codec::encode(Kind::Alive, &Timestamp(1))),
+        ("told", codec::encode(Kind::Told, &"{}".to_owned())),
+        ("paced", codec::encode(Kind::Paced, &Paced { let_in_at: Timestamp(1), sent_at: Timestamp(2) })),
+        ("anchor", codec::encode(Kind::Anchor, &anchor)),
     ];
     let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
     let lines: String = records.iter().map(|(name, bytes)| format!("{name} {}\n", hex(bytes))).collect();

@@ -7,9 +7,10 @@ use super::pages::Pages;
 use super::record::{Door, Hold, Totals};
 use super::redrive::Redrive;
 use super::spans::Spans;
-use super::stance::Stance;
+use super::stance::{Paced, Stance};
 use crate::delivery::{Delivery, DeliveryId};
 use crate::event::{DestinationId, Digest64, Sequence};
+use crate::rules::anchor::Anchor;
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -27,6 +28,9 @@ pub struct Index {
     pub totals: Totals,
     pub holds: BTreeMap<DestinationId, Hold>,
     pub stances: BTreeMap<DestinationId, Stance>,
+    pub paced: BTreeMap<DestinationId, Paced>,
+    /// What the stored times of this store go by; none before the first start that notes it.
+    pub anchor: Option<Anchor>,
     pub redrives: BTreeMap<DestinationId, Redrive>,
     pub door: Option<Door>,
     pub next_gap: u64,

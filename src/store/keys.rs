@@ -10,6 +10,8 @@ use crate::time::Timestamp;
 pub const TOTALS: &[u8] = b"totals";
 pub const DOOR: &[u8] = b"door";
 pub const ALIVE: &[u8] = b"alive";
+pub const TOLD: &[u8] = b"told";
+pub const ANCHOR: &[u8] = b"anchor";
 
 pub fn number_key(n: u64) -> Vec<u8> {
     n.to_be_bytes().to_vec()
@@ -35,6 +37,10 @@ pub fn hold_key(d: DestinationId) -> Vec<u8> {
 
 pub fn stance_key(d: DestinationId) -> Vec<u8> {
     [b"stance.".as_slice(), &[d.0]].concat()
+}
+
+pub fn paced_key(d: DestinationId) -> Vec<u8> {
+    [b"paced.".as_slice(), &[d.0]].concat()
 }
 
 pub fn redrive_key(d: DestinationId) -> Vec<u8> {

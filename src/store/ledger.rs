@@ -10,7 +10,7 @@ use super::dense::Run;
 use super::draft::{Draft, Table};
 use super::engine::Engine;
 use super::index::{Index, Unwritten};
-use super::keys::{TOTALS, delay_key, hold_key, number_key};
+use super::keys::{TOTALS, delay_key, number_key};
 use super::log::mark::Reached;
 use super::memory::Bounds;
 use super::page::{pack, seal_page};
@@ -247,13 +247,9 @@ impl<'a> Ledger<'a> {
                     self.quarantine(id, Table::Pages, why, found);
                 }
             }
-            Transition::Breaker { destination, fixed } => self.fix_breaker(destination, fixed),
-            Transition::Hold { destination, until, reason } => {
-                let hold = Hold { until, reason };
-                self.draft.put(Table::Meta, hold_key(destination), codec::encode(Kind::Hold, &hold));
-                self.index.holds.insert(destination, hold);
-                self.changed = true;
-            }
+            Transition::Breaker { destination, fixed, at } => self.fix_breaker(destination, fixed, at),
+            Transition::Hold { destination, until, reason } => self.hold(destination, Hold { until, reason }),
+            Transition::Sent { destination, at } => self.sent(destination, at),
         }
         Ok(())
     }
@@ -393,4 +389,5 @@ mod erase;
 mod letters;
 mod operator;
 mod redrive;
+mod stance;
 mod upkeep;

@@ -12,7 +12,7 @@
 //! delay       due, sequence, destination -> waiting delivery      until it is due and tried
 //! dlq         sequence, destination -> dead letter                until redriven or purged
 //! history     first sequence -> packed entries                    for the deduplication window
-//! meta        totals, names, holds                                rewritten in place
+//! meta        totals, names, holds, stances, anchor, told         rewritten in place
 //! audit       number -> change made by an operator
 //! quarantine  number -> bytes that did not verify
 //! gaps        number -> a time in which events could not be accepted
@@ -73,7 +73,7 @@ pub use redrive::{Redrive, RedriveEnd, RedriveEnded};
 pub use request::{Arrival, Change, DlqAction, News, Receipt, Transition};
 pub use restore::{Inventory, repair, restore, verify};
 pub use salvage::{Salvaged, salvage};
-pub use stance::{Fixed, Pause, Position, Stance};
+pub use stance::{Fixed, Paced, Pause, Position, Stance};
 
 use crate::clock::Clock;
 use crate::event::{DestinationId, Event, Sequence};
@@ -294,6 +294,11 @@ impl Store {
     /// What was decided about calling a destination.
     pub fn stance(&self, d: DestinationId) -> Stance {
         self.index().stances.get(&d).cloned().unwrap_or_default()
+    }
+
+    /// What of a destination's past its pace goes by.
+    pub fn paced(&self, d: DestinationId) -> Paced {
+        self.index().paced.get(&d).copied().unwrap_or_default()
     }
 
     /// Names of all destinations that this store has ever had.

@@ -1,10 +1,11 @@
-//! Reading what the daemon and its operators noted: the audit, the gaps, the state of the door. All of it blocks.
+//! Reading what the daemon and its operators noted: the audit, the gaps, the state of the door, what was told. All of it blocks.
 
 use super::codec::Kind;
 use super::draft::Table;
-use super::keys::{ALIVE, number_key, number_of};
+use super::keys::{ALIVE, TOLD, number_key, number_of};
 use super::record::{Audit, Door, Gap};
 use super::{Store, StoreError, read};
+use crate::rules::anchor::Anchor;
 use crate::time::Timestamp;
 use serde::de::DeserializeOwned;
 
@@ -54,9 +55,21 @@ impl Store {
         self.index().door.clone()
     }
 
+    /// What the stored times go by; none where no life has noted it.
+    pub fn anchor(&self) -> Option<Anchor> {
+        self.index().anchor.clone()
+    }
+
     /// When the daemon last noted that it lives; none in a new store.
     pub fn alive(&self) -> Result<Option<Timestamp>, StoreError> {
         match read::record(&self.shared.engine, Table::Meta, Kind::Alive, ALIVE) {
+            Err(StoreError::Damaged(_)) => Ok(None),
+            read => read,
+        }
+    }
+    /// What those who want alerts were told, as it was last noted; none where nothing was, or where it does not verify.
+    pub fn told(&self) -> Result<Option<String>, StoreError> {
+        match read::record(&self.shared.engine, Table::Meta, Kind::Told, TOLD) {
             Err(StoreError::Damaged(_)) => Ok(None),
             read => read,
         }

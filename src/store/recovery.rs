@@ -10,13 +10,13 @@ use super::detained::Detainees;
 use super::draft::{Rows, Table};
 use super::engine::Engine;
 use super::index::Index;
-use super::keys::{DOOR, TOTALS, number_key, number_of};
+use super::keys::{ANCHOR, DOOR, TOTALS, number_key, number_of};
 use super::names::Names;
 use super::pages::Pages;
 use super::read;
 use super::record::{Entry, HistoryRow, Hold, PageShape, SettledRow, Totals};
 use super::redrive;
-use super::stance::Stance;
+use super::stance::{Paced, Stance};
 use crate::event::{DestinationId, Digest64, Sequence};
 use serde::de::DeserializeOwned;
 use std::ops::Bound;
@@ -29,6 +29,7 @@ pub(super) fn recover(engine: &Engine) -> Result<(Index, Findings), StoreError> 
     let mut index = Index { totals: totals(engine)?, names: names(engine)?, ..Index::default() };
     holds(engine, &mut index, &mut findings)?;
     stances(engine, &mut index, &mut findings)?;
+    paced(engine, &mut index, &mut findings)?;
     notes(engine, &mut index, &mut findings)?;
     index.redrives = redrive::recover(engine, &index.names, &mut findings)?;
     index.detainees = Detainees::recover(engine, &mut findings)?;
@@ -97,11 +98,27 @@ fn stances(engine: &Engine, index: &mut Index, findings: &mut Findings) -> Resul
     Ok(())
 }
 
-/// The door as an operator left it, and the number of the next gap.
+fn paced(engine: &Engine, index: &mut Index, findings: &mut Findings) -> Result<(), StoreError> {
+    for row in engine.range(Table::Meta, b"paced.".to_vec()..b"paced/".to_vec()) {
+        let (key, sealed) = row?;
+        let d = *key.last().ok_or(Damaged::Content)?;
+        match codec::decode::<Paced>(Kind::Paced, &sealed) {
+            Ok(paced) => drop(index.paced.insert(DestinationId(d), paced)),
+            Err(why) => findings.push(format!("how far a destination's ramp and rate had come is lost: {why}")),
+        }
+    }
+    Ok(())
+}
+
+/// The door as an operator left it, what the stored times go by, and the number of the next gap.
 fn notes(engine: &Engine, index: &mut Index, findings: &mut Findings) -> Result<(), StoreError> {
     match read::record(engine, Table::Meta, Kind::Door, DOOR) {
         Err(StoreError::Damaged(why)) => findings.push(format!("whether intake was closed by hand is lost: {why}")),
         door => index.door = door?,
+    }
+    match engine.row(Table::Meta, ANCHOR)?.map(|sealed| codec::decode(Kind::Anchor, &sealed)).transpose() {
+        Err(why) => findings.push(format!("what the stored times go by is lost: {why}")),
+        Ok(anchor) => index.anchor = anchor,
     }
     let last = engine.range(Table::Gaps, ..).next_back().transpose()?;
     index.next_gap = last.map(|(key, _)| number_of(&key)).transpose()?.map_or(1, |last| last + 1);

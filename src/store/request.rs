@@ -9,6 +9,7 @@ use super::redrive::{Redrive, RedriveEnded};
 use super::stance::{Fixed, Pause};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, Digest64, Event, EventId, Sequence};
+use crate::rules::anchor::{Anchor, Step};
 use crate::time::Timestamp;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -84,10 +85,16 @@ pub enum Transition {
         until: Timestamp,
         reason: String,
     },
-    /// The calls have opened or closed a destination's breaker.
+    /// The calls have opened or closed a destination's breaker then.
     Breaker {
         destination: DestinationId,
         fixed: Option<Fixed>,
+        at: Timestamp,
+    },
+    /// An attempt is about to start then; zero: from now on starts are not noted.
+    Sent {
+        destination: DestinationId,
+        at: Timestamp,
     },
 }
 
@@ -150,6 +157,15 @@ pub enum Change {
     },
     /// The daemon lives.
     Alive,
+    /// What those who want alerts were told, and what they are still to be told: JSON, which only the alerts read.
+    Told {
+        told: String,
+    },
+    /// A life begins with its clock anchored there. All that is to last for a while is moved by the step, if there was one.
+    Anchor {
+        anchor: Anchor,
+        step: Option<Step>,
+    },
     /// Detained requests are given up.
     GiveUp {
         what: String,

@@ -11,6 +11,26 @@ pub struct Stance {
     pub breaker: Option<Fixed>,
 }
 
+impl Stance {
+    /// When everything is let in again by a change of `before` into this one at `now`; none where nothing was kept out, or
+    /// still is.
+    pub fn lets_in(&self, before: &Self, now: Timestamp) -> Option<Timestamp> {
+        let is_open = |stance: &Self| stance.breaker.as_ref().is_some_and(|fixed| fixed.position == Position::Open);
+        // a pause may have run out before
+        let resumed = before.pause.as_ref().filter(|_| self.pause.is_none()).map(|pause| pause.until.min(now));
+        resumed.max((is_open(before) && !is_open(self)).then_some(now))
+    }
+}
+
+/// What of a destination's past its pace goes by after a restart; zero where there is nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paced {
+    /// When everything was let in again, and its ramp began.
+    pub let_in_at: Timestamp,
+    /// When its last attempt started; only where its rate is so slow that each start is noted before it is made.
+    pub sent_at: Timestamp,
+}
+
 /// Nothing is delivered before `until`; [`Timestamp::NEVER`] where only a hand ends it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
@@ -35,4 +55,48 @@ pub struct Fixed {
 pub enum Position {
     Open,
     Closed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_kept_out_is_let_in_again_once() {
+        let pause = |until| Stance {
+            pause: Some(Pause {
+                who: String::new(),
+                reason: String::new(),
+                since: Timestamp(1),
+                until: Timestamp(until),
+            }),
+            breaker: None,
+        };
+        let breaker = |position| Stance {
+            pause: None,
+            breaker: Some(Fixed {
+                position,
+                who: None,
+                reason: String::new(),
+                since: Timestamp(1),
+                until: Timestamp(9),
+            }),
+        };
+        let (open, closed, free) = (breaker(Position::Open), breaker(Position::Closed), Stance::default());
+        for (before, after, at) in [
+            (&free, &free, None),
+            (&free, &pause(90), None),
+            (&pause(90), &pause(40), None),
+            (&pause(90), &free, Some(50)),
+            (&pause(40), &free, Some(40)),
+            (&free, &open, None),
+            (&open, &open, None),
+            (&open, &closed, Some(50)),
+            (&open, &free, Some(50)),
+            (&closed, &free, None),
+            (&free, &closed, None),
+        ] {
+            assert_eq!(after.lets_in(before, Timestamp(50)), at.map(Timestamp), "{before:?} {after:?}");
+        }
+    }
 }

@@ -300,7 +300,7 @@ async fn metrics_agree(bench: &Bench, status: &Value) {
         ("holdline_destination_queue_depth{destination=\"default\"}", "/destinations/0/queue/depth"),
         ("holdline_destination_queue_depth{destination=\"nowhere\"}", "/destinations/1/queue/depth"),
         ("holdline_destination_dead{destination=\"default\"}", "/destinations/0/counters/dead"),
-        ("holdline_destination_delivered{destination=\"default\"}", "/destinations/0/counters/delivered"),
+        ("holdline_destination_delivered_total{destination=\"default\"}", "/destinations/0/counters/delivered"),
     ] {
         let wanted = status.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path}"));
         assert_eq!(values.get(metric), Some(&wanted), "{metric} is {path}");

@@ -311,6 +311,11 @@ impl Bench {
         self.running.as_ref().unwrap().daemon.store().alive().unwrap()
     }
 
+    /// Whether what was told of alerts has been noted: the facts have been looked at.
+    pub fn has_looked(&self) -> bool {
+        self.running.as_ref().unwrap().daemon.store().told().unwrap().is_some()
+    }
+
     pub async fn post(&self, body: &[u8]) -> Reply {
         self.post_as("default", &[("Content-Type", "application/json")], body).await
     }

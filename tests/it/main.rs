@@ -23,6 +23,7 @@ mod harness;
 mod history;
 mod hostile;
 mod intake;
+mod metrics;
 mod model;
 mod oauth2;
 mod operator;

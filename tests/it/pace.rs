@@ -165,6 +165,213 @@ async fn an_operator_forces_the_breaker_either_way() {
     }
 }
 
+/// Everything fails, then nothing does: the breaker has just closed. Returns what it had sent until then.
+async fn just_closed(bench: &Bench, receiver: &Receiver, up: &AtomicU16, clock: &Clock) -> usize {
+    for n in 0..40 {
+        bench.accept(&format!("k{n}"), &n.to_string()).await;
+    }
+    until_breaker(bench, "open").await;
+    up.store(200, Ordering::SeqCst);
+    let sent = receiver.count();
+    clock.advance(OPEN_FOR);
+    receiver.received(sent + 1).await;
+    receiver.release(1);
+    until_breaker(bench, "closed").await;
+    receiver.received(sent + 2).await;
+    sent + 2
+}
+
+#[tokio::test]
+async fn i12_a_ramp_goes_on_over_a_crash_whoever_let_everything_in_again() {
+    let up = Arc::new(AtomicU16::new(503));
+    let says = up.clone();
+    let receiver = Receiver::start(move |_| match says.load(Ordering::SeqCst) {
+        200 => held(status(200)),
+        failure => status(failure),
+    })
+    .await;
+    let clock = manual();
+    let mut bench = Bench::with(receiver.to(), clock.clone(), |s| {
+        brittle(s);
+        s.destinations[0].concurrency_max = 31;
+        s.destinations[0].breaker.min_calls = 31;
+        s.destinations[0].ramp = Duration::from_secs(30);
+    })
+    .await;
+    let sent = just_closed(&bench, &receiver, &up, &clock).await;
+    clock.advance(Duration::from_secs(3));
+    receiver.received(sent + 3).await;
+    let_pass(A_WHILE).await;
+    assert_eq!(receiver.count(), sent + 3, "four at once after three of thirty seconds");
+    bench.crash();
+    bench.open().await;
+    receiver.received(sent + 3 + 4).await;
+    let_pass(A_WHILE).await;
+    assert_eq!(receiver.count(), sent + 3 + 4, "and so many after a crash");
+    clock.advance(Duration::from_secs(60));
+    receiver.release(100);
+    bench.change("/v1/destinations/default/pause", json!({})).await;
+    bench.change("/v1/destinations/default/resume", json!({})).await;
+    clock.advance(Duration::from_secs(1));
+    bench.restart().await;
+    assert_eq!(crm(&bench).await["concurrency"]["limit"], 2, "resumed by hand");
+    bench.change("/v1/destinations/default/pause", json!({"for": "10s"})).await;
+    clock.advance(Duration::from_secs(12));
+    bench.restart().await;
+    let_pass(A_WHILE).await;
+    assert_eq!(crm(&bench).await["concurrency"]["limit"], 3, "it had run out two seconds before");
+}
+
+#[tokio::test]
+async fn a_rate_is_kept_over_a_crash_and_over_a_stop() {
+    // rates, and after how many milliseconds of the new life the next one goes: where starts are not noted, one was just sent
+    for (count, per, after_ms) in [(6, 60, 10_000 - 1_030), (2, 1, 500)] {
+        let receiver = Receiver::good().await;
+        let clock = manual();
+        let mut bench = Bench::with(receiver.to(), clock.clone(), |s| {
+            s.destinations[0].rate = NonZeroU32::new(count).map(|n| Rate::new(n, Duration::from_secs(per)));
+        })
+        .await;
+        bench.accept("k0", "0").await;
+        bench.reaches("/counters/delivered", 1).await;
+        bench.accept("k1", "1").await;
+        bench.accept("k2", "2").await;
+        for n in 1..=2 {
+            clock.advance(Duration::from_millis(1030));
+            if per == 1 {
+                receiver.received(n + 1).await;
+                bench.reaches("/counters/delivered", n as u64 + 1).await;
+                bench.accept("k9", &format!("more {n}")).await;
+            }
+            if n == 1 {
+                bench.crash();
+                bench.open().await;
+            } else {
+                bench.restart().await;
+            }
+            let_pass(A_WHILE).await;
+            let sent = if per == 1 { n + 1 } else { n };
+            assert_eq!(receiver.count(), sent, "{count} in {per} s: none at once after a start");
+            clock.advance(Duration::from_millis(after_ms - 1));
+            let_pass(A_WHILE).await;
+            assert_eq!(receiver.count(), sent, "{count} in {per} s: not early");
+            clock.advance(Duration::from_millis(1));
+            receiver.received(sent + 1).await;
+            bench.reaches("/counters/delivered", sent as u64 + 1).await;
+            if per == 1 {
+                clock.advance(Duration::from_millis(500));
+                receiver.received(sent + 2).await;
+                bench.reaches("/counters/delivered", sent as u64 + 2).await;
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reload_gives_no_request_for_nothing() {
+    let receiver = Receiver::good().await;
+    let clock = manual();
+    let per_minute = |n| NonZeroU32::new(n).map(|n| Rate::new(n, Duration::from_secs(60)));
+    let mut bench = Bench::with(receiver.to(), clock.clone(), |s| s.destinations[0].rate = per_minute(6)).await;
+    bench.accept("k0", "0").await;
+    bench.reaches("/counters/delivered", 1).await;
+    bench.reload(|s| s.destinations[0].rate = per_minute(3)).await.unwrap();
+    bench.accept("k1", "1").await;
+    clock.advance(Duration::from_millis(19_999));
+    let_pass(A_WHILE).await;
+    assert_eq!(receiver.count(), 1, "twenty seconds from the last one on");
+    clock.advance(Duration::from_millis(1));
+    receiver.received(2).await;
+    // while starts are not noted the last note goes stale, and must not be believed later
+    bench.reaches("/counters/delivered", 2).await;
+    bench.reload(|s| s.destinations[0].rate = None).await.unwrap();
+    clock.advance(Duration::from_secs(100));
+    bench.accept("k2", "2").await;
+    bench.reaches("/counters/delivered", 3).await;
+    bench.settings.destinations[0].rate = per_minute(3);
+    bench.restart().await;
+    bench.accept("k3", "3").await;
+    clock.advance(Duration::from_millis(19_999));
+    let_pass(A_WHILE).await;
+    assert_eq!(receiver.count(), 3);
+    clock.advance(Duration::from_millis(1));
+    receiver.received(4).await;
+}
+
+#[tokio::test]
+async fn i12_what_is_to_last_keeps_its_length_where_the_clock_is_stepped_between_two_lives() {
+    let receiver = Receiver::start(|r| {
+        let wait = vec![("Retry-After", "8".to_owned())];
+        if r.n == 0 { Act::Answer { status: 429, headers: wait, body: Vec::new() } } else { status(200) }
+    })
+    .await;
+    let clock = manual();
+    let mut bench = Bench::with(receiver.to(), clock.clone(), |s| {
+        s.destinations.push(destination("paused", "http://127.0.0.1:9/"));
+        s.destinations.push(destination("open", "http://127.0.0.1:9/"));
+    })
+    .await;
+    bench.accept("k", "1").await;
+    crate::harness::wait_for("the wish is noted", async || {
+        (crm(&bench).await["holds"][0]["gate"] == "delay").then_some(())
+    })
+    .await;
+    bench.change("/v1/destinations/paused/pause", json!({"for": "30s"})).await;
+    bench.change("/v1/destinations/open/breaker", json!({"state": "open", "for": "30s"})).await;
+    bench.change("/v1/intake/close", json!({"for": "30s"})).await;
+    bench.crash();
+    clock.step(Duration::from_secs(3600));
+    bench.open().await;
+    clock.advance(Duration::from_millis(7900));
+    bench.restart().await;
+    let_pass(A_WHILE).await;
+    assert_eq!(receiver.count(), 1, "not one early");
+    assert_eq!(bench.post(b"{}").await.status, 503);
+    clock.advance(Duration::from_millis(200));
+    receiver.received(2).await;
+    let until = START.after(Duration::from_secs(3600 + 30)).to_string();
+    assert_eq!(bench.get("/v1/destinations/open").await["breaker"]["until"], until);
+    assert_eq!(bench.get("/v1/destinations/paused").await["holds"][0]["until"], until);
+    clock.advance(Duration::from_secs(22));
+    crate::harness::wait_for("intake opens", async || (bench.post(b"{}").await.status != 503).then_some(())).await;
+    assert_eq!(bench.get("/v1/destinations/paused").await["paused"], false);
+}
+
+#[tokio::test]
+async fn what_an_operator_made_of_a_breaker_is_shown_as_long_as_it_is_in_force() {
+    let clock = manual();
+    let mut bench = Bench::with(None, clock.clone(), |_| {}).await;
+    let force = async |bench: &Bench, body: Value| {
+        bench.change("/v1/destinations/default/breaker", body).await;
+    };
+    let shows = async |bench: &Bench, state: &str, until: Value, why: Value| {
+        crate::harness::wait_for(state, async || {
+            let breaker = crm(bench).await["breaker"].clone();
+            let set_by = if why.is_null() { Value::Null } else { json!("admin") };
+            let wanted =
+                json!({"state": state, "since": START.to_string(), "until": until, "reason": why, "set_by": set_by});
+            (breaker == wanted).then_some(())
+        })
+        .await;
+    };
+    force(&bench, json!({"state": "closed", "for": "1h", "reason": "sure"})).await;
+    let until = json!(START.after(Duration::from_secs(3600)).to_string());
+    shows(&bench, "closed", until.clone(), json!("sure")).await;
+    clock.advance(Duration::from_secs(10));
+    bench.restart().await;
+    shows(&bench, "closed", until, json!("sure")).await;
+    clock.advance(Duration::from_secs(3590));
+    shows(&bench, "closed", Value::Null, Value::Null).await;
+    let clock = manual();
+    let mut bench = Bench::with(None, clock.clone(), |_| {}).await;
+    force(&bench, json!({"state": "half_open", "reason": "try"})).await;
+    shows(&bench, "half_open", Value::Null, json!("try")).await;
+    clock.advance(Duration::from_secs(10));
+    bench.restart().await;
+    shows(&bench, "half_open", Value::Null, json!("try")).await;
+}
+
 #[tokio::test]
 async fn a_rate_is_kept() {
     let receiver = Receiver::good().await;

@@ -1,9 +1,11 @@
 //! The scheduler and the rules through days of traffic, from seeds: arrivals, failures, an operator, crashes, restarts
 //! with other settings, clocks that jump, loads that lag. After each step a judge that shares nothing with the scheduler
-//! looks whether the invariants I8 and I10 to I16 hold, and whether what comes late is dealt with as its destination wants.
+//! looks whether the invariants I8 and I10 to I16 hold, also of ramp, rate and adaptive limit over restarts, and whether what
+//! comes late is dealt with as its destination wants.
 //!
 //! `HOLDLINE_SIM_SEEDS` says how many seeds run, `HOLDLINE_SIM_FIRST` from which on. A seed that fails says what it did last.
 
+mod adaptive;
 mod courses;
 mod judge;
 mod latecomers;
@@ -65,7 +67,7 @@ const SEEDS_TO_NOTICE: u64 = 300;
 #[test]
 fn every_broken_rule_is_noticed() {
     for (broken, invariants) in [
-        (Break::SecondInFlight, &["I13", "ramp"][..]),
+        (Break::SecondInFlight, &["I13", "ramp", "concurrency"][..]),
         (Break::LosesLane, &["I13"]),
         (Break::OneTooMany, &["concurrency"]),
         (Break::ForgetsHoldAtStart, &["I12"]),
@@ -83,9 +85,9 @@ fn every_broken_rule_is_noticed() {
         (Break::DeliversTwice, &["I10"]),
         (Break::KeepsLastHold, &["I12"]),
         (Break::IgnoresPause, &["I12", "ramp"]),
-        (Break::ForgetsPauseAtStart, &["I12"]),
-        (Break::BreakerNeverOpens, &["breaker"]),
-        (Break::ForgetsBreakerAtStart, &["I12", "breaker"]),
+        (Break::ForgetsPauseAtStart, &["I12", "ramp"]),
+        (Break::BreakerNeverOpens, &["breaker", "ramp"]),
+        (Break::ForgetsBreakerAtStart, &["I12", "breaker", "ramp"]),
         (Break::ProbeTooMany, &["I12", "breaker"]),
         (Break::IgnoresRate, &["rate"]),
         (Break::IgnoresRamp, &["ramp"]),
@@ -109,6 +111,13 @@ fn every_broken_rule_is_noticed() {
         (Break::AgesFromAcceptance, &["ttl"]),
         (Break::AgesFromTheFuture, &["ttl"]),
         (Break::TakesShorterPattern, &["ttl"]),
+        (Break::ForgetsRampAtStart, &["ramp"]),
+        (Break::ForgetsRateAtStart, &["rate"]),
+        (Break::NeverCuts, &["concurrency"]),
+        (Break::GrowsWhenBurdened, &["concurrency"]),
+        (Break::CutsForEach, &["concurrency"]),
+        (Break::IgnoresQuota, &["I12"]),
+        (Break::TakesNoTurns, &["turns"]),
     ] {
         let mut seen = (0..SEEDS_TO_NOTICE).filter_map(|seed| {
             let broke = run(&mut World::new(seed, broken, false)).err()?;

@@ -122,8 +122,8 @@ const FILES: &[(&str, &[&str])] = &[
         &[
             r#"h.toml:5:1: alert[0]: url and command are given at once; write url = "https://..." or command = [...]"#,
             r#"h.toml:7:11: alert[0].command: the command is empty; write ["/usr/local/bin/page", "oncall"]"#,
-            r#"h.toml:8:7: alert[0].on[0]: 'queue_depth > many' is not a condition; write one of dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_full, history_full, "queue_depth > 10000", "oldest_age > 5m", "silence > 15m", "disk_full < 6h", "gap > 30s", "certificate < 14d""#,
-            r#"h.toml:8:44: alert[0].on[2]: 'silence < 5m' is not a condition; write one of dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_full, history_full, "queue_depth > 10000", "oldest_age > 5m", "silence > 15m", "disk_full < 6h", "gap > 30s", "certificate < 14d""#,
+            r#"h.toml:8:7: alert[0].on[0]: 'queue_depth > many' is not a condition; write one of dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_full, history_full, retry_after_cut, "queue_depth > 10000", "oldest_age > 5m", "silence > 15m", "disk_full < 6h", "gap > 30s", "certificate < 14d""#,
+            r#"h.toml:8:44: alert[0].on[2]: 'silence < 5m' is not a condition; write one of dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_full, history_full, retry_after_cut, "queue_depth > 10000", "oldest_age > 5m", "silence > 15m", "disk_full < 6h", "gap > 30s", "certificate < 14d""#,
         ],
     ),
     (

@@ -29,6 +29,8 @@ pub enum Condition {
     DlqBounds,
     /// Something was forgotten before its time.
     HistoryFull,
+    /// A destination wished to be left alone for longer than `retry_after_max`, and the wish was cut to that.
+    RetryAfterCut,
     /// A certificate in use ends within this time.
     Certificate(Duration),
     QueueDepth(u64),
@@ -41,7 +43,7 @@ pub enum Condition {
 
 impl Condition {
     /// Those that are one word.
-    pub const PLAIN: [Self; 7] = [
+    pub const PLAIN: [Self; 8] = [
         Self::DeadLetter,
         Self::BreakerOpen,
         Self::DiskLow,
@@ -49,6 +51,7 @@ impl Condition {
         Self::Damaged,
         Self::DlqBounds,
         Self::HistoryFull,
+        Self::RetryAfterCut,
     ];
     /// What is meant by `certificate` alone: 14 days.
     pub const CERTIFICATE: Self = Self::Certificate(Duration::from_secs(14 * 86_400));
@@ -66,6 +69,7 @@ impl std::fmt::Display for Condition {
             Self::Damaged => f.write_str("damaged"),
             Self::DlqBounds => f.write_str("dlq_full"),
             Self::HistoryFull => f.write_str("history_full"),
+            Self::RetryAfterCut => f.write_str("retry_after_cut"),
             Self::Certificate(d) => write!(f, "certificate < {}", time(d)),
             Self::QueueDepth(n) => write!(f, "queue_depth > {n}"),
             Self::OldestAge(d) => write!(f, "oldest_age > {}", time(d)),

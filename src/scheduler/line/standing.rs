@@ -2,7 +2,7 @@
 //!
 //! *Invariants.* What has left the line is never told as if it waited: it would seem to wait behind those that came after.
 
-use super::Line;
+use super::{Line, Ordered};
 use crate::event::{Digest64, Sequence};
 use crate::scheduler::dammed::Behind;
 use crate::scheduler::lane::LaneKey;
@@ -35,6 +35,8 @@ pub enum Standing {
 /// How an interaction stands with a destination, as far as it has been read ahead.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interaction {
+    /// Where they are not, each event is a lane of its own, and nothing is told of the interaction.
+    pub ordered: Ordered,
     pub in_flight: Option<Sequence>,
     /// The first of those that wait, in their order.
     pub waiting: Vec<Sequence>,
@@ -72,9 +74,13 @@ impl Line {
 
     /// How an interaction stands, with at most `waiting_max` of those that wait.
     pub fn interaction(&self, lane: Digest64, waiting_max: usize) -> Interaction {
-        let Some(lane) = self.lanes.get(&LaneKey::Interaction(lane)) else { return Interaction::default() };
+        let ordered = self.policy.ordered;
+        let Some(lane) = self.lanes.get(&LaneKey::Interaction(lane)) else {
+            return Interaction { ordered, ..Interaction::default() };
+        };
         let waiting = lane.waiting();
         Interaction {
+            ordered,
             in_flight: lane.in_flight().map(|w| w.sequence),
             waiting: waiting.iter().take(waiting_max).map(|w| w.sequence).collect(),
             waiting_count: waiting.len(),

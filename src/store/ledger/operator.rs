@@ -2,14 +2,13 @@
 
 use super::Ledger;
 use crate::delivery::{Delivery, DeliveryId, Place};
-use crate::event::{DestinationId, Digest64};
+use crate::event::Digest64;
 use crate::store::StoreError;
 use crate::store::codec::{self, Kind};
 use crate::store::draft::Table;
-use crate::store::keys::{ALIVE, DOOR, number_key, stance_key};
-use crate::store::record::{Audit, How};
+use crate::store::keys::{ALIVE, DOOR, TOLD, number_key};
+use crate::store::record::{Audit, Door, How};
 use crate::store::request::{Change, News};
-use crate::store::stance::Fixed;
 
 /// So many entries of the audit, and so many gaps, are kept; the oldest go.
 const AUDIT_MAX: u64 = 100_000;
@@ -27,20 +26,18 @@ impl Ledger<'_> {
                 Ok(count)
             }
             Change::Door { what, door } => {
-                self.draft.put_long(Table::Meta, DOOR, &codec::encode(Kind::Door, &door));
-                self.index.door = Some(door);
+                self.put_door(door);
                 self.audit(who, &what, 1);
                 Ok(1)
             }
             Change::Pause { what, destination, pause } => {
-                self.index.stances.entry(destination).or_default().pause.clone_from(&pause);
-                self.write_stance(destination);
+                self.pause(destination, pause.clone());
                 self.news.push(News::Paused(destination, pause));
                 self.audit(who, &what, 1);
                 Ok(1)
             }
             Change::Breaker { what, destination, fixed } => {
-                self.fix_breaker(destination, fixed.clone());
+                self.fix_breaker(destination, fixed.clone(), self.now);
                 self.news.push(News::Breaker(destination, fixed));
                 self.audit(who, &what, 1);
                 Ok(1)
@@ -64,23 +61,22 @@ impl Ledger<'_> {
                 self.changed = true;
                 Ok(1)
             }
+            Change::Told { told } => {
+                self.draft.delete_long(self.engine, Table::Meta, TOLD)?;
+                self.draft.put_long(Table::Meta, TOLD, &codec::encode(Kind::Told, &told));
+                self.changed = true;
+                Ok(1)
+            }
+            Change::Anchor { anchor, step } => {
+                self.drop_anchor(anchor, step);
+                Ok(1)
+            }
             Change::GiveUp { what, numbers } => Ok(self.give_up_detained(&numbers, &what, who)),
             Change::Note { what } => {
                 self.audit(who, &what, 1);
                 Ok(1)
             }
         }
-    }
-
-    pub(super) fn fix_breaker(&mut self, d: DestinationId, fixed: Option<Fixed>) {
-        self.index.stances.entry(d).or_default().breaker = fixed;
-        self.write_stance(d);
-    }
-
-    fn write_stance(&mut self, d: DestinationId) {
-        let stance = self.index.stances.entry(d).or_default();
-        self.draft.put(Table::Meta, stance_key(d), codec::encode(Kind::Stance, stance));
-        self.changed = true;
     }
 
     /// Discards deliveries that still lie where they were seen; one that has moved on is left alone.
@@ -115,6 +111,11 @@ impl Ledger<'_> {
         let sealed = self.raw(id, place)?;
         let delivery = sealed.and_then(|sealed| codec::decode::<Delivery>(Kind::Delivery, &sealed).ok());
         Ok(delivery.map_or((0, 0), |delivery| delivery.tried()))
+    }
+
+    pub(super) fn put_door(&mut self, door: Door) {
+        self.draft.put_long(Table::Meta, DOOR, &codec::encode(Kind::Door, &door));
+        self.index.door = Some(door);
     }
 
     pub(super) fn audit(&mut self, who: &str, what: &str, count: usize) {

@@ -341,7 +341,8 @@ fn table_by_kind(value: &[u8]) -> Option<Table> {
         codec::Kind::Detained => Table::Detained,
         codec::Kind::Totals | codec::Kind::Names | codec::Kind::Hold => Table::Meta,
         codec::Kind::Door | codec::Kind::Alive | codec::Kind::Stance => Table::Meta,
-        codec::Kind::Redrive | codec::Kind::RedriveList => Table::Meta,
+        codec::Kind::Redrive | codec::Kind::RedriveList | codec::Kind::Told => Table::Meta,
+        codec::Kind::Paced | codec::Kind::Anchor => Table::Meta,
     })
 }
 

@@ -2,7 +2,7 @@
 //! answer of the scheduler is held. It shares nothing with the scheduler but the nouns.
 
 use super::latecomers::Latecomers;
-use super::pacer::Pacer;
+use super::pacer::{Pacer, Past};
 use super::settings::Destination;
 use super::store::{Lies, Record, Store};
 use holdline::delivery::{DeliveryId, Ticket};
@@ -11,6 +11,9 @@ use holdline::scheduler::{DeadLetters, Landing, Ordered, Start};
 use holdline::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::RangeInclusive;
+
+/// With more open deliveries than this for a destination, nobody looks who takes turns.
+const OPEN_MANY: usize = 200;
 
 /// An invariant of the product that did not hold, by its number, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +94,10 @@ pub struct Judge {
     holds: BTreeMap<DestinationId, Timestamp>,
     committed: BTreeMap<DestinationId, Timestamp>,
     pub pacers: BTreeMap<DestinationId, Pacer>,
+    pasts: BTreeMap<DestinationId, Past>,
+    /// Whether what was never tried and what was take turns is looked at, and whether the last one to start was never tried.
+    watches_turns: bool,
+    last_fresh: BTreeMap<DestinationId, bool>,
     pub latecomers: Latecomers,
 }
 
@@ -140,9 +147,9 @@ fn not_before_of(to: &Destination, fate: &Fate) -> Timestamp {
 }
 
 impl Judge {
-    pub fn new(destinations: &[Destination]) -> Self {
-        let pacer = |d: &Destination| (d.id, Pacer::restored(None, None, &d.policy.pace, Timestamp::ZERO));
-        Self { pacers: destinations.iter().map(pacer).collect(), ..Self::default() }
+    pub fn new(destinations: &[Destination], watches_turns: bool) -> Self {
+        let pacer = |d: &Destination| (d.id, Pacer::new(&d.policy.pace));
+        Self { pacers: destinations.iter().map(pacer).collect(), watches_turns, ..Self::default() }
     }
 
     fn fate(&mut self, id: DeliveryId) -> &mut Fate {
@@ -241,6 +248,11 @@ impl Judge {
         self.fate(id).tried -= 1;
     }
 
+    /// What outlives this life.
+    pub fn past(&mut self, d: DestinationId) -> &mut Past {
+        self.pasts.entry(d).or_default()
+    }
+
     pub fn pacer(&mut self, d: DestinationId) -> &mut Pacer {
         self.pacers.get_mut(&d).expect("every destination has one")
     }
@@ -291,6 +303,7 @@ impl Judge {
     /// A new life begins with what is on disk.
     pub fn restarts(&mut self, store: &Store, before: &[Destination], after: &[Destination], now: Timestamp) {
         self.known.clear();
+        self.last_fresh.clear();
         self.latecomers = Latecomers::restored(store);
         for (id, record) in &store.durable {
             let d = usize::from(id.destination.0);
@@ -317,7 +330,7 @@ impl Judge {
         for destination in after {
             let pause = store.pauses.get(&destination.id).copied().flatten();
             let fixed = store.breakers.get(&destination.id).and_then(Option::as_ref);
-            let pacer = Pacer::restored(pause, fixed, &destination.policy.pace, now);
+            let pacer = Pacer::restored(pause, fixed, *self.past(destination.id), &destination.policy.pace, now);
             self.pacers.insert(destination.id, pacer);
             let latest = now.after(destination.retry.retry_after_max);
             let hold = self.committed.get(&destination.id).copied().unwrap_or_default();
@@ -356,12 +369,36 @@ impl Judge {
         if fate.tried - fate.lost >= limit || record.attempts - record.forgiven >= limit {
             return violation("I11", format!("{id} is tried more than {limit} times"));
         }
+        self.takes_its_turn(id, to, now)?;
         self.pacer(id.destination).starts(&to.policy.pace, id.sequence, in_flight, now)?;
+        self.past(id.destination).last_start = Some(now);
         let fate = self.fate(id);
         fate.tried += 1;
         fate.before = fate.seen;
         self.sees(id, Some(Seen::InFlight));
         Ok(())
+    }
+
+    /// What was never tried, or need not wait, and what waited for its time take turns, as long as there are both.
+    fn takes_its_turn(&mut self, id: DeliveryId, to: &Destination, now: Timestamp) -> Result<(), Violation> {
+        if !self.watches_turns {
+            return Ok(());
+        }
+        let is_fresh = |fate: &Fate| fate.fresh || not_before_of(to, fate) == Timestamp::ZERO;
+        let fresh = is_fresh(&self.fates[&key(id)]);
+        let last = self.last_fresh.insert(id.destination, fresh).unwrap_or(true);
+        if last != fresh || self.open.range(all(id.destination)).count() > OPEN_MANY {
+            return Ok(());
+        }
+        let known = self.known.get(&id.destination).copied().unwrap_or_default();
+        let other = self.heads(to).into_iter().find(|(n, fate)| {
+            let told = fate.seen != Some(Seen::Page) || *n < known;
+            told && is_fresh(fate) != fresh && not_before_of(to, fate) <= now
+        });
+        match other {
+            Some((n, _)) => violation("turns", format!("{id} starts, fresh {fresh} as the one before, and {n} could")),
+            None => Ok(()),
+        }
     }
 
     /// Nothing of its interaction is in flight, and nothing before it has a claim to go first.
@@ -434,6 +471,13 @@ impl Judge {
 
     /// The first moment at which something can start for a destination.
     fn earliest(&self, to: &Destination, settled: bool) -> Option<(Timestamp, Sequence)> {
+        let heads = self.heads(to).into_iter().filter(|(_, fate)| settled || fate.seen != Some(Seen::Page));
+        let (not_before, n) = heads.map(|(n, fate)| (not_before_of(to, fate), n)).min()?;
+        Some((not_before.max(self.holds.get(&to.id).copied().unwrap_or_default()), n))
+    }
+
+    /// Those that nothing of their interaction holds back, one of each.
+    fn heads(&self, to: &Destination) -> Vec<(Sequence, &Fate)> {
         let flying = self.flying.range(all(to.id));
         let flying: HashSet<Mates> = flying.map(|key| mates(to, &self.fates[key], key.1)).collect();
         let (mut heads, mut held) = (HashMap::new(), HashMap::new());
@@ -452,12 +496,9 @@ impl Judge {
             }
         }
         let holds = to.policy.dead_letters == DeadLetters::Hold;
-        let can_go = |(mates, (n, fate)): &(Mates, (Sequence, &Fate))| {
-            (settled || fate.seen != Some(Seen::Page)) && !(holds && held.get(mates).is_some_and(|dead| dead < n))
-        };
-        let heads = heads.into_iter().filter(can_go);
-        let (not_before, n) = heads.map(|(_, (n, fate))| (not_before_of(to, fate), n)).min()?;
-        Some((not_before.max(self.holds.get(&to.id).copied().unwrap_or_default()), n))
+        let can_go =
+            |(mates, (n, _)): &(Mates, (Sequence, &Fate))| !(holds && held.get(mates).is_some_and(|dead| dead < n));
+        heads.into_iter().filter(can_go).map(|(_, head)| head).collect()
     }
 
     /// At the end of all: everything is over, and was delivered as often as it should be.

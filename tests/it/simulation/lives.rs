@@ -97,6 +97,15 @@ impl World {
                 let fixed = Fixed { until: fixed.until.min(latest), ..fixed.clone() };
                 self.rig.fixed_at_start(destination.id, &fixed, now);
             }
+            let d = destination.id;
+            let paced = self.store.paced.get(&d).copied().unwrap_or_default();
+            let had = self.store.durable.keys().any(|id| id.destination == d);
+            let unknown = if had { now } else { Timestamp::ZERO };
+            let sent_at = if paced.sent_at > Timestamp::ZERO { paced.sent_at.min(now) } else { unknown };
+            self.rig.paced_at_start(d, paced.let_in_at.min(now), sent_at);
+            if !destination.policy.pace.notes_starts() {
+                self.store.sent(d, Timestamp::ZERO);
+            }
         }
         if self.destinations.iter().any(|d| d.policy.dead_letters == DeadLetters::Hold) {
             for id in &self.store.dead {
@@ -109,7 +118,7 @@ impl World {
     /// Failures stop, everybody is served: in bounded time everything is delivered or purged.
     pub fn drain(&mut self) -> Result<(), Violation> {
         self.note(|_| "failures stop".to_owned());
-        self.weather.latency_ms = 1;
+        (self.weather.latency_ms, self.weather.quotas) = (1, false);
         for destination in self.destinations.iter().map(|d| d.id) {
             self.store.ask(Request::Pause { destination, until: None });
             self.store.ask(Request::Fix { destination, fixed: None });

@@ -1,6 +1,7 @@
 //! The judge of pace: what may be sent to one destination now, told from a plain list of what happened. It shares nothing
 //! with the scheduler's own gates but their settings.
 
+use super::adaptive::AdaptiveLimit;
 use super::judge::{Violation, violation};
 use holdline::event::Sequence;
 use holdline::rules::breaker::Turn;
@@ -17,6 +18,35 @@ enum Breaker {
     HalfOpen { under_way: u32, well: u32 },
 }
 
+/// What outlives a life.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Past {
+    /// When everything was let in again, as far as that was committed.
+    pub let_in_at: Option<Timestamp>,
+    /// When something was last sent, whether anybody noted it or not.
+    pub last_start: Option<Timestamp>,
+    /// What was committed of a pause, and whether the breaker was open.
+    paused_until: Option<Timestamp>,
+    open: bool,
+}
+
+impl Past {
+    pub fn keeps_pause(&mut self, until: Option<Timestamp>, now: Timestamp) {
+        if let (Some(paused), None) = (self.paused_until, until) {
+            self.let_in_at = self.let_in_at.max(Some(paused.min(now)));
+        }
+        self.paused_until = until;
+    }
+
+    pub fn keeps_breaker(&mut self, fixed: Option<&Fixed>, now: Timestamp) {
+        let open = fixed.is_some_and(|fixed| fixed.position == Position::Open);
+        if self.open && !open {
+            self.let_in_at = self.let_in_at.max(Some(now));
+        }
+        self.open = open;
+    }
+}
+
 #[derive(Debug)]
 pub struct Pacer {
     breaker: Breaker,
@@ -29,19 +59,35 @@ pub struct Pacer {
     /// When everything was let in again.
     ramp_from: Option<Timestamp>,
     last_start: Option<Timestamp>,
+    /// When this life began, after another one: nobody need remember a start for longer than that.
+    born: Timestamp,
+    pub adaptive: AdaptiveLimit,
 }
 
 impl Pacer {
-    /// As it must be at a start, given what was committed before it.
-    pub fn restored(pause: Option<Timestamp>, fixed: Option<&Fixed>, limits: &Limits, now: Timestamp) -> Self {
+    /// As it is when nothing has happened yet.
+    pub fn new(limits: &Limits) -> Self {
+        Self::restored(None, None, Past::default(), limits, Timestamp::ZERO)
+    }
+
+    /// As it must be at a start, given what was committed before it, and what really happened.
+    pub fn restored(
+        pause: Option<Timestamp>,
+        fixed: Option<&Fixed>,
+        past: Past,
+        limits: &Limits,
+        now: Timestamp,
+    ) -> Self {
         let mut pacer = Self {
             breaker: Breaker::Closed,
             of_this: BTreeSet::new(),
             kept_closed_until: Timestamp::ZERO,
             calls: Vec::new(),
             paused_until: pause.unwrap_or_default(),
-            ramp_from: None,
-            last_start: None,
+            ramp_from: past.let_in_at.map(|at| at.min(now)),
+            last_start: past.last_start.map(|at| at.min(now)),
+            born: now,
+            adaptive: AdaptiveLimit::new(limits),
         };
         if let Some(fixed) = fixed {
             let latest = if fixed.who.is_none() { now.after(limits.breaker.open_for) } else { Timestamp::NEVER };
@@ -112,6 +158,12 @@ impl Pacer {
             && millis(now.since(last)) + 1 < rate
         {
             return violation("rate", format!("a start {:?} after the one before", now.since(last)));
+        }
+        if in_flight >= self.adaptive.limit {
+            return violation(
+                "concurrency",
+                format!("a start with {in_flight} in flight, beyond {}", self.adaptive.limit),
+            );
         }
         self.last_start = Some(now);
         self.of_this.insert(sequence);
@@ -205,8 +257,8 @@ impl Pacer {
             Breaker::HalfOpen { under_way, well } if under_way + well >= limits.breaker.probes => return None,
             _ => {}
         }
-        if let (Some(rate), Some(last)) = (interval_ms(limits), self.last_start) {
-            at = at.max(Timestamp(last.0 + rate + 1));
+        if let Some(rate) = interval_ms(limits) {
+            at = at.max(Timestamp(self.last_start.unwrap_or_default().max(self.born).0 + rate + 1));
         }
         // what the ramp holds back now comes with time, but one may always start
         let held = in_flight >= limit || in_flight >= self.ramp(limits, now);
@@ -216,5 +268,5 @@ impl Pacer {
 }
 
 fn interval_ms(limits: &Limits) -> Option<u64> {
-    limits.rate.map(|rate| 1000 / u64::from(rate.count()))
+    limits.rate.map(|rate| millis(rate.per()) / u64::from(rate.count()))
 }

@@ -3,12 +3,14 @@
 use super::courses::Courses;
 use super::settings::Destination;
 use super::store::{Lies, Record};
-use holdline::delivery::{DeliveryId, Ticket};
+use holdline::delivery::{DeliveryId, Place, Ticket};
 use holdline::event::{DestinationId, DestinationSet, Digest64, Sequence};
 use holdline::rules::backoff::Retry;
 use holdline::rules::breaker::{Epoch, State, Turn};
-use holdline::rules::call::Call;
-use holdline::rules::retry_after::Wish;
+use holdline::rules::call::{Call, Health};
+use holdline::rules::concurrency::Adaptive;
+use holdline::rules::quota;
+use holdline::rules::retry_after::{self, Wish};
 use holdline::rules::staleness::Course;
 use holdline::rules::verdict::{self, Ended, Verdict};
 use holdline::scheduler::{Landing, LaneKey, Line, Policy, Scheduler, Start, Step};
@@ -76,6 +78,17 @@ pub enum Break {
     AgesFromTheFuture,
     /// Of several patterns of a type, a shorter one counts.
     TakesShorterPattern,
+    ForgetsRampAtStart,
+    ForgetsRateAtStart,
+    /// The limit of concurrency never falls.
+    NeverCuts,
+    /// An answer that asks for less is taken for a good one.
+    GrowsWhenBurdened,
+    /// Each of the calls that were under way together cuts the limit.
+    CutsForEach,
+    IgnoresQuota,
+    /// What has become due goes as what was never tried.
+    TakesNoTurns,
 }
 
 #[derive(Debug)]
@@ -86,6 +99,8 @@ pub struct Rig {
     /// Redriven deliveries that are told of late.
     late: Vec<(DestinationId, Ticket, Timestamp)>,
     courses: Courses,
+    /// What is hastened when it has become due, where that is what is broken.
+    due: Vec<(Timestamp, DestinationId, Digest64, Sequence)>,
 }
 
 impl Rig {
@@ -100,6 +115,7 @@ impl Rig {
                 Break::IgnoresRamp => policy.pace.ramp = Duration::ZERO,
                 Break::IgnoresWindow => policy.reorder_window = Duration::ZERO,
                 Break::HalvesWindow => policy.reorder_window /= 2,
+                Break::NeverCuts => policy.pace.adaptive = Adaptive::No,
                 _ => {}
             }
             policy
@@ -107,7 +123,14 @@ impl Rig {
         let lines = destinations.iter().map(|d| (d.id, change(d.policy.clone())));
         let now = if broken == Break::TrustsOldClock { Timestamp::NEVER } else { now };
         let scheduler = Scheduler::new(lines, floor, next, now);
-        Self { scheduler, broken, calls: 0, late: Vec::new(), courses: Courses::new(broken, destinations) }
+        Self {
+            scheduler,
+            broken,
+            calls: 0,
+            late: Vec::new(),
+            due: Vec::new(),
+            courses: Courses::new(broken, destinations),
+        }
     }
 
     /// Every third time, if this is what is broken.
@@ -196,12 +219,34 @@ impl Rig {
             Some(Fixed { position: Position::Closed, until, .. }) => (State::Closed, *until),
             None => (State::Closed, Timestamp::ZERO),
         };
-        self.scheduler.set_breaker(d, state, closed_until, now);
+        self.scheduler.set_breaker(d, state, closed_until, now, now);
     }
 
     pub fn fixed_at_start(&mut self, d: DestinationId, fixed: &Fixed, now: Timestamp) {
         if self.broken != Break::ForgetsBreakerAtStart {
             self.fixed(d, Some(fixed), now);
+        }
+    }
+
+    pub fn paced_at_start(&mut self, d: DestinationId, let_in_at: Timestamp, sent_at: Timestamp) {
+        if self.broken != Break::ForgetsRampAtStart && let_in_at > Timestamp::ZERO {
+            self.scheduler.let_in_before(d, let_in_at);
+        }
+        if self.broken != Break::ForgetsRateAtStart && sent_at > Timestamp::ZERO {
+            self.scheduler.sent_before(d, sent_at);
+        }
+    }
+
+    /// How the scheduler is told of a call.
+    fn heard(&self, d: DestinationId, call: &Call) -> Call {
+        // the breaker goes by other things as long as it is closed
+        let closed = self.line(d).pace().breaker().state() == State::Closed;
+        match self.broken {
+            Break::GrowsWhenBurdened if closed && call.health == Health::Burdened => {
+                Call { health: Health::Well, ..*call }
+            }
+            Break::CutsForEach => Call { began: Timestamp::NEVER, ..*call },
+            _ => *call,
         }
     }
 
@@ -211,7 +256,12 @@ impl Rig {
             let to = DestinationSet::EMPTY.with(start.destination);
             Ticket { sequence: start.sequence, lane, received_at: Timestamp::ZERO, time: Timestamp::ZERO, to, place }
         };
-        let place = |due| holdline::delivery::Place::under(due);
+        let call = call.map(|call| self.heard(start.destination, call));
+        let call = call.as_ref();
+        if let (Break::TakesNoTurns, Landing::Retry { due }) = (self.broken, landing) {
+            self.due.push((due, start.destination, ticket(Place::Page).lane, start.sequence));
+        }
+        let place = |due| Place::under(due);
         let landing = match landing {
             Landing::Dead if self.broken == Break::IgnoresDeadLetter => Landing::Resolved,
             Landing::Retry { due } if self.broken == Break::RetriesEarly => {
@@ -233,6 +283,10 @@ impl Rig {
     }
 
     pub fn poll(&mut self, now: Timestamp) -> Step {
+        while let Some(at) = self.due.iter().position(|(due, ..)| *due <= now) {
+            let (_, d, lane, sequence) = self.due.swap_remove(at);
+            self.scheduler.hastened(d, lane, sequence);
+        }
         let step = self.scheduler.poll(now);
         match step {
             Step::Start(start) if self.breaks(Break::SecondInFlight) => {
@@ -267,6 +321,13 @@ impl Rig {
 
     pub fn course(&self, id: DeliveryId, record: &Record, now: Timestamp) -> Course {
         self.courses.of(id, record, now)
+    }
+
+    /// What the headers of an answer say of the destination's quota.
+    pub fn quota(&self, retry: &Retry, headers: &[(&str, String)], now: Timestamp) -> Option<Wish> {
+        let value = |name: &str| headers.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str());
+        let spent = quota::spent(value, now).filter(|_| self.broken != Break::IgnoresQuota);
+        spent.map(|wish| retry_after::grant(wish, retry.retry_after_max, now))
     }
 
     pub fn judge(&self, retry: &Retry, ended: Ended<'_>) -> (Verdict, Option<Wish>) {

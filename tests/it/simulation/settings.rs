@@ -74,7 +74,9 @@ impl Destination {
 }
 
 fn limits(rng: &mut Rng) -> Limits {
-    let rate = NonZeroU32::new(rng.u32(2..100)).map(|count| Rate::new(count, Duration::from_secs(1)));
+    // now and then so slow that starts are noted
+    let (most, per) = if rng.u8(0..4) == 0 { (3, 15) } else { (100, 1) };
+    let rate = NonZeroU32::new(rng.u32(2..=most)).map(|count| Rate::new(count, Duration::from_secs(per)));
     Limits {
         concurrency_max: if rng.u8(0..16) == 0 { 0 } else { rng.usize(1..8) },
         adaptive: if rng.bool() { Adaptive::Yes } else { Adaptive::No },
@@ -118,6 +120,8 @@ pub struct Weather {
     pub restarts: u16,
     /// Longest row of history.
     pub row: u64,
+    /// Answers tell of a quota.
+    pub quotas: bool,
 }
 
 impl Weather {
@@ -134,6 +138,7 @@ impl Weather {
             latency_ms: rng.u64(1..3000),
             restarts: rng.u16(0..30),
             row: if flood { 64 } else { rng.u64(1..40) },
+            quotas: rng.u8(0..4) == 0,
         }
     }
 }

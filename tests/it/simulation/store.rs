@@ -5,7 +5,7 @@
 
 use holdline::delivery::{DeliveryId, Place, Ticket};
 use holdline::event::{DestinationId, DestinationSet, Digest64, Sequence};
-use holdline::store::{Fixed, News, Pause};
+use holdline::store::{Fixed, News, Paced, Pause, Stance};
 use holdline::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -106,6 +106,7 @@ pub struct Store {
     pub holds: BTreeMap<DestinationId, Timestamp>,
     pub pauses: BTreeMap<DestinationId, Option<Timestamp>>,
     pub breakers: BTreeMap<DestinationId, Option<Fixed>>,
+    pub paced: BTreeMap<DestinationId, Paced>,
     pub next: Sequence,
     /// The dead letters on disk.
     pub dead: BTreeSet<DeliveryId>,
@@ -147,13 +148,17 @@ impl Store {
                     let hold = self.holds.entry(destination).or_default();
                     *hold = if self.keeps_last_hold { until } else { until.max(*hold) };
                 }
-                Request::Turned { destination, fixed } => drop(self.breakers.insert(destination, fixed)),
+                Request::Turned { destination, fixed } => {
+                    self.stand(destination, now, |store| drop(store.breakers.insert(destination, fixed)));
+                }
                 Request::Fix { destination, fixed } => {
-                    self.breakers.insert(destination, fixed.clone());
+                    self.stand(destination, now, |store| drop(store.breakers.insert(destination, fixed.clone())));
                     news.push(News::Breaker(destination, fixed));
                 }
                 Request::Pause { destination, until } => {
-                    self.pauses.insert(destination, until);
+                    self.stand(destination, now, |store| {
+                        store.pauses.insert(destination, until);
+                    });
                     let (who, reason) = ("operator".to_owned(), String::new());
                     let pause = until.map(|until| Pause { who, reason, since: now, until });
                     news.push(News::Paused(destination, pause));
@@ -175,6 +180,27 @@ impl Store {
             news.push(News::Accepted { tickets: tickets.into(), next: self.next });
         }
         Ok(news)
+    }
+
+    /// Changes what was decided of a destination, and notes whether everything is let in by it.
+    fn stand(&mut self, d: DestinationId, now: Timestamp, change: impl FnOnce(&mut Self)) {
+        let before = self.stance(d);
+        change(self);
+        if let Some(at) = self.stance(d).lets_in(&before, now) {
+            let paced = self.paced.entry(d).or_default();
+            paced.let_in_at = paced.let_in_at.max(at);
+        }
+    }
+
+    fn stance(&self, d: DestinationId) -> Stance {
+        let (who, reason, since) = (String::new(), String::new(), Timestamp::ZERO);
+        let pause = self.pauses.get(&d).copied().flatten().map(|until| Pause { who, reason, since, until });
+        Stance { pause, breaker: self.breakers.get(&d).cloned().flatten() }
+    }
+
+    /// A start is on disk before it is made; zero: starts are not noted any more.
+    pub fn sent(&mut self, d: DestinationId, at: Timestamp) {
+        self.paced.entry(d).or_default().sent_at = at;
     }
 
     fn accept(&mut self, arrival: &Arrival) -> Ticket {

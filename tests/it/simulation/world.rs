@@ -8,6 +8,7 @@ use super::verdicts;
 use fastrand::Rng;
 use holdline::delivery::{DeliveryId, Outcome, Ticket};
 use holdline::event::{DestinationId, DestinationSet, Digest64, Sequence};
+use holdline::rules::backoff::Retry;
 use holdline::rules::breaker::Turn;
 use holdline::rules::call::Call;
 use holdline::rules::retry_after::Wish;
@@ -21,6 +22,8 @@ use std::time::Duration;
 
 /// With more open deliveries than this, the judge looks at every 64th wait only.
 const OPEN_MANY: usize = 2000;
+/// A time at which no ramp says anything.
+const RAMPED: Timestamp = Timestamp::NEVER;
 /// How much of a failing seed is told.
 const LINES: usize = 40;
 
@@ -39,6 +42,8 @@ pub struct Landed {
     pub landing: Landing,
     pub call: Option<Call>,
     pub hold: Option<Wish>,
+    /// Until when the destination wants to be left alone, whatever was made of it.
+    pub asked: Timestamp,
 }
 
 #[derive(Debug)]
@@ -80,7 +85,7 @@ impl World {
             weather,
             broken,
             store: Store::new(broken == Break::KeepsLastHold),
-            judge: Judge::new(&destinations),
+            judge: Judge::new(&destinations, matches!(broken, Break::Nothing | Break::TakesNoTurns)),
             now: START,
             flights: Vec::new(),
             landed: Vec::new(),
@@ -165,8 +170,15 @@ impl World {
     pub fn commit(&mut self, n: usize) -> Result<(), Violation> {
         let first = self.store.next;
         for request in self.store.pending.iter().take(n) {
-            if let Request::Hold { destination, until } = request {
-                self.judge.keeps_hold(*destination, *until);
+            match request {
+                Request::Hold { destination, until } => self.judge.keeps_hold(*destination, *until),
+                Request::Turned { destination, fixed } | Request::Fix { destination, fixed } => {
+                    self.judge.past(*destination).keeps_breaker(fixed.as_ref(), self.now);
+                }
+                Request::Pause { destination, until } => {
+                    self.judge.past(*destination).keeps_pause(*until, self.now);
+                }
+                _ => {}
             }
         }
         let news = self.store.commit(n, self.now);
@@ -237,7 +249,7 @@ impl World {
         let start = self.flights.swap_remove(flight).start;
         self.note(|_| format!("{}/{} is postponed", start.sequence, start.destination.0));
         self.judge.takes_back(DeliveryId { sequence: start.sequence, destination: start.destination });
-        self.landed.push(Landed { start, landing: Landing::Postponed, call: None, hold: None });
+        self.landed.push(Landed { start, landing: Landing::Postponed, call: None, hold: None, asked: Timestamp::ZERO });
     }
 
     fn failure(&mut self) -> (Outcome, Option<Duration>) {
@@ -264,8 +276,12 @@ impl World {
         let since = if record.redriven { tried_at } else { record.received_at };
         let ended = Ended { id, outcome: &outcome, retry_after, counted, since, now: self.now };
         let retry = &self.destinations[usize::from(id.destination.0)].retry;
-        let (verdict, hold) = self.rig.judge(retry, ended);
-        verdicts::check(retry, &ended, counted, verdict, hold)?;
+        let (verdict, wish) = self.rig.judge(retry, ended);
+        verdicts::check(retry, &ended, counted, verdict, wish)?;
+        let (spent, headers) = quota(&mut self.rng, self.weather.quotas && outcome.status().is_some());
+        let asked = spent.map_or(Timestamp::ZERO, |spent| granted(spent, retry, self.now));
+        let asked = asked.max(wish.map_or(Timestamp::ZERO, |wish| wish.until));
+        let hold = wish.into_iter().chain(self.rig.quota(retry, &headers, self.now)).max_by_key(|wish| wish.until);
         self.note(|_| format!("{id} ends: {outcome:?}, Retry-After {retry_after:?}: {verdict:?}, hold {hold:?}"));
         let failed = Record { attempts: record.attempts + 1, tried_at: Some(tried_at), ..record };
         let (record, landing) = match verdict {
@@ -283,9 +299,9 @@ impl World {
         if let Some(hold) = hold {
             self.store.ask(Request::Hold { destination: id.destination, until: hold.until });
         }
-        let health = verdict::health(&outcome, verdict, hold);
+        let health = verdict::health(&outcome, verdict, wish);
         let call = Some(Call { began: start.at, latency: self.now.since(began), health });
-        self.landed.push(Landed { start, landing, call, hold });
+        self.landed.push(Landed { start, landing, call, hold, asked });
         Ok(())
     }
 
@@ -293,13 +309,17 @@ impl World {
         if self.landed.is_empty() {
             return Ok(());
         }
-        let Landed { start, landing, call, hold } = self.landed.swap_remove(self.rng.usize(0..self.landed.len()));
+        let Landed { start, landing, call, hold, asked } =
+            self.landed.swap_remove(self.rng.usize(0..self.landed.len()));
         let id = DeliveryId { sequence: start.sequence, destination: start.destination };
         self.note(|_| format!("hear that {id} has landed: {landing:?}, hold {hold:?}"));
+        let (d, now) = (id.destination, self.now);
+        let under_way = self.judge.in_flight(d);
         let turn = self.rig.landed(&start, landing, call.as_ref(), self.now);
         self.judge.hears_landed(id, landing);
-        let (d, now) = (id.destination, self.now);
         let limits = &self.destinations[usize::from(d.0)].policy.pace;
+        let limit = self.rig.line(d).pace().limit(RAMPED);
+        self.judge.pacer(d).adaptive.ended(limits, call.as_ref(), under_way, limit, now)?;
         self.judge.pacer(d).ends(limits, id.sequence, call.as_ref(), turn, now)?;
         if let Some(turn) = turn {
             self.note(|_| format!("the breaker of {} turns: {turn:?}", d.0));
@@ -310,8 +330,8 @@ impl World {
         }
         if let Some(hold) = hold {
             self.rig.hold(id.destination, hold.until);
-            self.judge.hears_hold(id.destination, hold.until);
         }
+        self.judge.hears_hold(id.destination, asked);
         Ok(())
     }
 
@@ -420,6 +440,7 @@ impl World {
             if *settled && self.judge.open() <= OPEN_MANY {
                 self.judge.knows(d.id, self.store.next);
             }
+            self.judge.pacer(d.id).adaptive.stands(self.rig.line(d.id).pace().limit(RAMPED))?;
             let (told, counted) = (self.judge.in_flight(d.id), self.rig.line(d.id).in_flight());
             if told != counted && self.broken == Break::Nothing {
                 return violation("concurrency", format!("{told} in flight for {}, but {counted} are counted", d.id.0));
@@ -435,6 +456,9 @@ impl World {
         let to = &self.destinations[usize::from(start.destination.0)];
         self.judge.starts(&start, to, &self.store, self.now)?;
         self.starts += 1;
+        if to.policy.pace.notes_starts() {
+            self.store.sent(start.destination, start.at);
+        }
         let id = DeliveryId { sequence: start.sequence, destination: start.destination };
         let record = self.store.live[&id];
         let course = self.rig.course(id, &record, self.now);
@@ -455,9 +479,33 @@ impl World {
         self.note(|_| format!("{id} is not sent, and {lies:?}"));
         self.judge.takes_back(id);
         self.store.ask(Request::Moved { id, from: record.lies, record: Record { lies, ..record } });
-        self.landed.push(Landed { start, landing, call: None, hold: None });
+        self.landed.push(Landed { start, landing, call: None, hold: None, asked: Timestamp::ZERO });
         Ok(())
     }
+}
+
+/// Now and then what is left of a quota, in one of the ways in which it is told, and for how long it is spent.
+fn quota(rng: &mut Rng, told: bool) -> (Option<Duration>, Vec<(&'static str, String)>) {
+    if !told || rng.u8(0..12) > 0 {
+        return (None, Vec::new());
+    }
+    let (left, seconds) = (rng.u8(0..2), rng.u64(0..40));
+    let headers = match rng.u8(0..4) {
+        0 => vec![("x-ratelimit-remaining", left.to_string()), ("x-ratelimit-reset", seconds.to_string())],
+        1 => vec![("ratelimit", format!("limit=9, remaining={left}, reset={seconds}"))],
+        2 => vec![("ratelimit", format!("\"minute\";r=7;t=60, \"day\";r={left};t={seconds}"))],
+        _ => vec![
+            ("inin-ratelimit-count", (300 - u16::from(left)).to_string()),
+            ("inin-ratelimit-allowed", "300".to_owned()),
+            ("inin-ratelimit-reset", seconds.to_string()),
+        ],
+    };
+    (Some(Duration::from_secs(seconds)).filter(|_| left == 0), headers)
+}
+
+/// A millisecond more than it asks for, since the answer came within one.
+fn granted(wish: Duration, retry: &Retry, now: Timestamp) -> Timestamp {
+    now.after(wish.min(retry.retry_after_max)).after(Duration::from_millis(1))
 }
 
 /// News in a few words: `sequence:lane>destinations`.

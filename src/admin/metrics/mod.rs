@@ -1,38 +1,39 @@
 //! `/metrics`: the numbers of the status as Prometheus text.
+//!
+//! *Invariants.* Every number of the status is here too; a test holds it. There are no more series than what is configured
+//! asks for: labels are names of sources and destinations, and words of which there are few.
 
-use super::status::Snapshot;
+mod destinations;
+
+use super::status::{STATES, Snapshot};
 use super::{Admin, Failure, Shared};
 use crate::dispatch::Destination;
+use crate::intake::admission::State as Door;
 use crate::latency::Latency;
+use crate::store::Gap;
+use crate::time::Timestamp;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
-use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
-use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
-use std::sync::Arc;
 
+const BEYOND_HELP: &str = "Dead letters found beyond age or bytes since the start, each once";
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByDestination {
-    destination: String,
+pub(super) struct ByDestination {
+    pub destination: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BySource {
     source: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Ended {
-    destination: String,
-    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -52,17 +53,62 @@ struct Refused {
 pub(super) async fn metrics(State(admin): Shared) -> Result<impl IntoResponse, Failure> {
     let s = Snapshot::take(&admin).await?;
     let mut registry = Registry::with_prefix("holdline");
+    whole(&mut registry, &admin, &s);
     totals(&mut registry, &s);
-    gauges(&mut registry, &s, admin.beyond.load(std::sync::atomic::Ordering::Relaxed));
+    registry.register("dlq_beyond_bounds", BEYOND_HELP, ConstCounter::new(admin.beyond.found()));
+    gauges(&mut registry, &admin, &s);
     refusals(&mut registry, &s);
     certificates(&mut registry, &s);
-    let names: Vec<_> = admin.destinations.now().values().map(|d| (d.id, d.name.clone())).collect();
-    by_destination(&mut registry, &s, &names);
+    last_gap(&mut registry, admin.last_gap().await);
+    sources(&mut registry, &admin, s.now);
     latencies(&mut registry, &admin);
-    attempts(&mut registry, admin.destinations.now().values());
+    destinations::register(&mut registry, &admin, &s);
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|e| Failure::unavailable(e.to_string()))?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
+}
+
+/// What the daemon is.
+fn whole(registry: &mut Registry, admin: &Admin, s: &Snapshot) {
+    let build = [("version", env!("CARGO_PKG_VERSION")), ("durability", admin.store.durability().word())];
+    registry.register(
+        "build",
+        "Version, and what stands between an acknowledged event and a power cut",
+        Info::new(build),
+    );
+    let started = ConstGauge::new(timestamp(admin.started_at));
+    registry.register_with_unit("start_time", "When the daemon started, since 1970", Unit::Seconds, started);
+    let state = Labelled(one_of(&STATES, admin.state(s.door), |state| [("state", state)]));
+    registry.register("state", "1 for the state of the daemon", state);
+    let closed = Labelled(one_of(&Door::CODES, s.door.code().unwrap_or_default(), |reason| [("reason", reason)]));
+    registry.register("intake_closed", "1 for the reason why intake is closed", closed);
+}
+
+pub(super) fn timestamp(at: Timestamp) -> f64 {
+    at.0 as f64 / 1000.0
+}
+
+/// The last time in which events could not be accepted.
+fn last_gap(registry: &mut Registry, gap: Option<Gap>) {
+    let of = |value: &dyn Fn(&Gap) -> Option<f64>| {
+        let sample =
+            gap.as_ref().and_then(|gap| Some(([("reason", gap.reason.clone())], ConstGauge::new(value(gap)?))));
+        Labelled(sample.into_iter().collect())
+    };
+    let from = of(&|gap| Some(timestamp(gap.from)));
+    registry.register("last_gap_from_timestamp_seconds", "Since when events could not be accepted", from);
+    let until = of(&|gap| (gap.until < Timestamp::NEVER).then(|| timestamp(gap.until)));
+    registry.register("last_gap_until_timestamp_seconds", "Until when; absent while that lasts", until);
+    let refused = of(&|gap| Some(gap.refused as f64));
+    registry.register("last_gap_refused", "Requests refused meanwhile", refused);
+}
+
+fn sources(registry: &mut Registry, admin: &Admin, now: Timestamp) {
+    let silent = |at: Timestamp| ConstGauge::new(now.since(at.max(admin.started_at)).as_secs_f64());
+    let heard = admin.counts.heard().into_iter();
+    let silent = Labelled(heard.map(|(source, at)| (BySource { source }, silent(at))).collect());
+    let help = "Time since something of the source was acknowledged, or since the start";
+    registry.register_with_unit("source_silent", help, Unit::Seconds, silent);
 }
 
 fn totals(registry: &mut Registry, s: &Snapshot) {
@@ -87,7 +133,7 @@ fn totals(registry: &mut Registry, s: &Snapshot) {
     }
 }
 
-fn gauges(registry: &mut Registry, s: &Snapshot, beyond: u64) {
+fn gauges(registry: &mut Registry, admin: &Admin, s: &Snapshot) {
     let t = &s.totals;
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     let big = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
@@ -97,7 +143,7 @@ fn gauges(registry: &mut Registry, s: &Snapshot, beyond: u64) {
         ("queue_delayed", "Deliveries that wait for their due time", count(s.sum(|line| line.delayed))),
         ("queue_held", "Deliveries that wait behind others of their interaction", count(s.sum(|line| line.held))),
         ("dlq_depth", "Dead letters", big(t.sum(|t| t.dead))),
-        ("dlq_beyond_bounds", "Dead letters found beyond age or bytes since the start", big(beyond)),
+        ("dlq_beyond", "Dead letters that lie beyond age or bytes", big(admin.beyond.left())),
         ("history_events", "Events that are remembered", big(s.remembering.events)),
         ("intake_open", "1 while events are accepted", i64::from(s.door.code().is_none())),
         ("store_blob_files", "Files that sled made and never syncs; must be 0", count(s.blob_files)),
@@ -109,26 +155,56 @@ fn gauges(registry: &mut Registry, s: &Snapshot, beyond: u64) {
         ("dlq_size", "Bytes of dead letters", t.dlq_bytes),
         ("history_size", "Bytes of what is remembered of events", s.remembering.bytes),
         ("disk_free", "Free bytes of the store's filesystem", s.free_bytes),
+        ("disk_reserve", "Free bytes below which intake closes", admin.trend.disk_reserve()),
         ("disk_used", "Bytes that the store takes", s.used_bytes),
     ] {
         registry.register_with_unit(name, help, Unit::Bytes, ConstGauge::new(big(value)));
     }
     let age = ConstGauge::new(s.oldest_age_ms() as f64 / 1000.0);
     registry.register_with_unit("queue_oldest_age", "Age of the oldest delivery that waits", Unit::Seconds, age);
+    let rates = admin.trend.rates(None);
+    for (name, help, value) in [
+        ("accepted_per_second", "Events accepted, over the last minute", rates.accepted),
+        ("delivered_per_second", "Deliveries answered 2xx, over the last minute", rates.delivered),
+        ("dead_per_second", "Dead letters, over the last minute", rates.dead),
+    ] {
+        registry.register(name, help, ConstGauge::new(value));
+    }
+    let seconds = |time: std::time::Duration| time.as_secs_f64();
+    let drained = admin.trend.drained_in(t.sum(crate::store::Tally::queued)).map(seconds);
+    let help = "Time until the queue is empty at this pace; absent where it does not shrink";
+    registry.register_with_unit("forecast_drained", help, Unit::Seconds, optional(drained));
+    let full = admin.trend.disk_full_in().time().map(seconds);
+    let help = "Time until free bytes of the disk come down to its reserve at this pace; absent where they do not";
+    registry.register_with_unit("forecast_disk_full", help, Unit::Seconds, optional(full));
 }
 
-/// Histograms that were fed elsewhere, as one metric with a label each.
+/// One metric: its samples, each with its labels.
 #[derive(Debug)]
-struct Labelled<L>(Vec<(L, Histogram)>);
+pub(super) struct Labelled<L, M>(pub Vec<(L, M)>);
 
-impl<L: EncodeLabelSet> EncodeMetric for Labelled<L> {
+impl<L: EncodeLabelSet, M: EncodeMetric + TypedMetric> EncodeMetric for Labelled<L, M> {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
-        self.0.iter().try_for_each(|(labels, histogram)| histogram.encode(encoder.encode_family(labels)?))
+        self.0.iter().try_for_each(|(labels, metric)| metric.encode(encoder.encode_family(labels)?))
     }
 
     fn metric_type(&self) -> MetricType {
-        MetricType::Histogram
+        M::TYPE
     }
+}
+
+/// A number that need not be there.
+fn optional(value: Option<f64>) -> Labelled<[(&'static str, &'static str); 0], ConstGauge<f64>> {
+    Labelled(value.map(|value| ([], ConstGauge::new(value))).into_iter().collect())
+}
+
+/// For each of the words 1 where it is the one that holds, else 0.
+pub(super) fn one_of<L>(
+    words: &[&'static str],
+    is: &str,
+    labels: impl Fn(&'static str) -> L,
+) -> Vec<(L, ConstGauge<i64>)> {
+    words.iter().map(|word| (labels(word), ConstGauge::new(i64::from(*word == is)))).collect()
 }
 
 /// How long things take. Sources and destinations are those that are configured, so there are no more series than these.
@@ -151,49 +227,17 @@ fn latencies(registry: &mut Registry, admin: &Admin) {
 }
 
 fn refusals(registry: &mut Registry, s: &Snapshot) {
-    let family = Family::<Refused, prometheus_client::metrics::counter::Counter>::default();
-    for ((status, code), count) in &s.refused {
-        let labels = Refused { status: u32::from(*status), code: (*code).to_owned() };
-        family.get_or_create(&labels).inc_by(*count);
-    }
-    registry.register("intake_refused", "Requests refused at the door", family);
+    let refused = s.refused.iter().map(|((status, code), count)| {
+        (Refused { status: u32::from(*status), code: (*code).to_owned() }, ConstCounter::new(*count))
+    });
+    registry.register("intake_refused", "Requests refused at the door", Labelled(refused.collect()));
 }
 
 fn certificates(registry: &mut Registry, s: &Snapshot) {
-    let family = Family::<ByUse, Gauge>::default();
-    for certificate in &s.certificates {
+    let ends = s.certificates.iter().map(|certificate| {
         let labels = ByUse { of: certificate.of.clone(), role: certificate.role };
-        family.get_or_create(&labels).set(certificate.ends_in_s);
-    }
+        (labels, ConstGauge::new(certificate.ends_in_s))
+    });
     let help = "Time until a certificate in use ends; below zero where it has ended";
-    registry.register_with_unit("certificate_expiry", help, Unit::Seconds, family);
-}
-
-fn attempts<'a>(registry: &mut Registry, destinations: impl Iterator<Item = &'a Arc<Destination>>) {
-    let family = Family::<Ended, prometheus_client::metrics::counter::Counter>::default();
-    for destination in destinations {
-        for (outcome, count) in destination.attempts.all() {
-            let labels = Ended { destination: destination.name.clone(), outcome };
-            family.get_or_create(&labels).inc_by(count);
-        }
-    }
-    registry.register("destination_attempts", "Attempts since the start, by how they ended", family);
-}
-
-fn by_destination(registry: &mut Registry, s: &Snapshot, names: &[(crate::event::DestinationId, String)]) {
-    type Of = fn(&Snapshot, crate::event::DestinationId) -> i64;
-    let gauges: [(&str, &str, Of); 5] = [
-        ("destination_queue_depth", "Deliveries that wait for it", |s, d| s.totals.tally_of(d).queued() as i64),
-        ("destination_in_flight", "Deliveries being attempted to it", |s, d| s.line(d).in_flight as i64),
-        ("destination_delayed", "Its deliveries that wait for their due time", |s, d| s.line(d).delayed as i64),
-        ("destination_dead", "Its dead letters", |s, d| s.totals.tally_of(d).dead as i64),
-        ("destination_delivered", "Deliveries to it answered 2xx", |s, d| s.totals.tally_of(d).delivered as i64),
-    ];
-    for (name, help, of) in gauges {
-        let family = Family::<ByDestination, Gauge>::default();
-        for (d, destination) in names {
-            family.get_or_create(&ByDestination { destination: destination.clone() }).set(of(s, *d));
-        }
-        registry.register(name, help, family);
-    }
+    registry.register_with_unit("certificate_expiry", help, Unit::Seconds, Labelled(ends.collect()));
 }

@@ -1,0 +1,78 @@
+//! What a destination's pace goes by after a restart, and what becomes of it when the clock was stepped between two lives.
+
+use super::Ledger;
+use crate::event::DestinationId;
+use crate::rules::anchor::{Anchor, Step};
+use crate::store::codec::{self, Kind};
+use crate::store::draft::Table;
+use crate::store::keys::{ANCHOR, hold_key, paced_key, stance_key};
+use crate::store::record::{Door, Hold};
+use crate::store::stance::{Fixed, Paced, Pause, Stance};
+use crate::time::Timestamp;
+
+impl Ledger<'_> {
+    pub(super) fn pause(&mut self, d: DestinationId, pause: Option<Pause>) {
+        self.stand(d, self.now, |stance| stance.pause = pause);
+    }
+
+    pub(super) fn fix_breaker(&mut self, d: DestinationId, fixed: Option<Fixed>, at: Timestamp) {
+        self.stand(d, at, |stance| stance.breaker = fixed);
+    }
+
+    /// Changes a stance, and notes with it that everything is let in again, where it is.
+    fn stand(&mut self, d: DestinationId, at: Timestamp, change: impl FnOnce(&mut Stance)) {
+        let stance = self.index.stances.entry(d).or_default();
+        let before = stance.clone();
+        change(stance);
+        let let_in_at = stance.lets_in(&before, at);
+        self.draft.put(Table::Meta, stance_key(d), codec::encode(Kind::Stance, stance));
+        if let Some(let_in_at) = let_in_at {
+            self.put_paced(d, |paced| paced.let_in_at = let_in_at.max(paced.let_in_at));
+        }
+        self.changed = true;
+    }
+
+    pub(super) fn hold(&mut self, d: DestinationId, hold: Hold) {
+        self.draft.put(Table::Meta, hold_key(d), codec::encode(Kind::Hold, &hold));
+        self.index.holds.insert(d, hold);
+        self.changed = true;
+    }
+
+    /// An attempt starts; starts are told of in no certain order.
+    pub(super) fn sent(&mut self, d: DestinationId, at: Timestamp) {
+        self.put_paced(d, |paced| paced.sent_at = if at == Timestamp::ZERO { at } else { at.max(paced.sent_at) });
+    }
+
+    fn put_paced(&mut self, d: DestinationId, change: impl FnOnce(&mut Paced)) {
+        let paced = self.index.paced.entry(d).or_default();
+        change(paced);
+        self.draft.put(Table::Meta, paced_key(d), codec::encode(Kind::Paced, paced));
+        self.changed = true;
+    }
+
+    /// From now on stored times go by this anchor; those that are to last for a while are moved by the step in the same
+    /// commit, so that a kill leaves both or neither.
+    pub(super) fn drop_anchor(&mut self, anchor: Anchor, step: Option<Step>) {
+        self.draft.put(Table::Meta, ANCHOR.to_vec(), codec::encode(Kind::Anchor, &anchor));
+        self.index.anchor = Some(anchor);
+        self.changed = true;
+        let Some(step) = step else { return };
+        for (d, hold) in self.index.holds.clone() {
+            self.hold(d, Hold { until: step.moved(hold.until), ..hold });
+        }
+        for d in self.index.stances.keys().copied().collect::<Vec<_>>() {
+            self.stand(d, self.now, |stance| {
+                stance.pause.iter_mut().for_each(|pause| pause.until = step.moved(pause.until));
+                stance.breaker.iter_mut().for_each(|fixed| fixed.until = step.moved(fixed.until));
+            });
+        }
+        for d in self.index.paced.keys().copied().collect::<Vec<_>>() {
+            self.put_paced(d, |paced| {
+                (paced.let_in_at, paced.sent_at) = (step.moved(paced.let_in_at), step.moved(paced.sent_at));
+            });
+        }
+        if let Some(Door::Closed { who, reason, since, until }) = self.index.door.clone() {
+            self.put_door(Door::Closed { who, reason, since, until: step.moved(until) });
+        }
+    }
+}
