@@ -246,8 +246,8 @@ fn what_to_do(event: &Value, delivery: &Value, deliveries: usize) -> String {
     };
     match item::text(delivery, "state").as_str() {
         "dead" => format!(
-            "  its letter: holdline dlq show {id}{only}\n  send it again: holdline dlq redrive {id}{only}\n  \
-             give it up: holdline dlq purge {id}{only}\n"
+            "  to look at it, send it again, or give it up:\n    holdline dlq show {id}{only}\n    \
+             holdline dlq redrive {id}{only}\n    holdline dlq purge {id}{only}\n"
         ),
         "discarded" => "  who gave it up: holdline audit, or the rules of its destination did\n".to_owned(),
         "delivered" if item::some_text(delivery, "settled_at").is_none() => {

@@ -90,7 +90,10 @@ fn view(answer: &Value, now: Timestamp, room: Room) -> String {
     if left(&text) > 0 {
         text.push_str(&shape(ages, room.width, left(&text)));
     }
-    let fits = |line: &str| room.width.map_or_else(|| line.to_owned(), |width| words::line(line, width));
+    let fits = |line: &str| match room.width {
+        Some(width) if words::columns(line) > width => words::line(line, width),
+        _ => line.to_owned(),
+    };
     text.lines().take(height).map(|line| fits(line) + "\n").collect()
 }
 
@@ -106,6 +109,9 @@ fn shape(items: &[Value], width: Option<usize>, lines: usize) -> String {
         Column::dispensable(below.map_or_else(|| "older".to_owned(), |below| format!("<{below}")), rank).right()
     }));
     let shown = if items.len() > lines { lines.saturating_sub(1) } else { items.len() };
+    if shown == 0 {
+        return String::new();
+    }
     let mut table = Table::new(heads);
     for of in items.iter().take(shown) {
         let counts = item::list(of, "ages").iter().map(|age| words::count(item::number(age, "count")));
@@ -157,7 +163,7 @@ mod tests {
             lines[1].split_whitespace().collect::<Vec<_>>(),
             ["crm", "3", "3", "3", "3", "3", "3", "3", "1,200"]
         );
-        assert_eq!(shape(&[], None, 10), "");
+        assert_eq!((shape(&[], None, 10), shape(&[ages("a"), ages("b")], None, 1)), (String::new(), String::new()));
     }
 
     #[test]

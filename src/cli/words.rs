@@ -93,15 +93,28 @@ pub fn tail(line: &str, max: usize) -> String {
     }
 }
 
-/// Lines that are longer than `width` go on in further ones, two columns further in; a word alone is never cut.
+/// How many columns a text takes on a terminal: what only sets its style takes none.
+pub fn columns(text: &str) -> usize {
+    let mut parts = text.split("\x1b[");
+    let plain = parts.next().map_or(0, |first| first.chars().count());
+    plain + parts.map(|part| part.split_once('m').map_or(part, |(_, rest)| rest).chars().count()).sum::<usize>()
+}
+
+/// Lines that are longer than `width` go on in further ones, two columns further in. A word alone is never cut, nor is a
+/// line that is a command to copy.
 pub fn wrap(text: &str, width: Option<usize>) -> String {
     let Some(width) = width else { return text.to_owned() };
     let mut out = String::with_capacity(text.len());
     for line in text.lines() {
         let indent = line.len() - line.trim_start_matches(' ').len() + 2;
+        if line.trim_start().starts_with("holdline ") {
+            out.push_str(line);
+            out.push('\n');
+            continue;
+        }
         let (mut used, mut words) = (0, 0);
         for word in line.split_inclusive(' ') {
-            let wide = word.trim_end_matches(' ').chars().count();
+            let wide = columns(word.trim_end_matches(' '));
             if words > 0 && used + wide > width && wide > 0 {
                 out.truncate(out.trim_end_matches(' ').len());
                 out.push('\n');
@@ -109,7 +122,7 @@ pub fn wrap(text: &str, width: Option<usize>) -> String {
                 (used, words) = (indent, 0);
             }
             out.push_str(word);
-            used += word.chars().count();
+            used += columns(word);
             words += usize::from(wide > 0);
         }
         out.push('\n');
@@ -178,6 +191,10 @@ mod tests {
             wrap(text, Some(20)),
             "to crm: waits for\n  gate delay until\n  noon\n  ATTEMPT  WHEN\n\nan-id-that-is-longer-than-all-this\n  end\n"
         );
+        let bold = "\x1b[1mATTEMPT\x1b[0m  \x1b[1mWHEN\x1b[0m\n";
+        assert_eq!((columns(bold.trim_end()), wrap(bold, Some(13)).as_str()), (13, bold), "style takes no room");
+        let command = "    holdline dlq show 0190 --destination crm\n";
+        assert_eq!(wrap(command, Some(20)), command);
         for width in 12..60 {
             let text = wrap("  a line of words that are short, with an indent of its own", Some(width));
             assert!(text.lines().all(|line| line.chars().count() <= width), "{width}:\n{text}");
