@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Each field of the status that has a metric, and its name. A field that is added to the status belongs here, with its
 /// metric, or among the words below.
 const METRICS: [(&str, &str); 66] = [
-    ("version", "build"),
+    ("version", "build_info"),
     ("state", "state"),
     ("started_at", "start_time_seconds"),
-    ("durability", "build"),
+    ("durability", "build_info"),
     ("intake.open", "intake_open"),
     ("intake.reason", "intake_closed"),
     ("last_gap.from", "last_gap_from_timestamp_seconds"),
