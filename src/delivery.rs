@@ -162,6 +162,12 @@ impl Delivery {
         self.attempts.last().map_or(1, |a| a.number + 1)
     }
 
+    /// How many attempts were made, and the status of the last answer; zero where there was none.
+    pub fn tried(&self) -> (u32, u16) {
+        let last = self.attempts.last().and_then(|a| a.outcome.status());
+        (self.next_attempt() - 1, last.unwrap_or(0))
+    }
+
     /// How many attempts count against the limit.
     pub fn counted(&self) -> u32 {
         (self.next_attempt() - 1).saturating_sub(self.forgiven)

@@ -46,7 +46,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    fn may(&self, scope: Scope) -> bool {
+    pub(super) fn may(&self, scope: Scope) -> bool {
         // whoever may change things may see them
         self.scopes.contains(&scope) || (scope == Scope::Read && self.scopes.contains(&Scope::Operate))
     }

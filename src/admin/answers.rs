@@ -1,6 +1,8 @@
 //! What the API answers: one struct for each thing that it shows, so that the document of the API is made from the code.
 
+use super::access::Caller;
 use super::explain::Held;
+use crate::config::settings::Scope;
 use crate::delivery::{Attempt, Delivery, Reason};
 use crate::event::{EventId, Sequence};
 use serde::Serialize;
@@ -50,16 +52,70 @@ pub struct DeliveryItem {
     pub state: DeliveryState,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempts: Option<Attempts>,
+    /// In flight: when this attempt began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// In flight: when this attempt ends at the latest, by the destination's `timeout`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
     /// When its next attempt is due.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub due: Option<String>,
+    /// When it was delivered, died or was discarded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub settled_at: Option<String>,
+    /// Why it is dead.
+    #[schema(value_type = Option<String>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// How the last attempt ended, where it failed; the words are those of the attempts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
     /// Of the last answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// What went wrong in the last attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The gate that holds it the longest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<Held>,
+    /// The other gates that are shut for it, the one that lasts longest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub also_waiting_for: Vec<Held>,
+}
+
+impl DeliveryItem {
+    /// One of which nothing but its state is known.
+    pub fn bare(destination: String, state: DeliveryState) -> Self {
+        Self {
+            destination,
+            state,
+            attempts: None,
+            since: None,
+            until: None,
+            due: None,
+            settled_at: None,
+            reason: None,
+            outcome: None,
+            status: None,
+            error: None,
+            waiting_for: None,
+            also_waiting_for: Vec::new(),
+        }
+    }
+
+    /// With how many attempts were made, and how the last of them failed.
+    pub fn tried(self, delivery: &Delivery) -> Self {
+        let last = delivery.attempts.last();
+        Self {
+            attempts: Some(Attempts::Count(delivery.next_attempt() - 1)),
+            outcome: last.map(|a| a.outcome.word().to_owned()),
+            status: last.and_then(|a| a.outcome.status()),
+            error: last.map(|a| a.error.clone()).filter(|error| !error.is_empty()),
+            ..self
+        }
+    }
 }
 
 /// The state of a delivery, as it is named in JSON and in filters.
@@ -75,7 +131,7 @@ pub enum DeliveryState {
     Discarded,
 }
 
-/// How many attempts were made; or, of a single event that waits, all of them.
+/// How many attempts were made; or, of a single event that waits or is dead, all of them.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Attempts {
@@ -96,12 +152,26 @@ pub struct AttemptItem {
     pub ambiguous: bool,
     pub status: Option<u16>,
     pub error: String,
-    /// The beginning of what came back.
-    pub answer: String,
+    /// The beginning of what came back; null to a token without the scope `reveal`, since it can repeat the event.
+    pub answer: Option<String>,
+}
+
+/// Whether the text of a destination's answers is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    Shown,
+    Hidden,
+}
+
+impl Answers {
+    /// As this caller may see them.
+    pub fn to(caller: &Caller) -> Self {
+        if caller.may(Scope::Reveal) { Self::Shown } else { Self::Hidden }
+    }
 }
 
 /// Every attempt of a delivery, oldest first.
-pub fn attempts(delivery: &Delivery) -> Vec<AttemptItem> {
+pub fn attempts(delivery: &Delivery, answers: Answers) -> Vec<AttemptItem> {
     let one = |a: &Attempt| AttemptItem {
         number: a.number,
         at: a.at.to_string(),
@@ -110,7 +180,7 @@ pub fn attempts(delivery: &Delivery) -> Vec<AttemptItem> {
         ambiguous: a.outcome.is_ambiguous(),
         status: a.outcome.status(),
         error: a.error.clone(),
-        answer: String::from_utf8_lossy(&a.answer).into_owned(),
+        answer: (answers == Answers::Shown).then(|| String::from_utf8_lossy(&a.answer).into_owned()),
     };
     delivery.attempts.iter().map(one).collect()
 }

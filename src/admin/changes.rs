@@ -5,7 +5,7 @@ use super::answers::Changed;
 use super::events::find;
 use super::filter;
 use super::known::Lies;
-use super::{Admin, Failure, Name, Shared};
+use super::{Admin, Failure, Name, Shared, notes, pace};
 use crate::delivery::{DeliveryId, Place};
 use crate::dispatch::Question;
 use crate::event::{DestinationId, Digest64};
@@ -25,6 +25,9 @@ pub(super) struct Deliveries {
     destination: Option<String>,
     /// Only say how many it would be.
     dry_run: bool,
+    /// Why; it stands in the audit.
+    #[param(max_length = 500)]
+    reason: String,
 }
 
 /// The deliveries of an event that have not ended, by what can be done with them.
@@ -42,6 +45,7 @@ impl Open {
         query: Result<QueryOf<Deliveries>, QueryRejection>,
     ) -> Result<(Self, Deliveries), Failure> {
         let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
+        notes::sound_reason(&query.reason)?;
         let only = filter::destination(query.destination.as_deref(), admin)?;
         let known = find(admin, id).await?;
         let delivery = |d: &DestinationId| DeliveryId { sequence: known.sequence, destination: *d };
@@ -50,7 +54,7 @@ impl Open {
             match lies {
                 Lies::Waiting => places.push((delivery(d), Place::Page)),
                 Lies::Delayed { due, .. } => places.push((delivery(d), Place::under(*due))),
-                Lies::Dead => dead.push(delivery(d)),
+                Lies::Dead(_) => dead.push(delivery(d)),
                 Lies::Gone => {}
             }
         }
@@ -61,7 +65,7 @@ impl Open {
     }
 
     fn under_way(&self) -> bool {
-        self.waiting.iter().any(|(.., standing)| *standing == Standing::InFlight)
+        self.waiting.iter().any(|(.., standing)| matches!(standing, Standing::InFlight { .. }))
     }
 }
 
@@ -90,7 +94,10 @@ pub(super) async fn retry(
     let mut done = 0;
     if !query.dry_run {
         if !delayed.is_empty() {
-            let change = Change::Hasten { what: format!("event retry {}", open.id), deliveries: delayed };
+            let change = Change::Hasten {
+                what: format!("event retry {}{}", open.id, pace::because(&query.reason)),
+                deliveries: delayed,
+            };
             done += admin.store.change(change, caller.name.clone()).await?;
         }
         if !dead.is_empty() {
@@ -113,7 +120,7 @@ pub(super) async fn discard(
     let waiting: Vec<(DeliveryId, Place, Digest64)> = open
         .waiting
         .iter()
-        .filter(|(.., standing)| *standing != Standing::InFlight)
+        .filter(|(.., standing)| !matches!(standing, Standing::InFlight { .. }))
         .map(|(id, place, _)| (*id, *place, open.lane))
         .collect();
     let matched = waiting.len() + open.dead.len();
@@ -127,11 +134,19 @@ pub(super) async fn discard(
     let mut done = 0;
     if !query.dry_run {
         if !waiting.is_empty() {
-            let change = Change::Discard { what: format!("event discard {}", open.id), deliveries: waiting };
+            let change = Change::Discard {
+                what: format!("event discard {}{}", open.id, pace::because(&query.reason)),
+                deliveries: waiting,
+            };
             done += admin.store.change(change, caller.name.clone()).await?;
         }
         if !open.dead.is_empty() {
-            done += admin.store.dlq(DlqAction::Purge, open.dead, caller.name).await?;
+            done += admin.store.dlq(DlqAction::Purge, open.dead, caller.name.clone()).await?;
+            if !query.reason.is_empty() {
+                // the entry of a purge names neither event nor reason
+                let what = format!("event discard {}{}", open.id, pace::because(&query.reason));
+                admin.store.change(Change::Note { what }, caller.name).await?;
+            }
         }
     }
     Ok(Json(Changed { matched, done }))

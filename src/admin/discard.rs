@@ -150,7 +150,7 @@ impl Giving<'_> {
         let asked: Vec<_> = waiting.iter().map(|(id, _, lane)| (self.d, *lane, id.sequence)).collect();
         let standings = self.admin.ask(|to| Question::Standings(asked, to)).await?;
         let mut standings = standings.into_iter();
-        waiting.retain(|_| standings.next() != Some(Standing::InFlight));
+        waiting.retain(|_| !matches!(standings.next(), Some(Standing::InFlight { .. })));
         self.changed.matched += waiting.len();
         if !self.dry_run && !waiting.is_empty() {
             let change = Change::Discard { what: self.what.clone(), deliveries: waiting };

@@ -1,7 +1,7 @@
 //! `/v1/dlq`: the dead letters, and what an operator does with them.
 
 use super::access::Caller;
-use super::answers::{Changed, LetterItem, Page, attempts};
+use super::answers::{Answers, Changed, LetterItem, Page, attempts};
 use super::filter::{self, Filter, Query, Which};
 use super::object::Object;
 use super::{Admin, Failure, Name, Shared, sequence_of};
@@ -25,13 +25,15 @@ const CHUNK: usize = 32;
 #[utoipa::path(get, path = "/v1/dlq", tag = "dead letters", params(Query), responses((status = 200, body = Page<LetterItem>), Failure))]
 pub(super) async fn list(
     State(admin): Shared,
+    caller: Caller,
     query: Result<QueryOf<Query>, QueryRejection>,
 ) -> Result<Json<Page<LetterItem>>, Failure> {
     let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
     let filter = Filter::of(&query, &admin)?;
     let after = query.after.as_deref().map(cursor_of).transpose()?;
     let (letters, next) = admin.read(move |store| page(store, &filter, after)).await?;
-    let items = letters.iter().map(|letter| item(&admin, letter)).collect();
+    let answers = Answers::to(&caller);
+    let items = letters.iter().map(|letter| item(&admin, letter, answers)).collect();
     Ok(Json(Page { items, next: next.map(cursor) }))
 }
 
@@ -39,12 +41,13 @@ pub(super) async fn list(
 #[utoipa::path(get, path = "/v1/dlq/{id}", tag = "dead letters", params(("id" = String, Path, description = "The id of an event.", pattern = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"), Which), responses((status = 200, body = LetterItem), Failure))]
 pub(super) async fn show(
     State(admin): Shared,
+    caller: Caller,
     Name(id): Name,
     which: Result<QueryOf<Which>, QueryRejection>,
 ) -> Result<Json<LetterItem>, Failure> {
     let (letter, others) = find(&admin, &id, which).await?;
     let also_dead_for = others.into_iter().map(|d| admin.destination_name(d)).collect();
-    Ok(Json(LetterItem { also_dead_for: Some(also_dead_for), ..item(&admin, &letter) }))
+    Ok(Json(LetterItem { also_dead_for: Some(also_dead_for), ..item(&admin, &letter, Answers::to(&caller)) }))
 }
 
 /// The body of a dead letter, byte for byte
@@ -115,7 +118,7 @@ fn read(store: &Store, id: DeliveryId) -> Result<Option<DeadLetter>, StoreError>
     }
 }
 
-pub(super) fn item(admin: &Admin, letter: &DeadLetter) -> LetterItem {
+pub(super) fn item(admin: &Admin, letter: &DeadLetter, answers: Answers) -> LetterItem {
     let (delivery, event) = (&letter.delivery, &letter.delivery.event);
     LetterItem {
         id: event.id(delivery.id.sequence),
@@ -132,7 +135,7 @@ pub(super) fn item(admin: &Admin, letter: &DeadLetter) -> LetterItem {
         size: event.body.len(),
         conflict: event.conflict,
         redriven: delivery.redriven,
-        attempts: attempts(delivery),
+        attempts: attempts(delivery, answers),
         also_dead_for: None,
     }
 }

@@ -179,7 +179,8 @@ impl Hunt {
             .collect();
         let asked = waiting.iter().map(|id| (id.destination, self.lane, id.sequence)).collect();
         let standings = admin.ask(|to| Question::Standings(asked, to)).await?;
-        let under_way = waiting.iter().zip(standings).filter(|(_, standing)| *standing == Standing::InFlight);
+        let under_way =
+            waiting.iter().zip(standings).filter(|(_, standing)| matches!(standing, Standing::InFlight { .. }));
         Ok(under_way.map(|(id, _)| id.sequence).collect())
     }
 

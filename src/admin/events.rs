@@ -3,7 +3,8 @@
 //! Everything is listed in order of sequence, merged from what is remembered, what lies in the delay tree and what is
 //! dead; so a page stays where it is while things move.
 
-use super::answers::{Attempts, DeliveryItem, DeliveryState, EventItem, Page, attempts};
+use super::access::Caller;
+use super::answers::{Answers, Attempts, DeliveryItem, DeliveryState, EventItem, Page, attempts};
 use super::explain::{self, Held};
 use super::filter::{EventQuery, Filter, Query};
 use super::known::{self, Candidate, Known, Lies, Look, know};
@@ -24,6 +25,8 @@ use std::time::Duration;
 /// So many events are looked at for one answer, and for so long; whoever wants to go on asks with its `next`.
 const EXAMINED_MAX: usize = 200_000;
 const ANSWER_WITHIN: Duration = Duration::from_millis(80);
+/// So often what moves is looked for again, before it is told as it was last seen.
+const LOOKS_MAX: usize = 5;
 
 /// Events, oldest first, with where each of their deliveries is
 #[utoipa::path(get, path = "/v1/events", tag = "events", params(EventQuery), responses((status = 200, body = Page<EventItem>), Failure))]
@@ -111,27 +114,30 @@ async fn standing_so(
 /// How the scheduler's word is told.
 fn state_of(standing: Standing) -> DeliveryState {
     match standing {
-        Standing::InFlight => DeliveryState::InFlight,
+        Standing::InFlight { .. } => DeliveryState::InFlight,
         Standing::Delayed { .. } => DeliveryState::Delayed,
         Standing::Held { .. } => DeliveryState::Held,
-        Standing::Sorting { .. } | Standing::Queued => DeliveryState::Queued,
+        Standing::Sorting { .. } | Standing::Queued | Standing::Moved => DeliveryState::Queued,
     }
 }
 
 /// One event: its deliveries, their attempts, and what they wait for
 #[utoipa::path(get, path = "/v1/events/{id}", tag = "events", params(Name), responses((status = 200, body = EventItem), Failure))]
-pub(super) async fn show(State(admin): Shared, Name(id): Name) -> Result<Json<EventItem>, Failure> {
-    let (known, lines) = (find(&admin, &id).await?, admin.lines().await?);
+pub(super) async fn show(State(admin): Shared, caller: Caller, Name(id): Name) -> Result<Json<EventItem>, Failure> {
+    let (mut known, lines) = (vec![find(&admin, &id).await?], admin.lines().await?);
+    let told = gather(&admin, &lines, &mut known).await?;
+    let known = known.pop().ok_or_else(|| Failure::not_found("the event has just ended"))?;
     let mut tried: BTreeMap<String, Attempts> = known
         .places
         .iter()
         .filter_map(|(d, lies)| match lies {
-            Lies::Delayed { delivery, .. } => Some((admin.destination_name(*d), Attempts::All(attempts(delivery)))),
-            _ => None,
+            Lies::Delayed { delivery, .. } => Some((d, &**delivery)),
+            Lies::Dead(letter) => letter.as_ref().map(|letter| (d, &letter.delivery)),
+            Lies::Waiting | Lies::Gone => None,
         })
+        .map(|(d, delivery)| (admin.destination_name(*d), Attempts::All(attempts(delivery, Answers::to(&caller)))))
         .collect();
-    let mut described = describe(&admin, &lines, vec![known]).await?;
-    let mut item = described.pop().ok_or_else(|| Failure::not_found("the event has just ended"))?;
+    let mut item = told.event(known);
     for delivery in &mut item.deliveries {
         delivery.attempts = tried.remove(&delivery.destination).or_else(|| delivery.attempts.take());
     }
@@ -190,7 +196,14 @@ async fn describe(
     lines: &HashMap<DestinationId, LineStatus>,
     mut known: Vec<Known>,
 ) -> Result<Vec<EventItem>, Failure> {
-    let settled = known::ends(admin, &mut known).await?;
+    let told = gather(admin, lines, &mut known).await?;
+    Ok(known.into_iter().map(|k| told.event(k)).collect())
+}
+
+type Standings = BTreeMap<DeliveryId, Standing>;
+
+/// What the scheduler says of those that wait.
+async fn standings(admin: &Admin, known: &[Known]) -> Result<Standings, Failure> {
     let waiting: Vec<_> = known
         .iter()
         .flat_map(|k| k.places.iter().map(move |(d, lies)| (k, d, lies)))
@@ -198,11 +211,27 @@ async fn describe(
         .map(|(k, d, _)| (*d, k.lane, k.sequence))
         .collect();
     let standings = admin.ask(|to| Question::Standings(waiting.clone(), to)).await?;
-    let standings: BTreeMap<DeliveryId, Standing> = waiting
-        .iter()
-        .map(|(destination, _, s)| DeliveryId { sequence: *s, destination: *destination })
-        .zip(standings)
-        .collect();
+    let ids = waiting.iter().map(|(destination, _, s)| DeliveryId { sequence: *s, destination: *destination });
+    Ok(ids.zip(standings).collect())
+}
+
+/// Asks for everything that is told of some events. The store is read first and the scheduler asked then; of what has
+/// moved on in between both are asked again, and `known` is brought up to date.
+async fn gather<'a>(
+    admin: &'a Admin,
+    lines: &HashMap<DestinationId, LineStatus>,
+    known: &mut Vec<Known>,
+) -> Result<Told<'a>, Failure> {
+    let (mut settled, mut standings) = (known::ends(admin, known).await?, standings(admin, known).await?);
+    for _ in 1..LOOKS_MAX {
+        let moved = standings.iter().filter(|(_, standing)| **standing == Standing::Moved);
+        let moved: BTreeSet<Sequence> = moved.map(|(id, _)| id.sequence).collect();
+        if moved.is_empty() {
+            break;
+        }
+        known::look_again(admin, known, moved).await?;
+        (settled, standings) = (known::ends(admin, known).await?, self::standings(admin, known).await?);
+    }
     let behind: BTreeSet<Sequence> = standings
         .values()
         .filter_map(|s| if let Standing::Held { behind } = s { Some(*behind) } else { None })
@@ -211,8 +240,7 @@ async fn describe(
     let line = |d: &DestinationId| lines.get(d).cloned().unwrap_or_default();
     let touched: BTreeSet<DestinationId> = known.iter().flat_map(|k| k.places.keys().copied()).collect();
     let held = touched.iter().map(|d| (*d, explain::of_destination(admin, *d, &line(d)))).collect();
-    let told = Told { admin, settled, standings, ids, held };
-    Ok(known.into_iter().map(|k| told.event(k)).collect())
+    Ok(Told { admin, settled, standings, ids, held })
 }
 
 /// The ids of the events that others wait for.
@@ -228,7 +256,7 @@ fn ids(store: &Store, of: BTreeSet<Sequence>) -> Result<HashMap<Sequence, EventI
 struct Told<'a> {
     admin: &'a Admin,
     settled: BTreeMap<DeliveryId, Settlement>,
-    standings: BTreeMap<DeliveryId, Standing>,
+    standings: Standings,
     ids: HashMap<Sequence, EventId>,
     held: BTreeMap<DestinationId, Vec<Held>>,
 }
@@ -252,17 +280,17 @@ impl Told<'_> {
     }
 
     fn delivery(&self, id: DeliveryId, lies: &Lies) -> DeliveryItem {
-        let bare = |state| DeliveryItem {
-            destination: self.admin.destination_name(id.destination),
-            state,
-            attempts: None,
-            due: None,
-            settled_at: None,
-            status: None,
-            waiting_for: None,
-        };
+        let bare = |state| DeliveryItem::bare(self.admin.destination_name(id.destination), state);
         match (lies, self.settled.get(&id)) {
-            (Lies::Dead, _) => bare(DeliveryState::Dead),
+            (Lies::Dead(None), _) => {
+                let error = "its record does not verify; redrive or purge sets it aside".to_owned();
+                DeliveryItem { error: Some(error), ..bare(DeliveryState::Dead) }
+            }
+            (Lies::Dead(Some(letter)), _) => DeliveryItem {
+                settled_at: Some(letter.dead_at.to_string()),
+                reason: Some(letter.reason),
+                ..bare(DeliveryState::Dead).tried(&letter.delivery)
+            },
             // redriven, and not yet where it goes
             (Lies::Gone, Some(s)) if s.how == How::Dead => bare(DeliveryState::Queued),
             (Lies::Gone, Some(s)) => DeliveryItem {
@@ -273,15 +301,25 @@ impl Told<'_> {
             },
             (Lies::Gone, None) => bare(DeliveryState::Delivered),
             (lies, _) => {
-                let tried = if let Lies::Delayed { delivery, .. } = lies { delivery.next_attempt() - 1 } else { 0 };
                 let standing = self.standings.get(&id).copied().unwrap_or(Standing::Queued);
                 let held = self.held.get(&id.destination).map_or(&[][..], Vec::as_slice);
                 let named = |s: Sequence| self.ids.get(&s).map_or_else(|| format!("sequence {s}"), EventId::to_string);
-                let waiting_for = explain::of_delivery(standing, held, named);
+                let mut gates = explain::of_delivery(standing, held, named).into_iter();
                 let due = if let Standing::Delayed { until } = standing { Some(until.to_string()) } else { None };
-                DeliveryItem { attempts: Some(Attempts::Count(tried)), due, waiting_for, ..bare(state_of(standing)) }
+                let (since, until) = self.under_way(id.destination, standing).unzip();
+                let bare = DeliveryItem { attempts: Some(Attempts::Count(0)), ..bare(state_of(standing)) };
+                let tried = if let Lies::Delayed { delivery, .. } = lies { bare.tried(delivery) } else { bare };
+                let (waiting_for, also_waiting_for) = (gates.next(), gates.collect());
+                DeliveryItem { since, until, due, waiting_for, also_waiting_for, ..tried }
             }
         }
+    }
+
+    /// When an attempt that is under way began, and when it ends at the latest.
+    fn under_way(&self, d: DestinationId, standing: Standing) -> Option<(String, String)> {
+        let Standing::InFlight { since } = standing else { return None };
+        let timeout = self.admin.destinations.get(d).map(|destination| destination.timeout).unwrap_or_default();
+        Some((since.to_string(), since.after(timeout).to_string()))
     }
 }
 

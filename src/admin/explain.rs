@@ -1,12 +1,14 @@
 //! Why something waits: which gate holds it, until when, behind which event, and who set it.
 //!
-//! *Invariants.* Whatever waits is held by a gate that has a name; there is no "unknown". A new gate is a variant of
-//! [`Gate`] and a line in [`of_destination`]; lists, single events, destinations, dashboard and command line follow.
+//! *Invariants.* Whatever waits is held by a gate that has a name; there is no "unknown". All gates that are shut are told,
+//! the one that lasts longest first: before it opens nothing goes. A new gate is a variant of [`Gate`] and a line in
+//! [`shut`]; lists, single events, destinations, dashboard and command line follow.
 
 use super::Admin;
 use crate::dispatch::{Destination, LineStatus};
-use crate::event::DestinationId;
-use crate::scheduler::{self as pace, Shut, Standing};
+use crate::event::{DestinationId, Sequence};
+use crate::rules::breaker;
+use crate::scheduler::{self as pace, Bound, Shut, Standing};
 use crate::store::Store;
 use crate::time::Timestamp;
 use serde::Serialize;
@@ -40,19 +42,31 @@ pub struct Held {
     /// Id of the event that must be resolved first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub behind: Option<String>,
-    /// `retry`, `ordering`, `destination`, `configuration`, or the name of who did it.
+    /// `retry`, `ordering`, `destination`, `breaker`, `configuration`, `adaptive` or `ramp` for what cut the configured
+    /// limit, or the name of who did it.
     pub set_by: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// How long it lasts beside others; zero where it opens and shuts from one request to the next.
+    #[serde(skip)]
+    lasts: Timestamp,
 }
 
 impl Held {
     fn by(gate: Gate, set_by: &str) -> Self {
-        Self { gate, until: None, behind: None, set_by: set_by.to_owned(), reason: None }
+        let lasts = match gate {
+            Gate::Order | Gate::Delay | Gate::Pause | Gate::Breaker => Timestamp::NEVER,
+            Gate::Concurrency | Gate::Rate => Timestamp::ZERO,
+        };
+        Self { gate, until: None, behind: None, set_by: set_by.to_owned(), reason: None, lasts }
     }
 
     fn until(self, until: Timestamp) -> Self {
-        Self { until: Some(until.to_string()), ..self }
+        Self { until: Some(until.to_string()), lasts: self.lasts.min(until), ..self }
+    }
+
+    fn momentary(self) -> Self {
+        Self { lasts: Timestamp::ZERO, ..self }
     }
 
     fn since(self, reason: &str) -> Self {
@@ -60,20 +74,42 @@ impl Held {
     }
 }
 
-/// What holds everything that waits for a destination, the strongest first; empty where its deliveries go on.
+/// What holds everything that waits for a destination, what lasts longest first; empty where its deliveries go on.
 pub fn of_destination(admin: &Admin, d: DestinationId, line: &LineStatus) -> Vec<Held> {
     let mut held = Vec::new();
     match admin.destinations.get(d) {
         None => {
             held.push(Held::by(Gate::Pause, "configuration").since("this destination is not configured any more"));
         }
-        Some(destination) => held.extend(line.shut.map(|shut| gate(&admin.store, &destination, shut))),
+        Some(destination) => {
+            held.extend(shut(line, admin.clock.now()).map(|shut| gate(&admin.store, &destination, line, shut)));
+        }
     }
+    longest_first(held)
+}
+
+fn longest_first(mut held: Vec<Held>) -> Vec<Held> {
+    held.sort_by_key(|held| std::cmp::Reverse(held.lasts));
     held
 }
 
+/// Every gate that is shut; the line itself tells only the first that it meets.
+fn shut(line: &LineStatus, now: Timestamp) -> impl Iterator<Item = Shut> {
+    let timed = |gate, until: Timestamp| (now < until).then_some(Shut { gate, until: Some(until) });
+    let opens = if let breaker::State::Open { until } = line.breaker { until } else { Timestamp::ZERO };
+    let met = |of: &[pace::Gate]| line.shut.filter(|shut| of.contains(&shut.gate));
+    let all = [
+        met(&[pace::Gate::Nowhere]),
+        timed(pace::Gate::Paused, line.paused_until),
+        timed(pace::Gate::Breaker, opens).or_else(|| met(&[pace::Gate::Breaker])),
+        timed(pace::Gate::Hold, line.hold_until),
+        met(&[pace::Gate::Concurrency, pace::Gate::Rate]),
+    ];
+    all.into_iter().flatten()
+}
+
 /// A gate of its pace that is shut.
-fn gate(store: &Store, destination: &Destination, shut: Shut) -> Held {
+fn gate(store: &Store, destination: &Destination, line: &LineStatus, shut: Shut) -> Held {
     let stance = store.stance(destination.id);
     let held = match shut.gate {
         pace::Gate::Nowhere => Held::by(Gate::Pause, "configuration").since("no url is configured"),
@@ -85,13 +121,17 @@ fn gate(store: &Store, destination: &Destination, shut: Shut) -> Held {
         pace::Gate::Breaker => {
             let fixed = stance.breaker;
             let who = fixed.as_ref().and_then(|fixed| fixed.who.as_deref()).unwrap_or("breaker");
-            Held::by(Gate::Breaker, who).since(fixed.as_ref().map_or("probes are under way", |fixed| &fixed.reason))
+            let held = Held::by(Gate::Breaker, who);
+            match (fixed, shut.until) {
+                (Some(fixed), Some(_)) => held.since(&fixed.reason),
+                _ => held.since("probes are under way").momentary(),
+            }
         }
         pace::Gate::Hold => {
             let until = shut.until.unwrap_or_default();
             Held::by(Gate::Delay, "destination").since(&destination.held_why(until))
         }
-        pace::Gate::Concurrency => Held::by(Gate::Concurrency, "configuration"),
+        pace::Gate::Concurrency => concurrency(line, destination.policy.pace.concurrency_max),
         pace::Gate::Rate => Held::by(Gate::Rate, "configuration"),
     };
     match shut.until.filter(|until| *until < Timestamp::NEVER) {
@@ -100,24 +140,33 @@ fn gate(store: &Store, destination: &Destination, shut: Shut) -> Held {
     }
 }
 
-/// What one delivery waits for; none where it is under way. `behind` names an event by its sequence.
-pub fn of_delivery(
-    standing: Standing,
-    of_destination: &[Held],
-    behind: impl Fn(crate::event::Sequence) -> String,
-) -> Option<Held> {
-    match standing {
-        Standing::InFlight => None,
-        Standing::Delayed { until } => Some(Held::by(Gate::Delay, "retry").until(until)),
-        Standing::Sorting { until } => Some(Held::by(Gate::Order, "ordering").until(until)),
-        Standing::Held { behind: first } => {
-            Some(Held { behind: Some(behind(first)), ..Held::by(Gate::Order, "ordering") })
+/// What makes the limit what it is.
+fn concurrency(line: &LineStatus, max: usize) -> Held {
+    let limit = line.limit;
+    let (set_by, reason) = match line.bound {
+        Bound::Configured => ("configuration", format!("{limit} at once")),
+        Bound::Adaptive => ("adaptive", format!("{limit} at once of {max}, as the destination answers")),
+        Bound::Ramp => ("ramp", format!("{limit} at once of {max}; deliveries return little by little")),
+    };
+    Held::by(Gate::Concurrency, set_by).since(&reason)
+}
+
+/// What one delivery waits for, what lasts longest first; empty where it is under way. `behind` names an event by its
+/// sequence.
+pub fn of_delivery(standing: Standing, of_destination: &[Held], behind: impl Fn(Sequence) -> String) -> Vec<Held> {
+    let own = match standing {
+        Standing::InFlight { .. } => return Vec::new(),
+        Standing::Delayed { until } => Held::by(Gate::Delay, "retry").until(until),
+        Standing::Sorting { until } => Held::by(Gate::Order, "ordering").until(until),
+        Standing::Held { behind: first } => Held { behind: Some(behind(first)), ..Held::by(Gate::Order, "ordering") },
+        Standing::Queued | Standing::Moved if of_destination.is_empty() => {
+            Held::by(Gate::Concurrency, "configuration").since("its turn comes behind those before it")
         }
-        Standing::Queued => {
-            let first = of_destination.first().cloned();
-            Some(first.unwrap_or_else(|| Held::by(Gate::Concurrency, "configuration")))
-        }
-    }
+        Standing::Queued | Standing::Moved => return of_destination.to_vec(),
+    };
+    // what opens and shuts from one request to the next says nothing before its turn has come
+    let lasting = of_destination.iter().filter(|held| held.lasts > Timestamp::ZERO).cloned();
+    longest_first([own].into_iter().chain(lasting).collect())
 }
 
 #[cfg(test)]
@@ -125,21 +174,72 @@ mod tests {
     use super::*;
     use crate::event::Sequence;
 
+    fn name(s: Sequence) -> String {
+        format!("id of {s}")
+    }
+
     #[test]
-    fn whatever_waits_has_a_gate() {
-        let name = |s: Sequence| format!("id of {s}");
-        let pause = Held::by(Gate::Pause, "configuration").since("no url");
-        for (standing, holds, gate) in [
-            (Standing::InFlight, vec![pause.clone()], None),
-            (Standing::Queued, vec![], Some(Gate::Concurrency)),
-            (Standing::Queued, vec![pause.clone()], Some(Gate::Pause)),
-            (Standing::Delayed { until: Timestamp(5) }, vec![pause.clone()], Some(Gate::Delay)),
-            (Standing::Sorting { until: Timestamp(5) }, vec![pause.clone()], Some(Gate::Order)),
-            (Standing::Held { behind: Sequence(3) }, vec![pause], Some(Gate::Order)),
+    fn whatever_waits_has_a_gate_and_the_one_that_lasts_longest_is_told_first() {
+        let nowhere = Held::by(Gate::Pause, "configuration").since("no url");
+        let until = |gate, n| Held::by(gate, "x").until(Timestamp(n));
+        let rate = until(Gate::Rate, 99);
+        for (standing, holds, gates) in [
+            (Standing::InFlight { since: Timestamp(1) }, vec![nowhere.clone()], vec![]),
+            (Standing::Queued, vec![], vec![Gate::Concurrency]),
+            (Standing::Queued, vec![nowhere.clone()], vec![Gate::Pause]),
+            (Standing::Queued, vec![nowhere.clone(), rate.clone()], vec![Gate::Pause, Gate::Rate]),
+            (Standing::Delayed { until: Timestamp(5) }, vec![], vec![Gate::Delay]),
+            (Standing::Delayed { until: Timestamp(5) }, vec![rate.clone()], vec![Gate::Delay]),
+            (Standing::Delayed { until: Timestamp(5) }, vec![until(Gate::Pause, 9)], vec![Gate::Pause, Gate::Delay]),
+            (Standing::Delayed { until: Timestamp(5) }, vec![until(Gate::Pause, 4)], vec![Gate::Delay, Gate::Pause]),
+            (Standing::Delayed { until: Timestamp(5) }, vec![nowhere.clone()], vec![Gate::Pause, Gate::Delay]),
+            (
+                Standing::Sorting { until: Timestamp(5) },
+                vec![until(Gate::Breaker, 6)],
+                vec![Gate::Breaker, Gate::Order],
+            ),
+            (Standing::Held { behind: Sequence(3) }, vec![nowhere], vec![Gate::Order, Gate::Pause]),
         ] {
-            assert_eq!(of_delivery(standing, &holds, name).map(|h| h.gate), gate, "{standing:?}");
+            let told: Vec<Gate> = of_delivery(standing, &holds, name).iter().map(|held| held.gate).collect();
+            assert_eq!(told, gates, "{standing:?} {holds:?}");
         }
-        let held = of_delivery(Standing::Held { behind: Sequence(3) }, &[], name).unwrap();
-        assert_eq!(held.behind.as_deref(), Some("id of 3"));
+        let held = of_delivery(Standing::Held { behind: Sequence(3) }, &[], name);
+        assert_eq!(held[0].behind.as_deref(), Some("id of 3"));
+    }
+
+    #[test]
+    fn every_gate_that_is_shut_is_told() {
+        let now = Timestamp(10);
+        let met = Some(Shut { gate: pace::Gate::Paused, until: Some(Timestamp(20)) });
+        let line = LineStatus {
+            shut: met,
+            paused_until: Timestamp(20),
+            breaker: breaker::State::Open { until: Timestamp(30) },
+            hold_until: Timestamp(40),
+            ..LineStatus::default()
+        };
+        let gates = |line: &LineStatus| shut(line, now).map(|shut| shut.gate).collect::<Vec<_>>();
+        assert_eq!(gates(&line), [pace::Gate::Paused, pace::Gate::Breaker, pace::Gate::Hold]);
+        let line = LineStatus { paused_until: Timestamp(10), hold_until: Timestamp(9), ..line };
+        assert_eq!(gates(&line), [pace::Gate::Breaker]);
+        let probes = LineStatus {
+            shut: Some(Shut { gate: pace::Gate::Breaker, until: None }),
+            breaker: breaker::State::Open { until: Timestamp(9) },
+            ..LineStatus::default()
+        };
+        assert_eq!(gates(&probes), [pace::Gate::Breaker]);
+        assert_eq!(gates(&LineStatus::default()), []);
+    }
+
+    #[test]
+    fn a_limit_that_was_cut_says_by_what() {
+        let by = |bound, limit| {
+            let held = concurrency(&LineStatus { bound, limit, ..LineStatus::default() }, 64);
+            (held.set_by, held.reason.unwrap_or_default())
+        };
+        assert_eq!(by(Bound::Configured, 64), ("configuration".into(), "64 at once".into()));
+        assert_eq!(by(Bound::Adaptive, 2), ("adaptive".into(), "2 at once of 64, as the destination answers".into()));
+        let ramp = "1 at once of 64; deliveries return little by little";
+        assert_eq!(by(Bound::Ramp, 1), ("ramp".into(), ramp.into()));
     }
 }

@@ -1,6 +1,6 @@
 //! `/v1/dlq/export`: dead letters as NDJSON, streamed, so that any number of them takes no memory.
 
-use super::answers::LetterItem;
+use super::answers::{Answers, LetterItem};
 use super::filter::{Filter, Query};
 use super::{Admin, Failure, Shared, dlq};
 use crate::delivery::DeliveryId;
@@ -68,7 +68,7 @@ async fn lines(
             let event = &letter.delivery.event;
             let text = std::str::from_utf8(&event.body).ok();
             let exported = Exported {
-                letter: dlq::item(&admin, letter),
+                letter: dlq::item(&admin, letter, Answers::Shown),
                 content_type: event.content_type.clone(),
                 body: text.map(str::to_owned),
                 body_base64: text.is_none().then(|| base64::engine::general_purpose::STANDARD.encode(&event.body)),

@@ -6,7 +6,7 @@
 use super::answers::DeliveryState;
 use super::filter::Filter;
 use super::{Admin, Failure};
-use crate::delivery::{Delivery, DeliveryId, Place};
+use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place};
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, EventId, Sequence};
 use crate::store::{Entry, How, Settlement, Store, StoreError};
 use crate::time::Timestamp;
@@ -37,8 +37,12 @@ pub(super) struct Known {
 #[derive(Debug)]
 pub(super) enum Lies {
     Waiting,
-    Delayed { due: Timestamp, delivery: Box<Delivery> },
-    Dead,
+    Delayed {
+        due: Timestamp,
+        delivery: Box<Delivery>,
+    },
+    /// None where its record does not verify.
+    Dead(Option<Box<DeadLetter>>),
     Gone,
 }
 
@@ -250,10 +254,16 @@ fn know_of(store: &Store, candidate: Candidate) -> Result<Option<Known>, StoreEr
         }
     }
     for destination in dead {
-        if let Some(letter) = store.dead_letter(DeliveryId { sequence, destination })? {
-            event.get_or_insert_with(|| letter.delivery.event.clone());
-            places.insert(destination, Lies::Dead);
-        }
+        let lies = match store.dead_letter(DeliveryId { sequence, destination }) {
+            Ok(None) => continue,
+            Ok(Some(letter)) => {
+                event.get_or_insert_with(|| letter.delivery.event.clone());
+                Lies::Dead(Some(Box::new(letter)))
+            }
+            Err(StoreError::Damaged(_)) => Lies::Dead(None),
+            Err(e) => return Err(e),
+        };
+        places.insert(destination, lies);
     }
     Ok(match (&entry, &event) {
         (_, Some(e)) => Some(Known {
@@ -286,7 +296,7 @@ fn know_of(store: &Store, candidate: Candidate) -> Result<Option<Known>, StoreEr
 
 /// How the deliveries that lie nowhere have ended. Those that have not are looked for again behind the next commit, and
 /// `known` is brought up to date; what then has no end ended longer ago than is remembered.
-pub(super) async fn ends(admin: &Admin, known: &mut [Known]) -> Result<BTreeMap<DeliveryId, Settlement>, Failure> {
+pub(super) async fn ends(admin: &Admin, known: &mut Vec<Known>) -> Result<BTreeMap<DeliveryId, Settlement>, Failure> {
     let settled = settlements(admin, known).await?;
     let open = |k: &Known| {
         let ended = |d: &DestinationId| {
@@ -299,19 +309,33 @@ pub(super) async fn ends(admin: &Admin, known: &mut [Known]) -> Result<BTreeMap<
     if again.is_empty() {
         return Ok(settled);
     }
+    look_again(admin, known, again).await?;
+    settlements(admin, known).await
+}
+
+/// Brings these up to date behind the next commit; what is then known no more is left out.
+pub(super) async fn look_again(
+    admin: &Admin,
+    known: &mut Vec<Known>,
+    again: BTreeSet<Sequence>,
+) -> Result<(), Failure> {
     admin.store.flush().await?;
+    let wanted = again.clone();
     let fresh = admin
         .read(move |store| {
-            let known = again.into_iter().map(|sequence| know(store, sequence));
+            let known = wanted.into_iter().map(|sequence| know(store, sequence));
             known.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()
         })
         .await?;
-    for fresh in fresh {
-        if let Some(stale) = known.iter_mut().find(|k| k.sequence == fresh.sequence) {
-            *stale = fresh;
+    let mut fresh: BTreeMap<Sequence, Known> = fresh.into_iter().map(|k| (k.sequence, k)).collect();
+    known.retain_mut(|k| match fresh.remove(&k.sequence) {
+        Some(fresh) => {
+            *k = fresh;
+            true
         }
-    }
-    settlements(admin, known).await
+        None => !again.contains(&k.sequence),
+    });
+    Ok(())
 }
 
 async fn settlements(admin: &Admin, known: &[Known]) -> Result<BTreeMap<DeliveryId, Settlement>, Failure> {

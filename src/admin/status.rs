@@ -9,7 +9,7 @@ use crate::dispatch::{Destination, LineStatus};
 use crate::event::DestinationId;
 use crate::intake::admission::State as Door;
 use crate::rules::breaker;
-use crate::scheduler::{Gate, Shut};
+use crate::scheduler::{Behind, Gate, Shut};
 use crate::store::{Remembering, Store, Totals};
 use crate::time::{Timestamp, millis};
 use crate::upkeep::Rates;
@@ -197,7 +197,7 @@ pub(super) struct DestinationItem {
     paused: bool,
     breaker: BreakerItem,
     concurrency: Concurrency,
-    /// What holds everything that waits for it.
+    /// Every gate that holds everything that waits for it, what lasts longest first.
     holds: Vec<Held>,
     queue: DestinationQueue,
     rates: RatesItem,
@@ -246,6 +246,26 @@ struct DestinationQueue {
     oldest_age_ms: u64,
     delayed: usize,
     held: usize,
+    behind_dead_letters: BehindDeadLetters,
+}
+
+/// What waits for what becomes of dead letters, as far as it has been read ahead; only where `ordering.on_dead_letter` is
+/// `hold`.
+#[derive(Debug, Serialize, ToSchema)]
+struct BehindDeadLetters {
+    interactions: usize,
+    deliveries: usize,
+    oldest_age_ms: u64,
+}
+
+impl BehindDeadLetters {
+    fn of(behind: Behind, now: Timestamp) -> Self {
+        Self {
+            interactions: behind.interactions,
+            deliveries: behind.deliveries,
+            oldest_age_ms: behind.oldest.map_or(0, |at| millis(now.since(at))),
+        }
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -361,6 +381,7 @@ fn one(admin: &Admin, s: &Snapshot, destination: &Destination) -> DestinationIte
             oldest_age_ms: line.oldest.map_or(0, |at| millis(s.now.since(at))),
             delayed: line.delayed,
             held: line.held,
+            behind_dead_letters: BehindDeadLetters::of(line.behind, s.now),
         },
         rates: admin.trend.rates(Some(d)).into(),
         counters: DestinationCounters {

@@ -3,12 +3,13 @@
 
 use crate::cli::client::Admin;
 use crate::cli::download::{bar, new_file, pieces};
-use crate::cli::reach::Reach;
+use crate::cli::reach::{Form, Reach};
 use crate::cli::{Failure, output, words};
 use crate::store::{
     Inventory, Salvaged, repair as repair_store, restore as restore_store, salvage as salvage_store,
     verify as verify_store,
 };
+use serde_json::{Map, Value, json};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -32,9 +33,12 @@ pub struct RestoreArgs {
     /// The folder of a backup
     #[arg(value_name = "DIR")]
     dir: PathBuf,
-    /// The data folder to make; it must not hold a store yet
+    /// The data folder to make; it must be empty, or not there yet
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
+    /// Print JSON, for scripts
+    #[arg(long)]
+    json: bool,
 }
 
 /// Arguments of `holdline verify`.
@@ -50,6 +54,9 @@ pub struct VerifyArgs {
     /// damaged one is only read
     #[arg(long, value_name = "NEW", conflicts_with = "repair")]
     salvage: Option<PathBuf>,
+    /// Print JSON, for scripts
+    #[arg(long)]
+    json: bool,
 }
 
 /// Makes a backup.
@@ -73,7 +80,10 @@ pub async fn backup(args: BackupArgs) -> Result<(), Failure> {
     std::fs::rename(&part, &whole).map_err(failed)?;
     File::open(&args.dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
     bar.finish_and_clear();
-    output::text(&format!("{}: {}\n", whole.display(), words::bytes(bar.position())))
+    match args.reach.shared.form() {
+        Form::Json => output::json(&json!({"file": whole, "bytes": bar.position()})),
+        Form::Table => output::text(&format!("{}: {}\n", whole.display(), words::bytes(bar.position()))),
+    }
 }
 
 /// Makes a store from a backup and checks it.
@@ -83,7 +93,7 @@ pub fn restore(args: &RestoreArgs) -> Result<(), Failure> {
     let bar = bar("rows");
     let made = restore_store(file, &args.data, || bar.inc(1)).map_err(|e| Failure::Operation(e.to_string()))?;
     bar.finish_and_clear();
-    told(&args.data, &made)
+    told(&args.data, &made, args.json.then(Map::new))
 }
 
 /// Checks every record.
@@ -92,16 +102,19 @@ pub fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     if let Some(new) = &args.salvage {
         return salvaged(args, new, &salvage_store(&args.data, new, words::now()).map_err(failed)?);
     }
+    let mut more = Map::new();
     let found = if args.repair {
         let (done, found) = repair_store(&args.data, words::now()).map_err(failed)?;
-        for line in done {
-            output::text(&format!("set aside: {line}\n"))?;
+        if args.json {
+            more.insert("set_aside".to_owned(), json!(done));
+        } else {
+            output::text(&done.iter().map(|line| format!("set aside: {line}\n")).collect::<String>())?;
         }
         found
     } else {
         verify_store(&args.data).map_err(failed)?
     };
-    told(&args.data, &found)
+    told(&args.data, &found, args.json.then_some(more))
 }
 
 /// The file in a salvaged folder that names all that is missing.
@@ -132,8 +145,16 @@ fn salvaged(args: &VerifyArgs, new: &Path, done: &Salvaged) -> Result<(), Failur
         n if n > SHOWN => format!("{}  and {} more, in {}\n", full(&lines[..SHOWN]), n - SHOWN, report.display()),
         _ => full(lines),
     };
-    output::text(&format!("{sums}{damaged}{}{missing}{}", short(&done.damaged), short(&done.missing)))?;
-    told(new, &done.inventory)?;
+    if args.json {
+        let copied: Map<String, Value> =
+            done.copied.iter().map(|(name, count)| ((*name).to_owned(), json!(count))).collect();
+        let more = json!({"salvaged_from": args.data, "report": report, "copied": copied, "does_not_verify": done.damaged,
+            "missing": done.missing, "unaccounted": done.unaccounted, "nameless": done.nameless});
+        told(new, &done.inventory, Some(more.as_object().cloned().unwrap_or_default()))?;
+    } else {
+        output::text(&format!("{sums}{damaged}{}{missing}{}", short(&done.damaged), short(&done.missing)))?;
+        told(new, &done.inventory, None)?;
+    }
     if done.is_whole() {
         return Ok(());
     }
@@ -143,7 +164,31 @@ fn salvaged(args: &VerifyArgs, new: &Path, done: &Salvaged) -> Result<(), Failur
     )))
 }
 
-fn told(data: &Path, found: &Inventory) -> Result<(), Failure> {
+/// Prints what a store holds; with `more` fields as JSON.
+fn told(data: &Path, found: &Inventory, more: Option<Map<String, Value>>) -> Result<(), Failure> {
+    match more {
+        Some(more) => output::json(&as_json(data, found, more))?,
+        None => output::text(&as_text(data, found))?,
+    }
+    match found.faults.len() {
+        0 => Ok(()),
+        n => Err(Failure::Operation(format!(
+            "{}; `holdline verify --repair` sets aside what does not verify",
+            words::counted(n as u64, "fault")
+        ))),
+    }
+}
+
+fn as_json(data: &Path, found: &Inventory, more: Map<String, Value>) -> Value {
+    let mut all = json!({"data": data, "accepted": found.accepted, "waiting": found.waiting, "dead": found.dead,
+        "damaged": found.damaged, "faults": found.faults});
+    if let Some(all) = all.as_object_mut() {
+        all.extend(more);
+    }
+    all
+}
+
+fn as_text(data: &Path, found: &Inventory) -> String {
     let mut text = format!(
         "{}: {} accepted, {} deliveries waiting, {} dead, {} damaged records set aside\n",
         data.display(),
@@ -155,12 +200,5 @@ fn told(data: &Path, found: &Inventory) -> Result<(), Failure> {
     for fault in &found.faults {
         text.push_str(&format!("  {fault}\n"));
     }
-    output::text(&text)?;
-    match found.faults.len() {
-        0 => Ok(()),
-        n => Err(Failure::Operation(format!(
-            "{}; `holdline verify --repair` sets aside what does not verify",
-            words::counted(n as u64, "fault")
-        ))),
-    }
+    text
 }

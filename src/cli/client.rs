@@ -1,7 +1,7 @@
 //! A client of the admin API.
 //!
-//! *Failure.* No connection, or no whole answer in time: [`Failure::Unreachable`]. An error the API answers, or an answer
-//! that is not the API's: [`Failure::Operation`].
+//! *Failure.* No connection, or no whole answer in time: [`Failure::Unreachable`]. What the API refuses as wrongly asked:
+//! [`Failure::Usage`]. Any other error it answers, or an answer that is not the API's: [`Failure::Operation`].
 
 use crate::cli::Failure;
 use crate::cli::item;
@@ -168,7 +168,8 @@ impl Admin {
             return self.stranger(&format!("status {}", status.as_u16()));
         };
         let message = item::text(&error, "error/message");
-        Failure::Operation(format!("{message} ({code}, status {})", status.as_u16()))
+        let text = format!("{message} ({code}, status {})", status.as_u16());
+        if status == StatusCode::BAD_REQUEST { Failure::Usage(text) } else { Failure::Operation(text) }
     }
 
     fn unreachable(&self, why: &str) -> Failure {
@@ -243,6 +244,8 @@ mod tests {
             admin.refused(StatusCode::NOT_FOUND, &body),
             Failure::Operation("no such event (not_found, status 404)".into())
         );
+        let body = json!({"error": {"code": "invalid_request", "message": "no time"}}).to_string().into();
+        assert_eq!(admin.refused(StatusCode::BAD_REQUEST, &body).code(), 2);
         let Failure::Operation(text) = admin.refused(StatusCode::UNAUTHORIZED, &Bytes::new()) else { panic!() };
         assert!(text.contains("no token was found in DIR/admin.token"), "{text}");
         let Failure::Operation(text) = admin.refused(StatusCode::BAD_GATEWAY, &"<html>".into()) else { panic!() };

@@ -79,7 +79,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
     match args.reach.shared.form() {
         Form::Json => output::json(&Value::Array(findings.iter().map(as_json).collect()))?,
-        Form::Table => output::text(&told(&findings))?,
+        Form::Table => output::wrapped(&told(&findings))?,
     }
     match findings.iter().filter(|f| f.verdict == Verdict::Bad).count() {
         0 => Ok(()),

@@ -1,10 +1,10 @@
 //! `holdline events`: which events there are, and the whole story of one.
 
 use crate::cli::client::{Admin, encoded, with_query};
-use crate::cli::filter::{self, Filter, Pages};
+use crate::cli::filter::{self, Accepted, Filter, Pages};
 use crate::cli::reach::{Form, Reach};
 use crate::cli::table::{Column, Table};
-use crate::cli::{Failure, item, output, words};
+use crate::cli::{Failure, confirm, item, output, words};
 use crate::time::Timestamp;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ enum What {
     /// Try an event again now: what waits for its time need not, what is dead is redriven
     Retry(Change),
     /// Give an event up: what waits and what is dead is discarded for good
-    Discard(Change),
+    Discard(Discard),
 }
 
 #[derive(Debug, clap::Args)]
@@ -44,24 +44,52 @@ struct Change {
     dry_run: bool,
 }
 
+#[derive(Debug, clap::Args)]
+struct Discard {
+    #[command(flatten)]
+    change: Change,
+    /// Why; it stands in the audit
+    #[arg(long, value_name = "WHY", default_value = "")]
+    reason: String,
+    /// Do not ask first
+    #[arg(long)]
+    yes: bool,
+}
+
+impl Discard {
+    async fn run(&self, admin: &Admin, form: Form) -> Result<(), Failure> {
+        if !self.change.dry_run && !self.yes {
+            let would = admin.delete(&self.change.path("", true, "")).await?;
+            confirm::discard(&deliveries(item::number(&would, "matched")))?;
+        }
+        let answer = admin.delete(&self.change.path("", self.change.dry_run, &self.reason)).await?;
+        self.change.told(&answer, "discarded", form)
+    }
+}
+
+fn deliveries(n: u64) -> String {
+    if n == 1 { "1 delivery".to_owned() } else { format!("{} deliveries", words::count(n)) }
+}
+
 impl Change {
-    fn path(&self, tail: &str) -> String {
+    fn path(&self, tail: &str, dry_run: bool, reason: &str) -> String {
         let destination = self.destination.as_deref().map(|name| ("destination", name));
-        let dry = self.dry_run.then_some(("dry_run", "true"));
-        with_query(&format!("/v1/events/{}{tail}", encoded(&self.id)), destination.into_iter().chain(dry))
+        let dry = dry_run.then_some(("dry_run", "true"));
+        let reason = (!reason.is_empty()).then_some(("reason", reason));
+        let query = destination.into_iter().chain(dry).chain(reason);
+        with_query(&format!("/v1/events/{}{tail}", encoded(&self.id)), query)
     }
 
     /// Says what was changed; one that was not made in full is a failure.
     fn told(&self, answer: &Value, did: &str, form: Form) -> Result<(), Failure> {
         let (matched, done) = (item::number(answer, "matched"), item::number(answer, "done"));
-        let counted = |n: u64| if n == 1 { "1 delivery".to_owned() } else { format!("{} deliveries", words::count(n)) };
         match form {
             Form::Json => output::json(answer)?,
-            Form::Table if self.dry_run => output::text(&format!("{} would be {did}\n", counted(matched)))?,
-            Form::Table => output::text(&format!("{} {did}\n", counted(done)))?,
+            Form::Table if self.dry_run => output::text(&format!("{} would be {did}\n", deliveries(matched)))?,
+            Form::Table => output::text(&format!("{} {did}\n", deliveries(done)))?,
         }
         if !self.dry_run && done < matched {
-            let left = counted(matched - done);
+            let left = deliveries(matched - done);
             return Err(Failure::Operation(format!("{left} moved on meanwhile; `holdline explain` tells where it is")));
         }
         Ok(())
@@ -75,6 +103,8 @@ struct List {
     state: Option<String>,
     #[command(flatten)]
     filter: Filter,
+    #[command(flatten)]
+    accepted: Accepted,
     #[command(flatten)]
     pages: Pages,
 }
@@ -92,16 +122,16 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let form = args.reach.shared.form();
     match args.what {
         What::Retry(change) => {
-            let answer = admin.post(&change.path("/retry"), &Value::Null).await?;
+            let answer = admin.post(&change.path("/retry", change.dry_run, ""), &Value::Null).await?;
             change.told(&answer, "tried again now", form)
         }
-        What::Discard(change) => change.told(&admin.delete(&change.path("")).await?, "discarded", form),
+        What::Discard(discard) => discard.run(&admin, form).await,
         What::List(list) => self::list(&admin, &list, form).await,
         What::Show(show) => {
             let event = admin.get(&format!("/v1/events/{}", encoded(&show.id))).await?;
             match form {
                 Form::Json => output::json(&event),
-                Form::Table => output::text(&story(&event, words::now())),
+                Form::Table => output::wrapped(&story(&event, words::now())),
             }
         }
     }
@@ -109,7 +139,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
 
 async fn list(admin: &Admin, list: &List, form: Form) -> Result<(), Failure> {
     let state = list.state.as_deref().map(|state| ("state", state));
-    let pairs: Vec<(&str, &str)> = state.into_iter().chain(list.filter.pairs()).collect();
+    let pairs: Vec<(&str, &str)> = state.into_iter().chain(list.filter.pairs()).chain(list.accepted.pairs()).collect();
     match form {
         Form::Json => filter::print_json(admin, "/v1/events", &pairs, &list.pages).await,
         Form::Table => {
@@ -184,12 +214,15 @@ pub(super) fn head(event: &Value, now: Timestamp) -> String {
 
 pub(super) fn story(event: &Value, now: Timestamp) -> String {
     let mut text = head(event, now);
-    for delivery in item::list(event, "deliveries") {
+    let all = item::list(event, "deliveries");
+    for delivery in all {
         writeln!(text, "\nto {}: {}", item::text(delivery, "destination"), progress(delivery, now))
             .expect("writing to a String cannot fail");
-        if let Some(waiting) = item::find(delivery, "waiting_for").filter(|w| w.is_object()) {
-            writeln!(text, "  waits for {}", gate(waiting, now)).expect("writing to a String cannot fail");
+        for (n, waiting) in gates(delivery).enumerate() {
+            let lead = if n == 0 { "waits for" } else { "and for" };
+            writeln!(text, "  {lead} {}", gate(waiting, now)).expect("writing to a String cannot fail");
         }
+        text.push_str(&what_to_do(event, delivery, all.len()));
         let attempts = item::list(delivery, "attempts");
         if !attempts.is_empty() {
             text.push_str(&self::attempts(attempts, now));
@@ -198,7 +231,33 @@ pub(super) fn story(event: &Value, now: Timestamp) -> String {
     text
 }
 
-fn progress(delivery: &Value, now: Timestamp) -> String {
+/// Every gate that is shut for a delivery, what lasts longest first.
+pub(super) fn gates(delivery: &Value) -> impl Iterator<Item = &Value> {
+    let first = item::find(delivery, "waiting_for").filter(|w| w.is_object());
+    first.into_iter().chain(item::list(delivery, "also_waiting_for"))
+}
+
+/// What an operator can do about a delivery that goes nowhere by itself.
+fn what_to_do(event: &Value, delivery: &Value, deliveries: usize) -> String {
+    let id = item::text(event, "id");
+    let only = match deliveries {
+        0 | 1 => String::new(),
+        _ => format!(" --destination {}", item::text(delivery, "destination")),
+    };
+    match item::text(delivery, "state").as_str() {
+        "dead" => format!(
+            "  its letter: holdline dlq show {id}{only}\n  send it again: holdline dlq redrive {id}{only}\n  \
+             give it up: holdline dlq purge {id}{only}\n"
+        ),
+        "discarded" => "  who gave it up: holdline audit, or the rules of its destination did\n".to_owned(),
+        "delivered" if item::some_text(delivery, "settled_at").is_none() => {
+            "  longer ago than its end is remembered\n".to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
+pub(super) fn progress(delivery: &Value, now: Timestamp) -> String {
     let mut text = item::text(delivery, "state");
     let attempts = match item::find(delivery, "attempts") {
         Some(Value::Array(list)) => list.len() as u64,
@@ -207,11 +266,24 @@ fn progress(delivery: &Value, now: Timestamp) -> String {
     if let Some(reason) = item::some_text(delivery, "reason") {
         text.push_str(&format!(" ({reason})"));
     }
-    if item::find(delivery, "status").is_some_and(|s| !s.is_null()) {
-        text.push_str(&format!(", answered {}", item::text(delivery, "status")));
+    let outcome = item::some_text(delivery, "outcome").filter(|outcome| *outcome != "answered");
+    match (outcome, item::find(delivery, "status").and_then(Value::as_u64)) {
+        (Some(outcome), Some(status)) => text.push_str(&format!(", {outcome} {status}")),
+        (Some(outcome), None) => text.push_str(&format!(", {outcome}")),
+        (None, Some(status)) => text.push_str(&format!(", answered {status}")),
+        (None, None) => {}
+    }
+    if let Some(error) = item::some_text(delivery, "error") {
+        text.push_str(&format!(" ({})", words::line(error, 200)));
+    }
+    if let Some(since) = item::some_text(delivery, "since") {
+        text.push_str(&format!(", begun {}", words::ago(since, now)));
+    }
+    if let Some(until) = item::some_text(delivery, "until") {
+        text.push_str(&format!(", ends {until} at the latest ({})", words::ago(until, now)));
     }
     if let Some(at) = item::some_text(delivery, "settled_at") {
-        text.push_str(&format!(", {}", words::ago(at, now)));
+        text.push_str(&format!(", {at} ({})", words::ago(at, now)));
     }
     if attempts > 0 {
         text.push_str(&format!(", {}", words::counted(attempts, "attempt")));
@@ -299,10 +371,34 @@ mod tests {
             "to wallboard: delayed, 1 attempt, due in 2.0s",
             "status 503",
             "answer 1: try later",
-            "to bi: delivered, answered 200, 1.0s ago, 2 attempts",
+            "to bi: delivered, answered 200, 2026-03-19T22:04:47Z (1.0s ago), 2 attempts",
         ] {
             assert!(text.replace("T22:04:38Z", "T22:04:38.000Z").contains(part), "{part}:\n{text}");
         }
+    }
+
+    #[test]
+    fn a_dead_one_says_why_and_what_to_do_and_one_under_way_until_when() {
+        let now = words::instant("2026-03-19T22:04:48Z").unwrap();
+        let dead = json!({"destination": "crm", "state": "dead", "reason": "exhausted", "outcome": "timeout",
+            "error": "no answer within 10s", "settled_at": "2026-03-19T22:04:38Z", "attempts": 12});
+        let flies = json!({"destination": "bi", "state": "in_flight", "since": "2026-03-19T22:04:46Z",
+            "until": "2026-03-19T22:04:56Z", "attempts": 0});
+        let paused = json!({"destination": "wall", "state": "delayed",
+            "waiting_for": {"gate": "pause", "until": "2026-03-19T22:34:48Z", "set_by": "ann"},
+            "also_waiting_for": [{"gate": "delay", "until": "2026-03-19T22:05:48Z", "set_by": "retry"}]});
+        let text = story(&json!({"id": "0190", "deliveries": [dead, flies, paused]}), now);
+        for part in [
+            "to crm: dead (exhausted), timeout (no answer within 10s), 2026-03-19T22:04:38Z (10s ago), 12 attempts\n",
+            "holdline dlq show 0190 --destination crm\n",
+            "holdline dlq redrive 0190 --destination crm\n",
+            "to bi: in_flight, begun 2.0s ago, ends 2026-03-19T22:04:56Z at the latest (in 8.0s)\n",
+            "  waits for gate pause until 2026-03-19T22:34:48Z (in 30m), set by ann\n  and for gate delay until",
+        ] {
+            assert!(text.contains(part), "{part}:\n{text}");
+        }
+        let alone = story(&json!({"id": "0190", "deliveries": [{"destination": "crm", "state": "dead"}]}), now);
+        assert!(alone.contains("holdline dlq show 0190\n"), "{alone}");
     }
 
     #[test]

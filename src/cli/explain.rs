@@ -3,13 +3,14 @@
 
 use crate::cli::client::{Admin, encoded, with_query};
 use crate::cli::reach::{Form, Reach};
-use crate::cli::{Failure, events, item, output, words};
+use crate::cli::{Failure, events, item, output, status, words};
 use crate::time::Timestamp;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
 /// Arguments of `holdline explain`.
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "holdline explain [OPTIONS] <ID|--interaction KEY|--destination NAME>")]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["id", "interaction", "destination"]))]
 pub struct Args {
     #[command(flatten)]
@@ -27,8 +28,10 @@ pub struct Args {
 
 /// So many events of a chain, each waiting for the next, are told.
 const CHAIN_MAX: usize = 8;
-/// So many events of an interaction, or first in line of a destination, are told.
+/// So many events of an interaction are told.
 const SHOWN: usize = 10;
+/// So many of each state are told of those first in line of a destination.
+const FIRST: &str = "3";
 
 /// Runs the command.
 pub async fn run(args: Args) -> Result<(), Failure> {
@@ -41,7 +44,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     };
     match args.reach.shared.form() {
         Form::Json => output::json(&answer),
-        Form::Table => output::text(&told(&answer, words::now())),
+        Form::Table => output::wrapped(&told(&answer, words::now())),
     }
 }
 
@@ -91,9 +94,14 @@ fn is_open(event: &Value) -> bool {
 async fn destination(admin: &Admin, name: &str) -> Result<Value, Failure> {
     let stands = admin.get(&format!("/v1/destinations/{}", encoded(name))).await?;
     let mut first = Vec::new();
-    for state in ["in_flight", "queued", "delayed"] {
-        let path = with_query("/v1/events", [("destination", name), ("state", state), ("limit", "5")]);
-        first.extend(item::list(&admin.get(&path).await?, "items").iter().cloned());
+    for state in ["in_flight", "queued", "delayed", "held"] {
+        let path = with_query("/v1/events", [("destination", name), ("state", state), ("limit", FIRST)]);
+        for event in item::list(&admin.get(&path).await?, "items") {
+            // one that moved on between two looks is told as it was seen first
+            if !first.iter().any(|known: &Value| known["id"] == event["id"]) {
+                first.push(event.clone());
+            }
+        }
     }
     Ok(json!({"destination": stands, "first_in_line": first}))
 }
@@ -127,18 +135,43 @@ fn of_destination(stands: &Value, first: &[Value], now: Timestamp) -> String {
         n("concurrency/limit"),
         n("counters/dead"),
     );
-    let holds = item::list(stands, "holds");
-    if holds.is_empty() {
+    if let Some(age) = item::duration_ms(stands, "queue/oldest_age_ms").filter(|_| n("queue/depth") != "0") {
+        writeln!(text, "the oldest waits for {}", words::age(age)).expect("writing to a String cannot fail");
+    }
+    let (holds, behind) = (item::list(stands, "holds"), status::behind_dead_letters(stands));
+    if holds.is_empty() && behind.is_none() {
         text.push_str("nothing holds it as a whole\n");
     }
     for hold in holds {
         writeln!(text, "held by {}", events::gate(hold, now)).expect("writing to a String cannot fail");
     }
+    text.push_str(&behind.unwrap_or_default());
+    text.push_str(&forced(stands, now));
     if !first.is_empty() {
+        let name = item::some_text(stands, "name");
+        let all = first.iter().flat_map(|e| item::list(e, "deliveries").iter().map(move |d| (e, d)));
+        let ours = all.filter(|(_, d)| name.is_none_or(|name| item::some_text(d, "destination") == Some(name)));
         text.push_str("\nfirst in line:\n");
-        text.push_str(&lines(first, now));
+        ours.for_each(|(event, delivery)| text.push_str(&line(event, delivery, now)));
     }
     text
+}
+
+/// A breaker that stands closed by somebody's word does not open, whatever the calls say.
+fn forced(stands: &Value, now: Timestamp) -> String {
+    let until = item::some_text(stands, "breaker/until");
+    let lasts = until.and_then(words::instant).is_some_and(|until| until > now);
+    match (item::some_text(stands, "breaker/state"), item::some_text(stands, "breaker/set_by"), until) {
+        (Some("closed"), Some(who), Some(until)) if lasts => {
+            let why = item::some_text(stands, "breaker/reason").map(|why| format!(" ({})", words::line(why, 200)));
+            let why = why.unwrap_or_default();
+            format!(
+                "its breaker is kept closed until {until} ({}), set by {who}{why}: it does not open meanwhile\n",
+                words::ago(until, now)
+            )
+        }
+        _ => String::new(),
+    }
 }
 
 fn of_interaction(answer: &Value, now: Timestamp) -> String {
@@ -165,13 +198,7 @@ fn lines(events: &[Value], now: Timestamp) -> String {
     let mut text = String::new();
     for event in events.iter().take(SHOWN) {
         for delivery in item::list(event, "deliveries") {
-            let waits = match item::find(delivery, "waiting_for").filter(|w| w.is_object()) {
-                Some(waiting) => format!(", waits for {}", events::gate(waiting, now)),
-                None => String::new(),
-            };
-            let (id, to) = (item::text(event, "id"), item::text(delivery, "destination"));
-            writeln!(text, "  {id} to {to}: {}{waits}", item::text(delivery, "state"))
-                .expect("writing to a String cannot fail");
+            text.push_str(&line(event, delivery, now));
         }
     }
     if events.len() > SHOWN {
@@ -179,6 +206,13 @@ fn lines(events: &[Value], now: Timestamp) -> String {
             .expect("writing to a String cannot fail");
     }
     text
+}
+
+fn line(event: &Value, delivery: &Value, now: Timestamp) -> String {
+    let gates: Vec<String> = events::gates(delivery).map(|held| events::gate(held, now)).collect();
+    let waits = if gates.is_empty() { String::new() } else { format!(", waits for {}", gates.join(", and for ")) };
+    let (id, to) = (item::text(event, "id"), item::text(delivery, "destination"));
+    format!("  {id} to {to}: {}{waits}\n", events::progress(delivery, now))
 }
 
 #[cfg(test)]
@@ -207,6 +241,31 @@ mod tests {
     }
 
     #[test]
+    fn what_dead_letters_hold_and_a_breaker_kept_closed_are_told() {
+        let now = words::instant("2026-03-19T22:04:48Z").unwrap();
+        let behind = json!({"interactions": 1, "deliveries": 2, "oldest_age_ms": 180_000});
+        let held = event(
+            "a",
+            json!({"destination": "perm", "state": "held",
+            "waiting_for": {"gate": "order", "behind": "z", "set_by": "ordering"}}),
+        );
+        let stands = json!({"name": "perm", "queue": {"depth": 2, "held": 2, "oldest_age_ms": 180_000,
+            "behind_dead_letters": behind}, "holds": [], "breaker": {"state": "closed", "set_by": "ann",
+            "until": "2026-03-19T22:34:48Z", "reason": "it is sound"}});
+        let text = told(&json!({"destination": stands, "first_in_line": [held]}), now);
+        for part in [
+            "the oldest waits for 3m\n",
+            "2 deliveries of 1 interaction wait behind dead letters of perm, the oldest for 3m",
+            "holdline dlq redrive --destination perm",
+            "its breaker is kept closed until 2026-03-19T22:34:48Z (in 30m), set by ann (it is sound)",
+            "a to perm: held, waits for gate order, behind z",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        assert!(!text.contains("nothing holds it"), "{text}");
+    }
+
+    #[test]
     fn a_destination_and_an_interaction_are_told_in_lines() {
         let now = words::instant("2026-03-19T22:04:48Z").unwrap();
         let stands = json!({"name": "crm", "queue": {"depth": 5, "delayed": 2, "held": 1}, "counters": {"dead": 3},
@@ -226,6 +285,8 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
+        let line = format!("\n{}", told(&json!({"destination": {"name": "crm"}, "first_in_line": []}), now));
+        assert!(line.contains("\nnothing holds it as a whole\n"), "{line}");
         let done = event("b", json!({"destination": "crm", "state": "delivered"}));
         assert!(!is_open(&done) && is_open(&queued));
         let text = told(&json!({"interaction": "k", "known": 2, "last_ended": done, "waiting": [queued]}), now);

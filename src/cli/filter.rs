@@ -2,6 +2,8 @@
 
 use crate::cli::client::{Admin, with_query};
 use crate::cli::{Failure, item, output, words};
+use crate::delivery::Reason;
+use clap::builder::PossibleValuesParser;
 use serde_json::{Map, Value, json};
 use std::num::NonZeroU32;
 
@@ -40,7 +42,7 @@ impl Filter {
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct DeadFilter {
     /// Only those that died for this reason
-    #[arg(long, value_parser = ["exhausted", "permanent", "expired", "stale", "manual"])]
+    #[arg(long, value_parser = PossibleValuesParser::new(Reason::ALL.map(Reason::word)))]
     pub reason: Option<String>,
     /// Only those that died at this time or later: RFC 3339, or how long ago (`2h`, `7d`)
     #[arg(long, value_name = "TIME", value_parser = moment)]
@@ -62,6 +64,26 @@ impl DeadFilter {
 /// Filters as they stand in the body of a request.
 pub fn object<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Map<String, Value> {
     pairs.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect()
+}
+
+/// When the events that are meant were accepted.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Accepted {
+    /// Only those accepted at this time or later: RFC 3339, or how long ago (`2h`, `7d`)
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<String>,
+    /// Only those accepted before this time: RFC 3339, or how long ago
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    until: Option<String>,
+}
+
+impl Accepted {
+    /// Name and value of each filter that is given, as the API names them.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        [("since", &self.since), ("until", &self.until)]
+            .into_iter()
+            .filter_map(|(name, value)| value.as_deref().map(|value| (name, value)))
+    }
 }
 
 /// A time in RFC 3339, as it was given or counted back from now.

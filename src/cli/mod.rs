@@ -42,7 +42,7 @@ use std::process::ExitCode;
 
 /// Accepts contact-centre event webhooks durably and delivers them in order, at a pace the destination can bear.
 #[derive(Debug, Parser)]
-#[command(name = "holdline", version, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(name = "holdline", version, max_term_width = 80, after_help = AFTER_HELP)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -201,7 +201,10 @@ mod tests {
             "holdline events list --state dead --destination crm --limit 5 --all",
             "holdline events show genesys:abc --json",
             "holdline events retry 0190 --destination crm --dry-run",
-            "holdline events discard genesys:abc",
+            "holdline events discard genesys:abc --reason why --yes",
+            "holdline events list --since 1h --until 2026-03-19T22:04:48Z",
+            "holdline verify --data /tmp/d --json",
+            "holdline restore /tmp/b --data /tmp/d --json",
             "holdline explain 0190",
             "holdline explain --interaction k",
             "holdline explain --destination crm --json",
@@ -242,6 +245,34 @@ mod tests {
     }
 
     #[test]
+    fn every_reason_is_taken() {
+        for word in crate::delivery::Reason::ALL.map(crate::delivery::Reason::word) {
+            for command in ["list", "redrive", "purge", "export"] {
+                let line = format!("holdline dlq {command} --reason {word}");
+                assert!(parse(&line).is_ok(), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_help_is_wider_than_80_columns() {
+        fn look(mut command: clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            for text in [command.render_help().to_string(), command.render_long_help().to_string()] {
+                for line in text.lines() {
+                    assert!(line.chars().count() <= 80, "{path}: {line}");
+                }
+            }
+            for sub in command.get_subcommands() {
+                look(sub.clone(), &path);
+            }
+        }
+        let mut whole = Cli::command().term_width(80);
+        whole.build();
+        look(whole, "");
+    }
+
+    #[test]
     fn wrong_lines_are_refused() {
         for line in [
             "holdline",
@@ -251,6 +282,7 @@ mod tests {
             "holdline events list --state lost",
             "holdline events list --limit 0",
             "holdline dlq list --reason because",
+            "holdline events list --since yesterday",
             "holdline dlq list --since yesterday",
             "holdline dlq redrive",
             "holdline dlq redrive --all --type x",

@@ -1,12 +1,17 @@
 //! Standard output: text and JSON; a reader that has left is not an error.
 
-use crate::cli::Failure;
+use crate::cli::{Failure, table, words};
 use serde_json::Value;
 use std::io::{ErrorKind, IsTerminal, Write};
 
 /// Writes `text` as it is.
 pub fn text(text: &str) -> Result<(), Failure> {
     bytes(text.as_bytes())
+}
+
+/// Writes lines for a person, wrapped where the standard output is a terminal.
+pub fn wrapped(text: &str) -> Result<(), Failure> {
+    self::text(&words::wrap(text, table::width()))
 }
 
 /// Writes `bytes` as they are.

@@ -3,6 +3,7 @@
 use crate::cli::client::{Admin, encoded};
 use crate::cli::reach::{Form, Reach};
 use crate::cli::{Failure, item, output, words};
+use crate::time::Timestamp;
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
@@ -98,10 +99,28 @@ async fn decide(
     let answer = admin.post(&path, &Value::Object(body)).await?;
     match reach.shared.form() {
         Form::Json => output::json(&answer),
-        Form::Table => {
-            let until = item::some_text(&answer, "until");
-            let until = until.map(|until| format!(" until {until} ({})", words::ago(until, words::now())));
-            output::text(&format!("{destination} {done}{}\n", until.unwrap_or_default()))
-        }
+        Form::Table => output::text(&sentence(destination, done, item::some_text(&answer, "until"), words::now())),
+    }
+}
+
+/// What was decided lasts until then; a time that is over was that of the decision itself, which nothing ends.
+fn sentence(destination: &str, done: &str, until: Option<&str>, now: Timestamp) -> String {
+    let until = until.filter(|until| words::instant(until).is_none_or(|until| until > now));
+    let until = until.map(|until| format!(" until {until} ({})", words::ago(until, now)));
+    format!("{destination} {done}{}\n", until.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_is_over_is_not_told_as_an_end() {
+        let now = words::instant("2026-03-19T22:04:48Z").unwrap();
+        let said = |until| sentence("crm", "has its breaker closed", until, now);
+        assert_eq!(said(Some("2026-03-19T22:04:47.998Z")), "crm has its breaker closed\n");
+        assert_eq!(said(None), "crm has its breaker closed\n");
+        let lasting = "crm has its breaker closed until 2026-03-19T22:34:48Z (in 30m)\n";
+        assert_eq!(said(Some("2026-03-19T22:34:48Z")), lasting);
     }
 }

@@ -27,7 +27,14 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
 }
 
-pub(super) fn screen(status: &Value, now: Timestamp, width: Option<usize>) -> String {
+fn screen(status: &Value, now: Timestamp, width: Option<usize>) -> String {
+    let mut text = head(status, now);
+    text.push_str(&destinations(item::list(status, "destinations"), now, width, SHOWN, Columns::Standing));
+    text
+}
+
+/// Everything but the destinations, a line each.
+pub(super) fn head(status: &Value, now: Timestamp) -> String {
     let n = |path| words::count(item::number(status, path));
     let size = |path| words::bytes(item::number(status, path));
     let started = item::some_text(status, "started_at").map_or_else(|| "-".to_owned(), |at| words::ago(at, now));
@@ -76,32 +83,55 @@ pub(super) fn screen(status: &Value, now: Timestamp, width: Option<usize>) -> St
     for (name, value) in lines {
         writeln!(text, "{name:<11} {value}").expect("writing to a String cannot fail");
     }
-    text.push_str(&destinations(item::list(status, "destinations"), now, width));
     text
 }
 
-/// Those in trouble and those with the longest queue first.
-fn destinations(all: &[Value], now: Timestamp, width: Option<usize>) -> String {
+/// What is told of each destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Columns {
+    Standing,
+    WithRates,
+}
+
+/// In at most `lines` lines below the heading; those in trouble and those with the longest queue first.
+pub(super) fn destinations(
+    all: &[Value],
+    now: Timestamp,
+    width: Option<usize>,
+    lines: usize,
+    columns: Columns,
+) -> String {
     if all.is_empty() {
         return String::new();
     }
+    let notes = notes(all, width);
+    let lines = lines.saturating_sub(notes.lines().count()).max(1);
+    let shown = if all.len() > lines { lines.saturating_sub(1).max(1) } else { all.len() };
     let mut sorted: Vec<&Value> = all.iter().collect();
     sorted.sort_by_key(|d| (condition(d) == "ok", std::cmp::Reverse(item::number(d, "queue/depth"))));
-    let mut table = Table::new([
+    let rates: &[(&'static str, &str)] = match columns {
+        Columns::Standing => &[],
+        Columns::WithRates => {
+            &[("IN/S", "rates/accepted_per_s"), ("OUT/S", "rates/delivered_per_s"), ("DEAD/S", "rates/dead_per_s")]
+        }
+    };
+    let mut heads = vec![
         Column::fixed("DESTINATION"),
         Column::fixed("STATE"),
         Column::fixed("QUEUE").right(),
-        Column::dispensable("IN FLIGHT", 2).right(),
-        Column::dispensable("DELAYED", 3).right(),
-        Column::dispensable("HELD", 4).right(),
+        Column::dispensable("IN FLIGHT", 4).right(),
+        Column::dispensable("DELAYED", 5).right(),
+        Column::dispensable("HELD", 1).right(),
         Column::fixed("OLDEST").right(),
-        Column::dispensable("HELD BY", 1),
-    ]);
-    for d in sorted.iter().take(SHOWN) {
+    ];
+    heads.extend(rates.iter().map(|(name, _)| Column::dispensable(*name, 2).right()));
+    heads.push(Column::dispensable("HELD BY", 3));
+    let mut table = Table::new(heads);
+    for d in sorted.iter().take(shown) {
         let limit = item::number(d, "concurrency/limit");
         let of_limit = if limit > 0 { format!("/{limit}") } else { String::new() };
         let oldest = item::duration_ms(d, "queue/oldest_age_ms").filter(|_| item::number(d, "queue/depth") > 0);
-        table.row([
+        let mut row = vec![
             words::line(&item::text(d, "name"), 20),
             condition(d),
             words::count(item::number(d, "queue/depth")),
@@ -109,14 +139,48 @@ fn destinations(all: &[Value], now: Timestamp, width: Option<usize>) -> String {
             words::count(item::number(d, "queue/delayed")),
             words::count(item::number(d, "queue/held")),
             oldest.map_or_else(|| "-".to_owned(), words::age),
-            holds(d, now),
-        ]);
+        ];
+        let rate = |path| item::find(d, path).and_then(Value::as_f64).unwrap_or_default();
+        row.extend(rates.iter().map(|(_, path)| format!("{:.1}", rate(path))));
+        row.push(holds(d, now));
+        table.row(row);
     }
-    let more = match all.len().saturating_sub(SHOWN) {
+    let more = match all.len().saturating_sub(shown) {
         0 => String::new(),
         n => format!("and {} (--json shows all)\n", words::counted(n as u64, "destination")),
     };
-    format!("\n{}{more}", table.in_width(width))
+    format!("\n{}{more}{notes}", table.in_width(width))
+}
+
+/// So many destinations with something behind their dead letters are told in full.
+const NOTES: usize = 2;
+
+fn notes(all: &[Value], width: Option<usize>) -> String {
+    let told: Vec<String> = all.iter().filter_map(behind_dead_letters).collect();
+    let mut text: String = told.iter().take(NOTES).map(|note| words::wrap(note, width)).collect();
+    if told.len() > NOTES {
+        writeln!(text, "and so for {} more", words::counted((told.len() - NOTES) as u64, "destination"))
+            .expect("writing to a String cannot fail");
+    }
+    text
+}
+
+/// What of a destination waits behind dead letters, and what lets it go; none where nothing does.
+pub(super) fn behind_dead_letters(destination: &Value) -> Option<String> {
+    let n = |field: &str| item::number(destination, &format!("queue/behind_dead_letters/{field}"));
+    let deliveries = match n("deliveries") {
+        0 => return None,
+        1 => "1 delivery".to_owned(),
+        n => format!("{} deliveries", words::count(n)),
+    };
+    let wait = if n("deliveries") == 1 { "waits" } else { "wait" };
+    let oldest = words::age(std::time::Duration::from_millis(n("oldest_age_ms")));
+    let name = words::line(&item::text(destination, "name"), 64);
+    Some(format!(
+        "{deliveries} of {} {wait} behind dead letters of {name}, the oldest for {oldest}\n  \
+         to let them go: holdline dlq redrive --destination {name}, or dlq purge\n",
+        words::counted(n("interactions"), "interaction"),
+    ))
 }
 
 fn condition(destination: &Value) -> String {
@@ -127,6 +191,8 @@ fn condition(destination: &Value) -> String {
         format!("breaker {}", breaker.replace('_', " "))
     } else if !item::list(destination, "holds").is_empty() {
         "held back".to_owned()
+    } else if item::number(destination, "queue/behind_dead_letters/deliveries") > 0 {
+        "held by DLQ".to_owned()
     } else if item::number(destination, "queue/delayed") > 0 {
         "retrying".to_owned()
     } else {
@@ -168,11 +234,27 @@ mod tests {
         assert!(text.lines().count() < 25, "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains("CLOSED: disk_low") && text.contains("started 1h ago"), "{text}");
-        assert!(text.contains("and 48 destinations"), "{text}");
+        assert!(text.contains("and 49 destinations"), "{text}");
         let rows: Vec<&str> = text.lines().skip_while(|l| !l.starts_with("DESTINATION")).skip(1).collect();
         assert!(rows[0].starts_with("destination-1 ") && rows[0].contains("held back"), "{text}");
         assert!(rows[1].starts_with("destination-0 ") && rows[1].contains("paused"), "{text}");
         assert!(rows[2].starts_with("destination-59 "), "{text}");
+    }
+
+    #[test]
+    fn what_dead_letters_hold_is_no_good_state_and_says_what_to_do() {
+        let mut perm = destination("perm", 1);
+        perm["queue"]["held"] = json!(7);
+        perm["queue"]["behind_dead_letters"] = json!({"interactions": 1, "deliveries": 7, "oldest_age_ms": 180_000});
+        let text = screen(&json!({"destinations": [destination("sound", 5), perm]}), Timestamp::ZERO, Some(80));
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        let rows: Vec<&str> = text.lines().skip_while(|l| !l.starts_with("DESTINATION")).collect();
+        assert!(rows[0].contains("HELD"), "{text}");
+        assert!(rows[1].starts_with("perm") && rows[1].contains("held by DLQ") && rows[1].contains('7'), "{text}");
+        let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let note = "7 deliveries of 1 interaction wait behind dead letters of perm, the oldest for 3m";
+        assert!(flat.contains(note), "{text}");
+        assert!(text.contains("holdline dlq redrive --destination perm"), "{text}");
     }
 
     #[test]

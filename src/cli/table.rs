@@ -2,11 +2,12 @@
 
 use crate::cli::words;
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, presets};
+use std::borrow::Cow;
 
 /// How a column behaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
-    title: &'static str,
+    title: Cow<'static, str>,
     /// Zero: always there. Otherwise the column goes when room is short, the largest number first.
     dispensable: u8,
     /// Before it goes, it loses the beginning of its text, down to so many characters.
@@ -16,22 +17,22 @@ pub struct Column {
 
 impl Column {
     /// A column that is always shown.
-    pub const fn fixed(title: &'static str) -> Self {
-        Self { title, dispensable: 0, shrinks_to: None, alignment: CellAlignment::Left }
+    pub fn fixed(title: impl Into<Cow<'static, str>>) -> Self {
+        Self { title: title.into(), dispensable: 0, shrinks_to: None, alignment: CellAlignment::Left }
     }
 
     /// A column that goes when room is short; those with the largest `rank` go first.
-    pub const fn dispensable(title: &'static str, rank: u8) -> Self {
-        Self { title, dispensable: rank, shrinks_to: None, alignment: CellAlignment::Left }
+    pub fn dispensable(title: impl Into<Cow<'static, str>>, rank: u8) -> Self {
+        Self { title: title.into(), dispensable: rank, shrinks_to: None, alignment: CellAlignment::Left }
     }
 
     /// The same column, which rather loses the beginning of its text than goes, down to so many characters.
-    pub const fn shrinking_to(self, characters: usize) -> Self {
+    pub fn shrinking_to(self, characters: usize) -> Self {
         Self { shrinks_to: Some(characters), ..self }
     }
 
     /// The same column, for numbers.
-    pub const fn right(self) -> Self {
+    pub fn right(self) -> Self {
         Self { alignment: CellAlignment::Right, ..self }
     }
 }
@@ -66,7 +67,7 @@ impl Table {
         let kept = self.kept(width);
         let mut table = comfy_table::Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-        table.set_header(kept.iter().map(|&(i, _)| Cell::new(self.columns[i].title).add_attribute(Attribute::Bold)));
+        table.set_header(kept.iter().map(|&(i, _)| Cell::new(&self.columns[i].title).add_attribute(Attribute::Bold)));
         for row in &self.rows {
             let cell =
                 |(i, wide): &(usize, usize)| row.get(*i).map(|cell| words::tail(cell, *wide)).unwrap_or_default();
@@ -112,6 +113,12 @@ impl Table {
 pub fn width() -> Option<usize> {
     let terminal = comfy_table::Table::new();
     terminal.is_tty().then(|| terminal.width().map(usize::from)).flatten()
+}
+
+/// The lines of the terminal behind the standard output; none where it is a file or a pipe.
+pub fn height() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    Some(usize::from(size.ws_row)).filter(|rows| *rows > 0)
 }
 
 #[cfg(test)]

@@ -2,8 +2,11 @@
 
 use crate::cli::client::Admin;
 use crate::cli::reach::{Form, Reach};
-use crate::cli::{Failure, item, output, status, table, words};
+use crate::cli::status::{self, Columns};
+use crate::cli::table::{self, Column, Table};
+use crate::cli::{Failure, item, output, signals, words};
 use crate::clock::Clock;
+use crate::time::Timestamp;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::time::Duration;
@@ -24,8 +27,16 @@ pub struct Args {
 /// Cursor home, and everything behind it erased: no flicker as a cleared screen makes.
 const HOME: &str = "\x1b[H\x1b[J";
 
-/// Shows the status again and again. A daemon that does not answer is told in the view, and waited for.
+/// Shows the status again and again, until Ctrl-C. A daemon that does not answer is told in the view, and waited for.
 pub async fn run(args: Args) -> Result<(), Failure> {
+    let mut endings = signals::endings().map_err(|e| Failure::io("cannot wait for signals", e))?;
+    tokio::select! {
+        ended = look(&args) => ended,
+        _ = endings.recv() => Ok(()),
+    }
+}
+
+async fn look(args: &Args) -> Result<(), Failure> {
     let admin = Admin::of(&args.reach)?;
     let clock = Clock::system();
     let live = output::is_terminal();
@@ -38,13 +49,11 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             (Ok(answer), Form::Json) => output::text(&format!("{answer}\n"))?,
             (Ok(answer), Form::Table) => {
                 let lead = if live { HOME } else { "" };
-                let now = words::now();
-                let (status, ages) = (&answer["status"], item::list(&answer, "ages"));
-                let screen = status::screen(status, now, table::width());
-                output::text(&format!("{lead}{screen}\n{}{}", pace(status), shape(ages)))?;
+                let room = Room { width: table::width(), height: table::height().filter(|_| live) };
+                output::text(&format!("{lead}{}", view(&answer, words::now(), room)))?;
             }
             (Err(Failure::Unreachable(why)), Form::Table) if live && n > 1 => {
-                output::text(&format!("{HOME}{why}\n"))?;
+                output::text(&format!("{HOME}{}", words::wrap(&why, table::width())))?;
             }
             (Err(failure), _) => return Err(failure),
         }
@@ -56,26 +65,58 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What waits by age: a line for each destination, a column for each bound, as Postfix's qshape shows it.
-fn shape(items: &[Value]) -> String {
-    let mut text = String::new();
-    for (n, of) in items.iter().enumerate() {
-        let ages = item::list(of, "ages");
-        if n == 0 {
-            text.push_str(&format!("\n{:<22}", "WAITING FOR"));
-            for age in ages {
-                let below = item::duration_ms(age, "below_s").map(|s| words::age(s * 1000));
-                text.push_str(&format!(" {:>8}", below.map_or_else(|| "older".to_owned(), |b| format!("<{b}"))));
-            }
-            text.push('\n');
-        }
-        text.push_str(&format!("{:<22}", words::line(&item::text(of, "destination"), 22)));
-        for age in ages {
-            text.push_str(&format!(" {:>8}", words::count(item::number(age, "count"))));
-        }
-        text.push('\n');
+/// What there is to write on; none where it is no terminal.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    width: Option<usize>,
+    height: Option<usize>,
+}
+
+/// A line each for a blank and a heading.
+const HEADING: usize = 2;
+
+/// The whole view, no line wider and no more of them than there is room for: destinations go before ages.
+fn view(answer: &Value, now: Timestamp, room: Room) -> String {
+    let (status, ages) = (&answer["status"], item::list(answer, "ages"));
+    let mut text = status::head(status, now);
+    text.push_str(&pace(status));
+    // the cursor stands in a line of its own behind the last
+    let height = room.height.map_or(usize::MAX, |height| height.saturating_sub(1));
+    let left = |text: &str| height.saturating_sub(text.lines().count() + HEADING);
+    if left(&text) > 0 {
+        let all = item::list(status, "destinations");
+        text.push_str(&status::destinations(all, now, room.width, left(&text), Columns::WithRates));
     }
-    text
+    if left(&text) > 0 {
+        text.push_str(&shape(ages, room.width, left(&text)));
+    }
+    let fits = |line: &str| room.width.map_or_else(|| line.to_owned(), |width| words::line(line, width));
+    text.lines().take(height).map(|line| fits(line) + "\n").collect()
+}
+
+/// What waits by age, in at most `lines` lines below the heading: a line for each destination, a column for each bound, as
+/// Postfix's qshape shows it. Where room is short the youngest go.
+fn shape(items: &[Value], width: Option<usize>, lines: usize) -> String {
+    let Some(first) = items.first() else { return String::new() };
+    let bounds = item::list(first, "ages");
+    let mut heads = vec![Column::fixed("WAITING FOR")];
+    heads.extend(bounds.iter().enumerate().map(|(n, age)| {
+        let below = item::duration_ms(age, "below_s").map(|s| words::age(s * 1000));
+        let rank = u8::try_from(bounds.len() - n).unwrap_or(u8::MAX);
+        Column::dispensable(below.map_or_else(|| "older".to_owned(), |below| format!("<{below}")), rank).right()
+    }));
+    let shown = if items.len() > lines { lines.saturating_sub(1) } else { items.len() };
+    let mut table = Table::new(heads);
+    for of in items.iter().take(shown) {
+        let counts = item::list(of, "ages").iter().map(|age| words::count(item::number(age, "count")));
+        let name = words::line(&item::text(of, "destination"), 20);
+        table.row([name].into_iter().chain(counts).collect::<Vec<_>>());
+    }
+    let more = match items.len() - shown {
+        0 => String::new(),
+        n => format!("and {}\n", words::counted(n as u64, "destination")),
+    };
+    format!("\n{}{more}", table.in_width(width))
 }
 
 /// Rates and what follows from them.
@@ -93,18 +134,6 @@ fn pace(status: &Value) -> String {
                 .expect("writing to a String cannot fail");
         }
     }
-    for d in item::list(status, "destinations") {
-        let of = |path: &str| item::find(d, path).and_then(Value::as_f64).unwrap_or_default();
-        writeln!(
-            text,
-            "  {:<20} {:>8.1}/s in {:>8.1}/s delivered {:>8.1}/s dead",
-            words::line(&item::text(d, "name"), 20),
-            of("rates/accepted_per_s"),
-            of("rates/delivered_per_s"),
-            of("rates/dead_per_s")
-        )
-        .expect("writing to a String cannot fail");
-    }
     text
 }
 
@@ -112,24 +141,65 @@ fn pace(status: &Value) -> String {
 mod tests {
     use super::*;
 
+    fn ages(destination: &str) -> Value {
+        let count = |below: Option<u64>, n: u64| json!({"below_s": below, "count": n});
+        let bounds = [10, 60, 300, 1_800, 7_200, 28_800, 86_400].map(|below| count(Some(below), 3));
+        json!({"destination": destination, "ages": bounds.into_iter().chain([count(None, 1_200)]).collect::<Vec<_>>()})
+    }
+
     #[test]
     fn ages_stand_in_columns_under_their_bounds() {
-        let count = |below: Option<u64>, n: u64| json!({"below_s": below, "count": n});
-        let ages = [count(Some(10), 3), count(Some(3600), 1200), count(None, 0)];
-        let text = shape(&[json!({"destination": "crm", "ages": ages})]);
+        let text = shape(&[ages("crm")], None, 10);
         let lines: Vec<&str> = text.trim_start().lines().collect();
-        assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>(), ["WAITING", "FOR", "<10s", "<1h", "older"]);
-        assert_eq!(lines[1].split_whitespace().collect::<Vec<_>>(), ["crm", "3", "1,200", "0"]);
-        assert_eq!(shape(&[]), "");
+        let heads: Vec<&str> = lines[0].split_whitespace().collect();
+        assert_eq!(heads, ["WAITING", "FOR", "<10s", "<1m", "<5m", "<30m", "<2h", "<8h", "<1d", "older"]);
+        assert_eq!(
+            lines[1].split_whitespace().collect::<Vec<_>>(),
+            ["crm", "3", "3", "3", "3", "3", "3", "3", "1,200"]
+        );
+        assert_eq!(shape(&[], None, 10), "");
+    }
+
+    #[test]
+    fn the_view_fits_the_terminal_whatever_it_shows() {
+        let name = |n: u64| format!("a-destination-with-a-name-{n}");
+        let destinations: Vec<Value> = (0..9)
+            .map(|n| {
+                json!({"name": name(n), "breaker": {"state": "half_open"}, "concurrency": {"limit": 64, "in_flight": 64},
+                    "holds": [{"gate": "breaker"}, {"gate": "delay", "until": "2026-03-19T22:04:48Z"}],
+                    "queue": {"depth": 1_234_567, "oldest_age_ms": 700_000_000, "delayed": 1_234, "held": 12_345,
+                        "behind_dead_letters": {"interactions": 1_234, "deliveries": 12_345, "oldest_age_ms": 1}},
+                    "rates": {"accepted_per_s": 12_345.6, "delivered_per_s": 12_345.6, "dead_per_s": 0.1}})
+            })
+            .collect();
+        let of_ages: Vec<Value> = (0..9).map(|n| ages(&name(n))).collect();
+        let status = json!({"version": "0.1.0", "state": "running", "intake": {"open": true}, "rates": {},
+            "last_gap": {"until": "2026-03-19T22:04:48Z", "reason": "x".repeat(90)},
+            "forecast": {"drained_in_s": 90, "disk_full_in_s": 90_000}, "destinations": destinations});
+        let answer = json!({"status": status, "ages": of_ages});
+        for (width, height) in [(80, 24), (80, 50), (60, 16), (132, 43), (80, 5), (200, 100)] {
+            let text = view(&answer, Timestamp::ZERO, Room { width: Some(width), height: Some(height) });
+            assert!(text.lines().count() < height, "{width}x{height}: {}\n{text}", text.lines().count());
+            let widest = text.lines().map(|line| line.chars().count()).max();
+            assert!(widest <= Some(width), "{width}x{height}: {widest:?}\n{text}");
+            assert!(text.starts_with("holdline    0.1.0"), "the head stays: {text}");
+        }
+        let text = view(&answer, Timestamp::ZERO, Room { width: Some(80), height: Some(24) });
+        assert!(text.contains("DESTINATION") && text.contains("a-destination-with-"), "{text}");
+        let text = view(&answer, Timestamp::ZERO, Room { width: None, height: None });
+        assert_eq!(
+            text.matches("a-destination-with-").count(),
+            22,
+            "all of both, and two notes that name theirs twice:\n{text}"
+        );
     }
 
     #[test]
     fn pace_tells_rates_and_only_the_forecasts_that_there_are() {
         let status = json!({"rates": {"accepted_per_s": 12.5, "delivered_per_s": 20, "dead_per_s": 0},
-            "forecast": {"drained_in_s": 90, "disk_full_in_s": null},
-            "destinations": [{"name": "crm", "rates": {"delivered_per_s": 20}}]});
+            "forecast": {"drained_in_s": 90, "disk_full_in_s": null}});
         let text = pace(&status);
         assert!(text.contains("12.5/s in, 20.0/s delivered") && text.contains("queue empty in 1m 30s"), "{text}");
-        assert!(!text.contains("DISK") && text.contains("crm"), "{text}");
+        assert!(!text.contains("DISK"), "{text}");
     }
 }

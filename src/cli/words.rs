@@ -93,6 +93,30 @@ pub fn tail(line: &str, max: usize) -> String {
     }
 }
 
+/// Lines that are longer than `width` go on in further ones, two columns further in; a word alone is never cut.
+pub fn wrap(text: &str, width: Option<usize>) -> String {
+    let Some(width) = width else { return text.to_owned() };
+    let mut out = String::with_capacity(text.len());
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start_matches(' ').len() + 2;
+        let (mut used, mut words) = (0, 0);
+        for word in line.split_inclusive(' ') {
+            let wide = word.trim_end_matches(' ').chars().count();
+            if words > 0 && used + wide > width && wide > 0 {
+                out.truncate(out.trim_end_matches(' ').len());
+                out.push('\n');
+                out.extend(std::iter::repeat_n(' ', indent));
+                (used, words) = (indent, 0);
+            }
+            out.push_str(word);
+            used += word.chars().count();
+            words += usize::from(wide > 0);
+        }
+        out.push('\n');
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,6 +167,21 @@ mod tests {
         assert_eq!(ago("2026-03-19T22:04:40.128Z", now), "8.0s ago");
         assert_eq!(ago("2026-03-19T22:05:00.128Z", now), "in 12s");
         assert_eq!(ago("soon", now), "soon");
+    }
+
+    #[test]
+    fn long_lines_go_on_further_in() {
+        let text =
+            "to crm: waits for gate delay until noon\n  ATTEMPT  WHEN\n\nan-id-that-is-longer-than-all-this end\n";
+        assert_eq!(wrap(text, None), text);
+        assert_eq!(
+            wrap(text, Some(20)),
+            "to crm: waits for\n  gate delay until\n  noon\n  ATTEMPT  WHEN\n\nan-id-that-is-longer-than-all-this\n  end\n"
+        );
+        for width in 12..60 {
+            let text = wrap("  a line of words that are short, with an indent of its own", Some(width));
+            assert!(text.lines().all(|line| line.chars().count() <= width), "{width}:\n{text}");
+        }
     }
 
     #[test]

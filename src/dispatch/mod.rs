@@ -32,7 +32,7 @@ use crate::event::{DestinationId, Digest64, Sequence};
 use crate::rules::breaker;
 use crate::rules::canary::End;
 use crate::rules::retry_after::Wish;
-use crate::scheduler::{Interaction, Line, Scheduler, Shut, Standing, Start, Step};
+use crate::scheduler::{Behind, Bound, Interaction, Line, Scheduler, Shut, Standing, Start, Step};
 use crate::store::{News, Store};
 use crate::time::Timestamp;
 use attempt::{Context, Landed};
@@ -57,6 +57,12 @@ pub struct LineStatus {
     pub oldest: Option<Timestamp>,
     /// Most deliveries in flight, as things are.
     pub limit: usize,
+    /// What makes it what it is.
+    pub bound: Bound,
+    /// Zero where it is not paused.
+    pub paused_until: Timestamp,
+    /// What waits behind dead letters.
+    pub behind: Behind,
     pub breaker: breaker::State,
     pub breaker_since: Timestamp,
     /// What would hold back a delivery whose turn it is.
@@ -73,6 +79,9 @@ impl LineStatus {
             hold_until: pace.hold_until(),
             oldest: line.oldest(),
             limit: pace.limit(now),
+            bound: pace.bound(now),
+            paused_until: pace.paused_until(),
+            behind: line.behind_dead_letters(),
             breaker: pace.breaker().state(),
             breaker_since: pace.breaker().since(),
             shut: line.shut(now),

@@ -193,6 +193,12 @@ impl Lane {
         (!ready).then_some(head.sequence)
     }
 
+    /// Its first delivery and how many wait, where that one waits for what becomes of a dead letter.
+    pub fn dammed(&self) -> Option<(Sequence, usize)> {
+        let (head, dead) = (self.waiting.front()?, self.held_by.first()?);
+        (*dead < head.sequence).then_some((head.sequence, self.waiting.len()))
+    }
+
     /// Dead letters that hold the lane.
     pub fn held_by(&self) -> &BTreeSet<Sequence> {
         &self.held_by
@@ -201,9 +207,12 @@ impl Lane {
     /// What this delivery waits for: one that goes before it and is not resolved.
     pub fn ahead_of(&self, sequence: Sequence) -> Option<Sequence> {
         let waits = self.find(sequence).is_some();
-        let first = self.waiting.front().map(|w| w.sequence).filter(|s| *s != sequence && (waits || *s < sequence));
+        // one that is not here yet comes behind those of before it, and behind no other
+        let goes_before = |s: &Sequence| *s != sequence && (waits || *s < sequence);
+        let first = self.waiting.front().map(|w| w.sequence).filter(goes_before);
         let held_by = self.held_by.first().copied().filter(|dead| *dead < sequence);
-        [self.in_flight.map(|w| w.sequence), first, held_by].into_iter().flatten().min()
+        let in_flight = self.in_flight.map(|w| w.sequence).filter(goes_before);
+        [in_flight, first, held_by].into_iter().flatten().min()
     }
 }
 

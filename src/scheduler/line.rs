@@ -4,6 +4,11 @@
 //! disk behind `cursor`, and is asked for when fewer than [`READY_LOW`] interactions could go. Each known one costs 40
 //! bytes; those of a few long interactions are all known.
 
+mod standing;
+
+pub use standing::{Interaction, Standing};
+
+use super::dammed::Dammed;
 use super::lane::{Lane, LaneKey, Turn, Waiter};
 use super::pace::{self, Pace, Shut};
 use super::ready::Ready;
@@ -13,7 +18,7 @@ use crate::rules::breaker::{Epoch, Turn as BreakerTurn};
 use crate::rules::call::Call;
 use crate::rules::reorder;
 use crate::time::Timestamp;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 /// With fewer lanes ready than this, more is asked for.
@@ -69,36 +74,6 @@ pub struct Start {
     pub epoch: Epoch,
 }
 
-/// Where a delivery stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Its turn comes when the destination's does.
-    Queued,
-    InFlight,
-    Delayed {
-        until: Timestamp,
-    },
-    /// It was not tried, and until then one of its interaction that happened before it would go first.
-    Sorting {
-        until: Timestamp,
-    },
-    /// Behind an earlier one of its interaction.
-    Held {
-        behind: Sequence,
-    },
-}
-
-/// How an interaction stands with a destination, as far as it has been read ahead.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Interaction {
-    pub in_flight: Option<Sequence>,
-    /// The first of those that wait, in their order.
-    pub waiting: Vec<Sequence>,
-    pub waiting_count: usize,
-    /// Dead letters that hold the others back.
-    pub held_by: Vec<Sequence>,
-}
-
 #[derive(Debug)]
 pub struct Line {
     pub(super) id: DestinationId,
@@ -106,10 +81,12 @@ pub struct Line {
     lanes: HashMap<LaneKey, Lane>,
     ready: Ready,
     delayed: BTreeSet<(Timestamp, Sequence, LaneKey)>,
-    flying: BTreeSet<(Sequence, LaneKey)>,
+    /// With when each began.
+    flying: BTreeMap<(Sequence, LaneKey), Timestamp>,
     /// Lanes with nothing in flight whose first delivery waits for a time or a dead letter, so that the oldest of all is found
     /// without a look at each.
     stalled: BTreeSet<(Sequence, LaneKey)>,
+    dammed: Dammed,
     waiting: usize,
     pub(super) pace: Pace,
     /// Everything in pages before it is known here.
@@ -127,8 +104,9 @@ impl Line {
             lanes: HashMap::new(),
             ready: Ready::default(),
             delayed: BTreeSet::new(),
-            flying: BTreeSet::new(),
+            flying: BTreeMap::new(),
             stalled: BTreeSet::new(),
+            dammed: Dammed::default(),
             waiting: 0,
             cursor,
             loading: false,
@@ -157,12 +135,13 @@ impl Line {
             self.ready.remove(sequence, key);
             self.delayed.remove(&(not_before, sequence, key));
         }
-        let (before, stalled) = (lane.waiting().len(), lane.stalled());
+        let (before, stalled, dammed) = (lane.waiting().len(), lane.stalled(), lane.dammed());
         let result = change(lane);
         if stalled != lane.stalled() {
             stalled.map(|head| self.stalled.remove(&(head, key)));
             lane.stalled().map(|head| self.stalled.insert((head, key)));
         }
+        self.dammed.turns(key, dammed, lane.dammed());
         self.waiting = self.waiting + lane.waiting().len() - before;
         match lane.turn() {
             Turn::Head { sequence, not_before } if not_before == Timestamp::ZERO => {
@@ -206,7 +185,7 @@ impl Line {
         self.pace.check(self.flying.len(), now).map_err(|shut| shut.until)?;
         let epoch = self.pace.began(now);
         let waiter = self.with(key, Lane::start).expect("a ready lane has a head");
-        self.flying.insert((waiter.sequence, key));
+        self.flying.insert((waiter.sequence, key), now);
         Ok(Start {
             destination: self.id,
             sequence: waiter.sequence,
@@ -355,7 +334,7 @@ impl Line {
 
     /// When the oldest of the known deliveries was accepted: the oldest by sequence of those that fly, can go or are stalled.
     pub fn oldest(&self) -> Option<Timestamp> {
-        let keys = self.flying.iter().map(|(_, key)| *key);
+        let keys = self.flying.keys().map(|(_, key)| *key);
         let keys = keys.chain(self.ready.firsts()).chain(self.stalled.first().map(|(_, key)| *key));
         let head = |key: LaneKey| {
             let lane = self.lanes.get(&key)?;
@@ -364,36 +343,9 @@ impl Line {
         keys.filter_map(head).min()
     }
 
-    pub fn standing(&self, lane: Digest64, sequence: Sequence, now: Timestamp) -> Standing {
-        let Some(lane) = self.lanes.get(&self.key(lane, sequence)) else { return Standing::Queued };
-        if lane.in_flight().is_some_and(|w| w.sequence == sequence) {
-            return Standing::InFlight;
-        }
-        if let Some(behind) = lane.ahead_of(sequence) {
-            return Standing::Held { behind };
-        }
-        match lane.find(sequence) {
-            Some(w) if w.not_before > now && w.is_fresh() => Standing::Sorting { until: w.not_before },
-            Some(w) if w.not_before > now => Standing::Delayed { until: w.not_before },
-            _ => Standing::Queued,
-        }
-    }
-
-    /// How an interaction stands, with at most `waiting_max` of those that wait.
-    pub fn interaction(&self, lane: Digest64, waiting_max: usize) -> Interaction {
-        let Some(lane) = self.lanes.get(&LaneKey::Interaction(lane)) else { return Interaction::default() };
-        let waiting = lane.waiting();
-        Interaction {
-            in_flight: lane.in_flight().map(|w| w.sequence),
-            waiting: waiting.iter().take(waiting_max).map(|w| w.sequence).collect(),
-            waiting_count: waiting.len(),
-            held_by: lane.held_by().iter().copied().collect(),
-        }
-    }
-
     /// What is in flight.
     pub fn flying(&self) -> impl Iterator<Item = Sequence> {
-        self.flying.iter().map(|(sequence, _)| *sequence)
+        self.flying.keys().map(|(sequence, _)| *sequence)
     }
 }
 

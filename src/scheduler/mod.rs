@@ -6,14 +6,16 @@
 //! *Invariants.* Per (destination, interaction) a delivery starts only when the one before it is resolved; lines share
 //! nothing, so a destination in trouble costs the others nothing.
 
+mod dammed;
 mod lane;
 mod line;
 mod pace;
 mod ready;
 
+pub use dammed::Behind;
 pub use lane::LaneKey;
 pub use line::{DeadLetters, Interaction, Line, Ordered, Policy, Standing, Start};
-pub use pace::{Gate, Limits, Pace, Shut};
+pub use pace::{Bound, Gate, Limits, Pace, Shut};
 
 use crate::delivery::Ticket;
 use crate::event::{DestinationId, Digest64, Sequence};

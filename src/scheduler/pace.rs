@@ -64,6 +64,17 @@ impl Gate {
     }
 }
 
+/// What bounds how many calls there are at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bound {
+    #[default]
+    Configured,
+    /// The limit was cut because the destination is slow or fails.
+    Adaptive,
+    /// Calls return little by little after a pause or an open breaker.
+    Ramp,
+}
+
 /// A no, and when to ask again; none where something else must happen first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shut {
@@ -202,6 +213,16 @@ impl Pace {
     /// Most calls at once, as things are.
     pub fn limit(&self, now: Timestamp) -> usize {
         self.concurrency.limit().min(self.ramp.clone().allows(self.max, now).0)
+    }
+
+    /// What makes [`Pace::limit`] what it is.
+    pub fn bound(&self, now: Timestamp) -> Bound {
+        let (adaptive, ramp) = (self.concurrency.limit(), self.ramp.clone().allows(self.max, now).0);
+        match adaptive.min(ramp) {
+            limit if limit >= self.max => Bound::Configured,
+            limit if limit == ramp => Bound::Ramp,
+            _ => Bound::Adaptive,
+        }
     }
 
     /// What would hold back a call that began now.

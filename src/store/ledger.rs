@@ -228,8 +228,8 @@ impl<'a> Ledger<'a> {
             Transition::Dead { from, letter } => {
                 let id = letter.delivery.id;
                 if self.leave(id, from)? {
-                    let last = letter.delivery.attempts.last().and_then(|a| a.outcome.status()).unwrap_or(0);
-                    self.settle(id, How::Dead, letter.delivery.next_attempt() - 1, last, letter.dead_at);
+                    let (attempts, last) = letter.delivery.tried();
+                    self.settle(id, How::Dead, attempts, last, letter.dead_at);
                     self.bury(&letter);
                 }
             }

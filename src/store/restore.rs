@@ -94,10 +94,7 @@ fn broken(e: &io::Error) -> StoreError {
 
 /// Makes a store in an empty folder from a backup; `progress` hears of each row.
 pub fn restore(from: impl Read + Seek, path: &Path, mut progress: impl FnMut()) -> Result<Inventory, StoreError> {
-    if path.join("queue").exists() {
-        let why = format!("{} holds a store already; give another, empty folder", path.display());
-        return Err(StoreError::Folder(why));
-    }
+    must_be_free(path)?;
     let mut from = BufReader::new(from);
     let mut frames = Frames::new(&mut from)?;
     while frames.next()?.is_some() {}
@@ -125,6 +122,23 @@ pub fn restore(from: impl Read + Seek, path: &Path, mut progress: impl FnMut()) 
         engine.commit(draft)?;
     }
     completed(&engine)
+}
+
+/// A folder that is made, or holds nothing: what lies there otherwise would be taken for a part of the store.
+fn must_be_free(path: &Path) -> Result<(), StoreError> {
+    let shown = path.display();
+    let why = match std::fs::read_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => format!("{shown} cannot be read: {e}"),
+        Ok(mut files) => match files.next() {
+            None => return Ok(()),
+            Some(_) if path.join("queue").exists() => {
+                format!("{shown} holds a store already; give another, empty folder")
+            }
+            Some(_) => format!("{shown} is not empty; give another, empty folder, or one that is not there yet"),
+        },
+    };
+    Err(StoreError::Folder(why))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

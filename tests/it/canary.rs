@@ -117,7 +117,7 @@ async fn i26_a_canary_is_in_nothing_that_tells_of_events_or_settings() {
     assert_eq!(process.run(&["dlq", "redrive", "--all"]).await.code, 0);
     assert_eq!(process.run(&["resume", "default"]).await.code, 0);
     process.has_dead(2).await;
-    assert_eq!(process.run(&["events", "discard", "default:1"]).await.code, 0);
+    assert_eq!(process.run(&["events", "discard", "default:1", "--yes"]).await.code, 0);
     wait_for("an alert is told", async || {
         std::fs::read_to_string(folder.path().join("alerts")).ok().filter(|text| text.contains("dead_letter"))
     })

@@ -1,6 +1,6 @@
 //! The command line: the real binary against a real daemon, what it prints and how it ends.
 
-use crate::harness::{body, wait_for};
+use crate::harness::{body, request, wait_for};
 use crate::process::{Process, Ran, run};
 use crate::receiver::{Receiver, held, status};
 use serde_json::{Value, json};
@@ -188,4 +188,162 @@ async fn the_demo_does_the_whole_job_and_its_sums_hold() {
     says(&ran, 0, &["out of order", "lost"]);
     wait_for("its folder is gone", async || std::fs::read_dir(folder.path()).unwrap().next().is_none().then_some(()))
         .await;
+}
+
+#[tokio::test]
+async fn explain_says_why_an_event_is_dead_and_what_to_do() {
+    let receiver = Receiver::start(|_| status(422)).await;
+    let process = Process::start(&receiver.url(), EAGER).await;
+    let id = process.accept("k", "1").await;
+    process.has_dead(1).await;
+    let hints = [format!("holdline dlq show {id}"), format!("holdline dlq redrive {id}")];
+    for arguments in [&["explain", &id] as &[&str], &["events", "show", &id]] {
+        let ran = process.run(arguments).await;
+        says(&ran, 0, &["to default: dead (permanent), answered 422", "1 attempt", "status 422", &hints[0], &hints[1]]);
+    }
+    says(&process.run(&["explain", "--interaction", "k"]).await, 0, &["default: dead (permanent), answered 422"]);
+}
+
+#[tokio::test]
+async fn what_a_dead_letter_holds_is_told_by_status_and_explain() {
+    let receiver = Receiver::start(|_| status(422)).await;
+    let process = Process::start(&receiver.url(), "ordering = { on_dead_letter = \"hold\" }").await;
+    let dead = process.accept("k", "1").await;
+    process.has_dead(1).await;
+    let held = process.accept("k", "2").await;
+    process.reaches("/queue/held", 1).await;
+    let hint = "holdline dlq redrive --destination default";
+    let words = ["1 delivery of 1 interaction waits behind dead letters of default, the oldest for", hint];
+    says(&process.run(&["status"]).await, 0, &[&words[..], &["held by DLQ"]].concat());
+    let ran = process.run(&["explain", "--destination", "default"]).await;
+    let line = format!("{held} to default: held, waits for gate order, behind {dead}");
+    says(&ran, 0, &[&words[..], &["1 waiting (0 delayed, 1 held)", "the oldest waits for", &line]].concat());
+    assert!(!ran.out.contains("nothing holds it"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn every_filter_of_the_api_can_be_asked_for() {
+    let receiver = Receiver::good().await;
+    let process = Process::start(&receiver.url(), EAGER).await;
+    let id = process.accept("k", "1").await;
+    process.reaches("/counters/delivered", 1).await;
+    let token = std::fs::read_to_string(process.folder.path().join("data/admin.token")).unwrap();
+    let bearer = format!("Bearer {}", token.trim());
+    let document = request(process.admin, "GET", "/openapi.json", &[("Authorization", &bearer)], b"").await.json();
+    let reasons = document["components"]["schemas"]["Reason"]["enum"].as_array().unwrap();
+    assert!(reasons.len() > 5, "{reasons:?}");
+    for reason in reasons {
+        let ran = process.run(&["dlq", "list", "--reason", reason.as_str().unwrap()]).await;
+        says(&ran, 0, &["None that fits"]);
+    }
+    for (path, command) in [("/v1/events", "events"), ("/v1/dlq", "dlq")] {
+        let help = run(process.folder.path(), &[command, "list", "--help"]).await.out;
+        for parameter in document["paths"][path]["get"]["parameters"].as_array().unwrap() {
+            // whoever lists dead letters means dead ones
+            let name = parameter["name"].as_str().unwrap();
+            let wanted = format!("--{name} ");
+            assert!(help.contains(&wanted) || (command, name) == ("dlq", "state"), "{command} {wanted}\n{help}");
+        }
+    }
+    says(&process.run(&["events", "list", "--since", "1h"]).await, 0, &[&id]);
+    says(&process.run(&["events", "list", "--until", "1h"]).await, 0, &["None that fits"]);
+}
+
+#[tokio::test]
+async fn what_the_daemon_refuses_as_wrong_use_ends_with_2() {
+    let process = Process::start("http://127.0.0.1:9/", "").await;
+    for arguments in [
+        &["pause", "default", "--for", "soon"] as &[&str],
+        &["breaker", "default", "open", "--for", "0s"],
+        &["intake", "close", "--for", "later"],
+        &["dlq", "redrive", "--all", "--rate", "fast"],
+        &["explain", "nonsense"],
+        &["events", "show", "nonsense"],
+    ] {
+        let ran = process.run(arguments).await;
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{arguments:?}: {ran:?}");
+    }
+    assert_eq!(process.run(&["pause", "nobody"]).await.code, 1);
+    let ran = process.run(&["breaker", "default", "closed"]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (0, "default has its breaker closed\n"));
+}
+
+#[tokio::test]
+async fn an_event_is_given_up_only_when_somebody_says_so_and_the_audit_says_why() {
+    let receiver = Receiver::start(|r| status(if r.interaction() == "dead" { 422 } else { 503 })).await;
+    let process = Process::start(&receiver.url(), "retry = { base = \"1h\", max = \"1h\", jitter = \"none\" }").await;
+    let late = process.accept("late", "1").await;
+    let dead = process.accept("dead", "2").await;
+    process.reaches("/queue/delayed", 1).await;
+    process.has_dead(1).await;
+    for id in [&late, &dead] {
+        says(&process.run(&["events", "discard", id]).await, 2, &["--yes"]);
+        says(&process.run(&["events", "discard", id, "--dry-run"]).await, 0, &["1 delivery would be discarded"]);
+        let ran = process.run(&["events", "discard", id, "--reason", "settled by hand", "--yes"]).await;
+        says(&ran, 0, &["1 delivery discarded"]);
+        let audit = process.run(&["audit", "--json"]).await;
+        says(&audit, 0, &[&format!("event discard {id}: settled by hand")]);
+        let status = if *id == dead { "422" } else { "503" };
+        let told = [format!("discarded, answered {status}"), "1 attempt".into(), "holdline audit".into()];
+        says(&process.run(&["explain", id]).await, 0, &told.each_ref().map(String::as_str));
+    }
+}
+
+#[tokio::test]
+async fn what_was_tried_before_all_was_given_up_stays_counted() {
+    let receiver = Receiver::start(|r| status(if r.attempt() > 2 { 200 } else { 503 })).await;
+    let process =
+        Process::start(&receiver.url(), "retry = { base = \"1s\", factor = 10.0, max = \"1h\", jitter = \"none\" }")
+            .await;
+    let id = process.accept("late", "1").await;
+    wait_for("it was tried twice", async || (receiver.of(&id).len() == 2).then_some(())).await;
+    process.reaches("/queue/delayed", 1).await;
+    let ran = process.run(&["discard", "default", "--all", "--reason", "gone", "--yes"]).await;
+    says(&ran, 0, &["1 delivery discarded"]);
+    let event = parsed(&process.run(&["events", "show", &id, "--json"]).await);
+    let delivery = &event["deliveries"][0];
+    let told = (&delivery["state"], &delivery["attempts"], &delivery["status"]);
+    assert_eq!(told, (&json!("discarded"), &json!(2), &json!(503)), "{event}");
+}
+
+#[tokio::test]
+async fn top_ends_with_0_when_it_is_interrupted() {
+    let process = Process::start("http://127.0.0.1:9/", "").await;
+    for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+        let config = process.config.to_str().unwrap();
+        let mut top = process.spawn_command(&["top", "--every", "1", "--config", config]);
+        let mut first = [0; 8];
+        let mut out = top.stdout.take().unwrap();
+        std::io::Read::read_exact(&mut out, &mut first).unwrap();
+        assert_eq!(&first, b"holdline");
+        rustix::process::kill_process(rustix::process::Pid::from_child(&top), signal).unwrap();
+        let ended = wait_for("it ends", async || top.try_wait().unwrap()).await;
+        assert_eq!(ended.code(), Some(0), "{ended}");
+    }
+}
+
+#[tokio::test]
+async fn backups_are_told_in_json_and_restored_into_an_empty_folder_only() {
+    let mut process = Process::start("http://127.0.0.1:9/", EAGER).await;
+    process.accept("k", "1").await;
+    let folder = process.folder.path().to_owned();
+    let made = parsed(&process.run(&["backup", "copy", "--json"]).await);
+    assert!(made["bytes"].as_u64().is_some_and(|bytes| bytes > 0) && made["file"].is_string(), "{made}");
+    process.kill().await;
+    std::fs::create_dir(folder.join("used")).unwrap();
+    std::fs::write(folder.join("used/notes.txt"), "mine").unwrap();
+    says(&run(&folder, &["restore", "copy", "--data", "used"]).await, 1, &["used is not empty", "give another"]);
+    assert_eq!(std::fs::read_dir(folder.join("used")).unwrap().count(), 1, "nothing was made");
+    std::fs::create_dir(folder.join("empty")).unwrap();
+    for target in ["empty", "absent"] {
+        let restored = parsed(&run(&folder, &["restore", "copy", "--data", target, "--json"]).await);
+        assert_eq!((&restored["accepted"], &restored["faults"]), (&json!(1), &json!([])));
+    }
+    says(&run(&folder, &["restore", "copy", "--data", "empty"]).await, 1, &["holds a store already"]);
+    let verified = parsed(&run(&folder, &["verify", "--data", "empty", "--json"]).await);
+    assert_eq!((&verified["waiting"], &verified["damaged"]), (&json!(1), &json!(0)));
+    let repaired = parsed(&run(&folder, &["verify", "--data", "empty", "--repair", "--json"]).await);
+    assert_eq!(repaired["set_aside"], json!([]));
+    let salvaged = parsed(&run(&folder, &["verify", "--data", "empty", "--salvage", "new", "--json"]).await);
+    assert_eq!((&salvaged["missing"], &salvaged["unaccounted"]), (&json!([]), &json!(0)), "{salvaged}");
 }

@@ -3,6 +3,7 @@
 
 use crate::harness::{Bench, request};
 use base64::Engine;
+use holdline::delivery::Reason;
 use sha2::{Digest, Sha256};
 
 /// What stands between two texts, each time.
@@ -59,4 +60,16 @@ async fn the_page_loads_nothing_and_makes_no_markup_of_what_it_shows() {
     assert!(links.iter().all(|l| l.starts_with('#') || *l == "data:,"), "{links:?}");
     let elsewhere = page.replace("http://www.w3.org/2000/svg", ""); // the name of a kind of element, never fetched
     assert!(!elsewhere.contains("http://") && !elsewhere.contains("https://"));
+}
+
+#[tokio::test]
+async fn its_filter_has_every_reason_and_what_is_explained_stays_fresh() {
+    let bench = Bench::start(None).await;
+    let page = request(bench.admin, "GET", "/", &[], b"").await.text();
+    let select = between(&page, "<select name=\"reason\">", "</select>")[0];
+    let options: Vec<&str> = between(select, "<option>", "</option>");
+    let words = Reason::ALL.map(Reason::word);
+    assert!(words.iter().all(|word| options.contains(word)) && options.len() == words.len(), "{options:?}");
+    let tick = between(&page, "async function poll()", "\n}\n")[0];
+    assert!(tick.contains("await explainAgain()"), "{tick}");
 }

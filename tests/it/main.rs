@@ -41,3 +41,4 @@ mod simulation;
 mod store;
 mod tls;
 mod tls_out;
+mod told;

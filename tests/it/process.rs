@@ -162,6 +162,13 @@ impl Process {
         run(self.folder.path(), &[arguments, &["--config", config]].concat()).await
     }
 
+    /// Begins a command that goes on until it is told to end.
+    pub fn spawn_command(&self, arguments: &[&str]) -> Child {
+        let mut command = command(self.folder.path());
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    }
+
     pub async fn status(&self) -> serde_json::Value {
         let ran = self.run(&["status", "--json"]).await;
         assert_eq!(ran.code, 0, "{ran:?}");

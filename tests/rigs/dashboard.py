@@ -232,6 +232,7 @@ def play(page, receiver, intake, admin, pictures, width):
     receiver.status = 422
     page.click("#explained article:first-of-type button", "Retry now")
     page.click("#ask-yes")
+    until("the panel says by itself how that ended", lambda: "permanent" in page.text("#explained"))
 
     for n in range(5):
         send(intake, HOSTILE, f"{width}-bad-{n}", HOSTILE)

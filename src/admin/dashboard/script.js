@@ -178,6 +178,7 @@ function condition(d) {
   if (d.paused) return ["paused", "warn"];
   if (d.breaker && d.breaker.state !== "closed") return [`breaker ${d.breaker.state.replace("_", " ")}`, "bad"];
   if (d.holds.length > 0) return ["held back", "warn"];
+  if (d.queue.behind_dead_letters?.deliveries > 0) return ["held by dead letters", "bad"];
   if (d.queue.delayed > 0) return ["retrying", "warn"];
   return ["ok", "good"];
 }
@@ -197,6 +198,8 @@ function destination(d) {
       pair("Delayed · held", `${count(d.queue.delayed)} · ${count(d.queue.held)}`),
       pair("Dead", count(d.counters.dead))));
   if (d.holds.length > 0) card.append(make("ul", { class: "holds" }, ...d.holds.map((h) => make("li", {}, held(h)))));
+  const behind = d.queue.behind_dead_letters;
+  if (behind?.deliveries > 0) card.append(make("p", { class: "bad behind" }, `${count(behind.deliveries)} waiting in ${count(behind.interactions)} interaction${behind.interactions === 1 ? "" : "s"} behind dead letters, the oldest for ${age(behind.oldest_age_ms)}: redrive or purge those.`));
   if ("paused" in d) {
     const button = d.paused
       ? make("button", { onclick: () => attempt(() => post(`${path}/resume`, {})) }, "Resume")
@@ -226,38 +229,71 @@ function showDestinations(all) {
 // ---- where is it? ----
 const isOpen = (e) => e.deliveries.some((d) => !["delivered", "discarded"].includes(d.state));
 
+/// What a delivery waits for, every gate of it; or how it ended, or since when it is under way.
+function stands(d) {
+  const gates = [d.waiting_for, ...(d.also_waiting_for ?? [])].filter(Boolean).map(held);
+  if (gates.length) return gates.join(", and for ");
+  if (d.since) return `begun ${when(d.since)}, ends ${d.until} at the latest (${when(d.until)})`;
+  const last = [d.outcome !== "answered" && d.outcome, d.status && `answer ${d.status}`, d.error].filter(Boolean).join(", ");
+  return [d.reason, last, d.settled_at && `since ${d.settled_at} (${when(d.settled_at)})`].filter(Boolean).join(" · ") || "–";
+}
+
 function eventStory(e) {
   const rows = e.deliveries.map((d) => [
-    d.destination, d.state.replace("_", " "), Array.isArray(d.attempts) ? d.attempts.length : (d.attempts ?? "–"),
-    d.waiting_for ? held(d.waiting_for) : d.settled_at ? `since ${d.settled_at} (${when(d.settled_at)})` : "–",
+    d.destination, d.state.replace("_", " "), Array.isArray(d.attempts) ? d.attempts.length : (d.attempts ?? "–"), stands(d),
   ]);
   const act = (word, method, tail, style = "") => make("button", { class: style, onclick: () => attempt(async () => {
     const path = `/v1/events/${encodeURIComponent(e.id)}${tail}`;
     const mark = await (await api(method, `${path}?dry_run=true`)).json();
-    if (await ask(`${word} ${count(mark.matched)} of its deliveries?`, [make("p", {}, e.id)], word)) { await api(method, path); await explain(e.id); }
+    const reason = make("input", { id: "reason-field", maxLength: 500 });
+    const fields = [make("p", {}, e.id), make("label", {}, "Reason", reason)];
+    if (!(await ask(`${word} ${count(mark.matched)} of its deliveries?`, fields, word))) return;
+    await api(method, reason.value ? `${path}?${new URLSearchParams({ reason: reason.value })}` : path);
+    await explain(e.id);
   }) }, word);
   return make("article", { class: "card" },
     make("h3", {}, make("code", {}, e.id)),
     make("div", { class: "quiet" }, `${e.type || "no type"} · interaction ${e.interaction ?? "–"} · from ${e.source} · received ${e.received_at} (${when(e.received_at)}) · ${size(e.size)}`),
-    table(["Destination", "State", "Attempts", "Waiting for"], rows),
+    table(["Destination", "State", "Attempts", "How it stands"], rows),
+    ...e.deliveries.filter((d) => d.state === "dead").map((d) => make("div", { class: "bar" }, make("button", { class: "link", onclick: () => showLetter(e.id, d.destination) }, `Dead letter for ${d.destination}`))),
     make("div", { class: "bar" }, ...(isOpen(e) ? [act("Retry now", "POST", "/retry"), act("Discard", "DELETE", "", "danger")] : []),
       make("button", { class: "plain", onclick: () => showBody(`/v1/events/${encodeURIComponent(e.id)}/body`) }, "Body")));
 }
 
+/// What is explained, so that it is asked for again while it is shown.
+const explained = { key: "", known: "", told: "" };
+
 async function explain(key) {
-  const box = $("explained");
-  box.replaceChildren();
+  Object.assign(explained, { key, known: "", told: "" });
+  if (!key) return $("explained").replaceChildren();
+  await explainAgain();
+}
+
+/// Puts what is known now in place of what was; nothing is touched where it is the same, or while it is in use.
+async function explainAgain() {
+  const key = explained.key;
   if (!key) return;
+  const found = [];
+  let events;
   try {
-    let events;
     try { events = [await get(`/v1/events/${encodeURIComponent(key)}`)]; }
     catch (e) {
       if (e.status !== 400 && e.status !== 404) throw e;
       events = await looked("/v1/events", { interaction: key }, 100);
-      if (events.length) box.append(interactionStory(key));
+      if (events.length) found.push(interactionStory(key));
       events.sort((a, b) => Number(isOpen(b)) - Number(isOpen(a)) || a.sequence - b.sequence);
     }
-    box.append(...(events.length ? events.map(eventStory) : [make("p", { class: "none" }, "Neither an event nor an interaction is known by this. It was never accepted, or has ended longer ago than is remembered.")]));
+    const known = JSON.stringify(events);
+    // what is known can be the same while times pass
+    const told = JSON.stringify(events.map((e) => [when(e.received_at), ...e.deliveries.map(stands)]));
+    const chosen = document.getSelection();
+    const copied = !chosen.isCollapsed && $("explained").contains(chosen.anchorNode);
+    if (key !== explained.key || (explained.known === known && (explained.told === told || copied))) return;
+    const used = document.activeElement?.closest?.("#explained") ? document.activeElement.textContent : null;
+    $("explained").setAttribute("aria-live", explained.known === known ? "off" : "polite");
+    Object.assign(explained, { known, told });
+    $("explained").replaceChildren(...found, ...(events.length ? events.map(eventStory) : [make("p", { class: "none" }, "Neither an event nor an interaction is known by this. It was never accepted, or has ended longer ago than is remembered.")]));
+    if (used) [...$("explained").querySelectorAll("button")].find((b) => b.textContent === used)?.focus();
   } catch (e) { if (e.status === 401) await enter(); else trouble(e.message); }
 }
 
@@ -287,6 +323,7 @@ async function erase(key) {
     const fields = [make("p", { class: "bad" }, about), make("label", {}, "Reason (it stays in the audit, so no names)", reason)];
     if (!(await ask(`Erase interaction ${key}?`, fields, "Erase"))) return;
     const done = await post(path, { reason: reason.value });
+    explained.key = "";
     $("explained").replaceChildren(none(`Erased: ${count(done.waiting)} waiting, ${count(done.dead)} dead, ${count(done.remembered)} remembered.`),
       ...Object.values(done.remains).map((text) => make("p", { class: "quiet" }, `Not reached: ${text}.`)));
   });
@@ -326,6 +363,13 @@ function letterStory(l) {
       try { pre.textContent = new TextDecoder().decode(new Uint8Array(await (await api("GET", path)).arrayBuffer())); } catch (error) { pre.textContent = error.message; }
     } }, "Show body")),
   ];
+}
+
+async function showLetter(id, destination) {
+  try {
+    const letter = await get(`/v1/dlq/${encodeURIComponent(id)}?${new URLSearchParams({ destination })}`);
+    await ask(`Dead letter ${id}`, letterStory(letter), "Close");
+  } catch (e) { trouble(e.message); }
 }
 
 function showChosen() {
@@ -393,6 +437,7 @@ async function poll() {
   if (!document.hidden && !entering) {
     try {
       await refresh();
+      if (!$("ask").open) await explainAgain();
       const seen = $("dlq-count").textContent;
       if (seen !== dlqSeen && !$("ask").open) { dlqSeen = seen; await lists(); }
       else if (++polls % 3 === 0) await showNotes();

@@ -67,23 +67,23 @@ impl Ledger<'_> {
             self.index.totals.tally(id.destination).dead -= 1;
             match letter {
                 Ok(letter) if action == DlqAction::Redrive => tickets.push(self.redrive(letter)),
-                Ok(letter) => purged.push((*id, letter.delivery.event.lane())),
+                Ok(letter) => purged.push((*id, letter.delivery.event.lane(), letter.delivery.tried())),
                 Err((why, bytes)) => {
                     self.quarantine(*id, Table::Dlq, why.to_string(), bytes);
-                    purged.push((*id, Digest64::NONE));
+                    purged.push((*id, Digest64::NONE, (0, 0)));
                 }
             }
         }
-        for (id, _) in &purged {
+        for (id, _, (attempts, status)) in &purged {
             self.index.totals.tally(id.destination).discarded += 1;
-            self.settle(*id, How::Discarded, 0, 0, self.now);
+            self.settle(*id, How::Discarded, *attempts, *status, self.now);
         }
         let done = tickets.len() + purged.len();
         if !tickets.is_empty() {
             self.news.push(News::Redriven(tickets));
         }
         if !purged.is_empty() {
-            self.news.push(News::Purged(purged));
+            self.news.push(News::Purged(purged.into_iter().map(|(id, lane, _)| (id, lane)).collect()));
         }
         Ok(done)
     }

@@ -1,7 +1,7 @@
 //! What an operator changes, and what the daemon notes about its own life; each with its audit entry in the same commit.
 
 use super::Ledger;
-use crate::delivery::{DeliveryId, Place};
+use crate::delivery::{Delivery, DeliveryId, Place};
 use crate::event::{DestinationId, Digest64};
 use crate::store::StoreError;
 use crate::store::codec::{self, Kind};
@@ -98,9 +98,10 @@ impl Ledger<'_> {
     ) -> Result<usize, StoreError> {
         let mut gone = Vec::new();
         for (id, place, lane) in deliveries {
+            let (attempts, status) = self.tried(*id, *place)?;
             if self.leave(*id, *place)? {
                 self.index.totals.tally(id.destination).discarded += 1;
-                self.settle(*id, How::Discarded, 0, 0, self.now);
+                self.settle(*id, How::Discarded, attempts, status, self.now);
                 gone.push((*id, *lane));
             }
         }
@@ -110,6 +111,16 @@ impl Ledger<'_> {
             self.news.push(News::Purged(gone));
         }
         Ok(count)
+    }
+
+    /// How often a delivery that waits was tried, and the status of its last answer; what does not verify cannot say.
+    fn tried(&self, id: DeliveryId, place: Place) -> Result<(u32, u16), StoreError> {
+        if place == Place::Page {
+            return Ok((0, 0));
+        }
+        let sealed = self.raw(id, place)?;
+        let delivery = sealed.and_then(|sealed| codec::decode::<Delivery>(Kind::Delivery, &sealed).ok());
+        Ok(delivery.map_or((0, 0), |delivery| delivery.tried()))
     }
 
     pub(super) fn audit(&mut self, who: &str, what: &str, count: usize) {
