@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Each field of the status that has a metric, and its name. A field that is added to the status belongs here, with its
 /// metric, or among the words below.
-const METRICS: [(&str, &str); 66] = [
-    ("version", "build"),
+const METRICS: [(&str, &str); 69] = [
+    ("version", "build_info"),
     ("state", "state"),
     ("started_at", "start_time_seconds"),
-    ("durability", "build"),
+    ("durability", "build_info"),
     ("intake.open", "intake_open"),
     ("intake.reason", "intake_closed"),
     ("last_gap.from", "last_gap_from_timestamp_seconds"),
@@ -66,6 +66,9 @@ const METRICS: [(&str, &str); 66] = [
     ("destinations[].queue.oldest_age_ms", "destination_oldest_age_seconds"),
     ("destinations[].queue.delayed", "destination_delayed"),
     ("destinations[].queue.held", "destination_held"),
+    ("destinations[].queue.behind_dead_letters.deliveries", "destination_behind_dead_letters"),
+    ("destinations[].queue.behind_dead_letters.interactions", "destination_behind_dead_letters_interactions"),
+    ("destinations[].queue.behind_dead_letters.oldest_age_ms", "destination_behind_dead_letters_oldest_age_seconds"),
     ("destinations[].rates.accepted_per_s", "destination_accepted_per_second"),
     ("destinations[].rates.delivered_per_s", "destination_delivered_per_second"),
     ("destinations[].rates.dead_per_s", "destination_dead_per_second"),

@@ -78,11 +78,17 @@ pub(super) fn register(registry: &mut Registry, admin: &Admin, s: &Snapshot) {
 
 fn gauges(registry: &mut Registry, all: &[Seen]) {
     type Of = fn(&Seen) -> f64;
-    let gauges: [(&str, &str, Of); 11] = [
+    let gauges: [(&str, &str, Of); 13] = [
         ("queue_depth", "Deliveries that wait for it", |of| of.tally.queued() as f64),
         ("in_flight", "Deliveries being attempted to it", |of| of.line.in_flight as f64),
         ("delayed", "Its deliveries that wait for their due time", |of| of.line.delayed as f64),
         ("held", "Its deliveries that wait behind others of their interaction", |of| of.line.held as f64),
+        ("behind_dead_letters", "Its deliveries that wait for what becomes of dead letters", |of| {
+            of.line.behind.deliveries as f64
+        }),
+        ("behind_dead_letters_interactions", "Interactions that wait for that", |of| {
+            of.line.behind.interactions as f64
+        }),
         ("dead", "Its dead letters", |of| of.tally.dead as f64),
         ("paused", "1 while an operator has paused it", |of| f64::from(u8::from(is_paused(&of.line)))),
         ("concurrency_limit", "Most requests in flight, as latency and errors are now", |of| of.line.limit as f64),
@@ -99,6 +105,9 @@ fn gauges(registry: &mut Registry, all: &[Seen]) {
     }
     let help = "Age of the oldest delivery that waits for it";
     registry.register_with_unit("destination_oldest_age", help, Unit::Seconds, samples(Seen::oldest_age_s));
+    let behind = samples(|of| of.line.behind.oldest.map_or(0.0, |at| of.now.since(at).as_secs_f64()));
+    let help = "Age of the oldest delivery that waits for what becomes of dead letters";
+    registry.register_with_unit("destination_behind_dead_letters_oldest_age", help, Unit::Seconds, behind);
 }
 
 fn counters(registry: &mut Registry, all: &[Seen]) {

@@ -19,7 +19,6 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::info::Info;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 
@@ -71,11 +70,8 @@ pub(super) async fn metrics(State(admin): Shared) -> Result<impl IntoResponse, F
 /// What the daemon is.
 fn whole(registry: &mut Registry, admin: &Admin, s: &Snapshot) {
     let build = [("version", env!("CARGO_PKG_VERSION")), ("durability", admin.store.durability().word())];
-    registry.register(
-        "build",
-        "Version, and what stands between an acknowledged event and a power cut",
-        Info::new(build),
-    );
+    let help = "Version, and what stands between an acknowledged event and a power cut";
+    registry.register("build_info", help, Labelled(vec![(build, ConstGauge::new(1))]));
     let started = ConstGauge::new(timestamp(admin.started_at));
     registry.register_with_unit("start_time", "When the daemon started, since 1970", Unit::Seconds, started);
     let state = Labelled(one_of(&STATES, admin.state(s.door), |state| [("state", state)]));
