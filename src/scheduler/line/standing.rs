@@ -2,7 +2,7 @@
 //!
 //! *Invariants.* What has left the line is never told as if it waited: it would seem to wait behind those that came after.
 
-use super::{Line, Ordered};
+use super::Line;
 use crate::event::{Digest64, Sequence};
 use crate::scheduler::dammed::Behind;
 use crate::scheduler::lane::LaneKey;
