@@ -7,6 +7,7 @@ mod access;
 mod ages;
 mod answers;
 mod backup;
+mod breaker;
 mod certificates;
 mod changes;
 mod dashboard;

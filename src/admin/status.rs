@@ -1,6 +1,7 @@
 //! `/v1/status` and `/v1/destinations`: the numbers, all taken at one moment.
 
 use super::answers::Page;
+use super::breaker::BreakerItem;
 use super::certificates::CertificateItem;
 use super::explain::{self, Held};
 use super::notes::GapItem;
@@ -8,9 +9,8 @@ use super::{Admin, Failure, Name, Shared};
 use crate::dispatch::{Destination, LineStatus};
 use crate::event::DestinationId;
 use crate::intake::admission::State as Door;
-use crate::rules::breaker;
 use crate::scheduler::{Behind, Gate, Shut};
-use crate::store::{Fixed, Position, Remembering, Store, Totals};
+use crate::store::{Remembering, Totals};
 use crate::time::{Timestamp, millis};
 use crate::upkeep::Rates;
 use axum::Json;
@@ -202,43 +202,6 @@ pub(super) struct DestinationItem {
     queue: DestinationQueue,
     rates: RatesItem,
     counters: DestinationCounters,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-struct BreakerItem {
-    /// `closed`, `open` or `half_open`, as the next request would find it.
-    state: &'static str,
-    /// Since when it stands so; null where it was closed when the daemon started and nobody set it.
-    #[schema(format = DateTime)]
-    since: Option<String>,
-    /// When its state ends by itself: an open one is half-open from then on, one that is kept closed is left to itself.
-    /// Null where no time ends it.
-    #[schema(format = DateTime)]
-    until: Option<String>,
-    /// Null where it is closed and left to itself.
-    reason: Option<String>,
-    /// Who set it; null where the calls did.
-    set_by: Option<String>,
-}
-
-impl BreakerItem {
-    fn of(store: &Store, d: DestinationId, line: &LineStatus) -> Self {
-        let kept_closed = line.breaker == breaker::State::Closed && line.kept_closed_until.is_some();
-        let in_force = |fixed: &Fixed| match fixed.position {
-            Position::Open => line.breaker != breaker::State::Closed,
-            Position::Closed => kept_closed,
-        };
-        let fixed = store.stance(d).breaker.filter(in_force);
-        let until =
-            if let breaker::State::Open { until } = line.breaker { Some(until) } else { line.kept_closed_until };
-        Self {
-            state: line.breaker.word(),
-            since: Some(line.breaker_since).filter(|since| *since > Timestamp::ZERO).map(|since| since.to_string()),
-            until: until.filter(|until| *until < Timestamp::NEVER).map(|until| until.to_string()),
-            reason: fixed.as_ref().map(|fixed| fixed.reason.clone()),
-            set_by: fixed.and_then(|fixed| fixed.who),
-        }
-    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
