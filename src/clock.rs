@@ -118,7 +118,7 @@ impl Clock {
 }
 
 fn since_boot() -> Duration {
-    let since = clock_gettime(ClockId::Boottime);
+    let since = clock_gettime(ClockId::Monotonic);
     Duration::new(since.tv_sec.unsigned_abs(), since.tv_nsec.unsigned_abs() as u32)
 }
 

@@ -196,6 +196,11 @@ impl Admin {
         self.ask(|to| Question::Standings(Vec::new(), to)).await.map(drop)
     }
 
+    /// Returns once the dispatcher goes by what was changed before; where it has ended, nothing is sent any more.
+    async fn in_force(&self) {
+        let _ = self.has_started().await;
+    }
+
     async fn lines(&self) -> Result<HashMap<DestinationId, LineStatus>, Failure> {
         self.ask(Question::Lines).await
     }

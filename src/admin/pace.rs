@@ -122,6 +122,7 @@ pub(super) async fn pause(
     let what = format!("pause {name}{}", because(&wish.reason));
     let pause = Pause { who: caller.name.clone(), reason: wish.reason, since, until };
     admin.store.change(Change::Pause { what, destination, pause: Some(pause) }, caller.name).await?;
+    admin.in_force().await;
     Ok(decided(name, until))
 }
 
@@ -131,6 +132,7 @@ pub(super) async fn resume(State(admin): Shared, caller: Caller, Name(name): Nam
     let destination = known(&admin, &name)?;
     let change = Change::Pause { what: format!("resume {name}"), destination, pause: None };
     admin.store.change(change, caller.name).await?;
+    admin.in_force().await;
     Ok(decided(name, Timestamp::NEVER))
 }
 
@@ -159,6 +161,7 @@ pub(super) async fn breaker(
     let what = format!("breaker {name} {}{}", word(wish.state), because(&wish.reason));
     let fixed = Fixed { position, who: Some(caller.name.clone()), reason: wish.reason, since, until };
     admin.store.change(Change::Breaker { what, destination, fixed: Some(fixed) }, caller.name).await?;
+    admin.in_force().await;
     Ok(decided(name, until))
 }
 

@@ -209,6 +209,7 @@ fn unreadable(context: &Context, start: Start, id: DeliveryId, place: Place, err
     let (why, at) = (why.to_string(), context.clock.now());
     context.store.record(Transition::Damaged { id, place, why, at });
     context.destination.trials.tell(id.sequence, canary::End::Gone);
+    context.destination.settled(id.sequence);
     Landed { start, landing: Landing::Resolved, call: None, hold: None }
 }
 

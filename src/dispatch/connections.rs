@@ -137,7 +137,9 @@ where
                 return Ok(link);
             }
             let (mine, turn) = oneshot::channel();
-            shelf.waiting.retain(|turn| !turn.is_closed());
+            while shelf.waiting.front().is_some_and(oneshot::Sender::is_closed) {
+                shelf.waiting.pop_front();
+            }
             shelf.waiting.push_back(mine);
             turn
         };
@@ -211,12 +213,14 @@ fn put(shared: &Shared, idle_max: usize, mut link: Link) {
             Err(left) => link = left,
         }
     }
-    if shelf.idle.len() < idle_max {
-        let round = shelf.round;
-        shelf.idle.push((round, link));
-        if !std::mem::replace(&mut shelf.swept, true) {
-            tokio::spawn(sweep(Arc::downgrade(shared)));
-        }
+    if shelf.idle.len() >= idle_max {
+        drop(shelf);
+        return link.part();
+    }
+    let round = shelf.round;
+    shelf.idle.push((round, link));
+    if !std::mem::replace(&mut shelf.swept, true) {
+        tokio::spawn(sweep(Arc::downgrade(shared)));
     }
 }
 

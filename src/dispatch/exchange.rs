@@ -117,7 +117,10 @@ where
     let end = match end {
         Ok(Ok(end)) => end,
         Ok(Err(Stop::Shut)) => {
-            link.into_iter().for_each(|unused| connections.put(unused));
+            // a connection that was given the request would write it when it is moved the next time
+            if request.is_some() {
+                link.into_iter().for_each(|unused| connections.put(unused));
+            }
             return Err(Unanswered::Shut);
         }
         Ok(Err(Stop::NotConnected(error))) => return failed(not_connected(&error, bounds.timeout)),

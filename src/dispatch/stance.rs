@@ -65,11 +65,16 @@ pub fn restore(scheduler: &mut Scheduler, destination: &Destination, store: &Sto
     if paced.let_in_at > Timestamp::ZERO {
         scheduler.let_in_before(d, paced.let_in_at.min(now));
     }
-    if paced.sent_at > Timestamp::ZERO {
-        scheduler.sent_before(d, paced.sent_at.min(now));
+    let known = paced.sent_at > Timestamp::ZERO && paced.sent_at <= now;
+    if known {
+        scheduler.sent_before(d, paced.sent_at);
     } else if store.totals().tally_of(d).accepted > 0 {
         // nothing says when, but it was before now
         scheduler.sent_before(d, now);
+        if destination.policy.pace.notes_starts() {
+            // else every restart would begin the wait anew
+            store.record(Transition::Sent { destination: d, at: now });
+        }
     }
     notes_starts(destination, store);
 }

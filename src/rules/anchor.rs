@@ -1,8 +1,10 @@
 //! The anchor of a life's clock: where the time since the machine started, which nobody can set, met the clock on the wall.
 //!
 //! Two lives of one machine's run are compared by it: what the wall clock has gained between them beyond the time that has
-//! passed is a step, and what was to last for a while is moved by it, so that it keeps its length. Across a restart of the
-//! machine nothing can tell a step from time that has passed.
+//! passed is a step, and what was to last for a while is moved by it, so that it keeps its length. Time in which the machine
+//! was suspended has not passed for a life, so it counts as a step, and what lasts lasts that much longer. When deliveries are
+//! tried again is not moved: it comes no later than backoff and `Retry-After` may last from the start on. Across a restart of
+//! the machine nothing can tell a step from time that has passed.
 
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -16,7 +18,7 @@ const STEP_MIN_MS: u64 = 100;
 pub struct Anchor {
     /// Of which run of the machine: its boot id.
     pub boot: String,
-    /// Since the machine started, suspended or not.
+    /// Since the machine started, but for the time in which it was suspended.
     pub since_boot: Duration,
     /// The clock on the wall at that moment, which is what this life's clock goes by.
     pub wall: Timestamp,

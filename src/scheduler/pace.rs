@@ -239,17 +239,21 @@ impl Pace {
 
     /// Most calls at once, as things are.
     pub fn limit(&self, now: Timestamp) -> usize {
+        self.concurrency.limit().min(self.ramp_at(now).allows(self.max, now).0)
+    }
+
+    /// As it is where a pause has run out unnoticed, too; at the end of time none is begun.
+    fn ramp_at(&self, now: Timestamp) -> Ramp {
         let mut ramp = self.ramp;
         if self.paused_until != Timestamp::ZERO && now >= self.paused_until && now < Timestamp::NEVER {
-            // a pause may have run out unnoticed
             ramp.begin(self.paused_until);
         }
-        self.concurrency.limit().min(ramp.allows(self.max, now).0)
+        ramp
     }
 
     /// What makes [`Pace::limit`] what it is.
     pub fn bound(&self, now: Timestamp) -> Bound {
-        let (adaptive, ramp) = (self.concurrency.limit(), self.ramp.clone().allows(self.max, now).0);
+        let (adaptive, ramp) = (self.concurrency.limit(), self.ramp_at(now).allows(self.max, now).0);
         match adaptive.min(ramp) {
             limit if limit >= self.max => Bound::Configured,
             limit if limit == ramp => Bound::Ramp,

@@ -134,10 +134,11 @@ impl Committer {
             let mut unwritten = self.shared.unwritten.lock().expect("no holder panics");
             finished.written.iter().for_each(|key| drop(unwritten.remove(key)));
             drop(unwritten);
-            answers.into_iter().for_each(Answer::send);
+            // before the answers: who has one, and then asks the dispatcher, finds that it knows
             for news in finished.news {
                 let _ = self.news.send(news); // without a dispatcher nobody needs to know
             }
+            answers.into_iter().for_each(Answer::send);
         }
         Ok(())
     }

@@ -337,8 +337,8 @@ async fn i20_a_death_while_free_segments_are_wiped_does_not_keep_it_from_opening
     let db = |folder: &Path| std::fs::read(folder.join("queue/db")).unwrap();
     let (before, after) = (db(&source), db(&started));
     let wiped = |at: &usize| {
-        let (old, new) = (&before[*at..*at + SEGMENT], after.get(*at..*at + SEGMENT));
-        old.iter().any(|b| *b != 0) && new.is_some_and(|new| new.iter().all(|b| *b == 0))
+        let whole = |bytes: &[u8], is: fn(&[u8]) -> bool| bytes.get(*at..*at + SEGMENT).is_some_and(is);
+        whole(&before, |old| old.iter().any(|b| *b != 0)) && whole(&after, |new| new.iter().all(|b| *b == 0))
     };
     let free: Vec<usize> = (0..before.len()).step_by(SEGMENT).filter(wiped).collect();
     let deaths: Vec<(usize, usize)> =

@@ -5,7 +5,8 @@ use crate::event::DestinationId;
 use crate::rules::anchor::{Anchor, Step};
 use crate::store::codec::{self, Kind};
 use crate::store::draft::Table;
-use crate::store::keys::{ANCHOR, hold_key, paced_key, stance_key};
+use crate::store::keys::{ALIVE, ANCHOR, hold_key, paced_key, stance_key};
+use crate::store::read;
 use crate::store::record::{Door, Hold};
 use crate::store::stance::{Fixed, Paced, Pause, Stance};
 use crate::time::Timestamp;
@@ -27,7 +28,8 @@ impl Ledger<'_> {
         let let_in_at = stance.lets_in(&before, at);
         self.draft.put(Table::Meta, stance_key(d), codec::encode(Kind::Stance, stance));
         if let Some(let_in_at) = let_in_at {
-            self.put_paced(d, |paced| paced.let_in_at = let_in_at.max(paced.let_in_at));
+            let now = self.now;
+            self.put_paced(d, |paced| paced.let_in_at = let_in_at.max(paced.let_in_at.min(now)));
         }
         self.changed = true;
     }
@@ -38,9 +40,12 @@ impl Ledger<'_> {
         self.changed = true;
     }
 
-    /// An attempt starts; starts are told of in no certain order.
+    /// An attempt starts; starts are told of in no certain order. A note of the future is of a clock that went wrong.
     pub(super) fn sent(&mut self, d: DestinationId, at: Timestamp) {
-        self.put_paced(d, |paced| paced.sent_at = if at == Timestamp::ZERO { at } else { at.max(paced.sent_at) });
+        let now = self.now;
+        self.put_paced(d, |paced| {
+            paced.sent_at = if at == Timestamp::ZERO { at } else { at.max(paced.sent_at.min(now)) }
+        });
     }
 
     fn put_paced(&mut self, d: DestinationId, change: impl FnOnce(&mut Paced)) {
@@ -57,6 +62,10 @@ impl Ledger<'_> {
         self.index.anchor = Some(anchor);
         self.changed = true;
         let Some(step) = step else { return };
+        if let Ok(Some(alive)) = read::record::<Timestamp>(self.engine, Table::Meta, Kind::Alive, ALIVE) {
+            // or the time without a daemon would be told as longer or shorter than it was
+            self.draft.put_long(Table::Meta, ALIVE, &codec::encode(Kind::Alive, &step.moved(alive)));
+        }
         for (d, hold) in self.index.holds.clone() {
             self.hold(d, Hold { until: step.moved(hold.until), ..hold });
         }
