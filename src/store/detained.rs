@@ -167,7 +167,7 @@ mod tests {
     fn open(path: &Path) -> Store {
         let windows = Windows { by_source: [("s".to_owned(), Duration::from_secs(3600))].into_iter().collect() };
         let options = Options { require_power_safe: false, windows };
-        for _ in 0..1000 {
+        for _ in 0..20_000 {
             match Store::open(path, options.clone(), Clock::manual(NOW)) {
                 Ok(Opened { store, findings, .. }) => {
                     assert_eq!(findings, Findings::new());

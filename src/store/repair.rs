@@ -196,7 +196,7 @@ mod tests {
     }
 
     fn engine(path: &std::path::Path) -> Engine {
-        for _ in 0..1000 {
+        for _ in 0..20_000 {
             if let Ok(engine) = Folder::open(path).and_then(Engine::open) {
                 return engine;
             }
@@ -205,27 +205,52 @@ mod tests {
         panic!("the store is not let go of");
     }
 
+    fn id(n: u64) -> DeliveryId {
+        DeliveryId { sequence: Sequence(n), destination: DestinationId(0) }
+    }
+
+    /// Of four events two are dead letters and two wait.
+    async fn lived(path: &std::path::Path) -> Engine {
+        let clock = crate::clock::Clock::manual(Timestamp(1000));
+        let Opened { store, committer, .. } = Store::open(path, Options::default(), clock).unwrap();
+        store.register(vec!["crm".to_owned()]).await.unwrap();
+        for n in 1..=4u8 {
+            store.accept(vec![Arrival::new(event(n))]).await.unwrap();
+        }
+        for n in 1..=2u64 {
+            let delivery = Delivery::first(id(n), event(n as u8).into());
+            let letter = DeadLetter { delivery, reason: Reason::Permanent, dead_at: Timestamp(1000) };
+            store.record(Transition::Dead { from: Place::Page, letter: Box::new(letter) });
+        }
+        store.flush().await.unwrap();
+        drop(store);
+        committer.join().unwrap();
+        engine(path)
+    }
+
+    #[tokio::test]
+    async fn a_row_that_is_missing_from_what_must_be_without_gaps_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = lived(dir.path()).await;
+        for table in [Table::History, Table::Settled] {
+            let (key, row) = engine.range(table, ..).next().unwrap().unwrap();
+            let (index, _) = recovery::recover(&engine).unwrap();
+            assert_eq!(check::check(&engine, &index).unwrap(), Vec::<String>::new());
+            let mut draft = Draft::default();
+            draft.delete(table, key.to_vec());
+            engine.commit(draft).unwrap();
+            let told = check::check(&engine, &index).unwrap();
+            assert!(told.iter().any(|fault| fault.starts_with(&format!("`{}` ", table.name()))), "{told:?}");
+            let mut back = Draft::default();
+            back.put(table, key.to_vec(), row.to_vec());
+            engine.commit(back).unwrap();
+        }
+    }
+
     #[tokio::test]
     async fn what_does_not_verify_is_set_aside_and_the_books_balance() {
         let dir = tempfile::tempdir().unwrap();
-        let id = |n| DeliveryId { sequence: Sequence(n), destination: DestinationId(0) };
-        {
-            let clock = crate::clock::Clock::manual(Timestamp(1000));
-            let Opened { store, committer, .. } = Store::open(dir.path(), Options::default(), clock).unwrap();
-            store.register(vec!["crm".to_owned()]).await.unwrap();
-            for n in 1..=4u8 {
-                store.accept(vec![Arrival::new(event(n))]).await.unwrap();
-            }
-            for n in 1..=2u64 {
-                let delivery = Delivery::first(id(n), event(n as u8).into());
-                let letter = DeadLetter { delivery, reason: Reason::Permanent, dead_at: Timestamp(1000) };
-                store.record(Transition::Dead { from: Place::Page, letter: Box::new(letter) });
-            }
-            store.flush().await.unwrap();
-            drop(store);
-            committer.join().unwrap();
-        }
-        let engine = engine(dir.path());
+        let engine = lived(dir.path()).await;
         let mut draft = Draft::default();
         for (table, key) in [(Table::Dlq, dlq_key(id(1))), (Table::Pages, number_key(3))] {
             let key = [&key[..], &[0, 0]].concat();
