@@ -30,7 +30,9 @@ async fn i13_a_destination_moves_and_its_interactions_keep_their_order() {
 
 #[tokio::test]
 async fn i12_what_a_destination_asked_for_and_an_operator_decided_outlives_a_reload() {
-    let receiver = Receiver::start(|r| if r.sequence() == 1 { retry_after(503, 60) } else { status(200) }).await;
+    let receiver =
+        Receiver::start(|r| if r.sequence() == 1 && r.attempt() == 1 { retry_after(503, 60) } else { status(200) })
+            .await;
     let mut bench = Bench::with(receiver.to(), Clock::manual(START), |_| {}).await;
     let first = bench.accept("a", "1").await;
     bench.becomes(&first, "delayed").await;

@@ -118,7 +118,7 @@ class Haul:
         self.daemon.start()
 
     def is_gone(self):
-        return self.daemon.process.poll() is not None
+        return self.daemon.process is None or self.daemon.process.poll() is not None
 
     async def observe(self):
         """Samples each second while the daemon answers; a death between two questions is no fault."""
