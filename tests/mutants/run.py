@@ -28,7 +28,7 @@ LIVES = ["--kills", "15", "--events-min", "4000"]
 # patch -> the harnesses that must notice it, each with how it is run
 MUTANTS = {
     "acknowledged-before-sync": [("inject", WRITES)],
-    "no-sync": [("powercut", ["--cuts", "40"])],
+    "no-sync": [("powercut", ["--cuts", "100"])],
     "deduplication-in-a-commit-of-its-own": [("inject", WRITES)],
     "failed-commit-taken-for-done": [("inject", WRITES)],
     "nobody-woken-after-a-failed-write": [("inject", SYNCS)],

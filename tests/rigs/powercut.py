@@ -418,12 +418,12 @@ def parse_arguments():
     p.add_argument("--seed", type=int, default=int(time.time()))
     p.add_argument("--fs", choices=["ext4", "xfs"], default="ext4")
     p.add_argument("--expect-loss", action="store_true", help="run unsafely, and succeed only if cuts lose something")
-    p.add_argument("--short", action="store_true", help="4 cuts; with --expect-loss 40 at most, until one loses something")
+    p.add_argument("--short", action="store_true", help="4 cuts; with --expect-loss 150 at most, until one loses something")
     p.add_argument("--verbose", action="store_true", help="a line for each cut")
     p.add_argument("--workdir", type=pathlib.Path, help="a folder on a real disk; default: the target folder")
     options = p.parse_args()
     if options.short:
-        options.cuts = 40 if options.expect_loss else 4
+        options.cuts = 150 if options.expect_loss else 4
     return options
 
 
