@@ -91,7 +91,7 @@ class Haul:
         self.hands = self.ledgers.hands = common.Hands(self.daemon, random.Random(self.rng.random()), workdir / "holdline.toml",
                                                        rests=OPERATOR_RESTS_S)
         self.watch, self.waiting = samples.Watch(self.daemon, options.every), 0
-        self.deaths, self.marks = collections.Counter(), []
+        self.deaths, self.marks, self.ending = collections.Counter(), [], False
 
     def write_config(self):
         intake, admin, receiver = self.ports
@@ -116,6 +116,7 @@ class Haul:
         self.daemon.env = {**self.plain_env, **fault}
         self.ledgers.faults[f"disk {disk}"] += 1
         self.daemon.start()
+        self.ending = False
 
     def is_gone(self):
         return self.daemon.process is None or self.daemon.process.poll() is not None
@@ -129,7 +130,7 @@ class Haul:
                 self.waiting = self.watch.samples[-1]["depth"]
             except (OSError, http.client.HTTPException, common.RigError):
                 ready = not gone and await asyncio.to_thread(self.daemon.is_ready)
-                if ready and life == self.ledgers.life:
+                if ready and life == self.ledgers.life and not self.ending:
                     raise
             await asyncio.sleep(1.0)
 
@@ -138,7 +139,8 @@ class Haul:
             await asyncio.sleep(0.05)
 
     async def end_life(self, how):
-        """Waits until the daemon is gone by what ends it, and notes it."""
+        """Waits until the daemon is gone by what ends it, and notes it. While it stops it answers to nobody."""
+        self.ending = True
         if how == "SIGTERM" and not self.is_gone():
             self.daemon.signal(signal.SIGTERM)
             await asyncio.to_thread(self.daemon.process.wait, 60)
