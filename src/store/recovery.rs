@@ -14,11 +14,11 @@ use super::keys::{ANCHOR, DOOR, TOTALS, number_key, number_of};
 use super::names::Names;
 use super::pages::Pages;
 use super::read;
-use super::record::{Entry, HistoryRow, Hold, PageShape, SettledRow, Totals};
+use super::record::{Entry, HistoryRow, PageShape, SettledRow, Totals};
 use super::redrive;
-use super::stance::{Paced, Stance};
 use crate::event::{DestinationId, Digest64, Sequence};
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 /// What was found missing or damaged at a start; each is a line for the operator.
@@ -27,9 +27,12 @@ pub type Findings = Vec<String>;
 pub(super) fn recover(engine: &Engine) -> Result<(Index, Findings), StoreError> {
     let mut findings = Findings::new();
     let mut index = Index { totals: totals(engine)?, names: names(engine)?, ..Index::default() };
-    holds(engine, &mut index, &mut findings)?;
-    stances(engine, &mut index, &mut findings)?;
-    paced(engine, &mut index, &mut findings)?;
+    let lost = "what a destination asked for with Retry-After";
+    index.holds = of_destinations(engine, ("hold", Kind::Hold), lost, &mut findings)?;
+    let lost = "whether a destination was paused, or its breaker open,";
+    index.stances = of_destinations(engine, ("stance", Kind::Stance), lost, &mut findings)?;
+    let lost = "how far a destination's ramp and rate had come";
+    index.paced = of_destinations(engine, ("paced", Kind::Paced), lost, &mut findings)?;
     notes(engine, &mut index, &mut findings)?;
     index.redrives = redrive::recover(engine, &index.names, &mut findings)?;
     index.detainees = Detainees::recover(engine, &mut findings)?;
@@ -74,40 +77,23 @@ fn totals(engine: &Engine) -> Result<Totals, StoreError> {
     Ok(totals)
 }
 
-fn holds(engine: &Engine, index: &mut Index, findings: &mut Findings) -> Result<(), StoreError> {
-    for row in engine.range(Table::Meta, b"hold.".to_vec()..b"hold/".to_vec()) {
+/// What is kept of each destination under a prefix, with a dot behind it; `lost` says what it is where it does not verify.
+fn of_destinations<T: DeserializeOwned>(
+    engine: &Engine,
+    (prefix, kind): (&str, Kind),
+    lost: &str,
+    findings: &mut Findings,
+) -> Result<BTreeMap<DestinationId, T>, StoreError> {
+    let mut found = BTreeMap::new();
+    for row in engine.range(Table::Meta, format!("{prefix}.").into_bytes()..format!("{prefix}/").into_bytes()) {
         let (key, sealed) = row?;
         let d = *key.last().ok_or(Damaged::Content)?;
-        match codec::decode::<Hold>(Kind::Hold, &sealed) {
-            Ok(hold) => drop(index.holds.insert(DestinationId(d), hold)),
-            Err(why) => findings.push(format!("what a destination asked for with Retry-After is lost: {why}")),
+        match codec::decode(kind, &sealed) {
+            Ok(record) => drop(found.insert(DestinationId(d), record)),
+            Err(why) => findings.push(format!("{lost} is lost: {why}")),
         }
     }
-    Ok(())
-}
-
-fn stances(engine: &Engine, index: &mut Index, findings: &mut Findings) -> Result<(), StoreError> {
-    for row in engine.range(Table::Meta, b"stance.".to_vec()..b"stance/".to_vec()) {
-        let (key, sealed) = row?;
-        let d = *key.last().ok_or(Damaged::Content)?;
-        match codec::decode::<Stance>(Kind::Stance, &sealed) {
-            Ok(stance) => drop(index.stances.insert(DestinationId(d), stance)),
-            Err(why) => findings.push(format!("whether a destination was paused, or its breaker open, is lost: {why}")),
-        }
-    }
-    Ok(())
-}
-
-fn paced(engine: &Engine, index: &mut Index, findings: &mut Findings) -> Result<(), StoreError> {
-    for row in engine.range(Table::Meta, b"paced.".to_vec()..b"paced/".to_vec()) {
-        let (key, sealed) = row?;
-        let d = *key.last().ok_or(Damaged::Content)?;
-        match codec::decode::<Paced>(Kind::Paced, &sealed) {
-            Ok(paced) => drop(index.paced.insert(DestinationId(d), paced)),
-            Err(why) => findings.push(format!("how far a destination's ramp and rate had come is lost: {why}")),
-        }
-    }
-    Ok(())
+    Ok(found)
 }
 
 /// The door as an operator left it, what the stored times go by, and the number of the next gap.
