@@ -4,7 +4,7 @@
 
 use super::StoreError;
 use super::codec::{self, Kind};
-use super::dense::Consecutive;
+use super::delta::{self, Deltas};
 use super::draft::Table;
 use super::engine::Engine;
 use super::index::Index;
@@ -70,17 +70,12 @@ pub(super) fn check(engine: &Engine, index: &Index) -> Result<Vec<String>, Store
     Ok(faults)
 }
 
-fn covered<R: Consecutive + DeserializeOwned>(
-    engine: &Engine,
-    head: u64,
-    end: u64,
-    faults: &mut Vec<String>,
-) -> Result<(), StoreError> {
+fn covered<R: Deltas>(engine: &Engine, head: u64, end: u64, faults: &mut Vec<String>) -> Result<(), StoreError> {
     let mut next = head;
     for row in engine.range(R::TABLE, ..) {
         let (key, sealed) = row?;
         let first = number_of(&key)?;
-        match codec::decode::<R>(R::KIND, &sealed) {
+        match delta::decode::<R>(&sealed) {
             Ok(row) if first == next => next += row.span() as u64,
             Ok(row) => {
                 faults.push(format!("`{}` goes on at {first}, not at {next}", R::TABLE.name()));

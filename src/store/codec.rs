@@ -5,7 +5,8 @@
 //! kind u8 | version u8 | crc32 u32 LE | length u32 LE | payload
 //! ```
 //! The CRC covers kind, version, length and payload. The payload is bincode 1 (fixed-size integers, little-endian) of
-//! one frozen struct per kind and version. A change of a struct is a new version with its own arm in `decode`.
+//! one frozen struct per kind and version. A change of a struct is a new version, which its own module reads; the rows of
+//! `history` and `settled` have a second one (`delta`).
 //!
 //! *Failure.* A record that does not verify is [`Damaged`]; nothing here panics on what it reads.
 
@@ -40,6 +41,14 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The newest version that there is of it.
+    fn newest(self) -> u8 {
+        match self {
+            Self::History | Self::Settled => 2,
+            _ => VERSION,
+        }
+    }
+
     const ALL: [Self; 20] = [
         Self::Page,
         Self::History,
@@ -64,7 +73,7 @@ impl Kind {
     ];
 }
 
-/// Version of every kind so far.
+/// The version of every kind that [`encode`] writes, and the only one of most.
 const VERSION: u8 = 1;
 pub(super) const ENVELOPE: usize = 10;
 /// No record may claim to be longer: 256 MiB. The longest body is 32 MiB; attempts, headers and what does not compress
@@ -92,6 +101,10 @@ fn options() -> impl Options {
     bincode::DefaultOptions::new().with_fixint_encoding().with_little_endian().with_limit(LENGTH_MAX)
 }
 
+fn packed_options() -> impl Options {
+    bincode::DefaultOptions::new().with_varint_encoding().with_limit(LENGTH_MAX)
+}
+
 /// The bare payload of a value, for records that lie inside another one.
 pub fn payload<T: Serialize>(value: &T) -> Vec<u8> {
     options().serialize(value).expect("records are bounded and hold nothing that bincode refuses")
@@ -101,12 +114,30 @@ pub fn from_payload<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Damaged> {
     options().deserialize(bytes).map_err(|_| Damaged::Content)
 }
 
-/// Puts a payload into its envelope.
+/// Bytes that [`payload`] would give.
+pub fn payload_length<T: Serialize>(value: &T) -> u64 {
+    options().serialized_size(value).expect("records are bounded and hold nothing that bincode refuses")
+}
+
+/// As [`payload`], with integers that take less room the smaller they are.
+pub fn packed<T: Serialize>(value: &T) -> Vec<u8> {
+    packed_options().serialize(value).expect("records are bounded and hold nothing that bincode refuses")
+}
+
+pub fn from_packed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Damaged> {
+    packed_options().deserialize(bytes).map_err(|_| Damaged::Content)
+}
+
+/// Puts a payload of the first version into its envelope.
 pub fn seal(kind: Kind, payload: &[u8]) -> Vec<u8> {
+    seal_as(kind, VERSION, payload)
+}
+
+pub fn seal_as(kind: Kind, version: u8, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("records are far smaller than 4 GiB");
     let mut out = Vec::with_capacity(ENVELOPE + payload.len());
-    out.extend([kind as u8, VERSION]);
-    out.extend(checksum(kind as u8, VERSION, payload).to_le_bytes());
+    out.extend([kind as u8, version]);
+    out.extend(checksum(kind as u8, version, payload).to_le_bytes());
     out.extend(length.to_le_bytes());
     out.extend(payload);
     out
@@ -126,11 +157,19 @@ pub(super) fn sealed_length(bytes: &[u8]) -> Result<usize, Damaged> {
 /// What bytes that begin like a record of a known version claim to be.
 pub(super) fn kind_of(bytes: &[u8]) -> Option<Kind> {
     let kind = Kind::ALL.into_iter().find(|kind| Some(&(*kind as u8)) == bytes.first());
-    kind.filter(|_| bytes.get(1) == Some(&VERSION))
+    kind.filter(|kind| bytes.get(1).is_some_and(|version| (VERSION..=kind.newest()).contains(version)))
 }
 
-/// Takes the payload out of its envelope, verified.
+/// Takes the payload of the first version out of its envelope, verified.
 pub fn open(kind: Kind, bytes: &[u8]) -> Result<&[u8], Damaged> {
+    match open_any(kind, bytes)? {
+        (VERSION, payload) => Ok(payload),
+        (version, _) => Err(Damaged::Version(version)),
+    }
+}
+
+/// Version and payload, verified; the version is one that there is of the kind.
+pub fn open_any(kind: Kind, bytes: &[u8]) -> Result<(u8, &[u8]), Damaged> {
     if bytes.len() < ENVELOPE || bytes.len() != sealed_length(bytes)? {
         return Err(Damaged::Short);
     }
@@ -143,10 +182,10 @@ pub fn open(kind: Kind, bytes: &[u8]) -> Result<&[u8], Damaged> {
     if found != kind as u8 {
         return Err(Damaged::Kind { found, wanted: kind as u8 });
     }
-    if version != VERSION {
+    if !(VERSION..=kind.newest()).contains(&version) {
         return Err(Damaged::Version(version));
     }
-    Ok(payload)
+    Ok((version, payload))
 }
 
 pub fn decode<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, Damaged> {

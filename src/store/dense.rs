@@ -3,18 +3,18 @@
 //! One small row a commit, kept for hours beside pages that live for moments, pins a whole segment of sled's log each.
 //! So the last small rows are remembered, and rewritten in bulk into full ones that lie together.
 
-use super::codec::{self, Kind};
+use super::codec::Kind;
+use super::delta::{self, Deltas};
 use super::draft::{Draft, Table};
 use super::keys::number_key;
 use super::record::{HistoryRow, SettledRow};
-use serde::Serialize;
 use std::collections::VecDeque;
 
 /// So many small rows are rewritten at once.
 const RUN_MAX: usize = 512;
 
 /// A row that covers consecutive numbers from its key on.
-pub trait Consecutive: Serialize {
+pub trait Consecutive {
     const TABLE: Table;
     const KIND: Kind;
     const MAX: usize;
@@ -57,10 +57,10 @@ impl<R> Default for Run<R> {
     }
 }
 
-impl<R: Consecutive> Run<R> {
+impl<R: Deltas> Run<R> {
     /// Writes a new row, and with it, where the time has come, the small rows before it as dense ones.
     pub fn write(&mut self, draft: &mut Draft, key: u64, row: R) {
-        draft.put(R::TABLE, number_key(key), codec::encode(R::KIND, &row));
+        draft.put(R::TABLE, number_key(key), delta::encode(&row));
         if row.span() >= R::MAX / 2 {
             self.rewrite(draft);
         } else {
@@ -90,14 +90,14 @@ impl<R: Consecutive> Run<R> {
         let Some((mut key, mut dense)) = rows.next() else { return };
         for (next_key, next) in rows {
             if dense.span() + next.span() > R::MAX {
-                draft.put(R::TABLE, number_key(key), codec::encode(R::KIND, &dense));
+                draft.put(R::TABLE, number_key(key), delta::encode(&dense));
                 (key, dense) = (next_key, next);
             } else {
                 draft.delete(R::TABLE, number_key(next_key));
                 dense.append(next);
             }
         }
-        draft.put(R::TABLE, number_key(key), codec::encode(R::KIND, &dense));
+        draft.put(R::TABLE, number_key(key), delta::encode(&dense));
     }
 }
 
@@ -133,7 +133,7 @@ mod tests {
         let mut next = 1;
         for (key, value) in rows {
             assert_eq!(key, next);
-            let row: SettledRow = codec::decode(Kind::Settled, &value).unwrap();
+            let row: SettledRow = delta::decode(&value).unwrap();
             assert!(row.settlements.iter().enumerate().all(|(i, s)| s.at.0 == key + i as u64));
             next += row.span() as u64;
         }

@@ -16,8 +16,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Version of what lies in the folder; a holdline refuses a newer one.
-const FORMAT: u32 = 1;
+/// Version of what lies in the folder; a holdline refuses a newer one, and makes an older one its own when it opens it. The
+/// second one has the rows of `history` and `settled` as differences.
+const FORMAT: u32 = 2;
 
 /// What stands between an acknowledged event and a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +45,8 @@ impl Durability {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    /// It was never opened to its end, so nothing was ever accepted into it.
-    unfinished: bool,
+    /// None where it was never opened to its end, so that nothing was ever accepted into it.
+    format: Option<u32>,
     _lock: File,
 }
 
@@ -55,7 +56,7 @@ impl Folder {
         let failed = |what: &str, e: io::Error| StoreError::Folder(format!("{what} {}: {e}", path.display()));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| failed("cannot create", e))?;
         let lock = lock(path)?;
-        let unfinished = !has_format(path)?;
+        let format = format_of(path)?;
         let queue = path.join("queue");
         if !queue.exists() {
             fs::create_dir(&queue).map_err(|e| failed("cannot create queue/ in", e))?;
@@ -65,14 +66,14 @@ impl Folder {
             // the entry of the folder itself; a parent that may not be opened was there before
             let _ = sync_folder(&parent);
         }
-        let folder = Self { path: path.to_owned(), unfinished, _lock: lock };
+        let folder = Self { path: path.to_owned(), format, _lock: lock };
         folder.clean_up().map_err(|e| failed("cannot clean up queue/ in", e))?;
         Ok(folder)
     }
 
     /// Whether the store was never opened to its end; then nothing was ever accepted into it.
     pub fn is_unfinished(&self) -> bool {
-        self.unfinished
+        self.format.is_none()
     }
 
     /// Sets aside what there is of a store that was never finished, and begins anew.
@@ -84,9 +85,10 @@ impl Folder {
         sync_folder(&self.path)
     }
 
-    /// Writes the format version, whole or not at all, once the store has been opened for the first time.
+    /// Writes the format version, whole or not at all, once the store has been opened for the first time by a holdline that
+    /// writes this one.
     pub fn finish(&self) -> io::Result<()> {
-        if !self.unfinished {
+        if self.format == Some(FORMAT) {
             return Ok(());
         }
         let part = self.path.join("format.part");
@@ -223,13 +225,13 @@ pub fn hold(path: &Path) -> Result<Option<File>, StoreError> {
     Ok(Some(lock))
 }
 
-/// Whether the folder says its format, which must be one that is known. It does not while a store is being made.
-fn has_format(path: &Path) -> Result<bool, StoreError> {
+/// The format that the folder says, which must be one that is known. It says none while a store is being made.
+fn format_of(path: &Path) -> Result<Option<u32>, StoreError> {
     let file = path.join("format");
     match fs::read(&file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()) {
-        Ok(text) if text.trim().is_empty() => Ok(false),
+        Ok(text) if text.trim().is_empty() => Ok(None),
         Ok(text) => match text.trim().parse::<u32>() {
-            Ok(found) if found <= FORMAT => Ok(true),
+            Ok(found) if found <= FORMAT => Ok(Some(found)),
             Ok(found) => Err(StoreError::NewerFormat { path: path.to_owned(), found, known: FORMAT }),
             Err(_) => Err(StoreError::Folder(format!(
                 "{} does not hold a format version; restore the folder from a backup, or write {FORMAT} into that file \
@@ -237,7 +239,7 @@ fn has_format(path: &Path) -> Result<bool, StoreError> {
                 file.display()
             ))),
         },
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(StoreError::Folder(format!("cannot read {}: {e}", file.display()))),
     }
 }

@@ -6,6 +6,7 @@ use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
 use crate::rules::anchor::Anchor;
 use crate::rules::gcra::Rate;
 use crate::store::codec::{self, Kind};
+use crate::store::delta;
 use crate::store::draft::ROW_MAX;
 use crate::store::page::{pack, seal_page};
 use crate::store::redrive::{Redrive, RedriveEnd, RedriveEnded};
@@ -102,9 +103,23 @@ fn golden_bytes_of_version_1() {
         ("anchor", codec::encode(Kind::Anchor, &anchor)),
         ("told", codec::encode(Kind::Told, &"{}".to_owned())),
     ];
+    assert_eq!(lines(&records), include_str!("golden/v1.txt"));
+}
+
+#[test]
+fn golden_bytes_of_version_2() {
+    let later = Entry { time: Timestamp::ZERO, received_at: Timestamp(1005), ..entry() };
+    let pages = vec![PageShape { count: 2, bytes: 300 }];
+    let history = HistoryRow { pages, entries: vec![entry(), later] };
+    let earlier = DeliveryId { sequence: Sequence(0), destination: DestinationId(1) };
+    let settled = SettledRow { settlements: vec![settlement(), Settlement { id: earlier, ..settlement() }] };
+    let records = [("history", delta::encode(&history)), ("settled", delta::encode(&settled))];
+    assert_eq!(lines(&records), include_str!("golden/v2.txt"));
+}
+
+fn lines(records: &[(&str, Vec<u8>)]) -> String {
     let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
-    let lines: String = records.iter().map(|(name, bytes)| format!("{name} {}\n", hex(bytes))).collect();
-    assert_eq!(lines, include_str!("golden/v1.txt"));
+    records.iter().map(|(name, bytes)| format!("{name} {}\n", hex(bytes))).collect()
 }
 
 fn redrive() -> Redrive {

@@ -29,6 +29,7 @@ mod cache;
 mod check;
 mod codec;
 mod committer;
+mod delta;
 mod dense;
 mod detained;
 mod draft;

@@ -5,7 +5,7 @@
 
 use super::StoreError;
 use super::codec::{self, Damaged, Kind};
-use super::dense::Consecutive;
+use super::delta::{self, Deltas};
 use super::draft::{self, Table};
 use super::engine::Engine;
 use super::keys::{number_key, number_of};
@@ -15,14 +15,11 @@ use crate::event::{Event, Sequence};
 use serde::de::DeserializeOwned;
 
 /// The row that covers `number`, with the number at which it begins; none where no row does.
-pub(super) fn covering<R: Consecutive + DeserializeOwned>(
-    engine: &Engine,
-    number: u64,
-) -> Result<Option<(u64, R)>, StoreError> {
+pub(super) fn covering<R: Deltas>(engine: &Engine, number: u64) -> Result<Option<(u64, R)>, StoreError> {
     let Some(row) = engine.range(R::TABLE, ..=number_key(number)).next_back() else { return Ok(None) };
     let (key, sealed) = row?;
     let first = number_of(&key)?;
-    let row: R = codec::decode(R::KIND, &sealed)?;
+    let row: R = delta::decode(&sealed)?;
     Ok((number < first + row.span() as u64).then_some((first, row)))
 }
 

@@ -5,7 +5,7 @@
 
 use super::StoreError;
 use super::codec::{self, Damaged, Kind};
-use super::dense::Consecutive;
+use super::delta::{self, Deltas};
 use super::detained::Detainees;
 use super::draft::{Rows, Table};
 use super::engine::Engine;
@@ -112,7 +112,7 @@ fn notes(engine: &Engine, index: &mut Index, findings: &mut Findings) -> Result<
 }
 
 /// Visits all rows of `[head, end)` in order and returns the ranges of numbers that no readable row covers.
-fn consecutive<R: Consecutive + DeserializeOwned>(
+fn consecutive<R: Deltas>(
     engine: &Engine,
     head: u64,
     end: u64,
@@ -122,7 +122,7 @@ fn consecutive<R: Consecutive + DeserializeOwned>(
     for row in engine.range(R::TABLE, (Bound::Included(number_key(head)), Bound::Excluded(number_key(end)))) {
         let (key, sealed) = row?;
         let first = number_of(&key)?;
-        let Ok(row) = codec::decode::<R>(R::KIND, &sealed) else { continue };
+        let Ok(row) = delta::decode::<R>(&sealed) else { continue };
         if first > next {
             gaps.push((next, first));
         }

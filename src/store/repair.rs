@@ -6,6 +6,7 @@
 
 use super::StoreError;
 use super::codec::{self, Damaged, Kind};
+use super::delta;
 use super::draft::{Draft, Table};
 use super::engine::Engine;
 use super::index::Index;
@@ -118,7 +119,7 @@ impl Repair<'_> {
             let gone =
                 |id: &DeliveryId| Settlement { id: *id, how: How::Discarded, attempts: 0, status: 0, at: self.now };
             let row = SettledRow { settlements: chunk.iter().map(gone).collect() };
-            draft.put(Table::Settled, number_key(totals.next_settlement), codec::encode(Kind::Settled, &row));
+            draft.put(Table::Settled, number_key(totals.next_settlement), delta::encode(&row));
             totals.next_settlement += chunk.len() as u64;
         }
         for id in lost {

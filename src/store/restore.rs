@@ -3,7 +3,7 @@
 //! *Failure.* A backup is read through and its hash compared before anything is written. A folder that holds a store
 //! already is refused.
 
-use super::backup::{Kind, MAGIC};
+use super::backup::{Kind, MAGIC, OLDER_MAGIC};
 use super::draft::{Draft, Table};
 use super::engine::Engine;
 use super::folder::Folder;
@@ -47,11 +47,11 @@ impl<R: Read> Frames<R> {
     fn new(mut from: R) -> Result<Self, StoreError> {
         let mut magic = vec![0; MAGIC.len()];
         let read = from.read_exact(&mut magic);
-        if read.is_err() || magic != MAGIC {
+        if read.is_err() || (magic != MAGIC && magic != OLDER_MAGIC) {
             return Err(StoreError::Folder("this is no backup that this holdline knows".to_owned()));
         }
         let mut hash = Sha256::new();
-        hash.update(MAGIC);
+        hash.update(&magic);
         Ok(Self { from, hash, ended: false })
     }
 

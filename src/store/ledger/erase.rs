@@ -5,7 +5,7 @@ use crate::delivery::DeliveryId;
 use crate::event::{Event, Sequence};
 use crate::store::StoreError;
 use crate::store::codec;
-use crate::store::dense::Consecutive;
+use crate::store::delta;
 use crate::store::draft::Table;
 use crate::store::erase::{Erased, Erasure, Trace};
 use crate::store::keys::{dlq_key, number_key, number_of};
@@ -95,7 +95,7 @@ impl Ledger<'_> {
         let first = number_of(&key)?;
         // as it is after an erasure of the same commit
         let Some(sealed) = self.draft.row(self.engine, Table::History, &key)? else { return Ok(false) };
-        let Ok(mut row) = codec::decode::<HistoryRow>(HistoryRow::KIND, &sealed) else { return Ok(false) };
+        let Ok(mut row) = delta::decode::<HistoryRow>(&sealed) else { return Ok(false) };
         let Some(entry) = row.entries.get_mut((sequence.0 - first) as usize).filter(|e| !e.is_erased()) else {
             return Ok(false);
         };
@@ -108,7 +108,7 @@ impl Ledger<'_> {
                 prior => drop(self.index.remembered.insert(sender, prior)),
             }
         }
-        self.draft.put(Table::History, number_key(first), codec::encode(HistoryRow::KIND, &row));
+        self.draft.put(Table::History, number_key(first), delta::encode(&row));
         self.tail.history.replace(first, row);
         self.changed = true;
         Ok(true)

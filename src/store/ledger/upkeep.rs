@@ -4,6 +4,7 @@ use super::Ledger;
 use crate::delivery::{Delivery, DeliveryId, Place};
 use crate::event::{Event, Sequence};
 use crate::store::codec::{self, Damaged};
+use crate::store::delta::{self, Deltas};
 use crate::store::dense::Consecutive;
 use crate::store::draft::Table;
 use crate::store::keys::{number_key, number_of};
@@ -12,7 +13,6 @@ use crate::store::page::{open_page, unpack};
 use crate::store::record::{HistoryRow, How, SettledRow};
 use crate::store::{StoreError, Transition};
 use crate::time::Timestamp;
-use serde::de::DeserializeOwned;
 
 /// How many old rows of each kind go with one commit, at most.
 const TRIMMED_PER_COMMIT: usize = 4;
@@ -81,14 +81,14 @@ impl Ledger<'_> {
         memory::bytes(&self.index.totals) > self.history.bytes_max
     }
 
-    fn head<R: Consecutive + DeserializeOwned>(&self, key: u64) -> Result<Option<R>, StoreError> {
+    fn head<R: Deltas>(&self, key: u64) -> Result<Option<R>, StoreError> {
         let sealed = self.draft.row(self.engine, R::TABLE, &number_key(key))?;
         // one that does not verify is as good as missing
-        Ok(sealed.and_then(|sealed| codec::decode(R::KIND, &sealed).ok()))
+        Ok(sealed.and_then(|sealed| delta::decode(&sealed).ok()))
     }
 
     /// Rows that were lost to damage leave a gap at the head, which recovery has told of; the head goes on behind it.
-    fn skip_gap<R: Consecutive>(&mut self, head: u64) -> Result<u64, StoreError> {
+    fn skip_gap<R: Deltas>(&mut self, head: u64) -> Result<u64, StoreError> {
         match self.engine.range(R::TABLE, number_key(head + 1)..).next() {
             Some(row) => {
                 self.draft.delete(R::TABLE, number_key(head));

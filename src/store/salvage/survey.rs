@@ -4,6 +4,7 @@ use crate::delivery::{DeadLetter, Delivery, DeliveryId};
 use crate::event::Event;
 use crate::store::StoreError;
 use crate::store::codec::{self, Damaged, Kind};
+use crate::store::delta::{self, Deltas};
 use crate::store::draft::{Rows, Table, get_long};
 use crate::store::keys::{TOTALS, delay_of, dlq_of, number_of};
 use crate::store::log::mark::Reached;
@@ -86,7 +87,7 @@ impl Survey {
     }
 
     fn history(&mut self, found: &Found) -> Result<(), StoreError> {
-        for (first, row) in small::<HistoryRow>(found, Table::History, Kind::History, &mut self.damaged)? {
+        for (first, row) in small::<HistoryRow>(found, &mut self.damaged)? {
             let mut at = first;
             for shape in &row.pages {
                 self.shapes.entry(at).or_insert(*shape);
@@ -101,7 +102,7 @@ impl Survey {
     }
 
     fn settled(&mut self, found: &Found) -> Result<(), StoreError> {
-        for (first, row) in small::<SettledRow>(found, Table::Settled, Kind::Settled, &mut self.damaged)? {
+        for (first, row) in small::<SettledRow>(found, &mut self.damaged)? {
             self.settlements.extend((first..).zip(row.settlements));
         }
         self.settlements = self.settlements.split_off(&self.totals.settled_head);
@@ -207,16 +208,12 @@ fn long<T: DeserializeOwned>(
 }
 
 /// All readable rows of a table of consecutive numbers.
-fn small<T: DeserializeOwned>(
-    found: &Found,
-    table: Table,
-    kind: Kind,
-    damaged: &mut Vec<String>,
-) -> Result<Vec<(u64, T)>, StoreError> {
+fn small<R: Deltas>(found: &Found, damaged: &mut Vec<String>) -> Result<Vec<(u64, R)>, StoreError> {
+    let table = R::TABLE;
     let mut rows = Vec::new();
     for (key, _) in found.rows(table).filter(|(_, row)| row.is_there()) {
         let first = number_of(key)?;
-        match found.row(table, key)?.map(|sealed| codec::decode::<T>(kind, &sealed)) {
+        match found.row(table, key)?.map(|sealed| delta::decode::<R>(&sealed)) {
             Some(Ok(row)) => rows.push((first, row)),
             Some(Err(why)) => damaged.push(format!("`{}` row {first}: {why}", table.name())),
             None => {}

@@ -6,6 +6,7 @@ use crate::delivery::DeliveryId;
 use crate::event::{DestinationId, DestinationSet, Sequence};
 use crate::store::StoreError;
 use crate::store::codec::{self, Kind};
+use crate::store::delta;
 use crate::store::draft::{Draft, Rows, Table, get_long};
 use crate::store::engine::Engine;
 use crate::store::keys::{TOTALS, number_key, number_of};
@@ -94,7 +95,7 @@ impl Writer<'_> {
         if row.entries.is_empty() {
             return Ok(());
         }
-        self.draft.put(Table::History, number_key(first), codec::encode(Kind::History, &row));
+        self.draft.put(Table::History, number_key(first), delta::encode(&row));
         self.counted(Table::History, row.entries.len() as u64)
     }
 
@@ -103,7 +104,7 @@ impl Writer<'_> {
         let mut next = self.survey.totals.settled_head;
         for chunk in self.fates.settlements.chunks(SettledRow::SETTLEMENTS_MAX) {
             let row = SettledRow { settlements: chunk.to_vec() };
-            self.draft.put(Table::Settled, number_key(next), codec::encode(Kind::Settled, &row));
+            self.draft.put(Table::Settled, number_key(next), delta::encode(&row));
             next += chunk.len() as u64;
             self.counted(Table::Settled, chunk.len() as u64)?;
         }
