@@ -1,9 +1,9 @@
-//! What the pure parts cost for each event: nanoseconds a step, the least and the median of many batches.
+//! What the pure parts cost for each event, by Criterion, which remembers the last run and says what has changed.
 //!
-//! `cargo bench --bench hot -- [NAME...]` runs those whose name holds one of the words, or all.
-#![allow(clippy::disallowed_methods)] // a benchmark reads the clock
+//! `cargo bench --bench hot -- [NAME]` runs those whose name matches, or all.
 
 use bytes::Bytes;
+use criterion::{Criterion, criterion_group, criterion_main};
 use holdline::delivery::{Place, Ticket};
 use holdline::event::{DestinationId, DestinationSet, Digest64, Event, EventId, Sequence};
 use holdline::profile::{Found, Limits, Profile, Request};
@@ -16,26 +16,19 @@ use holdline::time::Timestamp;
 use http::HeaderMap;
 use std::hint::black_box;
 use std::num::NonZeroU32;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-const BATCHES: usize = 60;
-const STEPS: u64 = 5_000;
 const NOW: Timestamp = Timestamp(1_773_957_888_128);
 
-fn measure(name: &str, mut step: impl FnMut(u64)) {
-    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    if !words.is_empty() && !words.iter().any(|word| name.contains(word.as_str())) {
-        return;
-    }
-    let mut nanos: Vec<f64> = (0..BATCHES as u64)
-        .map(|batch| {
-            let begin = Instant::now();
-            (batch * STEPS..(batch + 1) * STEPS).for_each(&mut step);
-            begin.elapsed().as_secs_f64() * 1e9 / STEPS as f64
-        })
-        .collect();
-    nanos.sort_by(f64::total_cmp);
-    println!("{name:<44} least {:8.0} ns, median {:8.0} ns", nanos[0], nanos[BATCHES / 2]);
+/// Steps with the number of each; no two are alike.
+fn measure(c: &mut Criterion, name: &str, mut step: impl FnMut(u64)) {
+    let mut n = 0;
+    c.bench_function(name, |b| {
+        b.iter(|| {
+            n += 1;
+            step(n);
+        });
+    });
 }
 
 /// An event as EventBridge sends it, 1.1 KiB.
@@ -50,12 +43,12 @@ fn body() -> Bytes {
     ))
 }
 
-fn reading() {
+fn reading(c: &mut Criterion) {
     let (body, headers) = (body(), HeaderMap::new());
     let limits = Limits { depth_max: 64, events_max: 1000 };
     for preset in ["auto", "genesys-eventbridge"] {
         let profile = Profile::preset(preset).expect("there is such a preset");
-        measure(&format!("profile {preset}: read an event"), |_| {
+        measure(c, &format!("profile {preset}: read an event"), |_| {
             let request = Request { headers: &headers, query: None, body: &body };
             black_box(profile.read(&request, &limits).expect("the event is JSON"));
         });
@@ -63,7 +56,7 @@ fn reading() {
     let profile = Profile::preset("auto").expect("there is such a preset");
     let request = Request { headers: &headers, query: None, body: &body };
     let Ok(Found::One(fields)) = profile.read(&request, &limits) else { panic!("the body is one event") };
-    measure("arrival: digests, record", |n| {
+    measure(c, "arrival: digests, record", |n| {
         let fields = fields.clone();
         black_box(Arrival::new(Event {
             received_at: Timestamp(NOW.0 + n),
@@ -80,19 +73,19 @@ fn reading() {
             body: fields.body,
         }));
     });
-    measure("event id: as text", |n| {
+    measure(c, "event id: as text", |n| {
         black_box(EventId::new(NOW, Sequence(n), Digest64(n)).to_string());
     });
 }
 
-fn rules() {
+fn rules(c: &mut Criterion) {
     let count = NonZeroU32::new(1_000_000).expect("it is not zero");
     let mut gcra = Gcra::new(Rate::new(count, Duration::from_secs(1)), 1000);
-    measure("gcra: take one", |n| {
+    measure(c, "gcra: take one", |n| {
         let _ = black_box(gcra.try_take(Timestamp(NOW.0 + n)));
     });
     let mut breaker = Breaker::new(breaker::Limits::default());
-    measure("breaker: a call begins and ends well", |n| {
+    measure(c, "breaker: a call begins and ends well", |n| {
         let now = Timestamp(NOW.0 + n);
         let _ = black_box(breaker.check(now));
         let epoch = breaker.began();
@@ -102,7 +95,7 @@ fn rules() {
 }
 
 /// A delivery from acceptance to its end, with so many others waiting.
-fn scheduling(waiting: u64) {
+fn scheduling(c: &mut Criterion, waiting: u64) {
     let d = DestinationId(0);
     let mut scheduler = Scheduler::new([(d, Policy::default())], Sequence(1), Sequence(1), NOW);
     let ticket = |n: u64| Ticket {
@@ -116,7 +109,7 @@ fn scheduling(waiting: u64) {
     for n in 1..=waiting {
         scheduler.accepted(&[ticket(n)], Sequence(n + 1));
     }
-    measure(&format!("scheduler: accept, start, land; {waiting} wait"), |n| {
+    measure(c, &format!("scheduler: accept, start, land; {waiting} wait"), |n| {
         let (next, now) = (waiting + 1 + n, Timestamp(NOW.0 + n));
         scheduler.accepted(&[ticket(next)], Sequence(next + 1));
         while let Some((d, from)) = scheduler.wants() {
@@ -131,9 +124,12 @@ fn scheduling(waiting: u64) {
     });
 }
 
-fn main() {
-    reading();
-    rules();
-    scheduling(0);
-    scheduling(5_000);
+fn all(c: &mut Criterion) {
+    reading(c);
+    rules(c);
+    scheduling(c, 0);
+    scheduling(c, 5_000);
 }
+
+criterion_group!(hot, all);
+criterion_main!(hot);
