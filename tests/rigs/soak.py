@@ -4,6 +4,7 @@
 Shows: what the daemon takes does not grow with what has passed through it. The queue stays near 5,000 events; the
 deduplication window is chosen so that about 100,000 events are remembered. After the first third of the run, disk must
 stay under its limit, and memory and descriptors must not have grown by more than a fifth over what they were in the second.
+Where all of them are remembered (--remembered beyond --events), memory may grow by what each takes that is remembered.
 What was seen over time is written as a table (CSV) and as a picture (SVG) with --record.
 
 Run: tests/rigs/soak.py [--short] [--events N] [--remembered N] [--disk-max-mb N] [--record FOLDER] [--bin FILE]
@@ -26,6 +27,8 @@ import samples
 
 # Pushed through a daemon of its own first, to learn the rate of this machine and choose the deduplication window.
 PROBE_EVENTS = 5_000
+# Bytes of memory that an event may take which is remembered.
+REMEMBERED_BYTES = 70
 
 
 class Flow:
@@ -108,7 +111,11 @@ def judge(watched, status, options):
     """(faults, the disk sizes after the first third)"""
     later = [s for s in watched.samples if s["accepted"] >= options.events / 3] or watched.samples
     disk = [s["disk"] / samples.MB for s in later]
-    grown = watched.growth(lambda s: s["accepted"] / options.events, ("memory", "files"))
+    all_remembered = options.remembered >= options.events
+    grown = watched.growth(lambda s: s["accepted"] / options.events, ("files",) if all_remembered else ("memory", "files"))
+    if all_remembered:
+        taken = (later[-1]["memory"] - later[0]["memory"]) / max(1, later[-1]["accepted"] - later[0]["accepted"])
+        grown += [f"memory grew by {taken:.0f} bytes an event, more than {REMEMBERED_BYTES}"] if taken > REMEMBERED_BYTES else []
     faults = [] if options.short else grown
     if max(disk) > options.disk_max_mb:
         faults.append(f"the data folder took {max(disk):.0f} MB, more than {options.disk_max_mb}")
