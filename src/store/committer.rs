@@ -2,7 +2,8 @@
 //!
 //! It gathers whatever is waiting, makes one commit of it, and tells everybody who waits when the commit is durable. Under
 //! load commits grow by themselves; alone, an event waits for nothing but the disk. Transitions that nobody waits for
-//! linger for a moment ([`LINGER`]) so that they share a commit; a crash forgets at most those.
+//! linger for a moment ([`LINGER`]) so that they share a commit; a crash forgets at most those. What a destination asked for
+//! does not linger: nothing may be sent there, and after a crash only the disk knows.
 //!
 //! *Failure.* The first error ends the thread: it answers nobody any more, and the daemon ends with it.
 
@@ -17,7 +18,7 @@ use super::index::{Index, Unwritten};
 use super::ledger::{Finished, Ledger, Tail, Windows};
 use super::log::mark::Reached;
 use super::memory::Bounds;
-use super::request::{News, Receipt, Request};
+use super::request::{News, Receipt, Request, Transition};
 use crate::clock::Clock;
 use crate::event::DestinationId;
 use crate::latency::Latency;
@@ -171,16 +172,16 @@ impl Committer {
             self.gather_company(gathered);
         }
         let mut bytes: usize = gathered.iter().map(size).sum();
-        let mut waited_for = gathered.iter().any(waited_for);
+        let mut is_urgent = gathered.iter().any(is_urgent);
         while gathered.len() < REQUESTS_MAX && bytes < BYTES_MAX {
             let next = match self.requests.try_recv() {
-                Err(_) if waited_for => break,
+                Err(_) if is_urgent => break,
                 Err(_) => self.requests.recv_timeout(LINGER).ok(),
                 Ok(request) => Some(request),
             };
             let Some(request) = next else { break };
             bytes += size(&request);
-            waited_for |= self::waited_for(&request);
+            is_urgent |= self::is_urgent(&request);
             gathered.push(request);
         }
         true
@@ -264,14 +265,35 @@ impl Committer {
     }
 }
 
-/// Whether somebody waits for the answer.
-fn waited_for(request: &Request) -> bool {
-    !matches!(request, Request::Transition(_))
+/// Whether it is to be durable at once: somebody waits for the answer, or a destination asked for silence.
+fn is_urgent(request: &Request) -> bool {
+    match request {
+        Request::Transition(transition) => matches!(transition, Transition::Hold { .. }),
+        _ => true,
+    }
 }
 
 fn size(request: &Request) -> usize {
     match request {
         Request::Accept { arrivals, .. } => arrivals.iter().map(|a| a.record.len()).sum(),
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Sequence;
+    use crate::time::Timestamp;
+
+    #[test]
+    fn silence_that_was_asked_for_waits_for_no_company_and_an_end_does() {
+        let hold = Transition::Hold { destination: DestinationId(0), until: Timestamp(9), reason: String::new() };
+        assert!(is_urgent(&Request::Transition(hold)));
+        let id = crate::delivery::DeliveryId { sequence: Sequence(1), destination: DestinationId(0) };
+        let place = crate::delivery::Place::Page;
+        let end = Transition::Discarded { id, place, attempts: 1, at: Timestamp(9) };
+        assert!(!is_urgent(&Request::Transition(end)));
+        assert!(is_urgent(&Request::Flush { answer: oneshot::channel().0 }));
     }
 }
