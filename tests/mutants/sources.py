@@ -4,11 +4,12 @@
 cargo-mutants says what could be changed; to compile each of its mutants for itself takes a day. Here a copy of the tree is
 rewritten (schemata/) so that each place asks at run time which mutant it is to be, and built once. What does not compile is
 taken out. Each test then runs once by itself, and tells which mutants it comes by; a mutant is run under the tests that come
-by it, the quickest first, until one fails. The tests that read the sources are left out, and those that fail unchanged.
+by it, the likeliest first, until one fails. The tests that read the sources are left out, and those that fail unchanged.
 
-Run: tests/mutants/sources.py [--file 'src/rules/**' ...] [--sample N] [--seed N] [--jobs N] [--again]
-Results go to target/mutants/schemata/results.jsonl as they come; a run that was stopped goes on where it was, unless --again.
-Needs: Linux, Python 3.11, cargo-mutants (cargo install cargo-mutants). Exit 0: nothing survives; 1: something does.
+Run: tests/mutants/sources.py [--file 'src/rules/**' ...] [--sample N] [--seed N] [--jobs N]
+     [--patience SECONDS] [--again all|missed]
+Results go to target/mutants/schemata/results.jsonl as they come; a run that was stopped goes on where it was.
+Needs: Linux with prlimit, Python 3.11, cargo-mutants (cargo install cargo-mutants). Exit 0: nothing survives; 1: something does.
 """
 import argparse
 import collections
@@ -36,6 +37,7 @@ PROFILE = "[profile.dev]\nopt-level = 1\ndebug = false\n"
 # What does not compile shows in turns: types first, then borrows.
 ROUNDS_MAX = 12
 WORDS = ("noticed", "survives", "survives so far", "not reached", "does not compile", "not tried here")
+MISSED = ("survives", "survives so far", "not reached")
 
 
 def cargo(*arguments, tree=TREE, **more):
@@ -138,10 +140,16 @@ class Results:
 
     def __init__(self, path, again):
         self.path, self.lock, self.known = path, threading.Lock(), {}
-        if again:
-            path.unlink(missing_ok=True)
-        if path.exists():
+        if path.exists() and again != "all":
             self.known = {row["mutant"]: row for row in map(json.loads, path.read_text().splitlines())}
+        if again == "missed":
+            self.known = {name: row for name, row in self.known.items() if row["how"] not in MISSED}
+        path.write_text("".join(json.dumps(row) + "\n" for row in self.known.values()))
+
+    def open(self, mutant, patience):
+        """Whether it has no result yet, or only one for want of patience."""
+        row = self.known.get(mutant["name"])
+        return row is None or row.get("patience", patience) < patience
 
     def add(self, mutant, fate):
         row = {"mutant": mutant["name"], **fate}
@@ -161,10 +169,10 @@ class Results:
         return table
 
 
-def try_all(mutants, reached, results, jobs):
+def try_all(mutants, judges, results, jobs):
     begin, done = time.monotonic(), 0
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        waiting = {pool.submit(trials.judge, m["number"], reached.get(m["number"], [])): m for m in mutants}
+        waiting = {pool.submit(judges.judge, m["number"]): m for m in mutants}
         for future in concurrent.futures.as_completed(waiting):
             results.add(waiting[future], future.result())
             done += 1
@@ -173,7 +181,7 @@ def try_all(mutants, reached, results, jobs):
 
 
 def prepared(mutants, jobs):
-    """Fates of the mutants that are not in the build, and the tests with what they come by; kept from run to run while nothing changes."""
+    """Fates of the mutants that are not in the build, and the tests with what they come by; kept while no source changes."""
     digest = hashlib.sha256(json.dumps([m["name"] for m in mutants]).encode())
     for file in sorted(path for part in ("src", "tests/it", "tests/mutants/schemata") for path in (ROOT / part).rglob("*.rs")):
         digest.update(file.read_bytes())
@@ -192,13 +200,13 @@ def run(options):
     mutants = list_mutants(options.file or ROOMS)
     results = Results(BASE / "results.jsonl", options.again)
     fates, tests = prepared(mutants, options.jobs)
-    reached = trials.by_mutant(tests)
     for mutant in mutants:
         if mutant["number"] in fates and mutant["name"] not in results.known:
             results.add(mutant, fates[mutant["number"]])
-    remaining = [m for m in mutants if m["name"] not in results.known]
+    remaining = [m for m in mutants if results.open(m, options.patience)]
     random.Random(options.seed).shuffle(remaining)
-    try_all(remaining[:options.sample], reached, results, options.jobs)
+    judges = trials.Judges(tests, {m["number"]: m["file"] for m in mutants}, options.patience)
+    try_all(remaining[:options.sample], judges, results, options.jobs)
     table = results.totals(mutants)
     for room, counts in table.items():
         print(f"{room}: {sum(counts.values())} mutants: " + ", ".join(f"{counts[word]} {word}" for word in WORDS if counts[word]))
@@ -210,8 +218,9 @@ def parse_arguments():
     p.add_argument("--file", action="append", help="which sources; else src/rules/**, src/scheduler/** and src/store/**")
     p.add_argument("--sample", type=int, help="so many of those that have no result yet, at random")
     p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--patience", type=float, default=60, help="seconds for the tests of one mutant; what survived fewer is tried on")
     p.add_argument("--jobs", type=int, default=2)
-    p.add_argument("--again", action="store_true", help="forget the results of earlier runs")
+    p.add_argument("--again", choices=("all", "missed"), help="forget the results of earlier runs, or those of what was not noticed")
     return p.parse_args()
 
 
