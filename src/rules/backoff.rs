@@ -125,4 +125,15 @@ mod tests {
         let seconds: Vec<u64> = [1, 2, 3, 9, 10, 40, u32::MAX].map(|n| wait(&retry, delivery(1), n).as_secs()).into();
         assert_eq!(seconds, [1, 2, 4, 256, 300, 300, 300]);
     }
+
+    /// The generator's published numbers, for the seeds 0 and 1234567.
+    #[test]
+    fn shares_are_those_of_splitmix64() {
+        let share = |n: u64, d: u8, attempt: u32| {
+            unit(DeliveryId { sequence: Sequence(n), destination: DestinationId(d) }, attempt)
+        };
+        let of = |number: u64| (number >> 11) as f64 / (1u64 << 53) as f64;
+        assert_eq!(share(0, 0, 0), of(0xE220_A839_7B1D_CDAF));
+        assert_eq!(share(0x12, 0xD6, 0x87), of(6_457_827_717_110_365_317));
+    }
 }

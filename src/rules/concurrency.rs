@@ -236,4 +236,17 @@ mod tests {
         assert_eq!(fixed.limit(), 64);
         assert_eq!(Concurrency::new(0, Adaptive::Yes).limit(), 0, "no URL, nothing goes");
     }
+
+    #[test]
+    fn other_bounds_are_gone_by_at_once_and_what_was_found_stays() {
+        let mut concurrency = Concurrency::new(64, Adaptive::Yes);
+        let limits =
+            [(32, Adaptive::Yes), (2, Adaptive::Yes), (64, Adaptive::Yes), (10, Adaptive::No), (0, Adaptive::Yes)].map(
+                |(max, adaptive)| {
+                    concurrency.go_by(max, adaptive);
+                    concurrency.limit()
+                },
+            );
+        assert_eq!(limits, [4, 2, 2, 10, 0]);
+    }
 }

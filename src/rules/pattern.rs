@@ -25,6 +25,7 @@ mod tests {
             ("a*b*c", "a-b-b-c", true),
             ("a*b*c", "a-c", false),
             ("ab*ba", "aba", false),
+            ("*ab*b", "xab", false),
             ("exact", "exact", true),
             ("exact", "exactly", false),
         ] {

@@ -63,4 +63,15 @@ mod tests {
             assert_eq!(now.since(start), Duration::from_millis(length_ms));
         }
     }
+
+    #[test]
+    fn one_that_is_under_way_ends_when_it_would_with_the_length_that_it_now_has() {
+        let start = Timestamp(1_800_000_000_000);
+        let mut ramp = Ramp::new(Duration::from_secs(10));
+        ramp.begin(start);
+        ramp.go_by(Duration::from_secs(20));
+        assert_eq!(ramp.allows(64, start.after(Duration::from_secs(10))).0, 32);
+        ramp.go_by(Duration::from_secs(5));
+        assert_eq!(ramp.allows(64, start.after(Duration::from_secs(5))), (64, None));
+    }
 }

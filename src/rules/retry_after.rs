@@ -59,6 +59,7 @@ mod tests {
     fn a_long_wish_is_cut_and_said_to_be() {
         let (now, max) = (Timestamp(1000), Duration::from_secs(10));
         assert_eq!(grant(Duration::from_secs(3), max, now), Wish { until: Timestamp(4001), cut: false });
+        assert_eq!(grant(max, max, now), Wish { until: Timestamp(11_001), cut: false });
         assert_eq!(grant(Duration::MAX, max, now), Wish { until: Timestamp(11_001), cut: true });
     }
 }

@@ -280,6 +280,8 @@ mod tests {
         lane.hold(Sequence(4));
         assert!(lane.insert(waiter(6, 0)));
         assert_eq!(lane.turn(), Turn::Blocked);
+        assert_eq!([4, 6].map(|n| lane.ahead_of(Sequence(n))), [None, Some(Sequence(4))], "none waits for itself");
+        assert_eq!(lane.held_by(), &BTreeSet::from([Sequence(4)]));
         assert!(lane.insert(waiter(2, 0)));
         assert_eq!(lane.turn(), head(2, 0));
         lane.start();

@@ -266,3 +266,40 @@ impl Pace {
         self.clone().check(under_way, now).err()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Timestamp = Timestamp(1_800_000_000_000);
+
+    fn pace() -> Pace {
+        Pace::new(&Limits { adaptive: Adaptive::No, ..Limits::default() })
+    }
+
+    #[test]
+    fn after_a_pause_that_ran_out_unnoticed_the_limit_is_told_as_the_ramp_has_it() {
+        let mut pace = pace();
+        pace.pause(START);
+        assert_eq!((pace.limit(Timestamp(START.0 - 1)), pace.bound(Timestamp(START.0 - 1))), (64, Bound::Configured));
+        assert_eq!((pace.limit(START), pace.bound(START)), (1, Bound::Ramp));
+        let half = START.after(Duration::from_secs(5));
+        assert_eq!((pace.limit(half), pace.bound(half)), (32, Bound::Ramp));
+        let end = START.after(Duration::from_secs(10));
+        assert_eq!((pace.limit(end), pace.bound(end)), (64, Bound::Configured));
+    }
+
+    #[test]
+    fn calls_return_little_by_little_where_a_breaker_is_closed_that_was_not() {
+        let closed = |pace: &mut Pace| {
+            pace.set_breaker(breaker::State::Closed, Timestamp::ZERO, START, START);
+            pace.limit(START)
+        };
+        let mut pace = pace();
+        assert_eq!(closed(&mut pace), 64, "it was closed");
+        let until = START.after(Duration::from_secs(30));
+        pace.set_breaker(breaker::State::Open { until }, Timestamp::ZERO, START, START);
+        assert_eq!(pace.limit(START), 64, "it is the breaker that holds them back");
+        assert_eq!(closed(&mut pace), 1);
+    }
+}

@@ -102,4 +102,23 @@ mod tests {
         assert!(cache.get(Sequence(2001)).is_some() && cache.get(Sequence(2002)).is_none());
         assert!(cache.get(Sequence(1010)).is_none());
     }
+
+    #[test]
+    fn what_is_to_be_forgotten_goes_with_the_pages_that_hold_it_and_the_rest_stays() {
+        let mut cache = Cache::default();
+        cache.accepted(Sequence(1), vec![event(10), event(10), event(10)]);
+        cache.read(Sequence(100), vec![event(10), event(10)]);
+        cache.read(Sequence(200), vec![event(10)]);
+        cache.forget(&[2, 101].map(Sequence).into());
+        let there = [1, 2, 3, 100, 101, 200].map(|n| cache.get(Sequence(n)).is_some());
+        assert_eq!(there, [true, false, true, false, false, true]);
+        assert_eq!((cache.newest_bytes, cache.pages_bytes), (2 * (10 + OVERHEAD), 10 + OVERHEAD));
+    }
+
+    #[test]
+    fn as_many_pages_are_kept_as_its_bounds_have_room_for() {
+        let mut cache = Cache::default();
+        (1..=20).for_each(|n| cache.read(Sequence(n), vec![event(BYTES_MAX / 4 - OVERHEAD)]));
+        assert_eq!((cache.pages.len(), cache.pages_bytes), (4, BYTES_MAX / 4 * 4));
+    }
 }

@@ -139,4 +139,34 @@ mod tests {
         }
         assert_eq!(next, 1501);
     }
+
+    fn row(at: u64, n: usize) -> SettledRow {
+        let id = DeliveryId { sequence: Sequence(1), destination: DestinationId(0) };
+        let s = Settlement { id, how: How::Delivered, attempts: 1, status: 200, at: Timestamp(at) };
+        SettledRow { settlements: vec![s; n] }
+    }
+
+    /// Writes a row that is not small, with which those before it are written anew; what the draft then holds.
+    fn rewritten(run: &mut Run<SettledRow>, key: u64) -> Vec<(u64, Option<SettledRow>)> {
+        let mut draft = Draft::default();
+        run.write(&mut draft, key, row(key, SettledRow::MAX / 2));
+        let read = |value: Vec<u8>| codec::decode(Kind::Settled, &value).unwrap();
+        let rows = draft.into_tables()[Table::Settled as usize].clone();
+        rows.into_iter().map(|(key, value)| (number_of(&key).unwrap(), value.map(read))).collect()
+    }
+
+    #[test]
+    fn rows_that_were_trimmed_or_changed_meanwhile_do_not_come_back_as_they_were() {
+        let (mut run, mut draft) = (Run::default(), Draft::default());
+        (1..=4).for_each(|n| run.write(&mut draft, n, row(n, 1)));
+        run.forget_before(2);
+        run.replace(3, row(33, 1));
+        run.replace(9, row(99, 1));
+        let written = rewritten(&mut run, 5);
+        let [(2, Some(dense)), rest @ ..] = &written[..] else { panic!("{written:?}") };
+        let times: Vec<u64> = dense.settlements.iter().map(|s| s.at.0).collect();
+        assert_eq!(times, [2, 33, 4]);
+        let rest: Vec<_> = rest.iter().map(|(key, row)| (*key, row.is_some())).collect();
+        assert_eq!(rest, [(3, false), (4, false), (5, true)]);
+    }
 }

@@ -19,6 +19,7 @@ use super::{Store, StoreError, read};
 use crate::delivery::{DeadLetter, Delivery, Place};
 use crate::event::{DestinationId, Digest64, Event, Sequence};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// What lies here of one event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,6 +90,8 @@ struct Hunt<'a> {
     end: Sequence,
     /// Events whose entry is erased already, of which a part may have moved on meanwhile.
     erased: BTreeSet<Sequence>,
+    /// Of these events what was remembered is lost.
+    lost: Vec<Range<Sequence>>,
     found: Traces,
 }
 
@@ -98,8 +101,12 @@ impl Hunt<'_> {
         if sequence >= self.end {
             return Some(false);
         }
-        let unknown = sequence < self.head || self.erased.contains(&sequence);
-        (!unknown).then(|| self.found.events.contains_key(&sequence))
+        if self.found.events.contains_key(&sequence) {
+            return Some(true);
+        }
+        let lost = self.lost.iter().any(|lost| lost.contains(&sequence));
+        let unknown = sequence < self.head || self.erased.contains(&sequence) || lost;
+        (!unknown).then_some(false)
     }
 
     fn is_of(&self, event: &Event) -> bool {
@@ -113,7 +120,8 @@ impl Store {
     pub fn traces(&self, key: &str, end: Sequence) -> Result<Traces, StoreError> {
         let lane = Digest64::of_interaction(key);
         let head = self.index().totals.history_head;
-        let mut hunt = Hunt { key, lane, head, end, erased: BTreeSet::new(), found: Traces::default() };
+        let (erased, lost, found) = (BTreeSet::new(), Vec::new(), Traces::default());
+        let mut hunt = Hunt { key, lane, head, end, erased, lost, found };
         self.hunt_history(&mut hunt)?;
         for (sequence, trace) in &mut hunt.found.events {
             let left = self.index().pages.left(*sequence);
@@ -125,7 +133,7 @@ impl Store {
         Ok(hunt.found)
     }
 
-    /// What is remembered; and where that is lost, the pages themselves.
+    /// What is remembered; and where that is lost, the pages themselves, and later the other records.
     fn hunt_history(&self, hunt: &mut Hunt<'_>) -> Result<(), StoreError> {
         let engine = &self.shared.engine;
         let mut next = hunt.head;
@@ -138,6 +146,7 @@ impl Store {
                 let behind = engine.range(Table::History, number_key(next.0 + 1)..).next().transpose()?;
                 let behind = behind.map(|(key, _)| number_of(&key)).transpose()?.map_or(hunt.end, Sequence);
                 self.hunt_pages(hunt, next, behind)?;
+                hunt.lost.push(next..behind);
                 next = behind;
                 continue;
             };
@@ -236,5 +245,122 @@ impl Store {
     /// Forgets what memory holds of events that were erased.
     pub fn forget_cached(&self, of: &BTreeSet<Sequence>) {
         self.shared.cache.lock().expect("no holder panics").forget(of);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::{DeliveryId, Reason};
+    use crate::event::DestinationSet;
+    use crate::store::draft::Draft;
+    use crate::store::engine::Engine;
+    use crate::store::folder::Folder;
+    use crate::store::{Arrival, Opened, Options, Transition};
+    use crate::time::Timestamp;
+    use std::path::Path;
+
+    const DUE: Timestamp = Timestamp(5000);
+
+    fn open(path: &Path) -> Opened {
+        Store::open(path, Options::default(), crate::clock::Clock::manual(Timestamp(1000))).unwrap()
+    }
+
+    fn close(opened: Opened) {
+        let Opened { store, committer, .. } = opened;
+        drop(store);
+        committer.join().unwrap();
+    }
+
+    fn event(n: u64, interaction: &str) -> Event {
+        Event {
+            received_at: Timestamp(1000),
+            source: "s".to_owned(),
+            to: DestinationSet(1),
+            interaction: Some(interaction.to_owned()),
+            sender_id: Some(n.to_string()),
+            kind: String::new(),
+            time: None,
+            content_type: String::new(),
+            traceparent: None,
+            conflict: false,
+            body_digest: Digest64(n),
+            body: vec![n as u8; 100].into(),
+        }
+    }
+
+    /// Events 1 to 8, the odd ones of interaction `a`: the first two wait in a page, the next two for a time, the next two
+    /// are dead letters, the last two are delivered.
+    async fn lived(path: &Path) {
+        let opened = open(path);
+        let (store, from, at) = (&opened.store, Place::Page, Timestamp(1000));
+        store.register(vec!["crm".to_owned()]).await.unwrap();
+        for n in 1..=8 {
+            store.accept(vec![Arrival::new(event(n, if n % 2 == 1 { "a" } else { "b" }))]).await.unwrap();
+        }
+        for n in 3..=8 {
+            let id = DeliveryId { sequence: Sequence(n), destination: DestinationId(0) };
+            let delivery = store.delivery(id, from).unwrap();
+            store.record(match n {
+                3 | 4 => Transition::Delayed { from, due: DUE, delivery: delivery.into() },
+                5 | 6 => {
+                    let letter = DeadLetter { delivery, reason: Reason::Permanent, dead_at: at };
+                    Transition::Dead { from, letter: Box::new(letter) }
+                }
+                _ => Transition::Delivered { id, place: from, attempts: 1, status: 200, at },
+            });
+        }
+        store.flush().await.unwrap();
+        close(opened);
+    }
+
+    fn forget_history(path: &Path) {
+        let engine = (0..20_000).find_map(|_| {
+            std::thread::yield_now();
+            Folder::open(path).and_then(Engine::open).ok()
+        });
+        let mut draft = Draft::default();
+        (1..=8).for_each(|n| draft.delete(Table::History, number_key(n)));
+        engine.expect("the store is let go of").commit(draft).unwrap();
+    }
+
+    fn trace(waiting: &[Place], dead: usize) -> Trace {
+        let here = DestinationId(0);
+        Trace { waiting: waiting.iter().map(|place| (here, *place)).collect(), dead: vec![here; dead] }
+    }
+
+    #[tokio::test]
+    async fn all_of_an_interaction_before_an_event_is_found_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        lived(dir.path()).await;
+        let opened = open(dir.path());
+        let mut found = BTreeMap::from([
+            (Sequence(1), trace(&[Place::Page], 0)),
+            (Sequence(3), trace(&[Place::Delay(DUE)], 0)),
+            (Sequence(5), trace(&[], 1)),
+            (Sequence(7), trace(&[], 0)),
+        ]);
+        assert_eq!(opened.store.traces("a", Sequence(9)).unwrap().events, found);
+        found.retain(|sequence, _| sequence.0 < 5);
+        assert_eq!(opened.store.traces("a", Sequence(5)).unwrap().events, found);
+        assert!(opened.store.traces("c", Sequence(9)).unwrap().is_empty());
+        close(opened);
+    }
+
+    #[tokio::test]
+    async fn what_still_lies_here_of_it_is_found_also_where_what_was_remembered_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        lived(dir.path()).await;
+        forget_history(dir.path());
+        let opened = open(dir.path());
+        let mut found = BTreeMap::from([
+            (Sequence(1), trace(&[Place::Page], 0)),
+            (Sequence(3), trace(&[Place::Delay(DUE)], 0)),
+            (Sequence(5), trace(&[], 1)),
+        ]);
+        assert_eq!(opened.store.traces("a", Sequence(9)).unwrap().events, found);
+        found.retain(|sequence, _| sequence.0 < 3);
+        assert_eq!(opened.store.traces("a", Sequence(3)).unwrap().events, found);
+        close(opened);
     }
 }

@@ -79,4 +79,12 @@ mod tests {
         assert_eq!(dlq_of(&dlq_key(id(77, 5))), Ok(id(77, 5)));
         assert_eq!(delay_of(&keys[0][..9]), Err(Damaged::Content));
     }
+
+    #[test]
+    fn what_is_kept_of_each_destination_lies_under_a_key_of_its_own() {
+        let of = |d| [hold_key, stance_key, paced_key, redrive_key, redrive_list_key].map(|key| key(DestinationId(d)));
+        let single = [TOTALS, DOOR, ALIVE, ANCHOR, TOLD].map(<[u8]>::to_vec);
+        let keys: std::collections::BTreeSet<Vec<u8>> = (0..3).flat_map(of).chain(single).collect();
+        assert_eq!(keys.len(), 20);
+    }
 }

@@ -77,4 +77,13 @@ mod tests {
         };
         assert_eq!(settled(3) - settled(2), SETTLEMENT_BYTES);
     }
+
+    #[test]
+    fn what_is_remembered_is_counted_from_the_heads_on() {
+        let mut totals = Totals::default();
+        assert_eq!(bytes(&totals), 0);
+        (totals.history_head.0, totals.next_sequence.0) = (11, 18);
+        (totals.settled_head, totals.next_settlement) = (21, 24);
+        assert_eq!(bytes(&totals), 7 * ENTRY_BYTES + 3 * SETTLEMENT_BYTES);
+    }
 }

@@ -273,4 +273,18 @@ mod tests {
         assert_eq!(index.totals.damaged, 2);
         assert_eq!(repair(&engine, &mut index, Timestamp(3000)).unwrap(), Vec::<String>::new(), "once is enough");
     }
+
+    #[tokio::test]
+    async fn where_history_is_missing_what_waits_in_its_pages_is_still_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = lived(dir.path()).await;
+        let (before, _) = recovery::recover(&engine).unwrap();
+        let mut draft = Draft::default();
+        (3..=4).for_each(|n| draft.delete(Table::History, number_key(n)));
+        engine.commit(draft).unwrap();
+        let (index, findings) = recovery::recover(&engine).unwrap();
+        assert!(findings.iter().any(|line| line.starts_with("2 of them are still in their pages ")), "{findings:?}");
+        assert!((3..=4).all(|n| index.pages.left(Sequence(n)).has(DestinationId(0))));
+        assert_eq!(index.pages.bytes(), before.pages.bytes());
+    }
 }

@@ -233,3 +233,58 @@ fn too_short(last: Reached, reached: Option<Reached>) -> Vec<String> {
     };
     reached.filter(|mark| last.falls_short_of(*mark)).map(told).into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEGMENT: u64 = SEGMENT_BYTES as u64;
+
+    /// A hole in segment 3 that told of pages, of which page 0 was last written as a whole there.
+    fn judged(pages: Option<Vec<u64>>, base: u64) -> (usize, usize) {
+        let mut seen = Seen { tail: 9, ..Seen::default() };
+        seen.pages.insert(0, Page { base: Some(base) });
+        seen.holes.push(Hole { lsn: 3 * SEGMENT + 100, pages, what: "a hole".to_owned() });
+        let told = seen.judge(None);
+        (told.faults.len(), told.harmless.len())
+    }
+
+    #[test]
+    fn a_hole_is_harmless_where_each_of_its_pages_was_written_as_a_whole_in_a_later_segment() {
+        assert_eq!(judged(Some(vec![0]), 4 * SEGMENT), (0, 1));
+        assert_eq!(judged(Some(vec![0]), 4 * SEGMENT - 1), (1, 0));
+        assert_eq!(judged(Some(vec![0, 1]), 4 * SEGMENT), (1, 0), "of page 1 nothing is known");
+        assert_eq!(judged(None, 4 * SEGMENT), (1, 0));
+    }
+
+    #[test]
+    fn a_page_that_was_never_written_as_a_whole_is_missing() {
+        let mut seen = Seen::default();
+        seen.pages.insert(0, Page { base: Some(5) });
+        seen.pages.insert(2, Page { base: Some(6) });
+        assert_eq!(seen.judge(None).faults, ["1 of sled's 3 pages are missing"]);
+    }
+
+    #[test]
+    fn what_is_behind_a_torn_place_counts_as_a_fault_from_the_second_commit_on() {
+        let reached = |n| Reached { next_sequence: n, next_settlement: 1 };
+        let told = |later: &[u64]| {
+            let mut seen = Seen { torn: Some(1000), ..Seen::default() };
+            seen.counters.insert(500, reached(7));
+            seen.counters.extend((2000..).step_by(10).zip(later.iter().map(|n| reached(*n))));
+            seen.judge(None).faults.len()
+        };
+        assert_eq!([&[][..], &[8], &[8, 8], &[7, 8], &[8, 9]].map(told), [0, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn durable_events_and_settlements_that_are_missing_are_counted() {
+        let reached = |next_sequence, next_settlement| Reached { next_sequence, next_settlement };
+        assert_eq!(too_short(reached(7, 9), Some(reached(7, 9))), Vec::<String>::new());
+        assert_eq!(too_short(reached(7, 9), None), Vec::<String>::new());
+        let told = too_short(reached(7, 9), Some(reached(10, 11)));
+        assert!(told.len() == 1 && told[0].starts_with("3 events and 2 settlements "), "{told:?}");
+        let told = too_short(Reached::default(), Some(reached(10, 11)));
+        assert!(told.len() == 1 && told[0].starts_with("9 events and 10 settlements "), "{told:?}");
+    }
+}

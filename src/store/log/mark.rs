@@ -74,4 +74,18 @@ mod tests {
         std::fs::write(Mark::path(dir.path()), bytes).unwrap();
         assert_eq!(Mark::read(dir.path()), None);
     }
+
+    #[test]
+    fn one_that_lacks_something_of_another_falls_short_of_it() {
+        let reached = |next_sequence, next_settlement| Reached { next_sequence, next_settlement };
+        for (has, other, short) in [
+            (reached(7, 9), reached(7, 9), false),
+            (reached(7, 9), reached(8, 9), true),
+            (reached(7, 9), reached(7, 10), true),
+            (reached(7, 9), reached(6, 10), true),
+            (reached(7, 9), reached(6, 8), false),
+        ] {
+            assert_eq!(has.falls_short_of(other), short, "{has:?} {other:?}");
+        }
+    }
 }

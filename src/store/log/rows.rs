@@ -356,3 +356,113 @@ fn key_length(table: Table) -> Option<usize> {
         Table::Meta => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOT: u64 = 3;
+    const LEAF: u64 = 5;
+
+    /// A number as sled writes it, in its longest form.
+    fn number(n: u64) -> Vec<u8> {
+        [&[255][..], &n.to_le_bytes()].concat()
+    }
+
+    fn string(bytes: &[u8]) -> Vec<u8> {
+        [&number(bytes.len() as u64), bytes].concat()
+    }
+
+    fn meta(table: Table) -> (Kind, u64, Vec<u8>) {
+        (Kind::Meta, 0, [string(table.name().as_bytes()), number(ROOT)].concat())
+    }
+
+    fn node(page: u64, kind: u8, keys: &[&[u8]], data: Vec<Vec<u8>>) -> (Kind, u64, Vec<u8>) {
+        let head = [number(0), number(0), vec![0, 0], string(b""), string(b""), vec![kind]].concat();
+        let keys = keys.iter().map(|key| string(key)).collect::<Vec<_>>();
+        (Kind::Node, page, [head, number(keys.len() as u64), keys.concat(), data.concat()].concat())
+    }
+
+    /// A whole page of rows.
+    fn leaf(rows: &[(&[u8], &[u8])]) -> (Kind, u64, Vec<u8>) {
+        let keys: Vec<&[u8]> = rows.iter().map(|(key, _)| *key).collect();
+        node(LEAF, 0, &keys, rows.iter().map(|(_, value)| string(value)).collect())
+    }
+
+    /// A page above [`LEAF`], at a root.
+    fn above() -> (Kind, u64, Vec<u8>) {
+        node(ROOT, 1, &[b""], vec![number(LEAF)])
+    }
+
+    fn set(key: &[u8], value: &[u8]) -> (Kind, u64, Vec<u8>) {
+        (Kind::Link, LEAF, [vec![0], string(key), string(value)].concat())
+    }
+
+    fn gone(key: &[u8]) -> (Kind, u64, Vec<u8>) {
+        (Kind::Link, LEAF, [vec![1], string(key)].concat())
+    }
+
+    /// What is found in these messages: the keys that are there or gone, of each table, and changes without a place.
+    fn found(messages: &[(Kind, u64, Vec<u8>)]) -> (Vec<(Table, Vec<u8>, bool)>, u64) {
+        let (mut trees, mut tables) = (Trees::default(), <[BTreeMap<_, _>; Table::ALL.len()]>::default());
+        let message = |kind, page, body: &[u8]| Message { kind, segment: 0, page, at: 0, body: 0..body.len() };
+        for (kind, page, body) in messages {
+            trees.learn(&message(*kind, *page, body), body);
+        }
+        trees.forget_places();
+        for (lsn, (kind, page, body)) in (0..).zip(messages) {
+            let mut replay = Replay { tables: &mut tables, trees: &mut trees, lsn, offset: 0, base: body };
+            replay.take(&message(*kind, *page, body), body);
+        }
+        let of =
+            |table: Table| tables[table as usize].iter().map(move |(key, row)| (table, key.clone(), row.is_there()));
+        (Table::ALL.into_iter().flat_map(of).collect(), trees.lives.iter().map(|life| life.unplaced).sum())
+    }
+
+    fn settled() -> Vec<u8> {
+        codec::encode(codec::Kind::Settled, &7u64)
+    }
+
+    const ONE: &[u8] = &[0, 0, 0, 0, 0, 0, 0, 1];
+    const TWO: &[u8] = &[0, 0, 0, 0, 0, 0, 0, 2];
+
+    fn is(key: &[u8], there: bool) -> (Table, Vec<u8>, bool) {
+        (Table::Settled, key.to_vec(), there)
+    }
+
+    #[test]
+    fn the_table_of_a_page_is_said_by_its_records_a_change_of_it_or_the_root_above_it() {
+        let both = vec![is(ONE, true), is(TWO, false)];
+        assert_eq!(found(&[leaf(&[(ONE, &settled())]), gone(TWO)]), (both.clone(), 0), "its records");
+        assert_eq!(found(&[gone(TWO), set(ONE, &settled())]), (both, 0), "a change, though it comes later");
+        assert_eq!(found(&[meta(Table::Settled), above(), gone(TWO)]), (vec![is(TWO, false)], 0), "the root");
+        assert_eq!(found(&[above(), gone(TWO)]), (vec![], 1), "nothing says it");
+    }
+
+    #[test]
+    fn a_whole_page_says_of_every_row_in_its_range_whether_it_is_there() {
+        let rows = [leaf(&[(ONE, &settled()), (TWO, &settled())]), leaf(&[(TWO, &settled())])];
+        assert_eq!(found(&rows), (vec![is(ONE, false), is(TWO, true)], 0));
+    }
+
+    #[test]
+    fn a_page_whose_freedom_was_lost_stays_in_the_table_of_its_records() {
+        let messages = [meta(Table::Dlq), leaf(&[(ONE, &settled())]), above(), gone(ONE)];
+        assert_eq!(found(&messages), (vec![is(ONE, false)], 0));
+    }
+
+    #[test]
+    fn changes_of_a_page_that_became_free_or_was_written_anew_need_no_place() {
+        let free = (Kind::Free, LEAF, Vec::new());
+        assert_eq!(found(&[gone(ONE)]), (vec![], 1));
+        assert_eq!(found(&[gone(ONE), free.clone()]), (vec![], 0));
+        let quarantined = codec::encode(codec::Kind::Quarantined, &7u64);
+        let key = [ONE, &[0, 0]].concat();
+        let other = (Table::Quarantine, key.clone(), true);
+        assert_eq!(
+            found(&[leaf(&[(ONE, &settled())]), free, leaf(&[(&key, &quarantined)])]),
+            (vec![is(ONE, true), other], 0),
+            "in its next life it is another's, and says nothing of what it held in its last one"
+        );
+    }
+}

@@ -93,3 +93,87 @@ pub fn used(mut bytes: &[u8]) -> usize {
     }
     bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_used_ends_with_the_last_byte_that_is_no_zero() {
+        for (length, last) in [(10, 3), (4096, 4095), (20_000, 0), (20_000, 8191), (20_000, 19_999)] {
+            let mut bytes = vec![0; length];
+            assert_eq!(used(&bytes), 0);
+            bytes[last] = 1;
+            assert_eq!(used(&bytes), last + 1, "{length}");
+        }
+    }
+
+    fn header(lsn: i64, stable: i64) -> Vec<u8> {
+        let said = [(lsn ^ i64::MAX).to_le_bytes(), (stable ^ i64::MAX).to_le_bytes()].concat();
+        [&(crc32fast::hash(&said) ^ u32::MAX).to_le_bytes()[..], &said].concat()
+    }
+
+    #[test]
+    fn a_header_is_read_and_one_that_does_not_verify_or_is_of_no_segment_is_none() {
+        let size = SEGMENT_BYTES as i64;
+        assert_eq!(Header::read(&header(3 * size, 77)), Some(Header { number: 3, stable: 77 }));
+        assert_eq!(Header::read(&header(3 * size + 1, 77)), None);
+        assert_eq!(Header::read(&header(-size, 77)), None);
+        assert_eq!(Header::read(&header(3 * size, 77)[..HEADER - 1]), None);
+        for bit in 0..HEADER * 8 {
+            let mut bad = header(3 * size, 77);
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Header::read(&bad), None, "bit {bit}");
+        }
+    }
+
+    /// A segment with these messages behind its header, each of so many bytes, and where they begin.
+    fn segment(messages: &[(u8, Vec<u8>)]) -> (Vec<u8>, Vec<usize>) {
+        let (mut bytes, mut begins) = (header(0, 0), Vec::new());
+        for (number, body) in messages {
+            let head = [8, 249, 0, 0, *number, 7];
+            let mut head = head.to_vec();
+            // the length in the form that takes two bytes more
+            (head[2], head[3]) = (((body.len() - 2288) / 256) as u8, ((body.len() - 2288) % 256) as u8);
+            let crc = crc32fast::hash(&[body, &head[..]].concat()) ^ u32::MAX;
+            begins.push(bytes.len());
+            bytes.extend([&crc.to_le_bytes()[..], &head, body].concat());
+        }
+        bytes.resize(SEGMENT_BYTES, 0);
+        (bytes, begins)
+    }
+
+    fn read(bytes: &[u8]) -> (Vec<usize>, Vec<Range<usize>>, Option<usize>) {
+        let walk = walk(bytes, 3);
+        (walk.messages.iter().map(|m| m.at).collect(), walk.holes, walk.open)
+    }
+
+    #[test]
+    fn messages_are_read_across_what_does_not_verify_and_none_inside_of_it_is_taken_for_one() {
+        let (inner, _) = segment(&[(3, vec![5; 2300])]);
+        let body = [&inner[HEADER..HEADER + 2400], &[6; 1000]].concat();
+        let (bytes, at) = segment(&[(3, vec![1; 3000]), (3, body), (3, vec![2; 2500]), (3, vec![4; 2600])]);
+        let end = at[3] + 10 + 2600;
+        assert_eq!(read(&bytes), (at.clone(), vec![], Some(end)));
+        // its own length leads across it
+        let mut bad = bytes.clone();
+        bad[at[1] + 3000] ^= 1;
+        assert_eq!(read(&bad), (vec![at[0], at[2], at[3]], vec![at[1]..at[2]], Some(end)));
+        // where that is spoiled too, the next byte at which a message verifies is taken
+        bad[at[2] + 4] ^= 0x40;
+        bad[at[2] + 6] ^= 1;
+        assert_eq!(read(&bad).0.last(), Some(&at[3]));
+        // nothing verifies behind it
+        bad = bytes.clone();
+        bad[at[3] + 100] ^= 1;
+        assert_eq!(read(&bad), (at[..3].to_vec(), vec![], Some(at[3])));
+    }
+
+    #[test]
+    fn what_was_written_for_another_segment_is_no_message_of_this_one_and_still_one() {
+        let (bytes, at) = segment(&[(3, vec![1; 3000]), (2, vec![2; 3000]), (3, vec![4; 3000])]);
+        assert_eq!(read(&bytes), (vec![at[0], at[2]], vec![at[1]..at[2]], Some(at[2] + 3010)));
+        assert_eq!(first_message(&bytes, at[0] + 1).map(|m| (m.at, m.segment)), Some((at[1], 2)));
+        assert_eq!(first_message(&bytes, at[2] + 1), None);
+    }
+}

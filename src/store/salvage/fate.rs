@@ -160,3 +160,114 @@ fn nobody() -> Entry {
         prior: Sequence::default(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::survey::Kept;
+    use super::*;
+
+    const HERE: DestinationId = DestinationId(2);
+
+    fn id(n: u64) -> DeliveryId {
+        DeliveryId { sequence: Sequence(n), destination: HERE }
+    }
+
+    fn entry() -> Entry {
+        Entry { to: DestinationSet::EMPTY.with(HERE), ..nobody() }
+    }
+
+    fn settled(n: u64, how: How) -> Settlement {
+        Settlement { id: id(n), how, attempts: 1, status: 0, at: Timestamp(5) }
+    }
+
+    fn kept(lsn: u64) -> Kept {
+        Kept { key: Vec::new(), lsn, bytes: 10 }
+    }
+
+    /// History remembers so many events, and the counters say as much.
+    fn survey(events: u64, settlements: Vec<Settlement>) -> Survey {
+        let mut survey = Survey { totals_known: true, ..Survey::default() };
+        survey.entries = (1..=events).map(|n| (n, entry())).collect();
+        survey.totals.next_sequence = Sequence(events + 1);
+        survey.totals.next_settlement = 1 + settlements.len() as u64;
+        survey.settlements = (1..).zip(settlements).collect();
+        survey
+    }
+
+    fn decided(survey: &mut Survey) -> Fates {
+        let no_page = |_: &Survey, first| Err(format!("page {first} is read"));
+        decide(survey, Timestamp(9), no_page).unwrap()
+    }
+
+    /// Of eight events: 1 waits in its page and 2 is delivered, 3 waits for its time, 4 is a dead letter, 5 left for a place
+    /// where it no longer is, of 6 nothing is known, and the page of 7 and 8 was emptied.
+    fn mixed() -> Survey {
+        let known =
+            [settled(2, How::Delivered), settled(3, How::Moved), settled(5, How::Moved), settled(8, How::Delivered)];
+        let mut survey = survey(8, known.into());
+        survey.pages.insert(1, Page { count: 2, bytes: 100 });
+        survey.shapes.insert(7, PageShape { count: 2, bytes: 50 });
+        survey.emptied.insert(7);
+        survey.delayed.insert(id(3), kept(10));
+        survey.dead.insert(id(4), kept(10));
+        survey.gone.insert(id(5));
+        survey
+    }
+
+    #[test]
+    fn what_has_neither_a_copy_nor_an_end_is_missing_and_nothing_else_is() {
+        let mut survey = mixed();
+        let fates = decided(&mut survey);
+        assert_eq!(fates.missing, [(id(5), Missing::Lost), (id(6), Missing::Lost), (id(7), Missing::Unknown)]);
+        assert_eq!((fates.left, fates.live), (BTreeMap::from([(HERE, 1)]), BTreeSet::from([1])));
+        assert_eq!(fates.nameless, Vec::<u64>::new());
+        let packed: Vec<_> = fates.packed.iter().map(|(first, (_, entries))| (*first, entries.len())).collect();
+        assert_eq!(packed, [(1, 2), (3, 1), (4, 1), (5, 1), (6, 1), (7, 2)]);
+        let ends: Vec<_> = fates.settlements.iter().map(|s| (s.id.sequence.0, s.how)).collect();
+        let known = [(2, How::Delivered), (3, How::Moved), (5, How::Moved), (8, How::Delivered)];
+        let ended = [(4, How::Dead), (5, How::Discarded), (6, How::Discarded), (7, How::Discarded)];
+        assert_eq!(ends, [known, ended].concat());
+    }
+
+    #[test]
+    fn where_settlements_are_missing_what_left_its_place_may_have_been_delivered() {
+        let unknown = |mut survey: Survey| decided(&mut survey).missing.contains(&(id(5), Missing::Unknown));
+        assert!(!unknown(mixed()));
+        let mut cut = mixed();
+        cut.reached.next_settlement = cut.totals.next_settlement + 1;
+        assert!(unknown(cut), "the mark had come further");
+        let mut gap = mixed();
+        gap.settlements.remove(&1);
+        assert!(unknown(gap));
+        assert!(unknown(Survey { totals_known: false, ..mixed() }));
+    }
+
+    #[test]
+    fn of_two_copies_the_newer_is_taken_and_of_what_is_done_none() {
+        let mut survey = survey(4, vec![settled(3, How::Delivered), settled(4, How::Discarded)]);
+        for (n, delayed, dead) in [(1, 10, 20), (2, 20, 10), (3, 10, 20), (4, 20, 10)] {
+            survey.delayed.insert(id(n), kept(delayed));
+            survey.dead.insert(id(n), kept(dead));
+        }
+        let fates = decided(&mut survey);
+        let of = |copies: &BTreeMap<DeliveryId, Kept>| copies.keys().map(|id| id.sequence.0).collect::<Vec<_>>();
+        assert_eq!((of(&survey.delayed), of(&survey.dead), fates.missing), (vec![2], vec![1], Vec::new()));
+    }
+
+    #[test]
+    fn what_history_no_longer_tells_of_is_read_from_its_page_and_else_nameless() {
+        let mut survey = survey(4, Vec::new());
+        survey.entries.clear();
+        survey.pages.insert(2, Page { count: 2, bytes: 100 });
+        let fates = decide(&mut survey, Timestamp(9), |_, first| match first {
+            2 => Ok(vec![entry(), entry()]),
+            _ => Err(format!("page {first} is read")),
+        });
+        let fates = fates.unwrap();
+        assert_eq!(
+            (fates.nameless, fates.live, fates.left),
+            (vec![1, 4], BTreeSet::from([2]), BTreeMap::from([(HERE, 2)]))
+        );
+        assert_eq!(fates.packed.keys().copied().collect::<Vec<_>>(), [1, 2, 4]);
+    }
+}

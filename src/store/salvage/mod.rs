@@ -148,3 +148,141 @@ fn told(id: &crate::delivery::DeliveryId, why: Missing, fates: &Fates, names: &N
     };
     format!("event {event} for `{}`: {why}", names.destination_name(id.destination))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::{DeadLetter, DeliveryId, Place, Reason};
+    use crate::event::{DestinationSet, Event};
+    use crate::store::names::UNNAMED;
+    use crate::store::record::{PageShape, Totals};
+    use crate::store::{Arrival, DlqAction, Opened, Options, Store, Transition, check, codec, recovery};
+
+    #[test]
+    fn lost_names_of_destinations_are_padded_up_to_the_last_number_that_is_known_of() {
+        let lane = Digest64(3);
+        let entry = Entry {
+            sender: Digest64::NONE,
+            body: Digest64(2),
+            lane,
+            time: Timestamp(4),
+            received_at: Timestamp(5),
+            source: 1,
+            kind: UNNAMED,
+            to: DestinationSet::EMPTY.with(DestinationId(0)).with(DestinationId(2)),
+            size: 9,
+            prior: Sequence(0),
+        };
+        let shape = PageShape { count: 1, bytes: 1 };
+        let fates = Fates { packed: [(1, (shape, vec![entry]))].into(), ..Fates::default() };
+        let mut names = Names::default();
+        names.destination("crm");
+        pad(&mut names, &Survey::default(), &fates);
+        let padded: Vec<&str> = names.destinations().map(|(_, name)| name).collect();
+        assert_eq!((padded[0], padded.len()), ("crm", 3), "{padded:?}");
+        assert_eq!([0, 1, 2].map(|n| names.source_name(n).is_some()), [true, true, false]);
+        assert_eq!(names.kind_name(0), None);
+    }
+
+    fn id(n: u64) -> DeliveryId {
+        DeliveryId { sequence: Sequence(n), destination: DestinationId(0) }
+    }
+
+    /// Of six events 1 is delivered, 2 a dead letter, 3 waits for its time, 4 was a dead letter and is discarded, the rest
+    /// waits; the counters as they are then.
+    async fn lived(path: &Path) -> Totals {
+        let clock = crate::clock::Clock::manual(Timestamp(1000));
+        let Opened { store, committer, .. } = Store::open(path, Options::default(), clock).unwrap();
+        store.register(vec!["crm".to_owned()]).await.unwrap();
+        for n in 1..=6u8 {
+            let (to, body_digest) = (DestinationSet(1), Digest64(u64::from(n)));
+            let event = Event {
+                received_at: Timestamp(1000),
+                source: "s".to_owned(),
+                to,
+                interaction: None,
+                sender_id: Some(n.to_string()),
+                kind: String::new(),
+                time: None,
+                content_type: String::new(),
+                traceparent: None,
+                conflict: false,
+                body_digest,
+                body: vec![n; 100].into(),
+            };
+            store.accept(vec![Arrival::new(event)]).await.unwrap();
+        }
+        let (from, at) = (Place::Page, Timestamp(1000));
+        let delivery = |n: u64| store.delivery(id(n), from).unwrap();
+        store.record(Transition::Delivered { id: id(1), place: from, attempts: 1, status: 200, at });
+        store.record(Transition::Delayed { from, due: Timestamp(5000), delivery: delivery(3).into() });
+        for n in [2, 4] {
+            let letter = DeadLetter { delivery: delivery(n), reason: Reason::Permanent, dead_at: at };
+            store.record(Transition::Dead { from, letter: Box::new(letter) });
+        }
+        store.flush().await.unwrap();
+        store.dlq(DlqAction::Purge, vec![id(4)], "test".to_owned()).await.unwrap();
+        drop(store);
+        committer.join().unwrap();
+        counters(path)
+    }
+
+    /// The counters of a store, which passes its check.
+    fn counters(path: &Path) -> Totals {
+        let engine = (0..20_000).find_map(|_| {
+            std::thread::yield_now();
+            Folder::open(path).and_then(Engine::open).ok()
+        });
+        let engine = engine.expect("the store is let go of");
+        let (index, findings) = recovery::recover(&engine).unwrap();
+        assert_eq!(findings, Vec::<String>::new());
+        assert_eq!(check::check(&engine, &index).unwrap(), Vec::<String>::new());
+        index.totals
+    }
+
+    /// Spoils every record of a kind, wherever it lies in the log.
+    fn spoil(path: &Path, kind: codec::Kind) {
+        let db = path.join("queue/db");
+        let mut bytes = std::fs::read(&db).unwrap();
+        let begins = |at: &usize| {
+            let length = codec::sealed_length(&bytes[*at..]).ok().filter(|_| bytes[*at] == kind as u8);
+            length
+                .and_then(|length| bytes.get(*at..at + length))
+                .is_some_and(|sealed| codec::open(kind, sealed).is_ok())
+        };
+        let found: Vec<usize> = (0..bytes.len()).filter(begins).collect();
+        assert!(!found.is_empty());
+        found.iter().for_each(|at| bytes[at + codec::ENVELOPE] ^= 1);
+        std::fs::write(db, bytes).unwrap();
+    }
+
+    #[tokio::test]
+    async fn counters_that_are_lost_are_counted_anew() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let was = lived(from.path()).await;
+        spoil(from.path(), codec::Kind::Totals);
+        let salvaged = salvage(from.path(), to.path(), Timestamp(2000)).unwrap();
+        assert!(salvaged.is_whole(), "{salvaged:?}");
+        let is = counters(to.path());
+        // its own entry is in the audit, the counters did not verify, and of what is over nothing is left to be counted
+        let (next_audit, damaged) = (was.next_audit + 1, was.damaged + 1);
+        let next_settlement = is.next_settlement;
+        assert_eq!(is, Totals { next_audit, damaged, next_settlement, dead_lettered: 0, ..was });
+        let tally = is.tally_of(DestinationId(0));
+        assert_eq!((tally.accepted, tally.delivered, tally.discarded), (6, 1, 1));
+        assert_eq!((tally.delayed, tally.dead, is.accepted), (1, 1, 6));
+    }
+
+    #[tokio::test]
+    async fn a_delivery_that_is_lost_is_named_and_what_is_left_is_not_whole() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        lived(from.path()).await;
+        spoil(from.path(), codec::Kind::DeadLetter);
+        let salvaged = salvage(from.path(), to.path(), Timestamp(2000)).unwrap();
+        assert!(!salvaged.is_whole());
+        let [missing] = &salvaged.missing[..] else { panic!("{salvaged:?}") };
+        assert!(missing.starts_with("event ") && missing.ends_with(" for `crm`: lost"), "{missing}");
+        let tally = counters(to.path()).tally_of(DestinationId(0));
+        assert_eq!((tally.accepted, tally.delivered, tally.discarded, tally.dead), (6, 1, 2, 0));
+    }
+}
