@@ -139,6 +139,12 @@ mod tests {
         let dense =
             HistoryRow { pages: [row(1, 2).pages, row(3, 3).pages].concat(), entries: (1..6).map(entry).collect() };
         assert_eq!((read(1), read(3), read(6)), (Some(dense), None, Some(row(6, most / 2))));
+
+        let (mut run, mut draft) = (Run::default(), Draft::default());
+        (1..=RUN_MAX as u64).for_each(|n| run.write(&mut draft, n, row(n, 1)));
+        let rows = draft.into_tables()[Table::History as usize].clone().into_values().flatten();
+        let spans = rows.map(|sealed| delta::decode::<HistoryRow>(&sealed).unwrap().span());
+        assert_eq!(spans.collect::<Vec<_>>(), [230, 230, RUN_MAX - 460]);
     }
 
     #[test]

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
     use crate::event::Sequence;
     use crate::store::codec;
-    use crate::store::draft::Table;
+    use crate::store::draft::{ROW_MAX, Table};
     use crate::store::record::Totals;
 
     fn head(number: u64, stable: u64) -> Vec<u8> {
@@ -121,6 +121,7 @@ mod tests {
 
     const CAP: u8 = 2;
     const BATCH: u8 = 3;
+    const FREE: u8 = 4;
     const NODE: u8 = 8;
     const LINK: u8 = 10;
     /// Bytes of a whole page as it is written here, and of the message that ends a segment.
@@ -223,7 +224,9 @@ mod tests {
         assert_eq!(judged(0, &|_| ()), (0, 1));
         assert_eq!(judged(0, &|bytes| bytes.truncate(bytes.len() - END)), (1, 0), "what is behind it is not known");
         assert_eq!(judged(0, &|bytes| spoil(bytes, 0)), (1, 0), "what is in it is not known");
-        assert!(judged(2, &|_| ()).0 > 0, "page 1 was only written before");
+        let mut hit = vec![full(0, &[0]), full(1, &[1]), full(2, &[2]), full(3, &[2]), segment(4, at(4), &[])];
+        hit[3][5] ^= 1;
+        assert_eq!(examined(&hit, None).0.len(), 1, "page 2 was only written before");
     }
 
     #[test]
@@ -307,5 +310,61 @@ mod tests {
         assert_eq!(keys(&found(end)), [1]);
         let from = SEGMENT_BYTES + segment::HEADER + END + one.len();
         assert_eq!(found(end).holes, [format!("bytes {from} to {} of db", from + END + two.len())]);
+    }
+
+    /// A whole page, with all keys or all pages below it, in the order of its data.
+    fn node(kind: u8, keys: &[&[u8]], data: &[Vec<u8>]) -> Vec<u8> {
+        let keys: Vec<Vec<u8>> = keys.iter().map(|key| string(key)).collect();
+        [&[0, 0, 0, 0, 0, 0, kind, keys.len() as u8][..], &keys.concat(), &data.concat()].concat()
+    }
+
+    fn gone(key: &[u8]) -> Vec<u8> {
+        [&[1][..], &string(key)].concat()
+    }
+
+    const ONE: [u8; 8] = [0, 0, 0, 0, 0, 0, 0, 1];
+
+    fn rows(messages: &[(u8, u8, &[u8])], table: Table) -> (Vec<bool>, u64) {
+        let (dir, _) = log(&[segment(0, 0, messages)], &[]);
+        let found = Found::read(dir.path()).unwrap();
+        (found.rows(table).map(|(_, row)| row.is_there()).collect(), found.unplaced)
+    }
+
+    #[test]
+    fn a_page_that_was_freed_and_written_anew_has_the_table_of_its_new_life() {
+        let settled = string(&codec::encode(codec::Kind::Settled, &7u64));
+        let aside = string(&codec::encode(codec::Kind::Quarantined, &7u64));
+        let key = [&ONE[..], &[0, 0]].concat();
+        let (old, new) = (node(0, &[&ONE], &[settled]), node(0, &[&key], &[aside]));
+        let all = [(NODE, 5, &old[..]), (FREE, 5, &[]), (NODE, 5, &new), (LINK, 5, &gone(&key))];
+        assert_eq!(rows(&all, Table::Quarantine), (vec![false], 0));
+        assert_eq!(rows(&all, Table::Settled), (vec![true], 0));
+    }
+
+    #[test]
+    fn pages_below_one_page_are_of_one_table_though_only_one_of_them_says_which() {
+        let settled = string(&codec::encode(codec::Kind::Settled, &7u64));
+        let (leaf, above) = (node(0, &[&[9; 8]], &[settled]), node(1, &[b"", &ONE], &[vec![5], vec![6]]));
+        let all = [(NODE, 5, &leaf[..]), (NODE, 3, &above), (LINK, 6, &gone(&ONE))];
+        assert_eq!(rows(&all, Table::Settled), (vec![false, true], 0));
+    }
+
+    #[test]
+    fn a_change_is_placed_by_the_record_that_it_writes_where_that_is_whole_or_its_first_part() {
+        let key = [&ONE[..], &[0, 0]].concat();
+        let placed = |length: usize, bytes: usize| {
+            let sealed = codec::seal(codec::Kind::Page, &vec![7; length - codec::ENVELOPE]);
+            let set = [&[0][..], &string(&key), &string(&sealed[..bytes])].concat();
+            rows(&[(LINK, 5, &set)], Table::Pages)
+        };
+        let (there, nowhere) = ((vec![true], 0), (vec![], 1));
+        assert_eq!([placed(500, 500), placed(40_000, ROW_MAX)], [there.clone(), there]);
+        assert_eq!([placed(500, 499), placed(40_000, 500)], [nowhere.clone(), nowhere]);
+    }
+
+    #[test]
+    fn a_change_whose_key_does_not_fit_its_page_has_no_place() {
+        let leaf = node(0, &[&ONE], &[string(&codec::encode(codec::Kind::Settled, &7u64))]);
+        assert_eq!(rows(&[(NODE, 5, &leaf), (LINK, 5, &gone(&ONE[..5]))], Table::Settled), (vec![true], 1));
     }
 }

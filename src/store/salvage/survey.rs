@@ -224,6 +224,7 @@ fn small<R: Deltas>(found: &Found, damaged: &mut Vec<String>) -> Result<Vec<(u64
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::fate::decide;
     use super::*;
     use crate::event::{DestinationSet, Digest64, Sequence};
     use crate::store::draft::Draft;
@@ -308,5 +309,15 @@ pub(super) mod tests {
         let told = ["the counters", "the page of the events from 2 on", "the page of the events from 3 on"];
         assert!(survey.damaged.iter().zip(told).all(|(line, told)| line.starts_with(told)), "{:?}", survey.damaged);
         assert_eq!(survey.damaged.len(), told.len());
+    }
+
+    #[test]
+    fn what_lies_before_the_oldest_page_is_done_though_its_settlement_is_forgotten() {
+        let entries = (1..=4).map(|n| (n, entry(&event(n)))).collect();
+        let mut survey = Survey { totals_known: true, entries, ..Survey::default() };
+        (survey.totals.next_sequence, survey.totals.floor) = (Sequence(5), Sequence(3));
+        let fates = decide(&mut survey, Timestamp(9), |_, first| Err(first)).unwrap();
+        let missing: Vec<u64> = fates.missing.iter().map(|(id, _)| id.sequence.0).collect();
+        assert_eq!(missing, [3, 4]);
     }
 }

@@ -247,13 +247,16 @@ mod tests {
 
     const HERE: DestinationId = DestinationId(1);
 
+    /// Rows as they lie in a store.
+    type Lying = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+
     /// What a writer of these writes; the rows that lie in the new store then come with it.
     fn written<T>(
         found: &Found,
         survey: &Survey,
         fates: &Fates,
         write: impl FnOnce(&mut Writer) -> T,
-    ) -> (T, Accounts, BTreeMap<(Table, Vec<u8>), Vec<u8>>) {
+    ) -> (T, Accounts, Lying) {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::open(Folder::open(dir.path()).unwrap()).unwrap();
         let now = Timestamp(9);
