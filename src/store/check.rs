@@ -164,3 +164,87 @@ fn tallies(
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::delivery::DeliveryId;
+    use crate::event::{DestinationSet, Digest64, Event};
+    use crate::store::draft::Draft;
+    use crate::store::folder::Folder;
+    use crate::store::page::{pack, seal_page};
+    use crate::store::record::{How, PageShape, Settlement};
+    use crate::time::Timestamp;
+
+    fn engine(path: &std::path::Path) -> Engine {
+        Engine::open(Folder::open(path).unwrap()).unwrap()
+    }
+
+    fn event(n: u64) -> Event {
+        Event {
+            received_at: Timestamp(1),
+            source: "s".to_owned(),
+            to: DestinationSet(1),
+            interaction: None,
+            sender_id: None,
+            kind: String::new(),
+            time: None,
+            content_type: String::new(),
+            traceparent: None,
+            conflict: false,
+            body_digest: Digest64(n),
+            body: vec![7; 10].into(),
+        }
+    }
+
+    /// A page of two events, of which the index thinks that it has three.
+    pub fn short_page(path: &std::path::Path) -> (Engine, Index) {
+        let engine = engine(path);
+        let (mut packed, mut draft) = (Vec::new(), Draft::default());
+        (1..=2).for_each(|n| pack(&mut packed, &codec::payload(&event(n))));
+        draft.put_long(Table::Pages, &number_key(1), &seal_page(&packed));
+        engine.commit(draft).unwrap();
+        let mut index = Index::default();
+        index.pages.insert(Sequence(1), PageShape { count: 3, bytes: 9 }, Timestamp(1), &[DestinationSet(1); 3]);
+        (engine, index)
+    }
+
+    #[test]
+    fn a_page_that_holds_another_number_of_events_than_history_says_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (engine, index) = short_page(dir.path());
+        let mut faults = Vec::new();
+        pages(&engine, &index, &mut faults).unwrap();
+        assert_eq!(faults, ["page 1 holds 2 events, not 3"]);
+    }
+
+    #[test]
+    fn of_rows_that_go_on_behind_a_gap_only_the_gap_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (engine, mut draft) = (engine(dir.path()), Draft::default());
+        let id = DeliveryId { sequence: Sequence(1), destination: DestinationId(0) };
+        let ended = Settlement { id, how: How::Delivered, attempts: 1, status: 200, at: Timestamp(1) };
+        for (first, count) in [(1, 2), (5, 1), (6, 2)] {
+            let row = SettledRow { settlements: vec![ended.clone(); count] };
+            draft.put(Table::Settled, number_key(first), delta::encode(&row));
+        }
+        engine.commit(draft).unwrap();
+        let mut faults = Vec::new();
+        covered::<SettledRow>(&engine, 1, 8, &mut faults).unwrap();
+        assert_eq!(faults, ["`settled` goes on at 5, not at 3"]);
+        covered::<SettledRow>(&engine, 1, 9, &mut faults).unwrap();
+        assert_eq!(faults[2], "`settled` ends at 8, the counters say 9");
+    }
+
+    #[test]
+    fn a_file_that_is_never_synced_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = engine(dir.path());
+        assert_eq!(check(&engine, &Index::default()).unwrap(), Vec::<String>::new());
+        let blobs = engine.folder().queue().join("blobs");
+        std::fs::create_dir_all(&blobs).unwrap();
+        std::fs::write(blobs.join("7"), b"x").unwrap();
+        let faults = check(&engine, &Index::default()).unwrap();
+        assert!(faults.len() == 1 && faults[0].starts_with("1 blob files "), "{faults:?}");
+    }
+}

@@ -205,6 +205,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_record_may_claim_to_be_longer_than_there_are_parts_for() {
+        let claiming = |length: u64| [&[1, 1, 0, 0, 0, 0][..], &(length as u32).to_le_bytes()].concat();
+        assert_eq!(sealed_length(&claiming(LENGTH_MAX)), Ok(ENVELOPE + LENGTH_MAX as usize));
+        for length in [LENGTH_MAX + 1, u64::from(u32::MAX)] {
+            assert_eq!(sealed_length(&claiming(length)), Err(Damaged::Checksum));
+        }
+        assert_eq!(sealed_length(&claiming(0)[..ENVELOPE - 1]), Err(Damaged::Short));
+    }
+
+    #[test]
+    fn a_record_says_its_kind_where_it_is_of_a_version_that_there_is() {
+        for kind in Kind::ALL {
+            assert_eq!(kind_of(&seal(kind, b"")), Some(kind));
+            assert_eq!(kind_of(&seal_as(kind, 0, b"")), None);
+            assert_eq!(kind_of(&seal_as(kind, kind.newest(), b"")), Some(kind));
+            assert_eq!(kind_of(&seal_as(kind, kind.newest() + 1, b"")), None);
+        }
+        assert_eq!((kind_of(&[]), kind_of(&[1]), kind_of(&[0, 1])), (None, None, None));
+        assert_eq!(open(Kind::Hold, &seal(Kind::Hold, b"")), Ok(&b""[..]));
+    }
+
+    #[test]
     fn every_flipped_bit_and_every_cut_is_seen() {
         let sealed = encode(Kind::Audit, &("who", 7u64));
         assert_eq!(decode::<(String, u64)>(Kind::Audit, &sealed), Ok(("who".to_owned(), 7)));

@@ -105,11 +105,47 @@ impl<R: Deltas> Run<R> {
 mod tests {
     use super::*;
     use crate::delivery::DeliveryId;
-    use crate::event::{DestinationId, Sequence};
+    use crate::event::{DestinationId, DestinationSet, Digest64, Sequence};
     use crate::store::keys::number_of;
-    use crate::store::record::{How, Settlement};
+    use crate::store::record::{Entry, How, PageShape, Settlement};
     use crate::time::Timestamp;
     use std::collections::BTreeMap;
+
+    #[test]
+    fn rows_of_history_become_dense_with_all_their_events_and_pages() {
+        let entry = |n: u64| Entry {
+            sender: Digest64(n),
+            body: Digest64(n),
+            lane: Digest64(n),
+            time: Timestamp(n),
+            received_at: Timestamp(n),
+            source: 1,
+            kind: 1,
+            to: DestinationSet(1),
+            size: 9,
+            prior: Sequence(0),
+        };
+        let row = |from: u64, count: u16| HistoryRow {
+            pages: vec![PageShape { count, bytes: 100 }],
+            entries: (from..from + u64::from(count)).map(entry).collect(),
+        };
+        let (mut run, mut draft) = (Run::default(), Draft::default());
+        run.write(&mut draft, 1, row(1, 2));
+        run.write(&mut draft, 3, row(3, 3));
+        let most = HistoryRow::ENTRIES_MAX as u16;
+        run.write(&mut draft, 6, row(6, most / 2));
+        let rows = draft.into_tables()[Table::History as usize].clone();
+        let read = |n: u64| rows[&number_key(n)].as_ref().map(|sealed| delta::decode::<HistoryRow>(sealed).unwrap());
+        let dense =
+            HistoryRow { pages: [row(1, 2).pages, row(3, 3).pages].concat(), entries: (1..6).map(entry).collect() };
+        assert_eq!((read(1), read(3), read(6)), (Some(dense), None, Some(row(6, most / 2))));
+
+        let (mut run, mut draft) = (Run::default(), Draft::default());
+        (1..=RUN_MAX as u64).for_each(|n| run.write(&mut draft, n, row(n, 1)));
+        let rows = draft.into_tables()[Table::History as usize].clone().into_values().flatten();
+        let spans = rows.map(|sealed| delta::decode::<HistoryRow>(&sealed).unwrap().span());
+        assert_eq!(spans.collect::<Vec<_>>(), [230, 230, RUN_MAX - 460]);
+    }
 
     #[test]
     fn small_rows_become_dense_and_cover_the_same_numbers() {

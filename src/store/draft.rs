@@ -192,6 +192,16 @@ mod tests {
     }
 
     #[test]
+    fn the_rows_of_all_tables_and_their_bytes_are_counted() {
+        let mut draft = Draft::default();
+        assert_eq!((draft.rows(), draft.bytes()), (0, 0));
+        draft.put(Table::Pages, vec![1; 10], vec![1; 100]);
+        draft.put(Table::Meta, vec![1; 4], vec![1; 30]);
+        draft.delete(Table::Dlq, vec![1; 11]);
+        assert_eq!((draft.rows(), draft.bytes()), (3, 155));
+    }
+
+    #[test]
     fn a_long_record_is_split_and_comes_back_whole() {
         for size in [0, 1, ROW_MAX - 30, ROW_MAX, 5 * ROW_MAX + 17] {
             let (mut map, mut draft) = (Map::default(), Draft::default());

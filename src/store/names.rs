@@ -51,15 +51,31 @@ pub struct Names {
 
 const KEYS: [&[u8]; 3] = [b"names.destinations", b"names.sources", b"names.kinds"];
 
+impl List {
+    fn read<R: Rows>(rows: &R, key: &[u8]) -> Result<Self, R::Error> {
+        match draft::get_long(rows, Table::Meta, key)? {
+            Some(sealed) => Ok(Self::of(codec::decode(Kind::Names, &sealed)?)),
+            None => Ok(Self::default()),
+        }
+    }
+}
+
 impl Names {
     pub fn read<R: Rows>(rows: &R) -> Result<Self, R::Error> {
-        let list = |key: &[u8]| -> Result<List, R::Error> {
-            match draft::get_long(rows, Table::Meta, key)? {
-                Some(sealed) => Ok(List::of(codec::decode(Kind::Names, &sealed)?)),
-                None => Ok(List::default()),
-            }
-        };
-        Ok(Self { destinations: list(KEYS[0])?, sources: list(KEYS[1])?, kinds: list(KEYS[2])? })
+        Self::read_each(rows, |_, damaged| Err(damaged))
+    }
+
+    /// As [`Names::read`]; a list that cannot be read is empty where `without` bears it, which hears what it was of.
+    pub fn read_each<R: Rows>(
+        rows: &R,
+        mut without: impl FnMut(&str, R::Error) -> Result<(), R::Error>,
+    ) -> Result<Self, R::Error> {
+        let mut list = |key, of: &str| List::read(rows, key).or_else(|e| without(of, e).map(|()| List::default()));
+        Ok(Self {
+            destinations: list(KEYS[0], "destinations")?,
+            sources: list(KEYS[1], "sources")?,
+            kinds: list(KEYS[2], "types")?,
+        })
     }
 
     /// Writes the lists that have grown since they were last written.

@@ -176,7 +176,7 @@ mod tests {
     use crate::event::{DestinationId, DestinationSet, Digest64, Event};
     use crate::store::folder::Folder;
     use crate::store::keys::dlq_key;
-    use crate::store::{Arrival, Opened, Options, Store, Transition, check, recovery};
+    use crate::store::{Arrival, Opened, Options, Store, Transition, check, recovery, restore};
     use bytes::Bytes;
 
     fn event(n: u8) -> Event {
@@ -227,6 +227,53 @@ mod tests {
         drop(store);
         committer.join().unwrap();
         engine(path)
+    }
+
+    #[test]
+    fn a_page_with_fewer_events_than_it_must_have_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let (engine, mut index) = check::tests::short_page(dir.path());
+        let done = repair(&engine, &mut index, Timestamp(2000)).unwrap();
+        assert_eq!(done.len(), 1, "{done:?}");
+        assert_eq!(index.totals.tally_of(DestinationId(0)).discarded, 3);
+        assert_eq!(engine.range(Table::Pages, ..).count(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_set_aside_lies_in_quarantine_as_it_was_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = lived(dir.path()).await;
+        let (mut draft, mut spoiled) = (Draft::default(), Vec::new());
+        for (table, key) in [(Table::Pages, number_key(3)), (Table::Dlq, dlq_key(id(1))), (Table::Dlq, dlq_key(id(2)))]
+        {
+            let key = [&key[..], &[0, 0]].concat();
+            let mut row = engine.range(table, key.clone()..=key.clone()).next().unwrap().unwrap().1.to_vec();
+            row[codec::ENVELOPE] ^= 1;
+            spoiled.push((table.name().to_owned(), row.clone()));
+            draft.put(table, key, row);
+        }
+        engine.commit(draft).unwrap();
+        drop(engine);
+        let repaired = (0..20_000).find_map(|_| {
+            std::thread::yield_now();
+            restore::repair(dir.path(), Timestamp(2000)).ok()
+        });
+        let (done, inventory) = repaired.expect("the store is let go of");
+        assert_eq!((done.len(), &inventory.faults), (3, &Vec::new()), "{done:?}");
+        assert_eq!((inventory.accepted, inventory.waiting, inventory.dead, inventory.damaged), (4, 1, 0, 3));
+        let engine = self::engine(dir.path());
+        let aside = read::keys(&engine, Table::Quarantine, None).map(|key| {
+            let record = read::record(&engine, Table::Quarantine, Kind::Quarantined, &key.unwrap());
+            let Quarantined { table, bytes, .. } = record.unwrap().unwrap();
+            (table, bytes)
+        });
+        assert_eq!(aside.collect::<Vec<_>>(), spoiled);
+        let settled: u64 = engine
+            .range(Table::Settled, ..)
+            .map(|row| delta::decode::<SettledRow>(&row.unwrap().1).unwrap().settlements.len() as u64)
+            .sum();
+        let (index, _) = recovery::recover(&engine).unwrap();
+        assert_eq!(settled, index.totals.next_settlement - index.totals.settled_head);
     }
 
     #[tokio::test]

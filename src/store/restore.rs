@@ -190,3 +190,54 @@ fn take_stock(engine: &Engine, index: &Index, mut faults: Vec<String>) -> Result
         faults,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::codec;
+    use super::super::draft::Rows;
+    use super::super::keys::{TOTALS, hold_key};
+    use super::super::record::{Hold, Totals};
+    use super::*;
+    use crate::event::DestinationId;
+    use std::io::Cursor;
+
+    fn backup(frames: &[(Kind, &[u8], &[u8])]) -> Vec<u8> {
+        let frame = |kind: Kind, table: &str, key: &[u8], value: &[u8]| {
+            let (key_length, length) = ((key.len() as u16).to_le_bytes(), (value.len() as u32).to_le_bytes());
+            let head = [&[kind as u8, table.len() as u8][..], &key_length, &length].concat();
+            [&head[..], table.as_bytes(), key, value].concat()
+        };
+        let mut bytes = MAGIC.to_vec();
+        frames.iter().for_each(|(kind, key, value)| bytes.extend(frame(*kind, "meta", key, value)));
+        let hash = Sha256::digest(&bytes);
+        bytes.extend(frame(Kind::End, "", &[], &hash));
+        bytes
+    }
+
+    #[test]
+    fn what_commits_made_of_rows_while_they_were_copied_is_what_is_restored() {
+        let hold = |n| codec::encode(codec::Kind::Hold, &Hold { until: Timestamp(n), reason: String::new() });
+        let key = |d| hold_key(DestinationId(d));
+        let totals = codec::encode(codec::Kind::Totals, &Totals::default());
+        let copied = backup(&[
+            (Kind::Row, &[TOTALS, &[0, 0]].concat(), &totals),
+            (Kind::Row, &key(0), &hold(1)),
+            (Kind::Deleted, &key(2), b""),
+            (Kind::Written, &key(1), &hold(2)),
+            (Kind::Deleted, &key(0), b""),
+            (Kind::Row, &key(1), &hold(1)),
+            (Kind::Row, &key(2), &hold(1)),
+        ]);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("restored");
+        let made = restore(Cursor::new(copied), &path, || ()).unwrap();
+        assert_eq!(made.faults, Vec::<String>::new());
+        let engine = (0..20_000).find_map(|_| {
+            std::thread::yield_now();
+            Folder::open(&path).and_then(Engine::open).ok()
+        });
+        let engine = engine.expect("the store is let go of");
+        let is = [0, 1, 2].map(|d| engine.row(Table::Meta, &key(d)).unwrap());
+        assert_eq!(is, [None, Some(hold(2)), None]);
+    }
+}

@@ -149,6 +149,13 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_has_ended_where_nothing_is_left() {
+        let mut reader = Reader::of(&[2, 7, 8]);
+        assert!(!reader.ended());
+        assert_eq!((reader.string(), reader.ended(), reader.byte()), (Some(&[7, 8][..]), true, None));
+    }
+
+    #[test]
     fn a_message_is_read_and_no_changed_bit_is_taken_for_one() {
         let bytes = [written(8, 3, 7, b"node"), written(1, 3, 7, b"")].concat();
         let first = Message::at(&bytes, 0).unwrap();

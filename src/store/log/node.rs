@@ -80,3 +80,51 @@ pub fn roots(body: &[u8]) -> Option<Vec<(&[u8], u64)>> {
     }
     Some(roots)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn string(bytes: &[u8]) -> Vec<u8> {
+        [&[bytes.len() as u8][..], bytes].concat()
+    }
+
+    /// A page beside page `next` that covers `abc` up to `b`, its keys without their first two bytes.
+    fn page(next: u8, kind: u8, keys: &[&[u8]], data: &[Vec<u8>]) -> Vec<u8> {
+        let head = [&[next, 0, 0, 2][..], &string(b"abc"), &string(b"b"), &[kind, keys.len() as u8]].concat();
+        let keys: Vec<Vec<u8>> = keys.iter().map(|key| string(key)).collect();
+        [head, keys.concat(), data.concat()].concat()
+    }
+
+    #[test]
+    fn a_whole_page_is_read_and_one_that_ends_too_early_or_too_late_is_none() {
+        let leaf = page(9, 0, &[b"c", b"d"], &[string(b"one"), string(b"")]);
+        let is = Node {
+            next: Some(9),
+            prefix: b"ab",
+            lo: b"abc",
+            hi: b"b",
+            keys: vec![b"c", b"d"],
+            data: Data::Leaf(vec![b"one", b""]),
+        };
+        assert_eq!(Node::read(&leaf), Some(is));
+        let index = page(0, 1, &[b"c", b"d"], &[vec![7], vec![8]]);
+        let index = Node::read(&index).unwrap();
+        assert_eq!((index.next, index.data), (None, Data::Index(vec![7, 8])));
+        assert!((0..leaf.len()).all(|length| Node::read(&leaf[..length]).is_none()));
+        assert_eq!(Node::read(&[&leaf[..], &[0]].concat()), None);
+        assert_eq!(Node::read(&page(9, 2, &[], &[])), None);
+    }
+
+    #[test]
+    fn changes_of_a_page_and_the_roots_of_trees_are_read() {
+        let set = [&[0][..], &string(b"key"), &string(b"value")].concat();
+        assert_eq!(Link::read(&set), Some(Link::Set(b"key", b"value")));
+        assert_eq!(Link::read(&set[..5]), None);
+        assert_eq!(Link::read(&[&[1][..], &string(b"key")].concat()), Some(Link::Del(b"key")));
+        assert_eq!(Link::read(&[2, 7]), Some(Link::Other));
+        let trees = [string(b"pages"), vec![5], string(b"dlq"), vec![6]].concat();
+        assert_eq!(roots(&trees), Some(vec![(&b"pages"[..], 5), (b"dlq", 6)]));
+        assert_eq!(roots(&trees[..trees.len() - 1]), None);
+    }
+}

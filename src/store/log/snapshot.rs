@@ -88,6 +88,20 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_snapshot_counts_and_one_that_does_not_verify_says_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = || Snapshot::read(dir.path()).unwrap().lsn;
+        assert_eq!(read(), 0);
+        let snapshot = |lsn: u64| sealed(&[&(lsn + 1).to_le_bytes()[..], &[0]].concat());
+        for (name, bytes) in [("snap.0A", snapshot(7)), ("snap.0B", snapshot(9)), ("db", vec![1])] {
+            std::fs::write(dir.path().join(name), bytes).unwrap();
+        }
+        assert_eq!(read(), 9);
+        std::fs::write(dir.path().join("snap.0C"), [1; 30]).unwrap();
+        assert_eq!(read(), 0);
+    }
+
+    #[test]
     fn segments_without_a_page_from_before_it_are_free() {
         let lsn = 9 * SEGMENT + 5;
         let part = |offset: u64| [&[0; 8][..], &[0], &number(offset), &[200]].concat();

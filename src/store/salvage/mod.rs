@@ -103,13 +103,13 @@ pub fn salvage(from: &Path, to: &Path, now: Timestamp) -> Result<Salvaged, Store
 
 /// The names that can be read; what they lack is called lost, see [`pad`].
 fn names(found: &Found, damaged: &mut Vec<String>) -> Result<Names, StoreError> {
-    let mut names = match Names::read(found) {
-        Err(StoreError::Damaged(why)) => {
-            damaged.push(format!("the names of destinations, sources or types: {why}"));
-            Names::default()
+    let mut names = Names::read_each(found, |of, e| match e {
+        StoreError::Damaged(why) => {
+            damaged.push(format!("the names of {of}: {why}"));
+            Ok(())
         }
-        names => names?,
-    };
+        e => Err(e),
+    })?;
     names.write_all();
     Ok(names)
 }

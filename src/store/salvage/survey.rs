@@ -221,3 +221,103 @@ fn small<R: Deltas>(found: &Found, damaged: &mut Vec<String>) -> Result<Vec<(u64
     }
     Ok(rows)
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::fate::decide;
+    use super::*;
+    use crate::event::{DestinationSet, Digest64, Sequence};
+    use crate::store::draft::Draft;
+    use crate::store::engine::Engine;
+    use crate::store::folder::Folder;
+    use crate::store::keys::number_key;
+    use crate::store::page::{pack, seal_page};
+    use crate::time::Timestamp;
+
+    /// What is found in a log that holds these writes.
+    pub fn found(write: impl FnOnce(&mut Draft)) -> (tempfile::TempDir, Found) {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(Folder::open(dir.path()).unwrap()).unwrap();
+        let mut draft = Draft::default();
+        write(&mut draft);
+        engine.commit(draft).unwrap();
+        let found = Found::read(&dir.path().join("queue")).unwrap();
+        (dir, found)
+    }
+
+    fn event(n: u64) -> Event {
+        Event {
+            received_at: Timestamp(n),
+            source: "s".to_owned(),
+            to: DestinationSet(1),
+            interaction: None,
+            sender_id: None,
+            kind: String::new(),
+            time: None,
+            content_type: String::new(),
+            traceparent: None,
+            conflict: false,
+            body_digest: Digest64(n),
+            body: vec![7; 10].into(),
+        }
+    }
+
+    fn entry(event: &Event) -> Entry {
+        Entry::of(event, (Digest64::NONE, Digest64(1)), Sequence(0), 0, 0)
+    }
+
+    fn put_history(draft: &mut Draft, first: u64, counts: &[u16], entries: Vec<Entry>) {
+        let pages = counts.iter().map(|count| PageShape { count: *count, bytes: 100 }).collect();
+        draft.put(Table::History, number_key(first), delta::encode(&HistoryRow { pages, entries }));
+    }
+
+    fn put_page(draft: &mut Draft, first: u64, events: &[Event]) {
+        let mut packed = Vec::new();
+        events.iter().for_each(|event| pack(&mut packed, &codec::payload(event)));
+        draft.put_long(Table::Pages, &number_key(first), &seal_page(&packed));
+    }
+
+    #[test]
+    fn history_tells_where_each_page_begins_and_pages_and_mark_how_far_it_went() {
+        let (_dir, found) = found(|draft| {
+            put_history(draft, 1, &[2, 3, 1], (1..=6).map(|n| entry(&event(n))).collect());
+            put_page(draft, 20, &[event(20), event(21), event(22)]);
+        });
+        let mut survey = Survey::of(&found, None).unwrap();
+        assert_eq!(survey.shapes.keys().copied().collect::<Vec<_>>(), [1, 3, 6]);
+        assert_eq!(survey.entries.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(survey.next_sequence(), 23);
+        survey.pages.clear();
+        assert_eq!(survey.next_sequence(), 7);
+        survey.reached.next_sequence = 9;
+        assert_eq!(survey.next_sequence(), 9);
+        survey.totals.next_sequence = Sequence(11);
+        assert_eq!(survey.next_sequence(), 11);
+    }
+
+    #[test]
+    fn a_page_is_not_taken_where_history_remembers_another_event_in_its_place() {
+        let others = [event(2), Event { received_at: Timestamp(9), ..event(3) }];
+        let (_dir, found) = found(|draft| {
+            put_history(draft, 1, &[1, 1, 1], (1..=3).map(|n| entry(&event(n))).collect());
+            put_page(draft, 1, &[event(1)]);
+            put_page(draft, 2, &[Event { body_digest: Digest64(9), ..others[0].clone() }]);
+            put_page(draft, 3, &others[1..]);
+        });
+        let survey = Survey::of(&found, None).unwrap();
+        assert_eq!(survey.pages.keys().copied().collect::<Vec<_>>(), [1]);
+        let told = ["the counters", "the page of the events from 2 on", "the page of the events from 3 on"];
+        assert!(survey.damaged.iter().zip(told).all(|(line, told)| line.starts_with(told)), "{:?}", survey.damaged);
+        assert_eq!(survey.damaged.len(), told.len());
+    }
+
+    #[test]
+    fn what_lies_before_the_oldest_page_is_done_though_its_settlement_is_forgotten() {
+        let entries = (1..=4).map(|n| (n, entry(&event(n)))).collect();
+        let mut survey = Survey { totals_known: true, entries, ..Survey::default() };
+        (survey.totals.next_sequence, survey.totals.floor) = (Sequence(5), Sequence(3));
+        let fates = decide(&mut survey, Timestamp(9), |_, first| Err(first)).unwrap();
+        let missing: Vec<u64> = fates.missing.iter().map(|(id, _)| id.sequence.0).collect();
+        assert_eq!(missing, [3, 4]);
+    }
+}

@@ -235,3 +235,208 @@ impl Writer<'_> {
         (tally, expected - present)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::survey::tests::found;
+    use super::*;
+    use crate::event::Digest64;
+    use crate::store::folder::Folder;
+    use crate::store::keys::{hold_key, redrive_list_key};
+    use crate::store::record::{Entry, Gap, Hold, PageShape, Settlement};
+
+    const HERE: DestinationId = DestinationId(1);
+
+    /// Rows as they lie in a store.
+    type Lying = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+
+    /// What a writer of these writes; the rows that lie in the new store then come with it.
+    fn written<T>(
+        found: &Found,
+        survey: &Survey,
+        fates: &Fates,
+        write: impl FnOnce(&mut Writer) -> T,
+    ) -> (T, Accounts, Lying) {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(Folder::open(dir.path()).unwrap()).unwrap();
+        let now = Timestamp(9);
+        let (draft, accounts) = (Draft::default(), Accounts::default());
+        let mut writer = Writer { engine: &engine, found, survey, fates, now, draft, accounts };
+        let made = write(&mut writer);
+        writer.commit().unwrap();
+        let accounts = writer.accounts;
+        let rows = Table::ALL.into_iter().flat_map(|table| {
+            engine
+                .range(table, ..)
+                .map(move |row| row.map(|(key, value)| ((table, key.to_vec()), value.to_vec())).unwrap())
+        });
+        (made, accounts, rows.collect())
+    }
+
+    fn spoiled(mut sealed: Vec<u8>) -> Vec<u8> {
+        *sealed.last_mut().unwrap() ^= 1;
+        sealed
+    }
+
+    #[test]
+    fn records_that_nothing_depends_on_are_taken_where_they_verify_and_named_where_they_do_not() {
+        let audit = |what: &str| {
+            let (who, what) = ("admin".to_owned(), what.to_owned());
+            codec::encode(Kind::Audit, &Audit { at: Timestamp(1), who, what, count: 2 })
+        };
+        let gap = Gap { from: Timestamp(1), until: Timestamp(2), reason: "disk".to_owned(), refused: 3 };
+        let good = [
+            (Table::Audit, 1, audit("one")),
+            (Table::Audit, 3, audit(&"long ".repeat(5000))),
+            (Table::Gaps, 1, codec::encode(Kind::Gap, &gap)),
+            (Table::Quarantine, 1, codec::encode(Kind::Quarantined, &7u64)),
+            (Table::Detained, 4, codec::encode(Kind::Detained, &7u64)),
+        ];
+        let mut was = Draft::default();
+        good.iter().for_each(|(table, n, sealed)| was.put_long(*table, &number_key(*n), sealed));
+        let (_dir, found) = found(|draft| {
+            *draft = was.clone();
+            draft.put_long(Table::Audit, &number_key(2), &spoiled(audit("two")));
+            draft.put_long(Table::Gaps, &number_key(2), &spoiled(codec::encode(Kind::Gap, &gap)));
+        });
+        let (survey, fates) = (Survey::default(), Fates::default());
+        let (done, accounts, rows) = written(&found, &survey, &fates, |writer| writer.notes());
+        done.unwrap();
+        let damaged = ["`audit` record 2: ", "`gaps` record 2: "];
+        assert!(accounts.damaged.iter().zip(damaged).all(|(is, must)| is.starts_with(must)), "{:?}", accounts.damaged);
+        assert_eq!(accounts.damaged.len(), damaged.len());
+        assert_eq!(accounts.copied, BTreeMap::from([("audit", 2), ("gaps", 1), ("quarantine", 1), ("detained", 1)]));
+        let must = Table::ALL.into_iter().zip(was.into_tables());
+        let must = must.flat_map(|(table, rows)| rows.into_iter().map(move |(key, row)| ((table, key), row.unwrap())));
+        assert_eq!(rows, must.collect());
+    }
+
+    #[test]
+    fn what_is_kept_of_destinations_is_taken_in_one_row_or_several_and_named_where_it_does_not_verify() {
+        let hold = |until| codec::encode(Kind::Hold, &Hold { until: Timestamp(until), reason: String::new() });
+        let list = codec::encode(Kind::RedriveList, &vec![7u64; 5000]);
+        let (_dir, found) = found(|draft| {
+            draft.put(Table::Meta, hold_key(DestinationId(0)), hold(1));
+            draft.put(Table::Meta, hold_key(HERE), spoiled(hold(2)));
+            draft.put_long(Table::Meta, &redrive_list_key(DestinationId(2)), &list);
+            draft.put_long(Table::Meta, &redrive_list_key(DestinationId(3)), &spoiled(list.clone()));
+            draft.put_long(Table::Meta, TOTALS, &codec::encode(Kind::Totals, &Totals::default()));
+            draft.put_long(Table::Meta, b"names.kinds", &codec::encode(Kind::Names, &vec!["a"]));
+        });
+        let (survey, fates) = (Survey::default(), Fates::default());
+        let (done, accounts, rows) = written(&found, &survey, &fates, |writer| writer.meta());
+        done.unwrap();
+        let mut must = Draft::default();
+        must.put(Table::Meta, hold_key(DestinationId(0)), hold(1));
+        must.put_long(Table::Meta, &redrive_list_key(DestinationId(2)), &list);
+        let must = must.into_tables()[Table::Meta as usize].clone();
+        assert_eq!(rows, must.into_iter().map(|(key, row)| ((Table::Meta, key), row.unwrap())).collect());
+        let damaged = ["`meta` record hold", "`meta` record redrive-list.\u{3}"];
+        assert!(accounts.damaged.iter().zip(damaged).all(|(is, must)| is.starts_with(must)), "{:?}", accounts.damaged);
+        assert_eq!(accounts.damaged.len(), damaged.len());
+    }
+
+    #[test]
+    fn a_list_of_names_that_does_not_verify_costs_none_of_the_others() {
+        let list = |names: &[&str]| codec::encode(Kind::Names, &names);
+        let (_dir, found) = found(|draft| {
+            draft.put_long(Table::Meta, b"names.destinations", &list(&["crm", "wallboard"]));
+            draft.put_long(Table::Meta, b"names.sources", &list(&["pbx"]));
+            draft.put_long(Table::Meta, b"names.kinds", &spoiled(list(&["call.ended"])));
+        });
+        let mut damaged = Vec::new();
+        let names = super::super::names(&found, &mut damaged).unwrap();
+        let destinations: Vec<&str> = names.destinations().map(|(_, name)| name).collect();
+        assert_eq!(
+            (destinations, names.source_name(0), names.kind_name(0)),
+            (vec!["crm", "wallboard"], Some("pbx"), None)
+        );
+        assert!(damaged.len() == 1 && damaged[0].starts_with("the names of types: "), "{damaged:?}");
+    }
+
+    fn entry(to: DestinationId) -> Entry {
+        Entry {
+            sender: Digest64(1),
+            body: Digest64(2),
+            lane: Digest64(3),
+            time: Timestamp(4),
+            received_at: Timestamp(5),
+            source: 6,
+            kind: 7,
+            to: DestinationSet::EMPTY.with(to),
+            size: 9,
+            prior: Sequence(0),
+        }
+    }
+
+    /// So many events to [`HERE`] in each page.
+    fn packed(first: u64, counts: &[u16]) -> BTreeMap<u64, (PageShape, Vec<Entry>)> {
+        let begins = counts.iter().scan(first, |at, count| Some(std::mem::replace(at, *at + u64::from(*count))));
+        let page = |count: u16| (PageShape { count, bytes: 10 }, vec![entry(HERE); usize::from(count)]);
+        begins.zip(counts).map(|(first, count)| (first, page(*count))).collect()
+    }
+
+    #[test]
+    fn rows_of_history_hold_whole_pages_and_no_more_events_than_a_row_may() {
+        let (_dir, found) = found(|_| ());
+        let fates = Fates { packed: packed(5, &[100, 100, 30, 1, 100]), ..Fates::default() };
+        let survey = Survey::default();
+        let (done, accounts, rows) = written(&found, &survey, &fates, |writer| writer.history());
+        done.unwrap();
+        let row = |((_, key), sealed): (&(Table, Vec<u8>), &Vec<u8>)| {
+            let row = delta::decode::<HistoryRow>(sealed).unwrap();
+            (number_of(key).unwrap(), row.pages.iter().map(|page| page.count).collect::<Vec<_>>(), row.entries.len())
+        };
+        assert_eq!(rows.iter().map(row).collect::<Vec<_>>(), [(5, vec![100, 100, 30], 230), (235, vec![1, 100], 101)]);
+        assert_eq!(accounts.copied, BTreeMap::from([("history", 331)]));
+    }
+
+    fn kept(destination: DestinationId, of: &[u64]) -> BTreeMap<DeliveryId, Kept> {
+        let id = |n: &u64| DeliveryId { sequence: Sequence(*n), destination };
+        of.iter().map(|n| (id(n), Kept { key: Vec::new(), lsn: 1, bytes: 10 })).collect()
+    }
+
+    /// The tally of [`HERE`], and what is unaccounted, where the counters know of ten that were accepted before event 11, of
+    /// which four were delivered and one discarded, settlements 1 to 5; two are dead and one waits for its time.
+    fn tally(totals_known: bool, left: u64, later: &[How]) -> ((u64, u64, u64, u64, u64), u64) {
+        let (_dir, found) = found(|_| ());
+        let mut survey =
+            Survey { totals_known, delayed: kept(HERE, &[8]), dead: kept(HERE, &[6, 7]), ..Survey::default() };
+        survey.dead.extend(kept(DestinationId(2), &[6]));
+        let settled = |n: u64, how| {
+            let id = DeliveryId { sequence: Sequence(n), destination: HERE };
+            (n, Settlement { id, how, attempts: 1, status: 0, at: Timestamp(1) })
+        };
+        let before = [How::Delivered, How::Delivered, How::Delivered, How::Delivered, How::Discarded];
+        survey.settlements = (1..).zip(before.iter().chain(later)).map(|(n, how)| settled(n, *how)).collect();
+        let mut other = settled(90, How::Delivered);
+        other.1.id.destination = DestinationId(2);
+        survey.settlements.extend([other]);
+        if totals_known {
+            survey.totals.next_sequence = Sequence(11);
+            survey.totals.next_settlement = 6;
+            let known = Tally { accepted: 10, delivered: 4, discarded: 1, dead: 9, delayed: 9 };
+            *survey.totals.tally(HERE) = known;
+        }
+        let fates = Fates { packed: packed(1, &[9, 3]), left: [(HERE, left)].into(), ..Fates::default() };
+        let ((is, unaccounted), ..) = written(&found, &survey, &fates, |writer| writer.tally(HERE));
+        assert_eq!(is.accepted, is.delivered + is.discarded + is.dead + is.delayed + left, "the books balance");
+        ((is.accepted, is.delivered, is.discarded, is.dead, is.delayed), unaccounted)
+    }
+
+    #[test]
+    fn the_books_of_a_destination_balance_by_what_is_there_whatever_the_counters_say() {
+        // events 11 and 12 came behind the counters, and what settled behind them counts, too
+        let later = [How::Delivered, How::Moved, How::Discarded, How::Dead];
+        assert_eq!(tally(true, 2, &later), ((12, 5, 2, 2, 1), 0));
+        assert_eq!(tally(true, 4, &[]), ((12, 4, 1, 2, 1), 0));
+        // what is known and not there is given up, and told
+        assert_eq!(tally(true, 1, &[]), ((12, 4, 4, 2, 1), 3));
+        // what is there and was counted as delivered is made again
+        assert_eq!(tally(true, 6, &[]), ((12, 2, 1, 2, 1), 0));
+        assert_eq!(tally(true, 20, &[]), ((24, 0, 1, 2, 1), 0));
+        // without counters all is counted anew
+        assert_eq!(tally(false, 2, &later), ((12, 5, 2, 2, 1), 0));
+        assert_eq!(tally(false, 0, &[]), ((12, 4, 5, 2, 1), 4));
+    }
+}
