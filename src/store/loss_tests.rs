@@ -1,7 +1,7 @@
 //! What a store does where rows of its tables are lost or do not verify: what is left is used, and what is not is told.
 
 use super::codec::Kind;
-use super::draft::{Draft, Table};
+use super::draft::{Draft, Rows, Table};
 use super::engine::Engine;
 use super::folder::Folder;
 use super::keys::{delay_key, number_key, redrive_key};
@@ -171,10 +171,14 @@ async fn what_became_of_some_events_tells_of_no_other_and_of_no_move() {
 async fn a_delivery_whose_record_does_not_verify_is_set_aside_counted_and_erased_on_demand() {
     let dir = tempfile::tempdir().unwrap();
     lived(dir.path()).await;
-    let first_part = [number_key(4), vec![0, 0]].concat();
-    meddle(dir.path(), torn(Table::Pages, first_part));
     let opened = open(dir.path());
     let store = &opened.store;
+    let first_part = [number_key(4), vec![0, 0]].concat();
+    let mut spoiled = store.shared.engine.row(Table::Pages, &first_part).unwrap().unwrap();
+    *spoiled.last_mut().unwrap() ^= 1;
+    let mut draft = Draft::default();
+    draft.put(Table::Pages, first_part, spoiled.clone());
+    store.shared.engine.commit(draft).unwrap();
     let why = store.delivery(id(4), Place::Page).unwrap_err().to_string();
     store.record(Transition::Damaged { id: id(4), place: Place::Page, why: why.clone(), at: NOW });
     store.record(Transition::Damaged { id: id(4), place: Place::Page, why: why.clone(), at: NOW });
@@ -187,6 +191,7 @@ async fn a_delivery_whose_record_does_not_verify_is_set_aside_counted_and_erased
         || read::record::<Quarantined>(&store.shared.engine, Table::Quarantine, Kind::Quarantined, &number_key(1));
     let kept_now = kept().unwrap().unwrap();
     assert_eq!((kept_now.id, kept_now.why, kept_now.table.as_str()), (id(4), why, "pages"));
+    assert_eq!(kept_now.bytes, spoiled);
     assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
 
     let traces = store.traces("i", Sequence(7)).unwrap();

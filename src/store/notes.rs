@@ -80,7 +80,8 @@ impl Store {
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::store::{Change, Opened, Options};
+    use crate::event::DestinationId;
+    use crate::store::{Change, Opened, Options, Transition};
     use std::path::Path;
     use std::time::Duration;
 
@@ -145,11 +146,23 @@ mod tests {
         change(store, Change::Anchor { anchor: anchor.clone(), step: None }).await;
         change(store, Change::Alive).await;
         change(store, Change::Told { told: "[1]".to_owned() }).await;
+        let (d, names) = (DestinationId(1), ["crm", "erp"].map(str::to_owned).to_vec());
+        store.register(names).await.unwrap();
+        let until = NOW.after(Duration::from_secs(60));
+        store.record(Transition::Hold { destination: d, until, reason: "asked".to_owned() });
+        store.record(Transition::Sent { destination: d, at: NOW });
+        store.flush().await.unwrap();
         close(opened);
         let opened = again(dir.path());
         let store = &opened.store;
         assert_eq!((store.door(), store.anchor()), (Some(closed), Some(anchor)));
         assert_eq!((store.alive().unwrap(), store.told().unwrap().as_deref()), (Some(NOW), Some("[1]")));
+        assert_eq!(store.hold(d).map(|hold| (hold.until, hold.reason)), Some((until, "asked".to_owned())));
+        assert_eq!((store.hold(DestinationId(0)), store.paced(d).sent_at), (None, NOW));
+        let known = [(DestinationId(0), "crm".to_owned()), (d, "erp".to_owned())];
+        assert_eq!((store.destinations(), store.destination_of("erp")), (known.to_vec(), Some(d)));
+        let given = store.register(["new", "erp"].map(str::to_owned).to_vec()).await.unwrap();
+        assert_eq!(given, [Some(DestinationId(2)), Some(d)]);
         close(opened);
     }
 }
