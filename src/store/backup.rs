@@ -155,3 +155,78 @@ impl Store {
         answer.blocking_recv().map_err(|_| StoreError::Failed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::delivery::{DeadLetter, DeliveryId, Place, Reason};
+    use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
+    use crate::store::{Arrival, DlqAction, Opened, Options, Transition, restore};
+    use crate::time::Timestamp;
+    use std::io::Cursor;
+
+    const NOW: Timestamp = Timestamp(1_800_000_000_000);
+
+    fn event(rng: &mut fastrand::Rng) -> Event {
+        Event {
+            received_at: NOW,
+            source: "s".to_owned(),
+            to: DestinationSet(1),
+            interaction: None,
+            sender_id: None,
+            kind: String::new(),
+            time: None,
+            content_type: String::new(),
+            traceparent: None,
+            conflict: false,
+            body_digest: Digest64(rng.u64(..)),
+            body: std::iter::repeat_with(|| rng.u8(..)).take(PIECE).collect::<Vec<_>>().into(),
+        }
+    }
+
+    fn id(n: u64) -> DeliveryId {
+        DeliveryId { sequence: Sequence(n), destination: DestinationId(0) }
+    }
+
+    /// What moves from where nothing was read yet to where all was read is in none of the rows.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn what_is_moved_while_the_rows_are_read_is_in_it_and_only_one_is_made_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        let Opened { store, committer, .. } = Store::open(&path, Options::default(), Clock::manual(NOW)).unwrap();
+        store.register(vec!["crm".to_owned()]).await.unwrap();
+        let mut rng = fastrand::Rng::with_seed(7);
+        for n in 1..=5 {
+            store.accept(vec![Arrival::new(event(&mut rng))]).await.unwrap();
+            let delivery = store.delivery(id(n), Place::Page).unwrap();
+            let letter = Box::new(DeadLetter { delivery, reason: Reason::Permanent, dead_at: NOW });
+            store.record(Transition::Dead { from: Place::Page, letter });
+        }
+        store.flush().await.unwrap();
+        let (handle, of, mut copy) = (tokio::runtime::Handle::current(), store.clone(), Vec::new());
+        let copied = tokio::task::spawn_blocking(move || {
+            let mut told = None;
+            of.backup(|piece| {
+                if copy.is_empty() {
+                    for n in [4, 5] {
+                        let redriven = of.dlq(DlqAction::Redrive, vec![id(n)], "ada".to_owned());
+                        assert_eq!(handle.block_on(redriven).unwrap(), 1);
+                    }
+                    told = of.backup(|_| true).err();
+                }
+                copy.extend(piece);
+                true
+            })
+            .unwrap();
+            assert!(told.unwrap().to_string().contains("another backup is being made"));
+            assert!(of.backup(|_| false).is_err(), "nobody listens");
+            assert!(of.backup(|_| true).is_ok());
+            copy
+        });
+        let made = restore(Cursor::new(copied.await.unwrap()), &dir.path().join("restored"), || {}).unwrap();
+        assert_eq!((made.faults, made.accepted, made.dead, made.waiting), (Vec::new(), 5, 3, 2));
+        drop(store);
+        committer.join().unwrap();
+    }
+}

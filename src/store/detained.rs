@@ -253,6 +253,21 @@ mod tests {
         assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
     }
 
+    #[tokio::test]
+    async fn one_that_does_not_verify_is_told_and_keeps_its_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        for (n, body) in [b"a", b"b"].into_iter().enumerate() {
+            assert_eq!(store.detain(detained(body), ROOM).await.unwrap(), Some(n as u64));
+        }
+        let mut torn = super::super::draft::Draft::default();
+        torn.put(Table::Detained, [number_key(1), vec![0, 0]].concat(), b"torn".to_vec());
+        store.shared.engine.commit(torn).unwrap();
+        let mut findings = Findings::new();
+        let found = Detainees::recover(&store.shared.engine, &mut findings).unwrap();
+        assert_eq!((findings.len(), found.by_number.len(), found.next()), (1, 1, 2));
+    }
+
     /// What lies on disks out there must be read for ever; a change here is a new version of the record.
     #[test]
     fn golden_bytes_of_version_1() {

@@ -259,3 +259,91 @@ fn set_flags(path: &Path, wanted: IFlags) -> bool {
 fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn locked_again(path: &Path) -> Folder {
+        let opened = (0..20_000).find_map(|_| {
+            std::thread::yield_now();
+            Folder::open(path).ok()
+        });
+        opened.expect("the folder is let go of")
+    }
+
+    #[test]
+    fn a_folder_is_unfinished_until_its_format_is_written_and_a_newer_one_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        let folder = Folder::open(&path).unwrap();
+        assert!(folder.is_unfinished() && folder.queue().is_dir());
+        folder.finish().unwrap();
+        drop(folder);
+        let folder = locked_again(&path);
+        assert!(!folder.is_unfinished());
+        drop(folder);
+        for text in ["", " \n"] {
+            fs::write(path.join("format"), text).unwrap();
+            assert!(locked_again(&path).is_unfinished());
+        }
+        let with = |text: String| {
+            fs::write(path.join("format"), text).unwrap();
+            format_of(&path)
+        };
+        assert!((1..=FORMAT).all(|n| with(format!("{n}\n")).is_ok_and(|found| found == Some(n))));
+        let known = FORMAT;
+        let newer = with(format!("{}\n", FORMAT + 1)).unwrap_err();
+        assert!(matches!(newer, StoreError::NewerFormat { found, known: k, .. } if found == known + 1 && k == known));
+        assert!(matches!(with("two".to_owned()).unwrap_err(), StoreError::Folder(_)));
+    }
+
+    #[test]
+    fn what_a_kill_left_half_made_goes_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Folder::open(dir.path()).unwrap());
+        let queue = dir.path().join("queue");
+        for name in ["conf", "db", "snap.0A", "snap.0B.generating", "snap.0C.in___motion"] {
+            fs::write(queue.join(name), "x").unwrap();
+        }
+        let folder = locked_again(dir.path());
+        let names = || {
+            let mut all: Vec<_> = fs::read_dir(&queue).unwrap().map(|e| e.unwrap().file_name()).collect();
+            all.sort();
+            all
+        };
+        assert_eq!(names(), ["conf", "db", "snap.0A"]);
+        assert_eq!(folder.set_snapshots_aside().unwrap(), 1);
+        assert_eq!(names(), ["conf", "db"]);
+        assert!(dir.path().join("set-aside.snap.0A").exists());
+    }
+
+    #[test]
+    fn it_tells_what_it_takes_and_what_it_could_take() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        let empty = folder.disk_bytes();
+        fs::create_dir(folder.queue().join("blobs")).unwrap();
+        let mut file = File::create(folder.queue().join("blobs/1")).unwrap();
+        file.write_all(&vec![1; 300_000]).unwrap();
+        file.sync_all().unwrap();
+        let taken = folder.disk_bytes() - empty;
+        assert!((300_000..3_000_000).contains(&taken), "{taken} bytes");
+        assert_eq!(folder.blob_files(), 1);
+        let (free, stat) = (folder.free().unwrap(), rustix::fs::statvfs(dir.path()).unwrap());
+        assert!(free.bytes <= stat.f_blocks * stat.f_frsize);
+        assert!(free.bytes > stat.f_bavail / 2 * stat.f_frsize);
+        assert_eq!(free.inodes == u64::MAX, stat.f_files == 0);
+    }
+
+    #[test]
+    fn a_folder_that_is_only_read_is_held_as_well_where_it_has_a_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(hold(dir.path()).unwrap().is_none());
+        let folder = Folder::open(dir.path()).unwrap();
+        assert!(matches!(hold(dir.path()).unwrap_err(), StoreError::Locked { .. }));
+        drop(folder);
+        let no_folder = dir.path().join("lock/under-a-file");
+        assert!(matches!(hold(&no_folder).unwrap_err(), StoreError::Folder(_)));
+    }
+}

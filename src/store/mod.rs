@@ -44,6 +44,8 @@ mod keys;
 mod ledger;
 mod log;
 mod lookout;
+#[cfg(test)]
+mod loss_tests;
 mod memory;
 mod names;
 mod notes;
@@ -332,5 +334,183 @@ impl Store {
 
     fn index(&self) -> MutexGuard<'_, index::Index> {
         self.shared.index.lock().expect("no holder panics")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{DestinationSet, Digest64};
+    use crate::time::Timestamp;
+    use std::task::{Context, Waker};
+    use std::time::Duration;
+
+    const NOW: Timestamp = Timestamp(1_800_000_000_000);
+
+    fn event() -> Event {
+        Event {
+            received_at: NOW,
+            source: "s".to_owned(),
+            to: DestinationSet(1),
+            interaction: None,
+            sender_id: Some("1".to_owned()),
+            kind: String::new(),
+            time: None,
+            content_type: String::new(),
+            traceparent: None,
+            conflict: false,
+            body_digest: Digest64(1),
+            body: vec![0; 1000].into(),
+        }
+    }
+
+    fn close(opened: Opened) {
+        let Opened { store, committer, .. } = opened;
+        drop(store);
+        committer.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn it_says_how_far_it_is_behind_what_it_takes_and_that_it_has_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = Store::open(dir.path(), Options::default(), Clock::manual(NOW)).unwrap();
+        let store = &opened.store;
+        assert_eq!(store.queue_bytes(), 0);
+        store.accept(vec![Arrival::new(event())]).await.unwrap();
+        let page = store.queue_bytes();
+        assert!(page > 20 && store.disk_bytes() > page);
+        let id = crate::delivery::DeliveryId { sequence: Sequence(1), destination: DestinationId(0) };
+        let (from, due) = (crate::delivery::Place::Page, NOW.after(Duration::from_secs(9)));
+        let delivery = Arc::new(store.delivery(id, from).unwrap());
+        store.record(Transition::Delayed { from, due, delivery });
+        store.flush().await.unwrap();
+        assert_eq!(store.queue_bytes(), store.totals().delay_bytes);
+        assert!(store.queue_bytes() > 1000);
+
+        assert!(!store.is_behind());
+        (0..behind::MOST).for_each(|_| store.shared.behind.add());
+        assert!(store.is_behind());
+        let mut waits = Box::pin(store.caught_up());
+        assert!(waits.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        store.shared.behind.done(behind::MOST);
+        waits.await;
+
+        let failure = store.failure();
+        assert_eq!(*failure.borrow(), None);
+        store.fail(&StoreError::Engine("no disk".to_owned()));
+        assert!(failure.borrow().as_ref().is_some_and(|why| why.contains("no disk")));
+        close(opened);
+    }
+
+    #[tokio::test]
+    async fn an_id_is_known_for_as_long_as_the_windows_say_now() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(NOW);
+        let windows = |s| Windows { by_source: [("s".to_owned(), Duration::from_secs(s))].into() };
+        let options = Options { windows: windows(60), ..Options::default() };
+        let opened = Store::open(dir.path(), options, clock.clone()).unwrap();
+        let again = async || opened.store.accept(vec![Arrival::new(event())]).await.unwrap()[0];
+        assert!(matches!(again().await, Receipt::Queued(_)));
+        clock.advance(Duration::from_secs(50));
+        assert!(matches!(again().await, Receipt::Duplicate(_)));
+        opened.store.set_windows(windows(40));
+        assert!(matches!(again().await, Receipt::Queued(_)));
+        close(opened);
+    }
+
+    fn numbered(n: u64, at: Timestamp) -> Vec<Arrival> {
+        vec![Arrival::new(Event { sender_id: Some(n.to_string()), received_at: at, ..event() })]
+    }
+
+    #[tokio::test]
+    async fn what_is_remembered_is_kept_for_its_time_and_as_long_as_it_speaks_of_what_waits_and_no_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(NOW);
+        let windows = Windows { by_source: [("s".to_owned(), Duration::from_secs(60))].into() };
+        let opened = Store::open(dir.path(), Options { windows, ..Options::default() }, clock.clone()).unwrap();
+        let store = &opened.store;
+        let accept = async |n, after| {
+            clock.advance(Duration::from_secs(after));
+            store.accept(numbered(n, clock.now())).await.unwrap();
+        };
+        let deliver = async |n| {
+            let id = crate::delivery::DeliveryId { sequence: Sequence(n), destination: DestinationId(0) };
+            let (place, at) = (crate::delivery::Place::Page, clock.now());
+            store.record(Transition::Delivered { id, place, attempts: 1, status: 200, at });
+            store.flush().await.unwrap();
+        };
+        let known = || {
+            let all: Vec<u64> = (1..=5).collect();
+            let events = all.iter().copied().filter(|n| store.entry(Sequence(*n)).unwrap().is_some());
+            let settled = store.settlements(&all.iter().copied().map(Sequence).collect()).unwrap();
+            (events.collect::<Vec<_>>(), settled.keys().map(|id| id.sequence.0).collect::<Vec<_>>())
+        };
+        accept(1, 0).await;
+        deliver(1).await;
+        accept(2, 60).await;
+        assert_eq!(known(), (vec![1, 2], vec![1]));
+        accept(3, 2).await;
+        assert_eq!(known(), (vec![2, 3], vec![]));
+        deliver(3).await;
+        accept(4, 1000).await;
+        accept(5, 1000).await;
+        assert_eq!(known(), (vec![2, 3, 4, 5], vec![3]), "an event that waits keeps what came after it");
+        deliver(2).await;
+        accept(6, 2).await;
+        assert_eq!(known(), (vec![4, 5], vec![2]));
+        for n in [4, 5, 6] {
+            deliver(n).await;
+        }
+        assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
+        clock.advance(Duration::from_secs(61));
+        store.change(Change::Alive, String::new()).await.unwrap();
+        assert_eq!((store.remembering(), known()), (Remembering::default(), (vec![], vec![])));
+        assert_eq!(store.remembered("s", "6"), None);
+
+        clock.advance(Duration::from_secs(2));
+        accept(7, 0).await;
+        accept(8, 0).await;
+        deliver(7).await;
+        let full = store.remembering();
+        assert_eq!((full.events, full.forgotten_early), (2, 0));
+        let bound = async |bytes_max| {
+            store.bound_history(Bounds { age: Duration::ZERO, bytes_max });
+            clock.advance(Duration::from_secs(2));
+            store.change(Change::Alive, String::new()).await.unwrap();
+            (store.remembering().events, store.remembering().forgotten_early)
+        };
+        assert_eq!(bound(full.bytes).await, (2, 0));
+        assert_eq!(bound(full.bytes - 1).await, (1, 1));
+        assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
+        close(opened);
+    }
+
+    #[tokio::test]
+    async fn where_each_write_must_be_power_safe_only_a_folder_that_makes_it_so_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |require_power_safe| {
+            let options = || Options { require_power_safe, ..Options::default() };
+            (0..20_000).find_map(|_| {
+                std::thread::yield_now();
+                match Store::open(dir.path(), options(), Clock::manual(NOW)) {
+                    Err(StoreError::Locked { .. }) => None,
+                    opened => Some(opened),
+                }
+            })
+        };
+        let opened = open(false).unwrap().unwrap();
+        let durability = opened.store.durability();
+        close(opened);
+        match open(true).unwrap() {
+            Ok(opened) => {
+                assert_eq!(durability, Durability::InodeSync);
+                close(opened);
+            }
+            Err(StoreError::NotPowerSafe { durability: told, .. }) => {
+                assert_eq!(told, durability);
+                assert_ne!(durability, Durability::InodeSync);
+            }
+            Err(e) => panic!("{e}"),
+        }
     }
 }

@@ -146,3 +146,21 @@ impl From<Damaged> for super::StoreError {
         Self::Damaged(damaged)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_senders_name_is_bounded_in_number_and_length() {
+        let mut names = Names::default();
+        assert_eq!(names.kind(&"x".repeat(NAME_BYTES_MAX + 1)), UNNAMED);
+        assert_eq!(names.kind(&"x".repeat(NAME_BYTES_MAX)), 0);
+        for n in 1..INTERNED_MAX {
+            assert_eq!(usize::from(names.kind(&n.to_string())), n);
+        }
+        assert_eq!(names.kind("one more"), UNNAMED);
+        assert_eq!((names.kind("7"), names.source("crm"), names.source("erp")), (7, 0, 1));
+        assert_eq!((names.source_name(1), names.source_name(2)), (Some("erp"), None));
+    }
+}

@@ -75,3 +75,94 @@ impl Store {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::event::DestinationId;
+    use crate::store::{Change, Opened, Options, Transition};
+    use std::path::Path;
+    use std::time::Duration;
+
+    const NOW: Timestamp = Timestamp(1_800_000_000_000);
+
+    fn open(path: &Path) -> Opened {
+        Store::open(path, Options::default(), Clock::manual(NOW)).unwrap()
+    }
+
+    fn close(opened: Opened) {
+        let Opened { store, committer, .. } = opened;
+        drop(store);
+        committer.join().unwrap();
+    }
+
+    fn again(path: &Path) -> Opened {
+        let opened = (0..20_000).find_map(|_| {
+            std::thread::yield_now();
+            Store::open(path, Options::default(), Clock::manual(NOW)).ok()
+        });
+        opened.expect("the store is let go of")
+    }
+
+    async fn change(store: &Store, change: Change) {
+        assert_eq!(store.change(change, "holdline".to_owned()).await.unwrap(), 1);
+    }
+
+    fn gap(n: u64) -> Gap {
+        Gap { from: Timestamp(n), until: Timestamp::NEVER, reason: "no disk".to_owned(), refused: n }
+    }
+
+    #[tokio::test]
+    async fn every_gap_keeps_its_number_over_restarts_and_is_brought_up_to_date_under_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = open(dir.path());
+        assert_eq!(opened.store.next_gap(), 1);
+        change(&opened.store, Change::Gap { number: 1, gap: gap(1) }).await;
+        change(&opened.store, Change::Gap { number: 2, gap: gap(2) }).await;
+        change(&opened.store, Change::Gap { number: 1, gap: gap(7) }).await;
+        let told = vec![(2, gap(2)), (1, gap(7))];
+        assert_eq!((opened.store.next_gap(), opened.store.gaps(u64::MAX, 9).unwrap()), (3, told.clone()));
+        close(opened);
+        let opened = again(dir.path());
+        assert_eq!((opened.store.next_gap(), opened.store.gaps(u64::MAX, 9).unwrap()), (3, told));
+        assert_eq!(opened.store.gaps(2, 9).unwrap(), [(1, gap(7))]);
+        assert_eq!(opened.store.gaps(u64::MAX, 1).unwrap(), [(2, gap(2))]);
+        close(opened);
+    }
+
+    #[tokio::test]
+    async fn what_was_noted_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = open(dir.path());
+        let store = &opened.store;
+        assert_eq!(
+            (store.door(), store.anchor(), store.alive().unwrap(), store.told().unwrap()),
+            (None, None, None, None)
+        );
+        let closed = Door::Closed { who: "ada".to_owned(), reason: "move".to_owned(), since: NOW, until: NOW };
+        let anchor = Anchor { boot: "b".to_owned(), since_boot: Duration::from_secs(5), wall: NOW };
+        change(store, Change::Door { what: "close".to_owned(), door: closed.clone() }).await;
+        change(store, Change::Anchor { anchor: anchor.clone(), step: None }).await;
+        change(store, Change::Alive).await;
+        change(store, Change::Told { told: "[1]".to_owned() }).await;
+        let (d, names) = (DestinationId(1), ["crm", "erp"].map(str::to_owned).to_vec());
+        store.register(names).await.unwrap();
+        let until = NOW.after(Duration::from_secs(60));
+        store.record(Transition::Hold { destination: d, until, reason: "asked".to_owned() });
+        store.record(Transition::Sent { destination: d, at: NOW });
+        store.flush().await.unwrap();
+        close(opened);
+        let opened = again(dir.path());
+        let store = &opened.store;
+        assert_eq!((store.door(), store.anchor()), (Some(closed), Some(anchor)));
+        assert_eq!((store.alive().unwrap(), store.told().unwrap().as_deref()), (Some(NOW), Some("[1]")));
+        assert_eq!(store.hold(d).map(|hold| (hold.until, hold.reason)), Some((until, "asked".to_owned())));
+        assert_eq!((store.hold(DestinationId(0)), store.paced(d).sent_at), (None, NOW));
+        let known = [(DestinationId(0), "crm".to_owned()), (d, "erp".to_owned())];
+        assert_eq!((store.destinations(), store.destination_of("erp")), (known.to_vec(), Some(d)));
+        let given = store.register(["new", "erp"].map(str::to_owned).to_vec()).await.unwrap();
+        assert_eq!(given, [Some(DestinationId(2)), Some(d)]);
+        close(opened);
+    }
+}

@@ -178,4 +178,13 @@ mod tests {
         assert!(pages.insert(Sequence(3), shape, Timestamp(1), &[none, one]));
         assert_eq!(pages.leave(id(4, 0)), Departure::Emptied { first: Sequence(3), bytes: 5 });
     }
+
+    #[test]
+    fn an_event_just_behind_a_page_is_not_in_it() {
+        let mut pages = Pages::default();
+        let shape = PageShape { count: 2, bytes: 5 };
+        assert!(pages.insert(Sequence(10), shape, Timestamp(1), &[DestinationSet(1); 2]));
+        let page_of = [9, 10, 11, 12].map(|n| pages.page_of(Sequence(n)));
+        assert_eq!(page_of, [None, Some(Sequence(10)), Some(Sequence(10)), None]);
+    }
 }

@@ -119,3 +119,37 @@ fn missing_if_damaged(e: StoreError) -> Result<Option<Vec<u8>>, StoreError> {
         e => Err(e),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::store::{Change, Opened, Options};
+
+    const NOW: Timestamp = Timestamp(1_800_000_000_000);
+    const D: DestinationId = DestinationId(0);
+
+    #[tokio::test]
+    async fn one_goes_on_at_a_time_and_the_next_begins_when_it_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = Store::open(dir.path(), Options::default(), Clock::manual(NOW)).unwrap();
+        let Opened { store, committer, .. } = opened;
+        store.register(vec!["crm".to_owned()]).await.unwrap();
+        let change = async |change| store.change(change, "ada".to_owned()).await.unwrap();
+        let begin = async |n| {
+            let redrive = Redrive::new("ada".to_owned(), NOW, None, false, n);
+            let list = (1..=n as u64).map(Sequence).collect();
+            change(Change::RedriveBegin { what: "dlq redrive".to_owned(), destination: D, redrive, list }).await
+        };
+        let end = async || change(Change::RedriveEnd { destination: D, why: RedriveEnded::Complete }).await;
+        assert_eq!((end().await, begin(2).await, begin(3).await), (0, 1, 0));
+        assert!(store.redrive(D).unwrap().goes_on());
+        assert_eq!(store.redrive_list(D).unwrap(), [1, 2].map(Sequence));
+        assert_eq!((end().await, end().await), (1, 0));
+        assert!(!store.redrive(D).unwrap().goes_on());
+        assert_eq!(begin(3).await, 1);
+        assert_eq!((store.redrive(D).unwrap().matched, store.redrive(D).unwrap().goes_on()), (3, true));
+        drop(store);
+        committer.join().unwrap();
+    }
+}
