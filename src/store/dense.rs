@@ -186,7 +186,7 @@ mod tests {
     fn rewritten(run: &mut Run<SettledRow>, key: u64) -> Vec<(u64, Option<SettledRow>)> {
         let mut draft = Draft::default();
         run.write(&mut draft, key, row(key, SettledRow::MAX / 2));
-        let read = |value: Vec<u8>| codec::decode(Kind::Settled, &value).unwrap();
+        let read = |value: Vec<u8>| delta::decode(&value).unwrap();
         let rows = draft.into_tables()[Table::Settled as usize].clone();
         rows.into_iter().map(|(key, value)| (number_of(&key).unwrap(), value.map(read))).collect()
     }
