@@ -401,4 +401,18 @@ mod tests {
         assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failing; 90]), None);
         assert!(calls(&mut breaker, 1000, 5, &[Health::Failing]).is_some());
     }
+
+    #[test]
+    fn other_limits_are_gone_by_at_once_and_a_window_of_another_length_begins_anew() {
+        let limits = Limits { min_calls: 11, ..Limits::default() };
+        let mut breaker = Breaker::new(Limits::default());
+        assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failing; 10]), None);
+        breaker.go_by(limits.clone());
+        assert!(calls(&mut breaker, 100, 5, &[Health::Failing]).is_some());
+        let mut breaker = Breaker::new(Limits::default());
+        assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failing; 10]), None);
+        breaker.go_by(Limits { window: Duration::from_secs(30), ..limits });
+        assert_eq!(calls(&mut breaker, 100, 5, &[Health::Failing; 10]), None);
+        assert!(calls(&mut breaker, 200, 5, &[Health::Failing]).is_some());
+    }
 }

@@ -249,4 +249,19 @@ mod tests {
             );
         assert_eq!(limits, [4, 2, 2, 10, 0]);
     }
+
+    #[test]
+    fn the_baseline_follows_faster_answers_also_while_many_calls_are_under_way() {
+        let mut limit = Concurrency::new(64, Adaptive::Yes);
+        let mut answers = |latency_ms, under_way, count| {
+            for _ in 0..count {
+                let latency = Duration::from_millis(latency_ms);
+                limit.ended(&Call { began: START, latency, health: Health::Well }, under_way, START);
+            }
+            limit.limit()
+        };
+        answers(1000, 1, 1);
+        let most = answers(100, 60, 200);
+        assert!(answers(400, 60, 20) < most, "slow for what it has become");
+    }
 }

@@ -270,6 +270,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::num::NonZeroU32;
 
     const START: Timestamp = Timestamp(1_800_000_000_000);
 
@@ -301,5 +302,15 @@ mod tests {
         pace.set_breaker(breaker::State::Open { until }, Timestamp::ZERO, START, START);
         assert_eq!(pace.limit(START), 64, "it is the breaker that holds them back");
         assert_eq!(closed(&mut pace), 1);
+    }
+
+    #[test]
+    fn starts_are_noted_where_calls_are_five_seconds_apart_or_farther() {
+        let notes = |count, seconds| {
+            let rate = NonZeroU32::new(count).map(|count| Rate::new(count, Duration::from_secs(seconds)));
+            Limits { rate, ..Limits::default() }.notes_starts()
+        };
+        assert!(!Limits::default().notes_starts());
+        assert_eq!([notes(12, 60), notes(13, 60), notes(1, 4), notes(1, 5)], [true, false, false, true]);
     }
 }

@@ -312,6 +312,8 @@ mod tests {
         assert_eq!(check::check(&engine, &index).unwrap().len(), 4, "both records, and what they leave uncounted");
         let done = repair(&engine, &mut index, Timestamp(2000)).unwrap();
         assert_eq!(done.len(), 2, "{done:?}");
+        assert!(done[0].contains("delivery") && done[1].contains("delivery"), "{done:?}");
+        assert_eq!(read::keys(&engine, Table::Quarantine, None).count(), 2, "each under a number of its own");
         let (mut index, findings) = recovery::recover(&engine).unwrap();
         assert_eq!(findings, Vec::<String>::new());
         assert_eq!(check::check(&engine, &index).unwrap(), Vec::<String>::new());

@@ -73,6 +73,7 @@ mod tests {
         };
         assert_eq!(of(&[50_000], &spans), [(4096, 5120)]);
         assert_eq!(of(&[51_190, 51_200], &spans), [(4096, 6144)]);
+        assert_eq!(of(&[30_000, 50_000], &spans), [(2048, 3072), (4096, 5120)]);
         assert_eq!(of(&[29_999, 100_000], &spans), []);
         spans.forget_before(5000);
         assert_eq!(of(&[30_000, 50_000], &spans), [(4096, 5120)]);

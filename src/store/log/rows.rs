@@ -465,4 +465,15 @@ mod tests {
             "in its next life it is another's, and says nothing of what it held in its last one"
         );
     }
+
+    #[test]
+    fn the_beginning_of_a_long_record_says_its_table_and_one_cut_short_does_not() {
+        let long = codec::encode(codec::Kind::DeadLetter, &vec![7u8; ROW_MAX]);
+        assert_eq!(table_by_kind(&long[..ROW_MAX]), Some(Table::Dlq));
+        assert_eq!(table_by_kind(&long[..ROW_MAX - 1]), None);
+        let short = settled();
+        assert_eq!(table_by_kind(&short), Some(Table::Settled));
+        assert_eq!(table_by_kind(&short[..short.len() - 1]), None);
+        assert_eq!(table_by_kind(&[&short[..], &vec![0; ROW_MAX - short.len()]].concat()), None);
+    }
 }

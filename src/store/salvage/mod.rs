@@ -227,7 +227,7 @@ mod tests {
         counters(path)
     }
 
-    /// The counters of a store, which passes its check.
+    /// The counters of a store, which passes its check and knows its destination by name.
     fn counters(path: &Path) -> Totals {
         let engine = (0..20_000).find_map(|_| {
             std::thread::yield_now();
@@ -237,6 +237,7 @@ mod tests {
         let (index, findings) = recovery::recover(&engine).unwrap();
         assert_eq!(findings, Vec::<String>::new());
         assert_eq!(check::check(&engine, &index).unwrap(), Vec::<String>::new());
+        assert_eq!(index.names.destination_of("crm"), Some(DestinationId(0)));
         index.totals
     }
 
