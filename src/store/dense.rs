@@ -205,25 +205,4 @@ mod tests {
         let rest: Vec<_> = rest.iter().map(|(key, row)| (*key, row.is_some())).collect();
         assert_eq!(rest, [(3, false), (4, false), (5, true)]);
     }
-
-    #[test]
-    fn history_keeps_every_entry_with_its_page_when_its_rows_become_dense() {
-        let row = |n: u32| {
-            let entry: Entry = codec::from_payload(&[0; 64]).unwrap();
-            HistoryRow { pages: vec![PageShape { count: 1, bytes: n }], entries: vec![Entry { size: n, ..entry }] }
-        };
-        let (mut run, mut draft) = (Run::default(), Draft::default());
-        (1..=RUN_MAX as u32).for_each(|n| run.write(&mut draft, u64::from(n), row(n)));
-        let written = draft.into_tables()[Table::History as usize].clone();
-        let rows: Vec<(u64, HistoryRow)> = written
-            .into_iter()
-            .filter_map(|(key, value)| Some((number_of(&key).unwrap(), codec::decode(Kind::History, &value?).unwrap())))
-            .collect();
-        let keys: Vec<u64> = rows.iter().map(|(key, _)| *key).collect();
-        assert_eq!(keys, [1, 1 + 230, 1 + 2 * 230]);
-        let of = |part: fn(&HistoryRow) -> Vec<u32>| rows.iter().flat_map(|(_, row)| part(row)).collect::<Vec<_>>();
-        let all: Vec<u32> = (1..=RUN_MAX as u32).collect();
-        assert_eq!(of(|row| row.entries.iter().map(|e| e.size).collect()), all);
-        assert_eq!(of(|row| row.pages.iter().map(|p| p.bytes).collect()), all);
-    }
 }

@@ -113,7 +113,10 @@ async fn events_whose_history_is_lost_are_delivered_from_their_pages() {
             let opened = open(dir.path());
             let told = [
                 format!("history of the events {n} to {n} is missing"),
-                format!("{} of them are still in their pages and will be delivered", u64::from(n != 1)),
+                format!(
+                    "{} of them are still in their pages; what was not delivered of these will be",
+                    u64::from(n != 1)
+                ),
             ];
             assert_eq!(opened.findings, told);
             assert_eq!(waiting(&opened.store), [2, 4, 6], "without the row of {n}");

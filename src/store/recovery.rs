@@ -188,6 +188,6 @@ fn heal(engine: &Engine, index: &mut Index, from: u64, to: u64, findings: &mut F
         healed += entries.len();
         add_page(&mut index.pages, Sequence(first), Sequence(first), shape, &entries);
     }
-    findings.push(format!("{healed} of them are still in their pages and will be delivered"));
+    findings.push(format!("{healed} of them are still in their pages; what was not delivered of these will be"));
     Ok(())
 }

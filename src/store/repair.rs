@@ -332,7 +332,7 @@ mod tests {
         (3..=4).for_each(|n| draft.delete(Table::History, number_key(n)));
         engine.commit(draft).unwrap();
         let (index, findings) = recovery::recover(&engine).unwrap();
-        assert!(findings.iter().any(|line| line.starts_with("2 of them are still in their pages ")), "{findings:?}");
+        assert!(findings.iter().any(|line| line.starts_with("2 of them are still in their pages;")), "{findings:?}");
         assert!((3..=4).all(|n| index.pages.left(Sequence(n)).has(DestinationId(0))));
         assert_eq!(index.pages.bytes(), before.pages.bytes());
     }
