@@ -155,6 +155,20 @@ async fn i4_i5_duplicates_are_known_over_a_restart_and_conflicts_are_kept() {
 }
 
 #[tokio::test]
+async fn a_window_for_duplicates_that_is_set_anew_is_gone_by_at_once() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
+    let bench = Bench::open(dir.path(), &clock);
+    let a = event("k", "id-1", b"{}", 1, clock.now());
+    bench.accept(vec![a.clone()]).await;
+    clock.advance(Duration::from_secs(61));
+    assert!(matches!(bench.accept(vec![a.clone()]).await[0], Receipt::Duplicate(_)));
+    let by_source = HashMap::from([("default".to_owned(), Duration::from_secs(60))]);
+    bench.store.set_windows(Windows { by_source });
+    assert!(matches!(bench.accept(vec![a]).await[0], Receipt::Queued(_)));
+    bench.close();
+}
+
+#[tokio::test]
 async fn i24_a_delivery_lies_in_one_place_through_its_whole_life() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
     let mut bench = Bench::open(dir.path(), &clock);
@@ -195,6 +209,24 @@ async fn i24_a_delivery_lies_in_one_place_through_its_whole_life() {
     let delivery = bench.delivery(2, Place::Delay(clock.now()));
     assert!(delivery.redriven);
     assert_eq!((delivery.next_attempt(), delivery.counted(), delivery.attempts.len()), (3, 0, 2));
+    bench.sound().await;
+    bench.close();
+}
+
+#[tokio::test]
+async fn a_delivery_that_does_not_verify_is_set_aside_discarded_and_counted() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
+    let bench = Bench::open(dir.path(), &clock);
+    bench.accept((1..=3).map(|n| event("k", &format!("id-{n}"), b"{}", 1, clock.now())).collect()).await;
+    for n in 1..=2 {
+        let why = "as if it did not verify".to_owned();
+        bench.store.record(Transition::Damaged { id: id(n), place: Place::Page, why, at: START });
+    }
+    bench.store.flush().await.unwrap();
+    let totals = bench.store.totals();
+    let tally = totals.tally_of(D);
+    assert_eq!((tally.accepted, tally.queued(), tally.discarded), (3, 1, 2));
+    assert_eq!((totals.damaged, totals.next_quarantine), (2, 3));
     bench.sound().await;
     bench.close();
 }
