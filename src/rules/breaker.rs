@@ -415,4 +415,12 @@ mod tests {
         assert_eq!(calls(&mut breaker, 100, 5, &[Health::Failing; 10]), None);
         assert!(calls(&mut breaker, 200, 5, &[Health::Failing]).is_some());
     }
+
+    #[test]
+    fn with_ratios_of_zero_the_first_failure_opens_it_and_no_call_that_is_well_does() {
+        let limits = Limits { failure_ratio: 0.0, slow_ratio: 0.0, min_calls: 1, ..Limits::default() };
+        let mut breaker = Breaker::new(limits);
+        assert_eq!(calls(&mut breaker, 0, 5, &[Health::Well; 50]), None);
+        assert!(calls(&mut breaker, 500, 5, &[Health::Failing]).is_some());
+    }
 }

@@ -237,3 +237,34 @@ impl Scheduler {
         self.lines.iter().map(|line| (line.id, line))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::Place;
+    use crate::event::{DestinationSet, Digest64};
+
+    #[test]
+    fn destinations_take_turns() {
+        let all = [0, 1, 2].map(DestinationId);
+        let lines = all.map(|d| (d, Policy::default()));
+        let mut scheduler = Scheduler::new(lines, Sequence(1), Sequence(1), Timestamp(1));
+        for n in 1..=3 {
+            let ticket = Ticket {
+                sequence: Sequence(n),
+                lane: Digest64::NONE,
+                received_at: Timestamp(n),
+                time: Timestamp::ZERO,
+                to: all.into_iter().fold(DestinationSet::EMPTY, DestinationSet::with),
+                place: Place::Page,
+            };
+            scheduler.accepted(&[ticket], Sequence(n + 1));
+        }
+        let started = std::iter::from_fn(|| match scheduler.poll(Timestamp(10)) {
+            Step::Start(start) => Some((start.destination.0, start.sequence.0)),
+            Step::Wait(_) => None,
+        });
+        let in_turn = [(0, 1), (1, 1), (2, 1), (0, 2), (1, 2), (2, 2), (0, 3), (1, 3), (2, 3)];
+        assert_eq!(started.collect::<Vec<_>>(), in_turn);
+    }
+}

@@ -150,6 +150,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init)] // ranges are what is meant
     fn messages_are_read_across_what_does_not_verify_and_none_inside_of_it_is_taken_for_one() {
         let (inner, _) = segment(&[(3, vec![5; 2300])]);
         let body = [&inner[HEADER..HEADER + 2400], &[6; 1000]].concat();
@@ -171,6 +172,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init)] // ranges are what is meant
     fn what_was_written_for_another_segment_is_no_message_of_this_one_and_still_one() {
         let (bytes, at) = segment(&[(3, vec![1; 3000]), (2, vec![2; 3000]), (3, vec![4; 3000])]);
         assert_eq!(read(&bytes), (vec![at[0], at[2]], vec![[at[1], at[2]]], Some(at[2] + 3010)));

@@ -216,6 +216,8 @@ mod tests {
         let delivery = |n: u64| store.delivery(id(n), from).unwrap();
         store.record(Transition::Delivered { id: id(1), place: from, attempts: 1, status: 200, at });
         store.record(Transition::Delayed { from, due: Timestamp(5000), delivery: delivery(3).into() });
+        let (destination, reason) = (DestinationId(0), "busy".to_owned());
+        store.record(Transition::Hold { destination, until: Timestamp(9000), reason });
         for n in [2, 4] {
             let letter = DeadLetter { delivery: delivery(n), reason: Reason::Permanent, dead_at: at };
             store.record(Transition::Dead { from, letter: Box::new(letter) });
@@ -227,7 +229,7 @@ mod tests {
         counters(path)
     }
 
-    /// The counters of a store, which passes its check and knows its destination by name.
+    /// The counters of a store, which passes its check and knows its destination, the hold and who purged.
     fn counters(path: &Path) -> Totals {
         let engine = (0..20_000).find_map(|_| {
             std::thread::yield_now();
@@ -238,6 +240,8 @@ mod tests {
         assert_eq!(findings, Vec::<String>::new());
         assert_eq!(check::check(&engine, &index).unwrap(), Vec::<String>::new());
         assert_eq!(index.names.destination_of("crm"), Some(DestinationId(0)));
+        assert!(index.holds.contains_key(&DestinationId(0)));
+        assert_eq!(engine.range(Table::Audit, ..=number_key(2)).count(), 1, "the purge");
         index.totals
     }
 
