@@ -144,6 +144,7 @@ class Results:
             self.known = {row["mutant"]: row for row in map(json.loads, path.read_text().splitlines())}
         if again == "missed":
             self.known = {name: row for name, row in self.known.items() if row["how"] not in MISSED}
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(row) + "\n" for row in self.known.values()))
 
     def open(self, mutant, patience):
