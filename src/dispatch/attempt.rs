@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place, Reason};
 use crate::rules::call::{Call, Health};
 use crate::rules::canary;
+use crate::rules::header_time::AnsweredAt;
 use crate::rules::quota;
 use crate::rules::retry_after::{self, Wish};
 use crate::rules::staleness::Course;
@@ -221,12 +222,13 @@ async fn send(context: &Context, delivery: &Delivery, course: Course, token: Opt
     let at_head = |head: &Parts| {
         let (now, wall) = (context.clock.now(), context.clock.wall());
         let grant = |wish| retry_after::grant(wish, destination.retry.retry_after_max, now);
-        let value = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok());
-        asked = value(header::RETRY_AFTER.as_str()).and_then(|value| retry_after::parse(value, wall)).map(grant);
+        let values = |name: &str| exchange::values(&head.headers, name);
+        let at = AnsweredAt::new(wall, values(header::DATE.as_str()).first().copied());
+        asked = retry_after::asked(values, at).map(grant);
         if !head.status.is_success() {
             leave_alone(context, asked, "Retry-After");
         }
-        spent = quota::spent(value, wall).map(grant);
+        spent = quota::spent(values, head.status.as_u16(), at).map(grant);
         leave_alone(context, spent, "its rate limit is spent");
     };
     let kept_bytes = if destination.success.is_some() { exchange::BODY_BYTES_MAX } else { Attempt::ANSWER_MAX };

@@ -136,6 +136,11 @@ where
     Ok(Answer { status: parts.status, headers: parts.headers, body, end })
 }
 
+/// The values of all lines of a header; those that are no text are left out.
+pub fn values<'h>(headers: &'h HeaderMap, name: &str) -> Vec<&'h str> {
+    headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok()).collect()
+}
+
 /// As it goes to the host itself: only path and query in its first line (RFC 9112, 3.2.1).
 fn addressed<C>(mut request: Request<Full<Bytes>>, connections: &Connections<C>) -> Request<Full<Bytes>> {
     let path = request.uri().path_and_query().cloned();

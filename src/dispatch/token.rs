@@ -12,6 +12,7 @@ use super::exchange::{self, Answer, Bounds, HttpClient, Unanswered};
 use crate::clock::Clock;
 use crate::config::settings::{ClientAuth, OAuth2};
 use crate::event::Sequence;
+use crate::rules::header_time::AnsweredAt;
 use crate::rules::retry_after;
 use crate::time::Timestamp;
 use base64::Engine;
@@ -174,8 +175,9 @@ impl Tokens {
             Unanswered::Shut => refused("the token endpoint was not asked".to_owned()),
         })?;
         read(&answer).map_err(|why| {
-            let header = answer.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok());
-            let wish = header.and_then(|value| retry_after::parse(value, clock.wall()));
+            let values = |name: &str| exchange::values(&answer.headers, name);
+            let at = AnsweredAt::new(clock.wall(), values(header::DATE.as_str()).first().copied());
+            let wish = retry_after::asked(values, at);
             (why, wish.unwrap_or_default().min(RETRY_AFTER_MAX))
         })
     }

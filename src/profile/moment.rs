@@ -8,16 +8,15 @@
 //!
 //! *Failure.* What cannot be read, or lies before 1970 or after 9999, is no time: an event is never refused for it.
 
-use crate::time::Timestamp;
+use crate::time::{Timestamp, iso8601_ms};
 
 /// 9999-12-31T23:59:59.999Z, the last instant that RFC 3339 can write.
 const LATEST_MS: u64 = 253_402_300_799_999;
-const DAY_S: i64 = 86_400;
 
 /// Reads a time in any of the forms above.
 pub(super) fn parse(text: &str) -> Option<Timestamp> {
     let text = text.trim();
-    number(text).or_else(|| iso(text)).filter(|ms| *ms <= LATEST_MS).map(Timestamp)
+    number(text).or_else(|| iso8601_ms(text)).filter(|ms| *ms <= LATEST_MS).map(Timestamp)
 }
 
 /// Milliseconds from a number since the epoch. Whole numbers are cut to the millisecond, others rounded to it, since a
@@ -44,95 +43,6 @@ fn number(text: &str) -> Option<u64> {
     };
     // A float beyond what an integer holds becomes the greatest one, which lies after every readable time.
     Some(ms.round() as u64)
-}
-
-/// Milliseconds from ISO 8601.
-fn iso(text: &str) -> Option<u64> {
-    let mut rest = Digits(text);
-    let (year, month, day) = (rest.take(4)?, rest.after(b'-')?.take(2)?, rest.after(b'-')?.take(2)?);
-    if !(1..=12).contains(&month) || !(1..=days_in(year, month)).contains(&day) {
-        return None;
-    }
-    let midnight = days_since_epoch(year, month, day) * DAY_S;
-    if rest.0.is_empty() {
-        return u64::try_from(midnight * 1000).ok();
-    }
-    rest = Digits(rest.0.strip_prefix(['T', 't', ' '])?);
-    let (hour, minute) = (rest.take(2)?, rest.after(b':')?.take(2)?);
-    let second = if rest.after(b':').is_some() { rest.take(2)? } else { 0 };
-    // A leap second (60) counts as the first second of the next minute.
-    if hour > 23 || minute > 59 || second > 60 {
-        return None;
-    }
-    let fraction_ms = rest.fraction_ms()?;
-    let local = midnight + hour * 3600 + minute * 60 + second;
-    u64::try_from((local - offset_s(rest)?) * 1000 + fraction_ms).ok()
-}
-
-/// Seconds by which the local time is ahead of UTC; all of the rest must be the offset.
-fn offset_s(rest: Digits<'_>) -> Option<i64> {
-    let text = rest.0.trim_start();
-    let ahead = match text.bytes().next() {
-        None => return Some(0),
-        Some(b'Z' | b'z') => return (text.len() == 1).then_some(0),
-        Some(b'+') => 1,
-        Some(b'-') => -1,
-        Some(_) => return None,
-    };
-    let mut rest = Digits(&text[1..]);
-    let hours = rest.take(2)?;
-    // The colon may be left out, and the minutes with it.
-    let minutes = if rest.after(b':').is_some() || !rest.0.is_empty() { rest.take(2)? } else { 0 };
-    (rest.0.is_empty() && hours <= 23 && minutes <= 59).then_some(ahead * (hours * 3600 + minutes * 60))
-}
-
-/// What is left to read of a text.
-struct Digits<'a>(&'a str);
-
-impl Digits<'_> {
-    /// The next `n` characters, all of them digits.
-    fn take(&mut self, n: usize) -> Option<i64> {
-        let (digits, rest) = self.0.split_at_checked(n)?;
-        self.0 = rest;
-        digits.bytes().try_fold(0, |sum, b| b.is_ascii_digit().then(|| sum * 10 + i64::from(b - b'0')))
-    }
-
-    /// Steps over `sign`; none, and no step, where something else comes.
-    fn after(&mut self, sign: u8) -> Option<&mut Self> {
-        self.0 = self.0.strip_prefix(char::from(sign))?;
-        Some(self)
-    }
-
-    /// A fraction of a second, if one comes: its digits beyond the third are cut off.
-    fn fraction_ms(&mut self) -> Option<i64> {
-        if !self.0.starts_with(['.', ',']) {
-            return Some(0);
-        }
-        let tail = &self.0[1..];
-        let length = tail.bytes().take_while(u8::is_ascii_digit).count();
-        self.0 = &tail[length..];
-        let digits = tail[..length].bytes().chain(*b"00").take(3);
-        (length > 0).then(|| digits.fold(0, |ms, b| ms * 10 + i64::from(b - b'0')))
-    }
-}
-
-fn days_in(year: i64, month: i64) -> i64 {
-    match month {
-        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
-/// Days from 1970-01-01, by the formula `days_from_civil` (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
-fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
 }
 
 #[cfg(test)]

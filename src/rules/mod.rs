@@ -7,6 +7,7 @@ pub mod call;
 pub mod canary;
 pub mod concurrency;
 pub mod gcra;
+pub mod header_time;
 pub mod lateness;
 pub mod pattern;
 pub mod quota;

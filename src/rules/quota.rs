@@ -1,73 +1,103 @@
 //! What a destination says of its own rate limit: whether it is spent, and for how long.
 //!
-//! Genesys Cloud sends `inin-ratelimit-count`, `-allowed` and `-reset` (seconds from now). Others send
-//! `X-RateLimit-Remaining` and `-Reset` (epoch seconds, or seconds from now where that is small), the same without `X-` as the
-//! IETF draft had it first, or its `RateLimit`, both in its older form (`limit=100, remaining=0, reset=30`) and its present
-//! one (`"day";r=0;t=30`). Whatever `-Limit` says, only what is left counts.
+//! Genesys Cloud sends `inin-ratelimit-count`, `-allowed` and `-reset`. Others send `X-RateLimit-Remaining` with `-Reset` or
+//! `-Reset-After`, the same as `X-Rate-Limit-*` and without `X-` (as the IETF draft had it first), or the draft's `RateLimit`, both
+//! in its older form (`limit=100, remaining=0, reset=30`) and its present one (`"day";r=0;t=30`). Whatever `-Limit` says, only
+//! what is left counts. How the number of a reset is read stands in [`header_time`].
 
-use crate::time::Timestamp;
+use super::header_time::{self, AnsweredAt};
 use std::time::Duration;
 
-/// A reset below this is seconds from now, above it seconds since the epoch: the epoch's first year against 1971.
-const EPOCH_FROM: u64 = 31_536_000;
+/// What the headers' names begin with.
+const FAMILIES: [&str; 4] = ["x-ratelimit-", "x-rate-limit-", "ratelimit-", "rate-limit-"];
+const TOO_MANY_REQUESTS: u16 = 429;
 
-/// How long nothing more is allowed; none where something is, or where the headers do not say. `value` gives a header's
-/// value by its name in lower case; `wall` is the clock on the wall.
-pub fn spent<'h>(value: impl Fn(&str) -> Option<&'h str>, wall: Timestamp) -> Option<Duration> {
-    let number = |name: &str| value(name).and_then(whole);
-    let genesys = || {
-        let spent = number("inin-ratelimit-count")? >= number("inin-ratelimit-allowed")?;
-        spent.then(|| number("inin-ratelimit-reset").map(Duration::from_secs)).flatten()
-    };
-    let common = |remaining: &str, reset: &str| {
-        let spent = number(remaining)? == 0;
-        spent.then(|| number(reset).map(|reset| from_now(reset, wall))).flatten()
-    };
-    let (with_x, without) =
-        (common("x-ratelimit-remaining", "x-ratelimit-reset"), common("ratelimit-remaining", "ratelimit-reset"));
-    let draft = || value("ratelimit").and_then(draft);
+/// How long nothing more is allowed; none where something is, or where the headers do not say. `values` gives the values of
+/// all lines of a header by its name in lower case. An answer 429 says that nothing is left, where no header does.
+pub fn spent<'h>(values: impl Fn(&str) -> Vec<&'h str>, status: u16, at: AnsweredAt) -> Option<Duration> {
+    let common = FAMILIES.into_iter().filter_map(|family| common(&values, family, status, at));
+    let draft = draft(&values("ratelimit").join(","), at);
     // the longest counts, where there are several
-    [genesys(), with_x, without, draft()].into_iter().flatten().max()
+    common.chain(genesys(&values, at)).chain(draft).max()
 }
 
-fn whole(text: &str) -> Option<u64> {
-    let text = text.trim();
+fn genesys<'h>(values: impl Fn(&str) -> Vec<&'h str>, at: AnsweredAt) -> Option<Duration> {
+    let number = |name: &str| values(name).into_iter().find_map(count);
+    let spent = number("inin-ratelimit-count")? >= number("inin-ratelimit-allowed")?;
+    let reset = || values("inin-ratelimit-reset").into_iter().filter_map(|value| header_time::wait(value, at)).max();
+    spent.then(reset).flatten()
+}
+
+/// Where there are several limits, each with its remainder and its reset in the same place, only those that are spent count.
+fn common<'h>(values: impl Fn(&str) -> Vec<&'h str>, family: &str, status: u16, at: AnsweredAt) -> Option<Duration> {
+    let remaining = values(&format!("{family}remaining"));
+    if remaining.is_empty() && status != TOO_MANY_REQUESTS {
+        return None;
+    }
+    let remaining: Vec<_> = remaining.into_iter().flat_map(|line| line.split(',')).map(count).collect();
+    let spent = |place: usize| remaining.is_empty() || remaining.get(place) == Some(&Some(0));
+    if !remaining.is_empty() && !remaining.contains(&Some(0)) {
+        return None;
+    }
+    let resets = |name: &str| {
+        let lines = values(&format!("{family}{name}"));
+        let listed: Vec<_> = lines.iter().flat_map(|line| line.split(',')).map(|r| header_time::wait(r, at)).collect();
+        if listed.len() == remaining.len() && listed.iter().all(Option::is_some) {
+            return listed.into_iter().enumerate().filter(|(place, _)| spent(*place)).filter_map(|(_, r)| r).max();
+        }
+        lines.into_iter().filter_map(|line| header_time::longest(line, at)).max()
+    };
+    resets("reset").max(resets("reset-after"))
+}
+
+/// A number of requests.
+fn count(text: &str) -> Option<u64> {
+    let text = text.trim().trim_matches('"');
     text.parse().ok().or_else(|| text.parse::<f64>().ok().filter(|n| *n >= 0.0).map(|n| n.ceil() as u64))
 }
 
-fn from_now(reset: u64, wall: Timestamp) -> Duration {
-    if reset < EPOCH_FROM {
-        return Duration::from_secs(reset);
-    }
-    Timestamp(reset.saturating_mul(1000)).since(wall)
-}
-
 /// The longest wait among the policies of a `RateLimit` header that are spent.
-fn draft(header: &str) -> Option<Duration> {
+fn draft(header: &str, at: AnsweredAt) -> Option<Duration> {
     if header.contains("remaining=") {
-        return policy(header.split(','), "remaining", "reset");
+        return policy(header.split(','), ["remaining", "reset"], at);
     }
-    header.split(',').filter_map(|item| policy(item.split(';'), "r", "t")).max()
+    header.split(',').filter_map(|item| policy(item.split(';'), ["r", "t"], at)).max()
 }
 
-fn policy<'h>(parts: impl Iterator<Item = &'h str> + Clone, remaining: &str, reset: &str) -> Option<Duration> {
+fn policy<'h>(
+    parts: impl Iterator<Item = &'h str> + Clone,
+    [remaining, reset]: [&str; 2],
+    at: AnsweredAt,
+) -> Option<Duration> {
     let part = |name: &str| {
         let mut named = parts.clone().filter_map(|part| part.trim().split_once('='));
-        named.find(|(key, _)| key.trim() == name).and_then(|(_, number)| whole(number))
+        named.find(|(key, _)| key.trim() == name).map(|(_, value)| value)
     };
-    (part(remaining)? == 0).then(|| part(reset).map(Duration::from_secs)).flatten()
+    (part(remaining).and_then(count)? == 0)
+        .then(|| part(reset).and_then(|reset| header_time::wait(reset, at)))
+        .flatten()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::Timestamp;
 
     type Headers<'h> = &'h [(&'h str, &'h str)];
 
+    /// Fri, 15 Jan 2027 08:00:00 GMT, and half a second.
+    const WALL: Timestamp = Timestamp(1_800_000_000_500);
+
+    fn wait_ms(headers: Headers, status: u16) -> Option<u64> {
+        let values = |name: &str| headers.iter().filter(|(n, _)| *n == name).map(|(_, v)| *v).collect();
+        let date = headers.iter().find(|(name, _)| *name == "date").map(|(_, value)| *value);
+        spent(values, status, AnsweredAt::new(WALL, date))
+            .map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
+    }
+
     #[test]
     fn what_is_spent_and_for_how_long() {
-        let wall = Timestamp(1_800_000_000_500);
-        let cases: [(Headers, Option<u64>); 18] = [
+        let cases: [(Headers, Option<u64>); 25] = [
             (&[], None),
             (
                 &[("inin-ratelimit-count", "300"), ("inin-ratelimit-allowed", "300"), ("inin-ratelimit-reset", "17")],
@@ -80,10 +110,19 @@ mod tests {
             (&[("inin-ratelimit-count", "301"), ("inin-ratelimit-allowed", "300")], None),
             (&[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "30")], Some(30_000)),
             (&[("x-ratelimit-remaining", "1"), ("x-ratelimit-reset", "30")], None),
-            (&[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1800000060")], Some(59_500)),
-            (&[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1799999999")], Some(0)),
-            (&[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1.2")], Some(2000)),
             (&[("x-ratelimit-remaining", "none"), ("x-ratelimit-reset", "30")], None),
+            (&[("x-ratelimit-remaining", "0.0"), ("x-ratelimit-reset", "30")], Some(30_000)),
+            (&[("x-rate-limit-remaining", "0"), ("x-rate-limit-reset", "30")], Some(30_000)),
+            (&[("rate-limit-remaining", "0"), ("rate-limit-reset", "30")], Some(30_000)),
+            (&[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset-after", "1.25")], Some(1250)),
+            (
+                &[
+                    ("x-ratelimit-remaining", "0"),
+                    ("x-ratelimit-reset", "1800000002.250"),
+                    ("x-ratelimit-reset-after", "1"),
+                ],
+                Some(1750),
+            ),
             (
                 &[("ratelimit-limit", "100, 100;w=60"), ("ratelimit-remaining", "0"), ("ratelimit-reset", "40")],
                 Some(40_000),
@@ -93,15 +132,70 @@ mod tests {
             (&[("ratelimit", "limit=100, remaining=0, reset=50")], Some(50_000)),
             (&[("ratelimit", "limit=100, remaining=5, reset=50")], None),
             (&[("ratelimit", r#""minute";r=0;t=20, "day";r=90;t=4000"#)], Some(20_000)),
+            (&[("ratelimit", r#""minute";r=0;t=20"#), ("ratelimit", r#""day";r=0;t=4000"#)], Some(4_000_000)),
             (&[("ratelimit", r#""minute";r=1;t=20"#)], None),
             (
                 &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "3"), ("ratelimit", r#""d";r=0;t=9"#)],
                 Some(9000),
             ),
+            // several limits, each with its own reset
+            (&[("x-ratelimit-remaining", "0, 4000"), ("x-ratelimit-reset", "1, 86400")], Some(1000)),
+            (
+                &[
+                    ("x-ratelimit-remaining", "9"),
+                    ("x-ratelimit-reset", "1"),
+                    ("x-ratelimit-remaining", "0"),
+                    ("x-ratelimit-reset", "60"),
+                ],
+                Some(60_000),
+            ),
+            (&[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "5"), ("x-ratelimit-reset", "7")], Some(7000)),
+            (&[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "whenever")], None),
         ];
-        for (headers, wait_ms) in cases {
-            let value = |name: &str| headers.iter().find(|(n, _)| *n == name).map(|(_, v)| *v);
-            assert_eq!(spent(value, wall), wait_ms.map(Duration::from_millis), "{headers:?}");
+        for (headers, wait) in cases {
+            assert_eq!(wait_ms(headers, 200), wait, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_reset_is_a_moment_or_a_wait_by_its_size() {
+        for (reset, wait) in [
+            ("30", 30_000),
+            ("1.2", 1200),
+            ("86400", 86_400_000),
+            ("1800000060", 59_500),
+            ("1799999999", 0),
+            ("1800000060250", 59_750),
+            ("1799999999999", 0),
+            ("1800000060250000", 59_750),
+            ("\"1800000060250\"", 59_750),
+            ("60000000", 60_000_000),
+            ("2027-01-15T08:01:00Z", 59_500),
+            ("Fri, 15 Jan 2027 08:01:00 GMT", 59_500),
+            ("1m0s", 60_000),
+            ("PT1M", 60_000),
+        ] {
+            let headers = [("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", reset)];
+            assert_eq!(wait_ms(&headers, 429), Some(wait), "{reset}");
+        }
+        // by the clock of who says so
+        let headers = [
+            ("date", "Fri, 15 Jan 2027 08:10:00 GMT"),
+            ("x-ratelimit-remaining", "0"),
+            ("x-ratelimit-reset", "1800000630000"),
+        ];
+        assert_eq!(wait_ms(&headers, 200), Some(30_000));
+    }
+
+    #[test]
+    fn too_many_requests_means_that_nothing_is_left() {
+        for (headers, wait) in [
+            (&[("x-ratelimit-reset", "30")][..], Some(30_000)),
+            (&[("x-ratelimit-remaining", "2"), ("x-ratelimit-reset", "30")], None),
+            (&[("ratelimit-limit", "10")], None),
+        ] {
+            assert_eq!(wait_ms(headers, 429), wait, "{headers:?}");
+            assert_eq!(wait_ms(headers, 503), None, "{headers:?}");
         }
     }
 }

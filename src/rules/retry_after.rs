@@ -1,20 +1,23 @@
 //! `Retry-After` (RFC 9110, 10.2.3): how long a destination wants to be left alone.
 
+use super::header_time::{self, AnsweredAt};
 use crate::time::Timestamp;
 use std::time::Duration;
 
-/// The wait a header's value asks for: whole or fractional seconds, or an HTTP date, compared with the clock on the wall.
-/// A date that has passed is no wait; none where the value is neither.
-pub fn parse(value: &str, wall: Timestamp) -> Option<Duration> {
-    let value = value.trim();
-    if value.bytes().all(|b| b.is_ascii_digit()) && !value.is_empty() {
-        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
-    }
-    if let Ok(seconds) = value.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
-    }
-    let date = httpdate::parse_http_date(value).ok()?;
-    Some(Timestamp::from_system(date).since(wall))
+/// The same in milliseconds, as some gateways send it beside the standard one.
+const IN_MILLISECONDS: [&str; 2] = ["retry-after-ms", "x-ms-retry-after-ms"];
+
+/// The longest wait that the lines of the header ask for; none where there is none that can be read. `values` gives the values
+/// of all lines of a header by its name in lower case.
+pub fn asked<'h>(values: impl Fn(&str) -> Vec<&'h str>, at: AnsweredAt) -> Option<Duration> {
+    let standard = values("retry-after").into_iter().filter_map(|value| header_time::longest(value, at));
+    let milliseconds = IN_MILLISECONDS.into_iter().flat_map(values).filter_map(milliseconds);
+    standard.chain(milliseconds).max()
+}
+
+fn milliseconds(value: &str) -> Option<Duration> {
+    let milliseconds = value.trim().parse::<f64>().ok()?;
+    Duration::try_from_secs_f64(milliseconds / 1000.0).ok()
 }
 
 /// What a wish comes to: not before `until`; `cut` where it was longer than what is allowed.
@@ -33,26 +36,28 @@ pub fn grant(wish: Duration, max: Duration, now: Timestamp) -> Wish {
 mod tests {
     use super::*;
 
+    type Headers<'h> = &'h [(&'h str, &'h str)];
+
     #[test]
-    fn seconds_dates_and_nonsense() {
+    fn of_several_lines_the_longest_counts() {
         // Sun, 06 Nov 1994 08:49:37 GMT
-        let wall = Timestamp(784_111_777_000);
-        for (value, seconds) in [
-            ("120", Some(120)),
-            (" 0 ", Some(0)),
-            ("99999999999999999999", Some(u64::MAX)),
-            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
-            ("Sunday, 06-Nov-94 08:49:39 GMT", Some(2)),
-            ("Sun Nov  6 08:49:38 1994", Some(1)),
-            ("Sun, 06 Nov 1994 08:40:00 GMT", Some(0)),
-            ("-3", None),
-            ("soon", None),
-            ("", None),
-            ("NaN", None),
-        ] {
-            assert_eq!(parse(value, wall), seconds.map(Duration::from_secs), "{value:?}");
+        let at = AnsweredAt::new(Timestamp(784_111_777_000), None);
+        let cases: [(Headers, Option<u64>); 9] = [
+            (&[], None),
+            (&[("retry-after", "120")], Some(120_000)),
+            (&[("retry-after", "5"), ("retry-after", "30"), ("retry-after", "10")], Some(30_000)),
+            (&[("retry-after", "soon"), ("retry-after", "3")], Some(3000)),
+            (&[("retry-after", "5"), ("retry-after", "Sun, 06 Nov 1994 08:50:37 GMT")], Some(60_000)),
+            (&[("retry-after", "soon")], None),
+            (&[("retry-after-ms", "1500")], Some(1500)),
+            (&[("retry-after", "2"), ("x-ms-retry-after-ms", "2500.5")], Some(2500)),
+            (&[("retry-after-ms", "-5")], None),
+        ];
+        for (lines, wait_ms) in cases {
+            let values = |name: &str| lines.iter().filter(|(n, _)| *n == name).map(|(_, v)| *v).collect();
+            let asked = asked(values, at).map(|wait| wait.as_millis() as u64);
+            assert_eq!(asked, wait_ms, "{lines:?}");
         }
-        assert_eq!(parse("1.5", wall), Some(Duration::from_millis(1500)));
     }
 
     #[test]

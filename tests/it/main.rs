@@ -5,6 +5,7 @@
 mod access;
 mod admin;
 mod alerts;
+mod answers;
 mod architecture;
 mod auth;
 mod authority;

@@ -9,6 +9,7 @@ use holdline::rules::backoff::Retry;
 use holdline::rules::breaker::{Epoch, State, Turn};
 use holdline::rules::call::{Call, Health};
 use holdline::rules::concurrency::Adaptive;
+use holdline::rules::header_time::AnsweredAt;
 use holdline::rules::quota;
 use holdline::rules::retry_after::{self, Wish};
 use holdline::rules::staleness::Course;
@@ -325,8 +326,9 @@ impl Rig {
 
     /// What the headers of an answer say of the destination's quota.
     pub fn quota(&self, retry: &Retry, headers: &[(&str, String)], now: Timestamp) -> Option<Wish> {
-        let value = |name: &str| headers.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str());
-        let spent = quota::spent(value, now).filter(|_| self.broken != Break::IgnoresQuota);
+        let values = |name: &str| headers.iter().filter(|(n, _)| *n == name).map(|(_, value)| value.as_str()).collect();
+        let spent =
+            quota::spent(values, 200, AnsweredAt::new(now, None)).filter(|_| self.broken != Break::IgnoresQuota);
         spent.map(|wish| retry_after::grant(wish, retry.retry_after_max, now))
     }
 
