@@ -6,6 +6,7 @@ use crate::config::settings::Scope;
 use crate::delivery::{Attempt, Delivery, Reason};
 use crate::event::{EventId, Sequence};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// A page of a list.
@@ -214,10 +215,16 @@ pub struct LetterItem {
     pub also_dead_for: Option<Vec<String>>,
 }
 
-/// What a change came to.
-#[derive(Debug, Serialize, ToSchema)]
+/// What a change of deliveries or dead letters came to.
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub struct Changed {
     pub matched: usize,
-    /// Zero in a dry run.
+    /// Zero in a dry run, and for a redrive that takes its time.
     pub done: usize,
+    /// How many were matched of each destination.
+    pub destinations: BTreeMap<String, usize>,
+    /// Of a dry run: given with the change itself, nothing that came later is in it.
+    #[schema(nullable = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<String>,
 }

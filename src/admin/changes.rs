@@ -14,6 +14,7 @@ use crate::store::{Change, DlqAction};
 use axum::Json;
 use axum::extract::{Query as QueryOf, State, rejection::QueryRejection};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use utoipa::IntoParams;
 
 /// Which of an event's deliveries are meant.
@@ -85,8 +86,7 @@ pub(super) async fn retry(
         .map(|(id, ..)| (*id, open.lane))
         .collect();
     let dead: Vec<DeliveryId> = open.dead.iter().copied().filter(|id| admin.destinations.has(id.destination)).collect();
-    let matched = delayed.len() + dead.len();
-    if matched == 0 {
+    if delayed.is_empty() && dead.is_empty() {
         return Err(Failure::conflict(
             "nothing of this event waits for a time or is dead; /v1/events/{id} tells where it is",
         ));
@@ -96,15 +96,16 @@ pub(super) async fn retry(
         if !delayed.is_empty() {
             let change = Change::Hasten {
                 what: format!("event retry {}{}", open.id, pace::because(&query.reason)),
-                deliveries: delayed,
+                deliveries: delayed.clone(),
             };
             done += admin.store.change(change, caller.name.clone()).await?;
         }
         if !dead.is_empty() {
-            done += admin.store.dlq(DlqAction::Redrive, dead, caller.name).await?;
+            done += admin.store.dlq(DlqAction::Redrive, dead.clone(), caller.name).await?;
         }
     }
-    Ok(Json(Changed { matched, done }))
+    let of = delayed.iter().map(|(id, _)| id).chain(&dead).map(|id| id.destination);
+    Ok(Json(changed(&admin, of, done)))
 }
 
 /// Gives an event up: what waits and what is dead is discarded for good
@@ -123,8 +124,8 @@ pub(super) async fn discard(
         .filter(|(.., standing)| !matches!(standing, Standing::InFlight { .. }))
         .map(|(id, place, _)| (*id, *place, open.lane))
         .collect();
-    let matched = waiting.len() + open.dead.len();
-    if matched == 0 {
+    let of: Vec<DestinationId> = waiting.iter().map(|(id, ..)| id).chain(&open.dead).map(|id| id.destination).collect();
+    if of.is_empty() {
         return Err(Failure::conflict(if under_way {
             "it is being delivered at this moment; ask again when that has ended"
         } else {
@@ -149,5 +150,11 @@ pub(super) async fn discard(
             }
         }
     }
-    Ok(Json(Changed { matched, done }))
+    Ok(Json(changed(&admin, of.into_iter(), done)))
+}
+
+/// What a change of an event's deliveries came to: an event has at most one for each destination.
+fn changed(admin: &Admin, of: impl Iterator<Item = DestinationId>, done: usize) -> Changed {
+    let destinations: BTreeMap<String, usize> = of.map(|d| (admin.destination_name(d), 1)).collect();
+    Changed { matched: destinations.len(), done, destinations, as_of: None }
 }

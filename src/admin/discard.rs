@@ -7,6 +7,7 @@ use super::events::find_all;
 use super::known::Lies;
 use super::object::Object;
 use super::pending::{destination, places, read};
+use super::selection::only_true;
 use super::{Admin, Failure, Name, Shared, notes};
 use crate::delivery::{DeliveryId, Place};
 use crate::dispatch::Question;
@@ -17,7 +18,6 @@ use axum::Json;
 use axum::extract::{State, rejection::JsonRejection};
 use serde::Deserialize;
 use utoipa::ToSchema;
-use utoipa::openapi::schema::{Object as Described, ObjectBuilder, Type};
 
 /// Events of one request.
 const IDS_MAX: usize = 10_000;
@@ -53,15 +53,14 @@ pub(super) struct SettledIds {
 pub(super) struct SettledAll {
     #[schema(schema_with = only_true)]
     all: bool,
+    /// The `as_of` of a dry run: what was accepted after it is left alone.
+    #[schema(pattern = "^[0-9]{1,15}$")]
+    as_of: Option<String>,
     /// It stands in the audit.
     #[schema(min_length = 1, max_length = 500)]
     reason: String,
     #[schema(nullable = false)]
     dry_run: Option<bool>,
-}
-
-fn only_true() -> Described {
-    ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([true])).build()
 }
 
 #[derive(Debug, Deserialize)]
@@ -70,6 +69,7 @@ pub(super) struct GivenUp {
     ids: Option<Vec<String>>,
     #[serde(default)]
     all: bool,
+    as_of: Option<String>,
     reason: String,
     #[serde(default)]
     dry_run: bool,
@@ -102,9 +102,13 @@ pub(super) async fn discard(
     }
     let d = destination(&admin, &name)?;
     let what = format!("discard for {name}: {}", given_up.reason);
-    let changed = Changed { matched: 0, done: 0 };
+    let as_of = given_up.as_of.as_deref().map(last_of).transpose()?;
+    let changed = Changed::default();
     let mut giving = Giving { admin: &admin, d, what, who: caller.name, dry_run: given_up.dry_run, changed };
     match (given_up.ids, given_up.all) {
+        (Some(_), _) if as_of.is_some() => {
+            return Err(Failure::bad("`as_of` goes with `all`; ids say already what is meant"));
+        }
         (Some(ids), false) if ids.len() > IDS_MAX => {
             return Err(Failure::bad("at most 10000 ids at once; send them in several requests"));
         }
@@ -112,8 +116,11 @@ pub(super) async fn discard(
             let named = giving.named(&ids).await?;
             giving.give_up(named).await?;
         }
-        (None, true) => giving.give_up_all().await?,
+        (None, true) => giving.give_up_all(as_of).await?,
         _ => return Err(Failure::bad("give either `ids`, or `all`: true")),
+    }
+    if giving.changed.matched > 0 {
+        giving.changed.destinations.insert(name, giving.changed.matched);
     }
     Ok(Json(giving.changed))
 }
@@ -132,17 +139,20 @@ impl Giving<'_> {
         Ok(waiting)
     }
 
-    /// All that wait, in order of acceptance.
-    async fn give_up_all(&mut self) -> Result<(), Failure> {
+    /// All that wait, in order of acceptance, and not beyond the last one that is meant.
+    async fn give_up_all(&mut self, last: Option<Sequence>) -> Result<(), Failure> {
         let (admin, d) = (self.admin, self.d);
         admin.store.flush().await?; // what is on its way from a page into the delay tree is there then
         admin.has_started().await?;
-        let mut from = Some(Sequence::default());
+        let (mut from, mut seen) = (Some(Sequence::default()), Sequence::default());
         while let Some(begin) = from {
-            let (waiting, next) = admin.read(move |store| waiting(store, d, begin)).await?;
+            let (mut waiting, next) = admin.read(move |store| waiting(store, d, begin)).await?;
+            waiting.retain(|(id, ..)| last.is_none_or(|last| id.sequence <= last));
+            seen = waiting.last().map_or(seen, |(id, ..)| id.sequence);
             self.give_up(waiting).await?;
-            from = next;
+            from = next.filter(|next| last.is_none_or(|last| *next <= last));
         }
+        self.changed.as_of = self.dry_run.then(|| seen.to_string());
         Ok(())
     }
 
@@ -158,6 +168,11 @@ impl Giving<'_> {
         }
         Ok(())
     }
+}
+
+/// The last event that a dry run saw.
+fn last_of(as_of: &str) -> Result<Sequence, Failure> {
+    as_of.parse().map(Sequence).map_err(|_| Failure::bad("`as_of` is what a dry run answered"))
 }
 
 /// Some deliveries that wait from `from` on, with their interactions, and where to go on.

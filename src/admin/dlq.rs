@@ -2,24 +2,20 @@
 
 use super::access::Caller;
 use super::answers::{Answers, Changed, LetterItem, Page, attempts};
-use super::filter::{self, Filter, Query, Which};
+use super::filter::{Filter, Query, Which};
 use super::object::Object;
+use super::selection::{self, Chosen, Selection};
 use super::{Admin, Failure, Name, Shared, sequence_of};
 use crate::delivery::{DeadLetter, DeliveryId};
-use crate::event::{DestinationId, EventId, Sequence};
+use crate::event::{DestinationId, Sequence};
 use crate::store::{DlqAction, Store, StoreError};
 use axum::Json;
 use axum::extract::{Query as QueryOf, State, rejection::JsonRejection, rejection::QueryRejection};
 use axum::http::header;
 use axum::response::IntoResponse;
-use serde::Deserialize;
-use std::collections::BTreeSet;
-use utoipa::ToSchema;
 
 /// So many dead letters are looked at for one page, so that a narrow filter cannot hold the store.
 const EXAMINED_MAX: usize = 5_000;
-/// So many change in one commit.
-const CHUNK: usize = 32;
 
 /// Dead letters, in order of acceptance
 #[utoipa::path(get, path = "/v1/dlq", tag = "dead letters", params(Query), responses((status = 200, body = Page<LetterItem>), Failure))]
@@ -84,7 +80,7 @@ async fn find(
     })
 }
 
-fn dead_for(store: &Store, sequence: Sequence) -> Result<Vec<DestinationId>, StoreError> {
+pub(super) fn dead_for(store: &Store, sequence: Sequence) -> Result<Vec<DestinationId>, StoreError> {
     let before = DeliveryId { sequence: Sequence(sequence.0.saturating_sub(1)), destination: DestinationId(u8::MAX) };
     let dead = store.dead_ids(Some(before)).take_while(|id| id.as_ref().map_or(true, |id| id.sequence == sequence));
     dead.map(|id| id.map(|id| id.destination)).collect()
@@ -108,7 +104,7 @@ pub(super) fn page(
 }
 
 /// A letter that was redriven meanwhile, or does not verify, is left out of lists.
-fn read(store: &Store, id: DeliveryId) -> Result<Option<DeadLetter>, StoreError> {
+pub(super) fn read(store: &Store, id: DeliveryId) -> Result<Option<DeadLetter>, StoreError> {
     match store.dead_letter(id) {
         Err(StoreError::Damaged(why)) => {
             tracing::error!(delivery = %id, %why, "a dead letter does not verify; redrive or purge sets it aside");
@@ -140,50 +136,6 @@ pub(super) fn item(admin: &Admin, letter: &DeadLetter, answers: Answers) -> Lett
     }
 }
 
-/// What to purge, as the document of the API tells it: by ids or by a filter.
-#[derive(ToSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "it is only described; `Selection` is what is read")]
-pub(super) enum Chosen {
-    Ids(ByIds),
-    Filter(ByFilter),
-}
-
-/// All dead letters of these events, or only those for one destination.
-#[derive(ToSchema)]
-#[schema(as = ByIds)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "it is only described")]
-pub(super) struct ByIds {
-    #[schema(value_type = Vec<uuid::Uuid>)]
-    ids: Vec<String>,
-    destination: Option<String>,
-    #[schema(nullable = false)]
-    dry_run: Option<bool>,
-}
-
-/// All dead letters that the filter fits; an empty one fits all.
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "it is only described")]
-pub(super) struct ByFilter {
-    filter: Query,
-    #[schema(nullable = false)]
-    dry_run: Option<bool>,
-}
-
-/// Which dead letters are meant: ids of events, or a filter. Neither is refused, an empty filter means all.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Selection {
-    pub(super) ids: Option<Vec<String>>,
-    /// With `ids`: only for this destination.
-    pub(super) destination: Option<String>,
-    pub(super) filter: Option<Object<Query>>,
-    #[serde(default)]
-    pub(super) dry_run: bool,
-}
-
 /// Discards dead letters for good
 #[utoipa::path(post, path = "/v1/dlq/purge", tag = "dead letters", request_body = Chosen, responses((status = 200, body = Changed), Failure))]
 pub(super) async fn purge(
@@ -193,83 +145,9 @@ pub(super) async fn purge(
 ) -> Result<Json<Changed>, Failure> {
     let Json(Object(selection)) = selection.map_err(|e| Failure::bad(e.body_text()))?;
     let dry_run = selection.dry_run;
-    let ids = select(&admin, selection).await?;
-    let done = if dry_run { 0 } else { change(&admin, DlqAction::Purge, caller, &ids).await? };
-    Ok(Json(Changed { matched: ids.len(), done }))
-}
-
-/// Redrives or purges them at once, and says how many were still there.
-pub(super) async fn change(
-    admin: &Admin,
-    action: DlqAction,
-    caller: Caller,
-    ids: &[DeliveryId],
-) -> Result<usize, Failure> {
-    let mut done = 0;
-    for chunk in ids.chunks(CHUNK) {
-        done += admin.store.dlq(action, chunk.to_vec(), caller.name.clone()).await?;
-    }
-    tracing::info!(?action, who = caller.name, matched = ids.len(), done, "dead letters changed by an operator");
-    Ok(done)
-}
-
-/// The dead letters that are meant, in order.
-pub(super) async fn select(admin: &Admin, selection: Selection) -> Result<Vec<DeliveryId>, Failure> {
-    match (selection.ids, selection.filter) {
-        (Some(ids), None) => {
-            let only = filter::destination(selection.destination.as_deref(), admin)?;
-            let events = ids.iter().map(|id| sequence_of(id)).collect::<Result<BTreeSet<_>, Failure>>()?;
-            admin
-                .read(move |store| {
-                    let mut found = Vec::new();
-                    for (event, sequence) in events {
-                        let dead = dead_for(store, sequence)?;
-                        let dead = dead.into_iter().filter(|d| only.is_none_or(|only| only == *d));
-                        for destination in dead {
-                            let id = DeliveryId { sequence, destination };
-                            if is_of(store, id, event)? {
-                                found.push(id);
-                            }
-                        }
-                    }
-                    found.sort();
-                    Ok(found)
-                })
-                .await
-        }
-        (None, Some(_)) if selection.destination.is_some() => {
-            Err(Failure::bad("`destination` goes with `ids`; with a filter, write it into the filter"))
-        }
-        (None, Some(Object(query))) if query.pages() => {
-            Err(Failure::bad("`limit` and `after` are for lists; a filter here means all that it fits"))
-        }
-        (None, Some(Object(query))) => {
-            let filter = Filter::of(&query, admin)?;
-            admin
-                .read(move |store| {
-                    let mut found = Vec::new();
-                    for id in store.dead_ids(None) {
-                        let id = id?;
-                        if read(store, id)?.is_some_and(|letter| filter.fits(&letter)) {
-                            found.push(id);
-                        }
-                    }
-                    Ok(found)
-                })
-                .await
-        }
-        _ => Err(Failure::bad("give either `ids` or `filter`; an empty filter, {}, means all")),
-    }
-}
-
-/// Whether a dead letter is one of this event; an id of another store can carry the same sequence. What does not verify
-/// cannot say, and is taken for it, so that an operator can set it aside.
-fn is_of(store: &Store, id: DeliveryId, event: EventId) -> Result<bool, StoreError> {
-    match store.dead_letter(id) {
-        Ok(letter) => Ok(letter.is_some_and(|letter| letter.delivery.event.id(id.sequence) == event)),
-        Err(StoreError::Damaged(_)) => Ok(true),
-        Err(e) => Err(e),
-    }
+    let selected = selection::select(&admin, selection).await?;
+    let done = if dry_run { 0 } else { selection::change(&admin, DlqAction::Purge, caller, &selected.ids).await? };
+    Ok(Json(selected.changed(&admin, done, dry_run)))
 }
 
 /// Where a page ends, as the next one is asked for.

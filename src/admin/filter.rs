@@ -111,6 +111,13 @@ impl Query {
     pub(super) fn pages(&self) -> bool {
         self.after.is_some() || self.limit.is_some()
     }
+
+    /// Whether every dead letter fits it: that they are dead excludes none.
+    pub(super) fn excludes_nothing(&self) -> bool {
+        let Self { state, destination, source, kind, interaction, reason, since, until, after: _, limit: _ } = self;
+        let texts = [destination, source, kind, interaction, since, until];
+        texts.into_iter().all(Option::is_none) && reason.is_none() && state.is_none_or(|s| s == DeliveryState::Dead)
+    }
 }
 
 /// Which of an event's dead letters is meant.
@@ -185,7 +192,7 @@ pub(super) fn limit(given: Option<usize>) -> Result<usize, Failure> {
     }
 }
 
-fn moment(text: Option<&str>, name: &str) -> Result<Option<Timestamp>, Failure> {
+pub(super) fn moment(text: Option<&str>, name: &str) -> Result<Option<Timestamp>, Failure> {
     let Some(text) = text else { return Ok(None) };
     let at = humantime::parse_rfc3339_weak(text.trim_end_matches('Z'));
     let at = at.or_else(|_| humantime::parse_rfc3339(text));

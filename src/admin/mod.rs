@@ -31,6 +31,7 @@ mod pace;
 mod pending;
 mod quarantine;
 mod redrive;
+mod selection;
 mod socket;
 mod status;
 

@@ -1,10 +1,10 @@
 //! `/v1/dlq/redrive`: dead letters wait again; at once, or little by little, and then how far that has come.
 
 use super::access::Caller;
-use super::answers::Page;
-use super::dlq::{self, Selection};
+use super::answers::{Changed, Page};
 use super::filter::{self, Query};
 use super::object::Object;
+use super::selection::{self, LetterId, Selection, only_true};
 use super::{Admin, Failure, Name, Shared};
 use crate::config::rate_of;
 use crate::delivery::DeliveryId;
@@ -24,16 +24,19 @@ use utoipa::ToSchema;
 pub(super) enum Redriven {
     Ids(RedriveIds),
     Filter(RedriveFilter),
+    All(RedriveAll),
 }
 
-/// All dead letters of these events, or only those for one destination.
+/// These dead letters.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it is only described")]
 pub(super) struct RedriveIds {
-    #[schema(value_type = Vec<uuid::Uuid>)]
-    ids: Vec<String>,
+    ids: Vec<LetterId>,
+    /// Of each event only its dead letter for this destination.
     destination: Option<String>,
+    /// Only those that had died by then: the `as_of` of a dry run.
+    as_of: Option<String>,
     #[schema(nullable = false)]
     dry_run: Option<bool>,
     /// At most so many in a second, minute or hour, as `50/s`.
@@ -45,12 +48,34 @@ pub(super) struct RedriveIds {
     canary: Option<bool>,
 }
 
-/// All dead letters that the filter fits; an empty one fits all.
+/// All dead letters that the filter fits; one that excludes nothing is refused.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it is only described")]
 pub(super) struct RedriveFilter {
     filter: Query,
+    /// Only those that had died by then: the `as_of` of a dry run.
+    as_of: Option<String>,
+    #[schema(nullable = false)]
+    dry_run: Option<bool>,
+    /// At most so many in a second, minute or hour, as `50/s`.
+    #[schema(pattern = "^[1-9][0-9]{0,5}/(s|m|h|d)$")]
+    rate: Option<String>,
+    /// One, then ten, then the rest, as long as the share that fails stays below the destination's
+    /// `breaker.failure_ratio`.
+    #[schema(nullable = false)]
+    canary: Option<bool>,
+}
+
+/// All dead letters.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "it is only described")]
+pub(super) struct RedriveAll {
+    #[schema(schema_with = only_true)]
+    all: bool,
+    /// Only those that had died by then: the `as_of` of a dry run.
+    as_of: Option<String>,
     #[schema(nullable = false)]
     dry_run: Option<bool>,
     /// At most so many in a second, minute or hour, as `50/s`.
@@ -70,6 +95,9 @@ pub(super) struct Wish {
     destination: Option<String>,
     filter: Option<Object<Query>>,
     #[serde(default)]
+    all: bool,
+    as_of: Option<String>,
+    #[serde(default)]
     dry_run: bool,
     rate: Option<String>,
     #[serde(default)]
@@ -79,9 +107,8 @@ pub(super) struct Wish {
 /// What a redrive came to; or, where it takes its time, what has begun.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Outcome {
-    matched: usize,
-    /// Zero in a dry run, and where it takes its time.
-    done: usize,
+    #[serde(flatten)]
+    changed: Changed,
     /// With `rate` or `canary`: one for each destination; `/v1/dlq/redrives` tells how they go on.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     redrives: Vec<RedriveItem>,
@@ -162,20 +189,20 @@ pub(super) async fn redrive(
     let rate = wish.rate.as_deref().map(rate_of).transpose();
     let rate = rate.map_err(|why| Failure::bad(format!("`rate`: {why}")))?;
     let (dry_run, canary) = (wish.dry_run, wish.canary);
-    let selection = Selection { ids: wish.ids, destination: wish.destination, filter: wish.filter, dry_run };
-    let mut ids = dlq::select(&admin, selection).await?;
+    let Wish { ids, destination, filter, all, as_of, .. } = wish;
+    let selection = Selection { ids, destination, filter, all, as_of, dry_run };
+    let mut selected = selection::select(&admin, selection).await?;
     // nobody would deliver to a destination that is no longer configured
-    ids.retain(|id| admin.destinations.has(id.destination));
-    let matched = ids.len();
+    selected.ids.retain(|id| admin.destinations.has(id.destination));
     let (mut done, mut redrives) = (0, Vec::new());
     if dry_run {
         // only counted
     } else if rate.is_some() || canary {
-        redrives = begin(&admin, &caller, ids, rate, canary).await?;
+        redrives = begin(&admin, &caller, selected.ids.clone(), rate, canary).await?;
     } else {
-        done = dlq::change(&admin, DlqAction::Redrive, caller, &ids).await?;
+        done = selection::change(&admin, DlqAction::Redrive, caller, &selected.ids).await?;
     }
-    Ok(Json(Outcome { matched, done, redrives }))
+    Ok(Json(Outcome { changed: selected.changed(&admin, done, dry_run), redrives }))
 }
 
 /// One redrive for each destination, so that one that fails again ends only its own.

@@ -34,9 +34,11 @@ pub struct Args {
 }
 
 impl Args {
-    fn request(&self, dry_run: bool) -> Value {
+    /// `shown` is the `as_of` of a dry run: nothing beyond it goes.
+    fn request(&self, dry_run: bool, shown: Option<Value>) -> Value {
         let mut request =
             Map::from_iter([("reason".to_owned(), json!(self.reason)), ("dry_run".to_owned(), json!(dry_run))]);
+        request.extend(shown.map(|as_of| ("as_of".to_owned(), as_of)));
         if self.all {
             request.insert("all".to_owned(), json!(true));
         } else {
@@ -50,12 +52,14 @@ impl Args {
 pub async fn run(args: Args) -> Result<(), Failure> {
     let admin = Admin::of(&args.reach)?;
     let path = format!("/v1/destinations/{}/discard", encoded(&args.destination));
+    let mut shown = None;
     if args.all && !args.dry_run && !args.yes {
-        let would = admin.post(&path, &args.request(true)).await?;
-        let would = deliveries(item::number(&would, "matched"));
-        confirm::discard(&format!("{would} for {}", args.destination))?;
+        let would = admin.post(&path, &args.request(true, None)).await?;
+        let count = deliveries(item::number(&would, "matched"));
+        confirm::discard(&format!("{count} for {}", args.destination))?;
+        shown = item::find(&would, "as_of").cloned();
     }
-    let (form, request) = (args.reach.shared.form(), args.request(args.dry_run));
+    let (form, request) = (args.reach.shared.form(), args.request(args.dry_run, shown));
     let answer = watched(&admin, form, Counter::Discarded, admin.post(&path, &request)).await?;
     match form {
         Form::Json => output::json(&answer),

@@ -64,7 +64,7 @@ struct Export {
 
 #[derive(Debug, clap::Args)]
 struct Show {
-    /// The event's id
+    /// The event's id, or EVENT/DESTINATION
     #[arg(value_name = "ID")]
     id: String,
     /// Print the body as it was received, and nothing else
@@ -80,7 +80,7 @@ struct Show {
 #[command(group = clap::ArgGroup::new("chosen").required(true).multiple(true)
     .args(["ids", "destination", "source", "kind", "interaction", "reason", "since", "until", "all"]))]
 struct Choice {
-    /// Events: all their dead letters, or with --destination only that one
+    /// EVENT/DESTINATION, one dead letter; or EVENT: all dead letters of that event, or with --destination only that one
     #[arg(value_name = "ID", conflicts_with_all = ["source", "kind", "interaction", "reason", "since", "until", "all"])]
     ids: Vec<String>,
     #[command(flatten)]
@@ -125,7 +125,9 @@ impl Choice {
     /// The body of the request, without `dry_run`.
     fn request(&self) -> Map<String, Value> {
         let mut request = Map::new();
-        if self.ids.is_empty() {
+        if self.all {
+            request.insert("all".to_owned(), json!(true));
+        } else if self.ids.is_empty() {
             let filter = filter::object(self.filter.pairs().chain(self.dead.pairs()));
             request.insert("filter".to_owned(), Value::Object(filter));
         } else {
@@ -158,10 +160,9 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         What::Redrives => redrive::list(&admin, form).await,
         What::Stop(stop) => redrive::stop(&admin, &stop.destination, form).await,
         What::Purge(purge) => {
-            if !purge.choice.dry_run && !purge.yes {
-                ask_first(&admin, &purge.choice).await?;
-            }
-            let answer = change(&admin, PURGE, &purge.choice, Map::new(), form).await?;
+            let shown =
+                if purge.choice.dry_run || purge.yes { Map::new() } else { ask_first(&admin, &purge.choice).await? };
+            let answer = change(&admin, PURGE, &purge.choice, shown, form).await?;
             told(&answer, &purge.choice, "would be discarded", "discarded", form)
         }
     }
@@ -214,9 +215,10 @@ fn rows(items: &[Value], now: Timestamp) -> Table {
 }
 
 async fn show(admin: &Admin, show: &Show, form: Form) -> Result<(), Failure> {
+    let (event, destination) = filter::one(&show.id, show.destination.as_deref())?;
     let path = |tail: &str| {
-        let destination = show.destination.as_deref().map(|name| ("destination", name));
-        with_query(&format!("/v1/dlq/{}{tail}", encoded(&show.id)), destination)
+        let destination = destination.map(|name| ("destination", name));
+        with_query(&format!("/v1/dlq/{}{tail}", encoded(event)), destination)
     };
     if show.body {
         return output::bytes(&admin.get_bytes(&path("/body")).await?);
@@ -250,6 +252,14 @@ fn story(letter: &Value, now: Timestamp) -> String {
         item::text(letter, "reason"),
     )
     .expect("writing to a String cannot fail");
+    let others: Vec<String> = item::list(letter, "also_dead_for")
+        .iter()
+        .filter_map(Value::as_str)
+        .map(|name| words::line(name, 63))
+        .collect();
+    if !others.is_empty() {
+        writeln!(text, "{:<12} {}\n", "also dead for", others.join(", ")).expect("writing to a String cannot fail");
+    }
     match item::list(letter, "attempts") {
         [] => text.push_str("It was never attempted.\n"),
         attempts => text.push_str(&events::attempts(attempts, now)),
@@ -277,8 +287,11 @@ fn told(answer: &Value, choice: &Choice, would: &str, did: &str, form: Form) -> 
     let letters = words::counted(matched, "dead letter");
     match form {
         Form::Json => output::json(answer)?,
-        Form::Table if choice.dry_run => output::text(&format!("{letters} {would}\n"))?,
-        Form::Table => output::text(&format!("{} {did}\n", words::counted(done, "dead letter")))?,
+        Form::Table if choice.dry_run => output::text(&format!("{letters} {would}{}\n", filter::scope(answer)))?,
+        Form::Table => {
+            let scope = filter::scope(answer);
+            output::text(&format!("{} {did}{scope}\n", words::counted(done, "dead letter")))?;
+        }
     }
     if matched == 0 && !choice.ids.is_empty() {
         return Err(Failure::Operation(
@@ -294,11 +307,15 @@ fn told(answer: &Value, choice: &Choice, would: &str, did: &str, form: Form) -> 
     Ok(())
 }
 
-async fn ask_first(admin: &Admin, choice: &Choice) -> Result<(), Failure> {
+/// Asks whether what is there now is to go; what the change then says, so that nothing else goes.
+async fn ask_first(admin: &Admin, choice: &Choice) -> Result<Map<String, Value>, Failure> {
     let mut request = choice.request();
     request.insert("dry_run".to_owned(), json!(true));
     let answer = admin.post("/v1/dlq/purge", &Value::Object(request)).await?;
-    confirm::discard(&words::counted(item::number(&answer, "matched"), "dead letter"))
+    let letters = words::counted(item::number(&answer, "matched"), "dead letter");
+    confirm::discard(&format!("{letters}{}", filter::scope(&answer)))?;
+    let as_of = item::find(&answer, "as_of").cloned();
+    Ok(as_of.map(|as_of| ("as_of".to_owned(), as_of)).into_iter().collect())
 }
 
 #[cfg(test)]
@@ -319,7 +336,8 @@ mod tests {
     #[test]
     fn a_choice_becomes_ids_or_a_filter() {
         let cases = [
-            ("holdline dlq redrive --all", json!({"filter": {}})),
+            ("holdline dlq redrive --all", json!({"all": true})),
+            ("holdline dlq purge a/crm b/erp", json!({"ids": ["a/crm", "b/erp"]})),
             ("holdline dlq redrive a b", json!({"ids": ["a", "b"]})),
             ("holdline dlq redrive a --destination crm", json!({"ids": ["a"], "destination": "crm"})),
             (

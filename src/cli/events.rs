@@ -6,7 +6,7 @@ use crate::cli::reach::{Form, Reach};
 use crate::cli::table::{Column, Table};
 use crate::cli::{Failure, confirm, item, output, words};
 use crate::time::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -33,7 +33,7 @@ enum What {
 
 #[derive(Debug, clap::Args)]
 struct Change {
-    /// The event's id, or SOURCE:ID with the sender's own id
+    /// The event's id, or SOURCE:ID with the sender's own id; EVENT/DESTINATION is one of its deliveries
     #[arg(value_name = "ID")]
     id: String,
     /// Only its delivery to this destination
@@ -58,11 +58,24 @@ struct Discard {
 
 impl Discard {
     async fn run(&self, admin: &Admin, form: Form) -> Result<(), Failure> {
-        if !self.change.dry_run && !self.yes {
-            let would = admin.delete(&self.change.path("", true, "")).await?;
-            confirm::discard(&deliveries(item::number(&would, "matched")))?;
+        let (event, destination) = filter::one(&self.change.id, self.change.destination.as_deref())?;
+        if self.change.dry_run || self.yes {
+            let answer = admin.delete(&path(event, "", destination, self.change.dry_run, &self.reason)).await?;
+            return self.change.told(&answer, "discarded", form);
         }
-        let answer = admin.delete(&self.change.path("", self.change.dry_run, &self.reason)).await?;
+        let would = admin.delete(&path(event, "", destination, true, "")).await?;
+        confirm::discard(&format!("{}{}", deliveries(item::number(&would, "matched")), filter::scope(&would)))?;
+        // what was shown goes, and nothing that has come since
+        let mut done = 0;
+        for (destination, _) in item::find(&would, "destinations").and_then(Value::as_object).into_iter().flatten() {
+            match admin.delete(&path(event, "", Some(destination), false, &self.reason)).await {
+                Ok(answer) => done += item::number(&answer, "done"),
+                Err(Failure::Operation(why)) => output::note(&format!("{destination}: {why}")),
+                Err(failure) => return Err(failure),
+            }
+        }
+        let mut answer = would;
+        answer["done"] = json!(done);
         self.change.told(&answer, "discarded", form)
     }
 }
@@ -71,22 +84,24 @@ fn deliveries(n: u64) -> String {
     if n == 1 { "1 delivery".to_owned() } else { format!("{} deliveries", words::count(n)) }
 }
 
-impl Change {
-    fn path(&self, tail: &str, dry_run: bool, reason: &str) -> String {
-        let destination = self.destination.as_deref().map(|name| ("destination", name));
-        let dry = dry_run.then_some(("dry_run", "true"));
-        let reason = (!reason.is_empty()).then_some(("reason", reason));
-        let query = destination.into_iter().chain(dry).chain(reason);
-        with_query(&format!("/v1/events/{}{tail}", encoded(&self.id)), query)
-    }
+/// Where a change of an event's deliveries is asked for.
+fn path(event: &str, tail: &str, destination: Option<&str>, dry_run: bool, reason: &str) -> String {
+    let destination = destination.map(|name| ("destination", name));
+    let dry = dry_run.then_some(("dry_run", "true"));
+    let reason = (!reason.is_empty()).then_some(("reason", reason));
+    let query = destination.into_iter().chain(dry).chain(reason);
+    with_query(&format!("/v1/events/{}{tail}", encoded(event)), query)
+}
 
+impl Change {
     /// Says what was changed; one that was not made in full is a failure.
     fn told(&self, answer: &Value, did: &str, form: Form) -> Result<(), Failure> {
         let (matched, done) = (item::number(answer, "matched"), item::number(answer, "done"));
+        let scope = filter::scope(answer);
         match form {
             Form::Json => output::json(answer)?,
-            Form::Table if self.dry_run => output::text(&format!("{} would be {did}\n", deliveries(matched)))?,
-            Form::Table => output::text(&format!("{} {did}\n", deliveries(done)))?,
+            Form::Table if self.dry_run => output::text(&format!("{} would be {did}{scope}\n", deliveries(matched)))?,
+            Form::Table => output::text(&format!("{} {did}{scope}\n", deliveries(done)))?,
         }
         if !self.dry_run && done < matched {
             let left = deliveries(matched - done);
@@ -122,7 +137,8 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let form = args.reach.shared.form();
     match args.what {
         What::Retry(change) => {
-            let answer = admin.post(&change.path("/retry", change.dry_run, ""), &Value::Null).await?;
+            let (event, destination) = filter::one(&change.id, change.destination.as_deref())?;
+            let answer = admin.post(&path(event, "/retry", destination, change.dry_run, ""), &Value::Null).await?;
             change.told(&answer, "tried again now", form)
         }
         What::Discard(discard) => discard.run(&admin, form).await,
@@ -240,14 +256,14 @@ pub(super) fn gates(delivery: &Value) -> impl Iterator<Item = &Value> {
 /// What an operator can do about a delivery that goes nowhere by itself.
 fn what_to_do(event: &Value, delivery: &Value, deliveries: usize) -> String {
     let id = item::text(event, "id");
-    let only = match deliveries {
-        0 | 1 => String::new(),
-        _ => format!(" --destination {}", item::text(delivery, "destination")),
+    let id = match deliveries {
+        0 | 1 => id,
+        _ => format!("{id}/{}", item::text(delivery, "destination")),
     };
     match item::text(delivery, "state").as_str() {
         "dead" => format!(
-            "  to look at it, send it again, or give it up:\n    holdline dlq show {id}{only}\n    \
-             holdline dlq redrive {id}{only}\n    holdline dlq purge {id}{only}\n"
+            "  to look at it, send it again, or give it up:\n    holdline dlq show {id}\n    \
+             holdline dlq redrive {id}\n    holdline dlq purge {id}\n"
         ),
         "discarded" => "  who gave it up: holdline audit, or the rules of its destination did\n".to_owned(),
         "delivered" if item::some_text(delivery, "settled_at").is_none() => {
@@ -349,7 +365,6 @@ pub(super) fn attempts(attempts: &[Value], now: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn a_story_tells_gate_attempts_and_outcome() {
@@ -390,8 +405,8 @@ mod tests {
         let text = story(&json!({"id": "0190", "deliveries": [dead, flies, paused]}), now);
         for part in [
             "to crm: dead (exhausted), timeout (no answer within 10s), 2026-03-19T22:04:38Z (10s ago), 12 attempts\n",
-            "holdline dlq show 0190 --destination crm\n",
-            "holdline dlq redrive 0190 --destination crm\n",
+            "holdline dlq show 0190/crm\n",
+            "holdline dlq redrive 0190/crm\n",
             "to bi: in_flight, begun 2.0s ago, ends 2026-03-19T22:04:56Z at the latest (in 8.0s)\n",
             "  waits for gate pause until 2026-03-19T22:34:48Z (in 30m), set by ann\n  and for gate delay until",
         ] {

@@ -3,6 +3,7 @@
 use crate::cli::client::{Admin, with_query};
 use crate::cli::{Failure, item, output, words};
 use crate::delivery::Reason;
+use crate::event::EventId;
 use clap::builder::PossibleValuesParser;
 use serde_json::{Map, Value, json};
 use std::num::NonZeroU32;
@@ -64,6 +65,36 @@ impl DeadFilter {
 /// Filters as they stand in the body of a request.
 pub fn object<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Map<String, Value> {
     pairs.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect()
+}
+
+/// An event and the destination that is named with it: `EVENT/DESTINATION`. The sender's own ids can hold a slash, and are
+/// never taken apart.
+pub fn pair(named: &str) -> (&str, Option<&str>) {
+    match named.split_once('/') {
+        Some((event, destination)) if event.parse::<EventId>().is_ok() => (event, Some(destination)),
+        _ => (named, None),
+    }
+}
+
+/// Event and destination as `EVENT/DESTINATION` or with `--destination`; two different ones are wrong use.
+pub fn one<'a>(named: &'a str, destination: Option<&'a str>) -> Result<(&'a str, Option<&'a str>), Failure> {
+    match (pair(named), destination) {
+        ((_, Some(one)), Some(other)) if one != other => {
+            Err(Failure::Usage(format!("{named} is not for {other}, which --destination names")))
+        }
+        ((event, named), given) => Ok((event, named.or(given))),
+    }
+}
+
+/// How many of what are meant, by destination, as an answer says it: ` (crm 2, erp 1)`, or ` (crm)` where all are for one.
+pub fn scope(answer: &Value) -> String {
+    let Some(Value::Object(destinations)) = item::find(answer, "destinations") else { return String::new() };
+    let named: Vec<String> = match destinations.len() {
+        0 => return String::new(),
+        1 => destinations.keys().map(|name| words::line(name, 63)).collect(),
+        _ => destinations.iter().map(|(name, n)| format!("{} {n}", words::line(name, 63))).collect(),
+    };
+    format!(" ({})", named.join(", "))
 }
 
 /// When the events that are meant were accepted.
@@ -233,6 +264,27 @@ mod tests {
         let dead = DeadFilter { reason: Some("stale".into()), ..DeadFilter::default() };
         let object = object(filter.pairs().chain(dead.pairs()));
         assert_eq!(Value::Object(object), json!({"type": "v2.*", "interaction": "k", "reason": "stale"}));
+    }
+
+    #[test]
+    fn an_event_and_its_destination_are_told_from_the_ids_of_senders() {
+        const ID: &str = "0195b1c2-7a3e-7000-8000-0123456789ab";
+        let both = format!("{ID}/crm");
+        assert_eq!(pair(&both), (ID, Some("crm")));
+        for whole in [ID, "genesys:a/b", "a/crm", ""] {
+            assert_eq!(pair(whole), (whole, None));
+        }
+        assert_eq!(one(&both, None).unwrap(), (ID, Some("crm")));
+        assert_eq!(one(&both, Some("crm")).unwrap(), (ID, Some("crm")));
+        assert_eq!(one(ID, Some("erp")).unwrap(), (ID, Some("erp")));
+        assert_eq!(one(&both, Some("erp")).unwrap_err().code(), 2);
+    }
+
+    #[test]
+    fn a_scope_names_each_destination() {
+        assert_eq!(scope(&json!({"destinations": {"crm": 2, "erp": 1}})), " (crm 2, erp 1)");
+        assert_eq!(scope(&json!({"destinations": {"crm": 2}})), " (crm)");
+        assert_eq!(scope(&json!({"destinations": {}})) + &scope(&json!({})), "");
     }
 
     #[test]

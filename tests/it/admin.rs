@@ -89,7 +89,7 @@ async fn every_path_wants_the_token_but_the_health_checks() {
     for (method, path) in GUARDED {
         for given in wrong {
             let headers: Vec<(&str, &str)> = given.map(|value| ("Authorization", value)).into_iter().collect();
-            let reply = request(bench.admin, method, path, &headers, b"{\"filter\": {}}").await;
+            let reply = request(bench.admin, method, path, &headers, b"{\"all\": true}").await;
             if method == "DELETE" && reply.status == 405 {
                 continue; // no such thing, with a token or without
             }
@@ -97,7 +97,7 @@ async fn every_path_wants_the_token_but_the_health_checks() {
             assert_eq!(reply.header("www-authenticate"), Some("Bearer"));
             assert!(!reply.text().contains(&bench.token));
         }
-        assert_ne!(bench.admin(method, path, b"{\"filter\": {}}").await.status, 401, "{path}");
+        assert_ne!(bench.admin(method, path, b"{\"all\": true}").await.status, 401, "{path}");
     }
     for path in ["/healthz", "/readyz"] {
         let reply = request(bench.admin, "GET", path, &[], b"").await;
@@ -155,7 +155,16 @@ async fn what_is_asked_wrongly_is_refused_and_never_ignored() {
         "nonsense".to_owned(),
         "{}".to_owned(),
         "[]".to_owned(),
-        json!({"ids": [dead], "filter": {}}).to_string(),
+        json!({"ids": [dead], "filter": {"destination": "default"}}).to_string(),
+        json!({"ids": [dead], "all": true}).to_string(),
+        json!({"filter": {"destination": "default"}, "all": true}).to_string(),
+        json!({"all": false}).to_string(),
+        json!({"all": true, "destination": "default"}).to_string(),
+        json!({"ids": [format!("{dead}/default")], "destination": "other"}).to_string(),
+        json!({"ids": [format!("{dead}/default")], "as_of": "soon"}).to_string(),
+        json!({"filter": {}}).to_string(),
+        json!({"filter": {"state": "dead"}}).to_string(),
+        json!({"filter": {"destination": null, "since": null}}).to_string(),
         json!({"ids": ["abc"]}).to_string(),
         json!({"ids": [dead], "dryrun": true}).to_string(),
         json!({"filter": []}).to_string(),
@@ -177,7 +186,7 @@ async fn what_is_asked_wrongly_is_refused_and_never_ignored() {
         let reply = zoo.bench.admin("GET", path, b"").await;
         assert_eq!((reply.status, reply.code().as_str()), (400, "invalid_request"), "{path}");
     }
-    let all = json!({"filter": {}, "dry_run": true}).to_string();
+    let all = json!({"all": true, "dry_run": true}).to_string();
     assert_eq!(zoo.bench.admin("POST", "/v1/dlq/purge?dry_run=true", all.as_bytes()).await.status, 400);
     for path in [
         "/v1/nothing",
@@ -206,7 +215,7 @@ async fn ids_at_the_edges_of_what_an_id_can_say_are_simply_not_known() {
             assert_eq!(zoo.bench.admin("GET", &format!("/v1/{list}/{id}"), b"").await.status, 404, "{list} {id}");
         }
         let done = zoo.bench.change("/v1/dlq/redrive", json!({"ids": [id]})).await;
-        assert_eq!(done, json!({"matched": 0, "done": 0}));
+        assert_eq!(done, json!({"matched": 0, "done": 0, "destinations": {}}));
     }
     for after in ["0", "281474976710655", "18446744073709551614", "18446744073709551615"] {
         let list = zoo.bench.get(&format!("/v1/events?after={after}")).await;
@@ -216,7 +225,7 @@ async fn ids_at_the_edges_of_what_an_id_can_say_are_simply_not_known() {
     // an id of another store, with the sequence of a dead letter of this one
     let stranger = format!("019a2b3c{}", &zoo.ids["dead"][8..]);
     let done = zoo.bench.change("/v1/dlq/purge", json!({"ids": [stranger]})).await;
-    assert_eq!(done, json!({"matched": 0, "done": 0}));
+    assert_eq!(done, json!({"matched": 0, "done": 0, "destinations": {}}));
 }
 
 #[tokio::test]
@@ -482,7 +491,7 @@ async fn i15_dead_letters_are_shown_redriven_and_purged_as_chosen() {
     bench.reaches("/dlq/depth", 9).await;
     assert_eq!(done("/v1/dlq/purge", json!({"ids": [all[0], all[0]]})).await.1, 2, "both destinations, once each");
     assert_eq!(done("/v1/dlq/purge", json!({"filter": {"destination": "second"}})).await, (5, 5));
-    assert_eq!(done("/v1/dlq/purge", json!({"filter": {}})).await, (2, 2));
+    assert_eq!(done("/v1/dlq/purge", json!({"all": true})).await, (2, 2));
     bench.sound().await;
     bench.restart().await;
     let status = bench.status().await;

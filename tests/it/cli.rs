@@ -197,7 +197,7 @@ async fn dead_letters_are_looked_at_sent_again_and_discarded() {
     says(&process.run(&["dlq", "purge", "--all"]).await, 2, &["--yes"]);
     says(&process.run(&["dlq", "purge", &ids[2], "--yes"]).await, 0, &["1 dead letter discarded"]);
     let answer = parsed(&process.run(&["dlq", "purge", "--all", "--yes", "--json"]).await);
-    assert_eq!(answer, json!({"matched": 2, "done": 2}));
+    assert_eq!(answer, json!({"matched": 2, "done": 2, "destinations": {"default": 2}}));
     process.reaches("/dlq/depth", 0).await;
     says(&process.run(&["dlq", "list"]).await, 0, &["None."]);
     says(&process.run(&["dlq", "show", &ids[4]]).await, 1, &["not in the dead letter queue"]);

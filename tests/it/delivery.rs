@@ -543,7 +543,7 @@ async fn i13_a_dead_letter_that_holds_keeps_later_events_until_it_is_redriven_al
         }
     }
     let done = bench.change("/v1/dlq/redrive", json!({"ids": [ids[0]]})).await;
-    assert_eq!(done, json!({"matched": 1, "done": 1}));
+    assert_eq!(done, json!({"matched": 1, "done": 1, "destinations": {"default": 1}}));
     bench.reaches("/counters/delivered", 3).await;
     let order: Vec<u64> = receiver.all()[2..].iter().map(Received::sequence).collect();
     assert_eq!(order, [1, 2]);
@@ -558,7 +558,7 @@ async fn i13_purging_a_dead_letter_lets_later_events_go() {
             bench.restart().await;
         }
         let done = bench.change("/v1/dlq/purge", json!({"ids": [ids[0]]})).await;
-        assert_eq!(done, json!({"matched": 1, "done": 1}));
+        assert_eq!(done, json!({"matched": 1, "done": 1, "destinations": {"default": 1}}));
         bench.becomes(&ids[1], "delivered").await;
         bench.becomes(&ids[0], "discarded").await;
         assert_eq!(receiver.count(), 3);
@@ -584,8 +584,11 @@ async fn i15_a_redriven_event_goes_ahead_of_later_ones_once_and_tells_that_it_is
     let third = bench.accept("k", "3").await;
     bench.becomes(&third, "held").await;
     let selection = json!({"ids": [first]});
-    assert_eq!(bench.change("/v1/dlq/redrive", selection.clone()).await, json!({"matched": 1, "done": 1}));
-    assert_eq!(bench.change("/v1/dlq/redrive", selection).await, json!({"matched": 0, "done": 0}));
+    assert_eq!(
+        bench.change("/v1/dlq/redrive", selection.clone()).await,
+        json!({"matched": 1, "done": 1, "destinations": {"default": 1}})
+    );
+    assert_eq!(bench.change("/v1/dlq/redrive", selection).await, json!({"matched": 0, "done": 0, "destinations": {}}));
     bench.becomes(&first, "delivered").await;
     bench.clock.advance(SECOND);
     bench.becomes(&third, "delivered").await;
@@ -615,7 +618,7 @@ async fn i9_the_idempotency_key_is_the_same_on_every_attempt_after_a_restart_and
     bench.clock.advance(2 * SECOND);
     bench.becomes(&id, "dead").await;
     bench.restart().await;
-    bench.change("/v1/dlq/redrive", json!({"filter": {}})).await;
+    bench.change("/v1/dlq/redrive", json!({"all": true})).await;
     bench.becomes(&id, "delivered").await;
     let all = receiver.all();
     assert_eq!(all.iter().map(Received::attempt).collect::<Vec<_>>(), [1, 2, 3, 4]);

@@ -37,6 +37,7 @@ mod receiver;
 mod recovery;
 mod redrive;
 mod reload;
+mod selection;
 mod service;
 mod simulation;
 mod store;

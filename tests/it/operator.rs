@@ -48,11 +48,11 @@ async fn a_retry_does_not_wait_for_its_time_and_stands_in_the_audit() {
     bench.becomes(&dead, "dead").await;
     mended.store(true, Ordering::SeqCst);
     let dry = asked(&bench, "POST", &format!("/v1/events/{late}/retry?dry_run=true")).await;
-    assert_eq!(dry, (200, json!({"matched": 1, "done": 0})));
+    assert_eq!(dry, (200, json!({"matched": 1, "done": 0, "destinations": {"default": 1}})));
     assert_eq!(receiver.count(), 2);
     for id in [&late, &dead] {
         let done = asked(&bench, "POST", &format!("/v1/events/{id}/retry?destination=default")).await;
-        assert_eq!(done, (200, json!({"matched": 1, "done": 1})));
+        assert_eq!(done, (200, json!({"matched": 1, "done": 1, "destinations": {"default": 1}})));
         bench.becomes(id, "delivered").await;
     }
     let again = asked(&bench, "POST", &format!("/v1/events/{late}/retry")).await;
@@ -76,7 +76,7 @@ async fn what_is_discarded_is_not_delivered_and_lets_the_next_one_go() {
     let busy = asked(&bench, "DELETE", &format!("/v1/events/{stuck}")).await;
     assert_eq!((busy.0, &busy.1["error"]["code"]), (409, &json!("conflict")), "{busy:?}");
     mended.store(true, Ordering::SeqCst);
-    let one = (200, json!({"matched": 1, "done": 1}));
+    let one = (200, json!({"matched": 1, "done": 1, "destinations": {"default": 1}}));
     assert_eq!(asked(&bench, "DELETE", &format!("/v1/events/{behind}")).await, one);
     assert_eq!(asked(&bench, "DELETE", &format!("/v1/events/{late}")).await, one);
     bench.becomes(&further, "delivered").await;

@@ -453,10 +453,13 @@ async fn what_waits_is_streamed_and_what_was_settled_elsewhere_is_discarded() {
         .admin("POST", "/v1/destinations/default/discard", json!({"ids": ids, "reason": " "}).to_string().as_bytes())
         .await;
     assert_eq!(refused.code(), "invalid_request");
-    assert_eq!(bench.change("/v1/destinations/default/discard", body.clone()).await, json!({"matched": 3, "done": 3}));
+    assert_eq!(
+        bench.change("/v1/destinations/default/discard", body.clone()).await,
+        json!({"matched": 3, "done": 3, "destinations": {"default": 3}})
+    );
     assert_eq!(
         bench.change("/v1/destinations/default/discard", body).await,
-        json!({"matched": 0, "done": 0}),
+        json!({"matched": 0, "done": 0, "destinations": {}}),
         "twice is once"
     );
     bench.reaches("/counters/discarded", 3).await;

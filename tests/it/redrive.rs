@@ -20,7 +20,7 @@ async fn dead(clock: Clock, again: impl Fn(&Received) -> Act + Send + Sync + 'st
 }
 
 async fn redrive(bench: &Bench, how: Value) -> Value {
-    let mut request = json!({"filter": {}});
+    let mut request = json!({"all": true});
     request.as_object_mut().unwrap().extend(how.as_object().unwrap().clone());
     bench.change("/v1/dlq/redrive", request).await
 }
@@ -128,7 +128,7 @@ async fn a_rate_holds_by_the_clock_and_goes_on_after_a_restart() {
     done(&bench, 2).await; // what a tenth of a second gives, and one
     bench.clock.advance(Duration::from_millis(300));
     done(&bench, 4).await;
-    let second = bench.admin("POST", "/v1/dlq/redrive", br#"{"filter": {}, "canary": true}"#).await;
+    let second = bench.admin("POST", "/v1/dlq/redrive", br#"{"all": true, "canary": true}"#).await;
     assert_eq!(second.status, 409, "{:?}", second.json());
     bench.restart().await;
     done(&bench, 6).await;
@@ -171,12 +171,12 @@ async fn what_cannot_be_a_rate_is_refused_and_begins_nothing() {
     let (bench, _receiver) = dead(Clock::system(), |_| status(200)).await;
     for (rate, part) in [("fast", "no unit of time"), ("0/s", "below the minimum"), ("3/week", "not per s, m, h or d")]
     {
-        let body = json!({"filter": {}, "rate": rate}).to_string();
+        let body = json!({"all": true, "rate": rate}).to_string();
         let refused = bench.admin("POST", "/v1/dlq/redrive", body.as_bytes()).await;
         let message = refused.json()["error"]["message"].to_string();
         assert!(refused.status == 400 && message.contains(part), "{rate}: {message}");
     }
-    let purge = bench.admin("POST", "/v1/dlq/purge", br#"{"filter": {}, "canary": true}"#).await;
+    let purge = bench.admin("POST", "/v1/dlq/purge", br#"{"all": true, "canary": true}"#).await;
     assert_eq!(purge.status, 400, "a purge has no pace");
     assert_eq!(bench.get("/v1/dlq/redrives").await, json!({"items": [], "next": null}));
     assert_eq!(bench.count("/dlq/depth").await, LETTERS as u64);

@@ -296,7 +296,7 @@ class Hands:
         return await self.wish("/v1/intake/close", {"reason": "rig", "for": "1s"})
 
     async def redrive(self):
-        return await self.wish("/v1/dlq/redrive", {"filter": {}})
+        return await self.wish("/v1/dlq/redrive", {"all": True})
 
     async def backup(self):
         try:
@@ -330,7 +330,7 @@ class Hands:
     async def let_go(self, redrive=True):
         """Whatever holds deliveries is undone, and every dead letter sent again."""
         for path, wish in (("/v1/destinations/default/resume", {}), ("/v1/intake/open", {}),
-                           *([("/v1/dlq/redrive", {"filter": {}})] if redrive else []),
+                           *([("/v1/dlq/redrive", {"all": True})] if redrive else []),
                            ("/v1/destinations/default/breaker", {"state": "half_open"})):
             if not await self.wish(path, wish):
                 raise RigError(f"{path} was not answered 200")

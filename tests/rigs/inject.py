@@ -260,7 +260,7 @@ async def first_script(life, ledger):
     life.paused = True if code == 200 else None
     for _ in range(2):
         await life.post(ledger.make("a0"))
-    code, _ = await life.ask("/v1/dlq/redrive", {"filter": {}})
+    code, _ = await life.ask("/v1/dlq/redrive", {"all": True})
     life.redriven = code == 200
     await life.ask("/v1/backup")
     life.paused = None          # while the answer is under way it may be either
