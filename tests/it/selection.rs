@@ -1,6 +1,6 @@
 //! What a change is about: one event for one destination. Nothing else goes, whatever is dead, waits or dies beside it.
 
-use crate::harness::{Bench, START, destination, wait_for};
+use crate::harness::{Bench, START, destination};
 use crate::process::Process;
 use crate::receiver::{Receiver, held, status};
 use holdline::clock::Clock;

@@ -91,7 +91,20 @@ class Page:
         self.driver, self.base = driver, base
         driver.get(base + "/")
         until("the token is asked for", lambda: self.find("#token-field").is_displayed())
-        self.find("#token-field").send_keys(token)
+        for wrong, told in [("", "Write the token"), ("wrong", "not accepted"), ("two words", "not a token")]:
+            self.write("#token-field", wrong)
+            self.click("#ask-yes")
+            until(f"that {wrong!r} is wrong", lambda: told in self.text("#ask-error"))
+            if not self.find("#token-field").is_displayed():
+                raise common.RigError("a wrong token has closed the form")
+        self.click("#ask-no")
+        until("that nothing is shown without one", lambda: "Without a token" in self.text("#trouble"))
+        time.sleep(4.5)  # two looks: it does not ask again by itself
+        if self.find("#ask").is_displayed() or self.find("main").is_displayed():
+            raise common.RigError("after Cancel the token is asked for again, or something is shown without it")
+        self.click("#leave")
+        until("it is asked for again", lambda: self.find("#token-field").is_displayed())
+        self.write("#token-field", token)
         self.click("#ask-yes")
         until("the state", lambda: self.text("#state") == "running")
 
@@ -162,6 +175,113 @@ class Api:
         return [entry["what"] for entry in self.daemon.ask_json("/v1/audit?limit=50")["items"]]
 
 
+def cancel(page, api):
+    """Whatever stands in a form, Cancel and Escape close it, and nothing is done."""
+    before = api.audit()
+    for way in ("#ask-no", None):
+        page.click("[data-destination] button", "Pause")
+        page.write("#reason-field", "not meant")
+        page.write("#for-field", "nonsense")
+        page.click("#ask-yes")
+        if not page.find("#ask").is_displayed():
+            raise common.RigError("a duration that is none was taken")
+        if way:
+            page.click(way)
+        else:
+            page.find("#for-field").send_keys("\ue00c")
+        until("the form is gone", lambda: not page.find("#ask").is_displayed())
+    if api.audit() != before or api.destination()["paused"]:
+        raise common.RigError(f"a form that was cancelled has done something: {api.audit()[:2]}")
+
+
+def dead(api):
+    return sorted((letter["interaction"], letter["destination"]) for letter in api.daemon.items("/v1/dlq"))
+
+
+def select(page, receiver, second, intake, api, width):
+    """Of an event that is dead for two destinations one letter is ticked, and only that one goes."""
+    receiver.status = second.status = 422
+    for key in ("sel-1", "sel-2", "sel-3"):
+        send(intake, key, f"{width}-{key}")
+    pairs = [(key, name) for key in ("sel-1", "sel-2", "sel-3") for name in ("default", "second")]
+    until("they are dead", lambda: len([pair for pair in dead(api) if pair in pairs]) == 6)
+    rest = [pair for pair in dead(api) if pair not in pairs]
+    until("the page shows them", lambda: page.text("#dlq-list").count("sel-") == 6 or width < 640)
+    if page.find("#purge").is_enabled() or page.find("#redrive").is_enabled():
+        raise common.RigError("nothing is chosen, and yet it can be purged")
+
+    def filtered(key):
+        page.write("#dlq-filter input[name=interaction]", key)
+        page.click("#dlq-filter button")
+        until("the filter is applied", lambda: page.text("#dlq-scope") == (f"Shown: interaction {key}." if key else "Shown: all dead letters."))
+
+    filtered("sel-1")
+    until("two letters", lambda: len(page.all("#dlq-list tbody tr")) == 2)
+    page.click("#dlq-list input[aria-label$='for second']")
+    until("it is chosen", lambda: page.text("#chosen") == "1 chosen (second 1)")
+    # what stands in the filter and was not applied does not count
+    page.write("#dlq-filter input[name=interaction]", "sel-2")
+    until("that it is not applied", lambda: "not applied until" in page.text("#dlq-scope"))
+    page.click("#purge")
+    until("its scope", lambda: page.text("#ask-title") == "Purge 1 dead letter?" and "1 for second" in page.text("#ask-body"))
+    page.click("#ask-yes")
+    pairs.remove(("sel-1", "second"))
+    until("that one is gone", lambda: dead(api) == sorted(rest + pairs))
+
+    page.click("#choose-all")
+    until("all that fit", lambda: page.text("#chosen") == "all that fit: interaction sel-1, on every page")
+    page.click("#redrive")
+    until("its scope", lambda: "interaction sel-1." in page.text("#ask-body") and "1 for default" in page.text("#ask-body"))
+    page.click("#ask-no")
+    filtered("sel-3")
+    page.click("#choose-all")
+    page.click("#purge")
+    until("two are shown", lambda: page.text("#ask-title") == "Purge 2 dead letters?")
+    # it dies while the question is open, and is not in the answer
+    time.sleep(0.01)
+    send(intake, "sel-3", f"{width}-late")
+    pairs += [("sel-3", "default"), ("sel-3", "second")]
+    until("the late one is dead", lambda: dead(api) == sorted(rest + pairs))
+    page.click("#ask-yes")
+    pairs = [pair for pair in pairs if pair[0] != "sel-3"] + [("sel-3", "default"), ("sel-3", "second")]
+    until("what was shown is gone, and no more", lambda: dead(api) == sorted(rest + pairs))
+
+    # one of two deliveries of an event
+    page.write("#explain-key", "sel-2")
+    page.click("#explain-form button")
+    page.click("#explained summary")
+    page.click("#explained button", "Discard")
+    until("both are named", lambda: "for default: dead" in page.text("#ask-body") and "for second: dead" in page.text("#ask-body"))
+    page.click("#ask-body input[name=default]")
+    page.click("#ask-yes")
+    pairs.remove(("sel-2", "second"))
+    until("the ticked one is gone", lambda: dead(api) == sorted(rest + pairs))
+    filtered("")
+    page.click("#choose-all")
+    until("every letter", lambda: "dead letters, on every page" in page.text("#chosen"))
+    page.click("#purge")
+    until("that no filter is applied", lambda: "no filter is applied" in page.text("#ask-body"))
+    page.click("#ask-yes")
+    until("all are gone", lambda: dead(api) == [])
+
+
+def collapse(page, width):
+    """On a phone a letter is two lines, and the rest of it is behind a button."""
+    def shown():
+        return [cell.is_displayed() for cell in page.all("#dlq-list tbody tr:first-child td")]
+    until("the letters", lambda: len(shown()) == 9)
+    if width >= 640:
+        if not all(shown()[:8]) or page.find("#dlq-list .more").is_displayed():
+            raise common.RigError("a wide page hides something of a letter")
+        return
+    if shown()[4:8] != [False] * 4:
+        raise common.RigError("a letter does not collapse")
+    page.click("#dlq-list tbody tr:first-child .more")
+    until("the rest", lambda: all(shown()))
+    page.click("#dlq-list tbody tr:first-child .more")
+    until("it is folded again", lambda: not any(shown()[4:8]))
+
+
 def decide(page, api):
     """Pause, resume, and each stance of the breaker, by click; the API must say the same."""
     card = "[data-destination] button"
@@ -198,7 +318,7 @@ def erase(page, api):
     """An interaction is erased by click; nothing of it is known then."""
     page.write("#explain-key", "call-1")
     page.click("#explain-form button")
-    until("the interaction", lambda: len(page.all("#explained article")) > 0)
+    until("the interaction", lambda: len(page.all("#explained .timeline li")) > 0)
     page.click("#explained button", "Erase")
     until("what there is", lambda: "remembered" in page.text("#ask-body"))
     page.write("#reason-field", "ticket 7")
@@ -209,10 +329,20 @@ def erase(page, api):
         raise common.RigError(f"erased by click, but the API has {left} and tells {api.audit()[:3]}")
 
 
-def play(page, receiver, intake, admin, pictures, width):
+def ordered(page):
+    """What the timeline says of each event: its number and its states, in the order of the page."""
+    numbers = [int(n.text.lstrip("#")) for n in page.all("#explained .sequence")]
+    states = [pill.text for pill in page.all("#explained .timeline .pill")]
+    if numbers != sorted(numbers):
+        raise common.RigError(f"the timeline is out of order: {numbers}")
+    return states
+
+
+def play(page, receiver, second, intake, admin, pictures, width):
     for n in range(40):
         send(intake, f"call-{n % 8}", f"{width}-{n}")
     until("all is delivered", lambda: page.text("[data-destination] .pill") == "ok")
+    cancel(page, admin)
     time.sleep(4.5)  # two looks, for the lines of the rates
     page.picture(pictures, "healthy", width)
 
@@ -224,20 +354,27 @@ def play(page, receiver, intake, admin, pictures, width):
     until("what it waits for", lambda: "order" in page.text("#explained") and "behind" in page.text("#explained"))
     page.picture(pictures, "destination-down", width)
     page.click("#explained button", "Discard")
+    until("what it is about", lambda: "for default: held" in page.text("#ask-body"))
     page.click("#ask-yes")
     until("it is discarded", lambda: "discarded" in page.text("#explained"))
     page.write("#explain-key", "call-0")
     page.click("#explain-form button")
-    until("the delayed one", lambda: "delay" in page.text("#explained"))
+    until("one timeline", lambda: {"default: delayed", "default: delivered", "default: held"} <= set(ordered(page)))
+    page.picture(pictures, "timeline", width)
+    first = next(n for n, pill in enumerate(page.all("#explained .timeline li")) if "default: delayed" in pill.text)
+    page.click(f"#explained .timeline li:nth-child({first + 1}) summary")
+    until("what it waits for", lambda: "delay until" in page.text("#explained"))
     receiver.status = 422
-    page.click("#explained article:first-of-type button", "Retry now")
+    page.click("#explained button", "Retry now")
     page.click("#ask-yes")
     until("the panel says by itself how that ended", lambda: "permanent" in page.text("#explained"))
+    until("it stands at its place", lambda: "default: dead" in ordered(page))
 
     for n in range(5):
         send(intake, HOSTILE, f"{width}-bad-{n}", HOSTILE)
     until("the dead letters", lambda: len(page.all("#dlq-list tbody tr")) >= 5)
     page.picture(pictures, "dead-letters", width)
+    collapse(page, width)
     page.click("#dlq-list tbody tr:last-child button.link")
     until("the story", lambda: "422" in page.text("#ask-body"))
     page.click("#ask-body button", "Show body")
@@ -247,16 +384,21 @@ def play(page, receiver, intake, admin, pictures, width):
     page.click("#dlq-filter button")
     until("the filter", lambda: len(page.all("#dlq-list tbody tr")) == 5)
     page.click("#dlq-list tbody tr:first-child input")
-    until("it is chosen", lambda: page.text("#chosen") == "1 chosen")
+    until("it is chosen", lambda: page.text("#chosen") == "1 chosen (default 1)")
     page.click("#purge")
     page.click("#ask-yes")
     until("it is purged", lambda: len(page.all("#dlq-list tbody tr")) == 4)
     receiver.status = 200
+    page.write("#dlq-filter input[name=interaction]", "")
+    page.click("#dlq-filter button")
+    page.click("#choose-all")
     page.click("#redrive")
     page.click("#ask-yes")
     until("they are redriven", lambda: "No dead letters" in page.text("#dlq-list"))
     until("the audit tells it", lambda: "dlq redrive" in page.text("#audit-list"))
 
+    select(page, receiver, second, intake, admin, width)
+    receiver.status = second.status = 200
     decide(page, admin)
     erase(page, admin)
 
@@ -292,12 +434,14 @@ def run(options):
         pictures.mkdir(parents=True, exist_ok=True)
     faults = []
     for width, scheme in [(1280, "light")] if options.short else [(1280, "light"), (400, "dark")]:
-        receiver = Receiver()
+        receiver, second = Receiver(), Receiver()
         intake, admin = common.free_ports(2)
         data = workdir / f"data-{width}"
         config = workdir / f"{width}.toml"
-        common.write_config(config, intake=intake, admin=admin, data=data, destination={
-            "url": json.dumps(receiver.url), "retry": '{ base = "5m", max = "5m", jitter = "none" }'})
+        retry = '{ base = "5m", max = "5m", jitter = "none" }'
+        common.write_config(config, intake=intake, admin=admin, data=data, destination=[
+            {"url": json.dumps(receiver.url), "retry": retry},
+            {"name": '"second"', "url": json.dumps(second.url), "retry": retry}])
         daemon = common.Daemon(common.find_binary(options.bin), ["--config", config], data, admin,
                                workdir / f"{width}.log")
         daemon.start()
@@ -306,7 +450,7 @@ def run(options):
         try:
             token = (data / "admin.token").read_text().strip()
             page = Page(driver, f"http://127.0.0.1:{admin}", token)
-            found = play(page, receiver, intake, Api(daemon), pictures, width)
+            found = play(page, receiver, second, intake, Api(daemon), pictures, width)
         except common.RigError:
             driver.save_screenshot(str(workdir / f"failed-{width}.png"))
             raise

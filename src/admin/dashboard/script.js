@@ -77,31 +77,91 @@ function trouble(text) {
   $("trouble").hidden = text === "";
 }
 
-/// Does something that was clicked, and says what came of it.
-async function attempt(what) {
-  try { trouble(""); await what(); await refresh(); await lists(); } catch (e) { if (e.status === 401) await enter(); else trouble(e.message); }
+/// Says what went wrong; where the token is not taken, asks for another.
+async function failed(e) {
+  if (e.status === 401) await enter("The token is not accepted any more.");
+  else trouble(e.message);
 }
 
-function ask(title, body, yes = "OK") {
-  const dialog = $("ask");
+/// Does something that was clicked, and says what came of it.
+async function attempt(what) {
+  try { trouble(""); await what(); await refresh(); await lists(); } catch (e) { await failed(e); }
+}
+
+/// The question that is open: who waits for its answer, and what must hold before it is taken.
+let asking = null;
+
+function answer(yes) {
+  const { resolve } = asking ?? {};
+  asking = null;
+  if ($("ask").open) $("ask").close();
+  resolve?.(yes);
+}
+
+function complain(text) {
+  $("ask-error").textContent = text;
+  $("ask-error").hidden = text === "";
+}
+
+/// Asks in a dialog. `check` answers what is wrong with what was written, or nothing.
+function ask(title, body, yes = "OK", check = null) {
+  answer(false);
   $("ask-title").textContent = title;
   $("ask-body").replaceChildren(...body);
   $("ask-yes").textContent = yes;
+  $("ask-yes").disabled = false;
   $("ask-no").hidden = yes === "Close";
-  dialog.returnValue = "";
-  dialog.showModal();
-  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
+  complain("");
+  $("ask").showModal();
+  return new Promise((resolve) => { asking = { resolve, check }; });
+}
+
+async function submitted(e) {
+  e.preventDefault();
+  const mine = asking;
+  if (mine?.check) {
+    $("ask-yes").disabled = true;
+    const wrong = await mine.check();
+    if (asking !== mine) return;
+    $("ask-yes").disabled = false;
+    complain(wrong);
+    if (wrong) return $("ask-body").querySelector("input")?.focus();
+  }
+  answer(true);
+}
+
+/// Why a token is not taken; nothing where it is.
+async function tried(given) {
+  if (!given) return "Write the token.";
+  if (!/^[!-~]+$/.test(given)) return "This is not a token: it has blanks or signs that no token has.";
+  const before = token;
+  token = given;
+  try { await get("/v1/status"); } catch (e) {
+    token = before;
+    if (e.status === 401) return "This token is not accepted.";
+    return e.status === undefined ? "The daemon does not answer." : e.message;
+  }
+  return "";
 }
 
 let entering = null;
-function enter() {
+function enter(why = "") {
   entering ??= (async () => {
     const field = make("input", { type: "password", autocomplete: "off", id: "token-field", name: "token" });
-    const label = make("label", {}, "Token: DATA/admin.token, or as the configuration says", field);
-    const given = await ask("holdline wants its token", [label], "Enter");
-    if (given) { token = field.value.trim(); sessionStorage.setItem("token", token); }
+    const where = make("p", { class: "quiet" }, "It lies in admin.token in the data folder, or where the configuration says. With the package: ", make("code", {}, "sudo cat /var/lib/holdline/admin.token"));
+    token = "";
+    sessionStorage.removeItem("token");
+    const given = ask("holdline wants its token", [make("label", {}, "Token", field), where], "Enter", () => tried(field.value.trim()));
+    complain(why);
+    const entered = await given;
     entering = null;
-    if (given) { await refresh(); await lists(); }
+    $("leave").textContent = entered ? "Forget token" : "Enter token";
+    document.querySelector("main").hidden = !entered;
+    if (!entered) return trouble("Without a token nothing is shown.");
+    sessionStorage.setItem("token", token);
+    trouble("");
+    await refresh();
+    await lists();
   })();
   return entering;
 }
@@ -238,33 +298,85 @@ function stands(d) {
   return [d.reason, last, d.settled_at && `since ${d.settled_at} (${when(d.settled_at)})`].filter(Boolean).join(" · ") || "–";
 }
 
+/// Does something to deliveries of an event: those that are ticked, each by its destination, and no other.
+async function actOn(e, word, method, tail) {
+  await attempt(async () => {
+    const path = `/v1/events/${encodeURIComponent(e.id)}${tail}`;
+    const { destinations } = await (await api(method, `${path}?dry_run=true`)).json();
+    const boxes = Object.keys(destinations).map((name) => [name, make("input", { type: "checkbox", checked: true, name })]);
+    const state = (name) => e.deliveries.find((d) => d.destination === name)?.state.replace("_", " ") ?? "";
+    const reason = make("input", { id: "reason-field", maxLength: 500 });
+    const fields = [make("p", {}, make("code", {}, e.id)),
+      ...boxes.map(([name, box]) => make("label", { class: "tick" }, box, `for ${name}: ${state(name)}`)),
+      make("label", {}, "Reason", reason)];
+    const check = () => (boxes.some(([, box]) => box.checked) ? "" : "No delivery is ticked.");
+    const style = method === "DELETE" ? [make("p", { class: "bad" }, "What is ticked is discarded for good.")] : [];
+    if (!(await ask(`${word} these deliveries?`, [...style, ...fields], word, check))) return;
+    const wrong = [];
+    for (const [destination, box] of boxes) {
+      if (!box.checked) continue;
+      const query = new URLSearchParams({ destination, ...(reason.value ? { reason: reason.value } : {}) });
+      try { await api(method, `${path}?${query}`); } catch (e) { if (e.status !== 409) throw e; wrong.push(`${destination}: ${e.message}`); }
+    }
+    Object.assign(explained, { known: "", told: "" });
+    await explainAgain();
+    if (wrong.length) throw new Error(wrong.join("; "));
+  });
+}
+
 function eventStory(e) {
   const rows = e.deliveries.map((d) => [
     d.destination, d.state.replace("_", " "), Array.isArray(d.attempts) ? d.attempts.length : (d.attempts ?? "–"), stands(d),
   ]);
-  const act = (word, method, tail, style = "") => make("button", { class: style, onclick: () => attempt(async () => {
-    const path = `/v1/events/${encodeURIComponent(e.id)}${tail}`;
-    const mark = await (await api(method, `${path}?dry_run=true`)).json();
-    const reason = make("input", { id: "reason-field", maxLength: 500 });
-    const fields = [make("p", {}, e.id), make("label", {}, "Reason", reason)];
-    if (!(await ask(`${word} ${count(mark.matched)} of its deliveries?`, fields, word))) return;
-    await api(method, reason.value ? `${path}?${new URLSearchParams({ reason: reason.value })}` : path);
-    await explain(e.id);
-  }) }, word);
+  const act = (word, method, tail, style = "") => make("button", { class: style, onclick: () => actOn(e, word, method, tail) }, word);
+  const whole = e.interaction && explained.key !== e.interaction ? [make("button", { class: "plain", onclick: () => explain(e.interaction) }, "Whole interaction")] : [];
   return make("article", { class: "card" },
     make("h3", {}, make("code", {}, e.id)),
     make("div", { class: "quiet" }, `${e.type || "no type"} · interaction ${e.interaction ?? "–"} · from ${e.source} · received ${e.received_at} (${when(e.received_at)}) · ${size(e.size)}`),
     table(["Destination", "State", "Attempts", "How it stands"], rows),
     ...e.deliveries.filter((d) => d.state === "dead").map((d) => make("div", { class: "bar" }, make("button", { class: "link", onclick: () => showLetter(e.id, d.destination) }, `Dead letter for ${d.destination}`))),
     make("div", { class: "bar" }, ...(isOpen(e) ? [act("Retry now", "POST", "/retry"), act("Discard", "DELETE", "", "danger")] : []),
-      make("button", { class: "plain", onclick: () => showBody(`/v1/events/${encodeURIComponent(e.id)}/body`) }, "Body")));
+      make("button", { class: "plain", onclick: () => showBody(`/v1/events/${encodeURIComponent(e.id)}/body`) }, "Body"), ...whole));
+}
+
+const STATE_STYLE = { delivered: "good", in_flight: "good", queued: "warn", delayed: "warn", held: "warn", dead: "bad", discarded: "quiet" };
+const STATE_ORDER = Object.keys(STATE_STYLE);
+
+/// An event in its interaction: one line, and all that is known of it behind that.
+function moment(e) {
+  const pills = e.deliveries.map((d) => make("span", { class: `pill ${STATE_STYLE[d.state] ?? "quiet"}` },
+    e.deliveries.length > 1 ? `${d.destination}: ${d.state.replace("_", " ")}` : d.state.replace("_", " ")));
+  const open = explained.unfolded.has(e.id);
+  const line = make("summary", {}, make("span", { class: "sequence" }, `#${e.sequence}`), make("span", {}, e.type || "no type"), ...pills,
+    make("span", { class: "quiet" }, when(e.received_at)));
+  const details = make("details", { "data-event": e.id, open }, line, ...(open ? [eventStory(e)] : []));
+  details.addEventListener("toggle", () => {
+    if (details.open) { explained.unfolded.add(e.id); if (details.children.length === 1) details.append(eventStory(e)); }
+    else explained.unfolded.delete(e.id);
+  });
+  return make("li", {}, details);
+}
+
+/// All of an interaction in the order in which it was accepted, whatever the state.
+function timeline(key, events, more) {
+  const states = events.flatMap((e) => e.deliveries.map((d) => d.state));
+  const sums = STATE_ORDER.map((state) => [state, states.filter((s) => s === state).length]).filter(([, n]) => n > 0);
+  const about = `${count(events.length)} event${events.length === 1 ? "" : "s"}${more ? ", and more behind them" : ""} · ${sums.map(([state, n]) => `${count(n)} ${state.replace("_", " ")}`).join(", ")}`;
+  return [
+    make("div", { class: "bar" }, make("span", {}, `Interaction ${key}`), make("span", { class: "quiet" }, about), make("span", { class: "gap" }),
+      make("button", { class: "danger", onclick: () => erase(key) }, "Erase")),
+    make("ol", { class: "timeline" }, ...events.map(moment)),
+  ];
 }
 
 /// What is explained, so that it is asked for again while it is shown.
-const explained = { key: "", known: "", told: "" };
+const explained = { key: "", known: "", told: "", unfolded: new Set() };
+/// So many events of an interaction are shown.
+const TIMELINE_MAX = 500;
 
 async function explain(key) {
-  Object.assign(explained, { key, known: "", told: "" });
+  Object.assign(explained, { key, known: "", told: "", unfolded: new Set() });
+  $("explain-key").value = key;
   if (!key) return $("explained").replaceChildren();
   await explainAgain();
 }
@@ -273,15 +385,16 @@ async function explain(key) {
 async function explainAgain() {
   const key = explained.key;
   if (!key) return;
-  const found = [];
-  let events;
+  let events, shown;
   try {
-    try { events = [await get(`/v1/events/${encodeURIComponent(key)}`)]; }
-    catch (e) {
+    try {
+      events = [await get(`/v1/events/${encodeURIComponent(key)}`)];
+      shown = () => events.map(eventStory);
+    } catch (e) {
       if (e.status !== 400 && e.status !== 404) throw e;
-      events = await looked("/v1/events", { interaction: key }, 100);
-      if (events.length) found.push(interactionStory(key));
-      events.sort((a, b) => Number(isOpen(b)) - Number(isOpen(a)) || a.sequence - b.sequence);
+      const found = await looked("/v1/events", { interaction: key }, TIMELINE_MAX);
+      events = found.items.sort((a, b) => a.sequence - b.sequence);
+      shown = () => timeline(key, events, found.more);
     }
     const known = JSON.stringify(events);
     // what is known can be the same while times pass
@@ -289,28 +402,28 @@ async function explainAgain() {
     const chosen = document.getSelection();
     const copied = !chosen.isCollapsed && $("explained").contains(chosen.anchorNode);
     if (key !== explained.key || (explained.known === known && (explained.told === told || copied))) return;
-    const used = document.activeElement?.closest?.("#explained") ? document.activeElement.textContent : null;
+    const inside = document.activeElement?.closest?.("#explained") ? document.activeElement : null;
+    const used = inside && [inside.closest("[data-event]")?.dataset.event, inside.textContent];
     $("explained").setAttribute("aria-live", explained.known === known ? "off" : "polite");
     Object.assign(explained, { known, told });
-    $("explained").replaceChildren(...found, ...(events.length ? events.map(eventStory) : [make("p", { class: "none" }, "Neither an event nor an interaction is known by this. It was never accepted, or has ended longer ago than is remembered.")]));
-    if (used) [...$("explained").querySelectorAll("button")].find((b) => b.textContent === used)?.focus();
-  } catch (e) { if (e.status === 401) await enter(); else trouble(e.message); }
+    $("explained").replaceChildren(...(events.length ? shown() : [make("p", { class: "none" }, "Neither an event nor an interaction is known by this. It was never accepted, or has ended longer ago than is remembered.")]));
+    if (used) {
+      const again = [...$("explained").querySelectorAll("button, summary")].filter((b) => b.closest("[data-event]")?.dataset.event === used[0]);
+      (again.find((b) => b.textContent === used[1]) ?? again.find((b) => b.tagName === inside.tagName))?.focus();
+    }
+  } catch (e) { await failed(e); }
 }
 
 /// Items of a list. The daemon looks at so much at once and then answers with what it found; here it is asked on.
 async function looked(path, filter, limit) {
   const items = [];
-  for (let after = "", asks = 0; after !== null && items.length < limit && asks < 100; asks += 1) {
+  let after = "";
+  for (let asks = 0; after !== null && items.length < limit && asks < 100; asks += 1) {
     const page = await get(`${path}?${new URLSearchParams({ ...filter, limit: limit - items.length, ...(after ? { after } : {}) })}`);
     items.push(...page.items);
     after = page.next;
   }
-  return items;
-}
-
-function interactionStory(key) {
-  return make("div", { class: "bar" }, make("span", { class: "quiet" }, `Interaction ${key}`), make("span", { class: "gap" }),
-    make("button", { class: "danger", onclick: () => erase(key) }, "Erase"));
+  return { items, more: after !== null };
 }
 
 /// Takes out all that lies here of an interaction.
@@ -333,7 +446,7 @@ async function showBody(path) {
   try {
     const bytes = new Uint8Array(await (await api("GET", path)).arrayBuffer());
     await ask("Body", [make("pre", {}, new TextDecoder().decode(bytes))], "Close");
-  } catch (e) { trouble(e.message); }
+  } catch (e) { await failed(e); }
 }
 
 function table(names, rows) {
@@ -344,11 +457,21 @@ function table(names, rows) {
 const none = (text) => make("p", { class: "none" }, text);
 
 // ---- dead letters ----
-const dlq = { after: null, next: null, chosen: new Set() };
+// What is ticked are pairs of event and destination. The filter is the one that was applied, not what stands in its fields.
+const dlq = { filter: {}, after: null, next: null, shown: [], chosen: new Map(), everything: false, depth: 0 };
+const nameOf = (l) => `${l.id}/${l.destination}`;
 
-function dlqFilter() {
+function writtenFilter() {
   const form = new FormData(document.forms["dlq-filter"]);
   return Object.fromEntries([...form].filter(([, value]) => value !== ""));
+}
+
+const filterText = () => Object.entries(dlq.filter).map(([name, value]) => `${name} ${value}`).join(", ");
+
+function showScope() {
+  const shown = filterText() ? `Shown: ${filterText()}.` : "Shown: all dead letters.";
+  const applied = JSON.stringify(writtenFilter()) === JSON.stringify(dlq.filter);
+  $("dlq-scope").textContent = applied ? shown : `${shown} What stands in the filter is not applied until you press Filter.`;
 }
 
 function letterStory(l) {
@@ -369,44 +492,82 @@ async function showLetter(id, destination) {
   try {
     const letter = await get(`/v1/dlq/${encodeURIComponent(id)}?${new URLSearchParams({ destination })}`);
     await ask(`Dead letter ${id}`, letterStory(letter), "Close");
-  } catch (e) { trouble(e.message); }
+  } catch (e) { await failed(e); }
 }
 
+const byDestination = (counts) => Object.entries(counts).map(([name, n]) => `${name} ${count(n)}`).join(", ");
+
 function showChosen() {
+  const counts = {};
+  for (const l of dlq.chosen.values()) counts[l.destination] = (counts[l.destination] ?? 0) + 1;
   const n = dlq.chosen.size;
-  $("chosen").textContent = n ? `${n} chosen` : "none chosen: all that the filter fits";
+  const all = filterText() ? `all that fit: ${filterText()}` : `all ${count(dlq.depth)} dead letters`;
+  $("chosen").textContent = dlq.everything ? `${all}, on every page` : n ? `${count(n)} chosen (${byDestination(counts)})` : "none chosen";
+  $("choose-all").setAttribute("aria-pressed", String(dlq.everything));
+  $("choose-all").textContent = dlq.everything || n ? "Choose none" : "Choose all found";
+  $("redrive").disabled = $("purge").disabled = !dlq.everything && n === 0;
+  for (const box of document.querySelectorAll("#dlq-list input[data-letter]")) box.checked = dlq.everything || dlq.chosen.has(box.dataset.letter);
+  const boxes = [...document.querySelectorAll("#dlq-list input[data-letter]")];
+  const page = document.querySelector("#dlq-list input[data-page]");
+  if (page) page.checked = boxes.length > 0 && boxes.every((box) => box.checked);
+}
+
+/// Ticks or unticks letters; what was meant as a whole then is what is ticked of this page.
+function choose(letters, on) {
+  if (dlq.everything) { dlq.everything = false; dlq.shown.forEach((l) => dlq.chosen.set(nameOf(l), l)); }
+  for (const l of letters) { if (on) dlq.chosen.set(nameOf(l), l); else dlq.chosen.delete(nameOf(l)); }
+  showChosen();
+}
+
+function letterRow(l) {
+  const last = l.attempts?.at(-1);
+  const box = make("input", { type: "checkbox", "aria-label": `choose ${l.id} for ${l.destination}`, "data-letter": nameOf(l), onchange: (e) => choose([l], e.target.checked) });
+  const more = make("button", { type: "button", class: "plain more", "aria-expanded": "false", "aria-label": `more of ${l.id}`, onclick: () => {
+    const open = more.closest("tr").classList.toggle("open");
+    more.setAttribute("aria-expanded", String(open));
+    more.textContent = open ? "Less" : "More";
+  } }, "More");
+  return [box, make("button", { class: "link", onclick: () => showLetter(l.id, l.destination) }, l.id),
+    l.destination, l.reason, last ? String(last.status ?? last.outcome) : "–", when(l.dead_at), l.type || "–", l.interaction ?? "–", more];
 }
 
 async function showLetters() {
-  const query = new URLSearchParams({ ...dlqFilter(), limit: "50", ...(dlq.after ? { after: dlq.after } : {}) });
+  const query = new URLSearchParams({ ...dlq.filter, limit: "50", ...(dlq.after ? { after: dlq.after } : {}) });
   let page = await get(`/v1/dlq?${query}`);
   for (let asks = 0; page.items.length === 0 && page.next && asks < 100; asks += 1) {
     query.set("after", page.next);
     page = await get(`/v1/dlq?${query}`);
   }
   dlq.next = page.next;
+  dlq.shown = page.items;
   $("dlq-next").disabled = !page.next;
   $("dlq-first").disabled = !dlq.after;
-  const last = (l) => { const a = l.attempts.at(-1); return a ? String(a.status ?? a.outcome) : "–"; };
-  const rows = page.items.map((l) => [
-    make("input", { type: "checkbox", "aria-label": `choose ${l.id}`, checked: dlq.chosen.has(l.id), onchange: (e) => { if (e.target.checked) dlq.chosen.add(l.id); else dlq.chosen.delete(l.id); showChosen(); } }),
-    make("button", { class: "link", onclick: () => ask(`Dead letter ${l.id}`, letterStory(l), "Close") }, l.id),
-    l.destination, l.reason, last(l), when(l.dead_at), l.type || "–", l.interaction ?? "–",
-  ]);
-  $("dlq-list").replaceChildren(rows.length ? table(["", "Id", "Destination", "Reason", "Last", "Died", "Type", "Interaction"], rows) : none("No dead letters."));
+  const whole = make("input", { type: "checkbox", "aria-label": "choose this page", "data-page": "", onchange: (e) => choose(dlq.shown, e.target.checked) });
+  const list = page.items.length ? table(["", "Id", "Destination", "Reason", "Last", "Died", "Type", "Interaction", ""], page.items.map(letterRow)) : none("No dead letters.");
+  list.querySelector?.("thead th")?.append(whole);
+  list.classList.add("letters");
+  $("dlq-list").replaceChildren(list);
+  showScope();
   showChosen();
 }
 
 async function changeLetters(what, yes, style) {
-  const selection = dlq.chosen.size ? { ids: [...dlq.chosen] } : { filter: dlqFilter() };
+  const { everything } = dlq;
+  const chosen = [...dlq.chosen.keys()];
+  const selection = !everything ? { ids: chosen } : filterText() ? { filter: { ...dlq.filter } } : { all: true };
+  const said = !everything ? `Those that you ticked: ${count(chosen.length)}.` : filterText() ? `All that fit the filter, on every page: ${filterText()}.` : "All dead letters there are; no filter is applied.";
   await attempt(async () => {
-    const { matched } = await post(`/v1/dlq/${what}`, { ...selection, dry_run: true });
-    if (matched === 0) return trouble("No dead letter fits.");
+    const there = await post(`/v1/dlq/${what}`, { ...selection, dry_run: true });
+    if (there.matched === 0) { dlq.chosen.clear(); dlq.everything = false; throw new Error("None of what was chosen is a dead letter any more."); }
     const about = what === "purge" ? "They are discarded for good." : "They go ahead of later events of their interactions.";
-    if (!(await ask(`${yes} ${count(matched)} dead letter${matched === 1 ? "" : "s"}?`, [make("p", { class: style }, about)], yes))) return;
-    await post(`/v1/dlq/${what}`, selection);
+    const gone = !everything && chosen.length > there.matched ? [make("p", { class: "warn" }, `${count(chosen.length - there.matched)} of them cannot be ${what === "purge" ? "purged" : "redriven"} any more, and are left out.`)] : [];
+    const body = [make("p", {}, said), make("ul", {}, ...Object.entries(there.destinations).map(([name, n]) => make("li", {}, `${count(n)} for ${name}`))), ...gone, make("p", { class: style }, about)];
+    if (!(await ask(`${yes} ${count(there.matched)} dead letter${there.matched === 1 ? "" : "s"}?`, body, yes))) return;
+    const { done } = await post(`/v1/dlq/${what}`, { ...selection, as_of: there.as_of });
     dlq.chosen.clear();
+    dlq.everything = false;
     dlq.after = null;
+    if (done < there.matched) throw new Error(`${count(done)} of ${count(there.matched)}: the others were no longer there.`);
   });
 }
 
@@ -423,6 +584,7 @@ async function refresh() {
   const s = await get("/v1/status");
   showNow(s);
   showDestinations(s.destinations);
+  dlq.depth = s.dlq.depth;
   $("dlq-count").textContent = s.dlq.depth ? `${count(s.dlq.depth)}, ${size(s.dlq.bytes)}` : "";
 }
 
@@ -434,7 +596,7 @@ async function lists() {
 let dlqSeen = null;
 let polls = 0;
 async function poll() {
-  if (!document.hidden && !entering) {
+  if (!document.hidden && !entering && token) {
     try {
       await refresh();
       if (!$("ask").open) await explainAgain();
@@ -443,7 +605,7 @@ async function poll() {
       else if (++polls % 3 === 0) await showNotes();
       if ($("trouble").dataset.lost) { delete $("trouble").dataset.lost; trouble(""); }
     } catch (e) {
-      if (e.status === 401) enter();
+      if (e.status === 401) enter("The token is not accepted any more.");
       else { $("trouble").dataset.lost = "1"; trouble(`The daemon does not answer: ${e.message}`); $("state").textContent = "not reachable"; $("state").className = "pill bad"; }
     }
   }
@@ -451,12 +613,18 @@ async function poll() {
 }
 
 $("explain-form").addEventListener("submit", (e) => { e.preventDefault(); explain($("explain-key").value.trim()); });
-$("dlq-filter").addEventListener("submit", (e) => { e.preventDefault(); dlq.after = null; dlq.chosen.clear(); attempt(async () => {}); });
+$("dlq-filter").addEventListener("submit", (e) => { e.preventDefault(); Object.assign(dlq, { filter: writtenFilter(), after: null, everything: false }); dlq.chosen.clear(); attempt(async () => {}); });
+$("dlq-filter").addEventListener("input", showScope);
+$("choose-all").addEventListener("click", () => { dlq.everything = !dlq.everything && dlq.chosen.size === 0; dlq.chosen.clear(); showChosen(); });
+$("ask-form").addEventListener("submit", submitted);
+$("ask-no").addEventListener("click", () => answer(false));
+// it also closes by the Escape key; where the next question is open already, that was the last one
+$("ask").addEventListener("close", () => { if (!$("ask").open) answer(false); });
 $("dlq-next").addEventListener("click", () => { dlq.after = dlq.next; attempt(async () => {}); });
 $("dlq-first").addEventListener("click", () => { dlq.after = null; attempt(async () => {}); });
 $("redrive").addEventListener("click", () => changeLetters("redrive", "Redrive", ""));
 $("purge").addEventListener("click", () => changeLetters("purge", "Purge", "bad"));
-$("leave").addEventListener("click", () => { sessionStorage.removeItem("token"); token = ""; enter(); });
+$("leave").addEventListener("click", () => enter());
 document.addEventListener("keydown", (e) => {
   if (e.key === "/" && !/^(input|select|textarea)$/i.test(document.activeElement?.tagName ?? "")) { e.preventDefault(); $("explain-key").focus(); }
 });
