@@ -29,7 +29,7 @@ use crate::upkeep;
 use anyhow::{Context, anyhow};
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -102,7 +102,6 @@ impl Daemon {
         let door = Arc::new(RwLock::new(door));
         let intake = listening::serve(intake_listeners, &door, tls.clone(), &settings.intake);
         let (question, questions) = mpsc::channel(QUESTIONS_MAX);
-        let ready = Arc::new(AtomicBool::new(false));
         let state = Arc::new(Admin {
             store: store.clone(),
             clock: clock.clone(),
@@ -115,9 +114,10 @@ impl Daemon {
             trend,
             beyond,
             grants: access::grants(&token, &settings.admin)?,
+            access: care::note_access(&upkeep, &store, &clock),
             own_uid: rustix::process::getuid().as_raw(),
             started_at: clock.now(),
-            ready: ready.clone(),
+            ready: Arc::default(),
         });
         let admin = listening::serve_admin(admin_listeners, sockets, &admin::router(state.clone()))?;
         care::raise_alerts(&upkeep, &state, &settings);
@@ -133,7 +133,7 @@ impl Daemon {
             drain_timeout: settings.store.drain_timeout,
         };
         let dispatch = (dispatcher.stop.clone(), tokio::spawn(dispatcher.run()));
-        ready.store(true, Ordering::Relaxed);
+        state.ready.store(true, Ordering::Relaxed);
         tracing::info!(%intake_addr, admin_addr = admin_addr.map(tracing::field::display), durability = store.durability().word(), "holdline is ready");
         Ok(Self {
             intake_addr,

@@ -1,16 +1,20 @@
 //! Who may ask what: tokens with scopes, the peers of a unix socket, and no pages of other sites.
 //!
-//! *Invariants.* Tokens are compared in constant time, all of them. What a caller may do is decided before the handler
-//! runs. Over loopback only names of loopback are answered, so that no web page can reach the API under a name of its own
+//! *Invariants.* Tokens are compared in constant time, all of them, by their digests, so that not even a length is told. What
+//! a caller may do is decided before the handler runs. A refusal is counted for the audit and always reads the same; that of a
+//! wrong token is held back where there were several before it. Over loopback only names of loopback are answered, so that no web page can reach the API under a name of its own
 //! (DNS rebinding), and a request that says it comes from another site is refused everywhere.
 
+use super::access_log::{self, Refusal, UNAUTHENTICATED};
 use super::{Admin, Failure};
 use crate::config::settings::Scope;
+use crate::http::listener::Peer;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use sha2::{Digest, Sha256};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
@@ -18,9 +22,16 @@ use subtle::ConstantTimeEq;
 /// A token, what it opens, and what its holder is called in the audit.
 #[derive(Clone)]
 pub struct Grant {
-    pub name: String,
-    pub token: String,
-    pub scopes: Vec<Scope>,
+    name: String,
+    /// SHA-256 of the token.
+    token: [u8; 32],
+    scopes: Vec<Scope>,
+}
+
+impl Grant {
+    pub fn new(name: String, token: &str, scopes: Vec<Scope>) -> Self {
+        Self { name, token: Sha256::digest(token).into(), scopes }
+    }
 }
 
 impl std::fmt::Debug for Grant {
@@ -60,27 +71,43 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 }
 
 /// Finds out who asks. The users of a unix socket that own the data anyway, root and the daemon's own, need no token.
-fn caller(grants: &[Grant], own_uid: u32, via: Option<Via>, headers: &HeaderMap) -> Result<Caller, Failure> {
-    let given = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-    match given {
+fn caller(grants: &[Grant], own_uid: u32, via: Option<Via>, headers: &HeaderMap) -> Result<Caller, Refusal> {
+    match headers.get(header::AUTHORIZATION) {
         None => match via {
             Some(Via::Unix { uid }) if uid == 0 || uid == own_uid => {
                 let name = if uid == 0 { "unix:root".to_owned() } else { format!("unix:{uid}") };
                 Ok(Caller { name, scopes: Scope::ALL.to_vec() })
             }
-            _ => Err(Failure::unauthorized()),
+            _ => Err(Refusal::NoToken),
         },
         Some(given) => {
-            let token = given.strip_prefix("Bearer ").unwrap_or_default().as_bytes();
+            let digest: [u8; 32] = Sha256::digest(bearer(given.as_bytes())).into();
             let mut found = None;
             for grant in grants {
-                if bool::from(token.ct_eq(grant.token.as_bytes())) {
+                if bool::from(digest.ct_eq(&grant.token)) {
                     found = Some(grant);
                 }
             }
-            let grant = found.ok_or_else(Failure::unauthorized)?;
+            let grant = found.ok_or(Refusal::WrongToken)?;
             Ok(Caller { name: grant.name.clone(), scopes: grant.scopes.clone() })
         }
+    }
+}
+
+/// The token of `Bearer TOKEN`, empty where it is none; the name of the scheme is in any case (RFC 9110, 11.1).
+fn bearer(given: &[u8]) -> &[u8] {
+    match given.split_at_checked(7) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => token,
+        _ => b"",
+    }
+}
+
+/// Where a request comes from, as the audit names it.
+fn origin(via: Option<Via>, peer: Option<IpAddr>) -> String {
+    match (via, peer) {
+        (_, Some(ip)) => ip.to_canonical().to_string(),
+        (Some(Via::Unix { uid }), None) => format!("unix:{uid}"),
+        _ => "an unknown address".to_owned(),
     }
 }
 
@@ -91,26 +118,52 @@ pub async fn authorize(
     next: Next,
 ) -> Response {
     let via = request.extensions().get::<Via>().copied();
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
     match caller(&admin.grants, admin.own_uid, via, request.headers()) {
         Ok(caller) if caller.may(scope) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
         Ok(caller) => {
+            let asked = access_log::asked(request.method(), request.uri().path());
+            admin.access.refused(&caller.name, Refusal::Scope, asked, admin.clock.now());
             let message = format!("this needs the scope `{}`, which `{}` does not have", scope.word(), caller.name);
             Failure::forbidden(message).into_response()
         }
-        Err(failure) => failure.into_response(),
+        Err(why) => {
+            let now = admin.clock.now();
+            admin.access.refused(UNAUTHENTICATED, why, origin(via, peer), now);
+            if why == Refusal::WrongToken {
+                let until = admin.access.failed(peer, now);
+                if until > now {
+                    admin.clock.sleep_until(until).await;
+                }
+            }
+            Failure::unauthorized().into_response()
+        }
+    }
+}
+
+/// Notes who reads bodies, durably, before any of them is sent.
+pub async fn note_read(State(admin): State<Arc<Admin>>, caller: Caller, request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let response = next.run(request).await;
+    if !response.status().is_success() {
+        return response;
+    }
+    match access_log::read(&admin.store, &caller.name, &path, admin.clock.now()).await {
+        Ok(()) => response,
+        Err(why) => Failure::from(why).into_response(),
     }
 }
 
 /// Refuses what a web page of another site could have sent.
-pub async fn same_site(request: Request, next: Next) -> Response {
+pub async fn same_site(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
     let via = request.extensions().get::<Via>().copied();
-    match foreign(via, request.headers()) {
-        None => next.run(request).await,
-        Some(why) => Failure::forbidden(why).into_response(),
-    }
+    let Some(why) = foreign(via, request.headers()) else { return next.run(request).await };
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    admin.access.refused(UNAUTHENTICATED, Refusal::OtherSite, origin(via, peer), admin.clock.now());
+    Failure::forbidden(why).into_response()
 }
 
 fn foreign(via: Option<Via>, headers: &HeaderMap) -> Option<&'static str> {
@@ -143,11 +196,7 @@ mod tests {
 
     #[test]
     fn a_token_opens_what_its_scopes_say_and_root_of_a_socket_everything() {
-        let grant = |name: &str, token: &str, scopes: &[Scope]| Grant {
-            name: name.to_owned(),
-            token: token.to_owned(),
-            scopes: scopes.to_vec(),
-        };
+        let grant = |name: &str, token: &str, scopes: &[Scope]| Grant::new(name.to_owned(), token, scopes.to_vec());
         let grants = [grant("admin", "aaa", &Scope::ALL), grant("grafana", "bbb", &[Scope::Read])];
         let tcp = Some(Via::Tcp("127.0.0.1:1".parse().unwrap()));
         let of = |via, auth: Option<&'static str>| {
@@ -159,9 +208,13 @@ mod tests {
         assert_eq!((admin.name.as_str(), scopes(&admin)), ("admin", [true; 3]));
         let grafana = of(tcp, Some("Bearer bbb")).unwrap();
         assert_eq!((grafana.name.as_str(), scopes(&grafana)), ("grafana", [true, false, false]));
-        for auth in [None, Some("Bearer "), Some("bbb"), Some("Bearer bbbb"), Some("Basic bbb")] {
+        assert_eq!(of(tcp, Some("bearer bbb")).unwrap().name, "grafana", "a scheme is in any case");
+        for auth in [None, Some("Bearer "), Some("bbb"), Some("Bearer bbbb"), Some("Basic bbb"), Some("Bearer bb")] {
             assert_eq!(of(tcp, auth), None, "{auth:?}");
         }
+        let odd = HeaderMap::from_iter([(header::AUTHORIZATION, header::HeaderValue::from_bytes(b"\xff").unwrap())]);
+        let refusal = caller(&grants, 900, Some(Via::Unix { uid: 0 }), &odd);
+        assert_eq!(refusal, Err(Refusal::WrongToken), "what is no text is a wrong token too");
         for (uid, open) in [(0, true), (900, true), (901, false)] {
             assert_eq!(of(Some(Via::Unix { uid }), None).is_some(), open, "{uid}");
         }

@@ -11,7 +11,7 @@ use crate::delivery::DeliveryId;
 use crate::dispatch::Question;
 use crate::event::{Digest64, Sequence};
 use crate::scheduler::Standing;
-use crate::store::{Change, Erased, Erasure, StoreError, Trace, Traces};
+use crate::store::{Change, Erased, Erasure, Repeated, StoreError, Trace, Traces};
 use axum::Json;
 use axum::extract::State;
 use bytes::Bytes;
@@ -90,7 +90,7 @@ pub(super) async fn erase(
     let erased = hunt.erase(&admin, &what, &caller).await?;
     admin.destinations.now().values().for_each(|destination| destination.forget(lane));
     if erased == Erased::default() {
-        admin.store.change(Change::Note { what }, caller.name).await?;
+        admin.store.change(Change::Repeated(Repeated::no_change(&what, admin.clock.now())), caller.name).await?;
     }
     Ok(Json(item(digest, &erased)))
 }

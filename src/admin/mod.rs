@@ -4,6 +4,7 @@
 //! own path.
 
 mod access;
+mod access_log;
 mod ages;
 mod answers;
 mod backup;
@@ -34,8 +35,10 @@ mod redrive;
 mod selection;
 mod socket;
 mod status;
+mod throttle;
 
 pub use access::{Grant, Via};
+pub use access_log::AccessLog;
 pub use socket::Socket;
 
 use crate::clock::Clock;
@@ -76,6 +79,8 @@ pub struct Admin {
     pub counts: Arc<Counts>,
     /// The tokens, and what each opens.
     pub grants: Vec<Grant>,
+    /// What was refused and is not written yet.
+    pub access: Arc<AccessLog>,
     /// The user that the daemon runs as.
     pub own_uid: u32,
     /// Of intake, where it serves HTTPS.
@@ -121,7 +126,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/openapi.json", get(described).route_layer(guard))
         .fallback(|| async { Failure::not_found("there is nothing at this path; /openapi.json lists the API") })
         .method_not_allowed_fallback(|| async { Failure::method() })
-        .layer(middleware::from_fn(access::same_site))
+        .layer(middleware::from_fn_with_state(admin.clone(), access::same_site))
         .with_state(admin)
 }
 
@@ -167,11 +172,13 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .route_layer(guard(Scope::Operate));
     let reveal = OpenApiRouter::new()
         .routes(routes!(events::body))
-        .routes(routes!(backup::backup))
         .routes(routes!(pending::pending))
         .route_layer(middleware::from_fn(refuse_query))
         .routes(routes!(dlq::body))
         .routes(routes!(export::export))
+        .route_layer(middleware::from_fn_with_state(admin.clone(), access::note_read))
+        // it notes itself, so that it holds its own entry
+        .merge(OpenApiRouter::new().routes(routes!(backup::backup)).route_layer(middleware::from_fn(refuse_query)))
         .route_layer(guard(Scope::Reveal));
     open.merge(read).merge(operate).merge(reveal)
 }

@@ -44,27 +44,37 @@ fn page<R, T>(found: Vec<(u64, R)>, limit: usize, item: impl Fn(R) -> T) -> Page
     Page { items: found.into_iter().map(|(_, record)| item(record)).collect(), next }
 }
 
-/// A change that somebody made.
+/// A change that somebody made, or access to bodies, or requests that were refused.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct AuditItem {
+    /// When; of several occurrences the last.
     #[schema(format = DateTime)]
     at: String,
-    /// The name of a token, `unix:` and a user, or a part of the daemon.
+    /// The first of several occurrences of a kind within an hour, which share an entry; null where it happened once.
+    since: Option<String>,
+    /// The name of a token, `unix:` and a user, a part of the daemon, or `unauthenticated`.
     who: String,
     what: String,
-    /// How many things it concerned.
+    /// How many things it concerned; of several occurrences, how many they were.
     count: u64,
 }
 
-/// Every change made through this API, the newest first
+/// Every change made through this API, every read of bodies, and requests that were refused, the newest first
 #[utoipa::path(get, path = "/v1/audit", tag = "notes", params(Newest), responses((status = 200, body = Page<AuditItem>), Failure))]
 pub(super) async fn audit(
     State(admin): Shared,
     query: Result<QueryOf<Newest>, QueryRejection>,
 ) -> Result<Json<Page<AuditItem>>, Failure> {
     let (before, limit) = Newest::bounds(query)?;
+    admin.access.write(&admin.store).await;
     let found = admin.read(move |store| store.audit(before, limit)).await?;
-    Ok(Json(page(found, limit, |a| AuditItem { at: a.at.to_string(), who: a.who, what: a.what, count: a.count })))
+    Ok(Json(page(found, limit, |a| AuditItem {
+        at: a.at.to_string(),
+        since: a.since.map(|since| since.to_string()),
+        who: a.who,
+        what: a.what,
+        count: a.count,
+    })))
 }
 
 /// A time in which events could not be accepted.

@@ -96,7 +96,14 @@ fn audit_rows(items: &[Value], now: Timestamp) -> Table {
             item::some_text(change, "at").map_or_else(|| "-".to_owned(), |at| words::ago(at, now)),
             words::line(&item::text(change, "who"), 20),
             words::line(&item::text(change, "what"), 80),
-            words::count(item::number(change, "count")),
+            match item::some_text(change, "since").and_then(words::instant) {
+                None => words::count(item::number(change, "count")),
+                Some(since) => format!(
+                    "{}, the first {}",
+                    words::count(item::number(change, "count")),
+                    words::ago(&since.to_string(), now)
+                ),
+            },
         ]);
     }
     table

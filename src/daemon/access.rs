@@ -7,11 +7,11 @@ use std::path::Path;
 
 /// The token that may do everything, and those that the configuration names.
 pub(super) fn grants(token: &str, settings: &settings::Admin) -> anyhow::Result<Vec<Grant>> {
-    let mut grants = vec![Grant { name: "admin".to_owned(), token: token.to_owned(), scopes: Scope::ALL.to_vec() }];
+    let mut grants = vec![Grant::new("admin".to_owned(), token, Scope::ALL.to_vec())];
     for named in &settings.tokens {
         let token = named.token.read().map_err(|why| anyhow!("admin.tokens, `{}`: {why}", named.name))?;
         let (name, scopes) = (named.name.clone(), named.scopes.clone());
-        grants.push(Grant { name, token: token.expose().to_owned(), scopes });
+        grants.push(Grant::new(name, token.expose(), scopes));
     }
     Ok(grants)
 }

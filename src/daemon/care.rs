@@ -1,7 +1,7 @@
 //! Care: the tasks by which the daemon looks after itself.
 
 use super::Part;
-use crate::admin::Admin;
+use crate::admin::{AccessLog, Admin};
 use crate::alert;
 use crate::clock::Clock;
 use crate::config::Settings;
@@ -40,6 +40,14 @@ pub(super) fn look_after(
     let (store, clock, stop) = of();
     part.tasks.spawn(upkeep::watch_redrives(store, clock, destinations.clone(), stop));
     (trend, beyond)
+}
+
+/// Starts what writes refused requests into the audit.
+pub(super) fn note_access(part: &Part, store: &Store, clock: &Clock) -> Arc<AccessLog> {
+    let access: Arc<AccessLog> = Arc::default();
+    let (log, store, clock, stop) = (access.clone(), store.clone(), clock.clone(), part.stop.clone());
+    part.tasks.spawn(async move { log.keep(store, clock, stop).await });
+    access
 }
 
 /// Starts what tells somebody when something is wrong.

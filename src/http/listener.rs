@@ -6,9 +6,10 @@
 use super::answer::Answer;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::Service;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,6 +22,10 @@ use tokio_util::task::TaskTracker;
 const HEADERS_MAX: usize = 100;
 /// After a failed accept (out of descriptors, say), this long until the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The other end of a connection; stands in the extensions of its requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
 
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -44,10 +49,10 @@ where
             () = stop.cancelled() => break,
             permit = permits.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
         };
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = stop.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     pause().await;
@@ -59,6 +64,10 @@ where
         connections.spawn(async move {
             let _permit = permit;
             let _ = stream.set_nodelay(true); // only latency is lost where it fails
+            let service = service_fn(move |mut request: http::Request<Incoming>| {
+                request.extensions_mut().insert(Peer(peer));
+                service.call(request)
+            });
             connection(stream, service, limits, stop).await;
         });
     }

@@ -5,6 +5,7 @@ use crate::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Reason
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
 use crate::rules::anchor::Anchor;
 use crate::rules::gcra::Rate;
+use crate::store::audit::Audit;
 use crate::store::codec::{self, Kind};
 use crate::store::delta;
 use crate::store::draft::ROW_MAX;
@@ -56,7 +57,7 @@ fn golden_bytes_of_version_1() {
     let mut page = Vec::new();
     pack(&mut page, &codec::payload(&*delivery().event));
     let hold = Hold { until: Timestamp(7), reason: "Retry-After".to_owned() };
-    let audit = Audit { at: Timestamp(1), who: "admin".to_owned(), what: "dlq purge".to_owned(), count: 2 };
+    let audit = audit(None);
     let set_aside = Quarantined {
         at: Timestamp(1),
         table: "dlq".to_owned(),
@@ -91,7 +92,7 @@ fn golden_bytes_of_version_1() {
         ("totals", codec::encode(Kind::Totals, &totals)),
         ("names", codec::encode(Kind::Names, &vec!["crm".to_owned()])),
         ("hold", codec::encode(Kind::Hold, &hold)),
-        ("audit", codec::encode(Kind::Audit, &audit)),
+        ("audit", audit.encode()),
         ("quarantined", codec::encode(Kind::Quarantined, &set_aside)),
         ("stance", codec::encode(Kind::Stance, &stance)),
         ("redrive", codec::encode(Kind::Redrive, &redrive())),
@@ -113,8 +114,14 @@ fn golden_bytes_of_version_2() {
     let history = HistoryRow { pages, entries: vec![entry(), later] };
     let earlier = DeliveryId { sequence: Sequence(0), destination: DestinationId(1) };
     let settled = SettledRow { settlements: vec![settlement(), Settlement { id: earlier, ..settlement() }] };
-    let records = [("history", delta::encode(&history)), ("settled", delta::encode(&settled))];
+    let audit = audit(Some(Timestamp(1)));
+    let records =
+        [("history", delta::encode(&history)), ("settled", delta::encode(&settled)), ("audit", audit.encode())];
     assert_eq!(lines(&records), include_str!("golden/v2.txt"));
+}
+
+fn audit(since: Option<Timestamp>) -> Audit {
+    Audit { at: Timestamp(1), who: "admin".to_owned(), what: "dlq purge".to_owned(), count: 2, since }
 }
 
 fn lines(records: &[(&str, Vec<u8>)]) -> String {

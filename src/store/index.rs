@@ -1,5 +1,6 @@
 //! What the store knows in memory, rebuilt at every start from its queue-shaped rows.
 
+use super::audit::OpenEntries;
 use super::detained::Detainees;
 use super::dues::Dues;
 use super::names::Names;
@@ -34,6 +35,8 @@ pub struct Index {
     pub redrives: BTreeMap<DestinationId, Redrive>,
     pub door: Option<Door>,
     pub next_gap: u64,
+    /// Entries of the audit that stand for repetitions.
+    pub repeated: OpenEntries,
     pub detainees: Detainees,
     pub dues: Dues,
     pub spans: Spans,

@@ -247,7 +247,9 @@ impl<'a> Ledger<'a> {
                     self.quarantine(id, Table::Pages, why, found);
                 }
             }
-            Transition::Breaker { destination, fixed, at } => self.fix_breaker(destination, fixed, at),
+            Transition::Breaker { destination, fixed, at } => {
+                self.fix_breaker(destination, fixed, at);
+            }
             Transition::Hold { destination, until, reason } => self.hold(destination, Hold { until, reason }),
             Transition::Sent { destination, at } => self.sent(destination, at),
         }

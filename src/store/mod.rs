@@ -23,6 +23,7 @@
 //! rebuilds the `index`, `check` holds rows and index against each other.
 
 mod ages;
+mod audit;
 mod backup;
 mod behind;
 mod cache;
@@ -64,13 +65,14 @@ mod stance;
 mod view;
 
 pub use ages::Ages;
+pub use audit::{Audit, Repeated};
 pub use codec::Damaged;
 pub use detained::{Cause, Detained};
 pub use erase::{Erased, Erasure, Trace, Traces};
 pub use folder::{Durability, Free};
 pub use ledger::Windows;
 pub use memory::{Bounds, Remembering};
-pub use record::{Audit, Door, Entry, Gap, Hold, How, Settlement, Tally, Totals};
+pub use record::{Door, Entry, Gap, Hold, How, Settlement, Tally, Totals};
 pub use recovery::Findings;
 pub use redrive::{Redrive, RedriveEnd, RedriveEnded};
 pub use request::{Arrival, Change, DlqAction, News, Receipt, Transition};

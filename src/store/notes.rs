@@ -1,29 +1,29 @@
 //! Reading what the daemon and its operators noted: the audit, the gaps, the state of the door, what was told. All of it blocks.
 
-use super::codec::Kind;
-use super::draft::Table;
+use super::audit::Audit;
+use super::codec::{self, Damaged, Kind};
+use super::draft::{self, Table};
 use super::keys::{ALIVE, TOLD, number_key, number_of};
-use super::record::{Audit, Door, Gap};
+use super::record::{Door, Gap};
 use super::{Store, StoreError, read};
 use crate::rules::anchor::Anchor;
 use crate::time::Timestamp;
-use serde::de::DeserializeOwned;
 
 impl Store {
     /// Entries of the audit with numbers below `before`, the newest first.
     pub fn audit(&self, before: u64, limit: usize) -> Result<Vec<(u64, Audit)>, StoreError> {
-        self.newest(Table::Audit, Kind::Audit, before, limit)
+        self.newest(Table::Audit, Audit::decode, before, limit)
     }
 
     /// When events could not be accepted: numbers below `before`, the newest first.
     pub fn gaps(&self, before: u64, limit: usize) -> Result<Vec<(u64, Gap)>, StoreError> {
-        self.newest(Table::Gaps, Kind::Gap, before, limit)
+        self.newest(Table::Gaps, |sealed| codec::decode(Kind::Gap, sealed), before, limit)
     }
 
-    fn newest<T: DeserializeOwned>(
+    fn newest<T>(
         &self,
         table: Table,
-        kind: Kind,
+        decode: impl Fn(&[u8]) -> Result<T, Damaged>,
         before: u64,
         limit: usize,
     ) -> Result<Vec<(u64, T)>, StoreError> {
@@ -32,10 +32,12 @@ impl Store {
             let (key, _) = row?;
             // the key of a long record ends in its part number
             let Some(number) = key.strip_suffix(&[0, 0]).map(number_of).transpose()? else { continue };
-            match read::record(&self.shared.engine, table, kind, &number_key(number)) {
-                Ok(Some(record)) => found.push((number, record)),
+            match draft::get_long(&self.shared.engine, table, &number_key(number)) {
                 // one that does not verify is left out
-                Ok(None) | Err(StoreError::Damaged(_)) => {}
+                Ok(sealed) => {
+                    found.extend(sealed.and_then(|sealed| decode(&sealed).ok()).map(|record| (number, record)))
+                }
+                Err(StoreError::Damaged(_)) => {}
                 Err(e) => return Err(e),
             }
             if found.len() == limit {

@@ -234,15 +234,6 @@ pub struct Hold {
     pub reason: String,
 }
 
-/// A change made by an operator.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Audit {
-    pub at: Timestamp,
-    pub who: String,
-    pub what: String,
-    pub count: u64,
-}
-
 /// Whether an operator lets events in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Door {
@@ -254,6 +245,17 @@ pub enum Door {
         since: Timestamp,
         until: Timestamp,
     },
+}
+
+impl Door {
+    /// Whether both are of the same word, apart from when it was given.
+    pub fn says_as(&self, other: &Self) -> bool {
+        let word = |door: &Self| match door {
+            Self::Open => None,
+            Self::Closed { who, reason, until, .. } => Some((who.clone(), reason.clone(), *until)),
+        };
+        word(self) == word(other)
+    }
 }
 
 /// A time in which events could not be accepted.

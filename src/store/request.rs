@@ -1,6 +1,7 @@
 //! What the committer can be asked, and what it answers.
 
 use super::StoreError;
+use super::audit::Repeated;
 use super::backup::Tee;
 use super::detained::Detained;
 use super::erase::{Erased, Erasure};
@@ -175,6 +176,8 @@ pub enum Change {
     Note {
         what: String,
     },
+    /// The same, where it may be repeated without end: occurrences of a kind share an entry.
+    Repeated(Repeated),
 }
 
 #[derive(Debug)]

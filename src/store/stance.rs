@@ -40,6 +40,13 @@ pub struct Pause {
     pub until: Timestamp,
 }
 
+impl Pause {
+    /// Whether both are of the same word, apart from when it was given.
+    pub fn says_as(&self, other: &Self) -> bool {
+        (&self.who, &self.reason, self.until) == (&other.who, &other.reason, other.until)
+    }
+}
+
 /// How a breaker is kept until then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fixed {
@@ -49,6 +56,14 @@ pub struct Fixed {
     pub reason: String,
     pub since: Timestamp,
     pub until: Timestamp,
+}
+
+impl Fixed {
+    /// Whether both are of the same word, apart from when it was given.
+    pub fn says_as(&self, other: &Self) -> bool {
+        let word = |f: &Self| (f.position, f.who.clone(), f.reason.clone(), f.until);
+        word(self) == word(other)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

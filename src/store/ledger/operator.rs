@@ -4,14 +4,14 @@ use super::Ledger;
 use crate::delivery::{Delivery, DeliveryId, Place};
 use crate::event::Digest64;
 use crate::store::StoreError;
+use crate::store::audit::{AUDIT_MAX, Audit, Repeated};
 use crate::store::codec::{self, Kind};
 use crate::store::draft::Table;
 use crate::store::keys::{ALIVE, DOOR, TOLD, number_key};
-use crate::store::record::{Audit, Door, How};
+use crate::store::record::{Door, How};
 use crate::store::request::{Change, News};
 
-/// So many entries of the audit, and so many gaps, are kept; the oldest go.
-const AUDIT_MAX: u64 = 100_000;
+/// So many gaps are kept; the oldest go.
 const GAPS_MAX: u64 = 10_000;
 
 impl Ledger<'_> {
@@ -26,20 +26,20 @@ impl Ledger<'_> {
                 Ok(count)
             }
             Change::Door { what, door } => {
-                self.put_door(door);
-                self.audit(who, &what, 1);
+                let changes = self.put_door(door);
+                self.audit(who, &what, changes.into());
                 Ok(1)
             }
             Change::Pause { what, destination, pause } => {
-                self.pause(destination, pause.clone());
+                let changes = self.pause(destination, pause.clone());
                 self.news.push(News::Paused(destination, pause));
-                self.audit(who, &what, 1);
+                self.audit(who, &what, changes.into());
                 Ok(1)
             }
             Change::Breaker { what, destination, fixed } => {
-                self.fix_breaker(destination, fixed.clone(), self.now);
+                let changes = self.fix_breaker(destination, fixed.clone(), self.now);
                 self.news.push(News::Breaker(destination, fixed));
-                self.audit(who, &what, 1);
+                self.audit(who, &what, changes.into());
                 Ok(1)
             }
             Change::RedriveBegin { what, destination, redrive, list } => {
@@ -76,6 +76,10 @@ impl Ledger<'_> {
                 self.audit(who, &what, 1);
                 Ok(1)
             }
+            Change::Repeated(repeated) => {
+                self.audit_repeated(who, &repeated);
+                Ok(1)
+            }
         }
     }
 
@@ -103,9 +107,12 @@ impl Ledger<'_> {
         Ok(count)
     }
 
-    pub(super) fn put_door(&mut self, door: Door) {
+    /// Whether that is another word than before.
+    pub(super) fn put_door(&mut self, door: Door) -> bool {
+        let changes = !self.index.door.as_ref().unwrap_or(&Door::Open).says_as(&door);
         self.draft.put_long(Table::Meta, DOOR, &codec::encode(Kind::Door, &door));
         self.index.door = Some(door);
+        changes
     }
 
     /// How often a delivery that waits was tried, and the status of its last answer; what does not verify cannot say.
@@ -118,15 +125,35 @@ impl Ledger<'_> {
         Ok(delivery.map_or((0, 0), |delivery| delivery.tried()))
     }
 
+    /// Writes an entry of the audit, to the log too. What changed nothing shares an entry with other such requests.
     pub(super) fn audit(&mut self, who: &str, what: &str, count: usize) {
-        let record = Audit { at: self.now, who: who.to_owned(), what: what.to_owned(), count: count as u64 };
-        let n = self.index.totals.next_audit;
-        self.draft.put_long(Table::Audit, &number_key(n), &codec::encode(Kind::Audit, &record));
-        if let Some(old) = n.checked_sub(AUDIT_MAX) {
+        if count == 0 {
+            return self.audit_repeated(who, &Repeated::no_change(what, self.now));
+        }
+        let record =
+            Audit { at: self.now, who: who.to_owned(), what: what.to_owned(), count: count as u64, since: None };
+        tracing::info!(target: "holdline::audit", who, what, count, "audit");
+        self.put_audit(self.index.totals.next_audit, &record);
+    }
+
+    fn audit_repeated(&mut self, who: &str, repeated: &Repeated) {
+        let Repeated { what, examples, count, .. } = repeated;
+        tracing::info!(target: "holdline::audit", who, what, concerning = examples.join(", "), count, "audit");
+        let (number, record) = self.index.repeated.take_up(who, repeated, self.index.totals.next_audit);
+        self.put_audit(number, &record);
+    }
+
+    /// Under the number of an entry that is there, it takes its place.
+    fn put_audit(&mut self, number: u64, record: &Audit) {
+        self.draft.put_long(Table::Audit, &number_key(number), &record.encode());
+        self.changed = true;
+        if number < self.index.totals.next_audit {
+            return;
+        }
+        if let Some(old) = number.checked_sub(AUDIT_MAX) {
             // an entry is far shorter than a row
             self.draft.delete_parts(Table::Audit, &number_key(old), 1);
         }
-        self.index.totals.next_audit += 1;
-        self.changed = true;
+        self.index.totals.next_audit = number + 1;
     }
 }

@@ -12,12 +12,20 @@ use crate::store::stance::{Fixed, Paced, Pause, Stance};
 use crate::time::Timestamp;
 
 impl Ledger<'_> {
-    pub(super) fn pause(&mut self, d: DestinationId, pause: Option<Pause>) {
+    /// Whether that is another word than before.
+    pub(super) fn pause(&mut self, d: DestinationId, pause: Option<Pause>) -> bool {
+        let was = self.index.stances.get(&d).and_then(|stance| stance.pause.as_ref());
+        let changes = !same(was, pause.as_ref(), Pause::says_as);
         self.stand(d, self.now, |stance| stance.pause = pause);
+        changes
     }
 
-    pub(super) fn fix_breaker(&mut self, d: DestinationId, fixed: Option<Fixed>, at: Timestamp) {
+    /// Whether that is another word than before.
+    pub(super) fn fix_breaker(&mut self, d: DestinationId, fixed: Option<Fixed>, at: Timestamp) -> bool {
+        let was = self.index.stances.get(&d).and_then(|stance| stance.breaker.as_ref());
+        let changes = !same(was, fixed.as_ref(), Fixed::says_as);
         self.stand(d, at, |stance| stance.breaker = fixed);
+        changes
     }
 
     /// Changes a stance, and notes with it that everything is let in again, where it is.
@@ -83,5 +91,13 @@ impl Ledger<'_> {
         if let Some(Door::Closed { who, reason, since, until }) = self.index.door.clone() {
             self.put_door(Door::Closed { who, reason, since, until: step.moved(until) });
         }
+    }
+}
+
+/// Whether both say the same, or neither anything.
+fn same<T>(was: Option<&T>, is: Option<&T>, says_as: fn(&T, &T) -> bool) -> bool {
+    match (was, is) {
+        (Some(was), Some(is)) => says_as(was, is),
+        (was, is) => was.is_none() && is.is_none(),
     }
 }

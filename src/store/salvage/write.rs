@@ -5,6 +5,7 @@ use super::survey::{Kept, Survey};
 use crate::delivery::DeliveryId;
 use crate::event::{DestinationId, DestinationSet, Sequence};
 use crate::store::StoreError;
+use crate::store::audit::Audit;
 use crate::store::codec::{self, Kind};
 use crate::store::delta;
 use crate::store::draft::{Draft, Rows, Table, get_long};
@@ -12,7 +13,7 @@ use crate::store::engine::Engine;
 use crate::store::keys::{TOTALS, number_key, number_of};
 use crate::store::log::rows::Found;
 use crate::store::names::Names;
-use crate::store::record::{Audit, HistoryRow, How, SettledRow, Tally, Totals};
+use crate::store::record::{HistoryRow, How, SettledRow, Tally, Totals};
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
 
@@ -121,7 +122,7 @@ impl Writer<'_> {
         ] {
             for (key, _) in self.found.keys(table).filter(|(_, row)| row.is_there()) {
                 match get_long(self.found, table, key)
-                    .and_then(|s| Ok(codec::open(kind, &s.unwrap_or_default()).map(drop)?))
+                    .and_then(|s| Ok(codec::open_any(kind, &s.unwrap_or_default()).map(drop)?))
                 {
                     Ok(()) => self.copy_long(table, key)?,
                     Err(StoreError::Damaged(why)) => {
@@ -196,9 +197,9 @@ impl Writer<'_> {
             *totals.tally(d) = tally;
         }
         let what = "salvaged from a damaged store".to_owned();
-        let record =
-            Audit { at: self.now, who: "holdline verify --salvage".to_owned(), what, count: self.accounts.unaccounted };
-        self.draft.put_long(Table::Audit, &number_key(audit), &codec::encode(Kind::Audit, &record));
+        let (who, count) = ("holdline verify --salvage".to_owned(), self.accounts.unaccounted);
+        let record = Audit { at: self.now, who, what, count, since: None };
+        self.draft.put_long(Table::Audit, &number_key(audit), &record.encode());
         Ok(totals)
     }
 
@@ -282,7 +283,7 @@ mod tests {
     fn records_that_nothing_depends_on_are_taken_where_they_verify_and_named_where_they_do_not() {
         let audit = |what: &str| {
             let (who, what) = ("admin".to_owned(), what.to_owned());
-            codec::encode(Kind::Audit, &Audit { at: Timestamp(1), who, what, count: 2 })
+            Audit { at: Timestamp(1), who, what, count: 2, since: Some(Timestamp(1)) }.encode()
         };
         let gap = Gap { from: Timestamp(1), until: Timestamp(2), reason: "disk".to_owned(), refused: 3 };
         let good = [
