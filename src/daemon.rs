@@ -281,7 +281,10 @@ fn door(
         room: Arc::new(Semaphore::new(intake.max_in_flight_bytes.min(Semaphore::MAX_PERMITS))),
         admission,
         counts,
-        detained_bytes_max: settings.quarantine.max_bytes,
+        quarantine: crate::intake::room(
+            &settings.quarantine,
+            settings.sources.iter().filter(|s| s.keeps_apart()).count(),
+        ),
     })
 }
 

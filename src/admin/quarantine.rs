@@ -3,7 +3,7 @@
 use super::access::Caller;
 use super::answers::Page;
 use super::{Failure, Shared, filter};
-use crate::intake::Verdict;
+use crate::intake::{Unproven, Verdict};
 use crate::store::{Change, Detained};
 use axum::Json;
 use axum::extract::{Query as QueryOf, State, rejection::JsonRejection, rejection::QueryRejection};
@@ -82,6 +82,8 @@ pub(super) struct Verify {
     source: Option<String>,
     /// Only say what would become of them.
     dry_run: bool,
+    /// Let in, too, what came while its source asked for no proof, though it asks for one now; `source` must be given.
+    accept_unproven: bool,
 }
 
 /// What became of them.
@@ -97,6 +99,8 @@ pub(super) struct Verified {
     bad_signature: usize,
     /// Requests whose body still cannot be read.
     unparsable: usize,
+    /// Requests that came while their source asked for no proof, and now it asks for one.
+    unproven: usize,
     /// Requests of a source that is not configured any more.
     source_gone: usize,
 }
@@ -109,6 +113,10 @@ pub(super) async fn verify(
     body: Result<Json<Verify>, JsonRejection>,
 ) -> Result<Json<Verified>, Failure> {
     let Json(wish) = body.map_err(|e| Failure::bad(e.body_text()))?;
+    let unproven = if wish.accept_unproven { Unproven::Accept } else { Unproven::Keep };
+    if wish.accept_unproven && wish.source.is_none() {
+        return Err(Failure::bad("`accept_unproven` needs `source`: name the source whose requests you answer for"));
+    }
     let intake = admin.intake.read().expect("no holder panics").clone();
     let mut all = Verified::default();
     let mut from = 0;
@@ -119,8 +127,8 @@ pub(super) async fn verify(
             continue;
         }
         let verdict = match wish.dry_run {
-            true => Some(intake.judge(&detained).0),
-            false => intake.readmit(number, &detained).await?,
+            true => Some(intake.judge(&detained, unproven).0),
+            false => intake.readmit(number, &detained, unproven).await?,
         };
         let Some(verdict) = verdict else { continue };
         all.matched += 1;
@@ -131,11 +139,13 @@ pub(super) async fn verify(
             }
             Verdict::StillBad(crate::store::Cause::BadSignature) => all.bad_signature += 1,
             Verdict::StillBad(crate::store::Cause::Unparsable) => all.unparsable += 1,
+            Verdict::Unproven => all.unproven += 1,
             Verdict::SourceGone => all.source_gone += 1,
         }
     }
     if all.done > 0 {
-        let what = format!("quarantine verify: {} requests let in with {} events", all.done, all.events);
+        let answered_for = if wish.accept_unproven { ", without proof where they had none" } else { "" };
+        let what = format!("quarantine verify: {} requests let in with {} events{answered_for}", all.done, all.events);
         admin.store.change(Change::Note { what }, caller.name).await?;
     }
     Ok(Json(all))

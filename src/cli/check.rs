@@ -5,8 +5,8 @@
 //! shown.
 
 use crate::cli::{Failure, output, words};
-use crate::config::Settings;
 use crate::config::settings::{Destination, DestinationAuth, Secret, ServerTls, Source, Token};
+use crate::config::{Settings, unsigned_places};
 use crate::dispatch;
 use crate::http::tls::{Files, Tls};
 use crate::intake;
@@ -41,8 +41,21 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     for secret in unseen {
         told.push_str(&format!("not looked at: {secret}, which is not set here; the service needs it\n"));
     }
+    told.extend(settings.sources.iter().filter_map(unsigned));
     output::text(&told)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a source's preset would look at, and ignores because nothing signs it.
+fn unsigned(source: &Source) -> Option<String> {
+    let places = unsigned_places(source);
+    let shown = places.iter().map(|place| format!("{place:?}")).collect::<Vec<_>>().join(", ");
+    (!places.is_empty()).then(|| {
+        format!(
+            "note: source `{}` ignores {shown}: its signature does not cover them (to believe them: trust_unsigned)\n",
+            source.name
+        )
+    })
 }
 
 /// What a start would find.

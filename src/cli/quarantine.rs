@@ -39,6 +39,9 @@ struct Verify {
     /// Only say what would become of them
     #[arg(long)]
     dry_run: bool,
+    /// Let in, too, what came while the source asked for no proof, though it asks for one now: you answer for it
+    #[arg(long, requires = "source")]
+    accept_unproven: bool,
 }
 
 /// Runs one of the commands about what was kept apart.
@@ -54,6 +57,9 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             let mut request = json!({"dry_run": verify.dry_run});
             if let Some(source) = &verify.source {
                 request["source"] = json!(source);
+            }
+            if verify.accept_unproven {
+                request["accept_unproven"] = json!(true);
             }
             let answer = admin.post("/v1/quarantine/verify", &request).await?;
             match form {
@@ -89,13 +95,14 @@ fn rows(items: &[Value], now: Timestamp) -> Table {
 /// What became of them, a line for each end.
 fn told(answer: &Value, dry_run: bool) -> String {
     let n = |key| item::number(answer, key);
-    let left = n("bad_signature") + n("unparsable") + n("source_gone");
+    let left = n("bad_signature") + n("unparsable") + n("unproven") + n("source_gone");
     let (passed, did) = if dry_run { (n("matched") - left, "would be let in") } else { (n("done"), "let in") };
     let mut text =
         format!("{} {did}, with {}\n", words::counted(passed, "request"), words::counted(n("events"), "event"));
     for (key, why) in [
         ("bad_signature", "whose signature does not verify: mend `auth` of the source"),
         ("unparsable", "whose body cannot be read: mend the pointers of the source"),
+        ("unproven", "which came while their source asked for no proof: --source NAME --accept-unproven lets them in"),
         ("source_gone", "whose source is not configured any more"),
     ] {
         if n(key) > 0 {
@@ -111,13 +118,14 @@ mod tests {
 
     #[test]
     fn what_became_of_them_is_told() {
-        let answer =
-            json!({"matched": 4, "done": 2, "events": 5, "bad_signature": 1, "unparsable": 1, "source_gone": 0});
+        let answer = json!({"matched": 4, "done": 2, "events": 5, "bad_signature": 1, "unparsable": 1, "unproven": 2,
+                "source_gone": 0});
         assert_eq!(
             told(&answer, false),
             "2 requests let in, with 5 events\n\
              1 request kept, whose signature does not verify: mend `auth` of the source\n\
-             1 request kept, whose body cannot be read: mend the pointers of the source\n"
+             1 request kept, whose body cannot be read: mend the pointers of the source\n\
+             2 requests kept, which came while their source asked for no proof: --source NAME --accept-unproven lets them in\n"
         );
         let dry = json!({"matched": 1, "done": 0, "events": 1, "bad_signature": 0, "unparsable": 0, "source_gone": 0});
         assert_eq!(told(&dry, true), "1 request would be let in, with 1 event\n");

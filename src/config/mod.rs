@@ -18,6 +18,7 @@ mod reader;
 mod secret;
 mod section;
 pub mod settings;
+mod signed;
 mod source;
 mod values;
 
@@ -26,4 +27,5 @@ pub use overrides::Overrides;
 pub use reader::{load, read};
 pub use secret::{Secret, SecretValue};
 pub use settings::Settings;
+pub use signed::ignored as unsigned_places;
 pub use values::rate_of;

@@ -18,7 +18,7 @@ pub(super) fn source<'r>(mut section: Section<'r>, sources: &mut Names<'r>, dest
     let name = section.need("name", r#"name = "genesys""#, |v| sources.declare(&v));
     let absent = Source::named(name.unwrap_or_default());
     let profiles = PROFILES.map(|p| (p, p));
-    Source {
+    let source = Source {
         profile: section.take("profile", |v| values::choice(&v, &profiles)).map_or(absent.profile, Into::into),
         pointers: Pointers {
             key: section.take("key", composites),
@@ -31,6 +31,7 @@ pub(super) fn source<'r>(mut section: Section<'r>, sources: &mut Names<'r>, dest
             .take("dedup_window", |v| values::duration(&v, &DEDUP_WINDOW))
             .unwrap_or(absent.dedup_window),
         auth: section.take("auth", super::auth::auths).unwrap_or_default(),
+        trust_unsigned: section.take("trust_unsigned", trusted),
         on_bad_signature: section
             .take("on_bad_signature", |v| values::choice(&v, &ON_FAULT))
             .unwrap_or(OnFault::Refuse),
@@ -41,7 +42,21 @@ pub(super) fn source<'r>(mut section: Section<'r>, sources: &mut Names<'r>, dest
             .unwrap_or_default(),
         types: section.take("types", |v| values::words(&v, "all types", type_pattern)).unwrap_or_default(),
         name: absent.name,
-    }
+    };
+    super::signed::check(&section, &source);
+    source
+}
+
+/// Headers and query parameters; none of them is a decision, too.
+fn trusted(value: Value<'_>) -> Option<Vec<String>> {
+    let place = |v: &Value<'_>| {
+        let text = v.text(r#""header:NAME" or "query:NAME""#)?;
+        if !text.starts_with("header:") && !text.starts_with("query:") {
+            return v.wrong(format!("{} is in the body, which is signed", v.written()), "remove it");
+        }
+        v.check(check_part(text)).map(|()| text.to_owned())
+    };
+    Some(value.items()?.iter().filter_map(place).collect())
 }
 
 /// Alternatives: a part, or an array whose elements are parts or arrays of parts that belong together.

@@ -5,6 +5,7 @@
 
 use crate::config::settings::{Secret, SourceAuth};
 use crate::signature::{Claim, Verifier};
+use crate::store::Proof as Proven;
 use crate::time::Timestamp;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -38,6 +39,9 @@ enum Place {
 /// What a request's head says for it.
 #[derive(Debug)]
 pub enum Standing<'a> {
+    /// Everybody may send.
+    Open,
+    /// It shows a token that is right.
     Passed,
     Denied,
     /// The body decides.
@@ -68,7 +72,7 @@ impl Guard {
             }
         }
         match claims.as_slice() {
-            _ if self.0.is_empty() => Standing::Passed,
+            _ if self.0.is_empty() => Standing::Open,
             [] => Standing::Denied,
             _ => Standing::Claimed(claims),
         }
@@ -78,27 +82,45 @@ impl Guard {
         self.0.iter().any(|proof| matches!(proof, Proof::Signature(_)))
     }
 
-    /// Headers and query parameters that hold a token, and are not to be kept.
-    pub fn token_places(&self) -> (Vec<&HeaderName>, Vec<&str>) {
-        let (mut headers, mut parameters) = (vec![&header::AUTHORIZATION, &header::COOKIE], Vec::new());
-        for proof in &self.0 {
-            match proof {
-                Proof::Token { place: Place::Header(name), .. } => headers.push(name),
-                Proof::Token { place: Place::Query(name), .. } => parameters.push(name.as_str()),
-                _ => {}
-            }
-        }
-        (headers, parameters)
+    /// Whether everybody may send.
+    pub fn is_open(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a header holds a token of this guard.
+    pub fn has_token_in_header(&self, name: &HeaderName) -> bool {
+        let is_here = |place: &Place| match place {
+            Place::Bearer | Place::Basic => *name == header::AUTHORIZATION,
+            Place::Header(own) => own == name,
+            Place::Query(_) => false,
+        };
+        self.0.iter().any(|proof| matches!(proof, Proof::Token { place, .. } if is_here(place)))
+    }
+
+    /// Whether a query parameter holds a token of this guard.
+    pub fn has_token_in_query(&self, name: &str) -> bool {
+        self.0.iter().any(|proof| matches!(proof, Proof::Token { place: Place::Query(own), .. } if own == name))
+    }
+
+    /// Whether a signature is verified with this header.
+    pub fn verifies_with(&self, name: &HeaderName) -> bool {
+        let reads = |proof: &Proof| matches!(proof, Proof::Signature(v) if v.headers().any(|own| own == name));
+        self.0.iter().any(reads)
     }
 }
 
 impl Standing<'_> {
-    /// Whether the request may come in, now that its body is here.
-    pub fn admits(&self, body: &[u8]) -> bool {
+    /// What the request has proved, now that its body is here; none where it may not come in.
+    pub fn admits(&self, body: &[u8]) -> Option<Proven> {
         match self {
-            Self::Passed => true,
-            Self::Denied => false,
-            Self::Claimed(claims) => claims.iter().any(|(verifier, claim)| verifier.verify(claim, body)),
+            Self::Open => Some(Proven::Nothing),
+            Self::Passed => Some(Proven::Token),
+            Self::Denied => None,
+            Self::Claimed(claims) => {
+                let (verifier, claim) = claims.iter().find(|(verifier, claim)| verifier.verify(claim, body))?;
+                let headers = verifier.scheme().signed_headers().map(|name| name.as_str().to_owned()).collect();
+                Some(Proven::Signature { headers, timestamp: claim.timestamp().to_owned() })
+            }
         }
     }
 }
@@ -169,7 +191,7 @@ mod tests {
 
     fn admits(guard: &Guard, headers: &[(&'static str, &'static str)], query: Option<&str>) -> bool {
         let headers = headers.iter().map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap())).collect();
-        guard.standing(&headers, query, WALL).admits(b"{}")
+        guard.standing(&headers, query, WALL).admits(b"{}").is_some()
     }
 
     #[test]

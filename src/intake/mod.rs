@@ -11,7 +11,7 @@ mod handshake;
 mod refusal;
 mod source;
 
-pub use detention::Verdict;
+pub use detention::{Unproven, Verdict, room};
 pub use source::Source;
 
 use crate::clock::Clock;
@@ -21,7 +21,8 @@ use crate::http::listener::Handled;
 use crate::http::seats::Seat;
 use crate::latency::Latency;
 use crate::profile::{Fields, Found, Limits, Request};
-use crate::store::{Arrival, Cause, Receipt, Store};
+use crate::rules::throttle::Throttle;
+use crate::store::{Arrival, Cause, Proof, Receipt, Room, Store};
 use crate::time::Timestamp;
 use admission::Admission;
 use guard::Standing;
@@ -35,6 +36,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 use tokio::sync::Semaphore;
+
+/// A log line about unsigned places of a source is written once in so long.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// The bounds of one request.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +57,9 @@ pub struct Counts {
     /// Acknowledged and not stored: types that go nowhere, and signs of life.
     ignored: AtomicU64,
     fares: Mutex<BTreeMap<String, Fare>>,
+    told: detention::Told,
+    /// By source: places that are not signed, and not believed.
+    disbelieved: Mutex<BTreeMap<String, Throttle>>,
 }
 
 impl Counts {
@@ -111,8 +118,8 @@ pub struct Intake {
     pub room: Arc<Semaphore>,
     pub admission: Arc<Admission>,
     pub counts: Arc<Counts>,
-    /// Of requests that are kept apart, together.
-    pub detained_bytes_max: u64,
+    /// What there is for requests that are kept apart.
+    pub quarantine: Room,
 }
 
 /// The answer to a single event.
@@ -167,23 +174,37 @@ impl Intake {
         let held = body::read(body, self.bounds.body_bytes_max, self.bounds.body_timeout, &self.room);
         let held = held.await.map_err(|unread| Refusal::unread(unread, self.bounds.body_bytes_max))?;
         drop(receiving);
-        if !standing.admits(&held.bytes) {
-            let refusal = Refusal::unauthorized();
-            return self.detain(source, &head, &held.bytes, Cause::BadSignature, refusal).await;
-        }
+        let Some(proof) = standing.admits(&held.bytes) else {
+            let why = (Cause::BadSignature, Proof::Nothing);
+            return self.detain(source, &head, &held.bytes, why, Refusal::unauthorized()).await;
+        };
         if let Some(answer) = handshake::validation(&head.headers, &held.bytes) {
             return Ok(answer);
         }
         let read = Request { headers: &head.headers, query: head.uri.query(), body: &held.bytes };
-        let found = match source.profile.read(&read, &self.limits()) {
+        let found = match source.read(&read, &proof, &self.limits()) {
             Ok(found) => found,
-            Err(why) => return self.detain(source, &head, &held.bytes, Cause::Unparsable, why.into()).await,
+            Err(why) => {
+                return self.detain(source, &head, &held.bytes, (Cause::Unparsable, proof), why.into()).await;
+            }
         };
+        self.tell_disbelieved(source, &read, &proof);
         source.take(found.events(), self.clock.now()).map_err(limited)?;
         match found {
             Found::One(fields) => self.accept_one(source, &head.headers, fields).await,
             Found::Batch(fields) => self.accept_batch(source, &head.headers, fields).await,
             Found::Dropped { .. } => Ok(self.ignore(1)),
+        }
+    }
+
+    /// Says now and then which place of a profile is not believed because nothing signs it.
+    fn tell_disbelieved(&self, source: &Source, request: &Request<'_>, proof: &Proof) {
+        let Some(place) = source.disbelieved(request, proof) else { return };
+        let mut told = self.counts.disbelieved.lock().expect("no holder panics");
+        if let Some(requests) = told.entry(source.name.clone()).or_default().count(self.clock.now(), TOLD_EVERY) {
+            let what =
+                "the signature does not cover this place, so it is ignored; name it in trust_unsigned to believe it";
+            tracing::warn!(source = source.name, %place, requests, "{what}");
         }
     }
 

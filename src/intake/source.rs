@@ -1,15 +1,24 @@
 //! A source as intake uses it: its profile compiled, its routes resolved to numbers.
+//!
+//! *Invariants.* Under a signature only what it covers decides which event a request is: the body, and the headers that its
+//! template names; others only where the configuration trusts them by name. Where no id is found there, the signed bytes
+//! themselves are the id, so that a request that was overheard and is sent again makes no new event.
 
 use super::guard::Guard;
 use crate::config::settings::{self, OnFault, Pointers};
 use crate::event::{DestinationId, DestinationSet, Digest64, Event};
-use crate::profile::{Composite, Field, Fields, Pointer, PointerError, Profile};
+use crate::profile::{
+    Composite, Field, Fields, Found, Limits, Part, Pointer, PointerError, Profile, Request, Unreadable,
+};
 use crate::rules::gcra::Gcra;
 use crate::rules::pattern::matches;
-use crate::store::{Arrival, Cause};
+use crate::store::{Arrival, Cause, Proof};
 use crate::time::Timestamp;
 use bytes::Bytes;
-use http::HeaderMap;
+use form_urlencoded::Serializer;
+use http::{HeaderMap, HeaderName};
+use sha2::{Digest as _, Sha256};
+use std::fmt::Write as _;
 use std::sync::{Mutex, MutexGuard};
 
 /// Longest `Content-Type` and `traceparent` that are kept.
@@ -18,8 +27,10 @@ const HEADER_BYTES_MAX: usize = 512;
 #[derive(Debug)]
 pub struct Source {
     pub name: String,
-    pub profile: Profile,
     pub guard: Guard,
+    profile: Profile,
+    /// Unsigned, and believed all the same.
+    trusted: Vec<Part>,
     to: DestinationSet,
     types: Vec<String>,
     limit: Option<Mutex<Gcra>>,
@@ -34,6 +45,7 @@ impl Source {
         let to = destinations.iter().filter(|(name, _)| goes_to(name));
         Ok(Self {
             name: settings.name.clone(),
+            trusted: trusted(settings).map_err(|fault| fault.to_string())?,
             profile: profile(&settings.profile, &settings.pointers).map_err(|fault| fault.to_string())?,
             guard: Guard::new(&settings.auth)?,
             to: to.fold(DestinationSet::EMPTY, |set, (_, d)| set.with(*d)),
@@ -42,6 +54,57 @@ impl Source {
             on_unparsable: settings.on_unparsable,
             limit: settings.rate_limit.map(|rate| Mutex::new(Gcra::new(rate, rate.count()))),
         })
+    }
+
+    /// Reads a request by what it has proved.
+    pub fn read(&self, request: &Request<'_>, proof: &Proof, limits: &Limits) -> Result<Found, Unreadable> {
+        let Proof::Signature { headers, timestamp } = proof else { return self.profile.read(request, limits) };
+        let trusted = self.trusted.iter().filter_map(|part| match part {
+            Part::Header(name) => Some(name.as_str()),
+            _ => None,
+        });
+        let mut signed = HeaderMap::new();
+        for name in headers.iter().map(String::as_str).chain(trusted) {
+            if let Some((name, value)) = name.parse::<HeaderName>().ok().zip(request.headers.get(name)) {
+                signed.insert(name, value.clone());
+            }
+        }
+        let query = request.query.and_then(|query| self.trusted_query(query));
+        let read = Request { headers: &signed, query: query.as_deref(), body: request.body };
+        let mut found = self.profile.read(&read, limits)?;
+        identify(&mut found, timestamp, request.body);
+        Ok(found)
+    }
+
+    /// What of a query is believed though no signature covers it.
+    fn trusted_query(&self, query: &str) -> Option<String> {
+        let is_trusted = |name: &str| self.trusted.iter().any(|part| matches!(part, Part::Query(own) if own == name));
+        let pairs = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| is_trusted(name));
+        let query = Serializer::new(String::new()).extend_pairs(pairs).finish();
+        (!query.is_empty()).then_some(query)
+    }
+
+    /// A place that the profile looks at and this request has something in, but that is not believed.
+    pub fn disbelieved(&self, request: &Request<'_>, proof: &Proof) -> Option<&Part> {
+        let Proof::Signature { headers, .. } = proof else { return None };
+        let is_there = |part: &&Part| match part {
+            Part::Header(name) => request.headers.contains_key(name) && !headers.iter().any(|own| *name == **own),
+            Part::Query(name) => {
+                request.query.is_some_and(|query| form_urlencoded::parse(query.as_bytes()).any(|(own, _)| own == *name))
+            }
+            _ => false,
+        };
+        self.profile.outside_the_body().filter(|part| !self.trusted.contains(part)).find(is_there)
+    }
+
+    /// Whether a field is looked for in this header.
+    pub fn reads_header(&self, name: &HeaderName) -> bool {
+        self.profile.outside_the_body().any(|part| matches!(part, Part::Header(own) if own == name))
+    }
+
+    /// Whether a field is looked for in this query parameter.
+    pub fn reads_parameter(&self, name: &str) -> bool {
+        self.profile.outside_the_body().any(|part| matches!(part, Part::Query(own) if own == name))
     }
 
     /// Whether its rate leaves room for a request, before anything of it is read; else not before when.
@@ -106,6 +169,37 @@ impl Source {
         let wanted = self.types.is_empty() || self.types.iter().any(|pattern| matches(pattern, kind));
         if wanted { self.to } else { DestinationSet::EMPTY }
     }
+}
+
+/// Gives events without an id the bytes that were signed for one: the digest of the body, behind the timestamp where one is
+/// signed, and in a batch the place in it.
+fn identify(found: &mut Found, timestamp: &str, body: &[u8]) {
+    let is_bare = |fields: &Fields| fields.sender_id.is_none();
+    let digest = || {
+        let mut hash = Sha256::new();
+        if !timestamp.is_empty() {
+            hash.update(timestamp);
+            hash.update(b".");
+        }
+        let hash = hash.chain_update(body).finalize();
+        hash.iter().fold("sha256:".to_owned(), |mut hex, byte| {
+            write!(hex, "{byte:02x}").expect("a String takes every write");
+            hex
+        })
+    };
+    match found {
+        Found::One(fields) if is_bare(fields) => fields.sender_id = Some(digest()),
+        Found::Batch(all) if all.iter().any(is_bare) => {
+            let digest = digest();
+            let bare = all.iter_mut().enumerate().filter(|(_, fields)| fields.sender_id.is_none());
+            bare.for_each(|(n, fields)| fields.sender_id = Some(format!("{digest}/{n}")));
+        }
+        Found::One(_) | Found::Batch(_) | Found::Dropped { .. } => {}
+    }
+}
+
+fn trusted(settings: &settings::Source) -> Result<Vec<Part>, PointerError> {
+    settings.trust_unsigned.iter().flatten().map(|part| Part::parse(part)).collect()
 }
 
 fn profile(name: &str, pointers: &Pointers) -> Result<Profile, PointerError> {

@@ -120,6 +120,18 @@ fn place(pointer: &str) -> String {
     if pointer.is_empty() { "the top of the body".to_owned() } else { format!("`{pointer}`") }
 }
 
+impl Field {
+    /// The key of its pointers in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Id => "id",
+            Self::Time => "time",
+            Self::Kind => "type",
+        }
+    }
+}
+
 impl Profile {
     /// Names that [`Profile::preset`] knows.
     pub fn preset_names() -> &'static [&'static str] {
@@ -177,6 +189,26 @@ impl Profile {
         pointer.iter().for_each(|pointer| self.wanted.add(pointer));
         self.split = pointer.or(self.split);
         self
+    }
+
+    /// Every header and query parameter that a field is looked for in.
+    pub fn outside_the_body(&self) -> impl Iterator<Item = &Part> {
+        self.shapes.iter().flat_map(Shape::outside_the_body)
+    }
+
+    /// The fields that the shapes look for, and those of their places that lie outside the body, by whether one lies in it.
+    pub fn fields_outside_the_body(&self) -> Vec<(Field, Vec<&Part>, bool)> {
+        let mut fields = Vec::new();
+        for shape in &self.shapes {
+            for (field, alternatives) in shape.fields() {
+                let parts = || alternatives.iter().flat_map(|Composite(parts)| parts);
+                let outside: Vec<&Part> = parts().filter(|part| part.is_outside_the_body()).collect();
+                if !outside.is_empty() {
+                    fields.push((field, outside, parts().any(|part| !part.is_outside_the_body())));
+                }
+            }
+        }
+        fields
     }
 
     /// Checks the body and reads the fields of its events.

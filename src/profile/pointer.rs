@@ -105,6 +105,11 @@ pub enum Part {
 }
 
 impl Part {
+    /// Whether it is a header or a query parameter.
+    pub fn is_outside_the_body(&self) -> bool {
+        matches!(self, Self::Header(_) | Self::Query(_))
+    }
+
     /// Reads `/a/b`, the empty text (the whole body), `header:NAME`, `query:NAME` or `body:sha256`.
     pub fn parse(text: &str) -> Result<Self, PointerError> {
         if text.is_empty() || text.starts_with('/') {

@@ -1,6 +1,7 @@
 //! The presets: where each field lies in what the known senders post.
 
-use super::pointer::{Composite, Pointer};
+use super::Field;
+use super::pointer::{Composite, Part, Pointer};
 
 /// How a body is divided into events.
 #[derive(Clone, Debug)]
@@ -181,6 +182,17 @@ fn pointer(text: &str) -> Pointer {
 }
 
 impl Shape {
+    /// The alternatives of each field.
+    pub(super) fn fields(&self) -> [(Field, &[Composite]); 4] {
+        [(Field::Key, &self.key), (Field::Id, &self.id), (Field::Time, &self.time), (Field::Kind, &self.kind)]
+    }
+
+    /// Every header and query parameter that this shape looks at.
+    pub(super) fn outside_the_body(&self) -> impl Iterator<Item = &Part> {
+        let composites = self.fields().into_iter().flat_map(|(_, alternatives)| alternatives);
+        composites.flat_map(|Composite(parts)| parts).filter(|part| part.is_outside_the_body())
+    }
+
     /// Every place of the body that this shape looks at.
     pub(super) fn pointers(&self) -> impl Iterator<Item = &Pointer> {
         let split = match &self.split {

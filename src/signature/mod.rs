@@ -48,6 +48,13 @@ pub struct Claim<'a> {
     id: &'a str,
 }
 
+impl<'a> Claim<'a> {
+    /// The timestamp that is signed, as it was sent; empty where none is.
+    pub fn timestamp(&self) -> &'a str {
+        self.timestamp
+    }
+}
+
 impl Verifier {
     /// `secrets` as they are written, in any order.
     ///
@@ -66,6 +73,11 @@ impl Verifier {
             StampPlace::Field(_) => None,
         });
         [Some(&self.scheme.header), stamp, self.scheme.id.as_ref()].into_iter().flatten()
+    }
+
+    /// How its sender signs.
+    pub fn scheme(&self) -> &Scheme {
+        &self.scheme
     }
 
     /// None where these headers cannot belong to a request that passes. `wall` is the clock on the wall.

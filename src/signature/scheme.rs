@@ -86,6 +86,17 @@ impl Algorithm {
 }
 
 impl Scheme {
+    /// Headers that the signature covers. Beside them it covers the body, and nothing else of a request: no other header, no
+    /// query, no path.
+    pub fn signed_headers(&self) -> impl Iterator<Item = &HeaderName> {
+        let stamp = self.stamp.as_ref().filter(|_| self.signed.has_timestamp()).and_then(|stamp| match &stamp.place {
+            StampPlace::Header(name) => Some(name),
+            StampPlace::Field(_) => None,
+        });
+        let id = self.id.as_ref().filter(|_| self.signed.has_id());
+        [stamp, id].into_iter().flatten()
+    }
+
     /// What a header's value holds, one by one.
     pub(super) fn items<'a>(&self, value: &'a str) -> impl Iterator<Item = &'a str> {
         let separator = self.separator;

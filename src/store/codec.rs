@@ -44,7 +44,7 @@ impl Kind {
     /// The newest version that there is of it.
     fn newest(self) -> u8 {
         match self {
-            Self::History | Self::Settled | Self::Audit => 2,
+            Self::History | Self::Settled | Self::Audit | Self::Detained => 2,
             _ => VERSION,
         }
     }

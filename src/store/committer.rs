@@ -11,6 +11,7 @@ use super::StoreError;
 use super::backup::Tee;
 use super::behind::Behind;
 use super::cache::Cache;
+use super::detained::Full;
 use super::draft::Draft;
 use super::engine::Engine;
 use super::erase::Erased;
@@ -79,7 +80,7 @@ enum Answer {
     Accept(oneshot::Sender<Vec<Receipt>>, Vec<Receipt>),
     Register(oneshot::Sender<Vec<Option<DestinationId>>>, Vec<Option<DestinationId>>),
     Count(oneshot::Sender<usize>, usize),
-    Detain(oneshot::Sender<Option<u64>>, Option<u64>),
+    Detain(oneshot::Sender<Result<u64, Full>>, Result<u64, Full>),
     LetIn(oneshot::Sender<Option<Vec<Receipt>>>, Option<Vec<Receipt>>),
     Erase(oneshot::Sender<Erased>, Erased),
     Flush(oneshot::Sender<()>),
@@ -230,8 +231,8 @@ impl Committer {
                 Request::Change { change, who, answer } => {
                     answers.push(Answer::Count(answer, ledger.change(change, &who)?));
                 }
-                Request::Detain { detained, bytes_max, answer } => {
-                    answers.push(Answer::Detain(answer, ledger.detain(&detained, bytes_max)));
+                Request::Detain { parcel, room, answer } => {
+                    answers.push(Answer::Detain(answer, ledger.detain(&parcel, room)));
                 }
                 Request::LetIn { number, arrivals, answer } => {
                     answers.push(Answer::LetIn(answer, ledger.let_in(number, arrivals)?));
@@ -276,6 +277,7 @@ fn is_urgent(request: &Request) -> bool {
 fn size(request: &Request) -> usize {
     match request {
         Request::Accept { arrivals, .. } => arrivals.iter().map(|a| a.record.len()).sum(),
+        Request::Detain { parcel, .. } => parcel.sealed.len(),
         _ => 0,
     }
 }

@@ -1,26 +1,58 @@
 //! Detained requests: what came in and was not accepted, kept apart until somebody mends what it failed by.
 //!
 //! *Invariants.* They are no events: nothing delivers them, and no sequence is theirs. Their bytes together are bounded, and
-//! so is their number. The same request is kept once, with its first arrival time. One that is let in becomes events and
-//! leaves in the same commit.
+//! so are their number and the shares of one source and of requests that did not prove their sender. A request is known
+//! as the one that is kept already only if everything is the same that decides what it is: source, cause, what it
+//! proved, query, body, and each header that is not of the transport. One that is let in becomes events and leaves in the
+//! same commit.
+//!
+//! *Format.* Version 1 has no `proof`: it is read as if nothing had been proved. Version 2 is what is written.
 
-use super::codec::{self, Kind};
-use super::draft::Table;
+use super::codec::{self, Damaged, Kind};
+use super::draft::{self, Table};
 use super::engine::Engine;
 use super::keys::{number_key, number_of};
 use super::recovery::Findings;
 use super::request::{Arrival, Receipt, Request};
 use super::{Store, StoreError, read};
-use crate::event::Digest64;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 /// No more are kept, whatever their size: each takes some memory too.
 pub(super) const COUNT_MAX: usize = 65_536;
+const VERSION: u8 = 2;
+
+/// Headers that the transport makes and changes from one attempt to the next, and that decide nothing about an event.
+const OF_TRANSPORT: [&str; 22] = [
+    "accept-encoding",
+    "b3",
+    "connection",
+    "content-length",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "traceparent",
+    "tracestate",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+    "x-amzn-trace-id",
+    "x-cloud-trace-context",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
 
 /// Why a request was not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Cause {
     BadSignature,
     Unparsable,
@@ -35,7 +67,24 @@ impl Cause {
     }
 }
 
-/// A request as it came, without its tokens.
+/// What a request proved about its sender when it came.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Proof {
+    /// Nothing: its source asked for nothing then, or its signature did not verify.
+    Nothing,
+    /// It showed a token that was right then. The token is not kept.
+    Token,
+    /// Its signature verified then, over the body, these headers, and this timestamp; empty where it signs none.
+    Signature { headers: Vec<String>, timestamp: String },
+}
+
+impl Proof {
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::Nothing
+    }
+}
+
+/// A request as it came, without its credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Detained {
     /// When it first came.
@@ -45,12 +94,129 @@ pub struct Detained {
     pub headers: Vec<(String, Vec<u8>)>,
     pub query: Option<String>,
     pub body: Vec<u8>,
+    pub proof: Proof,
 }
 
+/// The first version of the record.
+#[derive(Deserialize)]
+struct Detained1 {
+    at: Timestamp,
+    source: String,
+    cause: Cause,
+    headers: Vec<(String, Vec<u8>)>,
+    query: Option<String>,
+    body: Vec<u8>,
+}
+
+/// SHA-256 of everything that decides what a request is.
+type Identity = [u8; 32];
+
 impl Detained {
-    /// By what the same request is known when it comes again, with a signature of another moment.
-    fn digest(&self) -> Digest64 {
-        Digest64::of(&[self.source.as_bytes(), self.cause.word().as_bytes(), &self.body])
+    /// By what the same request is known when it comes again.
+    fn identity(&self) -> Identity {
+        let mut headers: Vec<_> =
+            self.headers.iter().filter(|(name, _)| !OF_TRANSPORT.contains(&name.as_str())).collect();
+        headers.sort_by(|(a, _), (b, _)| a.cmp(b)); // stable: of one name the order counts
+        let decisive = (&self.source, self.cause, &self.proof, headers, &self.query, &self.body);
+        Sha256::digest(codec::payload(&decisive)).into()
+    }
+
+    fn seal(&self) -> Vec<u8> {
+        codec::seal_as(Kind::Detained, VERSION, &codec::payload(self))
+    }
+
+    fn open(sealed: &[u8]) -> Result<Self, Damaged> {
+        let (version, payload) = codec::open_any(Kind::Detained, sealed)?;
+        if version == VERSION {
+            return codec::from_payload(payload);
+        }
+        let Detained1 { at, source, cause, headers, query, body } = codec::from_payload(payload)?;
+        Ok(Self { at, source, cause, headers, query, body, proof: Proof::Nothing })
+    }
+}
+
+/// Bounds of what is kept apart, in bytes of records; the number of records is bounded in the same proportion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    pub all: u64,
+    /// Of it, for this source.
+    pub source: u64,
+    /// Of it, for all requests that did not prove their sender.
+    pub unverified: u64,
+}
+
+impl Room {
+    /// Everything for everybody.
+    pub fn undivided(all: u64) -> Self {
+        Self { all, source: all, unverified: all }
+    }
+}
+
+/// Which bound left no room for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    All,
+    Source,
+    Unverified,
+}
+
+impl Full {
+    /// The setting of `[quarantine]` that bounds it.
+    pub fn setting(self) -> &'static str {
+        match self {
+            Self::All => "max_bytes",
+            Self::Source => "source_share",
+            Self::Unverified => "unverified_share",
+        }
+    }
+}
+
+/// A request that is to be kept apart, with everything that can be computed before it has a number.
+#[derive(Debug)]
+pub(super) struct Parcel {
+    pub(super) sealed: Vec<u8>,
+    identity: Identity,
+    place: Place,
+}
+
+impl Parcel {
+    pub(super) fn new(detained: &Detained) -> Self {
+        Self::of(detained, detained.seal())
+    }
+
+    fn of(detained: &Detained, sealed: Vec<u8>) -> Self {
+        let place = Place {
+            identity: detained.identity(),
+            bytes: sealed.len() as u64,
+            at: detained.at,
+            source: detained.source.as_str().into(),
+            verified: !detained.proof.is_nothing(),
+        };
+        Self { identity: place.identity, sealed, place }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Used {
+    bytes: u64,
+    count: usize,
+}
+
+impl Used {
+    fn add(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.count += 1;
+    }
+
+    fn remove(&mut self, bytes: u64) {
+        self.bytes -= bytes;
+        self.count -= 1;
+    }
+
+    /// Whether so many bytes more stay within a part of all.
+    fn takes(self, bytes: u64, part: u64, all: u64) -> bool {
+        let count_max = u128::from(part.min(all)) * COUNT_MAX as u128 / u128::from(all.max(1));
+        (self.count as u128) < count_max && self.bytes + bytes <= part
     }
 }
 
@@ -58,16 +224,20 @@ impl Detained {
 #[derive(Debug, Default)]
 pub(super) struct Detainees {
     by_number: BTreeMap<u64, Place>,
-    by_digest: HashMap<Digest64, u64>,
-    bytes: u64,
+    by_identity: HashMap<Identity, u64>,
+    all: Used,
+    unverified: Used,
+    by_source: HashMap<Arc<str>, Used>,
     next: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Place {
-    digest: Digest64,
+    identity: Identity,
     bytes: u64,
     at: Timestamp,
+    source: Arc<str>,
+    verified: bool,
 }
 
 impl Detainees {
@@ -77,8 +247,9 @@ impl Detainees {
         for key in read::keys(engine, Table::Detained, None) {
             let number = number_of(&key?)?;
             all.next = number + 1;
-            match read::record::<Detained>(engine, Table::Detained, Kind::Detained, &number_key(number)) {
-                Ok(Some(detained)) => all.add(number, &detained, codec::encode(Kind::Detained, &detained).len()),
+            let sealed = draft::get_long(engine, Table::Detained, &number_key(number));
+            match sealed.and_then(|sealed| Ok(sealed.map(|s| Detained::open(&s).map(|d| (d, s))).transpose()?)) {
+                Ok(Some((detained, sealed))) => all.add(number, &Parcel::of(&detained, sealed)),
                 Ok(None) => {}
                 Err(StoreError::Damaged(why)) => findings.push(format!("a request kept apart is damaged: {why}")),
                 Err(e) => return Err(e),
@@ -87,28 +258,58 @@ impl Detainees {
         Ok(all)
     }
 
-    pub(super) fn add(&mut self, number: u64, detained: &Detained, bytes: usize) {
-        let place = Place { digest: detained.digest(), bytes: bytes as u64, at: detained.at };
+    pub(super) fn add(&mut self, number: u64, parcel: &Parcel) {
+        let mut place = parcel.place.clone();
+        if let Some((known, _)) = self.by_source.get_key_value(&place.source) {
+            place.source = known.clone();
+        }
+        self.all.add(place.bytes);
+        self.by_source.entry(place.source.clone()).or_default().add(place.bytes);
+        if !place.verified {
+            self.unverified.add(place.bytes);
+        }
+        self.by_identity.insert(place.identity, number);
         self.by_number.insert(number, place);
-        self.by_digest.insert(place.digest, number);
-        self.bytes += place.bytes;
         self.next = self.next.max(number + 1);
     }
 
     /// Forgets one, and says how long it is; none where it is not here.
     pub(super) fn remove(&mut self, number: u64) -> Option<usize> {
         let place = self.by_number.remove(&number)?;
-        self.by_digest.remove(&place.digest);
-        self.bytes -= place.bytes;
+        if self.by_identity.get(&place.identity) == Some(&number) {
+            self.by_identity.remove(&place.identity);
+        }
+        self.all.remove(place.bytes);
+        if !place.verified {
+            self.unverified.remove(place.bytes);
+        }
+        if let Some(used) = self.by_source.get_mut(&place.source) {
+            used.remove(place.bytes);
+            if used.count == 0 {
+                self.by_source.remove(&place.source);
+            }
+        }
         usize::try_from(place.bytes).ok()
     }
 
-    pub(super) fn known(&self, detained: &Detained) -> Option<u64> {
-        self.by_digest.get(&detained.digest()).copied()
+    pub(super) fn known(&self, parcel: &Parcel) -> Option<u64> {
+        self.by_identity.get(&parcel.identity).copied()
     }
 
-    pub(super) fn has_room(&self, bytes: usize, bytes_max: u64) -> bool {
-        self.by_number.len() < COUNT_MAX && self.bytes + bytes as u64 <= bytes_max
+    /// Whether there is room for a request; else by which bound there is none.
+    pub(super) fn has_room(&self, parcel: &Parcel, room: Room) -> Result<(), Full> {
+        let place = &parcel.place;
+        let of_source = self.by_source.get(&place.source).copied().unwrap_or_default();
+        let takes = |used: Used, part| used.takes(place.bytes, part, room.all);
+        if !takes(self.all, room.all) {
+            Err(Full::All)
+        } else if !takes(of_source, room.source) {
+            Err(Full::Source)
+        } else if !place.verified && !takes(self.unverified, room.unverified) {
+            Err(Full::Unverified)
+        } else {
+            Ok(())
+        }
     }
 
     pub(super) fn next(&self) -> u64 {
@@ -117,10 +318,11 @@ impl Detainees {
 }
 
 impl Store {
-    /// Keeps a request apart, and returns its number when that is durable; that of the first where it came before, none
-    /// where there is no room for it within `bytes_max` together.
-    pub async fn detain(&self, detained: Detained, bytes_max: u64) -> Result<Option<u64>, StoreError> {
-        self.ask(|answer| Request::Detain { detained: Box::new(detained), bytes_max, answer }).await
+    /// Keeps a request apart, and returns its number when that is durable; that of the first where the same one came before;
+    /// which bound is reached where there is no room for it.
+    pub async fn detain(&self, detained: Detained, room: Room) -> Result<Result<u64, Full>, StoreError> {
+        let parcel = Box::new(Parcel::new(&detained));
+        self.ask(|answer| Request::Detain { parcel, room, answer }).await
     }
 
     /// Accepts the events of a detained request and forgets it, in one commit; none where it is not there any more.
@@ -130,8 +332,8 @@ impl Store {
 
     /// How many there are, and their bytes.
     pub fn detained_totals(&self) -> (usize, u64) {
-        let index = self.index();
-        (index.detainees.by_number.len(), index.detainees.bytes)
+        let all = self.index().detainees.all;
+        (all.count, all.bytes)
     }
 
     /// Numbers of those from `from` on, in the order in which they came.
@@ -147,7 +349,8 @@ impl Store {
 
     /// One of them; none where it is not there. Blocks.
     pub fn detained(&self, number: u64) -> Result<Option<Detained>, StoreError> {
-        read::record(&self.shared.engine, Table::Detained, Kind::Detained, &number_key(number))
+        let sealed = draft::get_long(&self.shared.engine, Table::Detained, &number_key(number))?;
+        Ok(sealed.map(|sealed| Detained::open(&sealed)).transpose()?)
     }
 }
 
@@ -155,14 +358,14 @@ impl Store {
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::event::{DestinationSet, Event};
+    use crate::event::{DestinationSet, Digest64, Event};
     use crate::store::{Change, Opened, Options, Windows};
     use bytes::Bytes;
     use std::path::Path;
     use std::time::Duration;
 
     const NOW: Timestamp = Timestamp(1_800_000_000_000);
-    const ROOM: u64 = 1 << 20;
+    const ROOM: Room = Room { all: 1 << 20, source: 1 << 20, unverified: 1 << 20 };
 
     fn open(path: &Path) -> Store {
         let windows = Windows { by_source: [("s".to_owned(), Duration::from_secs(3600))].into_iter().collect() };
@@ -187,6 +390,7 @@ mod tests {
             headers: vec![("x-sig".to_owned(), b"00".to_vec())],
             query: Some("a=b".to_owned()),
             body: body.to_vec(),
+            proof: Proof::Nothing,
         }
     }
 
@@ -212,11 +416,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let big = vec![7u8; 100_000];
         let store = open(dir.path());
-        assert_eq!(store.detain(detained(b"a"), ROOM).await.unwrap(), Some(0));
-        assert_eq!(store.detain(detained(&big), ROOM).await.unwrap(), Some(1));
-        let again = Detained { at: NOW.after(Duration::from_secs(9)), headers: Vec::new(), ..detained(b"a") };
-        assert_eq!(store.detain(again, ROOM).await.unwrap(), Some(0), "the same body once more");
-        assert_eq!(store.detain(detained(b"b"), 100_000).await.unwrap(), None, "no room");
+        assert_eq!(store.detain(detained(b"a"), ROOM).await.unwrap(), Ok(0));
+        assert_eq!(store.detain(detained(&big), ROOM).await.unwrap(), Ok(1));
+        let again = Detained { at: NOW.after(Duration::from_secs(9)), ..detained(b"a") };
+        assert_eq!(store.detain(again, ROOM).await.unwrap(), Ok(0), "the same request once more");
+        assert_eq!(store.detain(detained(b"b"), Room::undivided(100_000)).await.unwrap(), Err(Full::All));
         let (count, bytes) = store.detained_totals();
         assert!(count == 2 && bytes > 100_000);
         assert_eq!(store.totals().accepted, 0);
@@ -227,7 +431,7 @@ mod tests {
         assert_eq!(store.detained(0).unwrap(), Some(detained(b"a")));
         assert_eq!(store.detained(1).unwrap().unwrap().body, big);
         assert_eq!(store.detained_from(1, 10), [1]);
-        assert_eq!(store.detain(detained(&big), ROOM).await.unwrap(), Some(1));
+        assert_eq!(store.detain(detained(&big), ROOM).await.unwrap(), Ok(1));
         assert_eq!(store.detained_before(NOW).len(), 0);
         assert_eq!(store.detained_before(Timestamp(NOW.0 + 1)), [0, 1]);
         let gone = Change::GiveUp { what: "too old".to_owned(), numbers: vec![1, 7] };
@@ -258,7 +462,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         for (n, body) in [b"a", b"b"].into_iter().enumerate() {
-            assert_eq!(store.detain(detained(body), ROOM).await.unwrap(), Some(n as u64));
+            assert_eq!(store.detain(detained(body), ROOM).await.unwrap(), Ok(n as u64));
         }
         let mut torn = super::super::draft::Draft::default();
         torn.put(Table::Detained, [number_key(1), vec![0, 0]].concat(), b"torn".to_vec());
@@ -268,13 +472,107 @@ mod tests {
         assert_eq!((findings.len(), found.by_number.len(), found.next()), (1, 1, 2));
     }
 
-    /// What lies on disks out there must be read for ever; a change here is a new version of the record.
     #[test]
-    fn golden_bytes_of_version_1() {
-        let sealed = codec::encode(Kind::Detained, &Detained { at: Timestamp(1), ..detained(b"x") });
-        let hex: String = sealed.iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, GOLDEN);
+    fn what_decides_what_a_request_is_keeps_two_apart_and_the_transport_does_not() {
+        let one = || detained(b"x");
+        let with = |name: &str, value: &str| {
+            let mut more = one();
+            more.headers.push((name.to_owned(), value.as_bytes().to_vec()));
+            more
+        };
+        let proved = Proof::Signature { headers: vec!["webhook-id".to_owned()], timestamp: String::new() };
+        let others = [
+            Detained { source: "t".to_owned(), ..one() },
+            Detained { cause: Cause::Unparsable, ..one() },
+            Detained { query: None, ..one() },
+            Detained { query: Some("a=c".to_owned()), ..one() },
+            Detained { body: b"y".to_vec(), ..one() },
+            Detained { proof: Proof::Token, ..one() },
+            Detained { proof: proved, ..one() },
+            Detained { headers: vec![("x-sig".to_owned(), b"01".to_vec())], ..one() },
+            with("ce-id", "1"),
+            with("ce-id", "2"),
+            with("content-type", "text/plain"),
+            with("x-sig", "00"),
+        ];
+        let identities: std::collections::HashSet<_> = others.iter().chain([&one()]).map(Detained::identity).collect();
+        assert_eq!(identities.len(), others.len() + 1);
+        for name in OF_TRANSPORT {
+            assert_eq!(with(name, "9").identity(), one().identity(), "{name}");
+        }
+        assert_eq!(Detained { at: Timestamp(9), ..one() }.identity(), one().identity());
+        let mut turned = with("ce-id", "1");
+        turned.headers.reverse();
+        assert_eq!(turned.identity(), with("ce-id", "1").identity(), "the order of different names does not count");
     }
 
-    const GOLDEN: &str = "1e0128c204dc4900000001000000000000000100000000000000730000000001000000000000000500000000000000782d73696702000000000000003030010300000000000000613d62010000000000000078";
+    #[test]
+    fn each_share_bounds_bytes_and_number_and_frees_them_again() {
+        let mut all = Detainees::default();
+        let of = |source: &str, proof: Proof, n: usize| {
+            let body = n.to_string().into_bytes();
+            Parcel::new(&Detained { source: source.to_owned(), proof, ..detained(&body) })
+        };
+        let bytes = of("a", Proof::Nothing, 0).place.bytes;
+        let room = Room { all: bytes * 10, source: bytes * 6, unverified: bytes * 4 };
+        let mut fill = |source, proof: Proof, from: usize| {
+            let taken = (from..from + 10).take_while(|n| {
+                let parcel = of(source, proof.clone(), *n);
+                let fits = all.has_room(&parcel, room).is_ok();
+                if fits {
+                    let next = all.next();
+                    all.add(next, &parcel);
+                }
+                fits
+            });
+            let taken = taken.count();
+            (taken, all.has_room(&of(source, proof, from + 9), room).unwrap_err())
+        };
+        assert_eq!(fill("a", Proof::Nothing, 0), (4, Full::Unverified));
+        assert_eq!(fill("b", Proof::Nothing, 0), (0, Full::Unverified), "whoever it is");
+        assert_eq!(fill("a", Proof::Token, 0), (2, Full::Source));
+        assert_eq!(fill("b", Proof::Token, 0), (4, Full::All));
+        assert!((0..all.next()).all(|n| all.remove(n).is_some()));
+        assert!(all.by_source.is_empty() && all.by_identity.is_empty());
+        assert_eq!((all.all.bytes, all.all.count, all.unverified.bytes, all.unverified.count), (0, 0, 0, 0));
+        let small = Used { bytes: 0, count: COUNT_MAX / 2 };
+        assert!(!small.takes(1, 50, 100) && small.takes(1, 51, 100));
+    }
+
+    /// What lies on disks out there must be read for ever; a change here is a new version of the record.
+    #[test]
+    fn golden_bytes_of_both_versions() {
+        let hex = |sealed: &[u8]| sealed.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let bytes = |hex: &str| -> Vec<u8> {
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+        };
+        let golden = Detained { at: Timestamp(1), ..detained(b"x") };
+        assert_eq!(Detained::open(&bytes(GOLDEN_1)).unwrap(), golden);
+        let proof = Proof::Signature { headers: vec!["id".to_owned()], timestamp: "7".to_owned() };
+        let golden = Detained { proof, ..golden };
+        assert_eq!(hex(&golden.seal()), GOLDEN_2);
+        assert_eq!(Detained::open(&golden.seal()).unwrap(), golden);
+    }
+
+    #[tokio::test]
+    async fn one_of_the_first_version_is_found_counted_and_given_up_at_its_length() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let old = (NOW, "s", Cause::Unparsable, Vec::<(String, Vec<u8>)>::new(), None::<String>, vec![7u8; 40_000]);
+        let sealed = codec::encode(Kind::Detained, &old);
+        let mut draft = super::super::draft::Draft::default();
+        draft.put_long(Table::Detained, &number_key(4), &sealed);
+        store.shared.engine.commit(draft).unwrap();
+        let mut findings = Findings::new();
+        let found = Detainees::recover(&store.shared.engine, &mut findings).unwrap();
+        assert_eq!((found.all.bytes, found.unverified.count, found.next()), (sealed.len() as u64, 1, 5));
+        *store.shared.index.lock().unwrap() = super::super::index::Index { detainees: found, ..Default::default() };
+        assert_eq!(store.detained(4).unwrap().unwrap().proof, Proof::Nothing);
+        let gone = Change::GiveUp { what: "too old".to_owned(), numbers: vec![4] };
+        assert_eq!(store.change(gone, "retention".to_owned()).await.unwrap(), 1);
+        assert_eq!(store.shared.engine.range(Table::Detained, ..).count(), 0, "all of its rows are gone");
+    }
+
+    const GOLDEN_1: &str = "1e0128c204dc4900000001000000000000000100000000000000730000000001000000000000000500000000000000782d73696702000000000000003030010300000000000000613d62010000000000000078";
+    const GOLDEN_2: &str = "1e028a08f5cf6800000001000000000000000100000000000000730000000001000000000000000500000000000000782d73696702000000000000003030010300000000000000613d6201000000000000007802000000010000000000000002000000000000006964010000000000000037";
 }

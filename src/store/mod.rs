@@ -67,7 +67,7 @@ mod view;
 pub use ages::Ages;
 pub use audit::{Audit, Repeated};
 pub use codec::Damaged;
-pub use detained::{Cause, Detained};
+pub use detained::{Cause, Detained, Full, Proof, Room};
 pub use erase::{Erased, Erasure, Trace, Traces};
 pub use folder::{Durability, Free};
 pub use ledger::Windows;

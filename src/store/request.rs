@@ -3,7 +3,7 @@
 use super::StoreError;
 use super::audit::Repeated;
 use super::backup::Tee;
-use super::detained::Detained;
+use super::detained::{Full, Parcel, Room};
 use super::erase::{Erased, Erasure};
 use super::record::{Door, Gap};
 use super::redrive::{Redrive, RedriveEnded};
@@ -203,9 +203,9 @@ pub(super) enum Request {
         answer: oneshot::Sender<usize>,
     },
     Detain {
-        detained: Box<Detained>,
-        bytes_max: u64,
-        answer: oneshot::Sender<Option<u64>>,
+        parcel: Box<Parcel>,
+        room: Room,
+        answer: oneshot::Sender<Result<u64, Full>>,
     },
     LetIn {
         number: u64,

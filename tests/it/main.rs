@@ -23,6 +23,7 @@ mod fuzz;
 mod harness;
 mod history;
 mod hostile;
+mod identity;
 mod intake;
 mod metrics;
 mod model;

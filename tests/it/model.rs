@@ -9,7 +9,8 @@ use holdline::clock::Clock;
 use holdline::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place, Reason};
 use holdline::event::{DestinationId, Event, Sequence};
 use holdline::store::{
-    Arrival, Cause, Change, Detained, DlqAction, Door, Gap, Opened, Options, Pause, Receipt, Store, Transition, Windows,
+    Arrival, Cause, Change, Detained, DlqAction, Door, Gap, Opened, Options, Pause, Proof, Receipt, Room, Store,
+    Transition, Windows,
 };
 use holdline::time::Timestamp;
 use proptest::prelude::*;
@@ -369,8 +370,16 @@ impl Bench {
             }
             Step::Detain(body) => {
                 let (source, cause) = ("default".to_owned(), Cause::BadSignature);
-                let detained = Detained { at: now, source, cause, headers: vec![], query: None, body: vec![*body] };
-                let number = self.store().detain(detained.clone(), 1 << 20).await.unwrap().unwrap();
+                let detained = Detained {
+                    at: now,
+                    source,
+                    cause,
+                    headers: vec![],
+                    query: None,
+                    body: vec![*body],
+                    proof: Proof::Nothing,
+                };
+                let number = self.store().detain(detained.clone(), Room::undivided(1 << 20)).await.unwrap().unwrap();
                 if !self.model.detained.values().any(|known| known.body == detained.body) {
                     self.model.detained.insert(number, detained);
                 }

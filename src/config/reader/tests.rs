@@ -224,6 +224,8 @@ fn everything_that_can_be_written_is_read() {
     assert_eq!((a.ordering.on_stale, b.ordering.on_stale), (OnStale::Discard, OnStale::Flag));
     assert_eq!((a.concurrency_max, b.concurrency_max, a.timeout), (8, 64, Duration::from_millis(1500)));
     assert_eq!((s.quarantine.retention, s.quarantine.max_bytes), (Duration::from_secs(172_800), 1 << 20));
+    assert_eq!((s.quarantine.source_share, s.quarantine.unverified_share), (0.25, 1.0));
+    assert_eq!(source.trust_unsigned, Some(vec!["header:X-Key".to_owned(), "query:t".to_owned()]));
     assert_eq!((source.on_bad_signature, source.on_unparsable), (OnFault::Quarantine, OnFault::Quarantine));
     assert_eq!((s.dlq.retention, s.dlq.max_bytes, s.dlq.evict), (Duration::from_secs(86_400), 10_000_000, true));
 }
@@ -265,11 +267,12 @@ intake = { listen = ["0.0.0.0:1", "systemd", "[::1]:2"], max_body = "2MiB", max_
 admin = { token = { credential = "admin" } }
 store = { path = "data", require_power_safe = true }
 dlq = { retention = "1d", max_bytes = "10MB", evict = true }
-quarantine = { retention = "2d", max_bytes = "1MiB" }
+quarantine = { retention = "2d", max_bytes = "1MiB", source_share = 0.25, unverified_share = 1 }
 [[source]]
 name = "in-1"
 profile = "custom"
 key = [["/a", "/b~1c"], "header:X-Key"]
+trust_unsigned = ["header:X-Key", "query:t"]
 id = "body:sha256"
 split = ""
 to = ["b"]

@@ -15,6 +15,9 @@ pub struct Source {
     pub dedup_window: Duration,
     /// Any of them lets a request in; empty: everybody may send.
     pub auth: Vec<SourceAuth>,
+    /// Headers and query parameters ("header:NAME", "query:NAME") that are believed though no signature covers them; none where
+    /// nothing was decided, which is as good as an empty list.
+    pub trust_unsigned: Option<Vec<String>>,
     /// What becomes of a request whose signature does not verify.
     pub on_bad_signature: OnFault,
     /// What becomes of one that cannot be read.
@@ -39,6 +42,10 @@ pub enum OnFault {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quarantine {
     pub max_bytes: u64,
+    /// The part of it for one source, where several keep requests apart; 0 to 1.
+    pub source_share: f64,
+    /// The part of it for all requests that did not prove their sender; 0 to 1.
+    pub unverified_share: f64,
     /// What is older is given up.
     pub retention: Duration,
 }
@@ -111,11 +118,16 @@ pub type Composite = Vec<String>;
 
 impl Default for Quarantine {
     fn default() -> Self {
-        Self { max_bytes: 64 * MIB as u64, retention: hours(7 * 24) }
+        Self { max_bytes: 64 * MIB as u64, source_share: 0.5, unverified_share: 0.75, retention: hours(7 * 24) }
     }
 }
 
 impl Source {
+    /// Whether it keeps requests apart that cannot be accepted.
+    pub fn keeps_apart(&self) -> bool {
+        [self.on_bad_signature, self.on_unparsable].contains(&OnFault::Quarantine)
+    }
+
     /// A source as it is where only its name is given.
     pub fn named(name: impl Into<String>) -> Self {
         Self {
@@ -124,6 +136,7 @@ impl Source {
             pointers: Pointers::default(),
             dedup_window: hours(24),
             auth: Vec::new(),
+            trust_unsigned: None,
             on_bad_signature: OnFault::Refuse,
             on_unparsable: OnFault::Refuse,
             rate_limit: None,

@@ -2,26 +2,22 @@
 
 use super::Ledger;
 use crate::store::StoreError;
-use crate::store::codec::{self, Kind};
-use crate::store::detained::Detained;
+use crate::store::detained::{Full, Parcel, Room};
 use crate::store::draft::Table;
 use crate::store::keys::number_key;
 use crate::store::request::{Arrival, Receipt};
 
 impl Ledger<'_> {
-    pub(in crate::store) fn detain(&mut self, detained: &Detained, bytes_max: u64) -> Option<u64> {
-        if let Some(number) = self.index.detainees.known(detained) {
-            return Some(number);
+    pub(in crate::store) fn detain(&mut self, parcel: &Parcel, room: Room) -> Result<u64, Full> {
+        if let Some(number) = self.index.detainees.known(parcel) {
+            return Ok(number);
         }
-        let sealed = codec::encode(Kind::Detained, detained);
-        if !self.index.detainees.has_room(sealed.len(), bytes_max) {
-            return None;
-        }
+        self.index.detainees.has_room(parcel, room)?;
         let number = self.index.detainees.next();
-        self.draft.put_long(Table::Detained, &number_key(number), &sealed);
-        self.index.detainees.add(number, detained, sealed.len());
+        self.draft.put_long(Table::Detained, &number_key(number), &parcel.sealed);
+        self.index.detainees.add(number, parcel);
         self.changed = true;
-        Some(number)
+        Ok(number)
     }
 
     pub(in crate::store) fn let_in(

@@ -1,0 +1,149 @@
+//! Credentials by their names: which headers and query parameters hold what opens a door, and must not lie on a disk.
+//!
+//! A name is taken apart at `-`, `_` and `.`, and where a capital letter follows a small one. That errs on the side of what
+//! is left out: a profile says by name which places it needs.
+
+/// What a name says of what stands under it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Secrecy {
+    Plain,
+    /// It signs this one request, and opens nothing else.
+    Signature,
+    /// Who has it can send requests of his own.
+    Credential,
+}
+
+/// Words each of which makes a name one of a credential, alone or at the end of a longer word.
+const ENDINGS: [&str; 11] = [
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "passphrase",
+    "credential",
+    "credentials",
+    "apikey",
+    "accesskey",
+    "authkey",
+    "cookie",
+];
+/// Words that do so only as a whole.
+const WORDS: [&str; 10] =
+    ["key", "auth", "authorization", "authentication", "oauth", "jwt", "pwd", "pass", "bearer", "code"];
+/// A `key` behind one of these names a thing and opens none.
+const HARMLESS_KEYS: [&str; 11] = [
+    "idempotency",
+    "partition",
+    "routing",
+    "dedup",
+    "deduplication",
+    "sort",
+    "event",
+    "message",
+    "object",
+    "record",
+    "interaction",
+];
+const SIGNATURES: [&str; 4] = ["signature", "sig", "hmac", "signed"];
+
+/// What the name of a header or of a query parameter says.
+pub fn secrecy(name: &str) -> Secrecy {
+    let words = words(name);
+    let before = |i: usize| i.checked_sub(1).and_then(|i| words.get(i)).map(String::as_str);
+    let harmless = |i: usize| before(i).is_some_and(|word| HARMLESS_KEYS.contains(&word));
+    let opens = |(i, word): (usize, &String)| {
+        ENDINGS.iter().any(|ending| word.ends_with(ending)) || (WORDS.contains(&word.as_str()) && !harmless(i))
+    };
+    if words.iter().enumerate().any(opens) {
+        Secrecy::Credential
+    } else if words.iter().any(|word| SIGNATURES.contains(&word.as_str())) {
+        Secrecy::Signature
+    } else {
+        Secrecy::Plain
+    }
+}
+
+/// The words of a name, in lower case.
+fn words(name: &str) -> Vec<String> {
+    let (mut words, mut was_small) = (vec![String::new()], false);
+    for c in name.chars() {
+        let parts = !c.is_ascii_alphanumeric();
+        if parts || (was_small && c.is_ascii_uppercase()) {
+            words.push(String::new());
+        }
+        if !parts && let Some(last) = words.last_mut() {
+            last.push(c.to_ascii_lowercase());
+        }
+        was_small = c.is_ascii_lowercase();
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_what_opens_a_door_what_signs_and_what_does_neither() {
+        let credentials = [
+            "authorization",
+            "proxy-authorization",
+            "cookie",
+            "set-cookie",
+            "x-api-key",
+            "x-apikey",
+            "apiKey",
+            "api_key",
+            "key",
+            "x-auth-token",
+            "access_token",
+            "accessToken",
+            "x-amz-security-token",
+            "x-goog-iam-authorization-token",
+            "ocp-apim-subscription-key",
+            "x-functions-key",
+            "code",
+            "client_secret",
+            "x-client-secret-2",
+            "aeg-sas-key",
+            "aeg-sas-token",
+            "x-gitlab-token",
+            "x-webhook-secret",
+            "x-hasura-admin-secret",
+            "jwt",
+            "x-jwt-assertion",
+            "password",
+            "pwd",
+        ];
+        let signatures =
+            ["x-hub-signature-256", "stripe-signature", "webhook-signature", "sig", "x-sig", "x-hmac-sha256"];
+        let plain = [
+            "ce-id",
+            "ce-partitionkey",
+            "ce-type",
+            "content-type",
+            "idempotency-key",
+            "partition_key",
+            "x-event-key",
+            "x-github-delivery",
+            "webhook-id",
+            "webhook-timestamp",
+            "x-event-type",
+            "x-author",
+            "monkey",
+            "type",
+            "zipcode",
+            "x-request-id",
+        ];
+        for (names, wanted) in [
+            (credentials.as_slice(), Secrecy::Credential),
+            (signatures.as_slice(), Secrecy::Signature),
+            (plain.as_slice(), Secrecy::Plain),
+        ] {
+            for name in names {
+                assert_eq!(secrecy(name), wanted, "{name}");
+            }
+        }
+    }
+}
