@@ -339,7 +339,7 @@ fn one(admin: &Admin, s: &Snapshot, destination: &Destination) -> DestinationIte
     let (line, tally) = (s.line(d), s.totals.tally_of(d));
     DestinationItem {
         name: destination.name.clone(),
-        url: destination.url(),
+        url: destination.url().map(str::to_owned),
         paused: is_paused(&line),
         breaker: BreakerItem::of(&admin.store, d, &line),
         concurrency: Concurrency {

@@ -34,7 +34,7 @@ pub fn keys(alerts: &[Alert]) -> Vec<String> {
     let mut times: HashMap<Digest64, u32> = HashMap::new();
     let key = |alert: &Alert| {
         let address = match &alert.to {
-            AlertTo::Webhook(url) => Digest64::of(&[b"webhook", url.to_string().as_bytes()]),
+            AlertTo::Webhook(url) => Digest64::of(&[b"webhook", url.identity().as_bytes()]),
             AlertTo::Command(command) => {
                 let parts: Vec<&[u8]> = command.iter().map(String::as_bytes).collect();
                 Digest64::of(&[[b"command".as_slice()].as_slice(), &parts].concat())

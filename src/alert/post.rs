@@ -38,11 +38,12 @@ impl Post {
         match &alert.to {
             AlertTo::Command(command) => Ok(Self(Way::Command(command.clone()))),
             AlertTo::Webhook(url) => {
+                let url = url.read()?;
                 let roots = HttpsConnectorBuilder::new().with_native_roots();
                 let roots = roots.map_err(|e| format!("the system's certificate authorities cannot be read: {e}"))?;
                 let connector = roots.https_or_http().enable_http1().build();
                 let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
-                Ok(Self(Way::Webhook { url: url.clone(), client: Box::new(client) }))
+                Ok(Self(Way::Webhook { url, client: Box::new(client) }))
             }
         }
     }

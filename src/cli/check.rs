@@ -5,8 +5,8 @@
 //! shown.
 
 use crate::cli::{Failure, output, words};
-use crate::config::settings::{Destination, DestinationAuth, Secret, ServerTls, Source, Token};
-use crate::config::{Settings, unsigned_places};
+use crate::config::settings::{AlertTo, Destination, DestinationAuth, Secret, ServerTls, Source, Token, Url};
+use crate::config::{Settings, unsigned_places, warnings};
 use crate::dispatch;
 use crate::http::tls::{Files, Tls};
 use crate::intake;
@@ -21,7 +21,7 @@ pub struct Args {
     config: PathBuf,
 }
 
-/// Prints faults to stderr with exit code 2, else one line to stdout, and one for each secret that is not to be seen here.
+/// Prints warnings to stderr, and faults with exit code 2; where there is no fault, one line to stdout, and one for each secret that is not to be seen here.
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let settings = match crate::config::load(&args.config) {
         Ok(settings) => settings,
@@ -31,6 +31,9 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         }
     };
     let (path, Seen { faults, unseen }) = (args.config.display(), Seen::of(&settings));
+    for warning in warnings(&settings, Some(&args.config)) {
+        output::note(&format!("{path}: warning: {warning}"));
+    }
     if !faults.is_empty() {
         faults.iter().for_each(|fault| output::note(&format!("{path}: {fault}")));
         return Ok(ExitCode::from(2));
@@ -80,6 +83,13 @@ impl Seen {
         }
         settings.sources.iter().for_each(|source| seen.source(source));
         settings.destinations.iter().for_each(|destination| seen.destination(destination));
+        for (n, alert) in settings.alerts.iter().enumerate() {
+            if let AlertTo::Webhook(url) = &alert.to
+                && url.secret().is_none_or(|secret| seen.sees(&format!("alert[{n}]"), secret))
+            {
+                seen.fault(&format!("alert[{n}]"), url.read());
+            }
+        }
         seen
     }
 
@@ -119,6 +129,14 @@ impl Seen {
 
     fn destination(&mut self, destination: &Destination) {
         let (place, mut here) = (format!("destination `{}`", destination.name), destination.clone());
+        if here.url.as_ref().and_then(Url::secret).is_some_and(|secret| !self.sees(&place, secret)) {
+            here.url = None;
+        }
+        if let Some(DestinationAuth::OAuth2(oauth2)) = &here.auth
+            && oauth2.token_url.secret().is_some_and(|secret| !self.sees(&place, secret))
+        {
+            here.auth = None;
+        }
         let secret = here.auth.as_ref().and_then(DestinationAuth::secret);
         match (&here.auth, secret) {
             // it is read when a token is asked for

@@ -4,8 +4,8 @@
 //! [`Failure::Usage`]. Any other error it answers, or an answer that is not the API's: [`Failure::Operation`].
 
 use crate::cli::Failure;
-use crate::cli::item;
-use crate::cli::reach::{Place, Reach};
+use crate::cli::reach::{Form, Place, Reach};
+use crate::cli::{item, output};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -40,6 +40,8 @@ pub struct Admin {
     token: Option<String>,
     token_from: String,
     way: Way,
+    /// For whom answers are.
+    form: Form,
 }
 
 /// How the daemon is reached.
@@ -68,7 +70,8 @@ impl Way {
 impl Admin {
     /// The daemon that the arguments of a command mean.
     pub fn of(reach: &Reach) -> Result<Self, Failure> {
-        reach.place(|name| std::env::var(name).ok()).map(Self::at)
+        let place = reach.place(|name| std::env::var(name).ok())?;
+        Ok(Self { form: reach.shared.form(), ..Self::at(place) })
     }
 
     /// The daemon at a known place.
@@ -77,7 +80,7 @@ impl Admin {
             Some(path) => Way::Socket(path.into()),
             None => Way::Tcp(Box::new(http_client())),
         };
-        Self { base: place.admin, token: place.token, token_from: place.token_from, way }
+        Self { base: place.admin, token: place.token, token_from: place.token_from, way, form: Form::Json }
     }
 
     /// The JSON behind `path`, which begins with `/` and is already encoded.
@@ -105,7 +108,9 @@ impl Admin {
         if answer.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&answer).map_err(|e| self.stranger(&format!("an answer that is not JSON ({e})")))
+        let answer: Value =
+            serde_json::from_slice(&answer).map_err(|e| self.stranger(&format!("an answer that is not JSON ({e})")))?;
+        Ok(if self.form == Form::Table { output::cleaned(answer) } else { answer })
     }
 
     async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, Failure> {

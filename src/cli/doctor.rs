@@ -10,8 +10,9 @@ mod network;
 use crate::cli::client::Admin;
 use crate::cli::reach::{Form, Reach};
 use crate::cli::{Failure, item, output, words};
-use crate::config::{Overrides, Settings};
+use crate::config::{Overrides, Settings, warnings};
 use serde_json::{Value, json};
+use std::path::Path;
 
 /// Arguments of `holdline doctor`.
 #[derive(Debug, clap::Args)]
@@ -74,8 +75,12 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     findings.push(network::clock());
     findings.extend(secrets(&settings));
     findings.extend(certificates::look(&settings));
+    findings.extend(doubts(&settings, args.reach.shared.file()));
     for destination in &settings.destinations {
         findings.extend(network::look(destination).await);
+    }
+    for (n, alert) in settings.alerts.iter().enumerate() {
+        findings.extend(network::look_at_alert(n, alert).await);
     }
     match args.reach.shared.form() {
         Form::Json => output::json(&Value::Array(findings.iter().map(as_json).collect()))?,
@@ -149,6 +154,12 @@ fn secrets(settings: &Settings) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// What `check` warns of; the mode of the data folder is told with the disk.
+fn doubts(settings: &Settings, file: Option<&Path>) -> Vec<Finding> {
+    let warnings = warnings(settings, file).into_iter().filter(|warning| warning.place != "store.path");
+    warnings.map(|w| Finding::doubtful(w.place, w.message, w.remedy)).collect()
 }
 
 #[cfg(test)]

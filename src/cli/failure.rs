@@ -1,6 +1,6 @@
 //! How a command ends when it does not succeed, and the exit code that says so.
 
-use std::io::Write;
+use crate::cli::output;
 use std::process::ExitCode;
 
 /// Each holds what is printed: what went wrong, and what to do next.
@@ -31,7 +31,7 @@ impl Failure {
     pub fn report(&self) -> ExitCode {
         if let Self::Operation(text) | Self::Usage(text) | Self::Unreachable(text) = self {
             // a closed stderr must not change the exit code
-            let _ = writeln!(std::io::stderr(), "holdline: {text}");
+            output::note(&format!("holdline: {text}"));
         }
         ExitCode::from(self.code())
     }

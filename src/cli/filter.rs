@@ -161,18 +161,18 @@ pub async fn print_json(admin: &Admin, path: &str, pairs: &[(&str, &str)], pages
     if !pages.all {
         return output::json(&page(admin, path, pairs, pages.size(), pages.after.as_deref()).await?);
     }
-    output::text("{\"items\":[")?;
+    output::json_text("{\"items\":[")?;
     let mut lead = "";
     let mut after = pages.after.clone();
     loop {
         let page = page(admin, path, pairs, pages.size(), after.as_deref()).await?;
         for entry in item::list(&page, "items") {
-            output::text(&format!("{lead}{entry}"))?;
+            output::json_text(&format!("{lead}{entry}"))?;
             lead = ",\n";
         }
         after = next(&page, after);
         if after.is_none() {
-            return output::text("],\"next\":null}\n");
+            return output::json_text("],\"next\":null}\n");
         }
     }
 }

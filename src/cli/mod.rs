@@ -37,6 +37,7 @@ pub mod working;
 pub use failure::Failure;
 
 use clap::{Parser, Subcommand};
+use rustix::fs::Mode;
 use std::future::Future;
 use std::process::ExitCode;
 
@@ -132,10 +133,18 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
+    restrict_modes(&cli.command);
     match dispatch(cli.command) {
         Ok(code) => code,
         Err(failure) => failure.report(),
     }
+}
+
+/// Whatever umask the process was started with: what it makes is for its user alone (files 0600, folders 0700). Manual pages are
+/// for all.
+fn restrict_modes(command: &Command) {
+    let kept_from = if matches!(command, Command::Man(_)) { Mode::WGRP | Mode::WOTH } else { Mode::RWXG | Mode::RWXO };
+    rustix::process::umask(kept_from);
 }
 
 fn dispatch(command: Command) -> Result<ExitCode, Failure> {

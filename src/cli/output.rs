@@ -1,12 +1,25 @@
 //! Standard output: text and JSON; a reader that has left is not an error.
+//!
+//! *Invariants.* What senders, destinations and files say never acts on the terminal: in text, control characters and
+//! invisible ones that deceive are replaced (the values themselves by [`cleaned`], so that no escape sequence of theirs is left
+//! when holdline adds its own); in JSON they are written as escapes, which mean the same.
 
 use crate::cli::{Failure, table, words};
 use serde_json::Value;
+use std::fmt::Write as _;
 use std::io::{ErrorKind, IsTerminal, Write};
 
-/// Writes `text` as it is.
+/// Cursor home, and everything behind it erased: no flicker as a cleared screen makes.
+const HOME: &str = "\x1b[H\x1b[J";
+
+/// Writes text for a person; of escape sequences only those that set its style have an effect.
 pub fn text(text: &str) -> Result<(), Failure> {
-    bytes(text.as_bytes())
+    raw(printable(text).as_bytes())
+}
+
+/// As [`text`], in place of what stands on the screen.
+pub fn screen(text: &str) -> Result<(), Failure> {
+    raw(format!("{HOME}{}", printable(text)).as_bytes())
 }
 
 /// Writes lines for a person, wrapped where the standard output is a terminal.
@@ -14,8 +27,12 @@ pub fn wrapped(text: &str) -> Result<(), Failure> {
     self::text(&words::wrap(text, table::width()))
 }
 
-/// Writes `bytes` as they are.
+/// Writes `bytes` as they are, to a terminal only what does not act on it.
 pub fn bytes(bytes: &[u8]) -> Result<(), Failure> {
+    if is_terminal() { raw(without_escapes(&String::from_utf8_lossy(bytes)).as_bytes()) } else { raw(bytes) }
+}
+
+fn raw(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| match e.kind() {
         ErrorKind::BrokenPipe => Failure::OutputClosed,
@@ -26,7 +43,12 @@ pub fn bytes(bytes: &[u8]) -> Result<(), Failure> {
 /// Writes `value` as JSON: indented on a terminal, on one line for a script.
 pub fn json(value: &Value) -> Result<(), Failure> {
     let text = if is_terminal() { format!("{value:#}\n") } else { format!("{value}\n") };
-    self::text(&text)
+    json_text(&text)
+}
+
+/// Writes text that is JSON, or a part of it.
+pub fn json_text(json: &str) -> Result<(), Failure> {
+    raw(escaped(json).as_bytes())
 }
 
 /// Whether a person looks at the standard output.
@@ -37,5 +59,79 @@ pub fn is_terminal() -> bool {
 /// Writes a note for a person to stderr.
 pub fn note(text: &str) {
     // a note that nobody can read is no reason to fail
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", without_escapes(text));
+}
+
+/// A text with lines, tabs and styles (`ESC [ digits m`), and otherwise nothing that acts on a terminal.
+fn printable(text: &str) -> String {
+    let mut parts = text.split('\x1b');
+    let mut out = without_escapes(parts.next().unwrap_or_default());
+    for part in parts {
+        let style =
+            part.strip_prefix('[').map(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';'));
+        out.push(if style.is_some_and(|rest| rest.starts_with('m')) { '\x1b' } else { ' ' });
+        out.push_str(&without_escapes(part));
+    }
+    out
+}
+
+/// A text with lines and tabs, and otherwise nothing that acts on a terminal.
+pub fn without_escapes(text: &str) -> String {
+    text.chars().map(|c| if matches!(c, '\n' | '\t') { c } else { words::harmless(c) }).collect()
+}
+
+/// The same JSON, with escapes for what would act on a terminal. Such characters stand only in its texts.
+fn escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c == '\n' || words::harmless(c) == c {
+            out.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write!(out, "\\u{unit:04x}").expect("writing to a String cannot fail");
+            }
+        }
+    }
+    out
+}
+
+/// An answer of the API whose texts can be printed: each in one line, and with nothing in it that acts on a terminal.
+pub fn cleaned(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(text.chars().map(words::harmless).collect()),
+        Value::Array(items) => Value::Array(items.into_iter().map(cleaned).collect()),
+        Value::Object(fields) => {
+            let clean = |(name, value): (String, Value)| (name.chars().map(words::harmless).collect(), cleaned(value));
+            Value::Object(fields.into_iter().map(clean).collect())
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const HOSTILE: &str = "a\x1b[2J\u{9b}2J\u{202e}b\r\x07\u{200b}\u{e0041}";
+
+    #[test]
+    fn json_means_the_same_and_acts_on_no_terminal() {
+        let value = json!({"key": HOSTILE, "\u{202e}": ["\u{9d}"]});
+        for text in [format!("{value}\n"), format!("{value:#}\n")] {
+            let written = escaped(&text);
+            assert!(written.chars().all(|c| c == '\n' || words::harmless(c) == c), "{written:?}");
+            assert!(written.contains("\\u202e") && written.contains("\\udb40\\udc41"), "{written}");
+            assert_eq!(serde_json::from_str::<Value>(&written).unwrap(), value);
+        }
+    }
+
+    #[test]
+    fn only_holdlines_own_escape_sequences_reach_the_terminal() {
+        let cleaned = cleaned(json!({"items": [{"key": HOSTILE}]}));
+        assert_eq!(cleaned["items"][0]["key"], "a [2J 2J\u{FFFD}b  \u{FFFD}\u{FFFD}");
+        assert_eq!(printable("\x1b[1mID\x1b[0m\n\ta\u{9b}b\u{202e}"), "\x1b[1mID\x1b[0m\n\ta b\u{FFFD}");
+        assert_eq!(printable("a\x1b[2Jb\x1b]0;x\x07\x1b[1;31mc\x1b"), "a [2Jb ]0;x \x1b[1;31mc ");
+        assert_eq!(without_escapes("no\x1b[1m such\n\u{85}"), "no [1m such\n ");
+    }
 }

@@ -4,8 +4,8 @@
 //! `HOLDLINE_ADMIN_TOKEN`, the configuration's `admin.token`, `DATA/admin.token`.
 
 use crate::cli::Failure;
-use crate::config::Settings;
 use crate::config::settings::{Secret, Token};
+use crate::config::{Settings, url};
 use http::Uri;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -69,6 +69,11 @@ impl Shared {
     /// What the command prints.
     pub fn form(&self) -> Form {
         if self.json { Form::Json } else { Form::Table }
+    }
+
+    /// The configuration, if one was given.
+    pub fn file(&self) -> Option<&Path> {
+        self.config.as_deref()
     }
 
     /// The settings behind `--config`, if it was given.
@@ -142,12 +147,16 @@ pub fn address(given: &str) -> Result<String, Failure> {
             _ => Ok(given.to_owned()),
         };
     }
-    let wrong = |what: &str| Failure::Usage(format!("{given}: {what}; write for example {DEFAULT_ADMIN}"));
+    let wrong =
+        |what: &str| Failure::Usage(format!("{}: {what}; write for example {DEFAULT_ADMIN}", url::text_shown(given)));
     let uri: Uri = given.parse().map_err(|e| wrong(&format!("not a URL ({e})")))?;
     match uri.scheme_str() {
         Some("http") => {}
         Some("https") => return Err(wrong("https is not supported by this version")),
         _ => return Err(wrong("not an http:// URL")),
+    }
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err(wrong("a user and password mean nothing here; the token is given with --token-file"));
     }
     if uri.query().is_some() || uri.host().is_none_or(str::is_empty) {
         return Err(wrong("only http://HOST:PORT is expected"));
@@ -233,6 +242,10 @@ mod tests {
     fn addresses_are_checked() {
         assert_eq!(address("http://example.com:81/base/").unwrap(), "http://example.com:81/base");
         assert_eq!(address("unix:/run/admin.sock").unwrap(), "unix:/run/admin.sock");
+        for shown in ["http://u:S3CRET@a:1", "http://a/?S3CRET", "https://u:S3CRET@a"] {
+            let Failure::Usage(text) = address(shown).unwrap_err() else { panic!("{shown}") };
+            assert!(!text.contains("S3CRET"), "{text}");
+        }
         for wrong in ["unix:", "127.0.0.1:8081", "https://a:1", "http://a/?b", "ftp://a", ""] {
             assert_eq!(address(wrong).unwrap_err().code(), 2, "{wrong}");
         }

@@ -2,7 +2,7 @@
 
 use crate::cli::logs::{self, Format};
 use crate::cli::{Failure, output, signals};
-use crate::config::{Overrides, Settings};
+use crate::config::{Overrides, Settings, warnings};
 use crate::daemon::{self, Order};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -40,6 +40,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<ExitCode, Failure> {
     let settings = settings(&args)?;
     logs::start(args.log, args.log_level).map_err(Failure::Usage)?;
+    warn(&settings, &args);
     let deaf = |e| Failure::io("cannot listen for signals", e);
     let (endings, hangups) = (signals::endings().map_err(deaf)?, signals::hangups().map_err(deaf)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -67,6 +68,13 @@ fn settings(args: &Args) -> Result<Settings, Failure> {
     settings.map_err(Failure::Usage)
 }
 
+/// Tells the log what is hardly meant.
+fn warn(settings: &Settings, args: &Args) {
+    for warning in warnings(settings, args.config.as_deref()) {
+        tracing::warn!("{warning}");
+    }
+}
+
 /// Orders a stop at the first SIGINT or SIGTERM. A second one ends the process at once.
 async fn stop_when_asked(mut endings: UnboundedReceiver<&'static str>, order: UnboundedSender<Order>) {
     // the thread that sends lives as long as the process
@@ -87,7 +95,10 @@ async fn reload_when_asked(mut hangups: UnboundedReceiver<()>, args: Args, order
             continue;
         }
         match settings(&args) {
-            Ok(settings) => drop(order.send(Order::Reload(Box::new(settings)))),
+            Ok(settings) => {
+                warn(&settings, &args);
+                drop(order.send(Order::Reload(Box::new(settings))));
+            }
             Err(_) => {
                 tracing::error!("the configuration was not reloaded, nothing is changed: it has the faults above")
             }

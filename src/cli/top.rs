@@ -24,9 +24,6 @@ pub struct Args {
     count: Option<u64>,
 }
 
-/// Cursor home, and everything behind it erased: no flicker as a cleared screen makes.
-const HOME: &str = "\x1b[H\x1b[J";
-
 /// Shows the status again and again, until Ctrl-C. A daemon that does not answer is told in the view, and waited for.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let mut endings = signals::endings().map_err(|e| Failure::io("cannot wait for signals", e))?;
@@ -46,14 +43,14 @@ async fn look(args: &Args) -> Result<(), Failure> {
             Ok::<_, Failure>(json!({"status": status, "ages": item::list(&ages, "items")}))
         };
         match (asked.await, args.reach.shared.form()) {
-            (Ok(answer), Form::Json) => output::text(&format!("{answer}\n"))?,
+            (Ok(answer), Form::Json) => output::json_text(&format!("{answer}\n"))?,
             (Ok(answer), Form::Table) => {
-                let lead = if live { HOME } else { "" };
                 let room = Room { width: table::width(), height: table::height().filter(|_| live) };
-                output::text(&format!("{lead}{}", view(&answer, words::now(), room)))?;
+                let view = view(&answer, words::now(), room);
+                if live { output::screen(&view)? } else { output::text(&view)? }
             }
             (Err(Failure::Unreachable(why)), Form::Table) if live && n > 1 => {
-                output::text(&format!("{HOME}{}", words::wrap(&why, table::width())))?;
+                output::screen(&words::wrap(&why, table::width()))?;
             }
             (Err(failure), _) => return Err(failure),
         }

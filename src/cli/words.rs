@@ -78,11 +78,30 @@ pub fn now() -> Timestamp {
 
 /// `text` in one line of at most `max` characters, without control characters; `…` stands for what was cut.
 pub fn line(text: &str, max: usize) -> String {
-    let clean = |c: char| if c.is_control() { ' ' } else { c };
     match text.chars().nth(max) {
-        None => text.chars().map(clean).collect(),
-        Some(_) => text.chars().take(max.saturating_sub(1)).map(clean).chain(['…']).collect(),
+        None => text.chars().map(harmless).collect(),
+        Some(_) => text.chars().take(max.saturating_sub(1)).map(harmless).chain(['…']).collect(),
     }
+}
+
+/// What stands in place of a character that would act on a terminal: a blank for a control character (C0, DEL, C1), `U+FFFD`
+/// for one that is not seen and changes how others are read ([`is_deceptive`]).
+pub fn harmless(c: char) -> char {
+    match c {
+        c if c.is_control() => ' ',
+        c if is_deceptive(c) => char::REPLACEMENT_CHARACTER,
+        c => c,
+    }
+}
+
+/// Whether a character is invisible and makes a text read as another one: it turns the direction (Unicode's bidirectional
+/// controls), ends a line, or has no width. The joiners U+200C and U+200D stay, because Persian and Hindi are written with them.
+pub fn is_deceptive(c: char) -> bool {
+    matches!(c,
+        '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' // direction
+        | '\u{2028}' | '\u{2029}' // line and paragraph
+        | '\u{AD}' | '\u{180E}' | '\u{200B}' | '\u{2060}'..='\u{2065}' | '\u{206A}'..='\u{206F}' | '\u{FEFF}' // no width
+        | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E0FFF}') // annotations, tags
 }
 
 /// The last `max` characters of a line; `…` stands for what was cut.
@@ -199,6 +218,16 @@ mod tests {
             let text = wrap("  a line of words that are short, with an indent of its own", Some(width));
             assert!(text.lines().all(|line| line.chars().count() <= width), "{width}:\n{text}");
         }
+    }
+
+    #[test]
+    fn what_acts_on_a_terminal_is_replaced() {
+        assert_eq!(line("a\u{9b}31mb\u{85}c\u{7f}", 20), "a 31mb c ");
+        for c in "\u{202A}\u{202B}\u{202C}\u{202D}\u{202E}\u{2066}\u{2067}\u{2068}\u{2069}\u{200E}\u{200F}\u{61C}\u{200B}\u{FEFF}".chars() {
+            assert_eq!(line(&format!("a{c}b"), 20), "a\u{FFFD}b", "U+{:04X}", u32::from(c));
+        }
+        let plain = "Müller, 客户, می\u{200C}خواهم, 👨\u{200D}👩";
+        assert_eq!(line(plain, 80), plain);
     }
 
     #[test]

@@ -94,44 +94,54 @@ pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() != 0 && a.port() == b.port() && (ip_a == ip_b || takes_all(ip_a, ip_b) || takes_all(ip_b, ip_a))
 }
 
-/// The URL of a destination.
-pub(super) fn url(value: &Value<'_>) -> Option<Uri> {
-    let text = value.text(r#"a URL such as "https://crm.internal/hooks""#)?;
-    value.check(parse_url(text))
+/// A text that may be a URL, in quotes, for a fault.
+pub(super) fn quoted(text: &str) -> String {
+    format!("{:?}", super::url::text_shown(text))
 }
 
-/// The URL of a destination: http or https, a host, neither user nor fragment.
-pub(super) fn parse_url(text: &str) -> Result<Uri, Wrong> {
+/// A URL that is called: http or https, a host, neither user nor fragment. Faults call it `name`, and show nothing else of it.
+pub(super) fn parse_url(text: &str, name: &str) -> Result<Uri, Wrong> {
     const EXAMPLE: &str = r#"write a URL such as "https://crm.internal/hooks""#;
-    // Before anything is echoed: a password may stand in it.
     let authority = text.split_once("://").map_or(text, |(_, rest)| rest).split(['/', '?', '#']).next();
     if authority.is_some_and(|a| a.contains('@')) {
         let remedy = r#"take it out and write auth = { kind = "basic", user = "...", password = { file = "..." } }"#;
         return Err(Wrong::new("the URL has a user or password in it", remedy));
     }
     let Some((scheme, _)) = text.split_once("://") else {
-        return Err(Wrong::new(format!("{text:?} has no scheme"), format!("write {:?}", format!("https://{text}"))));
+        let remedy = match name.strip_prefix('"') {
+            Some(rest) => format!("write \"https://{rest}"),
+            None => EXAMPLE.to_owned(),
+        };
+        return Err(Wrong::new(format!("{name} has no scheme"), remedy));
     };
     if !matches!(scheme, "http" | "https") {
-        return Err(Wrong::new(format!("{text:?} is neither http nor https"), EXAMPLE));
+        return Err(Wrong::new(format!("{name} is neither http nor https"), EXAMPLE));
     }
-    if let Some((kept, _)) = text.split_once('#') {
-        let message = format!("{text:?} has a fragment (#...), which is never sent");
-        return Err(Wrong::new(message, format!("write {kept:?}")));
+    if text.contains('#') {
+        return Err(Wrong::new(
+            format!("{name} has a fragment (#...), which is never sent"),
+            "leave out # and what follows",
+        ));
     }
     if let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic()) {
         let remedy = "percent-encode it in the path and query, write the host in its ASCII form (xn--...)";
-        return Err(Wrong::new(format!("{text:?} has {bad:?} in it"), remedy));
+        return Err(Wrong::new(format!("{name} has {bad:?} in it"), remedy));
     }
-    let not_url = || Wrong::new(format!("{text:?} is not a URL"), EXAMPLE);
+    let not_url = || match text.chars().find(|c| matches!(c, '{' | '}' | '<' | '>')) {
+        Some(bad) => {
+            let message = format!("{name} has {bad:?} in it, as a template has that was not filled in");
+            Wrong::new(message, "write the value itself in its place; holdline fills in nothing")
+        }
+        None => Wrong::new(format!("{name} is not a URL"), EXAMPLE),
+    };
     let uri: Uri = text.parse().map_err(|_| not_url())?;
     let authority = uri.authority().ok_or_else(not_url)?;
     let has_port = authority.as_str().len() > authority.host().len();
     if authority.host().is_empty() {
-        return Err(Wrong::new(format!("{text:?} has no host"), EXAMPLE));
+        return Err(Wrong::new(format!("{name} has no host"), EXAMPLE));
     }
     if has_port && !matches!(authority.port_u16(), Some(1..)) {
-        return Err(Wrong::new(format!("{text:?} has a bad port"), "write a port from 1 to 65535, or none"));
+        return Err(Wrong::new(format!("{name} has a bad port"), "write a port from 1 to 65535, or none"));
     }
     Ok(uri)
 }
@@ -140,10 +150,14 @@ pub(super) fn parse_url(text: &str) -> Result<Uri, Wrong> {
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> Result<Uri, Wrong> {
+        parse_url(text, &quoted(text))
+    }
+
     #[test]
     fn urls() {
         for good in ["http://a", "https://crm.internal:8443/hooks?x=1", "http://[::1]:9000/", "http://10.0.0.1"] {
-            assert_eq!(parse_url(good).unwrap().to_string().trim_end_matches('/'), good.trim_end_matches('/'));
+            assert_eq!(parse(good).unwrap().to_string().trim_end_matches('/'), good.trim_end_matches('/'));
         }
         let bad = [
             ("crm.internal/x", r#""crm.internal/x" has no scheme; write "https://crm.internal/x""#),
@@ -155,16 +169,24 @@ mod tests {
             ("http://a:0/", r#""http://a:0/" has a bad port; write a port from 1 to 65535, or none"#),
             ("http://a:/", r#""http://a:/" has a bad port; write a port from 1 to 65535, or none"#),
             ("http://a:70000/", r#""http://a:70000/" has a bad port; write a port from 1 to 65535, or none"#),
-            ("http://a/#x", r##""http://a/#x" has a fragment (#...), which is never sent; write "http://a/""##),
+            (
+                "http://a/#x",
+                r##""http://a/#***" has a fragment (#...), which is never sent; leave out # and what follows"##,
+            ),
+            ("crm/x?code=s", r#""crm/x?code=***" has no scheme; write "https://crm/x?code=***""#),
+            (
+                "https://{tenant}.crm/",
+                r#""https://{tenant}.crm/" has '{' in it, as a template has that was not filled in; write the value itself in its place; holdline fills in nothing"#,
+            ),
         ];
         for (text, wanted) in bad {
-            assert_eq!(parse_url(text).unwrap_err().to_string(), wanted, "{text}");
+            assert_eq!(parse(text).unwrap_err().to_string(), wanted, "{text}");
         }
         for text in ["http://u:hunter2@a/", "hunter2@a", "ftp://hunter2@a", "http://hunter2@a#x", "http://hunter2@ä"] {
-            let shown = parse_url(text).unwrap_err().to_string();
+            let shown = parse(text).unwrap_err().to_string();
             assert!(shown.starts_with("the URL has a user or password in it") && !shown.contains("hunter2"), "{shown}");
         }
-        assert!(parse_url("http://a/b c").unwrap_err().message.ends_with("has ' ' in it"));
+        assert!(parse("http://a/b c").unwrap_err().message.ends_with("has ' ' in it"));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The block `[[alert]]`: who is woken, for what, and how often at most.
 
-use super::address;
 use super::section::{Section, Value};
 use super::settings::{Alert, AlertTo, Condition};
+use super::url;
 use super::values::{self, Limits, span};
 use std::time::Duration;
 use toml::de::DeValue;
@@ -21,7 +21,7 @@ pub(super) fn alerts(root: &mut Section<'_>) -> Vec<Alert> {
 
 fn alert(mut section: Section<'_>) -> Option<Alert> {
     let both = section.has("url") && section.has("command");
-    let url = section.take("url", |v| address::url(&v)).map(AlertTo::Webhook);
+    let url = section.take("url", url::url).map(AlertTo::Webhook);
     let command = section.take("command", command).map(AlertTo::Command);
     if both || (!section.has("url") && !section.has("command")) {
         let what = if both { "url and command are given at once" } else { "nobody is told" };

@@ -1,12 +1,12 @@
 //! The block `[[destination]]`: where events go, how often a delivery is tried, and in which order.
 
-use super::address;
 use super::names::Names;
 use super::ordering;
 use super::outward;
 use super::pace;
 use super::section::Section;
 use super::settings::Destination;
+use super::url;
 use super::values::{self, Limits, span};
 use crate::rules::backoff::{Jitter, OnAmbiguous, Retry};
 use crate::rules::reach::Reach;
@@ -32,7 +32,7 @@ pub(super) fn destination<'r>(mut section: Section<'r>, names: &mut Names<'r>) -
         section.part("concurrency", concurrency, |section| pace::concurrency(section, concurrency));
     let destination = Destination {
         name: absent.name,
-        url: section.take("url", |v| address::url(&v)),
+        url: section.take("url", url::url),
         timeout: section.take("timeout", |v| values::duration(&v, &TIMEOUT)).unwrap_or(absent.timeout),
         concurrency_max: max,
         adaptive,

@@ -20,7 +20,10 @@ mod section;
 pub mod settings;
 mod signed;
 mod source;
+mod strength;
+pub mod url;
 mod values;
+mod warning;
 
 pub use fault::{Fault, Faults};
 pub use overrides::Overrides;
@@ -28,4 +31,6 @@ pub use reader::{load, read};
 pub use secret::{Secret, SecretValue};
 pub use settings::Settings;
 pub use signed::ignored as unsigned_places;
+pub use url::Url;
 pub use values::rate_of;
+pub use warning::{Warning, warnings};

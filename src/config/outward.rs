@@ -5,7 +5,8 @@ use super::secret::secret;
 use super::section::{Section, Value};
 use super::settings::{ClientAuth, Destination, DestinationAuth, DestinationTls, Identity, OAuth2, Secret};
 use super::source::check_pointer;
-use super::{address, values};
+use super::url::Url;
+use super::{url, values};
 use crate::rules::success::Success;
 use http::HeaderName;
 use std::path::PathBuf;
@@ -55,7 +56,7 @@ pub(super) fn auth(value: Value<'_>) -> Option<DestinationAuth> {
 }
 
 fn oauth2(mut section: Section<'_>) -> Option<DestinationAuth> {
-    let token_url = section.need("token_url", r#"token_url = "https://...""#, |v| address::url(&v));
+    let token_url = section.need("token_url", r#"token_url = "https://...""#, url::url);
     let client_id = section.need("client_id", r#"client_id = "...""#, |v| words(&v));
     let client_secret = section.need("client_secret", r#"client_secret = { file = "..." }"#, secret);
     let scope = section.take("scope", |v| words(&v));
@@ -165,7 +166,11 @@ pub(super) fn success(value: Value<'_>) -> Option<Success> {
 
 /// What cannot be told from one key alone.
 pub(super) fn agree(section: &Section<'_>, destination: &Destination) {
-    let https = destination.url.as_ref().is_none_or(|url| url.scheme_str() == Some("https"));
+    let https = match &destination.url {
+        Some(Url::Written(uri)) => uri.scheme_str() == Some("https"),
+        // what is kept elsewhere is judged when it is read
+        Some(Url::Kept(_)) | None => true,
+    };
     let certain = section.sound(&["url", "tls", "auth"]);
     if matches!(destination.auth, Some(DestinationAuth::Mtls)) && certain {
         if destination.tls.identity.is_none() {

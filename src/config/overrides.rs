@@ -39,7 +39,7 @@ impl Settings {
     /// These settings, beaten by the flags. An error names the flag and what to write instead.
     pub fn with(mut self, overrides: &Overrides) -> Result<Self, String> {
         if let Some(to) = &overrides.to {
-            let url = address::parse_url(to).map_err(|wrong| format!("--to: {wrong}"))?;
+            let url = to.parse().map_err(|wrong| format!("--to: {wrong}"))?;
             self.destination_of_to()?.url = Some(url);
         }
         if let Some(data) = &overrides.data {
@@ -105,7 +105,7 @@ mod tests {
             admin: Some("0.0.0.0:2".parse().unwrap()),
         };
         let s = Settings::embedded(&flags).unwrap();
-        assert_eq!(s.destinations[0].url.as_ref().unwrap(), "http://crm/x");
+        assert_eq!(s.destinations[0].url, Some("http://crm/x".parse().unwrap()));
         assert_eq!(s.store.path, PathBuf::from("/data"));
         assert_eq!(s.intake.listen, ["0.0.0.0:1".parse().unwrap()]);
         assert_eq!(s.admin.listen, ["0.0.0.0:2".parse().unwrap()]);

@@ -4,6 +4,7 @@ mod alert;
 
 pub use super::ordering::{OnDeadLetter, OrderMode, Ordering};
 pub use super::secret::{Secret, SecretValue};
+pub use super::url::Url;
 use crate::rules::backoff::Retry;
 use crate::rules::breaker;
 use crate::rules::concurrency::Adaptive;
@@ -137,7 +138,7 @@ pub struct Store {
 pub struct Destination {
     pub name: String,
     /// `http` or `https`. None: events are held (`holdline serve` without `--to`).
-    pub url: Option<http::Uri>,
+    pub url: Option<Url>,
     /// Of one attempt, from connecting to the last byte of the answer.
     pub timeout: Duration,
     /// Requests in flight at once.
@@ -211,7 +212,7 @@ impl DestinationAuth {
 /// Client credentials (RFC 6749, 4.4).
 #[derive(Clone, Debug, PartialEq)]
 pub struct OAuth2 {
-    pub token_url: http::Uri,
+    pub token_url: Url,
     pub client_id: String,
     pub client_secret: Secret,
     pub scope: Option<String>,

@@ -100,7 +100,7 @@ impl Daemon {
                 joining.push(Destination::new(DestinationId(0), new).map_err(in_file)?);
                 continue;
             };
-            if self.settings.destinations.contains(new) {
+            if self.settings.destinations.contains(new) && !now.is_elsewhere(new).map_err(in_file)? {
                 rereads.push((now.clone(), now.reread(new).map_err(in_file)?));
                 fleet.insert(now.id, now.clone());
             } else {

@@ -11,7 +11,7 @@ use super::tls::{self, Trust};
 use super::token::{Missing, Token, Tokens};
 use super::trials::Trials;
 use super::{credentials, request};
-use crate::config::settings::{self, DestinationAuth, OnDeadLetter, OrderMode};
+use crate::config::settings::{self, DestinationAuth, OnDeadLetter, OrderMode, Url};
 use crate::delivery::Delivery;
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::http::certificate::Certificate;
@@ -56,6 +56,8 @@ pub struct Destination {
     /// Those it brings along, as they were read at the start.
     pub certificates: Vec<Certificate>,
     common: RwLock<Arc<Common>>,
+    /// The URL as it may be shown; none where events are held.
+    shown: Option<String>,
     pub(super) shutters: Arc<Shutters>,
     /// Until when it is left alone, and why.
     held: Arc<Mutex<Option<(Timestamp, String)>>>,
@@ -82,9 +84,11 @@ impl Destination {
             },
             reorder_window: settings.ordering.reorder_window,
         };
+        let uri = uri(settings)?;
         Ok(Self {
             id,
             name: settings.name.clone(),
+            shown: settings.url.as_ref().map(|url| url.shown_as(&uri)),
             retry: settings.retry.clone(),
             timeout: settings.timeout,
             policy,
@@ -92,7 +96,7 @@ impl Destination {
             latency: Latency::default(),
             end_to_end: Latency::default(),
             trials: Arc::default(),
-            client: client(settings)?,
+            client: client(settings, &uri)?,
             tokens: tokens(settings)?,
             success: settings.success.clone(),
             lateness: Lateness { on_stale: settings.ordering.on_stale, ttl: settings.ttl.clone() },
@@ -106,7 +110,8 @@ impl Destination {
 
     /// Everything for which [`Destination::new`] would refuse these settings.
     pub fn faults(settings: &settings::Destination) -> Vec<String> {
-        let parts = [client(settings).err(), tokens(settings).err(), credentials::fixed(settings).err()];
+        let client = uri(settings).and_then(|uri| client(settings, &uri));
+        let parts = [client.err(), tokens(settings).err(), credentials::fixed(settings).err()];
         let keys = settings.sign.iter().map(|secret| credentials::key(secret).err());
         let mut all: Vec<String> = parts.into_iter().chain(keys).flatten().collect();
         all.dedup(); // both ways out have the same certificates
@@ -182,8 +187,14 @@ impl Destination {
     }
 
     /// The URL as it may be shown; none where events are held.
-    pub fn url(&self) -> Option<String> {
-        (self.policy.pace.concurrency_max > 0).then(|| self.common().url.to_string())
+    pub fn url(&self) -> Option<&str> {
+        self.shown.as_deref()
+    }
+
+    /// Whether it calls other URLs than these settings now lead to. The error says which cannot be read.
+    pub fn is_elsewhere(&self, settings: &settings::Destination) -> Result<bool, String> {
+        let of_tokens = token_uri(settings)?;
+        Ok(self.common().url != uri(settings)? || self.tokens.as_ref().map(Tokens::uri) != of_tokens.as_ref())
     }
 
     /// The request of a delivery's next attempt.
@@ -212,25 +223,43 @@ impl Destination {
 
 fn common(settings: &settings::Destination) -> Result<Common, String> {
     Ok(Common {
-        url: settings.url.clone().unwrap_or_default(),
+        url: uri(settings)?,
         headers: credentials::fixed(settings)?,
         keys: settings.sign.iter().map(credentials::key).collect::<Result<_, _>>()?,
     })
 }
 
-fn client(settings: &settings::Destination) -> Result<HttpClient, String> {
-    let https = settings.url.as_ref().is_some_and(is_https);
-    let tls = tls::config(&settings.tls, if https { Trust::One } else { Trust::Nobody })?;
+/// Where events go; empty where they are held.
+fn uri(settings: &settings::Destination) -> Result<Uri, String> {
+    let uri = settings.url.as_ref().map_or_else(|| Ok(Uri::default()), Url::read)?;
+    if settings.url.is_some() && !is_https(&uri) && matches!(settings.auth, Some(DestinationAuth::Mtls)) {
+        return Err("the kind `mtls` needs TLS; write a URL that begins with \"https://\"".to_owned());
+    }
+    Ok(uri)
+}
+
+/// Where access tokens are asked for; none where none are.
+fn token_uri(settings: &settings::Destination) -> Result<Option<Uri>, String> {
+    match &settings.auth {
+        Some(DestinationAuth::OAuth2(oauth2)) => oauth2.token_url.read().map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn client(settings: &settings::Destination, uri: &Uri) -> Result<HttpClient, String> {
+    let tls = tls::config(&settings.tls, if is_https(uri) { Trust::One } else { Trust::Nobody })?;
     let connector = Connector::new(tls, settings.reach, settings.timeout);
-    Ok(Connections::new(connector, settings.url.clone().unwrap_or_default(), settings.concurrency_max))
+    Ok(Connections::new(connector, uri.clone(), settings.concurrency_max))
 }
 
 fn tokens(settings: &settings::Destination) -> Result<Option<Tokens>, String> {
-    let Some(DestinationAuth::OAuth2(oauth2)) = &settings.auth else { return Ok(None) };
-    let tls = tls::config(&settings.tls, if is_https(&oauth2.token_url) { Trust::Both } else { Trust::Nobody })?;
+    let (Some(DestinationAuth::OAuth2(oauth2)), Some(uri)) = (&settings.auth, token_uri(settings)?) else {
+        return Ok(None);
+    };
+    let tls = tls::config(&settings.tls, if is_https(&uri) { Trust::Both } else { Trust::Nobody })?;
     let connector = Connector::new(tls, settings.reach, settings.timeout);
-    let client = Connections::new(connector, oauth2.token_url.clone(), 1);
-    Ok(Some(Tokens::new(&settings.name, client, oauth2, settings.timeout)))
+    let client = Connections::new(connector, uri.clone(), 1);
+    Ok(Some(Tokens::new(&settings.name, client, uri, oauth2, settings.timeout)))
 }
 
 fn is_https(url: &Uri) -> bool {

@@ -8,6 +8,7 @@ use super::connections::{BoxError, Connections, Link};
 use super::connector::Connector;
 use super::wire::{Traffic, Wire};
 use crate::delivery::Outcome;
+use crate::http::tls_fault::TlsFault;
 use bytes::Bytes;
 use http::response::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
@@ -212,7 +213,9 @@ fn not_connected(error: &BoxError, timeout: Duration) -> Failure {
         let outcome = Outcome::ConnectTimedOut;
         return Failure { error: late(&outcome, timeout), outcome };
     }
-    Failure { outcome: Outcome::NotConnected, error: words(error.as_ref()) }
+    let (error, fault) = (words(error.as_ref()), TlsFault::of(error.as_ref()));
+    let error = fault.map(|fault| format!("{}; {} ({error})", fault.words(), fault.remedy())).unwrap_or(error);
+    Failure { outcome: Outcome::NotConnected, error }
 }
 
 fn broken(error: &hyper::Error, traffic: Option<&Traffic>) -> Failure {

@@ -26,6 +26,7 @@ pub use destination::{Destination, Reread};
 pub use destinations::{Destinations, Known};
 pub use restore::restore;
 pub use sequences::Sequences;
+pub use tls::{Trust, config as tls_config};
 
 use crate::clock::Clock;
 use crate::delivery::Ticket;

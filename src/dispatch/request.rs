@@ -1,4 +1,4 @@
-//! The request of a delivery: its headers, and how values that no header can hold are written.
+//! The request of a delivery: its headers, and how their values are encoded.
 
 use super::token::Token;
 use crate::delivery::Delivery;
@@ -37,8 +37,12 @@ pub fn request(
     if let Some(token) = token {
         headers.insert(header::AUTHORIZATION, token.value.clone());
     }
+    headers.insert(header::CONTENT_TYPE, as_it_came(&event.content_type));
+    if let Some(traceparent) = &event.traceparent {
+        headers.insert(HeaderName::from_static("traceparent"), as_it_came(traceparent));
+    }
     let mut set = |name: &'static str, value: &str| {
-        headers.insert(HeaderName::from_static(name), visible(value));
+        headers.insert(HeaderName::from_static(name), encoded(value));
     };
     set("idempotency-key", &id);
     set("holdline-event-id", &id);
@@ -46,7 +50,6 @@ pub fn request(
     set("holdline-sequence", &delivery.id.sequence.to_string());
     set("holdline-attempt", &delivery.next_attempt().to_string());
     set("holdline-received-at", &event.received_at.to_string());
-    set("content-type", &event.content_type);
     if !event.kind.is_empty() {
         set("holdline-event-type", &event.kind);
     }
@@ -55,9 +58,6 @@ pub fn request(
     }
     if let Some(interaction) = &event.interaction {
         set("holdline-interaction-id", interaction);
-    }
-    if let Some(traceparent) = &event.traceparent {
-        set("traceparent", traceparent);
     }
     if delivery.redriven {
         set("holdline-redriven", "true");
@@ -78,38 +78,74 @@ pub fn request(
     request
 }
 
-/// A header's value: whatever is not visible ASCII, and `%`, is percent-encoded (RFC 3986) in UTF-8.
+/// The value of a header that came as one, unless no header can hold it.
+fn as_it_came(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).ok().filter(|v| v.to_str().is_ok()).unwrap_or_else(|| encoded(text))
+}
+
+/// The value of a header, so that percent-decoding (RFC 3986, 2.1) of UTF-8 gives the text again, whatever it is: each `%`, each
+/// byte that is not visible ASCII, and a blank at an end, which HTTP would drop, is percent-encoded, and nothing else.
 ///
 /// Of a longer text only the first [`VALUE_BYTES_MAX`] bytes are sent: destinations refuse a request for one long header.
-fn visible(text: &str) -> HeaderValue {
+fn encoded(text: &str) -> HeaderValue {
     let end = (0..=VALUE_BYTES_MAX.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     let text = &text[..end];
-    HeaderValue::from_str(text).ok().filter(|v| v.to_str().is_ok()).unwrap_or_else(|| {
-        let mut encoded = String::with_capacity(text.len() * 3);
-        for byte in text.bytes() {
-            match byte {
-                b'%' | 0..0x20 | 0x7F.. => write!(encoded, "%{byte:02X}").expect("writing to a string"),
-                _ => encoded.push(char::from(byte)),
-            }
+    let inner = text.len() - text.trim_start_matches(' ').len()..text.trim_end_matches(' ').len();
+    let mut encoded = String::with_capacity(text.len());
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b' ' if inner.contains(&at) => encoded.push(' '),
+            b'%' | 0..=b' ' | 0x7F.. => write!(encoded, "%{byte:02X}").expect("writing to a string"),
+            _ => encoded.push(char::from(byte)),
         }
-        HeaderValue::from_str(&encoded).expect("only visible ASCII is left")
-    })
+    }
+    HeaderValue::from_str(&encoded).expect("only visible ASCII is left")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// As a destination decodes a value.
+    fn decoded(value: &HeaderValue) -> String {
+        let mut bytes = Vec::new();
+        let mut rest = value.as_bytes();
+        while let Some((byte, behind)) = rest.split_first() {
+            rest = behind;
+            bytes.push(match byte {
+                b'%' => u8::from_str_radix(std::str::from_utf8(&behind[..2]).unwrap(), 16).unwrap(),
+                byte => *byte,
+            });
+            rest = if *byte == b'%' { &behind[2..] } else { rest };
+        }
+        String::from_utf8(bytes).unwrap()
+    }
+
     #[test]
-    fn values_that_no_header_can_hold_are_encoded() {
+    fn values_are_encoded_so_that_they_can_be_decoded() {
         for (text, value) in [
             ("did:plc:abc|x", "did:plc:abc|x"),
-            ("100 %", "100 %"),
+            ("Jane Doe", "Jane Doe"),
+            ("100 %", "100 %25"),
+            ("100 %25", "100 %2525"),
             ("M\u{fc}ller\n%", "M%C3%BCller%0A%25"),
+            ("M%C3%BCller", "M%25C3%25BCller"),
             ("\u{7f}", "%7F"),
+            (" a  b ", "%20a  b%20"),
+            ("  ", "%20%20"),
+            ("\ta", "%09a"),
+            ("", ""),
         ] {
-            assert_eq!(visible(text), value);
+            assert_eq!(encoded(text), value);
+            assert_eq!(decoded(&encoded(text)), text);
         }
-        assert_eq!(visible(&"\u{fc}".repeat(2000)).len(), VALUE_BYTES_MAX * 3, "a long one is cut between characters");
+        assert_eq!(encoded(&"\u{fc}".repeat(2000)).len(), VALUE_BYTES_MAX * 3, "a long one is cut between characters");
+    }
+
+    #[test]
+    fn what_came_as_a_header_goes_on_as_it_came() {
+        let content_type = "application/json; profile=\"a%20b\"";
+        assert_eq!(as_it_came(content_type), content_type);
+        assert_eq!(as_it_came("text/\u{fc}"), "text/%C3%BC");
     }
 }

@@ -19,7 +19,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use form_urlencoded::{Serializer, byte_serialize};
-use http::{HeaderValue, Method, Request, header};
+use http::{HeaderValue, Method, Request, Uri, header};
 use http_body_util::Full;
 use serde_json::Value;
 use std::collections::HashSet;
@@ -76,6 +76,8 @@ struct State {
 pub struct Tokens {
     destination: String,
     client: HttpClient,
+    /// Of the endpoint.
+    uri: Uri,
     settings: OAuth2,
     timeout: Duration,
     state: Mutex<State>,
@@ -84,9 +86,13 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    pub fn new(destination: &str, client: HttpClient, settings: &OAuth2, timeout: Duration) -> Self {
+    pub fn new(destination: &str, client: HttpClient, uri: Uri, settings: &OAuth2, timeout: Duration) -> Self {
         let (destination, settings) = (destination.to_owned(), settings.clone());
-        Self { destination, client, settings, timeout, state: Mutex::default(), spared: Default::default() }
+        Self { destination, client, uri, settings, timeout, state: Mutex::default(), spared: Default::default() }
+    }
+
+    pub fn uri(&self) -> &Uri {
+        &self.uri
     }
 
     /// The token to send with a request.
@@ -167,7 +173,7 @@ impl Tokens {
         let secret = tokio::task::spawn_blocking(move || secret.read()).await;
         let secret =
             secret.map_err(|_| refused("the read of its secret was abandoned".to_owned()))?.map_err(refused)?;
-        let request = request(&self.settings, secret.expose()).map_err(refused)?;
+        let request = request(&self.settings, &self.uri, secret.expose()).map_err(refused)?;
         let bounds = Bounds { timeout: self.timeout, kept_bytes: exchange::BODY_BYTES_MAX };
         let answer = exchange::exchange(&self.client, request, bounds, || Some(()), |_| ()).await;
         let answer = answer.map_err(|end| match end {
@@ -183,7 +189,7 @@ impl Tokens {
     }
 }
 
-fn request(settings: &OAuth2, secret: &str) -> Result<Request<Full<Bytes>>, String> {
+fn request(settings: &OAuth2, uri: &Uri, secret: &str) -> Result<Request<Full<Bytes>>, String> {
     let mut form = Serializer::new(String::new());
     form.append_pair("grant_type", "client_credentials");
     for (name, value) in [("scope", &settings.scope), ("audience", &settings.audience)] {
@@ -193,7 +199,7 @@ fn request(settings: &OAuth2, secret: &str) -> Result<Request<Full<Bytes>>, Stri
     }
     let mut request = Request::builder()
         .method(Method::POST)
-        .uri(settings.token_url.clone())
+        .uri(uri.clone())
         .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
         .header(header::ACCEPT, "application/json");
     match settings.client_auth {

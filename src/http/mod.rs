@@ -8,3 +8,4 @@ pub mod listener;
 pub mod seats;
 pub mod sockets;
 pub mod tls;
+pub mod tls_fault;

@@ -59,7 +59,7 @@ impl Folder {
         let format = format_of(path)?;
         let queue = path.join("queue");
         if !queue.exists() {
-            fs::create_dir(&queue).map_err(|e| failed("cannot create queue/ in", e))?;
+            private_folder(&queue).map_err(|e| failed("cannot create queue/ in", e))?;
         }
         sync_folder(path).map_err(|e| failed("cannot sync", e))?;
         if let Some(parent) = path.canonicalize().ok().and_then(|p| p.parent().map(Path::to_owned)) {
@@ -80,7 +80,7 @@ impl Folder {
     pub fn begin_again(&self) -> io::Result<()> {
         let aside = (1..).map(|n| self.path.join(format!("set-aside.queue.{n}"))).find(|path| !path.exists());
         fs::rename(self.queue(), aside.unwrap_or_default())?;
-        fs::create_dir(self.queue())?;
+        private_folder(&self.queue())?;
         let _ = self.mark_synchronous(); // whether it holds is read back from the files
         sync_folder(&self.path)
     }
@@ -188,6 +188,10 @@ impl Folder {
 pub struct Free {
     pub bytes: u64,
     pub inodes: u64,
+}
+
+fn private_folder(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(path)
 }
 
 fn lock(path: &Path) -> Result<File, StoreError> {

@@ -205,7 +205,7 @@ async fn who_reads_bodies_is_noted_before_they_are_sent() {
 async fn what_changes_nothing_pushes_no_entry_out() {
     let bench = Bench::with(None, Clock::manual(START), |_| {}).await;
     for n in 0..20 {
-        bench.change("/v1/dlq/purge", json!({"filter": {}})).await;
+        bench.change("/v1/dlq/purge", json!({"filter": {"type": "none"}})).await;
         bench.change("/v1/intake/open", json!({})).await;
         bench.change("/v1/destinations/default/resume", json!({})).await;
         bench.change("/v1/destinations/default/pause", json!({"reason": "move"})).await;

@@ -38,6 +38,7 @@ mod receiver;
 mod recovery;
 mod redrive;
 mod reload;
+mod secrecy;
 mod selection;
 mod service;
 mod simulation;

@@ -33,6 +33,19 @@ pub async fn run(folder: &Path, arguments: &[&str]) -> Ran {
     tokio::task::spawn_blocking(move || command.output().unwrap().into()).await.unwrap()
 }
 
+/// The same, started with this umask.
+pub async fn run_with_umask(folder: &Path, umask: &str, arguments: &[&str]) -> Ran {
+    let mut shell = with_umask(folder, umask);
+    shell.args(arguments).stdin(Stdio::null());
+    tokio::task::spawn_blocking(move || shell.output().unwrap().into()).await.unwrap()
+}
+
+fn with_umask(folder: &Path, umask: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.current_dir(folder).args(["-c", &format!("umask {umask}; exec \"$0\" \"$@\""), BINARY]);
+    shell
+}
+
 fn command(folder: &Path) -> Command {
     let mut command = Command::new(BINARY);
     command.current_dir(folder);
@@ -77,6 +90,11 @@ impl Process {
     /// Starts it again.
     pub async fn open(&mut self) {
         self.open_as(command(self.folder.path())).await;
+    }
+
+    /// Starts it again with this umask.
+    pub async fn open_with_umask(&mut self, umask: &str) {
+        self.open_as(with_umask(self.folder.path(), umask)).await;
     }
 
     /// Starts it again, unable to write behind the first `blocks` of 512 bytes of any file.

@@ -1,16 +1,20 @@
-//! The way to each destination: its name, its port, its certificate; and the clock, by which certificates are judged.
+//! The way to whomever holdline calls (destinations, token endpoints, alerts): its name, its port, its certificate; and the clock, by
+//! which certificates are judged. Nothing is sent but the handshake of TLS.
 
 use super::Finding;
-use crate::cli::client::root;
 use crate::cli::words;
 use crate::clock::Clock;
-use crate::config::settings::Destination;
-use http_body_util::Empty;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
+use crate::config::settings::{Alert, AlertTo, Destination, DestinationAuth, DestinationTls, Url};
+use crate::dispatch::{Trust, tls_config};
+use crate::http::tls_fault::TlsFault;
+use crate::rules::reach::Reach;
+use http::Uri;
+use rustls::pki_types::ServerName;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -27,74 +31,148 @@ pub fn clock() -> Finding {
     }
 }
 
+/// Somebody whom holdline calls.
+struct Peer<'s> {
+    /// As findings name it.
+    name: String,
+    url: &'s Url,
+    reach: Reach,
+    tls: DestinationTls,
+    trust: Trust,
+}
+
+/// The way to a destination, and to the endpoint of its tokens.
 pub async fn look(destination: &Destination) -> Vec<Finding> {
-    let name = &destination.name;
+    let (name, reach, tls) = (destination.name.clone(), destination.reach, &destination.tls);
     let Some(url) = &destination.url else {
         return vec![Finding::doubtful(format!("to {name}"), "no url: its events are held", "set its url")];
     };
-    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-    let port = url.port_u16().unwrap_or_else(|| if url.scheme_str() == Some("https") { 443 } else { 80 });
-    let found = timeout(PATIENCE, tokio::net::lookup_host((host, port))).await;
-    let addresses: Vec<_> = match found {
-        Ok(Ok(found)) => found.collect(),
-        Ok(Err(e)) => {
-            let remedy = "mend the name in its url, or the name server of this machine";
-            return vec![Finding::bad(format!("dns {name}"), format!("{host}: {e}"), remedy)];
-        }
-        Err(_) => {
-            let why = format!("{host}: no answer within {}", words::age(PATIENCE));
-            return vec![Finding::bad(format!("dns {name}"), why, "look at /etc/resolv.conf and its name servers")];
-        }
-    };
-    let mut findings = vec![Finding::good(format!("dns {name}"), format!("{host}: {} addresses", addresses.len()))];
-    let Some(address) = addresses.first() else { return findings };
-    let clock = Clock::system();
-    let began = clock.precise();
-    match timeout(PATIENCE, TcpStream::connect(addresses.as_slice())).await {
-        Ok(Ok(_)) => {
-            let took = clock.precise().saturating_sub(began);
-            let found = format!("{address} answers after {} ms", took.as_millis());
-            findings.push(Finding::good(format!("connect {name}"), found));
-        }
-        Ok(Err(e)) => {
-            let remedy = "is it running, and does a firewall let this machine through?";
-            findings.push(Finding::bad(format!("connect {name}"), format!("{address}: {e}"), remedy));
-            return findings;
-        }
-        Err(_) => {
-            let why = format!("{address}: nothing within {}", words::age(PATIENCE));
-            findings.push(Finding::bad(format!("connect {name}"), why, "a firewall drops it, or the host is down"));
-            return findings;
-        }
-    }
-    if url.scheme_str() == Some("https") {
-        findings.push(match &destination.tls.ca {
-            None => tls(name, url).await,
-            Some(ca) if ca.is_file() => Finding::good(format!("tls {name}"), "judged by an authority of its own"),
-            Some(ca) => {
-                let remedy = "make the file, readable for the user that holdline runs as";
-                Finding::bad(format!("tls {name}"), format!("{} is not there", ca.display()), remedy)
-            }
-        });
+    let mut findings = way(&Peer { name: name.clone(), url, reach, tls: tls.clone(), trust: Trust::One }).await;
+    if let Some(DestinationAuth::OAuth2(oauth2)) = &destination.auth {
+        let (name, url) = (format!("{name} token_url"), &oauth2.token_url);
+        findings.extend(way(&Peer { name, url, reach, tls: tls.clone(), trust: Trust::Both }).await);
     }
     findings
 }
 
-/// A handshake as a delivery would make it, with the authorities of the system; HEAD, so that nothing is delivered.
-async fn tls(name: &str, url: &http::Uri) -> Finding {
-    let what = format!("tls {name}");
-    let connector = match hyper_rustls::HttpsConnectorBuilder::new().with_native_roots() {
-        Ok(builder) => builder.https_only().enable_http1().build(),
-        Err(e) => return Finding::bad(what, e.to_string(), "install ca-certificates"),
-    };
-    let client = Client::builder(TokioExecutor::new()).build::<_, Empty<bytes::Bytes>>(connector);
-    let request = http::Request::head(url).body(Empty::new());
-    let Ok(request) = request else { return Finding::bad(what, "its url cannot be asked", "mend its url") };
-    match timeout(PATIENCE, client.request(request)).await {
-        Ok(Err(e)) if e.is_connect() => {
-            let remedy = "renew its certificate, or name its authority in the destination's tls.ca";
-            Finding::bad(what, root(&e), remedy)
+/// The way to whoever is told of alerts.
+pub async fn look_at_alert(n: usize, alert: &Alert) -> Vec<Finding> {
+    let AlertTo::Webhook(url) = &alert.to else { return Vec::new() };
+    let (name, tls) = (format!("alert[{n}]"), DestinationTls::default());
+    way(&Peer { name, url, reach: Reach::Anywhere, tls, trust: Trust::One }).await
+}
+
+async fn way(peer: &Peer<'_>) -> Vec<Finding> {
+    let name = &peer.name;
+    let url = match peer.url.read() {
+        Ok(url) => url,
+        Err(why) => {
+            let remedy = "put the url there, readable for the user that holdline runs as, and run doctor as that user";
+            return vec![Finding::doubtful(format!("to {name}"), why, remedy)];
         }
-        _ => Finding::good(what, "its certificate is good"),
+    };
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let port = url.port_u16().unwrap_or_else(|| if url.scheme_str() == Some("https") { 443 } else { 80 });
+    let (mut findings, addresses) = match resolve(peer, host, port).await {
+        Ok(found) => found,
+        Err(finding) => return vec![finding],
+    };
+    let stream = match connect(name, &addresses).await {
+        Ok((finding, stream)) => {
+            findings.push(finding);
+            stream
+        }
+        Err(finding) => {
+            findings.push(finding);
+            return findings;
+        }
+    };
+    if url.scheme_str() == Some("https") {
+        findings.push(tls(peer, &url, stream).await);
+    }
+    findings
+}
+
+/// The addresses that may be called.
+async fn resolve(peer: &Peer<'_>, host: &str, port: u16) -> Result<(Vec<Finding>, Vec<SocketAddr>), Finding> {
+    let what = format!("dns {}", peer.name);
+    let found = timeout(PATIENCE, tokio::net::lookup_host((host, port))).await;
+    let all: Vec<SocketAddr> = match found {
+        Ok(Ok(found)) => found.collect(),
+        Ok(Err(e)) => {
+            let remedy = "mend the name in its url, or the name server of this machine";
+            return Err(Finding::bad(what, format!("{host}: {e}"), remedy));
+        }
+        Err(_) => {
+            let why = format!("{host}: no answer within {}", words::age(PATIENCE));
+            return Err(Finding::bad(what, why, "look at /etc/resolv.conf and its name servers"));
+        }
+    };
+    let count = all.len();
+    let refused = all.iter().find_map(|address| Some((address.ip(), peer.reach.refusal(address.ip())?)));
+    let allowed: Vec<SocketAddr> = all.into_iter().filter(|a| peer.reach.refusal(a.ip()).is_none()).collect();
+    let remedy = "mend the name, or set `allow_link_local = true` if this destination is meant to be there";
+    match refused {
+        Some((ip, kind)) if allowed.is_empty() => {
+            Err(Finding::bad(what, format!("{host} leads to {ip}, {kind}, which is refused"), remedy))
+        }
+        Some((ip, kind)) => {
+            let found = format!("{host}: {count} addresses, of which {ip}, {kind}, is refused");
+            Ok((vec![Finding::doubtful(what, found, remedy)], allowed))
+        }
+        None if allowed.is_empty() => {
+            Err(Finding::bad(what, format!("{host}: no address"), "mend the name in its url"))
+        }
+        None => Ok((vec![Finding::good(what, format!("{host}: {count} addresses"))], allowed)),
+    }
+}
+
+async fn connect(name: &str, addresses: &[SocketAddr]) -> Result<(Finding, TcpStream), Finding> {
+    let what = format!("connect {name}");
+    let clock = Clock::system();
+    let began = clock.precise();
+    let first = addresses.first().map(ToString::to_string).unwrap_or_default();
+    match timeout(PATIENCE, TcpStream::connect(addresses)).await {
+        Ok(Ok(stream)) => {
+            let took = clock.precise().saturating_sub(began);
+            let address = stream.peer_addr().map_or(first, |address| address.to_string());
+            Ok((Finding::good(what, format!("{address} answers after {} ms", took.as_millis())), stream))
+        }
+        Ok(Err(e)) => {
+            let remedy = "is it running, and does a firewall let this machine through?";
+            Err(Finding::bad(what, format!("{first}: {e}"), remedy))
+        }
+        Err(_) => {
+            let why = format!("{first}: nothing within {}", words::age(PATIENCE));
+            Err(Finding::bad(what, why, "a firewall drops it, or the host is down"))
+        }
+    }
+}
+
+/// A handshake as a delivery would make it, with the same authorities and the same client certificate.
+async fn tls(peer: &Peer<'_>, url: &Uri, stream: TcpStream) -> Finding {
+    let what = format!("tls {}", peer.name);
+    let config = match tls_config(&peer.tls, peer.trust) {
+        Ok(config) => config,
+        Err(why) => return Finding::bad(what, why, "make the file, readable for the user that holdline runs as"),
+    };
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let Ok(name) = ServerName::try_from(host.to_owned()) else {
+        return Finding::bad(
+            what,
+            format!("no certificate can be for the name {host}"),
+            "write another name in its url",
+        );
+    };
+    match timeout(PATIENCE, TlsConnector::from(config).connect(name, stream)).await {
+        Ok(Ok(_)) => Finding::good(what, "its certificate is good"),
+        Ok(Err(e)) => match TlsFault::of_handshake(&e) {
+            Some(fault) => Finding::bad(what, format!("{} ({e})", fault.words()), fault.remedy()),
+            None => Finding::bad(what, e.to_string(), "look at the log of the other side"),
+        },
+        Err(_) => {
+            let why = format!("no end of the handshake within {}", words::age(PATIENCE));
+            Finding::bad(what, why, "is it the port on which it speaks TLS?")
+        }
     }
 }

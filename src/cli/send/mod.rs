@@ -80,7 +80,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
     match args.shared.form() {
         Form::Json => output::json(&summary.json())?,
-        Form::Table => output::text(&summary.text())?,
+        Form::Table => output::text(&output::without_escapes(&summary.text()))?,
     }
     sent?;
     match summary.refused {

@@ -1,5 +1,6 @@
 //! Alerts as used: who is told, and of what.
 
+use crate::config::url::Url;
 use std::time::Duration;
 
 /// Somebody who wants to be told when something is wrong.
@@ -13,7 +14,7 @@ pub struct Alert {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum AlertTo {
-    Webhook(http::Uri),
+    Webhook(Url),
     /// Program and arguments; the message comes on standard input.
     Command(Vec<String>),
 }
