@@ -16,6 +16,7 @@ const MAX_BATCH: Limits<u64> = Limits { min: (1, ""), max: (10_000, "a batch is 
 const MAX_IN_FLIGHT: Limits<u64> = Limits { min: (KIB, ""), max: (64 * GIB, "") };
 const HEADER_TIMEOUT: Limits<Duration> = Limits { min: (span("10ms"), ""), max: (span("5m"), "") };
 const BODY_TIMEOUT: Limits<Duration> = Limits { min: (span("10ms"), ""), max: (span("10m"), "") };
+const LINGER_TIMEOUT: Limits<Duration> = Limits { min: (span("0s"), ""), max: (span("5m"), "") };
 const DISK_RESERVE: Limits<u64> = Limits { min: (MIB, "delivery goes on and needs room to write"), max: (TIB, "") };
 const MAX_QUEUE: Limits<u64> = Limits { min: (KIB, ""), max: (16 * TIB, "") };
 /// Addresses and where they stand; empty where they are the default.
@@ -57,6 +58,9 @@ pub(super) fn intake(mut section: Section<'_>) -> (Intake, Listeners<'_>) {
         body_timeout: section
             .take("body_timeout", |v| values::duration(&v, &BODY_TIMEOUT))
             .unwrap_or(absent.body_timeout),
+        linger_timeout: section
+            .take("linger_timeout", |v| values::duration(&v, &LINGER_TIMEOUT))
+            .unwrap_or(absent.linger_timeout),
         success_status: section.take("success_status", statuses).unwrap_or(absent.success_status),
         disk_reserve_bytes: section
             .take("disk_reserve", |v| values::size(&v, &DISK_RESERVE))

@@ -57,6 +57,8 @@ pub struct Intake {
     pub header_timeout: Duration,
     /// From the end of the headers to the end of the body.
     pub body_timeout: Duration,
+    /// For what is sent behind a refusal: it is read and discarded, so that the answer arrives.
+    pub linger_timeout: Duration,
     /// 200 or 202.
     pub success_status: u16,
     /// Free bytes below which intake answers 503.
@@ -274,6 +276,7 @@ impl Default for Intake {
             max_in_flight_bytes: 64 * MIB,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            linger_timeout: Duration::from_secs(10),
             success_status: 202,
             disk_reserve_bytes: GIB / 2,
             max_queue_bytes: 20 * GIB,

@@ -77,7 +77,11 @@ pub(super) fn serve(
     if let Some(tls) = tls.clone() {
         part.tasks.spawn(upkeep::watch_certificate(tls, part.stop.clone()));
     }
-    let limits = entrance::Limits { head_bytes_max: settings.max_header_bytes, head_timeout: settings.header_timeout };
+    let limits = entrance::Limits {
+        head_bytes_max: settings.max_header_bytes,
+        head_timeout: settings.header_timeout,
+        linger_timeout: settings.linger_timeout,
+    };
     let all = settings.max_connections;
     let bounds = seats::Bounds { all, per_address: settings.max_connections_per_address.unwrap_or(all) };
     let entrance = Entrance::new(bounds, tls, limits, part.stop.clone());

@@ -1,16 +1,16 @@
 //! Seats: which connections there are, and who gives way when all seats are taken.
 //!
 //! A seat knows what its connection does: it waits for a request (its head is still to come, or none was sent), it receives
-//! bodies, or it has something in hand.
+//! bodies, it has something in hand, or it lingers: all is answered, and only a rest is read and discarded.
 //!
 //! *Invariants.* There are never more connections than seats, in all and for one address. When a new one comes and none is
-//! free, the connection gives way that has waited longest for its peer, be it for a request or for the rest of a body; what is
-//! in hand is never cut off. So slow senders hold each other up and nobody else: who sends at once waits for a short time
-//! only, and is never the first.
+//! free, one that lingers gives way; else the connection that has waited longest for its peer, be it for a request or for
+//! the rest of a body; what is in hand is never cut off. So slow senders hold each other up and nobody else: who sends at
+//! once waits for a short time only, and is never the first.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -51,6 +51,10 @@ struct Sitting {
     give_way: CancellationToken,
     /// Its first request has come.
     begun: CancellationToken,
+    /// Something of a body was left unread, so that the connection ends with the answer.
+    unread: AtomicBool,
+    /// Something has come since the last request was answered: the beginning of a head.
+    head_begun: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,6 +63,8 @@ struct Doing {
     requests: usize,
     /// Those of them whose body is being received.
     receiving: usize,
+    /// Answered requests the rest of whose body is discarded, and the connection itself at its end.
+    lingering: usize,
     /// The moment of the last change.
     since: u64,
 }
@@ -67,6 +73,12 @@ impl Doing {
     /// Whether nothing is in hand that would be lost: it waits for what its peer sends.
     fn can_give_way(self) -> bool {
         self.receiving >= self.requests
+    }
+
+    /// Who comes first gives way first.
+    fn rank(self) -> (bool, u64) {
+        let lingers = self.lingering > 0 && self.requests == 0;
+        (!lingers, self.since)
     }
 }
 
@@ -109,10 +121,19 @@ impl Seats {
         }
     }
 
+    /// A seat that is free at this moment, if there is one.
+    pub fn take_free(self: &Arc<Self>, address: IpAddr) -> Option<Seat> {
+        let mut taken = self.taken();
+        let of_address = taken.per_address.get(&address).copied().unwrap_or_default();
+        let is_free = taken.seats.len() < self.bounds.all && of_address < self.bounds.per_address;
+        is_free.then(|| self.sit(&mut taken, address))
+    }
+
     fn sit(self: &Arc<Self>, taken: &mut Taken, address: IpAddr) -> Seat {
         let doing = Doing { since: self.moment(), ..Doing::default() };
         let (give_way, begun) = (CancellationToken::new(), CancellationToken::new());
-        let sitting = Arc::new(Sitting { address, doing: Mutex::new(doing), give_way, begun });
+        let (unread, head_begun) = (AtomicBool::new(false), AtomicBool::new(false));
+        let sitting = Arc::new(Sitting { address, doing: Mutex::new(doing), give_way, begun, unread, head_begun });
         let number = taken.next;
         taken.next += 1;
         taken.seats.insert(number, sitting.clone());
@@ -145,8 +166,8 @@ impl Taken {
                 return Candidate::Asked;
             }
             let doing = *sitting.doing.lock().expect("no holder panics");
-            if doing.can_give_way() && found.is_none_or(|(since, _)| doing.since < since) {
-                found = Some((doing.since, sitting.as_ref()));
+            if doing.can_give_way() && found.is_none_or(|(rank, _)| doing.rank() < rank) {
+                found = Some((doing.rank(), sitting.as_ref()));
             }
         }
         found.map_or(Candidate::None, |(_, sitting)| Candidate::Found(sitting))
@@ -176,6 +197,10 @@ pub struct InHand(Seat);
 #[derive(Debug)]
 pub struct Receiving(Seat);
 
+/// What is still to come of an answered request is discarded.
+#[derive(Debug)]
+pub struct Lingering(Seat);
+
 impl Seat {
     pub fn address(&self) -> IpAddr {
         self.0.sitting.address
@@ -184,6 +209,7 @@ impl Seat {
     /// Until it is dropped, a request is served.
     pub fn serve(&self) -> InHand {
         self.0.sitting.begun.cancel();
+        self.head_begins(false);
         self.change(|doing| doing.requests += 1);
         InHand(self.clone())
     }
@@ -197,6 +223,35 @@ impl Seat {
     pub fn receive(&self) -> Receiving {
         self.change(|doing| doing.receiving += 1);
         Receiving(self.clone())
+    }
+
+    /// Until it is dropped, what comes is discarded.
+    pub fn linger(&self) -> Lingering {
+        self.change(|doing| doing.lingering += 1);
+        Lingering(self.clone())
+    }
+
+    /// Something of a body is left unread.
+    pub fn leave_unread(&self) {
+        self.0.sitting.unread.store(true, Ordering::Relaxed);
+    }
+
+    pub fn has_unread(&self) -> bool {
+        self.0.sitting.unread.load(Ordering::Relaxed)
+    }
+
+    /// Bytes have come.
+    pub fn hear(&self) {
+        self.head_begins(true);
+    }
+
+    /// Whether a request was begun whose head is not whole.
+    pub fn has_begun_a_head(&self) -> bool {
+        self.0.sitting.head_begun.load(Ordering::Relaxed)
+    }
+
+    fn head_begins(&self, begins: bool) {
+        self.0.sitting.head_begun.store(begins, Ordering::Relaxed);
     }
 
     /// Returns when another connection needs this seat.
@@ -231,6 +286,7 @@ impl Seat {
 
 impl Drop for InHand {
     fn drop(&mut self) {
+        self.0.head_begins(false);
         self.0.change(|doing| doing.requests -= 1);
     }
 }
@@ -238,6 +294,20 @@ impl Drop for InHand {
 impl Drop for Receiving {
     fn drop(&mut self) {
         self.0.change(|doing| doing.receiving -= 1);
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        self.0.head_begins(false);
+        self.0.change(|doing| doing.lingering -= 1);
+    }
+}
+
+#[cfg(test)]
+impl Seats {
+    pub fn in_hand(&self) -> usize {
+        self.taken().seats.values().map(|sitting| sitting.doing.lock().expect("no holder panics").requests).sum()
     }
 }
 
@@ -283,6 +353,18 @@ mod tests {
         assert!(!asked(&taken[0]) && !asked(&taken[2]), "in hand, and waiting for a shorter time");
         drop((taken.remove(1), half));
         second.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_only_lingers_gives_way_before_who_waits_longer() {
+        let (seats, taken) = full(4).await;
+        drop(taken[2].serve());
+        let lingering = taken[2].linger();
+        let newcomer = tokio::spawn(async move { seats.take(address(9)).await.unwrap() });
+        taken[2].needed().await;
+        assert_eq!(taken.iter().filter(|seat| asked(seat)).count(), 1);
+        drop((lingering, taken));
+        newcomer.await.unwrap();
     }
 
     #[tokio::test]

@@ -1,8 +1,9 @@
 //! Reading a request's body within its bounds of size, time and memory.
 
+use crate::http::received::Received;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -26,14 +27,20 @@ pub struct Held {
 }
 
 /// `room` counts bytes.
-pub async fn read(body: Incoming, max: usize, timeout: Duration, room: &Arc<Semaphore>) -> Result<Held, Unread> {
+pub async fn read(mut body: Received, max: usize, timeout: Duration, room: &Arc<Semaphore>) -> Result<Held, Unread> {
     if body.size_hint().lower() > max as u64 {
         return Err(Unread::TooLarge);
     }
-    tokio::time::timeout(timeout, collect(body, max, room)).await.map_err(|_| Unread::TooSlow)?
+    match tokio::time::timeout(timeout, collect(&mut body, max, room)).await {
+        Ok(read) => read,
+        Err(_) => {
+            body.give_up();
+            Err(Unread::TooSlow)
+        }
+    }
 }
 
-async fn collect(mut body: Incoming, max: usize, room: &Arc<Semaphore>) -> Result<Held, Unread> {
+async fn collect(body: &mut Received, max: usize, room: &Arc<Semaphore>) -> Result<Held, Unread> {
     let (mut first, mut all, mut held) = (None::<Bytes>, BytesMut::new(), None::<OwnedSemaphorePermit>);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else { continue };

@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::event::EventId;
 use crate::http::answer::{self, Answer};
 use crate::http::listener::Handled;
+use crate::http::received::Received;
 use crate::http::seats::Seat;
 use crate::latency::Latency;
 use crate::profile::{Fields, Found, Limits, Request};
@@ -27,7 +28,6 @@ use crate::time::Timestamp;
 use admission::Admission;
 use guard::Standing;
 use http::{HeaderMap, Method, StatusCode, header};
-use hyper::body::Incoming;
 use refusal::Refusal;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -130,7 +130,7 @@ struct Told {
 }
 
 impl Intake {
-    pub async fn handle(&self, request: http::Request<Incoming>) -> Handled {
+    pub async fn handle(&self, request: http::Request<Received>) -> Handled {
         let began = self.clock.precise();
         let source = request.uri().path().strip_prefix("/in/").unwrap_or_default().to_owned();
         Ok(match self.take(request).await {
@@ -147,7 +147,7 @@ impl Intake {
         })
     }
 
-    async fn take(&self, request: http::Request<Incoming>) -> Result<Answer, Refusal> {
+    async fn take(&self, request: http::Request<Received>) -> Result<Answer, Refusal> {
         let (head, body) = request.into_parts();
         let name = head.uri.path().strip_prefix("/in/").unwrap_or_default();
         let source = self.sources.get(name).ok_or_else(Refusal::unknown_source)?;
@@ -162,14 +162,14 @@ impl Intake {
             return Err(Refusal::closed(state, code));
         }
         if head.headers.get(header::CONTENT_ENCODING).is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity")) {
-            return Err(Refusal::encoding().before_the_body());
+            return Err(Refusal::encoding());
         }
         let standing = source.guard.standing(&head.headers, head.uri.query(), self.clock.wall());
         if matches!(standing, Standing::Denied) && !source.keeps(Cause::BadSignature) {
-            return Err(Refusal::unauthorized().before_the_body());
+            return Err(Refusal::unauthorized());
         }
         let limited = |until| Refusal::limited(until, self.clock.now());
-        source.has_room(self.clock.now()).map_err(|until| limited(until).before_the_body())?;
+        source.has_room(self.clock.now()).map_err(|until| limited(until))?;
         let receiving = head.extensions.get::<Seat>().map(Seat::receive);
         let held = body::read(body, self.bounds.body_bytes_max, self.bounds.body_timeout, &self.room);
         let held = held.await.map_err(|unread| Refusal::unread(unread, self.bounds.body_bytes_max))?;

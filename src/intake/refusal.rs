@@ -18,29 +18,15 @@ pub struct Refusal {
     pub code: &'static str,
     message: String,
     retry_after: Option<u32>,
-    rest: Rest,
-}
-
-/// What of the request is still to come.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Rest {
-    Nothing,
-    /// A body that nobody reads, so that the connection ends with the answer.
-    Body,
 }
 
 impl Refusal {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after: None, rest: Rest::Nothing }
+        Self { status, code, message: message.into(), retry_after: None }
     }
 
     fn later(self, seconds: u32) -> Self {
         Self { retry_after: Some(seconds), ..self }
-    }
-
-    /// For one that is told before the body is read.
-    pub fn before_the_body(self) -> Self {
-        Self { rest: Rest::Body, ..self }
     }
 
     pub fn unknown_source() -> Self {
@@ -58,7 +44,7 @@ impl Refusal {
     }
 
     pub fn closed(state: State, code: &'static str) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, state.message()).later(state.retry_after()).before_the_body()
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, state.message()).later(state.retry_after())
     }
 
     pub fn unauthorized() -> Self {
@@ -80,7 +66,7 @@ impl Refusal {
     }
 
     pub fn unread(unread: Unread, body_bytes_max: usize) -> Self {
-        let refusal = match unread {
+        match unread {
             Unread::TooLarge => {
                 let message = format!("the body is longer than {body_bytes_max} bytes (intake.max_body)");
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
@@ -95,8 +81,7 @@ impl Refusal {
             Unread::Broken => {
                 Self::new(StatusCode::BAD_REQUEST, "invalid_request", "the body broke off or its framing is wrong")
             }
-        };
-        refusal.before_the_body()
+        }
     }
 
     pub fn answer(&self) -> Answer {
@@ -107,7 +92,7 @@ impl Refusal {
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             refused = answer::with(refused, header::ALLOW, METHODS);
         }
-        if self.rest == Rest::Body { answer::with(refused, header::CONNECTION, "close") } else { refused }
+        refused
     }
 }
 

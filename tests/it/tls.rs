@@ -22,13 +22,13 @@ use tokio_rustls::client::TlsStream;
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 /// An authority, and a folder with what it issues.
-struct Authority {
+pub struct Authority {
     folder: TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::new([]).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -37,12 +37,12 @@ impl Authority {
         Self { folder, issuer }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Writes a new certificate for `localhost` and its key.
-    fn issue(&self, name: &str) {
+    pub fn issue(&self, name: &str) {
         self.issue_until(name, 2090);
     }
 
@@ -55,7 +55,7 @@ impl Authority {
         std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
     }
 
-    fn files(&self, client_ca: Option<PathBuf>) -> ServerTls {
+    pub fn files(&self, client_ca: Option<PathBuf>) -> ServerTls {
         ServerTls { cert: self.path("server.pem"), key: self.path("server.key"), client_ca }
     }
 }
@@ -68,12 +68,12 @@ async fn daemon(tls: ServerTls) -> Bench {
     .await
 }
 
-struct Client {
+pub struct Client {
     config: ClientConfig,
 }
 
 impl Client {
-    fn new(authority: &Authority, versions: &[&'static SupportedProtocolVersion]) -> Self {
+    pub fn new(authority: &Authority, versions: &[&'static SupportedProtocolVersion]) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(authority.issuer.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -81,7 +81,7 @@ impl Client {
         Self { config: config.with_root_certificates(roots).with_no_client_auth() }
     }
 
-    fn with_certificate(authority: &Authority, name: &str) -> Self {
+    pub fn with_certificate(authority: &Authority, name: &str) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(authority.issuer.der().clone()).unwrap();
         let cert = CertificateDer::from_pem_file(authority.path(&format!("{name}.pem"))).unwrap();
@@ -91,12 +91,12 @@ impl Client {
         Self { config: config.with_root_certificates(roots).with_client_auth_cert(vec![cert], key).unwrap() }
     }
 
-    fn with_http2(mut self) -> Self {
+    pub fn with_http2(mut self) -> Self {
         self.config.alpn_protocols = vec![b"h2".to_vec()];
         self
     }
 
-    async fn connect(&self, bench: &Bench) -> std::io::Result<TlsStream<TcpStream>> {
+    pub async fn connect(&self, bench: &Bench) -> std::io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(bench.intake).await?;
         stream.set_nodelay(true)?;
         let name = ServerName::try_from("localhost").unwrap();
