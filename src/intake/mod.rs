@@ -169,7 +169,7 @@ impl Intake {
             return Err(Refusal::unauthorized());
         }
         let limited = |until| Refusal::limited(until, self.clock.now());
-        source.has_room(self.clock.now()).map_err(|until| limited(until))?;
+        source.has_room(self.clock.now()).map_err(limited)?;
         let receiving = head.extensions.get::<Seat>().map(Seat::receive);
         let held = body::read(body, self.bounds.body_bytes_max, self.bounds.body_timeout, &self.room);
         let held = held.await.map_err(|unread| Refusal::unread(unread, self.bounds.body_bytes_max))?;
