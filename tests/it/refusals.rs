@@ -14,6 +14,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 /// What is sent at once, so that a peer that has closed is noticed in the middle of a body.
@@ -206,23 +207,25 @@ async fn a_slow_body_is_told_so_also_where_it_goes_on() {
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
 }
 
+/// A sender that is refused and never stops; ends when it is let go.
+async fn drip(bench: &Bench) -> JoinHandle<()> {
+    let mut stream = TcpStream::connect(bench.intake).await.unwrap();
+    let (head, _) = split("/in/guarded", &[JSON], 10_000_000);
+    stream.write_all(&head).await.unwrap();
+    let mut reader = BufReader::new(stream);
+    assert_eq!(read_reply(&mut reader).await.unwrap().status, 401);
+    tokio::spawn(async move {
+        let mut stream = reader.into_inner();
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        while stream.write_all(b"x").await.is_ok() {
+            ticks.tick().await;
+        }
+    })
+}
+
 /// A refused sender that never stops is let go after `linger_timeout`, and at once where its place is needed.
 #[tokio::test]
 async fn i19_who_lingers_is_bounded_and_gives_way_first() {
-    let drip = async |bench: &Bench| {
-        let mut stream = TcpStream::connect(bench.intake).await.unwrap();
-        let (head, _) = split("/in/guarded", &[JSON], 10_000_000);
-        stream.write_all(&head).await.unwrap();
-        let mut reader = BufReader::new(stream);
-        assert_eq!(read_reply(&mut reader).await.unwrap().status, 401);
-        tokio::spawn(async move {
-            let mut stream = reader.into_inner();
-            let mut ticks = tokio::time::interval(Duration::from_millis(20));
-            while stream.write_all(b"x").await.is_ok() {
-                ticks.tick().await;
-            }
-        })
-    };
     let short = bench(|s| s.intake.linger_timeout = Duration::from_millis(300)).await;
     let mut dripping = drip(&short).await;
     let early = tokio::time::timeout(Duration::from_millis(150), &mut dripping).await;
