@@ -2,7 +2,7 @@
 
 use super::access::Caller;
 use super::{Failure, Shared};
-use crate::store::{Change, StoreError};
+use crate::store::{Change, Repeated, StoreError};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
@@ -17,7 +17,8 @@ const PIECES_AHEAD: usize = 16;
 /// Everything that the store holds, in the format that `holdline restore` reads
 #[utoipa::path(get, path = "/v1/backup", tag = "notes", responses((status = 200, description = "A backup; whole only with its end", content_type = "application/octet-stream"), Failure))]
 pub(super) async fn backup(State(admin): Shared, caller: Caller) -> Result<impl IntoResponse, Failure> {
-    admin.store.change(Change::Note { what: "backup".to_owned() }, caller.name).await?;
+    let backup = Repeated::once("backup", None, admin.clock.now());
+    admin.store.change(Change::Repeated(backup), caller.name).await?;
     let (pieces_to, mut pieces) = mpsc::channel::<Bytes>(PIECES_AHEAD);
     let store = admin.store.clone();
     let made = tokio::task::spawn_blocking(move || store.backup(|piece| pieces_to.blocking_send(piece).is_ok()));

@@ -99,7 +99,7 @@ fn as_json(f: &Finding) -> Value {
 fn told(findings: &[Finding]) -> String {
     let mut text = String::new();
     for f in findings {
-        text.push_str(&format!("{:<5} {:<24} {}\n", f.verdict.word(), words::line(&f.what, 24), f.found));
+        text.push_str(&format!("{:<5} {:<24} {}\n", f.verdict.word(), words::line(&f.what, 80), f.found));
         if !f.remedy.is_empty() {
             text.push_str(&format!("      {:<24} -> {}\n", "", f.remedy));
         }

@@ -8,6 +8,7 @@ mod destination;
 mod fault;
 mod history;
 mod intake;
+mod location;
 mod names;
 mod ordering;
 mod outward;

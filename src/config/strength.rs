@@ -35,7 +35,7 @@ impl Weakness {
 }
 
 /// A shorter one can be found by trying.
-const BYTES_MIN: usize = 16;
+pub const BYTES_MIN: usize = 16;
 /// Random hexadecimal digits have more different ones from the 16th on, but for one in some thousands.
 const DIFFERENT_MIN: usize = 7;
 

@@ -4,16 +4,16 @@
 //! *Failure.* What cannot be read here is not judged: that it cannot be read is told elsewhere, as a fault. No warning shows a
 //! secret, or the values of a URL.
 
+use super::location::{has_values, is_clear, is_public, leads_to, refused};
 use super::settings::{
     Alert, AlertTo, Destination, DestinationAuth, DestinationTls, OAuth2, Settings, Source, SourceAuth,
 };
 use super::settings::{Secret, Token, Url};
 use super::strength::{self, Weakness};
-use crate::rules::reach::Reach;
+use crate::signature::SecretEncoding;
 use http::Uri;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -85,6 +85,14 @@ impl Found {
             let remedy = r#"write auth = { kind = "hmac", ... } or another kind, or listen on a private address"#;
             self.add(source_place(source), message, remedy);
         }
+        let plain =
+            intake.tls.is_none().then(|| intake.listen.iter().find(|a| is_public(**a) && !a.ip().is_unspecified()));
+        if let Some(address) = plain.flatten()
+            && let Some(source) = settings.sources.iter().find(|source| source.auth.iter().any(is_shown))
+        {
+            let message = format!("its token goes over the network in clear text at {address}");
+            self.add(source_place(source), message, r#"set intake.tls, or write auth = { kind = "hmac", ... }"#);
+        }
         for address in settings.admin.listen.iter().filter(|address| !address.ip().to_canonical().is_loopback()) {
             let message = format!("tokens and bodies go over the network in clear text at {address}");
             let remedy =
@@ -100,6 +108,9 @@ impl Found {
             let message = format!("{} is open to others (mode {mode:o})", data.display());
             self.add("store.path", message, format!("chmod 700 {}", data.display()));
         }
+        if settings.admin.token == Token::Made {
+            self.made_token(&data.join("admin.token"));
+        }
         if let Some(tls) = &settings.intake.tls {
             self.private_file("intake.tls.key", &tls.key);
         }
@@ -107,6 +118,15 @@ impl Found {
             if let Some(identity) = &destination.tls.identity {
                 self.private_file(&destination_place(destination), &identity.key);
             }
+        }
+    }
+
+    /// The token that the daemon makes; somebody may have written another one in its place.
+    fn made_token(&mut self, path: &Path) {
+        self.private_file("admin.token", path);
+        let Ok(token) = std::fs::read_to_string(path) else { return };
+        for weakness in strength::weaknesses(token.trim()) {
+            self.add("admin.token", format!("{} {}", path.display(), weakness.words()), remedy_of(weakness));
         }
     }
 
@@ -182,7 +202,7 @@ impl Found {
 
     fn secrets(&mut self, secrets: &[Used<'_>]) {
         let mut values: BTreeMap<String, (&str, Party)> = BTreeMap::new();
-        for Used { place, secret, party } in secrets {
+        for Used { place, secret, party, encoding } in secrets {
             if let Secret::File(path) = secret {
                 self.private_file(place, path);
             }
@@ -193,7 +213,12 @@ impl Found {
             if *party == Party::Location {
                 continue;
             }
-            for weakness in strength::weaknesses(value.expose()) {
+            let mut weaknesses = strength::weaknesses(value.expose());
+            let key = encoding.and_then(|encoding| encoding.decode(value.expose()).ok());
+            if weaknesses.is_empty() && key.is_some_and(|key| key.len() < strength::BYTES_MIN) {
+                weaknesses.push(Weakness::Short);
+            }
+            for weakness in weaknesses {
                 self.add(place, format!("{secret} {}", weakness.words()), remedy_of(weakness));
             }
             match values.get(value.expose()) {
@@ -237,23 +262,30 @@ struct Used<'s> {
     place: String,
     secret: &'s Secret,
     party: Party,
+    /// How it is written, where it is a key of a signature.
+    encoding: Option<SecretEncoding>,
 }
 
 /// All secrets of a configuration, and where they are used.
 fn secrets(settings: &Settings) -> Vec<Used<'_>> {
     let mut all = Vec::new();
-    let mut add = |place: String, secret, party| all.push(Used { place, secret, party });
+    let mut add = |place: String, secret, party| all.push(Used { place, secret, party, encoding: None });
     if let Token::Given(secret) = &settings.admin.token {
         add("admin.token".to_owned(), secret, Party::Admin);
     }
     for named in &settings.admin.tokens {
         add(format!("admin.tokens, `{}`", named.name), &named.token, Party::Admin);
     }
-    for source in &settings.sources {
-        for secret in source.auth.iter().flat_map(SourceAuth::secrets) {
-            add(source_place(source), secret, Party::Source);
-        }
+    for (source, auth) in settings.sources.iter().flat_map(|source| source.auth.iter().map(move |auth| (source, auth)))
+    {
+        let encoding = match auth {
+            SourceAuth::Hmac { scheme, .. } => Some(scheme.secret_encoding),
+            _ => None,
+        };
+        let used = |secret| Used { place: source_place(source), secret, party: Party::Source, encoding };
+        all.extend(auth.secrets().iter().map(used));
     }
+    let mut add = |place: String, secret, party| all.push(Used { place, secret, party, encoding: None });
     for destination in &settings.destinations {
         let place = || destination_place(destination);
         let own = destination.auth.as_ref().and_then(DestinationAuth::secret);
@@ -270,6 +302,11 @@ fn secrets(settings: &Settings) -> Vec<Used<'_>> {
         }
     }
     all
+}
+
+/// Whether a sender shows the secret itself.
+fn is_shown(auth: &SourceAuth) -> bool {
+    !matches!(auth, SourceAuth::Hmac { .. })
 }
 
 fn source_place(source: &Source) -> String {
@@ -297,57 +334,6 @@ fn urls(settings: &Settings) -> impl Iterator<Item = &Uri> {
         Url::Written(uri) => Some(uri),
         Url::Kept(_) => None,
     })
-}
-
-fn has_values(uri: &Uri) -> bool {
-    uri.query()
-        .is_some_and(|query| query.split('&').any(|part| !part.split_once('=').map_or(part, |(_, v)| v).is_empty()))
-}
-
-/// Whether anybody can reach the address: it is everywhere, or of no private network.
-fn is_public(address: SocketAddr) -> bool {
-    match address.ip().to_canonical() {
-        IpAddr::V4(ip) => !(ip.is_loopback() || ip.is_private() || ip.is_link_local()),
-        IpAddr::V6(ip) => !(ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()),
-    }
-}
-
-/// Whether what is sent there can be read on the way.
-fn is_clear(uri: &Uri) -> bool {
-    uri.scheme_str() == Some("http") && !is_own_machine(host(uri))
-}
-
-fn is_own_machine(host: &str) -> bool {
-    let name = host.trim_end_matches('.').to_ascii_lowercase();
-    let ip = host.parse::<IpAddr>();
-    name == "localhost" || name.ends_with(".localhost") || ip.is_ok_and(|ip| ip.to_canonical().is_loopback())
-}
-
-fn host(uri: &Uri) -> &str {
-    uri.host().unwrap_or_default().trim_matches(['[', ']'])
-}
-
-fn leads_to(uri: &Uri, address: SocketAddr) -> bool {
-    let port = uri.port_u16().unwrap_or_else(|| if uri.scheme_str() == Some("https") { 443 } else { 80 });
-    let ip = address.ip().to_canonical();
-    let same = host(uri).parse::<IpAddr>().is_ok_and(|of_url| of_url.to_canonical() == ip);
-    port == address.port() && (same || ((ip.is_loopback() || ip.is_unspecified()) && is_own_machine(host(uri))))
-}
-
-/// The address in a URL, if it is one that is refused; also where it is written as one number or in hexadecimal.
-fn refused(reach: Reach, uri: &Uri) -> Option<(IpAddr, &'static str)> {
-    let host = host(uri);
-    let numeric = host.starts_with(|c: char| c.is_ascii_digit())
-        && host.chars().all(|c| c.is_ascii_hexdigit() || matches!(c, '.' | 'x' | 'X'));
-    let ips = match host.parse::<IpAddr>() {
-        Ok(ip) => vec![ip],
-        // no name server is asked for a number
-        Err(_) if numeric => {
-            (host, 0).to_socket_addrs().map(|found| found.map(|a| a.ip()).collect()).unwrap_or_default()
-        }
-        Err(_) => Vec::new(),
-    };
-    ips.into_iter().find_map(|ip| Some((ip, reach.refusal(ip)?)))
 }
 
 /// The permissions of a file or folder, where it is there.

@@ -97,6 +97,11 @@ fn open_sources_and_open_admin_listeners() {
         let said = found.iter().any(|w| w.starts_with("admin.listen: tokens and bodies go over the network in clear"));
         assert_eq!((said, found.len()), (warned, usize::from(warned)), "{admin}: {found:?}");
     }
+    let found = listening("203.0.113.7:1", "127.0.0.1:2", secured);
+    assert!(found[0].starts_with("source `a`: its token goes over the network in clear text at 203.0.113.7:1; set "));
+    assert_eq!(found.len(), 1, "{found:?}");
+    let signed = r#"auth = { kind = "hmac", preset = "github", secrets = [{ file = "FILE/good" }] }"#;
+    assert_eq!(listening("203.0.113.7:1", "127.0.0.1:2", signed), Vec::<String>::new());
     let mut settings = Settings::embedded(&Overrides::default()).unwrap();
     settings.intake.listen = vec!["0.0.0.0:1".parse().unwrap()];
     assert_eq!(warnings(&settings, None).len(), 1);
@@ -156,6 +161,25 @@ fn weak_and_misspelt_secrets_wherever_they_are_used() {
 }
 
 #[test]
+fn a_key_is_as_long_as_what_it_decodes_to() {
+    let place = Place::new();
+    for (secret, encoding, warned) in [
+        ("9f86d081884c7d65", "hex", true),
+        ("9f86d081884c7d65", "utf8", false),
+        ("9f86d081884c7d659a2feaa0c55ad015", "hex", false),
+        ("n4bQgYhMfWWaL+o=", "base64", true),
+    ] {
+        place.write("key", secret);
+        let auth = format!(
+            r#"auth = {{ kind = "hmac", preset = "github", secret_encoding = "{encoding}", secrets = [{{ file = "FILE/key" }}] }}"#
+        );
+        let found = place.of(&blocks(&auth, ""));
+        let said = found.iter().any(|w| w.contains("is shorter than 16 bytes"));
+        assert_eq!((said, found.len()), (warned, usize::from(warned)), "{secret} {encoding}: {found:?}");
+    }
+}
+
+#[test]
 fn a_secret_with_two_uses_is_told_unless_one_system_gave_it() {
     let place = Place::new();
     place.write("copy", GOOD);
@@ -202,6 +226,13 @@ fn files_that_others_may_read_or_replace() {
         assert_eq!((said, found.len()), (warned, usize::from(warned)), "{mode:o}: {found:?}");
     }
     place.chmod("data", 0o700);
+    place.write("data/admin.token", GOOD);
+    assert_eq!(place.of(&text), Vec::<String>::new());
+    place.write("data/admin.token", "by-hand\n");
+    place.chmod("data/admin.token", 0o644);
+    let found = place.of(&text);
+    assert!(found.len() == 2 && found.iter().all(|w| w.starts_with("admin.token: ")), "{found:?}");
+    place.write("data/admin.token", GOOD);
     place.chmod("", 0o777);
     assert!(place.of(&text)[0].contains("everybody may put another file in the place of"));
     place.chmod("", 0o1777);

@@ -19,7 +19,7 @@ pub(super) fn grants(token: &str, settings: &settings::Admin) -> anyhow::Result<
 /// The admin token: the configured one, or the one in the data folder, made where it is missing.
 pub(super) fn token(from: &Token, data: &Path) -> anyhow::Result<String> {
     use std::io::{Read, Write};
-    use std::os::unix::fs::OpenOptionsExt;
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
     if let Token::Given(secret) = from {
         return Ok(secret.read().map_err(|why| anyhow!("admin.token: {why}"))?.expose().to_owned());
     }
@@ -40,7 +40,11 @@ pub(super) fn token(from: &Token, data: &Path) -> anyhow::Result<String> {
         .context("cannot read /dev/urandom")?;
     let token: String = random.iter().map(|b| format!("{b:02x}")).collect();
     let mut file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&path);
-    let written = file.as_mut().map(|f| writeln!(f, "{token}").and_then(|()| f.sync_all()));
+    // one that was there keeps its mode otherwise
+    let private = std::fs::Permissions::from_mode(0o600);
+    let written = file
+        .as_mut()
+        .map(|f| f.set_permissions(private).and_then(|()| writeln!(f, "{token}")).and_then(|()| f.sync_all()));
     written
         .map_err(|e| anyhow!("{e}"))
         .and_then(|r| Ok(r?))
@@ -52,6 +56,7 @@ pub(super) fn token(from: &Token, data: &Path) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_token_stays_and_what_no_request_could_carry_is_made_anew() {
@@ -63,7 +68,9 @@ mod tests {
         assert_eq!(token(&Token::Made, data.path()).unwrap(), "by-hand");
         for damaged in [b"".as_slice(), b"\0\0\0", b"to\xffken", "to\u{6a6}ken".as_bytes(), b"two words"] {
             std::fs::write(&file, damaged).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
             let anew = token(&Token::Made, data.path()).unwrap();
+            assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
             assert_eq!((anew.len(), std::fs::read_to_string(&file).unwrap()), (64, format!("{anew}\n")));
         }
     }

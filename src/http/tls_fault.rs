@@ -21,6 +21,9 @@ pub enum TlsFault {
     Closed,
 }
 
+/// What tokio-rustls says where a peer closes during a handshake.
+const HANDSHAKE_EOF: &str = "tls handshake eof";
+
 impl TlsFault {
     /// Found in an error or its causes; none where they do not come from a handshake.
     pub fn of(error: &(dyn Error + 'static)) -> Option<Self> {
@@ -29,8 +32,12 @@ impl TlsFault {
             if let Some(fault) = error.downcast_ref::<TlsError>() {
                 return Self::of_tls(fault);
             }
+            let io = error.downcast_ref::<io::Error>();
+            if io.is_some_and(|e| e.kind() == io::ErrorKind::UnexpectedEof && e.to_string() == HANDSHAKE_EOF) {
+                return Some(Self::Closed);
+            }
             // what an I/O error wraps is not among its causes
-            let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            let inner = io.and_then(io::Error::get_ref);
             next = inner.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source());
         }
         None
@@ -126,6 +133,8 @@ mod tests {
             let outside = io::Error::other(inside);
             assert_eq!(TlsFault::of(&outside), fault, "{error}");
         }
+        let closed = io::Error::other(io::Error::new(io::ErrorKind::UnexpectedEof, HANDSHAKE_EOF));
+        assert_eq!(TlsFault::of(&closed), Some(TlsFault::Closed));
         let closed = io::Error::from(io::ErrorKind::UnexpectedEof);
         assert_eq!((TlsFault::of(&closed), TlsFault::of_handshake(&closed)), (None, Some(TlsFault::Closed)));
     }

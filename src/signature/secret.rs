@@ -22,7 +22,7 @@ pub struct SecretFault {
 }
 
 impl SecretEncoding {
-    pub(super) fn decode(self, secret: &str) -> Result<Vec<u8>, SecretFault> {
+    pub fn decode(self, secret: &str) -> Result<Vec<u8>, SecretFault> {
         let (key, wanted) = match self {
             Self::Utf8 => (Some(secret.as_bytes().to_vec()), "UTF-8"),
             Self::Hex => (hex(secret), "hexadecimal"),

@@ -60,8 +60,14 @@ async fn a_private_authority_is_believed_and_no_other() {
     assert_eq!(attempt(front.url("localhost"), trusting(&ours)).await, None);
     assert_eq!(receiver.count(), 1);
     not_connected(attempt(front.url("localhost"), trusting(&other)).await, "UnknownIssuer");
+    let plain = format!("https://localhost:{}/", receiver.addr.port());
+    not_connected(
+        attempt(plain, trusting(&ours)).await,
+        "does not speak TLS does; write the port on which it speaks TLS",
+    );
+    not_connected(attempt(front.url("localhost"), trusting(&other)).await, "unknown issuer; set tls.ca");
     not_connected(attempt(front.url("localhost"), DestinationTls::default()).await, "UnknownIssuer");
-    front.refused(2).await;
+    front.refused(3).await;
     assert_eq!(receiver.count(), 1);
 }
 

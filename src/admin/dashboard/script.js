@@ -576,7 +576,7 @@ async function showNotes() {
   const [gaps, audit] = await Promise.all([get("/v1/gaps?limit=10"), get("/v1/audit?limit=10")]);
   const gap = (g) => [g.reason.replace("_", " "), g.from, g.until ? `${g.until} (${age(Date.parse(g.until) - Date.parse(g.from))})` : "still", count(g.refused)];
   $("gap-list").replaceChildren(gaps.items.length ? table(["Reason", "From", "Until", "Refused"], gaps.items.map(gap)) : none("None: events could always be accepted."));
-  $("audit-list").replaceChildren(audit.items.length ? table(["When", "Who", "What", "How many"], audit.items.map((a) => [`${a.at} (${when(a.at)})`, a.who, a.what, count(a.count)])) : none("Nothing was changed."));
+  $("audit-list").replaceChildren(audit.items.length ? table(["When", "Who", "What", "How many"], audit.items.map((a) => [`${a.at} (${when(a.at)})`, a.who, a.what, a.since ? `${count(a.count)} since ${a.since}` : count(a.count)])) : none("Nothing was changed."));
 }
 
 // ---- going on ----
