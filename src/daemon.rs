@@ -218,6 +218,7 @@ async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) ->
     let opened = opened.with_context(|| format!("cannot open the store in {}", settings.path.display()))?;
     upkeep::drop_anchor(&opened.store, &clock).await?;
     opened.store.bound_history(remembered(all));
+    opened.store.share_keys(all.shared_keys());
     opened.findings.iter().for_each(|finding| tracing::error!("{finding}"));
     Ok(opened)
 }

@@ -7,8 +7,10 @@ use crate::time::Timestamp;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Rises by one with each accepted event, over restarts; the first is 1.
@@ -92,7 +94,7 @@ impl Digest64 {
         Self(u64::from_be_bytes(first).max(1))
     }
 
-    /// The lane of an interaction, by its key as the sender wrote it.
+    /// What a key is known by, as the sender wrote it; [`SharedKeys::lane`] says in which lane its events are ordered.
     pub fn of_interaction(key: &str) -> Self {
         Self::of(&[b"interaction", key.as_bytes()])
     }
@@ -185,9 +187,31 @@ impl Event {
         EventId::new(self.received_at, sequence, self.body_digest)
     }
 
-    /// The lane in which it is ordered; none where it has no key.
+    /// What its key is known by; none where it has none. In which lane it is ordered, [`SharedKeys::lane`] says.
     pub fn lane(&self) -> Digest64 {
         self.interaction.as_deref().map_or(Digest64::NONE, Digest64::of_interaction)
+    }
+}
+
+/// The sources that order their interactions together: one key of theirs is one interaction. A key of any other source is an
+/// interaction of that source alone, so that nobody can hold up the events of another source.
+///
+/// What lies in the store says key and source, and not the lane: which sources share is decided at each start anew, for what
+/// waits already, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SharedKeys(Arc<BTreeSet<String>>);
+
+impl SharedKeys {
+    pub fn of(sources: impl IntoIterator<Item = String>) -> Self {
+        Self(Arc::new(sources.into_iter().collect()))
+    }
+
+    /// The lane in which events of a source are ordered whose key is known by `interaction`; none where they have no key.
+    pub fn lane(&self, interaction: Digest64, source: &str) -> Digest64 {
+        if interaction.is_none() || self.0.contains(source) {
+            return interaction;
+        }
+        Digest64::of(&[b"lane", source.as_bytes(), &interaction.0.to_be_bytes()])
     }
 }
 
@@ -210,6 +234,17 @@ mod tests {
     fn digests_keep_their_parts_apart() {
         assert_ne!(Digest64::of_sender_id("a", "bc"), Digest64::of_sender_id("ab", "c"));
         assert_ne!(Digest64::of_interaction(""), Digest64::NONE);
+    }
+
+    #[test]
+    fn a_key_belongs_to_its_source_unless_both_say_that_they_share() {
+        let shared = SharedKeys::of(["a".to_owned(), "b".to_owned()]);
+        let lane = |key: &str, source: &str| shared.lane(Digest64::of_interaction(key), source);
+        assert_eq!(lane("k", "a"), lane("k", "b"));
+        assert_eq!(lane("k", "c"), lane("k", "c"));
+        let lanes = [lane("k", "a"), lane("k", "c"), lane("k", "d"), lane("l", "c"), lane("l", "a")];
+        assert_eq!(lanes.iter().collect::<BTreeSet<_>>().len(), 5);
+        assert_eq!(shared.lane(Digest64::NONE, "c"), Digest64::NONE, "without a key there is no order");
     }
 
     #[test]

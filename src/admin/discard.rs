@@ -182,8 +182,8 @@ fn waiting(store: &Store, d: DestinationId, from: Sequence) -> Result<(Waiting, 
     for (sequence, place) in places {
         let id = DeliveryId { sequence, destination: d };
         let lane = match store.entry(sequence)? {
-            Some(entry) => Some(entry.lane),
-            None => read(store, id, place)?.map(|delivery| delivery.event.lane()),
+            Some(entry) => Some(store.lane_of(&entry)),
+            None => read(store, id, place)?.map(|delivery| store.lane(&delivery.event)),
         };
         waiting.extend(lane.map(|lane| (id, place, lane)));
     }

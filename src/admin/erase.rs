@@ -7,11 +7,10 @@
 use super::access::Caller;
 use super::object::Object;
 use super::{Admin, Failure, Name, Shared, notes, pace};
-use crate::delivery::DeliveryId;
 use crate::dispatch::Question;
 use crate::event::{Digest64, Sequence};
 use crate::scheduler::Standing;
-use crate::store::{Change, Erased, Erasure, Repeated, StoreError, Trace, Traces};
+use crate::store::{Change, Detained, Erased, Erasure, Repeated, StoreError, Trace, Traces};
 use axum::Json;
 use axum::extract::State;
 use bytes::Bytes;
@@ -31,6 +30,8 @@ pub(super) struct Erase {
     /// It stands in the audit; write no name or key into it that is to be erased.
     #[schema(max_length = 500)]
     reason: String,
+    /// Of this source only; without it, of every source.
+    source: Option<String>,
     /// Only say what there is.
     dry_run: bool,
 }
@@ -80,15 +81,17 @@ pub(super) async fn erase(
 ) -> Result<Json<ErasedItem>, Failure> {
     let wish = wish(&body)?;
     notes::sound_reason(&wish.reason)?;
-    let lane = Digest64::of_interaction(&key);
-    let hunt = Hunt { lane, end: admin.store.totals().next_sequence, key };
-    let digest = format!("{:016x}", lane.0);
+    let digest = format!("{:016x}", Digest64::of_interaction(&key).0);
+    let hunt = Hunt { source: wish.source, end: admin.store.totals().next_sequence, key };
     if wish.dry_run {
         return Ok(Json(item(digest, &hunt.count(&admin).await?)));
     }
-    let what = format!("erase interaction {digest}{}", pace::because(&wish.reason));
+    let of = hunt.source.as_ref().map_or_else(String::new, |source| format!(" of {source}"));
+    let what = format!("erase interaction {digest}{of}{}", pace::because(&wish.reason));
     let erased = hunt.erase(&admin, &what, &caller).await?;
-    admin.destinations.now().values().for_each(|destination| destination.forget(lane));
+    for (_, lane) in admin.store.lanes_of_key(&hunt.key, hunt.source.as_deref()) {
+        admin.destinations.now().values().for_each(|destination| destination.forget(lane));
+    }
     if erased == Erased::default() {
         admin.store.change(Change::Repeated(Repeated::no_change(&what, admin.clock.now())), caller.name).await?;
     }
@@ -120,7 +123,7 @@ fn item(digest: String, erased: &Erased) -> ErasedItem {
 /// An interaction of which everything is wanted that was accepted before a sequence.
 struct Hunt {
     key: String,
-    lane: Digest64,
+    source: Option<String>,
     end: Sequence,
 }
 
@@ -128,8 +131,8 @@ impl Hunt {
     async fn traces(&self, admin: &Admin) -> Result<Traces, Failure> {
         // what was recorded lies where it belongs once it is written
         admin.store.flush().await?;
-        let (key, end) = (self.key.clone(), self.end);
-        admin.read(move |store| store.traces(&key, end)).await
+        let (key, source, end) = (self.key.clone(), self.source.clone(), self.end);
+        admin.read(move |store| store.traces(&key, source.as_deref(), end)).await
     }
 
     async fn count(&self, admin: &Admin) -> Result<Erased, Failure> {
@@ -146,7 +149,7 @@ impl Hunt {
 
     async fn erase(&self, admin: &Admin, what: &str, caller: &Caller) -> Result<Erased, Failure> {
         let mut erased = Erased::default();
-        let part = || Erasure { what: what.to_owned(), lane: self.lane, ..Erasure::default() };
+        let part = || Erasure { what: what.to_owned(), ..Erasure::default() };
         let mut detained = self.detained(admin).await?;
         for _ in 0..ROUNDS_MAX {
             let mut found = self.traces(admin).await?;
@@ -172,22 +175,23 @@ impl Hunt {
 
     /// The events of which a delivery is under way.
     async fn under_way(&self, admin: &Admin, found: &Traces) -> Result<BTreeSet<Sequence>, Failure> {
-        let waiting: Vec<DeliveryId> = found
+        let waiting: Vec<_> = found
             .events
             .iter()
-            .flat_map(|(s, trace)| trace.waiting.iter().map(|(d, _)| DeliveryId { sequence: *s, destination: *d }))
+            .flat_map(|(sequence, trace)| trace.waiting.iter().map(|(d, _)| (*d, trace.lane, *sequence)))
             .collect();
-        let asked = waiting.iter().map(|id| (id.destination, self.lane, id.sequence)).collect();
+        let asked = waiting.clone();
         let standings = admin.ask(|to| Question::Standings(asked, to)).await?;
         let under_way =
             waiting.iter().zip(standings).filter(|(_, standing)| matches!(standing, Standing::InFlight { .. }));
-        Ok(under_way.map(|(id, _)| id.sequence).collect())
+        Ok(under_way.map(|((_, _, sequence), _)| *sequence).collect())
     }
 
     /// Requests that were kept apart and concern it.
     async fn detained(&self, admin: &Admin) -> Result<Vec<u64>, Failure> {
         let intake = admin.intake.read().expect("no holder panics").clone();
-        let key = self.key.clone();
+        let (key, source) = (self.key.clone(), self.source.clone());
+        let is_from = move |detained: &Detained| source.as_ref().is_none_or(|source| *source == detained.source);
         admin
             .read(move |store| {
                 let mut found = Vec::new();
@@ -197,7 +201,7 @@ impl Hunt {
                         Err(StoreError::Damaged(_)) => continue,
                         detained => detained?,
                     };
-                    if detained.is_some_and(|detained| intake.concerns(&detained, &key)) {
+                    if detained.is_some_and(|detained| is_from(&detained) && intake.concerns(&detained, &key)) {
                         found.push(number);
                     }
                 }

@@ -100,7 +100,7 @@ async fn standing_so(
     let Some(wanted @ (DeliveryState::Queued | DeliveryState::Delayed | DeliveryState::Held)) = state else {
         return Ok(candidates);
     };
-    let waiting: Vec<_> = candidates.iter().map(|c| c.waiting()).collect();
+    let waiting: Vec<_> = candidates.iter().map(|c| c.waiting(&admin.store)).collect();
     let asked = waiting.iter().flatten().flatten().copied().collect();
     let mut standings = admin.ask(|to| Question::Standings(asked, to)).await?.into_iter();
     let mut stands = waiting.iter().map(|of| match of {

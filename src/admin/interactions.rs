@@ -1,14 +1,14 @@
 //! `/v1/interactions/{key}`: where an interaction stands with each destination.
 
 use super::{Admin, Failure, Name, Shared};
-use crate::dispatch::Question;
+use crate::dispatch::{Last, Question};
 use crate::event::{DestinationId, Digest64, EventId, Sequence};
 use crate::scheduler::{Interaction, Ordered};
 use axum::Json;
-use axum::extract::State;
-use serde::Serialize;
+use axum::extract::{Query as QueryOf, State, rejection::QueryRejection};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 /// So many of those that wait are named.
 const WAITING_MAX: usize = 100;
@@ -24,6 +24,9 @@ pub(super) struct InteractionItem {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct InteractionState {
     destination: String,
+    /// The source whose interaction it is; null where it is one of all sources with `shared_keys`, and where nothing is
+    /// known of it.
+    source: Option<String>,
     /// `interaction`: its events go one after the other. `none` (`ordering.mode`): none waits for another, and of each only
     /// its own event tells; `in_flight`, `waiting`, `waiting_count` and `held_by` are then always empty, and
     /// `/v1/events?interaction=KEY` lists what is under way.
@@ -61,37 +64,80 @@ struct Member {
     id: Option<EventId>,
 }
 
-/// What was delivered last, what is under way and what waits of an interaction, for each destination
-#[utoipa::path(get, path = "/v1/interactions/{key}", tag = "events", params(("key" = String, Path, description = "The key of the interaction.")), responses((status = 200, body = InteractionItem), Failure))]
-pub(super) async fn show(State(admin): Shared, Name(key): Name) -> Result<Json<InteractionItem>, Failure> {
-    let lane = Digest64::of_interaction(&key);
-    let standing = admin.ask(|to| Question::Interaction(lane, WAITING_MAX, to)).await?;
-    let ids = ids(&admin, lane, &standing).await?;
-    let member = |sequence: Sequence| Member { sequence, id: ids.get(&sequence).copied() };
-    let mut destinations: Vec<InteractionState> = standing
-        .into_iter()
-        .map(|(d, interaction)| InteractionState {
-            destination: admin.destination_name(d),
-            ordering: if interaction.ordered == Ordered::Not { "none" } else { "interaction" },
-            last_delivered: admin.destinations.get(d).and_then(|destination| destination.last(lane)).map(|last| {
-                let newest_event_time = last.newest().map(|time| time.to_string());
-                LastDelivered { event: member(last.sequence), at: last.at.to_string(), newest_event_time }
-            }),
-            in_flight: interaction.in_flight.map(member),
-            waiting: interaction.waiting.into_iter().map(member).collect(),
-            waiting_count: interaction.waiting_count,
-            held_by: interaction.held_by.into_iter().map(member).collect(),
-        })
-        .collect();
-    destinations.sort_by(|a, b| a.destination.cmp(&b.destination));
+/// Narrows an interaction.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Of {
+    /// Of this source only; a key of several sources is an interaction of each of them.
+    source: Option<String>,
+}
+
+/// How it stands with each destination.
+type Standings = Vec<(DestinationId, Interaction)>;
+
+/// What was delivered last, what is under way and what waits of an interaction, for each destination and source
+#[utoipa::path(get, path = "/v1/interactions/{key}", tag = "events", params(("key" = String, Path, description = "The key of the interaction."), Of), responses((status = 200, body = InteractionItem), Failure))]
+pub(super) async fn show(
+    State(admin): Shared,
+    Name(key): Name,
+    of: Result<QueryOf<Of>, QueryRejection>,
+) -> Result<Json<InteractionItem>, Failure> {
+    let QueryOf(Of { source }) = of.map_err(|e| Failure::bad(e.body_text()))?;
+    let lanes = admin.store.lanes_of_key(&key, source.as_deref());
+    let asked = lanes.iter().map(|(_, lane)| *lane).collect();
+    let standings = admin.ask(|to| Question::Interactions(asked, WAITING_MAX, to)).await?;
+    let mut known: Vec<_> =
+        lanes.into_iter().zip(standings).filter(|((_, lane), of)| is_known(&admin, *lane, of)).collect();
+    if known.is_empty() {
+        let lane = Digest64::NONE;
+        known.push(((source, lane), admin.ask(|to| Question::Interactions(vec![lane], 0, to)).await?.remove(0)));
+    }
+    let mut destinations = Vec::new();
+    for ((source, lane), standing) in known {
+        let ids = ids(&admin, lane, &standing).await?;
+        destinations.extend(standing.into_iter().map(|(d, interaction)| {
+            let last = admin.destinations.get(d).and_then(|destination| destination.last(lane));
+            state(admin.destination_name(d), source.clone(), interaction, last, &ids)
+        }));
+    }
+    destinations.sort_by(|a, b| (&a.destination, &a.source).cmp(&(&b.destination, &b.source)));
     Ok(Json(InteractionItem { interaction: key, destinations }))
 }
 
-async fn ids(
-    admin: &Admin,
-    lane: Digest64,
-    standing: &[(DestinationId, Interaction)],
-) -> Result<BTreeMap<Sequence, EventId>, Failure> {
+/// Whether anything waits or was delivered of it.
+fn is_known(admin: &Admin, lane: Digest64, standings: &Standings) -> bool {
+    standings.iter().any(|(d, interaction)| {
+        let is_here =
+            interaction.waiting_count > 0 || interaction.in_flight.is_some() || !interaction.held_by.is_empty();
+        is_here || admin.destinations.get(*d).is_some_and(|destination| destination.last(lane).is_some())
+    })
+}
+
+fn state(
+    destination: String,
+    source: Option<String>,
+    interaction: Interaction,
+    last: Option<Last>,
+    ids: &BTreeMap<Sequence, EventId>,
+) -> InteractionState {
+    let member = |sequence: Sequence| Member { sequence, id: ids.get(&sequence).copied() };
+    InteractionState {
+        destination,
+        source,
+        ordering: if interaction.ordered == Ordered::Not { "none" } else { "interaction" },
+        last_delivered: last.map(|last| {
+            let newest_event_time = last.newest().map(|time| time.to_string());
+            LastDelivered { event: member(last.sequence), at: last.at.to_string(), newest_event_time }
+        }),
+        in_flight: interaction.in_flight.map(member),
+        waiting: interaction.waiting.into_iter().map(member).collect(),
+        waiting_count: interaction.waiting_count,
+        held_by: interaction.held_by.into_iter().map(member).collect(),
+    }
+}
+
+async fn ids(admin: &Admin, lane: Digest64, standing: &Standings) -> Result<BTreeMap<Sequence, EventId>, Failure> {
     let named = standing.iter().flat_map(|(_, i)| i.in_flight.iter().chain(&i.waiting).chain(&i.held_by)).copied();
     let destinations = admin.destinations.now();
     let last = destinations.values().filter_map(|destination| destination.last(lane)).map(|last| last.sequence);

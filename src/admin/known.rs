@@ -22,6 +22,9 @@ const PLACES_MAX: usize = 4096;
 pub(super) struct Known {
     pub sequence: Sequence,
     pub id: EventId,
+    /// What its key is known by.
+    pub interaction: Digest64,
+    /// In which it is ordered.
     pub lane: Digest64,
     pub source: String,
     pub kind: String,
@@ -80,8 +83,8 @@ impl Candidate {
 
     /// Its deliveries that wait, with its interaction, as the scheduler is asked for them; none where its interaction is
     /// not remembered.
-    pub fn waiting(&self) -> Option<Vec<(DestinationId, Digest64, Sequence)>> {
-        let lane = self.entry.as_ref()?.lane;
+    pub fn waiting(&self, store: &Store) -> Option<Vec<(DestinationId, Digest64, Sequence)>> {
+        let lane = store.lane_of(self.entry.as_ref()?);
         let delayed = self.delayed.keys().copied().filter(|d| !self.paged.has(*d));
         Some(self.paged.iter().chain(delayed).map(|d| (d, lane, self.sequence)).collect())
     }
@@ -223,7 +226,8 @@ impl Look {
 
 /// The same of what is known; an event can lie somewhere for longer than its entry is remembered.
 fn fits(filter: &Filter, known: &Known) -> bool {
-    filter.interaction.is_none_or(|i| i == known.lane) && (filter.since..=filter.until).contains(&known.received_at)
+    filter.interaction.is_none_or(|i| i == known.interaction)
+        && (filter.since..=filter.until).contains(&known.received_at)
 }
 
 /// A record that does not verify, or has just gone, is left out of lists.
@@ -269,7 +273,8 @@ fn know_of(store: &Store, candidate: Candidate) -> Result<Option<Known>, StoreEr
         (_, Some(e)) => Some(Known {
             sequence,
             id: e.id(sequence),
-            lane: e.lane(),
+            interaction: e.lane(),
+            lane: store.lane(e),
             source: e.source.clone(),
             kind: e.kind.clone(),
             time: e.time,
@@ -281,7 +286,8 @@ fn know_of(store: &Store, candidate: Candidate) -> Result<Option<Known>, StoreEr
         (Some(e), None) => Some(Known {
             sequence,
             id: e.id(sequence),
-            lane: e.lane,
+            interaction: e.lane,
+            lane: store.lane_of(e),
             source: store.source_name(e).unwrap_or_default(),
             kind: store.kind_name(e).unwrap_or_default(),
             time: (e.time > Timestamp::ZERO).then_some(e.time),

@@ -5,6 +5,7 @@ mod alert;
 pub use super::ordering::{OnDeadLetter, OrderMode, Ordering};
 pub use super::secret::{Secret, SecretValue};
 pub use super::url::Url;
+use crate::event::SharedKeys;
 use crate::rules::backoff::Retry;
 use crate::rules::breaker;
 use crate::rules::concurrency::Adaptive;
@@ -334,6 +335,11 @@ impl Destination {
 impl Settings {
     pub fn source(&self, name: &str) -> Option<&Source> {
         self.sources.iter().find(|s| s.name == name)
+    }
+
+    /// The sources that order their interactions together.
+    pub fn shared_keys(&self) -> SharedKeys {
+        SharedKeys::of(self.sources.iter().filter(|s| s.shared_keys).map(|s| s.name.clone()))
     }
 
     /// Names of the sources and how long each remembers its events.

@@ -37,6 +37,7 @@ pub(super) fn source<'r>(mut section: Section<'r>, sources: &mut Names<'r>, dest
             .unwrap_or(OnFault::Refuse),
         on_unparsable: section.take("on_unparsable", |v| values::choice(&v, &ON_FAULT)).unwrap_or(OnFault::Refuse),
         rate_limit: section.take("rate_limit", |v| values::rate(&v)),
+        shared_keys: section.take("shared_keys", |v| v.boolean()).unwrap_or(absent.shared_keys),
         to: section
             .take("to", |v| values::words(&v, "all destinations", |item| destinations.resolve(item)))
             .unwrap_or_default(),

@@ -147,10 +147,13 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<String> {
         ("[quarantine]", old.quarantine == new.quarantine),
     ];
     let sections = sections.into_iter().filter(|(_, same)| !same).map(|(section, _)| section.to_owned());
+    let shares = |s: &&settings::Source| old.source(&s.name).is_some_and(|old| old.shared_keys);
+    let keys = new.sources.iter().filter(|s| s.shared_keys != shares(s));
+    let keys = keys.map(|s| format!("shared_keys of `{}`", s.name));
     let ordering =
         |d: &settings::Destination| new.destinations.iter().any(|new| new.name == d.name && new.ordering != d.ordering);
     let destinations = old.destinations.iter().filter(|d| ordering(d));
-    sections.chain(destinations.map(|d| format!("ordering of `{}`", d.name))).collect()
+    sections.chain(keys).chain(destinations.map(|d| format!("ordering of `{}`", d.name))).collect()
 }
 
 #[cfg(test)]
@@ -163,8 +166,10 @@ mod tests {
     #[test]
     fn what_a_reload_does_not_apply_is_named() {
         type Change = fn(&mut Settings);
-        let cases: [(Change, &[&str]); 10] = [
+        let cases: [(Change, &[&str]); 12] = [
             (|_| {}, &[]),
+            (|s| s.sources[0].shared_keys = true, &["shared_keys of `default`"]),
+            (|s| s.sources.push(Source { shared_keys: true, ..Source::named("other") }), &["shared_keys of `other`"]),
             (|s| s.sources.push(Source::named("other")), &[]),
             (|s| s.intake.max_body_bytes = 4096, &[]),
             (|s| s.intake.inherit = true, &["[intake]"]),

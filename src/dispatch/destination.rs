@@ -209,14 +209,16 @@ impl Destination {
     }
 
     /// What is to be done with a delivery whose turn it is, by its age and by the times of what was delivered before.
-    pub(super) fn course(&self, delivery: &Delivery, now: Timestamp) -> Course {
-        let last = self.last(delivery.event.lane());
+    ///
+    /// `lane`: in which it is ordered.
+    pub(super) fn course(&self, delivery: &Delivery, lane: Digest64, now: Timestamp) -> Course {
+        let last = self.last(lane);
         self.lateness.course(delivery, last.and_then(|last| last.newest()), now)
     }
 
-    pub(super) fn has(&self, delivery: &Delivery, at: Timestamp) {
+    pub(super) fn has(&self, delivery: &Delivery, lane: Digest64, at: Timestamp) {
         if let Some(sequences) = &self.sequences {
-            sequences.delivered(delivery.event.lane(), delivery.id.sequence, delivery.event.time, at);
+            sequences.delivered(lane, delivery.id.sequence, delivery.event.time, at);
         }
     }
 }

@@ -25,7 +25,7 @@ mod wire;
 pub use destination::{Destination, Reread};
 pub use destinations::{Destinations, Known};
 pub use restore::restore;
-pub use sequences::Sequences;
+pub use sequences::{Last, Sequences};
 pub use tls::{Trust, config as tls_config};
 
 use crate::clock::Clock;
@@ -101,7 +101,7 @@ pub enum Question {
     /// Where deliveries of pages or the delay tree stand, in the order of the question.
     Standings(Vec<(DestinationId, Digest64, Sequence)>, oneshot::Sender<Vec<Standing>>),
     /// How an interaction stands with each destination, with at most so many of those that wait.
-    Interaction(Digest64, usize, oneshot::Sender<Vec<(DestinationId, Interaction)>>),
+    Interactions(Vec<Digest64>, usize, oneshot::Sender<Vec<Vec<(DestinationId, Interaction)>>>),
     /// The events of which a delivery is in flight.
     InFlight(oneshot::Sender<BTreeSet<Sequence>>),
     /// Not a question: from now on these are the destinations. What still waits for others is delivered as before.
@@ -279,9 +279,11 @@ impl Dispatcher {
                 };
                 let _ = to.send(of.iter().map(standing).collect());
             }
-            Question::Interaction(lane, waiting_max, to) => {
-                let lines = self.scheduler.lines();
-                let _ = to.send(lines.map(|(d, line)| (d, line.interaction(lane, waiting_max))).collect());
+            Question::Interactions(lanes, waiting_max, to) => {
+                let of = |lane: &Digest64| {
+                    self.scheduler.lines().map(|(d, line)| (d, line.interaction(*lane, waiting_max))).collect()
+                };
+                let _ = to.send(lanes.iter().map(of).collect());
             }
             Question::InFlight(to) => {
                 let _ = to.send(self.scheduler.lines().flat_map(|(_, line)| line.flying()).collect());

@@ -53,10 +53,10 @@ pub fn restore(
         for id in store.dead_ids(None) {
             let id = id?;
             let lane = match store.dead_letter(id) {
-                Ok(letter) => letter.map(|letter| letter.delivery.event.lane()),
+                Ok(letter) => letter.map(|letter| store.lane(&letter.delivery.event)),
                 Err(StoreError::Damaged(why)) => {
                     tracing::error!(delivery = %id, %why, "a dead letter does not verify; it still holds its interaction");
-                    store.entry(id.sequence)?.map(|entry| entry.lane)
+                    store.entry(id.sequence)?.map(|entry| store.lane_of(&entry))
                 }
                 Err(e) => return Err(e),
             };
@@ -87,7 +87,7 @@ fn remember_sequences(
             let id = settlement.id;
             if let (Some(sequences), Some(entry)) = (asks(id.destination), entries.get(&id.sequence)) {
                 let time = Some(entry.time).filter(|time| *time > Timestamp::ZERO);
-                sequences.delivered(entry.lane, id.sequence, time, settlement.at);
+                sequences.delivered(store.lane_of(entry), id.sequence, time, settlement.at);
             }
         }
     }

@@ -21,7 +21,7 @@ use super::log::mark::Reached;
 use super::memory::Bounds;
 use super::request::{News, Receipt, Request, Transition};
 use crate::clock::Clock;
-use crate::event::DestinationId;
+use crate::event::{DestinationId, SharedKeys};
 use crate::latency::Latency;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -57,6 +57,8 @@ pub(super) struct Shared {
     pub commits: Latency,
     /// What bounds what is remembered.
     pub history: Mutex<Bounds>,
+    /// Which sources order their interactions together.
+    pub shared_keys: Mutex<SharedKeys>,
     /// The events before this sequence are written; the index runs ahead of it by one commit.
     pub written_next: AtomicU64,
     /// Why nothing is acknowledged any more.

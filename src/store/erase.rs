@@ -24,6 +24,8 @@ use std::ops::Range;
 /// What lies here of one event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trace {
+    /// In which the event is ordered.
+    pub lane: Digest64,
     /// Deliveries that wait, with where they lie.
     pub waiting: Vec<(DestinationId, Place)>,
     pub dead: Vec<DestinationId>,
@@ -38,6 +40,13 @@ pub struct Traces {
 }
 
 impl Traces {
+    /// That of an event, which is new where its lane is known from its record alone.
+    fn trace(&mut self, sequence: Sequence, lane: Option<Digest64>) -> &mut Trace {
+        let trace = self.events.entry(sequence).or_default();
+        trace.lane = lane.unwrap_or(trace.lane);
+        trace
+    }
+
     pub fn is_empty(&self) -> bool {
         self.events.is_empty() && self.damaged.is_empty()
     }
@@ -48,7 +57,6 @@ impl Traces {
 pub struct Erasure {
     /// As the audit tells it.
     pub what: String,
-    pub lane: Digest64,
     pub events: Vec<(Sequence, Trace)>,
     pub damaged: Vec<u64>,
     /// Requests that were kept apart.
@@ -84,6 +92,8 @@ impl Erased {
 /// An interaction by its key, looked for below a sequence.
 struct Hunt<'a> {
     key: &'a str,
+    /// None: of every source.
+    source: Option<&'a str>,
     lane: Digest64,
     /// Nothing of before is remembered.
     head: Sequence,
@@ -109,19 +119,23 @@ impl Hunt<'_> {
         (!unknown).then_some(false)
     }
 
+    fn is_from(&self, source: &str) -> bool {
+        self.source.is_none_or(|wanted| wanted == source)
+    }
+
     fn is_of(&self, event: &Event) -> bool {
-        event.interaction.as_deref() == Some(self.key)
+        event.interaction.as_deref() == Some(self.key) && self.is_from(&event.source)
     }
 }
 
 impl Store {
     /// All that lies here of an interaction, of events before `end`. Blocks, for as long as it takes to read what is
     /// remembered; what was recorded and is not written yet is not seen.
-    pub fn traces(&self, key: &str, end: Sequence) -> Result<Traces, StoreError> {
+    pub fn traces(&self, key: &str, source: Option<&str>, end: Sequence) -> Result<Traces, StoreError> {
         let lane = Digest64::of_interaction(key);
         let head = self.index().totals.history_head;
         let (erased, lost, found) = (BTreeSet::new(), Vec::new(), Traces::default());
-        let mut hunt = Hunt { key, lane, head, end, erased, lost, found };
+        let mut hunt = Hunt { key, source, lane, head, end, erased, lost, found };
         self.hunt_history(&mut hunt)?;
         for (sequence, trace) in &mut hunt.found.events {
             let left = self.index().pages.left(*sequence);
@@ -153,8 +167,8 @@ impl Store {
             for (sequence, entry) in (first..).map(Sequence).zip(&row.entries).filter(|(s, _)| *s < hunt.end) {
                 if entry.is_erased() {
                     hunt.erased.insert(sequence);
-                } else if entry.lane == hunt.lane {
-                    hunt.found.events.entry(sequence).or_default();
+                } else if entry.lane == hunt.lane && hunt.is_from(&self.source_name(entry).unwrap_or_default()) {
+                    hunt.found.events.entry(sequence).or_default().lane = self.lane_of(entry);
                 }
             }
             next = Sequence(first + row.entries.len() as u64);
@@ -174,7 +188,7 @@ impl Store {
             };
             for (sequence, event) in (first.0..).map(Sequence).zip(events) {
                 if sequence < hunt.end && hunt.is_of(&event) {
-                    hunt.found.events.entry(sequence).or_default();
+                    hunt.found.events.entry(sequence).or_default().lane = self.lane(&event);
                 }
             }
         }
@@ -185,16 +199,19 @@ impl Store {
         for key in read::keys(&self.shared.engine, Table::Delay, None) {
             let key = key?;
             let (due, id) = delay_of(&key)?;
-            let is_of = match hunt.tells(id.sequence) {
-                Some(told) => told,
+            let lane = match hunt.tells(id.sequence) {
+                Some(false) => continue,
+                Some(true) => None,
                 None => match read::record::<Delivery>(&self.shared.engine, Table::Delay, Kind::Delivery, &key) {
-                    Err(StoreError::Damaged(_)) => false,
-                    delivery => delivery?.is_some_and(|delivery| hunt.is_of(&delivery.event)),
+                    Err(StoreError::Damaged(_)) => continue,
+                    delivery => match delivery?.filter(|delivery| hunt.is_of(&delivery.event)) {
+                        Some(delivery) => Some(self.lane(&delivery.event)),
+                        None => continue,
+                    },
                 },
             };
-            if is_of {
-                hunt.found.events.entry(id.sequence).or_default().waiting.push((id.destination, Place::under(due)));
-            }
+            let trace = hunt.found.trace(id.sequence, lane);
+            trace.waiting.push((id.destination, Place::under(due)));
         }
         Ok(())
     }
@@ -203,16 +220,18 @@ impl Store {
         for key in read::keys(&self.shared.engine, Table::Dlq, None) {
             let key = key?;
             let id = dlq_of(&key)?;
-            let is_of = match hunt.tells(id.sequence) {
-                Some(told) => told,
+            let lane = match hunt.tells(id.sequence) {
+                Some(false) => continue,
+                Some(true) => None,
                 None => match read::record::<DeadLetter>(&self.shared.engine, Table::Dlq, Kind::DeadLetter, &key) {
-                    Err(StoreError::Damaged(_)) => false,
-                    letter => letter?.is_some_and(|letter| hunt.is_of(&letter.delivery.event)),
+                    Err(StoreError::Damaged(_)) => continue,
+                    letter => match letter?.filter(|letter| hunt.is_of(&letter.delivery.event)) {
+                        Some(letter) => Some(self.lane(&letter.delivery.event)),
+                        None => continue,
+                    },
                 },
             };
-            if is_of {
-                hunt.found.events.entry(id.sequence).or_default().dead.push(id.destination);
-            }
+            hunt.found.trace(id.sequence, lane).dead.push(id.destination);
         }
         Ok(())
     }
@@ -326,7 +345,8 @@ mod tests {
 
     fn trace(waiting: &[Place], dead: usize) -> Trace {
         let here = DestinationId(0);
-        Trace { waiting: waiting.iter().map(|place| (here, *place)).collect(), dead: vec![here; dead] }
+        let lane = crate::event::SharedKeys::default().lane(Digest64::of_interaction("a"), "s");
+        Trace { lane, waiting: waiting.iter().map(|place| (here, *place)).collect(), dead: vec![here; dead] }
     }
 
     #[tokio::test]
@@ -340,10 +360,12 @@ mod tests {
             (Sequence(5), trace(&[], 1)),
             (Sequence(7), trace(&[], 0)),
         ]);
-        assert_eq!(opened.store.traces("a", Sequence(9)).unwrap().events, found);
+        assert_eq!(opened.store.traces("a", None, Sequence(9)).unwrap().events, found);
         found.retain(|sequence, _| sequence.0 < 5);
-        assert_eq!(opened.store.traces("a", Sequence(5)).unwrap().events, found);
-        assert!(opened.store.traces("c", Sequence(9)).unwrap().is_empty());
+        assert_eq!(opened.store.traces("a", None, Sequence(5)).unwrap().events, found);
+        assert!(opened.store.traces("c", None, Sequence(9)).unwrap().is_empty());
+        assert!(opened.store.traces("a", Some("t"), Sequence(9)).unwrap().is_empty());
+        assert_eq!(opened.store.traces("a", Some("s"), Sequence(5)).unwrap().events, found);
         close(opened);
     }
 
@@ -358,9 +380,9 @@ mod tests {
             (Sequence(3), trace(&[Place::Delay(DUE)], 0)),
             (Sequence(5), trace(&[], 1)),
         ]);
-        assert_eq!(opened.store.traces("a", Sequence(9)).unwrap().events, found);
+        assert_eq!(opened.store.traces("a", None, Sequence(9)).unwrap().events, found);
         found.retain(|sequence, _| sequence.0 < 3);
-        assert_eq!(opened.store.traces("a", Sequence(3)).unwrap().events, found);
+        assert_eq!(opened.store.traces("a", None, Sequence(3)).unwrap().events, found);
         close(opened);
     }
 }

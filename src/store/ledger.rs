@@ -19,7 +19,7 @@ use super::record::{Entry, HistoryRow, Hold, How, PageShape, SettledRow, Settlem
 use super::request::{Arrival, News, Receipt, Transition};
 use super::{StoreError, read};
 use crate::delivery::{Delivery, DeliveryId, Place, Ticket};
-use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
+use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence, SharedKeys};
 use crate::time::Timestamp;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -60,6 +60,7 @@ pub(super) struct Ledger<'a> {
     pub tail: &'a mut Tail,
     pub windows: &'a Windows,
     history: Bounds,
+    shared_keys: SharedKeys,
     pub now: Timestamp,
     pub draft: Draft,
     pub news: Vec<News>,
@@ -104,6 +105,7 @@ impl<'a> Ledger<'a> {
             tail,
             windows,
             history: *shared.history.lock().expect("no holder panics"),
+            shared_keys: shared.shared_keys.lock().expect("no holder panics").clone(),
             now,
             draft: Draft::default(),
             news: Vec::new(),
@@ -289,6 +291,10 @@ impl<'a> Ledger<'a> {
         self.changed = true;
     }
 
+    fn lane(&self, event: &Event) -> Digest64 {
+        self.shared_keys.lane(event.lane(), &event.source)
+    }
+
     fn settle(&mut self, id: DeliveryId, how: How, attempts: u32, status: u16, at: Timestamp) {
         let attempts = u16::try_from(attempts).unwrap_or(u16::MAX);
         self.settlements.push(Settlement { id, how, attempts, status, at });
@@ -343,7 +349,7 @@ impl<'a> Ledger<'a> {
             .zip(&self.fresh)
             .map(|(n, e)| Ticket {
                 sequence: Sequence(n),
-                lane: e.lane,
+                lane: self.shared_keys.lane(e.lane, self.index.names.source_name(e.source).unwrap_or_default()),
                 received_at: e.received_at,
                 time: e.time,
                 to: e.to,

@@ -178,6 +178,7 @@ impl Store {
             behind: Behind::default(),
             commits: Latency::default(),
             history: Mutex::default(),
+            shared_keys: Mutex::default(),
             failure: watch::Sender::new(None),
         });
         let (requests, receiver) = std::sync::mpsc::channel();

@@ -130,6 +130,11 @@ impl Names {
         self.sources.names.get(usize::from(n)).map(String::as_str)
     }
 
+    /// Names of every source that this store has ever had.
+    pub fn sources(&self) -> impl Iterator<Item = &str> {
+        self.sources.names.iter().map(String::as_str)
+    }
+
     pub fn kind_name(&self, n: u16) -> Option<&str> {
         self.kinds.names.get(usize::from(n)).map(String::as_str)
     }

@@ -6,7 +6,7 @@ use super::keys::{delay_key, delay_of, dlq_key, dlq_of, number_key, number_of};
 use super::record::{Entry, HistoryRow, How, SettledRow, Settlement};
 use super::{Store, StoreError, read};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
-use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
+use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence, SharedKeys};
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -41,19 +41,23 @@ impl Store {
         // what is not durable yet is nobody's to deliver
         let written = Sequence(self.shared.written_next.load(Ordering::Acquire));
         let next = Sequence(first + row.entries.len() as u64).min(written).max(from);
-        let in_page: Vec<bool> = {
+        let shared_keys = self.shared_keys();
+        let in_page: Vec<(bool, Digest64)> = {
             let index = self.index();
-            (first..next.0).map(|n| index.pages.left(Sequence(n)).has(d)).collect()
+            let source = |entry: &Entry| index.names.source_name(entry.source).unwrap_or_default();
+            let lane = |entry: &Entry| shared_keys.lane(entry.lane, source(entry));
+            let looked_at = (first..next.0).zip(&row.entries);
+            looked_at.map(|(n, entry)| (index.pages.left(Sequence(n)).has(d), lane(entry))).collect()
         };
         // looked at after the pages: what is given up is there before it leaves its page
         let given_up = self.given_up(d, Sequence(first), next)?;
         let tickets = (first..)
             .zip(&row.entries)
             .zip(in_page)
-            .filter(|((n, _), in_page)| *n >= from.0 && (*in_page || given_up.contains(&Sequence(*n))))
-            .map(|((n, entry), _)| Ticket {
+            .filter(|((n, _), (in_page, _))| *n >= from.0 && (*in_page || given_up.contains(&Sequence(*n))))
+            .map(|((n, entry), (_, lane))| Ticket {
                 sequence: Sequence(n),
-                lane: entry.lane,
+                lane,
                 received_at: entry.received_at,
                 time: entry.time,
                 to: entry.to,
@@ -106,7 +110,7 @@ impl Store {
                 if self.index().pages.left(Sequence(n)).has(d) {
                     tickets.push(Ticket {
                         sequence: Sequence(n),
-                        lane: event.lane(),
+                        lane: self.lane(&event),
                         received_at: event.received_at,
                         time: event.time.unwrap_or_default(),
                         to: event.to,
@@ -155,13 +159,14 @@ impl Store {
 
     /// Every delivery in the delay tree, by due time; damaged ones are told as such.
     pub fn delayed(&self) -> impl Iterator<Item = Result<Result<Delayed, (DeliveryId, Place, Damaged)>, StoreError>> {
-        read::keys(&self.shared.engine, Table::Delay, None).map(|key| {
+        let shared_keys = self.shared_keys();
+        read::keys(&self.shared.engine, Table::Delay, None).map(move |key| {
             let key = key?;
             let (due, id) = delay_of(&key)?;
             let place = Place::under(due);
             self.index().dues.found(id, due);
             match read::record::<Delivery>(&self.shared.engine, Table::Delay, Kind::Delivery, &key) {
-                Ok(Some(delivery)) => Ok(Ok(delayed(&delivery, place))),
+                Ok(Some(delivery)) => Ok(Ok(delayed(&delivery, place, &shared_keys))),
                 Ok(None) => Ok(Err((id, place, Damaged::Missing))),
                 Err(StoreError::Damaged(why)) => Ok(Err((id, place, why))),
                 Err(e) => Err(e),
@@ -268,6 +273,43 @@ impl Store {
         Ok(behind.map(|(key, _)| number_of(&key)).transpose()?.map(|next| (Vec::new(), next)))
     }
 
+    /// Which sources order their interactions together; before anything that waits is read.
+    pub fn share_keys(&self, shared: SharedKeys) {
+        *self.shared.shared_keys.lock().expect("no holder panics") = shared;
+    }
+
+    pub fn shared_keys(&self) -> SharedKeys {
+        self.shared.shared_keys.lock().expect("no holder panics").clone()
+    }
+
+    /// The lane in which an event is ordered.
+    pub fn lane(&self, event: &Event) -> Digest64 {
+        self.shared_keys().lane(event.lane(), &event.source)
+    }
+
+    /// The same by what is remembered of it.
+    pub fn lane_of(&self, entry: &Entry) -> Digest64 {
+        self.shared_keys().lane(entry.lane, self.index().names.source_name(entry.source).unwrap_or_default())
+    }
+
+    /// The lanes of a key: of each source that this store has ever had, or of one, with its name; none with that of those
+    /// that share theirs.
+    pub fn lanes_of_key(&self, key: &str, source: Option<&str>) -> Vec<(Option<String>, Digest64)> {
+        let (interaction, shared) = (Digest64::of_interaction(key), self.shared_keys());
+        let names: Vec<String> = match source {
+            Some(source) => vec![source.to_owned()],
+            None => self.index().names.sources().map(str::to_owned).collect(),
+        };
+        let lane = |name: String| {
+            Some(shared.lane(interaction, &name)).filter(|lane| *lane != interaction).map(|l| (Some(name), l))
+        };
+        let mut lanes: Vec<_> = names.into_iter().filter_map(lane).collect();
+        if source.is_none_or(|source| shared.lane(interaction, source) == interaction) {
+            lanes.push((None, interaction));
+        }
+        lanes
+    }
+
     /// The destination's number by its name, where the store has ever had it.
     pub fn destination_of(&self, name: &str) -> Option<DestinationId> {
         self.index().names.destination_of(name)
@@ -278,10 +320,10 @@ impl Store {
     }
 }
 
-fn delayed(delivery: &Delivery, place: Place) -> Delayed {
+fn delayed(delivery: &Delivery, place: Place, shared_keys: &SharedKeys) -> Delayed {
     let ticket = Ticket {
         sequence: delivery.id.sequence,
-        lane: delivery.event.lane(),
+        lane: shared_keys.lane(delivery.event.lane(), &delivery.event.source),
         received_at: delivery.event.received_at,
         time: delivery.event.time.unwrap_or_default(),
         to: DestinationSet::EMPTY.with(delivery.id.destination),

@@ -28,6 +28,7 @@ mod identity;
 mod intake;
 mod metrics;
 mod model;
+mod neighbour;
 mod oauth2;
 mod operator;
 mod order;

@@ -24,6 +24,8 @@ pub struct Source {
     pub on_unparsable: OnFault,
     /// Events beyond it are answered 429.
     pub rate_limit: Option<Rate>,
+    /// Whether its interactions are one with those of the same key from other sources that say so, too.
+    pub shared_keys: bool,
     /// Names of destinations; empty: all.
     pub to: Vec<String>,
     /// Patterns (`*` matches anything) of the event types that go on; empty: all.
@@ -140,6 +142,7 @@ impl Source {
             on_bad_signature: OnFault::Refuse,
             on_unparsable: OnFault::Refuse,
             rate_limit: None,
+            shared_keys: false,
             to: Vec::new(),
             types: Vec::new(),
         }

@@ -19,7 +19,8 @@ impl Ledger<'_> {
         let mut erased = Erased::default();
         let mut gone = Vec::new();
         for (sequence, trace) in &erasure.events {
-            gone.extend(self.erase_deliveries(*sequence, trace, &mut erased)?);
+            let ids = self.erase_deliveries(*sequence, trace, &mut erased)?;
+            gone.extend(ids.into_iter().map(|id| (id, trace.lane)));
         }
         let of: BTreeSet<Sequence> = erasure.events.iter().map(|(sequence, _)| *sequence).collect();
         for first in of.iter().filter_map(|s| self.index.pages.page_of(*s)).collect::<BTreeSet<_>>() {
@@ -35,7 +36,7 @@ impl Ledger<'_> {
         erased.detained = erasure.detained.iter().filter(|number| self.forget(**number)).count() as u64;
         self.audit(who, &erasure.what, usize::try_from(erased.total()).unwrap_or(usize::MAX));
         if !gone.is_empty() {
-            self.news.push(News::Purged(gone.into_iter().map(|id| (id, erasure.lane)).collect()));
+            self.news.push(News::Purged(gone));
         }
         Ok(erased)
     }

@@ -67,7 +67,7 @@ impl Ledger<'_> {
             self.index.totals.tally(id.destination).dead -= 1;
             match letter {
                 Ok(letter) if action == DlqAction::Redrive => tickets.push(self.redrive(letter)),
-                Ok(letter) => purged.push((*id, letter.delivery.event.lane(), letter.delivery.tried())),
+                Ok(letter) => purged.push((*id, self.lane(&letter.delivery.event), letter.delivery.tried())),
                 Err((why, bytes)) => {
                     self.quarantine(*id, Table::Dlq, why.to_string(), bytes);
                     purged.push((*id, Digest64::NONE, (0, 0)));
@@ -97,7 +97,7 @@ impl Ledger<'_> {
         self.index.totals.redriven += 1;
         Ticket {
             sequence: delivery.id.sequence,
-            lane: delivery.event.lane(),
+            lane: self.lane(&delivery.event),
             received_at: delivery.event.received_at,
             time: delivery.event.time.unwrap_or_default(),
             to: DestinationSet::EMPTY.with(delivery.id.destination),
