@@ -291,10 +291,6 @@ impl<'a> Ledger<'a> {
         self.changed = true;
     }
 
-    fn lane(&self, event: &Event) -> Digest64 {
-        self.shared_keys.lane(event.lane(), &event.source)
-    }
-
     fn settle(&mut self, id: DeliveryId, how: How, attempts: u32, status: u16, at: Timestamp) {
         let attempts = u16::try_from(attempts).unwrap_or(u16::MAX);
         self.settlements.push(Settlement { id, how, attempts, status, at });

@@ -2,7 +2,7 @@
 
 use super::Ledger;
 use crate::delivery::{DeadLetter, DeliveryId, Place, Ticket};
-use crate::event::{DestinationSet, Digest64};
+use crate::event::{DestinationSet, Digest64, Event};
 use crate::store::StoreError;
 use crate::store::codec::{self, Kind};
 use crate::store::draft::Table;
@@ -86,6 +86,11 @@ impl Ledger<'_> {
             self.news.push(News::Purged(purged.into_iter().map(|(id, lane, _)| (id, lane)).collect()));
         }
         Ok(done)
+    }
+
+    /// In which an event is ordered.
+    fn lane(&self, event: &Event) -> Digest64 {
+        self.shared_keys.lane(event.lane(), &event.source)
     }
 
     /// Puts a dead letter back into the queue, due at once, with its attempts kept but forgiven.
