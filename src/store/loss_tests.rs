@@ -197,7 +197,7 @@ async fn a_delivery_whose_record_does_not_verify_is_set_aside_counted_and_erased
     assert_eq!(kept_now.bytes, spoiled);
     assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
 
-    let traces = store.traces("i", Sequence(7)).unwrap();
+    let traces = store.traces("i", None, Sequence(7)).unwrap();
     assert_eq!(traces.damaged, [1]);
     let erasure = Erasure { damaged: traces.damaged, ..Erasure::default() };
     let erased = store.erase(erasure, "root".to_owned()).await.unwrap();
@@ -218,7 +218,7 @@ async fn the_id_of_an_erased_event_means_the_one_that_had_it_before() {
     }
     assert_eq!(store.remembered("crm", "1"), Some(Sequence(2)));
     let erase = async |n: u64, key: &str| {
-        let traces = store.traces(key, Sequence(4)).unwrap();
+        let traces = store.traces(key, None, Sequence(4)).unwrap();
         let events = traces.events.into_iter().filter(|(sequence, _)| sequence.0 == n).collect();
         store.erase(Erasure { events, ..Erasure::default() }, "root".to_owned()).await.unwrap()
     };
@@ -239,7 +239,7 @@ async fn what_a_page_held_when_it_was_given_up_still_waits_each_for_its_own() {
     let gone = Event { interaction: Some("gone".to_owned()), ..event(2) };
     let others = Event { to: DestinationSet(0b10), ..event(3) };
     store.accept([event(1), gone, others].map(Arrival::new).into()).await.unwrap();
-    let events = store.traces("gone", Sequence(9)).unwrap().events.into_iter().collect();
+    let events = store.traces("gone", None, Sequence(9)).unwrap().events.into_iter().collect();
     store.erase(Erasure { events, ..Erasure::default() }, "root".to_owned()).await.unwrap();
     assert_eq!(store.left_in_page(Sequence(1)), DestinationSet::EMPTY);
     let of = |d: u8| {
