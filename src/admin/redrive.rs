@@ -151,6 +151,29 @@ pub(super) struct RedriveItem {
     failed: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     judged: Option<u64>,
+    /// Of those in the queue again so many are delivered; it counts on after the end.
+    delivered: u64,
+    /// So many have died again.
+    dead_again: u64,
+    /// So many were discarded meanwhile, or are damaged.
+    gone: u64,
+    /// Of so many the end is not known yet, or was not noted before a restart.
+    under_way: u64,
+    /// The letter whose failure was one too many for the canary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stopped_by: Option<StoppedByItem>,
+}
+
+/// The letter that stopped a redrive, and how its delivery failed.
+#[derive(Debug, Serialize, ToSchema)]
+struct StoppedByItem {
+    #[schema(format = Uuid)]
+    event: String,
+    destination: String,
+    /// As in the attempts; `none` where it was not sent.
+    outcome: String,
+    status: Option<u16>,
+    error: String,
 }
 
 impl RedriveItem {
@@ -161,6 +184,14 @@ impl RedriveItem {
             Some(RedriveEnded::Failing { failed, of }) => (Course::Failing, Some((*failed, *of))),
             Some(RedriveEnded::Stopped { .. }) => (Course::Stopped, None),
         };
+        let fared = redrive.fared.clone();
+        let stopped_by = fared.stopped_by.map(|by| StoppedByItem {
+            event: by.event,
+            destination: destination.clone(),
+            outcome: by.outcome,
+            status: by.status,
+            error: by.error,
+        });
         Self {
             destination,
             state,
@@ -174,6 +205,11 @@ impl RedriveItem {
             ended_at: redrive.end.as_ref().map(|end| end.at.to_string()),
             failed: failing.map(|(failed, _)| failed),
             judged: failing.map(|(_, of)| of),
+            delivered: fared.delivered,
+            dead_again: fared.dead_again,
+            gone: fared.gone,
+            under_way: redrive.under_way(),
+            stopped_by,
         }
     }
 }
@@ -226,7 +262,7 @@ async fn begin(
         let how = [rate.map(|rate| format!("at most {rate}")), canary.then(|| "1, then 10, then the rest".to_owned())];
         let what =
             format!("dlq redrive for {name} begins: {}", how.into_iter().flatten().collect::<Vec<_>>().join(", "));
-        let change = Change::RedriveBegin { what, destination, redrive, list };
+        let change = Change::RedriveBegin { what, destination, redrive: Box::new(redrive), list };
         if admin.store.change(change, caller.name.clone()).await? == 0 {
             return Err(goes_on(&name));
         }

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// How often it is asked how far they have come.
 const EVERY: Duration = Duration::from_millis(500);
+/// After the end of a redrive its letters are waited for until so many looks have found nothing new of them.
+const QUIET_LOOKS: u32 = 10;
 
 /// How quickly dead letters wait again.
 #[derive(Debug, clap::Args)]
@@ -47,6 +49,7 @@ pub async fn follow(admin: &Admin, begun: &[Value], pace: &Pace, form: Form) -> 
     }
     let bar = bar(begun.iter().map(|redrive| item::number(redrive, "matched")).sum());
     let mut ticks = tokio::time::interval(EVERY);
+    let (mut known, mut quiet) = (0, 0);
     let ended = loop {
         ticks.tick().await;
         let now = admin.get("/v1/dlq/redrives").await?;
@@ -55,8 +58,14 @@ pub async fn follow(admin: &Admin, begun: &[Value], pace: &Pace, form: Form) -> 
         };
         let all = item::list(&now, "items");
         let ours: Vec<Value> = all.iter().filter(|new| begun.iter().any(|old| same(new, old))).cloned().collect();
-        bar.set_position(ours.iter().map(|redrive| item::number(redrive, "taken")).sum());
-        if !ours.iter().any(|redrive| item::text(redrive, "state") == "goes_on") {
+        let sum = |field: &str| ours.iter().map(|redrive| item::number(redrive, field)).sum::<u64>();
+        bar.set_position(sum("taken"));
+        bar.set_message(format!("{} delivered, {} dead again", sum("delivered"), sum("dead_again")));
+        let ended = ["delivered", "dead_again", "gone"].map(sum).iter().sum();
+        quiet = if ended == known { quiet + 1 } else { 0 };
+        known = ended;
+        let over = !ours.iter().any(|redrive| item::text(redrive, "state") == "goes_on");
+        if over && (sum("under_way") == 0 || quiet >= QUIET_LOOKS) {
             break ours;
         }
     };
@@ -75,7 +84,7 @@ pub async fn follow(admin: &Admin, begun: &[Value], pace: &Pace, form: Form) -> 
 fn bar(length: u64) -> ProgressBar {
     let bar = ProgressBar::new(length);
     bar.set_draw_target(ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent}% {human_pos} of {human_len} {elapsed}") {
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent}% {human_pos} of {human_len} {elapsed} {msg}") {
         bar.set_style(style);
     }
     bar
@@ -91,21 +100,53 @@ fn tell(redrives: &[Value], form: Form) -> Result<(), Failure> {
     }
 }
 
-/// How a redrive stands, as a sentence.
+/// How a redrive stands, as a sentence; and, where a letter stopped it, which one and how in another.
 fn sentence(redrive: &Value) -> String {
     let n = |field| item::number(redrive, field);
     let head = format!(
-        "{}: {} of {} queued again",
+        "{}: {} of {} queued again{}",
         item::text(redrive, "destination"),
         words::count(n("done")),
         words::counted(n("matched"), "dead letter"),
+        fared(redrive),
     );
     match item::text(redrive, "state").as_str() {
-        "goes_on" => format!("{head} so far; it goes on"),
-        "failing" => format!("{head}, then {} of {} failed and it stopped", n("failed"), n("judged")),
-        "stopped" => format!("{head}, then it was stopped"),
+        "goes_on" => format!("{head}; it goes on"),
+        "failing" => {
+            let by = stopped_by(redrive).map(|by| format!("\n{by}")).unwrap_or_default();
+            format!("{head}; then {} of {} failed and it stopped{by}", n("failed"), n("judged"))
+        }
+        "stopped" => format!("{head}; then it was stopped"),
         _ => head,
     }
+}
+
+/// What has become of those that are in the queue again, as far as it is known.
+fn fared(redrive: &Value) -> String {
+    let parts =
+        [("delivered", "delivered"), ("dead_again", "dead again"), ("gone", "discarded"), ("under_way", "on the way")];
+    let told: Vec<String> = parts
+        .iter()
+        .map(|(field, word)| (item::number(redrive, field), word))
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, word)| format!("{} {word}", words::count(n)))
+        .collect();
+    if told.is_empty() { String::new() } else { format!(" ({})", told.join(", ")) }
+}
+
+/// The letter that stopped a redrive, how it failed, and what shows more of it.
+fn stopped_by(redrive: &Value) -> Option<String> {
+    let by = item::find(redrive, "stopped_by").filter(|by| by.is_object())?;
+    let status = item::find(by, "status").and_then(Value::as_u64).map(|status| format!(" {status}"));
+    let error = item::some_text(by, "error").filter(|error| !error.is_empty());
+    let error = error.map(|error| format!(" ({})", words::line(error, 200)));
+    let letter = format!("{}/{}", item::text(by, "event"), item::text(by, "destination"));
+    Some(format!(
+        "stopped by {letter}: {}{}{}",
+        item::text(by, "outcome"),
+        status.unwrap_or_default(),
+        error.unwrap_or_default()
+    ))
 }
 
 /// Shows the newest redrive with a rate or a canary of each destination.
@@ -119,6 +160,8 @@ pub async fn list(admin: &Admin, form: Form) -> Result<(), Failure> {
                 Column::fixed("STATE"),
                 Column::fixed("DONE").right(),
                 Column::fixed("OF").right(),
+                Column::fixed("DELIVERED").right(),
+                Column::fixed("DEAD AGAIN").right(),
                 Column::dispensable("RATE", 1),
                 Column::dispensable("CANARY", 2),
                 Column::dispensable("BEGUN", 3),
@@ -131,13 +174,17 @@ pub async fn list(admin: &Admin, form: Form) -> Result<(), Failure> {
                     item::text(redrive, "state").replace('_', " "),
                     words::count(item::number(redrive, "done")),
                     words::count(item::number(redrive, "matched")),
+                    words::count(item::number(redrive, "delivered")),
+                    words::count(item::number(redrive, "dead_again")),
                     item::text(redrive, "rate"),
                     if item::is_set(redrive, "canary") { "yes" } else { "no" }.to_owned(),
                     words::ago(&item::text(redrive, "begun_at"), now),
                     words::line(&item::text(redrive, "by"), 20),
                 ]);
             }
-            output::text(&table.for_stdout())
+            let stops: String =
+                item::list(&answer, "items").iter().filter_map(stopped_by).map(|by| by + "\n").collect();
+            output::text(&(table.for_stdout() + &stops))
         }
     }
 }
@@ -160,14 +207,18 @@ mod tests {
     fn a_sentence_for_each_state() {
         let redrive = |state: &str| {
             sentence(&json!({"destination": "crm", "state": state, "matched": 1200, "taken": 12, "done": 11,
-                "failed": 5, "judged": 10}))
+                "failed": 5, "judged": 10, "delivered": 5, "dead_again": 4, "gone": 0, "under_way": 2, "stopped_by":
+                {"event": "0190", "destination": "crm", "outcome": "answered", "status": 422, "error": ""}}))
         };
-        assert_eq!(redrive("goes_on"), "crm: 11 of 1,200 dead letters queued again so far; it goes on");
-        assert_eq!(redrive("complete"), "crm: 11 of 1,200 dead letters queued again");
+        let head = "crm: 11 of 1,200 dead letters queued again (5 delivered, 4 dead again, 2 on the way)";
+        assert_eq!(redrive("goes_on"), format!("{head}; it goes on"));
+        assert_eq!(redrive("complete"), head);
         assert_eq!(
             redrive("failing"),
-            "crm: 11 of 1,200 dead letters queued again, then 5 of 10 failed and it stopped"
+            format!("{head}; then 5 of 10 failed and it stopped\nstopped by 0190/crm: answered 422")
         );
-        assert_eq!(redrive("stopped"), "crm: 11 of 1,200 dead letters queued again, then it was stopped");
+        assert_eq!(redrive("stopped"), format!("{head}; then it was stopped"));
+        let begun = json!({"destination": "crm", "state": "goes_on", "matched": 3, "done": 0});
+        assert_eq!(sentence(&begun), "crm: 0 of 3 dead letters queued again; it goes on");
     }
 }

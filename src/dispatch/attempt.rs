@@ -6,6 +6,7 @@
 use super::destination::Destination;
 use super::exchange::{self, Answer, Bounds, End, Failure, Unanswered};
 use super::token::{Missing, Token};
+use super::trials::{Failed, Fate};
 use crate::clock::Clock;
 use crate::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place, Reason};
 use crate::rules::call::{Call, Health};
@@ -112,12 +113,31 @@ fn ended(
     if verdict == Verdict::Delivered {
         destination.end_to_end.observe(now.since(delivery.event.received_at));
     }
-    if let Some(end) = trial(verdict, health).filter(|_| delivery.redriven) {
-        destination.trials.tell(id.sequence, end);
+    if delivery.redriven {
+        tell(context, &delivery, verdict, health, &reply);
     }
     let landing = record(context, delivery, place, verdict, reply, began, now);
     let call = Some(Call { began: start.at, latency: now.since(began), health });
     Landed { start, landing, call, hold: later(wish, spent) }
+}
+
+/// To whoever watches how redriven deliveries fare.
+fn tell(context: &Context, delivery: &Delivery, verdict: Verdict, health: Health, reply: &Reply) {
+    let (trials, sequence) = (&context.destination.trials, delivery.id.sequence);
+    let failed = || Failed {
+        event: delivery.event.id(sequence),
+        outcome: reply.outcome.word(),
+        status: reply.outcome.status(),
+        error: reply.error.clone(),
+    };
+    if let Some(end) = trial(verdict, health) {
+        trials.tried(sequence, end, || (end == canary::End::Failed).then(failed));
+    }
+    match verdict {
+        Verdict::Delivered => trials.over(sequence, Fate::Delivered),
+        Verdict::Dead(_) => trials.over(sequence, Fate::Dead),
+        Verdict::Retry { .. } => {}
+    }
 }
 
 /// What it says to whoever watches how a redriven delivery fares; nothing yet where the destination only puts it off.
@@ -142,10 +162,17 @@ fn not_sent(context: &Context, delivery: &Delivery, place: Place, course: Course
             let event_id = delivery.event.id(id.sequence);
             tracing::info!(%event_id, destination = context.destination.name, attempts, "discarded: it is stale");
             context.store.record(Transition::Discarded { id, place, attempts, at: now });
+            context.destination.trials.over(id.sequence, Fate::Gone);
             Some(Landing::Resolved)
         }
         Course::Bury(reason) => {
+            let sequence = delivery.id.sequence;
             dead(context, delivery.clone(), place, reason, "none", now);
+            context.destination.trials.tried(sequence, canary::End::Failed, || {
+                let error = format!("it was not sent: {}", reason.word());
+                Some(Failed { event: delivery.event.id(sequence), outcome: "none", status: None, error })
+            });
+            context.destination.trials.over(sequence, Fate::Dead);
             Some(Landing::Dead)
         }
     }
@@ -209,7 +236,7 @@ fn unreadable(context: &Context, start: Start, id: DeliveryId, place: Place, err
     tracing::error!(delivery = %id, %why, "a stored delivery does not verify; it is quarantined and not delivered");
     let (why, at) = (why.to_string(), context.clock.now());
     context.store.record(Transition::Damaged { id, place, why, at });
-    context.destination.trials.tell(id.sequence, canary::End::Gone);
+    context.destination.trials.over(id.sequence, Fate::Gone);
     context.destination.settled(id.sequence);
     Landed { start, landing: Landing::Resolved, call: None, hold: None }
 }

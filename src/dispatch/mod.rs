@@ -27,12 +27,12 @@ pub use destinations::{Destinations, Known};
 pub use restore::restore;
 pub use sequences::{Last, Sequences};
 pub use tls::{Trust, config as tls_config};
+pub use trials::{Failed, Fate, Report};
 
 use crate::clock::Clock;
 use crate::delivery::Ticket;
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::rules::breaker;
-use crate::rules::canary::End;
 use crate::rules::retry_after::Wish;
 use crate::scheduler::{Behind, Bound, Interaction, Landing, Line, Scheduler, Shut, Standing, Start, Step};
 use crate::store::{News, Store};
@@ -258,7 +258,7 @@ impl Dispatcher {
                 for (id, lane) in ids {
                     self.scheduler.purged(id.destination, lane, id.sequence);
                     if let Some(destination) = self.destinations.get(&id.destination) {
-                        destination.trials.tell(id.sequence, End::Gone);
+                        destination.trials.over(id.sequence, Fate::Gone);
                         destination.settled(id.sequence);
                     }
                 }

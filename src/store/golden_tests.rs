@@ -10,7 +10,7 @@ use crate::store::codec::{self, Kind};
 use crate::store::delta;
 use crate::store::draft::ROW_MAX;
 use crate::store::page::{pack, seal_page};
-use crate::store::redrive::{Redrive, RedriveEnd, RedriveEnded};
+use crate::store::redrive::{Fared, Redrive, RedriveEnd, RedriveEnded, StoppedBy};
 use crate::store::stance::{Fixed, Paced, Pause, Position, Stance};
 use crate::time::Timestamp;
 use std::num::NonZeroU32;
@@ -95,7 +95,7 @@ fn golden_bytes_of_version_1() {
         ("audit", audit.encode()),
         ("quarantined", codec::encode(Kind::Quarantined, &set_aside)),
         ("stance", codec::encode(Kind::Stance, &stance)),
-        ("redrive", codec::encode(Kind::Redrive, &redrive())),
+        ("redrive", first_redrive()),
         ("redrive_list", codec::encode(Kind::RedriveList, &vec![Sequence(1), Sequence(5)])),
         ("door", codec::encode(Kind::Door, &door)),
         ("gap", codec::encode(Kind::Gap, &gap)),
@@ -115,8 +115,12 @@ fn golden_bytes_of_version_2() {
     let earlier = DeliveryId { sequence: Sequence(0), destination: DestinationId(1) };
     let settled = SettledRow { settlements: vec![settlement(), Settlement { id: earlier, ..settlement() }] };
     let audit = audit(Some(Timestamp(1)));
-    let records =
-        [("history", delta::encode(&history)), ("settled", delta::encode(&settled)), ("audit", audit.encode())];
+    let records = [
+        ("history", delta::encode(&history)),
+        ("settled", delta::encode(&settled)),
+        ("audit", audit.encode()),
+        ("redrive", redrive().encode()),
+    ];
     assert_eq!(lines(&records), include_str!("golden/v2.txt"));
 }
 
@@ -129,11 +133,37 @@ fn lines(records: &[(&str, Vec<u8>)]) -> String {
     records.iter().map(|(name, bytes)| format!("{name} {}\n", hex(bytes))).collect()
 }
 
+fn unfared() -> Redrive {
+    let mut redrive = redrive();
+    redrive.fared = Fared::default();
+    redrive
+}
+
+/// One that was noted before it was counted what became of its letters.
+fn first_redrive() -> Vec<u8> {
+    let now = codec::payload(&unfared());
+    let since = codec::payload(&Fared::default()).len();
+    codec::seal(Kind::Redrive, &now[..now.len() - since])
+}
+
+#[test]
+fn a_redrive_of_the_first_version_is_read() {
+    assert_eq!(Redrive::decode(&first_redrive()).unwrap(), unfared());
+    assert_eq!(Redrive::decode(&redrive().encode()).unwrap(), redrive());
+    let mut running = unfared();
+    running.end = None;
+    let payload = codec::payload(&running);
+    let first = codec::seal(Kind::Redrive, &payload[..payload.len() - codec::payload(&Fared::default()).len()]);
+    assert_eq!(Redrive::decode(&first).unwrap(), running);
+}
+
 fn redrive() -> Redrive {
     let rate = Rate::new(NonZeroU32::new(50).unwrap(), Duration::from_secs(1));
     let end = RedriveEnd { at: Timestamp(2), why: RedriveEnded::Failing { failed: 5, of: 10 } };
     let mut redrive = Redrive::new("admin".to_owned(), Timestamp(1), Some(rate), true, 20);
     (redrive.taken, redrive.done, redrive.end) = (11, 10, Some(end));
+    let by = StoppedBy { event: "e".into(), outcome: "answered".into(), status: Some(503), error: "x".into() };
+    redrive.fared = Fared { delivered: 4, dead_again: 5, gone: 1, stopped_by: Some(by) };
     redrive
 }
 

@@ -74,7 +74,7 @@ pub use ledger::Windows;
 pub use memory::{Bounds, Remembering};
 pub use record::{Door, Entry, Gap, Hold, How, Settlement, Tally, Totals};
 pub use recovery::Findings;
-pub use redrive::{Redrive, RedriveEnd, RedriveEnded};
+pub use redrive::{Fared, Redrive, RedriveEnd, RedriveEnded, StoppedBy};
 pub use request::{Arrival, Change, DlqAction, News, Receipt, Transition};
 pub use restore::{Inventory, repair, restore, verify};
 pub use salvage::{Salvaged, salvage};

@@ -34,6 +34,43 @@ pub struct Redrive {
     /// So many of them were still dead, and wait again.
     pub done: u64,
     pub end: Option<RedriveEnd>,
+    /// What has become of them; not there in the first version of the record.
+    pub fared: Fared,
+}
+
+/// What became of the letters that a redrive has put into the queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fared {
+    pub delivered: u64,
+    pub dead_again: u64,
+    /// Neither: discarded meanwhile, or damaged.
+    pub gone: u64,
+    /// The letter whose failure was one too many for the canary.
+    pub stopped_by: Option<StoppedBy>,
+}
+
+/// How the delivery failed that stopped a redrive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoppedBy {
+    /// The id of the event.
+    pub event: String,
+    /// As the attempts are told.
+    pub outcome: String,
+    /// Of the answer, where there was one.
+    pub status: Option<u16>,
+    /// At most [`StoppedBy::ERROR_MAX`] bytes; empty where an answer came.
+    pub error: String,
+}
+
+impl StoppedBy {
+    pub const ERROR_MAX: usize = 1024;
+
+    /// Which dead letter it is, and how it failed, in words.
+    pub fn told(&self, destination: &str) -> String {
+        let status = self.status.map(|status| format!(" {status}")).unwrap_or_default();
+        let error = if self.error.is_empty() { String::new() } else { format!(" ({})", self.error) };
+        format!("{}/{destination}: {}{status}{error}", self.event, self.outcome)
+    }
 }
 
 /// How a redrive ended.
@@ -62,7 +99,17 @@ impl From<Failing> for RedriveEnded {
 impl Redrive {
     pub fn new(who: String, begun: Timestamp, rate: Option<Rate>, canary: bool, matched: usize) -> Self {
         let rate = rate.and_then(|rate| Some((NonZeroU32::new(rate.count())?, crate::time::millis(rate.per()))));
-        Self { who, begun, rate, canary, matched: matched as u64, taken: 0, done: 0, end: None }
+        Self {
+            who,
+            begun,
+            rate,
+            canary,
+            matched: matched as u64,
+            taken: 0,
+            done: 0,
+            end: None,
+            fared: Fared::default(),
+        }
     }
 
     pub fn rate(&self) -> Option<Rate> {
@@ -71,6 +118,24 @@ impl Redrive {
 
     pub fn goes_on(&self) -> bool {
         self.end.is_none()
+    }
+
+    /// Letters in the queue whose end is not known yet.
+    pub fn under_way(&self) -> u64 {
+        let Fared { delivered, dead_again, gone, .. } = self.fared;
+        self.done.saturating_sub(delivered + dead_again + gone)
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        codec::seal_as(Kind::Redrive, 2, &codec::payload(self))
+    }
+
+    /// Reads both versions: the first ends before `fared`.
+    pub(super) fn decode(sealed: &[u8]) -> Result<Self, codec::Damaged> {
+        match codec::open_any(Kind::Redrive, sealed)? {
+            (1, first) => codec::from_payload(&[first, &codec::payload(&Fared::default())].concat()),
+            (_, second) => codec::from_payload(second),
+        }
     }
 }
 
@@ -104,7 +169,7 @@ pub(super) fn recover(
         let Some(sealed) = draft::get_long(engine, Table::Meta, &redrive_key(d)).or_else(missing_if_damaged)? else {
             continue;
         };
-        match codec::decode(Kind::Redrive, &sealed) {
+        match Redrive::decode(&sealed) {
             Ok(redrive) => drop(found.insert(d, redrive)),
             Err(why) => findings.push(format!("how far a redrive had come is lost, start it again: {why}")),
         }
@@ -139,7 +204,13 @@ mod tests {
         let begin = async |n| {
             let redrive = Redrive::new("ada".to_owned(), NOW, None, false, n);
             let list = (1..=n as u64).map(Sequence).collect();
-            change(Change::RedriveBegin { what: "dlq redrive".to_owned(), destination: D, redrive, list }).await
+            change(Change::RedriveBegin {
+                what: "dlq redrive".to_owned(),
+                destination: D,
+                redrive: Box::new(redrive),
+                list,
+            })
+            .await
         };
         let end = async || change(Change::RedriveEnd { destination: D, why: RedriveEnded::Complete }).await;
         assert_eq!((end().await, begin(2).await, begin(3).await), (0, 1, 0));

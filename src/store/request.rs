@@ -6,7 +6,7 @@ use super::backup::Tee;
 use super::detained::{Full, Parcel, Room};
 use super::erase::{Erased, Erasure};
 use super::record::{Door, Gap};
-use super::redrive::{Redrive, RedriveEnded};
+use super::redrive::{Fared, Redrive, RedriveEnded};
 use super::stance::{Fixed, Pause};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, Digest64, Event, EventId, Sequence};
@@ -139,13 +139,19 @@ pub enum Change {
     RedriveBegin {
         what: String,
         destination: DestinationId,
-        redrive: Redrive,
+        redrive: Box<Redrive>,
         list: Vec<Sequence>,
     },
     /// The next letters of the list are redriven.
     RedriveOn {
         destination: DestinationId,
         letters: Vec<Sequence>,
+    },
+    /// What has become of the letters of the redrive that began then, also after its end.
+    RedriveFared {
+        destination: DestinationId,
+        begun: Timestamp,
+        fared: Box<Fared>,
     },
     RedriveEnd {
         destination: DestinationId,

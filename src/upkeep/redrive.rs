@@ -4,11 +4,12 @@
 //! What has not been redriven stays a dead letter, whatever ends it.
 
 use crate::clock::Clock;
-use crate::dispatch::{Destination, Destinations};
+use crate::delivery::DeliveryId;
+use crate::dispatch::{Destination, Destinations, Failed, Fate, Report};
 use crate::event::{DestinationId, Sequence};
 use crate::rules::canary::{Canary, End};
 use crate::rules::gcra::Gcra;
-use crate::store::{Change, Redrive, RedriveEnded, Store, StoreError};
+use crate::store::{Change, Fared, Redrive, RedriveEnded, StoppedBy, Store, StoreError};
 use crate::time::Timestamp;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -28,6 +29,9 @@ struct Run {
     taken: usize,
     gcra: Option<Gcra>,
     canary: Option<Canary>,
+    /// What became of what was sent; and as much of it as is written.
+    fared: Fared,
+    noted: Fared,
 }
 
 /// Takes redrives further until `stop`.
@@ -36,12 +40,13 @@ pub async fn watch_redrives(store: Store, clock: Clock, destinations: Destinatio
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while tokio::select! { () = stop.cancelled() => false, _ = ticks.tick() => true } {
-        let mut going: HashMap<_, _> = store.redrives().into_iter().filter(|(_, redrive)| redrive.goes_on()).collect();
-        runs.retain(|d, run: &mut Run| going.get(d).is_some_and(|redrive| redrive.begun == run.begun));
-        for (d, redrive) in going.drain() {
+        let mut all: HashMap<_, _> = store.redrives().into_iter().collect();
+        runs.retain(|d, run: &mut Run| all.get(d).is_some_and(|redrive| redrive.begun == run.begun));
+        for (d, redrive) in all.drain() {
             let Some(destination) = destinations.get(d) else { continue };
             let run = match runs.entry(d) {
                 Entry::Occupied(run) => run.into_mut(),
+                Entry::Vacant(_) if !redrive.goes_on() => continue,
                 Entry::Vacant(place) => match Run::of(&store, &destination, &redrive).await {
                     Ok(run) => place.insert(run),
                     Err(error) => {
@@ -54,8 +59,13 @@ pub async fn watch_redrives(store: Store, clock: Clock, destinations: Destinatio
                     }
                 },
             };
-            if run.go_on(&store, &clock, &destination).await.is_err() {
+            let goes_on = redrive.goes_on();
+            let further = if goes_on { run.go_on(&store, &clock, &destination).await } else { Ok(()) };
+            if further.is_err() || run.note(&store, &destination).await.is_err() {
                 return;
+            }
+            if !goes_on && destination.trials.open() == 0 {
+                runs.remove(&d); // the end of each of its letters is known
             }
         }
     }
@@ -64,56 +74,141 @@ pub async fn watch_redrives(store: Store, clock: Clock, destinations: Destinatio
 impl Run {
     async fn of(store: &Store, destination: &Destination, redrive: &Redrive) -> Result<Self, StoreError> {
         let (reader, d) = (store.clone(), destination.id);
-        let list =
-            tokio::task::spawn_blocking(move || reader.redrive_list(d)).await.map_err(|_| StoreError::Failed)??;
+        let taken = usize::try_from(redrive.taken).unwrap_or(usize::MAX);
+        // those that went before a restart: as long as an end is missing, any that is not dead can have it
+        let sent = if redrive.under_way() == 0 { 0 } else { taken };
+        let read = move || {
+            let list = reader.redrive_list(d)?;
+            let mut open = Vec::new();
+            for sequence in list.iter().take(sent) {
+                if reader.dead_letter_bytes(DeliveryId { sequence: *sequence, destination: d })? == 0 {
+                    open.push(*sequence);
+                }
+            }
+            Ok::<_, StoreError>((open, list))
+        };
+        let (open, list) = tokio::task::spawn_blocking(read).await.map_err(|_| StoreError::Failed)??;
         destination.trials.forget();
-        let failure_ratio = destination.policy.pace.breaker.failure_ratio;
+        destination.trials.watch_fate(open);
+        let canary = redrive.canary.then(|| Canary::new(destination.policy.pace.breaker.failure_ratio));
         Ok(Self {
             begun: redrive.begun,
             list,
-            taken: usize::try_from(redrive.taken).unwrap_or(usize::MAX),
+            taken,
             // a look's worth may go at once
             gcra: redrive.rate().map(|rate| Gcra::new(rate, rate.in_a_second() / 10 + 1)),
-            canary: redrive.canary.then(|| Canary::new(failure_ratio)),
+            canary,
+            noted: redrive.fared.clone(),
+            fared: redrive.fared.clone(),
         })
     }
 
-    async fn go_on(&mut self, store: &Store, clock: &Clock, destination: &Destination) -> Result<(), StoreError> {
-        if let Some(canary) = &mut self.canary {
-            destination.trials.take().into_iter().for_each(|end| canary.ended(end));
-            if let Some(failing) = canary.failing() {
-                tracing::warn!(
-                    destination = destination.name,
-                    failed = failing.failed,
-                    of = failing.of,
-                    "a redrive has ended: what it sends again fails; what it had not come to is still dead"
-                );
-                return end(store, destination.id, failing.into()).await;
+    /// Takes in what has become of what was sent; what is told of it is written by [`Run::note`].
+    fn hear(&mut self, destination: &Destination) {
+        for report in destination.trials.take() {
+            match report {
+                Report::Tried(end, how) => self.tried(end, how),
+                Report::Over(Fate::Delivered) => self.fared.delivered += 1,
+                Report::Over(Fate::Dead) => self.fared.dead_again += 1,
+                Report::Over(Fate::Gone) => self.fared.gone += 1,
             }
+        }
+    }
+
+    fn tried(&mut self, end: End, how: Option<Failed>) {
+        let Some(canary) = &mut self.canary else { return };
+        if canary.failing().is_some() {
+            return;
+        }
+        canary.ended(end);
+        if canary.failing().is_some() {
+            self.fared.stopped_by = how.map(|how| StoppedBy {
+                event: how.event.to_string(),
+                outcome: how.outcome.to_owned(),
+                status: how.status,
+                error: how.error.chars().take(StoppedBy::ERROR_MAX / 4).collect(),
+            });
+        }
+    }
+
+    /// Writes what has become of its letters, where more is known than was.
+    async fn note(&mut self, store: &Store, destination: &Destination) -> Result<(), StoreError> {
+        self.hear(destination);
+        if self.fared != self.noted {
+            let (begun, fared) = (self.begun, Box::new(self.fared.clone()));
+            store.change(Change::RedriveFared { destination: destination.id, begun, fared }, String::new()).await?;
+            self.noted = self.fared.clone();
+        }
+        Ok(())
+    }
+
+    async fn go_on(&mut self, store: &Store, clock: &Clock, destination: &Destination) -> Result<(), StoreError> {
+        self.hear(destination);
+        if let Some(failing) = self.canary.as_ref().and_then(Canary::failing) {
+            self.note(store, destination).await?;
+            let by = self.fared.stopped_by.as_ref().map(|by| by.told(&destination.name));
+            tracing::warn!(
+                destination = destination.name,
+                failed = failing.failed,
+                of = failing.of,
+                stopped_by = by,
+                "a redrive has ended: what it sends again fails; what it had not come to is still dead"
+            );
+            return end(store, destination.id, failing.into()).await;
         }
         while self.goes_on(store, destination.id) {
             let count = self.may_go(clock.now());
             let letters = self.list.get(self.taken..self.taken + count).unwrap_or_default().to_vec();
-            let Some(first) = letters.first().copied() else { break };
-            if self.canary.is_some() {
-                destination.trials.watch([first]);
+            if letters.is_empty() {
+                break;
             }
+            let dead = self.still_dead(store, destination.id, &letters).await?;
+            destination.trials.watch(dead.iter().copied());
+            let sent = dead.len();
             let done = store.change(Change::RedriveOn { destination: destination.id, letters }, String::new()).await?;
             self.taken += count;
             if let Some(canary) = &mut self.canary {
-                canary.sent(1);
-                if done == 0 {
-                    destination.trials.leave(first);
-                    canary.ended(End::Gone);
-                }
+                canary.sent(sent);
+            }
+            if done == 0 {
+                dead.iter().for_each(|sequence| destination.trials.leave(*sequence));
+                self.canary.iter_mut().for_each(|canary| dead.iter().for_each(|_| canary.ended(End::Gone)));
             }
         }
         let all_known = self.canary.as_ref().is_none_or(|canary| canary.under_way() == 0);
         if self.taken >= self.list.len() && all_known {
+            self.note(store, destination).await?;
             tracing::info!(destination = destination.name, letters = self.list.len(), "a redrive is complete");
             end(store, destination.id, RedriveEnded::Complete).await?;
         }
         Ok(())
+    }
+
+    /// Those of the letters that are dead since before it began: the others are left alone.
+    async fn still_dead(
+        &self,
+        store: &Store,
+        d: DestinationId,
+        letters: &[Sequence],
+    ) -> Result<Vec<Sequence>, StoreError> {
+        let (store, letters, begun) = (store.clone(), letters.to_vec(), self.begun);
+        let dead =
+            move |sequence: &Sequence| match store.dead_letter(DeliveryId { sequence: *sequence, destination: d }) {
+                Ok(letter) => Ok(letter.is_some_and(|letter| letter.dead_at <= begun)),
+                // it is set aside when its turn comes, and gone then
+                Err(StoreError::Damaged(_)) => Ok(true),
+                Err(e) => Err(e),
+            };
+        let look = move || {
+            let mut found = Vec::new();
+            for sequence in letters {
+                if dead(&sequence)? {
+                    found.push(sequence);
+                }
+            }
+            Ok(found)
+        };
+        tokio::task::spawn_blocking(look).await.map_err(|_| StoreError::Failed)?
     }
 
     /// Whether nobody has stopped it meanwhile.

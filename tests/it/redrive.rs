@@ -35,6 +35,11 @@ async fn ends(bench: &Bench, state: &str) -> Value {
     newest(bench).await
 }
 
+/// How many of its letters are delivered, dead again, gone and under way.
+fn fared(redrive: &Value) -> [u64; 4] {
+    ["delivered", "dead_again", "gone", "under_way"].map(|field| redrive[field].as_u64().unwrap())
+}
+
 #[tokio::test]
 async fn i15_a_canary_sends_one_then_ten_then_the_rest() {
     let (bench, receiver) = dead(Clock::system(), |_| held(status(200))).await;
@@ -53,6 +58,7 @@ async fn i15_a_canary_sends_one_then_ten_then_the_rest() {
     assert_eq!((&ended["done"], &ended["taken"], &ended["matched"]), (&json!(30), &json!(30), &json!(30)));
     wait_for("all are delivered", async || (bench.count("/counters/delivered").await == LETTERS as u64).then_some(()))
         .await;
+    wait_for("all are told", async || (fared(&newest(&bench).await) == [30, 0, 0, 0]).then_some(())).await;
     assert!(receiver.all()[LETTERS..].iter().all(|r| r.header("holdline-redriven") == Some("true")));
     bench.sound().await;
 }
@@ -64,11 +70,21 @@ async fn a_canary_that_fails_leaves_the_rest_dead() {
     let ended = ends(&bench, "failing").await;
     assert_eq!((&ended["done"], &ended["failed"], &ended["judged"]), (&json!(1), &json!(1), &json!(1)));
     assert_eq!((receiver.count(), bench.count("/dlq/depth").await), (LETTERS + 1, LETTERS as u64));
+    let first = receiver.all().last().unwrap().header("holdline-event-id").unwrap().to_owned();
+    let by = json!({"event": first, "destination": "default", "outcome": "answered", "status": 422, "error": ""});
+    assert_eq!(ended["stopped_by"], by);
+    assert_eq!(fared(&ended), [0, 1, 0, 0], "delivered, dead again, gone, under way");
     let audit = bench.get("/v1/audit").await;
     let what: Vec<_> = audit["items"].as_array().unwrap().iter().map(|i| i["what"].as_str().unwrap()).collect();
     assert_eq!(
         what,
-        ["dlq redrive for default: ended, 1 of 1 failed", "dlq redrive for default begins: 1, then 10, then the rest"]
+        [
+            format!(
+                "dlq redrive for default: ended, 1 of 1 failed, 0 delivered, 1 dead again so far; stopped by \
+                 {first}/default: answered 422"
+            ),
+            "dlq redrive for default begins: 1, then 10, then the rest".to_owned()
+        ]
     );
     bench.sound().await;
 }
@@ -79,6 +95,14 @@ async fn a_failure_ratio_that_returns_ends_it_in_the_middle() {
     redrive(&bench, json!({"canary": true})).await;
     let ended = ends(&bench, "failing").await;
     assert_eq!((&ended["done"], ended["failed"].as_u64() >= Some(5)), (&json!(11), true), "{ended}");
+    let by = &ended["stopped_by"];
+    assert_eq!(
+        (&by["destination"], &by["outcome"], &by["status"]),
+        (&json!("default"), &json!("answered"), &json!(503))
+    );
+    let stopper = bench.get(&format!("/v1/events/{}", by["event"].as_str().unwrap())).await;
+    assert!(stopper["sequence"].as_u64() > Some(6), "one of those that failed: {stopper}");
+    wait_for("the others", async || (fared(&newest(&bench).await) == [6, 0, 0, 5]).then_some(())).await;
     assert_eq!(bench.count("/dlq/depth").await, LETTERS as u64 - 11);
     assert_eq!(receiver.count(), LETTERS + 11);
     bench.sound().await;
@@ -180,4 +204,48 @@ async fn what_cannot_be_a_rate_is_refused_and_begins_nothing() {
     assert_eq!(purge.status, 400, "a purge has no pace");
     assert_eq!(bench.get("/v1/dlq/redrives").await, json!({"items": [], "next": null}));
     assert_eq!(bench.count("/dlq/depth").await, LETTERS as u64);
+}
+
+#[tokio::test]
+async fn what_has_become_of_the_letters_is_told_while_it_runs_at_its_end_and_later() {
+    let (mut bench, receiver) = dead(Clock::manual(START), |r| match r.sequence() {
+        1 | 2 => status(200),
+        3 => status(422),
+        _ => held(status(200)),
+    })
+    .await;
+    let told = async |bench: &Bench, wanted: [u64; 4]| {
+        let what = format!("{wanted:?}");
+        wait_for(&what, async || (fared(&newest(bench).await) == wanted).then_some(())).await;
+    };
+    redrive(&bench, json!({"rate": "10/s"})).await;
+    told(&bench, [2, 0, 0, 0]).await;
+    bench.clock.advance(Duration::from_millis(300));
+    told(&bench, [2, 1, 0, 1]).await; // the fourth is still being answered
+    bench.crash();
+    bench.open().await;
+    told(&bench, [2, 1, 0, 3]).await; // it goes again, and two more
+    bench.change("/v1/dlq/redrives/default/stop", json!({})).await;
+    receiver.received(LETTERS + 7).await;
+    receiver.release(LETTERS);
+    told(&bench, [5, 1, 0, 0]).await;
+    let ended = newest(&bench).await;
+    assert_eq!((&ended["state"], &ended["done"]), (&json!("stopped"), &json!(6)));
+    let audit = bench.get("/v1/audit?limit=1").await;
+    assert_eq!(audit["items"][0]["what"], "dlq redrive for default: stopped, 2 delivered, 1 dead again so far");
+    bench.restart().await;
+    assert_eq!(fared(&newest(&bench).await), [5, 1, 0, 0], "it is remembered");
+    bench.sound().await;
+}
+
+#[tokio::test]
+async fn letters_that_are_purged_on_their_way_are_told_as_gone() {
+    let (bench, _receiver) = dead(Clock::manual(START), |r| status(if r.sequence() == 1 { 503 } else { 200 })).await;
+    redrive(&bench, json!({"rate": "1000/s"})).await;
+    wait_for("one is left", async || (fared(&newest(&bench).await) == [29, 0, 0, 1]).then_some(())).await;
+    assert_eq!(newest(&bench).await["state"], "complete");
+    let waits = bench.get("/v1/events?state=delayed").await["items"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(bench.admin("DELETE", &format!("/v1/events/{waits}"), b"").await.status, 200);
+    wait_for("it is told", async || (fared(&newest(&bench).await) == [29, 0, 1, 0]).then_some(())).await;
+    bench.sound().await;
 }

@@ -43,9 +43,12 @@ impl Ledger<'_> {
                 Ok(1)
             }
             Change::RedriveBegin { what, destination, redrive, list } => {
-                Ok(self.begin_redrive(destination, redrive, &list, &what).into())
+                Ok(self.begin_redrive(destination, *redrive, &list, &what).into())
             }
             Change::RedriveOn { destination, letters } => self.take_redrive_further(destination, &letters),
+            Change::RedriveFared { destination, begun, fared } => {
+                Ok(self.redrive_fares(destination, begun, *fared).into())
+            }
             Change::RedriveEnd { destination, why } => Ok(self.end_redrive(destination, why, who)?.into()),
             Change::Gap { number, gap } => {
                 self.draft.put_long(Table::Gaps, &number_key(number), &codec::encode(Kind::Gap, &gap));

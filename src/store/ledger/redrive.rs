@@ -7,8 +7,9 @@ use crate::store::StoreError;
 use crate::store::codec::{self, Kind};
 use crate::store::draft::Table;
 use crate::store::keys::{redrive_key, redrive_list_key};
-use crate::store::redrive::{Redrive, RedriveEnd, RedriveEnded};
+use crate::store::redrive::{Fared, Redrive, RedriveEnd, RedriveEnded};
 use crate::store::request::DlqAction;
+use crate::time::Timestamp;
 
 impl Ledger<'_> {
     /// Begins a redrive; nothing happens where one of that destination goes on already.
@@ -33,14 +34,27 @@ impl Ledger<'_> {
         Ok(done)
     }
 
+    /// Notes what has become of its letters; false where another one has begun since.
+    pub(super) fn redrive_fares(&mut self, d: DestinationId, begun: Timestamp, fared: Fared) -> bool {
+        let Some(mut redrive) = self.index.redrives.get(&d).filter(|r| r.begun == begun).cloned() else { return false };
+        redrive.fared = fared;
+        self.keep_redrive(d, redrive);
+        true
+    }
+
     /// Ends a redrive; false where none goes on.
     pub(super) fn end_redrive(&mut self, d: DestinationId, why: RedriveEnded, who: &str) -> Result<bool, StoreError> {
         let Some(mut redrive) = self.index.redrives.get(&d).filter(|r| r.goes_on()).cloned() else { return Ok(false) };
         let name = self.index.names.destination_name(d);
+        let Fared { delivered, dead_again, .. } = redrive.fared;
+        let so_far = format!("{delivered} delivered, {dead_again} dead again so far");
         let what = match &why {
-            RedriveEnded::Complete => format!("dlq redrive for {name}: complete"),
-            RedriveEnded::Failing { failed, of } => format!("dlq redrive for {name}: ended, {failed} of {of} failed"),
-            RedriveEnded::Stopped { .. } => format!("dlq redrive for {name}: stopped"),
+            RedriveEnded::Complete => format!("dlq redrive for {name}: complete, {so_far}"),
+            RedriveEnded::Failing { failed, of } => {
+                let by = redrive.fared.stopped_by.as_ref().map(|by| format!("; stopped by {}", by.told(name)));
+                format!("dlq redrive for {name}: ended, {failed} of {of} failed, {so_far}{}", by.unwrap_or_default())
+            }
+            RedriveEnded::Stopped { .. } => format!("dlq redrive for {name}: stopped, {so_far}"),
         };
         self.audit(who, &what, usize::try_from(redrive.done).unwrap_or(usize::MAX));
         redrive.end = Some(RedriveEnd { at: self.now, why });
@@ -50,7 +64,7 @@ impl Ledger<'_> {
     }
 
     fn keep_redrive(&mut self, d: DestinationId, redrive: Redrive) {
-        self.draft.put_long(Table::Meta, &redrive_key(d), &codec::encode(Kind::Redrive, &redrive));
+        self.draft.put_long(Table::Meta, &redrive_key(d), &redrive.encode());
         self.index.redrives.insert(d, redrive);
         self.changed = true;
     }
