@@ -192,7 +192,8 @@ struct Forecast {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct DestinationItem {
     name: String,
-    /// Null where its events are held.
+    /// Without the values of its query; of one that is kept as a secret only scheme, host and port. Null where its events are
+    /// held.
     url: Option<String>,
     paused: bool,
     breaker: BreakerItem,

@@ -39,6 +39,9 @@ pub const BYTES_MIN: usize = 16;
 /// Random hexadecimal digits have more different ones from the 16th on, but for one in some thousands.
 const DIFFERENT_MIN: usize = 7;
 
+/// Repetitions are looked for in so many bytes, because that takes their square.
+const LOOKED_AT_MAX: usize = 512;
+
 /// Everything that is weak about a secret.
 pub fn weaknesses(secret: &str) -> Vec<Weakness> {
     let mut found = Vec::new();
@@ -77,6 +80,7 @@ fn is_name(text: &str) -> bool {
 }
 
 fn is_uniform(bytes: &[u8]) -> bool {
+    let bytes = &bytes[..bytes.len().min(LOOKED_AT_MAX)];
     let mut seen = [false; 256];
     bytes.iter().for_each(|b| seen[usize::from(*b)] = true);
     let different = seen.iter().filter(|seen| **seen).count();
@@ -179,6 +183,7 @@ mod tests {
             ("abcdefghijklmnopqrstuvwxyz".to_owned(), &[Uniform]),
             ("9876543210fedcba".to_owned(), &[Uniform]),
             ("abcabcabcabcabcabc".to_owned(), &[Uniform]),
+            (format!("{}b", "a".repeat(65_000)), &[Uniform]),
             ("changeme".to_owned(), &[Placeholder]),
             ("CHANGE-ME".to_owned(), &[Placeholder]),
             ("secret".to_owned(), &[Placeholder]),

@@ -62,16 +62,16 @@ impl Found {
 
     fn configuration(&mut self, file: &Path, settings: &Settings) {
         let Some(mode) = mode(file) else { return };
-        let (place, shown) = (file.display().to_string(), file.display());
+        let (place, shown) = ("the configuration", file.display());
         if mode & 0o002 != 0 {
-            self.add(&place, format!("everybody may write it (mode {mode:o})"), format!("chmod o-w {shown}"));
+            self.add(place, format!("everybody may write it (mode {mode:o})"), format!("chmod o-w {shown}"));
         }
         if is_open_folder(file) {
-            self.add(&place, "everybody may put another file in its place", "chmod o-w its folder");
+            self.add(place, "everybody may put another file in its place", "chmod o-w its folder");
         }
         if mode & 0o004 != 0 && urls(settings).any(has_values) {
             let message = format!("everybody may read it (mode {mode:o}), and a URL in it has values behind its `?`");
-            self.add(&place, message, format!(r#"write url = {{ file = "..." }}, or chmod o-r {shown}"#));
+            self.add(place, message, format!(r#"write url = {{ file = "..." }}, or chmod o-r {shown}"#));
         }
     }
 
