@@ -117,6 +117,11 @@ impl Clock {
     }
 }
 
+/// The time since the machine was started, by which connections and their peers go, also where a test moves its own clock.
+pub fn monotonic() -> Duration {
+    since_boot()
+}
+
 fn since_boot() -> Duration {
     let since = clock_gettime(ClockId::Monotonic);
     Duration::new(since.tv_sec.unsigned_abs(), since.tv_nsec.unsigned_abs() as u32)

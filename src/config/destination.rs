@@ -14,6 +14,10 @@ use std::time::Duration;
 
 const TIMEOUT: Limits<Duration> =
     Limits { min: (span("10ms"), ""), max: (span("10m"), "an attempt that does not end holds up its interaction") };
+const CONNECTION_LIFETIME: Limits<Duration> = Limits {
+    min: (span("0s"), ""),
+    max: (span("24h"), "a busy connection stays with its address for so long, wherever the name leads meanwhile"),
+};
 const BASE: Limits<Duration> = Limits { min: (span("1ms"), ""), max: (span("1h"), "") };
 const FACTOR: Limits<f64> = Limits { min: (1.0, "waits do not shrink from attempt to attempt"), max: (10.0, "") };
 const MAX: Limits<Duration> = Limits { min: (span("1ms"), ""), max: (span("24h"), "") };
@@ -34,6 +38,9 @@ pub(super) fn destination<'r>(mut section: Section<'r>, names: &mut Names<'r>) -
         name: absent.name,
         url: section.take("url", url::url),
         timeout: section.take("timeout", |v| values::duration(&v, &TIMEOUT)).unwrap_or(absent.timeout),
+        connection_lifetime: section
+            .take("connection_lifetime", |v| values::duration(&v, &CONNECTION_LIFETIME))
+            .unwrap_or(absent.connection_lifetime),
         concurrency_max: max,
         adaptive,
         ramp,

@@ -144,6 +144,8 @@ pub struct Destination {
     pub url: Option<Url>,
     /// Of one attempt, from connecting to the last byte of the answer.
     pub timeout: Duration,
+    /// Of a connection, however busy it is; zero: each request has one of its own.
+    pub connection_lifetime: Duration,
     /// Requests in flight at once.
     pub concurrency_max: usize,
     /// Whether fewer, where latency and errors say so.
@@ -315,6 +317,7 @@ impl Destination {
             name: name.into(),
             url: None,
             timeout: Duration::from_secs(10),
+            connection_lifetime: Duration::from_secs(120),
             concurrency_max: 64,
             adaptive: Adaptive::Yes,
             ramp: Duration::from_secs(10),

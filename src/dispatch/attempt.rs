@@ -56,6 +56,8 @@ struct Reply {
     asked: Option<Wish>,
     /// Its headers say that nothing more is allowed until then.
     spent: Option<Wish>,
+    /// The time until a connection turned out to be closed, which says nothing of the destination.
+    lost: Duration,
 }
 
 pub async fn run(context: Context, start: Start) -> Landed {
@@ -103,7 +105,7 @@ fn ended(
     let (id, now) = (delivery.id, context.clock.now());
     let counted = delivery.counted() + 1;
     let since = if delivery.redriven { first_since_redrive(&delivery, began) } else { delivery.event.received_at };
-    let (destination, spent) = (&context.destination, reply.spent);
+    let (destination, spent, lost) = (&context.destination, reply.spent, reply.lost);
     let ended = Ended { id, outcome: &reply.outcome, retry_after: reply.asked, counted, since, now };
     let (verdict, wish) = verdict::judge(&destination.retry, ended);
     let health = verdict::health(&reply.outcome, verdict, wish);
@@ -117,7 +119,7 @@ fn ended(
         tell(context, &delivery, verdict, health, &reply);
     }
     let landing = record(context, delivery, place, verdict, reply, began, now);
-    let call = Some(Call { began: start.at, latency: now.since(began), health });
+    let call = Some(Call { began: start.at, latency: now.since(began).saturating_sub(lost), health });
     Landed { start, landing, call, hold: later(wish, spent) }
 }
 
@@ -269,10 +271,10 @@ async fn send(context: &Context, delivery: &Delivery, course: Course, token: Opt
                 leave_alone(context, asked, "Retry-After");
             }
             answer.body.truncate(Attempt::ANSWER_MAX);
-            Some(Reply { outcome, error, answer: answer.body, asked, spent })
+            Some(Reply { outcome, error, answer: answer.body, asked, spent, lost: answer.lost })
         }
-        Err(Unanswered::Failed(Failure { outcome, error })) => {
-            Some(Reply { outcome, error, answer: Vec::new(), asked: None, spent: None })
+        Err(Unanswered::Failed(Failure { outcome, error, lost })) => {
+            Some(Reply { outcome, error, answer: Vec::new(), asked: None, spent: None, lost })
         }
         Err(Unanswered::Shut) => None,
     }

@@ -1,93 +1,36 @@
 //! Connections to one destination: made when one is needed, kept for the next request.
 //!
-//! *Invariants.* A connection belongs to one exchange at a time, and moves only in that exchange's own task: what is looked
-//! at when a request is handed over still holds when its first byte is written, and whoever has it next finds the answer
-//! before judged. Who waits while its own connection is being made takes the first one that comes free. An idle one goes after
-//! at most [`IDLE_MAX`], or when its peer has closed it.
+//! *Invariants.* A connection belongs to one exchange at a time. Who waits while its own connection is being made takes the
+//! first one that comes free. An idle one goes when its peer has closed it, or before it may do so: after at most
+//! [`keep_alive::IDLE_MAX`], after nearly as long as the peer announced, or as was [learned](Learned). Each ends after its lifetime, so that
+//! requests follow the name to another address. Where [`Keep::Never`] is set each request has a connection of its own.
 
-use super::wire::{Traffic, Wire};
-use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Uri};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
-use hyper::client::conn::http1::{Builder, SendRequest};
+use super::link::{Link, connect};
+use super::wire::Wire;
+use crate::clock;
+use crate::rules::keep_alive::{self, Learned};
+use http::{HeaderValue, Uri};
 use hyper::rt::{Read, Write};
 use std::collections::VecDeque;
 use std::error::Error;
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Waker};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tower_service::Service;
 
-/// Idle connections go before most peers close them, so that a request does not meet a connection that is being closed.
-const IDLE_MAX: Duration = Duration::from_secs(20);
-/// An idle one has this long to say goodbye.
-const FAREWELL_MAX: Duration = Duration::from_secs(5);
-/// A longer head is no answer.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// An answer with more headers is none.
-const HEADERS_MAX: usize = 100;
+/// Idle connections are looked at so often: what their peers have closed is not kept, and when they did so is known.
+const LOOKS_APART: Duration = Duration::from_secs(1);
 
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// What comes of a request: its answer, or an error, with the request itself where nothing of it was looked at.
-pub type Sent = Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>>;
-
-/// A connection that somebody has.
-pub struct Link {
-    sender: SendRequest<Full<Bytes>>,
-    /// What moves it; none once it has ended.
-    driver: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    pub traffic: Arc<Traffic>,
-    /// Made for whoever has it, and never idle.
-    pub fresh: bool,
-}
-
-impl Link {
-    /// Gives it a request; nothing of it is written before [`Link::advance`].
-    pub fn hand_over(&mut self, request: Request<Full<Bytes>>) -> impl Future<Output = Sent> + use<> {
-        self.traffic.answered();
-        self.sender.try_send_request(request)
-    }
-
-    /// Moves it as far as it goes now.
-    pub fn advance(&mut self, cx: &mut Context<'_>) {
-        if self.driver.as_mut().is_some_and(|driver| driver.as_mut().poll(cx).is_ready()) {
-            self.driver = None;
-        }
-    }
-
-    /// Moves it while something is waited for that comes over it.
-    pub async fn during<T>(&mut self, what: impl Future<Output = T>) -> T {
-        let mut what = pin!(what);
-        poll_fn(|cx| {
-            self.advance(cx);
-            what.as_mut().poll(cx)
-        })
-        .await
-    }
-
-    pub fn has_ended(&self) -> bool {
-        self.driver.is_none()
-    }
-
-    /// Whether it can take a request, after a look at what its peer has done meanwhile.
-    fn is_ready(&mut self) -> bool {
-        self.advance(&mut Context::from_waker(Waker::noop()));
-        !self.has_ended() && self.sender.is_ready()
-    }
-
-    /// Ends in good order, as TLS asks for it.
-    fn part(self) {
-        drop(self.sender);
-        if let Some(driver) = self.driver {
-            tokio::spawn(tokio::time::timeout(FAREWELL_MAX, driver));
-        }
-    }
+/// What becomes of a connection behind its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// It is used again, up to so long after it was made.
+    For(Duration),
+    /// It is closed: a request that meets a connection which is being closed could not be told from one that was taken.
+    Never,
 }
 
 /// Those of one destination.
@@ -97,7 +40,9 @@ pub struct Connections<C> {
     uri: Uri,
     /// For the header of this name.
     pub host: HeaderValue,
+    pub keep: Keep,
     idle_max: usize,
+    made: AtomicU64,
     shelf: Shared,
 }
 
@@ -105,10 +50,10 @@ type Shared = Arc<Mutex<Shelf>>;
 
 #[derive(Default)]
 struct Shelf {
-    /// Each with the round of the sweep in which it was put here, the latest last.
-    idle: Vec<(u64, Link)>,
+    /// Each with the moment since when it is idle, the latest last.
+    idle: Vec<(Duration, Link)>,
     waiting: VecDeque<oneshot::Sender<Link>>,
-    round: u64,
+    learned: Learned,
     swept: bool,
 }
 
@@ -124,16 +69,19 @@ where
     T: Read + Write + Unpin + Send + 'static,
 {
     /// To the host of `uri`; keeps up to `idle_max` for the next requests.
-    pub fn new(connector: C, uri: Uri, idle_max: usize) -> Self {
+    pub fn new(connector: C, uri: Uri, idle_max: usize, keep: Keep) -> Self {
         let host = host(&uri);
-        Self { connector, uri, host, idle_max, shelf: Shared::default() }
+        Self { connector, uri, host, keep, idle_max, made: AtomicU64::new(0), shelf: Shared::default() }
     }
 
     /// One that is idle, or the first that comes free or is made.
     pub async fn take(&self) -> Result<Link, BoxError> {
+        if self.keep == Keep::Never {
+            return self.make().await;
+        }
         let mut turn = {
             let mut shelf = lock(&self.shelf);
-            if let Some(link) = shelf.idle() {
+            if let Some(link) = shelf.idle(clock::monotonic()) {
                 return Ok(link);
             }
             let (mine, turn) = oneshot::channel();
@@ -143,7 +91,7 @@ where
             shelf.waiting.push_back(mine);
             turn
         };
-        let mut connecting = Box::pin(connect(self.connector.clone(), self.uri.clone()));
+        let mut connecting = Box::pin(self.make());
         tokio::select! {
             biased;
             Ok(free) = &mut turn => {
@@ -170,30 +118,72 @@ where
         }
     }
 
+    /// A new one, whatever is idle.
+    pub fn make(&self) -> impl Future<Output = Result<Link, BoxError>> + Send + use<C, T> {
+        let n = self.made.fetch_add(1, Ordering::Relaxed);
+        let lives = match self.keep {
+            Keep::For(lifetime) => keep_alive::lifetime(lifetime, n),
+            Keep::Never => Duration::ZERO,
+        };
+        connect(self.connector.clone(), self.uri.clone(), move || clock::monotonic() + lives)
+    }
+
     /// Takes one back whose answer has been read; it is kept as far as it can be used again.
     pub fn put(&self, link: Link) {
         put(&self.shelf, self.idle_max, link);
     }
+
+    /// A connection that had been idle for so long was found closed.
+    pub fn found_closed(&self, idle: Duration) {
+        lock(&self.shelf).learned.closed(idle, clock::monotonic());
+    }
+
+    /// A connection that had been idle for so long brought an answer.
+    pub fn brought_answer(&self, idle: Duration) {
+        lock(&self.shelf).learned.answered(idle);
+    }
 }
 
 impl Shelf {
-    fn idle(&mut self) -> Option<Link> {
-        while let Some((_, mut link)) = self.idle.pop() {
-            if link.is_ready() {
+    fn idle(&mut self, now: Duration) -> Option<Link> {
+        while let Some((since, mut link)) = self.idle.pop() {
+            let idle = now.saturating_sub(since);
+            if !link.is_ready() {
+                self.learned.closed(idle, now);
+            } else if self.may_be_used(&link, idle, now) {
+                link.idled = Some(idle);
                 return Some(link);
+            } else {
+                link.part();
             }
         }
         None
     }
 
+    fn may_be_used(&self, link: &Link, idle: Duration, now: Duration) -> bool {
+        link.idle_max(now).is_some_and(|max| idle < max.min(self.learned.idle_max(now)))
+    }
+
     /// Those whose time is over, and whether there are others.
-    fn next_round(&mut self) -> (Vec<Link>, bool) {
-        self.round += 1;
-        let round = self.round;
-        let old = self.idle.extract_if(.., |(since, link)| *since + 1 < round || !link.is_ready());
-        let old = old.map(|(_, link)| link).collect();
+    fn sweep(&mut self, now: Duration) -> (Vec<Link>, bool) {
+        let (mut over, mut kept) = (Vec::new(), Vec::new());
+        for (since, mut link) in self.idle.drain(..) {
+            let idle = now.saturating_sub(since);
+            if !link.is_ready() {
+                self.learned.closed(idle, now);
+            } else {
+                kept.push((since, link));
+            }
+        }
+        for (since, link) in kept {
+            if self.may_be_used(&link, now.saturating_sub(since), now) {
+                self.idle.push((since, link));
+            } else {
+                over.push(link);
+            }
+        }
         self.swept = !self.idle.is_empty();
-        (old, self.swept)
+        (over, self.swept)
     }
 }
 
@@ -202,56 +192,45 @@ fn lock(shelf: &Shared) -> MutexGuard<'_, Shelf> {
 }
 
 fn put(shared: &Shared, idle_max: usize, mut link: Link) {
+    let now = clock::monotonic();
     if !link.is_ready() {
         return;
     }
-    link.fresh = false;
     let mut shelf = lock(shared);
+    if !shelf.may_be_used(&link, Duration::ZERO, now) {
+        drop(shelf);
+        return link.part();
+    }
+    link.idled = Some(Duration::ZERO);
     while let Some(turn) = shelf.waiting.pop_front() {
         match turn.send(link) {
             Ok(()) => return,
             Err(left) => link = left,
         }
     }
-    if shelf.idle.len() >= idle_max {
+    if shelf.idle.len() >= idle_max || !shelf.learned.keeps(now) {
         drop(shelf);
         return link.part();
     }
-    let round = shelf.round;
-    shelf.idle.push((round, link));
+    shelf.idle.push((now, link));
     if !std::mem::replace(&mut shelf.swept, true) {
         tokio::spawn(sweep(Arc::downgrade(shared)));
     }
 }
 
-/// Parts with what has been idle for more than a round, as long as there is anything.
-async fn sweep(shelf: std::sync::Weak<Mutex<Shelf>>) {
-    let mut rounds = tokio::time::interval(IDLE_MAX / 2);
-    rounds.tick().await;
+/// Parts with what has been idle for too long, as long as there is anything.
+async fn sweep(shelf: Weak<Mutex<Shelf>>) {
+    let mut looks = tokio::time::interval(LOOKS_APART);
+    looks.tick().await;
     loop {
-        rounds.tick().await;
+        looks.tick().await;
         let Some(shared) = shelf.upgrade() else { return };
-        let (old, goes_on) = lock(&shared).next_round();
-        old.into_iter().for_each(Link::part);
+        let (over, goes_on) = lock(&shared).sweep(clock::monotonic());
+        over.into_iter().for_each(Link::part);
         if !goes_on {
             return;
         }
     }
-}
-
-async fn connect<C, T>(mut connector: C, uri: Uri) -> Result<Link, BoxError>
-where
-    C: Service<Uri, Response = Wire<T>, Error: Into<BoxError>>,
-    T: Read + Write + Unpin + Send + 'static,
-{
-    poll_fn(|cx| connector.poll_ready(cx)).await.map_err(Into::into)?;
-    let wire = connector.call(uri).await.map_err(Into::into)?;
-    let traffic = wire.traffic();
-    let (sender, connection) =
-        Builder::new().max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX).handshake(wire).await?;
-    // its error is told to the request that it concerns
-    let driver = Box::pin(async move { drop(connection.await) });
-    Ok(Link { sender, driver: Some(driver), traffic, fresh: true })
 }
 
 /// The header `Host` (RFC 9110, 7.2): without a port that the scheme implies.
@@ -265,10 +244,11 @@ fn host(uri: &Uri) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::keep_alive::IDLE_MAX;
     use hyper_util::rt::TokioIo;
     use std::future::{Ready, ready};
     use std::io;
-    use std::task::Poll;
+    use std::task::{Context, Poll};
     use tokio::io::DuplexStream;
 
     #[test]
@@ -308,28 +288,84 @@ mod tests {
         }
     }
 
+    fn peers() -> (Arc<Mutex<Vec<DuplexStream>>>, Peer) {
+        let peers = Arc::new(Mutex::new(Vec::new()));
+        (peers.clone(), Peer(Some(peers)))
+    }
+
+    fn uri() -> Uri {
+        Uri::from_static("http://peer/")
+    }
+
+    const FOR_LONG: Keep = Keep::For(Duration::from_secs(120));
+
     #[tokio::test]
     async fn an_idle_one_is_used_again_until_its_peer_closes_it_or_its_time_is_over() {
-        let peers = Arc::new(Mutex::new(Vec::new()));
-        let connections = Connections::new(Peer(Some(peers.clone())), Uri::from_static("http://peer/"), 2);
+        let (peers, peer) = peers();
+        let connections = Connections::new(peer, uri(), 2, FOR_LONG);
         let (first, second, third) =
             (connections.take().await.unwrap(), connections.take().await.unwrap(), connections.take().await.unwrap());
         [first, second, third].into_iter().for_each(|link| connections.put(link));
         assert_eq!(lock(&connections.shelf).idle.len(), 2, "no more than are kept");
         assert_eq!(peers.lock().unwrap().len(), 3);
-        assert!(!connections.take().await.unwrap().fresh);
+        assert!(connections.take().await.unwrap().idled.is_some());
         peers.lock().unwrap().clear();
-        assert!(connections.take().await.unwrap().fresh, "the other one was closed");
+        assert!(connections.take().await.unwrap().idled.is_none(), "the other one was closed");
+        // a new one, whatever is idle
+        lock(&connections.shelf).learned = Learned::default();
         let link = connections.take().await.unwrap();
         connections.put(link);
-        let rounds: Vec<_> =
-            (0..2).map(|_| lock(&connections.shelf).next_round()).map(|(old, goes_on)| (old.len(), goes_on)).collect();
-        assert_eq!(rounds, [(0, true), (1, false)]);
+        assert!(connections.make().await.unwrap().idled.is_none());
+        let since = lock(&connections.shelf).idle[0].0;
+        for (idle, left) in [(IDLE_MAX - Duration::from_millis(1), (0, true)), (IDLE_MAX, (1, false))] {
+            let (over, goes_on) = lock(&connections.shelf).sweep(since + idle);
+            assert_eq!((over.len(), goes_on), left, "{idle:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_found_closed_is_not_kept_for_as_long_again() {
+        let (peers, peer) = peers();
+        let connections = Connections::new(peer, uri(), 9, FOR_LONG);
+        let (one, other) = (connections.take().await.unwrap(), connections.take().await.unwrap());
+        connections.put(one);
+        peers.lock().unwrap().clear();
+        let since = lock(&connections.shelf).idle[0].0;
+        let now = since + Duration::from_secs(4);
+        assert_eq!(lock(&connections.shelf).sweep(now).0.len(), 0);
+        assert_eq!(lock(&connections.shelf).learned.idle_max(now), Duration::from_secs(3));
+        drop(other);
+        connections.found_closed(Duration::ZERO);
+        let link = connections.take().await.unwrap();
+        connections.put(link);
+        assert_eq!(lock(&connections.shelf).idle.len(), 0, "nothing is kept for a moment");
+    }
+
+    #[tokio::test]
+    async fn a_connection_ends_with_its_lifetime_however_busy_it_is() {
+        let (_peers, peer) = peers();
+        let connections = Connections::new(peer.clone(), uri(), 9, FOR_LONG);
+        let mut link = connections.take().await.unwrap();
+        let left = link.ends_at - clock::monotonic();
+        assert!((95..=120).contains(&left.as_secs()), "{left:?}");
+        connections.put(link);
+        link = connections.take().await.unwrap();
+        assert_eq!(link.traffic.requests(), 0);
+        link.ends_at = clock::monotonic();
+        connections.put(link);
+        assert!(lock(&connections.shelf).idle.is_empty());
+        for keep in [Keep::For(Duration::ZERO), Keep::Never] {
+            let connections = Connections::new(peer.clone(), uri(), 9, keep);
+            let link = connections.take().await.unwrap();
+            connections.put(link);
+            assert!(lock(&connections.shelf).idle.is_empty(), "{keep:?}");
+            assert!(connections.take().await.unwrap().idled.is_none(), "{keep:?}");
+        }
     }
 
     #[tokio::test]
     async fn who_waited_in_vain_leaves_nothing_behind() {
-        let connections = Connections::new(Peer(None), Uri::from_static("http://peer/"), 2);
+        let connections = Connections::new(Peer(None), uri(), 2, FOR_LONG);
         for _ in 0..9 {
             assert!(connections.take().await.is_err());
         }

@@ -1,6 +1,6 @@
 //! A destination as dispatch uses it: its client, its request's fixed parts, its policy.
 
-use super::connections::Connections;
+use super::connections::{Connections, Keep};
 use super::connector::Connector;
 use super::exchange::HttpClient;
 use super::request::Common;
@@ -16,7 +16,7 @@ use crate::delivery::Delivery;
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::http::certificate::Certificate;
 use crate::latency::Latency;
-use crate::rules::backoff::Retry;
+use crate::rules::backoff::{OnAmbiguous, Retry};
 use crate::rules::lateness::Lateness;
 use crate::rules::staleness::{Course, OnStale};
 use crate::rules::success::Success;
@@ -251,7 +251,12 @@ fn token_uri(settings: &settings::Destination) -> Result<Option<Uri>, String> {
 fn client(settings: &settings::Destination, uri: &Uri) -> Result<HttpClient, String> {
     let tls = tls::config(&settings.tls, if is_https(uri) { Trust::One } else { Trust::Nobody })?;
     let connector = Connector::new(tls, settings.reach, settings.timeout);
-    Ok(Connections::new(connector, uri.clone(), settings.concurrency_max))
+    // what dies on a connection that is being closed may have been taken, and may not be repeated here
+    let keep = match settings.retry.on_ambiguous {
+        OnAmbiguous::Retry => Keep::For(settings.connection_lifetime),
+        OnAmbiguous::DeadLetter => Keep::Never,
+    };
+    Ok(Connections::new(connector, uri.clone(), settings.concurrency_max, keep))
 }
 
 fn tokens(settings: &settings::Destination) -> Result<Option<Tokens>, String> {
@@ -260,7 +265,7 @@ fn tokens(settings: &settings::Destination) -> Result<Option<Tokens>, String> {
     };
     let tls = tls::config(&settings.tls, if is_https(&uri) { Trust::Both } else { Trust::Nobody })?;
     let connector = Connector::new(tls, settings.reach, settings.timeout);
-    let client = Connections::new(connector, uri.clone(), 1);
+    let client = Connections::new(connector, uri.clone(), 1, Keep::For(settings.connection_lifetime));
     Ok(Some(Tokens::new(&settings.name, client, uri, oauth2, settings.timeout)))
 }
 

@@ -4,17 +4,18 @@
 //! about [`BODY_BYTES_MAX`] of body are read, and for no longer than the timeout. A status decides; a body that breaks off
 //! behind it changes nothing.
 
-use super::connections::{BoxError, Connections, Link};
+use super::connections::{BoxError, Connections, Keep};
 use super::connector::Connector;
+use super::link::{Link, Sent};
 use super::wire::{Traffic, Wire};
+use crate::clock;
 use crate::delivery::Outcome;
 use crate::http::tls_fault::TlsFault;
 use bytes::Bytes;
 use http::response::Parts;
-use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use hyper::rt::{Read, Write};
 use std::error::Error;
 use std::future::poll_fn;
@@ -36,6 +37,8 @@ pub struct Answer {
     pub headers: HeaderMap,
     pub body: Vec<u8>,
     pub end: End,
+    /// The time that went by until a connection turned out to be closed.
+    pub lost: Duration,
 }
 
 /// How the body of an answer ended.
@@ -50,7 +53,7 @@ pub enum End {
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum Unanswered {
-    /// Nothing was written, since it may not be sent any more.
+    /// It may not be sent any more. Nothing was written, or only to a connection whose peer was closing it.
     Shut,
     Failed(Failure),
 }
@@ -61,6 +64,14 @@ pub struct Failure {
     pub outcome: Outcome,
     /// In words. They name addresses and system errors, never headers or bodies.
     pub error: String,
+    /// As of an [`Answer`].
+    pub lost: Duration,
+}
+
+impl Failure {
+    fn new(outcome: Outcome, error: String) -> Self {
+        Self { outcome, error, lost: Duration::ZERO }
+    }
 }
 
 /// How long an exchange may take, and how much of the answer's body is kept.
@@ -75,46 +86,87 @@ enum Stop {
     Shut,
     NotConnected(BoxError),
     Broken(hyper::Error),
+    /// It met a connection that its peer was closing.
+    Stale(Box<Request<Full<Bytes>>>),
+}
+
+/// Over which connection a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    Any,
+    New,
+}
+
+/// How one try to get an answer ended.
+enum Tried {
+    Ended(Result<Answer, Unanswered>),
+    Stale(Request<Full<Bytes>>),
 }
 
 /// Sends a request and reads its answer. `gate` is asked when the connection is there, and what it gives is held until the
 /// first byte is written: where it gives none, nothing is written. `at_head` hears of the answer before its body is read,
 /// and before anybody else has the connection.
+///
+/// A request that goes over a connection which was used before, and meets its end there, goes once more over a new one, at once
+/// and with the whole timeout; that is no failure. It has met its end where not one byte of an answer came, or only a 408 that
+/// says good-bye (RFC 9110, 15.5.9). Before its first byte `gate` is asked again.
 pub async fn exchange<C, T, P>(
     connections: &Connections<C>,
     request: Request<Full<Bytes>>,
     bounds: Bounds,
     gate: impl Fn() -> Option<P>,
-    at_head: impl FnOnce(&Parts),
+    mut at_head: impl FnMut(&Parts),
 ) -> Result<Answer, Unanswered>
 where
     C: Service<Uri, Response = Wire<T>, Error: Into<BoxError>, Future: Send + 'static> + Clone + Send + 'static,
     T: Read + Write + Unpin + Send + 'static,
 {
-    let mut request = Some(addressed(request, connections));
+    let began = clock::monotonic();
+    let first =
+        exchange_once(connections, addressed(request, connections), Over::Any, bounds, &gate, &mut at_head).await;
+    let again = match first {
+        Tried::Ended(end) => return end,
+        Tried::Stale(again) => again,
+    };
+    let lost = clock::monotonic() - began;
+    match exchange_once(connections, again, Over::New, bounds, &gate, &mut at_head).await {
+        Tried::Ended(Ok(answer)) => Ok(Answer { lost, ..answer }),
+        Tried::Ended(Err(Unanswered::Failed(failure))) => Err(Unanswered::Failed(Failure { lost, ..failure })),
+        Tried::Ended(shut) => shut,
+        Tried::Stale(_) => unreachable!("a new connection is never stale"),
+    }
+}
+
+async fn exchange_once<C, T, P>(
+    connections: &Connections<C>,
+    request: Request<Full<Bytes>>,
+    over: Over,
+    bounds: Bounds,
+    gate: &impl Fn() -> Option<P>,
+    at_head: &mut impl FnMut(&Parts),
+) -> Tried
+where
+    C: Service<Uri, Response = Wire<T>, Error: Into<BoxError>, Future: Send + 'static> + Clone + Send + 'static,
+    T: Read + Write + Unpin + Send + 'static,
+{
+    let mut request = Some(request);
     let mut link: Option<Link> = None;
     let mut begun: Option<(Parts, Vec<u8>)> = None;
     let whole = async {
-        let answer = loop {
-            link = None;
-            let taken = link.insert(connections.take().await.map_err(Stop::NotConnected)?);
-            match send(taken, &mut request, &gate).await.ok_or(Stop::Shut)? {
-                Ok(answer) => break answer,
-                // its peer closed it while it was idle, and nothing of the request was looked at
-                Err(mut e) if !taken.fresh && e.message().is_some() => request = e.take_message(),
-                Err(e) => return Err(Stop::Broken(e.into_error())),
-            }
-        };
+        let answer = answer_head(connections, over, &mut link, &mut request, gate).await?;
         let (parts, body) = answer.into_parts();
         let taken = link.as_mut().expect("the answer came over it");
-        taken.traffic.answered();
+        taken.answered(&parts);
+        if let Some(idle) = taken.idled {
+            connections.brought_answer(idle);
+        }
         at_head(&parts);
         let (_, kept) = begun.insert((parts, Vec::new()));
         Ok(taken.during(read(body, kept, bounds.kept_bytes)).await)
     };
     let end = tokio::time::timeout(bounds.timeout, whole).await;
     let traffic = link.as_ref().map(|link| link.traffic.clone());
-    let failed = |failure| Err(Unanswered::Failed(failure));
+    let failed = |failure| Tried::Ended(Err(Unanswered::Failed(failure)));
     let end = match end {
         Ok(Ok(end)) => end,
         Ok(Err(Stop::Shut)) => {
@@ -122,8 +174,9 @@ where
             if request.is_some() {
                 link.into_iter().for_each(|unused| connections.put(unused));
             }
-            return Err(Unanswered::Shut);
+            return Tried::Ended(Err(Unanswered::Shut));
         }
+        Ok(Err(Stop::Stale(again))) => return Tried::Stale(*again),
         Ok(Err(Stop::NotConnected(error))) => return failed(not_connected(&error, bounds.timeout)),
         Ok(Err(Stop::Broken(error))) => return failed(broken(&error, traffic.as_deref())),
         Err(_) => End::TimedOut,
@@ -131,10 +184,62 @@ where
     let Some((parts, body)) = begun else {
         return failed(timed_out(traffic.as_deref(), bounds.timeout));
     };
+    if parts.status.is_success() && traffic.is_some_and(|traffic| traffic.write_failed()) {
+        let error = format!("answered {}, but closed before it had the whole request", parts.status.as_u16());
+        return failed(Failure::new(Outcome::Broken, error));
+    }
     if end == End::Whole {
         link.into_iter().for_each(|used| connections.put(used));
     }
-    Ok(Answer { status: parts.status, headers: parts.headers, body, end })
+    Tried::Ended(Ok(Answer { status: parts.status, headers: parts.headers, body, end, lost: Duration::ZERO }))
+}
+
+/// Takes a connection, and another one as long as those that were idle turn out to be closed; sends the request over it, and
+/// waits for the head of its answer. The connection is in `link` as soon as there is one.
+async fn answer_head<C, T, P>(
+    connections: &Connections<C>,
+    over: Over,
+    link: &mut Option<Link>,
+    request: &mut Option<Request<Full<Bytes>>>,
+    gate: &impl Fn() -> Option<P>,
+) -> Result<Response<Incoming>, Stop>
+where
+    C: Service<Uri, Response = Wire<T>, Error: Into<BoxError>, Future: Send + 'static> + Clone + Send + 'static,
+    T: Read + Write + Unpin + Send + 'static,
+{
+    loop {
+        *link = None;
+        let taken = match over {
+            Over::Any => connections.take().await,
+            Over::New => connections.make().await,
+        };
+        let taken = link.insert(taken.map_err(Stop::NotConnected)?);
+        let idled = taken.idled;
+        let spare = idled.and_then(|_| request.clone()).map(Box::new);
+        let sent = send(taken, request, gate).await.ok_or(Stop::Shut)?;
+        let stale = match &sent {
+            Ok(answer) => says_good_bye(answer),
+            Err(e) => e.message().is_some() || !taken.traffic.heard(),
+        };
+        let Some((idle, spare)) = idled.zip(spare).filter(|_| stale) else {
+            return sent.map_err(|e| Stop::Broken(e.into_error()));
+        };
+        connections.found_closed(idle);
+        match sent {
+            // nothing of it was looked at, so it may meet another one
+            Err(mut e) if e.message().is_some() => *request = e.take_message(),
+            _ => return Err(Stop::Stale(spare)),
+        }
+    }
+}
+
+/// Whether this is what some servers send before they close an idle connection, in place of an answer to a request that they
+/// have not read.
+fn says_good_bye(answer: &Response<Incoming>) -> bool {
+    let headers = answer.headers();
+    let mut connection = values(headers, "connection").into_iter().flat_map(|line| line.split(','));
+    let closes = answer.version() == Version::HTTP_10 || connection.any(|o| o.trim().eq_ignore_ascii_case("close"));
+    answer.status() == StatusCode::REQUEST_TIMEOUT && closes && !headers.contains_key(header::RETRY_AFTER)
 }
 
 /// The values of all lines of a header; those that are no text are left out.
@@ -147,6 +252,9 @@ fn addressed<C>(mut request: Request<Full<Bytes>>, connections: &Connections<C>)
     let path = request.uri().path_and_query().cloned();
     *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
     request.headers_mut().entry(header::HOST).or_insert_with(|| connections.host.clone());
+    if connections.keep == Keep::Never {
+        request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     request
 }
 
@@ -154,8 +262,8 @@ fn addressed<C>(mut request: Request<Full<Bytes>>, connections: &Connections<C>)
 async fn send<P>(
     link: &mut Link,
     request: &mut Option<Request<Full<Bytes>>>,
-    gate: impl Fn() -> Option<P>,
-) -> Option<Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>>> {
+    gate: &impl Fn() -> Option<P>,
+) -> Option<Sent> {
     let mut answer = None;
     poll_fn(|cx| {
         let Some(_pass) = gate() else { return Poll::Ready(None) };
@@ -195,7 +303,8 @@ fn timed_out(traffic: Option<&Traffic>, timeout: Duration) -> Failure {
         Some(traffic) if traffic.wrote() => Outcome::TimedOut,
         Some(_) => Outcome::NotSent,
     };
-    Failure { outcome: outcome.clone(), error: late(&outcome, timeout) }
+    let error = late(&outcome, timeout);
+    Failure::new(outcome, error)
 }
 
 fn late(outcome: &Outcome, timeout: Duration) -> String {
@@ -211,19 +320,20 @@ fn not_connected(error: &BoxError, timeout: Duration) -> Failure {
     let mut io = causes(error.as_ref()).filter_map(|e| e.downcast_ref::<io::Error>());
     if io.any(|e| e.kind() == io::ErrorKind::TimedOut) {
         let outcome = Outcome::ConnectTimedOut;
-        return Failure { error: late(&outcome, timeout), outcome };
+        let error = late(&outcome, timeout);
+        return Failure::new(outcome, error);
     }
     let (error, fault) = (words(error.as_ref()), TlsFault::of(error.as_ref()));
     let error = fault.map(|fault| format!("{}; {} ({error})", fault.words(), fault.remedy())).unwrap_or(error);
-    Failure { outcome: Outcome::NotConnected, error }
+    Failure::new(Outcome::NotConnected, error)
 }
 
 fn broken(error: &hyper::Error, traffic: Option<&Traffic>) -> Failure {
     if let Some(refusal) = traffic.and_then(Traffic::refusal) {
-        return Failure { outcome: Outcome::NotConnected, error: format!("TLS: {refusal}") };
+        return Failure::new(Outcome::NotConnected, format!("TLS: {refusal}"));
     }
     let outcome = if traffic.is_some_and(Traffic::wrote) { Outcome::Broken } else { Outcome::NotSent };
-    Failure { outcome, error: words(error) }
+    Failure::new(outcome, words(error))
 }
 
 fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
@@ -300,6 +410,8 @@ mod tests {
         }
     }
 
+    const KEEP: Keep = Keep::For(Duration::from_secs(120));
+
     #[tokio::test]
     async fn one_written_byte_makes_the_difference() {
         for (takes, then, outcome) in [
@@ -311,7 +423,7 @@ mod tests {
             (100_000, Then::Silence, Outcome::TimedOut),
         ] {
             let peer = Peer { takes, then };
-            let connections = Connections::new(peer, Uri::from_static("http://peer/"), 1);
+            let connections = Connections::new(peer, Uri::from_static("http://peer/"), 1, KEEP);
             let body = Bytes::from(vec![b'x'; 5_000]);
             let request = Request::post("http://peer/").body(Full::new(body)).unwrap();
             let bounds = Bounds { timeout: Duration::from_millis(30), kept_bytes: 10 };
@@ -324,19 +436,19 @@ mod tests {
     #[tokio::test]
     async fn what_is_shut_out_writes_nothing_and_leaves_its_connection_to_the_next() {
         let peer = Peer { takes: 100_000, then: Then::Silence };
-        let connections = Connections::new(peer, Uri::from_static("http://peer/"), 1);
+        let connections = Connections::new(peer, Uri::from_static("http://peer/"), 1, KEEP);
         let request = || Request::post("http://peer/").body(Full::new(Bytes::from_static(b"x"))).unwrap();
         let bounds = Bounds { timeout: Duration::from_millis(30), kept_bytes: 10 };
         let end = exchange(&connections, request(), bounds, || None::<()>, |_| ()).await;
         assert!(matches!(end, Err(Unanswered::Shut)), "{end:?}");
         let link = connections.take().await.unwrap();
-        assert!(!link.fresh && !link.traffic.wrote());
+        assert!(link.idled.is_some() && !link.traffic.wrote());
         // a gate that shuts while the connection takes nothing shuts out as well
         let (full, asked) = (Peer { takes: 0, ..peer }, AtomicU32::new(0));
-        let connections = Connections::new(full, Uri::from_static("http://peer/"), 1);
+        let connections = Connections::new(full, Uri::from_static("http://peer/"), 1, KEEP);
         let gate = || (asked.fetch_add(1, Ordering::SeqCst) < 3).then_some(());
         let end = exchange(&connections, request(), bounds, gate, |_| ()).await;
         assert!(matches!(end, Err(Unanswered::Shut)), "{end:?}");
-        assert!(connections.take().await.unwrap().fresh, "it had a request already");
+        assert!(connections.take().await.unwrap().idled.is_none(), "it had a request already");
     }
 }

@@ -10,6 +10,8 @@ mod credentials;
 mod destination;
 mod destinations;
 mod exchange;
+mod head;
+mod link;
 mod request;
 mod resolver;
 mod restore;

@@ -9,6 +9,7 @@ pub mod concurrency;
 pub mod credential;
 pub mod gcra;
 pub mod header_time;
+pub mod keep_alive;
 pub mod lateness;
 pub mod pattern;
 pub mod quota;

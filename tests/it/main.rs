@@ -13,6 +13,7 @@ mod backlog;
 mod backup;
 mod canary;
 mod cli;
+mod connections;
 mod damage;
 mod dashboard;
 mod delivery;

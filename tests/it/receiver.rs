@@ -29,6 +29,10 @@ pub enum Act {
     Never,
     /// These bytes, whatever they are, and the end of the connection.
     Raw(Vec<u8>),
+    /// These bytes, and the connection goes on.
+    Bytes(Vec<u8>),
+    /// These pieces, each in a packet of its own, and the end of the connection.
+    Pieces(Vec<Vec<u8>>),
     /// These bytes, then one more again and again until the sender gives up.
     Dribble(Vec<u8>),
 }
@@ -227,6 +231,19 @@ impl Receiver {
             Act::Raw(bytes) => {
                 self.ended(n);
                 let _ = stream.get_mut().write_all(&bytes).await;
+            }
+            Act::Bytes(bytes) => {
+                self.ended(n);
+                return stream.get_mut().write_all(&bytes).await.is_ok();
+            }
+            Act::Pieces(pieces) => {
+                let mut ticks = tokio::time::interval(Duration::from_millis(10));
+                let _ = stream.get_mut().set_nodelay(true);
+                for piece in pieces {
+                    ticks.tick().await;
+                    let _ = stream.get_mut().write_all(&piece).await;
+                }
+                self.ended(n);
             }
             Act::Dribble(bytes) => {
                 let _ = stream.get_mut().write_all(&bytes).await;
