@@ -52,8 +52,8 @@ pub fn restore(
     if destinations.values().any(|d| d.policy.dead_letters == crate::scheduler::DeadLetters::Hold) {
         for id in store.dead_ids(None) {
             let id = id?;
-            let lane = match store.dead_letter(id) {
-                Ok(letter) => letter.map(|letter| store.lane(&letter.delivery.event)),
+            let lane = match store.dead_letter_head(id) {
+                Ok(head) => head.map(|head| store.lane(&head.record.delivery.event)),
                 Err(StoreError::Damaged(why)) => {
                     tracing::error!(delivery = %id, %why, "a dead letter does not verify; it still holds its interaction");
                     store.entry(id.sequence)?.map(|entry| store.lane_of(&entry))

@@ -6,7 +6,7 @@
 //!
 //! *Format.*
 //! ```text
-//! "holdline backup 2\n"                          (1 where the rows are of the folder's first format)
+//! "holdline backup 3\n"                          (1 or 2 where the rows are of an earlier format of the folder)
 //! frames: kind u8 | table name length u8 | key length u16 LE | value length u32 LE | table name | key | value
 //!   kind 1: a row; 2: written by a later commit; 3: deleted by one; 9: the end, its value the SHA-256 of all before it
 //! ```
@@ -23,9 +23,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use tokio::sync::oneshot;
 
-pub(super) const MAGIC: &[u8] = b"holdline backup 2\n";
-/// That of a holdline before the folder's second format; its rows are read as well.
-pub(super) const OLDER_MAGIC: &[u8] = b"holdline backup 1\n";
+pub(super) const MAGIC: &[u8] = b"holdline backup 3\n";
+/// Those of a holdline before the folder's present format; its rows are read as well.
+pub(super) const OLDER_MAGIC: [&[u8]; 2] = [b"holdline backup 1\n", b"holdline backup 2\n"];
 /// Copied commits that may wait until a reader has taken what was before them; a slower reader gets no backup.
 const BEHIND_MAX: usize = 256 << 20;
 /// About so many bytes are sent at once.

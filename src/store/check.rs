@@ -3,7 +3,7 @@
 //! It runs between two commits of a live store, or on one that has just been recovered.
 
 use super::StoreError;
-use super::codec::{self, Kind};
+use super::compact::{self, Compact};
 use super::delta::{self, Deltas};
 use super::draft::Table;
 use super::engine::Engine;
@@ -13,7 +13,6 @@ use super::read;
 use super::record::{HistoryRow, SettledRow};
 use crate::delivery::{DeadLetter, Delivery};
 use crate::event::{DestinationId, Sequence};
-use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Every violated invariant, in words; empty where all hold.
@@ -27,10 +26,10 @@ pub(super) fn check(engine: &Engine, index: &Index) -> Result<Vec<String>, Store
     covered::<HistoryRow>(engine, totals.history_head.0, totals.next_sequence.0, &mut faults)?;
     covered::<SettledRow>(engine, totals.settled_head, totals.next_settlement, &mut faults)?;
     pages(engine, index, &mut faults)?;
-    let delayed = long::<Delivery>(engine, Table::Delay, Kind::Delivery, &mut faults, |key, delivery| {
+    let delayed = long::<Delivery>(engine, Table::Delay, &mut faults, |key, delivery| {
         delay_of(key).is_ok_and(|(_, id)| id == delivery.id)
     })?;
-    let dead = long::<DeadLetter>(engine, Table::Dlq, Kind::DeadLetter, &mut faults, |key, letter| {
+    let dead = long::<DeadLetter>(engine, Table::Dlq, &mut faults, |key, letter| {
         dlq_of(key).is_ok_and(|id| id == letter.delivery.id)
     })?;
     let count = |of: &BTreeMap<Vec<u8>, usize>, at: usize| -> BTreeMap<DestinationId, u64> {
@@ -112,18 +111,17 @@ fn pages(engine: &Engine, index: &Index, faults: &mut Vec<String>) -> Result<(),
 }
 
 /// Sealed lengths of all long records of a table, by key; those that do not verify are faults.
-fn long<T: DeserializeOwned>(
+fn long<R: Compact>(
     engine: &Engine,
     table: Table,
-    kind: Kind,
     faults: &mut Vec<String>,
-    belongs: impl Fn(&[u8], &T) -> bool,
+    belongs: impl Fn(&[u8], &R) -> bool,
 ) -> Result<BTreeMap<Vec<u8>, usize>, StoreError> {
     let mut found = BTreeMap::new();
     for key in read::keys(engine, table, None) {
         let key = key?;
         let sealed = super::draft::get_long(engine, table, &key);
-        match sealed.and_then(|s| Ok((codec::decode::<T>(kind, s.as_deref().unwrap_or_default())?, s))) {
+        match sealed.and_then(|s| Ok((compact::decode::<R>(s.as_deref().unwrap_or_default())?, s))) {
             Ok((record, sealed)) => {
                 if !belongs(&key, &record) {
                     faults.push(format!("`{}` holds a record under another's key", table.name()));
@@ -170,6 +168,7 @@ pub(super) mod tests {
     use super::*;
     use crate::delivery::DeliveryId;
     use crate::event::{DestinationSet, Digest64, Event};
+    use crate::store::codec;
     use crate::store::draft::Draft;
     use crate::store::folder::Folder;
     use crate::store::page::{pack, seal_page};

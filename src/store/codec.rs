@@ -6,7 +6,8 @@
 //! ```
 //! The CRC covers kind, version, length and payload. The payload is bincode 1 (fixed-size integers, little-endian) of
 //! one frozen struct per kind and version. A change of a struct is a new version, which its own module reads; the rows of
-//! `history` and `settled` have a second one (`delta`), as have entries of the audit (`audit`) and redrives.
+//! `history` and `settled` have a second one (`delta`), as have entries of the audit (`audit`), redrives, and deliveries and
+//! dead letters (`compact`).
 //!
 //! *Failure.* A record that does not verify is [`Damaged`]; nothing here panics on what it reads.
 
@@ -44,7 +45,7 @@ impl Kind {
     /// The newest version that there is of it.
     fn newest(self) -> u8 {
         match self {
-            Self::History | Self::Settled | Self::Audit | Self::Detained | Self::Redrive => 2,
+            Self::History | Self::Settled | Self::Audit | Self::Detained | Self::Redrive | Self::Delivery | Self::DeadLetter => 2,
             _ => VERSION,
         }
     }

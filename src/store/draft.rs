@@ -158,7 +158,7 @@ fn assemble<E: From<Damaged>>(
     Ok(Some(sealed))
 }
 
-fn part_key(key: &[u8], part: usize) -> Vec<u8> {
+pub(super) fn part_key(key: &[u8], part: usize) -> Vec<u8> {
     let part = u16::try_from(part).expect("a record has at most 256 MiB, so 16,384 parts");
     [key, &part.to_be_bytes()].concat()
 }

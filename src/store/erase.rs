@@ -202,9 +202,9 @@ impl Store {
             let lane = match hunt.tells(id.sequence) {
                 Some(false) => continue,
                 Some(true) => None,
-                None => match read::record::<Delivery>(&self.shared.engine, Table::Delay, Kind::Delivery, &key) {
+                None => match read::head::<Delivery>(&self.shared.engine, Table::Delay, &key) {
                     Err(StoreError::Damaged(_)) => continue,
-                    delivery => match delivery?.filter(|delivery| hunt.is_of(&delivery.event)) {
+                    head => match head?.map(|head| head.record).filter(|delivery| hunt.is_of(&delivery.event)) {
                         Some(delivery) => Some(self.lane(&delivery.event)),
                         None => continue,
                     },
@@ -223,9 +223,9 @@ impl Store {
             let lane = match hunt.tells(id.sequence) {
                 Some(false) => continue,
                 Some(true) => None,
-                None => match read::record::<DeadLetter>(&self.shared.engine, Table::Dlq, Kind::DeadLetter, &key) {
+                None => match read::head::<DeadLetter>(&self.shared.engine, Table::Dlq, &key) {
                     Err(StoreError::Damaged(_)) => continue,
-                    letter => match letter?.filter(|letter| hunt.is_of(&letter.delivery.event)) {
+                    head => match head?.map(|head| head.record).filter(|letter| hunt.is_of(&letter.delivery.event)) {
                         Some(letter) => Some(self.lane(&letter.delivery.event)),
                         None => continue,
                     },

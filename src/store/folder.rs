@@ -17,8 +17,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Version of what lies in the folder; a holdline refuses a newer one, and makes an older one its own when it opens it. The
-/// second one has the rows of `history` and `settled` as differences.
-const FORMAT: u32 = 2;
+/// second one has the rows of `history` and `settled` as differences, the third one compresses deliveries and dead letters.
+const FORMAT: u32 = 3;
 
 /// What stands between an acknowledged event and a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use crate::rules::anchor::Anchor;
 use crate::rules::gcra::Rate;
 use crate::store::audit::Audit;
 use crate::store::codec::{self, Kind};
+use crate::store::compact;
 use crate::store::delta;
 use crate::store::draft::ROW_MAX;
 use crate::store::page::{pack, seal_page};
@@ -115,11 +116,16 @@ fn golden_bytes_of_version_2() {
     let earlier = DeliveryId { sequence: Sequence(0), destination: DestinationId(1) };
     let settled = SettledRow { settlements: vec![settlement(), Settlement { id: earlier, ..settlement() }] };
     let audit = audit(Some(Timestamp(1)));
+    let letter = DeadLetter { delivery: delivery(), reason: Reason::Permanent, dead_at: Timestamp(9) };
+    let event = Event { body: b"{}".repeat(50).into(), ..(*delivery().event).clone() };
+    let packed = Delivery { event: event.into(), ..delivery() };
     let records = [
         ("history", delta::encode(&history)),
         ("settled", delta::encode(&settled)),
         ("audit", audit.encode()),
         ("redrive", redrive().encode()),
+        ("delivery", compact::encode(&packed)),
+        ("dead_letter", compact::encode(&letter)),
     ];
     assert_eq!(lines(&records), include_str!("golden/v2.txt"));
 }

@@ -6,6 +6,7 @@
 
 use super::codec::{self, Kind};
 use super::committer::Shared;
+use super::compact;
 use super::dense::Run;
 use super::draft::{Draft, Table};
 use super::engine::Engine;
@@ -283,7 +284,7 @@ impl<'a> Ledger<'a> {
     }
 
     fn delay(&mut self, due: Timestamp, delivery: &Delivery) {
-        let sealed = codec::encode(Kind::Delivery, delivery);
+        let sealed = compact::encode(delivery);
         self.draft.put_long(Table::Delay, &delay_key(due, delivery.id), &sealed);
         self.index.totals.delay_bytes += sealed.len() as u64;
         self.index.totals.tally(delivery.id.destination).delayed += 1;

@@ -5,14 +5,19 @@
 
 use super::StoreError;
 use super::codec::{self, Damaged, Kind};
+use super::compact::{self, Compact, Head};
 use super::delta::{self, Deltas};
-use super::draft::{self, Table};
+use super::draft::{self, ROW_MAX, Rows, Table, part_key};
 use super::engine::Engine;
 use super::keys::{number_key, number_of};
 use super::page::{open_page, unpack};
 use super::record::{Entry, HistoryRow};
 use crate::event::{Event, Sequence};
 use serde::de::DeserializeOwned;
+use std::ops::Bound;
+
+/// A record longer than this is skipped over, since to look up what is behind it costs less than to read its rows.
+const SKIPPED_FROM: usize = 4 * ROW_MAX;
 
 /// The row that covers `number`, with the number at which it begins; none where no row does.
 pub(super) fn covering<R: Deltas>(engine: &Engine, number: u64) -> Result<Option<(u64, R)>, StoreError> {
@@ -51,19 +56,54 @@ pub(super) fn record<T: DeserializeOwned>(
     }
 }
 
-/// The keys of long records from `after` on (not included), each once, in order.
+/// A delivery or a dead letter by its key.
+pub(super) fn compact<R: Compact>(engine: &Engine, table: Table, key: &[u8]) -> Result<Option<R>, StoreError> {
+    let sealed = draft::get_long(engine, table, key)?;
+    Ok(sealed.map(|sealed| compact::decode(&sealed)).transpose()?)
+}
+
+/// The head of a delivery or a dead letter by its key; no more rows are read than it lies in.
+pub(super) fn head<R: Compact>(engine: &Engine, table: Table, key: &[u8]) -> Result<Option<Head<R>>, StoreError> {
+    let Some(mut beginning) = engine.row(table, &part_key(key, 0))? else { return Ok(None) };
+    let bytes = compact::head_bytes(&beginning)?;
+    for part in 1..bytes.div_ceil(ROW_MAX) {
+        beginning.extend(engine.row(table, &part_key(key, part))?.ok_or(Damaged::Short)?);
+    }
+    beginning.truncate(bytes);
+    Ok(Some(compact::head(&beginning)?))
+}
+
+/// Length of a long record, envelope included, as its first row tells.
+pub(super) fn sealed_length(engine: &Engine, table: Table, key: &[u8]) -> Result<Option<usize>, StoreError> {
+    let first = engine.row(table, &part_key(key, 0))?;
+    Ok(first.map(|first| codec::sealed_length(&first)).transpose()?)
+}
+
+/// The keys of long records from `after` on (not included), each once, in order. The rows of a record that has more than a
+/// few are not read.
 pub(super) fn keys(
     engine: &Engine,
     table: Table,
     after: Option<Vec<u8>>,
 ) -> impl Iterator<Item = Result<Vec<u8>, StoreError>> {
-    let from = after.map_or(std::ops::Bound::Unbounded, |mut key| {
-        key.extend([0xFF; 2]);
-        std::ops::Bound::Excluded(key)
-    });
-    engine.range(table, (from, std::ops::Bound::Unbounded)).filter_map(|row| match row {
-        // the key of a long record ends in its part number
-        Ok((key, _)) => key.strip_suffix(&[0, 0]).map(|key| Ok(key.to_vec())),
-        Err(e) => Some(Err(e)),
+    let behind = move |key: Option<Vec<u8>>| {
+        let from = key.map_or(Bound::Unbounded, |key| Bound::Excluded([&key[..], &[0xFF; 2]].concat()));
+        engine.range(table, (from, Bound::Unbounded))
+    };
+    let mut rows = behind(after);
+    std::iter::from_fn(move || {
+        loop {
+            let (key, value) = match rows.next()? {
+                Ok(row) => row,
+                Err(e) => return Some(Err(e)),
+            };
+            // the key of a long record ends in its part number
+            if let Some(key) = key.strip_suffix(&[0, 0]).map(<[u8]>::to_vec) {
+                if codec::sealed_length(&value).is_ok_and(|length| length > SKIPPED_FROM) {
+                    rows = behind(Some(key.clone()));
+                }
+                return Some(Ok(key));
+            }
+        }
     })
 }

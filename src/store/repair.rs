@@ -6,6 +6,7 @@
 
 use super::StoreError;
 use super::codec::{self, Damaged, Kind};
+use super::compact::Compact;
 use super::delta;
 use super::draft::{Draft, Table};
 use super::engine::Engine;
@@ -16,14 +17,13 @@ use super::record::{How, Quarantined, SettledRow, Settlement};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId};
 use crate::event::Sequence;
 use crate::time::Timestamp;
-use serde::de::DeserializeOwned;
 
 /// Sets aside what does not verify, and says what it was.
 pub(super) fn repair(engine: &Engine, index: &mut Index, now: Timestamp) -> Result<Vec<String>, StoreError> {
     let mut repair = Repair { engine, index, now, done: Vec::new() };
     repair.pages()?;
-    repair.records::<Delivery>(Table::Delay, Kind::Delivery, |key| delay_of(key).map(|(_, id)| id))?;
-    repair.records::<DeadLetter>(Table::Dlq, Kind::DeadLetter, dlq_of)?;
+    repair.records::<Delivery>(Table::Delay, |key| delay_of(key).map(|(_, id)| id))?;
+    repair.records::<DeadLetter>(Table::Dlq, dlq_of)?;
     repair.count()?;
     Ok(repair.done)
 }
@@ -64,15 +64,14 @@ impl Repair<'_> {
     }
 
     /// Records of the delay tree or the dead letter queue.
-    fn records<T: DeserializeOwned>(
+    fn records<R: Compact>(
         &mut self,
         table: Table,
-        kind: Kind,
         id_of: impl Fn(&[u8]) -> Result<DeliveryId, Damaged>,
     ) -> Result<(), StoreError> {
         let keys: Vec<_> = read::keys(self.engine, table, None).collect::<Result<_, _>>()?;
         for key in keys {
-            let why = match read::record::<T>(self.engine, table, kind, &key) {
+            let why = match read::compact::<R>(self.engine, table, &key) {
                 Ok(_) => continue,
                 Err(StoreError::Damaged(why)) => why,
                 Err(e) => return Err(e),

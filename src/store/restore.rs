@@ -47,7 +47,7 @@ impl<R: Read> Frames<R> {
     fn new(mut from: R) -> Result<Self, StoreError> {
         let mut magic = vec![0; MAGIC.len()];
         let read = from.read_exact(&mut magic);
-        if read.is_err() || (magic != MAGIC && magic != OLDER_MAGIC) {
+        if read.is_err() || (magic != MAGIC && !OLDER_MAGIC.contains(&&magic[..])) {
             return Err(StoreError::Folder("this is no backup that this holdline knows".to_owned()));
         }
         let mut hash = Sha256::new();

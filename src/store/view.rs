@@ -1,7 +1,8 @@
 //! What others read from the store: what waits, what is due, what is dead, what is remembered. All of it blocks.
 
-use super::codec::{Damaged, Kind};
-use super::draft::{self, Table};
+use super::codec::Damaged;
+use super::compact::Head;
+use super::draft::Table;
 use super::keys::{delay_key, delay_of, dlq_key, dlq_of, number_key, number_of};
 use super::record::{Entry, HistoryRow, How, SettledRow, Settlement};
 use super::{Store, StoreError, read};
@@ -143,7 +144,7 @@ impl Store {
             }
         }
         let key = delay_key(place.due(), id);
-        let found = read::record(&self.shared.engine, Table::Delay, Kind::Delivery, &key)?;
+        let found = read::compact(&self.shared.engine, Table::Delay, &key)?;
         found.ok_or(StoreError::Damaged(Damaged::Missing))
     }
 
@@ -165,8 +166,8 @@ impl Store {
             let (due, id) = delay_of(&key)?;
             let place = Place::under(due);
             self.index().dues.found(id, due);
-            match read::record::<Delivery>(&self.shared.engine, Table::Delay, Kind::Delivery, &key) {
-                Ok(Some(delivery)) => Ok(Ok(delayed(&delivery, place, &shared_keys))),
+            match read::head::<Delivery>(&self.shared.engine, Table::Delay, &key) {
+                Ok(Some(head)) => Ok(Ok(delayed(&head.record, place, &shared_keys))),
                 Ok(None) => Ok(Err((id, place, Damaged::Missing))),
                 Err(StoreError::Damaged(why)) => Ok(Err((id, place, why))),
                 Err(e) => Err(e),
@@ -180,13 +181,25 @@ impl Store {
     }
 
     pub fn dead_letter(&self, id: DeliveryId) -> Result<Option<DeadLetter>, StoreError> {
-        read::record(&self.shared.engine, Table::Dlq, Kind::DeadLetter, &dlq_key(id))
+        read::compact(&self.shared.engine, Table::Dlq, &dlq_key(id))
+    }
+
+    /// A dead letter without the body of its event; that costs the same however long the body is.
+    pub fn dead_letter_head(&self, id: DeliveryId) -> Result<Option<Head<DeadLetter>>, StoreError> {
+        read::head(&self.shared.engine, Table::Dlq, &dlq_key(id))
+    }
+
+    /// A delivery of the delay tree without the body of its event; none where it is no longer there.
+    pub fn delayed_head(&self, id: DeliveryId, due: Timestamp) -> Result<Option<Head<Delivery>>, StoreError> {
+        if let Some(delivery) = self.shared.unwritten.lock().expect("no holder panics").get(&(id, due)) {
+            return Ok(Some(Head::of(delivery)));
+        }
+        read::head(&self.shared.engine, Table::Delay, &delay_key(due, id))
     }
 
     /// Bytes that a dead letter takes in the queue's count.
     pub fn dead_letter_bytes(&self, id: DeliveryId) -> Result<u64, StoreError> {
-        let sealed = draft::get_long(&self.shared.engine, Table::Dlq, &dlq_key(id))?;
-        Ok(sealed.map_or(0, |sealed| sealed.len() as u64))
+        Ok(read::sealed_length(&self.shared.engine, Table::Dlq, &dlq_key(id))?.map_or(0, |length| length as u64))
     }
 
     /// Ids of the dead letters behind `after`, in order of acceptance.

@@ -116,8 +116,8 @@ fn beyond(store: &Store, bounds: &Dlq, now: Timestamp) -> Result<(Vec<DeliveryId
     let (mut beyond, mut next) = (Vec::new(), now.after(bounds.retention));
     for id in store.dead_ids(None) {
         let id = id?;
-        let letter = match store.dead_letter(id) {
-            Ok(Some(letter)) => letter,
+        let letter = match store.dead_letter_head(id) {
+            Ok(Some(head)) => head.record,
             Ok(None) | Err(StoreError::Damaged(_)) => continue,
             Err(e) => return Err(e),
         };

@@ -277,9 +277,9 @@ async fn i22_one_process_per_store_and_no_newer_format() {
     let second = Store::open(dir.path(), options(), clock.clone()).unwrap_err().to_string();
     assert!(second.contains("in use by another holdline"), "{second}");
     bench.close();
-    std::fs::write(dir.path().join("format"), "3\n").unwrap();
+    std::fs::write(dir.path().join("format"), "4\n").unwrap();
     let newer = Store::open(dir.path(), options(), clock.clone()).unwrap_err().to_string();
-    assert!(newer.contains("newer holdline (format 3"), "{newer}");
+    assert!(newer.contains("newer holdline (format 4"), "{newer}");
 }
 
 #[tokio::test]
@@ -297,7 +297,7 @@ async fn i20_a_store_whose_making_was_cut_short_is_made_anew_and_a_finished_one_
         bench.accept(vec![event("k", "1", b"{}", 1, START)]).await;
         bench.close();
         assert!(dir.path().join("set-aside.queue.1/conf").exists());
-        assert_eq!(std::fs::read_to_string(dir.path().join("format")).unwrap(), "2\n");
+        assert_eq!(std::fs::read_to_string(dir.path().join("format")).unwrap(), "3\n");
         tear();
         let damaged = Store::open(dir.path(), options(), clock.clone()).unwrap_err().to_string();
         assert!(damaged.contains("damaged"), "{damaged}");

@@ -5,6 +5,7 @@ use crate::delivery::{DeadLetter, DeliveryId, Place, Ticket};
 use crate::event::{DestinationSet, Digest64, Event};
 use crate::store::StoreError;
 use crate::store::codec::{self, Kind};
+use crate::store::compact;
 use crate::store::draft::Table;
 use crate::store::keys::{dlq_key, number_key};
 use crate::store::record::{How, Quarantined};
@@ -13,7 +14,7 @@ use crate::time::Timestamp;
 
 impl Ledger<'_> {
     pub(super) fn bury(&mut self, letter: &DeadLetter) {
-        let sealed = codec::encode(Kind::DeadLetter, letter);
+        let sealed = compact::encode(letter);
         self.draft.put_long(Table::Dlq, &dlq_key(letter.delivery.id), &sealed);
         let totals = &mut self.index.totals;
         totals.dlq_bytes += sealed.len() as u64;
@@ -55,7 +56,7 @@ impl Ledger<'_> {
         for id in ids {
             let letter = match self.draft.get_long(self.engine, Table::Dlq, &dlq_key(*id)) {
                 Ok(None) => continue,
-                Ok(Some(sealed)) => codec::decode::<DeadLetter>(Kind::DeadLetter, &sealed).map_err(|why| (why, sealed)),
+                Ok(Some(sealed)) => compact::decode::<DeadLetter>(&sealed).map_err(|why| (why, sealed)),
                 Err(StoreError::Damaged(why)) => Err((why, Vec::new())),
                 Err(e) => return Err(e),
             };

@@ -6,6 +6,7 @@ use crate::event::Digest64;
 use crate::store::StoreError;
 use crate::store::audit::{AUDIT_MAX, Audit, Repeated};
 use crate::store::codec::{self, Kind};
+use crate::store::compact;
 use crate::store::draft::Table;
 use crate::store::keys::{ALIVE, DOOR, TOLD, number_key};
 use crate::store::record::{Door, How};
@@ -124,7 +125,7 @@ impl Ledger<'_> {
             return Ok((0, 0));
         }
         let sealed = self.raw(id, place)?;
-        let delivery = sealed.and_then(|sealed| codec::decode::<Delivery>(Kind::Delivery, &sealed).ok());
+        let delivery = sealed.and_then(|sealed| compact::decode::<Delivery>(&sealed).ok());
         Ok(delivery.map_or((0, 0), |delivery| delivery.tried()))
     }
 

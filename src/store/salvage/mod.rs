@@ -253,7 +253,7 @@ mod tests {
             let length = codec::sealed_length(&bytes[*at..]).ok().filter(|_| bytes[*at] == kind as u8);
             length
                 .and_then(|length| bytes.get(*at..at + length))
-                .is_some_and(|sealed| codec::open(kind, sealed).is_ok())
+                .is_some_and(|sealed| codec::open_any(kind, sealed).is_ok())
         };
         let found: Vec<usize> = (0..bytes.len()).filter(begins).collect();
         assert!(!found.is_empty());

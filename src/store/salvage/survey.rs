@@ -4,6 +4,7 @@ use crate::delivery::{DeadLetter, Delivery, DeliveryId};
 use crate::event::Event;
 use crate::store::StoreError;
 use crate::store::codec::{self, Damaged, Kind};
+use crate::store::compact::{self, Compact};
 use crate::store::delta::{self, Deltas};
 use crate::store::draft::{Rows, Table, get_long};
 use crate::store::keys::{TOTALS, delay_of, dlq_of, number_of};
@@ -64,8 +65,8 @@ impl Survey {
         survey.history(found)?;
         survey.settled(found)?;
         survey.pages(found)?;
-        survey.delayed = survey.long_records::<Delivery>(found, Table::Delay, Kind::Delivery)?;
-        survey.dead = survey.long_records::<DeadLetter>(found, Table::Dlq, Kind::DeadLetter)?;
+        survey.delayed = survey.long_records::<Delivery>(found, Table::Delay)?;
+        survey.dead = survey.long_records::<DeadLetter>(found, Table::Dlq)?;
         Ok(survey)
     }
 
@@ -140,11 +141,10 @@ impl Survey {
         Ok(())
     }
 
-    fn long_records<T: DeserializeOwned + Identified>(
+    fn long_records<R: Compact>(
         &mut self,
         found: &Found,
         table: Table,
-        kind: Kind,
     ) -> Result<BTreeMap<DeliveryId, Kept>, StoreError> {
         let mut kept: BTreeMap<DeliveryId, Kept> = BTreeMap::new();
         for (key, row) in found.keys(table) {
@@ -153,7 +153,7 @@ impl Survey {
                 self.gone.insert(id);
                 continue;
             }
-            match long::<T>(found, table, kind, key) {
+            match record::<R>(found, table, key) {
                 Ok(Some((record, bytes))) if record.id() == id => {
                     let this = Kept { key: key.to_vec(), lsn: row.lsn, bytes };
                     let newest = kept.entry(id).or_insert_with(|| this.clone());
@@ -178,19 +178,11 @@ pub fn events(found: &Found, key: &[u8]) -> Result<Vec<Event>, StoreError> {
     unpack(&open_page(&sealed)?)?.into_iter().map(|record| Ok(codec::from_payload(record)?)).collect()
 }
 
-trait Identified {
-    fn id(&self) -> DeliveryId;
-}
-
-impl Identified for Delivery {
-    fn id(&self) -> DeliveryId {
-        self.id
-    }
-}
-
-impl Identified for DeadLetter {
-    fn id(&self) -> DeliveryId {
-        self.delivery.id
+/// A delivery or a dead letter, and its sealed length.
+fn record<R: Compact>(found: &Found, table: Table, key: &[u8]) -> Result<Option<(R, usize)>, StoreError> {
+    match get_long(found, table, key)? {
+        Some(sealed) => Ok(Some((compact::decode(&sealed)?, sealed.len()))),
+        None => Ok(None),
     }
 }
 
