@@ -211,7 +211,12 @@ fn admission(store: &Store) -> Admission {
 
 async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) -> anyhow::Result<Opened> {
     let windows = Windows { by_source: all.dedup_windows().into_iter().collect() };
-    let options = Options { require_power_safe: settings.require_power_safe, windows };
+    let options = Options {
+        require_power_safe: settings.require_power_safe,
+        windows,
+        ballast_bytes: settings.ballast_bytes,
+        reserve_bytes: all.intake.disk_reserve_bytes,
+    };
     let path = settings.path.clone();
     let own = clock.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&path, options, own)).await?;

@@ -133,6 +133,11 @@ impl DestinationSet {
         self.0 & 1 << d.0 != 0
     }
 
+    /// How many are in it.
+    pub fn count(self) -> u64 {
+        self.0.count_ones().into()
+    }
+
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }

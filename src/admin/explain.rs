@@ -14,6 +14,9 @@ use crate::time::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+/// Why nothing is sent to any destination.
+const DISK_FULL: &str = "the disk is full, and what fails could not be written; free some disk, or purge dead letters";
+
 /// What can hold a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -30,6 +33,8 @@ pub enum Gate {
     Concurrency,
     /// The destination's rate.
     Rate,
+    /// The disk is full: what would come of an attempt could not be written.
+    Disk,
 }
 
 /// What holds a delivery, or a whole destination.
@@ -55,7 +60,7 @@ pub struct Held {
 impl Held {
     fn by(gate: Gate, set_by: &str) -> Self {
         let lasts = match gate {
-            Gate::Order | Gate::Delay | Gate::Pause | Gate::Breaker => Timestamp::NEVER,
+            Gate::Order | Gate::Delay | Gate::Pause | Gate::Breaker | Gate::Disk => Timestamp::NEVER,
             Gate::Concurrency | Gate::Rate => Timestamp::ZERO,
         };
         Self { gate, until: None, behind: None, set_by: set_by.to_owned(), reason: None, lasts }
@@ -77,6 +82,9 @@ impl Held {
 /// What holds everything that waits for a destination, what lasts longest first; empty where its deliveries go on.
 pub fn of_destination(admin: &Admin, d: DestinationId, line: &LineStatus) -> Vec<Held> {
     let mut held = Vec::new();
+    if admin.store.is_out_of_room() {
+        held.push(Held::by(Gate::Disk, "daemon").since(DISK_FULL));
+    }
     match admin.destinations.get(d) {
         None => {
             held.push(Held::by(Gate::Pause, "configuration").since("this destination is not configured any more"));

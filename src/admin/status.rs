@@ -10,7 +10,7 @@ use crate::dispatch::{Destination, LineStatus};
 use crate::event::DestinationId;
 use crate::intake::admission::State as Door;
 use crate::scheduler::{Behind, Gate, Shut};
-use crate::store::{Remembering, Totals};
+use crate::store::{Remembering, Space, Totals};
 use crate::time::{Timestamp, millis};
 use crate::upkeep::Rates;
 use axum::Json;
@@ -26,7 +26,7 @@ pub(super) struct Snapshot {
     pub totals: Totals,
     pub lines: HashMap<DestinationId, LineStatus>,
     pub queue_bytes: u64,
-    pub free_bytes: u64,
+    pub space: Space,
     pub used_bytes: u64,
     pub blob_files: usize,
     pub door: Door,
@@ -49,7 +49,7 @@ impl Snapshot {
                     totals: store.totals(),
                     lines,
                     queue_bytes: store.queue_bytes(),
-                    free_bytes: store.free().map_or(0, |free| free.bytes),
+                    space: store.space().unwrap_or_default(),
                     used_bytes: store.disk_bytes(),
                     blob_files: store.blob_files(),
                     door,
@@ -141,6 +141,10 @@ struct Disk {
     free_bytes: u64,
     /// Free bytes below which intake closes.
     reserve_bytes: u64,
+    /// Beside the reserve, what waits may take once it has failed: intake closes with less free than both.
+    growth_bytes: u64,
+    /// Kept for the daemon itself; below half of `store.ballast`, with nothing free, nothing new is sent.
+    ballast_bytes: u64,
     used_bytes: u64,
 }
 
@@ -299,7 +303,13 @@ pub(super) async fn status(State(admin): Shared) -> Result<Json<Status>, Failure
             held: s.sum(|line| line.held),
         },
         dlq: DeadLetters { depth: totals.sum(|t| t.dead), bytes: totals.dlq_bytes },
-        disk: Disk { free_bytes: s.free_bytes, reserve_bytes: admin.trend.disk_reserve(), used_bytes: s.used_bytes },
+        disk: Disk {
+            free_bytes: s.space.free_bytes,
+            reserve_bytes: admin.trend.disk_reserve(),
+            growth_bytes: s.space.growth_bytes,
+            ballast_bytes: s.space.ballast_bytes,
+            used_bytes: s.used_bytes,
+        },
         history: s.remembering.into(),
         rates: admin.trend.rates(None).into(),
         forecast: Forecast {

@@ -102,6 +102,7 @@ fn settings(mut root: Section<'_>) -> Settings {
 const DRAIN_TIMEOUT: Limits<Duration> =
     Limits { min: (span("0s"), ""), max: (span("10m"), "a service manager kills what does not stop") };
 const RETENTION: Limits<Duration> = Limits { min: (span("1m"), ""), max: (span("365d"), "") };
+const BALLAST: Limits<u64> = Limits { min: (0, ""), max: (64 * values::GIB, "") };
 const DLQ_MAX: Limits<u64> = Limits { min: (values::MIB, ""), max: (16 * values::TIB, "") };
 
 fn store(mut section: Section<'_>) -> Store {
@@ -112,6 +113,7 @@ fn store(mut section: Section<'_>) -> Store {
         drain_timeout: section
             .take("drain_timeout", |v| values::duration(&v, &DRAIN_TIMEOUT))
             .unwrap_or(absent.drain_timeout),
+        ballast_bytes: section.take("ballast", |v| values::size(&v, &BALLAST)).unwrap_or(absent.ballast_bytes),
     }
 }
 

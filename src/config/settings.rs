@@ -135,6 +135,8 @@ pub struct Store {
     pub require_power_safe: bool,
     /// How long in-flight deliveries may take to end when the daemon is asked to stop.
     pub drain_timeout: Duration,
+    /// Bytes kept on the disk, so that the store can be started and worked on when it is full.
+    pub ballast_bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -300,7 +302,12 @@ impl Default for Admin {
 
 impl Default for Store {
     fn default() -> Self {
-        Self { path: "/var/lib/holdline".into(), require_power_safe: false, drain_timeout: Duration::from_secs(25) }
+        Self {
+            path: "/var/lib/holdline".into(),
+            require_power_safe: false,
+            drain_timeout: Duration::from_secs(25),
+            ballast_bytes: 32 << 20,
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Dispatch: asks the scheduler what goes now, runs the attempts, and tells it how they ended.
 //!
 //! *Invariants.* One task owns the scheduler; everybody else sends it messages. It holds no policy. Nothing new is sent while the
-//! store is too far behind with what was recorded of earlier attempts, so that a crash repeats a bounded number of them.
+//! store is too far behind with what was recorded of earlier attempts, so that a crash repeats a bounded number of them; nor while
+//! the disk has no room for what may come of it.
 
 mod attempt;
 mod connections;
@@ -32,7 +33,7 @@ pub use tls::{Trust, config as tls_config};
 pub use trials::{Failed, Fate, Report};
 
 use crate::clock::Clock;
-use crate::delivery::Ticket;
+use crate::delivery::{DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::rules::breaker;
 use crate::rules::retry_after::Wish;
@@ -142,6 +143,7 @@ impl Dispatcher {
         loop {
             let behind = self.store.is_behind();
             let wake = if behind { None } else { self.start_what_can(&to_me) };
+            let short = self.store.is_short_of_room();
             self.load_what_is_wanted(&to_me);
             let clock = self.clock.clone();
             tokio::select! {
@@ -159,6 +161,7 @@ impl Dispatcher {
                 }
                 Some(question) = self.questions.recv() => self.answer(question),
                 () = self.store.caught_up(), if behind => {}
+                () = self.store.room_looked_at(), if short => {}
                 () = async move {
                     match wake {
                         Some(wake) => clock.sleep_until(wake).await,
@@ -171,16 +174,20 @@ impl Dispatcher {
     }
 
     fn start_what_can(&mut self, to: &mpsc::UnboundedSender<Message>) -> Option<Timestamp> {
-        loop {
+        // each attempt may end in a write
+        while !self.store.is_short_of_room() {
             match self.scheduler.poll(self.clock.now()) {
                 Step::Start(start) => self.start(start, to.clone()),
                 Step::Wait(wake) => return wake,
             }
         }
+        None
     }
 
     fn start(&self, start: Start, to: mpsc::UnboundedSender<Message>) {
         let destination = self.destinations[&start.destination].clone();
+        let id = DeliveryId { sequence: start.sequence, destination: start.destination };
+        let promise = self.store.promise(id, Place::under(start.lies_under));
         let reads = self.reads.clone();
         let noted = destination.policy.pace.notes_starts();
         let context = Context { reads, store: self.store.clone(), clock: self.clock.clone(), destination };
@@ -191,6 +198,7 @@ impl Dispatcher {
                 let hold = Some(Wish { until: Timestamp::NEVER, cut: false });
                 Landed { start, landing: Landing::Postponed, call: None, hold }
             };
+            drop(promise); // what came of it is recorded
             let _ = to.send(Message::Landed(landed)); // nobody listens after the drain
         });
     }

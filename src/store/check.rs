@@ -204,7 +204,7 @@ pub(super) mod tests {
         draft.put_long(Table::Pages, &number_key(1), &seal_page(&packed));
         engine.commit(draft).unwrap();
         let mut index = Index::default();
-        index.pages.insert(Sequence(1), PageShape { count: 3, bytes: 9 }, Timestamp(1), &[DestinationSet(1); 3]);
+        index.pages.insert(Sequence(1), PageShape { count: 3, bytes: 9 }, Timestamp(1), &[DestinationSet(1); 3], 1);
         (engine, index)
     }
 

@@ -20,6 +20,7 @@ use super::ledger::{Finished, Ledger, Tail, Windows};
 use super::log::mark::Reached;
 use super::memory::Bounds;
 use super::request::{News, Receipt, Request, Transition};
+use super::room::{self, Room};
 use crate::clock::Clock;
 use crate::event::{DestinationId, SharedKeys};
 use crate::latency::Latency;
@@ -49,6 +50,7 @@ const ROWS_MAX: usize = 512;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub engine: Engine,
+    pub room: Room,
     pub index: Mutex<Index>,
     pub cache: Mutex<Cache>,
     pub unwritten: Mutex<Unwritten>,
@@ -92,8 +94,9 @@ enum Answer {
 struct Written {
     finished: Finished,
     answers: Vec<Answer>,
-    /// How many transitions are in it.
+    /// How many transitions are in it, and what they write of their events.
     transitions: usize,
+    copied_bytes: u64,
 }
 
 impl Answer {
@@ -124,7 +127,7 @@ impl Committer {
     fn commits(&mut self) -> Result<(), StoreError> {
         let mut gathered = Vec::new();
         while self.gather(&mut gathered) {
-            let Written { finished, answers, transitions } = self.write_up(&mut gathered)?;
+            let Written { finished, answers, transitions, copied_bytes } = self.write_up(&mut gathered)?;
             if let Some(draft) = finished.draft {
                 self.commit(draft, finished.reached)?;
             }
@@ -134,6 +137,7 @@ impl Committer {
                 self.shared.cache.lock().expect("no holder panics").accepted(finished.first, finished.events);
             }
             self.shared.behind.done(transitions);
+            self.shared.room.paid(copied_bytes);
             self.last = answers.len();
             let mut unwritten = self.shared.unwritten.lock().expect("no holder panics");
             finished.written.iter().for_each(|key| drop(unwritten.remove(key)));
@@ -149,8 +153,10 @@ impl Committer {
 
     fn commit(&mut self, draft: Draft, reached: Reached) -> Result<(), StoreError> {
         let copy = self.tee.is_some().then(|| draft.clone());
+        let engine = &self.shared.engine;
+        self.shared.room.before_commit(&draft, engine.folder(), engine.data());
         let began = self.clock.precise();
-        self.shared.engine.commit(draft)?;
+        engine.commit(draft)?;
         self.shared.engine.note(reached);
         self.shared.commits.observe(self.clock.precise().saturating_sub(began));
         if let Some(copy) = copy
@@ -211,7 +217,7 @@ impl Committer {
         let windows = self.windows.borrow().clone();
         let mut index = shared.index.lock().expect("no holder panics");
         let mut ledger = Ledger::new(&shared, &mut index, &mut self.tail, &windows, self.clock.now());
-        let (mut answers, mut transitions) = (Vec::new(), 0);
+        let (mut answers, mut transitions, mut copied_bytes) = (Vec::new(), 0, 0);
         let (mut checks, mut tees) = (Vec::new(), Vec::new());
         let mut requests = std::mem::take(gathered).into_iter();
         while ledger.draft.rows() < ROWS_MAX
@@ -223,6 +229,7 @@ impl Committer {
                     answers.push(Answer::Accept(answer, receipts));
                 }
                 Request::Transition(transition) => {
+                    copied_bytes += room::copy_bytes(&transition);
                     ledger.transition(transition)?;
                     transitions += 1;
                 }
@@ -264,7 +271,7 @@ impl Committer {
                 let _ = answer.send(super::check::check(&shared.engine, &index));
             }
         }
-        Ok(Written { finished, answers, transitions })
+        Ok(Written { finished, answers, transitions, copied_bytes })
     }
 }
 

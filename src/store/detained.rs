@@ -312,6 +312,10 @@ impl Detainees {
         }
     }
 
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub(super) fn next(&self) -> u64 {
         self.next
     }
@@ -369,7 +373,7 @@ mod tests {
 
     fn open(path: &Path) -> Store {
         let windows = Windows { by_source: [("s".to_owned(), Duration::from_secs(3600))].into_iter().collect() };
-        let options = Options { require_power_safe: false, windows };
+        let options = Options { windows, ..Options::default() };
         for _ in 0..20_000 {
             match Store::open(path, options.clone(), Clock::manual(NOW)) {
                 Ok(Opened { store, findings, .. }) => {

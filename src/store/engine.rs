@@ -91,6 +91,11 @@ impl Engine {
         self.durability
     }
 
+    /// sled's file, which room is allocated for.
+    pub fn data(&self) -> &File {
+        &self.data
+    }
+
     pub fn folder(&self) -> &Folder {
         &self.folder
     }

@@ -203,7 +203,8 @@ impl<'a> Ledger<'a> {
         self.page.clear();
         let shape = PageShape { count: self.page_events as u16, bytes: sealed.len() as u32 };
         let to: Vec<DestinationSet> = self.fresh[n..].iter().map(|e| e.to).collect();
-        if self.index.pages.insert(first, shape, self.fresh[n].received_at, &to) {
+        let copy_bytes = Entry::copy_bytes(&self.fresh[n..]);
+        if self.index.pages.insert(first, shape, self.fresh[n].received_at, &to, copy_bytes) {
             self.draft.put_long(Table::Pages, &number_key(first.0), &sealed);
         }
         self.shapes.push(shape);

@@ -19,12 +19,13 @@
 //! detained    number -> a request that was not accepted            until let in, or too old
 //! ```
 //! `log` looks through sled's log before sled opens it, `salvage` reads it where sled no longer can, `folder` is what lies
-//! around sled, `engine` wraps it, `draft` gathers writes, `ledger` decides them, `committer` makes them, `recovery`
+//! around sled, `ballast` the room that is kept beside it and `room` how much there is, `engine` wraps it, `draft` gathers writes, `ledger` decides them, `committer` makes them, `recovery`
 //! rebuilds the `index`, `check` holds rows and index against each other.
 
 mod ages;
 mod audit;
 mod backup;
+mod ballast;
 mod behind;
 mod cache;
 mod check;
@@ -60,6 +61,7 @@ mod redrive;
 mod repair;
 mod request;
 mod restore;
+mod room;
 mod salvage;
 mod spans;
 mod stance;
@@ -79,6 +81,7 @@ pub use recovery::Findings;
 pub use redrive::{Fared, Redrive, RedriveEnd, RedriveEnded, StoppedBy};
 pub use request::{Arrival, Change, DlqAction, News, Receipt, Transition};
 pub use restore::{Inventory, repair, restore, verify};
+pub use room::{Promise, Space};
 pub use salvage::{Salvaged, salvage};
 pub use stance::{Fixed, Paced, Pause, Position, Stance};
 
@@ -138,6 +141,10 @@ impl StoreError {
 pub struct Options {
     pub require_power_safe: bool,
     pub windows: Windows,
+    /// Bytes kept on the disk for the store itself.
+    pub ballast_bytes: u64,
+    /// Free bytes below which intake closes.
+    pub reserve_bytes: u64,
 }
 
 /// A store that has been opened, and what its opener must take care of.
@@ -161,7 +168,10 @@ pub struct Store {
 impl Store {
     /// Opens the store in a folder, and makes it where it is missing. Blocks for as long as recovery takes.
     pub fn open(path: &Path, options: Options, clock: Clock) -> Result<Opened, StoreError> {
-        let engine = engine::Engine::open(folder::Folder::open(path)?)?;
+        let ballast = ballast::Ballast::new(path, options.ballast_bytes);
+        let folder = folder::Folder::open(path)?;
+        let kept = room::before_start(&ballast, &folder);
+        let engine = engine::Engine::open(folder)?;
         let durability = engine.durability();
         if options.require_power_safe && durability != Durability::InodeSync {
             return Err(StoreError::NotPowerSafe { path: path.to_owned(), durability });
@@ -171,8 +181,10 @@ impl Store {
             let why = "its log ends before what had been durable; a copy of it may hold more".to_owned();
             return Err(StoreError::Corrupt(why));
         }
+        room::after_start(&ballast, engine.folder(), kept);
         let shared = Arc::new(Shared {
             engine,
+            room: room::Room::new(ballast, options.reserve_bytes),
             written_next: index.totals.next_sequence.0.into(),
             index: Mutex::new(index),
             cache: Mutex::default(),
@@ -216,6 +228,7 @@ impl Store {
             self.shared.unwritten.lock().expect("no holder panics").insert(key, delivery.clone());
         }
         self.shared.behind.add();
+        self.shared.room.owes(&transition);
         let _ = self.requests.send(Request::Transition(transition)); // a failed store is told through `failure`
     }
 

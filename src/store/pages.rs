@@ -14,6 +14,8 @@ struct Page {
     shape: PageShape,
     received_at: Timestamp,
     left: Left,
+    /// Bytes that each delivery that has not left may take elsewhere.
+    copy_bytes: u32,
 }
 
 /// Which deliveries of each event of a page have not left it.
@@ -41,18 +43,29 @@ pub struct Pages {
     bytes: u64,
     /// Events of which at least one delivery has not left.
     live_events: u64,
+    /// What all deliveries that have not left may take elsewhere.
+    growth: u64,
 }
 
 impl Pages {
-    /// Adds a page whose events go to `to`, one set an event. A page whose events go nowhere is not added.
-    pub fn insert(&mut self, first: Sequence, shape: PageShape, received_at: Timestamp, to: &[DestinationSet]) -> bool {
+    /// Adds a page whose events go to `to`, one set an event, where each delivery may take `copy_bytes` elsewhere once it has
+    /// failed. A page whose events go nowhere is not added.
+    pub fn insert(
+        &mut self,
+        first: Sequence,
+        shape: PageShape,
+        received_at: Timestamp,
+        to: &[DestinationSet],
+        copy_bytes: u32,
+    ) -> bool {
         debug_assert_eq!(to.len(), usize::from(shape.count));
         let live = to.iter().filter(|set| !set.is_empty()).count();
         let Some(set) = to.first().filter(|_| live > 0) else { return false };
         let left = if to.iter().all(|s| s == set) { Left::All(*set) } else { Left::Some(to.into()) };
         self.live_events += live as u64;
         self.bytes += u64::from(shape.bytes);
-        self.pages.insert(first, Page { shape, received_at, left });
+        self.growth += u64::from(copy_bytes) * to.iter().map(|set| set.count()).sum::<u64>();
+        self.pages.insert(first, Page { shape, received_at, left, copy_bytes });
         true
     }
 
@@ -71,6 +84,7 @@ impl Pages {
             return Departure::NotHere;
         }
         sets[n] = sets[n].without(id.destination);
+        self.growth -= u64::from(page.copy_bytes);
         if !sets[n].is_empty() {
             return Departure::Stays;
         }
@@ -130,6 +144,17 @@ impl Pages {
         self.bytes
     }
 
+    /// Bytes that all deliveries which have not left may take elsewhere.
+    pub fn growth(&self) -> u64 {
+        self.growth
+    }
+
+    /// Bytes that a delivery of this event may take elsewhere, where its page is still there.
+    pub fn grows_by(&self, sequence: Sequence) -> Option<u64> {
+        let (first, page) = self.pages.range(..=sequence).next_back()?;
+        (sequence.0 - first.0 < u64::from(page.shape.count)).then_some(u64::from(page.copy_bytes))
+    }
+
     pub fn live_events(&self) -> u64 {
         self.live_events
     }
@@ -154,19 +179,20 @@ mod tests {
         let mut pages = Pages::default();
         let both = DestinationSet(0b11);
         let shape = PageShape { count: 2, bytes: 500 };
-        assert!(pages.insert(Sequence(10), shape, Timestamp(1), &[both, both]));
-        assert_eq!((pages.bytes(), pages.live_events()), (500, 2));
+        assert!(pages.insert(Sequence(10), shape, Timestamp(1), &[both, both], 30));
+        assert_eq!((pages.bytes(), pages.live_events(), pages.growth()), (500, 2, 120));
+        assert_eq!([9, 10, 11, 12].map(|n| pages.grows_by(Sequence(n))), [None, Some(30), Some(30), None]);
         assert_eq!(pages.leave(id(9, 0)), Departure::NotHere);
         assert_eq!(pages.leave(id(12, 0)), Departure::NotHere);
         assert_eq!(pages.leave(id(10, 2)), Departure::NotHere);
         assert_eq!(pages.leave(id(10, 0)), Departure::Stays);
         assert_eq!(pages.leave(id(10, 0)), Departure::NotHere, "twice is once");
-        assert_eq!(pages.left(Sequence(10)), DestinationSet(0b10));
+        assert_eq!((pages.left(Sequence(10)), pages.growth()), (DestinationSet(0b10), 90));
         assert_eq!(pages.leave(id(10, 1)), Departure::Stays);
         assert_eq!(pages.leave(id(11, 1)), Departure::Stays);
         assert_eq!(pages.leave(id(11, 0)), Departure::Emptied { first: Sequence(10), bytes: 500 });
         assert!(pages.oldest().is_none());
-        assert_eq!((pages.bytes(), pages.live_events()), (0, 0));
+        assert_eq!((pages.bytes(), pages.live_events(), pages.growth()), (0, 0, 0));
     }
 
     #[test]
@@ -174,8 +200,8 @@ mod tests {
         let mut pages = Pages::default();
         let (none, one) = (DestinationSet::EMPTY, DestinationSet(1));
         let shape = PageShape { count: 2, bytes: 5 };
-        assert!(!pages.insert(Sequence(1), shape, Timestamp(1), &[none, none]));
-        assert!(pages.insert(Sequence(3), shape, Timestamp(1), &[none, one]));
+        assert!(!pages.insert(Sequence(1), shape, Timestamp(1), &[none, none], 1));
+        assert!(pages.insert(Sequence(3), shape, Timestamp(1), &[none, one], 1));
         assert_eq!(pages.leave(id(4, 0)), Departure::Emptied { first: Sequence(3), bytes: 5 });
     }
 
@@ -183,7 +209,7 @@ mod tests {
     fn an_event_just_behind_a_page_is_not_in_it() {
         let mut pages = Pages::default();
         let shape = PageShape { count: 2, bytes: 5 };
-        assert!(pages.insert(Sequence(10), shape, Timestamp(1), &[DestinationSet(1); 2]));
+        assert!(pages.insert(Sequence(10), shape, Timestamp(1), &[DestinationSet(1); 2], 1));
         let page_of = [9, 10, 11, 12].map(|n| pages.page_of(Sequence(n)));
         assert_eq!(page_of, [None, Some(Sequence(10)), Some(Sequence(10)), None]);
     }

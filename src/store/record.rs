@@ -10,6 +10,9 @@ use crate::store::names::UNNAMED;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+/// What a delayed delivery or a dead letter takes beside its body, with a few attempts.
+const COPY_OVERHEAD: u64 = 512;
+
 /// What is remembered of an event for the length of the deduplication window.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -43,6 +46,14 @@ impl Entry {
             size: u32::try_from(event.body.len()).unwrap_or(u32::MAX),
             prior,
         }
+    }
+
+    /// Bytes that a delivery of one of these events may take outside of its page, on average: nothing is known of how well its
+    /// body compresses there.
+    pub fn copy_bytes(of: &[Self]) -> u32 {
+        let deliveries: u64 = of.iter().map(|e| e.to.count()).sum();
+        let bytes: u64 = of.iter().map(|e| e.to.count() * (u64::from(e.size) + COPY_OVERHEAD)).sum();
+        u32::try_from(bytes.checked_div(deliveries).unwrap_or(0)).unwrap_or(u32::MAX)
     }
 
     /// Leaves only when an event came, from which source and for whom.

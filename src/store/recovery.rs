@@ -152,7 +152,7 @@ fn remember(index: &mut Index, first: Sequence, row: HistoryRow) {
 fn add_page(pages: &mut Pages, floor: Sequence, first: Sequence, shape: PageShape, entries: &[Entry]) {
     if first >= floor {
         let to: Vec<_> = entries.iter().map(|e| e.to).collect();
-        pages.insert(first, shape, entries[0].received_at, &to);
+        pages.insert(first, shape, entries[0].received_at, &to, Entry::copy_bytes(entries));
     }
 }
 

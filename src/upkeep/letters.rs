@@ -208,6 +208,6 @@ mod tests {
         assert_eq!(count(bounds(5, bytes)), 0);
         assert_eq!(count(bounds(2, bytes)), 2, "dead for 4 and 3 hours");
         assert_eq!(count(bounds(5, bytes - 1)), 1);
-        assert_eq!(count(bounds(5, bytes - 1500)), 2);
+        assert_eq!(count(bounds(5, bytes - bytes * 3 / 8)), 2, "one and a half");
     }
 }

@@ -1,9 +1,10 @@
-//! Room for more events: opens and closes intake as disk and queue allow, and as an operator's time runs out.
+//! Room for more events: opens and closes intake as disk and queue allow, and as an operator's time runs out; and keeps the
+//! ballast of the store.
 
 use crate::clock::Clock;
 use crate::config::settings::Intake;
 use crate::intake::admission::{self, Admission, Room};
-use crate::store::{Change, Door, Store};
+use crate::store::{Change, Door, Space, Store};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,7 @@ pub async fn watch_admission(
 ) {
     let (disk_reserve, queue_max) = (settings.disk_reserve_bytes, settings.max_queue_bytes);
     let mut ticks = tokio::time::interval(ADMISSION_EVERY);
+    let mut was_full = false;
     while tokio::select! { () = stop.cancelled() => false, _ = ticks.tick() => true } {
         if admission.closed_until().is_some_and(|until| until <= clock.now()) {
             let change = Change::Door { what: "intake open: its time is over".to_owned(), door: Door::Open };
@@ -29,13 +31,36 @@ pub async fn watch_admission(
             }
             admission.let_in();
         }
+        let looking = store.clone();
+        let Ok(Ok(space)) = tokio::task::spawn_blocking(move || looking.look_at_room()).await else { continue };
+        if space.is_full != std::mem::replace(&mut was_full, space.is_full) {
+            tell_of_dispatch(&space);
+        }
         let Ok(free) = store.free() else { continue };
         let queue_bytes = store.queue_bytes();
-        let room = Room { free_bytes: free.bytes, free_inodes: free.inodes, queue_bytes, disk_reserve, queue_max };
+        // what waits may grow when it fails, and finds its room then
+        let disk_reserve = disk_reserve.saturating_add(space.growth_bytes);
+        // sled's file fills what it has before it grows
+        let free_bytes = if space.is_low { 0 } else { free.bytes.saturating_add(space.reclaimable_bytes) };
+        let room = Room { free_bytes, free_inodes: free.inodes, queue_bytes, disk_reserve, queue_max };
         let (was, is) = (admission.room(), admission::judge(admission.room(), room));
         if was != is {
             admission.set(is);
-            tracing::warn!(from = ?was, to = ?is, free_bytes = free.bytes, queue_bytes, "intake changed its state");
+            let growth_bytes = space.growth_bytes;
+            tracing::warn!(from = ?was, to = ?is, free_bytes = free.bytes, queue_bytes, growth_bytes, "intake changed its state");
         }
+    }
+}
+
+fn tell_of_dispatch(space: &Space) {
+    let Space { free_bytes, ballast_bytes, .. } = space;
+    if space.is_full {
+        tracing::error!(
+            free_bytes,
+            ballast_bytes,
+            "the disk is full: nothing new is sent, since what fails could not be written; free some disk, or purge dead letters"
+        );
+    } else {
+        tracing::warn!(free_bytes, ballast_bytes, "there is room on the disk again: deliveries go on");
     }
 }

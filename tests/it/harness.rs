@@ -180,6 +180,7 @@ pub fn settings(data: &Path, to: Option<String>) -> Settings {
     let mut settings = Settings::embedded(&flags).unwrap();
     settings.intake.disk_reserve_bytes = 1 << 20;
     settings.store.drain_timeout = Duration::from_secs(5);
+    settings.store.ballast_bytes = 0;
     settings.destinations.iter_mut().for_each(keep_pace);
     settings
 }

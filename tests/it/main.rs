@@ -42,6 +42,7 @@ mod recovery;
 mod redrive;
 mod refusals;
 mod reload;
+mod room;
 mod secrecy;
 mod selection;
 mod service;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Each field of the status that has a metric, and its name. A field that is added to the status belongs here, with its
 /// metric, or among the words below.
-const METRICS: [(&str, &str); 69] = [
+const METRICS: [(&str, &str); 71] = [
     ("version", "build_info"),
     ("state", "state"),
     ("started_at", "start_time_seconds"),
@@ -40,6 +40,8 @@ const METRICS: [(&str, &str); 69] = [
     ("disk.free_bytes", "disk_free_bytes"),
     ("disk.reserve_bytes", "disk_reserve_bytes"),
     ("disk.used_bytes", "disk_used_bytes"),
+    ("disk.growth_bytes", "disk_growth_bytes"),
+    ("disk.ballast_bytes", "disk_ballast_bytes"),
     ("history.events", "history_events"),
     ("history.bytes", "history_size_bytes"),
     ("history.forgotten_early", "history_forgotten_early"),

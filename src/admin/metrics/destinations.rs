@@ -178,5 +178,6 @@ fn word(gate: Gate) -> &'static str {
         Gate::Breaker => "breaker",
         Gate::Concurrency => "concurrency",
         Gate::Rate => "rate",
+        Gate::Disk => "disk",
     }
 }

@@ -150,9 +150,11 @@ fn gauges(registry: &mut Registry, admin: &Admin, s: &Snapshot) {
         ("queue_size", "Bytes of deliveries that wait", s.queue_bytes),
         ("dlq_size", "Bytes of dead letters", t.dlq_bytes),
         ("history_size", "Bytes of what is remembered of events", s.remembering.bytes),
-        ("disk_free", "Free bytes of the store's filesystem", s.free_bytes),
+        ("disk_free", "Free bytes of the store's filesystem", s.space.free_bytes),
         ("disk_reserve", "Free bytes below which intake closes", admin.trend.disk_reserve()),
         ("disk_used", "Bytes that the store takes", s.used_bytes),
+        ("disk_growth", "Bytes that what waits may take once it has failed", s.space.growth_bytes),
+        ("disk_ballast", "Bytes of the disk that are kept for the daemon itself", s.space.ballast_bytes),
     ] {
         registry.register_with_unit(name, help, Unit::Bytes, ConstGauge::new(big(value)));
     }
