@@ -313,7 +313,7 @@ impl Detainees {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+        self.all.bytes
     }
 
     pub(super) fn next(&self) -> u64 {
