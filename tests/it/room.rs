@@ -1,6 +1,6 @@
 //! Room on the disk: what waits is counted with what it may grow to, and nothing is sent that could not be written if it fails.
 
-use crate::harness::{Bench, destination, wait_for};
+use crate::harness::{Bench, destination, let_pass, wait_for};
 use crate::receiver::{Receiver, status};
 use holdline::clock::Clock;
 use serde_json::json;
@@ -26,7 +26,7 @@ async fn without_room_for_what_fails_nothing_is_sent_and_every_answer_says_why()
     assert_eq!((&holds[0]["gate"], &holds[0]["set_by"]), (&json!("disk"), &json!("daemon")), "{holds}");
     let event = bench.get(&format!("/v1/events/{id}")).await;
     assert_eq!(event["deliveries"][0]["waiting_for"]["gate"], "disk", "{event}");
-    tokio::time::sleep(A_WHILE).await;
+    let_pass(A_WHILE).await;
     assert_eq!(receiver.count(), 0);
     // it purges, redrives and stops as ever
     bench.change("/v1/dlq/purge", json!({"all": true})).await;
