@@ -45,7 +45,13 @@ impl Kind {
     /// The newest version that there is of it.
     fn newest(self) -> u8 {
         match self {
-            Self::History | Self::Settled | Self::Audit | Self::Detained | Self::Redrive | Self::Delivery | Self::DeadLetter => 2,
+            Self::History
+            | Self::Settled
+            | Self::Audit
+            | Self::Detained
+            | Self::Redrive
+            | Self::Delivery
+            | Self::DeadLetter => 2,
             _ => VERSION,
         }
     }
