@@ -8,7 +8,9 @@
 use super::access_log::{self, Refusal, UNAUTHENTICATED};
 use super::{Admin, Failure};
 use crate::config::settings::Scope;
-use crate::http::listener::Peer;
+use crate::http::seats::Seat;
+use crate::http::sending::Sending;
+use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
@@ -17,7 +19,14 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 use subtle::ConstantTimeEq;
+
+/// Connections that requests with a token leave to others, so that health checks are answered whatever they do.
+const KEPT_FOR_OTHERS: usize = 16;
+/// The largest body of a request, and how long it may take to come.
+const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A token, what it opens, and what its holder is called in the audit.
 #[derive(Clone)]
@@ -102,10 +111,15 @@ fn bearer(given: &[u8]) -> &[u8] {
     }
 }
 
+/// The address that a request comes from; none where it came over no network.
+fn peer(request: &Request) -> Option<IpAddr> {
+    request.extensions().get::<Seat>()?.peer().address()
+}
+
 /// Where a request comes from, as the audit names it.
 fn origin(via: Option<Via>, peer: Option<IpAddr>) -> String {
     match (via, peer) {
-        (_, Some(ip)) => ip.to_canonical().to_string(),
+        (_, Some(ip)) => ip.to_string(),
         (Some(Via::Unix { uid }), None) => format!("unix:{uid}"),
         _ => "an unknown address".to_owned(),
     }
@@ -118,11 +132,23 @@ pub async fn authorize(
     next: Next,
 ) -> Response {
     let via = request.extensions().get::<Via>().copied();
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    let (peer, seat) = (peer(&request), request.extensions().get::<Seat>().cloned());
     match caller(&admin.grants, admin.own_uid, via, request.headers()) {
         Ok(caller) if caller.may(scope) => {
+            if seat.as_ref().is_some_and(|seat| !seat.trust(KEPT_FOR_OTHERS)) {
+                let message = "as many requests with a token are served as may be; try again in a moment";
+                return Failure::unavailable(message).into_response();
+            }
             request.extensions_mut().insert(caller);
-            next.run(request).await
+            let request = match with_body(request).await {
+                Ok(request) => request,
+                Err(failure) => return failure.into_response(),
+            };
+            match seat.map(|seat| seat.serve()) {
+                // what is streamed is in hand until its end
+                Some(in_hand) => next.run(request).await.map(|body| Body::new(Sending::new(body, in_hand))),
+                None => next.run(request).await,
+            }
         }
         Ok(caller) => {
             let asked = access_log::asked(request.method(), request.uri().path());
@@ -136,12 +162,27 @@ pub async fn authorize(
             if why == Refusal::WrongToken {
                 let until = admin.access.failed(peer, now);
                 if until > now {
+                    // its connection may give way meanwhile
+                    let _waiting = seat.as_ref().map(Seat::receive);
                     admin.clock.sleep_until(until).await;
                 }
             }
             Failure::unauthorized().into_response()
         }
     }
+}
+
+/// The request with all of its body.
+async fn with_body(request: Request) -> Result<Request, Failure> {
+    let (head, body) = request.into_parts();
+    let body = match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, BODY_BYTES_MAX)).await {
+        Ok(Ok(bytes)) => Body::from(bytes),
+        Ok(Err(_)) => {
+            return Err(Failure::bad(format!("the body broke off, or is longer than {BODY_BYTES_MAX} bytes")));
+        }
+        Err(_) => return Err(Failure::timeout("the body did not arrive in time")),
+    };
+    Ok(Request::from_parts(head, body))
 }
 
 /// Notes who reads bodies, durably, before any of them is sent.
@@ -161,8 +202,7 @@ pub async fn note_read(State(admin): State<Arc<Admin>>, caller: Caller, request:
 pub async fn same_site(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
     let via = request.extensions().get::<Via>().copied();
     let Some(why) = foreign(via, request.headers()) else { return next.run(request).await };
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-    admin.access.refused(UNAUTHENTICATED, Refusal::OtherSite, origin(via, peer), admin.clock.now());
+    admin.access.refused(UNAUTHENTICATED, Refusal::OtherSite, origin(via, peer(&request)), admin.clock.now());
     Failure::forbidden(why).into_response()
 }
 

@@ -39,7 +39,7 @@ mod throttle;
 
 pub use access::{Grant, Via};
 pub use access_log::AccessLog;
-pub use socket::Socket;
+pub use socket::{Socket, by_user};
 
 use crate::clock::Clock;
 use crate::config::settings::Scope;

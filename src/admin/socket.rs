@@ -4,17 +4,15 @@
 //! error. The file is for the daemon's user and group.
 
 use super::access::Via;
-use crate::http::listener::{self, Limits};
-use axum::{Extension, Router};
-use hyper_util::service::TowerToHyperService;
+use crate::http::listen::Listen;
+use crate::http::seats::{Peer, Seat};
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::Response;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio::net::{UnixListener, UnixStream};
 
 /// Owner and group may connect.
 const MODE: u32 = 0o660;
@@ -44,29 +42,23 @@ impl Socket {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(MODE))?;
         Ok(Self { listener, path: path.to_owned() })
     }
+}
 
-    /// Serves connections until `stop`, then lets the requests under way finish.
-    pub async fn serve(self, api: Router, limits: Limits, stop: CancellationToken) {
-        let permits = Arc::new(Semaphore::new(limits.connections_max));
-        let connections = TaskTracker::new();
-        while let Some(permit) = stop.run_until_cancelled(permits.clone().acquire_owned()).await {
-            let Some(accepted) = stop.run_until_cancelled(self.listener.accept()).await else { break };
-            let Ok((stream, _)) = accepted else {
-                tracing::warn!("a connection to the admin socket could not be accepted");
-                listener::pause().await;
-                continue;
-            };
-            // who cannot be told apart is nobody
-            let uid = stream.peer_cred().map_or(u32::MAX, |peer| peer.uid());
-            let service = TowerToHyperService::new(api.clone().layer(Extension(Via::Unix { uid })));
-            let stop = stop.clone();
-            connections.spawn(async move {
-                let _permit = permit;
-                listener::connection(stream, service, limits, stop).await;
-            });
-        }
-        drop(self);
-        connections.close();
-        connections.wait().await;
+impl Listen for Socket {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<(UnixStream, Peer)> {
+        let (stream, _) = self.listener.accept().await?;
+        // who cannot be told apart is nobody
+        let uid = stream.peer_cred().map_or(u32::MAX, |peer| peer.uid());
+        Ok((stream, Peer::User(uid)))
     }
+}
+
+/// Lets a request say from which user it came.
+pub async fn by_user(mut request: Request, next: Next) -> Response {
+    if let Some(Peer::User(uid)) = request.extensions().get::<Seat>().map(Seat::peer) {
+        request.extensions_mut().insert(Via::Unix { uid });
+    }
+    next.run(request).await
 }

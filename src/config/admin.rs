@@ -5,7 +5,13 @@ use super::intake::Listeners;
 use super::names::Names;
 use super::section::{Section, Value};
 use super::settings::{Admin, NamedToken, Scope, Token};
+use super::values::{self, Limits, span};
+use std::time::Duration;
 use toml::de::DeValue;
+
+const MAX_CONNECTIONS: Limits<u64> =
+    Limits { min: (32, "16 are kept for health checks"), max: (100_000, "each takes a file descriptor") };
+const WRITE_TIMEOUT: Limits<Duration> = Limits { min: (span("100ms"), ""), max: (span("1h"), "") };
 
 /// Reads `[admin]`.
 pub(super) fn admin(mut section: Section<'_>) -> (Admin, Listeners<'_>) {
@@ -24,7 +30,12 @@ pub(super) fn admin(mut section: Section<'_>) -> (Admin, Listeners<'_>) {
     }
     let token = section.take("token", super::secret::secret).map_or(Token::Made, Token::Given);
     let tokens = section.take("tokens", named_tokens).unwrap_or_default();
-    (Admin { listen, sockets, token, tokens }, at)
+    let absent = Admin::default();
+    let count = |v: Value<'_>| values::whole(&v, &MAX_CONNECTIONS).and_then(|n| usize::try_from(n).ok());
+    let max_connections = section.take("max_connections", count).unwrap_or(absent.max_connections);
+    let write_timeout =
+        section.take("write_timeout", |v| values::duration(&v, &WRITE_TIMEOUT)).unwrap_or(absent.write_timeout);
+    (Admin { listen, sockets, max_connections, write_timeout, token, tokens }, at)
 }
 
 fn named_tokens(value: Value<'_>) -> Option<Vec<NamedToken>> {

@@ -5,8 +5,12 @@ use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
 use serde_json::json;
+use std::convert::Infallible;
 
 pub type Answer = Response<Full<Bytes>>;
+
+/// The type of a handler's answer, for services that cannot fail.
+pub type Handled = Result<Answer, Infallible>;
 
 /// A JSON body with a status.
 pub fn json<T: Serialize>(status: StatusCode, body: &T) -> Answer {

@@ -8,11 +8,12 @@
 
 use super::answer;
 use super::farewell;
-use super::heard::Heard;
 use super::linger::linger;
+use super::listen::{self, Listen};
 use super::received::Received;
 use super::seats::{self, Seat, Seats};
 use super::tls::{self, Tls};
+use super::watched::Watched;
 use http::{HeaderValue, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -23,7 +24,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -49,6 +49,8 @@ pub struct Limits {
     pub head_bytes_max: usize,
     /// For a handshake, and for a head; also the longest time that a connection may stay idle.
     pub head_timeout: Duration,
+    /// The longest time in which a peer may take nothing of what is sent.
+    pub write_timeout: Duration,
     /// For what a peer sends that nobody reads any more, see [`super::linger`].
     pub linger_timeout: Duration,
 }
@@ -83,8 +85,9 @@ impl Entrance {
 
     /// Serves connections until `stop`; returns when the last has ended. Each request carries its connection's [`Seat`]
     /// among its extensions.
-    pub async fn serve<S, B>(self, listener: TcpListener, service: S)
+    pub async fn serve<L, S, B>(self, listener: L, service: S)
     where
+        L: Listen,
         S: Service<http::Request<Received>, Response = http::Response<B>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
         B: hyper::body::Body<Error: std::error::Error + Send + Sync, Data: Send> + Send + 'static,
@@ -100,14 +103,13 @@ impl Entrance {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
-                    super::listener::pause().await;
+                    listen::pause().await;
                     continue;
                 }
             };
-            let address = peer.ip().to_canonical();
             let seat = tokio::select! {
                 biased; // and who is accepted is heard, if there is a seat
-                seat = self.seats.take(address) => seat,
+                seat = self.seats.take(peer) => seat,
                 () = self.stop.cancelled() => break,
             };
             let entrance = self.clone();
@@ -116,8 +118,8 @@ impl Entrance {
                 connections.spawn(async move { entrance.connection(stream, seat, service).await });
                 continue;
             }
-            tracing::debug!(%address, "a connection beyond those of one address");
-            if let Some(seat) = self.refused.take_free(address) {
+            tracing::debug!(%peer, "a connection beyond those of one address");
+            if let Some(seat) = self.refused.take_free(peer) {
                 connections.spawn(entrance.refuse(stream, seat));
             }
         }
@@ -127,7 +129,7 @@ impl Entrance {
     }
 
     /// Tells a peer that its address has all the connections that it may have.
-    async fn refuse(mut self, stream: TcpStream, seat: Seat) {
+    async fn refuse<I: AsyncRead + AsyncWrite + Unpin>(mut self, stream: I, seat: Seat) {
         self.limits.head_timeout = self.limits.head_timeout.min(REFUSED_TIMEOUT);
         self.limits.linger_timeout = self.limits.linger_timeout.min(REFUSED_TIMEOUT);
         let service = service_fn(|request: http::Request<Received>| async {
@@ -141,13 +143,13 @@ impl Entrance {
         let _ = tokio::time::timeout(REFUSED_TIMEOUT, self.connection(stream, seat, service)).await;
     }
 
-    async fn connection<S, B>(self, stream: TcpStream, seat: Seat, service: S)
+    async fn connection<I, S, B>(self, stream: I, seat: Seat, service: S)
     where
+        I: AsyncRead + AsyncWrite + Unpin,
         S: Service<http::Request<Received>, Response = http::Response<B>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
         B: hyper::body::Body<Error: std::error::Error + Send + Sync, Data: Send> + Send + 'static,
     {
-        let _ = stream.set_nodelay(true); // only latency is lost where it fails
         let (sitting, linger_timeout) = (seat.clone(), self.limits.linger_timeout);
         let service = service_fn(move |request| seated(service.clone(), sitting.clone(), request, linger_timeout));
         let Some(tls) = &self.tls else { return self.http1(stream, &seat, service).await };
@@ -161,11 +163,11 @@ impl Entrance {
             Ok(Ok(stream)) if tls::is_http2(stream.get_ref().1) => self.http2(stream, &seat, service).await,
             Ok(Ok(stream)) => self.http1(stream, &seat, service).await,
             Ok(Err((error, mut stream))) => {
-                tracing::debug!(%error, address = %seat.address(), "no TLS connection came about");
+                tracing::debug!(%error, peer = %seat.peer(), "no TLS connection came about");
                 // the alert says why
                 self.linger(&mut stream, &seat).await;
             }
-            Err(_) => tracing::debug!(address = %seat.address(), "a TLS handshake was too slow"),
+            Err(_) => tracing::debug!(peer = %seat.peer(), "a TLS handshake was too slow"),
         }
     }
 
@@ -175,7 +177,7 @@ impl Entrance {
         S: Service<http::Request<Incoming>, Response = http::Response<B>, Error = Infallible>,
         B: hyper::body::Body<Error: std::error::Error + Send + Sync> + 'static,
     {
-        let mut stream = Heard::new(stream, seat.clone());
+        let mut stream = Watched::new(stream, seat.clone());
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.head_timeout)
@@ -204,7 +206,7 @@ impl Entrance {
         S::Future: Send + 'static,
         B: hyper::body::Body<Error: std::error::Error + Send + Sync, Data: Send> + Send + 'static,
     {
-        let mut stream = Heard::new(stream, seat.clone());
+        let mut stream = Watched::new(stream, seat.clone());
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(self.limits.head_timeout)
@@ -227,11 +229,12 @@ impl Entrance {
     where
         C: Future<Output = hyper::Result<()>>,
     {
-        let idle = self.limits.head_timeout;
+        let Limits { head_timeout: idle, write_timeout, .. } = self.limits;
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => Some(ended),
             () = seat.needed() => return End::GivenUp,
+            () = seat.stalled(write_timeout) => return End::GivenUp,
             () = farewell::due(&self.stop, seat.begun()) => None,
             () = seat.idle(idle) => None,
         };
@@ -242,7 +245,8 @@ impl Entrance {
                 tokio::select! {
                     ended = connection => ended,
                     () = seat.needed() => return End::GivenUp,
-                    () = seat.idle(idle) => return End::GivenUp, // a peer that reads no answer
+                    () = seat.stalled(write_timeout) => return End::GivenUp,
+                    () = seat.idle(idle) => return End::GivenUp,
                 }
             }
         };
@@ -306,6 +310,7 @@ mod tests {
     use http_body_util::Full;
     use std::future::pending;
     use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
 
     async fn get(to: std::net::SocketAddr) -> TcpStream {
         let mut stream = TcpStream::connect(to).await.unwrap();
@@ -318,6 +323,7 @@ mod tests {
         let limits = Limits {
             head_bytes_max: 8192,
             head_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(60),
             linger_timeout: Duration::from_secs(60),
         };
         let stop = CancellationToken::new();

@@ -5,7 +5,7 @@
 //!
 //! *Invariants.* There are never more connections than seats, in all and for one address. When a new one comes and none is
 //! free, one that lingers gives way; else the connection that has waited longest for its peer, be it for a request or for
-//! the rest of a body; what is in hand is never cut off. So slow senders hold each other up and nobody else: who sends at
+//! the rest of a body, and strangers before those who have shown who they are; what is in hand is never cut off. So slow senders hold each other up and nobody else: who sends at
 //! once waits for a short time only, and is never the first.
 
 use std::collections::HashMap;
@@ -22,8 +22,35 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub all: usize,
-    /// For one address.
+    /// For one address, or one user.
     pub per_address: usize,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Peer {
+    Address(IpAddr),
+    /// A process of this user, by word of the kernel.
+    User(u32),
+}
+
+impl Peer {
+    /// None where it came over no network.
+    pub fn address(self) -> Option<IpAddr> {
+        match self {
+            Self::Address(address) => Some(address),
+            Self::User(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::User(uid) => write!(f, "unix:{uid}"),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -39,14 +66,14 @@ pub struct Seats {
 #[derive(Debug, Default)]
 struct Taken {
     seats: HashMap<u64, Arc<Sitting>>,
-    per_address: HashMap<IpAddr, usize>,
+    per_peer: HashMap<Peer, usize>,
     next: u64,
 }
 
 /// One connection, as others see it.
 #[derive(Debug)]
 struct Sitting {
-    address: IpAddr,
+    peer: Peer,
     doing: Mutex<Doing>,
     give_way: CancellationToken,
     /// Its first request has come.
@@ -55,6 +82,12 @@ struct Sitting {
     unread: AtomicBool,
     /// Something has come since the last request was answered: the beginning of a head.
     head_begun: AtomicBool,
+    /// It has shown who it is.
+    trusted: AtomicBool,
+    /// Its peer does not take what is sent, for now.
+    blocked: AtomicBool,
+    /// How often its peer took something.
+    taken: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,12 +107,29 @@ impl Doing {
     fn can_give_way(self) -> bool {
         self.receiving >= self.requests
     }
+}
+
+impl Sitting {
+    fn doing(&self) -> Doing {
+        *self.doing.lock().expect("no holder panics")
+    }
 
     /// Who comes first gives way first.
-    fn rank(self) -> (bool, u64) {
-        let lingers = self.lingering > 0 && self.requests == 0;
-        (!lingers, self.since)
+    fn rank(&self, doing: Doing) -> (Rank, u64) {
+        let rank = match doing {
+            Doing { lingering: 1.., requests: 0, .. } => Rank::Lingers,
+            _ if self.trusted.load(Ordering::Relaxed) => Rank::Known,
+            _ => Rank::Stranger,
+        };
+        (rank, doing.since)
     }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Lingers,
+    Stranger,
+    Known,
 }
 
 /// The seat of one connection; free again once the last clone is gone.
@@ -100,17 +150,17 @@ impl Seats {
 
     /// A seat for a connection that has come; waits where everybody has something in hand. None where its address has all
     /// that it may have, and needs them.
-    pub async fn take(self: &Arc<Self>, address: IpAddr) -> Option<Seat> {
+    pub async fn take(self: &Arc<Self>, peer: Peer) -> Option<Seat> {
         loop {
             let freed = self.freed.notified();
             {
                 let mut taken = self.taken();
-                let of_address = taken.per_address.get(&address).copied().unwrap_or_default();
+                let of_address = taken.per_peer.get(&peer).copied().unwrap_or_default();
                 let crowded = of_address >= self.bounds.per_address;
                 if !crowded && taken.seats.len() < self.bounds.all {
-                    return Some(self.sit(&mut taken, address));
+                    return Some(self.sit(&mut taken, peer));
                 }
-                match taken.candidate(|sitting| !crowded || sitting.address == address) {
+                match taken.candidate(|sitting| !crowded || sitting.peer == peer) {
                     Candidate::Asked => {}
                     Candidate::Found(sitting) => sitting.give_way.cancel(),
                     Candidate::None if crowded => return None,
@@ -122,22 +172,31 @@ impl Seats {
     }
 
     /// A seat that is free at this moment, if there is one.
-    pub fn take_free(self: &Arc<Self>, address: IpAddr) -> Option<Seat> {
+    pub fn take_free(self: &Arc<Self>, peer: Peer) -> Option<Seat> {
         let mut taken = self.taken();
-        let of_address = taken.per_address.get(&address).copied().unwrap_or_default();
+        let of_address = taken.per_peer.get(&peer).copied().unwrap_or_default();
         let is_free = taken.seats.len() < self.bounds.all && of_address < self.bounds.per_address;
-        is_free.then(|| self.sit(&mut taken, address))
+        is_free.then(|| self.sit(&mut taken, peer))
     }
 
-    fn sit(self: &Arc<Self>, taken: &mut Taken, address: IpAddr) -> Seat {
+    fn sit(self: &Arc<Self>, taken: &mut Taken, peer: Peer) -> Seat {
         let doing = Doing { since: self.moment(), ..Doing::default() };
         let (give_way, begun) = (CancellationToken::new(), CancellationToken::new());
-        let (unread, head_begun) = (AtomicBool::new(false), AtomicBool::new(false));
-        let sitting = Arc::new(Sitting { address, doing: Mutex::new(doing), give_way, begun, unread, head_begun });
+        let sitting = Arc::new(Sitting {
+            peer,
+            doing: Mutex::new(doing),
+            give_way,
+            begun,
+            unread: AtomicBool::new(false),
+            head_begun: AtomicBool::new(false),
+            trusted: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
+            taken: AtomicU64::new(0),
+        });
         let number = taken.next;
         taken.next += 1;
         taken.seats.insert(number, sitting.clone());
-        *taken.per_address.entry(address).or_default() += 1;
+        *taken.per_peer.entry(peer).or_default() += 1;
         Seat(Arc::new(Held { seats: self.clone(), number, sitting }))
     }
 
@@ -165,9 +224,10 @@ impl Taken {
             if sitting.give_way.is_cancelled() {
                 return Candidate::Asked;
             }
-            let doing = *sitting.doing.lock().expect("no holder panics");
-            if doing.can_give_way() && found.is_none_or(|(rank, _)| doing.rank() < rank) {
-                found = Some((doing.rank(), sitting.as_ref()));
+            let doing = sitting.doing();
+            let rank = sitting.rank(doing);
+            if doing.can_give_way() && found.is_none_or(|(first, _)| rank < first) {
+                found = Some((rank, sitting.as_ref()));
             }
         }
         found.map_or(Candidate::None, |(_, sitting)| Candidate::Found(sitting))
@@ -178,10 +238,10 @@ impl Drop for Held {
     fn drop(&mut self) {
         let mut taken = self.seats.taken();
         taken.seats.remove(&self.number);
-        if let Some(count) = taken.per_address.get_mut(&self.sitting.address) {
+        if let Some(count) = taken.per_peer.get_mut(&self.sitting.peer) {
             *count -= 1;
             if *count == 0 {
-                taken.per_address.remove(&self.sitting.address);
+                taken.per_peer.remove(&self.sitting.peer);
             }
         }
         drop(taken);
@@ -202,8 +262,48 @@ pub struct Receiving(Seat);
 pub struct Lingering(Seat);
 
 impl Seat {
-    pub fn address(&self) -> IpAddr {
-        self.0.sitting.address
+    /// No other connection of these seats has it, or ever had.
+    pub fn number(&self) -> u64 {
+        self.0.number
+    }
+
+    pub fn peer(&self) -> Peer {
+        self.0.sitting.peer
+    }
+
+    /// Its peer has shown who it is. Says whether its request may be served: with all that is in hand at least `kept` seats
+    /// stay for others.
+    pub fn trust(&self, kept: usize) -> bool {
+        self.0.sitting.trusted.store(true, Ordering::Relaxed);
+        let taken = self.0.seats.taken();
+        let in_hand = taken.seats.values().filter(|sitting| !sitting.doing().can_give_way()).count();
+        in_hand + kept <= self.0.seats.bounds.all
+    }
+
+    /// Something was sent, or the peer did not take it: then it is blocked.
+    pub fn sends(&self, blocked: bool) {
+        self.0.sitting.blocked.store(blocked, Ordering::Relaxed);
+        if !blocked {
+            self.0.sitting.taken.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.0.sitting.blocked.load(Ordering::Relaxed)
+    }
+
+    /// Returns when the peer has taken nothing of what was to be sent for at least `span`.
+    pub async fn stalled(&self, span: Duration) {
+        let mut seen = None;
+        let mut ticks = tokio::time::interval(span);
+        loop {
+            ticks.tick().await;
+            let taken = self.is_blocked().then(|| self.0.sitting.taken.load(Ordering::Relaxed));
+            if taken.is_some() && taken == seen {
+                return;
+            }
+            seen = taken;
+        }
     }
 
     /// Until it is dropped, a request is served.
@@ -259,14 +359,15 @@ impl Seat {
         self.0.sitting.give_way.cancelled().await;
     }
 
-    /// Returns when nothing has been in hand, and nothing has come, for at least `span`.
+    /// Returns when nothing has been in hand, and nothing has come, for at least `span`. Who does not take what is sent is
+    /// not idle, see [`Self::stalled`].
     pub async fn idle(&self, span: Duration) {
         let mut seen = None;
         let mut ticks = tokio::time::interval(span);
         loop {
             ticks.tick().await;
             let doing = self.doing();
-            if seen == Some(doing.since) && doing.requests == 0 {
+            if seen == Some(doing.since) && doing.requests == 0 && !self.is_blocked() {
                 return;
             }
             seen = Some(doing.since);
@@ -274,7 +375,7 @@ impl Seat {
     }
 
     fn doing(&self) -> Doing {
-        *self.0.sitting.doing.lock().expect("no holder panics")
+        self.0.sitting.doing()
     }
 
     fn change(&self, change: impl FnOnce(&mut Doing)) {
@@ -307,7 +408,7 @@ impl Drop for Lingering {
 #[cfg(test)]
 impl Seats {
     pub fn in_hand(&self) -> usize {
-        self.taken().seats.values().map(|sitting| sitting.doing.lock().expect("no holder panics").requests).sum()
+        self.taken().seats.values().map(|sitting| sitting.doing().requests).sum()
     }
 }
 
@@ -316,8 +417,8 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
-    fn address(n: u8) -> IpAddr {
-        Ipv4Addr::new(10, 0, 0, n).into()
+    fn address(n: u8) -> Peer {
+        Peer::Address(Ipv4Addr::new(10, 0, 0, n).into())
     }
 
     fn asked(seat: &Seat) -> bool {
@@ -368,6 +469,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn strangers_give_way_before_who_is_known_and_some_seats_stay_for_others() {
+        let (seats, taken) = full(4).await;
+        assert!(taken[0].trust(1), "nothing is in hand");
+        let in_hand: Vec<_> = taken[1..].iter().map(Seat::serve).collect();
+        assert!(taken[1].trust(1) && !taken[1].trust(2));
+        drop(in_hand);
+        let newcomer = tokio::spawn(async move { seats.take(address(9)).await.unwrap() });
+        taken[2].needed().await;
+        assert_eq!(taken.iter().filter(|seat| asked(seat)).count(), 1, "the first waits longest, but is known");
+        drop(taken);
+        newcomer.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn stalled_is_who_takes_nothing_and_not_who_is_sent_nothing() {
+        let seats = Seats::new(Bounds { all: 1, per_address: 1 });
+        let seat = seats.take(address(1)).await.unwrap();
+        let span = Duration::from_millis(20);
+        seat.sends(false);
+        assert!(tokio::time::timeout(span * 5, seat.stalled(span)).await.is_err());
+        seat.sends(true);
+        assert!(tokio::time::timeout(span * 5, seat.idle(span)).await.is_err(), "blocked is not idle");
+        seat.stalled(span).await;
+    }
+
+    #[tokio::test]
     async fn an_address_gives_up_seats_of_its_own_only() {
         let seats = Seats::new(Bounds { all: 10, per_address: 2 });
         let other = seats.take(address(1)).await.unwrap();
@@ -391,7 +518,7 @@ mod tests {
         let in_hand = taken[0].serve();
         drop(taken);
         drop(in_hand);
-        assert!(seats.taken().seats.is_empty() && seats.taken().per_address.is_empty());
+        assert!(seats.taken().seats.is_empty() && seats.taken().per_peer.is_empty());
     }
 
     #[tokio::test]
