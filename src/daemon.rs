@@ -22,7 +22,8 @@ use crate::config::Settings;
 use crate::config::settings;
 use crate::dispatch::{self, Destination, Destinations, Dispatcher, Known, Question};
 use crate::intake::admission::{self, Admission};
-use crate::intake::{Bounds, Counts, Intake, SharedIntake, Source};
+use crate::intake::memory::{MemoryBounds, MemoryLimit};
+use crate::intake::{Bounds, Counts, Intake, Pace, SharedIntake, Source};
 use crate::scheduler::Scheduler;
 use crate::store::{Bounds as Remembered, Door, Opened, Options, Store, Windows};
 use crate::upkeep;
@@ -33,7 +34,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -119,7 +120,7 @@ impl Daemon {
             started_at: clock.now(),
             ready: Arc::default(),
         });
-        let admin = listening::serve_admin(admin_listeners, sockets, &admin::router(state.clone()))?;
+        let admin = listening::serve_admin(admin_listeners, sockets, &admin::router(state.clone()), &settings.admin)?;
         care::raise_alerts(&upkeep, &state, &settings);
         let dispatcher = Dispatcher {
             store: store.clone(),
@@ -182,6 +183,7 @@ impl Daemon {
     /// Ends in order; everything that was told to anybody is on disk.
     pub async fn stop(self) -> anyhow::Result<()> {
         let Self { store, committer, admission, upkeep, intake, dispatch: (stop, dispatcher), admin, door, .. } = self;
+        admission.leave();
         stop.cancel();
         dispatcher.await.context("dispatch ended badly")?;
         intake.end(INTAKE_DRAIN).await;
@@ -279,12 +281,16 @@ fn door(
         sources,
         bounds: Bounds {
             body_bytes_max: intake.max_body_bytes,
-            body_timeout: intake.body_timeout,
+            body_pace: Pace {
+                timeout: intake.body_timeout,
+                grace: intake.body_grace,
+                bytes_per_second_min: intake.min_body_rate,
+            },
             depth_max: intake.max_json_depth,
             events_max: intake.max_batch,
             success: http::StatusCode::from_u16(intake.success_status).unwrap_or(http::StatusCode::ACCEPTED),
         },
-        room: Arc::new(Semaphore::new(intake.max_in_flight_bytes.min(Semaphore::MAX_PERMITS))),
+        memory: Arc::new(MemoryLimit::new(memory_bounds(intake))),
         admission,
         counts,
         quarantine: crate::intake::room(
@@ -292,6 +298,20 @@ fn door(
             settings.sources.iter().filter(|s| s.keeps_apart()).count(),
         ),
     })
+}
+
+/// What bodies may take; where nothing else is written, strangers share half of it, an address half of that, and a
+/// connection a quarter. The largest body always fits.
+fn memory_bounds(intake: &settings::Intake) -> MemoryBounds {
+    let all = intake.max_in_flight_bytes;
+    let part = |set: Option<usize>, absent: usize, of: usize| set.unwrap_or(absent).max(intake.max_body_bytes).min(of);
+    let unverified = part(intake.max_unverified_bytes, all / 2, all);
+    MemoryBounds {
+        all,
+        unverified,
+        per_address: part(intake.max_unverified_per_address, unverified / 2, unverified),
+        per_connection: part(intake.max_unverified_per_connection, unverified / 4, unverified),
+    }
 }
 
 async fn restored(store: &Store, destinations: &Known, clock: &Clock) -> anyhow::Result<Scheduler> {

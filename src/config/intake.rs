@@ -16,6 +16,8 @@ const MAX_BATCH: Limits<u64> = Limits { min: (1, ""), max: (10_000, "a batch is 
 const MAX_IN_FLIGHT: Limits<u64> = Limits { min: (KIB, ""), max: (64 * GIB, "") };
 const HEADER_TIMEOUT: Limits<Duration> = Limits { min: (span("10ms"), ""), max: (span("5m"), "") };
 const BODY_TIMEOUT: Limits<Duration> = Limits { min: (span("10ms"), ""), max: (span("10m"), "") };
+const BODY_GRACE: Limits<Duration> = Limits { min: (span("0s"), ""), max: (span("10m"), "") };
+const MIN_BODY_RATE: Limits<u64> = Limits { min: (0, ""), max: (MIB, "slower networks are honest, too") };
 const LINGER_TIMEOUT: Limits<Duration> = Limits { min: (span("0s"), ""), max: (span("5m"), "") };
 const DISK_RESERVE: Limits<u64> = Limits { min: (MIB, "delivery goes on and needs room to write"), max: (TIB, "") };
 const MAX_QUEUE: Limits<u64> = Limits { min: (KIB, ""), max: (16 * TIB, "") };
@@ -58,6 +60,14 @@ pub(super) fn intake(mut section: Section<'_>) -> (Intake, Listeners<'_>) {
         body_timeout: section
             .take("body_timeout", |v| values::duration(&v, &BODY_TIMEOUT))
             .unwrap_or(absent.body_timeout),
+        max_unverified_bytes: section.take("max_unverified", |v| values::memory(&v, &MAX_IN_FLIGHT)),
+        max_unverified_per_address: section.take("max_unverified_per_address", |v| values::memory(&v, &MAX_IN_FLIGHT)),
+        max_unverified_per_connection: section
+            .take("max_unverified_per_connection", |v| values::memory(&v, &MAX_IN_FLIGHT)),
+        body_grace: section.take("body_grace", |v| values::duration(&v, &BODY_GRACE)).unwrap_or(absent.body_grace),
+        min_body_rate: section
+            .take("min_body_rate", |v| values::memory(&v, &MIN_BODY_RATE))
+            .unwrap_or(absent.min_body_rate),
         linger_timeout: section
             .take("linger_timeout", |v| values::duration(&v, &LINGER_TIMEOUT))
             .unwrap_or(absent.linger_timeout),
@@ -69,9 +79,20 @@ pub(super) fn intake(mut section: Section<'_>) -> (Intake, Listeners<'_>) {
             .take("max_queue_bytes", |v| values::size(&v, &MAX_QUEUE))
             .unwrap_or(absent.max_queue_bytes),
     };
-    for (key, bytes) in
-        [("max_in_flight", intake.max_in_flight_bytes as u64), ("max_queue_bytes", intake.max_queue_bytes)]
-    {
+    check_body_fits(&section, &intake);
+    (intake, places)
+}
+
+/// The largest body must fit into everything that bounds bodies.
+fn check_body_fits(section: &Section<'_>, intake: &Intake) {
+    let of_senders = [
+        ("max_unverified", intake.max_unverified_bytes),
+        ("max_unverified_per_address", intake.max_unverified_per_address),
+        ("max_unverified_per_connection", intake.max_unverified_per_connection),
+    ];
+    let of_senders = of_senders.into_iter().filter_map(|(key, bytes)| Some((key, bytes? as u64)));
+    let of_all = [("max_in_flight", intake.max_in_flight_bytes as u64), ("max_queue_bytes", intake.max_queue_bytes)];
+    for (key, bytes) in of_all.into_iter().chain(of_senders) {
         let body = intake.max_body_bytes as u64;
         if bytes < body && section.sound(&[key, "max_body"]) {
             let at = if section.has(key) { key } else { "max_body" };
@@ -83,7 +104,6 @@ pub(super) fn intake(mut section: Section<'_>) -> (Intake, Listeners<'_>) {
             section.wrong_at(at, message, format!("write a larger `{key}` or a smaller `max_body`"));
         }
     }
-    (intake, places)
 }
 
 fn tls(value: Value<'_>) -> Option<ServerTls> {

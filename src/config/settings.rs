@@ -54,10 +54,18 @@ pub struct Intake {
     pub max_batch: usize,
     /// Bodies of requests that are being read or wait for the disk, together; at least `max_body_bytes`.
     pub max_in_flight_bytes: usize,
+    /// Of them, those of senders that have not shown who they are; at most, and at least `max_body_bytes`.
+    pub max_unverified_bytes: Option<usize>,
+    pub max_unverified_per_address: Option<usize>,
+    pub max_unverified_per_connection: Option<usize>,
     /// From the first byte of a connection, or the end of the last request, to the end of the headers.
     pub header_timeout: Duration,
     /// From the end of the headers to the end of the body.
     pub body_timeout: Duration,
+    /// Behind this much of it the average rate counts.
+    pub body_grace: Duration,
+    /// Bytes a second; zero: any rate will do.
+    pub min_body_rate: usize,
     /// For what is sent behind a refusal: it is read and discarded, so that the answer arrives.
     pub linger_timeout: Duration,
     /// 200 or 202.
@@ -83,6 +91,10 @@ pub struct Admin {
     pub listen: Vec<SocketAddr>,
     /// Paths of unix sockets.
     pub sockets: Vec<PathBuf>,
+    /// On all of them together.
+    pub max_connections: usize,
+    /// The longest time in which a peer may take nothing of an answer.
+    pub write_timeout: Duration,
     /// The token that may do everything.
     pub token: Token,
     /// Further tokens, each with a name and scopes of its own.
@@ -279,8 +291,13 @@ impl Default for Intake {
             max_json_depth: 64,
             max_batch: 1000,
             max_in_flight_bytes: 64 * MIB,
+            max_unverified_bytes: None,
+            max_unverified_per_address: None,
+            max_unverified_per_connection: None,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
+            body_grace: Duration::from_secs(10),
+            min_body_rate: KIB,
             linger_timeout: Duration::from_secs(10),
             success_status: 202,
             disk_reserve_bytes: GIB / 2,
@@ -294,6 +311,8 @@ impl Default for Admin {
         Self {
             listen: vec![(Ipv4Addr::LOCALHOST, 8081).into()],
             sockets: Vec::new(),
+            max_connections: 256,
+            write_timeout: Duration::from_secs(60),
             token: Token::Made,
             tokens: Vec::new(),
         }

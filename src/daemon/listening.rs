@@ -5,19 +5,20 @@ use crate::admin::{self, Socket};
 use crate::config::settings;
 use crate::http::entrance::{self, Entrance};
 use crate::http::tls::{Files, Tls};
-use crate::http::{listener, seats, sockets};
+use crate::http::{seats, sockets};
 use crate::intake::SharedIntake;
 use crate::upkeep;
 use anyhow::{Context, anyhow, bail};
-use axum::{Extension, Router};
+use axum::{Extension, Router, middleware};
 use hyper_util::service::TowerToHyperService;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
-/// The admin API is for few.
-const ADMIN_LIMITS: listener::Limits =
-    listener::Limits { connections_max: 256, head_bytes_max: 64 * 1024, head_timeout: Duration::from_secs(10) };
+/// Of a request to the admin API: its head, and what may still come behind a refusal.
+const ADMIN_HEAD_BYTES_MAX: usize = 64 * 1024;
+const ADMIN_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const ADMIN_LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The sockets that were handed over, where they are asked for, and those of the addresses; at least one.
 pub(super) fn intake(settings: &settings::Intake) -> anyhow::Result<Vec<TcpListener>> {
@@ -80,6 +81,8 @@ pub(super) fn serve(
     let limits = entrance::Limits {
         head_bytes_max: settings.max_header_bytes,
         head_timeout: settings.header_timeout,
+        // an answer is short: whoever takes none of it for so long does not read
+        write_timeout: settings.header_timeout,
         linger_timeout: settings.linger_timeout,
     };
     let all = settings.max_connections;
@@ -96,16 +99,30 @@ pub(super) fn serve(
     part
 }
 
-/// Serves the admin API on its sockets.
-pub(super) fn serve_admin(listeners: Vec<TcpListener>, sockets: Vec<Socket>, api: &Router) -> anyhow::Result<Part> {
+/// Serves the admin API on its sockets, which share their connections.
+pub(super) fn serve_admin(
+    listeners: Vec<TcpListener>,
+    sockets: Vec<Socket>,
+    api: &Router,
+    settings: &settings::Admin,
+) -> anyhow::Result<Part> {
     let part = Part::new();
+    let limits = entrance::Limits {
+        head_bytes_max: ADMIN_HEAD_BYTES_MAX,
+        head_timeout: ADMIN_HEAD_TIMEOUT,
+        write_timeout: settings.write_timeout,
+        linger_timeout: ADMIN_LINGER_TIMEOUT,
+    };
+    let bounds = seats::Bounds { all: settings.max_connections, per_address: settings.max_connections };
+    let entrance = Entrance::new(bounds, None, limits, part.stop.clone());
     for listener in listeners {
         let via = Extension(admin::Via::Tcp(listener.local_addr()?));
         let service = TowerToHyperService::new(api.clone().layer(via));
-        part.tasks.spawn(listener::serve(listener, service, ADMIN_LIMITS, part.stop.clone()));
+        part.tasks.spawn(entrance.clone().serve(listener, service));
     }
     for socket in sockets {
-        part.tasks.spawn(socket.serve(api.clone(), ADMIN_LIMITS, part.stop.clone()));
+        let service = TowerToHyperService::new(api.clone().layer(middleware::from_fn(admin::by_user)));
+        part.tasks.spawn(entrance.clone().serve(socket, service));
     }
     Ok(part)
 }

@@ -2,7 +2,8 @@
 //!
 //! *What a reload applies.* The sources with their secrets; the destinations, apart from `ordering`: new ones, other
 //! settings, secrets read again, and the end of one for which nothing waits; and what intake bounds of one request:
-//! `max_body`, `max_json_depth`, `max_batch`, `body_timeout`, `success_status`. Everything else needs a restart, which the
+//! `max_body`, `max_json_depth`, `max_batch`, `body_timeout`, `body_grace`, `min_body_rate`, `max_unverified` and its parts,
+//! `success_status`. Everything else needs a restart, which the
 //! log says; then nothing is changed, so that a running daemon never goes by half of a file.
 //!
 //! *Order.* Deliveries keep their places: what is under way ends as it began, and the next one of its interaction starts
@@ -55,8 +56,8 @@ impl Daemon {
         let Fleet { known, rereads } = self.fleet(&settings).await?;
         let old = self.door.read().expect("no holder panics").clone();
         let new = door(&self.store, &self.clock, &settings, &known, old.admission.clone(), old.counts.clone())?;
-        // bodies that are being read hold their room in it
-        let new = Intake { room: old.room.clone(), ..new };
+        // bodies that are being read are charged to it
+        let new = Intake { memory: old.memory.clone(), ..new };
         let (to, heard) = oneshot::channel();
         let gone = "dispatch has ended";
         self.questions.send(Question::GoBy(known.clone(), to)).await.context(gone)?;
@@ -67,6 +68,7 @@ impl Daemon {
         }
         self.store.set_windows(Windows { by_source: settings.dedup_windows().into_iter().collect() });
         self.store.bound_history(super::remembered(&settings));
+        new.memory.set_bounds(super::memory_bounds(&settings.intake));
         new.counts.knows(settings.sources.iter().map(|s| &s.name));
         *self.door.write().expect("no holder panics") = Arc::new(new);
         self.settings = settings;
@@ -135,6 +137,11 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<String> {
         max_json_depth: new.intake.max_json_depth,
         max_batch: new.intake.max_batch,
         body_timeout: new.intake.body_timeout,
+        body_grace: new.intake.body_grace,
+        min_body_rate: new.intake.min_body_rate,
+        max_unverified_bytes: new.intake.max_unverified_bytes,
+        max_unverified_per_address: new.intake.max_unverified_per_address,
+        max_unverified_per_connection: new.intake.max_unverified_per_connection,
         success_status: new.intake.success_status,
         ..old.intake.clone()
     };

@@ -4,7 +4,7 @@
 //! again by itself, a little above the mark at which it closed. Slow destinations alone never close it.
 
 use crate::time::Timestamp;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use tokio::sync::Notify;
 
 /// Intake opens again when there is this much more room than at the mark where it closed: a tenth.
@@ -92,13 +92,20 @@ pub struct Admission {
     room: AtomicU8,
     /// An operator keeps events out until then, in milliseconds since the epoch; zero where none does.
     closed_until: AtomicU64,
+    /// A stop has begun; events are still accepted.
+    leaving: AtomicBool,
     changed: Notify,
 }
 
 impl Default for Admission {
     fn default() -> Self {
         let changed = Notify::new();
-        Self { room: AtomicU8::new(State::Open as u8), closed_until: AtomicU64::new(0), changed }
+        Self {
+            room: AtomicU8::new(State::Open as u8),
+            closed_until: AtomicU64::new(0),
+            leaving: AtomicBool::new(false),
+            changed,
+        }
     }
 }
 
@@ -110,6 +117,16 @@ impl Admission {
             _ if self.closed_until().is_some() => State::Closed,
             room => room,
         }
+    }
+
+    /// What is said to who asks whether events are accepted: a stop is announced as soon as it begins.
+    pub fn announced(&self) -> State {
+        if self.leaving.load(Ordering::Relaxed) { State::Draining } else { self.state() }
+    }
+
+    /// Announces a stop.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
     }
 
     /// The state by room alone.

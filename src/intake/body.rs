@@ -1,66 +1,114 @@
 //! Reading a request's body within its bounds of size, time and memory.
 
+use super::memory::{Charge, NoRoom};
 use crate::http::received::Received;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Body;
-use std::sync::Arc;
+use std::pin::pin;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+/// How often it is looked whether a body comes fast enough.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Why a body was not read to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unread {
     TooLarge,
     TooSlow,
-    /// The bodies of all requests together would take too much memory.
+    /// There is no memory for it, or it gave way to another.
     NoRoom,
     /// The sender broke off, or its framing was wrong.
     Broken,
 }
 
-/// A body, and the memory that is set aside for it as long as it lives.
+/// How fast a body must come.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// For all of it.
+    pub timeout: Duration,
+    /// From here on it must have come, on average, at `bytes_per_second_min`; zero: at any rate.
+    pub grace: Duration,
+    pub bytes_per_second_min: usize,
+}
+
+/// A body, and the memory that is charged for it as long as it lives.
 #[derive(Debug)]
 pub struct Held {
     pub bytes: Bytes,
-    _room: Option<OwnedSemaphorePermit>,
+    charge: Charge,
 }
 
-/// `room` counts bytes.
-pub async fn read(mut body: Received, max: usize, timeout: Duration, room: &Arc<Semaphore>) -> Result<Held, Unread> {
+impl Held {
+    /// Its sender has shown who it is.
+    pub fn verify(&mut self) {
+        self.charge.verify();
+    }
+}
+
+pub async fn read(mut body: Received, max: usize, pace: Pace, charge: Charge) -> Result<Held, Unread> {
     if body.size_hint().lower() > max as u64 {
         return Err(Unread::TooLarge);
     }
-    match tokio::time::timeout(timeout, collect(&mut body, max, room)).await {
-        Ok(read) => read,
-        Err(_) => {
-            body.give_up();
-            Err(Unread::TooSlow)
+    let read = timeout(pace.timeout, at_pace(&mut body, max, pace, &charge)).await;
+    match read.unwrap_or(Err(Unread::TooSlow)) {
+        Ok(bytes) => Ok(Held { bytes, charge }),
+        Err(unread) => {
+            if unread != Unread::TooLarge {
+                body.give_up();
+            }
+            Err(unread)
         }
     }
 }
 
-async fn collect(body: &mut Received, max: usize, room: &Arc<Semaphore>) -> Result<Held, Unread> {
-    let (mut first, mut all, mut held) = (None::<Bytes>, BytesMut::new(), None::<OwnedSemaphorePermit>);
-    while let Some(frame) = body.frame().await {
+async fn at_pace(body: &mut Received, max: usize, pace: Pace, charge: &Charge) -> Result<Bytes, Unread> {
+    let mut reading = pin!(collect(body, max, charge));
+    if pace.bytes_per_second_min == 0 {
+        return reading.await;
+    }
+    if let Ok(read) = timeout(pace.grace, reading.as_mut()).await {
+        return read;
+    }
+    let mut due = 0;
+    while charge.received() >= due {
+        due += pace.bytes_per_second_min;
+        if let Ok(read) = timeout(LOOK, reading.as_mut()).await {
+            return read;
+        }
+    }
+    Err(Unread::TooSlow)
+}
+
+async fn collect(body: &mut Received, max: usize, charge: &Charge) -> Result<Bytes, Unread> {
+    let expected = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
+    let room_max = expected.map_or(max, |bytes| bytes.min(max));
+    let mut read = 0;
+    loop {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            () = charge.evicted() => return Err(Unread::NoRoom),
+        };
+        let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else { continue };
-        let read = first.as_ref().map_or(0, Bytes::len) + all.len() + data.len();
+        read += data.len();
         if read > max {
             return Err(Unread::TooLarge);
         }
-        let n = u32::try_from(data.len()).map_err(|_| Unread::TooLarge)?;
-        let permit = room.clone().try_acquire_many_owned(n).map_err(|_| Unread::NoRoom)?;
-        match &mut held {
-            Some(held) => held.merge(permit),
-            None => held = Some(permit),
+        if read == data.len() && body.is_end_stream() {
+            // in one piece, which need not be copied
+            charge.whole(data.len())?;
+            charge.finish()?;
+            return Ok(data);
         }
-        match first.take() {
-            None if all.is_empty() => first = Some(data),
-            earlier => {
-                all.extend(earlier);
-                all.extend_from_slice(&data);
-            }
-        }
+        charge.append(&data, room_max)?;
     }
-    Ok(Held { bytes: first.unwrap_or_else(|| all.freeze()), _room: held })
+    Ok(charge.finish()?.into())
+}
+
+impl From<NoRoom> for Unread {
+    fn from(_: NoRoom) -> Self {
+        Self::NoRoom
+    }
 }

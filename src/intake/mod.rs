@@ -8,16 +8,18 @@ mod body;
 mod detention;
 mod guard;
 mod handshake;
+mod health;
+pub mod memory;
 mod refusal;
 mod source;
 
+pub use body::Pace;
 pub use detention::{Unproven, Verdict, room};
 pub use source::Source;
 
 use crate::clock::Clock;
 use crate::event::EventId;
-use crate::http::answer::{self, Answer};
-use crate::http::listener::Handled;
+use crate::http::answer::{self, Answer, Handled};
 use crate::http::received::Received;
 use crate::http::seats::Seat;
 use crate::latency::Latency;
@@ -26,8 +28,11 @@ use crate::rules::throttle::Throttle;
 use crate::store::{Arrival, Cause, Proof, Receipt, Room, Store};
 use crate::time::Timestamp;
 use admission::Admission;
+use body::Held;
 use guard::Standing;
+use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, header};
+use memory::{MemoryLimit, Sender};
 use refusal::Refusal;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -35,7 +40,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
-use tokio::sync::Semaphore;
 
 /// A log line about unsigned places of a source is written once in so long.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
@@ -44,7 +48,7 @@ const TOLD_EVERY: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub body_bytes_max: usize,
-    pub body_timeout: Duration,
+    pub body_pace: Pace,
     pub depth_max: usize,
     pub events_max: usize,
     pub success: StatusCode,
@@ -114,8 +118,8 @@ pub struct Intake {
     pub clock: Clock,
     pub sources: HashMap<String, Source>,
     pub bounds: Bounds,
-    /// Bytes of bodies that may be held at once.
-    pub room: Arc<Semaphore>,
+    /// What bodies may take at once.
+    pub memory: Arc<MemoryLimit>,
     pub admission: Arc<Admission>,
     pub counts: Arc<Counts>,
     /// What there is for requests that are kept apart.
@@ -131,6 +135,9 @@ struct Told {
 
 impl Intake {
     pub async fn handle(&self, request: http::Request<Received>) -> Handled {
+        if request.uri().path() == health::PATH {
+            return Ok(self.health(request.method()));
+        }
         let began = self.clock.precise();
         let source = request.uri().path().strip_prefix("/in/").unwrap_or_default().to_owned();
         Ok(match self.take(request).await {
@@ -170,14 +177,15 @@ impl Intake {
         }
         let limited = |until| Refusal::limited(until, self.clock.now());
         source.has_room(self.clock.now()).map_err(limited)?;
-        let receiving = head.extensions.get::<Seat>().map(Seat::receive);
-        let held = body::read(body, self.bounds.body_bytes_max, self.bounds.body_timeout, &self.room);
-        let held = held.await.map_err(|unread| Refusal::unread(unread, self.bounds.body_bytes_max))?;
-        drop(receiving);
+        let verified = matches!(standing, Standing::Passed);
+        let mut held = self.receive(&head, body, verified).await?;
         let Some(proof) = standing.admits(&held.bytes) else {
             let why = (Cause::BadSignature, Proof::Nothing);
             return self.detain(source, &head, &held.bytes, why, Refusal::unauthorized()).await;
         };
+        if !source.guard.is_open() {
+            held.verify();
+        }
         if let Some(answer) = handshake::validation(&head.headers, &held.bytes) {
             return Ok(answer);
         }
@@ -206,6 +214,21 @@ impl Intake {
                 "the signature does not cover this place, so it is ignored; name it in trust_unsigned to believe it";
             tracing::warn!(source = source.name, %place, requests, "{what}");
         }
+    }
+
+    /// The body, and memory for it and its head; `verified`: its sender has shown who it is.
+    async fn receive(&self, head: &Parts, body: Received, verified: bool) -> Result<Held, Refusal> {
+        let seat = head.extensions.get::<Seat>();
+        let sender =
+            Sender { connection: seat.and_then(|seat| Some((seat.number(), seat.peer().address()?))), verified };
+        let charge = self.memory.begin(sender, head_bytes(head));
+        let _receiving = seat.map(Seat::receive);
+        let max = self.bounds.body_bytes_max;
+        let read = match charge {
+            Ok(charge) => body::read(body, max, self.bounds.body_pace, charge).await,
+            Err(no_room) => Err(no_room.into()),
+        };
+        read.map_err(|unread| Refusal::unread(unread, max))
     }
 
     async fn accept_one(&self, source: &Source, headers: &HeaderMap, fields: Fields) -> Result<Answer, Refusal> {
@@ -242,4 +265,10 @@ impl Intake {
         self.counts.ignored.fetch_add(count, Ordering::Relaxed);
         answer::json(self.bounds.success, &json!({"status": "ignored"}))
     }
+}
+
+/// About what a head takes in memory.
+fn head_bytes(head: &Parts) -> usize {
+    let path = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
+    path + head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>()
 }

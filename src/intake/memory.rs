@@ -1,0 +1,425 @@
+//! The memory for bodies: who may have how much of it, and who gives way when it is needed.
+//!
+//! *Invariants.* What senders cost together never exceeds the bounds, but for a body that is alone. Senders that have not
+//! shown who they are share a part, and of that each address and each connection only a part. Where a part is full, the
+//! body of it that has been idle longest gives way, and its memory is free before the newcomer goes on; a body that has
+//! come as a whole never does. So who holds back the rest of a body holds up nobody who sends.
+//!
+//! A body is idle from its last KiB on, not from its last byte: a drip is no progress.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+/// What a request takes beside its head and its body.
+const REQUEST_BYTES: usize = 1024;
+/// So much must come until a body counts as having moved.
+const PROGRESS_BYTES: usize = 1024;
+
+/// In bytes; each at least as large as the largest body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryBounds {
+    pub all: usize,
+    /// Of senders that have not shown who they are.
+    pub unverified: usize,
+    pub per_address: usize,
+    pub per_connection: usize,
+}
+
+/// Who sends a body.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender {
+    /// The connection, and where it comes from, where that is known.
+    pub connection: Option<(u64, IpAddr)>,
+    /// It showed who it is before the body.
+    pub verified: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Part {
+    Connection(u64),
+    Address(IpAddr),
+    Unverified,
+    All,
+}
+
+#[derive(Debug)]
+pub struct MemoryLimit(Mutex<Held>);
+
+#[derive(Debug)]
+struct Held {
+    bounds: MemoryBounds,
+    parts: HashMap<Part, Usage>,
+    /// Orders what happens, in place of a clock.
+    moment: u64,
+}
+
+#[derive(Debug, Default)]
+struct Usage {
+    bytes: usize,
+    /// Bodies that are being received, the one idle longest first.
+    receiving: BTreeMap<u64, Arc<Buffer>>,
+}
+
+/// A body as it comes. Its numbers change only while [`Held`] is locked.
+#[derive(Debug)]
+struct Buffer {
+    parts: Vec<Part>,
+    charged: AtomicUsize,
+    received: AtomicUsize,
+    /// Since when it is idle, and as of how many bytes.
+    since: AtomicU64,
+    moved: AtomicUsize,
+    /// None once it gave way, or was taken as a whole.
+    bytes: Mutex<Option<Vec<u8>>>,
+    evicted: Notify,
+}
+
+/// There is no memory for it, or it gave way to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoom;
+
+/// The memory of one request, free again once this is dropped.
+#[derive(Debug)]
+pub struct Charge {
+    limit: Arc<MemoryLimit>,
+    buffer: Arc<Buffer>,
+    verified: bool,
+}
+
+impl MemoryLimit {
+    pub fn new(bounds: MemoryBounds) -> Self {
+        Self(Mutex::new(Held { bounds, parts: HashMap::new(), moment: 0 }))
+    }
+
+    pub fn set_bounds(&self, bounds: MemoryBounds) {
+        self.held().bounds = bounds;
+    }
+
+    /// Memory for a request whose head takes `head_bytes`.
+    ///
+    /// # Errors
+    /// Where there is none, and nobody who could give way.
+    pub fn begin(self: &Arc<Self>, sender: Sender, head_bytes: usize) -> Result<Charge, NoRoom> {
+        let mut parts = Vec::with_capacity(4);
+        if !sender.verified {
+            if let Some((connection, address)) = sender.connection {
+                parts.extend([Part::Connection(connection), Part::Address(address)]);
+            }
+            parts.push(Part::Unverified);
+        }
+        parts.push(Part::All);
+        let buffer = Arc::new(Buffer {
+            parts,
+            charged: AtomicUsize::new(0),
+            received: AtomicUsize::new(0),
+            since: AtomicU64::new(0),
+            moved: AtomicUsize::new(0),
+            bytes: Mutex::new(Some(Vec::new())),
+            evicted: Notify::new(),
+        });
+        let charge = Charge { limit: self.clone(), buffer, verified: false };
+        let freed = {
+            let mut held = self.held();
+            let freed = held.charge(&charge.buffer, REQUEST_BYTES + head_bytes)?;
+            held.wait(&charge.buffer);
+            freed
+        };
+        drop(freed); // without holding others up
+        Ok(charge)
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().expect("no holder panics")
+    }
+}
+
+impl Held {
+    fn bound(&self, part: Part) -> usize {
+        match part {
+            Part::Connection(_) => self.bounds.per_connection,
+            Part::Address(_) => self.bounds.per_address,
+            Part::Unverified => self.bounds.unverified,
+            Part::All => self.bounds.all,
+        }
+    }
+
+    /// Charges a body with `bytes` more; what gave way for it comes back, to be freed.
+    fn charge(&mut self, buffer: &Arc<Buffer>, bytes: usize) -> Result<Vec<Vec<u8>>, NoRoom> {
+        let mut freed = Vec::new();
+        let own = buffer.charged.load(Ordering::Relaxed);
+        for &part in &buffer.parts {
+            loop {
+                let used = self.parts.get(&part).map_or(0, |usage| usage.bytes);
+                // who is alone is never refused: the largest body fits, whatever its head takes
+                if used == own || used + bytes <= self.bound(part) {
+                    break;
+                }
+                let victim = self.victim(part, buffer).ok_or(NoRoom)?;
+                freed.extend(self.evict(&victim));
+            }
+        }
+        for &part in &buffer.parts {
+            self.parts.entry(part).or_default().bytes += bytes;
+        }
+        buffer.charged.fetch_add(bytes, Ordering::Relaxed);
+        Ok(freed)
+    }
+
+    /// Who gives way to a body where a part is full. Nobody who showed who it is gives way to one who did not.
+    fn victim(&self, part: Part, newcomer: &Arc<Buffer>) -> Option<Arc<Buffer>> {
+        let idle_longest = |part| {
+            let receiving = self.parts.get(&part).map(|usage| usage.receiving.values());
+            receiving.into_iter().flatten().find(|other| !Arc::ptr_eq(other, newcomer)).cloned()
+        };
+        let unverified_gives_way = (part == Part::All).then(|| idle_longest(Part::Unverified)).flatten();
+        let is_unverified = newcomer.parts.contains(&Part::Unverified);
+        unverified_gives_way.or_else(|| if part == Part::All && is_unverified { None } else { idle_longest(part) })
+    }
+
+    fn evict(&mut self, victim: &Arc<Buffer>) -> Option<Vec<u8>> {
+        self.leave(victim);
+        self.release(victim, &victim.parts);
+        victim.evicted.notify_one();
+        victim.bytes.lock().expect("no holder panics").take()
+    }
+
+    /// Has a body wait for more of it.
+    fn wait(&mut self, buffer: &Arc<Buffer>) {
+        self.moment += 1;
+        buffer.since.store(self.moment, Ordering::Relaxed);
+        for &part in &buffer.parts {
+            self.parts.entry(part).or_default().receiving.insert(self.moment, buffer.clone());
+        }
+    }
+
+    /// It waits no more.
+    fn leave(&mut self, buffer: &Buffer) {
+        let since = buffer.since.swap(0, Ordering::Relaxed);
+        for part in &buffer.parts {
+            if let Some(usage) = self.parts.get_mut(part) {
+                usage.receiving.remove(&since);
+            }
+        }
+    }
+
+    /// Gives back what a body takes of some of its parts.
+    fn release(&mut self, buffer: &Buffer, parts: &[Part]) {
+        let bytes = buffer.charged.load(Ordering::Relaxed);
+        for part in parts {
+            if let Some(usage) = self.parts.get_mut(part) {
+                usage.bytes -= bytes;
+                if usage.bytes == 0 && usage.receiving.is_empty() {
+                    self.parts.remove(part);
+                }
+            }
+        }
+        if parts.contains(&Part::All) {
+            buffer.charged.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Charge {
+    /// Takes in a piece of a body that has at most `bytes_max`.
+    pub fn append(&self, piece: &[u8], bytes_max: usize) -> Result<(), NoRoom> {
+        let received = self.buffer.received.fetch_add(piece.len(), Ordering::Relaxed) + piece.len();
+        let capacity = self.bytes().as_ref().ok_or(NoRoom)?.capacity();
+        let wanted = (capacity * 2).min(bytes_max).max(received);
+        if received > capacity {
+            self.grow(wanted - capacity)?;
+        }
+        {
+            let mut bytes = self.bytes();
+            let bytes = bytes.as_mut().ok_or(NoRoom)?;
+            if received > capacity {
+                bytes.reserve_exact(wanted - bytes.len());
+            }
+            bytes.extend_from_slice(piece);
+        }
+        // never while the bytes are locked: who evicts locks both, in the other order
+        self.moves(received);
+        Ok(())
+    }
+
+    /// Charges a body that has come in one piece, and is not kept here.
+    pub fn whole(&self, bytes: usize) -> Result<(), NoRoom> {
+        self.grow(bytes)
+    }
+
+    /// What has come of it; from now on it gives way to nobody.
+    pub fn finish(&self) -> Result<Vec<u8>, NoRoom> {
+        self.limit.held().leave(&self.buffer);
+        self.bytes().take().ok_or(NoRoom)
+    }
+
+    /// Its sender has shown who it is.
+    pub fn verify(&mut self) {
+        if !self.verified {
+            self.verified = true;
+            let narrow: Vec<_> = self.buffer.parts.iter().copied().filter(|part| *part != Part::All).collect();
+            self.limit.held().release(&self.buffer, &narrow);
+        }
+    }
+
+    /// Bytes of the body so far.
+    pub fn received(&self) -> usize {
+        self.buffer.received.load(Ordering::Relaxed)
+    }
+
+    /// Returns when it has given way to another.
+    pub async fn evicted(&self) {
+        self.buffer.evicted.notified().await;
+    }
+
+    fn grow(&self, bytes: usize) -> Result<(), NoRoom> {
+        let freed = {
+            let mut held = self.limit.held();
+            if self.bytes().is_none() {
+                return Err(NoRoom);
+            }
+            held.charge(&self.buffer, bytes)?
+        };
+        drop(freed); // without holding others up
+        Ok(())
+    }
+
+    fn moves(&self, received: usize) {
+        if received - self.buffer.moved.load(Ordering::Relaxed) < PROGRESS_BYTES {
+            return;
+        }
+        self.buffer.moved.store(received, Ordering::Relaxed);
+        let mut held = self.limit.held();
+        if self.buffer.since.load(Ordering::Relaxed) != 0 {
+            held.leave(&self.buffer);
+            held.wait(&self.buffer);
+        }
+    }
+
+    fn bytes(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
+        self.buffer.bytes.lock().expect("no holder panics")
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        let mut held = self.limit.held();
+        held.leave(&self.buffer);
+        let parts: &[Part] = if self.verified { &[Part::All] } else { &self.buffer.parts };
+        held.release(&self.buffer, parts);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    const BOUNDS: MemoryBounds =
+        MemoryBounds { all: 100_000, unverified: 50_000, per_address: 30_000, per_connection: 20_000 };
+
+    fn limit() -> Arc<MemoryLimit> {
+        Arc::new(MemoryLimit::new(BOUNDS))
+    }
+
+    fn stranger(connection: u64, address: u8) -> Sender {
+        let address = Ipv4Addr::new(10, 0, 0, address).into();
+        Sender { connection: Some((connection, address)), verified: false }
+    }
+
+    const KNOWN: Sender = Sender { connection: None, verified: true };
+
+    fn receive(limit: &Arc<MemoryLimit>, sender: Sender, bytes: usize) -> Result<Charge, NoRoom> {
+        let charge = limit.begin(sender, 0)?;
+        charge.append(&vec![b'x'; bytes], 1 << 20).map(|()| charge)
+    }
+
+    fn gone(charge: &Charge) -> bool {
+        charge.bytes().is_none()
+    }
+
+    fn used(limit: &MemoryLimit, part: Part) -> usize {
+        limit.held().parts.get(&part).map_or(0, |usage| usage.bytes)
+    }
+
+    #[test]
+    fn the_body_idle_longest_gives_way_and_is_free_at_once() {
+        let limit = limit();
+        let held: Vec<_> = (0..4).map(|n| receive(&limit, stranger(n, n as u8), 10_000).unwrap()).collect();
+        held[0].append(&[b'x'; 1024], 1 << 20).unwrap(); // it moves
+        held[1].append(b"x", 1 << 20).unwrap(); // a drip does not
+        let newcomer = receive(&limit, stranger(9, 9), 12_000).unwrap();
+        assert_eq!(held.iter().map(gone).collect::<Vec<_>>(), [false, true, false, false]);
+        assert!(used(&limit, Part::Unverified) <= BOUNDS.unverified);
+        assert_eq!(held[1].finish(), Err(NoRoom));
+        assert_eq!(held[1].append(b"x", 1 << 20), Err(NoRoom));
+        assert_eq!(newcomer.finish().unwrap().len(), 12_000);
+        drop((held, newcomer));
+        assert!(limit.held().parts.is_empty(), "all is given back");
+    }
+
+    #[test]
+    fn a_body_that_has_come_as_a_whole_stays_and_the_newcomer_is_refused() {
+        let limit = limit();
+        let whole: Vec<_> = (0..4).map(|n| receive(&limit, stranger(n, n as u8), 11_000).unwrap()).collect();
+        let kept: Vec<_> = whole.iter().map(|charge| charge.finish().unwrap()).collect();
+        assert_eq!(receive(&limit, stranger(9, 9), 5_000).unwrap_err(), NoRoom);
+        assert_eq!(kept.iter().map(Vec::len).sum::<usize>(), 44_000);
+        drop(whole);
+        assert!(receive(&limit, stranger(9, 9), 5_000).is_ok());
+    }
+
+    #[test]
+    fn connections_and_addresses_give_up_what_is_their_own() {
+        let limit = limit();
+        let other = receive(&limit, stranger(1, 1), 10_000).unwrap();
+        let first = receive(&limit, stranger(2, 2), 10_000).unwrap();
+        let second = receive(&limit, stranger(2, 2), 10_000).unwrap();
+        assert!(gone(&first) && !gone(&second) && !gone(&other), "one connection");
+        let third = receive(&limit, stranger(3, 2), 14_000).unwrap();
+        let fourth = receive(&limit, stranger(4, 2), 14_000).unwrap();
+        assert!(gone(&second) && !gone(&third) && !gone(&fourth) && !gone(&other), "one address");
+        assert!(used(&limit, Part::Address(Ipv4Addr::new(10, 0, 0, 2).into())) <= BOUNDS.per_address);
+    }
+
+    #[test]
+    fn strangers_leave_room_for_who_is_known_and_give_way_to_them() {
+        let limit = limit();
+        let strangers: Vec<_> = (0..4).map(|n| receive(&limit, stranger(n, n as u8), 11_000).unwrap()).collect();
+        let known: Vec<_> = (0..3).map(|_| receive(&limit, KNOWN, 15_000).unwrap()).collect();
+        assert!(!strangers.iter().any(gone));
+        let more = receive(&limit, KNOWN, 15_000).unwrap();
+        assert!(gone(&strangers[0]) && !known.iter().any(gone));
+        // never the other way round
+        let all: Vec<_> = (0..9).map(|_| receive(&limit, KNOWN, 12_000)).collect();
+        assert!(strangers.iter().all(gone) && all.iter().any(Result::is_ok));
+        assert_eq!(receive(&limit, stranger(9, 9), 15_000).unwrap_err(), NoRoom);
+        drop((known, more));
+    }
+
+    #[test]
+    fn who_showed_who_it_is_by_its_body_leaves_the_part_of_strangers() {
+        let limit = limit();
+        let mut charge = receive(&limit, stranger(1, 1), 19_000 - REQUEST_BYTES).unwrap();
+        charge.finish().unwrap();
+        charge.verify();
+        charge.verify();
+        let all = used(&limit, Part::All);
+        assert_eq!((used(&limit, Part::Unverified), used(&limit, Part::Connection(1))), (0, 0));
+        assert!((19_000..20_000).contains(&all), "{all}");
+        drop(charge);
+        assert_eq!(used(&limit, Part::All), 0);
+    }
+
+    #[test]
+    fn the_largest_body_fits_whatever_its_head_takes() {
+        let limit = limit();
+        let charge = limit.begin(stranger(1, 1), 60_000).unwrap();
+        for _ in 0..100 {
+            charge.append(&[b'x'; 1000], 100_000).unwrap();
+        }
+        assert_eq!(charge.finish().unwrap().len(), 100_000);
+    }
+}
