@@ -5,7 +5,8 @@
 
 use super::access::Via;
 use crate::http::listen::Listen;
-use crate::http::seats::{Peer, Seat};
+use crate::http::peer::Peer;
+use crate::http::seats::Seat;
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;

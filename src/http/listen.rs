@@ -1,6 +1,6 @@
 //! Where connections come from: a TCP socket, or a socket of another kind whose peers are known otherwise.
 
-use super::seats::Peer;
+use super::peer::Peer;
 use std::future::Future;
 use std::io;
 use std::time::Duration;

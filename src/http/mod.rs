@@ -6,6 +6,7 @@ pub mod entrance;
 pub mod farewell;
 pub mod linger;
 pub mod listen;
+pub mod peer;
 pub mod received;
 pub mod seats;
 pub mod sending;

@@ -8,8 +8,8 @@
 //! the rest of a body, and strangers before those who have shown who they are; what is in hand is never cut off. So slow senders hold each other up and nobody else: who sends at
 //! once waits for a short time only, and is never the first.
 
+use super::peer::Peer;
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -24,33 +24,6 @@ pub struct Bounds {
     pub all: usize,
     /// For one address, or one user.
     pub per_address: usize,
-}
-
-/// Who is at the other end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Peer {
-    Address(IpAddr),
-    /// A process of this user, by word of the kernel.
-    User(u32),
-}
-
-impl Peer {
-    /// None where it came over no network.
-    pub fn address(self) -> Option<IpAddr> {
-        match self {
-            Self::Address(address) => Some(address),
-            Self::User(_) => None,
-        }
-    }
-}
-
-impl std::fmt::Display for Peer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Address(address) => address.fmt(f),
-            Self::User(uid) => write!(f, "unix:{uid}"),
-        }
-    }
 }
 
 #[derive(Debug)]

@@ -348,8 +348,8 @@ mod tests {
     fn the_body_idle_longest_gives_way_and_is_free_at_once() {
         let limit = limit();
         let held: Vec<_> = (0..4).map(|n| receive(&limit, stranger(n, n as u8), 10_000).unwrap()).collect();
-        held[0].append(&[b'x'; 1024], 1 << 20).unwrap(); // it moves
-        held[1].append(b"x", 1 << 20).unwrap(); // a drip does not
+        held[0].append(&[b'x'; 1024], 11_024).unwrap(); // it moves
+        held[1].append(b"x", 10_001).unwrap(); // a drip does not
         let newcomer = receive(&limit, stranger(9, 9), 12_000).unwrap();
         assert_eq!(held.iter().map(gone).collect::<Vec<_>>(), [false, true, false, false]);
         assert!(used(&limit, Part::Unverified) <= BOUNDS.unverified);
@@ -378,8 +378,8 @@ mod tests {
         let first = receive(&limit, stranger(2, 2), 10_000).unwrap();
         let second = receive(&limit, stranger(2, 2), 10_000).unwrap();
         assert!(gone(&first) && !gone(&second) && !gone(&other), "one connection");
-        let third = receive(&limit, stranger(3, 2), 14_000).unwrap();
-        let fourth = receive(&limit, stranger(4, 2), 14_000).unwrap();
+        let third = receive(&limit, stranger(3, 2), 13_000).unwrap();
+        let fourth = receive(&limit, stranger(4, 2), 13_000).unwrap();
         assert!(gone(&second) && !gone(&third) && !gone(&fourth) && !gone(&other), "one address");
         assert!(used(&limit, Part::Address(Ipv4Addr::new(10, 0, 0, 2).into())) <= BOUNDS.per_address);
     }
