@@ -89,8 +89,9 @@ fn rules(c: &mut Criterion) {
         let now = Timestamp(NOW.0 + n);
         let _ = black_box(breaker.check(now));
         let epoch = breaker.began();
-        let call = Call { began: now, latency: Duration::from_millis(3), health: Health::Well };
-        black_box(breaker.ended(epoch, &call, now));
+        let call =
+            Call { began: now, latency: Duration::from_millis(3), health: Health::Delivered, refuses_all: false };
+        black_box(breaker.ended(epoch, &call, false, now));
     });
 }
 
@@ -118,7 +119,8 @@ fn scheduling(c: &mut Criterion, waiting: u64) {
             scheduler.loaded(d, &more, end);
         }
         if let Step::Start(start) = scheduler.poll(now) {
-            let call = Call { began: now, latency: Duration::from_millis(3), health: Health::Well };
+            let call =
+                Call { began: now, latency: Duration::from_millis(3), health: Health::Delivered, refuses_all: false };
             black_box(scheduler.landed(&start, Landing::Resolved, Some(&call), now));
         }
     });

@@ -168,9 +168,15 @@ impl Delivery {
         (self.next_attempt() - 1, last.unwrap_or(0))
     }
 
-    /// How many attempts count against the limit.
-    pub fn counted(&self) -> u32 {
+    /// Attempts since the last redrive.
+    pub fn tried_since_redrive(&self) -> u32 {
         (self.next_attempt() - 1).saturating_sub(self.forgiven)
+    }
+
+    /// How many attempts count against the limit, where `counts` says which ends do. Of those that are no longer kept, all.
+    pub fn counted(&self, counts: impl Fn(&Outcome) -> bool) -> u32 {
+        let free = self.attempts.iter().filter(|a| a.number > self.forgiven && !counts(&a.outcome)).count();
+        self.tried_since_redrive().saturating_sub(u32::try_from(free).unwrap_or(u32::MAX))
     }
 }
 

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Rises by one with each accepted event, over restarts; the first is 1.
@@ -147,6 +148,17 @@ impl DestinationSet {
     }
 }
 
+/// A sender's clock may be ahead by so much; what is dated further in the future has no time that says anything.
+const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(60);
+
+/// When an event happened, as far as the sender's word can be believed: nothing happened after it was accepted.
+///
+/// A time a little ahead of the acceptance is that of the acceptance. One further ahead is no time at all: taken for the
+/// acceptance, it would make events stale that happened before and were accepted after.
+pub fn believed_time(said: Option<Timestamp>, received_at: Timestamp) -> Option<Timestamp> {
+    said.filter(|time| *time <= received_at.after(CLOCK_AHEAD_MAX)).map(|time| time.min(received_at))
+}
+
 /// An event as it lies in the store; its sequence is the place where it lies.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -160,7 +172,7 @@ pub struct Event {
     pub sender_id: Option<String>,
     /// The event type (`Holdline-Event-Type`); empty where the sender names none.
     pub kind: String,
-    /// When it happened, by the sender's word.
+    /// When it happened, by the sender's word; see [`believed_time`].
     pub time: Option<Timestamp>,
     pub content_type: String,
     pub traceparent: Option<String>,
@@ -190,6 +202,11 @@ impl fmt::Debug for Event {
 impl Event {
     pub fn id(&self, sequence: Sequence) -> EventId {
         EventId::new(self.received_at, sequence, self.body_digest)
+    }
+
+    /// When it happened, as far as that is known and can be believed.
+    pub fn happened_at(&self) -> Option<Timestamp> {
+        believed_time(self.time, self.received_at)
     }
 
     /// What its key is known by; none where it has none. In which lane it is ordered, [`SharedKeys::lane`] says.
@@ -233,6 +250,27 @@ mod tests {
             assert_eq!(id.0.get_variant(), uuid::Variant::RFC4122);
             assert_eq!(id.to_string().parse::<EventId>().unwrap(), id);
         }
+    }
+
+    #[test]
+    fn nothing_happened_after_it_was_accepted() {
+        let accepted = Timestamp(1_800_000_000_000);
+        let day = 86_400_000;
+        for (said_ms, believed_ms) in [
+            (Some(-day), Some(-day)),
+            (Some(-1), Some(-1)),
+            (Some(0), Some(0)),
+            (Some(1), Some(0)),
+            (Some(60_000), Some(0)),
+            (Some(60_001), None),
+            (Some(day), None),
+            (Some(8_000 * 365 * day), None),
+            (None, None),
+        ] {
+            let at = |ms: i64| Timestamp(accepted.0.saturating_add_signed(ms));
+            assert_eq!(believed_time(said_ms.map(at), accepted), believed_ms.map(at), "{said_ms:?}");
+        }
+        assert_eq!(believed_time(Some(Timestamp::NEVER), accepted), None);
     }
 
     #[test]

@@ -59,9 +59,8 @@ impl Admin {
             disk_foreseen: outlook != Outlook::Unknown,
             breakers: {
                 let open = lines.iter().filter(|(_, line)| !matches!(line.breaker, breaker::State::Closed));
-                let mut names: Vec<String> = open.map(|(d, _)| self.destination_name(*d)).collect();
-                names.sort();
-                names
+                let why = |d| self.store.stance(d).breaker.map(|fixed| fixed.reason).unwrap_or_default();
+                open.map(|(d, _)| (self.destination_name(*d), why(*d))).collect()
             },
             gap: self.last_gap().await,
             heard: self.counts.heard(),

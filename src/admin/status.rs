@@ -9,6 +9,7 @@ use super::{Admin, Failure, Name, Shared};
 use crate::dispatch::{Destination, LineStatus};
 use crate::event::DestinationId;
 use crate::intake::admission::State as Door;
+use crate::rules::breaker;
 use crate::scheduler::{Behind, Gate, Shut};
 use crate::store::{Remembering, Space, Totals};
 use crate::time::{Timestamp, millis};
@@ -202,6 +203,7 @@ pub(super) struct DestinationItem {
     paused: bool,
     breaker: BreakerItem,
     concurrency: Concurrency,
+    latency: Latency,
     /// Every gate that holds everything that waits for it, what lasts longest first.
     holds: Vec<Held>,
     queue: DestinationQueue,
@@ -215,6 +217,22 @@ struct Concurrency {
     limit: usize,
     max: usize,
     in_flight: usize,
+}
+
+/// How long its answers take.
+#[derive(Debug, Serialize, ToSchema)]
+struct Latency {
+    /// When little is asked of it; null before its first success.
+    usual_ms: Option<u64>,
+    /// Where at least `breaker.slow_ratio` of the requests of the window took `breaker.slow_call` longer than that: how many
+    /// of how many. They succeed, so nothing is held back but by the adaptive limit.
+    slow: Option<SlowCalls>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct SlowCalls {
+    slow: u32,
+    of: u32,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -357,6 +375,10 @@ fn one(admin: &Admin, s: &Snapshot, destination: &Destination) -> DestinationIte
             limit: line.limit,
             max: destination.policy.pace.concurrency_max,
             in_flight: line.in_flight,
+        },
+        latency: Latency {
+            usual_ms: line.usual_latency.map(millis),
+            slow: line.slow.map(|breaker::Slow { of, slow }| SlowCalls { slow, of }),
         },
         holds: explain::of_destination(admin, d, &line),
         queue: DestinationQueue {

@@ -47,8 +47,8 @@ pub struct Facts {
     pub disk_full_in: Option<Duration>,
     /// Whether enough has been seen of the disk to say so.
     pub disk_foreseen: bool,
-    /// Destinations whose breaker is not closed.
-    pub breakers: Vec<String>,
+    /// Destinations whose breaker is not closed, and why.
+    pub breakers: BTreeMap<String, String>,
     /// The last time in which events could not be accepted.
     pub gap: Option<Gap>,
     /// When each source was last heard of.
@@ -355,7 +355,7 @@ mod tests {
     }
 
     fn breakers(names: &[&str]) -> Facts {
-        Facts { breakers: names.iter().map(|name| (*name).to_owned()).collect(), ..Facts::default() }
+        Facts { breakers: names.iter().map(|name| ((*name).to_owned(), String::new())).collect(), ..Facts::default() }
     }
 
     #[test]
@@ -525,7 +525,14 @@ mod tests {
                 Facts { gap: Some(gap(at(4170), at(4195))), ..Facts::default() },
                 None,
             ),
-            (Condition::BreakerOpen, Facts { breakers: vec!["crm".to_owned()], ..Facts::default() }, Some("crm;")),
+            (
+                Condition::BreakerOpen,
+                Facts {
+                    breakers: [("crm".to_owned(), "the last 10 calls failed".to_owned())].into(),
+                    ..Facts::default()
+                },
+                Some("crm (the last 10 calls failed);"),
+            ),
             (Condition::BreakerOpen, Facts::default(), None),
             (
                 Condition::Certificate(hour),

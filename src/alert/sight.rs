@@ -58,7 +58,11 @@ impl Sight {
                 Self::of(soon.map(|(of, ends)| (of.clone(), format!("that of {of} ends at {ends}"))))
             }
             Condition::DiskLow => Self::lasts(facts.closed == Some("disk_low")),
-            Condition::BreakerOpen => Self::named(facts.breakers.iter()),
+            Condition::BreakerOpen => {
+                let said =
+                    |name: &str, why: &str| if why.is_empty() { name.to_owned() } else { format!("{name} ({why})") };
+                Self::of(facts.breakers.iter().map(|(name, why)| (name.clone(), said(name, why))))
+            }
             Condition::QueueDepth(above) => Self::lasts(facts.queue_depth > above),
             Condition::OldestAge(above) => Self::lasts(facts.oldest_age > above),
             Condition::DiskFull(within) => {

@@ -22,8 +22,10 @@ const BASE: Limits<Duration> = Limits { min: (span("1ms"), ""), max: (span("1h")
 const FACTOR: Limits<f64> = Limits { min: (1.0, "waits do not shrink from attempt to attempt"), max: (10.0, "") };
 const MAX: Limits<Duration> = Limits { min: (span("1ms"), ""), max: (span("24h"), "") };
 const ATTEMPTS: Limits<u64> =
-    Limits { min: (1, "the first one counts"), max: (1000, "every attempt is kept with its event") };
+    Limits { min: (1, "the first one counts"), max: (1000, r#"write "unlimited" for no limit but `max_age`"#) };
 const MAX_AGE: Limits<Duration> = Limits { min: (span("1s"), ""), max: (span("90d"), "") };
+const PERMANENT_AFTER: Limits<Duration> =
+    Limits { min: (span("0s"), ""), max: (span("7d"), "so long it holds up its interaction") };
 const RETRY_AFTER_MAX: Limits<Duration> =
     Limits { min: (span("1s"), ""), max: (span("7d"), "one answer can hold back the destination for so long") };
 
@@ -78,18 +80,24 @@ fn retry(mut section: Section<'_>) -> Retry {
         );
         section.wrong_at(at, message, "write a shorter `base` or a longer `max`");
     }
-    let attempts = section.take("attempts", |v| values::whole(&v, &ATTEMPTS));
+    let attempts = section.take("attempts", |v| values::whole_or(&v, "unlimited", &ATTEMPTS));
+    let statuses = section.take("statuses", |v| values::statuses(&v));
+    let permanent = section.take("permanent", |v| values::statuses(&v)).unwrap_or(absent.permanent);
     Retry {
         base,
         factor,
         max,
         jitter: section.take("jitter", |v| values::choice(&v, &jitters)).unwrap_or(absent.jitter),
-        attempts: attempts.map_or(absent.attempts, |n| u32::try_from(n).unwrap_or(u32::MAX)),
+        attempts: attempts.map_or(absent.attempts, |n| n.map(|n| u32::try_from(n).unwrap_or(u32::MAX))),
         max_age: section.take("max_age", |v| values::duration(&v, &MAX_AGE)).unwrap_or(absent.max_age),
         retry_after_max: section
             .take("retry_after_max", |v| values::duration(&v, &RETRY_AFTER_MAX))
             .unwrap_or(absent.retry_after_max),
-        statuses: section.take("statuses", |v| values::statuses(&v)).unwrap_or(absent.statuses),
+        statuses: statuses.unwrap_or(absent.statuses),
+        permanent,
+        permanent_after: section
+            .take("permanent_after", |v| values::duration(&v, &PERMANENT_AFTER))
+            .unwrap_or(absent.permanent_after),
         on_ambiguous: section.take("on_ambiguous", |v| values::choice(&v, &ambiguous)).unwrap_or(absent.on_ambiguous),
     }
 }

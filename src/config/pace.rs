@@ -12,6 +12,8 @@ const RATIO: Limits<f64> =
     Limits { min: (0.1, "less opens over a single call"), max: (1.0, "1.0 is all of the calls") };
 const WINDOW: Limits<Duration> = Limits { min: (span("1s"), ""), max: (span("1h"), "what is older says little") };
 const CALLS: Limits<u64> = Limits { min: (1, ""), max: (1_000_000, "") };
+const RUN: Limits<u64> =
+    Limits { min: (3, "they must concern three interactions"), max: (1_000_000, "so many never come in a row") };
 const SLOW: Limits<Duration> = Limits { min: (span("1ms"), ""), max: (span("10m"), "no attempt takes longer") };
 const OPEN_FOR: Limits<Duration> = Limits { min: (span("100ms"), ""), max: (span("1h"), "") };
 const PROBES: Limits<u64> = Limits { min: (1, ""), max: (1000, "") };
@@ -41,6 +43,12 @@ pub(super) fn breaker(mut section: Section<'_>) -> breaker::Limits {
         failure_ratio: section.take("failure_ratio", |v| values::number(&v, &RATIO)).unwrap_or(absent.failure_ratio),
         window: section.take("window", |v| values::duration(&v, &WINDOW)).unwrap_or(absent.window),
         min_calls: section.take("min_calls", |v| values::whole(&v, &CALLS)).map_or(absent.min_calls, small),
+        consecutive_failures: section
+            .take("consecutive_failures", |v| values::whole(&v, &CALLS))
+            .map_or(absent.consecutive_failures, small),
+        permanent_answers: section
+            .take("permanent_answers", |v| values::whole(&v, &RUN))
+            .map_or(absent.permanent_answers, small),
         slow_call: section.take("slow_call", |v| values::duration(&v, &SLOW)).unwrap_or(absent.slow_call),
         slow_ratio: section.take("slow_ratio", |v| values::number(&v, &RATIO)).unwrap_or(absent.slow_ratio),
         open_for: section.take("open_for", |v| values::duration(&v, &OPEN_FOR)).unwrap_or(absent.open_for),

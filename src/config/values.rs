@@ -254,6 +254,17 @@ pub(super) fn words(
     Some(words)
 }
 
+/// A whole number, or a word that stands for none.
+pub(super) fn whole_or(value: &Value<'_>, none: &str, limits: &Limits<u64>) -> Option<Option<u64>> {
+    match value.raw() {
+        DeValue::String(text) if text.as_ref() == none => Some(None),
+        DeValue::String(_) => {
+            value.wrong(format!("{} is neither a number nor \"{none}\"", value.written()), format!("write \"{none}\""))
+        }
+        _ => whole(value, limits).map(Some),
+    }
+}
+
 /// Statuses of HTTP that are no success: numbers and classes such as `"5xx"`.
 pub(super) fn statuses(value: &Value<'_>) -> Option<BTreeSet<u16>> {
     let mut all = BTreeSet::new();

@@ -16,7 +16,7 @@ use crate::rules::quota;
 use crate::rules::retry_after::{self, Wish};
 use crate::rules::staleness::Course;
 use crate::rules::success::Success;
-use crate::rules::verdict::{self, Ended, Verdict};
+use crate::rules::verdict::{Ended, Judgement, Verdict};
 use crate::scheduler::{Landing, Start};
 use crate::store::{Damaged, Store, StoreError, Transition};
 use crate::time::{Timestamp, millis};
@@ -26,8 +26,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
 
-/// The newest attempts that are kept with a delivery; more than that takes many redrives.
-const ATTEMPTS_KEPT: usize = 1000;
+/// Attempts that are kept with a delivery: the first, and the newest of the others. With the bound of `retry.max_age`, each
+/// record is written again so often that all of them would be more than the event.
+const ATTEMPTS_KEPT: usize = 100;
+/// Of so many, the newest, what was answered is kept too.
+const ANSWERS_KEPT: usize = 10;
 
 /// What the dispatcher needs to know of an attempt that has ended.
 #[derive(Debug)]
@@ -103,12 +106,10 @@ fn ended(
     (began, began_precise): (Timestamp, Duration),
 ) -> Landed {
     let (id, now) = (delivery.id, context.clock.now());
-    let counted = delivery.counted() + 1;
-    let since = if delivery.redriven { first_since_redrive(&delivery, began) } else { delivery.event.received_at };
     let (destination, spent, lost) = (&context.destination, reply.spent, reply.lost);
-    let ended = Ended { id, outcome: &reply.outcome, retry_after: reply.asked, counted, since, now };
-    let (verdict, wish) = verdict::judge(&destination.retry, ended);
-    let health = verdict::health(&reply.outcome, verdict, wish);
+    let ended =
+        Ended { retry_after: reply.asked, ..Ended::of(&delivery, &destination.retry, &reply.outcome, began, now) };
+    let Judgement { verdict, wish, health, refuses_all } = destination.judge(&ended);
     destination.attempts.count(&reply.outcome);
     destination.settled(id.sequence);
     destination.latency.observe(context.clock.precise().saturating_sub(began_precise));
@@ -119,7 +120,7 @@ fn ended(
         tell(context, &delivery, verdict, health, &reply);
     }
     let landing = record(context, delivery, place, verdict, reply, began, now);
-    let call = Some(Call { began: start.at, latency: now.since(began).saturating_sub(lost), health });
+    let call = Some(Call { began: start.at, latency: now.since(began).saturating_sub(lost), health, refuses_all });
     Landed { start, landing, call, hold: later(wish, spent) }
 }
 
@@ -146,7 +147,7 @@ fn tell(context: &Context, delivery: &Delivery, verdict: Verdict, health: Health
 fn trial(verdict: Verdict, health: Health) -> Option<canary::End> {
     match (verdict, health) {
         (Verdict::Delivered, _) => Some(canary::End::Well),
-        (Verdict::Retry { .. }, Health::Burdened) => None,
+        (Verdict::Retry { .. }, Health::Throttled) => None,
         (Verdict::Retry { .. } | Verdict::Dead(_), _) => Some(canary::End::Failed),
     }
 }
@@ -328,7 +329,10 @@ fn record(
     let destination = &context.destination.name;
     if verdict != Verdict::Delivered {
         if delivery.attempts.len() >= ATTEMPTS_KEPT {
-            delivery.attempts.remove(0);
+            delivery.attempts.remove(1);
+        }
+        if let Some(old) = delivery.attempts.len().checked_sub(ANSWERS_KEPT) {
+            delivery.attempts[old].answer = Vec::new();
         }
         delivery.attempts.push(Attempt {
             number,
@@ -365,8 +369,4 @@ fn dead(context: &Context, delivery: Delivery, place: Place, reason: Reason, out
     tracing::warn!(%event_id, destination, attempts, outcome, reason = reason.word(), "dead letter");
     let letter = DeadLetter { delivery, reason, dead_at: now };
     context.store.record(Transition::Dead { from: place, letter: Box::new(letter) });
-}
-
-fn first_since_redrive(delivery: &Delivery, now: Timestamp) -> Timestamp {
-    delivery.attempts.iter().find(|a| a.number > delivery.forgiven).map_or(now, |a| a.at)
 }

@@ -18,8 +18,10 @@ use crate::http::certificate::Certificate;
 use crate::latency::Latency;
 use crate::rules::backoff::{OnAmbiguous, Retry};
 use crate::rules::lateness::Lateness;
+use crate::rules::refusals::Refusals;
 use crate::rules::staleness::{Course, OnStale};
 use crate::rules::success::Success;
+use crate::rules::verdict::{self, Ended, Judgement};
 use crate::scheduler::{DeadLetters, Limits, Ordered, Policy};
 use crate::time::Timestamp;
 use bytes::Bytes;
@@ -59,6 +61,8 @@ pub struct Destination {
     /// The URL as it may be shown; none where events are held.
     shown: Option<String>,
     pub(super) shutters: Arc<Shutters>,
+    /// What its answers say of it, of all attempts since the start.
+    refusals: Arc<Mutex<Refusals>>,
     /// Until when it is left alone, and why.
     held: Arc<Mutex<Option<(Timestamp, String)>>>,
 }
@@ -104,6 +108,7 @@ impl Destination {
             common: RwLock::new(Arc::new(common(settings)?)),
             certificates: tls::certificates_of(&settings.name, &settings.tls),
             shutters: Arc::default(),
+            refusals: Arc::default(),
             held: Arc::default(),
         })
     }
@@ -133,6 +138,7 @@ impl Destination {
             trials: old.trials.clone(),
             sequences: old.sequences.clone(),
             shutters: old.shutters.clone(),
+            refusals: old.refusals.clone(),
             held: old.held.clone(),
             ..self
         }
@@ -157,6 +163,12 @@ impl Destination {
         if let Some(tokens) = &self.tokens {
             tokens.settled(delivery);
         }
+    }
+
+    /// What an attempt that has ended comes to.
+    pub(super) fn judge(&self, ended: &Ended<'_>) -> Judgement {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        verdict::judge(&self.retry, self.policy.pace.breaker.permanent_answers, &mut refusals, ended)
     }
 
     pub(super) fn lacks_token(&self, missing: Missing) {
@@ -218,7 +230,7 @@ impl Destination {
 
     pub(super) fn has(&self, delivery: &Delivery, lane: Digest64, at: Timestamp) {
         if let Some(sequences) = &self.sequences {
-            sequences.delivered(lane, delivery.id.sequence, delivery.event.time, at);
+            sequences.delivered(lane, delivery.id.sequence, delivery.event.happened_at(), at);
         }
     }
 }

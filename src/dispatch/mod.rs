@@ -74,6 +74,10 @@ pub struct LineStatus {
     pub kept_closed_until: Option<Timestamp>,
     /// What would hold back a delivery whose turn it is.
     pub shut: Option<Shut>,
+    /// What it takes when little is asked of it; none before its first success.
+    pub usual_latency: Option<Duration>,
+    /// Where most of its answers took much longer than that.
+    pub slow: Option<breaker::Slow>,
 }
 
 impl LineStatus {
@@ -93,6 +97,8 @@ impl LineStatus {
             breaker_since: pace.breaker().since(now),
             kept_closed_until: pace.breaker().kept_closed_until(now),
             shut: line.shut(now),
+            usual_latency: pace.usual_latency(),
+            slow: pace.breaker().slow(now),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::Destination;
 use super::{sequences, stance};
-use crate::event::{DestinationId, Sequence};
+use crate::event::{DestinationId, Sequence, believed_time};
 use crate::scheduler::Scheduler;
 use crate::store::{Entry, How, Store, StoreError, Transition};
 use crate::time::Timestamp;
@@ -86,7 +86,8 @@ fn remember_sequences(
         for settlement in settled {
             let id = settlement.id;
             if let (Some(sequences), Some(entry)) = (asks(id.destination), entries.get(&id.sequence)) {
-                let time = Some(entry.time).filter(|time| *time > Timestamp::ZERO);
+                let said = Some(entry.time).filter(|time| *time > Timestamp::ZERO);
+                let time = believed_time(said, entry.received_at);
                 sequences.delivered(store.lane_of(entry), id.sequence, time, settlement.at);
             }
         }

@@ -3,7 +3,7 @@
 //! *Invariants.* The wait lies in `[0, min(max, base * factor^(n-1))]`. It depends on the delivery and the attempt only,
 //! so a simulation replays and a restart does not roll the dice again.
 
-use crate::delivery::DeliveryId;
+use crate::delivery::{DeliveryId, Outcome};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -14,14 +14,19 @@ pub struct Retry {
     pub factor: f64,
     pub max: Duration,
     pub jitter: Jitter,
-    /// Attempts in all, the first included.
-    pub attempts: u32,
+    /// Attempts that [count](Retry::counts), the first included; none: only the age bounds them.
+    pub attempts: Option<u32>,
     /// Age of the event, from acceptance, beyond which no further attempt is made.
     pub max_age: Duration,
     /// The longest `Retry-After` that is obeyed in full.
     pub retry_after_max: Duration,
     /// Statuses that are tried again; every other one that is not 2xx is permanent.
     pub statuses: BTreeSet<u16>,
+    /// Permanent statuses that speak of an event's content. Any other one is taken for a condition of the destination, as
+    /// [`refusals`](super::refusals) says.
+    pub permanent: BTreeSet<u16>,
+    /// For how long a permanent status that does not speak of content is given to an event before it is believed.
+    pub permanent_after: Duration,
     pub on_ambiguous: OnAmbiguous,
 }
 
@@ -49,12 +54,31 @@ impl Default for Retry {
             factor: 2.0,
             max: Duration::from_secs(300),
             jitter: Jitter::Full,
-            attempts: 12,
-            max_age: Duration::from_secs(24 * 3600),
+            attempts: None,
+            max_age: Duration::from_secs(3 * 24 * 3600),
             retry_after_max: Duration::from_secs(3600),
             statuses: [408, 409, 425, 429].into_iter().chain(500..600).collect(),
+            permanent: [400, 411, 413, 414, 415, 422, 431].into(),
+            permanent_after: Duration::from_secs(300),
             on_ambiguous: OnAmbiguous::Retry,
         }
+    }
+}
+
+impl Retry {
+    /// Whether an attempt that ended so counts against the limit: the destination has, or may have, dealt with the event.
+    /// What never reached it does not, nor an answer that may be a condition of the destination.
+    pub fn counts(&self, outcome: &Outcome) -> bool {
+        match outcome {
+            Outcome::Answered(status) => self.statuses.contains(status),
+            Outcome::TimedOut | Outcome::Broken | Outcome::Unsuccessful(_) => true,
+            Outcome::NotConnected | Outcome::ConnectTimedOut | Outcome::NotSent => false,
+        }
+    }
+
+    /// Whether an attempt ended with a permanent answer.
+    pub fn is_permanent(&self, outcome: &Outcome) -> bool {
+        matches!(outcome, Outcome::Answered(status) if !(200..300).contains(status) && !self.statuses.contains(status))
     }
 }
 

@@ -1,15 +1,17 @@
 //! The circuit breaker of one destination: whether calls to it make sense at all.
 //!
 //! ```text
-//!            too many failures, or too many slow calls, in the window
-//!   closed ──────────────────────────────────────────────────────────> open <────┐
-//!     ^                                                                 │         │ a probe fails
-//!     │ `probes` calls in a row are well                     `open_for` │         │ or is slow
-//!     └──────────────────────────────── half-open <─────────────────────┘─────────┘
+//!            too many failures in the window; a run of failures, where there are few calls;
+//!            or the latest answers refuse whatever is sent
+//!   closed ──────────────────────────────────────────────────────────────────────────> open <──┐
+//!     ^                                                                                 │       │ a probe fails, or too
+//!     │ `probes` calls succeed                                                `open_for` │       │ many are refused
+//!     └──────────────────────────────── half-open <─────────────────────────────────────┘───────┘
 //! ```
 //! *Invariants.* While it is open nothing passes; while it is half-open at most `probes` calls are under way. A call that
 //! began in an earlier state says nothing about the present one: what was in flight when the breaker opened neither closes
-//! it nor opens it again.
+//! it nor opens it again. Only successes close it, and any success within the timeout is one: what opens it is something
+//! that a probe can disprove. So slow calls do not open it; they are counted and reported.
 
 use super::call::{Call, Health};
 use crate::time::Timestamp;
@@ -19,20 +21,27 @@ use std::time::Duration;
 /// The window slides by a tenth of its length.
 const SLICES: u64 = 10;
 
-/// When it opens and closes.
+/// So many probes may be refused for what their events are before it opens again.
+const REFUSED_PROBES_MAX: u32 = 10;
+
+/// When it opens and closes, and what is reported as slow.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     /// Opens when so large a part of the calls in the window failed.
     pub failure_ratio: f64,
     pub window: Duration,
-    /// With fewer calls in the window it stays closed.
+    /// With fewer calls in the window their part says nothing.
     pub min_calls: u32,
-    /// A call that takes longer is slow, however it ends.
+    /// With fewer than `min_calls` in the window, it opens when so many calls failed since the last one that did not.
+    pub consecutive_failures: u32,
+    /// Opens when so many answers in a row refuse whatever is sent: see [`refusals`](super::refusals).
+    pub permanent_answers: u32,
+    /// A call is slow that takes so much longer than the destination takes when little is asked of it.
     pub slow_call: Duration,
-    /// Opens when so large a part of the calls in the window was slow.
+    /// The destination is reported as slow when so large a part of the calls in the window was.
     pub slow_ratio: f64,
     pub open_for: Duration,
-    /// Calls that must be well, when it is half-open, for it to close.
+    /// Calls that must succeed, when it is half-open, for it to close.
     pub probes: u32,
 }
 
@@ -42,6 +51,8 @@ impl Default for Limits {
             failure_ratio: 0.5,
             window: Duration::from_secs(60),
             min_calls: 20,
+            consecutive_failures: 10,
+            permanent_answers: 5,
             slow_call: Duration::from_secs(2),
             slow_ratio: 0.8,
             open_for: Duration::from_secs(30),
@@ -56,8 +67,8 @@ pub enum State {
     Closed,
     /// Nothing passes before `until`.
     Open { until: Timestamp },
-    /// Calls under way, and calls that were well.
-    HalfOpen { under_way: u32, well: u32 },
+    /// Calls under way, calls that succeeded, and calls that were refused for what their events are.
+    HalfOpen { under_way: u32, well: u32, refused: u32 },
 }
 
 impl State {
@@ -76,8 +87,18 @@ impl State {
 /// Why it opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    Failures { of: u32, failed: u32 },
-    Slow { of: u32, slow: u32 },
+    Failures {
+        of: u32,
+        failed: u32,
+    },
+    /// With few calls in the window.
+    Consecutive {
+        failed: u32,
+    },
+    /// The answers, the last one with this status, refuse whatever is sent.
+    PermanentAnswers {
+        status: u16,
+    },
     Probe,
 }
 
@@ -85,10 +106,20 @@ impl std::fmt::Display for Cause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Failures { of, failed } => write!(f, "{failed} of the last {of} calls failed"),
-            Self::Slow { of, slow } => write!(f, "{slow} of the last {of} calls were slow"),
-            Self::Probe => f.write_str("a probe failed or was slow"),
+            Self::Consecutive { failed } => write!(f, "the last {failed} calls failed"),
+            Self::PermanentAnswers { status } => {
+                write!(f, "permanent_answers: whatever is sent is refused, the last time with status {status}")
+            }
+            Self::Probe => f.write_str("a probe failed"),
         }
     }
+}
+
+/// How many of the calls in the window were slow, where that is worth a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slow {
+    pub of: u32,
+    pub slow: u32,
 }
 
 /// One of the states that a breaker has been in.
@@ -121,13 +152,16 @@ pub struct Breaker {
     kept_closed_until: Timestamp,
     /// Of the window, the oldest first.
     slices: VecDeque<Slice>,
+    /// Failures since the last call that was none, however long that takes.
+    failed_in_a_row: u32,
 }
 
 impl Breaker {
     pub fn new(limits: Limits) -> Self {
         let (since, kept_closed_until) = (Timestamp::ZERO, Timestamp::ZERO);
         let epoch = Epoch::default();
-        Self { limits, state: State::Closed, since, epoch, kept_closed_until, slices: VecDeque::new() }
+        let slices = VecDeque::new();
+        Self { limits, state: State::Closed, since, epoch, kept_closed_until, slices, failed_in_a_row: 0 }
     }
 
     /// From now on it goes by these; what it has counted in a window of another length is forgotten.
@@ -169,7 +203,7 @@ impl Breaker {
         if let State::Open { until } = self.state
             && now >= until
         {
-            self.enter(State::HalfOpen { under_way: 0, well: 0 }, until.max(self.since));
+            self.enter(State::HalfOpen { under_way: 0, well: 0, refused: 0 }, until.max(self.since));
         }
     }
 
@@ -178,7 +212,7 @@ impl Breaker {
         self.turn_half_open(now);
         match self.state {
             State::Open { until } => Err(Some(until)),
-            State::HalfOpen { under_way, well } if under_way + well >= self.limits.probes => Err(None),
+            State::HalfOpen { under_way, well, .. } if under_way + well >= self.limits.probes => Err(None),
             _ => Ok(()),
         }
     }
@@ -201,35 +235,47 @@ impl Breaker {
         }
     }
 
-    /// A call has ended.
-    pub fn ended(&mut self, began: Epoch, call: &Call, now: Timestamp) -> Option<Turn> {
+    /// A call has ended; `slow` where it took longer than it should.
+    pub fn ended(&mut self, began: Epoch, call: &Call, slow: bool, now: Timestamp) -> Option<Turn> {
         if began != self.epoch {
             return None;
         }
-        let slow = call.latency >= self.limits.slow_call;
         match self.state {
             State::Open { .. } => None,
             State::Closed => {
-                self.count(call.health == Health::Failing, slow, now);
-                let cause = self.judge().filter(|_| now >= self.kept_closed_until)?;
+                self.count(call.health.is_failure(), slow, now);
+                let cause = self.judge(call).filter(|_| now >= self.kept_closed_until)?;
                 Some(self.open_because(cause, now))
             }
-            State::HalfOpen { under_way, well } => match call.health {
-                Health::Well if !slow && well + 1 >= self.limits.probes => {
-                    self.enter(State::Closed, now);
-                    Some(Turn::Closed)
+            State::HalfOpen { under_way, well, refused } => {
+                let under_way = under_way.saturating_sub(1);
+                match call.health {
+                    Health::Delivered if well + 1 >= self.limits.probes => {
+                        self.enter(State::Closed, now);
+                        return Some(Turn::Closed);
+                    }
+                    Health::Delivered => self.state = State::HalfOpen { under_way, well: well + 1, refused },
+                    Health::Throttled => self.state = State::HalfOpen { under_way, well, refused },
+                    Health::Refused(_) if refused + 1 < REFUSED_PROBES_MAX => {
+                        self.state = State::HalfOpen { under_way, well, refused: refused + 1 };
+                    }
+                    Health::Refused(status) | Health::Rejected(status) => {
+                        return Some(self.open_because(Cause::PermanentAnswers { status }, now));
+                    }
+                    Health::Unavailable | Health::Failed => return Some(self.open_because(Cause::Probe, now)),
                 }
-                Health::Well if !slow => {
-                    self.state = State::HalfOpen { under_way: under_way.saturating_sub(1), well: well + 1 };
-                    None
-                }
-                Health::Burdened => {
-                    self.withdrawn(began);
-                    None
-                }
-                _ => Some(self.open_because(Cause::Probe, now)),
-            },
+                None
+            }
         }
+    }
+
+    /// Whether the calls in the window were so slow that it is worth a report.
+    pub fn slow(&self, now: Timestamp) -> Option<Slow> {
+        let first = self.number(now).saturating_sub(SLICES - 1);
+        let slices = self.slices.iter().filter(|s| s.number >= first);
+        let (of, slow) = slices.fold((0, 0), |(of, slow), s| (of + s.calls, slow + s.slow));
+        let many = of >= self.limits.min_calls && beyond(slow, self.limits.slow_ratio, of);
+        many.then_some(Slow { of, slow })
     }
 
     /// An operator, or what was written before a restart, says how it has stood since then. A closed one stays closed until
@@ -250,11 +296,17 @@ impl Breaker {
         self.since = now;
         self.epoch.0 += 1;
         self.slices.clear();
+        self.failed_in_a_row = 0;
+    }
+
+    /// The slice of the window in which a moment lies.
+    fn number(&self, now: Timestamp) -> u64 {
+        now.0 / (self.limits.window.as_millis() as u64 / SLICES).max(1)
     }
 
     fn count(&mut self, failed: bool, slow: bool, now: Timestamp) {
-        let length = (self.limits.window.as_millis() as u64 / SLICES).max(1);
-        let number = now.0 / length;
+        let number = self.number(now);
+        self.failed_in_a_row = if failed { self.failed_in_a_row.saturating_add(1) } else { 0 };
         while self.slices.front().is_some_and(|s| s.number + SLICES <= number) {
             self.slices.pop_front();
         }
@@ -268,18 +320,27 @@ impl Breaker {
         }
     }
 
-    fn judge(&self) -> Option<Cause> {
+    fn judge(&self, last: &Call) -> Option<Cause> {
+        if let (true, Health::Refused(status) | Health::Rejected(status)) = (last.refuses_all, last.health) {
+            return Some(Cause::PermanentAnswers { status });
+        }
         let sum = |of: fn(&Slice) -> u32| self.slices.iter().map(of).sum::<u32>();
-        let (of, failed, slow) = (sum(|s| s.calls), sum(|s| s.failed), sum(|s| s.slow));
-        if of < self.limits.min_calls {
-            return None;
+        let (of, failed) = (sum(|s| s.calls), sum(|s| s.failed));
+        let cause = if of >= self.limits.min_calls {
+            beyond(failed, self.limits.failure_ratio, of).then_some(Cause::Failures { of, failed })
+        } else {
+            let failed = self.failed_in_a_row;
+            (failed >= self.limits.consecutive_failures).then_some(Cause::Consecutive { failed })
+        };
+        match last.health {
+            Health::Rejected(status) => cause.and(Some(Cause::PermanentAnswers { status })),
+            _ => cause,
         }
-        let beyond = |part: u32, ratio: f64| part > 0 && f64::from(part) >= ratio * f64::from(of);
-        if beyond(failed, self.limits.failure_ratio) {
-            return Some(Cause::Failures { of, failed });
-        }
-        beyond(slow, self.limits.slow_ratio).then_some(Cause::Slow { of, slow })
     }
+}
+
+fn beyond(part: u32, ratio: f64, of: u32) -> bool {
+    part > 0 && f64::from(part) >= ratio * f64::from(of)
 }
 
 #[cfg(test)]
@@ -293,7 +354,8 @@ mod tests {
     }
 
     fn call(began: u64, latency_ms: u64, health: Health) -> Call {
-        Call { began: at(began), latency: Duration::from_millis(latency_ms), health }
+        let latency = Duration::from_millis(latency_ms);
+        Call { began: at(began), latency, health, refuses_all: false }
     }
 
     /// One call after another, each 10 ms long; what the last one turned.
@@ -303,55 +365,118 @@ mod tests {
             let began = from + n * 10;
             assert_eq!(breaker.check(at(began)), Ok(()), "{began}");
             let epoch = breaker.began();
-            turn = breaker.ended(epoch, &call(began, latency_ms, *health), at(began + 10));
+            turn = breaker.ended(epoch, &call(began, latency_ms, *health), latency_ms >= 2000, at(began + 10));
         }
         turn
     }
 
     #[test]
     fn it_opens_over_failures_but_not_before_the_minimum_of_calls() {
-        use Health::{Failing, Well};
-        let mut breaker = Breaker::new(Limits::default());
-        assert_eq!(calls(&mut breaker, 0, 5, &[Failing; 19]), None);
-        let turn = calls(&mut breaker, 190, 5, &[Failing]);
+        use Health::{Delivered, Failed};
+        let mut breaker = Breaker::new(by_share());
+        assert_eq!(calls(&mut breaker, 0, 5, &[Failed; 19]), None);
+        let turn = calls(&mut breaker, 190, 5, &[Failed]);
         assert_eq!(turn, Some(Turn::Opened { until: at(30_200), cause: Cause::Failures { of: 20, failed: 20 } }));
         assert_eq!(breaker.check(at(30_199)), Err(Some(at(30_200))));
-        let mut breaker = Breaker::new(Limits::default());
-        assert_eq!(calls(&mut breaker, 0, 5, &[Well; 11]), None);
-        assert_eq!(calls(&mut breaker, 110, 5, &[Failing; 10]), None, "10 of 21 is less than a half");
-        assert!(calls(&mut breaker, 210, 5, &[Failing]).is_some());
+        let mut breaker = Breaker::new(by_share());
+        assert_eq!(calls(&mut breaker, 0, 5, &[Delivered; 11]), None);
+        assert_eq!(calls(&mut breaker, 110, 5, &[Failed; 10]), None, "10 of 21 is less than a half");
+        assert!(calls(&mut breaker, 210, 5, &[Failed]).is_some());
+    }
+
+    /// Only the part of the calls that failed counts.
+    fn by_share() -> Limits {
+        Limits { consecutive_failures: u32::MAX, ..Limits::default() }
     }
 
     #[test]
-    fn it_opens_over_slow_calls_that_all_succeed() {
+    fn a_run_of_failures_opens_it_where_calls_are_few_however_far_apart_they_are() {
         let mut breaker = Breaker::new(Limits::default());
-        assert_eq!(calls(&mut breaker, 0, 1999, &[Health::Well; 40]), None);
-        let cause = calls(&mut breaker, 60_000 * 5, 2000, &[Health::Well; 20]);
-        assert!(matches!(cause, Some(Turn::Opened { cause: Cause::Slow { of: 20, slow: 20 }, .. })), "{cause:?}");
+        for n in 0..9 {
+            assert_eq!(calls(&mut breaker, n * 300_000, 5, &[Health::Failed]), None, "{n}");
+        }
+        let turn = calls(&mut breaker, 9 * 300_000, 5, &[Health::Failed]);
+        assert!(matches!(turn, Some(Turn::Opened { cause: Cause::Consecutive { failed: 10 }, .. })), "{turn:?}");
+        // one success, and it begins anew; a destination that is asked for much is judged by their part
+        let mut breaker = Breaker::new(Limits::default());
+        assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failed; 9]), None);
+        assert_eq!(calls(&mut breaker, 90, 5, &[Health::Delivered]), None);
+        assert_eq!(calls(&mut breaker, 100, 5, &[Health::Failed; 9]), None);
+        let mut breaker = Breaker::new(Limits::default());
+        assert_eq!(calls(&mut breaker, 0, 5, &[Health::Delivered; 100]), None);
+        assert_eq!(calls(&mut breaker, 1000, 5, &[Health::Failed; 99]), None);
+        assert!(calls(&mut breaker, 2000, 5, &[Health::Failed]).is_some());
+    }
+
+    #[test]
+    fn slow_calls_are_reported_and_open_nothing() {
+        let mut breaker = Breaker::new(Limits::default());
+        assert_eq!(calls(&mut breaker, 0, 1999, &[Health::Delivered; 40]), None);
+        assert_eq!(breaker.slow(at(400)), None);
+        assert_eq!(calls(&mut breaker, 60_000 * 5, 2000, &[Health::Delivered; 19]), None);
+        assert_eq!(breaker.slow(at(60_000 * 5 + 200)), None, "too few to say so");
+        assert_eq!(calls(&mut breaker, 60_000 * 5 + 200, 2000, &[Health::Delivered]), None);
+        assert_eq!(breaker.slow(at(60_000 * 5 + 300)), Some(Slow { of: 20, slow: 20 }));
+        assert_eq!(breaker.slow(at(60_000 * 6 + 6_000)), None, "a window later");
+        // and a probe that is slow is a success
+        breaker.set(State::Open { until: at(1_000_000) }, Timestamp::ZERO, at(0));
+        assert_eq!(calls(&mut breaker, 1_000_000, 9_999, &[Health::Delivered; 3]), Some(Turn::Closed));
+    }
+
+    #[test]
+    fn it_opens_at_once_where_whatever_is_sent_is_refused() {
+        for health in [Health::Rejected(404), Health::Refused(400)] {
+            let mut breaker = Breaker::new(Limits::default());
+            assert_eq!(calls(&mut breaker, 0, 5, &[Health::Delivered; 100]), None);
+            let last = Call { refuses_all: true, ..call(1000, 5, health) };
+            let epoch = breaker.began();
+            let turn = breaker.ended(epoch, &last, false, at(1005));
+            let Some(Turn::Opened { cause, .. }) = turn else { panic!("{turn:?}") };
+            assert!(cause.to_string().starts_with("permanent_answers: "), "{cause}");
+        }
+    }
+
+    #[test]
+    fn a_probe_succeeds_only_by_success() {
+        let half_open = || {
+            let mut breaker = Breaker::new(Limits::default());
+            breaker.set(State::Open { until: at(1) }, Timestamp::ZERO, at(0));
+            breaker
+        };
+        let opened = |turn| matches!(turn, Some(Turn::Opened { .. }));
+        for health in [Health::Rejected(404), Health::Rejected(302), Health::Failed, Health::Unavailable] {
+            assert!(opened(calls(&mut half_open(), 1, 5, &[health])), "{health:?}");
+        }
+        // one that is refused for its content decides nothing, but there is an end to it
+        let refused = Health::Refused(422);
+        let mut breaker = half_open();
+        assert_eq!(calls(&mut breaker, 1, 5, &[refused; 9]), None);
+        assert_eq!(calls(&mut breaker, 100, 5, &[Health::Delivered; 3]), Some(Turn::Closed));
+        assert!(opened(calls(&mut half_open(), 1, 5, &[refused; 10])));
     }
 
     #[test]
     fn calls_leave_the_window_one_slice_after_the_other() {
-        let mut breaker = Breaker::new(Limits::default());
-        assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failing; 9]), None);
-        assert_eq!(calls(&mut breaker, 30_000, 5, &[Health::Failing; 10]), None);
+        let mut breaker = Breaker::new(by_share());
+        assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failed; 9]), None);
+        assert_eq!(calls(&mut breaker, 30_000, 5, &[Health::Failed; 10]), None);
         // the first 9 have left, the 10 of later have not
-        assert_eq!(calls(&mut breaker, 61_000, 5, &[Health::Failing; 9]), None);
-        let turn = calls(&mut breaker, 61_090, 5, &[Health::Failing]);
+        assert_eq!(calls(&mut breaker, 61_000, 5, &[Health::Failed; 9]), None);
+        let turn = calls(&mut breaker, 61_090, 5, &[Health::Failed]);
         assert!(matches!(turn, Some(Turn::Opened { cause: Cause::Failures { of: 20, failed: 20 }, .. })), "{turn:?}");
     }
 
     #[test]
     fn what_left_the_window_counts_no_more() {
-        let mut breaker = Breaker::new(Limits::default());
-        assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failing; 19]), None);
-        assert_eq!(calls(&mut breaker, 61_000, 5, &[Health::Failing; 19]), None);
+        let mut breaker = Breaker::new(by_share());
+        assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failed; 19]), None);
+        assert_eq!(calls(&mut breaker, 61_000, 5, &[Health::Failed; 19]), None);
     }
 
     #[test]
     fn i12_half_open_lets_the_probes_pass_and_closes_or_opens_by_them() {
-        let mut breaker = Breaker::new(Limits::default());
-        assert!(calls(&mut breaker, 0, 5, &[Health::Failing; 20]).is_some());
+        let mut breaker = Breaker::new(by_share());
+        assert!(calls(&mut breaker, 0, 5, &[Health::Failed; 20]).is_some());
         let before = Epoch::default();
         let epochs = [(); 3].map(|()| {
             assert_eq!(breaker.check(at(30_200)), Ok(()));
@@ -359,27 +484,27 @@ mod tests {
         });
         assert_eq!(breaker.check(at(30_201)), Err(None), "three are under way");
         assert_eq!(
-            breaker.ended(before, &call(100, 30_150, Health::Failing), at(30_250)),
+            breaker.ended(before, &call(100, 30_150, Health::Failed), false, at(30_250)),
             None,
             "it began long before"
         );
-        assert_eq!(breaker.ended(epochs[0], &call(30_200, 60, Health::Well), at(30_260)), None);
+        assert_eq!(breaker.ended(epochs[0], &call(30_200, 60, Health::Delivered), false, at(30_260)), None);
         assert_eq!(breaker.check(at(30_260)), Err(None), "one was well, two are under way");
         breaker.withdrawn(epochs[1]);
         assert_eq!(breaker.check(at(30_260)), Ok(()));
         breaker.began();
-        let turn = breaker.ended(epochs[2], &call(30_200, 70, Health::Failing), at(30_270));
+        let turn = breaker.ended(epochs[2], &call(30_200, 70, Health::Failed), false, at(30_270));
         assert_eq!(turn, Some(Turn::Opened { until: at(60_270), cause: Cause::Probe }));
-        assert_eq!(calls(&mut breaker, 60_270, 5, &[Health::Well; 3]), Some(Turn::Closed));
+        assert_eq!(calls(&mut breaker, 60_270, 5, &[Health::Delivered; 3]), Some(Turn::Closed));
         assert_eq!(breaker.state(), State::Closed);
     }
 
     #[test]
-    fn a_slow_probe_opens_it_again_and_a_burdened_one_says_nothing() {
+    fn a_throttled_probe_says_nothing() {
         let mut breaker = Breaker::new(Limits::default());
         breaker.set(State::Open { until: at(1) }, Timestamp::ZERO, at(0));
-        assert_eq!(calls(&mut breaker, 1, 5, &[Health::Burdened; 7]), None);
-        assert!(matches!(calls(&mut breaker, 100, 2000, &[Health::Well]), Some(Turn::Opened { .. })));
+        assert_eq!(calls(&mut breaker, 1, 5, &[Health::Throttled; 7]), None);
+        assert_eq!(calls(&mut breaker, 100, 5, &[Health::Delivered; 3]), Some(Turn::Closed));
     }
 
     #[test]
@@ -387,7 +512,7 @@ mod tests {
         let mut breaker = Breaker::new(Limits::default());
         breaker.set(State::Open { until: at(500) }, Timestamp::ZERO, at(0));
         assert_eq!((breaker.stands(at(499)), breaker.since(at(499))), (State::Open { until: at(500) }, at(0)));
-        let probing = State::HalfOpen { under_way: 0, well: 0 };
+        let probing = State::HalfOpen { under_way: 0, well: 0, refused: 0 };
         assert_eq!((breaker.stands(at(900)), breaker.since(at(900))), (probing, at(500)));
         assert_eq!(breaker.check(at(950)), Ok(()));
         assert_eq!((breaker.state(), breaker.since(at(990))), (probing, at(500)), "as it was shown");
@@ -398,29 +523,29 @@ mod tests {
         let mut breaker = Breaker::new(Limits::default());
         breaker.set(State::Closed, at(1000), at(0));
         assert_eq!([999, 1000].map(|ms| breaker.kept_closed_until(at(ms))), [Some(at(1000)), None]);
-        assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failing; 90]), None);
-        assert!(calls(&mut breaker, 1000, 5, &[Health::Failing]).is_some());
+        assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failed; 90]), None);
+        assert!(calls(&mut breaker, 1000, 5, &[Health::Failed]).is_some());
     }
 
     #[test]
     fn other_limits_are_gone_by_at_once_and_a_window_of_another_length_begins_anew() {
-        let limits = Limits { min_calls: 11, ..Limits::default() };
-        let mut breaker = Breaker::new(Limits::default());
-        assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failing; 10]), None);
+        let limits = Limits { min_calls: 11, ..by_share() };
+        let mut breaker = Breaker::new(by_share());
+        assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failed; 10]), None);
         breaker.go_by(limits.clone());
-        assert!(calls(&mut breaker, 100, 5, &[Health::Failing]).is_some());
-        let mut breaker = Breaker::new(Limits::default());
-        assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failing; 10]), None);
+        assert!(calls(&mut breaker, 100, 5, &[Health::Failed]).is_some());
+        let mut breaker = Breaker::new(by_share());
+        assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failed; 10]), None);
         breaker.go_by(Limits { window: Duration::from_secs(30), ..limits });
-        assert_eq!(calls(&mut breaker, 100, 5, &[Health::Failing; 10]), None);
-        assert!(calls(&mut breaker, 200, 5, &[Health::Failing]).is_some());
+        assert_eq!(calls(&mut breaker, 100, 5, &[Health::Failed; 10]), None);
+        assert!(calls(&mut breaker, 200, 5, &[Health::Failed]).is_some());
     }
 
     #[test]
     fn with_ratios_of_zero_the_first_failure_opens_it_and_no_call_that_is_well_does() {
         let limits = Limits { failure_ratio: 0.0, slow_ratio: 0.0, min_calls: 1, ..Limits::default() };
         let mut breaker = Breaker::new(limits);
-        assert_eq!(calls(&mut breaker, 0, 5, &[Health::Well; 50]), None);
-        assert!(calls(&mut breaker, 500, 5, &[Health::Failing]).is_some());
+        assert_eq!(calls(&mut breaker, 0, 5, &[Health::Delivered; 50]), None);
+        assert!(calls(&mut breaker, 500, 5, &[Health::Failed]).is_some());
     }
 }

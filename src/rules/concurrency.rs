@@ -1,8 +1,14 @@
 //! How many calls to a destination may be under way at once: additive increase, multiplicative decrease over measured
-//! latency and errors, as TCP finds the capacity of a path (Chiu and Jain 1989; the latency signal as in TCP Vegas).
+//! latency and signs of overload, as TCP finds the capacity of a path (Chiu and Jain 1989; the latency signal as in TCP Vegas,
+//! the cut in proportion as in Netflix's concurrency-limits).
 //!
 //! *Invariants.* The limit lies between 1 and `max`. It grows only while it is what holds calls back. It is cut at most once
 //! for the calls that were under way together: those that began before a cut cannot cut again.
+//!
+//! *What is overload.* [`Health::is_overload`]: 429, 503, 504, timeouts, no connection. Its part of a round counts, where a
+//! round is as many calls as may be under way, and at least [`ROUND_MIN`]: up to [`TOLERATED`] is what any destination shows
+//! now and then, beyond it the limit loses half of that part. An error that says nothing of load (a 500 for one event, a
+//! refusal) changes nothing.
 //!
 //! *What is slow.* The mean of the last few answers against a baseline, which is what the destination takes when little is
 //! asked of it: it follows faster answers at any time, and slower ones only while few calls are under way; so a queue that
@@ -14,9 +20,16 @@ use std::time::Duration;
 
 /// Where an adaptive limit begins.
 const FIRST: f64 = 4.0;
-/// A cut leaves this part of the limit. Since answers are slow from twice the baseline on, what is left still keeps the
-/// destination busy.
-const CUT: f64 = 0.5;
+/// A cut leaves at least this part of the limit. Since answers are slow from twice the baseline on, what is left still keeps
+/// the destination busy.
+const CUT_MOST: f64 = 0.5;
+/// And at most this part: a cut is felt.
+const CUT_LEAST: f64 = 0.95;
+/// Of a round, so large a part may show overload without a cut.
+const TOLERATED: f64 = 0.1;
+/// Fewer calls say nothing of a part, unless all of them, and at least [`ALL_MIN`], show overload.
+const ROUND_MIN: u32 = 10;
+const ALL_MIN: u32 = 3;
 /// Answers are slow when they take this many times the baseline, and [`SLACK`] more.
 const TOLERANCE: f64 = 2.0;
 /// So much more latency harms nobody, whatever the baseline.
@@ -41,6 +54,13 @@ enum Growth {
     Additive,
 }
 
+/// Calls that have ended since the limit was last judged, of those that began after the last cut.
+#[derive(Clone, Copy, Debug, Default)]
+struct Round {
+    calls: u32,
+    overloaded: u32,
+}
+
 #[derive(Clone, Debug)]
 pub struct Concurrency {
     max: f64,
@@ -50,6 +70,7 @@ pub struct Concurrency {
     /// In seconds; none before the first answer.
     baseline: Option<f64>,
     recent: f64,
+    round: Round,
     last_cut: Timestamp,
 }
 
@@ -57,7 +78,16 @@ impl Concurrency {
     pub fn new(max: usize, adaptive: Adaptive) -> Self {
         let max = max as f64;
         let limit = if adaptive == Adaptive::Yes { FIRST.min(max) } else { max };
-        Self { max, adaptive, limit, growth: Growth::Doubling, baseline: None, recent: 0.0, last_cut: Timestamp::ZERO }
+        Self {
+            max,
+            adaptive,
+            limit,
+            growth: Growth::Doubling,
+            baseline: None,
+            recent: 0.0,
+            round: Round::default(),
+            last_cut: Timestamp::ZERO,
+        }
     }
 
     /// From now on it goes by these; what it has found of the destination stays.
@@ -72,21 +102,29 @@ impl Concurrency {
         self.limit as usize
     }
 
+    /// What the destination takes when little is asked of it; none before its first success.
+    pub fn usual(&self) -> Option<Duration> {
+        self.baseline.map(Duration::from_secs_f64)
+    }
+
     /// A call has ended; `under_way` counts it.
     pub fn ended(&mut self, call: &Call, under_way: usize, now: Timestamp) {
+        if call.health == Health::Delivered {
+            self.measure(call.latency.as_secs_f64(), under_way);
+        }
         if self.adaptive == Adaptive::No {
             return;
         }
-        match call.health {
-            Health::Well => {
-                self.measure(call.latency.as_secs_f64(), under_way);
-                if self.is_slow() {
-                    self.cut(call, now);
-                } else if under_way + 1 >= self.limit() {
-                    self.grow();
-                }
+        if call.began >= self.last_cut {
+            self.round.calls += 1;
+            self.round.overloaded += u32::from(call.health.is_overload());
+            if let Some(left) = self.judge_round().or_else(|| self.judge_latency(call)) {
+                self.cut(left, now);
+                return;
             }
-            Health::Burdened | Health::Failing => self.cut(call, now),
+        }
+        if call.health == Health::Delivered && !self.is_slow() && under_way + 1 >= self.limit() {
+            self.grow();
         }
     }
 
@@ -103,8 +141,31 @@ impl Concurrency {
         }
     }
 
+    /// What is to be left of the limit for the overload of a round, where that round is over and shows too much of it.
+    fn judge_round(&mut self) -> Option<f64> {
+        let Round { calls, overloaded } = self.round;
+        let over = calls >= (self.limit as u32).max(ROUND_MIN) || overloaded == calls && calls >= ALL_MIN;
+        if !over {
+            return None;
+        }
+        self.round = Round::default();
+        let part = f64::from(overloaded) / f64::from(calls);
+        (part > TOLERATED).then_some(1.0 - part / 2.0)
+    }
+
+    /// What is to be left of the limit for slow answers.
+    fn judge_latency(&self, call: &Call) -> Option<f64> {
+        let slow = call.health == Health::Delivered && self.is_slow();
+        slow.then(|| self.slow_from() / self.recent)
+    }
+
     fn is_slow(&self) -> bool {
-        self.baseline.is_some_and(|baseline| self.recent > baseline * TOLERANCE + SLACK.as_secs_f64())
+        self.recent > self.slow_from()
+    }
+
+    /// In seconds.
+    fn slow_from(&self) -> f64 {
+        self.baseline.map_or(f64::INFINITY, |baseline| baseline * TOLERANCE + SLACK.as_secs_f64())
     }
 
     fn grow(&mut self) {
@@ -115,13 +176,11 @@ impl Concurrency {
         self.limit = (self.limit + step).min(self.max);
     }
 
-    fn cut(&mut self, call: &Call, now: Timestamp) {
-        if call.began < self.last_cut {
-            return;
-        }
-        self.limit = (self.limit * CUT).max(1.0).min(self.max);
+    fn cut(&mut self, left: f64, now: Timestamp) {
+        self.limit = (self.limit * left.clamp(CUT_MOST, CUT_LEAST)).max(1.0).min(self.max);
         self.growth = Growth::Additive;
         self.last_cut = now;
+        self.round = Round::default();
         // judged anew by what begins from now on
         self.recent = self.baseline.unwrap_or_default();
     }
@@ -153,7 +212,8 @@ mod tests {
             let call = Call {
                 began: START.after(Duration::from_millis(began)),
                 latency: Duration::from_millis(ended - began),
-                health: Health::Well,
+                health: Health::Delivered,
+                refuses_all: false,
             };
             limit.ended(&call, under_way.len() + 1, START.after(Duration::from_millis(ended)));
         }
@@ -190,32 +250,66 @@ mod tests {
         assert!(after >= 30, "{after}");
     }
 
+    fn ends(limit: &mut Concurrency, health: Health, began: u64, ended: u64) {
+        let (latency, at) = (Duration::from_millis(ended - began), |ms| START.after(Duration::from_millis(ms)));
+        let under_way = limit.limit();
+        limit.ended(&Call { began: at(began), latency, health, refuses_all: false }, under_way, at(ended));
+    }
+
     #[test]
-    fn calls_that_fail_together_cut_once() {
+    fn calls_that_show_overload_together_cut_once() {
+        for health in [Health::Unavailable, Health::Throttled] {
+            let mut limit = Concurrency::new(64, Adaptive::Yes);
+            limit.limit = 40.0;
+            (0..40).for_each(|n| ends(&mut limit, health, 0, 100 + n));
+            assert_eq!(limit.limit(), 20);
+            (0..3).for_each(|n| ends(&mut limit, health, 103 + n, 200 + n));
+            assert_eq!(limit.limit(), 10);
+            (0..100).for_each(|n| ends(&mut limit, health, 300 + n, 300 + n));
+            assert_eq!(limit.limit(), 1);
+        }
+    }
+
+    /// The limit after so many calls with a latency of 100 ms, of which the `n`th has this health.
+    fn after(calls: u64, health: impl Fn(u64) -> Health) -> usize {
         let mut limit = Concurrency::new(64, Adaptive::Yes);
-        limit.limit = 40.0;
-        let fail = |limit: &mut Concurrency, began: u64, ended: u64| {
-            let latency = Duration::from_millis(ended - began);
-            let began = START.after(Duration::from_millis(began));
-            limit.ended(
-                &Call { began, latency, health: Health::Failing },
-                40,
-                START.after(Duration::from_millis(ended)),
-            );
-        };
-        (0..40).for_each(|n| fail(&mut limit, 0, 100 + n));
-        assert_eq!(limit.limit(), 20);
-        fail(&mut limit, 101, 200);
-        assert_eq!(limit.limit(), 10);
-        (0..100).for_each(|n| fail(&mut limit, 300 + n, 300 + n));
-        assert_eq!(limit.limit(), 1);
+        for n in 0..calls {
+            // as many at once as the limit allows
+            let now = n * 100 / 64;
+            ends(&mut limit, health(n), now, now + 100);
+        }
+        limit.limit()
+    }
+
+    #[test]
+    fn errors_that_say_nothing_of_load_cut_nothing() {
+        for health in [Health::Failed, Health::Refused(422), Health::Rejected(404)] {
+            for one_in in [2, 3, 20, 100] {
+                let found = after(2000, |n| if n % one_in == 1 { health } else { Health::Delivered });
+                assert_eq!(found, 64, "{health:?} once in {one_in}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_little_overload_is_borne_and_more_of_it_cuts_in_proportion() {
+        let one_in =
+            |many: u64| after(6000, move |n| if n % many == 1 { Health::Unavailable } else { Health::Delivered });
+        assert_eq!([one_in(100), one_in(33), one_in(20)], [64, 64, 64]);
+        let found = [one_in(8), one_in(4), one_in(2)];
+        assert!(found.is_sorted_by(|a, b| a > b) && found[0] < 40 && found[2] < 16, "{found:?}");
     }
 
     #[test]
     fn one_slow_call_among_quick_ones_cuts_nothing() {
         let mut limit = Concurrency::new(64, Adaptive::Yes);
         let mut end = |ms: u64, under_way: usize| {
-            let call = Call { began: START, latency: Duration::from_millis(ms), health: Health::Well };
+            let call = Call {
+                began: START,
+                latency: Duration::from_millis(ms),
+                health: Health::Delivered,
+                refuses_all: false,
+            };
             limit.ended(&call, under_way, START.after(Duration::from_millis(ms)));
             limit.limit()
         };
@@ -227,12 +321,13 @@ mod tests {
 
     #[test]
     fn an_idle_limit_does_not_grow_and_a_fixed_one_never_moves() {
-        let call = Call { began: START, latency: Duration::from_millis(5), health: Health::Well };
+        let latency = Duration::from_millis(5);
+        let call = Call { began: START, latency, health: Health::Delivered, refuses_all: false };
         let mut limit = Concurrency::new(64, Adaptive::Yes);
         (0..1000).for_each(|_| limit.ended(&call, 1, START));
         assert_eq!(limit.limit(), 4);
         let mut fixed = Concurrency::new(64, Adaptive::No);
-        fixed.ended(&Call { health: Health::Failing, ..call }, 64, START);
+        fixed.ended(&Call { health: Health::Unavailable, ..call }, 64, START);
         assert_eq!(fixed.limit(), 64);
         assert_eq!(Concurrency::new(0, Adaptive::Yes).limit(), 0, "no URL, nothing goes");
     }
@@ -256,7 +351,11 @@ mod tests {
         let mut answers = |latency_ms, under_way, count| {
             for _ in 0..count {
                 let latency = Duration::from_millis(latency_ms);
-                limit.ended(&Call { began: START, latency, health: Health::Well }, under_way, START);
+                limit.ended(
+                    &Call { began: START, latency, health: Health::Delivered, refuses_all: false },
+                    under_way,
+                    START,
+                );
             }
             limit.limit()
         };

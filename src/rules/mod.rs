@@ -15,6 +15,7 @@ pub mod pattern;
 pub mod quota;
 pub mod ramp;
 pub mod reach;
+pub mod refusals;
 pub mod reorder;
 pub mod retry_after;
 pub mod signing;

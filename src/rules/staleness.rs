@@ -28,10 +28,10 @@ pub enum Course {
     Bury(Reason),
 }
 
-/// `newest`: the latest time of the events of its interaction that were delivered to the same destination; none where there
+/// `newest`: the latest believed time of the events of its interaction that were delivered to the same destination; none where there
 /// is none.
 pub fn judge(on_stale: OnStale, delivery: &Delivery, newest: Option<Timestamp>) -> Course {
-    let (Some(time), Some(newest)) = (delivery.event.time, newest) else { return Course::Send };
+    let (Some(time), Some(newest)) = (delivery.event.happened_at(), newest) else { return Course::Send };
     match on_stale {
         _ if time >= newest => Course::Send,
         OnStale::Deliver => Course::Send,

@@ -27,7 +27,7 @@ impl Ttl {
     pub fn is_over(&self, delivery: &Delivery, now: Timestamp) -> bool {
         let event = &delivery.event;
         let Some(ttl) = self.of(&event.kind).filter(|_| !delivery.redriven) else { return false };
-        let since = event.time.map_or(event.received_at, |time| time.min(event.received_at));
+        let since = event.happened_at().unwrap_or(event.received_at);
         now.since(since) > ttl
     }
 }

@@ -1,10 +1,16 @@
 //! What an attempt's outcome means for the delivery, and for its whole destination.
+//!
+//! *Invariants.* What concerns the destination kills no event: an outcome that may be a condition of the destination is
+//! tried again, and costs no attempt.
 
 use super::backoff::{self, OnAmbiguous, Retry};
 use super::call::Health;
+use super::refusals::{Bounds, Refusal, Refusals};
 use super::retry_after::Wish;
-use crate::delivery::{DeliveryId, Outcome, Reason};
+use crate::delivery::{Attempt, Delivery, DeliveryId, Outcome, Reason};
+use crate::event::Digest64;
 use crate::time::Timestamp;
+use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -20,45 +26,112 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug)]
 pub struct Ended<'a> {
     pub id: DeliveryId,
+    /// The event's ordering key; for an event without one, whatever tells it from others.
+    pub interaction: Digest64,
     pub outcome: &'a Outcome,
     /// What the answer asked for, if it did, as it was granted when its head came.
     pub retry_after: Option<Wish>,
-    /// Attempts that count against the limit, this one included.
+    /// Attempts since the last redrive, this one included.
+    pub attempts: u32,
+    /// Those of them that count against the limit, without this one.
     pub counted: u32,
+    /// When the first and the latest attempt before this one ended with a permanent answer, since the last redrive.
+    pub refused: Option<(Timestamp, Timestamp)>,
     /// From when the age is counted: acceptance, or the last redrive.
     pub since: Timestamp,
+    pub began: Timestamp,
     pub now: Timestamp,
 }
 
-/// The verdict, and until when the whole destination must be left alone: whatever an answer means for its delivery, what it
-/// asks for is granted, unless it is a success.
-pub fn judge(retry: &Retry, ended: Ended<'_>) -> (Verdict, Option<Wish>) {
-    if let Outcome::Answered(status) = ended.outcome {
-        if (200..300).contains(status) {
-            return (Verdict::Delivered, None);
-        }
-        if !retry.statuses.contains(status) {
-            return (Verdict::Dead(Reason::Permanent), ended.retry_after);
+impl<'a> Ended<'a> {
+    /// The attempt of a delivery that began then and has ended so now.
+    pub fn of(delivery: &Delivery, retry: &Retry, outcome: &'a Outcome, began: Timestamp, now: Timestamp) -> Self {
+        let lane = delivery.event.lane();
+        let interaction = if lane.is_none() { Digest64(delivery.id.sequence.0) } else { lane };
+        let recent = || delivery.attempts.iter().filter(|a| a.number > delivery.forgiven);
+        let ended = |a: &Attempt| a.at.after(Duration::from_millis(a.latency_ms.into()));
+        let mut refusals = recent().filter(|a| retry.is_permanent(&a.outcome)).map(ended);
+        let first = refusals.next();
+        let since = match delivery.redriven {
+            true => recent().next().map_or(began, |a| a.at),
+            false => delivery.event.received_at,
+        };
+        Self {
+            id: delivery.id,
+            interaction,
+            outcome,
+            retry_after: None,
+            attempts: delivery.tried_since_redrive() + 1,
+            counted: delivery.counted(|outcome| retry.counts(outcome)),
+            refused: first.map(|first| (first, refusals.next_back().unwrap_or(first))),
+            since,
+            began,
+            now,
         }
     }
-    if ended.outcome.is_ambiguous() && retry.on_ambiguous == OnAmbiguous::DeadLetter {
-        return (Verdict::Dead(Reason::Ambiguous), ended.retry_after);
-    }
-    let wish = ended.retry_after;
-    let backoff = ended.now.after(backoff::wait(retry, ended.id, ended.counted));
-    let due = wish.map_or(backoff, |wish| wish.until.max(backoff));
-    let spent = ended.counted >= retry.attempts || due.since(ended.since) > retry.max_age;
-    (if spent { Verdict::Dead(Reason::Exhausted) } else { Verdict::Retry { due } }, wish)
 }
 
-/// What an attempt says of its destination's condition, given what it came to.
-pub fn health(outcome: &Outcome, verdict: Verdict, wish: Option<Wish>) -> Health {
-    match (outcome, verdict) {
-        (_, Verdict::Delivered) => Health::Well,
-        (Outcome::Answered(429), _) => Health::Burdened,
-        _ if wish.is_some() => Health::Burdened,
-        (Outcome::Answered(_), Verdict::Dead(Reason::Permanent)) => Health::Well,
-        _ => Health::Failing,
+/// What an attempt comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    pub verdict: Verdict,
+    /// Until when the whole destination must be left alone: whatever an answer means for its delivery, what it asks for is
+    /// granted, unless it is a success.
+    pub wish: Option<Wish>,
+    pub health: Health,
+    /// See [`super::call::Call::refuses_all`].
+    pub refuses_all: bool,
+}
+
+/// `run`: see [`Bounds::run`]. `refusals` learns from every success and every permanent answer.
+pub fn judge(retry: &Retry, run: u32, refusals: &mut Refusals, ended: &Ended<'_>) -> Judgement {
+    if matches!(ended.outcome, Outcome::Answered(200..300)) {
+        refusals.delivered(ended.began);
+        return Judgement { verdict: Verdict::Delivered, wish: None, health: Health::Delivered, refuses_all: false };
+    }
+    let wish = ended.retry_after;
+    let (mut verdict, mut refuses_all) = (tried_again(retry, ended), false);
+    if let (Outcome::Answered(status), true) = (ended.outcome, retry.is_permanent(ended.outcome)) {
+        let refusal = Refusal {
+            interaction: ended.interaction,
+            of_content: retry.permanent.contains(status),
+            before: ended.refused,
+            now: ended.now,
+        };
+        let found = refusals.refused(&refusal, Bounds { run, permanent_after: retry.permanent_after });
+        refuses_all = found.refuses_all;
+        if found.of_event {
+            verdict = Verdict::Dead(Reason::Permanent);
+        }
+    } else if ended.outcome.is_ambiguous() && retry.on_ambiguous == OnAmbiguous::DeadLetter {
+        verdict = Verdict::Dead(Reason::Ambiguous);
+    }
+    Judgement { verdict, wish, health: health(retry, ended.outcome, wish), refuses_all }
+}
+
+fn tried_again(retry: &Retry, ended: &Ended<'_>) -> Verdict {
+    let backoff = ended.now.after(backoff::wait(retry, ended.id, ended.attempts));
+    let due = ended.retry_after.map_or(backoff, |wish| wish.until.max(backoff));
+    let counted = ended.counted + u32::from(retry.counts(ended.outcome));
+    let spent = retry.counts(ended.outcome) && retry.attempts.is_some_and(|limit| counted >= limit);
+    if spent || due.since(ended.since) > retry.max_age {
+        return Verdict::Dead(Reason::Exhausted);
+    }
+    Verdict::Retry { due }
+}
+
+/// What a failed attempt says of its destination's condition.
+fn health(retry: &Retry, outcome: &Outcome, wish: Option<Wish>) -> Health {
+    match outcome {
+        Outcome::Answered(429) => Health::Throttled,
+        _ if wish.is_some() => Health::Throttled,
+        Outcome::Answered(status) if retry.is_permanent(outcome) => match retry.permanent.contains(status) {
+            true => Health::Refused(*status),
+            false => Health::Rejected(*status),
+        },
+        Outcome::Answered(503 | 504) => Health::Unavailable,
+        Outcome::TimedOut | Outcome::NotConnected | Outcome::ConnectTimedOut => Health::Unavailable,
+        Outcome::Answered(_) | Outcome::Unsuccessful(_) | Outcome::Broken | Outcome::NotSent => Health::Failed,
     }
 }
 
@@ -67,24 +140,37 @@ mod tests {
     use super::*;
     use crate::event::{DestinationId, Sequence};
     use crate::rules::backoff::Jitter;
-    use std::time::Duration;
 
     const NOW: Timestamp = Timestamp(1_000_000_000);
+    const RUN: u32 = 5;
 
-    fn verdict(outcome: Outcome, retry_after: Option<u64>, counted: u32, age: u64) -> (Verdict, Option<Wish>) {
-        let retry = Retry { jitter: Jitter::None, ..Retry::default() };
-        judge(&retry, ended(&outcome, retry_after, counted, age))
+    fn no_jitter() -> Retry {
+        Retry { jitter: Jitter::None, ..Retry::default() }
     }
 
-    fn ended(outcome: &Outcome, retry_after: Option<u64>, counted: u32, age: u64) -> Ended<'_> {
+    fn ended(outcome: &Outcome, retry_after: Option<u64>, attempt: u32, age: u64) -> Ended<'_> {
         Ended {
             id: DeliveryId { sequence: Sequence(1), destination: DestinationId(0) },
+            interaction: Digest64(7),
             outcome,
             retry_after: retry_after.map(wish),
-            counted,
+            attempts: attempt,
+            counted: attempt - 1,
+            refused: None,
             since: NOW.before(Duration::from_secs(age)),
+            began: NOW,
             now: NOW,
         }
+    }
+
+    /// The judgement of the first answer that a destination gives.
+    fn judged(retry: &Retry, ended: &Ended<'_>) -> Judgement {
+        judge(retry, RUN, &mut Refusals::default(), ended)
+    }
+
+    fn verdict(outcome: Outcome, retry_after: Option<u64>, attempt: u32, age: u64) -> (Verdict, Option<Wish>) {
+        let judgement = judged(&no_jitter(), &ended(&outcome, retry_after, attempt, age));
+        (judgement.verdict, judgement.wish)
     }
 
     fn wish(seconds: u64) -> Wish {
@@ -98,12 +184,17 @@ mod tests {
     #[test]
     fn every_status_means_what_the_contract_says() {
         for status in 100..=599u16 {
-            let expected = match status {
-                200..=299 => Verdict::Delivered,
-                408 | 409 | 425 | 429 | 500..=599 => after(1),
-                _ => Verdict::Dead(Reason::Permanent),
+            let (expected, health) = match status {
+                200..=299 => (Verdict::Delivered, Health::Delivered),
+                400 | 411 | 413 | 414 | 415 | 422 | 431 => (Verdict::Dead(Reason::Permanent), Health::Refused(status)),
+                429 => (after(1), Health::Throttled),
+                503 | 504 => (after(1), Health::Unavailable),
+                408 | 409 | 425 | 500..=599 => (after(1), Health::Failed),
+                _ => (after(1), Health::Rejected(status)),
             };
-            assert_eq!(verdict(Outcome::Answered(status), None, 1, 0), (expected, None), "{status}");
+            let outcome = Outcome::Answered(status);
+            let judgement = judged(&no_jitter(), &ended(&outcome, None, 1, 0));
+            assert_eq!((judgement.verdict, judgement.health), (expected, health), "{status}");
         }
     }
 
@@ -128,54 +219,95 @@ mod tests {
         for (outcome, sent) in FAILURES {
             assert_eq!(outcome.is_ambiguous(), sent == Sent::Perhaps, "{outcome:?}");
             assert_eq!(verdict(outcome.clone(), None, 2, 0).0, after(2), "{outcome:?}");
-            let retry = Retry { jitter: Jitter::None, on_ambiguous: OnAmbiguous::DeadLetter, ..Retry::default() };
+            let retry = Retry { on_ambiguous: OnAmbiguous::DeadLetter, ..no_jitter() };
             let wanted = if sent == Sent::Perhaps { Verdict::Dead(Reason::Ambiguous) } else { after(2) };
-            assert_eq!(judge(&retry, ended(&outcome, None, 2, 0)).0, wanted, "{outcome:?}");
+            assert_eq!(judged(&retry, &ended(&outcome, None, 2, 0)).verdict, wanted, "{outcome:?}");
         }
     }
 
     #[test]
-    fn attempts_and_age_are_bounded() {
-        let failed = Outcome::Answered(503);
-        assert_eq!(verdict(failed.clone(), None, 11, 0).0, after(300));
-        assert_eq!(verdict(failed.clone(), None, 12, 0).0, Verdict::Dead(Reason::Exhausted));
-        assert_eq!(verdict(failed.clone(), None, 1, 24 * 3600 - 1).0, after(1));
-        assert_eq!(verdict(failed, None, 1, 24 * 3600).0, Verdict::Dead(Reason::Exhausted));
+    fn by_default_only_age_ends_what_fails() {
+        for outcome in [503, 500, 408, 404, 403, 302].map(Outcome::Answered).into_iter().chain(FAILURES.map(|f| f.0)) {
+            assert_eq!(verdict(outcome.clone(), None, 1_000_000, 0).0, after(300), "{outcome:?}");
+            let day = 24 * 3600;
+            assert_eq!(verdict(outcome.clone(), None, 1, 3 * day - 1).0, after(1), "{outcome:?}");
+            assert_eq!(verdict(outcome.clone(), None, 1, 3 * day).0, Verdict::Dead(Reason::Exhausted), "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_of_attempts_counts_what_reached_the_destination_and_speaks_of_the_event() {
+        let retry = Retry { attempts: Some(3), ..no_jitter() };
+        let at = |outcome: &Outcome, counted| {
+            judged(&retry, &Ended { counted, ..ended(outcome, None, counted + 1, 0) }).verdict
+        };
+        for outcome in [Outcome::Answered(500), Outcome::TimedOut, Outcome::Broken, Outcome::Unsuccessful(200)] {
+            assert_eq!(at(&outcome, 1), after(2), "{outcome:?}");
+            assert_eq!(at(&outcome, 2), Verdict::Dead(Reason::Exhausted), "{outcome:?}");
+        }
+        for outcome in [Outcome::NotConnected, Outcome::ConnectTimedOut, Outcome::NotSent, Outcome::Answered(404)] {
+            assert_eq!(at(&outcome, 2), after(4), "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_status_that_all_get_waits_and_one_of_content_dies_until_all_get_it() {
+        let mut refusals = Refusals::default();
+        let mut ask = |status, interaction| {
+            let outcome = Outcome::Answered(status);
+            let ended = Ended { interaction: Digest64(interaction), ..ended(&outcome, None, 1, 0) };
+            let judgement = judge(&no_jitter(), RUN, &mut refusals, &ended);
+            (judgement.verdict, judgement.refuses_all)
+        };
+        let dead = Verdict::Dead(Reason::Permanent);
+        assert_eq!(
+            [(1, 422), (2, 404), (3, 422), (4, 400)].map(|(n, status)| ask(status, n)),
+            [(dead, false), (after(1), false), (dead, false), (dead, false)]
+        );
+        assert_eq!([(5, 422), (6, 404), (7, 400)].map(|(n, status)| ask(status, n)), [(after(1), true); 3]);
+        assert_eq!(ask(200, 8), (Verdict::Delivered, false));
+        assert_eq!(ask(422, 9), (dead, false));
+    }
+
+    #[test]
+    fn the_statuses_of_content_are_a_setting() {
+        let retry = Retry { permanent: [404].into(), ..no_jitter() };
+        let dies = |status| judged(&retry, &ended(&Outcome::Answered(status), None, 1, 0)).verdict;
+        assert_eq!([404, 422].map(dies), [Verdict::Dead(Reason::Permanent), after(1)]);
     }
 
     #[test]
     fn retry_after_holds_the_destination_and_the_delivery() {
         let wish = wish(30);
         assert_eq!(verdict(Outcome::Answered(429), Some(30), 1, 0), (Verdict::Retry { due: wish.until }, Some(wish)));
-        // also when this delivery's own attempts are spent
-        assert_eq!(verdict(Outcome::Answered(503), Some(30), 12, 0), (Verdict::Dead(Reason::Exhausted), Some(wish)));
+        // also when this delivery's own time is over
+        let old = 3 * 24 * 3600;
+        assert_eq!(verdict(Outcome::Answered(503), Some(30), 12, old), (Verdict::Dead(Reason::Exhausted), Some(wish)));
         assert_eq!(verdict(Outcome::Answered(200), Some(30), 1, 0), (Verdict::Delivered, None));
         assert_eq!(verdict(Outcome::Unsuccessful(200), Some(30), 1, 0).1, Some(wish));
         // an answer that is not tried again says what it says all the same
         let permanent = Verdict::Dead(Reason::Permanent);
-        for status in [302, 403, 400] {
-            assert_eq!(verdict(Outcome::Answered(status), Some(30), 1, 0), (permanent, Some(wish)), "{status}");
+        for (status, verdict_of) in [(302, Verdict::Retry { due: wish.until }), (400, permanent)] {
+            assert_eq!(verdict(Outcome::Answered(status), Some(30), 1, 0), (verdict_of, Some(wish)), "{status}");
         }
         let retry = Retry { on_ambiguous: OnAmbiguous::DeadLetter, ..Retry::default() };
-        assert_eq!(judge(&retry, ended(&Outcome::Broken, Some(30), 1, 0)).1, Some(wish));
+        assert_eq!(judged(&retry, &ended(&Outcome::Broken, Some(30), 1, 0)).wish, Some(wish));
     }
 
     #[test]
-    fn only_what_asks_to_be_left_alone_is_burdened() {
-        let wish = Some(Wish { until: NOW, cut: false });
-        let (retry, permanent) = (after(1), Verdict::Dead(Reason::Permanent));
-        for (outcome, verdict, wish, expected) in [
-            (Outcome::Answered(200), Verdict::Delivered, None, Health::Well),
-            (Outcome::Answered(400), permanent, None, Health::Well),
-            (Outcome::Answered(429), retry, None, Health::Burdened),
-            (Outcome::Answered(429), permanent, None, Health::Burdened),
-            (Outcome::Answered(403), permanent, wish, Health::Burdened),
-            (Outcome::Answered(503), retry, wish, Health::Burdened),
-            (Outcome::Answered(503), retry, None, Health::Failing),
-            (Outcome::TimedOut, retry, None, Health::Failing),
-            (Outcome::Answered(503), Verdict::Dead(Reason::Exhausted), None, Health::Failing),
+    fn what_asks_to_be_left_alone_is_throttled() {
+        for (outcome, seconds, expected) in [
+            (Outcome::Answered(429), None, Health::Throttled),
+            (Outcome::Answered(403), Some(1), Health::Throttled),
+            (Outcome::Answered(422), Some(1), Health::Throttled),
+            (Outcome::Answered(503), Some(1), Health::Throttled),
+            (Outcome::TimedOut, None, Health::Unavailable),
+            (Outcome::NotConnected, None, Health::Unavailable),
+            (Outcome::Broken, None, Health::Failed),
         ] {
-            assert_eq!(health(&outcome, verdict, wish), expected, "{outcome:?}, {verdict:?}, {wish:?}");
+            assert_eq!(judged(&no_jitter(), &ended(&outcome, seconds, 1, 0)).health, expected, "{outcome:?}");
         }
+        let retry = Retry { statuses: [500].into(), ..no_jitter() };
+        assert_eq!(judged(&retry, &ended(&Outcome::Answered(429), None, 1, 0)).health, Health::Throttled);
     }
 }

@@ -14,7 +14,7 @@ use super::pace::{Pace, Shut};
 use super::policy::{DeadLetters, Ordered, Policy};
 use super::ready::Ready;
 use crate::delivery::Ticket;
-use crate::event::{DestinationId, Digest64, Sequence};
+use crate::event::{DestinationId, Digest64, Sequence, believed_time};
 use crate::rules::breaker::{Epoch, Turn as BreakerTurn};
 use crate::rules::call::Call;
 use crate::rules::reorder;
@@ -146,7 +146,8 @@ impl Line {
         if !window.is_zero() && matches!(key, LaneKey::Interaction(_)) {
             let before = sequence < self.birth.next;
             let received_at = if before { ticket.received_at.min(self.birth.at) } else { ticket.received_at };
-            rank = reorder::rank(window, received_at, Some(ticket.time).filter(|time| *time > Timestamp::ZERO));
+            let said = Some(ticket.time).filter(|time| *time > Timestamp::ZERO);
+            rank = reorder::rank(window, received_at, believed_time(said, received_at));
             not_before = reorder::opens_at(window, rank);
         }
         let (lies_under, received_at) = (ticket.place.due(), ticket.received_at);

@@ -98,6 +98,8 @@ pub struct Shut {
 pub struct Pace {
     max: usize,
     breaker: Breaker,
+    /// See [`breaker::Limits::slow_call`].
+    slow_call: Duration,
     concurrency: Concurrency,
     ramp: Ramp,
     rate: Option<Gcra>,
@@ -113,6 +115,7 @@ impl Pace {
         Self {
             max: limits.concurrency_max,
             breaker: Breaker::new(limits.breaker.clone()),
+            slow_call: limits.breaker.slow_call,
             concurrency: Concurrency::new(limits.concurrency_max, limits.adaptive),
             ramp: Ramp::new(limits.ramp),
             rate: limits.rate.map(|rate| Gcra::new(rate, 1)),
@@ -126,6 +129,7 @@ impl Pace {
     pub fn go_by(&mut self, old: &Limits, limits: &Limits) {
         self.max = limits.concurrency_max;
         self.breaker.go_by(limits.breaker.clone());
+        self.slow_call = limits.breaker.slow_call;
         self.concurrency.go_by(limits.concurrency_max, limits.adaptive);
         self.ramp.go_by(limits.ramp);
         if old.rate != limits.rate {
@@ -184,8 +188,10 @@ impl Pace {
 
     /// A call has ended; `under_way` counts it. What it turned is to be remembered over a restart.
     pub fn ended(&mut self, began: Epoch, call: &Call, under_way: usize, now: Timestamp) -> Option<breaker::Turn> {
+        let slow_from = self.concurrency.usual().map(|usual| usual + self.slow_call);
+        let slow = slow_from.is_some_and(|from| call.latency >= from);
         self.concurrency.ended(call, under_way, now);
-        let turn = self.breaker.ended(began, call, now);
+        let turn = self.breaker.ended(began, call, slow, now);
         if turn == Some(breaker::Turn::Closed) {
             self.ramp.begin(now);
         }
@@ -249,6 +255,11 @@ impl Pace {
             ramp.begin(self.paused_until);
         }
         ramp
+    }
+
+    /// What the destination takes when little is asked of it; none before its first success.
+    pub fn usual_latency(&self) -> Option<Duration> {
+        self.concurrency.usual()
     }
 
     /// What makes [`Pace::limit`] what it is.

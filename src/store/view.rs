@@ -342,5 +342,5 @@ fn delayed(delivery: &Delivery, place: Place, shared_keys: &SharedKeys) -> Delay
         to: DestinationSet::EMPTY.with(delivery.id.destination),
         place,
     };
-    Delayed { destination: delivery.id.destination, ticket, attempts: delivery.counted() }
+    Delayed { destination: delivery.id.destination, ticket, attempts: delivery.tried_since_redrive() }
 }

@@ -157,7 +157,7 @@ async fn i13_order_holds_over_a_restart_in_the_middle() {
     let answer = up.clone();
     let receiver = Receiver::start(move |_| status(answer.load(Ordering::SeqCst))).await;
     let mut bench = Bench::with(receiver.to(), Clock::system(), eager).await;
-    bench.settings.destinations[0].retry.attempts = 1_000;
+    bench.settings.destinations[0].retry.attempts = Some(1_000);
     bench.restart().await;
     for n in 0..20 {
         bench.accept(["a", "b"][n % 2], &n.to_string()).await;
@@ -297,7 +297,7 @@ async fn i11_attempts_are_bounded_also_over_crashes_and_each_is_recorded() {
     .await;
     let mut bench = Bench::with(receiver.to(), manual(), |s| {
         exact(s);
-        s.destinations[0].retry.attempts = 3;
+        s.destinations[0].retry.attempts = Some(3);
         s.destinations[0].timeout = 200 * MS;
     })
     .await;
@@ -606,7 +606,7 @@ async fn i9_the_idempotency_key_is_the_same_on_every_attempt_after_a_restart_and
     let receiver = Receiver::start(|r| status(if r.attempt() < 4 { 503 } else { 200 })).await;
     let mut bench = Bench::with(receiver.to(), manual(), |s| {
         exact(s);
-        s.destinations[0].retry.attempts = 3;
+        s.destinations[0].retry.attempts = Some(3);
     })
     .await;
     let id = bench.accept("k", "1").await;
@@ -630,7 +630,7 @@ async fn a_redriven_event_has_all_its_attempts_again_and_may_die_again() {
     let receiver = Receiver::start(|_| status(503)).await;
     let bench = Bench::with(receiver.to(), manual(), |s| {
         exact(s);
-        s.destinations[0].retry.attempts = 2;
+        s.destinations[0].retry.attempts = Some(2);
     })
     .await;
     let id = bench.accept("k", "1").await;

@@ -25,7 +25,7 @@ fn manual() -> Clock {
 fn brittle(settings: &mut Settings) {
     let destination: &mut Destination = &mut settings.destinations[0];
     destination.breaker = Limits { min_calls: 4, probes: 1, open_for: OPEN_FOR, ..Limits::default() };
-    destination.retry.attempts = 3;
+    destination.retry.attempts = Some(3);
 }
 
 async fn crm(bench: &Bench) -> Value {

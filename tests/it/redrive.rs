@@ -128,7 +128,7 @@ async fn a_destination_that_asks_to_be_left_alone_does_not_end_it() {
 async fn a_letter_that_dies_of_being_put_off_ends_a_canary_and_leaves_the_rest_dead() {
     for again in [status(429), retry_after(503, 1)] {
         let (mut bench, receiver) = dead(Clock::manual(START), move |_| again.clone()).await;
-        bench.reload(|s| s.destinations[0].retry.attempts = 2).await.unwrap();
+        bench.reload(|s| s.destinations[0].retry.attempts = Some(2)).await.unwrap();
         redrive(&bench, json!({"canary": true})).await;
         receiver.received(LETTERS + 1).await;
         bench.reaches("/queue/in_flight", 0).await;

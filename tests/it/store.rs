@@ -208,7 +208,7 @@ async fn i24_a_delivery_lies_in_one_place_through_its_whole_life() {
     assert_eq!((redriven, again), (1, 0));
     let delivery = bench.delivery(2, Place::Delay(clock.now()));
     assert!(delivery.redriven);
-    assert_eq!((delivery.next_attempt(), delivery.counted(), delivery.attempts.len()), (3, 0, 2));
+    assert_eq!((delivery.next_attempt(), delivery.tried_since_redrive(), delivery.attempts.len()), (3, 0, 2));
     bench.sound().await;
     bench.close();
 }

@@ -31,7 +31,7 @@ async fn a_dead_event_says_why_when_and_after_which_answer() {
     .await;
     let bench = Bench::with(receiver.to(), Clock::manual(START), |s| {
         s.destinations[0].retry.jitter = Jitter::None;
-        s.destinations[0].retry.attempts = 2;
+        s.destinations[0].retry.attempts = Some(2);
         s.destinations[0].retry.base = MINUTE;
     })
     .await;

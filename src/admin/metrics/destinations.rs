@@ -78,7 +78,7 @@ pub(super) fn register(registry: &mut Registry, admin: &Admin, s: &Snapshot) {
 
 fn gauges(registry: &mut Registry, all: &[Seen]) {
     type Of = fn(&Seen) -> f64;
-    let gauges: [(&str, &str, Of); 13] = [
+    let gauges: [(&str, &str, Of); 14] = [
         ("queue_depth", "Deliveries that wait for it", |of| of.tally.queued() as f64),
         ("in_flight", "Deliveries being attempted to it", |of| of.line.in_flight as f64),
         ("delayed", "Its deliveries that wait for their due time", |of| of.line.delayed as f64),
@@ -95,6 +95,9 @@ fn gauges(registry: &mut Registry, all: &[Seen]) {
         ("concurrency_max", "Most requests in flight, as configured", |of| {
             of.destination.policy.pace.concurrency_max as f64
         }),
+        ("slow", "1 while most of its answers take breaker.slow_call longer than usual", |of| {
+            f64::from(u8::from(of.line.slow.is_some()))
+        }),
         ("accepted_per_second", "Deliveries accepted for it, over the last minute", |of| of.rates.accepted),
         ("delivered_per_second", "Deliveries to it answered 2xx, over the last minute", |of| of.rates.delivered),
         ("dead_per_second", "Dead letters for it, over the last minute", |of| of.rates.dead),
@@ -105,6 +108,9 @@ fn gauges(registry: &mut Registry, all: &[Seen]) {
     }
     let help = "Age of the oldest delivery that waits for it";
     registry.register_with_unit("destination_oldest_age", help, Unit::Seconds, samples(Seen::oldest_age_s));
+    let usual = samples(|of| of.line.usual_latency.unwrap_or_default().as_secs_f64());
+    let help = "What it takes to answer when little is asked of it; zero before its first success";
+    registry.register_with_unit("destination_usual_latency", help, Unit::Seconds, usual);
     let behind = samples(|of| of.line.behind.oldest.map_or(0.0, |at| of.now.since(at).as_secs_f64()));
     let help = "Age of the oldest delivery that waits for what becomes of dead letters";
     registry.register_with_unit("destination_behind_dead_letters_oldest_age", help, Unit::Seconds, behind);

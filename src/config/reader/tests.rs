@@ -215,7 +215,7 @@ fn everything_that_can_be_written_is_read() {
     assert_eq!(d.success.as_ref().map(|s| s.equals.to_string()).as_deref(), Some("true"));
     assert_eq!((a.reach, a.retry.on_ambiguous), (Reach::Anywhere, OnAmbiguous::DeadLetter));
     assert_eq!((b.reach, b.retry.on_ambiguous), (Reach::Guarded, OnAmbiguous::Retry));
-    assert_eq!((a.retry.factor, a.retry.jitter, a.retry.attempts), (3.0, Jitter::None, 5));
+    assert_eq!((a.retry.factor, a.retry.jitter, a.retry.attempts), (3.0, Jitter::None, Some(5)));
     assert_eq!(a.retry.statuses, std::iter::once(429).chain(300..400).collect());
     assert_eq!((a.ordering.mode, a.ordering.on_dead_letter), (OrderMode::None, OnDeadLetter::Hold));
     let ttl = [("*", 3600), ("a.*", 120)].map(|(pattern, s)| (pattern.to_owned(), Duration::from_secs(s)));

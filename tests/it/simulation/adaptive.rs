@@ -15,6 +15,8 @@ pub struct AdaptiveLimit {
     /// As it was last seen.
     pub limit: usize,
     last_cut: Timestamp,
+    /// Whether each call showed overload that ended since the limit was last judged.
+    round: Vec<bool>,
     /// What the destination takes by itself, and lately, in seconds.
     normal: Option<f64>,
     lately: f64,
@@ -25,7 +27,7 @@ impl AdaptiveLimit {
     pub fn new(limits: &Limits) -> Self {
         let max = limits.concurrency_max;
         let limit = if limits.adaptive == Adaptive::Yes { FEW.min(max) } else { max };
-        Self { limit, last_cut: Timestamp::ZERO, normal: None, lately: 0.0 }
+        Self { limit, last_cut: Timestamp::ZERO, round: Vec::new(), normal: None, lately: 0.0 }
     }
 
     /// Between the ends of calls it does not move.
@@ -45,34 +47,58 @@ impl AdaptiveLimit {
         says: usize,
         now: Timestamp,
     ) -> Result<(), Violation> {
-        let Some(call) = call.filter(|_| limits.adaptive == Adaptive::Yes) else { return self.stands(says) };
-        let before = std::mem::replace(&mut self.limit, says);
-        let bad = call.health != Health::Well || self.is_slow(call.latency.as_secs_f64(), under_way);
-        // those that were under way together cut once
-        let cuts = bad && call.began >= self.last_cut;
-        if cuts {
-            (self.last_cut, self.lately) = (now, self.normal.unwrap_or_default());
+        let Some(call) = call else { return self.stands(says) };
+        let taken = call.health == Health::Delivered;
+        if taken {
+            self.measure(call.latency.as_secs_f64(), under_way);
         }
-        let full = under_way + 1 >= before;
-        let right = match (cuts, bad) {
-            (true, _) => says == (before / 2).max(1).min(limits.concurrency_max),
-            (false, true) => says == before,
-            (false, false) => says == before || says == before + 1 && full && says <= limits.concurrency_max,
+        if limits.adaptive == Adaptive::No {
+            return self.stands(says);
+        }
+        let before = std::mem::replace(&mut self.limit, says);
+        let part = if call.began >= self.last_cut { self.part_left(call, before) } else { None };
+        let right = match part {
+            Some(part) => {
+                (self.last_cut, self.lately) = (now, self.normal.unwrap_or_default());
+                self.round.clear();
+                let cut = |limit: f64| ((limit * part.clamp(0.5, 0.95)) as usize).clamp(1, limits.concurrency_max);
+                // what the limit has grown by since it was a whole number is not seen
+                (cut(before as f64)..=cut(before as f64 + 1.0)).contains(&says)
+            }
+            None => {
+                let grows = taken && self.lately <= self.slow_from() && under_way + 1 >= before;
+                says == before || says == before + 1 && grows && says <= limits.concurrency_max
+            }
         };
         if right {
             return Ok(());
         }
-        let how = format!(
-            "the limit goes from {before} to {says} with {under_way} under way, cut {cuts}, bad {bad}: {call:?}"
-        );
+        let how = format!("the limit goes from {before} to {says} with {under_way} under way, left {part:?}: {call:?}");
         violation("concurrency", how)
     }
 
-    /// Whether good answers are slow now: the last few take more than twice what is normal, and 50 ms.
-    fn is_slow(&mut self, seconds: f64, under_way: usize) -> bool {
+    /// What must be left of the limit, where this call has it cut.
+    fn part_left(&mut self, call: &Call, before: usize) -> Option<f64> {
+        self.round.push(matches!(call.health, Health::Throttled | Health::Unavailable));
+        let (all, bad) = (self.round.len(), self.round.iter().filter(|bad| **bad).count());
+        let mut left = None;
+        if all >= before.max(10) || all == bad && all >= 3 {
+            self.round.clear();
+            left = Some(1.0 - bad as f64 / all as f64 / 2.0).filter(|_| bad * 10 > all);
+        }
+        let slow = call.health == Health::Delivered && self.lately > self.slow_from();
+        left.or_else(|| slow.then(|| self.slow_from() / self.lately))
+    }
+
+    /// Good answers are slow when the last few take more than twice what is normal, and 50 ms.
+    fn slow_from(&self) -> f64 {
+        self.normal.map_or(f64::INFINITY, |normal| normal * 2.0 + 0.05)
+    }
+
+    fn measure(&mut self, seconds: f64, under_way: usize) {
         let Some(normal) = &mut self.normal else {
             (self.normal, self.lately) = (Some(seconds), seconds);
-            return false;
+            return;
         };
         self.lately += (seconds - self.lately) / 5.0;
         if under_way <= FEW {
@@ -80,6 +106,5 @@ impl AdaptiveLimit {
         } else if seconds < *normal {
             *normal += (seconds - *normal) / 20.0;
         }
-        self.lately > *normal * 2.0 + 0.05
     }
 }

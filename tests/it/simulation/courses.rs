@@ -5,7 +5,7 @@ use super::settings::{Destination, KINDS};
 use super::store::Record;
 use holdline::delivery::{Delivery, DeliveryId, Reason};
 use holdline::dispatch::Sequences;
-use holdline::event::{DestinationId, DestinationSet, Digest64, Event};
+use holdline::event::{DestinationId, DestinationSet, Digest64, Event, believed_time};
 use holdline::rules::lateness::Lateness;
 use holdline::rules::staleness::Course;
 use holdline::rules::ttl::Ttl;
@@ -40,7 +40,8 @@ impl Courses {
         if self.broken == Break::RemembersLastOnly {
             *sequences = Sequences::default();
         }
-        let time = Some(record.time).filter(|time| *time > Timestamp::ZERO);
+        let said = Some(record.time).filter(|time| *time > Timestamp::ZERO);
+        let time = if self.broken == Break::BelievesTheFuture { said } else { believed_time(said, record.received_at) };
         sequences.delivered(record.lane, id.sequence, time, at);
     }
 

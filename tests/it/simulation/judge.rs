@@ -66,6 +66,8 @@ struct Fate {
     /// Attempts since acceptance or the last redrive, and how many of them a crash has wiped out.
     tried: u32,
     lost: u32,
+    /// Those of them that count against no limit.
+    free: u32,
     successes: u32,
     /// Successes that a crash has wiped out.
     forgotten: u32,
@@ -196,6 +198,7 @@ impl Judge {
             disordered: false,
             tried: 0,
             lost: 0,
+            free: 0,
             successes: 0,
             forgotten: 0,
         };
@@ -206,7 +209,7 @@ impl Judge {
     /// The store has put a dead letter back; its attempts are forgiven.
     pub fn forgiven(&mut self, id: DeliveryId) {
         let fate = self.fate(id);
-        (fate.tried, fate.lost) = (0, 0);
+        (fate.tried, fate.lost, fate.free) = (0, 0, 0);
     }
 
     pub fn hears_redriven(&mut self, id: DeliveryId) {
@@ -246,6 +249,11 @@ impl Judge {
     /// An attempt that had started was not made after all.
     pub fn takes_back(&mut self, id: DeliveryId) {
         self.fate(id).tried -= 1;
+    }
+
+    /// An attempt has ended in a way that counts against no limit.
+    pub fn is_free(&mut self, id: DeliveryId) {
+        self.fate(id).free += 1;
     }
 
     /// What outlives this life.
@@ -365,8 +373,9 @@ impl Judge {
         if in_flight >= to.policy.pace.concurrency_max {
             return violation("concurrency", format!("{id} starts beyond {}", to.policy.pace.concurrency_max));
         }
-        let limit = to.retry.attempts;
-        if fate.tried - fate.lost >= limit || record.attempts - record.forgiven >= limit {
+        let counted = record.attempts - record.forgiven - record.free;
+        let tried = fate.tried.saturating_sub(fate.lost + fate.free);
+        if let Some(limit) = to.retry.attempts.filter(|limit| tried >= *limit || counted >= *limit) {
             return violation("I11", format!("{id} is tried more than {limit} times"));
         }
         self.takes_its_turn(id, to, now)?;

@@ -27,8 +27,8 @@ impl Latecomers {
     }
 
     pub fn delivered(&mut self, d: DestinationId, record: &Record) {
-        if !record.lane.is_none() && record.time != Timestamp::ZERO {
-            self.had.entry((d, record.lane)).or_default().push(record.time);
+        if let Some(time) = happened(record).filter(|_| !record.lane.is_none()) {
+            self.had.entry((d, record.lane)).or_default().push(time);
         }
     }
 
@@ -42,7 +42,7 @@ impl Latecomers {
         now: Timestamp,
     ) -> Result<(), Violation> {
         let had = self.had.get(&(id.destination, record.lane)).map(Vec::as_slice).unwrap_or_default();
-        let newer = had.iter().filter(|time| record.time != Timestamp::ZERO && **time > record.time).count();
+        let newer = had.iter().filter(|time| happened(record).is_some_and(|at| **time > at)).count();
         let expected = if !record.redriven && is_expired(to, record, now) {
             Course::Bury(Reason::Expired)
         } else if newer == 0 {
@@ -64,13 +64,15 @@ impl Latecomers {
     }
 }
 
+/// When it happened: not later than it was accepted, and nobody knows where the sender says more than a minute later.
+fn happened(record: &Record) -> Option<Timestamp> {
+    let (said, accepted) = (record.time.0, record.received_at.0);
+    (said > 0 && said <= accepted + 60_000).then_some(Timestamp(said.min(accepted)))
+}
+
 /// Whether more time than it is worth lies behind it since it happened, or since it was accepted if that is not known or
 /// was before.
 fn is_expired(to: &Destination, record: &Record, now: Timestamp) -> bool {
-    let since = if record.time == Timestamp::ZERO || record.time > record.received_at {
-        record.received_at
-    } else {
-        record.time
-    };
+    let since = happened(record).unwrap_or(record.received_at);
     to.late.worth[record.kind].is_some_and(|worth| now.0 > since.0 + millis(worth))
 }

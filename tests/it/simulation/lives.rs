@@ -4,8 +4,10 @@ use super::judge::{Violation, violation};
 use super::rig::Rig;
 use super::settings;
 use super::store::{Lies, Request};
+use super::verdicts::Answers;
 use super::world::World;
 use holdline::delivery::{DeliveryId, Outcome};
+use holdline::rules::refusals::Refusals;
 use holdline::scheduler::DeadLetters;
 use holdline::store::Fixed;
 use holdline::time::Timestamp;
@@ -60,6 +62,8 @@ impl World {
             self.judge.forgets(id, was, is);
         }
         self.landed.clear();
+        self.refusals.fill(Refusals::default());
+        self.answers.fill(Answers::default());
         self.news.clear();
         self.loads.clear();
     }

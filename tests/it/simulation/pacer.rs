@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 enum Breaker {
     Closed,
     Open { until: Timestamp },
-    HalfOpen { under_way: u32, well: u32 },
+    HalfOpen { under_way: u32, well: u32, refused: u32 },
 }
 
 /// What outlives a life.
@@ -53,8 +53,8 @@ pub struct Pacer {
     /// The deliveries that started in this state and have not ended.
     of_this: BTreeSet<Sequence>,
     kept_closed_until: Timestamp,
-    /// When each call since then ended, and whether it failed or was slow.
-    calls: Vec<(Timestamp, bool, bool)>,
+    /// When each call since then ended, and whether it failed.
+    calls: Vec<(Timestamp, bool)>,
     paused_until: Timestamp,
     /// When everything was let in again.
     ramp_from: Option<Timestamp>,
@@ -143,9 +143,9 @@ impl Pacer {
             if now < until {
                 return violation("I12", format!("a start, but the breaker is open until {until:?}"));
             }
-            self.enter(Breaker::HalfOpen { under_way: 0, well: 0 });
+            self.enter(Breaker::HalfOpen { under_way: 0, well: 0, refused: 0 });
         }
-        if let Breaker::HalfOpen { under_way, well } = &mut self.breaker {
+        if let Breaker::HalfOpen { under_way, well, .. } = &mut self.breaker {
             if *under_way + *well >= limits.breaker.probes {
                 return violation("I12", format!("a probe too many: {under_way} under way, {well} well"));
             }
@@ -220,30 +220,34 @@ impl Pacer {
             return None;
         }
         let limits = &limits.breaker;
-        let slow = call.is_some_and(|call| call.latency >= limits.slow_call);
-        match (&mut self.breaker, call.map(|call| call.health)) {
-            (Breaker::HalfOpen { under_way, .. }, None | Some(Health::Burdened)) => {
+        let failed = |health| matches!(health, Health::Rejected(_) | Health::Unavailable | Health::Failed);
+        match (&mut self.breaker, call) {
+            (Breaker::HalfOpen { .. }, Some(call)) if failed(call.health) => Some(true),
+            (Breaker::HalfOpen { under_way, well, refused }, call) => {
                 *under_way = under_way.saturating_sub(1);
-                None
+                match call.map(|call| call.health) {
+                    Some(Health::Delivered) => {
+                        *well += 1;
+                        (*well >= limits.probes).then_some(false)
+                    }
+                    Some(Health::Refused(_)) => {
+                        *refused += 1;
+                        (*refused == 10).then_some(true)
+                    }
+                    _ => None,
+                }
             }
-            (Breaker::HalfOpen { .. }, Some(Health::Failing)) => Some(true),
-            (Breaker::HalfOpen { .. }, Some(Health::Well)) if slow => Some(true),
-            (Breaker::HalfOpen { under_way, well }, Some(Health::Well)) => {
-                *under_way = under_way.saturating_sub(1);
-                *well += 1;
-                (*well >= limits.probes).then_some(false)
-            }
-            (Breaker::Closed, Some(health)) => {
-                self.calls.push((now, health == Health::Failing, slow));
+            (Breaker::Closed, Some(call)) => {
+                self.calls.push((now, failed(call.health)));
                 let tenth = (millis(limits.window) / 10).max(1);
-                let counted: Vec<_> = self.calls.iter().filter(|(at, ..)| at.0 / tenth + 10 > now.0 / tenth).collect();
-                let share = |n: usize| n as f64 / counted.len() as f64;
-                let failed = counted.iter().filter(|(_, failed, _)| *failed).count();
-                let slow = counted.iter().filter(|(.., slow)| *slow).count();
-                let bad =
-                    failed > 0 && share(failed) >= limits.failure_ratio || slow > 0 && share(slow) >= limits.slow_ratio;
-                let opens = bad && counted.len() >= limits.min_calls as usize && now >= self.kept_closed_until;
-                opens.then_some(true)
+                let counted: Vec<_> = self.calls.iter().filter(|(at, _)| at.0 / tenth + 10 > now.0 / tenth).collect();
+                let bad = counted.iter().filter(|(_, failed)| *failed).count();
+                let by_share = bad > 0 && bad as f64 / counted.len() as f64 >= limits.failure_ratio;
+                let in_a_row = self.calls.iter().rev().take_while(|(_, failed)| *failed).count();
+                let many = counted.len() >= limits.min_calls as usize;
+                let failing = if many { by_share } else { in_a_row >= limits.consecutive_failures as usize };
+                let refused = call.refuses_all && matches!(call.health, Health::Refused(_) | Health::Rejected(_));
+                ((failing || refused) && now >= self.kept_closed_until).then_some(true)
             }
             _ => None,
         }
@@ -254,7 +258,7 @@ impl Pacer {
         let mut at = self.paused_until;
         match self.breaker {
             Breaker::Open { until } => at = at.max(until),
-            Breaker::HalfOpen { under_way, well } if under_way + well >= limits.breaker.probes => return None,
+            Breaker::HalfOpen { under_way, well, .. } if under_way + well >= limits.breaker.probes => return None,
             _ => {}
         }
         if let Some(rate) = interval_ms(limits) {

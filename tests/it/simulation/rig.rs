@@ -11,9 +11,10 @@ use holdline::rules::call::{Call, Health};
 use holdline::rules::concurrency::Adaptive;
 use holdline::rules::header_time::AnsweredAt;
 use holdline::rules::quota;
+use holdline::rules::refusals::Refusals;
 use holdline::rules::retry_after::{self, Wish};
 use holdline::rules::staleness::Course;
-use holdline::rules::verdict::{self, Ended, Verdict};
+use holdline::rules::verdict::{self, Ended, Judgement};
 use holdline::scheduler::{Landing, LaneKey, Line, Policy, Scheduler, Start, Step};
 use holdline::store::{Fixed, Position};
 use holdline::time::Timestamp;
@@ -38,6 +39,9 @@ pub enum Break {
     RedrivenLast,
     ForgetsAttempt,
     NeverGivesUp,
+    /// Any permanent answer is taken to speak of its event.
+    BelievesEveryAnswer,
+    CountsWhatWasNotSent,
     Oversleeps,
     SpinsInPlace,
     DoesNotClamp,
@@ -77,6 +81,7 @@ pub enum Break {
     AgesFromAcceptance,
     /// An event of a sender whose clock is ahead is taken for newer than it can be.
     AgesFromTheFuture,
+    BelievesTheFuture,
     /// Of several patterns of a type, a shorter one counts.
     TakesShorterPattern,
     ForgetsRampAtStart,
@@ -84,7 +89,7 @@ pub enum Break {
     /// The limit of concurrency never falls.
     NeverCuts,
     /// An answer that asks for less is taken for a good one.
-    GrowsWhenBurdened,
+    GrowsWhenThrottled,
     /// Each of the calls that were under way together cuts the limit.
     CutsForEach,
     IgnoresQuota,
@@ -243,8 +248,8 @@ impl Rig {
         // the breaker goes by other things as long as it is closed
         let closed = self.line(d).pace().breaker().state() == State::Closed;
         match self.broken {
-            Break::GrowsWhenBurdened if closed && call.health == Health::Burdened => {
-                Call { health: Health::Well, ..*call }
+            Break::GrowsWhenThrottled if closed && call.health == Health::Throttled => {
+                Call { health: Health::Delivered, ..*call }
             }
             Break::CutsForEach => Call { began: Timestamp::NEVER, ..*call },
             _ => *call,
@@ -332,12 +337,17 @@ impl Rig {
         spent.map(|wish| retry_after::grant(wish, retry.retry_after_max, now))
     }
 
-    pub fn judge(&self, retry: &Retry, ended: Ended<'_>) -> (Verdict, Option<Wish>) {
+    pub fn judge(&self, to: &Destination, refusals: &mut Refusals, ended: &Ended<'_>) -> Judgement {
+        let retry = match self.broken {
+            Break::NeverGivesUp => &Retry { attempts: None, ..to.retry.clone() },
+            Break::BelievesEveryAnswer => &Retry { permanent: (300..600).collect(), ..to.retry.clone() },
+            _ => &to.retry,
+        };
         let counted = match self.broken {
             Break::ForgetsAttempt => ended.counted.saturating_sub(1),
-            Break::NeverGivesUp => 1,
+            Break::CountsWhatWasNotSent => ended.attempts - 1,
             _ => ended.counted,
         };
-        verdict::judge(retry, Ended { counted, ..ended })
+        verdict::judge(retry, to.policy.pace.breaker.permanent_answers, refusals, &Ended { counted, ..*ended })
     }
 }

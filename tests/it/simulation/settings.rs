@@ -59,7 +59,8 @@ impl Destination {
             factor: 1.0 + rng.f64() * 2.0,
             max: base * rng.u32(1..100),
             jitter: if rng.bool() { Jitter::Full } else { Jitter::None },
-            attempts: rng.u32(1..6),
+            attempts: Some(rng.u32(1..6)).filter(|_| rng.u8(0..4) > 0),
+            permanent_after: Duration::from_millis(rng.u64(0..20_000)),
             max_age: Duration::from_secs(if rng.u8(0..4) == 0 { 60 } else { 2 * 365 * 86_400 }),
             retry_after_max: Duration::from_secs(rng.u64(5..600)),
             ..Retry::default()
@@ -85,6 +86,8 @@ fn limits(rng: &mut Rng) -> Limits {
             failure_ratio: 0.2 + rng.f64() * 0.8,
             window: Duration::from_millis(rng.u64(500..60_000)),
             min_calls: rng.u32(1..12),
+            consecutive_failures: rng.u32(1..12),
+            permanent_answers: rng.u32(3..8),
             slow_call: Duration::from_millis(rng.u64(100..4000)),
             slow_ratio: 0.2 + rng.f64() * 0.8,
             open_for: Duration::from_millis(rng.u64(100..20_000)),

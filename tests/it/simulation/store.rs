@@ -50,6 +50,10 @@ pub struct Record {
     pub attempts: u32,
     /// Those of them that lie before the last redrive.
     pub forgiven: u32,
+    /// Those since then that do not count against a limit.
+    pub free: u32,
+    /// When the first and the latest of those since then ended that were refused for good.
+    pub refused: Option<(Timestamp, Timestamp)>,
     pub redriven: bool,
     /// When the first attempt since the last redrive began.
     pub tried_at: Option<Timestamp>,
@@ -166,7 +170,8 @@ impl Store {
                 Request::Redrive(ids) => {
                     let ids = self.change_dead(&ids, |row| {
                         let forgiven = row.attempts;
-                        Record { lies: Lies::Delay(now), forgiven, redriven: true, tried_at: None, ..row }
+                        let (lies, free, refused) = (Lies::Delay(now), 0, None);
+                        Record { lies, forgiven, free, refused, redriven: true, tried_at: None, ..row }
                     });
                     news.push(News::Redriven(ids.into_iter().map(|id| self.ticket(id)).collect()));
                 }
@@ -207,9 +212,10 @@ impl Store {
         let Arrival { lane, to, received_at, time, kind } = *arrival;
         let sequence = self.next;
         self.next = sequence.next();
-        let (lies, tried_at) = (Lies::Page, None);
+        let (lies, tried_at, refused, redriven) = (Lies::Page, None, None, false);
+        let (attempts, forgiven, free) = (0, 0, 0);
         let record =
-            Record { lies, lane, received_at, time, kind, attempts: 0, forgiven: 0, redriven: false, tried_at };
+            Record { lies, lane, received_at, time, kind, attempts, forgiven, free, refused, redriven, tried_at };
         for destination in to.iter() {
             let id = DeliveryId { sequence, destination };
             self.durable.insert(id, record);

@@ -1,72 +1,107 @@
 //! What a verdict must be, said once more and without the rules.
 
 use super::judge::{Violation, violation};
+use super::settings::Destination;
 use holdline::delivery::{Outcome, Reason};
+use holdline::event::Digest64;
 use holdline::rules::backoff::{Jitter, Retry};
-use holdline::rules::retry_after::Wish;
-use holdline::rules::verdict::{Ended, Verdict};
+use holdline::rules::verdict::{Ended, Judgement, Verdict};
 use holdline::time::Timestamp;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// Whether the verdict follows from what happened. `wanted`: the answer's `Retry-After`; `counted` is the model's own count.
-pub fn check(
-    retry: &Retry,
-    ended: &Ended<'_>,
-    wanted: Option<Duration>,
-    counted: u32,
-    verdict: Verdict,
-    wish: Option<Wish>,
-) -> Result<(), Violation> {
-    let id = ended.id;
-    let status = match ended.outcome {
-        Outcome::Answered(status) => Some(*status),
-        _ => None,
-    };
-    if status.is_some_and(|s| (200..300).contains(&s)) != (verdict == Verdict::Delivered) {
-        return violation("I8", format!("{id}: {:?} is taken for {verdict:?}", ended.outcome));
-    }
-    let passing = match ended.outcome {
-        Outcome::Answered(status) => retry.statuses.contains(status),
+/// What one destination answered in this life to what it was sent: for a success when its attempt began, else whom it refused.
+#[derive(Clone, Debug, Default)]
+pub struct Answers(Vec<Result<Timestamp, Digest64>>);
+
+/// Whether an attempt that ended so counts against a limit.
+pub fn counts(retry: &Retry, outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Answered(_) => !is_refused(retry, outcome),
+        Outcome::NotConnected => false,
         _ => true,
-    };
-    let wanted = wanted.filter(|_| verdict != Verdict::Delivered);
-    let asked = wanted.map(|wish| ended.now.after(wish.min(retry.retry_after_max)));
-    let kept = match (asked, wish) {
-        (None, None) => true,
-        (Some(asked), Some(wish)) => wish.until >= asked && wish.until <= asked.after(Duration::from_millis(1)),
-        _ => false,
-    };
-    if !kept {
-        return violation("I12", format!("{id}: Retry-After until {asked:?} is taken for {wish:?}"));
-    }
-    match verdict {
-        Verdict::Delivered => Ok(()),
-        Verdict::Retry { .. } if !passing => violation("I11", format!("{id}: {status:?} is tried again")),
-        Verdict::Retry { .. } if counted >= retry.attempts => {
-            violation("I11", format!("{id}: attempt {counted} of {} is followed by another", retry.attempts))
-        }
-        Verdict::Retry { due } => check_due(retry, ended, counted, due, asked),
-        Verdict::Dead(Reason::Permanent) if !passing => Ok(()),
-        Verdict::Dead(Reason::Exhausted) if passing => {
-            let oldest = ended.now.after(retry.max.max(retry.retry_after_max)).after(Duration::from_millis(1));
-            let aged = oldest.since(ended.since) > retry.max_age;
-            if counted >= retry.attempts || aged {
-                return Ok(());
-            }
-            violation("I8", format!("{id} is given up at attempt {counted} of {}", retry.attempts))
-        }
-        Verdict::Dead(reason) => violation("I8", format!("{id}: {:?} is taken for {reason:?}", ended.outcome)),
     }
 }
 
-fn check_due(
-    retry: &Retry,
-    ended: &Ended<'_>,
-    counted: u32,
-    due: Timestamp,
-    asked: Option<Timestamp>,
-) -> Result<(), Violation> {
-    let grown = (1..counted).fold(retry.base.as_secs_f64(), |bound, _| bound * retry.factor);
+pub fn is_refused(retry: &Retry, outcome: &Outcome) -> bool {
+    let Outcome::Answered(status) = outcome else { return false };
+    *status >= 300 && !retry.statuses.contains(status)
+}
+
+impl Answers {
+    /// Whether the judgement follows from what happened. `wanted`: the answer's `Retry-After`.
+    pub fn check(
+        &mut self,
+        to: &Destination,
+        ended: &Ended<'_>,
+        wanted: Option<Duration>,
+        judgement: &Judgement,
+    ) -> Result<(), Violation> {
+        let (id, retry, Judgement { verdict, wish, .. }) = (ended.id, &to.retry, *judgement);
+        let success = matches!(ended.outcome, Outcome::Answered(200));
+        if success != (verdict == Verdict::Delivered) {
+            return violation("I8", format!("{id}: {:?} is taken for {verdict:?}", ended.outcome));
+        }
+        let wanted = wanted.filter(|_| !success);
+        let asked = wanted.map(|wish| ended.now.after(wish.min(retry.retry_after_max)));
+        let kept = match (asked, wish) {
+            (None, None) => true,
+            (Some(asked), Some(wish)) => wish.until >= asked && wish.until <= asked.after(Duration::from_millis(1)),
+            _ => false,
+        };
+        if !kept {
+            return violation("I12", format!("{id}: Retry-After until {asked:?} is taken for {wish:?}"));
+        }
+        let believed = is_refused(retry, ended.outcome) && self.refuses(to, ended, judgement)?;
+        if success {
+            self.0.push(Ok(ended.began));
+        }
+        let counted = ended.counted + u32::from(counts(retry, ended.outcome));
+        let spent = counts(retry, ended.outcome) && retry.attempts.is_some_and(|limit| counted >= limit);
+        match verdict {
+            Verdict::Delivered => Ok(()),
+            Verdict::Dead(Reason::Permanent) if believed => Ok(()),
+            _ if believed => violation("I8", format!("{id}: {:?} is taken for {verdict:?}", ended.outcome)),
+            Verdict::Retry { .. } if spent => {
+                violation("I11", format!("{id}: attempt {counted} of {:?} is followed by another", retry.attempts))
+            }
+            Verdict::Retry { due } => check_due(retry, ended, due, asked),
+            Verdict::Dead(Reason::Exhausted) => {
+                let oldest = ended.now.after(retry.max.max(retry.retry_after_max)).after(Duration::from_millis(1));
+                if spent || oldest.since(ended.since) > retry.max_age {
+                    return Ok(());
+                }
+                violation("I8", format!("{id} is given up at attempt {counted} of {:?}", retry.attempts))
+            }
+            Verdict::Dead(reason) => violation("I8", format!("{id}: {:?} is taken for {reason:?}", ended.outcome)),
+        }
+    }
+
+    /// Whether a permanent answer is about its event.
+    fn refuses(&mut self, to: &Destination, ended: &Ended<'_>, judgement: &Judgement) -> Result<bool, Violation> {
+        self.0.push(Err(ended.interaction));
+        let run: Vec<Digest64> = self.0.iter().rev().map_while(|answer| answer.err()).collect();
+        let several = run.iter().collect::<BTreeSet<_>>().len() >= 3;
+        let latest: Vec<bool> = self.0.iter().rev().take(20).map(Result::is_err).collect();
+        let refused = latest.iter().filter(|refused| **refused).count();
+        let at_least = |tenths: usize| latest.len() >= 10 && refused * 10 >= tenths * latest.len();
+        let in_a_row = several && run.len() >= to.policy.pace.breaker.permanent_answers as usize;
+        let all = in_a_row || several && at_least(9);
+        if all != judgement.refuses_all {
+            return violation("I8", format!("{}: it refuses all is {all}, and told otherwise", ended.id));
+        }
+        let of_content = matches!(ended.outcome, Outcome::Answered(400 | 422));
+        let most = latest.len() >= 10 && refused * 2 > latest.len();
+        let lasts = ended.refused.is_some_and(|(first, last)| {
+            let since = self.0.iter().any(|answer| answer.is_ok_and(|began| began > last));
+            since && first.after(to.retry.permanent_after) <= ended.now
+        });
+        Ok(lasts || of_content && !in_a_row && !most)
+    }
+}
+
+fn check_due(retry: &Retry, ended: &Ended<'_>, due: Timestamp, asked: Option<Timestamp>) -> Result<(), Violation> {
+    let grown = (1..ended.attempts).fold(retry.base.as_secs_f64(), |bound, _| bound * retry.factor);
     let bound = Duration::from_secs_f64(grown.min(retry.max.as_secs_f64()));
     let slack = Duration::from_millis(1);
     let latest = ended.now.after(bound).after(slack).max(asked.unwrap_or_default().after(slack));

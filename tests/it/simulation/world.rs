@@ -4,16 +4,17 @@ use super::judge::{Judge, Violation, violation};
 use super::rig::{Break, Rig};
 use super::settings::{self, Destination, START, Weather};
 use super::store::{Arrival, Lies, Record, Request, Store};
-use super::verdicts;
+use super::verdicts::{self, Answers};
 use fastrand::Rng;
 use holdline::delivery::{DeliveryId, Outcome, Ticket};
 use holdline::event::{DestinationId, DestinationSet, Digest64, Sequence};
 use holdline::rules::backoff::Retry;
 use holdline::rules::breaker::Turn;
 use holdline::rules::call::Call;
+use holdline::rules::refusals::Refusals;
 use holdline::rules::retry_after::{self, Wish};
 use holdline::rules::staleness::Course;
-use holdline::rules::verdict::{self, Ended, Verdict};
+use holdline::rules::verdict::{Ended, Judgement, Verdict};
 use holdline::scheduler::{Landing, Start, Step};
 use holdline::store::{Fixed, News, Position};
 use holdline::time::Timestamp;
@@ -61,6 +62,9 @@ pub struct World {
     pub rig: Rig,
     pub store: Store,
     pub judge: Judge,
+    /// What each destination answered, as the rule knows it and as the judge does.
+    pub refusals: Vec<Refusals>,
+    pub answers: Vec<Answers>,
     pub now: Timestamp,
     pub flights: Vec<Flight>,
     pub landed: Vec<Landed>,
@@ -86,6 +90,8 @@ impl World {
             broken,
             store: Store::new(broken == Break::KeepsLastHold),
             judge: Judge::new(&destinations, matches!(broken, Break::Nothing | Break::TakesNoTurns)),
+            refusals: vec![Refusals::default(); destinations.len()],
+            answers: destinations.iter().map(|_| Answers::default()).collect(),
             now: START,
             flights: Vec::new(),
             landed: Vec::new(),
@@ -159,7 +165,7 @@ impl World {
         let age = Duration::from_millis(self.rng.u64(0..6000));
         let time = match self.rng.u8(0..8) {
             0 => Timestamp::ZERO,
-            1 => self.now.after(age),
+            1 => self.now.after(age * if self.rng.bool() { 1 } else { 1000 }),
             // some happen at once
             2 => Timestamp(self.now.before(age).0 / 1000 * 1000),
             _ => self.now.before(age),
@@ -258,7 +264,10 @@ impl World {
             0..4 => (Outcome::Answered(503), None),
             4 => (Outcome::Answered(503), Some(wish / 30)),
             5 => (Outcome::Answered(429), Some(wish)),
-            6 => (Outcome::Answered(400), Some(wish).filter(|_| self.rng.bool())),
+            6 => {
+                let status = [400, 422, 404, 302][self.rng.usize(0..4)];
+                (Outcome::Answered(status), Some(wish).filter(|_| self.rng.u8(0..4) == 0))
+            }
             7 => (Outcome::TimedOut, None),
             8 => (Outcome::NotConnected, None),
             _ => (Outcome::Broken, None),
@@ -271,20 +280,40 @@ impl World {
         let id = DeliveryId { sequence: start.sequence, destination: start.destination };
         let (outcome, retry_after) = reply;
         let record = self.store.live[&id];
-        let counted = record.attempts - record.forgiven + 1;
         let tried_at = record.tried_at.unwrap_or(began);
         let since = if record.redriven { tried_at } else { record.received_at };
-        let retry = &self.destinations[usize::from(id.destination.0)].retry;
+        let d = usize::from(id.destination.0);
+        let to = &self.destinations[d];
+        let retry = &to.retry;
         let wished = retry_after.map(|wish| retry_after::grant(wish, retry.retry_after_max, self.now));
-        let ended = Ended { id, outcome: &outcome, retry_after: wished, counted, since, now: self.now };
-        let (verdict, wish) = self.rig.judge(retry, ended);
-        verdicts::check(retry, &ended, retry_after, counted, verdict, wish)?;
+        let ended = Ended {
+            id,
+            interaction: if record.lane.is_none() { Digest64(id.sequence.0) } else { record.lane },
+            outcome: &outcome,
+            retry_after: wished,
+            attempts: record.attempts - record.forgiven + 1,
+            counted: record.attempts - record.forgiven - record.free,
+            refused: record.refused,
+            since,
+            began,
+            now: self.now,
+        };
+        let judgement = self.rig.judge(to, &mut self.refusals[d], &ended);
+        self.answers[d].check(to, &ended, retry_after, &judgement)?;
+        let Judgement { verdict, wish, health, refuses_all } = judgement;
+        let (free, refused) = (!verdicts::counts(retry, &outcome), verdicts::is_refused(retry, &outcome));
         let (spent, headers) = quota(&mut self.rng, self.weather.quotas && outcome.status().is_some());
         let asked = spent.map_or(Timestamp::ZERO, |spent| granted(spent, retry, self.now));
         let asked = asked.max(wish.map_or(Timestamp::ZERO, |wish| wish.until));
         let hold = wish.into_iter().chain(self.rig.quota(retry, &headers, self.now)).max_by_key(|wish| wish.until);
         self.note(|_| format!("{id} ends: {outcome:?}, Retry-After {retry_after:?}: {verdict:?}, hold {hold:?}"));
-        let failed = Record { attempts: record.attempts + 1, tried_at: Some(tried_at), ..record };
+        if free {
+            self.judge.is_free(id);
+        }
+        let refused =
+            if refused { Some((record.refused.map_or(self.now, |at| at.0), self.now)) } else { record.refused };
+        let free = record.free + u32::from(free);
+        let failed = Record { attempts: record.attempts + 1, free, refused, tried_at: Some(tried_at), ..record };
         let (record, landing) = match verdict {
             Verdict::Delivered => (Record { lies: Lies::Delivered, ..record }, Landing::Resolved),
             Verdict::Retry { due } => (Record { lies: Lies::Delay(due), ..failed }, Landing::Retry { due }),
@@ -300,8 +329,7 @@ impl World {
         if let Some(hold) = hold {
             self.store.ask(Request::Hold { destination: id.destination, until: hold.until });
         }
-        let health = verdict::health(&outcome, verdict, wish);
-        let call = Some(Call { began: start.at, latency: self.now.since(began), health });
+        let call = Some(Call { began: start.at, latency: self.now.since(began), health, refuses_all });
         self.landed.push(Landed { start, landing, call, hold, asked });
         Ok(())
     }

@@ -1,0 +1,221 @@
+//! What permanent answers speak of: one event, or the destination.
+//!
+//! A 422 for one event in fifty is about that event. A 404 for everything, during a deploy, behind a moved URL or with a secret
+//! that has expired, is a condition of the destination: its events must wait, not die. No status alone tells the two apart;
+//! what the destination answers to *other* events does.
+//!
+//! *Invariants.* An answer whose status does not speak of an event's content (`retry.permanent`) makes a dead letter only
+//! where it was given to the same event for `retry.permanent_after`, and the destination took another event since it gave it
+//! last. An answer that does speak of it makes a dead letter at once, unless most of the latest answers, or a run of them,
+//! refuse events of several interactions; then the same is asked of it.
+
+use crate::event::Digest64;
+use crate::time::Timestamp;
+use std::time::Duration;
+
+/// So many of the latest answers are looked at.
+const LATEST: u32 = 20;
+/// Fewer answers say nothing of a share.
+const LATEST_MIN: u32 = 10;
+/// Where more than this part of the latest answers refuses, a refusal is not believed to speak of the event.
+const DOUBTED: f64 = 0.5;
+/// Where at least this part does, the destination is taken to refuse everything.
+const REFUSES_ALL: f64 = 0.9;
+/// What is given to fewer interactions may well be about them.
+const INTERACTIONS_MIN: usize = 3;
+
+/// A permanent answer: a final status that is neither 2xx nor one that is tried again.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal {
+    /// The event's ordering key; for an event without one, whatever tells it from others.
+    pub interaction: Digest64,
+    /// Whether the status speaks of the event's content.
+    pub of_content: bool,
+    /// When this event got its first and its latest permanent answer before this one; none where it is the first.
+    pub before: Option<(Timestamp, Timestamp)>,
+    pub now: Timestamp,
+}
+
+/// When the destination is held for what it answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// So many permanent answers in a row, to at least three interactions, and the destination refuses everything.
+    pub run: u32,
+    /// How long an answer that does not speak of content must be given to one event before it is believed.
+    pub permanent_after: Duration,
+}
+
+/// What a permanent answer comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The answer is about this event, which is a dead letter. Else the delivery waits and is sent again.
+    pub of_event: bool,
+    /// The destination refuses whatever is sent.
+    pub refuses_all: bool,
+}
+
+/// What one destination answered lately.
+#[derive(Clone, Debug, Default)]
+pub struct Refusals {
+    /// When the latest attempt began that succeeded.
+    success_began: Option<Timestamp>,
+    /// Permanent answers since the last success.
+    run: u32,
+    /// The first interactions of that run, all different.
+    interactions: Vec<Digest64>,
+    /// The latest successes (0) and permanent answers (1), the newest in the lowest bit.
+    latest: u32,
+    latest_count: u32,
+}
+
+impl Refusals {
+    /// An attempt that began then has succeeded.
+    pub fn delivered(&mut self, began: Timestamp) {
+        self.success_began = self.success_began.max(Some(began));
+        self.run = 0;
+        self.interactions.clear();
+        self.note(0);
+    }
+
+    pub fn refused(&mut self, refusal: &Refusal, bounds: Bounds) -> Finding {
+        self.run = self.run.saturating_add(1);
+        if self.interactions.len() < INTERACTIONS_MIN && !self.interactions.contains(&refusal.interaction) {
+            self.interactions.push(refusal.interaction);
+        }
+        self.note(1);
+        let several = self.interactions.len() >= INTERACTIONS_MIN;
+        let in_a_row = several && self.run >= bounds.run;
+        let share = self.share();
+        let doubted = in_a_row || share > DOUBTED;
+        let lasting = refusal.before.is_some_and(|(first, last)| {
+            refusal.now.since(first) >= bounds.permanent_after && self.success_began.is_some_and(|at| at > last)
+        });
+        Finding {
+            of_event: lasting || refusal.of_content && !doubted,
+            refuses_all: in_a_row || several && share >= REFUSES_ALL,
+        }
+    }
+
+    fn note(&mut self, refused: u32) {
+        self.latest = (self.latest << 1 | refused) & ((1 << LATEST) - 1);
+        self.latest_count = (self.latest_count + 1).min(LATEST);
+    }
+
+    /// Of the latest answers; zero while there are too few of them.
+    fn share(&self) -> f64 {
+        if self.latest_count < LATEST_MIN {
+            return 0.0;
+        }
+        f64::from(self.latest.count_ones()) / f64::from(self.latest_count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { run: 5, permanent_after: Duration::from_secs(300) };
+    const START: Timestamp = Timestamp(1_800_000_000_000);
+
+    fn at(seconds: u64) -> Timestamp {
+        START.after(Duration::from_secs(seconds))
+    }
+
+    fn refusal(interaction: u64, of_content: bool, before: Option<(u64, u64)>, now: u64) -> Refusal {
+        let before = before.map(|(first, last)| (at(first), at(last)));
+        Refusal { interaction: Digest64(interaction), of_content, before, now: at(now) }
+    }
+
+    #[test]
+    fn a_share_of_events_that_are_refused_for_their_content_dies_at_once() {
+        for one_in in [2, 3, 10, 50] {
+            let mut answers = Refusals::default();
+            for n in 1..=1000u64 {
+                if n.is_multiple_of(one_in) {
+                    let found = answers.refused(&refusal(n, true, None, n), BOUNDS);
+                    assert_eq!(found, Finding { of_event: true, refuses_all: false }, "{n} of one in {one_in}");
+                } else {
+                    answers.delivered(at(n));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_given_to_everything_kills_nothing_and_is_noticed() {
+        let mut answers = Refusals::default();
+        (0..1000).for_each(|n| answers.delivered(at(n)));
+        let found: Vec<Finding> =
+            (1..=100).map(|n| answers.refused(&refusal(n, false, None, 1000 + n), BOUNDS)).collect();
+        assert!(found.iter().all(|f| !f.of_event));
+        assert_eq!(found.iter().position(|f| f.refuses_all), Some(4));
+        // a status of content is believed until it is a run
+        let mut answers = Refusals::default();
+        let found: Vec<bool> = (1..=8).map(|n| answers.refused(&refusal(n, true, None, n), BOUNDS).of_event).collect();
+        assert_eq!(found, [true, true, true, true, false, false, false, false]);
+    }
+
+    #[test]
+    fn one_interaction_that_is_refused_again_and_again_says_nothing_of_the_others() {
+        let mut answers = Refusals::default();
+        for n in 0..9 {
+            let found = answers.refused(&refusal(n % 2, true, None, n), BOUNDS);
+            assert_eq!(found, Finding { of_event: true, refuses_all: false }, "{n}");
+        }
+    }
+
+    #[test]
+    fn nine_in_ten_hold_the_destination_although_some_succeed() {
+        let mut answers = Refusals::default();
+        (0..100).for_each(|n| answers.delivered(at(n)));
+        let mut noticed = None;
+        for n in 1..=60u64 {
+            if n % 10 == 0 {
+                answers.delivered(at(100 + n));
+            } else if answers.refused(&refusal(n, false, None, 100 + n), BOUNDS).refuses_all {
+                noticed = noticed.or(Some(n));
+            }
+        }
+        assert_eq!(noticed, Some(5), "by its run");
+        let long = Bounds { run: 1000, ..BOUNDS };
+        let noticed = (61..=120u64).find(|n| {
+            if n % 10 == 0 {
+                answers.delivered(at(100 + n));
+                return false;
+            }
+            answers.refused(&refusal(*n, false, None, 100 + n), long).refuses_all
+        });
+        assert!(noticed.is_some(), "by its share");
+    }
+
+    #[test]
+    fn what_does_not_speak_of_content_is_believed_after_a_time_and_a_success_since() {
+        let mut answers = Refusals::default();
+        let mut ask = |delivered: Option<u64>, before, now| {
+            if let Some(began) = delivered {
+                answers.delivered(at(began));
+            }
+            answers.refused(&refusal(7, false, before, now), BOUNDS).of_event
+        };
+        assert!(!ask(Some(1), None, 2), "the first");
+        assert!(!ask(Some(3), Some((2, 2)), 299), "not for long enough");
+        assert!(!ask(None, Some((2, 4)), 400), "nothing was taken since");
+        assert!(!ask(Some(4), Some((2, 4)), 400), "what was taken may have been taken before");
+        assert!(ask(Some(5), Some((2, 4)), 302));
+        let now = Bounds { permanent_after: Duration::ZERO, ..BOUNDS };
+        assert!(!answers.refused(&refusal(8, false, None, 500), now).of_event);
+        answers.delivered(at(501));
+        assert!(answers.refused(&refusal(8, false, Some((500, 500)), 502), now).of_event);
+    }
+
+    #[test]
+    fn a_rolling_deploy_that_refuses_every_second_request_kills_nothing() {
+        let mut answers = Refusals::default();
+        // each event is sent again after a second, for a minute
+        for n in 0..60u64 {
+            answers.delivered(at(n));
+            let before = (n > 0).then(|| (0, n - 1));
+            assert!(!answers.refused(&refusal(1, false, before, n), BOUNDS).of_event, "{n}");
+        }
+    }
+}
