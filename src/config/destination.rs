@@ -82,7 +82,13 @@ fn retry(mut section: Section<'_>) -> Retry {
     }
     let attempts = section.take("attempts", |v| values::whole_or(&v, "unlimited", &ATTEMPTS));
     let statuses = section.take("statuses", |v| values::statuses(&v));
-    let permanent = section.take("permanent", |v| values::statuses(&v)).unwrap_or(absent.permanent);
+    let permanent = section.take("permanent", |v| values::statuses(&v));
+    if let (Some(statuses), Some(permanent)) = (&statuses, &permanent)
+        && let Some(both) = statuses.intersection(permanent).next()
+    {
+        let message = format!("{both} stands in `statuses` too, and so is tried again");
+        section.wrong_at("permanent", message, "leave it in one of them");
+    }
     Retry {
         base,
         factor,
@@ -94,7 +100,7 @@ fn retry(mut section: Section<'_>) -> Retry {
             .take("retry_after_max", |v| values::duration(&v, &RETRY_AFTER_MAX))
             .unwrap_or(absent.retry_after_max),
         statuses: statuses.unwrap_or(absent.statuses),
-        permanent,
+        permanent: permanent.unwrap_or(absent.permanent),
         permanent_after: section
             .take("permanent_after", |v| values::duration(&v, &PERMANENT_AFTER))
             .unwrap_or(absent.permanent_after),

@@ -87,7 +87,8 @@ pub async fn run(context: Context, start: Start) -> Landed {
         return Landed { start, landing, call: None, hold: None };
     }
     let Some(reply) = send(&context, &delivery, course, token.as_ref()).await else { return shut_out(&context, start) };
-    if let (Outcome::Answered(401), Some(tokens), Some(token)) = (&reply.outcome, &context.destination.tokens, &token)
+    if let (Outcome::Answered(401 | 403), Some(tokens), Some(token)) =
+        (&reply.outcome, &context.destination.tokens, &token)
         && tokens.refused(token, id.sequence, &context.clock).await
     {
         tracing::info!(delivery = %id, "the access token was refused; it is replaced, and the delivery goes again");

@@ -32,7 +32,8 @@ pub struct Limits {
     pub window: Duration,
     /// With fewer calls in the window their part says nothing.
     pub min_calls: u32,
-    /// With fewer than `min_calls` in the window, it opens when so many calls failed since the last one that did not.
+    /// With fewer than `min_calls` in the window, it opens when at least so many calls, and all for at least the length of the
+    /// window, have failed.
     pub consecutive_failures: u32,
     /// Opens when so many answers in a row refuse whatever is sent: see [`refusals`](super::refusals).
     pub permanent_answers: u32,
@@ -52,7 +53,7 @@ impl Default for Limits {
             window: Duration::from_secs(60),
             min_calls: 20,
             consecutive_failures: 10,
-            permanent_answers: 5,
+            permanent_answers: 10,
             slow_call: Duration::from_secs(2),
             slow_ratio: 0.8,
             open_for: Duration::from_secs(30),
@@ -152,8 +153,9 @@ pub struct Breaker {
     kept_closed_until: Timestamp,
     /// Of the window, the oldest first.
     slices: VecDeque<Slice>,
-    /// Failures since the last call that was none, however long that takes.
+    /// Failures since the last call that was none, however long that takes, and when the first of them ended.
     failed_in_a_row: u32,
+    failing_since: Timestamp,
 }
 
 impl Breaker {
@@ -161,7 +163,16 @@ impl Breaker {
         let (since, kept_closed_until) = (Timestamp::ZERO, Timestamp::ZERO);
         let epoch = Epoch::default();
         let slices = VecDeque::new();
-        Self { limits, state: State::Closed, since, epoch, kept_closed_until, slices, failed_in_a_row: 0 }
+        Self {
+            limits,
+            state: State::Closed,
+            since,
+            epoch,
+            kept_closed_until,
+            slices,
+            failed_in_a_row: 0,
+            failing_since: Timestamp::ZERO,
+        }
     }
 
     /// From now on it goes by these; what it has counted in a window of another length is forgotten.
@@ -244,7 +255,7 @@ impl Breaker {
             State::Open { .. } => None,
             State::Closed => {
                 self.count(call.health.is_failure(), slow, now);
-                let cause = self.judge(call).filter(|_| now >= self.kept_closed_until)?;
+                let cause = self.judge(call, now).filter(|_| now >= self.kept_closed_until)?;
                 Some(self.open_because(cause, now))
             }
             State::HalfOpen { under_way, well, refused } => {
@@ -306,6 +317,9 @@ impl Breaker {
 
     fn count(&mut self, failed: bool, slow: bool, now: Timestamp) {
         let number = self.number(now);
+        if failed && self.failed_in_a_row == 0 {
+            self.failing_since = now;
+        }
         self.failed_in_a_row = if failed { self.failed_in_a_row.saturating_add(1) } else { 0 };
         while self.slices.front().is_some_and(|s| s.number + SLICES <= number) {
             self.slices.pop_front();
@@ -320,7 +334,7 @@ impl Breaker {
         }
     }
 
-    fn judge(&self, last: &Call) -> Option<Cause> {
+    fn judge(&self, last: &Call, now: Timestamp) -> Option<Cause> {
         if let (true, Health::Refused(status) | Health::Rejected(status)) = (last.refuses_all, last.health) {
             return Some(Cause::PermanentAnswers { status });
         }
@@ -329,8 +343,9 @@ impl Breaker {
         let cause = if of >= self.limits.min_calls {
             beyond(failed, self.limits.failure_ratio, of).then_some(Cause::Failures { of, failed })
         } else {
-            let failed = self.failed_in_a_row;
-            (failed >= self.limits.consecutive_failures).then_some(Cause::Consecutive { failed })
+            let (failed, lasted) = (self.failed_in_a_row, now.since(self.failing_since));
+            let long = failed >= self.limits.consecutive_failures && lasted >= self.limits.window;
+            (long && failed > 0).then_some(Cause::Consecutive { failed })
         };
         match last.health {
             Health::Rejected(status) => cause.and(Some(Cause::PermanentAnswers { status })),
@@ -373,20 +388,15 @@ mod tests {
     #[test]
     fn it_opens_over_failures_but_not_before_the_minimum_of_calls() {
         use Health::{Delivered, Failed};
-        let mut breaker = Breaker::new(by_share());
+        let mut breaker = Breaker::new(Limits::default());
         assert_eq!(calls(&mut breaker, 0, 5, &[Failed; 19]), None);
         let turn = calls(&mut breaker, 190, 5, &[Failed]);
         assert_eq!(turn, Some(Turn::Opened { until: at(30_200), cause: Cause::Failures { of: 20, failed: 20 } }));
         assert_eq!(breaker.check(at(30_199)), Err(Some(at(30_200))));
-        let mut breaker = Breaker::new(by_share());
+        let mut breaker = Breaker::new(Limits::default());
         assert_eq!(calls(&mut breaker, 0, 5, &[Delivered; 11]), None);
         assert_eq!(calls(&mut breaker, 110, 5, &[Failed; 10]), None, "10 of 21 is less than a half");
         assert!(calls(&mut breaker, 210, 5, &[Failed]).is_some());
-    }
-
-    /// Only the part of the calls that failed counts.
-    fn by_share() -> Limits {
-        Limits { consecutive_failures: u32::MAX, ..Limits::default() }
     }
 
     #[test]
@@ -397,11 +407,14 @@ mod tests {
         }
         let turn = calls(&mut breaker, 9 * 300_000, 5, &[Health::Failed]);
         assert!(matches!(turn, Some(Turn::Opened { cause: Cause::Consecutive { failed: 10 }, .. })), "{turn:?}");
-        // one success, and it begins anew; a destination that is asked for much is judged by their part
+        // one success, and it begins anew; and a short time of failures is no run
         let mut breaker = Breaker::new(Limits::default());
-        assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failed; 9]), None);
-        assert_eq!(calls(&mut breaker, 90, 5, &[Health::Delivered]), None);
-        assert_eq!(calls(&mut breaker, 100, 5, &[Health::Failed; 9]), None);
+        for n in 0..30 {
+            let health = if n % 10 == 9 { Health::Delivered } else { Health::Failed };
+            assert_eq!(calls(&mut breaker, n * 300_000, 5, &[health]), None, "{n}");
+        }
+        assert_eq!(calls(&mut breaker, 10_000_000, 5, &[Health::Failed; 19]), None);
+        // a destination that is asked for much is judged by the part of them
         let mut breaker = Breaker::new(Limits::default());
         assert_eq!(calls(&mut breaker, 0, 5, &[Health::Delivered; 100]), None);
         assert_eq!(calls(&mut breaker, 1000, 5, &[Health::Failed; 99]), None);
@@ -457,7 +470,7 @@ mod tests {
 
     #[test]
     fn calls_leave_the_window_one_slice_after_the_other() {
-        let mut breaker = Breaker::new(by_share());
+        let mut breaker = Breaker::new(Limits { consecutive_failures: u32::MAX, ..Limits::default() });
         assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failed; 9]), None);
         assert_eq!(calls(&mut breaker, 30_000, 5, &[Health::Failed; 10]), None);
         // the first 9 have left, the 10 of later have not
@@ -468,14 +481,14 @@ mod tests {
 
     #[test]
     fn what_left_the_window_counts_no_more() {
-        let mut breaker = Breaker::new(by_share());
+        let mut breaker = Breaker::new(Limits { consecutive_failures: u32::MAX, ..Limits::default() });
         assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failed; 19]), None);
         assert_eq!(calls(&mut breaker, 61_000, 5, &[Health::Failed; 19]), None);
     }
 
     #[test]
     fn i12_half_open_lets_the_probes_pass_and_closes_or_opens_by_them() {
-        let mut breaker = Breaker::new(by_share());
+        let mut breaker = Breaker::new(Limits::default());
         assert!(calls(&mut breaker, 0, 5, &[Health::Failed; 20]).is_some());
         let before = Epoch::default();
         let epochs = [(); 3].map(|()| {
@@ -529,12 +542,12 @@ mod tests {
 
     #[test]
     fn other_limits_are_gone_by_at_once_and_a_window_of_another_length_begins_anew() {
-        let limits = Limits { min_calls: 11, ..by_share() };
-        let mut breaker = Breaker::new(by_share());
+        let limits = Limits { min_calls: 11, ..Limits::default() };
+        let mut breaker = Breaker::new(Limits::default());
         assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failed; 10]), None);
         breaker.go_by(limits.clone());
         assert!(calls(&mut breaker, 100, 5, &[Health::Failed]).is_some());
-        let mut breaker = Breaker::new(by_share());
+        let mut breaker = Breaker::new(Limits::default());
         assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failed; 10]), None);
         breaker.go_by(Limits { window: Duration::from_secs(30), ..limits });
         assert_eq!(calls(&mut breaker, 100, 5, &[Health::Failed; 10]), None);

@@ -11,12 +11,14 @@
 
 use crate::event::Digest64;
 use crate::time::Timestamp;
+use std::collections::VecDeque;
 use std::time::Duration;
 
-/// So many of the latest answers are looked at.
-const LATEST: u32 = 20;
-/// Fewer answers say nothing of a share.
-const LATEST_MIN: u32 = 10;
+/// So many times [`Bounds::run`] are the latest answers that are looked at, and so many of them at the most.
+const LATEST: usize = 4;
+const LATEST_MAX: usize = 4096;
+/// With fewer answers than so many times [`Bounds::run`], their part says nothing.
+const LATEST_MIN: usize = 2;
 /// Where more than this part of the latest answers refuses, a refusal is not believed to speak of the event.
 const DOUBTED: f64 = 0.5;
 /// Where at least this part does, the destination is taken to refuse everything.
@@ -61,53 +63,57 @@ pub struct Refusals {
     success_began: Option<Timestamp>,
     /// Permanent answers since the last success.
     run: u32,
-    /// The first interactions of that run, all different.
-    interactions: Vec<Digest64>,
-    /// The latest successes (0) and permanent answers (1), the newest in the lowest bit.
-    latest: u32,
-    latest_count: u32,
+    /// Of the latest successes and permanent answers, the newest first, which interaction each refused.
+    latest: VecDeque<Option<Digest64>>,
 }
 
 impl Refusals {
     /// An attempt that began then has succeeded.
-    pub fn delivered(&mut self, began: Timestamp) {
+    pub fn delivered(&mut self, began: Timestamp, bounds: Bounds) {
         self.success_began = self.success_began.max(Some(began));
         self.run = 0;
-        self.interactions.clear();
-        self.note(0);
+        self.note(None, bounds);
     }
 
     pub fn refused(&mut self, refusal: &Refusal, bounds: Bounds) -> Finding {
         self.run = self.run.saturating_add(1);
-        if self.interactions.len() < INTERACTIONS_MIN && !self.interactions.contains(&refusal.interaction) {
-            self.interactions.push(refusal.interaction);
-        }
-        self.note(1);
-        let several = self.interactions.len() >= INTERACTIONS_MIN;
-        let in_a_row = several && self.run >= bounds.run;
-        let share = self.share();
-        let doubted = in_a_row || share > DOUBTED;
+        self.note(Some(refusal.interaction), bounds);
+        let run = self.latest.iter().map_while(|refused| *refused);
+        let in_a_row = self.run >= bounds.run && are_several(run);
+        let share = if are_several(self.latest.iter().flatten().copied()) { self.share(bounds) } else { 0.0 };
         let lasting = refusal.before.is_some_and(|(first, last)| {
             refusal.now.since(first) >= bounds.permanent_after && self.success_began.is_some_and(|at| at > last)
         });
         Finding {
-            of_event: lasting || refusal.of_content && !doubted,
-            refuses_all: in_a_row || several && share >= REFUSES_ALL,
+            of_event: lasting || refusal.of_content && !in_a_row && share <= DOUBTED,
+            refuses_all: in_a_row || share >= REFUSES_ALL,
         }
     }
 
-    fn note(&mut self, refused: u32) {
-        self.latest = (self.latest << 1 | refused) & ((1 << LATEST) - 1);
-        self.latest_count = (self.latest_count + 1).min(LATEST);
+    fn note(&mut self, refused: Option<Digest64>, bounds: Bounds) {
+        let most = (bounds.run as usize).saturating_mul(LATEST).min(LATEST_MAX);
+        self.latest.truncate(most.saturating_sub(1));
+        self.latest.push_front(refused);
     }
 
-    /// Of the latest answers; zero while there are too few of them.
-    fn share(&self) -> f64 {
-        if self.latest_count < LATEST_MIN {
+    /// The part of the latest answers that refused; zero while there are too few of them.
+    fn share(&self, bounds: Bounds) -> f64 {
+        if self.latest.len() < (bounds.run as usize).saturating_mul(LATEST_MIN) {
             return 0.0;
         }
-        f64::from(self.latest.count_ones()) / f64::from(self.latest_count)
+        self.latest.iter().flatten().count() as f64 / self.latest.len() as f64
     }
+}
+
+/// Whether there are at least [`INTERACTIONS_MIN`] different ones among these.
+fn are_several(interactions: impl Iterator<Item = Digest64>) -> bool {
+    let mut seen = Vec::with_capacity(INTERACTIONS_MIN);
+    interactions.into_iter().any(|interaction| {
+        if !seen.contains(&interaction) {
+            seen.push(interaction);
+        }
+        seen.len() == INTERACTIONS_MIN
+    })
 }
 
 #[cfg(test)]
@@ -135,7 +141,7 @@ mod tests {
                     let found = answers.refused(&refusal(n, true, None, n), BOUNDS);
                     assert_eq!(found, Finding { of_event: true, refuses_all: false }, "{n} of one in {one_in}");
                 } else {
-                    answers.delivered(at(n));
+                    answers.delivered(at(n), BOUNDS);
                 }
             }
         }
@@ -144,7 +150,7 @@ mod tests {
     #[test]
     fn what_is_given_to_everything_kills_nothing_and_is_noticed() {
         let mut answers = Refusals::default();
-        (0..1000).for_each(|n| answers.delivered(at(n)));
+        (0..1000).for_each(|n| answers.delivered(at(n), BOUNDS));
         let found: Vec<Finding> =
             (1..=100).map(|n| answers.refused(&refusal(n, false, None, 1000 + n), BOUNDS)).collect();
         assert!(found.iter().all(|f| !f.of_event));
@@ -167,25 +173,29 @@ mod tests {
     #[test]
     fn nine_in_ten_hold_the_destination_although_some_succeed() {
         let mut answers = Refusals::default();
-        (0..100).for_each(|n| answers.delivered(at(n)));
+        (0..100).for_each(|n| answers.delivered(at(n), BOUNDS));
         let mut noticed = None;
         for n in 1..=60u64 {
             if n % 10 == 0 {
-                answers.delivered(at(100 + n));
+                answers.delivered(at(100 + n), BOUNDS);
             } else if answers.refused(&refusal(n, false, None, 100 + n), BOUNDS).refuses_all {
                 noticed = noticed.or(Some(n));
             }
         }
         assert_eq!(noticed, Some(5), "by its run");
-        let long = Bounds { run: 1000, ..BOUNDS };
+        let mut answers = Refusals::default();
+        let long = Bounds { run: 12, ..BOUNDS };
         let noticed = (61..=120u64).find(|n| {
             if n % 10 == 0 {
-                answers.delivered(at(100 + n));
+                answers.delivered(at(100 + n), long);
                 return false;
             }
             answers.refused(&refusal(*n, false, None, 100 + n), long).refuses_all
         });
         assert!(noticed.is_some(), "by its share");
+        let never = Bounds { run: u32::MAX, ..BOUNDS };
+        let mut answers = Refusals::default();
+        assert!((0..10_000).all(|n| answers.refused(&refusal(n, true, None, n), never).of_event), "as it is set");
     }
 
     #[test]
@@ -193,7 +203,7 @@ mod tests {
         let mut answers = Refusals::default();
         let mut ask = |delivered: Option<u64>, before, now| {
             if let Some(began) = delivered {
-                answers.delivered(at(began));
+                answers.delivered(at(began), BOUNDS);
             }
             answers.refused(&refusal(7, false, before, now), BOUNDS).of_event
         };
@@ -204,7 +214,7 @@ mod tests {
         assert!(ask(Some(5), Some((2, 4)), 302));
         let now = Bounds { permanent_after: Duration::ZERO, ..BOUNDS };
         assert!(!answers.refused(&refusal(8, false, None, 500), now).of_event);
-        answers.delivered(at(501));
+        answers.delivered(at(501), BOUNDS);
         assert!(answers.refused(&refusal(8, false, Some((500, 500)), 502), now).of_event);
     }
 
@@ -213,7 +223,7 @@ mod tests {
         let mut answers = Refusals::default();
         // each event is sent again after a second, for a minute
         for n in 0..60u64 {
-            answers.delivered(at(n));
+            answers.delivered(at(n), BOUNDS);
             let before = (n > 0).then(|| (0, n - 1));
             assert!(!answers.refused(&refusal(1, false, before, n), BOUNDS).of_event, "{n}");
         }

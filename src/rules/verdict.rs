@@ -5,7 +5,7 @@
 
 use super::backoff::{self, OnAmbiguous, Retry};
 use super::call::Health;
-use super::refusals::{Bounds, Refusal, Refusals};
+use super::refusals::{Bounds, Finding, Refusal, Refusals};
 use super::retry_after::Wish;
 use crate::delivery::{Attempt, Delivery, DeliveryId, Outcome, Reason};
 use crate::event::Digest64;
@@ -37,6 +37,8 @@ pub struct Ended<'a> {
     pub counted: u32,
     /// When the first and the latest attempt before this one ended with a permanent answer, since the last redrive.
     pub refused: Option<(Timestamp, Timestamp)>,
+    /// An operator has sent it again, so it was refused before, or worse.
+    pub redriven: bool,
     /// From when the age is counted: acceptance, or the last redrive.
     pub since: Timestamp,
     pub began: Timestamp,
@@ -63,6 +65,7 @@ impl<'a> Ended<'a> {
             retry_after: None,
             attempts: delivery.tried_since_redrive() + 1,
             counted: delivery.counted(|outcome| retry.counts(outcome)),
+            redriven: delivery.redriven,
             refused: first.map(|first| (first, refusals.next_back().unwrap_or(first))),
             since,
             began,
@@ -85,20 +88,21 @@ pub struct Judgement {
 
 /// `run`: see [`Bounds::run`]. `refusals` learns from every success and every permanent answer.
 pub fn judge(retry: &Retry, run: u32, refusals: &mut Refusals, ended: &Ended<'_>) -> Judgement {
+    let bounds = Bounds { run, permanent_after: retry.permanent_after };
     if matches!(ended.outcome, Outcome::Answered(200..300)) {
-        refusals.delivered(ended.began);
+        refusals.delivered(ended.began, bounds);
         return Judgement { verdict: Verdict::Delivered, wish: None, health: Health::Delivered, refuses_all: false };
     }
     let wish = ended.retry_after;
     let (mut verdict, mut refuses_all) = (tried_again(retry, ended), false);
     if let (Outcome::Answered(status), true) = (ended.outcome, retry.is_permanent(ended.outcome)) {
-        let refusal = Refusal {
-            interaction: ended.interaction,
-            of_content: retry.permanent.contains(status),
-            before: ended.refused,
-            now: ended.now,
+        let of_content = retry.permanent.contains(status);
+        let refusal = Refusal { interaction: ended.interaction, of_content, before: ended.refused, now: ended.now };
+        // dead letters that are sent again are no sample of what the destination gets
+        let found = match ended.redriven && of_content {
+            true => Finding { of_event: true, refuses_all: false },
+            false => refusals.refused(&refusal, bounds),
         };
-        let found = refusals.refused(&refusal, Bounds { run, permanent_after: retry.permanent_after });
         refuses_all = found.refuses_all;
         if found.of_event {
             verdict = Verdict::Dead(Reason::Permanent);
@@ -157,6 +161,7 @@ mod tests {
             attempts: attempt,
             counted: attempt - 1,
             refused: None,
+            redriven: false,
             since: NOW.before(Duration::from_secs(age)),
             began: NOW,
             now: NOW,

@@ -61,7 +61,7 @@ fn hostilities() -> Vec<Case> {
         (
             "a redirect",
             raw("HTTP/1.1 302 x\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0", ""),
-            "dead",
+            "delayed",
             "answered",
             "",
         ),

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Each field of the status that has a metric, and its name. A field that is added to the status belongs here, with its
 /// metric, or among the words below.
-const METRICS: [(&str, &str); 71] = [
+const METRICS: [(&str, &str); 74] = [
     ("version", "build_info"),
     ("state", "state"),
     ("started_at", "start_time_seconds"),
@@ -56,6 +56,9 @@ const METRICS: [(&str, &str); 71] = [
     ("forecast.disk_full_in_s", "forecast_disk_full_seconds"),
     ("destinations[].name", "destination_queue_depth"),
     ("destinations[].paused", "destination_paused"),
+    ("destinations[].latency.usual_ms", "destination_usual_latency_seconds"),
+    ("destinations[].latency.slow.slow", "destination_slow"),
+    ("destinations[].latency.slow.of", "destination_slow"),
     ("destinations[].breaker.state", "destination_breaker"),
     ("destinations[].breaker.since", "destination_breaker_since_timestamp_seconds"),
     ("destinations[].breaker.until", "destination_breaker_until_timestamp_seconds"),

@@ -138,15 +138,14 @@ async fn a_refusal_with_a_new_token_stands_and_does_not_become_a_load_on_the_end
     let (bench, _folder) = bench(&receiver, &tokens, |_| {}).await;
     for n in 0..5 {
         let id = bench.accept(&n.to_string(), &n.to_string()).await;
-        bench.becomes(&id, "dead").await;
-        let letter = bench.get(&format!("/v1/dlq/{id}")).await;
-        assert_eq!((&letter["reason"], letter["attempts"].as_array().unwrap().len()), (&json!("permanent"), 1));
+        bench.becomes(&id, "delayed").await;
+        let event = bench.get(&format!("/v1/events/{id}")).await;
+        assert_eq!(event["deliveries"][0]["attempts"].as_array().unwrap().len(), 1, "{event}");
     }
     assert_eq!((tokens.count(), receiver.count()), (2, 6));
     bench.clock.advance(5 * SECOND);
-    let id = bench.accept("later", "later").await;
-    bench.becomes(&id, "dead").await;
-    assert_eq!((tokens.count(), receiver.count()), (3, 8));
+    bench.accept("later", "later").await;
+    wait_for("the endpoint is asked once more", async || (tokens.count() == 3).then_some(())).await;
 }
 
 /// Refuses the first token with these headers, and takes every other.
@@ -216,11 +215,11 @@ async fn i11_a_destination_that_refuses_every_token_gets_each_delivery_twice_how
     for n in 1..=2 {
         receiver.received(n).await;
         bench.reaches("/queue/in_flight", 0).await;
-        bench.clock.advance(10 * SECOND);
+        bench.clock.advance(10 * SECOND * (2 - n as u32));
     }
-    bench.becomes(&id, "dead").await;
-    let letter = bench.get(&format!("/v1/dlq/{id}")).await;
-    assert_eq!((&letter["reason"], letter["attempts"].as_array().unwrap().len()), (&json!("permanent"), 1));
+    bench.becomes(&id, "delayed").await;
+    let event = bench.get(&format!("/v1/events/{id}")).await;
+    assert_eq!(event["deliveries"][0]["attempts"].as_array().unwrap().len(), 1, "{event}");
     assert_eq!((tokens.count(), receiver.count()), (2, 2));
 }
 

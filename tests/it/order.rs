@@ -51,12 +51,12 @@ async fn stale_events_are_flagged_also_after_a_stop_and_a_crash() {
     let mut wanted = Vec::new();
     for round in 0..3 {
         for (interaction, time, flagged) in [
-            ("k", Some(100), false),
-            ("k", Some(99), true),
-            ("other", Some(1), false),
+            ("k", Some(-1), false),
+            ("k", Some(-2), true),
+            ("other", Some(-100), false),
             ("k", None, false),
-            ("k", Some(50), true),
-            ("k", Some(100), false),
+            ("k", Some(-51), true),
+            ("k", Some(-1), false),
         ] {
             ends(&bench, interaction, time, "delivered").await;
             wanted.push(flagged);
@@ -70,7 +70,7 @@ async fn stale_events_are_flagged_also_after_a_stop_and_a_crash() {
                 bench.open().await;
             }
         }
-        ends(&bench, "k", Some(98), "delivered").await;
+        ends(&bench, "k", Some(-3), "delivered").await;
         wanted.push(true);
         assert_eq!(flags(&receiver), wanted, "after round {round}");
     }
@@ -85,11 +85,11 @@ async fn a_stale_event_is_delivered_or_discarded_as_is_set() {
             settings.destinations[0].ordering.on_stale = on_stale;
         })
         .await;
-        ends(&bench, "k", Some(100), "delivered").await;
-        ends(&bench, "k", Some(99), state).await;
+        ends(&bench, "k", Some(-1), "delivered").await;
+        ends(&bench, "k", Some(-2), state).await;
         bench.restart().await;
-        ends(&bench, "k", Some(98), state).await;
-        ends(&bench, "k", Some(101), "delivered").await;
+        ends(&bench, "k", Some(-3), state).await;
+        ends(&bench, "k", Some(0), "delivered").await;
         let discarded = if on_stale == OnStale::Discard { 2 } else { 0 };
         assert_eq!(bench.count("/counters/discarded").await, discarded);
         assert_eq!(flags(&receiver), vec![false; 4 - discarded as usize]);
@@ -104,8 +104,8 @@ async fn a_stale_event_is_a_dead_letter_and_is_sent_when_it_is_redriven() {
         settings.destinations[0].ordering.on_stale = OnStale::DeadLetter;
     })
     .await;
-    ends(&bench, "k", Some(100), "delivered").await;
-    let stale = ends(&bench, "k", Some(99), "dead").await;
+    ends(&bench, "k", Some(-1), "delivered").await;
+    let stale = ends(&bench, "k", Some(-2), "dead").await;
     let letter = bench.get(&format!("/v1/dlq/{stale}")).await;
     assert_eq!((&letter["reason"], &letter["attempts"]), (&json!("stale"), &json!([])), "{letter}");
     bench.restart().await;
@@ -115,7 +115,7 @@ async fn a_stale_event_is_a_dead_letter_and_is_sent_when_it_is_redriven() {
     let sent = &receiver.of(&stale)[0];
     assert_eq!((is_flagged(sent), sent.header("holdline-redriven")), (true, Some("true")));
     // what was sent late is not the newest
-    ends(&bench, "k", Some(99), "dead").await;
+    ends(&bench, "k", Some(-2), "dead").await;
     bench.sound().await;
 }
 
@@ -128,7 +128,7 @@ async fn an_event_is_stale_only_where_a_newer_one_was_delivered() {
         settings.destinations.push(destination("second", &failing.url()));
     })
     .await;
-    for time in [100, 99] {
+    for time in [-1, -2] {
         ends(&bench, "k", Some(time), "delivered").await;
     }
     failing.received(2).await;

@@ -3,6 +3,7 @@
 use crate::harness::{Bench, START, wait_for};
 use crate::receiver::{Act, Received, Receiver, held, retry_after, status};
 use holdline::clock::Clock;
+use holdline::config::settings::Settings;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ const LETTERS: usize = 30;
 /// So many dead letters, each of its own interaction; `again` answers what is redriven.
 async fn dead(clock: Clock, again: impl Fn(&Received) -> Act + Send + Sync + 'static) -> (Bench, Receiver) {
     let receiver = Receiver::start(move |r| if r.attempt() == 1 { status(422) } else { again(r) }).await;
-    let bench = Bench::with(receiver.to(), clock, |_| {}).await;
+    let all_refused = |s: &mut Settings| s.destinations[0].breaker.permanent_answers = u32::MAX;
+    let bench = Bench::with(receiver.to(), clock, all_refused).await;
     for n in 0..LETTERS {
         bench.accept(&format!("k{n}"), "1").await;
     }

@@ -243,9 +243,10 @@ impl Pacer {
                 let counted: Vec<_> = self.calls.iter().filter(|(at, _)| at.0 / tenth + 10 > now.0 / tenth).collect();
                 let bad = counted.iter().filter(|(_, failed)| *failed).count();
                 let by_share = bad > 0 && bad as f64 / counted.len() as f64 >= limits.failure_ratio;
-                let in_a_row = self.calls.iter().rev().take_while(|(_, failed)| *failed).count();
+                let run: Vec<_> = self.calls.iter().rev().take_while(|(_, failed)| *failed).collect();
+                let lasts = run.last().is_some_and(|(first, _)| now.since(*first) >= limits.window);
                 let many = counted.len() >= limits.min_calls as usize;
-                let failing = if many { by_share } else { in_a_row >= limits.consecutive_failures as usize };
+                let failing = if many { by_share } else { lasts && run.len() >= limits.consecutive_failures as usize };
                 let refused = call.refuses_all && matches!(call.health, Health::Refused(_) | Health::Rejected(_));
                 ((failing || refused) && now >= self.kept_closed_until).then_some(true)
             }

@@ -79,19 +79,25 @@ impl Answers {
 
     /// Whether a permanent answer is about its event.
     fn refuses(&mut self, to: &Destination, ended: &Ended<'_>, judgement: &Judgement) -> Result<bool, Violation> {
+        let of_content = matches!(ended.outcome, Outcome::Answered(400 | 422));
+        if of_content && ended.redriven {
+            return Ok(true);
+        }
         self.0.push(Err(ended.interaction));
         let run: Vec<Digest64> = self.0.iter().rev().map_while(|answer| answer.err()).collect();
-        let several = run.iter().collect::<BTreeSet<_>>().len() >= 3;
-        let latest: Vec<bool> = self.0.iter().rev().take(20).map(Result::is_err).collect();
+        let several = |of: &mut dyn Iterator<Item = Digest64>| of.collect::<BTreeSet<_>>().len() >= 3;
+        let most_in_a_row = to.policy.pace.breaker.permanent_answers as usize;
+        let latest: Vec<bool> = self.0.iter().rev().take(4 * most_in_a_row).map(Result::is_err).collect();
         let refused = latest.iter().filter(|refused| **refused).count();
-        let at_least = |tenths: usize| latest.len() >= 10 && refused * 10 >= tenths * latest.len();
-        let in_a_row = several && run.len() >= to.policy.pace.breaker.permanent_answers as usize;
-        let all = in_a_row || several && at_least(9);
+        let whom = self.0.iter().rev().take(4 * most_in_a_row).filter_map(|answer| answer.err());
+        let enough = latest.len() >= 2 * most_in_a_row && several(&mut whom.into_iter());
+        let at_least = |tenths: usize| enough && refused * 10 >= tenths * latest.len();
+        let in_a_row = run.len() >= most_in_a_row && several(&mut run.iter().copied());
+        let all = in_a_row || at_least(9);
         if all != judgement.refuses_all {
             return violation("I8", format!("{}: it refuses all is {all}, and told otherwise", ended.id));
         }
-        let of_content = matches!(ended.outcome, Outcome::Answered(400 | 422));
-        let most = latest.len() >= 10 && refused * 2 > latest.len();
+        let most = enough && refused * 2 > latest.len();
         let lasts = ended.refused.is_some_and(|(first, last)| {
             let since = self.0.iter().any(|answer| answer.is_ok_and(|began| began > last));
             since && first.after(to.retry.permanent_after) <= ended.now

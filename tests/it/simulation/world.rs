@@ -294,6 +294,7 @@ impl World {
             attempts: record.attempts - record.forgiven + 1,
             counted: record.attempts - record.forgiven - record.free,
             refused: record.refused,
+            redriven: record.redriven,
             since,
             began,
             now: self.now,
