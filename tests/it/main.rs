@@ -49,6 +49,7 @@ mod secrecy;
 mod selection;
 mod service;
 mod simulation;
+mod small_troubles;
 mod starved;
 mod store;
 mod tls;

@@ -2,16 +2,16 @@
 """Let a destination's answers drift from 50 ms to 2 s and back under a steady load, and watch what the daemon makes of it.
 
 The destination refuses nothing: it only becomes slow, and any number of requests may wait in it. Shows: the sender does
-not notice (the intake's 99th percentile stays where it was); the number of requests at once adapts, down and up again;
-the breaker opens over slow answers, before a single one has timed out, tries the destination while it is half-open, and
-when it is fast again closes; what has waited is delivered, in order, and nothing is lost.
+not notice (the intake's 99th percentile stays where it was); the number of requests at once adapts, down and up again; the
+status reports the slow answers, and the breaker stays closed, since each of them is a success; while it is slow the destination
+goes on getting events; what has waited is delivered, in order, and nothing is lost.
 
 Prints a table over time: what the destination's answers take, how many requests the daemon allows at once and has under
 way, the breaker, what is answered and what waits, and the 99th percentile of the acknowledgements, measured at the
 sender from the moment at which each event was due.
 
-Run: tests/rigs/drift.py [--short] [--rate N] [--seed N] [--bin FILE] [--load-tool FILE] [--without breaker|adaptive]
-`--without` sets up the daemon without one of the things that are shown: the rig then fails.
+Run: tests/rigs/drift.py [--short] [--rate N] [--seed N] [--bin FILE] [--load-tool FILE] [--without adaptive]
+`--without` sets up the daemon without what is shown: the rig then fails.
 Needs: Linux, Python 3.11, the release binary, and the benchmark's binary, which posts and receives (built if missing).
 Exit 0: held; 1: did not.
 """
@@ -77,7 +77,7 @@ class Run:
     def __init__(self, daemon, paced, options):
         self.daemon, self.paced, self.options = daemon, paced, options
         self.samples = []
-        self.reasons = set()
+        self.reported = False
         self.begin = time.monotonic()
 
     def sample(self, phase, latency_ms):
@@ -85,8 +85,7 @@ class Run:
         self.daemon.check_alive()
         item = self.daemon.ask_json("/v1/destinations/default")
         breaker, before = item["breaker"], self.samples[-1]["line"] if self.samples else None
-        if breaker["reason"]:
-            self.reasons.add(breaker["reason"])
+        self.reported = self.reported or item["latency"]["slow"] is not None
         rate = (line["answered"] - before["answered"]) / (line["seconds"] - before["seconds"]) if before else 0
         self.samples.append({
             "phase": phase, "latency": latency_ms, "line": line, "second": time.monotonic() - self.begin,
@@ -156,13 +155,14 @@ def judge(run, back, status, attempts):
         faults.append(f"{usual:.0f} requests at once were allowed before, {min(limit['slow'])} while it was slow")
     if limit["after"][-1] < usual / 2:
         faults.append(f"{usual:.0f} requests at once were allowed before, {limit['after'][-1]} at the end")
-    states = {phase: set(run.of(phase, "breaker")) for phase in ("before", "slow", "after")}
-    if states["before"] != {"closed"} or "open" not in states["slow"] or run.of("after", "breaker")[-1] != "closed":
-        faults.append(f"the breaker was {states}")
-    if "half_open" not in states["slow"] | states["after"]:
-        faults.append("the breaker was never seen half-open")
-    if not any("were slow" in reason for reason in run.reasons):
-        faults.append(f"the breaker did not open over slow answers, but: {run.reasons or 'not at all'}")
+    states = {s["breaker"] for s in run.samples}
+    if states != {"closed"}:
+        faults.append(f"the breaker was {states}, though every answer was a success")
+    if not run.reported:
+        faults.append("the status never said that the answers were slow")
+    idle = sum(rate == 0 for rate in run.of("slow", "answered/s"))
+    if idle > len(run.of("slow", "answered/s")) / 2:
+        faults.append(f"in {idle} of the seconds while it was slow it got nothing")
     unwanted = {outcome: count for outcome, count in attempts.items() if count and outcome != "answered"}
     if unwanted:
         faults.append(f"attempts ended as {unwanted}")
@@ -176,9 +176,7 @@ def judge(run, back, status, attempts):
 
 
 def write_config(path, ports, data, options):
-    breaker = f'{{ window = "{options.window}s", open_for = "{options.open_for}s", slow_call = "{SLOW_CALL_MS}ms" }}'
-    if options.without == "breaker":
-        breaker = "{ min_calls = 1000000 }"
+    breaker = f'{{ window = "{options.window}s", slow_call = "{SLOW_CALL_MS}ms" }}'
     adaptive = "false" if options.without == "adaptive" else "true"
     common.write_config(
         path, intake=ports[0], admin=ports[1], data=data, source={"profile": '"genesys-eventbridge"'},
@@ -226,7 +224,7 @@ def run_and_judge(options):
         shutil.rmtree(workdir)
     faults, p99 = judge(run, back, status, attempts)
     print(f"at most {options.at_once} requests at once, ramp {options.ramp} s; breaker: window {options.window} s, slow from "
-          f"{SLOW_CALL_MS} ms, open for {options.open_for} s; timeout {TIMEOUT_S} s")
+          f"{SLOW_CALL_MS} ms more than usual; timeout {TIMEOUT_S} s")
     common.print_table(run.table())
     common.print_faults("faults", faults)
     slow = run.of("slow", "limit")
@@ -250,7 +248,6 @@ def parse_arguments():
     p.add_argument("--rate", type=int, default=5_000, help="events per second")
     p.add_argument("--at-once", type=int, default=1024, help="requests, the destination's setting")
     p.add_argument("--window", type=int, default=10, help="seconds, the breaker's setting")
-    p.add_argument("--open-for", type=int, default=5, help="seconds, the breaker's setting")
     p.add_argument("--ramp", type=int, default=10, help="seconds, the setting")
     p.add_argument("--start", type=int, default=10, help="seconds until the first measurements count")
     p.add_argument("--before", type=int, default=20, help="seconds at 50 ms")
@@ -259,12 +256,12 @@ def parse_arguments():
     p.add_argument("--seed", type=int, default=3200, help="names the events")
     p.add_argument("--every", type=int, default=5, help="seconds between printed lines")
     p.add_argument("--short", action="store_true", help="1,000 events/s, about 45 seconds in all")
-    p.add_argument("--without", choices=("breaker", "adaptive"), help="the rig then fails")
+    p.add_argument("--without", choices=("adaptive",), help="the rig then fails")
     p.add_argument("--workdir", help="a folder on a real disk; default: the target folder")
     options = p.parse_args()
     if options.short:
         options.rate, options.at_once, options.every = 1_000, 256, 2
-        options.window, options.open_for, options.ramp = 2, 2, 3
+        options.window, options.ramp = 2, 3
         options.start, options.before, options.slow, options.after = 3, 5, 14, 30
     options.p99_floor = P99_FLOOR_SHORT_MS if options.short else P99_FLOOR_MS
     return options
