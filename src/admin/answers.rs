@@ -132,6 +132,28 @@ pub enum DeliveryState {
     Discarded,
 }
 
+/// Bytes of JSON, near enough, after which a page of a list ends, whatever its `limit`: 1 MiB.
+pub const PAGE_BYTES: usize = 1 << 20;
+/// The newest attempts that an entry of a list holds; a single dead letter holds all of them.
+const ATTEMPTS_LISTED: usize = 3;
+/// Longest text in an entry of a list: of what names or describes an event, and of what was answered.
+const NAME_LISTED: usize = 1024;
+const ANSWER_LISTED: usize = 256;
+
+/// The beginning of a text that is longer, with three dots behind it.
+pub fn shortened(text: &str, bytes_max: usize) -> String {
+    if text.len() <= bytes_max {
+        return text.to_owned();
+    }
+    let end = (0..=bytes_max).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}...", &text[..end])
+}
+
+/// The same of a field that may be long because a sender made it so.
+pub fn listed(text: &str) -> String {
+    shortened(text, NAME_LISTED)
+}
+
 /// How many attempts were made; or, of a single event that waits or is dead, all of them.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
@@ -186,6 +208,50 @@ pub fn attempts(delivery: &Delivery, answers: Answers) -> Vec<AttemptItem> {
     delivery.attempts.iter().map(one).collect()
 }
 
+impl LetterItem {
+    /// As it stands in a list: its newest attempts, and no long text.
+    pub fn listed(mut self) -> Self {
+        self.attempts.drain(..self.attempts.len().saturating_sub(ATTEMPTS_LISTED));
+        for attempt in &mut self.attempts {
+            attempt.error = shortened(&attempt.error, ANSWER_LISTED);
+            attempt.answer = attempt.answer.as_deref().map(|answer| shortened(answer, ANSWER_LISTED));
+        }
+        for text in [&mut self.interaction, &mut self.sender_id].into_iter().flatten() {
+            *text = listed(text);
+        }
+        self.kind = listed(&self.kind);
+        self
+    }
+
+    /// Bytes of its JSON, near enough.
+    pub fn weight(&self) -> usize {
+        let attempts = self.attempts.iter().map(|a| 160 + a.error.len() + a.answer.as_ref().map_or(0, String::len));
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        400 + self.kind.len() + text(&self.interaction) + text(&self.sender_id) + attempts.sum::<usize>()
+    }
+}
+
+impl EventItem {
+    /// As it stands in a list: without long text.
+    pub fn listed(mut self) -> Self {
+        for text in [&mut self.interaction, &mut self.sender_id].into_iter().flatten() {
+            *text = listed(text);
+        }
+        self.kind = listed(&self.kind);
+        for delivery in &mut self.deliveries {
+            delivery.error = delivery.error.as_deref().map(|error| shortened(error, ANSWER_LISTED));
+        }
+        self
+    }
+
+    /// Bytes of its JSON, near enough.
+    pub fn weight(&self) -> usize {
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let deliveries = self.deliveries.iter().map(|d| 300 + text(&d.error));
+        300 + self.kind.len() + text(&self.interaction) + text(&self.sender_id) + deliveries.sum::<usize>()
+    }
+}
+
 /// A delivery that could not be made.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LetterItem {
@@ -209,6 +275,7 @@ pub struct LetterItem {
     pub size: usize,
     pub conflict: bool,
     pub redriven: bool,
+    /// Oldest first; in a list the newest three, and their texts shortened.
     pub attempts: Vec<AttemptItem>,
     /// The other destinations for which the event is dead.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -227,4 +294,18 @@ pub struct Changed {
     #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub as_of: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_between_two_characters() {
+        for (text, is) in
+            [("", ""), ("abcd", "abcd"), ("abcde", "abcd..."), ("abc\u{e4}", "abc..."), ("ab\u{e4}", "ab\u{e4}")]
+        {
+            assert_eq!(shortened(text, 4), is);
+        }
+    }
 }

@@ -1,14 +1,14 @@
 //! `/v1/dlq`: the dead letters, and what an operator does with them.
 
 use super::access::Caller;
-use super::answers::{Answers, Changed, LetterItem, Page, attempts};
+use super::answers::{Answers, Changed, LetterItem, PAGE_BYTES, Page, attempts};
 use super::filter::{Filter, Query, Which};
 use super::object::Object;
 use super::selection::{self, Chosen, Selection};
 use super::{Admin, Failure, Name, Shared, sequence_of};
 use crate::delivery::{DeadLetter, DeliveryId};
 use crate::event::{DestinationId, Sequence};
-use crate::store::{DlqAction, Store, StoreError};
+use crate::store::{DlqAction, Head, Store, StoreError};
 use axum::Json;
 use axum::extract::{Query as QueryOf, State, rejection::JsonRejection, rejection::QueryRejection};
 use axum::http::header;
@@ -27,9 +27,21 @@ pub(super) async fn list(
     let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
     let filter = Filter::of(&query, &admin)?;
     let after = query.after.as_deref().map(cursor_of).transpose()?;
-    let (letters, next) = admin.read(move |store| page(store, &filter, after)).await?;
-    let answers = Answers::to(&caller);
-    let items = letters.iter().map(|letter| item(&admin, letter, answers)).collect();
+    let (answers, own) = (Answers::to(&caller), admin.clone());
+    let _turn = admin.store.turn().await;
+    let (items, next) = admin
+        .read(move |store| {
+            let began = own.clock.precise();
+            let (mut items, mut bytes) = (Vec::new(), 0);
+            let next = heads(store, &filter, after, |head| {
+                let item = item(&own, &head.record, head.body_bytes, answers).listed();
+                bytes += item.weight();
+                items.push(item);
+                bytes >= PAGE_BYTES || own.has_taken_long(began)
+            })?;
+            Ok((items, next))
+        })
+        .await?;
     Ok(Json(Page { items, next: next.map(cursor) }))
 }
 
@@ -43,7 +55,10 @@ pub(super) async fn show(
 ) -> Result<Json<LetterItem>, Failure> {
     let (letter, others) = find(&admin, &id, which).await?;
     let also_dead_for = others.into_iter().map(|d| admin.destination_name(d)).collect();
-    Ok(Json(LetterItem { also_dead_for: Some(also_dead_for), ..item(&admin, &letter, Answers::to(&caller)) }))
+    Ok(Json(LetterItem {
+        also_dead_for: Some(also_dead_for),
+        ..item(&admin, &letter, letter.delivery.event.body.len(), Answers::to(&caller))
+    }))
 }
 
 /// The body of a dead letter, byte for byte
@@ -86,26 +101,40 @@ pub(super) fn dead_for(store: &Store, sequence: Sequence) -> Result<Vec<Destinat
     dead.map(|id| id.map(|id| id.destination)).collect()
 }
 
-pub(super) fn page(
+/// Shows a page of dead letters without their bodies, until `show` says that it is enough; returns where to go on, if anywhere.
+pub(super) fn heads(
     store: &Store,
     filter: &Filter,
     after: Option<DeliveryId>,
-) -> Result<(Vec<DeadLetter>, Option<DeliveryId>), StoreError> {
-    let (mut letters, mut last) = (Vec::new(), None);
+    mut show: impl FnMut(Head<DeadLetter>) -> bool,
+) -> Result<Option<DeliveryId>, StoreError> {
+    let (mut shown, mut enough, mut last) = (0, false, None);
     for (n, id) in store.dead_ids(after).enumerate() {
-        if n == EXAMINED_MAX || letters.len() == filter.limit {
-            return Ok((letters, last));
+        if n == EXAMINED_MAX || shown == filter.limit || enough {
+            return Ok(last);
         }
         let id = id?;
         last = Some(id);
-        letters.extend(read(store, id)?.filter(|letter| filter.fits(letter)));
+        if let Some(head) = head(store, id)?.filter(|head| filter.fits(&head.record)) {
+            shown += 1;
+            enough = show(head);
+        }
     }
-    Ok((letters, None))
+    Ok(None)
 }
 
 /// A letter that was redriven meanwhile, or does not verify, is left out of lists.
 pub(super) fn read(store: &Store, id: DeliveryId) -> Result<Option<DeadLetter>, StoreError> {
-    match store.dead_letter(id) {
+    unless_damaged(id, store.dead_letter(id))
+}
+
+/// The same without the body of its event.
+pub(super) fn head(store: &Store, id: DeliveryId) -> Result<Option<Head<DeadLetter>>, StoreError> {
+    unless_damaged(id, store.dead_letter_head(id))
+}
+
+fn unless_damaged<T>(id: DeliveryId, read: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
+    match read {
         Err(StoreError::Damaged(why)) => {
             tracing::error!(delivery = %id, %why, "a dead letter does not verify; redrive or purge sets it aside");
             Ok(None)
@@ -114,7 +143,8 @@ pub(super) fn read(store: &Store, id: DeliveryId) -> Result<Option<DeadLetter>, 
     }
 }
 
-pub(super) fn item(admin: &Admin, letter: &DeadLetter, answers: Answers) -> LetterItem {
+/// `size` is the length of its body, which need not be here.
+pub(super) fn item(admin: &Admin, letter: &DeadLetter, size: usize, answers: Answers) -> LetterItem {
     let (delivery, event) = (&letter.delivery, &letter.delivery.event);
     LetterItem {
         id: event.id(delivery.id.sequence),
@@ -128,7 +158,7 @@ pub(super) fn item(admin: &Admin, letter: &DeadLetter, answers: Answers) -> Lett
         sender_id: event.sender_id.clone(),
         event_time: event.time.map(|t| t.to_string()),
         received_at: event.received_at.to_string(),
-        size: event.body.len(),
+        size,
         conflict: event.conflict,
         redriven: delivery.redriven,
         attempts: attempts(delivery, answers),

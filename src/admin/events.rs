@@ -4,7 +4,7 @@
 //! dead; so a page stays where it is while things move.
 
 use super::access::Caller;
-use super::answers::{Answers, Attempts, DeliveryItem, DeliveryState, EventItem, Page, attempts};
+use super::answers::{Answers, Attempts, DeliveryItem, DeliveryState, EventItem, PAGE_BYTES, Page, attempts};
 use super::explain::{self, Held};
 use super::filter::{EventQuery, Filter, Query};
 use super::known::{self, Candidate, Known, Lies, Look, know};
@@ -22,9 +22,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// So many events are looked at for one answer, and for so long; whoever wants to go on asks with its `next`.
+/// So many events are looked at for one answer; whoever wants to go on asks with its `next`.
 const EXAMINED_MAX: usize = 200_000;
-const ANSWER_WITHIN: Duration = Duration::from_millis(80);
+/// So many are read at once.
+const READ_AT_ONCE: usize = 100;
 /// So often what moves is looked for again, before it is told as it was last seen.
 const LOOKS_MAX: usize = 5;
 
@@ -41,23 +42,35 @@ pub(super) async fn list(
     let after = query.after.as_deref().map(|after| after.split('-').next().unwrap_or_default());
     let after = after.map_or(Ok(0), str::parse::<u64>);
     let after = after.map_err(|_| Failure::bad("`after` is the `next` of an earlier answer"))?;
+    let _turn = admin.store.turn().await;
     let (lines, began) = (admin.lines().await?, admin.clock.precise());
+    let mut bytes = 0;
     let (mut items, mut from, mut examined) = (Vec::new(), Sequence(after.saturating_add(1)), 0);
     let next = loop {
         let look = look(&admin, &filter, from, examined, began).await?;
         examined += look.examined;
-        let room = filter.limit - items.len();
         let mut standing = standing_so(&admin, filter.state, look.candidates).await?.into_iter().peekable();
+        let mut cut = None;
         while standing.peek().is_some() && items.len() < filter.limit {
             // described together: the settlements are looked through once for all of them
-            let some = standing.by_ref().take(room).collect();
+            let room = (filter.limit - items.len()).min(READ_AT_ONCE);
+            let some: Vec<_> = standing.by_ref().take(room).collect();
+            let last = some.last().map(|candidate| candidate.sequence);
             let filter_here = filter.clone();
             let known = admin.read(move |store| Look::know(store, &filter_here, some)).await?;
             let described = describe(&admin, &lines, known).await?;
-            let room = filter.limit - items.len();
-            items.extend(described.into_iter().filter(|item| fits(&filter, item, &admin)).take(room));
+            for item in described.into_iter().filter(|item| fits(&filter, item, &admin)).map(EventItem::listed) {
+                bytes += item.weight();
+                items.push(item);
+            }
+            if standing.peek().is_some() && (bytes >= PAGE_BYTES || admin.has_taken_long(began)) {
+                cut = last;
+                break;
+            }
         }
         match look.next {
+            // behind the last that was read
+            _ if cut.is_some() => break cut,
             // the page is full: go on behind its last item
             _ if items.len() == filter.limit => break items.last().map(|item: &EventItem| item.sequence),
             None => break None,
@@ -70,7 +83,7 @@ pub(super) async fn list(
 
 /// Whether it is time to answer, with what was found and where to go on.
 fn is_over(admin: &Admin, examined: usize, began: Duration) -> bool {
-    examined >= EXAMINED_MAX || admin.clock.precise().saturating_sub(began) >= ANSWER_WITHIN
+    examined >= EXAMINED_MAX || admin.has_taken_long(began)
 }
 
 /// Candidates from `from` on; those in flight are known without a search.
@@ -148,7 +161,8 @@ pub(super) async fn show(State(admin): Shared, caller: Caller, Name(id): Name) -
 #[utoipa::path(get, path = "/v1/events/{id}/body", tag = "events", params(Name), responses((status = 200, description = "As it was received, with its Content-Type", content_type = "*/*"), Failure))]
 pub(super) async fn body(State(admin): Shared, Name(id): Name) -> Result<impl IntoResponse, Failure> {
     let known = find(&admin, &id).await?;
-    let event = known.event.ok_or_else(|| Failure::not_found("the event was delivered; its body is no longer kept"))?;
+    let event = admin.read(move |store| known::whole(store, &known)).await?;
+    let event = event.ok_or_else(|| Failure::not_found("the event was delivered; its body is no longer kept"))?;
     Ok(([(header::CONTENT_TYPE, event.content_type.clone())], event.body.clone()))
 }
 

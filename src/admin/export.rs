@@ -17,7 +17,9 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// Lines that wait to be sent.
-const LINES_AHEAD: usize = 16;
+const LINES_AHEAD: usize = 2;
+/// Dead letters that are looked for at once.
+const FOUND_AHEAD: usize = 500;
 
 /// A line of the export: a dead letter with its body.
 #[derive(Debug, Serialize, ToSchema)]
@@ -57,10 +59,23 @@ async fn lines(
 ) {
     loop {
         let wanted = filter.clone();
-        let page = move |store: &Store| dlq::page(store, &wanted, after);
+        let page = move |store: &Store| {
+            let mut found = Vec::new();
+            let next = dlq::heads(store, &wanted, after, |head| {
+                found.push(head.record.delivery.id);
+                found.len() == FOUND_AHEAD
+            });
+            Ok((found, next?))
+        };
         // what was sent is then not all there is, and the client must see that
-        let Ok((letters, next)) = admin.read(page).await else { return to.abort(StoreError::Failed) };
-        for letter in &letters {
+        let Ok((found, next)) = admin.read(page).await else { return to.abort(StoreError::Failed) };
+        for id in found {
+            // one body at a time
+            let letter = match admin.read(move |store| dlq::read(store, id)).await {
+                Ok(Some(letter)) => letter,
+                Ok(None) => continue,
+                Err(_) => return to.abort(StoreError::Failed),
+            };
             if limit == 0 {
                 return;
             }
@@ -68,7 +83,7 @@ async fn lines(
             let event = &letter.delivery.event;
             let text = std::str::from_utf8(&event.body).ok();
             let exported = Exported {
-                letter: dlq::item(&admin, letter, Answers::Shown),
+                letter: dlq::item(&admin, &letter, event.body.len(), Answers::Shown),
                 content_type: event.content_type.clone(),
                 body: text.map(str::to_owned),
                 body_base64: text.is_none().then(|| base64::engine::general_purpose::STANDARD.encode(&event.body)),

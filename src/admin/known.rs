@@ -8,7 +8,7 @@ use super::filter::Filter;
 use super::{Admin, Failure};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place};
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, EventId, Sequence};
-use crate::store::{Entry, How, Settlement, Store, StoreError};
+use crate::store::{Entry, Head, How, PageHeads, Settlement, Store, StoreError};
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub(super) struct Known {
     pub time: Option<Timestamp>,
     pub received_at: Timestamp,
     pub size: usize,
-    /// The event itself, while it lies somewhere.
+    /// The event without its body, while it lies somewhere.
     pub event: Option<Arc<Event>>,
     pub places: BTreeMap<DestinationId, Lies>,
 }
@@ -218,7 +218,8 @@ impl Look {
 
     /// What is known of the candidates.
     pub fn know(store: &Store, filter: &Filter, candidates: Vec<Candidate>) -> Result<Vec<Known>, StoreError> {
-        let known = candidates.into_iter().map(|candidate| know_of(store, candidate));
+        let mut page = None;
+        let known = candidates.into_iter().map(|candidate| know_of(store, candidate, &mut page));
         let known = known.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
         Ok(known.into_iter().filter(|known| fits(filter, known)).collect())
     }
@@ -238,30 +239,63 @@ fn unless_damaged<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreErro
     }
 }
 
-/// All that the store knows of an event; none where that is nothing.
-pub(super) fn know(store: &Store, sequence: Sequence) -> Result<Option<Known>, StoreError> {
-    know_of(store, Candidate::find(store, sequence)?)
+/// An event of a page, without its body; none where it is no longer there, or does not verify.
+fn in_page(
+    store: &Store,
+    sequence: Sequence,
+    page: &mut Option<PageHeads>,
+) -> Result<Option<(Arc<Event>, usize)>, StoreError> {
+    if page.as_ref().is_none_or(|page| page.get(sequence).is_none()) {
+        *page = unless_damaged(store.page_heads(sequence))?.flatten();
+    }
+    Ok(page.as_ref().and_then(|page| page.get(sequence)))
 }
 
-fn know_of(store: &Store, candidate: Candidate) -> Result<Option<Known>, StoreError> {
+/// The event with its body, from where it lies.
+pub(super) fn whole(store: &Store, known: &Known) -> Result<Option<Arc<Event>>, StoreError> {
+    for (destination, lies) in &known.places {
+        let id = DeliveryId { sequence: known.sequence, destination: *destination };
+        let event = match lies {
+            Lies::Waiting => unless_damaged(store.delivery(id, Place::Page))?.map(|delivery| delivery.event),
+            Lies::Delayed { due, .. } => {
+                unless_damaged(store.delivery(id, Place::under(*due)))?.map(|delivery| delivery.event)
+            }
+            Lies::Dead(_) => unless_damaged(store.dead_letter(id))?.flatten().map(|letter| letter.delivery.event),
+            Lies::Gone => None,
+        };
+        if event.is_some() {
+            return Ok(event);
+        }
+    }
+    Ok(None)
+}
+
+/// All that the store knows of an event; none where that is nothing.
+pub(super) fn know(store: &Store, sequence: Sequence) -> Result<Option<Known>, StoreError> {
+    know_of(store, Candidate::find(store, sequence)?, &mut None)
+}
+
+/// `page` is the one that was read last: those that follow one another lie in the same.
+fn know_of(store: &Store, candidate: Candidate, page: &mut Option<PageHeads>) -> Result<Option<Known>, StoreError> {
     let Candidate { sequence, entry, paged, delayed, dead } = candidate;
-    let mut event = if paged.is_empty() { None } else { unless_damaged(store.event(sequence))?.flatten() };
+    let mut event = if paged.is_empty() { None } else { in_page(store, sequence, page)? };
     let mut places: BTreeMap<DestinationId, Lies> = BTreeMap::new();
     if let Some(entry) = &entry {
         places.extend(entry.to.iter().map(|d| (d, if paged.has(d) { Lies::Waiting } else { Lies::Gone })));
     }
     for (destination, due) in delayed {
         // meanwhile it may have been delivered
-        if let Ok(delivery) = store.delivery(DeliveryId { sequence, destination }, Place::under(due)) {
-            event.get_or_insert_with(|| delivery.event.clone());
+        let head = unless_damaged(store.delayed_head(DeliveryId { sequence, destination }, due))?.flatten();
+        if let Some(Head { record: delivery, body_bytes }) = head {
+            event.get_or_insert_with(|| (delivery.event.clone(), body_bytes));
             places.insert(destination, Lies::Delayed { due, delivery: Box::new(delivery) });
         }
     }
     for destination in dead {
-        let lies = match store.dead_letter(DeliveryId { sequence, destination }) {
+        let lies = match store.dead_letter_head(DeliveryId { sequence, destination }) {
             Ok(None) => continue,
-            Ok(Some(letter)) => {
-                event.get_or_insert_with(|| letter.delivery.event.clone());
+            Ok(Some(Head { record: letter, body_bytes })) => {
+                event.get_or_insert_with(|| (letter.delivery.event.clone(), body_bytes));
                 Lies::Dead(Some(Box::new(letter)))
             }
             Err(StoreError::Damaged(_)) => Lies::Dead(None),
@@ -270,7 +304,7 @@ fn know_of(store: &Store, candidate: Candidate) -> Result<Option<Known>, StoreEr
         places.insert(destination, lies);
     }
     Ok(match (&entry, &event) {
-        (_, Some(e)) => Some(Known {
+        (_, Some((e, size))) => Some(Known {
             sequence,
             id: e.id(sequence),
             interaction: e.lane(),
@@ -279,8 +313,8 @@ fn know_of(store: &Store, candidate: Candidate) -> Result<Option<Known>, StoreEr
             kind: e.kind.clone(),
             time: e.time,
             received_at: e.received_at,
-            size: e.body.len(),
-            event: event.clone(),
+            size: *size,
+            event: Some(e.clone()),
             places,
         }),
         (Some(e), None) => Some(Known {

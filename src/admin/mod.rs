@@ -62,6 +62,7 @@ use failure::Failure;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -92,6 +93,9 @@ pub struct Admin {
     /// Set when everything runs.
     pub ready: Arc<AtomicBool>,
 }
+
+/// So long one answer is looked for; whoever wants to go on asks with its `next`.
+const ANSWER_WITHIN: Duration = Duration::from_millis(80);
 
 type Shared = State<Arc<Admin>>;
 
@@ -214,6 +218,11 @@ impl Admin {
     }
 
     /// Runs a read of the store where it may block.
+    /// Whether it is time to answer a list with what was found.
+    fn has_taken_long(&self, began: Duration) -> bool {
+        self.clock.precise().saturating_sub(began) >= ANSWER_WITHIN
+    }
+
     async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,

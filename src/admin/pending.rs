@@ -17,7 +17,7 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// Lines that wait to be sent.
-const LINES_AHEAD: usize = 16;
+const LINES_AHEAD: usize = 2;
 /// Deliveries of the delay tree that are looked up at once; more than there are destinations.
 const DELAYED_AHEAD: usize = 4096;
 

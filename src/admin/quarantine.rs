@@ -1,7 +1,7 @@
 //! `/v1/quarantine`: requests that were kept apart, and their second chance.
 
 use super::access::Caller;
-use super::answers::Page;
+use super::answers::{Page, listed};
 use super::{Failure, Shared, filter};
 use crate::intake::{Unproven, Verdict};
 use crate::store::{Change, Detained};
@@ -9,6 +9,9 @@ use axum::Json;
 use axum::extract::{Query as QueryOf, State, rejection::JsonRejection, rejection::QueryRejection};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
+
+/// A page ends where so many bytes of requests were read for it: 16 MiB.
+const READ_BYTES: usize = 16 << 20;
 
 /// A page of the list, the oldest first.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -44,7 +47,7 @@ impl QuarantineItem {
             source: detained.source,
             cause: detained.cause.word().to_owned(),
             received_at: detained.at.to_string(),
-            content_type: content_type.map(|(_, value)| String::from_utf8_lossy(value).into_owned()),
+            content_type: content_type.map(|(_, value)| listed(&String::from_utf8_lossy(value))),
             size: detained.body.len(),
         }
     }
@@ -60,13 +63,19 @@ pub(super) async fn list(
     let after = query.after.as_deref().map(str::parse::<u64>).transpose();
     let after = after.map_err(|_| Failure::bad("`after` is the `next` of an earlier answer"))?;
     let limit = filter::limit(query.limit)?;
+    let _turn = admin.store.turn().await;
     let page = admin
         .read(move |store| {
             let numbers = store.detained_from(after.map_or(0, |after| after.saturating_add(1)), limit + 1);
             let next = (numbers.len() > limit).then(|| numbers[limit - 1].to_string());
-            let mut items = Vec::new();
+            let (mut items, mut read) = (Vec::new(), 0);
             for number in numbers.into_iter().take(limit) {
-                items.extend(store.detained(number)?.map(|detained| QuarantineItem::new(number, detained)));
+                let Some(detained) = store.detained(number)? else { continue };
+                read += detained.body.len();
+                items.push(QuarantineItem::new(number, detained));
+                if read >= READ_BYTES {
+                    return Ok(Page { items, next: Some(number.to_string()) });
+                }
             }
             Ok(Page { items, next })
         })

@@ -5,7 +5,7 @@
 
 use super::access::Caller;
 use super::answers::Changed;
-use super::dlq::{dead_for, read};
+use super::dlq::{dead_for, head};
 use super::filter::{self, Filter, Query};
 use super::object::Object;
 use super::{Admin, Failure, sequence_of};
@@ -208,7 +208,8 @@ fn fitting(store: &Store, filter: &Filter, died_by: Timestamp) -> Result<Found, 
     let mut found = Found::new();
     for id in store.dead_ids(None) {
         let id = id?;
-        let letter = read(store, id)?.filter(|letter| letter.dead_at <= died_by && filter.fits(letter));
+        let letter = head(store, id)?.map(|head| head.record);
+        let letter = letter.filter(|letter| letter.dead_at <= died_by && filter.fits(letter));
         found.extend(letter.map(|letter| (id, letter.dead_at)));
     }
     Ok(found)
@@ -217,8 +218,11 @@ fn fitting(store: &Store, filter: &Filter, died_by: Timestamp) -> Result<Found, 
 /// When a dead letter of this event died; none where it is of another: an id of another store can carry the same sequence.
 /// What does not verify cannot say, and is taken for it, so that an operator can set it aside.
 fn death_of(store: &Store, id: DeliveryId, event: EventId) -> Result<Option<Timestamp>, StoreError> {
-    match store.dead_letter(id) {
-        Ok(letter) => Ok(letter.filter(|l| l.delivery.event.id(id.sequence) == event).map(|l| l.dead_at)),
+    match store.dead_letter_head(id) {
+        Ok(head) => {
+            let letter = head.map(|head| head.record);
+            Ok(letter.filter(|l| l.delivery.event.id(id.sequence) == event).map(|l| l.dead_at))
+        }
         Err(StoreError::Damaged(_)) => Ok(Some(Timestamp::ZERO)),
         Err(e) => Err(e),
     }

@@ -206,7 +206,7 @@ fn rows(items: &[Value], now: Timestamp) -> Table {
             last,
             item::some_text(letter, "dead_at").map_or_else(|| "-".to_owned(), |at| words::ago(at, now)),
             words::line(&item::text(letter, "destination"), 20),
-            attempts.len().to_string(),
+            attempts.last().map_or(0, |last| item::number(last, "number")).to_string(),
             words::line(&item::text(letter, "type"), 50),
             words::line(&item::text(letter, "interaction"), 40),
         ]);

@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 /// How long transitions alone wait for company.
 const LINGER: Duration = Duration::from_millis(5);
@@ -65,6 +65,8 @@ pub(super) struct Shared {
     pub written_next: AtomicU64,
     /// Why nothing is acknowledged any more.
     pub failure: watch::Sender<Option<String>>,
+    /// One list is read at a time, so that however many ask, acknowledgements have their turn.
+    pub lists: Semaphore,
 }
 
 pub(super) struct Committer {

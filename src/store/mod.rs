@@ -84,6 +84,7 @@ pub use restore::{Inventory, repair, restore, verify};
 pub use room::{Promise, Space};
 pub use salvage::{Salvaged, salvage};
 pub use stance::{Fixed, Paced, Pause, Position, Stance};
+pub use view::PageHeads;
 
 use crate::clock::Clock;
 use crate::event::{DestinationId, Event, Sequence};
@@ -94,7 +95,7 @@ use request::Request;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot, watch};
 
 /// All of them are fatal, except [`StoreError::Damaged`], which speaks of one record.
 #[derive(Debug, thiserror::Error)]
@@ -194,6 +195,7 @@ impl Store {
             history: Mutex::default(),
             shared_keys: Mutex::default(),
             failure: watch::Sender::new(None),
+            lists: Semaphore::new(1),
         });
         let (requests, receiver) = std::sync::mpsc::channel();
         let (news_to, news) = mpsc::unbounded_channel();
@@ -297,6 +299,11 @@ impl Store {
     /// How long commits take to be durable.
     pub fn commits(&self) -> Latency {
         self.shared.commits.clone()
+    }
+
+    /// Waits for the turn of a list, which lasts until what it gives is dropped.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.shared.lists.acquire().await.ok() // nobody closes it
     }
 
     pub fn durability(&self) -> Durability {

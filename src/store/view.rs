@@ -16,6 +16,22 @@ use std::sync::atomic::Ordering;
 /// Consecutive remembered events, and the sequence behind the last of them.
 pub type Remembered = (Vec<(Sequence, Entry)>, Sequence);
 
+/// Events of a page without their bodies.
+#[derive(Debug)]
+pub struct PageHeads {
+    first: Sequence,
+    /// With the length of each body.
+    events: Vec<(Arc<Event>, usize)>,
+}
+
+impl PageHeads {
+    /// An event, and the length of its body, where it is of this page.
+    pub fn get(&self, sequence: Sequence) -> Option<(Arc<Event>, usize)> {
+        let n = usize::try_from(sequence.0.checked_sub(self.first.0)?).ok()?;
+        self.events.get(n).cloned()
+    }
+}
+
 /// A delivery in the delay tree, as the scheduler needs it.
 #[derive(Clone, Copy, Debug)]
 pub struct Delayed {
@@ -228,10 +244,12 @@ impl Store {
         }))
     }
 
-    /// An event that lies in a page, with its body.
-    pub fn event(&self, sequence: Sequence) -> Result<Option<Arc<Event>>, StoreError> {
-        let first = self.index().pages.page_of(sequence);
-        first.map(|first| self.event_in_page(first, sequence)).transpose()
+    /// The events of the page in which this one lies, without their bodies; none where it lies in none.
+    pub fn page_heads(&self, sequence: Sequence) -> Result<Option<PageHeads>, StoreError> {
+        let Some(first) = self.index().pages.page_of(sequence) else { return Ok(None) };
+        let bare = |event: Event| (Arc::new(Event { body: bytes::Bytes::new(), ..event.clone() }), event.body.len());
+        let events = read::page(&self.shared.engine, first)?.into_iter().map(bare).collect();
+        Ok(Some(PageHeads { first, events }))
     }
 
     /// The destinations for which the event still lies in a page.

@@ -29,6 +29,7 @@ mod history;
 mod hostile;
 mod identity;
 mod intake;
+mod lists;
 mod metrics;
 mod model;
 mod neighbour;
