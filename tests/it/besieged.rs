@@ -15,6 +15,7 @@ const CONNECTIONS: usize = 32;
 async fn bench(to: Option<String>, change: impl FnOnce(&mut Settings)) -> Bench {
     Bench::with(to, Clock::system(), |s| {
         s.admin.max_connections = CONNECTIONS;
+        s.destinations[0].breaker.permanent_answers = u32::MAX;
         change(s);
     })
     .await

@@ -3,6 +3,7 @@
 use crate::harness::Bench;
 use crate::receiver::{Act, Receiver};
 use holdline::clock::Clock;
+use holdline::config::settings::Settings;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -34,7 +35,8 @@ async fn all(bench: &Bench, path: &str) -> (Vec<Value>, usize) {
 async fn pages_end_by_bytes_and_together_they_hold_every_entry_once() {
     const EVENTS: usize = 700;
     let receiver = Receiver::start(|_| says(422)).await;
-    let bench = Bench::with(receiver.to(), Clock::system(), |_| {}).await;
+    let all_refused = |s: &mut Settings| s.destinations[0].breaker.permanent_answers = u32::MAX;
+    let bench = Bench::with(receiver.to(), Clock::system(), all_refused).await;
     for n in 0..EVENTS {
         let event = json!({"eventId": n, "eventType": "t".repeat(900), "data": {"interactionId": n.to_string()}});
         assert_eq!(bench.post(event.to_string().as_bytes()).await.status, 202);
@@ -54,7 +56,7 @@ async fn a_list_tells_the_newest_attempts_in_short_and_a_single_entry_all() {
     let receiver = Receiver::start(|_| says(503)).await;
     let bench = Bench::with(receiver.to(), Clock::system(), |s| {
         let retry = &mut s.destinations[0].retry;
-        (retry.attempts, retry.base, retry.max) = (5, Duration::from_millis(1), Duration::from_millis(1));
+        (retry.attempts, retry.base, retry.max) = (Some(5), Duration::from_millis(1), Duration::from_millis(1));
     })
     .await;
     let id = bench.accept("k", "1").await;

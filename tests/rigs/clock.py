@@ -85,7 +85,7 @@ class Rig:
             destination={"url": f'"http://127.0.0.1:{self.ports[2]}/events"', "concurrency": "{ max = 32, adaptive = false }",
                          "retry": f'{{ base = "{BACKOFF_S * 1000:.0f}ms", max = "{BACKOFF_S * 1000:.0f}ms", '
                                   'jitter = "none", attempts = 1000, max_age = "90d", retry_after_max = "3s" }',
-                         "breaker": "{ min_calls = 1000000 }"})
+                         "breaker": "{ min_calls = 1000000, permanent_answers = 1000000 }"})
         self.step_to(0)
         self.daemon = common.Daemon(binary, ["--config", workdir / "holdline.toml"], workdir / "data", self.ports[1],
                                     workdir / "daemon.log", {"LD_PRELOAD": str(shim), "SHIM_CLOCK": str(self.clock)})

@@ -68,7 +68,7 @@ class Bench:
             config, intake=self.ports[0], admin=self.ports[1], data=data,
             destination={"name": f'"{destination}"', "url": f'"http://127.0.0.1:{self.ports[2]}/"', "concurrency": "{ max = 32 }",
                          "retry": '{ base = "20ms", max = "200ms", attempts = 1000 }',
-                         "breaker": "{ min_calls = 1000000 }"})
+                         "breaker": "{ min_calls = 1000000, permanent_answers = 1000000 }"})
         self.newest = common.Daemon(self.binary, ["--config", config], data, self.ports[1], log, env={"HOLDLINE_LOG": "warn"})
         return self.newest
 

@@ -379,7 +379,8 @@ class OnSmallDisk:
         server = await asyncio.start_server(self.destination.serve, "127.0.0.1", 0, limit=common.READ_LIMIT)
         to = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
         settings = {"url": json.dumps(to), "concurrency": '{ max = 16, adaptive = false, ramp = "0s" }',
-                    "retry": '{ base = "20s", max = "20s", jitter = "none" }'}
+                    "retry": '{ base = "20s", max = "20s", jitter = "none" }',
+                    "breaker": "{ permanent_answers = 1000000 }"}     # all are to die
         destinations = [settings, settings | {"name": '"other"'}] if case == "stopped" else settings
         common.write_config(self.config, intake=self.ports[0], admin=self.ports[1], data=self.daemon.data, destination=destinations,
                             intake_settings={"disk_reserve": f'"{RESERVE_MB}MiB"'})

@@ -131,7 +131,7 @@ async def run(options):
         workdir / "holdline.toml", intake=ports[0], admin=ports[1], data=workdir / "data",
         destination={"url": f'"http://127.0.0.1:{ports[2]}/events"', "timeout": f'"{TIMEOUT * 1000:.0f}ms"',
                      "concurrency": f"{{ max = {CONCURRENCY}, adaptive = false }}", "retry": retry,
-                     "breaker": "{ min_calls = 1000000 }"})
+                     "breaker": "{ min_calls = 1000000, permanent_answers = 1000000 }"})
     daemon = common.Daemon(binary, ["--config", workdir / "holdline.toml"], workdir / "data", ports[1],
                            workdir / "daemon.log", env={"HOLDLINE_LOG": "warn"})
     hostile = Hostile(options.seed)

@@ -48,7 +48,7 @@ ttl = {{ "*" = "1s" }}
 name = "late"
 url = "http://127.0.0.1:{nobody}/late"
 retry = {{ base = "1h", factor = 1.0, max = "1h", jitter = "none" }}
-breaker = {{ min_calls = 1000000 }}
+breaker = {{ min_calls = 1000000, permanent_answers = 1000000 }}
 [[destination]]
 name = "flows"
 url = "http://127.0.0.1:{sink}/flows"
