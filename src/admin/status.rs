@@ -18,6 +18,7 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::Ordering;
 use utoipa::ToSchema;
 
@@ -34,6 +35,8 @@ pub(super) struct Snapshot {
     pub refused: BTreeMap<(u16, &'static str), u64>,
     pub ignored: u64,
     pub remembering: Remembering,
+    /// Permissions of the data folder.
+    mode: Option<u32>,
     pub certificates: Vec<CertificateItem>,
 }
 
@@ -52,6 +55,7 @@ impl Snapshot {
                     queue_bytes: store.queue_bytes(),
                     space: store.space().unwrap_or_default(),
                     used_bytes: store.disk_bytes(),
+                    mode: std::fs::metadata(store.path()).ok().map(|meta| meta.permissions().mode() & 0o777),
                     blob_files: store.blob_files(),
                     door,
                     refused,
@@ -147,6 +151,10 @@ struct Disk {
     /// Kept for the daemon itself; below half of `store.ballast`, with nothing free, nothing new is sent.
     ballast_bytes: u64,
     used_bytes: u64,
+    /// The data folder.
+    path: String,
+    /// Its permissions, as `700`; null where they cannot be read.
+    mode: Option<String>,
 }
 
 /// What is remembered of events, to recognise duplicates and late ones.
@@ -327,6 +335,8 @@ pub(super) async fn status(State(admin): Shared) -> Result<Json<Status>, Failure
             growth_bytes: s.space.growth_bytes,
             ballast_bytes: s.space.ballast_bytes,
             used_bytes: s.used_bytes,
+            path: admin.store.path().display().to_string(),
+            mode: s.mode.map(|mode| format!("{mode:o}")),
         },
         history: s.remembering.into(),
         rates: admin.trend.rates(None).into(),

@@ -4,7 +4,7 @@
 use crate::cli::client::Admin;
 use crate::cli::download::{bar, new_file, pieces};
 use crate::cli::reach::{Form, Reach};
-use crate::cli::{Failure, output, words};
+use crate::cli::{Failure, hint, output, words};
 use crate::store::{
     Inventory, Salvaged, repair as repair_store, restore as restore_store, salvage as salvage_store,
     verify as verify_store,
@@ -173,8 +173,10 @@ fn told(data: &Path, found: &Inventory, more: Option<Map<String, Value>>) -> Res
     match found.faults.len() {
         0 => Ok(()),
         n => Err(Failure::Operation(format!(
-            "{}; `holdline verify --repair` sets aside what does not verify",
-            words::counted(n as u64, "fault")
+            "{}; `{} --data {} --repair` sets aside what does not verify",
+            words::counted(n as u64, "fault"),
+            hint::command("verify"),
+            hint::quoted(&data.to_string_lossy())
         ))),
     }
 }

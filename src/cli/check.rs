@@ -4,7 +4,7 @@
 //! that is not there may still be there for the service: it is told that it was not looked at, and is no fault. No secret is
 //! shown.
 
-use crate::cli::{Failure, output, words};
+use crate::cli::{Failure, output, reach, words};
 use crate::config::settings::{AlertTo, Destination, DestinationAuth, Secret, ServerTls, Source, Token, Url};
 use crate::config::{Settings, unsigned_places, warnings};
 use crate::dispatch;
@@ -16,24 +16,26 @@ use std::process::ExitCode;
 /// Arguments of `holdline check`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The configuration to validate
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    /// The configuration to validate [default: /etc/holdline/holdline.toml, where it is there]
+    #[arg(long, value_name = "FILE", env = reach::CONFIG)]
+    config: Option<PathBuf>,
 }
 
 /// Prints warnings to stderr, and faults with exit code 2; where there is no fault, one line to stdout, and one for each secret that is not to be seen here.
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let settings = match crate::config::load(&args.config) {
+    let path = reach::found(args.config.as_deref());
+    let path = path.ok_or_else(|| Failure::Usage("say which configuration, with --config FILE".to_owned()))?;
+    let settings = match crate::config::load(&path) {
         Ok(settings) => settings,
         Err(faults) => {
             output::note(&faults.to_string());
             return Ok(ExitCode::from(2));
         }
     };
-    let (path, Seen { faults, unseen }) = (args.config.display(), Seen::of(&settings));
-    for warning in warnings(&settings, Some(&args.config)) {
-        output::note(&format!("{path}: warning: {warning}"));
+    for warning in warnings(&settings, Some(&path)) {
+        output::note(&format!("{}: warning: {warning}", path.display()));
     }
+    let (path, Seen { faults, unseen }) = (path.display(), Seen::of(&settings));
     if !faults.is_empty() {
         faults.iter().for_each(|fault| output::note(&format!("{path}: {fault}")));
         return Ok(ExitCode::from(2));
@@ -59,6 +61,18 @@ fn unsigned(source: &Source) -> Option<String> {
             source.name
         )
     })
+}
+
+/// What a start in this environment would fail at: each secret, also one that is not set here, and each certificate.
+pub fn faults(settings: &Settings) -> Vec<String> {
+    let Seen { mut faults, unseen } = Seen::of(settings);
+    faults.extend(unseen.into_iter().map(|secret| format!("{secret} is not set here")));
+    faults
+}
+
+/// What can be seen to be wrong from here: what only the service may have is left out.
+pub fn faults_here(settings: &Settings) -> Vec<String> {
+    Seen::of(settings).faults
 }
 
 /// What a start would find.

@@ -3,9 +3,8 @@
 //! *Failure.* No connection, or no whole answer in time: [`Failure::Unreachable`]. What the API refuses as wrongly asked:
 //! [`Failure::Usage`]. Any other error it answers, or an answer that is not the API's: [`Failure::Operation`].
 
-use crate::cli::Failure;
 use crate::cli::reach::{Form, Place, Reach};
-use crate::cli::{item, output};
+use crate::cli::{Failure, hint, item, output};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -179,9 +178,10 @@ impl Admin {
 
     fn unreachable(&self, why: &str) -> Failure {
         Failure::Unreachable(format!(
-            "the daemon at {} does not answer: {why}.\nStart it with `holdline serve`, or say with --admin URL, {} or \
-             --config FILE where it is",
+            "the daemon at {} does not answer: {why}.\nStart it with `{}`, or say with --admin URL, {} or --config FILE \
+             where it is",
             self.base,
+            hint::start(),
             crate::cli::reach::ADMIN
         ))
     }

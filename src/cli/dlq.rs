@@ -5,7 +5,7 @@ use crate::cli::filter::{self, DeadFilter, Filter, Pages};
 use crate::cli::reach::{Form, Reach};
 use crate::cli::table::{Column, Table};
 use crate::cli::working::{Counter, watched};
-use crate::cli::{Failure, confirm, events, item, output, redrive, words};
+use crate::cli::{Failure, confirm, events, hint, item, output, redrive, words};
 use crate::time::Timestamp;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
@@ -294,9 +294,8 @@ fn told(answer: &Value, choice: &Choice, would: &str, did: &str, form: Form) -> 
         }
     }
     if matched == 0 && !choice.ids.is_empty() {
-        return Err(Failure::Operation(
-            "no dead letter has these ids; `holdline dlq list` shows those there are".into(),
-        ));
+        let list = hint::command("dlq list");
+        return Err(Failure::Operation(format!("no dead letter has these ids; `{list}` shows those there are")));
     }
     if !choice.dry_run && done < matched {
         return Err(Failure::Operation(format!(

@@ -1,7 +1,8 @@
 //! `holdline doctor`: what the daemon needs of its machine and its destinations; a verdict for each, and a remedy.
 //!
-//! Everything is looked at from here, by the configuration: it also works while the daemon does not run. Exit code 1 where
-//! something is bad.
+//! What only the daemon knows is asked of it, where it runs: its data folder, its durability, its destinations. The rest is
+//! looked at from here, by the configuration, and so is everything while no daemon runs. Exit code 1 where something is bad,
+//! 2 where the configuration or a secret of it cannot be used.
 
 mod certificates;
 mod disk;
@@ -9,9 +10,10 @@ mod network;
 
 use crate::cli::client::Admin;
 use crate::cli::reach::{Form, Reach};
-use crate::cli::{Failure, item, output, words};
+use crate::cli::{Failure, check, hint, item, output, words};
 use crate::config::{Overrides, Settings, warnings};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Arguments of `holdline doctor`.
@@ -69,13 +71,17 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         Some(settings) => settings,
         None => Settings::embedded(&Overrides::default()).map_err(Failure::Usage)?,
     };
-    let mut findings = vec![daemon(&args.reach).await];
-    findings.extend(disk::look(&settings));
+    let status = status(&args.reach).await;
+    let mut findings = vec![daemon(status.as_ref())];
+    findings.extend(status.as_ref().ok().and_then(|status| unapplied(status, &settings)));
+    findings.extend(disk::look(&settings, status.as_ref().ok()));
     findings.push(descriptors(&settings));
     findings.push(network::clock());
-    findings.extend(secrets(&settings));
+    let faults = check::faults_here(&settings);
+    let remedy = "make the file, readable for the user that holdline runs as";
+    findings.extend(faults.iter().map(|why| Finding::bad("secret", why.as_str(), remedy)));
     findings.extend(certificates::look(&settings));
-    findings.extend(doubts(&settings, args.reach.shared.file()));
+    findings.extend(doubts(&settings, args.reach.shared.file().as_deref()));
     for destination in &settings.destinations {
         findings.extend(network::look(destination).await);
     }
@@ -87,6 +93,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         Form::Table => output::wrapped(&told(&findings))?,
     }
     match findings.iter().filter(|f| f.verdict == Verdict::Bad).count() {
+        _ if !faults.is_empty() => Err(Failure::Usage("the configuration cannot be used as it is".to_owned())),
         0 => Ok(()),
         n => Err(Failure::Operation(format!("{} to mend", words::counted(n as u64, "fault")))),
     }
@@ -107,24 +114,38 @@ fn told(findings: &[Finding]) -> String {
     text
 }
 
-async fn daemon(reach: &Reach) -> Finding {
-    let status = match Admin::of(reach) {
-        Ok(admin) => admin.get("/v1/status").await,
-        Err(failure) => Err(failure),
-    };
+async fn status(reach: &Reach) -> Result<Value, Failure> {
+    Admin::of(reach)?.get("/v1/status").await
+}
+
+/// Destinations that the running daemon does not have as the configuration does.
+fn unapplied(status: &Value, settings: &Settings) -> Option<Finding> {
+    let run: BTreeSet<&str> =
+        item::list(status, "destinations").iter().filter_map(|d| item::some_text(d, "name")).collect();
+    let written: BTreeSet<&str> = settings.destinations.iter().map(|d| d.name.as_str()).collect();
+    let differ: Vec<&str> = run.symmetric_difference(&written).copied().collect();
+    let found = format!("the running daemon goes by another one: destinations {}", differ.join(", "));
+    let remedy = "name its configuration with --config, or have it read: sudo systemctl reload holdline";
+    (!differ.is_empty()).then(|| Finding::doubtful("configuration", found, remedy))
+}
+
+fn daemon(status: Result<&Value, &Failure>) -> Finding {
     match status {
-        Ok(status) if item::is_set(&status, "intake/open") => {
-            let durability = item::text(&status, "durability");
+        Ok(status) if item::is_set(status, "intake/open") => {
+            let durability = item::text(status, "durability");
             Finding::good("daemon", format!("running, intake open, durability {durability}"))
         }
         Ok(status) => {
-            let reason = item::text(&status, "intake/reason");
-            let remedy = "see `holdline gaps`; `holdline intake open` if it was closed by hand";
+            let reason = item::text(status, "intake/reason");
+            let (gaps, open) = (hint::command("gaps"), hint::command("intake open"));
+            let remedy = format!("see `{gaps}`; `{open}` if it was closed by hand");
             Finding::bad("daemon", format!("running, but intake is closed: {reason}"), remedy)
         }
         Err(Failure::Unreachable(_)) => {
-            Finding::doubtful("daemon", "not running, or not where it was looked for", "start it, or say --admin")
+            let remedy = format!("start it: {}; or say with --admin URL where it is", hint::start());
+            Finding::doubtful("daemon", "not running, or not where it was looked for", remedy)
         }
+        Err(Failure::Usage(why)) => Finding::doubtful("daemon", format!("not asked: {why}"), "mend that first"),
         Err(_) => Finding::doubtful("daemon", "it does not let us in", "give its token with --token-file"),
     }
 }
@@ -141,19 +162,6 @@ fn descriptors(settings: &Settings) -> Finding {
         let remedy = format!("set LimitNOFILE={wanted} in the unit, or lower intake.max_connections");
         Finding::doubtful("open files", found, remedy)
     }
-}
-
-/// Secrets that cannot be read; those that only the service sees are left out.
-fn secrets(settings: &Settings) -> Vec<Finding> {
-    use crate::config::Secret;
-    let mut findings = Vec::new();
-    for named in &settings.admin.tokens {
-        if let (Secret::File(_), Err(why)) = (&named.token, named.token.read()) {
-            let what = format!("token {}", named.name);
-            findings.push(Finding::bad(what, why, "make the file, readable for the user that holdline runs as"));
-        }
-    }
-    findings
 }
 
 /// What `check` warns of; the mode of the data folder is told with the disk.

@@ -4,7 +4,7 @@ use crate::cli::client::{Admin, encoded, with_query};
 use crate::cli::filter::{self, Accepted, Filter, Pages};
 use crate::cli::reach::{Form, Reach};
 use crate::cli::table::{Column, Table};
-use crate::cli::{Failure, confirm, item, output, words};
+use crate::cli::{Failure, confirm, hint, item, output, words};
 use crate::time::Timestamp;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -105,7 +105,10 @@ impl Change {
         }
         if !self.dry_run && done < matched {
             let left = deliveries(matched - done);
-            return Err(Failure::Operation(format!("{left} moved on meanwhile; `holdline explain` tells where it is")));
+            return Err(Failure::Operation(format!(
+                "{left} moved on meanwhile; `{}` tells where it is",
+                hint::command(&format!("explain {}", hint::quoted(filter::pair(&self.id).0)))
+            )));
         }
         Ok(())
     }
@@ -262,10 +265,14 @@ fn what_to_do(event: &Value, delivery: &Value, deliveries: usize) -> String {
     };
     match item::text(delivery, "state").as_str() {
         "dead" => format!(
-            "  to look at it, send it again, or give it up:\n    holdline dlq show {id}\n    \
-             holdline dlq redrive {id}\n    holdline dlq purge {id}\n"
+            "  to look at it, send it again, or give it up:\n    {}\n    {}\n    {}\n",
+            hint::command(&format!("dlq show {id}")),
+            hint::command(&format!("dlq redrive {id}")),
+            hint::command(&format!("dlq purge {id}")),
         ),
-        "discarded" => "  who gave it up: holdline audit, or the rules of its destination did\n".to_owned(),
+        "discarded" => {
+            format!("  who gave it up: {}, or the rules of its destination did\n", hint::command("audit"))
+        }
         "delivered" if item::some_text(delivery, "settled_at").is_none() => {
             "  longer ago than its end is remembered\n".to_owned()
         }

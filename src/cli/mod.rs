@@ -16,6 +16,7 @@ pub mod events;
 pub mod explain;
 pub mod failure;
 pub mod filter;
+pub mod hint;
 pub mod item;
 pub mod logs;
 pub mod manual;
@@ -60,7 +61,7 @@ Exit codes: 0 done, 1 the operation failed, 2 wrong use or configuration, 3 the 
 pub enum Command {
     /// Run the daemon
     ///
-    /// Without --config: intake on 127.0.0.1:8080, admin API on 127.0.0.1:8081, data in ./holdline-data, one source
+    /// Without a configuration (--config, HOLDLINE_CONFIG, /etc/holdline/holdline.toml): intake on 127.0.0.1:8080, admin API on 127.0.0.1:8081, data in ./holdline-data, one source
     /// `default` that detects what it gets, one destination `default` at --to. Flags beat the file.
     Serve(serve::Args),
     /// Show the whole job in one command: daemon, flaky receiver and sender in one process
@@ -112,7 +113,8 @@ pub enum Command {
     /// Post event bodies to the intake as a sender would
     ///
     /// One after the other, so that their order is kept. A file holds one body; or one a line, where it is named .ndjson
-    /// or .jsonl, or where it is not one JSON value but each of its lines is. A busy intake is waited for.
+    /// or .jsonl, or where it is not one JSON value but each of its lines is. A busy intake is waited for. What the source
+    /// asks for is sent along, with the first of its secrets in the configuration: a token, or a signature over the body.
     Send(send::Args),
     /// Print the completions of a shell
     ///
@@ -206,6 +208,7 @@ mod tests {
             "holdline serve --to http://127.0.0.1:9000/ --data /tmp/d --intake 127.0.0.1:1 --admin [::1]:2 --log json",
             "holdline demo --events 50 --seed 3 --keep",
             "holdline check --config holdline.toml",
+            "holdline check",
             "holdline status --json --admin http://127.0.0.1:1",
             "holdline events list --state dead --destination crm --limit 5 --all",
             "holdline events show genesys:abc --json",
@@ -286,7 +289,6 @@ mod tests {
         for line in [
             "holdline",
             "holdline serve --intake nowhere",
-            "holdline check",
             "holdline completions cmd",
             "holdline events list --state lost",
             "holdline events list --limit 0",

@@ -1,9 +1,11 @@
 //! Where a client command finds the daemon: the address of its admin API, and the token.
 //!
+//! *The configuration* is that of `--config`, of `HOLDLINE_CONFIG`, or `/etc/holdline/holdline.toml` where it is there.
+//!
 //! *Order.* Address: `--admin`, `HOLDLINE_ADMIN`, the configuration's `admin.listen`, the default. Token: `--token-file`,
 //! `HOLDLINE_ADMIN_TOKEN`, the configuration's `admin.token`, `DATA/admin.token`.
 
-use crate::cli::Failure;
+use crate::cli::{Failure, hint};
 use crate::config::settings::{Secret, Token};
 use crate::config::{Settings, url};
 use http::Uri;
@@ -17,6 +19,10 @@ pub const ADMIN: &str = "HOLDLINE_ADMIN";
 /// Holds the admin token itself.
 pub const TOKEN: &str = "HOLDLINE_ADMIN_TOKEN";
 const DEFAULT_DATA: &str = "./holdline-data";
+/// Holds the path of the configuration.
+pub const CONFIG: &str = "HOLDLINE_CONFIG";
+/// Where packages put the configuration.
+pub const PACKAGED_CONFIG: &str = "/etc/holdline/holdline.toml";
 
 /// What every command takes that talks to the admin API.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -35,8 +41,8 @@ pub struct Reach {
 /// What every command takes that talks to a daemon.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Shared {
-    /// Configuration of the daemon, to find it
-    #[arg(long, global = true, value_name = "FILE", help_heading = HEADING)]
+    /// Configuration of the daemon, to find it [default: /etc/holdline/holdline.toml, where it is there]
+    #[arg(long, global = true, value_name = "FILE", env = CONFIG, help_heading = HEADING)]
     config: Option<PathBuf>,
     /// Print JSON, for scripts
     #[arg(long, global = true)]
@@ -71,25 +77,51 @@ impl Shared {
         if self.json { Form::Json } else { Form::Table }
     }
 
-    /// The configuration, if one was given.
-    pub fn file(&self) -> Option<&Path> {
-        self.config.as_deref()
+    /// The configuration, if there is one.
+    pub fn file(&self) -> Option<PathBuf> {
+        found(self.config.as_deref())
     }
 
-    /// The settings behind `--config`, if it was given.
+    /// The settings of the configuration, if there is one.
     pub fn settings(&self) -> Result<Option<Settings>, Failure> {
-        let Some(path) = &self.config else { return Ok(None) };
-        crate::config::load(path)
-            .map(Some)
-            .map_err(|faults| Failure::Usage(format!("{} is not usable:\n{faults}", path.display())))
+        found(self.config.as_deref()).map(|path| load(&path)).transpose()
     }
+
+    /// Whether nobody named the configuration, and the packaged one cannot be read by this user.
+    fn is_hidden(&self) -> bool {
+        given(self.config.as_deref()).is_none() && hidden(Path::new(PACKAGED_CONFIG))
+    }
+}
+
+fn given(config: Option<&Path>) -> Option<&Path> {
+    config.filter(|path| !path.as_os_str().is_empty())
+}
+
+/// The configuration that is named, or the packaged one where it is there.
+pub fn found(config: Option<&Path>) -> Option<PathBuf> {
+    let packaged = Path::new(PACKAGED_CONFIG);
+    given(config).or_else(|| packaged.exists().then_some(packaged)).map(Path::to_owned)
+}
+
+fn hidden(path: &Path) -> bool {
+    std::fs::File::open(path).is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied)
+}
+
+fn load(path: &Path) -> Result<Settings, Failure> {
+    crate::config::load(path).map_err(|faults| Failure::Usage(format!("{} is not usable:\n{faults}", path.display())))
 }
 
 impl Reach {
     /// Finds address and token. `variable` reads the environment.
     pub fn place(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Place, Failure> {
-        let settings = self.shared.settings()?;
         let given = self.admin.as_deref().filter(|given| !given.is_empty());
+        // who says where the daemon is and with which token needs no configuration
+        let token_is_known = self.token_file.is_some() || variable(TOKEN).is_some_and(|t| !t.trim().is_empty());
+        let settings = match self.shared.is_hidden() {
+            true if given.is_some() && token_is_known => None,
+            true => return Err(Failure::Usage(for_root(&format!("{PACKAGED_CONFIG} is not readable for you")))),
+            false => self.shared.settings()?,
+        };
         let admin = match (given, &settings) {
             (Some(given), _) => address(given)?,
             (None, Some(settings)) => listening(settings)?,
@@ -129,6 +161,11 @@ impl Reach {
             Err(e) => (None, format!("{} ({e})", path.display())),
         })
     }
+}
+
+/// What another user may do, told with the line that does it.
+fn for_root(why: &str) -> String {
+    format!("{why}; say the same as root: sudo {}", hint::this_command())
 }
 
 fn read(path: &Path) -> Result<String, String> {

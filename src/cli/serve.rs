@@ -1,7 +1,7 @@
 //! `holdline serve`: settings from file and flags, logging, signals; then the daemon until it is asked to stop.
 
 use crate::cli::logs::{self, Format};
-use crate::cli::{Failure, output, signals};
+use crate::cli::{Failure, check, output, reach, signals};
 use crate::config::{Overrides, Settings, warnings};
 use crate::daemon::{self, Order};
 use std::net::SocketAddr;
@@ -13,8 +13,8 @@ use tracing::Level;
 /// Arguments of `holdline serve`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Configuration (TOML)
-    #[arg(long, value_name = "FILE")]
+    /// Configuration (TOML) [default: /etc/holdline/holdline.toml, where it is there]
+    #[arg(long, value_name = "FILE", env = reach::CONFIG)]
     config: Option<PathBuf>,
     /// Where the events go; without it they are accepted and held
     #[arg(long, value_name = "URL")]
@@ -39,6 +39,7 @@ pub struct Args {
 /// Runs the daemon until it has stopped; its exit code.
 pub fn run(args: Args) -> Result<ExitCode, Failure> {
     let settings = settings(&args)?;
+    secrets(&settings)?;
     logs::start(args.log, args.log_level).map_err(Failure::Usage)?;
     warn(&settings, &args);
     let deaf = |e| Failure::io("cannot listen for signals", e);
@@ -56,9 +57,9 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
 
 fn settings(args: &Args) -> Result<Settings, Failure> {
     let overrides = Overrides { to: args.to.clone(), data: args.data.clone(), intake: args.intake, admin: args.admin };
-    let settings = match &args.config {
+    let settings = match reach::found(args.config.as_deref()) {
         None => Settings::embedded(&overrides),
-        Some(path) => crate::config::load(path)
+        Some(path) => crate::config::load(&path)
             .map_err(|faults| {
                 output::note(&faults.to_string());
                 Failure::Usage(format!("{} is not usable; nothing was started", path.display()))
@@ -70,8 +71,16 @@ fn settings(args: &Args) -> Result<Settings, Failure> {
 
 /// Tells the log what is hardly meant.
 fn warn(settings: &Settings, args: &Args) {
-    for warning in warnings(settings, args.config.as_deref()) {
+    for warning in warnings(settings, reach::found(args.config.as_deref()).as_deref()) {
         tracing::warn!("{warning}");
+    }
+}
+
+/// A secret or certificate that a start cannot read is a fault of the configuration, told before anything is started.
+fn secrets(settings: &Settings) -> Result<(), Failure> {
+    match check::faults(settings).as_slice() {
+        [] => Ok(()),
+        faults => Err(Failure::Usage(format!("nothing was started:\n{}", faults.join("\n")))),
     }
 }
 
@@ -90,7 +99,7 @@ async fn stop_when_asked(mut endings: UnboundedReceiver<&'static str>, order: Un
 /// Reads the configuration again at each SIGHUP, and orders a reload where it has no fault.
 async fn reload_when_asked(mut hangups: UnboundedReceiver<()>, args: Args, order: UnboundedSender<Order>) {
     while hangups.recv().await.is_some() {
-        if args.config.is_none() {
+        if reach::found(args.config.as_deref()).is_none() {
             tracing::warn!("SIGHUP: there is no configuration file to read again (--config)");
             continue;
         }

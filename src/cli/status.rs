@@ -3,7 +3,7 @@
 use crate::cli::client::Admin;
 use crate::cli::reach::{Form, Reach};
 use crate::cli::table::{self, Column, Table};
-use crate::cli::{Failure, item, output, words};
+use crate::cli::{Failure, hint, item, output, words};
 use crate::time::Timestamp;
 use serde_json::Value;
 use std::fmt::Write;
@@ -46,7 +46,11 @@ pub(super) fn head(status: &Value, now: Timestamp) -> String {
         (true, _) => match item::some_text(status, "last_gap/until") {
             Some(until) => {
                 let why = item::text(status, "last_gap/reason");
-                format!("open; last not accepting until {} ({why}), see holdline gaps", words::ago(until, now))
+                format!(
+                    "open; last not accepting until {} ({why}), see {}",
+                    words::ago(until, now),
+                    hint::command("gaps")
+                )
             }
             None => "open".to_owned(),
         },
@@ -178,8 +182,10 @@ pub(super) fn behind_dead_letters(destination: &Value) -> Option<String> {
     let name = words::line(&item::text(destination, "name"), 64);
     Some(format!(
         "{deliveries} of {} {wait} behind dead letters of {name}, the oldest for {oldest}\n  \
-         to let them go: holdline dlq redrive --destination {name}, or dlq purge\n",
+         to let them go, send them again or discard them:\n    {}\n    {}\n",
         words::counted(n("interactions"), "interaction"),
+        hint::command(&format!("dlq redrive --destination {name}")),
+        hint::command(&format!("dlq purge --destination {name}")),
     ))
 }
 

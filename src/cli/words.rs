@@ -1,5 +1,6 @@
 //! Numbers in words that a person reads at a glance: ages, sizes, counts.
 
+use crate::cli::hint;
 use crate::clock::Clock;
 use crate::time::Timestamp;
 use std::time::Duration;
@@ -126,7 +127,7 @@ pub fn wrap(text: &str, width: Option<usize>) -> String {
     let mut out = String::with_capacity(text.len());
     for line in text.lines() {
         let indent = line.len() - line.trim_start_matches(' ').len() + 2;
-        if line.trim_start().starts_with("holdline ") {
+        if hint::is_command(line) {
             out.push_str(line);
             out.push('\n');
             continue;

@@ -119,7 +119,7 @@ fn tls(value: Value<'_>) -> Option<ServerTls> {
 fn file(value: &Value<'_>) -> Option<PathBuf> {
     match value.text("the path of a file in PEM, in quotes")? {
         "" => value.wrong("the path is empty", "write the path of a file in PEM"),
-        path => Some(path.into()),
+        path => Some(value.in_folder(path)),
     }
 }
 

@@ -128,7 +128,7 @@ pub(super) fn tls(mut section: Section<'_>) -> DestinationTls {
 fn file(value: &Value<'_>) -> Option<PathBuf> {
     match value.text("the path of a PEM file, in quotes")? {
         "" => value.wrong("the path is empty", "write the path of a PEM file"),
-        path => Some(path.into()),
+        path => Some(value.in_folder(path)),
     }
 }
 

@@ -11,6 +11,7 @@ use toml::de::DeValue;
 /// A secret by reference; its value never stands in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Secret {
+    /// In a configuration a relative path counts from the folder of the configuration.
     File(PathBuf),
     Env(String),
     /// A systemd credential: a file in `$CREDENTIALS_DIRECTORY`.
@@ -122,7 +123,7 @@ pub(super) fn secret(value: Value<'_>) -> Option<Secret> {
 fn file(value: &Value<'_>) -> Option<Secret> {
     match value.text(r#"the path of a file, in quotes"#)? {
         "" => value.wrong("the path is empty", "write the path of a file that holds the secret"),
-        path => Some(Secret::File(path.into())),
+        path => Some(Secret::File(value.in_folder(path))),
     }
 }
 

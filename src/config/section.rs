@@ -4,7 +4,7 @@
 
 use super::fault::{Fault, Faults, Wrong, nearest};
 use std::cell::RefCell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -229,6 +229,11 @@ impl<'r> Value<'r> {
             DeValue::String(text) => Some(text),
             _ => self.not_a("string", example),
         }
+    }
+
+    /// A path as it is written, from the folder of the configuration; an absolute one stays as it is.
+    pub(super) fn in_folder(&self, path: &str) -> PathBuf {
+        self.reading.file.parent().unwrap_or_else(|| Path::new("")).join(path)
     }
 
     pub(super) fn boolean(&self) -> Option<bool> {

@@ -115,6 +115,28 @@ impl Verifier {
         })
     }
 
+    /// The headers of a request that is signed as a sender would: by the first secret, now. `id` goes where the scheme has a
+    /// place for one. Empty where there is no secret.
+    pub fn headers_for(&self, body: &[u8], id: &str, wall: Timestamp) -> Vec<(HeaderName, String)> {
+        let Some(key) = self.keys.first() else { return Vec::new() };
+        let scheme = &self.scheme;
+        let timestamp = scheme.stamp.as_ref().map(|stamp| stamp.write(wall)).unwrap_or_default();
+        let claim = Claim { signatures: Vec::new(), timestamp: &timestamp, id };
+        let signature = scheme.write(self.sign(key, &claim, body).as_ref());
+        let mut headers = Vec::new();
+        let mut value = signature;
+        match scheme.stamp.as_ref().map(|stamp| &stamp.place) {
+            Some(StampPlace::Header(name)) => headers.push((name.clone(), timestamp.clone())),
+            Some(StampPlace::Field(name)) => {
+                value = format!("{name}={timestamp}{}{value}", scheme.separator.unwrap_or(','));
+            }
+            None => {}
+        }
+        headers.extend(scheme.id.clone().map(|name| (name, id.to_owned())));
+        headers.push((scheme.header.clone(), value));
+        headers
+    }
+
     fn sign(&self, key: &hmac::Key, claim: &Claim<'_>, body: &[u8]) -> hmac::Tag {
         let mut context = hmac::Context::with_key(key);
         for piece in self.scheme.signed.pieces() {

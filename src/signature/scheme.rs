@@ -113,6 +113,15 @@ impl Scheme {
         (bytes.len() <= MAC_BYTES_MAX).then_some(bytes)
     }
 
+    /// A signature as it stands in the header.
+    pub(super) fn write(&self, signature: &[u8]) -> String {
+        let written = match self.encoding {
+            Encoding::Hex => signature.iter().map(|byte| format!("{byte:02x}")).collect(),
+            Encoding::Base64 => BASE64.encode(signature),
+        };
+        format!("{}{written}", self.prefix)
+    }
+
     /// The timestamp that an item is, if it is the one.
     pub(super) fn stamp_in<'a>(&self, item: &'a str) -> Option<&'a str> {
         match &self.stamp.as_ref()?.place {
@@ -126,6 +135,14 @@ impl Stamp {
     /// Whether a timestamp as it was sent lies within the tolerance.
     pub(super) fn is_near(&self, text: &str, wall: Timestamp) -> bool {
         self.read(text).is_some_and(|at| wall.since(at).max(at.since(wall)) <= self.tolerance)
+    }
+
+    /// A moment as a sender writes it.
+    pub(super) fn write(&self, at: Timestamp) -> String {
+        match self.unit {
+            StampUnit::Milliseconds => at.0.to_string(),
+            StampUnit::Auto | StampUnit::Seconds => (at.0 / 1000).to_string(),
+        }
     }
 
     fn read(&self, text: &str) -> Option<Timestamp> {

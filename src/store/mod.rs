@@ -120,7 +120,7 @@ pub enum StoreError {
     NotPowerSafe { path: PathBuf, durability: Durability },
     #[error(
         "the store is damaged and was not opened, so that nothing more is lost ({0}); take what can be read into a new \
-         folder with `holdline verify --salvage NEW` and start on that, or restore a backup"
+         folder with `holdline verify --data OLD --salvage NEW` and start on that, or restore a backup"
     )]
     Corrupt(String),
     #[error("the store failed to write or read: {0}")]
@@ -338,6 +338,11 @@ impl Store {
     pub fn queue_bytes(&self) -> u64 {
         let index = self.index();
         index.pages.bytes() + index.totals.delay_bytes
+    }
+
+    /// The data folder.
+    pub fn path(&self) -> &Path {
+        self.shared.engine.folder().path()
     }
 
     pub fn disk_bytes(&self) -> u64 {

@@ -25,6 +25,7 @@ mod fuzz;
 mod half_closed;
 mod harness;
 mod health;
+mod hints;
 mod history;
 mod hostile;
 mod identity;

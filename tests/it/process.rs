@@ -46,10 +46,29 @@ fn with_umask(folder: &Path, umask: &str) -> Command {
     shell
 }
 
+/// Runs a command as [`run`] does, with this in its environment.
+pub async fn run_with(folder: &Path, environment: &[(&str, &str)], arguments: &[&str]) -> Ran {
+    let mut command = command(folder);
+    command.args(arguments).stdin(Stdio::null()).envs(environment.iter().copied());
+    tokio::task::spawn_blocking(move || command.output().unwrap().into()).await.unwrap()
+}
+
+/// What a shell makes of a line that is pasted into it.
+pub async fn pasted(folder: &Path, line: &str) -> Ran {
+    let mut shell = Command::new("sh");
+    shell.current_dir(folder).args(["-c", line]).stdin(Stdio::null());
+    for (name, _) in command(folder).get_envs().filter(|(_, value)| value.is_none()) {
+        shell.env_remove(name);
+    }
+    tokio::task::spawn_blocking(move || shell.output().unwrap().into()).await.unwrap()
+}
+
 fn command(folder: &Path) -> Command {
     let mut command = Command::new(BINARY);
     command.current_dir(folder);
-    for name in ["HOLDLINE_ADMIN", "HOLDLINE_ADMIN_TOKEN", "HOLDLINE_LOG", "NOTIFY_SOCKET", "JOURNAL_STREAM"] {
+    for name in
+        ["HOLDLINE_ADMIN", "HOLDLINE_ADMIN_TOKEN", "HOLDLINE_CONFIG", "HOLDLINE_LOG", "NOTIFY_SOCKET", "JOURNAL_STREAM"]
+    {
         command.env_remove(name);
     }
     command

@@ -14,7 +14,7 @@ pub mod traffic;
 use crate::cli::client::Admin;
 use crate::cli::reach::Place;
 use crate::cli::send::intake::Intake;
-use crate::cli::{Failure, item, logs, output, signals, words};
+use crate::cli::{Failure, hint, item, logs, output, signals, words};
 use crate::clock::Clock;
 use crate::config::{Overrides, Settings};
 use crate::daemon::Daemon;
@@ -96,9 +96,10 @@ async fn play(args: &Args, data: &Path, mut endings: UnboundedReceiver<&'static 
         output::text(&invitation(&daemon, data))?;
         endings.recv().await;
     } else {
-        output::text(
-            "Next: `holdline demo --keep` to look around in it, `holdline serve --to URL` for the real thing.\n",
-        )?;
+        let program = hint::program();
+        output::text(&format!(
+            "Next: `{program} demo --keep` to look around in it, `{program} serve --to URL` for the real thing.\n"
+        ))?;
     }
     daemon.stop().await?;
     Ok(if summary.faults().is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
@@ -206,7 +207,8 @@ fn introduction(traffic: &Traffic, events: u64) -> String {
 
 fn invitation(daemon: &Daemon, data: &Path) -> String {
     let token = data.join("admin.token");
-    let (admin, intake, token) = (admin_addr(daemon), daemon.intake_addr(), token.display());
+    let token = hint::quoted(&token.to_string_lossy());
+    let (admin, intake, program) = (admin_addr(daemon), daemon.intake_addr(), hint::program());
     format!(
         "\nDaemon and receiver run on, until Ctrl-C. The receiver has been repaired: it would\n\
          now take the dead letter too.\n\n\
@@ -216,11 +218,11 @@ fn invitation(daemon: &Daemon, data: &Path) -> String {
          In another terminal:\n\n  \
          export HOLDLINE_ADMIN=http://{admin}\n  \
          export HOLDLINE_ADMIN_TOKEN=$(cat {token})\n  \
-         holdline status\n  \
-         holdline dlq list\n  \
-         holdline dlq redrive --all\n  \
-         holdline events list --limit 5\n  \
-         echo '{{\"hello\": 1}}' | holdline send - --intake http://{intake} --source {SOURCE}\n\n"
+         {program} status\n  \
+         {program} dlq list\n  \
+         {program} dlq redrive --all\n  \
+         {program} events list --limit 5\n  \
+         echo '{{\"hello\": 1}}' | {program} send - --intake http://{intake} --source {SOURCE}\n\n"
     )
 }
 

@@ -1,10 +1,11 @@
 //! The disk under the store: what its filesystem can, how fast it syncs, what room and what rights there are.
 
 use super::Finding;
-use crate::cli::words;
+use crate::cli::{hint, item, words};
 use crate::clock::Clock;
 use crate::config::Settings;
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+use serde_json::Value;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -15,7 +16,30 @@ const SYNCS: usize = 20;
 /// A sync that takes longer makes each event wait that long, and a disk that cannot is rarely healthy.
 const SLOW: Duration = Duration::from_millis(50);
 
-pub fn look(settings: &Settings) -> Vec<Finding> {
+/// `status` is what the daemon says, where it runs: its folder is then not touched.
+pub fn look(settings: &Settings, status: Option<&Value>) -> Vec<Finding> {
+    let known = status.and_then(|status| item::some_text(status, "disk/path"));
+    let Some((status, path)) = status.zip(known) else { return look_from_here(settings) };
+    let mode = item::some_text(status, "disk/mode").unwrap_or("700");
+    let folder = match u32::from_str_radix(mode, 8) {
+        Ok(mode) if mode & 0o077 != 0 => open_to_others(path, mode),
+        _ => Finding::good("data folder", format!("{path}, mode {mode}")),
+    };
+    let filesystem = match item::text(status, "durability").as_str() {
+        "inode-sync" => Finding::good("filesystem", "durability is inode-sync"),
+        other => Finding::doubtful("filesystem", format!("durability is {other}"), "put store.path on ext4 or XFS"),
+    };
+    let n = |field: &str| item::number(status, field);
+    let mut findings = vec![folder, filesystem];
+    if let Ok((probe, file)) = tempfile_in(Path::new(path)) {
+        findings.push(syncs(file));
+        let _ = fs::remove_file(probe); // it is empty and says what it is
+    }
+    findings.push(enough(n("disk/free_bytes"), n("disk/reserve_bytes"), settings.intake.max_queue_bytes));
+    findings
+}
+
+fn look_from_here(settings: &Settings) -> Vec<Finding> {
     let path = &settings.store.path;
     let there = nearest(path);
     let mut findings = vec![rights(path)];
@@ -48,14 +72,20 @@ fn tempfile_in(folder: &Path) -> std::io::Result<(PathBuf, File)> {
 fn rights(path: &Path) -> Finding {
     let what = "data folder";
     match fs::metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            Finding::doubtful(what, format!("{} is not for this user", path.display()), "run doctor as root")
+        }
         Err(_) => Finding::good(what, format!("{} is not there yet; it is made at the first start", path.display())),
         Ok(meta) if meta.permissions().mode() & 0o077 != 0 => {
-            let mode = meta.permissions().mode() & 0o777;
-            let found = format!("{} is open to others (mode {mode:o})", path.display());
-            Finding::doubtful(what, found, format!("chmod 700 {}", path.display()))
+            open_to_others(&path.display().to_string(), meta.permissions().mode() & 0o777)
         }
         Ok(meta) => Finding::good(what, format!("{}, only for user {}", path.display(), meta.uid())),
     }
+}
+
+fn open_to_others(path: &str, mode: u32) -> Finding {
+    let found = format!("{path} is open to others (mode {mode:o})");
+    Finding::doubtful("data folder", found, format!("chmod 700 {}", hint::quoted(path)))
 }
 
 /// Whether each write can be made synchronous by inode flags, which alone holds in every power cut.
@@ -101,8 +131,10 @@ fn room(there: &Path, settings: &Settings) -> Finding {
     let Ok(s) = rustix::fs::statvfs(there) else {
         return Finding::bad("free disk", "it cannot be asked", "look at the mount of store.path");
     };
-    let free = s.f_bavail * s.f_frsize;
-    let (reserve, queue) = (settings.intake.disk_reserve_bytes, settings.intake.max_queue_bytes);
+    enough(s.f_bavail * s.f_frsize, settings.intake.disk_reserve_bytes, settings.intake.max_queue_bytes)
+}
+
+fn enough(free: u64, reserve: u64, queue: u64) -> Finding {
     let found = format!("{} free, {} of it is reserve", words::bytes(free), words::bytes(reserve));
     if free < reserve {
         Finding::bad("free disk", found, "intake answers 503 until there is more: free some, or lower disk_reserve")

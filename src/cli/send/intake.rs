@@ -2,6 +2,7 @@
 
 use crate::cli::client::{self, USER_AGENT, encoded};
 use crate::cli::item;
+use crate::cli::send::credentials::Credentials;
 use crate::time::Timestamp;
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode, header};
@@ -9,6 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// As patient as the most patient sender.
@@ -54,6 +56,7 @@ pub struct Refusal {
 pub struct Intake {
     url: String,
     headers: HeaderMap,
+    credentials: Arc<Credentials>,
     http: Client<HttpConnector, Full<Bytes>>,
 }
 
@@ -62,7 +65,13 @@ impl Intake {
     pub fn new(base: &str, source: &str, mut headers: HeaderMap) -> Self {
         headers.entry(header::CONTENT_TYPE).or_insert(header::HeaderValue::from_static("application/json"));
         headers.entry(header::USER_AGENT).or_insert(header::HeaderValue::from_static(USER_AGENT));
-        Self { url: format!("{base}/in/{}", encoded(source)), headers, http: client::http_client() }
+        let (url, credentials) = (format!("{base}/in/{}", encoded(source)), Arc::default());
+        Self { url, headers, credentials, http: client::http_client() }
+    }
+
+    /// The same, with what the source asks for.
+    pub fn with(self, credentials: Credentials) -> Self {
+        Self { credentials: Arc::new(credentials), ..self }
     }
 
     /// Where it posts to.
@@ -72,8 +81,12 @@ impl Intake {
 
     /// Posts one body. An error tells why there was no answer; sending the body again is then safe.
     pub async fn post(&self, body: Bytes, now: Timestamp) -> Result<Answer, String> {
-        let mut request = Request::post(&self.url).body(Full::new(body)).map_err(|e| format!("{}: {e}", self.url))?;
-        *request.headers_mut() = self.headers.clone();
+        let mut headers = self.headers.clone();
+        self.credentials.sign(&mut headers, &body, now);
+        let url = self.credentials.query().map(|query| format!("{}?{query}", self.url));
+        let url = url.as_ref().unwrap_or(&self.url);
+        let mut request = Request::post(url).body(Full::new(body)).map_err(|e| format!("{}: {e}", self.url))?;
+        *request.headers_mut() = headers;
         let exchange = async {
             let answer = self.http.request(request).await.map_err(|e| client::root(&e))?;
             let (head, body) = answer.into_parts();

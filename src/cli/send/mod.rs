@@ -1,14 +1,16 @@
 //! `holdline send`: posts bodies as a sender would, one after the other, so that their order is kept.
 
 pub mod bodies;
+pub mod credentials;
 pub mod intake;
 
 use crate::cli::reach::{Form, Shared, address, reachable};
-use crate::cli::{Failure, output, words};
+use crate::cli::{Failure, hint, output, words};
 use crate::clock::Clock;
 use crate::config::Settings;
 use bodies::Body;
 use bytes::Bytes;
+use credentials::Credentials;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use intake::{Answer, Intake, Refusal, Taken};
@@ -61,7 +63,15 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     };
     let source = args.source.clone().unwrap_or_else(|| the_source(settings.as_ref()));
     let headers: HeaderMap = args.headers.iter().cloned().collect();
-    let sender = Sender { intake: Intake::new(&base, &source, headers), clock: Clock::system() };
+    let known = settings.as_ref().and_then(|s| s.sources.iter().find(|known| known.name == source));
+    let credentials = match known {
+        // whoever names a header of credentials needs no secret of the configuration
+        Some(known) if !headers.contains_key(http::header::AUTHORIZATION) => {
+            Credentials::of(known).map_err(|why| Failure::Usage(format!("source `{source}`: {why}")))?
+        }
+        _ => Credentials::default(),
+    };
+    let sender = Sender { intake: Intake::new(&base, &source, headers).with(credentials), clock: Clock::system() };
 
     let mut files = Vec::new();
     for path in &args.files {
@@ -209,9 +219,10 @@ impl Sender {
 
     fn unreachable(&self, why: &str) -> Failure {
         Failure::Unreachable(format!(
-            "the intake at {} does not answer: {why}.\nStart the daemon with `holdline serve`, or say with --intake URL or \
-             --config FILE where it is; what was sent already can safely be sent again",
-            self.intake.url()
+            "the intake at {} does not answer: {why}.\nStart the daemon with `{}`, or say with --intake URL or --config \
+             FILE where it is; what was sent already can safely be sent again",
+            self.intake.url(),
+            hint::start()
         ))
     }
 }
@@ -266,16 +277,19 @@ impl Summary {
 }
 
 /// What a sender can do about a refusal.
-fn remedy(code: &str, place: &Place) -> &'static str {
-    match code {
+fn remedy(code: &str, place: &Place) -> String {
+    let remedy = match code {
         "unknown_source" => " (name one of the configuration's with --source)",
-        "unauthorized" => " (the source wants credentials: --header 'Authorization: ...')",
+        "unauthorized" => {
+            " (say with --config FILE which configuration asks for credentials, or give them with --header 'NAME: VALUE')"
+        }
         "body_too_large" => " (intake.max_body is the limit)",
         "invalid_json" if place.line.is_none() => " (one body a line? Then name the file .ndjson)",
         "disk_low" => " (free some disk, or lower intake.disk_reserve)",
-        "intake_closed" => " (`holdline status` says why)",
+        "intake_closed" => return format!(" (`{}` says why)", hint::command("status")),
         _ => "",
-    }
+    };
+    remedy.to_owned()
 }
 
 #[cfg(test)]

@@ -1,0 +1,123 @@
+//! Commands as they are told to whoever is at this terminal, so that they work as they stand when they are pasted.
+//!
+//! *Invariants.* A hint begins with the program as it was called: one that is not in the path is told with its own. It finds the same daemon as the command that prints it: by the flags of that command, which the next one
+//! does not have; what the environment says needs no repeating. Whoever came by `sudo` needs it again.
+
+use std::ffi::OsString;
+use std::fmt::Write;
+use std::path::Path;
+
+/// Flags by which a daemon is found, each with a value.
+const FLAGS: [&str; 3] = ["--config", "--admin", "--token-file"];
+/// Where a package puts the unit.
+const UNITS: [&str; 2] = ["/usr/lib/systemd/system/holdline.service", "/etc/systemd/system/holdline.service"];
+
+/// `holdline REST` for the daemon that this command found.
+pub fn command(rest: &str) -> String {
+    built(rest, std::env::args_os(), std::env::var_os("SUDO_USER").is_some())
+}
+
+fn built(rest: &str, arguments: impl Iterator<Item = OsString>, sudo: bool) -> String {
+    let arguments: Vec<String> = arguments.map(|word| word.to_string_lossy().into_owned()).collect();
+    let mut text = format!("{}{} {rest}", if sudo { "sudo " } else { "" }, called(&arguments));
+    for (flag, value) in reach(arguments.get(1..).unwrap_or_default()) {
+        write!(text, " {flag} {}", quoted(&value)).expect("writing to a String cannot fail");
+    }
+    text
+}
+
+/// This command as it was given.
+pub fn this_command() -> String {
+    let arguments: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let words = arguments.iter().skip(1).map(|word| format!(" {}", quoted(word)));
+    format!("{}{}", called(&arguments), words.collect::<String>())
+}
+
+/// The program as it was called.
+pub fn program() -> String {
+    called(&std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>())
+}
+
+/// As it was called, where that says its place; else by its name.
+fn called(arguments: &[String]) -> String {
+    match arguments.first().filter(|name| name.contains('/')) {
+        Some(place) => quoted(place),
+        None => "holdline".to_owned(),
+    }
+}
+
+/// Whether a line of text is a command to paste.
+pub fn is_command(line: &str) -> bool {
+    let mut words = line.split_whitespace().skip_while(|word| *word == "sudo");
+    words.next().is_some_and(|word| word == "holdline" || word.ends_with("/holdline"))
+}
+
+/// What starts the daemon on this machine.
+pub fn start() -> &'static str {
+    if UNITS.iter().any(|unit| Path::new(unit).exists()) { "sudo systemctl start holdline" } else { "holdline serve" }
+}
+
+/// The flags among the arguments by which the daemon is found; of several the last counts.
+fn reach(arguments: &[String]) -> Vec<(&'static str, String)> {
+    let written = arguments.split(|word| word == "--").next().unwrap_or_default();
+    let value = |flag: &'static str| {
+        let after = written.iter().enumerate().rev().find_map(|(n, word)| match word.strip_prefix(flag)? {
+            "" => written.get(n + 1).cloned(),
+            rest => rest.strip_prefix('=').map(str::to_owned),
+        });
+        after.map(|value| (flag, value))
+    };
+    FLAGS.into_iter().filter_map(value).collect()
+}
+
+/// A word as a shell takes it.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use clap::Parser;
+
+    fn told(line: &[&str], sudo: bool) -> String {
+        built("dlq show 0190/crm", line.iter().map(OsString::from), sudo)
+    }
+
+    #[test]
+    fn a_hint_finds_the_daemon_that_the_command_found() {
+        for (line, sudo, wanted) in [
+            (&["holdline", "status"] as &[&str], false, "holdline dlq show 0190/crm"),
+            (&["holdline", "status"], true, "sudo holdline dlq show 0190/crm"),
+            (&["h", "explain", "x", "--config", "a b.toml"], false, "holdline dlq show 0190/crm --config 'a b.toml'"),
+            (
+                &["h", "--admin=unix:/run/a.sock", "status", "--token-file", "t"],
+                true,
+                "sudo holdline dlq show 0190/crm --admin unix:/run/a.sock --token-file t",
+            ),
+            (&["h", "status", "--config", "a", "--config=b"], false, "holdline dlq show 0190/crm --config b"),
+            (&["h", "dlq", "show", "--", "--config", "x"], false, "holdline dlq show 0190/crm"),
+            (&["target/release/holdline", "status"], false, "target/release/holdline dlq show 0190/crm"),
+        ] {
+            let hint = told(line, sudo);
+            assert_eq!(hint, wanted);
+            let words = hint.replace("'a b.toml'", "a_b.toml");
+            let words = words.split_whitespace().filter(|word| *word != "sudo");
+            assert!(is_command(&hint) && !is_command("waits for holdline"), "{hint}");
+            assert!(Cli::try_parse_from(words).is_ok(), "{hint}");
+        }
+    }
+
+    #[test]
+    fn a_word_is_quoted_as_a_shell_reads_it() {
+        for (word, wanted) in [("a/b.c", "a/b.c"), ("", "''"), ("a b", "'a b'"), ("a'b", "'a'\\''b'"), ("$x", "'$x'")] {
+            assert_eq!(quoted(word), wanted);
+        }
+    }
+}
