@@ -1,9 +1,9 @@
 //! Commands as they are told to whoever is at this terminal, so that they work as they stand when they are pasted.
 //!
-//! *Invariants.* A hint begins with the program as it was called: one that is not in the path is told with its own. It finds the same daemon as the command that prints it: by the flags of that command, which the next one
-//! does not have; what the environment says needs no repeating. Whoever came by `sudo` needs it again.
+//! *Invariants.* A hint begins with the program as it was called: one that is not in the path is told with its own. It finds the
+//! same daemon as the command that prints it: by the flags of that command, which the next one does not have; what the
+//! environment says needs no repeating. Whoever came by `sudo` needs it again.
 
-use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -14,12 +14,19 @@ const UNITS: [&str; 2] = ["/usr/lib/systemd/system/holdline.service", "/etc/syst
 
 /// `holdline REST` for the daemon that this command found.
 pub fn command(rest: &str) -> String {
-    built(rest, std::env::args_os(), std::env::var_os("SUDO_USER").is_some())
+    built(rest, &arguments(), std::env::var_os("SUDO_USER").is_some())
 }
 
-fn built(rest: &str, arguments: impl Iterator<Item = OsString>, sudo: bool) -> String {
-    let arguments: Vec<String> = arguments.map(|word| word.to_string_lossy().into_owned()).collect();
-    let mut text = format!("{}{} {rest}", if sudo { "sudo " } else { "" }, called(&arguments));
+/// The program and its arguments. Unit tests run as a program of another name, with arguments of their own.
+fn arguments() -> Vec<String> {
+    if cfg!(test) {
+        return vec!["holdline".to_owned()];
+    }
+    std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect()
+}
+
+fn built(rest: &str, arguments: &[String], sudo: bool) -> String {
+    let mut text = format!("{}{} {rest}", if sudo { "sudo " } else { "" }, called(arguments));
     for (flag, value) in reach(arguments.get(1..).unwrap_or_default()) {
         write!(text, " {flag} {}", quoted(&value)).expect("writing to a String cannot fail");
     }
@@ -28,14 +35,14 @@ fn built(rest: &str, arguments: impl Iterator<Item = OsString>, sudo: bool) -> S
 
 /// This command as it was given.
 pub fn this_command() -> String {
-    let arguments: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let arguments = arguments();
     let words = arguments.iter().skip(1).map(|word| format!(" {}", quoted(word)));
     format!("{}{}", called(&arguments), words.collect::<String>())
 }
 
 /// The program as it was called.
 pub fn program() -> String {
-    called(&std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>())
+    called(&arguments())
 }
 
 /// As it was called, where that says its place; else by its name.
@@ -48,7 +55,11 @@ fn called(arguments: &[String]) -> String {
 
 /// Whether a line of text is a command to paste.
 pub fn is_command(line: &str) -> bool {
-    let mut words = line.split_whitespace().skip_while(|word| *word == "sudo");
+    let line = line.trim_start().trim_start_matches("sudo ");
+    if line.strip_prefix(&program()).is_some_and(|rest| rest.starts_with(' ')) {
+        return true;
+    }
+    let mut words = line.split_whitespace();
     words.next().is_some_and(|word| word == "holdline" || word.ends_with("/holdline"))
 }
 
@@ -87,7 +98,7 @@ mod tests {
     use clap::Parser;
 
     fn told(line: &[&str], sudo: bool) -> String {
-        built("dlq show 0190/crm", line.iter().map(OsString::from), sudo)
+        built("dlq show 0190/crm", &line.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>(), sudo)
     }
 
     #[test]

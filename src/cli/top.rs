@@ -192,8 +192,8 @@ mod tests {
         let text = view(&answer, Timestamp::ZERO, Room { width: None, height: None });
         assert_eq!(
             text.matches("a-destination-with-").count(),
-            22,
-            "all of both, and two notes that name theirs twice:\n{text}"
+            24,
+            "all of both, and two notes that name theirs three times:\n{text}"
         );
     }
 

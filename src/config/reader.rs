@@ -121,7 +121,7 @@ fn directory(value: &Value<'_>) -> Option<PathBuf> {
     let example = r#"the path of a directory, such as "/var/lib/holdline""#;
     match value.text(example)? {
         "" => value.wrong("the path is empty", format!("write {example}")),
-        path => Some(value.in_folder(path)),
+        path => Some(path.into()),
     }
 }
 

@@ -134,7 +134,7 @@ async fn a_relative_path_counts_from_the_folder_of_the_configuration() {
     std::fs::write(folder.path().join("etc/keys/token"), SECRET).unwrap();
     says(&run(folder.path(), &["check", "--config", &config]).await, 0, &["ok (1 source, 1 destination)"]);
     let settings = holdline::config::load(&folder.path().join(&config)).unwrap();
-    assert_eq!(settings.store.path, folder.path().join("etc/data"));
+    assert_eq!(settings.store.path, Path::new("data"), "data stays where it is: in the working directory");
     // where it lies in the folder of the command instead, nobody finds it
     std::fs::rename(folder.path().join("etc/keys"), folder.path().join("keys")).unwrap();
     std::fs::write(folder.path().join("one.json"), "{}").unwrap();
@@ -142,7 +142,8 @@ async fn a_relative_path_counts_from_the_folder_of_the_configuration() {
         let ran = run(folder.path(), &[command, &["--config", &config]].concat()).await;
         says(&ran, 2, &["keys/token cannot be read"]);
     }
-    assert!(!folder.path().join("etc/data").exists(), "nothing was started");
+    let started = ["data", "etc/data"].iter().any(|data| folder.path().join(data).exists());
+    assert!(!started, "nothing was started");
 }
 
 #[tokio::test]
@@ -187,4 +188,34 @@ async fn doctor_asks_the_running_daemon_and_finds_what_differs() {
     std::fs::write(&other, renamed).unwrap();
     let ran = run(process.folder.path(), &["doctor", "--json", "--config", other.to_str().unwrap()]).await;
     assert!(ran.out.contains("the running daemon goes by another one: destinations default, erp"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn every_kind_of_secret_and_certificate_that_is_missing_ends_with_exit_code_2() {
+    let to = "[[destination]]\nname = \"erp\"\nurl = \"https://127.0.0.1:9/\"\n";
+    for (lines, absent) in [
+        ("auth = { kind = \"bearer\", token = { env = \"HOLDLINE_NOT_SET\" } }".to_owned(), "HOLDLINE_NOT_SET"),
+        (
+            format!("{to}auth = {{ kind = \"bearer\", token = {{ file = \"keys/out\" }} }}"),
+            "etc/keys/out cannot be read",
+        ),
+        (
+            format!(
+                "{to}auth = {{ kind = \"oauth2\", token_url = \"http://127.0.0.1:9/\", client_id = \"x\", \
+                 client_secret = {{ file = \"keys/oauth2\" }} }}"
+            ),
+            "etc/keys/oauth2 cannot be read",
+        ),
+        (format!("{to}tls = {{ ca = \"keys/ca.pem\" }}"), "etc/keys/ca.pem"),
+        ("[intake.tls]\ncert = \"keys/cert.pem\"\nkey = \"keys/key.pem\"".to_owned(), "etc/keys/cert.pem"),
+        ("[admin]\ntoken = { file = \"keys/admin\" }".to_owned(), "etc/keys/admin cannot be read"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let config = beside(folder.path(), &lines);
+        says(&run(folder.path(), &["serve", "--config", &config]).await, 2, &[absent, "nothing was started"]);
+        assert!(!folder.path().join("data").exists(), "nothing was started: {absent}");
+        if !absent.contains("NOT_SET") {
+            says(&run(folder.path(), &["check", "--config", &config]).await, 2, &[absent]);
+        }
+    }
 }
