@@ -13,6 +13,7 @@ mod certificates;
 mod changes;
 mod dashboard;
 mod discard;
+mod disk;
 mod dlq;
 mod document;
 mod erase;

@@ -3,6 +3,7 @@
 use super::answers::Page;
 use super::breaker::BreakerItem;
 use super::certificates::CertificateItem;
+use super::disk::{self, Disk};
 use super::explain::{self, Held};
 use super::notes::GapItem;
 use super::{Admin, Failure, Name, Shared};
@@ -18,7 +19,6 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
-use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::Ordering;
 use utoipa::ToSchema;
 
@@ -36,7 +36,7 @@ pub(super) struct Snapshot {
     pub ignored: u64,
     pub remembering: Remembering,
     /// Permissions of the data folder.
-    mode: Option<u32>,
+    pub mode: Option<u32>,
     pub certificates: Vec<CertificateItem>,
 }
 
@@ -55,7 +55,7 @@ impl Snapshot {
                     queue_bytes: store.queue_bytes(),
                     space: store.space().unwrap_or_default(),
                     used_bytes: store.disk_bytes(),
-                    mode: std::fs::metadata(store.path()).ok().map(|meta| meta.permissions().mode() & 0o777),
+                    mode: disk::mode(store.path()),
                     blob_files: store.blob_files(),
                     door,
                     refused,
@@ -139,22 +139,6 @@ struct Queue {
 struct DeadLetters {
     depth: u64,
     bytes: u64,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-struct Disk {
-    free_bytes: u64,
-    /// Free bytes below which intake closes.
-    reserve_bytes: u64,
-    /// Beside the reserve, what waits may take once it has failed: intake closes with less free than both.
-    growth_bytes: u64,
-    /// Kept for the daemon itself; below half of `store.ballast`, with nothing free, nothing new is sent.
-    ballast_bytes: u64,
-    used_bytes: u64,
-    /// The data folder.
-    path: String,
-    /// Its permissions, as `700`; null where they cannot be read.
-    mode: Option<String>,
 }
 
 /// What is remembered of events, to recognise duplicates and late ones.
@@ -329,15 +313,7 @@ pub(super) async fn status(State(admin): Shared) -> Result<Json<Status>, Failure
             held: s.sum(|line| line.held),
         },
         dlq: DeadLetters { depth: totals.sum(|t| t.dead), bytes: totals.dlq_bytes },
-        disk: Disk {
-            free_bytes: s.space.free_bytes,
-            reserve_bytes: admin.trend.disk_reserve(),
-            growth_bytes: s.space.growth_bytes,
-            ballast_bytes: s.space.ballast_bytes,
-            used_bytes: s.used_bytes,
-            path: admin.store.path().display().to_string(),
-            mode: s.mode.map(|mode| format!("{mode:o}")),
-        },
+        disk: Disk::of(&admin, &s),
         history: s.remembering.into(),
         rates: admin.trend.rates(None).into(),
         forecast: Forecast {
