@@ -232,7 +232,11 @@ async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) ->
 
 /// What bounds what is remembered.
 fn remembered(settings: &Settings) -> Remembered {
-    Remembered { age: settings.history.retention, bytes_max: settings.history.max_bytes }
+    Remembered {
+        age: settings.history.retention,
+        bytes_max: settings.history.max_bytes,
+        memory_max: settings.history.max_memory,
+    }
 }
 
 async fn destinations(store: &Store, settings: &Settings) -> anyhow::Result<Known> {

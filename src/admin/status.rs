@@ -141,18 +141,19 @@ struct DeadLetters {
     bytes: u64,
 }
 
-/// What is remembered of events, to recognise duplicates and late ones.
+/// What is remembered of events, to recognise duplicates and late ones: on disk, and the ids of senders in memory.
 #[derive(Debug, Serialize, ToSchema)]
 struct HistoryItem {
     events: u64,
     bytes: u64,
-    /// Forgotten before their time since the start, because `history.max_bytes` is reached.
+    memory_bytes: u64,
+    /// Forgotten before their time since the start, because `history.max_bytes` or `history.max_memory` is reached.
     forgotten_early: u64,
 }
 
 impl From<Remembering> for HistoryItem {
     fn from(of: Remembering) -> Self {
-        Self { events: of.events, bytes: of.bytes, forgotten_early: of.forgotten_early }
+        Self { events: of.events, bytes: of.bytes, memory_bytes: of.memory_bytes, forgotten_early: of.forgotten_early }
     }
 }
 

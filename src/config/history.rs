@@ -14,6 +14,7 @@ pub(super) fn history(mut section: Section<'_>) -> History {
     let absent = History::default();
     History {
         retention: section.take("retention", |v| values::duration(&v, &RETENTION)).unwrap_or(absent.retention),
+        max_memory: section.take("max_memory", |v| values::size(&v, &MAX_BYTES)).unwrap_or(absent.max_memory),
         max_bytes: section.take("max_bytes", |v| values::size(&v, &MAX_BYTES)).unwrap_or(absent.max_bytes),
     }
 }

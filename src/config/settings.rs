@@ -74,6 +74,8 @@ pub struct Intake {
     pub disk_reserve_bytes: u64,
     /// Bytes of events that wait, beyond which intake answers 503.
     pub max_queue_bytes: u64,
+    /// The part of it that one source may hold where there are several; 0 to 1.
+    pub queue_share: f64,
 }
 
 /// Files in PEM.
@@ -262,11 +264,13 @@ pub struct History {
     pub retention: Duration,
     /// Beyond it the oldest goes, however young.
     pub max_bytes: u64,
+    /// Memory of the ids of senders; beyond it the oldest goes, too.
+    pub max_memory: u64,
 }
 
 impl Default for History {
     fn default() -> Self {
-        Self { retention: Duration::ZERO, max_bytes: 4 * GIB }
+        Self { retention: Duration::ZERO, max_bytes: 4 * GIB, max_memory: GIB }
     }
 }
 
@@ -302,6 +306,7 @@ impl Default for Intake {
             success_status: 202,
             disk_reserve_bytes: GIB / 2,
             max_queue_bytes: 20 * GIB,
+            queue_share: 0.8,
         }
     }
 }

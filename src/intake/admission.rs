@@ -3,7 +3,10 @@
 //! *Invariants.* It closes before the disk is full, so that deliveries and their settlements still have room; it opens
 //! again by itself, a little above the mark at which it closed. Slow destinations alone never close it.
 
+use crate::store::Held;
 use crate::time::Timestamp;
+use std::collections::BTreeSet;
+use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use tokio::sync::Notify;
 
@@ -66,14 +69,27 @@ pub struct Room {
     pub queue_bytes: u64,
     pub disk_reserve: u64,
     pub queue_max: u64,
+    /// What waits may take so many bytes more when it fails, and finds its room then.
+    pub growth_bytes: u64,
+}
+
+impl Room {
+    /// What is free beside the reserve and what waits may grow by.
+    fn left_on_disk(self) -> u64 {
+        self.free_bytes.saturating_sub(self.reserve())
+    }
+
+    fn reserve(self) -> u64 {
+        self.disk_reserve.saturating_add(self.growth_bytes)
+    }
 }
 
 /// The state that follows; never leaves [`State::Draining`].
 pub fn judge(now: State, room: Room) -> State {
     let more = |mark: u64, closed: State| if now == closed { mark + mark / HYSTERESIS } else { mark };
     let less = |mark: u64, closed: State| if now == closed { mark - mark / HYSTERESIS } else { mark };
-    let disk_low = room.free_bytes < more(room.disk_reserve, State::DiskLow)
-        || room.free_inodes < more(INODES_MIN, State::DiskLow);
+    let disk_low =
+        room.free_bytes < more(room.reserve(), State::DiskLow) || room.free_inodes < more(INODES_MIN, State::DiskLow);
     if now == State::Draining {
         State::Draining
     } else if disk_low {
@@ -83,6 +99,21 @@ pub fn judge(now: State, room: Room) -> State {
     } else {
         State::Open
     }
+}
+
+/// The sources that hold more than one may where there are several: `share` of what fits into the queue, or, with what they may
+/// grow by, of what fits onto the disk. One that does goes on to until it holds a tenth less.
+pub fn crowding(now: &BTreeSet<String>, held: Vec<(String, Held)>, room: Room, share: f64) -> BTreeSet<String> {
+    let on_disk = room.queue_bytes.saturating_add(room.growth_bytes).saturating_add(room.left_on_disk());
+    let is_beyond = |name: &String, bytes: u64, all: u64| {
+        let most = (all as f64 * share) as u64;
+        bytes > if now.contains(name) { most - most / HYSTERESIS } else { most }
+    };
+    let is_crowding = |(name, held): &(String, Held)| {
+        is_beyond(name, held.queue_bytes, room.queue_max)
+            || is_beyond(name, held.queue_bytes.saturating_add(held.growth_bytes), on_disk)
+    };
+    held.into_iter().filter(is_crowding).map(|(name, _)| name).collect()
 }
 
 /// The state in force, shared by all requests.
@@ -95,6 +126,8 @@ pub struct Admission {
     /// A stop has begun; events are still accepted.
     leaving: AtomicBool,
     changed: Notify,
+    /// Sources that hold more of the queue than one may.
+    crowding: RwLock<BTreeSet<String>>,
 }
 
 impl Default for Admission {
@@ -105,6 +138,7 @@ impl Default for Admission {
             closed_until: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
             changed,
+            crowding: RwLock::default(),
         }
     }
 }
@@ -127,6 +161,23 @@ impl Admission {
     /// Announces a stop.
     pub fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a source holds more of the queue than one may where there are several.
+    pub fn is_crowding(&self, source: &str) -> bool {
+        self.crowding.read().expect("no holder panics").contains(source)
+    }
+
+    /// Looks anew which sources do, and returns those that are new and those that are not any more.
+    pub fn look_for_crowding(&self, held: Vec<(String, Held)>, room: Room, share: f64) -> (Vec<String>, Vec<String>) {
+        let was = self.crowding.read().expect("no holder panics").clone();
+        let is = crowding(&was, held, room, share);
+        let without = |a: &BTreeSet<String>, b: &BTreeSet<String>| a.difference(b).cloned().collect::<Vec<_>>();
+        let changed = (without(&is, &was), without(&was, &is));
+        if is != was {
+            *self.crowding.write().expect("no holder panics") = is;
+        }
+        changed
     }
 
     /// The state by room alone.
@@ -168,13 +219,47 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_source_that_holds_more_than_its_share_waits_until_it_holds_a_tenth_less() {
+        let room = |free_bytes, growth_bytes| Room {
+            free_bytes,
+            free_inodes: 9999,
+            queue_bytes: 900,
+            disk_reserve: 100,
+            queue_max: 1000,
+            growth_bytes,
+        };
+        let look_at = |was: &[&str], a: (u64, u64), b: (u64, u64), free| {
+            let was = was.iter().map(ToString::to_string).collect();
+            let of = |(queue_bytes, growth_bytes)| Held { queue_bytes, growth_bytes };
+            let held = vec![("a".to_owned(), of(a)), ("b".to_owned(), of(b))];
+            crowding(&was, held, room(free, a.1 + b.1), 0.8).into_iter().collect::<Vec<_>>()
+        };
+        let look = |was: &[&str], a, b, free| look_at(was, (a, 0), (b, 0), free);
+        assert_eq!(look(&[], 800, 100, 9000), [""; 0]);
+        assert_eq!(look(&[], 801, 99, 9000), ["a"]);
+        assert_eq!(look(&["a"], 721, 99, 9000), ["a"]);
+        assert_eq!(look(&["a"], 720, 99, 9000), [""; 0]);
+        assert_eq!(look(&[], 721, 179, 100), ["a"], "what the disk still takes counts, too");
+        assert_eq!(look(&[], 720, 180, 0), [""; 0]);
+        assert_eq!(
+            look_at(&[], (400, 6000), (500, 0), 6200),
+            ["a"],
+            "what may be written of it when it fails counts, too"
+        );
+        assert_eq!(look_at(&[], (400, 6000), (500, 0), 8000), [""; 0], "as it does for the room there is");
+        assert_eq!(look_at(&[], (99, 0), (801, 9000), 99_000), ["b"], "the queue is full however large the disk is");
+        assert_eq!(look_at(&[], (800, 9000), (100, 0), 99_000), [""; 0], "what it may grow by is not in the queue");
+    }
+
+    #[test]
     fn i17_it_closes_at_the_mark_and_opens_a_tenth_above_it() {
         let room = |free_bytes, free_inodes, queue_bytes| Room {
             free_bytes,
             free_inodes,
             queue_bytes,
-            disk_reserve: 1000,
+            disk_reserve: 900,
             queue_max: 500,
+            growth_bytes: 100,
         };
         for (now, free, inodes, queue, next) in [
             (State::Open, 1000, 9999, 500, State::Open),

@@ -168,6 +168,9 @@ impl Intake {
         if let Some(code) = state.code() {
             return Err(Refusal::closed(state, code));
         }
+        if self.sources.len() > 1 && self.admission.is_crowding(&source.name) {
+            return Err(Refusal::crowding());
+        }
         if head.headers.get(header::CONTENT_ENCODING).is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity")) {
             return Err(Refusal::encoding());
         }

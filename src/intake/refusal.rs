@@ -47,6 +47,12 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, state.message()).later(state.retry_after())
     }
 
+    /// The source holds so much of the queue that nothing would be left for others.
+    pub fn crowding() -> Self {
+        let message = "too many events of this source wait; they are accepted again when some are delivered";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).later(10)
+    }
+
     pub fn unauthorized() -> Self {
         let message = "the request does not show that it comes from the sender; check its credentials and its clock";
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)

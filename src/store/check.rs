@@ -50,7 +50,7 @@ pub(super) fn check(engine: &Engine, index: &Index) -> Result<Vec<String>, Store
             .map(|(due, id)| (id, due))
             .collect::<BTreeSet<_>>()
             .into_iter()
-            .eq(dues.iter().map(|(id, due)| (*id, *due)))
+            .eq(dues.iter().map(|(id, due)| (*id, due.at)))
         {
             faults.push(format!(
                 "the index of `delay` has {} deliveries, and not those of its {} rows",

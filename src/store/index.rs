@@ -7,13 +7,14 @@ use super::names::Names;
 use super::pages::Pages;
 use super::record::{Door, Hold, Totals};
 use super::redrive::Redrive;
+use super::remembered::Remembered;
 use super::spans::Spans;
 use super::stance::{Paced, Stance};
 use crate::delivery::{Delivery, DeliveryId};
-use crate::event::{DestinationId, Digest64, Sequence};
+use crate::event::DestinationId;
 use crate::rules::anchor::Anchor;
 use crate::time::Timestamp;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Deliveries on their way into the delay tree, by the due time under which they will lie there. Their next attempt may
@@ -23,8 +24,7 @@ pub type Unwritten = BTreeMap<(DeliveryId, Timestamp), Arc<Delivery>>;
 #[derive(Debug, Default)]
 pub struct Index {
     pub pages: Pages,
-    /// Digest of a sender's id -> the newest event that bears it.
-    pub remembered: HashMap<Digest64, Sequence>,
+    pub remembered: Remembered,
     pub names: Names,
     pub totals: Totals,
     pub holds: BTreeMap<DestinationId, Hold>,

@@ -163,7 +163,7 @@ impl<'a> Ledger<'a> {
 
     /// Same id and same body within the window: a duplicate. Same id, other body: a new event, flagged.
     fn known(&self, sender: Digest64, event: &Event) -> Result<Known, StoreError> {
-        let Some(newest) = self.index.remembered.get(&sender).filter(|_| !sender.is_none()).copied() else {
+        let Some(newest) = self.index.remembered.get(sender).filter(|_| !sender.is_none()) else {
             return Ok(Known::New);
         };
         let window = self.windows.by_source.get(&event.source).copied().unwrap_or_default();
@@ -206,6 +206,7 @@ impl<'a> Ledger<'a> {
         let copy_bytes = Entry::copy_bytes(&self.fresh[n..]);
         if self.index.pages.insert(first, shape, self.fresh[n].received_at, &to, copy_bytes) {
             self.draft.put_long(Table::Pages, &number_key(first.0), &sealed);
+            self.index.pages.attribute(first, &Entry::owners(&self.fresh[n..]));
         }
         self.shapes.push(shape);
         self.page_events = 0;
@@ -289,7 +290,7 @@ impl<'a> Ledger<'a> {
         self.draft.put_long(Table::Delay, &delay_key(due, delivery.id), &sealed);
         self.index.totals.delay_bytes += sealed.len() as u64;
         self.index.totals.tally(delivery.id.destination).delayed += 1;
-        self.index.dues.insert(delivery.id, due);
+        self.index.comes_due(due, delivery, sealed.len());
         self.changed = true;
     }
 

@@ -19,11 +19,13 @@ pub struct Bounds {
     pub age: Duration,
     /// It takes at most so many bytes; beyond it the oldest goes, however young.
     pub bytes_max: u64,
+    /// Ids of senders take at most so many bytes of memory; beyond it the oldest goes, too.
+    pub memory_max: u64,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { age: Duration::ZERO, bytes_max: u64::MAX }
+        Self { age: Duration::ZERO, bytes_max: u64::MAX, memory_max: u64::MAX }
     }
 }
 
@@ -32,6 +34,8 @@ impl Default for Bounds {
 pub struct Remembering {
     pub events: u64,
     pub bytes: u64,
+    /// Memory of the ids of senders.
+    pub memory_bytes: u64,
     /// Events that were forgotten before their time, for want of room, since the start.
     pub forgotten_early: u64,
 }
@@ -53,6 +57,7 @@ impl Store {
         Remembering {
             events: index.totals.next_sequence.0 - index.totals.history_head.0,
             bytes: bytes(&index.totals),
+            memory_bytes: index.remembered.bytes(),
             forgotten_early: index.forgotten_early,
         }
     }

@@ -58,11 +58,13 @@ mod read;
 mod record;
 mod recovery;
 mod redrive;
+mod remembered;
 mod repair;
 mod request;
 mod restore;
 mod room;
 mod salvage;
+mod shares;
 mod spans;
 mod stance;
 mod view;
@@ -83,6 +85,7 @@ pub use request::{Arrival, Change, DlqAction, News, Receipt, Transition};
 pub use restore::{Inventory, repair, restore, verify};
 pub use room::{Promise, Space};
 pub use salvage::{Salvaged, salvage};
+pub use shares::Held;
 pub use stance::{Fixed, Paced, Pause, Position, Stance};
 pub use view::PageHeads;
 
@@ -504,13 +507,26 @@ mod tests {
         let full = store.remembering();
         assert_eq!((full.events, full.forgotten_early), (2, 0));
         let bound = async |bytes_max| {
-            store.bound_history(Bounds { age: Duration::ZERO, bytes_max });
+            store.bound_history(Bounds { bytes_max, ..Bounds::default() });
             clock.advance(Duration::from_secs(2));
             store.change(Change::Alive, String::new()).await.unwrap();
             (store.remembering().events, store.remembering().forgotten_early)
         };
         assert_eq!(bound(full.bytes).await, (2, 0));
         assert_eq!(bound(full.bytes - 1).await, (1, 1));
+        store.bound_history(Bounds { memory_max: 0, ..Bounds::default() });
+        clock.advance(Duration::from_secs(2));
+        store.change(Change::Alive, String::new()).await.unwrap();
+        assert_eq!(store.remembering().forgotten_early, 1, "what still waits is never forgotten");
+        deliver(8).await;
+        clock.advance(Duration::from_secs(2));
+        store.change(Change::Alive, String::new()).await.unwrap();
+        let now = store.remembering();
+        assert_eq!(
+            (now.events, now.forgotten_early, now.memory_bytes),
+            (0, 2, 0),
+            "the oldest goes, for want of memory"
+        );
         assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
         close(opened);
     }

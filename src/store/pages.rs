@@ -4,6 +4,7 @@
 //! deliveries has left costs a few words, whatever it holds, so that a backlog costs memory by the page, not by the event.
 
 use super::record::PageShape;
+use super::shares::{Part, Shares, parts};
 use crate::delivery::DeliveryId;
 use crate::event::{DestinationSet, Sequence};
 use crate::time::Timestamp;
@@ -16,6 +17,25 @@ struct Page {
     left: Left,
     /// Bytes that each delivery that has not left may take elsewhere.
     copy_bytes: u32,
+    /// Of its sources.
+    parts: Box<[Part]>,
+    /// The source of each event, where there are several.
+    owners: Box<[u16]>,
+}
+
+impl Page {
+    /// The destinations for which its event `n` has not left.
+    fn set(&self, n: usize) -> DestinationSet {
+        match &self.left {
+            Left::All(set) => *set,
+            Left::Some(sets) => sets[n],
+        }
+    }
+
+    /// Whose its event `n` is; none as long as nobody has said it.
+    fn owner(&self, n: usize) -> Option<u16> {
+        self.owners.get(n).copied().or_else(|| self.parts.first().map(|part| part.source))
+    }
 }
 
 /// Which deliveries of each event of a page have not left it.
@@ -45,9 +65,29 @@ pub struct Pages {
     live_events: u64,
     /// What all deliveries that have not left may take elsewhere.
     growth: u64,
+    shares: Shares,
 }
 
 impl Pages {
+    /// Says whose the events of a page are, none of whose deliveries has left it: source and length of the body of each.
+    pub fn attribute(&mut self, first: Sequence, events: &[(u16, u32)]) {
+        let Some(page) = self.pages.get_mut(&first) else { return };
+        debug_assert_eq!(events.len(), usize::from(page.shape.count));
+        page.parts = parts(page.shape.bytes, events.iter().copied());
+        page.parts.iter().for_each(|part| self.shares.add(*part));
+        if page.parts.len() > 1 {
+            page.owners = events.iter().map(|(source, _)| *source).collect();
+        }
+        for (n, (source, _)) in events.iter().enumerate() {
+            self.shares.grow(*source, page.set(n).count() * u64::from(page.copy_bytes));
+        }
+    }
+
+    /// What all pages take, by source.
+    pub fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
     /// Adds a page whose events go to `to`, one set an event, where each delivery may take `copy_bytes` elsewhere once it has
     /// failed. A page whose events go nowhere is not added.
     pub fn insert(
@@ -65,7 +105,10 @@ impl Pages {
         self.live_events += live as u64;
         self.bytes += u64::from(shape.bytes);
         self.growth += u64::from(copy_bytes) * to.iter().map(|set| set.count()).sum::<u64>();
-        self.pages.insert(first, Page { shape, received_at, left, copy_bytes });
+        self.pages.insert(
+            first,
+            Page { shape, received_at, left, copy_bytes, parts: Box::default(), owners: Box::default() },
+        );
         true
     }
 
@@ -79,12 +122,16 @@ impl Pages {
         if let Left::All(set) = page.left {
             page.left = Left::Some(vec![set; usize::from(page.shape.count)].into());
         }
+        let owner = page.owner(n);
         let Left::Some(sets) = &mut page.left else { return Departure::NotHere };
         if !sets[n].has(id.destination) {
             return Departure::NotHere;
         }
         sets[n] = sets[n].without(id.destination);
         self.growth -= u64::from(page.copy_bytes);
+        if let Some(source) = owner {
+            self.shares.shrink(source, u64::from(page.copy_bytes));
+        }
         if !sets[n].is_empty() {
             return Departure::Stays;
         }
@@ -94,7 +141,8 @@ impl Pages {
         }
         let bytes = page.shape.bytes;
         self.bytes -= u64::from(bytes);
-        self.pages.remove(&first);
+        let gone = self.pages.remove(&first);
+        gone.iter().flat_map(|page| &page.parts).for_each(|part| self.shares.remove(*part));
         Departure::Emptied { first, bytes: bytes as usize }
     }
 
@@ -105,10 +153,7 @@ impl Pages {
         if n >= usize::from(page.shape.count) {
             return DestinationSet::EMPTY;
         }
-        match &page.left {
-            Left::All(set) => *set,
-            Left::Some(sets) => sets[n],
-        }
+        page.set(n)
     }
 
     /// First sequence of the page that holds this event, where it is still there.
@@ -167,6 +212,7 @@ impl Pages {
 
 #[cfg(test)]
 mod tests {
+    use super::super::shares::Held;
     use super::*;
     use crate::event::DestinationId;
 
@@ -193,6 +239,32 @@ mod tests {
         assert_eq!(pages.leave(id(11, 0)), Departure::Emptied { first: Sequence(10), bytes: 500 });
         assert!(pages.oldest().is_none());
         assert_eq!((pages.bytes(), pages.live_events(), pages.growth()), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_a_page_takes_and_may_grow_by_is_told_by_source() {
+        let mut pages = Pages::default();
+        let shape = PageShape { count: 3, bytes: 900 };
+        let (one, both) = (DestinationSet(1), DestinationSet(0b11));
+        let held = |queue_bytes, growth_bytes| Held { queue_bytes, growth_bytes };
+        assert!(pages.insert(Sequence(10), shape, Timestamp(1), &[one, both, one], 30));
+        pages.attribute(Sequence(10), &[(7, 0), (8, 0), (7, 0)]);
+        assert!(pages.insert(Sequence(20), shape, Timestamp(1), &[both; 3], 100));
+        pages.attribute(Sequence(20), &[(9, 1); 3]);
+        pages.attribute(Sequence(30), &[(9, 1); 3]);
+        let told = |pages: &Pages| {
+            let all = pages.shares().iter().collect::<Vec<_>>();
+            let sum = |of: fn(&Held) -> u64| all.iter().map(|(_, held)| of(held)).sum::<u64>();
+            assert_eq!((sum(|h| h.queue_bytes), sum(|h| h.growth_bytes)), (pages.bytes(), pages.growth()));
+            all
+        };
+        assert_eq!(told(&pages), [(7, held(600, 60)), (8, held(300, 60)), (9, held(900, 600))]);
+        for gone in [id(10, 0), id(12, 0), id(11, 1), id(11, 1), id(20, 0)] {
+            pages.leave(gone);
+        }
+        assert_eq!(told(&pages), [(7, held(600, 0)), (8, held(300, 30)), (9, held(900, 500))]);
+        pages.leave(id(11, 0));
+        assert_eq!(told(&pages), [(9, held(900, 500))]);
     }
 
     #[test]

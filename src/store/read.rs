@@ -64,13 +64,22 @@ pub(super) fn compact<R: Compact>(engine: &Engine, table: Table, key: &[u8]) -> 
 
 /// The head of a delivery or a dead letter by its key; no more rows are read than it lies in.
 pub(super) fn head<R: Compact>(engine: &Engine, table: Table, key: &[u8]) -> Result<Option<Head<R>>, StoreError> {
+    Ok(sized_head(engine, table, key)?.map(|(head, _)| head))
+}
+
+/// The head of a long record, and the length of all of it, envelope included.
+pub(super) fn sized_head<R: Compact>(
+    engine: &Engine,
+    table: Table,
+    key: &[u8],
+) -> Result<Option<(Head<R>, usize)>, StoreError> {
     let Some(mut beginning) = engine.row(table, &part_key(key, 0))? else { return Ok(None) };
-    let bytes = compact::head_bytes(&beginning)?;
+    let (bytes, sealed_bytes) = (compact::head_bytes(&beginning)?, codec::sealed_length(&beginning)?);
     for part in 1..bytes.div_ceil(ROW_MAX) {
         beginning.extend(engine.row(table, &part_key(key, part))?.ok_or(Damaged::Short)?);
     }
     beginning.truncate(bytes);
-    Ok(Some(compact::head(&beginning)?))
+    Ok(Some((compact::head(&beginning)?, sealed_bytes)))
 }
 
 /// Length of a long record, envelope included, as its first row tells.

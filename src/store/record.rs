@@ -56,6 +56,11 @@ impl Entry {
         u32::try_from(bytes.checked_div(deliveries).unwrap_or(0)).unwrap_or(u32::MAX)
     }
 
+    /// Whose each of these events is, and the length of its body.
+    pub fn owners(of: &[Self]) -> Vec<(u16, u32)> {
+        of.iter().map(|e| (e.source, e.size)).collect()
+    }
+
     /// Leaves only when an event came, from which source and for whom.
     pub fn erase(&mut self) {
         (self.sender, self.body, self.lane) = (Digest64::NONE, Digest64::NONE, Digest64::NONE);

@@ -153,6 +153,7 @@ fn add_page(pages: &mut Pages, floor: Sequence, first: Sequence, shape: PageShap
     if first >= floor {
         let to: Vec<_> = entries.iter().map(|e| e.to).collect();
         pages.insert(first, shape, entries[0].received_at, &to, Entry::copy_bytes(entries));
+        pages.attribute(first, &Entry::owners(entries));
     }
 }
 

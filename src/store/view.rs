@@ -182,8 +182,11 @@ impl Store {
             let (due, id) = delay_of(&key)?;
             let place = Place::under(due);
             self.index().dues.found(id, due);
-            match read::head::<Delivery>(&self.shared.engine, Table::Delay, &key) {
-                Ok(Some(head)) => Ok(Ok(delayed(&head.record, place, &shared_keys))),
+            match read::sized_head::<Delivery>(&self.shared.engine, Table::Delay, &key) {
+                Ok(Some((Head { record, .. }, sealed_bytes))) => {
+                    self.index().weigh(&record, sealed_bytes);
+                    Ok(Ok(delayed(&record, place, &shared_keys)))
+                }
                 Ok(None) => Ok(Err((id, place, Damaged::Missing))),
                 Err(StoreError::Damaged(why)) => Ok(Err((id, place, why))),
                 Err(e) => Err(e),
@@ -230,7 +233,7 @@ impl Store {
 
     /// The newest event that a source's sender calls by this id, as long as it is remembered.
     pub fn remembered(&self, source: &str, id: &str) -> Option<Sequence> {
-        self.index().remembered.get(&Digest64::of_sender_id(source, id)).copied()
+        self.index().remembered.get(Digest64::of_sender_id(source, id))
     }
 
     /// Remembered events from `from` on, one row at a time, and where to go on; none behind the last.

@@ -23,10 +23,11 @@ pub async fn watch_history(store: Store, clock: Clock, stop: CancellationToken) 
         (told, told_at) = (forgotten, Some(now));
         tracing::warn!(
             count,
-            "events were forgotten before their time, since history.max_bytes is reached: a duplicate of them is a new event; \
-             raise history.max_bytes, or shorten dedup_window and history.retention"
+            "events were forgotten before their time, since history.max_bytes or max_memory is reached: a duplicate of them is a new \
+             event; raise it, or shorten dedup_window and history.retention"
         );
-        let what = format!("history: {count} events forgotten before their time, as history.max_bytes says");
+        let what =
+            format!("history: {count} events forgotten before their time, as history.max_bytes and max_memory say");
         if store.change(Change::Note { what }, "retention".to_owned()).await.is_err() {
             return; // the store has failed, and the daemon ends
         }

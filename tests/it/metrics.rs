@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Each field of the status that has a metric, and its name. A field that is added to the status belongs here, with its
 /// metric, or among the words below.
-const METRICS: [(&str, &str); 74] = [
+const METRICS: [(&str, &str); 75] = [
     ("version", "build_info"),
     ("state", "state"),
     ("started_at", "start_time_seconds"),
@@ -44,6 +44,7 @@ const METRICS: [(&str, &str); 74] = [
     ("disk.ballast_bytes", "disk_ballast_bytes"),
     ("history.events", "history_events"),
     ("history.bytes", "history_size_bytes"),
+    ("history.memory_bytes", "history_memory_bytes"),
     ("history.forgotten_early", "history_forgotten_early"),
     ("certificates[].of", "certificate_expiry_seconds"),
     ("certificates[].role", "certificate_expiry_seconds"),

@@ -163,3 +163,75 @@ async fn an_event_is_stale_by_what_its_own_source_sent() {
     let stale: Vec<bool> = receiver.all().iter().map(|got| got.header("holdline-stale").is_some()).collect();
     assert_eq!(stale, [false, false, false, true]);
 }
+
+#[tokio::test]
+async fn a_source_that_fills_the_queue_is_refused_before_the_others() {
+    let mut bench = Bench::with(None, Clock::manual(START), |s| {
+        two(s);
+        s.intake.max_body_bytes = 8 << 10;
+        s.intake.max_queue_bytes = 2 << 20;
+        s.intake.queue_share = 0.5;
+    })
+    .await;
+    let noise = |n: u64| {
+        let mut bits = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let letters = (0..6000).map(|_| {
+            bits ^= bits << 13;
+            bits ^= bits >> 7;
+            bits ^= bits << 17;
+            char::from(b'a' + (bits % 26) as u8)
+        });
+        json!({"eventId": n.to_string(), "note": letters.collect::<String>()}).to_string()
+    };
+    let mut n = 0;
+    let refused = wait_for("the open source is full", async || {
+        n += 1;
+        let reply = bench.post_as("open", &[JSON], noise(n).as_bytes()).await;
+        (reply.status != 202).then_some(reply)
+    })
+    .await;
+    assert_eq!((refused.status, refused.code().as_str()), (503, "overloaded"));
+    assert!(refused.header("retry-after").is_some());
+    for id in 0..3 {
+        post(&bench, "own", "k", &format!("{id}")).await;
+    }
+    bench.restart().await;
+    wait_for("it is full after a restart, too", async || {
+        n += 1;
+        let reply = bench.post_as("open", &[JSON], noise(n).as_bytes()).await;
+        (reply.status == 503).then_some(())
+    })
+    .await;
+    post(&bench, "own", "k", "after").await;
+    let given_up = json!({"all": true, "reason": "rig"});
+    wait_for("nothing waits", async || {
+        bench.change("/v1/destinations/default/discard", given_up.clone()).await;
+        (bench.count("/queue/depth").await == 0).then_some(())
+    })
+    .await;
+    wait_for("it may send again", async || {
+        n += 1;
+        (bench.post_as("open", &[JSON], noise(n).as_bytes()).await.status == 202).then_some(())
+    })
+    .await;
+    bench.sound().await;
+}
+
+#[tokio::test]
+async fn a_single_source_may_fill_the_whole_queue() {
+    let bench = Bench::with(None, Clock::manual(START), |s| {
+        s.intake.max_body_bytes = 1 << 10;
+        s.intake.max_queue_bytes = 64 << 10;
+        s.intake.queue_share = 0.1;
+    })
+    .await;
+    let mut n = 0;
+    wait_for("the queue is full", async || {
+        n += 1;
+        let reply = bench.post(&body("k", &n.to_string())).await;
+        let bytes = bench.count("/queue/bytes").await;
+        assert!(reply.status == 202 || bytes > 60 << 10, "{} at {bytes}", reply.status);
+        (reply.status != 202).then_some(())
+    })
+    .await;
+}

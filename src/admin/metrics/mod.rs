@@ -150,6 +150,7 @@ fn gauges(registry: &mut Registry, admin: &Admin, s: &Snapshot) {
         ("queue_size", "Bytes of deliveries that wait", s.queue_bytes),
         ("dlq_size", "Bytes of dead letters", t.dlq_bytes),
         ("history_size", "Bytes of what is remembered of events", s.remembering.bytes),
+        ("history_memory", "Bytes of memory of the ids that are remembered", s.remembering.memory_bytes),
         ("disk_free", "Free bytes of the store's filesystem", s.space.free_bytes),
         ("disk_reserve", "Free bytes below which intake closes", admin.trend.disk_reserve()),
         ("disk_used", "Bytes that the store takes", s.used_bytes),

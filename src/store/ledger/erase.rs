@@ -102,11 +102,11 @@ impl Ledger<'_> {
         };
         let (sender, prior) = (entry.sender, entry.prior);
         entry.erase();
-        if self.index.remembered.get(&sender) == Some(&sequence) {
+        if self.index.remembered.get(sender) == Some(sequence) {
             // the one before it with this id, of another interaction, is remembered as before
             match prior {
-                Sequence(0) => drop(self.index.remembered.remove(&sender)),
-                prior => drop(self.index.remembered.insert(sender, prior)),
+                Sequence(0) => self.index.remembered.remove(sender),
+                prior => self.index.remembered.insert(sender, prior),
             }
         }
         self.draft.put(Table::History, number_key(first), delta::encode(&row));

@@ -44,8 +44,8 @@ impl Ledger<'_> {
                 self.index.forgotten_early += row.span() as u64;
             }
             for (n, entry) in (head.0..).zip(&row.entries) {
-                if self.index.remembered.get(&entry.sender) == Some(&Sequence(n)) {
-                    self.index.remembered.remove(&entry.sender);
+                if self.index.remembered.get(entry.sender) == Some(Sequence(n)) {
+                    self.index.remembered.remove(entry.sender);
                 }
             }
             self.draft.delete(Table::History, number_key(head.0));
@@ -79,6 +79,7 @@ impl Ledger<'_> {
     /// Whether more is remembered than there is room for.
     fn is_beyond(&self) -> bool {
         memory::bytes(&self.index.totals) > self.history.bytes_max
+            || self.index.remembered.bytes() > self.history.memory_max
     }
 
     fn head<R: Deltas>(&self, key: u64) -> Result<Option<R>, StoreError> {

@@ -1,0 +1,139 @@
+//! How much of the queue each source takes: of pages a part in proportion to its bodies, of the delay tree what
+//! lies there; and how much more what is its own in pages may take when it fails.
+//!
+//! *Invariants.* In memory only, and in step with pages and delay tree: what leaves them is taken off as it was added.
+
+use super::Store;
+use super::index::Index;
+use crate::delivery::Delivery;
+use crate::time::Timestamp;
+use std::collections::BTreeMap;
+
+/// What an event takes in a page beside its body, about.
+const EVENT_BYTES: u64 = 128;
+
+/// What waiting events take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    pub queue_bytes: u64,
+    /// Bytes that they may take beside it when they fail.
+    pub growth_bytes: u64,
+}
+
+/// What is held, by the number of a source.
+#[derive(Debug, Default)]
+pub struct Shares(BTreeMap<u16, Held>);
+
+/// What one thing in the queue takes, and whose it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    pub source: u16,
+    pub bytes: u32,
+}
+
+impl Part {
+    /// An event that lies by itself.
+    pub fn of(source: u16, sealed_bytes: usize) -> Self {
+        Self { source, bytes: u32::try_from(sealed_bytes).unwrap_or(u32::MAX) }
+    }
+}
+
+impl Shares {
+    pub fn add(&mut self, part: Part) {
+        if part.bytes > 0 {
+            self.0.entry(part.source).or_default().queue_bytes += u64::from(part.bytes);
+        }
+    }
+
+    pub fn remove(&mut self, part: Part) {
+        self.less(part.source, |held| held.queue_bytes = held.queue_bytes.saturating_sub(u64::from(part.bytes)));
+    }
+
+    /// What is there may take more when it fails.
+    pub fn grow(&mut self, source: u16, bytes: u64) {
+        if bytes > 0 {
+            self.0.entry(source).or_default().growth_bytes += bytes;
+        }
+    }
+
+    /// Something that might have taken more has left.
+    pub fn shrink(&mut self, source: u16, bytes: u64) {
+        self.less(source, |held| held.growth_bytes = held.growth_bytes.saturating_sub(bytes));
+    }
+
+    fn less(&mut self, source: u16, change: impl FnOnce(&mut Held)) {
+        if let Some(held) = self.0.get_mut(&source) {
+            change(held);
+            if *held == Held::default() {
+                self.0.remove(&source);
+            }
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u16, Held)> {
+        self.0.iter().map(|(source, held)| (*source, *held))
+    }
+}
+
+/// The parts of a page that its sources have, by source and length of each event's body.
+pub fn parts(page_bytes: u32, events: impl Iterator<Item = (u16, u32)>) -> Box<[Part]> {
+    let mut of = BTreeMap::<u16, u64>::new();
+    events.for_each(|(source, size)| *of.entry(source).or_default() += u64::from(size) + EVENT_BYTES);
+    let all = of.values().sum::<u64>().max(1);
+    let part =
+        |bytes: u64| u32::try_from(u128::from(page_bytes) * u128::from(bytes) / u128::from(all)).unwrap_or(u32::MAX);
+    of.into_iter().map(|(source, bytes)| Part { source, bytes: part(bytes) }).collect()
+}
+
+impl Index {
+    /// A delivery comes into the delay tree, where it takes so many bytes.
+    pub(super) fn comes_due(&mut self, due: Timestamp, delivery: &Delivery, sealed_bytes: usize) {
+        let source = self.names.source(&delivery.event.source);
+        self.dues.insert(delivery.id, due, Part::of(source, sealed_bytes));
+    }
+
+    /// What a delivery takes that was found in the delay tree before it was read.
+    pub(super) fn weigh(&mut self, delivery: &Delivery, sealed_bytes: usize) {
+        let source = self.names.source(&delivery.event.source);
+        self.dues.weigh(delivery.id, Part::of(source, sealed_bytes));
+    }
+}
+
+impl Store {
+    /// What the waiting events of each source take, by its name.
+    pub fn queue_by_source(&self) -> Vec<(String, Held)> {
+        let index = self.index();
+        let mut all = BTreeMap::<u16, Held>::new();
+        for (source, held) in index.pages.shares().iter().chain(index.dues.shares().iter()) {
+            let sum = all.entry(source).or_default();
+            sum.queue_bytes += held.queue_bytes;
+            sum.growth_bytes += held.growth_bytes;
+        }
+        let named = |(source, held)| Some((index.names.source_name(source)?.to_owned(), held));
+        all.into_iter().filter_map(named).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_parted_by_what_lies_in_it_and_leaves_as_it_came() {
+        let of = |source, bytes| Part { source, bytes };
+        assert_eq!(*parts(1000, [(7, 0), (7, 0)].into_iter()), [of(7, 1000)]);
+        let two = parts(1000, [(1, 872), (2, 2872), (1, 0), (1, 0)].into_iter());
+        assert_eq!(*two, [of(1, 295), of(2, 704)]);
+        assert_eq!(*parts(1000, std::iter::empty()), []);
+        let mut shares = Shares::default();
+        two.iter().chain([&of(1, 6), &of(3, 0)]).for_each(|part| shares.add(*part));
+        shares.grow(2, 40);
+        shares.grow(3, 0);
+        let held = |queue_bytes, growth_bytes| Held { queue_bytes, growth_bytes };
+        assert_eq!(shares.iter().collect::<Vec<_>>(), [(1, held(301, 0)), (2, held(704, 40))]);
+        two.iter().for_each(|part| shares.remove(*part));
+        assert_eq!(shares.iter().collect::<Vec<_>>(), [(1, held(6, 0)), (2, held(0, 40))]);
+        shares.shrink(2, 40);
+        assert_eq!(shares.iter().collect::<Vec<_>>(), [(1, held(6, 0))]);
+    }
+}
