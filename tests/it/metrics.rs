@@ -89,7 +89,9 @@ const METRICS: [(&str, &str); 75] = [
 ];
 
 /// Fields that are free text, or the id of an event: no metric has a label for them.
-const WORDS: [&str; 6] = [
+const WORDS: [&str; 8] = [
+    "disk.mode",
+    "disk.path",
     "destinations[].url",
     "destinations[].breaker.reason",
     "destinations[].breaker.set_by",
