@@ -67,7 +67,7 @@ fn reading(c: &mut Criterion) {
             kind: fields.kind,
             time: fields.time,
             content_type: "application/json".to_owned(),
-            traceparent: None,
+            headers: Default::default(),
             conflict: false,
             body_digest: Digest64::of(&[&fields.body]),
             body: fields.body,

@@ -292,6 +292,7 @@ fn door(
             },
             depth_max: intake.max_json_depth,
             events_max: intake.max_batch,
+            forwarded_bytes_max: intake.max_forwarded_header_bytes,
             success: http::StatusCode::from_u16(intake.success_status).unwrap_or(http::StatusCode::ACCEPTED),
         },
         memory: Arc::new(MemoryLimit::new(memory_bounds(intake))),

@@ -110,6 +110,24 @@ impl Digest64 {
     }
 }
 
+/// Longest text that is kept of an event beside its body: key, id and type.
+pub const FIELD_BYTES_MAX: usize = 1024;
+/// Between the beginning of a longer text and its hash.
+const DIGEST_MARK: &str = "~sha256:";
+
+/// A text as it is kept: one that is longer than [`FIELD_BYTES_MAX`] is its beginning, `~sha256:` and the SHA-256 of all of it in
+/// hexadecimal, at most as long as that. So equal texts stay equal, different ones different, and doing it twice is doing it once.
+pub fn bounded(text: String) -> String {
+    if text.len() <= FIELD_BYTES_MAX {
+        return text;
+    }
+    let hash = Sha256::digest(text.as_bytes());
+    let longest = FIELD_BYTES_MAX - DIGEST_MARK.len() - 2 * hash.len();
+    let end = (0..=longest).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let hex = hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    format!("{}{DIGEST_MARK}{hex}", &text[..end])
+}
+
 /// A set of destinations by number; at most [`DestinationSet::CAPACITY`] are known to one store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DestinationSet(pub u64);
@@ -159,6 +177,47 @@ pub fn believed_time(said: Option<Timestamp>, received_at: Timestamp) -> Option<
     said.filter(|time| *time <= received_at.after(CLOCK_AHEAD_MAX)).map(|time| time.min(received_at))
 }
 
+/// What an event takes beside its texts and its body: its own words, those of the allocator, and its place in queues.
+pub const EVENT_OVERHEAD: usize = 512;
+
+/// The headers of a request that its event takes along to the destination: `traceparent`, `tracestate`, `baggage`, and the
+/// attributes of a CloudEvent (`ce-*`).
+///
+/// *Format.* On disk a text, or none: in its first line the value of `traceparent`, or nothing; then a line `name: value` for each
+/// other one. No value has a line end. A record of before that holds only a `traceparent` is the same text without further lines.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ForwardedHeaders(Option<String>);
+
+impl ForwardedHeaders {
+    pub const TRACEPARENT: &str = "traceparent";
+
+    /// From names in lower case, and values; one with a line end in it is left out.
+    pub fn new<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let (mut trace, mut lines) = (None, String::new());
+        for (name, value) in headers.into_iter().filter(|(_, value)| !value.contains(['\r', '\n'])) {
+            if name == Self::TRACEPARENT {
+                trace = Some(value);
+            } else {
+                lines.extend(["\n", name, ": ", value]);
+            }
+        }
+        Self((trace.is_some() || !lines.is_empty()).then(|| trace.unwrap_or_default().to_owned() + &lines))
+    }
+
+    /// Names in lower case, and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut lines = self.0.as_deref().unwrap_or_default().split('\n');
+        let trace = lines.next().filter(|trace| !trace.is_empty()).map(|trace| (Self::TRACEPARENT, trace));
+        trace.into_iter().chain(lines.filter_map(|line| line.split_once(": ")))
+    }
+
+    /// Bytes that they take.
+    pub fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, String::len)
+    }
+}
+
 /// An event as it lies in the store; its sequence is the place where it lies.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -175,7 +234,7 @@ pub struct Event {
     /// When it happened, by the sender's word; see [`believed_time`].
     pub time: Option<Timestamp>,
     pub content_type: String,
-    pub traceparent: Option<String>,
+    pub headers: ForwardedHeaders,
     /// The same sender id had been seen with another body.
     pub conflict: bool,
     pub body_digest: Digest64,
@@ -207,6 +266,13 @@ impl Event {
     /// When it happened, as far as that is known and can be believed.
     pub fn happened_at(&self) -> Option<Timestamp> {
         believed_time(self.time, self.received_at)
+    }
+
+    /// Bytes that it takes in memory: its texts and its body, and what is around them.
+    pub fn weight(&self) -> usize {
+        let texts = [Some(&self.source), self.interaction.as_ref(), self.sender_id.as_ref(), Some(&self.kind)];
+        let texts: usize = texts.into_iter().flatten().map(String::len).sum();
+        texts + self.content_type.len() + self.headers.bytes() + self.body.len() + EVENT_OVERHEAD
     }
 
     /// What its key is known by; none where it has none. In which lane it is ordered, [`SharedKeys::lane`] says.
@@ -271,6 +337,31 @@ mod tests {
             assert_eq!(believed_time(said_ms.map(at), accepted), believed_ms.map(at), "{said_ms:?}");
         }
         assert_eq!(believed_time(Some(Timestamp::NEVER), accepted), None);
+    }
+
+    #[test]
+    fn a_long_text_is_its_beginning_and_its_hash() {
+        let exact = "x".repeat(FIELD_BYTES_MAX);
+        assert_eq!(bounded(exact.clone()), exact);
+        let long = bounded("x".repeat(FIELD_BYTES_MAX + 1));
+        assert_eq!(long.len(), FIELD_BYTES_MAX);
+        assert!(long.starts_with(&"x".repeat(952)) && long[952..].starts_with("~sha256:"), "{long}");
+        assert_eq!(bounded(long.clone()), long, "twice is once");
+        assert_ne!(long, bounded("x".repeat(FIELD_BYTES_MAX + 2)));
+        let wide = bounded("\u{1F600}".repeat(300));
+        assert!(wide.len() <= FIELD_BYTES_MAX && wide.starts_with('\u{1F600}'), "it is cut between characters");
+    }
+
+    #[test]
+    fn forwarded_headers_come_back_as_they_were() {
+        let all = [("traceparent", "00-1"), ("ce-subject", "a: b"), ("tracestate", ""), ("baggage", "k=v;x=y")];
+        for headers in [&all[..], &all[1..], &all[..1], &[]] {
+            let forwarded = ForwardedHeaders::new(headers.iter().copied());
+            assert_eq!(forwarded.iter().collect::<Vec<_>>(), headers);
+            assert_eq!(forwarded == ForwardedHeaders::default(), headers.is_empty());
+        }
+        let split = ForwardedHeaders::new([("ce-a", "x\nauthorization: y"), ("ce-b", "x\r"), ("ce-c", "z")]);
+        assert_eq!(split.iter().collect::<Vec<_>>(), [("ce-c", "z")]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The disk and the data folder, as the status shows them.
 
 use super::Admin;
-use super::status::Snapshot;
+use super::snapshot::Snapshot;
 use serde::Serialize;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

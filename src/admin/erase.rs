@@ -8,7 +8,7 @@ use super::access::Caller;
 use super::object::Object;
 use super::{Admin, Failure, Name, Shared, notes, pace};
 use crate::dispatch::Question;
-use crate::event::{Digest64, Sequence};
+use crate::event::{Digest64, Sequence, bounded};
 use crate::scheduler::Standing;
 use crate::store::{Change, Detained, Erased, Erasure, Repeated, StoreError, Trace, Traces};
 use axum::Json;
@@ -81,6 +81,7 @@ pub(super) async fn erase(
 ) -> Result<Json<ErasedItem>, Failure> {
     let wish = wish(&body)?;
     notes::sound_reason(&wish.reason)?;
+    let key = bounded(key);
     let digest = format!("{:016x}", Digest64::of_interaction(&key).0);
     let hunt = Hunt { source: wish.source, end: admin.store.totals().next_sequence, key };
     if wish.dry_run {

@@ -3,7 +3,7 @@
 use super::answers::DeliveryState;
 use super::{Admin, Failure};
 use crate::delivery::{DeadLetter, Reason};
-use crate::event::{DestinationId, Digest64};
+use crate::event::{DestinationId, Digest64, bounded};
 use crate::time::Timestamp;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
@@ -156,7 +156,7 @@ impl Filter {
             destination: destination(query.destination.as_deref(), admin)?,
             source: query.source.clone(),
             kind: query.kind.clone(),
-            interaction: query.interaction.as_deref().map(Digest64::of_interaction),
+            interaction: query.interaction.clone().map(|key| Digest64::of_interaction(&bounded(key))),
             reason: query.reason,
             since: moment(query.since.as_deref(), "since")?.unwrap_or(Timestamp::ZERO),
             until: moment(query.until.as_deref(), "until")?.unwrap_or(Timestamp::NEVER),

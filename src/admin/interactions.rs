@@ -2,7 +2,7 @@
 
 use super::{Admin, Failure, Name, Shared};
 use crate::dispatch::{Last, Question};
-use crate::event::{DestinationId, Digest64, EventId, Sequence};
+use crate::event::{DestinationId, Digest64, EventId, Sequence, bounded};
 use crate::scheduler::{Interaction, Ordered};
 use axum::Json;
 use axum::extract::{Query as QueryOf, State, rejection::QueryRejection};
@@ -84,7 +84,7 @@ pub(super) async fn show(
     of: Result<QueryOf<Of>, QueryRejection>,
 ) -> Result<Json<InteractionItem>, Failure> {
     let QueryOf(Of { source }) = of.map_err(|e| Failure::bad(e.body_text()))?;
-    let lanes = admin.store.lanes_of_key(&key, source.as_deref());
+    let lanes = admin.store.lanes_of_key(&bounded(key.clone()), source.as_deref());
     let asked = lanes.iter().map(|(_, lane)| *lane).collect();
     let standings = admin.ask(|to| Question::Interactions(asked, WAITING_MAX, to)).await?;
     let mut known: Vec<_> =

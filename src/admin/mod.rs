@@ -34,7 +34,9 @@ mod pending;
 mod quarantine;
 mod redrive;
 mod selection;
+mod snapshot;
 mod socket;
+mod sources;
 mod status;
 mod throttle;
 

@@ -3,82 +3,24 @@
 use super::answers::Page;
 use super::breaker::BreakerItem;
 use super::certificates::CertificateItem;
-use super::disk::{self, Disk};
+use super::disk::Disk;
 use super::explain::{self, Held};
 use super::notes::GapItem;
+use super::snapshot::Snapshot;
+use super::sources::{self, SourceItem};
 use super::{Admin, Failure, Name, Shared};
 use crate::dispatch::{Destination, LineStatus};
-use crate::event::DestinationId;
 use crate::intake::admission::State as Door;
 use crate::rules::breaker;
 use crate::scheduler::{Behind, Gate, Shut};
-use crate::store::{Remembering, Space, Totals};
+use crate::store::Remembering;
 use crate::time::{Timestamp, millis};
 use crate::upkeep::Rates;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use utoipa::ToSchema;
-
-/// Everything that the status shows, so that metrics and JSON tell the same.
-pub(super) struct Snapshot {
-    pub now: Timestamp,
-    pub totals: Totals,
-    pub lines: HashMap<DestinationId, LineStatus>,
-    pub queue_bytes: u64,
-    pub space: Space,
-    pub used_bytes: u64,
-    pub blob_files: usize,
-    pub door: Door,
-    pub refused: BTreeMap<(u16, &'static str), u64>,
-    pub ignored: u64,
-    pub remembering: Remembering,
-    /// Permissions of the data folder.
-    pub mode: Option<u32>,
-    pub certificates: Vec<CertificateItem>,
-}
-
-impl Snapshot {
-    pub(super) async fn take(admin: &Admin) -> Result<Self, Failure> {
-        let lines = admin.lines().await?;
-        let now = admin.clock.now();
-        let certificates = admin.certificate_items();
-        let (door, refused, ignored) = (admin.admission.state(), admin.counts.refused(), admin.counts.ignored());
-        admin
-            .read(move |store| {
-                Ok(Self {
-                    now,
-                    totals: store.totals(),
-                    lines,
-                    queue_bytes: store.queue_bytes(),
-                    space: store.space().unwrap_or_default(),
-                    used_bytes: store.disk_bytes(),
-                    mode: disk::mode(store.path()),
-                    blob_files: store.blob_files(),
-                    door,
-                    refused,
-                    ignored,
-                    remembering: store.remembering(),
-                    certificates,
-                })
-            })
-            .await
-    }
-
-    pub(super) fn sum(&self, of: impl Fn(&LineStatus) -> usize) -> usize {
-        self.lines.values().map(of).sum()
-    }
-
-    pub(super) fn oldest_age_ms(&self) -> u64 {
-        self.lines.values().filter_map(|line| line.oldest).min().map_or(0, |at| millis(self.now.since(at)))
-    }
-
-    pub(super) fn line(&self, d: DestinationId) -> LineStatus {
-        self.lines.get(&d).cloned().unwrap_or_default()
-    }
-}
 
 /// How the daemon is doing.
 #[derive(Debug, Serialize, ToSchema)]
@@ -102,6 +44,7 @@ pub(super) struct Status {
     rates: RatesItem,
     forecast: Forecast,
     destinations: Vec<DestinationItem>,
+    sources: Vec<SourceItem>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -322,6 +265,7 @@ pub(super) async fn status(State(admin): Shared) -> Result<Json<Status>, Failure
             disk_full_in_s: admin.trend.disk_full_in().time().map(|d| d.as_secs()),
         },
         destinations: all(&admin, &s),
+        sources: sources::all(&admin),
         certificates: s.certificates,
     }))
 }

@@ -131,11 +131,17 @@ impl Seen {
     /// Each secret by itself, so that one fault hides no other.
     fn source(&mut self, source: &Source) {
         let place = format!("source `{}`", source.name);
+        for secret in &source.verify_token {
+            self.read(&place, secret);
+        }
         for auth in &source.auth {
             for secret in auth.secrets() {
                 if self.sees(&place, secret) {
                     let auth = vec![auth.clone().only(secret.clone())];
-                    self.fault(&place, intake::Source::new(&Source { auth, ..source.clone() }, &[]));
+                    self.fault(
+                        &place,
+                        intake::Source::new(&Source { auth, verify_token: Vec::new(), ..source.clone() }, &[]),
+                    );
                 }
             }
         }

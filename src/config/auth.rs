@@ -88,7 +88,7 @@ const TOKEN: &str = r#"token = { file = "..." }"#;
 const VALUE: &str = r#"value = { file = "..." }"#;
 
 /// A reference to a secret, or several that are in force at once, as while one is changed for another.
-fn secrets(value: Value<'_>) -> Option<Vec<Secret>> {
+pub(super) fn secrets(value: Value<'_>) -> Option<Vec<Secret>> {
     let items = value.one_or_items();
     if items.is_empty() {
         return value.wrong("the list is empty", "name at least one secret");

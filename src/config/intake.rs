@@ -13,6 +13,8 @@ const MAX_HEADERS: Limits<u64> = Limits { min: (8 * KIB, "the HTTP reader needs 
 const MAX_CONNECTIONS: Limits<u64> = Limits { min: (1, ""), max: (100_000, "each takes a file descriptor") };
 const MAX_JSON_DEPTH: Limits<u64> = Limits { min: (1, ""), max: (127, "the JSON parser goes no deeper") };
 const MAX_BATCH: Limits<u64> = Limits { min: (1, ""), max: (10_000, "a batch is one commit") };
+const MAX_FORWARDED: Limits<u64> =
+    Limits { min: (0, ""), max: (64 * KIB, "destinations refuse a request for long headers") };
 const MAX_IN_FLIGHT: Limits<u64> = Limits { min: (KIB, ""), max: (64 * GIB, "") };
 const HEADER_TIMEOUT: Limits<Duration> = Limits { min: (span("10ms"), ""), max: (span("5m"), "") };
 const BODY_TIMEOUT: Limits<Duration> = Limits { min: (span("10ms"), ""), max: (span("10m"), "") };
@@ -52,6 +54,9 @@ pub(super) fn intake(mut section: Section<'_>) -> (Intake, Listeners<'_>) {
         max_connections_per_address: section.take("max_connections_per_address", |v| count(v, &MAX_CONNECTIONS)),
         max_json_depth: section.take("max_json_depth", |v| count(v, &MAX_JSON_DEPTH)).unwrap_or(absent.max_json_depth),
         max_batch: section.take("max_batch", |v| count(v, &MAX_BATCH)).unwrap_or(absent.max_batch),
+        max_forwarded_header_bytes: section
+            .take("max_forwarded_headers", |v| values::memory(&v, &MAX_FORWARDED))
+            .unwrap_or(absent.max_forwarded_header_bytes),
         max_in_flight_bytes: section
             .take("max_in_flight", |v| values::memory(&v, &MAX_IN_FLIGHT))
             .unwrap_or(absent.max_in_flight_bytes),

@@ -85,7 +85,8 @@ pub(super) fn user(value: Value<'_>) -> Option<String> {
 }
 
 fn header_name(value: Value<'_>) -> Option<HeaderName> {
-    const OWN: [&str; 9] = [
+    const OWN: [&str; 11] = [
+        "baggage",
         "connection",
         "content-length",
         "content-type",
@@ -94,6 +95,7 @@ fn header_name(value: Value<'_>) -> Option<HeaderName> {
         "idempotency-key",
         "te",
         "traceparent",
+        "tracestate",
         "transfer-encoding",
     ];
     let example = r#"a header such as "X-Api-Key""#;
@@ -101,7 +103,8 @@ fn header_name(value: Value<'_>) -> Option<HeaderName> {
     let Ok(name) = HeaderName::from_bytes(text.as_bytes()) else {
         return value.wrong(format!("{} is not the name of a header", value.written()), format!("write {example}"));
     };
-    let own = |name: &str| OWN.contains(&name) || name.starts_with("holdline-") || name.starts_with("webhook-");
+    let prefixes = ["ce-", "holdline-", "webhook-"];
+    let own = |name: &str| OWN.contains(&name) || prefixes.iter().any(|prefix| name.starts_with(prefix));
     if own(name.as_str()) {
         let message = format!("{} is set by holdline or by HTTP itself", value.written());
         return value.wrong(message, format!("write {example}"));

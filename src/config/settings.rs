@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 mod source;
-pub use source::{Composite, OnFault, PROFILES, Pointers, Quarantine, Source, SourceAuth};
+pub use source::{Composite, Handshake, OnFault, PROFILES, Pointers, Quarantine, Source, SourceAuth};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -52,6 +52,8 @@ pub struct Intake {
     pub max_json_depth: usize,
     /// Most events of one request, where a body holds an array of them.
     pub max_batch: usize,
+    /// Names and values of headers that an event takes along to its destination.
+    pub max_forwarded_header_bytes: usize,
     /// Bodies of requests that are being read or wait for the disk, together; at least `max_body_bytes`.
     pub max_in_flight_bytes: usize,
     /// Of them, those of senders that have not shown who they are; at most, and at least `max_body_bytes`.
@@ -294,6 +296,7 @@ impl Default for Intake {
             max_connections_per_address: None,
             max_json_depth: 64,
             max_batch: 1000,
+            max_forwarded_header_bytes: 4 * KIB,
             max_in_flight_bytes: 64 * MIB,
             max_unverified_bytes: None,
             max_unverified_per_address: None,

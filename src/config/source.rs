@@ -3,7 +3,7 @@
 use super::fault::Wrong;
 use super::names::Names;
 use super::section::{Section, Value};
-use super::settings::{Composite, OnFault, PROFILES, Pointers, Source};
+use super::settings::{Composite, Handshake, OnFault, PROFILES, Pointers, Source, SourceAuth};
 use super::values::{self, Limits, span};
 use http::HeaderName;
 use std::time::Duration;
@@ -25,7 +25,8 @@ pub(super) fn source<'r>(mut section: Section<'r>, sources: &mut Names<'r>, dest
             id: section.take("id", composites),
             time: section.take("time", composites),
             event_type: section.take("type", composites),
-            split: section.take("split", split),
+            split: section.take("split", pointer),
+            unwrap: section.take("unwrap", pointer),
         },
         dedup_window: section
             .take("dedup_window", |v| values::duration(&v, &DEDUP_WINDOW))
@@ -38,6 +39,8 @@ pub(super) fn source<'r>(mut section: Section<'r>, sources: &mut Names<'r>, dest
         on_unparsable: section.take("on_unparsable", |v| values::choice(&v, &ON_FAULT)).unwrap_or(OnFault::Refuse),
         rate_limit: section.take("rate_limit", |v| values::rate(&v)),
         shared_keys: section.take("shared_keys", |v| v.boolean()).unwrap_or(absent.shared_keys),
+        handshakes: section.take("handshakes", handshakes),
+        verify_token: section.take("verify_token", super::auth::secrets).unwrap_or_default(),
         to: section
             .take("to", |v| values::words(&v, "all destinations", |item| destinations.resolve(item)))
             .unwrap_or_default(),
@@ -45,6 +48,7 @@ pub(super) fn source<'r>(mut section: Section<'r>, sources: &mut Names<'r>, dest
         name: absent.name,
     };
     super::signed::check(&section, &source);
+    check_handshakes(&section, &source);
     source
 }
 
@@ -58,6 +62,38 @@ fn trusted(value: Value<'_>) -> Option<Vec<String>> {
         v.check(check_part(text)).map(|()| text.to_owned())
     };
     Some(value.items()?.iter().filter_map(place).collect())
+}
+
+/// Names of handshakes, each once; an empty list is none at all.
+fn handshakes(value: Value<'_>) -> Option<Vec<Handshake>> {
+    let known = Handshake::ALL.map(|kind| (kind.word(), kind));
+    let items = value.items()?;
+    let mut named: Vec<_> = items.iter().filter_map(|item| values::choice(item, &known)).collect();
+    let all_known = named.len() == items.len();
+    named.sort_unstable();
+    named.dedup();
+    all_known.then_some(named)
+}
+
+/// A handshake that needs a secret has it, and a secret has the handshake that it is for.
+fn check_handshakes(section: &Section<'_>, source: &Source) {
+    let Some(named) = source.handshakes.as_ref().filter(|_| section.sound(&["handshakes", "verify_token", "auth"]))
+    else {
+        return;
+    };
+    let knows_zoom = source.auth.iter().any(|a| matches!(a, SourceAuth::Hmac { scheme, .. } if scheme.is_zoom()));
+    for (kind, has_secret, remedy) in [
+        (Handshake::Meta, !source.verify_token.is_empty(), r#"write verify_token = { file = "..." }"#),
+        (Handshake::Zoom, knows_zoom, r#"write auth = { kind = "hmac", preset = "zoom", secrets = ... }"#),
+    ] {
+        if named.contains(&kind) && !has_secret {
+            section.wrong_at("handshakes", format!("{:?} cannot be answered without its secret", kind.word()), remedy);
+        }
+    }
+    if !source.verify_token.is_empty() && !named.contains(&Handshake::Meta) {
+        let remedy = r#"add "meta" to `handshakes`, or remove it"#;
+        section.wrong_at("verify_token", "no handshake looks at it", remedy);
+    }
 }
 
 /// Alternatives: a part, or an array whose elements are parts or arrays of parts that belong together.
@@ -113,7 +149,7 @@ pub(super) fn check_pointer(text: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
-fn split(value: Value<'_>) -> Option<String> {
+fn pointer(value: Value<'_>) -> Option<String> {
     let text = value.text(r#"a JSON pointer such as "/events""#)?;
     value.check(check_pointer(text)).map(|()| text.into())
 }

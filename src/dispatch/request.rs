@@ -2,6 +2,7 @@
 
 use super::token::Token;
 use crate::delivery::Delivery;
+use crate::event::ForwardedHeaders;
 use crate::rules::signing::{self, Key};
 use crate::rules::staleness::Course;
 use crate::time::Timestamp;
@@ -33,14 +34,15 @@ pub fn request(
 ) -> Request<Full<Bytes>> {
     let event = &delivery.event;
     let id = event.id(delivery.id.sequence).to_string();
-    let mut headers = common.headers.clone();
+    let mut headers = forwarded(&event.headers);
+    // after those: nobody who sends events sets what holdline sets
+    for (name, value) in &common.headers {
+        headers.insert(name, value.clone());
+    }
     if let Some(token) = token {
         headers.insert(header::AUTHORIZATION, token.value.clone());
     }
     headers.insert(header::CONTENT_TYPE, as_it_came(&event.content_type));
-    if let Some(traceparent) = &event.traceparent {
-        headers.insert(HeaderName::from_static("traceparent"), as_it_came(traceparent));
-    }
     let mut set = |name: &'static str, value: &str| {
         headers.insert(HeaderName::from_static(name), encoded(value));
     };
@@ -76,6 +78,14 @@ pub fn request(
     *request.uri_mut() = common.url.clone();
     *request.headers_mut() = headers;
     request
+}
+
+/// The headers that came with the event, as they came.
+fn forwarded(headers: &ForwardedHeaders) -> HeaderMap {
+    let header = |(name, value): (&str, &str)| {
+        Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_bytes(value.as_bytes()).ok()?))
+    };
+    headers.iter().filter_map(header).collect()
 }
 
 /// The value of a header that came as one, unless no header can hold it.

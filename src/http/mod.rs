@@ -4,6 +4,7 @@ pub mod answer;
 pub mod certificate;
 pub mod entrance;
 pub mod farewell;
+pub mod host;
 pub mod linger;
 pub mod listen;
 pub mod peer;

@@ -41,6 +41,11 @@ pub struct Held {
 }
 
 impl Held {
+    /// Charges what the request takes beside its body.
+    pub fn charge(&self, bytes: usize) -> Result<(), NoRoom> {
+        self.charge.add(bytes)
+    }
+
     /// Its sender has shown who it is.
     pub fn verify(&mut self) {
         self.charge.verify();

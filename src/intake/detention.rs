@@ -8,8 +8,9 @@
 //!
 //! *Failure.* Where there is no room, the request is refused as if nothing were kept.
 
+use super::forwarded::Of;
 use super::refusal::Refusal;
-use super::{Intake, Source};
+use super::{Intake, Source, encoding};
 use crate::config::settings::{OnFault, Quarantine};
 use crate::http::answer::{self, Answer};
 use crate::profile::{Fields, Found, Request};
@@ -133,13 +134,18 @@ impl Intake {
             None if !detained.proof.is_nothing() || unproven == Unproven::Accept => detained.proof.clone(),
             None => return (Verdict::Unproven, Vec::new()),
         };
-        let fields = match source.read(&Request { headers: &headers, query, body: &body }, &proof, &self.limits()) {
-            Ok(Found::One(fields)) => vec![fields],
-            Ok(Found::Batch(all)) => all,
-            Ok(Found::Dropped { .. }) => Vec::new(),
+        let Some(body) = self.unpacked(&headers, &body) else {
+            return (Verdict::StillBad(Cause::Unparsable), Vec::new());
+        };
+        let read = source.read(&Request { headers: &headers, query, body: &body }, &proof, &self.limits());
+        let (fields, of) = match read {
+            Ok(Found::One(fields)) => (vec![fields], Of::One),
+            Ok(Found::Batch(all)) => (all, Of::Batch),
+            Ok(Found::Dropped { .. }) => (Vec::new(), Of::One),
             Err(_) => return (Verdict::StillBad(Cause::Unparsable), Vec::new()),
         };
-        let arrivals: Vec<_> = fields.into_iter().filter_map(|f| source.arrival(&headers, f, detained.at)).collect();
+        let common = source.common(&headers, of, self.bounds.forwarded_bytes_max, &proof);
+        let arrivals: Vec<_> = fields.into_iter().filter_map(|f| source.arrival(&common, f, detained.at)).collect();
         (Verdict::Passes(arrivals.len()), arrivals)
     }
 
@@ -148,6 +154,7 @@ impl Intake {
     pub fn concerns(&self, detained: &Detained, key: &str) -> bool {
         let headers: HeaderMap = detained.headers.iter().filter_map(|(name, value)| header(name, value)).collect();
         let (query, body) = (detained.query.as_deref(), Bytes::copy_from_slice(&detained.body));
+        let body = self.unpacked(&headers, &body).unwrap_or(body);
         let read = Request { headers: &headers, query, body: &body };
         let bare = Proof::Signature { headers: Vec::new(), timestamp: String::new() };
         let mut has_key = false;
@@ -168,9 +175,14 @@ impl Intake {
             return false;
         }
         let quoted = json!(key).to_string();
-        let in_body = detained.body.windows(quoted.len()).any(|window| window == quoted.as_bytes());
+        let in_body = body.windows(quoted.len()).any(|window| window == quoted.as_bytes());
         let in_query = || form_urlencoded::parse(query.unwrap_or_default().as_bytes()).any(|(_, v)| v == key);
         in_body || in_query() || detained.headers.iter().any(|(_, value)| value == key.as_bytes())
+    }
+
+    /// The body of a detained request as it is read: it is kept as it came, since its signature covers that.
+    fn unpacked(&self, headers: &HeaderMap, body: &Bytes) -> Option<Bytes> {
+        encoding::unpack_kept(encoding::declared(headers).ok()?, body, self.bounds.body_bytes_max)
     }
 
     /// Lets a detained request in, if it passes now; none where it is not there any more.

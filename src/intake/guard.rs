@@ -24,7 +24,7 @@ enum Proof {
     Signature(Verifier),
 }
 
-type Hash = [u8; 32];
+pub type Hash = [u8; 32];
 
 #[derive(Debug)]
 enum Place {
@@ -78,6 +78,14 @@ impl Guard {
         }
     }
 
+    /// What a 401 names as proofs, each kind once.
+    pub fn challenges(&self) -> Vec<&'static str> {
+        let mut challenges: Vec<_> = self.0.iter().map(Proof::challenge).collect();
+        challenges.sort_unstable();
+        challenges.dedup();
+        challenges
+    }
+
     pub fn verifies_signatures(&self) -> bool {
         self.0.iter().any(|proof| matches!(proof, Proof::Signature(_)))
     }
@@ -109,7 +117,25 @@ impl Guard {
     }
 }
 
+impl Proof {
+    /// Bearer and Basic as RFC 6750 and RFC 7617 have them; for the others there is no registered scheme.
+    fn challenge(&self) -> &'static str {
+        match self {
+            Self::Token { place: Place::Bearer, .. } => r#"Bearer realm="holdline""#,
+            Self::Token { place: Place::Basic, .. } => r#"Basic realm="holdline", charset="UTF-8""#,
+            Self::Token { .. } => r#"ApiKey realm="holdline""#,
+            Self::Signature(_) => r#"HMAC realm="holdline""#,
+        }
+    }
+}
+
 impl Standing<'_> {
+    /// The answer to Zoom's question about a token, where the request is signed as Zoom signs.
+    pub fn zoom_answer(&self, body: &[u8], token: &str) -> Option<String> {
+        let Self::Claimed(claims) = self else { return None };
+        claims.iter().find_map(|(verifier, claim)| verifier.zoom_answer(claim, body, token))
+    }
+
     /// What the request has proved, now that its body is here; none where it may not come in.
     pub fn admits(&self, body: &[u8]) -> Option<Proven> {
         match self {
@@ -141,13 +167,14 @@ fn proof(auth: &SourceAuth) -> Result<Proof, String> {
 }
 
 /// The hashes of what is expected: `lead` and each secret.
-fn hashes(secrets: &[Secret], lead: &str) -> Result<Vec<Hash>, String> {
+pub fn hashes(secrets: &[Secret], lead: &str) -> Result<Vec<Hash>, String> {
     let hash =
         |secret: &Secret| Ok(Sha256::new().chain_update(lead).chain_update(secret.read()?.expose()).finalize().into());
     secrets.iter().map(hash).collect()
 }
 
-fn is_one_of(token: Option<Cow<'_, [u8]>>, hashes: &[Hash]) -> bool {
+/// Whether a token is one of those, in a time that does not tell which or how nearly.
+pub fn is_one_of(token: Option<Cow<'_, [u8]>>, hashes: &[Hash]) -> bool {
     token.is_some_and(|token| {
         let hash: Hash = Sha256::digest(&token).into();
         hashes.iter().fold(false, |found, expected| found | bool::from(hash.ct_eq(expected)))

@@ -1,55 +1,383 @@
-//! Handshakes: how some senders ask whether an address wants their events, before they send any.
+//! Handshakes: how senders ask whether an address wants their events, before they send any.
+//!
+//! *Invariants.* Nothing of a handshake is stored or delivered. What is sent back is a token of the sender's own: bounded, of
+//! visible ASCII without what HTML is made of, as plain text or JSON that no browser takes for anything else. A secret answers
+//! only Zoom, and only to a request that the same secret has signed (see [`crate::signature`]). No address out of a body is
+//! ever fetched.
+//!
+//! *Who may ask.* Whoever the source's `auth` lets in; where `handshakes` names one that can bring no credentials, everybody.
+//! Meta brings a token of its own, `verify_token`.
 
-use super::refusal;
+use super::guard::{self, Hash, Standing};
+use super::refusal::{self, Refusal};
+use crate::config::settings::{Handshake, Source, SourceAuth};
 use crate::http::answer::{self, Answer};
-use http::{HeaderMap, HeaderName, StatusCode, header};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http_body_util::Full;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// The type of the event by which Event Grid asks.
-const KIND: &str = "Microsoft.EventGrid.SubscriptionValidationEvent";
-/// No such event is longer.
+const GRID_KIND: &str = "Microsoft.EventGrid.SubscriptionValidationEvent";
+/// The event by which Zoom asks.
+const ZOOM_EVENT: &str = "endpoint.url_validation";
+/// No event that asks is longer.
 const BYTES_MAX: usize = 8 * 1024;
-/// A validation code is a GUID; a longer one is none.
-const CODE_BYTES_MAX: usize = 256;
+/// No token that is sent back is longer.
+const TOKEN_BYTES_MAX: usize = 1024;
 
-/// CloudEvents abuse protection (webhook specification 1.0, 4.1): any origin may send, at any rate.
-pub fn options(headers: &HeaderMap) -> Answer {
-    let allowed = answer::with(Answer::default(), header::ALLOW, refusal::METHODS);
-    match headers.get("webhook-request-origin").and_then(|o| o.to_str().ok()) {
-        Some(origin) => {
-            let named = answer::with(allowed, HeaderName::from_static("webhook-allowed-origin"), origin);
-            answer::with(named, HeaderName::from_static("webhook-allowed-rate"), "*")
-        }
-        None => allowed,
+/// Which senders a source answers.
+#[derive(Debug)]
+pub struct Handshakes {
+    answered: Vec<Handshake>,
+    /// Whether an operator chose them, and not the profile.
+    chosen: bool,
+    verify_tokens: Vec<Hash>,
+}
+
+/// A handshake and its answer.
+#[derive(Debug)]
+pub struct Answered {
+    pub of: Handshake,
+    pub answer: Answer,
+    /// What an operator has to be told.
+    pub notice: Option<Subscription>,
+}
+
+/// What Amazon SNS wants confirmed, as far as it can be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    pub topic: String,
+    /// None where it is no address of SNS.
+    pub url: Option<String>,
+    pub ends: bool,
+}
+
+impl Answered {
+    fn new(of: Handshake, answer: Answer) -> Self {
+        Self { of, answer, notice: None }
     }
 }
 
+impl Handshakes {
+    /// Reads the secrets.
+    ///
+    /// # Errors
+    /// Where one cannot be read.
+    pub fn new(source: &Source) -> Result<Self, String> {
+        let of_profile = || {
+            let signs_as_zoom = |auth: &SourceAuth| matches!(auth, SourceAuth::Hmac { scheme, .. } if scheme.is_zoom());
+            let is_known = |kind: &Handshake| match kind {
+                Handshake::AzureEventGrid | Handshake::CloudEvents => true,
+                // without its secret Zoom cannot be answered; where any sender may come, it is told so
+                Handshake::Zoom => source.auth.iter().any(signs_as_zoom) || source.takes_any_sender(),
+                Handshake::Meta => !source.verify_token.is_empty(),
+                Handshake::Sns => source.profile == "sns" || source.takes_any_sender(),
+                Handshake::MicrosoftGraph
+                | Handshake::Okta
+                | Handshake::Slack
+                | Handshake::RingCentral
+                | Handshake::Challenge => source.takes_any_sender(),
+            };
+            Handshake::ALL.into_iter().filter(is_known).collect()
+        };
+        Ok(Self {
+            answered: source.handshakes.clone().unwrap_or_else(of_profile),
+            chosen: source.handshakes.is_some(),
+            verify_tokens: guard::hashes(&source.verify_token, "")?,
+        })
+    }
+
+    fn answers(&self, kind: Handshake) -> bool {
+        self.answered.contains(&kind)
+    }
+
+    /// Whether one that brings no credentials is answered.
+    fn is_open(&self, kind: Handshake, standing: &Standing<'_>) -> bool {
+        self.answers(kind) && (self.chosen || matches!(standing, Standing::Open | Standing::Passed))
+    }
+
+    /// CloudEvents abuse protection (webhook specification 1.0, 4.1): any origin may send, at any rate.
+    pub fn options(&self, headers: &HeaderMap) -> Answer {
+        let allowed = answer::with(Answer::default(), header::ALLOW, refusal::METHODS);
+        match headers.get("webhook-request-origin").and_then(|o| o.to_str().ok()).filter(|o| is_token(o)) {
+            Some(origin) if self.answers(Handshake::CloudEvents) => {
+                let named = answer::with(allowed, HeaderName::from_static("webhook-allowed-origin"), origin);
+                answer::with(named, HeaderName::from_static("webhook-allowed-rate"), "*")
+            }
+            _ => allowed,
+        }
+    }
+
+    /// The answer to a GET that asks; none where it asks nothing.
+    ///
+    /// # Errors
+    /// Where Meta does not bring the token that was agreed on.
+    pub fn get(&self, head: &Parts, standing: &Standing<'_>) -> Result<Option<Answered>, Refusal> {
+        let query = |name: &str| parameter(head, name);
+        if self.answers(Handshake::Meta) && query("hub.mode").as_deref() == Some("subscribe") {
+            let token = query("hub.verify_token").unwrap_or_default();
+            if !guard::is_one_of(Some(token.into_bytes().into()), &self.verify_tokens) {
+                return Err(Refusal::unauthorized([]));
+            }
+            return Ok(query("hub.challenge").filter(|c| is_token(c)).map(|c| Answered::new(Handshake::Meta, echo(c))));
+        }
+        let okta = head.headers.get("x-okta-verification-challenge").and_then(|c| c.to_str().ok());
+        if let Some(challenge) = okta.filter(|c| is_token(c) && self.is_open(Handshake::Okta, standing)) {
+            return Ok(Some(Answered::new(Handshake::Okta, reply(&json!({"verification": challenge})))));
+        }
+        let plain = query("challenge").filter(|c| is_token(c) && self.is_open(Handshake::Challenge, standing));
+        Ok(plain.map(|challenge| Answered::new(Handshake::Challenge, echo(challenge))))
+    }
+
+    /// The answer to a POST without a body that asks by its head.
+    pub fn empty_post(&self, head: &Parts, standing: &Standing<'_>) -> Option<Answered> {
+        if let Some(token) = parameter(head, "validationToken").filter(|token| is_token(token))
+            && self.is_open(Handshake::MicrosoftGraph, standing)
+        {
+            return Some(Answered::new(Handshake::MicrosoftGraph, echo(token)));
+        }
+        let name = HeaderName::from_static("validation-token");
+        let token = head.headers.get(&name)?.to_str().ok().filter(|token| is_token(token))?;
+        let answer = answer::with(Answer::default(), name, token);
+        self.is_open(Handshake::RingCentral, standing).then(|| Answered::new(Handshake::RingCentral, answer))
+    }
+
+    /// The answer to a body that asks, of a request that was let in; none where it holds events.
+    ///
+    /// # Errors
+    /// Where Zoom asks and no secret of it is there.
+    pub fn body(&self, headers: &HeaderMap, standing: &Standing<'_>, body: &[u8]) -> Result<Option<Answered>, Refusal> {
+        let text = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body).trim_ascii();
+        if self.answers(Handshake::AzureEventGrid)
+            && let Some(answer) = grid(headers, text)
+        {
+            return Ok(Some(Answered::new(Handshake::AzureEventGrid, answer)));
+        }
+        if text.len() > BYTES_MAX || !text.starts_with(b"{") {
+            return Ok(None);
+        }
+        if self.answers(Handshake::Zoom)
+            && let Some(token) = zoom(text)
+        {
+            let hmac = standing.zoom_answer(body, &token).ok_or_else(Refusal::no_zoom_secret)?;
+            let answer = reply(&json!({"plainToken": token, "encryptedToken": hmac}));
+            return Ok(Some(Answered::new(Handshake::Zoom, answer)));
+        }
+        if self.answers(Handshake::Slack)
+            && let Some(challenge) = slack(text)
+        {
+            return Ok(Some(Answered::new(Handshake::Slack, reply(&json!({"challenge": challenge})))));
+        }
+        let notice = self.answers(Handshake::Sns).then(|| subscription(text)).flatten();
+        Ok(notice.map(|notice| {
+            let answer = reply(&json!({"status": "ignored"}));
+            Answered { notice: Some(notice), ..Answered::new(Handshake::Sns, answer) }
+        }))
+    }
+}
+
+fn parameter(head: &Parts, name: &str) -> Option<String> {
+    let mut pairs = form_urlencoded::parse(head.uri.query()?.as_bytes());
+    pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+}
+
+/// Visible ASCII and blanks, without what HTML is made of.
+fn is_token(text: &str) -> bool {
+    (1..=TOKEN_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(|b| matches!(b, b' '..=b'~') && !b"<>&\"'`".contains(&b))
+}
+
+/// A token sent back as it came.
+fn echo(token: String) -> Answer {
+    let mut answer = Answer::new(Full::from(Bytes::from(token)));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    inert(answer)
+}
+
+fn reply(body: &Value) -> Answer {
+    inert(answer::json(StatusCode::OK, body))
+}
+
+/// No browser guesses that it is something else, and nobody keeps it.
+fn inert(answer: Answer) -> Answer {
+    let sure = answer::with(answer, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    answer::with(sure, header::CACHE_CONTROL, "no-store")
+}
+
 #[derive(Deserialize)]
-struct Validation {
+struct GridEvent {
     #[serde(rename = "eventType", default)]
     kind: String,
-    data: Code,
+    data: GridCode,
 }
 
 #[derive(Deserialize)]
-struct Code {
+struct GridCode {
     #[serde(rename = "validationCode")]
-    validation_code: String,
+    code: String,
 }
 
-/// The answer to Event Grid's question whether this is the endpoint of a subscription: its code, sent back. None where the
-/// request holds events.
-pub fn validation(headers: &HeaderMap, body: &[u8]) -> Option<Answer> {
+/// The answer to Event Grid's question whether this is the endpoint of a subscription: its code, sent back.
+fn grid(headers: &HeaderMap, text: &[u8]) -> Option<Answer> {
     let by_header = headers.get("aeg-event-type").is_some_and(|kind| kind == "SubscriptionValidation");
     // it comes as an array of one; without the header only what could be one is looked at
-    let by_form = body.len() <= BYTES_MAX && body.trim_ascii_start().starts_with(b"[");
+    let by_form = text.len() <= BYTES_MAX && text.starts_with(b"[");
     if !by_header && !by_form {
         return None;
     }
-    let [asked] = serde_json::from_slice::<[Validation; 1]>(body).ok()?;
-    let code = asked.data.validation_code;
-    let is_asked = by_header || asked.kind == KIND;
-    (is_asked && code.len() <= CODE_BYTES_MAX)
-        .then(|| answer::json(StatusCode::OK, &json!({"validationResponse": code})))
+    let [asked] = serde_json::from_slice::<[GridEvent; 1]>(text).ok()?;
+    let is_asked = by_header || asked.kind == GRID_KIND;
+    (is_asked && is_token(&asked.data.code)).then(|| reply(&json!({"validationResponse": asked.data.code})))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ZoomEvent {
+    event: String,
+    payload: ZoomPayload,
+    #[serde(rename = "event_ts", default)]
+    _at: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ZoomPayload {
+    #[serde(rename = "plainToken")]
+    token: String,
+}
+
+/// The token of Zoom's `endpoint.url_validation`, of exactly that form.
+fn zoom(text: &[u8]) -> Option<String> {
+    let event: ZoomEvent = serde_json::from_slice(text).ok()?;
+    (event.event == ZOOM_EVENT).then_some(event.payload.token)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SlackEvent {
+    #[serde(rename = "type")]
+    kind: String,
+    challenge: String,
+    #[serde(rename = "token", default)]
+    _token: Value,
+}
+
+/// The challenge of Slack's `url_verification`, of exactly that form.
+fn slack(text: &[u8]) -> Option<String> {
+    let event: SlackEvent = serde_json::from_slice(text).ok()?;
+    (event.kind == "url_verification" && is_token(&event.challenge)).then_some(event.challenge)
+}
+
+#[derive(Deserialize)]
+struct SnsEvent {
+    #[serde(rename = "Type")]
+    kind: String,
+    #[serde(rename = "TopicArn")]
+    topic: String,
+    #[serde(rename = "MessageId")]
+    _id: String,
+    #[serde(rename = "Token")]
+    _token: String,
+    #[serde(rename = "SubscribeURL")]
+    url: String,
+}
+
+/// What SNS asks about a subscription to a topic, if that is what it is.
+fn subscription(text: &[u8]) -> Option<Subscription> {
+    let event: SnsEvent = serde_json::from_slice(text).ok()?;
+    let ends = match event.kind.as_str() {
+        "SubscriptionConfirmation" => false,
+        "UnsubscribeConfirmation" => true,
+        _ => return None,
+    };
+    let is_arn = |arn: &str| {
+        arn.starts_with("arn:aws")
+            && arn.len() <= 512
+            && arn.bytes().all(|b| b.is_ascii_alphanumeric() || b":_-.".contains(&b))
+    };
+    is_arn(&event.topic).then(|| Subscription { url: sns_url(&event.url), topic: event.topic, ends })
+}
+
+/// An address of SNS in one of its regions, over HTTPS; none for any other, which nobody should open.
+fn sns_url(url: &str) -> Option<String> {
+    let is_shown = url.len() <= 2048 && url.bytes().all(|b| b.is_ascii_graphic() && !b"<>\"'`\\^{|}".contains(&b));
+    let uri: http::Uri = is_shown.then(|| url.parse().ok())??;
+    let region = uri.authority()?.as_str().strip_prefix("sns.")?;
+    let region = region.strip_suffix(".amazonaws.com").or_else(|| region.strip_suffix(".amazonaws.com.cn"))?;
+    let is_region =
+        !region.is_empty() && region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    (uri.scheme_str() == Some("https") && is_region).then(|| url.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_no_browser_could_run_is_sent_back() {
+        for token in ["Validation: Testing client application reachability", "1158201444", "a+b/c=", "{}"] {
+            assert!(is_token(token), "{token}");
+        }
+        let long = "x".repeat(TOKEN_BYTES_MAX + 1);
+        for not in ["", "<script>", "a>b", "&lt;", "\"", "'", "`", "a\nb", "\u{e4}", "\u{7f}", long.as_str()] {
+            assert!(!is_token(not), "{not}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_sns_is_shown_and_no_other_one() {
+        for url in [
+            "https://sns.us-west-2.amazonaws.com/?Action=ConfirmSubscription&TopicArn=arn:aws:sns:us-west-2:1:t&Token=2336",
+            "https://sns.cn-north-1.amazonaws.com.cn/?Action=ConfirmSubscription",
+        ] {
+            assert_eq!(sns_url(url).as_deref(), Some(url));
+        }
+        for url in [
+            "http://sns.us-west-2.amazonaws.com/",
+            "https://sns.us-west-2.amazonaws.com.evil.example/",
+            "https://evil.example/sns.us-west-2.amazonaws.com/",
+            "https://sns.us-west-2.amazonaws.com@evil.example/",
+            "https://user@sns.us-west-2.amazonaws.com/",
+            "https://sns.us-west-2.amazonaws.com:8443/",
+            "https://sns.a.b.amazonaws.com/",
+            "https://sns..amazonaws.com/",
+            "https://169.254.169.254/latest/meta-data/",
+            "https://sns.us-west-2.amazonaws.com/\u{1b}[2J",
+            "https://sns.us-west-2.amazonaws.com/ x",
+            "file:///etc/passwd",
+            "",
+        ] {
+            assert_eq!(sns_url(url), None, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_question_has_exactly_its_form() {
+        let token = |text: &str| zoom(text.as_bytes());
+        assert_eq!(
+            token(r#"{"payload":{"plainToken":"q"},"event_ts":1,"event":"endpoint.url_validation"}"#).as_deref(),
+            Some("q")
+        );
+        for not in [
+            r#"{"payload":{"plainToken":"q"},"event":"meeting.started"}"#,
+            r#"{"payload":{"plainToken":"q","x":1},"event":"endpoint.url_validation"}"#,
+            r#"{"payload":{"plainToken":"q"},"event":"endpoint.url_validation","x":1}"#,
+            r#"{"payload":{"plainToken":1},"event":"endpoint.url_validation"}"#,
+            r#"{"payload":{},"event":"endpoint.url_validation"}"#,
+        ] {
+            assert_eq!(token(not), None, "{not}");
+        }
+        let challenge = |text: &str| slack(text.as_bytes());
+        assert_eq!(challenge(r#"{"token":"t","challenge":"c","type":"url_verification"}"#).as_deref(), Some("c"));
+        for not in [
+            r#"{"token":"t","challenge":"c","type":"event_callback"}"#,
+            r#"{"token":"t","challenge":"c","type":"url_verification","event":{}}"#,
+            r#"{"token":"t","challenge":"<c>","type":"url_verification"}"#,
+        ] {
+            assert_eq!(challenge(not), None, "{not}");
+        }
+    }
 }

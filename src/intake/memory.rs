@@ -123,7 +123,7 @@ impl MemoryLimit {
         let charge = Charge { limit: self.clone(), buffer, verified: false };
         let freed = {
             let mut held = self.held();
-            let freed = held.charge(&charge.buffer, REQUEST_BYTES + head_bytes)?;
+            let freed = held.charge(&charge.buffer, charge.parts(), REQUEST_BYTES + head_bytes)?;
             held.wait(&charge.buffer);
             freed
         };
@@ -146,22 +146,23 @@ impl Held {
         }
     }
 
-    /// Charges a body with `bytes` more; what gave way for it comes back, to be freed.
-    fn charge(&mut self, buffer: &Arc<Buffer>, bytes: usize) -> Result<Vec<Vec<u8>>, NoRoom> {
+    /// Charges a body with `bytes` more, of these parts; what gave way for it comes back, to be freed.
+    fn charge(&mut self, buffer: &Arc<Buffer>, parts: &[Part], bytes: usize) -> Result<Vec<Vec<u8>>, NoRoom> {
         let mut freed = Vec::new();
         let own = buffer.charged.load(Ordering::Relaxed);
-        for &part in &buffer.parts {
+        let is_verified = !parts.contains(&Part::Unverified);
+        for &part in parts {
             loop {
                 let used = self.parts.get(&part).map_or(0, |usage| usage.bytes);
                 // who is alone is never refused: the largest body fits, whatever its head takes
                 if used == own || used + bytes <= self.bound(part) {
                     break;
                 }
-                let victim = self.victim(part, buffer).ok_or(NoRoom)?;
+                let victim = self.victim(part, buffer, is_verified).ok_or(NoRoom)?;
                 freed.extend(self.evict(&victim));
             }
         }
-        for &part in &buffer.parts {
+        for &part in parts {
             self.parts.entry(part).or_default().bytes += bytes;
         }
         buffer.charged.fetch_add(bytes, Ordering::Relaxed);
@@ -169,14 +170,13 @@ impl Held {
     }
 
     /// Who gives way to a body where a part is full. Nobody who showed who it is gives way to one who did not.
-    fn victim(&self, part: Part, newcomer: &Arc<Buffer>) -> Option<Arc<Buffer>> {
+    fn victim(&self, part: Part, newcomer: &Arc<Buffer>, is_verified: bool) -> Option<Arc<Buffer>> {
         let idle_longest = |part| {
             let receiving = self.parts.get(&part).map(|usage| usage.receiving.values());
             receiving.into_iter().flatten().find(|other| !Arc::ptr_eq(other, newcomer)).cloned()
         };
         let unverified_gives_way = (part == Part::All).then(|| idle_longest(Part::Unverified)).flatten();
-        let is_unverified = newcomer.parts.contains(&Part::Unverified);
-        unverified_gives_way.or_else(|| if part == Part::All && is_unverified { None } else { idle_longest(part) })
+        unverified_gives_way.or_else(|| if part == Part::All && !is_verified { None } else { idle_longest(part) })
     }
 
     fn evict(&mut self, victim: &Arc<Buffer>) -> Option<Vec<u8>> {
@@ -255,6 +255,13 @@ impl Charge {
         self.bytes().take().ok_or(NoRoom)
     }
 
+    /// Charges what the request takes beside its body, once that is here.
+    pub fn add(&self, bytes: usize) -> Result<(), NoRoom> {
+        let freed = self.limit.held().charge(&self.buffer, self.parts(), bytes)?;
+        drop(freed); // without holding others up
+        Ok(())
+    }
+
     /// Its sender has shown who it is.
     pub fn verify(&mut self) {
         if !self.verified {
@@ -280,10 +287,15 @@ impl Charge {
             if self.bytes().is_none() {
                 return Err(NoRoom);
             }
-            held.charge(&self.buffer, bytes)?
+            held.charge(&self.buffer, self.parts(), bytes)?
         };
         drop(freed); // without holding others up
         Ok(())
+    }
+
+    /// The parts that it is charged to.
+    fn parts(&self) -> &[Part] {
+        if self.verified { &[Part::All] } else { &self.buffer.parts }
     }
 
     fn moves(&self, received: usize) {
@@ -307,8 +319,7 @@ impl Drop for Charge {
     fn drop(&mut self) {
         let mut held = self.limit.held();
         held.leave(&self.buffer);
-        let parts: &[Part] = if self.verified { &[Part::All] } else { &self.buffer.parts };
-        held.release(&self.buffer, parts);
+        held.release(&self.buffer, self.parts());
     }
 }
 

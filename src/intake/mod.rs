@@ -6,36 +6,48 @@
 pub mod admission;
 mod body;
 mod detention;
+mod encoding;
+mod forwarded;
 mod guard;
 mod handshake;
 mod health;
 pub mod memory;
+mod path;
 mod refusal;
+mod refusals;
 mod source;
 
 pub use body::Pace;
 pub use detention::{Unproven, Verdict, room};
+pub use refusals::{Refusals, Refused, UNKNOWN_SOURCE};
 pub use source::Source;
 
 use crate::clock::Clock;
 use crate::event::EventId;
 use crate::http::answer::{self, Answer, Handled};
+use crate::http::host;
 use crate::http::received::Received;
 use crate::http::seats::Seat;
 use crate::latency::Latency;
-use crate::profile::{Fields, Found, Limits, Request};
+use crate::profile::{Fields, Found, Limits, Request, Unreadable};
 use crate::rules::throttle::Throttle;
 use crate::store::{Arrival, Cause, Proof, Receipt, Room, Store};
 use crate::time::Timestamp;
 use admission::Admission;
 use body::Held;
+use bytes::Bytes;
+use encoding::Coding;
+use forwarded::Of;
 use guard::Standing;
+use handshake::Answered;
 use http::request::Parts;
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{Method, StatusCode};
+use hyper::body::Body;
 use memory::{MemoryLimit, Sender};
 use refusal::Refusal;
 use serde::Serialize;
 use serde_json::{Value, json};
+use source::Common;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -51,13 +63,15 @@ pub struct Bounds {
     pub body_pace: Pace,
     pub depth_max: usize,
     pub events_max: usize,
+    /// Of headers that an event takes along.
+    pub forwarded_bytes_max: usize,
     pub success: StatusCode,
 }
 
 /// What happened at the door, counted.
 #[derive(Debug, Default)]
 pub struct Counts {
-    refused: Mutex<BTreeMap<(u16, &'static str), u64>>,
+    pub refusals: Refusals,
     /// Acknowledged and not stored: types that go nowhere, and signs of life.
     ignored: AtomicU64,
     fares: Mutex<BTreeMap<String, Fare>>,
@@ -69,7 +83,7 @@ pub struct Counts {
 impl Counts {
     /// Refusals by status and code.
     pub fn refused(&self) -> BTreeMap<(u16, &'static str), u64> {
-        self.refused.lock().expect("no holder panics").clone()
+        self.refusals.by_code()
     }
 
     pub fn ignored(&self) -> u64 {
@@ -133,36 +147,45 @@ struct Told {
     id: EventId,
 }
 
+/// What became of a request that was not refused.
+enum Taken {
+    /// Its events are stored, or known, or go nowhere.
+    Events(Answer),
+    /// A question of its sender is answered.
+    Question(Answer),
+}
+
 impl Intake {
     pub async fn handle(&self, request: http::Request<Received>) -> Handled {
         if request.uri().path() == health::PATH {
             return Ok(self.health(request.method()));
         }
         let began = self.clock.precise();
-        let source = request.uri().path().strip_prefix("/in/").unwrap_or_default().to_owned();
-        Ok(match self.take(request).await {
-            Ok(answer) => {
+        let source = path::source(request.uri().path()).unwrap_or_default();
+        Ok(match self.take(&source, request).await {
+            Ok(Taken::Events(answer)) => {
                 self.counts.acknowledged(&source, self.clock.now(), self.clock.precise().saturating_sub(began));
                 answer
             }
+            Ok(Taken::Question(answer)) => answer,
             Err(refusal) => {
                 tracing::debug!(status = refusal.status.as_u16(), code = refusal.code, "request refused");
-                let key = (refusal.status.as_u16(), refusal.code);
-                *self.counts.refused.lock().expect("no holder panics").entry(key).or_default() += 1;
+                let known = self.sources.get(&source).map(|source| source.name.as_str());
+                self.counts.refusals.count(known, &refusal, self.clock.now());
                 refusal.answer()
             }
         })
     }
 
-    async fn take(&self, request: http::Request<Received>) -> Result<Answer, Refusal> {
+    async fn take(&self, source: &str, request: http::Request<Received>) -> Result<Taken, Refusal> {
         let (head, body) = request.into_parts();
-        let name = head.uri.path().strip_prefix("/in/").unwrap_or_default();
-        let source = self.sources.get(name).ok_or_else(Refusal::unknown_source)?;
-        match head.method {
-            Method::POST => {}
-            Method::HEAD => return Ok(Answer::default()),
-            Method::OPTIONS => return Ok(handshake::options(&head.headers)),
-            _ => return Err(Refusal::method()),
+        if !host::is_sound(head.version, &head.uri, &head.headers) {
+            return Err(Refusal::host());
+        }
+        let source = self.sources.get(source).ok_or_else(Refusal::unknown_source)?;
+        let standing = source.guard.standing(&head.headers, head.uri.query(), self.clock.wall());
+        if let Some(answer) = self.asked_by_head(source, &head, &standing, body.is_end_stream())? {
+            return Ok(Taken::Question(answer));
         }
         let state = self.admission.state();
         if let Some(code) = state.code() {
@@ -171,39 +194,103 @@ impl Intake {
         if self.sources.len() > 1 && self.admission.is_crowding(&source.name) {
             return Err(Refusal::crowding());
         }
-        if head.headers.get(header::CONTENT_ENCODING).is_some_and(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity")) {
-            return Err(Refusal::encoding());
-        }
-        let standing = source.guard.standing(&head.headers, head.uri.query(), self.clock.wall());
+        let coding = encoding::declared(&head.headers)?;
         if matches!(standing, Standing::Denied) && !source.keeps(Cause::BadSignature) {
-            return Err(Refusal::unauthorized());
+            return Err(Refusal::unauthorized(source.guard.challenges()));
         }
-        let limited = |until| Refusal::limited(until, self.clock.now());
-        source.has_room(self.clock.now()).map_err(limited)?;
+        source.has_room(self.clock.now()).map_err(|until| self.limited(until))?;
         let verified = matches!(standing, Standing::Passed);
         let mut held = self.receive(&head, body, verified).await?;
         let Some(proof) = standing.admits(&held.bytes) else {
-            let why = (Cause::BadSignature, Proof::Nothing);
-            return self.detain(source, &head, &held.bytes, why, Refusal::unauthorized()).await;
+            let (why, refusal) =
+                ((Cause::BadSignature, Proof::Nothing), Refusal::unauthorized(source.guard.challenges()));
+            return self.detain(source, &head, &held.bytes, why, refusal).await.map(Taken::Events);
         };
         if !source.guard.is_open() {
             held.verify();
         }
-        if let Some(answer) = handshake::validation(&head.headers, &held.bytes) {
-            return Ok(answer);
+        if let Some(answered) = self.asked_by_body(source, &head, &standing, &held.bytes)? {
+            return Ok(Taken::Question(answered));
         }
-        let read = Request { headers: &head.headers, query: head.uri.query(), body: &held.bytes };
+        self.take_events(source, &head, proof, coding, &held).await.map(Taken::Events)
+    }
+
+    /// The answer to a request that asks something and brings no body.
+    fn asked_by_head(
+        &self,
+        source: &Source,
+        head: &Parts,
+        standing: &Standing<'_>,
+        is_empty: bool,
+    ) -> Result<Option<Answer>, Refusal> {
+        match head.method {
+            Method::POST if !is_empty => Ok(None),
+            Method::POST => Ok(source.handshakes.empty_post(head, standing).map(|asked| self.answered(source, asked))),
+            Method::HEAD => Ok(Some(Answer::default())),
+            Method::OPTIONS => Ok(Some(source.handshakes.options(&head.headers))),
+            Method::GET => {
+                let asked = source.handshakes.get(head, standing)?.ok_or_else(Refusal::method)?;
+                Ok(Some(self.answered(source, asked)))
+            }
+            _ => Err(Refusal::method()),
+        }
+    }
+
+    /// The answer to a request that asks something by its body, or by its head and a body of blanks.
+    fn asked_by_body(
+        &self,
+        source: &Source,
+        head: &Parts,
+        standing: &Standing<'_>,
+        body: &Bytes,
+    ) -> Result<Option<Answer>, Refusal> {
+        let asked = match body.trim_ascii() {
+            b"" | b"{}" => source.handshakes.empty_post(head, standing),
+            _ => source.handshakes.body(&head.headers, standing, body)?,
+        };
+        Ok(asked.map(|asked| self.answered(source, asked)))
+    }
+
+    fn answered(&self, source: &Source, Answered { of, answer, notice }: Answered) -> Answer {
+        tracing::debug!(source = source.name, of = of.word(), "a handshake is answered");
+        if let Some(subscription) = notice {
+            source.tell(&subscription, self.clock.now());
+        }
+        answer
+    }
+
+    /// Takes in the events of a request that was let in. What is held is the body as it came; what its events cost beside it is
+    /// charged to it.
+    async fn take_events(
+        &self,
+        source: &Source,
+        head: &Parts,
+        proof: Proof,
+        coding: Coding,
+        held: &Held,
+    ) -> Result<Answer, Refusal> {
+        let (body, max) = (&held.bytes, self.bounds.body_bytes_max);
+        let unpacked = match encoding::unpack(coding, body, max, |bytes| held.charge(bytes)).await {
+            Ok(unpacked) => unpacked,
+            Err(why) if why.status == StatusCode::BAD_REQUEST => {
+                return self.detain(source, head, body, (Cause::Unparsable, proof), why).await;
+            }
+            Err(why) => return Err(why),
+        };
+        let read = Request { headers: &head.headers, query: head.uri.query(), body: &unpacked };
         let found = match source.read(&read, &proof, &self.limits()) {
             Ok(found) => found,
-            Err(why) => {
-                return self.detain(source, &head, &held.bytes, (Cause::Unparsable, proof), why.into()).await;
-            }
+            Err(Unreadable::NotJson { .. }) if coding == Coding::Unknown => return Err(Refusal::encoding()),
+            Err(why) => return self.detain(source, head, body, (Cause::Unparsable, proof), why.into()).await,
         };
         self.tell_disbelieved(source, &read, &proof);
-        source.take(found.events(), self.clock.now()).map_err(limited)?;
+        let of = if matches!(found, Found::Batch(_)) { Of::Batch } else { Of::One };
+        let common = source.common(&head.headers, of, self.bounds.forwarded_bytes_max, &proof);
+        held.charge(common.cost(found.all())).map_err(|_| Refusal::no_memory())?;
+        source.take(found.events(), self.clock.now()).map_err(|until| self.limited(until))?;
         match found {
-            Found::One(fields) => self.accept_one(source, &head.headers, fields).await,
-            Found::Batch(fields) => self.accept_batch(source, &head.headers, fields).await,
+            Found::One(fields) => self.accept_one(source, &common, fields).await,
+            Found::Batch(all) => self.accept_batch(source, &common, all).await,
             Found::Dropped { .. } => Ok(self.ignore(1)),
         }
     }
@@ -217,6 +304,10 @@ impl Intake {
                 "the signature does not cover this place, so it is ignored; name it in trust_unsigned to believe it";
             tracing::warn!(source = source.name, %place, requests, "{what}");
         }
+    }
+
+    fn limited(&self, until: Timestamp) -> Refusal {
+        Refusal::limited(until, self.clock.now())
     }
 
     /// The body, and memory for it and its head; `verified`: its sender has shown who it is.
@@ -234,18 +325,18 @@ impl Intake {
         read.map_err(|unread| Refusal::unread(unread, max))
     }
 
-    async fn accept_one(&self, source: &Source, headers: &HeaderMap, fields: Fields) -> Result<Answer, Refusal> {
-        let Some(arrival) = source.arrival(headers, fields, self.clock.now()) else { return Ok(self.ignore(1)) };
+    async fn accept_one(&self, source: &Source, common: &Common, fields: Fields) -> Result<Answer, Refusal> {
+        let Some(arrival) = source.arrival(common, fields, self.clock.now()) else { return Ok(self.ignore(1)) };
         let receipts = self.store(vec![arrival]).await?;
         let receipt = receipts.first().ok_or_else(Refusal::failed)?;
         let status = if matches!(receipt, Receipt::Duplicate(_)) { "duplicate" } else { "queued" };
         Ok(answer::json(self.bounds.success, &Told { status, id: receipt.id() }))
     }
 
-    async fn accept_batch(&self, source: &Source, headers: &HeaderMap, all: Vec<Fields>) -> Result<Answer, Refusal> {
+    async fn accept_batch(&self, source: &Source, common: &Common, all: Vec<Fields>) -> Result<Answer, Refusal> {
         let count = all.len();
         let arrivals: Vec<Arrival> =
-            all.into_iter().filter_map(|f| source.arrival(headers, f, self.clock.now())).collect();
+            all.into_iter().filter_map(|f| source.arrival(common, f, self.clock.now())).collect();
         self.counts.ignored.fetch_add((count - arrivals.len()) as u64, Ordering::Relaxed);
         let receipts = if arrivals.is_empty() { Vec::new() } else { self.store(arrivals).await? };
         let duplicates = receipts.iter().filter(|r| matches!(r, Receipt::Duplicate(_))).count();

@@ -5,10 +5,11 @@
 
 use super::admission::State;
 use super::body::Unread;
+use super::encoding;
 use crate::http::answer::{self, Answer};
 use crate::profile::Unreadable;
 use crate::time::{Timestamp, millis};
-use http::{StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 
 /// What can be done at a source's address.
 pub const METHODS: &str = "POST, OPTIONS, HEAD";
@@ -18,11 +19,18 @@ pub struct Refusal {
     pub code: &'static str,
     message: String,
     retry_after: Option<u32>,
+    /// What the sender needs to know beside the message.
+    headers: Vec<(HeaderName, &'static str)>,
 }
 
 impl Refusal {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after: None }
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), retry_after: None, headers: Vec::new() }
+    }
+
+    fn with(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.headers.push((name, value));
+        self
     }
 
     fn later(self, seconds: u32) -> Self {
@@ -39,8 +47,15 @@ impl Refusal {
     }
 
     pub fn encoding() -> Self {
-        let message = "send the body as it is, without Content-Encoding";
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", message)
+        let message = "send the body as it is, or packed once with gzip or deflate";
+        let refusal = Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", message);
+        refusal.with(header::ACCEPT_ENCODING, encoding::ACCEPTED)
+    }
+
+    /// Of a head that does not say for certain who is meant.
+    pub fn host() -> Self {
+        let message = "name the host once, in one well-formed Host header";
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", message)
     }
 
     pub fn closed(state: State, code: &'static str) -> Self {
@@ -53,9 +68,29 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).later(10)
     }
 
-    pub fn unauthorized() -> Self {
+    /// `challenges`: what the source takes for a proof, one for each kind (RFC 9110, section 11.6.1).
+    pub fn unauthorized(challenges: impl IntoIterator<Item = &'static str>) -> Self {
         let message = "the request does not show that it comes from the sender; check its credentials and its clock";
-        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+        let refusal = Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message);
+        challenges.into_iter().fold(refusal, |refusal, challenge| refusal.with(header::WWW_AUTHENTICATE, challenge))
+    }
+
+    /// Zoom asks for a proof that only its secret gives.
+    pub fn no_zoom_secret() -> Self {
+        let message = "Zoom validates this address, and the source has no Zoom secret that fits: set \
+                       auth = { kind = \"hmac\", preset = \"zoom\", secrets = ... }";
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", message)
+    }
+
+    pub fn too_large(body_bytes_max: usize) -> Self {
+        let message = format!("the body is longer than {body_bytes_max} bytes (intake.max_body)");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+    }
+
+    /// The bodies of all requests together take as much memory as they may.
+    pub fn no_memory() -> Self {
+        let message = "too many bodies are being received; try again in a moment";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).later(1)
     }
 
     /// The source may send again at `until`.
@@ -73,17 +108,11 @@ impl Refusal {
 
     pub fn unread(unread: Unread, body_bytes_max: usize) -> Self {
         match unread {
-            Unread::TooLarge => {
-                let message = format!("the body is longer than {body_bytes_max} bytes (intake.max_body)");
-                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
-            }
+            Unread::TooLarge => Self::too_large(body_bytes_max),
             Unread::TooSlow => {
                 Self::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body did not arrive in time")
             }
-            Unread::NoRoom => {
-                let message = "too many bodies are being received; try again in a moment";
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).later(1)
-            }
+            Unread::NoRoom => Self::no_memory(),
             Unread::Broken => {
                 Self::new(StatusCode::BAD_REQUEST, "invalid_request", "the body broke off or its framing is wrong")
             }
@@ -97,6 +126,9 @@ impl Refusal {
         }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             refused = answer::with(refused, header::ALLOW, METHODS);
+        }
+        for (name, value) in &self.headers {
+            refused.headers_mut().append(name, HeaderValue::from_static(value));
         }
         refused
     }

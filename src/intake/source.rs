@@ -4,25 +4,31 @@
 //! template names; others only where the configuration trusts them by name. Where no id is found there, the signed bytes
 //! themselves are the id, so that a request that was overheard and is sent again makes no new event.
 
+use super::forwarded::{self, Of};
 use super::guard::Guard;
+use super::handshake::{Handshakes, Subscription};
 use crate::config::settings::{self, OnFault, Pointers};
-use crate::event::{DestinationId, DestinationSet, Digest64, Event};
+use crate::event::{DestinationId, DestinationSet, Digest64, EVENT_OVERHEAD, Event, ForwardedHeaders};
 use crate::profile::{
     Composite, Field, Fields, Found, Limits, Part, Pointer, PointerError, Profile, Request, Unreadable,
 };
 use crate::rules::gcra::Gcra;
 use crate::rules::pattern::matches;
+use crate::rules::throttle::Throttle;
 use crate::store::{Arrival, Cause, Proof};
 use crate::time::Timestamp;
 use bytes::Bytes;
 use form_urlencoded::Serializer;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, header};
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
-/// Longest `Content-Type` and `traceparent` that are kept.
-const HEADER_BYTES_MAX: usize = 512;
+/// Longest `Content-Type` that is kept.
+const CONTENT_TYPE_BYTES_MAX: usize = 512;
+/// An operator is told of a subscription at most so often: who may send can also ask.
+const NOTICE_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub struct Source {
@@ -31,11 +37,30 @@ pub struct Source {
     profile: Profile,
     /// Unsigned, and believed all the same.
     trusted: Vec<Part>,
+    pub handshakes: Handshakes,
+    /// What an operator was told of subscriptions.
+    noticed: Mutex<Throttle>,
     to: DestinationSet,
     types: Vec<String>,
     limit: Option<Mutex<Gcra>>,
     on_bad_signature: OnFault,
     on_unparsable: OnFault,
+}
+
+/// What all events of a request have in common, beside the request's fields.
+#[derive(Debug)]
+pub struct Common {
+    content_type: String,
+    headers: ForwardedHeaders,
+}
+
+impl Common {
+    /// Bytes of memory that some events of a request take until they are stored: each of them twice, as itself and as its
+    /// record, with its copies of what they have in common.
+    pub fn cost(&self, events: &[Fields]) -> usize {
+        let common = self.content_type.len() + self.headers.bytes() + EVENT_OVERHEAD;
+        events.iter().map(|fields| 2 * (fields.bytes() + common)).sum()
+    }
 }
 
 impl Source {
@@ -48,6 +73,8 @@ impl Source {
             trusted: trusted(settings).map_err(|fault| fault.to_string())?,
             profile: profile(&settings.profile, &settings.pointers).map_err(|fault| fault.to_string())?,
             guard: Guard::new(&settings.auth)?,
+            handshakes: Handshakes::new(settings)?,
+            noticed: Mutex::default(),
             to: to.fold(DestinationSet::EMPTY, |set, (_, d)| set.with(*d)),
             types: settings.types.clone(),
             on_bad_signature: settings.on_bad_signature,
@@ -122,6 +149,31 @@ impl Source {
         self.limit.as_ref().map(|limit| limit.lock().expect("no holder panics"))
     }
 
+    /// Tells the log what SNS wants confirmed. holdline opens no address out of a body; an operator does.
+    pub fn tell(&self, subscription: &Subscription, now: Timestamp) {
+        let Some(requests) = self.noticed.lock().expect("no holder panics").count(now, NOTICE_EVERY) else { return };
+        let Subscription { topic, url, ends } = subscription;
+        let (source, url) = (&self.name, url.as_deref());
+        match (url, ends) {
+            (None, _) => tracing::warn!(
+                source,
+                topic,
+                requests,
+                "a subscription was to be confirmed at an address that is not of Amazon SNS"
+            ),
+            (Some(url), false) => tracing::warn!(
+                source,
+                topic,
+                requests,
+                url,
+                "Amazon SNS asks to confirm a subscription: open the URL if it is yours"
+            ),
+            (Some(url), true) => {
+                tracing::warn!(source, topic, requests, url, "Amazon SNS has ended a subscription; the URL renews it")
+            }
+        }
+    }
+
     /// What becomes of a request that fails by this.
     pub fn on_fault(&self, cause: Cause) -> OnFault {
         match cause {
@@ -137,13 +189,24 @@ impl Source {
         self.on_fault(cause) == OnFault::Quarantine
     }
 
-    /// An event at the door; none where it goes nowhere.
-    pub fn arrival(&self, headers: &HeaderMap, fields: Fields, received_at: Timestamp) -> Option<Arrival> {
-        let to = self.route(&fields.kind);
-        let text = |name: &str| {
-            let value = headers.get(name)?.to_str().ok()?;
-            (value.len() <= HEADER_BYTES_MAX).then(|| value.to_owned())
+    /// What the events of a request have in common. Of the attributes of a CloudEvent those go on that are believed.
+    pub fn common(&self, headers: &HeaderMap, of: Of, forwarded_bytes_max: usize, proof: &Proof) -> Common {
+        let is_trusted = |name: &str| self.trusted.iter().any(|part| matches!(part, Part::Header(own) if own == name));
+        let is_believed = |name: &str| match proof {
+            Proof::Signature { headers, .. } => headers.iter().any(|own| own == name) || is_trusted(name),
+            _ => true,
         };
+        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let content_type = content_type.filter(|value| value.len() <= CONTENT_TYPE_BYTES_MAX);
+        Common {
+            content_type: content_type.unwrap_or("application/json").to_owned(),
+            headers: forwarded::forwarded(headers, of, forwarded_bytes_max, is_believed),
+        }
+    }
+
+    /// An event at the door; none where it goes nowhere.
+    pub fn arrival(&self, common: &Common, fields: Fields, received_at: Timestamp) -> Option<Arrival> {
+        let to = self.route(&fields.kind);
         (!to.is_empty()).then(|| {
             Arrival::new(Event {
                 received_at,
@@ -154,8 +217,8 @@ impl Source {
                 kind: fields.kind,
                 // zero stands for "not said"
                 time: fields.time.filter(|t| *t > Timestamp::ZERO),
-                content_type: text("content-type").unwrap_or_else(|| "application/json".to_owned()),
-                traceparent: text("traceparent"),
+                content_type: common.content_type.clone(),
+                headers: common.headers.clone(),
                 conflict: false,
                 body_digest: Digest64::of(&[&fields.body]),
                 // a copy of its own: a slice would keep the connection's whole buffer alive
@@ -217,7 +280,8 @@ fn profile(name: &str, pointers: &Pointers) -> Result<Profile, PointerError> {
         }
     }
     let split = pointers.split.as_deref().map(Pointer::parse).transpose()?;
-    Ok(profile.with_split(split))
+    let unwrap = pointers.unwrap.as_deref().map(Pointer::parse).transpose()?;
+    Ok(profile.with_split(split).with_unwrap(unwrap))
 }
 
 #[cfg(test)]

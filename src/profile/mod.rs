@@ -30,6 +30,8 @@ pub struct Profile {
     shapes: Vec<Shape>,
     /// What an operator set in place of the shape's own.
     split: Option<Pointer>,
+    /// Around every event, where it says at which place of it the event lies.
+    envelope: Shape,
     wanted: Wanted,
 }
 
@@ -76,13 +78,18 @@ pub enum Found {
 }
 
 impl Found {
+    /// Its events.
+    pub fn all(&self) -> &[Fields] {
+        match self {
+            Self::One(fields) => std::slice::from_ref(fields),
+            Self::Batch(all) => all,
+            Self::Dropped { .. } => &[],
+        }
+    }
+
     /// How many events it is.
     pub fn events(&self) -> usize {
-        match self {
-            Self::One(_) => 1,
-            Self::Batch(all) => all.len(),
-            Self::Dropped { .. } => 0,
-        }
+        self.all().len()
     }
 }
 
@@ -99,6 +106,25 @@ pub struct Fields {
     pub kind: String,
     /// The body of the event, byte for byte: all of the request's, or one element of it. Shares the request's memory.
     pub body: Bytes,
+}
+
+impl Fields {
+    /// Bytes of its texts and its body.
+    pub fn bytes(&self) -> usize {
+        let texts = [self.interaction.as_ref(), self.sender_id.as_ref(), Some(&self.kind)];
+        texts.into_iter().flatten().map(String::len).sum::<usize>() + self.body.len()
+    }
+
+    /// With those of an envelope where one is missing.
+    fn or(self, around: Self) -> Self {
+        Self {
+            interaction: self.interaction.or(around.interaction),
+            sender_id: self.sender_id.or(around.sender_id),
+            time: self.time.or(around.time),
+            kind: if self.kind.is_empty() { around.kind } else { self.kind },
+            body: self.body,
+        }
+    }
 }
 
 /// Why a body is refused, for the sender to read; nothing of the body is quoted.
@@ -146,39 +172,41 @@ impl Profile {
             "interaction",
             "cloudevents",
             "azure-event-grid",
+            "sns",
         ]
     }
 
     /// A preset by name: `auto` finds the one that fits each request, `custom` looks for nothing by itself.
     pub fn preset(name: &str) -> Option<Self> {
         let shapes = match name {
-            "auto" => presets::shapes(),
+            // what lies in a notification is told by itself
+            "auto" | "sns" => presets::shapes(),
             "custom" => vec![presets::bare()],
             name => vec![presets::shape(name)?],
         };
         let mut wanted = Wanted::default();
         shapes.iter().flat_map(Shape::pointers).for_each(|pointer| wanted.add(pointer));
+        let envelope = presets::shape(name).filter(|shape| shape.unwrap.is_some()).unwrap_or_else(presets::bare);
         if shapes.len() > 1 {
             detect::pointers().for_each(|pointer| wanted.add(&pointer));
         }
-        Some(Self { shapes, split: None, wanted })
+        Some(Self { shapes, split: None, envelope, wanted })
     }
 
     /// Looks for a field elsewhere: the first alternative wins that gives a scalar other than null and the empty string.
     #[must_use]
     pub fn with(mut self, field: Field, alternatives: Vec<Composite>) -> Self {
         alternatives.iter().flat_map(Composite::pointers).for_each(|pointer| self.wanted.add(pointer));
-        for shape in &mut self.shapes {
-            match field {
-                Field::Key => shape.key.clone_from(&alternatives),
-                Field::Id => shape.id.clone_from(&alternatives),
-                Field::Time => shape.time.clone_from(&alternatives),
-                Field::Kind => {
-                    shape.kind.clone_from(&alternatives);
-                    shape.anonymous_kind = false;
-                }
-            }
-        }
+        self.shapes.iter_mut().chain([&mut self.envelope]).for_each(|shape| shape.set(field, &alternatives));
+        self
+    }
+
+    /// Takes the text at the pointer for JSON that holds the event, where it is some; `None` leaves it to the preset. Pointers
+    /// look into it first, and then at what is around it.
+    #[must_use]
+    pub fn with_unwrap(mut self, pointer: Option<Pointer>) -> Self {
+        pointer.iter().for_each(|pointer| self.wanted.add(pointer));
+        self.envelope.unwrap = pointer.or(self.envelope.unwrap);
         self
     }
 
@@ -200,8 +228,10 @@ impl Profile {
     pub fn fields_outside_the_body(&self) -> Vec<(Field, Vec<&Part>, bool)> {
         let mut fields = Vec::new();
         for shape in &self.shapes {
-            for (field, alternatives) in shape.fields() {
-                let parts = || alternatives.iter().flat_map(|Composite(parts)| parts);
+            let binary = shape.binary.as_ref().map(|binary| binary.fields());
+            for (n, (field, alternatives)) in shape.fields().into_iter().enumerate() {
+                let of_binary = binary.map_or(&[][..], |fields| fields[n].1);
+                let parts = || alternatives.iter().chain(of_binary).flat_map(|Composite(parts)| parts);
                 let outside: Vec<&Part> = parts().filter(|part| part.is_outside_the_body()).collect();
                 if !outside.is_empty() {
                     fields.push((field, outside, parts().any(|part| !part.is_outside_the_body())));
@@ -220,17 +250,19 @@ impl Profile {
             return self.read_each(None, pointer, request, &found, limits);
         }
         let shape = self.shape(request, &found);
+        let shape = shape.binary.as_deref().filter(|_| detect::is_binary(request.headers)).unwrap_or(shape);
         match &shape.split {
+            // an envelope around it has no array
+            _ if self.envelope.unwrap.is_some() => {}
             // the body itself, where it should be an array, can only be one event that was sent without it
-            Split::Array(pointer) if pointer.segments().next().is_none() && !is_array(&found, pointer) => {
-                Ok(read_one(shape, request, &found, request.body.clone()))
+            Split::Array(pointer) if pointer.segments().next().is_none() && !is_array(&found, pointer) => {}
+            Split::Batch(pointer) if !is_array(&found, pointer) => {}
+            Split::Array(pointer) | Split::Batch(pointer) => {
+                return self.read_each(Some(shape), pointer, request, &found, limits);
             }
-            Split::Array(pointer) => self.read_each(Some(shape), pointer, request, &found, limits),
-            Split::Batch(pointer) if is_array(&found, pointer) && !request.headers.contains_key("ce-id") => {
-                self.read_each(Some(shape), pointer, request, &found, limits)
-            }
-            Split::Batch(_) | Split::Whole => Ok(read_one(shape, request, &found, request.body.clone())),
+            Split::Whole => {}
         }
+        Ok(self.read_one(shape, request, &found, request.body.clone(), limits))
     }
 
     /// Reads each element of an array: by the given shape, or by the one that is found for it.
@@ -251,7 +283,8 @@ impl Profile {
         for element in elements {
             let found = self.wanted.walk(element)?;
             let shape = shape.unwrap_or_else(|| self.shape(request, &found));
-            match read_one(shape, request, &found, request.body.slice_ref(element.as_bytes())) {
+            let body = request.body.slice_ref(element.as_bytes());
+            match self.read_one(shape, request, &found, body, limits) {
                 Found::One(event) => events.push(event),
                 Found::Batch(batch) => events.extend(batch),
                 Found::Dropped { kind } => dropped = Some(kind),
@@ -269,10 +302,36 @@ impl Profile {
         let name = if self.shapes.len() > 1 { detect::claimant(request.headers, found) } else { self.shapes[0].name };
         self.shapes.iter().find(|shape| shape.name == name).expect("detection names presets only, as a test holds")
     }
+
+    /// One event, or a sign of life. Of one in an envelope the fields are its own, and the envelope's where it lacks one.
+    fn read_one(
+        &self,
+        shape: &Shape,
+        request: &Request<'_>,
+        found: &Places<'_, '_>,
+        body: Bytes,
+        limits: &Limits,
+    ) -> Found {
+        let envelope = [&self.envelope, shape].into_iter().find(|shape| shape.unwrap.is_some());
+        let text_at = |shape: &Shape| found.scalar(shape.unwrap.as_ref()?.segments());
+        let Some((envelope, text)) = envelope.and_then(|envelope| Some((envelope, text_at(envelope)?))) else {
+            return plain(shape, request, found, body);
+        };
+        if scan::bound_depth(&text, limits.depth_max).is_ok()
+            && let Ok(inside) = self.wanted.walk(&text)
+        {
+            return match plain(self.shape(request, &inside), request, &inside, body.clone()) {
+                Found::One(fields) => Found::One(fields.or(Origin { request, found, body }.fields(envelope))),
+                other => other,
+            };
+        }
+        // plain words have only what is around them
+        plain(envelope, request, found, body)
+    }
 }
 
-/// One event, or a sign of life.
-fn read_one(shape: &Shape, request: &Request<'_>, found: &Places<'_, '_>, body: Bytes) -> Found {
+/// An event without an envelope, or a sign of life.
+fn plain(shape: &Shape, request: &Request<'_>, found: &Places<'_, '_>, body: Bytes) -> Found {
     if let Some((pointer, kind)) = &shape.heartbeat
         && found.scalar(pointer.segments()).as_deref() == Some(*kind)
     {

@@ -4,7 +4,9 @@ use super::pointer::{Composite, Part};
 use super::presets::Shape;
 use super::scan::Places;
 use super::{Fields, Request, moment};
+use crate::event::{FIELD_BYTES_MAX, bounded};
 use bytes::Bytes;
+use http::HeaderName;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -26,10 +28,10 @@ impl Origin<'_> {
     pub(super) fn fields(self, shape: &Shape) -> Fields {
         let kind = self.first(&shape.kind).unwrap_or_default();
         Fields {
-            interaction: self.first(&shape.key),
-            sender_id: self.first(&shape.id),
-            time: self.first(&shape.time).and_then(|text| moment::parse(&text)),
-            kind: if shape.anonymous_kind { without_uuids(&kind) } else { kind },
+            interaction: self.first(&shape.key).map(bounded),
+            sender_id: self.first(&shape.id).map(bounded),
+            time: self.first(&shape.time).filter(|text| text.len() <= FIELD_BYTES_MAX).and_then(|t| moment::parse(&t)),
+            kind: bounded(if shape.anonymous_kind { without_uuids(&kind) } else { kind }),
             body: self.body,
         }
     }
@@ -51,7 +53,7 @@ impl Origin<'_> {
     fn part(&self, part: &Part) -> Option<Cow<'_, str>> {
         let value = match part {
             Part::Body(pointer) => self.found.scalar(pointer.segments())?,
-            Part::Header(name) => String::from_utf8_lossy(self.request.headers.get(name)?.as_bytes()),
+            Part::Header(name) => header(name, self.request.headers.get(name)?.as_bytes()),
             Part::Query(name) => {
                 let mut pairs = form_urlencoded::parse(self.request.query?.as_bytes());
                 pairs.find(|(key, value)| key == name && !value.is_empty())?.1
@@ -60,6 +62,31 @@ impl Origin<'_> {
         };
         Some(value).filter(|value| !value.is_empty())
     }
+}
+
+/// The value of a header. An attribute of a CloudEvent is decoded (CloudEvents HTTP binding 1.0, section 3.1.3.2), so that it
+/// is the same text as in the body of one that came whole.
+fn header<'a>(name: &HeaderName, value: &'a [u8]) -> Cow<'a, str> {
+    if !name.as_str().starts_with("ce-") || !value.iter().any(|b| b"%\"".contains(b)) {
+        return String::from_utf8_lossy(value);
+    }
+    let quoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
+    let (mut rest, mut out) = (quoted.unwrap_or(value), Vec::with_capacity(value.len()));
+    while let [byte, behind @ ..] = rest {
+        let (byte, length) = match (byte, behind) {
+            (b'\\', [escaped, ..]) if quoted.is_some() => (*escaped, 2),
+            (b'%', [high, low, ..]) => hex(*high, *low).map_or((b'%', 1), |byte| (byte, 3)),
+            _ => (*byte, 1),
+        };
+        out.push(byte);
+        rest = &rest[length..];
+    }
+    Cow::Owned(String::from_utf8_lossy(&out).into_owned())
+}
+
+fn hex(high: u8, low: u8) -> Option<u8> {
+    let digit = |b: u8| char::from(b).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    Some(digit(high)? << 4 | digit(low)?)
 }
 
 /// Joins parts so that different ones never give the same text.

@@ -10,8 +10,7 @@ pub(super) enum Split<P = Pointer> {
     Whole,
     /// The array at the pointer holds one event per element.
     Array(P),
-    /// As [`Split::Array`] where an array is there, and one event where not. With the header `ce-id` the body is the data of
-    /// one event, array or not (CloudEvents HTTP binding 1.0, section 3.1: binary mode).
+    /// As [`Split::Array`] where an array is there, and one event where not.
     Batch(P),
 }
 
@@ -28,6 +27,11 @@ pub(super) struct Shape {
     pub(super) anonymous_kind: bool,
     /// The type of what is no event but a sign of life.
     pub(super) heartbeat: Option<(Pointer, &'static str)>,
+    /// Where a text lies that is JSON itself and holds the event; the fields above are then those of its envelope, which count
+    /// where the event lacks one.
+    pub(super) unwrap: Option<Pointer>,
+    /// How it is read where the headers carry the event and the body is its data (CloudEvents HTTP binding 1.0, section 3.1).
+    pub(super) binary: Option<Box<Self>>,
 }
 
 /// A list of alternatives, each a list of parts.
@@ -42,6 +46,8 @@ struct Row {
     kind: Alternatives,
     anonymous_kind: bool,
     heartbeat: Option<(&'static str, &'static str)>,
+    unwrap: Option<&'static str>,
+    binary: Option<&'static Self>,
 }
 
 /// No field anywhere; the ground of every row.
@@ -54,9 +60,29 @@ const BARE: Row = Row {
     kind: &[],
     anonymous_kind: false,
     heartbeat: None,
+    unwrap: None,
+    binary: None,
 };
 
-const TABLE: [Row; 8] = [
+/// CloudEvents in binary mode: each attribute is a header, and what lies under `/data` in the other mode is the body. So an
+/// event has the same fields in both.
+const BINARY: Row = Row {
+    name: "cloudevents",
+    key: &[
+        &["header:ce-partitionkey"],
+        &["header:ce-subject"],
+        &["/messageSid"],
+        &["/callSid"],
+        &["/interactionId"],
+        &["/conversationId"],
+    ],
+    id: &[&["header:ce-source", "header:ce-id"]],
+    time: &[&["header:ce-time"]],
+    kind: &[&["header:ce-type"]],
+    ..BARE
+};
+
+const TABLE: [Row; 9] = [
     Row {
         name: "genesys-eventbridge",
         key: &[&["/detail/eventBody/conversationId"], &["/detail/eventBody/entity/id"], &["/detail/eventBody/id"]],
@@ -97,18 +123,28 @@ const TABLE: [Row; 8] = [
     Row {
         name: "cloudevents",
         split: Split::Batch(""),
+        // never `/source`: that is the producer, and all of its events would wait for each other
         key: &[
-            &["header:ce-partitionkey"],
-            &["header:ce-subject"],
             &["/partitionkey"],
             &["/subject"],
             &["/data/messageSid"],
             &["/data/callSid"],
-            &["/source"],
+            &["/data/interactionId"],
+            &["/data/conversationId"],
         ],
-        id: &[&["header:ce-source", "header:ce-id"], &["/source", "/id"]],
-        time: &[&["header:ce-time"], &["/time"]],
-        kind: &[&["header:ce-type"], &["/type"]],
+        id: &[&["/source", "/id"]],
+        time: &[&["/time"]],
+        kind: &[&["/type"]],
+        binary: Some(&BINARY),
+        ..BARE
+    },
+    // The envelope of an Amazon SNS notification; a sender's event lies in `/Message`.
+    Row {
+        name: "sns",
+        id: &[&["/MessageId"]],
+        time: &[&["/Timestamp"]],
+        kind: &[&["/Type"]],
+        unwrap: Some("/Message"),
         ..BARE
     },
     Row {
@@ -169,6 +205,8 @@ fn compile(row: &Row) -> Shape {
         kind: alternatives(row.kind),
         anonymous_kind: row.anonymous_kind,
         heartbeat: row.heartbeat.map(|(at, kind)| (pointer(at), kind)),
+        unwrap: row.unwrap.map(pointer),
+        binary: row.binary.map(|row| Box::new(compile(row))),
     }
 }
 
@@ -188,18 +226,34 @@ impl Shape {
     }
 
     /// Every header and query parameter that this shape looks at.
-    pub(super) fn outside_the_body(&self) -> impl Iterator<Item = &Part> {
+    pub(super) fn outside_the_body(&self) -> Vec<&Part> {
         let composites = self.fields().into_iter().flat_map(|(_, alternatives)| alternatives);
-        composites.flat_map(|Composite(parts)| parts).filter(|part| part.is_outside_the_body())
+        let own = composites.flat_map(|Composite(parts)| parts).filter(|part| part.is_outside_the_body());
+        own.chain(self.binary.iter().flat_map(|binary| binary.outside_the_body())).collect()
+    }
+
+    /// Looks for a field elsewhere, in every mode.
+    pub(super) fn set(&mut self, field: Field, alternatives: &[Composite]) {
+        if let Some(binary) = &mut self.binary {
+            binary.set(field, alternatives);
+        }
+        match field {
+            Field::Key => self.key = alternatives.to_vec(),
+            Field::Id => self.id = alternatives.to_vec(),
+            Field::Time => self.time = alternatives.to_vec(),
+            Field::Kind => (self.kind, self.anonymous_kind) = (alternatives.to_vec(), false),
+        }
     }
 
     /// Every place of the body that this shape looks at.
-    pub(super) fn pointers(&self) -> impl Iterator<Item = &Pointer> {
+    pub(super) fn pointers(&self) -> Vec<&Pointer> {
         let split = match &self.split {
             Split::Whole => None,
             Split::Array(pointer) | Split::Batch(pointer) => Some(pointer),
         };
         let fields = [&self.key, &self.id, &self.time, &self.kind].into_iter().flatten();
-        fields.flat_map(Composite::pointers).chain(split).chain(self.heartbeat.as_ref().map(|(pointer, _)| pointer))
+        let others = split.into_iter().chain(self.heartbeat.as_ref().map(|(at, _)| at)).chain(&self.unwrap);
+        let own = fields.flat_map(Composite::pointers).chain(others);
+        own.chain(self.binary.iter().flat_map(|binary| binary.pointers())).collect()
     }
 }

@@ -21,12 +21,11 @@ use std::fmt;
 /// What JSON takes for white space (RFC 8259, section 2).
 const SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 
-/// The body as text; refuses what is empty, marked, or not UTF-8.
+/// The body as text, without the byte order mark that it may begin with (RFC 8259, section 8.1, lets a reader ignore it);
+/// refuses what is empty, or not UTF-8.
 pub(super) fn text(body: &[u8]) -> Result<&str, Unreadable> {
     let refuse = |message: String| Err(Unreadable::NotJson { message });
-    if body.starts_with(b"\xEF\xBB\xBF") {
-        return refuse("it begins with a byte order mark; send UTF-8 without one".to_owned());
-    }
+    let body = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
     if body.starts_with(b"\xFF\xFE") || body.starts_with(b"\xFE\xFF") {
         return refuse("it is encoded in UTF-16; send UTF-8".to_owned());
     }

@@ -193,6 +193,141 @@ fn headers_tell_events_too() {
 }
 
 #[test]
+fn a_byte_order_mark_is_passed_over_and_kept() {
+    for name in ["auto", "interaction"] {
+        let body = b"\xEF\xBB\xBF{\"eventId\":\"1\",\"data\":{\"id\":\"k\"}}";
+        let fields = only(read(&preset(name), body));
+        assert_eq!((fields.interaction.as_deref(), fields.sender_id.as_deref()), (Some("k"), Some("1")));
+        assert_eq!(fields.body, &body[..]);
+    }
+    let batch = events(read(&preset("azure-event-grid"), b"\xEF\xBB\xBF[{\"id\":1},{}]"));
+    assert_eq!(batch.iter().map(|e| &e.body[..]).collect::<Vec<_>>(), [&b"{\"id\":1}"[..], b"{}"]);
+    assert_eq!(read(&preset("auto"), b"\xEF\xBB\xBF"), Err(Unreadable::Empty));
+}
+
+/// One CloudEvent as it comes in each mode: its headers and body in binary mode, and the body of structured mode.
+type InBothModes<'a> = (&'a [(&'static str, &'static str)], &'a str, &'a str);
+
+#[test]
+fn a_cloud_event_has_the_same_fields_in_both_modes() {
+    let cases: [InBothModes<'_>; 6] = [
+        (
+            &[("ce-subject", "K"), ("ce-time", "2022-04-06T09:30:44.949Z")],
+            r#"{"subject":"other"}"#,
+            r#""subject":"K","time":"2022-04-06T09:30:44.949Z","data":{"subject":"other"}"#,
+        ),
+        (&[("ce-subject", "K"), ("ce-partitionkey", "P")], "{}", r#""subject":"K","partitionkey":"P","data":{}"#),
+        (&[], r#"{"messageSid":"M"}"#, r#""data":{"messageSid":"M"}"#),
+        (&[], r#"{"conversationId":"C","subject":"s","source":"x","id":"y"}"#, r#""data":{"conversationId":"C"}"#),
+        (&[("ce-subject", "Euro%20%E2%82%AC%20%F0%9F%98%80")], "[1]", r#""subject":"Euro € 😀""#),
+        (&[("ce-subject", "\"100%25 \\\"sure\\\"\"")], "[1]", r#""subject":"100% \"sure\"""#),
+    ];
+    let keys = [Some("K"), Some("P"), Some("M"), Some("C"), Some("Euro € 😀"), Some("100% \"sure\"")];
+    for ((headers, data, members), key) in cases.into_iter().zip(keys) {
+        let attributes = [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t")];
+        let headers = [headers, &attributes[..]].concat();
+        let whole = format!(r#"{{"specversion":"1.0","id":"1","source":"/s","type":"t",{members}}}"#);
+        for name in ["auto", "cloudevents"] {
+            let of_head = only(read_with(&preset(name), &headers, None, data.as_bytes()));
+            let of_body = only(read(&preset(name), whole.as_bytes()));
+            assert_eq!(of_head.interaction.as_deref(), key, "{headers:?}");
+            assert_eq!(Fields { body: Bytes::new(), ..of_head }, Fields { body: Bytes::new(), ..of_body }, "{whole}");
+        }
+    }
+}
+
+#[test]
+fn a_cloud_event_without_a_subject_belongs_to_no_interaction() {
+    let whole = r#"{"specversion":"1.0","id":"1","source":"/s","type":"t","data":{"x":1}}"#;
+    let head = [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t")];
+    for name in ["auto", "cloudevents"] {
+        let batch = format!("[{whole},{whole}]");
+        assert!(events(read(&preset(name), batch.as_bytes())).iter().all(|e| e.interaction.is_none()));
+        assert_eq!(only(read(&preset(name), whole.as_bytes())).interaction, None);
+        assert_eq!(only(read_with(&preset(name), &head, None, b"{\"x\":1}")).interaction, None);
+    }
+}
+
+#[test]
+fn the_headers_of_a_whole_cloud_event_say_nothing_of_it() {
+    let stray = [("content-type", "application/cloudevents+json; charset=utf-8"), ("ce-id", "9"), ("ce-subject", "X")];
+    let whole = r#"{"specversion":"1.0","id":"1","source":"/s","type":"t","subject":"K"}"#;
+    let fields = only(read_with(&preset("auto"), &stray, None, whole.as_bytes()));
+    assert_eq!((fields.interaction.as_deref(), fields.sender_id.as_deref()), (Some("K"), Some("/s|1")));
+    let many = [("content-type", "Application/CloudEvents-Batch+json"), ("ce-id", "9"), ("ce-subject", "X")];
+    let batch = events(read_with(&preset("cloudevents"), &many, None, format!("[{whole},{{}}]").as_bytes()));
+    let keys: Vec<_> = batch.iter().map(|e| (e.interaction.as_deref(), e.sender_id.as_deref())).collect();
+    assert_eq!(keys, [(Some("K"), Some("/s|1")), (None, None)]);
+}
+
+#[test]
+fn a_notification_of_sns_is_the_event_that_lies_in_it() {
+    let inside = r#"{"source":"aws.partner/genesys.com/cloud/1/x","id":"E","detail-type":"v2.x","time":"2022-04-06T09:30:44.949Z",
+        "detail":{"eventBody":{"conversationId":"C"}}}"#;
+    let around = |message: &str| {
+        let message = serde_json::to_string(message).unwrap();
+        format!(
+            r#"{{"Type":"Notification","MessageId":"M","TopicArn":"arn:aws:sns:eu-west-1:1:t","Message":{message},
+            "Timestamp":"2022-04-06T09:31:00.000Z","UnsubscribeURL":"https://sns.eu-west-1.amazonaws.com/"}}"#
+        )
+    };
+    let (inner, outer) = (Some(Timestamp(1_649_237_444_949)), Some(Timestamp(1_649_237_460_000)));
+    type Case<'a> = (String, Option<&'a str>, &'a str, Option<Timestamp>, &'a str);
+    let cases: [Case<'_>; 6] = [
+        (around(inside), Some("C"), "E", inner, "v2.x"),
+        (around(r#"{"conversationId":"T"}"#), Some("T"), "|T|||", outer, "Notification"),
+        (around(r#"{"specversion":"1.0","id":"1","source":"/s","type":"t"}"#), None, "/s|1", outer, "t"),
+        (around("plain words"), None, "M", outer, "Notification"),
+        (around("[1,2]"), None, "M", outer, "Notification"),
+        (around(&"[".repeat(100)), None, "M", outer, "Notification"),
+    ];
+    for (body, key, id, time, kind) in &cases {
+        for name in ["auto", "sns"] {
+            let fields = only(read(&preset(name), body.as_bytes()));
+            let found = (fields.interaction.as_deref(), fields.sender_id.as_deref(), fields.time, fields.kind.as_str());
+            assert_eq!(found, (*key, Some(*id), *time, *kind), "{name}: {body}");
+            assert_eq!(fields.body, body.as_bytes(), "it goes on as it came");
+        }
+    }
+    let raw = only(read(&preset("sns"), inside.as_bytes()));
+    assert_eq!((raw.interaction.as_deref(), raw.sender_id.as_deref()), (Some("C"), Some("E")), "raw delivery");
+    let own = preset("sns").with(Field::Key, alternatives(&[&["/detail/mine"], &["/TopicArn"]]));
+    let with_mine = around(r#"{"detail":{"mine":"7"}}"#);
+    assert_eq!(only(read(&own, with_mine.as_bytes())).interaction.as_deref(), Some("7"), "pointers reach into it");
+    let around_it = only(read(&own, around("{}").as_bytes())).interaction;
+    assert_eq!(around_it.as_deref(), Some("arn:aws:sns:eu-west-1:1:t"), "and to what is around it");
+    let beat = around(r#"{"topicName":"channel.metadata"}"#);
+    assert!(matches!(read(&preset("auto"), beat.as_bytes()), Ok(Found::Dropped { .. })));
+}
+
+#[test]
+fn any_text_that_is_json_can_be_unwrapped() {
+    let profile = preset("custom")
+        .with(Field::Key, alternatives(&[&["/call"]]))
+        .with(Field::Id, alternatives(&[&["/ref"]]))
+        .with_unwrap(Some(Pointer::parse("/payload/text").unwrap()));
+    let one = r#"{"ref":"r","payload":{"text":"{\"call\":\"c\"}"}}"#;
+    let fields = only(read(&profile, one.as_bytes()));
+    assert_eq!((fields.interaction.as_deref(), fields.sender_id.as_deref()), (Some("c"), Some("r")));
+    let each = profile.with_split(Some(Pointer::default()));
+    let found = events(read(&each, format!("[{one},{{\"call\":\"bare\"}}]").as_bytes()));
+    assert_eq!(found.iter().map(|e| e.interaction.as_deref()).collect::<Vec<_>>(), [Some("c"), Some("bare")]);
+}
+
+#[test]
+fn long_fields_are_their_beginning_and_a_hash() {
+    let long = "x".repeat(30_000);
+    let body =
+        format!(r#"{{"eventType":"{long}t","eventId":"{long}i","timestamp":"{long}","data":{{"id":"{long}k"}}}}"#);
+    let fields = only(read(&preset("interaction"), body.as_bytes()));
+    let texts = [fields.interaction.unwrap(), fields.sender_id.unwrap(), fields.kind];
+    for (text, end) in texts.iter().zip(["k", "i", "t"]) {
+        assert_eq!((text.len(), text.clone()), (1024, crate::event::bounded(format!("{long}{end}"))));
+    }
+    assert_eq!((fields.time, texts[0] != texts[1] && texts[1] != texts[2]), (None, true));
+}
+
+#[test]
 fn the_elements_of_a_batch_keep_their_bytes() {
     let body = "\n[ {\"id\" :1,\t\"x\":\"é\\u00e9\"} ,{\"id\":2.0},\r\n[3 ] ]\n";
     let profile = preset("custom").with(Field::Id, alternatives(&[&["/id"], &["/0"]]));
@@ -247,7 +382,7 @@ fn what_is_not_one_json_value_is_refused_with_its_place() {
         (b"{\"a\":{\"secret\":\"\\x\"}}", "line 1 column 18"),
         (b"{\n\"a\":\"secret\xFF\"}", "invalid UTF-8 at line 2 column 12"),
         (b"{\"\xC0\x80\":1}", "invalid UTF-8 at line 1 column 3"),
-        (b"\xEF\xBB\xBF{}", "byte order mark"),
+        (b"\xEF\xBB\xBF\xEF\xBB\xBF{}", "line 1 column 1"),
         (b"\xFF\xFE{\0}\0", "UTF-16"),
     ];
     for (body, place) in cases {

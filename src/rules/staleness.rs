@@ -58,7 +58,7 @@ mod tests {
             kind: String::new(),
             time: time.map(Timestamp),
             content_type: String::new(),
-            traceparent: None,
+            headers: Default::default(),
             conflict: false,
             body_digest: Digest64::NONE,
             body: bytes::Bytes::new(),

@@ -50,7 +50,7 @@ mod tests {
             kind: "a.b".to_owned(),
             time,
             content_type: String::new(),
-            traceparent: None,
+            headers: Default::default(),
             conflict: false,
             body_digest: Digest64::NONE,
             body: bytes::Bytes::new(),

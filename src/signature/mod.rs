@@ -28,6 +28,9 @@ use template::Piece;
 /// Signatures of one request that are looked at: a sender that rotates its secret sends two.
 pub const SIGNATURES_MAX: usize = 16;
 
+/// Zoom's own tokens have 22.
+const ZOOM_TOKEN_BYTES_MAX: usize = 128;
+
 /// A scheme with the secrets that are in force, any of which may have signed.
 pub struct Verifier {
     scheme: Scheme,
@@ -135,6 +138,25 @@ impl Verifier {
         headers.extend(scheme.id.clone().map(|name| (name, id.to_owned())));
         headers.push((scheme.header.clone(), value));
         headers
+    }
+
+    /// The HMAC of a token, in hexadecimal, by the secret that signed the request: how Zoom has an endpoint show that it knows
+    /// the secret. None where the request is not signed as Zoom signs, or the token is none of Zoom's.
+    ///
+    /// A token is letters, digits and `+ / = - _`. What Zoom signs has colons and braces in it, so no answer is ever the
+    /// signature of a request, whoever chose the token.
+    pub fn zoom_answer(&self, claim: &Claim<'_>, body: &[u8], token: &str) -> Option<String> {
+        let is_token = (1..=ZOOM_TOKEN_BYTES_MAX).contains(&token.len())
+            && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=-_".contains(&b));
+        if !is_token || !self.scheme.is_zoom() {
+            return None;
+        }
+        let is_signer = |key: &&hmac::Key| {
+            let tag = self.sign(key, claim, body);
+            claim.signatures.iter().fold(false, |passed, s| passed | bool::from(tag.as_ref().ct_eq(s)))
+        };
+        let tag = hmac::sign(self.keys.iter().find(is_signer)?, token.as_bytes());
+        Some(tag.as_ref().iter().fold(String::with_capacity(64), |hex, byte| hex + &format!("{byte:02x}")))
     }
 
     fn sign(&self, key: &hmac::Key, claim: &Claim<'_>, body: &[u8]) -> hmac::Tag {

@@ -97,6 +97,14 @@ impl Scheme {
         [stamp, id].into_iter().flatten()
     }
 
+    /// Whether it signs as Zoom does, whatever its tolerance.
+    pub fn is_zoom(&self) -> bool {
+        Self::preset("zoom").is_some_and(|zoom| {
+            (&self.header, self.algorithm, &self.prefix, &self.signed)
+                == (&zoom.header, zoom.algorithm, &zoom.prefix, &zoom.signed)
+        })
+    }
+
     /// What a header's value holds, one by one.
     pub(super) fn items<'a>(&self, value: &'a str) -> impl Iterator<Item = &'a str> {
         let separator = self.separator;

@@ -178,7 +178,7 @@ mod tests {
             kind: String::new(),
             time: None,
             content_type: String::new(),
-            traceparent: None,
+            headers: Default::default(),
             conflict: false,
             body_digest: Digest64(rng.u64(..)),
             body: std::iter::repeat_with(|| rng.u8(..)).take(PIECE).collect::<Vec<_>>().into(),

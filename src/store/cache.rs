@@ -6,10 +6,8 @@ use crate::event::{Event, Sequence};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-/// Bytes of bodies kept of each kind: 16 MiB.
+/// Bytes of events kept of each kind: 16 MiB.
 const BYTES_MAX: usize = 16 << 20;
-/// What an event costs beside its body.
-const OVERHEAD: usize = 512;
 
 #[derive(Debug, Default)]
 pub struct Cache {
@@ -63,13 +61,13 @@ impl Cache {
 }
 
 fn weight(event: &Arc<Event>) -> usize {
-    event.body.len() + OVERHEAD
+    event.weight()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{DestinationSet, Digest64};
+    use crate::event::{DestinationSet, Digest64, EVENT_OVERHEAD as OVERHEAD, ForwardedHeaders};
     use crate::time::Timestamp;
     use bytes::Bytes;
 
@@ -83,7 +81,7 @@ mod tests {
             kind: String::new(),
             time: None,
             content_type: String::new(),
-            traceparent: None,
+            headers: Default::default(),
             conflict: false,
             body_digest: Digest64(1),
             body: Bytes::from(vec![0; size]),
@@ -113,6 +111,18 @@ mod tests {
         let there = [1, 2, 3, 100, 101, 200].map(|n| cache.get(Sequence(n)).is_some());
         assert_eq!(there, [true, false, true, false, false, true]);
         assert_eq!((cache.newest_bytes, cache.pages_bytes), (2 * (10 + OVERHEAD), 10 + OVERHEAD));
+    }
+
+    #[test]
+    fn all_that_an_event_holds_is_weighed() {
+        let mut heavy = Event::clone(&event(0));
+        let long = "x".repeat(1 << 20);
+        heavy.interaction = Some(long.clone());
+        heavy.headers = ForwardedHeaders::new([("ce-a", long.as_str())]);
+        let mut cache = Cache::default();
+        (1..=20).for_each(|n| cache.accepted(Sequence(n), vec![Arc::new(heavy.clone())]));
+        assert_eq!(cache.newest.len(), BYTES_MAX / heavy.weight());
+        assert!(heavy.weight() > 2 << 20 && cache.newest_bytes <= BYTES_MAX);
     }
 
     #[test]

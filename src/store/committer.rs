@@ -19,7 +19,7 @@ use super::index::{Index, Unwritten};
 use super::ledger::{Finished, Ledger, Tail, Windows};
 use super::log::mark::Reached;
 use super::memory::Bounds;
-use super::request::{News, Receipt, Request, Transition};
+use super::request::{Arrival, News, Receipt, Request, Transition};
 use super::room::{self, Room};
 use crate::clock::Clock;
 use crate::event::{DestinationId, SharedKeys};
@@ -287,7 +287,7 @@ fn is_urgent(request: &Request) -> bool {
 
 fn size(request: &Request) -> usize {
     match request {
-        Request::Accept { arrivals, .. } => arrivals.iter().map(|a| a.record.len()).sum(),
+        Request::Accept { arrivals, .. } | Request::LetIn { arrivals, .. } => arrivals.iter().map(Arrival::bytes).sum(),
         Request::Detain { parcel, .. } => parcel.sealed.len(),
         _ => 0,
     }

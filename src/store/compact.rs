@@ -192,7 +192,7 @@ mod tests {
             kind: "k".to_owned(),
             time: None,
             content_type: "application/json".to_owned(),
-            traceparent: None,
+            headers: Default::default(),
             conflict: false,
             body_digest: Digest64(1),
             body: body.into(),

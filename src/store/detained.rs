@@ -408,7 +408,7 @@ mod tests {
             kind: String::new(),
             time: None,
             content_type: String::new(),
-            traceparent: None,
+            headers: Default::default(),
             conflict: false,
             body_digest: Digest64::of(&[body]),
             body: Bytes::from_static(body),

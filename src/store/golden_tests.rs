@@ -2,7 +2,7 @@
 
 use super::record::*;
 use crate::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Reason};
-use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
+use crate::event::{DestinationId, DestinationSet, Digest64, Event, ForwardedHeaders, Sequence};
 use crate::rules::anchor::Anchor;
 use crate::rules::gcra::Rate;
 use crate::store::audit::Audit;
@@ -134,6 +134,33 @@ fn audit(since: Option<Timestamp>) -> Audit {
     Audit { at: Timestamp(1), who: "admin".to_owned(), what: "dlq purge".to_owned(), count: 2, since }
 }
 
+/// Events with headers that go on lie where a `traceparent` alone lay: such a record is of the same version.
+#[test]
+fn golden_bytes_of_events_with_headers() {
+    let all = [("traceparent", "00-1"), ("ce-id", "1"), ("ce-source", "/s"), ("tracestate", "a=1")];
+    let record = |headers: &[(&'static str, &'static str)]| {
+        let mut delivery = delivery();
+        let event = Event { headers: ForwardedHeaders::new(headers.iter().copied()), ..Event::clone(&delivery.event) };
+        delivery.event = event.into();
+        delivery
+    };
+    let mut page = Vec::new();
+    pack(&mut page, &codec::payload(&*record(&all).event));
+    let letter = DeadLetter { delivery: record(&all[1..]), reason: Reason::Permanent, dead_at: Timestamp(9) };
+    let records = [
+        ("page", seal_page(&page)),
+        ("delivery", codec::encode(Kind::Delivery, &record(&all[..1]))),
+        ("dead_letter", codec::encode(Kind::DeadLetter, &letter)),
+    ];
+    assert_eq!(lines(&records), include_str!("golden/v1_headers.txt"));
+    // as it was written when a traceparent was all that went on
+    let before = codec::payload(&Some("00-1".to_owned()));
+    let read: ForwardedHeaders = codec::from_payload(&before).unwrap();
+    assert_eq!(read.iter().collect::<Vec<_>>(), [("traceparent", "00-1")]);
+    let back: DeadLetter = codec::decode(Kind::DeadLetter, &records[2].1).unwrap();
+    assert_eq!(back.delivery.event.headers.iter().collect::<Vec<_>>(), all[1..]);
+}
+
 fn lines(records: &[(&str, Vec<u8>)]) -> String {
     let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
     records.iter().map(|(name, bytes)| format!("{name} {}\n", hex(bytes))).collect()
@@ -183,7 +210,7 @@ fn delivery() -> Delivery {
         kind: "type".to_owned(),
         time: Some(Timestamp(3)),
         content_type: "application/json".to_owned(),
-        traceparent: None,
+        headers: Default::default(),
         conflict: true,
         body_digest: Digest64(4),
         body: bytes::Bytes::from_static(b"{}"),

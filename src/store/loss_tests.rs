@@ -37,7 +37,7 @@ fn event(n: u64) -> Event {
         kind: "call".to_owned(),
         time: None,
         content_type: String::new(),
-        traceparent: None,
+        headers: Default::default(),
         conflict: false,
         body_digest: Digest64(n),
         body: vec![n as u8; 100].into(),

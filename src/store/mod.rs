@@ -390,7 +390,7 @@ mod tests {
             kind: String::new(),
             time: None,
             content_type: String::new(),
-            traceparent: None,
+            headers: Default::default(),
             conflict: false,
             body_digest: Digest64(1),
             body: vec![0; 1000].into(),

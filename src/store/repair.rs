@@ -188,7 +188,7 @@ mod tests {
             kind: String::new(),
             time: None,
             content_type: String::new(),
-            traceparent: None,
+            headers: Default::default(),
             conflict: false,
             body_digest: Digest64(u64::from(n)),
             body: Bytes::from(vec![n; 100]),

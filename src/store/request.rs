@@ -9,7 +9,7 @@ use super::record::{Door, Gap};
 use super::redrive::{Fared, Redrive, RedriveEnded};
 use super::stance::{Fixed, Pause};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
-use crate::event::{DestinationId, Digest64, Event, EventId, Sequence};
+use crate::event::{DestinationId, Digest64, EVENT_OVERHEAD, Event, EventId, Sequence};
 use crate::rules::anchor::{Anchor, Step};
 use crate::time::Timestamp;
 use std::sync::Arc;
@@ -28,6 +28,13 @@ impl Arrival {
     pub fn new(event: Event) -> Self {
         let sender = event.sender_id.as_deref().map_or(Digest64::NONE, |id| Digest64::of_sender_id(&event.source, id));
         Self { record: super::codec::payload(&event), sender, lane: event.lane(), event }
+    }
+}
+
+impl Arrival {
+    /// Bytes that it adds to a commit: its record, and its entries in the history and the index.
+    pub(super) fn bytes(&self) -> usize {
+        self.record.len() + EVENT_OVERHEAD
     }
 }
 

@@ -151,7 +151,7 @@ mod tests {
             kind: String::new(),
             time: None,
             content_type: String::new(),
-            traceparent: None,
+            headers: Default::default(),
             conflict: false,
             body_digest: Digest64(1),
             body: Bytes::from(vec![n; 1000]),

@@ -15,7 +15,7 @@ pub fn event(interaction: &str, id: &str, body: &[u8], destinations: u8, now: Ti
         kind: "interaction.completed".to_owned(),
         time: Some(Timestamp(1_715_634_000_000)),
         content_type: "application/json".to_owned(),
-        traceparent: None,
+        headers: Default::default(),
         conflict: false,
         body_digest: Digest64::of(&[body]),
         body: Bytes::copy_from_slice(body),

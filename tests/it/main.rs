@@ -49,6 +49,7 @@ mod reload;
 mod room;
 mod secrecy;
 mod selection;
+mod senders;
 mod service;
 mod simulation;
 mod small_troubles;

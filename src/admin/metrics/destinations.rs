@@ -3,7 +3,8 @@
 use super::{ByDestination, Labelled, one_of, timestamp};
 use crate::admin::Admin;
 use crate::admin::explain::{self, Gate};
-use crate::admin::status::{Snapshot, is_paused};
+use crate::admin::snapshot::Snapshot;
+use crate::admin::status::is_paused;
 use crate::dispatch::{Destination, LineStatus};
 use crate::rules::breaker;
 use crate::store::Tally;

@@ -5,7 +5,8 @@
 
 mod destinations;
 
-use super::status::{STATES, Snapshot};
+use super::snapshot::Snapshot;
+use super::status::STATES;
 use super::{Admin, Failure, Shared};
 use crate::dispatch::Destination;
 use crate::intake::admission::State as Door;
@@ -43,6 +44,7 @@ struct ByUse {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Refused {
+    source: String,
     status: u32,
     code: String,
 }
@@ -226,10 +228,16 @@ fn latencies(registry: &mut Registry, admin: &Admin) {
 }
 
 fn refusals(registry: &mut Registry, s: &Snapshot) {
-    let refused = s.refused.iter().map(|((status, code), count)| {
-        (Refused { status: u32::from(*status), code: (*code).to_owned() }, ConstCounter::new(*count))
-    });
-    registry.register("intake_refused", "Requests refused at the door", Labelled(refused.collect()));
+    let of = |source: &String, refused: &crate::intake::Refused| {
+        let labels = Refused { source: source.clone(), status: refused.status.into(), code: refused.code.to_owned() };
+        (labels, ConstCounter::new(refused.count))
+    };
+    let refused = s.refused.iter().flat_map(|(source, all)| all.iter().map(move |refused| of(source, refused)));
+    registry.register(
+        "intake_refused",
+        "Requests refused at the door, by source; `(unknown)` for those to no source that there is",
+        Labelled(refused.collect()),
+    );
 }
 
 fn certificates(registry: &mut Registry, s: &Snapshot) {

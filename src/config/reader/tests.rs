@@ -3,7 +3,8 @@
 use super::*;
 use crate::config::Overrides;
 use crate::config::settings::{
-    ClientAuth, DestinationAuth, OnDeadLetter, OnFault, OrderMode, PROFILES, Secret, ServerTls, SourceAuth, Token,
+    ClientAuth, DestinationAuth, Handshake, OnDeadLetter, OnFault, OrderMode, PROFILES, Secret, ServerTls, SourceAuth,
+    Token,
 };
 use crate::rules::backoff::{Jitter, OnAmbiguous};
 use crate::rules::gcra::Rate;
@@ -108,6 +109,16 @@ const FILES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "[[source]]\nname = 's'\nhandshakes = ['zoom', 'meta']\n[[source]]\nname = 't'\nhandshakes = []\n\
+         verify_token = { env = 'A' }\n[[source]]\nname = 'u'\nunwrap = 'Message'\n[[destination]]\nname = 'd'\n",
+        &[
+            r#"h.toml:3:14: source[0].handshakes: "meta" cannot be answered without its secret; write verify_token = { file = "..." }"#,
+            r#"h.toml:3:14: source[0].handshakes: "zoom" cannot be answered without its secret; write auth = { kind = "hmac", preset = "zoom", secrets = ... }"#,
+            r#"h.toml:7:16: source[1].verify_token: no handshake looks at it; add "meta" to `handshakes`, or remove it"#,
+            r#"h.toml:10:10: source[2].unwrap: "Message" is no pointer; write "/Message""#,
+        ],
+    ),
+    (
         "[[source]]\nname = 's'\n[[destination]]\nname = 'd'\n[[alert]]\n[stor]\n[other]\n",
         &[
             r#"h.toml:5:1: alert[0]: nobody is told; write url = "https://..." or command = [...]"#,
@@ -197,6 +208,8 @@ fn everything_that_can_be_written_is_read() {
     assert_eq!(source.pointers.key, Some(vec![vec!["/a".into(), "/b~1c".into()], vec!["header:X-Key".into()]]));
     assert_eq!(source.pointers.id, Some(vec![vec!["body:sha256".into()]]));
     assert_eq!((source.pointers.time.as_ref(), source.pointers.split.as_deref()), (None, Some("")));
+    assert_eq!((source.pointers.unwrap.as_deref(), source.verify_token.len()), (Some("/Message"), 2));
+    assert_eq!(source.handshakes, Some(vec![Handshake::Meta, Handshake::Slack]));
     assert_eq!((source.to.as_slice(), source.types.as_slice()), (&["b".to_owned()][..], &["x.*".to_owned()][..]));
     let [a, b, c, d, e] = s.destinations.as_slice() else { panic!("five destinations") };
     assert_eq!(source.rate_limit, Some(Rate::new(NonZeroU32::new(60).unwrap(), Duration::from_secs(60))));
@@ -275,6 +288,9 @@ key = [["/a", "/b~1c"], "header:X-Key"]
 trust_unsigned = ["header:X-Key", "query:t"]
 id = "body:sha256"
 split = ""
+unwrap = "/Message"
+handshakes = ["slack", "meta", "slack"]
+verify_token = [{ env = "A" }, { env = "B" }]
 to = ["b"]
 types = ["x.*"]
 rate_limit = "60/m"

@@ -26,10 +26,60 @@ pub struct Source {
     pub rate_limit: Option<Rate>,
     /// Whether its interactions are one with those of the same key from other sources that say so, too.
     pub shared_keys: bool,
+    /// The handshakes that are answered; None: those that the profile and `auth` make likely.
+    pub handshakes: Option<Vec<Handshake>>,
+    /// What Meta must bring when it asks; any of them is right.
+    pub verify_token: Vec<Secret>,
     /// Names of destinations; empty: all.
     pub to: Vec<String>,
     /// Patterns (`*` matches anything) of the event types that go on; empty: all.
     pub types: Vec<String>,
+}
+
+/// A sender's way of asking whether an address wants its events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Handshake {
+    AzureEventGrid,
+    CloudEvents,
+    Sns,
+    MicrosoftGraph,
+    Meta,
+    Okta,
+    Slack,
+    Zoom,
+    RingCentral,
+    /// `?challenge=`, as Dropbox, Nylas and Adobe ask.
+    Challenge,
+}
+
+impl Handshake {
+    pub const ALL: [Self; 10] = [
+        Self::AzureEventGrid,
+        Self::CloudEvents,
+        Self::Sns,
+        Self::MicrosoftGraph,
+        Self::Meta,
+        Self::Okta,
+        Self::Slack,
+        Self::Zoom,
+        Self::RingCentral,
+        Self::Challenge,
+    ];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::AzureEventGrid => "azure-event-grid",
+            Self::CloudEvents => "cloudevents",
+            Self::Sns => "sns",
+            Self::MicrosoftGraph => "microsoft-graph",
+            Self::Meta => "meta",
+            Self::Okta => "okta",
+            Self::Slack => "slack",
+            Self::Zoom => "zoom",
+            Self::RingCentral => "ringcentral",
+            Self::Challenge => "challenge",
+        }
+    }
 }
 
 /// What becomes of a request that cannot be accepted as it is.
@@ -88,7 +138,7 @@ impl SourceAuth {
 }
 
 /// The presets, `auto` (detects one of them) and `custom` (only what the pointers say).
-pub const PROFILES: [&str; 10] = [
+pub const PROFILES: [&str; 11] = [
     "auto",
     "genesys-eventbridge",
     "genesys-notification",
@@ -98,6 +148,7 @@ pub const PROFILES: [&str; 10] = [
     "interaction",
     "cloudevents",
     "azure-event-grid",
+    "sns",
     "custom",
 ];
 
@@ -112,6 +163,8 @@ pub struct Pointers {
     pub event_type: Option<Vec<Composite>>,
     /// A JSON pointer to an array with one event per element.
     pub split: Option<String>,
+    /// A JSON pointer to a text that is JSON itself and holds the event.
+    pub unwrap: Option<String>,
 }
 
 /// Parts that make one value together. Each is a JSON pointer, `header:NAME`, `query:NAME` or `body:sha256`. Of several
@@ -143,8 +196,15 @@ impl Source {
             on_unparsable: OnFault::Refuse,
             rate_limit: None,
             shared_keys: false,
+            handshakes: None,
+            verify_token: Vec::new(),
             to: Vec::new(),
             types: Vec::new(),
         }
+    }
+
+    /// Whether its profile is not that of one sender.
+    pub fn takes_any_sender(&self) -> bool {
+        ["auto", "custom"].contains(&self.profile.as_str())
     }
 }

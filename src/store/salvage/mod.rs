@@ -205,7 +205,7 @@ mod tests {
                 kind: String::new(),
                 time: None,
                 content_type: String::new(),
-                traceparent: None,
+                headers: Default::default(),
                 conflict: false,
                 body_digest,
                 body: vec![n; 100].into(),

@@ -247,7 +247,7 @@ pub(super) mod tests {
             kind: String::new(),
             time: None,
             content_type: String::new(),
-            traceparent: None,
+            headers: Default::default(),
             conflict: false,
             body_digest: Digest64(n),
             body: vec![7; 10].into(),

@@ -104,7 +104,7 @@ fn delivery(id: DeliveryId, record: &Record) -> Delivery {
         kind: KINDS[record.kind].to_owned(),
         time: Some(record.time).filter(|time| *time > Timestamp::ZERO),
         content_type: String::new(),
-        traceparent: None,
+        headers: Default::default(),
         conflict: false,
         body_digest: Digest64::NONE,
         body: Vec::new().into(),
