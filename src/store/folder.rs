@@ -15,10 +15,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Version of what lies in the folder; a holdline refuses a newer one, and makes an older one its own when it opens it. The
 /// second one has the rows of `history` and `settled` as differences, the third one compresses deliveries and dead letters.
 const FORMAT: u32 = 3;
+/// See [`take`].
+const LOCK_LOOKS: u32 = 30;
 
 /// What stands between an acknowledged event and a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,13 +208,25 @@ fn lock(path: &Path) -> Result<File, StoreError> {
         .mode(0o600)
         .open(&file)
         .map_err(failed)?;
-    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+    if !take(&lock) {
         let mut pid = String::new();
         let _ = lock.read_to_string(&mut pid); // only to say who; the lock itself is what counts
         return Err(StoreError::Locked { path: path.to_owned(), pid: pid.trim().to_owned() });
     }
     lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())).map_err(failed)?;
     Ok(lock)
+}
+
+/// Takes a lock that nobody has. A child that this process is starting has a copy of its locks until it runs its own program,
+/// so a lock that was given back a moment ago may still seem to be held: it is asked for again for [`LOCK_LOOKS`] times 10 ms.
+fn take(lock: &File) -> bool {
+    (0..LOCK_LOOKS).any(|_| {
+        let taken = flock(lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if !taken {
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+        taken
+    })
 }
 
 /// Takes the lock of a folder that is only read; none where it never had one.
@@ -221,7 +236,7 @@ pub fn hold(path: &Path) -> Result<Option<File>, StoreError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(|e| StoreError::Folder(format!("cannot open {}: {e}", file.display())))?,
     };
-    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+    if !take(&lock) {
         let mut pid = String::new();
         let _ = lock.read_to_string(&mut pid); // only to say who; the lock itself is what counts
         return Err(StoreError::Locked { path: path.to_owned(), pid: pid.trim().to_owned() });
