@@ -1,5 +1,5 @@
 # Refuses a version that cannot read the store, and makes the user.
-format_known=2
+format_known=3
 store=$(sed -n '/^\[store\]/,/^\[/s/^[[:space:]]*path[[:space:]]*=[[:space:]]*"\(.*\)".*/\1/p' \
     /etc/holdline/holdline.toml 2>/dev/null | head -n 1)
 store=${store:-/var/lib/holdline}
