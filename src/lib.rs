@@ -41,7 +41,7 @@
 //! - `sled` and `bincode` occur only in [`store`]. The clock is read only in [`clock`].
 //! - A failed delivery is data ([`delivery::Outcome`]), not an `Err`.
 //!
-//! `tests/it/architecture.rs` reads the sources and holds these rules.
+//! `tests/it/repository/architecture.rs` reads the sources and holds these rules.
 
 pub mod admin;
 pub mod alert;

@@ -1,60 +1,162 @@
-//! The integration tests: one binary, one file per behaviour.
+//! The integration tests: one binary, a folder per behaviour, a file per part of it.
+//!
+//! `harness/`: what the tests are written with, no tests
+//! - `bench`: a daemon in process, on free ports and a folder of its own, and small HTTP clients
+//! - `process`: the real binary, as a daemon that can be killed and as a command
+//! - `receiver`: a destination that plays a script
+//! - `authority`: a certificate authority, and TLS in front of a receiver
+//! - `events`: made-up events
+//!
+//! `intake/`: from the sender to the answer
+//! - `requests`: what is refused and stores nothing, what is accepted, what is recognised as a duplicate
+//! - `authentication`: every kind of proof of who sends
+//! - `identity`: what decides which event a signed request is
+//! - `sources`: several sources beside each other
+//! - `senders`: senders that ask before they send, and forms that senders use
+//! - `half_closed`: senders that close their writing side
+//! - `refusals`: answers that come before the whole body is read
+//! - `unfinished_bodies`: clients that do not send the rest of their body
+//! - `tls`: TLS versions, client certificates, HTTP/2
+//! - `quarantine`: requests that were kept apart, and their readmission
+//! - `health`: `GET /healthz`
+//!
+//! `delivery/`: from the queue to the destination
+//! - `attempts`: what is sent, how often, when, and where it ends
+//! - `order`: order within an interaction by the times in the events
+//! - `pace`: rate, concurrency, breaker, pause
+//! - `small_troubles`: short failures of a destination kill no event under the default settings
+//! - `answers`: `Retry-After` and response heads as servers write them
+//! - `hostile`: destinations that refuse, break off, are slow or lie
+//! - `connections`: connections that the destination closes, and names that change their address
+//! - `tls`: TLS to destinations
+//! - `oauth2`: client credentials
+//! - `redrive`: dead letters sent again
+//!
+//! `store/`: what is on disk
+//! - `guarantees`: acceptance, recovery and the check of the store
+//! - `model`: random operations and crashes against a plain model
+//! - `damage`: damaged files
+//! - `backlog`: a queue larger than memory
+//! - `backup`: backup, restore, verify
+//! - `erasure`: erasing one interaction
+//! - `history`: what is remembered of past deliveries
+//! - `disk_space`: room that is kept free
+//!
+//! `admin/`: the admin listener and what is seen there
+//! - `endpoints`: the API's answers and changes
+//! - `access`: tokens, unix socket, pages of other sites
+//! - `operator`: an operator's changes and the audit entries about them
+//! - `selection`: a change is applied to the selected deliveries and to no other
+//! - `blockers`: what the API says about a delivery that waits
+//! - `lists`: pages of lists and their bounds
+//! - `metrics`: metrics against the status
+//! - `alerts`: alerts at a webhook and at a command, and the shipped rules
+//! - `openapi`: the API's document against the API
+//! - `dashboard`: the dashboard's scripts and styles
+//! - `connections`: many connections of strangers at the admin port
+//!
+//! `cli/`: the command line
+//! - `commands`: every command against a real daemon
+//! - `hints`: how commands find the daemon, and the commands that they suggest
+//!
+//! `security/`: what must not come out or get in
+//! - `secrecy`: secrets in output and files, permissions of files, control characters
+//! - `canary`: a marked body and marked secrets appear only where they are asked for
+//! - `fuzz`: mutated bodies, batches, signatures and configurations
+//!
+//! `lifecycle/`: the daemon as a process
+//! - `recovery`: killed, stopped, started twice
+//! - `service`: inherited sockets, notification of the service manager, watchdog
+//! - `reload`: a changed configuration in a running daemon
+//!
+//! `simulation`: scheduler and rules over days of traffic from seeds, against an independent judge; its parts are in `simulation/`
+//!
+//! `repository/`: the sources and documents themselves
+//! - `architecture`: rooms and their levels, house style
+//! - `proof`: `tests/PROOF.md` and the mutants against the sources
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
-mod access;
-mod admin;
-mod alerts;
-mod answers;
-mod architecture;
-mod auth;
-mod authority;
-mod backlog;
-mod backup;
-mod besieged;
-mod canary;
-mod cli;
-mod connections;
-mod damage;
-mod dashboard;
-mod delivery;
-mod document;
-mod erase;
-mod events;
-mod fuzz;
-mod half_closed;
-mod harness;
-mod health;
-mod hints;
-mod history;
-mod hostile;
-mod identity;
-mod intake;
-mod lists;
-mod metrics;
-mod model;
-mod neighbour;
-mod oauth2;
-mod operator;
-mod order;
-mod pace;
-mod process;
-mod proof;
-mod quarantine;
-mod receiver;
-mod recovery;
-mod redrive;
-mod refusals;
-mod reload;
-mod room;
-mod secrecy;
-mod selection;
-mod senders;
-mod service;
+mod harness {
+    pub mod authority;
+    pub mod bench;
+    pub mod events;
+    pub mod process;
+    pub mod receiver;
+}
+
+mod intake {
+    mod authentication;
+    mod half_closed;
+    mod health;
+    mod identity;
+    mod quarantine;
+    mod refusals;
+    mod requests;
+    mod senders;
+    mod sources;
+    mod tls;
+    mod unfinished_bodies;
+}
+
+mod delivery {
+    mod answers;
+    mod attempts;
+    mod connections;
+    mod hostile;
+    mod oauth2;
+    mod order;
+    mod pace;
+    mod redrive;
+    mod small_troubles;
+    mod tls;
+}
+
+mod store {
+    mod backlog;
+    mod backup;
+    mod damage;
+    mod disk_space;
+    mod erasure;
+    mod guarantees;
+    mod history;
+    mod model;
+}
+
+mod admin {
+    mod access;
+    mod alerts;
+    mod blockers;
+    mod connections;
+    mod dashboard;
+    mod endpoints;
+    mod lists;
+    mod metrics;
+    mod openapi;
+    mod operator;
+    mod selection;
+}
+
+mod cli {
+    mod commands;
+    mod hints;
+}
+
+mod security {
+    mod canary;
+    mod fuzz;
+    mod secrecy;
+}
+
+mod lifecycle {
+    mod recovery;
+    mod reload;
+    mod service;
+}
+
 mod simulation;
-mod small_troubles;
-mod starved;
-mod store;
-mod tls;
-mod tls_out;
-mod told;
+
+mod repository {
+    mod architecture;
+    mod proof;
+}

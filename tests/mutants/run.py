@@ -3,7 +3,7 @@
 
 A harness that has never failed shows nothing. Each patch is applied to a copy of the tree (HEAD), built without
 optimisation, and run under its harnesses; each must end with 1. The unpatched build comes first and must hold under
-all of them. tests/it/proof.rs holds that every patch still applies and stands in the table below.
+all of them. tests/it/repository/proof.rs holds that every patch still applies and stands in the table below.
 
 Run, as root: tests/mutants/run.py [--only NAME,NAME] [--seed N]
 Needs: cargo, git, what the rigs need. Takes an hour. Exit 0: all are noticed; 1: not.

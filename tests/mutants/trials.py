@@ -10,7 +10,7 @@ import tempfile
 import time
 
 # These read the sources, which are rewritten here.
-READERS = ("architecture::", "proof::")
+READERS = ("repository::architecture::", "repository::proof::")
 # A part of what the suite runs: of each mutant there are many, and most are noticed at once.
 SURROUNDINGS = {"HOLDLINE_SIM_SEEDS": "150", "HOLDLINE_MODEL_CASES": "40"}
 # Beside another test and under a mutant that only slows down, a test may take longer than by itself.

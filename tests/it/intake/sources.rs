@@ -1,0 +1,237 @@
+//! Sources beside each other: a key belongs to its source, and nobody takes what is there for all.
+
+use crate::harness::bench::{Bench, START, body, source, wait_for};
+use crate::harness::receiver::{Act, Receiver, status};
+use holdline::clock::Clock;
+use holdline::config::settings::{OnDeadLetter, Settings};
+use serde_json::{Value, json};
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+/// Answers 503 to what comes from `bad`, and 200 to all else.
+async fn refusing(bad: &'static str, answer: u16) -> Receiver {
+    Receiver::start(move |request| status(if request.header("holdline-source") == Some(bad) { answer } else { 200 }))
+        .await
+}
+
+fn two(s: &mut Settings) {
+    s.sources = vec![source("open", "auto"), source("own", "auto")];
+}
+
+async fn post(bench: &Bench, source: &str, key: &str, id: &str) -> String {
+    let reply = bench.post_as(source, &[JSON], &body(key, id)).await;
+    assert_eq!((reply.status, reply.json()["status"].as_str()), (202, Some("queued")), "{}", reply.text());
+    reply.json()["id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn an_open_source_holds_up_no_other_with_its_key() {
+    for shared in [false, true] {
+        let receiver = refusing("open", 422).await;
+        let bench = Bench::with(receiver.to(), Clock::manual(START), |s| {
+            two(s);
+            s.sources.iter_mut().for_each(|source| source.shared_keys = shared);
+            s.destinations[0].ordering.on_dead_letter = OnDeadLetter::Hold;
+        })
+        .await;
+        let strangers = post(&bench, "open", "call-7", "1").await;
+        bench.becomes(&strangers, "dead").await;
+        let honest = post(&bench, "own", "call-7", "1").await;
+        let state = if shared { "held" } else { "delivered" };
+        bench.becomes(&honest, state).await;
+        let again = post(&bench, "open", "call-7", "2").await;
+        bench.becomes(&again, "held").await;
+        bench.sound().await;
+    }
+}
+
+/// Source and what waits, by destination.
+fn told(of: &Value) -> Vec<(Option<String>, u64)> {
+    let states = of["destinations"].as_array().unwrap();
+    states.iter().map(|s| (s["source"].as_str().map(str::to_owned), s["waiting_count"].as_u64().unwrap())).collect()
+}
+
+#[tokio::test]
+async fn a_key_is_found_in_every_source_and_in_one_where_that_is_asked() {
+    let mut bench = Bench::with(None, Clock::manual(START), two).await;
+    let mut ids = Vec::new();
+    for (source, id) in [("open", "1"), ("own", "2"), ("own", "3")] {
+        ids.push(post(&bench, source, "call 7", id).await);
+    }
+    let named = |source: &str, waiting| (Some(source.to_owned()), waiting);
+    for _ in 0..2 {
+        wait_for("all are read ahead", async || {
+            (told(&bench.get("/v1/interactions/call%207").await) == [named("open", 1), named("own", 2)]).then_some(())
+        })
+        .await;
+        assert_eq!(told(&bench.get("/v1/interactions/call%207?source=own").await), [named("own", 2)]);
+        assert_eq!(told(&bench.get("/v1/interactions/call%208").await), [(None, 0)]);
+        let listed = async |query: &str| {
+            let found = bench.get(&format!("/v1/events?interaction=call%207{query}")).await;
+            found["items"].as_array().unwrap().len()
+        };
+        assert_eq!((listed("").await, listed("&source=own").await), (3, 2));
+        let state = &bench.get(&format!("/v1/events/{}", ids[2])).await["deliveries"][0];
+        assert_eq!(state["state"], "held", "{state}");
+        bench.restart().await;
+    }
+    let erased = bench.change("/v1/interactions/call%207/erase", json!({"source": "own"})).await;
+    assert_eq!((erased["waiting"].as_u64(), erased["remembered"].as_u64()), (Some(2), Some(2)), "{erased}");
+    assert_eq!(told(&bench.get("/v1/interactions/call%207").await), [named("open", 1)]);
+    let erased = bench.change("/v1/interactions/call%207/erase", json!({})).await;
+    assert_eq!(erased["waiting"], 1);
+    bench.sound().await;
+}
+
+#[tokio::test]
+async fn an_event_of_before_a_start_is_not_overtaken_whoever_shares_keys_then() {
+    for (before, after) in [(true, false), (false, true)] {
+        let receiver = Receiver::start(|_| status(200)).await;
+        let mut bench = Bench::with(None, Clock::manual(START), |s| {
+            two(s);
+            s.sources.iter_mut().for_each(|source| source.shared_keys = before);
+        })
+        .await;
+        let wanted: Vec<String> = (0..40).map(|n| n.to_string()).collect();
+        for id in &wanted[..20] {
+            post(&bench, "own", "call-7", id).await;
+        }
+        bench.crash();
+        bench.settings.sources.iter_mut().for_each(|source| source.shared_keys = after);
+        bench.open().await;
+        for id in &wanted[20..] {
+            post(&bench, "own", "call-7", id).await;
+        }
+        bench.settings.destinations[0].url = Some(receiver.url().parse().unwrap());
+        bench.restart().await;
+        bench.reaches("/counters/delivered", 40).await;
+        let all = receiver.all();
+        let ids = all.iter().map(|got| {
+            let body: Value = serde_json::from_slice(&got.body).unwrap();
+            body["eventId"].as_str().unwrap().to_owned()
+        });
+        assert_eq!(ids.collect::<Vec<_>>(), wanted);
+        let sequences: Vec<u64> =
+            receiver.all().iter().map(|got| got.header("holdline-sequence").unwrap().parse().unwrap()).collect();
+        assert!(sequences.is_sorted(), "{sequences:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_delayed_redriven_and_purged_stays_in_the_lane_of_its_source() {
+    let receiver = refusing("open", 422).await;
+    let mut bench = Bench::with(receiver.to(), Clock::manual(START), |s| {
+        two(s);
+        s.destinations[0].ordering.on_dead_letter = OnDeadLetter::Hold;
+    })
+    .await;
+    let dead = post(&bench, "open", "call-7", "1").await;
+    bench.becomes(&dead, "dead").await;
+    let held = post(&bench, "open", "call-7", "2").await;
+    bench.becomes(&held, "held").await;
+    bench.restart().await;
+    bench.becomes(&held, "held").await;
+    assert_eq!(bench.change("/v1/dlq/redrive", json!({"ids": [dead]})).await["done"], 1);
+    wait_for("it is dead again", async || {
+        (bench.count("/dlq/depth").await == 1 && receiver.all().len() == 2).then_some(())
+    })
+    .await;
+    bench.becomes(&held, "held").await;
+    let honest = post(&bench, "own", "call-7", "3").await;
+    bench.becomes(&honest, "delivered").await;
+    assert_eq!(bench.change("/v1/dlq/purge", json!({"ids": [dead]})).await["done"], 1);
+    bench.becomes(&held, "dead").await;
+    bench.sound().await;
+}
+
+#[tokio::test]
+async fn an_event_is_stale_by_what_its_own_source_sent() {
+    let receiver = Receiver::start(|_| Act::Answer { status: 200, headers: Vec::new(), body: Vec::new() }).await;
+    let mut bench = Bench::with(receiver.to(), Clock::manual(START), two).await;
+    let event = |time: &str, id: &str| {
+        json!({"eventType": "t", "timestamp": time, "eventId": id, "data": {"interactionId": "k"}}).to_string()
+    };
+    let post = async |bench: &Bench, source: &str, time: &str, id: &str| {
+        let reply = bench.post_as(source, &[JSON], event(time, id).as_bytes()).await;
+        bench.becomes(reply.json()["id"].as_str().unwrap(), "delivered").await;
+    };
+    post(&bench, "open", "2026-03-19T22:04:48Z", "1").await;
+    post(&bench, "own", "2026-03-19T20:00:00Z", "2").await;
+    bench.restart().await;
+    post(&bench, "own", "2026-03-19T21:00:00Z", "3").await;
+    post(&bench, "own", "2026-03-19T20:30:00Z", "4").await;
+    let stale: Vec<bool> = receiver.all().iter().map(|got| got.header("holdline-stale").is_some()).collect();
+    assert_eq!(stale, [false, false, false, true]);
+}
+
+#[tokio::test]
+async fn a_source_that_fills_the_queue_is_refused_before_the_others() {
+    let mut bench = Bench::with(None, Clock::manual(START), |s| {
+        two(s);
+        s.intake.max_body_bytes = 8 << 10;
+        s.intake.max_queue_bytes = 2 << 20;
+        s.intake.queue_share = 0.5;
+    })
+    .await;
+    let noise = |n: u64| {
+        let mut bits = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let letters = (0..6000).map(|_| {
+            bits ^= bits << 13;
+            bits ^= bits >> 7;
+            bits ^= bits << 17;
+            char::from(b'a' + (bits % 26) as u8)
+        });
+        json!({"eventId": n.to_string(), "note": letters.collect::<String>()}).to_string()
+    };
+    let mut n = 0;
+    let refused = wait_for("the open source is full", async || {
+        n += 1;
+        let reply = bench.post_as("open", &[JSON], noise(n).as_bytes()).await;
+        (reply.status != 202).then_some(reply)
+    })
+    .await;
+    assert_eq!((refused.status, refused.code().as_str()), (503, "overloaded"));
+    assert!(refused.header("retry-after").is_some());
+    for id in 0..3 {
+        post(&bench, "own", "k", &format!("{id}")).await;
+    }
+    bench.restart().await;
+    wait_for("it is full after a restart, too", async || {
+        n += 1;
+        let reply = bench.post_as("open", &[JSON], noise(n).as_bytes()).await;
+        (reply.status == 503).then_some(())
+    })
+    .await;
+    post(&bench, "own", "k", "after").await;
+    let given_up = json!({"all": true, "reason": "rig"});
+    wait_for("nothing waits", async || {
+        bench.change("/v1/destinations/default/discard", given_up.clone()).await;
+        (bench.count("/queue/depth").await == 0).then_some(())
+    })
+    .await;
+    wait_for("it may send again", async || {
+        n += 1;
+        (bench.post_as("open", &[JSON], noise(n).as_bytes()).await.status == 202).then_some(())
+    })
+    .await;
+    bench.sound().await;
+}
+
+#[tokio::test]
+async fn a_single_source_may_fill_the_whole_queue() {
+    let bench = Bench::with(None, Clock::manual(START), |s| {
+        s.intake.max_body_bytes = 1 << 10;
+        s.intake.max_queue_bytes = 64 << 10;
+        s.intake.queue_share = 0.1;
+    })
+    .await;
+    let mut n = 0;
+    wait_for("the queue is full", async || {
+        n += 1;
+        let reply = bench.post(&body("k", &n.to_string())).await;
+        let bytes = bench.count("/queue/bytes").await;
+        assert!(reply.status == 202 || bytes > 60 << 10, "{} at {bytes}", reply.status);
+        (reply.status != 202).then_some(())
+    })
+    .await;
+}
