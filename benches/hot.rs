@@ -6,11 +6,11 @@ use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use holdline::delivery::{Place, Ticket};
 use holdline::event::{DestinationId, DestinationSet, Digest64, Event, EventId, Sequence};
-use holdline::profile::{Found, Limits, Profile, Request};
+use holdline::extract::{Found, Limits, Profile, Request};
 use holdline::rules::breaker::{self, Breaker};
 use holdline::rules::call::{Call, Health};
 use holdline::rules::gcra::{Gcra, Rate};
-use holdline::scheduler::{Landing, Policy, Scheduler, Step};
+use holdline::scheduler::{Disposition, Policy, Scheduler, Step};
 use holdline::store::Arrival;
 use holdline::time::Timestamp;
 use http::HeaderMap;
@@ -121,7 +121,7 @@ fn scheduling(c: &mut Criterion, waiting: u64) {
         if let Step::Start(start) = scheduler.poll(now) {
             let call =
                 Call { began: now, latency: Duration::from_millis(3), health: Health::Delivered, refuses_all: false };
-            black_box(scheduler.landed(&start, Landing::Resolved, Some(&call), now));
+            black_box(scheduler.landed(&start, Disposition::Resolved, Some(&call), now));
         }
     });
 }

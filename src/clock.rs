@@ -2,10 +2,10 @@
 //!
 //! *Invariants.* `now` never goes back and never jumps: it is the wall clock as it stood at the start of the process plus
 //! the monotonic time since. So a step of the wall clock neither strands nor storms what is due. `wall` is the clock on
-//! the wall; only what comes from outside as a date is compared with it. Between two lives an [`Anchor`] tells a step from
+//! the wall; only what comes from outside as a date is compared with it. Between two lives an [`ClockReference`] tells a step from
 //! time that has passed.
 
-use crate::rules::anchor::Anchor;
+use crate::rules::clock_reference::ClockReference;
 use crate::time::{Timestamp, millis};
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub struct Clock(Kind);
 
 #[derive(Clone, Debug)]
 enum Kind {
-    System { anchor: Anchor, start: Instant },
+    System { anchor: ClockReference, start: Instant },
     Manual { now: Arc<watch::Sender<Timestamp>>, stepped_ms: Arc<AtomicU64> },
 }
 
@@ -38,7 +38,7 @@ impl Clock {
             let (since_boot, start, wall) = (since_boot(), Instant::now(), Timestamp::from_system(SystemTime::now()));
             looks += 1;
             if self::since_boot().saturating_sub(since_boot) < LOOKS_APART || looks == LOOKS_MAX {
-                return Self(Kind::System { anchor: Anchor { boot, since_boot, wall }, start });
+                return Self(Kind::System { anchor: ClockReference { boot, since_boot, wall }, start });
             }
         }
     }
@@ -49,13 +49,13 @@ impl Clock {
     }
 
     /// Where this clock began; none where that cannot be compared with another life's.
-    pub fn anchor(&self) -> Option<Anchor> {
+    pub fn anchor(&self) -> Option<ClockReference> {
         match &self.0 {
             Kind::System { anchor, .. } => Some(anchor.clone()).filter(|anchor| !anchor.boot.is_empty()),
             Kind::Manual { now, stepped_ms } => {
                 let wall = *now.borrow();
                 let since_boot = Duration::from_millis(wall.0.saturating_sub(stepped_ms.load(Ordering::Relaxed)));
-                Some(Anchor { boot: "manual".to_owned(), since_boot, wall })
+                Some(ClockReference { boot: "manual".to_owned(), since_boot, wall })
             }
         }
     }

@@ -8,13 +8,13 @@
 //! connections wait only for as long as it takes to close and open the store.
 
 mod access;
-mod care;
-mod life;
+mod background;
 mod listening;
+mod process;
 mod reload;
 mod watchdog;
 
-pub use life::{Order, run};
+pub use process::{Order, run};
 
 use crate::admin::{self, Admin};
 use crate::clock::Clock;
@@ -24,9 +24,9 @@ use crate::dispatch::{self, Destination, Destinations, Dispatcher, Known, Questi
 use crate::intake::admission::{self, Admission};
 use crate::intake::memory::{MemoryBounds, MemoryLimit};
 use crate::intake::{Bounds, Counts, Intake, Pace, SharedIntake, Source};
+use crate::maintenance;
 use crate::scheduler::Scheduler;
-use crate::store::{Bounds as Remembered, Door, Opened, Options, Store, Windows};
-use crate::upkeep;
+use crate::store::{Bounds as Remembered, IntakeOverride, Opened, Options, Store, Windows};
 use anyhow::{Context, anyhow};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -95,9 +95,10 @@ impl Daemon {
         let destinations = Destinations::new(destinations(&store, &settings).await?);
         let admission = Arc::new(admission(&store));
         let counts = Arc::new(Counts::default());
-        upkeep::since_last_time(&store, clock.now()).await?;
+        maintenance::since_last_time(&store, clock.now()).await?;
         let upkeep = Part::new();
-        let (trend, beyond) = care::look_after(&upkeep, &store, &clock, &settings, &admission, &counts, &destinations);
+        let (trend, beyond) =
+            background::look_after(&upkeep, &store, &clock, &settings, &admission, &counts, &destinations);
         counts.knows(settings.sources.iter().map(|s| &s.name));
         let door = Arc::new(door(&store, &clock, &settings, &destinations.now(), admission.clone(), counts.clone())?);
         let door = Arc::new(RwLock::new(door));
@@ -115,13 +116,13 @@ impl Daemon {
             trend,
             beyond,
             grants: access::grants(&token, &settings.admin)?,
-            access: care::note_access(&upkeep, &store, &clock),
+            access: background::note_access(&upkeep, &store, &clock),
             own_uid: rustix::process::getuid().as_raw(),
             started_at: clock.now(),
             ready: Arc::default(),
         });
         let admin = listening::serve_admin(admin_listeners, sockets, &admin::router(state.clone()), &settings.admin)?;
-        care::raise_alerts(&upkeep, &state, &settings);
+        background::raise_alerts(&upkeep, &state, &settings);
         let dispatcher = Dispatcher {
             store: store.clone(),
             clock: clock.clone(),
@@ -205,7 +206,7 @@ impl Daemon {
 /// The door as an operator left it.
 fn admission(store: &Store) -> Admission {
     let admission = Admission::default();
-    if let Some(Door::Closed { until, .. }) = store.door() {
+    if let Some(IntakeOverride::Closed { until, .. }) = store.door() {
         admission.keep_out(until);
     }
     admission
@@ -223,7 +224,7 @@ async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) ->
     let own = clock.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&path, options, own)).await?;
     let opened = opened.with_context(|| format!("cannot open the store in {}", settings.path.display()))?;
-    upkeep::drop_anchor(&opened.store, &clock).await?;
+    maintenance::drop_anchor(&opened.store, &clock).await?;
     opened.store.bound_history(remembered(all));
     opened.store.share_keys(all.shared_keys());
     opened.findings.iter().for_each(|finding| tracing::error!("{finding}"));

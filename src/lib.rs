@@ -20,17 +20,17 @@
 //! |---|---|---|
 //! | 0 | [`time`], [`event`], [`delivery`] | the nouns |
 //! | 1 | [`rules`] | backoff, verdict, breaker, concurrency, rate, lateness: functions of their arguments |
-//! | 1 | [`profile`] | where the fields of an event lie in what a sender posts |
+//! | 1 | [`extract`] | where the fields of an event lie in what a sender posts |
 //! | 1 | [`signature`] | whether a sender knows a secret: HMAC over what it sent |
 //! | 1 | [`latency`] | how long things take, as histograms |
 //! | 2 | [`scheduler`] | pure: what goes now, else when to ask again |
 //! | 2 | [`clock`] | the only reader of time |
 //! | 2 | [`config`] | what an operator wrote -> settings as used |
-//! | 2 | [`http`] | the accept loop and the shape of answers |
+//! | 2 | [`net`] | listeners, TLS, connection limits, and the shape of answers |
 //! | 3 | [`store`] | the only room that knows sled |
 //! | 4 | [`intake`] | HTTP in |
 //! | 4 | [`dispatch`] | runs what the scheduler says |
-//! | 5 | [`upkeep`] | what the daemon looks after by itself: admission, bounds, gaps, trends |
+//! | 5 | [`maintenance`] | background work: intake admission, dead letter limits, outages, forecasts |
 //! | 5 | [`alert`] | what is worth waking somebody, delivered |
 //! | 6 | [`admin`] | the operator's API |
 //! | 7 | [`daemon`] | wiring and lifecycle |
@@ -52,13 +52,13 @@ pub mod daemon;
 pub mod delivery;
 pub mod dispatch;
 pub mod event;
-pub mod http;
+pub mod extract;
 pub mod intake;
 pub mod latency;
-pub mod profile;
+pub mod maintenance;
+pub mod net;
 pub mod rules;
 pub mod scheduler;
 pub mod signature;
 pub mod store;
 pub mod time;
-pub mod upkeep;

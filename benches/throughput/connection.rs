@@ -21,10 +21,10 @@ pub(crate) enum Client {
 pub(crate) struct Connection {
     requests: Requests,
     out: String,
-    wire: Wire,
+    wire: CountedStream,
 }
 
-enum Wire {
+enum CountedStream {
     Sockets { stream: TcpStream, answer: Vec<u8> },
     Hyper { sender: SendRequest<Full<Bytes>>, to: http::Uri, host: String },
 }
@@ -36,11 +36,11 @@ impl Connection {
         stream.set_nodelay(true)?;
         let requests = Requests::new(run.to_owned(), address.clone(), path.clone());
         let wire = match client {
-            Client::Sockets => Wire::Sockets { stream, answer: vec![0; 16 * 1024] },
+            Client::Sockets => CountedStream::Sockets { stream, answer: vec![0; 16 * 1024] },
             Client::Hyper => {
                 let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
                 tokio::spawn(connection);
-                Wire::Hyper { sender, to: path.parse()?, host: address }
+                CountedStream::Hyper { sender, to: path.parse()?, host: address }
             }
         };
         Ok(Self { requests, out: String::new(), wire })
@@ -49,12 +49,12 @@ impl Connection {
     /// Posts event `n` -> the status of the answer.
     pub(crate) async fn post(&mut self, n: u64) -> Result<u16> {
         match &mut self.wire {
-            Wire::Sockets { stream, answer } => {
+            CountedStream::Sockets { stream, answer } => {
                 self.requests.write(n, &mut self.out);
                 stream.write_all(self.out.as_bytes()).await?;
                 read_status(stream, answer).await
             }
-            Wire::Hyper { sender, to, host } => {
+            CountedStream::Hyper { sender, to, host } => {
                 let body = Bytes::copy_from_slice(self.requests.body(n).as_bytes());
                 let request = http::Request::post(to.clone())
                     .header(http::header::HOST, host.as_str())

@@ -51,7 +51,7 @@ impl Seen {
 }
 
 /// What the connections of one run have in common.
-pub(crate) struct Course {
+pub(crate) struct LateAction {
     address: String,
     path: String,
     run: String,
@@ -62,7 +62,7 @@ pub(crate) struct Course {
     next: AtomicU64,
 }
 
-impl Course {
+impl LateAction {
     /// The number of the next event, or none when the run is over; waits where a rate asks for it.
     async fn next(&self) -> Option<u64> {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
@@ -84,8 +84,16 @@ impl Course {
 /// Posts on `connections` connections at once; any answer but 202 ends the run.
 pub(crate) async fn post(client: Client, to: &str, connections: usize, until: Until, rate: f64) -> Result<Seen> {
     let (address, path) = split(to)?;
-    let course =
-        Arc::new(Course { address, path, run: run_name(), begin: Instant::now(), until, rate, client, next: 0.into() });
+    let course = Arc::new(LateAction {
+        address,
+        path,
+        run: run_name(),
+        begin: Instant::now(),
+        until,
+        rate,
+        client,
+        next: 0.into(),
+    });
     let mut tasks = JoinSet::new();
     for _ in 0..connections {
         tasks.spawn(post_on_one(course.clone()));
@@ -99,7 +107,7 @@ pub(crate) async fn post(client: Client, to: &str, connections: usize, until: Un
     Ok(Seen { acknowledged: latencies_us.len() as u64, elapsed, latencies_us })
 }
 
-async fn post_on_one(course: Arc<Course>) -> Result<Vec<u32>> {
+async fn post_on_one(course: Arc<LateAction>) -> Result<Vec<u32>> {
     let to = format!("http://{}{}", course.address, course.path);
     let mut connection = Connection::open(course.client, &to, &course.run).await?;
     let mut latencies_us = Vec::new();

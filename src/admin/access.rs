@@ -8,8 +8,8 @@
 use super::access_log::{self, Refusal, UNAUTHENTICATED};
 use super::{Admin, Failure};
 use crate::config::settings::Scope;
-use crate::http::seats::Seat;
-use crate::http::sending::Sending;
+use crate::net::connection_limiter::Slot;
+use crate::net::sending::Sending;
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
@@ -113,7 +113,7 @@ fn bearer(given: &[u8]) -> &[u8] {
 
 /// The address that a request comes from; none where it came over no network.
 fn peer(request: &Request) -> Option<IpAddr> {
-    request.extensions().get::<Seat>()?.peer().address()
+    request.extensions().get::<Slot>()?.peer().address()
 }
 
 /// Where a request comes from, as the audit names it.
@@ -132,7 +132,7 @@ pub async fn authorize(
     next: Next,
 ) -> Response {
     let via = request.extensions().get::<Via>().copied();
-    let (peer, seat) = (peer(&request), request.extensions().get::<Seat>().cloned());
+    let (peer, seat) = (peer(&request), request.extensions().get::<Slot>().cloned());
     match caller(&admin.grants, admin.own_uid, via, request.headers()) {
         Ok(caller) if caller.may(scope) => {
             if seat.as_ref().is_some_and(|seat| !seat.trust(KEPT_FOR_OTHERS)) {
@@ -163,7 +163,7 @@ pub async fn authorize(
                 let until = admin.access.failed(peer, now);
                 if until > now {
                     // its connection may give way meanwhile
-                    let _waiting = seat.as_ref().map(Seat::receive);
+                    let _waiting = seat.as_ref().map(Slot::receive);
                     admin.clock.sleep_until(until).await;
                 }
             }

@@ -1,9 +1,9 @@
 //! How a breaker stands, as it is shown.
 
-use crate::dispatch::LineStatus;
+use crate::dispatch::DestinationStatus;
 use crate::event::DestinationId;
 use crate::rules::breaker;
-use crate::store::{Fixed, Position, Store};
+use crate::store::{BreakerOverride, Position, Store};
 use crate::time::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -26,9 +26,9 @@ pub(super) struct BreakerItem {
 }
 
 impl BreakerItem {
-    pub(super) fn of(store: &Store, d: DestinationId, line: &LineStatus) -> Self {
+    pub(super) fn of(store: &Store, d: DestinationId, line: &DestinationStatus) -> Self {
         let kept_closed = line.breaker == breaker::State::Closed && line.kept_closed_until.is_some();
-        let in_force = |fixed: &Fixed| match fixed.position {
+        let in_force = |fixed: &BreakerOverride| match fixed.position {
             Position::Open => line.breaker != breaker::State::Closed,
             Position::Closed => kept_closed,
         };

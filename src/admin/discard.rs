@@ -3,16 +3,16 @@
 
 use super::access::Caller;
 use super::answers::Changed;
+use super::event_lookup::Location;
 use super::events::find_all;
-use super::known::Lies;
 use super::object::Object;
 use super::pending::{destination, places, read};
 use super::selection::only_true;
-use super::{Admin, Failure, Name, Shared, notes};
+use super::{Admin, Failure, Name, Shared, audit_log};
 use crate::delivery::{DeliveryId, Place};
 use crate::dispatch::Question;
 use crate::event::{DestinationId, Digest64, Sequence};
-use crate::scheduler::Standing;
+use crate::scheduler::DeliveryStatus;
 use crate::store::{Change, Store, StoreError};
 use axum::Json;
 use axum::extract::{State, rejection::JsonRejection};
@@ -96,7 +96,7 @@ pub(super) async fn discard(
     body: Result<Json<Object<GivenUp>>, JsonRejection>,
 ) -> Result<Json<Changed>, Failure> {
     let Json(Object(given_up)) = body.map_err(|e| Failure::bad(e.body_text()))?;
-    notes::sound_reason(&given_up.reason)?;
+    audit_log::sound_reason(&given_up.reason)?;
     if given_up.reason.trim().is_empty() {
         return Err(Failure::bad("write a `reason`: who settled these, and where"));
     }
@@ -130,8 +130,8 @@ impl Giving<'_> {
         let mut waiting = Vec::new();
         for known in find_all(self.admin, ids).await? {
             let place = match known.places.get(&self.d) {
-                Some(Lies::Waiting) => Place::Page,
-                Some(Lies::Delayed { due, .. }) => Place::under(*due),
+                Some(Location::Waiting) => Place::Page,
+                Some(Location::Delayed { due, .. }) => Place::under(*due),
                 _ => continue,
             };
             waiting.push((DeliveryId { sequence: known.sequence, destination: self.d }, place, known.lane));
@@ -160,7 +160,7 @@ impl Giving<'_> {
         let asked: Vec<_> = waiting.iter().map(|(id, _, lane)| (self.d, *lane, id.sequence)).collect();
         let standings = self.admin.ask(|to| Question::Standings(asked, to)).await?;
         let mut standings = standings.into_iter();
-        waiting.retain(|_| !matches!(standings.next(), Some(Standing::InFlight { .. })));
+        waiting.retain(|_| !matches!(standings.next(), Some(DeliveryStatus::InFlight { .. })));
         self.changed.matched += waiting.len();
         if !self.dry_run && !waiting.is_empty() {
             let change = Change::Discard { what: self.what.clone(), deliveries: waiting };

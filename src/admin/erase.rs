@@ -6,11 +6,11 @@
 
 use super::access::Caller;
 use super::object::Object;
-use super::{Admin, Failure, Name, Shared, notes, pace};
+use super::{Admin, Failure, Name, Shared, audit_log, pace};
 use crate::dispatch::Question;
 use crate::event::{Digest64, Sequence, bounded};
-use crate::scheduler::Standing;
-use crate::store::{Change, Detained, Erased, Erasure, Repeated, StoreError, Trace, Traces};
+use crate::scheduler::DeliveryStatus;
+use crate::store::{Change, Erased, Erasure, EventLocation, EventLocations, QuarantinedRequest, Repeated, StoreError};
 use axum::Json;
 use axum::extract::State;
 use bytes::Bytes;
@@ -80,10 +80,10 @@ pub(super) async fn erase(
     body: Bytes,
 ) -> Result<Json<ErasedItem>, Failure> {
     let wish = wish(&body)?;
-    notes::sound_reason(&wish.reason)?;
+    audit_log::sound_reason(&wish.reason)?;
     let key = bounded(key);
     let digest = format!("{:016x}", Digest64::of_interaction(&key).0);
-    let hunt = Hunt { source: wish.source, end: admin.store.totals().next_sequence, key };
+    let hunt = ErasureScan { source: wish.source, end: admin.store.totals().next_sequence, key };
     if wish.dry_run {
         return Ok(Json(item(digest, &hunt.count(&admin).await?)));
     }
@@ -122,14 +122,14 @@ fn item(digest: String, erased: &Erased) -> ErasedItem {
 }
 
 /// An interaction of which everything is wanted that was accepted before a sequence.
-struct Hunt {
+struct ErasureScan {
     key: String,
     source: Option<String>,
     end: Sequence,
 }
 
-impl Hunt {
-    async fn traces(&self, admin: &Admin) -> Result<Traces, Failure> {
+impl ErasureScan {
+    async fn traces(&self, admin: &Admin) -> Result<EventLocations, Failure> {
         // what was recorded lies where it belongs once it is written
         admin.store.flush().await?;
         let (key, source, end) = (self.key.clone(), self.source.clone(), self.end);
@@ -138,7 +138,7 @@ impl Hunt {
 
     async fn count(&self, admin: &Admin) -> Result<Erased, Failure> {
         let found = self.traces(admin).await?;
-        let sum = |of: fn(&Trace) -> usize| found.events.values().map(of).sum::<usize>() as u64;
+        let sum = |of: fn(&EventLocation) -> usize| found.events.values().map(of).sum::<usize>() as u64;
         Ok(Erased {
             waiting: sum(|trace| trace.waiting.len()),
             dead: sum(|trace| trace.dead.len()),
@@ -175,7 +175,7 @@ impl Hunt {
     }
 
     /// The events of which a delivery is under way.
-    async fn under_way(&self, admin: &Admin, found: &Traces) -> Result<BTreeSet<Sequence>, Failure> {
+    async fn under_way(&self, admin: &Admin, found: &EventLocations) -> Result<BTreeSet<Sequence>, Failure> {
         let waiting: Vec<_> = found
             .events
             .iter()
@@ -184,7 +184,7 @@ impl Hunt {
         let asked = waiting.clone();
         let standings = admin.ask(|to| Question::Standings(asked, to)).await?;
         let under_way =
-            waiting.iter().zip(standings).filter(|(_, standing)| matches!(standing, Standing::InFlight { .. }));
+            waiting.iter().zip(standings).filter(|(_, standing)| matches!(standing, DeliveryStatus::InFlight { .. }));
         Ok(under_way.map(|((_, _, sequence), _)| *sequence).collect())
     }
 
@@ -192,7 +192,8 @@ impl Hunt {
     async fn detained(&self, admin: &Admin) -> Result<Vec<u64>, Failure> {
         let intake = admin.intake.read().expect("no holder panics").clone();
         let (key, source) = (self.key.clone(), self.source.clone());
-        let is_from = move |detained: &Detained| source.as_ref().is_none_or(|source| *source == detained.source);
+        let is_from =
+            move |detained: &QuarantinedRequest| source.as_ref().is_none_or(|source| *source == detained.source);
         admin
             .read(move |store| {
                 let mut found = Vec::new();

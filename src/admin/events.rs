@@ -5,15 +5,15 @@
 
 use super::access::Caller;
 use super::answers::{Answers, Attempts, DeliveryItem, DeliveryState, EventItem, PAGE_BYTES, Page, attempts};
+use super::event_lookup::{self, Candidate, Known, Location, Look, know};
 use super::explain::{self, Held};
 use super::filter::{EventQuery, Filter, Query};
-use super::known::{self, Candidate, Known, Lies, Look, know};
 use super::{Admin, Failure, Name, Shared, sequence_of};
 use crate::delivery::DeliveryId;
-use crate::dispatch::{LineStatus, Question};
+use crate::dispatch::{DestinationStatus, Question};
 use crate::event::{DestinationId, EventId, Sequence};
-use crate::scheduler::Standing;
-use crate::store::{How, Settlement, Store, StoreError};
+use crate::scheduler::DeliveryStatus;
+use crate::store::{EndKind, Settlement, Store, StoreError};
 use axum::Json;
 use axum::extract::{Query as QueryOf, State, rejection::QueryRejection};
 use axum::http::header;
@@ -125,12 +125,12 @@ async fn standing_so(
 }
 
 /// How the scheduler's word is told.
-fn state_of(standing: Standing) -> DeliveryState {
+fn state_of(standing: DeliveryStatus) -> DeliveryState {
     match standing {
-        Standing::InFlight { .. } => DeliveryState::InFlight,
-        Standing::Delayed { .. } => DeliveryState::Delayed,
-        Standing::Held { .. } => DeliveryState::Held,
-        Standing::Sorting { .. } | Standing::Queued | Standing::Moved => DeliveryState::Queued,
+        DeliveryStatus::InFlight { .. } => DeliveryState::InFlight,
+        DeliveryStatus::Delayed { .. } => DeliveryState::Delayed,
+        DeliveryStatus::Held { .. } => DeliveryState::Held,
+        DeliveryStatus::Sorting { .. } | DeliveryStatus::Queued | DeliveryStatus::Moved => DeliveryState::Queued,
     }
 }
 
@@ -144,9 +144,9 @@ pub(super) async fn show(State(admin): Shared, caller: Caller, Name(id): Name) -
         .places
         .iter()
         .filter_map(|(d, lies)| match lies {
-            Lies::Delayed { delivery, .. } => Some((d, &**delivery)),
-            Lies::Dead(letter) => letter.as_ref().map(|letter| (d, &letter.delivery)),
-            Lies::Waiting | Lies::Gone => None,
+            Location::Delayed { delivery, .. } => Some((d, &**delivery)),
+            Location::Dead(letter) => letter.as_ref().map(|letter| (d, &letter.delivery)),
+            Location::Waiting | Location::Gone => None,
         })
         .map(|(d, delivery)| (admin.destination_name(*d), Attempts::All(attempts(delivery, Answers::to(&caller)))))
         .collect();
@@ -161,7 +161,7 @@ pub(super) async fn show(State(admin): Shared, caller: Caller, Name(id): Name) -
 #[utoipa::path(get, path = "/v1/events/{id}/body", tag = "events", params(Name), responses((status = 200, description = "As it was received, with its Content-Type", content_type = "*/*"), Failure))]
 pub(super) async fn body(State(admin): Shared, Name(id): Name) -> Result<impl IntoResponse, Failure> {
     let known = find(&admin, &id).await?;
-    let event = admin.read(move |store| known::whole(store, &known)).await?;
+    let event = admin.read(move |store| event_lookup::whole(store, &known)).await?;
     let event = event.ok_or_else(|| Failure::not_found("the event was delivered; its body is no longer kept"))?;
     Ok(([(header::CONTENT_TYPE, event.content_type.clone())], event.body.clone()))
 }
@@ -207,21 +207,21 @@ fn unknown() -> Failure {
 /// Completes what the store knows with what the scheduler and the settlements say.
 async fn describe(
     admin: &Admin,
-    lines: &HashMap<DestinationId, LineStatus>,
+    lines: &HashMap<DestinationId, DestinationStatus>,
     mut known: Vec<Known>,
 ) -> Result<Vec<EventItem>, Failure> {
     let told = gather(admin, lines, &mut known).await?;
     Ok(known.into_iter().map(|k| told.event(k)).collect())
 }
 
-type Standings = BTreeMap<DeliveryId, Standing>;
+type Standings = BTreeMap<DeliveryId, DeliveryStatus>;
 
 /// What the scheduler says of those that wait.
 async fn standings(admin: &Admin, known: &[Known]) -> Result<Standings, Failure> {
     let waiting: Vec<_> = known
         .iter()
         .flat_map(|k| k.places.iter().map(move |(d, lies)| (k, d, lies)))
-        .filter(|(.., lies)| matches!(lies, Lies::Waiting | Lies::Delayed { .. }))
+        .filter(|(.., lies)| matches!(lies, Location::Waiting | Location::Delayed { .. }))
         .map(|(k, d, _)| (*d, k.lane, k.sequence))
         .collect();
     let standings = admin.ask(|to| Question::Standings(waiting.clone(), to)).await?;
@@ -233,22 +233,22 @@ async fn standings(admin: &Admin, known: &[Known]) -> Result<Standings, Failure>
 /// moved on in between both are asked again, and `known` is brought up to date.
 async fn gather<'a>(
     admin: &'a Admin,
-    lines: &HashMap<DestinationId, LineStatus>,
+    lines: &HashMap<DestinationId, DestinationStatus>,
     known: &mut Vec<Known>,
 ) -> Result<Told<'a>, Failure> {
-    let (mut settled, mut standings) = (known::ends(admin, known).await?, standings(admin, known).await?);
+    let (mut settled, mut standings) = (event_lookup::ends(admin, known).await?, standings(admin, known).await?);
     for _ in 1..LOOKS_MAX {
-        let moved = standings.iter().filter(|(_, standing)| **standing == Standing::Moved);
+        let moved = standings.iter().filter(|(_, standing)| **standing == DeliveryStatus::Moved);
         let moved: BTreeSet<Sequence> = moved.map(|(id, _)| id.sequence).collect();
         if moved.is_empty() {
             break;
         }
-        known::look_again(admin, known, moved).await?;
-        (settled, standings) = (known::ends(admin, known).await?, self::standings(admin, known).await?);
+        event_lookup::look_again(admin, known, moved).await?;
+        (settled, standings) = (event_lookup::ends(admin, known).await?, self::standings(admin, known).await?);
     }
     let behind: BTreeSet<Sequence> = standings
         .values()
-        .filter_map(|s| if let Standing::Held { behind } = s { Some(*behind) } else { None })
+        .filter_map(|s| if let DeliveryStatus::Held { behind } = s { Some(*behind) } else { None })
         .collect();
     let ids = admin.read(move |store| ids(store, behind)).await?;
     let line = |d: &DestinationId| lines.get(d).cloned().unwrap_or_default();
@@ -293,36 +293,36 @@ impl Told<'_> {
         }
     }
 
-    fn delivery(&self, id: DeliveryId, lies: &Lies) -> DeliveryItem {
+    fn delivery(&self, id: DeliveryId, lies: &Location) -> DeliveryItem {
         let bare = |state| DeliveryItem::bare(self.admin.destination_name(id.destination), state);
         match (lies, self.settled.get(&id)) {
-            (Lies::Dead(None), _) => {
+            (Location::Dead(None), _) => {
                 let error = "its record does not verify; redrive or purge sets it aside".to_owned();
                 DeliveryItem { error: Some(error), ..bare(DeliveryState::Dead) }
             }
-            (Lies::Dead(Some(letter)), _) => DeliveryItem {
+            (Location::Dead(Some(letter)), _) => DeliveryItem {
                 settled_at: Some(letter.dead_at.to_string()),
                 reason: Some(letter.reason),
                 ..bare(DeliveryState::Dead).tried(&letter.delivery)
             },
             // redriven, and not yet where it goes
-            (Lies::Gone, Some(s)) if s.how == How::Dead => bare(DeliveryState::Queued),
-            (Lies::Gone, Some(s)) => DeliveryItem {
+            (Location::Gone, Some(s)) if s.how == EndKind::Dead => bare(DeliveryState::Queued),
+            (Location::Gone, Some(s)) => DeliveryItem {
                 settled_at: Some(s.at.to_string()),
                 attempts: Some(Attempts::Count(u32::from(s.attempts))),
                 status: (s.status > 0).then_some(s.status),
-                ..bare(if s.how == How::Delivered { DeliveryState::Delivered } else { DeliveryState::Discarded })
+                ..bare(if s.how == EndKind::Delivered { DeliveryState::Delivered } else { DeliveryState::Discarded })
             },
-            (Lies::Gone, None) => bare(DeliveryState::Delivered),
+            (Location::Gone, None) => bare(DeliveryState::Delivered),
             (lies, _) => {
-                let standing = self.standings.get(&id).copied().unwrap_or(Standing::Queued);
+                let standing = self.standings.get(&id).copied().unwrap_or(DeliveryStatus::Queued);
                 let held = self.held.get(&id.destination).map_or(&[][..], Vec::as_slice);
                 let named = |s: Sequence| self.ids.get(&s).map_or_else(|| format!("sequence {s}"), EventId::to_string);
                 let mut gates = explain::of_delivery(standing, held, named).into_iter();
-                let due = if let Standing::Delayed { until } = standing { Some(until.to_string()) } else { None };
+                let due = if let DeliveryStatus::Delayed { until } = standing { Some(until.to_string()) } else { None };
                 let (since, until) = self.under_way(id.destination, standing).unzip();
                 let bare = DeliveryItem { attempts: Some(Attempts::Count(0)), ..bare(state_of(standing)) };
-                let tried = if let Lies::Delayed { delivery, .. } = lies { bare.tried(delivery) } else { bare };
+                let tried = if let Location::Delayed { delivery, .. } = lies { bare.tried(delivery) } else { bare };
                 let (waiting_for, also_waiting_for) = (gates.next(), gates.collect());
                 DeliveryItem { since, until, due, waiting_for, also_waiting_for, ..tried }
             }
@@ -330,8 +330,8 @@ impl Told<'_> {
     }
 
     /// When an attempt that is under way began, and when it ends at the latest.
-    fn under_way(&self, d: DestinationId, standing: Standing) -> Option<(String, String)> {
-        let Standing::InFlight { since } = standing else { return None };
+    fn under_way(&self, d: DestinationId, standing: DeliveryStatus) -> Option<(String, String)> {
+        let DeliveryStatus::InFlight { since } = standing else { return None };
         let timeout = self.admin.destinations.get(d).map(|destination| destination.timeout).unwrap_or_default();
         Some((since.to_string(), since.after(timeout).to_string()))
     }

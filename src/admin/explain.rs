@@ -5,10 +5,10 @@
 //! [`shut`]; lists, single events, destinations, dashboard and command line follow.
 
 use super::Admin;
-use crate::dispatch::{Destination, LineStatus};
+use crate::dispatch::{Destination, DestinationStatus};
 use crate::event::{DestinationId, Sequence};
 use crate::rules::breaker;
-use crate::scheduler::{self as pace, Bound, Shut, Standing};
+use crate::scheduler::{self as pace, Blocked, DeliveryStatus, LimitReason};
 use crate::store::Store;
 use crate::time::Timestamp;
 use serde::Serialize;
@@ -80,7 +80,7 @@ impl Held {
 }
 
 /// What holds everything that waits for a destination, what lasts longest first; empty where its deliveries go on.
-pub fn of_destination(admin: &Admin, d: DestinationId, line: &LineStatus) -> Vec<Held> {
+pub fn of_destination(admin: &Admin, d: DestinationId, line: &DestinationStatus) -> Vec<Held> {
     let mut held = Vec::new();
     if admin.store.is_out_of_room() {
         held.push(Held::by(Gate::Disk, "daemon").since(DISK_FULL));
@@ -102,8 +102,8 @@ fn longest_first(mut held: Vec<Held>) -> Vec<Held> {
 }
 
 /// Every gate that is shut; the line itself tells only the first that it meets.
-fn shut(line: &LineStatus, now: Timestamp) -> impl Iterator<Item = Shut> {
-    let timed = |gate, until: Timestamp| (now < until).then_some(Shut { gate, until: Some(until) });
+fn shut(line: &DestinationStatus, now: Timestamp) -> impl Iterator<Item = Blocked> {
+    let timed = |gate, until: Timestamp| (now < until).then_some(Blocked { gate, until: Some(until) });
     let opens = if let breaker::State::Open { until } = line.breaker { until } else { Timestamp::ZERO };
     let met = |of: &[pace::Gate]| line.shut.filter(|shut| of.contains(&shut.gate));
     let all = [
@@ -117,7 +117,7 @@ fn shut(line: &LineStatus, now: Timestamp) -> impl Iterator<Item = Shut> {
 }
 
 /// A gate of its pace that is shut.
-fn gate(store: &Store, destination: &Destination, line: &LineStatus, shut: Shut) -> Held {
+fn gate(store: &Store, destination: &Destination, line: &DestinationStatus, shut: Blocked) -> Held {
     let stance = store.stance(destination.id);
     let held = match shut.gate {
         pace::Gate::Nowhere => Held::by(Gate::Pause, "configuration").since("no url is configured"),
@@ -149,28 +149,34 @@ fn gate(store: &Store, destination: &Destination, line: &LineStatus, shut: Shut)
 }
 
 /// What makes the limit what it is.
-fn concurrency(line: &LineStatus, max: usize) -> Held {
+fn concurrency(line: &DestinationStatus, max: usize) -> Held {
     let limit = line.limit;
     let (set_by, reason) = match line.bound {
-        Bound::Configured => ("configuration", format!("{limit} at once")),
-        Bound::Adaptive => ("adaptive", format!("{limit} at once of {max}, as the destination answers")),
-        Bound::Ramp => ("ramp", format!("{limit} at once of {max}; deliveries return little by little")),
+        LimitReason::Configured => ("configuration", format!("{limit} at once")),
+        LimitReason::Adaptive => ("adaptive", format!("{limit} at once of {max}, as the destination answers")),
+        LimitReason::Ramp => ("ramp", format!("{limit} at once of {max}; deliveries return little by little")),
     };
     Held::by(Gate::Concurrency, set_by).since(&reason)
 }
 
 /// What one delivery waits for, what lasts longest first; empty where it is under way. `behind` names an event by its
 /// sequence.
-pub fn of_delivery(standing: Standing, of_destination: &[Held], behind: impl Fn(Sequence) -> String) -> Vec<Held> {
+pub fn of_delivery(
+    standing: DeliveryStatus,
+    of_destination: &[Held],
+    behind: impl Fn(Sequence) -> String,
+) -> Vec<Held> {
     let own = match standing {
-        Standing::InFlight { .. } => return Vec::new(),
-        Standing::Delayed { until } => Held::by(Gate::Delay, "retry").until(until),
-        Standing::Sorting { until } => Held::by(Gate::Order, "ordering").until(until),
-        Standing::Held { behind: first } => Held { behind: Some(behind(first)), ..Held::by(Gate::Order, "ordering") },
-        Standing::Queued | Standing::Moved if of_destination.is_empty() => {
+        DeliveryStatus::InFlight { .. } => return Vec::new(),
+        DeliveryStatus::Delayed { until } => Held::by(Gate::Delay, "retry").until(until),
+        DeliveryStatus::Sorting { until } => Held::by(Gate::Order, "ordering").until(until),
+        DeliveryStatus::Held { behind: first } => {
+            Held { behind: Some(behind(first)), ..Held::by(Gate::Order, "ordering") }
+        }
+        DeliveryStatus::Queued | DeliveryStatus::Moved if of_destination.is_empty() => {
             Held::by(Gate::Concurrency, "configuration").since("its turn comes behind those before it")
         }
-        Standing::Queued | Standing::Moved => return of_destination.to_vec(),
+        DeliveryStatus::Queued | DeliveryStatus::Moved => return of_destination.to_vec(),
     };
     // what opens and shuts from one request to the next says nothing before its turn has come
     let lasting = of_destination.iter().filter(|held| held.lasts > Timestamp::ZERO).cloned();
@@ -192,62 +198,73 @@ mod tests {
         let until = |gate, n| Held::by(gate, "x").until(Timestamp(n));
         let rate = until(Gate::Rate, 99);
         for (standing, holds, gates) in [
-            (Standing::InFlight { since: Timestamp(1) }, vec![nowhere.clone()], vec![]),
-            (Standing::Queued, vec![], vec![Gate::Concurrency]),
-            (Standing::Queued, vec![nowhere.clone()], vec![Gate::Pause]),
-            (Standing::Queued, vec![nowhere.clone(), rate.clone()], vec![Gate::Pause, Gate::Rate]),
-            (Standing::Delayed { until: Timestamp(5) }, vec![], vec![Gate::Delay]),
-            (Standing::Delayed { until: Timestamp(5) }, vec![rate.clone()], vec![Gate::Delay]),
-            (Standing::Delayed { until: Timestamp(5) }, vec![until(Gate::Pause, 9)], vec![Gate::Pause, Gate::Delay]),
-            (Standing::Delayed { until: Timestamp(5) }, vec![until(Gate::Pause, 4)], vec![Gate::Delay, Gate::Pause]),
-            (Standing::Delayed { until: Timestamp(5) }, vec![nowhere.clone()], vec![Gate::Pause, Gate::Delay]),
+            (DeliveryStatus::InFlight { since: Timestamp(1) }, vec![nowhere.clone()], vec![]),
+            (DeliveryStatus::Queued, vec![], vec![Gate::Concurrency]),
+            (DeliveryStatus::Queued, vec![nowhere.clone()], vec![Gate::Pause]),
+            (DeliveryStatus::Queued, vec![nowhere.clone(), rate.clone()], vec![Gate::Pause, Gate::Rate]),
+            (DeliveryStatus::Delayed { until: Timestamp(5) }, vec![], vec![Gate::Delay]),
+            (DeliveryStatus::Delayed { until: Timestamp(5) }, vec![rate.clone()], vec![Gate::Delay]),
             (
-                Standing::Sorting { until: Timestamp(5) },
+                DeliveryStatus::Delayed { until: Timestamp(5) },
+                vec![until(Gate::Pause, 9)],
+                vec![Gate::Pause, Gate::Delay],
+            ),
+            (
+                DeliveryStatus::Delayed { until: Timestamp(5) },
+                vec![until(Gate::Pause, 4)],
+                vec![Gate::Delay, Gate::Pause],
+            ),
+            (DeliveryStatus::Delayed { until: Timestamp(5) }, vec![nowhere.clone()], vec![Gate::Pause, Gate::Delay]),
+            (
+                DeliveryStatus::Sorting { until: Timestamp(5) },
                 vec![until(Gate::Breaker, 6)],
                 vec![Gate::Breaker, Gate::Order],
             ),
-            (Standing::Held { behind: Sequence(3) }, vec![nowhere], vec![Gate::Order, Gate::Pause]),
+            (DeliveryStatus::Held { behind: Sequence(3) }, vec![nowhere], vec![Gate::Order, Gate::Pause]),
         ] {
             let told: Vec<Gate> = of_delivery(standing, &holds, name).iter().map(|held| held.gate).collect();
             assert_eq!(told, gates, "{standing:?} {holds:?}");
         }
-        let held = of_delivery(Standing::Held { behind: Sequence(3) }, &[], name);
+        let held = of_delivery(DeliveryStatus::Held { behind: Sequence(3) }, &[], name);
         assert_eq!(held[0].behind.as_deref(), Some("id of 3"));
     }
 
     #[test]
     fn every_gate_that_is_shut_is_told() {
         let now = Timestamp(10);
-        let met = Some(Shut { gate: pace::Gate::Paused, until: Some(Timestamp(20)) });
-        let line = LineStatus {
+        let met = Some(Blocked { gate: pace::Gate::Paused, until: Some(Timestamp(20)) });
+        let line = DestinationStatus {
             shut: met,
             paused_until: Timestamp(20),
             breaker: breaker::State::Open { until: Timestamp(30) },
             hold_until: Timestamp(40),
-            ..LineStatus::default()
+            ..DestinationStatus::default()
         };
-        let gates = |line: &LineStatus| shut(line, now).map(|shut| shut.gate).collect::<Vec<_>>();
+        let gates = |line: &DestinationStatus| shut(line, now).map(|shut| shut.gate).collect::<Vec<_>>();
         assert_eq!(gates(&line), [pace::Gate::Paused, pace::Gate::Breaker, pace::Gate::Hold]);
-        let line = LineStatus { paused_until: Timestamp(10), hold_until: Timestamp(9), ..line };
+        let line = DestinationStatus { paused_until: Timestamp(10), hold_until: Timestamp(9), ..line };
         assert_eq!(gates(&line), [pace::Gate::Breaker]);
-        let probes = LineStatus {
-            shut: Some(Shut { gate: pace::Gate::Breaker, until: None }),
+        let probes = DestinationStatus {
+            shut: Some(Blocked { gate: pace::Gate::Breaker, until: None }),
             breaker: breaker::State::Open { until: Timestamp(9) },
-            ..LineStatus::default()
+            ..DestinationStatus::default()
         };
         assert_eq!(gates(&probes), [pace::Gate::Breaker]);
-        assert_eq!(gates(&LineStatus::default()), []);
+        assert_eq!(gates(&DestinationStatus::default()), []);
     }
 
     #[test]
     fn a_limit_that_was_cut_says_by_what() {
         let by = |bound, limit| {
-            let held = concurrency(&LineStatus { bound, limit, ..LineStatus::default() }, 64);
+            let held = concurrency(&DestinationStatus { bound, limit, ..DestinationStatus::default() }, 64);
             (held.set_by, held.reason.unwrap_or_default())
         };
-        assert_eq!(by(Bound::Configured, 64), ("configuration".into(), "64 at once".into()));
-        assert_eq!(by(Bound::Adaptive, 2), ("adaptive".into(), "2 at once of 64, as the destination answers".into()));
+        assert_eq!(by(LimitReason::Configured, 64), ("configuration".into(), "64 at once".into()));
+        assert_eq!(
+            by(LimitReason::Adaptive, 2),
+            ("adaptive".into(), "2 at once of 64, as the destination answers".into())
+        );
         let ramp = "1 at once of 64; deliveries return little by little";
-        assert_eq!(by(Bound::Ramp, 1), ("ramp".into(), ramp.into()));
+        assert_eq!(by(LimitReason::Ramp, 1), ("ramp".into(), ramp.into()));
     }
 }

@@ -6,28 +6,28 @@
 mod access;
 mod access_log;
 mod ages;
+mod alert_facts;
 mod answers;
+mod audit_log;
 mod backup;
 mod breaker;
 mod certificates;
-mod changes;
 mod dashboard;
 mod discard;
 mod disk;
 mod dlq;
 mod document;
 mod erase;
+mod event_actions;
+mod event_lookup;
 mod events;
 mod explain;
 mod export;
-mod facts;
 mod failure;
 mod filter;
 mod health;
 mod interactions;
-mod known;
 mod metrics;
-mod notes;
 mod object;
 mod pace;
 mod pending;
@@ -46,14 +46,14 @@ pub use socket::{Socket, by_user};
 
 use crate::clock::Clock;
 use crate::config::settings::Scope;
-use crate::dispatch::{Destinations, LineStatus, Question};
+use crate::dispatch::{DestinationStatus, Destinations, Question};
 use crate::event::{DestinationId, EventId, Sequence};
-use crate::http::tls::Tls;
 use crate::intake::admission::Admission;
 use crate::intake::{Counts, SharedIntake};
+use crate::maintenance::{DlqOverflow, Trend};
+use crate::net::tls::Tls;
 use crate::store::{Store, StoreError};
 use crate::time::Timestamp;
-use crate::upkeep::{Beyond, Trend};
 use axum::Router;
 use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::http::header;
@@ -91,7 +91,7 @@ pub struct Admin {
     pub tls: Option<Arc<Tls>>,
     pub trend: Arc<Trend>,
     /// Dead letters found beyond the bounds of their queue.
-    pub beyond: Arc<Beyond>,
+    pub beyond: Arc<DlqOverflow>,
     pub started_at: Timestamp,
     /// Set when everything runs.
     pub ready: Arc<AtomicBool>,
@@ -157,16 +157,16 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(events::list))
         .routes(routes!(dlq::list))
         .routes(routes!(dlq::show))
-        .routes(routes!(notes::audit))
-        .routes(routes!(notes::gaps))
+        .routes(routes!(audit_log::audit))
+        .routes(routes!(audit_log::gaps))
         .routes(routes!(quarantine::list))
         .route_layer(guard(Scope::Read));
     let operate = OpenApiRouter::new()
         .routes(routes!(redrive::redrive))
         .routes(routes!(redrive::stop))
         .routes(routes!(dlq::purge))
-        .routes(routes!(notes::open))
-        .routes(routes!(notes::close))
+        .routes(routes!(audit_log::open))
+        .routes(routes!(audit_log::close))
         .routes(routes!(quarantine::verify))
         .routes(routes!(pace::pause))
         .routes(routes!(pace::resume))
@@ -174,8 +174,8 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(erase::erase))
         .routes(routes!(discard::discard))
         .route_layer(middleware::from_fn(refuse_query))
-        .routes(routes!(changes::retry))
-        .routes(routes!(changes::discard))
+        .routes(routes!(event_actions::retry))
+        .routes(routes!(event_actions::discard))
         .route_layer(guard(Scope::Operate));
     let reveal = OpenApiRouter::new()
         .routes(routes!(events::body))
@@ -216,7 +216,7 @@ impl Admin {
         let _ = self.has_started().await;
     }
 
-    async fn lines(&self) -> Result<HashMap<DestinationId, LineStatus>, Failure> {
+    async fn lines(&self) -> Result<HashMap<DestinationId, DestinationStatus>, Failure> {
         self.ask(Question::Lines).await
     }
 

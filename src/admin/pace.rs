@@ -1,11 +1,11 @@
 //! What an operator decides about calling a destination: pause it, resume it, set its breaker.
 
 use super::access::Caller;
-use super::notes;
+use super::audit_log;
 use super::object::Object;
 use super::{Admin, Failure, Name, Shared, filter};
 use crate::event::DestinationId;
-use crate::store::{Change, Fixed, Pause, Position};
+use crate::store::{BreakerOverride, Change, Pause, Position};
 use crate::time::Timestamp;
 use axum::Json;
 use axum::extract::{State, rejection::JsonRejection};
@@ -118,7 +118,7 @@ pub(super) async fn pause(
     let Json(Object(wish)) = body.map_err(|e| Failure::bad(e.body_text()))?;
     let destination = known(&admin, &name)?;
     let since = admin.clock.now();
-    let until = notes::until(since, &wish.reason, wish.within.as_deref())?;
+    let until = audit_log::until(since, &wish.reason, wish.within.as_deref())?;
     let what = format!("pause {name}{}", because(&wish.reason));
     let pause = Pause { who: caller.name.clone(), reason: wish.reason, since, until };
     admin.store.change(Change::Pause { what, destination, pause: Some(pause) }, caller.name).await?;
@@ -147,7 +147,7 @@ pub(super) async fn breaker(
     let Json(Object(wish)) = body.map_err(|e| Failure::bad(e.body_text()))?;
     let destination = known(&admin, &name)?;
     let since = admin.clock.now();
-    let asked = notes::until(since, &wish.reason, wish.within.as_deref())?;
+    let asked = audit_log::until(since, &wish.reason, wish.within.as_deref())?;
     let (position, until) = match (wish.state, &wish.within) {
         (Wanted::Open, _) => (Position::Open, asked),
         (Wanted::Closed, Some(_)) => (Position::Closed, asked),
@@ -159,7 +159,7 @@ pub(super) async fn breaker(
         }
     };
     let what = format!("breaker {name} {}{}", word(wish.state), because(&wish.reason));
-    let fixed = Fixed { position, who: Some(caller.name.clone()), reason: wish.reason, since, until };
+    let fixed = BreakerOverride { position, who: Some(caller.name.clone()), reason: wish.reason, since, until };
     admin.store.change(Change::Breaker { what, destination, fixed: Some(fixed) }, caller.name).await?;
     admin.in_force().await;
     Ok(decided(name, until))

@@ -4,7 +4,7 @@ use super::access::Caller;
 use super::answers::{Page, listed};
 use super::{Failure, Shared, filter};
 use crate::intake::{Unproven, Verdict};
-use crate::store::{Change, Detained};
+use crate::store::{Change, QuarantinedRequest};
 use axum::Json;
 use axum::extract::{Query as QueryOf, State, rejection::JsonRejection, rejection::QueryRejection};
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,7 @@ pub(super) struct QuarantineItem {
 }
 
 impl QuarantineItem {
-    fn new(number: u64, detained: Detained) -> Self {
+    fn new(number: u64, detained: QuarantinedRequest) -> Self {
         let content_type = detained.headers.iter().find(|(name, _)| name == "content-type");
         Self {
             id: number.to_string(),

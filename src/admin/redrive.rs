@@ -117,7 +117,7 @@ pub(super) struct Outcome {
 /// Where a redrive that takes its time stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum Course {
+enum LateAction {
     GoesOn,
     /// All of its letters have been looked at.
     Complete,
@@ -131,7 +131,7 @@ enum Course {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct RedriveItem {
     destination: String,
-    state: Course,
+    state: LateAction,
     by: String,
     #[schema(format = DateTime)]
     begun_at: String,
@@ -179,10 +179,10 @@ struct StoppedByItem {
 impl RedriveItem {
     fn of(destination: String, redrive: &Redrive) -> Self {
         let (state, failing) = match redrive.end.as_ref().map(|end| &end.why) {
-            None => (Course::GoesOn, None),
-            Some(RedriveEnded::Complete) => (Course::Complete, None),
-            Some(RedriveEnded::Failing { failed, of }) => (Course::Failing, Some((*failed, *of))),
-            Some(RedriveEnded::Stopped { .. }) => (Course::Stopped, None),
+            None => (LateAction::GoesOn, None),
+            Some(RedriveEnded::Complete) => (LateAction::Complete, None),
+            Some(RedriveEnded::Failing { failed, of }) => (LateAction::Failing, Some((*failed, *of))),
+            Some(RedriveEnded::Stopped { .. }) => (LateAction::Stopped, None),
         };
         let fared = redrive.fared.clone();
         let stopped_by = fared.stopped_by.map(|by| StoppedByItem {

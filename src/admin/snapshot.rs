@@ -2,11 +2,11 @@
 
 use super::certificates::CertificateItem;
 use super::{Admin, Failure, disk};
-use crate::dispatch::LineStatus;
+use crate::dispatch::DestinationStatus;
 use crate::event::DestinationId;
 use crate::intake::Refused;
-use crate::intake::admission::State as Door;
-use crate::store::{Remembering, Space, Totals};
+use crate::intake::admission::State as IntakeOverride;
+use crate::store::{HistoryUsage, Space, Totals};
 use crate::time::{Timestamp, millis};
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,15 +14,15 @@ use std::collections::{BTreeMap, HashMap};
 pub(super) struct Snapshot {
     pub now: Timestamp,
     pub totals: Totals,
-    pub lines: HashMap<DestinationId, LineStatus>,
+    pub lines: HashMap<DestinationId, DestinationStatus>,
     pub queue_bytes: u64,
     pub space: Space,
     pub used_bytes: u64,
     pub blob_files: usize,
-    pub door: Door,
+    pub door: IntakeOverride,
     pub refused: BTreeMap<String, Vec<Refused>>,
     pub ignored: u64,
-    pub remembering: Remembering,
+    pub remembering: HistoryUsage,
     /// Permissions of the data folder.
     pub mode: Option<u32>,
     pub certificates: Vec<CertificateItem>,
@@ -56,7 +56,7 @@ impl Snapshot {
             .await
     }
 
-    pub(super) fn sum(&self, of: impl Fn(&LineStatus) -> usize) -> usize {
+    pub(super) fn sum(&self, of: impl Fn(&DestinationStatus) -> usize) -> usize {
         self.lines.values().map(of).sum()
     }
 
@@ -64,7 +64,7 @@ impl Snapshot {
         self.lines.values().filter_map(|line| line.oldest).min().map_or(0, |at| millis(self.now.since(at)))
     }
 
-    pub(super) fn line(&self, d: DestinationId) -> LineStatus {
+    pub(super) fn line(&self, d: DestinationId) -> DestinationStatus {
         self.lines.get(&d).cloned().unwrap_or_default()
     }
 }

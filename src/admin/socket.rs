@@ -4,9 +4,9 @@
 //! error. The file is for the daemon's user and group.
 
 use super::access::Via;
-use crate::http::listen::Listen;
-use crate::http::peer::Peer;
-use crate::http::seats::Seat;
+use crate::net::connection_limiter::Slot;
+use crate::net::listen::Listen;
+use crate::net::peer::Peer;
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
@@ -58,7 +58,7 @@ impl Listen for Socket {
 
 /// Lets a request say from which user it came.
 pub async fn by_user(mut request: Request, next: Next) -> Response {
-    if let Some(Peer::User(uid)) = request.extensions().get::<Seat>().map(Seat::peer) {
+    if let Some(Peer::User(uid)) = request.extensions().get::<Slot>().map(Slot::peer) {
         request.extensions_mut().insert(Via::Unix { uid });
     }
     next.run(request).await

@@ -1,21 +1,21 @@
 //! `/v1/status` and `/v1/destinations`: the numbers, all taken at one moment.
 
 use super::answers::Page;
+use super::audit_log::GapItem;
 use super::breaker::BreakerItem;
 use super::certificates::CertificateItem;
 use super::disk::Disk;
 use super::explain::{self, Held};
-use super::notes::GapItem;
 use super::snapshot::Snapshot;
 use super::sources::{self, SourceItem};
 use super::{Admin, Failure, Name, Shared};
-use crate::dispatch::{Destination, LineStatus};
-use crate::intake::admission::State as Door;
+use crate::dispatch::{Destination, DestinationStatus};
+use crate::intake::admission::State as IntakeOverride;
+use crate::maintenance::Rates;
 use crate::rules::breaker;
-use crate::scheduler::{Behind, Gate, Shut};
-use crate::store::Remembering;
+use crate::scheduler::{Blocked, BlockedSummary, Gate};
+use crate::store::HistoryUsage;
 use crate::time::{Timestamp, millis};
-use crate::upkeep::Rates;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
@@ -94,8 +94,8 @@ struct HistoryItem {
     forgotten_early: u64,
 }
 
-impl From<Remembering> for HistoryItem {
-    fn from(of: Remembering) -> Self {
+impl From<HistoryUsage> for HistoryItem {
+    fn from(of: HistoryUsage) -> Self {
         Self { events: of.events, bytes: of.bytes, memory_bytes: of.memory_bytes, forgotten_early: of.forgotten_early }
     }
 }
@@ -190,7 +190,7 @@ struct BehindDeadLetters {
 }
 
 impl BehindDeadLetters {
-    fn of(behind: Behind, now: Timestamp) -> Self {
+    fn of(behind: BlockedSummary, now: Timestamp) -> Self {
         Self {
             interactions: behind.interactions,
             deliveries: behind.deliveries,
@@ -211,18 +211,18 @@ struct DestinationCounters {
 pub(super) const STATES: [&str; 3] = ["starting", "running", "draining"];
 
 impl Admin {
-    pub(super) fn state(&self, door: Door) -> &'static str {
+    pub(super) fn state(&self, door: IntakeOverride) -> &'static str {
         let [starting, running, draining] = STATES;
         match door {
-            Door::Draining => draining,
+            IntakeOverride::Draining => draining,
             _ if !self.ready.load(Ordering::Relaxed) => starting,
             _ => running,
         }
     }
 }
 
-pub(super) fn is_paused(line: &LineStatus) -> bool {
-    matches!(line.shut, Some(Shut { gate: Gate::Paused, .. }))
+pub(super) fn is_paused(line: &DestinationStatus) -> bool {
+    matches!(line.shut, Some(Blocked { gate: Gate::Paused, .. }))
 }
 
 /// Everything at a glance
@@ -236,7 +236,7 @@ pub(super) async fn status(State(admin): Shared) -> Result<Json<Status>, Failure
         started_at: admin.started_at.to_string(),
         durability: admin.store.durability().word(),
         last_gap: admin.last_gap().await.map(GapItem::of),
-        intake: IntakeState { open: s.door == Door::Open, reason: s.door.code() },
+        intake: IntakeState { open: s.door == IntakeOverride::Open, reason: s.door.code() },
         counters: Counters {
             accepted: totals.accepted,
             duplicates: totals.duplicates,
@@ -249,7 +249,7 @@ pub(super) async fn status(State(admin): Shared) -> Result<Json<Status>, Failure
             damaged: totals.damaged,
         },
         queue: Queue {
-            depth: totals.sum(crate::store::Tally::queued),
+            depth: totals.sum(crate::store::Counters::queued),
             bytes: s.queue_bytes,
             oldest_age_ms: s.oldest_age_ms(),
             in_flight: s.sum(|line| line.in_flight),
@@ -261,7 +261,7 @@ pub(super) async fn status(State(admin): Shared) -> Result<Json<Status>, Failure
         history: s.remembering.into(),
         rates: admin.trend.rates(None).into(),
         forecast: Forecast {
-            drained_in_s: admin.trend.drained_in(totals.sum(crate::store::Tally::queued)).map(|d| d.as_secs()),
+            drained_in_s: admin.trend.drained_in(totals.sum(crate::store::Counters::queued)).map(|d| d.as_secs()),
             disk_full_in_s: admin.trend.disk_full_in().time().map(|d| d.as_secs()),
         },
         destinations: all(&admin, &s),

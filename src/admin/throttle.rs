@@ -21,10 +21,10 @@ const ADDRESSES_MAX: usize = 1024;
 
 /// Wrong tokens by address.
 #[derive(Debug, Default)]
-pub struct Throttle(BTreeMap<Origin, Failures>);
+pub struct Throttle(BTreeMap<Extractor, Failures>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Origin {
+enum Extractor {
     V4([u8; 4]),
     /// A network of 64 bits, which one party has to itself.
     V6([u16; 4]),
@@ -63,13 +63,13 @@ fn wait(count: u32) -> Duration {
     }
 }
 
-fn origin(peer: Option<IpAddr>) -> Origin {
+fn origin(peer: Option<IpAddr>) -> Extractor {
     match peer.map(|ip| ip.to_canonical()) {
-        None => Origin::Local,
-        Some(IpAddr::V4(ip)) => Origin::V4(ip.octets()),
+        None => Extractor::Local,
+        Some(IpAddr::V4(ip)) => Extractor::V4(ip.octets()),
         Some(IpAddr::V6(ip)) => {
             let [a, b, c, d, ..] = ip.segments();
-            Origin::V6([a, b, c, d])
+            Extractor::V6([a, b, c, d])
         }
     }
 }

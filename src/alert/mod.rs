@@ -4,22 +4,22 @@
 //! in the next. Whatever was told gets an all-clear when it is over. No message holds a body or a secret, and no log holds
 //! the address of a webhook, since its path may be one. A message that was made and not delivered outlives the process.
 //!
-//! *Failure.* A message that cannot be delivered is tried again, with growing pauses, for [`post::GIVE_UP_AFTER`]; then it
+//! *Failure.* A message that cannot be delivered is tried again, with growing pauses, for [`sender::GIVE_UP_AFTER`]; then it
 //! is dropped and that is logged. A receiver that hangs holds up its own messages only, and so does a disk that hangs.
 
-mod judge;
-mod memory;
-mod post;
-mod sight;
+mod condition;
+mod evaluator;
+mod sender;
+mod state;
 
-pub use judge::Facts;
+pub use evaluator::AlertInputs;
 
 use crate::clock::Clock;
 use crate::config::settings::Alert;
 use crate::store::Store;
-use judge::{Message, Watch};
-use memory::{Memory, Remembered};
-use post::Post;
+use evaluator::{Message, Watch};
+use sender::Sender;
+use state::{Memory, Remembered};
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -49,7 +49,7 @@ impl Receiver {
         stop: &CancellationToken,
     ) -> Self {
         let (to, messages) = mpsc::unbounded_channel();
-        match Post::new(alert) {
+        match Sender::new(alert) {
             Ok(post) => drop(tokio::spawn(post.run(messages, (place, done.clone()), clock.clone(), stop.clone()))),
             Err(why) => tracing::error!(why, "an alert cannot be delivered"),
         }
@@ -76,19 +76,19 @@ impl Receiver {
 }
 
 /// Looks at the facts again and again, and tells those who want to know, until `stop`.
-pub async fn watch<F: Future<Output = Option<Facts>>>(
+pub async fn watch<F: Future<Output = Option<AlertInputs>>>(
     alerts: Vec<Alert>,
     clock: Clock,
     store: Store,
     facts: impl Fn() -> F,
     stop: CancellationToken,
 ) {
-    let mut memory = memory::load(&store).await;
+    let mut memory = state::load(&store).await;
     if alerts.is_empty() && memory.is_empty() {
         return;
     }
     let (done, mut done_with) = mpsc::unbounded_channel();
-    let keyed = memory::keys(&alerts).into_iter().map(|key| {
+    let keyed = state::keys(&alerts).into_iter().map(|key| {
         let remembered = memory.remove(&key).unwrap_or_default();
         (key, remembered)
     });
@@ -99,7 +99,7 @@ pub async fn watch<F: Future<Output = Option<Facts>>>(
         .map(|(alert, remembered)| Receiver::new(alert, remembered, &done, &clock, &stop))
         .collect();
     let (to_keep, memories) = watch::channel(Memory::new());
-    let keeper = memory::keep(store, memories);
+    let keeper = state::keep(store, memories);
     let looks = async move {
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         let mut first = true;
@@ -132,7 +132,7 @@ pub async fn watch<F: Future<Output = Option<Facts>>>(
 }
 
 /// Whether there was anything to tell.
-fn look(receivers: &mut [Receiver], facts: &Facts, clock: &Clock) -> bool {
+fn look(receivers: &mut [Receiver], facts: &AlertInputs, clock: &Clock) -> bool {
     let mut told = false;
     for receiver in receivers {
         for message in receiver.watch.look(facts, clock.now()) {

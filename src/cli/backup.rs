@@ -1,10 +1,10 @@
 //! `holdline backup`, `holdline restore`, `holdline verify`: a consistent copy of a running daemon's data, a store made of
 //! it, and the check of every record of a store that no daemon runs on.
 
+use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::Admin;
 use crate::cli::download::{bar, new_file, pieces};
-use crate::cli::reach::{Form, Reach};
-use crate::cli::{Failure, hint, output, words};
+use crate::cli::{Failure, format, hint, output};
 use crate::store::{
     Inventory, Salvaged, repair as repair_store, restore as restore_store, salvage as salvage_store,
     verify as verify_store,
@@ -21,7 +21,7 @@ const FILE: &str = "holdline.backup";
 #[derive(Debug, clap::Args)]
 pub struct BackupArgs {
     #[command(flatten)]
-    reach: Reach,
+    reach: AdminConnection,
     /// A folder for the backup; it is made, and must not hold one yet
     #[arg(value_name = "DIR")]
     dir: PathBuf,
@@ -82,7 +82,7 @@ pub async fn backup(args: BackupArgs) -> Result<(), Failure> {
     bar.finish_and_clear();
     match args.reach.shared.form() {
         Form::Json => output::json(&json!({"file": whole, "bytes": bar.position()})),
-        Form::Table => output::text(&format!("{}: {}\n", whole.display(), words::bytes(bar.position()))),
+        Form::Table => output::text(&format!("{}: {}\n", whole.display(), format::bytes(bar.position()))),
     }
 }
 
@@ -100,11 +100,11 @@ pub fn restore(args: &RestoreArgs) -> Result<(), Failure> {
 pub fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     let failed = |e: crate::store::StoreError| Failure::Operation(e.to_string());
     if let Some(new) = &args.salvage {
-        return salvaged(args, new, &salvage_store(&args.data, new, words::now()).map_err(failed)?);
+        return salvaged(args, new, &salvage_store(&args.data, new, format::now()).map_err(failed)?);
     }
     let mut more = Map::new();
     let found = if args.repair {
-        let (done, found) = repair_store(&args.data, words::now()).map_err(failed)?;
+        let (done, found) = repair_store(&args.data, format::now()).map_err(failed)?;
         if args.json {
             more.insert("set_aside".to_owned(), json!(done));
         } else {
@@ -130,13 +130,13 @@ fn salvaged(args: &VerifyArgs, new: &Path, done: &Salvaged) -> Result<(), Failur
     let (damaged, missing) = (heading("does not verify", &done.damaged), heading("missing", &done.missing));
     let full = |lines: &[String]| lines.iter().map(|line| format!("  {line}\n")).collect::<String>();
     let copied: Vec<String> =
-        done.copied.iter().map(|(name, count)| format!("{name} {}", words::count(*count))).collect();
+        done.copied.iter().map(|(name, count)| format!("{name} {}", format::count(*count))).collect();
     let sums = format!(
         "salvaged from {}: {}\n{} that the counters know are not in it; of {} nothing is known\n",
         args.data.display(),
         copied.join(", "),
-        words::counted(done.unaccounted, "delivery").replace("deliverys", "deliveries"),
-        words::counted(done.nameless, "event"),
+        format::counted(done.unaccounted, "delivery").replace("deliverys", "deliveries"),
+        format::counted(done.nameless, "event"),
     );
     let report = new.join(REPORT);
     let whole = format!("{sums}{damaged}{}{missing}{}", full(&done.damaged), full(&done.missing));
@@ -174,7 +174,7 @@ fn told(data: &Path, found: &Inventory, more: Option<Map<String, Value>>) -> Res
         0 => Ok(()),
         n => Err(Failure::Operation(format!(
             "{}; `{} --data {} --repair` sets aside what does not verify",
-            words::counted(n as u64, "fault"),
+            format::counted(n as u64, "fault"),
             hint::command("verify"),
             hint::quoted(&data.to_string_lossy())
         ))),
@@ -194,10 +194,10 @@ fn as_text(data: &Path, found: &Inventory) -> String {
     let mut text = format!(
         "{}: {} accepted, {} deliveries waiting, {} dead, {} damaged records set aside\n",
         data.display(),
-        words::count(found.accepted),
-        words::count(found.waiting),
-        words::count(found.dead),
-        words::count(found.damaged),
+        format::count(found.accepted),
+        format::count(found.waiting),
+        format::count(found.dead),
+        format::count(found.damaged),
     );
     for fault in &found.faults {
         text.push_str(&format!("  {fault}\n"));

@@ -4,12 +4,12 @@
 //! that is not there may still be there for the service: it is told that it was not looked at, and is no fault. No secret is
 //! shown.
 
-use crate::cli::{Failure, output, reach, words};
+use crate::cli::{Failure, admin_connection, format, output};
 use crate::config::settings::{AlertTo, Destination, DestinationAuth, Secret, ServerTls, Source, Token, Url};
 use crate::config::{Settings, unsigned_places, warnings};
 use crate::dispatch;
-use crate::http::tls::{Files, Tls};
 use crate::intake;
+use crate::net::tls::{Files, Tls};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -17,13 +17,13 @@ use std::process::ExitCode;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The configuration to validate [default: /etc/holdline/holdline.toml, where it is there]
-    #[arg(long, value_name = "FILE", env = reach::CONFIG)]
+    #[arg(long, value_name = "FILE", env = admin_connection::CONFIG)]
     config: Option<PathBuf>,
 }
 
 /// Prints warnings to stderr, and faults with exit code 2; where there is no fault, one line to stdout, and one for each secret that is not to be seen here.
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let path = reach::found(args.config.as_deref());
+    let path = admin_connection::found(args.config.as_deref());
     let path = path.ok_or_else(|| Failure::Usage("say which configuration, with --config FILE".to_owned()))?;
     let settings = match crate::config::load(&path) {
         Ok(settings) => settings,
@@ -40,8 +40,8 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         faults.iter().for_each(|fault| output::note(&format!("{path}: {fault}")));
         return Ok(ExitCode::from(2));
     }
-    let sources = words::counted(settings.sources.len() as u64, "source");
-    let destinations = words::counted(settings.destinations.len() as u64, "destination");
+    let sources = format::counted(settings.sources.len() as u64, "source");
+    let destinations = format::counted(settings.destinations.len() as u64, "destination");
     let mut told = format!("{path}: ok ({sources}, {destinations})\n");
     for secret in unseen {
         told.push_str(&format!("not looked at: {secret}, which is not set here; the service needs it\n"));

@@ -3,7 +3,7 @@
 //! *Failure.* No connection, or no whole answer in time: [`Failure::Unreachable`]. What the API refuses as wrongly asked:
 //! [`Failure::Usage`]. Any other error it answers, or an answer that is not the API's: [`Failure::Operation`].
 
-use crate::cli::reach::{Form, Place, Reach};
+use crate::cli::admin_connection::{AdminConnection, Form, Place};
 use crate::cli::{Failure, hint, item, output};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -38,19 +38,19 @@ pub struct Admin {
     base: String,
     token: Option<String>,
     token_from: String,
-    way: Way,
+    way: Transport,
     /// For whom answers are.
     form: Form,
 }
 
 /// How the daemon is reached.
 #[derive(Clone, Debug)]
-enum Way {
+enum Transport {
     Tcp(Box<Client<HttpConnector, Full<Bytes>>>),
     Socket(PathBuf),
 }
 
-impl Way {
+impl Transport {
     /// One exchange, as far as the head of the answer. The error says the innermost cause.
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String> {
         match self {
@@ -68,7 +68,7 @@ impl Way {
 
 impl Admin {
     /// The daemon that the arguments of a command mean.
-    pub fn of(reach: &Reach) -> Result<Self, Failure> {
+    pub fn of(reach: &AdminConnection) -> Result<Self, Failure> {
         let place = reach.place(|name| std::env::var(name).ok())?;
         Ok(Self { form: reach.shared.form(), ..Self::at(place) })
     }
@@ -76,8 +76,8 @@ impl Admin {
     /// The daemon at a known place.
     pub fn at(place: Place) -> Self {
         let way = match place.admin.strip_prefix("unix:") {
-            Some(path) => Way::Socket(path.into()),
-            None => Way::Tcp(Box::new(http_client())),
+            Some(path) => Transport::Socket(path.into()),
+            None => Transport::Tcp(Box::new(http_client())),
         };
         Self { base: place.admin, token: place.token, token_from: place.token_from, way, form: Form::Json }
     }
@@ -126,8 +126,8 @@ impl Admin {
     /// Asks, and returns when a success has begun to come in.
     pub async fn open(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Failure> {
         let (uri, host) = match &self.way {
-            Way::Tcp(_) => (format!("{}{path}", self.base), None),
-            Way::Socket(_) => (path.to_owned(), Some("localhost")),
+            Transport::Tcp(_) => (format!("{}{path}", self.base), None),
+            Transport::Socket(_) => (path.to_owned(), Some("localhost")),
         };
         let mut request = Request::builder()
             .method(method)
@@ -165,7 +165,7 @@ impl Admin {
                  DATA/admin.token or where admin.token of the configuration says; --config FILE finds it",
                 self.base,
                 self.token_from,
-                crate::cli::reach::TOKEN
+                crate::cli::admin_connection::TOKEN
             ));
         }
         let Some(code) = code else {
@@ -182,7 +182,7 @@ impl Admin {
              where it is",
             self.base,
             hint::start(),
-            crate::cli::reach::ADMIN
+            crate::cli::admin_connection::ADMIN
         ))
     }
 

@@ -1,9 +1,9 @@
 //! `holdline discard`: deliveries that wait for a destination are given up.
 
+use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::{Admin, encoded};
-use crate::cli::reach::{Form, Reach};
-use crate::cli::working::{Counter, watched};
-use crate::cli::{Failure, confirm, item, output, words};
+use crate::cli::progress::{Counter, watched};
+use crate::cli::{Failure, confirm, format, item, output};
 use serde_json::{Map, Value, json};
 
 /// Arguments of `holdline discard`.
@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 #[command(group = clap::ArgGroup::new("chosen").required(true).args(["ids", "all"]))]
 pub struct Args {
     #[command(flatten)]
-    reach: Reach,
+    reach: AdminConnection,
     /// The destination
     #[arg(value_name = "DESTINATION")]
     destination: String,
@@ -71,5 +71,5 @@ pub async fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn deliveries(n: u64) -> String {
-    format!("{} {}", words::count(n), if n == 1 { "delivery" } else { "deliveries" })
+    format!("{} {}", format::count(n), if n == 1 { "delivery" } else { "deliveries" })
 }

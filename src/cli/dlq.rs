@@ -1,11 +1,11 @@
 //! `holdline dlq`: what could not be delivered; to look at, send again, or discard.
 
+use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::{Admin, encoded, with_query};
 use crate::cli::filter::{self, DeadFilter, Filter, Pages};
-use crate::cli::reach::{Form, Reach};
+use crate::cli::progress::{Counter, watched};
 use crate::cli::table::{Column, Table};
-use crate::cli::working::{Counter, watched};
-use crate::cli::{Failure, confirm, events, hint, item, output, redrive, words};
+use crate::cli::{Failure, confirm, events, format, hint, item, output, redrive};
 use crate::time::Timestamp;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
@@ -18,7 +18,7 @@ const PURGE: (&str, Counter) = ("/v1/dlq/purge", Counter::Discarded);
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: Reach,
+    reach: AdminConnection,
     #[command(subcommand)]
     what: What,
 }
@@ -173,7 +173,7 @@ async fn list(admin: &Admin, list: &List, form: Form) -> Result<(), Failure> {
     match form {
         Form::Json => filter::print_json(admin, "/v1/dlq", &pairs, &list.pages).await,
         Form::Table => {
-            let now = words::now();
+            let now = format::now();
             filter::print_tables(admin, "/v1/dlq", &pairs, &list.pages, |items| rows(items, now).for_stdout()).await
         }
     }
@@ -204,11 +204,11 @@ fn rows(items: &[Value], now: Timestamp) -> Table {
             item::text(letter, "id"),
             item::text(letter, "reason"),
             last,
-            item::some_text(letter, "dead_at").map_or_else(|| "-".to_owned(), |at| words::ago(at, now)),
-            words::line(&item::text(letter, "destination"), 20),
+            item::some_text(letter, "dead_at").map_or_else(|| "-".to_owned(), |at| format::ago(at, now)),
+            format::line(&item::text(letter, "destination"), 20),
             attempts.last().map_or(0, |last| item::number(last, "number")).to_string(),
-            words::line(&item::text(letter, "type"), 50),
-            words::line(&item::text(letter, "interaction"), 40),
+            format::line(&item::text(letter, "type"), 50),
+            format::line(&item::text(letter, "interaction"), 40),
         ]);
     }
     table
@@ -227,7 +227,7 @@ async fn show(admin: &Admin, show: &Show, form: Form) -> Result<(), Failure> {
     match form {
         Form::Json => output::json(&answer),
         Form::Table => {
-            let now = words::now();
+            let now = format::now();
             // one dead letter, or one for each destination
             let letters = match item::list(&answer, "items") {
                 [] => std::slice::from_ref(&answer),
@@ -241,7 +241,7 @@ async fn show(admin: &Admin, show: &Show, form: Form) -> Result<(), Failure> {
 
 fn story(letter: &Value, now: Timestamp) -> String {
     let mut text = events::head(letter, now);
-    let died = item::some_text(letter, "dead_at").map_or_else(|| "-".to_owned(), |at| words::ago(at, now));
+    let died = item::some_text(letter, "dead_at").map_or_else(|| "-".to_owned(), |at| format::ago(at, now));
     let redriven = if item::is_set(letter, "redriven") { ", redriven before" } else { "" };
     write!(
         text,
@@ -255,7 +255,7 @@ fn story(letter: &Value, now: Timestamp) -> String {
     let others: Vec<String> = item::list(letter, "also_dead_for")
         .iter()
         .filter_map(Value::as_str)
-        .map(|name| words::line(name, 63))
+        .map(|name| format::line(name, 63))
         .collect();
     if !others.is_empty() {
         writeln!(text, "{:<12} {}\n", "also dead for", others.join(", ")).expect("writing to a String cannot fail");
@@ -284,13 +284,13 @@ async fn change(
 /// Says what was changed. Ids that fit nothing, and a change that was not made in full, are failures.
 fn told(answer: &Value, choice: &Choice, would: &str, did: &str, form: Form) -> Result<(), Failure> {
     let (matched, done) = (item::number(answer, "matched"), item::number(answer, "done"));
-    let letters = words::counted(matched, "dead letter");
+    let letters = format::counted(matched, "dead letter");
     match form {
         Form::Json => output::json(answer)?,
         Form::Table if choice.dry_run => output::text(&format!("{letters} {would}{}\n", filter::scope(answer)))?,
         Form::Table => {
             let scope = filter::scope(answer);
-            output::text(&format!("{} {did}{scope}\n", words::counted(done, "dead letter")))?;
+            output::text(&format!("{} {did}{scope}\n", format::counted(done, "dead letter")))?;
         }
     }
     if matched == 0 && !choice.ids.is_empty() {
@@ -300,7 +300,7 @@ fn told(answer: &Value, choice: &Choice, would: &str, did: &str, form: Form) -> 
     if !choice.dry_run && done < matched {
         return Err(Failure::Operation(format!(
             "{letters} matched, but only {} {did}; the daemon's log says why",
-            words::count(done)
+            format::count(done)
         )));
     }
     Ok(())
@@ -311,7 +311,7 @@ async fn ask_first(admin: &Admin, choice: &Choice) -> Result<Map<String, Value>,
     let mut request = choice.request();
     request.insert("dry_run".to_owned(), json!(true));
     let answer = admin.post("/v1/dlq/purge", &Value::Object(request)).await?;
-    let letters = words::counted(item::number(&answer, "matched"), "dead letter");
+    let letters = format::counted(item::number(&answer, "matched"), "dead letter");
     confirm::discard(&format!("{letters}{}", filter::scope(&answer)))?;
     let as_of = item::find(&answer, "as_of").cloned();
     Ok(as_of.map(|as_of| ("as_of".to_owned(), as_of)).into_iter().collect())
@@ -362,7 +362,7 @@ mod tests {
 
     #[test]
     fn a_story_shows_every_attempt_and_answer() {
-        let now = words::instant("2026-03-19T22:04:48Z").unwrap();
+        let now = format::instant("2026-03-19T22:04:48Z").unwrap();
         let letter = json!({"id": "0190", "reason": "permanent", "dead_at": "2026-03-19T22:04:38Z",
             "destination": "crm", "redriven": true, "attempts": [
                 {"number": 1, "at": "2026-03-19T22:04:30Z", "latency_ms": 1200, "outcome": "timeout", "error": "no answer"},

@@ -8,9 +8,9 @@ mod certificates;
 mod disk;
 mod network;
 
+use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::Admin;
-use crate::cli::reach::{Form, Reach};
-use crate::cli::{Failure, check, hint, item, output, words};
+use crate::cli::{Failure, check, format, hint, item, output};
 use crate::config::{Overrides, Settings, warnings};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -20,7 +20,7 @@ use std::path::Path;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: Reach,
+    reach: AdminConnection,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     match findings.iter().filter(|f| f.verdict == Verdict::Bad).count() {
         _ if !faults.is_empty() => Err(Failure::Usage("the configuration cannot be used as it is".to_owned())),
         0 => Ok(()),
-        n => Err(Failure::Operation(format!("{} to mend", words::counted(n as u64, "fault")))),
+        n => Err(Failure::Operation(format!("{} to mend", format::counted(n as u64, "fault")))),
     }
 }
 
@@ -106,7 +106,7 @@ fn as_json(f: &Finding) -> Value {
 fn told(findings: &[Finding]) -> String {
     let mut text = String::new();
     for f in findings {
-        text.push_str(&format!("{:<5} {:<24} {}\n", f.verdict.word(), words::line(&f.what, 80), f.found));
+        text.push_str(&format!("{:<5} {:<24} {}\n", f.verdict.word(), format::line(&f.what, 80), f.found));
         if !f.remedy.is_empty() {
             text.push_str(&format!("      {:<24} -> {}\n", "", f.remedy));
         }
@@ -114,7 +114,7 @@ fn told(findings: &[Finding]) -> String {
     text
 }
 
-async fn status(reach: &Reach) -> Result<Value, Failure> {
+async fn status(reach: &AdminConnection) -> Result<Value, Failure> {
     Admin::of(reach)?.get("/v1/status").await
 }
 
@@ -155,7 +155,7 @@ fn descriptors(settings: &Settings) -> Finding {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     let out: usize = settings.destinations.iter().map(|d| d.concurrency_max).sum();
     let wanted = (settings.intake.max_connections + out + 256 + 64) as u64;
-    let found = format!("{} allowed here, {} can be wanted", words::count(limit), words::count(wanted));
+    let found = format!("{} allowed here, {} can be wanted", format::count(limit), format::count(wanted));
     if limit >= wanted {
         Finding::good("open files", found)
     } else {

@@ -1,16 +1,16 @@
 //! `holdline erase`: takes out all that lies here of one interaction.
 
+use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::{Admin, encoded};
-use crate::cli::reach::{Form, Reach};
-use crate::cli::working::{Counter, watched};
-use crate::cli::{Failure, confirm, item, output, words};
+use crate::cli::progress::{Counter, watched};
+use crate::cli::{Failure, confirm, format, item, output};
 use serde_json::{Value, json};
 
 /// Arguments of `holdline erase`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: Reach,
+    reach: AdminConnection,
     /// The key of the interaction
     #[arg(long, value_name = "KEY")]
     interaction: String,
@@ -51,7 +51,7 @@ fn counts(answer: &Value) -> String {
         ("quarantined", "requests kept apart"),
         ("damaged", "damaged records"),
     ];
-    let count = |(key, what): (&str, &str)| format!("{} {what}", words::count(item::number(answer, key)));
+    let count = |(key, what): (&str, &str)| format!("{} {what}", format::count(item::number(answer, key)));
     kinds.map(count).join(", ")
 }
 

@@ -1,10 +1,10 @@
 //! `holdline events`: which events there are, and the whole story of one.
 
+use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::{Admin, encoded, with_query};
 use crate::cli::filter::{self, Accepted, Filter, Pages};
-use crate::cli::reach::{Form, Reach};
 use crate::cli::table::{Column, Table};
-use crate::cli::{Failure, confirm, hint, item, output, words};
+use crate::cli::{Failure, confirm, format, hint, item, output};
 use crate::time::Timestamp;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use std::fmt::Write;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: Reach,
+    reach: AdminConnection,
     #[command(subcommand)]
     what: What,
 }
@@ -81,7 +81,7 @@ impl Discard {
 }
 
 fn deliveries(n: u64) -> String {
-    if n == 1 { "1 delivery".to_owned() } else { format!("{} deliveries", words::count(n)) }
+    if n == 1 { "1 delivery".to_owned() } else { format!("{} deliveries", format::count(n)) }
 }
 
 /// Where a change of an event's deliveries is asked for.
@@ -150,7 +150,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             let event = admin.get(&format!("/v1/events/{}", encoded(&show.id))).await?;
             match form {
                 Form::Json => output::json(&event),
-                Form::Table => output::wrapped(&story(&event, words::now())),
+                Form::Table => output::wrapped(&story(&event, format::now())),
             }
         }
     }
@@ -162,7 +162,7 @@ async fn list(admin: &Admin, list: &List, form: Form) -> Result<(), Failure> {
     match form {
         Form::Json => filter::print_json(admin, "/v1/events", &pairs, &list.pages).await,
         Form::Table => {
-            let now = words::now();
+            let now = format::now();
             filter::print_tables(admin, "/v1/events", &pairs, &list.pages, |items| rows(items, now).for_stdout()).await
         }
     }
@@ -182,11 +182,11 @@ fn rows(items: &[Value], now: Timestamp) -> Table {
         table.row([
             item::text(event, "id"),
             state(event),
-            item::some_text(event, "received_at").map_or_else(|| "-".to_owned(), |at| words::ago(at, now)),
-            words::line(&item::text(event, "type"), 50),
-            words::line(&item::text(event, "interaction"), 40),
-            words::line(&item::text(event, "source"), 20),
-            words::bytes(item::number(event, "size")),
+            item::some_text(event, "received_at").map_or_else(|| "-".to_owned(), |at| format::ago(at, now)),
+            format::line(&item::text(event, "type"), 50),
+            format::line(&item::text(event, "interaction"), 40),
+            format::line(&item::text(event, "source"), 20),
+            format::bytes(item::number(event, "size")),
         ]);
     }
     table
@@ -218,15 +218,15 @@ pub(super) fn head(event: &Value, now: Timestamp) -> String {
         ("event time", "event_time"),
         ("received", "received_at"),
     ] {
-        let mut value = words::line(&item::text(event, field), 200);
-        if let Some(at) = words::instant(&value) {
-            write!(value, " ({})", words::ago(&at.to_string(), now)).expect("writing to a String cannot fail");
+        let mut value = format::line(&item::text(event, field), 200);
+        if let Some(at) = format::instant(&value) {
+            write!(value, " ({})", format::ago(&at.to_string(), now)).expect("writing to a String cannot fail");
         }
         writeln!(text, "{name:<12} {value}").expect("writing to a String cannot fail");
     }
     let conflict =
         if item::is_set(event, "conflict") { ", differs from another event with the sender's id" } else { "" };
-    writeln!(text, "{:<12} {}{conflict}", "body", words::bytes(item::number(event, "size")))
+    writeln!(text, "{:<12} {}{conflict}", "body", format::bytes(item::number(event, "size")))
         .expect("writing to a String cannot fail");
     text
 }
@@ -297,22 +297,22 @@ pub(super) fn progress(delivery: &Value, now: Timestamp) -> String {
         (None, None) => {}
     }
     if let Some(error) = item::some_text(delivery, "error") {
-        text.push_str(&format!(" ({})", words::line(error, 200)));
+        text.push_str(&format!(" ({})", format::line(error, 200)));
     }
     if let Some(since) = item::some_text(delivery, "since") {
-        text.push_str(&format!(", begun {}", words::ago(since, now)));
+        text.push_str(&format!(", begun {}", format::ago(since, now)));
     }
     if let Some(until) = item::some_text(delivery, "until") {
-        text.push_str(&format!(", ends {until} at the latest ({})", words::ago(until, now)));
+        text.push_str(&format!(", ends {until} at the latest ({})", format::ago(until, now)));
     }
     if let Some(at) = item::some_text(delivery, "settled_at") {
-        text.push_str(&format!(", {at} ({})", words::ago(at, now)));
+        text.push_str(&format!(", {at} ({})", format::ago(at, now)));
     }
     if attempts > 0 {
-        text.push_str(&format!(", {}", words::counted(attempts, "attempt")));
+        text.push_str(&format!(", {}", format::counted(attempts, "attempt")));
     }
     if let Some(due) = item::some_text(delivery, "due") {
-        text.push_str(&format!(", due {}", words::ago(due, now)));
+        text.push_str(&format!(", due {}", format::ago(due, now)));
     }
     text
 }
@@ -321,7 +321,7 @@ pub(super) fn progress(delivery: &Value, now: Timestamp) -> String {
 pub(super) fn gate(waiting: &Value, now: Timestamp) -> String {
     let mut text = format!("gate {}", item::text(waiting, "gate"));
     if let Some(until) = item::some_text(waiting, "until") {
-        text.push_str(&format!(" until {until} ({})", words::ago(until, now)));
+        text.push_str(&format!(" until {until} ({})", format::ago(until, now)));
     }
     if let Some(behind) = item::find(waiting, "behind").filter(|b| !b.is_null()) {
         let behind = behind.as_str().map_or_else(|| behind.to_string(), str::to_owned);
@@ -331,7 +331,7 @@ pub(super) fn gate(waiting: &Value, now: Timestamp) -> String {
         text.push_str(&format!(", set by {by}"));
     }
     if let Some(reason) = item::some_text(waiting, "reason") {
-        text.push_str(&format!(" ({})", words::line(reason, 200)));
+        text.push_str(&format!(" ({})", format::line(reason, 200)));
     }
     text
 }
@@ -353,16 +353,16 @@ pub(super) fn attempts(attempts: &[Value], now: Timestamp) -> String {
         };
         table.row([
             item::text(attempt, "number"),
-            item::some_text(attempt, "at").map_or_else(|| "-".to_owned(), |at| words::ago(at, now)),
+            item::some_text(attempt, "at").map_or_else(|| "-".to_owned(), |at| format::ago(at, now)),
             outcome,
-            item::duration_ms(attempt, "latency_ms").map_or_else(|| "-".to_owned(), words::age),
-            words::line(&item::text(attempt, "error"), 80),
+            item::duration_ms(attempt, "latency_ms").map_or_else(|| "-".to_owned(), format::age),
+            format::line(&item::text(attempt, "error"), 80),
         ]);
     }
     let mut text = table.for_stdout();
     for attempt in attempts {
         if let Some(answer) = item::some_text(attempt, "answer") {
-            writeln!(text, "  answer {}: {}", item::text(attempt, "number"), words::line(answer, 1024))
+            writeln!(text, "  answer {}: {}", item::text(attempt, "number"), format::line(answer, 1024))
                 .expect("writing to a String cannot fail");
         }
     }
@@ -375,7 +375,7 @@ mod tests {
 
     #[test]
     fn a_story_tells_gate_attempts_and_outcome() {
-        let now = words::instant("2026-03-19T22:04:48Z").unwrap();
+        let now = format::instant("2026-03-19T22:04:48Z").unwrap();
         let event = json!({"id": "0190", "received_at": "2026-03-19T22:04:38Z", "size": 1100, "conflict": true,
             "deliveries": [
                 {"destination": "crm", "state": "held", "attempts": [], "waiting_for":
@@ -401,7 +401,7 @@ mod tests {
 
     #[test]
     fn a_dead_one_says_why_and_what_to_do_and_one_under_way_until_when() {
-        let now = words::instant("2026-03-19T22:04:48Z").unwrap();
+        let now = format::instant("2026-03-19T22:04:48Z").unwrap();
         let dead = json!({"destination": "crm", "state": "dead", "reason": "exhausted", "outcome": "timeout",
             "error": "no answer within 10s", "settled_at": "2026-03-19T22:04:38Z", "attempts": 12});
         let flies = json!({"destination": "bi", "state": "in_flight", "since": "2026-03-19T22:04:46Z",
@@ -440,7 +440,7 @@ mod tests {
         let event = json!({"id": "0195b1c2-7a3e-7000-8000-0123456789ab", "source": "genesys", "size": 1100,
             "type": "v2.detail.events.conversation.{id}.customer.start", "received_at": "2026-03-19T22:04:38Z",
             "interaction": "2f7bf00a-0fc2-4d6a-9b56-92238191433e", "deliveries": [{"state": "in_flight"}]});
-        let text = rows(&[event], words::instant("2026-03-19T22:04:48Z").unwrap()).in_width(Some(80));
+        let text = rows(&[event], format::instant("2026-03-19T22:04:48Z").unwrap()).in_width(Some(80));
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains("customer.start") && !text.contains("INTERACTION"), "{text}");
     }

@@ -1,9 +1,9 @@
 //! `holdline explain`: where an event, an interaction or a destination stands, which gate holds it, until when, behind
 //! what, and who set that.
 
+use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::{Admin, encoded, with_query};
-use crate::cli::reach::{Form, Reach};
-use crate::cli::{Failure, events, item, output, status, words};
+use crate::cli::{Failure, events, format, item, output, status};
 use crate::time::Timestamp;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -14,7 +14,7 @@ use std::fmt::Write;
 #[command(group = clap::ArgGroup::new("what").required(true).args(["id", "interaction", "destination"]))]
 pub struct Args {
     #[command(flatten)]
-    reach: Reach,
+    reach: AdminConnection,
     /// The event's id, or SOURCE:ID with the sender's own id
     #[arg(value_name = "EVENT_ID")]
     id: Option<String>,
@@ -44,7 +44,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     };
     match args.reach.shared.form() {
         Form::Json => output::json(&answer),
-        Form::Table => output::wrapped(&told(&answer, words::now())),
+        Form::Table => output::wrapped(&told(&answer, format::now())),
     }
 }
 
@@ -124,7 +124,7 @@ fn told(answer: &Value, now: Timestamp) -> String {
 }
 
 fn of_destination(stands: &Value, first: &[Value], now: Timestamp) -> String {
-    let n = |path| words::count(item::number(stands, path));
+    let n = |path| format::count(item::number(stands, path));
     let mut text = format!(
         "{}: {} waiting ({} delayed, {} held), {} of {} in flight, {} dead\n",
         item::text(stands, "name"),
@@ -136,7 +136,7 @@ fn of_destination(stands: &Value, first: &[Value], now: Timestamp) -> String {
         n("counters/dead"),
     );
     if let Some(age) = item::duration_ms(stands, "queue/oldest_age_ms").filter(|_| n("queue/depth") != "0") {
-        writeln!(text, "the oldest waits for {}", words::age(age)).expect("writing to a String cannot fail");
+        writeln!(text, "the oldest waits for {}", format::age(age)).expect("writing to a String cannot fail");
     }
     let (holds, behind) = (item::list(stands, "holds"), status::behind_dead_letters(stands));
     if holds.is_empty() && behind.is_none() {
@@ -160,14 +160,14 @@ fn of_destination(stands: &Value, first: &[Value], now: Timestamp) -> String {
 /// A breaker that stands closed by somebody's word does not open, whatever the calls say.
 fn forced(stands: &Value, now: Timestamp) -> String {
     let until = item::some_text(stands, "breaker/until");
-    let lasts = until.and_then(words::instant).is_some_and(|until| until > now);
+    let lasts = until.and_then(format::instant).is_some_and(|until| until > now);
     match (item::some_text(stands, "breaker/state"), item::some_text(stands, "breaker/set_by"), until) {
         (Some("closed"), Some(who), Some(until)) if lasts => {
-            let why = item::some_text(stands, "breaker/reason").map(|why| format!(" ({})", words::line(why, 200)));
+            let why = item::some_text(stands, "breaker/reason").map(|why| format!(" ({})", format::line(why, 200)));
             let why = why.unwrap_or_default();
             format!(
                 "its breaker is kept closed until {until} ({}), set by {who}{why}: it does not open meanwhile\n",
-                words::ago(until, now)
+                format::ago(until, now)
             )
         }
         _ => String::new(),
@@ -178,9 +178,9 @@ fn of_interaction(answer: &Value, now: Timestamp) -> String {
     let waiting = item::list(answer, "waiting");
     let mut text = format!(
         "{}: {} known, {} of them not ended\n",
-        words::line(&item::text(answer, "interaction"), 200),
-        words::counted(item::number(answer, "known"), "event"),
-        words::count(waiting.len() as u64),
+        format::line(&item::text(answer, "interaction"), 200),
+        format::counted(item::number(answer, "known"), "event"),
+        format::count(waiting.len() as u64),
     );
     if let Some(last) = item::find(answer, "last_ended").filter(|l| l.is_object()) {
         text.push_str("\nlast that ended:\n");
@@ -202,7 +202,7 @@ fn lines(events: &[Value], now: Timestamp) -> String {
         }
     }
     if events.len() > SHOWN {
-        writeln!(text, "  and {} more", words::count((events.len() - SHOWN) as u64))
+        writeln!(text, "  and {} more", format::count((events.len() - SHOWN) as u64))
             .expect("writing to a String cannot fail");
     }
     text
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_chain_is_told_to_its_end() {
-        let now = words::instant("2026-03-19T22:04:48Z").unwrap();
+        let now = format::instant("2026-03-19T22:04:48Z").unwrap();
         let held = json!({"destination": "crm", "state": "held",
             "waiting_for": {"gate": "order", "behind": "first", "set_by": "ordering"}});
         let delayed = json!({"destination": "crm", "state": "delayed",
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn what_dead_letters_hold_and_a_breaker_kept_closed_are_told() {
-        let now = words::instant("2026-03-19T22:04:48Z").unwrap();
+        let now = format::instant("2026-03-19T22:04:48Z").unwrap();
         let behind = json!({"interactions": 1, "deliveries": 2, "oldest_age_ms": 180_000});
         let held = event(
             "a",
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_destination_and_an_interaction_are_told_in_lines() {
-        let now = words::instant("2026-03-19T22:04:48Z").unwrap();
+        let now = format::instant("2026-03-19T22:04:48Z").unwrap();
         let stands = json!({"name": "crm", "queue": {"depth": 5, "delayed": 2, "held": 1}, "counters": {"dead": 3},
             "concurrency": {"limit": 8, "in_flight": 1},
             "holds": [{"gate": "delay", "until": "2026-03-19T22:05:48Z", "set_by": "destination", "reason": "Retry-After"}]});

@@ -1,7 +1,7 @@
 //! Which events or dead letters a command means, and the pages in which the API lists them.
 
 use crate::cli::client::{Admin, with_query};
-use crate::cli::{Failure, item, output, words};
+use crate::cli::{Failure, format, item, output};
 use crate::delivery::Reason;
 use crate::event::EventId;
 use clap::builder::PossibleValuesParser;
@@ -91,8 +91,8 @@ pub fn scope(answer: &Value) -> String {
     let Some(Value::Object(destinations)) = item::find(answer, "destinations") else { return String::new() };
     let named: Vec<String> = match destinations.len() {
         0 => return String::new(),
-        1 => destinations.keys().map(|name| words::line(name, 63)).collect(),
-        _ => destinations.iter().map(|(name, n)| format!("{} {n}", words::line(name, 63))).collect(),
+        1 => destinations.keys().map(|name| format::line(name, 63)).collect(),
+        _ => destinations.iter().map(|(name, n)| format!("{} {n}", format::line(name, 63))).collect(),
     };
     format!(" ({})", named.join(", "))
 }
@@ -120,7 +120,7 @@ impl Accepted {
 /// A time in RFC 3339, as it was given or counted back from now.
 fn moment(given: &str) -> Result<String, String> {
     if let Ok(ago) = humantime::parse_duration(given) {
-        return Ok(words::now().before(ago).to_string());
+        return Ok(format::now().before(ago).to_string());
     }
     let looks_right =
         given.len() >= 20 && given.as_bytes()[4] == b'-' && given.as_bytes()[10].eq_ignore_ascii_case(&b'T');
@@ -291,7 +291,7 @@ mod tests {
     fn a_moment_is_a_date_or_an_age() {
         assert_eq!(moment("2026-03-19T22:04:48Z").unwrap(), "2026-03-19T22:04:48Z");
         assert_eq!(moment("2026-03-19T22:04:48.1+02:00").unwrap(), "2026-03-19T22:04:48.1+02:00");
-        assert!(words::instant(&moment("2h").unwrap()).is_some());
+        assert!(format::instant(&moment("2h").unwrap()).is_some());
         assert!(moment("yesterday").is_err() && moment("2026-03-19").is_err());
         assert!(moment("äääääääääääääääää").is_err());
     }

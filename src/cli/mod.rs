@@ -2,6 +2,7 @@
 //!
 //! *Exit codes.* 0 done, 1 the operation failed, 2 wrong use or configuration, 3 the daemon is not reachable.
 
+pub mod admin_connection;
 pub mod backup;
 pub mod check;
 pub mod client;
@@ -16,6 +17,7 @@ pub mod events;
 pub mod explain;
 pub mod failure;
 pub mod filter;
+pub mod format;
 pub mod hint;
 pub mod item;
 pub mod logs;
@@ -23,8 +25,8 @@ pub mod manual;
 pub mod notes;
 pub mod output;
 pub mod pace;
+pub mod progress;
 pub mod quarantine;
-pub mod reach;
 mod redrive;
 pub mod send;
 pub mod serve;
@@ -32,8 +34,6 @@ pub mod signals;
 pub mod status;
 pub mod table;
 pub mod top;
-pub mod words;
-pub mod working;
 
 pub use failure::Failure;
 

@@ -1,11 +1,11 @@
 //! `holdline gaps`, `holdline audit` and `holdline intake`: when events could not be accepted, who changed what, and
 //! closing and opening the door.
 
+use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::Admin;
 use crate::cli::filter::{self, Pages};
-use crate::cli::reach::{Form, Reach};
 use crate::cli::table::{Column, Table};
-use crate::cli::{Failure, item, output, words};
+use crate::cli::{Failure, format, item, output};
 use crate::time::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: Reach,
+    reach: AdminConnection,
     #[command(flatten)]
     pages: Pages,
 }
@@ -22,13 +22,13 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 pub struct IntakeArgs {
     #[command(flatten)]
-    reach: Reach,
+    reach: AdminConnection,
     #[command(subcommand)]
-    what: Door,
+    what: IntakeOverride,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Door {
+enum IntakeOverride {
     /// Let events in again
     Open,
     /// Answer 503 to every event; deliveries go on
@@ -44,13 +44,13 @@ enum Door {
 
 /// Prints when events could not be accepted.
 pub async fn gaps(args: Args) -> Result<(), Failure> {
-    let now = words::now();
+    let now = format::now();
     list(&args, "/v1/gaps", |items| gap_rows(items, now)).await
 }
 
 /// Prints who changed what.
 pub async fn audit(args: Args) -> Result<(), Failure> {
-    let now = words::now();
+    let now = format::now();
     list(&args, "/v1/audit", |items| audit_rows(items, now)).await
 }
 
@@ -72,14 +72,14 @@ fn gap_rows(items: &[Value], now: Timestamp) -> Table {
     ]);
     for gap in items {
         let from = item::text(gap, "from");
-        let begin = words::instant(&from);
-        let lasted = match (begin, item::some_text(gap, "until").and_then(words::instant)) {
-            (Some(begin), Some(end)) => words::age(end.since(begin)),
-            (Some(begin), None) => format!("{}, and still", words::age(now.since(begin))),
+        let begin = format::instant(&from);
+        let lasted = match (begin, item::some_text(gap, "until").and_then(format::instant)) {
+            (Some(begin), Some(end)) => format::age(end.since(begin)),
+            (Some(begin), None) => format!("{}, and still", format::age(now.since(begin))),
             _ => "-".to_owned(),
         };
-        let ago = words::ago(&from, now);
-        table.row([item::text(gap, "reason"), from, ago, lasted, words::count(item::number(gap, "refused"))]);
+        let ago = format::ago(&from, now);
+        table.row([item::text(gap, "reason"), from, ago, lasted, format::count(item::number(gap, "refused"))]);
     }
     table
 }
@@ -93,15 +93,15 @@ fn audit_rows(items: &[Value], now: Timestamp) -> Table {
     ]);
     for change in items {
         table.row([
-            item::some_text(change, "at").map_or_else(|| "-".to_owned(), |at| words::ago(at, now)),
-            words::line(&item::text(change, "who"), 20),
-            words::line(&item::text(change, "what"), 80),
-            match item::some_text(change, "since").and_then(words::instant) {
-                None => words::count(item::number(change, "count")),
+            item::some_text(change, "at").map_or_else(|| "-".to_owned(), |at| format::ago(at, now)),
+            format::line(&item::text(change, "who"), 20),
+            format::line(&item::text(change, "what"), 80),
+            match item::some_text(change, "since").and_then(format::instant) {
+                None => format::count(item::number(change, "count")),
                 Some(since) => format!(
                     "{}, the first {}",
-                    words::count(item::number(change, "count")),
-                    words::ago(&since.to_string(), now)
+                    format::count(item::number(change, "count")),
+                    format::ago(&since.to_string(), now)
                 ),
             },
         ]);
@@ -113,8 +113,8 @@ fn audit_rows(items: &[Value], now: Timestamp) -> Table {
 pub async fn intake(args: IntakeArgs) -> Result<(), Failure> {
     let admin = Admin::of(&args.reach)?;
     let answer = match args.what {
-        Door::Open => admin.post("/v1/intake/open", &json!({})).await?,
-        Door::Close { reason, within } => {
+        IntakeOverride::Open => admin.post("/v1/intake/open", &json!({})).await?,
+        IntakeOverride::Close { reason, within } => {
             let mut body = Map::from_iter([("reason".to_owned(), json!(reason))]);
             body.extend(within.map(|within| ("for".to_owned(), json!(within))));
             admin.post("/v1/intake/close", &Value::Object(body)).await?
@@ -122,14 +122,14 @@ pub async fn intake(args: IntakeArgs) -> Result<(), Failure> {
     };
     match args.reach.shared.form() {
         Form::Json => output::json(&answer),
-        Form::Table => output::text(&format!("{}\n", door(&answer, words::now()))),
+        Form::Table => output::text(&format!("{}\n", door(&answer, format::now()))),
     }
 }
 
 fn door(answer: &Value, now: Timestamp) -> String {
     match (item::is_set(answer, "open"), item::some_text(answer, "until")) {
         (true, _) => "intake is open".to_owned(),
-        (false, Some(until)) => format!("intake is closed until {until} ({})", words::ago(until, now)),
+        (false, Some(until)) => format!("intake is closed until {until} ({})", format::ago(until, now)),
         (false, None) => format!("intake is closed ({})", item::text(answer, "reason")),
     }
 }
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn gaps_and_changes_are_told_with_their_times() {
-        let now = words::instant("2026-03-19T22:04:48Z").unwrap();
+        let now = format::instant("2026-03-19T22:04:48Z").unwrap();
         let gaps = [
             json!({"reason": "disk_low", "from": "2026-03-19T22:03:48Z", "until": null, "refused": 1200}),
             json!({"reason": "crash", "from": "2026-03-19T20:00:00Z", "until": "2026-03-19T20:00:05Z", "refused": 0}),

@@ -4,7 +4,7 @@
 //! invisible ones that deceive are replaced (the values themselves by [`cleaned`], so that no escape sequence of theirs is left
 //! when holdline adds its own); in JSON they are written as escapes, which mean the same.
 
-use crate::cli::{Failure, table, words};
+use crate::cli::{Failure, format, table};
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -24,7 +24,7 @@ pub fn screen(text: &str) -> Result<(), Failure> {
 
 /// Writes lines for a person, wrapped where the standard output is a terminal.
 pub fn wrapped(text: &str) -> Result<(), Failure> {
-    self::text(&words::wrap(text, table::width()))
+    self::text(&format::wrap(text, table::width()))
 }
 
 /// Writes `bytes` as they are, to a terminal only what does not act on it.
@@ -77,14 +77,14 @@ fn printable(text: &str) -> String {
 
 /// A text with lines and tabs, and otherwise nothing that acts on a terminal.
 pub fn without_escapes(text: &str) -> String {
-    text.chars().map(|c| if matches!(c, '\n' | '\t') { c } else { words::harmless(c) }).collect()
+    text.chars().map(|c| if matches!(c, '\n' | '\t') { c } else { format::harmless(c) }).collect()
 }
 
 /// The same JSON, with escapes for what would act on a terminal. Such characters stand only in its texts.
 fn escaped(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
-        if c == '\n' || words::harmless(c) == c {
+        if c == '\n' || format::harmless(c) == c {
             out.push(c);
         } else {
             for unit in c.encode_utf16(&mut [0; 2]) {
@@ -98,10 +98,10 @@ fn escaped(json: &str) -> String {
 /// An answer of the API whose texts can be printed: each in one line, and with nothing in it that acts on a terminal.
 pub fn cleaned(value: Value) -> Value {
     match value {
-        Value::String(text) => Value::String(text.chars().map(words::harmless).collect()),
+        Value::String(text) => Value::String(text.chars().map(format::harmless).collect()),
         Value::Array(items) => Value::Array(items.into_iter().map(cleaned).collect()),
         Value::Object(fields) => {
-            let clean = |(name, value): (String, Value)| (name.chars().map(words::harmless).collect(), cleaned(value));
+            let clean = |(name, value): (String, Value)| (name.chars().map(format::harmless).collect(), cleaned(value));
             Value::Object(fields.into_iter().map(clean).collect())
         }
         other => other,
@@ -120,7 +120,7 @@ mod tests {
         let value = json!({"key": HOSTILE, "\u{202e}": ["\u{9d}"]});
         for text in [format!("{value}\n"), format!("{value:#}\n")] {
             let written = escaped(&text);
-            assert!(written.chars().all(|c| c == '\n' || words::harmless(c) == c), "{written:?}");
+            assert!(written.chars().all(|c| c == '\n' || format::harmless(c) == c), "{written:?}");
             assert!(written.contains("\\u202e") && written.contains("\\udb40\\udc41"), "{written}");
             assert_eq!(serde_json::from_str::<Value>(&written).unwrap(), value);
         }

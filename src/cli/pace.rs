@@ -1,8 +1,8 @@
 //! `holdline pause`, `resume` and `breaker`: what an operator decides about calling a destination.
 
+use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::{Admin, encoded};
-use crate::cli::reach::{Form, Reach};
-use crate::cli::{Failure, item, output, words};
+use crate::cli::{Failure, format, item, output};
 use crate::time::Timestamp;
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 #[derive(Debug, clap::Args)]
 pub struct PauseArgs {
     #[command(flatten)]
-    reach: Reach,
+    reach: AdminConnection,
     /// The destination
     destination: String,
     #[command(flatten)]
@@ -22,7 +22,7 @@ pub struct PauseArgs {
 #[derive(Debug, clap::Args)]
 pub struct ResumeArgs {
     #[command(flatten)]
-    reach: Reach,
+    reach: AdminConnection,
     /// The destination
     destination: String,
 }
@@ -31,7 +31,7 @@ pub struct ResumeArgs {
 #[derive(Debug, clap::Args)]
 pub struct BreakerArgs {
     #[command(flatten)]
-    reach: Reach,
+    reach: AdminConnection,
     /// The destination
     destination: String,
     /// Nothing passes; everything passes; or a few requests decide
@@ -88,7 +88,7 @@ pub async fn breaker(args: BreakerArgs) -> Result<(), Failure> {
 }
 
 async fn decide(
-    reach: &Reach,
+    reach: &AdminConnection,
     destination: &str,
     what: &str,
     body: Map<String, Value>,
@@ -99,14 +99,14 @@ async fn decide(
     let answer = admin.post(&path, &Value::Object(body)).await?;
     match reach.shared.form() {
         Form::Json => output::json(&answer),
-        Form::Table => output::text(&sentence(destination, done, item::some_text(&answer, "until"), words::now())),
+        Form::Table => output::text(&sentence(destination, done, item::some_text(&answer, "until"), format::now())),
     }
 }
 
 /// What was decided lasts until then; a time that is over was that of the decision itself, which nothing ends.
 fn sentence(destination: &str, done: &str, until: Option<&str>, now: Timestamp) -> String {
-    let until = until.filter(|until| words::instant(until).is_none_or(|until| until > now));
-    let until = until.map(|until| format!(" until {until} ({})", words::ago(until, now)));
+    let until = until.filter(|until| format::instant(until).is_none_or(|until| until > now));
+    let until = until.map(|until| format!(" until {until} ({})", format::ago(until, now)));
     format!("{destination} {done}{}\n", until.unwrap_or_default())
 }
 
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_time_that_is_over_is_not_told_as_an_end() {
-        let now = words::instant("2026-03-19T22:04:48Z").unwrap();
+        let now = format::instant("2026-03-19T22:04:48Z").unwrap();
         let said = |until| sentence("crm", "has its breaker closed", until, now);
         assert_eq!(said(Some("2026-03-19T22:04:47.998Z")), "crm has its breaker closed\n");
         assert_eq!(said(None), "crm has its breaker closed\n");

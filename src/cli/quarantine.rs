@@ -1,10 +1,10 @@
 //! `holdline quarantine`: requests that were kept apart; to look at, and to give a second chance.
 
+use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::Admin;
 use crate::cli::filter::{self, Pages};
-use crate::cli::reach::{Form, Reach};
 use crate::cli::table::{Column, Table};
-use crate::cli::{Failure, item, output, words};
+use crate::cli::{Failure, format, item, output};
 use crate::time::Timestamp;
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: Reach,
+    reach: AdminConnection,
     #[command(subcommand)]
     what: What,
 }
@@ -50,7 +50,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     match (args.what, args.reach.shared.form()) {
         (What::List(list), Form::Json) => filter::print_json(&admin, PATH, &[], &list.pages).await,
         (What::List(list), Form::Table) => {
-            let now = words::now();
+            let now = format::now();
             filter::print_tables(&admin, PATH, &[], &list.pages, |items| rows(items, now).for_stdout()).await
         }
         (What::Verify(verify), form) => {
@@ -84,9 +84,9 @@ fn rows(items: &[Value], now: Timestamp) -> Table {
         table.row([
             item::text(request, "id"),
             item::text(request, "cause"),
-            words::line(&item::text(request, "source"), 30),
-            item::some_text(request, "received_at").map_or_else(|| "-".to_owned(), |at| words::ago(at, now)),
-            words::bytes(item::number(request, "size")),
+            format::line(&item::text(request, "source"), 30),
+            item::some_text(request, "received_at").map_or_else(|| "-".to_owned(), |at| format::ago(at, now)),
+            format::bytes(item::number(request, "size")),
         ]);
     }
     table
@@ -98,7 +98,7 @@ fn told(answer: &Value, dry_run: bool) -> String {
     let left = n("bad_signature") + n("unparsable") + n("unproven") + n("source_gone");
     let (passed, did) = if dry_run { (n("matched") - left, "would be let in") } else { (n("done"), "let in") };
     let mut text =
-        format!("{} {did}, with {}\n", words::counted(passed, "request"), words::counted(n("events"), "event"));
+        format!("{} {did}, with {}\n", format::counted(passed, "request"), format::counted(n("events"), "event"));
     for (key, why) in [
         ("bad_signature", "whose signature does not verify: mend `auth` of the source"),
         ("unparsable", "whose body cannot be read: mend the pointers of the source"),
@@ -106,7 +106,7 @@ fn told(answer: &Value, dry_run: bool) -> String {
         ("source_gone", "whose source is not configured any more"),
     ] {
         if n(key) > 0 {
-            text.push_str(&format!("{} kept, {why}\n", words::counted(n(key), "request")));
+            text.push_str(&format!("{} kept, {why}\n", format::counted(n(key), "request")));
         }
     }
     text
@@ -135,7 +135,7 @@ mod tests {
     fn a_row_tells_what_it_is() {
         let items = [json!({"id": "7", "source": "genesys", "cause": "bad_signature",
             "received_at": "2026-03-19T22:04:38Z", "content_type": null, "size": 1100})];
-        let now = words::instant("2026-03-19T22:05:38Z").unwrap();
+        let now = format::instant("2026-03-19T22:05:38Z").unwrap();
         let text = rows(&items, now).in_width(None);
         assert!(text.contains("bad_signature") && text.contains("genesys") && text.contains("1m"), "{text}");
     }

@@ -1,9 +1,9 @@
 //! `holdline dlq redrive` with a rate or a canary, `redrives`, `stop`: what takes its time is followed to its end.
 
+use crate::cli::admin_connection::Form;
 use crate::cli::client::{Admin, encoded};
-use crate::cli::reach::Form;
 use crate::cli::table::{Column, Table};
-use crate::cli::{Failure, item, output, words};
+use crate::cli::{Failure, format, item, output};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -106,8 +106,8 @@ fn sentence(redrive: &Value) -> String {
     let head = format!(
         "{}: {} of {} queued again{}",
         item::text(redrive, "destination"),
-        words::count(n("done")),
-        words::counted(n("matched"), "dead letter"),
+        format::count(n("done")),
+        format::counted(n("matched"), "dead letter"),
         fared(redrive),
     );
     match item::text(redrive, "state").as_str() {
@@ -129,7 +129,7 @@ fn fared(redrive: &Value) -> String {
         .iter()
         .map(|(field, word)| (item::number(redrive, field), word))
         .filter(|(n, _)| *n > 0)
-        .map(|(n, word)| format!("{} {word}", words::count(n)))
+        .map(|(n, word)| format!("{} {word}", format::count(n)))
         .collect();
     if told.is_empty() { String::new() } else { format!(" ({})", told.join(", ")) }
 }
@@ -139,7 +139,7 @@ fn stopped_by(redrive: &Value) -> Option<String> {
     let by = item::find(redrive, "stopped_by").filter(|by| by.is_object())?;
     let status = item::find(by, "status").and_then(Value::as_u64).map(|status| format!(" {status}"));
     let error = item::some_text(by, "error").filter(|error| !error.is_empty());
-    let error = error.map(|error| format!(" ({})", words::line(error, 200)));
+    let error = error.map(|error| format!(" ({})", format::line(error, 200)));
     let letter = format!("{}/{}", item::text(by, "event"), item::text(by, "destination"));
     Some(format!(
         "stopped by {letter}: {}{}{}",
@@ -167,19 +167,19 @@ pub async fn list(admin: &Admin, form: Form) -> Result<(), Failure> {
                 Column::dispensable("BEGUN", 3),
                 Column::dispensable("BY", 4),
             ]);
-            let now = words::now();
+            let now = format::now();
             for redrive in item::list(&answer, "items") {
                 table.row([
-                    words::line(&item::text(redrive, "destination"), 30),
+                    format::line(&item::text(redrive, "destination"), 30),
                     item::text(redrive, "state").replace('_', " "),
-                    words::count(item::number(redrive, "done")),
-                    words::count(item::number(redrive, "matched")),
-                    words::count(item::number(redrive, "delivered")),
-                    words::count(item::number(redrive, "dead_again")),
+                    format::count(item::number(redrive, "done")),
+                    format::count(item::number(redrive, "matched")),
+                    format::count(item::number(redrive, "delivered")),
+                    format::count(item::number(redrive, "dead_again")),
                     item::text(redrive, "rate"),
                     if item::is_set(redrive, "canary") { "yes" } else { "no" }.to_owned(),
-                    words::ago(&item::text(redrive, "begun_at"), now),
-                    words::line(&item::text(redrive, "by"), 20),
+                    format::ago(&item::text(redrive, "begun_at"), now),
+                    format::line(&item::text(redrive, "by"), 20),
                 ]);
             }
             let stops: String =

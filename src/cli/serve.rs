@@ -1,7 +1,7 @@
 //! `holdline serve`: settings from file and flags, logging, signals; then the daemon until it is asked to stop.
 
 use crate::cli::logs::{self, Format};
-use crate::cli::{Failure, check, output, reach, signals};
+use crate::cli::{Failure, admin_connection, check, output, signals};
 use crate::config::{Overrides, Settings, warnings};
 use crate::daemon::{self, Order};
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use tracing::Level;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Configuration (TOML) [default: /etc/holdline/holdline.toml, where it is there]
-    #[arg(long, value_name = "FILE", env = reach::CONFIG)]
+    #[arg(long, value_name = "FILE", env = admin_connection::CONFIG)]
     config: Option<PathBuf>,
     /// Where the events go; without it they are accepted and held
     #[arg(long, value_name = "URL")]
@@ -57,7 +57,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
 
 fn settings(args: &Args) -> Result<Settings, Failure> {
     let overrides = Overrides { to: args.to.clone(), data: args.data.clone(), intake: args.intake, admin: args.admin };
-    let settings = match reach::found(args.config.as_deref()) {
+    let settings = match admin_connection::found(args.config.as_deref()) {
         None => Settings::embedded(&overrides),
         Some(path) => crate::config::load(&path)
             .map_err(|faults| {
@@ -71,7 +71,7 @@ fn settings(args: &Args) -> Result<Settings, Failure> {
 
 /// Tells the log what is hardly meant.
 fn warn(settings: &Settings, args: &Args) {
-    for warning in warnings(settings, reach::found(args.config.as_deref()).as_deref()) {
+    for warning in warnings(settings, admin_connection::found(args.config.as_deref()).as_deref()) {
         tracing::warn!("{warning}");
     }
 }
@@ -99,7 +99,7 @@ async fn stop_when_asked(mut endings: UnboundedReceiver<&'static str>, order: Un
 /// Reads the configuration again at each SIGHUP, and orders a reload where it has no fault.
 async fn reload_when_asked(mut hangups: UnboundedReceiver<()>, args: Args, order: UnboundedSender<Order>) {
     while hangups.recv().await.is_some() {
-        if reach::found(args.config.as_deref()).is_none() {
+        if admin_connection::found(args.config.as_deref()).is_none() {
             tracing::warn!("SIGHUP: there is no configuration file to read again (--config)");
             continue;
         }

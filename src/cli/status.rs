@@ -1,9 +1,9 @@
 //! `holdline status`: how the daemon is doing, on one screen of 80 columns.
 
+use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::Admin;
-use crate::cli::reach::{Form, Reach};
 use crate::cli::table::{self, Column, Table};
-use crate::cli::{Failure, hint, item, output, words};
+use crate::cli::{Failure, format, hint, item, output};
 use crate::time::Timestamp;
 use serde_json::Value;
 use std::fmt::Write;
@@ -12,7 +12,7 @@ use std::fmt::Write;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: Reach,
+    reach: AdminConnection,
 }
 
 /// Destinations shown in full; the rest is counted, so that the answer stays on one screen.
@@ -23,7 +23,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let status = Admin::of(&args.reach)?.get("/v1/status").await?;
     match args.reach.shared.form() {
         Form::Json => output::json(&status),
-        Form::Table => output::text(&screen(&status, words::now(), table::width())),
+        Form::Table => output::text(&screen(&status, format::now(), table::width())),
     }
 }
 
@@ -35,11 +35,11 @@ fn screen(status: &Value, now: Timestamp, width: Option<usize>) -> String {
 
 /// Everything but the destinations, a line each.
 pub(super) fn head(status: &Value, now: Timestamp) -> String {
-    let n = |path| words::count(item::number(status, path));
-    let size = |path| words::bytes(item::number(status, path));
-    let started = item::some_text(status, "started_at").map_or_else(|| "-".to_owned(), |at| words::ago(at, now));
+    let n = |path| format::count(item::number(status, path));
+    let size = |path| format::bytes(item::number(status, path));
+    let started = item::some_text(status, "started_at").map_or_else(|| "-".to_owned(), |at| format::ago(at, now));
     let oldest = match item::duration_ms(status, "queue/oldest_age_ms") {
-        Some(age) if item::number(status, "queue/depth") > 0 => format!(", the oldest for {}", words::age(age)),
+        Some(age) if item::number(status, "queue/depth") > 0 => format!(", the oldest for {}", format::age(age)),
         _ => String::new(),
     };
     let intake = match (item::is_set(status, "intake/open"), item::some_text(status, "intake/reason")) {
@@ -48,7 +48,7 @@ pub(super) fn head(status: &Value, now: Timestamp) -> String {
                 let why = item::text(status, "last_gap/reason");
                 format!(
                     "open; last not accepting until {} ({why}), see {}",
-                    words::ago(until, now),
+                    format::ago(until, now),
                     hint::command("gaps")
                 )
             }
@@ -79,7 +79,7 @@ pub(super) fn head(status: &Value, now: Timestamp) -> String {
         ),
         (
             "DLQ",
-            format!("{} ({})", words::counted(item::number(status, "dlq/depth"), "dead letter"), size("dlq/bytes")),
+            format!("{} ({})", format::counted(item::number(status, "dlq/depth"), "dead letter"), size("dlq/bytes")),
         ),
         ("disk", format!("{} free, {} used", size("disk/free_bytes"), size("disk/used_bytes"))),
     ];
@@ -136,13 +136,13 @@ pub(super) fn destinations(
         let of_limit = if limit > 0 { format!("/{limit}") } else { String::new() };
         let oldest = item::duration_ms(d, "queue/oldest_age_ms").filter(|_| item::number(d, "queue/depth") > 0);
         let mut row = vec![
-            words::line(&item::text(d, "name"), 20),
+            format::line(&item::text(d, "name"), 20),
             condition(d),
-            words::count(item::number(d, "queue/depth")),
+            format::count(item::number(d, "queue/depth")),
             format!("{}{of_limit}", item::number(d, "concurrency/in_flight")),
-            words::count(item::number(d, "queue/delayed")),
-            words::count(item::number(d, "queue/held")),
-            oldest.map_or_else(|| "-".to_owned(), words::age),
+            format::count(item::number(d, "queue/delayed")),
+            format::count(item::number(d, "queue/held")),
+            oldest.map_or_else(|| "-".to_owned(), format::age),
         ];
         let rate = |path| item::find(d, path).and_then(Value::as_f64).unwrap_or_default();
         row.extend(rates.iter().map(|(_, path)| format!("{:.1}", rate(path))));
@@ -151,7 +151,7 @@ pub(super) fn destinations(
     }
     let more = match all.len().saturating_sub(shown) {
         0 => String::new(),
-        n => format!("and {} (--json shows all)\n", words::counted(n as u64, "destination")),
+        n => format!("and {} (--json shows all)\n", format::counted(n as u64, "destination")),
     };
     format!("\n{}{more}{notes}", table.in_width(width))
 }
@@ -161,9 +161,9 @@ const NOTES: usize = 2;
 
 fn notes(all: &[Value], width: Option<usize>) -> String {
     let told: Vec<String> = all.iter().filter_map(behind_dead_letters).collect();
-    let mut text: String = told.iter().take(NOTES).map(|note| words::wrap(note, width)).collect();
+    let mut text: String = told.iter().take(NOTES).map(|note| format::wrap(note, width)).collect();
     if told.len() > NOTES {
-        writeln!(text, "and so for {} more", words::counted((told.len() - NOTES) as u64, "destination"))
+        writeln!(text, "and so for {} more", format::counted((told.len() - NOTES) as u64, "destination"))
             .expect("writing to a String cannot fail");
     }
     text
@@ -175,15 +175,15 @@ pub(super) fn behind_dead_letters(destination: &Value) -> Option<String> {
     let deliveries = match n("deliveries") {
         0 => return None,
         1 => "1 delivery".to_owned(),
-        n => format!("{} deliveries", words::count(n)),
+        n => format!("{} deliveries", format::count(n)),
     };
     let wait = if n("deliveries") == 1 { "waits" } else { "wait" };
-    let oldest = words::age(std::time::Duration::from_millis(n("oldest_age_ms")));
-    let name = words::line(&item::text(destination, "name"), 64);
+    let oldest = format::age(std::time::Duration::from_millis(n("oldest_age_ms")));
+    let name = format::line(&item::text(destination, "name"), 64);
     Some(format!(
         "{deliveries} of {} {wait} behind dead letters of {name}, the oldest for {oldest}\n  \
          to let them go, send them again or discard them:\n    {}\n    {}\n",
-        words::counted(n("interactions"), "interaction"),
+        format::counted(n("interactions"), "interaction"),
         hint::command(&format!("dlq redrive --destination {name}")),
         hint::command(&format!("dlq purge --destination {name}")),
     ))
@@ -209,12 +209,12 @@ fn condition(destination: &Value) -> String {
 fn holds(destination: &Value, now: Timestamp) -> String {
     let holds: Vec<String> = item::list(destination, "holds")
         .iter()
-        .map(|hold| match item::some_text(hold, "until").and_then(words::instant) {
-            Some(until) => format!("{} ({})", item::text(hold, "gate"), words::age(until.since(now))),
+        .map(|hold| match item::some_text(hold, "until").and_then(format::instant) {
+            Some(until) => format!("{} ({})", item::text(hold, "gate"), format::age(until.since(now))),
             None => item::text(hold, "gate"),
         })
         .collect();
-    if holds.is_empty() { "-".to_owned() } else { words::line(&holds.join(", "), 30) }
+    if holds.is_empty() { "-".to_owned() } else { format::line(&holds.join(", "), 30) }
 }
 
 #[cfg(test)]
@@ -236,7 +236,7 @@ mod tests {
         let status = json!({"version": "0.1.0", "state": "running", "started_at": "2026-03-19T21:04:48Z",
             "intake": {"open": false, "reason": "disk_low"}, "queue": {"depth": 5, "oldest_age_ms": 3_600_000},
             "destinations": all});
-        let text = screen(&status, words::instant("2026-03-19T22:04:48Z").unwrap(), Some(80));
+        let text = screen(&status, format::instant("2026-03-19T22:04:48Z").unwrap(), Some(80));
         assert!(text.lines().count() < 25, "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains("CLOSED: disk_low") && text.contains("started 1h ago"), "{text}");

@@ -1,6 +1,6 @@
 //! Tables for a terminal: no lines, one row an item. What does not fit the width loses its least important columns.
 
-use crate::cli::words;
+use crate::cli::format;
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, presets};
 use std::borrow::Cow;
 
@@ -70,7 +70,7 @@ impl Table {
         table.set_header(kept.iter().map(|&(i, _)| Cell::new(&self.columns[i].title).add_attribute(Attribute::Bold)));
         for row in &self.rows {
             let cell =
-                |(i, wide): &(usize, usize)| row.get(*i).map(|cell| words::tail(cell, *wide)).unwrap_or_default();
+                |(i, wide): &(usize, usize)| row.get(*i).map(|cell| format::tail(cell, *wide)).unwrap_or_default();
             table.add_row(kept.iter().map(cell).map(Cell::new));
         }
         for (at, &(i, _)) in kept.iter().enumerate() {

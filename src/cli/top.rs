@@ -1,10 +1,10 @@
 //! `holdline top`: the status as a live view, until Ctrl-C.
 
+use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::Admin;
-use crate::cli::reach::{Form, Reach};
 use crate::cli::status::{self, Columns};
 use crate::cli::table::{self, Column, Table};
-use crate::cli::{Failure, item, output, signals, words};
+use crate::cli::{Failure, format, item, output, signals};
 use crate::clock::Clock;
 use crate::time::Timestamp;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: Reach,
+    reach: AdminConnection,
     /// Seconds between two looks
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600))]
     every: u64,
@@ -46,11 +46,11 @@ async fn look(args: &Args) -> Result<(), Failure> {
             (Ok(answer), Form::Json) => output::json_text(&format!("{answer}\n"))?,
             (Ok(answer), Form::Table) => {
                 let room = Room { width: table::width(), height: table::height().filter(|_| live) };
-                let view = view(&answer, words::now(), room);
+                let view = view(&answer, format::now(), room);
                 if live { output::screen(&view)? } else { output::text(&view)? }
             }
             (Err(Failure::Unreachable(why)), Form::Table) if live && n > 1 => {
-                output::screen(&words::wrap(&why, table::width()))?;
+                output::screen(&format::wrap(&why, table::width()))?;
             }
             (Err(failure), _) => return Err(failure),
         }
@@ -88,7 +88,7 @@ fn view(answer: &Value, now: Timestamp, room: Room) -> String {
         text.push_str(&shape(ages, room.width, left(&text)));
     }
     let fits = |line: &str| match room.width {
-        Some(width) if words::columns(line) > width => words::line(line, width),
+        Some(width) if format::columns(line) > width => format::line(line, width),
         _ => line.to_owned(),
     };
     text.lines().take(height).map(|line| fits(line) + "\n").collect()
@@ -101,7 +101,7 @@ fn shape(items: &[Value], width: Option<usize>, lines: usize) -> String {
     let bounds = item::list(first, "ages");
     let mut heads = vec![Column::fixed("WAITING FOR")];
     heads.extend(bounds.iter().enumerate().map(|(n, age)| {
-        let below = item::duration_ms(age, "below_s").map(|s| words::age(s * 1000));
+        let below = item::duration_ms(age, "below_s").map(|s| format::age(s * 1000));
         let rank = u8::try_from(bounds.len() - n).unwrap_or(u8::MAX);
         Column::dispensable(below.map_or_else(|| "older".to_owned(), |below| format!("<{below}")), rank).right()
     }));
@@ -111,13 +111,13 @@ fn shape(items: &[Value], width: Option<usize>, lines: usize) -> String {
     }
     let mut table = Table::new(heads);
     for of in items.iter().take(shown) {
-        let counts = item::list(of, "ages").iter().map(|age| words::count(item::number(age, "count")));
-        let name = words::line(&item::text(of, "destination"), 20);
+        let counts = item::list(of, "ages").iter().map(|age| format::count(item::number(age, "count")));
+        let name = format::line(&item::text(of, "destination"), 20);
         table.row([name].into_iter().chain(counts).collect::<Vec<_>>());
     }
     let more = match items.len() - shown {
         0 => String::new(),
-        n => format!("and {}\n", words::counted(n as u64, "destination")),
+        n => format!("and {}\n", format::counted(n as u64, "destination")),
     };
     format!("\n{}{more}", table.in_width(width))
 }
@@ -133,7 +133,7 @@ fn pace(status: &Value) -> String {
     );
     for (path, what) in [("forecast/drained_in_s", "queue empty"), ("forecast/disk_full_in_s", "DISK FULL")] {
         if let Some(seconds) = item::find(status, path).and_then(Value::as_u64) {
-            writeln!(text, "forecast    {what} in {}", words::age(Duration::from_secs(seconds)))
+            writeln!(text, "forecast    {what} in {}", format::age(Duration::from_secs(seconds)))
                 .expect("writing to a String cannot fail");
         }
     }

@@ -66,7 +66,7 @@ fn auth(value: Value<'_>) -> Option<Option<SourceAuth>> {
         Kind::None => return Some(None),
         Kind::Bearer => SourceAuth::Bearer { tokens: section.need("token", TOKEN, secrets)? },
         Kind::Basic => {
-            let user = section.need("user", r#"user = "...""#, super::outward::user);
+            let user = section.need("user", r#"user = "...""#, super::destination_auth::user);
             let passwords = section.need("password", r#"password = { file = "..." }"#, secrets);
             SourceAuth::Basic { user: user?, passwords: passwords? }
         }

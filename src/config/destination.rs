@@ -1,15 +1,15 @@
 //! The block `[[destination]]`: where events go, how often a delivery is tried, and in which order.
 
+use super::destination_auth;
 use super::names::Names;
 use super::ordering;
-use super::outward;
 use super::pace;
 use super::section::Section;
 use super::settings::Destination;
 use super::url;
 use super::values::{self, Limits, span};
+use crate::rules::address_policy::AddressPolicy;
 use crate::rules::backoff::{Jitter, OnAmbiguous, Retry};
-use crate::rules::reach::Reach;
 use std::time::Duration;
 
 const TIMEOUT: Limits<Duration> =
@@ -51,16 +51,16 @@ pub(super) fn destination<'r>(mut section: Section<'r>, names: &mut Names<'r>) -
         retry: section.part("retry", absent.retry, retry),
         ordering: section.part("ordering", absent.ordering, ordering::ordering),
         ttl: section.take("ttl", ordering::ttl).unwrap_or_default(),
-        auth: section.take("auth", outward::auth),
-        tls: section.part("tls", absent.tls, outward::tls),
-        sign: section.take("sign", outward::sign).unwrap_or_default(),
-        success: section.take("success", outward::success),
+        auth: section.take("auth", destination_auth::auth),
+        tls: section.part("tls", absent.tls, destination_auth::tls),
+        sign: section.take("sign", destination_auth::sign).unwrap_or_default(),
+        success: section.take("success", destination_auth::success),
         reach: match section.take("allow_link_local", |v| v.boolean()) {
-            Some(true) => Reach::Anywhere,
-            _ => Reach::Guarded,
+            Some(true) => AddressPolicy::Anywhere,
+            _ => AddressPolicy::Guarded,
         },
     };
-    outward::agree(&section, &destination);
+    destination_auth::agree(&section, &destination);
     destination
 }
 

@@ -1,6 +1,6 @@
 //! Where an address or a URL lies: whether others reach it, and read what goes there. No name server is asked.
 
-use crate::rules::reach::Reach;
+use crate::rules::address_policy::AddressPolicy;
 use http::Uri;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
@@ -42,7 +42,7 @@ pub fn leads_to(uri: &Uri, address: SocketAddr) -> bool {
 }
 
 /// The address in a URL, if it is one that is refused; also where it is written as one number or in hexadecimal.
-pub fn refused(reach: Reach, uri: &Uri) -> Option<(IpAddr, &'static str)> {
+pub fn refused(reach: AddressPolicy, uri: &Uri) -> Option<(IpAddr, &'static str)> {
     let host = host(uri);
     let numeric = host.starts_with(|c: char| c.is_ascii_digit())
         && host.chars().all(|c| c.is_ascii_hexdigit() || matches!(c, '.' | 'x' | 'X'));

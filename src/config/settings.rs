@@ -6,11 +6,11 @@ pub use super::ordering::{OnDeadLetter, OrderMode, Ordering};
 pub use super::secret::{Secret, SecretValue};
 pub use super::url::Url;
 use crate::event::SharedKeys;
+use crate::rules::address_policy::AddressPolicy;
 use crate::rules::backoff::Retry;
 use crate::rules::breaker;
 use crate::rules::concurrency::Adaptive;
 use crate::rules::gcra::Rate;
-use crate::rules::reach::Reach;
 use crate::rules::success::Success;
 use crate::rules::ttl::Ttl;
 pub use alert::{Alert, AlertTo, Condition};
@@ -183,7 +183,7 @@ pub struct Destination {
     /// What the body of a 2xx must say.
     pub success: Option<Success>,
     /// Which addresses its name may resolve to.
-    pub reach: Reach,
+    pub reach: AddressPolicy,
 }
 
 /// Files in PEM.
@@ -364,7 +364,7 @@ impl Destination {
             tls: DestinationTls::default(),
             sign: Vec::new(),
             success: None,
-            reach: Reach::Guarded,
+            reach: AddressPolicy::Guarded,
         }
     }
 }

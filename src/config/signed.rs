@@ -7,7 +7,7 @@
 use super::section::Section;
 use super::settings::{Composite, Source, SourceAuth};
 use super::values::shown_duration;
-use crate::profile::{Part, Profile};
+use crate::extract::{Part, Profile};
 use crate::signature::Scheme;
 
 /// Notes each pointer that names an unsigned place, each field of a preset that would be found nowhere, and a memory for ids

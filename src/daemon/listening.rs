@@ -3,11 +3,11 @@
 use super::Part;
 use crate::admin::{self, Socket};
 use crate::config::settings;
-use crate::http::entrance::{self, Entrance};
-use crate::http::tls::{Files, Tls};
-use crate::http::{seats, sockets};
 use crate::intake::SharedIntake;
-use crate::upkeep;
+use crate::maintenance;
+use crate::net::server::{self, HttpServer};
+use crate::net::tls::{Files, Tls};
+use crate::net::{connection_limiter, sockets};
 use anyhow::{Context, anyhow, bail};
 use axum::{Extension, Router, middleware};
 use hyper_util::service::TowerToHyperService;
@@ -76,9 +76,9 @@ pub(super) fn serve(
 ) -> Part {
     let part = Part::new();
     if let Some(tls) = tls.clone() {
-        part.tasks.spawn(upkeep::watch_certificate(tls, part.stop.clone()));
+        part.tasks.spawn(maintenance::watch_certificate(tls, part.stop.clone()));
     }
-    let limits = entrance::Limits {
+    let limits = server::Limits {
         head_bytes_max: settings.max_header_bytes,
         head_timeout: settings.header_timeout,
         // an answer is short: whoever takes none of it for so long does not read
@@ -86,8 +86,8 @@ pub(super) fn serve(
         linger_timeout: settings.linger_timeout,
     };
     let all = settings.max_connections;
-    let bounds = seats::Bounds { all, per_address: settings.max_connections_per_address.unwrap_or(all) };
-    let entrance = Entrance::new(bounds, tls, limits, part.stop.clone());
+    let bounds = connection_limiter::Bounds { all, per_address: settings.max_connections_per_address.unwrap_or(all) };
+    let entrance = HttpServer::new(bounds, tls, limits, part.stop.clone());
     for listener in listeners {
         let door = door.clone();
         let service = hyper::service::service_fn(move |request| {
@@ -107,14 +107,14 @@ pub(super) fn serve_admin(
     settings: &settings::Admin,
 ) -> anyhow::Result<Part> {
     let part = Part::new();
-    let limits = entrance::Limits {
+    let limits = server::Limits {
         head_bytes_max: ADMIN_HEAD_BYTES_MAX,
         head_timeout: ADMIN_HEAD_TIMEOUT,
         write_timeout: settings.write_timeout,
         linger_timeout: ADMIN_LINGER_TIMEOUT,
     };
-    let bounds = seats::Bounds { all: settings.max_connections, per_address: settings.max_connections };
-    let entrance = Entrance::new(bounds, None, limits, part.stop.clone());
+    let bounds = connection_limiter::Bounds { all: settings.max_connections, per_address: settings.max_connections };
+    let entrance = HttpServer::new(bounds, None, limits, part.stop.clone());
     for listener in listeners {
         let via = Extension(admin::Via::Tcp(listener.local_addr()?));
         let service = TowerToHyperService::new(api.clone().layer(via));

@@ -11,7 +11,7 @@
 //!
 //! *Failure.* Whatever could fail is done before anything is changed.
 
-use super::life::tell;
+use super::process::tell;
 use super::{Daemon, door};
 use crate::config::Settings;
 use crate::config::settings;

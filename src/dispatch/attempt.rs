@@ -3,21 +3,21 @@
 //! *Invariants.* What follows is recorded before the scheduler hears of it, so the next delivery of the interaction can
 //! never be on disk before this one.
 
+use super::canary_results::{Failed, Fate};
 use super::destination::Destination;
 use super::exchange::{self, Answer, Bounds, End, Failure, Unanswered};
 use super::token::{Missing, Token};
-use super::trials::{Failed, Fate};
 use crate::clock::Clock;
 use crate::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place, Reason};
 use crate::rules::call::{Call, Health};
 use crate::rules::canary;
 use crate::rules::header_time::AnsweredAt;
 use crate::rules::quota;
-use crate::rules::retry_after::{self, Wish};
-use crate::rules::staleness::Course;
+use crate::rules::retry_after::{self, RetryAfter};
+use crate::rules::staleness::LateAction;
 use crate::rules::success::Success;
 use crate::rules::verdict::{Ended, Judgement, Verdict};
-use crate::scheduler::{Landing, Start};
+use crate::scheduler::{Disposition, Start};
 use crate::store::{Damaged, Store, StoreError, Transition};
 use crate::time::{Timestamp, millis};
 use http::header;
@@ -34,12 +34,12 @@ const ANSWERS_KEPT: usize = 10;
 
 /// What the dispatcher needs to know of an attempt that has ended.
 #[derive(Debug)]
-pub struct Landed {
+pub struct AttemptResult {
     pub start: Start,
-    pub landing: Landing,
+    pub landing: Disposition,
     /// What it says of the destination; none where nothing was sent, or only a token was refused.
     pub call: Option<Call>,
-    pub hold: Option<Wish>,
+    pub hold: Option<RetryAfter>,
 }
 
 pub struct Context {
@@ -56,14 +56,14 @@ struct Reply {
     error: String,
     answer: Vec<u8>,
     /// `Retry-After`.
-    asked: Option<Wish>,
+    asked: Option<RetryAfter>,
     /// Its headers say that nothing more is allowed until then.
-    spent: Option<Wish>,
+    spent: Option<RetryAfter>,
     /// The time until a connection turned out to be closed, which says nothing of the destination.
     lost: Duration,
 }
 
-pub async fn run(context: Context, start: Start) -> Landed {
+pub async fn run(context: Context, start: Start) -> AttemptResult {
     let id = DeliveryId { sequence: start.sequence, destination: start.destination };
     let place = Place::under(start.lies_under);
     let delivery = match load(&context, id, place).await {
@@ -84,7 +84,7 @@ pub async fn run(context: Context, start: Start) -> Landed {
     let course = context.destination.course(&delivery, context.store.lane(&delivery.event), began);
     if let Some(landing) = not_sent(&context, &delivery, place, course, began) {
         context.destination.settled(id.sequence);
-        return Landed { start, landing, call: None, hold: None };
+        return AttemptResult { start, landing, call: None, hold: None };
     }
     let Some(reply) = send(&context, &delivery, course, token.as_ref()).await else { return shut_out(&context, start) };
     if let (Outcome::Answered(401 | 403), Some(tokens), Some(token)) =
@@ -105,7 +105,7 @@ fn ended(
     place: Place,
     reply: Reply,
     (began, began_precise): (Timestamp, Duration),
-) -> Landed {
+) -> AttemptResult {
     let (id, now) = (delivery.id, context.clock.now());
     let (destination, spent, lost) = (&context.destination, reply.spent, reply.lost);
     let ended =
@@ -122,7 +122,7 @@ fn ended(
     }
     let landing = record(context, delivery, place, verdict, reply, began, now);
     let call = Some(Call { began: start.at, latency: now.since(began).saturating_sub(lost), health, refuses_all });
-    Landed { start, landing, call, hold: later(wish, spent) }
+    AttemptResult { start, landing, call, hold: later(wish, spent) }
 }
 
 /// To whoever watches how redriven deliveries fare.
@@ -153,23 +153,29 @@ fn trial(verdict: Verdict, health: Health) -> Option<canary::End> {
     }
 }
 
-fn later(one: Option<Wish>, other: Option<Wish>) -> Option<Wish> {
+fn later(one: Option<RetryAfter>, other: Option<RetryAfter>) -> Option<RetryAfter> {
     one.into_iter().chain(other).max_by_key(|wish| wish.until)
 }
 
 /// A delivery that comes to its end without being sent; none where it is to be sent.
-fn not_sent(context: &Context, delivery: &Delivery, place: Place, course: Course, now: Timestamp) -> Option<Landing> {
+fn not_sent(
+    context: &Context,
+    delivery: &Delivery,
+    place: Place,
+    course: LateAction,
+    now: Timestamp,
+) -> Option<Disposition> {
     match course {
-        Course::Send | Course::SendFlagged => None,
-        Course::Discard => {
+        LateAction::Send | LateAction::SendFlagged => None,
+        LateAction::Discard => {
             let (id, attempts) = (delivery.id, delivery.next_attempt() - 1);
             let event_id = delivery.event.id(id.sequence);
             tracing::info!(%event_id, destination = context.destination.name, attempts, "discarded: it is stale");
             context.store.record(Transition::Discarded { id, place, attempts, at: now });
             context.destination.trials.over(id.sequence, Fate::Gone);
-            Some(Landing::Resolved)
+            Some(Disposition::Resolved)
         }
-        Course::Bury(reason) => {
+        LateAction::Bury(reason) => {
             let sequence = delivery.id.sequence;
             dead(context, delivery.clone(), place, reason, "none", now);
             context.destination.trials.tried(sequence, canary::End::Failed, || {
@@ -177,27 +183,27 @@ fn not_sent(context: &Context, delivery: &Delivery, place: Place, course: Course
                 Some(Failed { event: delivery.event.id(sequence), outcome: "none", status: None, error })
             });
             context.destination.trials.over(sequence, Fate::Dead);
-            Some(Landing::Dead)
+            Some(Disposition::Dead)
         }
     }
 }
 
 /// What was about to be sent when a shutter closed.
-fn shut_out(context: &Context, start: Start) -> Landed {
+fn shut_out(context: &Context, start: Start) -> AttemptResult {
     postponed(start, context.destination.shutters.held(context.clock.now()).map(until))
 }
 
 /// It goes on waiting where it lies, with all others of its destination.
-fn postponed(start: Start, hold: Option<Wish>) -> Landed {
-    Landed { start, landing: Landing::Postponed, call: None, hold }
+fn postponed(start: Start, hold: Option<RetryAfter>) -> AttemptResult {
+    AttemptResult { start, landing: Disposition::Postponed, call: None, hold }
 }
 
-fn until(until: Timestamp) -> Wish {
-    Wish { until, cut: false }
+fn until(until: Timestamp) -> RetryAfter {
+    RetryAfter { until, cut: false }
 }
 
 /// What no credentials can be had for is no failed attempt.
-fn without_token(context: &Context, start: Start, missing: Missing) -> Landed {
+fn without_token(context: &Context, start: Start, missing: Missing) -> AttemptResult {
     let hold = until(missing.until);
     context.destination.lacks_token(missing);
     postponed(start, Some(hold))
@@ -232,7 +238,7 @@ async fn read(store: &Store, id: DeliveryId, place: Place) -> Result<Delivery, S
 
 /// A record that does not verify is set aside, so that it blocks nothing; any other error is the store's end, and until
 /// the daemon has ended nothing behind it goes out.
-fn unreadable(context: &Context, start: Start, id: DeliveryId, place: Place, error: &StoreError) -> Landed {
+fn unreadable(context: &Context, start: Start, id: DeliveryId, place: Place, error: &StoreError) -> AttemptResult {
     let StoreError::Damaged(why) = error else {
         context.store.fail(error);
         return postponed(start, Some(until(Timestamp::NEVER)));
@@ -242,11 +248,11 @@ fn unreadable(context: &Context, start: Start, id: DeliveryId, place: Place, err
     context.store.record(Transition::Damaged { id, place, why, at });
     context.destination.trials.over(id.sequence, Fate::Gone);
     context.destination.settled(id.sequence);
-    Landed { start, landing: Landing::Resolved, call: None, hold: None }
+    AttemptResult { start, landing: Disposition::Resolved, call: None, hold: None }
 }
 
 /// Sends a delivery; none where a shutter closed before a byte of it was written.
-async fn send(context: &Context, delivery: &Delivery, course: Course, token: Option<&Token>) -> Option<Reply> {
+async fn send(context: &Context, delivery: &Delivery, course: LateAction, token: Option<&Token>) -> Option<Reply> {
     let destination = &context.destination;
     let (mut asked, mut spent) = (None, None);
     // what is asked for is granted once, from the moment at which the head came
@@ -278,7 +284,7 @@ async fn send(context: &Context, delivery: &Delivery, course: Course, token: Opt
         Err(Unanswered::Failed(Failure { outcome, error, lost })) => {
             Some(Reply { outcome, error, answer: Vec::new(), asked: None, spent: None, lost })
         }
-        Err(Unanswered::Shut) => None,
+        Err(Unanswered::Blocked) => None,
     }
 }
 
@@ -303,9 +309,9 @@ fn believe(success: Option<&Success>, answer: &Answer) -> (Outcome, String) {
 }
 
 /// At once, for attempts that are about to be sent; the dispatcher hears of it when this one has landed.
-fn leave_alone(context: &Context, wish: Option<Wish>, reason: &'static str) {
+fn leave_alone(context: &Context, wish: Option<RetryAfter>, reason: &'static str) {
     let destination = &context.destination;
-    if let Some(Wish { until, .. }) = wish
+    if let Some(RetryAfter { until, .. }) = wish
         && destination.shutters.hold(until)
     {
         destination.held_because(until, reason);
@@ -322,7 +328,7 @@ fn record(
     reply: Reply,
     began: Timestamp,
     now: Timestamp,
-) -> Landing {
+) -> Disposition {
     let (id, number) = (delivery.id, delivery.next_attempt());
     let status = reply.outcome.status().unwrap_or(0);
     let latency = now.since(began);
@@ -349,17 +355,17 @@ fn record(
             tracing::debug!(%event_id, destination, attempt = number, status, ?latency, "delivered");
             context.store.record(Transition::Delivered { id, place, attempts: number, status, at: now });
             context.destination.has(&delivery, context.store.lane(&delivery.event), now);
-            Landing::Resolved
+            Disposition::Resolved
         }
         Verdict::Retry { due } => {
             let outcome = reply.outcome.word();
             tracing::info!(%event_id, destination, attempt = number, outcome, status, %due, "attempt failed; tried again");
             context.store.record(Transition::Delayed { from: place, due, delivery: Arc::new(delivery) });
-            Landing::Retry { due }
+            Disposition::Retry { due }
         }
         Verdict::Dead(reason) => {
             dead(context, delivery, place, reason, reply.outcome.word(), now);
-            Landing::Dead
+            Disposition::Dead
         }
     }
 }

@@ -5,8 +5,8 @@
 //! [`keep_alive::IDLE_MAX`], after nearly as long as the peer announced, or as was [learned](Learned). Each ends after its lifetime, so that
 //! requests follow the name to another address. Where [`Keep::Never`] is set each request has a connection of its own.
 
-use super::link::{Link, connect};
-use super::wire::Wire;
+use super::counted_stream::CountedStream;
+use super::pooled_connection::{PooledConnection, connect};
 use crate::clock;
 use crate::rules::keep_alive::{self, Learned};
 use http::{HeaderValue, Uri};
@@ -51,8 +51,8 @@ type Shared = Arc<Mutex<Shelf>>;
 #[derive(Default)]
 struct Shelf {
     /// Each with the moment since when it is idle, the latest last.
-    idle: Vec<(Duration, Link)>,
-    waiting: VecDeque<oneshot::Sender<Link>>,
+    idle: Vec<(Duration, PooledConnection)>,
+    waiting: VecDeque<oneshot::Sender<PooledConnection>>,
     learned: Learned,
     swept: bool,
 }
@@ -65,7 +65,10 @@ impl std::fmt::Debug for Shelf {
 
 impl<C, T> Connections<C>
 where
-    C: Service<Uri, Response = Wire<T>, Error: Into<BoxError>, Future: Send + 'static> + Clone + Send + 'static,
+    C: Service<Uri, Response = CountedStream<T>, Error: Into<BoxError>, Future: Send + 'static>
+        + Clone
+        + Send
+        + 'static,
     T: Read + Write + Unpin + Send + 'static,
 {
     /// To the host of `uri`; keeps up to `idle_max` for the next requests.
@@ -75,7 +78,7 @@ where
     }
 
     /// One that is idle, or the first that comes free or is made.
-    pub async fn take(&self) -> Result<Link, BoxError> {
+    pub async fn take(&self) -> Result<PooledConnection, BoxError> {
         if self.keep == Keep::Never {
             return self.make().await;
         }
@@ -119,7 +122,7 @@ where
     }
 
     /// A new one, whatever is idle.
-    pub fn make(&self) -> impl Future<Output = Result<Link, BoxError>> + Send + use<C, T> {
+    pub fn make(&self) -> impl Future<Output = Result<PooledConnection, BoxError>> + Send + use<C, T> {
         let n = self.made.fetch_add(1, Ordering::Relaxed);
         let lives = match self.keep {
             Keep::For(lifetime) => keep_alive::lifetime(lifetime, n),
@@ -129,7 +132,7 @@ where
     }
 
     /// Takes one back whose answer has been read; it is kept as far as it can be used again.
-    pub fn put(&self, link: Link) {
+    pub fn put(&self, link: PooledConnection) {
         put(&self.shelf, self.idle_max, link);
     }
 
@@ -145,7 +148,7 @@ where
 }
 
 impl Shelf {
-    fn idle(&mut self, now: Duration) -> Option<Link> {
+    fn idle(&mut self, now: Duration) -> Option<PooledConnection> {
         while let Some((since, mut link)) = self.idle.pop() {
             let idle = now.saturating_sub(since);
             if !link.is_ready() {
@@ -160,12 +163,12 @@ impl Shelf {
         None
     }
 
-    fn may_be_used(&self, link: &Link, idle: Duration, now: Duration) -> bool {
+    fn may_be_used(&self, link: &PooledConnection, idle: Duration, now: Duration) -> bool {
         link.idle_max(now).is_some_and(|max| idle < max.min(self.learned.idle_max(now)))
     }
 
     /// Those whose time is over, and whether there are others.
-    fn sweep(&mut self, now: Duration) -> (Vec<Link>, bool) {
+    fn sweep(&mut self, now: Duration) -> (Vec<PooledConnection>, bool) {
         let (mut over, mut kept) = (Vec::new(), Vec::new());
         for (since, mut link) in self.idle.drain(..) {
             let idle = now.saturating_sub(since);
@@ -191,7 +194,7 @@ fn lock(shelf: &Shared) -> MutexGuard<'_, Shelf> {
     shelf.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn put(shared: &Shared, idle_max: usize, mut link: Link) {
+fn put(shared: &Shared, idle_max: usize, mut link: PooledConnection) {
     let now = clock::monotonic();
     if !link.is_ready() {
         return;
@@ -226,7 +229,7 @@ async fn sweep(shelf: Weak<Mutex<Shelf>>) {
         looks.tick().await;
         let Some(shared) = shelf.upgrade() else { return };
         let (over, goes_on) = lock(&shared).sweep(clock::monotonic());
-        over.into_iter().for_each(Link::part);
+        over.into_iter().for_each(PooledConnection::part);
         if !goes_on {
             return;
         }
@@ -270,7 +273,7 @@ mod tests {
     struct Peer(Option<Arc<Mutex<Vec<DuplexStream>>>>);
 
     impl Service<Uri> for Peer {
-        type Response = Wire<TokioIo<DuplexStream>>;
+        type Response = CountedStream<TokioIo<DuplexStream>>;
         type Error = io::Error;
         type Future = Ready<io::Result<Self::Response>>;
 
@@ -283,7 +286,7 @@ mod tests {
             ready(self.0.as_ref().ok_or_else(refused).map(|theirs| {
                 let (ours, other) = tokio::io::duplex(64);
                 theirs.lock().unwrap().push(other);
-                Wire::new(TokioIo::new(ours))
+                CountedStream::new(TokioIo::new(ours))
             }))
         }
     }

@@ -2,9 +2,9 @@
 //!
 //! *Failure.* Each error says at which step it came; none of them means that a byte of a request was sent.
 
+use super::counted_stream::CountedStream;
 use super::resolver::Resolver;
-use super::wire::Wire;
-use crate::rules::reach::Reach;
+use crate::rules::address_policy::AddressPolicy;
 use http::Uri;
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -23,13 +23,13 @@ use tower_service::Service;
 #[derive(Clone, Debug)]
 pub struct Connector {
     https: HttpsConnector<HttpConnector<Resolver>>,
-    reach: Reach,
+    reach: AddressPolicy,
     timeout: Duration,
 }
 
 impl Connector {
     /// `timeout` is for lookup, TCP and TLS together: what hangs in one of them is not left behind when its attempt ends.
-    pub fn new(tls: Arc<rustls::ClientConfig>, reach: Reach, timeout: Duration) -> Self {
+    pub fn new(tls: Arc<rustls::ClientConfig>, reach: AddressPolicy, timeout: Duration) -> Self {
         let mut tcp = HttpConnector::new_with_resolver(Resolver::new(reach));
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -41,7 +41,7 @@ impl Connector {
 type BoxError = Box<dyn Error + Send + Sync>;
 
 impl Service<Uri> for Connector {
-    type Response = Wire<MaybeHttpsStream<TokioIo<TcpStream>>>;
+    type Response = CountedStream<MaybeHttpsStream<TokioIo<TcpStream>>>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
@@ -57,13 +57,13 @@ impl Service<Uri> for Connector {
         let (connecting, timeout) = (self.https.call(uri), self.timeout);
         Box::pin(async move {
             let connected = tokio::time::timeout(timeout, connecting).await;
-            Ok(Wire::new(connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??))
+            Ok(CountedStream::new(connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??))
         })
     }
 }
 
 /// An error where an address may not be connected to.
-pub fn refuse(reach: Reach, ip: IpAddr) -> io::Result<()> {
+pub fn refuse(reach: AddressPolicy, ip: IpAddr) -> io::Result<()> {
     match reach.refusal(ip) {
         None => Ok(()),
         Some(kind) => {

@@ -1,25 +1,25 @@
 //! A destination as dispatch uses it: its client, its request's fixed parts, its policy.
 
+use super::attempt_counters::AttemptCounters;
+use super::canary_results::CanaryResults;
 use super::connections::{Connections, Keep};
 use super::connector::Connector;
 use super::exchange::HttpClient;
+use super::last_delivered::{Last, LastDelivered};
 use super::request::Common;
-use super::sequences::{Last, Sequences};
-use super::shutters::Shutters;
-use super::tally::Tally;
+use super::send_gate::SendGate;
 use super::tls::{self, Trust};
 use super::token::{Missing, Token, Tokens};
-use super::trials::Trials;
 use super::{credentials, request};
 use crate::config::settings::{self, DestinationAuth, OnDeadLetter, OrderMode, Url};
 use crate::delivery::Delivery;
 use crate::event::{DestinationId, Digest64, Sequence};
-use crate::http::certificate::Certificate;
 use crate::latency::Latency;
+use crate::net::certificate::Certificate;
 use crate::rules::backoff::{OnAmbiguous, Retry};
 use crate::rules::lateness::Lateness;
 use crate::rules::refusals::Refusals;
-use crate::rules::staleness::{Course, OnStale};
+use crate::rules::staleness::{LateAction, OnStale};
 use crate::rules::success::Success;
 use crate::rules::verdict::{self, Ended, Judgement};
 use crate::scheduler::{DeadLetters, Limits, Ordered, Policy};
@@ -42,25 +42,25 @@ pub struct Destination {
     pub timeout: Duration,
     pub policy: Policy,
     /// How its attempts ended, since the start.
-    pub attempts: Arc<Tally>,
+    pub attempts: Arc<AttemptCounters>,
     /// How long its attempts take.
     pub latency: Latency,
     /// From acceptance to delivery.
     pub end_to_end: Latency,
     /// Redriven deliveries that decide how their redrive goes on.
-    pub trials: Arc<Trials>,
+    pub trials: Arc<CanaryResults>,
     pub(super) client: HttpClient,
     pub(super) tokens: Option<Tokens>,
     pub(super) success: Option<Success>,
     pub(super) lateness: Lateness,
     /// What was delivered last; nothing where that does not matter.
-    pub(super) sequences: Option<Arc<Sequences>>,
+    pub(super) sequences: Option<Arc<LastDelivered>>,
     /// Those it brings along, as they were read at the start.
     pub certificates: Vec<Certificate>,
     common: RwLock<Arc<Common>>,
     /// The URL as it may be shown; none where events are held.
     shown: Option<String>,
-    pub(super) shutters: Arc<Shutters>,
+    pub(super) shutters: Arc<SendGate>,
     /// What its answers say of it, of all attempts since the start.
     refusals: Arc<Mutex<Refusals>>,
     /// Until when it is left alone, and why.
@@ -213,7 +213,7 @@ impl Destination {
     pub(super) fn request(
         &self,
         delivery: &Delivery,
-        course: Course,
+        course: LateAction,
         token: Option<&Token>,
         now: Timestamp,
     ) -> Request<Full<Bytes>> {
@@ -223,7 +223,7 @@ impl Destination {
     /// What is to be done with a delivery whose turn it is, by its age and by the times of what was delivered before.
     ///
     /// `lane`: in which it is ordered.
-    pub(super) fn course(&self, delivery: &Delivery, lane: Digest64, now: Timestamp) -> Course {
+    pub(super) fn course(&self, delivery: &Delivery, lane: Digest64, now: Timestamp) -> LateAction {
         let last = self.last(lane);
         self.lateness.course(delivery, last.and_then(|last| last.newest()), now)
     }

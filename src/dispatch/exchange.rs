@@ -6,11 +6,11 @@
 
 use super::connections::{BoxError, Connections, Keep};
 use super::connector::Connector;
-use super::link::{Link, Sent};
-use super::wire::{Traffic, Wire};
+use super::counted_stream::{ByteCounts, CountedStream};
+use super::pooled_connection::{PooledConnection, Sent};
 use crate::clock;
 use crate::delivery::Outcome;
-use crate::http::tls_fault::TlsFault;
+use crate::net::tls_fault::TlsFault;
 use bytes::Bytes;
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
@@ -54,7 +54,7 @@ pub enum End {
 #[derive(Debug)]
 pub enum Unanswered {
     /// It may not be sent any more. Nothing was written, or only to a connection whose peer was closing it.
-    Shut,
+    Blocked,
     Failed(Failure),
 }
 
@@ -83,7 +83,7 @@ pub struct Bounds {
 
 /// What ends an exchange before its answer.
 enum Stop {
-    Shut,
+    Blocked,
     NotConnected(BoxError),
     Broken(hyper::Error),
     /// It met a connection that its peer was closing.
@@ -118,7 +118,10 @@ pub async fn exchange<C, T, P>(
     mut at_head: impl FnMut(&Parts),
 ) -> Result<Answer, Unanswered>
 where
-    C: Service<Uri, Response = Wire<T>, Error: Into<BoxError>, Future: Send + 'static> + Clone + Send + 'static,
+    C: Service<Uri, Response = CountedStream<T>, Error: Into<BoxError>, Future: Send + 'static>
+        + Clone
+        + Send
+        + 'static,
     T: Read + Write + Unpin + Send + 'static,
 {
     let began = clock::monotonic();
@@ -146,11 +149,14 @@ async fn exchange_once<C, T, P>(
     at_head: &mut impl FnMut(&Parts),
 ) -> Tried
 where
-    C: Service<Uri, Response = Wire<T>, Error: Into<BoxError>, Future: Send + 'static> + Clone + Send + 'static,
+    C: Service<Uri, Response = CountedStream<T>, Error: Into<BoxError>, Future: Send + 'static>
+        + Clone
+        + Send
+        + 'static,
     T: Read + Write + Unpin + Send + 'static,
 {
     let mut request = Some(request);
-    let mut link: Option<Link> = None;
+    let mut link: Option<PooledConnection> = None;
     let mut begun: Option<(Parts, Vec<u8>)> = None;
     let whole = async {
         let answer = answer_head(connections, over, &mut link, &mut request, gate).await?;
@@ -169,12 +175,12 @@ where
     let failed = |failure| Tried::Ended(Err(Unanswered::Failed(failure)));
     let end = match end {
         Ok(Ok(end)) => end,
-        Ok(Err(Stop::Shut)) => {
+        Ok(Err(Stop::Blocked)) => {
             // a connection that was given the request would write it when it is moved the next time
             if request.is_some() {
                 link.into_iter().for_each(|unused| connections.put(unused));
             }
-            return Tried::Ended(Err(Unanswered::Shut));
+            return Tried::Ended(Err(Unanswered::Blocked));
         }
         Ok(Err(Stop::Stale(again))) => return Tried::Stale(*again),
         Ok(Err(Stop::NotConnected(error))) => return failed(not_connected(&error, bounds.timeout)),
@@ -199,12 +205,15 @@ where
 async fn answer_head<C, T, P>(
     connections: &Connections<C>,
     over: Over,
-    link: &mut Option<Link>,
+    link: &mut Option<PooledConnection>,
     request: &mut Option<Request<Full<Bytes>>>,
     gate: &impl Fn() -> Option<P>,
 ) -> Result<Response<Incoming>, Stop>
 where
-    C: Service<Uri, Response = Wire<T>, Error: Into<BoxError>, Future: Send + 'static> + Clone + Send + 'static,
+    C: Service<Uri, Response = CountedStream<T>, Error: Into<BoxError>, Future: Send + 'static>
+        + Clone
+        + Send
+        + 'static,
     T: Read + Write + Unpin + Send + 'static,
 {
     loop {
@@ -216,7 +225,7 @@ where
         let taken = link.insert(taken.map_err(Stop::NotConnected)?);
         let idled = taken.idled;
         let spare = idled.and_then(|_| request.clone()).map(Box::new);
-        let sent = send(taken, request, gate).await.ok_or(Stop::Shut)?;
+        let sent = send(taken, request, gate).await.ok_or(Stop::Blocked)?;
         let stale = match &sent {
             Ok(answer) => says_good_bye(answer),
             Err(e) => e.message().is_some() || !taken.traffic.heard(),
@@ -260,7 +269,7 @@ fn addressed<C>(mut request: Request<Full<Bytes>>, connections: &Connections<C>)
 
 /// Hands a request over and waits for the head of its answer; none where the gate shut before its first byte was written.
 async fn send<P>(
-    link: &mut Link,
+    link: &mut PooledConnection,
     request: &mut Option<Request<Full<Bytes>>>,
     gate: &impl Fn() -> Option<P>,
 ) -> Option<Sent> {
@@ -297,7 +306,7 @@ async fn read(mut body: Incoming, kept: &mut Vec<u8>, kept_max: usize) -> End {
     }
 }
 
-fn timed_out(traffic: Option<&Traffic>, timeout: Duration) -> Failure {
+fn timed_out(traffic: Option<&ByteCounts>, timeout: Duration) -> Failure {
     let outcome = match traffic {
         None => Outcome::ConnectTimedOut,
         Some(traffic) if traffic.wrote() => Outcome::TimedOut,
@@ -328,11 +337,11 @@ fn not_connected(error: &BoxError, timeout: Duration) -> Failure {
     Failure::new(Outcome::NotConnected, error)
 }
 
-fn broken(error: &hyper::Error, traffic: Option<&Traffic>) -> Failure {
-    if let Some(refusal) = traffic.and_then(Traffic::refusal) {
+fn broken(error: &hyper::Error, traffic: Option<&ByteCounts>) -> Failure {
+    if let Some(refusal) = traffic.and_then(ByteCounts::refusal) {
         return Failure::new(Outcome::NotConnected, format!("TLS: {refusal}"));
     }
-    let outcome = if traffic.is_some_and(Traffic::wrote) { Outcome::Broken } else { Outcome::NotSent };
+    let outcome = if traffic.is_some_and(ByteCounts::wrote) { Outcome::Broken } else { Outcome::NotSent };
     Failure::new(outcome, words(error))
 }
 
@@ -391,9 +400,9 @@ mod tests {
     }
 
     impl Service<Uri> for Peer {
-        type Response = Wire<Self>;
+        type Response = CountedStream<Self>;
         type Error = io::Error;
-        type Future = Pin<Box<dyn Future<Output = io::Result<Wire<Self>>> + Send>>;
+        type Future = Pin<Box<dyn Future<Output = io::Result<CountedStream<Self>>> + Send>>;
 
         fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
             Poll::Ready(Ok(()))
@@ -404,7 +413,7 @@ mod tests {
             Box::pin(async move {
                 match peer.then {
                     Then::NoConnection => std::future::pending().await,
-                    _ => Ok(Wire::new(peer)),
+                    _ => Ok(CountedStream::new(peer)),
                 }
             })
         }
@@ -440,7 +449,7 @@ mod tests {
         let request = || Request::post("http://peer/").body(Full::new(Bytes::from_static(b"x"))).unwrap();
         let bounds = Bounds { timeout: Duration::from_millis(30), kept_bytes: 10 };
         let end = exchange(&connections, request(), bounds, || None::<()>, |_| ()).await;
-        assert!(matches!(end, Err(Unanswered::Shut)), "{end:?}");
+        assert!(matches!(end, Err(Unanswered::Blocked)), "{end:?}");
         let link = connections.take().await.unwrap();
         assert!(link.idled.is_some() && !link.traffic.wrote());
         // a gate that shuts while the connection takes nothing shuts out as well
@@ -448,7 +457,7 @@ mod tests {
         let connections = Connections::new(full, Uri::from_static("http://peer/"), 1, KEEP);
         let gate = || (asked.fetch_add(1, Ordering::SeqCst) < 3).then_some(());
         let end = exchange(&connections, request(), bounds, gate, |_| ()).await;
-        assert!(matches!(end, Err(Unanswered::Shut)), "{end:?}");
+        assert!(matches!(end, Err(Unanswered::Blocked)), "{end:?}");
         assert!(connections.take().await.unwrap().idled.is_none(), "it had a request already");
     }
 }

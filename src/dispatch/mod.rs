@@ -5,42 +5,45 @@
 //! the disk has no room for what may come of it.
 
 mod attempt;
+mod attempt_counters;
+mod canary_results;
 mod connections;
 mod connector;
+mod counted_stream;
 mod credentials;
 mod destination;
 mod destinations;
 mod exchange;
 mod head;
-mod link;
+mod last_delivered;
+mod overrides;
+mod pooled_connection;
 mod request;
 mod resolver;
 mod restore;
-mod sequences;
-mod shutters;
-mod stance;
-mod tally;
+mod send_gate;
 mod tls;
 mod token;
-mod trials;
-mod wire;
 
+pub use canary_results::{Failed, Fate, Report};
 pub use destination::{Destination, Reread};
 pub use destinations::{Destinations, Known};
+pub use last_delivered::{Last, LastDelivered};
 pub use restore::restore;
-pub use sequences::{Last, Sequences};
 pub use tls::{Trust, config as tls_config};
-pub use trials::{Failed, Fate, Report};
 
 use crate::clock::Clock;
 use crate::delivery::{DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::rules::breaker;
-use crate::rules::retry_after::Wish;
-use crate::scheduler::{Behind, Bound, Interaction, Landing, Line, Scheduler, Shut, Standing, Start, Step};
-use crate::store::{News, Store};
+use crate::rules::retry_after::RetryAfter;
+use crate::scheduler::{
+    Blocked, BlockedSummary, DeliveryStatus, DestinationQueue, Disposition, Interaction, LimitReason, Scheduler, Start,
+    Step,
+};
+use crate::store::{Store, StoreEvent};
 use crate::time::Timestamp;
-use attempt::{Context, Landed};
+use attempt::{AttemptResult, Context};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,7 +57,7 @@ const ROWS_PER_LOAD: usize = 16;
 
 /// How a line stands, for status and metrics.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct LineStatus {
+pub struct DestinationStatus {
     pub in_flight: usize,
     pub delayed: usize,
     pub held: usize,
@@ -63,25 +66,25 @@ pub struct LineStatus {
     /// Most deliveries in flight, as things are.
     pub limit: usize,
     /// What makes it what it is.
-    pub bound: Bound,
+    pub bound: LimitReason,
     /// Zero where it is not paused.
     pub paused_until: Timestamp,
     /// What waits behind dead letters.
-    pub behind: Behind,
+    pub behind: BlockedSummary,
     pub breaker: breaker::State,
     pub breaker_since: Timestamp,
     /// Until when an operator keeps the breaker closed, where one does.
     pub kept_closed_until: Option<Timestamp>,
     /// What would hold back a delivery whose turn it is.
-    pub shut: Option<Shut>,
+    pub shut: Option<Blocked>,
     /// What it takes when little is asked of it; none before its first success.
     pub usual_latency: Option<Duration>,
     /// Where most of its answers took much longer than that.
     pub slow: Option<breaker::Slow>,
 }
 
-impl LineStatus {
-    fn of(line: &Line, now: Timestamp) -> Self {
+impl DestinationStatus {
+    fn of(line: &DestinationQueue, now: Timestamp) -> Self {
         let pace = line.pace();
         Self {
             in_flight: line.in_flight(),
@@ -106,9 +109,9 @@ impl LineStatus {
 /// A question to the dispatcher; it answers between two steps.
 #[derive(Debug)]
 pub enum Question {
-    Lines(oneshot::Sender<HashMap<DestinationId, LineStatus>>),
+    Lines(oneshot::Sender<HashMap<DestinationId, DestinationStatus>>),
     /// Where deliveries of pages or the delay tree stand, in the order of the question.
-    Standings(Vec<(DestinationId, Digest64, Sequence)>, oneshot::Sender<Vec<Standing>>),
+    Standings(Vec<(DestinationId, Digest64, Sequence)>, oneshot::Sender<Vec<DeliveryStatus>>),
     /// How an interaction stands with each destination, with at most so many of those that wait.
     Interactions(Vec<Digest64>, usize, oneshot::Sender<Vec<Vec<(DestinationId, Interaction)>>>),
     /// The events of which a delivery is in flight.
@@ -122,7 +125,7 @@ pub struct Dispatcher {
     pub clock: Clock,
     pub destinations: Known,
     pub scheduler: Scheduler,
-    pub news: mpsc::UnboundedReceiver<News>,
+    pub news: mpsc::UnboundedReceiver<StoreEvent>,
     pub questions: mpsc::Receiver<Question>,
     /// Taken by whoever reads the store for an attempt.
     pub reads: Arc<tokio::sync::Mutex<()>>,
@@ -132,7 +135,7 @@ pub struct Dispatcher {
 }
 
 enum Message {
-    Landed(Landed),
+    AttemptResult(AttemptResult),
     Loaded(DestinationId, Vec<Ticket>, Sequence),
 }
 
@@ -198,14 +201,14 @@ impl Dispatcher {
         let noted = destination.policy.pace.notes_starts();
         let context = Context { reads, store: self.store.clone(), clock: self.clock.clone(), destination };
         tokio::spawn(async move {
-            let landed = if !noted || stance::note(&context.store, &start).await {
+            let landed = if !noted || overrides::note(&context.store, &start).await {
                 attempt::run(context, start).await
             } else {
-                let hold = Some(Wish { until: Timestamp::NEVER, cut: false });
-                Landed { start, landing: Landing::Postponed, call: None, hold }
+                let hold = Some(RetryAfter { until: Timestamp::NEVER, cut: false });
+                AttemptResult { start, landing: Disposition::Postponed, call: None, hold }
             };
             drop(promise); // what came of it is recorded
-            let _ = to.send(Message::Landed(landed)); // nobody listens after the drain
+            let _ = to.send(Message::AttemptResult(landed)); // nobody listens after the drain
         });
     }
 
@@ -224,11 +227,11 @@ impl Dispatcher {
 
     fn hear(&mut self, message: Message) {
         match message {
-            Message::Landed(landed) => {
+            Message::AttemptResult(landed) => {
                 let (d, now) = (landed.start.destination, self.clock.now());
                 let turn = self.scheduler.landed(&landed.start, landed.landing, landed.call.as_ref(), now);
                 if let Some(turn) = turn {
-                    self.store.record(stance::turned(&self.destinations[&d], turn, now));
+                    self.store.record(overrides::turned(&self.destinations[&d], turn, now));
                 }
                 if let Some(wish) = landed.hold {
                     self.hold(d, wish);
@@ -239,7 +242,7 @@ impl Dispatcher {
     }
 
     /// Leaves a destination alone; a shorter wish changes nothing.
-    fn hold(&mut self, d: DestinationId, wish: Wish) {
+    fn hold(&mut self, d: DestinationId, wish: RetryAfter) {
         let destination = &self.destinations[&d];
         if wish.cut {
             destination.attempts.count_cut();
@@ -249,28 +252,28 @@ impl Dispatcher {
         self.scheduler.hold(d, wish.until);
     }
 
-    fn learn(&mut self, news: News) {
+    fn learn(&mut self, news: StoreEvent) {
         match news {
-            News::Accepted { tickets, next } => self.scheduler.accepted(&tickets, next),
-            News::Redriven(tickets) => {
+            StoreEvent::Accepted { tickets, next } => self.scheduler.accepted(&tickets, next),
+            StoreEvent::Redriven(tickets) => {
                 for ticket in tickets {
                     ticket.to.iter().for_each(|d| self.scheduler.waits(d, &ticket, Timestamp::ZERO));
                 }
             }
-            News::Hastened(ids) => {
+            StoreEvent::Hastened(ids) => {
                 ids.iter().for_each(|(id, lane)| self.scheduler.hastened(id.destination, *lane, id.sequence));
             }
-            News::Paused(d, pause) => {
+            StoreEvent::Paused(d, pause) => {
                 if let Some(destination) = self.destinations.get(&d) {
-                    stance::pause(&mut self.scheduler, destination, pause.as_ref(), self.clock.now());
+                    overrides::pause(&mut self.scheduler, destination, pause.as_ref(), self.clock.now());
                 }
             }
-            News::Breaker(d, fixed) => {
+            StoreEvent::Breaker(d, fixed) => {
                 if let Some(destination) = self.destinations.get(&d) {
-                    stance::fix(&mut self.scheduler, destination, fixed.as_ref(), self.clock.now());
+                    overrides::fix(&mut self.scheduler, destination, fixed.as_ref(), self.clock.now());
                 }
             }
-            News::Purged(ids) => {
+            StoreEvent::Purged(ids) => {
                 for (id, lane) in ids {
                     self.scheduler.purged(id.destination, lane, id.sequence);
                     if let Some(destination) = self.destinations.get(&id.destination) {
@@ -286,12 +289,13 @@ impl Dispatcher {
         match question {
             Question::Lines(to) => {
                 let now = self.clock.now();
-                let _ = to.send(self.scheduler.lines().map(|(d, line)| (d, LineStatus::of(line, now))).collect());
+                let _ =
+                    to.send(self.scheduler.lines().map(|(d, line)| (d, DestinationStatus::of(line, now))).collect());
             }
             Question::Standings(of, to) => {
                 let now = self.clock.now();
                 let standing = |(d, lane, sequence): &(DestinationId, Digest64, Sequence)| {
-                    self.scheduler.line(*d).map_or(Standing::Queued, |line| line.standing(*lane, *sequence, now))
+                    self.scheduler.line(*d).map_or(DeliveryStatus::Queued, |line| line.standing(*lane, *sequence, now))
                 };
                 let _ = to.send(of.iter().map(standing).collect());
             }
@@ -310,7 +314,7 @@ impl Dispatcher {
                     all.entry(*d).or_insert_with(|| destination.clone());
                 }
                 for destination in known.values() {
-                    stance::notes_starts(destination, &self.store);
+                    overrides::notes_starts(destination, &self.store);
                     self.scheduler.go_by(destination.id, destination.policy.clone(), self.clock.now());
                 }
                 self.destinations = Arc::new(all);

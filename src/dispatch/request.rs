@@ -4,7 +4,7 @@ use super::token::Token;
 use crate::delivery::Delivery;
 use crate::event::ForwardedHeaders;
 use crate::rules::signing::{self, Key};
-use crate::rules::staleness::Course;
+use crate::rules::staleness::LateAction;
 use crate::time::Timestamp;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
@@ -28,7 +28,7 @@ pub struct Common {
 pub fn request(
     common: &Common,
     delivery: &Delivery,
-    course: Course,
+    course: LateAction,
     token: Option<&Token>,
     now: Timestamp,
 ) -> Request<Full<Bytes>> {
@@ -64,7 +64,7 @@ pub fn request(
     if delivery.redriven {
         set("holdline-redriven", "true");
     }
-    if course == Course::SendFlagged {
+    if course == LateAction::SendFlagged {
         set("holdline-stale", "true");
     }
     if !common.keys.is_empty() {

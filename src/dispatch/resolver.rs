@@ -8,7 +8,7 @@
 //! changes between two lookups opens no door.
 
 use super::connector::refuse;
-use crate::rules::reach::Reach;
+use crate::rules::address_policy::AddressPolicy;
 use hyper_util::client::legacy::connect::dns::Name;
 use std::future::Future;
 use std::io;
@@ -25,11 +25,11 @@ const LOOKUPS_MAX: usize = 4;
 #[derive(Clone, Debug)]
 pub struct Resolver {
     lookups: Arc<Semaphore>,
-    reach: Reach,
+    reach: AddressPolicy,
 }
 
 impl Resolver {
-    pub fn new(reach: Reach) -> Self {
+    pub fn new(reach: AddressPolicy) -> Self {
         Self { lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)), reach }
     }
 
@@ -81,7 +81,7 @@ mod tests {
 
     #[tokio::test]
     async fn names_resolve_or_fail_and_no_permit_is_kept() {
-        let mut resolver = Resolver::new(Reach::Guarded);
+        let mut resolver = Resolver::new(AddressPolicy::Guarded);
         for _ in 0..3 * LOOKUPS_MAX {
             let found = resolver.call("localhost".parse().unwrap()).await.unwrap();
             assert!(found.map(|address| address.ip()).all(|ip| ip.is_loopback()));
@@ -94,22 +94,22 @@ mod tests {
         let resolve = |reach, name: &str| Resolver::new(reach).call(name.parse().unwrap());
         // getaddrinfo reads these as addresses; Rust does not, so they are names here
         for name in ["2852039166", "0xa9fea9fe", "169.16689662"] {
-            let error = resolve(Reach::Guarded, name).await.unwrap_err().to_string();
+            let error = resolve(AddressPolicy::Guarded, name).await.unwrap_err().to_string();
             assert!(
                 error.starts_with("169.254.169.254 is a link-local address; set `allow_link_local"),
                 "{name}: {error}"
             );
-            assert_eq!(resolve(Reach::Anywhere, name).await.unwrap().count(), 1, "{name}");
+            assert_eq!(resolve(AddressPolicy::Anywhere, name).await.unwrap().count(), 1, "{name}");
         }
         let address = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 0);
         let mixed = [address("10.0.0.1"), address("fe80::1")].into_iter();
-        let left: Vec<_> = Resolver::new(Reach::Guarded).allowed(mixed).unwrap().collect();
+        let left: Vec<_> = Resolver::new(AddressPolicy::Guarded).allowed(mixed).unwrap().collect();
         assert_eq!(left, [address("10.0.0.1")]);
     }
 
     #[tokio::test]
     async fn i19_lookups_that_hang_hold_a_bounded_number_of_threads() {
-        let mut resolver = Resolver::new(Reach::Guarded);
+        let mut resolver = Resolver::new(AddressPolicy::Guarded);
         let hanging: Vec<_> = (0..LOOKUPS_MAX).map(|_| resolver.lookups.clone().try_acquire_owned().unwrap()).collect();
         let mut lookup = resolver.call("localhost".parse().unwrap());
         let mut context = Context::from_waker(std::task::Waker::noop());

@@ -2,10 +2,10 @@
 //! the scheduler; and what each destination had of each interaction.
 
 use super::Destination;
-use super::{sequences, stance};
+use super::{last_delivered, overrides};
 use crate::event::{DestinationId, Sequence, believed_time};
 use crate::scheduler::Scheduler;
-use crate::store::{Entry, How, Store, StoreError, Transition};
+use crate::store::{EndKind, Entry, Store, StoreError, Transition};
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub fn restore(
     store.knows_delayed();
     remember_sequences(store, destinations)?;
     for destination in destinations.values() {
-        stance::restore(scheduler, destination, store, now);
+        overrides::restore(scheduler, destination, store, now);
         if let Some(hold) = store.hold(destination.id) {
             let until = hold.until.min(now.after(destination.retry.retry_after_max));
             scheduler.hold(destination.id, until);
@@ -78,10 +78,10 @@ fn remember_sequences(
         return Ok(());
     }
     let (head, end) = store.settlement_numbers();
-    let mut next = head.max(end.saturating_sub(sequences::LOOKED_THROUGH));
+    let mut next = head.max(end.saturating_sub(last_delivered::LOOKED_THROUGH));
     while let Some((mut settled, behind)) = store.settled_from(next)? {
         next = behind;
-        settled.retain(|s| s.how == How::Delivered && asks(s.id.destination).is_some());
+        settled.retain(|s| s.how == EndKind::Delivered && asks(s.id.destination).is_some());
         let entries = entries_of(store, settled.iter().map(|s| s.id.sequence).collect())?;
         for settlement in settled {
             let id = settlement.id;

@@ -178,7 +178,7 @@ impl Tokens {
         let answer = exchange::exchange(&self.client, request, bounds, || Some(()), |_| ()).await;
         let answer = answer.map_err(|end| match end {
             Unanswered::Failed(failure) => refused(format!("the token endpoint: {}", failure.error)),
-            Unanswered::Shut => refused("the token endpoint was not asked".to_owned()),
+            Unanswered::Blocked => refused("the token endpoint was not asked".to_owned()),
         })?;
         read(&answer).map_err(|why| {
             let values = |name: &str| exchange::values(&answer.headers, name);

@@ -1,7 +1,7 @@
 //! Reading a request's body within its bounds of size, time and memory.
 
 use super::memory::{Charge, NoRoom};
-use crate::http::received::Received;
+use crate::net::received::Received;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Body;
@@ -14,7 +14,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Why a body was not read to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unread {
+pub enum ReadError {
     TooLarge,
     TooSlow,
     /// There is no memory for it, or it gave way to another.
@@ -52,15 +52,15 @@ impl Held {
     }
 }
 
-pub async fn read(mut body: Received, max: usize, pace: Pace, charge: Charge) -> Result<Held, Unread> {
+pub async fn read(mut body: Received, max: usize, pace: Pace, charge: Charge) -> Result<Held, ReadError> {
     if body.size_hint().lower() > max as u64 {
-        return Err(Unread::TooLarge);
+        return Err(ReadError::TooLarge);
     }
     let read = timeout(pace.timeout, at_pace(&mut body, max, pace, &charge)).await;
-    match read.unwrap_or(Err(Unread::TooSlow)) {
+    match read.unwrap_or(Err(ReadError::TooSlow)) {
         Ok(bytes) => Ok(Held { bytes, charge }),
         Err(unread) => {
-            if unread != Unread::TooLarge {
+            if unread != ReadError::TooLarge {
                 body.give_up();
             }
             Err(unread)
@@ -68,7 +68,7 @@ pub async fn read(mut body: Received, max: usize, pace: Pace, charge: Charge) ->
     }
 }
 
-async fn at_pace(body: &mut Received, max: usize, pace: Pace, charge: &Charge) -> Result<Bytes, Unread> {
+async fn at_pace(body: &mut Received, max: usize, pace: Pace, charge: &Charge) -> Result<Bytes, ReadError> {
     let mut reading = pin!(collect(body, max, charge));
     if pace.bytes_per_second_min == 0 {
         return reading.await;
@@ -83,23 +83,23 @@ async fn at_pace(body: &mut Received, max: usize, pace: Pace, charge: &Charge) -
             return read;
         }
     }
-    Err(Unread::TooSlow)
+    Err(ReadError::TooSlow)
 }
 
-async fn collect(body: &mut Received, max: usize, charge: &Charge) -> Result<Bytes, Unread> {
+async fn collect(body: &mut Received, max: usize, charge: &Charge) -> Result<Bytes, ReadError> {
     let expected = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
     let room_max = expected.map_or(max, |bytes| bytes.min(max));
     let mut read = 0;
     loop {
         let frame = tokio::select! {
             frame = body.frame() => frame,
-            () = charge.evicted() => return Err(Unread::NoRoom),
+            () = charge.evicted() => return Err(ReadError::NoRoom),
         };
         let Some(frame) = frame else { break };
-        let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(|_| ReadError::Broken)?.into_data() else { continue };
         read += data.len();
         if read > max {
-            return Err(Unread::TooLarge);
+            return Err(ReadError::TooLarge);
         }
         if read == data.len() && body.is_end_stream() {
             // in one piece, which need not be copied
@@ -112,7 +112,7 @@ async fn collect(body: &mut Received, max: usize, charge: &Charge) -> Result<Byt
     Ok(charge.finish()?.into())
 }
 
-impl From<NoRoom> for Unread {
+impl From<NoRoom> for ReadError {
     fn from(_: NoRoom) -> Self {
         Self::NoRoom
     }

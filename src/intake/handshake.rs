@@ -8,10 +8,10 @@
 //! *Who may ask.* Whoever the source's `auth` lets in; where `handshakes` names one that can bring no credentials, everybody.
 //! Meta brings a token of its own, `verify_token`.
 
-use super::guard::{self, Hash, Standing};
+use super::authenticator::{self, Hash, Standing};
 use super::refusal::{self, Refusal};
 use crate::config::settings::{Handshake, Source, SourceAuth};
-use crate::http::answer::{self, Answer};
+use crate::net::answer::{self, Answer};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -86,7 +86,7 @@ impl Handshakes {
         Ok(Self {
             answered: source.handshakes.clone().unwrap_or_else(of_profile),
             chosen: source.handshakes.is_some(),
-            verify_tokens: guard::hashes(&source.verify_token, "")?,
+            verify_tokens: authenticator::hashes(&source.verify_token, "")?,
         })
     }
 
@@ -119,7 +119,7 @@ impl Handshakes {
         let query = |name: &str| parameter(head, name);
         if self.answers(Handshake::Meta) && query("hub.mode").as_deref() == Some("subscribe") {
             let token = query("hub.verify_token").unwrap_or_default();
-            if !guard::is_one_of(Some(token.into_bytes().into()), &self.verify_tokens) {
+            if !authenticator::is_one_of(Some(token.into_bytes().into()), &self.verify_tokens) {
                 return Err(Refusal::unauthorized([]));
             }
             return Ok(query("hub.challenge").filter(|c| is_token(c)).map(|c| Answered::new(Handshake::Meta, echo(c))));

@@ -5,7 +5,7 @@
 //! needs no token and is not counted. No source is shadowed by it, since those lie under `/in/`.
 
 use super::Intake;
-use crate::http::answer::{self, Answer};
+use crate::net::answer::{self, Answer};
 use http::{Method, StatusCode, header};
 use serde_json::json;
 

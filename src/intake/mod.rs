@@ -4,41 +4,41 @@
 //! make some senders give up the event. The body goes into the store byte for byte.
 
 pub mod admission;
+mod authenticator;
 mod body;
-mod detention;
 mod encoding;
 mod forwarded;
-mod guard;
 mod handshake;
 mod health;
 pub mod memory;
 mod path;
+mod quarantine;
 mod refusal;
 mod refusals;
 mod source;
 
 pub use body::Pace;
-pub use detention::{Unproven, Verdict, room};
+pub use quarantine::{Unproven, Verdict, room};
 pub use refusals::{Refusals, Refused, UNKNOWN_SOURCE};
 pub use source::Source;
 
 use crate::clock::Clock;
 use crate::event::EventId;
-use crate::http::answer::{self, Answer, Handled};
-use crate::http::host;
-use crate::http::received::Received;
-use crate::http::seats::Seat;
+use crate::extract::{Fields, Found, Limits, Request, Unreadable};
 use crate::latency::Latency;
-use crate::profile::{Fields, Found, Limits, Request, Unreadable};
+use crate::net::answer::{self, Answer, Handled};
+use crate::net::connection_limiter::Slot;
+use crate::net::host;
+use crate::net::received::Received;
 use crate::rules::throttle::Throttle;
 use crate::store::{Arrival, Cause, Proof, Receipt, Room, Store};
 use crate::time::Timestamp;
 use admission::Admission;
+use authenticator::Standing;
 use body::Held;
 use bytes::Bytes;
 use encoding::Coding;
 use forwarded::Of;
-use guard::Standing;
 use handshake::Answered;
 use http::request::Parts;
 use http::{Method, StatusCode};
@@ -74,8 +74,8 @@ pub struct Counts {
     pub refusals: Refusals,
     /// Acknowledged and not stored: types that go nowhere, and signs of life.
     ignored: AtomicU64,
-    fares: Mutex<BTreeMap<String, Fare>>,
-    told: detention::Told,
+    fares: Mutex<BTreeMap<String, SourceStats>>,
+    told: quarantine::Told,
     /// By source: places that are not signed, and not believed.
     disbelieved: Mutex<BTreeMap<String, Throttle>>,
 }
@@ -118,7 +118,7 @@ impl Counts {
 
 /// How a source fares.
 #[derive(Debug, Default)]
-struct Fare {
+struct SourceStats {
     heard: Timestamp,
     latency: Latency,
 }
@@ -312,11 +312,11 @@ impl Intake {
 
     /// The body, and memory for it and its head; `verified`: its sender has shown who it is.
     async fn receive(&self, head: &Parts, body: Received, verified: bool) -> Result<Held, Refusal> {
-        let seat = head.extensions.get::<Seat>();
+        let seat = head.extensions.get::<Slot>();
         let sender =
             Sender { connection: seat.and_then(|seat| Some((seat.number(), seat.peer().address()?))), verified };
         let charge = self.memory.begin(sender, head_bytes(head));
-        let _receiving = seat.map(Seat::receive);
+        let _receiving = seat.map(Slot::receive);
         let max = self.bounds.body_bytes_max;
         let read = match charge {
             Ok(charge) => body::read(body, max, self.bounds.body_pace, charge).await,

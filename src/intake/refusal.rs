@@ -4,10 +4,10 @@
 //! proof failed.
 
 use super::admission::State;
-use super::body::Unread;
+use super::body::ReadError;
 use super::encoding;
-use crate::http::answer::{self, Answer};
-use crate::profile::Unreadable;
+use crate::extract::Unreadable;
+use crate::net::answer::{self, Answer};
 use crate::time::{Timestamp, millis};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
@@ -106,14 +106,14 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).later(2)
     }
 
-    pub fn unread(unread: Unread, body_bytes_max: usize) -> Self {
+    pub fn unread(unread: ReadError, body_bytes_max: usize) -> Self {
         match unread {
-            Unread::TooLarge => Self::too_large(body_bytes_max),
-            Unread::TooSlow => {
+            ReadError::TooLarge => Self::too_large(body_bytes_max),
+            ReadError::TooSlow => {
                 Self::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body did not arrive in time")
             }
-            Unread::NoRoom => Self::no_memory(),
-            Unread::Broken => {
+            ReadError::NoRoom => Self::no_memory(),
+            ReadError::Broken => {
                 Self::new(StatusCode::BAD_REQUEST, "invalid_request", "the body broke off or its framing is wrong")
             }
         }

@@ -4,12 +4,12 @@
 //! template names; others only where the configuration trusts them by name. Where no id is found there, the signed bytes
 //! themselves are the id, so that a request that was overheard and is sent again makes no new event.
 
+use super::authenticator::Authenticator;
 use super::forwarded::{self, Of};
-use super::guard::Guard;
 use super::handshake::{Handshakes, Subscription};
 use crate::config::settings::{self, OnFault, Pointers};
 use crate::event::{DestinationId, DestinationSet, Digest64, EVENT_OVERHEAD, Event, ForwardedHeaders};
-use crate::profile::{
+use crate::extract::{
     Composite, Field, Fields, Found, Limits, Part, Pointer, PointerError, Profile, Request, Unreadable,
 };
 use crate::rules::gcra::Gcra;
@@ -33,7 +33,7 @@ const NOTICE_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Source {
     pub name: String,
-    pub guard: Guard,
+    pub guard: Authenticator,
     profile: Profile,
     /// Unsigned, and believed all the same.
     trusted: Vec<Part>,
@@ -72,7 +72,7 @@ impl Source {
             name: settings.name.clone(),
             trusted: trusted(settings).map_err(|fault| fault.to_string())?,
             profile: profile(&settings.profile, &settings.pointers).map_err(|fault| fault.to_string())?,
-            guard: Guard::new(&settings.auth)?,
+            guard: Authenticator::new(&settings.auth)?,
             handshakes: Handshakes::new(settings)?,
             noticed: Mutex::default(),
             to: to.fold(DestinationSet::EMPTY, |set, (_, d)| set.with(*d)),

@@ -2,7 +2,7 @@
 //!
 //! *Invariants.* What is too old to be worth sending is a dead letter, whatever becomes of stale events.
 
-use super::staleness::{self, Course, OnStale};
+use super::staleness::{self, LateAction, OnStale};
 use super::ttl::Ttl;
 use crate::delivery::{Delivery, Reason};
 use crate::time::Timestamp;
@@ -16,9 +16,9 @@ pub struct Lateness {
 
 impl Lateness {
     /// `newest`: see [`staleness::judge`].
-    pub fn course(&self, delivery: &Delivery, newest: Option<Timestamp>, now: Timestamp) -> Course {
+    pub fn course(&self, delivery: &Delivery, newest: Option<Timestamp>, now: Timestamp) -> LateAction {
         if self.ttl.is_over(delivery, now) {
-            return Course::Bury(Reason::Expired);
+            return LateAction::Bury(Reason::Expired);
         }
         staleness::judge(self.on_stale, delivery, newest)
     }

@@ -1,10 +1,11 @@
 //! The rules: pure functions of their arguments. They know no clock, no IO, and cannot fail.
 
-pub mod anchor;
+pub mod address_policy;
 pub mod backoff;
 pub mod breaker;
 pub mod call;
 pub mod canary;
+pub mod clock_reference;
 pub mod concurrency;
 pub mod credential;
 pub mod gcra;
@@ -14,7 +15,6 @@ pub mod lateness;
 pub mod pattern;
 pub mod quota;
 pub mod ramp;
-pub mod reach;
 pub mod refusals;
 pub mod reorder;
 pub mod retry_after;

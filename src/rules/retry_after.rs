@@ -22,14 +22,14 @@ fn milliseconds(value: &str) -> Option<Duration> {
 
 /// What a wish comes to: not before `until`; `cut` where it was longer than what is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wish {
+pub struct RetryAfter {
     pub until: Timestamp,
     pub cut: bool,
 }
 
 /// `now` is the moment at which the answer had arrived, cut to a millisecond; one more makes up for the cut.
-pub fn grant(wish: Duration, max: Duration, now: Timestamp) -> Wish {
-    Wish { until: now.after(wish.min(max)).after(Duration::from_millis(1)), cut: wish > max }
+pub fn grant(wish: Duration, max: Duration, now: Timestamp) -> RetryAfter {
+    RetryAfter { until: now.after(wish.min(max)).after(Duration::from_millis(1)), cut: wish > max }
 }
 
 #[cfg(test)]
@@ -63,8 +63,8 @@ mod tests {
     #[test]
     fn a_long_wish_is_cut_and_said_to_be() {
         let (now, max) = (Timestamp(1000), Duration::from_secs(10));
-        assert_eq!(grant(Duration::from_secs(3), max, now), Wish { until: Timestamp(4001), cut: false });
-        assert_eq!(grant(max, max, now), Wish { until: Timestamp(11_001), cut: false });
-        assert_eq!(grant(Duration::MAX, max, now), Wish { until: Timestamp(11_001), cut: true });
+        assert_eq!(grant(Duration::from_secs(3), max, now), RetryAfter { until: Timestamp(4001), cut: false });
+        assert_eq!(grant(max, max, now), RetryAfter { until: Timestamp(11_001), cut: false });
+        assert_eq!(grant(Duration::MAX, max, now), RetryAfter { until: Timestamp(11_001), cut: true });
     }
 }

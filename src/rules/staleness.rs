@@ -20,7 +20,7 @@ pub enum OnStale {
 
 /// What is done with a delivery whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Course {
+pub enum LateAction {
     Send,
     SendFlagged,
     Discard,
@@ -30,15 +30,15 @@ pub enum Course {
 
 /// `newest`: the latest believed time of the events of its interaction that were delivered to the same destination; none where there
 /// is none.
-pub fn judge(on_stale: OnStale, delivery: &Delivery, newest: Option<Timestamp>) -> Course {
-    let (Some(time), Some(newest)) = (delivery.event.happened_at(), newest) else { return Course::Send };
+pub fn judge(on_stale: OnStale, delivery: &Delivery, newest: Option<Timestamp>) -> LateAction {
+    let (Some(time), Some(newest)) = (delivery.event.happened_at(), newest) else { return LateAction::Send };
     match on_stale {
-        _ if time >= newest => Course::Send,
-        OnStale::Deliver => Course::Send,
-        OnStale::Flag => Course::SendFlagged,
-        _ if delivery.redriven => Course::SendFlagged,
-        OnStale::Discard => Course::Discard,
-        OnStale::DeadLetter => Course::Bury(Reason::Stale),
+        _ if time >= newest => LateAction::Send,
+        OnStale::Deliver => LateAction::Send,
+        OnStale::Flag => LateAction::SendFlagged,
+        _ if delivery.redriven => LateAction::SendFlagged,
+        OnStale::Discard => LateAction::Discard,
+        OnStale::DeadLetter => LateAction::Bury(Reason::Stale),
     }
 }
 
@@ -69,11 +69,11 @@ mod tests {
     #[test]
     fn only_what_is_older_than_the_newest_is_stale() {
         for (time, newest, course) in [
-            (Some(99), Some(100), Course::Discard),
-            (Some(100), Some(100), Course::Send),
-            (Some(101), Some(100), Course::Send),
-            (Some(1), None, Course::Send),
-            (None, Some(100), Course::Send),
+            (Some(99), Some(100), LateAction::Discard),
+            (Some(100), Some(100), LateAction::Send),
+            (Some(101), Some(100), LateAction::Send),
+            (Some(1), None, LateAction::Send),
+            (None, Some(100), LateAction::Send),
         ] {
             assert_eq!(judge(OnStale::Discard, &delivery(time), newest.map(Timestamp)), course, "{time:?} {newest:?}");
         }
@@ -83,10 +83,10 @@ mod tests {
     fn each_policy_has_its_course_and_a_redriven_one_is_sent() {
         let (first, redriven) = (delivery(Some(1)), Delivery { redriven: true, ..delivery(Some(1)) });
         for (on_stale, course, again) in [
-            (OnStale::Deliver, Course::Send, Course::Send),
-            (OnStale::Flag, Course::SendFlagged, Course::SendFlagged),
-            (OnStale::Discard, Course::Discard, Course::SendFlagged),
-            (OnStale::DeadLetter, Course::Bury(Reason::Stale), Course::SendFlagged),
+            (OnStale::Deliver, LateAction::Send, LateAction::Send),
+            (OnStale::Flag, LateAction::SendFlagged, LateAction::SendFlagged),
+            (OnStale::Discard, LateAction::Discard, LateAction::SendFlagged),
+            (OnStale::DeadLetter, LateAction::Bury(Reason::Stale), LateAction::SendFlagged),
         ] {
             let newest = Some(Timestamp(2));
             assert_eq!((judge(on_stale, &first, newest), judge(on_stale, &redriven, newest)), (course, again));

@@ -6,7 +6,7 @@
 use super::backoff::{self, OnAmbiguous, Retry};
 use super::call::Health;
 use super::refusals::{Bounds, Finding, Refusal, Refusals};
-use super::retry_after::Wish;
+use super::retry_after::RetryAfter;
 use crate::delivery::{Attempt, Delivery, DeliveryId, Outcome, Reason};
 use crate::event::Digest64;
 use crate::time::Timestamp;
@@ -30,7 +30,7 @@ pub struct Ended<'a> {
     pub interaction: Digest64,
     pub outcome: &'a Outcome,
     /// What the answer asked for, if it did, as it was granted when its head came.
-    pub retry_after: Option<Wish>,
+    pub retry_after: Option<RetryAfter>,
     /// Attempts since the last redrive, this one included.
     pub attempts: u32,
     /// Those of them that count against the limit, without this one.
@@ -80,7 +80,7 @@ pub struct Judgement {
     pub verdict: Verdict,
     /// Until when the whole destination must be left alone: whatever an answer means for its delivery, what it asks for is
     /// granted, unless it is a success.
-    pub wish: Option<Wish>,
+    pub wish: Option<RetryAfter>,
     pub health: Health,
     /// See [`super::call::Call::refuses_all`].
     pub refuses_all: bool,
@@ -125,7 +125,7 @@ fn tried_again(retry: &Retry, ended: &Ended<'_>) -> Verdict {
 }
 
 /// What a failed attempt says of its destination's condition.
-fn health(retry: &Retry, outcome: &Outcome, wish: Option<Wish>) -> Health {
+fn health(retry: &Retry, outcome: &Outcome, wish: Option<RetryAfter>) -> Health {
     match outcome {
         Outcome::Answered(429) => Health::Throttled,
         _ if wish.is_some() => Health::Throttled,
@@ -173,13 +173,13 @@ mod tests {
         judge(retry, RUN, &mut Refusals::default(), ended)
     }
 
-    fn verdict(outcome: Outcome, retry_after: Option<u64>, attempt: u32, age: u64) -> (Verdict, Option<Wish>) {
+    fn verdict(outcome: Outcome, retry_after: Option<u64>, attempt: u32, age: u64) -> (Verdict, Option<RetryAfter>) {
         let judgement = judged(&no_jitter(), &ended(&outcome, retry_after, attempt, age));
         (judgement.verdict, judgement.wish)
     }
 
-    fn wish(seconds: u64) -> Wish {
-        Wish { until: NOW.after(Duration::from_secs(seconds)), cut: false }
+    fn wish(seconds: u64) -> RetryAfter {
+        RetryAfter { until: NOW.after(Duration::from_secs(seconds)), cut: false }
     }
 
     fn after(seconds: u64) -> Verdict {

@@ -6,17 +6,17 @@
 //! *Invariants.* Per (destination, interaction) a delivery starts only when the one before it is resolved; lines share
 //! nothing, so a destination in trouble costs the others nothing.
 
-mod dammed;
-mod lane;
-mod line;
-mod pace;
+mod blocked_by_dead_letters;
+mod destination_queue;
+mod flow_control;
+mod interaction_queue;
 mod policy;
 mod ready;
 
-pub use dammed::Behind;
-pub use lane::LaneKey;
-pub use line::{Interaction, Line, Standing, Start};
-pub use pace::{Bound, Gate, Limits, Pace, Shut};
+pub use blocked_by_dead_letters::BlockedSummary;
+pub use destination_queue::{DeliveryStatus, DestinationQueue, Interaction, Start};
+pub use flow_control::{Blocked, FlowControl, Gate, LimitReason, Limits};
+pub use interaction_queue::QueueKey;
 pub use policy::{DeadLetters, Ordered, Policy};
 
 use crate::delivery::Ticket;
@@ -24,11 +24,11 @@ use crate::event::{DestinationId, Digest64, Sequence};
 use crate::rules::breaker;
 use crate::rules::call::Call;
 use crate::time::Timestamp;
-use line::Birth;
+use destination_queue::StartPoint;
 
 /// What an ended attempt means for its place in the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Landing {
+pub enum Disposition {
     /// Delivered, or discarded by decision.
     Resolved,
     Retry {
@@ -50,7 +50,7 @@ pub enum Step {
 
 #[derive(Debug)]
 pub struct Scheduler {
-    lines: Vec<Line>,
+    lines: Vec<DestinationQueue>,
     /// The line that is asked first; goes round, so that none starves.
     first: usize,
     /// Everything before it has been accepted.
@@ -66,8 +66,8 @@ impl Scheduler {
         next: Sequence,
         now: Timestamp,
     ) -> Self {
-        let birth = Birth { next, at: now };
-        let lines = lines.into_iter().map(|(id, policy)| Line::new(id, policy, floor, birth)).collect();
+        let birth = StartPoint { next, at: now };
+        let lines = lines.into_iter().map(|(id, policy)| DestinationQueue::new(id, policy, floor, birth)).collect();
         Self { lines, first: 0, next }
     }
 
@@ -76,15 +76,17 @@ impl Scheduler {
     pub fn go_by(&mut self, d: DestinationId, policy: Policy, now: Timestamp) {
         match self.line_mut(d) {
             Some(line) => line.go_by(policy),
-            None => self.lines.push(Line::new(d, policy, self.next, Birth { next: self.next, at: now })),
+            None => {
+                self.lines.push(DestinationQueue::new(d, policy, self.next, StartPoint { next: self.next, at: now }))
+            }
         }
     }
 
-    pub fn line(&self, d: DestinationId) -> Option<&Line> {
+    pub fn line(&self, d: DestinationId) -> Option<&DestinationQueue> {
         self.lines.iter().find(|line| line.id == d)
     }
 
-    fn line_mut(&mut self, d: DestinationId) -> Option<&mut Line> {
+    fn line_mut(&mut self, d: DestinationId) -> Option<&mut DestinationQueue> {
         self.lines.iter_mut().find(|line| line.id == d)
     }
 
@@ -200,17 +202,17 @@ impl Scheduler {
     pub fn landed(
         &mut self,
         start: &Start,
-        landing: Landing,
+        landing: Disposition,
         call: Option<&Call>,
         now: Timestamp,
     ) -> Option<breaker::Turn> {
         let line = self.line_mut(start.destination)?;
         let turn = line.called(start.epoch, call, now);
         match landing {
-            Landing::Resolved => line.resolved(start.lane, start.sequence),
-            Landing::Retry { due } => line.retry(start.lane, start.sequence, due),
-            Landing::Postponed => line.postponed(start.lane, start.sequence),
-            Landing::Dead => line.died(start.lane, start.sequence),
+            Disposition::Resolved => line.resolved(start.lane, start.sequence),
+            Disposition::Retry { due } => line.retry(start.lane, start.sequence, due),
+            Disposition::Postponed => line.postponed(start.lane, start.sequence),
+            Disposition::Dead => line.died(start.lane, start.sequence),
         }
         turn
     }
@@ -233,7 +235,7 @@ impl Scheduler {
         Step::Wait(wake)
     }
 
-    pub fn lines(&self) -> impl Iterator<Item = (DestinationId, &Line)> {
+    pub fn lines(&self) -> impl Iterator<Item = (DestinationId, &DestinationQueue)> {
         self.lines.iter().map(|line| (line.id, line))
     }
 }

@@ -1,12 +1,12 @@
 //! What an operator wants of a destination: how its deliveries are ordered and bounded.
 
-use super::pace;
+use super::flow_control;
 use std::time::Duration;
 
 /// How deliveries of a destination are ordered and bounded.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
-    pub pace: pace::Limits,
+    pub pace: flow_control::Limits,
     pub ordered: Ordered,
     pub dead_letters: DeadLetters,
     /// How long an event can be overtaken by one of its interaction that happened before it; zero: never.

@@ -4,14 +4,14 @@
 //! one new and one deferred message): many that fail again and again cannot starve the ones that never had a chance. A turn
 //! is over when its delivery starts: one that is looked at while a gate is shut still has it.
 
-use super::lane::LaneKey;
+use super::interaction_queue::QueueKey;
 use crate::event::Sequence;
 use std::collections::BTreeSet;
 
 #[derive(Debug, Default)]
 pub struct Ready {
-    fresh: BTreeSet<(Sequence, LaneKey)>,
-    tried: BTreeSet<(Sequence, LaneKey)>,
+    fresh: BTreeSet<(Sequence, QueueKey)>,
+    tried: BTreeSet<(Sequence, QueueKey)>,
     last: Last,
 }
 
@@ -23,15 +23,15 @@ enum Last {
 }
 
 impl Ready {
-    pub fn fresh(&mut self, sequence: Sequence, key: LaneKey) {
+    pub fn fresh(&mut self, sequence: Sequence, key: QueueKey) {
         self.fresh.insert((sequence, key));
     }
 
-    pub fn tried(&mut self, sequence: Sequence, key: LaneKey) {
+    pub fn tried(&mut self, sequence: Sequence, key: QueueKey) {
         self.tried.insert((sequence, key));
     }
 
-    pub fn remove(&mut self, sequence: Sequence, key: LaneKey) {
+    pub fn remove(&mut self, sequence: Sequence, key: QueueKey) {
         if !self.fresh.remove(&(sequence, key)) {
             self.tried.remove(&(sequence, key));
         }
@@ -47,7 +47,7 @@ impl Ready {
     }
 
     /// The lane whose turn it is; it stays until it is removed.
-    pub fn pick(&self) -> Option<LaneKey> {
+    pub fn pick(&self) -> Option<QueueKey> {
         let from = if self.turn() == Last::Tried { &self.tried } else { &self.fresh };
         from.first().map(|(_, key)| *key)
     }
@@ -58,7 +58,7 @@ impl Ready {
     }
 
     /// The lanes with the oldest first delivery, of the fresh and of the tried ones.
-    pub fn firsts(&self) -> impl Iterator<Item = LaneKey> {
+    pub fn firsts(&self) -> impl Iterator<Item = QueueKey> {
         self.fresh.first().into_iter().chain(self.tried.first()).map(|(_, key)| *key)
     }
 
@@ -74,11 +74,11 @@ mod tests {
     #[test]
     fn i14_fresh_and_tried_take_turns_each_in_order() {
         let mut ready = Ready::default();
-        let lane = |n| LaneKey::Alone(Sequence(n));
+        let lane = |n| QueueKey::Alone(Sequence(n));
         [1, 2, 3].iter().for_each(|n| ready.tried(Sequence(*n), lane(*n)));
         [7, 8].iter().for_each(|n| ready.fresh(Sequence(*n), lane(*n)));
         let mut picked = Vec::new();
-        while let Some(LaneKey::Alone(sequence)) = ready.pick() {
+        while let Some(QueueKey::Alone(sequence)) = ready.pick() {
             assert_eq!(ready.pick(), Some(lane(sequence.0)), "a look takes no turn");
             ready.starts();
             ready.remove(sequence, lane(sequence.0));

@@ -13,8 +13,8 @@
 //! *Failure.* A stream without its end is not restored. Rows are copied as they lie, so what did not verify does not
 //! verify there either, and is found by the same checks.
 
-use super::draft::{Draft, Table};
 use super::request::Request;
+use super::write_batch::{Table, WriteBatch};
 use super::{Store, StoreError};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -49,13 +49,13 @@ impl Kind {
 /// Where the committer copies its commits to.
 #[derive(Debug)]
 pub(super) struct Tee {
-    to: mpsc::Sender<Draft>,
+    to: mpsc::Sender<WriteBatch>,
     behind: Arc<AtomicUsize>,
 }
 
 impl Tee {
     /// False where the reader is gone, or too slow.
-    pub(super) fn copy(&self, draft: Draft) -> bool {
+    pub(super) fn copy(&self, draft: WriteBatch) -> bool {
         let behind = self.behind.fetch_add(draft.bytes(), Ordering::Relaxed);
         behind < BEHIND_MAX && self.to.send(draft).is_ok()
     }
@@ -86,7 +86,7 @@ impl<F: FnMut(Bytes) -> bool> Writer<F> {
         (self.send)(piece.into()).then_some(()).ok_or_else(gone)
     }
 
-    fn later(&mut self, draft: Draft) -> Result<(), StoreError> {
+    fn later(&mut self, draft: WriteBatch) -> Result<(), StoreError> {
         for (table, writes) in Table::ALL.into_iter().zip(draft.into_tables()) {
             for (key, value) in writes {
                 match value {
@@ -132,7 +132,7 @@ impl Store {
     fn copy<F: FnMut(Bytes) -> bool>(
         &self,
         writer: &mut Writer<F>,
-        commits: &mpsc::Receiver<Draft>,
+        commits: &mpsc::Receiver<WriteBatch>,
         behind: &AtomicUsize,
     ) -> Result<(), StoreError> {
         for table in Table::ALL {

@@ -4,13 +4,13 @@
 
 use super::StoreError;
 use super::compact::{self, Compact};
-use super::delta::{self, Deltas};
-use super::draft::Table;
+use super::delta_encoding::{self, Deltas};
 use super::engine::Engine;
 use super::index::Index;
 use super::keys::{delay_of, dlq_of, number_key, number_of};
 use super::read;
 use super::record::{HistoryRow, SettledRow};
+use super::write_batch::Table;
 use crate::delivery::{DeadLetter, Delivery};
 use crate::event::{DestinationId, Sequence};
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,7 +74,7 @@ fn covered<R: Deltas>(engine: &Engine, head: u64, end: u64, faults: &mut Vec<Str
     for row in engine.range(R::TABLE, ..) {
         let (key, sealed) = row?;
         let first = number_of(&key)?;
-        match delta::decode::<R>(&sealed) {
+        match delta_encoding::decode::<R>(&sealed) {
             Ok(row) if first == next => next += row.span() as u64,
             Ok(row) => {
                 faults.push(format!("`{}` goes on at {first}, not at {next}", R::TABLE.name()));
@@ -120,7 +120,7 @@ fn long<R: Compact>(
     let mut found = BTreeMap::new();
     for key in read::keys(engine, table, None) {
         let key = key?;
-        let sealed = super::draft::get_long(engine, table, &key);
+        let sealed = super::write_batch::get_long(engine, table, &key);
         match sealed.and_then(|s| Ok((compact::decode::<R>(s.as_deref().unwrap_or_default())?, s))) {
             Ok((record, sealed)) => {
                 if !belongs(&key, &record) {
@@ -169,10 +169,10 @@ pub(super) mod tests {
     use crate::delivery::DeliveryId;
     use crate::event::{DestinationSet, Digest64, Event};
     use crate::store::codec;
-    use crate::store::draft::Draft;
     use crate::store::folder::Folder;
     use crate::store::page::{pack, seal_page};
-    use crate::store::record::{How, PageShape, Settlement};
+    use crate::store::record::{EndKind, PageShape, Settlement};
+    use crate::store::write_batch::WriteBatch;
     use crate::time::Timestamp;
 
     fn engine(path: &std::path::Path) -> Engine {
@@ -199,7 +199,7 @@ pub(super) mod tests {
     /// A page of two events, of which the index thinks that it has three.
     pub fn short_page(path: &std::path::Path) -> (Engine, Index) {
         let engine = engine(path);
-        let (mut packed, mut draft) = (Vec::new(), Draft::default());
+        let (mut packed, mut draft) = (Vec::new(), WriteBatch::default());
         (1..=2).for_each(|n| pack(&mut packed, &codec::payload(&event(n))));
         draft.put_long(Table::Pages, &number_key(1), &seal_page(&packed));
         engine.commit(draft).unwrap();
@@ -220,12 +220,12 @@ pub(super) mod tests {
     #[test]
     fn of_rows_that_go_on_behind_a_gap_only_the_gap_is_told() {
         let dir = tempfile::tempdir().unwrap();
-        let (engine, mut draft) = (engine(dir.path()), Draft::default());
+        let (engine, mut draft) = (engine(dir.path()), WriteBatch::default());
         let id = DeliveryId { sequence: Sequence(1), destination: DestinationId(0) };
-        let ended = Settlement { id, how: How::Delivered, attempts: 1, status: 200, at: Timestamp(1) };
+        let ended = Settlement { id, how: EndKind::Delivered, attempts: 1, status: 200, at: Timestamp(1) };
         for (first, count) in [(1, 2), (5, 1), (6, 2)] {
             let row = SettledRow { settlements: vec![ended.clone(); count] };
-            draft.put(Table::Settled, number_key(first), delta::encode(&row));
+            draft.put(Table::Settled, number_key(first), delta_encoding::encode(&row));
         }
         engine.commit(draft).unwrap();
         let mut faults = Vec::new();

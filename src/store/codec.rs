@@ -29,16 +29,16 @@ pub enum Kind {
     Hold = 8,
     Audit = 9,
     Quarantined = 10,
-    Door = 20,
+    IntakeOverride = 20,
     Gap = 21,
     Alive = 22,
-    Stance = 23,
+    DestinationOverrides = 23,
     Redrive = 24,
     RedriveList = 25,
     Told = 26,
-    Paced = 27,
-    Anchor = 28,
-    Detained = 30,
+    PacingState = 27,
+    ClockReference = 28,
+    QuarantinedRequest = 30,
 }
 
 impl Kind {
@@ -48,7 +48,7 @@ impl Kind {
             Self::History
             | Self::Settled
             | Self::Audit
-            | Self::Detained
+            | Self::QuarantinedRequest
             | Self::Redrive
             | Self::Delivery
             | Self::DeadLetter => 2,
@@ -67,16 +67,16 @@ impl Kind {
         Self::Hold,
         Self::Audit,
         Self::Quarantined,
-        Self::Door,
+        Self::IntakeOverride,
         Self::Gap,
         Self::Alive,
-        Self::Stance,
+        Self::DestinationOverrides,
         Self::Redrive,
         Self::RedriveList,
         Self::Told,
-        Self::Paced,
-        Self::Anchor,
-        Self::Detained,
+        Self::PacingState,
+        Self::ClockReference,
+        Self::QuarantinedRequest,
     ];
 }
 

@@ -9,18 +9,18 @@
 
 use super::StoreError;
 use super::backup::Tee;
-use super::behind::Behind;
 use super::cache::Cache;
-use super::detained::Full;
-use super::draft::Draft;
 use super::engine::Engine;
 use super::erase::Erased;
+use super::history_limits::Bounds;
 use super::index::{Index, Unwritten};
-use super::ledger::{Finished, Ledger, Tail, Windows};
-use super::log::mark::Reached;
-use super::memory::Bounds;
-use super::request::{Arrival, News, Receipt, Request, Transition};
+use super::log::watermark::Watermark;
+use super::quarantine::Full;
+use super::request::{Arrival, Receipt, Request, StoreEvent, Transition};
 use super::room::{self, Room};
+use super::transaction::{Finished, OpenRows, Transaction, Windows};
+use super::uncommitted::Uncommitted;
+use super::write_batch::WriteBatch;
 use crate::clock::Clock;
 use crate::event::{DestinationId, SharedKeys};
 use crate::latency::Latency;
@@ -54,7 +54,7 @@ pub(super) struct Shared {
     pub index: Mutex<Index>,
     pub cache: Mutex<Cache>,
     pub unwritten: Mutex<Unwritten>,
-    pub behind: Behind,
+    pub behind: Uncommitted,
     /// How long commits take to be durable.
     pub commits: Latency,
     /// What bounds what is remembered.
@@ -72,10 +72,10 @@ pub(super) struct Shared {
 pub(super) struct Committer {
     pub shared: Arc<Shared>,
     pub requests: Receiver<Request>,
-    pub news: mpsc::UnboundedSender<News>,
+    pub news: mpsc::UnboundedSender<StoreEvent>,
     pub windows: watch::Receiver<Windows>,
     pub clock: Clock,
-    pub tail: Tail,
+    pub tail: OpenRows,
     /// Where commits are copied to, while a backup is made.
     pub tee: Option<Tee>,
     /// How many waited for the last commit.
@@ -153,7 +153,7 @@ impl Committer {
         Ok(())
     }
 
-    fn commit(&mut self, draft: Draft, reached: Reached) -> Result<(), StoreError> {
+    fn commit(&mut self, draft: WriteBatch, reached: Watermark) -> Result<(), StoreError> {
         let copy = self.tee.is_some().then(|| draft.clone());
         let engine = &self.shared.engine;
         self.shared.room.before_commit(&draft, engine.folder(), engine.data());
@@ -218,7 +218,7 @@ impl Committer {
         let shared = self.shared.clone();
         let windows = self.windows.borrow().clone();
         let mut index = shared.index.lock().expect("no holder panics");
-        let mut ledger = Ledger::new(&shared, &mut index, &mut self.tail, &windows, self.clock.now());
+        let mut ledger = Transaction::new(&shared, &mut index, &mut self.tail, &windows, self.clock.now());
         let (mut answers, mut transitions, mut copied_bytes) = (Vec::new(), 0, 0);
         let (mut checks, mut tees) = (Vec::new(), Vec::new());
         let mut requests = std::mem::take(gathered).into_iter();

@@ -6,11 +6,11 @@
 //! *Failure.* Opening can panic inside sled; that is caught and told as an error. All errors here are fatal to the daemon.
 
 use super::StoreError;
-use super::draft::{Draft, Rows, Table};
+use super::flush_waker::{self, FlushWaker};
 use super::folder::{Durability, Folder};
-use super::log::mark::{Mark, Reached};
+use super::log::watermark::{Watermark, WatermarkFile};
 use super::log::{SEGMENT_BYTES, examine::examine};
-use super::lookout::{self, Lookout};
+use super::write_batch::{Rows, Table, WriteBatch};
 use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 use std::fs::File;
 use std::ops::RangeBounds;
@@ -26,14 +26,14 @@ const FAILED_LOOKS: u32 = 10;
 #[derive(Debug)]
 pub struct Engine {
     /// First, since it must let go of the database before the others do.
-    _lookout: Lookout,
+    _lookout: FlushWaker,
     config: sled::Config,
     db: sled::Db,
     trees: Vec<sled::Tree>,
     folder: Folder,
     data: File,
     durability: Durability,
-    mark: Mark,
+    mark: WatermarkFile,
     failed: AtomicBool,
 }
 
@@ -64,7 +64,7 @@ impl Engine {
             opened => opened?,
         };
         let no_thread = |e| StoreError::Folder(format!("cannot start a thread: {e}"));
-        let lookout = Lookout::begin(config.clone(), db.clone()).map_err(no_thread)?;
+        let lookout = FlushWaker::begin(config.clone(), db.clone()).map_err(no_thread)?;
         let mut trees = Vec::new();
         for table in Table::ALL {
             trees.push(db.open_tree(table.name()).map_err(StoreError::engine)?);
@@ -82,7 +82,7 @@ impl Engine {
             Durability::Fdatasync
         };
         folder.finish().map_err(|e| StoreError::Folder(format!("cannot write the format version: {e}")))?;
-        let mark = Mark::open(folder.path()).map_err(failed)?;
+        let mark = WatermarkFile::open(folder.path()).map_err(failed)?;
         let failed = AtomicBool::new(false);
         Ok(Self { _lookout: lookout, config, db, trees, folder, data, durability, mark, failed })
     }
@@ -101,14 +101,14 @@ impl Engine {
     }
 
     /// Notes how far the store has durably come. A mark that cannot be written lags, and only finds less damage later.
-    pub fn note(&self, reached: Reached) {
+    pub fn note(&self, reached: Watermark) {
         if let Err(e) = self.mark.set(reached) {
             tracing::warn!(error = %e, "cannot write how far the store has come");
         }
     }
 
     /// Makes all writes of the draft, or none, and returns when they would survive a power cut.
-    pub fn commit(&self, draft: Draft) -> Result<(), StoreError> {
+    pub fn commit(&self, draft: WriteBatch) -> Result<(), StoreError> {
         if self.failed.load(Ordering::SeqCst) {
             return Err(StoreError::Failed);
         }
@@ -119,7 +119,7 @@ impl Engine {
         done
     }
 
-    fn apply(&self, draft: Draft) -> Result<(), StoreError> {
+    fn apply(&self, draft: WriteBatch) -> Result<(), StoreError> {
         let mut trees = Vec::new();
         let mut batches = Vec::new();
         for (tree, writes) in self.trees.iter().zip(draft.into_tables()) {
@@ -214,7 +214,7 @@ fn open_guarded(config: &sled::Config) -> Result<sled::Db, StoreError> {
         .map_err(|e| StoreError::Folder(format!("cannot start a thread: {e}")))?;
     let mut failed = 0;
     let opened = loop {
-        match opened.recv_timeout(lookout::EVERY) {
+        match opened.recv_timeout(flush_waker::EVERY) {
             Ok(opened) => break Ok(opened),
             Err(RecvTimeoutError::Disconnected) => {
                 break thread.join().map(|_| Err(sled::Error::ReportableBug("it opened nothing".to_owned())));

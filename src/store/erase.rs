@@ -11,10 +11,10 @@
 //! *Failure.* A page that does not verify stays as it was found, for its own damage to be told and set aside.
 
 use super::codec::Kind;
-use super::draft::Table;
 use super::keys::{delay_of, dlq_of, number_key, number_of};
 use super::record::{HistoryRow, Quarantined};
 use super::request::Request;
+use super::write_batch::Table;
 use super::{Store, StoreError, read};
 use crate::delivery::{DeadLetter, Delivery, Place};
 use crate::event::{DestinationId, Digest64, Event, Sequence};
@@ -23,7 +23,7 @@ use std::ops::Range;
 
 /// What lies here of one event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Trace {
+pub struct EventLocation {
     /// In which the event is ordered.
     pub lane: Digest64,
     /// Deliveries that wait, with where they lie.
@@ -33,15 +33,15 @@ pub struct Trace {
 
 /// All that lies here of an interaction.
 #[derive(Clone, Debug, Default)]
-pub struct Traces {
-    pub events: BTreeMap<Sequence, Trace>,
+pub struct EventLocations {
+    pub events: BTreeMap<Sequence, EventLocation>,
     /// Numbers of records that did not verify and are kept.
     pub damaged: Vec<u64>,
 }
 
-impl Traces {
+impl EventLocations {
     /// That of an event, which is new where its lane is known from its record alone.
-    fn trace(&mut self, sequence: Sequence, lane: Option<Digest64>) -> &mut Trace {
+    fn trace(&mut self, sequence: Sequence, lane: Option<Digest64>) -> &mut EventLocation {
         let trace = self.events.entry(sequence).or_default();
         trace.lane = lane.unwrap_or(trace.lane);
         trace
@@ -57,7 +57,7 @@ impl Traces {
 pub struct Erasure {
     /// As the audit tells it.
     pub what: String,
-    pub events: Vec<(Sequence, Trace)>,
+    pub events: Vec<(Sequence, EventLocation)>,
     pub damaged: Vec<u64>,
     /// Requests that were kept apart.
     pub detained: Vec<u64>,
@@ -90,7 +90,7 @@ impl Erased {
 }
 
 /// An interaction by its key, looked for below a sequence.
-struct Hunt<'a> {
+struct ErasureScan<'a> {
     key: &'a str,
     /// None: of every source.
     source: Option<&'a str>,
@@ -102,10 +102,10 @@ struct Hunt<'a> {
     erased: BTreeSet<Sequence>,
     /// Of these events what was remembered is lost.
     lost: Vec<Range<Sequence>>,
-    found: Traces,
+    found: EventLocations,
 }
 
-impl Hunt<'_> {
+impl ErasureScan<'_> {
     /// Whether the key alone says that the record under it is of the interaction; none where the record must be read.
     fn tells(&self, sequence: Sequence) -> Option<bool> {
         if sequence >= self.end {
@@ -131,11 +131,11 @@ impl Hunt<'_> {
 impl Store {
     /// All that lies here of an interaction, of events before `end`. Blocks, for as long as it takes to read what is
     /// remembered; what was recorded and is not written yet is not seen.
-    pub fn traces(&self, key: &str, source: Option<&str>, end: Sequence) -> Result<Traces, StoreError> {
+    pub fn traces(&self, key: &str, source: Option<&str>, end: Sequence) -> Result<EventLocations, StoreError> {
         let lane = Digest64::of_interaction(key);
         let head = self.index().totals.history_head;
-        let (erased, lost, found) = (BTreeSet::new(), Vec::new(), Traces::default());
-        let mut hunt = Hunt { key, source, lane, head, end, erased, lost, found };
+        let (erased, lost, found) = (BTreeSet::new(), Vec::new(), EventLocations::default());
+        let mut hunt = ErasureScan { key, source, lane, head, end, erased, lost, found };
         self.hunt_history(&mut hunt)?;
         for (sequence, trace) in &mut hunt.found.events {
             let left = self.index().pages.left(*sequence);
@@ -148,7 +148,7 @@ impl Store {
     }
 
     /// What is remembered; and where that is lost, the pages themselves, and later the other records.
-    fn hunt_history(&self, hunt: &mut Hunt<'_>) -> Result<(), StoreError> {
+    fn hunt_history(&self, hunt: &mut ErasureScan<'_>) -> Result<(), StoreError> {
         let engine = &self.shared.engine;
         let mut next = hunt.head;
         while next < hunt.end {
@@ -176,7 +176,7 @@ impl Store {
         Ok(())
     }
 
-    fn hunt_pages(&self, hunt: &mut Hunt<'_>, from: Sequence, to: Sequence) -> Result<(), StoreError> {
+    fn hunt_pages(&self, hunt: &mut ErasureScan<'_>, from: Sequence, to: Sequence) -> Result<(), StoreError> {
         let pages: Vec<Sequence> = {
             let index = self.index();
             index.pages.iter().map(|(first, _)| first).filter(|first| (from..to).contains(first)).collect()
@@ -195,7 +195,7 @@ impl Store {
         Ok(())
     }
 
-    fn hunt_delayed(&self, hunt: &mut Hunt<'_>) -> Result<(), StoreError> {
+    fn hunt_delayed(&self, hunt: &mut ErasureScan<'_>) -> Result<(), StoreError> {
         for key in read::keys(&self.shared.engine, Table::Delay, None) {
             let key = key?;
             let (due, id) = delay_of(&key)?;
@@ -216,7 +216,7 @@ impl Store {
         Ok(())
     }
 
-    fn hunt_dead(&self, hunt: &mut Hunt<'_>) -> Result<(), StoreError> {
+    fn hunt_dead(&self, hunt: &mut ErasureScan<'_>) -> Result<(), StoreError> {
         for key in read::keys(&self.shared.engine, Table::Dlq, None) {
             let key = key?;
             let id = dlq_of(&key)?;
@@ -237,7 +237,7 @@ impl Store {
     }
 
     /// Records that did not verify: those of its events, and those whose bytes name it.
-    fn hunt_damaged(&self, hunt: &mut Hunt<'_>) -> Result<(), StoreError> {
+    fn hunt_damaged(&self, hunt: &mut ErasureScan<'_>) -> Result<(), StoreError> {
         for key in read::keys(&self.shared.engine, Table::Quarantine, None) {
             let number = number_of(&key?)?;
             let key = number_key(number);
@@ -272,9 +272,9 @@ mod tests {
     use super::*;
     use crate::delivery::{DeliveryId, Reason};
     use crate::event::DestinationSet;
-    use crate::store::draft::Draft;
     use crate::store::engine::Engine;
     use crate::store::folder::Folder;
+    use crate::store::write_batch::WriteBatch;
     use crate::store::{Arrival, Opened, Options, Transition};
     use crate::time::Timestamp;
     use std::path::Path;
@@ -338,15 +338,15 @@ mod tests {
             std::thread::yield_now();
             Folder::open(path).and_then(Engine::open).ok()
         });
-        let mut draft = Draft::default();
+        let mut draft = WriteBatch::default();
         (1..=8).for_each(|n| draft.delete(Table::History, number_key(n)));
         engine.expect("the store is let go of").commit(draft).unwrap();
     }
 
-    fn trace(waiting: &[Place], dead: usize) -> Trace {
+    fn trace(waiting: &[Place], dead: usize) -> EventLocation {
         let here = DestinationId(0);
         let lane = crate::event::SharedKeys::default().lane(Digest64::of_interaction("a"), "s");
-        Trace { lane, waiting: waiting.iter().map(|place| (here, *place)).collect(), dead: vec![here; dead] }
+        EventLocation { lane, waiting: waiting.iter().map(|place| (here, *place)).collect(), dead: vec![here; dead] }
     }
 
     #[tokio::test]

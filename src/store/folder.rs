@@ -9,7 +9,7 @@
 //! ends in an `fdatasync` of sled's file instead; that holds as long as no blob file comes into being.
 
 use super::StoreError;
-use super::log::mark::{Mark, Reached};
+use super::log::watermark::{Watermark, WatermarkFile};
 use rustix::fs::{FlockOperation, IFlags, flock, ioctl_getflags, ioctl_setflags};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -107,8 +107,8 @@ impl Folder {
     }
 
     /// How far the store had durably come when it was last written to.
-    pub fn reached(&self) -> Option<Reached> {
-        Mark::read(&self.path)
+    pub fn reached(&self) -> Option<Watermark> {
+        WatermarkFile::read(&self.path)
     }
 
     /// The folder that belongs to sled.

@@ -3,16 +3,16 @@
 use super::record::*;
 use crate::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Reason};
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, ForwardedHeaders, Sequence};
-use crate::rules::anchor::Anchor;
+use crate::rules::clock_reference::ClockReference;
 use crate::rules::gcra::Rate;
 use crate::store::audit::Audit;
 use crate::store::codec::{self, Kind};
 use crate::store::compact;
-use crate::store::delta;
-use crate::store::draft::ROW_MAX;
+use crate::store::delta_encoding;
+use crate::store::overrides::{BreakerOverride, DestinationOverrides, PacingState, Pause, Position};
 use crate::store::page::{pack, seal_page};
 use crate::store::redrive::{Fared, Redrive, RedriveEnd, RedriveEnded, StoppedBy};
-use crate::store::stance::{Fixed, Paced, Pause, Position, Stance};
+use crate::store::write_batch::ROW_MAX;
 use crate::time::Timestamp;
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -34,7 +34,7 @@ fn entry() -> Entry {
 
 fn settlement() -> Settlement {
     let id = DeliveryId { sequence: Sequence(1), destination: DestinationId(2) };
-    Settlement { id, how: How::Dead, attempts: 3, status: 503, at: Timestamp(4) }
+    Settlement { id, how: EndKind::Dead, attempts: 3, status: 503, at: Timestamp(4) }
 }
 
 #[test]
@@ -66,9 +66,9 @@ fn golden_bytes_of_version_1() {
         why: "why".to_owned(),
         bytes: vec![1, 2],
     };
-    let stance = Stance {
+    let stance = DestinationOverrides {
         pause: Some(Pause { who: "a".to_owned(), reason: "b".to_owned(), since: Timestamp(1), until: Timestamp(2) }),
-        breaker: Some(Fixed {
+        breaker: Some(BreakerOverride {
             position: Position::Open,
             who: None,
             reason: "c".to_owned(),
@@ -76,14 +76,14 @@ fn golden_bytes_of_version_1() {
             until: Timestamp(4),
         }),
     };
-    let door = Door::Closed {
+    let door = IntakeOverride::Closed {
         who: "admin".to_owned(),
         reason: "migration".to_owned(),
         since: Timestamp(1),
         until: Timestamp::NEVER,
     };
     let gap = Gap { from: Timestamp(1), until: Timestamp(2), reason: "disk_low".to_owned(), refused: 3 };
-    let anchor = Anchor { boot: "id".to_owned(), since_boot: Duration::from_millis(3500), wall: Timestamp(5) };
+    let anchor = ClockReference { boot: "id".to_owned(), since_boot: Duration::from_millis(3500), wall: Timestamp(5) };
     let records = [
         ("page", seal_page(&page)),
         ("history", codec::encode(Kind::History, &history)),
@@ -95,14 +95,14 @@ fn golden_bytes_of_version_1() {
         ("hold", codec::encode(Kind::Hold, &hold)),
         ("audit", audit.encode()),
         ("quarantined", codec::encode(Kind::Quarantined, &set_aside)),
-        ("stance", codec::encode(Kind::Stance, &stance)),
+        ("stance", codec::encode(Kind::DestinationOverrides, &stance)),
         ("redrive", first_redrive()),
         ("redrive_list", codec::encode(Kind::RedriveList, &vec![Sequence(1), Sequence(5)])),
-        ("door", codec::encode(Kind::Door, &door)),
+        ("door", codec::encode(Kind::IntakeOverride, &door)),
         ("gap", codec::encode(Kind::Gap, &gap)),
         ("alive", codec::encode(Kind::Alive, &Timestamp(1))),
-        ("paced", codec::encode(Kind::Paced, &Paced { let_in_at: Timestamp(1), sent_at: Timestamp(2) })),
-        ("anchor", codec::encode(Kind::Anchor, &anchor)),
+        ("paced", codec::encode(Kind::PacingState, &PacingState { let_in_at: Timestamp(1), sent_at: Timestamp(2) })),
+        ("anchor", codec::encode(Kind::ClockReference, &anchor)),
         ("told", codec::encode(Kind::Told, &"{}".to_owned())),
     ];
     assert_eq!(lines(&records), include_str!("golden/v1.txt"));
@@ -120,8 +120,8 @@ fn golden_bytes_of_version_2() {
     let event = Event { body: b"{}".repeat(50).into(), ..(*delivery().event).clone() };
     let packed = Delivery { event: event.into(), ..delivery() };
     let records = [
-        ("history", delta::encode(&history)),
-        ("settled", delta::encode(&settled)),
+        ("history", delta_encoding::encode(&history)),
+        ("settled", delta_encoding::encode(&settled)),
         ("audit", audit.encode()),
         ("redrive", redrive().encode()),
         ("delivery", compact::encode(&packed)),

@@ -1,18 +1,18 @@
 //! What the store knows in memory, rebuilt at every start from its queue-shaped rows.
 
 use super::audit::OpenEntries;
-use super::detained::Detainees;
-use super::dues::Dues;
+use super::dedup::Remembered;
+use super::delay_index::DelayIndex;
 use super::names::Names;
+use super::overrides::{DestinationOverrides, PacingState};
 use super::pages::Pages;
-use super::record::{Door, Hold, Totals};
+use super::quarantine::QuarantineIndex;
+use super::record::{Hold, IntakeOverride, Totals};
 use super::redrive::Redrive;
-use super::remembered::Remembered;
-use super::spans::Spans;
-use super::stance::{Paced, Stance};
+use super::settlement_index::SettlementIndex;
 use crate::delivery::{Delivery, DeliveryId};
 use crate::event::DestinationId;
-use crate::rules::anchor::Anchor;
+use crate::rules::clock_reference::ClockReference;
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,18 +28,18 @@ pub struct Index {
     pub names: Names,
     pub totals: Totals,
     pub holds: BTreeMap<DestinationId, Hold>,
-    pub stances: BTreeMap<DestinationId, Stance>,
-    pub paced: BTreeMap<DestinationId, Paced>,
+    pub stances: BTreeMap<DestinationId, DestinationOverrides>,
+    pub paced: BTreeMap<DestinationId, PacingState>,
     /// What the stored times of this store go by; none before the first start that notes it.
-    pub anchor: Option<Anchor>,
+    pub anchor: Option<ClockReference>,
     pub redrives: BTreeMap<DestinationId, Redrive>,
-    pub door: Option<Door>,
+    pub door: Option<IntakeOverride>,
     pub next_gap: u64,
     /// Entries of the audit that stand for repetitions.
     pub repeated: OpenEntries,
-    pub detainees: Detainees,
-    pub dues: Dues,
-    pub spans: Spans,
+    pub detainees: QuarantineIndex,
+    pub dues: DelayIndex,
+    pub spans: SettlementIndex,
     /// Events that were forgotten before their time, since the start.
     pub forgotten_early: u64,
 }

@@ -1,11 +1,11 @@
 //! What a store does where rows of its tables are lost or do not verify: what is left is used, and what is not is told.
 
 use super::codec::Kind;
-use super::draft::{Draft, Rows, Table};
 use super::engine::Engine;
 use super::folder::Folder;
 use super::keys::{delay_key, number_key, redrive_key};
-use super::record::{How, Quarantined};
+use super::record::{EndKind, Quarantined};
+use super::write_batch::{Rows, Table, WriteBatch};
 use super::{Arrival, Erased, Erasure, Opened, Options, Store, Transition, read};
 use crate::clock::Clock;
 use crate::delivery::{DeliveryId, Place};
@@ -71,7 +71,7 @@ async fn lived(path: &Path) {
 }
 
 /// Writes behind the back of the store.
-fn meddle(path: &Path, draft: Draft) {
+fn meddle(path: &Path, draft: WriteBatch) {
     let engine = (0..20_000).find_map(|_| {
         std::thread::yield_now();
         Folder::open(path).and_then(Engine::open).ok()
@@ -79,14 +79,14 @@ fn meddle(path: &Path, draft: Draft) {
     engine.expect("the store is let go of").commit(draft).unwrap();
 }
 
-fn lost(table: Table, key: Vec<u8>) -> Draft {
-    let mut draft = Draft::default();
+fn lost(table: Table, key: Vec<u8>) -> WriteBatch {
+    let mut draft = WriteBatch::default();
     draft.delete(table, key);
     draft
 }
 
-fn torn(table: Table, key: Vec<u8>) -> Draft {
-    let mut draft = Draft::default();
+fn torn(table: Table, key: Vec<u8>) -> WriteBatch {
+    let mut draft = WriteBatch::default();
     draft.put(table, key, b"torn".to_vec());
     draft
 }
@@ -163,7 +163,7 @@ async fn what_became_of_some_events_tells_of_no_other_and_of_no_move() {
     store.record(Transition::Delayed { from: Place::Page, due: Timestamp(NOW.0 + 1000), delivery });
     store.flush().await.unwrap();
     let known = store.settlements(&[2, 3].map(Sequence).into()).unwrap();
-    assert_eq!(known.iter().map(|(id, s)| (id.sequence.0, s.how)).collect::<Vec<_>>(), [(2, How::Delivered)]);
+    assert_eq!(known.iter().map(|(id, s)| (id.sequence.0, s.how)).collect::<Vec<_>>(), [(2, EndKind::Delivered)]);
     let entry = store.entry(Sequence(2)).unwrap().unwrap();
     assert_eq!(store.source_name(&entry).as_deref(), Some("crm"));
     assert_eq!(store.kind_name(&entry).as_deref(), Some("call"));
@@ -179,7 +179,7 @@ async fn a_delivery_whose_record_does_not_verify_is_set_aside_counted_and_erased
     let first_part = [number_key(4), vec![0, 0]].concat();
     let mut spoiled = store.shared.engine.row(Table::Pages, &first_part).unwrap().unwrap();
     *spoiled.last_mut().unwrap() ^= 1;
-    let mut draft = Draft::default();
+    let mut draft = WriteBatch::default();
     draft.put(Table::Pages, first_part, spoiled.clone());
     store.shared.engine.commit(draft).unwrap();
     let why = store.delivery(id(4), Place::Page).unwrap_err().to_string();

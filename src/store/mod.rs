@@ -26,79 +26,79 @@ mod ages;
 mod audit;
 mod backup;
 mod ballast;
-mod behind;
 mod cache;
 mod check;
 mod codec;
 mod committer;
 mod compact;
-mod delta;
-mod dense;
-mod detained;
-mod draft;
-mod dues;
+mod dedup;
+mod delay_index;
+mod delta_encoding;
 mod engine;
 mod erase;
+mod flush_waker;
 mod folder;
 #[cfg(test)]
 mod golden_tests;
+mod history_limits;
 mod index;
 mod keys;
-mod ledger;
 mod log;
-mod lookout;
 #[cfg(test)]
 mod loss_tests;
-mod memory;
 mod names;
-mod notes;
+mod operational_log;
+mod overrides;
 mod page;
 mod pages;
+mod quarantine;
 mod read;
 mod record;
 mod recovery;
 mod redrive;
-mod remembered;
 mod repair;
 mod request;
 mod restore;
 mod room;
+mod row_compaction;
 mod salvage;
+mod settlement_index;
 mod shares;
-mod spans;
-mod stance;
+mod transaction;
+mod uncommitted;
 mod view;
+mod write_batch;
 
 pub use ages::Ages;
 pub use audit::{Audit, Repeated};
 pub use codec::Damaged;
 pub use compact::Head;
-pub use detained::{Cause, Detained, Full, Proof, Room};
-pub use erase::{Erased, Erasure, Trace, Traces};
+pub use erase::{Erased, Erasure, EventLocation, EventLocations};
 pub use folder::{Durability, Free};
-pub use ledger::Windows;
-pub use memory::{Bounds, Remembering};
-pub use record::{Door, Entry, Gap, Hold, How, Settlement, Tally, Totals};
+pub use history_limits::{Bounds, HistoryUsage};
+pub use overrides::{BreakerOverride, DestinationOverrides, PacingState, Pause, Position};
+pub use quarantine::{Cause, Full, Proof, QuarantinedRequest, Room};
+pub use record::{Counters, EndKind, Entry, Gap, Hold, IntakeOverride, Settlement, Totals};
 pub use recovery::Findings;
 pub use redrive::{Fared, Redrive, RedriveEnd, RedriveEnded, StoppedBy};
-pub use request::{Arrival, Change, DlqAction, News, Receipt, Transition};
+pub use request::{Arrival, Change, DlqAction, Receipt, StoreEvent, Transition};
 pub use restore::{Inventory, repair, restore, verify};
 pub use room::{Promise, Space};
 pub use salvage::{Salvaged, salvage};
 pub use shares::Held;
-pub use stance::{Fixed, Paced, Pause, Position, Stance};
+pub use transaction::Windows;
 pub use view::PageHeads;
 
 use crate::clock::Clock;
 use crate::event::{DestinationId, Event, Sequence};
 use crate::latency::Latency;
-use behind::Behind;
 use committer::{Committer, Shared};
 use request::Request;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot, watch};
+use uncommitted::Uncommitted;
 
 /// All of them are fatal, except [`StoreError::Damaged`], which speaks of one record.
 #[derive(Debug, thiserror::Error)]
@@ -156,7 +156,7 @@ pub struct Options {
 pub struct Opened {
     pub store: Store,
     /// What the dispatcher listens to.
-    pub news: mpsc::UnboundedReceiver<News>,
+    pub news: mpsc::UnboundedReceiver<StoreEvent>,
     pub findings: Findings,
     pub committer: std::thread::JoinHandle<()>,
 }
@@ -193,7 +193,7 @@ impl Store {
             index: Mutex::new(index),
             cache: Mutex::default(),
             unwritten: Mutex::default(),
-            behind: Behind::default(),
+            behind: Uncommitted::default(),
             commits: Latency::default(),
             history: Mutex::default(),
             shared_keys: Mutex::default(),
@@ -209,7 +209,7 @@ impl Store {
             news: news_to,
             windows: windows_receiver,
             clock,
-            tail: ledger::Tail::default(),
+            tail: transaction::OpenRows::default(),
             tee: None,
             last: 0,
         };
@@ -323,12 +323,12 @@ impl Store {
     }
 
     /// What was decided about calling a destination.
-    pub fn stance(&self, d: DestinationId) -> Stance {
+    pub fn stance(&self, d: DestinationId) -> DestinationOverrides {
         self.index().stances.get(&d).cloned().unwrap_or_default()
     }
 
     /// What of a destination's past its pace goes by.
-    pub fn paced(&self, d: DestinationId) -> Paced {
+    pub fn paced(&self, d: DestinationId) -> PacingState {
         self.index().paced.get(&d).copied().unwrap_or_default()
     }
 
@@ -421,11 +421,11 @@ mod tests {
         assert!(store.queue_bytes() > 20);
 
         assert!(!store.is_behind());
-        (0..behind::MOST).for_each(|_| store.shared.behind.add());
+        (0..uncommitted::MOST).for_each(|_| store.shared.behind.add());
         assert!(store.is_behind());
         let mut waits = Box::pin(store.caught_up());
         assert!(waits.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-        store.shared.behind.done(behind::MOST);
+        store.shared.behind.done(uncommitted::MOST);
         waits.await;
 
         let failure = store.failure();
@@ -497,7 +497,7 @@ mod tests {
         assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
         clock.advance(Duration::from_secs(61));
         store.change(Change::Alive, String::new()).await.unwrap();
-        assert_eq!((store.remembering(), known()), (Remembering::default(), (vec![], vec![])));
+        assert_eq!((store.remembering(), known()), (HistoryUsage::default(), (vec![], vec![])));
         assert_eq!(store.remembered("s", "6"), None);
 
         clock.advance(Duration::from_secs(2));

@@ -4,7 +4,7 @@
 //! types by [`INTERNED_MAX`], beyond which a name gets [`UNNAMED`] and is read from the event itself.
 
 use super::codec::{self, Damaged, Kind};
-use super::draft::{self, Draft, Rows, Table};
+use super::write_batch::{self, Rows, Table, WriteBatch};
 use crate::event::{DestinationId, DestinationSet};
 use std::collections::HashMap;
 
@@ -53,7 +53,7 @@ const KEYS: [&[u8]; 3] = [b"names.destinations", b"names.sources", b"names.kinds
 
 impl List {
     fn read<R: Rows>(rows: &R, key: &[u8]) -> Result<Self, R::Error> {
-        match draft::get_long(rows, Table::Meta, key)? {
+        match write_batch::get_long(rows, Table::Meta, key)? {
             Some(sealed) => Ok(Self::of(codec::decode(Kind::Names, &sealed)?)),
             None => Ok(Self::default()),
         }
@@ -79,7 +79,7 @@ impl Names {
     }
 
     /// Writes the lists that have grown since they were last written.
-    pub fn write(&mut self, draft: &mut Draft) {
+    pub fn write(&mut self, draft: &mut WriteBatch) {
         for (key, list) in KEYS.iter().zip([&mut self.destinations, &mut self.sources, &mut self.kinds]) {
             if std::mem::take(&mut list.changed) {
                 draft.put_long(Table::Meta, key, &codec::encode(Kind::Names, &list.names));

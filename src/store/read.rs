@@ -6,12 +6,12 @@
 use super::StoreError;
 use super::codec::{self, Damaged, Kind};
 use super::compact::{self, Compact, Head};
-use super::delta::{self, Deltas};
-use super::draft::{self, ROW_MAX, Rows, Table, part_key};
+use super::delta_encoding::{self, Deltas};
 use super::engine::Engine;
 use super::keys::{number_key, number_of};
 use super::page::{open_page, unpack};
 use super::record::{Entry, HistoryRow};
+use super::write_batch::{self, ROW_MAX, Rows, Table, part_key};
 use crate::event::{Event, Sequence};
 use serde::de::DeserializeOwned;
 use std::ops::Bound;
@@ -24,7 +24,7 @@ pub(super) fn covering<R: Deltas>(engine: &Engine, number: u64) -> Result<Option
     let Some(row) = engine.range(R::TABLE, ..=number_key(number)).next_back() else { return Ok(None) };
     let (key, sealed) = row?;
     let first = number_of(&key)?;
-    let row: R = delta::decode(&sealed)?;
+    let row: R = delta_encoding::decode(&sealed)?;
     Ok((number < first + row.span() as u64).then_some((first, row)))
 }
 
@@ -39,7 +39,7 @@ pub(super) fn entry(engine: &Engine, at: Sequence) -> Result<Option<Entry>, Stor
 
 /// All events of the page that begins at `first`.
 pub(super) fn page(engine: &Engine, first: Sequence) -> Result<Vec<Event>, StoreError> {
-    let sealed = draft::get_long(engine, Table::Pages, &number_key(first.0))?.ok_or(Damaged::Missing)?;
+    let sealed = write_batch::get_long(engine, Table::Pages, &number_key(first.0))?.ok_or(Damaged::Missing)?;
     unpack(&open_page(&sealed)?)?.into_iter().map(|record| Ok(codec::from_payload(record)?)).collect()
 }
 
@@ -50,7 +50,7 @@ pub(super) fn record<T: DeserializeOwned>(
     kind: Kind,
     key: &[u8],
 ) -> Result<Option<T>, StoreError> {
-    match draft::get_long(engine, table, key)? {
+    match write_batch::get_long(engine, table, key)? {
         Some(sealed) => Ok(Some(codec::decode(kind, &sealed)?)),
         None => Ok(None),
     }
@@ -58,7 +58,7 @@ pub(super) fn record<T: DeserializeOwned>(
 
 /// A delivery or a dead letter by its key.
 pub(super) fn compact<R: Compact>(engine: &Engine, table: Table, key: &[u8]) -> Result<Option<R>, StoreError> {
-    let sealed = draft::get_long(engine, table, key)?;
+    let sealed = write_batch::get_long(engine, table, key)?;
     Ok(sealed.map(|sealed| compact::decode(&sealed)).transpose()?)
 }
 

@@ -3,7 +3,7 @@
 //! *Format.* `history` and `settled` rows cover a contiguous range of numbers beginning at their key; the next row begins
 //! where the one before ends. So a missing row is seen as a gap.
 
-use super::log::mark::Reached;
+use super::log::watermark::Watermark;
 use crate::delivery::DeliveryId;
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, EventId, Sequence};
 use crate::store::names::UNNAMED;
@@ -105,7 +105,7 @@ impl HistoryRow {
 /// How a delivery left the place where it lay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "u8", try_from = "u8")]
-pub enum How {
+pub enum EndKind {
     Delivered,
     Discarded,
     Dead,
@@ -113,13 +113,13 @@ pub enum How {
     Moved,
 }
 
-impl From<How> for u8 {
-    fn from(how: How) -> Self {
+impl From<EndKind> for u8 {
+    fn from(how: EndKind) -> Self {
         how as Self
     }
 }
 
-impl TryFrom<u8> for How {
+impl TryFrom<u8> for EndKind {
     type Error = &'static str;
     fn try_from(n: u8) -> Result<Self, Self::Error> {
         [Self::Delivered, Self::Discarded, Self::Dead, Self::Moved]
@@ -133,7 +133,7 @@ impl TryFrom<u8> for How {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settlement {
     pub id: DeliveryId,
-    pub how: How,
+    pub how: EndKind,
     pub attempts: u16,
     /// Status of the last answer; zero where there was none.
     pub status: u16,
@@ -153,7 +153,7 @@ impl SettledRow {
 
 /// What became of the deliveries for one destination.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tally {
+pub struct Counters {
     pub accepted: u64,
     pub delivered: u64,
     pub discarded: u64,
@@ -163,7 +163,7 @@ pub struct Tally {
     pub delayed: u64,
 }
 
-impl Tally {
+impl Counters {
     /// What still waits, in pages and in the delay tree.
     pub fn queued(&self) -> u64 {
         self.accepted.saturating_sub(self.delivered + self.discarded + self.dead)
@@ -192,7 +192,7 @@ pub struct Totals {
     pub page_bytes: u64,
     pub delay_bytes: u64,
     pub dlq_bytes: u64,
-    pub tallies: Vec<Tally>,
+    pub tallies: Vec<Counters>,
 }
 
 impl Default for Totals {
@@ -220,25 +220,25 @@ impl Default for Totals {
 }
 
 impl Totals {
-    pub fn tally(&mut self, d: DestinationId) -> &mut Tally {
+    pub fn tally(&mut self, d: DestinationId) -> &mut Counters {
         let n = usize::from(d.0);
         if self.tallies.len() <= n {
-            self.tallies.resize(n + 1, Tally::default());
+            self.tallies.resize(n + 1, Counters::default());
         }
         &mut self.tallies[n]
     }
 
     /// The tally of a destination as it stands; zeros where it never had a delivery.
-    pub fn tally_of(&self, d: DestinationId) -> Tally {
+    pub fn tally_of(&self, d: DestinationId) -> Counters {
         self.tallies.get(usize::from(d.0)).cloned().unwrap_or_default()
     }
 
     /// How far the store has come.
-    pub(super) fn reached(&self) -> Reached {
-        Reached { next_sequence: self.next_sequence.0, next_settlement: self.next_settlement }
+    pub(super) fn reached(&self) -> Watermark {
+        Watermark { next_sequence: self.next_sequence.0, next_settlement: self.next_settlement }
     }
 
-    pub fn sum(&self, of: impl Fn(&Tally) -> u64) -> u64 {
+    pub fn sum(&self, of: impl Fn(&Counters) -> u64) -> u64 {
         self.tallies.iter().map(of).sum()
     }
 }
@@ -252,7 +252,7 @@ pub struct Hold {
 
 /// Whether an operator lets events in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Door {
+pub enum IntakeOverride {
     Open,
     /// Closed by hand, until then; [`Timestamp::NEVER`] where only a hand opens it again.
     Closed {
@@ -263,7 +263,7 @@ pub enum Door {
     },
 }
 
-impl Door {
+impl IntakeOverride {
     /// Whether both are of the same word, apart from when it was given.
     pub fn says_as(&self, other: &Self) -> bool {
         let word = |door: &Self| match door {

@@ -5,17 +5,17 @@
 
 use super::StoreError;
 use super::codec::{self, Damaged, Kind};
-use super::delta::{self, Deltas};
-use super::detained::Detainees;
-use super::draft::{Rows, Table};
+use super::delta_encoding::{self, Deltas};
 use super::engine::Engine;
 use super::index::Index;
 use super::keys::{ANCHOR, DOOR, TOTALS, number_key, number_of};
 use super::names::Names;
 use super::pages::Pages;
+use super::quarantine::QuarantineIndex;
 use super::read;
 use super::record::{Entry, HistoryRow, PageShape, SettledRow, Totals};
 use super::redrive;
+use super::write_batch::{Rows, Table};
 use crate::event::{DestinationId, Digest64, Sequence};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -30,12 +30,12 @@ pub(super) fn recover(engine: &Engine) -> Result<(Index, Findings), StoreError> 
     let lost = "what a destination asked for with Retry-After";
     index.holds = of_destinations(engine, ("hold", Kind::Hold), lost, &mut findings)?;
     let lost = "whether a destination was paused, or its breaker open,";
-    index.stances = of_destinations(engine, ("stance", Kind::Stance), lost, &mut findings)?;
+    index.stances = of_destinations(engine, ("stance", Kind::DestinationOverrides), lost, &mut findings)?;
     let lost = "how far a destination's ramp and rate had come";
-    index.paced = of_destinations(engine, ("paced", Kind::Paced), lost, &mut findings)?;
+    index.paced = of_destinations(engine, ("paced", Kind::PacingState), lost, &mut findings)?;
     notes(engine, &mut index, &mut findings)?;
     index.redrives = redrive::recover(engine, &index.names, &mut findings)?;
-    index.detainees = Detainees::recover(engine, &mut findings)?;
+    index.detainees = QuarantineIndex::recover(engine, &mut findings)?;
     let (head, end) = (index.totals.history_head.0, index.totals.next_sequence.0);
     let gaps = consecutive::<HistoryRow>(engine, head, end, |first, row| remember(&mut index, Sequence(first), row))?;
     for (from, to) in gaps {
@@ -98,11 +98,11 @@ fn of_destinations<T: DeserializeOwned>(
 
 /// The door as an operator left it, what the stored times go by, and the number of the next gap.
 fn notes(engine: &Engine, index: &mut Index, findings: &mut Findings) -> Result<(), StoreError> {
-    match read::record(engine, Table::Meta, Kind::Door, DOOR) {
+    match read::record(engine, Table::Meta, Kind::IntakeOverride, DOOR) {
         Err(StoreError::Damaged(why)) => findings.push(format!("whether intake was closed by hand is lost: {why}")),
         door => index.door = door?,
     }
-    match engine.row(Table::Meta, ANCHOR)?.map(|sealed| codec::decode(Kind::Anchor, &sealed)).transpose() {
+    match engine.row(Table::Meta, ANCHOR)?.map(|sealed| codec::decode(Kind::ClockReference, &sealed)).transpose() {
         Err(why) => findings.push(format!("what the stored times go by is lost: {why}")),
         Ok(anchor) => index.anchor = anchor,
     }
@@ -122,7 +122,7 @@ fn consecutive<R: Deltas>(
     for row in engine.range(R::TABLE, (Bound::Included(number_key(head)), Bound::Excluded(number_key(end)))) {
         let (key, sealed) = row?;
         let first = number_of(&key)?;
-        let Ok(row) = delta::decode::<R>(&sealed) else { continue };
+        let Ok(row) = delta_encoding::decode::<R>(&sealed) else { continue };
         if first > next {
             gaps.push((next, first));
         }

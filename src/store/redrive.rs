@@ -4,10 +4,10 @@
 //! of its list is looked at once, in order; one that died again since it began is left alone.
 
 use super::codec::{self, Kind};
-use super::draft::{self, Table};
 use super::engine::Engine;
 use super::keys::{redrive_key, redrive_list_key};
 use super::names::Names;
+use super::write_batch::{self, Table};
 use super::{Findings, Store, StoreError};
 use crate::event::{DestinationId, Sequence};
 use crate::rules::canary::Failing;
@@ -152,7 +152,7 @@ impl Store {
 
     /// The letters of a redrive that goes on, in order; blocks.
     pub fn redrive_list(&self, d: DestinationId) -> Result<Vec<Sequence>, StoreError> {
-        let sealed = draft::get_long(&self.shared.engine, Table::Meta, &redrive_list_key(d))?;
+        let sealed = write_batch::get_long(&self.shared.engine, Table::Meta, &redrive_list_key(d))?;
         let sealed = sealed.ok_or(codec::Damaged::Missing)?;
         Ok(codec::decode(Kind::RedriveList, &sealed)?)
     }
@@ -166,7 +166,8 @@ pub(super) fn recover(
 ) -> Result<BTreeMap<DestinationId, Redrive>, StoreError> {
     let mut found = BTreeMap::new();
     for (d, _) in names.destinations() {
-        let Some(sealed) = draft::get_long(engine, Table::Meta, &redrive_key(d)).or_else(missing_if_damaged)? else {
+        let Some(sealed) = write_batch::get_long(engine, Table::Meta, &redrive_key(d)).or_else(missing_if_damaged)?
+        else {
             continue;
         };
         match Redrive::decode(&sealed) {

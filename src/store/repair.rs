@@ -7,13 +7,13 @@
 use super::StoreError;
 use super::codec::{self, Damaged, Kind};
 use super::compact::Compact;
-use super::delta;
-use super::draft::{Draft, Table};
+use super::delta_encoding;
 use super::engine::Engine;
 use super::index::Index;
 use super::keys::{TOTALS, delay_of, dlq_of, number_key};
 use super::read;
-use super::record::{How, Quarantined, SettledRow, Settlement};
+use super::record::{EndKind, Quarantined, SettledRow, Settlement};
+use super::write_batch::{Table, WriteBatch};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId};
 use crate::event::Sequence;
 use crate::time::Timestamp;
@@ -53,7 +53,7 @@ impl Repair<'_> {
                     left.iter().map(move |destination| DeliveryId { sequence, destination }).collect::<Vec<_>>()
                 })
                 .collect();
-            let mut draft = Draft::default();
+            let mut draft = WriteBatch::default();
             for id in &lost {
                 self.index.pages.leave(*id);
             }
@@ -77,7 +77,7 @@ impl Repair<'_> {
                 Err(e) => return Err(e),
             };
             let Ok(id) = id_of(&key) else { continue };
-            let mut draft = Draft::default();
+            let mut draft = WriteBatch::default();
             self.set_aside(&mut draft, table, &key, &[id], &why)?;
             self.commit(draft)?;
         }
@@ -87,7 +87,7 @@ impl Repair<'_> {
     /// Moves the rows of a record to `quarantine`, and settles the deliveries that were lost with it.
     fn set_aside(
         &mut self,
-        draft: &mut Draft,
+        draft: &mut WriteBatch,
         table: Table,
         key: &[u8],
         lost: &[DeliveryId],
@@ -116,9 +116,9 @@ impl Repair<'_> {
         totals.damaged += 1;
         for chunk in lost.chunks(SettledRow::SETTLEMENTS_MAX) {
             let gone =
-                |id: &DeliveryId| Settlement { id: *id, how: How::Discarded, attempts: 0, status: 0, at: self.now };
+                |id: &DeliveryId| Settlement { id: *id, how: EndKind::Discarded, attempts: 0, status: 0, at: self.now };
             let row = SettledRow { settlements: chunk.iter().map(gone).collect() };
-            draft.put(Table::Settled, number_key(totals.next_settlement), delta::encode(&row));
+            draft.put(Table::Settled, number_key(totals.next_settlement), delta_encoding::encode(&row));
             totals.next_settlement += chunk.len() as u64;
         }
         for id in lost {
@@ -144,10 +144,10 @@ impl Repair<'_> {
             dlq_bytes += sealed_bytes(self.engine, Table::Dlq, &key)?;
         }
         (self.index.totals.delay_bytes, self.index.totals.dlq_bytes) = (delay_bytes, dlq_bytes);
-        self.commit(Draft::default())
+        self.commit(WriteBatch::default())
     }
 
-    fn commit(&mut self, mut draft: Draft) -> Result<(), StoreError> {
+    fn commit(&mut self, mut draft: WriteBatch) -> Result<(), StoreError> {
         let totals = &mut self.index.totals;
         totals.page_bytes = self.index.pages.bytes();
         totals.floor = self.index.pages.oldest().map_or(totals.next_sequence, |(first, ..)| first);
@@ -157,7 +157,7 @@ impl Repair<'_> {
 }
 
 fn sealed_bytes(engine: &Engine, table: Table, key: &[u8]) -> Result<u64, StoreError> {
-    Ok(super::draft::get_long(engine, table, key)?.map_or(0, |sealed| sealed.len() as u64))
+    Ok(super::write_batch::get_long(engine, table, key)?.map_or(0, |sealed| sealed.len() as u64))
 }
 
 fn named(lost: &[DeliveryId]) -> String {
@@ -242,7 +242,7 @@ mod tests {
     async fn what_is_set_aside_lies_in_quarantine_as_it_was_found() {
         let dir = tempfile::tempdir().unwrap();
         let engine = lived(dir.path()).await;
-        let (mut draft, mut spoiled) = (Draft::default(), Vec::new());
+        let (mut draft, mut spoiled) = (WriteBatch::default(), Vec::new());
         for (table, key) in [(Table::Pages, number_key(3)), (Table::Dlq, dlq_key(id(1))), (Table::Dlq, dlq_key(id(2)))]
         {
             let key = [&key[..], &[0, 0]].concat();
@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(aside.collect::<Vec<_>>(), spoiled);
         let settled: u64 = engine
             .range(Table::Settled, ..)
-            .map(|row| delta::decode::<SettledRow>(&row.unwrap().1).unwrap().settlements.len() as u64)
+            .map(|row| delta_encoding::decode::<SettledRow>(&row.unwrap().1).unwrap().settlements.len() as u64)
             .sum();
         let (index, _) = recovery::recover(&engine).unwrap();
         assert_eq!(settled, index.totals.next_settlement - index.totals.settled_head);
@@ -283,12 +283,12 @@ mod tests {
             let (key, row) = engine.range(table, ..).next().unwrap().unwrap();
             let (index, _) = recovery::recover(&engine).unwrap();
             assert_eq!(check::check(&engine, &index).unwrap(), Vec::<String>::new());
-            let mut draft = Draft::default();
+            let mut draft = WriteBatch::default();
             draft.delete(table, key.to_vec());
             engine.commit(draft).unwrap();
             let told = check::check(&engine, &index).unwrap();
             assert!(told.iter().any(|fault| fault.starts_with(&format!("`{}` ", table.name()))), "{told:?}");
-            let mut back = Draft::default();
+            let mut back = WriteBatch::default();
             back.put(table, key.to_vec(), row.to_vec());
             engine.commit(back).unwrap();
         }
@@ -298,7 +298,7 @@ mod tests {
     async fn what_does_not_verify_is_set_aside_and_the_books_balance() {
         let dir = tempfile::tempdir().unwrap();
         let engine = lived(dir.path()).await;
-        let mut draft = Draft::default();
+        let mut draft = WriteBatch::default();
         for (table, key) in [(Table::Dlq, dlq_key(id(1))), (Table::Pages, number_key(3))] {
             let key = [&key[..], &[0, 0]].concat();
             let mut row = engine.range(table, key.clone()..=key.clone()).next().unwrap().unwrap().1.to_vec();
@@ -327,7 +327,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let engine = lived(dir.path()).await;
         let (before, _) = recovery::recover(&engine).unwrap();
-        let mut draft = Draft::default();
+        let mut draft = WriteBatch::default();
         (3..=4).for_each(|n| draft.delete(Table::History, number_key(n)));
         engine.commit(draft).unwrap();
         let (index, findings) = recovery::recover(&engine).unwrap();

@@ -3,14 +3,14 @@
 use super::StoreError;
 use super::audit::Repeated;
 use super::backup::Tee;
-use super::detained::{Full, Parcel, Room};
 use super::erase::{Erased, Erasure};
-use super::record::{Door, Gap};
+use super::overrides::{BreakerOverride, Pause};
+use super::quarantine::{Full, Parcel, Room};
+use super::record::{Gap, IntakeOverride};
 use super::redrive::{Fared, Redrive, RedriveEnded};
-use super::stance::{Fixed, Pause};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, Digest64, EVENT_OVERHEAD, Event, EventId, Sequence};
-use crate::rules::anchor::{Anchor, Step};
+use crate::rules::clock_reference::{ClockReference, Step};
 use crate::time::Timestamp;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -96,7 +96,7 @@ pub enum Transition {
     /// The calls have opened or closed a destination's breaker then.
     Breaker {
         destination: DestinationId,
-        fixed: Option<Fixed>,
+        fixed: Option<BreakerOverride>,
         at: Timestamp,
     },
     /// An attempt is about to start then; zero: from now on starts are not noted.
@@ -126,9 +126,9 @@ pub enum Change {
         what: String,
         deliveries: Vec<(DeliveryId, Digest64)>,
     },
-    Door {
+    IntakeOverride {
         what: String,
-        door: Door,
+        door: IntakeOverride,
     },
     /// A destination is paused; none: it is resumed.
     Pause {
@@ -140,7 +140,7 @@ pub enum Change {
     Breaker {
         what: String,
         destination: DestinationId,
-        fixed: Option<Fixed>,
+        fixed: Option<BreakerOverride>,
     },
     /// Dead letters of a destination begin to be redriven little by little; nothing where such a redrive goes on already.
     RedriveBegin {
@@ -172,8 +172,8 @@ pub enum Change {
     /// The daemon lives.
     Alive,
     /// A life begins with its clock anchored there. All that is to last for a while is moved by the step, if there was one.
-    Anchor {
-        anchor: Anchor,
+    ClockReference {
+        anchor: ClockReference,
         step: Option<Step>,
     },
     /// What those who want alerts were told, and what they are still to be told: JSON, which only the alerts read.
@@ -247,7 +247,7 @@ pub(super) enum Request {
 
 /// What the dispatcher hears when a commit is durable.
 #[derive(Clone, Debug)]
-pub enum News {
+pub enum StoreEvent {
     /// Events up to, and not including, `next` lie in the store.
     Accepted { tickets: Arc<[Ticket]>, next: Sequence },
     /// Dead letters wait again.
@@ -259,5 +259,5 @@ pub enum News {
     /// An operator has paused a destination, or resumed it.
     Paused(DestinationId, Option<Pause>),
     /// An operator has set a destination's breaker.
-    Breaker(DestinationId, Option<Fixed>),
+    Breaker(DestinationId, Option<BreakerOverride>),
 }

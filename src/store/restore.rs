@@ -4,11 +4,11 @@
 //! already is refused.
 
 use super::backup::{Kind, MAGIC, OLDER_MAGIC};
-use super::draft::{Draft, Table};
 use super::engine::Engine;
 use super::folder::Folder;
 use super::index::Index;
-use super::record::Tally;
+use super::record::Counters;
+use super::write_batch::{Table, WriteBatch};
 use super::{StoreError, check, recovery};
 use crate::time::Timestamp;
 use sha2::{Digest, Sha256};
@@ -70,7 +70,7 @@ impl<R: Read> Frames<R> {
         let kind = Kind::of(head[0]).ok_or_else(|| StoreError::Folder("the backup is damaged".to_owned()))?;
         let key_length = usize::from(u16::from_le_bytes([head[2], head[3]]));
         let value_length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
-        if value_length > super::draft::ROW_MAX {
+        if value_length > super::write_batch::ROW_MAX {
             return Err(StoreError::Folder("the backup is damaged".to_owned()));
         }
         let (table, key) = (self.bytes(usize::from(head[1]))?, self.bytes(key_length)?);
@@ -102,7 +102,7 @@ pub fn restore(from: impl Read + Seek, path: &Path, mut progress: impl FnMut()) 
     // rows first, then what later commits made of them
     for later in [Pass::Rows, Pass::Commits] {
         from.rewind().map_err(|e| broken(&e))?;
-        let (mut frames, mut draft) = (Frames::new(&mut from)?, Draft::default());
+        let (mut frames, mut draft) = (Frames::new(&mut from)?, WriteBatch::default());
         while let Some(frame) = frames.next()? {
             if (frame.kind == Kind::Row) != (later == Pass::Rows) {
                 continue;
@@ -184,7 +184,7 @@ fn take_stock(engine: &Engine, index: &Index, mut faults: Vec<String>) -> Result
     let totals = &index.totals;
     Ok(Inventory {
         accepted: totals.accepted,
-        waiting: totals.sum(Tally::queued),
+        waiting: totals.sum(Counters::queued),
         dead: totals.sum(|t| t.dead),
         damaged: totals.damaged,
         faults,
@@ -194,9 +194,9 @@ fn take_stock(engine: &Engine, index: &Index, mut faults: Vec<String>) -> Result
 #[cfg(test)]
 mod tests {
     use super::super::codec;
-    use super::super::draft::Rows;
     use super::super::keys::{TOTALS, hold_key};
     use super::super::record::{Hold, Totals};
+    use super::super::write_batch::Rows;
     use super::*;
     use crate::event::DestinationId;
     use std::io::Cursor;

@@ -10,10 +10,10 @@
 use super::Store;
 use super::ballast::{self, Ballast};
 use super::committer::Shared;
-use super::draft::{Draft, ROW_MAX};
 use super::folder::Folder;
-use super::memory;
+use super::history_limits;
 use super::request::Transition;
+use super::write_batch::{ROW_MAX, WriteBatch};
 use crate::delivery::{DeliveryId, Place};
 use std::fs::File;
 use std::io;
@@ -101,7 +101,7 @@ impl Room {
     }
 
     /// Makes sure that a commit finds its room, where the disk is nearly full.
-    pub(super) fn before_commit(&self, draft: &Draft, folder: &Folder, data: &File) {
+    pub(super) fn before_commit(&self, draft: &WriteBatch, folder: &Folder, data: &File) {
         let Ok(free) = folder.free().map(|free| free.bytes) else { return };
         // each row that is written or deleted may have its neighbours written anew
         let need = draft.bytes() as u64 * WRITTEN_TIMES + (draft.rows() * ROW_MAX) as u64 + COMMIT_MIN;
@@ -259,7 +259,11 @@ impl Store {
     fn lies_there(&self) -> u64 {
         let index = self.index();
         let totals = &index.totals;
-        index.pages.bytes() + totals.delay_bytes + totals.dlq_bytes + index.detainees.bytes() + memory::bytes(totals)
+        index.pages.bytes()
+            + totals.delay_bytes
+            + totals.dlq_bytes
+            + index.detainees.bytes()
+            + history_limits::bytes(totals)
     }
 
     /// Returns when the room was looked at again; for one task at a time.

@@ -2,9 +2,9 @@
 
 use super::codec::Damaged;
 use super::compact::Head;
-use super::draft::Table;
 use super::keys::{delay_key, delay_of, dlq_key, dlq_of, number_key, number_of};
-use super::record::{Entry, HistoryRow, How, SettledRow, Settlement};
+use super::record::{EndKind, Entry, HistoryRow, SettledRow, Settlement};
+use super::write_batch::Table;
 use super::{Store, StoreError, read};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence, SharedKeys};
@@ -279,7 +279,8 @@ impl Store {
             let mut next = range.start.max(head);
             while let Some((settlements, behind)) = self.settled_from(next)?.filter(|_| next < range.end) {
                 next = behind;
-                let of_them = settlements.into_iter().filter(|s| of.contains(&s.id.sequence) && s.how != How::Moved);
+                let of_them =
+                    settlements.into_iter().filter(|s| of.contains(&s.id.sequence) && s.how != EndKind::Moved);
                 found.extend(of_them.map(|s| (s.id, s)));
             }
         }

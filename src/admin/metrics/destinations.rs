@@ -5,11 +5,11 @@ use crate::admin::Admin;
 use crate::admin::explain::{self, Gate};
 use crate::admin::snapshot::Snapshot;
 use crate::admin::status::is_paused;
-use crate::dispatch::{Destination, LineStatus};
+use crate::dispatch::{Destination, DestinationStatus};
+use crate::maintenance::Rates;
 use crate::rules::breaker;
-use crate::store::Tally;
+use crate::store::Counters;
 use crate::time::Timestamp;
-use crate::upkeep::Rates;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -38,8 +38,8 @@ struct HeldBy {
 /// A destination at one moment.
 struct Seen {
     destination: Arc<Destination>,
-    line: LineStatus,
-    tally: Tally,
+    line: DestinationStatus,
+    tally: Counters,
     rates: Rates,
     now: Timestamp,
 }
@@ -145,7 +145,7 @@ fn breakers(registry: &mut Registry, all: &[Seen]) {
         one_of(&breaker::State::WORDS, seen.line.breaker.word(), stands)
     });
     registry.register("destination_breaker", "1 for the state of its breaker", Labelled(states.collect()));
-    let at = |of: fn(&LineStatus) -> Option<Timestamp>| {
+    let at = |of: fn(&DestinationStatus) -> Option<Timestamp>| {
         let sample = |seen: &Seen| Some((seen.label(), ConstGauge::new(timestamp(of(&seen.line)?))));
         Labelled(all.iter().filter_map(sample).collect())
     };

@@ -9,7 +9,7 @@ use super::snapshot::Snapshot;
 use super::status::STATES;
 use super::{Admin, Failure, Shared};
 use crate::dispatch::Destination;
-use crate::intake::admission::State as Door;
+use crate::intake::admission::State as AdmissionState;
 use crate::latency::Latency;
 use crate::store::Gap;
 use crate::time::Timestamp;
@@ -78,7 +78,8 @@ fn whole(registry: &mut Registry, admin: &Admin, s: &Snapshot) {
     registry.register_with_unit("start_time", "When the daemon started, since 1970", Unit::Seconds, started);
     let state = Labelled(one_of(&STATES, admin.state(s.door), |state| [("state", state)]));
     registry.register("state", "1 for the state of the daemon", state);
-    let closed = Labelled(one_of(&Door::CODES, s.door.code().unwrap_or_default(), |reason| [("reason", reason)]));
+    let closed =
+        Labelled(one_of(&AdmissionState::CODES, s.door.code().unwrap_or_default(), |reason| [("reason", reason)]));
     registry.register("intake_closed", "1 for the reason why intake is closed", closed);
 }
 
@@ -136,7 +137,7 @@ fn gauges(registry: &mut Registry, admin: &Admin, s: &Snapshot) {
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     let big = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     for (name, help, value) in [
-        ("queue_depth", "Deliveries that wait", big(t.sum(crate::store::Tally::queued))),
+        ("queue_depth", "Deliveries that wait", big(t.sum(crate::store::Counters::queued))),
         ("queue_in_flight", "Deliveries being attempted", count(s.sum(|line| line.in_flight))),
         ("queue_delayed", "Deliveries that wait for their due time", count(s.sum(|line| line.delayed))),
         ("queue_held", "Deliveries that wait behind others of their interaction", count(s.sum(|line| line.held))),
@@ -172,7 +173,7 @@ fn gauges(registry: &mut Registry, admin: &Admin, s: &Snapshot) {
         registry.register(name, help, ConstGauge::new(value));
     }
     let seconds = |time: std::time::Duration| time.as_secs_f64();
-    let drained = admin.trend.drained_in(t.sum(crate::store::Tally::queued)).map(seconds);
+    let drained = admin.trend.drained_in(t.sum(crate::store::Counters::queued)).map(seconds);
     let help = "Time until the queue is empty at this pace; absent where it does not shrink";
     registry.register_with_unit("forecast_drained", help, Unit::Seconds, optional(drained));
     let full = admin.trend.disk_full_in().time().map(seconds);

@@ -11,10 +11,10 @@ pub mod sender;
 pub mod summary;
 pub mod traffic;
 
+use crate::cli::admin_connection::Place;
 use crate::cli::client::Admin;
-use crate::cli::reach::Place;
 use crate::cli::send::intake::Intake;
-use crate::cli::{Failure, hint, item, logs, output, signals, words};
+use crate::cli::{Failure, format, hint, item, logs, output, signals};
 use crate::clock::Clock;
 use crate::config::{Overrides, Settings};
 use crate::daemon::Daemon;
@@ -200,8 +200,8 @@ fn introduction(traffic: &Traffic, events: u64) -> String {
     format!(
         "{} of {} go to a daemon, some of them twice, and on to a\n\
          receiver that fails, stalls, says 429, hangs up and never takes one poison event.\n\n",
-        words::counted(events, "event"),
-        words::counted(traffic.conversations.len() as u64, "conversation"),
+        format::counted(events, "event"),
+        format::counted(traffic.conversations.len() as u64, "conversation"),
     )
 }
 

@@ -1,7 +1,7 @@
 //! What the demo shows while it runs: bars on a terminal, a line every second elsewhere.
 
 use super::ledger::Tally;
-use crate::cli::{output, words};
+use crate::cli::{format, output};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 
@@ -40,10 +40,10 @@ impl Progress {
     pub fn show(&mut self, tally: &Tally, waiting: u64) {
         let trouble = format!(
             "{} waiting, {} retried, {} duplicates dropped, {} in the DLQ",
-            words::count(waiting),
-            words::count(tally.retried),
-            words::count(tally.duplicates),
-            words::count(tally.refused)
+            format::count(waiting),
+            format::count(tally.retried),
+            format::count(tally.duplicates),
+            format::count(tally.refused)
         );
         match &mut self.0 {
             View::Bars { accepted, delivered, trouble: line, .. } => {
@@ -53,7 +53,7 @@ impl Progress {
             }
             View::Lines { events, ticks } => {
                 if ticks.is_multiple_of(TICKS_PER_LINE) {
-                    let [accepted, events, delivered] = [tally.accepted, *events, tally.delivered].map(words::count);
+                    let [accepted, events, delivered] = [tally.accepted, *events, tally.delivered].map(format::count);
                     output::note(&format!("{accepted} of {events} accepted, {delivered} delivered, {trouble}"));
                 }
                 *ticks += 1;

@@ -2,7 +2,7 @@
 
 use super::ledger::Tally;
 use crate::cli::table::{Column, Table};
-use crate::cli::{item, words};
+use crate::cli::{format, item};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -54,21 +54,21 @@ impl Summary {
     /// The table and the sums.
     pub fn text(&self) -> String {
         let t = &self.tally;
-        let counter = |name: &str| words::count(item::number(&self.status, &format!("counters/{name}")));
+        let counter = |name: &str| format::count(item::number(&self.status, &format!("counters/{name}")));
         let mut table = Table::new([
             Column::fixed(""),
             Column::fixed("SENDER AND RECEIVER").right(),
             Column::fixed("DAEMON").right(),
         ]);
         let rows = [
-            ("accepted", words::count(t.accepted), counter("accepted")),
-            ("delivered", words::count(t.delivered), counter("delivered")),
-            ("in the DLQ", words::count(t.refused), words::count(item::number(&self.status, "dlq/depth"))),
-            ("retried", words::count(t.retried), String::new()),
-            ("duplicates dropped", words::count(t.duplicates), counter("duplicates")),
-            ("delivered twice", words::count(t.repeated), String::new()),
-            ("out of order", words::count(t.out_of_order), String::new()),
-            ("lost", words::count(self.lost), String::new()),
+            ("accepted", format::count(t.accepted), counter("accepted")),
+            ("delivered", format::count(t.delivered), counter("delivered")),
+            ("in the DLQ", format::count(t.refused), format::count(item::number(&self.status, "dlq/depth"))),
+            ("retried", format::count(t.retried), String::new()),
+            ("duplicates dropped", format::count(t.duplicates), counter("duplicates")),
+            ("delivered twice", format::count(t.repeated), String::new()),
+            ("out of order", format::count(t.out_of_order), String::new()),
+            ("lost", format::count(self.lost), String::new()),
         ];
         for (name, seen, counted) in rows {
             table.row([name.to_owned(), seen, counted]);
@@ -77,10 +77,10 @@ impl Summary {
             [] => format!(
                 "{} accepted = {} delivered + {} in the DLQ\n\
                  by the receiver's ledger and by the daemon's counters, after {}.\n",
-                words::count(t.accepted),
-                words::count(t.delivered),
-                words::count(self.dead),
-                words::age(self.took)
+                format::count(t.accepted),
+                format::count(t.delivered),
+                format::count(self.dead),
+                format::age(self.took)
             ),
             faults => format!("THE SUMS DO NOT HOLD:\n  {}\n", faults.join("\n  ")),
         };

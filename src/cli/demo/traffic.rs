@@ -183,7 +183,7 @@ mod tests {
                 assert!(value["detail"]["topicName"].as_str().unwrap().contains(&this));
                 assert_eq!(key.get_or_insert_with(|| this.clone()), &this);
                 let time = match &body["eventTime"] {
-                    Value::String(text) => crate::cli::words::instant(text).unwrap().0,
+                    Value::String(text) => crate::cli::format::instant(text).unwrap().0,
                     number => number.as_u64().unwrap(),
                 };
                 assert!(time > last);

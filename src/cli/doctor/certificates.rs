@@ -1,10 +1,10 @@
 //! When the certificates end that the configuration names.
 
 use super::Finding;
-use crate::cli::words;
+use crate::cli::format;
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::http::certificate::first_end_in;
+use crate::net::certificate::first_end_in;
 use crate::time::Timestamp;
 use std::path::Path;
 use std::time::Duration;
@@ -35,11 +35,11 @@ fn judge(what: &str, path: &Path, now: Timestamp) -> Finding {
             let found = format!("{}: no certificate can be read", path.display());
             Finding::bad(what, found, "write certificates in PEM that the user may read whom holdline runs as")
         }
-        Some(end) if end <= now => Finding::bad(what, format!("ended {}", words::ago(&end.to_string(), now)), remedy),
+        Some(end) if end <= now => Finding::bad(what, format!("ended {}", format::ago(&end.to_string(), now)), remedy),
         Some(end) if end.since(now) < SOON => {
-            Finding::doubtful(what, format!("ends {}, at {end}", words::ago(&end.to_string(), now)), remedy)
+            Finding::doubtful(what, format!("ends {}, at {end}", format::ago(&end.to_string(), now)), remedy)
         }
-        Some(end) => Finding::good(what, format!("ends {}", words::ago(&end.to_string(), now))),
+        Some(end) => Finding::good(what, format!("ends {}", format::ago(&end.to_string(), now))),
     }
 }
 
@@ -61,7 +61,7 @@ mod tests {
             ("2030-06-02T00:00:00Z", Verdict::Doubtful),
             ("2030-06-15T00:00:01Z", Verdict::Bad),
         ] {
-            assert_eq!(judge("intake", &path, words::instant(now).unwrap()).verdict, verdict, "{now}");
+            assert_eq!(judge("intake", &path, format::instant(now).unwrap()).verdict, verdict, "{now}");
         }
         assert_eq!(judge("intake", &folder.path().join("none"), Timestamp(1)).verdict, Verdict::Bad);
     }

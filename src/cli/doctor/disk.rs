@@ -1,7 +1,7 @@
 //! The disk under the store: what its filesystem can, how fast it syncs, what room and what rights there are.
 
 use super::Finding;
-use crate::cli::{hint, item, words};
+use crate::cli::{format, hint, item};
 use crate::clock::Clock;
 use crate::config::Settings;
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
@@ -135,11 +135,11 @@ fn room(there: &Path, settings: &Settings) -> Finding {
 }
 
 fn enough(free: u64, reserve: u64, queue: u64) -> Finding {
-    let found = format!("{} free, {} of it is reserve", words::bytes(free), words::bytes(reserve));
+    let found = format!("{} free, {} of it is reserve", format::bytes(free), format::bytes(reserve));
     if free < reserve {
         Finding::bad("free disk", found, "intake answers 503 until there is more: free some, or lower disk_reserve")
     } else if free - reserve < queue {
-        let remedy = format!("the disk is full before max_queue_bytes ({}) is reached", words::bytes(queue));
+        let remedy = format!("the disk is full before max_queue_bytes ({}) is reached", format::bytes(queue));
         Finding::doubtful("free disk", found, remedy)
     } else {
         Finding::good("free disk", found)

@@ -2,12 +2,12 @@
 //! which certificates are judged. Nothing is sent but the handshake of TLS.
 
 use super::Finding;
-use crate::cli::words;
+use crate::cli::format;
 use crate::clock::Clock;
 use crate::config::settings::{Alert, AlertTo, Destination, DestinationAuth, DestinationTls, Url};
 use crate::dispatch::{Trust, tls_config};
-use crate::http::tls_fault::TlsFault;
-use crate::rules::reach::Reach;
+use crate::net::tls_fault::TlsFault;
+use crate::rules::address_policy::AddressPolicy;
 use http::Uri;
 use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
@@ -36,7 +36,7 @@ struct Peer<'s> {
     /// As findings name it.
     name: String,
     url: &'s Url,
-    reach: Reach,
+    reach: AddressPolicy,
     tls: DestinationTls,
     trust: Trust,
 }
@@ -59,7 +59,7 @@ pub async fn look(destination: &Destination) -> Vec<Finding> {
 pub async fn look_at_alert(n: usize, alert: &Alert) -> Vec<Finding> {
     let AlertTo::Webhook(url) = &alert.to else { return Vec::new() };
     let (name, tls) = (format!("alert[{n}]"), DestinationTls::default());
-    way(&Peer { name, url, reach: Reach::Anywhere, tls, trust: Trust::One }).await
+    way(&Peer { name, url, reach: AddressPolicy::Anywhere, tls, trust: Trust::One }).await
 }
 
 async fn way(peer: &Peer<'_>) -> Vec<Finding> {
@@ -104,7 +104,7 @@ async fn resolve(peer: &Peer<'_>, host: &str, port: u16) -> Result<(Vec<Finding>
             return Err(Finding::bad(what, format!("{host}: {e}"), remedy));
         }
         Err(_) => {
-            let why = format!("{host}: no answer within {}", words::age(PATIENCE));
+            let why = format!("{host}: no answer within {}", format::age(PATIENCE));
             return Err(Finding::bad(what, why, "look at /etc/resolv.conf and its name servers"));
         }
     };
@@ -143,7 +143,7 @@ async fn connect(name: &str, addresses: &[SocketAddr]) -> Result<(Finding, TcpSt
             Err(Finding::bad(what, format!("{first}: {e}"), remedy))
         }
         Err(_) => {
-            let why = format!("{first}: nothing within {}", words::age(PATIENCE));
+            let why = format!("{first}: nothing within {}", format::age(PATIENCE));
             Err(Finding::bad(what, why, "a firewall drops it, or the host is down"))
         }
     }
@@ -171,7 +171,7 @@ async fn tls(peer: &Peer<'_>, url: &Uri, stream: TcpStream) -> Finding {
             None => Finding::bad(what, e.to_string(), "look at the log of the other side"),
         },
         Err(_) => {
-            let why = format!("no end of the handshake within {}", words::age(PATIENCE));
+            let why = format!("no end of the handshake within {}", format::age(PATIENCE));
             Finding::bad(what, why, "is it the port on which it speaks TLS?")
         }
     }

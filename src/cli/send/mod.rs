@@ -4,8 +4,8 @@ pub mod bodies;
 pub mod credentials;
 pub mod intake;
 
-use crate::cli::reach::{Form, Shared, address, reachable};
-use crate::cli::{Failure, hint, output, words};
+use crate::cli::admin_connection::{Form, Shared, address, reachable};
+use crate::cli::{Failure, format, hint, output};
 use crate::clock::Clock;
 use crate::config::Settings;
 use bodies::Body;
@@ -95,7 +95,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     sent?;
     match summary.refused {
         0 => Ok(()),
-        n => Err(Failure::Operation(format!("{} refused by {}", words::counted(n, "request"), sender.intake.url()))),
+        n => Err(Failure::Operation(format!("{} refused by {}", format::counted(n, "request"), sender.intake.url()))),
     }
 }
 
@@ -200,7 +200,7 @@ impl Sender {
                         return Ok(Err(refusal));
                     }
                     summary.waits += 1;
-                    bar.set_message(format!("{}: waiting {}", refusal.code, words::age(after)));
+                    bar.set_message(format!("{}: waiting {}", refusal.code, format::age(after)));
                     after
                 }
                 Err(why) => {
@@ -238,13 +238,13 @@ impl Summary {
     fn text(&self) -> String {
         let mut text = format!(
             "{} sent: accepted {}, duplicates {}, refused {}",
-            words::counted(self.sent, "request"),
-            words::count(self.accepted),
-            words::count(self.duplicates),
-            words::count(self.refused),
+            format::counted(self.sent, "request"),
+            format::count(self.accepted),
+            format::count(self.duplicates),
+            format::count(self.refused),
         );
         if self.waits > 0 {
-            text.push_str(&format!(" ({} for a busy intake)", words::counted(self.waits, "wait")));
+            text.push_str(&format!(" ({} for a busy intake)", format::counted(self.waits, "wait")));
         }
         text.push('\n');
         for (place, refusal) in &self.refusals {
@@ -258,7 +258,7 @@ impl Summary {
         }
         let rest = self.refused - self.refusals.len() as u64;
         if rest > 0 {
-            text.push_str(&format!("  and {} more\n", words::count(rest)));
+            text.push_str(&format!("  and {} more\n", format::count(rest)));
         }
         text
     }

@@ -6,9 +6,9 @@ use crate::config::settings::{
     ClientAuth, DestinationAuth, Handshake, OnDeadLetter, OnFault, OrderMode, PROFILES, Secret, ServerTls, SourceAuth,
     Token,
 };
+use crate::rules::address_policy::AddressPolicy;
 use crate::rules::backoff::{Jitter, OnAmbiguous};
 use crate::rules::gcra::Rate;
-use crate::rules::reach::Reach;
 use crate::rules::staleness::OnStale;
 use crate::rules::ttl::Ttl;
 use crate::signature::{Algorithm, Encoding, Scheme, SecretEncoding, Stamp, StampPlace, StampUnit};
@@ -226,8 +226,8 @@ fn everything_that_can_be_written_is_read() {
     assert!(a.tls.identity == e.tls.identity && e.tls.identity.is_some());
     assert_eq!(a.success.as_ref().map(|s| s.equals.to_string()).as_deref(), Some("0"));
     assert_eq!(d.success.as_ref().map(|s| s.equals.to_string()).as_deref(), Some("true"));
-    assert_eq!((a.reach, a.retry.on_ambiguous), (Reach::Anywhere, OnAmbiguous::DeadLetter));
-    assert_eq!((b.reach, b.retry.on_ambiguous), (Reach::Guarded, OnAmbiguous::Retry));
+    assert_eq!((a.reach, a.retry.on_ambiguous), (AddressPolicy::Anywhere, OnAmbiguous::DeadLetter));
+    assert_eq!((b.reach, b.retry.on_ambiguous), (AddressPolicy::Guarded, OnAmbiguous::Retry));
     assert_eq!((a.retry.factor, a.retry.jitter, a.retry.attempts), (3.0, Jitter::None, Some(5)));
     assert_eq!(a.retry.statuses, std::iter::once(429).chain(300..400).collect());
     assert_eq!((a.ordering.mode, a.ordering.on_dead_letter), (OrderMode::None, OnDeadLetter::Hold));

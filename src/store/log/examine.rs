@@ -8,11 +8,11 @@
 //! *Invariants.* A log that a crash left has no faults: its end may be torn, because only what was not acknowledged lies
 //! behind the tear, and a segment that was free may be half overwritten or half wiped.
 
-use super::mark::Reached;
 use super::message::{Kind, Message};
 use super::node::{Data, Link, Node};
 use super::segment::{Walk, first_message, walk};
 use super::snapshot::Snapshot;
+use super::watermark::Watermark;
 use super::{Log, SEGMENT_BYTES, Slot};
 use crate::store::codec;
 use crate::store::record::Totals;
@@ -33,9 +33,9 @@ pub struct Examined {
 }
 
 /// Looks through the whole log; `reached` is what had been durable.
-pub fn examine(queue: &Path, reached: Option<Reached>) -> io::Result<Examined> {
+pub fn examine(queue: &Path, reached: Option<Watermark>) -> io::Result<Examined> {
     let Some(log) = Log::open(queue)? else {
-        return Ok(Examined { faults: too_short(Reached::default(), reached), harmless: Vec::new() });
+        return Ok(Examined { faults: too_short(Watermark::default(), reached), harmless: Vec::new() });
     };
     let stable = log.slots.iter().filter_map(|s| s.header).map(|h| h.stable).max().unwrap_or(0).max(0);
     let snapshot = Snapshot::read(queue)?;
@@ -84,8 +84,8 @@ struct Seen {
     batch: Option<(u64, u64)>,
     end: u64,
     /// The counters whenever they were written, by the place of their message: those of the end, and the last before them.
-    counters: BTreeMap<u64, Reached>,
-    before: Reached,
+    counters: BTreeMap<u64, Watermark>,
+    before: Watermark,
 }
 
 impl Seen {
@@ -161,7 +161,7 @@ impl Seen {
         }
     }
 
-    fn judge(mut self, reached: Option<Reached>) -> Examined {
+    fn judge(mut self, reached: Option<Watermark>) -> Examined {
         let mut cut = self.torn.unwrap_or(u64::MAX);
         if let Some((begins, ends)) = self.batch
             && self.torn.is_some()
@@ -185,7 +185,7 @@ impl Seen {
         }
         let last = self.counters.range(..cut).next_back().map_or(self.before, |(_, reached)| *reached);
         told.faults.extend(too_short(last, reached));
-        let mut later: Vec<Reached> = self.counters.range(cut..).map(|(_, reached)| *reached).collect();
+        let mut later: Vec<Watermark> = self.counters.range(cut..).map(|(_, reached)| *reached).collect();
         later.retain(|reached| *reached != last);
         later.dedup();
         // a commit is begun when the one before it is durable
@@ -197,7 +197,7 @@ impl Seen {
 }
 
 /// The counters of the store, where a message holds them.
-fn counters(kind: Kind, body: &[u8]) -> Option<Reached> {
+fn counters(kind: Kind, body: &[u8]) -> Option<Watermark> {
     let totals = |value: &[u8]| {
         let kind = codec::Kind::Totals;
         let totals = (value.first() == Some(&(kind as u8))).then(|| codec::decode::<Totals>(kind, value).ok())?;
@@ -221,8 +221,8 @@ fn tells(message: &Message) -> bool {
     !matches!(message.kind, Kind::Canceled | Kind::Cap | Kind::Batch)
 }
 
-fn too_short(last: Reached, reached: Option<Reached>) -> Vec<String> {
-    let told = |mark: Reached| {
+fn too_short(last: Watermark, reached: Option<Watermark>) -> Vec<String> {
+    let told = |mark: Watermark| {
         let (events, settlements) = (mark.next_sequence, mark.next_settlement);
         let missing = |had: u64, has: u64| had.saturating_sub(has.max(1));
         format!(
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn what_is_behind_a_torn_place_counts_as_a_fault_from_the_second_commit_on() {
-        let reached = |n| Reached { next_sequence: n, next_settlement: 1 };
+        let reached = |n| Watermark { next_sequence: n, next_settlement: 1 };
         let told = |later: &[u64]| {
             let mut seen = Seen { torn: Some(1000), ..Seen::default() };
             seen.counters.insert(500, reached(7));
@@ -279,12 +279,12 @@ mod tests {
 
     #[test]
     fn durable_events_and_settlements_that_are_missing_are_counted() {
-        let reached = |next_sequence, next_settlement| Reached { next_sequence, next_settlement };
+        let reached = |next_sequence, next_settlement| Watermark { next_sequence, next_settlement };
         assert_eq!(too_short(reached(7, 9), Some(reached(7, 9))), Vec::<String>::new());
         assert_eq!(too_short(reached(7, 9), None), Vec::<String>::new());
         let told = too_short(reached(7, 9), Some(reached(10, 11)));
         assert!(told.len() == 1 && told[0].starts_with("3 events and 2 settlements "), "{told:?}");
-        let told = too_short(Reached::default(), Some(reached(10, 11)));
+        let told = too_short(Watermark::default(), Some(reached(10, 11)));
         assert!(told.len() == 1 && told[0].starts_with("9 events and 10 settlements "), "{told:?}");
     }
 }

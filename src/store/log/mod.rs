@@ -7,12 +7,12 @@
 //! order in which they were written.
 
 pub mod examine;
-pub mod mark;
 mod message;
 mod node;
 pub mod rows;
 mod segment;
 mod snapshot;
+pub mod watermark;
 
 use segment::Header;
 use std::fs::File;
@@ -90,13 +90,13 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::examine::examine;
-    use super::mark::Reached;
     use super::rows::Found;
+    use super::watermark::Watermark;
     use super::*;
     use crate::event::Sequence;
     use crate::store::codec;
-    use crate::store::draft::{ROW_MAX, Table};
     use crate::store::record::Totals;
+    use crate::store::write_batch::{ROW_MAX, Table};
 
     fn head(number: u64, stable: u64) -> Vec<u8> {
         let lsn = (number as i64 * SEGMENT_BYTES as i64) ^ i64::MAX;
@@ -177,7 +177,7 @@ mod tests {
     }
 
     /// Faults and what is harmless, of a log with these segments.
-    fn examined(segments: &[Vec<u8>], reached: Option<Reached>) -> (Vec<String>, Vec<String>) {
+    fn examined(segments: &[Vec<u8>], reached: Option<Watermark>) -> (Vec<String>, Vec<String>) {
         let (dir, _) = log(segments, &[]);
         let told = examine(dir.path(), reached).unwrap();
         (told.faults, told.harmless)
@@ -260,7 +260,7 @@ mod tests {
         assert_eq!((told.faults.len(), told.harmless.len()), (0, 1), "{told:?}");
     }
 
-    fn counters(next_sequence: u64) -> (Reached, Vec<u8>) {
+    fn counters(next_sequence: u64) -> (Watermark, Vec<u8>) {
         let totals = Totals { next_sequence: Sequence(next_sequence), ..Totals::default() };
         let sealed = codec::encode(codec::Kind::Totals, &totals);
         (totals.reached(), [&[0][..], &string(b"totals"), &string(&sealed)].concat())

@@ -14,7 +14,7 @@ use super::segment::walk;
 use super::{Log, SEGMENT_BYTES};
 use crate::store::StoreError;
 use crate::store::codec;
-use crate::store::draft::{ROW_MAX, Rows, Table};
+use crate::store::write_batch::{ROW_MAX, Rows, Table};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::ops::Bound;
@@ -338,11 +338,11 @@ fn table_by_kind(value: &[u8]) -> Option<Table> {
         codec::Kind::Audit => Table::Audit,
         codec::Kind::Quarantined => Table::Quarantine,
         codec::Kind::Gap => Table::Gaps,
-        codec::Kind::Detained => Table::Detained,
+        codec::Kind::QuarantinedRequest => Table::QuarantinedRequest,
         codec::Kind::Totals | codec::Kind::Names | codec::Kind::Hold => Table::Meta,
-        codec::Kind::Door | codec::Kind::Alive | codec::Kind::Stance => Table::Meta,
+        codec::Kind::IntakeOverride | codec::Kind::Alive | codec::Kind::DestinationOverrides => Table::Meta,
         codec::Kind::Redrive | codec::Kind::RedriveList | codec::Kind::Told => Table::Meta,
-        codec::Kind::Paced | codec::Kind::Anchor => Table::Meta,
+        codec::Kind::PacingState | codec::Kind::ClockReference => Table::Meta,
     })
 }
 
@@ -350,7 +350,7 @@ fn table_by_kind(value: &[u8]) -> Option<Table> {
 fn key_length(table: Table) -> Option<usize> {
     match table {
         Table::History | Table::Settled => Some(8),
-        Table::Pages | Table::Audit | Table::Quarantine | Table::Gaps | Table::Detained => Some(10),
+        Table::Pages | Table::Audit | Table::Quarantine | Table::Gaps | Table::QuarantinedRequest => Some(10),
         Table::Dlq => Some(11),
         Table::Delay => Some(19),
         Table::Meta => None,

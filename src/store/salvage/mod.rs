@@ -4,25 +4,25 @@
 //! and as a record of ours; a page is only taken in the place where history remembers its events. The new store passes
 //! `check`. What is not in it is counted and, as far as anything tells, named.
 
-mod fate;
-mod survey;
+mod resolve;
+mod scan;
 mod write;
 
 use super::StoreError;
-use super::draft::{Draft, Table};
 use super::engine::Engine;
 use super::folder::{Folder, hold};
 use super::keys::number_key;
-use super::log::mark::Mark;
 use super::log::rows::Found;
+use super::log::watermark::WatermarkFile;
 use super::names::Names;
 use super::record::Entry;
 use super::restore::{Inventory, completed};
+use super::write_batch::{Table, WriteBatch};
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::time::Timestamp;
-use fate::{Fates, Missing};
+use resolve::{Fates, Missing};
+use scan::Survey;
 use std::path::Path;
-use survey::Survey;
 use write::Writer;
 
 /// What came of a salvage.
@@ -62,9 +62,9 @@ pub fn salvage(from: &Path, to: &Path, now: Timestamp) -> Result<Salvaged, Store
     let _held = hold(from)?;
     let failed = |e: std::io::Error| StoreError::Folder(format!("cannot read {}: {e}", queue.display()));
     let found = Found::read(&queue).map_err(failed)?;
-    let mut survey = Survey::of(&found, Mark::read(from))?;
+    let mut survey = Survey::of(&found, WatermarkFile::read(from))?;
     let mut names = names(&found, &mut survey.damaged)?;
-    let fates = fate::decide(&mut survey, now, |_, first| entries(&found, first, &mut names))?;
+    let fates = resolve::decide(&mut survey, now, |_, first| entries(&found, first, &mut names))?;
     let known = names.destinations().count();
     pad(&mut names, &survey, &fates);
     let lost: Vec<String> = names.destinations().skip(known).map(|(_, name)| format!("`{name}`")).collect();
@@ -81,7 +81,7 @@ pub fn salvage(from: &Path, to: &Path, now: Timestamp) -> Result<Salvaged, Store
         survey: &survey,
         fates: &fates,
         now,
-        draft: Draft::default(),
+        draft: WriteBatch::default(),
         accounts: write::Accounts::default(),
     };
     let accounts = writer.write(&mut names)?;
@@ -128,7 +128,7 @@ fn pad(names: &mut Names, survey: &Survey, fates: &Fates) {
 
 /// What history should remember of the events of a page.
 fn entries(found: &Found, first: u64, names: &mut Names) -> Result<Vec<Entry>, StoreError> {
-    let events = survey::events(found, &number_key(first))?;
+    let events = scan::events(found, &number_key(first))?;
     let entry = |event: &crate::event::Event| {
         let sender = event.sender_id.as_deref();
         let sender = sender.map_or(Digest64::NONE, |id| Digest64::of_sender_id(&event.source, id));

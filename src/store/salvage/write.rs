@@ -1,19 +1,19 @@
 //! The new store, made of what was found.
 
-use super::fate::Fates;
-use super::survey::{Kept, Survey};
+use super::resolve::Fates;
+use super::scan::{Kept, Survey};
 use crate::delivery::DeliveryId;
 use crate::event::{DestinationId, DestinationSet, Sequence};
 use crate::store::StoreError;
 use crate::store::audit::Audit;
 use crate::store::codec::{self, Kind};
-use crate::store::delta;
-use crate::store::draft::{Draft, Rows, Table, get_long};
+use crate::store::delta_encoding;
 use crate::store::engine::Engine;
 use crate::store::keys::{TOTALS, number_key, number_of};
 use crate::store::log::rows::Found;
 use crate::store::names::Names;
-use crate::store::record::{HistoryRow, How, SettledRow, Tally, Totals};
+use crate::store::record::{Counters, EndKind, HistoryRow, SettledRow, Totals};
+use crate::store::write_batch::{Rows, Table, WriteBatch, get_long};
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ pub struct Writer<'a> {
     pub survey: &'a Survey,
     pub fates: &'a Fates,
     pub now: Timestamp,
-    pub draft: Draft,
+    pub draft: WriteBatch,
     pub accounts: Accounts,
 }
 
@@ -96,7 +96,7 @@ impl Writer<'_> {
         if row.entries.is_empty() {
             return Ok(());
         }
-        self.draft.put(Table::History, number_key(first), delta::encode(&row));
+        self.draft.put(Table::History, number_key(first), delta_encoding::encode(&row));
         self.counted(Table::History, row.entries.len() as u64)
     }
 
@@ -105,7 +105,7 @@ impl Writer<'_> {
         let mut next = self.survey.totals.settled_head;
         for chunk in self.fates.settlements.chunks(SettledRow::SETTLEMENTS_MAX) {
             let row = SettledRow { settlements: chunk.to_vec() };
-            self.draft.put(Table::Settled, number_key(next), delta::encode(&row));
+            self.draft.put(Table::Settled, number_key(next), delta_encoding::encode(&row));
             next += chunk.len() as u64;
             self.counted(Table::Settled, chunk.len() as u64)?;
         }
@@ -118,7 +118,7 @@ impl Writer<'_> {
             (Table::Audit, Kind::Audit),
             (Table::Quarantine, Kind::Quarantined),
             (Table::Gaps, Kind::Gap),
-            (Table::Detained, Kind::Detained),
+            (Table::QuarantinedRequest, Kind::QuarantinedRequest),
         ] {
             for (key, _) in self.found.keys(table).filter(|(_, row)| row.is_there()) {
                 match get_long(self.found, table, key)
@@ -204,18 +204,18 @@ impl Writer<'_> {
     }
 
     /// The books of a destination balance again: what the counters know and nothing else is discarded.
-    fn tally(&self, d: DestinationId) -> (Tally, u64) {
+    fn tally(&self, d: DestinationId) -> (Counters, u64) {
         let survey = self.survey;
         let count = |of: &BTreeMap<DeliveryId, Kept>| of.keys().filter(|id| id.destination == d).count() as u64;
         let (delayed, dead) = (count(&survey.delayed), count(&survey.dead));
         let present = self.fates.left.get(&d).copied().unwrap_or(0) + delayed + dead;
-        let mut tally = Tally { delayed, dead, ..survey.totals.tally_of(d) };
+        let mut tally = Counters { delayed, dead, ..survey.totals.tally_of(d) };
         let since = if survey.totals_known { survey.totals.next_settlement } else { 0 };
         for (_, settlement) in survey.settlements.range(since..).filter(|(_, s)| s.id.destination == d) {
             match settlement.how {
-                How::Delivered => tally.delivered += 1,
-                How::Discarded => tally.discarded += 1,
-                How::Dead | How::Moved => {}
+                EndKind::Delivered => tally.delivered += 1,
+                EndKind::Discarded => tally.discarded += 1,
+                EndKind::Dead | EndKind::Moved => {}
             }
         }
         let uncounted = |n: u64| !survey.totals_known || n >= survey.totals.next_sequence.0;
@@ -239,7 +239,7 @@ impl Writer<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::survey::tests::found;
+    use super::super::scan::tests::found;
     use super::*;
     use crate::event::Digest64;
     use crate::store::folder::Folder;
@@ -261,7 +261,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::open(Folder::open(dir.path()).unwrap()).unwrap();
         let now = Timestamp(9);
-        let (draft, accounts) = (Draft::default(), Accounts::default());
+        let (draft, accounts) = (WriteBatch::default(), Accounts::default());
         let mut writer = Writer { engine: &engine, found, survey, fates, now, draft, accounts };
         let made = write(&mut writer);
         writer.commit().unwrap();
@@ -291,9 +291,9 @@ mod tests {
             (Table::Audit, 3, audit(&"long ".repeat(5000))),
             (Table::Gaps, 1, codec::encode(Kind::Gap, &gap)),
             (Table::Quarantine, 1, codec::encode(Kind::Quarantined, &7u64)),
-            (Table::Detained, 4, codec::encode(Kind::Detained, &7u64)),
+            (Table::QuarantinedRequest, 4, codec::encode(Kind::QuarantinedRequest, &7u64)),
         ];
-        let mut was = Draft::default();
+        let mut was = WriteBatch::default();
         good.iter().for_each(|(table, n, sealed)| was.put_long(*table, &number_key(*n), sealed));
         let (_dir, found) = found(|draft| {
             *draft = was.clone();
@@ -327,7 +327,7 @@ mod tests {
         let (survey, fates) = (Survey::default(), Fates::default());
         let (done, accounts, rows) = written(&found, &survey, &fates, |writer| writer.meta());
         done.unwrap();
-        let mut must = Draft::default();
+        let mut must = WriteBatch::default();
         must.put(Table::Meta, hold_key(DestinationId(0)), hold(1));
         must.put_long(Table::Meta, &redrive_list_key(DestinationId(2)), &list);
         let must = must.into_tables()[Table::Meta as usize].clone();
@@ -385,7 +385,7 @@ mod tests {
         let (done, accounts, rows) = written(&found, &survey, &fates, |writer| writer.history());
         done.unwrap();
         let row = |((_, key), sealed): (&(Table, Vec<u8>), &Vec<u8>)| {
-            let row = delta::decode::<HistoryRow>(sealed).unwrap();
+            let row = delta_encoding::decode::<HistoryRow>(sealed).unwrap();
             (number_of(key).unwrap(), row.pages.iter().map(|page| page.count).collect::<Vec<_>>(), row.entries.len())
         };
         assert_eq!(rows.iter().map(row).collect::<Vec<_>>(), [(5, vec![100, 100, 30], 230), (235, vec![1, 100], 101)]);
@@ -399,7 +399,7 @@ mod tests {
 
     /// The tally of [`HERE`], and what is unaccounted, where the counters know of ten that were accepted before event 11, of
     /// which four were delivered and one discarded, settlements 1 to 5; two are dead and one waits for its time.
-    fn tally(totals_known: bool, left: u64, later: &[How]) -> ((u64, u64, u64, u64, u64), u64) {
+    fn tally(totals_known: bool, left: u64, later: &[EndKind]) -> ((u64, u64, u64, u64, u64), u64) {
         let (_dir, found) = found(|_| ());
         let mut survey =
             Survey { totals_known, delayed: kept(HERE, &[8]), dead: kept(HERE, &[6, 7]), ..Survey::default() };
@@ -408,15 +408,16 @@ mod tests {
             let id = DeliveryId { sequence: Sequence(n), destination: HERE };
             (n, Settlement { id, how, attempts: 1, status: 0, at: Timestamp(1) })
         };
-        let before = [How::Delivered, How::Delivered, How::Delivered, How::Delivered, How::Discarded];
+        let before =
+            [EndKind::Delivered, EndKind::Delivered, EndKind::Delivered, EndKind::Delivered, EndKind::Discarded];
         survey.settlements = (1..).zip(before.iter().chain(later)).map(|(n, how)| settled(n, *how)).collect();
-        let mut other = settled(90, How::Delivered);
+        let mut other = settled(90, EndKind::Delivered);
         other.1.id.destination = DestinationId(2);
         survey.settlements.extend([other]);
         if totals_known {
             survey.totals.next_sequence = Sequence(11);
             survey.totals.next_settlement = 6;
-            let known = Tally { accepted: 10, delivered: 4, discarded: 1, dead: 9, delayed: 9 };
+            let known = Counters { accepted: 10, delivered: 4, discarded: 1, dead: 9, delayed: 9 };
             *survey.totals.tally(HERE) = known;
         }
         let fates = Fates { packed: packed(1, &[9, 3]), left: [(HERE, left)].into(), ..Fates::default() };
@@ -428,7 +429,7 @@ mod tests {
     #[test]
     fn the_books_of_a_destination_balance_by_what_is_there_whatever_the_counters_say() {
         // events 11 and 12 came behind the counters, and what settled behind them counts, too
-        let later = [How::Delivered, How::Moved, How::Discarded, How::Dead];
+        let later = [EndKind::Delivered, EndKind::Moved, EndKind::Discarded, EndKind::Dead];
         assert_eq!(tally(true, 2, &later), ((12, 5, 2, 2, 1), 0));
         assert_eq!(tally(true, 4, &[]), ((12, 4, 1, 2, 1), 0));
         // what is known and not there is given up, and told

@@ -2,8 +2,8 @@
 
 use crate::harness::bench::{Bench, Connection, START, message, request, wait_for};
 use crate::harness::receiver::{Receiver, status};
+use holdline::cli::admin_connection::Place;
 use holdline::cli::client::Admin;
-use holdline::cli::reach::Place;
 use holdline::clock::Clock;
 use holdline::config::Secret;
 use holdline::config::settings::{NamedToken, Scope};

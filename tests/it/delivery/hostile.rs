@@ -5,8 +5,8 @@ use crate::harness::receiver::{Act, Receiver, retry_after, status};
 use holdline::clock::Clock;
 use holdline::config::Secret;
 use holdline::config::settings::Settings;
+use holdline::rules::address_policy::AddressPolicy;
 use holdline::rules::backoff::{Jitter, OnAmbiguous};
-use holdline::rules::reach::Reach;
 use holdline::rules::success::Success;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -278,7 +278,7 @@ async fn addresses_that_only_this_machine_should_reach_are_refused_unless_allowe
         assert!(attempt["error"].as_str().unwrap().contains("set `allow_link_local = true`"), "{to}: {attempt}");
     }
     assert_eq!(receiver.count(), 0);
-    let bench = bench(Some(url), |s| s.destinations[0].reach = Reach::Anywhere).await;
+    let bench = bench(Some(url), |s| s.destinations[0].reach = AddressPolicy::Anywhere).await;
     let id = bench.accept("k", "1").await;
     bench.becomes(&id, "delivered").await;
 }

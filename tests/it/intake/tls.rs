@@ -185,7 +185,7 @@ async fn a_certificate_is_taken_anew_and_no_connection_dropped() {
 
 #[test]
 fn files_that_cannot_be_used_are_told_at_the_start() {
-    use holdline::http::tls::{Files, Tls};
+    use holdline::net::tls::{Files, Tls};
     let (authority, other) = (Authority::new(), Authority::new());
     authority.issue("server");
     other.issue("server");

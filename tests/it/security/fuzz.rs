@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use fastrand::Rng;
 use holdline::config;
-use holdline::profile::{Composite, Field, Found, Limits, Pointer, Profile, Request};
+use holdline::extract::{Composite, Field, Found, Limits, Pointer, Profile, Request};
 use holdline::signature::{PRESETS, Scheme, Verifier};
 use holdline::time::Timestamp;
 use http::{HeaderMap, HeaderName, HeaderValue};

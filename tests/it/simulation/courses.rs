@@ -4,10 +4,10 @@ use super::rig::Break;
 use super::settings::{Destination, KINDS};
 use super::store::Record;
 use holdline::delivery::{Delivery, DeliveryId, Reason};
-use holdline::dispatch::Sequences;
+use holdline::dispatch::LastDelivered;
 use holdline::event::{DestinationId, DestinationSet, Digest64, Event, believed_time};
 use holdline::rules::lateness::Lateness;
-use holdline::rules::staleness::Course;
+use holdline::rules::staleness::LateAction;
 use holdline::rules::ttl::Ttl;
 use holdline::time::Timestamp;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Courses {
     broken: Break,
-    of: BTreeMap<DestinationId, (Lateness, Sequences)>,
+    of: BTreeMap<DestinationId, (Lateness, LastDelivered)>,
 }
 
 fn lateness(broken: Break, destination: &Destination) -> Lateness {
@@ -31,21 +31,21 @@ fn lateness(broken: Break, destination: &Destination) -> Lateness {
 
 impl Courses {
     pub fn new(broken: Break, destinations: &[Destination]) -> Self {
-        let of = destinations.iter().map(|d| (d.id, (lateness(broken, d), Sequences::default())));
+        let of = destinations.iter().map(|d| (d.id, (lateness(broken, d), LastDelivered::default())));
         Self { broken, of: of.collect() }
     }
 
     pub fn delivered(&mut self, id: DeliveryId, record: &Record, at: Timestamp) {
         let (_, sequences) = self.of.get_mut(&id.destination).expect("every destination has one");
         if self.broken == Break::RemembersLastOnly {
-            *sequences = Sequences::default();
+            *sequences = LastDelivered::default();
         }
         let said = Some(record.time).filter(|time| *time > Timestamp::ZERO);
         let time = if self.broken == Break::BelievesTheFuture { said } else { believed_time(said, record.received_at) };
         sequences.delivered(record.lane, id.sequence, time, at);
     }
 
-    pub fn of(&self, id: DeliveryId, record: &Record, now: Timestamp) -> Course {
+    pub fn of(&self, id: DeliveryId, record: &Record, now: Timestamp) -> LateAction {
         let (lateness, sequences) = &self.of[&id.destination];
         let delivery = delivery(id, record);
         let mut newest = sequences.last(record.lane).and_then(|last| last.newest());
@@ -60,13 +60,13 @@ impl Courses {
             Break::LetsRedrivenExpire if record.redriven => {
                 let again = Delivery { redriven: false, ..delivery.clone() };
                 if lateness.ttl.is_over(&again, now) {
-                    return Course::Bury(Reason::Expired);
+                    return LateAction::Bury(Reason::Expired);
                 }
             }
             Break::AgesFromAcceptance | Break::AgesFromTheFuture => {
                 let aged = misaged(self.broken, &delivery);
                 if lateness.ttl.is_over(&aged, now) {
-                    return Course::Bury(Reason::Expired);
+                    return LateAction::Bury(Reason::Expired);
                 }
                 let ageless = Lateness { ttl: Ttl::default(), ..lateness.clone() };
                 return ageless.course(&delivery, newest, now);
@@ -74,10 +74,9 @@ impl Courses {
             _ => {}
         }
         match (lateness.course(&delivery, newest, now), self.broken) {
-            (Course::SendFlagged, Break::FlagsNothing) | (Course::Discard, Break::DeliversInsteadOfDiscarding) => {
-                Course::Send
-            }
-            (Course::Bury(Reason::Stale), Break::DiscardsInsteadOfBurying) => Course::Discard,
+            (LateAction::SendFlagged, Break::FlagsNothing)
+            | (LateAction::Discard, Break::DeliversInsteadOfDiscarding) => LateAction::Send,
+            (LateAction::Bury(Reason::Stale), Break::DiscardsInsteadOfBurying) => LateAction::Discard,
             (course, _) => course,
         }
     }

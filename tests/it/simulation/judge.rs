@@ -4,10 +4,10 @@
 use super::latecomers::Latecomers;
 use super::pacer::{Pacer, Past};
 use super::settings::Destination;
-use super::store::{Lies, Record, Store};
+use super::store::{Location, Record, Store};
 use holdline::delivery::{DeliveryId, Ticket};
 use holdline::event::{DestinationId, Digest64, Sequence};
-use holdline::scheduler::{DeadLetters, Landing, Ordered, Start};
+use holdline::scheduler::{DeadLetters, Disposition, Ordered, Start};
 use holdline::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::RangeInclusive;
@@ -232,16 +232,16 @@ impl Judge {
         }
     }
 
-    pub fn hears_landed(&mut self, id: DeliveryId, landing: Landing) {
+    pub fn hears_landed(&mut self, id: DeliveryId, landing: Disposition) {
         let fate = self.fate(id);
         fate.clamped = false;
-        fate.fresh &= landing == Landing::Postponed;
+        fate.fresh &= landing == Disposition::Postponed;
         let seen = match (landing, fate.meanwhile.take()) {
-            (Landing::Postponed, _) => fate.before,
-            (Landing::Resolved, _) | (Landing::Dead, Some(Meanwhile::Purged)) => None,
-            (Landing::Retry { due }, _) => Some(Seen::Waiting { not_before: due }),
-            (Landing::Dead, Some(Meanwhile::Redriven)) => Some(Seen::Waiting { not_before: Timestamp::ZERO }),
-            (Landing::Dead, None) => Some(Seen::Dead),
+            (Disposition::Postponed, _) => fate.before,
+            (Disposition::Resolved, _) | (Disposition::Dead, Some(Meanwhile::Purged)) => None,
+            (Disposition::Retry { due }, _) => Some(Seen::Waiting { not_before: due }),
+            (Disposition::Dead, Some(Meanwhile::Redriven)) => Some(Seen::Waiting { not_before: Timestamp::ZERO }),
+            (Disposition::Dead, None) => Some(Seen::Dead),
         };
         self.sees(id, seen);
     }
@@ -303,7 +303,7 @@ impl Judge {
     /// A crash has wiped out what was recorded.
     pub fn forgets(&mut self, id: DeliveryId, was: Record, is: Record) {
         let fate = self.fate(id);
-        let delivered = u32::from(was.lies == Lies::Delivered);
+        let delivered = u32::from(was.lies == Location::Delivered);
         fate.lost += was.attempts - is.attempts + delivered;
         fate.forgotten += delivered;
     }
@@ -319,18 +319,18 @@ impl Judge {
             let fate = self.fate(*id);
             fate.meanwhile = None;
             let by_acceptance = was.ordered != Ordered::Not && was.reorder_window.is_zero();
-            fate.disordered |= !by_acceptance && is.policy.ordered != Ordered::Not && record.lies != Lies::Page;
+            fate.disordered |= !by_acceptance && is.policy.ordered != Ordered::Not && record.lies != Location::Page;
             fate.received_at = record.received_at.min(now);
             fate.fresh = record.lies.waits() && record.lies.due() == Timestamp::ZERO;
             let mut clamped = false;
             let seen = match record.lies {
-                Lies::Page => Some(Seen::Page),
-                Lies::Delay(due) => {
+                Location::Page => Some(Seen::Page),
+                Location::Delay(due) => {
                     clamped = due > is.latest(now);
                     Some(Seen::Waiting { not_before: due.min(is.latest(now)) })
                 }
-                Lies::Dead => Some(Seen::Dead),
-                Lies::Delivered | Lies::Discarded => None,
+                Location::Dead => Some(Seen::Dead),
+                Location::Delivered | Location::Discarded => None,
             };
             fate.clamped = clamped;
             self.sees(*id, seen);
@@ -425,7 +425,7 @@ impl Judge {
         for sequence in self.mates[&(id.destination, fate.lane)].range(..end).copied().filter(|s| *s != id.sequence) {
             let mate = &self.fates[&(id.destination, sequence)];
             let lies = store.live[&DeliveryId { sequence, ..id }].lies;
-            if lies == Lies::Dead && to.policy.dead_letters == DeadLetters::Hold && sequence < id.sequence {
+            if lies == Location::Dead && to.policy.dead_letters == DeadLetters::Hold && sequence < id.sequence {
                 return violation("I13", format!("{id} starts behind the dead letter {sequence}"));
             }
             // a dead letter that waits again goes first as soon as the scheduler has heard of it
@@ -514,7 +514,7 @@ impl Judge {
     pub fn ends(&self, store: &Store) -> Result<(), Violation> {
         for (id, record) in &store.durable {
             let fate = &self.fates[&key(*id)];
-            let due = u32::from(record.lies == Lies::Delivered);
+            let due = u32::from(record.lies == Location::Delivered);
             if !record.lies.is_over() {
                 return violation("I8", format!("{id} is still {:?}", record.lies));
             }

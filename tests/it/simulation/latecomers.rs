@@ -3,10 +3,10 @@
 
 use super::judge::{Violation, violation};
 use super::settings::Destination;
-use super::store::{Lies, Record, Store};
+use super::store::{Location, Record, Store};
 use holdline::delivery::{DeliveryId, Reason};
 use holdline::event::{DestinationId, Digest64};
-use holdline::rules::staleness::{Course, OnStale};
+use holdline::rules::staleness::{LateAction, OnStale};
 use holdline::time::{Timestamp, millis};
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ impl Latecomers {
     /// As a new life finds it on disk.
     pub fn restored(store: &Store) -> Self {
         let mut this = Self::default();
-        for (id, record) in store.durable.iter().filter(|(_, record)| record.lies == Lies::Delivered) {
+        for (id, record) in store.durable.iter().filter(|(_, record)| record.lies == Location::Delivered) {
             this.delivered(id.destination, record);
         }
         this
@@ -38,27 +38,27 @@ impl Latecomers {
         to: &Destination,
         id: DeliveryId,
         record: &Record,
-        course: Course,
+        course: LateAction,
         now: Timestamp,
     ) -> Result<(), Violation> {
         let had = self.had.get(&(id.destination, record.lane)).map(Vec::as_slice).unwrap_or_default();
         let newer = had.iter().filter(|time| happened(record).is_some_and(|at| **time > at)).count();
         let expected = if !record.redriven && is_expired(to, record, now) {
-            Course::Bury(Reason::Expired)
+            LateAction::Bury(Reason::Expired)
         } else if newer == 0 {
-            Course::Send
+            LateAction::Send
         } else {
             match (to.late.on_stale, record.redriven) {
-                (OnStale::Deliver, _) => Course::Send,
-                (OnStale::Flag, _) | (_, true) => Course::SendFlagged,
-                (OnStale::Discard, false) => Course::Discard,
-                (OnStale::DeadLetter, false) => Course::Bury(Reason::Stale),
+                (OnStale::Deliver, _) => LateAction::Send,
+                (OnStale::Flag, _) | (_, true) => LateAction::SendFlagged,
+                (OnStale::Discard, false) => LateAction::Discard,
+                (OnStale::DeadLetter, false) => LateAction::Bury(Reason::Stale),
             }
         };
         if course == expected {
             return Ok(());
         }
-        let by_age = [course, expected].contains(&Course::Bury(Reason::Expired));
+        let by_age = [course, expected].contains(&LateAction::Bury(Reason::Expired));
         let how = format!("{id}, {newer} newer ones delivered, should be {expected:?} and is {course:?}: {record:?}");
         violation(if by_age { "ttl" } else { "stale" }, how)
     }

@@ -3,13 +3,13 @@
 use super::judge::{Violation, violation};
 use super::rig::Rig;
 use super::settings;
-use super::store::{Lies, Request};
+use super::store::{Location, Request};
 use super::verdicts::Answers;
 use super::world::World;
 use holdline::delivery::{DeliveryId, Outcome};
 use holdline::rules::refusals::Refusals;
 use holdline::scheduler::DeadLetters;
-use holdline::store::Fixed;
+use holdline::store::BreakerOverride;
 use holdline::time::Timestamp;
 use std::time::Duration;
 
@@ -78,12 +78,12 @@ impl World {
         let mut delayed: Vec<_> = self.store.durable.iter().collect();
         delayed.sort_by_key(|(id, record)| (record.lies.due(), **id));
         for (id, record) in delayed {
-            if let Lies::Delay(due) = record.lies {
+            if let Location::Delay(due) = record.lies {
                 let cut = due.min(self.destinations[usize::from(id.destination.0)].latest(now));
                 self.rig.restored(id.destination, &self.store.ticket(*id), due, cut);
             }
         }
-        for (id, record) in self.store.durable.iter().filter(|(_, record)| record.lies == Lies::Delivered) {
+        for (id, record) in self.store.durable.iter().filter(|(_, record)| record.lies == Location::Delivered) {
             self.rig.delivered_before_start(*id, record, now);
         }
         for destination in &self.destinations {
@@ -98,7 +98,7 @@ impl World {
                 let by_calls = fixed.who.is_none();
                 let latest =
                     if by_calls { now.after(destination.policy.pace.breaker.open_for) } else { Timestamp::NEVER };
-                let fixed = Fixed { until: fixed.until.min(latest), ..fixed.clone() };
+                let fixed = BreakerOverride { until: fixed.until.min(latest), ..fixed.clone() };
                 self.rig.fixed_at_start(destination.id, &fixed, now);
             }
             let d = destination.id;

@@ -7,7 +7,7 @@ use holdline::event::Sequence;
 use holdline::rules::breaker::Turn;
 use holdline::rules::call::{Call, Health};
 use holdline::scheduler::Limits;
-use holdline::store::{Fixed, Position};
+use holdline::store::{BreakerOverride, Position};
 use holdline::time::{Timestamp, millis};
 use std::collections::BTreeSet;
 
@@ -38,7 +38,7 @@ impl Past {
         self.paused_until = until;
     }
 
-    pub fn keeps_breaker(&mut self, fixed: Option<&Fixed>, now: Timestamp) {
+    pub fn keeps_breaker(&mut self, fixed: Option<&BreakerOverride>, now: Timestamp) {
         let open = fixed.is_some_and(|fixed| fixed.position == Position::Open);
         if self.open && !open {
             self.let_in_at = self.let_in_at.max(Some(now));
@@ -73,7 +73,7 @@ impl Pacer {
     /// As it must be at a start, given what was committed before it, and what really happened.
     pub fn restored(
         pause: Option<Timestamp>,
-        fixed: Option<&Fixed>,
+        fixed: Option<&BreakerOverride>,
         past: Past,
         limits: &Limits,
         now: Timestamp,
@@ -91,7 +91,7 @@ impl Pacer {
         };
         if let Some(fixed) = fixed {
             let latest = if fixed.who.is_none() { now.after(limits.breaker.open_for) } else { Timestamp::NEVER };
-            pacer.fixed(Some(&Fixed { until: fixed.until.min(latest), ..fixed.clone() }), now);
+            pacer.fixed(Some(&BreakerOverride { until: fixed.until.min(latest), ..fixed.clone() }), now);
         }
         pacer
     }
@@ -103,12 +103,14 @@ impl Pacer {
         self.paused_until = until.unwrap_or_default();
     }
 
-    pub fn fixed(&mut self, fixed: Option<&Fixed>, now: Timestamp) {
+    pub fn fixed(&mut self, fixed: Option<&BreakerOverride>, now: Timestamp) {
         let was = self.breaker;
         self.kept_closed_until = Timestamp::ZERO;
         match fixed {
-            Some(Fixed { position: Position::Open, until, .. }) => self.enter(Breaker::Open { until: *until }),
-            Some(Fixed { position: Position::Closed, until, .. }) => {
+            Some(BreakerOverride { position: Position::Open, until, .. }) => {
+                self.enter(Breaker::Open { until: *until })
+            }
+            Some(BreakerOverride { position: Position::Closed, until, .. }) => {
                 self.enter(Breaker::Closed);
                 self.kept_closed_until = *until;
             }

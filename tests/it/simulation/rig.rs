@@ -2,7 +2,7 @@
 
 use super::courses::Courses;
 use super::settings::Destination;
-use super::store::{Lies, Record};
+use super::store::{Location, Record};
 use holdline::delivery::{DeliveryId, Place, Ticket};
 use holdline::event::{DestinationId, DestinationSet, Digest64, Sequence};
 use holdline::rules::backoff::Retry;
@@ -12,11 +12,11 @@ use holdline::rules::concurrency::Adaptive;
 use holdline::rules::header_time::AnsweredAt;
 use holdline::rules::quota;
 use holdline::rules::refusals::Refusals;
-use holdline::rules::retry_after::{self, Wish};
-use holdline::rules::staleness::Course;
+use holdline::rules::retry_after::{self, RetryAfter};
+use holdline::rules::staleness::LateAction;
 use holdline::rules::verdict::{self, Ended, Judgement};
-use holdline::scheduler::{Landing, LaneKey, Line, Policy, Scheduler, Start, Step};
-use holdline::store::{Fixed, Position};
+use holdline::scheduler::{DestinationQueue, Disposition, Policy, QueueKey, Scheduler, Start, Step};
+use holdline::store::{BreakerOverride, Position};
 use holdline::time::Timestamp;
 use std::time::Duration;
 
@@ -145,7 +145,7 @@ impl Rig {
         self.broken == what && self.calls.is_multiple_of(3)
     }
 
-    pub fn line(&self, d: DestinationId) -> &Line {
+    pub fn line(&self, d: DestinationId) -> &DestinationQueue {
         self.scheduler.line(d).unwrap()
     }
 
@@ -219,16 +219,18 @@ impl Rig {
         }
     }
 
-    pub fn fixed(&mut self, d: DestinationId, fixed: Option<&Fixed>, now: Timestamp) {
+    pub fn fixed(&mut self, d: DestinationId, fixed: Option<&BreakerOverride>, now: Timestamp) {
         let (state, closed_until) = match fixed {
-            Some(Fixed { position: Position::Open, until, .. }) => (State::Open { until: *until }, Timestamp::ZERO),
-            Some(Fixed { position: Position::Closed, until, .. }) => (State::Closed, *until),
+            Some(BreakerOverride { position: Position::Open, until, .. }) => {
+                (State::Open { until: *until }, Timestamp::ZERO)
+            }
+            Some(BreakerOverride { position: Position::Closed, until, .. }) => (State::Closed, *until),
             None => (State::Closed, Timestamp::ZERO),
         };
         self.scheduler.set_breaker(d, state, closed_until, now, now);
     }
 
-    pub fn fixed_at_start(&mut self, d: DestinationId, fixed: &Fixed, now: Timestamp) {
+    pub fn fixed_at_start(&mut self, d: DestinationId, fixed: &BreakerOverride, now: Timestamp) {
         if self.broken != Break::ForgetsBreakerAtStart {
             self.fixed(d, Some(fixed), now);
         }
@@ -256,27 +258,27 @@ impl Rig {
         }
     }
 
-    pub fn landed(&mut self, start: &Start, landing: Landing, call: Option<&Call>, now: Timestamp) -> Option<Turn> {
+    pub fn landed(&mut self, start: &Start, landing: Disposition, call: Option<&Call>, now: Timestamp) -> Option<Turn> {
         let ticket = |place| {
-            let lane = if let LaneKey::Interaction(lane) = start.lane { lane } else { Digest64::NONE };
+            let lane = if let QueueKey::Interaction(lane) = start.lane { lane } else { Digest64::NONE };
             let to = DestinationSet::EMPTY.with(start.destination);
             Ticket { sequence: start.sequence, lane, received_at: Timestamp::ZERO, time: Timestamp::ZERO, to, place }
         };
         let call = call.map(|call| self.heard(start.destination, call));
         let call = call.as_ref();
-        if let (Break::TakesNoTurns, Landing::Retry { due }) = (self.broken, landing) {
+        if let (Break::TakesNoTurns, Disposition::Retry { due }) = (self.broken, landing) {
             self.due.push((due, start.destination, ticket(Place::Page).lane, start.sequence));
         }
         let place = |due| Place::under(due);
         let landing = match landing {
-            Landing::Dead if self.broken == Break::IgnoresDeadLetter => Landing::Resolved,
-            Landing::Retry { due } if self.broken == Break::RetriesEarly => {
-                let turn = self.scheduler.landed(start, Landing::Resolved, call, now);
+            Disposition::Dead if self.broken == Break::IgnoresDeadLetter => Disposition::Resolved,
+            Disposition::Retry { due } if self.broken == Break::RetriesEarly => {
+                let turn = self.scheduler.landed(start, Disposition::Resolved, call, now);
                 let early = due.before(Duration::from_millis(due.0 % 400));
                 self.scheduler.waits(start.destination, &ticket(place(due)), early);
                 return turn;
             }
-            Landing::Resolved if self.breaks(Break::DeliversTwice) => {
+            Disposition::Resolved if self.breaks(Break::DeliversTwice) => {
                 let turn = self.scheduler.landed(start, landing, call, now);
                 self.scheduler.waits(start.destination, &ticket(place(start.lies_under)), Timestamp::ZERO);
                 return turn;
@@ -296,7 +298,7 @@ impl Rig {
         let step = self.scheduler.poll(now);
         match step {
             Step::Start(start) if self.breaks(Break::SecondInFlight) => {
-                self.scheduler.landed(&start, Landing::Resolved, None, now);
+                self.scheduler.landed(&start, Disposition::Resolved, None, now);
             }
             Step::Start(_) => {
                 for (d, ticket, not_before) in self.late.drain(..) {
@@ -314,7 +316,7 @@ impl Rig {
 
     /// An attempt has ended, and the delivery is then as in `record`.
     pub fn tried(&mut self, id: DeliveryId, record: &Record, at: Timestamp) {
-        if record.lies == Lies::Delivered || self.broken == Break::StaleAgainstTried {
+        if record.lies == Location::Delivered || self.broken == Break::StaleAgainstTried {
             self.courses.delivered(id, record, at);
         }
     }
@@ -325,12 +327,12 @@ impl Rig {
         }
     }
 
-    pub fn course(&self, id: DeliveryId, record: &Record, now: Timestamp) -> Course {
+    pub fn course(&self, id: DeliveryId, record: &Record, now: Timestamp) -> LateAction {
         self.courses.of(id, record, now)
     }
 
     /// What the headers of an answer say of the destination's quota.
-    pub fn quota(&self, retry: &Retry, headers: &[(&str, String)], now: Timestamp) -> Option<Wish> {
+    pub fn quota(&self, retry: &Retry, headers: &[(&str, String)], now: Timestamp) -> Option<RetryAfter> {
         let values = |name: &str| headers.iter().filter(|(n, _)| *n == name).map(|(_, value)| value.as_str()).collect();
         let spent =
             quota::spent(values, 200, AnsweredAt::new(now, None)).filter(|_| self.broken != Break::IgnoresQuota);

@@ -5,13 +5,13 @@
 
 use holdline::delivery::{DeliveryId, Place, Ticket};
 use holdline::event::{DestinationId, DestinationSet, Digest64, Sequence};
-use holdline::store::{Fixed, News, Paced, Pause, Stance};
+use holdline::store::{BreakerOverride, DestinationOverrides, PacingState, Pause, StoreEvent};
 use holdline::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Where a delivery lies, or how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lies {
+pub enum Location {
     Page,
     /// Under this due time; zero where it moved there because its page was given up.
     Delay(Timestamp),
@@ -20,7 +20,7 @@ pub enum Lies {
     Discarded,
 }
 
-impl Lies {
+impl Location {
     pub fn waits(self) -> bool {
         matches!(self, Self::Page | Self::Delay(_))
     }
@@ -39,7 +39,7 @@ impl Lies {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
-    pub lies: Lies,
+    pub lies: Location,
     pub lane: Digest64,
     pub received_at: Timestamp,
     /// When it happened; zero where nobody says.
@@ -75,7 +75,7 @@ pub enum Request {
     /// What followed from an attempt: the delivery leaves `from` and is then as in `record`.
     Moved {
         id: DeliveryId,
-        from: Lies,
+        from: Location,
         record: Record,
     },
     Hold {
@@ -85,7 +85,7 @@ pub enum Request {
     /// The calls have turned the breaker.
     Turned {
         destination: DestinationId,
-        fixed: Option<Fixed>,
+        fixed: Option<BreakerOverride>,
     },
     /// The operator pauses or resumes.
     Pause {
@@ -95,7 +95,7 @@ pub enum Request {
     /// The operator sets the breaker.
     Fix {
         destination: DestinationId,
-        fixed: Option<Fixed>,
+        fixed: Option<BreakerOverride>,
     },
     Redrive(Vec<DeliveryId>),
     Purge(Vec<DeliveryId>),
@@ -109,8 +109,8 @@ pub struct Store {
     pub live: BTreeMap<DeliveryId, Record>,
     pub holds: BTreeMap<DestinationId, Timestamp>,
     pub pauses: BTreeMap<DestinationId, Option<Timestamp>>,
-    pub breakers: BTreeMap<DestinationId, Option<Fixed>>,
-    pub paced: BTreeMap<DestinationId, Paced>,
+    pub breakers: BTreeMap<DestinationId, Option<BreakerOverride>>,
+    pub paced: BTreeMap<DestinationId, PacingState>,
     pub next: Sequence,
     /// The dead letters on disk.
     pub dead: BTreeSet<DeliveryId>,
@@ -132,7 +132,7 @@ impl Store {
     }
 
     /// Commits the first `n` requests; tells what the dispatcher hears of it, or which change found its delivery gone.
-    pub fn commit(&mut self, n: usize, now: Timestamp) -> Result<Vec<News>, DeliveryId> {
+    pub fn commit(&mut self, n: usize, now: Timestamp) -> Result<Vec<StoreEvent>, DeliveryId> {
         let (mut news, mut tickets) = (Vec::new(), Vec::new());
         for request in self.pending.drain(..n).collect::<Vec<_>>() {
             match request {
@@ -144,7 +144,7 @@ impl Store {
                         .filter(|row| row.lies.waits() && row.lies.due() == from.due())
                         .ok_or(id)?;
                     *row = record;
-                    if record.lies == Lies::Dead {
+                    if record.lies == Location::Dead {
                         self.dead.insert(id);
                     }
                 }
@@ -157,7 +157,7 @@ impl Store {
                 }
                 Request::Fix { destination, fixed } => {
                     self.stand(destination, now, |store| drop(store.breakers.insert(destination, fixed.clone())));
-                    news.push(News::Breaker(destination, fixed));
+                    news.push(StoreEvent::Breaker(destination, fixed));
                 }
                 Request::Pause { destination, until } => {
                     self.stand(destination, now, |store| {
@@ -165,24 +165,24 @@ impl Store {
                     });
                     let (who, reason) = ("operator".to_owned(), String::new());
                     let pause = until.map(|until| Pause { who, reason, since: now, until });
-                    news.push(News::Paused(destination, pause));
+                    news.push(StoreEvent::Paused(destination, pause));
                 }
                 Request::Redrive(ids) => {
                     let ids = self.change_dead(&ids, |row| {
                         let forgiven = row.attempts;
-                        let (lies, free, refused) = (Lies::Delay(now), 0, None);
+                        let (lies, free, refused) = (Location::Delay(now), 0, None);
                         Record { lies, forgiven, free, refused, redriven: true, tried_at: None, ..row }
                     });
-                    news.push(News::Redriven(ids.into_iter().map(|id| self.ticket(id)).collect()));
+                    news.push(StoreEvent::Redriven(ids.into_iter().map(|id| self.ticket(id)).collect()));
                 }
                 Request::Purge(ids) => {
-                    let ids = self.change_dead(&ids, |row| Record { lies: Lies::Discarded, ..row });
-                    news.push(News::Purged(ids.into_iter().map(|id| (id, self.durable[&id].lane)).collect()));
+                    let ids = self.change_dead(&ids, |row| Record { lies: Location::Discarded, ..row });
+                    news.push(StoreEvent::Purged(ids.into_iter().map(|id| (id, self.durable[&id].lane)).collect()));
                 }
             }
         }
         if !tickets.is_empty() {
-            news.push(News::Accepted { tickets: tickets.into(), next: self.next });
+            news.push(StoreEvent::Accepted { tickets: tickets.into(), next: self.next });
         }
         Ok(news)
     }
@@ -197,10 +197,10 @@ impl Store {
         }
     }
 
-    fn stance(&self, d: DestinationId) -> Stance {
+    fn stance(&self, d: DestinationId) -> DestinationOverrides {
         let (who, reason, since) = (String::new(), String::new(), Timestamp::ZERO);
         let pause = self.pauses.get(&d).copied().flatten().map(|until| Pause { who, reason, since, until });
-        Stance { pause, breaker: self.breakers.get(&d).cloned().flatten() }
+        DestinationOverrides { pause, breaker: self.breakers.get(&d).cloned().flatten() }
     }
 
     /// A start is on disk before it is made; zero: starts are not noted any more.
@@ -212,7 +212,7 @@ impl Store {
         let Arrival { lane, to, received_at, time, kind } = *arrival;
         let sequence = self.next;
         self.next = sequence.next();
-        let (lies, tried_at, refused, redriven) = (Lies::Page, None, None, false);
+        let (lies, tried_at, refused, redriven) = (Location::Page, None, None, false);
         let (attempts, forgiven, free) = (0, 0, 0);
         let record =
             Record { lies, lane, received_at, time, kind, attempts, forgiven, free, refused, redriven, tried_at };
@@ -228,7 +228,7 @@ impl Store {
     fn change_dead(&mut self, ids: &[DeliveryId], change: impl Fn(Record) -> Record) -> Vec<DeliveryId> {
         let mut changed = Vec::new();
         for id in ids {
-            let Some(row) = self.durable.get_mut(id).filter(|row| row.lies == Lies::Dead) else { continue };
+            let Some(row) = self.durable.get_mut(id).filter(|row| row.lies == Location::Dead) else { continue };
             *row = change(*row);
             self.dead.remove(id);
             self.live.insert(*id, *row);
@@ -241,8 +241,8 @@ impl Store {
     pub fn give_up_page(&mut self, ids: &[DeliveryId]) {
         for id in ids {
             for rows in [&mut self.durable, &mut self.live] {
-                if let Some(row) = rows.get_mut(id).filter(|row| row.lies == Lies::Page) {
-                    row.lies = Lies::Delay(Timestamp::ZERO);
+                if let Some(row) = rows.get_mut(id).filter(|row| row.lies == Location::Page) {
+                    row.lies = Location::Delay(Timestamp::ZERO);
                 }
             }
         }
@@ -253,7 +253,7 @@ impl Store {
         let behind = self.next.min(from.plus(span));
         let first = DeliveryId { sequence: from, destination: DestinationId(0) };
         let rows = self.durable.range(first..).take_while(|(id, _)| id.sequence < behind);
-        let here = rows.filter(|(id, row)| id.destination == d && row.lies == Lies::Page);
+        let here = rows.filter(|(id, row)| id.destination == d && row.lies == Location::Page);
         (here.map(|(id, _)| self.ticket(*id)).collect(), behind)
     }
 
@@ -266,7 +266,7 @@ impl Store {
 
     /// Everything in pages lies at or behind it.
     pub fn floor(&self) -> Sequence {
-        let in_page = self.durable.iter().find(|(_, row)| row.lies == Lies::Page);
+        let in_page = self.durable.iter().find(|(_, row)| row.lies == Location::Page);
         in_page.map_or(self.next, |(id, _)| id.sequence)
     }
 

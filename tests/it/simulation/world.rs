@@ -3,7 +3,7 @@
 use super::judge::{Judge, Violation, violation};
 use super::rig::{Break, Rig};
 use super::settings::{self, Destination, START, Weather};
-use super::store::{Arrival, Lies, Record, Request, Store};
+use super::store::{Arrival, Location, Record, Request, Store};
 use super::verdicts::{self, Answers};
 use fastrand::Rng;
 use holdline::delivery::{DeliveryId, Outcome, Ticket};
@@ -12,11 +12,11 @@ use holdline::rules::backoff::Retry;
 use holdline::rules::breaker::Turn;
 use holdline::rules::call::Call;
 use holdline::rules::refusals::Refusals;
-use holdline::rules::retry_after::{self, Wish};
-use holdline::rules::staleness::Course;
+use holdline::rules::retry_after::{self, RetryAfter};
+use holdline::rules::staleness::LateAction;
 use holdline::rules::verdict::{Ended, Judgement, Verdict};
-use holdline::scheduler::{Landing, Start, Step};
-use holdline::store::{Fixed, News, Position};
+use holdline::scheduler::{Disposition, Start, Step};
+use holdline::store::{BreakerOverride, Position, StoreEvent};
 use holdline::time::Timestamp;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -38,11 +38,11 @@ pub struct Flight {
 
 /// An attempt that has ended and been recorded, of which the scheduler has not heard.
 #[derive(Debug)]
-pub struct Landed {
+pub struct AttemptResult {
     pub start: Start,
-    pub landing: Landing,
+    pub landing: Disposition,
     pub call: Option<Call>,
-    pub hold: Option<Wish>,
+    pub hold: Option<RetryAfter>,
     /// Until when the destination wants to be left alone, whatever was made of it.
     pub asked: Timestamp,
 }
@@ -67,8 +67,8 @@ pub struct World {
     pub answers: Vec<Answers>,
     pub now: Timestamp,
     pub flights: Vec<Flight>,
-    pub landed: Vec<Landed>,
-    pub news: VecDeque<News>,
+    pub landed: Vec<AttemptResult>,
+    pub news: VecDeque<StoreEvent>,
     pub loads: Vec<Load>,
     pub wake: Option<Timestamp>,
     pub waits: u64,
@@ -192,15 +192,15 @@ impl World {
         self.note(|_| format!("commit {n} requests: {}", news.iter().map(told).collect::<Vec<_>>().join(", ")));
         for news in &news {
             match news {
-                News::Accepted { tickets, .. } => {
+                StoreEvent::Accepted { tickets, .. } => {
                     for ticket in tickets.iter().filter(|t| t.sequence >= first) {
                         let ids =
                             ticket.to.iter().map(|destination| DeliveryId { sequence: ticket.sequence, destination });
                         ids.for_each(|id| self.judge.accepted(id, ticket));
                     }
                 }
-                News::Redriven(tickets) => tickets.iter().for_each(|t| self.judge.forgiven(id_of(t))),
-                News::Purged(_) | News::Hastened(_) | News::Paused(..) | News::Breaker(..) => {}
+                StoreEvent::Redriven(tickets) => tickets.iter().for_each(|t| self.judge.forgiven(id_of(t))),
+                StoreEvent::Purged(_) | StoreEvent::Hastened(_) | StoreEvent::Paused(..) | StoreEvent::Breaker(..) => {}
             }
         }
         self.news.extend(news);
@@ -211,24 +211,24 @@ impl World {
         let Some(news) = self.news.pop_front() else { return };
         self.note(|_| format!("hear {}", told(&news)));
         match news {
-            News::Accepted { tickets, next } => self.rig.accepted(&tickets, next),
-            News::Redriven(tickets) => {
+            StoreEvent::Accepted { tickets, next } => self.rig.accepted(&tickets, next),
+            StoreEvent::Redriven(tickets) => {
                 for ticket in tickets {
                     self.rig.redriven(id_of(&ticket).destination, &ticket);
                     self.judge.hears_redriven(id_of(&ticket));
                 }
             }
-            News::Hastened(_) => {}
-            News::Paused(d, pause) => {
+            StoreEvent::Hastened(_) => {}
+            StoreEvent::Paused(d, pause) => {
                 let until = pause.map(|pause| pause.until);
                 self.rig.paused(d, until, self.now);
                 self.judge.pacer(d).paused(until, self.now);
             }
-            News::Breaker(d, fixed) => {
+            StoreEvent::Breaker(d, fixed) => {
                 self.rig.fixed(d, fixed.as_ref(), self.now);
                 self.judge.pacer(d).fixed(fixed.as_ref(), self.now);
             }
-            News::Purged(ids) => {
+            StoreEvent::Purged(ids) => {
                 for (id, lane) in ids {
                     // of a letter that does not verify the store cannot tell the interaction
                     let lane = if self.rng.u8(0..8) == 0 { Digest64::NONE } else { lane };
@@ -255,7 +255,13 @@ impl World {
         let start = self.flights.swap_remove(flight).start;
         self.note(|_| format!("{}/{} is postponed", start.sequence, start.destination.0));
         self.judge.takes_back(DeliveryId { sequence: start.sequence, destination: start.destination });
-        self.landed.push(Landed { start, landing: Landing::Postponed, call: None, hold: None, asked: Timestamp::ZERO });
+        self.landed.push(AttemptResult {
+            start,
+            landing: Disposition::Postponed,
+            call: None,
+            hold: None,
+            asked: Timestamp::ZERO,
+        });
     }
 
     fn failure(&mut self) -> (Outcome, Option<Duration>) {
@@ -316,9 +322,9 @@ impl World {
         let free = record.free + u32::from(free);
         let failed = Record { attempts: record.attempts + 1, free, refused, tried_at: Some(tried_at), ..record };
         let (record, landing) = match verdict {
-            Verdict::Delivered => (Record { lies: Lies::Delivered, ..record }, Landing::Resolved),
-            Verdict::Retry { due } => (Record { lies: Lies::Delay(due), ..failed }, Landing::Retry { due }),
-            Verdict::Dead(_) => (Record { lies: Lies::Dead, ..failed }, Landing::Dead),
+            Verdict::Delivered => (Record { lies: Location::Delivered, ..record }, Disposition::Resolved),
+            Verdict::Retry { due } => (Record { lies: Location::Delay(due), ..failed }, Disposition::Retry { due }),
+            Verdict::Dead(_) => (Record { lies: Location::Dead, ..failed }, Disposition::Dead),
         };
         let from = self.store.live[&id].lies;
         if outcome == Outcome::Answered(200) {
@@ -331,7 +337,7 @@ impl World {
             self.store.ask(Request::Hold { destination: id.destination, until: hold.until });
         }
         let call = Some(Call { began: start.at, latency: self.now.since(began), health, refuses_all });
-        self.landed.push(Landed { start, landing, call, hold, asked });
+        self.landed.push(AttemptResult { start, landing, call, hold, asked });
         Ok(())
     }
 
@@ -339,7 +345,7 @@ impl World {
         if self.landed.is_empty() {
             return Ok(());
         }
-        let Landed { start, landing, call, hold, asked } =
+        let AttemptResult { start, landing, call, hold, asked } =
             self.landed.swap_remove(self.rng.usize(0..self.landed.len()));
         let id = DeliveryId { sequence: start.sequence, destination: start.destination };
         self.note(|_| format!("hear that {id} has landed: {landing:?}, hold {hold:?}"));
@@ -353,8 +359,13 @@ impl World {
         self.judge.pacer(d).ends(limits, id.sequence, call.as_ref(), turn, now)?;
         if let Some(turn) = turn {
             self.note(|_| format!("the breaker of {} turns: {turn:?}", d.0));
-            let opened =
-                |until| Fixed { position: Position::Open, who: None, reason: String::new(), since: now, until };
+            let opened = |until| BreakerOverride {
+                position: Position::Open,
+                who: None,
+                reason: String::new(),
+                since: now,
+                until,
+            };
             let fixed = if let Turn::Opened { until, .. } = turn { Some(opened(until)) } else { None };
             self.store.ask(Request::Turned { destination: d, fixed });
         }
@@ -419,7 +430,7 @@ impl World {
             _ => self.now.after(Duration::from_millis(self.rng.u64(0..20_000))),
         };
         let who = Some("operator".to_owned());
-        let fixed = |position| Fixed { position, who, reason: String::new(), since: START, until };
+        let fixed = |position| BreakerOverride { position, who, reason: String::new(), since: START, until };
         let request = match self.rng.u8(0..6) {
             0 | 1 => Request::Pause { destination, until: Some(until) },
             2 => Request::Pause { destination, until: None },
@@ -494,9 +505,9 @@ impl World {
         let course = self.rig.course(id, &record, self.now);
         self.judge.latecomers.check(to, id, &record, course, self.now)?;
         match course {
-            Course::Send | Course::SendFlagged => {}
-            Course::Discard => return self.not_sent(start, record, Lies::Discarded, Landing::Resolved),
-            Course::Bury(_) => return self.not_sent(start, record, Lies::Dead, Landing::Dead),
+            LateAction::Send | LateAction::SendFlagged => {}
+            LateAction::Discard => return self.not_sent(start, record, Location::Discarded, Disposition::Resolved),
+            LateAction::Bury(_) => return self.not_sent(start, record, Location::Dead, Disposition::Dead),
         }
         let latency = Duration::from_millis(self.rng.u64(0..self.weather.latency_ms));
         self.flights.push(Flight { start, began: self.now, ends: self.now.after(latency) });
@@ -504,12 +515,18 @@ impl World {
     }
 
     /// Its turn has come too late; it comes to its end without an attempt.
-    fn not_sent(&mut self, start: Start, record: Record, lies: Lies, landing: Landing) -> Result<(), Violation> {
+    fn not_sent(
+        &mut self,
+        start: Start,
+        record: Record,
+        lies: Location,
+        landing: Disposition,
+    ) -> Result<(), Violation> {
         let id = DeliveryId { sequence: start.sequence, destination: start.destination };
         self.note(|_| format!("{id} is not sent, and {lies:?}"));
         self.judge.takes_back(id);
         self.store.ask(Request::Moved { id, from: record.lies, record: Record { lies, ..record } });
-        self.landed.push(Landed { start, landing, call: None, hold: None, asked: Timestamp::ZERO });
+        self.landed.push(AttemptResult { start, landing, call: None, hold: None, asked: Timestamp::ZERO });
         Ok(())
     }
 }
@@ -539,17 +556,19 @@ fn granted(wish: Duration, retry: &Retry, now: Timestamp) -> Timestamp {
 }
 
 /// News in a few words: `sequence:lane>destinations`.
-fn told(news: &News) -> String {
+fn told(news: &StoreEvent) -> String {
     let ticket = |t: &Ticket| format!("{}:{}>{:b}", t.sequence, t.lane.0, t.to.0);
     match news {
-        News::Accepted { tickets, .. } => {
+        StoreEvent::Accepted { tickets, .. } => {
             format!("accepted {}", tickets.iter().map(ticket).collect::<Vec<_>>().join(" "))
         }
-        News::Redriven(tickets) => format!("redriven {}", tickets.iter().map(ticket).collect::<Vec<_>>().join(" ")),
-        News::Paused(d, pause) => format!("paused {} {:?}", d.0, pause.as_ref().map(|p| p.until)),
-        News::Breaker(d, fixed) => format!("breaker {} {:?}", d.0, fixed.as_ref().map(|f| (f.position, f.until))),
-        News::Hastened(ids) => format!("hastened {}", ids.len()),
-        News::Purged(ids) => {
+        StoreEvent::Redriven(tickets) => {
+            format!("redriven {}", tickets.iter().map(ticket).collect::<Vec<_>>().join(" "))
+        }
+        StoreEvent::Paused(d, pause) => format!("paused {} {:?}", d.0, pause.as_ref().map(|p| p.until)),
+        StoreEvent::Breaker(d, fixed) => format!("breaker {} {:?}", d.0, fixed.as_ref().map(|f| (f.position, f.until))),
+        StoreEvent::Hastened(ids) => format!("hastened {}", ids.len()),
+        StoreEvent::Purged(ids) => {
             format!("purged {}", ids.iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>().join(" "))
         }
     }

@@ -9,8 +9,8 @@ use holdline::clock::Clock;
 use holdline::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place, Reason};
 use holdline::event::{DestinationId, Event, Sequence};
 use holdline::store::{
-    Arrival, Cause, Change, Detained, DlqAction, Door, Gap, Opened, Options, Pause, Proof, Receipt, Room, Store,
-    Transition, Windows,
+    Arrival, Cause, Change, DlqAction, Gap, IntakeOverride, Opened, Options, Pause, Proof, QuarantinedRequest, Receipt,
+    Room, Store, Transition, Windows,
 };
 use holdline::time::Timestamp;
 use proptest::prelude::*;
@@ -40,7 +40,7 @@ enum Step {
     Purge(usize),
     Pause(u8, bool),
     Hold(u8, u16),
-    Door(bool),
+    IntakeOverride(bool),
     Gap,
     Detain(u8),
     LetIn(usize),
@@ -64,7 +64,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(Step::Purge),
         1 => (0..3u8, any::<bool>()).prop_map(|(d, on)| Step::Pause(d, on)),
         1 => (0..3u8, 1..900u16).prop_map(|(d, s)| Step::Hold(d, s)),
-        1 => any::<bool>().prop_map(Step::Door),
+        1 => any::<bool>().prop_map(Step::IntakeOverride),
         1 => Just(Step::Gap),
         1 => (0..4u8).prop_map(Step::Detain),
         1 => any::<usize>().prop_map(Step::LetIn),
@@ -100,9 +100,9 @@ struct Model {
     dead_lettered: u64,
     paused: BTreeMap<DestinationId, Option<Pause>>,
     holds: BTreeMap<DestinationId, Timestamp>,
-    door: Option<Door>,
+    door: Option<IntakeOverride>,
     gaps: usize,
-    detained: BTreeMap<u64, Detained>,
+    detained: BTreeMap<u64, QuarantinedRequest>,
 }
 
 impl Model {
@@ -356,11 +356,15 @@ impl Bench {
                 self.store().record(Transition::Hold { destination, until, reason: "Retry-After".to_owned() });
                 self.model.holds.insert(destination, until);
             }
-            Step::Door(open) => {
-                let closed =
-                    Door::Closed { who: who.clone(), reason: "r".to_owned(), since: now, until: Timestamp::NEVER };
-                let door = if *open { Door::Open } else { closed };
-                change(Change::Door { what: "d".to_owned(), door: door.clone() }).await.unwrap();
+            Step::IntakeOverride(open) => {
+                let closed = IntakeOverride::Closed {
+                    who: who.clone(),
+                    reason: "r".to_owned(),
+                    since: now,
+                    until: Timestamp::NEVER,
+                };
+                let door = if *open { IntakeOverride::Open } else { closed };
+                change(Change::IntakeOverride { what: "d".to_owned(), door: door.clone() }).await.unwrap();
                 self.model.door = Some(door);
             }
             Step::Gap => {
@@ -370,7 +374,7 @@ impl Bench {
             }
             Step::Detain(body) => {
                 let (source, cause) = ("default".to_owned(), Cause::BadSignature);
-                let detained = Detained {
+                let detained = QuarantinedRequest {
                     at: now,
                     source,
                     cause,
@@ -451,7 +455,7 @@ impl Bench {
         }
         assert_eq!(store.door(), model.door);
         assert_eq!(store.gaps(u64::MAX, 10_000).unwrap().len(), model.gaps);
-        let kept: BTreeMap<u64, Detained> =
+        let kept: BTreeMap<u64, QuarantinedRequest> =
             store.detained_from(0, 10_000).into_iter().map(|n| (n, store.detained(n).unwrap().unwrap())).collect();
         assert_eq!(kept, model.detained);
     }

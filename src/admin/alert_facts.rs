@@ -1,0 +1,69 @@
+//! The facts that alerts judge by, gathered from where they are known.
+
+use super::Admin;
+use crate::alert::AlertInputs;
+use crate::maintenance::Forecast;
+use crate::net::certificate::Certificate;
+use crate::rules::breaker;
+use crate::store::{Counters, Gap};
+use std::collections::BTreeMap;
+
+/// Refusals for which the sender can do nothing.
+fn is_ours((status, _): (u16, &str)) -> bool {
+    status >= 500 || status == 429
+}
+
+impl Admin {
+    /// The last time in which events could not be accepted; none where there was none, or where it cannot be read.
+    pub(super) async fn last_gap(&self) -> Option<Gap> {
+        let newest = self.read(|store| store.gaps(u64::MAX, 1)).await.ok()?;
+        newest.into_iter().next().map(|(_, gap)| gap)
+    }
+
+    /// The certificates in use, by whose they are.
+    pub(super) fn certificates(&self) -> Vec<Certificate> {
+        let of_intake = self.tls.iter().flat_map(|tls| tls.certificates());
+        let mut all: Vec<Certificate> = of_intake.collect();
+        all.extend(self.destinations.now().values().flat_map(|destination| destination.certificates.clone()));
+        all.sort_by(|a, b| (&a.of, a.role).cmp(&(&b.of, b.role)));
+        all
+    }
+
+    /// None while the daemon starts or stops.
+    pub async fn facts(&self) -> Option<AlertInputs> {
+        let lines = self.lines().await.ok()?;
+        let totals = self.store.totals();
+        let now = self.clock.now();
+        let mut refused = BTreeMap::new();
+        for ((_, code), n) in self.counts.refused().into_iter().filter(|(key, _)| is_ours(*key)) {
+            *refused.entry(code.to_owned()).or_default() += n;
+        }
+        let outlook = self.trend.disk_full_in();
+        Some(AlertInputs {
+            dead_lettered: totals.dead_lettered,
+            dead: totals.sum(|t| t.dead),
+            queue_depth: totals.sum(Counters::queued),
+            oldest_age: lines.values().filter_map(|line| line.oldest).min().map(|at| now.since(at)).unwrap_or_default(),
+            closed: self.admission.state().code(),
+            refused,
+            damaged: totals.damaged,
+            forgotten_early: self.store.remembering().forgotten_early,
+            certificates: {
+                let all = self.certificates().into_iter();
+                all.map(|c| (format!("{} ({})", c.of, c.role.word()), c.ends)).collect()
+            },
+            dlq_beyond: self.beyond.left(),
+            dlq_dropped: self.beyond.dropped(),
+            cuts: self.destinations.now().values().map(|d| (d.name.clone(), d.attempts.cut())).collect(),
+            disk_full_in: outlook.time(),
+            disk_foreseen: outlook != Forecast::Unknown,
+            breakers: {
+                let open = lines.iter().filter(|(_, line)| !matches!(line.breaker, breaker::State::Closed));
+                let why = |d| self.store.stance(d).breaker.map(|fixed| fixed.reason).unwrap_or_default();
+                open.map(|(d, _)| (self.destination_name(*d), why(*d))).collect()
+            },
+            gap: self.last_gap().await,
+            heard: self.counts.heard(),
+        })
+    }
+}

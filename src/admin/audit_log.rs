@@ -1,0 +1,182 @@
+//! `/v1/audit`, `/v1/gaps`, `/v1/intake`: who changed what, when events could not be accepted, and closing the door.
+
+use super::access::Caller;
+use super::answers::Page;
+use super::object::Object;
+use super::{Failure, Shared, filter};
+use crate::store::{Change, Gap, IntakeOverride};
+use crate::time::Timestamp;
+use axum::Json;
+use axum::extract::{Query as QueryOf, State, rejection::JsonRejection, rejection::QueryRejection};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use utoipa::{IntoParams, ToSchema};
+
+const REASON_MAX: usize = 500;
+/// A door that is to open again by itself does so within this time: more than a year.
+const FOR_MAX: Duration = Duration::from_secs(9999 * 3600);
+
+/// A page of a list whose newest entries come first.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Newest {
+    /// The `next` of an earlier answer.
+    #[param(value_type = Option<String>, pattern = "^[0-9]{1,18}$")]
+    after: Option<String>,
+    /// Items of a page.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+}
+
+impl Newest {
+    fn bounds(query: Result<QueryOf<Self>, QueryRejection>) -> Result<(u64, usize), Failure> {
+        let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
+        let before = query.after.as_deref().map_or(Ok(u64::MAX), str::parse);
+        let before = before.map_err(|_| Failure::bad("`after` is the `next` of an earlier answer"))?;
+        Ok((before, filter::limit(query.limit)?))
+    }
+}
+
+/// What the store gave, as a page; where it is full there may be more.
+fn page<R, T>(found: Vec<(u64, R)>, limit: usize, item: impl Fn(R) -> T) -> Page<T> {
+    let next = found.last().filter(|(n, _)| found.len() == limit && *n > 1).map(|(n, _)| n.to_string());
+    Page { items: found.into_iter().map(|(_, record)| item(record)).collect(), next }
+}
+
+/// A change that somebody made, or access to bodies, or requests that were refused.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AuditItem {
+    /// When; of several occurrences the last.
+    #[schema(format = DateTime)]
+    at: String,
+    /// The first of several occurrences of a kind within an hour, which share an entry; null where it happened once.
+    since: Option<String>,
+    /// The name of a token, `unix:` and a user, a part of the daemon, or `unauthenticated`.
+    who: String,
+    what: String,
+    /// How many things it concerned; of several occurrences, how many they were.
+    count: u64,
+}
+
+/// Every change made through this API, every read of bodies, and requests that were refused, the newest first
+#[utoipa::path(get, path = "/v1/audit", tag = "notes", params(Newest), responses((status = 200, body = Page<AuditItem>), Failure))]
+pub(super) async fn audit(
+    State(admin): Shared,
+    query: Result<QueryOf<Newest>, QueryRejection>,
+) -> Result<Json<Page<AuditItem>>, Failure> {
+    let (before, limit) = Newest::bounds(query)?;
+    admin.access.write(&admin.store).await;
+    let found = admin.read(move |store| store.audit(before, limit)).await?;
+    Ok(Json(page(found, limit, |a| AuditItem {
+        at: a.at.to_string(),
+        since: a.since.map(|since| since.to_string()),
+        who: a.who,
+        what: a.what,
+        count: a.count,
+    })))
+}
+
+/// A time in which events could not be accepted.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct GapItem {
+    #[schema(format = DateTime)]
+    from: String,
+    /// Null while it lasts.
+    until: Option<String>,
+    /// `disk_low`, `overloaded`, `rate_limited`, `intake_closed`, `draining` (until the next start) or `crash`.
+    reason: String,
+    /// Requests refused in it, as far as they reached the daemon.
+    refused: u64,
+}
+
+impl GapItem {
+    pub(super) fn of(g: Gap) -> Self {
+        Self {
+            from: g.from.to_string(),
+            until: (g.until < Timestamp::NEVER).then(|| g.until.to_string()),
+            reason: g.reason,
+            refused: g.refused,
+        }
+    }
+}
+
+/// When events could not be accepted and why, the newest first
+#[utoipa::path(get, path = "/v1/gaps", tag = "notes", params(Newest), responses((status = 200, body = Page<GapItem>), Failure))]
+pub(super) async fn gaps(
+    State(admin): Shared,
+    query: Result<QueryOf<Newest>, QueryRejection>,
+) -> Result<Json<Page<GapItem>>, Failure> {
+    let (before, limit) = Newest::bounds(query)?;
+    let found = admin.read(move |store| store.gaps(before, limit)).await?;
+    Ok(Json(page(found, limit, GapItem::of)))
+}
+
+/// Why intake is closed, and for how long.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Close {
+    #[schema(max_length = 500)]
+    reason: String,
+    /// A duration as `30m`; without it, until it is opened by hand.
+    #[serde(rename = "for")]
+    #[schema(value_type = Option<String>, pattern = "^[1-9][0-9]{0,3}(s|m|h)$")]
+    within: Option<String>,
+}
+
+/// How intake stands after the change.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DoorState {
+    open: bool,
+    /// Why not, in one word.
+    reason: Option<&'static str>,
+    /// When it opens by itself.
+    until: Option<String>,
+}
+
+pub(super) fn sound_reason(reason: &str) -> Result<(), Failure> {
+    if reason.chars().count() > REASON_MAX {
+        return Err(Failure::bad("a reason has at most 500 characters"));
+    }
+    Ok(())
+}
+
+/// Until when a decision lasts that is made now for this reason and this long.
+pub(super) fn until(now: Timestamp, reason: &str, within: Option<&str>) -> Result<Timestamp, Failure> {
+    sound_reason(reason)?;
+    match within.map(humantime::parse_duration) {
+        None => Ok(Timestamp::NEVER),
+        Some(Ok(within)) if !within.is_zero() && within <= FOR_MAX => Ok(now.after(within)),
+        Some(_) => Err(Failure::bad("`for` is a duration of at most a year, such as `30m`")),
+    }
+}
+
+/// Lets events in again
+#[utoipa::path(post, path = "/v1/intake/open", tag = "intake", responses((status = 200, body = DoorState), Failure))]
+pub(super) async fn open(State(admin): Shared, caller: Caller) -> Result<Json<DoorState>, Failure> {
+    let change = Change::IntakeOverride { what: "intake open".to_owned(), door: IntakeOverride::Open };
+    admin.store.change(change, caller.name).await?;
+    admin.admission.let_in();
+    let state = admin.admission.state();
+    Ok(Json(DoorState { open: state.code().is_none(), reason: state.code(), until: None }))
+}
+
+/// Answers 503 to every event, until it is opened again or `for` is over
+#[utoipa::path(post, path = "/v1/intake/close", tag = "intake", request_body = Close, responses((status = 200, body = DoorState), Failure))]
+pub(super) async fn close(
+    State(admin): Shared,
+    caller: Caller,
+    body: Result<Json<Object<Close>>, JsonRejection>,
+) -> Result<Json<DoorState>, Failure> {
+    let Json(Object(close)) = body.map_err(|e| Failure::bad(e.body_text()))?;
+    let since = admin.clock.now();
+    let until = until(since, &close.reason, close.within.as_deref())?;
+    let why = if close.reason.is_empty() { String::new() } else { format!(": {}", close.reason) };
+    let door = IntakeOverride::Closed { who: caller.name.clone(), reason: close.reason, since, until };
+    // closed before it is written: nothing slips in behind the answer
+    admin.admission.keep_out(until);
+    admin.store.change(Change::IntakeOverride { what: format!("intake close{why}"), door }, caller.name).await?;
+    let state = admin.admission.state();
+    let until = (until < Timestamp::NEVER).then(|| until.to_string());
+    Ok(Json(DoorState { open: false, reason: state.code(), until }))
+}

@@ -1,0 +1,291 @@
+//! A connection that counts what goes over it, so that a failed request knows whether a byte of it left, and whether one came
+//! back; and that hands the head of each answer on as one that the parser takes ([`head`]).
+//!
+//! Requests of a connection follow each other, so what was written since the last answer belongs to the request at hand.
+//! Bytes count when TLS or the kernel has taken them: they may not have left the machine, but nobody can call them back.
+//!
+//! *Invariants.* Where [`ByteCounts::wrote`] is false, nothing of the request was written; never the other way round. What comes
+//! while no request is under way goes on as it is. A head is held back until it is whole, up to [`HEAD_BYTES_MAX`].
+//!
+//! *Failure.* A write that fails in the middle of a request is not told at once: the peer may have answered before it closed, and
+//! what it said is read first. [`ByteCounts::write_failed`] then says that it never took the whole request.
+
+use super::head::{self, Head, Status};
+use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+/// A longer head is no answer.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+const SCRATCH_BYTES: usize = 16 * 1024;
+
+thread_local! {
+    /// What is read lies here until it is passed on.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH_BYTES]);
+}
+
+/// What went over one connection.
+#[derive(Debug, Default)]
+pub struct ByteCounts {
+    /// How many requests it was given.
+    requests: AtomicU64,
+    written: AtomicU64,
+    /// How much had been written when the last answer came.
+    answered: AtomicU64,
+    /// How much was read since the last request was given.
+    read: AtomicU64,
+    bent: AtomicBool,
+    write_failed: AtomicBool,
+    refusal: OnceLock<String>,
+}
+
+impl ByteCounts {
+    /// The connection is given a request.
+    pub fn begin(&self) {
+        self.answered();
+        self.read.store(0, Ordering::SeqCst);
+        self.requests.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// What was written so far belongs to requests that have their answers.
+    pub fn answered(&self) {
+        self.answered.store(self.written.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+
+    /// Whether something was written since the last answer.
+    pub fn wrote(&self) -> bool {
+        self.written.load(Ordering::SeqCst) > self.answered.load(Ordering::SeqCst)
+    }
+
+    /// Whether a byte came since the connection was given its request.
+    pub fn heard(&self) -> bool {
+        self.read.load(Ordering::SeqCst) > 0
+    }
+
+    /// How many requests it was given.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::SeqCst)
+    }
+
+    /// Whether the head of an answer had to be read with goodwill: nothing more should be read from this peer.
+    pub fn is_bent(&self) -> bool {
+        self.bent.load(Ordering::SeqCst)
+    }
+
+    /// Whether the peer closed before it had taken the whole request.
+    pub fn write_failed(&self) -> bool {
+        self.write_failed.load(Ordering::SeqCst)
+    }
+
+    /// How the peer ended the TLS handshake, if it did so because of who we are.
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.get().map(String::as_str)
+    }
+}
+
+pub struct CountedStream<T> {
+    stream: T,
+    traffic: Arc<ByteCounts>,
+    /// The beginning of a head that is not whole yet.
+    head: Vec<u8>,
+    /// What goes on next, from this place on.
+    passed: Vec<u8>,
+    place: usize,
+    /// The last request whose head has gone on.
+    headed: u64,
+}
+
+impl<T> CountedStream<T> {
+    pub fn new(stream: T) -> Self {
+        Self { stream, traffic: Arc::default(), head: Vec::new(), passed: Vec::new(), place: 0, headed: 0 }
+    }
+
+    pub fn traffic(&self) -> Arc<ByteCounts> {
+        self.traffic.clone()
+    }
+
+    fn expects_head(&self) -> bool {
+        self.headed < self.traffic.requests() && self.traffic.wrote()
+    }
+
+    /// Counts what was written. After an error in the middle of a request the rest of it goes nowhere.
+    fn count(&self, poll: Poll<io::Result<usize>>, offered: usize) -> Poll<io::Result<usize>> {
+        match &poll {
+            Poll::Ready(Ok(n)) => _ = self.traffic.written.fetch_add(*n as u64, Ordering::SeqCst),
+            Poll::Ready(Err(_)) if self.traffic.wrote() => {
+                self.traffic.write_failed.store(true, Ordering::SeqCst);
+                return Poll::Ready(Ok(offered));
+            }
+            _ => {}
+        }
+        poll
+    }
+
+    /// Takes the heads off what has come, and passes them on with what follows the last of them.
+    fn pass_heads(&mut self, mut looked_at: usize) {
+        while let Some(length) = head::length(&self.head, looked_at) {
+            looked_at = 0;
+            let status = match head::read(&self.head[..length]) {
+                // what follows goes on behind it
+                Head::AsItIs(Status::Final) => return self.pass_all(),
+                Head::AsItIs(status) => {
+                    self.passed.extend_from_slice(&self.head[..length]);
+                    status
+                }
+                Head::Rewritten(status, rewritten) => {
+                    self.traffic.bent.store(true, Ordering::SeqCst);
+                    self.passed.extend_from_slice(&rewritten);
+                    status
+                }
+            };
+            self.head.drain(..length);
+            if status == Status::Final {
+                return self.pass_all();
+            }
+        }
+        if self.head.len() >= HEAD_BYTES_MAX || head::is_hopeless(&self.head) {
+            self.pass_all();
+        }
+    }
+
+    /// Nothing more of this answer is looked at.
+    fn pass_all(&mut self) {
+        self.headed = self.traffic.requests();
+        self.passed.append(&mut self.head);
+    }
+
+    /// Passes on as much as there is room for.
+    fn pass(&mut self, buf: &mut ReadBufCursor<'_>) {
+        let end = self.passed.len().min(self.place + buf.remaining());
+        buf.put_slice(&self.passed[self.place..end]);
+        self.place = end;
+        if end == self.passed.len() {
+            self.place = 0;
+            self.passed.clear();
+            self.passed.shrink_to(SCRATCH_BYTES);
+        }
+    }
+}
+
+impl<T: Read + Unpin> CountedStream<T> {
+    /// Reads once, up to `max` bytes, which `then` gets; none of them means the end.
+    fn read<U>(
+        &mut self,
+        cx: &mut Context<'_>,
+        max: usize,
+        then: impl FnOnce(&mut Self, &[u8]) -> U,
+    ) -> Poll<io::Result<U>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let max = max.min(scratch.len());
+            let mut into = ReadBuf::new(&mut scratch[..max]);
+            let read = ready!(Pin::new(&mut self.stream).poll_read(cx, into.unfilled()));
+            if let Err(error) = &read
+                && self.traffic.answered.load(Ordering::SeqCst) == 0
+                && refuses_client(error)
+            {
+                let _first = self.traffic.refusal.set(error.to_string());
+            }
+            read?;
+            self.traffic.read.fetch_add(into.filled().len() as u64, Ordering::SeqCst);
+            Poll::Ready(Ok(then(self, into.filled())))
+        })
+    }
+}
+
+impl<T: Read + Unpin> Read for CountedStream<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if !this.passed.is_empty() {
+                this.pass(&mut buf);
+                return Poll::Ready(Ok(()));
+            }
+            if !this.expects_head() {
+                return this.read(cx, buf.remaining(), |_, bytes| buf.put_slice(bytes));
+            }
+            let came = ready!(this.read(cx, SCRATCH_BYTES, |this, bytes| {
+                let looked_at = this.head.len();
+                this.head.extend_from_slice(bytes);
+                if bytes.is_empty() {
+                    this.pass_all()
+                } else {
+                    this.pass_heads(looked_at)
+                }
+                bytes.len()
+            }))?;
+            if came == 0 && this.passed.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<T: Write + Unpin> Write for CountedStream<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.traffic.write_failed() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.count(poll, bytes.len())
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let offered = bytes.iter().map(|part| part.len()).sum();
+        if self.traffic.write_failed() {
+            return Poll::Ready(Ok(offered));
+        }
+        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.count(poll, offered)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.stream).poll_flush(cx) {
+            Poll::Ready(Err(_)) if self.traffic.wrote() => {
+                self.traffic.write_failed.store(true, Ordering::SeqCst);
+                Poll::Ready(Ok(()))
+            }
+            flushed => flushed,
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Whether the peer ended the TLS handshake because of who we are. In TLS 1.3 the client hears of it only after it has
+/// begun to write, and the server has not looked at what was written.
+pub fn refuses_client(error: &io::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    // TLS may lie in one IO error inside another
+    let Some(inner) = error.get_ref() else { return false };
+    if let Some(inner) = inner.downcast_ref::<io::Error>() {
+        return refuses_client(inner);
+    }
+    matches!(
+        inner.downcast_ref(),
+        Some(rustls::Error::AlertReceived(
+            Alert::CertificateRequired
+                | Alert::NoCertificate
+                | Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+                | Alert::AccessDenied
+        ))
+    )
+}

@@ -1,0 +1,350 @@
+//! Profiles: where the fields of an event lie in what a source's sender posts, and the reading of them.
+//!
+//! `pointer` is what an operator writes, `presets` the table of known senders, `detect` tells them apart, `scan` walks
+//! through a body and `inside` through its parts, `origin` looks the fields up, `moment` reads times.
+//!
+//! *Invariants.* Nothing here asks a clock or does any IO: the same request gives the same fields. Only the form of a body
+//! can be refused; a field that is missing is no fault, and such an event merely lacks it.
+
+mod detect;
+mod fields;
+mod pointer;
+mod presets;
+mod raw_json;
+mod scan;
+mod timestamp;
+
+pub use pointer::{Composite, Part, Pointer, PointerError};
+
+use crate::time::Timestamp;
+use bytes::Bytes;
+use fields::Extractor;
+use presets::{Shape, Split};
+use scan::{Places, Wanted};
+use thiserror::Error;
+
+/// The profile of a source, ready to read requests.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// Never empty; more than one where the request decides.
+    shapes: Vec<Shape>,
+    /// What an operator set in place of the shape's own.
+    split: Option<Pointer>,
+    /// Around every event, where it says at which place of it the event lies.
+    envelope: Shape,
+    wanted: Wanted,
+}
+
+/// A field of an event whose place an operator can set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// The interaction it belongs to, by which events are ordered.
+    Key,
+    /// The sender's own id, by which duplicates are known.
+    Id,
+    /// When it happened.
+    Time,
+    /// The event type.
+    Kind,
+}
+
+/// What of a request a profile reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    pub headers: &'a http::HeaderMap,
+    /// Without its `?`, still percent-encoded.
+    pub query: Option<&'a str>,
+    pub body: &'a Bytes,
+}
+
+/// What a body may be at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Levels of arrays and objects within each other.
+    pub depth_max: usize,
+    /// Events in one request.
+    pub events_max: usize,
+}
+
+/// What a request holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// The body is the event.
+    One(Fields),
+    /// The body holds an array of events; at least one.
+    Batch(Vec<Fields>),
+    /// A sign of life of the sender, by its type: to be acknowledged and forgotten.
+    Dropped { kind: String },
+}
+
+impl Found {
+    /// Its events.
+    pub fn all(&self) -> &[Fields] {
+        match self {
+            Self::One(fields) => std::slice::from_ref(fields),
+            Self::Batch(all) => all,
+            Self::Dropped { .. } => &[],
+        }
+    }
+
+    /// How many events it is.
+    pub fn events(&self) -> usize {
+        self.all().len()
+    }
+}
+
+/// The fields of one event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fields {
+    /// The ordering key; none for an event that belongs to no interaction.
+    pub interaction: Option<String>,
+    /// The sender's own id.
+    pub sender_id: Option<String>,
+    /// When it happened, by the sender's word; none also where that word cannot be read.
+    pub time: Option<Timestamp>,
+    /// The event type; empty where the sender names none.
+    pub kind: String,
+    /// The body of the event, byte for byte: all of the request's, or one element of it. Shares the request's memory.
+    pub body: Bytes,
+}
+
+impl Fields {
+    /// Bytes of its texts and its body.
+    pub fn bytes(&self) -> usize {
+        let texts = [self.interaction.as_ref(), self.sender_id.as_ref(), Some(&self.kind)];
+        texts.into_iter().flatten().map(String::len).sum::<usize>() + self.body.len()
+    }
+
+    /// With those of an envelope where one is missing.
+    fn or(self, around: Self) -> Self {
+        Self {
+            interaction: self.interaction.or(around.interaction),
+            sender_id: self.sender_id.or(around.sender_id),
+            time: self.time.or(around.time),
+            kind: if self.kind.is_empty() { around.kind } else { self.kind },
+            body: self.body,
+        }
+    }
+}
+
+/// Why a body is refused, for the sender to read; nothing of the body is quoted.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Unreadable {
+    #[error("the body is not JSON: {message}")]
+    NotJson { message: String },
+    #[error("the JSON is nested more than {max} levels deep")]
+    TooDeep { max: usize },
+    #[error("the body holds more than {max} events: send fewer in one request")]
+    TooManyEvents { max: usize },
+    #[error("there is no array of events at {}", place(pointer))]
+    NotAnArray { pointer: String },
+    #[error("the body holds no event: send a JSON value, or an array with at least one event")]
+    Empty,
+}
+
+fn place(pointer: &str) -> String {
+    if pointer.is_empty() { "the top of the body".to_owned() } else { format!("`{pointer}`") }
+}
+
+impl Field {
+    /// The key of its pointers in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Id => "id",
+            Self::Time => "time",
+            Self::Kind => "type",
+        }
+    }
+}
+
+impl Profile {
+    /// Names that [`Profile::preset`] knows.
+    pub fn preset_names() -> &'static [&'static str] {
+        &[
+            "auto",
+            "custom",
+            "genesys-eventbridge",
+            "genesys-notification",
+            "genesys-open-messaging",
+            "genesys-trigger",
+            "genesys-engage-interactions",
+            "interaction",
+            "cloudevents",
+            "azure-event-grid",
+            "sns",
+        ]
+    }
+
+    /// A preset by name: `auto` finds the one that fits each request, `custom` looks for nothing by itself.
+    pub fn preset(name: &str) -> Option<Self> {
+        let shapes = match name {
+            // what lies in a notification is told by itself
+            "auto" | "sns" => presets::shapes(),
+            "custom" => vec![presets::bare()],
+            name => vec![presets::shape(name)?],
+        };
+        let mut wanted = Wanted::default();
+        shapes.iter().flat_map(Shape::pointers).for_each(|pointer| wanted.add(pointer));
+        let envelope = presets::shape(name).filter(|shape| shape.unwrap.is_some()).unwrap_or_else(presets::bare);
+        if shapes.len() > 1 {
+            detect::pointers().for_each(|pointer| wanted.add(&pointer));
+        }
+        Some(Self { shapes, split: None, envelope, wanted })
+    }
+
+    /// Looks for a field elsewhere: the first alternative wins that gives a scalar other than null and the empty string.
+    #[must_use]
+    pub fn with(mut self, field: Field, alternatives: Vec<Composite>) -> Self {
+        alternatives.iter().flat_map(Composite::pointers).for_each(|pointer| self.wanted.add(pointer));
+        self.shapes.iter_mut().chain([&mut self.envelope]).for_each(|shape| shape.set(field, &alternatives));
+        self
+    }
+
+    /// Takes the text at the pointer for JSON that holds the event, where it is some; `None` leaves it to the preset. Pointers
+    /// look into it first, and then at what is around it.
+    #[must_use]
+    pub fn with_unwrap(mut self, pointer: Option<Pointer>) -> Self {
+        pointer.iter().for_each(|pointer| self.wanted.add(pointer));
+        self.envelope.unwrap = pointer.or(self.envelope.unwrap);
+        self
+    }
+
+    /// Takes the array at the pointer for one event per element; `None` leaves it to the preset. Under `auto` each element
+    /// is then told by itself.
+    #[must_use]
+    pub fn with_split(mut self, pointer: Option<Pointer>) -> Self {
+        pointer.iter().for_each(|pointer| self.wanted.add(pointer));
+        self.split = pointer.or(self.split);
+        self
+    }
+
+    /// Every header and query parameter that a field is looked for in.
+    pub fn outside_the_body(&self) -> impl Iterator<Item = &Part> {
+        self.shapes.iter().flat_map(Shape::outside_the_body)
+    }
+
+    /// The fields that the shapes look for, and those of their places that lie outside the body, by whether one lies in it.
+    pub fn fields_outside_the_body(&self) -> Vec<(Field, Vec<&Part>, bool)> {
+        let mut fields = Vec::new();
+        for shape in &self.shapes {
+            let binary = shape.binary.as_ref().map(|binary| binary.fields());
+            for (n, (field, alternatives)) in shape.fields().into_iter().enumerate() {
+                let of_binary = binary.map_or(&[][..], |fields| fields[n].1);
+                let parts = || alternatives.iter().chain(of_binary).flat_map(|Composite(parts)| parts);
+                let outside: Vec<&Part> = parts().filter(|part| part.is_outside_the_body()).collect();
+                if !outside.is_empty() {
+                    fields.push((field, outside, parts().any(|part| !part.is_outside_the_body())));
+                }
+            }
+        }
+        fields
+    }
+
+    /// Checks the body and reads the fields of its events.
+    pub fn read(&self, request: &Request<'_>, limits: &Limits) -> Result<Found, Unreadable> {
+        let text = scan::text(request.body)?;
+        scan::bound_depth(text, limits.depth_max)?;
+        let found = self.wanted.walk(text)?;
+        if let Some(pointer) = &self.split {
+            return self.read_each(None, pointer, request, &found, limits);
+        }
+        let shape = self.shape(request, &found);
+        let shape = shape.binary.as_deref().filter(|_| detect::is_binary(request.headers)).unwrap_or(shape);
+        match &shape.split {
+            // an envelope around it has no array
+            _ if self.envelope.unwrap.is_some() => {}
+            // the body itself, where it should be an array, can only be one event that was sent without it
+            Split::Array(pointer) if pointer.segments().next().is_none() && !is_array(&found, pointer) => {}
+            Split::Batch(pointer) if !is_array(&found, pointer) => {}
+            Split::Array(pointer) | Split::Batch(pointer) => {
+                return self.read_each(Some(shape), pointer, request, &found, limits);
+            }
+            Split::Whole => {}
+        }
+        Ok(self.read_one(shape, request, &found, request.body.clone(), limits))
+    }
+
+    /// Reads each element of an array: by the given shape, or by the one that is found for it.
+    fn read_each(
+        &self,
+        shape: Option<&Shape>,
+        pointer: &Pointer,
+        request: &Request<'_>,
+        found: &Places<'_, '_>,
+        limits: &Limits,
+    ) -> Result<Found, Unreadable> {
+        let elements = match found.text(pointer.segments()) {
+            Some(text) => scan::elements(text, limits.events_max)?,
+            None => None,
+        };
+        let elements = elements.ok_or_else(|| Unreadable::NotAnArray { pointer: pointer.to_string() })?;
+        let (mut events, mut dropped) = (Vec::with_capacity(elements.len()), None);
+        for element in elements {
+            let found = self.wanted.walk(element)?;
+            let shape = shape.unwrap_or_else(|| self.shape(request, &found));
+            let body = request.body.slice_ref(element.as_bytes());
+            match self.read_one(shape, request, &found, body, limits) {
+                Found::One(event) => events.push(event),
+                Found::Batch(batch) => events.extend(batch),
+                Found::Dropped { kind } => dropped = Some(kind),
+            }
+        }
+        match dropped {
+            Some(kind) if events.is_empty() => Ok(Found::Dropped { kind }),
+            _ if events.is_empty() => Err(Unreadable::Empty),
+            _ => Ok(Found::Batch(events)),
+        }
+    }
+
+    /// The shape of a body or element.
+    fn shape(&self, request: &Request<'_>, found: &Places<'_, '_>) -> &Shape {
+        let name = if self.shapes.len() > 1 { detect::claimant(request.headers, found) } else { self.shapes[0].name };
+        self.shapes.iter().find(|shape| shape.name == name).expect("detection names presets only, as a test holds")
+    }
+
+    /// One event, or a sign of life. Of one in an envelope the fields are its own, and the envelope's where it lacks one.
+    fn read_one(
+        &self,
+        shape: &Shape,
+        request: &Request<'_>,
+        found: &Places<'_, '_>,
+        body: Bytes,
+        limits: &Limits,
+    ) -> Found {
+        let envelope = [&self.envelope, shape].into_iter().find(|shape| shape.unwrap.is_some());
+        let text_at = |shape: &Shape| found.scalar(shape.unwrap.as_ref()?.segments());
+        let Some((envelope, text)) = envelope.and_then(|envelope| Some((envelope, text_at(envelope)?))) else {
+            return plain(shape, request, found, body);
+        };
+        if scan::bound_depth(&text, limits.depth_max).is_ok()
+            && let Ok(inside) = self.wanted.walk(&text)
+        {
+            return match plain(self.shape(request, &inside), request, &inside, body.clone()) {
+                Found::One(fields) => Found::One(fields.or(Extractor { request, found, body }.fields(envelope))),
+                other => other,
+            };
+        }
+        // plain words have only what is around them
+        plain(envelope, request, found, body)
+    }
+}
+
+/// An event without an envelope, or a sign of life.
+fn plain(shape: &Shape, request: &Request<'_>, found: &Places<'_, '_>, body: Bytes) -> Found {
+    if let Some((pointer, kind)) = &shape.heartbeat
+        && found.scalar(pointer.segments()).as_deref() == Some(*kind)
+    {
+        return Found::Dropped { kind: (*kind).to_owned() };
+    }
+    Found::One(Extractor { request, found, body }.fields(shape))
+}
+
+fn is_array(found: &Places<'_, '_>, pointer: &Pointer) -> bool {
+    found.text(pointer.segments()).is_some_and(|text| text.starts_with('['))
+}
+
+#[cfg(test)]
+mod sample_tests;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,301 @@
+//! The guard of a source: whether a request shows that it comes from the sender.
+//!
+//! *Invariants.* What a head alone can decide is decided before the body is read. Tokens are compared in constant time, over
+//! their hashes, so that not even a length is told. Nobody learns which of the proofs failed, or how near it was.
+
+use crate::config::settings::{Secret, SourceAuth};
+use crate::signature::{Claim, Verifier};
+use crate::store::Proof as Proven;
+use crate::time::Timestamp;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use http::{HeaderMap, HeaderName, header};
+use sha2::{Digest, Sha256};
+use std::borrow::Cow;
+use subtle::ConstantTimeEq;
+
+/// Any of its proofs lets a request in; without one everybody may send.
+#[derive(Debug)]
+pub struct Authenticator(Vec<Proof>);
+
+#[derive(Debug)]
+enum Proof {
+    Token { place: Place, hashes: Vec<Hash> },
+    Signature(Verifier),
+}
+
+pub type Hash = [u8; 32];
+
+#[derive(Debug)]
+enum Place {
+    /// `Authorization: Bearer TOKEN`.
+    Bearer,
+    /// `Authorization: Basic base64(USER:PASSWORD)`.
+    Basic,
+    Header(HeaderName),
+    Query(String),
+}
+
+/// What a request's head says for it.
+#[derive(Debug)]
+pub enum Standing<'a> {
+    /// Everybody may send.
+    Open,
+    /// It shows a token that is right.
+    Passed,
+    Denied,
+    /// The body decides.
+    Claimed(Vec<(&'a Verifier, Claim<'a>)>),
+}
+
+impl Authenticator {
+    /// Reads the secrets.
+    ///
+    /// # Errors
+    /// Where one cannot be read; in words, which name its reference.
+    pub fn new(auths: &[SourceAuth]) -> Result<Self, String> {
+        auths.iter().map(proof).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// `wall` is the clock on the wall, by which senders write their timestamps.
+    pub fn standing<'a>(&'a self, headers: &'a HeaderMap, query: Option<&str>, wall: Timestamp) -> Standing<'a> {
+        let mut claims = Vec::new();
+        for proof in &self.0 {
+            match proof {
+                Proof::Token { place, hashes } if is_one_of(place.token(headers, query), hashes) => {
+                    return Standing::Passed;
+                }
+                Proof::Token { .. } => {}
+                Proof::Signature(verifier) => {
+                    claims.extend(verifier.claim(headers, wall).map(|claim| (verifier, claim)))
+                }
+            }
+        }
+        match claims.as_slice() {
+            _ if self.0.is_empty() => Standing::Open,
+            [] => Standing::Denied,
+            _ => Standing::Claimed(claims),
+        }
+    }
+
+    /// What a 401 names as proofs, each kind once.
+    pub fn challenges(&self) -> Vec<&'static str> {
+        let mut challenges: Vec<_> = self.0.iter().map(Proof::challenge).collect();
+        challenges.sort_unstable();
+        challenges.dedup();
+        challenges
+    }
+
+    pub fn verifies_signatures(&self) -> bool {
+        self.0.iter().any(|proof| matches!(proof, Proof::Signature(_)))
+    }
+
+    /// Whether everybody may send.
+    pub fn is_open(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a header holds a token of this guard.
+    pub fn has_token_in_header(&self, name: &HeaderName) -> bool {
+        let is_here = |place: &Place| match place {
+            Place::Bearer | Place::Basic => *name == header::AUTHORIZATION,
+            Place::Header(own) => own == name,
+            Place::Query(_) => false,
+        };
+        self.0.iter().any(|proof| matches!(proof, Proof::Token { place, .. } if is_here(place)))
+    }
+
+    /// Whether a query parameter holds a token of this guard.
+    pub fn has_token_in_query(&self, name: &str) -> bool {
+        self.0.iter().any(|proof| matches!(proof, Proof::Token { place: Place::Query(own), .. } if own == name))
+    }
+
+    /// Whether a signature is verified with this header.
+    pub fn verifies_with(&self, name: &HeaderName) -> bool {
+        let reads = |proof: &Proof| matches!(proof, Proof::Signature(v) if v.headers().any(|own| own == name));
+        self.0.iter().any(reads)
+    }
+}
+
+impl Proof {
+    /// Bearer and Basic as RFC 6750 and RFC 7617 have them; for the others there is no registered scheme.
+    fn challenge(&self) -> &'static str {
+        match self {
+            Self::Token { place: Place::Bearer, .. } => r#"Bearer realm="holdline""#,
+            Self::Token { place: Place::Basic, .. } => r#"Basic realm="holdline", charset="UTF-8""#,
+            Self::Token { .. } => r#"ApiKey realm="holdline""#,
+            Self::Signature(_) => r#"HMAC realm="holdline""#,
+        }
+    }
+}
+
+impl Standing<'_> {
+    /// The answer to Zoom's question about a token, where the request is signed as Zoom signs.
+    pub fn zoom_answer(&self, body: &[u8], token: &str) -> Option<String> {
+        let Self::Claimed(claims) = self else { return None };
+        claims.iter().find_map(|(verifier, claim)| verifier.zoom_answer(claim, body, token))
+    }
+
+    /// What the request has proved, now that its body is here; none where it may not come in.
+    pub fn admits(&self, body: &[u8]) -> Option<Proven> {
+        match self {
+            Self::Open => Some(Proven::Nothing),
+            Self::Passed => Some(Proven::Token),
+            Self::Denied => None,
+            Self::Claimed(claims) => {
+                let (verifier, claim) = claims.iter().find(|(verifier, claim)| verifier.verify(claim, body))?;
+                let headers = verifier.scheme().signed_headers().map(|name| name.as_str().to_owned()).collect();
+                Some(Proven::Signature { headers, timestamp: claim.timestamp().to_owned() })
+            }
+        }
+    }
+}
+
+fn proof(auth: &SourceAuth) -> Result<Proof, String> {
+    let token = |place, secrets, lead: &str| Ok(Proof::Token { place, hashes: hashes(secrets, lead)? });
+    match auth {
+        SourceAuth::Bearer { tokens } => token(Place::Bearer, tokens, ""),
+        SourceAuth::Basic { user, passwords } => token(Place::Basic, passwords, &format!("{user}:")),
+        SourceAuth::Header { name, values } => token(Place::Header(name.clone()), values, ""),
+        SourceAuth::Query { name, values } => token(Place::Query(name.clone()), values, ""),
+        SourceAuth::Hmac { scheme, secrets } => {
+            let values = secrets.iter().map(Secret::read).collect::<Result<Vec<_>, _>>()?;
+            let verifier = Verifier::new(scheme.clone(), values.iter().map(|value| value.expose()));
+            verifier.map(Proof::Signature).map_err(|fault| fault.to_string())
+        }
+    }
+}
+
+/// The hashes of what is expected: `lead` and each secret.
+pub fn hashes(secrets: &[Secret], lead: &str) -> Result<Vec<Hash>, String> {
+    let hash =
+        |secret: &Secret| Ok(Sha256::new().chain_update(lead).chain_update(secret.read()?.expose()).finalize().into());
+    secrets.iter().map(hash).collect()
+}
+
+/// Whether a token is one of those, in a time that does not tell which or how nearly.
+pub fn is_one_of(token: Option<Cow<'_, [u8]>>, hashes: &[Hash]) -> bool {
+    token.is_some_and(|token| {
+        let hash: Hash = Sha256::digest(&token).into();
+        hashes.iter().fold(false, |found, expected| found | bool::from(hash.ct_eq(expected)))
+    })
+}
+
+impl Place {
+    /// The token of a request, if one is there.
+    fn token<'a>(&self, headers: &'a HeaderMap, query: Option<&'a str>) -> Option<Cow<'a, [u8]>> {
+        match self {
+            Self::Bearer => scheme(headers, "bearer").map(|token| Cow::Borrowed(token.as_bytes())),
+            Self::Basic => BASE64_STANDARD.decode(scheme(headers, "basic")?).ok().map(Cow::Owned),
+            Self::Header(name) => Some(Cow::Borrowed(headers.get(name)?.as_bytes())),
+            Self::Query(name) => {
+                let mut pairs = form_urlencoded::parse(query?.as_bytes());
+                Some(Cow::Owned(pairs.find(|(key, _)| key == name)?.1.into_owned().into_bytes()))
+            }
+        }
+    }
+}
+
+/// What stands behind a scheme (in lower case) in `Authorization`.
+fn scheme<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
+    let (scheme, rest) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case(wanted).then(|| rest.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signature::Scheme;
+    use std::io::Write as _;
+
+    const WALL: Timestamp = Timestamp(1_749_589_385_000);
+
+    fn secret(value: &str) -> Secret {
+        let (mut file, path) = tempfile::NamedTempFile::new().unwrap().keep().unwrap();
+        writeln!(file, "{value}").unwrap();
+        Secret::File(path)
+    }
+
+    fn admits(guard: &Authenticator, headers: &[(&'static str, &'static str)], query: Option<&str>) -> bool {
+        let headers = headers.iter().map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap())).collect();
+        guard.standing(&headers, query, WALL).admits(b"{}").is_some()
+    }
+
+    #[test]
+    fn each_kind_lets_in_who_knows_a_secret() {
+        let two = || vec![secret("s3cret"), secret("0ther")];
+        let header_name = HeaderName::from_static("x-api-key");
+        type Case = (SourceAuth, &'static [(&'static str, &'static str)], Option<&'static str>, bool);
+        let bearer = || SourceAuth::Bearer { tokens: two() };
+        let basic = || SourceAuth::Basic { user: "genesys".to_owned(), passwords: two() };
+        let header = || SourceAuth::Header { name: header_name.clone(), values: two() };
+        let query = || SourceAuth::Query { name: "token".to_owned(), values: two() };
+        let cases: Vec<Case> = vec![
+            (bearer(), &[("authorization", "Bearer s3cret")], None, true),
+            (bearer(), &[("authorization", "bearer 0ther")], None, true),
+            (bearer(), &[("authorization", "Bearer s3cre")], None, false),
+            (bearer(), &[("authorization", "Bearer s3crets")], None, false),
+            (bearer(), &[("authorization", "Bearer")], None, false),
+            (bearer(), &[("authorization", "Basic s3cret")], None, false),
+            (bearer(), &[("authorization", "s3cret")], None, false),
+            (bearer(), &[], None, false),
+            (basic(), &[("authorization", "Basic Z2VuZXN5czpzM2NyZXQ=")], None, true),
+            (basic(), &[("authorization", "Basic Z2VuZXN5czowdGhlcg==")], None, true),
+            (basic(), &[("authorization", "Basic b3RoZXI6czNjcmV0")], None, false),
+            (basic(), &[("authorization", "Basic !")], None, false),
+            (header(), &[("x-api-key", "s3cret")], None, true),
+            (header(), &[("x-api-key", "S3cret")], None, false),
+            (header(), &[("x-api-key", "")], None, false),
+            (query(), &[], Some("a=b&token=s3cret"), true),
+            (query(), &[], Some("token=%73%33cret"), true),
+            (query(), &[], Some("token=wrong&token=s3cret"), false),
+            (query(), &[], Some("token="), false),
+            (query(), &[], None, false),
+        ];
+        for (auth, headers, asked, passes) in cases {
+            let guard = Authenticator::new(std::slice::from_ref(&auth)).unwrap();
+            assert_eq!(admits(&guard, headers, asked), passes, "{auth:?} {headers:?} {asked:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_proof_everybody_passes_and_of_several_any_is_enough() {
+        assert!(admits(&Authenticator::new(&[]).unwrap(), &[], None));
+        let auths = [
+            SourceAuth::Hmac { scheme: Scheme::preset("github").unwrap(), secrets: vec![secret("s3cret")] },
+            SourceAuth::Header { name: HeaderName::from_static("x-api-key"), values: vec![secret("key")] },
+        ];
+        let guard = Authenticator::new(&auths).unwrap();
+        let signed = "sha256=9df58e99c04db8e7f1ae13a4ae6a7ea53bcf5f6a9a1c2e6e2b5c4e7cf5d4a6e6";
+        assert!(admits(&guard, &[("x-api-key", "key")], None));
+        assert!(admits(&guard, &[("x-api-key", "key"), ("x-hub-signature-256", signed)], None));
+        assert!(!admits(&guard, &[("x-hub-signature-256", signed)], None));
+        assert!(!admits(&guard, &[], None));
+    }
+
+    #[test]
+    fn a_head_that_cannot_pass_is_told_before_the_body() {
+        let auth = SourceAuth::Hmac { scheme: Scheme::preset("zoom").unwrap(), secrets: vec![secret("s3cret")] };
+        let guard = Authenticator::new(&[auth]).unwrap();
+        let standing = |headers: &[(&'static str, &'static str)]| {
+            let headers = headers.iter().map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap())).collect();
+            matches!(guard.standing(&headers, None, WALL), Standing::Claimed(_))
+        };
+        assert!(standing(&[("x-zm-signature", "v0=00"), ("x-zm-request-timestamp", "1749589385")]));
+        assert!(!standing(&[("x-zm-signature", "v0=00"), ("x-zm-request-timestamp", "1749580000")]));
+        assert!(!standing(&[("x-zm-signature", "v0=0"), ("x-zm-request-timestamp", "1749589385")]));
+        assert!(!standing(&[("x-zm-request-timestamp", "1749589385")]));
+    }
+
+    #[test]
+    fn a_secret_that_cannot_be_read_is_told_and_none_is_shown() {
+        let missing = SourceAuth::Bearer { tokens: vec![Secret::File("/nowhere/token".into())] };
+        assert!(Authenticator::new(&[missing]).unwrap_err().contains("/nowhere/token"));
+        let scheme = Scheme::preset("standard-webhooks").unwrap();
+        let bad = SourceAuth::Hmac { scheme, secrets: vec![secret("hunter2!")] };
+        let fault = Authenticator::new(&[bad]).unwrap_err();
+        assert!(fault.contains("secret_encoding") && !fault.contains("hunter2"), "{fault}");
+        let guard = Authenticator::new(&[SourceAuth::Bearer { tokens: vec![secret("hunter2!")] }]).unwrap();
+        assert!(!format!("{guard:?}").contains("hunter2"));
+    }
+}

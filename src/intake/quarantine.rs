@@ -1,0 +1,241 @@
+//! Detention: what could not be accepted as it came is kept apart where its source wants that, and judged anew once the
+//! configuration is mended.
+//!
+//! *Invariants.* Nothing that is kept apart is delivered. Credentials are not kept. Who proves nothing can fill only a part
+//! of the quarantine, and one source only its own part. A signature is judged anew by the moment at which the request
+//! first came. A request that came while its source asked for no proof is not let in once one is asked for, unless an
+//! operator says so. What was readmitted has the moment at which it first came as its time of arrival.
+//!
+//! *Failure.* Where there is no room, the request is refused as if nothing were kept.
+
+use super::forwarded::Of;
+use super::refusal::Refusal;
+use super::{Intake, Source, encoding};
+use crate::config::settings::{OnFault, Quarantine};
+use crate::extract::{Fields, Found, Request};
+use crate::net::answer::{self, Answer};
+use crate::rules::credential::{Secrecy, secrecy};
+use crate::rules::throttle::Throttle;
+use crate::store::{Arrival, Cause, Full, Proof, QuarantinedRequest, Room, StoreError};
+use crate::time::Timestamp;
+use bytes::Bytes;
+use form_urlencoded::Serializer;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// A log line of a kind and source is written once in so long, with how many requests it stands for.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// What became of a detained request that was judged anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It would pass, or has: so many events.
+    Passes(usize),
+    StillBad(Cause),
+    /// It came while its source asked for no proof, and now one is asked for.
+    Unproven,
+    /// Its source is not configured any more.
+    SourceGone,
+}
+
+/// Whether what proved nothing when it came is let in where its source asks for a proof now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unproven {
+    #[default]
+    Keep,
+    /// An operator answers for it.
+    Accept,
+}
+
+/// What of the log is held back.
+#[derive(Debug, Default)]
+pub(super) struct Told(Mutex<BTreeMap<(String, Cause, &'static str), Throttle>>);
+
+impl Told {
+    /// How many requests a line about it stands for; none where it is too early for another one.
+    fn count(&self, source: &Source, cause: Cause, what: &'static str, now: Timestamp) -> Option<u64> {
+        let mut told = self.0.lock().expect("no holder panics");
+        told.entry((source.name.clone(), cause, what)).or_default().count(now, TOLD_EVERY)
+    }
+}
+
+/// The part of the quarantine that is there for a source; `sources`: how many keep requests apart.
+pub fn room(settings: &Quarantine, sources: usize) -> Room {
+    let part = |share: f64| (settings.max_bytes as f64 * share) as u64;
+    let source = if sources > 1 { part(settings.source_share) } else { settings.max_bytes };
+    Room { all: settings.max_bytes, source, unverified: part(settings.unverified_share) }
+}
+
+impl Intake {
+    /// Keeps a request apart where its source wants that; else the refusal stands.
+    pub(super) async fn detain(
+        &self,
+        source: &Source,
+        head: &Parts,
+        body: &Bytes,
+        (cause, proof): (Cause, Proof),
+        refusal: Refusal,
+    ) -> Result<Answer, Refusal> {
+        if source.on_fault(cause) == OnFault::Refuse {
+            return Err(refusal);
+        }
+        let (name, now) = (&source.name, self.clock.now());
+        let detained = self.detained(source, head, body, (cause, proof));
+        match self.store.detain(detained, self.quarantine).await {
+            Ok(Ok(number)) => {
+                if let Some(requests) = self.counts.told.count(source, cause, "kept", now) {
+                    tracing::warn!(source = name, cause = cause.word(), requests, number, "requests are kept apart");
+                }
+                Ok(answer::json(self.bounds.success, &json!({"status": "quarantined"})))
+            }
+            Ok(Err(full)) => {
+                if let Some(requests) = self.counts.told.count(source, cause, full.setting(), now) {
+                    let bound = full.setting();
+                    tracing::error!(source = name, cause = cause.word(), requests, bound, "{}", no_room(full));
+                }
+                Err(refusal)
+            }
+            Err(_) => Err(Refusal::failed()),
+        }
+    }
+
+    fn detained(
+        &self,
+        source: &Source,
+        head: &Parts,
+        body: &Bytes,
+        (cause, proof): (Cause, Proof),
+    ) -> QuarantinedRequest {
+        let kept = head.headers.iter().filter(|(name, _)| source.keeps_header(name));
+        let query = head.uri.query().map(|query| {
+            let pairs = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| source.keeps_parameter(name));
+            Serializer::new(String::new()).extend_pairs(pairs).finish()
+        });
+        QuarantinedRequest {
+            at: self.clock.now(),
+            source: source.name.clone(),
+            cause,
+            headers: kept.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect(),
+            query,
+            body: body.to_vec(),
+            proof,
+        }
+    }
+
+    /// What a detained request is by today's configuration, and its events where it passes.
+    pub fn judge(&self, detained: &QuarantinedRequest, unproven: Unproven) -> (Verdict, Vec<Arrival>) {
+        let Some(source) = self.sources.get(&detained.source) else { return (Verdict::SourceGone, Vec::new()) };
+        let headers: HeaderMap = detained.headers.iter().filter_map(|(name, value)| header(name, value)).collect();
+        let (query, body) = (detained.query.as_deref(), Bytes::copy_from_slice(&detained.body));
+        let proof = match source.guard.standing(&headers, query, detained.at).admits(&body) {
+            Some(proof) => proof,
+            None if detained.cause == Cause::BadSignature => {
+                return (Verdict::StillBad(Cause::BadSignature), Vec::new());
+            }
+            // its secret may have been changed since, and its token was not kept
+            None if !detained.proof.is_nothing() || unproven == Unproven::Accept => detained.proof.clone(),
+            None => return (Verdict::Unproven, Vec::new()),
+        };
+        let Some(body) = self.unpacked(&headers, &body) else {
+            return (Verdict::StillBad(Cause::Unparsable), Vec::new());
+        };
+        let read = source.read(&Request { headers: &headers, query, body: &body }, &proof, &self.limits());
+        let (fields, of) = match read {
+            Ok(Found::One(fields)) => (vec![fields], Of::One),
+            Ok(Found::Batch(all)) => (all, Of::Batch),
+            Ok(Found::Dropped { .. }) => (Vec::new(), Of::One),
+            Err(_) => return (Verdict::StillBad(Cause::Unparsable), Vec::new()),
+        };
+        let common = source.common(&headers, of, self.bounds.forwarded_bytes_max, &proof);
+        let arrivals: Vec<_> = fields.into_iter().filter_map(|f| source.arrival(&common, f, detained.at)).collect();
+        (Verdict::Passes(arrivals.len()), arrivals)
+    }
+
+    /// Whether a detained request holds an event of this interaction, read with its headers or without; where none is found in
+    /// it, whether the key stands in it as a whole string, in the body, a header or the query.
+    pub fn concerns(&self, detained: &QuarantinedRequest, key: &str) -> bool {
+        let headers: HeaderMap = detained.headers.iter().filter_map(|(name, value)| header(name, value)).collect();
+        let (query, body) = (detained.query.as_deref(), Bytes::copy_from_slice(&detained.body));
+        let body = self.unpacked(&headers, &body).unwrap_or(body);
+        let read = Request { headers: &headers, query, body: &body };
+        let bare = Proof::Signature { headers: Vec::new(), timestamp: String::new() };
+        let mut has_key = false;
+        for proof in [&Proof::Nothing, &detained.proof, &bare] {
+            let source = self.sources.get(&detained.source);
+            let fields = match source.and_then(|source| source.read(&read, proof, &self.limits()).ok()) {
+                Some(Found::One(fields)) => vec![fields],
+                Some(Found::Batch(all)) => all,
+                Some(Found::Dropped { .. }) | None => continue,
+            };
+            let is_of = |fields: &Fields| fields.interaction.as_deref() == Some(key);
+            if fields.iter().any(is_of) {
+                return true;
+            }
+            has_key |= fields.iter().any(|fields| fields.interaction.is_some());
+        }
+        if has_key {
+            return false;
+        }
+        let quoted = json!(key).to_string();
+        let in_body = body.windows(quoted.len()).any(|window| window == quoted.as_bytes());
+        let in_query = || form_urlencoded::parse(query.unwrap_or_default().as_bytes()).any(|(_, v)| v == key);
+        in_body || in_query() || detained.headers.iter().any(|(_, value)| value == key.as_bytes())
+    }
+
+    /// The body of a detained request as it is read: it is kept as it came, since its signature covers that.
+    fn unpacked(&self, headers: &HeaderMap, body: &Bytes) -> Option<Bytes> {
+        encoding::unpack_kept(encoding::declared(headers).ok()?, body, self.bounds.body_bytes_max)
+    }
+
+    /// Lets a detained request in, if it passes now; none where it is not there any more.
+    pub async fn readmit(
+        &self,
+        number: u64,
+        detained: &QuarantinedRequest,
+        unproven: Unproven,
+    ) -> Result<Option<Verdict>, StoreError> {
+        let (verdict, arrivals) = self.judge(detained, unproven);
+        match verdict {
+            Verdict::Passes(_) => Ok(self.store.let_in(number, arrivals).await?.map(|_| verdict)),
+            Verdict::StillBad(_) | Verdict::Unproven | Verdict::SourceGone => Ok(Some(verdict)),
+        }
+    }
+}
+
+impl Source {
+    /// Whether a header of a request may lie on disk. What a field is looked for in is needed, and so is every signature where
+    /// signatures are verified: perhaps its header is what has to be mended.
+    fn keeps_header(&self, name: &HeaderName) -> bool {
+        let needed = || self.reads_header(name) || self.guard.verifies_with(name);
+        let harmless = || self.is_harmless(name.as_str());
+        !self.guard.has_token_in_header(name) && (needed() || harmless())
+    }
+
+    fn keeps_parameter(&self, name: &str) -> bool {
+        !self.guard.has_token_in_query(name) && (self.reads_parameter(name) || self.is_harmless(name))
+    }
+
+    fn is_harmless(&self, name: &str) -> bool {
+        match secrecy(name) {
+            Secrecy::Plain => true,
+            Secrecy::Signature => self.guard.verifies_signatures(),
+            Secrecy::Credential => false,
+        }
+    }
+}
+
+fn no_room(full: Full) -> &'static str {
+    match full {
+        Full::All => "the quarantine is full; requests are refused",
+        Full::Source => "the quarantine holds as much of this source as it may; its requests are refused",
+        Full::Unverified => "the quarantine holds as many requests without proof as it may; such are refused",
+    }
+}
+
+fn header(name: &str, value: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+    Some((name.parse().ok()?, HeaderValue::from_bytes(value).ok()?))
+}

@@ -1,0 +1,366 @@
+//! The entrance: connections of strangers, with or without TLS, each of which can take little and hold up nobody.
+//!
+//! *Invariants.* A connection is served only on a seat (see [`super::seats`]). A handshake, a head, and a peer that reads
+//! nothing have a time within which they must end. HTTP/2 is spoken where a client chose it by ALPN, with bounds against
+//! floods of streams, resets and headers. A peer that closes its writing side behind a request is answered. An answer is not
+//! destroyed by what its peer still sends (see [`super::linger`]), be it a refusal, an error of its framing, or an alert of
+//! TLS. After `stop` the requests under way may end.
+
+use super::answer;
+use super::connection_limiter::{self, ConnectionLimiter, Slot};
+use super::graceful_shutdown;
+use super::linger::linger;
+use super::listen::{self, Listen};
+use super::received::Received;
+use super::tls::{self, Tls};
+use super::watched::Watched;
+use http::{HeaderValue, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Most headers of one request.
+const HEADERS_MAX: usize = 100;
+/// Requests at once over one connection (HTTP/2).
+const STREAMS_MAX: u32 = 128;
+/// Streams that a client may open and reset before it is cut off (CVE-2023-44487, rapid reset).
+const RESETS_MAX: usize = 20;
+/// Streams that are ended for a client's faults, until it is cut off (RUSTSEC-2024-0003).
+const FAULTS_MAX: usize = 64;
+/// What of a body may be under way on one stream, and on one connection (HTTP/2).
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// Connections beyond those of one address that are told so at once; whoever comes beyond them is just closed.
+const REFUSED_MAX: usize = 32;
+/// For their heads, and for what they still send.
+const REFUSED_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub head_bytes_max: usize,
+    /// For a handshake, and for a head; also the longest time that a connection may stay idle.
+    pub head_timeout: Duration,
+    /// The longest time in which a peer may take nothing of what is sent.
+    pub write_timeout: Duration,
+    /// For what a peer sends that nobody reads any more, see [`super::linger`].
+    pub linger_timeout: Duration,
+}
+
+/// What all listeners of an entrance share.
+#[derive(Clone, Debug)]
+pub struct HttpServer {
+    pub seats: Arc<ConnectionLimiter>,
+    /// For those who find none.
+    refused: Arc<ConnectionLimiter>,
+    pub tls: Option<Arc<Tls>>,
+    pub limits: Limits,
+    pub stop: CancellationToken,
+}
+
+/// How a connection ended.
+enum End {
+    /// All that was to be said is said.
+    Said,
+    /// What came was no HTTP, or beyond its bounds, as its sender was told.
+    Malformed,
+    HeadTimeout,
+    /// Its seat was needed, or its peer is gone or reads nothing.
+    GivenUp,
+}
+
+impl HttpServer {
+    pub fn new(
+        bounds: connection_limiter::Bounds,
+        tls: Option<Arc<Tls>>,
+        limits: Limits,
+        stop: CancellationToken,
+    ) -> Self {
+        let refused = ConnectionLimiter::new(connection_limiter::Bounds { all: REFUSED_MAX, per_address: REFUSED_MAX });
+        Self { seats: ConnectionLimiter::new(bounds), refused, tls, limits, stop }
+    }
+
+    /// Serves connections until `stop`; returns when the last has ended. Each request carries its connection's [`Slot`]
+    /// among its extensions.
+    pub async fn serve<L, S, B>(self, listener: L, service: S)
+    where
+        L: Listen,
+        S: Service<http::Request<Received>, Response = http::Response<B>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send,
+        B: hyper::body::Body<Error: std::error::Error + Send + Sync, Data: Send> + Send + 'static,
+    {
+        let connections = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                biased; // who is not accepted any more waits for the next life
+                () = self.stop.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    listen::pause().await;
+                    continue;
+                }
+            };
+            let seat = tokio::select! {
+                biased; // and who is accepted is heard, if there is a seat
+                seat = self.seats.take(peer) => seat,
+                () = self.stop.cancelled() => break,
+            };
+            let entrance = self.clone();
+            if let Some(seat) = seat {
+                let service = service.clone();
+                connections.spawn(async move { entrance.connection(stream, seat, service).await });
+                continue;
+            }
+            tracing::debug!(%peer, "a connection beyond those of one address");
+            if let Some(seat) = self.refused.take_free(peer) {
+                connections.spawn(entrance.refuse(stream, seat));
+            }
+        }
+        drop(listener);
+        connections.close();
+        connections.wait().await;
+    }
+
+    /// Tells a peer that its address has all the connections that it may have.
+    async fn refuse<I: AsyncRead + AsyncWrite + Unpin>(mut self, stream: I, seat: Slot) {
+        self.limits.head_timeout = self.limits.head_timeout.min(REFUSED_TIMEOUT);
+        self.limits.linger_timeout = self.limits.linger_timeout.min(REFUSED_TIMEOUT);
+        let service = service_fn(|request: http::Request<Received>| async {
+            request.into_body().give_up();
+            Ok::<_, Infallible>(answer::with(
+                answer::with(too_many(), header::RETRY_AFTER, "1"),
+                header::CONNECTION,
+                "close",
+            ))
+        });
+        let _ = tokio::time::timeout(REFUSED_TIMEOUT, self.connection(stream, seat, service)).await;
+    }
+
+    async fn connection<I, S, B>(self, stream: I, seat: Slot, service: S)
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+        S: Service<http::Request<Received>, Response = http::Response<B>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send,
+        B: hyper::body::Body<Error: std::error::Error + Send + Sync, Data: Send> + Send + 'static,
+    {
+        let (sitting, linger_timeout) = (seat.clone(), self.limits.linger_timeout);
+        let service = service_fn(move |request| seated(service.clone(), sitting.clone(), request, linger_timeout));
+        let Some(tls) = &self.tls else { return self.http1(stream, &seat, service).await };
+        let handshake = tokio::time::timeout(self.limits.head_timeout, tls.acceptor().accept(stream).into_fallible());
+        let shaken = tokio::select! {
+            () = seat.needed() => return,
+            () = graceful_shutdown::due(&self.stop, seat.begun()) => return,
+            shaken = handshake => shaken,
+        };
+        match shaken {
+            Ok(Ok(stream)) if tls::is_http2(stream.get_ref().1) => self.http2(stream, &seat, service).await,
+            Ok(Ok(stream)) => self.http1(stream, &seat, service).await,
+            Ok(Err((error, mut stream))) => {
+                tracing::debug!(%error, peer = %seat.peer(), "no TLS connection came about");
+                // the alert says why
+                self.linger(&mut stream, &seat).await;
+            }
+            Err(_) => tracing::debug!(peer = %seat.peer(), "a TLS handshake was too slow"),
+        }
+    }
+
+    async fn http1<I, S, B>(&self, stream: I, seat: &Slot, service: S)
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+        S: Service<http::Request<Incoming>, Response = http::Response<B>, Error = Infallible>,
+        B: hyper::body::Body<Error: std::error::Error + Send + Sync> + 'static,
+    {
+        let mut stream = Watched::new(stream, seat.clone());
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.head_timeout)
+            .max_headers(HEADERS_MAX)
+            .max_buf_size(self.limits.head_bytes_max)
+            .half_close(true)
+            .serve_connection(TokioIo::new(&mut stream), service);
+        match self.drive(connection, http1::Connection::graceful_shutdown, seat).await {
+            End::HeadTimeout if seat.has_begun_a_head() => {
+                let told = head_timeout();
+                let told = stream.write_all(told.as_bytes());
+                if matches!(tokio::time::timeout(self.limits.head_timeout, told).await, Ok(Ok(()))) {
+                    self.linger(&mut stream, seat).await;
+                }
+            }
+            End::Malformed => self.linger(&mut stream, seat).await,
+            End::Said if seat.has_unread() => self.linger(&mut stream, seat).await,
+            End::Said | End::HeadTimeout | End::GivenUp => {}
+        }
+    }
+
+    async fn http2<I, S, B>(&self, stream: I, seat: &Slot, service: S)
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+        S: Service<http::Request<Incoming>, Response = http::Response<B>, Error = Infallible>,
+        S::Future: Send + 'static,
+        B: hyper::body::Body<Error: std::error::Error + Send + Sync, Data: Send> + Send + 'static,
+    {
+        let mut stream = Watched::new(stream, seat.clone());
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(self.limits.head_timeout)
+            .keep_alive_timeout(self.limits.head_timeout)
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_pending_accept_reset_streams(RESETS_MAX)
+            .max_local_error_reset_streams(FAULTS_MAX)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(u32::try_from(self.limits.head_bytes_max).unwrap_or(u32::MAX))
+            .serve_connection(TokioIo::new(&mut stream), service);
+        match self.drive(connection, http2::Connection::graceful_shutdown, seat).await {
+            End::Malformed => self.linger(&mut stream, seat).await,
+            End::Said | End::HeadTimeout | End::GivenUp => {}
+        }
+    }
+
+    /// Runs a connection to its end; `finish` asks it to end after the requests under way.
+    async fn drive<C>(&self, connection: C, finish: impl FnOnce(Pin<&mut C>), seat: &Slot) -> End
+    where
+        C: Future<Output = hyper::Result<()>>,
+    {
+        let Limits { head_timeout: idle, write_timeout, .. } = self.limits;
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => Some(ended),
+            () = seat.needed() => return End::GivenUp,
+            () = seat.stalled(write_timeout) => return End::GivenUp,
+            () = graceful_shutdown::due(&self.stop, seat.begun()) => None,
+            () = seat.idle(idle) => None,
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            None => {
+                finish(connection.as_mut());
+                tokio::select! {
+                    ended = connection => ended,
+                    () = seat.needed() => return End::GivenUp,
+                    () = seat.stalled(write_timeout) => return End::GivenUp,
+                    () = seat.idle(idle) => return End::GivenUp,
+                }
+            }
+        };
+        let Err(error) = ended else { return End::Said };
+        tracing::debug!(%error, "a connection ended early");
+        match error {
+            error if error.is_timeout() => End::HeadTimeout,
+            error if error.is_parse() => End::Malformed,
+            _ => End::GivenUp,
+        }
+    }
+
+    /// Lets what was said reach the peer, unless the seat is needed.
+    async fn linger<I: AsyncRead + AsyncWrite + Unpin>(&self, stream: &mut I, seat: &Slot) {
+        let _lingering = seat.linger();
+        tokio::select! {
+            () = seat.needed() => {}
+            () = linger(stream, self.limits.linger_timeout) => {}
+        }
+    }
+}
+
+/// What a head that does not come to its end is answered with; hyper leaves that to us.
+fn head_timeout() -> String {
+    let body = r#"{"error":{"code":"header_timeout","message":"the headers did not arrive in time"}}"#;
+    let head = "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length:";
+    format!("{head} {}\r\n\r\n{body}", body.len())
+}
+
+fn too_many() -> answer::Answer {
+    let message = "your address has all the connections that it may have; use those, or try again in a moment";
+    answer::error(StatusCode::SERVICE_UNAVAILABLE, "too_many_connections", message)
+}
+
+/// Serves a request with its connection's seat at hand. Where something of its body is left unread, the answer says that
+/// the connection ends.
+async fn seated<S, B>(
+    service: S,
+    seat: Slot,
+    request: http::Request<Incoming>,
+    linger_timeout: Duration,
+) -> Result<http::Response<B>, Infallible>
+where
+    S: Service<http::Request<Received>, Response = http::Response<B>, Error = Infallible>,
+{
+    let _in_hand = seat.serve();
+    let may_say = request.version() != http::Version::HTTP_2;
+    let mut request = Received::of(request, &seat, linger_timeout);
+    request.extensions_mut().insert(seat.clone());
+    let mut response = service.call(request).await?;
+    if may_say && seat.has_unread() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use std::future::pending;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    async fn get(to: std::net::SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(to).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello").await.unwrap();
+        stream
+    }
+
+    #[tokio::test]
+    async fn a_connection_beyond_those_of_its_address_is_told_so() {
+        let limits = Limits {
+            head_bytes_max: 8192,
+            head_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(60),
+            linger_timeout: Duration::from_secs(60),
+        };
+        let stop = CancellationToken::new();
+        let entrance =
+            HttpServer::new(connection_limiter::Bounds { all: 9, per_address: 1 }, None, limits, stop.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        // whatever comes stays in hand
+        let service = service_fn(|_| pending::<Result<http::Response<Full<Bytes>>, Infallible>>());
+        let serving = tokio::spawn(entrance.clone().serve(listener, service));
+        let first = get(to).await;
+        let in_hand = async || {
+            while entrance.seats.in_hand() == 0 {
+                tokio::task::yield_now().await
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), in_hand()).await.unwrap();
+        for _ in 0..3 {
+            let mut told = String::new();
+            get(to).await.read_to_string(&mut told).await.unwrap();
+            assert!(told.starts_with("HTTP/1.1 503 ") && told.contains("too_many_connections"), "{told}");
+            assert!(told.contains("retry-after: 1\r\n") && told.contains("connection: close\r\n"), "{told}");
+        }
+        // as many as are told, and who says nothing; the others are just closed
+        let mut silent = Vec::new();
+        for _ in 0..REFUSED_MAX + 1 {
+            silent.push(TcpStream::connect(to).await.unwrap());
+        }
+        let mut text = Vec::new();
+        assert!(silent.last_mut().unwrap().read_to_end(&mut text).await.is_ok() && text.is_empty());
+        drop(first);
+        stop.cancel();
+        serving.abort();
+    }
+}
