@@ -97,8 +97,7 @@ impl Daemon {
         let counts = Arc::new(Counts::default());
         maintenance::since_last_time(&store, clock.now()).await?;
         let upkeep = Part::new();
-        let (trend, beyond) =
-            background::look_after(&upkeep, &store, &clock, &settings, &admission, &counts, &destinations);
+        let (trend, beyond) = background::start(&upkeep, &store, &clock, &settings, &admission, &counts, &destinations);
         counts.knows(settings.sources.iter().map(|s| &s.name));
         let door = Arc::new(door(&store, &clock, &settings, &destinations.now(), admission.clone(), counts.clone())?);
         let door = Arc::new(RwLock::new(door));

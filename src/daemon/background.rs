@@ -13,7 +13,7 @@ use crate::store::Store;
 use std::sync::Arc;
 
 /// Starts what the daemon looks after by itself.
-pub(super) fn look_after(
+pub(super) fn start(
     part: &Part,
     store: &Store,
     clock: &Clock,
