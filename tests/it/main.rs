@@ -73,6 +73,7 @@
 //!
 //! `repository/`: the sources and documents themselves
 //! - `architecture`: rooms and their levels, house style
+//! - `modules`: the levels inside rooms, no import circles
 //! - `proof`: `tests/PROOF.md` and the mutants against the sources
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
@@ -158,5 +159,6 @@ mod simulation;
 
 mod repository {
     mod architecture;
+    mod modules;
     mod proof;
 }
