@@ -41,6 +41,7 @@
 //! - `erasure`: erasing one interaction
 //! - `history`: what is remembered of past deliveries
 //! - `disk_space`: room that is kept free
+//! - `takeover`: data folders and backups of earlier formats
 //!
 //! `admin/`: the admin listener and what is seen there
 //! - `endpoints`: the API's answers and changes
@@ -122,6 +123,7 @@ mod store {
     mod guarantees;
     mod history;
     mod model;
+    mod takeover;
 }
 
 mod admin {
