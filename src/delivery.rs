@@ -6,7 +6,7 @@
 //!   ^ ^                  │ │
 //!   │ └──due── delayed <─┘ └──> dead ──redrive──> delayed (due at once)
 //!   │                             └───purge───> discarded
-//!   └ held behind an earlier delivery of the same interaction
+//!   └ blocked behind an earlier delivery of the same interaction
 //! ```
 //! Which of them a delivery is in follows from where it lies: a page (queued), the delay tree (delayed), the dead
 //! letter queue (dead), nowhere (delivered or discarded). In flight is known in memory only.
@@ -16,6 +16,7 @@ use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 /// What happened when an event was sent to its destination.
 ///
@@ -123,6 +124,88 @@ impl Reason {
             Self::Manual => "manual",
             Self::Ambiguous => "ambiguous",
         }
+    }
+}
+
+/// Why a delivery, or everything that waits for a destination, cannot be sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Blocker {
+    /// An earlier event of the interaction has not ended, or may still arrive within the reorder window.
+    Order,
+    /// The last attempt failed; the next one is not due yet.
+    RetryBackoff,
+    /// The destination asked for no requests until a time.
+    RetryAfter,
+    /// The circuit breaker is open, or half-open with all its probes in flight.
+    Breaker,
+    /// As many requests are in flight as the concurrency limit allows.
+    Concurrency,
+    /// The configured rate limit.
+    Rate,
+    /// An operator paused the destination.
+    Pause,
+    /// The destination has no URL.
+    NoUrl,
+    /// A dead letter of the interaction, where `on_dead_letter = "hold"`.
+    DeadLetter,
+    /// The disk is full: the result of an attempt could not be written.
+    Disk,
+}
+
+impl Blocker {
+    pub const ALL: [Self; 10] = [
+        Self::Order,
+        Self::RetryBackoff,
+        Self::RetryAfter,
+        Self::Breaker,
+        Self::Concurrency,
+        Self::Rate,
+        Self::Pause,
+        Self::NoUrl,
+        Self::DeadLetter,
+        Self::Disk,
+    ];
+
+    /// One word, as it stands in JSON and metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Order => "order",
+            Self::RetryBackoff => "retry_backoff",
+            Self::RetryAfter => "retry_after",
+            Self::Breaker => "breaker",
+            Self::Concurrency => "concurrency",
+            Self::Rate => "rate",
+            Self::Pause => "pause",
+            Self::NoUrl => "no_url",
+            Self::DeadLetter => "dead_letter",
+            Self::Disk => "disk",
+        }
+    }
+
+    /// Whether it passes by itself from one request to the next: the destination is sent to at its limit.
+    pub fn is_pacing(self) -> bool {
+        matches!(self, Self::Concurrency | Self::Rate)
+    }
+}
+
+/// What blocks, and when to ask again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    pub by: Blocker,
+    /// None where only another event ends it.
+    pub until: Option<Timestamp>,
+    /// The event that must end first.
+    pub behind: Option<Sequence>,
+}
+
+impl Blocked {
+    pub fn until(by: Blocker, until: Option<Timestamp>) -> Self {
+        Self { by, until: until.filter(|until| *until < Timestamp::NEVER), behind: None }
+    }
+
+    pub fn behind(by: Blocker, behind: Sequence) -> Self {
+        Self { by, until: None, behind: Some(behind) }
     }
 }
 

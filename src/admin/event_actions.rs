@@ -82,7 +82,7 @@ pub(super) async fn retry(
     let delayed: Vec<(DeliveryId, Digest64)> = open
         .waiting
         .iter()
-        .filter(|(.., standing)| matches!(standing, DeliveryStatus::Delayed { .. }))
+        .filter(|(.., standing)| standing.retry_at().is_some())
         .map(|(id, ..)| (*id, open.lane))
         .collect();
     let dead: Vec<DeliveryId> = open.dead.iter().copied().filter(|id| admin.destinations.has(id.destination)).collect();

@@ -9,7 +9,7 @@ use super::event_lookup::{self, Candidate, Known, Location, Look, know};
 use super::explain::{self, Held};
 use super::filter::{EventQuery, Filter, Query};
 use super::{Admin, Failure, Name, Shared, sequence_of};
-use crate::delivery::DeliveryId;
+use crate::delivery::{Blocked, Blocker, DeliveryId};
 use crate::dispatch::{DestinationStatus, Question};
 use crate::event::{DestinationId, EventId, Sequence};
 use crate::scheduler::DeliveryStatus;
@@ -128,9 +128,9 @@ async fn standing_so(
 fn state_of(standing: DeliveryStatus) -> DeliveryState {
     match standing {
         DeliveryStatus::InFlight { .. } => DeliveryState::InFlight,
-        DeliveryStatus::Delayed { .. } => DeliveryState::Delayed,
-        DeliveryStatus::Held { .. } => DeliveryState::Held,
-        DeliveryStatus::Sorting { .. } | DeliveryStatus::Queued | DeliveryStatus::Moved => DeliveryState::Queued,
+        DeliveryStatus::Blocked(Blocked { by: Blocker::RetryBackoff, .. }) => DeliveryState::Delayed,
+        DeliveryStatus::Blocked(Blocked { behind: Some(_), .. }) => DeliveryState::Held,
+        DeliveryStatus::Blocked(_) | DeliveryStatus::Queued | DeliveryStatus::Moved => DeliveryState::Queued,
     }
 }
 
@@ -246,10 +246,7 @@ async fn gather<'a>(
         event_lookup::look_again(admin, known, moved).await?;
         (settled, standings) = (event_lookup::ends(admin, known).await?, self::standings(admin, known).await?);
     }
-    let behind: BTreeSet<Sequence> = standings
-        .values()
-        .filter_map(|s| if let DeliveryStatus::Held { behind } = s { Some(*behind) } else { None })
-        .collect();
+    let behind: BTreeSet<Sequence> = standings.values().filter_map(|s| s.behind()).collect();
     let ids = admin.read(move |store| ids(store, behind)).await?;
     let line = |d: &DestinationId| lines.get(d).cloned().unwrap_or_default();
     let touched: BTreeSet<DestinationId> = known.iter().flat_map(|k| k.places.keys().copied()).collect();
@@ -319,7 +316,7 @@ impl Told<'_> {
                 let held = self.held.get(&id.destination).map_or(&[][..], Vec::as_slice);
                 let named = |s: Sequence| self.ids.get(&s).map_or_else(|| format!("sequence {s}"), EventId::to_string);
                 let mut gates = explain::of_delivery(standing, held, named).into_iter();
-                let due = if let DeliveryStatus::Delayed { until } = standing { Some(until.to_string()) } else { None };
+                let due = standing.retry_at().map(|due| due.to_string());
                 let (since, until) = self.under_way(id.destination, standing).unzip();
                 let bare = DeliveryItem { attempts: Some(Attempts::Count(0)), ..bare(state_of(standing)) };
                 let tried = if let Location::Delayed { delivery, .. } = lies { bare.tried(delivery) } else { bare };

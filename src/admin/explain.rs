@@ -5,10 +5,11 @@
 //! [`shut`]; lists, single events, destinations, dashboard and command line follow.
 
 use super::Admin;
+use crate::delivery::{Blocked, Blocker};
 use crate::dispatch::{Destination, DestinationStatus};
 use crate::event::{DestinationId, Sequence};
 use crate::rules::breaker;
-use crate::scheduler::{self as pace, Blocked, DeliveryStatus, LimitReason};
+use crate::scheduler::{DeliveryStatus, LimitReason};
 use crate::store::Store;
 use crate::time::Timestamp;
 use serde::Serialize;
@@ -103,15 +104,15 @@ fn longest_first(mut held: Vec<Held>) -> Vec<Held> {
 
 /// Every gate that is shut; the line itself tells only the first that it meets.
 fn shut(line: &DestinationStatus, now: Timestamp) -> impl Iterator<Item = Blocked> {
-    let timed = |gate, until: Timestamp| (now < until).then_some(Blocked { gate, until: Some(until) });
+    let timed = |by, until: Timestamp| (now < until).then_some(Blocked::until(by, Some(until)));
     let opens = if let breaker::State::Open { until } = line.breaker { until } else { Timestamp::ZERO };
-    let met = |of: &[pace::Gate]| line.shut.filter(|shut| of.contains(&shut.gate));
+    let met = |of: &[Blocker]| line.shut.filter(|shut| of.contains(&shut.by));
     let all = [
-        met(&[pace::Gate::Nowhere]),
-        timed(pace::Gate::Paused, line.paused_until),
-        timed(pace::Gate::Breaker, opens).or_else(|| met(&[pace::Gate::Breaker])),
-        timed(pace::Gate::Hold, line.hold_until),
-        met(&[pace::Gate::Concurrency, pace::Gate::Rate]),
+        met(&[Blocker::NoUrl]),
+        timed(Blocker::Pause, line.paused_until),
+        timed(Blocker::Breaker, opens).or_else(|| met(&[Blocker::Breaker])),
+        timed(Blocker::RetryAfter, line.hold_until),
+        met(&[Blocker::Concurrency, Blocker::Rate]),
     ];
     all.into_iter().flatten()
 }
@@ -119,14 +120,14 @@ fn shut(line: &DestinationStatus, now: Timestamp) -> impl Iterator<Item = Blocke
 /// A gate of its pace that is shut.
 fn gate(store: &Store, destination: &Destination, line: &DestinationStatus, shut: Blocked) -> Held {
     let stance = store.stance(destination.id);
-    let held = match shut.gate {
-        pace::Gate::Nowhere => Held::by(Gate::Pause, "configuration").since("no url is configured"),
-        pace::Gate::Paused => {
+    let held = match shut.by {
+        Blocker::NoUrl => Held::by(Gate::Pause, "configuration").since("no url is configured"),
+        Blocker::Pause => {
             let pause = stance.pause;
             let who = pause.as_ref().map_or("operator", |pause| &pause.who);
             Held::by(Gate::Pause, who).since(pause.as_ref().map_or("", |pause| &pause.reason))
         }
-        pace::Gate::Breaker => {
+        Blocker::Breaker => {
             let fixed = stance.breaker;
             let who = fixed.as_ref().and_then(|fixed| fixed.who.as_deref()).unwrap_or("breaker");
             let held = Held::by(Gate::Breaker, who);
@@ -135,12 +136,15 @@ fn gate(store: &Store, destination: &Destination, line: &DestinationStatus, shut
                 _ => held.since("probes are under way").momentary(),
             }
         }
-        pace::Gate::Hold => {
+        Blocker::RetryAfter => {
             let until = shut.until.unwrap_or_default();
             Held::by(Gate::Delay, "destination").since(&destination.held_why(until))
         }
-        pace::Gate::Concurrency => concurrency(line, destination.policy.pace.concurrency_max),
-        pace::Gate::Rate => Held::by(Gate::Rate, "configuration"),
+        Blocker::Concurrency => concurrency(line, destination.policy.pace.concurrency_max),
+        Blocker::Rate => Held::by(Gate::Rate, "configuration"),
+        Blocker::Order | Blocker::RetryBackoff | Blocker::DeadLetter | Blocker::Disk => {
+            unreachable!("a destination as a whole is not blocked by {}", shut.by.word())
+        }
     };
     match shut.until.filter(|until| *until < Timestamp::NEVER) {
         Some(until) => held.until(until),
@@ -168,10 +172,13 @@ pub fn of_delivery(
 ) -> Vec<Held> {
     let own = match standing {
         DeliveryStatus::InFlight { .. } => return Vec::new(),
-        DeliveryStatus::Delayed { until } => Held::by(Gate::Delay, "retry").until(until),
-        DeliveryStatus::Sorting { until } => Held::by(Gate::Order, "ordering").until(until),
-        DeliveryStatus::Held { behind: first } => {
-            Held { behind: Some(behind(first)), ..Held::by(Gate::Order, "ordering") }
+        DeliveryStatus::Blocked(blocked) => {
+            let held = match blocked.by {
+                Blocker::RetryBackoff => Held::by(Gate::Delay, "retry"),
+                _ => Held::by(Gate::Order, "ordering"),
+            };
+            let held = blocked.until.map_or(held.clone(), |until| held.until(until));
+            Held { behind: blocked.behind.map(behind), ..held }
         }
         DeliveryStatus::Queued | DeliveryStatus::Moved if of_destination.is_empty() => {
             Held::by(Gate::Concurrency, "configuration").since("its turn comes behind those before it")
@@ -188,6 +195,11 @@ mod tests {
     use super::*;
     use crate::event::Sequence;
 
+    const DELAYED: DeliveryStatus =
+        DeliveryStatus::Blocked(Blocked { by: Blocker::RetryBackoff, until: Some(Timestamp(5)), behind: None });
+    const BEHIND: DeliveryStatus =
+        DeliveryStatus::Blocked(Blocked { by: Blocker::Order, until: None, behind: Some(Sequence(3)) });
+
     fn name(s: Sequence) -> String {
         format!("id of {s}")
     }
@@ -202,37 +214,29 @@ mod tests {
             (DeliveryStatus::Queued, vec![], vec![Gate::Concurrency]),
             (DeliveryStatus::Queued, vec![nowhere.clone()], vec![Gate::Pause]),
             (DeliveryStatus::Queued, vec![nowhere.clone(), rate.clone()], vec![Gate::Pause, Gate::Rate]),
-            (DeliveryStatus::Delayed { until: Timestamp(5) }, vec![], vec![Gate::Delay]),
-            (DeliveryStatus::Delayed { until: Timestamp(5) }, vec![rate.clone()], vec![Gate::Delay]),
+            (DELAYED, vec![], vec![Gate::Delay]),
+            (DELAYED, vec![rate.clone()], vec![Gate::Delay]),
+            (DELAYED, vec![until(Gate::Pause, 9)], vec![Gate::Pause, Gate::Delay]),
+            (DELAYED, vec![until(Gate::Pause, 4)], vec![Gate::Delay, Gate::Pause]),
+            (DELAYED, vec![nowhere.clone()], vec![Gate::Pause, Gate::Delay]),
             (
-                DeliveryStatus::Delayed { until: Timestamp(5) },
-                vec![until(Gate::Pause, 9)],
-                vec![Gate::Pause, Gate::Delay],
-            ),
-            (
-                DeliveryStatus::Delayed { until: Timestamp(5) },
-                vec![until(Gate::Pause, 4)],
-                vec![Gate::Delay, Gate::Pause],
-            ),
-            (DeliveryStatus::Delayed { until: Timestamp(5) }, vec![nowhere.clone()], vec![Gate::Pause, Gate::Delay]),
-            (
-                DeliveryStatus::Sorting { until: Timestamp(5) },
+                DeliveryStatus::Blocked(Blocked::until(Blocker::Order, Some(Timestamp(5)))),
                 vec![until(Gate::Breaker, 6)],
                 vec![Gate::Breaker, Gate::Order],
             ),
-            (DeliveryStatus::Held { behind: Sequence(3) }, vec![nowhere], vec![Gate::Order, Gate::Pause]),
+            (BEHIND, vec![nowhere], vec![Gate::Order, Gate::Pause]),
         ] {
             let told: Vec<Gate> = of_delivery(standing, &holds, name).iter().map(|held| held.gate).collect();
             assert_eq!(told, gates, "{standing:?} {holds:?}");
         }
-        let held = of_delivery(DeliveryStatus::Held { behind: Sequence(3) }, &[], name);
+        let held = of_delivery(BEHIND, &[], name);
         assert_eq!(held[0].behind.as_deref(), Some("id of 3"));
     }
 
     #[test]
     fn every_gate_that_is_shut_is_told() {
         let now = Timestamp(10);
-        let met = Some(Blocked { gate: pace::Gate::Paused, until: Some(Timestamp(20)) });
+        let met = Some(Blocked::until(Blocker::Pause, Some(Timestamp(20))));
         let line = DestinationStatus {
             shut: met,
             paused_until: Timestamp(20),
@@ -240,16 +244,16 @@ mod tests {
             hold_until: Timestamp(40),
             ..DestinationStatus::default()
         };
-        let gates = |line: &DestinationStatus| shut(line, now).map(|shut| shut.gate).collect::<Vec<_>>();
-        assert_eq!(gates(&line), [pace::Gate::Paused, pace::Gate::Breaker, pace::Gate::Hold]);
+        let gates = |line: &DestinationStatus| shut(line, now).map(|shut| shut.by).collect::<Vec<_>>();
+        assert_eq!(gates(&line), [Blocker::Pause, Blocker::Breaker, Blocker::RetryAfter]);
         let line = DestinationStatus { paused_until: Timestamp(10), hold_until: Timestamp(9), ..line };
-        assert_eq!(gates(&line), [pace::Gate::Breaker]);
+        assert_eq!(gates(&line), [Blocker::Breaker]);
         let probes = DestinationStatus {
-            shut: Some(Blocked { gate: pace::Gate::Breaker, until: None }),
+            shut: Some(Blocked::until(Blocker::Breaker, None)),
             breaker: breaker::State::Open { until: Timestamp(9) },
             ..DestinationStatus::default()
         };
-        assert_eq!(gates(&probes), [pace::Gate::Breaker]);
+        assert_eq!(gates(&probes), [Blocker::Breaker]);
         assert_eq!(gates(&DestinationStatus::default()), []);
     }
 

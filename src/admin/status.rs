@@ -9,11 +9,12 @@ use super::explain::{self, Held};
 use super::snapshot::Snapshot;
 use super::sources::{self, SourceItem};
 use super::{Admin, Failure, Name, Shared};
+use crate::delivery::{Blocked, Blocker};
 use crate::dispatch::{Destination, DestinationStatus};
 use crate::intake::admission::State as IntakeOverride;
 use crate::maintenance::Rates;
 use crate::rules::breaker;
-use crate::scheduler::{Blocked, BlockedSummary, Gate};
+use crate::scheduler::BlockedSummary;
 use crate::store::HistoryUsage;
 use crate::time::{Timestamp, millis};
 use axum::Json;
@@ -222,7 +223,7 @@ impl Admin {
 }
 
 pub(super) fn is_paused(line: &DestinationStatus) -> bool {
-    matches!(line.shut, Some(Blocked { gate: Gate::Paused, .. }))
+    matches!(line.shut, Some(Blocked { by: Blocker::Pause, .. }))
 }
 
 /// Everything at a glance

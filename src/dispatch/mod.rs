@@ -33,13 +33,12 @@ pub use restore::restore;
 pub use tls::{Trust, config as tls_config};
 
 use crate::clock::Clock;
-use crate::delivery::{DeliveryId, Place, Ticket};
+use crate::delivery::{Blocked, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::rules::breaker;
 use crate::rules::retry_after::RetryAfter;
 use crate::scheduler::{
-    Blocked, BlockedSummary, DeliveryStatus, DestinationQueue, Disposition, Interaction, LimitReason, Scheduler, Start,
-    Step,
+    BlockedSummary, DeliveryStatus, DestinationQueue, Disposition, Interaction, LimitReason, Scheduler, Start, Step,
 };
 use crate::store::{Store, StoreEvent};
 use crate::time::Timestamp;

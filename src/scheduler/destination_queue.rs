@@ -9,11 +9,11 @@ mod status;
 pub use status::{DeliveryStatus, Interaction};
 
 use super::blocked_by_dead_letters::BlockedByDeadLetters;
-use super::flow_control::{Blocked, FlowControl};
+use super::flow_control::FlowControl;
 use super::interaction_queue::{InteractionQueue, QueueKey, QueuedDelivery, Turn};
 use super::policy::{DeadLetters, Ordered, Policy};
 use super::ready::Ready;
-use crate::delivery::Ticket;
+use crate::delivery::{Blocked, Ticket};
 use crate::event::{DestinationId, Digest64, Sequence, believed_time};
 use crate::rules::breaker::{Epoch, Turn as BreakerTurn};
 use crate::rules::call::Call;

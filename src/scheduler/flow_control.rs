@@ -5,6 +5,7 @@
 //! gate that is shut costs nothing: no attempt, no token of the rate. Each holds over a restart, by what is told of the time
 //! before it: [`FlowControl::pause`], [`FlowControl::set_breaker`], [`FlowControl::hold`], [`FlowControl::let_in`], [`FlowControl::sent`].
 
+use crate::delivery::{Blocked, Blocker};
 use crate::rules::breaker::{self, Breaker, Epoch};
 use crate::rules::call::Call;
 use crate::rules::concurrency::{Adaptive, Concurrency};
@@ -48,34 +49,6 @@ impl Limits {
     }
 }
 
-/// What holds calls back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Gate {
-    /// The destination has no URL.
-    Nowhere,
-    Paused,
-    Breaker,
-    /// The destination asked to be left alone.
-    Hold,
-    /// As many calls are under way as the limit allows.
-    Concurrency,
-    Rate,
-}
-
-impl Gate {
-    /// One word, as it stands in JSON and metrics.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Nowhere => "no_url",
-            Self::Paused => "paused",
-            Self::Breaker => "breaker",
-            Self::Hold => "hold",
-            Self::Concurrency => "concurrency",
-            Self::Rate => "rate",
-        }
-    }
-}
-
 /// What bounds how many calls there are at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LimitReason {
@@ -85,13 +58,6 @@ pub enum LimitReason {
     Adaptive,
     /// Calls return little by little after a pause or an open breaker.
     Ramp,
-}
-
-/// A no, and when to ask again; none where something else must happen first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Blocked {
-    pub gate: Gate,
-    pub until: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug)]
@@ -140,30 +106,28 @@ impl FlowControl {
 
     /// Whether one more call may begin while so many are under way.
     pub fn check(&mut self, under_way: usize, now: Timestamp) -> Result<(), Blocked> {
-        let shut = |gate, until: Option<Timestamp>| {
-            Err(Blocked { gate, until: until.filter(|until| *until < Timestamp::NEVER) })
-        };
+        let shut = |by, until| Err(Blocked::until(by, until));
         if self.max == 0 {
-            return shut(Gate::Nowhere, None);
+            return shut(Blocker::NoUrl, None);
         }
         if now < self.paused_until {
-            return shut(Gate::Paused, Some(self.paused_until));
+            return shut(Blocker::Pause, Some(self.paused_until));
         }
         if self.paused_until != Timestamp::ZERO {
             self.resume(now);
         }
         if let Err(until) = self.breaker.check(now) {
-            return shut(Gate::Breaker, until);
+            return shut(Blocker::Breaker, until);
         }
         if now < self.hold_until {
-            return shut(Gate::Hold, Some(self.hold_until));
+            return shut(Blocker::RetryAfter, Some(self.hold_until));
         }
         let (ramp, more_at) = self.ramp.allows(self.max, now);
         if under_way >= self.concurrency.limit().min(ramp) {
-            return shut(Gate::Concurrency, more_at);
+            return shut(Blocker::Concurrency, more_at);
         }
         match self.rate.as_ref().map(|rate| rate.check(now)) {
-            Some(Err(until)) => shut(Gate::Rate, Some(until)),
+            Some(Err(until)) => shut(Blocker::Rate, Some(until)),
             _ => Ok(()),
         }
     }

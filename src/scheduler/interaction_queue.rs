@@ -5,6 +5,7 @@
 //! lower rank, then what was accepted before. An event without a key has a lane of its own.
 
 use super::policy::DeadLetters;
+use crate::delivery::Blocker;
 use crate::event::{Digest64, Sequence};
 use crate::time::Timestamp;
 use std::collections::{BTreeSet, VecDeque};
@@ -204,15 +205,16 @@ impl InteractionQueue {
         &self.held_by
     }
 
-    /// What this delivery waits for: one that goes before it and is not resolved.
-    pub fn ahead_of(&self, sequence: Sequence) -> Option<Sequence> {
+    /// What this delivery waits for: one that goes before it and has not ended.
+    pub fn ahead_of(&self, sequence: Sequence) -> Option<(Blocker, Sequence)> {
         let waits = self.find(sequence).is_some();
         // one that is not here yet comes behind those of before it, and behind no other
         let goes_before = |s: &Sequence| *s != sequence && (waits || *s < sequence);
         let first = self.waiting.front().map(|w| w.sequence).filter(goes_before);
-        let held_by = self.held_by.first().copied().filter(|dead| *dead < sequence);
+        let dead = self.held_by.first().copied().filter(|dead| *dead < sequence);
         let in_flight = self.in_flight.map(|w| w.sequence).filter(goes_before);
-        [in_flight, first, held_by].into_iter().flatten().min()
+        let living = in_flight.into_iter().chain(first).map(|s| (Blocker::Order, s));
+        living.chain(dead.map(|s| (Blocker::DeadLetter, s))).min_by_key(|(_, s)| *s)
     }
 }
 
@@ -243,8 +245,12 @@ mod tests {
         assert_eq!(lane.turn(), Turn::Blocked);
         assert!(!lane.insert(waiter(5, 0)), "it is in flight");
         assert!(lane.insert(waiter(3, 9)), "redriven");
-        assert_eq!(lane.ahead_of(Sequence(7)), Some(Sequence(3)));
-        assert_eq!(lane.ahead_of(Sequence(3)), Some(Sequence(5)), "what is in flight comes to its end first");
+        assert_eq!(lane.ahead_of(Sequence(7)), Some((Blocker::Order, Sequence(3))));
+        assert_eq!(
+            lane.ahead_of(Sequence(3)),
+            Some((Blocker::Order, Sequence(5))),
+            "what is in flight comes to its end first"
+        );
         assert_eq!(lane.land(Sequence(9)), None);
         assert!(lane.land(Sequence(5)).is_some());
         assert_eq!(lane.turn(), head(3, 9));
@@ -257,7 +263,8 @@ mod tests {
         assert!(lane.insert(ranked(5, 20)) && lane.insert(ranked(7, 10)) && lane.insert(ranked(8, 20)));
         assert!(!lane.insert(ranked(7, 10)));
         assert_eq!(lane.turn(), head(7, 0));
-        assert_eq!([5, 7, 8].map(|n| lane.ahead_of(Sequence(n))), [Some(Sequence(7)), None, Some(Sequence(7))]);
+        let behind = |n| lane.ahead_of(Sequence(n)).map(|(_, ahead)| ahead.0);
+        assert_eq!([5, 7, 8].map(behind), [Some(7), None, Some(7)]);
         let started = lane.start().unwrap();
         assert!(lane.insert(ranked(9, 5)));
         lane.land(Sequence(7));
@@ -280,7 +287,11 @@ mod tests {
         lane.hold(Sequence(4));
         assert!(lane.insert(waiter(6, 0)));
         assert_eq!(lane.turn(), Turn::Blocked);
-        assert_eq!([4, 6].map(|n| lane.ahead_of(Sequence(n))), [None, Some(Sequence(4))], "none waits for itself");
+        assert_eq!(
+            [4, 6].map(|n| lane.ahead_of(Sequence(n))),
+            [None, Some((Blocker::DeadLetter, Sequence(4)))],
+            "none waits for itself"
+        );
         assert_eq!(lane.held_by(), &BTreeSet::from([Sequence(4)]));
         assert!(lane.insert(waiter(2, 0)));
         assert_eq!(lane.turn(), head(2, 0));

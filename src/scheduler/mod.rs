@@ -15,7 +15,7 @@ mod ready;
 
 pub use blocked_by_dead_letters::BlockedSummary;
 pub use destination_queue::{DeliveryStatus, DestinationQueue, Interaction, Start};
-pub use flow_control::{Blocked, FlowControl, Gate, LimitReason, Limits};
+pub use flow_control::{FlowControl, LimitReason, Limits};
 pub use interaction_queue::QueueKey;
 pub use policy::{DeadLetters, Ordered, Policy};
 

@@ -3,6 +3,7 @@
 //! *Invariants.* What has left the line is never told as if it waited: it would seem to wait behind those that came after.
 
 use super::DestinationQueue;
+use crate::delivery::{Blocked, Blocker};
 use crate::event::{Digest64, Sequence};
 use crate::scheduler::blocked_by_dead_letters::BlockedSummary;
 use crate::scheduler::interaction_queue::QueueKey;
@@ -15,22 +16,11 @@ pub enum DeliveryStatus {
     /// Its turn comes when the destination's does.
     Queued,
     /// Its attempt began then.
-    InFlight {
-        since: Timestamp,
-    },
+    InFlight { since: Timestamp },
     /// It was here, and has just moved on: where it lies is to be looked up again.
     Moved,
-    Delayed {
-        until: Timestamp,
-    },
-    /// It was not tried, and until then one of its interaction that happened before it would go first.
-    Sorting {
-        until: Timestamp,
-    },
-    /// Behind an earlier one of its interaction.
-    Held {
-        behind: Sequence,
-    },
+    /// It cannot go for a reason of its own: its next attempt is not due, or one of its interaction goes first.
+    Blocked(Blocked),
 }
 
 /// How an interaction stands with a destination, as far as it has been read ahead.
@@ -46,6 +36,24 @@ pub struct Interaction {
     pub held_by: Vec<Sequence>,
 }
 
+impl DeliveryStatus {
+    /// When its next attempt is due, where it waits for that.
+    pub fn retry_at(self) -> Option<Timestamp> {
+        match self {
+            Self::Blocked(Blocked { by: Blocker::RetryBackoff, until, .. }) => until,
+            _ => None,
+        }
+    }
+
+    /// The event of its interaction that must end first.
+    pub fn behind(self) -> Option<Sequence> {
+        match self {
+            Self::Blocked(blocked) => blocked.behind,
+            _ => None,
+        }
+    }
+}
+
 impl DestinationQueue {
     pub fn standing(&self, lane: Digest64, sequence: Sequence, now: Timestamp) -> DeliveryStatus {
         let key = self.key(lane, sequence);
@@ -57,12 +65,14 @@ impl DestinationQueue {
         if waits.is_none() && sequence < self.cursor {
             return DeliveryStatus::Moved;
         }
-        if let Some(behind) = lane.and_then(|lane| lane.ahead_of(sequence)) {
-            return DeliveryStatus::Held { behind };
+        if let Some((by, behind)) = lane.and_then(|lane| lane.ahead_of(sequence)) {
+            return DeliveryStatus::Blocked(Blocked::behind(by, behind));
         }
         match waits {
-            Some(w) if w.not_before > now && w.is_fresh() => DeliveryStatus::Sorting { until: w.not_before },
-            Some(w) if w.not_before > now => DeliveryStatus::Delayed { until: w.not_before },
+            Some(w) if w.not_before > now => {
+                let by = if w.is_fresh() { Blocker::Order } else { Blocker::RetryBackoff };
+                DeliveryStatus::Blocked(Blocked::until(by, Some(w.not_before)))
+            }
             _ => DeliveryStatus::Queued,
         }
     }
@@ -139,8 +149,8 @@ mod tests {
             [
                 Some(DeliveryStatus::Moved),
                 Some(DeliveryStatus::InFlight { since: later }),
-                Some(DeliveryStatus::Held { behind: Sequence(2) }),
-                Some(DeliveryStatus::Held { behind: Sequence(2) }),
+                Some(DeliveryStatus::Blocked(Blocked::behind(Blocker::Order, Sequence(2)))),
+                Some(DeliveryStatus::Blocked(Blocked::behind(Blocker::Order, Sequence(2)))),
             ]
         );
     }
