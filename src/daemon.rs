@@ -308,14 +308,14 @@ fn door(
 /// What bodies may take; where nothing else is written, strangers share half of it, an address half of that, and a
 /// connection a quarter. The largest body always fits.
 fn memory_bounds(intake: &settings::Intake) -> MemoryBounds {
-    let all = intake.max_in_flight_bytes;
+    let all = intake.max_buffered_bytes;
     let part = |set: Option<usize>, absent: usize, of: usize| set.unwrap_or(absent).max(intake.max_body_bytes).min(of);
     let unverified = part(intake.max_unverified_bytes, all / 2, all);
     MemoryBounds {
         all,
         unverified,
-        per_address: part(intake.max_unverified_per_address, unverified / 2, unverified),
-        per_connection: part(intake.max_unverified_per_connection, unverified / 4, unverified),
+        per_address: part(intake.max_unverified_bytes_per_address, unverified / 2, unverified),
+        per_connection: part(intake.max_unverified_bytes_per_connection, unverified / 4, unverified),
     }
 }
 

@@ -50,7 +50,7 @@ impl Observation {
             Condition::HistoryFull => Self::happens(facts.forgotten_early),
             Condition::IntakeRefused => Self { counters: facts.refused.clone(), ..Self::default() },
             Condition::RetryAfterCut => Self { counters: facts.cuts.clone(), ..Self::default() },
-            Condition::DlqBounds => {
+            Condition::DlqOverLimit => {
                 Self { holds: Self::lasts(facts.dlq_beyond > 0).holds, ..Self::happens(facts.dlq_dropped) }
             }
             Condition::Certificate(within) => {
@@ -70,7 +70,7 @@ impl Observation {
                 let unknown = !facts.disk_foreseen && told.contains(WHOLE);
                 Self::lasts(unknown || facts.disk_full_in.is_some_and(|full| full < within))
             }
-            Condition::Gap(above) => {
+            Condition::Outage(above) => {
                 let holds = |gap: &&Gap| gap.length(now) > above && now.since(gap.until.min(now)) < QUIET;
                 Self::lasts(facts.gap.as_ref().filter(holds).is_some())
             }
@@ -137,10 +137,10 @@ pub fn firing(condition: Condition, facts: &AlertInputs, news: &News) -> String 
             news.times("wishes of Retry-After were cut")
         ),
         Condition::Damaged => news.times("records did not verify and were set aside; see the log"),
-        Condition::DlqBounds if news.count() > 0 => {
+        Condition::DlqOverLimit if news.count() > 0 => {
             news.times("dead letters beyond [dlq] retention or max_bytes were dropped, as dlq.evict says")
         }
-        Condition::DlqBounds => format!(
+        Condition::DlqOverLimit => format!(
             "{} dead letters lie beyond [dlq] retention or max_bytes; redrive or purge them, or set dlq.evict",
             facts.dlq_beyond
         ),
@@ -156,7 +156,7 @@ pub fn firing(condition: Condition, facts: &AlertInputs, news: &News) -> String 
             let full = facts.disk_full_in.unwrap_or(within).min(within);
             format!("at this pace the disk is full up to intake.disk_reserve in {}, and intake closes", whole(full))
         }
-        Condition::Gap(_) => facts.gap.as_ref().map(reconcile).unwrap_or_default(),
+        Condition::Outage(_) => facts.gap.as_ref().map(reconcile).unwrap_or_default(),
         Condition::Silence(_) => format!("nothing has come from {}", news.list()),
     };
     let over = if news.over.is_empty() { String::new() } else { format!("; over: {}", news.over.join(", ")) };
@@ -169,7 +169,7 @@ pub fn all_clear(condition: Condition, news: &News, lasted: Duration) -> String 
     let of = if names.is_empty() { String::new() } else { format!(" for {}", names.join(", ")) };
     let lasted = match condition {
         // it was told when it was over
-        Condition::Gap(_) => String::new(),
+        Condition::Outage(_) => String::new(),
         _ => format!(" (it lasted {})", whole(lasted)),
     };
     format!("holdline: all clear: {condition} is over{of}{lasted}")
@@ -188,7 +188,7 @@ pub fn calm(condition: Condition, facts: &AlertInputs) -> String {
         Condition::DeadLetter => "dead letters",
         Condition::IntakeRefused => "refusals",
         Condition::Damaged => "damaged records",
-        Condition::DlqBounds => "dead letters dropped",
+        Condition::DlqOverLimit => "dead letters dropped",
         Condition::HistoryFull => "events forgotten early",
         Condition::RetryAfterCut => "wishes cut",
         _ => "of it",

@@ -431,18 +431,21 @@ mod tests {
     #[test]
     fn letters_beyond_the_bounds_are_a_state_as_long_as_they_lie_there() {
         let beyond = |left, dropped| AlertInputs { dlq_beyond: left, dlq_dropped: dropped, ..AlertInputs::default() };
-        let mut watch = watch(&[Condition::DlqBounds]);
-        let words =
-            "dlq_full: 3 dead letters lie beyond [dlq] retention or max_bytes; redrive or purge them, or set dlq.evict";
+        let mut watch = watch(&[Condition::DlqOverLimit]);
+        let words = "dlq_over_limit: 3 dead letters lie beyond [dlq] retention or max_bytes; redrive or purge them, or set dlq.evict";
         assert_eq!(texts(&mut watch, &beyond(3, 0), 0), [words]);
         for seconds in 1..1000 {
             assert_eq!(texts(&mut watch, &beyond(3 + seconds / 60, 0), seconds), [""; 0], "{seconds}");
         }
         assert_eq!(texts(&mut watch, &beyond(0, 0), 1058), [""; 0]);
-        assert_eq!(texts(&mut watch, &beyond(0, 0), 1059), ["all clear: dlq_full is over (it lasted 16m 39s)"]);
-        let words = "dlq_full: 2 dead letters beyond [dlq] retention or max_bytes were dropped, as dlq.evict says";
+        assert_eq!(texts(&mut watch, &beyond(0, 0), 1059), ["all clear: dlq_over_limit is over (it lasted 16m 39s)"]);
+        let words =
+            "dlq_over_limit: 2 dead letters beyond [dlq] retention or max_bytes were dropped, as dlq.evict says";
         assert_eq!(texts(&mut watch, &beyond(0, 2), 2000), [words]);
-        assert_eq!(texts(&mut watch, &beyond(0, 2), 2060), ["dlq_full: no more dead letters dropped for a minute"]);
+        assert_eq!(
+            texts(&mut watch, &beyond(0, 2), 2060),
+            ["dlq_over_limit: no more dead letters dropped for a minute"]
+        );
     }
 
     #[test]
@@ -526,12 +529,12 @@ mod tests {
             ),
             (Condition::DiskLow, AlertInputs { closed: Some("draining"), ..AlertInputs::default() }, None),
             (
-                Condition::Gap(Duration::from_secs(30)),
+                Condition::Outage(Duration::from_secs(30)),
                 AlertInputs { gap: Some(gap(at(4160), at(4195))), ..AlertInputs::default() },
                 Some("85 s"),
             ),
             (
-                Condition::Gap(Duration::from_secs(30)),
+                Condition::Outage(Duration::from_secs(30)),
                 AlertInputs { gap: Some(gap(at(4170), at(4195))), ..AlertInputs::default() },
                 None,
             ),

@@ -7,6 +7,7 @@
 //! *Failure.* A record that cannot be read is as good as none: what happened before is then no news.
 
 use super::evaluator::{Known, Message};
+use crate::config::renamed_condition;
 use crate::config::settings::{Alert, AlertTo};
 use crate::event::Digest64;
 use crate::store::{Change, Store};
@@ -52,10 +53,21 @@ pub async fn load(store: &Store) -> Memory {
     let reader = store.clone();
     let told = tokio::task::spawn_blocking(move || reader.told()).await;
     let Ok(Ok(Some(text))) = told else { return Memory::new() };
-    serde_json::from_str(&text).unwrap_or_else(|error| {
+    parse(&text).unwrap_or_else(|error| {
         tracing::warn!(%error, "what was told of alerts cannot be read; what happened before is not told again");
         Memory::new()
     })
+}
+
+/// Conditions that were noted under a name that has changed are read under the new one.
+fn parse(text: &str) -> serde_json::Result<Memory> {
+    let mut memory: Memory = serde_json::from_str(text)?;
+    for receiver in memory.values_mut() {
+        let known = std::mem::take(&mut receiver.known);
+        receiver.known =
+            known.into_iter().map(|(name, known)| (renamed_condition(&name).unwrap_or(name), known)).collect();
+    }
+    Ok(memory)
 }
 
 /// Writes each memory that comes, or the newest where they come faster, until nobody sends any more.
@@ -66,5 +78,18 @@ pub async fn keep(store: Store, mut memories: watch::Receiver<Memory>) {
         if store.change(Change::Told { told }, String::new()).await.is_err() {
             return; // the store has failed, and the daemon ends
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_under_old_names_are_read_under_the_new_ones() {
+        let known = serde_json::to_string(&Known::default()).unwrap();
+        let memory = parse(&format!(r#"{{"a":{{"known":{{"gap > 30s":{known},"disk_low":{known}}}}}}}"#)).unwrap();
+        let names: Vec<&str> = memory["a"].known.keys().map(String::as_str).collect();
+        assert_eq!(names, ["disk_low", "outage > 30s"]);
     }
 }

@@ -1,5 +1,6 @@
 //! The block `[[alert]]`: who is woken, for what, and how often at most.
 
+use super::renamed::renamed_condition;
 use super::section::{Section, Value};
 use super::settings::{Alert, AlertTo, Condition};
 use super::url;
@@ -51,12 +52,17 @@ fn conditions(value: Value<'_>) -> Option<Vec<Condition>> {
 
 fn condition(value: &Value<'_>) -> Option<Condition> {
     let found = match value.raw() {
-        DeValue::String(text) => parse(text),
+        DeValue::String(text) => match renamed_condition(text) {
+            Some(new) => {
+                return value.wrong(format!("{} is now {new:?}", value.written()), format!("write {new:?}"));
+            }
+            None => parse(text),
+        },
         _ => None,
     };
     found.or_else(|| {
-        let known = "dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_full, history_full, retry_after_cut, \
-                     \"queue_depth > 10000\", \"oldest_age > 5m\", \"silence > 15m\", \"disk_full < 6h\", \"gap > 30s\", \"certificate < 14d\"";
+        let known = "dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_over_limit, history_full, retry_after_cut, \
+                     \"queue_depth > 10000\", \"oldest_age > 5m\", \"silence > 15m\", \"disk_full < 6h\", \"outage > 30s\", \"certificate < 14d\"";
         value.wrong(format!("{} is not a condition", value.written()), format!("write one of {known}"))
     })
 }
@@ -69,7 +75,7 @@ fn parse(text: &str) -> Option<Condition> {
     match name {
         "queue_depth" => above(">")?.parse().ok().map(Condition::QueueDepth),
         "oldest_age" => above(">").and_then(time).map(Condition::OldestAge),
-        "gap" => above(">").and_then(time).map(Condition::Gap),
+        "outage" => above(">").and_then(time).map(Condition::Outage),
         "silence" => above(">").and_then(time).map(Condition::Silence),
         "disk_full" => above("<").and_then(time).map(Condition::DiskFull),
         "certificate" if sign.is_some() => above("<").and_then(time).map(Condition::Certificate),

@@ -33,8 +33,9 @@ const RETRY_AFTER_MAX: Limits<Duration> =
 pub(super) fn destination<'r>(mut section: Section<'r>, names: &mut Names<'r>) -> Destination {
     let name = section.need("name", r#"name = "crm""#, |v| names.declare(&v));
     let absent = Destination::named(name.unwrap_or_default());
-    let concurrency = pace::Concurrency { max: absent.concurrency_max, adaptive: absent.adaptive, ramp: absent.ramp };
-    let pace::Concurrency { max, adaptive, ramp } =
+    let concurrency =
+        pace::Concurrency { max: absent.concurrency_max, adaptive: absent.adaptive, ramp_up: absent.ramp_up };
+    let pace::Concurrency { max, adaptive, ramp_up } =
         section.part("concurrency", concurrency, |section| pace::concurrency(section, concurrency));
     let destination = Destination {
         name: absent.name,
@@ -45,7 +46,7 @@ pub(super) fn destination<'r>(mut section: Section<'r>, names: &mut Names<'r>) -
             .unwrap_or(absent.connection_lifetime),
         concurrency_max: max,
         adaptive,
-        ramp,
+        ramp_up,
         rate: section.take("rate", |v| values::rate(&v)),
         breaker: section.part("breaker", absent.breaker, pace::breaker),
         retry: section.part("retry", absent.retry, retry),

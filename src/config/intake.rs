@@ -15,7 +15,7 @@ const MAX_JSON_DEPTH: Limits<u64> = Limits { min: (1, ""), max: (127, "the JSON 
 const MAX_BATCH: Limits<u64> = Limits { min: (1, ""), max: (10_000, "a batch is one commit") };
 const MAX_FORWARDED: Limits<u64> =
     Limits { min: (0, ""), max: (64 * KIB, "destinations refuse a request for long headers") };
-const MAX_IN_FLIGHT: Limits<u64> = Limits { min: (KIB, ""), max: (64 * GIB, "") };
+const MAX_BUFFERED: Limits<u64> = Limits { min: (KIB, ""), max: (64 * GIB, "") };
 const HEADER_TIMEOUT: Limits<Duration> = Limits { min: (span("10ms"), ""), max: (span("5m"), "") };
 const BODY_TIMEOUT: Limits<Duration> = Limits { min: (span("10ms"), ""), max: (span("10m"), "") };
 const BODY_GRACE: Limits<Duration> = Limits { min: (span("0s"), ""), max: (span("10m"), "") };
@@ -57,19 +57,20 @@ pub(super) fn intake(mut section: Section<'_>) -> (Intake, Listeners<'_>) {
         max_forwarded_header_bytes: section
             .take("max_forwarded_headers", |v| values::memory(&v, &MAX_FORWARDED))
             .unwrap_or(absent.max_forwarded_header_bytes),
-        max_in_flight_bytes: section
-            .take("max_in_flight", |v| values::memory(&v, &MAX_IN_FLIGHT))
-            .unwrap_or(absent.max_in_flight_bytes),
+        max_buffered_bytes: section
+            .take("max_buffered_bytes", |v| values::memory(&v, &MAX_BUFFERED))
+            .unwrap_or(absent.max_buffered_bytes),
         header_timeout: section
             .take("header_timeout", |v| values::duration(&v, &HEADER_TIMEOUT))
             .unwrap_or(absent.header_timeout),
         body_timeout: section
             .take("body_timeout", |v| values::duration(&v, &BODY_TIMEOUT))
             .unwrap_or(absent.body_timeout),
-        max_unverified_bytes: section.take("max_unverified", |v| values::memory(&v, &MAX_IN_FLIGHT)),
-        max_unverified_per_address: section.take("max_unverified_per_address", |v| values::memory(&v, &MAX_IN_FLIGHT)),
-        max_unverified_per_connection: section
-            .take("max_unverified_per_connection", |v| values::memory(&v, &MAX_IN_FLIGHT)),
+        max_unverified_bytes: section.take("max_unverified_bytes", |v| values::memory(&v, &MAX_BUFFERED)),
+        max_unverified_bytes_per_address: section
+            .take("max_unverified_bytes_per_address", |v| values::memory(&v, &MAX_BUFFERED)),
+        max_unverified_bytes_per_connection: section
+            .take("max_unverified_bytes_per_connection", |v| values::memory(&v, &MAX_BUFFERED)),
         body_grace: section.take("body_grace", |v| values::duration(&v, &BODY_GRACE)).unwrap_or(absent.body_grace),
         min_body_rate: section
             .take("min_body_rate", |v| values::memory(&v, &MIN_BODY_RATE))
@@ -93,12 +94,13 @@ pub(super) fn intake(mut section: Section<'_>) -> (Intake, Listeners<'_>) {
 /// The largest body must fit into everything that bounds bodies.
 fn check_body_fits(section: &Section<'_>, intake: &Intake) {
     let of_senders = [
-        ("max_unverified", intake.max_unverified_bytes),
-        ("max_unverified_per_address", intake.max_unverified_per_address),
-        ("max_unverified_per_connection", intake.max_unverified_per_connection),
+        ("max_unverified_bytes", intake.max_unverified_bytes),
+        ("max_unverified_bytes_per_address", intake.max_unverified_bytes_per_address),
+        ("max_unverified_bytes_per_connection", intake.max_unverified_bytes_per_connection),
     ];
     let of_senders = of_senders.into_iter().filter_map(|(key, bytes)| Some((key, bytes? as u64)));
-    let of_all = [("max_in_flight", intake.max_in_flight_bytes as u64), ("max_queue_bytes", intake.max_queue_bytes)];
+    let of_all =
+        [("max_buffered_bytes", intake.max_buffered_bytes as u64), ("max_queue_bytes", intake.max_queue_bytes)];
     for (key, bytes) in of_all.into_iter().chain(of_senders) {
         let body = intake.max_body_bytes as u64;
         if bytes < body && section.sound(&[key, "max_body"]) {

@@ -3,6 +3,7 @@
 //! Nothing here stops at a fault: it is noted with its place, the reader goes on with `None`, and all come out together.
 
 use super::fault::{Fault, Faults, Wrong, nearest};
+use super::renamed::renamed_key;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
@@ -148,6 +149,10 @@ impl<'r> Section<'r> {
     }
 
     fn judge_unknown(&self, key: &str) -> Wrong {
+        if let Some(new) = renamed_key(&self.path, key) {
+            let message = format!("{} is now {}", self.path_of(key), self.path_of(new));
+            return Wrong::new(message, format!("write `{new}`"));
+        }
         if let Some(near) = nearest(key, self.known.iter().copied()) {
             return Wrong::new("unknown key", format!("write `{near}`"));
         }

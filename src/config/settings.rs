@@ -55,11 +55,11 @@ pub struct Intake {
     /// Names and values of headers that an event takes along to its destination.
     pub max_forwarded_header_bytes: usize,
     /// Bodies of requests that are being read or wait for the disk, together; at least `max_body_bytes`.
-    pub max_in_flight_bytes: usize,
+    pub max_buffered_bytes: usize,
     /// Of them, those of senders that have not shown who they are; at most, and at least `max_body_bytes`.
     pub max_unverified_bytes: Option<usize>,
-    pub max_unverified_per_address: Option<usize>,
-    pub max_unverified_per_connection: Option<usize>,
+    pub max_unverified_bytes_per_address: Option<usize>,
+    pub max_unverified_bytes_per_connection: Option<usize>,
     /// From the first byte of a connection, or the end of the last request, to the end of the headers.
     pub header_timeout: Duration,
     /// From the end of the headers to the end of the body.
@@ -169,7 +169,7 @@ pub struct Destination {
     /// Whether fewer, where latency and errors say so.
     pub adaptive: Adaptive,
     /// How long requests take to return, after a pause or an open breaker.
-    pub ramp: Duration,
+    pub ramp_up: Duration,
     pub rate: Option<Rate>,
     pub breaker: breaker::Limits,
     pub retry: Retry,
@@ -297,10 +297,10 @@ impl Default for Intake {
             max_json_depth: 64,
             max_batch: 1000,
             max_forwarded_header_bytes: 4 * KIB,
-            max_in_flight_bytes: 64 * MIB,
+            max_buffered_bytes: 64 * MIB,
             max_unverified_bytes: None,
-            max_unverified_per_address: None,
-            max_unverified_per_connection: None,
+            max_unverified_bytes_per_address: None,
+            max_unverified_bytes_per_connection: None,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             body_grace: Duration::from_secs(10),
@@ -354,7 +354,7 @@ impl Destination {
             connection_lifetime: Duration::from_secs(120),
             concurrency_max: 64,
             adaptive: Adaptive::Yes,
-            ramp: Duration::from_secs(10),
+            ramp_up: Duration::from_secs(10),
             rate: None,
             breaker: breaker::Limits::default(),
             retry: Retry::default(),

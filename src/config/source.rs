@@ -36,7 +36,7 @@ pub(super) fn source<'r>(mut section: Section<'r>, sources: &mut Names<'r>, dest
         on_bad_signature: section
             .take("on_bad_signature", |v| values::choice(&v, &ON_FAULT))
             .unwrap_or(OnFault::Refuse),
-        on_unparsable: section.take("on_unparsable", |v| values::choice(&v, &ON_FAULT)).unwrap_or(OnFault::Refuse),
+        on_invalid_body: section.take("on_invalid_body", |v| values::choice(&v, &ON_FAULT)).unwrap_or(OnFault::Refuse),
         rate_limit: section.take("rate_limit", |v| values::rate(&v)),
         shared_keys: section.take("shared_keys", |v| v.boolean()).unwrap_or(absent.shared_keys),
         handshakes: section.take("handshakes", handshakes),

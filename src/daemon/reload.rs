@@ -2,7 +2,7 @@
 //!
 //! *What a reload applies.* The sources with their secrets; the destinations, apart from `ordering`: new ones, other
 //! settings, secrets read again, and the end of one for which nothing waits; and what intake bounds of one request:
-//! `max_body`, `max_json_depth`, `max_batch`, `body_timeout`, `body_grace`, `min_body_rate`, `max_unverified` and its parts,
+//! `max_body`, `max_json_depth`, `max_batch`, `body_timeout`, `body_grace`, `min_body_rate`, `max_unverified_bytes` and its parts,
 //! `success_status`. Everything else needs a restart, which the
 //! log says; then nothing is changed, so that a running daemon never goes by half of a file.
 //!
@@ -140,8 +140,8 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<String> {
         body_grace: new.intake.body_grace,
         min_body_rate: new.intake.min_body_rate,
         max_unverified_bytes: new.intake.max_unverified_bytes,
-        max_unverified_per_address: new.intake.max_unverified_per_address,
-        max_unverified_per_connection: new.intake.max_unverified_per_connection,
+        max_unverified_bytes_per_address: new.intake.max_unverified_bytes_per_address,
+        max_unverified_bytes_per_connection: new.intake.max_unverified_bytes_per_connection,
         success_status: new.intake.success_status,
         ..old.intake.clone()
     };

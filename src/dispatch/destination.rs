@@ -76,7 +76,7 @@ impl Destination {
                 adaptive: settings.adaptive,
                 rate: settings.rate,
                 breaker: settings.breaker.clone(),
-                ramp: settings.ramp,
+                ramp: settings.ramp_up,
             },
             ordered: match settings.ordering.mode {
                 OrderMode::Interaction => Ordered::ByInteraction,

@@ -60,7 +60,7 @@ pub fn restore(scheduler: &mut Scheduler, destination: &Destination, store: &Sto
     }
     if let Some(mut fixed) = stance.breaker {
         if fixed.who.is_none() {
-            fixed.until = fixed.until.min(now.after(destination.policy.pace.breaker.open_for));
+            fixed.until = fixed.until.min(now.after(destination.policy.pace.breaker.open_duration));
         }
         fix(scheduler, destination, Some(&fixed), now);
     }

@@ -44,7 +44,7 @@ pub struct Source {
     types: Vec<String>,
     limit: Option<Mutex<Gcra>>,
     on_bad_signature: OnFault,
-    on_unparsable: OnFault,
+    on_invalid_body: OnFault,
 }
 
 /// What all events of a request have in common, beside the request's fields.
@@ -78,7 +78,7 @@ impl Source {
             to: to.fold(DestinationSet::EMPTY, |set, (_, d)| set.with(*d)),
             types: settings.types.clone(),
             on_bad_signature: settings.on_bad_signature,
-            on_unparsable: settings.on_unparsable,
+            on_invalid_body: settings.on_invalid_body,
             limit: settings.rate_limit.map(|rate| Mutex::new(Gcra::new(rate, rate.count()))),
         })
     }
@@ -180,7 +180,7 @@ impl Source {
             // a token that is wrong is no signature that could be verified later
             Cause::BadSignature if !self.guard.verifies_signatures() => OnFault::Refuse,
             Cause::BadSignature => self.on_bad_signature,
-            Cause::Unparsable => self.on_unparsable,
+            Cause::Unparsable => self.on_invalid_body,
         }
     }
 

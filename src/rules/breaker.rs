@@ -5,7 +5,7 @@
 //!            or the latest answers refuse whatever is sent
 //!   closed ──────────────────────────────────────────────────────────────────────────> open <──┐
 //!     ^                                                                                 │       │ a probe fails, or too
-//!     │ `probes` calls succeed                                                `open_for` │       │ many are refused
+//!     │ `probes` calls succeed                                                `open_duration` │       │ many are refused
 //!     └──────────────────────────────── half-open <─────────────────────────────────────┘───────┘
 //! ```
 //! *Invariants.* While it is open nothing passes; while it is half-open at most `probes` calls are under way. A call that
@@ -41,7 +41,7 @@ pub struct Limits {
     pub slow_call: Duration,
     /// The destination is reported as slow when so large a part of the calls in the window was.
     pub slow_ratio: f64,
-    pub open_for: Duration,
+    pub open_duration: Duration,
     /// Calls that must succeed, when it is half-open, for it to close.
     pub probes: u32,
 }
@@ -56,7 +56,7 @@ impl Default for Limits {
             permanent_answers: 10,
             slow_call: Duration::from_secs(2),
             slow_ratio: 0.8,
-            open_for: Duration::from_secs(30),
+            open_duration: Duration::from_secs(30),
             probes: 3,
         }
     }
@@ -297,7 +297,7 @@ impl Breaker {
     }
 
     fn open_because(&mut self, cause: Cause, now: Timestamp) -> Turn {
-        let until = now.after(self.limits.open_for);
+        let until = now.after(self.limits.open_duration);
         self.enter(State::Open { until }, now);
         Turn::Opened { until, cause }
     }

@@ -181,7 +181,7 @@ def write_config(path, ports, data, options):
     common.write_config(
         path, intake=ports[0], admin=ports[1], data=data, source={"profile": '"genesys-eventbridge"'},
         destination={"url": f'"http://127.0.0.1:{ports[2]}/events"', "timeout": f'"{TIMEOUT_S}s"', "breaker": breaker,
-                     "concurrency": f'{{ max = {options.at_once}, adaptive = {adaptive}, ramp = "{options.ramp}s" }}'})
+                     "concurrency": f'{{ max = {options.at_once}, adaptive = {adaptive}, ramp_up = "{options.ramp}s" }}'})
 
 
 def drive(binary, tool, workdir, options):

@@ -378,7 +378,7 @@ class OnSmallDisk:
     async def run(self, case):
         server = await asyncio.start_server(self.destination.serve, "127.0.0.1", 0, limit=common.READ_LIMIT)
         to = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-        settings = {"url": json.dumps(to), "concurrency": '{ max = 16, adaptive = false, ramp = "0s" }',
+        settings = {"url": json.dumps(to), "concurrency": '{ max = 16, adaptive = false, ramp_up = "0s" }',
                     "retry": '{ base = "20s", max = "20s", jitter = "none" }',
                     "breaker": "{ permanent_answers = 1000000 }"}     # all are to die
         destinations = [settings, settings | {"name": '"other"'}] if case == "stopped" else settings

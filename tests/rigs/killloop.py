@@ -86,7 +86,7 @@ def write_config(path, ports, data):
         destination={"url": f'"http://127.0.0.1:{receiver}/events"', "timeout": '"10s"',
                      "concurrency": f"{{ max = {CONCURRENCY_MAX} }}",
                      "retry": '{ base = "20ms", factor = 2.0, max = "500ms", attempts = 1000 }',
-                     "breaker": '{ min_calls = 5, open_for = "300ms" }'})
+                     "breaker": '{ min_calls = 5, open_duration = "300ms" }'})
 
 
 async def run(binary, workdir, options):

@@ -99,9 +99,9 @@ class Haul:
             self.workdir / "holdline.toml", intake=intake, admin=admin, data=self.workdir / "data",
             intake_settings={"disk_reserve": '"16MiB"'}, source={"dedup_window": '"60s"'},
             destination={"url": f'"http://127.0.0.1:{receiver}/events"', "timeout": f'"{TIMEOUT_S:g}s"',
-                         "concurrency": f"{{ max = {CONCURRENCY_MAX}, ramp = \"1s\" }}",
+                         "concurrency": f"{{ max = {CONCURRENCY_MAX}, ramp_up = \"1s\" }}",
                          "retry": '{ base = "20ms", factor = 2.0, max = "500ms", attempts = 1000 }',
-                         "breaker": '{ min_calls = 20, window = "3s", open_for = "500ms" }'})
+                         "breaker": '{ min_calls = 20, window = "3s", open_duration = "500ms" }'})
 
     def start(self, disk):
         """One more life, on a disk that is well, slow or failing."""

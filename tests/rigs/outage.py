@@ -208,10 +208,10 @@ class Rig:
         min_calls = 1_000_000 if o.without == "breaker" else 10
         settings = {
             "timeout": f'"{TIMEOUT_S:.0f}s"',
-            "concurrency": f'{{ max = {CONCURRENCY}, adaptive = false, ramp = "{ramp}s" }}',
+            "concurrency": f'{{ max = {CONCURRENCY}, adaptive = false, ramp_up = "{ramp}s" }}',
             "retry": '{ base = "200ms", max = "2s", attempts = 40, retry_after_max = "%s" }'
                      % ("1s" if o.without == "hold" else "1h"),
-            "breaker": f'{{ window = "2s", min_calls = {min_calls}, open_for = "{o.open_for}s", probes = {PROBES} }}',
+            "breaker": f'{{ window = "2s", min_calls = {min_calls}, open_duration = "{o.open_for}s", probes = {PROBES} }}',
             "ordering": '{ mode = "%s" }' % ("none" if o.without == "order" else "interaction"),
         }
         destinations = [{"name": f'"{name}"', "url": f'"http://127.0.0.1:{r.port}/events"', **settings}

@@ -233,7 +233,7 @@ def write_config(path, ports, data, attempts):
         destination={"url": f'"http://127.0.0.1:{receiver}/events"', "timeout": '"60s"',
                      "concurrency": f"{{ max = {CONCURRENCY_MAX} }}",
                      "retry": f'{{ base = "50ms", factor = 2.0, max = "1s", attempts = {attempts} }}',
-                     "breaker": '{ min_calls = 5, open_for = "300ms" }'})
+                     "breaker": '{ min_calls = 5, open_duration = "300ms" }'})
 
 
 # ---- the check of one cut --------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::Overrides;
+use crate::config::renamed::RENAMED;
 use crate::config::settings::{
     ClientAuth, DestinationAuth, Handshake, OnDeadLetter, OnFault, OrderMode, PROFILES, Secret, ServerTls, SourceAuth,
     Token,
@@ -56,6 +57,28 @@ fn each_kind_of_fault() {
         cases += 1;
     }
     assert!(cases > 90, "{cases}");
+}
+
+#[test]
+fn old_names_are_faults_that_give_the_new_name() {
+    for (place, old, new) in RENAMED {
+        let (block, inner) = place.split_once('.').unwrap_or((place, ""));
+        if *place == "alert.on" {
+            let (message, remedy) = (format!("'{old} > 30s' is now \"{new} > 30s\""), format!("write \"{new} > 30s\""));
+            let text = format!(
+                "alert = [{{ url = 'https://a/', on = ['{old} > 30s'] }}]\n[[source]]\nname = 's'\n[[destination]]\nname = 'd'\n"
+            );
+            assert_eq!(faults(&text), [format!("h.toml:1:38: alert[0].on[0]: {message}; {remedy}")]);
+            continue;
+        }
+        let settings = if inner.is_empty() { format!("{old} = 1") } else { format!("{inner} = {{ {old} = 1 }}") };
+        let found = faults_in(block, &settings);
+        let key = if inner.is_empty() { old.to_string() } else { format!("{inner}.{old}") };
+        let now = key.replace(old, new);
+        let at = if block == "intake" { "intake".to_owned() } else { format!("{block}[0]") };
+        let wanted = format!("{at}.{key}: {at}.{key} is now {at}.{now}; write `{new}`");
+        assert!(found.len() == 1 && found[0].ends_with(&wanted), "{found:?}\n{wanted}");
+    }
 }
 
 #[test]
@@ -133,8 +156,8 @@ const FILES: &[(&str, &[&str])] = &[
         &[
             r#"h.toml:5:1: alert[0]: url and command are given at once; write url = "https://..." or command = [...]"#,
             r#"h.toml:7:11: alert[0].command: the command is empty; write ["/usr/local/bin/page", "oncall"]"#,
-            r#"h.toml:8:7: alert[0].on[0]: 'queue_depth > many' is not a condition; write one of dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_full, history_full, retry_after_cut, "queue_depth > 10000", "oldest_age > 5m", "silence > 15m", "disk_full < 6h", "gap > 30s", "certificate < 14d""#,
-            r#"h.toml:8:44: alert[0].on[2]: 'silence < 5m' is not a condition; write one of dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_full, history_full, retry_after_cut, "queue_depth > 10000", "oldest_age > 5m", "silence > 15m", "disk_full < 6h", "gap > 30s", "certificate < 14d""#,
+            r#"h.toml:8:7: alert[0].on[0]: 'queue_depth > many' is not a condition; write one of dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_over_limit, history_full, retry_after_cut, "queue_depth > 10000", "oldest_age > 5m", "silence > 15m", "disk_full < 6h", "outage > 30s", "certificate < 14d""#,
+            r#"h.toml:8:44: alert[0].on[2]: 'silence < 5m' is not a condition; write one of dead_letter, breaker_open, disk_low, intake_refused, damaged, dlq_over_limit, history_full, retry_after_cut, "queue_depth > 10000", "oldest_age > 5m", "silence > 15m", "disk_full < 6h", "outage > 30s", "certificate < 14d""#,
         ],
     ),
     (
@@ -239,7 +262,7 @@ fn everything_that_can_be_written_is_read() {
     assert_eq!((s.quarantine.retention, s.quarantine.max_bytes), (Duration::from_secs(172_800), 1 << 20));
     assert_eq!((s.quarantine.source_share, s.quarantine.unverified_share), (0.25, 1.0));
     assert_eq!(source.trust_unsigned, Some(vec!["header:X-Key".to_owned(), "query:t".to_owned()]));
-    assert_eq!((source.on_bad_signature, source.on_unparsable), (OnFault::Quarantine, OnFault::Quarantine));
+    assert_eq!((source.on_bad_signature, source.on_invalid_body), (OnFault::Quarantine, OnFault::Quarantine));
     assert_eq!((s.dlq.retention, s.dlq.max_bytes, s.dlq.evict), (Duration::from_secs(86_400), 10_000_000, true));
 }
 
@@ -295,7 +318,7 @@ to = ["b"]
 types = ["x.*"]
 rate_limit = "60/m"
 on_bad_signature = "quarantine"
-on_unparsable = "quarantine"
+on_invalid_body = "quarantine"
 auth = [
     { kind = "hmac", preset = "stripe", header = "X-Sig", tolerance = "1m", secrets = [{ env = "A" }, { env = "B" }] },
     { kind = "hmac", header = "X-S", algorithm = "sha512", encoding = "base64", prefix = "a=", signed = "{id}:{ts}:{body}", timestamp = "header:X-T", timestamp_unit = "ms", id_header = "X-I", secret_encoding = "hex", secrets = { env = "A" } },

@@ -27,7 +27,7 @@ pub enum Condition {
     DiskLow,
     IntakeRefused,
     Damaged,
-    DlqBounds,
+    DlqOverLimit,
     /// Something was forgotten before its time.
     HistoryFull,
     /// A destination wished to be left alone for longer than `retry_after_max`, and the wish was cut to that.
@@ -39,7 +39,7 @@ pub enum Condition {
     Silence(Duration),
     DiskFull(Duration),
     /// Events could not be accepted for longer.
-    Gap(Duration),
+    Outage(Duration),
 }
 
 impl Condition {
@@ -50,7 +50,7 @@ impl Condition {
         Self::DiskLow,
         Self::IntakeRefused,
         Self::Damaged,
-        Self::DlqBounds,
+        Self::DlqOverLimit,
         Self::HistoryFull,
         Self::RetryAfterCut,
     ];
@@ -68,7 +68,7 @@ impl std::fmt::Display for Condition {
             Self::DiskLow => f.write_str("disk_low"),
             Self::IntakeRefused => f.write_str("intake_refused"),
             Self::Damaged => f.write_str("damaged"),
-            Self::DlqBounds => f.write_str("dlq_full"),
+            Self::DlqOverLimit => f.write_str("dlq_over_limit"),
             Self::HistoryFull => f.write_str("history_full"),
             Self::RetryAfterCut => f.write_str("retry_after_cut"),
             Self::Certificate(d) => write!(f, "certificate < {}", time(d)),
@@ -76,7 +76,7 @@ impl std::fmt::Display for Condition {
             Self::OldestAge(d) => write!(f, "oldest_age > {}", time(d)),
             Self::Silence(d) => write!(f, "silence > {}", time(d)),
             Self::DiskFull(d) => write!(f, "disk_full < {}", time(d)),
-            Self::Gap(d) => write!(f, "gap > {}", time(d)),
+            Self::Outage(d) => write!(f, "outage > {}", time(d)),
         }
     }
 }

@@ -21,7 +21,7 @@ pub struct Source {
     /// What becomes of a request whose signature does not verify.
     pub on_bad_signature: OnFault,
     /// What becomes of one that cannot be read.
-    pub on_unparsable: OnFault,
+    pub on_invalid_body: OnFault,
     /// Events beyond it are answered 429.
     pub rate_limit: Option<Rate>,
     /// Whether its interactions are one with those of the same key from other sources that say so, too.
@@ -180,7 +180,7 @@ impl Default for Quarantine {
 impl Source {
     /// Whether it keeps requests apart that cannot be accepted.
     pub fn keeps_apart(&self) -> bool {
-        [self.on_bad_signature, self.on_unparsable].contains(&OnFault::Quarantine)
+        [self.on_bad_signature, self.on_invalid_body].contains(&OnFault::Quarantine)
     }
 
     /// A source as it is where only its name is given.
@@ -193,7 +193,7 @@ impl Source {
             auth: Vec::new(),
             trust_unsigned: None,
             on_bad_signature: OnFault::Refuse,
-            on_unparsable: OnFault::Refuse,
+            on_invalid_body: OnFault::Refuse,
             rate_limit: None,
             shared_keys: false,
             handshakes: None,

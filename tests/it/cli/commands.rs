@@ -51,6 +51,15 @@ async fn check_prints_every_fault_with_its_place_and_a_remedy() {
         2,
         &["broken.toml:2:1", "nothing was started"],
     );
+    std::fs::write(
+        &path,
+        "[intake]\nmax_in_flight = \"64MiB\"\n[[source]]\nname = \"a\"\n[[destination]]\nname = \"b\"\n",
+    )
+    .unwrap();
+    for command in ["check", "serve"] {
+        let told = "broken.toml:2:1: intake.max_in_flight: intake.max_in_flight is now intake.max_buffered_bytes";
+        says(&run(folder.path(), &[command, "--config", "broken.toml"]).await, 2, &[told]);
+    }
     let good = "[[source]]\nname = \"a\"\n[[destination]]\nname = \"b\"\nurl = \"http://127.0.0.1:9/\"\n";
     std::fs::write(&path, good).unwrap();
     let ran = run(folder.path(), &["check", "--config", "broken.toml"]).await;

@@ -24,7 +24,7 @@ fn manual() -> Clock {
 /// Opens after four failures.
 fn brittle(settings: &mut Settings) {
     let destination: &mut Destination = &mut settings.destinations[0];
-    destination.breaker = Limits { min_calls: 4, probes: 1, open_for: OPEN_FOR, ..Limits::default() };
+    destination.breaker = Limits { min_calls: 4, probes: 1, open_duration: OPEN_FOR, ..Limits::default() };
     destination.retry.attempts = Some(3);
 }
 
@@ -204,7 +204,7 @@ async fn i12_a_ramp_goes_on_over_a_crash_whoever_let_everything_in_again() {
         brittle(s);
         s.destinations[0].concurrency_max = 31;
         s.destinations[0].breaker.min_calls = 31;
-        s.destinations[0].ramp = Duration::from_secs(30);
+        s.destinations[0].ramp_up = Duration::from_secs(30);
     })
     .await;
     let sent = just_closed(&bench, &receiver, &up, &clock).await;

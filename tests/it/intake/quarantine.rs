@@ -29,8 +29,8 @@ fn signature(secret: &str, body: &[u8]) -> String {
 fn signed(secrets: &Path) -> impl FnOnce(&mut Settings) {
     let auth = signed_by(secrets, "old");
     move |s| {
-        let (on_bad_signature, on_unparsable) = (OnFault::Quarantine, OnFault::Quarantine);
-        s.sources.push(Source { auth, on_bad_signature, on_unparsable, ..source("signed", "auto") });
+        let (on_bad_signature, on_invalid_body) = (OnFault::Quarantine, OnFault::Quarantine);
+        s.sources.push(Source { auth, on_bad_signature, on_invalid_body, ..source("signed", "auto") });
         s.quarantine.max_bytes = 64 * 1024;
     }
 }
@@ -90,8 +90,8 @@ async fn what_cannot_be_read_is_kept_and_tokens_are_not() {
     let token = vec![Secret::File(secrets.path().join("token"))];
     let mut bench = Bench::with(None, Clock::system(), |s| {
         let auth = vec![SourceAuth::Query { name: "token".to_owned(), values: token }];
-        let on_unparsable = OnFault::Quarantine;
-        s.sources.push(Source { auth, on_unparsable, ..source("batches", "custom") });
+        let on_invalid_body = OnFault::Quarantine;
+        s.sources.push(Source { auth, on_invalid_body, ..source("batches", "custom") });
         s.sources[1].pointers.split = Some("/wrong".to_owned());
         s.sources[1].pointers.id = Some(vec![vec!["/n".to_owned(), "query:x".to_owned()]]);
     })
@@ -160,7 +160,7 @@ async fn three_requests_with_one_body_are_three_where_their_headers_say_so() {
         let (auth, on_bad_signature) = (signed_by(secrets.path(), "old"), OnFault::Quarantine);
         s.sources.push(Source { auth, on_bad_signature, ..source("signed", "cloudevents") });
         s.sources[1].trust_unsigned = Some(vec!["header:ce-id".to_owned(), "header:ce-source".to_owned()]);
-        s.sources.push(Source { on_unparsable: OnFault::Quarantine, ..source("unreadable", "cloudevents") });
+        s.sources.push(Source { on_invalid_body: OnFault::Quarantine, ..source("unreadable", "cloudevents") });
         s.sources[2].pointers.split = Some("/wrong".to_owned());
     })
     .await;
@@ -215,7 +215,7 @@ async fn what_came_without_proof_is_let_in_only_where_an_operator_answers_for_it
     std::fs::write(secrets.path().join("token"), "s3cret").unwrap();
     let token = || vec![SourceAuth::Bearer { tokens: vec![Secret::File(secrets.path().join("token"))] }];
     let mut bench = Bench::with(None, Clock::system(), |s| {
-        s.sources.push(Source { on_unparsable: OnFault::Quarantine, ..source("late", "custom") });
+        s.sources.push(Source { on_invalid_body: OnFault::Quarantine, ..source("late", "custom") });
         s.sources[1].pointers.split = Some("/wrong".to_owned());
     })
     .await;
@@ -292,10 +292,10 @@ async fn strangers_fill_only_their_part_and_a_source_only_its_own() {
     std::fs::write(secrets.path().join("token"), "s3cret").unwrap();
     let token = Secret::File(secrets.path().join("token"));
     let bench = Bench::with(None, Clock::system(), |s| {
-        let (on_bad_signature, on_unparsable) = (OnFault::Quarantine, OnFault::Quarantine);
+        let (on_bad_signature, on_invalid_body) = (OnFault::Quarantine, OnFault::Quarantine);
         let mut auth = signed_by(secrets.path(), "old");
         auth.push(SourceAuth::Bearer { tokens: vec![token] });
-        let signed = Source { auth, on_bad_signature, on_unparsable, ..source("a", "auto") };
+        let signed = Source { auth, on_bad_signature, on_invalid_body, ..source("a", "auto") };
         s.sources.push(Source { name: "b".to_owned(), ..signed.clone() });
         s.sources.push(signed);
         s.quarantine.max_bytes = 200 * 1024;
@@ -328,10 +328,10 @@ async fn no_credential_lies_on_the_disk_and_what_verifies_does() {
     const CANARY: &str = "canary-92eb5ffee6ae2fec3ad71c777531578f";
     let secrets = tempfile::tempdir().unwrap();
     let mut bench = Bench::with(None, Clock::system(), |s| {
-        let (on_bad_signature, on_unparsable) = (OnFault::Quarantine, OnFault::Quarantine);
+        let (on_bad_signature, on_invalid_body) = (OnFault::Quarantine, OnFault::Quarantine);
         let auth = signed_by(secrets.path(), "old");
-        s.sources.push(Source { auth, on_bad_signature, on_unparsable, ..source("signed", "cloudevents") });
-        s.sources.push(Source { on_unparsable, ..source("open", "auto") });
+        s.sources.push(Source { auth, on_bad_signature, on_invalid_body, ..source("signed", "cloudevents") });
+        s.sources.push(Source { on_invalid_body, ..source("open", "auto") });
     })
     .await;
     let body = br#"{"n":1}"#;

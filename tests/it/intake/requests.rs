@@ -436,7 +436,7 @@ async fn i19_an_address_has_no_more_connections_than_it_may() {
 async fn i18_bodies_together_are_bounded_and_the_sender_is_told_to_come_again() {
     let bench = Bench::with(None, Clock::system(), |s| {
         s.intake.max_body_bytes = 10_000;
-        s.intake.max_in_flight_bytes = 10_000;
+        s.intake.max_buffered_bytes = 10_000;
     })
     .await;
     let whole = message("POST", "/in/default", &[JSON], &[b' '; 9_000]);

@@ -291,7 +291,7 @@ async fn i6_a_packed_body_is_signed_as_it_came_and_delivered_as_it_was_meant() {
     }];
     let bench = Bench::with(receiver.to(), Clock::system(), |s| {
         s.intake.max_body_bytes = 64 * 1024;
-        s.sources.push(Source { auth, on_unparsable: OnFault::Quarantine, ..source("signed", "auto") });
+        s.sources.push(Source { auth, on_invalid_body: OnFault::Quarantine, ..source("signed", "auto") });
     })
     .await;
     let event = |n: u32| [body("K", &n.to_string()), b" ".repeat(60_000)].concat();
@@ -486,7 +486,7 @@ async fn a_cloud_event_in_binary_mode_keeps_its_attributes_and_its_trace() {
 #[tokio::test]
 async fn events_that_cost_more_memory_than_there_is_are_to_come_again() {
     let bench = Bench::with(None, Clock::system(), |s: &mut Settings| {
-        s.intake.max_in_flight_bytes = 1 << 20;
+        s.intake.max_buffered_bytes = 1 << 20;
         s.intake.max_body_bytes = 1 << 20;
         let key = vec![vec!["header:x-key".to_owned()]];
         let pointers =

@@ -27,7 +27,7 @@ async fn bench(change: impl FnOnce(&mut Settings)) -> Bench {
     let bearer = SourceAuth::Bearer { tokens: secret() };
     Bench::with(None, Clock::system(), |s| {
         s.intake.max_body_bytes = BODY_BYTES;
-        s.intake.max_in_flight_bytes = 16 * BODY_BYTES;
+        s.intake.max_buffered_bytes = 16 * BODY_BYTES;
         s.intake.body_timeout = Duration::from_secs(300);
         s.intake.min_body_rate = 0;
         s.sources.push(Source { auth: vec![hmac], ..source("signed", "auto") });

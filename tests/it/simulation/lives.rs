@@ -97,7 +97,7 @@ impl World {
             if let Some(Some(fixed)) = self.store.breakers.get(&destination.id) {
                 let by_calls = fixed.who.is_none();
                 let latest =
-                    if by_calls { now.after(destination.policy.pace.breaker.open_for) } else { Timestamp::NEVER };
+                    if by_calls { now.after(destination.policy.pace.breaker.open_duration) } else { Timestamp::NEVER };
                 let fixed = BreakerOverride { until: fixed.until.min(latest), ..fixed.clone() };
                 self.rig.fixed_at_start(destination.id, &fixed, now);
             }

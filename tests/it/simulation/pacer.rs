@@ -90,7 +90,7 @@ impl Pacer {
             adaptive: AdaptiveLimit::new(limits),
         };
         if let Some(fixed) = fixed {
-            let latest = if fixed.who.is_none() { now.after(limits.breaker.open_for) } else { Timestamp::NEVER };
+            let latest = if fixed.who.is_none() { now.after(limits.breaker.open_duration) } else { Timestamp::NEVER };
             pacer.fixed(Some(&BreakerOverride { until: fixed.until.min(latest), ..fixed.clone() }), now);
         }
         pacer
@@ -202,7 +202,7 @@ impl Pacer {
         }
         match turn {
             Some(Turn::Opened { until, .. }) => {
-                if until != now.after(limits.breaker.open_for) {
+                if until != now.after(limits.breaker.open_duration) {
                     return violation("breaker", format!("it opens until {until:?}"));
                 }
                 self.enter(Breaker::Open { until });

@@ -90,7 +90,7 @@ fn limits(rng: &mut Rng) -> Limits {
             permanent_answers: rng.u32(3..8),
             slow_call: Duration::from_millis(rng.u64(100..4000)),
             slow_ratio: 0.2 + rng.f64() * 0.8,
-            open_for: Duration::from_millis(rng.u64(100..20_000)),
+            open_duration: Duration::from_millis(rng.u64(100..20_000)),
             probes: rng.u32(1..4),
         },
         ramp: Duration::from_millis(rng.u64(0..5000)),

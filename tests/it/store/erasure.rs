@@ -42,7 +42,7 @@ async fn bench() -> (Bench, Receiver, Arc<AtomicBool>) {
         s.sources[0].profile = "interaction".to_owned();
         s.sources[0].pointers.split = Some(String::new());
         s.sources.push(source("other", "interaction"));
-        s.sources[1].on_unparsable = OnFault::Quarantine;
+        s.sources[1].on_invalid_body = OnFault::Quarantine;
     })
     .await;
     (bench, receiver, mended)
