@@ -101,7 +101,7 @@ fn scheduling(c: &mut Criterion, waiting: u64) {
     let mut scheduler = Scheduler::new([(d, Policy::default())], Sequence(1), Sequence(1), NOW);
     let ticket = |n: u64| Ticket {
         sequence: Sequence(n),
-        lane: Digest64(n % 10_000 + 1),
+        order_key: Digest64(n % 10_000 + 1),
         received_at: NOW,
         time: NOW,
         to: DestinationSet(1),

@@ -276,7 +276,7 @@ pub struct DeadLetter {
 pub struct Ticket {
     pub sequence: Sequence,
     /// Its interaction; none where it is unordered.
-    pub lane: Digest64,
+    pub order_key: Digest64,
     pub received_at: Timestamp,
     /// When it happened; zero where the sender did not say.
     pub time: Timestamp,

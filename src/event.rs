@@ -95,7 +95,7 @@ impl Digest64 {
         Self(u64::from_be_bytes(first).max(1))
     }
 
-    /// What a key is known by, as the sender wrote it; [`SharedKeys::lane`] says in which lane its events are ordered.
+    /// The hash of an interaction key, as the sender wrote it; [`SharedKeys::order_key`] says with which events it is ordered.
     pub fn of_interaction(key: &str) -> Self {
         Self::of(&[b"interaction", key.as_bytes()])
     }
@@ -275,8 +275,8 @@ impl Event {
         texts + self.content_type.len() + self.headers.bytes() + self.body.len() + EVENT_OVERHEAD
     }
 
-    /// What its key is known by; none where it has none. In which lane it is ordered, [`SharedKeys::lane`] says.
-    pub fn lane(&self) -> Digest64 {
+    /// The hash of its interaction key; none where it has none. [`SharedKeys::order_key`] says with which events it is ordered.
+    pub fn interaction_hash(&self) -> Digest64 {
         self.interaction.as_deref().map_or(Digest64::NONE, Digest64::of_interaction)
     }
 }
@@ -284,8 +284,8 @@ impl Event {
 /// The sources that order their interactions together: one key of theirs is one interaction. A key of any other source is an
 /// interaction of that source alone, so that nobody can hold up the events of another source.
 ///
-/// What lies in the store says key and source, and not the lane: which sources share is decided at each start anew, for what
-/// waits already, too.
+/// Stored records have key and source, not the order key: which sources share keys is decided at each start, also for events
+/// that are waiting.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SharedKeys(Arc<BTreeSet<String>>);
 
@@ -294,12 +294,12 @@ impl SharedKeys {
         Self(Arc::new(sources.into_iter().collect()))
     }
 
-    /// The lane in which events of a source are ordered whose key is known by `interaction`; none where they have no key.
-    pub fn lane(&self, interaction: Digest64, source: &str) -> Digest64 {
+    /// Events with the same order key are delivered in order. None for events without an interaction key.
+    pub fn order_key(&self, interaction: Digest64, source: &str) -> Digest64 {
         if interaction.is_none() || self.0.contains(source) {
             return interaction;
         }
-        Digest64::of(&[b"lane", source.as_bytes(), &interaction.0.to_be_bytes()])
+        Digest64::of(&[b"order_key", source.as_bytes(), &interaction.0.to_be_bytes()])
     }
 }
 
@@ -373,12 +373,13 @@ mod tests {
     #[test]
     fn a_key_belongs_to_its_source_unless_both_say_that_they_share() {
         let shared = SharedKeys::of(["a".to_owned(), "b".to_owned()]);
-        let lane = |key: &str, source: &str| shared.lane(Digest64::of_interaction(key), source);
-        assert_eq!(lane("k", "a"), lane("k", "b"));
-        assert_eq!(lane("k", "c"), lane("k", "c"));
-        let lanes = [lane("k", "a"), lane("k", "c"), lane("k", "d"), lane("l", "c"), lane("l", "a")];
-        assert_eq!(lanes.iter().collect::<BTreeSet<_>>().len(), 5);
-        assert_eq!(shared.lane(Digest64::NONE, "c"), Digest64::NONE, "without a key there is no order");
+        let order_key = |key: &str, source: &str| shared.order_key(Digest64::of_interaction(key), source);
+        assert_eq!(order_key("k", "a"), order_key("k", "b"));
+        assert_eq!(order_key("k", "c"), order_key("k", "c"));
+        let order_keys =
+            [order_key("k", "a"), order_key("k", "c"), order_key("k", "d"), order_key("l", "c"), order_key("l", "a")];
+        assert_eq!(order_keys.iter().collect::<BTreeSet<_>>().len(), 5);
+        assert_eq!(shared.order_key(Digest64::NONE, "c"), Digest64::NONE, "without a key there is no order");
     }
 
     #[test]

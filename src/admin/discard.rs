@@ -134,7 +134,7 @@ impl Giving<'_> {
                 Some(Location::Delayed { due, .. }) => Place::under(*due),
                 _ => continue,
             };
-            waiting.push((DeliveryId { sequence: known.sequence, destination: self.d }, place, known.lane));
+            waiting.push((DeliveryId { sequence: known.sequence, destination: self.d }, place, known.order_key));
         }
         Ok(waiting)
     }
@@ -157,7 +157,7 @@ impl Giving<'_> {
     }
 
     async fn give_up(&mut self, mut waiting: Waiting) -> Result<(), Failure> {
-        let asked: Vec<_> = waiting.iter().map(|(id, _, lane)| (self.d, *lane, id.sequence)).collect();
+        let asked: Vec<_> = waiting.iter().map(|(id, _, order_key)| (self.d, *order_key, id.sequence)).collect();
         let standings = self.admin.ask(|to| Question::Standings(asked, to)).await?;
         let mut standings = standings.into_iter();
         waiting.retain(|_| !matches!(standings.next(), Some(DeliveryStatus::InFlight { .. })));
@@ -181,11 +181,11 @@ fn waiting(store: &Store, d: DestinationId, from: Sequence) -> Result<(Waiting, 
     let mut waiting = Vec::new();
     for (sequence, place) in places {
         let id = DeliveryId { sequence, destination: d };
-        let lane = match store.entry(sequence)? {
-            Some(entry) => Some(store.lane_of(&entry)),
-            None => read(store, id, place)?.map(|delivery| store.lane(&delivery.event)),
+        let order_key = match store.entry(sequence)? {
+            Some(entry) => Some(store.order_key_of(&entry)),
+            None => read(store, id, place)?.map(|delivery| store.order_key(&delivery.event)),
         };
-        waiting.extend(lane.map(|lane| (id, place, lane)));
+        waiting.extend(order_key.map(|order_key| (id, place, order_key)));
     }
     Ok((waiting, next))
 }

@@ -90,8 +90,8 @@ pub(super) async fn erase(
     let of = hunt.source.as_ref().map_or_else(String::new, |source| format!(" of {source}"));
     let what = format!("erase interaction {digest}{of}{}", pace::because(&wish.reason));
     let erased = hunt.erase(&admin, &what, &caller).await?;
-    for (_, lane) in admin.store.lanes_of_key(&hunt.key, hunt.source.as_deref()) {
-        admin.destinations.now().values().for_each(|destination| destination.forget(lane));
+    for (_, order_key) in admin.store.order_keys_of(&hunt.key, hunt.source.as_deref()) {
+        admin.destinations.now().values().for_each(|destination| destination.forget(order_key));
     }
     if erased == Erased::default() {
         admin.store.change(Change::Repeated(Repeated::no_change(&what, admin.clock.now())), caller.name).await?;
@@ -179,7 +179,7 @@ impl ErasureScan {
         let waiting: Vec<_> = found
             .events
             .iter()
-            .flat_map(|(sequence, trace)| trace.waiting.iter().map(|(d, _)| (*d, trace.lane, *sequence)))
+            .flat_map(|(sequence, trace)| trace.waiting.iter().map(|(d, _)| (*d, trace.order_key, *sequence)))
             .collect();
         let asked = waiting.clone();
         let standings = admin.ask(|to| Question::Standings(asked, to)).await?;

@@ -34,7 +34,7 @@ pub(super) struct Deliveries {
 /// The deliveries of an event that have not ended, by what can be done with them.
 struct Open {
     id: String,
-    lane: Digest64,
+    order_key: Digest64,
     waiting: Vec<(DeliveryId, Place, DeliveryStatus)>,
     dead: Vec<DeliveryId>,
 }
@@ -59,10 +59,10 @@ impl Open {
                 Location::Gone => {}
             }
         }
-        let asked = places.iter().map(|(id, _)| (id.destination, known.lane, id.sequence)).collect();
+        let asked = places.iter().map(|(id, _)| (id.destination, known.order_key, id.sequence)).collect();
         let standings = admin.ask(|to| Question::Standings(asked, to)).await?;
         let waiting = places.into_iter().zip(standings).map(|((id, place), standing)| (id, place, standing)).collect();
-        Ok((Self { id: known.id.to_string(), lane: known.lane, waiting, dead }, query))
+        Ok((Self { id: known.id.to_string(), order_key: known.order_key, waiting, dead }, query))
     }
 
     fn under_way(&self) -> bool {
@@ -83,7 +83,7 @@ pub(super) async fn retry(
         .waiting
         .iter()
         .filter(|(.., standing)| standing.retry_at().is_some())
-        .map(|(id, ..)| (*id, open.lane))
+        .map(|(id, ..)| (*id, open.order_key))
         .collect();
     let dead: Vec<DeliveryId> = open.dead.iter().copied().filter(|id| admin.destinations.has(id.destination)).collect();
     if delayed.is_empty() && dead.is_empty() {
@@ -122,7 +122,7 @@ pub(super) async fn discard(
         .waiting
         .iter()
         .filter(|(.., standing)| !matches!(standing, DeliveryStatus::InFlight { .. }))
-        .map(|(id, place, _)| (*id, *place, open.lane))
+        .map(|(id, place, _)| (*id, *place, open.order_key))
         .collect();
     let of: Vec<DestinationId> = waiting.iter().map(|(id, ..)| id).chain(&open.dead).map(|id| id.destination).collect();
     if of.is_empty() {

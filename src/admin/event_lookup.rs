@@ -25,7 +25,7 @@ pub(super) struct Known {
     /// What its key is known by.
     pub interaction: Digest64,
     /// In which it is ordered.
-    pub lane: Digest64,
+    pub order_key: Digest64,
     pub source: String,
     pub kind: String,
     pub time: Option<Timestamp>,
@@ -84,9 +84,9 @@ impl Candidate {
     /// Its deliveries that wait, with its interaction, as the scheduler is asked for them; none where its interaction is
     /// not remembered.
     pub fn waiting(&self, store: &Store) -> Option<Vec<(DestinationId, Digest64, Sequence)>> {
-        let lane = store.lane_of(self.entry.as_ref()?);
+        let order_key = store.order_key_of(self.entry.as_ref()?);
         let delayed = self.delayed.keys().copied().filter(|d| !self.paged.has(*d));
-        Some(self.paged.iter().chain(delayed).map(|d| (d, lane, self.sequence)).collect())
+        Some(self.paged.iter().chain(delayed).map(|d| (d, order_key, self.sequence)).collect())
     }
 
     /// Spares the reading of events that cannot fit.
@@ -106,7 +106,7 @@ impl Candidate {
         };
         state
             && filter.destination.is_none_or(|d| entry.to.has(d))
-            && filter.interaction.is_none_or(|i| i == entry.lane)
+            && filter.interaction.is_none_or(|i| i == entry.interaction_hash)
             && (filter.since..=filter.until).contains(&entry.received_at)
             && (filter.source.is_none() || same(store.source_name(entry), &filter.source))
             && (filter.kind.is_none() || same(store.kind_name(entry), &filter.kind))
@@ -307,8 +307,8 @@ fn know_of(store: &Store, candidate: Candidate, page: &mut Option<PageHeads>) ->
         (_, Some((e, size))) => Some(Known {
             sequence,
             id: e.id(sequence),
-            interaction: e.lane(),
-            lane: store.lane(e),
+            interaction: e.interaction_hash(),
+            order_key: store.order_key(e),
             source: e.source.clone(),
             kind: e.kind.clone(),
             time: e.time,
@@ -320,8 +320,8 @@ fn know_of(store: &Store, candidate: Candidate, page: &mut Option<PageHeads>) ->
         (Some(e), None) => Some(Known {
             sequence,
             id: e.id(sequence),
-            interaction: e.lane,
-            lane: store.lane_of(e),
+            interaction: e.interaction_hash,
+            order_key: store.order_key_of(e),
             source: store.source_name(e).unwrap_or_default(),
             kind: store.kind_name(e).unwrap_or_default(),
             time: (e.time > Timestamp::ZERO).then_some(e.time),

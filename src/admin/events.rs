@@ -222,7 +222,7 @@ async fn standings(admin: &Admin, known: &[Known]) -> Result<Standings, Failure>
         .iter()
         .flat_map(|k| k.places.iter().map(move |(d, lies)| (k, d, lies)))
         .filter(|(.., lies)| matches!(lies, Location::Waiting | Location::Delayed { .. }))
-        .map(|(k, d, _)| (*d, k.lane, k.sequence))
+        .map(|(k, d, _)| (*d, k.order_key, k.sequence))
         .collect();
     let standings = admin.ask(|to| Question::Standings(waiting.clone(), to)).await?;
     let ids = waiting.iter().map(|(destination, _, s)| DeliveryId { sequence: *s, destination: *destination });

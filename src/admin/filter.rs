@@ -170,7 +170,7 @@ impl Filter {
         self.destination.is_none_or(|d| d == letter.delivery.id.destination)
             && self.source.as_ref().is_none_or(|s| *s == event.source)
             && self.kind.as_ref().is_none_or(|k| *k == event.kind)
-            && self.interaction.is_none_or(|i| i == event.lane())
+            && self.interaction.is_none_or(|i| i == event.interaction_hash())
             && self.reason.is_none_or(|r| r == letter.reason)
             && (self.since..=self.until).contains(&letter.dead_at)
             && self.state.is_none_or(|s| s == DeliveryState::Dead)

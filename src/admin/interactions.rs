@@ -84,20 +84,23 @@ pub(super) async fn show(
     of: Result<QueryOf<Of>, QueryRejection>,
 ) -> Result<Json<InteractionItem>, Failure> {
     let QueryOf(Of { source }) = of.map_err(|e| Failure::bad(e.body_text()))?;
-    let lanes = admin.store.lanes_of_key(&bounded(key.clone()), source.as_deref());
-    let asked = lanes.iter().map(|(_, lane)| *lane).collect();
+    let order_keys = admin.store.order_keys_of(&bounded(key.clone()), source.as_deref());
+    let asked = order_keys.iter().map(|(_, order_key)| *order_key).collect();
     let standings = admin.ask(|to| Question::Interactions(asked, WAITING_MAX, to)).await?;
     let mut known: Vec<_> =
-        lanes.into_iter().zip(standings).filter(|((_, lane), of)| is_known(&admin, *lane, of)).collect();
+        order_keys.into_iter().zip(standings).filter(|((_, order_key), of)| is_known(&admin, *order_key, of)).collect();
     if known.is_empty() {
-        let lane = Digest64::NONE;
-        known.push(((source, lane), admin.ask(|to| Question::Interactions(vec![lane], 0, to)).await?.remove(0)));
+        let order_key = Digest64::NONE;
+        known.push((
+            (source, order_key),
+            admin.ask(|to| Question::Interactions(vec![order_key], 0, to)).await?.remove(0),
+        ));
     }
     let mut destinations = Vec::new();
-    for ((source, lane), standing) in known {
-        let ids = ids(&admin, lane, &standing).await?;
+    for ((source, order_key), standing) in known {
+        let ids = ids(&admin, order_key, &standing).await?;
         destinations.extend(standing.into_iter().map(|(d, interaction)| {
-            let last = admin.destinations.get(d).and_then(|destination| destination.last(lane));
+            let last = admin.destinations.get(d).and_then(|destination| destination.last(order_key));
             state(admin.destination_name(d), source.clone(), interaction, last, &ids)
         }));
     }
@@ -106,11 +109,11 @@ pub(super) async fn show(
 }
 
 /// Whether anything waits or was delivered of it.
-fn is_known(admin: &Admin, lane: Digest64, standings: &Standings) -> bool {
+fn is_known(admin: &Admin, order_key: Digest64, standings: &Standings) -> bool {
     standings.iter().any(|(d, interaction)| {
         let is_here =
             interaction.waiting_count > 0 || interaction.in_flight.is_some() || !interaction.held_by.is_empty();
-        is_here || admin.destinations.get(*d).is_some_and(|destination| destination.last(lane).is_some())
+        is_here || admin.destinations.get(*d).is_some_and(|destination| destination.last(order_key).is_some())
     })
 }
 
@@ -137,10 +140,10 @@ fn state(
     }
 }
 
-async fn ids(admin: &Admin, lane: Digest64, standing: &Standings) -> Result<BTreeMap<Sequence, EventId>, Failure> {
+async fn ids(admin: &Admin, order_key: Digest64, standing: &Standings) -> Result<BTreeMap<Sequence, EventId>, Failure> {
     let named = standing.iter().flat_map(|(_, i)| i.in_flight.iter().chain(&i.waiting).chain(&i.held_by)).copied();
     let destinations = admin.destinations.now();
-    let last = destinations.values().filter_map(|destination| destination.last(lane)).map(|last| last.sequence);
+    let last = destinations.values().filter_map(|destination| destination.last(order_key)).map(|last| last.sequence);
     let wanted: BTreeSet<Sequence> = named.chain(last).collect();
     admin
         .read(move |store| {

@@ -81,7 +81,7 @@ pub async fn run(context: Context, start: Start) -> AttemptResult {
         return shut_out(&context, start);
     }
     let (began, began_precise) = (context.clock.now(), context.clock.precise());
-    let course = context.destination.course(&delivery, context.store.lane(&delivery.event), began);
+    let course = context.destination.course(&delivery, context.store.order_key(&delivery.event), began);
     if let Some(landing) = not_sent(&context, &delivery, place, course, began) {
         context.destination.settled(id.sequence);
         return AttemptResult { start, landing, call: None, hold: None };
@@ -354,7 +354,7 @@ fn record(
         Verdict::Delivered => {
             tracing::debug!(%event_id, destination, attempt = number, status, ?latency, "delivered");
             context.store.record(Transition::Delivered { id, place, attempts: number, status, at: now });
-            context.destination.has(&delivery, context.store.lane(&delivery.event), now);
+            context.destination.has(&delivery, context.store.order_key(&delivery.event), now);
             Disposition::Resolved
         }
         Verdict::Retry { due } => {

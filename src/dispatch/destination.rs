@@ -187,14 +187,14 @@ impl Destination {
     }
 
     /// What was delivered last of an interaction, as far as that is remembered; none where `on_stale` is `deliver`.
-    pub fn last(&self, lane: Digest64) -> Option<Last> {
-        self.sequences.as_ref().and_then(|sequences| sequences.last(lane))
+    pub fn last(&self, order_key: Digest64) -> Option<Last> {
+        self.sequences.as_ref().and_then(|sequences| sequences.last(order_key))
     }
 
     /// Forgets what was delivered of an interaction.
-    pub fn forget(&self, lane: Digest64) {
+    pub fn forget(&self, order_key: Digest64) {
         if let Some(sequences) = &self.sequences {
-            sequences.forget(lane);
+            sequences.forget(order_key);
         }
     }
 
@@ -223,14 +223,14 @@ impl Destination {
     /// What is to be done with a delivery whose turn it is, by its age and by the times of what was delivered before.
     ///
     /// `lane`: in which it is ordered.
-    pub(super) fn course(&self, delivery: &Delivery, lane: Digest64, now: Timestamp) -> LateAction {
-        let last = self.last(lane);
+    pub(super) fn course(&self, delivery: &Delivery, order_key: Digest64, now: Timestamp) -> LateAction {
+        let last = self.last(order_key);
         self.lateness.course(delivery, last.and_then(|last| last.newest()), now)
     }
 
-    pub(super) fn has(&self, delivery: &Delivery, lane: Digest64, at: Timestamp) {
+    pub(super) fn has(&self, delivery: &Delivery, order_key: Digest64, at: Timestamp) {
         if let Some(sequences) = &self.sequences {
-            sequences.delivered(lane, delivery.id.sequence, delivery.event.happened_at(), at);
+            sequences.delivered(order_key, delivery.id.sequence, delivery.event.happened_at(), at);
         }
     }
 }

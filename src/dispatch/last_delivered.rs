@@ -45,29 +45,29 @@ struct Generations {
 
 impl LastDelivered {
     /// Notes a delivery of an interaction. `time` is that of its event, if it has one.
-    pub fn delivered(&self, lane: Digest64, sequence: Sequence, time: Option<Timestamp>, at: Timestamp) {
-        if lane.is_none() {
+    pub fn delivered(&self, order_key: Digest64, sequence: Sequence, time: Option<Timestamp>, at: Timestamp) {
+        if order_key.is_none() {
             return;
         }
         let Generations { young, old } = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = young.get(&lane).copied().or_else(|| old.remove(&lane)).map(|last| last.newest);
-        if young.len() == REMEMBERED && !young.contains_key(&lane) {
+        let before = young.get(&order_key).copied().or_else(|| old.remove(&order_key)).map(|last| last.newest);
+        if young.len() == REMEMBERED && !young.contains_key(&order_key) {
             *old = std::mem::take(young);
         }
         let newest = time.unwrap_or_default().max(before.unwrap_or_default());
-        young.insert(lane, Last { sequence, at, newest });
+        young.insert(order_key, Last { sequence, at, newest });
     }
 
     /// Nothing is known of the interaction any more.
-    pub fn forget(&self, lane: Digest64) {
+    pub fn forget(&self, order_key: Digest64) {
         let Generations { young, old } = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        young.remove(&lane);
-        old.remove(&lane);
+        young.remove(&order_key);
+        old.remove(&order_key);
     }
 
-    pub fn last(&self, lane: Digest64) -> Option<Last> {
+    pub fn last(&self, order_key: Digest64) -> Option<Last> {
         let generations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        generations.young.get(&lane).or_else(|| generations.old.get(&lane)).copied()
+        generations.young.get(&order_key).or_else(|| generations.old.get(&order_key)).copied()
     }
 }
 
@@ -75,8 +75,8 @@ impl LastDelivered {
 mod tests {
     use super::*;
 
-    fn deliver(sequences: &LastDelivered, lane: u64, sequence: u64, time: Option<u64>) {
-        sequences.delivered(Digest64(lane), Sequence(sequence), time.map(Timestamp), Timestamp(sequence));
+    fn deliver(sequences: &LastDelivered, order_key: u64, sequence: u64, time: Option<u64>) {
+        sequences.delivered(Digest64(order_key), Sequence(sequence), time.map(Timestamp), Timestamp(sequence));
     }
 
     #[test]
@@ -98,15 +98,15 @@ mod tests {
     #[test]
     fn the_interactions_that_were_delivered_to_last_are_known_and_the_others_are_bounded() {
         let sequences = LastDelivered::default();
-        let lanes = 3 * REMEMBERED as u64 + 1;
-        for lane in 1..=lanes {
-            deliver(&sequences, lane, lane, Some(lane));
-            deliver(&sequences, 1, lane, Some(1));
+        let order_keys = 3 * REMEMBERED as u64 + 1;
+        for order_key in 1..=order_keys {
+            deliver(&sequences, order_key, order_key, Some(order_key));
+            deliver(&sequences, 1, order_key, Some(1));
         }
-        let known = |lane: u64| sequences.last(Digest64(lane)).is_some();
+        let known = |order_key: u64| sequences.last(Digest64(order_key)).is_some();
         assert!(known(1), "it was delivered to all the time");
-        assert!((lanes - REMEMBERED as u64 + 1..=lanes).all(known));
-        assert!((1..=lanes).filter(|lane| known(*lane)).count() <= 2 * REMEMBERED);
+        assert!((order_keys - REMEMBERED as u64 + 1..=order_keys).all(known));
+        assert!((1..=order_keys).filter(|order_key| known(*order_key)).count() <= 2 * REMEMBERED);
         assert!(!known(2));
     }
 }

@@ -260,7 +260,7 @@ impl Dispatcher {
                 }
             }
             StoreEvent::Hastened(ids) => {
-                ids.iter().for_each(|(id, lane)| self.scheduler.hastened(id.destination, *lane, id.sequence));
+                ids.iter().for_each(|(id, order_key)| self.scheduler.hastened(id.destination, *order_key, id.sequence));
             }
             StoreEvent::Paused(d, pause) => {
                 if let Some(destination) = self.destinations.get(&d) {
@@ -273,8 +273,8 @@ impl Dispatcher {
                 }
             }
             StoreEvent::Purged(ids) => {
-                for (id, lane) in ids {
-                    self.scheduler.purged(id.destination, lane, id.sequence);
+                for (id, order_key) in ids {
+                    self.scheduler.purged(id.destination, order_key, id.sequence);
                     if let Some(destination) = self.destinations.get(&id.destination) {
                         destination.trials.over(id.sequence, Fate::Gone);
                         destination.settled(id.sequence);
@@ -293,16 +293,18 @@ impl Dispatcher {
             }
             Question::Standings(of, to) => {
                 let now = self.clock.now();
-                let standing = |(d, lane, sequence): &(DestinationId, Digest64, Sequence)| {
-                    self.scheduler.line(*d).map_or(DeliveryStatus::Queued, |line| line.standing(*lane, *sequence, now))
+                let standing = |(d, order_key, sequence): &(DestinationId, Digest64, Sequence)| {
+                    self.scheduler
+                        .line(*d)
+                        .map_or(DeliveryStatus::Queued, |line| line.standing(*order_key, *sequence, now))
                 };
                 let _ = to.send(of.iter().map(standing).collect());
             }
-            Question::Interactions(lanes, waiting_max, to) => {
-                let of = |lane: &Digest64| {
-                    self.scheduler.lines().map(|(d, line)| (d, line.interaction(*lane, waiting_max))).collect()
+            Question::Interactions(order_keys, waiting_max, to) => {
+                let of = |order_key: &Digest64| {
+                    self.scheduler.lines().map(|(d, line)| (d, line.interaction(*order_key, waiting_max))).collect()
                 };
-                let _ = to.send(lanes.iter().map(of).collect());
+                let _ = to.send(order_keys.iter().map(of).collect());
             }
             Question::InFlight(to) => {
                 let _ = to.send(self.scheduler.lines().flat_map(|(_, line)| line.flying()).collect());

@@ -52,16 +52,16 @@ pub fn restore(
     if destinations.values().any(|d| d.policy.dead_letters == crate::scheduler::DeadLetters::Hold) {
         for id in store.dead_ids(None) {
             let id = id?;
-            let lane = match store.dead_letter_head(id) {
-                Ok(head) => head.map(|head| store.lane(&head.record.delivery.event)),
+            let order_key = match store.dead_letter_head(id) {
+                Ok(head) => head.map(|head| store.order_key(&head.record.delivery.event)),
                 Err(StoreError::Damaged(why)) => {
                     tracing::error!(delivery = %id, %why, "a dead letter does not verify; it still holds its interaction");
-                    store.entry(id.sequence)?.map(|entry| store.lane_of(&entry))
+                    store.entry(id.sequence)?.map(|entry| store.order_key_of(&entry))
                 }
                 Err(e) => return Err(e),
             };
-            if let Some(lane) = lane {
-                scheduler.dead(id.destination, lane, id.sequence);
+            if let Some(order_key) = order_key {
+                scheduler.dead(id.destination, order_key, id.sequence);
             }
         }
     }
@@ -88,7 +88,7 @@ fn remember_sequences(
             if let (Some(sequences), Some(entry)) = (asks(id.destination), entries.get(&id.sequence)) {
                 let said = Some(entry.time).filter(|time| *time > Timestamp::ZERO);
                 let time = believed_time(said, entry.received_at);
-                sequences.delivered(store.lane_of(entry), id.sequence, time, settlement.at);
+                sequences.delivered(store.order_key_of(entry), id.sequence, time, settlement.at);
             }
         }
     }

@@ -48,8 +48,8 @@ pub struct Ended<'a> {
 impl<'a> Ended<'a> {
     /// The attempt of a delivery that began then and has ended so now.
     pub fn of(delivery: &Delivery, retry: &Retry, outcome: &'a Outcome, began: Timestamp, now: Timestamp) -> Self {
-        let lane = delivery.event.lane();
-        let interaction = if lane.is_none() { Digest64(delivery.id.sequence.0) } else { lane };
+        let order_key = delivery.event.interaction_hash();
+        let interaction = if order_key.is_none() { Digest64(delivery.id.sequence.0) } else { order_key };
         let recent = || delivery.attempts.iter().filter(|a| a.number > delivery.forgiven);
         let ended = |a: &Attempt| a.at.after(Duration::from_millis(a.latency_ms.into()));
         let mut refusals = recent().filter(|a| retry.is_permanent(&a.outcome)).map(ended);

@@ -43,7 +43,7 @@ pub struct Start {
     pub sequence: Sequence,
     /// See [`QueuedDelivery::lies_under`].
     pub lies_under: Timestamp,
-    pub lane: QueueKey,
+    pub queue_key: QueueKey,
     pub at: Timestamp,
     /// The state of the breaker in which it began.
     pub epoch: Epoch,
@@ -141,7 +141,7 @@ impl DestinationQueue {
 
     fn fresh(&self, ticket: &Ticket) -> (QueueKey, QueuedDelivery) {
         let (sequence, window) = (ticket.sequence, self.policy.reorder_window);
-        let key = self.key(ticket.lane, sequence);
+        let key = self.key(ticket.order_key, sequence);
         let (mut rank, mut not_before) = (Timestamp::ZERO, Timestamp::ZERO);
         if !window.is_zero() && matches!(key, QueueKey::Interaction(_)) {
             let before = sequence < self.birth.next;
@@ -167,7 +167,7 @@ impl DestinationQueue {
             destination: self.id,
             sequence: waiter.sequence,
             lies_under: waiter.lies_under,
-            lane: key,
+            queue_key: key,
             at: now,
             epoch,
         })
@@ -346,7 +346,7 @@ mod tests {
         line.hold_lane(lane, Sequence(1));
         line.insert(&Ticket {
             sequence: Sequence(2),
-            lane: Digest64::of_interaction("k"),
+            order_key: Digest64::of_interaction("k"),
             received_at: Timestamp::ZERO,
             time: Timestamp::ZERO,
             to: DestinationSet::EMPTY.with(DestinationId(0)),
@@ -365,7 +365,7 @@ mod tests {
         let mut line = DestinationQueue::new(DestinationId(0), policy, Sequence(1), StartPoint::default());
         let ticket = |n: u64, due: u64| Ticket {
             sequence: Sequence(n),
-            lane: Digest64::NONE,
+            order_key: Digest64::NONE,
             received_at: Timestamp::ZERO,
             time: Timestamp::ZERO,
             to: DestinationSet::EMPTY.with(DestinationId(0)),
@@ -377,7 +377,7 @@ mod tests {
         while let Ok(start) = line.poll(Timestamp(9)) {
             assert!(line.poll(Timestamp(9)).is_err(), "one at once");
             order.push(start.sequence.0);
-            line.resolved(start.lane, start.sequence);
+            line.resolved(start.queue_key, start.sequence);
         }
         assert_eq!(order, [11, 1, 12, 2, 13, 3, 4]);
     }

@@ -209,10 +209,10 @@ impl Scheduler {
         let line = self.line_mut(start.destination)?;
         let turn = line.called(start.epoch, call, now);
         match landing {
-            Disposition::Resolved => line.resolved(start.lane, start.sequence),
-            Disposition::Retry { due } => line.retry(start.lane, start.sequence, due),
-            Disposition::Postponed => line.postponed(start.lane, start.sequence),
-            Disposition::Dead => line.died(start.lane, start.sequence),
+            Disposition::Resolved => line.resolved(start.queue_key, start.sequence),
+            Disposition::Retry { due } => line.retry(start.queue_key, start.sequence, due),
+            Disposition::Postponed => line.postponed(start.queue_key, start.sequence),
+            Disposition::Dead => line.died(start.queue_key, start.sequence),
         }
         turn
     }
@@ -254,7 +254,7 @@ mod tests {
         for n in 1..=3 {
             let ticket = Ticket {
                 sequence: Sequence(n),
-                lane: Digest64::NONE,
+                order_key: Digest64::NONE,
                 received_at: Timestamp(n),
                 time: Timestamp::ZERO,
                 to: all.into_iter().fold(DestinationSet::EMPTY, DestinationSet::with),

@@ -61,7 +61,7 @@ pub struct HistoryDeltas {
 struct EntryDelta {
     sender: [u8; 8],
     body: [u8; 8],
-    lane: [u8; 8],
+    interaction_hash: [u8; 8],
     /// Milliseconds since the entry before was received; of the first one since 1970.
     received: i64,
     /// Milliseconds between when it happened and when it was received; none where the sender did not say.
@@ -86,7 +86,7 @@ impl From<&HistoryRow> for HistoryDeltas {
             EntryDelta {
                 sender: e.sender.0.to_le_bytes(),
                 body: e.body.0.to_le_bytes(),
-                lane: e.lane.0.to_le_bytes(),
+                interaction_hash: e.interaction_hash.0.to_le_bytes(),
                 received: distance(std::mem::replace(&mut before, received), received),
                 late,
                 source: e.source,
@@ -109,7 +109,7 @@ impl From<HistoryDeltas> for HistoryRow {
             Entry {
                 sender: digest(d.sender),
                 body: digest(d.body),
-                lane: digest(d.lane),
+                interaction_hash: digest(d.interaction_hash),
                 time: d.late.map_or(Timestamp::ZERO, |late| Timestamp(received.wrapping_sub(late as u64))),
                 received_at: Timestamp(received),
                 source: d.source,
@@ -178,10 +178,10 @@ mod tests {
     fn entries() -> impl Strategy<Value = Entry> {
         let digests = (any::<u64>(), any::<u64>(), any::<u64>());
         (digests, any::<(u64, u64, u16, u16)>(), any::<(u64, u32, u64)>()).prop_map(
-            |((sender, body, lane), (time, received_at, source, kind), (to, size, prior))| Entry {
+            |((sender, body, interaction_hash), (time, received_at, source, kind), (to, size, prior))| Entry {
                 sender: Digest64(sender),
                 body: Digest64(body),
-                lane: Digest64(lane),
+                interaction_hash: Digest64(interaction_hash),
                 time: Timestamp(time),
                 received_at: Timestamp(received_at),
                 source,
@@ -229,7 +229,7 @@ mod tests {
             row.entries.push(Entry {
                 sender: digest(1),
                 body: digest(2),
-                lane: digest(3),
+                interaction_hash: digest(3),
                 time: Timestamp(now + n * 3 - 900),
                 received_at: Timestamp(now + n * 3),
                 source: 1,

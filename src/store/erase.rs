@@ -25,7 +25,7 @@ use std::ops::Range;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventLocation {
     /// In which the event is ordered.
-    pub lane: Digest64,
+    pub order_key: Digest64,
     /// Deliveries that wait, with where they lie.
     pub waiting: Vec<(DestinationId, Place)>,
     pub dead: Vec<DestinationId>,
@@ -41,9 +41,9 @@ pub struct EventLocations {
 
 impl EventLocations {
     /// That of an event, which is new where its lane is known from its record alone.
-    fn trace(&mut self, sequence: Sequence, lane: Option<Digest64>) -> &mut EventLocation {
+    fn trace(&mut self, sequence: Sequence, order_key: Option<Digest64>) -> &mut EventLocation {
         let trace = self.events.entry(sequence).or_default();
-        trace.lane = lane.unwrap_or(trace.lane);
+        trace.order_key = order_key.unwrap_or(trace.order_key);
         trace
     }
 
@@ -94,7 +94,7 @@ struct ErasureScan<'a> {
     key: &'a str,
     /// None: of every source.
     source: Option<&'a str>,
-    lane: Digest64,
+    interaction_hash: Digest64,
     /// Nothing of before is remembered.
     head: Sequence,
     end: Sequence,
@@ -132,10 +132,10 @@ impl Store {
     /// All that lies here of an interaction, of events before `end`. Blocks, for as long as it takes to read what is
     /// remembered; what was recorded and is not written yet is not seen.
     pub fn traces(&self, key: &str, source: Option<&str>, end: Sequence) -> Result<EventLocations, StoreError> {
-        let lane = Digest64::of_interaction(key);
+        let interaction_hash = Digest64::of_interaction(key);
         let head = self.index().totals.history_head;
         let (erased, lost, found) = (BTreeSet::new(), Vec::new(), EventLocations::default());
-        let mut hunt = ErasureScan { key, source, lane, head, end, erased, lost, found };
+        let mut hunt = ErasureScan { key, source, interaction_hash, head, end, erased, lost, found };
         self.hunt_history(&mut hunt)?;
         for (sequence, trace) in &mut hunt.found.events {
             let left = self.index().pages.left(*sequence);
@@ -167,8 +167,10 @@ impl Store {
             for (sequence, entry) in (first..).map(Sequence).zip(&row.entries).filter(|(s, _)| *s < hunt.end) {
                 if entry.is_erased() {
                     hunt.erased.insert(sequence);
-                } else if entry.lane == hunt.lane && hunt.is_from(&self.source_name(entry).unwrap_or_default()) {
-                    hunt.found.events.entry(sequence).or_default().lane = self.lane_of(entry);
+                } else if entry.interaction_hash == hunt.interaction_hash
+                    && hunt.is_from(&self.source_name(entry).unwrap_or_default())
+                {
+                    hunt.found.events.entry(sequence).or_default().order_key = self.order_key_of(entry);
                 }
             }
             next = Sequence(first + row.entries.len() as u64);
@@ -188,7 +190,7 @@ impl Store {
             };
             for (sequence, event) in (first.0..).map(Sequence).zip(events) {
                 if sequence < hunt.end && hunt.is_of(&event) {
-                    hunt.found.events.entry(sequence).or_default().lane = self.lane(&event);
+                    hunt.found.events.entry(sequence).or_default().order_key = self.order_key(&event);
                 }
             }
         }
@@ -199,18 +201,18 @@ impl Store {
         for key in read::keys(&self.shared.engine, Table::Delay, None) {
             let key = key?;
             let (due, id) = delay_of(&key)?;
-            let lane = match hunt.tells(id.sequence) {
+            let order_key = match hunt.tells(id.sequence) {
                 Some(false) => continue,
                 Some(true) => None,
                 None => match read::head::<Delivery>(&self.shared.engine, Table::Delay, &key) {
                     Err(StoreError::Damaged(_)) => continue,
                     head => match head?.map(|head| head.record).filter(|delivery| hunt.is_of(&delivery.event)) {
-                        Some(delivery) => Some(self.lane(&delivery.event)),
+                        Some(delivery) => Some(self.order_key(&delivery.event)),
                         None => continue,
                     },
                 },
             };
-            let trace = hunt.found.trace(id.sequence, lane);
+            let trace = hunt.found.trace(id.sequence, order_key);
             trace.waiting.push((id.destination, Place::under(due)));
         }
         Ok(())
@@ -220,18 +222,18 @@ impl Store {
         for key in read::keys(&self.shared.engine, Table::Dlq, None) {
             let key = key?;
             let id = dlq_of(&key)?;
-            let lane = match hunt.tells(id.sequence) {
+            let order_key = match hunt.tells(id.sequence) {
                 Some(false) => continue,
                 Some(true) => None,
                 None => match read::head::<DeadLetter>(&self.shared.engine, Table::Dlq, &key) {
                     Err(StoreError::Damaged(_)) => continue,
                     head => match head?.map(|head| head.record).filter(|letter| hunt.is_of(&letter.delivery.event)) {
-                        Some(letter) => Some(self.lane(&letter.delivery.event)),
+                        Some(letter) => Some(self.order_key(&letter.delivery.event)),
                         None => continue,
                     },
                 },
             };
-            hunt.found.trace(id.sequence, lane).dead.push(id.destination);
+            hunt.found.trace(id.sequence, order_key).dead.push(id.destination);
         }
         Ok(())
     }
@@ -345,8 +347,12 @@ mod tests {
 
     fn trace(waiting: &[Place], dead: usize) -> EventLocation {
         let here = DestinationId(0);
-        let lane = crate::event::SharedKeys::default().lane(Digest64::of_interaction("a"), "s");
-        EventLocation { lane, waiting: waiting.iter().map(|place| (here, *place)).collect(), dead: vec![here; dead] }
+        let order_key = crate::event::SharedKeys::default().order_key(Digest64::of_interaction("a"), "s");
+        EventLocation {
+            order_key,
+            waiting: waiting.iter().map(|place| (here, *place)).collect(),
+            dead: vec![here; dead],
+        }
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ pub struct Entry {
     /// Digest of source and sender id; none where the sender gave no id.
     pub sender: Digest64,
     pub body: Digest64,
-    pub lane: Digest64,
+    pub interaction_hash: Digest64,
     /// When it happened; zero where the sender did not say.
     pub time: Timestamp,
     pub received_at: Timestamp,
@@ -33,11 +33,17 @@ pub struct Entry {
 
 impl Entry {
     /// The digests are those of sender id and interaction.
-    pub fn of(event: &Event, (sender, lane): (Digest64, Digest64), prior: Sequence, source: u16, kind: u16) -> Self {
+    pub fn of(
+        event: &Event,
+        (sender, interaction_hash): (Digest64, Digest64),
+        prior: Sequence,
+        source: u16,
+        kind: u16,
+    ) -> Self {
         Self {
             sender,
             body: event.body_digest,
-            lane,
+            interaction_hash,
             time: event.time.unwrap_or_default(),
             received_at: event.received_at,
             source,
@@ -63,7 +69,7 @@ impl Entry {
 
     /// Leaves only when an event came, from which source and for whom.
     pub fn erase(&mut self) {
-        (self.sender, self.body, self.lane) = (Digest64::NONE, Digest64::NONE, Digest64::NONE);
+        (self.sender, self.body, self.interaction_hash) = (Digest64::NONE, Digest64::NONE, Digest64::NONE);
         (self.time, self.kind, self.size, self.prior) = (Timestamp::ZERO, UNNAMED, 0, Sequence::default());
     }
 

@@ -183,7 +183,7 @@ fn heal(engine: &Engine, index: &mut Index, from: u64, to: u64, findings: &mut F
                 let sender = event.sender_id.as_deref();
                 let sender = sender.map_or(Digest64::NONE, |id| Digest64::of_sender_id(&event.source, id));
                 let (source, kind) = (index.names.source(&event.source), index.names.kind(&event.kind));
-                Entry::of(event, (sender, event.lane()), Sequence::default(), source, kind)
+                Entry::of(event, (sender, event.interaction_hash()), Sequence::default(), source, kind)
             })
             .collect();
         healed += entries.len();

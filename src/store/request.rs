@@ -20,14 +20,14 @@ use tokio::sync::oneshot;
 pub struct Arrival {
     pub(super) event: Event,
     pub(super) sender: Digest64,
-    pub(super) lane: Digest64,
+    pub(super) interaction_hash: Digest64,
     pub(super) record: Vec<u8>,
 }
 
 impl Arrival {
     pub fn new(event: Event) -> Self {
         let sender = event.sender_id.as_deref().map_or(Digest64::NONE, |id| Digest64::of_sender_id(&event.source, id));
-        Self { record: super::codec::payload(&event), sender, lane: event.lane(), event }
+        Self { record: super::codec::payload(&event), sender, interaction_hash: event.interaction_hash(), event }
     }
 }
 

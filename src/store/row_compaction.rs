@@ -116,7 +116,7 @@ mod tests {
         let entry = |n: u64| Entry {
             sender: Digest64(n),
             body: Digest64(n),
-            lane: Digest64(n),
+            interaction_hash: Digest64(n),
             time: Timestamp(n),
             received_at: Timestamp(n),
             source: 1,

@@ -124,7 +124,7 @@ impl<'a> Transaction<'a> {
 
     /// Takes an event in, or finds that it was taken before.
     pub(super) fn accept(&mut self, arrival: Arrival) -> Result<Receipt, StoreError> {
-        let Arrival { mut event, sender, lane, mut record } = arrival;
+        let Arrival { mut event, sender, interaction_hash, mut record } = arrival;
         let prior = match self.known(sender, &event)? {
             Known::Duplicate(receipt) => {
                 self.index.totals.duplicates += 1;
@@ -146,7 +146,7 @@ impl<'a> Transaction<'a> {
         pack(&mut self.page, &record);
         self.page_events += 1;
         let (source, kind) = (self.index.names.source(&event.source), self.index.names.kind(&event.kind));
-        self.fresh.push(Entry::of(&event, (sender, lane), prior, source, kind));
+        self.fresh.push(Entry::of(&event, (sender, interaction_hash), prior, source, kind));
         if !sender.is_none() {
             self.index.remembered.insert(sender, sequence);
         }
@@ -348,7 +348,9 @@ impl<'a> Transaction<'a> {
             .zip(&self.fresh)
             .map(|(n, e)| Ticket {
                 sequence: Sequence(n),
-                lane: self.shared_keys.lane(e.lane, self.index.names.source_name(e.source).unwrap_or_default()),
+                order_key: self
+                    .shared_keys
+                    .order_key(e.interaction_hash, self.index.names.source_name(e.source).unwrap_or_default()),
                 received_at: e.received_at,
                 time: e.time,
                 to: e.to,

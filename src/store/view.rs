@@ -62,9 +62,9 @@ impl Store {
         let in_page: Vec<(bool, Digest64)> = {
             let index = self.index();
             let source = |entry: &Entry| index.names.source_name(entry.source).unwrap_or_default();
-            let lane = |entry: &Entry| shared_keys.lane(entry.lane, source(entry));
+            let order_key = |entry: &Entry| shared_keys.order_key(entry.interaction_hash, source(entry));
             let looked_at = (first..next.0).zip(&row.entries);
-            looked_at.map(|(n, entry)| (index.pages.left(Sequence(n)).has(d), lane(entry))).collect()
+            looked_at.map(|(n, entry)| (index.pages.left(Sequence(n)).has(d), order_key(entry))).collect()
         };
         // looked at after the pages: what is given up is there before it leaves its page
         let given_up = self.given_up(d, Sequence(first), next)?;
@@ -72,9 +72,9 @@ impl Store {
             .zip(&row.entries)
             .zip(in_page)
             .filter(|((n, _), (in_page, _))| *n >= from.0 && (*in_page || given_up.contains(&Sequence(*n))))
-            .map(|((n, entry), (_, lane))| Ticket {
+            .map(|((n, entry), (_, order_key))| Ticket {
                 sequence: Sequence(n),
-                lane,
+                order_key,
                 received_at: entry.received_at,
                 time: entry.time,
                 to: entry.to,
@@ -127,7 +127,7 @@ impl Store {
                 if self.index().pages.left(Sequence(n)).has(d) {
                     tickets.push(Ticket {
                         sequence: Sequence(n),
-                        lane: self.lane(&event),
+                        order_key: self.order_key(&event),
                         received_at: event.received_at,
                         time: event.time.unwrap_or_default(),
                         to: event.to,
@@ -318,31 +318,34 @@ impl Store {
     }
 
     /// The lane in which an event is ordered.
-    pub fn lane(&self, event: &Event) -> Digest64 {
-        self.shared_keys().lane(event.lane(), &event.source)
+    pub fn order_key(&self, event: &Event) -> Digest64 {
+        self.shared_keys().order_key(event.interaction_hash(), &event.source)
     }
 
     /// The same by what is remembered of it.
-    pub fn lane_of(&self, entry: &Entry) -> Digest64 {
-        self.shared_keys().lane(entry.lane, self.index().names.source_name(entry.source).unwrap_or_default())
+    pub fn order_key_of(&self, entry: &Entry) -> Digest64 {
+        self.shared_keys()
+            .order_key(entry.interaction_hash, self.index().names.source_name(entry.source).unwrap_or_default())
     }
 
     /// The lanes of a key: of each source that this store has ever had, or of one, with its name; none with that of those
     /// that share theirs.
-    pub fn lanes_of_key(&self, key: &str, source: Option<&str>) -> Vec<(Option<String>, Digest64)> {
+    pub fn order_keys_of(&self, key: &str, source: Option<&str>) -> Vec<(Option<String>, Digest64)> {
         let (interaction, shared) = (Digest64::of_interaction(key), self.shared_keys());
         let names: Vec<String> = match source {
             Some(source) => vec![source.to_owned()],
             None => self.index().names.sources().map(str::to_owned).collect(),
         };
-        let lane = |name: String| {
-            Some(shared.lane(interaction, &name)).filter(|lane| *lane != interaction).map(|l| (Some(name), l))
+        let order_key = |name: String| {
+            Some(shared.order_key(interaction, &name))
+                .filter(|order_key| *order_key != interaction)
+                .map(|l| (Some(name), l))
         };
-        let mut lanes: Vec<_> = names.into_iter().filter_map(lane).collect();
-        if source.is_none_or(|source| shared.lane(interaction, source) == interaction) {
-            lanes.push((None, interaction));
+        let mut order_keys: Vec<_> = names.into_iter().filter_map(order_key).collect();
+        if source.is_none_or(|source| shared.order_key(interaction, source) == interaction) {
+            order_keys.push((None, interaction));
         }
-        lanes
+        order_keys
     }
 
     /// The destination's number by its name, where the store has ever had it.
@@ -358,7 +361,7 @@ impl Store {
 fn delayed(delivery: &Delivery, place: Place, shared_keys: &SharedKeys) -> Delayed {
     let ticket = Ticket {
         sequence: delivery.id.sequence,
-        lane: shared_keys.lane(delivery.event.lane(), &delivery.event.source),
+        order_key: shared_keys.order_key(delivery.event.interaction_hash(), &delivery.event.source),
         received_at: delivery.event.received_at,
         time: delivery.event.time.unwrap_or_default(),
         to: DestinationSet::EMPTY.with(delivery.id.destination),

@@ -112,7 +112,7 @@ mod tests {
     fn ticket(sequence: u64, interaction: &str) -> Ticket {
         Ticket {
             sequence: Sequence(sequence),
-            lane: Digest64::of_interaction(interaction),
+            order_key: Digest64::of_interaction(interaction),
             received_at: Timestamp(sequence),
             time: Timestamp::ZERO,
             to: DestinationSet::EMPTY.with(D),

@@ -133,7 +133,7 @@ fn entries(found: &Found, first: u64, names: &mut Names) -> Result<Vec<Entry>, S
         let sender = event.sender_id.as_deref();
         let sender = sender.map_or(Digest64::NONE, |id| Digest64::of_sender_id(&event.source, id));
         let (source, kind) = (names.source(&event.source), names.kind(&event.kind));
-        Entry::of(event, (sender, event.lane()), Sequence::default(), source, kind)
+        Entry::of(event, (sender, event.interaction_hash()), Sequence::default(), source, kind)
     };
     Ok(events.iter().map(entry).collect())
 }
@@ -160,11 +160,11 @@ mod tests {
 
     #[test]
     fn lost_names_of_destinations_are_padded_up_to_the_last_number_that_is_known_of() {
-        let lane = Digest64(3);
+        let interaction_hash = Digest64(3);
         let entry = Entry {
             sender: Digest64::NONE,
             body: Digest64(2),
-            lane,
+            interaction_hash,
             time: Timestamp(4),
             received_at: Timestamp(5),
             source: 1,

@@ -150,7 +150,7 @@ fn nobody() -> Entry {
     Entry {
         sender: Default::default(),
         body: Default::default(),
-        lane: Default::default(),
+        interaction_hash: Default::default(),
         time: Timestamp::ZERO,
         received_at: Timestamp::ZERO,
         source: u16::MAX,

@@ -359,7 +359,7 @@ mod tests {
         Entry {
             sender: Digest64(1),
             body: Digest64(2),
-            lane: Digest64(3),
+            interaction_hash: Digest64(3),
             time: Timestamp(4),
             received_at: Timestamp(5),
             source: 6,

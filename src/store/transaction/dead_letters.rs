@@ -68,7 +68,7 @@ impl Transaction<'_> {
             self.index.totals.tally(id.destination).dead -= 1;
             match letter {
                 Ok(letter) if action == DlqAction::Redrive => tickets.push(self.redrive(letter)),
-                Ok(letter) => purged.push((*id, self.lane(&letter.delivery.event), letter.delivery.tried())),
+                Ok(letter) => purged.push((*id, self.order_key(&letter.delivery.event), letter.delivery.tried())),
                 Err((why, bytes)) => {
                     self.quarantine(*id, Table::Dlq, why.to_string(), bytes);
                     purged.push((*id, Digest64::NONE, (0, 0)));
@@ -84,14 +84,14 @@ impl Transaction<'_> {
             self.news.push(StoreEvent::Redriven(tickets));
         }
         if !purged.is_empty() {
-            self.news.push(StoreEvent::Purged(purged.into_iter().map(|(id, lane, _)| (id, lane)).collect()));
+            self.news.push(StoreEvent::Purged(purged.into_iter().map(|(id, order_key, _)| (id, order_key)).collect()));
         }
         Ok(done)
     }
 
     /// In which an event is ordered.
-    fn lane(&self, event: &Event) -> Digest64 {
-        self.shared_keys.lane(event.lane(), &event.source)
+    fn order_key(&self, event: &Event) -> Digest64 {
+        self.shared_keys.order_key(event.interaction_hash(), &event.source)
     }
 
     /// Puts a dead letter back into the queue, due at once, with its attempts kept but forgiven.
@@ -103,7 +103,7 @@ impl Transaction<'_> {
         self.index.totals.redriven += 1;
         Ticket {
             sequence: delivery.id.sequence,
-            lane: self.lane(&delivery.event),
+            order_key: self.order_key(&delivery.event),
             received_at: delivery.event.received_at,
             time: delivery.event.time.unwrap_or_default(),
             to: DestinationSet::EMPTY.with(delivery.id.destination),

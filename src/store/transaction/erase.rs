@@ -20,7 +20,7 @@ impl Transaction<'_> {
         let mut gone = Vec::new();
         for (sequence, trace) in &erasure.events {
             let ids = self.erase_deliveries(*sequence, trace, &mut erased)?;
-            gone.extend(ids.into_iter().map(|id| (id, trace.lane)));
+            gone.extend(ids.into_iter().map(|id| (id, trace.order_key)));
         }
         let of: BTreeSet<Sequence> = erasure.events.iter().map(|(sequence, _)| *sequence).collect();
         for first in of.iter().filter_map(|s| self.index.pages.page_of(*s)).collect::<BTreeSet<_>>() {

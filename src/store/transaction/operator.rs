@@ -95,12 +95,12 @@ impl Transaction<'_> {
         who: &str,
     ) -> Result<usize, StoreError> {
         let mut gone = Vec::new();
-        for (id, place, lane) in deliveries {
+        for (id, place, order_key) in deliveries {
             let (attempts, status) = self.tried(*id, *place)?;
             if self.leave(*id, *place)? {
                 self.index.totals.tally(id.destination).discarded += 1;
                 self.settle(*id, EndKind::Discarded, attempts, status, self.now);
-                gone.push((*id, *lane));
+                gone.push((*id, *order_key));
             }
         }
         let count = gone.len();

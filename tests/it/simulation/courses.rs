@@ -42,13 +42,13 @@ impl Courses {
         }
         let said = Some(record.time).filter(|time| *time > Timestamp::ZERO);
         let time = if self.broken == Break::BelievesTheFuture { said } else { believed_time(said, record.received_at) };
-        sequences.delivered(record.lane, id.sequence, time, at);
+        sequences.delivered(record.order_key, id.sequence, time, at);
     }
 
     pub fn of(&self, id: DeliveryId, record: &Record, now: Timestamp) -> LateAction {
         let (lateness, sequences) = &self.of[&id.destination];
         let delivery = delivery(id, record);
-        let mut newest = sequences.last(record.lane).and_then(|last| last.newest());
+        let mut newest = sequences.last(record.order_key).and_then(|last| last.newest());
         match self.broken {
             Break::IgnoresStale => newest = None,
             Break::StaleWhenEqual => newest = newest.map(|newest| newest.after(Duration::from_millis(1))),

@@ -47,7 +47,7 @@ enum Meanwhile {
 
 #[derive(Clone, Debug)]
 struct Fate {
-    lane: Digest64,
+    order_key: Digest64,
     /// As this life believes it.
     received_at: Timestamp,
     /// Zero where nobody says.
@@ -112,10 +112,10 @@ fn key(id: DeliveryId) -> Key {
 }
 
 fn mates(destination: &Destination, fate: &Fate, sequence: Sequence) -> Mates {
-    if destination.policy.ordered == Ordered::Not || fate.lane.is_none() {
+    if destination.policy.ordered == Ordered::Not || fate.order_key.is_none() {
         Mates::None(sequence)
     } else {
-        Mates::Interaction(fate.lane)
+        Mates::Interaction(fate.order_key)
     }
 }
 
@@ -127,7 +127,7 @@ fn order(to: &Destination, fate: &Fate, sequence: Sequence) -> (Timestamp, Seque
 /// When it happened, within the window before it was accepted; none where that does not matter.
 fn happened(to: &Destination, fate: &Fate) -> Option<Timestamp> {
     let window = to.policy.reorder_window;
-    if window.is_zero() || !fate.fresh || to.policy.ordered == Ordered::Not || fate.lane.is_none() {
+    if window.is_zero() || !fate.fresh || to.policy.ordered == Ordered::Not || fate.order_key.is_none() {
         return None;
     }
     let (latest, earliest) = (fate.received_at, fate.received_at.before(window));
@@ -163,8 +163,8 @@ impl Judge {
         let key = key(id);
         let fate = self.fate(id);
         fate.seen = seen;
-        let lane = (id.destination, fate.lane);
-        let mates = self.mates.entry(lane).or_default();
+        let order_key = (id.destination, fate.order_key);
+        let mates = self.mates.entry(order_key).or_default();
         let _ = if seen.is_some() { mates.insert(id.sequence) } else { mates.remove(&id.sequence) };
         let _ = if seen.is_some() { self.open.insert(key) } else { self.open.remove(&key) };
         let _ = if seen == Some(Seen::InFlight) { self.flying.insert(key) } else { self.flying.remove(&key) };
@@ -186,7 +186,7 @@ impl Judge {
 
     pub fn accepted(&mut self, id: DeliveryId, ticket: &Ticket) {
         let fate = Fate {
-            lane: ticket.lane,
+            order_key: ticket.order_key,
             received_at: ticket.received_at,
             time: ticket.time,
             fresh: true,
@@ -422,7 +422,9 @@ impl Judge {
         }
         let known = self.known.get(&id.destination).copied().unwrap_or_default();
         let end = if to.policy.reorder_window.is_zero() { id.sequence } else { known.max(id.sequence) };
-        for sequence in self.mates[&(id.destination, fate.lane)].range(..end).copied().filter(|s| *s != id.sequence) {
+        for sequence in
+            self.mates[&(id.destination, fate.order_key)].range(..end).copied().filter(|s| *s != id.sequence)
+        {
             let mate = &self.fates[&(id.destination, sequence)];
             let lies = store.live[&DeliveryId { sequence, ..id }].lies;
             if lies == Location::Dead && to.policy.dead_letters == DeadLetters::Hold && sequence < id.sequence {

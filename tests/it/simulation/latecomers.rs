@@ -27,8 +27,8 @@ impl Latecomers {
     }
 
     pub fn delivered(&mut self, d: DestinationId, record: &Record) {
-        if let Some(time) = happened(record).filter(|_| !record.lane.is_none()) {
-            self.had.entry((d, record.lane)).or_default().push(time);
+        if let Some(time) = happened(record).filter(|_| !record.order_key.is_none()) {
+            self.had.entry((d, record.order_key)).or_default().push(time);
         }
     }
 
@@ -41,7 +41,7 @@ impl Latecomers {
         course: LateAction,
         now: Timestamp,
     ) -> Result<(), Violation> {
-        let had = self.had.get(&(id.destination, record.lane)).map(Vec::as_slice).unwrap_or_default();
+        let had = self.had.get(&(id.destination, record.order_key)).map(Vec::as_slice).unwrap_or_default();
         let newer = had.iter().filter(|time| happened(record).is_some_and(|at| **time > at)).count();
         let expected = if !record.redriven && is_expired(to, record, now) {
             LateAction::Bury(Reason::Expired)

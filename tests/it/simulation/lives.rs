@@ -113,7 +113,7 @@ impl World {
         }
         if self.destinations.iter().any(|d| d.policy.dead_letters == DeadLetters::Hold) {
             for id in &self.store.dead {
-                self.rig.dead(id.destination, self.store.durable[id].lane, id.sequence);
+                self.rig.dead(id.destination, self.store.durable[id].order_key, id.sequence);
             }
         }
         self.judge.restarts(&self.store, before, &self.destinations, now);

@@ -152,7 +152,7 @@ impl Rig {
     pub fn accepted(&mut self, tickets: &[Ticket], next: Sequence) {
         let mut tickets = tickets.to_vec();
         if self.breaks(Break::LosesLane) {
-            tickets.iter_mut().for_each(|t| t.lane = Digest64::NONE);
+            tickets.iter_mut().for_each(|t| t.order_key = Digest64::NONE);
         }
         if self.broken == Break::IgnoresEventTime {
             tickets.iter_mut().for_each(|t| t.time = Timestamp::ZERO);
@@ -185,12 +185,12 @@ impl Rig {
         self.scheduler.waits(d, ticket, Timestamp::ZERO);
     }
 
-    pub fn dead(&mut self, d: DestinationId, lane: Digest64, sequence: Sequence) {
-        self.scheduler.dead(d, lane, sequence);
+    pub fn dead(&mut self, d: DestinationId, order_key: Digest64, sequence: Sequence) {
+        self.scheduler.dead(d, order_key, sequence);
     }
 
-    pub fn purged(&mut self, d: DestinationId, lane: Digest64, sequence: Sequence) {
-        self.scheduler.purged(d, lane, sequence);
+    pub fn purged(&mut self, d: DestinationId, order_key: Digest64, sequence: Sequence) {
+        self.scheduler.purged(d, order_key, sequence);
     }
 
     pub fn hold(&mut self, d: DestinationId, until: Timestamp) {
@@ -260,14 +260,22 @@ impl Rig {
 
     pub fn landed(&mut self, start: &Start, landing: Disposition, call: Option<&Call>, now: Timestamp) -> Option<Turn> {
         let ticket = |place| {
-            let lane = if let QueueKey::Interaction(lane) = start.lane { lane } else { Digest64::NONE };
+            let order_key =
+                if let QueueKey::Interaction(order_key) = start.queue_key { order_key } else { Digest64::NONE };
             let to = DestinationSet::EMPTY.with(start.destination);
-            Ticket { sequence: start.sequence, lane, received_at: Timestamp::ZERO, time: Timestamp::ZERO, to, place }
+            Ticket {
+                sequence: start.sequence,
+                order_key,
+                received_at: Timestamp::ZERO,
+                time: Timestamp::ZERO,
+                to,
+                place,
+            }
         };
         let call = call.map(|call| self.heard(start.destination, call));
         let call = call.as_ref();
         if let (Break::TakesNoTurns, Disposition::Retry { due }) = (self.broken, landing) {
-            self.due.push((due, start.destination, ticket(Place::Page).lane, start.sequence));
+            self.due.push((due, start.destination, ticket(Place::Page).order_key, start.sequence));
         }
         let place = |due| Place::under(due);
         let landing = match landing {
@@ -292,8 +300,8 @@ impl Rig {
 
     pub fn poll(&mut self, now: Timestamp) -> Step {
         while let Some(at) = self.due.iter().position(|(due, ..)| *due <= now) {
-            let (_, d, lane, sequence) = self.due.swap_remove(at);
-            self.scheduler.hastened(d, lane, sequence);
+            let (_, d, order_key, sequence) = self.due.swap_remove(at);
+            self.scheduler.hastened(d, order_key, sequence);
         }
         let step = self.scheduler.poll(now);
         match step {

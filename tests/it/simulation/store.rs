@@ -40,7 +40,7 @@ impl Location {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
     pub lies: Location,
-    pub lane: Digest64,
+    pub order_key: Digest64,
     pub received_at: Timestamp,
     /// When it happened; zero where nobody says.
     pub time: Timestamp,
@@ -62,7 +62,7 @@ pub struct Record {
 /// An event at the door.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
-    pub lane: Digest64,
+    pub order_key: Digest64,
     pub to: DestinationSet,
     pub received_at: Timestamp,
     pub time: Timestamp,
@@ -177,7 +177,9 @@ impl Store {
                 }
                 Request::Purge(ids) => {
                     let ids = self.change_dead(&ids, |row| Record { lies: Location::Discarded, ..row });
-                    news.push(StoreEvent::Purged(ids.into_iter().map(|id| (id, self.durable[&id].lane)).collect()));
+                    news.push(StoreEvent::Purged(
+                        ids.into_iter().map(|id| (id, self.durable[&id].order_key)).collect(),
+                    ));
                 }
             }
         }
@@ -209,19 +211,19 @@ impl Store {
     }
 
     fn accept(&mut self, arrival: &Arrival) -> Ticket {
-        let Arrival { lane, to, received_at, time, kind } = *arrival;
+        let Arrival { order_key, to, received_at, time, kind } = *arrival;
         let sequence = self.next;
         self.next = sequence.next();
         let (lies, tried_at, refused, redriven) = (Location::Page, None, None, false);
         let (attempts, forgiven, free) = (0, 0, 0);
         let record =
-            Record { lies, lane, received_at, time, kind, attempts, forgiven, free, refused, redriven, tried_at };
+            Record { lies, order_key, received_at, time, kind, attempts, forgiven, free, refused, redriven, tried_at };
         for destination in to.iter() {
             let id = DeliveryId { sequence, destination };
             self.durable.insert(id, record);
             self.live.insert(id, record);
         }
-        Ticket { sequence, lane, received_at, time, to, place: Place::Page }
+        Ticket { sequence, order_key, received_at, time, to, place: Place::Page }
     }
 
     /// Changes those that are still dead letters, and says which they were.
@@ -261,7 +263,14 @@ impl Store {
         let row = self.durable[&id];
         let to = DestinationSet::EMPTY.with(id.destination);
         let place = Place::under(row.lies.due());
-        Ticket { sequence: id.sequence, lane: row.lane, received_at: row.received_at, time: row.time, to, place }
+        Ticket {
+            sequence: id.sequence,
+            order_key: row.order_key,
+            received_at: row.received_at,
+            time: row.time,
+            to,
+            place,
+        }
     }
 
     /// Everything in pages lies at or behind it.

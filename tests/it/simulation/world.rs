@@ -158,7 +158,7 @@ impl World {
     fn arrival(&mut self) -> Arrival {
         // a third of all is of one hot interaction
         let interaction = if self.rng.u8(0..3) == 0 { 1 } else { self.rng.u64(1..=self.weather.interactions) };
-        let lane = if self.chance(self.weather.unordered) { Digest64::NONE } else { Digest64(interaction) };
+        let order_key = if self.chance(self.weather.unordered) { Digest64::NONE } else { Digest64(interaction) };
         let all = self.destinations.iter().fold(DestinationSet::EMPTY, |set, d| set.with(d.id));
         let some = self.rng.u64(0..=all.0);
         let to = if self.rng.bool() { all } else { DestinationSet(some & all.0) };
@@ -170,7 +170,7 @@ impl World {
             2 => Timestamp(self.now.before(age).0 / 1000 * 1000),
             _ => self.now.before(age),
         };
-        Arrival { lane, to, received_at: self.now, time, kind: self.rng.usize(0..settings::KINDS.len()) }
+        Arrival { order_key, to, received_at: self.now, time, kind: self.rng.usize(0..settings::KINDS.len()) }
     }
 
     pub fn commit(&mut self, n: usize) -> Result<(), Violation> {
@@ -229,10 +229,10 @@ impl World {
                 self.judge.pacer(d).fixed(fixed.as_ref(), self.now);
             }
             StoreEvent::Purged(ids) => {
-                for (id, lane) in ids {
+                for (id, order_key) in ids {
                     // of a letter that does not verify the store cannot tell the interaction
-                    let lane = if self.rng.u8(0..8) == 0 { Digest64::NONE } else { lane };
-                    self.rig.purged(id.destination, lane, id.sequence);
+                    let order_key = if self.rng.u8(0..8) == 0 { Digest64::NONE } else { order_key };
+                    self.rig.purged(id.destination, order_key, id.sequence);
                     self.judge.hears_purged(id);
                 }
             }
@@ -294,7 +294,7 @@ impl World {
         let wished = retry_after.map(|wish| retry_after::grant(wish, retry.retry_after_max, self.now));
         let ended = Ended {
             id,
-            interaction: if record.lane.is_none() { Digest64(id.sequence.0) } else { record.lane },
+            interaction: if record.order_key.is_none() { Digest64(id.sequence.0) } else { record.order_key },
             outcome: &outcome,
             retry_after: wished,
             attempts: record.attempts - record.forgiven + 1,
@@ -557,7 +557,7 @@ fn granted(wish: Duration, retry: &Retry, now: Timestamp) -> Timestamp {
 
 /// News in a few words: `sequence:lane>destinations`.
 fn told(news: &StoreEvent) -> String {
-    let ticket = |t: &Ticket| format!("{}:{}>{:b}", t.sequence, t.lane.0, t.to.0);
+    let ticket = |t: &Ticket| format!("{}:{}>{:b}", t.sequence, t.order_key.0, t.to.0);
     match news {
         StoreEvent::Accepted { tickets, .. } => {
             format!("accepted {}", tickets.iter().map(ticket).collect::<Vec<_>>().join(" "))

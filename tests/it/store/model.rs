@@ -233,8 +233,10 @@ impl Bench {
             Step::Late(n) => self.late(*n),
             Step::Discard(n) => {
                 if let Some((id, place, delivery)) = self.model.waiting(*n) {
-                    let change =
-                        Change::Discard { what: "x".to_owned(), deliveries: vec![(id, place, delivery.event.lane())] };
+                    let change = Change::Discard {
+                        what: "x".to_owned(),
+                        deliveries: vec![(id, place, delivery.event.interaction_hash())],
+                    };
                     assert_eq!(self.store().change(change, "test".to_owned()).await.unwrap(), 1);
                     self.model.end(id).discarded += 1;
                 }
