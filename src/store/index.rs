@@ -1,6 +1,7 @@
 //! What the store knows in memory, rebuilt at every start from its queue-shaped rows.
 
 use super::audit::OpenEntries;
+use super::dead::DeadShares;
 use super::detained::Detainees;
 use super::dues::Dues;
 use super::names::Names;
@@ -39,6 +40,7 @@ pub struct Index {
     pub repeated: OpenEntries,
     pub detainees: Detainees,
     pub dues: Dues,
+    pub dead: DeadShares,
     pub spans: Spans,
     /// Events that were forgotten before their time, since the start.
     pub forgotten_early: u64,

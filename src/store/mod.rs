@@ -32,6 +32,7 @@ mod check;
 mod codec;
 mod committer;
 mod compact;
+mod dead;
 mod delta;
 mod dense;
 mod detained;
