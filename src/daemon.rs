@@ -295,7 +295,7 @@ fn door(
             forwarded_bytes_max: intake.max_forwarded_header_bytes,
             success: http::StatusCode::from_u16(intake.success_status).unwrap_or(http::StatusCode::ACCEPTED),
         },
-        memory: Arc::new(MemoryLimit::new(memory_bounds(intake))),
+        memory: Arc::new(MemoryLimit::new(memory_bounds(settings))),
         admission,
         counts,
         quarantine: crate::intake::room(
@@ -306,13 +306,16 @@ fn door(
 }
 
 /// What bodies may take; where nothing else is written, strangers share half of it, an address half of that, and a
-/// connection a quarter. The largest body always fits.
-fn memory_bounds(intake: &settings::Intake) -> MemoryBounds {
+/// connection a quarter. A single source may take all of it. The largest body always fits.
+fn memory_bounds(settings: &Settings) -> MemoryBounds {
+    let intake = &settings.intake;
     let all = intake.max_buffered_bytes;
+    let of_source = if settings.sources.len() > 1 { (all as f64 * intake.source_share) as usize } else { all };
     let part = |set: Option<usize>, absent: usize, of: usize| set.unwrap_or(absent).max(intake.max_body_bytes).min(of);
     let unverified = part(intake.max_unverified_bytes, all / 2, all);
     MemoryBounds {
         all,
+        per_source: part(Some(of_source), all, all),
         unverified,
         per_address: part(intake.max_unverified_bytes_per_address, unverified / 2, unverified),
         per_connection: part(intake.max_unverified_bytes_per_connection, unverified / 4, unverified),

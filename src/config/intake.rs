@@ -22,7 +22,6 @@ const BODY_GRACE: Limits<Duration> = Limits { min: (span("0s"), ""), max: (span(
 const MIN_BODY_RATE: Limits<u64> = Limits { min: (0, ""), max: (MIB, "slower networks are honest, too") };
 const LINGER_TIMEOUT: Limits<Duration> = Limits { min: (span("0s"), ""), max: (span("5m"), "") };
 const DISK_RESERVE: Limits<u64> = Limits { min: (MIB, "delivery goes on and needs room to write"), max: (TIB, "") };
-const QUEUE_SHARE: Limits<f64> = Limits { min: (0.1, ""), max: (1.0, "") };
 const MAX_QUEUE: Limits<u64> = Limits { min: (KIB, ""), max: (16 * TIB, "") };
 /// Addresses and where they stand; empty where they are the default.
 pub(super) type Listeners<'r> = Vec<(Value<'r>, SocketAddr)>;
@@ -71,6 +70,9 @@ pub(super) fn intake(mut section: Section<'_>) -> (Intake, Listeners<'_>) {
             .take("max_unverified_bytes_per_address", |v| values::memory(&v, &MAX_BUFFERED)),
         max_unverified_bytes_per_connection: section
             .take("max_unverified_bytes_per_connection", |v| values::memory(&v, &MAX_BUFFERED)),
+        source_share: section
+            .take("source_share", |v| values::number(&v, &values::SHARE))
+            .unwrap_or(absent.source_share),
         body_grace: section.take("body_grace", |v| values::duration(&v, &BODY_GRACE)).unwrap_or(absent.body_grace),
         min_body_rate: section
             .take("min_body_rate", |v| values::memory(&v, &MIN_BODY_RATE))
@@ -85,7 +87,7 @@ pub(super) fn intake(mut section: Section<'_>) -> (Intake, Listeners<'_>) {
         max_queue_bytes: section
             .take("max_queue_bytes", |v| values::size(&v, &MAX_QUEUE))
             .unwrap_or(absent.max_queue_bytes),
-        queue_share: section.take("queue_share", |v| values::number(&v, &QUEUE_SHARE)).unwrap_or(absent.queue_share),
+        queue_share: section.take("queue_share", |v| values::number(&v, &values::SHARE)).unwrap_or(absent.queue_share),
     };
     check_body_fits(&section, &intake);
     (intake, places)

@@ -8,15 +8,15 @@ use std::time::Duration;
 const MAX_BYTES: Limits<u64> = Limits { min: (64 * KIB, ""), max: (16 * GIB, "all of it is read at each start") };
 const RETENTION: Limits<Duration> = Limits { min: (span("1m"), ""), max: (span("365d"), "") };
 
-const SHARE: Limits<f64> = Limits { min: (0.1, ""), max: (1.0, "") };
-
 pub(super) fn quarantine(mut section: Section<'_>) -> Quarantine {
     let absent = Quarantine::default();
     Quarantine {
         max_bytes: section.take("max_bytes", |v| values::size(&v, &MAX_BYTES)).unwrap_or(absent.max_bytes),
-        source_share: section.take("source_share", |v| values::number(&v, &SHARE)).unwrap_or(absent.source_share),
+        source_share: section
+            .take("source_share", |v| values::number(&v, &values::SHARE))
+            .unwrap_or(absent.source_share),
         unverified_share: section
-            .take("unverified_share", |v| values::number(&v, &SHARE))
+            .take("unverified_share", |v| values::number(&v, &values::SHARE))
             .unwrap_or(absent.unverified_share),
         retention: section.take("retention", |v| values::duration(&v, &RETENTION)).unwrap_or(absent.retention),
     }

@@ -130,6 +130,9 @@ fn dlq(mut section: Section<'_>) -> Dlq {
     Dlq {
         retention: section.take("retention", |v| values::duration(&v, &RETENTION)).unwrap_or(absent.retention),
         max_bytes: section.take("max_bytes", |v| values::size(&v, &DLQ_MAX)).unwrap_or(absent.max_bytes),
+        source_share: section
+            .take("source_share", |v| values::number(&v, &values::SHARE))
+            .unwrap_or(absent.source_share),
         evict: section.take("evict", |v| v.boolean()).unwrap_or(absent.evict),
     }
 }

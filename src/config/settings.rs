@@ -60,6 +60,8 @@ pub struct Intake {
     pub max_unverified_bytes: Option<usize>,
     pub max_unverified_bytes_per_address: Option<usize>,
     pub max_unverified_bytes_per_connection: Option<usize>,
+    /// The part of `max_buffered_bytes` that the verified requests of one source may hold where there are several; 0 to 1.
+    pub source_share: f64,
     /// From the first byte of a connection, or the end of the last request, to the end of the headers.
     pub header_timeout: Duration,
     /// From the end of the headers to the end of the body.
@@ -255,6 +257,8 @@ pub struct Dlq {
     /// How long a dead letter is kept for certain.
     pub retention: Duration,
     pub max_bytes: u64,
+    /// The part of it that one source may have where several have dead letters, 0 to 1.
+    pub source_share: f64,
     /// Whether the oldest dead letters go when `max_bytes` or `retention` is passed.
     pub evict: bool,
 }
@@ -310,6 +314,7 @@ impl Default for Intake {
             disk_reserve_bytes: GIB / 2,
             max_queue_bytes: 20 * GIB,
             queue_share: 0.8,
+            source_share: 0.8,
         }
     }
 }
@@ -340,7 +345,7 @@ impl Default for Store {
 
 impl Default for Dlq {
     fn default() -> Self {
-        Self { retention: hours(7 * 24), max_bytes: 5 * GIB, evict: false }
+        Self { retention: hours(7 * 24), max_bytes: 5 * GIB, source_share: 0.8, evict: false }
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) const KIB: u64 = 1 << 10;
 pub(super) const MIB: u64 = 1 << 20;
 pub(super) const GIB: u64 = 1 << 30;
 pub(super) const TIB: u64 = 1 << 40;
+/// What one source may have of something where there are several.
+pub(super) const SHARE: Limits<f64> = Limits { min: (0.1, ""), max: (1.0, "") };
 
 /// A duration of the tables of limits, as in `span("10ms")`.
 pub(super) const fn span(text: &'static str) -> Duration {

@@ -3,7 +3,7 @@
 //! *What a reload applies.* The sources with their secrets; the destinations, apart from `ordering`: new ones, other
 //! settings, secrets read again, and the end of one for which nothing waits; and what intake bounds of one request:
 //! `max_body`, `max_json_depth`, `max_batch`, `body_timeout`, `body_grace`, `min_body_rate`, `max_unverified_bytes` and its parts,
-//! `success_status`. Everything else needs a restart, which the
+//! `source_share`, `success_status`. Everything else needs a restart, which the
 //! log says; then nothing is changed, so that a running daemon never goes by half of a file.
 //!
 //! *Order.* Deliveries keep their places: what is under way ends as it began, and the next one of its interaction starts
@@ -68,7 +68,7 @@ impl Daemon {
         }
         self.store.set_windows(Windows { by_source: settings.dedup_windows().into_iter().collect() });
         self.store.bound_history(super::remembered(&settings));
-        new.memory.set_bounds(super::memory_bounds(&settings.intake));
+        new.memory.set_bounds(super::memory_bounds(&settings));
         new.counts.knows(settings.sources.iter().map(|s| &s.name));
         *self.door.write().expect("no holder panics") = Arc::new(new);
         self.settings = settings;
@@ -142,6 +142,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<String> {
         max_unverified_bytes: new.intake.max_unverified_bytes,
         max_unverified_bytes_per_address: new.intake.max_unverified_bytes_per_address,
         max_unverified_bytes_per_connection: new.intake.max_unverified_bytes_per_connection,
+        source_share: new.intake.source_share,
         success_status: new.intake.success_status,
         ..old.intake.clone()
     };
@@ -173,12 +174,14 @@ mod tests {
     #[test]
     fn what_a_reload_does_not_apply_is_named() {
         type Change = fn(&mut Settings);
-        let cases: [(Change, &[&str]); 12] = [
+        let cases: [(Change, &[&str]); 14] = [
             (|_| {}, &[]),
             (|s| s.sources[0].shared_keys = true, &["shared_keys of `default`"]),
             (|s| s.sources.push(Source { shared_keys: true, ..Source::named("other") }), &["shared_keys of `other`"]),
             (|s| s.sources.push(Source::named("other")), &[]),
             (|s| s.intake.max_body_bytes = 4096, &[]),
+            (|s| s.intake.source_share = 0.5, &[]),
+            (|s| s.dlq.source_share = 0.5, &["[dlq]"]),
             (|s| s.intake.inherit = true, &["[intake]"]),
             (|s| s.intake.header_timeout = Duration::from_secs(1), &["[intake]"]),
             (|s| s.admin.listen.clear(), &["[admin]"]),

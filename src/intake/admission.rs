@@ -71,6 +71,8 @@ pub struct Room {
     pub queue_max: u64,
     /// What waits may take so many bytes more when it fails, and finds its room then.
     pub growth_bytes: u64,
+    /// What dead letters take of the disk.
+    pub dead_bytes: u64,
 }
 
 impl Room {
@@ -102,16 +104,17 @@ pub fn judge(now: State, room: Room) -> State {
 }
 
 /// The sources that hold more than one may where there are several: `share` of what fits into the queue, or, with what they may
-/// grow by, of what fits onto the disk. One that does goes on to until it holds a tenth less.
+/// grow by and with their dead letters, of what fits onto the disk. One that does goes on to until it holds a tenth less.
 pub fn crowding(now: &BTreeSet<String>, held: Vec<(String, Held)>, room: Room, share: f64) -> BTreeSet<String> {
-    let on_disk = room.queue_bytes.saturating_add(room.growth_bytes).saturating_add(room.left_on_disk());
+    let sum = |parts: [u64; 3]| parts.into_iter().fold(0, u64::saturating_add);
+    let on_disk = sum([room.queue_bytes, room.growth_bytes, room.dead_bytes]).saturating_add(room.left_on_disk());
     let is_beyond = |name: &String, bytes: u64, all: u64| {
         let most = (all as f64 * share) as u64;
         bytes > if now.contains(name) { most - most / HYSTERESIS } else { most }
     };
     let is_crowding = |(name, held): &(String, Held)| {
         is_beyond(name, held.queue_bytes, room.queue_max)
-            || is_beyond(name, held.queue_bytes.saturating_add(held.growth_bytes), on_disk)
+            || is_beyond(name, sum([held.queue_bytes, held.growth_bytes, held.dead_bytes]), on_disk)
     };
     held.into_iter().filter(is_crowding).map(|(name, _)| name).collect()
 }
@@ -126,7 +129,7 @@ pub struct Admission {
     /// A stop has begun; events are still accepted.
     leaving: AtomicBool,
     changed: Notify,
-    /// Sources that hold more of the queue than one may.
+    /// Sources that hold more of the queue, or of the disk, than one may.
     crowding: RwLock<BTreeSet<String>>,
 }
 
@@ -163,7 +166,7 @@ impl Admission {
         self.leaving.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a source holds more of the queue than one may where there are several.
+    /// Whether a source holds more of the queue, or of the disk, than one may where there are several.
     pub fn is_crowding(&self, source: &str) -> bool {
         self.crowding.read().expect("no holder panics").contains(source)
     }
@@ -227,10 +230,11 @@ mod tests {
             disk_reserve: 100,
             queue_max: 1000,
             growth_bytes,
+            dead_bytes: 0,
         };
         let look_at = |was: &[&str], a: (u64, u64), b: (u64, u64), free| {
             let was = was.iter().map(ToString::to_string).collect();
-            let of = |(queue_bytes, growth_bytes)| Held { queue_bytes, growth_bytes };
+            let of = |(queue_bytes, growth_bytes)| Held { queue_bytes, growth_bytes, dead_bytes: 0 };
             let held = vec![("a".to_owned(), of(a)), ("b".to_owned(), of(b))];
             crowding(&was, held, room(free, a.1 + b.1), 0.8).into_iter().collect::<Vec<_>>()
         };
@@ -252,6 +256,33 @@ mod tests {
     }
 
     #[test]
+    fn dead_letters_that_fill_the_disk_are_held_against_their_source_and_no_other() {
+        let look = |a: u64, b: u64, waiting: u64, free: u64| {
+            let dead = |dead_bytes| Held { dead_bytes, ..Held::default() };
+            let held = vec![
+                ("a".to_owned(), dead(a)),
+                ("b".to_owned(), dead(b)),
+                ("c".to_owned(), Held { queue_bytes: waiting, ..Held::default() }),
+            ];
+            let room = Room {
+                free_bytes: 100 + free,
+                free_inodes: 9999,
+                queue_bytes: waiting,
+                disk_reserve: 100,
+                queue_max: 1000,
+                growth_bytes: 0,
+                dead_bytes: a + b,
+            };
+            crowding(&BTreeSet::new(), held, room, 0.8).into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(look(8000, 1000, 500, 500), [""; 0]);
+        assert_eq!(look(8001, 999, 500, 500), ["a"]);
+        assert_eq!(look(8001, 999, 500, 50_000), [""; 0], "there is disk enough");
+        assert_eq!(look(9000, 0, 700, 300), ["a"], "not who waits on a disk full of another's dead letters");
+        assert_eq!(look(50_000, 0, 0, 50_000), [""; 0], "dead letters are not in the queue");
+    }
+
+    #[test]
     fn i17_it_closes_at_the_mark_and_opens_a_tenth_above_it() {
         let room = |free_bytes, free_inodes, queue_bytes| Room {
             free_bytes,
@@ -260,6 +291,7 @@ mod tests {
             disk_reserve: 900,
             queue_max: 500,
             growth_bytes: 100,
+            dead_bytes: 0,
         };
         for (now, free, inodes, queue, next) in [
             (State::Open, 1000, 9999, 500, State::Open),

@@ -47,8 +47,8 @@ impl Held {
     }
 
     /// Its sender has shown who it is.
-    pub fn verify(&mut self) {
-        self.charge.verify();
+    pub fn verify(&mut self) -> Result<(), NoRoom> {
+        self.charge.verify()
     }
 }
 

@@ -1,12 +1,14 @@
 //! The memory for bodies: who may have how much of it, and who gives way when it is needed.
 //!
 //! *Invariants.* What senders cost together never exceeds the bounds, but for a body that is alone. Senders that have not
-//! shown who they are share a part, and of that each address and each connection only a part. Where a part is full, the
+//! shown who they are share a part, and of that each address and each connection only a part; those that have, only a part
+//! for each source. Where a part is full, the
 //! body of it that has been idle longest gives way, and its memory is free before the newcomer goes on; a body that has
 //! come as a whole never does. So who holds back the rest of a body holds up nobody who sends.
 //!
 //! A body is idle from its last KiB on, not from its last byte: a drip is no progress.
 
+use crate::event::Digest64;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -22,6 +24,8 @@ const PROGRESS_BYTES: usize = 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryBounds {
     pub all: usize,
+    /// Of the senders of one source that have shown who they are.
+    pub per_source: usize,
     /// Of senders that have not shown who they are.
     pub unverified: usize,
     pub per_address: usize,
@@ -33,8 +37,19 @@ pub struct MemoryBounds {
 pub struct Sender {
     /// The connection, and where it comes from, where that is known.
     pub connection: Option<(u64, IpAddr)>,
+    pub source: SourceId,
     /// It showed who it is before the body.
     pub verified: bool,
+}
+
+/// Stands for the name of a source, which keeps it over a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SourceId(Digest64);
+
+impl SourceId {
+    pub fn of(name: &str) -> Self {
+        Self(Digest64::of(&[b"source", name.as_bytes()]))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +57,7 @@ enum Part {
     Connection(u64),
     Address(IpAddr),
     Unverified,
+    Source(SourceId),
     All,
 }
 
@@ -87,6 +103,8 @@ pub struct Charge {
     limit: Arc<MemoryLimit>,
     buffer: Arc<Buffer>,
     verified: bool,
+    /// The parts that it is charged to once its sender has shown who it is.
+    of_verified: [Part; 2],
 }
 
 impl MemoryLimit {
@@ -103,14 +121,17 @@ impl MemoryLimit {
     /// # Errors
     /// Where there is none, and nobody who could give way.
     pub fn begin(self: &Arc<Self>, sender: Sender, head_bytes: usize) -> Result<Charge, NoRoom> {
+        let of_verified = [Part::Source(sender.source), Part::All];
         let mut parts = Vec::with_capacity(4);
-        if !sender.verified {
+        if sender.verified {
+            parts.extend(of_verified);
+        } else {
             if let Some((connection, address)) = sender.connection {
                 parts.extend([Part::Connection(connection), Part::Address(address)]);
             }
             parts.push(Part::Unverified);
+            parts.push(Part::All);
         }
-        parts.push(Part::All);
         let buffer = Arc::new(Buffer {
             parts,
             charged: AtomicUsize::new(0),
@@ -120,7 +141,7 @@ impl MemoryLimit {
             bytes: Mutex::new(Some(Vec::new())),
             evicted: Notify::new(),
         });
-        let charge = Charge { limit: self.clone(), buffer, verified: false };
+        let charge = Charge { limit: self.clone(), buffer, verified: sender.verified, of_verified };
         let freed = {
             let mut held = self.held();
             let freed = held.charge(&charge.buffer, charge.parts(), REQUEST_BYTES + head_bytes)?;
@@ -142,6 +163,7 @@ impl Held {
             Part::Connection(_) => self.bounds.per_connection,
             Part::Address(_) => self.bounds.per_address,
             Part::Unverified => self.bounds.unverified,
+            Part::Source(_) => self.bounds.per_source,
             Part::All => self.bounds.all,
         }
     }
@@ -152,21 +174,42 @@ impl Held {
         let own = buffer.charged.load(Ordering::Relaxed);
         let is_verified = !parts.contains(&Part::Unverified);
         for &part in parts {
-            loop {
-                let used = self.parts.get(&part).map_or(0, |usage| usage.bytes);
-                // who is alone is never refused: the largest body fits, whatever its head takes
-                if used == own || used + bytes <= self.bound(part) {
-                    break;
-                }
-                let victim = self.victim(part, buffer, is_verified).ok_or(NoRoom)?;
-                freed.extend(self.evict(&victim));
-            }
+            freed.extend(self.make_room(buffer, part, is_verified, own, bytes)?);
         }
         for &part in parts {
             self.parts.entry(part).or_default().bytes += bytes;
         }
         buffer.charged.fetch_add(bytes, Ordering::Relaxed);
         Ok(freed)
+    }
+
+    /// Charges what a body takes to a further part; what gave way for it comes back, to be freed.
+    fn admit(&mut self, buffer: &Arc<Buffer>, part: Part) -> Result<Vec<Vec<u8>>, NoRoom> {
+        let bytes = buffer.charged.load(Ordering::Relaxed);
+        let freed = self.make_room(buffer, part, true, 0, bytes)?;
+        self.parts.entry(part).or_default().bytes += bytes;
+        Ok(freed)
+    }
+
+    /// Has others give way until a body that has `own` bytes of a part can take `bytes` more of it.
+    fn make_room(
+        &mut self,
+        buffer: &Arc<Buffer>,
+        part: Part,
+        is_verified: bool,
+        own: usize,
+        bytes: usize,
+    ) -> Result<Vec<Vec<u8>>, NoRoom> {
+        let mut freed = Vec::new();
+        loop {
+            let used = self.parts.get(&part).map_or(0, |usage| usage.bytes);
+            // who is alone is never refused: the largest body fits, whatever its head takes
+            if used == own || used + bytes <= self.bound(part) {
+                return Ok(freed);
+            }
+            let victim = self.victim(part, buffer, is_verified).ok_or(NoRoom)?;
+            freed.extend(self.evict(&victim));
+        }
     }
 
     /// Who gives way to a body where a part is full. Nobody who showed who it is gives way to one who did not.
@@ -262,13 +305,24 @@ impl Charge {
         Ok(())
     }
 
-    /// Its sender has shown who it is.
-    pub fn verify(&mut self) {
-        if !self.verified {
-            self.verified = true;
-            let narrow: Vec<_> = self.buffer.parts.iter().copied().filter(|part| *part != Part::All).collect();
-            self.limit.held().release(&self.buffer, &narrow);
+    /// Its sender has shown who it is: what it takes is charged to its source from now on.
+    ///
+    /// # Errors
+    /// Where the source takes all that it may, and nobody of it can give way.
+    pub fn verify(&mut self) -> Result<(), NoRoom> {
+        if self.verified {
+            return Ok(());
         }
+        let freed = {
+            let mut held = self.limit.held();
+            let freed = held.admit(&self.buffer, self.of_verified[0])?;
+            let narrow: Vec<_> = self.buffer.parts.iter().copied().filter(|part| *part != Part::All).collect();
+            held.release(&self.buffer, &narrow);
+            freed
+        };
+        drop(freed); // without holding others up
+        self.verified = true;
+        Ok(())
     }
 
     /// Bytes of the body so far.
@@ -295,7 +349,7 @@ impl Charge {
 
     /// The parts that it is charged to.
     fn parts(&self) -> &[Part] {
-        if self.verified { &[Part::All] } else { &self.buffer.parts }
+        if self.verified { &self.of_verified } else { &self.buffer.parts }
     }
 
     fn moves(&self, received: usize) {
@@ -328,8 +382,13 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
-    const BOUNDS: MemoryBounds =
-        MemoryBounds { all: 100_000, unverified: 50_000, per_address: 30_000, per_connection: 20_000 };
+    const BOUNDS: MemoryBounds = MemoryBounds {
+        all: 100_000,
+        per_source: 100_000,
+        unverified: 50_000,
+        per_address: 30_000,
+        per_connection: 20_000,
+    };
 
     fn limit() -> Arc<MemoryLimit> {
         Arc::new(MemoryLimit::new(BOUNDS))
@@ -337,10 +396,12 @@ mod tests {
 
     fn stranger(connection: u64, address: u8) -> Sender {
         let address = Ipv4Addr::new(10, 0, 0, address).into();
-        Sender { connection: Some((connection, address)), verified: false }
+        Sender { connection: Some((connection, address)), source: SourceId::of("s"), verified: false }
     }
 
-    const KNOWN: Sender = Sender { connection: None, verified: true };
+    fn known(source: &str) -> Sender {
+        Sender { connection: None, source: SourceId::of(source), verified: true }
+    }
 
     fn receive(limit: &Arc<MemoryLimit>, sender: Sender, bytes: usize) -> Result<Charge, NoRoom> {
         let charge = limit.begin(sender, 0)?;
@@ -399,15 +460,15 @@ mod tests {
     fn strangers_leave_room_for_who_is_known_and_give_way_to_them() {
         let limit = limit();
         let strangers: Vec<_> = (0..4).map(|n| receive(&limit, stranger(n, n as u8), 11_000).unwrap()).collect();
-        let known: Vec<_> = (0..3).map(|_| receive(&limit, KNOWN, 15_000).unwrap()).collect();
+        let with_proof: Vec<_> = (0..3).map(|_| receive(&limit, known("s"), 15_000).unwrap()).collect();
         assert!(!strangers.iter().any(gone));
-        let more = receive(&limit, KNOWN, 15_000).unwrap();
-        assert!(gone(&strangers[0]) && !known.iter().any(gone));
+        let more = receive(&limit, known("s"), 15_000).unwrap();
+        assert!(gone(&strangers[0]) && !with_proof.iter().any(gone));
         // never the other way round
-        let all: Vec<_> = (0..9).map(|_| receive(&limit, KNOWN, 12_000)).collect();
+        let all: Vec<_> = (0..9).map(|_| receive(&limit, known("s"), 12_000)).collect();
         assert!(strangers.iter().all(gone) && all.iter().any(Result::is_ok));
         assert_eq!(receive(&limit, stranger(9, 9), 15_000).unwrap_err(), NoRoom);
-        drop((known, more));
+        drop((with_proof, more));
     }
 
     #[test]
@@ -415,13 +476,69 @@ mod tests {
         let limit = limit();
         let mut charge = receive(&limit, stranger(1, 1), 19_000 - REQUEST_BYTES).unwrap();
         charge.finish().unwrap();
-        charge.verify();
-        charge.verify();
+        charge.verify().unwrap();
+        charge.verify().unwrap();
         let all = used(&limit, Part::All);
         assert_eq!((used(&limit, Part::Unverified), used(&limit, Part::Connection(1))), (0, 0));
+        assert_eq!(used(&limit, Part::Source(SourceId::of("s"))), all, "it is in the part of its source");
         assert!((19_000..20_000).contains(&all), "{all}");
         drop(charge);
-        assert_eq!(used(&limit, Part::All), 0);
+        assert!(limit.held().parts.is_empty(), "all is given back");
+    }
+
+    /// Of 100,000 bytes a source may have 60,000.
+    fn shared() -> Arc<MemoryLimit> {
+        Arc::new(MemoryLimit::new(MemoryBounds { per_source: 60_000, ..BOUNDS }))
+    }
+
+    #[test]
+    fn a_source_gives_up_what_is_its_own_and_leaves_the_rest_to_others() {
+        let limit = shared();
+        let busy: Vec<_> = (0..9).map(|_| receive(&limit, known("busy"), 10_000).unwrap()).collect();
+        let gave_way: Vec<_> = busy.iter().map(gone).collect();
+        assert_eq!(gave_way, [true, true, true, true, false, false, false, false, false], "those idle longest");
+        let quiet: Vec<_> = (0..3).map(|_| receive(&limit, known("quiet"), 12_000).unwrap()).collect();
+        for charge in &busy[4..] {
+            charge.finish().unwrap();
+        }
+        assert_eq!(receive(&limit, known("busy"), 10_000).unwrap_err(), NoRoom, "what has come whole stays");
+        assert!(receive(&limit, known("busy"), 3000).is_ok());
+        assert!(!quiet.iter().any(gone));
+        quiet.iter().for_each(|charge| assert_eq!(charge.finish().unwrap().len(), 12_000));
+        drop((busy, quiet));
+        assert!(limit.held().parts.is_empty(), "all is given back");
+    }
+
+    #[test]
+    fn who_is_shown_by_its_body_counts_in_the_part_of_its_source() {
+        let limit = shared();
+        let slow = receive(&limit, known("s"), 10_000).unwrap();
+        let whole = |n| {
+            let mut charge = receive(&limit, stranger(n, n as u8), 15_000)?;
+            charge.finish()?;
+            charge.verify().map(|()| charge)
+        };
+        let first: Vec<_> = (0..3).map(|n| whole(n).unwrap()).collect();
+        assert!(!gone(&slow));
+        assert_eq!(whole(3).unwrap_err(), NoRoom, "48,000 and 16,000 are too many, and who is slow does not suffice");
+        assert!(gone(&slow));
+        assert!(receive(&limit, known("other"), 15_000).is_ok());
+        assert_eq!(used(&limit, Part::Unverified), 0);
+        drop((slow, first));
+        assert!(limit.held().parts.is_empty(), "all is given back");
+    }
+
+    #[test]
+    fn another_share_counts_from_the_next_body_on() {
+        let limit = shared();
+        let first: Vec<_> = (0..5).map(|_| receive(&limit, known("s"), 10_000).unwrap()).collect();
+        limit.set_bounds(MemoryBounds { per_source: 30_000, ..BOUNDS });
+        assert!(!first.iter().any(gone));
+        let next = receive(&limit, known("s"), 10_000).unwrap();
+        assert_eq!(first.iter().filter(|charge| gone(charge)).count(), 4);
+        limit.set_bounds(BOUNDS);
+        let more: Vec<_> = (0..6).map(|_| receive(&limit, known("s"), 10_000).unwrap()).collect();
+        assert!(!gone(&next) && !more.iter().any(gone), "a single source may take all of it");
     }
 
     #[test]

@@ -43,7 +43,7 @@ use handshake::Answered;
 use http::request::Parts;
 use http::{Method, StatusCode};
 use hyper::body::Body;
-use memory::{MemoryLimit, Sender};
+use memory::{MemoryLimit, Sender, SourceId};
 use refusal::Refusal;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -200,14 +200,14 @@ impl Intake {
         }
         source.has_room(self.clock.now()).map_err(|until| self.limited(until))?;
         let verified = matches!(standing, Standing::Passed);
-        let mut held = self.receive(&head, body, verified).await?;
+        let mut held = self.receive(source, &head, body, verified).await?;
         let Some(proof) = standing.admits(&held.bytes) else {
             let (why, refusal) =
                 ((Cause::BadSignature, Proof::Nothing), Refusal::unauthorized(source.guard.challenges()));
             return self.detain(source, &head, &held.bytes, why, refusal).await.map(Taken::Events);
         };
         if !source.guard.is_open() {
-            held.verify();
+            held.verify().map_err(|_| Refusal::no_memory())?;
         }
         if let Some(answered) = self.asked_by_body(source, &head, &standing, &held.bytes)? {
             return Ok(Taken::Question(answered));
@@ -311,10 +311,10 @@ impl Intake {
     }
 
     /// The body, and memory for it and its head; `verified`: its sender has shown who it is.
-    async fn receive(&self, head: &Parts, body: Received, verified: bool) -> Result<Held, Refusal> {
+    async fn receive(&self, source: &Source, head: &Parts, body: Received, verified: bool) -> Result<Held, Refusal> {
         let seat = head.extensions.get::<Slot>();
-        let sender =
-            Sender { connection: seat.and_then(|seat| Some((seat.number(), seat.peer().address()?))), verified };
+        let connection = seat.and_then(|seat| Some((seat.number(), seat.peer().address()?)));
+        let sender = Sender { connection, source: SourceId::of(&source.name), verified };
         let charge = self.memory.begin(sender, head_bytes(head));
         let _receiving = seat.map(Slot::receive);
         let max = self.bounds.body_bytes_max;

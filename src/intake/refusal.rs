@@ -62,9 +62,10 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, state.message()).later(state.retry_after())
     }
 
-    /// The source holds so much of the queue that nothing would be left for others.
+    /// The source holds so much of the queue, or of the disk, that nothing would be left for others.
     pub fn crowding() -> Self {
-        let message = "too many events of this source wait; they are accepted again when some are delivered";
+        let message =
+            "too many events of this source wait or are dead letters; events are accepted again when some are gone";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).later(10)
     }
 

@@ -1,13 +1,15 @@
 //! The bounds of the dead letter queue.
 //!
 //! *Invariants.* Nothing is dropped in silence: without `dlq.evict` dead letters stay and it is only said that they are
-//! too old or too many; with it, each that goes is counted as discarded and stands in the audit.
+//! too old or too many; with it, each that goes is counted as discarded and stands in the audit. Where they are too many, a
+//! source that has more than its share of the bytes gives up its own before any other does.
 
 use crate::clock::Clock;
 use crate::config::settings::Dlq;
-use crate::delivery::DeliveryId;
+use crate::delivery::{DeadLetter, DeliveryId};
 use crate::store::{DlqAction, Store, StoreError};
 use crate::time::Timestamp;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -45,6 +47,12 @@ impl DlqOverflow {
 
 /// Keeps the dead letter queue within its bounds, or says that it is not, until `stop`.
 pub async fn watch_dlq(store: Store, settings: Dlq, clock: Clock, beyond: Arc<DlqOverflow>, stop: CancellationToken) {
+    let (counting, stopped) = (store.clone(), stop.clone());
+    match tokio::task::spawn_blocking(move || counting.count_dead_letters(|| stopped.is_cancelled())).await {
+        Ok(Ok(())) => {}
+        Ok(Err(why)) => return store.fail(&why),
+        Err(_) => return, // the daemon ends
+    }
     let mut ticks = tokio::time::interval(DLQ_EVERY);
     let mut watch = Watch { store, settings, beyond, quiet_until: Timestamp::ZERO, looked_at: (0, 0) };
     while tokio::select! { () = stop.cancelled() => false, _ = ticks.tick() => true } {
@@ -93,6 +101,7 @@ impl Watch {
             if count > 0 {
                 tracing::warn!(
                     count,
+                    beyond_share = ?beyond_share(&self.store, &self.settings).into_keys().collect::<Vec<_>>(),
                     "dead letters are older or more than [dlq] allows; redrive or purge them, or set dlq.evict"
                 );
             }
@@ -109,42 +118,77 @@ impl Watch {
     }
 }
 
+/// By how many bytes the dead letters of each source are beyond its share, where several have some.
+fn beyond_share(store: &Store, bounds: &Dlq) -> BTreeMap<String, u64> {
+    let bytes = store.dead_by_source();
+    let share = if bytes.len() > 1 { (bounds.max_bytes as f64 * bounds.source_share) as u64 } else { u64::MAX };
+    bytes
+        .into_iter()
+        .map(|(source, bytes)| (source, bytes.saturating_sub(share)))
+        .filter(|(_, more)| *more > 0)
+        .collect()
+}
+
 /// The dead letters, oldest event first, that are older than `retention` or more than `max_bytes`; and when the next of
-/// those that stay will be too old.
+/// those that stay will be too old. Those that are too many are of sources beyond their share as far as that suffices.
 fn beyond(store: &Store, bounds: &Dlq, now: Timestamp) -> Result<(Vec<DeliveryId>, Timestamp), StoreError> {
     let mut too_many = store.totals().dlq_bytes.saturating_sub(bounds.max_bytes);
-    let (mut beyond, mut next) = (Vec::new(), now.after(bounds.retention));
+    let mut more = beyond_share(store, bounds);
+    let gives_all = more.is_empty();
+    let (mut found, mut next) = (Vec::new(), now.after(bounds.retention));
     for id in store.dead_ids(None) {
         let id = id?;
-        let letter = match store.dead_letter_head(id) {
-            Ok(Some(head)) => head.record,
-            Ok(None) | Err(StoreError::Damaged(_)) => continue,
-            Err(e) => return Err(e),
-        };
-        if too_many > 0 || now.since(letter.dead_at) > bounds.retention {
-            too_many = too_many.saturating_sub(store.dead_letter_bytes(id)?);
-            beyond.push(id);
-        } else {
+        let Some(letter) = head(store, id)? else { continue };
+        let own = more.get_mut(&letter.delivery.event.source);
+        let gives_way = too_many > 0 && (gives_all || own.as_ref().is_some_and(|own| **own > 0));
+        if !gives_way && now.since(letter.dead_at) <= bounds.retention {
             next = next.min(letter.dead_at.after(bounds.retention));
+            continue;
+        }
+        let bytes = store.dead_letter_bytes(id)?;
+        too_many = too_many.saturating_sub(bytes);
+        if let Some(own) = own {
+            *own = own.saturating_sub(bytes);
+        }
+        found.push(id);
+    }
+    // the others have more than what those leave to them
+    let (mut oldest, first) = (store.dead_ids(None), found.len());
+    while too_many > 0
+        && let Some(id) = oldest.next().transpose()?
+    {
+        if found[..first].binary_search(&id).is_err() && head(store, id)?.is_some() {
+            too_many = too_many.saturating_sub(store.dead_letter_bytes(id)?);
+            found.push(id);
         }
     }
-    Ok((beyond, next))
+    found.sort_unstable();
+    Ok((found, next))
+}
+
+/// A dead letter without the body of its event; none where it has left, or does not verify.
+fn head(store: &Store, id: DeliveryId) -> Result<Option<DeadLetter>, StoreError> {
+    match store.dead_letter_head(id) {
+        Ok(head) => Ok(head.map(|head| head.record)),
+        Err(StoreError::Damaged(_)) => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::{DeadLetter, Delivery, Place, Reason};
+    use crate::delivery::{Delivery, Place, Reason};
     use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
     use crate::store::{Arrival, Opened, Options, Transition};
     use bytes::Bytes;
 
     const NOW: Timestamp = Timestamp(1_800_000_000_000);
 
-    fn event(n: u8) -> Event {
+    fn event(source: &str, n: u8) -> Event {
         Event {
             received_at: NOW,
-            source: "s".to_owned(),
+            source: source.to_owned(),
             to: DestinationSet(1),
             interaction: None,
             sender_id: None,
@@ -160,17 +204,26 @@ mod tests {
 
     /// A store with four dead letters, which died an hour after one another.
     async fn four() -> (tempfile::TempDir, Store) {
+        dead_of(&["s"; 4]).await
+    }
+
+    /// A store with a dead letter for each of these sources, in this order.
+    async fn dead_of(sources: &[&str]) -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
         let Opened { store, .. } = Store::open(dir.path(), Options::default(), Clock::manual(NOW)).unwrap();
-        store.accept((0..4).map(|n| Arrival::new(event(n))).collect()).await.unwrap();
-        for n in 1..=4 {
-            let id = DeliveryId { sequence: Sequence(n), destination: DestinationId(0) };
-            let delivery = Delivery::first(id, event(n as u8).into());
+        store.accept((0..).zip(sources).map(|(n, source)| Arrival::new(event(source, n))).collect()).await.unwrap();
+        for (n, source) in (1..).zip(sources) {
+            let id = id(n);
+            let delivery = Delivery::first(id, event(source, n as u8).into());
             let letter = DeadLetter { delivery, reason: Reason::Permanent, dead_at: NOW.after(hours(n)) };
             store.record(Transition::Dead { from: Place::Page, letter: Box::new(letter) });
         }
         store.flush().await.unwrap();
         (dir, store)
+    }
+
+    fn id(n: u64) -> DeliveryId {
+        DeliveryId { sequence: Sequence(n), destination: DestinationId(0) }
     }
 
     fn hours(n: u64) -> Duration {
@@ -180,14 +233,13 @@ mod tests {
     #[tokio::test]
     async fn what_lies_beyond_is_known_as_long_as_it_lies_there() {
         let (_dir, store) = four().await;
-        let settings = Dlq { retention: hours(2), max_bytes: u64::MAX, evict: false };
+        let settings = Dlq { retention: hours(2), max_bytes: u64::MAX, source_share: 0.8, evict: false };
         let beyond = Arc::new(DlqOverflow::default());
         let looked_at = (0, 0);
         let mut watch = Watch { store: store.clone(), settings, beyond, quiet_until: Timestamp::ZERO, looked_at };
         for (hour, purge, left, found) in [(2, None, 0, 0), (4, None, 2, 2), (4, Some(1), 1, 2), (5, None, 2, 3)] {
             if let Some(n) = purge {
-                let id = DeliveryId { sequence: Sequence(n), destination: DestinationId(0) };
-                store.dlq(DlqAction::Purge, vec![id], "admin".to_owned()).await.unwrap();
+                store.dlq(DlqAction::Purge, vec![id(n)], "admin".to_owned()).await.unwrap();
             }
             watch.look(NOW.after(hours(hour)).after(Duration::from_secs(1))).await.unwrap();
             assert_eq!((watch.beyond.left(), watch.beyond.found()), (left, found), "hour {hour}");
@@ -203,11 +255,61 @@ mod tests {
     async fn the_oldest_dead_letters_are_beyond_age_or_bytes() {
         let (_dir, store) = four().await;
         let bytes = store.totals().dlq_bytes;
-        let bounds = |hours_kept, max_bytes| Dlq { retention: hours(hours_kept), max_bytes, evict: true };
+        let bounds =
+            |hours_kept, max_bytes| Dlq { retention: hours(hours_kept), max_bytes, source_share: 0.8, evict: true };
         let count = |bounds: Dlq| beyond(&store, &bounds, NOW.after(hours(5))).unwrap().0.len();
         assert_eq!(count(bounds(5, bytes)), 0);
         assert_eq!(count(bounds(2, bytes)), 2, "dead for 4 and 3 hours");
         assert_eq!(count(bounds(5, bytes - 1)), 1);
         assert_eq!(count(bounds(5, bytes - bytes * 3 / 8)), 2, "one and a half");
+    }
+    /// Which letters go, by their numbers, where there may be so many and a source may have this part of them.
+    fn go(store: &Store, letters_max: u64, source_share: f64) -> Vec<u64> {
+        let one = store.dead_letter_bytes(id(store.dead_ids(None).next().unwrap().unwrap().sequence.0)).unwrap();
+        let bounds = Dlq { retention: hours(99), max_bytes: one * letters_max, source_share, evict: true };
+        let (found, _) = beyond(store, &bounds, NOW.after(hours(9))).unwrap();
+        found.into_iter().map(|id| id.sequence.0).collect()
+    }
+
+    #[tokio::test]
+    async fn a_source_beyond_its_share_loses_its_own_letters_before_any_other() {
+        let (_dir, store) = dead_of(&["b", "b", "a", "a", "a", "a", "a", "a", "a", "a"]).await;
+        assert_eq!(go(&store, 10, 0.5), [0; 0], "as many as there may be");
+        assert_eq!(go(&store, 8, 0.5), [3, 4]);
+        assert_eq!(go(&store, 5, 0.5), [3, 4, 5, 6, 7]);
+        assert_eq!(go(&store, 4, 0.5), [3, 4, 5, 6, 7, 8], "the others have no more than their part of it");
+        assert_eq!(go(&store, 3, 0.7), [1, 3, 4, 5, 6, 7, 8], "b has more than what a leaves to it");
+        assert_eq!(go(&store, 8, 1.0), [1, 2], "without shares the oldest go");
+        let (_dir, store) = dead_of(&["a", "b", "a", "b", "a", "b"]).await;
+        assert_eq!(go(&store, 4, 0.8), [1, 2], "nobody is beyond its share");
+        let (_dir, store) = dead_of(&["a"; 5]).await;
+        assert_eq!(go(&store, 3, 0.1), [1, 2], "a source that is alone has no share");
+    }
+
+    #[tokio::test]
+    async fn what_each_source_has_is_known_as_letters_come_and_go_and_after_a_start() {
+        let (dir, store) = dead_of(&["a", "b", "a", "b"]).await;
+        let one = store.dead_letter_bytes(id(1)).unwrap();
+        let has = |store: &Store| {
+            let bytes = store.dead_by_source();
+            ["a", "b"].map(|source| bytes.get(source).map_or(0, |bytes| bytes / one))
+        };
+        assert_eq!(has(&store), [2, 2]);
+        store.dlq(DlqAction::Purge, vec![id(1)], "admin".to_owned()).await.unwrap();
+        store.dlq(DlqAction::Redrive, vec![id(2)], "admin".to_owned()).await.unwrap();
+        assert_eq!(has(&store), [1, 1]);
+        store.flush().await.unwrap();
+        drop(store);
+        let opened = (0..20_000).find_map(|_| {
+            std::thread::yield_now();
+            Store::open(dir.path(), Options::default(), Clock::manual(NOW)).ok()
+        });
+        let store = opened.unwrap().store;
+        assert_eq!(has(&store), [0, 0], "not yet counted");
+        store.dlq(DlqAction::Purge, vec![id(4)], "admin".to_owned()).await.unwrap();
+        store.count_dead_letters(|| false).unwrap();
+        assert_eq!(has(&store), [1, 0]);
+        assert_eq!(store.check().await.unwrap(), [""; 0]);
+        assert_eq!(store.held_by_source().iter().map(|(_, held)| held.dead_bytes).sum::<u64>(), one);
     }
 }

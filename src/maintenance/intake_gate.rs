@@ -43,16 +43,22 @@ pub async fn watch_admission(
         let growth_bytes = space.growth_bytes;
         // sled's file fills what it has before it grows
         let free_bytes = if space.is_low { 0 } else { free.bytes.saturating_add(space.reclaimable_bytes) };
-        let room = Room { free_bytes, free_inodes: free.inodes, queue_bytes, disk_reserve, queue_max, growth_bytes };
+        let dead_bytes = store.totals().dlq_bytes;
+        let free_inodes = free.inodes;
+        let room = Room { free_bytes, free_inodes, queue_bytes, disk_reserve, queue_max, growth_bytes, dead_bytes };
         let (was, is) = (admission.room(), admission::judge(admission.room(), room));
         if was != is {
             admission.set(is);
             tracing::warn!(from = ?was, to = ?is, free_bytes = free.bytes, queue_bytes, growth_bytes, "intake changed its state");
         }
-        let held = store.queue_by_source();
+        let held = store.held_by_source();
         let (full, again) = admission.look_for_crowding(held, room, settings.queue_share);
         if !full.is_empty() || !again.is_empty() {
-            tracing::warn!(?full, ?again, "sources hold more of the queue than intake.queue_share, or no longer");
+            tracing::warn!(
+                ?full,
+                ?again,
+                "sources hold more of the queue, or of the disk, than intake.queue_share, or no longer"
+            );
         }
     }
 }

@@ -65,8 +65,31 @@ pub(super) fn check(engine: &Engine, index: &Index) -> Result<Vec<String>, Store
             faults.push(format!("`{what}` holds {found} bytes, the counters say {bytes}"));
         }
     }
+    dead_by_source(engine, index, &mut faults)?;
     tallies(index, &delayed_by, &dead_by, &mut faults);
     Ok(faults)
+}
+
+/// What is counted for each source is what its dead letters take, once they are all counted.
+fn dead_by_source(engine: &Engine, index: &Index, faults: &mut Vec<String>) -> Result<(), StoreError> {
+    let Some(counted) = index.dead.all() else { return Ok(()) };
+    let mut found = BTreeMap::<String, u64>::new();
+    for key in read::keys(engine, Table::Dlq, None) {
+        match read::sized_head::<DeadLetter>(engine, Table::Dlq, &key?) {
+            Ok(Some((head, bytes))) => {
+                *found.entry(head.record.delivery.event.source.clone()).or_default() += bytes as u64;
+            }
+            Ok(None) | Err(StoreError::Damaged(_)) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    let named = |(source, bytes): (u16, u64)| Some((index.names.source_name(source)?.to_owned(), bytes));
+    let counted: BTreeMap<String, u64> = counted.into_iter().filter_map(named).collect();
+    found.retain(|source, _| index.names.sources().any(|named| named == source));
+    if found != counted {
+        faults.push(format!("dead letters by source: {found:?}, counted {counted:?}"));
+    }
+    Ok(())
 }
 
 fn covered<R: Deltas>(engine: &Engine, head: u64, end: u64, faults: &mut Vec<String>) -> Result<(), StoreError> {

@@ -1,6 +1,7 @@
 //! What the store knows in memory, rebuilt at every start from its queue-shaped rows.
 
 use super::audit::OpenEntries;
+use super::dead::DeadShares;
 use super::dedup::Remembered;
 use super::delay_index::DelayIndex;
 use super::names::Names;
@@ -39,6 +40,7 @@ pub struct Index {
     pub repeated: OpenEntries,
     pub detainees: QuarantineIndex,
     pub dues: DelayIndex,
+    pub dead: DeadShares,
     pub spans: SettlementIndex,
     /// Events that were forgotten before their time, since the start.
     pub forgotten_early: u64,

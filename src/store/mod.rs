@@ -31,6 +31,7 @@ mod check;
 mod codec;
 mod committer;
 mod compact;
+mod dead;
 mod dedup;
 mod delay_index;
 mod delta_encoding;

@@ -246,7 +246,7 @@ mod tests {
         let mut pages = Pages::default();
         let shape = PageShape { count: 3, bytes: 900 };
         let (one, both) = (DestinationSet(1), DestinationSet(0b11));
-        let held = |queue_bytes, growth_bytes| Held { queue_bytes, growth_bytes };
+        let held = |queue_bytes, growth_bytes| Held { queue_bytes, growth_bytes, dead_bytes: 0 };
         assert!(pages.insert(Sequence(10), shape, Timestamp(1), &[one, both, one], 30));
         pages.attribute(Sequence(10), &[(7, 0), (8, 0), (7, 0)]);
         assert!(pages.insert(Sequence(20), shape, Timestamp(1), &[both; 3], 100));

@@ -73,10 +73,19 @@ pub(super) fn sized_head<R: Compact>(
     table: Table,
     key: &[u8],
 ) -> Result<Option<(Head<R>, usize)>, StoreError> {
-    let Some(mut beginning) = engine.row(table, &part_key(key, 0))? else { return Ok(None) };
+    head_of(key, |row| engine.row(table, row))
+}
+
+/// As [`sized_head`], of rows that are not yet all written.
+pub(super) fn head_of<R: Compact, B: AsRef<[u8]>>(
+    key: &[u8],
+    row: impl Fn(&[u8]) -> Result<Option<B>, StoreError>,
+) -> Result<Option<(Head<R>, usize)>, StoreError> {
+    let Some(first) = row(&part_key(key, 0))? else { return Ok(None) };
+    let mut beginning = first.as_ref().to_vec();
     let (bytes, sealed_bytes) = (compact::head_bytes(&beginning)?, codec::sealed_length(&beginning)?);
     for part in 1..bytes.div_ceil(ROW_MAX) {
-        beginning.extend(engine.row(table, &part_key(key, part))?.ok_or(Damaged::Short)?);
+        beginning.extend(row(&part_key(key, part))?.ok_or(Damaged::Short)?.as_ref());
     }
     beginning.truncate(bytes);
     Ok(Some((compact::head(&beginning)?, sealed_bytes)))

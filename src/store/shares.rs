@@ -12,12 +12,14 @@ use std::collections::BTreeMap;
 /// What an event takes in a page beside its body, about.
 const EVENT_BYTES: u64 = 128;
 
-/// What waiting events take.
+/// What events take that wait or are dead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     pub queue_bytes: u64,
     /// Bytes that they may take beside it when they fail.
     pub growth_bytes: u64,
+    /// Bytes of dead letters.
+    pub dead_bytes: u64,
 }
 
 /// What is held, by the number of a source.
@@ -100,14 +102,17 @@ impl Index {
 }
 
 impl Store {
-    /// What the waiting events of each source take, by its name.
-    pub fn queue_by_source(&self) -> Vec<(String, Held)> {
+    /// What the events of each source take that wait or are dead, by its name.
+    pub fn held_by_source(&self) -> Vec<(String, Held)> {
         let index = self.index();
         let mut all = BTreeMap::<u16, Held>::new();
         for (source, held) in index.pages.shares().iter().chain(index.dues.shares().iter()) {
             let sum = all.entry(source).or_default();
             sum.queue_bytes += held.queue_bytes;
             sum.growth_bytes += held.growth_bytes;
+        }
+        for (source, dead) in index.dead.shares().iter() {
+            all.entry(source).or_default().dead_bytes += dead.queue_bytes;
         }
         let named = |(source, held)| Some((index.names.source_name(source)?.to_owned(), held));
         all.into_iter().filter_map(named).collect()
@@ -129,7 +134,7 @@ mod tests {
         two.iter().chain([&of(1, 6), &of(3, 0)]).for_each(|part| shares.add(*part));
         shares.grow(2, 40);
         shares.grow(3, 0);
-        let held = |queue_bytes, growth_bytes| Held { queue_bytes, growth_bytes };
+        let held = |queue_bytes, growth_bytes| Held { queue_bytes, growth_bytes, dead_bytes: 0 };
         assert_eq!(shares.iter().collect::<Vec<_>>(), [(1, held(301, 0)), (2, held(704, 40))]);
         two.iter().for_each(|part| shares.remove(*part));
         assert_eq!(shares.iter().collect::<Vec<_>>(), [(1, held(6, 0)), (2, held(0, 40))]);

@@ -264,6 +264,7 @@ fn everything_that_can_be_written_is_read() {
     assert_eq!(source.trust_unsigned, Some(vec!["header:X-Key".to_owned(), "query:t".to_owned()]));
     assert_eq!((source.on_bad_signature, source.on_invalid_body), (OnFault::Quarantine, OnFault::Quarantine));
     assert_eq!((s.dlq.retention, s.dlq.max_bytes, s.dlq.evict), (Duration::from_secs(86_400), 10_000_000, true));
+    assert_eq!((s.dlq.source_share, s.intake.source_share, s.intake.queue_share), (0.3, 0.6, 0.8));
 }
 
 fn check_auths(auths: &[SourceAuth]) {
@@ -299,10 +300,10 @@ fn check_auths(auths: &[SourceAuth]) {
 }
 
 const FULL: &str = r#"
-intake = { listen = ["0.0.0.0:1", "systemd", "[::1]:2"], max_body = "2MiB", max_headers = 8192, max_connections_per_address = 7, tls = { cert = "c", key = "k", client_ca = "a" }, success_status = 200, disk_reserve = "2MB" }
+intake = { listen = ["0.0.0.0:1", "systemd", "[::1]:2"], max_body = "2MiB", max_headers = 8192, max_connections_per_address = 7, tls = { cert = "c", key = "k", client_ca = "a" }, source_share = 0.6, success_status = 200, disk_reserve = "2MB" }
 admin = { token = { credential = "admin" } }
 store = { path = "data", require_power_safe = true }
-dlq = { retention = "1d", max_bytes = "10MB", evict = true }
+dlq = { retention = "1d", max_bytes = "10MB", source_share = 0.3, evict = true }
 quarantine = { retention = "2d", max_bytes = "1MiB", source_share = 0.25, unverified_share = 1 }
 [[source]]
 name = "in-1"

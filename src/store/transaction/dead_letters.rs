@@ -7,6 +7,7 @@ use crate::store::StoreError;
 use crate::store::codec::{self, Kind};
 use crate::store::compact;
 use crate::store::keys::{dlq_key, number_key};
+use crate::store::read;
 use crate::store::record::{EndKind, Quarantined};
 use crate::store::request::{DlqAction, StoreEvent};
 use crate::store::write_batch::Table;
@@ -20,6 +21,26 @@ impl Transaction<'_> {
         totals.dlq_bytes += sealed.len() as u64;
         totals.dead_lettered += 1;
         totals.tally(letter.delivery.id.destination).dead += 1;
+        let part = self.index.part_of_dead(letter, sealed.len());
+        self.index.dead.add(letter.delivery.id, part);
+    }
+
+    /// Takes a dead letter out of its queue; false where it is not there.
+    pub(super) fn unbury(&mut self, id: DeliveryId) -> Result<bool, StoreError> {
+        let key = dlq_key(id);
+        let head = match read::head_of::<DeadLetter, _>(&key, |row| self.draft.row(self.engine, Table::Dlq, row)) {
+            Err(StoreError::Damaged(_)) => None,
+            head => head?,
+        };
+        let Some(bytes) = self.draft.delete_long(self.engine, Table::Dlq, &key)? else { return Ok(false) };
+        let totals = &mut self.index.totals;
+        totals.dlq_bytes = totals.dlq_bytes.saturating_sub(bytes as u64);
+        totals.tally(id.destination).dead -= 1;
+        if let Some((head, sealed_bytes)) = head {
+            let part = self.index.part_of_dead(&head.record, sealed_bytes);
+            self.index.dead.remove(id, part);
+        }
+        Ok(true)
     }
 
     /// Keeps bytes that do not verify; they are never deleted by themselves.
@@ -63,9 +84,9 @@ impl Transaction<'_> {
             if letter.as_ref().is_ok_and(|letter| letter.dead_at > died_by) {
                 continue;
             }
-            let bytes = self.draft.delete_long(self.engine, Table::Dlq, &dlq_key(*id))?.unwrap_or_default();
-            self.index.totals.dlq_bytes = self.index.totals.dlq_bytes.saturating_sub(bytes as u64);
-            self.index.totals.tally(id.destination).dead -= 1;
+            if !self.unbury(*id)? {
+                continue;
+            }
             match letter {
                 Ok(letter) if action == DlqAction::Redrive => tickets.push(self.redrive(letter)),
                 Ok(letter) => purged.push((*id, self.order_key(&letter.delivery.event), letter.delivery.tried())),

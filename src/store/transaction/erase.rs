@@ -7,7 +7,7 @@ use crate::store::StoreError;
 use crate::store::codec;
 use crate::store::delta_encoding;
 use crate::store::erase::{Erased, Erasure, EventLocation};
-use crate::store::keys::{dlq_key, number_key, number_of};
+use crate::store::keys::{number_key, number_of};
 use crate::store::page::{open_page, unpack};
 use crate::store::record::{EndKind, HistoryRow};
 use crate::store::request::StoreEvent;
@@ -58,11 +58,10 @@ impl Transaction<'_> {
         }
         for destination in &trace.dead {
             let id = DeliveryId { sequence, destination: *destination };
-            let Some(bytes) = self.draft.delete_long(self.engine, Table::Dlq, &dlq_key(id))? else { continue };
-            self.index.totals.dlq_bytes = self.index.totals.dlq_bytes.saturating_sub(bytes as u64);
-            self.index.totals.tally(id.destination).dead -= 1;
-            erased.dead += 1;
-            gone.push(id);
+            if self.unbury(id)? {
+                erased.dead += 1;
+                gone.push(id);
+            }
         }
         for id in &gone {
             self.index.totals.tally(id.destination).discarded += 1;

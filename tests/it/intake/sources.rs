@@ -164,6 +164,18 @@ async fn an_event_is_stale_by_what_its_own_source_sent() {
     assert_eq!(stale, [false, false, false, true]);
 }
 
+/// An event of about 6 KB that cannot be compressed.
+fn noise(n: u64) -> String {
+    let mut bits = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let letters = (0..6000).map(|_| {
+        bits ^= bits << 13;
+        bits ^= bits >> 7;
+        bits ^= bits << 17;
+        char::from(b'a' + (bits % 26) as u8)
+    });
+    json!({"eventId": n.to_string(), "note": letters.collect::<String>()}).to_string()
+}
+
 #[tokio::test]
 async fn a_source_that_fills_the_queue_is_refused_before_the_others() {
     let mut bench = Bench::with(None, Clock::manual(START), |s| {
@@ -173,16 +185,6 @@ async fn a_source_that_fills_the_queue_is_refused_before_the_others() {
         s.intake.queue_share = 0.5;
     })
     .await;
-    let noise = |n: u64| {
-        let mut bits = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-        let letters = (0..6000).map(|_| {
-            bits ^= bits << 13;
-            bits ^= bits >> 7;
-            bits ^= bits << 17;
-            char::from(b'a' + (bits % 26) as u8)
-        });
-        json!({"eventId": n.to_string(), "note": letters.collect::<String>()}).to_string()
-    };
     let mut n = 0;
     let refused = wait_for("the open source is full", async || {
         n += 1;
@@ -234,4 +236,44 @@ async fn a_single_source_may_fill_the_whole_queue() {
         (reply.status != 202).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_source_with_many_dead_letters_loses_its_own_and_no_other_does() {
+    let receiver = Receiver::start(|_| status(422)).await;
+    let mut bench = Bench::with(receiver.to(), Clock::manual(START), |s| {
+        two(s);
+        s.destinations[0].breaker.permanent_answers = u32::MAX;
+    })
+    .await;
+    let mut quiet = Vec::new();
+    for n in 0..3 {
+        quiet.push(post(&bench, "own", "k", &n.to_string()).await);
+    }
+    let mut flood = Vec::new();
+    for n in 0..40 {
+        let reply = bench.post_as("open", &[JSON], noise(n).as_bytes()).await;
+        flood.push(reply.json()["id"].as_str().unwrap().to_owned());
+    }
+    bench.reaches("/dlq/depth", 43).await;
+    let refused = bench.reload(|s| s.dlq.source_share = 0.5).await.unwrap_err();
+    assert!(refused.contains("a restart is needed for what has changed in [dlq]"), "{refused}");
+    bench.settings.dlq.evict = true;
+    for sources in [["open", "own"], ["open", "open"]] {
+        bench.settings.dlq.max_bytes = bench.count("/dlq/bytes").await / 2;
+        // also a source that is not configured any more keeps what is its own
+        bench.settings.sources.retain(|source| sources.contains(&source.name.as_str()));
+        bench.restart().await;
+        let (most, least) = (bench.settings.dlq.max_bytes, bench.settings.dlq.max_bytes - 7000);
+        wait_for("there are no more than there may be", async || {
+            (least..=most).contains(&bench.count("/dlq/bytes").await).then_some(())
+        })
+        .await;
+        for id in &quiet {
+            bench.becomes(id, "dead").await;
+        }
+        bench.becomes(&flood[39], "dead").await;
+        bench.sound().await;
+    }
+    bench.becomes(&flood[0], "discarded").await;
 }

@@ -114,34 +114,42 @@ async fn i19_who_is_known_gives_way_to_no_stranger() {
     assert_eq!(known.reply().await.unwrap().status, 400, "it is blank, and was read to its end");
 }
 
+type Body = Channel<bytes::Bytes, Infallible>;
+
+async fn http2(authority: &Authority, bench: &Bench) -> http2::SendRequest<Body> {
+    let stream = Client::new(authority, rustls::ALL_VERSIONS).with_http2().connect(bench).await.unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// A request with the beginning of its body, which ends when its sender is dropped.
+async fn post(
+    path: &str,
+    header: (&str, &str),
+    bytes: Vec<u8>,
+) -> (http::Request<Body>, http_body_util::channel::Sender<bytes::Bytes, Infallible>) {
+    let (mut to, body) = Channel::new(1);
+    to.send_data(bytes.into()).await.unwrap();
+    let request = http::Request::post(format!("https://localhost{path}")).header(header.0, header.1);
+    (request.body(body).unwrap(), to)
+}
+
 #[tokio::test]
 async fn i19_one_connection_of_http2_holds_up_nobody() {
     let authority = Authority::new();
     authority.issue("server");
     let bench = bench(|s| s.intake.tls = Some(authority.files(None))).await;
-    let connect = async || {
-        let stream = Client::new(&authority, rustls::ALL_VERSIONS).with_http2().connect(&bench).await.unwrap();
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        sender
-    };
-    // a body ends when its sender is dropped
-    let post = async |path: &str, bytes: Vec<u8>| {
-        let (mut to, body) = Channel::<bytes::Bytes, Infallible>::new(1);
-        to.send_data(bytes.into()).await.unwrap();
-        let request = http::Request::post(format!("https://localhost{path}")).header(WRONG.0, WRONG.1);
-        (request.body(body).unwrap(), to)
-    };
-    let (hostile, honest) = (connect().await, connect().await);
+    let (hostile, honest) = (http2(&authority, &bench).await, http2(&authority, &bench).await);
     let mut held = Vec::new();
     for n in 0..100 {
         let mut sender = hostile.clone();
         sender.ready().await.unwrap();
-        let (request, to) = post("/in/signed", vec![b' '; BODY_BYTES - 1]).await;
+        let (request, to) = post("/in/signed", WRONG, vec![b' '; BODY_BYTES - 1]).await;
         held.push((tokio::spawn(sender.send_request(request)), to));
         if n % 20 == 19 {
             let event = json_of(&format!("h2-{n}"), BODY_BYTES - 1000);
-            let (request, to) = post("/in/default", event).await;
+            let (request, to) = post("/in/default", WRONG, event).await;
             drop(to);
             let answer = honest.clone().send_request(request).await.unwrap();
             assert_eq!(answer.status().as_u16(), 202, "{n}");
@@ -181,4 +189,106 @@ async fn i7_a_body_that_drips_is_cut_off_behind_the_grace() {
     assert_eq!(drip.reply().await.unwrap().status, 408);
     steady.send(b" ").await;
     assert_eq!(steady.reply().await.unwrap().status, 400, "what came fast enough may be finished");
+}
+
+/// Two sources with a token, `busy` and `quiet`, each of which may have half of the memory.
+async fn two_with_tokens(change: impl FnOnce(&mut Settings)) -> (Bench, tempfile::TempDir) {
+    let secrets = tempfile::tempdir().unwrap();
+    let path = secrets.path().join("secret");
+    std::fs::write(&path, "t0ken\n").unwrap();
+    let bench = bench(|s| {
+        let bearer = || SourceAuth::Bearer { tokens: vec![Secret::File(path.clone())] };
+        s.sources = ["busy", "quiet"].map(|name| Source { auth: vec![bearer()], ..source(name, "auto") }).into();
+        s.intake.source_share = 0.5;
+        change(s);
+    })
+    .await;
+    (bench, secrets)
+}
+
+/// As many bodies as that, held back; the first of them is to give way where there are more than its source may have.
+async fn hold_back_many(bench: &Bench, count: usize) -> Vec<Connection> {
+    let mut held = Vec::new();
+    for _ in 0..count {
+        held.push(hold_back(bench, "/in/busy", &[JSON, TOKEN]).await);
+    }
+    held
+}
+
+async fn status_of(mut connection: Connection) -> u16 {
+    connection.reply().await.unwrap().status
+}
+
+async fn is_blank_when_whole(connection: &mut Connection) {
+    connection.send(b" ").await;
+    assert_eq!(connection.reply().await.unwrap().status, 400, "it was read to its end");
+}
+
+#[tokio::test]
+async fn i19_a_verified_source_leaves_memory_to_the_others() {
+    let (mut bench, _secrets) = two_with_tokens(|_| {}).await;
+    for round in 0..2 {
+        let mut quiet = hold_back(&bench, "/in/quiet", &[JSON, TOKEN]).await;
+        let mut busy = hold_back_many(&bench, 24).await;
+        for n in 0..4 {
+            let event = json_of(&format!("{round}-{n}"), BODY_BYTES - 1000);
+            assert_eq!(bench.post_as("quiet", &[JSON, TOKEN], &event).await.status, 202, "{round} {n}");
+        }
+        is_blank_when_whole(&mut quiet).await;
+        let mut answers = std::collections::BTreeSet::new();
+        for connection in &mut busy {
+            connection.send(b" ").await;
+            let reply = connection.reply().await.unwrap();
+            answers.insert((reply.status, reply.header("retry-after").map(str::to_owned)));
+        }
+        let gave_way = (503, Some("1".to_owned()));
+        assert_eq!(answers.into_iter().collect::<Vec<_>>(), [(400, None), gave_way], "{round}: some, and not all");
+        bench.settings.store.drain_timeout = Duration::from_millis(100);
+        bench.restart().await;
+    }
+}
+
+#[tokio::test]
+async fn i19_a_reload_changes_what_a_verified_source_may_take() {
+    let (mut bench, _secrets) = two_with_tokens(|_| {}).await;
+    let mut held: tokio::task::JoinSet<_> = hold_back_many(&bench, 5).await.into_iter().map(status_of).collect();
+    bench.reload(|s| s.intake.source_share = 0.2).await.unwrap();
+    held.spawn(status_of(hold_back(&bench, "/in/busy", &[JSON, TOKEN]).await));
+    for _ in 0..3 {
+        assert_eq!(held.join_next().await.unwrap().unwrap(), 503, "three are left, with the new one");
+    }
+    assert!(held.try_join_next().is_none(), "no more than have to give way");
+    held.shutdown().await;
+    // a source that is alone may have all of it
+    bench.reload(|s| s.sources.truncate(1)).await.unwrap();
+    for connection in &mut hold_back_many(&bench, 14).await {
+        is_blank_when_whole(connection).await;
+    }
+}
+
+#[tokio::test]
+async fn i19_one_connection_of_a_verified_source_leaves_memory_to_the_others() {
+    let authority = Authority::new();
+    authority.issue("server");
+    let (bench, _secrets) = two_with_tokens(|s| s.intake.tls = Some(authority.files(None))).await;
+    let (busy, quiet) = (http2(&authority, &bench).await, http2(&authority, &bench).await);
+    let (request, slow) = post("/in/quiet", TOKEN, vec![b' '; BODY_BYTES - 1]).await;
+    let slow_answer = tokio::spawn(quiet.clone().send_request(request));
+    let mut held = Vec::new();
+    for n in 0..40 {
+        let mut sender = busy.clone();
+        sender.ready().await.unwrap();
+        let (request, to) = post("/in/busy", TOKEN, vec![b' '; BODY_BYTES - 1]).await;
+        held.push((tokio::spawn(sender.send_request(request)), to));
+        if n % 20 == 19 {
+            let (request, to) = post("/in/quiet", TOKEN, json_of(&format!("h2-{n}"), BODY_BYTES - 1000)).await;
+            drop(to);
+            let answer = quiet.clone().send_request(request).await.unwrap();
+            assert_eq!(answer.status().as_u16(), 202, "{n}");
+        }
+    }
+    let first = held.remove(0).0.await.unwrap().unwrap();
+    assert_eq!(first.status().as_u16(), 503, "it gave way");
+    drop(slow);
+    assert_eq!(slow_answer.await.unwrap().unwrap().status().as_u16(), 400, "it was read to its end");
 }
