@@ -417,12 +417,12 @@ mod tests {
         assert_eq!(texts(&mut of_letters, &dead(5, 0), 130), [calm]);
 
         let refused = |low, full| {
-            let refused = [("disk_low".to_owned(), low), ("overloaded".to_owned(), full)].into();
+            let refused = [("disk_low".to_owned(), low), ("queue_full".to_owned(), full)].into();
             AlertInputs { refused, ..AlertInputs::default() }
         };
         let mut of_refusals = watch(&[Condition::IntakeRefused]);
         texts(&mut of_refusals, &refused(0, 7), 0);
-        let words = ["intake_refused: 5 requests refused (disk_low 3, overloaded 2); see `holdline gaps`"];
+        let words = ["intake_refused: 5 requests refused (disk_low 3, queue_full 2); see `holdline gaps`"];
         assert_eq!(texts(&mut of_refusals, &refused(3, 9), 1), words);
         let calm = "intake_refused: no more refusals for a minute; `holdline gaps` tells what was refused";
         assert_eq!(texts(&mut of_refusals, &refused(3, 9), 61), [calm]);

@@ -28,14 +28,14 @@ pub enum State {
 
 impl State {
     /// The codes of all that is not open.
-    pub const CODES: [&str; 4] = ["disk_low", "overloaded", "intake_closed", "draining"];
+    pub const CODES: [&str; 4] = ["disk_low", "queue_full", "intake_closed", "draining"];
 
     /// The code of the answer while closed; none while open.
     pub fn code(self) -> Option<&'static str> {
         match self {
             Self::Open => None,
             Self::DiskLow => Some("disk_low"),
-            Self::QueueFull => Some("overloaded"),
+            Self::QueueFull => Some("queue_full"),
             Self::Closed => Some("intake_closed"),
             Self::Draining => Some("draining"),
         }

@@ -448,7 +448,7 @@ async fn i18_bodies_together_are_bounded_and_the_sender_is_told_to_come_again() 
         (reply.status == 503).then_some((first, reply))
     })
     .await;
-    assert_eq!((refused.code().as_str(), refused.header("retry-after")), ("overloaded", Some("1")));
+    assert_eq!((refused.code().as_str(), refused.header("retry-after")), ("memory_limit", Some("1")));
     first.send(b" ").await;
     assert_eq!(first.reply().await.unwrap().status, 400, "it is blank");
     assert_eq!(bench.post(&[b" ".repeat(5_000), body("k", "1")].concat()).await.status, 202);
@@ -469,12 +469,12 @@ async fn i17_a_full_queue_closes_intake_and_it_opens_by_itself() {
     })
     .await;
     let accepted = sent as u64 - 1;
-    assert_eq!((refused.status, refused.code().as_str()), (503, "overloaded"));
+    assert_eq!((refused.status, refused.code().as_str()), (503, "queue_full"));
     assert_eq!((refused.header("retry-after"), refused.header("connection")), (Some("10"), None));
     let status = bench.status().await;
-    assert_eq!(status["intake"], json!({"open": false, "reason": "overloaded"}));
+    assert_eq!(status["intake"], json!({"open": false, "reason": "queue_full"}));
     let ready = request(bench.admin, "GET", "/readyz", &[], b"").await;
-    assert_eq!((ready.status, ready.json()["reasons"].clone()), (503, json!(["overloaded"])));
+    assert_eq!((ready.status, ready.json()["reasons"].clone()), (503, json!(["queue_full"])));
     receiver.release(1_000);
     wait_for("intake opens", async || (bench.post(&body("k", "late")).await.status == 202).then_some(())).await;
     bench.reaches("/counters/delivered", accepted + 1).await;

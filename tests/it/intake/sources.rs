@@ -190,7 +190,7 @@ async fn a_source_that_fills_the_queue_is_refused_before_the_others() {
         (reply.status != 202).then_some(reply)
     })
     .await;
-    assert_eq!((refused.status, refused.code().as_str()), (503, "overloaded"));
+    assert_eq!((refused.status, refused.code().as_str()), (503, "queue_full"));
     assert!(refused.header("retry-after").is_some());
     for id in 0..3 {
         post(&bench, "own", "k", &format!("{id}")).await;

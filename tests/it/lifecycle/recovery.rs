@@ -211,7 +211,7 @@ async fn i2_after_a_failed_write_nothing_is_acknowledged_and_everything_acknowle
                 acknowledged.insert(reply.json()["id"].as_str().unwrap().to_owned());
             }
             Some(reply) => {
-                assert_eq!((reply.status, reply.code().as_str()), (503, "overloaded"), "{}", reply.text());
+                assert_eq!((reply.status, reply.code().as_str()), (503, "store_failed"), "{}", reply.text());
                 assert!(reply.header("retry-after").is_some());
                 break;
             }
