@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn good_lines_are_taken() {
+    fn valid_command_lines_are_accepted() {
         for line in [
             "holdline serve",
             "holdline serve --to http://127.0.0.1:9000/ --data /tmp/d --intake 127.0.0.1:1 --admin [::1]:2 --log json",
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_is_taken() {
+    fn every_reason_is_accepted() {
         for word in crate::delivery::Reason::ALL.map(crate::delivery::Reason::word) {
             for command in ["list", "redrive", "purge", "export"] {
                 let line = format!("holdline dlq {command} --reason {word}");
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_lines_are_refused() {
+    fn invalid_command_lines_are_refused() {
         for line in [
             "holdline",
             "holdline serve --intake nowhere",

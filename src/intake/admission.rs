@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_that_holds_more_than_its_share_waits_until_it_holds_a_tenth_less() {
+    fn a_source_over_its_share_is_refused_until_a_tenth_below_it() {
         let room = |free_bytes, growth_bytes| Room {
             free_bytes,
             free_inodes: 9999,
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn i17_it_closes_at_the_mark_and_opens_a_tenth_above_it() {
+    fn i17_intake_closes_at_the_limit_and_opens_a_tenth_above_it() {
         let room = |free_bytes, free_inodes, queue_bytes| Room {
             free_bytes,
             free_inodes,

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_door_is_a_gap_with_what_it_refused() {
+    fn a_closed_intake_is_an_outage_with_its_refusals() {
         let mut watch = Watch::new(7, refused(0, 0), at(0));
         assert!(watch.look(at(1), None, refused(0, 0)).is_empty());
         assert_eq!(told(&watch.look(at(2), Some("disk_low"), refused(0, 0))), [(7, "disk_low", None, 0)]);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_for_want_of_room_are_one_gap_until_they_cease() {
+    fn refusals_for_lack_of_room_are_one_outage_until_they_end() {
         let mut watch = Watch::new(1, refused(3, 0), at(0));
         assert!(watch.look(at(1), None, refused(3, 0)).is_empty(), "those were before");
         assert_eq!(told(&watch.look(at(2), None, refused(5, 0))), [(1, "memory_limit", None, 0)]);

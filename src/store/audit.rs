@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn both_versions_are_read_as_they_were_written() {
+    fn both_versions_are_read() {
         let once = Audit { at: at(1), who: "ada".into(), what: "dlq purge".into(), count: 3, since: None };
         let several = Audit { since: Some(at(0)), ..once.clone() };
         for (entry, version) in [(once, 1), (several, 2)] {

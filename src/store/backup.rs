@@ -191,7 +191,7 @@ mod tests {
 
     /// What moves from where nothing was read yet to where all was read is in none of the rows.
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn what_is_moved_while_the_rows_are_read_is_in_it_and_only_one_is_made_at_a_time() {
+    async fn a_backup_has_events_moved_meanwhile_and_runs_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data");
         let Opened { store, committer, .. } = Store::open(&path, Options::default(), Clock::manual(NOW)).unwrap();

@@ -150,7 +150,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn it_grows_to_what_is_wanted_and_is_cut_off_in_whole_steps() {
+    fn the_ballast_grows_to_its_size_and_shrinks_in_steps() {
         let dir = tempfile::tempdir().unwrap();
         let ballast = Ballast::new(dir.path(), 5 * MIB);
         assert_eq!((ballast.held(), ballast.cut(MIB)), (0, 0));
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_long_and_not_allocated_holds_nothing() {
+    fn a_sparse_file_reserves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         File::create(dir.path().join("ballast")).unwrap().set_len(8 * MIB).unwrap();
         let ballast = Ballast::new(dir.path(), 8 * MIB);
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn room_behind_the_end_of_a_file_is_its_own_and_does_not_make_it_longer() {
+    fn space_allocated_past_the_end_keeps_the_file_length() {
         let dir = tempfile::tempdir().unwrap();
         let mut file = File::create(dir.path().join("db")).unwrap();
         file.write_all(&[1; 4096]).unwrap();
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn inodes_are_held_and_let_go_and_none_where_nothing_is_kept() {
+    fn inodes_are_reserved_with_the_ballast_and_released() {
         let dir = tempfile::tempdir().unwrap();
         let files = || fs::read_dir(dir.path()).unwrap().count();
         let ballast = Ballast::new(dir.path(), MIB);

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn it_stays_within_its_bounds_and_forgets_the_oldest() {
+    fn the_cache_stays_within_its_bounds_and_evicts_the_oldest() {
         let mut cache = Cache::default();
         for n in 1..=100 {
             cache.accepted(Sequence(n), vec![event(1 << 20)]);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_to_be_forgotten_goes_with_the_pages_that_hold_it_and_the_rest_stays() {
+    fn erased_events_leave_the_cache_with_their_pages() {
         let mut cache = Cache::default();
         cache.accepted(Sequence(1), vec![event(10), event(10), event(10)]);
         cache.read(Sequence(100), vec![event(10), event(10)]);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_an_event_holds_is_weighed() {
+    fn every_part_of_an_event_is_weighed() {
         let mut heavy = Event::clone(&event(0));
         let long = "x".repeat(1 << 20);
         heavy.interaction = Some(long.clone());
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_pages_are_kept_as_its_bounds_have_room_for() {
+    fn the_cache_keeps_as_many_pages_as_fit() {
         let mut cache = Cache::default();
         (1..=20).for_each(|n| cache.read(Sequence(n), vec![event(BYTES_MAX / 4 - OVERHEAD)]));
         assert_eq!((cache.pages.len(), cache.pages_bytes), (4, BYTES_MAX / 4 * 4));

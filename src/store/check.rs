@@ -209,7 +209,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_page_that_holds_another_number_of_events_than_history_says_is_told() {
+    fn a_page_that_disagrees_with_history_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let (engine, index) = short_page(dir.path());
         let mut faults = Vec::new();
@@ -218,7 +218,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn of_rows_that_go_on_behind_a_gap_only_the_gap_is_told() {
+    fn a_gap_between_rows_is_reported_once() {
         let dir = tempfile::tempdir().unwrap();
         let (engine, mut draft) = (engine(dir.path()), WriteBatch::default());
         let id = DeliveryId { sequence: Sequence(1), destination: DestinationId(0) };
@@ -236,7 +236,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_file_that_is_never_synced_is_told() {
+    fn a_blob_file_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let engine = engine(dir.path());
         assert_eq!(check(&engine, &Index::default()).unwrap(), Vec::<String>::new());

@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_record_may_claim_to_be_longer_than_there_are_parts_for() {
+    fn a_record_cannot_claim_more_parts_than_exist() {
         let claiming = |length: u64| [&[1, 1, 0, 0, 0, 0][..], &(length as u32).to_le_bytes()].concat();
         assert_eq!(sealed_length(&claiming(LENGTH_MAX)), Ok(ENVELOPE + LENGTH_MAX as usize));
         for length in [LENGTH_MAX + 1, u64::from(u32::MAX)] {
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_says_its_kind_where_it_is_of_a_version_that_there_is() {
+    fn a_record_names_its_kind_where_its_version_is_known() {
         for kind in Kind::ALL {
             assert_eq!(kind_of(&seal(kind, b"")), Some(kind));
             assert_eq!(kind_of(&seal_as(kind, 0, b"")), None);
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_seen() {
+    fn every_flipped_bit_and_every_truncation_is_detected() {
         let sealed = encode(Kind::Audit, &("who", 7u64));
         assert_eq!(decode::<(String, u64)>(Kind::Audit, &sealed), Ok(("who".to_owned(), 7)));
         for bit in 0..sealed.len() * 8 {

@@ -300,7 +300,7 @@ mod tests {
     use crate::time::Timestamp;
 
     #[test]
-    fn silence_that_was_asked_for_waits_for_no_company_and_an_end_does() {
+    fn a_retry_after_commits_at_once_and_a_settlement_joins_a_group() {
         let hold = Transition::Hold { destination: DestinationId(0), until: Timestamp(9), reason: String::new() };
         assert!(is_urgent(&Request::Transition(hold)));
         let id = crate::delivery::DeliveryId { sequence: Sequence(1), destination: DestinationId(0) };

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_every_size_come_back_and_their_heads_from_their_beginning() {
+    fn records_of_every_size_round_trip_and_heads_are_read_alone() {
         let bodies = [vec![], vec![7], b"{}".to_vec(), vec![b'a'; 1_000_000], noise(100_000)];
         for body in bodies {
             for attempts in [0, 1, 1000] {
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_repeats_itself_takes_little_room_and_what_does_not_takes_no_more_than_before() {
+    fn compressible_records_shrink_and_others_do_not_grow() {
         let alike = letter(br#"{"a":"the same again and again"}"#.repeat(1000), 3);
         assert!(encode(&alike).len() < 1000, "{}", encode(&alike).len());
         let noise = letter(noise(10_000), 1);
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_not_taken_for_one_of_another_kind_or_version() {
+    fn a_record_of_another_kind_or_version_is_refused() {
         let (letter, delivery) = (encode(&letter(vec![1], 1)), encode(&letter(vec![1], 1).delivery));
         let wrong = Damaged::Kind { found: Kind::Delivery as u8, wanted: Kind::DeadLetter as u8 };
         assert_eq!(head::<DeadLetter>(&delivery), Err(wrong.clone()));
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn no_flipped_bit_and_no_cut_makes_it_panic_or_passes_in_a_head() {
+    fn no_flipped_bit_or_truncation_panics_or_passes_in_a_head() {
         let sealed = encode(&letter(b"{\"a\":1}".repeat(9), 2));
         let bytes = head_bytes(&sealed).unwrap();
         let whole = head::<DeadLetter>(&sealed[..bytes]).unwrap();

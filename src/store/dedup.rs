@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_id_is_found_in_its_part_and_counted_once() {
+    fn each_id_is_found_in_its_shard_and_counted_once() {
         let mut ids = Remembered::default();
         (1..=1000).for_each(|n| ids.insert(Digest64(n), Sequence(n)));
         ids.insert(Digest64(7), Sequence(2000));

@@ -203,7 +203,7 @@ mod tests {
     proptest! {
         /// Also the strangest row comes back as it was, and a full one stays within its bounds.
         #[test]
-        fn every_row_comes_back(
+        fn every_row_round_trips(
             entries in prop::collection::vec(entries(), 0..=HistoryRow::ENTRIES_MAX),
             shapes in prop::collection::vec(any::<(u16, u32)>(), 0..=HistoryRow::ENTRIES_MAX),
             settlements in prop::collection::vec(settlements(), 0..=SettledRow::SETTLEMENTS_MAX),
@@ -246,21 +246,21 @@ mod tests {
     }
 
     #[test]
-    fn what_usually_comes_takes_half_the_room() {
+    fn typical_rows_take_half_the_space() {
         let (row, settled) = usual();
         assert!(encode(&row).len() < 200 * 38, "{}", encode(&row).len());
         assert!(encode(&settled).len() < 200 * 7, "{}", encode(&settled).len());
     }
 
     #[test]
-    fn plain_rows_are_read() {
+    fn rows_without_deltas_are_read() {
         let (row, settled) = usual();
         assert_eq!(decode::<HistoryRow>(&codec::encode(HistoryRow::KIND, &row)), Ok(row));
         assert_eq!(decode::<SettledRow>(&codec::encode(SettledRow::KIND, &settled)), Ok(settled));
     }
 
     #[test]
-    fn nothing_that_is_read_makes_it_panic() {
+    fn no_input_panics() {
         let (row, _) = usual();
         let payload = codec::packed(&HistoryDeltas::from(&row));
         for length in 0..payload.len() {

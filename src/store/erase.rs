@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_of_an_interaction_before_an_event_is_found_and_nothing_else() {
+    async fn an_erasure_finds_exactly_the_interaction_before_an_event() {
         let dir = tempfile::tempdir().unwrap();
         lived(dir.path()).await;
         let opened = open(dir.path());
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_still_lies_here_of_it_is_found_also_where_what_was_remembered_is_lost() {
+    async fn an_erasure_finds_events_whose_history_is_lost() {
         let dir = tempfile::tempdir().unwrap();
         lived(dir.path()).await;
         forget_history(dir.path());

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_lets_go_of_the_database_when_dropped() {
+    fn the_waker_releases_the_database_when_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let config = sled::Config::new().path(dir.path()).segment_size(1 << 16);
         for _ in 0..3 {

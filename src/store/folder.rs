@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_kill_left_half_made_goes_and_nothing_else() {
+    fn files_left_half_made_by_a_kill_are_removed_and_no_others() {
         let dir = tempfile::tempdir().unwrap();
         drop(Folder::open(dir.path()).unwrap());
         let queue = dir.path().join("queue");
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn it_tells_what_it_takes_and_what_it_could_take() {
+    fn a_folder_reports_used_and_free_space() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::open(dir.path()).unwrap();
         let empty = folder.disk_bytes();
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_only_read_is_held_as_well_where_it_has_a_lock() {
+    fn a_folder_opened_for_reading_is_locked_too() {
         let dir = tempfile::tempdir().unwrap();
         assert!(hold(dir.path()).unwrap().is_none());
         let folder = Folder::open(dir.path()).unwrap();

@@ -38,7 +38,7 @@ fn settlement() -> Settlement {
 }
 
 #[test]
-fn full_rows_stay_within_a_row() {
+fn a_full_row_fits_its_limit() {
     let shape = PageShape { count: 1, bytes: 1 };
     let n = HistoryRow::ENTRIES_MAX;
     let history = HistoryRow { pages: vec![shape; n], entries: vec![entry(); n] };
@@ -49,7 +49,7 @@ fn full_rows_stay_within_a_row() {
 
 /// What lies on disks out there must be read for ever; a change here is a new version of the record.
 #[test]
-fn golden_bytes_of_version_1() {
+fn version_1_has_its_golden_bytes() {
     let history = HistoryRow { pages: vec![PageShape { count: 1, bytes: 300 }], entries: vec![entry()] };
     let settled = SettledRow { settlements: vec![settlement()] };
     let mut totals = Totals { accepted: 3, ..Totals::default() };
@@ -109,7 +109,7 @@ fn golden_bytes_of_version_1() {
 }
 
 #[test]
-fn golden_bytes_of_version_2() {
+fn version_2_has_its_golden_bytes() {
     let later = Entry { time: Timestamp::ZERO, received_at: Timestamp(1005), ..entry() };
     let pages = vec![PageShape { count: 2, bytes: 300 }];
     let history = HistoryRow { pages, entries: vec![entry(), later] };
@@ -136,7 +136,7 @@ fn audit(since: Option<Timestamp>) -> Audit {
 
 /// Events with headers that go on lie where a `traceparent` alone lay: such a record is of the same version.
 #[test]
-fn golden_bytes_of_events_with_headers() {
+fn events_with_headers_have_their_golden_bytes() {
     let all = [("traceparent", "00-1"), ("ce-id", "1"), ("ce-source", "/s"), ("tracestate", "a=1")];
     let record = |headers: &[(&'static str, &'static str)]| {
         let mut delivery = delivery();

@@ -70,7 +70,7 @@ mod tests {
     use crate::store::record::{Entry, HistoryRow, SettledRow, Settlement};
 
     #[test]
-    fn an_entry_takes_at_most_what_is_counted_for_it() {
+    fn a_history_entry_takes_at_most_its_estimate() {
         let sized = |n: usize| {
             let entry: Entry = codec::from_payload(&[0; 64]).unwrap();
             codec::encode(Kind::History, &HistoryRow { pages: Vec::new(), entries: vec![entry; n] }).len() as u64
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_counted_from_the_heads_on() {
+    fn history_is_counted_from_its_oldest_row() {
         let mut totals = Totals::default();
         assert_eq!(bytes(&totals), 0);
         (totals.history_head.0, totals.next_sequence.0) = (11, 18);

@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_sort_as_numbers_and_come_back() {
+    fn keys_sort_as_numbers_and_round_trip() {
         let id = |s, d| DeliveryId { sequence: Sequence(s), destination: DestinationId(d) };
         let keys = [
             delay_key(Timestamp(1), id(900, 0)),
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_of_each_destination_lies_under_a_key_of_its_own() {
+    fn each_destination_has_a_key_of_its_own() {
         let of = |d| [hold_key, stance_key, paced_key, redrive_key, redrive_list_key].map(|key| key(DestinationId(d)));
         let single = [TOTALS, DOOR, ALIVE, ANCHOR, TOLD].map(<[u8]>::to_vec);
         let keys: std::collections::BTreeSet<Vec<u8>> = (0..3).flat_map(of).chain(single).collect();

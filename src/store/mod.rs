@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_says_how_far_it_is_behind_what_it_takes_and_that_it_has_failed() {
+    async fn the_store_reports_its_backlog_and_its_failure() {
         let dir = tempfile::tempdir().unwrap();
         let opened = Store::open(dir.path(), Options::default(), Clock::manual(NOW)).unwrap();
         let store = &opened.store;
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_id_is_known_for_as_long_as_the_windows_say_now() {
+    async fn an_id_is_known_for_the_current_dedup_window() {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::manual(NOW);
         let windows = |s| Windows { by_source: [("s".to_owned(), Duration::from_secs(s))].into() };
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_remembered_is_kept_for_its_time_and_as_long_as_it_speaks_of_what_waits_and_no_longer() {
+    async fn history_is_kept_for_its_retention_and_for_waiting_events() {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::manual(NOW);
         let windows = Windows { by_source: [("s".to_owned(), Duration::from_secs(60))].into() };
@@ -532,7 +532,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_each_write_must_be_power_safe_only_a_folder_that_makes_it_so_is_opened() {
+    async fn require_power_safe_refuses_an_unsafe_filesystem() {
         let dir = tempfile::tempdir().unwrap();
         let open = |require_power_safe| {
             let options = || Options { require_power_safe, ..Options::default() };

@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_senders_name_is_bounded_in_number_and_length() {
+    fn names_from_senders_are_bounded_in_number_and_length() {
         let mut names = Names::default();
         assert_eq!(names.kind(&"x".repeat(NAME_BYTES_MAX + 1)), UNNAMED);
         assert_eq!(names.kind(&"x".repeat(NAME_BYTES_MAX)), 0);

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_gap_keeps_its_number_over_restarts_and_is_brought_up_to_date_under_it() {
+    async fn an_outage_keeps_its_number_and_is_updated_over_restarts() {
         let dir = tempfile::tempdir().unwrap();
         let opened = open(dir.path());
         assert_eq!(opened.store.next_gap(), 1);
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_noted_is_there_after_a_restart() {
+    async fn notes_are_kept_over_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let opened = open(dir.path());
         let store = &opened.store;

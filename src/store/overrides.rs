@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_kept_out_is_let_in_again_once() {
+    fn a_lifted_pause_or_open_breaker_gives_its_time() {
         let pause = |until| DestinationOverrides {
             pause: Some(Pause {
                 who: String::new(),

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_gives_back_its_records_and_refuses_nonsense() {
+    fn a_page_round_trips_and_refuses_invalid_bytes() {
         let mut payload = Vec::new();
         for record in [b"one".as_slice(), b"", b"three"] {
             pack(&mut payload, record);

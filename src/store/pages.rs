@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_goes_with_its_last_delivery() {
+    fn a_page_is_removed_with_its_last_delivery() {
         let mut pages = Pages::default();
         let both = DestinationSet(0b11);
         let shape = PageShape { count: 2, bytes: 500 };
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_page_takes_and_may_grow_by_is_told_by_source() {
+    fn page_bytes_are_accounted_by_source() {
         let mut pages = Pages::default();
         let shape = PageShape { count: 3, bytes: 900 };
         let (one, both) = (DestinationSet(1), DestinationSet(0b11));
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn events_that_go_nowhere_make_no_page() {
+    fn events_without_a_destination_make_no_page() {
         let mut pages = Pages::default();
         let (none, one) = (DestinationSet::EMPTY, DestinationSet(1));
         let shape = PageShape { count: 2, bytes: 5 };

@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn they_are_kept_once_within_their_bound_and_found_again() {
+    async fn quarantined_requests_are_stored_once_within_their_limit() {
         let dir = tempfile::tempdir().unwrap();
         let big = vec![7u8; 100_000];
         let store = open(dir.path());
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_is_let_in_is_an_event_from_then_on_and_once() {
+    async fn a_readmitted_request_becomes_an_event_once() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         let number = store.detain(detained(b"{}"), ROOM).await.unwrap().unwrap();
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_does_not_verify_is_told_and_keeps_its_number() {
+    async fn a_damaged_quarantined_request_is_reported_and_keeps_its_number() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         for (n, body) in [b"a", b"b"].into_iter().enumerate() {
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn what_decides_what_a_request_is_keeps_two_apart_and_the_transport_does_not() {
+    fn requests_differ_by_identifying_headers_not_by_transport_ones() {
         let one = || detained(b"x");
         let with = |name: &str, value: &str| {
             let mut more = one();
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn each_share_bounds_bytes_and_number_and_frees_them_again() {
+    fn each_quarantine_share_bounds_bytes_and_number_and_frees_them() {
         let mut all = QuarantineIndex::default();
         let of = |source: &str, proof: Proof, n: usize| {
             let body = n.to_string().into_bytes();
@@ -548,7 +548,7 @@ mod tests {
 
     /// What lies on disks out there must be read for ever; a change here is a new version of the record.
     #[test]
-    fn golden_bytes_of_both_versions() {
+    fn both_versions_have_their_golden_bytes() {
         let hex = |sealed: &[u8]| sealed.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let bytes = |hex: &str| -> Vec<u8> {
             (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
@@ -562,7 +562,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_of_the_first_version_is_found_counted_and_given_up_at_its_length() {
+    async fn a_version_1_request_is_found_counted_and_discarded() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         let old = (NOW, "s", Cause::Unparsable, Vec::<(String, Vec<u8>)>::new(), None::<String>, vec![7u8; 40_000]);

@@ -196,7 +196,7 @@ mod tests {
     const D: DestinationId = DestinationId(0);
 
     #[tokio::test]
-    async fn one_goes_on_at_a_time_and_the_next_begins_when_it_has_ended() {
+    async fn one_redrive_runs_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let opened = Store::open(dir.path(), Options::default(), Clock::manual(NOW)).unwrap();
         let Opened { store, committer, .. } = opened;

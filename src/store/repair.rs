@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_set_aside_lies_in_quarantine_as_it_was_found() {
+    async fn a_damaged_record_is_set_aside_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let engine = lived(dir.path()).await;
         let (mut draft, mut spoiled) = (WriteBatch::default(), Vec::new());
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_row_that_is_missing_from_what_must_be_without_gaps_is_told() {
+    async fn a_missing_row_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let engine = lived(dir.path()).await;
         for table in [Table::History, Table::Settled] {
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_does_not_verify_is_set_aside_and_the_books_balance() {
+    async fn damaged_records_are_set_aside_and_the_counters_balance() {
         let dir = tempfile::tempdir().unwrap();
         let engine = lived(dir.path()).await;
         let mut draft = WriteBatch::default();
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_history_is_missing_what_waits_in_its_pages_is_still_found() {
+    async fn waiting_events_are_found_without_their_history() {
         let dir = tempfile::tempdir().unwrap();
         let engine = lived(dir.path()).await;
         let (before, _) = recovery::recover(&engine).unwrap();

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_commits_made_of_rows_while_they_were_copied_is_what_is_restored() {
+    fn a_restore_has_rows_as_committed_during_the_backup() {
         let hold = |n| codec::encode(codec::Kind::Hold, &Hold { until: Timestamp(n), reason: String::new() });
         let key = |d| hold_key(DestinationId(d));
         let totals = codec::encode(codec::Kind::Totals, &Totals::default());

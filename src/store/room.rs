@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_short_below_half_of_the_ballast_and_counts_what_is_owed_and_under_way() {
+    fn room_is_short_below_half_of_the_ballast_with_debts_counted() {
         for (free, kept, owed, promised, short) in [
             (0, 32, 0, 0, false),
             (0, 16, 0, 0, false),
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_file_does_not_need_is_room_as_long_as_a_little_is_sure() {
+    fn unused_file_space_counts_as_room() {
         let dir = tempfile::tempdir().unwrap();
         let (folder, file) = (Folder::open(dir.path()).unwrap(), File::create(dir.path().join("db")).unwrap());
         file.set_len(100 * MIB).unwrap();
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn before_it_was_looked_at_there_is_room() {
+    fn room_is_assumed_before_the_first_check() {
         let dir = tempfile::tempdir().unwrap();
         assert!(!Room::new(Ballast::new(dir.path(), 32 * MIB), 0).is_short());
     }

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_were_trimmed_or_changed_meanwhile_do_not_come_back_as_they_were() {
+    fn compaction_does_not_undo_concurrent_changes() {
         let (mut run, mut draft) = (Run::default(), WriteBatch::default());
         (1..=4).for_each(|n| run.write(&mut draft, n, row(n, 1)));
         run.forget_before(2);

@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_is_parted_by_what_lies_in_it_and_leaves_as_it_came() {
+    fn a_page_is_charged_and_released_by_its_content() {
         let of = |source, bytes| Part { source, bytes };
         assert_eq!(*parts(1000, [(7, 0), (7, 0)].into_iter()), [of(7, 1000)]);
         let two = parts(1000, [(1, 872), (2, 2872), (1, 0), (1, 0)].into_iter());

@@ -47,7 +47,7 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     #[test]
-    fn who_waits_is_woken_when_less_than_the_most_is_left_and_not_before() {
+    fn a_waiter_is_woken_when_uncommitted_work_falls_below_the_limit() {
         let (behind, mut context) = (Uncommitted::default(), Context::from_waker(Waker::noop()));
         (1..MOST).for_each(|_| behind.add());
         assert!(!behind.is_far());

@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_and_deleted_in_one_draft_is_gone() {
+    fn a_record_written_and_deleted_in_one_batch_is_gone() {
         let (map, mut draft) = (Map::default(), WriteBatch::default());
         draft.put_long(Table::Delay, b"key", &encode(Kind::Delivery, &vec![7u8; 3 * ROW_MAX]));
         assert!(draft.delete_long(&map, Table::Delay, b"key").unwrap().is_some());

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_is_harmless_where_each_of_its_pages_was_written_as_a_whole_in_a_later_segment() {
+    fn a_hole_is_harmless_where_later_segments_rewrite_its_pages() {
         assert_eq!(judged(Some(vec![0]), 4 * SEGMENT), (0, 1));
         assert_eq!(judged(Some(vec![0]), 4 * SEGMENT - 1), (1, 0));
         assert_eq!(judged(Some(vec![0, 1]), 4 * SEGMENT), (1, 0), "of page 1 nothing is known");
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_was_never_written_as_a_whole_is_missing() {
+    fn a_page_without_a_whole_copy_is_missing() {
         let mut seen = Seen::default();
         seen.pages.insert(0, Page { base: Some(5) });
         seen.pages.insert(2, Page { base: Some(6) });
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_behind_a_torn_place_counts_as_a_fault_from_the_second_commit_on() {
+    fn commits_after_a_torn_one_are_a_fault_from_the_second_on() {
         let reached = |n| Watermark { next_sequence: n, next_settlement: 1 };
         let told = |later: &[u64]| {
             let mut seen = Seen { torn: Some(1000), ..Seen::default() };

@@ -149,14 +149,14 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_has_ended_where_nothing_is_left() {
+    fn a_reader_ends_where_no_bytes_are_left() {
         let mut reader = Reader::of(&[2, 7, 8]);
         assert!(!reader.ended());
         assert_eq!((reader.string(), reader.ended(), reader.byte()), (Some(&[7, 8][..]), true, None));
     }
 
     #[test]
-    fn a_message_is_read_and_no_changed_bit_is_taken_for_one() {
+    fn a_message_is_read_and_a_flipped_bit_is_detected() {
         let bytes = [written(8, 3, 7, b"node"), written(1, 3, 7, b"")].concat();
         let first = Message::at(&bytes, 0).unwrap();
         assert_eq!((first.kind, first.segment, first.page), (Kind::Node, 3, 7));

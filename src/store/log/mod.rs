@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_are_found_by_their_numbers_and_what_is_none_is_told_unless_it_is_empty() {
+    fn segments_are_found_by_number_and_invalid_ones_are_reported() {
         let headless = [vec![0; segment::HEADER], message(NODE, 3, 7, &[])].concat();
         let (_dir, log) = log(&[head(9, 0), Vec::new(), headless, vec![1; 100]], &[1; 5]);
         let slots: Vec<_> = log.slots.iter().map(|s| (s.number, s.offset, s.header.is_some())).collect();
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_cannot_be_opened_is_not_taken_for_one_that_is_not_there() {
+    fn an_unreadable_log_differs_from_a_missing_one() {
         let dir = tempfile::tempdir().unwrap();
         assert!(Log::open(dir.path()).unwrap().is_none());
         let file = dir.path().join("file");
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_before_the_tail_is_a_fault_where_something_that_it_hides_was_not_written_again() {
+    fn damage_before_the_tail_is_a_fault_unless_rewritten_later() {
         assert_eq!(examined(&whole(), None), (vec![], vec![]));
         let judged = |segment: usize, page: usize| {
             let mut hit = whole();
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_whose_head_is_spoiled_is_a_fault_unless_all_of_its_pages_were_written_again() {
+    fn a_damaged_segment_header_is_a_fault_unless_rewritten_later() {
         let judged = |segment: usize, also: &dyn Fn(&mut Vec<u8>)| {
             let mut hit = whole();
             hit[segment][5] ^= 1;
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_that_ends_early_is_a_fault_unless_a_later_one_is_being_written_over_it() {
+    fn a_short_segment_is_a_fault_unless_it_is_being_overwritten() {
         let judged = |behind: &[u8]| {
             let mut hit = whole();
             let end = hit[1].len() - END;
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_before_the_snapshot_is_not_read_again_and_so_not_hidden_by_what_is_before_it() {
+    fn replay_skips_segments_before_the_snapshot() {
         let mut hit = whole();
         spoil(&mut hit[0], 0);
         (hit[1], hit[3]) = (full(1, &[0, 3]), segment(3, at(3), &[]));
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_tail_lacks_a_segment_what_was_durable_behind_it_is_missed() {
+    fn a_missing_segment_in_the_tail_is_noticed_by_the_watermark() {
         let ((five, at_five), (nine, at_nine)) = (counters(5), counters(9));
         let page = (NODE, 0, &[7; 9][..]);
         let second = segment(2, at(2), &[page, (LINK, 0, &at_five), (CAP, 0, &[])]);
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_batch_that_the_log_breaks_off_in_nothing_counts() {
+    fn an_incomplete_batch_at_the_end_counts_nothing() {
         let ((five, at_five), (nine, at_nine)) = (counters(5), counters(9));
         let faults = |ends: u64, reached| {
             let ends = ends.to_le_bytes();
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_was_not_written_to_its_end_is_not_taken_and_what_does_not_verify_is_said() {
+    fn an_incomplete_batch_is_dropped_and_damage_in_it_is_reported() {
         let settled = codec::encode(codec::Kind::Settled, &7u64);
         let set = |n: u8| [&[0][..], &string(&[0, 0, 0, 0, 0, 0, 0, n]), &string(&settled)].concat();
         let (one, two, three) = (set(1), set(2), set(3));
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_was_freed_and_written_anew_has_the_table_of_its_new_life() {
+    fn a_reused_page_belongs_to_its_new_table() {
         let settled = string(&codec::encode(codec::Kind::Settled, &7u64));
         let aside = string(&codec::encode(codec::Kind::Quarantined, &7u64));
         let key = [&ONE[..], &[0, 0]].concat();
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_below_one_page_are_of_one_table_though_only_one_of_them_says_which() {
+    fn child_pages_share_the_table_of_any_identified_sibling() {
         let settled = string(&codec::encode(codec::Kind::Settled, &7u64));
         let (leaf, above) = (node(0, &[&[9; 8]], &[settled]), node(1, &[b"", &ONE], &[vec![5], vec![6]]));
         let all = [(NODE, 5, &leaf[..]), (NODE, 3, &above), (LINK, 6, &gone(&ONE))];
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_placed_by_the_record_that_it_writes_where_that_is_whole_or_its_first_part() {
+    fn a_change_is_placed_by_its_whole_record_or_first_part() {
         let key = [&ONE[..], &[0, 0]].concat();
         let placed = |length: usize, bytes: usize| {
             let sealed = codec::seal(codec::Kind::Page, &vec![7; length - codec::ENVELOPE]);
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_whose_key_does_not_fit_its_page_has_no_place() {
+    fn a_change_outside_the_key_range_of_its_page_has_no_table() {
         let leaf = node(0, &[&ONE], &[string(&codec::encode(codec::Kind::Settled, &7u64))]);
         assert_eq!(rows(&[(NODE, 5, &leaf), (LINK, 5, &gone(&ONE[..5]))], Table::Settled), (vec![true], 1));
     }

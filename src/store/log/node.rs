@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_page_is_read_and_one_that_ends_too_early_or_too_late_is_none() {
+    fn a_page_is_read_only_at_its_exact_length() {
         let leaf = page(9, 0, &[b"c", b"d"], &[string(b"one"), string(b"")]);
         let is = Node {
             next: Some(9),
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_of_a_page_and_the_roots_of_trees_are_read() {
+    fn page_changes_and_tree_roots_are_read() {
         let set = [&[0][..], &string(b"key"), &string(b"value")].concat();
         assert_eq!(Link::read(&set), Some(Link::Set(b"key", b"value")));
         assert_eq!(Link::read(&set[..5]), None);

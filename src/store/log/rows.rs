@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_of_a_page_is_said_by_its_records_a_change_of_it_or_the_root_above_it() {
+    fn a_page_gets_its_table_from_records_changes_or_root() {
         let both = vec![is(ONE, true), is(TWO, false)];
         assert_eq!(found(&[leaf(&[(ONE, &settled())]), gone(TWO)]), (both.clone(), 0), "its records");
         assert_eq!(found(&[gone(TWO), set(ONE, &settled())]), (both, 0), "a change, though it comes later");
@@ -440,19 +440,19 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_page_says_of_every_row_in_its_range_whether_it_is_there() {
+    fn a_whole_page_decides_every_row_in_its_range() {
         let rows = [leaf(&[(ONE, &settled()), (TWO, &settled())]), leaf(&[(TWO, &settled())])];
         assert_eq!(found(&rows), (vec![is(ONE, false), is(TWO, true)], 0));
     }
 
     #[test]
-    fn a_page_whose_freedom_was_lost_stays_in_the_table_of_its_records() {
+    fn a_page_whose_free_record_was_lost_keeps_its_table() {
         let messages = [meta(Table::Dlq), leaf(&[(ONE, &settled())]), above(), gone(ONE)];
         assert_eq!(found(&messages), (vec![is(ONE, false)], 0));
     }
 
     #[test]
-    fn changes_of_a_page_that_became_free_or_was_written_anew_need_no_place() {
+    fn changes_to_freed_or_rewritten_pages_need_no_table() {
         let free = (Kind::Free, LEAF, Vec::new());
         assert_eq!(found(&[gone(ONE)]), (vec![], 1));
         assert_eq!(found(&[gone(ONE), free.clone()]), (vec![], 0));
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn the_beginning_of_a_long_record_says_its_table_and_one_cut_short_does_not() {
+    fn the_first_part_of_a_long_record_names_its_table() {
         let long = codec::encode(codec::Kind::DeadLetter, &vec![7u8; ROW_MAX]);
         assert_eq!(table_by_kind(&long[..ROW_MAX]), Some(Table::Dlq));
         assert_eq!(table_by_kind(&long[..ROW_MAX - 1]), None);

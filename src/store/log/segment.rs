@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_used_ends_with_the_last_byte_that_is_no_zero() {
+    fn used_bytes_end_at_the_last_non_zero_byte() {
         for (length, last) in [(10, 3), (4096, 4095), (20_000, 0), (20_000, 8191), (20_000, 19_999)] {
             let mut bytes = vec![0; length];
             assert_eq!(used(&bytes), 0);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_is_read_and_one_that_does_not_verify_or_is_of_no_segment_is_none() {
+    fn a_segment_header_is_read_only_when_it_verifies() {
         let size = SEGMENT_BYTES as i64;
         assert_eq!(Header::read(&header(3 * size, 77)), Some(Header { number: 3, stable: 77 }));
         assert_eq!(Header::read(&header(3 * size + 1, 77)), None);

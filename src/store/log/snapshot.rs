@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_snapshot_counts_and_one_that_does_not_verify_says_nothing() {
+    fn the_newest_snapshot_that_verifies_counts() {
         let dir = tempfile::tempdir().unwrap();
         let read = || Snapshot::read(dir.path()).unwrap().lsn;
         assert_eq!(read(), 0);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_without_a_page_from_before_it_are_free() {
+    fn segments_without_a_page_from_before_the_snapshot_are_free() {
         let lsn = 9 * SEGMENT + 5;
         let part = |offset: u64| [&[0; 8][..], &[0], &number(offset), &[200]].concat();
         let content = [

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_read_back_and_a_damaged_one_is_none() {
+    fn a_watermark_round_trips_and_a_damaged_one_is_none() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(WatermarkFile::read(dir.path()), None);
         let mark = WatermarkFile::open(dir.path()).unwrap();
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_lacks_something_of_another_falls_short_of_it() {
+    fn a_watermark_that_lacks_a_part_falls_short() {
         let reached = |next_sequence, next_settlement| Watermark { next_sequence, next_settlement };
         for (has, other, short) in [
             (reached(7, 9), reached(7, 9), false),

@@ -159,7 +159,7 @@ mod tests {
     use crate::store::{Arrival, DlqAction, Opened, Options, Store, Transition, check, codec, recovery};
 
     #[test]
-    fn lost_names_of_destinations_are_padded_up_to_the_last_number_that_is_known_of() {
+    fn lost_destination_names_are_padded_up_to_the_last_known_number() {
         let interaction_hash = Digest64(3);
         let entry = Entry {
             sender: Digest64::NONE,
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn counters_that_are_lost_are_counted_anew() {
+    async fn lost_counters_are_recounted() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let was = lived(from.path()).await;
         spoil(from.path(), codec::Kind::Totals);
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_delivery_that_is_lost_is_named_and_what_is_left_is_not_whole() {
+    async fn a_lost_delivery_is_named_and_the_result_is_incomplete() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         lived(from.path()).await;
         spoil(from.path(), codec::Kind::DeadLetter);

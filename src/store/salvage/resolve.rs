@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_neither_a_copy_nor_an_end_is_missing_and_nothing_else_is() {
+    fn only_a_delivery_without_copy_and_end_is_missing() {
         let mut survey = mixed();
         let fates = decided(&mut survey);
         assert_eq!(fates.missing, [(id(5), Missing::Lost), (id(6), Missing::Lost), (id(7), Missing::Unknown)]);
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn where_settlements_are_missing_what_left_its_place_may_have_been_delivered() {
+    fn a_delivery_without_settlement_may_have_been_delivered() {
         let unknown = |mut survey: Survey| decided(&mut survey).missing.contains(&(id(5), Missing::Unknown));
         assert!(!unknown(mixed()));
         let mut cut = mixed();
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_copies_the_newer_is_taken_and_of_what_is_done_none() {
+    fn the_newer_of_two_copies_is_taken_and_none_of_a_settled_one() {
         let mut survey = survey(4, vec![settled(3, EndKind::Delivered), settled(4, EndKind::Discarded)]);
         for (n, delayed, dead) in [(1, 10, 20), (2, 20, 10), (3, 10, 20), (4, 20, 10)] {
             survey.delayed.insert(id(n), kept(delayed));
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_history_no_longer_tells_of_is_read_from_its_page_and_else_nameless() {
+    fn an_event_without_history_is_read_from_its_page() {
         let mut survey = survey(4, Vec::new());
         survey.entries.clear();
         survey.pages.insert(2, Page { count: 2, bytes: 100 });

@@ -270,7 +270,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn history_tells_where_each_page_begins_and_pages_and_mark_how_far_it_went() {
+    fn history_gives_page_starts_and_the_watermark_gives_the_end() {
         let (_dir, found) = found(|draft| {
             put_history(draft, 1, &[2, 3, 1], (1..=6).map(|n| entry(&event(n))).collect());
             put_page(draft, 20, &[event(20), event(21), event(22)]);
@@ -288,7 +288,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_page_is_not_taken_where_history_remembers_another_event_in_its_place() {
+    fn a_page_that_contradicts_history_is_ignored() {
         let others = [event(2), Event { received_at: Timestamp(9), ..event(3) }];
         let (_dir, found) = found(|draft| {
             put_history(draft, 1, &[1, 1, 1], (1..=3).map(|n| entry(&event(n))).collect());
@@ -304,7 +304,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_lies_before_the_oldest_page_is_done_though_its_settlement_is_forgotten() {
+    fn deliveries_before_the_oldest_page_are_settled() {
         let entries = (1..=4).map(|n| (n, entry(&event(n)))).collect();
         let mut survey = Survey { totals_known: true, entries, ..Survey::default() };
         (survey.totals.next_sequence, survey.totals.floor) = (Sequence(5), Sequence(3));

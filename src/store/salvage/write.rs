@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn records_that_nothing_depends_on_are_taken_where_they_verify_and_named_where_they_do_not() {
+    fn independent_records_are_salvaged_or_named() {
         let audit = |what: &str| {
             let (who, what) = ("admin".to_owned(), what.to_owned());
             Audit { at: Timestamp(1), who, what, count: 2, since: Some(Timestamp(1)) }.encode()
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_of_destinations_is_taken_in_one_row_or_several_and_named_where_it_does_not_verify() {
+    fn destination_records_are_salvaged_or_named() {
         let hold = |until| codec::encode(Kind::Hold, &Hold { until: Timestamp(until), reason: String::new() });
         let list = codec::encode(Kind::RedriveList, &vec![7u64; 5000]);
         let (_dir, found) = found(|draft| {
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_names_that_does_not_verify_costs_none_of_the_others() {
+    fn a_damaged_name_list_affects_no_other_list() {
         let list = |names: &[&str]| codec::encode(Kind::Names, &names);
         let (_dir, found) = found(|draft| {
             draft.put_long(Table::Meta, b"names.destinations", &list(&["crm", "wallboard"]));
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_history_hold_whole_pages_and_no_more_events_than_a_row_may() {
+    fn history_rows_have_whole_pages_within_their_limit() {
         let (_dir, found) = found(|_| ());
         let fates = Fates { packed: packed(5, &[100, 100, 30, 1, 100]), ..Fates::default() };
         let survey = Survey::default();
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn the_books_of_a_destination_balance_by_what_is_there_whatever_the_counters_say() {
+    fn salvaged_counters_balance_by_the_records_found() {
         // events 11 and 12 came behind the counters, and what settled behind them counts, too
         let later = [EndKind::Delivered, EndKind::Moved, EndKind::Discarded, EndKind::Dead];
         assert_eq!(tally(true, 2, &later), ((12, 5, 2, 2, 1), 0));
