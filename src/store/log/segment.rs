@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     #[allow(clippy::single_range_in_vec_init)] // ranges are what is meant
-    fn messages_are_read_across_what_does_not_verify_and_none_inside_of_it_is_taken_for_one() {
+    fn messages_are_read_past_damage_and_none_is_read_within_it() {
         let (inner, _) = segment(&[(3, vec![5; 2300])]);
         let body = [&inner[HEADER..HEADER + 2400], &[6; 1000]].concat();
         let (bytes, at) = segment(&[(3, vec![1; 3000]), (3, body), (3, vec![2; 2500]), (3, vec![4; 2600])]);
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     #[allow(clippy::single_range_in_vec_init)] // ranges are what is meant
-    fn what_was_written_for_another_segment_is_no_message_of_this_one_and_still_one() {
+    fn a_message_of_another_segment_is_recognised_and_not_read() {
         let (bytes, at) = segment(&[(3, vec![1; 3000]), (2, vec![2; 3000]), (3, vec![4; 3000])]);
         assert_eq!(read(&bytes), (vec![at[0], at[2]], vec![[at[1], at[2]]], Some(at[2] + 3010)));
         assert_eq!(first_message(&bytes, at[0] + 1).map(|m| (m.at, m.segment)), Some((at[1], 2)));
