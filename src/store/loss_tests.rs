@@ -1,15 +1,19 @@
 //! What a store does where rows of its tables are lost or do not verify: what is left is used, and what is not is told.
 
-use super::codec::Kind;
-use super::engine::Engine;
-use super::folder::Folder;
-use super::keys::{delay_key, number_key, redrive_key};
-use super::record::{EndKind, Quarantined};
-use super::write_batch::{Rows, Table, WriteBatch};
-use super::{Arrival, Erased, Erasure, Opened, Options, Store, Transition, read};
 use crate::clock::Clock;
 use crate::delivery::{DeliveryId, Place};
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
+use crate::store::engine::Engine;
+use crate::store::engine::folder::Folder;
+use crate::store::engine::read;
+use crate::store::engine::write_batch::WriteBatch;
+use crate::store::handle::{Opened, Options, Store};
+use crate::store::model::codec::Kind;
+use crate::store::model::keys::{delay_key, number_key, redrive_key};
+use crate::store::model::record::{EndKind, Quarantined};
+use crate::store::model::table::{Rows, Table};
+use crate::store::write::erasure::{Erased, Erasure};
+use crate::store::write::request::{Arrival, Transition};
 use crate::time::Timestamp;
 use std::path::Path;
 use std::sync::Arc;
