@@ -4,6 +4,17 @@
 //! error it never returns `Ok` again: a failed sync may have dropped what it should have written, and no retry can tell.
 //!
 //! *Failure.* Opening can panic inside sled; that is caught and told as an error. All errors here are fatal to the daemon.
+//!
+//! | level | module | purpose |
+//! |---|---|---|
+//! | 0 | [`error`] | why the store fails |
+//! | 0 | [`write_batch`] | the writes of one commit |
+//! | 0 | [`flush_waker`] | wakes threads that wait for a failed write |
+//! | 0 | [`ballast`] | disk space that is kept for the store |
+//! | 0 | [`log_check`] | finds damage in the log before sled opens it |
+//! | 1 | [`folder`] | the data folder: lock, format version, durability |
+//! | 1 | [`read`] | reads records from rows |
+//! | 2 | [`room`] | free, kept and promised disk space |
 
 pub mod ballast;
 pub mod error;

@@ -1,4 +1,19 @@
 //! What the store knows in memory, rebuilt at every start from its queue-shaped rows.
+//!
+//! | level | module | purpose |
+//! |---|---|---|
+//! | 0 | [`names`] | numbers of names |
+//! | 0 | [`dedup`] | ids of senders |
+//! | 0 | [`shares`] | bytes by source |
+//! | 0 | [`cache`] | events in memory |
+//! | 0 | [`history_limits`] | how much history is kept |
+//! | 0 | [`settlement_index`] | where settlements are |
+//! | 0 | [`quarantine_index`] | requests that were kept apart |
+//! | 0 | [`uncommitted`] | transitions that are not durable yet |
+//! | 0 | [`check`] | compares rows and index |
+//! | 1 | [`pages`] | deliveries in pages |
+//! | 1 | [`delay_index`] | deliveries in the delay tree |
+//! | 2 | [`recovery`] | rebuilds the index |
 
 pub mod cache;
 pub mod check;

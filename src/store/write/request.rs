@@ -28,7 +28,12 @@ pub struct Arrival {
 impl Arrival {
     pub fn new(event: Event) -> Self {
         let sender = event.sender_id.as_deref().map_or(Digest64::NONE, |id| Digest64::of_sender_id(&event.source, id));
-        Self { record: crate::store::model::codec::payload(&event), sender, interaction_hash: event.interaction_hash(), event }
+        Self {
+            record: crate::store::model::codec::payload(&event),
+            sender,
+            interaction_hash: event.interaction_hash(),
+            event,
+        }
     }
 }
 
