@@ -54,9 +54,9 @@ build() {
 # The packages refuse to replace a holdline whose store they cannot read; what they know stands in three places.
 hold_format_equal() {
     local format file
-    format=$(sed -n 's/^const FORMAT: u32 = \([0-9]*\);/\1/p' src/store/folder.rs)
+    format=$(sed -n 's/^const FORMAT: u32 = \([0-9]*\);/\1/p' src/store/engine/folder.rs)
     for file in packaging/deb/preinst packaging/rpm/pre.sh; do
-        grep -qx "format_known=$format" "$file" || die "$file must say format_known=$format, as src/store/folder.rs does"
+        grep -qx "format_known=$format" "$file" || die "$file must say format_known=$format, as src/store/engine/folder.rs does"
     done
 }
 

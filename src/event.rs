@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_happened_after_it_was_accepted() {
+    fn an_event_time_after_acceptance_is_the_acceptance_time() {
         let accepted = Timestamp(1_800_000_000_000);
         let day = 86_400_000;
         for (said_ms, believed_ms) in [
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_its_beginning_and_its_hash() {
+    fn a_long_text_becomes_its_beginning_and_its_hash() {
         let exact = "x".repeat(FIELD_BYTES_MAX);
         assert_eq!(bounded(exact.clone()), exact);
         let long = bounded("x".repeat(FIELD_BYTES_MAX + 1));
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_headers_come_back_as_they_were() {
+    fn forwarded_headers_round_trip() {
         let all = [("traceparent", "00-1"), ("ce-subject", "a: b"), ("tracestate", ""), ("baggage", "k=v;x=y")];
         for headers in [&all[..], &all[1..], &all[..1], &[]] {
             let forwarded = ForwardedHeaders::new(headers.iter().copied());
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn digests_keep_their_parts_apart() {
+    fn digests_separate_their_parts() {
         assert_ne!(Digest64::of_sender_id("a", "bc"), Digest64::of_sender_id("ab", "c"));
         assert_ne!(Digest64::of_interaction(""), Digest64::NONE);
     }

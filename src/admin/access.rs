@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_opens_what_its_scopes_say_and_root_of_a_socket_everything() {
+    fn a_token_allows_its_scopes_and_root_on_the_socket_everything() {
         let grant = |name: &str, token: &str, scopes: &[Scope]| Grant::new(name.to_owned(), token, scopes.to_vec());
         let grants = [grant("admin", "aaa", &Scope::ALL), grant("grafana", "bbb", &[Scope::Read])];
         let tcp = Some(Via::Tcp("127.0.0.1:1".parse().unwrap()));

@@ -84,7 +84,7 @@ pub(super) struct GapItem {
     from: String,
     /// Null while it lasts.
     until: Option<String>,
-    /// `disk_low`, `overloaded`, `rate_limited`, `intake_closed`, `draining` (until the next start) or `crash`.
+    /// `disk_low`, `queue_full`, `memory_limit`, `store_failed`, `rate_limited`, `intake_closed`, `draining` (until the next start) or `crash`.
     reason: String,
     /// Requests refused in it, as far as they reached the daemon.
     refused: u64,

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_waits_has_a_gate_and_the_one_that_lasts_longest_is_told_first() {
+    fn every_waiting_delivery_has_a_blocker_and_the_longest_comes_first() {
         let nowhere = Held::by(Gate::Pause, "configuration").since("no url");
         let until = |gate, n| Held::by(gate, "x").until(Timestamp(n));
         let rate = until(Gate::Rate, 99);
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn every_gate_that_is_shut_is_told() {
+    fn every_blocker_is_listed() {
         let now = Timestamp(10);
         let met = Some(Blocked::until(Blocker::Pause, Some(Timestamp(20))));
         let line = DestinationStatus {
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_was_cut_says_by_what() {
+    fn a_reduced_limit_names_its_cause() {
         let by = |bound, limit| {
             let held = concurrency(&DestinationStatus { bound, limit, ..DestinationStatus::default() }, 64);
             (held.set_by, held.reason.unwrap_or_default())

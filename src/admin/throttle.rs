@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_wrong_tokens_are_free_and_further_ones_wait_longer_and_longer() {
+    fn wrong_tokens_beyond_a_few_are_delayed_longer_each_time() {
         let mut throttle = Throttle::default();
         let waits: Vec<u64> = (0..13).map(|_| held(&mut throttle, "10.0.0.1", NOW)).collect();
         assert_eq!(waits, [0, 0, 0, 0, 0, 100, 200, 400, 800, 1600, 2000, 2000, 2000]);
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_one_party_counts_as_one_address_and_the_table_is_bounded() {
+    fn an_ipv6_network_counts_as_one_address_and_the_table_is_bounded() {
         let mut throttle = Throttle::default();
         for n in 0..20 {
             held(&mut throttle, &format!("2001:db8:0:1::{n:x}"), NOW);

@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_happens_is_told_at_once_then_by_digest_and_called_off() {
+    fn an_event_alert_fires_at_once_then_per_digest_and_resolves() {
         let mut watch = watch(&[Condition::DeadLetter]);
         let dead = |n| AlertInputs { dead_lettered: n, ..AlertInputs::default() };
         assert_eq!(told(&mut watch, &dead(7), 0), [], "those were there at the start");
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lasts_is_told_once_and_called_off_when_it_stays_away() {
+    fn a_lasting_alert_fires_once_and_resolves_when_it_stays_away() {
         let mut watch = watch(&[Condition::QueueDepth(100)]);
         let depth = |n| AlertInputs { queue_depth: n, ..AlertInputs::default() };
         for (seconds, n, wanted) in [
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alarm_that_flaps_makes_one_message_a_digest() {
+    fn a_flapping_alert_sends_one_message_per_digest() {
         let mut watch = watch(&[Condition::OldestAge(Duration::from_secs(5))]);
         let age = |s| AlertInputs { oldest_age: Duration::from_secs(s), ..AlertInputs::default() };
         let all: Vec<_> =
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn another_one_of_the_same_kind_is_told_and_each_is_called_off() {
+    fn a_second_alert_of_one_kind_fires_and_each_resolves() {
         let mut watch = watch(&[Condition::BreakerOpen]);
         let see = "see `holdline explain --destination NAME`";
         for (seconds, open, wanted) in [
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn the_message_names_all_and_what_is_new() {
+    fn the_message_lists_all_and_marks_what_is_new() {
         let mut watch = watch(&[Condition::BreakerOpen]);
         watch.look(&breakers(&["crm"]), at(0));
         let told = watch.look(&breakers(&["crm", "wall"]), at(60)).remove(0);
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_and_went_within_the_digest_is_no_news() {
+    fn an_alert_that_came_and_went_within_a_digest_is_not_sent() {
         let mut watch = watch(&[Condition::BreakerOpen]);
         assert_eq!(texts(&mut watch, &breakers(&["crm"]), 0).len(), 1);
         for seconds in 1..200 {
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_happened_is_not_said_to_be_over() {
+    fn an_event_alert_never_says_that_it_is_over() {
         let dead = |dead_lettered, dead| AlertInputs { dead_lettered, dead, ..AlertInputs::default() };
         let mut of_letters = watch(&[Condition::DeadLetter]);
         texts(&mut of_letters, &dead(0, 0), 0);
@@ -417,19 +417,19 @@ mod tests {
         assert_eq!(texts(&mut of_letters, &dead(5, 0), 130), [calm]);
 
         let refused = |low, full| {
-            let refused = [("disk_low".to_owned(), low), ("overloaded".to_owned(), full)].into();
+            let refused = [("disk_low".to_owned(), low), ("queue_full".to_owned(), full)].into();
             AlertInputs { refused, ..AlertInputs::default() }
         };
         let mut of_refusals = watch(&[Condition::IntakeRefused]);
         texts(&mut of_refusals, &refused(0, 7), 0);
-        let words = ["intake_refused: 5 requests refused (disk_low 3, overloaded 2); see `holdline gaps`"];
+        let words = ["intake_refused: 5 requests refused (disk_low 3, queue_full 2); see `holdline gaps`"];
         assert_eq!(texts(&mut of_refusals, &refused(3, 9), 1), words);
         let calm = "intake_refused: no more refusals for a minute; `holdline gaps` tells what was refused";
         assert_eq!(texts(&mut of_refusals, &refused(3, 9), 61), [calm]);
     }
 
     #[test]
-    fn letters_beyond_the_bounds_are_a_state_as_long_as_they_lie_there() {
+    fn dead_letters_over_the_limit_alert_as_long_as_they_are_there() {
         let beyond = |left, dropped| AlertInputs { dlq_beyond: left, dlq_dropped: dropped, ..AlertInputs::default() };
         let mut watch = watch(&[Condition::DlqOverLimit]);
         let words = "dlq_over_limit: 3 dead letters lie beyond [dlq] retention or max_bytes; redrive or purge them, or set dlq.evict";
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_that_is_cut_is_told_with_its_destination() {
+    fn a_clamped_retry_after_alerts_with_its_destination() {
         let cuts = |crm, wall| AlertInputs {
             cuts: [("crm".to_owned(), crm), ("wall".to_owned(), wall)].into(),
             ..AlertInputs::default()
@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_for_ever_goes_on_after_a_restart_and_the_rest_from_zero() {
+    fn persistent_counters_continue_after_a_restart_and_others_start_at_zero() {
         let on = [Condition::DeadLetter, Condition::HistoryFull];
         let facts =
             |dead_lettered, forgotten_early| AlertInputs { dead_lettered, forgotten_early, ..AlertInputs::default() };
@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lasts_over_a_restart_is_not_told_again_and_ends_when_it_is_known_to() {
+    fn an_alert_that_outlasts_a_restart_is_not_repeated_and_resolves() {
         let silence = Condition::Silence(Duration::from_secs(100));
         let on = [Condition::BreakerOpen, silence, Condition::DiskFull(Duration::from_secs(3600))];
         let facts = |heard, disk_foreseen, disk: Option<u64>, open: &[&str]| AlertInputs {
@@ -518,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn each_condition_holds_when_it_should() {
+    fn each_condition_is_met_when_it_should_be() {
         let hour = Duration::from_secs(3600);
         let heard = BTreeMap::from([("genesys".to_owned(), at(0)), ("other".to_owned(), at(4000))]);
         for (condition, facts, words) in [

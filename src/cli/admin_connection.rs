@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_tells_address_and_token() {
+    fn the_configuration_gives_address_and_token() {
         let overrides = Overrides { data: Some("/data".into()), ..Overrides::default() };
         let mut settings = Settings::embedded(&overrides).unwrap();
         settings.admin.listen = vec!["0.0.0.0:7000".parse().unwrap()];
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_token_is_told_by_its_place() {
+    fn a_missing_token_is_reported_with_its_path() {
         let reach = AdminConnection { token_file: Some("/nowhere/token".into()), ..AdminConnection::default() };
         assert_eq!(reach.place(nothing).unwrap_err().code(), 2);
         let (token, from) = AdminConnection::default().token(None, nothing).unwrap();

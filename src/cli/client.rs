@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_into_a_path_is_encoded() {
+    fn path_segments_are_percent_encoded() {
         assert_eq!(encoded("genesys:a b/ü"), "genesys%3Aa%20b%2F%C3%BC");
         assert_eq!(with_query("/v1/dlq", [("type", "v2.*"), ("limit", "5")]), "/v1/dlq?type=v2.%2A&limit=5");
         assert_eq!(with_query("/v1/dlq", []), "/v1/dlq");

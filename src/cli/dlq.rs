@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_that_fit_nothing_are_a_failure_and_filters_are_not() {
+    fn ids_that_match_nothing_fail_and_filters_do_not() {
         let nothing = json!({"matched": 0, "done": 0});
         let told =
             |line: &str, answer: &Value| super::told(answer, &choice(line), "", "", Form::Json).map_err(|f| f.code());
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_story_shows_every_attempt_and_answer() {
+    fn the_detail_view_shows_every_attempt_and_answer() {
         let now = format::instant("2026-03-19T22:04:48Z").unwrap();
         let letter = json!({"id": "0190", "reason": "permanent", "dead_at": "2026-03-19T22:04:38Z",
             "destination": "crm", "redriven": true, "attempts": [

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_erased_and_what_is_not_reached_is_told() {
+    fn the_result_lists_what_was_erased_and_what_was_not_reached() {
         let answer = json!({"digest": "0a", "waiting": 1, "dead": 2, "remembered": 3, "quarantined": 2, "damaged": 0,
             "remains": {"store_files": "old space", "backups": "old copies", "destinations": "what was delivered"}});
         assert_eq!(

@@ -374,7 +374,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_story_tells_gate_attempts_and_outcome() {
+    fn the_detail_view_shows_blocker_attempts_and_outcome() {
         let now = format::instant("2026-03-19T22:04:48Z").unwrap();
         let event = json!({"id": "0190", "received_at": "2026-03-19T22:04:38Z", "size": 1100, "conflict": true,
             "deliveries": [
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_one_says_why_and_what_to_do_and_one_under_way_until_when() {
+    fn a_dead_letter_shows_its_reason_and_an_attempt_its_deadline() {
         let now = format::instant("2026-03-19T22:04:48Z").unwrap();
         let dead = json!({"destination": "crm", "state": "dead", "reason": "exhausted", "outcome": "timeout",
             "error": "no answer within 10s", "settled_at": "2026-03-19T22:04:38Z", "attempts": 12});

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_is_told_to_its_end() {
+    fn explain_follows_a_chain_of_blockers_to_its_end() {
         let now = format::instant("2026-03-19T22:04:48Z").unwrap();
         let held = json!({"destination": "crm", "state": "held",
             "waiting_for": {"gate": "order", "behind": "first", "set_by": "ordering"}});
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_dead_letters_hold_and_a_breaker_kept_closed_are_told() {
+    fn explain_shows_blocking_dead_letters_and_a_forced_breaker() {
         let now = format::instant("2026-03-19T22:04:48Z").unwrap();
         let behind = json!({"interactions": 1, "deliveries": 2, "oldest_age_ms": 180_000});
         let held = event(
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_destination_and_an_interaction_are_told_in_lines() {
+    fn explain_prints_destinations_and_interactions_as_lines() {
         let now = format::instant("2026-03-19T22:04:48Z").unwrap();
         let stands = json!({"name": "crm", "queue": {"depth": 5, "delayed": 2, "held": 1}, "counters": {"dead": 3},
             "concurrency": {"limit": 8, "in_flight": 1},

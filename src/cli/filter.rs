@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_and_its_destination_are_told_from_the_ids_of_senders() {
+    fn an_event_with_destination_is_split_and_sender_ids_are_not() {
         const ID: &str = "0195b1c2-7a3e-7000-8000-0123456789ab";
         let both = format!("{ID}/crm");
         assert_eq!(pair(&both), (ID, Some("crm")));
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_does_not_move_on_ends() {
+    fn a_list_that_makes_no_progress_ends() {
         assert_eq!(next(&json!({"next": "b"}), Some("a".into())), Some("b".into()));
         assert_eq!(next(&json!({"next": 7}), None), Some("7".into()));
         assert_eq!(next(&json!({"next": "a"}), Some("a".into())), None);

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_told_from_now() {
+    fn times_are_shown_relative_to_now() {
         let now = instant("2026-03-19T22:04:48.128Z").unwrap();
         assert_eq!(ago("2026-03-19T22:04:40.128Z", now), "8.0s ago");
         assert_eq!(ago("2026-03-19T22:05:00.128Z", now), "in 12s");
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn long_lines_go_on_further_in() {
+    fn long_lines_wrap_with_an_indent() {
         let text =
             "to crm: waits for gate delay until noon\n  ATTEMPT  WHEN\n\nan-id-that-is-longer-than-all-this end\n";
         assert_eq!(wrap(text, None), text);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_acts_on_a_terminal_is_replaced() {
+    fn control_characters_are_replaced() {
         assert_eq!(line("a\u{9b}31mb\u{85}c\u{7f}", 20), "a 31mb c ");
         for c in "\u{202A}\u{202B}\u{202C}\u{202D}\u{202E}\u{2066}\u{2067}\u{2068}\u{2069}\u{200E}\u{200F}\u{61C}\u{200B}\u{FEFF}".chars() {
             assert_eq!(line(&format!("a{c}b"), 20), "a\u{FFFD}b", "U+{:04X}", u32::from(c));
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_stays_a_line() {
+    fn line_breaks_within_a_field_are_replaced() {
         assert_eq!(line("a\nb\u{1b}c", 10), "a b c");
         assert_eq!(line("größer als", 6), "größe…");
         assert_eq!(line("größer", 6), "größer");

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_finds_the_daemon_that_the_command_found() {
+    fn a_hint_addresses_the_same_daemon_as_its_command() {
         for (line, sudo, wanted) in [
             (&["holdline", "status"] as &[&str], false, "holdline dlq show 0190/crm"),
             (&["holdline", "status"], true, "sudo holdline dlq show 0190/crm"),
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_is_quoted_as_a_shell_reads_it() {
+    fn a_word_is_quoted_for_the_shell() {
         for (word, wanted) in [("a/b.c", "a/b.c"), ("", "''"), ("a b", "'a b'"), ("a'b", "'a'\\''b'"), ("$x", "'$x'")] {
             assert_eq!(quoted(word), wanted);
         }

@@ -49,7 +49,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_is_missing_is_shown_as_such() {
+    fn missing_fields_are_shown_as_missing() {
         let v = json!({"a": {"b": 3, "c": null, "d": "", "e": "x", "f": [1, 2], "g": true}});
         assert_eq!(["a/b", "a/c", "a/d", "a/e", "a/z", "z/a"].map(|p| text(&v, p)), ["3", "-", "-", "x", "-", "-"]);
         assert_eq!((number(&v, "a/b"), number(&v, "a/e"), number(&v, "q")), (3, 0, 0));

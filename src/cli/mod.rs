@@ -27,6 +27,7 @@ pub mod output;
 pub mod pace;
 pub mod progress;
 pub mod quarantine;
+pub mod receive;
 mod redrive;
 pub mod send;
 pub mod serve;
@@ -116,6 +117,11 @@ pub enum Command {
     /// or .jsonl, or where it is not one JSON value but each of its lines is. A busy intake is waited for. What the source
     /// asks for is sent along, with the first of its secrets in the configuration: a token, or a signature over the body.
     Send(send::Args),
+    /// Receive requests and print them: a destination to try the daemon with
+    ///
+    /// Answers 200; with --fail, a share of the requests gets another status. Without a configuration, the daemon delivers
+    /// here with `holdline serve --to http://127.0.0.1:9000/`.
+    Receive(receive::Args),
     /// Print the completions of a shell
     ///
     /// Packages bring them along. By hand, for example: holdline completions bash > /etc/bash_completion.d/holdline
@@ -173,6 +179,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Dlq(args) => client(dlq::run(args)),
         Command::Quarantine(args) => client(quarantine::run(args)),
         Command::Send(args) => client(send::run(args)),
+        Command::Receive(args) => client(receive::run(args)),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
     }
@@ -202,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn good_lines_are_taken() {
+    fn valid_command_lines_are_accepted() {
         for line in [
             "holdline serve",
             "holdline serve --to http://127.0.0.1:9000/ --data /tmp/d --intake 127.0.0.1:1 --admin [::1]:2 --log json",
@@ -250,6 +257,9 @@ mod tests {
             "holdline erase --interaction k --dry-run --json",
             "holdline completions zsh",
             "holdline man /tmp",
+            "holdline receive",
+            "holdline receive 9001 --fail 0.1 --delay 200ms --status 500 --count 3 --body --json",
+            "holdline receive 0.0.0.0:9000 --verify env:SECRET",
             "holdline send a.json - --source genesys --intake http://127.0.0.1:1",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
@@ -257,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_is_taken() {
+    fn every_reason_is_accepted() {
         for word in crate::delivery::Reason::ALL.map(crate::delivery::Reason::word) {
             for command in ["list", "redrive", "purge", "export"] {
                 let line = format!("holdline dlq {command} --reason {word}");
@@ -285,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_lines_are_refused() {
+    fn invalid_command_lines_are_refused() {
         for line in [
             "holdline",
             "holdline serve --intake nowhere",
@@ -310,6 +320,10 @@ mod tests {
             "holdline verify --data /tmp/d --repair --salvage /tmp/e",
             "holdline demo --events 3",
             "holdline erase",
+            "holdline receive nowhere",
+            "holdline receive --fail 2",
+            "holdline receive --status 99",
+            "holdline receive --count 0",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gaps_and_changes_are_told_with_their_times() {
+    fn outages_and_changes_are_shown_with_their_times() {
         let now = format::instant("2026-03-19T22:04:48Z").unwrap();
         let gaps = [
             json!({"reason": "disk_low", "from": "2026-03-19T22:03:48Z", "until": null, "refused": 1200}),

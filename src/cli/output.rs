@@ -116,7 +116,7 @@ mod tests {
     const HOSTILE: &str = "a\x1b[2J\u{9b}2J\u{202e}b\r\x07\u{200b}\u{e0041}";
 
     #[test]
-    fn json_means_the_same_and_acts_on_no_terminal() {
+    fn json_output_escapes_control_characters_and_keeps_its_meaning() {
         let value = json!({"key": HOSTILE, "\u{202e}": ["\u{9d}"]});
         for text in [format!("{value}\n"), format!("{value:#}\n")] {
             let written = escaped(&text);

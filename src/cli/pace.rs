@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_that_is_over_is_not_told_as_an_end() {
+    fn a_time_in_the_past_is_not_shown_as_an_end() {
         let now = format::instant("2026-03-19T22:04:48Z").unwrap();
         let said = |until| sentence("crm", "has its breaker closed", until, now);
         assert_eq!(said(Some("2026-03-19T22:04:47.998Z")), "crm has its breaker closed\n");

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_became_of_them_is_told() {
+    fn the_result_of_a_readmission_is_shown() {
         let answer = json!({"matched": 4, "done": 2, "events": 5, "bad_signature": 1, "unparsable": 1, "unproven": 2,
                 "source_gone": 0});
         assert_eq!(
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_tells_what_it_is() {
+    fn a_row_shows_the_quarantined_request() {
         let items = [json!({"id": "7", "source": "genesys", "cause": "bad_signature",
             "received_at": "2026-03-19T22:04:38Z", "content_type": null, "size": 1100})];
         let now = format::instant("2026-03-19T22:05:38Z").unwrap();

@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sentence_for_each_state() {
+    fn each_redrive_state_has_a_sentence() {
         let redrive = |state: &str| {
             sentence(&json!({"destination": "crm", "state": state, "matched": 1200, "taken": 12, "done": 11,
                 "failed": 5, "judged": 10, "delivered": 5, "dead_again": 4, "gone": 0, "under_way": 2, "stopped_by":

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn fits_one_screen_however_many_destinations() {
+    fn the_status_fits_one_screen_with_any_number_of_destinations() {
         let mut all: Vec<Value> = (0..60).map(|n| destination(&format!("destination-{n}"), n)).collect();
         all[0]["paused"] = json!(true);
         all[1]["holds"] = json!([{"gate": "retry_after", "until": "2026-03-19T22:05:00Z"}]);
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_dead_letters_hold_is_no_good_state_and_says_what_to_do() {
+    fn blocking_dead_letters_are_a_warning_with_a_remedy() {
         let mut perm = destination("perm", 1);
         perm["queue"]["held"] = json!(7);
         perm["queue"]["behind_dead_letters"] = json!({"interactions": 1, "deliveries": 7, "oldest_age_ms": 180_000});

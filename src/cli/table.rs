@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn all_columns_where_there_is_room() {
+    fn all_columns_are_shown_where_they_fit() {
         let text = sample().in_width(None);
         assert_eq!(
             text,

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn ages_stand_in_columns_under_their_bounds() {
+    fn ages_are_shown_in_columns_below_their_bounds() {
         let text = shape(&[ages("crm")], None, 10);
         let lines: Vec<&str> = text.trim_start().lines().collect();
         let heads: Vec<&str> = lines[0].split_whitespace().collect();
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn pace_tells_rates_and_only_the_forecasts_that_there_are() {
+    fn the_view_shows_rates_and_the_forecasts_that_exist() {
         let status = json!({"rates": {"accepted_per_s": 12.5, "delivered_per_s": 20, "dead_per_s": 0},
             "forecast": {"drained_in_s": 90, "disk_full_in_s": null}});
         let text = pace(&status);

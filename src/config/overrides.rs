@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_file_and_flags_events_are_held() {
+    fn without_a_file_and_flags_events_wait() {
         let s = Settings::embedded(&Overrides::default()).unwrap();
         assert_eq!(s.intake.listen, ["127.0.0.1:8080".parse().unwrap()]);
         assert_eq!(s.admin.listen, ["127.0.0.1:8081".parse().unwrap()]);
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_beat_what_is_there() {
+    fn flags_override_the_configuration() {
         let flags = Overrides {
             to: Some("http://crm/x".into()),
             data: Some("/data".into()),
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn to_needs_one_destination_that_it_can_mean() {
+    fn to_requires_exactly_one_destination() {
         let with = |names: &[&str]| {
             let mut s = Settings::embedded(&Overrides::default()).unwrap();
             s.destinations = names.iter().copied().map(Destination::named).collect();
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_flags_say_which_and_what_instead() {
+    fn a_bad_flag_is_named_with_its_remedy() {
         let cases = [
             (to("crm/x"), r#"--to: "crm/x" has no scheme; write "https://crm/x""#),
             (

@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_loses_one_newline_and_shows_nothing() {
+    fn a_secret_file_loses_one_newline_and_is_never_shown() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         for (written, wanted) in

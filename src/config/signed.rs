@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_preset_looks_at_and_no_signature_covers_is_named() {
+    fn fields_that_no_signature_covers_are_named() {
         let source = |profile: &str, preset: &str| Source {
             profile: profile.to_owned(),
             auth: vec![SourceAuth::Hmac { scheme: Scheme::preset(preset).unwrap(), secrets: Vec::new() }],

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn random_secrets_are_not_complained_of() {
+    fn random_secrets_cause_no_warning() {
         use sha2::{Digest, Sha256};
         for n in 0..2000u32 {
             let hex: String = Sha256::digest(n.to_be_bytes()).iter().map(|b| format!("{b:02x}")).collect();

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_shown_has_no_user_and_no_values() {
+    fn a_shown_url_has_no_user_and_no_query_values() {
         for (url, wanted) in [
             ("https://crm/hooks", "https://crm/hooks"),
             ("https://crm:8443", "https://crm:8443/"),
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_url_is_read_and_judged_like_a_written_one() {
+    fn a_url_from_a_secret_is_validated_like_a_literal_one() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("url");
         let kept = |text: &str| {

@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_and_sizes_are_shown_as_one_would_write_them() {
+    fn durations_and_sizes_are_shown_as_they_are_written() {
         let durations = [(0, "0s"), (250, "250ms"), (30_000, "30s"), (86_400_000, "1d"), (5_400_000, "90m")];
         for (ms, wanted) in durations {
             assert_eq!(shown_duration(Duration::from_millis(ms)), wanted);

@@ -52,7 +52,7 @@ fn blocks(source: &str, destination: &str) -> String {
 }
 
 #[test]
-fn a_configuration_as_it_should_be_has_no_warning() {
+fn a_good_configuration_causes_no_warning() {
     let place = Place::new();
     place.write("other", OTHER);
     let text = blocks(
@@ -65,7 +65,7 @@ fn a_configuration_as_it_should_be_has_no_warning() {
 }
 
 #[test]
-fn open_sources_and_open_admin_listeners() {
+fn open_sources_and_open_admin_listeners_cause_warnings() {
     let place = Place::new();
     let listening = |intake: &str, admin: &str, source: &str| {
         let text = format!("[intake]\nlisten = \"{intake}\"\n[admin]\nlisten = \"{admin}\"\n{}", blocks(source, ""));
@@ -111,7 +111,7 @@ fn open_sources_and_open_admin_listeners() {
 }
 
 #[test]
-fn weak_and_misspelt_secrets_wherever_they_are_used() {
+fn weak_and_malformed_secrets_cause_warnings() {
     let place = Place::new();
     place.write("other", OTHER);
     let uses = [
@@ -161,7 +161,7 @@ fn weak_and_misspelt_secrets_wherever_they_are_used() {
 }
 
 #[test]
-fn a_key_is_as_long_as_what_it_decodes_to() {
+fn a_key_has_the_length_of_its_decoded_bytes() {
     let place = Place::new();
     for (secret, encoding, warned) in [
         ("9f86d081884c7d65", "hex", true),
@@ -180,7 +180,7 @@ fn a_key_is_as_long_as_what_it_decodes_to() {
 }
 
 #[test]
-fn a_secret_with_two_uses_is_told_unless_one_system_gave_it() {
+fn a_secret_used_twice_causes_a_warning_unless_one_system_gave_it() {
     let place = Place::new();
     place.write("copy", GOOD);
     let mut settings = Settings::embedded(&Overrides::default()).unwrap();
@@ -198,7 +198,7 @@ fn a_secret_with_two_uses_is_told_unless_one_system_gave_it() {
 }
 
 #[test]
-fn files_that_others_may_read_or_replace() {
+fn files_that_others_may_read_or_replace_cause_warnings() {
     let place = Place::new();
     let text = blocks(r#"auth = { kind = "bearer", token = { file = "FILE/good" } }"#, "");
     for (mode, warned) in [
@@ -249,7 +249,7 @@ fn files_that_others_may_read_or_replace() {
 }
 
 #[test]
-fn the_configuration_itself() {
+fn an_exposed_configuration_file_causes_a_warning() {
     let place = Place::new();
     place.write("holdline.toml", "");
     let with = |url: &str| {
@@ -275,7 +275,7 @@ fn the_configuration_itself() {
 }
 
 #[test]
-fn urls_that_are_hardly_meant() {
+fn unlikely_urls_cause_warnings() {
     let place = Place::new();
     let auth = r#"auth = { kind = "bearer", token = { file = "FILE/good" } }"#;
     let oauth2 = |url: &str| {
@@ -335,7 +335,7 @@ fn urls_that_are_hardly_meant() {
 }
 
 #[test]
-fn what_is_kept_elsewhere_is_judged_like_what_is_written() {
+fn values_from_secrets_are_checked_like_literal_ones() {
     let place = Place::new();
     place.write("url", "http://169.254.169.254/{x}?code=s3cret");
     let found = place.of(&blocks("", r#"url = { file = "FILE/url" }"#));

@@ -59,7 +59,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn a_token_stays_and_what_no_request_could_carry_is_made_anew() {
+    fn a_token_is_kept_and_an_unusable_one_is_replaced() {
         let data = tempfile::tempdir().unwrap();
         let file = data.path().join("admin.token");
         let made = token(&Token::Made, data.path()).unwrap();

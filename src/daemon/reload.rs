@@ -172,7 +172,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn what_a_reload_does_not_apply_is_named() {
+    fn settings_that_need_a_restart_are_named() {
         type Change = fn(&mut Settings);
         let cases: [(Change, &[&str]); 14] = [
             (|_| {}, &[]),

@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_end_of_what_is_watched_is_told_once_and_then_its_fate() {
+    fn a_watched_delivery_reports_its_first_result_once_and_then_its_end() {
         let trials = CanaryResults::default();
         trials.watch([Sequence(1), Sequence(2), Sequence(3)]);
         let failed = Failed {

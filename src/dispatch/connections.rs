@@ -255,7 +255,7 @@ mod tests {
     use tokio::io::DuplexStream;
 
     #[test]
-    fn a_host_names_only_a_port_that_is_not_implied() {
+    fn the_host_header_omits_the_default_port() {
         for (uri, wanted) in [
             ("http://crm/x", "crm"),
             ("http://crm:80/x", "crm"),
@@ -303,7 +303,7 @@ mod tests {
     const FOR_LONG: Keep = Keep::For(Duration::from_secs(120));
 
     #[tokio::test]
-    async fn an_idle_one_is_used_again_until_its_peer_closes_it_or_its_time_is_over() {
+    async fn an_idle_connection_is_reused_until_closed_or_expired() {
         let (peers, peer) = peers();
         let connections = Connections::new(peer, uri(), 2, FOR_LONG);
         let (first, second, third) =
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_found_closed_is_not_kept_for_as_long_again() {
+    async fn idle_time_shrinks_after_a_connection_was_found_closed() {
         let (peers, peer) = peers();
         let connections = Connections::new(peer, uri(), 9, FOR_LONG);
         let (one, other) = (connections.take().await.unwrap(), connections.take().await.unwrap());
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_ends_with_its_lifetime_however_busy_it_is() {
+    async fn a_busy_connection_is_closed_at_its_lifetime() {
         let (_peers, peer) = peers();
         let connections = Connections::new(peer.clone(), uri(), 9, FOR_LONG);
         let mut link = connections.take().await.unwrap();
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waited_in_vain_leaves_nothing_behind() {
+    async fn an_abandoned_wait_for_a_connection_leaves_nothing() {
         let connections = Connections::new(Peer(None), uri(), 2, FOR_LONG);
         for _ in 0..9 {
             assert!(connections.take().await.is_err());

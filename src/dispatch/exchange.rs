@@ -422,7 +422,7 @@ mod tests {
     const KEEP: Keep = Keep::For(Duration::from_secs(120));
 
     #[tokio::test]
-    async fn one_written_byte_makes_the_difference() {
+    async fn one_written_byte_makes_an_attempt_ambiguous() {
         for (takes, then, outcome) in [
             (0, Then::NoConnection, Outcome::ConnectTimedOut),
             (0, Then::Close, Outcome::NotSent),
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_shut_out_writes_nothing_and_leaves_its_connection_to_the_next() {
+    async fn a_blocked_send_writes_nothing_and_its_connection_is_reused() {
         let peer = Peer { takes: 100_000, then: Then::Silence };
         let connections = Connections::new(peer, Uri::from_static("http://peer/"), 1, KEEP);
         let request = || Request::post("http://peer/").body(Full::new(Bytes::from_static(b"x"))).unwrap();

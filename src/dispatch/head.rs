@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_will_never_be_a_head_is_told_at_once() {
+    fn an_invalid_head_is_rejected_at_once() {
         for bytes in ["220 mail", "x", "\r\n\r\nx", "HTTQ", "HTTP/1.1 OK\r\n", "\x15\x03\x03", "<html>"] {
             assert!(is_hopeless(bytes.as_bytes()), "{bytes:?}");
         }
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_to_the_rules_goes_on_as_it_is() {
+    fn a_valid_head_is_passed_on_unchanged() {
         for head in [
             "HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 5\r\n\r\n",
             "HTTP/1.1 200 \r\nX-Empty:\r\nX-Tab:\ta\tb\r\n\r\n",
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_bends_the_rules_is_written_anew() {
+    fn a_lenient_head_is_normalised() {
         for (head, fields) in [
             ("HTTP/1.1 200 OK\r\nServer : x\r\n\r\n", "Server: x\r\n"),
             ("HTTP/1.1 200 OK\r\nContent-Length \t: 5\r\n\r\n", "Content-Length: 5\r\n"),
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_a_doubt_is_left_to_the_parser_to_refuse() {
+    fn an_ambiguous_head_is_left_to_the_parser_to_refuse() {
         for head in [
             "220 mail.internal ESMTP\r\n\r\n",
             "HTTP/1.1 2000 OK\r\n\r\n",

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn the_interactions_that_were_delivered_to_last_are_known_and_the_others_are_bounded() {
+    fn the_last_delivered_interactions_are_kept_within_a_bound() {
         let sequences = LastDelivered::default();
         let order_keys = 3 * REMEMBERED as u64 + 1;
         for order_key in 1..=order_keys {

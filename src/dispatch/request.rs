@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_as_a_header_goes_on_as_it_came() {
+    fn received_header_values_are_forwarded_unchanged() {
         let content_type = "application/json; profile=\"a%20b\"";
         assert_eq!(as_it_came(content_type), content_type);
         assert_eq!(as_it_came("text/\u{fc}"), "text/%C3%BC");

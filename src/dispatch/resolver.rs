@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_does_not_lead_where_an_address_may_not() {
+    async fn a_name_cannot_resolve_to_a_refused_address() {
         let resolve = |reach, name: &str| Resolver::new(reach).call(name.parse().unwrap());
         // getaddrinfo reads these as addresses; Rust does not, so they are names here
         for name in ["2852039166", "0xa9fea9fe", "169.16689662"] {
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn i19_lookups_that_hang_hold_a_bounded_number_of_threads() {
+    async fn i19_hanging_lookups_occupy_a_bounded_number_of_threads() {
         let mut resolver = Resolver::new(AddressPolicy::Guarded);
         let hanging: Vec<_> = (0..LOOKUPS_MAX).map(|_| resolver.lookups.clone().try_acquire_owned().unwrap()).collect();
         let mut lookup = resolver.call("localhost".parse().unwrap());

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn uuids_give_way_in_types() {
+    fn uuids_are_removed_from_types() {
         let cases = [
             ("v2.users.438442b0-f5b6-50ef-aac3-4c45f2a65ddd.conversations", "v2.users.{id}.conversations"),
             ("v2.users.438442B0-F5B6-50EF-AAC3-4C45F2A65DDD", "v2.users.{id}"),

@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pointers_are_read_as_rfc_6901_says() {
+    fn pointers_follow_rfc_6901() {
         let cases: [(&str, &[&str]); 8] = [
             ("", &[]),
             ("/", &[""]),
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_read_and_written_back() {
+    fn pointer_parts_round_trip() {
         for text in ["", "/a/~1", "header:x-event-id", "query:type", "body:sha256"] {
             assert_eq!(Part::parse(text).unwrap().to_string(), text);
         }
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_says_what_to_write_instead() {
+    fn a_fault_says_how_to_fix_it() {
         let deep = "/a".repeat(Pointer::SEGMENTS_MAX + 1);
         let cases = [
             ("id", "write `/id`"),

@@ -244,7 +244,7 @@ fn a_heartbeat_is_dropped() {
 }
 
 #[test]
-fn ids_tell_events_apart_and_redeliveries_not() {
+fn ids_differ_between_events_and_match_for_redeliveries() {
     let id = |name: &str| events("auto", &sample(name)).remove(0).sender_id;
     assert_eq!(id("02_eb_customer_end"), id("03_eb_customer_end_same_id_other_body"));
     let names =

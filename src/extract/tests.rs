@@ -58,7 +58,7 @@ fn every_preset_is_there_and_nothing_else() {
 }
 
 #[test]
-fn scalars_are_found_as_they_are_written() {
+fn scalars_are_extracted_as_written() {
     let cases = [
         ("/id", r#"{"id":"a"}"#, Some("a")),
         ("/id", r#"{"id":18446744073709551616000000000001}"#, Some("18446744073709551616000000000001")),
@@ -103,7 +103,7 @@ fn scalars_are_found_as_they_are_written() {
 }
 
 #[test]
-fn of_members_of_one_name_the_last_counts() {
+fn the_last_of_duplicate_members_counts() {
     assert_eq!(key_at("/id", r#"{"id":"a","id":"b"}"#).as_deref(), Some("b"));
     assert_eq!(key_at("/id", r#"{"id":"a","\u0069d":null}"#), None);
     assert_eq!(key_at("/a/id", r#"{"a":{"id":"a"},"a":{"x":1}}"#), None);
@@ -111,7 +111,7 @@ fn of_members_of_one_name_the_last_counts() {
 }
 
 #[test]
-fn a_place_and_one_inside_it_are_both_found() {
+fn a_pointer_and_one_below_it_are_both_found() {
     let profile = preset("custom").with(Field::Key, alternatives(&[&["/data"], &["/data/id"]]));
     assert_eq!(only(read(&profile, br#"{"data":"x"}"#)).interaction.as_deref(), Some("x"));
     assert_eq!(only(read(&profile, br#"{"data":{"id":"y"}}"#)).interaction.as_deref(), Some("y"));
@@ -156,7 +156,7 @@ fn overrides_replace_a_field_under_every_profile() {
 }
 
 #[test]
-fn a_body_that_nobody_claims_is_an_event() {
+fn a_body_that_no_profile_detects_is_an_event() {
     for body in [
         "7",
         "[]",
@@ -175,7 +175,7 @@ fn a_body_that_nobody_claims_is_an_event() {
 }
 
 #[test]
-fn headers_tell_events_too() {
+fn headers_detect_events_too() {
     let cloud = [("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t"), ("ce-time", "2022-04-06T09:30:44.949Z")];
     // In binary mode the body is data: an array in it is one event.
     for body in ["[1,2]", "{}", r#"{"conversationId":"c"}"#] {
@@ -193,7 +193,7 @@ fn headers_tell_events_too() {
 }
 
 #[test]
-fn a_byte_order_mark_is_passed_over_and_kept() {
+fn a_byte_order_mark_is_skipped_and_kept() {
     for name in ["auto", "interaction"] {
         let body = b"\xEF\xBB\xBF{\"eventId\":\"1\",\"data\":{\"id\":\"k\"}}";
         let fields = only(read(&preset(name), body));
@@ -261,7 +261,7 @@ fn the_headers_of_a_whole_cloud_event_say_nothing_of_it() {
 }
 
 #[test]
-fn a_notification_of_sns_is_the_event_that_lies_in_it() {
+fn an_sns_notification_is_unwrapped() {
     let inside = r#"{"source":"aws.partner/genesys.com/cloud/1/x","id":"E","detail-type":"v2.x","time":"2022-04-06T09:30:44.949Z",
         "detail":{"eventBody":{"conversationId":"C"}}}"#;
     let around = |message: &str| {
@@ -315,7 +315,7 @@ fn any_text_that_is_json_can_be_unwrapped() {
 }
 
 #[test]
-fn long_fields_are_their_beginning_and_a_hash() {
+fn long_fields_become_their_beginning_and_a_hash() {
     let long = "x".repeat(30_000);
     let body =
         format!(r#"{{"eventType":"{long}t","eventId":"{long}i","timestamp":"{long}","data":{{"id":"{long}k"}}}}"#);
@@ -339,7 +339,7 @@ fn the_elements_of_a_batch_keep_their_bytes() {
 }
 
 #[test]
-fn elements_of_a_split_are_told_one_by_one_under_auto() {
+fn auto_detects_each_element_of_a_split() {
     let profile = preset("auto").with_split(Some(Pointer::parse("/batch").unwrap()));
     let body = br#"{"batch":[{"topicName":"channel.metadata"},{"source":"aws.partner/genesys.com/x","id":"a"},{"eventId":"b"}]}"#;
     let found = events(read(&profile, body));
@@ -366,7 +366,7 @@ fn batches_are_bounded_and_must_be_there() {
 }
 
 #[test]
-fn what_is_not_one_json_value_is_refused_with_its_place() {
+fn a_body_that_is_not_one_json_value_is_refused_with_its_offset() {
     let cases: [(&[u8], &str); 16] = [
         (b"{\"secret\": tru}", "line 1 column 15"),
         (b"{\n  \"a\": 1,\n}", "line 3 column 1"),
@@ -416,7 +416,7 @@ fn depth_is_bounded_everywhere() {
 
 /// Levels beyond the parser's own recursion limit are no danger to the stack, where an operator allows them.
 #[test]
-fn a_high_bound_on_depth_does_not_grow_the_stack() {
+fn a_high_depth_limit_does_not_grow_the_stack() {
     let levels = 1_000_000;
     let body = Bytes::from(format!("{{\"detail\":{}{}}}", "[".repeat(levels), "]".repeat(levels)));
     let request = Request { headers: &HeaderMap::new(), query: None, body: &body };

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read_in_every_form() {
+    fn timestamps_are_read_in_every_form() {
         let noon = 1_649_237_444_949;
         let cases = [
             ("1649237444949", noon),
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_none() {
+    fn an_invalid_timestamp_is_none() {
         let cases = "|x|true|inf|NaN|-1|-1649237444|+5|1e400|99999999999999999999|9223372036854775807e3|2022-|2022-04\
                      |2022-13-01|2022-00-01|2022-02-29|1900-02-29|2022-04-31|2022-04-00|2022-04-06T|2022-04-06T24:00:00Z\
                      |2022-04-06T09|2022-04-06T09:60:00Z|2022-04-06T09:30:61Z|2022-04-06T09:30:44.Z|2022-04-06T09:30:44+2\

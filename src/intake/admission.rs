@@ -28,14 +28,14 @@ pub enum State {
 
 impl State {
     /// The codes of all that is not open.
-    pub const CODES: [&str; 4] = ["disk_low", "overloaded", "intake_closed", "draining"];
+    pub const CODES: [&str; 4] = ["disk_low", "queue_full", "intake_closed", "draining"];
 
     /// The code of the answer while closed; none while open.
     pub fn code(self) -> Option<&'static str> {
         match self {
             Self::Open => None,
             Self::DiskLow => Some("disk_low"),
-            Self::QueueFull => Some("overloaded"),
+            Self::QueueFull => Some("queue_full"),
             Self::Closed => Some("intake_closed"),
             Self::Draining => Some("draining"),
         }
@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_that_holds_more_than_its_share_waits_until_it_holds_a_tenth_less() {
+    fn a_source_over_its_share_is_refused_until_a_tenth_below_it() {
         let room = |free_bytes, growth_bytes| Room {
             free_bytes,
             free_inodes: 9999,
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn i17_it_closes_at_the_mark_and_opens_a_tenth_above_it() {
+    fn i17_intake_closes_at_the_limit_and_opens_a_tenth_above_it() {
         let room = |free_bytes, free_inodes, queue_bytes| Room {
             free_bytes,
             free_inodes,

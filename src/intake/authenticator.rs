@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_lets_in_who_knows_a_secret() {
+    fn each_auth_kind_accepts_a_known_secret() {
         let two = || vec![secret("s3cret"), secret("0ther")];
         let header_name = HeaderName::from_static("x-api-key");
         type Case = (SourceAuth, &'static [(&'static str, &'static str)], Option<&'static str>, bool);
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_proof_everybody_passes_and_of_several_any_is_enough() {
+    fn without_auth_every_request_passes_and_any_of_several_is_enough() {
         assert!(admits(&Authenticator::new(&[]).unwrap(), &[], None));
         let auths = [
             SourceAuth::Hmac { scheme: Scheme::preset("github").unwrap(), secrets: vec![secret("s3cret")] },
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_cannot_pass_is_told_before_the_body() {
+    fn a_head_that_cannot_authenticate_is_refused_before_the_body() {
         let auth = SourceAuth::Hmac { scheme: Scheme::preset("zoom").unwrap(), secrets: vec![secret("s3cret")] };
         let guard = Authenticator::new(&[auth]).unwrap();
         let standing = |headers: &[(&'static str, &'static str)]| {
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_cannot_be_read_is_told_and_none_is_shown() {
+    fn an_unreadable_secret_is_reported_and_none_is_shown() {
         let missing = SourceAuth::Bearer { tokens: vec![Secret::File("/nowhere/token".into())] };
         assert!(Authenticator::new(&[missing]).unwrap_err().contains("/nowhere/token"));
         let scheme = Scheme::preset("standard-webhooks").unwrap();

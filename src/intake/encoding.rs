@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_coding_is_read_from_the_head() {
+    fn a_content_coding_is_read_from_the_head() {
         for (values, coding) in [
             (&[][..], Some(Coding::None)),
             (&[""], Some(Coding::None)),
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_does_not_unpack_within_its_bounds_is_refused() {
+    async fn a_body_that_does_not_decode_within_its_limits_is_refused() {
         let body = vec![b' '; 1 << 20];
         let whole = gzip(&body);
         assert_eq!(

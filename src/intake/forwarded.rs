@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn each_and_all_of_them_are_bounded() {
+    fn forwarded_headers_are_bounded_each_and_together() {
         let long = "x".repeat(30_000);
         let whole = kept(
             &[("ce-subject", &long), ("traceparent", &long), ("tracestate", &long), ("baggage", &long)],

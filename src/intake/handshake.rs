@@ -317,7 +317,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_no_browser_could_run_is_sent_back() {
+    fn only_text_that_no_browser_runs_is_echoed() {
         for token in ["Validation: Testing client application reachability", "1158201444", "a+b/c=", "{}"] {
             assert!(is_token(token), "{token}");
         }
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_sns_is_shown_and_no_other_one() {
+    fn only_an_sns_url_is_logged() {
         for url in [
             "https://sns.us-west-2.amazonaws.com/?Action=ConfirmSubscription&TopicArn=arn:aws:sns:us-west-2:1:t&Token=2336",
             "https://sns.cn-north-1.amazonaws.com.cn/?Action=ConfirmSubscription",
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_has_exactly_its_form() {
+    fn only_an_exact_handshake_is_answered() {
         let token = |text: &str| zoom(text.as_bytes());
         assert_eq!(
             token(r#"{"payload":{"plainToken":"q"},"event_ts":1,"event":"endpoint.url_validation"}"#).as_deref(),

@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn the_body_idle_longest_gives_way_and_is_free_at_once() {
+    fn the_body_idle_longest_is_evicted_and_freed_at_once() {
         let limit = limit();
         let held: Vec<_> = (0..4).map(|n| receive(&limit, stranger(n, n as u8), 10_000).unwrap()).collect();
         held[0].append(&[b'x'; 1024], 11_024).unwrap(); // it moves
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_has_come_as_a_whole_stays_and_the_newcomer_is_refused() {
+    fn a_complete_body_stays_and_a_new_one_is_refused() {
         let limit = limit();
         let whole: Vec<_> = (0..4).map(|n| receive(&limit, stranger(n, n as u8), 11_000).unwrap()).collect();
         let kept: Vec<_> = whole.iter().map(|charge| charge.finish().unwrap()).collect();
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_and_addresses_give_up_what_is_their_own() {
+    fn connections_and_addresses_evict_their_own_bodies() {
         let limit = limit();
         let other = receive(&limit, stranger(1, 1), 10_000).unwrap();
         let first = receive(&limit, stranger(2, 2), 10_000).unwrap();
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_leave_room_for_who_is_known_and_give_way_to_them() {
+    fn unverified_bodies_leave_room_and_are_evicted_for_verified_ones() {
         let limit = limit();
         let strangers: Vec<_> = (0..4).map(|n| receive(&limit, stranger(n, n as u8), 11_000).unwrap()).collect();
         let with_proof: Vec<_> = (0..3).map(|_| receive(&limit, known("s"), 15_000).unwrap()).collect();
@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn who_showed_who_it_is_by_its_body_leaves_the_part_of_strangers() {
+    fn a_verified_body_leaves_the_unverified_share() {
         let limit = limit();
         let mut charge = receive(&limit, stranger(1, 1), 19_000 - REQUEST_BYTES).unwrap();
         charge.finish().unwrap();

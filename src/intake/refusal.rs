@@ -66,7 +66,7 @@ impl Refusal {
     pub fn crowding() -> Self {
         let message =
             "too many events of this source wait or are dead letters; events are accepted again when some are gone";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).later(10)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "queue_full", message).later(10)
     }
 
     /// `challenges`: what the source takes for a proof, one for each kind (RFC 9110, section 11.6.1).
@@ -91,7 +91,7 @@ impl Refusal {
     /// The bodies of all requests together take as much memory as they may.
     pub fn no_memory() -> Self {
         let message = "too many bodies are being received; try again in a moment";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).later(1)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "memory_limit", message).later(1)
     }
 
     /// The source may send again at `until`.
@@ -104,7 +104,7 @@ impl Refusal {
     /// A store that has failed says nothing more; the daemon is ending.
     pub fn failed() -> Self {
         let message = "the event could not be stored; send it again";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message).later(2)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_failed", message).later(2)
     }
 
     pub fn unread(unread: ReadError, body_bytes_max: usize) -> Self {

@@ -290,7 +290,7 @@ mod tests {
     use crate::config::settings::PROFILES;
 
     #[test]
-    fn the_configuration_and_the_presets_know_the_same_names() {
+    fn configuration_and_presets_have_the_same_names() {
         assert!(PROFILES.iter().all(|name| Profile::preset(name).is_some()));
         assert!(Profile::preset_names().iter().all(|name| PROFILES.contains(name)));
     }

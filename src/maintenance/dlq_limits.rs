@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_lies_beyond_is_known_as_long_as_it_lies_there() {
+    async fn dead_letters_over_the_limit_are_counted_until_they_are_gone() {
         let (_dir, store) = four().await;
         let settings = Dlq { retention: hours(2), max_bytes: u64::MAX, source_share: 0.8, evict: false };
         let beyond = Arc::new(DlqOverflow::default());
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_oldest_dead_letters_are_beyond_age_or_bytes() {
+    async fn the_oldest_dead_letters_exceed_age_or_bytes() {
         let (_dir, store) = four().await;
         let bytes = store.totals().dlq_bytes;
         let bounds =

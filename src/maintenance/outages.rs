@@ -19,7 +19,8 @@ const ALIVE_EVERY: Duration = Duration::from_secs(10);
 /// Without a refusal for so long, a gap for want of room is over.
 const QUIET: Duration = Duration::from_secs(10);
 /// Refusals that mean an event was not accepted though nothing was wrong with it.
-const WANT_OF_ROOM: [(u16, &str); 2] = [(503, "overloaded"), (429, "rate_limited")];
+const WANT_OF_ROOM: [(u16, &str); 4] =
+    [(503, "queue_full"), (503, "memory_limit"), (503, "store_failed"), (429, "rate_limited")];
 const REASON_OF_A_KILL: &str = "crash";
 
 type Refused = BTreeMap<(u16, &'static str), u64>;
@@ -150,8 +151,8 @@ mod tests {
         Timestamp(1_000_000 + seconds * 1000)
     }
 
-    fn refused(overloaded: u64, low: u64) -> Refused {
-        [((503, "overloaded"), overloaded), ((503, "disk_low"), low), ((400, "invalid_json"), 99)].into()
+    fn refused(full: u64, low: u64) -> Refused {
+        [((503, "memory_limit"), full), ((503, "disk_low"), low), ((400, "invalid_json"), 99)].into()
     }
 
     fn told(written: &[(u64, Gap)]) -> Vec<(u64, &str, Option<u64>, u64)> {
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_door_is_a_gap_with_what_it_refused() {
+    fn a_closed_intake_is_an_outage_with_its_refusals() {
         let mut watch = Watch::new(7, refused(0, 0), at(0));
         assert!(watch.look(at(1), None, refused(0, 0)).is_empty());
         assert_eq!(told(&watch.look(at(2), Some("disk_low"), refused(0, 0))), [(7, "disk_low", None, 0)]);
@@ -171,12 +172,12 @@ mod tests {
     }
 
     #[test]
-    fn refusals_for_want_of_room_are_one_gap_until_they_cease() {
+    fn refusals_for_lack_of_room_are_one_outage_until_they_end() {
         let mut watch = Watch::new(1, refused(3, 0), at(0));
         assert!(watch.look(at(1), None, refused(3, 0)).is_empty(), "those were before");
-        assert_eq!(told(&watch.look(at(2), None, refused(5, 0))), [(1, "overloaded", None, 0)]);
+        assert_eq!(told(&watch.look(at(2), None, refused(5, 0))), [(1, "memory_limit", None, 0)]);
         assert!(watch.look(at(9), None, refused(6, 0)).is_empty());
         assert!(watch.look(at(18), None, refused(6, 0)).is_empty());
-        assert_eq!(told(&watch.look(at(19), None, refused(6, 0))), [(1, "overloaded", Some(9), 3)]);
+        assert_eq!(told(&watch.look(at(19), None, refused(6, 0))), [(1, "memory_limit", Some(9), 3)]);
     }
 }

@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_of_the_last_minute_and_the_queue_drains_at_their_pace() {
+    fn rates_cover_the_last_minute_and_give_the_drain_time() {
         let trend = Trend::new(0);
         let d = DestinationId(1);
         assert_eq!((trend.rates(None), trend.drained_in(5)), (Rates::default(), None));
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn noise_is_no_slope() {
+    fn noise_gives_no_trend() {
         let noise = |at: u64| at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 44; // up to a MiB
         for seconds in [300, 400, 900, 1800, 3600, 7200] {
             for disk in [3 * GIB / 5, GIB, 100 * GIB] {

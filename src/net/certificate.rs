@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_certificate_is_read_in_both_forms() {
+    fn a_certificate_expiry_is_read_in_both_forms() {
         for (year, end) in [(2031, "2031-03-04T00:00:00.000Z"), (2080, "2080-03-04T00:00:00.000Z")] {
             let found = not_after(certificate(year).der()).unwrap();
             assert_eq!(found.to_string(), end);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_to_end_counts_and_nonsense_has_no_end() {
+    fn the_earliest_expiry_counts_and_invalid_input_has_none() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("two.pem");
         std::fs::write(&path, [certificate(2050).pem(), certificate(2040).pem()].concat()).unwrap();

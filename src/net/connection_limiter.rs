@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_longest_for_its_peer_gives_way_and_nobody_with_something_in_hand() {
+    async fn the_longest_waiting_connection_is_evicted_and_no_active_one() {
         let (seats, mut taken) = full(4).await;
         let _in_hand = taken[0].serve();
         let half = (taken[1].serve(), taken[1].receive());
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_only_lingers_gives_way_before_who_waits_longer() {
+    async fn a_lingering_connection_is_evicted_first() {
         let (seats, taken) = full(4).await;
         drop(taken[2].serve());
         let lingering = taken[2].linger();
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn strangers_give_way_before_who_is_known_and_some_seats_stay_for_others() {
+    async fn unauthenticated_connections_are_evicted_first_and_trusted_ones_bounded() {
         let (seats, taken) = full(4).await;
         assert!(taken[0].trust(1), "nothing is in hand");
         let in_hand: Vec<_> = taken[1..].iter().map(Slot::serve).collect();
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stalled_is_who_takes_nothing_and_not_who_is_sent_nothing() {
+    async fn a_connection_is_stalled_when_its_peer_reads_nothing() {
         let seats = ConnectionLimiter::new(Bounds { all: 1, per_address: 1 });
         let seat = seats.take(address(1)).await.unwrap();
         let span = Duration::from_millis(20);
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_gives_up_seats_of_its_own_only() {
+    async fn an_address_evicts_only_its_own_connections() {
         let seats = ConnectionLimiter::new(Bounds { all: 10, per_address: 2 });
         let other = seats.take(address(1)).await.unwrap();
         let (first, second) = (seats.take(address(2)).await.unwrap(), seats.take(address(2)).await.unwrap());
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everything_is_given_back() {
+    async fn every_slot_is_returned() {
         let (seats, taken) = full(4).await;
         let in_hand = taken[0].serve();
         drop(taken);
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn idle_is_who_has_nothing_in_hand_and_gets_nothing() {
+    async fn a_connection_is_idle_without_request_and_traffic() {
         let seats = ConnectionLimiter::new(Bounds { all: 1, per_address: 1 });
         let seat = seats.take(address(1)).await.unwrap();
         let span = Duration::from_millis(20);

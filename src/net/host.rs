@@ -41,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_named_once_and_as_its_version_wants() {
+    fn a_request_has_one_host_as_its_version_requires() {
         let (old, one, two) = (Version::HTTP_10, Version::HTTP_11, Version::HTTP_2);
         let cases: [(Version, &str, &[&'static str], bool); 19] = [
             (one, "/in/a", &["holdline.internal"], true),

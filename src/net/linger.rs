@@ -39,7 +39,7 @@ mod tests {
     use tokio::io::duplex;
 
     #[tokio::test]
-    async fn the_peer_sees_the_end_at_once_and_may_send_all_it_has() {
+    async fn lingering_shows_the_end_at_once_and_reads_the_rest() {
         let (mut ours, mut theirs) = duplex(64);
         let sending = tokio::spawn(async move {
             let end = theirs.read(&mut [0; 1]).await.unwrap();
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_ends_for_who_sends_nothing_too_much_or_for_ever() {
+    async fn lingering_ends_for_silence_bytes_and_time() {
         let (mut silent, _peer) = duplex(64);
         linger(&mut silent, Duration::from_millis(20)).await;
         for bytes in [1, 1 << 20] {

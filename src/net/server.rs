@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_beyond_those_of_its_address_is_told_so() {
+    async fn a_connection_over_the_address_limit_is_answered() {
         let limits = Limits {
             head_bytes_max: 8192,
             head_timeout: Duration::from_secs(60),

@@ -114,7 +114,7 @@ mod tests {
     use rustls::InvalidMessage;
 
     #[test]
-    fn each_fault_is_named_wherever_it_stands_among_the_causes() {
+    fn each_tls_fault_is_named_anywhere_in_the_error_chain() {
         let bad = |why| TlsError::InvalidCertificate(why);
         for (error, fault) in [
             (TlsError::InvalidMessage(InvalidMessage::InvalidContentType), Some(TlsFault::NotTls)),

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_address_is_refused_or_not() {
+    fn each_address_class_is_allowed_or_refused() {
         let refused = [
             ("169.254.169.254", "a link-local address"),
             ("169.254.0.1", "a link-local address"),

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn full_jitter_fills_the_range_and_repeats_itself() {
+    fn full_jitter_fills_the_range_and_is_reproducible() {
         let retry = Retry::default();
         let waits: Vec<f64> = (0..10_000).map(|n| wait(&retry, delivery(n), 3).as_secs_f64()).collect();
         assert!(waits.iter().all(|w| (0.0..4.0).contains(w)));
@@ -124,7 +124,7 @@ mod tests {
 
     /// Deliveries that fail together come back apart: neighbours in every respect get shares that have nothing in common.
     #[test]
-    fn shares_of_neighbours_are_spread_evenly() {
+    fn jitter_of_neighbouring_deliveries_is_spread_evenly() {
         let share = |n: u64, d: u8, attempt: u32| {
             unit(DeliveryId { sequence: Sequence(n), destination: DestinationId(d) }, attempt)
         };
@@ -152,7 +152,7 @@ mod tests {
 
     /// The generator's published numbers, for the seeds 0 and 1234567.
     #[test]
-    fn shares_are_those_of_splitmix64() {
+    fn jitter_values_match_splitmix64() {
         let share = |n: u64, d: u8, attempt: u32| {
             unit(DeliveryId { sequence: Sequence(n), destination: DestinationId(d) }, attempt)
         };

@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn it_opens_over_failures_but_not_before_the_minimum_of_calls() {
+    fn it_opens_over_failures_once_the_minimum_of_calls_is_reached() {
         use Health::{Delivered, Failed};
         let mut breaker = Breaker::new(Limits::default());
         assert_eq!(calls(&mut breaker, 0, 5, &[Failed; 19]), None);
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_of_failures_opens_it_where_calls_are_few_however_far_apart_they_are() {
+    fn a_run_of_failures_opens_it_where_calls_are_rare() {
         let mut breaker = Breaker::new(Limits::default());
         for n in 0..9 {
             assert_eq!(calls(&mut breaker, n * 300_000, 5, &[Health::Failed]), None, "{n}");
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn it_opens_at_once_where_whatever_is_sent_is_refused() {
+    fn it_opens_at_once_when_everything_is_refused() {
         for health in [Health::Rejected(404), Health::Refused(400)] {
             let mut breaker = Breaker::new(Limits::default());
             assert_eq!(calls(&mut breaker, 0, 5, &[Health::Delivered; 100]), None);
@@ -480,14 +480,14 @@ mod tests {
     }
 
     #[test]
-    fn what_left_the_window_counts_no_more() {
+    fn calls_outside_the_window_do_not_count() {
         let mut breaker = Breaker::new(Limits { consecutive_failures: u32::MAX, ..Limits::default() });
         assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failed; 19]), None);
         assert_eq!(calls(&mut breaker, 61_000, 5, &[Health::Failed; 19]), None);
     }
 
     #[test]
-    fn i12_half_open_lets_the_probes_pass_and_closes_or_opens_by_them() {
+    fn i12_half_open_sends_probes_and_closes_or_opens_by_them() {
         let mut breaker = Breaker::new(Limits::default());
         assert!(calls(&mut breaker, 0, 5, &[Health::Failed; 20]).is_some());
         let before = Epoch::default();
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn a_throttled_probe_says_nothing() {
+    fn a_throttled_probe_decides_nothing() {
         let mut breaker = Breaker::new(Limits::default());
         breaker.set(State::Open { until: at(1) }, Timestamp::ZERO, at(0));
         assert_eq!(calls(&mut breaker, 1, 5, &[Health::Throttled; 7]), None);
@@ -521,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_half_open_as_soon_as_it_has_been_open_for_long_enough() {
+    fn it_becomes_half_open_after_its_open_duration() {
         let mut breaker = Breaker::new(Limits::default());
         breaker.set(State::Open { until: at(500) }, Timestamp::ZERO, at(0));
         assert_eq!((breaker.stands(at(499)), breaker.since(at(499))), (State::Open { until: at(500) }, at(0)));
@@ -541,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn other_limits_are_gone_by_at_once_and_a_window_of_another_length_begins_anew() {
+    fn new_limits_apply_at_once_and_a_new_window_length_starts_empty() {
         let limits = Limits { min_calls: 11, ..Limits::default() };
         let mut breaker = Breaker::new(Limits::default());
         assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failed; 10]), None);
@@ -555,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn with_ratios_of_zero_the_first_failure_opens_it_and_no_call_that_is_well_does() {
+    fn with_a_ratio_of_zero_only_a_failure_opens_it() {
         let limits = Limits { failure_ratio: 0.0, slow_ratio: 0.0, min_calls: 1, ..Limits::default() };
         let mut breaker = Breaker::new(limits);
         assert_eq!(calls(&mut breaker, 0, 5, &[Health::Delivered; 50]), None);

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_is_not_judged_by_a_few() {
+    fn the_last_stage_needs_enough_results_to_stop() {
         let mut canary = Canary::new(0.1);
         for n in [1, 10] {
             canary.sent(n);
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_is_replaced() {
+    fn a_vanished_delivery_is_replaced() {
         let mut canary = Canary::new(0.5);
         canary.sent(1);
         canary.ended(End::Gone);

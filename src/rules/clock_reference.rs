@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lasts_keeps_its_length_over_a_step_within_one_run_of_the_machine() {
+    fn durations_keep_their_length_over_a_clock_step_within_one_boot() {
         let before = anchor("a", 100, 0);
         let due = Timestamp(1_800_000_008_000);
         for (now, moved_by) in [

@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_slower_for_good_is_the_new_normal() {
+    fn a_lasting_slowdown_becomes_the_new_baseline() {
         let (mut limit, mut now) = (Concurrency::new(64, Adaptive::Yes), 0);
         busy(&mut limit, &mut now, 20, 100, 20);
         let after = busy(&mut limit, &mut now, 120, 100, 400);
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_show_overload_together_cut_once() {
+    fn simultaneous_overload_signals_reduce_the_limit_once() {
         for health in [Health::Unavailable, Health::Throttled] {
             let mut limit = Concurrency::new(64, Adaptive::Yes);
             limit.limit = 40.0;
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_that_say_nothing_of_load_cut_nothing() {
+    fn errors_unrelated_to_load_do_not_reduce_the_limit() {
         for health in [Health::Failed, Health::Refused(422), Health::Rejected(404)] {
             for one_in in [2, 3, 20, 100] {
                 let found = after(2000, |n| if n % one_in == 1 { health } else { Health::Delivered });
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_little_overload_is_borne_and_more_of_it_cuts_in_proportion() {
+    fn overload_reduces_the_limit_in_proportion_above_a_tolerance() {
         let one_in =
             |many: u64| after(6000, move |n| if n % many == 1 { Health::Unavailable } else { Health::Delivered });
         assert_eq!([one_in(100), one_in(33), one_in(20)], [64, 64, 64]);
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn one_slow_call_among_quick_ones_cuts_nothing() {
+    fn one_slow_call_among_fast_ones_does_not_reduce_the_limit() {
         let mut limit = Concurrency::new(64, Adaptive::Yes);
         let mut end = |ms: u64, under_way: usize| {
             let call = Call {
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn other_bounds_are_gone_by_at_once_and_what_was_found_stays() {
+    fn new_bounds_apply_at_once_and_the_learned_limit_stays() {
         let mut concurrency = Concurrency::new(64, Adaptive::Yes);
         let limits =
             [(32, Adaptive::Yes), (2, Adaptive::Yes), (64, Adaptive::Yes), (10, Adaptive::No), (0, Adaptive::Yes)].map(
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn the_baseline_follows_faster_answers_also_while_many_calls_are_under_way() {
+    fn the_baseline_follows_faster_answers_under_load() {
         let mut limit = Concurrency::new(64, Adaptive::Yes);
         let mut answers = |latency_ms, under_way, count| {
             for _ in 0..count {

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_tell_what_opens_a_door_what_signs_and_what_does_neither() {
+    fn names_classify_credentials_signatures_and_others() {
         let credentials = [
             "authorization",
             "proxy-authorization",

@@ -122,14 +122,14 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_told_in_the_unit_in_which_it_is_given() {
+    fn a_rate_is_shown_in_its_configured_unit() {
         for (seconds, told) in [(1.0, "7/s"), (60.0, "7/m"), (3600.0, "7/h"), (86_400.0, "7/d"), (1.5, "7/1500ms")] {
             assert_eq!(rate(7, Duration::from_secs_f64(seconds)).to_string(), told);
         }
     }
 
     #[test]
-    fn a_burst_passes_and_then_the_pace_holds() {
+    fn a_burst_passes_and_then_the_rate_applies() {
         let mut gcra = Gcra::new(second(200), 3);
         for _ in 0..3 {
             assert_eq!(gcra.try_take(START), Ok(()));
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn at_any_rate_what_passes_is_the_rate_and_a_burst() {
+    fn every_rate_admits_the_rate_and_one_burst() {
         for (rate, burst, seconds, expected) in [
             (second(1), 1, 10, 10),
             (second(200), 1, 10, 2000),
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_first_moment_that_is_granted() {
+    fn a_refusal_names_the_earliest_permitted_time() {
         for count in [1, 3, 7, 200, 999, 1000, 4999] {
             let mut gcra = Gcra::new(second(count), 2);
             let mut now = START;
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn several_that_belong_together_pass_at_once_and_are_paid_for() {
+    fn a_batch_passes_at_once_and_is_charged() {
         let mut gcra = Gcra::new(second(100), 1);
         assert_eq!(gcra.try_take_many(START, 50), Ok(()));
         assert_eq!(gcra.try_take(at(1)), Err(at(500)));
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_pause_gives_no_more_than_the_burst() {
+    fn a_long_pause_allows_only_the_burst() {
         let mut gcra = Gcra::new(second(10), 4);
         let later = START.after(Duration::from_secs(86_400 * 365));
         assert_eq!((0..9).filter(|_| gcra.try_take(later).is_ok()).count(), 4);

@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_told_apart_by_their_size() {
+    fn numbers_are_interpreted_by_their_size() {
         for (text, ms) in [
             ("120", 120_000),
             (" 0 ", 0),
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_wait_is_none() {
+    fn an_invalid_wait_is_none() {
         let cases = "|-3|-1.5|soon|NaN|inf|infinity|1x|1s2|s|.|PT|P|P1M|P1Y|PTS|PT1|1.2.3|--5|0x10|\"\"|\"5|30 parsecs|1s-2s\
                      |Mon, 31 Nov 2026 22:01:00 GMT|Mon, 30 Nov 2026 24:01:00 GMT|Mon, 30 Nov 2026 22:01:61 GMT\
                      |Mon, 30 Nov 2026 22:01:00 XYZ|Mon, 30 Nov 2026 10:01:00 PM|Mon, 30 Nov 2026|30 Nov Dec 2026 22:01:00\
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_measured_by_the_clock_that_named_it() {
+    fn a_date_is_measured_by_the_clock_of_its_server() {
         let date = |date: &str, text: &str, ms: u64| {
             assert_eq!(wait(text, at(Some(date))), Some(Duration::from_millis(ms)), "{text:?} at {date:?}");
         };
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_list_the_longest_counts() {
+    fn the_longest_of_a_list_counts() {
         for (text, seconds) in [
             ("5, 30, 10", Some(30)),
             ("120", Some(120)),

@@ -130,7 +130,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn what_is_announced_bounds_idle_time_and_requests() {
+    fn keep_alive_parameters_bound_idle_time_and_requests() {
         for (lines, idle_ms, max) in [
             (&["timeout=5, max=100"][..], 4000, Some(100)),
             (&["timeout=5"], 4000, None),
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_of_requests_is_obeyed_however_it_is_counted() {
+    fn a_request_limit_is_obeyed_in_either_way_of_counting() {
         let max = |max| KeepAlive { max: Some(max), timeout: None };
         // from now on
         let said = (0..100).rev().fold(KeepAlive::default(), |said, left| said.and(max(left)));
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_seen_to_be_too_long_is_not_tried_for_a_while_that_grows() {
+    fn an_idle_time_found_too_long_is_avoided_for_a_growing_time() {
         let mut learned = Learned::default();
         assert_eq!(learned.idle_max(Duration::ZERO), IDLE_MAX);
         let mut now = SECOND;

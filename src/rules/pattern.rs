@@ -17,7 +17,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns() {
+    fn patterns_match_with_wildcards() {
         for (pattern, name, fits) in [
             ("v2.detail.events.conversation.*", "v2.detail.events.conversation.{id}.customer.end", true),
             ("v2.detail.events.conversation.*", "v2.users.{id}.activity", false),

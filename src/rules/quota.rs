@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_spent_and_for_how_long() {
+    fn a_spent_quota_gives_the_time_of_its_reset() {
         let cases: [(Headers, Option<u64>); 25] = [
             (&[], None),
             (
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_is_a_moment_or_a_wait_by_its_size() {
+    fn a_reset_is_a_time_or_a_duration_by_its_size() {
         for (reset, wait) in [
             ("30", 30_000),
             ("1.2", 1200),

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_rises_evenly_and_says_when_there_is_room_for_one_more() {
+    fn a_ramp_rises_evenly_and_gives_the_time_of_the_next_slot() {
         let start = Timestamp(1_800_000_000_000);
         for (max, length_ms) in [(64, 10_000), (1, 10_000), (7, 10), (3, 1), (2, 999), (4096, 1000)] {
             let mut ramp = Ramp::new(Duration::from_millis(length_ms));
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_under_way_ends_when_it_would_with_the_length_that_it_now_has() {
+    fn a_running_ramp_adopts_a_new_length() {
         let start = Timestamp(1_800_000_000_000);
         let mut ramp = Ramp::new(Duration::from_secs(10));
         ramp.begin(start);

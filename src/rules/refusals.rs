@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_of_events_that_are_refused_for_their_content_dies_at_once() {
+    fn events_refused_for_their_content_die_at_once() {
         for one_in in [2, 3, 10, 50] {
             let mut answers = Refusals::default();
             for n in 1..=1000u64 {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_to_everything_kills_nothing_and_is_noticed() {
+    fn a_status_given_to_every_event_kills_none_and_is_reported() {
         let mut answers = Refusals::default();
         (0..1000).for_each(|n| answers.delivered(at(n), BOUNDS));
         let found: Vec<Finding> =
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn one_interaction_that_is_refused_again_and_again_says_nothing_of_the_others() {
+    fn repeated_refusals_of_one_interaction_do_not_affect_others() {
         let mut answers = Refusals::default();
         for n in 0..9 {
             let found = answers.refused(&refusal(n % 2, true, None, n), BOUNDS);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn nine_in_ten_hold_the_destination_although_some_succeed() {
+    fn nine_refusals_in_ten_block_the_destination() {
         let mut answers = Refusals::default();
         (0..100).for_each(|n| answers.delivered(at(n), BOUNDS));
         let mut noticed = None;
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_speak_of_content_is_believed_after_a_time_and_a_success_since() {
+    fn other_statuses_count_after_a_time_and_a_later_success() {
         let mut answers = Refusals::default();
         let mut ask = |delivered: Option<u64>, before, now| {
             if let Some(began) = delivered {

@@ -30,7 +30,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_when_an_event_is_open_does_not_go_before_it() {
+    fn a_later_arrival_does_not_overtake_a_started_event() {
         let window = Duration::from_millis(100);
         for time in 850..=1000 {
             let first = rank(window, Timestamp(1000), Some(Timestamp(time)));

@@ -39,7 +39,7 @@ mod tests {
     type Headers<'h> = &'h [(&'h str, &'h str)];
 
     #[test]
-    fn of_several_lines_the_longest_counts() {
+    fn the_longest_of_several_headers_counts() {
         // Sun, 06 Nov 1994 08:49:37 GMT
         let at = AnsweredAt::new(Timestamp(784_111_777_000), None);
         let cases: [(Headers, Option<u64>); 9] = [
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_wish_is_cut_and_said_to_be() {
+    fn a_long_retry_after_is_clamped_and_reported() {
         let (now, max) = (Timestamp(1000), Duration::from_secs(10));
         assert_eq!(grant(Duration::from_secs(3), max, now), RetryAfter { until: Timestamp(4001), cut: false });
         assert_eq!(grant(max, max, now), RetryAfter { until: Timestamp(11_001), cut: false });

@@ -56,7 +56,7 @@ mod tests {
 
     /// Made with an independent implementation.
     #[test]
-    fn the_signature_of_standard_webhooks() {
+    fn a_signature_follows_standard_webhooks() {
         let body = compact(include_str!("../../tests/samples/15_om_outbound_text_2025.json"));
         let keys = [Key::decode(SECRET).unwrap()];
         let wanted = "v1,exXG4JNSumQ6sFzuKoHRcWuTDfM6DYC/QFq9n1fp+KU=";
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_that_are_none() {
+    fn invalid_signing_secrets_are_refused() {
         for (secret, wanted) in [
             ("hunter2", "it does not begin with `whsec_`; write `whsec_` and the key in base64"),
             ("whsec_hunter2!", "what follows `whsec_` is not base64"),

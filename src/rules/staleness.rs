@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_older_than_the_newest_is_stale() {
+    fn only_an_event_older_than_the_newest_is_stale() {
         for (time, newest, course) in [
             (Some(99), Some(100), LateAction::Discard),
             (Some(100), Some(100), LateAction::Send),
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn each_policy_has_its_course_and_a_redriven_one_is_sent() {
+    fn each_policy_has_its_action_and_a_redriven_event_is_sent() {
         let (first, redriven) = (delivery(Some(1)), Delivery { redriven: true, ..delivery(Some(1)) });
         for (on_stale, course, again) in [
             (OnStale::Deliver, LateAction::Send, LateAction::Send),

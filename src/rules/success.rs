@@ -37,7 +37,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_body_is_a_success_or_says_why_not() {
+    fn a_body_is_a_success_or_has_a_reason() {
         let deep = "[".repeat(10_000);
         let cases = [
             ("/status", json!("ok"), r#"{"status":"ok"}"#, None),

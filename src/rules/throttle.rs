@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_is_told_and_then_one_in_a_while_with_what_was_withheld() {
+    fn the_first_message_passes_and_later_ones_carry_a_count() {
         let mut throttle = Throttle::default();
         let every = Duration::from_secs(60);
         let mut at = |seconds: u64| throttle.count(Timestamp(1_000_000 + seconds * 1000), every);

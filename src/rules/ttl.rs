@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_pattern_that_fits_counts() {
+    fn the_longest_matching_pattern_counts() {
         let ttl = |patterns: &[(&str, u64)]| {
             Ttl::new(patterns.iter().map(|(pattern, s)| ((*pattern).to_owned(), seconds(*s))).collect())
         };
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn age_is_counted_from_the_event_but_never_from_after_its_acceptance() {
+    fn age_is_measured_from_the_event_time_or_the_acceptance() {
         let ttl = Ttl::new(vec![("a.*".to_owned(), seconds(10))]);
         for (time, since) in [
             (None, RECEIVED),

@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn every_status_means_what_the_contract_says() {
+    fn every_status_has_its_documented_meaning() {
         for status in 100..=599u16 {
             let (expected, health) = match status {
                 200..=299 => (Verdict::Delivered, Health::Delivered),
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_tried_again_and_ambiguous_ones_as_is_set() {
+    fn failures_are_retried_and_ambiguous_ones_as_configured() {
         for (outcome, sent) in FAILURES {
             assert_eq!(outcome.is_ambiguous(), sent == Sent::Perhaps, "{outcome:?}");
             assert_eq!(verdict(outcome.clone(), None, 2, 0).0, after(2), "{outcome:?}");
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn by_default_only_age_ends_what_fails() {
+    fn by_default_only_age_ends_failing_deliveries() {
         for outcome in [503, 500, 408, 404, 403, 302].map(Outcome::Answered).into_iter().chain(FAILURES.map(|f| f.0)) {
             assert_eq!(verdict(outcome.clone(), None, 1_000_000, 0).0, after(300), "{outcome:?}");
             let day = 24 * 3600;
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_attempts_counts_what_reached_the_destination_and_speaks_of_the_event() {
+    fn the_attempt_limit_counts_answers_about_the_event() {
         let retry = Retry { attempts: Some(3), ..no_jitter() };
         let at = |outcome: &Outcome, counted| {
             judged(&retry, &Ended { counted, ..ended(outcome, None, counted + 1, 0) }).verdict
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_that_all_get_waits_and_one_of_content_dies_until_all_get_it() {
+    fn a_content_status_is_permanent_unless_every_event_gets_it() {
         let mut refusals = Refusals::default();
         let mut ask = |status, interaction| {
             let outcome = Outcome::Answered(status);
@@ -275,14 +275,14 @@ mod tests {
     }
 
     #[test]
-    fn the_statuses_of_content_are_a_setting() {
+    fn content_statuses_are_configurable() {
         let retry = Retry { permanent: [404].into(), ..no_jitter() };
         let dies = |status| judged(&retry, &ended(&Outcome::Answered(status), None, 1, 0)).verdict;
         assert_eq!([404, 422].map(dies), [Verdict::Dead(Reason::Permanent), after(1)]);
     }
 
     #[test]
-    fn retry_after_holds_the_destination_and_the_delivery() {
+    fn retry_after_blocks_the_destination_and_the_delivery() {
         let wish = wish(30);
         assert_eq!(verdict(Outcome::Answered(429), Some(30), 1, 0), (Verdict::Retry { due: wish.until }, Some(wish)));
         // also when this delivery's own time is over
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_asks_to_be_left_alone_is_throttled() {
+    fn an_answer_with_retry_after_counts_as_throttled() {
         for (outcome, seconds, expected) in [
             (Outcome::Answered(429), None, Health::Throttled),
             (Outcome::Answered(403), Some(1), Health::Throttled),

@@ -335,7 +335,7 @@ mod tests {
     use crate::scheduler::flow_control;
 
     #[test]
-    fn i14_dead_letters_without_an_interaction_hold_nothing() {
+    fn i14_dead_letters_without_an_interaction_block_nothing() {
         let policy = Policy { ordered: Ordered::ByInteraction, dead_letters: DeadLetters::Hold, ..Policy::default() };
         let mut line = DestinationQueue::new(DestinationId(0), policy, Sequence(1), StartPoint::default());
         for n in 1..=LANES_MAX as u64 {
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn i14_fresh_and_tried_take_turns_also_where_every_other_look_finds_the_gate_shut() {
+    fn i14_untried_and_retried_alternate_also_when_every_second_check_blocks() {
         let pace =
             flow_control::Limits { concurrency_max: 1, adaptive: Adaptive::No, ..flow_control::Limits::default() };
         let policy = Policy { pace, ..Policy::default() };

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_pause_that_ran_out_unnoticed_the_limit_is_told_as_the_ramp_has_it() {
+    fn the_limit_follows_the_ramp_after_an_expired_pause() {
         let mut pace = pace();
         pace.pause(START);
         assert_eq!(
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_return_little_by_little_where_a_breaker_is_closed_that_was_not() {
+    fn closing_an_open_breaker_starts_a_ramp() {
         let closed = |pace: &mut FlowControl| {
             pace.set_breaker(breaker::State::Closed, Timestamp::ZERO, START, START);
             pace.limit(START)
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn starts_are_noted_where_calls_are_five_seconds_apart_or_farther() {
+    fn start_times_are_recorded_for_rare_calls() {
         let notes = |count, seconds| {
             let rate = NonZeroU32::new(count).map(|count| Rate::new(count, Duration::from_secs(seconds)));
             Limits { rate, ..Limits::default() }.notes_starts()

@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn one_after_the_other_and_a_redriven_one_first() {
+    fn events_go_one_by_one_and_a_redriven_one_first() {
         let mut lane = InteractionQueue::default();
         assert_eq!(lane.turn(), Turn::Over);
         assert!(lane.insert(waiter(5, 0)) && lane.insert(waiter(7, 0)) && !lane.insert(waiter(7, 0)));
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lower_rank_goes_first_until_one_was_tried() {
+    fn the_earlier_event_goes_first_until_one_was_tried() {
         let mut lane = InteractionQueue::default();
         let ranked = |sequence, rank| QueuedDelivery { rank: Timestamp(rank), ..waiter(sequence, 0) };
         assert!(lane.insert(ranked(5, 20)) && lane.insert(ranked(7, 10)) && lane.insert(ranked(8, 20)));
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_holds_what_is_behind_it_only() {
+    fn a_dead_letter_blocks_only_later_events() {
         let mut lane = InteractionQueue::default();
         lane.hold(Sequence(4));
         assert!(lane.insert(waiter(6, 0)));
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_discarded_does_not_come_back() {
+    fn a_discarded_delivery_does_not_come_back() {
         let mut lane = InteractionQueue::default();
         assert!(lane.insert(waiter(5, 9)) && lane.insert(waiter(7, 9)) && lane.insert(waiter(8, 0)));
         lane.purged(Sequence(7));
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_can_be_redriven_or_purged_before_its_landing_is_told() {
+    fn a_dead_letter_can_be_redriven_before_its_commit_is_reported() {
         for (redriven, turn) in [(true, head(5, 0)), (false, head(7, 0))] {
             let mut lane = InteractionQueue::default();
             assert!(lane.insert(waiter(5, 0)) && lane.insert(waiter(7, 0)));

@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn i14_fresh_and_tried_take_turns_each_in_order() {
+    fn i14_untried_and_retried_alternate_each_in_order() {
         let mut ready = Ready::default();
         let lane = |n| QueueKey::Alone(Sequence(n));
         [1, 2, 3].iter().for_each(|n| ready.tried(Sequence(*n), lane(*n)));

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn templates_are_read_and_written_back() {
+    fn templates_round_trip() {
         for text in ["{body}", "{ts}{body}", "{ts}.{body}", "v0:{ts}:{body}", "{id}.{ts}.{body}", "{body}}"] {
             assert_eq!(text.parse::<Template>().unwrap().to_string(), text);
         }

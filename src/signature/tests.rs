@@ -95,7 +95,7 @@ fn passes(verifier: &Verifier, headers: &HeaderMap, wall: Timestamp, body: &[u8]
 }
 
 #[test]
-fn the_vectors_of_every_sender_pass_and_nothing_near_them() {
+fn the_test_vectors_of_every_sender_verify_and_altered_ones_fail() {
     let body = body();
     for vector in &VECTORS {
         let (name, sent) = (vector.preset, headers(vector.headers));
@@ -127,7 +127,7 @@ fn the_vectors_of_every_sender_pass_and_nothing_near_them() {
 }
 
 #[test]
-fn sha1_of_the_legacy_preset() {
+fn the_legacy_preset_uses_sha1() {
     // HMAC-SHA1 of RFC 2202, case 2
     let right = verifier("genesys-engage", &["Jefe"]);
     let sent = headers(&[("x-hub-signature", "sha1=effcdf6ae5eb2fa2d27416d5f184df9c259a7c79")]);
@@ -173,7 +173,7 @@ fn timestamps_come_in_several_forms() {
 }
 
 #[test]
-fn of_several_signatures_any_may_be_the_right_one() {
+fn any_of_several_signatures_may_verify() {
     let body = body();
     let right = "57588a50890877e87ce830de551cf7be51708db0f96e85a1cec47f52bac215f1";
     let wrong = "0".repeat(64);
@@ -201,7 +201,7 @@ fn of_several_signatures_any_may_be_the_right_one() {
 }
 
 #[test]
-fn free_parameters_make_any_scheme() {
+fn parameters_define_any_scheme() {
     // HMAC-SHA512 of RFC 4231, case 2
     let scheme = Scheme {
         algorithm: Algorithm::Sha512,
@@ -233,7 +233,7 @@ fn secrets_are_decoded_and_never_shown() {
 }
 
 #[test]
-fn every_preset_is_there_and_whole() {
+fn every_preset_is_complete() {
     for name in PRESETS {
         let scheme = Scheme::preset(name).unwrap();
         assert_eq!(scheme.signed.has_timestamp(), scheme.stamp.is_some(), "{name}");
@@ -244,7 +244,7 @@ fn every_preset_is_there_and_whole() {
 
 /// Whatever headers come in: neither a panic nor a pass.
 #[test]
-fn nonsense_does_not_pass() {
+fn invalid_signatures_do_not_verify() {
     let mut random = fastrand::Rng::with_seed(11);
     let body = body();
     for _ in 0..20_000 {

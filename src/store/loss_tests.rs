@@ -1,15 +1,19 @@
 //! What a store does where rows of its tables are lost or do not verify: what is left is used, and what is not is told.
 
-use super::codec::Kind;
-use super::engine::Engine;
-use super::folder::Folder;
-use super::keys::{delay_key, number_key, redrive_key};
-use super::record::{EndKind, Quarantined};
-use super::write_batch::{Rows, Table, WriteBatch};
-use super::{Arrival, Erased, Erasure, Opened, Options, Store, Transition, read};
 use crate::clock::Clock;
 use crate::delivery::{DeliveryId, Place};
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
+use crate::store::engine::Engine;
+use crate::store::engine::folder::Folder;
+use crate::store::engine::read;
+use crate::store::engine::write_batch::WriteBatch;
+use crate::store::handle::{Opened, Options, Store};
+use crate::store::model::codec::Kind;
+use crate::store::model::keys::{delay_key, number_key, redrive_key};
+use crate::store::model::record::{EndKind, Quarantined};
+use crate::store::model::table::{Rows, Table};
+use crate::store::write::erasure::{Erased, Erasure};
+use crate::store::write::request::{Arrival, Transition};
 use crate::time::Timestamp;
 use std::path::Path;
 use std::sync::Arc;
@@ -129,7 +133,7 @@ async fn events_whose_history_is_lost_are_delivered_from_their_pages() {
 }
 
 #[tokio::test]
-async fn settlements_behind_those_that_are_lost_are_still_known() {
+async fn settlements_after_lost_ones_are_still_known() {
     for spoil in [lost, torn] {
         let dir = tempfile::tempdir().unwrap();
         lived(dir.path()).await;
@@ -150,7 +154,7 @@ async fn settlements_behind_those_that_are_lost_are_still_known() {
 }
 
 #[tokio::test]
-async fn what_became_of_some_events_tells_of_no_other_and_of_no_move() {
+async fn a_settlement_row_says_nothing_about_other_events() {
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path());
     let store = &opened.store;
@@ -171,7 +175,7 @@ async fn what_became_of_some_events_tells_of_no_other_and_of_no_move() {
 }
 
 #[tokio::test]
-async fn a_delivery_whose_record_does_not_verify_is_set_aside_counted_and_erased_on_demand() {
+async fn a_damaged_delivery_is_set_aside_counted_and_erased_on_request() {
     let dir = tempfile::tempdir().unwrap();
     lived(dir.path()).await;
     let opened = open(dir.path());
@@ -207,7 +211,7 @@ async fn a_delivery_whose_record_does_not_verify_is_set_aside_counted_and_erased
 }
 
 #[tokio::test]
-async fn the_id_of_an_erased_event_means_the_one_that_had_it_before() {
+async fn a_sender_id_finds_the_earlier_event_after_an_erasure() {
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path());
     let store = &opened.store;
@@ -232,7 +236,7 @@ async fn the_id_of_an_erased_event_means_the_one_that_had_it_before() {
 }
 
 #[tokio::test]
-async fn what_a_page_held_when_it_was_given_up_still_waits_each_for_its_own() {
+async fn events_of_an_abandoned_page_still_wait_for_their_destinations() {
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path());
     let store = &opened.store;
@@ -257,7 +261,7 @@ async fn what_a_page_held_when_it_was_given_up_still_waits_each_for_its_own() {
 }
 
 #[tokio::test]
-async fn a_redrive_whose_record_is_lost_is_told() {
+async fn a_lost_redrive_record_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     lived(dir.path()).await;
     meddle(dir.path(), torn(Table::Meta, [redrive_key(D), vec![0, 0]].concat()));
@@ -269,7 +273,7 @@ async fn a_redrive_whose_record_is_lost_is_told() {
 }
 
 #[tokio::test]
-async fn the_check_of_a_store_tells_what_is_not_as_it_should_be() {
+async fn the_store_check_reports_each_fault() {
     let dir = tempfile::tempdir().unwrap();
     lived(dir.path()).await;
     let opened = open(dir.path());

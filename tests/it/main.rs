@@ -59,6 +59,7 @@
 //! `cli/`: the command line
 //! - `commands`: every command against a real daemon
 //! - `hints`: how commands find the daemon, and the commands that they suggest
+//! - `receive`: the receiver that the command line brings along
 //!
 //! `security/`: what must not come out or get in
 //! - `secrecy`: secrets in output and files, permissions of files, control characters
@@ -143,6 +144,7 @@ mod admin {
 mod cli {
     mod commands;
     mod hints;
+    mod receive;
 }
 
 mod security {

@@ -65,7 +65,7 @@ fn the_invariants_hold_for_every_seed() {
 const SEEDS_TO_NOTICE: u64 = 300;
 
 #[test]
-fn every_broken_rule_is_noticed() {
+fn every_broken_rule_is_detected() {
     for (broken, invariants) in [
         (Break::SecondInFlight, &["I13", "ramp", "concurrency"][..]),
         (Break::LosesLane, &["I13"]),

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_seed_falls_the_same_way() {
+    fn the_same_seed_gives_the_same_values() {
         let (a, b) = (Dice::new(7), Dice::new(8));
         assert_eq!(a.uuid(3), Dice::new(7).uuid(3));
         assert_ne!(a.uuid(3), b.uuid(3));

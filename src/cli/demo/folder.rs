@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_temporary_folder_goes_and_a_given_one_stays() {
+    fn a_temporary_folder_is_removed_and_a_given_one_is_kept() {
         let temporary = Folder::make(None).unwrap();
         let path = temporary.path().to_owned();
         std::fs::write(path.join("file"), "x").unwrap();

@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_delivered_nor_dead_is_lost() {
+    fn an_event_neither_delivered_nor_dead_counts_as_lost() {
         let (ledger, bodies) = books();
         for (n, body) in bodies.iter().take(3).enumerate() {
             ledger.accepted(body, Some(n.to_string()));
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_body_is_a_stranger() {
+    fn a_changed_body_counts_as_unknown() {
         let (ledger, bodies) = books();
         let changed = Bytes::from([bodies[0].as_ref(), b" "].concat());
         assert_eq!(ledger.arrived(&changed), None);

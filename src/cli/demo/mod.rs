@@ -236,7 +236,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn it_is_settled_when_nothing_waits_and_the_counters_say_so() {
+    fn the_demo_ends_when_nothing_waits_and_the_counters_agree() {
         let status = |depth: u64, delivered: u64| json!({"queue": {"depth": depth}, "counters": {"accepted": 10, "delivered": delivered, "dead_lettered": 1}});
         assert!(settled(&status(0, 9)));
         assert!(!settled(&status(1, 9)) && !settled(&status(0, 8)));

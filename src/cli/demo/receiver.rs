@@ -2,19 +2,19 @@
 
 use super::dice::{Dice, Throw};
 use super::ledger::{Key, Ledger};
+use crate::cli::receive::serve;
 use crate::clock::Clock;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 /// What the receiver does with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,9 @@ impl Receiver {
             busy_every: (events / (BUSY_TIMES + 1)).max(2),
             repaired: AtomicBool::new(false),
         });
-        tokio::spawn(serve(listener, script.clone()));
+        let answering = script.clone();
+        let service = service_fn(move |request| answer(answering.clone(), request));
+        tokio::spawn(serve(listener, service, CancellationToken::new()));
         Ok(Self { address, script })
     }
 
@@ -88,19 +90,6 @@ impl Receiver {
     /// From now on every request is taken at once.
     pub fn repair(&self) {
         self.script.repaired.store(true, Ordering::Relaxed);
-    }
-}
-
-async fn serve(listener: TcpListener, script: Arc<Script>) {
-    loop {
-        // an error here concerns one connection; the daemon will make another
-        let Ok((stream, _)) = listener.accept().await else { continue };
-        let script = script.clone();
-        tokio::spawn(async move {
-            let service = service_fn(move |request| answer(script.clone(), request));
-            // an error is how a dropped connection ends
-            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-        });
     }
 }
 

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn every_body_is_another_event_of_its_conversation_and_later_than_the_one_before() {
+    fn each_body_is_the_next_event_of_its_conversation() {
         let traffic = traffic(1, 500);
         let mut ids = HashSet::new();
         let mut keys = HashSet::new();
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_events_is_kept_and_one_of_them_is_poison() {
+    fn the_requested_number_of_events_is_made_with_one_poison_event() {
         for events in [10, 11, 57, 500] {
             let traffic = traffic(1, events);
             let bodies: Vec<&Planned> = traffic.conversations.iter().flat_map(|c| &c.events).collect();

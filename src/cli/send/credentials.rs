@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_signed_by_every_preset_is_what_that_preset_verifies() {
+    fn each_preset_verifies_what_it_signs() {
         let folder = tempfile::tempdir().unwrap();
         let written = format!("whsec_{}", BASE64_STANDARD.encode([7; 32]));
         for preset in PRESETS {
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_stands_where_the_source_looks_for_it_and_flags_beat_it() {
+    fn a_token_is_sent_where_the_source_reads_it_and_flags_override_it() {
         let folder = tempfile::tempdir().unwrap();
         let secrets = || vec![secret(folder.path(), "a b&c")];
         let bearer = source(SourceAuth::Bearer { tokens: secrets() });

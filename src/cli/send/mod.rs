@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_busy_or_broken_intake_is_tried_again() {
+    async fn a_busy_or_broken_intake_is_retried() {
         const ANSWERS: &[&str] = &[
             "HTTP/1.1 503 x\r\nRetry-After: 0\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
             "",
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_intake_that_waits_too_long_refuses() {
+    async fn an_intake_that_asks_for_too_long_a_wait_counts_as_refusal() {
         const ANSWERS: &[&str] =
             &["HTTP/1.1 503 x\r\nRetry-After: 3600\r\nConnection: close\r\nContent-Length: 43\r\n\r\n\
              {\"error\":{\"code\":\"disk_low\",\"message\":\"m\"}}"];

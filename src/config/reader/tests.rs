@@ -40,7 +40,7 @@ fn faults_in(block: &str, settings: &str) -> Vec<String> {
 const CASES: &str = include_str!("faults.txt");
 
 #[test]
-fn each_kind_of_fault() {
+fn each_kind_of_fault_is_reported() {
     let mut lines = CASES.lines().filter(|l| !l.starts_with('#')).peekable();
     let mut cases = 0;
     while let Some(case) = lines.next() {
@@ -82,7 +82,7 @@ fn old_names_are_faults_that_give_the_new_name() {
 }
 
 #[test]
-fn whole_files() {
+fn whole_files_are_read() {
     for (text, wanted) in FILES {
         assert_eq!(faults(text), *wanted, "{text}");
     }
@@ -189,7 +189,7 @@ const FILES: &[(&str, &[&str])] = &[
 ];
 
 #[test]
-fn ten_faults_are_told_at_once_and_in_file_order() {
+fn ten_faults_are_reported_at_once_in_file_order() {
     let text = "[dlq]\nevict = 'no'\n[admin]\ntoken = 'x'\n[intake]\nmax_body = '1'\nlisten = 'x'\nbody_timeout = '3'\n\
                 [[destination]]\nname = 'D'\nurl = 'ftp://x'\nrate = 3\n[[source]]\nname = 's'\nprofil = 'auto'\nto = ['E']\n";
     let at: Vec<String> = faults(text).iter().map(|f| f.splitn(4, ':').take(2).skip(1).collect()).collect();
@@ -217,7 +217,7 @@ fn a_file_that_cannot_be_read_is_a_fault() {
 }
 
 #[test]
-fn everything_that_can_be_written_is_read() {
+fn every_key_is_read() {
     let s = read(FULL, Path::new("h.toml")).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(s.intake.listen, ["0.0.0.0:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
     assert!(s.intake.inherit);
@@ -406,7 +406,7 @@ fn the_shipped_file_names_every_key_and_profile() {
 }
 
 #[test]
-fn marks_and_line_ends_of_other_systems_do_no_harm() {
+fn byte_order_marks_and_crlf_are_accepted() {
     let text = format!("\u{feff}{}", SHIPPED.replace('\n', "\r\n"));
     assert_eq!(faults(&text), [""; 0]);
 }

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_died_does_not_wait_behind_the_one_that_came_after_it() {
+    fn a_dead_letter_does_not_wait_behind_a_later_event() {
         let mut scheduler = scheduler(Policy::default(), &[ticket(1, "k"), ticket(2, "k"), ticket(3, "k")]);
         let now = Timestamp(10);
         let standing = |scheduler: &Scheduler, n: u64| {
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_behind_dead_letters_is_counted_with_its_oldest() {
+    fn deliveries_behind_dead_letters_are_counted_with_the_oldest_age() {
         let policy = Policy { dead_letters: DeadLetters::Hold, ..Policy::default() };
         let of = [ticket(1, "a"), ticket(2, "a"), ticket(3, "b"), ticket(4, "b"), ticket(5, "b"), ticket(6, "c")];
         let mut scheduler = scheduler(policy, &of);

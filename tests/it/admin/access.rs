@@ -19,7 +19,7 @@ async fn as_holder(bench: &Bench, token: &str, method: &str, path: &str, body: &
 }
 
 #[tokio::test]
-async fn a_named_token_opens_what_its_scopes_say() {
+async fn a_named_token_allows_what_its_scopes_say() {
     let secrets = tempfile::tempdir().unwrap();
     let token = |name: &str, scopes: &[Scope]| {
         let path = secrets.path().join(name);
@@ -53,7 +53,7 @@ async fn a_named_token_opens_what_its_scopes_say() {
 }
 
 #[tokio::test]
-async fn over_the_unix_socket_its_owner_needs_no_token_and_the_file_goes_with_the_daemon() {
+async fn the_socket_owner_needs_no_token_and_the_file_is_removed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("admin.sock");
     // a dead daemon left it behind
@@ -74,7 +74,7 @@ async fn over_the_unix_socket_its_owner_needs_no_token_and_the_file_goes_with_th
 }
 
 #[tokio::test]
-async fn a_page_of_another_site_gets_nothing() {
+async fn a_page_of_another_site_is_refused() {
     let bench = Bench::start(None).await;
     let bearer = format!("Bearer {}", bench.token);
     for (header, value, wanted) in [
@@ -148,7 +148,7 @@ async fn refused_requests_share_entries_and_cause_no_writes() {
 }
 
 #[tokio::test]
-async fn only_repeated_wrong_tokens_wait_and_never_a_good_one() {
+async fn only_repeated_wrong_tokens_are_delayed_and_never_a_good_one() {
     let bench = Bench::with(None, Clock::manual(START), |_| {}).await;
     for _ in 0..5 {
         assert_eq!(as_holder(&bench, "wrong", "GET", "/v1/status", b"").await, 401);
@@ -169,7 +169,7 @@ async fn only_repeated_wrong_tokens_wait_and_never_a_good_one() {
 }
 
 #[tokio::test]
-async fn who_reads_bodies_is_noted_before_they_are_sent() {
+async fn reading_bodies_is_audited_before_they_are_sent() {
     let receiver = Receiver::start(|_| status(400)).await;
     let bench = Bench::with(receiver.to(), Clock::manual(START), |_| {}).await;
     let (one, two) = (bench.accept("k", "1").await, bench.accept("l", "2").await);
@@ -202,7 +202,7 @@ async fn who_reads_bodies_is_noted_before_they_are_sent() {
 }
 
 #[tokio::test]
-async fn what_changes_nothing_pushes_no_entry_out() {
+async fn changes_without_effect_evict_no_audit_entry() {
     let bench = Bench::with(None, Clock::manual(START), |_| {}).await;
     for n in 0..20 {
         bench.change("/v1/dlq/purge", json!({"filter": {"type": "none"}})).await;

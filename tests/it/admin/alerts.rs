@@ -15,7 +15,7 @@ fn alert(to: AlertTo, on: &[Condition]) -> Alert {
 }
 
 #[tokio::test]
-async fn a_dead_letter_is_told_to_a_webhook_again_and_again_until_it_is_taken() {
+async fn a_dead_letter_alert_is_retried_until_the_webhook_accepts_it() {
     let receiver = Receiver::start(|_| status(422)).await;
     let tries = std::sync::atomic::AtomicUsize::new(0);
     let hook = Receiver::start(move |_| {
@@ -69,7 +69,7 @@ async fn watched(to: &Receiver, hook: &Receiver, clock: Clock, on: Condition) ->
 }
 
 #[tokio::test]
-async fn a_second_breaker_that_opens_is_told_beside_the_first() {
+async fn a_second_open_breaker_is_alerted_beside_the_first() {
     let (receiver, hook) = (Receiver::good().await, Receiver::good().await);
     let bench = watched(&receiver, &hook, Clock::system(), Condition::BreakerOpen).await;
     let open = json!({"state": "open", "for": "30m"});
@@ -82,7 +82,7 @@ async fn a_second_breaker_that_opens_is_told_beside_the_first() {
 }
 
 #[tokio::test]
-async fn dead_letters_that_lie_there_are_not_said_to_be_over() {
+async fn a_dead_letter_alert_does_not_resolve() {
     let (receiver, hook) = (Receiver::start(|_| status(422)).await, Receiver::good().await);
     let bench = watched(&receiver, &hook, Clock::manual(START), Condition::DeadLetter).await;
     bench.accept("k", "1").await;
@@ -120,17 +120,17 @@ async fn told_after_the_next_start(end: impl AsyncFn(&mut Bench)) {
 }
 
 #[tokio::test]
-async fn what_could_not_be_told_is_told_after_a_restart() {
+async fn an_undelivered_alert_is_sent_after_a_restart() {
     told_after_the_next_start(Bench::stop).await;
 }
 
 #[tokio::test]
-async fn what_could_not_be_told_is_told_after_a_crash() {
+async fn an_undelivered_alert_is_sent_after_a_crash() {
     told_after_the_next_start(async |bench: &mut Bench| bench.crash()).await;
 }
 
 #[tokio::test]
-async fn a_wish_beyond_the_greatest_is_cut_counted_and_told() {
+async fn a_retry_after_beyond_the_maximum_is_clamped_counted_and_alerted() {
     let receiver = Receiver::start(|r| if r.n == 0 { retry_after(503, 7200) } else { status(200) }).await;
     let hook = Receiver::good().await;
     let bench = watched(&receiver, &hook, Clock::manual(START), Condition::RetryAfterCut).await;
@@ -172,7 +172,7 @@ fn names(text: &str) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn the_shipped_rules_and_dashboard_speak_of_metrics_that_there_are() {
+async fn the_shipped_rules_and_dashboard_use_existing_metrics() {
     let receiver = Receiver::good().await;
     let folder = tempfile::tempdir().unwrap();
     let ca = folder.path().join("ca.pem");

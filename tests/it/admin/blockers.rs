@@ -22,7 +22,7 @@ fn gates(list: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_dead_event_says_why_when_and_after_which_answer() {
+async fn a_dead_letter_shows_reason_time_and_last_answer() {
     let receiver = Receiver::start(|r| match (r.interaction(), r.attempt()) {
         ("exhausted", 1) => status(503),
         ("exhausted", _) => Act::Reset,
@@ -52,7 +52,7 @@ async fn a_dead_event_says_why_when_and_after_which_answer() {
 }
 
 #[tokio::test]
-async fn what_is_under_way_says_since_when_and_until_when_at_the_latest() {
+async fn a_delivery_in_flight_shows_its_start_and_deadline() {
     let receiver = Receiver::start(|_| held(status(200))).await;
     let bench = Bench::with(receiver.to(), Clock::manual(START), |s| s.destinations[0].timeout = MINUTE).await;
     let id = bench.accept("k", "1").await;
@@ -68,7 +68,7 @@ async fn what_is_under_way_says_since_when_and_until_when_at_the_latest() {
 }
 
 #[tokio::test]
-async fn of_several_gates_the_one_that_lasts_longest_is_told_first_and_none_is_left_out() {
+async fn all_blockers_are_listed_and_the_longest_comes_first() {
     let receiver =
         Receiver::start(|r| if r.interaction() == "asks" { retry_after(429, 600) } else { status(503) }).await;
     let bench = Bench::with(receiver.to(), Clock::manual(START), |s| {
@@ -108,7 +108,7 @@ async fn of_several_gates_the_one_that_lasts_longest_is_told_first_and_none_is_l
 }
 
 #[tokio::test]
-async fn a_limit_that_is_not_the_configured_one_says_what_cut_it() {
+async fn a_limit_below_the_configured_one_names_its_cause() {
     let receiver = Receiver::start(|_| held(status(200))).await;
     let bench = Bench::with(receiver.to(), Clock::manual(START), |s| s.destinations[0].concurrency_max = 64).await;
     let path = "/v1/destinations/default";
@@ -124,7 +124,7 @@ async fn a_limit_that_is_not_the_configured_one_says_what_cut_it() {
 }
 
 #[tokio::test]
-async fn what_dead_letters_hold_is_told_with_the_destination() {
+async fn deliveries_behind_dead_letters_are_shown_with_the_destination() {
     let receiver = Receiver::start(|r| status(if r.sequence() > 2 { 200 } else { 422 })).await;
     let bench = Bench::with(receiver.to(), Clock::manual(START), |s| {
         s.destinations[0].ordering.on_dead_letter = OnDeadLetter::Hold;
@@ -152,7 +152,7 @@ async fn what_dead_letters_hold_is_told_with_the_destination() {
 }
 
 #[tokio::test]
-async fn an_event_that_dies_after_a_retry_is_never_told_as_behind_a_later_one() {
+async fn a_dead_letter_is_never_shown_behind_a_later_event() {
     let receiver = Receiver::start(|r| status(if r.attempt() == 1 { 503 } else { 400 })).await;
     let bench = Bench::with(receiver.to(), Clock::system(), |s| {
         s.destinations[0].retry.base = Duration::from_millis(5);
@@ -178,7 +178,7 @@ async fn an_event_that_dies_after_a_retry_is_never_told_as_behind_a_later_one() 
 }
 
 #[tokio::test]
-async fn what_a_destination_answered_is_shown_to_those_who_may_see_bodies_only() {
+async fn answers_of_destinations_need_the_reveal_scope() {
     let secrets = tempfile::tempdir().unwrap();
     let token = |name: &str, scopes: &[Scope]| {
         let path = secrets.path().join(name);

@@ -29,7 +29,7 @@ async fn everybody_is_answered(bench: &Bench, what: &str) {
 }
 
 #[tokio::test]
-async fn i19_strangers_who_hold_on_do_not_hold_the_admin_port() {
+async fn i19_idle_strangers_do_not_exhaust_the_admin_port() {
     let bench = bench(None, |s| s.admin.write_timeout = Duration::from_secs(3600)).await;
     let page = message("GET", "/", &[], b"");
     let endless = message("POST", "/v1/dlq/purge", &[], &[b' '; 1000]);
@@ -57,7 +57,7 @@ async fn i19_strangers_who_hold_on_do_not_hold_the_admin_port() {
 }
 
 #[tokio::test]
-async fn i19_strangers_on_the_unix_socket_do_not_hold_it_either() {
+async fn i19_idle_strangers_do_not_exhaust_the_unix_socket() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("admin.sock");
     let bench = bench(None, |s| s.admin.sockets.push(path.clone())).await;
@@ -96,7 +96,7 @@ async fn export(bench: &Bench) -> TcpStream {
 }
 
 #[tokio::test]
-async fn a_long_stream_with_a_token_goes_on_as_long_as_it_is_read() {
+async fn a_long_authenticated_stream_continues_while_it_is_read() {
     let (bench, _receiver) = with_letters(|s| s.admin.write_timeout = Duration::from_millis(500)).await;
     let mut reader = BufReader::new(export(&bench).await);
     let mut all = Vec::new();
@@ -117,7 +117,7 @@ async fn a_long_stream_with_a_token_goes_on_as_long_as_it_is_read() {
 }
 
 #[tokio::test]
-async fn who_has_a_token_and_reads_nothing_is_let_go_in_time() {
+async fn an_authenticated_client_that_reads_nothing_is_closed() {
     let (bench, _receiver) = with_letters(|s| s.admin.write_timeout = Duration::from_millis(200)).await;
     let mut stream = export(&bench).await;
     // what was given up is not known before something is read, and what lies in between is only the beginning
@@ -156,7 +156,7 @@ async fn i19_streams_with_a_token_leave_room_for_health_checks() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_the_admin_api_reaches_a_caller_that_sends_on() {
+async fn an_admin_refusal_reaches_a_client_that_is_still_sending() {
     let bench = bench(None, |_| {}).await;
     for (bytes, token, status) in [(20_000, "wrong", 401), (1_000_000, "wrong", 401), (3_000_000, "", 400)] {
         let bearer = format!("Bearer {}", if token.is_empty() { &bench.token } else { token });

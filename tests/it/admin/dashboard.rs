@@ -45,7 +45,7 @@ async fn the_policy_lets_its_own_style_and_script_run_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_page_loads_nothing_and_makes_no_markup_of_what_it_shows() {
+async fn the_page_loads_nothing_and_renders_data_as_text() {
     let bench = Bench::start(None).await;
     let page = request(bench.admin, "GET", "/", &[], b"").await.text();
     let script = between(&page, "<script>", "</script>")[0];
@@ -63,7 +63,7 @@ async fn the_page_loads_nothing_and_makes_no_markup_of_what_it_shows() {
 }
 
 #[tokio::test]
-async fn its_filter_has_every_reason_and_what_is_explained_stays_fresh() {
+async fn the_filter_has_every_reason_and_explanations_refresh() {
     let bench = Bench::start(None).await;
     let page = request(bench.admin, "GET", "/", &[], b"").await.text();
     let select = between(&page, "<select name=\"reason\">", "</select>")[0];

@@ -75,7 +75,7 @@ fn ids(list: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn every_path_wants_the_token_but_the_health_checks() {
+async fn every_path_but_the_health_checks_requires_the_token() {
     let bench = Bench::with(None, Clock::manual(START), |_| {}).await;
     let right = format!("Bearer {}", bench.token);
     let wrong = [
@@ -107,7 +107,7 @@ async fn every_path_wants_the_token_but_the_health_checks() {
 }
 
 #[tokio::test]
-async fn the_token_is_made_once_and_only_its_owner_reads_it() {
+async fn the_token_is_made_once_and_readable_by_its_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let mut bench = Bench::start(None).await;
     let path = bench.folder.path().join("admin.token");
@@ -119,7 +119,7 @@ async fn the_token_is_made_once_and_only_its_owner_reads_it() {
 }
 
 #[tokio::test]
-async fn what_is_asked_wrongly_is_refused_and_never_ignored() {
+async fn a_wrong_request_is_refused_and_never_ignored() {
     let zoo = zoo().await;
     let dead = &zoo.ids["dead"];
     for path in [
@@ -209,7 +209,7 @@ async fn what_is_asked_wrongly_is_refused_and_never_ignored() {
 }
 
 #[tokio::test]
-async fn ids_at_the_edges_of_what_an_id_can_say_are_simply_not_known() {
+async fn ids_at_the_limits_are_unknown() {
     let zoo = zoo().await;
     for id in ["00000000-0000-7000-8000-000000000000", "ffffffff-ffff-7fff-bfff-ffffffffffff"] {
         for list in ["events", "dlq"] {
@@ -320,7 +320,7 @@ async fn metrics_agree(bench: &Bench, status: &Value) {
 }
 
 #[tokio::test]
-async fn an_event_is_shown_in_each_state_with_what_it_waits_for() {
+async fn an_event_is_shown_in_each_state_with_its_blocker() {
     let zoo = zoo().await;
     for (state, waits) in [
         ("delivered", Value::Null),
@@ -357,7 +357,7 @@ async fn an_event_is_shown_in_each_state_with_what_it_waits_for() {
 }
 
 #[tokio::test]
-async fn lists_are_filtered_by_everything_that_they_say_they_are() {
+async fn lists_apply_every_documented_filter() {
     let zoo = zoo().await;
     let other = b"{\"eventType\": \"agent.login\", \"eventId\": \"9\", \"data\": {\"interactionId\": \"dead\"}}";
     let login = zoo.bench.post(other).await.json()["id"].as_str().unwrap().to_owned();
@@ -408,7 +408,7 @@ async fn lists_are_filtered_by_everything_that_they_say_they_are() {
 }
 
 #[tokio::test]
-async fn pages_are_whole_while_things_move() {
+async fn pages_of_a_list_are_complete_during_changes() {
     let receiver = Receiver::start(|r| status(if r.sequence() % 3 == 0 { 400 } else { 200 })).await;
     let bench = Bench::start(receiver.to()).await;
     let mut wanted = Vec::new();
@@ -502,7 +502,7 @@ async fn i15_dead_letters_are_shown_redriven_and_purged_as_chosen() {
 }
 
 #[tokio::test]
-async fn an_event_on_its_way_to_the_dead_letters_never_looks_as_if_it_had_ended_well() {
+async fn an_event_that_is_dying_is_never_shown_as_delivered() {
     let receiver = Receiver::start(|r| status(if r.attempt() == 1 { 503 } else { 400 })).await;
     let bench = Bench::with(receiver.to(), Clock::system(), |s| {
         s.destinations[0].retry.base = Duration::from_millis(5);
@@ -527,7 +527,7 @@ async fn an_event_on_its_way_to_the_dead_letters_never_looks_as_if_it_had_ended_
 }
 
 #[tokio::test]
-async fn a_filter_also_holds_for_what_is_older_than_what_is_remembered() {
+async fn a_filter_applies_to_events_older_than_history() {
     let receiver = Receiver::start(|r| status(if r.interaction() == "good" { 200 } else { 400 })).await;
     let bench = Bench::with(receiver.to(), Clock::manual(START), |s| {
         s.sources[0].dedup_window = Duration::from_secs(60);

@@ -32,7 +32,7 @@ async fn all(bench: &Bench, path: &str) -> (Vec<Value>, usize) {
 }
 
 #[tokio::test]
-async fn pages_end_by_bytes_and_together_they_hold_every_entry_once() {
+async fn pages_end_by_bytes_and_list_every_entry_once() {
     const EVENTS: usize = 700;
     let receiver = Receiver::start(|_| says(422)).await;
     let all_refused = |s: &mut Settings| s.destinations[0].breaker.permanent_answers = u32::MAX;
@@ -52,7 +52,7 @@ async fn pages_end_by_bytes_and_together_they_hold_every_entry_once() {
 }
 
 #[tokio::test]
-async fn a_list_tells_the_newest_attempts_in_short_and_a_single_entry_all() {
+async fn a_list_shortens_attempts_and_a_single_entry_has_all() {
     let receiver = Receiver::start(|_| says(503)).await;
     let bench = Bench::with(receiver.to(), Clock::system(), |s| {
         let retry = &mut s.destinations[0].retry;

@@ -191,7 +191,7 @@ async fn zoo() -> (Bench, Receiver) {
 }
 
 #[tokio::test]
-async fn status_and_metrics_tell_the_same() {
+async fn status_and_metrics_agree() {
     let (bench, receiver) = zoo().await;
     crate::harness::bench::wait_for("the breaker is open", async || {
         (bench.get("/v1/destinations/crm").await["breaker"]["state"] == "open").then_some(())

@@ -22,7 +22,7 @@ fn filled(path: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_path_of_the_document_is_there_and_guarded_as_it_says() {
+async fn every_documented_path_exists_with_its_documented_guard() {
     let bench = Bench::start(None).await;
     let document = bench.get("/openapi.json").await;
     assert_eq!(document["openapi"], json!("3.1.0"));
@@ -44,7 +44,7 @@ async fn every_path_of_the_document_is_there_and_guarded_as_it_says() {
 
 /// Routes are added in one way only: with their documentation.
 #[test]
-fn no_path_goes_around_the_document() {
+fn every_path_is_documented() {
     let admin = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/admin");
     let mut undocumented = BTreeSet::new();
     for entry in std::fs::read_dir(admin).unwrap() {
@@ -58,7 +58,7 @@ fn no_path_goes_around_the_document() {
 }
 
 #[tokio::test]
-async fn whatever_the_document_refers_to_is_in_it() {
+async fn every_reference_in_the_document_resolves() {
     fn references(value: &Value, found: &mut BTreeSet<String>) {
         match value {
             Value::Object(map) => {

@@ -40,7 +40,7 @@ fn told(audit: &Value) -> Vec<(String, String, u64)> {
 }
 
 #[tokio::test]
-async fn a_retry_does_not_wait_for_its_time_and_stands_in_the_audit() {
+async fn a_manual_retry_is_immediate_and_audited() {
     let (bench, receiver, mended) = failing().await;
     let late = bench.accept("late", "1").await;
     bench.becomes(&late, "delayed").await;
@@ -64,7 +64,7 @@ async fn a_retry_does_not_wait_for_its_time_and_stands_in_the_audit() {
 }
 
 #[tokio::test]
-async fn what_is_discarded_is_not_delivered_and_lets_the_next_one_go() {
+async fn a_discarded_event_is_not_delivered_and_unblocks_the_next() {
     let (mut bench, receiver, mended) = failing().await;
     let late = bench.accept("late", "1").await;
     bench.becomes(&late, "delayed").await;
@@ -95,7 +95,7 @@ async fn what_is_discarded_is_not_delivered_and_lets_the_next_one_go() {
 }
 
 #[tokio::test]
-async fn the_senders_own_id_finds_the_newest_event_that_bears_it() {
+async fn a_sender_id_finds_its_newest_event() {
     let (bench, _receiver, _mended) = failing().await;
     bench.accept("k", "order 7").await;
     let other_body = bench.accept("k2", "order 7").await;
@@ -107,7 +107,7 @@ async fn the_senders_own_id_finds_the_newest_event_that_bears_it() {
 }
 
 #[tokio::test]
-async fn an_export_holds_every_dead_letter_that_fits_with_its_body() {
+async fn an_export_has_every_matching_dead_letter_with_its_body() {
     let receiver = Receiver::start(|r| Act::Answer {
         status: 422,
         headers: Vec::new(),
@@ -136,7 +136,7 @@ async fn an_export_holds_every_dead_letter_that_fits_with_its_body() {
 }
 
 #[tokio::test]
-async fn a_closed_door_stays_closed_over_a_restart_and_opens_when_its_time_is_over() {
+async fn a_closed_intake_stays_closed_over_a_restart_until_its_time() {
     let mut bench = Bench::with(None, Clock::manual(START), |_| {}).await;
     let close = json!({"reason": "migration", "for": "30m"});
     let closed = bench.change("/v1/intake/close", close).await;
@@ -180,7 +180,7 @@ async fn gaps(bench: &Bench) -> Vec<(String, bool, u64)> {
 }
 
 #[tokio::test]
-async fn every_time_without_acceptance_is_a_gap_with_its_reason() {
+async fn every_time_without_acceptance_is_an_outage_with_its_reason() {
     let mut bench = Bench::with(None, Clock::manual(START), |_| {}).await;
     assert_eq!(gaps(&bench).await, []);
     bench.change("/v1/intake/close", json!({})).await;
@@ -211,7 +211,7 @@ async fn every_time_without_acceptance_is_a_gap_with_its_reason() {
 }
 
 #[tokio::test]
-async fn what_waits_is_counted_by_destination_and_age() {
+async fn waiting_deliveries_are_counted_by_destination_and_age() {
     let (bench, _receiver, _mended) = failing().await;
     let old = bench.accept("late", "1").await;
     bench.becomes(&old, "delayed").await;

@@ -36,7 +36,7 @@ fn named(id: &str, destinations: &[&str]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn one_dead_letter_of_three_goes_and_the_other_two_stay() {
+async fn one_of_three_dead_letters_is_redriven_and_two_stay() {
     let (bench, receivers, ids) = dead_for_three().await;
     let purge = async |selection: Value| {
         let mut dry = selection.clone();
@@ -75,7 +75,7 @@ async fn one_dead_letter_of_three_goes_and_the_other_two_stay() {
 }
 
 #[tokio::test]
-async fn what_dies_after_the_dry_run_is_not_in_the_change_that_follows_it() {
+async fn a_letter_that_dies_after_the_dry_run_is_not_changed() {
     for (what, selection) in [
         ("purge", json!({"all": true})),
         ("purge", json!({"filter": {"destination": "default"}})),
@@ -117,7 +117,7 @@ async fn letters_that_died_before_the_clock_was_set_back_can_still_be_changed() 
 }
 
 #[tokio::test]
-async fn what_is_accepted_after_the_dry_run_is_not_given_up_with_the_rest() {
+async fn an_event_accepted_after_the_dry_run_is_not_discarded() {
     let receiver = Receiver::start(|_| held(status(200))).await;
     let bench = Bench::with(receiver.to(), Clock::manual(START), |_| {}).await;
     bench.change("/v1/destinations/default/pause", json!({})).await;

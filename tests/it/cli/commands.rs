@@ -67,7 +67,7 @@ async fn check_prints_every_fault_with_its_place_and_a_remedy() {
 }
 
 #[tokio::test]
-async fn check_looks_at_what_a_start_reads_and_tells_what_it_cannot_see() {
+async fn check_reads_what_a_start_reads_and_names_what_it_cannot_see() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     write("bare", "hunter2hunter2hunter2hunter2hunter2");
@@ -183,7 +183,7 @@ async fn status_and_events_show_what_the_daemon_knows() {
 }
 
 #[tokio::test]
-async fn dead_letters_are_looked_at_sent_again_and_discarded() {
+async fn dead_letters_are_listed_redriven_and_discarded() {
     let receiver = Receiver::start(|r| status(if r.attempt() == 1 { 422 } else { 200 })).await;
     let process = Process::start(&receiver.url(), EAGER).await;
     let mut ids = Vec::new();
@@ -213,7 +213,7 @@ async fn dead_letters_are_looked_at_sent_again_and_discarded() {
 }
 
 #[tokio::test]
-async fn bodies_are_sent_from_files_and_refusals_are_told() {
+async fn bodies_are_sent_from_files_and_refusals_are_shown() {
     let receiver = Receiver::good().await;
     let process = Process::start(&receiver.url(), EAGER).await;
     let file = |name: &str, content: &[u8]| {
@@ -242,7 +242,7 @@ async fn bodies_are_sent_from_files_and_refusals_are_told() {
 }
 
 #[tokio::test]
-async fn the_demo_does_the_whole_job_and_its_sums_hold() {
+async fn the_demo_succeeds_and_its_sums_balance() {
     let folder = tempfile::tempdir().unwrap();
     let ran = run(folder.path(), &["demo", "--events", "60", "--seed", "1"]).await;
     says(&ran, 0, &["out of order", "lost"]);
@@ -265,7 +265,7 @@ async fn explain_says_why_an_event_is_dead_and_what_to_do() {
 }
 
 #[tokio::test]
-async fn what_a_dead_letter_holds_is_told_by_status_and_explain() {
+async fn status_and_explain_show_deliveries_behind_a_dead_letter() {
     let receiver = Receiver::start(|_| status(422)).await;
     let process = Process::start(&receiver.url(), "ordering = { on_dead_letter = \"hold\" }").await;
     let dead = process.accept("k", "1").await;
@@ -282,7 +282,7 @@ async fn what_a_dead_letter_holds_is_told_by_status_and_explain() {
 }
 
 #[tokio::test]
-async fn every_filter_of_the_api_can_be_asked_for() {
+async fn every_filter_of_the_api_has_a_flag() {
     let receiver = Receiver::good().await;
     let process = Process::start(&receiver.url(), EAGER).await;
     let id = process.accept("k", "1").await;
@@ -310,7 +310,7 @@ async fn every_filter_of_the_api_can_be_asked_for() {
 }
 
 #[tokio::test]
-async fn what_the_daemon_refuses_as_wrong_use_ends_with_2() {
+async fn a_request_refused_by_the_daemon_ends_with_2() {
     let process = Process::start("http://127.0.0.1:9/", "").await;
     for arguments in [
         &["pause", "default", "--for", "soon"] as &[&str],
@@ -329,7 +329,7 @@ async fn what_the_daemon_refuses_as_wrong_use_ends_with_2() {
 }
 
 #[tokio::test]
-async fn an_event_is_given_up_only_when_somebody_says_so_and_the_audit_says_why() {
+async fn an_event_is_discarded_only_on_confirmation_and_audited() {
     let receiver = Receiver::start(|r| status(if r.interaction() == "dead" { 422 } else { 503 })).await;
     let process = Process::start(&receiver.url(), "retry = { base = \"1h\", max = \"1h\", jitter = \"none\" }").await;
     let late = process.accept("late", "1").await;
@@ -350,7 +350,7 @@ async fn an_event_is_given_up_only_when_somebody_says_so_and_the_audit_says_why(
 }
 
 #[tokio::test]
-async fn what_was_tried_before_all_was_given_up_stays_counted() {
+async fn attempts_of_discarded_deliveries_stay_counted() {
     let receiver = Receiver::start(|r| status(if r.attempt() > 2 { 200 } else { 503 })).await;
     let process =
         Process::start(&receiver.url(), "retry = { base = \"1s\", factor = 10.0, max = \"1h\", jitter = \"none\" }")
@@ -383,7 +383,7 @@ async fn top_ends_with_0_when_it_is_interrupted() {
 }
 
 #[tokio::test]
-async fn backups_are_told_in_json_and_restored_into_an_empty_folder_only() {
+async fn backups_report_json_and_restore_only_into_an_empty_folder() {
     let mut process = Process::start("http://127.0.0.1:9/", EAGER).await;
     process.accept("k", "1").await;
     let folder = process.folder.path().to_owned();

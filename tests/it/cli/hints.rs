@@ -22,7 +22,7 @@ fn commands(ran: &Ran) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_configuration_is_found_by_flag_and_by_environment_from_anywhere() {
+async fn the_configuration_is_found_by_flag_and_environment() {
     let process = Process::start("http://127.0.0.1:9/", "").await;
     let elsewhere = tempfile::tempdir().unwrap();
     let config = process.config.to_str().unwrap();
@@ -37,7 +37,7 @@ async fn the_configuration_is_found_by_flag_and_by_environment_from_anywhere() {
 }
 
 #[tokio::test]
-async fn what_a_command_tells_to_do_works_as_it_is_pasted() {
+async fn suggested_commands_work_as_pasted() {
     let receiver = Receiver::start(|_| status(422)).await;
     let process = Process::start(&receiver.url(), "ordering = { on_dead_letter = \"hold\" }").await;
     let id = process.accept("k", "1").await;
@@ -89,7 +89,7 @@ fn texts() -> Vec<(String, String)> {
 }
 
 #[test]
-fn every_command_in_texts_and_documents_is_one_that_there_is() {
+fn every_command_in_texts_and_documents_exists() {
     let (mut seen, mut faults) = (0, Vec::new());
     for (file, text) in texts() {
         for quoted in text.split('`').skip(1) {
@@ -147,7 +147,7 @@ async fn a_relative_path_counts_from_the_folder_of_the_configuration() {
 }
 
 #[tokio::test]
-async fn bodies_are_sent_as_the_source_asks_for_it() {
+async fn bodies_are_sent_with_the_auth_of_the_source() {
     let folder = tempfile::tempdir().unwrap();
     let key = folder.path().join("key");
     let whole = format!("whsec_{}", base64::engine::general_purpose::STANDARD.encode(SECRET));
@@ -177,7 +177,7 @@ async fn bodies_are_sent_as_the_source_asks_for_it() {
 }
 
 #[tokio::test]
-async fn doctor_asks_the_running_daemon_and_finds_what_differs() {
+async fn doctor_compares_the_running_daemon_with_the_configuration() {
     let process = Process::start("http://127.0.0.1:9/", "").await;
     let data = process.folder.path().join("data");
     let ran = process.run(&["doctor", "--json"]).await;
@@ -191,7 +191,7 @@ async fn doctor_asks_the_running_daemon_and_finds_what_differs() {
 }
 
 #[tokio::test]
-async fn every_kind_of_secret_and_certificate_that_is_missing_ends_with_exit_code_2() {
+async fn a_missing_secret_or_certificate_ends_with_2() {
     let to = "[[destination]]\nname = \"erp\"\nurl = \"https://127.0.0.1:9/\"\n";
     for (lines, absent) in [
         ("auth = { kind = \"bearer\", token = { env = \"HOLDLINE_NOT_SET\" } }".to_owned(), "HOLDLINE_NOT_SET"),

@@ -26,7 +26,7 @@ fn raw(head: &str) -> Act {
 
 /// Each head asks for 30 s and its milliseconds, whatever the clock of its server says. The clock stands at 2027-01-15T08:00:00Z.
 #[tokio::test]
-async fn i12_a_destination_is_left_alone_for_as_long_as_it_asks_in_any_form() {
+async fn i12_a_destination_is_not_called_within_its_retry_after() {
     let moment_s = START.0 / 1000 + 30;
     for (lines, extra_ms) in [
         ("Retry-After: 30".to_owned(), 0),
@@ -110,7 +110,7 @@ async fn a_status_that_can_be_read_decides() {
 
 /// A bent head says what a straight one says, also where it comes in pieces.
 #[tokio::test]
-async fn what_a_bent_head_asks_for_is_obeyed() {
+async fn retry_after_in_a_lenient_head_is_obeyed() {
     let receiver = Receiver::start(|r| match r.n {
         0 => Act::Pieces(vec![
             b"http/1.1 50".to_vec(),
@@ -134,7 +134,7 @@ async fn what_a_bent_head_asks_for_is_obeyed() {
 
 /// Where the body's end is in doubt, so is whose answer this is.
 #[tokio::test]
-async fn an_answer_whose_framing_is_in_doubt_is_none() {
+async fn an_answer_with_ambiguous_framing_is_a_failure() {
     let answers = [
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length : 3\r\n\r\nok",

@@ -54,7 +54,7 @@ fn in_order(all: &[Received]) {
 }
 
 #[tokio::test]
-async fn a_delivery_says_what_it_is() {
+async fn a_delivery_has_its_identifying_headers() {
     let receiver = Receiver::good().await;
     let bench = Bench::with(receiver.to(), manual(), |_| {}).await;
     let sample = include_bytes!("../../samples/02_eb_customer_end.json");
@@ -88,7 +88,7 @@ async fn a_delivery_says_what_it_is() {
 }
 
 #[tokio::test]
-async fn what_no_header_can_hold_is_percent_encoded_and_what_is_missing_is_left_out() {
+async fn header_values_are_percent_encoded_and_missing_ones_omitted() {
     let receiver = Receiver::good().await;
     let bench = Bench::start(receiver.to()).await;
     let reply = bench.post("{\"data\": {\"interactionId\": \"M\u{fc}ller\\n%\"}}".as_bytes()).await;
@@ -188,7 +188,7 @@ async fn unordered_events_do_not_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn i19_a_stuck_destination_does_not_hold_another_and_keeps_its_bound() {
+async fn i19_a_stuck_destination_does_not_block_another_and_keeps_its_limit() {
     let (stuck, good) = (Receiver::start(|_| held(status(200))).await, Receiver::good().await);
     let bench = Bench::with(stuck.to(), Clock::system(), |s| {
         s.destinations[0].concurrency_max = 3;
@@ -211,7 +211,7 @@ async fn i19_a_stuck_destination_does_not_hold_another_and_keeps_its_bound() {
 }
 
 #[tokio::test]
-async fn i8_failures_of_every_kind_are_tried_again_when_they_are_due_and_not_before() {
+async fn i8_failures_of_every_kind_are_retried_when_due_and_not_before() {
     let receiver = Receiver::start(|r| match r.attempt() {
         1 => status(503),
         2 => status(429),
@@ -251,7 +251,7 @@ async fn i8_failures_of_every_kind_are_tried_again_when_they_are_due_and_not_bef
 }
 
 #[tokio::test]
-async fn a_destination_that_is_not_there_is_tried_again() {
+async fn an_unreachable_destination_is_retried() {
     // a port that was free a moment ago
     let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let bench = Bench::with(Some(format!("http://{gone}/")), manual(), exact).await;
@@ -342,7 +342,7 @@ async fn limited(value: String) -> (Receiver, Bench) {
 }
 
 #[tokio::test]
-async fn i12_retry_after_holds_the_whole_destination_to_the_millisecond_and_over_restarts() {
+async fn i12_retry_after_blocks_the_destination_exactly_and_over_restarts() {
     for value in ["30".to_owned(), httpdate::fmt_http_date(START.after(30 * SECOND).to_system())] {
         let (receiver, mut bench) = limited(value.clone()).await;
         let until = START.after(30 * SECOND + MS).to_string();
@@ -369,7 +369,7 @@ async fn i12_retry_after_holds_the_whole_destination_to_the_millisecond_and_over
 }
 
 #[tokio::test]
-async fn i12_a_shorter_wish_does_not_shorten_a_longer_one_also_over_a_restart() {
+async fn i12_a_shorter_retry_after_does_not_shorten_a_longer_one() {
     let receiver = Receiver::start(|r| match r.interaction() {
         "long" => held(retry_after(429, 60)),
         "short" => held(retry_after(503, 1)),
@@ -396,7 +396,7 @@ async fn i12_a_shorter_wish_does_not_shorten_a_longer_one_also_over_a_restart() 
 }
 
 #[tokio::test]
-async fn i12_a_wish_beyond_the_maximum_is_cut_to_it() {
+async fn i12_a_retry_after_beyond_the_maximum_is_clamped() {
     let receiver = Receiver::start(|r| if r.n == 0 { retry_after(503, 86_400) } else { status(200) }).await;
     let bench = Bench::with(receiver.to(), manual(), |s| {
         exact(s);
@@ -413,7 +413,7 @@ async fn i12_a_wish_beyond_the_maximum_is_cut_to_it() {
 }
 
 #[tokio::test]
-async fn i12_retry_after_holds_whatever_else_its_answer_means() {
+async fn i12_retry_after_applies_to_every_kind_of_answer() {
     for (code, statuses) in [(429, 500..600), (403, 500..600), (302, 500..600), (503, 429..430)] {
         let receiver = Receiver::start(move |r| if r.n == 0 { retry_after(code, 3) } else { status(200) }).await;
         let mut bench = Bench::with(receiver.to(), manual(), |s| {
@@ -464,7 +464,7 @@ async fn slow_body(head: &'static str) -> (String, Arc<Semaphore>) {
 }
 
 #[tokio::test]
-async fn i12_a_wish_is_granted_once_from_the_head_of_its_answer() {
+async fn i12_a_retry_after_applies_once_from_the_head_of_its_answer() {
     for (head, reason) in [
         ("HTTP/1.1 429 x\r\nRetry-After: 4\r\nContent-Length: 2\r\n\r\n", "Retry-After"),
         (
@@ -491,7 +491,7 @@ async fn i12_a_wish_is_granted_once_from_the_head_of_its_answer() {
 }
 
 #[tokio::test]
-async fn i16_a_clock_that_went_back_strands_nothing() {
+async fn i16_a_clock_set_back_strands_nothing() {
     let receiver = Receiver::start(|r| if r.n == 0 { retry_after(503, 10) } else { status(200) }).await;
     let mut bench = Bench::with(receiver.to(), manual(), exact).await;
     let id = bench.accept("k", "1").await;
@@ -522,14 +522,14 @@ async fn with_a_dead_letter(mode: OnDeadLetter) -> (Receiver, Bench, [String; 3]
 }
 
 #[tokio::test]
-async fn a_dead_letter_lets_its_interaction_go_on() {
+async fn a_dead_letter_does_not_block_its_interaction_by_default() {
     let (receiver, bench, ids) = with_a_dead_letter(OnDeadLetter::Continue).await;
     bench.becomes(&ids[1], "delivered").await;
     assert_eq!(receiver.count(), 3);
 }
 
 #[tokio::test]
-async fn i13_a_dead_letter_that_holds_keeps_later_events_until_it_is_redriven_also_over_restarts() {
+async fn i13_a_dead_letter_blocks_later_events_until_redriven_over_restarts() {
     let (receiver, mut bench, ids) = with_a_dead_letter(OnDeadLetter::Hold).await;
     for round in 0..3 {
         let delivery = bench.becomes(&ids[1], "held").await;
@@ -553,7 +553,7 @@ async fn i13_a_dead_letter_that_holds_keeps_later_events_until_it_is_redriven_al
 }
 
 #[tokio::test]
-async fn i13_purging_a_dead_letter_lets_later_events_go() {
+async fn i13_purging_a_dead_letter_unblocks_later_events() {
     for restart in [false, true] {
         let (receiver, mut bench, ids) = with_a_dead_letter(OnDeadLetter::Hold).await;
         if restart {
@@ -570,7 +570,7 @@ async fn i13_purging_a_dead_letter_lets_later_events_go() {
 }
 
 #[tokio::test]
-async fn i15_a_redriven_event_goes_ahead_of_later_ones_once_and_tells_that_it_is_redriven() {
+async fn i15_a_redriven_event_goes_before_later_ones_once_and_is_marked() {
     let fail = Arc::new(Mutex::new(vec![400, 503]));
     let script = fail.clone();
     let receiver = Receiver::start(move |_| {
@@ -604,7 +604,7 @@ async fn i15_a_redriven_event_goes_ahead_of_later_ones_once_and_tells_that_it_is
 }
 
 #[tokio::test]
-async fn i9_the_idempotency_key_is_the_same_on_every_attempt_after_a_restart_and_on_redrive() {
+async fn i9_the_idempotency_key_survives_retries_restarts_and_redrives() {
     let receiver = Receiver::start(|r| status(if r.attempt() < 4 { 503 } else { 200 })).await;
     let mut bench = Bench::with(receiver.to(), manual(), |s| {
         exact(s);
@@ -654,7 +654,7 @@ async fn a_redriven_event_has_all_its_attempts_again_and_may_die_again() {
 }
 
 #[tokio::test]
-async fn i10_an_answer_that_breaks_off_behind_its_status_counts_and_nothing_is_sent_twice() {
+async fn i10_an_answer_cut_off_after_its_status_counts() {
     let receiver = Receiver::start(|_| Act::HalfBody(200)).await;
     let mut bench = Bench::start(receiver.to()).await;
     for n in 0..10 {
@@ -668,7 +668,7 @@ async fn i10_an_answer_that_breaks_off_behind_its_status_counts_and_nothing_is_s
 }
 
 #[tokio::test]
-async fn i10_a_stop_lets_what_is_in_flight_end_and_nothing_is_sent_twice() {
+async fn i10_a_stop_waits_for_deliveries_in_flight_and_repeats_none() {
     let receiver = Receiver::start(|r| if r.n == 0 { held(status(200)) } else { status(200) }).await;
     let mut bench = Bench::start(receiver.to()).await;
     let id = bench.accept("k", "1").await;
@@ -686,7 +686,7 @@ async fn i10_a_stop_lets_what_is_in_flight_end_and_nothing_is_sent_twice() {
 }
 
 #[tokio::test]
-async fn i8_age_ends_in_the_dead_letters_and_is_counted_anew_from_a_redrive() {
+async fn i8_an_aged_event_becomes_a_dead_letter_and_its_age_restarts_on_redrive() {
     let receiver = Receiver::start(|_| status(503)).await;
     let bench = Bench::with(receiver.to(), manual(), |s| {
         exact(s);
@@ -710,7 +710,7 @@ async fn i8_age_ends_in_the_dead_letters_and_is_counted_anew_from_a_redrive() {
 }
 
 #[tokio::test]
-async fn i8_deliveries_of_a_destination_that_is_taken_out_are_kept_until_it_is_back() {
+async fn i8_deliveries_of_a_removed_destination_are_kept_until_it_returns() {
     let receiver = Receiver::start(|r| status(if r.n == 0 { 503 } else { 200 })).await;
     let mut bench = Bench::with(receiver.to(), manual(), exact).await;
     let id = bench.accept("k", "1").await;
@@ -733,7 +733,7 @@ async fn i8_deliveries_of_a_destination_that_is_taken_out_are_kept_until_it_is_b
 }
 
 #[tokio::test]
-async fn a_stop_waits_no_longer_than_it_may_and_the_delivery_is_made_again() {
+async fn a_stop_ends_at_its_timeout_and_the_delivery_is_repeated() {
     let receiver = Receiver::start(|r| if r.n == 0 { Act::Never } else { status(200) }).await;
     let mut bench = Bench::with(receiver.to(), Clock::system(), |s| {
         s.store.drain_timeout = 100 * MS;

@@ -200,7 +200,7 @@ async fn a_reused_tls_connection_that_dies_costs_no_attempt() {
 
 /// All that are idle are dead: the second time it goes over none of them.
 #[tokio::test]
-async fn the_second_connection_is_a_new_one() {
+async fn a_repeated_request_uses_a_new_connection() {
     let server = Server::start(|_, place| if place == 0 { Act::Answer("") } else { Act::Close }).await;
     let bench = bench(server.url(), |_| {}).await;
     for n in 0..8 {
@@ -215,7 +215,7 @@ async fn the_second_connection_is_a_new_one() {
 
 /// A first request, a byte of an answer, or an answer that is meant, is no connection that was closed while it was idle.
 #[tokio::test]
-async fn what_is_an_answer_or_a_failure_counts_as_one() {
+async fn each_answer_or_failure_counts_as_one_attempt() {
     let late = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n";
     let asks = "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n";
     for (act, place, outcome) in [
@@ -243,7 +243,7 @@ async fn what_is_an_answer_or_a_failure_counts_as_one() {
 
 /// With `dead-letter` nothing may be repeated that may have been taken: no request goes over a used connection.
 #[tokio::test]
-async fn where_nothing_may_be_repeated_each_request_has_its_own_connection() {
+async fn without_repetition_each_request_has_its_own_connection() {
     for announced in ["", "Keep-Alive: timeout=60\r\n"] {
         let server = Server::start(move |_, place| if place == 0 { Act::Answer(announced) } else { Act::Close }).await;
         let bench = bench(server.url(), |s| s.destinations[0].retry.on_ambiguous = OnAmbiguous::DeadLetter).await;
@@ -260,7 +260,7 @@ async fn where_nothing_may_be_repeated_each_request_has_its_own_connection() {
 }
 
 #[tokio::test]
-async fn a_pause_that_came_meanwhile_stops_the_second_sending() {
+async fn a_pause_stops_the_repeated_request() {
     let server = Server::start(|_, place| if place == 0 { Act::Answer("") } else { Act::CloseLater }).await;
     let bench = bench(server.url(), |_| {}).await;
     deliver(&bench, 0, 1).await;
@@ -287,7 +287,7 @@ async fn a_pause_that_came_meanwhile_stops_the_second_sending() {
 }
 
 #[tokio::test]
-async fn what_is_announced_is_obeyed() {
+async fn announced_keep_alive_limits_are_obeyed() {
     for (line, pause_ms, connections) in [
         ("Keep-Alive: timeout=0\r\n", 0, 4),
         ("Keep-Alive: timeout=1\r\n", 600, 4),
@@ -310,7 +310,7 @@ async fn what_is_announced_is_obeyed() {
 /// It says nothing, and closes each connection so soon after each answer. Many requests meet that; none of them fails, and
 /// connections are hardly kept after a while.
 #[tokio::test]
-async fn a_destination_that_closes_behind_each_answer_is_borne() {
+async fn a_destination_may_close_after_each_answer() {
     let server = Server::start(|_, _| Act::AnswerAndClose(30 * MS)).await;
     let bench = bench(server.url(), |_| {}).await;
     for n in 0..100 {
@@ -323,7 +323,7 @@ async fn a_destination_that_closes_behind_each_answer_is_borne() {
 }
 
 #[tokio::test]
-async fn a_busy_connection_ends_with_its_lifetime() {
+async fn a_busy_connection_ends_at_its_lifetime() {
     let server = Server::start(|_, _| Act::Answer("")).await;
     let bench = bench(server.url(), |s| s.destinations[0].connection_lifetime = 300 * MS).await;
     let mut n = 0;
@@ -339,7 +339,7 @@ async fn a_busy_connection_ends_with_its_lifetime() {
 
 /// A server that closes at once, without reading the whole of a long body, has said why.
 #[tokio::test]
-async fn an_answer_that_comes_before_a_long_body_is_read_counts() {
+async fn an_answer_before_the_end_of_a_long_body_counts() {
     for (answer, state, outcome) in [
         ("HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", "dead", "answered"),
         ("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", "delayed", "answered"),

@@ -69,7 +69,7 @@ fn hostilities() -> Vec<Case> {
 }
 
 #[tokio::test]
-async fn each_hostility_gets_its_outcome_and_leaves_no_connection_behind() {
+async fn each_hostile_answer_has_its_outcome_and_leaves_no_connection() {
     let acts: Vec<Act> = hostilities().into_iter().map(|(_, act, ..)| act).collect();
     let receiver = Receiver::start(move |r| acts[r.interaction().parse::<usize>().unwrap()].clone()).await;
     let bench = bench(receiver.to(), |_| {}).await;
@@ -92,7 +92,7 @@ async fn each_hostility_gets_its_outcome_and_leaves_no_connection_behind() {
 
 /// 2xx whose bodies never end, break off, or are far too long.
 #[tokio::test]
-async fn a_success_is_one_whatever_its_body_does_and_costs_one_connection_at_most() {
+async fn a_success_counts_whatever_its_body_does() {
     let long = format!("HTTP/1.1 200 x\r\nContent-Length: 100000000\r\n\r\n{}", "x".repeat(1_000_000));
     let acts = [
         Act::HalfBody(200),
@@ -113,7 +113,7 @@ async fn a_success_is_one_whatever_its_body_does_and_costs_one_connection_at_mos
 
 /// Hundreds of attempts that fail in every way, and at most the connections that are kept for the next ones stay open.
 #[tokio::test]
-async fn i18_failures_leave_neither_connections_nor_descriptors_behind() {
+async fn i18_failures_leave_no_connections_or_descriptors() {
     let acts: Vec<Act> = hostilities().into_iter().map(|(_, act, ..)| act).collect();
     let receiver = Receiver::start(move |r| acts.get(r.n % 11).cloned().unwrap_or_else(|| status(200))).await;
     let bench = Bench::with(receiver.to(), Clock::system(), |s| {
@@ -134,7 +134,7 @@ async fn i18_failures_leave_neither_connections_nor_descriptors_behind() {
 }
 
 #[tokio::test]
-async fn what_was_never_sent_is_told_from_what_may_have_been() {
+async fn unsent_and_ambiguous_attempts_are_distinguished() {
     // a port that was free a moment ago
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     // takes connections by the kernel's grace, and never says a word of TLS
@@ -155,7 +155,7 @@ async fn what_was_never_sent_is_told_from_what_may_have_been() {
 }
 
 #[tokio::test]
-async fn an_ambiguous_attempt_is_a_dead_letter_where_that_is_asked_for() {
+async fn an_ambiguous_attempt_is_a_dead_letter_where_configured() {
     let receiver = Receiver::start(|r| match r.interaction() {
         "reset" => Act::Reset,
         "never" => Act::Never,
@@ -180,7 +180,7 @@ fn successful(settings: &mut Settings) {
 }
 
 #[tokio::test]
-async fn a_2xx_whose_body_says_otherwise_is_a_failure() {
+async fn a_2xx_without_the_expected_body_is_a_failure() {
     let long = format!("{{\"status\":\"ok\",\"x\":\"{}\"}}", "x".repeat(70_000));
     let ok = |body: &str| Act::Answer { status: 200, headers: Vec::new(), body: body.into() };
     let cases = [
@@ -220,7 +220,7 @@ async fn a_2xx_whose_body_says_otherwise_is_a_failure() {
 }
 
 #[tokio::test]
-async fn i12_a_failure_by_body_holds_the_destination_back_where_it_says_so() {
+async fn i12_a_failure_by_body_with_retry_after_blocks_the_destination() {
     let receiver = Receiver::start(|r| match r.n {
         0 => retry_after(200, 30),
         _ => Act::Answer { status: 200, headers: Vec::new(), body: br#"{"status":"ok"}"#.to_vec() },
@@ -239,7 +239,7 @@ async fn i12_a_failure_by_body_holds_the_destination_back_where_it_says_so() {
 }
 
 #[tokio::test]
-async fn a_request_is_signed_anew_at_each_attempt() {
+async fn each_attempt_is_signed_anew() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("secret");
     std::fs::write(&file, "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n").unwrap();
@@ -259,7 +259,7 @@ async fn a_request_is_signed_anew_at_each_attempt() {
 }
 
 #[tokio::test]
-async fn addresses_that_only_this_machine_should_reach_are_refused_unless_allowed() {
+async fn link_local_addresses_are_refused_unless_allowed() {
     let receiver = Receiver::good().await;
     // on Linux a way to the own machine
     let url = format!("http://0.0.0.0:{}/", receiver.addr.port());

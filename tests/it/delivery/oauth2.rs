@@ -82,7 +82,7 @@ async fn a_token_is_asked_for_once_and_replaced_before_it_expires() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_wants_it_in_the_form_gets_it_there_with_scope_and_audience() {
+async fn client_credentials_are_sent_in_the_form_where_configured() {
     let (receiver, tokens) = (Receiver::good().await, Receiver::start(|r| token(r.n, 100)).await);
     let (bench, _folder) = bench(&receiver, &tokens, |o| {
         o.client_auth = ClientAuth::Body;
@@ -99,7 +99,7 @@ async fn an_endpoint_that_wants_it_in_the_form_gets_it_there_with_scope_and_audi
 }
 
 #[tokio::test]
-async fn all_who_wait_for_a_token_share_one_request() {
+async fn all_waiting_deliveries_share_one_token_request() {
     let (receiver, tokens) = (Receiver::good().await, Receiver::start(|r| held(token(r.n, 100))).await);
     let (bench, _folder) = bench(&receiver, &tokens, |_| {}).await;
     for n in 0..20 {
@@ -114,7 +114,7 @@ async fn all_who_wait_for_a_token_share_one_request() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_refused_is_replaced_once_for_all_and_costs_no_attempt() {
+async fn a_refused_token_is_replaced_once_and_costs_no_attempt() {
     let receiver = Receiver::start(|r| match r.header("authorization") {
         Some("Bearer t0") => held(status(401)),
         _ => status(200),
@@ -133,7 +133,7 @@ async fn a_token_that_is_refused_is_replaced_once_for_all_and_costs_no_attempt()
 }
 
 #[tokio::test]
-async fn a_refusal_with_a_new_token_stands_and_does_not_become_a_load_on_the_endpoint() {
+async fn a_refusal_with_a_new_token_counts_and_spares_the_endpoint() {
     let (receiver, tokens) = (Receiver::start(|_| status(401)).await, Receiver::start(|r| token(r.n, 100)).await);
     let (bench, _folder) = bench(&receiver, &tokens, |_| {}).await;
     for n in 0..5 {
@@ -161,7 +161,7 @@ async fn refuses_the_first(headers: &'static [(&'static str, &'static str)]) -> 
 }
 
 #[tokio::test]
-async fn i12_what_goes_again_with_a_new_token_waits_its_turn_as_any_other() {
+async fn i12_a_request_repeated_with_a_new_token_waits_for_its_permit() {
     let headers: [&[(&str, &str)]; 3] =
         [&[("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", "5")], &[("Retry-After", "5")], &[]];
     for headers in headers {
@@ -185,7 +185,7 @@ async fn i12_what_goes_again_with_a_new_token_waits_its_turn_as_any_other() {
 }
 
 #[tokio::test]
-async fn i12_a_pause_while_a_new_token_is_fetched_holds() {
+async fn i12_a_pause_during_a_token_request_takes_effect() {
     let receiver = refuses_the_first(&[]).await;
     let tokens = Receiver::start(|r| if r.n == 1 { held(token(1, 100)) } else { token(r.n, 100) }).await;
     let (bench, _folder) = bench(&receiver, &tokens, |_| {}).await;
@@ -206,7 +206,7 @@ async fn i12_a_pause_while_a_new_token_is_fetched_holds() {
 }
 
 #[tokio::test]
-async fn i11_a_destination_that_refuses_every_token_gets_each_delivery_twice_however_slow_it_is() {
+async fn i11_a_destination_that_refuses_every_token_gets_each_delivery_twice() {
     let (receiver, tokens) = (Receiver::start(|_| status(401)).await, Receiver::start(|r| token(r.n, 3600)).await);
     let (mut bench, _folder) = bench(&receiver, &tokens, |_| {}).await;
     let slow = NonZeroU32::new(1).map(|one| Rate::new(one, 10 * SECOND));
@@ -274,7 +274,7 @@ async fn i12_without_a_token_nothing_is_sent_and_no_attempt_is_consumed() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_still_good_is_used_while_its_endpoint_is_down() {
+async fn a_valid_token_is_used_while_its_endpoint_is_down() {
     let tokens = Receiver::start(|r| if r.n == 0 { token(0, 100) } else { status(503) }).await;
     let receiver = Receiver::good().await;
     let (bench, _folder) = bench(&receiver, &tokens, |_| {}).await;
@@ -292,7 +292,7 @@ async fn a_token_that_is_still_good_is_used_while_its_endpoint_is_down() {
 }
 
 #[tokio::test]
-async fn a_secret_that_is_exchanged_needs_no_restart() {
+async fn a_rotated_secret_needs_no_restart() {
     let (receiver, tokens) = (Receiver::good().await, Receiver::start(|r| token(r.n, 10)).await);
     let (bench, folder) = bench(&receiver, &tokens, |o| o.client_auth = ClientAuth::Body).await;
     for (n, secret) in [(1, "first"), (2, "second")] {

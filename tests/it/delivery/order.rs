@@ -78,7 +78,7 @@ async fn stale_events_are_flagged_also_after_a_stop_and_a_crash() {
 }
 
 #[tokio::test]
-async fn a_stale_event_is_delivered_or_discarded_as_is_set() {
+async fn a_stale_event_is_delivered_or_discarded_as_configured() {
     for (on_stale, state) in [(OnStale::Deliver, "delivered"), (OnStale::Discard, "discarded")] {
         let receiver = Receiver::good().await;
         let mut bench = Bench::with(receiver.to(), Clock::manual(START), |settings| {
@@ -137,7 +137,7 @@ async fn an_event_is_stale_only_where_a_newer_one_was_delivered() {
 }
 
 #[tokio::test]
-async fn what_is_too_old_when_its_turn_comes_is_a_dead_letter_and_is_sent_when_it_is_redriven() {
+async fn an_expired_event_is_a_dead_letter_and_is_sent_when_redriven() {
     // every first attempt fails
     let receiver = Receiver::start(|r| status(if r.attempt() == 1 { 503 } else { 200 })).await;
     let mut bench = Bench::with(receiver.to(), Clock::manual(START), |settings| {
@@ -184,7 +184,7 @@ fn sequences(receiver: &Receiver, interaction: &str) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn within_the_window_events_go_in_the_order_in_which_they_happened_also_over_a_restart() {
+async fn events_within_the_reorder_window_go_by_event_time() {
     let receiver = Receiver::good().await;
     let mut bench = Bench::with(receiver.to(), Clock::manual(START), |settings| {
         settings.destinations[0].ordering.reorder_window = Duration::from_secs(10);
@@ -225,7 +225,7 @@ async fn within_the_window_events_go_in_the_order_in_which_they_happened_also_ov
 }
 
 #[tokio::test]
-async fn what_was_tried_stays_before_what_happened_before_it() {
+async fn a_tried_event_stays_before_an_earlier_one() {
     let receiver = Receiver::start(|r| status(if r.sequence() == 1 && r.attempt() == 1 { 503 } else { 200 })).await;
     let mut bench = Bench::with(receiver.to(), Clock::manual(START), |settings| {
         settings.destinations[0].ordering.reorder_window = Duration::from_secs(10);
@@ -250,7 +250,7 @@ async fn what_was_tried_stays_before_what_happened_before_it() {
 }
 
 #[tokio::test]
-async fn an_interaction_tells_what_was_last_what_is_under_way_and_what_waits() {
+async fn an_interaction_shows_delivered_in_flight_and_waiting_events() {
     let receiver = Receiver::start(|r| if r.n == 1 { held(status(200)) } else { status(200) }).await;
     let bench = Bench::start(receiver.to()).await;
     let first = bench.accept("call-7", "1").await;

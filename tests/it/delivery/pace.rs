@@ -43,7 +43,7 @@ async fn until_breaker(bench: &Bench, state: &str) -> Value {
 }
 
 #[tokio::test]
-async fn i12_an_open_breaker_sends_nothing_costs_no_attempt_and_outlives_a_crash() {
+async fn i12_an_open_breaker_sends_nothing_costs_no_attempt_and_survives_a_crash() {
     let up = Arc::new(AtomicU16::new(503));
     let says = up.clone();
     let receiver = Receiver::start(move |_| status(says.load(Ordering::SeqCst))).await;
@@ -80,7 +80,7 @@ async fn i12_an_open_breaker_sends_nothing_costs_no_attempt_and_outlives_a_crash
 }
 
 #[tokio::test]
-async fn slow_answers_are_reported_and_hold_nothing_back() {
+async fn slow_answers_are_reported_and_block_nothing() {
     let receiver = Receiver::start(|_| held(status(200))).await;
     let clock = manual();
     let bench = Bench::with(receiver.to(), clock.clone(), |s| {
@@ -109,7 +109,7 @@ async fn slow_answers_are_reported_and_hold_nothing_back() {
 }
 
 #[tokio::test]
-async fn i12_a_pause_holds_back_everything_tells_who_and_why_and_outlives_a_restart() {
+async fn i12_a_pause_blocks_everything_names_its_author_and_survives_a_restart() {
     let receiver = Receiver::good().await;
     let clock = manual();
     let mut bench = Bench::with(receiver.to(), clock.clone(), |_| {}).await;
@@ -191,7 +191,7 @@ async fn just_closed(bench: &Bench, receiver: &Receiver, up: &AtomicU16, clock: 
 }
 
 #[tokio::test]
-async fn i12_a_ramp_goes_on_over_a_crash_whoever_let_everything_in_again() {
+async fn i12_a_ramp_continues_over_a_crash() {
     let up = Arc::new(AtomicU16::new(503));
     let says = up.clone();
     let receiver = Receiver::start(move |_| match says.load(Ordering::SeqCst) {
@@ -278,7 +278,7 @@ async fn a_rate_is_kept_over_a_crash_and_over_a_stop() {
 }
 
 #[tokio::test]
-async fn a_reload_gives_no_request_for_nothing() {
+async fn a_reload_does_not_reset_the_rate() {
     let receiver = Receiver::good().await;
     let clock = manual();
     let per_minute = |n| NonZeroU32::new(n).map(|n| Rate::new(n, Duration::from_secs(60)));
@@ -309,7 +309,7 @@ async fn a_reload_gives_no_request_for_nothing() {
 }
 
 #[tokio::test]
-async fn i12_what_is_to_last_keeps_its_length_where_the_clock_is_stepped_between_two_lives() {
+async fn i12_durations_keep_their_length_over_a_clock_step_between_two_runs() {
     let receiver = Receiver::start(|r| {
         let wait = vec![("Retry-After", "8".to_owned())];
         if r.n == 0 { Act::Answer { status: 429, headers: wait, body: Vec::new() } } else { status(200) }
@@ -349,7 +349,7 @@ async fn i12_what_is_to_last_keeps_its_length_where_the_clock_is_stepped_between
 }
 
 #[tokio::test]
-async fn what_an_operator_made_of_a_breaker_is_shown_as_long_as_it_is_in_force() {
+async fn a_breaker_override_is_shown_while_it_applies() {
     let clock = manual();
     let mut bench = Bench::with(None, clock.clone(), |_| {}).await;
     let force = async |bench: &Bench, body: Value| {
@@ -405,7 +405,7 @@ async fn a_rate_is_kept() {
 }
 
 #[tokio::test]
-async fn i12_a_spent_quota_holds_back_the_destination_even_where_the_answer_is_good() {
+async fn i12_a_spent_quota_blocks_the_destination_after_a_success() {
     let receiver = Receiver::start(|r| {
         let spent = vec![("X-RateLimit-Remaining", "0".to_owned()), ("X-RateLimit-Reset", "20".to_owned())];
         Act::Answer { status: 200, headers: if r.n == 0 { spent } else { Vec::new() }, body: Vec::new() }
@@ -444,7 +444,7 @@ async fn concurrency_finds_its_limit_from_below_and_is_shown() {
 }
 
 #[tokio::test]
-async fn what_waits_is_streamed_and_what_was_settled_elsewhere_is_discarded() {
+async fn pending_deliveries_are_streamed_and_settled_ones_discarded() {
     let (down, other) = (Receiver::start(|_| status(503)).await, Receiver::good().await);
     let bench = Bench::with(down.to(), manual(), |s| s.destinations.push(destination("other", &other.url()))).await;
     let mut ids = Vec::new();

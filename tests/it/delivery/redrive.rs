@@ -92,7 +92,7 @@ async fn a_canary_that_fails_leaves_the_rest_dead() {
 }
 
 #[tokio::test]
-async fn a_failure_ratio_that_returns_ends_it_in_the_middle() {
+async fn a_returning_failure_ratio_ends_a_redrive() {
     let (bench, receiver) = dead(Clock::manual(START), |r| status(if r.sequence() > 6 { 503 } else { 200 })).await;
     redrive(&bench, json!({"canary": true})).await;
     let ended = ends(&bench, "failing").await;
@@ -111,7 +111,7 @@ async fn a_failure_ratio_that_returns_ends_it_in_the_middle() {
 }
 
 #[tokio::test]
-async fn a_destination_that_asks_to_be_left_alone_does_not_end_it() {
+async fn a_retry_after_does_not_end_a_redrive() {
     let (bench, receiver) = dead(Clock::manual(START), |r| match (r.sequence(), r.attempt()) {
         (1, 2) => retry_after(429, 60),
         _ => status(200),
@@ -127,7 +127,7 @@ async fn a_destination_that_asks_to_be_left_alone_does_not_end_it() {
 }
 
 #[tokio::test]
-async fn a_letter_that_dies_of_being_put_off_ends_a_canary_and_leaves_the_rest_dead() {
+async fn a_letter_that_expires_ends_a_canary_and_leaves_the_rest_dead() {
     for again in [status(429), retry_after(503, 1)] {
         let (mut bench, receiver) = dead(Clock::manual(START), move |_| again.clone()).await;
         bench.reload(|s| s.destinations[0].retry.attempts = Some(2)).await.unwrap();
@@ -144,7 +144,7 @@ async fn a_letter_that_dies_of_being_put_off_ends_a_canary_and_leaves_the_rest_d
 }
 
 #[tokio::test]
-async fn a_rate_holds_by_the_clock_and_goes_on_after_a_restart() {
+async fn a_redrive_rate_is_kept_and_continues_after_a_restart() {
     let (mut bench, receiver) = dead(Clock::manual(START), |_| status(200)).await;
     redrive(&bench, json!({"rate": "10/s"})).await;
     let done = async |bench: &Bench, n: usize| {
@@ -176,7 +176,7 @@ async fn a_rate_holds_by_the_clock_and_goes_on_after_a_restart() {
 }
 
 #[tokio::test]
-async fn what_was_redriven_by_hand_or_died_again_meanwhile_is_left_alone() {
+async fn letters_redriven_by_hand_or_dead_again_are_skipped() {
     let (bench, receiver) = dead(Clock::manual(START), |_| status(422)).await;
     redrive(&bench, json!({"rate": "1/h"})).await;
     wait_for("the first", async || (newest(&bench).await["done"] == 1).then_some(())).await;
@@ -193,7 +193,7 @@ async fn what_was_redriven_by_hand_or_died_again_meanwhile_is_left_alone() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_a_rate_is_refused_and_begins_nothing() {
+async fn an_invalid_rate_is_refused_and_starts_nothing() {
     let (bench, _receiver) = dead(Clock::system(), |_| status(200)).await;
     for (rate, part) in [("fast", "no unit of time"), ("0/s", "below the minimum"), ("3/week", "not per s, m, h or d")]
     {
@@ -209,7 +209,7 @@ async fn what_cannot_be_a_rate_is_refused_and_begins_nothing() {
 }
 
 #[tokio::test]
-async fn what_has_become_of_the_letters_is_told_while_it_runs_at_its_end_and_later() {
+async fn a_redrive_reports_results_while_it_runs_and_afterwards() {
     let (mut bench, receiver) = dead(Clock::manual(START), |r| match r.sequence() {
         1 | 2 => status(200),
         3 => status(422),
@@ -241,7 +241,7 @@ async fn what_has_become_of_the_letters_is_told_while_it_runs_at_its_end_and_lat
 }
 
 #[tokio::test]
-async fn letters_that_are_purged_on_their_way_are_told_as_gone() {
+async fn letters_purged_during_a_redrive_are_reported_as_gone() {
     let (bench, _receiver) = dead(Clock::manual(START), |r| status(if r.sequence() == 1 { 503 } else { 200 })).await;
     redrive(&bench, json!({"rate": "1000/s"})).await;
     wait_for("one is left", async || (fared(&newest(&bench).await) == [29, 0, 0, 1]).then_some(())).await;

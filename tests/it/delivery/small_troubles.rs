@@ -70,7 +70,7 @@ fn in_order(receiver: &Receiver, taken: impl Fn(usize) -> bool) {
 }
 
 #[tokio::test]
-async fn a_backlog_behind_a_breaker_outlives_a_gateway_that_answers_404() {
+async fn a_backlog_behind_a_breaker_survives_a_gateway_that_answers_404() {
     let (receiver, mood) = moody(503).await;
     let bench = Bench::with(receiver.to(), Clock::manual(START), defaults).await;
     accept(&bench, 50, 0..6).await;
@@ -90,7 +90,7 @@ async fn a_backlog_behind_a_breaker_outlives_a_gateway_that_answers_404() {
 }
 
 #[tokio::test]
-async fn a_deploy_that_refuses_everything_for_some_seconds_kills_nothing_and_keeps_order() {
+async fn a_short_refusal_of_everything_kills_nothing_and_keeps_order() {
     for code in [404, 401, 403, 302, 405, 410, 407, 451, 426] {
         let failing = Arc::new(AtomicUsize::new(0));
         let (seen, mood) = (Arc::new(std::sync::Mutex::new(Vec::new())), Arc::new(AtomicU16::new(200)));
@@ -117,7 +117,7 @@ async fn a_deploy_that_refuses_everything_for_some_seconds_kills_nothing_and_kee
 }
 
 #[tokio::test]
-async fn statuses_of_content_that_everything_gets_kill_only_the_first_few() {
+async fn a_content_status_for_everything_kills_only_the_first_few() {
     let (receiver, mood) = moody(200).await;
     let bench = Bench::with(receiver.to(), Clock::manual(START), defaults).await;
     accept(&bench, 10, 0..2).await;
@@ -137,7 +137,7 @@ async fn statuses_of_content_that_everything_gets_kill_only_the_first_few() {
 }
 
 #[tokio::test]
-async fn one_in_fifty_that_is_refused_dies_at_once_and_the_others_do_not_notice() {
+async fn one_refused_event_in_fifty_dies_and_affects_no_other() {
     let receiver = Receiver::start(|r| status(if r.sequence() % 50 == 0 { 422 } else { 200 })).await;
     let bench = Bench::with(receiver.to(), Clock::manual(START), defaults).await;
     accept(&bench, 200, 0..1).await;
@@ -148,7 +148,7 @@ async fn one_in_fifty_that_is_refused_dies_at_once_and_the_others_do_not_notice(
 }
 
 #[tokio::test]
-async fn one_event_that_is_not_found_again_and_again_dies_while_others_are_taken() {
+async fn one_event_with_repeated_404_dies_while_others_succeed() {
     let receiver = Receiver::start(|r| status(if r.sequence() == 1 { 404 } else { 200 })).await;
     let bench = Bench::with(receiver.to(), Clock::manual(START), defaults).await;
     let lost = bench.accept("lost", "1").await;
@@ -193,7 +193,7 @@ async fn a_quiet_site_survives_an_outage_with_one_event_a_minute() {
 }
 
 #[tokio::test]
-async fn what_never_reached_the_destination_costs_no_attempt() {
+async fn an_attempt_that_never_reached_the_destination_is_not_counted() {
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut bench = Bench::with(Some(format!("http://{gone}/")), Clock::manual(START), |s| {
         s.destinations[0].retry.attempts = Some(2);
@@ -219,7 +219,7 @@ async fn what_never_reached_the_destination_costs_no_attempt() {
 }
 
 #[tokio::test]
-async fn what_is_slow_for_good_is_delivered_at_its_pace() {
+async fn a_permanently_slow_destination_gets_everything_at_its_pace() {
     let receiver = Receiver::start(|_| held(status(200))).await;
     let bench = Bench::with(receiver.to(), Clock::manual(START), defaults).await;
     accept(&bench, 40, 0..1).await;

@@ -53,7 +53,7 @@ fn not_connected(attempt: Option<Value>, words: &str) {
 }
 
 #[tokio::test]
-async fn a_private_authority_is_believed_and_no_other() {
+async fn only_the_configured_authority_is_trusted() {
     let (ours, other) = (Authority::new(), Authority::new());
     let receiver = Receiver::good().await;
     let front = TlsFront::start(&ours.certify("localhost", Until::Long), None, receiver.addr).await;
@@ -72,7 +72,7 @@ async fn a_private_authority_is_believed_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_certificate_of_another_name_or_time_is_not_believed() {
+async fn a_certificate_with_wrong_name_or_time_is_refused() {
     let ours = Authority::new();
     let receiver = Receiver::good().await;
     let front = TlsFront::start(&ours.certify("crm.internal", Until::Long), None, receiver.addr).await;
@@ -86,7 +86,7 @@ async fn a_certificate_of_another_name_or_time_is_not_believed() {
 }
 
 #[tokio::test]
-async fn who_must_prove_who_it_is_does_so_and_a_refusal_means_that_nothing_was_sent() {
+async fn a_client_certificate_is_sent_and_its_refusal_sends_nothing() {
     let (ours, other) = (Authority::new(), Authority::new());
     let receiver = Receiver::good().await;
     let front = TlsFront::start(&ours.certify("localhost", Until::Long), Some(&ours), receiver.addr).await;
@@ -103,7 +103,7 @@ async fn who_must_prove_who_it_is_does_so_and_a_refusal_means_that_nothing_was_s
 }
 
 #[tokio::test]
-async fn tls_to_what_speaks_none_and_none_to_what_speaks_it() {
+async fn tls_and_plain_mismatches_are_named() {
     let ours = Authority::new();
     let receiver = Receiver::good().await;
     let plain = format!("https://localhost:{}/", receiver.addr.port());
@@ -116,7 +116,7 @@ async fn tls_to_what_speaks_none_and_none_to_what_speaks_it() {
 }
 
 #[test]
-fn files_that_are_none_are_told_at_the_start_with_what_to_do() {
+fn invalid_tls_files_are_reported_at_the_start_with_a_remedy() {
     let (ours, folder) = (Authority::new(), tempfile::tempdir().unwrap());
     let (empty, missing) = (folder.path().join("empty"), folder.path().join("missing"));
     std::fs::write(&empty, "").unwrap();
@@ -165,7 +165,7 @@ async fn only_the_first(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn i18_a_handshake_that_nobody_waits_for_any_more_is_not_left_hanging() {
+async fn i18_an_abandoned_handshake_is_closed() {
     let ours = Authority::new();
     let receiver = Receiver::start(|r| if r.n == 0 { held(status(200)) } else { status(200) }).await;
     let front = TlsFront::start(&ours.certify("localhost", Until::Long), None, receiver.addr).await;
@@ -218,7 +218,7 @@ enum Silence {
 }
 
 #[tokio::test]
-async fn i12_what_was_connecting_when_silence_was_asked_for_is_not_sent_and_costs_no_attempt() {
+async fn i12_a_retry_after_stops_requests_that_are_still_connecting() {
     let ours = Authority::new();
     for silence in [Silence::Answer, Silence::LastAnswer, Silence::Pause, Silence::Breaker] {
         let receiver = Receiver::start(move |r| match (silence, r.n) {

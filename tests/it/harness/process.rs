@@ -241,7 +241,7 @@ impl Drop for Process {
 
 /// A port that nobody listens on, below the range from which the kernel takes those of clients: it must still be free
 /// when the process is started again.
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let clients = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768);
     loop {

@@ -48,7 +48,7 @@ async fn guarded(
 }
 
 #[tokio::test]
-async fn i7_only_who_knows_a_secret_gets_in() {
+async fn i7_only_a_known_secret_is_accepted() {
     let bench = guarded(None, |secret| {
         vec![
             SourceAuth::Hmac { scheme: Scheme::preset("github").unwrap(), secrets: secret("whatever-secret-token") },
@@ -95,7 +95,7 @@ async fn i7_only_who_knows_a_secret_gets_in() {
 }
 
 #[tokio::test]
-async fn i7_who_can_not_pass_is_refused_before_the_body_comes() {
+async fn i7_a_request_that_cannot_authenticate_is_refused_before_its_body() {
     let bench = guarded(None, |secret| {
         vec![SourceAuth::Hmac { scheme: Scheme::preset("zoom").unwrap(), secrets: secret("whatever-secret-token") }]
     })
@@ -112,7 +112,7 @@ async fn i7_who_can_not_pass_is_refused_before_the_body_comes() {
 }
 
 #[tokio::test]
-async fn a_request_that_was_overheard_cannot_be_sent_again_later() {
+async fn an_intercepted_request_cannot_be_replayed_later() {
     let bench = guarded(None, |secret| {
         vec![SourceAuth::Hmac { scheme: Scheme::preset("zoom").unwrap(), secrets: secret("whatever-secret-token") }]
     })
@@ -130,7 +130,7 @@ async fn a_request_that_was_overheard_cannot_be_sent_again_later() {
 }
 
 #[tokio::test]
-async fn refusals_are_counted_and_take_nothing_from_the_rate() {
+async fn refusals_are_counted_and_do_not_use_the_rate() {
     let rate = Rate::new(NonZeroU32::MIN, Duration::from_secs(60));
     let bench = guarded(Some(rate), |secret| vec![SourceAuth::Bearer { tokens: secret("b") }]).await;
     for _ in 0..20 {

@@ -35,7 +35,7 @@ async fn a_half_closed_sender_is_answered() {
 }
 
 #[tokio::test]
-async fn half_closed_behind_any_kind_of_request_is_answered() {
+async fn a_half_close_after_any_kind_of_request_is_answered() {
     let bench = Bench::with(None, Clock::system(), |s| s.intake.max_body_bytes = 64 * 1024).await;
     let post = |id: &str| message("POST", "/in/default", &[JSON], &body("k", id));
     let old = String::from_utf8(post("old")).unwrap().replace("HTTP/1.1", "HTTP/1.0").into_bytes();
@@ -62,7 +62,7 @@ async fn half_closed_behind_any_kind_of_request_is_answered() {
 }
 
 #[tokio::test]
-async fn a_half_closed_caller_of_the_admin_api_is_answered() {
+async fn a_half_closed_admin_client_is_answered() {
     let bench = Bench::start(None).await;
     let auth = format!("Bearer {}", bench.token);
     for path in ["/healthz", "/v1/status", "/v1/events"] {
@@ -72,7 +72,7 @@ async fn a_half_closed_caller_of_the_admin_api_is_answered() {
 }
 
 #[tokio::test]
-async fn over_tls_who_says_goodbye_behind_the_request_is_answered() {
+async fn a_tls_close_notify_after_the_request_is_answered() {
     let authority = Authority::new();
     authority.issue("server");
     let bench = Bench::with(None, Clock::system(), |s| s.intake.tls = Some(authority.files(None))).await;
@@ -96,7 +96,7 @@ async fn over_tls_who_says_goodbye_behind_the_request_is_answered() {
 
 /// Who closes altogether, in the middle of whatever, holds no place: a second sender gets in where there is one.
 #[tokio::test]
-async fn i19_who_has_gone_holds_no_place() {
+async fn i19_a_sender_that_left_occupies_no_slot() {
     let bench = Bench::with(None, Clock::system(), |s| {
         s.intake.max_connections = 1;
         s.intake.header_timeout = Duration::from_secs(300);

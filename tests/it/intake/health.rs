@@ -19,7 +19,7 @@ fn ok() -> (u16, String) {
 }
 
 #[tokio::test]
-async fn health_on_the_intake_port_follows_what_an_operator_says() {
+async fn intake_health_follows_the_operator() {
     let bench = Bench::start(None).await;
     assert_eq!(health(&bench).await, ok());
     bench.change("/v1/intake/close", json!({"reason": "maintenance", "for": "1h"})).await;
@@ -29,7 +29,7 @@ async fn health_on_the_intake_port_follows_what_an_operator_says() {
 }
 
 #[tokio::test]
-async fn health_on_the_intake_port_follows_disk_and_queue() {
+async fn intake_health_follows_disk_and_queue() {
     let full = Bench::with(None, Clock::system(), |s| s.intake.disk_reserve_bytes = 1 << 60).await;
     let refused = wait_for("the disk is low", async || Some(health(&full).await).filter(|h| h.0 == 503)).await;
     assert_eq!(refused.1, "disk_low");
@@ -74,7 +74,7 @@ async fn health_says_draining_as_soon_as_a_stop_begins() {
 }
 
 #[tokio::test]
-async fn health_is_no_event_and_shadows_no_source() {
+async fn a_health_check_is_no_event_and_hides_no_source() {
     let bench = Bench::with(None, Clock::system(), |s| s.sources.push(source("healthz", "auto"))).await;
     let before = bench.admin("GET", "/metrics", b"").await.text();
     let intake_lines = |metrics: &str| {

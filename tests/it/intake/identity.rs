@@ -84,7 +84,7 @@ const FORGED: [&[(&str, &str)]; 7] = [
 ];
 
 #[tokio::test]
-async fn one_signed_body_is_one_event_whatever_stands_beside_it() {
+async fn one_signed_body_is_one_event_whatever_its_other_headers() {
     let folder = tempfile::tempdir().unwrap();
     let profiles = ["auto", "cloudevents", "interaction", "genesys-trigger", "custom"];
     let name = |preset: &str, profile: &str| format!("{preset}-{profile}");
@@ -127,7 +127,7 @@ async fn one_signed_body_is_one_event_whatever_stands_beside_it() {
 }
 
 #[tokio::test]
-async fn what_a_signature_covers_tells_events_apart_and_the_rest_does_not() {
+async fn only_signed_fields_distinguish_events() {
     let folder = tempfile::tempdir().unwrap();
     let bench = Bench::with(None, Clock::manual(START), |s| {
         for preset in PRESETS {
@@ -162,7 +162,7 @@ async fn what_a_signature_covers_tells_events_apart_and_the_rest_does_not() {
 }
 
 #[tokio::test]
-async fn unsigned_places_count_where_they_are_trusted_by_name_and_with_a_token() {
+async fn unsigned_fields_count_where_trusted_or_with_a_token() {
     let (folder, receiver) = (tempfile::tempdir().unwrap(), Receiver::start(|_| status(200)).await);
     std::fs::write(folder.path().join("token"), "s3cret").unwrap();
     let token = || SourceAuth::Bearer { tokens: vec![Secret::File(folder.path().join("token"))] };
@@ -203,7 +203,7 @@ async fn unsigned_places_count_where_they_are_trusted_by_name_and_with_a_token()
 }
 
 #[tokio::test]
-async fn elements_without_an_id_are_told_apart_by_their_place_in_what_was_signed() {
+async fn batch_elements_without_id_are_identified_by_their_position() {
     let folder = tempfile::tempdir().unwrap();
     let bench = Bench::with(None, Clock::manual(START), |s| {
         s.sources.push(Source { auth: auth(folder.path(), "github"), ..source("batches", "custom") });

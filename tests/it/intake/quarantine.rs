@@ -84,7 +84,7 @@ async fn a_wrong_secret_costs_no_event() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_kept_and_tokens_are_not() {
+async fn unreadable_requests_are_kept_without_their_tokens() {
     let secrets = tempfile::tempdir().unwrap();
     std::fs::write(secrets.path().join("token"), "s3cret").unwrap();
     let token = vec![Secret::File(secrets.path().join("token"))];
@@ -119,7 +119,7 @@ async fn what_cannot_be_read_is_kept_and_tokens_are_not() {
 }
 
 #[tokio::test]
-async fn what_is_kept_is_bounded_in_bytes_and_age() {
+async fn the_quarantine_is_bounded_in_bytes_and_age() {
     let secrets = tempfile::tempdir().unwrap();
     let clock = Clock::manual(crate::harness::bench::START);
     let bench = Bench::with(None, clock.clone(), signed(secrets.path())).await;
@@ -138,7 +138,7 @@ async fn what_is_kept_is_bounded_in_bytes_and_age() {
 }
 
 #[tokio::test]
-async fn nothing_is_kept_where_it_is_not_wished() {
+async fn nothing_is_quarantined_unless_configured() {
     let secrets = tempfile::tempdir().unwrap();
     let auth = signed_by(secrets.path(), "old");
     let bench =
@@ -154,7 +154,7 @@ fn cloud_event(id: &str) -> [(&str, &str); 5] {
 }
 
 #[tokio::test]
-async fn three_requests_with_one_body_are_three_where_their_headers_say_so() {
+async fn requests_with_one_body_are_distinguished_by_their_headers() {
     let (secrets, receiver) = (tempfile::tempdir().unwrap(), Receiver::start(|_| status(200)).await);
     let mut bench = Bench::with(receiver.to(), Clock::manual(crate::harness::bench::START), |s| {
         let (auth, on_bad_signature) = (signed_by(secrets.path(), "old"), OnFault::Quarantine);
@@ -192,7 +192,7 @@ async fn three_requests_with_one_body_are_three_where_their_headers_say_so() {
 }
 
 #[tokio::test]
-async fn a_stranger_who_comes_first_hides_no_request() {
+async fn an_earlier_forged_request_hides_no_genuine_one() {
     let secrets = tempfile::tempdir().unwrap();
     let mut bench = Bench::with(None, Clock::system(), signed(secrets.path())).await;
     let body = body("k", "1");
@@ -210,7 +210,7 @@ async fn a_stranger_who_comes_first_hides_no_request() {
 }
 
 #[tokio::test]
-async fn what_came_without_proof_is_let_in_only_where_an_operator_answers_for_it() {
+async fn an_unauthenticated_request_is_readmitted_only_by_an_operator() {
     let secrets = tempfile::tempdir().unwrap();
     std::fs::write(secrets.path().join("token"), "s3cret").unwrap();
     let token = || vec![SourceAuth::Bearer { tokens: vec![Secret::File(secrets.path().join("token"))] }];
@@ -263,7 +263,7 @@ async fn what_came_without_proof_is_let_in_only_where_an_operator_answers_for_it
 }
 
 #[tokio::test]
-async fn what_was_read_by_a_signature_then_is_read_by_it_later_though_its_secret_is_gone() {
+async fn a_request_keeps_its_signature_scheme_after_its_secret_is_gone() {
     let secrets = tempfile::tempdir().unwrap();
     let mut bench = Bench::with(None, Clock::system(), signed(secrets.path())).await;
     bench.settings.sources[1].pointers.split = Some("/wrong".to_owned());
@@ -287,7 +287,7 @@ async fn what_was_read_by_a_signature_then_is_read_by_it_later_though_its_secret
 }
 
 #[tokio::test]
-async fn strangers_fill_only_their_part_and_a_source_only_its_own() {
+async fn unverified_requests_and_sources_fill_only_their_share() {
     let secrets = tempfile::tempdir().unwrap();
     std::fs::write(secrets.path().join("token"), "s3cret").unwrap();
     let token = Secret::File(secrets.path().join("token"));
@@ -324,7 +324,7 @@ async fn strangers_fill_only_their_part_and_a_source_only_its_own() {
 }
 
 #[tokio::test]
-async fn no_credential_lies_on_the_disk_and_what_verifies_does() {
+async fn no_credential_is_stored_and_signatures_are() {
     const CANARY: &str = "canary-92eb5ffee6ae2fec3ad71c777531578f";
     let secrets = tempfile::tempdir().unwrap();
     let mut bench = Bench::with(None, Clock::system(), |s| {
@@ -367,7 +367,7 @@ async fn no_credential_lies_on_the_disk_and_what_verifies_does() {
 }
 
 #[tokio::test]
-async fn each_one_answered_outlives_a_kill_and_not_each_is_a_line_in_the_log() {
+async fn quarantined_requests_survive_a_kill_and_are_logged_sparingly() {
     let secrets = tempfile::tempdir().unwrap();
     std::fs::write(secrets.path().join("s"), "old").unwrap();
     let extra = format!(

@@ -106,7 +106,7 @@ async fn arrives(bench: &Bench, (path, headers, bytes, status, code): Case) {
 }
 
 #[tokio::test]
-async fn a_refusal_reaches_a_sender_that_sends_on() {
+async fn a_refusal_reaches_a_sender_that_is_still_sending() {
     let bench = bench(|_| {}).await;
     for case in CASES {
         arrives(&bench, case).await;
@@ -118,7 +118,7 @@ async fn a_refusal_reaches_a_sender_that_sends_on() {
 }
 
 #[tokio::test]
-async fn a_refused_method_reaches_a_sender_that_sends_on() {
+async fn a_refused_method_reaches_a_sender_that_is_still_sending() {
     let bench = bench(|_| {}).await;
     for bytes in [20_000, 500_000] {
         let whole = message("PUT", "/in/default", &[JSON], &vec![b' '; bytes]);
@@ -143,7 +143,7 @@ async fn a_refused_chunked_body_is_discarded_too() {
 
 /// Whoever asked before it sent may send its body or not: what follows a refusal is never read as a request.
 #[tokio::test]
-async fn i7_what_follows_a_refused_expectation_is_no_request() {
+async fn i7_a_body_after_a_refused_expectation_is_no_request() {
     let bench = bench(|_| {}).await;
     let hidden = message("POST", "/in/default", &[JSON], &body("k", "hidden"));
     let expect = ("Expect", "100-continue");
@@ -169,7 +169,7 @@ async fn i7_a_refused_body_is_no_request_and_the_next_one_is() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_framing_reaches_a_sender_that_sends_on() {
+async fn a_framing_error_reaches_a_sender_that_is_still_sending() {
     let bench = bench(|s| s.intake.max_header_bytes = 8 * 1024).await;
     let fields = |n: usize| (0..n).map(|n| format!("X-{n}: 1\r\n")).collect::<String>();
     let long = format!("POST /in/default HTTP/1.1\r\nX: {}", "x".repeat(20_000));
@@ -183,7 +183,7 @@ async fn an_error_of_the_framing_reaches_a_sender_that_sends_on() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_slow_is_answered_and_an_idle_connection_is_not() {
+async fn a_slow_head_is_answered_and_an_idle_connection_is_not() {
     let bench = bench(|s| s.intake.header_timeout = Duration::from_millis(300)).await;
     let mut slow = Connection::open(bench.intake).await;
     let mut idle = Connection::open(bench.intake).await;
@@ -198,7 +198,7 @@ async fn a_head_that_is_too_slow_is_answered_and_an_idle_connection_is_not() {
 }
 
 #[tokio::test]
-async fn a_slow_body_is_told_so_also_where_it_goes_on() {
+async fn a_slow_body_is_answered_408_while_it_continues() {
     let bench = bench(|s| s.intake.body_timeout = Duration::from_millis(200)).await;
     let (head, rest) = split("/in/default", &[JSON], 20_000);
     let (reply, mut stream) = reply_after_all(&bench, &head, &rest).await.unwrap();
@@ -225,7 +225,7 @@ async fn drip(bench: &Bench) -> JoinHandle<()> {
 
 /// A refused sender that never stops is let go after `linger_timeout`, and at once where its place is needed.
 #[tokio::test]
-async fn i19_who_lingers_is_bounded_and_gives_way_first() {
+async fn i19_lingering_connections_are_bounded_and_evicted_first() {
     let short = bench(|s| s.intake.linger_timeout = Duration::from_millis(300)).await;
     let mut dripping = drip(&short).await;
     let early = tokio::time::timeout(Duration::from_millis(150), &mut dripping).await;
@@ -271,7 +271,7 @@ async fn over_tls_a_refusal_arrives_with_an_orderly_end() {
 }
 
 #[tokio::test]
-async fn the_alert_of_a_failed_handshake_arrives() {
+async fn a_failed_handshake_sends_its_alert() {
     let authority = Authority::new();
     authority.issue("server");
     let ca = Some(authority.path("ca.pem"));

@@ -49,7 +49,7 @@ fn chunked(parts: &[&[u8]]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn i7_what_is_refused_says_why_and_stores_nothing() {
+async fn i7_a_refusal_says_why_and_stores_nothing() {
     let bench = narrow().await;
     let post = |body: &[u8]| message("POST", "/in/default", &[JSON], body);
     let with = |header: (&str, &str)| message("POST", "/in/default", &[JSON, header], b"{}");
@@ -247,7 +247,7 @@ async fn the_success_status_is_the_one_that_is_configured() {
 }
 
 #[tokio::test]
-async fn i4_i5_duplicates_are_told_with_the_id_of_the_first_and_conflicts_are_kept() {
+async fn i4_i5_duplicates_get_the_first_id_and_conflicts_are_kept() {
     let mut bench = Bench::start(None).await;
     let first = bench.accept("k", "1").await;
     assert_eq!((first.len(), &first[14..15]), (36, "7"), "a UUID of version 7");
@@ -344,7 +344,7 @@ async fn i3_a_batch_is_stored_as_a_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn signs_of_life_and_unwanted_types_are_acknowledged_and_not_stored() {
+async fn heartbeats_and_filtered_types_are_acknowledged_and_not_stored() {
     let receiver = Receiver::good().await;
     let bench = Bench::with(receiver.to(), Clock::system(), |s| {
         s.sources[0].types = vec!["interaction.*".to_owned(), "v2.*".to_owned()];
@@ -363,7 +363,7 @@ async fn signs_of_life_and_unwanted_types_are_acknowledged_and_not_stored() {
 }
 
 #[tokio::test]
-async fn i6_every_sample_is_accepted_and_goes_on_byte_for_byte() {
+async fn i6_every_sample_is_accepted_and_delivered_byte_for_byte() {
     let receiver = Receiver::good().await;
     let bench = Bench::start(receiver.to()).await;
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/samples");
@@ -394,7 +394,7 @@ async fn i6_every_sample_is_accepted_and_goes_on_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn i19_slow_senders_give_way_to_each_other_and_hold_up_nobody() {
+async fn i19_slow_senders_evict_each_other_and_delay_no_one_else() {
     let bench = Bench::with(None, Clock::system(), |s| {
         s.intake.max_connections = 8;
         s.intake.header_timeout = Duration::from_secs(60);
@@ -419,7 +419,7 @@ async fn i19_slow_senders_give_way_to_each_other_and_hold_up_nobody() {
 }
 
 #[tokio::test]
-async fn i19_an_address_has_no_more_connections_than_it_may() {
+async fn i19_connections_per_address_are_limited() {
     let bench = Bench::with(None, Clock::system(), |s| s.intake.max_connections_per_address = Some(2)).await;
     let mut connections = Vec::new();
     for _ in 0..3 {
@@ -433,7 +433,7 @@ async fn i19_an_address_has_no_more_connections_than_it_may() {
 }
 
 #[tokio::test]
-async fn i18_bodies_together_are_bounded_and_the_sender_is_told_to_come_again() {
+async fn i18_buffered_bodies_are_bounded_and_the_sender_gets_503() {
     let bench = Bench::with(None, Clock::system(), |s| {
         s.intake.max_body_bytes = 10_000;
         s.intake.max_buffered_bytes = 10_000;
@@ -448,14 +448,14 @@ async fn i18_bodies_together_are_bounded_and_the_sender_is_told_to_come_again() 
         (reply.status == 503).then_some((first, reply))
     })
     .await;
-    assert_eq!((refused.code().as_str(), refused.header("retry-after")), ("overloaded", Some("1")));
+    assert_eq!((refused.code().as_str(), refused.header("retry-after")), ("memory_limit", Some("1")));
     first.send(b" ").await;
     assert_eq!(first.reply().await.unwrap().status, 400, "it is blank");
     assert_eq!(bench.post(&[b" ".repeat(5_000), body("k", "1")].concat()).await.status, 202);
 }
 
 #[tokio::test]
-async fn i17_a_full_queue_closes_intake_and_it_opens_by_itself() {
+async fn i17_a_full_queue_closes_intake_until_it_drains() {
     let receiver = Receiver::start(|_| held(status(200))).await;
     let bench = Bench::with(receiver.to(), Clock::system(), |s| s.intake.max_queue_bytes = 4_000).await;
     let large = |id: usize| {
@@ -469,12 +469,12 @@ async fn i17_a_full_queue_closes_intake_and_it_opens_by_itself() {
     })
     .await;
     let accepted = sent as u64 - 1;
-    assert_eq!((refused.status, refused.code().as_str()), (503, "overloaded"));
+    assert_eq!((refused.status, refused.code().as_str()), (503, "queue_full"));
     assert_eq!((refused.header("retry-after"), refused.header("connection")), (Some("10"), None));
     let status = bench.status().await;
-    assert_eq!(status["intake"], json!({"open": false, "reason": "overloaded"}));
+    assert_eq!(status["intake"], json!({"open": false, "reason": "queue_full"}));
     let ready = request(bench.admin, "GET", "/readyz", &[], b"").await;
-    assert_eq!((ready.status, ready.json()["reasons"].clone()), (503, json!(["overloaded"])));
+    assert_eq!((ready.status, ready.json()["reasons"].clone()), (503, json!(["queue_full"])));
     receiver.release(1_000);
     wait_for("intake opens", async || (bench.post(&body("k", "late")).await.status == 202).then_some(())).await;
     bench.reaches("/counters/delivered", accepted + 1).await;
@@ -482,7 +482,7 @@ async fn i17_a_full_queue_closes_intake_and_it_opens_by_itself() {
 }
 
 #[tokio::test]
-async fn a_sender_that_asks_before_it_sends_is_answered() {
+async fn an_expect_100_continue_is_answered() {
     let bench = narrow().await;
     let event = body("k", "1");
     let whole = message("POST", "/in/default", &[JSON, ("Expect", "100-continue")], &event);
@@ -504,7 +504,7 @@ async fn a_sender_that_asks_before_it_sends_is_answered() {
 }
 
 #[tokio::test]
-async fn i26_what_a_sender_sends_does_not_come_back_in_an_error() {
+async fn i26_an_error_does_not_echo_what_the_sender_sent() {
     let bench = narrow().await;
     for bad in [
         b"private-words".as_slice(),
@@ -519,7 +519,7 @@ async fn i26_what_a_sender_sends_does_not_come_back_in_an_error() {
 }
 
 #[tokio::test]
-async fn an_id_means_something_within_its_source_only() {
+async fn an_id_is_scoped_to_its_source() {
     let bench = Bench::with(None, Clock::system(), |s| s.sources.push(source("other", "auto"))).await;
     bench.accept("k", "1").await;
     assert_eq!(bench.post_as("other", &[JSON], &body("k", "1")).await.json()["status"], json!("queued"));
@@ -527,7 +527,7 @@ async fn an_id_means_something_within_its_source_only() {
 }
 
 #[tokio::test]
-async fn a_sender_that_leaves_in_the_middle_leaves_nothing() {
+async fn a_sender_that_disconnects_midway_leaves_nothing() {
     let bench = narrow().await;
     for cut in [1, 40, 100] {
         let whole = message("POST", "/in/default", &[JSON], &body("k", &cut.to_string()));
@@ -557,7 +557,7 @@ async fn i7_bare_line_feeds_and_folded_lines_never_make_two_requests() {
 }
 
 #[tokio::test]
-async fn a_source_beyond_its_rate_is_told_when_to_come_back() {
+async fn a_source_over_its_rate_gets_retry_after() {
     let clock = Clock::manual(START);
     let rate = Rate::new(NonZeroU32::new(4).unwrap(), Duration::from_secs(60));
     let bench = Bench::with(None, clock.clone(), |s| {
@@ -584,7 +584,7 @@ async fn a_source_beyond_its_rate_is_told_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn event_grid_is_told_that_this_is_its_endpoint() {
+async fn an_event_grid_validation_is_answered() {
     let bench = narrow().await;
     let ask = json!([{
         "id": "2d1781af-3a4c-4d7c-bd0c-e34b19da4e66",

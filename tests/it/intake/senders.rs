@@ -42,7 +42,7 @@ fn assert_inert(reply: &Reply, kind: &str) {
 }
 
 #[tokio::test]
-async fn zoom_validates_an_endpoint_and_gets_no_signature_of_anything_else() {
+async fn a_zoom_validation_is_answered_and_nothing_else_is_signed() {
     let folder = tempfile::tempdir().unwrap();
     let scheme = Scheme::preset("zoom").unwrap();
     let secrets = vec![secret(folder.path(), "older"), secret(folder.path(), "zoom-secret")];
@@ -85,7 +85,7 @@ async fn zoom_validates_an_endpoint_and_gets_no_signature_of_anything_else() {
 }
 
 #[tokio::test]
-async fn a_secret_of_another_scheme_answers_no_zoom() {
+async fn a_secret_of_another_scheme_answers_no_zoom_validation() {
     let folder = tempfile::tempdir().unwrap();
     let auth = vec![SourceAuth::Hmac {
         scheme: Scheme { signed: "{body}".parse().unwrap(), stamp: None, ..Scheme::preset("zoom").unwrap() },
@@ -100,7 +100,7 @@ async fn a_secret_of_another_scheme_answers_no_zoom() {
 }
 
 #[tokio::test]
-async fn sns_asks_and_nothing_is_fetched_or_delivered() {
+async fn an_sns_confirmation_is_neither_fetched_nor_delivered() {
     let (receiver, bait) = (Receiver::good().await, Receiver::good().await);
     let bench = Bench::with(receiver.to(), Clock::system(), |s| {
         s.sources = vec![source("any", "auto"), source("sns", "sns"), source("genesys", "genesys-eventbridge")];
@@ -167,7 +167,7 @@ async fn microsoft_graph_gets_its_token_as_plain_text() {
 }
 
 #[tokio::test]
-async fn meta_is_answered_where_it_brings_the_token_that_was_agreed_on() {
+async fn a_meta_validation_is_answered_with_the_agreed_token() {
     let folder = tempfile::tempdir().unwrap();
     let auth = vec![SourceAuth::Hmac {
         scheme: Scheme::preset("github").unwrap(),
@@ -193,7 +193,7 @@ async fn meta_is_answered_where_it_brings_the_token_that_was_agreed_on() {
 }
 
 #[tokio::test]
-async fn okta_slack_ringcentral_and_a_bare_challenge_are_answered() {
+async fn okta_slack_ringcentral_and_plain_challenges_are_answered() {
     let folder = tempfile::tempdir().unwrap();
     let auth = vec![SourceAuth::Bearer { tokens: vec![secret(folder.path(), "s3cret")] }];
     let bench = with_sources(vec![source("open", "auto"), Source { auth, ..source("closed", "auto") }]).await;
@@ -229,7 +229,7 @@ async fn okta_slack_ringcentral_and_a_bare_challenge_are_answered() {
 }
 
 #[tokio::test]
-async fn a_401_says_which_kinds_of_proof_are_taken() {
+async fn a_401_lists_the_accepted_auth_schemes() {
     let folder = tempfile::tempdir().unwrap();
     let secrets = || vec![secret(folder.path(), "s3cret")];
     let bearer = || SourceAuth::Bearer { tokens: secrets() };
@@ -283,7 +283,7 @@ async fn i6_a_byte_order_mark_is_tolerated_signed_and_kept() {
 }
 
 #[tokio::test]
-async fn i6_a_packed_body_is_signed_as_it_came_and_delivered_as_it_was_meant() {
+async fn i6_a_compressed_body_is_verified_as_sent_and_delivered_decoded() {
     let (folder, receiver) = (tempfile::tempdir().unwrap(), Receiver::good().await);
     let auth = vec![SourceAuth::Hmac {
         scheme: Scheme::preset("github").unwrap(),
@@ -365,7 +365,7 @@ async fn every_spelling_of_a_path_reaches_its_source() {
 }
 
 #[tokio::test]
-async fn i7_a_request_names_its_host_once() {
+async fn i7_a_request_must_have_one_host() {
     let bench = with_sources(vec![source("default", "auto")]).await;
     let event = body("k", "1");
     let length = event.len();
@@ -390,7 +390,7 @@ async fn i7_a_request_names_its_host_once() {
 }
 
 #[tokio::test]
-async fn a_question_does_not_count_as_a_sign_of_life() {
+async fn a_validation_request_does_not_count_as_traffic() {
     let bench = with_sources(vec![source("genesys", "auto")]).await;
     let silent = async || {
         let metrics = bench.admin("GET", "/metrics", b"").await.text();
@@ -409,7 +409,7 @@ async fn a_question_does_not_count_as_a_sign_of_life() {
 }
 
 #[tokio::test]
-async fn refusals_are_told_by_source_and_never_by_a_name_that_a_stranger_chose() {
+async fn refusals_are_labelled_by_known_sources_only() {
     let folder = tempfile::tempdir().unwrap();
     let auth = vec![SourceAuth::Bearer { tokens: vec![secret(folder.path(), "s3cret")] }];
     let bench = with_sources(vec![source("open", "auto"), Source { auth, ..source("closed", "auto") }]).await;
@@ -484,7 +484,7 @@ async fn a_cloud_event_in_binary_mode_keeps_its_attributes_and_its_trace() {
 }
 
 #[tokio::test]
-async fn events_that_cost_more_memory_than_there_is_are_to_come_again() {
+async fn events_beyond_the_memory_limit_get_503() {
     let bench = Bench::with(None, Clock::system(), |s: &mut Settings| {
         s.intake.max_buffered_bytes = 1 << 20;
         s.intake.max_body_bytes = 1 << 20;

@@ -25,7 +25,7 @@ async fn post(bench: &Bench, source: &str, key: &str, id: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_open_source_holds_up_no_other_with_its_key() {
+async fn an_open_source_blocks_no_other_source_by_its_keys() {
     for shared in [false, true] {
         let receiver = refusing("open", 422).await;
         let bench = Bench::with(receiver.to(), Clock::manual(START), |s| {
@@ -52,7 +52,7 @@ fn told(of: &Value) -> Vec<(Option<String>, u64)> {
 }
 
 #[tokio::test]
-async fn a_key_is_found_in_every_source_and_in_one_where_that_is_asked() {
+async fn an_interaction_is_found_in_all_sources_or_a_given_one() {
     let mut bench = Bench::with(None, Clock::manual(START), two).await;
     let mut ids = Vec::new();
     for (source, id) in [("open", "1"), ("own", "2"), ("own", "3")] {
@@ -84,7 +84,7 @@ async fn a_key_is_found_in_every_source_and_in_one_where_that_is_asked() {
 }
 
 #[tokio::test]
-async fn an_event_of_before_a_start_is_not_overtaken_whoever_shares_keys_then() {
+async fn an_event_from_before_a_restart_is_not_overtaken() {
     for (before, after) in [(true, false), (false, true)] {
         let receiver = Receiver::start(|_| status(200)).await;
         let mut bench = Bench::with(None, Clock::manual(START), |s| {
@@ -118,7 +118,7 @@ async fn an_event_of_before_a_start_is_not_overtaken_whoever_shares_keys_then() 
 }
 
 #[tokio::test]
-async fn what_is_delayed_redriven_and_purged_stays_in_the_lane_of_its_source() {
+async fn delayed_and_redriven_events_keep_the_interaction_of_their_source() {
     let receiver = refusing("open", 422).await;
     let mut bench = Bench::with(receiver.to(), Clock::manual(START), |s| {
         two(s);
@@ -145,7 +145,7 @@ async fn what_is_delayed_redriven_and_purged_stays_in_the_lane_of_its_source() {
 }
 
 #[tokio::test]
-async fn an_event_is_stale_by_what_its_own_source_sent() {
+async fn staleness_is_judged_within_a_source() {
     let receiver = Receiver::start(|_| Act::Answer { status: 200, headers: Vec::new(), body: Vec::new() }).await;
     let mut bench = Bench::with(receiver.to(), Clock::manual(START), two).await;
     let event = |time: &str, id: &str| {
@@ -177,7 +177,7 @@ fn noise(n: u64) -> String {
 }
 
 #[tokio::test]
-async fn a_source_that_fills_the_queue_is_refused_before_the_others() {
+async fn a_source_that_fills_the_queue_is_refused_first() {
     let mut bench = Bench::with(None, Clock::manual(START), |s| {
         two(s);
         s.intake.max_body_bytes = 8 << 10;
@@ -192,7 +192,7 @@ async fn a_source_that_fills_the_queue_is_refused_before_the_others() {
         (reply.status != 202).then_some(reply)
     })
     .await;
-    assert_eq!((refused.status, refused.code().as_str()), (503, "overloaded"));
+    assert_eq!((refused.status, refused.code().as_str()), (503, "queue_full"));
     assert!(refused.header("retry-after").is_some());
     for id in 0..3 {
         post(&bench, "own", "k", &format!("{id}")).await;

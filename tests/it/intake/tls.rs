@@ -155,7 +155,7 @@ async fn a_sender_without_the_right_certificate_stays_outside() {
 }
 
 #[tokio::test]
-async fn a_certificate_is_taken_anew_and_no_connection_dropped() {
+async fn a_renewed_certificate_is_loaded_without_dropping_connections() {
     let authority = Authority::new();
     authority.issue("server");
     let bench = daemon(authority.files(None)).await;
@@ -184,7 +184,7 @@ async fn a_certificate_is_taken_anew_and_no_connection_dropped() {
 }
 
 #[test]
-fn files_that_cannot_be_used_are_told_at_the_start() {
+fn unusable_tls_files_are_reported_at_the_start() {
     use holdline::net::tls::{Files, Tls};
     let (authority, other) = (Authority::new(), Authority::new());
     authority.issue("server");
@@ -205,7 +205,7 @@ fn files_that_cannot_be_used_are_told_at_the_start() {
 }
 
 #[tokio::test]
-async fn http2_is_spoken_with_whoever_chooses_it() {
+async fn http2_is_negotiated_by_alpn() {
     let authority = Authority::new();
     authority.issue("server");
     let bench = daemon(authority.files(None)).await;
@@ -256,7 +256,7 @@ async fn flood(bench: &Bench, client: &Client, what: &str, mut frames: impl FnMu
 }
 
 #[tokio::test]
-async fn floods_over_http2_are_cut_off_and_hold_up_nobody() {
+async fn http2_floods_are_cut_off_and_delay_no_one() {
     const HEADERS: u8 = 1;
     const RESET: u8 = 3;
     const CONTINUATION: u8 = 9;
@@ -284,7 +284,7 @@ async fn floods_over_http2_are_cut_off_and_hold_up_nobody() {
 }
 
 #[tokio::test]
-async fn who_does_not_finish_a_handshake_or_stays_idle_is_let_go() {
+async fn unfinished_handshakes_and_idle_connections_are_closed() {
     let authority = Authority::new();
     authority.issue("server");
     let bench = daemon(authority.files(None)).await;
@@ -315,7 +315,7 @@ async fn ends(bench: &Bench) -> Vec<(String, String, String)> {
 }
 
 #[tokio::test]
-async fn it_is_told_when_each_certificate_in_use_ends() {
+async fn the_expiry_of_each_certificate_in_use_is_shown() {
     let authority = Authority::new();
     authority.issue_until("server", 2091);
     authority.issue_until("client", 2033);

@@ -73,7 +73,7 @@ fn json_of(id: &str, bytes: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn i19_bodies_that_never_end_under_a_wrong_signature_hold_up_nobody() {
+async fn i19_unfinished_bodies_with_a_wrong_signature_delay_no_one() {
     let bench = bench(|_| {}).await;
     let mut strangers = Vec::new();
     for n in 0..65 {
@@ -88,7 +88,7 @@ async fn i19_bodies_that_never_end_under_a_wrong_signature_hold_up_nobody() {
 }
 
 #[tokio::test]
-async fn i19_an_open_source_is_held_up_by_nobody_either() {
+async fn i19_unfinished_bodies_do_not_delay_an_open_source() {
     let bench = bench(|_| {}).await;
     let mut strangers = Vec::new();
     for n in 0..40 {
@@ -101,7 +101,7 @@ async fn i19_an_open_source_is_held_up_by_nobody_either() {
 
 /// Who has a token is not shared with strangers: what it holds back does not give way to them.
 #[tokio::test]
-async fn i19_who_is_known_gives_way_to_no_stranger() {
+async fn i19_a_verified_body_is_not_evicted_for_an_unverified_one() {
     let bench = bench(|_| {}).await;
     let mut known = hold_back(&bench, "/in/known", &[JSON, TOKEN]).await;
     let mut strangers = Vec::new();
@@ -136,7 +136,7 @@ async fn post(
 }
 
 #[tokio::test]
-async fn i19_one_connection_of_http2_holds_up_nobody() {
+async fn i19_one_http2_connection_delays_no_one() {
     let authority = Authority::new();
     authority.issue("server");
     let bench = bench(|s| s.intake.tls = Some(authority.files(None))).await;
@@ -161,7 +161,7 @@ async fn i19_one_connection_of_http2_holds_up_nobody() {
 
 /// Each request costs what its head takes, too, and a least amount: many small ones are as bounded as few large ones.
 #[tokio::test]
-async fn i18_heads_are_charged_for() {
+async fn i18_heads_count_as_buffered_bytes() {
     let bench = bench(|s| s.intake.max_connections = 2000).await;
     let pad = "x".repeat(40_000);
     let mut strangers = Vec::new();
@@ -176,7 +176,7 @@ async fn i18_heads_are_charged_for() {
 }
 
 #[tokio::test]
-async fn i7_a_body_that_drips_is_cut_off_behind_the_grace() {
+async fn i7_a_dripping_body_is_cut_off_after_the_timeout() {
     let bench = bench(|s| {
         s.intake.body_grace = Duration::from_millis(200);
         s.intake.min_body_rate = 10_000;

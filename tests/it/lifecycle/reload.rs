@@ -29,7 +29,7 @@ async fn i13_a_destination_moves_and_its_interactions_keep_their_order() {
 }
 
 #[tokio::test]
-async fn i12_what_a_destination_asked_for_and_an_operator_decided_outlives_a_reload() {
+async fn i12_retry_after_and_overrides_survive_a_reload() {
     let receiver =
         Receiver::start(|r| if r.sequence() == 1 && r.attempt() == 1 { retry_after(503, 60) } else { status(200) })
             .await;
@@ -50,7 +50,7 @@ async fn i12_what_a_destination_asked_for_and_an_operator_decided_outlives_a_rel
 }
 
 #[tokio::test]
-async fn a_destination_joins_and_has_its_own_line() {
+async fn a_new_destination_gets_only_later_events() {
     let (one, two) = (Receiver::start(|_| held(status(200))).await, Receiver::good().await);
     let mut bench = Bench::start(one.to()).await;
     bench.accept("k", "1").await;
@@ -70,7 +70,7 @@ async fn a_destination_joins_and_has_its_own_line() {
 }
 
 #[tokio::test]
-async fn i21_a_destination_goes_when_nothing_waits_for_it_and_asks_for_a_decision_before() {
+async fn i21_a_destination_is_removed_only_when_nothing_waits_for_it() {
     let (one, two) = (Receiver::good().await, Receiver::start(|_| status(503)).await);
     let mut bench = Bench::with(one.to(), Clock::manual(START), |_| {}).await;
     let leaving = destination("leaving", &two.url());
@@ -112,7 +112,7 @@ async fn i21_a_destination_goes_when_nothing_waits_for_it_and_asks_for_a_decisio
 }
 
 #[tokio::test]
-async fn i21_a_fault_in_one_destination_changes_none() {
+async fn i21_a_fault_in_one_destination_applies_no_change() {
     let receiver = Receiver::good().await;
     let mut bench = Bench::start(receiver.to()).await;
     let nobody = destination("nobody", "http://127.0.0.1:9/");

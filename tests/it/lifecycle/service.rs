@@ -67,7 +67,7 @@ async fn activated(receiver: &Receiver) -> (Manager, Process) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_connection_is_refused_while_it_restarts_and_duplicates_are_still_known() {
+async fn a_restart_refuses_no_connection_and_knows_duplicates() {
     let receiver = Receiver::good().await;
     let (manager, mut process) = activated(&receiver).await;
     manager.hears("READY=1").await;
@@ -109,7 +109,7 @@ async fn no_connection_is_refused_while_it_restarts_and_duplicates_are_still_kno
 }
 
 #[tokio::test]
-async fn lines_for_the_journal_begin_with_their_priority() {
+async fn journal_lines_begin_with_their_priority() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("data"), "no directory").unwrap();
     let serve = "JOURNAL_STREAM=1:2 HOLDLINE_LOG=warn LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" serve --data data 3<&0";
@@ -126,7 +126,7 @@ async fn lines_for_the_journal_begin_with_their_priority() {
 }
 
 #[tokio::test]
-async fn without_a_socket_of_systemd_it_says_what_to_do() {
+async fn a_missing_systemd_socket_is_reported_with_a_remedy() {
     let receiver = Receiver::good().await;
     let (_manager, mut process) = activated(&receiver).await;
     process.signal(Signal::TERM);
@@ -137,7 +137,7 @@ async fn without_a_socket_of_systemd_it_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn the_watchdog_is_fed_again_and_again() {
+async fn the_watchdog_is_notified_repeatedly() {
     let receiver = Receiver::good().await;
     let (manager, process) = activated(&receiver).await;
     manager.hears("STATUS=accepting events on 127.0.0.1:").await;
@@ -148,7 +148,7 @@ async fn the_watchdog_is_fed_again_and_again() {
 }
 
 #[tokio::test]
-async fn a_hangup_reloads_all_of_the_file_or_nothing() {
+async fn a_hangup_reloads_the_whole_file_or_nothing() {
     let receiver = Receiver::good().await;
     let (manager, process) = activated(&receiver).await;
     manager.hears("READY=1").await;

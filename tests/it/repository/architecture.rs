@@ -1,10 +1,12 @@
 //! The sources, read as text: what the map in `src/lib.rs` promises about them, and what the house style forbids.
 
+use super::proof::tests;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 70;
+const TEST_NAME_MAX: usize = 80;
 
 /// A source file, its path below `src`, and its text without comments, strings and tests.
 pub(super) struct Source {
@@ -255,6 +257,23 @@ fn functions_stay_short() {
 }
 
 #[test]
+fn test_names_are_short_and_have_a_subject() {
+    let mut faults = Vec::new();
+    for name in tests() {
+        // the promises that it is named for come first
+        let is_promise = |part: &&str| part.strip_prefix('i').is_some_and(|n| n.parse::<u32>().is_ok());
+        let subject = name.split('_').find(|part| !is_promise(part));
+        if name.len() > TEST_NAME_MAX {
+            faults.push(format!("{name} has {} characters", name.len()));
+        }
+        if subject.is_none_or(|word| ["what", "whatever", "who", "whoever"].contains(&word)) {
+            faults.push(format!("{name} begins with no subject"));
+        }
+    }
+    none(faults);
+}
+
+#[test]
 fn nothing_is_left_unfinished() {
     let mut faults = Vec::new();
     for source in sources().iter().filter(|s| !s.is_test()) {
@@ -273,7 +292,7 @@ fn nothing_is_left_unfinished() {
 }
 
 #[test]
-fn code_is_told_from_what_stands_in_comments_and_strings() {
+fn code_is_separated_from_comments_and_strings() {
     let code = bare("a(\"// \\\" x\"); // sled\nb('\"', r#\"tokio \"\"#, '\\'', 'c'); c\n");
     assert_eq!(code, "a(); \nb(, , , 'c'); c\n");
     assert_eq!(imports("use crate::{a::{b, c}, d}; x::macrate::e; crate::f::g()"), ["a", "d", "f"]);

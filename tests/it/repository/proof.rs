@@ -24,7 +24,7 @@ fn files(folder: &Path, end: &str) -> Vec<PathBuf> {
 }
 
 /// Names of all test functions: those behind an attribute `#[test]` or `#[tokio::test]`.
-fn tests() -> BTreeSet<String> {
+pub(super) fn tests() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for path in files(&root().join("src"), ".rs").into_iter().chain(files(&root().join("tests/it"), ".rs")) {
         let text = std::fs::read_to_string(path).unwrap();
@@ -47,7 +47,7 @@ fn quoted(cell: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn each_promise_has_its_row_and_each_row_names_what_is_there() {
+fn each_promise_has_its_row_and_each_row_names_existing_tests() {
     let page = std::fs::read_to_string(root().join("tests/PROOF.md")).unwrap();
     let tests = tests();
     let mut promises = Vec::new();
@@ -67,7 +67,7 @@ fn each_promise_has_its_row_and_each_row_names_what_is_there() {
 }
 
 #[test]
-fn a_test_named_for_a_promise_stands_in_its_row_or_another_of_that_promise_does() {
+fn each_promise_in_a_test_name_has_a_row() {
     let page = std::fs::read_to_string(root().join("tests/PROOF.md")).unwrap();
     for name in tests().iter().filter(|name| name.starts_with('i')) {
         for number in name.split('_').map_while(|part| part.strip_prefix('i')?.parse::<usize>().ok()) {
@@ -78,7 +78,7 @@ fn a_test_named_for_a_promise_stands_in_its_row_or_another_of_that_promise_does(
 }
 
 #[test]
-fn each_break_on_purpose_still_applies_and_has_a_harness_that_must_notice_it() {
+fn each_mutant_patch_applies_and_has_its_harness() {
     let folder = root().join("tests/mutants");
     let runner = std::fs::read_to_string(folder.join("run.py")).unwrap();
     let patches = files(&folder, ".patch");

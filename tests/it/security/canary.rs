@@ -89,7 +89,7 @@ async fn told(process: &Process, folder: &Path) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn i26_a_canary_is_in_nothing_that_tells_of_events_or_settings() {
+async fn i26_a_marked_body_or_secret_appears_in_no_other_output() {
     let folder = tempfile::tempdir().unwrap();
     let receiver =
         Receiver::start(|_| Act::Answer { status: 503, headers: Vec::new(), body: ANSWER.as_bytes().to_vec() }).await;
@@ -144,7 +144,7 @@ async fn i26_a_canary_is_in_nothing_that_tells_of_events_or_settings() {
 
 /// What a panic would print of them.
 #[test]
-fn i26_no_body_is_in_the_words_that_a_panic_prints() {
+fn i26_no_body_is_in_a_panic_message() {
     use holdline::delivery::{Delivery, DeliveryId};
     use holdline::event::{DestinationId, Sequence};
     let event = crate::harness::events::event("k", "1", BODY.as_bytes(), 1, holdline::time::Timestamp(1));

@@ -32,7 +32,7 @@ async fn shown(bench: &Bench, event: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_url_is_called_whole_and_shown_without_its_values() {
+async fn a_url_is_called_in_full_and_shown_without_query_values() {
     let receiver = Receiver::start(|_| status(400)).await;
     let url = format!("http://{}/api/f?code=S3CRET==&S3CRET", receiver.addr);
     let mut bench = Bench::start(Some(url)).await;
@@ -50,7 +50,7 @@ async fn a_url_is_called_whole_and_shown_without_its_values() {
 }
 
 #[tokio::test]
-async fn a_url_in_a_file_is_read_at_the_start_and_again_at_a_reload() {
+async fn a_url_in_a_file_is_read_at_start_and_reload() {
     let (old, new) = (Receiver::good().await, Receiver::good().await);
     let secrets = tempfile::tempdir().unwrap();
     let path = secrets.path().join("url");
@@ -93,7 +93,7 @@ fn lax(folder: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_is_written_is_for_its_owner_alone_whatever_the_umask() {
+async fn written_files_are_private_whatever_the_umask() {
     let receiver = Receiver::start(|_| status(400)).await;
     let mut process = Process::start(&receiver.url(), "").await;
     process.kill().await;
@@ -121,7 +121,7 @@ async fn what_is_written_is_for_its_owner_alone_whatever_the_umask() {
 }
 
 #[tokio::test]
-async fn nothing_that_an_event_says_acts_on_the_terminal() {
+async fn no_event_text_controls_the_terminal() {
     let receiver = Receiver::start(|_| status(400)).await;
     let process = Process::start(&receiver.url(), "").await;
     let hostile = "a\u{1b}[2J\u{9b}2J\u{85}\u{202e}b\u{2066}\u{200f}\u{61c}\u{feff}\r\u{7f}";
@@ -162,7 +162,7 @@ async fn nothing_that_an_event_says_acts_on_the_terminal() {
 }
 
 #[tokio::test]
-async fn check_and_doctor_warn_and_end_as_before() {
+async fn check_and_doctor_warn_without_changing_their_exit_code() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     write("weak", "changeme\n");

@@ -14,7 +14,7 @@ async fn backup(bench: &Bench) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_backup_under_load_holds_everything_acknowledged_before_it_began() {
+async fn a_backup_under_load_has_everything_acknowledged_before_it() {
     let receiver = Receiver::start(|r| status(if r.sequence() % 5 == 0 { 422 } else { 503 })).await;
     let bench = Arc::new(Bench::start(receiver.to()).await);
     for n in 0..300 {
@@ -56,7 +56,7 @@ async fn a_backup_under_load_holds_everything_acknowledged_before_it_began() {
 }
 
 #[tokio::test]
-async fn a_backup_that_broke_off_or_was_changed_is_not_restored() {
+async fn an_incomplete_or_altered_backup_is_not_restored() {
     let bench = Bench::start(None).await;
     for n in 0..20 {
         bench.accept("k", &n.to_string()).await;
@@ -83,7 +83,7 @@ async fn a_backup_that_broke_off_or_was_changed_is_not_restored() {
 }
 
 #[tokio::test]
-async fn what_was_restored_goes_on_as_it_was() {
+async fn a_restored_store_continues_as_it_was() {
     let receiver = Receiver::start(|_| status(422)).await;
     let bench = Bench::start(receiver.to()).await;
     let id = bench.accept("k", "1").await;

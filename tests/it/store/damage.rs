@@ -278,7 +278,7 @@ fn rounds(usual: u64) -> std::ops::Range<u64> {
 }
 
 #[tokio::test]
-async fn i23_damage_anywhere_is_told_and_salvage_gets_back_what_it_did_not_hit() {
+async fn i23_damage_anywhere_is_reported_and_salvage_recovers_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     let was = lived(dir.path(), 7, 60).await;
     assert!(was.len() > 200, "{}", was.len());
@@ -289,7 +289,7 @@ async fn i23_damage_anywhere_is_told_and_salvage_gets_back_what_it_did_not_hit()
 
 /// All of such a store may lie in one commit, and a damaged last commit looks like one that a power cut tore.
 #[tokio::test]
-async fn i23_damage_of_a_store_that_was_just_restored_is_told() {
+async fn i23_damage_to_a_restored_store_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let (source, restored) = (dir.path().join("source"), dir.path().join("restored"));
     let was = lived(&source, 8, 5).await;
@@ -314,7 +314,7 @@ const SEGMENT: usize = 2 << 20;
 /// When sled has read its log it wipes the segments in which nothing lies any more; a death in the middle of that leaves one
 /// half wiped, and its messages without the head of their segment.
 #[tokio::test]
-async fn i20_a_death_while_free_segments_are_wiped_does_not_keep_it_from_opening() {
+async fn i20_a_kill_while_segments_are_wiped_does_not_prevent_opening() {
     let dir = tempfile::tempdir().unwrap();
     let (source, started) = (dir.path().join("source"), dir.path().join("started"));
     lived(&source, 11, 60).await;

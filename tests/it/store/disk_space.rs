@@ -10,7 +10,7 @@ use std::time::Duration;
 const A_WHILE: Duration = Duration::from_millis(150);
 
 #[tokio::test]
-async fn without_room_for_what_fails_nothing_is_sent_and_every_answer_says_why() {
+async fn without_room_for_failures_nothing_is_sent_and_answers_say_why() {
     let receiver = Receiver::start(|_| status(200)).await;
     let mut bench = Bench::with(receiver.to(), Clock::system(), |_| {}).await;
     bench.change("/v1/destinations/default/pause", json!({"reason": "test"})).await;
@@ -38,7 +38,7 @@ async fn without_room_for_what_fails_nothing_is_sent_and_every_answer_says_why()
 }
 
 #[tokio::test]
-async fn what_waits_is_counted_with_a_copy_for_each_destination_until_it_has_left() {
+async fn waiting_bytes_include_a_copy_for_each_destination() {
     let receiver = Receiver::start(|_| status(422)).await;
     let to = receiver.to();
     let url = to.clone().unwrap();
@@ -63,7 +63,7 @@ async fn what_waits_is_counted_with_a_copy_for_each_destination_until_it_has_lef
 }
 
 #[tokio::test]
-async fn the_ballast_is_allocated_counted_and_given_back_where_it_is_not_wanted() {
+async fn the_ballast_is_allocated_counted_and_released() {
     use std::os::unix::fs::MetadataExt;
     let mut bench = Bench::with(None, Clock::system(), |s| s.store.ballast_bytes = 2 << 20).await;
     wait_for("the ballast is there", async || (bench.count("/disk/ballast_bytes").await == 2 << 20).then_some(()))

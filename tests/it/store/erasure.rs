@@ -86,7 +86,7 @@ async fn readable(bench: &Bench) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn nothing_of_an_erased_interaction_is_left_and_the_others_go_on() {
+async fn an_erased_interaction_leaves_nothing_and_others_continue() {
     let (mut bench, receiver, mended) = bench().await;
     let ids = batch(
         &bench,
@@ -156,7 +156,7 @@ async fn nothing_of_an_erased_interaction_is_left_and_the_others_go_on() {
 }
 
 #[tokio::test]
-async fn what_is_under_way_is_refused_and_goes_when_it_has_ended() {
+async fn an_erasure_is_refused_while_a_delivery_is_in_flight() {
     let (bench, receiver, mended) = bench().await;
     let ids = batch(&bench, &[(KEY, "1", "stuck"), (KEY, "2", "plain"), ("other", "3", "late")]).await;
     bench.becomes(&ids[0], "in_flight").await;
@@ -178,7 +178,7 @@ async fn what_is_under_way_is_refused_and_goes_when_it_has_ended() {
 }
 
 #[tokio::test]
-async fn an_interaction_of_many_pages_goes_in_parts_while_events_come_in() {
+async fn a_large_interaction_is_erased_in_parts_during_intake() {
     let (bench, _receiver, mended) = bench().await;
     let mut first = Vec::new();
     for n in 0..40 {
@@ -207,7 +207,7 @@ async fn an_interaction_of_many_pages_goes_in_parts_while_events_come_in() {
 }
 
 #[tokio::test]
-async fn the_command_says_what_was_erased_and_what_is_not_reached() {
+async fn the_command_lists_what_was_erased_and_not_reached() {
     let receiver = Receiver::start(|_| status(422)).await;
     let process = Process::start(&receiver.url(), "").await;
     process.accept("k", "1").await;

@@ -90,7 +90,7 @@ fn body(n: usize, size: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn i1_i6_events_of_every_size_come_back_whole_after_a_restart() {
+async fn i1_i6_events_of_every_size_survive_a_restart() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
     let sizes = [0, 1, 100, 1100, 16_000, 16_384, 40_000, 262_144, 1_048_576];
     let bench = Bench::open(dir.path(), &clock);
@@ -155,7 +155,7 @@ async fn i4_i5_duplicates_are_known_over_a_restart_and_conflicts_are_kept() {
 }
 
 #[tokio::test]
-async fn a_window_for_duplicates_that_is_set_anew_is_gone_by_at_once() {
+async fn a_changed_dedup_window_applies_at_once() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
     let bench = Bench::open(dir.path(), &clock);
     let a = event("k", "id-1", b"{}", 1, clock.now());
@@ -169,7 +169,7 @@ async fn a_window_for_duplicates_that_is_set_anew_is_gone_by_at_once() {
 }
 
 #[tokio::test]
-async fn i24_a_delivery_lies_in_one_place_through_its_whole_life() {
+async fn i24_a_delivery_is_always_in_exactly_one_place() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
     let mut bench = Bench::open(dir.path(), &clock);
     bench.accept((0..10).map(|n| event("k", &n.to_string(), &body(n, 3000), 1, START)).collect()).await;
@@ -214,7 +214,7 @@ async fn i24_a_delivery_lies_in_one_place_through_its_whole_life() {
 }
 
 #[tokio::test]
-async fn a_delivery_that_does_not_verify_is_set_aside_discarded_and_counted() {
+async fn a_damaged_delivery_is_set_aside_discarded_and_counted() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
     let bench = Bench::open(dir.path(), &clock);
     bench.accept((1..=3).map(|n| event("k", &format!("id-{n}"), b"{}", 1, clock.now())).collect()).await;
@@ -232,7 +232,7 @@ async fn a_delivery_that_does_not_verify_is_set_aside_discarded_and_counted() {
 }
 
 #[tokio::test]
-async fn i18_old_rows_go_and_a_page_that_is_nearly_empty_pins_nothing() {
+async fn i18_old_rows_are_removed_and_a_nearly_empty_page_pins_nothing() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
     let bench = Bench::open(dir.path(), &clock);
     let mut held = BTreeSet::new();
@@ -271,7 +271,7 @@ async fn i18_old_rows_go_and_a_page_that_is_nearly_empty_pins_nothing() {
 }
 
 #[tokio::test]
-async fn i22_one_process_per_store_and_no_newer_format() {
+async fn i22_a_store_allows_one_process_and_no_newer_format() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
     let bench = Bench::open(dir.path(), &clock);
     let second = Store::open(dir.path(), options(), clock.clone()).unwrap_err().to_string();
@@ -283,7 +283,7 @@ async fn i22_one_process_per_store_and_no_newer_format() {
 }
 
 #[tokio::test]
-async fn i20_a_store_whose_making_was_cut_short_is_made_anew_and_a_finished_one_never() {
+async fn i20_only_a_store_cut_short_in_creation_is_recreated() {
     let clock = Clock::manual(START);
     for format in [None, Some("")] {
         let dir = tempfile::tempdir().unwrap();
@@ -306,7 +306,7 @@ async fn i20_a_store_whose_making_was_cut_short_is_made_anew_and_a_finished_one_
 }
 
 #[tokio::test]
-async fn i20_a_half_made_snapshot_does_not_keep_it_from_opening() {
+async fn i20_a_half_made_snapshot_does_not_prevent_opening() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
     let bench = Bench::open(dir.path(), &clock);
     bench.accept(vec![event("k", "1", b"{}", 1, START)]).await;
@@ -321,7 +321,7 @@ async fn i20_a_half_made_snapshot_does_not_keep_it_from_opening() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn i8_whoever_reads_what_waits_while_it_is_written_misses_nothing() {
+async fn i8_reading_waiting_events_during_writes_misses_none() {
     const EVENTS: usize = 600;
     let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
     let bench = Bench::open(dir.path(), &clock);
@@ -343,7 +343,7 @@ async fn i8_whoever_reads_what_waits_while_it_is_written_misses_nothing() {
 }
 
 #[tokio::test]
-async fn i1_the_largest_body_that_does_not_compress_comes_back() {
+async fn i1_the_largest_incompressible_body_round_trips() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
     let bench = Bench::open(dir.path(), &clock);
     let mut random = fastrand::Rng::with_seed(1);
@@ -359,7 +359,7 @@ async fn i1_the_largest_body_that_does_not_compress_comes_back() {
 }
 
 #[tokio::test]
-async fn i7_many_bodies_under_one_id_are_all_kept_and_cost_no_more_than_a_few() {
+async fn i7_many_bodies_under_one_id_are_kept_at_bounded_cost() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
     let bench = Bench::open(dir.path(), &clock);
     for n in 0..100 {

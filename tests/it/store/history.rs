@@ -9,7 +9,7 @@ use std::time::Duration;
 const MAX: u64 = 20_000;
 
 #[tokio::test]
-async fn beyond_its_bytes_the_oldest_is_forgotten_which_is_counted_and_told() {
+async fn history_over_its_limit_drops_the_oldest_and_reports_it() {
     let receiver = Receiver::start(|r| if r.interaction() == "stuck" { held(status(200)) } else { status(200) }).await;
     let clock = Clock::manual(START);
     let mut bench = Bench::with(receiver.to(), clock.clone(), |s| s.history.max_bytes = MAX).await;
@@ -46,7 +46,7 @@ async fn beyond_its_bytes_the_oldest_is_forgotten_which_is_counted_and_told() {
 }
 
 #[tokio::test]
-async fn what_waits_is_never_forgotten() {
+async fn waiting_events_are_never_dropped_from_history() {
     let clock = Clock::manual(START);
     let mut bench = Bench::with(None, clock.clone(), |s| s.history.max_bytes = MAX).await;
     let first = bench.accept("k", "first").await;
@@ -62,7 +62,7 @@ async fn what_waits_is_never_forgotten() {
 }
 
 #[tokio::test]
-async fn what_is_settled_is_known_for_as_long_as_history_is_kept() {
+async fn settled_events_are_known_for_the_history_retention() {
     let receiver = Receiver::start(|_| status(200)).await;
     let clock = Clock::manual(START);
     let hours = |n: u64| Duration::from_secs(3600 * n);

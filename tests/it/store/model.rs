@@ -482,7 +482,7 @@ fn number(name: &str, otherwise: u32) -> u32 {
 
 /// `HOLDLINE_MODEL_CASES` sequences of steps from the seed `HOLDLINE_MODEL_SEED`.
 #[test]
-fn i24_the_store_holds_what_a_plain_model_holds_whatever_is_done_to_it() {
+fn i24_the_store_agrees_with_a_plain_model() {
     let (cases, seed) = (number("HOLDLINE_MODEL_CASES", 100), number("HOLDLINE_MODEL_SEED", 0));
     let mut bytes = [0; 32];
     bytes[..4].copy_from_slice(&seed.to_le_bytes());

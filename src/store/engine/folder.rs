@@ -1,0 +1,347 @@
+//! The data folder: its lock, its format version, and what makes writes in it reach the disk.
+//!
+//! *Layout.* `lock`, `format`, `mark` (how far the store has come), `admin.token` (by the daemon), and `queue/`, which
+//! belongs to sled.
+//!
+//! *Durability.* sled's own flush ends in `sync_file_range`, which survives no power cut. So `queue/` gets the inode
+//! flags SYNC and DIRSYNC before sled opens it, and sled's files get SYNC: each of its writes is then a synchronous one,
+//! and a failed sync is a failed write. Where the filesystem does not know these flags (tmpfs, overlay, btrfs), each commit
+//! ends in an `fdatasync` of sled's file instead; that holds as long as no blob file comes into being.
+
+use super::error::StoreError;
+use crate::store::model::watermark::{Watermark, WatermarkFile};
+use rustix::fs::{FlockOperation, IFlags, flock, ioctl_getflags, ioctl_setflags};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Version of what lies in the folder; a holdline refuses a newer one, and makes an older one its own when it opens it. The
+/// second one has the rows of `history` and `settled` as differences, the third one compresses deliveries and dead letters.
+const FORMAT: u32 = 3;
+/// See [`take`].
+const LOCK_LOOKS: u32 = 30;
+
+/// The folder of one store, locked for this process until dropped.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    /// None where it was never opened to its end, so that nothing was ever accepted into it.
+    format: Option<u32>,
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes the folder where it is missing, takes its lock and checks its format.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let failed = |what: &str, e: io::Error| StoreError::Folder(format!("{what} {}: {e}", path.display()));
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| failed("cannot create", e))?;
+        let lock = lock(path)?;
+        let format = format_of(path)?;
+        let queue = path.join("queue");
+        if !queue.exists() {
+            private_folder(&queue).map_err(|e| failed("cannot create queue/ in", e))?;
+        }
+        sync_folder(path).map_err(|e| failed("cannot sync", e))?;
+        if let Some(parent) = path.canonicalize().ok().and_then(|p| p.parent().map(Path::to_owned)) {
+            // the entry of the folder itself; a parent that may not be opened was there before
+            let _ = sync_folder(&parent);
+        }
+        let folder = Self { path: path.to_owned(), format, _lock: lock };
+        folder.clean_up().map_err(|e| failed("cannot clean up queue/ in", e))?;
+        Ok(folder)
+    }
+
+    /// Whether the store was never opened to its end; then nothing was ever accepted into it.
+    pub fn is_unfinished(&self) -> bool {
+        self.format.is_none()
+    }
+
+    /// Sets aside what there is of a store that was never finished, and begins anew.
+    pub fn begin_again(&self) -> io::Result<()> {
+        let aside = (1..).map(|n| self.path.join(format!("set-aside.queue.{n}"))).find(|path| !path.exists());
+        fs::rename(self.queue(), aside.unwrap_or_default())?;
+        private_folder(&self.queue())?;
+        let _ = self.mark_synchronous(); // whether it holds is read back from the files
+        sync_folder(&self.path)
+    }
+
+    /// Writes the format version, whole or not at all, once the store has been opened for the first time by a holdline that
+    /// writes this one.
+    pub fn finish(&self) -> io::Result<()> {
+        if self.format == Some(FORMAT) {
+            return Ok(());
+        }
+        let part = self.path.join("format.part");
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&part)?;
+        writeln!(file, "{FORMAT}")?;
+        file.sync_all()?;
+        fs::rename(&part, self.path.join("format"))?;
+        sync_folder(&self.path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How far the store had durably come when it was last written to.
+    pub fn reached(&self) -> Option<Watermark> {
+        WatermarkFile::read(&self.path)
+    }
+
+    /// The folder that belongs to sled.
+    pub fn queue(&self) -> PathBuf {
+        self.path.join("queue")
+    }
+
+    /// A kill while sled starts leaves a half-made snapshot, which it would then take for a whole one.
+    fn clean_up(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.queue())? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == "generating" || e == "in___motion") {
+                tracing::warn!(file = %path.display(), "removing a snapshot that a kill left half-made");
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets sled's snapshots aside: they are only an index over its log, which it then reads from the start.
+    pub fn set_snapshots_aside(&self) -> io::Result<usize> {
+        let mut moved = 0;
+        for entry in fs::read_dir(self.queue())? {
+            let path = entry?.path();
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            if name.starts_with("snap.") {
+                fs::rename(&path, self.path.join(format!("set-aside.{name}")))?;
+                moved += 1;
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Marks `queue/` so that whatever is made in it is written synchronously; none where that cannot be had.
+    pub fn mark_synchronous(&self) -> Option<()> {
+        let queue = self.queue();
+        set_flags(&queue, IFlags::SYNC | IFlags::DIRSYNC).then_some(())
+    }
+
+    /// Marks the files and folders that sled made, syncs what was written before, and reads the marks back.
+    pub fn mark_files_synchronous(&self) -> io::Result<bool> {
+        let mut all = true;
+        for entry in fs::read_dir(self.queue())? {
+            let entry = entry?;
+            let flags = if entry.file_type()?.is_dir() { IFlags::SYNC | IFlags::DIRSYNC } else { IFlags::SYNC };
+            all &= set_flags(&entry.path(), flags);
+            File::open(entry.path())?.sync_all()?;
+        }
+        sync_folder(&self.queue())?;
+        Ok(all)
+    }
+
+    /// Blob files must never come into being: they are never synced and never reclaimed.
+    pub fn blob_files(&self) -> usize {
+        fs::read_dir(self.queue().join("blobs")).map_or(0, Iterator::count)
+    }
+
+    /// Bytes that sled's folder takes on disk.
+    pub fn disk_bytes(&self) -> u64 {
+        fn size(path: &Path) -> u64 {
+            use std::os::unix::fs::MetadataExt;
+            let entries = fs::read_dir(path).into_iter().flatten().flatten();
+            entries
+                .map(|e| if e.path().is_dir() { size(&e.path()) } else { e.metadata().map_or(0, |m| m.blocks() * 512) })
+                .sum()
+        }
+        size(&self.queue())
+    }
+
+    /// Bytes and inodes that an unprivileged process can still take on the folder's filesystem.
+    pub fn free(&self) -> io::Result<Free> {
+        let s = rustix::fs::statvfs(&self.path)?;
+        // filesystems without a count of inodes (btrfs) say zero in all
+        let inodes = if s.f_files == 0 { u64::MAX } else { s.f_favail };
+        Ok(Free { bytes: s.f_bavail * s.f_frsize, inodes })
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Free {
+    pub bytes: u64,
+    pub inodes: u64,
+}
+
+fn private_folder(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(path)
+}
+
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let file = path.join("lock");
+    let failed = |e: io::Error| StoreError::Folder(format!("cannot open {}: {e}", file.display()));
+    let mut lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(&file)
+        .map_err(failed)?;
+    if !take(&lock) {
+        let mut pid = String::new();
+        let _ = lock.read_to_string(&mut pid); // only to say who; the lock itself is what counts
+        return Err(StoreError::Locked { path: path.to_owned(), pid: pid.trim().to_owned() });
+    }
+    lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())).map_err(failed)?;
+    Ok(lock)
+}
+
+/// Takes a lock that nobody has. A child that this process is starting has a copy of its locks until it runs its own program,
+/// so a lock that was given back a moment ago may still seem to be held: it is asked for again for [`LOCK_LOOKS`] times 10 ms.
+fn take(lock: &File) -> bool {
+    (0..LOCK_LOOKS).any(|_| {
+        let taken = flock(lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if !taken {
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+        taken
+    })
+}
+
+/// Takes the lock of a folder that is only read; none where it never had one.
+pub fn hold(path: &Path) -> Result<Option<File>, StoreError> {
+    let file = path.join("lock");
+    let mut lock = match File::open(&file) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(|e| StoreError::Folder(format!("cannot open {}: {e}", file.display())))?,
+    };
+    if !take(&lock) {
+        let mut pid = String::new();
+        let _ = lock.read_to_string(&mut pid); // only to say who; the lock itself is what counts
+        return Err(StoreError::Locked { path: path.to_owned(), pid: pid.trim().to_owned() });
+    }
+    Ok(Some(lock))
+}
+
+/// The format that the folder says, which must be one that is known. It says none while a store is being made.
+fn format_of(path: &Path) -> Result<Option<u32>, StoreError> {
+    let file = path.join("format");
+    match fs::read(&file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()) {
+        Ok(text) if text.trim().is_empty() => Ok(None),
+        Ok(text) => match text.trim().parse::<u32>() {
+            Ok(found) if found <= FORMAT => Ok(Some(found)),
+            Ok(found) => Err(StoreError::NewerFormat { path: path.to_owned(), found, known: FORMAT }),
+            Err(_) => Err(StoreError::Folder(format!(
+                "{} does not hold a format version; restore the folder from a backup, or write {FORMAT} into that file \
+                 if this version of holdline made it",
+                file.display()
+            ))),
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(StoreError::Folder(format!("cannot read {}: {e}", file.display()))),
+    }
+}
+
+fn set_flags(path: &Path, wanted: IFlags) -> bool {
+    let set = || -> io::Result<bool> {
+        let file = File::open(path)?;
+        let flags = ioctl_getflags(&file)?;
+        if !flags.contains(wanted) {
+            ioctl_setflags(&file, flags | wanted)?;
+        }
+        Ok(ioctl_getflags(&file)?.contains(wanted))
+    };
+    set().unwrap_or(false)
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn locked_again(path: &Path) -> Folder {
+        let opened = (0..20_000).find_map(|_| {
+            std::thread::yield_now();
+            Folder::open(path).ok()
+        });
+        opened.expect("the folder is let go of")
+    }
+
+    #[test]
+    fn a_folder_is_unfinished_until_its_format_is_written_and_a_newer_one_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        let folder = Folder::open(&path).unwrap();
+        assert!(folder.is_unfinished() && folder.queue().is_dir());
+        folder.finish().unwrap();
+        drop(folder);
+        let folder = locked_again(&path);
+        assert!(!folder.is_unfinished());
+        drop(folder);
+        for text in ["", " \n"] {
+            fs::write(path.join("format"), text).unwrap();
+            assert!(locked_again(&path).is_unfinished());
+        }
+        let with = |text: String| {
+            fs::write(path.join("format"), text).unwrap();
+            format_of(&path)
+        };
+        assert!((1..=FORMAT).all(|n| with(format!("{n}\n")).is_ok_and(|found| found == Some(n))));
+        let known = FORMAT;
+        let newer = with(format!("{}\n", FORMAT + 1)).unwrap_err();
+        assert!(matches!(newer, StoreError::NewerFormat { found, known: k, .. } if found == known + 1 && k == known));
+        assert!(matches!(with("two".to_owned()).unwrap_err(), StoreError::Folder(_)));
+    }
+
+    #[test]
+    fn files_left_half_made_by_a_kill_are_removed_and_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Folder::open(dir.path()).unwrap());
+        let queue = dir.path().join("queue");
+        for name in ["conf", "db", "snap.0A", "snap.0B.generating", "snap.0C.in___motion"] {
+            fs::write(queue.join(name), "x").unwrap();
+        }
+        let folder = locked_again(dir.path());
+        let names = || {
+            let mut all: Vec<_> = fs::read_dir(&queue).unwrap().map(|e| e.unwrap().file_name()).collect();
+            all.sort();
+            all
+        };
+        assert_eq!(names(), ["conf", "db", "snap.0A"]);
+        assert_eq!(folder.set_snapshots_aside().unwrap(), 1);
+        assert_eq!(names(), ["conf", "db"]);
+        assert!(dir.path().join("set-aside.snap.0A").exists());
+    }
+
+    #[test]
+    fn a_folder_reports_used_and_free_space() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        let empty = folder.disk_bytes();
+        fs::create_dir(folder.queue().join("blobs")).unwrap();
+        let mut file = File::create(folder.queue().join("blobs/1")).unwrap();
+        file.write_all(&vec![1; 300_000]).unwrap();
+        file.sync_all().unwrap();
+        let taken = folder.disk_bytes() - empty;
+        assert!((300_000..3_000_000).contains(&taken), "{taken} bytes");
+        assert_eq!(folder.blob_files(), 1);
+        let (free, stat) = (folder.free().unwrap(), rustix::fs::statvfs(dir.path()).unwrap());
+        assert!(free.bytes <= stat.f_blocks * stat.f_frsize);
+        assert!(free.bytes > stat.f_bavail / 2 * stat.f_frsize);
+        assert_eq!(free.inodes == u64::MAX, stat.f_files == 0);
+    }
+
+    #[test]
+    fn a_folder_opened_for_reading_is_locked_too() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(hold(dir.path()).unwrap().is_none());
+        let folder = Folder::open(dir.path()).unwrap();
+        assert!(matches!(hold(dir.path()).unwrap_err(), StoreError::Locked { .. }));
+        drop(folder);
+        let no_folder = dir.path().join("lock/under-a-file");
+        assert!(matches!(hold(&no_folder).unwrap_err(), StoreError::Folder(_)));
+    }
+}

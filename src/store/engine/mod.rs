@@ -1,0 +1,269 @@
+//! The engine: sled behind a guarded open and an atomic, durable commit.
+//!
+//! *Invariants.* [`Engine::commit`] returns `Ok` only when every write of the draft would survive a power cut. After one
+//! error it never returns `Ok` again: a failed sync may have dropped what it should have written, and no retry can tell.
+//!
+//! *Failure.* Opening can panic inside sled; that is caught and told as an error. All errors here are fatal to the daemon.
+//!
+//! | level | module | purpose |
+//! |---|---|---|
+//! | 0 | [`error`] | why the store fails |
+//! | 0 | [`write_batch`] | the writes of one commit |
+//! | 0 | [`flush_waker`] | wakes threads that wait for a failed write |
+//! | 0 | [`ballast`] | disk space that is kept for the store |
+//! | 0 | [`log_check`] | finds damage in the log before sled opens it |
+//! | 1 | [`folder`] | the data folder: lock, format version, durability |
+//! | 1 | [`read`] | reads records from rows |
+//! | 2 | [`room`] | free, kept and promised disk space |
+
+pub mod ballast;
+pub mod error;
+pub mod flush_waker;
+pub mod folder;
+pub mod log_check;
+pub mod read;
+pub mod room;
+pub mod write_batch;
+
+use crate::store::model::table::{Rows, Table};
+use crate::store::model::watermark::{Watermark, WatermarkFile};
+use crate::store::sled_log::segment::SEGMENT_BYTES;
+use error::Durability;
+use error::StoreError;
+use flush_waker::FlushWaker;
+use folder::Folder;
+use log_check::examine;
+use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
+use std::fs::File;
+use std::ops::RangeBounds;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use write_batch::WriteBatch;
+
+/// The developers' switch that makes acknowledgements worthless, so that the power-cut harness can be seen to bite.
+const UNSAFE_SWITCH: &str = "HOLDLINE_DEV_UNSAFE_NO_SYNC";
+const CACHE_BYTES: u64 = 32 << 20;
+/// So often an error is seen to stand before an opening that does not end is given up.
+const FAILED_LOOKS: u32 = 10;
+
+#[derive(Debug)]
+pub struct Engine {
+    /// First, since it must let go of the database before the others do.
+    _lookout: FlushWaker,
+    config: sled::Config,
+    db: sled::Db,
+    trees: Vec<sled::Tree>,
+    folder: Folder,
+    data: File,
+    durability: Durability,
+    mark: WatermarkFile,
+    failed: AtomicBool,
+}
+
+impl Engine {
+    pub fn open(folder: Folder) -> Result<Self, StoreError> {
+        let unsafe_switch = std::env::var_os(UNSAFE_SWITCH).is_some_and(|v| v == "1");
+        match look_through(&folder) {
+            Err(StoreError::Corrupt(why)) if folder.is_unfinished() => begin_again(&folder, &why)?,
+            looked => looked?,
+        }
+        let marked = !unsafe_switch && folder.mark_synchronous().is_some();
+        let config = sled::Config::new()
+            .path(folder.queue())
+            .segment_size(SEGMENT_BYTES)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(Some(500))
+            .use_compression(false);
+        let db = match open_guarded(&config) {
+            Err(StoreError::Corrupt(why)) if folder.is_unfinished() => {
+                begin_again(&folder, &why)?;
+                open_guarded(&config)?
+            }
+            Err(StoreError::Corrupt(why)) => {
+                tracing::error!(why, "the store does not open; setting its snapshots aside and reading the whole log");
+                folder.set_snapshots_aside().map_err(|e| StoreError::Folder(e.to_string()))?;
+                open_guarded(&config)?
+            }
+            opened => opened?,
+        };
+        let no_thread = |e| StoreError::Folder(format!("cannot start a thread: {e}"));
+        let lookout = FlushWaker::begin(config.clone(), db.clone()).map_err(no_thread)?;
+        let mut trees = Vec::new();
+        for table in Table::ALL {
+            trees.push(db.open_tree(table.name()).map_err(StoreError::engine)?);
+        }
+        db.flush().map_err(StoreError::engine)?;
+        let failed = |e: std::io::Error| StoreError::Folder(format!("{}: {e}", folder.queue().display()));
+        let data = File::options().read(true).write(true).open(folder.queue().join("db")).map_err(failed)?;
+        let durability = if unsafe_switch {
+            tracing::error!("{UNSAFE_SWITCH} is set: acknowledged events do NOT survive a power cut");
+            Durability::Unsafe
+        } else if marked && folder.mark_files_synchronous().map_err(failed)? {
+            Durability::InodeSync
+        } else {
+            data.sync_all().map_err(failed)?;
+            Durability::Fdatasync
+        };
+        folder.finish().map_err(|e| StoreError::Folder(format!("cannot write the format version: {e}")))?;
+        let mark = WatermarkFile::open(folder.path()).map_err(failed)?;
+        let failed = AtomicBool::new(false);
+        Ok(Self { _lookout: lookout, config, db, trees, folder, data, durability, mark, failed })
+    }
+
+    pub fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    /// sled's file, which room is allocated for.
+    pub fn data(&self) -> &File {
+        &self.data
+    }
+
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// Notes how far the store has durably come. A mark that cannot be written lags, and only finds less damage later.
+    pub fn note(&self, reached: Watermark) {
+        if let Err(e) = self.mark.set(reached) {
+            tracing::warn!(error = %e, "cannot write how far the store has come");
+        }
+    }
+
+    /// Makes all writes of the draft, or none, and returns when they would survive a power cut.
+    pub fn commit(&self, draft: WriteBatch) -> Result<(), StoreError> {
+        if self.failed.load(Ordering::SeqCst) {
+            return Err(StoreError::Failed);
+        }
+        let done = self.apply(draft).and_then(|()| self.make_durable());
+        if done.is_err() {
+            self.failed.store(true, Ordering::SeqCst);
+        }
+        done
+    }
+
+    fn apply(&self, draft: WriteBatch) -> Result<(), StoreError> {
+        let mut trees = Vec::new();
+        let mut batches = Vec::new();
+        for (tree, writes) in self.trees.iter().zip(draft.into_tables()) {
+            if writes.is_empty() {
+                continue;
+            }
+            let mut batch = sled::Batch::default();
+            for (key, value) in writes {
+                match value {
+                    Some(value) => batch.insert(key, value),
+                    None => batch.remove(key),
+                }
+            }
+            trees.push(tree.clone());
+            batches.push(batch);
+        }
+        if trees.is_empty() {
+            return Ok(()); // which sled takes for a fault
+        }
+        trees
+            .as_slice()
+            .transaction(|trees| {
+                for (tree, batch) in trees.iter().zip(&batches) {
+                    tree.apply_batch(batch)?;
+                }
+                Ok::<(), ConflictableTransactionError<()>>(())
+            })
+            .map_err(|e| match e {
+                TransactionError::Storage(e) => StoreError::engine(e),
+                TransactionError::Abort(()) => StoreError::Engine("a transaction was aborted".to_owned()),
+            })
+    }
+
+    fn make_durable(&self) -> Result<(), StoreError> {
+        self.db.flush().map_err(StoreError::engine)?;
+        if self.durability == Durability::Fdatasync {
+            self.data.sync_data().map_err(|e| StoreError::Engine(format!("fdatasync: {e}")))?;
+        }
+        // of a write that nobody waited for, too
+        self.config.global_error().map_err(StoreError::engine)
+    }
+
+    /// Rows of a table in a range of keys, in order; lazily read, each from the store as it is then.
+    pub fn range<R: RangeBounds<Vec<u8>>>(
+        &self,
+        table: Table,
+        range: R,
+    ) -> impl DoubleEndedIterator<Item = Result<(sled::IVec, sled::IVec), StoreError>> {
+        self.trees[table as usize].range(range).map(|row| row.map_err(StoreError::engine))
+    }
+}
+
+impl Rows for Engine {
+    type Error = StoreError;
+    fn row(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.trees[table as usize].get(key).map_err(StoreError::engine)?.map(|v| v.to_vec()))
+    }
+}
+
+fn begin_again(folder: &Folder, why: &str) -> Result<(), StoreError> {
+    tracing::warn!(why, "the store was not finished when it was made, so nothing was accepted; it is made anew");
+    folder.begin_again().map_err(|e| StoreError::Folder(e.to_string()))
+}
+
+/// Looks for damage that sled would take for the end of its log, before it can.
+fn look_through(folder: &Folder) -> Result<(), StoreError> {
+    let examined = examine(&folder.queue(), folder.reached())
+        .map_err(|e| StoreError::Folder(format!("cannot read {}: {e}", folder.queue().display())))?;
+    for line in &examined.harmless {
+        tracing::warn!(line, "the store has damage to what it no longer needs");
+    }
+    for line in &examined.faults {
+        tracing::error!(line, "the store is damaged");
+    }
+    match examined.faults.first() {
+        None => Ok(()),
+        Some(first) => {
+            let more = examined.faults.len() - 1;
+            let more = if more == 0 { String::new() } else { format!(", and {more} more") };
+            Err(StoreError::Corrupt(format!("{first}{more}")))
+        }
+    }
+}
+
+/// Opens sled in a thread of its own: it can panic, and it can wait for ever for a write that failed.
+fn open_guarded(config: &sled::Config) -> Result<sled::Db, StoreError> {
+    let (to, opened) = channel();
+    let opening = config.clone();
+    let thread = std::thread::Builder::new()
+        .name("store-open".to_owned())
+        .spawn(move || to.send(opening.open()))
+        .map_err(|e| StoreError::Folder(format!("cannot start a thread: {e}")))?;
+    let mut failed = 0;
+    let opened = loop {
+        match opened.recv_timeout(flush_waker::EVERY) {
+            Ok(opened) => break Ok(opened),
+            Err(RecvTimeoutError::Disconnected) => {
+                break thread.join().map(|_| Err(sled::Error::ReportableBug("it opened nothing".to_owned())));
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                if let Err(e) = config.global_error() {
+                    failed += 1;
+                    if failed == FAILED_LOOKS {
+                        break Ok(Err(e));
+                    }
+                }
+            }
+        }
+    };
+    match opened {
+        Ok(Ok(db)) => Ok(db),
+        Ok(Err(sled::Error::Corruption { .. } | sled::Error::ReportableBug(_))) => {
+            Err(StoreError::Corrupt("sled reports corruption".to_owned()))
+        }
+        // also where what names its version is damaged
+        Ok(Err(sled::Error::Unsupported(why))) => Err(StoreError::Corrupt(why)),
+        Ok(Err(e)) => Err(StoreError::engine(e)),
+        Err(panic) => {
+            let why = panic.downcast_ref::<String>().cloned();
+            let why = why.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+            Err(StoreError::Corrupt(format!("sled panicked: {}", why.unwrap_or_default())))
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! The handle of a store: how it is opened, asked to write, and asked how it is.
+
+use crate::clock::Clock;
+use crate::event::{DestinationId, Event, Sequence};
+use crate::latency::Latency;
+use crate::store::engine::error::{Durability, StoreError};
+use crate::store::engine::folder::Free;
+use crate::store::engine::{ballast, folder, room};
+use crate::store::index::recovery::{self, Findings};
+use crate::store::index::uncommitted::Uncommitted;
+use crate::store::model::overrides::{DestinationOverrides, PacingState};
+use crate::store::model::record::{Hold, Totals};
+use crate::store::write::committer::Committer;
+use crate::store::write::request::{Arrival, Change, DlqAction, Receipt, Request, StoreEvent, Transition};
+use crate::store::write::shared::Shared;
+use crate::store::write::transaction::{self, Windows};
+use crate::store::{engine, index};
+use std::path::Path;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot, watch};
+
+/// How a store is opened.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub require_power_safe: bool,
+    pub windows: Windows,
+    /// Bytes kept on the disk for the store itself.
+    pub ballast_bytes: u64,
+    /// Free bytes below which intake closes.
+    pub reserve_bytes: u64,
+}
+
+/// A store that has been opened, and what its opener must take care of.
+#[derive(Debug)]
+pub struct Opened {
+    pub store: Store,
+    /// What the dispatcher listens to.
+    pub news: mpsc::UnboundedReceiver<StoreEvent>,
+    pub findings: Findings,
+    pub committer: std::thread::JoinHandle<()>,
+}
+
+/// A handle; the committer ends when the last one is gone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub(super) shared: Arc<Shared>,
+    pub(super) requests: Sender<Request>,
+    windows: Arc<watch::Sender<Windows>>,
+}
+
+impl Store {
+    /// Opens the store in a folder, and makes it where it is missing. Blocks for as long as recovery takes.
+    pub fn open(path: &Path, options: Options, clock: Clock) -> Result<Opened, StoreError> {
+        let ballast = ballast::Ballast::new(path, options.ballast_bytes);
+        let folder = folder::Folder::open(path)?;
+        let kept = room::before_start(&ballast, &folder);
+        let engine = engine::Engine::open(folder)?;
+        let durability = engine.durability();
+        if options.require_power_safe && durability != Durability::InodeSync {
+            return Err(StoreError::NotPowerSafe { path: path.to_owned(), durability });
+        }
+        let (index, findings) = recovery::recover(&engine)?;
+        if engine.folder().reached().is_some_and(|mark| index.totals.reached().falls_short_of(mark)) {
+            let why = "its log ends before what had been durable; a copy of it may hold more".to_owned();
+            return Err(StoreError::Corrupt(why));
+        }
+        room::after_start(&ballast, engine.folder(), kept);
+        let shared = Arc::new(Shared {
+            engine,
+            room: Arc::new(room::Room::new(ballast, options.reserve_bytes)),
+            written_next: index.totals.next_sequence.0.into(),
+            index: Mutex::new(index),
+            cache: Mutex::default(),
+            unwritten: Mutex::default(),
+            behind: Uncommitted::default(),
+            commits: Latency::default(),
+            history: Mutex::default(),
+            shared_keys: Mutex::default(),
+            failure: watch::Sender::new(None),
+            lists: Semaphore::new(1),
+        });
+        let (requests, receiver) = std::sync::mpsc::channel();
+        let (news_to, news) = mpsc::unbounded_channel();
+        let (windows, windows_receiver) = watch::channel(options.windows);
+        let committer = Committer {
+            shared: shared.clone(),
+            requests: receiver,
+            news: news_to,
+            windows: windows_receiver,
+            clock,
+            tail: transaction::OpenRows::default(),
+            tee: None,
+            last: 0,
+        };
+        let committer = std::thread::Builder::new()
+            .name("committer".to_owned())
+            .spawn(move || committer.run())
+            .map_err(|e| StoreError::Folder(format!("cannot start a thread: {e}")))?;
+        let store = Self { shared, requests, windows: Arc::new(windows) };
+        Ok(Opened { store, news, findings, committer })
+    }
+
+    /// Stores events, all or none; returns when they, or the first copies of duplicates, are durable.
+    pub async fn accept(&self, arrivals: Vec<Arrival>) -> Result<Vec<Receipt>, StoreError> {
+        self.ask(|answer| Request::Accept { arrivals, answer }).await
+    }
+
+    /// Records what followed from an attempt, with the next commit.
+    pub fn record(&self, transition: Transition) {
+        if let Transition::Delayed { due, delivery, .. } = &transition {
+            let key = (delivery.id, *due);
+            self.shared.unwritten.lock().expect("no holder panics").insert(key, delivery.clone());
+        }
+        self.shared.behind.add();
+        self.shared.room.owes(transition.copy_bytes());
+        let _ = self.requests.send(Request::Transition(transition)); // a failed store is told through `failure`
+    }
+
+    /// Whether so much is recorded and not yet durable that nothing more should be sent: a crash would repeat it.
+    pub fn is_behind(&self) -> bool {
+        self.shared.behind.is_far()
+    }
+
+    /// Returns when it is no longer behind; for one task at a time.
+    pub async fn caught_up(&self) {
+        self.shared.behind.caught_up().await;
+    }
+
+    /// The numbers of destinations, given where they are new; none for those beyond what a store can know.
+    pub async fn register(&self, names: Vec<String>) -> Result<Vec<Option<DestinationId>>, StoreError> {
+        self.ask(|answer| Request::Register { names, answer }).await
+    }
+
+    /// Redrives or purges dead letters in one commit, and says how many of them were still there.
+    pub async fn dlq(
+        &self,
+        action: DlqAction,
+        ids: Vec<crate::delivery::DeliveryId>,
+        who: String,
+    ) -> Result<usize, StoreError> {
+        self.ask(|answer| Request::Dlq { action, ids, who, answer }).await
+    }
+
+    /// Makes a change in one commit with its audit entry, and says how many things it concerned.
+    pub async fn change(&self, change: Change, who: String) -> Result<usize, StoreError> {
+        self.ask(|answer| Request::Change { change, who, answer }).await
+    }
+
+    /// Every violated invariant, in words; empty where all hold. Stops the committer meanwhile.
+    pub async fn check(&self) -> Result<Vec<String>, StoreError> {
+        self.ask(|answer| Request::Check { answer }).await?
+    }
+
+    /// Returns when everything recorded before is durable.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        self.ask(|answer| Request::Flush { answer }).await
+    }
+
+    pub(super) async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, StoreError> {
+        let (to, answer) = oneshot::channel();
+        self.requests.send(request(to)).map_err(|_| StoreError::Failed)?;
+        answer.await.map_err(|_| StoreError::Failed)
+    }
+
+    /// Becomes `Some(why)` when the store has failed; the daemon must then end.
+    pub fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.shared.failure.subscribe()
+    }
+
+    /// The store can no longer be read; the daemon must end.
+    pub fn fail(&self, why: &StoreError) {
+        tracing::error!(error = %why, "the store cannot be read; the daemon stops");
+        self.shared.failure.send_replace(Some(why.to_string()));
+    }
+
+    /// How long events are remembered from now on.
+    pub fn set_windows(&self, windows: Windows) {
+        self.windows.send_replace(windows);
+    }
+
+    /// How long commits take to be durable.
+    pub fn commits(&self) -> Latency {
+        self.shared.commits.clone()
+    }
+
+    /// Waits for the turn of a list, which lasts until what it gives is dropped.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.shared.lists.acquire().await.ok() // nobody closes it
+    }
+
+    pub fn durability(&self) -> Durability {
+        self.shared.engine.durability()
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.index().totals.clone()
+    }
+
+    /// What a destination asked for before the restart.
+    pub fn hold(&self, d: DestinationId) -> Option<Hold> {
+        self.index().holds.get(&d).cloned()
+    }
+
+    /// What was decided about calling a destination.
+    pub fn stance(&self, d: DestinationId) -> DestinationOverrides {
+        self.index().stances.get(&d).cloned().unwrap_or_default()
+    }
+
+    /// What of a destination's past its pace goes by.
+    pub fn paced(&self, d: DestinationId) -> PacingState {
+        self.index().paced.get(&d).copied().unwrap_or_default()
+    }
+
+    /// Names of all destinations that this store has ever had.
+    pub fn destinations(&self) -> Vec<(DestinationId, String)> {
+        self.index().names.destinations().map(|(d, name)| (d, name.to_owned())).collect()
+    }
+
+    /// Bytes that events take which still wait.
+    pub fn queue_bytes(&self) -> u64 {
+        let index = self.index();
+        index.pages.bytes() + index.totals.delay_bytes
+    }
+
+    /// The data folder.
+    pub fn path(&self) -> &Path {
+        self.shared.engine.folder().path()
+    }
+
+    pub fn disk_bytes(&self) -> u64 {
+        self.shared.engine.folder().disk_bytes()
+    }
+
+    pub fn free(&self) -> std::io::Result<Free> {
+        self.shared.engine.folder().free()
+    }
+
+    pub fn blob_files(&self) -> usize {
+        self.shared.engine.folder().blob_files()
+    }
+
+    /// An event, if it is still in memory.
+    pub fn cached(&self, sequence: Sequence) -> Option<Arc<Event>> {
+        self.shared.cache.lock().expect("no holder panics").get(sequence)
+    }
+
+    pub(super) fn index(&self) -> MutexGuard<'_, index::Index> {
+        self.shared.index.lock().expect("no holder panics")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{DestinationSet, Digest64};
+    use crate::store::{Bounds, HistoryUsage};
+    use crate::time::Timestamp;
+    use std::task::{Context, Waker};
+    use std::time::Duration;
+
+    const NOW: Timestamp = Timestamp(1_800_000_000_000);
+
+    fn event() -> Event {
+        Event {
+            received_at: NOW,
+            source: "s".to_owned(),
+            to: DestinationSet(1),
+            interaction: None,
+            sender_id: Some("1".to_owned()),
+            kind: String::new(),
+            time: None,
+            content_type: String::new(),
+            headers: Default::default(),
+            conflict: false,
+            body_digest: Digest64(1),
+            body: vec![0; 1000].into(),
+        }
+    }
+
+    fn close(opened: Opened) {
+        let Opened { store, committer, .. } = opened;
+        drop(store);
+        committer.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_store_reports_its_backlog_and_its_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = Store::open(dir.path(), Options::default(), Clock::manual(NOW)).unwrap();
+        let store = &opened.store;
+        assert_eq!(store.queue_bytes(), 0);
+        store.accept(vec![Arrival::new(event())]).await.unwrap();
+        let page = store.queue_bytes();
+        assert!(page > 20 && store.disk_bytes() > page);
+        let id = crate::delivery::DeliveryId { sequence: Sequence(1), destination: DestinationId(0) };
+        let (from, due) = (crate::delivery::Place::Page, NOW.after(Duration::from_secs(9)));
+        let delivery = Arc::new(store.delivery(id, from).unwrap());
+        store.record(Transition::Delayed { from, due, delivery });
+        store.flush().await.unwrap();
+        assert_eq!(store.queue_bytes(), store.totals().delay_bytes);
+        assert!(store.queue_bytes() > 20);
+
+        assert!(!store.is_behind());
+        (0..crate::store::index::uncommitted::MOST).for_each(|_| store.shared.behind.add());
+        assert!(store.is_behind());
+        let mut waits = Box::pin(store.caught_up());
+        assert!(waits.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        store.shared.behind.done(crate::store::index::uncommitted::MOST);
+        waits.await;
+
+        let failure = store.failure();
+        assert_eq!(*failure.borrow(), None);
+        store.fail(&StoreError::Engine("no disk".to_owned()));
+        assert!(failure.borrow().as_ref().is_some_and(|why| why.contains("no disk")));
+        close(opened);
+    }
+
+    #[tokio::test]
+    async fn an_id_is_known_for_the_current_dedup_window() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(NOW);
+        let windows = |s| Windows { by_source: [("s".to_owned(), Duration::from_secs(s))].into() };
+        let options = Options { windows: windows(60), ..Options::default() };
+        let opened = Store::open(dir.path(), options, clock.clone()).unwrap();
+        let again = async || opened.store.accept(vec![Arrival::new(event())]).await.unwrap()[0];
+        assert!(matches!(again().await, Receipt::Queued(_)));
+        clock.advance(Duration::from_secs(50));
+        assert!(matches!(again().await, Receipt::Duplicate(_)));
+        opened.store.set_windows(windows(40));
+        assert!(matches!(again().await, Receipt::Queued(_)));
+        close(opened);
+    }
+
+    fn numbered(n: u64, at: Timestamp) -> Vec<Arrival> {
+        vec![Arrival::new(Event { sender_id: Some(n.to_string()), received_at: at, ..event() })]
+    }
+
+    #[tokio::test]
+    async fn history_is_kept_for_its_retention_and_for_waiting_events() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(NOW);
+        let windows = Windows { by_source: [("s".to_owned(), Duration::from_secs(60))].into() };
+        let opened = Store::open(dir.path(), Options { windows, ..Options::default() }, clock.clone()).unwrap();
+        let store = &opened.store;
+        let accept = async |n, after| {
+            clock.advance(Duration::from_secs(after));
+            store.accept(numbered(n, clock.now())).await.unwrap();
+        };
+        let deliver = async |n| {
+            let id = crate::delivery::DeliveryId { sequence: Sequence(n), destination: DestinationId(0) };
+            let (place, at) = (crate::delivery::Place::Page, clock.now());
+            store.record(Transition::Delivered { id, place, attempts: 1, status: 200, at });
+            store.flush().await.unwrap();
+        };
+        let known = || {
+            let all: Vec<u64> = (1..=5).collect();
+            let events = all.iter().copied().filter(|n| store.entry(Sequence(*n)).unwrap().is_some());
+            let settled = store.settlements(&all.iter().copied().map(Sequence).collect()).unwrap();
+            (events.collect::<Vec<_>>(), settled.keys().map(|id| id.sequence.0).collect::<Vec<_>>())
+        };
+        accept(1, 0).await;
+        deliver(1).await;
+        accept(2, 60).await;
+        assert_eq!(known(), (vec![1, 2], vec![1]));
+        accept(3, 2).await;
+        assert_eq!(known(), (vec![2, 3], vec![]));
+        deliver(3).await;
+        accept(4, 1000).await;
+        accept(5, 1000).await;
+        assert_eq!(known(), (vec![2, 3, 4, 5], vec![3]), "an event that waits keeps what came after it");
+        deliver(2).await;
+        accept(6, 2).await;
+        assert_eq!(known(), (vec![4, 5], vec![2]));
+        for n in [4, 5, 6] {
+            deliver(n).await;
+        }
+        assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
+        clock.advance(Duration::from_secs(61));
+        store.change(Change::Alive, String::new()).await.unwrap();
+        assert_eq!((store.remembering(), known()), (HistoryUsage::default(), (vec![], vec![])));
+        assert_eq!(store.remembered("s", "6"), None);
+
+        clock.advance(Duration::from_secs(2));
+        accept(7, 0).await;
+        accept(8, 0).await;
+        deliver(7).await;
+        let full = store.remembering();
+        assert_eq!((full.events, full.forgotten_early), (2, 0));
+        let bound = async |bytes_max| {
+            store.bound_history(Bounds { bytes_max, ..Bounds::default() });
+            clock.advance(Duration::from_secs(2));
+            store.change(Change::Alive, String::new()).await.unwrap();
+            (store.remembering().events, store.remembering().forgotten_early)
+        };
+        assert_eq!(bound(full.bytes).await, (2, 0));
+        assert_eq!(bound(full.bytes - 1).await, (1, 1));
+        store.bound_history(Bounds { memory_max: 0, ..Bounds::default() });
+        clock.advance(Duration::from_secs(2));
+        store.change(Change::Alive, String::new()).await.unwrap();
+        assert_eq!(store.remembering().forgotten_early, 1, "what still waits is never forgotten");
+        deliver(8).await;
+        clock.advance(Duration::from_secs(2));
+        store.change(Change::Alive, String::new()).await.unwrap();
+        let now = store.remembering();
+        assert_eq!(
+            (now.events, now.forgotten_early, now.memory_bytes),
+            (0, 2, 0),
+            "the oldest goes, for want of memory"
+        );
+        assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
+        close(opened);
+    }
+
+    #[tokio::test]
+    async fn require_power_safe_refuses_an_unsafe_filesystem() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |require_power_safe| {
+            let options = || Options { require_power_safe, ..Options::default() };
+            (0..20_000).find_map(|_| {
+                std::thread::yield_now();
+                match Store::open(dir.path(), options(), Clock::manual(NOW)) {
+                    Err(StoreError::Locked { .. }) => None,
+                    opened => Some(opened),
+                }
+            })
+        };
+        let opened = open(false).unwrap().unwrap();
+        let durability = opened.store.durability();
+        close(opened);
+        match open(true).unwrap() {
+            Ok(opened) => {
+                assert_eq!(durability, Durability::InodeSync);
+                close(opened);
+            }
+            Err(StoreError::NotPowerSafe { durability: told, .. }) => {
+                assert_eq!(told, durability);
+                assert_ne!(durability, Durability::InodeSync);
+            }
+            Err(e) => panic!("{e}"),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What the store knows in memory, rebuilt at every start from its queue-shaped rows.
+//!
+//! | level | module | purpose |
+//! |---|---|---|
+//! | 0 | [`names`] | numbers of names |
+//! | 0 | [`dedup`] | ids of senders |
+//! | 0 | [`shares`] | bytes by source |
+//! | 0 | [`cache`] | events in memory |
+//! | 0 | [`history_limits`] | how much history is kept |
+//! | 0 | [`settlement_index`] | where settlements are |
+//! | 0 | [`quarantine_index`] | requests that were kept apart |
+//! | 0 | [`uncommitted`] | transitions that are not durable yet |
+//! | 0 | [`check`] | compares rows and index |
+//! | 1 | [`pages`] | deliveries in pages |
+//! | 1 | [`dead_shares`] | bytes of dead letters by source |
+//! | 1 | [`delay_index`] | deliveries in the delay tree |
+//! | 2 | [`recovery`] | rebuilds the index |
+
+pub mod cache;
+pub mod check;
+pub mod dead_shares;
+pub mod dedup;
+pub mod delay_index;
+pub mod history_limits;
+pub mod names;
+pub mod pages;
+pub mod quarantine_index;
+pub mod recovery;
+pub mod settlement_index;
+pub mod shares;
+pub mod uncommitted;
+
+use crate::delivery::{Delivery, DeliveryId};
+use crate::event::DestinationId;
+use crate::rules::clock_reference::ClockReference;
+use crate::store::model::audit::OpenEntries;
+use crate::store::model::overrides::{DestinationOverrides, PacingState};
+use crate::store::model::record::{Hold, IntakeOverride, Totals};
+use crate::store::model::redrive::Redrive;
+use crate::time::Timestamp;
+use dead_shares::DeadShares;
+use dedup::Remembered;
+use delay_index::DelayIndex;
+use names::Names;
+use pages::Pages;
+use quarantine_index::QuarantineIndex;
+use settlement_index::SettlementIndex;
+use shares::Part;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Deliveries on their way into the delay tree, by the due time under which they will lie there. Their next attempt may
+/// start before the commit that puts them there is made.
+pub type Unwritten = BTreeMap<(DeliveryId, Timestamp), Arc<Delivery>>;
+
+#[derive(Debug, Default)]
+pub struct Index {
+    pub pages: Pages,
+    pub remembered: Remembered,
+    pub names: Names,
+    pub totals: Totals,
+    pub holds: BTreeMap<DestinationId, Hold>,
+    pub stances: BTreeMap<DestinationId, DestinationOverrides>,
+    pub paced: BTreeMap<DestinationId, PacingState>,
+    /// What the stored times of this store go by; none before the first start that notes it.
+    pub anchor: Option<ClockReference>,
+    pub redrives: BTreeMap<DestinationId, Redrive>,
+    pub door: Option<IntakeOverride>,
+    pub next_gap: u64,
+    /// Entries of the audit that stand for repetitions.
+    pub repeated: OpenEntries,
+    pub detainees: QuarantineIndex,
+    pub dues: DelayIndex,
+    pub dead: DeadShares,
+    pub spans: SettlementIndex,
+    /// Events that were forgotten before their time, since the start.
+    pub forgotten_early: u64,
+}
+
+impl Index {
+    /// A delivery comes into the delay tree, where it takes so many bytes.
+    pub fn comes_due(&mut self, due: Timestamp, delivery: &Delivery, sealed_bytes: usize) {
+        let source = self.names.source(&delivery.event.source);
+        self.dues.insert(delivery.id, due, Part::of(source, sealed_bytes));
+    }
+
+    /// What a delivery takes that was found in the delay tree before it was read.
+    pub fn weigh(&mut self, delivery: &Delivery, sealed_bytes: usize) {
+        let source = self.names.source(&delivery.event.source);
+        self.dues.weigh(delivery.id, Part::of(source, sealed_bytes));
+    }
+}

@@ -1,0 +1,232 @@
+//! What is known in memory of the requests that were kept apart: bounded by bytes, by number, and by the shares of one source and
+//! of requests that did not prove their sender.
+
+use crate::store::model::quarantined_request::{Identity, QuarantinedRequest};
+use crate::time::Timestamp;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// No more are kept, whatever their size: each takes some memory too.
+const COUNT_MAX: usize = 65_536;
+
+/// Bounds of what is kept apart, in bytes of records; the number of records is bounded in the same proportion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    pub all: u64,
+    /// Of it, for this source.
+    pub source: u64,
+    /// Of it, for all requests that did not prove their sender.
+    pub unverified: u64,
+}
+
+impl Room {
+    /// Everything for everybody.
+    pub fn undivided(all: u64) -> Self {
+        Self { all, source: all, unverified: all }
+    }
+}
+
+/// Which bound left no room for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    All,
+    Source,
+    Unverified,
+}
+
+impl Full {
+    /// The setting of `[quarantine]` that bounds it.
+    pub fn setting(self) -> &'static str {
+        match self {
+            Self::All => "max_bytes",
+            Self::Source => "source_share",
+            Self::Unverified => "unverified_share",
+        }
+    }
+}
+
+/// A request that is to be kept apart, with everything that can be computed before it has a number.
+#[derive(Debug)]
+pub struct Parcel {
+    pub sealed: Vec<u8>,
+    identity: Identity,
+    place: Place,
+}
+
+impl Parcel {
+    pub fn new(detained: &QuarantinedRequest) -> Self {
+        Self::of(detained, detained.seal())
+    }
+
+    pub fn of(detained: &QuarantinedRequest, sealed: Vec<u8>) -> Self {
+        let place = Place {
+            identity: detained.identity(),
+            bytes: sealed.len() as u64,
+            at: detained.at,
+            source: detained.source.as_str().into(),
+            verified: !detained.proof.is_nothing(),
+        };
+        Self { identity: place.identity, sealed, place }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Used {
+    pub bytes: u64,
+    pub count: usize,
+}
+
+impl Used {
+    fn add(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.count += 1;
+    }
+
+    fn remove(&mut self, bytes: u64) {
+        self.bytes -= bytes;
+        self.count -= 1;
+    }
+
+    /// Whether so many bytes more stay within a part of all.
+    fn takes(self, bytes: u64, part: u64, all: u64) -> bool {
+        let count_max = u128::from(part.min(all)) * COUNT_MAX as u128 / u128::from(all.max(1));
+        (self.count as u128) < count_max && self.bytes + bytes <= part
+    }
+}
+
+/// What is known of them in memory.
+#[derive(Debug, Default)]
+pub struct QuarantineIndex {
+    pub by_number: BTreeMap<u64, Place>,
+    by_identity: HashMap<Identity, u64>,
+    pub all: Used,
+    pub unverified: Used,
+    by_source: HashMap<Arc<str>, Used>,
+    pub next: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Place {
+    identity: Identity,
+    bytes: u64,
+    pub at: Timestamp,
+    source: Arc<str>,
+    verified: bool,
+}
+
+impl QuarantineIndex {
+    pub fn add(&mut self, number: u64, parcel: &Parcel) {
+        let mut place = parcel.place.clone();
+        if let Some((known, _)) = self.by_source.get_key_value(&place.source) {
+            place.source = known.clone();
+        }
+        self.all.add(place.bytes);
+        self.by_source.entry(place.source.clone()).or_default().add(place.bytes);
+        if !place.verified {
+            self.unverified.add(place.bytes);
+        }
+        self.by_identity.insert(place.identity, number);
+        self.by_number.insert(number, place);
+        self.next = self.next.max(number + 1);
+    }
+
+    /// Forgets one, and says how long it is; none where it is not here.
+    pub fn remove(&mut self, number: u64) -> Option<usize> {
+        let place = self.by_number.remove(&number)?;
+        if self.by_identity.get(&place.identity) == Some(&number) {
+            self.by_identity.remove(&place.identity);
+        }
+        self.all.remove(place.bytes);
+        if !place.verified {
+            self.unverified.remove(place.bytes);
+        }
+        if let Some(used) = self.by_source.get_mut(&place.source) {
+            used.remove(place.bytes);
+            if used.count == 0 {
+                self.by_source.remove(&place.source);
+            }
+        }
+        usize::try_from(place.bytes).ok()
+    }
+
+    pub fn known(&self, parcel: &Parcel) -> Option<u64> {
+        self.by_identity.get(&parcel.identity).copied()
+    }
+
+    /// Whether there is room for a request; else by which bound there is none.
+    pub fn has_room(&self, parcel: &Parcel, room: Room) -> Result<(), Full> {
+        let place = &parcel.place;
+        let of_source = self.by_source.get(&place.source).copied().unwrap_or_default();
+        let takes = |used: Used, part| used.takes(place.bytes, part, room.all);
+        if !takes(self.all, room.all) {
+            Err(Full::All)
+        } else if !takes(of_source, room.source) {
+            Err(Full::Source)
+        } else if !place.verified && !takes(self.unverified, room.unverified) {
+            Err(Full::Unverified)
+        } else {
+            Ok(())
+        }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.all.bytes
+    }
+
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::model::quarantined_request::{Cause, Proof};
+
+    const NOW: Timestamp = Timestamp(1_800_000_000_000);
+
+    fn detained(body: &[u8]) -> QuarantinedRequest {
+        QuarantinedRequest {
+            at: NOW,
+            source: "s".to_owned(),
+            cause: Cause::BadSignature,
+            headers: vec![("x-sig".to_owned(), b"00".to_vec())],
+            query: Some("a=b".to_owned()),
+            body: body.to_vec(),
+            proof: Proof::Nothing,
+        }
+    }
+
+    #[test]
+    fn each_quarantine_share_bounds_bytes_and_number_and_frees_them() {
+        let mut all = QuarantineIndex::default();
+        let of = |source: &str, proof: Proof, n: usize| {
+            let body = n.to_string().into_bytes();
+            Parcel::new(&QuarantinedRequest { source: source.to_owned(), proof, ..detained(&body) })
+        };
+        let bytes = of("a", Proof::Nothing, 0).place.bytes;
+        let room = Room { all: bytes * 10, source: bytes * 6, unverified: bytes * 4 };
+        let mut fill = |source, proof: Proof, from: usize| {
+            let taken = (from..from + 10).take_while(|n| {
+                let parcel = of(source, proof.clone(), *n);
+                let fits = all.has_room(&parcel, room).is_ok();
+                if fits {
+                    let next = all.next();
+                    all.add(next, &parcel);
+                }
+                fits
+            });
+            let taken = taken.count();
+            (taken, all.has_room(&of(source, proof, from + 9), room).unwrap_err())
+        };
+        assert_eq!(fill("a", Proof::Nothing, 0), (4, Full::Unverified));
+        assert_eq!(fill("b", Proof::Nothing, 0), (0, Full::Unverified), "whoever it is");
+        assert_eq!(fill("a", Proof::Token, 0), (2, Full::Source));
+        assert_eq!(fill("b", Proof::Token, 0), (4, Full::All));
+        assert!((0..all.next()).all(|n| all.remove(n).is_some()));
+        assert!(all.by_source.is_empty() && all.by_identity.is_empty());
+        assert_eq!((all.all.bytes, all.all.count, all.unverified.bytes, all.unverified.count), (0, 0, 0, 0));
+        let small = Used { bytes: 0, count: COUNT_MAX / 2 };
+        assert!(!small.takes(1, 50, 100) && small.takes(1, 51, 100));
+    }
+}

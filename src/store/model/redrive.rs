@@ -1,0 +1,133 @@
+//! A redrive that takes its time, as it is kept: it outlives a restart.
+//!
+//! *Invariants.* A destination has at most one that goes on, and the newest one that has ended is remembered. Each letter
+//! of its list is looked at once, in order; one that died again since it began is left alone.
+
+use super::codec::{self, Kind};
+use crate::rules::canary::Failing;
+use crate::rules::gcra::Rate;
+use crate::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+/// A redrive of one destination's dead letters, little by little.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redrive {
+    pub who: String,
+    pub begun: Timestamp,
+    /// So many in so many milliseconds; none: as fast as they can be queued.
+    rate: Option<(NonZeroU32, u64)>,
+    /// Whether it looks at how the first ones fare.
+    pub canary: bool,
+    /// Letters in its list.
+    pub matched: u64,
+    /// So many of the list have been looked at.
+    pub taken: u64,
+    /// So many of them were still dead, and wait again.
+    pub done: u64,
+    pub end: Option<RedriveEnd>,
+    /// What has become of them; not there in the first version of the record.
+    pub fared: Fared,
+}
+
+/// What became of the letters that a redrive has put into the queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fared {
+    pub delivered: u64,
+    pub dead_again: u64,
+    /// Neither: discarded meanwhile, or damaged.
+    pub gone: u64,
+    /// The letter whose failure was one too many for the canary.
+    pub stopped_by: Option<StoppedBy>,
+}
+
+/// How the delivery failed that stopped a redrive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoppedBy {
+    /// The id of the event.
+    pub event: String,
+    /// As the attempts are told.
+    pub outcome: String,
+    /// Of the answer, where there was one.
+    pub status: Option<u16>,
+    /// At most [`StoppedBy::ERROR_MAX`] bytes; empty where an answer came.
+    pub error: String,
+}
+
+impl StoppedBy {
+    pub const ERROR_MAX: usize = 1024;
+
+    /// Which dead letter it is, and how it failed, in words.
+    pub fn told(&self, destination: &str) -> String {
+        let status = self.status.map(|status| format!(" {status}")).unwrap_or_default();
+        let error = if self.error.is_empty() { String::new() } else { format!(" ({})", self.error) };
+        format!("{}/{destination}: {}{status}{error}", self.event, self.outcome)
+    }
+}
+
+/// How a redrive ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RedriveEnd {
+    pub at: Timestamp,
+    pub why: RedriveEnded,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RedriveEnded {
+    /// All of its list have been looked at.
+    Complete,
+    /// The destination failed again: so many of so many.
+    Failing { failed: u64, of: u64 },
+    /// An operator has stopped it.
+    Stopped { who: String },
+}
+
+impl From<Failing> for RedriveEnded {
+    fn from(failing: Failing) -> Self {
+        Self::Failing { failed: failing.failed as u64, of: failing.of as u64 }
+    }
+}
+
+impl Redrive {
+    pub fn new(who: String, begun: Timestamp, rate: Option<Rate>, canary: bool, matched: usize) -> Self {
+        let rate = rate.and_then(|rate| Some((NonZeroU32::new(rate.count())?, crate::time::millis(rate.per()))));
+        Self {
+            who,
+            begun,
+            rate,
+            canary,
+            matched: matched as u64,
+            taken: 0,
+            done: 0,
+            end: None,
+            fared: Fared::default(),
+        }
+    }
+
+    pub fn rate(&self) -> Option<Rate> {
+        self.rate.map(|(count, ms)| Rate::new(count, Duration::from_millis(ms)))
+    }
+
+    pub fn goes_on(&self) -> bool {
+        self.end.is_none()
+    }
+
+    /// Letters in the queue whose end is not known yet.
+    pub fn under_way(&self) -> u64 {
+        let Fared { delivered, dead_again, gone, .. } = self.fared;
+        self.done.saturating_sub(delivered + dead_again + gone)
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        codec::seal_as(Kind::Redrive, 2, &codec::payload(self))
+    }
+
+    /// Reads both versions: the first ends before `fared`.
+    pub fn decode(sealed: &[u8]) -> Result<Self, codec::Damaged> {
+        match codec::open_any(Kind::Redrive, sealed)? {
+            (1, first) => codec::from_payload(&[first, &codec::payload(&Fared::default())].concat()),
+            (_, second) => codec::from_payload(second),
+        }
+    }
+}

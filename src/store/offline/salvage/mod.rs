@@ -1,0 +1,298 @@
+//! Salvage: what a store that sled cannot open any more still holds, put into a new one.
+//!
+//! *Invariants.* The damaged folder is only read. No byte is taken that does not verify twice, as a message of sled's log
+//! and as a record of ours; a page is only taken in the place where history remembers its events. The new store passes
+//! `check`. What is not in it is counted and, as far as anything tells, named.
+
+mod resolve;
+mod scan;
+mod write;
+
+use crate::event::{DestinationId, Digest64, Sequence};
+use crate::store::engine::Engine;
+use crate::store::engine::error::StoreError;
+use crate::store::engine::folder::{Folder, hold};
+use crate::store::engine::write_batch::WriteBatch;
+use crate::store::index::names::Names;
+use crate::store::model::keys::number_key;
+use crate::store::model::record::Entry;
+use crate::store::model::table::Table;
+use crate::store::model::watermark::WatermarkFile;
+use crate::store::offline::log_rows::Found;
+use crate::store::offline::restore::{Inventory, completed};
+use crate::time::Timestamp;
+use resolve::{Fates, Missing};
+use scan::Survey;
+use std::path::Path;
+use write::Writer;
+
+/// What came of a salvage.
+#[derive(Clone, Debug)]
+pub struct Salvaged {
+    /// What the new store holds.
+    pub inventory: Inventory,
+    /// How many there are of what, in the order of the tables.
+    pub copied: Vec<(&'static str, u64)>,
+    /// What did not verify: places in the log, and records.
+    pub damaged: Vec<String>,
+    /// Each delivery that is not in the new store and is not known to have ended, in words.
+    pub missing: Vec<String>,
+    /// Deliveries that the counters know and nothing else, those of `missing` among them.
+    pub unaccounted: u64,
+    /// Events of which nothing is known but that there were so many.
+    pub nameless: u64,
+}
+
+impl Salvaged {
+    /// Whether the new store has all that the old one had.
+    pub fn is_whole(&self) -> bool {
+        self.missing.is_empty() && self.unaccounted == 0 && self.nameless == 0
+    }
+}
+
+/// Makes a store in the folder `to`, which must hold none, of what can be read in `from`, on which no daemon may run.
+pub fn salvage(from: &Path, to: &Path, now: Timestamp) -> Result<Salvaged, StoreError> {
+    let queue = from.join("queue");
+    if !queue.exists() {
+        return Err(StoreError::Folder(format!("{} holds no store", from.display())));
+    }
+    if to.join("queue").exists() {
+        let why = format!("{} holds a store already; give another, empty folder", to.display());
+        return Err(StoreError::Folder(why));
+    }
+    let _held = hold(from)?;
+    let failed = |e: std::io::Error| StoreError::Folder(format!("cannot read {}: {e}", queue.display()));
+    let found = Found::read(&queue).map_err(failed)?;
+    let mut survey = Survey::of(&found, WatermarkFile::read(from))?;
+    let mut names = names(&found, &mut survey.damaged)?;
+    let fates = resolve::decide(&mut survey, now, |_, first| entries(&found, first, &mut names))?;
+    let known = names.destinations().count();
+    pad(&mut names, &survey, &fates);
+    let lost: Vec<String> = names.destinations().skip(known).map(|(_, name)| format!("`{name}`")).collect();
+    if !lost.is_empty() {
+        let lost = lost.join(", ");
+        survey
+            .damaged
+            .push(format!("names of destinations; configure them under {lost}, or discard what waits for them"));
+    }
+    let engine = Engine::open(Folder::open(to)?)?;
+    let writer = Writer {
+        engine: &engine,
+        found: &found,
+        survey: &survey,
+        fates: &fates,
+        now,
+        draft: WriteBatch::default(),
+        accounts: write::Accounts::default(),
+    };
+    let accounts = writer.write(&mut names)?;
+    let mut damaged = found.holes.clone();
+    damaged.extend(survey.damaged.iter().chain(&accounts.damaged).cloned());
+    if found.unplaced > 0 {
+        damaged.push(format!("{} changes of rows could not be placed", found.unplaced));
+    }
+    let table = |t: Table| Some((t.name(), *accounts.copied.get(t.name())?));
+    Ok(Salvaged {
+        inventory: completed(&engine)?,
+        copied: Table::ALL.into_iter().filter_map(table).collect(),
+        damaged,
+        missing: fates.missing.iter().map(|(id, why)| told(id, *why, &fates, &names)).collect(),
+        unaccounted: accounts.unaccounted,
+        nameless: fates.nameless.len() as u64,
+    })
+}
+
+/// The names that can be read; what they lack is called lost, see [`pad`].
+fn names(found: &Found, damaged: &mut Vec<String>) -> Result<Names, StoreError> {
+    let mut names = Names::read_each(found, |of, e| match e {
+        StoreError::Damaged(why) => {
+            damaged.push(format!("the names of {of}: {why}"));
+            Ok(())
+        }
+        e => Err(e),
+    })?;
+    names.write_all();
+    Ok(names)
+}
+
+/// Numbers whose names are lost are not given to others: what waits for such a destination waits until one is configured
+/// under the name that it is told by.
+fn pad(names: &mut Names, survey: &Survey, fates: &Fates) {
+    let entries = fates.packed.values().flat_map(|(_, entries)| entries);
+    let to = entries.clone().map(|e| e.to.0).fold(0, std::ops::BitOr::bitor);
+    let kept = survey.delayed.keys().chain(survey.dead.keys()).map(|id| id.destination);
+    let last = (0..64).rev().find(|n| to >> n & 1 == 1).map(DestinationId).into_iter().chain(kept).max();
+    let last_of =
+        |of: fn(&Entry) -> u16| entries.clone().map(of).filter(|n| *n != crate::store::model::record::UNNAMED).max();
+    let (source, kind) = (last_of(|e| e.source), last_of(|e| e.kind));
+    names.pad(last, source, kind);
+}
+
+/// What history should remember of the events of a page.
+fn entries(found: &Found, first: u64, names: &mut Names) -> Result<Vec<Entry>, StoreError> {
+    let events = scan::events(found, &number_key(first))?;
+    let entry = |event: &crate::event::Event| {
+        let sender = event.sender_id.as_deref();
+        let sender = sender.map_or(Digest64::NONE, |id| Digest64::of_sender_id(&event.source, id));
+        let (source, kind) = (names.source(&event.source), names.kind(&event.kind));
+        Entry::of(event, (sender, event.interaction_hash()), Sequence::default(), source, kind)
+    };
+    Ok(events.iter().map(entry).collect())
+}
+
+fn told(id: &crate::delivery::DeliveryId, why: Missing, fates: &Fates, names: &Names) -> String {
+    let packed = fates.packed.range(..=id.sequence.0).next_back();
+    let entry = packed.and_then(|(first, (_, entries))| entries.get((id.sequence.0 - first) as usize));
+    let event = entry.map_or_else(|| format!("number {}", id.sequence), |e| e.id(id.sequence).to_string());
+    let why = match why {
+        Missing::Lost => "lost",
+        Missing::Unknown => "its end is lost; it may have been delivered",
+    };
+    format!("event {event} for `{}`: {why}", names.destination_name(id.destination))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::{DeadLetter, DeliveryId, Place, Reason};
+    use crate::event::{DestinationSet, Event};
+    use crate::store::handle::{Opened, Options, Store};
+    use crate::store::index::{check, recovery};
+    use crate::store::model::codec;
+    use crate::store::model::record::UNNAMED;
+    use crate::store::model::record::{PageShape, Totals};
+    use crate::store::write::request::{Arrival, DlqAction, Transition};
+
+    #[test]
+    fn lost_destination_names_are_padded_up_to_the_last_known_number() {
+        let interaction_hash = Digest64(3);
+        let entry = Entry {
+            sender: Digest64::NONE,
+            body: Digest64(2),
+            interaction_hash,
+            time: Timestamp(4),
+            received_at: Timestamp(5),
+            source: 1,
+            kind: UNNAMED,
+            to: DestinationSet::EMPTY.with(DestinationId(0)).with(DestinationId(2)),
+            size: 9,
+            prior: Sequence(0),
+        };
+        let shape = PageShape { count: 1, bytes: 1 };
+        let fates = Fates { packed: [(1, (shape, vec![entry]))].into(), ..Fates::default() };
+        let mut names = Names::default();
+        names.destination("crm");
+        pad(&mut names, &Survey::default(), &fates);
+        let padded: Vec<&str> = names.destinations().map(|(_, name)| name).collect();
+        assert_eq!((padded[0], padded.len()), ("crm", 3), "{padded:?}");
+        assert_eq!([0, 1, 2].map(|n| names.source_name(n).is_some()), [true, true, false]);
+        assert_eq!(names.kind_name(0), None);
+    }
+
+    fn id(n: u64) -> DeliveryId {
+        DeliveryId { sequence: Sequence(n), destination: DestinationId(0) }
+    }
+
+    /// Of six events 1 is delivered, 2 a dead letter, 3 waits for its time, 4 was a dead letter and is discarded, the rest
+    /// waits; the counters as they are then.
+    async fn lived(path: &Path) -> Totals {
+        let clock = crate::clock::Clock::manual(Timestamp(1000));
+        let Opened { store, committer, .. } = Store::open(path, Options::default(), clock).unwrap();
+        store.register(vec!["crm".to_owned()]).await.unwrap();
+        for n in 1..=6u8 {
+            let (to, body_digest) = (DestinationSet(1), Digest64(u64::from(n)));
+            let event = Event {
+                received_at: Timestamp(1000),
+                source: "s".to_owned(),
+                to,
+                interaction: None,
+                sender_id: Some(n.to_string()),
+                kind: String::new(),
+                time: None,
+                content_type: String::new(),
+                headers: Default::default(),
+                conflict: false,
+                body_digest,
+                body: vec![n; 100].into(),
+            };
+            store.accept(vec![Arrival::new(event)]).await.unwrap();
+        }
+        let (from, at) = (Place::Page, Timestamp(1000));
+        let delivery = |n: u64| store.delivery(id(n), from).unwrap();
+        store.record(Transition::Delivered { id: id(1), place: from, attempts: 1, status: 200, at });
+        store.record(Transition::Delayed { from, due: Timestamp(5000), delivery: delivery(3).into() });
+        let (destination, reason) = (DestinationId(0), "busy".to_owned());
+        store.record(Transition::Hold { destination, until: Timestamp(9000), reason });
+        for n in [2, 4] {
+            let letter = DeadLetter { delivery: delivery(n), reason: Reason::Permanent, dead_at: at };
+            store.record(Transition::Dead { from, letter: Box::new(letter) });
+        }
+        store.flush().await.unwrap();
+        store.dlq(DlqAction::Purge, vec![id(4)], "test".to_owned()).await.unwrap();
+        drop(store);
+        committer.join().unwrap();
+        counters(path)
+    }
+
+    /// The counters of a store, which passes its check and knows its destination, the hold and who purged.
+    fn counters(path: &Path) -> Totals {
+        let engine = (0..20_000).find_map(|_| {
+            std::thread::yield_now();
+            Folder::open(path).and_then(Engine::open).ok()
+        });
+        let engine = engine.expect("the store is let go of");
+        let (index, findings) = recovery::recover(&engine).unwrap();
+        assert_eq!(findings, Vec::<String>::new());
+        assert_eq!(check::check(&engine, &index).unwrap(), Vec::<String>::new());
+        assert_eq!(index.names.destination_of("crm"), Some(DestinationId(0)));
+        assert!(index.holds.contains_key(&DestinationId(0)));
+        assert_eq!(engine.range(Table::Audit, ..=number_key(2)).count(), 1, "the purge");
+        index.totals
+    }
+
+    /// Spoils every record of a kind, wherever it lies in the log.
+    fn spoil(path: &Path, kind: codec::Kind) {
+        let db = path.join("queue/db");
+        let mut bytes = std::fs::read(&db).unwrap();
+        let begins = |at: &usize| {
+            let length = codec::sealed_length(&bytes[*at..]).ok().filter(|_| bytes[*at] == kind as u8);
+            length
+                .and_then(|length| bytes.get(*at..at + length))
+                .is_some_and(|sealed| codec::open_any(kind, sealed).is_ok())
+        };
+        let found: Vec<usize> = (0..bytes.len()).filter(begins).collect();
+        assert!(!found.is_empty());
+        found.iter().for_each(|at| bytes[at + codec::ENVELOPE] ^= 1);
+        std::fs::write(db, bytes).unwrap();
+    }
+
+    #[tokio::test]
+    async fn lost_counters_are_recounted() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let was = lived(from.path()).await;
+        spoil(from.path(), codec::Kind::Totals);
+        let salvaged = salvage(from.path(), to.path(), Timestamp(2000)).unwrap();
+        assert!(salvaged.is_whole(), "{salvaged:?}");
+        let is = counters(to.path());
+        // its own entry is in the audit, the counters did not verify, and of what is over nothing is left to be counted
+        let (next_audit, damaged) = (was.next_audit + 1, was.damaged + 1);
+        let next_settlement = is.next_settlement;
+        assert_eq!(is, Totals { next_audit, damaged, next_settlement, dead_lettered: 0, ..was });
+        let tally = is.tally_of(DestinationId(0));
+        assert_eq!((tally.accepted, tally.delivered, tally.discarded), (6, 1, 1));
+        assert_eq!((tally.delayed, tally.dead, is.accepted), (1, 1, 6));
+    }
+
+    #[tokio::test]
+    async fn a_lost_delivery_is_named_and_the_result_is_incomplete() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        lived(from.path()).await;
+        spoil(from.path(), codec::Kind::DeadLetter);
+        let salvaged = salvage(from.path(), to.path(), Timestamp(2000)).unwrap();
+        assert!(!salvaged.is_whole());
+        let [missing] = &salvaged.missing[..] else { panic!("{salvaged:?}") };
+        assert!(missing.starts_with("event ") && missing.ends_with(" for `crm`: lost"), "{missing}");
+        let tally = counters(to.path()).tally_of(DestinationId(0));
+        assert_eq!((tally.accepted, tally.delivered, tally.discarded, tally.dead), (6, 1, 2, 0));
+    }
+}

@@ -1,0 +1,315 @@
+//! What of a damaged store's records can be read, each verified by its own checksum.
+
+use crate::delivery::{DeadLetter, Delivery, DeliveryId};
+use crate::event::Event;
+use crate::store::engine::error::StoreError;
+use crate::store::model::codec::{self, Damaged, Kind};
+use crate::store::model::compact::{self, Compact};
+use crate::store::model::delta_encoding::{self, Deltas};
+use crate::store::model::keys::{TOTALS, delay_of, dlq_of, number_of};
+use crate::store::model::page::{open_page, unpack};
+use crate::store::model::record::{Entry, HistoryRow, PageShape, SettledRow, Settlement, Totals};
+use crate::store::model::table::{Rows, Table, get_long};
+use crate::store::model::watermark::Watermark;
+use crate::store::offline::log_rows::Found;
+use serde::de::DeserializeOwned;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A page that verifies, or the mere news of one.
+#[derive(Clone, Debug)]
+pub struct Page {
+    pub count: u16,
+    /// Sealed length; zero where there is no such page to be read.
+    pub bytes: u32,
+}
+
+/// A record that waits, or is dead, in one row or several.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    pub key: Vec<u8>,
+    pub lsn: u64,
+    pub bytes: usize,
+}
+
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// How far the store had durably come, where that is known beside its log.
+    pub reached: Watermark,
+    pub totals: Totals,
+    pub totals_known: bool,
+    pub entries: BTreeMap<u64, Entry>,
+    pub pages: BTreeMap<u64, Page>,
+    /// Pages that are known to have been emptied.
+    pub emptied: BTreeSet<u64>,
+    /// How history says that events are packed.
+    pub shapes: BTreeMap<u64, PageShape>,
+    pub settlements: BTreeMap<u64, Settlement>,
+    /// The newest of each.
+    pub delayed: BTreeMap<DeliveryId, Kept>,
+    pub dead: BTreeMap<DeliveryId, Kept>,
+    /// Deliveries of which it is known that they left the delay tree or the dead letter queue.
+    pub gone: BTreeSet<DeliveryId>,
+    /// Each record that does not verify, in words.
+    pub damaged: Vec<String>,
+}
+
+impl Survey {
+    pub fn of(found: &Found, reached: Option<Watermark>) -> Result<Self, StoreError> {
+        let mut survey = Self { reached: reached.unwrap_or_default(), ..Self::default() };
+        match long::<Totals>(found, Table::Meta, Kind::Totals, TOTALS) {
+            Ok(Some((totals, _))) => (survey.totals, survey.totals_known) = (totals, true),
+            Ok(None) => survey.damaged.push("the counters are missing; they are counted anew".to_owned()),
+            Err(StoreError::Damaged(why)) => survey.damaged.push(format!("the counters: {why}; they are counted anew")),
+            Err(e) => return Err(e),
+        }
+        survey.history(found)?;
+        survey.settled(found)?;
+        survey.pages(found)?;
+        survey.delayed = survey.long_records::<Delivery>(found, Table::Delay)?;
+        survey.dead = survey.long_records::<DeadLetter>(found, Table::Dlq)?;
+        Ok(survey)
+    }
+
+    /// The first number that no event has, as far as can be seen.
+    pub fn next_sequence(&self) -> u64 {
+        let pages = self.pages.last_key_value().map(|(first, page)| first + u64::from(page.count));
+        let entries = self.entries.last_key_value().map(|(n, _)| n + 1);
+        [pages, entries]
+            .into_iter()
+            .flatten()
+            .fold(self.totals.next_sequence.0.max(self.reached.next_sequence), u64::max)
+    }
+
+    /// Whether no settlement is missing.
+    pub fn settlements_are_whole(&self) -> bool {
+        let (head, next) = (self.totals.settled_head, self.totals.next_settlement);
+        let all = self.settlements.range(head..next).count() as u64 == next - head;
+        self.totals_known && all && next >= self.reached.next_settlement
+    }
+
+    fn history(&mut self, found: &Found) -> Result<(), StoreError> {
+        for (first, row) in small::<HistoryRow>(found, &mut self.damaged)? {
+            let mut at = first;
+            for shape in &row.pages {
+                self.shapes.entry(at).or_insert(*shape);
+                at += u64::from(shape.count);
+            }
+            self.entries.extend((first..).zip(row.entries));
+        }
+        let head = self.totals.history_head.0;
+        self.entries = self.entries.split_off(&head);
+        self.shapes = self.shapes.split_off(&head);
+        Ok(())
+    }
+
+    fn settled(&mut self, found: &Found) -> Result<(), StoreError> {
+        for (first, row) in small::<SettledRow>(found, &mut self.damaged)? {
+            self.settlements.extend((first..).zip(row.settlements));
+        }
+        self.settlements = self.settlements.split_off(&self.totals.settled_head);
+        Ok(())
+    }
+
+    /// A page is only taken where its events are those that history remembers in its place.
+    fn pages(&mut self, found: &Found) -> Result<(), StoreError> {
+        for (key, row) in found.keys(Table::Pages) {
+            let first = number_of(key)?;
+            if !row.is_there() {
+                self.emptied.insert(first);
+                continue;
+            }
+            let events = match events(found, key) {
+                Ok(events) => events,
+                Err(StoreError::Damaged(why)) => {
+                    self.damaged.push(format!("the page of the events from {first} on: {why}"));
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
+            let known = |n: u64| self.entries.get(&n);
+            let fits = |(n, event): (u64, &Event)| {
+                known(n).is_none_or(|e| e.body == event.body_digest && e.received_at == event.received_at)
+            };
+            if !(first..).zip(&events).all(fits) {
+                self.damaged.push(format!("the page of the events from {first} on holds other events"));
+                continue;
+            }
+            let bytes = found.row(Table::Pages, &[key, &[0, 0]].concat())?.ok_or(Damaged::Missing)?;
+            let bytes = codec::sealed_length(&bytes)? as u32;
+            self.pages.insert(first, Page { count: events.len() as u16, bytes });
+        }
+        Ok(())
+    }
+
+    fn long_records<R: Compact>(
+        &mut self,
+        found: &Found,
+        table: Table,
+    ) -> Result<BTreeMap<DeliveryId, Kept>, StoreError> {
+        let mut kept: BTreeMap<DeliveryId, Kept> = BTreeMap::new();
+        for (key, row) in found.keys(table) {
+            let id = if table == Table::Delay { delay_of(key).map(|(_, id)| id)? } else { dlq_of(key)? };
+            if !row.is_there() {
+                self.gone.insert(id);
+                continue;
+            }
+            match record::<R>(found, table, key) {
+                Ok(Some((record, bytes))) if record.id() == id => {
+                    let this = Kept { key: key.to_vec(), lsn: row.lsn, bytes };
+                    let newest = kept.entry(id).or_insert_with(|| this.clone());
+                    if newest.lsn < this.lsn {
+                        *newest = this;
+                    }
+                }
+                Ok(_) => self.damaged.push(format!("`{}` record of {id}: it is another's", table.name())),
+                Err(StoreError::Damaged(why)) => {
+                    self.damaged.push(format!("`{}` record of {id}: {why}", table.name()));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(kept)
+    }
+}
+
+/// The events of a page as they lie in the log.
+pub fn events(found: &Found, key: &[u8]) -> Result<Vec<Event>, StoreError> {
+    let sealed = get_long(found, Table::Pages, key)?.ok_or(Damaged::Missing)?;
+    unpack(&open_page(&sealed)?)?.into_iter().map(|record| Ok(codec::from_payload(record)?)).collect()
+}
+
+/// A delivery or a dead letter, and its sealed length.
+fn record<R: Compact>(found: &Found, table: Table, key: &[u8]) -> Result<Option<(R, usize)>, StoreError> {
+    match get_long(found, table, key)? {
+        Some(sealed) => Ok(Some((compact::decode(&sealed)?, sealed.len()))),
+        None => Ok(None),
+    }
+}
+
+/// A long record and its sealed length.
+fn long<T: DeserializeOwned>(
+    found: &Found,
+    table: Table,
+    kind: Kind,
+    key: &[u8],
+) -> Result<Option<(T, usize)>, StoreError> {
+    match get_long(found, table, key)? {
+        Some(sealed) => Ok(Some((codec::decode(kind, &sealed)?, sealed.len()))),
+        None => Ok(None),
+    }
+}
+
+/// All readable rows of a table of consecutive numbers.
+fn small<R: Deltas>(found: &Found, damaged: &mut Vec<String>) -> Result<Vec<(u64, R)>, StoreError> {
+    let table = R::TABLE;
+    let mut rows = Vec::new();
+    for (key, _) in found.rows(table).filter(|(_, row)| row.is_there()) {
+        let first = number_of(key)?;
+        match found.row(table, key)?.map(|sealed| delta_encoding::decode::<R>(&sealed)) {
+            Some(Ok(row)) => rows.push((first, row)),
+            Some(Err(why)) => damaged.push(format!("`{}` row {first}: {why}", table.name())),
+            None => {}
+        }
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::event::{DestinationSet, Digest64, Sequence};
+    use crate::store::engine::Engine;
+    use crate::store::engine::folder::Folder;
+    use crate::store::engine::write_batch::WriteBatch;
+    use crate::store::model::keys::number_key;
+    use crate::store::model::page::{pack, seal_page};
+    use crate::store::offline::salvage::resolve::decide;
+    use crate::time::Timestamp;
+
+    /// What is found in a log that holds these writes.
+    pub fn found(write: impl FnOnce(&mut WriteBatch)) -> (tempfile::TempDir, Found) {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(Folder::open(dir.path()).unwrap()).unwrap();
+        let mut draft = WriteBatch::default();
+        write(&mut draft);
+        engine.commit(draft).unwrap();
+        let found = Found::read(&dir.path().join("queue")).unwrap();
+        (dir, found)
+    }
+
+    fn event(n: u64) -> Event {
+        Event {
+            received_at: Timestamp(n),
+            source: "s".to_owned(),
+            to: DestinationSet(1),
+            interaction: None,
+            sender_id: None,
+            kind: String::new(),
+            time: None,
+            content_type: String::new(),
+            headers: Default::default(),
+            conflict: false,
+            body_digest: Digest64(n),
+            body: vec![7; 10].into(),
+        }
+    }
+
+    fn entry(event: &Event) -> Entry {
+        Entry::of(event, (Digest64::NONE, Digest64(1)), Sequence(0), 0, 0)
+    }
+
+    fn put_history(draft: &mut WriteBatch, first: u64, counts: &[u16], entries: Vec<Entry>) {
+        let pages = counts.iter().map(|count| PageShape { count: *count, bytes: 100 }).collect();
+        draft.put(Table::History, number_key(first), delta_encoding::encode(&HistoryRow { pages, entries }));
+    }
+
+    fn put_page(draft: &mut WriteBatch, first: u64, events: &[Event]) {
+        let mut packed = Vec::new();
+        events.iter().for_each(|event| pack(&mut packed, &codec::payload(event)));
+        draft.put_long(Table::Pages, &number_key(first), &seal_page(&packed));
+    }
+
+    #[test]
+    fn history_gives_page_starts_and_the_watermark_gives_the_end() {
+        let (_dir, found) = found(|draft| {
+            put_history(draft, 1, &[2, 3, 1], (1..=6).map(|n| entry(&event(n))).collect());
+            put_page(draft, 20, &[event(20), event(21), event(22)]);
+        });
+        let mut survey = Survey::of(&found, None).unwrap();
+        assert_eq!(survey.shapes.keys().copied().collect::<Vec<_>>(), [1, 3, 6]);
+        assert_eq!(survey.entries.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(survey.next_sequence(), 23);
+        survey.pages.clear();
+        assert_eq!(survey.next_sequence(), 7);
+        survey.reached.next_sequence = 9;
+        assert_eq!(survey.next_sequence(), 9);
+        survey.totals.next_sequence = Sequence(11);
+        assert_eq!(survey.next_sequence(), 11);
+    }
+
+    #[test]
+    fn a_page_that_contradicts_history_is_ignored() {
+        let others = [event(2), Event { received_at: Timestamp(9), ..event(3) }];
+        let (_dir, found) = found(|draft| {
+            put_history(draft, 1, &[1, 1, 1], (1..=3).map(|n| entry(&event(n))).collect());
+            put_page(draft, 1, &[event(1)]);
+            put_page(draft, 2, &[Event { body_digest: Digest64(9), ..others[0].clone() }]);
+            put_page(draft, 3, &others[1..]);
+        });
+        let survey = Survey::of(&found, None).unwrap();
+        assert_eq!(survey.pages.keys().copied().collect::<Vec<_>>(), [1]);
+        let told = ["the counters", "the page of the events from 2 on", "the page of the events from 3 on"];
+        assert!(survey.damaged.iter().zip(told).all(|(line, told)| line.starts_with(told)), "{:?}", survey.damaged);
+        assert_eq!(survey.damaged.len(), told.len());
+    }
+
+    #[test]
+    fn deliveries_before_the_oldest_page_are_settled() {
+        let entries = (1..=4).map(|n| (n, entry(&event(n)))).collect();
+        let mut survey = Survey { totals_known: true, entries, ..Survey::default() };
+        (survey.totals.next_sequence, survey.totals.floor) = (Sequence(5), Sequence(3));
+        let fates = decide(&mut survey, Timestamp(9), |_, first| Err(first)).unwrap();
+        let missing: Vec<u64> = fates.missing.iter().map(|(id, _)| id.sequence.0).collect();
+        assert_eq!(missing, [3, 4]);
+    }
+}

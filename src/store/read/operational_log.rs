@@ -1,0 +1,245 @@
+//! Reading what the daemon and its operators noted: the audit, the gaps, the state of the door, what was told. All of it blocks.
+
+use crate::event::{DestinationId, Sequence};
+use crate::rules::clock_reference::ClockReference;
+use crate::store::engine::error::StoreError;
+use crate::store::engine::read;
+use crate::store::handle::Store;
+use crate::store::index::history_limits::{self, Bounds, HistoryUsage};
+use crate::store::model::audit::Audit;
+use crate::store::model::codec::{self, Damaged, Kind};
+use crate::store::model::keys::{ALIVE, TOLD, number_key, number_of, redrive_list_key};
+use crate::store::model::record::{Gap, IntakeOverride};
+use crate::store::model::redrive::Redrive;
+use crate::store::model::table::{self, Table};
+use crate::time::Timestamp;
+
+impl Store {
+    /// Entries of the audit with numbers below `before`, the newest first.
+    pub fn audit(&self, before: u64, limit: usize) -> Result<Vec<(u64, Audit)>, StoreError> {
+        self.newest(Table::Audit, Audit::decode, before, limit)
+    }
+
+    /// When events could not be accepted: numbers below `before`, the newest first.
+    pub fn gaps(&self, before: u64, limit: usize) -> Result<Vec<(u64, Gap)>, StoreError> {
+        self.newest(Table::Gaps, |sealed| codec::decode(Kind::Gap, sealed), before, limit)
+    }
+
+    fn newest<T>(
+        &self,
+        table: Table,
+        decode: impl Fn(&[u8]) -> Result<T, Damaged>,
+        before: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, T)>, StoreError> {
+        let mut found = Vec::new();
+        for row in self.shared.engine.range(table, ..number_key(before)).rev() {
+            let (key, _) = row?;
+            // the key of a long record ends in its part number
+            let Some(number) = key.strip_suffix(&[0, 0]).map(number_of).transpose()? else { continue };
+            match table::get_long(&self.shared.engine, table, &number_key(number)) {
+                // one that does not verify is left out
+                Ok(sealed) => {
+                    found.extend(sealed.and_then(|sealed| decode(&sealed).ok()).map(|record| (number, record)))
+                }
+                Err(StoreError::Damaged(_)) => {}
+                Err(e) => return Err(e),
+            }
+            if found.len() == limit {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The number of the next gap.
+    pub fn next_gap(&self) -> u64 {
+        self.index().next_gap
+    }
+
+    /// What an operator last did to intake.
+    pub fn door(&self) -> Option<IntakeOverride> {
+        self.index().door.clone()
+    }
+
+    /// What the stored times go by; none where no life has noted it.
+    pub fn anchor(&self) -> Option<ClockReference> {
+        self.index().anchor.clone()
+    }
+
+    /// When the daemon last noted that it lives; none in a new store.
+    pub fn alive(&self) -> Result<Option<Timestamp>, StoreError> {
+        match read::record(&self.shared.engine, Table::Meta, Kind::Alive, ALIVE) {
+            Err(StoreError::Damaged(_)) => Ok(None),
+            read => read,
+        }
+    }
+    /// What those who want alerts were told, as it was last noted; none where nothing was, or where it does not verify.
+    pub fn told(&self) -> Result<Option<String>, StoreError> {
+        match read::record(&self.shared.engine, Table::Meta, Kind::Told, TOLD) {
+            Err(StoreError::Damaged(_)) => Ok(None),
+            read => read,
+        }
+    }
+
+    /// The redrive of each destination that goes on, or else the last one that took its time.
+    pub fn redrives(&self) -> Vec<(DestinationId, Redrive)> {
+        self.index().redrives.iter().map(|(d, redrive)| (*d, redrive.clone())).collect()
+    }
+
+    /// The redrive of a destination that goes on, or else the last one.
+    pub fn redrive(&self, d: DestinationId) -> Option<Redrive> {
+        self.index().redrives.get(&d).cloned()
+    }
+
+    /// The letters of a redrive that goes on, in order; blocks.
+    pub fn redrive_list(&self, d: DestinationId) -> Result<Vec<Sequence>, StoreError> {
+        let sealed = table::get_long(&self.shared.engine, Table::Meta, &redrive_list_key(d))?;
+        let sealed = sealed.ok_or(codec::Damaged::Missing)?;
+        Ok(codec::decode(Kind::RedriveList, &sealed)?)
+    }
+
+    /// Bounds what is remembered, from now on.
+    pub fn bound_history(&self, bounds: Bounds) {
+        *self.shared.history.lock().expect("no holder panics") = bounds;
+    }
+
+    pub fn remembering(&self) -> HistoryUsage {
+        let index = self.index();
+        HistoryUsage {
+            events: index.totals.next_sequence.0 - index.totals.history_head.0,
+            bytes: history_limits::bytes(&index.totals),
+            memory_bytes: index.remembered.bytes(),
+            forgotten_early: index.forgotten_early,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::event::DestinationId;
+    use crate::store::handle::{Opened, Options};
+    use crate::store::write::request::{Change, Transition};
+    use std::path::Path;
+    use std::time::Duration;
+
+    const NOW: Timestamp = Timestamp(1_800_000_000_000);
+
+    fn open(path: &Path) -> Opened {
+        Store::open(path, Options::default(), Clock::manual(NOW)).unwrap()
+    }
+
+    fn close(opened: Opened) {
+        let Opened { store, committer, .. } = opened;
+        drop(store);
+        committer.join().unwrap();
+    }
+
+    fn again(path: &Path) -> Opened {
+        let opened = (0..20_000).find_map(|_| {
+            std::thread::yield_now();
+            Store::open(path, Options::default(), Clock::manual(NOW)).ok()
+        });
+        opened.expect("the store is let go of")
+    }
+
+    async fn change(store: &Store, change: Change) {
+        assert_eq!(store.change(change, "holdline".to_owned()).await.unwrap(), 1);
+    }
+
+    fn gap(n: u64) -> Gap {
+        Gap { from: Timestamp(n), until: Timestamp::NEVER, reason: "no disk".to_owned(), refused: n }
+    }
+
+    #[tokio::test]
+    async fn an_outage_keeps_its_number_and_is_updated_over_restarts() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = open(dir.path());
+        assert_eq!(opened.store.next_gap(), 1);
+        change(&opened.store, Change::Gap { number: 1, gap: gap(1) }).await;
+        change(&opened.store, Change::Gap { number: 2, gap: gap(2) }).await;
+        change(&opened.store, Change::Gap { number: 1, gap: gap(7) }).await;
+        let told = vec![(2, gap(2)), (1, gap(7))];
+        assert_eq!((opened.store.next_gap(), opened.store.gaps(u64::MAX, 9).unwrap()), (3, told.clone()));
+        close(opened);
+        let opened = again(dir.path());
+        assert_eq!((opened.store.next_gap(), opened.store.gaps(u64::MAX, 9).unwrap()), (3, told));
+        assert_eq!(opened.store.gaps(2, 9).unwrap(), [(1, gap(7))]);
+        assert_eq!(opened.store.gaps(u64::MAX, 1).unwrap(), [(2, gap(2))]);
+        close(opened);
+    }
+
+    #[tokio::test]
+    async fn notes_are_kept_over_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = open(dir.path());
+        let store = &opened.store;
+        assert_eq!(
+            (store.door(), store.anchor(), store.alive().unwrap(), store.told().unwrap()),
+            (None, None, None, None)
+        );
+        let closed =
+            IntakeOverride::Closed { who: "ada".to_owned(), reason: "move".to_owned(), since: NOW, until: NOW };
+        let anchor = ClockReference { boot: "b".to_owned(), since_boot: Duration::from_secs(5), wall: NOW };
+        change(store, Change::IntakeOverride { what: "close".to_owned(), door: closed.clone() }).await;
+        change(store, Change::ClockReference { anchor: anchor.clone(), step: None }).await;
+        change(store, Change::Alive).await;
+        change(store, Change::Told { told: "[1]".to_owned() }).await;
+        let (d, names) = (DestinationId(1), ["crm", "erp"].map(str::to_owned).to_vec());
+        store.register(names).await.unwrap();
+        let until = NOW.after(Duration::from_secs(60));
+        store.record(Transition::Hold { destination: d, until, reason: "asked".to_owned() });
+        store.record(Transition::Sent { destination: d, at: NOW });
+        store.flush().await.unwrap();
+        close(opened);
+        let opened = again(dir.path());
+        let store = &opened.store;
+        assert_eq!((store.door(), store.anchor()), (Some(closed), Some(anchor)));
+        assert_eq!((store.alive().unwrap(), store.told().unwrap().as_deref()), (Some(NOW), Some("[1]")));
+        assert_eq!(store.hold(d).map(|hold| (hold.until, hold.reason)), Some((until, "asked".to_owned())));
+        assert_eq!((store.hold(DestinationId(0)), store.paced(d).sent_at), (None, NOW));
+        let known = [(DestinationId(0), "crm".to_owned()), (d, "erp".to_owned())];
+        assert_eq!((store.destinations(), store.destination_of("erp")), (known.to_vec(), Some(d)));
+        let given = store.register(["new", "erp"].map(str::to_owned).to_vec()).await.unwrap();
+        assert_eq!(given, [Some(DestinationId(2)), Some(d)]);
+        close(opened);
+    }
+
+    #[tokio::test]
+    async fn one_redrive_runs_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = Store::open(dir.path(), Options::default(), Clock::manual(NOW)).unwrap();
+        let Opened { store, committer, .. } = opened;
+        store.register(vec!["crm".to_owned()]).await.unwrap();
+        let change = async |change| store.change(change, "ada".to_owned()).await.unwrap();
+        let begin = async |n| {
+            let redrive = Redrive::new("ada".to_owned(), NOW, None, false, n);
+            let list = (1..=n as u64).map(Sequence).collect();
+            change(Change::RedriveBegin {
+                what: "dlq redrive".to_owned(),
+                destination: DestinationId(0),
+                redrive: Box::new(redrive),
+                list,
+            })
+            .await
+        };
+        let end = async || {
+            change(Change::RedriveEnd { destination: DestinationId(0), why: crate::store::RedriveEnded::Complete })
+                .await
+        };
+        assert_eq!((end().await, begin(2).await, begin(3).await), (0, 1, 0));
+        assert!(store.redrive(DestinationId(0)).unwrap().goes_on());
+        assert_eq!(store.redrive_list(DestinationId(0)).unwrap(), [1, 2].map(Sequence));
+        assert_eq!((end().await, end().await), (1, 0));
+        assert!(!store.redrive(DestinationId(0)).unwrap().goes_on());
+        assert_eq!(begin(3).await, 1);
+        assert_eq!(
+            (store.redrive(DestinationId(0)).unwrap().matched, store.redrive(DestinationId(0)).unwrap().goes_on()),
+            (3, true)
+        );
+        drop(store);
+        committer.join().unwrap();
+    }
+}

@@ -1,0 +1,284 @@
+//! The committer: the one thread that writes.
+//!
+//! It gathers whatever is waiting, makes one commit of it, and tells everybody who waits when the commit is durable. Under
+//! load commits grow by themselves; alone, an event waits for nothing but the disk. Transitions that nobody waits for
+//! linger for a moment ([`LINGER`]) so that they share a commit; a crash forgets at most those. What a destination asked for
+//! does not linger: nothing may be sent there, and after a crash only the disk knows.
+//!
+//! *Failure.* The first error ends the thread: it answers nobody any more, and the daemon ends with it.
+
+use super::erasure::Erased;
+use super::request::{Arrival, Receipt, Request, StoreEvent, Transition};
+use super::shared::Shared;
+use super::tee::Tee;
+use super::transaction::{Finished, OpenRows, Transaction, Windows};
+use crate::clock::Clock;
+use crate::event::DestinationId;
+use crate::store::engine::error::StoreError;
+use crate::store::engine::write_batch::WriteBatch;
+use crate::store::index::check;
+use crate::store::index::quarantine_index::Full;
+use crate::store::model::watermark::Watermark;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How long transitions alone wait for company.
+const LINGER: Duration = Duration::from_millis(5);
+/// When so many waited for the last commit, the load is heavy, and the next one waits for company: each sync is then shared
+/// by more, and its cost is most of a commit's. An event that is alone waits for nothing.
+const BUSY: usize = 16;
+const COMPANY: Duration = Duration::from_micros(50);
+const COMPANY_MAX: usize = 4;
+/// Without requests, upkeep runs this often.
+const UPKEEP: Duration = Duration::from_secs(1);
+/// A commit takes at most so many requests and so many bytes of events.
+const REQUESTS_MAX: usize = 1024;
+const BYTES_MAX: usize = 8 << 20;
+/// With so many rows a commit is full, and the rest waits for the next: sled looks up each row that it changes, also those of
+/// large bodies that are deleted, and nobody reads meanwhile.
+const ROWS_MAX: usize = 512;
+
+pub struct Committer {
+    pub shared: Arc<Shared>,
+    pub requests: Receiver<Request>,
+    pub news: mpsc::UnboundedSender<StoreEvent>,
+    pub windows: watch::Receiver<Windows>,
+    pub clock: Clock,
+    pub tail: OpenRows,
+    /// Where commits are copied to, while a backup is made.
+    pub tee: Option<Tee>,
+    /// How many waited for the last commit.
+    pub last: usize,
+}
+
+enum Answer {
+    Accept(oneshot::Sender<Vec<Receipt>>, Vec<Receipt>),
+    Register(oneshot::Sender<Vec<Option<DestinationId>>>, Vec<Option<DestinationId>>),
+    Count(oneshot::Sender<usize>, usize),
+    Detain(oneshot::Sender<Result<u64, Full>>, Result<u64, Full>),
+    LetIn(oneshot::Sender<Option<Vec<Receipt>>>, Option<Vec<Receipt>>),
+    Erase(oneshot::Sender<Erased>, Erased),
+    Flush(oneshot::Sender<()>),
+}
+
+/// A commit that is ready to be made.
+struct Written {
+    finished: Finished,
+    answers: Vec<Answer>,
+    /// How many transitions are in it, and what they write of their events.
+    transitions: usize,
+    copied_bytes: u64,
+}
+
+impl Answer {
+    /// Whoever asked may have gone; what was done stays done.
+    fn send(self) {
+        match self {
+            Self::Accept(to, receipts) => drop(to.send(receipts)),
+            Self::Register(to, ids) => drop(to.send(ids)),
+            Self::Count(to, count) => drop(to.send(count)),
+            Self::Detain(to, number) => drop(to.send(number)),
+            Self::LetIn(to, receipts) => drop(to.send(receipts)),
+            Self::Erase(to, erased) => drop(to.send(erased)),
+            Self::Flush(to) => drop(to.send(())),
+        }
+    }
+}
+
+impl Committer {
+    /// Runs until every handle of the store is gone, or until the first error.
+    pub fn run(mut self) {
+        let end = self.commits();
+        if let Err(e) = end {
+            tracing::error!(error = %e, "the store failed; nothing is acknowledged any more and the daemon stops");
+            self.shared.failure.send_replace(Some(e.to_string()));
+        }
+    }
+
+    fn commits(&mut self) -> Result<(), StoreError> {
+        let mut gathered = Vec::new();
+        while self.gather(&mut gathered) {
+            let Written { finished, answers, transitions, copied_bytes } = self.write_up(&mut gathered)?;
+            if let Some(draft) = finished.draft {
+                self.commit(draft, finished.reached)?;
+            }
+            if !finished.events.is_empty() {
+                let next = finished.first.plus(finished.events.len() as u64);
+                self.shared.written_next.store(next.0, Ordering::Release);
+                self.shared.cache.lock().expect("no holder panics").accepted(finished.first, finished.events);
+            }
+            self.shared.behind.done(transitions);
+            self.shared.room.paid(copied_bytes);
+            self.last = answers.len();
+            let mut unwritten = self.shared.unwritten.lock().expect("no holder panics");
+            finished.written.iter().for_each(|key| drop(unwritten.remove(key)));
+            drop(unwritten);
+            // before the answers: who has one, and then asks the dispatcher, finds that it knows
+            for news in finished.news {
+                let _ = self.news.send(news); // without a dispatcher nobody needs to know
+            }
+            answers.into_iter().for_each(Answer::send);
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, draft: WriteBatch, reached: Watermark) -> Result<(), StoreError> {
+        let copy = self.tee.is_some().then(|| draft.clone());
+        let engine = &self.shared.engine;
+        self.shared.room.before_commit(&draft, engine.folder(), engine.data());
+        let began = self.clock.precise();
+        engine.commit(draft)?;
+        self.shared.engine.note(reached);
+        self.shared.commits.observe(self.clock.precise().saturating_sub(began));
+        if let Some(copy) = copy
+            && !self.tee.as_ref().is_some_and(|tee| tee.copy(copy))
+        {
+            self.tee = None; // whoever reads finds the copies broken off
+        }
+        Ok(())
+    }
+
+    /// Waits for requests; false when there will be none any more.
+    fn gather(&self, gathered: &mut Vec<Request>) -> bool {
+        // else something is left of what was gathered before
+        if gathered.is_empty() {
+            match self.requests.recv_timeout(UPKEEP) {
+                Ok(request) => gathered.push(request),
+                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+        if self.last >= BUSY {
+            self.gather_company(gathered);
+        }
+        let mut bytes: usize = gathered.iter().map(size).sum();
+        let mut is_urgent = gathered.iter().any(is_urgent);
+        while gathered.len() < REQUESTS_MAX && bytes < BYTES_MAX {
+            let next = match self.requests.try_recv() {
+                Err(_) if is_urgent => break,
+                Err(_) => self.requests.recv_timeout(LINGER).ok(),
+                Ok(request) => Some(request),
+            };
+            let Some(request) = next else { break };
+            bytes += size(&request);
+            is_urgent |= self::is_urgent(&request);
+            gathered.push(request);
+        }
+        true
+    }
+
+    /// Takes what has come; and under heavy load waits a little, until two fifths of the crowd have come: those are then
+    /// committed while the others are being received, and neither side waits for the other.
+    #[allow(clippy::disallowed_methods)] // nothing depends on it but the size of the commit
+    fn gather_company(&self, gathered: &mut Vec<Request>) {
+        gathered.extend(self.requests.try_iter().take(REQUESTS_MAX.saturating_sub(gathered.len())));
+        // those who waited for the last commit are about to come back; the rest is here
+        let enough = ((self.last + gathered.len()) * 2 / 5).min(REQUESTS_MAX);
+        for _ in 0..COMPANY_MAX {
+            if gathered.len() >= enough {
+                return;
+            }
+            std::thread::sleep(COMPANY);
+            gathered.extend(self.requests.try_iter().take(REQUESTS_MAX.saturating_sub(gathered.len())));
+        }
+    }
+
+    fn write_up(&mut self, gathered: &mut Vec<Request>) -> Result<Written, StoreError> {
+        let shared = self.shared.clone();
+        let windows = self.windows.borrow().clone();
+        let mut index = shared.index.lock().expect("no holder panics");
+        let mut ledger = Transaction::new(&shared, &mut index, &mut self.tail, &windows, self.clock.now());
+        let (mut answers, mut transitions, mut copied_bytes) = (Vec::new(), 0, 0);
+        let (mut checks, mut tees) = (Vec::new(), Vec::new());
+        let mut requests = std::mem::take(gathered).into_iter();
+        while ledger.draft.rows() < ROWS_MAX
+            && let Some(request) = requests.next()
+        {
+            match request {
+                Request::Accept { arrivals, answer } => {
+                    let receipts = arrivals.into_iter().map(|a| ledger.accept(a)).collect::<Result<_, _>>()?;
+                    answers.push(Answer::Accept(answer, receipts));
+                }
+                Request::Transition(transition) => {
+                    copied_bytes += transition.copy_bytes();
+                    ledger.transition(transition)?;
+                    transitions += 1;
+                }
+                Request::Register { names, answer } => answers.push(Answer::Register(answer, ledger.register(&names))),
+                Request::Dlq { action, ids, who, answer } => {
+                    answers.push(Answer::Count(answer, ledger.dlq(action, &ids, &who)?));
+                }
+                Request::Change { change, who, answer } => {
+                    answers.push(Answer::Count(answer, ledger.change(change, &who)?));
+                }
+                Request::Detain { parcel, room, answer } => {
+                    answers.push(Answer::Detain(answer, ledger.detain(&parcel, room)));
+                }
+                Request::LetIn { number, arrivals, answer } => {
+                    answers.push(Answer::LetIn(answer, ledger.let_in(number, arrivals)?));
+                }
+                Request::Erase { erasure, who, answer } => {
+                    answers.push(Answer::Erase(answer, ledger.erase(&erasure, &who)?));
+                }
+                Request::Flush { answer } => answers.push(Answer::Flush(answer)),
+                Request::Check { answer } => checks.push(answer),
+                Request::Tee { tee, answer } => tees.push((tee, answer)),
+            }
+        }
+        gathered.extend(requests);
+        let mut finished = ledger.finish()?;
+        if !checks.is_empty() || !tees.is_empty() {
+            if let Some(draft) = finished.draft.take() {
+                self.commit(draft, finished.reached)?;
+            }
+            for (tee, answer) in tees {
+                let free = tee.is_none() || self.tee.is_none();
+                if free {
+                    self.tee = tee;
+                }
+                let _ = answer.send(free);
+            }
+            for answer in checks {
+                let _ = answer.send(check::check(&shared.engine, &index));
+            }
+        }
+        Ok(Written { finished, answers, transitions, copied_bytes })
+    }
+}
+
+/// Whether it is to be durable at once: somebody waits for the answer, or a destination asked for silence.
+fn is_urgent(request: &Request) -> bool {
+    match request {
+        Request::Transition(transition) => matches!(transition, Transition::Hold { .. }),
+        _ => true,
+    }
+}
+
+fn size(request: &Request) -> usize {
+    match request {
+        Request::Accept { arrivals, .. } | Request::LetIn { arrivals, .. } => arrivals.iter().map(Arrival::bytes).sum(),
+        Request::Detain { parcel, .. } => parcel.sealed.len(),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Sequence;
+    use crate::time::Timestamp;
+
+    #[test]
+    fn a_retry_after_commits_at_once_and_a_settlement_joins_a_group() {
+        let hold = Transition::Hold { destination: DestinationId(0), until: Timestamp(9), reason: String::new() };
+        assert!(is_urgent(&Request::Transition(hold)));
+        let id = crate::delivery::DeliveryId { sequence: Sequence(1), destination: DestinationId(0) };
+        let place = crate::delivery::Place::Page;
+        let end = Transition::Discarded { id, place, attempts: 1, at: Timestamp(9) };
+        assert!(!is_urgent(&Request::Transition(end)));
+        assert!(is_urgent(&Request::Flush { answer: oneshot::channel().0 }));
+    }
+}

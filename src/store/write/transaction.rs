@@ -1,0 +1,404 @@
+//! The ledger: turns what was asked into the writes of one commit, and keeps the index in step with them.
+//!
+//! *Invariants.* An event, its deduplication record, its sequence and the counters are one commit. A delivery lies in
+//! exactly one place (page, delay tree, dead letter queue) or has a settlement. A change that finds its delivery gone
+//! changes nothing, so asking twice is asking once.
+
+use super::request::{Arrival, Receipt, StoreEvent, Transition};
+use super::row_compaction::Run;
+use super::shared::Shared;
+use crate::delivery::{Delivery, DeliveryId, Place, Ticket};
+use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence, SharedKeys};
+use crate::store::engine::Engine;
+use crate::store::engine::error::StoreError;
+use crate::store::engine::read;
+use crate::store::engine::write_batch::WriteBatch;
+use crate::store::index::history_limits::Bounds;
+use crate::store::index::pages::Departure;
+use crate::store::index::{Index, Unwritten};
+use crate::store::model::codec::{self, Kind};
+use crate::store::model::compact;
+use crate::store::model::keys::{TOTALS, delay_key, number_key};
+use crate::store::model::page::{pack, seal_page};
+use crate::store::model::record::{EndKind, Entry, HistoryRow, Hold, PageShape, SettledRow, Settlement};
+use crate::store::model::table::Table;
+use crate::store::model::watermark::Watermark;
+use crate::time::Timestamp;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Packed records of a page, before they are compressed: 64 KiB. A longer event has a page of its own.
+const PAGE_PACKED_MAX: usize = 64 << 10;
+const PAGE_EVENTS_MAX: usize = 128;
+/// So many bodies under one id are compared with a new one; an id that is none (a constant, say) must not cost more.
+const VARIANTS_MAX: usize = 32;
+
+/// What outlives one commit, beside the index.
+#[derive(Debug, Default)]
+pub struct OpenRows {
+    pub history: Run<HistoryRow>,
+    pub settled: Run<SettledRow>,
+    /// No head row can be old enough to go before this.
+    pub trim_not_before: Timestamp,
+}
+
+/// How long each source's events are remembered.
+#[derive(Clone, Debug, Default)]
+pub struct Windows {
+    pub by_source: HashMap<String, Duration>,
+}
+
+impl Windows {
+    pub fn longest(&self) -> Duration {
+        self.by_source.values().max().copied().unwrap_or_default()
+    }
+}
+
+/// One commit in the making.
+pub struct Transaction<'a> {
+    engine: &'a Engine,
+    unwritten: &'a Mutex<Unwritten>,
+    pub index: &'a mut Index,
+    pub tail: &'a mut OpenRows,
+    pub windows: &'a Windows,
+    history: Bounds,
+    shared_keys: SharedKeys,
+    pub now: Timestamp,
+    pub draft: WriteBatch,
+    pub news: Vec<StoreEvent>,
+    /// Accepted in this commit: the first of them has sequence `fresh_first`.
+    fresh_first: Sequence,
+    fresh: Vec<Entry>,
+    events: Vec<Arc<Event>>,
+    shapes: Vec<PageShape>,
+    page: Vec<u8>,
+    page_events: usize,
+    settlements: Vec<Settlement>,
+    written: Vec<(DeliveryId, Timestamp)>,
+    changed: bool,
+}
+
+/// The writes of one commit and what is to be told when it is durable.
+pub struct Finished {
+    pub draft: Option<WriteBatch>,
+    pub news: Vec<StoreEvent>,
+    /// First sequence of the events accepted in it.
+    pub first: Sequence,
+    pub events: Vec<Arc<Event>>,
+    /// What lies in the delay tree once the commit is made.
+    pub written: Vec<(DeliveryId, Timestamp)>,
+    /// How far the store has come once the commit is made.
+    pub reached: Watermark,
+}
+
+impl<'a> Transaction<'a> {
+    pub fn new(
+        shared: &'a Shared,
+        index: &'a mut Index,
+        tail: &'a mut OpenRows,
+        windows: &'a Windows,
+        now: Timestamp,
+    ) -> Self {
+        let fresh_first = index.totals.next_sequence;
+        Self {
+            engine: &shared.engine,
+            unwritten: &shared.unwritten,
+            index,
+            tail,
+            windows,
+            history: *shared.history.lock().expect("no holder panics"),
+            shared_keys: shared.shared_keys.lock().expect("no holder panics").clone(),
+            now,
+            draft: WriteBatch::default(),
+            news: Vec::new(),
+            fresh_first,
+            fresh: Vec::new(),
+            events: Vec::new(),
+            shapes: Vec::new(),
+            page: Vec::new(),
+            page_events: 0,
+            settlements: Vec::new(),
+            written: Vec::new(),
+            changed: false,
+        }
+    }
+
+    /// Takes an event in, or finds that it was taken before.
+    pub fn accept(&mut self, arrival: Arrival) -> Result<Receipt, StoreError> {
+        let Arrival { mut event, sender, interaction_hash, mut record } = arrival;
+        let prior = match self.known(sender, &event)? {
+            Known::Duplicate(receipt) => {
+                self.index.totals.duplicates += 1;
+                self.changed = true;
+                return Ok(receipt);
+            }
+            Known::Conflict(prior) => {
+                self.index.totals.conflicts += 1;
+                event.conflict = true;
+                record = codec::payload(&event);
+                prior
+            }
+            Known::New => Sequence::default(),
+        };
+        let sequence = self.index.totals.next_sequence;
+        if self.page_events == PAGE_EVENTS_MAX || self.page.len() + 4 + record.len() > PAGE_PACKED_MAX {
+            self.close_page();
+        }
+        pack(&mut self.page, &record);
+        self.page_events += 1;
+        let (source, kind) = (self.index.names.source(&event.source), self.index.names.kind(&event.kind));
+        self.fresh.push(Entry::of(&event, (sender, interaction_hash), prior, source, kind));
+        if !sender.is_none() {
+            self.index.remembered.insert(sender, sequence);
+        }
+        let totals = &mut self.index.totals;
+        totals.next_sequence = sequence.next();
+        totals.accepted += 1;
+        for d in event.to.iter() {
+            totals.tally(d).accepted += 1;
+        }
+        let id = event.id(sequence);
+        self.events.push(Arc::new(event));
+        Ok(Receipt::Queued(id))
+    }
+
+    /// Same id and same body within the window: a duplicate. Same id, other body: a new event, flagged.
+    fn known(&self, sender: Digest64, event: &Event) -> Result<Known, StoreError> {
+        let Some(newest) = self.index.remembered.get(sender).filter(|_| !sender.is_none()) else {
+            return Ok(Known::New);
+        };
+        let window = self.windows.by_source.get(&event.source).copied().unwrap_or_default();
+        let mut known = Known::New;
+        let mut at = newest;
+        for _ in 0..VARIANTS_MAX {
+            if at == Sequence::default() {
+                break;
+            }
+            let Some(entry) = self.entry(at)?.filter(|e| e.sender == sender) else { break };
+            if self.now.since(entry.received_at) > window {
+                break;
+            }
+            if entry.body == event.body_digest {
+                return Ok(Known::Duplicate(Receipt::Duplicate(entry.id(at))));
+            }
+            known = Known::Conflict(newest);
+            at = entry.prior;
+        }
+        Ok(known)
+    }
+
+    fn entry(&self, at: Sequence) -> Result<Option<Entry>, StoreError> {
+        if at >= self.fresh_first {
+            return Ok(self.fresh.get((at.0 - self.fresh_first.0) as usize).cloned());
+        }
+        read::entry(self.engine, at)
+    }
+
+    fn close_page(&mut self) {
+        if self.page_events == 0 {
+            return;
+        }
+        let n = self.fresh.len() - self.page_events;
+        let first = self.fresh_first.plus(n as u64);
+        let sealed = seal_page(&self.page);
+        self.page.clear();
+        let shape = PageShape { count: self.page_events as u16, bytes: sealed.len() as u32 };
+        let to: Vec<DestinationSet> = self.fresh[n..].iter().map(|e| e.to).collect();
+        let copy_bytes = Entry::copy_bytes(&self.fresh[n..]);
+        if self.index.pages.insert(first, shape, self.fresh[n].received_at, &to, copy_bytes) {
+            self.draft.put_long(Table::Pages, &number_key(first.0), &sealed);
+            self.index.pages.attribute(first, &Entry::owners(&self.fresh[n..]));
+        }
+        self.shapes.push(shape);
+        self.page_events = 0;
+    }
+
+    pub fn transition(&mut self, transition: Transition) -> Result<(), StoreError> {
+        match transition {
+            Transition::Delivered { id, place, attempts, status, at } => {
+                if self.leave(id, place)? {
+                    self.index.totals.tally(id.destination).delivered += 1;
+                    self.settle(id, EndKind::Delivered, attempts, status, at);
+                }
+            }
+            Transition::Delayed { from, due, delivery } => {
+                let id = delivery.id;
+                self.written.push((id, due));
+                if self.leave(id, from)? {
+                    if from == Place::Page {
+                        self.settle(id, EndKind::Moved, delivery.next_attempt() - 1, 0, self.now);
+                    }
+                    self.delay(due, &delivery);
+                }
+            }
+            Transition::Dead { from, letter } => {
+                let id = letter.delivery.id;
+                if self.leave(id, from)? {
+                    let (attempts, last) = letter.delivery.tried();
+                    self.settle(id, EndKind::Dead, attempts, last, letter.dead_at);
+                    self.bury(&letter);
+                }
+            }
+            Transition::Discarded { id, place, attempts, at } => {
+                if self.leave(id, place)? {
+                    self.index.totals.tally(id.destination).discarded += 1;
+                    self.settle(id, EndKind::Discarded, attempts, 0, at);
+                }
+            }
+            Transition::Damaged { id, place, why, at } => {
+                let found = self.raw(id, place)?.unwrap_or_default();
+                if self.leave(id, place)? {
+                    self.index.totals.tally(id.destination).discarded += 1;
+                    self.settle(id, EndKind::Discarded, 0, 0, at);
+                    self.quarantine(id, Table::Pages, why, found);
+                }
+            }
+            Transition::Breaker { destination, fixed, at } => {
+                self.fix_breaker(destination, fixed, at);
+            }
+            Transition::Hold { destination, until, reason } => self.hold(destination, Hold { until, reason }),
+            Transition::Sent { destination, at } => self.sent(destination, at),
+        }
+        Ok(())
+    }
+
+    /// Takes a delivery out of where it lies; false where it is no longer there.
+    fn leave(&mut self, id: DeliveryId, place: Place) -> Result<bool, StoreError> {
+        if place == Place::Page {
+            match self.index.pages.leave(id) {
+                Departure::Emptied { first, bytes } => {
+                    self.draft.delete_parts(Table::Pages, &number_key(first.0), bytes);
+                    return Ok(true);
+                }
+                Departure::Stays => return Ok(true),
+                Departure::NotHere => {}
+            }
+        }
+        let Some(bytes) = self.draft.delete_long(self.engine, Table::Delay, &delay_key(place.due(), id))? else {
+            return Ok(false);
+        };
+        let totals = &mut self.index.totals;
+        // the length of a damaged record is not to be trusted
+        totals.delay_bytes = totals.delay_bytes.saturating_sub(bytes as u64);
+        let tally = totals.tally(id.destination);
+        tally.delayed = tally.delayed.saturating_sub(1);
+        self.index.dues.remove(id, place.due());
+        Ok(true)
+    }
+
+    fn delay(&mut self, due: Timestamp, delivery: &Delivery) {
+        let sealed = compact::encode(delivery);
+        self.draft.put_long(Table::Delay, &delay_key(due, delivery.id), &sealed);
+        self.index.totals.delay_bytes += sealed.len() as u64;
+        self.index.totals.tally(delivery.id.destination).delayed += 1;
+        self.index.comes_due(due, delivery, sealed.len());
+        self.changed = true;
+    }
+
+    fn settle(&mut self, id: DeliveryId, how: EndKind, attempts: u32, status: u16, at: Timestamp) {
+        let attempts = u16::try_from(attempts).unwrap_or(u16::MAX);
+        self.settlements.push(Settlement { id, how, attempts, status, at });
+    }
+
+    fn raw(&self, id: DeliveryId, place: Place) -> Result<Option<Vec<u8>>, StoreError> {
+        let long = match self.index.pages.page_of(id.sequence).filter(|_| place == Place::Page) {
+            Some(first) => self.draft.get_long(self.engine, Table::Pages, &number_key(first.0)),
+            None => self.draft.get_long(self.engine, Table::Delay, &delay_key(place.due(), id)),
+        };
+        match long {
+            Err(StoreError::Damaged(_)) => Ok(None),
+            read => read,
+        }
+    }
+
+    pub fn register(&mut self, names: &[String]) -> Vec<Option<DestinationId>> {
+        self.changed = true;
+        names.iter().map(|name| self.index.names.destination(name)).collect()
+    }
+
+    /// Writes the rows that sum up the commit; no draft where nothing changed.
+    pub fn finish(mut self) -> Result<Finished, StoreError> {
+        self.close_page();
+        self.give_up_sparse_page()?;
+        self.write_history();
+        self.write_settled();
+        self.trim()?;
+        if !self.changed {
+            return Ok(self.told(None));
+        }
+        let index = &mut *self.index;
+        index.names.write(&mut self.draft);
+        index.totals.floor = index.pages.oldest().map_or(index.totals.next_sequence, |(first, ..)| first);
+        index.totals.page_bytes = index.pages.bytes();
+        self.draft.put_long(Table::Meta, TOTALS, &codec::encode(Kind::Totals, &index.totals));
+        let draft = std::mem::take(&mut self.draft);
+        Ok(self.told(Some(draft)))
+    }
+
+    fn told(self, draft: Option<WriteBatch>) -> Finished {
+        let (first, reached) = (self.fresh_first, self.index.totals.reached());
+        Finished { draft, news: self.news, first, events: self.events, written: self.written, reached }
+    }
+
+    fn write_history(&mut self) {
+        if self.fresh.is_empty() {
+            return;
+        }
+        self.changed = true;
+        let tickets: Vec<Ticket> = (self.fresh_first.0..)
+            .zip(&self.fresh)
+            .map(|(n, e)| Ticket {
+                sequence: Sequence(n),
+                order_key: self
+                    .shared_keys
+                    .order_key(e.interaction_hash, self.index.names.source_name(e.source).unwrap_or_default()),
+                received_at: e.received_at,
+                time: e.time,
+                to: e.to,
+                place: Place::Page,
+            })
+            .collect();
+        self.news.push(StoreEvent::Accepted { tickets: tickets.into(), next: self.index.totals.next_sequence });
+        let mut key = self.fresh_first.0;
+        let mut entries = std::mem::take(&mut self.fresh).into_iter();
+        let mut row = HistoryRow::default();
+        for shape in std::mem::take(&mut self.shapes) {
+            if row.entries.len() + usize::from(shape.count) > HistoryRow::ENTRIES_MAX {
+                let full = std::mem::take(&mut row);
+                let span = full.entries.len() as u64;
+                self.tail.history.write(&mut self.draft, key, full);
+                key += span;
+            }
+            row.pages.push(shape);
+            row.entries.extend(entries.by_ref().take(usize::from(shape.count)));
+        }
+        self.tail.history.write(&mut self.draft, key, row);
+    }
+
+    fn write_settled(&mut self) {
+        let settlements = std::mem::take(&mut self.settlements);
+        for chunk in settlements.chunks(SettledRow::SETTLEMENTS_MAX) {
+            let key = self.index.totals.next_settlement;
+            self.tail.settled.write(&mut self.draft, key, SettledRow { settlements: chunk.to_vec() });
+            self.index.totals.next_settlement += chunk.len() as u64;
+            (key..).zip(chunk).for_each(|(number, s)| self.index.spans.add(number, s.id.sequence));
+            self.changed = true;
+        }
+    }
+}
+
+enum Known {
+    New,
+    Duplicate(Receipt),
+    /// The newest event with the same id.
+    Conflict(Sequence),
+}
+
+mod dead_letters;
+mod erase;
+mod maintenance;
+mod operator;
+mod overrides;
+mod quarantine;
+mod redrive;

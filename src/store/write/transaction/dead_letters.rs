@@ -1,0 +1,129 @@
+//! Dead letters: buried, redriven, purged; and what does not verify, set aside.
+
+use super::Transaction;
+use crate::delivery::{DeadLetter, DeliveryId, Place, Ticket};
+use crate::event::{DestinationSet, Digest64, Event};
+use crate::store::engine::error::StoreError;
+use crate::store::engine::read;
+use crate::store::model::codec::{self, Kind};
+use crate::store::model::compact;
+use crate::store::model::keys::{dlq_key, number_key};
+use crate::store::model::record::{EndKind, Quarantined};
+use crate::store::model::table::Table;
+use crate::store::write::request::{DlqAction, StoreEvent};
+use crate::time::Timestamp;
+
+impl Transaction<'_> {
+    pub(super) fn bury(&mut self, letter: &DeadLetter) {
+        let sealed = compact::encode(letter);
+        self.draft.put_long(Table::Dlq, &dlq_key(letter.delivery.id), &sealed);
+        let totals = &mut self.index.totals;
+        totals.dlq_bytes += sealed.len() as u64;
+        totals.dead_lettered += 1;
+        totals.tally(letter.delivery.id.destination).dead += 1;
+        let part = self.index.part_of_dead(letter, sealed.len());
+        self.index.dead.add(letter.delivery.id, part);
+    }
+
+    /// Takes a dead letter out of its queue; false where it is not there.
+    pub(super) fn unbury(&mut self, id: DeliveryId) -> Result<bool, StoreError> {
+        let key = dlq_key(id);
+        let head = match read::head_of::<DeadLetter, _>(&key, |row| self.draft.row(self.engine, Table::Dlq, row)) {
+            Err(StoreError::Damaged(_)) => None,
+            head => head?,
+        };
+        let Some(bytes) = self.draft.delete_long(self.engine, Table::Dlq, &key)? else { return Ok(false) };
+        let totals = &mut self.index.totals;
+        totals.dlq_bytes = totals.dlq_bytes.saturating_sub(bytes as u64);
+        totals.tally(id.destination).dead -= 1;
+        if let Some((head, sealed_bytes)) = head {
+            let part = self.index.part_of_dead(&head.record, sealed_bytes);
+            self.index.dead.remove(id, part);
+        }
+        Ok(true)
+    }
+
+    /// Keeps bytes that do not verify; they are never deleted by themselves.
+    pub(super) fn quarantine(&mut self, id: DeliveryId, table: Table, why: String, bytes: Vec<u8>) {
+        let n = self.index.totals.next_quarantine;
+        let record = Quarantined { at: self.now, table: table.name().to_owned(), id, why, bytes };
+        self.draft.put_long(Table::Quarantine, &number_key(n), &codec::encode(Kind::Quarantined, &record));
+        self.index.totals.next_quarantine += 1;
+        self.index.totals.damaged += 1;
+        self.changed = true;
+    }
+
+    /// Redrives or purges those of the dead letters that are still there, and says how many they were.
+    pub fn dlq(&mut self, action: DlqAction, ids: &[DeliveryId], who: &str) -> Result<usize, StoreError> {
+        let done = self.take_out(action, ids, Timestamp::NEVER)?;
+        let what = if action == DlqAction::Redrive { "dlq redrive" } else { "dlq purge" };
+        self.audit(who, what, done);
+        Ok(done)
+    }
+
+    /// Those of the dead letters that are still there and died by then leave the queue; says how many they were.
+    pub(super) fn take_out(
+        &mut self,
+        action: DlqAction,
+        ids: &[DeliveryId],
+        died_by: Timestamp,
+    ) -> Result<usize, StoreError> {
+        let (mut tickets, mut purged) = (Vec::new(), Vec::new());
+        for id in ids {
+            let letter = match self.draft.get_long(self.engine, Table::Dlq, &dlq_key(*id)) {
+                Ok(None) => continue,
+                Ok(Some(sealed)) => compact::decode::<DeadLetter>(&sealed).map_err(|why| (why, sealed)),
+                Err(StoreError::Damaged(why)) => Err((why, Vec::new())),
+                Err(e) => return Err(e),
+            };
+            if letter.as_ref().is_ok_and(|letter| letter.dead_at > died_by) {
+                continue;
+            }
+            if !self.unbury(*id)? {
+                continue;
+            }
+            match letter {
+                Ok(letter) if action == DlqAction::Redrive => tickets.push(self.redrive(letter)),
+                Ok(letter) => purged.push((*id, self.order_key(&letter.delivery.event), letter.delivery.tried())),
+                Err((why, bytes)) => {
+                    self.quarantine(*id, Table::Dlq, why.to_string(), bytes);
+                    purged.push((*id, Digest64::NONE, (0, 0)));
+                }
+            }
+        }
+        for (id, _, (attempts, status)) in &purged {
+            self.index.totals.tally(id.destination).discarded += 1;
+            self.settle(*id, EndKind::Discarded, *attempts, *status, self.now);
+        }
+        let done = tickets.len() + purged.len();
+        if !tickets.is_empty() {
+            self.news.push(StoreEvent::Redriven(tickets));
+        }
+        if !purged.is_empty() {
+            self.news.push(StoreEvent::Purged(purged.into_iter().map(|(id, order_key, _)| (id, order_key)).collect()));
+        }
+        Ok(done)
+    }
+
+    /// In which an event is ordered.
+    fn order_key(&self, event: &Event) -> Digest64 {
+        self.shared_keys.order_key(event.interaction_hash(), &event.source)
+    }
+
+    /// Puts a dead letter back into the queue, due at once, with its attempts kept but forgiven.
+    fn redrive(&mut self, letter: DeadLetter) -> Ticket {
+        let mut delivery = letter.delivery;
+        delivery.forgiven = delivery.next_attempt() - 1;
+        delivery.redriven = true;
+        self.delay(self.now, &delivery);
+        self.index.totals.redriven += 1;
+        Ticket {
+            sequence: delivery.id.sequence,
+            order_key: self.order_key(&delivery.event),
+            received_at: delivery.event.received_at,
+            time: delivery.event.time.unwrap_or_default(),
+            to: DestinationSet::EMPTY.with(delivery.id.destination),
+            place: Place::Delay(self.now),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Erasure in the ledger: deliveries, letters, pages and what is remembered of some events, in one commit.
+
+use super::Transaction;
+use crate::delivery::DeliveryId;
+use crate::event::{Event, Sequence};
+use crate::store::engine::error::StoreError;
+use crate::store::model::codec;
+use crate::store::model::delta_encoding;
+use crate::store::model::keys::{number_key, number_of};
+use crate::store::model::page::{open_page, unpack};
+use crate::store::model::record::{EndKind, HistoryRow};
+use crate::store::model::table::Table;
+use crate::store::write::erasure::{Erased, Erasure, EventLocation};
+use crate::store::write::request::StoreEvent;
+use std::collections::BTreeSet;
+
+impl Transaction<'_> {
+    pub fn erase(&mut self, erasure: &Erasure, who: &str) -> Result<Erased, StoreError> {
+        let mut erased = Erased::default();
+        let mut gone = Vec::new();
+        for (sequence, trace) in &erasure.events {
+            let ids = self.erase_deliveries(*sequence, trace, &mut erased)?;
+            gone.extend(ids.into_iter().map(|id| (id, trace.order_key)));
+        }
+        let of: BTreeSet<Sequence> = erasure.events.iter().map(|(sequence, _)| *sequence).collect();
+        for first in of.iter().filter_map(|s| self.index.pages.page_of(*s)).collect::<BTreeSet<_>>() {
+            self.give_up_page(first)?;
+        }
+        for sequence in of {
+            erased.remembered += u64::from(self.forget_entry(sequence)?);
+        }
+        for number in &erasure.damaged {
+            let deleted = self.draft.delete_long(self.engine, Table::Quarantine, &number_key(*number))?;
+            erased.damaged += u64::from(deleted.is_some());
+        }
+        erased.detained = erasure.detained.iter().filter(|number| self.forget(**number)).count() as u64;
+        self.audit(who, &erasure.what, usize::try_from(erased.total()).unwrap_or(usize::MAX));
+        if !gone.is_empty() {
+            self.news.push(StoreEvent::Purged(gone));
+        }
+        Ok(erased)
+    }
+
+    /// Those that wait and those that are dead are discarded, each where it was found.
+    fn erase_deliveries(
+        &mut self,
+        sequence: Sequence,
+        trace: &EventLocation,
+        erased: &mut Erased,
+    ) -> Result<Vec<DeliveryId>, StoreError> {
+        let mut gone = Vec::new();
+        for (destination, place) in &trace.waiting {
+            let id = DeliveryId { sequence, destination: *destination };
+            if self.leave(id, *place)? {
+                erased.waiting += 1;
+                gone.push(id);
+            }
+        }
+        for destination in &trace.dead {
+            let id = DeliveryId { sequence, destination: *destination };
+            if self.unbury(id)? {
+                erased.dead += 1;
+                gone.push(id);
+            }
+        }
+        for id in &gone {
+            self.index.totals.tally(id.destination).discarded += 1;
+            self.settle(*id, EndKind::Discarded, 0, 0, self.now);
+        }
+        Ok(gone)
+    }
+
+    /// Everything that still waits in a page moves to the delay tree, and the page goes.
+    fn give_up_page(&mut self, first: Sequence) -> Result<(), StoreError> {
+        let sealed = match self.draft.get_long(self.engine, Table::Pages, &number_key(first.0)) {
+            Err(StoreError::Damaged(_)) => return Ok(()),
+            sealed => sealed?,
+        };
+        let Some(Ok(packed)) = sealed.map(|sealed| open_page(&sealed)) else { return Ok(()) };
+        let Ok(records) = unpack(&packed) else { return Ok(()) };
+        for (sequence, record) in (first.0..).map(Sequence).zip(records) {
+            for destination in self.index.pages.left(sequence).iter() {
+                self.give_up(DeliveryId { sequence, destination }, codec::from_payload::<Event>(record))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves of an entry only that there was an event; false where nothing more was there.
+    fn forget_entry(&mut self, sequence: Sequence) -> Result<bool, StoreError> {
+        let Some(found) = self.engine.range(Table::History, ..=number_key(sequence.0)).next_back() else {
+            return Ok(false);
+        };
+        let key = found?.0;
+        let first = number_of(&key)?;
+        // as it is after an erasure of the same commit
+        let Some(sealed) = self.draft.row(self.engine, Table::History, &key)? else { return Ok(false) };
+        let Ok(mut row) = delta_encoding::decode::<HistoryRow>(&sealed) else { return Ok(false) };
+        let Some(entry) = row.entries.get_mut((sequence.0 - first) as usize).filter(|e| !e.is_erased()) else {
+            return Ok(false);
+        };
+        let (sender, prior) = (entry.sender, entry.prior);
+        entry.erase();
+        if self.index.remembered.get(sender) == Some(sequence) {
+            // the one before it with this id, of another interaction, is remembered as before
+            match prior {
+                Sequence(0) => self.index.remembered.remove(sender),
+                prior => self.index.remembered.insert(sender, prior),
+            }
+        }
+        self.draft.put(Table::History, number_key(first), delta_encoding::encode(&row));
+        self.tail.history.replace(first, row);
+        self.changed = true;
+        Ok(true)
+    }
+}
