@@ -431,7 +431,7 @@ mod tests {
         };
         assert_eq!(of(&["dead"]), "dead");
         assert_eq!(of(&["delivered", "delivered"]), "delivered");
-        assert_eq!(of(&["delivered", "blocked", "delivered"]), "2 delivered, 1 blocked");
+        assert_eq!(of(&["delivered", "blocked", "delivered"]), "1 blocked, 2 delivered");
         assert_eq!(state(&json!({})), "-");
     }
 

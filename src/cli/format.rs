@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(wrap(text, None), text);
         assert_eq!(
             wrap(text, Some(20)),
-            "to crm: blocked by\n  delay until\n  noon\n  ATTEMPT  WHEN\n\nan-id-that-is-longer-than-all-this\n  end\n"
+            "to crm: blocked by\n  delay until noon\n  ATTEMPT  WHEN\n\nan-id-that-is-longer-than-all-this\n  end\n"
         );
         let bold = "\x1b[1mATTEMPT\x1b[0m  \x1b[1mWHEN\x1b[0m\n";
         assert_eq!((columns(bold.trim_end()), wrap(bold, Some(13)).as_str()), (13, bold), "style takes no room");

@@ -57,7 +57,7 @@ async fn zoo() -> Zoo {
         ("dead", "dead", "dead"),
         ("discarded", "purged", "dead"),
         ("delayed", "late", "delayed"),
-        ("held", "late", "blocked"),
+        ("blocked", "late", "blocked"),
         ("in_flight", "stuck", "in_flight"),
     ] {
         let id = bench.accept(interaction, name).await;
