@@ -276,7 +276,7 @@ async fn status_and_explain_show_deliveries_behind_a_dead_letter() {
     let words = ["1 delivery of 1 interaction waits behind dead letters of default, the oldest for", hint];
     says(&process.run(&["status"]).await, 0, &[&words[..], &["blocked by DLQ"]].concat());
     let ran = process.run(&["explain", "--destination", "default"]).await;
-    let line = format!("{held} to default: blocked by order, behind {dead}");
+    let line = format!("{held} to default: blocked by dead_letter, behind {dead}");
     says(&ran, 0, &[&words[..], &["1 waiting (0 delayed, 1 blocked)", "the oldest waits for", &line]].concat());
     assert!(!ran.out.contains("nothing holds it"), "{}", ran.out);
 }
