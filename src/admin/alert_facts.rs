@@ -15,7 +15,7 @@ fn is_ours((status, _): (u16, &str)) -> bool {
 
 impl Admin {
     /// The last time in which events could not be accepted; none where there was none, or where it cannot be read.
-    pub(super) async fn last_gap(&self) -> Option<Gap> {
+    pub(super) async fn last_outage(&self) -> Option<Gap> {
         let newest = self.read(|store| store.gaps(u64::MAX, 1)).await.ok()?;
         newest.into_iter().next().map(|(_, gap)| gap)
     }
@@ -62,7 +62,7 @@ impl Admin {
                 let why = |d| self.store.stance(d).breaker.map(|fixed| fixed.reason).unwrap_or_default();
                 open.map(|(d, _)| (self.destination_name(*d), why(*d))).collect()
             },
-            gap: self.last_gap().await,
+            gap: self.last_outage().await,
             heard: self.counts.heard(),
         })
     }

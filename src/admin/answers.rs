@@ -78,12 +78,12 @@ pub struct DeliveryItem {
     /// What went wrong in the last attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The gate that holds it the longest.
+    /// The blocker that lasts longest.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub waiting_for: Option<Held>,
-    /// The other gates that are shut for it, the one that lasts longest first.
+    pub blocked_by: Option<Held>,
+    /// The other blockers, the one that lasts longest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub also_waiting_for: Vec<Held>,
+    pub also_blocked_by: Vec<Held>,
 }
 
 impl DeliveryItem {
@@ -101,8 +101,8 @@ impl DeliveryItem {
             outcome: None,
             status: None,
             error: None,
-            waiting_for: None,
-            also_waiting_for: Vec::new(),
+            blocked_by: None,
+            also_blocked_by: Vec::new(),
         }
     }
 
@@ -125,7 +125,7 @@ impl DeliveryItem {
 pub enum DeliveryState {
     Queued,
     Delayed,
-    Held,
+    Blocked,
     InFlight,
     Delivered,
     Dead,

@@ -1,4 +1,4 @@
-//! `/v1/audit`, `/v1/gaps`, `/v1/intake`: who changed what, when events could not be accepted, and closing the door.
+//! `/v1/audit`, `/v1/outages`, `/v1/intake`: who changed what, when events could not be accepted, and closing the door.
 
 use super::access::Caller;
 use super::answers::Page;
@@ -79,7 +79,7 @@ pub(super) async fn audit(
 
 /// A time in which events could not be accepted.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct GapItem {
+pub(super) struct OutageItem {
     #[schema(format = DateTime)]
     from: String,
     /// Null while it lasts.
@@ -90,7 +90,7 @@ pub(super) struct GapItem {
     refused: u64,
 }
 
-impl GapItem {
+impl OutageItem {
     pub(super) fn of(g: Gap) -> Self {
         Self {
             from: g.from.to_string(),
@@ -102,14 +102,14 @@ impl GapItem {
 }
 
 /// When events could not be accepted and why, the newest first
-#[utoipa::path(get, path = "/v1/gaps", tag = "notes", params(Newest), responses((status = 200, body = Page<GapItem>), Failure))]
-pub(super) async fn gaps(
+#[utoipa::path(get, path = "/v1/outages", tag = "notes", params(Newest), responses((status = 200, body = Page<OutageItem>), Failure))]
+pub(super) async fn outages(
     State(admin): Shared,
     query: Result<QueryOf<Newest>, QueryRejection>,
-) -> Result<Json<Page<GapItem>>, Failure> {
+) -> Result<Json<Page<OutageItem>>, Failure> {
     let (before, limit) = Newest::bounds(query)?;
     let found = admin.read(move |store| store.gaps(before, limit)).await?;
-    Ok(Json(page(found, limit, GapItem::of)))
+    Ok(Json(page(found, limit, OutageItem::of)))
 }
 
 /// Why intake is closed, and for how long.

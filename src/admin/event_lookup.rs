@@ -97,7 +97,7 @@ impl Candidate {
             None => true,
             Some(DeliveryState::Dead) => !self.dead.is_empty(),
             Some(DeliveryState::Delayed) => !self.delayed.is_empty(),
-            Some(DeliveryState::Queued | DeliveryState::Held | DeliveryState::InFlight) => waits(),
+            Some(DeliveryState::Queued | DeliveryState::Blocked | DeliveryState::InFlight) => waits(),
             Some(DeliveryState::Delivered | DeliveryState::Discarded) => self.paged != entry.to,
         };
         let same = |name: Option<String>, wanted: &Option<String>| match (name, wanted) {

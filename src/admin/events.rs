@@ -110,7 +110,7 @@ async fn standing_so(
     state: Option<DeliveryState>,
     candidates: Vec<Candidate>,
 ) -> Result<Vec<Candidate>, Failure> {
-    let Some(wanted @ (DeliveryState::Queued | DeliveryState::Delayed | DeliveryState::Held)) = state else {
+    let Some(wanted @ (DeliveryState::Queued | DeliveryState::Delayed | DeliveryState::Blocked)) = state else {
         return Ok(candidates);
     };
     let waiting: Vec<_> = candidates.iter().map(|c| c.waiting(&admin.store)).collect();
@@ -129,7 +129,7 @@ fn state_of(standing: DeliveryStatus) -> DeliveryState {
     match standing {
         DeliveryStatus::InFlight { .. } => DeliveryState::InFlight,
         DeliveryStatus::Blocked(Blocked { by: Blocker::RetryBackoff, .. }) => DeliveryState::Delayed,
-        DeliveryStatus::Blocked(Blocked { behind: Some(_), .. }) => DeliveryState::Held,
+        DeliveryStatus::Blocked(Blocked { behind: Some(_), .. }) => DeliveryState::Blocked,
         DeliveryStatus::Blocked(_) | DeliveryStatus::Queued | DeliveryStatus::Moved => DeliveryState::Queued,
     }
 }
@@ -320,8 +320,8 @@ impl Told<'_> {
                 let (since, until) = self.under_way(id.destination, standing).unzip();
                 let bare = DeliveryItem { attempts: Some(Attempts::Count(0)), ..bare(state_of(standing)) };
                 let tried = if let Location::Delayed { delivery, .. } = lies { bare.tried(delivery) } else { bare };
-                let (waiting_for, also_waiting_for) = (gates.next(), gates.collect());
-                DeliveryItem { since, until, due, waiting_for, also_waiting_for, ..tried }
+                let (blocked_by, also_blocked_by) = (gates.next(), gates.collect());
+                DeliveryItem { since, until, due, blocked_by, also_blocked_by, ..tried }
             }
         }
     }

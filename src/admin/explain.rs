@@ -1,8 +1,8 @@
-//! Why something waits: which gate holds it, until when, behind which event, and who set it.
+//! Why something waits: what blocks it, until when, behind which event, and who set it.
 //!
-//! *Invariants.* Whatever waits is held by a gate that has a name; there is no "unknown". All gates that are shut are told,
-//! the one that lasts longest first: before it opens nothing goes. A new gate is a variant of [`Gate`] and a line in
-//! [`shut`]; lists, single events, destinations, dashboard and command line follow.
+//! *Invariants.* Whatever waits has a blocker with a name; there is no "unknown". All blockers are listed, the one that
+//! lasts longest first: until it ends nothing is sent. A new blocker is a variant of [`Blocker`] and a line in [`shut`];
+//! lists, single events, destinations, dashboard and command line follow.
 
 use super::Admin;
 use crate::delivery::{Blocked, Blocker};
@@ -18,30 +18,10 @@ use utoipa::ToSchema;
 /// Why nothing is sent to any destination.
 const DISK_FULL: &str = "the disk is full, and what fails could not be written; free some disk, or purge dead letters";
 
-/// What can hold a delivery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Gate {
-    /// An earlier event of its interaction.
-    Order,
-    /// A time: its next attempt, or the end of what the destination asked for.
-    Delay,
-    /// An operator paused the destination, or nobody delivers there.
-    Pause,
-    /// The destination is in trouble and is left alone.
-    Breaker,
-    /// As many requests are under way as may be, and others are before it.
-    Concurrency,
-    /// The destination's rate.
-    Rate,
-    /// The disk is full: what would come of an attempt could not be written.
-    Disk,
-}
-
 /// What holds a delivery, or a whole destination.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Held {
-    pub gate: Gate,
+    pub blocker: Blocker,
     /// RFC 3339; missing where no time ends it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
@@ -59,12 +39,12 @@ pub struct Held {
 }
 
 impl Held {
-    fn by(gate: Gate, set_by: &str) -> Self {
-        let lasts = match gate {
-            Gate::Order | Gate::Delay | Gate::Pause | Gate::Breaker | Gate::Disk => Timestamp::NEVER,
-            Gate::Concurrency | Gate::Rate => Timestamp::ZERO,
+    fn by(blocker: Blocker, set_by: &str) -> Self {
+        let lasts = match blocker {
+            Blocker::Concurrency | Blocker::Rate => Timestamp::ZERO,
+            _ => Timestamp::NEVER,
         };
-        Self { gate, until: None, behind: None, set_by: set_by.to_owned(), reason: None, lasts }
+        Self { blocker, until: None, behind: None, set_by: set_by.to_owned(), reason: None, lasts }
     }
 
     fn until(self, until: Timestamp) -> Self {
@@ -84,11 +64,11 @@ impl Held {
 pub fn of_destination(admin: &Admin, d: DestinationId, line: &DestinationStatus) -> Vec<Held> {
     let mut held = Vec::new();
     if admin.store.is_out_of_room() {
-        held.push(Held::by(Gate::Disk, "daemon").since(DISK_FULL));
+        held.push(Held::by(Blocker::Disk, "daemon").since(DISK_FULL));
     }
     match admin.destinations.get(d) {
         None => {
-            held.push(Held::by(Gate::Pause, "configuration").since("this destination is not configured any more"));
+            held.push(Held::by(Blocker::NoUrl, "configuration").since("this destination is not configured any more"));
         }
         Some(destination) => {
             held.extend(shut(line, admin.clock.now()).map(|shut| gate(&admin.store, &destination, line, shut)));
@@ -121,16 +101,16 @@ fn shut(line: &DestinationStatus, now: Timestamp) -> impl Iterator<Item = Blocke
 fn gate(store: &Store, destination: &Destination, line: &DestinationStatus, shut: Blocked) -> Held {
     let stance = store.stance(destination.id);
     let held = match shut.by {
-        Blocker::NoUrl => Held::by(Gate::Pause, "configuration").since("no url is configured"),
+        Blocker::NoUrl => Held::by(Blocker::NoUrl, "configuration").since("no url is configured"),
         Blocker::Pause => {
             let pause = stance.pause;
             let who = pause.as_ref().map_or("operator", |pause| &pause.who);
-            Held::by(Gate::Pause, who).since(pause.as_ref().map_or("", |pause| &pause.reason))
+            Held::by(Blocker::Pause, who).since(pause.as_ref().map_or("", |pause| &pause.reason))
         }
         Blocker::Breaker => {
             let fixed = stance.breaker;
             let who = fixed.as_ref().and_then(|fixed| fixed.who.as_deref()).unwrap_or("breaker");
-            let held = Held::by(Gate::Breaker, who);
+            let held = Held::by(Blocker::Breaker, who);
             match (fixed, shut.until) {
                 (Some(fixed), Some(_)) => held.since(&fixed.reason),
                 _ => held.since("probes are under way").momentary(),
@@ -138,10 +118,10 @@ fn gate(store: &Store, destination: &Destination, line: &DestinationStatus, shut
         }
         Blocker::RetryAfter => {
             let until = shut.until.unwrap_or_default();
-            Held::by(Gate::Delay, "destination").since(&destination.held_why(until))
+            Held::by(Blocker::RetryAfter, "destination").since(&destination.held_why(until))
         }
         Blocker::Concurrency => concurrency(line, destination.policy.pace.concurrency_max),
-        Blocker::Rate => Held::by(Gate::Rate, "configuration"),
+        Blocker::Rate => Held::by(Blocker::Rate, "configuration"),
         Blocker::Order | Blocker::RetryBackoff | Blocker::DeadLetter | Blocker::Disk => {
             unreachable!("a destination as a whole is not blocked by {}", shut.by.word())
         }
@@ -160,7 +140,7 @@ fn concurrency(line: &DestinationStatus, max: usize) -> Held {
         LimitReason::Adaptive => ("adaptive", format!("{limit} at once of {max}, as the destination answers")),
         LimitReason::Ramp => ("ramp", format!("{limit} at once of {max}; deliveries return little by little")),
     };
-    Held::by(Gate::Concurrency, set_by).since(&reason)
+    Held::by(Blocker::Concurrency, set_by).since(&reason)
 }
 
 /// What one delivery waits for, what lasts longest first; empty where it is under way. `behind` names an event by its
@@ -173,15 +153,13 @@ pub fn of_delivery(
     let own = match standing {
         DeliveryStatus::InFlight { .. } => return Vec::new(),
         DeliveryStatus::Blocked(blocked) => {
-            let held = match blocked.by {
-                Blocker::RetryBackoff => Held::by(Gate::Delay, "retry"),
-                _ => Held::by(Gate::Order, "ordering"),
-            };
+            let set_by = if blocked.by == Blocker::RetryBackoff { "retry" } else { "ordering" };
+            let held = Held::by(blocked.by, set_by);
             let held = blocked.until.map_or(held.clone(), |until| held.until(until));
             Held { behind: blocked.behind.map(behind), ..held }
         }
         DeliveryStatus::Queued | DeliveryStatus::Moved if of_destination.is_empty() => {
-            Held::by(Gate::Concurrency, "configuration").since("its turn comes behind those before it")
+            Held::by(Blocker::Concurrency, "configuration").since("its turn comes behind those before it")
         }
         DeliveryStatus::Queued | DeliveryStatus::Moved => return of_destination.to_vec(),
     };
@@ -206,27 +184,27 @@ mod tests {
 
     #[test]
     fn every_waiting_delivery_has_a_blocker_and_the_longest_comes_first() {
-        let nowhere = Held::by(Gate::Pause, "configuration").since("no url");
-        let until = |gate, n| Held::by(gate, "x").until(Timestamp(n));
-        let rate = until(Gate::Rate, 99);
+        let nowhere = Held::by(Blocker::NoUrl, "configuration").since("no url");
+        let until = |blocker, n| Held::by(blocker, "x").until(Timestamp(n));
+        let rate = until(Blocker::Rate, 99);
         for (standing, holds, gates) in [
             (DeliveryStatus::InFlight { since: Timestamp(1) }, vec![nowhere.clone()], vec![]),
-            (DeliveryStatus::Queued, vec![], vec![Gate::Concurrency]),
-            (DeliveryStatus::Queued, vec![nowhere.clone()], vec![Gate::Pause]),
-            (DeliveryStatus::Queued, vec![nowhere.clone(), rate.clone()], vec![Gate::Pause, Gate::Rate]),
-            (DELAYED, vec![], vec![Gate::Delay]),
-            (DELAYED, vec![rate.clone()], vec![Gate::Delay]),
-            (DELAYED, vec![until(Gate::Pause, 9)], vec![Gate::Pause, Gate::Delay]),
-            (DELAYED, vec![until(Gate::Pause, 4)], vec![Gate::Delay, Gate::Pause]),
-            (DELAYED, vec![nowhere.clone()], vec![Gate::Pause, Gate::Delay]),
+            (DeliveryStatus::Queued, vec![], vec![Blocker::Concurrency]),
+            (DeliveryStatus::Queued, vec![nowhere.clone()], vec![Blocker::NoUrl]),
+            (DeliveryStatus::Queued, vec![nowhere.clone(), rate.clone()], vec![Blocker::NoUrl, Blocker::Rate]),
+            (DELAYED, vec![], vec![Blocker::RetryBackoff]),
+            (DELAYED, vec![rate.clone()], vec![Blocker::RetryBackoff]),
+            (DELAYED, vec![until(Blocker::Pause, 9)], vec![Blocker::Pause, Blocker::RetryBackoff]),
+            (DELAYED, vec![until(Blocker::Pause, 4)], vec![Blocker::RetryBackoff, Blocker::Pause]),
+            (DELAYED, vec![nowhere.clone()], vec![Blocker::NoUrl, Blocker::RetryBackoff]),
             (
                 DeliveryStatus::Blocked(Blocked::until(Blocker::Order, Some(Timestamp(5)))),
-                vec![until(Gate::Breaker, 6)],
-                vec![Gate::Breaker, Gate::Order],
+                vec![until(Blocker::Breaker, 6)],
+                vec![Blocker::Breaker, Blocker::Order],
             ),
-            (BEHIND, vec![nowhere], vec![Gate::Order, Gate::Pause]),
+            (BEHIND, vec![nowhere], vec![Blocker::Order, Blocker::NoUrl]),
         ] {
-            let told: Vec<Gate> = of_delivery(standing, &holds, name).iter().map(|held| held.gate).collect();
+            let told: Vec<Blocker> = of_delivery(standing, &holds, name).iter().map(|held| held.blocker).collect();
             assert_eq!(told, gates, "{standing:?} {holds:?}");
         }
         let held = of_delivery(BEHIND, &[], name);

@@ -28,7 +28,7 @@ pub(super) struct InteractionState {
     /// known of it.
     source: Option<String>,
     /// `interaction`: its events go one after the other. `none` (`ordering.mode`): none waits for another, and of each only
-    /// its own event tells; `in_flight`, `waiting`, `waiting_count` and `held_by` are then always empty, and
+    /// its own event tells; `in_flight`, `waiting`, `waiting_count` and `blocked_by` are then always empty, and
     /// `/v1/events?interaction=KEY` lists what is under way.
     ordering: &'static str,
     /// The newest delivery, by which a later one is known to be stale. Null where nothing was delivered, where that is no
@@ -41,7 +41,7 @@ pub(super) struct InteractionState {
     waiting: Vec<Member>,
     waiting_count: usize,
     /// Dead letters that hold the others back.
-    held_by: Vec<Member>,
+    blocked_by: Vec<Member>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -136,7 +136,7 @@ fn state(
         in_flight: interaction.in_flight.map(member),
         waiting: interaction.waiting.into_iter().map(member).collect(),
         waiting_count: interaction.waiting_count,
-        held_by: interaction.held_by.into_iter().map(member).collect(),
+        blocked_by: interaction.held_by.into_iter().map(member).collect(),
     }
 }
 

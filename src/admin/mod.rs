@@ -158,7 +158,7 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(dlq::list))
         .routes(routes!(dlq::show))
         .routes(routes!(audit_log::audit))
-        .routes(routes!(audit_log::gaps))
+        .routes(routes!(audit_log::outages))
         .routes(routes!(quarantine::list))
         .route_layer(guard(Scope::Read));
     let operate = OpenApiRouter::new()
@@ -167,7 +167,7 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(dlq::purge))
         .routes(routes!(audit_log::open))
         .routes(routes!(audit_log::close))
-        .routes(routes!(quarantine::verify))
+        .routes(routes!(quarantine::readmit))
         .routes(routes!(pace::pause))
         .routes(routes!(pace::resume))
         .routes(routes!(pace::breaker))

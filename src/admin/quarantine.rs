@@ -31,7 +31,7 @@ pub(super) struct Oldest {
 pub(super) struct QuarantineItem {
     id: String,
     source: String,
-    /// `bad_signature` or `unparsable`.
+    /// `bad_signature` or `invalid_body`.
     cause: String,
     #[schema(format = DateTime)]
     received_at: String,
@@ -107,7 +107,7 @@ pub(super) struct Verified {
     /// Requests whose signature still does not verify.
     bad_signature: usize,
     /// Requests whose body still cannot be read.
-    unparsable: usize,
+    invalid_body: usize,
     /// Requests that came while their source asked for no proof, and now it asks for one.
     unproven: usize,
     /// Requests of a source that is not configured any more.
@@ -115,8 +115,8 @@ pub(super) struct Verified {
 }
 
 /// Judges them by the configuration of today; those that pass become events, with the time at which they first came
-#[utoipa::path(post, path = "/v1/quarantine/verify", tag = "quarantine", request_body = Verify, responses((status = 200, body = Verified), Failure))]
-pub(super) async fn verify(
+#[utoipa::path(post, path = "/v1/quarantine/readmit", tag = "quarantine", request_body = Verify, responses((status = 200, body = Verified), Failure))]
+pub(super) async fn readmit(
     State(admin): Shared,
     caller: Caller,
     body: Result<Json<Verify>, JsonRejection>,
@@ -147,14 +147,14 @@ pub(super) async fn verify(
                 all.done += usize::from(!wish.dry_run);
             }
             Verdict::StillBad(crate::store::Cause::BadSignature) => all.bad_signature += 1,
-            Verdict::StillBad(crate::store::Cause::Unparsable) => all.unparsable += 1,
+            Verdict::StillBad(crate::store::Cause::Unparsable) => all.invalid_body += 1,
             Verdict::Unproven => all.unproven += 1,
             Verdict::SourceGone => all.source_gone += 1,
         }
     }
     if all.done > 0 {
         let answered_for = if wish.accept_unproven { ", without proof where they had none" } else { "" };
-        let what = format!("quarantine verify: {} requests let in with {} events{answered_for}", all.done, all.events);
+        let what = format!("quarantine readmit: {} requests let in with {} events{answered_for}", all.done, all.events);
         admin.store.change(Change::Note { what }, caller.name).await?;
     }
     Ok(Json(all))

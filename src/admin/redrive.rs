@@ -273,7 +273,7 @@ async fn begin(
 
 fn goes_on(name: &str) -> Failure {
     Failure::conflict(format!(
-        "a redrive of {name} goes on already; wait for its end, or stop it (`holdline dlq stop {name}`)"
+        "a redrive of {name} goes on already; wait for its end, or cancel it (`holdline dlq redrive --cancel {name}`)"
     ))
 }
 

@@ -1,7 +1,7 @@
 //! `/v1/status` and `/v1/destinations`: the numbers, all taken at one moment.
 
 use super::answers::Page;
-use super::audit_log::GapItem;
+use super::audit_log::OutageItem;
 use super::breaker::BreakerItem;
 use super::certificates::CertificateItem;
 use super::disk::Disk;
@@ -35,7 +35,7 @@ pub(super) struct Status {
     durability: &'static str,
     intake: IntakeState,
     /// The last time in which events could not be accepted.
-    last_gap: Option<GapItem>,
+    last_outage: Option<OutageItem>,
     counters: Counters,
     queue: Queue,
     dlq: DeadLetters,
@@ -76,7 +76,7 @@ struct Queue {
     oldest_age_ms: u64,
     in_flight: usize,
     delayed: usize,
-    held: usize,
+    blocked: usize,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -142,7 +142,7 @@ pub(super) struct DestinationItem {
     concurrency: Concurrency,
     latency: Latency,
     /// Every gate that holds everything that waits for it, what lasts longest first.
-    holds: Vec<Held>,
+    blocked_by: Vec<Held>,
     queue: DestinationQueue,
     rates: RatesItem,
     counters: DestinationCounters,
@@ -177,7 +177,7 @@ struct DestinationQueue {
     depth: u64,
     oldest_age_ms: u64,
     delayed: usize,
-    held: usize,
+    blocked: usize,
     behind_dead_letters: BehindDeadLetters,
 }
 
@@ -236,7 +236,7 @@ pub(super) async fn status(State(admin): Shared) -> Result<Json<Status>, Failure
         state: admin.state(s.door),
         started_at: admin.started_at.to_string(),
         durability: admin.store.durability().word(),
-        last_gap: admin.last_gap().await.map(GapItem::of),
+        last_outage: admin.last_outage().await.map(OutageItem::of),
         intake: IntakeState { open: s.door == IntakeOverride::Open, reason: s.door.code() },
         counters: Counters {
             accepted: totals.accepted,
@@ -255,7 +255,7 @@ pub(super) async fn status(State(admin): Shared) -> Result<Json<Status>, Failure
             oldest_age_ms: s.oldest_age_ms(),
             in_flight: s.sum(|line| line.in_flight),
             delayed: s.sum(|line| line.delayed),
-            held: s.sum(|line| line.held),
+            blocked: s.sum(|line| line.held),
         },
         dlq: DeadLetters { depth: totals.sum(|t| t.dead), bytes: totals.dlq_bytes },
         disk: Disk::of(&admin, &s),
@@ -312,12 +312,12 @@ fn one(admin: &Admin, s: &Snapshot, destination: &Destination) -> DestinationIte
             usual_ms: line.usual_latency.map(millis),
             slow: line.slow.map(|breaker::Slow { of, slow }| SlowCalls { slow, of }),
         },
-        holds: explain::of_destination(admin, d, &line),
+        blocked_by: explain::of_destination(admin, d, &line),
         queue: DestinationQueue {
             depth: tally.queued(),
             oldest_age_ms: line.oldest.map_or(0, |at| millis(s.now.since(at))),
             delayed: line.delayed,
-            held: line.held,
+            blocked: line.held,
             behind_dead_letters: BehindDeadLetters::of(line.behind, s.now),
         },
         rates: admin.trend.rates(Some(d)).into(),

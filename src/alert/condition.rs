@@ -131,7 +131,7 @@ fn whole(d: Duration) -> humantime::FormattedDuration {
 pub fn firing(condition: Condition, facts: &AlertInputs, news: &News) -> String {
     let words = match condition {
         Condition::DeadLetter => news.times("dead-lettered; see `holdline dlq list`"),
-        Condition::IntakeRefused => format!("{}; see `holdline gaps`", news.times("requests refused")),
+        Condition::IntakeRefused => format!("{}; see `holdline outages`", news.times("requests refused")),
         Condition::RetryAfterCut => format!(
             "{}: they asked for longer than retry.retry_after_max, and are called again sooner than they wish",
             news.times("wishes of Retry-After were cut")
@@ -180,7 +180,7 @@ pub fn calm(condition: Condition, facts: &AlertInputs) -> String {
     let rest = match condition {
         Condition::DeadLetter if facts.dead == 0 => "; none is in the queue".to_owned(),
         Condition::DeadLetter => format!("; {} in the queue, see `holdline dlq list`", facts.dead),
-        Condition::IntakeRefused => "; `holdline gaps` tells what was refused".to_owned(),
+        Condition::IntakeRefused => "; `holdline outages` tells what was refused".to_owned(),
         Condition::Damaged => "; what was set aside stays so".to_owned(),
         _ => String::new(),
     };
@@ -201,7 +201,7 @@ fn reconcile(gap: &Gap) -> String {
     let until = if gap.until == Timestamp::NEVER { "now".to_owned() } else { gap.until.to_string() };
     format!(
         "no event could be accepted from {} until {until} ({}). EventBridge sends again for 24 h, Open Messaging gives up \
-         after 85 s: reconcile these minutes with its source; see `holdline gaps`",
+         after 85 s: reconcile these minutes with its source; see `holdline outages`",
         gap.from, gap.reason
     )
 }

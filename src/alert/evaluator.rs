@@ -422,9 +422,9 @@ mod tests {
         };
         let mut of_refusals = watch(&[Condition::IntakeRefused]);
         texts(&mut of_refusals, &refused(0, 7), 0);
-        let words = ["intake_refused: 5 requests refused (disk_low 3, queue_full 2); see `holdline gaps`"];
+        let words = ["intake_refused: 5 requests refused (disk_low 3, queue_full 2); see `holdline outages`"];
         assert_eq!(texts(&mut of_refusals, &refused(3, 9), 1), words);
-        let calm = "intake_refused: no more refusals for a minute; `holdline gaps` tells what was refused";
+        let calm = "intake_refused: no more refusals for a minute; `holdline outages` tells what was refused";
         assert_eq!(texts(&mut of_refusals, &refused(3, 9), 61), [calm]);
     }
 

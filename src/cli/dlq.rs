@@ -33,8 +33,6 @@ enum What {
     Redrive(Redrive),
     /// Show how far redrives with --rate or --canary have come, and how the last ones ended
     Redrives,
-    /// Stop the redrive of a destination; what it has not come to stays dead
-    Stop(Stop),
     /// Discard dead letters for good
     Purge(Purge),
     /// Print dead letters with their bodies, one JSON object a line
@@ -96,19 +94,16 @@ struct Choice {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(override_usage = "holdline dlq redrive [OPTIONS] <ID...|FILTERS|--all>")]
+#[command(override_usage = "holdline dlq redrive [OPTIONS] <ID...|FILTERS|--all|--cancel DESTINATION>")]
 struct Redrive {
     #[command(flatten)]
     choice: Choice,
     #[command(flatten)]
     pace: redrive::Pace,
-}
-
-#[derive(Debug, clap::Args)]
-struct Stop {
-    /// The destination
-    #[arg(value_name = "DESTINATION")]
-    destination: String,
+    /// End the redrive of this destination; what it has not queued again yet stays dead
+    #[arg(long, value_name = "DESTINATION", group = "chosen", conflicts_with_all = ["ids", "destination", "source",
+        "kind", "interaction", "reason", "since", "until", "all", "dry_run", "rate", "canary", "detach"])]
+    cancel: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -150,6 +145,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             let path = with_query("/v1/dlq/export", pairs);
             crate::cli::download::lines(&admin, &path, export.to.as_deref()).await
         }
+        What::Redrive(Redrive { cancel: Some(destination), .. }) => redrive::cancel(&admin, &destination, form).await,
         What::Redrive(redrive) => {
             let answer = change(&admin, REDRIVE, &redrive.choice, redrive.pace.fields(), form).await?;
             match item::list(&answer, "redrives") {
@@ -158,7 +154,6 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             }
         }
         What::Redrives => redrive::list(&admin, form).await,
-        What::Stop(stop) => redrive::stop(&admin, &stop.destination, form).await,
         What::Purge(purge) => {
             let shown =
                 if purge.choice.dry_run || purge.yes { Map::new() } else { ask_first(&admin, &purge.choice).await? };

@@ -117,7 +117,7 @@ impl Change {
 #[derive(Debug, clap::Args)]
 struct List {
     /// Only those with a delivery in this state
-    #[arg(long, value_parser = ["queued", "delayed", "held", "in_flight", "delivered", "dead", "discarded"])]
+    #[arg(long, value_parser = ["queued", "delayed", "blocked", "in_flight", "delivered", "dead", "discarded"])]
     state: Option<String>,
     #[command(flatten)]
     filter: Filter,
@@ -237,9 +237,9 @@ pub(super) fn story(event: &Value, now: Timestamp) -> String {
     for delivery in all {
         writeln!(text, "\nto {}: {}", item::text(delivery, "destination"), progress(delivery, now))
             .expect("writing to a String cannot fail");
-        for (n, waiting) in gates(delivery).enumerate() {
-            let lead = if n == 0 { "waits for" } else { "and for" };
-            writeln!(text, "  {lead} {}", gate(waiting, now)).expect("writing to a String cannot fail");
+        for (n, waiting) in blockers(delivery).enumerate() {
+            let lead = if n == 0 { "blocked" } else { "and" };
+            writeln!(text, "  {lead} {}", blocker(waiting, now)).expect("writing to a String cannot fail");
         }
         text.push_str(&what_to_do(event, delivery, all.len()));
         let attempts = item::list(delivery, "attempts");
@@ -250,10 +250,10 @@ pub(super) fn story(event: &Value, now: Timestamp) -> String {
     text
 }
 
-/// Every gate that is shut for a delivery, what lasts longest first.
-pub(super) fn gates(delivery: &Value) -> impl Iterator<Item = &Value> {
-    let first = item::find(delivery, "waiting_for").filter(|w| w.is_object());
-    first.into_iter().chain(item::list(delivery, "also_waiting_for"))
+/// Every blocker of a delivery, what lasts longest first.
+pub(super) fn blockers(delivery: &Value) -> impl Iterator<Item = &Value> {
+    let first = item::find(delivery, "blocked_by").filter(|w| w.is_object());
+    first.into_iter().chain(item::list(delivery, "also_blocked_by"))
 }
 
 /// What an operator can do about a delivery that goes nowhere by itself.
@@ -317,9 +317,9 @@ pub(super) fn progress(delivery: &Value, now: Timestamp) -> String {
     text
 }
 
-/// What holds a delivery, until when, behind what, and who set it, in one sentence.
-pub(super) fn gate(waiting: &Value, now: Timestamp) -> String {
-    let mut text = format!("gate {}", item::text(waiting, "gate"));
+/// What blocks a delivery, until when, behind what, and who set it, in one sentence.
+pub(super) fn blocker(waiting: &Value, now: Timestamp) -> String {
+    let mut text = format!("by {}", item::text(waiting, "blocker"));
     if let Some(until) = item::some_text(waiting, "until") {
         text.push_str(&format!(" until {until} ({})", format::ago(until, now)));
     }
@@ -378,8 +378,8 @@ mod tests {
         let now = format::instant("2026-03-19T22:04:48Z").unwrap();
         let event = json!({"id": "0190", "received_at": "2026-03-19T22:04:38Z", "size": 1100, "conflict": true,
             "deliveries": [
-                {"destination": "crm", "state": "held", "attempts": [], "waiting_for":
-                    {"gate": "order", "until": null, "behind": "018f", "set_by": "interaction"}},
+                {"destination": "crm", "state": "blocked", "attempts": [], "blocked_by":
+                    {"blocker": "order", "until": null, "behind": "018f", "set_by": "interaction"}},
                 {"destination": "wallboard", "state": "delayed", "due": "2026-03-19T22:04:50Z", "attempts": [
                     {"number": 1, "at": "2026-03-19T22:04:40Z", "latency_ms": 12, "outcome": "answered",
                      "status": 503, "error": "", "answer": "try\nlater"}]},
@@ -389,7 +389,7 @@ mod tests {
         for part in [
             "received     2026-03-19T22:04:38.000Z (10s ago)",
             "differs from another event",
-            "to crm: held\n  waits for gate order, behind 018f, set by interaction",
+            "to crm: blocked\n  blocked by order, behind 018f, set by interaction",
             "to wallboard: delayed, 1 attempt, due in 2.0s",
             "status 503",
             "answer 1: try later",
@@ -407,15 +407,15 @@ mod tests {
         let flies = json!({"destination": "bi", "state": "in_flight", "since": "2026-03-19T22:04:46Z",
             "until": "2026-03-19T22:04:56Z", "attempts": 0});
         let paused = json!({"destination": "wall", "state": "delayed",
-            "waiting_for": {"gate": "pause", "until": "2026-03-19T22:34:48Z", "set_by": "ann"},
-            "also_waiting_for": [{"gate": "delay", "until": "2026-03-19T22:05:48Z", "set_by": "retry"}]});
+            "blocked_by": {"blocker": "pause", "until": "2026-03-19T22:34:48Z", "set_by": "ann"},
+            "also_blocked_by": [{"blocker": "retry_backoff", "until": "2026-03-19T22:05:48Z", "set_by": "retry"}]});
         let text = story(&json!({"id": "0190", "deliveries": [dead, flies, paused]}), now);
         for part in [
             "to crm: dead (exhausted), timeout (no answer within 10s), 2026-03-19T22:04:38Z (10s ago), 12 attempts\n",
             "holdline dlq show 0190/crm\n",
             "holdline dlq redrive 0190/crm\n",
             "to bi: in_flight, begun 2.0s ago, ends 2026-03-19T22:04:56Z at the latest (in 8.0s)\n",
-            "  waits for gate pause until 2026-03-19T22:34:48Z (in 30m), set by ann\n  and for gate delay until",
+            "  blocked by pause until 2026-03-19T22:34:48Z (in 30m), set by ann\n  and by retry_backoff until",
         ] {
             assert!(text.contains(part), "{part}:\n{text}");
         }
@@ -431,7 +431,7 @@ mod tests {
         };
         assert_eq!(of(&["dead"]), "dead");
         assert_eq!(of(&["delivered", "delivered"]), "delivered");
-        assert_eq!(of(&["delivered", "held", "delivered"]), "2 delivered, 1 held");
+        assert_eq!(of(&["delivered", "blocked", "delivered"]), "1 blocked, 2 delivered");
         assert_eq!(state(&json!({})), "-");
     }
 

@@ -1,4 +1,4 @@
-//! `holdline explain`: where an event, an interaction or a destination stands, which gate holds it, until when, behind
+//! `holdline explain`: where an event, an interaction or a destination stands, what blocks it, until when, behind
 //! what, and who set that.
 
 use crate::cli::admin_connection::{AdminConnection, Form};
@@ -21,7 +21,7 @@ pub struct Args {
     /// All that is known of this interaction (conversation)
     #[arg(long, value_name = "KEY")]
     interaction: Option<String>,
-    /// What holds this destination
+    /// What blocks this destination
     #[arg(long, value_name = "NAME")]
     destination: Option<String>,
 }
@@ -62,10 +62,10 @@ async fn chain(admin: &Admin, id: &str) -> Result<Vec<Value>, Failure> {
     Ok(chain)
 }
 
-/// The event that the first held delivery of an event waits for.
+/// The event that the first blocked delivery of an event waits for.
 fn behind(event: &Value) -> Option<String> {
     let deliveries = item::list(event, "deliveries").iter();
-    deliveries.filter_map(|d| item::some_text(d, "waiting_for/behind")).next().map(str::to_owned)
+    deliveries.filter_map(|d| item::some_text(d, "blocked_by/behind")).next().map(str::to_owned)
 }
 
 async fn interaction(admin: &Admin, key: &str) -> Result<Value, Failure> {
@@ -94,7 +94,7 @@ fn is_open(event: &Value) -> bool {
 async fn destination(admin: &Admin, name: &str) -> Result<Value, Failure> {
     let stands = admin.get(&format!("/v1/destinations/{}", encoded(name))).await?;
     let mut first = Vec::new();
-    for state in ["in_flight", "queued", "delayed", "held"] {
+    for state in ["in_flight", "queued", "delayed", "blocked"] {
         let path = with_query("/v1/events", [("destination", name), ("state", state), ("limit", FIRST)]);
         for event in item::list(&admin.get(&path).await?, "items") {
             // one that moved on between two looks is told as it was seen first
@@ -126,11 +126,11 @@ fn told(answer: &Value, now: Timestamp) -> String {
 fn of_destination(stands: &Value, first: &[Value], now: Timestamp) -> String {
     let n = |path| format::count(item::number(stands, path));
     let mut text = format!(
-        "{}: {} waiting ({} delayed, {} held), {} of {} in flight, {} dead\n",
+        "{}: {} waiting ({} delayed, {} blocked), {} of {} in flight, {} dead\n",
         item::text(stands, "name"),
         n("queue/depth"),
         n("queue/delayed"),
-        n("queue/held"),
+        n("queue/blocked"),
         n("concurrency/in_flight"),
         n("concurrency/limit"),
         n("counters/dead"),
@@ -138,12 +138,12 @@ fn of_destination(stands: &Value, first: &[Value], now: Timestamp) -> String {
     if let Some(age) = item::duration_ms(stands, "queue/oldest_age_ms").filter(|_| n("queue/depth") != "0") {
         writeln!(text, "the oldest waits for {}", format::age(age)).expect("writing to a String cannot fail");
     }
-    let (holds, behind) = (item::list(stands, "holds"), status::behind_dead_letters(stands));
+    let (holds, behind) = (item::list(stands, "blocked_by"), status::behind_dead_letters(stands));
     if holds.is_empty() && behind.is_none() {
-        text.push_str("nothing holds it as a whole\n");
+        text.push_str("nothing blocks it as a whole\n");
     }
     for hold in holds {
-        writeln!(text, "held by {}", events::gate(hold, now)).expect("writing to a String cannot fail");
+        writeln!(text, "blocked {}", events::blocker(hold, now)).expect("writing to a String cannot fail");
     }
     text.push_str(&behind.unwrap_or_default());
     text.push_str(&forced(stands, now));
@@ -209,8 +209,12 @@ fn lines(events: &[Value], now: Timestamp) -> String {
 }
 
 fn line(event: &Value, delivery: &Value, now: Timestamp) -> String {
-    let gates: Vec<String> = events::gates(delivery).map(|held| events::gate(held, now)).collect();
-    let waits = if gates.is_empty() { String::new() } else { format!(", waits for {}", gates.join(", and for ")) };
+    let by: Vec<String> = events::blockers(delivery).map(|by| events::blocker(by, now)).collect();
+    let waits = match (item::text(delivery, "state").as_str(), by.is_empty()) {
+        (_, true) => String::new(),
+        ("blocked", false) => format!(" {}", by.join(", and ")),
+        (_, false) => format!(", blocked {}", by.join(", and ")),
+    };
     let (id, to) = (item::text(event, "id"), item::text(delivery, "destination"));
     format!("  {id} to {to}: {}{waits}\n", events::progress(delivery, now))
 }
@@ -226,15 +230,15 @@ mod tests {
     #[test]
     fn explain_follows_a_chain_of_blockers_to_its_end() {
         let now = format::instant("2026-03-19T22:04:48Z").unwrap();
-        let held = json!({"destination": "crm", "state": "held",
-            "waiting_for": {"gate": "order", "behind": "first", "set_by": "ordering"}});
+        let held = json!({"destination": "crm", "state": "blocked",
+            "blocked_by": {"blocker": "order", "behind": "first", "set_by": "ordering"}});
         let delayed = json!({"destination": "crm", "state": "delayed",
-            "waiting_for": {"gate": "delay", "until": "2026-03-19T22:05:48Z", "set_by": "retry"}});
+            "blocked_by": {"blocker": "retry_backoff", "until": "2026-03-19T22:05:48Z", "set_by": "retry"}});
         let (second, first) = (event("second", held), event("first", delayed));
         assert_eq!(behind(&second).as_deref(), Some("first"));
         assert_eq!(behind(&first), None);
         let text = told(&json!({"chain": [second, first]}), now);
-        let parts = ["waits for gate order, behind first, set by ordering", "which is", "gate delay until"];
+        let parts = ["blocked by order, behind first, set by ordering", "which is", "blocked by retry_backoff until"];
         let found: Vec<_> = parts.iter().map(|p| text.find(p).unwrap_or_else(|| panic!("{p}\n{text}"))).collect();
         assert!(found.is_sorted(), "{text}");
         assert!(text.contains("(in 1m)"), "{text}");
@@ -246,11 +250,11 @@ mod tests {
         let behind = json!({"interactions": 1, "deliveries": 2, "oldest_age_ms": 180_000});
         let held = event(
             "a",
-            json!({"destination": "perm", "state": "held",
-            "waiting_for": {"gate": "order", "behind": "z", "set_by": "ordering"}}),
+            json!({"destination": "perm", "state": "blocked",
+            "blocked_by": {"blocker": "order", "behind": "z", "set_by": "ordering"}}),
         );
-        let stands = json!({"name": "perm", "queue": {"depth": 2, "held": 2, "oldest_age_ms": 180_000,
-            "behind_dead_letters": behind}, "holds": [], "breaker": {"state": "closed", "set_by": "ann",
+        let stands = json!({"name": "perm", "queue": {"depth": 2, "blocked": 2, "oldest_age_ms": 180_000,
+            "behind_dead_letters": behind}, "blocked_by": [], "breaker": {"state": "closed", "set_by": "ann",
             "until": "2026-03-19T22:34:48Z", "reason": "it is sound"}});
         let text = told(&json!({"destination": stands, "first_in_line": [held]}), now);
         for part in [
@@ -258,35 +262,35 @@ mod tests {
             "2 deliveries of 1 interaction wait behind dead letters of perm, the oldest for 3m",
             "holdline dlq redrive --destination perm",
             "its breaker is kept closed until 2026-03-19T22:34:48Z (in 30m), set by ann (it is sound)",
-            "a to perm: held, waits for gate order, behind z",
+            "a to perm: blocked by order, behind z",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
-        assert!(!text.contains("nothing holds it"), "{text}");
+        assert!(!text.contains("nothing blocks it"), "{text}");
     }
 
     #[test]
     fn explain_prints_destinations_and_interactions_as_lines() {
         let now = format::instant("2026-03-19T22:04:48Z").unwrap();
-        let stands = json!({"name": "crm", "queue": {"depth": 5, "delayed": 2, "held": 1}, "counters": {"dead": 3},
+        let stands = json!({"name": "crm", "queue": {"depth": 5, "delayed": 2, "blocked": 1}, "counters": {"dead": 3},
             "concurrency": {"limit": 8, "in_flight": 1},
-            "holds": [{"gate": "delay", "until": "2026-03-19T22:05:48Z", "set_by": "destination", "reason": "Retry-After"}]});
+            "blocked_by": [{"blocker": "retry_after", "until": "2026-03-19T22:05:48Z", "set_by": "destination", "reason": "Retry-After"}]});
         let queued = event(
             "a",
             json!({"destination": "crm", "state": "queued",
-            "waiting_for": {"gate": "concurrency", "set_by": "configuration"}}),
+            "blocked_by": {"blocker": "concurrency", "set_by": "configuration"}}),
         );
         let text = told(&json!({"destination": stands, "first_in_line": [queued]}), now);
         for part in [
-            "crm: 5 waiting (2 delayed, 1 held), 1 of 8 in flight, 3 dead",
-            "held by gate delay until",
+            "crm: 5 waiting (2 delayed, 1 blocked), 1 of 8 in flight, 3 dead",
+            "blocked by retry_after until",
             "(Retry-After)",
-            "a to crm: queued, waits for gate concurrency",
+            "a to crm: queued, blocked by concurrency",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
         let line = format!("\n{}", told(&json!({"destination": {"name": "crm"}, "first_in_line": []}), now));
-        assert!(line.contains("\nnothing holds it as a whole\n"), "{line}");
+        assert!(line.contains("\nnothing blocks it as a whole\n"), "{line}");
         let done = event("b", json!({"destination": "crm", "state": "delivered"}));
         assert!(!is_open(&done) && is_open(&queued));
         let text = told(&json!({"interaction": "k", "known": 2, "last_ended": done, "waiting": [queued]}), now);

@@ -204,12 +204,11 @@ mod tests {
 
     #[test]
     fn long_lines_wrap_with_an_indent() {
-        let text =
-            "to crm: waits for gate delay until noon\n  ATTEMPT  WHEN\n\nan-id-that-is-longer-than-all-this end\n";
+        let text = "to crm: blocked by delay until noon\n  ATTEMPT  WHEN\n\nan-id-that-is-longer-than-all-this end\n";
         assert_eq!(wrap(text, None), text);
         assert_eq!(
             wrap(text, Some(20)),
-            "to crm: waits for\n  gate delay until\n  noon\n  ATTEMPT  WHEN\n\nan-id-that-is-longer-than-all-this\n  end\n"
+            "to crm: blocked by\n  delay until noon\n  ATTEMPT  WHEN\n\nan-id-that-is-longer-than-all-this\n  end\n"
         );
         let bold = "\x1b[1mATTEMPT\x1b[0m  \x1b[1mWHEN\x1b[0m\n";
         assert_eq!((columns(bold.trim_end()), wrap(bold, Some(13)).as_str()), (13, bold), "style takes no room");

@@ -76,7 +76,7 @@ pub enum Command {
     Status(status::Args),
     /// Show the same as a live view, with rates and forecasts, until Ctrl-C
     Top(top::Args),
-    /// Say where an event, an interaction or a destination stands, what holds it, until when, and who set that
+    /// Say where an event, an interaction or a destination stands, what blocks it, until when, and who set that
     Explain(explain::Args),
     /// Check what the daemon needs of this machine and its destinations, with a remedy for each fault
     Doctor(doctor::Args),
@@ -102,7 +102,7 @@ pub enum Command {
     /// Open or close the breaker of a destination, or let it find out
     Breaker(pace::BreakerArgs),
     /// List when events could not be accepted, and why
-    Gaps(notes::Args),
+    Outages(notes::Args),
     /// List who changed what
     Audit(notes::Args),
     /// Copy all data of a running daemon, consistently
@@ -173,7 +173,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Pause(args) => client(pace::pause(args)),
         Command::Resume(args) => client(pace::resume(args)),
         Command::Breaker(args) => client(pace::breaker(args)),
-        Command::Gaps(args) => client(notes::gaps(args)),
+        Command::Outages(args) => client(notes::outages(args)),
         Command::Audit(args) => client(notes::audit(args)),
         Command::Events(args) => client(events::run(args)),
         Command::Dlq(args) => client(dlq::run(args)),
@@ -240,7 +240,7 @@ mod tests {
             "holdline restore /tmp/b --data /tmp/d",
             "holdline verify --data /tmp/d",
             "holdline verify --data /tmp/d --salvage /tmp/e",
-            "holdline gaps --limit 5",
+            "holdline outages --limit 5",
             "holdline audit --all --json",
             "holdline dlq export --reason permanent --to letters.ndjson",
             "holdline dlq --json list --reason permanent --since 2h",
@@ -249,10 +249,10 @@ mod tests {
             "holdline dlq redrive --all",
             "holdline dlq redrive --destination crm --rate 50/s --canary --detach",
             "holdline dlq redrives",
-            "holdline dlq stop crm",
+            "holdline dlq redrive --cancel crm",
             "holdline dlq purge --type v2.* --yes",
             "holdline quarantine list --limit 5",
-            "holdline quarantine verify --source genesys --dry-run",
+            "holdline quarantine readmit --source genesys --dry-run",
             "holdline erase --interaction k --reason why --yes",
             "holdline erase --interaction k --dry-run --json",
             "holdline completions zsh",

@@ -1,4 +1,4 @@
-//! `holdline gaps`, `holdline audit` and `holdline intake`: when events could not be accepted, who changed what, and
+//! `holdline outages`, `holdline audit` and `holdline intake`: when events could not be accepted, who changed what, and
 //! closing and opening the door.
 
 use crate::cli::admin_connection::{AdminConnection, Form};
@@ -9,7 +9,7 @@ use crate::cli::{Failure, format, item, output};
 use crate::time::Timestamp;
 use serde_json::{Map, Value, json};
 
-/// Arguments of `holdline gaps` and `holdline audit`.
+/// Arguments of `holdline outages` and `holdline audit`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -43,9 +43,9 @@ enum IntakeOverride {
 }
 
 /// Prints when events could not be accepted.
-pub async fn gaps(args: Args) -> Result<(), Failure> {
+pub async fn outages(args: Args) -> Result<(), Failure> {
     let now = format::now();
-    list(&args, "/v1/gaps", |items| gap_rows(items, now)).await
+    list(&args, "/v1/outages", |items| outage_rows(items, now)).await
 }
 
 /// Prints who changed what.
@@ -62,7 +62,7 @@ async fn list(args: &Args, path: &str, rows: impl Fn(&[Value]) -> Table) -> Resu
     }
 }
 
-fn gap_rows(items: &[Value], now: Timestamp) -> Table {
+fn outage_rows(items: &[Value], now: Timestamp) -> Table {
     let mut table = Table::new([
         Column::fixed("REASON"),
         Column::fixed("FROM"),
@@ -145,7 +145,7 @@ mod tests {
             json!({"reason": "disk_low", "from": "2026-03-19T22:03:48Z", "until": null, "refused": 1200}),
             json!({"reason": "crash", "from": "2026-03-19T20:00:00Z", "until": "2026-03-19T20:00:05Z", "refused": 0}),
         ];
-        let text = gap_rows(&gaps, now).in_width(Some(100));
+        let text = outage_rows(&gaps, now).in_width(Some(100));
         for part in ["1m, and still", "1,200", "crash", "5.0s"] {
             assert!(text.contains(part), "{part}\n{text}");
         }

@@ -22,7 +22,7 @@ enum What {
     /// List requests that were kept apart, oldest first
     List(List),
     /// Judge them by the configuration in force, and let in those that pass now
-    Verify(Verify),
+    Readmit(Readmit),
 }
 
 #[derive(Debug, clap::Args)]
@@ -32,7 +32,7 @@ struct List {
 }
 
 #[derive(Debug, clap::Args)]
-struct Verify {
+struct Readmit {
     /// Only those of this source
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
@@ -53,18 +53,18 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             let now = format::now();
             filter::print_tables(&admin, PATH, &[], &list.pages, |items| rows(items, now).for_stdout()).await
         }
-        (What::Verify(verify), form) => {
-            let mut request = json!({"dry_run": verify.dry_run});
-            if let Some(source) = &verify.source {
+        (What::Readmit(readmit), form) => {
+            let mut request = json!({"dry_run": readmit.dry_run});
+            if let Some(source) = &readmit.source {
                 request["source"] = json!(source);
             }
-            if verify.accept_unproven {
+            if readmit.accept_unproven {
                 request["accept_unproven"] = json!(true);
             }
-            let answer = admin.post("/v1/quarantine/verify", &request).await?;
+            let answer = admin.post("/v1/quarantine/readmit", &request).await?;
             match form {
                 Form::Json => output::json(&answer),
-                Form::Table => output::text(&told(&answer, verify.dry_run)),
+                Form::Table => output::text(&told(&answer, readmit.dry_run)),
             }
         }
     }
@@ -95,13 +95,13 @@ fn rows(items: &[Value], now: Timestamp) -> Table {
 /// What became of them, a line for each end.
 fn told(answer: &Value, dry_run: bool) -> String {
     let n = |key| item::number(answer, key);
-    let left = n("bad_signature") + n("unparsable") + n("unproven") + n("source_gone");
+    let left = n("bad_signature") + n("invalid_body") + n("unproven") + n("source_gone");
     let (passed, did) = if dry_run { (n("matched") - left, "would be let in") } else { (n("done"), "let in") };
     let mut text =
         format!("{} {did}, with {}\n", format::counted(passed, "request"), format::counted(n("events"), "event"));
     for (key, why) in [
         ("bad_signature", "whose signature does not verify: mend `auth` of the source"),
-        ("unparsable", "whose body cannot be read: mend the pointers of the source"),
+        ("invalid_body", "whose body cannot be read: mend the pointers of the source"),
         ("unproven", "which came while their source asked for no proof: --source NAME --accept-unproven lets them in"),
         ("source_gone", "whose source is not configured any more"),
     ] {
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn the_result_of_a_readmission_is_shown() {
-        let answer = json!({"matched": 4, "done": 2, "events": 5, "bad_signature": 1, "unparsable": 1, "unproven": 2,
+        let answer = json!({"matched": 4, "done": 2, "events": 5, "bad_signature": 1, "invalid_body": 1, "unproven": 2,
                 "source_gone": 0});
         assert_eq!(
             told(&answer, false),
@@ -127,7 +127,8 @@ mod tests {
              1 request kept, whose body cannot be read: mend the pointers of the source\n\
              2 requests kept, which came while their source asked for no proof: --source NAME --accept-unproven lets them in\n"
         );
-        let dry = json!({"matched": 1, "done": 0, "events": 1, "bad_signature": 0, "unparsable": 0, "source_gone": 0});
+        let dry =
+            json!({"matched": 1, "done": 0, "events": 1, "bad_signature": 0, "invalid_body": 0, "source_gone": 0});
         assert_eq!(told(&dry, true), "1 request would be let in, with 1 event\n");
     }
 

@@ -1,4 +1,4 @@
-//! `holdline dlq redrive` with a rate or a canary, `redrives`, `stop`: what takes its time is followed to its end.
+//! `holdline dlq redrive` with a rate or a canary, `redrives`, `--cancel`: what takes its time is followed to its end.
 
 use crate::cli::admin_connection::Form;
 use crate::cli::client::{Admin, encoded};
@@ -189,8 +189,8 @@ pub async fn list(admin: &Admin, form: Form) -> Result<(), Failure> {
     }
 }
 
-/// Stops the redrive of a destination.
-pub async fn stop(admin: &Admin, destination: &str, form: Form) -> Result<(), Failure> {
+/// Ends the redrive of a destination.
+pub async fn cancel(admin: &Admin, destination: &str, form: Form) -> Result<(), Failure> {
     let path = format!("/v1/dlq/redrives/{}/stop", encoded(destination));
     let ended = admin.post(&path, &json!({})).await?;
     match form {

@@ -43,13 +43,13 @@ pub(super) fn head(status: &Value, now: Timestamp) -> String {
         _ => String::new(),
     };
     let intake = match (item::is_set(status, "intake/open"), item::some_text(status, "intake/reason")) {
-        (true, _) => match item::some_text(status, "last_gap/until") {
+        (true, _) => match item::some_text(status, "last_outage/until") {
             Some(until) => {
-                let why = item::text(status, "last_gap/reason");
+                let why = item::text(status, "last_outage/reason");
                 format!(
                     "open; last not accepting until {} ({why}), see {}",
                     format::ago(until, now),
-                    hint::command("gaps")
+                    hint::command("outages")
                 )
             }
             None => "open".to_owned(),
@@ -75,7 +75,12 @@ pub(super) fn head(status: &Value, now: Timestamp) -> String {
         ("waiting", format!("{} ({}){oldest}", n("queue/depth"), size("queue/bytes"))),
         (
             "of these",
-            format!("{} in flight, {} delayed, {} held", n("queue/in_flight"), n("queue/delayed"), n("queue/held")),
+            format!(
+                "{} in flight, {} delayed, {} blocked",
+                n("queue/in_flight"),
+                n("queue/delayed"),
+                n("queue/blocked")
+            ),
         ),
         (
             "DLQ",
@@ -125,11 +130,11 @@ pub(super) fn destinations(
         Column::fixed("QUEUE").right(),
         Column::dispensable("IN FLIGHT", 4).right(),
         Column::dispensable("DELAYED", 5).right(),
-        Column::dispensable("HELD", 1).right(),
+        Column::dispensable("BLOCKED", 1).right(),
         Column::fixed("OLDEST").right(),
     ];
     heads.extend(rates.iter().map(|(name, _)| Column::dispensable(*name, 2).right()));
-    heads.push(Column::dispensable("HELD BY", 3));
+    heads.push(Column::dispensable("BLOCKED BY", 3));
     let mut table = Table::new(heads);
     for d in sorted.iter().take(shown) {
         let limit = item::number(d, "concurrency/limit");
@@ -141,12 +146,12 @@ pub(super) fn destinations(
             format::count(item::number(d, "queue/depth")),
             format!("{}{of_limit}", item::number(d, "concurrency/in_flight")),
             format::count(item::number(d, "queue/delayed")),
-            format::count(item::number(d, "queue/held")),
+            format::count(item::number(d, "queue/blocked")),
             oldest.map_or_else(|| "-".to_owned(), format::age),
         ];
         let rate = |path| item::find(d, path).and_then(Value::as_f64).unwrap_or_default();
         row.extend(rates.iter().map(|(_, path)| format!("{:.1}", rate(path))));
-        row.push(holds(d, now));
+        row.push(blocked_by(d, now));
         table.row(row);
     }
     let more = match all.len().saturating_sub(shown) {
@@ -195,10 +200,10 @@ fn condition(destination: &Value) -> String {
         "paused".to_owned()
     } else if breaker != "closed" {
         format!("breaker {}", breaker.replace('_', " "))
-    } else if !item::list(destination, "holds").is_empty() {
-        "held back".to_owned()
+    } else if !item::list(destination, "blocked_by").is_empty() {
+        "blocked".to_owned()
     } else if item::number(destination, "queue/behind_dead_letters/deliveries") > 0 {
-        "held by DLQ".to_owned()
+        "blocked by DLQ".to_owned()
     } else if item::number(destination, "queue/delayed") > 0 {
         "retrying".to_owned()
     } else {
@@ -206,12 +211,12 @@ fn condition(destination: &Value) -> String {
     }
 }
 
-fn holds(destination: &Value, now: Timestamp) -> String {
-    let holds: Vec<String> = item::list(destination, "holds")
+fn blocked_by(destination: &Value, now: Timestamp) -> String {
+    let holds: Vec<String> = item::list(destination, "blocked_by")
         .iter()
         .map(|hold| match item::some_text(hold, "until").and_then(format::instant) {
-            Some(until) => format!("{} ({})", item::text(hold, "gate"), format::age(until.since(now))),
-            None => item::text(hold, "gate"),
+            Some(until) => format!("{} ({})", item::text(hold, "blocker"), format::age(until.since(now))),
+            None => item::text(hold, "blocker"),
         })
         .collect();
     if holds.is_empty() { "-".to_owned() } else { format::line(&holds.join(", "), 30) }
@@ -224,7 +229,7 @@ mod tests {
 
     fn destination(name: &str, depth: u64) -> Value {
         json!({"name": name, "paused": false, "breaker": {"state": "closed"},
-            "concurrency": {"limit": 64, "in_flight": 3}, "holds": [],
+            "concurrency": {"limit": 64, "in_flight": 3}, "blocked_by": [],
             "queue": {"depth": depth, "oldest_age_ms": 61_000, "delayed": 0}})
     }
 
@@ -232,7 +237,7 @@ mod tests {
     fn the_status_fits_one_screen_with_any_number_of_destinations() {
         let mut all: Vec<Value> = (0..60).map(|n| destination(&format!("destination-{n}"), n)).collect();
         all[0]["paused"] = json!(true);
-        all[1]["holds"] = json!([{"gate": "retry_after", "until": "2026-03-19T22:05:00Z"}]);
+        all[1]["blocked_by"] = json!([{"blocker": "retry_after", "until": "2026-03-19T22:05:00Z"}]);
         let status = json!({"version": "0.1.0", "state": "running", "started_at": "2026-03-19T21:04:48Z",
             "intake": {"open": false, "reason": "disk_low"}, "queue": {"depth": 5, "oldest_age_ms": 3_600_000},
             "destinations": all});
@@ -242,7 +247,7 @@ mod tests {
         assert!(text.contains("CLOSED: disk_low") && text.contains("started 1h ago"), "{text}");
         assert!(text.contains("and 49 destinations"), "{text}");
         let rows: Vec<&str> = text.lines().skip_while(|l| !l.starts_with("DESTINATION")).skip(1).collect();
-        assert!(rows[0].starts_with("destination-1 ") && rows[0].contains("held back"), "{text}");
+        assert!(rows[0].starts_with("destination-1 ") && rows[0].contains("blocked"), "{text}");
         assert!(rows[1].starts_with("destination-0 ") && rows[1].contains("paused"), "{text}");
         assert!(rows[2].starts_with("destination-59 "), "{text}");
     }
@@ -250,13 +255,13 @@ mod tests {
     #[test]
     fn blocking_dead_letters_are_a_warning_with_a_remedy() {
         let mut perm = destination("perm", 1);
-        perm["queue"]["held"] = json!(7);
+        perm["queue"]["blocked"] = json!(7);
         perm["queue"]["behind_dead_letters"] = json!({"interactions": 1, "deliveries": 7, "oldest_age_ms": 180_000});
         let text = screen(&json!({"destinations": [destination("sound", 5), perm]}), Timestamp::ZERO, Some(80));
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         let rows: Vec<&str> = text.lines().skip_while(|l| !l.starts_with("DESTINATION")).collect();
-        assert!(rows[0].contains("HELD"), "{text}");
-        assert!(rows[1].starts_with("perm") && rows[1].contains("held by DLQ") && rows[1].contains('7'), "{text}");
+        assert!(rows[0].contains("BLOCKED"), "{text}");
+        assert!(rows[1].starts_with("perm") && rows[1].contains("blocked by DLQ") && rows[1].contains('7'), "{text}");
         let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
         let note = "7 deliveries of 1 interaction wait behind dead letters of perm, the oldest for 3m";
         assert!(flat.contains(note), "{text}");

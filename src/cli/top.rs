@@ -169,15 +169,15 @@ mod tests {
         let destinations: Vec<Value> = (0..9)
             .map(|n| {
                 json!({"name": name(n), "breaker": {"state": "half_open"}, "concurrency": {"limit": 64, "in_flight": 64},
-                    "holds": [{"gate": "breaker"}, {"gate": "delay", "until": "2026-03-19T22:04:48Z"}],
-                    "queue": {"depth": 1_234_567, "oldest_age_ms": 700_000_000, "delayed": 1_234, "held": 12_345,
+                    "blocked_by": [{"blocker": "breaker"}, {"blocker": "retry_after", "until": "2026-03-19T22:04:48Z"}],
+                    "queue": {"depth": 1_234_567, "oldest_age_ms": 700_000_000, "delayed": 1_234, "blocked": 12_345,
                         "behind_dead_letters": {"interactions": 1_234, "deliveries": 12_345, "oldest_age_ms": 1}},
                     "rates": {"accepted_per_s": 12_345.6, "delivered_per_s": 12_345.6, "dead_per_s": 0.1}})
             })
             .collect();
         let of_ages: Vec<Value> = (0..9).map(|n| ages(&name(n))).collect();
         let status = json!({"version": "0.1.0", "state": "running", "intake": {"open": true}, "rates": {},
-            "last_gap": {"until": "2026-03-19T22:04:48Z", "reason": "x".repeat(90)},
+            "last_outage": {"until": "2026-03-19T22:04:48Z", "reason": "x".repeat(90)},
             "forecast": {"drained_in_s": 90, "disk_full_in_s": 90_000}, "destinations": destinations});
         let answer = json!({"status": status, "ages": of_ages});
         for (width, height) in [(80, 24), (80, 50), (60, 16), (132, 43), (80, 5), (200, 100)] {

@@ -134,7 +134,7 @@ def judge_copy(options, workdir, n, backup, load):
         missing = [event for event in wanted if event not in states]
         if missing:
             faults.append(f"backup {n}: {len(missing)} of {len(wanted)} acknowledged events are missing, {missing[0]} first")
-        lost = [event for event in wanted if states.get(event, {}).get("held") not in ("queued", "held", None)]
+        lost = [event for event in wanted if states.get(event, {}).get("held") not in ("queued", "blocked", None)]
         if lost:
             faults.append(f"backup {n}: {len(lost)} held events do not wait, {lost[0]} first")
         unknown = set(states) - {event for _, event in load.acknowledged}

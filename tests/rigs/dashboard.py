@@ -290,8 +290,8 @@ def decide(page, api):
     page.write("#for-field", "30m")
     page.click("#ask-yes")
     until("it is paused", lambda: page.text("[data-destination] .pill") == "paused")
-    held = api.destination()["holds"][0]
-    if (held["gate"], held["reason"], bool(held["until"])) != ("pause", "rig", True):
+    held = api.destination()["blocked_by"][0]
+    if (held["blocker"], held["reason"], bool(held["until"])) != ("pause", "rig", True):
         raise common.RigError(f"paused by click, but the API says {held}")
     page.click(card, "Resume")
     until("it is resumed", lambda: page.text("[data-destination] .pill") != "paused" and not api.destination()["paused"])
@@ -354,12 +354,12 @@ def play(page, receiver, second, intake, admin, pictures, width):
     until("what it waits for", lambda: "order" in page.text("#explained") and "behind" in page.text("#explained"))
     page.picture(pictures, "destination-down", width)
     page.click("#explained button", "Discard")
-    until("what it is about", lambda: "for default: held" in page.text("#ask-body"))
+    until("what it is about", lambda: "for default: blocked" in page.text("#ask-body"))
     page.click("#ask-yes")
     until("it is discarded", lambda: "discarded" in page.text("#explained"))
     page.write("#explain-key", "call-0")
     page.click("#explain-form button")
-    until("one timeline", lambda: {"default: delayed", "default: delivered", "default: held"} <= set(ordered(page)))
+    until("one timeline", lambda: {"default: delayed", "default: delivered", "default: blocked"} <= set(ordered(page)))
     page.picture(pictures, "timeline", width)
     first = next(n for n, pill in enumerate(page.all("#explained .timeline li")) if "default: delayed" in pill.text)
     page.click(f"#explained .timeline li:nth-child({first + 1}) summary")
@@ -408,7 +408,7 @@ def play(page, receiver, second, intake, admin, pictures, width):
     until("intake is closed", lambda: "intake closed" in page.text("#state"))
     page.click("#door button", "Open intake")
     until("intake is open", lambda: page.text("#state") == "running")
-    until("the gap is told", lambda: "intake closed" in page.text("#gap-list"))
+    until("the outage is listed", lambda: "intake closed" in page.text("#outage-list"))
     page.driver.execute_script("document.activeElement.blur()")
     page.find("body").send_keys("/")
     until("the key", lambda: page.driver.switch_to.active_element.get_attribute("id") == "explain-key")

@@ -358,7 +358,7 @@ class OnSmallDisk:
         self.destination.status = self.status
         self.wish("/v1/destinations/default/resume", {})
         self.wish("/v1/destinations/default/breaker", {"state": "closed", "reason": "rig", "for": "10m"})
-        gates = lambda s: [hold["gate"] for hold in s["destinations"][0]["holds"]]
+        gates = lambda s: [hold["blocker"] for hold in s["destinations"][0]["blocked_by"]]
         status = await self.until("it stops, and says why", lambda s: "disk" in gates(s) and s["queue"]["in_flight"] == 0)
         ballast, failed = status["disk"]["ballast_bytes"], self.destination.failed
         self.rows |= {"acknowledged": len(self.acknowledged), "failed": failed, "dead": status["dlq"]["depth"], "ballast": f"{ballast >> 20}MB"}

@@ -315,7 +315,7 @@ class Trial:
         life = Life(self, None)
         await life.start()
         status = await life.until(lambda s: True)
-        paused = any(h["gate"] == "pause" for d in status["destinations"] for h in d.get("holds", []))
+        paused = any(h["blocker"] == "pause" for d in status["destinations"] for h in d.get("blocked_by", []))
         if before.paused is not None and paused != before.paused:
             self.ledger.faults.append(f"the pause was answered {before.paused}, and is {paused} after the restart")
         await life.ask("/v1/destinations/default/resume", {})

@@ -47,8 +47,8 @@ function when(rfc3339) {
   return from > 0 ? `in ${age(from)}` : `${age(-from)} ago`;
 }
 
-function held(h) {
-  const parts = [h.gate];
+function blocker(h) {
+  const parts = [h.blocker];
   if (h.reason) parts.push(`(${h.reason})`);
   if (h.until) parts.push(`until ${h.until} (${when(h.until)})`);
   if (h.behind) parts.push(`behind ${h.behind}`);
@@ -197,7 +197,7 @@ function showNow(s) {
     tile("Out", rate(s.rates?.delivered_per_s), "", history.out),
     tile(drain ? `Waiting · drained in ${age(drain * 1000)}` : "Waiting", count(s.queue.depth), s.queue.depth > 10000 ? "warn" : ""),
     tile("Oldest", oldest, s.queue.oldest_age_ms > 300000 ? "warn" : ""),
-    tile("In flight · delayed · held", `${count(s.queue.in_flight)} · ${count(s.queue.delayed)} · ${count(s.queue.held)}`),
+    tile("In flight · delayed · blocked", `${count(s.queue.in_flight)} · ${count(s.queue.delayed)} · ${count(s.queue.blocked)}`),
     tile("Dead letters", count(s.dlq.depth), s.dlq.depth > 0 ? "bad" : ""),
     tile(full ? `Disk free · full in ${age(full * 1000)}` : "Disk free", size(s.disk.free_bytes), full ? "warn" : ""),
   );
@@ -237,8 +237,8 @@ async function setBreaker(name, path) {
 function condition(d) {
   if (d.paused) return ["paused", "warn"];
   if (d.breaker && d.breaker.state !== "closed") return [`breaker ${d.breaker.state.replace("_", " ")}`, "bad"];
-  if (d.holds.length > 0) return ["held back", "warn"];
-  if (d.queue.behind_dead_letters?.deliveries > 0) return ["held by dead letters", "bad"];
+  if (d.blocked_by.length > 0) return ["blocked", "warn"];
+  if (d.queue.behind_dead_letters?.deliveries > 0) return ["blocked by dead letters", "bad"];
   if (d.queue.delayed > 0) return ["retrying", "warn"];
   return ["ok", "good"];
 }
@@ -249,15 +249,15 @@ function destination(d) {
   const path = `/v1/destinations/${encodeURIComponent(d.name)}`;
   const card = make("article", { class: "card", "data-destination": d.name },
     make("h3", {}, d.name, make("span", { class: `pill ${style}` }, word)),
-    make("div", { class: "quiet" }, d.url ?? "no url: events are held"),
+    make("div", { class: "quiet" }, d.url ?? "no url: events wait"),
     make("dl", {},
       pair("Waiting", count(d.queue.depth)),
       pair("Oldest", d.queue.depth > 0 ? age(d.queue.oldest_age_ms) : "–"),
       pair("Out", rate(d.rates?.delivered_per_s)),
       pair("In flight", `${count(d.concurrency.in_flight)} of ${count(d.concurrency.limit)}`),
-      pair("Delayed · held", `${count(d.queue.delayed)} · ${count(d.queue.held)}`),
+      pair("Delayed · blocked", `${count(d.queue.delayed)} · ${count(d.queue.blocked)}`),
       pair("Dead", count(d.counters.dead))));
-  if (d.holds.length > 0) card.append(make("ul", { class: "holds" }, ...d.holds.map((h) => make("li", {}, held(h)))));
+  if (d.blocked_by.length > 0) card.append(make("ul", { class: "blockers" }, ...d.blocked_by.map((h) => make("li", {}, blocker(h)))));
   const behind = d.queue.behind_dead_letters;
   if (behind?.deliveries > 0) card.append(make("p", { class: "bad behind" }, `${count(behind.deliveries)} waiting in ${count(behind.interactions)} interaction${behind.interactions === 1 ? "" : "s"} behind dead letters, the oldest for ${age(behind.oldest_age_ms)}: redrive or purge those.`));
   if ("paused" in d) {
@@ -289,10 +289,10 @@ function showDestinations(all) {
 // ---- where is it? ----
 const isOpen = (e) => e.deliveries.some((d) => !["delivered", "discarded"].includes(d.state));
 
-/// What a delivery waits for, every gate of it; or how it ended, or since when it is under way.
+/// What a delivery waits for, every blocker of it; or how it ended, or since when it is under way.
 function stands(d) {
-  const gates = [d.waiting_for, ...(d.also_waiting_for ?? [])].filter(Boolean).map(held);
-  if (gates.length) return gates.join(", and for ");
+  const blockers = [d.blocked_by, ...(d.also_blocked_by ?? [])].filter(Boolean).map(blocker);
+  if (blockers.length) return blockers.join(", and by ");
   if (d.since) return `begun ${when(d.since)}, ends ${d.until} at the latest (${when(d.until)})`;
   const last = [d.outcome !== "answered" && d.outcome, d.status && `answer ${d.status}`, d.error].filter(Boolean).join(", ");
   return [d.reason, last, d.settled_at && `since ${d.settled_at} (${when(d.settled_at)})`].filter(Boolean).join(" · ") || "–";
@@ -339,7 +339,7 @@ function eventStory(e) {
       make("button", { class: "plain", onclick: () => showBody(`/v1/events/${encodeURIComponent(e.id)}/body`) }, "Body"), ...whole));
 }
 
-const STATE_STYLE = { delivered: "good", in_flight: "good", queued: "warn", delayed: "warn", held: "warn", dead: "bad", discarded: "quiet" };
+const STATE_STYLE = { delivered: "good", in_flight: "good", queued: "warn", delayed: "warn", blocked: "warn", dead: "bad", discarded: "quiet" };
 const STATE_ORDER = Object.keys(STATE_STYLE);
 
 /// An event in its interaction: one line, and all that is known of it behind that.
@@ -573,9 +573,9 @@ async function changeLetters(what, yes, style) {
 
 // ---- notes ----
 async function showNotes() {
-  const [gaps, audit] = await Promise.all([get("/v1/gaps?limit=10"), get("/v1/audit?limit=10")]);
-  const gap = (g) => [g.reason.replace("_", " "), g.from, g.until ? `${g.until} (${age(Date.parse(g.until) - Date.parse(g.from))})` : "still", count(g.refused)];
-  $("gap-list").replaceChildren(gaps.items.length ? table(["Reason", "From", "Until", "Refused"], gaps.items.map(gap)) : none("None: events could always be accepted."));
+  const [outages, audit] = await Promise.all([get("/v1/outages?limit=10"), get("/v1/audit?limit=10")]);
+  const outage = (g) => [g.reason.replace("_", " "), g.from, g.until ? `${g.until} (${age(Date.parse(g.until) - Date.parse(g.from))})` : "still", count(g.refused)];
+  $("outage-list").replaceChildren(outages.items.length ? table(["Reason", "From", "Until", "Refused"], outages.items.map(outage)) : none("None: events could always be accepted."));
   $("audit-list").replaceChildren(audit.items.length ? table(["When", "Who", "What", "How many"], audit.items.map((a) => [`${a.at} (${when(a.at)})`, a.who, a.what, a.since ? `${count(a.count)} since ${a.since}` : count(a.count)])) : none("Nothing was changed."));
 }
 

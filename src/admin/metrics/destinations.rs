@@ -2,7 +2,7 @@
 
 use super::{ByDestination, Labelled, one_of, timestamp};
 use crate::admin::Admin;
-use crate::admin::explain::{self, Gate};
+use crate::admin::explain;
 use crate::admin::snapshot::Snapshot;
 use crate::admin::status::is_paused;
 use crate::dispatch::{Destination, DestinationStatus};
@@ -32,7 +32,7 @@ struct Stands {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 struct HeldBy {
     destination: String,
-    gate: &'static str,
+    blocker: &'static str,
 }
 
 /// A destination at one moment.
@@ -83,7 +83,7 @@ fn gauges(registry: &mut Registry, all: &[Seen]) {
         ("queue_depth", "Deliveries that wait for it", |of| of.tally.queued() as f64),
         ("in_flight", "Deliveries being attempted to it", |of| of.line.in_flight as f64),
         ("delayed", "Its deliveries that wait for their due time", |of| of.line.delayed as f64),
-        ("held", "Its deliveries that wait behind others of their interaction", |of| of.line.held as f64),
+        ("blocked", "Its deliveries that wait behind others of their interaction", |of| of.line.held as f64),
         ("behind_dead_letters", "Its deliveries that wait for what becomes of dead letters", |of| {
             of.line.behind.deliveries as f64
         }),
@@ -161,30 +161,18 @@ fn breakers(registry: &mut Registry, all: &[Seen]) {
 }
 
 fn holds(registry: &mut Registry, admin: &Admin, all: &[Seen]) {
-    // two of the same gate are one series, of which the longer counts
+    // two of the same blocker are one series, of which the longer counts
     let mut left: BTreeMap<HeldBy, f64> = BTreeMap::new();
     for seen in all {
         for held in explain::of_destination(admin, seen.destination.id, &seen.line) {
             let until = held.until.as_deref().and_then(|until| humantime::parse_rfc3339(until).ok());
             let seconds =
                 until.map_or(f64::INFINITY, |until| Timestamp::from_system(until).since(seen.now).as_secs_f64());
-            let of = left.entry(HeldBy { destination: seen.name(), gate: word(held.gate) }).or_default();
+            let of = left.entry(HeldBy { destination: seen.name(), blocker: held.blocker.word() }).or_default();
             *of = of.max(seconds);
         }
     }
     let left = Labelled(left.into_iter().map(|(labels, seconds)| (labels, ConstGauge::new(seconds))).collect());
-    let help = "How long a gate holds everything that waits for it; infinite where no time ends it";
-    registry.register_with_unit("destination_hold", help, Unit::Seconds, left);
-}
-
-fn word(gate: Gate) -> &'static str {
-    match gate {
-        Gate::Order => "order",
-        Gate::Delay => "delay",
-        Gate::Pause => "pause",
-        Gate::Breaker => "breaker",
-        Gate::Concurrency => "concurrency",
-        Gate::Rate => "rate",
-        Gate::Disk => "disk",
-    }
+    let help = "How long a blocker keeps back everything that waits for it; infinite where no time ends it";
+    registry.register_with_unit("destination_blocked", help, Unit::Seconds, left);
 }

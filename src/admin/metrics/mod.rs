@@ -56,11 +56,11 @@ pub(super) async fn metrics(State(admin): Shared) -> Result<impl IntoResponse, F
     let mut registry = Registry::with_prefix("holdline");
     whole(&mut registry, &admin, &s);
     totals(&mut registry, &s);
-    registry.register("dlq_beyond_bounds", BEYOND_HELP, ConstCounter::new(admin.beyond.found()));
+    registry.register("dlq_over_limit_found", BEYOND_HELP, ConstCounter::new(admin.beyond.found()));
     gauges(&mut registry, &admin, &s);
     refusals(&mut registry, &s);
     certificates(&mut registry, &s);
-    last_gap(&mut registry, admin.last_gap().await);
+    last_outage(&mut registry, admin.last_outage().await);
     sources(&mut registry, &admin, s.now);
     latencies(&mut registry, &admin);
     destinations::register(&mut registry, &admin, &s);
@@ -88,18 +88,18 @@ pub(super) fn timestamp(at: Timestamp) -> f64 {
 }
 
 /// The last time in which events could not be accepted.
-fn last_gap(registry: &mut Registry, gap: Option<Gap>) {
+fn last_outage(registry: &mut Registry, gap: Option<Gap>) {
     let of = |value: &dyn Fn(&Gap) -> Option<f64>| {
         let sample =
             gap.as_ref().and_then(|gap| Some(([("reason", gap.reason.clone())], ConstGauge::new(value(gap)?))));
         Labelled(sample.into_iter().collect())
     };
     let from = of(&|gap| Some(timestamp(gap.from)));
-    registry.register("last_gap_from_timestamp_seconds", "Since when events could not be accepted", from);
+    registry.register("last_outage_from_timestamp_seconds", "Since when events could not be accepted", from);
     let until = of(&|gap| (gap.until < Timestamp::NEVER).then(|| timestamp(gap.until)));
-    registry.register("last_gap_until_timestamp_seconds", "Until when; absent while that lasts", until);
+    registry.register("last_outage_until_timestamp_seconds", "Until when; absent while that lasts", until);
     let refused = of(&|gap| Some(gap.refused as f64));
-    registry.register("last_gap_refused", "Requests refused meanwhile", refused);
+    registry.register("last_outage_refused", "Requests refused meanwhile", refused);
 }
 
 fn sources(registry: &mut Registry, admin: &Admin, now: Timestamp) {
@@ -107,7 +107,7 @@ fn sources(registry: &mut Registry, admin: &Admin, now: Timestamp) {
     let heard = admin.counts.heard().into_iter();
     let silent = Labelled(heard.map(|(source, at)| (BySource { source }, silent(at))).collect());
     let help = "Time since something of the source was acknowledged, or since the start";
-    registry.register_with_unit("source_silent", help, Unit::Seconds, silent);
+    registry.register_with_unit("source_idle", help, Unit::Seconds, silent);
 }
 
 fn totals(registry: &mut Registry, s: &Snapshot) {
@@ -117,7 +117,7 @@ fn totals(registry: &mut Registry, s: &Snapshot) {
         ("events_duplicate", "Events recognised as duplicates", t.duplicates),
         ("events_conflict", "Events that share their id with another body", t.conflicts),
         ("events_ignored", "Events acknowledged and not stored, since they go nowhere", s.ignored),
-        ("deliveries_made", "Deliveries answered 2xx", t.sum(|t| t.delivered)),
+        ("deliveries_succeeded", "Deliveries answered 2xx", t.sum(|t| t.delivered)),
         ("deliveries_dead_lettered", "Deliveries that went to the dead letter queue", t.dead_lettered),
         ("deliveries_discarded", "Deliveries discarded by decision", t.sum(|t| t.discarded)),
         ("deliveries_redriven", "Dead letters that were sent again", t.redriven),
@@ -140,9 +140,9 @@ fn gauges(registry: &mut Registry, admin: &Admin, s: &Snapshot) {
         ("queue_depth", "Deliveries that wait", big(t.sum(crate::store::Counters::queued))),
         ("queue_in_flight", "Deliveries being attempted", count(s.sum(|line| line.in_flight))),
         ("queue_delayed", "Deliveries that wait for their due time", count(s.sum(|line| line.delayed))),
-        ("queue_held", "Deliveries that wait behind others of their interaction", count(s.sum(|line| line.held))),
+        ("queue_blocked", "Deliveries that wait behind others of their interaction", count(s.sum(|line| line.held))),
         ("dlq_depth", "Dead letters", big(t.sum(|t| t.dead))),
-        ("dlq_beyond", "Dead letters that lie beyond age or bytes", big(admin.beyond.left())),
+        ("dlq_over_limit", "Dead letters that lie beyond age or bytes", big(admin.beyond.left())),
         ("history_events", "Events that are remembered", big(s.remembering.events)),
         ("intake_open", "1 while events are accepted", i64::from(s.door.code().is_none())),
         ("store_blob_files", "Files that sled made and never syncs; must be 0", count(s.blob_files)),
@@ -175,10 +175,10 @@ fn gauges(registry: &mut Registry, admin: &Admin, s: &Snapshot) {
     let seconds = |time: std::time::Duration| time.as_secs_f64();
     let drained = admin.trend.drained_in(t.sum(crate::store::Counters::queued)).map(seconds);
     let help = "Time until the queue is empty at this pace; absent where it does not shrink";
-    registry.register_with_unit("forecast_drained", help, Unit::Seconds, optional(drained));
+    registry.register_with_unit("queue_empty_eta", help, Unit::Seconds, optional(drained));
     let full = admin.trend.disk_full_in().time().map(seconds);
     let help = "Time until free bytes of the disk come down to its reserve at this pace; absent where they do not";
-    registry.register_with_unit("forecast_disk_full", help, Unit::Seconds, optional(full));
+    registry.register_with_unit("disk_full_eta", help, Unit::Seconds, optional(full));
 }
 
 /// One metric: its samples, each with its labels.

@@ -191,7 +191,7 @@ fn stopped(failure: Failure) -> Failure {
 /// Whether nothing waits any more and the counters have caught up.
 fn settled(status: &Value) -> bool {
     let n = |path| item::number(status, path);
-    let waiting = ["queue/depth", "queue/in_flight", "queue/delayed", "queue/held"];
+    let waiting = ["queue/depth", "queue/in_flight", "queue/delayed", "queue/blocked"];
     waiting.into_iter().all(|path| n(path) == 0)
         && n("counters/delivered") + n("counters/dead_lettered") >= n("counters/accepted")
 }

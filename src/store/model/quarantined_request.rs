@@ -46,7 +46,7 @@ impl Cause {
     pub fn word(self) -> &'static str {
         match self {
             Self::BadSignature => "bad_signature",
-            Self::Unparsable => "unparsable",
+            Self::Unparsable => "invalid_body",
         }
     }
 }

@@ -18,7 +18,7 @@ fn after(time: Duration) -> Value {
 
 /// The gates of a list, in its order.
 fn gates(list: &Value) -> Vec<&str> {
-    list.as_array().unwrap().iter().map(|held| held["gate"].as_str().unwrap()).collect()
+    list.as_array().unwrap().iter().map(|held| held["blocker"].as_str().unwrap()).collect()
 }
 
 #[tokio::test]
@@ -58,7 +58,7 @@ async fn a_delivery_in_flight_shows_its_start_and_deadline() {
     let id = bench.accept("k", "1").await;
     let flies = bench.becomes(&id, "in_flight").await;
     assert_eq!((&flies["since"], &flies["until"]), (&after(Duration::ZERO), &after(MINUTE)));
-    assert_eq!((&flies["attempts"], &flies["waiting_for"]), (&json!(0), &Value::Null));
+    assert_eq!((&flies["attempts"], &flies["blocked_by"]), (&json!(0), &Value::Null));
     receiver.release(1);
     let done = bench.becomes(&id, "delivered").await;
     assert_eq!(
@@ -81,29 +81,32 @@ async fn all_blockers_are_listed_and_the_longest_comes_first() {
     bench.becomes(&late, "delayed").await;
     bench.change(&format!("{path}/pause"), json!({"for": "30m", "reason": "migration"})).await;
     let delivery = bench.becomes(&late, "delayed").await;
-    let pause = json!({"gate": "pause", "until": after(30 * MINUTE), "set_by": "admin", "reason": "migration"});
-    assert_eq!(delivery["waiting_for"], pause);
-    assert_eq!(delivery["also_waiting_for"], json!([{"gate": "delay", "until": after(MINUTE), "set_by": "retry"}]));
+    let pause = json!({"blocker": "pause", "until": after(30 * MINUTE), "set_by": "admin", "reason": "migration"});
+    assert_eq!(delivery["blocked_by"], pause);
+    assert_eq!(
+        delivery["also_blocked_by"],
+        json!([{"blocker": "retry_backoff", "until": after(MINUTE), "set_by": "retry"}])
+    );
     let listed = &bench.get("/v1/events?state=delayed").await["items"][0]["deliveries"][0];
-    assert_eq!(listed["waiting_for"], pause, "a list says the same");
+    assert_eq!(listed["blocked_by"], pause, "a list says the same");
 
     bench.change(&format!("{path}/resume"), json!({})).await;
     bench.accept("asks", "2").await;
     crate::harness::bench::wait_for("it asks to be left alone", async || {
-        (gates(&bench.get(path).await["holds"]) == ["delay"]).then_some(())
+        (gates(&bench.get(path).await["blocked_by"]) == ["retry_after"]).then_some(())
     })
     .await;
     bench.change(&format!("{path}/breaker"), json!({"state": "open", "for": "5m", "reason": "why"})).await;
     bench.change(&format!("{path}/pause"), json!({"for": "30m"})).await;
-    let holds = bench.get(path).await["holds"].clone();
-    assert_eq!(gates(&holds), ["pause", "delay", "breaker"], "{holds}");
+    let holds = bench.get(path).await["blocked_by"].clone();
+    assert_eq!(gates(&holds), ["pause", "retry_after", "breaker"], "{holds}");
     let until: Vec<&Value> = holds.as_array().unwrap().iter().map(|held| &held["until"]).collect();
     assert_eq!(until, [&after(30 * MINUTE), &after(10 * MINUTE + Duration::from_millis(1)), &after(5 * MINUTE)]);
     let fresh = bench.accept("fresh", "3").await;
     let waits = bench.becomes(&fresh, "queued").await;
     assert_eq!(
-        (&waits["waiting_for"]["gate"], gates(&waits["also_waiting_for"])),
-        (&json!("pause"), vec!["delay", "breaker"])
+        (&waits["blocked_by"]["blocker"], gates(&waits["also_blocked_by"])),
+        (&json!("pause"), vec!["retry_after", "breaker"])
     );
 }
 
@@ -118,9 +121,9 @@ async fn a_limit_below_the_configured_one_names_its_cause() {
     bench.becomes(&first, "in_flight").await;
     let second = bench.accept("b", "2").await;
     let waits = bench.becomes(&second, "queued").await;
-    let by = (&waits["waiting_for"]["gate"], &waits["waiting_for"]["set_by"]);
+    let by = (&waits["blocked_by"]["blocker"], &waits["blocked_by"]["set_by"]);
     assert_eq!(by, (&json!("concurrency"), &json!("ramp")), "{waits}");
-    assert_eq!(bench.get(path).await["holds"][0], waits["waiting_for"]);
+    assert_eq!(bench.get(path).await["blocked_by"][0], waits["blocked_by"]);
 }
 
 #[tokio::test]
@@ -140,7 +143,7 @@ async fn deliveries_behind_dead_letters_are_shown_with_the_destination() {
     }
     for (interaction, id) in [("a", "1"), ("a", "2"), ("b", "3")] {
         let id = bench.accept(interaction, id).await;
-        bench.becomes(&id, "held").await;
+        bench.becomes(&id, "blocked").await;
         bench.clock.advance(MINUTE);
     }
     assert_eq!(behind().await, told(2, 3, 180_000));
@@ -169,7 +172,7 @@ async fn a_dead_letter_is_never_shown_behind_a_later_event() {
         loop {
             let event = bench.get(&format!("/v1/events/{first}")).await;
             let delivery = &event["deliveries"][0];
-            assert_eq!(delivery["waiting_for"]["behind"], Value::Null, "{event}");
+            assert_eq!(delivery["blocked_by"]["behind"], Value::Null, "{event}");
             if delivery["state"] == "dead" {
                 break;
             }

@@ -57,7 +57,7 @@ async fn zoo() -> Zoo {
         ("dead", "dead", "dead"),
         ("discarded", "purged", "dead"),
         ("delayed", "late", "delayed"),
-        ("held", "late", "held"),
+        ("blocked", "late", "blocked"),
         ("in_flight", "stuck", "in_flight"),
     ] {
         let id = bench.accept(interaction, name).await;
@@ -264,7 +264,7 @@ async fn i24_the_status_adds_up_and_metrics_say_the_same() {
         assert_eq!(zoo.bench.get(&format!("/v1/destinations/{}", d["name"].as_str().unwrap())).await, *d);
     }
     let nowhere = &s["destinations"][1];
-    assert_eq!((&nowhere["url"], &nowhere["holds"][0]["gate"]), (&json!(null), &json!("pause")));
+    assert_eq!((&nowhere["url"], &nowhere["blocked_by"][0]["blocker"]), (&json!(null), &json!("no_url")));
     metrics_agree(&zoo.bench, &s).await;
     zoo.bench.sound().await;
     zoo.receiver.release(1);
@@ -272,7 +272,7 @@ async fn i24_the_status_adds_up_and_metrics_say_the_same() {
     zoo.bench.restart().await;
     // what lies in pages is read after the start
     let s =
-        wait_for("the backlog is read", async || Some(zoo.bench.status().await).filter(|s| s["queue"]["held"] == 1))
+        wait_for("the backlog is read", async || Some(zoo.bench.status().await).filter(|s| s["queue"]["blocked"] == 1))
             .await;
     assert_eq!((&s["counters"]["delivered"], &s["queue"]["depth"]), (&json!(2), &json!(3)));
     metrics_agree(&zoo.bench, &s).await;
@@ -295,7 +295,7 @@ async fn metrics_agree(bench: &Bench, status: &Value) {
         ("holdline_events_duplicate_total", "/counters/duplicates"),
         ("holdline_events_conflict_total", "/counters/conflicts"),
         ("holdline_events_ignored_total", "/counters/ignored"),
-        ("holdline_deliveries_made_total", "/counters/delivered"),
+        ("holdline_deliveries_succeeded_total", "/counters/delivered"),
         ("holdline_deliveries_dead_lettered_total", "/counters/dead_lettered"),
         ("holdline_deliveries_discarded_total", "/counters/discarded"),
         ("holdline_deliveries_redriven_total", "/counters/redriven"),
@@ -304,7 +304,7 @@ async fn metrics_agree(bench: &Bench, status: &Value) {
         ("holdline_queue_size_bytes", "/queue/bytes"),
         ("holdline_queue_in_flight", "/queue/in_flight"),
         ("holdline_queue_delayed", "/queue/delayed"),
-        ("holdline_queue_held", "/queue/held"),
+        ("holdline_queue_blocked", "/queue/blocked"),
         ("holdline_dlq_depth", "/dlq/depth"),
         ("holdline_dlq_size_bytes", "/dlq/bytes"),
         ("holdline_destination_queue_depth{destination=\"default\"}", "/destinations/0/queue/depth"),
@@ -328,17 +328,17 @@ async fn an_event_is_shown_in_each_state_with_its_blocker() {
         ("discarded", Value::Null),
         (
             "delayed",
-            json!({"gate": "delay", "until": START.after(Duration::from_secs(1)).to_string(), "set_by": "retry"}),
+            json!({"blocker": "retry_backoff", "until": START.after(Duration::from_secs(1)).to_string(), "set_by": "retry"}),
         ),
-        ("held", json!({"gate": "order", "behind": zoo.ids["delayed"], "set_by": "ordering"})),
+        ("blocked", json!({"blocker": "order", "behind": zoo.ids["delayed"], "set_by": "ordering"})),
         ("in_flight", Value::Null),
-        ("queued", json!({"gate": "pause", "set_by": "configuration", "reason": "no url is configured"})),
+        ("queued", json!({"blocker": "no_url", "set_by": "configuration", "reason": "no url is configured"})),
     ] {
         let id = &zoo.ids[state];
         let event = zoo.bench.get(&format!("/v1/events/{id}")).await;
         let deliveries = event["deliveries"].as_array().unwrap();
         assert_eq!((deliveries.len(), &deliveries[0]["state"]), (1, &json!(state)), "{event}");
-        assert_eq!(deliveries[0]["waiting_for"], waits, "{event}");
+        assert_eq!(deliveries[0]["blocked_by"], waits, "{event}");
         assert_eq!((&event["id"], &event["type"]), (&json!(id), &json!("interaction.completed")));
         assert_eq!(event["event_time"], json!("2026-03-19T22:04:48.128Z"));
         let listed = zoo.bench.get(&format!("/v1/events?state={state}")).await;
@@ -349,7 +349,7 @@ async fn an_event_is_shown_in_each_state_with_its_blocker() {
     assert_eq!((&delivery["attempts"], &delivery["status"]), (&json!(1), &json!(200)));
     assert_eq!(delivery["settled_at"], json!(START.to_string()));
     for (name, interaction) in
-        [("dead", "dead"), ("delayed", "late"), ("held", "late"), ("in_flight", "stuck"), ("queued", "k")]
+        [("dead", "dead"), ("delayed", "late"), ("blocked", "late"), ("in_flight", "stuck"), ("queued", "k")]
     {
         let reply = zoo.bench.admin("GET", &format!("/v1/events/{}/body", zoo.ids[name]), b"").await;
         assert_eq!((reply.status, reply.body), (200, body(interaction, name)), "{name}");
@@ -363,14 +363,14 @@ async fn lists_apply_every_documented_filter() {
     let login = zoo.bench.post(other).await.json()["id"].as_str().unwrap().to_owned();
     zoo.bench.becomes(&login, "dead").await;
     let of = |names: &[&str]| names.iter().map(|name| zoo.ids[name].clone()).collect::<BTreeSet<_>>();
-    let everything = ["delivered", "dead", "discarded", "delayed", "held", "in_flight", "queued"];
+    let everything = ["delivered", "dead", "discarded", "delayed", "blocked", "in_flight", "queued"];
     for (query, mut wanted, and_login) in [
         ("", of(&everything), true),
         ("destination=nowhere", of(&["queued"]), false),
         ("source=held", of(&["queued"]), false),
         ("source=nobody", of(&[]), false),
         ("type=agent.login", of(&[]), true),
-        ("interaction=late", of(&["delayed", "held"]), false),
+        ("interaction=late", of(&["delayed", "blocked"]), false),
         ("interaction=dead", of(&["dead"]), true),
         ("interaction=dead&type=interaction.completed", of(&["dead"]), false),
         ("state=dead&destination=default", of(&["dead"]), true),

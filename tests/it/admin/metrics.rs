@@ -16,15 +16,15 @@ const METRICS: [(&str, &str); 81] = [
     ("durability", "build_info"),
     ("intake.open", "intake_open"),
     ("intake.reason", "intake_closed"),
-    ("last_gap.from", "last_gap_from_timestamp_seconds"),
-    ("last_gap.until", "last_gap_until_timestamp_seconds"),
-    ("last_gap.reason", "last_gap_refused"),
-    ("last_gap.refused", "last_gap_refused"),
+    ("last_outage.from", "last_outage_from_timestamp_seconds"),
+    ("last_outage.until", "last_outage_until_timestamp_seconds"),
+    ("last_outage.reason", "last_outage_refused"),
+    ("last_outage.refused", "last_outage_refused"),
     ("counters.accepted", "events_accepted"),
     ("counters.duplicates", "events_duplicate"),
     ("counters.conflicts", "events_conflict"),
     ("counters.ignored", "events_ignored"),
-    ("counters.delivered", "deliveries_made"),
+    ("counters.delivered", "deliveries_succeeded"),
     ("counters.dead_lettered", "deliveries_dead_lettered"),
     ("counters.discarded", "deliveries_discarded"),
     ("counters.redriven", "deliveries_redriven"),
@@ -34,7 +34,7 @@ const METRICS: [(&str, &str); 81] = [
     ("queue.oldest_age_ms", "queue_oldest_age_seconds"),
     ("queue.in_flight", "queue_in_flight"),
     ("queue.delayed", "queue_delayed"),
-    ("queue.held", "queue_held"),
+    ("queue.blocked", "queue_blocked"),
     ("dlq.depth", "dlq_depth"),
     ("dlq.bytes", "dlq_size_bytes"),
     ("disk.free_bytes", "disk_free_bytes"),
@@ -53,8 +53,8 @@ const METRICS: [(&str, &str); 81] = [
     ("rates.accepted_per_s", "accepted_per_second"),
     ("rates.delivered_per_s", "delivered_per_second"),
     ("rates.dead_per_s", "dead_per_second"),
-    ("forecast.drained_in_s", "forecast_drained_seconds"),
-    ("forecast.disk_full_in_s", "forecast_disk_full_seconds"),
+    ("forecast.drained_in_s", "queue_empty_eta_seconds"),
+    ("forecast.disk_full_in_s", "disk_full_eta_seconds"),
     ("destinations[].name", "destination_queue_depth"),
     ("destinations[].paused", "destination_paused"),
     ("destinations[].latency.usual_ms", "destination_usual_latency_seconds"),
@@ -66,12 +66,12 @@ const METRICS: [(&str, &str); 81] = [
     ("destinations[].concurrency.limit", "destination_concurrency_limit"),
     ("destinations[].concurrency.max", "destination_concurrency_max"),
     ("destinations[].concurrency.in_flight", "destination_in_flight"),
-    ("destinations[].holds[].gate", "destination_hold_seconds"),
-    ("destinations[].holds[].until", "destination_hold_seconds"),
+    ("destinations[].blocked_by[].blocker", "destination_blocked_seconds"),
+    ("destinations[].blocked_by[].until", "destination_blocked_seconds"),
     ("destinations[].queue.depth", "destination_queue_depth"),
     ("destinations[].queue.oldest_age_ms", "destination_oldest_age_seconds"),
     ("destinations[].queue.delayed", "destination_delayed"),
-    ("destinations[].queue.held", "destination_held"),
+    ("destinations[].queue.blocked", "destination_blocked"),
     ("destinations[].queue.behind_dead_letters.deliveries", "destination_behind_dead_letters"),
     ("destinations[].queue.behind_dead_letters.interactions", "destination_behind_dead_letters_interactions"),
     ("destinations[].queue.behind_dead_letters.oldest_age_ms", "destination_behind_dead_letters_oldest_age_seconds"),
@@ -83,15 +83,15 @@ const METRICS: [(&str, &str); 81] = [
     ("destinations[].counters.dead", "destination_dead"),
     ("destinations[].counters.discarded", "destination_discarded"),
     ("sources[].name", "intake_refused"),
-    ("sources[].last_event_at", "source_silent_seconds"),
+    ("sources[].last_event_at", "source_idle_seconds"),
     ("sources[].refused", "intake_refused"),
     ("sources[].refusals[].status", "intake_refused"),
     ("sources[].refusals[].code", "intake_refused"),
     ("sources[].refusals[].count", "intake_refused"),
     // not in the status
-    ("", "dlq_beyond"),
+    ("", "dlq_over_limit"),
     ("", "destination_retry_after_cut"),
-    ("", "source_silent_seconds"),
+    ("", "source_idle_seconds"),
 ];
 
 /// Fields that are free text, or the id of an event: no metric has a label for them.
@@ -101,9 +101,9 @@ const WORDS: [&str; 8] = [
     "destinations[].url",
     "destinations[].breaker.reason",
     "destinations[].breaker.set_by",
-    "destinations[].holds[].behind",
-    "destinations[].holds[].set_by",
-    "destinations[].holds[].reason",
+    "destinations[].blocked_by[].behind",
+    "destinations[].blocked_by[].set_by",
+    "destinations[].blocked_by[].reason",
 ];
 
 /// The leaves of a schema.
@@ -147,7 +147,7 @@ async fn each_field_of_the_status_has_a_metric() {
         assert!(types.contains_key(metric), "{metric}, for {field}, is not among {types:?}");
     }
     // what only grows is a counter
-    for metric in ["destination_delivered", "destination_accepted", "destination_discarded", "dlq_beyond_bounds"] {
+    for metric in ["destination_delivered", "destination_accepted", "destination_discarded", "dlq_over_limit_found"] {
         assert_eq!(types[metric], "counter", "{metric}");
     }
 }
@@ -176,7 +176,7 @@ async fn zoo() -> (Bench, Receiver) {
     })
     .await;
     for (n, (interaction, state)) in
-        [("good", "delivered"), ("dead", "dead"), ("late", "delayed"), ("late", "held"), ("stuck", "in_flight")]
+        [("good", "delivered"), ("dead", "dead"), ("late", "delayed"), ("late", "blocked"), ("stuck", "in_flight")]
             .into_iter()
             .enumerate()
     {
@@ -219,14 +219,14 @@ async fn status_and_metrics_agree() {
     assert_eq!(value(&text, "holdline_queue_depth"), 3.0, "{status}");
     for (series, wanted) in [
         ("destination_paused{destination=\"wall\"}", 1.0),
-        ("destination_hold_seconds{destination=\"wall\",gate=\"pause\"}", 1799.5),
-        ("destination_hold_seconds{destination=\"crm\",gate=\"breaker\"}", f64::INFINITY),
+        ("destination_blocked_seconds{destination=\"wall\",blocker=\"pause\"}", 1799.5),
+        ("destination_blocked_seconds{destination=\"crm\",blocker=\"breaker\"}", f64::INFINITY),
         ("destination_breaker{destination=\"crm\",state=\"open\"}", 1.0),
         ("destination_breaker{destination=\"crm\",state=\"closed\"}", 0.0),
         ("destination_breaker{destination=\"wall\",state=\"closed\"}", 1.0),
         ("destination_breaker_since_timestamp_seconds{destination=\"crm\"}", START.0 as f64 / 1000.0),
         ("destination_concurrency_max{destination=\"default\"}", 64.0),
-        ("source_silent_seconds{source=\"quiet\"}", 0.5),
+        ("source_idle_seconds{source=\"quiet\"}", 0.5),
         ("state{state=\"running\"}", 1.0),
         ("intake_closed{reason=\"disk_low\"}", 0.0),
         ("start_time_seconds", START.0 as f64 / 1000.0),

@@ -69,7 +69,7 @@ async fn a_discarded_event_is_not_delivered_and_unblocks_the_next() {
     let late = bench.accept("late", "1").await;
     bench.becomes(&late, "delayed").await;
     let behind = bench.accept("late", "2").await;
-    bench.becomes(&behind, "held").await;
+    bench.becomes(&behind, "blocked").await;
     let further = bench.accept("late", "3").await;
     let stuck = bench.accept("stuck", "4").await;
     bench.becomes(&stuck, "in_flight").await;
@@ -81,7 +81,7 @@ async fn a_discarded_event_is_not_delivered_and_unblocks_the_next() {
     assert_eq!(asked(&bench, "DELETE", &format!("/v1/events/{late}")).await, one);
     bench.becomes(&further, "delivered").await;
     for id in [&late, &behind] {
-        assert_eq!(bench.becomes(id, "discarded").await["waiting_for"], Value::Null);
+        assert_eq!(bench.becomes(id, "discarded").await["blocked_by"], Value::Null);
         assert_eq!(asked(&bench, "DELETE", &format!("/v1/events/{id}")).await.0, 409);
     }
     assert_eq!((receiver.of(&late).len(), receiver.of(&behind).len()), (1, 0));
@@ -172,7 +172,7 @@ async fn a_closed_intake_stays_closed_over_a_restart_until_its_time() {
 
 /// The gaps as (reason, whether it is over, refused), the newest first.
 async fn gaps(bench: &Bench) -> Vec<(String, bool, u64)> {
-    let gaps = bench.get("/v1/gaps").await;
+    let gaps = bench.get("/v1/outages").await;
     let items = gaps["items"].as_array().unwrap().iter();
     items
         .map(|g| (g["reason"].as_str().unwrap().to_owned(), g["until"].is_string(), g["refused"].as_u64().unwrap()))
@@ -197,11 +197,11 @@ async fn every_time_without_acceptance_is_an_outage_with_its_reason() {
     bench.clock.advance(Duration::from_secs(60));
     bench.open().await;
     noted(&bench, &[("draining", true, 0), ("intake_closed", true, 1)]).await;
-    let of_stop = bench.get("/v1/gaps?limit=1").await;
+    let of_stop = bench.get("/v1/outages?limit=1").await;
     let (from, until) = (START.after(Duration::from_secs(5)), START.after(Duration::from_secs(65)));
     assert_eq!(of_stop["items"][0]["from"], json!(from.to_string()));
     assert_eq!(of_stop["items"][0]["until"], json!(until.to_string()));
-    let older = bench.get(&format!("/v1/gaps?after={}", of_stop["next"].as_str().unwrap())).await;
+    let older = bench.get(&format!("/v1/outages?after={}", of_stop["next"].as_str().unwrap())).await;
     assert_eq!(older["items"][0]["reason"], json!("intake_closed"));
     wait_for("it has noted that it lives", async || (bench.alive() == Some(bench.clock.now())).then_some(())).await;
     bench.crash();
@@ -219,7 +219,7 @@ async fn waiting_deliveries_are_counted_by_destination_and_age() {
     bench.clock.advance(Duration::from_secs(120));
     for n in 0..3 {
         let id = bench.accept("late", &format!("new {n}")).await;
-        bench.becomes(&id, "held").await;
+        bench.becomes(&id, "blocked").await;
     }
     bench.clock.advance(Duration::from_secs(5));
     let ages = bench.get("/v1/ages").await;

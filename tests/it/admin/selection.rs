@@ -134,7 +134,7 @@ async fn an_event_accepted_after_the_dry_run_is_not_discarded() {
     let late = bench.accept("k3", "1").await;
     let done = bench.change(path, all(json!({"as_of": shown["as_of"]}))).await;
     assert_eq!((&shown["matched"], &done["done"]), (&json!(3), &json!(3)));
-    assert_eq!(bench.get("/v1/events?state=held").await["items"].as_array().unwrap().len(), 0);
+    assert_eq!(bench.get("/v1/events?state=blocked").await["items"].as_array().unwrap().len(), 0);
     assert_ne!(bench.get(&format!("/v1/events/{late}")).await["deliveries"][0]["state"], "discarded");
     for wrong in [all(json!({"as_of": "soon"})), json!({"ids": [], "reason": "w", "as_of": "3"})] {
         assert_eq!(bench.admin("POST", path, wrong.to_string().as_bytes()).await.status, 400, "{wrong}");

@@ -160,19 +160,19 @@ async fn status_and_events_show_what_the_daemon_knows() {
     let behind = process.accept("stuck", "3").await;
     process.reaches("/counters/delivered", 1).await;
     let ran = process.run(&["status"]).await;
-    says(&ran, 0, &["accepted    3", "1 delivered", "1 in flight", "1 held", "default", "open"]);
+    says(&ran, 0, &["accepted    3", "1 delivered", "1 in flight", "1 blocked", "default", "open"]);
     assert!(ran.out.lines().all(|line| line.chars().count() <= 80), "{}", ran.out);
     assert_eq!(parsed(&process.run(&["status", "--json"]).await)["counters"]["accepted"], json!(3));
 
     let ran = process.run(&["events", "list"]).await;
-    says(&ran, 0, &[&good, &stuck, &behind, "delivered", "in_flight", "held", "interaction.completed"]);
-    let list = parsed(&process.run(&["events", "list", "--json", "--state", "held"]).await);
+    says(&ran, 0, &[&good, &stuck, &behind, "delivered", "in_flight", "blocked", "interaction.completed"]);
+    let list = parsed(&process.run(&["events", "list", "--json", "--state", "blocked"]).await);
     assert_eq!((list["items"].as_array().unwrap().len(), &list["items"][0]["id"]), (1, &json!(behind)));
     let pages = parsed(&process.run(&["events", "list", "--json", "--all", "--limit", "1"]).await);
     assert_eq!(pages["items"].as_array().unwrap().len(), 3);
     says(&process.run(&["events", "list", "--limit", "2"]).await, 0, &["There are more: --after 2"]);
     says(&process.run(&["events", "list", "--interaction", "nobody"]).await, 0, &["None that fits"]);
-    says(&process.run(&["events", "show", &behind]).await, 0, &[&behind, "held", &stuck, "stuck"]);
+    says(&process.run(&["events", "show", &behind]).await, 0, &[&behind, "blocked", &stuck, "stuck"]);
     assert_eq!(parsed(&process.run(&["events", "show", &good, "--json"]).await)["id"], json!(good));
 
     let unknown = "019a2b3c-4d5e-7000-8000-00fffc000000";
@@ -271,13 +271,13 @@ async fn status_and_explain_show_deliveries_behind_a_dead_letter() {
     let dead = process.accept("k", "1").await;
     process.has_dead(1).await;
     let held = process.accept("k", "2").await;
-    process.reaches("/queue/held", 1).await;
+    process.reaches("/queue/blocked", 1).await;
     let hint = "holdline dlq redrive --destination default";
     let words = ["1 delivery of 1 interaction waits behind dead letters of default, the oldest for", hint];
-    says(&process.run(&["status"]).await, 0, &[&words[..], &["held by DLQ"]].concat());
+    says(&process.run(&["status"]).await, 0, &[&words[..], &["blocked by DLQ"]].concat());
     let ran = process.run(&["explain", "--destination", "default"]).await;
-    let line = format!("{held} to default: held, waits for gate order, behind {dead}");
-    says(&ran, 0, &[&words[..], &["1 waiting (0 delayed, 1 held)", "the oldest waits for", &line]].concat());
+    let line = format!("{held} to default: blocked by dead_letter, behind {dead}");
+    says(&ran, 0, &[&words[..], &["1 waiting (0 delayed, 1 blocked)", "the oldest waits for", &line]].concat());
     assert!(!ran.out.contains("nothing holds it"), "{}", ran.out);
 }
 

@@ -43,7 +43,7 @@ async fn suggested_commands_work_as_pasted() {
     let id = process.accept("k", "1").await;
     process.has_dead(1).await;
     process.accept("k", "2").await;
-    process.reaches("/queue/held", 1).await;
+    process.reaches("/queue/blocked", 1).await;
     let elsewhere = tempfile::tempdir().unwrap();
     let config = process.config.to_str().unwrap();
     let told = commands(&run(elsewhere.path(), &["explain", &id, "--config", config]).await);

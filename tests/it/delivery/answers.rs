@@ -52,7 +52,7 @@ async fn i12_a_destination_is_not_called_within_its_retry_after() {
         bench.becomes(&id, "delayed").await;
         let wait = 30 * SECOND + extra_ms * MS;
         let until = json!(START.after(wait + MS).to_string());
-        assert_eq!(bench.get("/v1/destinations/default").await["holds"][0]["until"], until, "{lines}");
+        assert_eq!(bench.get("/v1/destinations/default").await["blocked_by"][0]["until"], until, "{lines}");
         bench.clock.advance(wait);
         let_pass(A_WHILE).await;
         assert_eq!(receiver.count(), 1, "{lines}: early");
@@ -129,7 +129,7 @@ async fn retry_after_in_a_lenient_head_is_obeyed() {
     let attempt = failed(&bench, &id).await;
     assert_eq!((&attempt["status"], &attempt["answer"]), (&json!(503), &json!("no")));
     let until = json!(START.after(30 * SECOND + MS).to_string());
-    assert_eq!(bench.get("/v1/destinations/default").await["holds"][0]["until"], until);
+    assert_eq!(bench.get("/v1/destinations/default").await["blocked_by"][0]["until"], until);
 }
 
 /// Where the body's end is in doubt, so is whose answer this is.

@@ -143,7 +143,7 @@ async fn i13_i14_an_interaction_goes_one_by_one_and_blocks_no_other() {
     bench.reaches("/counters/delivered", 20).await;
     let slow: Vec<_> = receiver.all().into_iter().filter(|r| r.interaction() == "slow").collect();
     assert_eq!(slow.len(), 1, "one in flight, and it blocks its own interaction");
-    assert_eq!((bench.count("/queue/in_flight").await, bench.count("/queue/held").await), (1, 9));
+    assert_eq!((bench.count("/queue/in_flight").await, bench.count("/queue/blocked").await), (1, 9));
     receiver.release(1);
     bench.reaches("/counters/delivered", 30).await;
     assert_eq!(receiver.count(), 59);
@@ -237,7 +237,7 @@ async fn i8_failures_of_every_kind_are_retried_when_due_and_not_before() {
         elapsed += wait * SECOND;
         let due = START.after(elapsed).to_string();
         assert_eq!(delivery["due"], json!(due), "after attempt {}", n + 1);
-        assert_eq!(delivery["waiting_for"], json!({"gate": "delay", "until": due, "set_by": "retry"}));
+        assert_eq!(delivery["blocked_by"], json!({"blocker": "retry_backoff", "until": due, "set_by": "retry"}));
         bench.clock.advance(wait * SECOND - MS);
         let_pass(A_WHILE).await;
         assert_eq!(receiver.count(), n + 1, "a millisecond early");
@@ -346,14 +346,15 @@ async fn i12_retry_after_blocks_the_destination_exactly_and_over_restarts() {
     for value in ["30".to_owned(), httpdate::fmt_http_date(START.after(30 * SECOND).to_system())] {
         let (receiver, mut bench) = limited(value.clone()).await;
         let until = START.after(30 * SECOND + MS).to_string();
-        let hold = json!([{"gate": "delay", "until": until, "reason": "Retry-After", "set_by": "destination"}]);
-        assert_eq!(bench.get("/v1/destinations/default").await["holds"], hold);
+        let hold =
+            json!([{"blocker": "retry_after", "until": until, "reason": "Retry-After", "set_by": "destination"}]);
+        assert_eq!(bench.get("/v1/destinations/default").await["blocked_by"], hold);
         let queued = bench.get("/v1/events?state=queued").await;
         assert_eq!(queued["items"].as_array().unwrap().len(), 3);
-        assert_eq!(queued["items"][0]["deliveries"][0]["waiting_for"]["until"], json!(until));
+        assert_eq!(queued["items"][0]["deliveries"][0]["blocked_by"]["until"], json!(until));
         bench.clock.advance(10 * SECOND);
         bench.restart().await;
-        assert_eq!(bench.get("/v1/destinations/default").await["holds"], hold);
+        assert_eq!(bench.get("/v1/destinations/default").await["blocked_by"], hold);
         bench.clock.advance(10 * SECOND);
         bench.crash();
         bench.open().await;
@@ -364,7 +365,7 @@ async fn i12_retry_after_blocks_the_destination_exactly_and_over_restarts() {
         bench.reaches("/counters/delivered", 4).await;
         let attempts: Vec<u32> = receiver.all()[1..].iter().map(Received::attempt).collect();
         assert_eq!(attempts.iter().sum::<u32>(), 2 + 1 + 1 + 1, "the hold consumed no attempt");
-        assert_eq!(bench.get("/v1/destinations/default").await["holds"], json!([]));
+        assert_eq!(bench.get("/v1/destinations/default").await["blocked_by"], json!([]));
     }
 }
 
@@ -386,9 +387,9 @@ async fn i12_a_shorter_retry_after_does_not_shorten_a_longer_one() {
     receiver.release(1);
     bench.becomes(&short, "delayed").await;
     let until = json!(START.after(60 * SECOND + MS).to_string());
-    assert_eq!(bench.get("/v1/destinations/default").await["holds"][0]["until"], until);
+    assert_eq!(bench.get("/v1/destinations/default").await["blocked_by"][0]["until"], until);
     bench.restart().await;
-    assert_eq!(bench.get("/v1/destinations/default").await["holds"][0]["until"], until);
+    assert_eq!(bench.get("/v1/destinations/default").await["blocked_by"][0]["until"], until);
     bench.accept("other", "3").await;
     bench.clock.advance(30 * SECOND);
     let_pass(A_WHILE).await;
@@ -476,8 +477,8 @@ async fn i12_a_retry_after_applies_once_from_the_head_of_its_answer() {
         let mut bench = Bench::with(Some(url), manual(), exact).await;
         bench.accept("k", "1").await;
         let until = START.after(4 * SECOND + MS).to_string();
-        let hold = json!([{"gate": "delay", "until": until, "reason": reason, "set_by": "destination"}]);
-        let shown = async |bench: &Bench| bench.get("/v1/destinations/default").await["holds"].clone();
+        let hold = json!([{"blocker": "retry_after", "until": until, "reason": reason, "set_by": "destination"}]);
+        let shown = async |bench: &Bench| bench.get("/v1/destinations/default").await["blocked_by"].clone();
         // the scheduler hears of it when the body has come
         bench.reaches("/queue/in_flight", 1).await;
         let_pass(A_WHILE).await;
@@ -532,9 +533,9 @@ async fn a_dead_letter_does_not_block_its_interaction_by_default() {
 async fn i13_a_dead_letter_blocks_later_events_until_redriven_over_restarts() {
     let (receiver, mut bench, ids) = with_a_dead_letter(OnDeadLetter::Hold).await;
     for round in 0..3 {
-        let delivery = bench.becomes(&ids[1], "held").await;
-        let behind = json!({"gate": "order", "behind": ids[0], "set_by": "ordering"});
-        assert_eq!(delivery["waiting_for"], behind, "round {round}");
+        let delivery = bench.becomes(&ids[1], "blocked").await;
+        let behind = json!({"blocker": "order", "behind": ids[0], "set_by": "ordering"});
+        assert_eq!(delivery["blocked_by"], behind, "round {round}");
         let_pass(A_WHILE).await;
         assert_eq!(receiver.count(), 2);
         if round == 0 {
@@ -584,7 +585,7 @@ async fn i15_a_redriven_event_goes_before_later_ones_once_and_is_marked() {
     let second = bench.accept("k", "2").await;
     bench.becomes(&second, "delayed").await;
     let third = bench.accept("k", "3").await;
-    bench.becomes(&third, "held").await;
+    bench.becomes(&third, "blocked").await;
     let selection = json!({"ids": [first]});
     assert_eq!(
         bench.change("/v1/dlq/redrive", selection.clone()).await,
@@ -723,7 +724,7 @@ async fn i8_deliveries_of_a_removed_destination_are_kept_until_it_returns() {
     bench.reaches("/counters/delivered", 1).await;
     assert_eq!(bench.count("/queue/depth").await, 2);
     let delivery = bench.get(&format!("/v1/events/{id}")).await["deliveries"][0].clone();
-    assert_eq!((&delivery["destination"], &delivery["waiting_for"]["gate"]), (&json!("default"), &json!("pause")));
+    assert_eq!((&delivery["destination"], &delivery["blocked_by"]["blocker"]), (&json!("default"), &json!("no_url")));
     bench.settings.destinations.push(old);
     bench.restart().await;
     bench.clock.advance(SECOND);

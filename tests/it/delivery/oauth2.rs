@@ -193,7 +193,7 @@ async fn i12_a_pause_during_a_token_request_takes_effect() {
     tokens.received(2).await;
     bench.change("/v1/destinations/default/pause", json!({})).await;
     wait_for("the pause stands", async || {
-        (!bench.get("/v1/destinations/default").await["holds"].as_array()?.is_empty()).then_some(())
+        (!bench.get("/v1/destinations/default").await["blocked_by"].as_array()?.is_empty()).then_some(())
     })
     .await;
     tokens.release(1);
@@ -252,11 +252,11 @@ async fn i12_without_a_token_nothing_is_sent_and_no_attempt_is_consumed() {
     for (n, (_, why)) in answers.iter().enumerate() {
         let wait = SECOND * (1 << n);
         let until = now.after(wait).to_string();
-        let hold = json!([{"gate": "delay", "until": until, "reason": format!("no access token: {why}"), "set_by": "destination"}]);
+        let hold = json!([{"blocker": "retry_after", "until": until, "reason": format!("no access token: {why}"), "set_by": "destination"}]);
         wait_for("it waits, and says why", async || {
             let shown = bench.get("/v1/destinations/default").await;
-            let text = shown["holds"][0]["reason"].as_str().unwrap_or_default().to_owned();
-            (text.contains(why) && (n == 0 || shown["holds"] == hold) && !text.contains("hunter2")).then_some(())
+            let text = shown["blocked_by"][0]["reason"].as_str().unwrap_or_default().to_owned();
+            (text.contains(why) && (n == 0 || shown["blocked_by"] == hold) && !text.contains("hunter2")).then_some(())
         })
         .await;
         bench.reaches("/queue/in_flight", 0).await;
@@ -306,7 +306,7 @@ async fn a_rotated_secret_needs_no_restart() {
     std::fs::remove_file(folder.path().join("secret")).unwrap();
     bench.accept("third", "third").await;
     wait_for("it says what is missing", async || {
-        let holds = bench.get("/v1/destinations/default").await["holds"].to_string();
+        let holds = bench.get("/v1/destinations/default").await["blocked_by"].to_string();
         holds.contains("no access token: the secret in file").then_some(())
     })
     .await;

@@ -200,9 +200,9 @@ async fn events_within_the_reorder_window_go_by_event_time() {
     let first = bench.get(&format!("/v1/events/{}", ids[2])).await["deliveries"][0].clone();
     let until = START.after(Duration::from_secs(6)).to_string();
     assert_eq!(first["state"], json!("queued"));
-    assert_eq!(first["waiting_for"], json!({"gate": "order", "until": until, "set_by": "ordering"}));
+    assert_eq!(first["blocked_by"], json!({"blocker": "order", "until": until, "set_by": "ordering"}));
     let last = bench.get(&format!("/v1/events/{}", ids[3])).await["deliveries"][0].clone();
-    assert_eq!((&last["state"], &last["waiting_for"]["behind"]), (&json!("held"), &json!(ids[2])));
+    assert_eq!((&last["state"], &last["blocked_by"]["behind"]), (&json!("blocked"), &json!(ids[2])));
     // what is unordered waits for nobody
     let reply = bench.post(b"{\"no\": \"interaction\"}").await.json();
     bench.becomes(reply["id"].as_str().unwrap(), "delivered").await;
@@ -240,8 +240,8 @@ async fn a_tried_event_stays_before_an_earlier_one() {
         if restart {
             bench.restart().await;
         }
-        let delivery = bench.becomes(&second, "held").await;
-        assert_eq!(delivery["waiting_for"]["behind"], json!(first));
+        let delivery = bench.becomes(&second, "blocked").await;
+        assert_eq!(delivery["blocked_by"]["behind"], json!(first));
     }
     bench.clock.advance(Duration::from_secs(60));
     bench.becomes(&second, "delivered").await;

@@ -55,7 +55,7 @@ async fn i12_an_open_breaker_sends_nothing_costs_no_attempt_and_survives_a_crash
     let open = until_breaker(&bench, "open").await;
     assert_eq!(open["breaker"]["set_by"], Value::Null);
     assert!(open["breaker"]["reason"].as_str().unwrap().contains("calls failed"), "{open}");
-    assert_eq!(open["holds"][0]["gate"], "breaker");
+    assert_eq!(open["blocked_by"][0]["blocker"], "breaker");
     let sent = receiver.count();
     clock.advance(OPEN_FOR - Duration::from_millis(100));
     let_pass(A_WHILE).await;
@@ -120,9 +120,9 @@ async fn i12_a_pause_blocks_everything_names_its_author_and_survives_a_restart()
     let_pass(A_WHILE).await;
     assert_eq!(receiver.count(), 0);
     let event = bench.get(&format!("/v1/events/{id}")).await;
-    let waits = &event["deliveries"][0]["waiting_for"];
+    let waits = &event["deliveries"][0]["blocked_by"];
     assert_eq!(
-        (&waits["gate"], &waits["reason"], &waits["set_by"]),
+        (&waits["blocker"], &waits["reason"], &waits["set_by"]),
         (&json!("pause"), &json!("migration"), &json!("admin")),
         "{event}"
     );
@@ -323,7 +323,7 @@ async fn i12_durations_keep_their_length_over_a_clock_step_between_two_runs() {
     .await;
     bench.accept("k", "1").await;
     crate::harness::bench::wait_for("the wish is noted", async || {
-        (crm(&bench).await["holds"][0]["gate"] == "delay").then_some(())
+        (crm(&bench).await["blocked_by"][0]["blocker"] == "retry_after").then_some(())
     })
     .await;
     bench.change("/v1/destinations/paused/pause", json!({"for": "30s"})).await;
@@ -341,7 +341,7 @@ async fn i12_durations_keep_their_length_over_a_clock_step_between_two_runs() {
     receiver.received(2).await;
     let until = START.after(Duration::from_secs(3600 + 30)).to_string();
     assert_eq!(bench.get("/v1/destinations/open").await["breaker"]["until"], until);
-    assert_eq!(bench.get("/v1/destinations/paused").await["holds"][0]["until"], until);
+    assert_eq!(bench.get("/v1/destinations/paused").await["blocked_by"][0]["until"], until);
     clock.advance(Duration::from_secs(22));
     crate::harness::bench::wait_for("intake opens", async || (bench.post(b"{}").await.status != 503).then_some(()))
         .await;
@@ -420,8 +420,8 @@ async fn i12_a_spent_quota_blocks_the_destination_after_a_success() {
     clock.advance(Duration::from_millis(19_500));
     let_pass(A_WHILE).await;
     assert_eq!(receiver.count(), 1);
-    let hold = &crm(&bench).await["holds"][0];
-    assert_eq!((&hold["gate"], &hold["reason"]), (&json!("delay"), &json!("its rate limit is spent")));
+    let hold = &crm(&bench).await["blocked_by"][0];
+    assert_eq!((&hold["blocker"], &hold["reason"]), (&json!("retry_after"), &json!("its rate limit is spent")));
     clock.advance(Duration::from_secs(1));
     bench.reaches("/counters/delivered", 2).await;
 }

@@ -260,7 +260,7 @@ async fn i12_a_retry_after_stops_requests_that_are_still_connecting() {
                 receiver.release(1);
             }
             let shown = bench.get("/v1/destinations/default").await;
-            shown["holds"].as_array().is_some_and(|holds| !holds.is_empty()).then_some(())
+            shown["blocked_by"].as_array().is_some_and(|holds| !holds.is_empty()).then_some(())
         })
         .await;
         receiver.release(1);

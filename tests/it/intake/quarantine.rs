@@ -61,16 +61,16 @@ async fn a_wrong_secret_costs_no_event() {
     let rest = bench.get(&format!("/v1/quarantine?after={}", items["next"].as_str().unwrap())).await;
     assert_eq!((rest["items"].as_array().unwrap().len(), rest["next"].as_str()), (1, None));
 
-    let verified = bench.change("/v1/quarantine/verify", json!({})).await;
+    let verified = bench.change("/v1/quarantine/readmit", json!({})).await;
     assert_eq!((verified["done"].as_u64(), verified["bad_signature"].as_u64()), (Some(0), Some(3)));
 
     bench.settings.sources[1].auth.extend(signed_by(secrets.path(), "new"));
     bench.restart().await;
     assert_eq!(bench.count("/counters/accepted").await, 1, "a restart lets nothing in by itself");
-    let dry = bench.change("/v1/quarantine/verify", json!({"dry_run": true, "source": "signed"})).await;
+    let dry = bench.change("/v1/quarantine/readmit", json!({"dry_run": true, "source": "signed"})).await;
     assert_eq!((dry["matched"].as_u64(), dry["done"].as_u64(), dry["events"].as_u64()), (Some(3), Some(0), Some(3)));
-    assert_eq!(bench.change("/v1/quarantine/verify", json!({"source": "default"})).await["matched"], 0);
-    let verified = bench.change("/v1/quarantine/verify", json!({})).await;
+    assert_eq!(bench.change("/v1/quarantine/readmit", json!({"source": "default"})).await["matched"], 0);
+    let verified = bench.change("/v1/quarantine/readmit", json!({})).await;
     assert_eq!((verified["done"].as_u64(), verified["events"].as_u64()), (Some(3), Some(3)));
     assert_eq!(kept(&bench).await, 0);
     wait_for("they are delivered", async || (receiver.all().len() == 4).then_some(())).await;
@@ -79,7 +79,7 @@ async fn a_wrong_secret_costs_no_event() {
     assert_eq!(arrived, ["2027-01-15T08:00:00.000Z", "2027-01-15T08:01:00.000Z", "2027-01-15T08:02:00.000Z"]);
     assert_eq!(post(&bench, "new", &body("k", "2")).await.json()["status"], "duplicate", "the sender's own retry");
     let audit = bench.get("/v1/audit").await;
-    assert!(audit.to_string().contains("quarantine verify: 3 requests let in with 3 events"), "{audit}");
+    assert!(audit.to_string().contains("quarantine readmit: 3 requests let in with 3 events"), "{audit}");
     bench.sound().await;
 }
 
@@ -102,17 +102,17 @@ async fn unreadable_requests_are_kept_without_their_tokens() {
     assert_eq!(post(&bench, "batches?token=wrong&x=7", batch).await.status, 401, "a wrong token is refused");
     assert_eq!(post(&bench, "batches?token=s3cret", b"{").await.json()["status"], "quarantined");
     let item = bench.get("/v1/quarantine").await["items"][0].clone();
-    assert_eq!((item["cause"].as_str(), item["size"].as_u64()), (Some("unparsable"), Some(batch.len() as u64)));
+    assert_eq!((item["cause"].as_str(), item["size"].as_u64()), (Some("invalid_body"), Some(batch.len() as u64)));
 
     bench.settings.sources[1].pointers.split = Some("/events".to_owned());
     bench.restart().await;
-    let verified = bench.change("/v1/quarantine/verify", json!({})).await;
+    let verified = bench.change("/v1/quarantine/readmit", json!({})).await;
     assert_eq!((verified["done"].as_u64(), verified["events"].as_u64()), (Some(1), Some(2)));
-    assert_eq!(verified["unparsable"], 1, "what is no JSON stays");
+    assert_eq!(verified["invalid_body"], 1, "what is no JSON stays");
     assert_eq!(post(&bench, "batches?token=s3cret&x=7", batch).await.json()["duplicates"], 2);
     bench.settings.sources.pop();
     bench.restart().await;
-    assert_eq!(bench.change("/v1/quarantine/verify", json!({})).await["source_gone"], 1);
+    assert_eq!(bench.change("/v1/quarantine/readmit", json!({})).await["source_gone"], 1);
     bench.stop().await;
     let everything = std::fs::read(bench.folder.path().join("queue/db")).unwrap();
     assert!(!everything.windows(6).any(|w| w == b"s3cret"), "a token is in the store");
@@ -184,7 +184,7 @@ async fn requests_with_one_body_are_distinguished_by_their_headers() {
     bench.settings.sources[2].pointers.split = None;
     bench.open().await;
     assert_eq!(post(&bench, "signed", "1", ("via", "proxy")).await, "queued", "its sender has sent it again");
-    let verified = bench.change("/v1/quarantine/verify", json!({})).await;
+    let verified = bench.change("/v1/quarantine/readmit", json!({})).await;
     assert_eq!((verified["done"].as_u64(), verified["events"].as_u64()), (Some(7), Some(7)), "{verified}");
     bench.reaches("/counters/delivered", 6).await;
     assert_eq!(bench.count("/counters/duplicates").await, 2);
@@ -205,7 +205,7 @@ async fn an_earlier_forged_request_hides_no_genuine_one() {
     assert_eq!(kept(&bench).await, 3);
     bench.settings.sources[1].auth.extend(signed_by(secrets.path(), "new"));
     bench.restart().await;
-    let verified = bench.change("/v1/quarantine/verify", json!({})).await;
+    let verified = bench.change("/v1/quarantine/readmit", json!({})).await;
     assert_eq!((verified["done"].as_u64(), verified["bad_signature"].as_u64()), (Some(1), Some(2)));
 }
 
@@ -234,16 +234,16 @@ async fn an_unauthenticated_request_is_readmitted_only_by_an_operator() {
 
     bench.settings.sources[1].pointers.split = Some("/events".to_owned());
     bench.restart().await;
-    let verified = bench.change("/v1/quarantine/verify", json!({})).await;
+    let verified = bench.change("/v1/quarantine/readmit", json!({})).await;
     assert_eq!((verified["done"].as_u64(), verified["unproven"].as_u64()), (Some(1), Some(2)), "{verified}");
-    let everybody = bench.admin("POST", "/v1/quarantine/verify", br#"{"accept_unproven":true}"#).await;
+    let everybody = bench.admin("POST", "/v1/quarantine/readmit", br#"{"accept_unproven":true}"#).await;
     assert_eq!(everybody.status, 400, "{}", everybody.text());
     bench.settings.sources[1].auth = signed_by(secrets.path(), "new");
     bench.restart().await;
     let dry = json!({"source": "late", "dry_run": true, "accept_unproven": true});
-    let dry = bench.change("/v1/quarantine/verify", dry).await;
+    let dry = bench.change("/v1/quarantine/readmit", dry).await;
     assert_eq!((dry["events"].as_u64(), dry["unproven"].as_u64()), (Some(2), Some(0)));
-    let accepted = bench.change("/v1/quarantine/verify", json!({"source": "late", "accept_unproven": true})).await;
+    let accepted = bench.change("/v1/quarantine/readmit", json!({"source": "late", "accept_unproven": true})).await;
     assert_eq!(accepted["done"], 2);
     let audit = bench.get("/v1/audit").await.to_string();
     assert!(audit.contains("2 requests let in with 2 events, without proof where they had none"), "{audit}");
@@ -258,7 +258,7 @@ async fn an_unauthenticated_request_is_readmitted_only_by_an_operator() {
     bench.settings.sources[1].pointers.split = Some("/events".to_owned());
     bench.restart().await;
     quarantined(&bench, &[("X-Hub-Signature-256", "sha256=00")]).await;
-    let accepted = bench.change("/v1/quarantine/verify", json!({"source": "late", "accept_unproven": true})).await;
+    let accepted = bench.change("/v1/quarantine/readmit", json!({"source": "late", "accept_unproven": true})).await;
     assert_eq!((accepted["done"].as_u64(), accepted["bad_signature"].as_u64()), (Some(1), Some(1)), "{accepted}");
 }
 
@@ -277,7 +277,7 @@ async fn a_request_keeps_its_signature_scheme_after_its_secret_is_gone() {
     bench.settings.sources[1].pointers.split = Some("/events".to_owned());
     bench.settings.sources[1].auth = signed_by(secrets.path(), "new");
     bench.restart().await;
-    let verified = bench.change("/v1/quarantine/verify", json!({})).await;
+    let verified = bench.change("/v1/quarantine/readmit", json!({})).await;
     assert_eq!((verified["done"].as_u64(), verified["events"].as_u64()), (Some(2), Some(4)), "{verified}");
     assert_eq!(
         bench.count("/counters/accepted").await,
@@ -363,7 +363,7 @@ async fn no_credential_is_stored_and_signatures_are() {
     assert!(holds("kept-7") && holds("kept-8"));
     bench.settings.sources[1].auth = signed_by(secrets.path(), "new");
     bench.open().await;
-    assert_eq!(bench.change("/v1/quarantine/verify", json!({"source": "signed"})).await["done"], 1);
+    assert_eq!(bench.change("/v1/quarantine/readmit", json!({"source": "signed"})).await["done"], 1);
 }
 
 #[tokio::test]

@@ -394,7 +394,7 @@ async fn a_validation_request_does_not_count_as_traffic() {
     let bench = with_sources(vec![source("genesys", "auto")]).await;
     let silent = async || {
         let metrics = bench.admin("GET", "/metrics", b"").await.text();
-        let line = metrics.lines().find(|l| l.starts_with("holdline_source_silent_seconds{")).unwrap().to_owned();
+        let line = metrics.lines().find(|l| l.starts_with("holdline_source_idle_seconds{")).unwrap().to_owned();
         line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
     };
     bench.clock.advance(std::time::Duration::from_secs(100));

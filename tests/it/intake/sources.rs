@@ -37,10 +37,10 @@ async fn an_open_source_blocks_no_other_source_by_its_keys() {
         let strangers = post(&bench, "open", "call-7", "1").await;
         bench.becomes(&strangers, "dead").await;
         let honest = post(&bench, "own", "call-7", "1").await;
-        let state = if shared { "held" } else { "delivered" };
+        let state = if shared { "blocked" } else { "delivered" };
         bench.becomes(&honest, state).await;
         let again = post(&bench, "open", "call-7", "2").await;
-        bench.becomes(&again, "held").await;
+        bench.becomes(&again, "blocked").await;
         bench.sound().await;
     }
 }
@@ -72,7 +72,7 @@ async fn an_interaction_is_found_in_all_sources_or_a_given_one() {
         };
         assert_eq!((listed("").await, listed("&source=own").await), (3, 2));
         let state = &bench.get(&format!("/v1/events/{}", ids[2])).await["deliveries"][0];
-        assert_eq!(state["state"], "held", "{state}");
+        assert_eq!(state["state"], "blocked", "{state}");
         bench.restart().await;
     }
     let erased = bench.change("/v1/interactions/call%207/erase", json!({"source": "own"})).await;
@@ -128,15 +128,15 @@ async fn delayed_and_redriven_events_keep_the_interaction_of_their_source() {
     let dead = post(&bench, "open", "call-7", "1").await;
     bench.becomes(&dead, "dead").await;
     let held = post(&bench, "open", "call-7", "2").await;
-    bench.becomes(&held, "held").await;
+    bench.becomes(&held, "blocked").await;
     bench.restart().await;
-    bench.becomes(&held, "held").await;
+    bench.becomes(&held, "blocked").await;
     assert_eq!(bench.change("/v1/dlq/redrive", json!({"ids": [dead]})).await["done"], 1);
     wait_for("it is dead again", async || {
         (bench.count("/dlq/depth").await == 1 && receiver.all().len() == 2).then_some(())
     })
     .await;
-    bench.becomes(&held, "held").await;
+    bench.becomes(&held, "blocked").await;
     let honest = post(&bench, "own", "call-7", "3").await;
     bench.becomes(&honest, "delivered").await;
     assert_eq!(bench.change("/v1/dlq/purge", json!({"ids": [dead]})).await["done"], 1);

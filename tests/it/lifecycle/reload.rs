@@ -19,7 +19,7 @@ async fn i13_a_destination_moves_and_its_interactions_keep_their_order() {
     bench.reload(|s| s.destinations[0].url = Some(url.parse().unwrap())).await.unwrap();
     let other = bench.accept("other", "3").await;
     bench.becomes(&other, "delivered").await;
-    assert_eq!(bench.becomes(&second, "held").await["waiting_for"]["gate"], "order", "behind what is under way");
+    assert_eq!(bench.becomes(&second, "blocked").await["blocked_by"]["blocker"], "order", "behind what is under way");
     old.release(1);
     bench.becomes(&second, "delivered").await;
     assert_eq!(old.all().iter().map(Received::sequence).collect::<Vec<_>>(), [1]);
@@ -41,7 +41,11 @@ async fn i12_retry_after_and_overrides_survive_a_reload() {
     bench.accept("b", "2").await;
     bench.clock.advance(Duration::from_secs(61));
     let stands = bench.get("/v1/destinations/default").await;
-    assert_eq!((&stands["paused"], &stands["holds"][0]["reason"]), (&json!(true), &json!("migration")), "{stands}");
+    assert_eq!(
+        (&stands["paused"], &stands["blocked_by"][0]["reason"]),
+        (&json!(true), &json!("migration")),
+        "{stands}"
+    );
     assert_eq!(receiver.count(), 1);
     bench.change("/v1/destinations/default/resume", json!({})).await;
     bench.clock.advance(Duration::from_secs(60)); // past the backoff of the first

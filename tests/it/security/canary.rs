@@ -58,7 +58,7 @@ async fn told(process: &Process, folder: &Path) -> Vec<(String, String)> {
         "/v1/destinations",
         "/v1/events?limit=1000",
         "/v1/audit",
-        "/v1/gaps",
+        "/v1/outages",
         "/v1/quarantine",
         "/v1/ages",
         "/v1/interactions/k",

@@ -21,7 +21,7 @@ async fn shown(bench: &Bench, event: &str) -> String {
         "/v1/events",
         "/v1/dlq",
         "/v1/audit",
-        "/v1/gaps",
+        "/v1/outages",
         "/metrics",
         "/openapi.json",
         "/",

@@ -76,7 +76,7 @@ async fn i18_an_event_behind_a_long_history_is_shown_and_delivered() {
     bench.accept("one more", "commit").await;
     bench.reaches("/counters/delivered", 17_501).await;
     for _ in 0..2 {
-        assert_eq!(bench.becomes(id, "queued").await["waiting_for"]["gate"], json!("pause"));
+        assert_eq!(bench.becomes(id, "queued").await["blocked_by"]["blocker"], json!("no_url"));
         let listed = bench.get("/v1/events?state=queued").await;
         assert_eq!((listed["items"].as_array().unwrap().len(), &listed["items"][0]["id"]), (1, &json!(id)));
         assert_eq!(bench.admin("GET", &format!("/v1/events/{id}/body"), b"").await.body, body("k", "waits"));

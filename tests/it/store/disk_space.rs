@@ -22,10 +22,10 @@ async fn without_room_for_failures_nothing_is_sent_and_answers_say_why() {
     bench.open().await;
     bench.change("/v1/destinations/default/resume", json!({})).await;
     wait_for("intake is closed", async || (bench.status().await["intake"]["reason"] == "disk_low").then_some(())).await;
-    let holds = &bench.get("/v1/destinations/default").await["holds"];
-    assert_eq!((&holds[0]["gate"], &holds[0]["set_by"]), (&json!("disk"), &json!("daemon")), "{holds}");
+    let holds = &bench.get("/v1/destinations/default").await["blocked_by"];
+    assert_eq!((&holds[0]["blocker"], &holds[0]["set_by"]), (&json!("disk"), &json!("daemon")), "{holds}");
     let event = bench.get(&format!("/v1/events/{id}")).await;
-    assert_eq!(event["deliveries"][0]["waiting_for"]["gate"], "disk", "{event}");
+    assert_eq!(event["deliveries"][0]["blocked_by"]["blocker"], "disk", "{event}");
     let_pass(A_WHILE).await;
     assert_eq!(receiver.count(), 0);
     // it purges, redrives and stops as ever
