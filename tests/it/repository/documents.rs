@@ -135,6 +135,32 @@ async fn every_configuration_in_the_pages_passes_the_check() {
     }
 }
 
+/// The anchor of each heading, as GitHub makes them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings =
+        prose(text).lines().filter_map(|line| Some(line.strip_prefix('#')?.to_lowercase())).collect::<Vec<_>>();
+    let slug = |heading: &String| {
+        let words = heading.trim_start_matches('#').trim().chars().filter(|c| c.is_alphanumeric() || " -".contains(*c));
+        words.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    headings.iter().map(slug).collect()
+}
+
+#[test]
+fn every_link_in_the_pages_leads_to_a_heading() {
+    let mut seen = 0;
+    for name in PAGES {
+        let text = page(name);
+        for link in prose(&text).split("](").skip(1).filter_map(|rest| rest.split(')').next().map(str::to_owned)) {
+            let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let other = if file.is_empty() { text.clone() } else { page(&format!("packaging/docs/{file}")) };
+            assert!(anchor.is_empty() || anchors(&other).contains(anchor), "{name}: {link}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 15, "{seen}");
+}
+
 /// Of each section with a source and a body to try it with: the name of the source, its block, the body.
 fn trials(text: &str) -> Vec<(String, String, String)> {
     let sections = text.split("\n## ").filter_map(|section| {
