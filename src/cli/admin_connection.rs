@@ -6,8 +6,9 @@
 //! `HOLDLINE_ADMIN_TOKEN`, the configuration's `admin.token`, `DATA/admin.token`.
 
 use crate::cli::{Failure, hint};
+use crate::config::Settings;
+use crate::config::settings::text_shown;
 use crate::config::settings::{Secret, Token};
-use crate::config::{Settings, url};
 use http::Uri;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -185,7 +186,7 @@ pub fn address(given: &str) -> Result<String, Failure> {
         };
     }
     let wrong =
-        |what: &str| Failure::Usage(format!("{}: {what}; write for example {DEFAULT_ADMIN}", url::text_shown(given)));
+        |what: &str| Failure::Usage(format!("{}: {what}; write for example {DEFAULT_ADMIN}", text_shown(given)));
     let uri: Uri = given.parse().map_err(|e| wrong(&format!("not a URL ({e})")))?;
     match uri.scheme_str() {
         Some("http") => {}

@@ -1,39 +1,16 @@
 //! Configuration: what an operator wrote (TOML) -> settings as used.
+//!
+//! | level | module | purpose |
+//! |---|---|---|
+//! | 1 | [`settings`] | types: every value checked, every default filled in |
+//! | 2 | [`syntax`] | tables and values of TOML; faults, each with its line and key |
+//! | 3 | [`read`] | settings from tables, consistency checks, warnings, flags |
 
-mod address;
-mod admin;
-mod alert;
-mod auth;
-mod destination;
-mod destination_auth;
-mod fault;
-mod history;
-mod intake;
-mod location;
-mod names;
-mod ordering;
-mod overrides;
-mod pace;
-mod quarantine;
-mod reader;
-mod renamed;
-mod secret;
-mod section;
+mod read;
 pub mod settings;
-mod signed;
-mod source;
-mod strength;
-pub mod url;
-mod values;
-mod warning;
+mod syntax;
 
-pub use fault::{Fault, Faults};
-pub use overrides::Overrides;
-pub use reader::{load, read};
-pub use renamed::renamed_condition;
-pub use secret::{Secret, SecretValue};
-pub use settings::Settings;
-pub use signed::ignored as unsigned_places;
-pub use url::Url;
-pub use values::rate_of;
-pub use warning::{Warning, warnings};
+pub use read::{Overrides, Warning, load, parse, unsigned_places, warnings};
+pub use settings::{Secret, SecretValue, Settings, Url};
+pub use syntax::values::rate_of;
+pub use syntax::{Fault, Faults, renamed_condition};

@@ -245,11 +245,11 @@ fn rows(messages: &[(u8, u8, &[u8])], table: Table) -> (Vec<bool>, u64) {
 #[test]
 fn a_reused_page_belongs_to_its_new_table() {
     let settled = string(&codec::encode(codec::Kind::Settled, &7u64));
-    let aside = string(&codec::encode(codec::Kind::Quarantined, &7u64));
+    let aside = string(&codec::encode(codec::Kind::DamagedRecord, &7u64));
     let key = [&ONE[..], &[0, 0]].concat();
     let (old, new) = (node(0, &[&ONE], &[settled]), node(0, &[&key], &[aside]));
     let all = [(NODE, 5, &old[..]), (FREE, 5, &[]), (NODE, 5, &new), (LINK, 5, &gone(&key))];
-    assert_eq!(rows(&all, Table::Quarantine), (vec![false], 0));
+    assert_eq!(rows(&all, Table::Damaged), (vec![false], 0));
     assert_eq!(rows(&all, Table::Settled), (vec![true], 0));
 }
 

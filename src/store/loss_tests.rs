@@ -8,9 +8,8 @@ use crate::store::engine::folder::Folder;
 use crate::store::engine::read;
 use crate::store::engine::write_batch::WriteBatch;
 use crate::store::handle::{Opened, Options, Store};
-use crate::store::model::codec::Kind;
 use crate::store::model::keys::{delay_key, number_key, redrive_key};
-use crate::store::model::record::{EndKind, Quarantined};
+use crate::store::model::record::{DamagedRecord, EndKind};
 use crate::store::model::table::{Rows, Table};
 use crate::store::write::erasure::{Erased, Erasure};
 use crate::store::write::request::{Arrival, Transition};
@@ -191,14 +190,13 @@ async fn a_damaged_delivery_is_set_aside_counted_and_erased_on_request() {
     store.record(Transition::Damaged { id: id(4), place: Place::Page, why: why.clone(), at: NOW });
     store.flush().await.unwrap();
     let totals = store.totals();
-    assert_eq!((totals.damaged, totals.next_quarantine), (1, 2));
+    assert_eq!((totals.damaged, totals.next_damaged), (1, 2));
     assert_eq!((totals.tally_of(D).discarded, totals.tally_of(D).delivered), (1, 3));
     assert_eq!(waiting(store), [2, 6]);
-    let kept =
-        || read::record::<Quarantined>(&store.shared.engine, Table::Quarantine, Kind::Quarantined, &number_key(1));
-    let kept_now = kept().unwrap().unwrap();
-    assert_eq!((kept_now.id, kept_now.why, kept_now.table.as_str()), (id(4), why, "pages"));
-    assert_eq!(kept_now.bytes, spoiled);
+    let record = DamagedRecord { at: NOW, table: "pages".to_owned(), id: id(4), why, bytes: spoiled };
+    assert_eq!(record.delivery(), Some(id(4)));
+    assert_eq!(store.damaged_records(u64::MAX, 9).unwrap(), [(1, record)]);
+    assert_eq!(store.damaged_records(1, 9).unwrap(), []);
     assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
 
     let traces = store.traces("i", None, Sequence(7)).unwrap();
@@ -206,7 +204,7 @@ async fn a_damaged_delivery_is_set_aside_counted_and_erased_on_request() {
     let erasure = Erasure { damaged: traces.damaged, ..Erasure::default() };
     let erased = store.erase(erasure, "root".to_owned()).await.unwrap();
     assert_eq!(erased, Erased { damaged: 1, ..Erased::default() });
-    assert_eq!(kept().unwrap(), None);
+    assert_eq!(store.damaged_records(u64::MAX, 9).unwrap(), []);
     close(opened);
 }
 

@@ -14,7 +14,7 @@
 //! history     first sequence -> packed entries                    for the deduplication window
 //! meta        totals, names, holds, stances, anchor, told         rewritten in place
 //! audit       number -> change made by an operator
-//! quarantine  number -> bytes that did not verify
+//! quarantine  number -> damaged record: bytes that did not verify
 //! gaps        number -> a time in which events could not be accepted
 //! detained    number -> a request that was not accepted            until let in, or too old
 //! ```
@@ -58,7 +58,7 @@ pub use model::codec::Damaged;
 pub use model::compact::Head;
 pub use model::overrides::{BreakerOverride, DestinationOverrides, PacingState, Pause, Position};
 pub use model::quarantined_request::{Cause, Proof, QuarantinedRequest};
-pub use model::record::{Counters, EndKind, Entry, Gap, Hold, IntakeOverride, Settlement, Totals};
+pub use model::record::{Counters, DamagedRecord, EndKind, Entry, Gap, Hold, IntakeOverride, Settlement, Totals};
 pub use model::redrive::{Fared, Redrive, RedriveEnd, RedriveEnded, StoppedBy};
 pub use offline::restore::{Inventory, repair, restore, verify};
 pub use offline::salvage::{Salvaged, salvage};

@@ -75,6 +75,7 @@
 //!
 //! `repository/`: the sources and documents themselves
 //! - `architecture`: rooms and their levels, house style
+//! - `documents`: the shipped pages against the program
 //! - `modules`: the levels inside rooms, no import circles
 //! - `proof`: `tests/PROOF.md` and the mutants against the sources
 
@@ -163,6 +164,7 @@ mod simulation;
 
 mod repository {
     mod architecture;
+    mod documents;
     mod modules;
     mod proof;
 }

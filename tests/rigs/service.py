@@ -85,7 +85,7 @@ def look_inside(deb, rpm, work, checks):
     sh("dpkg-deb", "-x", deb, root)
     for path in ("usr/bin/holdline", f"{LIB}/holdline.service", f"{LIB}/holdline.socket", "etc/holdline/holdline.toml",
                  "usr/share/man/man1/holdline.1.gz", "usr/share/man/man1/holdline-serve.1.gz",
-                 "usr/share/bash-completion/completions/holdline", "usr/share/doc/holdline/ADMIN.md",
+                 "usr/share/bash-completion/completions/holdline", "usr/share/doc/holdline/OPERATIONS.md",
                  "usr/share/doc/holdline/copyright", "usr/lib/sysusers.d/holdline.conf"):
         checks.that(f"the deb holds {path}", (root / path).exists())
     conffiles, _ = sh("dpkg-deb", "--info", deb, "conffiles")

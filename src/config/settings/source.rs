@@ -1,6 +1,6 @@
 //! Settings of sources: who sends, how it shows that, and where the parts of its events lie.
 
-use super::{MIB, Secret, hours};
+use super::{Secret, hours};
 use crate::rules::gcra::Rate;
 use crate::signature::Scheme;
 use std::time::Duration;
@@ -90,18 +90,6 @@ pub enum OnFault {
     Quarantine,
 }
 
-/// Bounds of what is kept apart.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Quarantine {
-    pub max_bytes: u64,
-    /// The part of it for one source, where several keep requests apart; 0 to 1.
-    pub source_share: f64,
-    /// The part of it for all requests that did not prove their sender; 0 to 1.
-    pub unverified_share: f64,
-    /// What is older is given up.
-    pub retention: Duration,
-}
-
 /// How a sender shows that it is the one. Of several secrets any is right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceAuth {
@@ -170,12 +158,6 @@ pub struct Pointers {
 /// Parts that make one value together. Each is a JSON pointer, `header:NAME`, `query:NAME` or `body:sha256`. Of several
 /// composites the first that an event has counts.
 pub type Composite = Vec<String>;
-
-impl Default for Quarantine {
-    fn default() -> Self {
-        Self { max_bytes: 64 * MIB as u64, source_share: 0.5, unverified_share: 0.75, retention: hours(7 * 24) }
-    }
-}
 
 impl Source {
     /// Whether it keeps requests apart that cannot be accepted.

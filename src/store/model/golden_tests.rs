@@ -59,7 +59,7 @@ fn version_1_has_its_golden_bytes() {
     pack(&mut page, &codec::payload(&*delivery().event));
     let hold = Hold { until: Timestamp(7), reason: "Retry-After".to_owned() };
     let audit = audit(None);
-    let set_aside = Quarantined {
+    let set_aside = DamagedRecord {
         at: Timestamp(1),
         table: "dlq".to_owned(),
         id: delivery().id,
@@ -94,7 +94,7 @@ fn version_1_has_its_golden_bytes() {
         ("names", codec::encode(Kind::Names, &vec!["crm".to_owned()])),
         ("hold", codec::encode(Kind::Hold, &hold)),
         ("audit", audit.encode()),
-        ("quarantined", codec::encode(Kind::Quarantined, &set_aside)),
+        ("quarantined", codec::encode(Kind::DamagedRecord, &set_aside)),
         ("stance", codec::encode(Kind::DestinationOverrides, &stance)),
         ("redrive", first_redrive()),
         ("redrive_list", codec::encode(Kind::RedriveList, &vec![Sequence(1), Sequence(5)])),

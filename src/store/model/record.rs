@@ -183,7 +183,7 @@ pub struct Totals {
     pub next_sequence: Sequence,
     pub next_settlement: u64,
     pub next_audit: u64,
-    pub next_quarantine: u64,
+    pub next_damaged: u64,
     /// First sequence still in `history`.
     pub history_head: Sequence,
     /// First settlement still in `settled`.
@@ -208,7 +208,7 @@ impl Default for Totals {
             next_sequence: Sequence(1),
             next_settlement: 1,
             next_audit: 1,
-            next_quarantine: 1,
+            next_damaged: 1,
             history_head: Sequence(1),
             settled_head: 1,
             floor: Sequence(1),
@@ -299,12 +299,21 @@ impl Gap {
     }
 }
 
-/// Bytes that were found damaged, kept as found.
+/// A damaged record: bytes of a table that did not verify, kept as found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Quarantined {
+pub struct DamagedRecord {
+    /// When it was found.
     pub at: Timestamp,
     pub table: String,
+    /// Sequence zero where it was of no delivery.
     pub id: DeliveryId,
     pub why: String,
     pub bytes: Vec<u8>,
+}
+
+impl DamagedRecord {
+    /// The delivery that was lost with it; of a page, the first of them. None where it was of no delivery.
+    pub fn delivery(&self) -> Option<DeliveryId> {
+        Some(self.id).filter(|id| id.sequence != Sequence::default())
+    }
 }

@@ -22,8 +22,8 @@ pub enum Table {
     Meta,
     /// Number -> a change made through the admin API.
     Audit,
-    /// Number -> a record that did not verify, as found.
-    Quarantine,
+    /// Number -> a damaged record, with its bytes as found.
+    Damaged,
     /// Number -> a time in which events could not be accepted.
     Gaps,
     /// Number -> a request that was not accepted, kept apart.
@@ -39,7 +39,7 @@ impl Table {
         Self::History,
         Self::Meta,
         Self::Audit,
-        Self::Quarantine,
+        Self::Damaged,
         Self::Gaps,
         Self::QuarantinedRequest,
     ];
@@ -53,7 +53,7 @@ impl Table {
             Self::History => "history",
             Self::Meta => "meta",
             Self::Audit => "audit",
-            Self::Quarantine => "quarantine",
+            Self::Damaged => "quarantine",
             Self::Gaps => "gaps",
             Self::QuarantinedRequest => "detained",
         }

@@ -337,7 +337,7 @@ fn table_by_kind(value: &[u8]) -> Option<Table> {
         codec::Kind::Delivery => Table::Delay,
         codec::Kind::DeadLetter => Table::Dlq,
         codec::Kind::Audit => Table::Audit,
-        codec::Kind::Quarantined => Table::Quarantine,
+        codec::Kind::DamagedRecord => Table::Damaged,
         codec::Kind::Gap => Table::Gaps,
         codec::Kind::QuarantinedRequest => Table::QuarantinedRequest,
         codec::Kind::Totals | codec::Kind::Names | codec::Kind::Hold => Table::Meta,
@@ -351,7 +351,7 @@ fn table_by_kind(value: &[u8]) -> Option<Table> {
 fn key_length(table: Table) -> Option<usize> {
     match table {
         Table::History | Table::Settled => Some(8),
-        Table::Pages | Table::Audit | Table::Quarantine | Table::Gaps | Table::QuarantinedRequest => Some(10),
+        Table::Pages | Table::Audit | Table::Damaged | Table::Gaps | Table::QuarantinedRequest => Some(10),
         Table::Dlq => Some(11),
         Table::Delay => Some(19),
         Table::Meta => None,
@@ -457,9 +457,9 @@ mod tests {
         let free = (Kind::Free, LEAF, Vec::new());
         assert_eq!(found(&[gone(ONE)]), (vec![], 1));
         assert_eq!(found(&[gone(ONE), free.clone()]), (vec![], 0));
-        let quarantined = codec::encode(codec::Kind::Quarantined, &7u64);
+        let quarantined = codec::encode(codec::Kind::DamagedRecord, &7u64);
         let key = [ONE, &[0, 0]].concat();
-        let other = (Table::Quarantine, key.clone(), true);
+        let other = (Table::Damaged, key.clone(), true);
         assert_eq!(
             found(&[leaf(&[(ONE, &settled())]), free, leaf(&[(&key, &quarantined)])]),
             (vec![is(ONE, true), other], 0),

@@ -15,7 +15,7 @@ use crate::store::model::codec::{self, Damaged, Kind};
 use crate::store::model::compact::Compact;
 use crate::store::model::delta_encoding;
 use crate::store::model::keys::{TOTALS, delay_of, dlq_of, number_key};
-use crate::store::model::record::{EndKind, Quarantined, SettledRow, Settlement};
+use crate::store::model::record::{DamagedRecord, EndKind, SettledRow, Settlement};
 use crate::store::model::table::Table;
 use crate::time::Timestamp;
 
@@ -110,10 +110,10 @@ impl Repair<'_> {
         });
         self.done.push(format!("`{}` record of {}: {why}; {} bytes set aside", table.name(), named(lost), bytes.len()));
         let totals = &mut self.index.totals;
-        let record = Quarantined { at: self.now, table: table.name().to_owned(), id, why: why.to_string(), bytes };
-        let sealed = codec::encode(Kind::Quarantined, &record);
-        draft.put_long(Table::Quarantine, &number_key(totals.next_quarantine), &sealed);
-        totals.next_quarantine += 1;
+        let record = DamagedRecord { at: self.now, table: table.name().to_owned(), id, why: why.to_string(), bytes };
+        let sealed = codec::encode(Kind::DamagedRecord, &record);
+        draft.put_long(Table::Damaged, &number_key(totals.next_damaged), &sealed);
+        totals.next_damaged += 1;
         totals.damaged += 1;
         for chunk in lost.chunks(SettledRow::SETTLEMENTS_MAX) {
             let gone =
@@ -265,9 +265,9 @@ mod tests {
         assert_eq!((done.len(), &inventory.faults), (3, &Vec::new()), "{done:?}");
         assert_eq!((inventory.accepted, inventory.waiting, inventory.dead, inventory.damaged), (4, 1, 0, 3));
         let engine = self::engine(dir.path());
-        let aside = read::keys(&engine, Table::Quarantine, None).map(|key| {
-            let record = read::record(&engine, Table::Quarantine, Kind::Quarantined, &key.unwrap());
-            let Quarantined { table, bytes, .. } = record.unwrap().unwrap();
+        let aside = read::keys(&engine, Table::Damaged, None).map(|key| {
+            let record = read::record(&engine, Table::Damaged, Kind::DamagedRecord, &key.unwrap());
+            let DamagedRecord { table, bytes, .. } = record.unwrap().unwrap();
             (table, bytes)
         });
         assert_eq!(aside.collect::<Vec<_>>(), spoiled);
@@ -316,7 +316,7 @@ mod tests {
         let done = repair(&engine, &mut index, Timestamp(2000)).unwrap();
         assert_eq!(done.len(), 2, "{done:?}");
         assert!(done[0].contains("delivery") && done[1].contains("delivery"), "{done:?}");
-        assert_eq!(read::keys(&engine, Table::Quarantine, None).count(), 2, "each under a number of its own");
+        assert_eq!(read::keys(&engine, Table::Damaged, None).count(), 2, "each under a number of its own");
         let (mut index, findings) = recovery::recover(&engine).unwrap();
         assert_eq!(findings, Vec::<String>::new());
         assert_eq!(check::check(&engine, &index).unwrap(), Vec::<String>::new());

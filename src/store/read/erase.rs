@@ -17,7 +17,7 @@ use crate::store::engine::read;
 use crate::store::handle::Store;
 use crate::store::model::codec::Kind;
 use crate::store::model::keys::{delay_of, dlq_of, number_key, number_of};
-use crate::store::model::record::{HistoryRow, Quarantined};
+use crate::store::model::record::{DamagedRecord, HistoryRow};
 use crate::store::model::table::Table;
 use crate::store::write::erasure::{Erased, Erasure, EventLocations};
 use crate::store::write::request::Request;
@@ -175,10 +175,10 @@ impl Store {
 
     /// Records that did not verify: those of its events, and those whose bytes name it.
     fn hunt_damaged(&self, hunt: &mut ErasureScan<'_>) -> Result<(), StoreError> {
-        for key in read::keys(&self.shared.engine, Table::Quarantine, None) {
+        for key in read::keys(&self.shared.engine, Table::Damaged, None) {
             let number = number_of(&key?)?;
             let key = number_key(number);
-            let record = read::record::<Quarantined>(&self.shared.engine, Table::Quarantine, Kind::Quarantined, &key);
+            let record = read::record::<DamagedRecord>(&self.shared.engine, Table::Damaged, Kind::DamagedRecord, &key);
             let record = match record {
                 Err(StoreError::Damaged(_)) => continue,
                 record => record?,

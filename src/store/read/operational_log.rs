@@ -9,7 +9,7 @@ use crate::store::index::history_limits::{self, Bounds, HistoryUsage};
 use crate::store::model::audit::Audit;
 use crate::store::model::codec::{self, Damaged, Kind};
 use crate::store::model::keys::{ALIVE, TOLD, number_key, number_of, redrive_list_key};
-use crate::store::model::record::{Gap, IntakeOverride};
+use crate::store::model::record::{DamagedRecord, Gap, IntakeOverride};
 use crate::store::model::redrive::Redrive;
 use crate::store::model::table::{self, Table};
 use crate::time::Timestamp;
@@ -23,6 +23,11 @@ impl Store {
     /// When events could not be accepted: numbers below `before`, the newest first.
     pub fn gaps(&self, before: u64, limit: usize) -> Result<Vec<(u64, Gap)>, StoreError> {
         self.newest(Table::Gaps, |sealed| codec::decode(Kind::Gap, sealed), before, limit)
+    }
+
+    /// Damaged records with numbers below `before`, the newest first. An entry that does not verify itself is left out.
+    pub fn damaged_records(&self, before: u64, limit: usize) -> Result<Vec<(u64, DamagedRecord)>, StoreError> {
+        self.newest(Table::Damaged, |sealed| codec::decode(Kind::DamagedRecord, sealed), before, limit)
     }
 
     fn newest<T>(

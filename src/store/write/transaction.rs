@@ -247,11 +247,11 @@ impl<'a> Transaction<'a> {
                 }
             }
             Transition::Damaged { id, place, why, at } => {
-                let found = self.raw(id, place)?.unwrap_or_default();
+                let (table, found) = self.raw(id, place)?;
                 if self.leave(id, place)? {
                     self.index.totals.tally(id.destination).discarded += 1;
                     self.settle(id, EndKind::Discarded, 0, 0, at);
-                    self.quarantine(id, Table::Pages, why, found);
+                    self.set_aside(id, table, why, found.unwrap_or_default());
                 }
             }
             Transition::Breaker { destination, fixed, at } => {
@@ -301,14 +301,15 @@ impl<'a> Transaction<'a> {
         self.settlements.push(Settlement { id, how, attempts, status, at });
     }
 
-    fn raw(&self, id: DeliveryId, place: Place) -> Result<Option<Vec<u8>>, StoreError> {
-        let long = match self.index.pages.page_of(id.sequence).filter(|_| place == Place::Page) {
-            Some(first) => self.draft.get_long(self.engine, Table::Pages, &number_key(first.0)),
-            None => self.draft.get_long(self.engine, Table::Delay, &delay_key(place.due(), id)),
+    /// The sealed bytes that hold a delivery, with their table; no bytes where they are missing or cannot be put together.
+    fn raw(&self, id: DeliveryId, place: Place) -> Result<(Table, Option<Vec<u8>>), StoreError> {
+        let (table, key) = match self.index.pages.page_of(id.sequence).filter(|_| place == Place::Page) {
+            Some(first) => (Table::Pages, number_key(first.0)),
+            None => (Table::Delay, delay_key(place.due(), id)),
         };
-        match long {
-            Err(StoreError::Damaged(_)) => Ok(None),
-            read => read,
+        match self.draft.get_long(self.engine, table, &key) {
+            Err(StoreError::Damaged(_)) => Ok((table, None)),
+            read => Ok((table, read?)),
         }
     }
 

@@ -241,7 +241,7 @@ fn fuzzed_configurations_never_panic() {
     fuzz("configurations", |rng| {
         let text = if rng.bool() { shipped } else { &all };
         let text = String::from_utf8_lossy(&mutated(rng, text)).into_owned();
-        match config::read(&text, Path::new("h.toml")) {
+        match config::parse(&text, Path::new("h.toml")) {
             Ok(settings) => assert!(!settings.sources.is_empty() && !settings.destinations.is_empty()),
             Err(faults) => assert!(faults.iter().count() > 0),
         }

@@ -226,7 +226,7 @@ async fn a_damaged_delivery_is_set_aside_discarded_and_counted() {
     let totals = bench.store.totals();
     let tally = totals.tally_of(D);
     assert_eq!((tally.accepted, tally.queued(), tally.discarded), (3, 1, 2));
-    assert_eq!((totals.damaged, totals.next_quarantine), (2, 3));
+    assert_eq!((totals.damaged, totals.next_damaged), (2, 3));
     bench.sound().await;
     bench.close();
 }

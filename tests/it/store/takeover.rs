@@ -193,7 +193,7 @@ async fn states_and_bodies_are_kept(fixture: &Fixture) {
             // a redrive of this one is under way
             if destination != "slow" {
                 let state = delivery["state"].as_str().unwrap();
-                let state = if ["queued", "held"].contains(&state) { "waiting" } else { state };
+                let state = if ["queued", "blocked"].contains(&state) { "waiting" } else { state };
                 assert_eq!(Some(state), event.state(destination), "{}: {now}", event.0);
             }
         }

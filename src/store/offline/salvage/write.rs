@@ -117,7 +117,7 @@ impl Writer<'_> {
     fn notes(&mut self) -> Result<(), StoreError> {
         for (table, kind) in [
             (Table::Audit, Kind::Audit),
-            (Table::Quarantine, Kind::Quarantined),
+            (Table::Damaged, Kind::DamagedRecord),
             (Table::Gaps, Kind::Gap),
             (Table::QuarantinedRequest, Kind::QuarantinedRequest),
         ] {
@@ -173,7 +173,7 @@ impl Writer<'_> {
             next_sequence: Sequence(next_sequence),
             next_settlement,
             next_audit: audit + 1,
-            next_quarantine: survey.totals.next_quarantine.max(next(Table::Quarantine)),
+            next_damaged: survey.totals.next_damaged.max(next(Table::Damaged)),
             history_head: Sequence(history_head),
             floor: Sequence(self.fates.live.first().copied().unwrap_or(next_sequence)),
             accepted: survey.totals.accepted.max(if survey.totals_known { 0 } else { next_sequence - 1 }),
@@ -291,7 +291,7 @@ mod tests {
             (Table::Audit, 1, audit("one")),
             (Table::Audit, 3, audit(&"long ".repeat(5000))),
             (Table::Gaps, 1, codec::encode(Kind::Gap, &gap)),
-            (Table::Quarantine, 1, codec::encode(Kind::Quarantined, &7u64)),
+            (Table::Damaged, 1, codec::encode(Kind::DamagedRecord, &7u64)),
             (Table::QuarantinedRequest, 4, codec::encode(Kind::QuarantinedRequest, &7u64)),
         ];
         let mut was = WriteBatch::default();

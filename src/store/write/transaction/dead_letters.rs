@@ -8,7 +8,7 @@ use crate::store::engine::read;
 use crate::store::model::codec::{self, Kind};
 use crate::store::model::compact;
 use crate::store::model::keys::{dlq_key, number_key};
-use crate::store::model::record::{EndKind, Quarantined};
+use crate::store::model::record::{DamagedRecord, EndKind};
 use crate::store::model::table::Table;
 use crate::store::write::request::{DlqAction, StoreEvent};
 use crate::time::Timestamp;
@@ -44,11 +44,11 @@ impl Transaction<'_> {
     }
 
     /// Keeps bytes that do not verify; they are never deleted by themselves.
-    pub(super) fn quarantine(&mut self, id: DeliveryId, table: Table, why: String, bytes: Vec<u8>) {
-        let n = self.index.totals.next_quarantine;
-        let record = Quarantined { at: self.now, table: table.name().to_owned(), id, why, bytes };
-        self.draft.put_long(Table::Quarantine, &number_key(n), &codec::encode(Kind::Quarantined, &record));
-        self.index.totals.next_quarantine += 1;
+    pub(super) fn set_aside(&mut self, id: DeliveryId, table: Table, why: String, bytes: Vec<u8>) {
+        let n = self.index.totals.next_damaged;
+        let record = DamagedRecord { at: self.now, table: table.name().to_owned(), id, why, bytes };
+        self.draft.put_long(Table::Damaged, &number_key(n), &codec::encode(Kind::DamagedRecord, &record));
+        self.index.totals.next_damaged += 1;
         self.index.totals.damaged += 1;
         self.changed = true;
     }
@@ -86,7 +86,7 @@ impl Transaction<'_> {
                 Ok(letter) if action == DlqAction::Redrive => tickets.push(self.redrive(letter)),
                 Ok(letter) => purged.push((*id, self.order_key(&letter.delivery.event), letter.delivery.tried())),
                 Err((why, bytes)) => {
-                    self.quarantine(*id, Table::Dlq, why.to_string(), bytes);
+                    self.set_aside(*id, Table::Dlq, why.to_string(), bytes);
                     purged.push((*id, Digest64::NONE, (0, 0)));
                 }
             }

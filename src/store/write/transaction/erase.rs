@@ -30,7 +30,7 @@ impl Transaction<'_> {
             erased.remembered += u64::from(self.forget_entry(sequence)?);
         }
         for number in &erasure.damaged {
-            let deleted = self.draft.delete_long(self.engine, Table::Quarantine, &number_key(*number))?;
+            let deleted = self.draft.delete_long(self.engine, Table::Damaged, &number_key(*number))?;
             erased.damaged += u64::from(deleted.is_some());
         }
         erased.detained = erasure.detained.iter().filter(|number| self.forget(**number)).count() as u64;

@@ -124,7 +124,7 @@ impl Transaction<'_> {
         if place == Place::Page {
             return Ok((0, 0));
         }
-        let sealed = self.raw(id, place)?;
+        let (_, sealed) = self.raw(id, place)?;
         let delivery = sealed.and_then(|sealed| compact::decode::<Delivery>(&sealed).ok());
         Ok(delivery.map_or((0, 0), |delivery| delivery.tried()))
     }

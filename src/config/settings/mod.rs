@@ -1,26 +1,20 @@
-//! Settings as used: every value checked, every default filled in. `reader.rs` makes them from what an operator wrote.
+//! Settings as used: every value checked, every default filled in.
 
-mod alert;
+mod destination;
+mod secret;
+mod source;
 
-pub use super::ordering::{OnDeadLetter, OrderMode, Ordering};
-pub use super::secret::{Secret, SecretValue};
-pub use super::url::Url;
+pub use destination::{
+    ClientAuth, Destination, DestinationAuth, DestinationTls, Identity, OAuth2, OnDeadLetter, OrderMode, Ordering,
+};
+pub use secret::{Secret, SecretValue, Url, Wrong, parse_url, quoted, shown_url, text_shown};
+pub use source::{Composite, Handshake, OnFault, PROFILES, Pointers, Source, SourceAuth};
+
 use crate::event::SharedKeys;
-use crate::rules::address_policy::AddressPolicy;
-use crate::rules::backoff::Retry;
-use crate::rules::breaker;
-use crate::rules::concurrency::Adaptive;
-use crate::rules::gcra::Rate;
-use crate::rules::success::Success;
-use crate::rules::ttl::Ttl;
-pub use alert::{Alert, AlertTo, Condition};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
-
-mod source;
-pub use source::{Composite, Handshake, OnFault, PROFILES, Pointers, Quarantine, Source, SourceAuth};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -158,101 +152,6 @@ pub struct Store {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Destination {
-    pub name: String,
-    /// `http` or `https`. None: events are held (`holdline serve` without `--to`).
-    pub url: Option<Url>,
-    /// Of one attempt, from connecting to the last byte of the answer.
-    pub timeout: Duration,
-    /// Of a connection, however busy it is; zero: each request has one of its own.
-    pub connection_lifetime: Duration,
-    /// Requests in flight at once.
-    pub concurrency_max: usize,
-    /// Whether fewer, where latency and errors say so.
-    pub adaptive: Adaptive,
-    /// How long requests take to return, after a pause or an open breaker.
-    pub ramp_up: Duration,
-    pub rate: Option<Rate>,
-    pub breaker: breaker::Limits,
-    pub retry: Retry,
-    pub ordering: Ordering,
-    pub ttl: Ttl,
-    /// Sent with each request.
-    pub auth: Option<DestinationAuth>,
-    pub tls: DestinationTls,
-    /// Secrets by each of which every request is signed as in Standard Webhooks.
-    pub sign: Vec<Secret>,
-    /// What the body of a 2xx must say.
-    pub success: Option<Success>,
-    /// Which addresses its name may resolve to.
-    pub reach: AddressPolicy,
-}
-
-/// Files in PEM.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DestinationTls {
-    /// Certificates of authorities; with it the system's are not believed.
-    pub ca: Option<PathBuf>,
-    pub identity: Option<Identity>,
-}
-
-/// What a client proves itself with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// The certificate, and those between it and its authority.
-    pub cert: PathBuf,
-    pub key: PathBuf,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum DestinationAuth {
-    Bearer {
-        token: Secret,
-    },
-    Basic {
-        user: String,
-        password: Secret,
-    },
-    Header {
-        name: http::HeaderName,
-        value: Secret,
-    },
-    OAuth2(OAuth2),
-    /// The certificate of `tls`, and nothing else.
-    Mtls,
-}
-
-impl DestinationAuth {
-    pub fn secret(&self) -> Option<&Secret> {
-        match self {
-            Self::Bearer { token: secret }
-            | Self::Basic { password: secret, .. }
-            | Self::Header { value: secret, .. }
-            | Self::OAuth2(OAuth2 { client_secret: secret, .. }) => Some(secret),
-            Self::Mtls => None,
-        }
-    }
-}
-
-/// Client credentials (RFC 6749, 4.4).
-#[derive(Clone, Debug, PartialEq)]
-pub struct OAuth2 {
-    pub token_url: Url,
-    pub client_id: String,
-    pub client_secret: Secret,
-    pub scope: Option<String>,
-    pub audience: Option<String>,
-    pub client_auth: ClientAuth,
-}
-
-/// How a client shows its id and secret to a token endpoint (RFC 6749, 2.3.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientAuth {
-    Basic,
-    Body,
-}
-
-#[derive(Clone, Debug, PartialEq)]
 pub struct Dlq {
     /// How long a dead letter is kept for certain.
     pub retention: Duration,
@@ -272,6 +171,96 @@ pub struct History {
     pub max_bytes: u64,
     /// Memory of the ids of senders; beyond it the oldest goes, too.
     pub max_memory: u64,
+}
+
+/// Bounds of what is kept apart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quarantine {
+    pub max_bytes: u64,
+    /// The part of it for one source, where several keep requests apart; 0 to 1.
+    pub source_share: f64,
+    /// The part of it for all requests that did not prove their sender; 0 to 1.
+    pub unverified_share: f64,
+    /// What is older is given up.
+    pub retention: Duration,
+}
+
+/// Somebody who wants to be told when something is wrong.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alert {
+    pub to: AlertTo,
+    pub on: Vec<Condition>,
+    /// At most one message of a kind in this time.
+    pub digest: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum AlertTo {
+    Webhook(Url),
+    /// Program and arguments; the message comes on standard input.
+    Command(Vec<String>),
+}
+
+/// What is worth telling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    DeadLetter,
+    BreakerOpen,
+    DiskLow,
+    IntakeRefused,
+    Damaged,
+    DlqOverLimit,
+    /// Something was forgotten before its time.
+    HistoryFull,
+    /// A destination wished to be left alone for longer than `retry_after_max`, and the wish was cut to that.
+    RetryAfterCut,
+    /// A certificate in use ends within this time.
+    Certificate(Duration),
+    QueueDepth(u64),
+    OldestAge(Duration),
+    Silence(Duration),
+    DiskFull(Duration),
+    /// Events could not be accepted for longer.
+    Outage(Duration),
+}
+
+impl Condition {
+    /// Those that are one word.
+    pub const PLAIN: [Self; 8] = [
+        Self::DeadLetter,
+        Self::BreakerOpen,
+        Self::DiskLow,
+        Self::IntakeRefused,
+        Self::Damaged,
+        Self::DlqOverLimit,
+        Self::HistoryFull,
+        Self::RetryAfterCut,
+    ];
+    /// What is meant by `certificate` alone: 14 days.
+    pub const CERTIFICATE: Self = Self::Certificate(Duration::from_secs(14 * 86_400));
+}
+
+/// As it stands in the configuration.
+impl std::fmt::Display for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let time = |d: &Duration| humantime::format_duration(*d).to_string();
+        match self {
+            Self::DeadLetter => f.write_str("dead_letter"),
+            Self::BreakerOpen => f.write_str("breaker_open"),
+            Self::DiskLow => f.write_str("disk_low"),
+            Self::IntakeRefused => f.write_str("intake_refused"),
+            Self::Damaged => f.write_str("damaged"),
+            Self::DlqOverLimit => f.write_str("dlq_over_limit"),
+            Self::HistoryFull => f.write_str("history_full"),
+            Self::RetryAfterCut => f.write_str("retry_after_cut"),
+            Self::Certificate(d) => write!(f, "certificate < {}", time(d)),
+            Self::QueueDepth(n) => write!(f, "queue_depth > {n}"),
+            Self::OldestAge(d) => write!(f, "oldest_age > {}", time(d)),
+            Self::Silence(d) => write!(f, "silence > {}", time(d)),
+            Self::DiskFull(d) => write!(f, "disk_full < {}", time(d)),
+            Self::Outage(d) => write!(f, "outage > {}", time(d)),
+        }
+    }
 }
 
 impl Default for History {
@@ -349,28 +338,9 @@ impl Default for Dlq {
     }
 }
 
-impl Destination {
-    /// A destination as it is where only its name is given: it holds its events.
-    pub fn named(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            url: None,
-            timeout: Duration::from_secs(10),
-            connection_lifetime: Duration::from_secs(120),
-            concurrency_max: 64,
-            adaptive: Adaptive::Yes,
-            ramp_up: Duration::from_secs(10),
-            rate: None,
-            breaker: breaker::Limits::default(),
-            retry: Retry::default(),
-            ordering: Ordering::default(),
-            ttl: Ttl::default(),
-            auth: None,
-            tls: DestinationTls::default(),
-            sign: Vec::new(),
-            success: None,
-            reach: AddressPolicy::Guarded,
-        }
+impl Default for Quarantine {
+    fn default() -> Self {
+        Self { max_bytes: 64 * MIB as u64, source_share: 0.5, unverified_share: 0.75, retention: hours(7 * 24) }
     }
 }
 

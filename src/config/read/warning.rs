@@ -4,16 +4,17 @@
 //! *Failure.* What cannot be read here is not judged: that it cannot be read is told elsewhere, as a fault. No warning shows a
 //! secret, or the values of a URL.
 
-use super::location::{has_values, is_clear, is_public, leads_to, refused};
-use super::settings::{
-    Alert, AlertTo, Destination, DestinationAuth, DestinationTls, OAuth2, Settings, Source, SourceAuth,
-};
-use super::settings::{Secret, Token, Url};
 use super::strength::{self, Weakness};
+use crate::config::settings::{
+    Alert, AlertTo, Destination, DestinationAuth, DestinationTls, OAuth2, Secret, Settings, Source, SourceAuth, Token,
+    Url,
+};
+use crate::rules::address_policy::AddressPolicy;
 use crate::signature::SecretEncoding;
 use http::Uri;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -346,6 +347,59 @@ fn mode(path: &Path) -> Option<u32> {
 fn is_open_folder(path: &Path) -> bool {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     mode(folder).is_some_and(|mode| mode & 0o002 != 0 && mode & 0o1000 == 0)
+}
+
+/// Whether there is anything behind its `?` that may be a secret.
+fn has_values(uri: &Uri) -> bool {
+    uri.query()
+        .is_some_and(|query| query.split('&').any(|part| !part.split_once('=').map_or(part, |(_, v)| v).is_empty()))
+}
+
+/// Whether anybody can reach the address: it is everywhere, or of no private network.
+fn is_public(address: SocketAddr) -> bool {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => !(ip.is_loopback() || ip.is_private() || ip.is_link_local()),
+        IpAddr::V6(ip) => !(ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()),
+    }
+}
+
+/// Whether what is sent there can be read on the way.
+fn is_clear(uri: &Uri) -> bool {
+    uri.scheme_str() == Some("http") && !is_own_machine(host(uri))
+}
+
+fn is_own_machine(host: &str) -> bool {
+    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    let ip = host.parse::<IpAddr>();
+    name == "localhost" || name.ends_with(".localhost") || ip.is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+fn host(uri: &Uri) -> &str {
+    uri.host().unwrap_or_default().trim_matches(['[', ']'])
+}
+
+/// Whether a URL is that of a listener on this address.
+fn leads_to(uri: &Uri, address: SocketAddr) -> bool {
+    let port = uri.port_u16().unwrap_or_else(|| if uri.scheme_str() == Some("https") { 443 } else { 80 });
+    let ip = address.ip().to_canonical();
+    let same = host(uri).parse::<IpAddr>().is_ok_and(|of_url| of_url.to_canonical() == ip);
+    port == address.port() && (same || ((ip.is_loopback() || ip.is_unspecified()) && is_own_machine(host(uri))))
+}
+
+/// The address in a URL, if it is one that is refused; also where it is written as one number or in hexadecimal.
+fn refused(reach: AddressPolicy, uri: &Uri) -> Option<(IpAddr, &'static str)> {
+    let host = host(uri);
+    let numeric = host.starts_with(|c: char| c.is_ascii_digit())
+        && host.chars().all(|c| c.is_ascii_hexdigit() || matches!(c, '.' | 'x' | 'X'));
+    let ips = match host.parse::<IpAddr>() {
+        Ok(ip) => vec![ip],
+        // no name server is asked for a number
+        Err(_) if numeric => {
+            (host, 0).to_socket_addrs().map(|found| found.map(|a| a.ip()).collect()).unwrap_or_default()
+        }
+        Err(_) => Vec::new(),
+    };
+    ips.into_iter().find_map(|ip| Some((ip, reach.refusal(ip)?)))
 }
 
 #[cfg(test)]

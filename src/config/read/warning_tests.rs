@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::settings::{Identity, NamedToken, Scope, ServerTls};
-use crate::config::{Overrides, read};
+use crate::config::{Overrides, parse};
 use std::path::PathBuf;
 
 const GOOD: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
@@ -41,7 +41,7 @@ impl Place {
     fn of(&self, text: &str) -> Vec<String> {
         let text = text.replace("FILE", self.0.path().to_str().unwrap());
         let text = format!("[store]\npath = {:?}\n{text}", self.path("data"));
-        let settings = read(&text, Path::new("holdline.toml")).unwrap_or_else(|faults| panic!("{faults}"));
+        let settings = parse(&text, Path::new("holdline.toml")).unwrap_or_else(|faults| panic!("{faults}"));
         warnings(&settings, None).iter().map(ToString::to_string).collect()
     }
 }

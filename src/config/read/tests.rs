@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::config::Overrides;
-use crate::config::renamed::RENAMED;
 use crate::config::settings::{
     ClientAuth, DestinationAuth, Handshake, OnDeadLetter, OnFault, OrderMode, PROFILES, Secret, ServerTls, SourceAuth,
     Token,
 };
+use crate::config::syntax::RENAMED;
 use crate::rules::address_policy::AddressPolicy;
 use crate::rules::backoff::{Jitter, OnAmbiguous};
 use crate::rules::gcra::Rate;
@@ -19,7 +19,7 @@ use std::num::NonZeroU32;
 const SHIPPED: &str = include_str!("../../../packaging/holdline.toml");
 
 fn faults(text: &str) -> Vec<String> {
-    match read(text, Path::new("h.toml")) {
+    match parse(text, Path::new("h.toml")) {
         Ok(_) => Vec::new(),
         Err(faults) => faults.iter().map(ToString::to_string).collect(),
     }
@@ -218,7 +218,7 @@ fn a_file_that_cannot_be_read_is_a_fault() {
 
 #[test]
 fn every_key_is_read() {
-    let s = read(FULL, Path::new("h.toml")).unwrap_or_else(|faults| panic!("{faults}"));
+    let s = parse(FULL, Path::new("h.toml")).unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(s.intake.listen, ["0.0.0.0:1".parse().unwrap(), "[::1]:2".parse().unwrap()]);
     assert!(s.intake.inherit);
     assert_eq!((s.intake.max_body_bytes, s.intake.max_header_bytes), (2 << 20, 8192));
@@ -363,7 +363,7 @@ sign = { secret = { env = "A" } }
 
 #[test]
 fn the_shipped_file_is_the_defaults() {
-    let shipped = read(SHIPPED, Path::new("holdline.toml")).unwrap_or_else(|faults| panic!("{faults}"));
+    let shipped = parse(SHIPPED, Path::new("holdline.toml")).unwrap_or_else(|faults| panic!("{faults}"));
     let mut built_in = Settings::embedded(&Overrides::default()).unwrap();
     built_in.store = Store::default();
     assert_eq!(format!("{shipped:#?}"), format!("{built_in:#?}"));

@@ -2,33 +2,40 @@
 //!
 //! Nothing here stops at a fault: it is noted with its place, the reader goes on with `None`, and all come out together.
 
-use super::fault::{Fault, Faults, Wrong, nearest};
-use super::renamed::renamed_key;
+mod fault;
+pub mod values;
+
+#[cfg(test)]
+pub use fault::RENAMED;
+pub use fault::{Fault, Faults, nearest, renamed_condition};
+
+use super::settings::Wrong;
+use fault::renamed_key;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// The text that is read and the faults found in it so far.
-pub(super) struct Reading<'r> {
+pub struct Reading<'r> {
     file: &'r Path,
     text: &'r str,
     faults: RefCell<Vec<Fault>>,
 }
 
 impl<'r> Reading<'r> {
-    pub(super) fn new(text: &'r str, file: &'r Path) -> Self {
+    pub fn new(text: &'r str, file: &'r Path) -> Self {
         Self { file, text, faults: RefCell::default() }
     }
 
     /// Notes a fault at a byte of the text.
-    pub(super) fn note(&self, offset: usize, key: &str, wrong: Wrong) {
+    pub fn note(&self, offset: usize, key: &str, wrong: Wrong) {
         let (line, column) = self.position(offset);
         let Wrong { message, remedy } = wrong;
         self.faults.borrow_mut().push(Fault { file: self.file.into(), line, column, key: key.into(), message, remedy });
     }
 
-    pub(super) fn faults(self) -> Option<Faults> {
+    pub fn faults(self) -> Option<Faults> {
         Faults::of(self.faults.into_inner())
     }
 
@@ -45,7 +52,7 @@ impl<'r> Reading<'r> {
 }
 
 /// A table that is being read. Once it goes, every key that nobody took is a fault.
-pub(super) struct Section<'r> {
+pub struct Section<'r> {
     reading: &'r Reading<'r>,
     path: String,
     table: &'r DeTable<'r>,
@@ -57,7 +64,7 @@ pub(super) struct Section<'r> {
 }
 
 impl<'r> Section<'r> {
-    pub(super) fn root(reading: &'r Reading<'r>, root: &'r Spanned<DeTable<'r>>) -> Self {
+    pub fn root(reading: &'r Reading<'r>, root: &'r Spanned<DeTable<'r>>) -> Self {
         Self {
             reading,
             path: String::new(),
@@ -70,7 +77,7 @@ impl<'r> Section<'r> {
     }
 
     /// The value of a key as `parse` reads it; None where it is absent or `parse` found a fault.
-    pub(super) fn take<T>(&mut self, key: &'static str, parse: impl FnOnce(Value<'r>) -> Option<T>) -> Option<T> {
+    pub fn take<T>(&mut self, key: &'static str, parse: impl FnOnce(Value<'r>) -> Option<T>) -> Option<T> {
         self.known.push(key);
         let raw = self.table.get(key)?;
         let got = parse(Value { reading: self.reading, path: self.path_of(key), raw });
@@ -81,7 +88,7 @@ impl<'r> Section<'r> {
     }
 
     /// As `take`, but its absence is a fault.
-    pub(super) fn need<T>(
+    pub fn need<T>(
         &mut self,
         key: &'static str,
         example: &str,
@@ -94,7 +101,7 @@ impl<'r> Section<'r> {
     }
 
     /// The table under a key; an absent one reads as `absent`.
-    pub(super) fn part<T>(&mut self, key: &'static str, absent: T, read: impl FnOnce(Self) -> T) -> T {
+    pub fn part<T>(&mut self, key: &'static str, absent: T, read: impl FnOnce(Self) -> T) -> T {
         match self.take(key, |v| v.section()) {
             Some(section) => read(section),
             None => absent,
@@ -102,7 +109,7 @@ impl<'r> Section<'r> {
     }
 
     /// The blocks `[[key]]`, in file order; that there is none is a fault.
-    pub(super) fn blocks(&mut self, key: &'static str, example: &str) -> Vec<Self> {
+    pub fn blocks(&mut self, key: &'static str, example: &str) -> Vec<Self> {
         let (none, remedy) = (format!("there is no [[{key}]]"), format!("add [[{key}]] with {example}"));
         if !self.has(key) {
             self.wrong::<()>(none.as_str(), remedy.as_str());
@@ -117,29 +124,29 @@ impl<'r> Section<'r> {
         blocks.unwrap_or_default().into_iter().filter_map(|v| v.section()).collect()
     }
 
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }
 
     /// Whether these keys can be compared: each is well or absent.
-    pub(super) fn sound(&self, keys: &[&str]) -> bool {
+    pub fn sound(&self, keys: &[&str]) -> bool {
         !keys.iter().any(|key| self.faulty.contains(key))
     }
 
     /// Notes a fault of the table as a whole.
-    pub(super) fn wrong<T>(&self, message: impl Into<String>, remedy: impl Into<String>) -> Option<T> {
+    pub fn wrong<T>(&self, message: impl Into<String>, remedy: impl Into<String>) -> Option<T> {
         self.reading.note(self.offset, &self.path, Wrong::new(message, remedy));
         None
     }
 
     /// Notes a fault of the value of a key, or of the table where the key is absent.
-    pub(super) fn wrong_at(&self, key: &str, message: impl Into<String>, remedy: impl Into<String>) {
+    pub fn wrong_at(&self, key: &str, message: impl Into<String>, remedy: impl Into<String>) {
         let offset = self.table.get(key).map_or(self.offset, |value| value.span().start);
         self.reading.note(offset, &self.path_of(key), Wrong::new(message, remedy));
     }
 
     /// Ends the section without a look at the keys that nobody took, because it is not clear which belong there.
-    pub(super) fn abandon<T>(mut self) -> Option<T> {
+    pub fn abandon<T>(mut self) -> Option<T> {
         self.abandoned = true;
         None
     }
@@ -184,24 +191,24 @@ fn path_of(path: &str, key: &str) -> String {
 
 /// A value with its place.
 #[derive(Clone)]
-pub(super) struct Value<'r> {
+pub struct Value<'r> {
     reading: &'r Reading<'r>,
     path: String,
     raw: &'r Spanned<DeValue<'r>>,
 }
 
 impl<'r> Value<'r> {
-    pub(super) fn raw(&self) -> &'r DeValue<'r> {
+    pub fn raw(&self) -> &'r DeValue<'r> {
         self.raw.get_ref()
     }
 
     /// The dotted key.
-    pub(super) fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         &self.path
     }
 
     /// The value as it was written, quotes included; long ones are cut.
-    pub(super) fn written(&self) -> String {
+    pub fn written(&self) -> String {
         const SHOWN_MAX: usize = 80;
         let text = self.reading.text.get(self.raw.span()).unwrap_or_default();
         let flat = text.replace(|c: char| c.is_control(), " ");
@@ -212,24 +219,24 @@ impl<'r> Value<'r> {
     }
 
     /// Notes a fault of this value. Gives None, so that a parser can end with it.
-    pub(super) fn wrong<T>(&self, message: impl Into<String>, remedy: impl Into<String>) -> Option<T> {
+    pub fn wrong<T>(&self, message: impl Into<String>, remedy: impl Into<String>) -> Option<T> {
         self.reading.note(self.raw.span().start, &self.path, Wrong::new(message, remedy));
         None
     }
 
     /// Notes the fault, if it is one.
-    pub(super) fn check<T>(&self, result: Result<T, Wrong>) -> Option<T> {
+    pub fn check<T>(&self, result: Result<T, Wrong>) -> Option<T> {
         result.map_err(|w| self.reading.note(self.raw.span().start, &self.path, w)).ok()
     }
 
     /// Notes that the value is of the wrong type.
-    pub(super) fn not_a<T>(&self, wanted: &str, example: &str) -> Option<T> {
+    pub fn not_a<T>(&self, wanted: &str, example: &str) -> Option<T> {
         let article = |word: &str| if word.starts_with(['a', 'i']) { "an" } else { "a" }.to_owned() + " " + word;
         let found = self.raw().type_str();
         self.wrong(format!("expected {}, found {}", article(wanted), article(found)), format!("write {example}"))
     }
 
-    pub(super) fn text(&self, example: &str) -> Option<&'r str> {
+    pub fn text(&self, example: &str) -> Option<&'r str> {
         match self.raw() {
             DeValue::String(text) => Some(text),
             _ => self.not_a("string", example),
@@ -237,11 +244,11 @@ impl<'r> Value<'r> {
     }
 
     /// A path as it is written, from the folder of the configuration; an absolute one stays as it is.
-    pub(super) fn in_folder(&self, path: &str) -> PathBuf {
+    pub fn in_folder(&self, path: &str) -> PathBuf {
         self.reading.file.parent().unwrap_or_else(|| Path::new("")).join(path)
     }
 
-    pub(super) fn boolean(&self) -> Option<bool> {
+    pub fn boolean(&self) -> Option<bool> {
         match self.raw() {
             DeValue::Boolean(truth) => Some(*truth),
             _ => self.not_a("boolean", "true or false"),
@@ -249,7 +256,7 @@ impl<'r> Value<'r> {
     }
 
     /// The elements of an array.
-    pub(super) fn items(&self) -> Option<Vec<Self>> {
+    pub fn items(&self) -> Option<Vec<Self>> {
         let DeValue::Array(array) = self.raw() else {
             return self.not_a("array", &format!("[{}]", self.written()));
         };
@@ -258,7 +265,7 @@ impl<'r> Value<'r> {
     }
 
     /// The entries of a table whose keys are of the operator's making.
-    pub(super) fn entries(&self, example: &str) -> Option<Vec<(&'r str, Self)>> {
+    pub fn entries(&self, example: &str) -> Option<Vec<(&'r str, Self)>> {
         let DeValue::Table(table) = self.raw() else { return self.not_a("table", example) };
         let reading = self.reading;
         let entry = |(key, raw): (&'r Spanned<std::borrow::Cow<'r, str>>, &'r Spanned<DeValue<'r>>)| {
@@ -269,14 +276,14 @@ impl<'r> Value<'r> {
     }
 
     /// The elements of an array, or the value itself where it is none.
-    pub(super) fn one_or_items(&self) -> Vec<Self> {
+    pub fn one_or_items(&self) -> Vec<Self> {
         match self.raw() {
             DeValue::Array(_) => self.items().unwrap_or_default(),
             _ => vec![self.clone()],
         }
     }
 
-    pub(super) fn section(&self) -> Option<Section<'r>> {
+    pub fn section(&self) -> Option<Section<'r>> {
         let DeValue::Table(table) = self.raw() else {
             return self.not_a("table", "a table, { key = value }");
         };

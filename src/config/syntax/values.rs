@@ -1,7 +1,7 @@
 //! Kinds of values: durations, sizes, numbers, words, lists. Each has limits, and says what to write instead.
 
-use super::fault::{Wrong, nearest};
-use super::section::Value;
+use super::{Value, nearest};
+use crate::config::settings::Wrong;
 use crate::rules::gcra::Rate;
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -9,9 +9,9 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 /// The least and the greatest value of a setting, each with its reason; empty where that is evident.
-pub(super) struct Limits<T> {
-    pub(super) min: (T, &'static str),
-    pub(super) max: (T, &'static str),
+pub struct Limits<T> {
+    pub min: (T, &'static str),
+    pub max: (T, &'static str),
 }
 
 impl<T: PartialOrd + Copy> Limits<T> {
@@ -28,15 +28,15 @@ impl<T: PartialOrd + Copy> Limits<T> {
     }
 }
 
-pub(super) const KIB: u64 = 1 << 10;
-pub(super) const MIB: u64 = 1 << 20;
-pub(super) const GIB: u64 = 1 << 30;
-pub(super) const TIB: u64 = 1 << 40;
+pub const KIB: u64 = 1 << 10;
+pub const MIB: u64 = 1 << 20;
+pub const GIB: u64 = 1 << 30;
+pub const TIB: u64 = 1 << 40;
 /// What one source may have of something where there are several.
-pub(super) const SHARE: Limits<f64> = Limits { min: (0.1, ""), max: (1.0, "") };
+pub const SHARE: Limits<f64> = Limits { min: (0.1, ""), max: (1.0, "") };
 
 /// A duration of the tables of limits, as in `span("10ms")`.
-pub(super) const fn span(text: &'static str) -> Duration {
+pub const fn span(text: &'static str) -> Duration {
     let bytes = text.as_bytes();
     let (mut n, mut i) = (0, 0);
     while bytes[i].is_ascii_digit() {
@@ -54,7 +54,7 @@ pub(super) const fn span(text: &'static str) -> Duration {
 }
 
 /// A duration with its unit, as in `"250ms"`, `"30s"`, `"7d"`.
-pub(super) fn duration(value: &Value<'_>, limits: &Limits<Duration>) -> Option<Duration> {
+pub fn duration(value: &Value<'_>, limits: &Limits<Duration>) -> Option<Duration> {
     let written = value.written();
     let got = match value.raw() {
         DeValue::String(text) => value.check(parse_duration(text, &written))?,
@@ -80,7 +80,7 @@ fn parse_duration(text: &str, written: &str) -> Result<Duration, Wrong> {
 }
 
 /// In the largest unit that holds it whole.
-pub(super) fn shown_duration(d: Duration) -> String {
+pub fn shown_duration(d: Duration) -> String {
     let ms = crate::time::millis(d);
     const UNITS: [(u64, &str); 4] = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
     match UNITS.iter().find(|(unit, _)| ms > 0 && ms.is_multiple_of(*unit)) {
@@ -103,7 +103,7 @@ const SIZE_UNITS: [(&str, u64); 9] = [
 ];
 
 /// Bytes: `"64KiB"`, `"10MB"`, or a plain number.
-pub(super) fn size(value: &Value<'_>, limits: &Limits<u64>) -> Option<u64> {
+pub fn size(value: &Value<'_>, limits: &Limits<u64>) -> Option<u64> {
     let written = value.written();
     let got = match value.raw() {
         DeValue::String(text) => value.check(parse_size(text, &written))?.into(),
@@ -114,7 +114,7 @@ pub(super) fn size(value: &Value<'_>, limits: &Limits<u64>) -> Option<u64> {
 }
 
 /// As `size`, for what is held in memory.
-pub(super) fn memory(value: &Value<'_>, limits: &Limits<u64>) -> Option<usize> {
+pub fn memory(value: &Value<'_>, limits: &Limits<u64>) -> Option<usize> {
     size(value, limits).map(|n| usize::try_from(n).unwrap_or(usize::MAX))
 }
 
@@ -136,7 +136,7 @@ fn parse_size(text: &str, written: &str) -> Result<u64, Wrong> {
 }
 
 /// In the largest binary unit that holds it whole.
-pub(super) fn shown_size(bytes: u64) -> String {
+pub fn shown_size(bytes: u64) -> String {
     let unit = SIZE_UNITS[..4].iter().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
     unit.map_or_else(|| format!("{bytes}B"), |(name, factor)| format!("{}{name}", bytes / factor))
 }
@@ -145,7 +145,7 @@ const RATE_UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86
 const RATE_COUNT: Limits<u64> = Limits { min: (1, ""), max: (1_000_000, "nothing here is that fast") };
 
 /// So many in a second, minute, hour or day, as in `"200/s"`.
-pub(super) fn rate(value: &Value<'_>) -> Option<Rate> {
+pub fn rate(value: &Value<'_>) -> Option<Rate> {
     let text = value.text(r#"a rate such as "200/s""#)?;
     value.check(parse_rate(text, &value.written()))
 }
@@ -167,7 +167,7 @@ fn parse_rate(text: &str, written: &str) -> Result<Rate, Wrong> {
 }
 
 /// A whole number.
-pub(super) fn whole(value: &Value<'_>, limits: &Limits<u64>) -> Option<u64> {
+pub fn whole(value: &Value<'_>, limits: &Limits<u64>) -> Option<u64> {
     match value.raw() {
         DeValue::Integer(_) => within(value, integer(value)?, limits, |n| n.to_string()),
         _ => value.not_a("integer", &format!("a whole number such as {}", limits.min.0)),
@@ -194,7 +194,7 @@ fn bounded(got: i128, written: &str, limits: &Limits<u64>, show: impl Fn(u64) ->
 }
 
 /// A number, whole or not.
-pub(super) fn number(value: &Value<'_>, limits: &Limits<f64>) -> Option<f64> {
+pub fn number(value: &Value<'_>, limits: &Limits<f64>) -> Option<f64> {
     let written = value.written();
     let got = match value.raw() {
         DeValue::Integer(_) => integer(value)? as f64,
@@ -208,7 +208,7 @@ pub(super) fn number(value: &Value<'_>, limits: &Limits<f64>) -> Option<f64> {
 }
 
 /// One of a few words.
-pub(super) fn choice<T: Copy>(value: &Value<'_>, words: &[(&'static str, T)]) -> Option<T> {
+pub fn choice<T: Copy>(value: &Value<'_>, words: &[(&'static str, T)]) -> Option<T> {
     let all: Vec<String> = words.iter().map(|(word, _)| format!(r#""{word}""#)).collect();
     let all = all.join(", ");
     let text = value.text(&format!("one of {all}"))?;
@@ -223,7 +223,7 @@ pub(super) fn choice<T: Copy>(value: &Value<'_>, words: &[(&'static str, T)]) ->
 }
 
 /// A name of a source or destination: it stands in URLs, metrics and on command lines.
-pub(super) fn name(value: &Value<'_>) -> Option<String> {
+pub fn name(value: &Value<'_>) -> Option<String> {
     const LENGTH_MAX: usize = 63; // as a DNS label
     let text = value.text(r#"a name such as "crm""#)?;
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_' || c == b'-';
@@ -236,7 +236,7 @@ pub(super) fn name(value: &Value<'_>) -> Option<String> {
 }
 
 /// A list that, where it is written, says something: neither empty nor with the same element twice.
-pub(super) fn words(
+pub fn words(
     value: &Value<'_>,
     absent_means: &str,
     parse: impl Fn(&Value<'_>) -> Option<String>,
@@ -257,7 +257,7 @@ pub(super) fn words(
 }
 
 /// A whole number, or a word that stands for none.
-pub(super) fn whole_or(value: &Value<'_>, none: &str, limits: &Limits<u64>) -> Option<Option<u64>> {
+pub fn whole_or(value: &Value<'_>, none: &str, limits: &Limits<u64>) -> Option<Option<u64>> {
     match value.raw() {
         DeValue::String(text) if text.as_ref() == none => Some(None),
         DeValue::String(_) => {
@@ -268,7 +268,7 @@ pub(super) fn whole_or(value: &Value<'_>, none: &str, limits: &Limits<u64>) -> O
 }
 
 /// Statuses of HTTP that are no success: numbers and classes such as `"5xx"`.
-pub(super) fn statuses(value: &Value<'_>) -> Option<BTreeSet<u16>> {
+pub fn statuses(value: &Value<'_>) -> Option<BTreeSet<u16>> {
     let mut all = BTreeSet::new();
     for item in value.items()? {
         match item.raw() {

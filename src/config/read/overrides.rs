@@ -1,7 +1,7 @@
 //! Flags of `holdline serve`: they beat the file, and stand in for it where there is none.
 
-use super::address;
-use super::settings::{Admin, Destination, Dlq, Intake, Settings, Source, Store};
+use super::intake::overlap;
+use crate::config::settings::{Admin, Destination, Dlq, Intake, Settings, Source, Store};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -56,7 +56,7 @@ impl Settings {
             self.admin.listen = vec![admin];
         }
         for &intake in &self.intake.listen {
-            if let Some(admin) = self.admin.listen.iter().find(|a| address::overlap(intake, **a)) {
+            if let Some(admin) = self.admin.listen.iter().find(|a| overlap(intake, **a)) {
                 let remedy = "write another port for one of them, with --intake or --admin";
                 return Err(format!("intake ({intake}) and admin ({admin}) would share a port; {remedy}"));
             }

@@ -1,11 +1,10 @@
 //! The block `[[source]]`: a sender, and where the parts of its events lie.
 
-use super::fault::Wrong;
-use super::names::Names;
-use super::section::{Section, Value};
-use super::settings::{Composite, Handshake, OnFault, PROFILES, Pointers, Source, SourceAuth};
-use super::values::{self, Limits, span};
-use http::HeaderName;
+use super::references::{Names, PART_EXAMPLE, PATTERN_EXAMPLE, check_part, check_pattern, check_pointer};
+use super::source_auth;
+use crate::config::settings::{Composite, Handshake, OnFault, PROFILES, Pointers, Source, SourceAuth};
+use crate::config::syntax::values::{self, Limits, span};
+use crate::config::syntax::{Section, Value};
 use std::time::Duration;
 
 const DEDUP_WINDOW: Limits<Duration> =
@@ -31,7 +30,7 @@ pub(super) fn source<'r>(mut section: Section<'r>, sources: &mut Names<'r>, dest
         dedup_window: section
             .take("dedup_window", |v| values::duration(&v, &DEDUP_WINDOW))
             .unwrap_or(absent.dedup_window),
-        auth: section.take("auth", super::auth::auths).unwrap_or_default(),
+        auth: section.take("auth", source_auth::auths).unwrap_or_default(),
         trust_unsigned: section.take("trust_unsigned", trusted),
         on_bad_signature: section
             .take("on_bad_signature", |v| values::choice(&v, &ON_FAULT))
@@ -40,14 +39,14 @@ pub(super) fn source<'r>(mut section: Section<'r>, sources: &mut Names<'r>, dest
         rate_limit: section.take("rate_limit", |v| values::rate(&v)),
         shared_keys: section.take("shared_keys", |v| v.boolean()).unwrap_or(absent.shared_keys),
         handshakes: section.take("handshakes", handshakes),
-        verify_token: section.take("verify_token", super::auth::secrets).unwrap_or_default(),
+        verify_token: section.take("verify_token", source_auth::secrets).unwrap_or_default(),
         to: section
             .take("to", |v| values::words(&v, "all destinations", |item| destinations.resolve(item)))
             .unwrap_or_default(),
         types: section.take("types", |v| values::words(&v, "all types", type_pattern)).unwrap_or_default(),
         name: absent.name,
     };
-    super::signed::check(&section, &source);
+    source_auth::check_signed_places(&section, &source);
     check_handshakes(&section, &source);
     source
 }
@@ -117,38 +116,6 @@ fn composite(value: &Value<'_>) -> Option<Composite> {
     Some(parts.iter().filter_map(part).collect())
 }
 
-const PART_EXAMPLE: &str = r#"a JSON pointer such as "/detail/id", "header:NAME", "query:NAME" or "body:sha256""#;
-
-/// Whether a part of a composite is well-formed.
-fn check_part(text: &str) -> Result<(), Wrong> {
-    if let Some(name) = text.strip_prefix("header:") {
-        return match HeaderName::from_bytes(name.as_bytes()) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Wrong::new(format!("{text:?} names no header"), r#"write it as in "header:X-Event-Id""#)),
-        };
-    }
-    match text.strip_prefix("query:") {
-        Some("") => Err(Wrong::new(r#""query:" names no parameter"#, r#"write it as in "query:event_id""#)),
-        Some(_) => Ok(()),
-        None if text == "body:sha256" => Ok(()),
-        None => check_pointer(text),
-    }
-}
-
-/// Whether a text is a JSON pointer (RFC 6901): empty, or `/` before each step, with `~` only in `~0` and `~1`.
-pub(super) fn check_pointer(text: &str) -> Result<(), Wrong> {
-    if !text.is_empty() && !text.starts_with('/') {
-        let dotted = !text.contains([':', '/', ' ']);
-        let steps = text.trim_start_matches("$.").replace('.', "/");
-        let remedy = if dotted { format!(r#"write "/{steps}""#) } else { format!("write {PART_EXAMPLE}") };
-        return Err(Wrong::new(format!("{text:?} is no pointer"), remedy));
-    }
-    if text.split('~').skip(1).any(|after| !after.starts_with(['0', '1'])) {
-        return Err(Wrong::new(format!("{text:?} has a bare ~"), "write ~0 for ~ and ~1 for / within a step"));
-    }
-    Ok(())
-}
-
 fn pointer(value: Value<'_>) -> Option<String> {
     let text = value.text(r#"a JSON pointer such as "/events""#)?;
     value.check(check_pointer(text)).map(|()| text.into())
@@ -157,14 +124,4 @@ fn pointer(value: Value<'_>) -> Option<String> {
 fn type_pattern(value: &Value<'_>) -> Option<String> {
     let text = value.text(PATTERN_EXAMPLE)?;
     value.check(check_pattern(text)).map(|()| text.into())
-}
-
-const PATTERN_EXAMPLE: &str = r#"a pattern such as "v2.detail.events.conversation.*""#;
-
-/// Whether a text can be a pattern of event types.
-pub(super) fn check_pattern(text: &str) -> Result<(), Wrong> {
-    match text.trim() {
-        "" => Err(Wrong::new("the pattern is empty", format!("write {PATTERN_EXAMPLE}"))),
-        _ => Ok(()),
-    }
 }

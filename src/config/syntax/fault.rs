@@ -1,5 +1,6 @@
 //! Faults: what is wrong in a configuration, where, and what to write instead.
 
+use crate::config::settings::Wrong;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -38,13 +39,13 @@ pub struct Faults(Vec<Fault>);
 
 impl Faults {
     /// The file as a whole cannot be used.
-    pub(super) fn whole_file(file: &Path, wrong: Wrong) -> Self {
+    pub fn whole_file(file: &Path, wrong: Wrong) -> Self {
         let Wrong { message, remedy } = wrong;
         Self(vec![Fault { file: file.into(), line: 0, column: 0, key: String::new(), message, remedy }])
     }
 
     /// None where there are none.
-    pub(super) fn of(mut faults: Vec<Fault>) -> Option<Self> {
+    pub fn of(mut faults: Vec<Fault>) -> Option<Self> {
         faults.sort_by_key(|f| (f.line, f.column));
         (!faults.is_empty()).then_some(Self(faults))
     }
@@ -77,27 +78,8 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// A fault that does not know yet where it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wrong {
-    pub(super) message: String,
-    pub(super) remedy: String,
-}
-
-impl Wrong {
-    pub(super) fn new(message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { message: message.into(), remedy: remedy.into() }
-    }
-}
-
-impl fmt::Display for Wrong {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; {}", self.message, self.remedy)
-    }
-}
-
 /// The known word that `written` was probably meant to be.
-pub(super) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = written.to_lowercase();
     let distance_max = (lower.chars().count() / 3).clamp(1, 4);
     known
@@ -106,6 +88,35 @@ pub(super) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str
         .filter(|(distance, _)| *distance <= distance_max)
         .min()
         .map(|(_, k)| k)
+}
+
+/// Place, old name, new name. The place is the dotted key of the table, without the numbers of blocks.
+pub const RENAMED: &[(&str, &str, &str)] = &[
+    ("intake", "max_in_flight", "max_buffered_bytes"),
+    ("intake", "max_unverified", "max_unverified_bytes"),
+    ("intake", "max_unverified_per_address", "max_unverified_bytes_per_address"),
+    ("intake", "max_unverified_per_connection", "max_unverified_bytes_per_connection"),
+    ("source", "on_unparsable", "on_invalid_body"),
+    ("destination.breaker", "open_for", "open_duration"),
+    ("destination.concurrency", "ramp", "ramp_up"),
+    (CONDITIONS, "gap", "outage"),
+    (CONDITIONS, "dlq_full", "dlq_over_limit"),
+];
+
+/// The place of the conditions of alerts.
+const CONDITIONS: &str = "alert.on";
+
+/// The new name of a key. `path` is the dotted key of its table, as in `destination[1].breaker`.
+pub fn renamed_key(path: &str, key: &str) -> Option<&'static str> {
+    let place: String = path.split(['[', ']']).step_by(2).collect();
+    RENAMED.iter().find(|(at, old, _)| *at == place && *old == key).map(|(_, _, new)| *new)
+}
+
+/// An alert condition under its new name, where it is written under its old one: `outage > 30s` for `gap > 30s`.
+pub fn renamed_condition(text: &str) -> Option<String> {
+    let name = text.split_whitespace().next()?;
+    let (_, _, new) = RENAMED.iter().find(|(at, old, _)| *at == CONDITIONS && *old == name)?;
+    Some(text.trim_start().replacen(name, new, 1))
 }
 
 #[cfg(test)]
