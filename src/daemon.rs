@@ -1,22 +1,20 @@
-//! The daemon: wires the rooms together, and takes them apart again in order.
+//! The daemon: starts all parts, connects them, and stops them in order.
 //!
 //! *Order of a start.* Listeners are bound first, so that connections wait and are not refused; then the store opens and
-//! recovers; then intake accepts; then what lay in the delay tree is read and deliveries begin.
+//! recovers; then intake accepts; then delayed deliveries are read and attempts begin.
 //!
 //! *Order of a stop.* No attempt starts any more and those in flight may end; intake, which was open until now, finishes
-//! its requests; what all this meant is written; then the store closes. So between two lives on an inherited socket
-//! connections wait only for as long as it takes to close and open the store.
+//! its requests; the results are written; then the store closes. So on an inherited socket, connections wait during a restart
+//! only for as long as it takes to close and open the store.
 
-mod access;
-mod background;
-mod listening;
+mod listeners;
 mod process;
 mod reload;
-mod watchdog;
 
-pub use process::{Order, run};
+pub use process::{Command, run};
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, AccessLog, Admin};
+use crate::alert;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::settings;
@@ -24,7 +22,7 @@ use crate::dispatch::{self, Destination, Destinations, Dispatcher, Known, Questi
 use crate::intake::admission::{self, Admission};
 use crate::intake::memory::{MemoryBounds, MemoryLimit};
 use crate::intake::{Bounds, Counts, Intake, Pace, SharedIntake, Source};
-use crate::maintenance;
+use crate::maintenance::{self, DlqOverflow, Trend};
 use crate::scheduler::Scheduler;
 use crate::store::{Bounds as Remembered, IntakeOverride, Opened, Options, Store, Windows};
 use anyhow::{Context, anyhow};
@@ -39,10 +37,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Requests under way may take this long to end when intake closes; whoever connects meanwhile waits for the next life.
-const INTAKE_DRAIN: Duration = Duration::from_secs(5);
-const UPKEEP_END: Duration = Duration::from_secs(1);
+/// Requests under way may take this long to end when intake closes.
+const INTAKE_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+const BACKGROUND_END_TIMEOUT: Duration = Duration::from_secs(1);
+const ADMIN_END_TIMEOUT: Duration = Duration::from_secs(1);
+const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const QUESTIONS_MAX: usize = 64;
+
 /// A running daemon.
 #[derive(Debug)]
 pub struct Daemon {
@@ -52,25 +53,25 @@ pub struct Daemon {
     settings: Settings,
     clock: Clock,
     destinations: Destinations,
-    door: SharedIntake,
+    shared_intake: SharedIntake,
     questions: mpsc::Sender<Question>,
     store: Store,
     committer: std::thread::JoinHandle<()>,
     admission: Arc<Admission>,
-    upkeep: Part,
-    intake: Part,
+    background: TaskGroup,
+    intake: TaskGroup,
     dispatch: (CancellationToken, JoinHandle<()>),
-    admin: Part,
+    admin: TaskGroup,
 }
 
-/// Listeners and their connections, which end together.
+/// Tasks that end together: listeners with their connections, or background work.
 #[derive(Debug)]
-struct Part {
+struct TaskGroup {
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
-impl Part {
+impl TaskGroup {
     fn new() -> Self {
         Self { stop: CancellationToken::new(), tasks: TaskTracker::new() }
     }
@@ -78,30 +79,31 @@ impl Part {
     async fn end(&self, within: Duration) {
         self.stop.cancel();
         self.tasks.close();
-        let _ = tokio::time::timeout(within, self.tasks.wait()).await; // what is left then is cut off
+        let _ = tokio::time::timeout(within, self.tasks.wait()).await; // tasks that are left are dropped with the runtime
     }
 }
 
 impl Daemon {
-    /// Starts everything; returns when events are accepted and deliveries go on.
+    /// Starts everything; returns when events are accepted and deliveries are sent.
     pub async fn start(settings: Settings, clock: Clock) -> anyhow::Result<Self> {
-        let intake_listeners = listening::intake(&settings.intake)?;
-        let (admin_listeners, sockets) = listening::admin(&settings.admin)?;
+        let intake_listeners = listeners::bind_intake(&settings.intake)?;
+        let (admin_listeners, sockets) = listeners::bind_admin(&settings.admin)?;
         let intake_addr = intake_listeners[0].local_addr()?;
         let admin_addr = admin_listeners.first().map(TcpListener::local_addr).transpose()?;
-        let tls = listening::tls(&settings.intake)?;
+        let tls = listeners::load_tls(&settings.intake)?;
         let Opened { store, news, committer, .. } = open_store(&settings.store, &settings, clock.clone()).await?;
-        let token = access::token(&settings.admin.token, &settings.store.path)?;
+        let token = listeners::admin_token(&settings.admin.token, &settings.store.path)?;
         let destinations = Destinations::new(destinations(&store, &settings).await?);
         let admission = Arc::new(admission(&store));
         let counts = Arc::new(Counts::default());
-        maintenance::since_last_time(&store, clock.now()).await?;
-        let upkeep = Part::new();
-        let (trend, beyond) = background::start(&upkeep, &store, &clock, &settings, &admission, &counts, &destinations);
+        maintenance::record_downtime(&store, clock.now()).await?;
+        let background = TaskGroup::new();
+        let (trend, overflow) =
+            start_maintenance(&background, &store, &clock, &settings, &admission, &counts, &destinations);
         counts.knows(settings.sources.iter().map(|s| &s.name));
-        let door = Arc::new(door(&store, &clock, &settings, &destinations.now(), admission.clone(), counts.clone())?);
-        let door = Arc::new(RwLock::new(door));
-        let intake = listening::serve(intake_listeners, &door, tls.clone(), &settings.intake);
+        let intake = build_intake(&store, &clock, &settings, &destinations.now(), admission.clone(), counts.clone())?;
+        let shared_intake: SharedIntake = Arc::new(RwLock::new(Arc::new(intake)));
+        let intake = listeners::serve_intake(intake_listeners, &shared_intake, tls.clone(), &settings.intake);
         let (question, questions) = mpsc::channel(QUESTIONS_MAX);
         let state = Arc::new(Admin {
             store: store.clone(),
@@ -109,19 +111,19 @@ impl Daemon {
             questions: question.clone(),
             destinations: destinations.clone(),
             admission: admission.clone(),
-            intake: door.clone(),
+            intake: shared_intake.clone(),
             counts,
             tls,
             trend,
-            beyond,
-            grants: access::grants(&token, &settings.admin)?,
-            access: background::note_access(&upkeep, &store, &clock),
+            beyond: overflow,
+            grants: listeners::grants(&token, &settings.admin)?,
+            access: record_access(&background, &store, &clock),
             own_uid: rustix::process::getuid().as_raw(),
             started_at: clock.now(),
             ready: Arc::default(),
         });
-        let admin = listening::serve_admin(admin_listeners, sockets, &admin::router(state.clone()), &settings.admin)?;
-        background::raise_alerts(&upkeep, &state, &settings);
+        let admin = listeners::serve_admin(admin_listeners, sockets, &admin::router(state.clone()), &settings.admin)?;
+        run_alerts(&background, &state, &settings);
         let dispatcher = Dispatcher {
             store: store.clone(),
             clock: clock.clone(),
@@ -143,12 +145,12 @@ impl Daemon {
             settings,
             clock,
             destinations,
-            door,
+            shared_intake,
             questions: question,
             store,
             committer,
             admission,
-            upkeep,
+            background,
             intake,
             dispatch,
             admin,
@@ -180,29 +182,88 @@ impl Daemon {
         &self.store
     }
 
-    /// Ends in order; everything that was told to anybody is on disk.
+    /// Stops in order; everything that was acknowledged is on disk.
     pub async fn stop(self) -> anyhow::Result<()> {
-        let Self { store, committer, admission, upkeep, intake, dispatch: (stop, dispatcher), admin, door, .. } = self;
+        let Self {
+            store,
+            committer,
+            admission,
+            background,
+            intake,
+            dispatch: (stop, dispatcher),
+            admin,
+            shared_intake,
+            ..
+        } = self;
         admission.leave();
         stop.cancel();
         dispatcher.await.context("dispatch ended badly")?;
-        intake.end(INTAKE_DRAIN).await;
+        intake.end(INTAKE_DRAIN_TIMEOUT).await;
         admission.set(admission::State::Draining);
-        upkeep.end(UPKEEP_END).await; // it notes since when nothing is accepted
-        drop(door);
+        background.end(BACKGROUND_END_TIMEOUT).await; // it records when the outage of the stop began
+        drop(shared_intake);
         store.flush().await?;
-        admin.end(Duration::from_secs(1)).await;
+        admin.end(ADMIN_END_TIMEOUT).await;
         drop(store);
-        // connections that outlived their time may still hold the store
+        // connections that did not end in time may still use the store
         let closed = tokio::task::spawn_blocking(move || committer.join());
-        match tokio::time::timeout(Duration::from_secs(2), closed).await {
+        match tokio::time::timeout(STORE_CLOSE_TIMEOUT, closed).await {
             Ok(joined) => joined?.map_err(|_| anyhow!("the store's thread ended badly")),
             Err(_) => Ok(()),
         }
     }
 }
 
-/// The door as an operator left it.
+/// Starts the tasks of [`maintenance`].
+fn start_maintenance(
+    group: &TaskGroup,
+    store: &Store,
+    clock: &Clock,
+    settings: &Settings,
+    admission: &Arc<Admission>,
+    counts: &Arc<Counts>,
+    destinations: &Destinations,
+) -> (Arc<Trend>, Arc<DlqOverflow>) {
+    let trend = Arc::new(Trend::new(settings.intake.disk_reserve_bytes));
+    let overflow: Arc<DlqOverflow> = Arc::default();
+    let shared = || (store.clone(), clock.clone(), group.stop.clone());
+    let (store, clock, stop) = shared();
+    group.tasks.spawn(maintenance::watch_trend(store, clock, trend.clone(), stop));
+    let (store, clock, stop) = shared();
+    group.tasks.spawn(maintenance::watch_outages(store, clock, admission.clone(), counts.clone(), stop));
+    let (store, clock, stop) = shared();
+    group.tasks.spawn(maintenance::watch_intake(store, clock, settings.intake.clone(), admission.clone(), stop));
+    let (store, clock, stop) = shared();
+    group.tasks.spawn(maintenance::watch_dlq(store, settings.dlq.clone(), clock, overflow.clone(), stop));
+    let (store, clock, stop) = shared();
+    group.tasks.spawn(maintenance::watch_quarantine(store, settings.quarantine.clone(), clock, stop));
+    let (store, clock, stop) = shared();
+    group.tasks.spawn(maintenance::watch_history(store, clock, stop));
+    let (store, clock, stop) = shared();
+    group.tasks.spawn(maintenance::watch_redrives(store, clock, destinations.clone(), stop));
+    (trend, overflow)
+}
+
+/// Starts the task that writes refused requests of the admin API into the audit log.
+fn record_access(group: &TaskGroup, store: &Store, clock: &Clock) -> Arc<AccessLog> {
+    let access: Arc<AccessLog> = Arc::default();
+    let (log, store, clock, stop) = (access.clone(), store.clone(), clock.clone(), group.stop.clone());
+    group.tasks.spawn(async move { log.keep(store, clock, stop).await });
+    access
+}
+
+/// Starts the task that evaluates and sends alerts.
+fn run_alerts(group: &TaskGroup, state: &Arc<Admin>, settings: &Settings) {
+    let (clock, store, stop) = (state.clock.clone(), state.store.clone(), group.stop.clone());
+    let state = state.clone();
+    let inputs = move || {
+        let state = state.clone();
+        async move { state.facts().await }
+    };
+    group.tasks.spawn(alert::run(settings.alerts.clone(), clock, store, inputs, stop));
+}
+
+/// Intake is open, unless an operator has closed it.
 fn admission(store: &Store) -> Admission {
     let admission = Admission::default();
     if let Some(IntakeOverride::Closed { until, .. }) = store.door() {
@@ -223,15 +284,14 @@ async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) ->
     let own = clock.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&path, options, own)).await?;
     let opened = opened.with_context(|| format!("cannot open the store in {}", settings.path.display()))?;
-    maintenance::drop_anchor(&opened.store, &clock).await?;
-    opened.store.bound_history(remembered(all));
+    maintenance::apply_clock_step(&opened.store, &clock).await?;
+    opened.store.bound_history(history_limits(all));
     opened.store.share_keys(all.shared_keys());
     opened.findings.iter().for_each(|finding| tracing::error!("{finding}"));
     Ok(opened)
 }
 
-/// What bounds what is remembered.
-fn remembered(settings: &Settings) -> Remembered {
+fn history_limits(settings: &Settings) -> Remembered {
     Remembered {
         age: settings.history.retention,
         bytes_max: settings.history.max_bytes,
@@ -245,7 +305,7 @@ async fn destinations(store: &Store, settings: &Settings) -> anyhow::Result<Know
     let mut all = HashMap::new();
     for (id, destination) in ids.into_iter().zip(&settings.destinations) {
         let id = id.with_context(|| {
-            format!("the store knows 64 destinations already and has no number left for `{}`", destination.name)
+            format!("the store has 64 destinations already and no number left for `{}`", destination.name)
         })?;
         let destination =
             Destination::new(id, destination).map_err(|why| anyhow!("destination `{}`: {why}", destination.name))?;
@@ -257,14 +317,15 @@ async fn destinations(store: &Store, settings: &Settings) -> anyhow::Result<Know
             tracing::warn!(
                 destination = name,
                 waiting,
-                "this destination is not configured any more; its deliveries are held"
+                "this destination is not configured any more; its deliveries wait until it is configured again"
             );
         }
     }
     Ok(Arc::new(all))
 }
 
-fn door(
+/// Intake by these settings.
+fn build_intake(
     store: &Store,
     clock: &Clock,
     settings: &Settings,
@@ -305,8 +366,8 @@ fn door(
     })
 }
 
-/// What bodies may take; where nothing else is written, strangers share half of it, an address half of that, and a
-/// connection a quarter. A single source may take all of it. The largest body always fits.
+/// Memory for bodies. By default, unverified requests share half of it, those of one address half of that, and those of one
+/// connection a quarter. One source may have all of it only where it is the only one. The largest body always fits.
 fn memory_bounds(settings: &Settings) -> MemoryBounds {
     let intake = &settings.intake;
     let all = intake.max_buffered_bytes;

@@ -45,6 +45,7 @@ impl Admin {
             queue_depth: totals.sum(Counters::queued),
             oldest_age: lines.values().filter_map(|line| line.oldest).min().map(|at| now.since(at)).unwrap_or_default(),
             closed: self.admission.state().code(),
+            sending_stopped: self.store.space().is_ok_and(|space| space.is_full),
             refused,
             damaged: totals.damaged,
             forgotten_early: self.store.remembering().forgotten_early,
@@ -52,18 +53,18 @@ impl Admin {
                 let all = self.certificates().into_iter();
                 all.map(|c| (format!("{} ({})", c.of, c.role.word()), c.ends)).collect()
             },
-            dlq_beyond: self.beyond.left(),
+            dlq_over_limit: self.beyond.left(),
             dlq_dropped: self.beyond.dropped(),
-            cuts: self.destinations.now().values().map(|d| (d.name.clone(), d.attempts.cut())).collect(),
+            clamped_retry_after: self.destinations.now().values().map(|d| (d.name.clone(), d.attempts.cut())).collect(),
             disk_full_in: outlook.time(),
-            disk_foreseen: outlook != Forecast::Unknown,
+            disk_forecast_known: outlook != Forecast::Unknown,
             breakers: {
                 let open = lines.iter().filter(|(_, line)| !matches!(line.breaker, breaker::State::Closed));
                 let why = |d| self.store.stance(d).breaker.map(|fixed| fixed.reason).unwrap_or_default();
                 open.map(|(d, _)| (self.destination_name(*d), why(*d))).collect()
             },
-            gap: self.last_outage().await,
-            heard: self.counts.heard(),
+            last_outage: self.last_outage().await,
+            last_received: self.counts.heard(),
         })
     }
 }

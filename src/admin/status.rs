@@ -262,7 +262,7 @@ pub(super) async fn status(State(admin): Shared) -> Result<Json<Status>, Failure
         history: s.remembering.into(),
         rates: admin.trend.rates(None).into(),
         forecast: Forecast {
-            drained_in_s: admin.trend.drained_in(totals.sum(crate::store::Counters::queued)).map(|d| d.as_secs()),
+            drained_in_s: admin.trend.queue_empty_in(totals.sum(crate::store::Counters::queued)).map(|d| d.as_secs()),
             disk_full_in_s: admin.trend.disk_full_in().time().map(|d| d.as_secs()),
         },
         destinations: all(&admin, &s),

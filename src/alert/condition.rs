@@ -1,112 +1,154 @@
-//! What each condition sees in the facts, and the words for it. Pure.
+//! What each condition finds in the inputs, and the text of its messages. Pure.
+//!
+//! A condition holds for *subjects*: destinations, sources, certificates, each by its name, or the daemon as a whole.
 
-use super::evaluator::{AlertInputs, QUIET};
 use crate::config::settings::Condition;
 use crate::store::Gap;
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// What a condition of the whole daemon holds of.
-pub const WHOLE: &str = "";
+/// An alert resolves when its condition has not held for this long; a condition that comes and goes is one alert.
+pub const RESOLVE_AFTER: Duration = Duration::from_secs(60);
+/// The subject of a condition of the whole daemon.
+pub const DAEMON: &str = "";
+/// Commands that one message names at most.
+const COMMANDS_MAX: usize = 3;
 
-/// A condition's look at the facts.
+/// The state of the daemon, as far as alerts depend on it.
+#[derive(Clone, Debug, Default)]
+pub struct AlertInputs {
+    /// Deliveries that became dead letters since the store was made.
+    pub dead_lettered: u64,
+    /// Dead letters that there are.
+    pub dead: u64,
+    pub queue_depth: u64,
+    pub oldest_age: Duration,
+    /// Why intake is closed; none while it is open.
+    pub closed: Option<&'static str>,
+    /// No new attempt starts, because less than half of the ballast is left and nothing else is free.
+    pub sending_stopped: bool,
+    /// Requests refused for no fault of the sender since the start, by code.
+    pub refused: BTreeMap<String, u64>,
+    /// Damaged records since the store was made.
+    pub damaged: u64,
+    /// Dead letters over `[dlq]` retention or max_bytes.
+    pub dlq_over_limit: u64,
+    /// Dead letters that were dropped for it, since the start.
+    pub dlq_dropped: u64,
+    /// Events that left the history before their time, since the start.
+    pub forgotten_early: u64,
+    /// `Retry-After` values that were cut to `retry_after_max` since the start, by destination.
+    pub clamped_retry_after: BTreeMap<String, u64>,
+    /// Certificates in use: whose, and when they end.
+    pub certificates: Vec<(String, Timestamp)>,
+    pub disk_full_in: Option<Duration>,
+    /// Enough samples of the disk have been taken for a forecast.
+    pub disk_forecast_known: bool,
+    /// Destinations whose breaker is not closed, and why.
+    pub breakers: BTreeMap<String, String>,
+    /// The last time in which events could not be accepted.
+    pub last_outage: Option<Gap>,
+    /// When each source last sent a request; zero where it has not since the start.
+    pub last_received: BTreeMap<String, Timestamp>,
+}
+
+/// What a condition finds in the inputs.
 #[derive(Debug, Default)]
 pub struct Observation {
-    /// What it holds of, by name, each with what is to be said of it.
+    /// The subjects for which it holds, each with its description.
     pub holds: BTreeMap<String, String>,
-    /// Of what only happens: how often so far, by name.
+    /// For a condition that counts what happens: how often so far, by subject.
     pub counters: BTreeMap<String, u64>,
 }
 
 impl Observation {
-    fn lasts(holds: bool) -> Self {
-        Self::of(holds.then(|| (WHOLE.to_owned(), String::new())))
+    fn daemon(holds: bool) -> Self {
+        Self::subjects(holds.then(|| (DAEMON.to_owned(), String::new())))
     }
 
-    fn of(holds: impl IntoIterator<Item = (String, String)>) -> Self {
+    fn subjects(holds: impl IntoIterator<Item = (String, String)>) -> Self {
         Self { holds: holds.into_iter().collect(), counters: BTreeMap::new() }
     }
 
-    fn named<'a>(names: impl Iterator<Item = &'a String>) -> Self {
-        Self::of(names.map(|name| (name.clone(), name.clone())))
+    fn counter(counter: u64) -> Self {
+        Self { counters: [(DAEMON.to_owned(), counter)].into(), holds: BTreeMap::new() }
     }
 
-    fn happens(counter: u64) -> Self {
-        Self { counters: [(WHOLE.to_owned(), counter)].into(), holds: BTreeMap::new() }
-    }
-
-    /// `began` is when the looking began; `told` holds what the condition was told to hold of.
+    /// `started` is when the daemon began to observe; `notified` holds the subjects whose alert was sent and has not resolved.
     pub fn take(
         condition: Condition,
-        facts: &AlertInputs,
+        inputs: &AlertInputs,
         now: Timestamp,
-        began: Timestamp,
-        told: &BTreeSet<String>,
+        started: Timestamp,
+        notified: &BTreeSet<String>,
     ) -> Self {
         match condition {
-            Condition::DeadLetter => Self::happens(facts.dead_lettered),
-            Condition::Damaged => Self::happens(facts.damaged),
-            Condition::HistoryFull => Self::happens(facts.forgotten_early),
-            Condition::IntakeRefused => Self { counters: facts.refused.clone(), ..Self::default() },
-            Condition::RetryAfterCut => Self { counters: facts.cuts.clone(), ..Self::default() },
+            Condition::DeadLetter => Self::counter(inputs.dead_lettered),
+            Condition::Damaged => Self::counter(inputs.damaged),
+            Condition::HistoryFull => Self::counter(inputs.forgotten_early),
+            Condition::IntakeRefused => Self { counters: inputs.refused.clone(), ..Self::default() },
+            Condition::RetryAfterCut => Self { counters: inputs.clamped_retry_after.clone(), ..Self::default() },
             Condition::DlqOverLimit => {
-                Self { holds: Self::lasts(facts.dlq_beyond > 0).holds, ..Self::happens(facts.dlq_dropped) }
+                Self { holds: Self::daemon(inputs.dlq_over_limit > 0).holds, ..Self::counter(inputs.dlq_dropped) }
             }
             Condition::Certificate(within) => {
-                let soon = facts.certificates.iter().filter(|(_, ends)| ends.since(now) < within);
-                Self::of(soon.map(|(of, ends)| (of.clone(), format!("that of {of} ends at {ends}"))))
+                let soon = inputs.certificates.iter().filter(|(_, ends)| ends.since(now) < within);
+                let described = |of: &str, ends| format!("the certificate of {of} ends at {ends}");
+                Self::subjects(soon.map(|(of, ends)| (of.clone(), described(of, ends))))
             }
-            Condition::DiskLow => Self::lasts(facts.closed == Some("disk_low")),
+            Condition::DiskLow => Self::daemon(inputs.closed == Some("disk_low")),
             Condition::BreakerOpen => {
-                let said =
+                let described =
                     |name: &str, why: &str| if why.is_empty() { name.to_owned() } else { format!("{name} ({why})") };
-                Self::of(facts.breakers.iter().map(|(name, why)| (name.clone(), said(name, why))))
+                Self::subjects(inputs.breakers.iter().map(|(name, why)| (name.clone(), described(name, why))))
             }
-            Condition::QueueDepth(above) => Self::lasts(facts.queue_depth > above),
-            Condition::OldestAge(above) => Self::lasts(facts.oldest_age > above),
+            Condition::QueueDepth(above) => Self::daemon(inputs.queue_depth > above),
+            Condition::OldestAge(above) => Self::daemon(inputs.oldest_age > above),
             Condition::DiskFull(within) => {
-                // what is not known yet calls nothing off
-                let unknown = !facts.disk_foreseen && told.contains(WHOLE);
-                Self::lasts(unknown || facts.disk_full_in.is_some_and(|full| full < within))
+                // after a restart there is no forecast yet, which resolves nothing
+                let unknown = !inputs.disk_forecast_known && notified.contains(DAEMON);
+                Self::daemon(unknown || inputs.disk_full_in.is_some_and(|full| full < within))
             }
             Condition::Outage(above) => {
-                let holds = |gap: &&Gap| gap.length(now) > above && now.since(gap.until.min(now)) < QUIET;
-                Self::lasts(facts.gap.as_ref().filter(holds).is_some())
+                let holds =
+                    |outage: &&Gap| outage.length(now) > above && now.since(outage.until.min(now)) < RESOLVE_AFTER;
+                Self::daemon(inputs.last_outage.as_ref().filter(holds).is_some())
             }
             Condition::Silence(above) => {
-                let silent = |(name, at): &(&String, &Timestamp)| {
-                    // of what was silent before the start nothing new is known until it is heard
-                    let still = **at == Timestamp::ZERO && told.contains(*name);
-                    still || now.since((**at).max(began)) > above
+                let is_silent = |(name, at): &(&String, &Timestamp)| {
+                    // a source that was silent before a restart stays so until it sends
+                    let still = **at == Timestamp::ZERO && notified.contains(*name);
+                    still || now.since((**at).max(started)) > above
                 };
-                Self::named(facts.heard.iter().filter(silent).map(|(name, _)| name))
+                let names = inputs.last_received.iter().filter(is_silent).map(|(name, _)| name);
+                Self::subjects(names.map(|name| (name.clone(), name.clone())))
             }
         }
     }
 }
 
-/// What is to be told of a condition.
+/// What a message about a condition reports.
 #[derive(Debug, Default)]
-pub struct News {
-    /// What it holds of now: names, and what is said of each.
+pub struct Changes {
+    /// The subjects for which it holds now, each with its description.
     pub all: Vec<(String, String)>,
-    /// Names of which it has not been told.
+    /// Those among them that no message has reported.
     pub new: Vec<String>,
-    /// Names of which it holds no longer.
+    /// Subjects for which it holds no longer.
     pub over: Vec<String>,
-    /// What happened since it was last told, by name.
+    /// What happened since the last message, by subject.
     pub happened: BTreeMap<String, u64>,
 }
 
-impl News {
+impl Changes {
     pub fn count(&self) -> u64 {
         self.happened.values().sum()
     }
 
-    /// What it holds of, with what is new among it.
+    /// All descriptions, and which of the subjects are new.
     fn list(&self) -> String {
-        let all: Vec<&str> = self.all.iter().map(|(_, said)| said.as_str()).collect();
+        let all: Vec<&str> = self.all.iter().map(|(_, description)| description.as_str()).collect();
         let all = all.join(", ");
         if self.new.is_empty() || self.new.len() == self.all.len() {
             return all;
@@ -114,74 +156,84 @@ impl News {
         format!("{all} (new: {})", self.new.join(", "))
     }
 
-    /// How often it happened: in all, and by name.
+    /// How often it happened, and how often for each subject.
     fn times(&self, what: &str) -> String {
         let by_name: Vec<String> =
-            self.happened.iter().filter(|(name, _)| *name != WHOLE).map(|(name, n)| format!("{name} {n}")).collect();
+            self.happened.iter().filter(|(name, _)| *name != DAEMON).map(|(name, n)| format!("{name} {n}")).collect();
         let by_name = if by_name.is_empty() { String::new() } else { format!(" ({})", by_name.join(", ")) };
         format!("{} {what}{by_name}", self.count())
     }
+
+    /// The command that explains each new subject, or each where none is new.
+    fn explain(&self) -> String {
+        let all = self.all.iter().map(|(name, _)| name);
+        let names: Vec<&String> = if self.new.is_empty() { all.collect() } else { self.new.iter().collect() };
+        let commands = names.into_iter().take(COMMANDS_MAX);
+        commands.map(|name| format!("`holdline explain --destination {name}`")).collect::<Vec<_>>().join(", ")
+    }
 }
 
-fn whole(d: Duration) -> humantime::FormattedDuration {
+fn seconds(d: Duration) -> humantime::FormattedDuration {
     humantime::format_duration(Duration::from_secs(d.as_secs()))
 }
 
-/// That a condition holds, or that something happened.
-pub fn firing(condition: Condition, facts: &AlertInputs, news: &News) -> String {
+/// The text of a message that a condition holds, or that something happened.
+pub fn firing(condition: Condition, inputs: &AlertInputs, changes: &Changes) -> String {
     let words = match condition {
-        Condition::DeadLetter => news.times("dead-lettered; see `holdline dlq list`"),
-        Condition::IntakeRefused => format!("{}; see `holdline outages`", news.times("requests refused")),
+        Condition::DeadLetter => changes.times("dead-lettered; see `holdline dlq list`"),
+        Condition::IntakeRefused => format!("{}; see `holdline outages`", changes.times("requests refused")),
         Condition::RetryAfterCut => format!(
-            "{}: they asked for longer than retry.retry_after_max, and are called again sooner than they wish",
-            news.times("wishes of Retry-After were cut")
+            "{}: they are longer than retry.retry_after_max, so holdline sends again sooner than it was asked to",
+            changes.times("Retry-After values were shortened")
         ),
-        Condition::Damaged => news.times("records did not verify and were set aside; see the log"),
-        Condition::DlqOverLimit if news.count() > 0 => {
-            news.times("dead letters beyond [dlq] retention or max_bytes were dropped, as dlq.evict says")
+        Condition::Damaged => changes.times("damaged records were set aside; see the log"),
+        Condition::DlqOverLimit if changes.count() > 0 => {
+            changes.times("dead letters over [dlq] retention or max_bytes were dropped, as dlq.evict says")
         }
         Condition::DlqOverLimit => format!(
-            "{} dead letters lie beyond [dlq] retention or max_bytes; redrive or purge them, or set dlq.evict",
-            facts.dlq_beyond
+            "{} dead letters are over [dlq] retention or max_bytes; redrive or purge them, or set dlq.evict",
+            inputs.dlq_over_limit
         ),
-        Condition::HistoryFull => news.times("events forgotten before their time: history.max_bytes is reached"),
-        Condition::Certificate(_) => format!("{}; renew it", news.list()),
-        Condition::DiskLow => "the disk is nearly full and intake is closed; deliveries go on".to_owned(),
-        Condition::BreakerOpen => format!("{}; see `holdline explain --destination NAME`", news.list()),
-        Condition::QueueDepth(_) => format!("{} deliveries wait; see `holdline status`", facts.queue_depth),
+        Condition::HistoryFull => {
+            changes.times("events left the history early, because history.max_bytes or max_memory is reached")
+        }
+        Condition::Certificate(_) => format!("{}; renew it", changes.list()),
+        Condition::DiskLow => disk_low(inputs),
+        Condition::BreakerOpen => format!("{}; see {}", changes.list(), changes.explain()),
+        Condition::QueueDepth(_) => format!("{} deliveries wait; see `holdline status`", inputs.queue_depth),
         Condition::OldestAge(_) => {
-            format!("the oldest has waited for {}; see `holdline status`", whole(facts.oldest_age))
+            format!("the oldest delivery has waited for {}; see `holdline status`", seconds(inputs.oldest_age))
         }
         Condition::DiskFull(within) => {
-            let full = facts.disk_full_in.unwrap_or(within).min(within);
-            format!("at this pace the disk is full up to intake.disk_reserve in {}, and intake closes", whole(full))
+            let full = inputs.disk_full_in.unwrap_or(within).min(within);
+            format!("at this rate free space is down to intake.disk_reserve in {}, and intake closes", seconds(full))
         }
-        Condition::Outage(_) => facts.gap.as_ref().map(reconcile).unwrap_or_default(),
-        Condition::Silence(_) => format!("nothing has come from {}", news.list()),
+        Condition::Outage(_) => inputs.last_outage.as_ref().map(reconcile).unwrap_or_default(),
+        Condition::Silence(_) => format!("no request has come from {}", changes.list()),
     };
-    let over = if news.over.is_empty() { String::new() } else { format!("; over: {}", news.over.join(", ")) };
+    let over = if changes.over.is_empty() { String::new() } else { format!("; over: {}", changes.over.join(", ")) };
     format!("holdline: {condition}: {words}{over}")
 }
 
-/// That it no longer holds, after `lasted`.
-pub fn all_clear(condition: Condition, news: &News, lasted: Duration) -> String {
-    let names: Vec<&str> = news.over.iter().map(String::as_str).filter(|name| *name != WHOLE).collect();
+/// The text of a message that a condition holds no longer, after `lasted`.
+pub fn resolved(condition: Condition, changes: &Changes, lasted: Duration) -> String {
+    let names: Vec<&str> = changes.over.iter().map(String::as_str).filter(|name| *name != DAEMON).collect();
     let of = if names.is_empty() { String::new() } else { format!(" for {}", names.join(", ")) };
     let lasted = match condition {
-        // it was told when it was over
+        // its first message said when it ended
         Condition::Outage(_) => String::new(),
-        _ => format!(" (it lasted {})", whole(lasted)),
+        _ => format!(" (it lasted {})", seconds(lasted)),
     };
     format!("holdline: all clear: {condition} is over{of}{lasted}")
 }
 
-/// That it has not happened again. What has happened is not undone by that, and is not said to be over.
-pub fn calm(condition: Condition, facts: &AlertInputs) -> String {
+/// The text of a message that something has not happened again. What has happened stays, so it is not said to be over.
+pub fn quiet(condition: Condition, inputs: &AlertInputs) -> String {
     let rest = match condition {
-        Condition::DeadLetter if facts.dead == 0 => "; none is in the queue".to_owned(),
-        Condition::DeadLetter => format!("; {} in the queue, see `holdline dlq list`", facts.dead),
-        Condition::IntakeRefused => "; `holdline outages` tells what was refused".to_owned(),
-        Condition::Damaged => "; what was set aside stays so".to_owned(),
+        Condition::DeadLetter if inputs.dead == 0 => "; none is in the queue".to_owned(),
+        Condition::DeadLetter => format!("; {} in the queue, see `holdline dlq list`", inputs.dead),
+        Condition::IntakeRefused => "; `holdline outages` lists what was refused".to_owned(),
+        Condition::Damaged => "; what was set aside stays there".to_owned(),
         _ => String::new(),
     };
     let what = match condition {
@@ -189,19 +241,55 @@ pub fn calm(condition: Condition, facts: &AlertInputs) -> String {
         Condition::IntakeRefused => "refusals",
         Condition::Damaged => "damaged records",
         Condition::DlqOverLimit => "dead letters dropped",
-        Condition::HistoryFull => "events forgotten early",
-        Condition::RetryAfterCut => "wishes cut",
+        Condition::HistoryFull => "events removed early",
+        Condition::RetryAfterCut => "Retry-After values shortened",
         _ => "of it",
     };
     format!("holdline: {condition}: no more {what} for a minute{rest}")
 }
 
-/// What a gap means to those who sent in it.
-fn reconcile(gap: &Gap) -> String {
-    let until = if gap.until == Timestamp::NEVER { "now".to_owned() } else { gap.until.to_string() };
+fn disk_low(inputs: &AlertInputs) -> String {
+    let sending = if inputs.sending_stopped {
+        "less than half of store.ballast is left, so nothing new is sent either"
+    } else {
+        "events that are queued are still delivered, until less than half of store.ballast is left"
+    };
+    format!("free disk space is below intake.disk_reserve and intake is closed; {sending}. Free some disk")
+}
+
+/// What an outage means for those who sent in it.
+fn reconcile(outage: &Gap) -> String {
+    let until = if outage.until == Timestamp::NEVER { "now".to_owned() } else { outage.until.to_string() };
     format!(
         "no event could be accepted from {} until {until} ({}). EventBridge sends again for 24 h, Open Messaging gives up \
-         after 85 s: reconcile these minutes with its source; see `holdline outages`",
-        gap.from, gap.reason
+         after 85 s: compare this time with the source's own records; see `holdline outages`",
+        outage.from, outage.reason
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_low_disk_says_whether_anything_is_sent() {
+        let text = |sending_stopped| {
+            let inputs = AlertInputs { sending_stopped, ..AlertInputs::default() };
+            firing(Condition::DiskLow, &inputs, &Changes::default())
+        };
+        assert!(text(true).contains("nothing new is sent"), "{}", text(true));
+        assert!(text(false).contains("still delivered, until less than half"), "{}", text(false));
+    }
+
+    #[test]
+    fn an_open_breaker_names_the_command_for_each_new_destination() {
+        let all = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), (*name).to_owned())).collect();
+        let text = |changes: &Changes| firing(Condition::BreakerOpen, &AlertInputs::default(), changes);
+        let one = text(&Changes { all: all(&["crm", "wall"]), new: vec!["wall".to_owned()], ..Changes::default() });
+        assert!(one.ends_with("see `holdline explain --destination wall`"), "{one}");
+        let many = text(&Changes { all: all(&["a", "b", "c", "d"]), ..Changes::default() });
+        assert!(
+            many.ends_with("--destination a`, `holdline explain --destination b`, `holdline explain --destination c`")
+        );
+    }
 }

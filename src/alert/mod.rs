@@ -1,144 +1,234 @@
-//! Alerts: what is worth waking somebody, told once, retried, and called off again.
+//! Alerts: sends a message when a condition begins to hold, and one when it holds no longer.
 //!
-//! *Invariants.* At most one message of a kind within `digest`, and its all-clear; what happens meanwhile is counted and told
-//! in the next. Whatever was told gets an all-clear when it is over. No message holds a body or a secret, and no log holds
-//! the address of a webhook, since its path may be one. A message that was made and not delivered outlives the process.
+//! *Invariants.* At most one message of a condition within `digest`, and the message that it resolved; what happens meanwhile
+//! is counted and reported by the next message. Every alert that was sent is followed by a message that it resolved. No message
+//! holds a body or a secret, and no log holds the address of a webhook, since its path may be one. A message that was made and
+//! not delivered survives a restart.
 //!
 //! *Failure.* A message that cannot be delivered is tried again, with growing pauses, for [`sender::GIVE_UP_AFTER`]; then it
-//! is dropped and that is logged. A receiver that hangs holds up its own messages only, and so does a disk that hangs.
+//! is dropped and that is logged. A receiver that hangs delays its own messages only, and so does a disk that hangs.
+//!
+//! *Format.* One record of the store, JSON: by receiver, the state of its conditions and its undelivered messages. It is written
+//! when a message was made or delivered, and at the end. A message that was not written before a crash is made again, since
+//! the counters that it reports are as old; one whose delivery was not written is sent twice. A record that cannot be read
+//! counts as none: what happened before is then not reported.
+//!
+//! # Levels: a module imports only from modules of lower levels
+//! | level | module | purpose |
+//! |---|---|---|
+//! | 0 | [`condition`] | which subjects a condition holds for; the texts of messages |
+//! | 1 | [`evaluator`] | which alerts fire and resolve, and when a message is due |
+//! | 2 | [`sender`] | delivers messages to a webhook or a command |
 
 mod condition;
 mod evaluator;
 mod sender;
-mod state;
 
-pub use evaluator::AlertInputs;
+pub use condition::AlertInputs;
 
 use crate::clock::Clock;
-use crate::config::settings::Alert;
-use crate::store::Store;
-use evaluator::{Message, Watch};
+use crate::config::renamed_condition;
+use crate::config::settings::{Alert, AlertTo};
+use crate::event::Digest64;
+use crate::store::{Change, Store};
+use evaluator::{Evaluator, Message, RuleState};
 use sender::Sender;
-use state::{Memory, Remembered};
-use std::collections::VecDeque;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-/// How often the facts are looked at.
-pub const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Messages that wait for one receiver; beyond it the newest are dropped, and that is logged.
-const WAITING_MAX: usize = 100;
+/// How often the conditions are evaluated.
+pub const EVALUATE_EVERY: Duration = Duration::from_secs(1);
+/// Undelivered messages of one receiver; beyond it the newest are dropped, and that is logged.
+const UNDELIVERED_MAX: usize = 100;
 
-/// Somebody who wants to be told.
+/// What is stored of one receiver.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct ReceiverState {
+    /// By the condition as the configuration writes it.
+    #[serde(default, rename = "known")]
+    rules: BTreeMap<String, RuleState>,
+    /// Oldest first.
+    #[serde(default, rename = "waiting")]
+    undelivered: VecDeque<Message>,
+}
+
+/// By the key of the receiver.
+type SavedState = BTreeMap<String, ReceiverState>;
+
+/// One `[[alert]]`: whom it informs, and of what.
 struct Receiver {
     key: String,
-    watch: Watch,
-    /// Messages that are not delivered, the oldest first; `to` has them too.
-    waiting: VecDeque<Message>,
-    to: mpsc::UnboundedSender<Message>,
+    evaluator: Evaluator,
+    /// Oldest first; `sender` has them too.
+    undelivered: VecDeque<Message>,
+    sender: mpsc::UnboundedSender<Message>,
 }
 
 impl Receiver {
-    /// `done` hears its place each time a message is done with.
+    /// `done` gets the receiver's place each time a message is delivered or given up.
     fn new(
         (place, alert): (usize, &Alert),
-        (key, remembered): (String, Remembered),
+        (key, saved): (String, ReceiverState),
         done: &mpsc::UnboundedSender<usize>,
         clock: &Clock,
         stop: &CancellationToken,
     ) -> Self {
-        let (to, messages) = mpsc::unbounded_channel();
+        let (to_sender, messages) = mpsc::unbounded_channel();
         match Sender::new(alert) {
-            Ok(post) => drop(tokio::spawn(post.run(messages, (place, done.clone()), clock.clone(), stop.clone()))),
-            Err(why) => tracing::error!(why, "an alert cannot be delivered"),
+            Ok(sender) => drop(tokio::spawn(sender.run(messages, (place, done.clone()), clock.clone(), stop.clone()))),
+            Err(error) => tracing::error!(%error, "an alert cannot be delivered"),
         }
-        let watch = Watch::new(alert, remembered.known, clock.now());
-        for message in &remembered.waiting {
-            let _ = to.send(message.clone()); // without a way it waits for another start
+        let evaluator = Evaluator::new(alert, saved.rules, clock.now());
+        for message in &saved.undelivered {
+            let _ = to_sender.send(message.clone()); // without a sender it is kept for the next start
         }
-        Self { key, watch, waiting: remembered.waiting, to }
+        Self { key, evaluator, undelivered: saved.undelivered, sender: to_sender }
     }
 
-    fn tell(&mut self, message: Message) {
+    fn send(&mut self, message: Message) {
         tracing::warn!(alert = message.alert, state = message.state.word(), text = message.text, "alert");
-        if self.waiting.len() >= WAITING_MAX {
-            tracing::error!("an alert is dropped: too many wait for this receiver already");
+        if self.undelivered.len() >= UNDELIVERED_MAX {
+            tracing::error!("an alert is dropped: this receiver has too many undelivered ones");
             return;
         }
-        self.waiting.push_back(message.clone());
-        let _ = self.to.send(message); // without a way it waits for another start
+        self.undelivered.push_back(message.clone());
+        let _ = self.sender.send(message); // without a sender it is kept for the next start
     }
 
-    fn remembered(&self) -> (String, Remembered) {
-        (self.key.clone(), Remembered { known: self.watch.known(), waiting: self.waiting.clone() })
+    fn state(&self) -> (String, ReceiverState) {
+        (self.key.clone(), ReceiverState { rules: self.evaluator.state(), undelivered: self.undelivered.clone() })
     }
 }
 
-/// Looks at the facts again and again, and tells those who want to know, until `stop`.
-pub async fn watch<F: Future<Output = Option<AlertInputs>>>(
+/// Evaluates the conditions of all alerts and sends messages, until `stop`.
+pub async fn run<F: Future<Output = Option<AlertInputs>>>(
     alerts: Vec<Alert>,
     clock: Clock,
     store: Store,
-    facts: impl Fn() -> F,
+    inputs: impl Fn() -> F,
     stop: CancellationToken,
 ) {
-    let mut memory = state::load(&store).await;
-    if alerts.is_empty() && memory.is_empty() {
+    let mut saved = load(&store).await;
+    if alerts.is_empty() && saved.is_empty() {
         return;
     }
-    let (done, mut done_with) = mpsc::unbounded_channel();
-    let keyed = state::keys(&alerts).into_iter().map(|key| {
-        let remembered = memory.remove(&key).unwrap_or_default();
-        (key, remembered)
-    });
+    let (done, mut delivered) = mpsc::unbounded_channel();
     let mut receivers: Vec<Receiver> = alerts
         .iter()
         .enumerate()
-        .zip(keyed)
-        .map(|(alert, remembered)| Receiver::new(alert, remembered, &done, &clock, &stop))
+        .zip(keys(&alerts))
+        .map(|(alert, key)| {
+            let state = saved.remove(&key).unwrap_or_default();
+            Receiver::new(alert, (key, state), &done, &clock, &stop)
+        })
         .collect();
-    let (to_keep, memories) = watch::channel(Memory::new());
-    let keeper = state::keep(store, memories);
-    let looks = async move {
-        let mut ticks = tokio::time::interval(LOOK_EVERY);
+    let (to_save, states) = watch::channel(SavedState::new());
+    let saving = save(store, states);
+    let evaluating = async move {
+        let mut ticks = tokio::time::interval(EVALUATE_EVERY);
         let mut first = true;
-        let remember =
-            |receivers: &[Receiver]| to_keep.send_replace(receivers.iter().map(Receiver::remembered).collect());
+        let save = |receivers: &[Receiver]| to_save.send_replace(receivers.iter().map(Receiver::state).collect());
         loop {
             let changed = tokio::select! {
                 () = stop.cancelled() => break,
-                Some(place) = done_with.recv() => receivers[place].waiting.pop_front().is_some(),
-                _ = ticks.tick() => match facts().await {
-                    Some(facts) => look(&mut receivers, &facts, &clock) | std::mem::take(&mut first),
+                Some(place) = delivered.recv() => receivers[place].undelivered.pop_front().is_some(),
+                _ = ticks.tick() => match inputs().await {
+                    Some(inputs) => evaluate(&mut receivers, &inputs, &clock) | std::mem::take(&mut first),
                     None => false,
                 },
             };
             if changed {
-                remember(&receivers);
+                save(&receivers);
             }
             if receivers.is_empty() && !first {
-                break; // nobody wants to know any more, and that is noted
+                break; // no alert is configured any more, and the record says so
             }
         }
-        while let Ok(place) = done_with.try_recv() {
-            receivers[place].waiting.pop_front();
+        while let Ok(place) = delivered.try_recv() {
+            receivers[place].undelivered.pop_front();
         }
         if !first {
-            remember(&receivers);
+            save(&receivers);
         }
     };
-    tokio::join!(keeper, looks);
+    tokio::join!(saving, evaluating);
 }
 
-/// Whether there was anything to tell.
-fn look(receivers: &mut [Receiver], facts: &AlertInputs, clock: &Clock) -> bool {
-    let mut told = false;
+/// Whether any message was made.
+fn evaluate(receivers: &mut [Receiver], inputs: &AlertInputs, clock: &Clock) -> bool {
+    let mut any = false;
     for receiver in receivers {
-        for message in receiver.watch.look(facts, clock.now()) {
-            receiver.tell(message);
-            told = true;
+        for message in receiver.evaluator.evaluate(inputs, clock.now()) {
+            receiver.send(message);
+            any = true;
         }
     }
-    told
+    any
+}
+
+/// A key for each receiver, which does not show its address; receivers with the same address are numbered.
+fn keys(alerts: &[Alert]) -> Vec<String> {
+    let mut times: HashMap<Digest64, u32> = HashMap::new();
+    let key = |alert: &Alert| {
+        let address = match &alert.to {
+            AlertTo::Webhook(url) => Digest64::of(&[b"webhook", url.identity().as_bytes()]),
+            AlertTo::Command(command) => {
+                let parts: Vec<&[u8]> = command.iter().map(String::as_bytes).collect();
+                Digest64::of(&[[b"command".as_slice()].as_slice(), &parts].concat())
+            }
+        };
+        let n = times.entry(address).or_default();
+        *n += 1;
+        format!("{:016x}-{n}", address.0)
+    };
+    alerts.iter().map(key).collect()
+}
+
+/// The state that an earlier process has written.
+async fn load(store: &Store) -> SavedState {
+    let reader = store.clone();
+    let text = tokio::task::spawn_blocking(move || reader.told()).await;
+    let Ok(Ok(Some(text))) = text else { return SavedState::new() };
+    parse(&text).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the state of alerts cannot be read; what happened before is not reported again");
+        SavedState::new()
+    })
+}
+
+/// Conditions that were written under a name that has changed are read under the new one.
+fn parse(text: &str) -> serde_json::Result<SavedState> {
+    let mut saved: SavedState = serde_json::from_str(text)?;
+    for receiver in saved.values_mut() {
+        let rules = std::mem::take(&mut receiver.rules);
+        receiver.rules =
+            rules.into_iter().map(|(name, state)| (renamed_condition(&name).unwrap_or(name), state)).collect();
+    }
+    Ok(saved)
+}
+
+/// Writes each state that comes, or the newest where they come faster, until its sender is dropped.
+async fn save(store: Store, mut states: watch::Receiver<SavedState>) {
+    while states.changed().await.is_ok() {
+        let text = serde_json::to_string(&*states.borrow_and_update());
+        let Ok(told) = text else { continue };
+        if store.change(Change::Told { told }, String::new()).await.is_err() {
+            return; // the store has failed, and the daemon ends
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_under_old_names_are_read_under_the_new_ones() {
+        let state = serde_json::to_string(&RuleState::default()).unwrap();
+        let saved = parse(&format!(r#"{{"a":{{"known":{{"gap > 30s":{state},"disk_low":{state}}}}}}}"#)).unwrap();
+        let names: Vec<&str> = saved["a"].rules.keys().map(String::as_str).collect();
+        assert_eq!(names, ["disk_low", "outage > 30s"]);
+    }
 }

@@ -1,5 +1,5 @@
-//! Delivery of messages: POST to a webhook, or a command that reads them from its standard input; tried again until it
-//! works.
+//! Delivers messages: POST to a webhook, or a command that reads them from its standard input. A failed delivery is tried
+//! again, for [`GIVE_UP_AFTER`].
 
 use super::evaluator::Message;
 use crate::clock::Clock;
@@ -18,13 +18,22 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// One try may take so long.
-const TRY_FOR: Duration = Duration::from_secs(20);
+/// The longest time that one attempt may take.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 pub const GIVE_UP_AFTER: Duration = Duration::from_secs(3600);
 
 type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// Why messages cannot be delivered at all.
+#[derive(Debug, thiserror::Error)]
+pub enum SenderError {
+    #[error("{0}")]
+    Url(String),
+    #[error("the system's certificate authorities cannot be read: {0}")]
+    Roots(std::io::Error),
+}
 
 pub struct Sender(Transport);
 
@@ -34,13 +43,13 @@ enum Transport {
 }
 
 impl Sender {
-    pub fn new(alert: &Alert) -> Result<Self, String> {
+    pub fn new(alert: &Alert) -> Result<Self, SenderError> {
         match &alert.to {
             AlertTo::Command(command) => Ok(Self(Transport::Command(command.clone()))),
             AlertTo::Webhook(url) => {
-                let url = url.read()?;
+                let url = url.read().map_err(SenderError::Url)?;
                 let roots = HttpsConnectorBuilder::new().with_native_roots();
-                let roots = roots.map_err(|e| format!("the system's certificate authorities cannot be read: {e}"))?;
+                let roots = roots.map_err(SenderError::Roots)?;
                 let connector = roots.https_or_http().enable_http1().build();
                 let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
                 Ok(Self(Transport::Webhook { url, client: Box::new(client) }))
@@ -48,7 +57,7 @@ impl Sender {
         }
     }
 
-    /// Delivers one message after the other, until `stop`; `done` hears `place` whenever one is delivered or given up.
+    /// Delivers one message after the other, until `stop`; `done` gets `place` whenever one is delivered or given up.
     pub async fn run(
         self,
         mut messages: mpsc::UnboundedReceiver<Message>,
@@ -62,7 +71,7 @@ impl Sender {
             if let Err(why) = delivered {
                 tracing::error!(alert = message.alert, why, "an alert could not be delivered and is dropped");
             }
-            let _ = done.send(place); // nobody listens after the end
+            let _ = done.send(place); // the receiver has ended at a stop
         }
     }
 
@@ -71,16 +80,16 @@ impl Sender {
         let give_up = clock.now().after(GIVE_UP_AFTER);
         let mut pause = PAUSE_FIRST;
         loop {
-            let tried = tokio::time::timeout(TRY_FOR, self.attempt(&text)).await;
-            let why = match tried {
+            let attempt = tokio::time::timeout(ATTEMPT_TIMEOUT, self.attempt(&text)).await;
+            let why = match attempt {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(why)) => why,
-                Err(_) => "no end in time".to_owned(),
+                Err(_) => "it took longer than 20 s".to_owned(),
             };
             if clock.now() >= give_up {
                 return Err(why);
             }
-            tracing::warn!(alert = message.alert, why, "an alert is tried again");
+            tracing::warn!(alert = message.alert, why, "an alert was not delivered and is tried again");
             clock.sleep_until(clock.now().after(pause)).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
@@ -95,11 +104,12 @@ impl Sender {
                     .header(header::CONTENT_TYPE, "application/json")
                     .header(header::USER_AGENT, concat!("holdline/", env!("CARGO_PKG_VERSION")))
                     .body(Full::from(text.to_owned()))
-                    .map_err(|_| "its url cannot be asked".to_owned())?;
+                    .map_err(|_| "its URL is not usable in a request".to_owned())?;
                 let answer = client.request(request).await;
-                // the error of the library would name the whole url
-                let status =
-                    answer.map_err(|e| if e.is_connect() { "no connection" } else { "it broke off" })?.status();
+                // the library's error would show the whole URL
+                let status = answer
+                    .map_err(|e| if e.is_connect() { "no connection" } else { "the connection broke off" })?
+                    .status();
                 if status.is_success() { Ok(()) } else { Err(format!("answered {}", status.as_u16())) }
             }
             Transport::Command(command) => run(command, text).await,

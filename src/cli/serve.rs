@@ -3,7 +3,7 @@
 use crate::cli::logs::{self, Format};
 use crate::cli::{Failure, admin_connection, check, output, signals};
 use crate::config::{Overrides, Settings, warnings};
-use crate::daemon::{self, Order};
+use crate::daemon::{self, Command};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -48,10 +48,10 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
         .enable_all()
         .build()
         .map_err(|e| Failure::io("cannot start the runtime", e))?;
-    let (order, orders) = mpsc::unbounded_channel();
-    runtime.spawn(reload_when_asked(hangups, args, order.clone()));
-    runtime.spawn(stop_when_asked(endings, order));
-    runtime.block_on(daemon::run(settings, orders))?;
+    let (send, commands) = mpsc::unbounded_channel();
+    runtime.spawn(reload_when_asked(hangups, args, send.clone()));
+    runtime.spawn(stop_when_asked(endings, send));
+    runtime.block_on(daemon::run(settings, commands))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -84,20 +84,20 @@ fn secrets(settings: &Settings) -> Result<(), Failure> {
     }
 }
 
-/// Orders a stop at the first SIGINT or SIGTERM. A second one ends the process at once.
-async fn stop_when_asked(mut endings: UnboundedReceiver<&'static str>, order: UnboundedSender<Order>) {
+/// Sends a stop at the first SIGINT or SIGTERM. A second one ends the process at once.
+async fn stop_when_asked(mut endings: UnboundedReceiver<&'static str>, commands: UnboundedSender<Command>) {
     // the thread that sends lives as long as the process
     let signal = endings.recv().await.unwrap_or("SIGTERM");
     tracing::info!(signal, "stopping: deliveries under way may end; a second signal stops at once");
-    let _ = order.send(Order::Stop); // a daemon that is ending already needs no order
+    let _ = commands.send(Command::Stop); // a daemon that is ending already needs no command
     if endings.recv().await.is_some() {
         output::note("holdline: stopped at once; nothing accepted is lost, deliveries under way are made again");
         std::process::exit(1);
     }
 }
 
-/// Reads the configuration again at each SIGHUP, and orders a reload where it has no fault.
-async fn reload_when_asked(mut hangups: UnboundedReceiver<()>, args: Args, order: UnboundedSender<Order>) {
+/// Reads the configuration again at each SIGHUP, and sends a reload where it has no fault.
+async fn reload_when_asked(mut hangups: UnboundedReceiver<()>, args: Args, commands: UnboundedSender<Command>) {
     while hangups.recv().await.is_some() {
         if admin_connection::found(args.config.as_deref()).is_none() {
             tracing::warn!("SIGHUP: there is no configuration file to read again (--config)");
@@ -106,7 +106,7 @@ async fn reload_when_asked(mut hangups: UnboundedReceiver<()>, args: Args, order
         match settings(&args) {
             Ok(settings) => {
                 warn(&settings, &args);
-                drop(order.send(Order::Reload(Box::new(settings))));
+                drop(commands.send(Command::Reload(Box::new(settings))));
             }
             Err(_) => {
                 tracing::error!("the configuration was not reloaded, nothing is changed: it has the faults above")

@@ -1,52 +1,57 @@
-//! The life of a daemon as a process: starts, tells the service manager, hears orders, stops.
+//! Runs the daemon as a process: notifies the service manager, executes commands, feeds the watchdog.
 //!
-//! *Failure.* A store that fails ends it with an error; a panic anywhere ends it with code 70.
+//! *Failure.* A store that fails ends the process with an error; a panic in any task ends it with code 70. Where the store's
+//! thread or dispatch does not answer in time, the log says which, and the watchdog is not fed until it does; systemd then kills
+//! the process and starts it again, and nothing that was acknowledged is lost.
 
-use super::{Daemon, watchdog};
+use super::Daemon;
 use crate::clock::Clock;
 use crate::config::Settings;
+use crate::dispatch::Question;
+use crate::store::Store;
 use anyhow::bail;
 use sd_notify::NotifyState;
-use tokio::sync::{mpsc, watch};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
 
-/// What is asked of a running daemon.
+/// A command to a running daemon.
 #[derive(Debug)]
-pub enum Order {
-    /// Go by these settings from now on.
+pub enum Command {
+    /// Apply these settings.
     Reload(Box<Settings>),
-    /// Stop; what is in flight may end within `store.drain_timeout`.
+    /// Stop; attempts in flight may end within `store.drain_timeout`.
     Stop,
 }
 
-/// Runs a daemon until it is told to stop, or until its store fails, which is an error.
-pub async fn run(settings: Settings, mut orders: mpsc::UnboundedReceiver<Order>) -> anyhow::Result<()> {
+/// Runs a daemon until [`Command::Stop`], or until its store fails, which is an error.
+pub async fn run(settings: Settings, mut commands: mpsc::UnboundedReceiver<Command>) -> anyhow::Result<()> {
     end_with_any_panic();
     let mut daemon = Daemon::start(settings, Clock::system()).await?;
-    tell(&[NotifyState::Ready, NotifyState::Status(&daemon.summary())]);
-    let watchdog = tokio::spawn(watchdog::feed(daemon.store.clone(), daemon.questions.clone()));
+    notify(&[NotifyState::Ready, NotifyState::Status(&daemon.summary())]);
+    let watchdog = tokio::spawn(feed_watchdog(daemon.store.clone(), daemon.questions.clone()));
     let mut failure = daemon.store.failure();
     let failed = loop {
         tokio::select! {
-            order = orders.recv() => match order {
-                Some(Order::Reload(settings)) => daemon.reload_and_tell(*settings).await,
-                Some(Order::Stop) | None => break None,
+            command = commands.recv() => match command {
+                Some(Command::Reload(settings)) => daemon.reload_and_notify(*settings).await,
+                Some(Command::Stop) | None => break None,
             },
             why = failed(&mut failure) => break Some(why),
         }
     };
-    tell(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
     watchdog.abort();
     if let Some(why) = failed {
-        bail!("the store failed ({why}); nothing was acknowledged since. Look at the disk, then start again");
+        bail!("the store failed ({why}); no event was acknowledged since. Check the disk, then start again");
     }
-    tracing::info!("stopping: what is in flight may end, then intake closes");
+    tracing::info!("stopping: attempts in flight may end, then intake closes");
     daemon.stop().await
 }
 
-/// Tells the service manager, if there is one.
-pub(super) fn tell(what: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(what) {
-        tracing::debug!(%error, "the service manager cannot be told");
+/// Notifies the service manager, if there is one.
+pub(super) fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "the service manager cannot be notified");
     }
 }
 
@@ -57,8 +62,8 @@ async fn failed(failure: &mut watch::Receiver<Option<String>>) -> String {
     }
 }
 
-/// A panic in any task ends the daemon: half a daemon is worse than none. It tells the place, never what it spoke of,
-/// since that may hold a body. Opening the store is guarded by itself.
+/// A panic in any task ends the daemon, since the rest of it would work without that task. The log has the place of the panic,
+/// never its message, which may hold a body. A panic while the store is opened is handled there.
 fn end_with_any_panic() {
     std::panic::set_hook(Box::new(|panic| {
         if std::thread::current().name() == Some("store-open") {
@@ -68,4 +73,35 @@ fn end_with_any_panic() {
         tracing::error!(place, "internal error; the daemon ends, and nothing acknowledged is lost");
         std::process::exit(70); // EX_SOFTWARE of sysexits.h
     }));
+}
+
+/// Checks within the watchdog's timeout.
+const WATCHDOG_CHECKS: u32 = 4;
+
+/// Feeds the service manager's watchdog while the store's thread and dispatch answer; never returns.
+async fn feed_watchdog(store: Store, questions: mpsc::Sender<Question>) {
+    let Some(timeout) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+    let every = timeout / WATCHDOG_CHECKS;
+    let mut rounds = tokio::time::interval(every);
+    rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        rounds.tick().await;
+        if let Some(who) = unresponsive(&store, &questions, every).await {
+            tracing::error!(who, waited = ?every, "no answer; unless it answers soon, systemd starts the daemon again");
+            continue;
+        }
+        let _ = sd_notify::notify(&[NotifyState::Watchdog]); // where it fails, systemd acts, which is right
+    }
+}
+
+/// The part that has not answered within `timeout`, if any.
+async fn unresponsive(store: &Store, questions: &mpsc::Sender<Question>, timeout: Duration) -> Option<&'static str> {
+    if !matches!(tokio::time::timeout(timeout, store.flush()).await, Ok(Ok(()))) {
+        return Some("the store's thread");
+    }
+    let dispatch = async {
+        let (to, answer) = oneshot::channel();
+        questions.send(Question::Lines(to)).await.is_ok() && answer.await.is_ok()
+    };
+    (!matches!(tokio::time::timeout(timeout, dispatch).await, Ok(true))).then_some("dispatch")
 }

@@ -1,18 +1,18 @@
-//! Reload: a running daemon goes by other settings, all of them or none.
+//! Reload: applies other settings to a running daemon, all of them or none.
 //!
 //! *What a reload applies.* The sources with their secrets; the destinations, apart from `ordering`: new ones, other
 //! settings, secrets read again, and the end of one for which nothing waits; and what intake bounds of one request:
 //! `max_body`, `max_json_depth`, `max_batch`, `body_timeout`, `body_grace`, `min_body_rate`, `max_unverified_bytes` and its parts,
 //! `source_share`, `success_status`. Everything else needs a restart, which the
-//! log says; then nothing is changed, so that a running daemon never goes by half of a file.
+//! log says; then nothing is changed, so that a running daemon never uses half of a file.
 //!
-//! *Order.* Deliveries keep their places: what is under way ends as it began, and the next one of its interaction starts
-//! after it, by the new settings. Intake goes by the new sources only when dispatch knows the new destinations.
+//! *Order.* Deliveries keep their places: an attempt in flight ends under the old settings, and the next one of its interaction
+//! starts after it under the new ones. Intake uses the new sources only when dispatch has the new destinations.
 //!
-//! *Failure.* Whatever could fail is done before anything is changed.
+//! *Failure.* All steps that can fail come before the first change.
 
-use super::process::tell;
-use super::{Daemon, door};
+use super::process::notify;
+use super::{Daemon, build_intake};
 use crate::config::Settings;
 use crate::config::settings;
 use crate::dispatch::{Destination, Known, Question, Reread};
@@ -25,66 +25,66 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// The destinations as they will be.
-struct Fleet {
-    known: Known,
-    /// Of those whose settings stay.
+/// The destinations after a reload.
+struct NewDestinations {
+    all: Known,
+    /// Secrets and certificates that were read again, of destinations whose settings stay.
     rereads: Vec<(Arc<Destination>, Reread)>,
 }
 
 impl Daemon {
-    /// Reloads, and tells the log and the service manager how it went.
-    pub(super) async fn reload_and_tell(&mut self, settings: Settings) {
-        tell(&[NotifyState::Reloading]);
+    /// Reloads; the log and the service manager get the result.
+    pub(super) async fn reload_and_notify(&mut self, settings: Settings) {
+        notify(&[NotifyState::Reloading]);
         if let Ok(now) = NotifyState::monotonic_usec_now() {
-            tell(&[now]); // newer service managers insist
+            notify(&[now]); // newer service managers require it
         }
         match self.reload(settings).await {
             Ok(()) => tracing::info!("the configuration was reloaded"),
             Err(why) => tracing::error!("the configuration was not reloaded, nothing is changed: {why:#}"),
         }
-        tell(&[NotifyState::Ready, NotifyState::Status(&self.summary())]);
+        notify(&[NotifyState::Ready, NotifyState::Status(&self.summary())]);
     }
 
-    /// Goes by these settings from now on. The error says why that cannot be; then everything is as before.
+    /// Applies these settings. After an error, which says why they cannot be applied, nothing has changed.
     pub async fn reload(&mut self, settings: Settings) -> anyhow::Result<()> {
         let restart = needs_restart(&self.settings, &settings);
         if !restart.is_empty() {
             bail!("a restart is needed for what has changed in {}; systemctl restart holdline", restart.join(", "));
         }
-        self.nothing_is_left_behind(&settings)?;
-        let Fleet { known, rereads } = self.fleet(&settings).await?;
-        let old = self.door.read().expect("no holder panics").clone();
-        let new = door(&self.store, &self.clock, &settings, &known, old.admission.clone(), old.counts.clone())?;
-        // bodies that are being read are charged to it
+        self.check_removed_destinations(&settings)?;
+        let NewDestinations { all, rereads } = self.new_destinations(&settings).await?;
+        let old = self.shared_intake.read().expect("no holder panics").clone();
+        let new = build_intake(&self.store, &self.clock, &settings, &all, old.admission.clone(), old.counts.clone())?;
+        // bodies that are being read count against it
         let new = Intake { memory: old.memory.clone(), ..new };
-        let (to, heard) = oneshot::channel();
+        let (to, applied) = oneshot::channel();
         let gone = "dispatch has ended";
-        self.questions.send(Question::GoBy(known.clone(), to)).await.context(gone)?;
-        heard.await.context(gone)?;
-        self.destinations.replace(known);
+        self.questions.send(Question::GoBy(all.clone(), to)).await.context(gone)?;
+        applied.await.context(gone)?;
+        self.destinations.replace(all);
         for (destination, reread) in rereads {
             destination.put_in_place(reread);
         }
         self.store.set_windows(Windows { by_source: settings.dedup_windows().into_iter().collect() });
-        self.store.bound_history(super::remembered(&settings));
+        self.store.bound_history(super::history_limits(&settings));
         new.memory.set_bounds(super::memory_bounds(&settings));
         new.counts.knows(settings.sources.iter().map(|s| &s.name));
-        *self.door.write().expect("no holder panics") = Arc::new(new);
+        *self.shared_intake.write().expect("no holder panics") = Arc::new(new);
         self.settings = settings;
         Ok(())
     }
 
-    /// Whether nothing waits for the destinations that go.
-    fn nothing_is_left_behind(&self, settings: &Settings) -> anyhow::Result<()> {
+    /// Fails if deliveries wait for a destination that is removed.
+    fn check_removed_destinations(&self, settings: &Settings) -> anyhow::Result<()> {
         let totals = self.store.totals();
         for destination in self.destinations.now().values() {
             let (name, waiting) = (&destination.name, totals.tally_of(destination.id).queued());
             if waiting > 0 && settings.destinations.iter().all(|d| d.name != *name) {
                 bail!(
-                    "destination `{name}` is gone from the file, but {waiting} of its deliveries wait. Decide: take it out \
-                     of the `to` of all sources, reload, and remove it when it has drained; or give up what waits, \
-                     `holdline discard {name} --all --reason WHY`; or restart without it, and they are held until it is \
+                    "destination `{name}` is gone from the file, but {waiting} of its deliveries wait. Either take it out of \
+                     the `to` of all sources, reload, and remove it when its queue is empty; or discard its deliveries, \
+                     `holdline discard {name} --all --reason WHY`; or restart without it, and they wait until it is \
                      configured again"
                 );
             }
@@ -92,45 +92,45 @@ impl Daemon {
         Ok(())
     }
 
-    /// The destinations by these settings; one whose settings stay, stays.
-    async fn fleet(&self, settings: &Settings) -> anyhow::Result<Fleet> {
+    /// The destinations by these settings; one whose settings have not changed stays as it is.
+    async fn new_destinations(&self, settings: &Settings) -> anyhow::Result<NewDestinations> {
         let old = self.destinations.now();
-        let (mut fleet, mut joining, mut rereads) = (HashMap::new(), Vec::new(), Vec::new());
+        let (mut all, mut added, mut rereads) = (HashMap::new(), Vec::new(), Vec::new());
         for new in &settings.destinations {
             let in_file = |why: String| anyhow!("destination `{}`: {why}", new.name);
             let Some(now) = old.values().find(|d| d.name == new.name) else {
-                joining.push(Destination::new(DestinationId(0), new).map_err(in_file)?);
+                added.push(Destination::new(DestinationId(0), new).map_err(in_file)?);
                 continue;
             };
             if self.settings.destinations.contains(new) && !now.is_elsewhere(new).map_err(in_file)? {
                 rereads.push((now.clone(), now.reread(new).map_err(in_file)?));
-                fleet.insert(now.id, now.clone());
+                all.insert(now.id, now.clone());
             } else {
                 let changed = Destination::new(now.id, new).map_err(in_file)?.in_place_of(now);
-                fleet.insert(now.id, Arc::new(changed));
+                all.insert(now.id, Arc::new(changed));
             }
         }
-        for (id, destination) in self.numbers(&joining).await?.into_iter().zip(joining) {
-            fleet.insert(id, Arc::new(destination.numbered(id)));
+        for (id, destination) in self.register_new(&added).await?.into_iter().zip(added) {
+            all.insert(id, Arc::new(destination.numbered(id)));
         }
-        Ok(Fleet { known: Arc::new(fleet), rereads })
+        Ok(NewDestinations { all: Arc::new(all), rereads })
     }
 
-    /// Numbers for destinations that this store has never had.
-    async fn numbers(&self, joining: &[Destination]) -> anyhow::Result<Vec<DestinationId>> {
-        if joining.is_empty() {
+    /// Ids for destinations that this store has never had.
+    async fn register_new(&self, added: &[Destination]) -> anyhow::Result<Vec<DestinationId>> {
+        if added.is_empty() {
             return Ok(Vec::new());
         }
-        let names: Vec<String> = joining.iter().map(|d| d.name.clone()).collect();
+        let names: Vec<String> = added.iter().map(|d| d.name.clone()).collect();
         if let Some((_, name)) = self.store.destinations().into_iter().find(|(_, name)| names.contains(name)) {
-            bail!("destination `{name}` was configured before; a restart is needed to take up what is known of it");
+            bail!("destination `{name}` was configured before; a restart is needed to read its stored state");
         }
         let numbers = self.store.register(names).await?;
-        numbers.into_iter().collect::<Option<_>>().context("the store knows 64 destinations and has no number left")
+        numbers.into_iter().collect::<Option<_>>().context("the store has 64 destinations and no number left")
     }
 }
 
-/// What has changed that a reload does not apply.
+/// The changes that a reload does not apply.
 fn needs_restart(old: &Settings, new: &Settings) -> Vec<String> {
     let applied = settings::Intake {
         max_body_bytes: new.intake.max_body_bytes,

@@ -1,22 +1,65 @@
-//! Upkeep: what the daemon looks after by itself, from time to time: room for more events, the bounds of the dead letter
-//! queue, the quarantine, the certificate, and a record of when events could not be accepted.
+//! Background work of the daemon: admission by free space, limits of what is kept, redrives, outages, forecasts.
+//!
+//! Each `watch_*` function is one task that runs until its `stop` is cancelled, or until the store has failed.
+//!
+//! # Levels: a module imports only from modules of lower levels
+//! | level | module | purpose |
+//! |---|---|---|
+//! | 0 | [`intake_gate`] | opens and closes intake by free space |
+//! | 0 | [`outages`] | records when events could not be accepted |
+//! | 0 | [`redrive`] | redrives with a rate or a canary |
+//! | 0 | [`retention`] | limits of dead letters, quarantine and history |
+//! | 0 | [`trend`] | rates and forecasts |
 
-mod certificate;
-mod clock_reference;
-mod dlq_limits;
-mod history;
 mod intake_gate;
 mod outages;
-mod quarantine;
 mod redrive;
+mod retention;
 mod trend;
 
-pub use certificate::watch_certificate;
-pub use clock_reference::drop_anchor;
-pub use dlq_limits::{DlqOverflow, watch_dlq};
-pub use history::watch_history;
-pub use intake_gate::watch_admission;
-pub use outages::{since_last_time, watch_gaps};
-pub use quarantine::watch_quarantine;
+pub use intake_gate::watch_intake;
+pub use outages::{record_downtime, watch_outages};
 pub use redrive::watch_redrives;
+pub use retention::{DlqOverflow, watch_dlq, watch_history, watch_quarantine};
 pub use trend::{Forecast, Rates, Trend, watch_trend};
+
+use crate::clock::Clock;
+use crate::net::tls::{Look, Tls};
+use crate::store::{Change, Store, StoreError};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How often the files of a certificate are looked at.
+const CERTIFICATE_EVERY: Duration = Duration::from_secs(2);
+
+/// Loads the certificate of intake again when its files change, until `stop`.
+pub async fn watch_certificate(tls: Arc<Tls>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(CERTIFICATE_EVERY);
+    while tokio::select! { () = stop.cancelled() => false, _ = ticks.tick() => true } {
+        let tls = tls.clone();
+        match tokio::task::spawn_blocking(move || tls.look()).await {
+            Ok(Look::Renewed) => tracing::info!("intake.tls: new connections get the new certificate"),
+            Ok(Look::Unusable(why)) => {
+                tracing::error!("intake.tls: the certificate before stays in use: {why}");
+            }
+            Ok(Look::Unchanged) | Err(_) => {}
+        }
+    }
+}
+
+/// Compares the clock with that of the last start, and shifts stored times where the wall clock was stepped, so that what is to
+/// last for a while (`Retry-After`, a pause, an open breaker, closed intake) keeps its length.
+///
+/// Must be called before any stored time is used.
+pub async fn apply_clock_step(store: &Store, clock: &Clock) -> Result<(), StoreError> {
+    let Some(reference) = clock.anchor() else { return Ok(()) };
+    let earlier = store.anchor();
+    let step = earlier.as_ref().and_then(|earlier| reference.step_since(earlier));
+    if let Some(step) = step {
+        tracing::warn!(%step, "the wall clock was stepped since the last start; pauses and waits keep their length");
+    } else if earlier.is_some_and(|earlier| reference.goes_on_from(&earlier)) {
+        return Ok(());
+    }
+    store.change(Change::ClockReference { anchor: reference, step }, String::new()).await.map(drop)
+}

@@ -1,7 +1,7 @@
-//! Redrives that take their time: a rate, or a canary, decides when the next dead letters wait again.
+//! Redrives with a rate or a canary, which decide when the next dead letters are queued again.
 //!
-//! *Invariants.* Where one stands lies in the store, so a restart goes on from there; its canary begins anew, with one.
-//! What has not been redriven stays a dead letter, whatever ends it.
+//! *Invariants.* The progress of a redrive is in the store, so that a restart continues it; its canary starts again, with one.
+//! What has not been redriven stays a dead letter, whatever ends the redrive.
 
 use crate::clock::Clock;
 use crate::delivery::DeliveryId;
@@ -16,28 +16,28 @@ use std::collections::hash_map::Entry;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How often they are taken further.
-const EVERY: Duration = Duration::from_millis(100);
-/// So many change in one commit; with a canary one by one, since each counts.
+/// How often each redrive is advanced.
+const ADVANCE_EVERY: Duration = Duration::from_millis(100);
+/// Dead letters redriven in one commit; with a canary one by one, since each counts.
 const PER_COMMIT: usize = 32;
 
-/// One that goes on.
+/// A redrive that is under way.
 struct Run {
     begun: Timestamp,
     list: Vec<Sequence>,
-    /// So many of the list have been looked at.
+    /// How many of the list have been processed.
     taken: usize,
     gcra: Option<Gcra>,
     canary: Option<Canary>,
-    /// What became of what was sent; and as much of it as is written.
-    fared: Fared,
-    noted: Fared,
+    /// The results so far, and those that are in the store.
+    results: Fared,
+    saved: Fared,
 }
 
-/// Takes redrives further until `stop`.
+/// Advances redrives until `stop`.
 pub async fn watch_redrives(store: Store, clock: Clock, destinations: Destinations, stop: CancellationToken) {
     let mut runs = HashMap::new();
-    let mut ticks = tokio::time::interval(EVERY);
+    let mut ticks = tokio::time::interval(ADVANCE_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while tokio::select! { () = stop.cancelled() => false, _ = ticks.tick() => true } {
         let mut all: HashMap<_, _> = store.redrives().into_iter().collect();
@@ -50,7 +50,7 @@ pub async fn watch_redrives(store: Store, clock: Clock, destinations: Destinatio
                 Entry::Vacant(place) => match Run::of(&store, &destination, &redrive).await {
                     Ok(run) => place.insert(run),
                     Err(error) => {
-                        tracing::error!(destination = destination.name, %error, "the list of a redrive cannot be read; it is stopped");
+                        tracing::error!(destination = destination.name, %error, "the list of a redrive cannot be read; it is cancelled");
                         let why = RedriveEnded::Stopped { who: "damage".to_owned() };
                         if end(&store, d, why).await.is_err() {
                             return; // the store has failed, and the daemon ends
@@ -60,12 +60,12 @@ pub async fn watch_redrives(store: Store, clock: Clock, destinations: Destinatio
                 },
             };
             let goes_on = redrive.goes_on();
-            let further = if goes_on { run.go_on(&store, &clock, &destination).await } else { Ok(()) };
-            if further.is_err() || run.note(&store, &destination).await.is_err() {
+            let advanced = if goes_on { run.advance(&store, &clock, &destination).await } else { Ok(()) };
+            if advanced.is_err() || run.save_results(&store, &destination).await.is_err() {
                 return;
             }
             if !goes_on && destination.trials.open() == 0 {
-                runs.remove(&d); // the end of each of its letters is known
+                runs.remove(&d); // all results are known
             }
         }
     }
@@ -75,7 +75,7 @@ impl Run {
     async fn of(store: &Store, destination: &Destination, redrive: &Redrive) -> Result<Self, StoreError> {
         let (reader, d) = (store.clone(), destination.id);
         let taken = usize::try_from(redrive.taken).unwrap_or(usize::MAX);
-        // those that went before a restart: as long as an end is missing, any that is not dead can have it
+        // sent before a restart: while a result is missing, it can come from any of them that is not dead
         let sent = if redrive.under_way() == 0 { 0 } else { taken };
         let read = move || {
             let list = reader.redrive_list(d)?;
@@ -95,22 +95,22 @@ impl Run {
             begun: redrive.begun,
             list,
             taken,
-            // a look's worth may go at once
+            // those of one interval may be sent at once
             gcra: redrive.rate().map(|rate| Gcra::new(rate, rate.in_a_second() / 10 + 1)),
             canary,
-            noted: redrive.fared.clone(),
-            fared: redrive.fared.clone(),
+            saved: redrive.fared.clone(),
+            results: redrive.fared.clone(),
         })
     }
 
-    /// Takes in what has become of what was sent; what is told of it is written by [`Run::note`].
-    fn hear(&mut self, destination: &Destination) {
+    /// Collects the results of what was sent; [`Run::save_results`] writes them.
+    fn collect_results(&mut self, destination: &Destination) {
         for report in destination.trials.take() {
             match report {
                 Report::Tried(end, how) => self.tried(end, how),
-                Report::Over(Fate::Delivered) => self.fared.delivered += 1,
-                Report::Over(Fate::Dead) => self.fared.dead_again += 1,
-                Report::Over(Fate::Gone) => self.fared.gone += 1,
+                Report::Over(Fate::Delivered) => self.results.delivered += 1,
+                Report::Over(Fate::Dead) => self.results.dead_again += 1,
+                Report::Over(Fate::Gone) => self.results.gone += 1,
             }
         }
     }
@@ -122,7 +122,7 @@ impl Run {
         }
         canary.ended(end);
         if canary.failing().is_some() {
-            self.fared.stopped_by = how.map(|how| StoppedBy {
+            self.results.stopped_by = how.map(|how| StoppedBy {
                 event: how.event.to_string(),
                 outcome: how.outcome.to_owned(),
                 status: how.status,
@@ -131,41 +131,42 @@ impl Run {
         }
     }
 
-    /// Writes what has become of its letters, where more is known than was.
-    async fn note(&mut self, store: &Store, destination: &Destination) -> Result<(), StoreError> {
-        self.hear(destination);
-        if self.fared != self.noted {
-            let (begun, fared) = (self.begun, Box::new(self.fared.clone()));
+    /// Writes the results where they have changed.
+    async fn save_results(&mut self, store: &Store, destination: &Destination) -> Result<(), StoreError> {
+        self.collect_results(destination);
+        if self.results != self.saved {
+            let (begun, fared) = (self.begun, Box::new(self.results.clone()));
             store.change(Change::RedriveFared { destination: destination.id, begun, fared }, String::new()).await?;
-            self.noted = self.fared.clone();
+            self.saved = self.results.clone();
         }
         Ok(())
     }
 
-    async fn go_on(&mut self, store: &Store, clock: &Clock, destination: &Destination) -> Result<(), StoreError> {
-        self.hear(destination);
+    async fn advance(&mut self, store: &Store, clock: &Clock, destination: &Destination) -> Result<(), StoreError> {
+        self.collect_results(destination);
         if let Some(failing) = self.canary.as_ref().and_then(Canary::failing) {
-            self.note(store, destination).await?;
-            let by = self.fared.stopped_by.as_ref().map(|by| by.told(&destination.name));
+            self.save_results(store, destination).await?;
+            let by = self.results.stopped_by.as_ref().map(|by| by.told(&destination.name));
             tracing::warn!(
                 destination = destination.name,
                 failed = failing.failed,
                 of = failing.of,
                 stopped_by = by,
-                "a redrive has ended: what it sends again fails; what it had not come to is still dead"
+                "a redrive has ended, because what it sent failed; the rest is still in the dead letter queue"
             );
             return end(store, destination.id, failing.into()).await;
         }
         while self.goes_on(store, destination.id) {
-            let count = self.may_go(clock.now());
-            let letters = self.list.get(self.taken..self.taken + count).unwrap_or_default().to_vec();
-            if letters.is_empty() {
+            let count = self.batch_size(clock.now());
+            let batch = self.list.get(self.taken..self.taken + count).unwrap_or_default().to_vec();
+            if batch.is_empty() {
                 break;
             }
-            let dead = self.still_dead(store, destination.id, &letters).await?;
+            let dead = self.still_dead(store, destination.id, &batch).await?;
             destination.trials.watch(dead.iter().copied());
             let sent = dead.len();
-            let done = store.change(Change::RedriveOn { destination: destination.id, letters }, String::new()).await?;
+            let done =
+                store.change(Change::RedriveOn { destination: destination.id, letters: batch }, String::new()).await?;
             self.taken += count;
             if let Some(canary) = &mut self.canary {
                 canary.sent(sent);
@@ -177,47 +178,47 @@ impl Run {
         }
         let all_known = self.canary.as_ref().is_none_or(|canary| canary.under_way() == 0);
         if self.taken >= self.list.len() && all_known {
-            self.note(store, destination).await?;
-            tracing::info!(destination = destination.name, letters = self.list.len(), "a redrive is complete");
+            self.save_results(store, destination).await?;
+            tracing::info!(destination = destination.name, dead_letters = self.list.len(), "a redrive is complete");
             end(store, destination.id, RedriveEnded::Complete).await?;
         }
         Ok(())
     }
 
-    /// Those of the letters that are dead since before it began: the others are left alone.
+    /// Those of the dead letters that were dead before the redrive began; the others stay as they are.
     async fn still_dead(
         &self,
         store: &Store,
         d: DestinationId,
-        letters: &[Sequence],
+        sequences: &[Sequence],
     ) -> Result<Vec<Sequence>, StoreError> {
-        let (store, letters, begun) = (store.clone(), letters.to_vec(), self.begun);
+        let (store, sequences, begun) = (store.clone(), sequences.to_vec(), self.begun);
         let dead =
             move |sequence: &Sequence| match store.dead_letter(DeliveryId { sequence: *sequence, destination: d }) {
-                Ok(letter) => Ok(letter.is_some_and(|letter| letter.dead_at <= begun)),
-                // it is set aside when its turn comes, and gone then
+                Ok(dead_letter) => Ok(dead_letter.is_some_and(|dead_letter| dead_letter.dead_at <= begun)),
+                // it is set aside when it is read
                 Err(StoreError::Damaged(_)) => Ok(true),
                 Err(e) => Err(e),
             };
-        let look = move || {
+        let read = move || {
             let mut found = Vec::new();
-            for sequence in letters {
+            for sequence in sequences {
                 if dead(&sequence)? {
                     found.push(sequence);
                 }
             }
             Ok(found)
         };
-        tokio::task::spawn_blocking(look).await.map_err(|_| StoreError::Failed)?
+        tokio::task::spawn_blocking(read).await.map_err(|_| StoreError::Failed)?
     }
 
-    /// Whether nobody has stopped it meanwhile.
+    /// Whether it has not been cancelled meanwhile.
     fn goes_on(&self, store: &Store, d: DestinationId) -> bool {
         store.redrive(d).is_some_and(|redrive| redrive.goes_on() && redrive.begun == self.begun)
     }
 
-    /// How many letters of the list go in the next commit; takes what they cost of the rate.
-    fn may_go(&mut self, now: Timestamp) -> usize {
+    /// How many dead letters of the list go into the next commit; takes their cost from the rate.
+    fn batch_size(&mut self, now: Timestamp) -> usize {
         let left = self.list.len().saturating_sub(self.taken);
         let most = self.canary.as_ref().map_or(PER_COMMIT, |canary| canary.allows().min(1)).min(left);
         match &mut self.gcra {

@@ -1,11 +1,10 @@
-//! The trend: how fast events come and go, and when at this pace the queue is empty or the disk is full.
+//! Rates of events, and forecasts of when the queue is empty and when the disk is full.
 //!
-//! Samples of the last minutes, taken at an even pace. Rates are those of the last minute.
+//! Rates are those of the last minute, from samples taken every [`SAMPLE_EVERY`].
 //!
-//! *The disk* is full when its free bytes have come down to the reserve at which intake closes. What counts are its free
-//! bytes, whoever takes them: holdline or a program beside it. Since a disk fills slowly and unevenly, the forecast looks
-//! back over up to an hour; it is made only where the free bytes have fallen from each part of that time to the next, and
-//! only for [`DISK_REACH`] times as long as it looks back. Else nothing is said.
+//! *The disk* counts as full when its free bytes are down to the reserve at which intake closes, whichever program uses them.
+//! Since a disk fills slowly and unevenly, the forecast uses samples of up to an hour. It is made only if the free bytes have
+//! fallen from each part of that time to the next, and reaches at most [`DISK_FORECAST_FACTOR`] times as far as the samples.
 
 use crate::clock::Clock;
 use crate::event::DestinationId;
@@ -20,15 +19,15 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 /// Samples of ten minutes.
 const SAMPLES_MAX: usize = 300;
 const RATE_OVER: Duration = Duration::from_secs(60);
-/// Free bytes of a disk are noted so often, and so many of them are kept: those of an hour.
+/// Free bytes of the disk are sampled this often; the samples of an hour are kept.
 const DISK_EVERY: Duration = Duration::from_secs(10);
 const DISK_SAMPLES_MAX: usize = 360;
-/// A shorter time says nothing about a disk.
-const DISK_OVER_MIN: Duration = Duration::from_secs(300);
-/// The time is looked at in so many parts, in each of which the disk must be fuller than in the one before.
+/// No forecast is made from samples of a shorter time.
+const DISK_SAMPLED_MIN: Duration = Duration::from_secs(300);
+/// The sampled time is divided into this many parts; the disk must be fuller in each than in the one before.
 const DISK_PARTS: usize = 6;
-/// A forecast reaches at most so many times as far as it looks back: from an hour, two days.
-const DISK_REACH: u32 = 48;
+/// From samples of an hour, a forecast reaches at most two days.
+const DISK_FORECAST_FACTOR: u32 = 48;
 
 #[derive(Clone, Debug)]
 struct Sample {
@@ -48,10 +47,10 @@ pub struct Rates {
 /// When the disk is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forecast {
-    /// Too little has been seen of it.
+    /// Too few samples yet.
     Unknown,
     /// It does not fill, or not steadily, or not soon.
-    NotInSight,
+    NotFilling,
     In(Duration),
 }
 
@@ -80,7 +79,7 @@ impl Trend {
         self.reserve
     }
 
-    /// Takes in how things stand; none where the disk cannot be asked.
+    /// Adds a sample; `free_bytes` is none where the disk cannot be read.
     pub fn sample(&self, at: Timestamp, totals: &Totals, free_bytes: Option<u64>) {
         let mut samples = self.samples.lock().expect("no holder panics");
         if samples.len() == SAMPLES_MAX {
@@ -96,7 +95,7 @@ impl Trend {
         }
     }
 
-    /// Of everything, and of deliveries to one destination.
+    /// The rates of one destination, or of all together.
     pub fn rates(&self, d: Option<DestinationId>) -> Rates {
         let samples = self.samples.lock().expect("no holder panics");
         let Some(last) = samples.back() else { return Rates::default() };
@@ -119,18 +118,18 @@ impl Trend {
         Rates { accepted, delivered: per_second(|t| t.delivered), dead: per_second(|t| t.dead) }
     }
 
-    /// When the queue is empty at this pace; none where it does not shrink.
-    pub fn drained_in(&self, depth: u64) -> Option<Duration> {
+    /// When the queue is empty at the present rate; none where it does not shrink.
+    pub fn queue_empty_in(&self, depth: u64) -> Option<Duration> {
         let samples = self.samples.lock().expect("no holder panics");
         let last = samples.back()?;
         let first = samples.iter().find(|s| last.at.since(s.at) <= RATE_OVER)?;
-        let waiting = |s: &Sample| s.tallies.iter().map(Counters::queued).sum::<u64>();
-        let shrunk = waiting(first).checked_sub(waiting(last)).filter(|n| *n > 0)?;
+        let queued = |s: &Sample| s.tallies.iter().map(Counters::queued).sum::<u64>();
+        let shrunk = queued(first).checked_sub(queued(last)).filter(|n| *n > 0)?;
         let seconds = last.at.since(first.at).as_secs_f64();
         (depth > 0).then(|| Duration::from_secs_f64(seconds * depth as f64 / shrunk as f64))
     }
 
-    /// When the free bytes come down to the reserve at this pace.
+    /// When the free bytes are down to the reserve at the present rate.
     pub fn disk_full_in(&self) -> Forecast {
         let free = self.free.lock().expect("no holder panics");
         let (Some((first, _)), Some((last, bytes))) = (free.front(), free.back()) else { return Forecast::Unknown };
@@ -138,7 +137,7 @@ impl Trend {
             return Forecast::In(Duration::ZERO);
         };
         let over = last.since(*first);
-        if over < DISK_OVER_MIN || free.len() < 2 * DISK_PARTS {
+        if over < DISK_SAMPLED_MIN || free.len() < 2 * DISK_PARTS {
             return Forecast::Unknown;
         }
         let mut parts = [(0.0, 0.0, 0.0); DISK_PARTS];
@@ -151,11 +150,11 @@ impl Trend {
         let means = parts.map(|(count, seconds, sum)| (seconds / count, sum / count));
         let [(from, before), .., (to, now)] = means;
         if to <= from || means.windows(2).any(|two| two[0].1 <= two[1].1) {
-            return Forecast::NotInSight;
+            return Forecast::NotFilling;
         }
         let seconds = left as f64 * (to - from) / (before - now);
         let time = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-        if time > over * DISK_REACH { Forecast::NotInSight } else { Forecast::In(time) }
+        if time > over * DISK_FORECAST_FACTOR { Forecast::NotFilling } else { Forecast::In(time) }
     }
 }
 
@@ -176,7 +175,7 @@ mod tests {
     fn rates_cover_the_last_minute_and_give_the_drain_time() {
         let trend = Trend::new(0);
         let d = DestinationId(1);
-        assert_eq!((trend.rates(None), trend.drained_in(5)), (Rates::default(), None));
+        assert_eq!((trend.rates(None), trend.queue_empty_in(5)), (Rates::default(), None));
         let mut totals = Totals::default();
         for n in 0..=60u64 {
             totals.accepted = 1000 + 20 * n;
@@ -186,14 +185,14 @@ mod tests {
         let rates = Rates { accepted: 10.0, delivered: 15.0, dead: 0.0 };
         assert_eq!((trend.rates(None), trend.rates(Some(d))), (rates, rates));
         assert_eq!(trend.rates(Some(DestinationId(0))), Rates::default());
-        assert_eq!(trend.drained_in(400), Some(Duration::from_secs(80)), "it shrinks by 5 a second");
-        assert_eq!(trend.disk_full_in(), Forecast::Unknown, "the disk could not be asked");
+        assert_eq!(trend.queue_empty_in(400), Some(Duration::from_secs(80)), "it shrinks by 5 a second");
+        assert_eq!(trend.disk_full_in(), Forecast::Unknown, "the disk could not be read");
     }
 
     const GIB: u64 = 1 << 30;
 
-    /// The outlook after so many seconds of a disk of which half a GiB is the reserve.
-    fn outlook(seconds: u64, free: impl Fn(u64) -> u64) -> Forecast {
+    /// The forecast after so many seconds of a disk of which half a GiB is the reserve.
+    fn forecast(seconds: u64, free: impl Fn(u64) -> u64) -> Forecast {
         let trend = Trend::new(GIB / 2);
         for at in (0..=seconds).step_by(2) {
             trend.sample(Timestamp(1000 * at), &Totals::default(), Some(free(at)));
@@ -204,11 +203,11 @@ mod tests {
     #[test]
     fn the_disk_is_full_at_the_reserve() {
         let steady = |at| 2 * GIB - at * 100_000;
-        let Forecast::In(time) = outlook(600, steady) else { panic!("it fills steadily") };
+        let Forecast::In(time) = forecast(600, steady) else { panic!("it fills steadily") };
         let wanted = (3 * GIB / 2 - 600 * 100_000) / 100_000;
         assert!(time.as_secs().abs_diff(wanted) <= 1, "{time:?}, not {wanted} s");
-        assert_eq!(outlook(600, |_| GIB / 2), Forecast::In(Duration::ZERO), "it has come down to it");
-        assert_eq!(outlook(0, |_| GIB / 4), Forecast::In(Duration::ZERO), "of that nothing need be foreseen");
+        assert_eq!(forecast(600, |_| GIB / 2), Forecast::In(Duration::ZERO), "it is down to it");
+        assert_eq!(forecast(0, |_| GIB / 4), Forecast::In(Duration::ZERO), "it is below it already");
     }
 
     #[test]
@@ -217,20 +216,20 @@ mod tests {
         for seconds in [300, 400, 900, 1800, 3600, 7200] {
             for disk in [3 * GIB / 5, GIB, 100 * GIB] {
                 assert_eq!(
-                    outlook(seconds, |at| disk - noise(at / 10)),
-                    Forecast::NotInSight,
+                    forecast(seconds, |at| disk - noise(at / 10)),
+                    Forecast::NotFilling,
                     "{seconds} s, {disk} bytes"
                 );
             }
             // a file of 100 MiB that is written little by little, and then removed
-            let saw = outlook(seconds, |at| 2 * GIB - (at % 120) * 1_000_000);
-            assert_eq!(saw, Forecast::NotInSight, "{seconds} s");
+            let saw = forecast(seconds, |at| 2 * GIB - (at % 120) * 1_000_000);
+            assert_eq!(saw, Forecast::NotFilling, "{seconds} s");
         }
-        assert_eq!(outlook(298, |at| 2 * GIB - at * 1_000_000), Forecast::Unknown, "too short a time");
-        assert_eq!(outlook(600, |at| GIB + at * 1000), Forecast::NotInSight, "it empties");
+        assert_eq!(forecast(298, |at| 2 * GIB - at * 1_000_000), Forecast::Unknown, "too short a time");
+        assert_eq!(forecast(600, |at| GIB + at * 1000), Forecast::NotFilling, "it empties");
         let step = |at| if at < 300 { 2 * GIB } else { GIB };
-        assert_eq!(outlook(600, step), Forecast::NotInSight, "one large file is no pace");
+        assert_eq!(forecast(600, step), Forecast::NotFilling, "one large file is no rate");
         let slow = |at| GIB + GIB / 2 - at * 1000;
-        assert_eq!(outlook(3600, slow), Forecast::NotInSight, "twelve days are too far ahead to be told from one hour");
+        assert_eq!(forecast(3600, slow), Forecast::NotFilling, "twelve days are too far ahead for samples of one hour");
     }
 }

@@ -173,7 +173,7 @@ fn gauges(registry: &mut Registry, admin: &Admin, s: &Snapshot) {
         registry.register(name, help, ConstGauge::new(value));
     }
     let seconds = |time: std::time::Duration| time.as_secs_f64();
-    let drained = admin.trend.drained_in(t.sum(crate::store::Counters::queued)).map(seconds);
+    let drained = admin.trend.queue_empty_in(t.sum(crate::store::Counters::queued)).map(seconds);
     let help = "Time until the queue is empty at this pace; absent where it does not shrink";
     registry.register_with_unit("queue_empty_eta", help, Unit::Seconds, optional(drained));
     let full = admin.trend.disk_full_in().time().map(seconds);

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_holdline");
+pub const BINARY: &str = env!("CARGO_BIN_EXE_holdline");
 
 /// What a command printed, and how it ended.
 #[derive(Debug)]
