@@ -8,8 +8,8 @@
 use super::access_log::{self, Refusal, UNAUTHENTICATED};
 use super::{Admin, Failure};
 use crate::config::settings::Scope;
+use crate::net::answer::TrackedBody;
 use crate::net::connection_limiter::Slot;
-use crate::net::sending::Sending;
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
@@ -146,7 +146,7 @@ pub async fn authorize(
             };
             match seat.map(|seat| seat.serve()) {
                 // what is streamed is in hand until its end
-                Some(in_hand) => next.run(request).await.map(|body| Body::new(Sending::new(body, in_hand))),
+                Some(in_hand) => next.run(request).await.map(|body| Body::new(TrackedBody::new(body, in_hand))),
                 None => next.run(request).await,
             }
         }

@@ -3,7 +3,7 @@
 use super::Admin;
 use crate::alert::AlertInputs;
 use crate::maintenance::Forecast;
-use crate::net::certificate::Certificate;
+use crate::net::tls::Certificate;
 use crate::rules::breaker;
 use crate::store::{Counters, Gap};
 use std::collections::BTreeMap;

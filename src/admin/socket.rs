@@ -5,8 +5,8 @@
 
 use super::access::Via;
 use crate::net::connection_limiter::Slot;
-use crate::net::listen::Listen;
-use crate::net::peer::Peer;
+use crate::net::listener::Listen;
+use crate::net::listener::Peer;
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;

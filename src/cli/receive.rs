@@ -6,7 +6,7 @@
 use crate::cli::{Failure, format, output, signals};
 use crate::clock::Clock;
 use crate::config::settings::Secret;
-use crate::net::listen;
+use crate::net::listener;
 use crate::signature::{Scheme, Verifier};
 use crate::time::Timestamp;
 use bytes::Bytes;
@@ -153,7 +153,7 @@ where
             accepted = listener.accept() => accepted,
         };
         let Ok((stream, _)) = accepted else {
-            listen::pause().await;
+            listener::pause().await;
             continue;
         };
         let (service, stop) = (service.clone(), stop.clone());

@@ -7,7 +7,7 @@ use crate::intake::SharedIntake;
 use crate::maintenance;
 use crate::net::server::{HttpServer, Limits};
 use crate::net::tls::{Files, Tls};
-use crate::net::{connection_limiter, sockets};
+use crate::net::{connection_limiter, listener};
 use anyhow::{Context, anyhow, bail};
 use axum::{Extension, Router, middleware};
 use hyper_util::service::TowerToHyperService;
@@ -23,7 +23,7 @@ const ADMIN_LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The listeners of intake: sockets passed by systemd, if the settings say so, and those of the addresses; at least one.
 pub(super) fn bind_intake(settings: &settings::Intake) -> anyhow::Result<Vec<TcpListener>> {
-    let mut listeners = sockets::inherited()?;
+    let mut listeners = listener::inherited()?;
     if settings.inherit && listeners.is_empty() {
         bail!(
             "intake.listen says \"systemd\", but systemd has passed no socket; start holdline through systemd with \
@@ -40,7 +40,7 @@ pub(super) fn bind_intake(settings: &settings::Intake) -> anyhow::Result<Vec<Tcp
             );
         }
     }
-    listeners.extend(sockets::bind(&settings.listen, "intake.listen")?);
+    listeners.extend(listener::bind(&settings.listen, "intake.listen")?);
     if listeners.is_empty() {
         bail!("intake.listen names no address");
     }
@@ -54,7 +54,7 @@ pub(super) fn bind_admin(settings: &settings::Admin) -> anyhow::Result<(Vec<TcpL
         let remedy = || format!("cannot listen on unix:{}; its directory must be writable", path.display());
         sockets.push(Socket::bind(path).with_context(remedy)?);
     }
-    let listeners = sockets::bind(&settings.listen, "admin.listen")?;
+    let listeners = listener::bind(&settings.listen, "admin.listen")?;
     if listeners.is_empty() && sockets.is_empty() {
         bail!("admin.listen names no address");
     }

@@ -15,7 +15,7 @@ use crate::config::settings::{self, DestinationAuth, OnDeadLetter, OrderMode, Ur
 use crate::delivery::Delivery;
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::latency::Latency;
-use crate::net::certificate::Certificate;
+use crate::net::tls::Certificate;
 use crate::rules::backoff::{OnAmbiguous, Retry};
 use crate::rules::lateness::Lateness;
 use crate::rules::refusals::Refusals;

@@ -6,7 +6,7 @@
 //! *Failure.* What cannot be read is told at the start, with the file and what to do.
 
 use crate::config::settings::DestinationTls;
-use crate::net::certificate::{Certificate, Role, first_end_in};
+use crate::net::tls::{Certificate, Role, first_end_in};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};

@@ -1,18 +1,21 @@
 //! Profiles: where the fields of an event lie in what a source's sender posts, and the reading of them.
 //!
-//! `pointer` is what an operator writes, `presets` the table of known senders, `detect` tells them apart, `scan` walks
-//! through a body and `inside` through its parts, `origin` looks the fields up, `moment` reads times.
+//! | level | module | purpose |
+//! |---|---|---|
+//! | 1 | [`pointer`] | a place in a request, as an operator writes it |
+//! | 1 | [`raw_json`] | members and elements of valid JSON, without parsing it again |
+//! | 2 | [`scan`] | one walk through a body, which finds all wanted places |
+//! | 3 | [`presets`] | where known senders write each field; which preset a request fits |
+//! | 4 | [`fields`] | the fields of one event |
 //!
 //! *Invariants.* Nothing here asks a clock or does any IO: the same request gives the same fields. Only the form of a body
 //! can be refused; a field that is missing is no fault, and such an event merely lacks it.
 
-mod detect;
 mod fields;
 mod pointer;
 mod presets;
 mod raw_json;
 mod scan;
-mod timestamp;
 
 pub use pointer::{Composite, Part, Pointer, PointerError};
 
@@ -188,7 +191,7 @@ impl Profile {
         shapes.iter().flat_map(Shape::pointers).for_each(|pointer| wanted.add(pointer));
         let envelope = presets::shape(name).filter(|shape| shape.unwrap.is_some()).unwrap_or_else(presets::bare);
         if shapes.len() > 1 {
-            detect::pointers().for_each(|pointer| wanted.add(&pointer));
+            presets::sign_pointers().for_each(|pointer| wanted.add(&pointer));
         }
         Some(Self { shapes, split: None, envelope, wanted })
     }
@@ -250,7 +253,7 @@ impl Profile {
             return self.read_each(None, pointer, request, &found, limits);
         }
         let shape = self.shape(request, &found);
-        let shape = shape.binary.as_deref().filter(|_| detect::is_binary(request.headers)).unwrap_or(shape);
+        let shape = shape.binary.as_deref().filter(|_| presets::is_binary(request.headers)).unwrap_or(shape);
         match &shape.split {
             // an envelope around it has no array
             _ if self.envelope.unwrap.is_some() => {}
@@ -299,7 +302,7 @@ impl Profile {
 
     /// The shape of a body or element.
     fn shape(&self, request: &Request<'_>, found: &Places<'_, '_>) -> &Shape {
-        let name = if self.shapes.len() > 1 { detect::claimant(request.headers, found) } else { self.shapes[0].name };
+        let name = if self.shapes.len() > 1 { presets::claimant(request.headers, found) } else { self.shapes[0].name };
         self.shapes.iter().find(|shape| shape.name == name).expect("detection names presets only, as a test holds")
     }
 

@@ -2,24 +2,30 @@
 //!
 //! *Invariants.* Nothing is stored for a request that is refused. A duplicate gets the success status too: a 4xx would
 //! make some senders give up the event. The body goes into the store byte for byte.
+//!
+//! | level | module | purpose |
+//! |---|---|---|
+//! | 1 | [`admission`] | whether intake is open, and if not, why |
+//! | 1 | [`memory`] | memory for bodies, and which one is evicted |
+//! | 1 | [`authenticator`] | whether a request comes from the sender |
+//! | 2 | [`body`] | reads and unpacks a body |
+//! | 3 | [`refusal`] | answers to requests that are not accepted |
+//! | 4 | [`handshake`] | answers to senders that ask before they send |
+//! | 5 | [`source`] | a source's settings, compiled |
+//! | 6 | [`quarantine`] | requests kept apart, and readmitted |
 
 pub mod admission;
 mod authenticator;
 mod body;
-mod encoding;
-mod forwarded;
 mod handshake;
-mod health;
 pub mod memory;
-mod path;
 mod quarantine;
 mod refusal;
-mod refusals;
 mod source;
 
 pub use body::Pace;
 pub use quarantine::{Unproven, Verdict, room};
-pub use refusals::{Refusals, Refused, UNKNOWN_SOURCE};
+pub use refusal::{Refusals, Refused, UNKNOWN_SOURCE};
 pub use source::Source;
 
 use crate::clock::Clock;
@@ -28,26 +34,23 @@ use crate::extract::{Fields, Found, Limits, Request, Unreadable};
 use crate::latency::Latency;
 use crate::net::answer::{self, Answer, Handled};
 use crate::net::connection_limiter::Slot;
-use crate::net::host;
-use crate::net::received::Received;
+use crate::net::request::{self, RequestBody};
 use crate::rules::throttle::Throttle;
 use crate::store::{Arrival, Cause, Proof, Receipt, Room, Store};
 use crate::time::Timestamp;
 use admission::Admission;
 use authenticator::Standing;
-use body::Held;
+use body::{Coding, Held, UnpackError};
 use bytes::Bytes;
-use encoding::Coding;
-use forwarded::Of;
 use handshake::Answered;
 use http::request::Parts;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, header};
 use hyper::body::Body;
 use memory::{MemoryLimit, Sender, SourceId};
 use refusal::Refusal;
 use serde::Serialize;
 use serde_json::{Value, json};
-use source::Common;
+use source::{Common, Contents};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -55,6 +58,12 @@ use std::time::Duration;
 
 /// A log line about unsigned places of a source is written once in so long.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// Answers load balancers on the port of intake: 200 while events are accepted, else 503 with the reason. From the beginning of a
+/// stop it says `draining`, while events are still accepted. It needs no token and is not counted.
+const HEALTH_PATH: &str = "/healthz";
+/// A store that has failed ends the daemon; the next one is expected this soon.
+const FAILED_RETRY_AFTER: u32 = 2;
 
 /// The bounds of one request.
 #[derive(Clone, Copy, Debug)]
@@ -156,12 +165,12 @@ enum Taken {
 }
 
 impl Intake {
-    pub async fn handle(&self, request: http::Request<Received>) -> Handled {
-        if request.uri().path() == health::PATH {
+    pub async fn handle(&self, request: http::Request<RequestBody>) -> Handled {
+        if request.uri().path() == HEALTH_PATH {
             return Ok(self.health(request.method()));
         }
         let began = self.clock.precise();
-        let source = path::source(request.uri().path()).unwrap_or_default();
+        let source = source::name_in_path(request.uri().path()).unwrap_or_default();
         Ok(match self.take(&source, request).await {
             Ok(Taken::Events(answer)) => {
                 self.counts.acknowledged(&source, self.clock.now(), self.clock.precise().saturating_sub(began));
@@ -177,9 +186,25 @@ impl Intake {
         })
     }
 
-    async fn take(&self, source: &str, request: http::Request<Received>) -> Result<Taken, Refusal> {
+    fn health(&self, method: &Method) -> Answer {
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            let refused = answer::error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "ask with GET or HEAD");
+            return answer::with(refused, header::ALLOW, "GET, HEAD");
+        }
+        let state = self.admission.announced();
+        let answer = match state.code() {
+            Some(code) => unhealthy(code, state.message(), state.retry_after()),
+            None if self.store.failure().borrow().is_some() => {
+                unhealthy("store_failed", "the store has failed; the service ends", FAILED_RETRY_AFTER)
+            }
+            None => answer::json(StatusCode::OK, &json!({"status": "ok"})),
+        };
+        answer::with(answer, header::CACHE_CONTROL, "no-store")
+    }
+
+    async fn take(&self, source: &str, request: http::Request<RequestBody>) -> Result<Taken, Refusal> {
         let (head, body) = request.into_parts();
-        if !host::is_sound(head.version, &head.uri, &head.headers) {
+        if !request::has_valid_host(head.version, &head.uri, &head.headers) {
             return Err(Refusal::host());
         }
         let source = self.sources.get(source).ok_or_else(Refusal::unknown_source)?;
@@ -194,7 +219,7 @@ impl Intake {
         if self.sources.len() > 1 && self.admission.is_crowding(&source.name) {
             return Err(Refusal::crowding());
         }
-        let coding = encoding::declared(&head.headers)?;
+        let coding = body::declared_coding(&head.headers)?;
         if matches!(standing, Standing::Denied) && !source.keeps(Cause::BadSignature) {
             return Err(Refusal::unauthorized(source.guard.challenges()));
         }
@@ -270,12 +295,14 @@ impl Intake {
         held: &Held,
     ) -> Result<Answer, Refusal> {
         let (body, max) = (&held.bytes, self.bounds.body_bytes_max);
-        let unpacked = match encoding::unpack(coding, body, max, |bytes| held.charge(bytes)).await {
+        let unpacked = match body::unpack(coding, body, max, |bytes| held.charge(bytes)).await {
             Ok(unpacked) => unpacked,
-            Err(why) if why.status == StatusCode::BAD_REQUEST => {
-                return self.detain(source, head, body, (Cause::Unparsable, proof), why).await;
+            Err(UnpackError::Malformed) => {
+                let refusal = Refusal::malformed_coding();
+                return self.detain(source, head, body, (Cause::Unparsable, proof), refusal).await;
             }
-            Err(why) => return Err(why),
+            Err(UnpackError::TooLarge) => return Err(Refusal::too_large(max)),
+            Err(UnpackError::MemoryLimit) => return Err(Refusal::no_memory()),
         };
         let read = Request { headers: &head.headers, query: head.uri.query(), body: &unpacked };
         let found = match source.read(&read, &proof, &self.limits()) {
@@ -284,8 +311,8 @@ impl Intake {
             Err(why) => return self.detain(source, head, body, (Cause::Unparsable, proof), why.into()).await,
         };
         self.tell_disbelieved(source, &read, &proof);
-        let of = if matches!(found, Found::Batch(_)) { Of::Batch } else { Of::One };
-        let common = source.common(&head.headers, of, self.bounds.forwarded_bytes_max, &proof);
+        let contents = if matches!(found, Found::Batch(_)) { Contents::Batch } else { Contents::Event };
+        let common = source.common(&head.headers, contents, self.bounds.forwarded_bytes_max, &proof);
         held.charge(common.cost(found.all())).map_err(|_| Refusal::no_memory())?;
         source.take(found.events(), self.clock.now()).map_err(|until| self.limited(until))?;
         match found {
@@ -311,7 +338,7 @@ impl Intake {
     }
 
     /// The body, and memory for it and its head; `verified`: its sender has shown who it is.
-    async fn receive(&self, source: &Source, head: &Parts, body: Received, verified: bool) -> Result<Held, Refusal> {
+    async fn receive(&self, source: &Source, head: &Parts, body: RequestBody, verified: bool) -> Result<Held, Refusal> {
         let seat = head.extensions.get::<Slot>();
         let connection = seat.and_then(|seat| Some((seat.number(), seat.peer().address()?)));
         let sender = Sender { connection, source: SourceId::of(&source.name), verified };
@@ -359,6 +386,11 @@ impl Intake {
         self.counts.ignored.fetch_add(count, Ordering::Relaxed);
         answer::json(self.bounds.success, &json!({"status": "ignored"}))
     }
+}
+
+fn unhealthy(code: &str, message: &str, retry_after: u32) -> Answer {
+    let refused = answer::error(StatusCode::SERVICE_UNAVAILABLE, code, message);
+    answer::with(refused, header::RETRY_AFTER, &retry_after.to_string())
 }
 
 /// About what a head takes in memory.

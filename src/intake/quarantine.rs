@@ -8,9 +8,9 @@
 //!
 //! *Failure.* Where there is no room, the request is refused as if nothing were kept.
 
-use super::forwarded::Of;
 use super::refusal::Refusal;
-use super::{Intake, Source, encoding};
+use super::source::Contents;
+use super::{Intake, Source, body};
 use crate::config::settings::{OnFault, Quarantine};
 use crate::extract::{Fields, Found, Request};
 use crate::net::answer::{self, Answer};
@@ -144,13 +144,13 @@ impl Intake {
             return (Verdict::StillBad(Cause::Unparsable), Vec::new());
         };
         let read = source.read(&Request { headers: &headers, query, body: &body }, &proof, &self.limits());
-        let (fields, of) = match read {
-            Ok(Found::One(fields)) => (vec![fields], Of::One),
-            Ok(Found::Batch(all)) => (all, Of::Batch),
-            Ok(Found::Dropped { .. }) => (Vec::new(), Of::One),
+        let (fields, contents) = match read {
+            Ok(Found::One(fields)) => (vec![fields], Contents::Event),
+            Ok(Found::Batch(all)) => (all, Contents::Batch),
+            Ok(Found::Dropped { .. }) => (Vec::new(), Contents::Event),
             Err(_) => return (Verdict::StillBad(Cause::Unparsable), Vec::new()),
         };
-        let common = source.common(&headers, of, self.bounds.forwarded_bytes_max, &proof);
+        let common = source.common(&headers, contents, self.bounds.forwarded_bytes_max, &proof);
         let arrivals: Vec<_> = fields.into_iter().filter_map(|f| source.arrival(&common, f, detained.at)).collect();
         (Verdict::Passes(arrivals.len()), arrivals)
     }
@@ -188,7 +188,7 @@ impl Intake {
 
     /// The body of a detained request as it is read: it is kept as it came, since its signature covers that.
     fn unpacked(&self, headers: &HeaderMap, body: &Bytes) -> Option<Bytes> {
-        encoding::unpack_kept(encoding::declared(headers).ok()?, body, self.bounds.body_bytes_max)
+        body::unpack_stored(body::declared_coding(headers).ok()?, body, self.bounds.body_bytes_max)
     }
 
     /// Lets a detained request in, if it passes now; none where it is not there any more.

@@ -1,15 +1,19 @@
-//! Refusals: why a request was not taken, as its sender is told.
+//! Refusals: why a request was not accepted, as its sender reads it, and how often, by source and reason.
 //!
-//! *Invariants.* A refusal says what to do, when it can be otherwise later, and nothing of the body, of a secret, or of which
-//! proof failed.
+//! *Invariants.* A refusal says what to do and, where the reason passes, when to try again. It holds nothing of the body or of a
+//! secret, and does not say which credential failed. Counters have no more entries than sources and codes: requests to a source
+//! that is not configured count under [`UNKNOWN_SOURCE`], and nothing that a sender chose is kept or written.
 
 use super::admission::State;
-use super::body::ReadError;
-use super::encoding;
+use super::body::{CODINGS_ACCEPTED, ReadError, UnsupportedCoding};
 use crate::extract::Unreadable;
 use crate::net::answer::{self, Answer};
+use crate::rules::throttle::Throttle;
 use crate::time::{Timestamp, millis};
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 /// What can be done at a source's address.
 pub const METHODS: &str = "POST, OPTIONS, HEAD";
@@ -49,7 +53,7 @@ impl Refusal {
     pub fn encoding() -> Self {
         let message = "send the body as it is, or packed once with gzip or deflate";
         let refusal = Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", message);
-        refusal.with(header::ACCEPT_ENCODING, encoding::ACCEPTED)
+        refusal.with(header::ACCEPT_ENCODING, CODINGS_ACCEPTED)
     }
 
     /// Of a head that does not say for certain who is meant.
@@ -80,6 +84,11 @@ impl Refusal {
     pub fn no_zoom_secret() -> Self {
         let message = "Zoom validates this address, and the source has no Zoom secret that fits: set \
                        auth = { kind = \"hmac\", preset = \"zoom\", secrets = ... }";
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", message)
+    }
+
+    pub fn malformed_coding() -> Self {
+        let message = "the body is not what its Content-Encoding says: it does not unpack";
         Self::new(StatusCode::BAD_REQUEST, "invalid_request", message)
     }
 
@@ -138,5 +147,96 @@ impl Refusal {
 impl From<Unreadable> for Refusal {
     fn from(why: Unreadable) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_json", why.to_string())
+    }
+}
+
+impl From<UnsupportedCoding> for Refusal {
+    fn from(_: UnsupportedCoding) -> Self {
+        Self::encoding()
+    }
+}
+
+/// Of refusals of one source for one reason a line is written once in so long.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+/// What requests count under that name no source of the configuration; no source can be called so.
+pub const UNKNOWN_SOURCE: &str = "(unknown)";
+
+/// What was refused for one reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub status: u16,
+    pub code: &'static str,
+    pub count: u64,
+}
+
+type BySource = BTreeMap<String, BTreeMap<(u16, &'static str), (u64, Throttle)>>;
+
+/// All refusals since the start.
+#[derive(Debug, Default)]
+pub struct Refusals(Mutex<BySource>);
+
+impl Refusals {
+    /// `source`: one of the configuration; None for any other name.
+    pub(super) fn count(&self, source: Option<&str>, refusal: &Refusal, now: Timestamp) {
+        let source = source.unwrap_or(UNKNOWN_SOURCE);
+        let (status, code) = (refusal.status.as_u16(), refusal.code);
+        let mut all = self.all();
+        if !all.contains_key(source) {
+            all.insert(source.to_owned(), BTreeMap::new());
+        }
+        let Some(entry) = all.get_mut(source).map(|codes| codes.entry((status, code)).or_default()) else { return };
+        entry.0 += 1;
+        let told = entry.1.count(now, TOLD_EVERY);
+        drop(all);
+        if let Some(requests) = told {
+            tracing::warn!(source, status, code, requests, "requests are refused");
+        }
+    }
+
+    /// By status and code, of all sources together.
+    pub fn by_code(&self) -> BTreeMap<(u16, &'static str), u64> {
+        let mut sums = BTreeMap::new();
+        for (key, (count, _)) in self.all().values().flatten() {
+            *sums.entry(*key).or_default() += count;
+        }
+        sums
+    }
+
+    /// By source, [`UNKNOWN_SOURCE`] among them.
+    pub fn by_source(&self) -> BTreeMap<String, Vec<Refused>> {
+        let list = |codes: &BTreeMap<(u16, &'static str), (u64, Throttle)>| {
+            codes.iter().map(|((status, code), (count, _))| Refused { status: *status, code, count: *count }).collect()
+        };
+        self.all().iter().map(|(source, codes)| (source.clone(), list(codes))).collect()
+    }
+
+    fn all(&self) -> MutexGuard<'_, BySource> {
+        self.0.lock().expect("no holder panics")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_counted_by_source_and_reason() {
+        let refusals = Refusals::default();
+        for (source, refusal) in [
+            (Some("a"), Refusal::encoding()),
+            (Some("a"), Refusal::encoding()),
+            (Some("a"), Refusal::method()),
+            (Some("b"), Refusal::encoding()),
+            (None, Refusal::unknown_source()),
+            (None, Refusal::unknown_source()),
+        ] {
+            refusals.count(source, &refusal, Timestamp(1));
+        }
+        let by_source = refusals.by_source();
+        let of = |source: &str| by_source[source].iter().map(|r| (r.status, r.code, r.count)).collect::<Vec<_>>();
+        assert_eq!(of("a"), [(405, "method_not_allowed", 1), (415, "unsupported_encoding", 2)]);
+        assert_eq!(of("b"), [(415, "unsupported_encoding", 1)]);
+        assert_eq!((of(UNKNOWN_SOURCE), by_source.len()), (vec![(404, "unknown_source", 2)], 3));
+        assert_eq!(refusals.by_code()[&(415, "unsupported_encoding")], 3);
     }
 }

@@ -5,10 +5,9 @@
 //! themselves are the id, so that a request that was overheard and is sent again makes no new event.
 
 use super::authenticator::Authenticator;
-use super::forwarded::{self, Of};
 use super::handshake::{Handshakes, Subscription};
 use crate::config::settings::{self, OnFault, Pointers};
-use crate::event::{DestinationId, DestinationSet, Digest64, EVENT_OVERHEAD, Event, ForwardedHeaders};
+use crate::event::{DestinationId, DestinationSet, Digest64, EVENT_OVERHEAD, Event, ForwardedHeaders, bounded};
 use crate::extract::{
     Composite, Field, Fields, Found, Limits, Part, Pointer, PointerError, Profile, Request, Unreadable,
 };
@@ -190,7 +189,7 @@ impl Source {
     }
 
     /// What the events of a request have in common. Of the attributes of a CloudEvent those go on that are believed.
-    pub fn common(&self, headers: &HeaderMap, of: Of, forwarded_bytes_max: usize, proof: &Proof) -> Common {
+    pub fn common(&self, headers: &HeaderMap, contents: Contents, forwarded_bytes_max: usize, proof: &Proof) -> Common {
         let is_trusted = |name: &str| self.trusted.iter().any(|part| matches!(part, Part::Header(own) if own == name));
         let is_believed = |name: &str| match proof {
             Proof::Signature { headers, .. } => headers.iter().any(|own| own == name) || is_trusted(name),
@@ -200,7 +199,7 @@ impl Source {
         let content_type = content_type.filter(|value| value.len() <= CONTENT_TYPE_BYTES_MAX);
         Common {
             content_type: content_type.unwrap_or("application/json").to_owned(),
-            headers: forwarded::forwarded(headers, of, forwarded_bytes_max, is_believed),
+            headers: forwarded_headers(headers, contents, forwarded_bytes_max, is_believed),
         }
     }
 
@@ -284,14 +283,165 @@ fn profile(name: &str, pointers: &Pointers) -> Result<Profile, PointerError> {
     Ok(profile.with_split(split).with_unwrap(unwrap))
 }
 
+/// Longest name of a CloudEvents attribute, its `ce-` included.
+const NAME_BYTES_MAX: usize = 64;
+/// Each but `ce-*` and `baggage` is at most so long; a longer one is left out, since a part of it would mean something else.
+const TRACE_BYTES_MAX: usize = 512;
+
+/// All that each event of a batch takes along: it has copies of its own.
+const BATCH_BYTES_MAX: usize = 1024;
+
+/// Whose headers they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// The request is one event.
+    Event,
+    /// It is many: its `ce-*` headers say nothing of any of them.
+    Batch,
+}
+
+/// The trace context (W3C), then the attributes of a CloudEvent, then the baggage, as far as all of them together take at most
+/// `bytes_max` bytes of names and values. A longer attribute is its beginning and its hash (see [`bounded`]); of anything else that
+/// is too long nothing is left. `is_believed`: whether an attribute is what the sender said.
+fn forwarded_headers(
+    headers: &HeaderMap,
+    contents: Contents,
+    bytes_max: usize,
+    is_believed: impl Fn(&str) -> bool,
+) -> ForwardedHeaders {
+    let bytes_max = if contents == Contents::Event { bytes_max } else { bytes_max.min(BATCH_BYTES_MAX) };
+    let trace =
+        ["traceparent", "tracestate"].map(|name| (name, joined(headers, name).filter(|v| v.len() <= TRACE_BYTES_MAX)));
+    let attributes = headers
+        .keys()
+        .map(http::HeaderName::as_str)
+        .filter(|name| contents == Contents::Event && is_attribute(name) && is_believed(name));
+    let attributes = attributes.map(|name| (name, text(headers, name).map(bounded)));
+    let baggage = [("baggage", joined(headers, "baggage"))];
+    let all = trace.into_iter().chain(attributes).chain(baggage);
+    let mut left = bytes_max;
+    let mut kept = Vec::new();
+    for (name, value) in all.filter_map(|(name, value)| Some((name, value?))) {
+        if let Some(rest) = left.checked_sub(name.len() + value.len()) {
+            left = rest;
+            kept.push((name, value));
+        }
+    }
+    ForwardedHeaders::new(kept.iter().map(|(name, value)| (*name, value.as_str())))
+}
+
+fn is_attribute(name: &str) -> bool {
+    let attribute = name.strip_prefix("ce-").filter(|_| name.len() <= NAME_BYTES_MAX);
+    attribute
+        .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)))
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    std::str::from_utf8(headers.get(name)?.as_bytes()).ok().map(str::to_owned)
+}
+
+/// The lines of one header as one, as HTTP lets a list be written.
+fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
+    let lines: Option<Vec<_>> = headers.get_all(name).iter().map(|line| line.to_str().ok()).collect();
+    lines.filter(|lines| !lines.is_empty()).map(|lines| lines.join(","))
+}
+
+/// The name behind `/in/`. Percent-encoded characters are what they stand for (RFC 3986, section 6.2.2), and empty segments
+/// do not count, so that neither a trailing nor a doubled slash makes another source. None for any other path.
+pub fn name_in_path(path: &str) -> Option<String> {
+    let mut segments = path.split('/').filter(|segment| !segment.is_empty());
+    let (room, name, more) = (segments.next()?, segments.next()?, segments.next());
+    (more.is_none() && decoded(room)? == "in").then(|| decoded(name))?
+}
+
+/// None where a `%` is not followed by two digits, or what it stands for is not UTF-8.
+fn decoded(segment: &str) -> Option<String> {
+    let digit = |byte: Option<u8>| char::from(byte?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let (mut bytes, mut out) = (segment.bytes(), Vec::with_capacity(segment.len()));
+    while let Some(byte) = bytes.next() {
+        out.push(if byte == b'%' { digit(bytes.next())? << 4 | digit(bytes.next())? } else { byte });
+    }
+    String::from_utf8(out).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::settings::PROFILES;
+    use http::{HeaderName, HeaderValue};
 
     #[test]
     fn configuration_and_presets_have_the_same_names() {
         assert!(PROFILES.iter().all(|name| Profile::preset(name).is_some()));
         assert!(Profile::preset_names().iter().all(|name| PROFILES.contains(name)));
+    }
+
+    fn map(headers: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        map
+    }
+
+    fn kept(headers: &[(&str, &str)], contents: Contents, bytes_max: usize) -> Vec<(String, String)> {
+        let kept = forwarded_headers(&map(headers), contents, bytes_max, |name| name != "ce-forged");
+        kept.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    #[test]
+    fn trace_attributes_and_baggage_are_kept_and_nothing_else() {
+        let sent = [
+            ("authorization", "Bearer x"),
+            ("baggage", "a=1"),
+            ("ce-id", "1"),
+            ("ce-forged", "1"),
+            ("ce-subject", "M%C3%BCller"),
+            ("ce-", "x"),
+            ("ce-a.b", "x"),
+            ("content-type", "application/json"),
+            ("traceparent", "00-1"),
+            ("tracestate", "a=1"),
+            ("tracestate", "b=2"),
+            ("baggage", "b=2"),
+            ("x-ce-id", "1"),
+        ];
+        let trace = [("traceparent", "00-1"), ("tracestate", "a=1,b=2")];
+        let attributes = [("ce-id", "1"), ("ce-subject", "M%C3%BCller")];
+        let owned =
+            |all: &[(&str, &str)]| all.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect::<Vec<_>>();
+        let baggage = [("baggage", "a=1,b=2")];
+        assert_eq!(kept(&sent, Contents::Event, 4096), owned(&[&trace[..], &attributes, &baggage].concat()));
+        assert_eq!(kept(&sent, Contents::Batch, 4096), owned(&[&trace[..], &baggage].concat()));
+        assert_eq!(kept(&sent, Contents::Event, 0), []);
+    }
+
+    #[test]
+    fn forwarded_headers_are_bounded_each_and_together() {
+        let long = "x".repeat(30_000);
+        let whole = kept(
+            &[("ce-subject", &long), ("traceparent", &long), ("tracestate", &long), ("baggage", &long)],
+            Contents::Event,
+            4096,
+        );
+        assert_eq!(whole, [("ce-subject".to_owned(), bounded(long.clone()))]);
+        let names: Vec<String> = (0..100).map(|n| format!("ce-a{n}")).collect();
+        let long = "x".repeat(500);
+        let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), long.as_str())).collect();
+        let kept = kept(&many, Contents::Event, 4096);
+        let bytes: usize = kept.iter().map(|(name, value)| name.len() + value.len()).sum();
+        assert!(kept.len() == 8 && bytes <= 4096, "{bytes}");
+    }
+
+    #[test]
+    fn every_spelling_of_a_path_names_the_same_source() {
+        for path in ["/in/genesys", "/in/genesys/", "/in/genesys//", "//in/genesys", "/in//genesys", "/in/gene%73ys"] {
+            assert_eq!(name_in_path(path).as_deref(), Some("genesys"), "{path}");
+        }
+        assert_eq!(name_in_path("/%69n/%67enesys/").as_deref(), Some("genesys"));
+        assert_eq!(name_in_path("/in/a%2Fb").as_deref(), Some("a/b"), "no source has such a name");
+        for path in ["", "/", "/in", "/in/", "/out/genesys", "/in/genesys/x", "/in/gene%7", "/in/%zz", "/in/%FF", "*"] {
+            assert_eq!(name_in_path(path), None, "{path}");
+        }
     }
 }

@@ -1,11 +1,15 @@
 //! Answers: JSON bodies, and the one shape of every error, `{"error":{"code":"...","message":"..."}}`.
 
+use super::connection_limiter::ActiveRequest;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
+use hyper::body::{Body, Frame, SizeHint};
 use serde::Serialize;
 use serde_json::json;
 use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 pub type Answer = Response<Full<Bytes>>;
 
@@ -32,4 +36,38 @@ pub fn with(mut answer: Answer, name: HeaderName, value: &str) -> Answer {
         answer.headers_mut().insert(name, value);
     }
     answer
+}
+
+/// The body of an answer; the request counts as active until it is sent or dropped.
+#[derive(Debug)]
+pub struct TrackedBody<B> {
+    body: B,
+    request: Option<ActiveRequest>,
+}
+
+impl<B> TrackedBody<B> {
+    pub fn new(body: B, request: ActiveRequest) -> Self {
+        Self { body, request: Some(request) }
+    }
+}
+
+impl<B: Body + Unpin> Body for TrackedBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none() {
+            self.request = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }

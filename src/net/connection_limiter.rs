@@ -8,7 +8,7 @@
 //! the rest of a body, and strangers before those who have shown who they are; what is in hand is never cut off. So slow senders hold each other up and nobody else: who sends at
 //! once waits for a short time only, and is never the first.
 
-use super::peer::Peer;
+use super::listener::Peer;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -1,19 +1,17 @@
 //! The entrance: connections of strangers, with or without TLS, each of which can take little and hold up nobody.
 //!
-//! *Invariants.* A connection is served only on a seat (see [`super::seats`]). A handshake, a head, and a peer that reads
+//! *Invariants.* A connection is served only on a seat (see [`super::connection_limiter`]). A handshake, a head, and a peer that reads
 //! nothing have a time within which they must end. HTTP/2 is spoken where a client chose it by ALPN, with bounds against
 //! floods of streams, resets and headers. A peer that closes its writing side behind a request is answered. An answer is not
-//! destroyed by what its peer still sends (see [`super::linger`]), be it a refusal, an error of its framing, or an alert of
+//! destroyed by what its peer still sends (see [`super::stream::linger`]), be it a refusal, an error of its framing, or an alert of
 //! TLS. After `stop` the requests under way may end.
 
 use super::answer;
 use super::connection_limiter::{self, ConnectionLimiter, Slot};
-use super::graceful_shutdown;
-use super::linger::linger;
-use super::listen::{self, Listen};
-use super::received::Received;
+use super::listener::{self, Listen};
+use super::request::RequestBody;
+use super::stream::{TrackedStream, linger};
 use super::tls::{self, Tls};
-use super::watched::Watched;
 use http::{HeaderValue, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -51,7 +49,7 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// The longest time in which a peer may take nothing of what is sent.
     pub write_timeout: Duration,
-    /// For what a peer sends that nobody reads any more, see [`super::linger`].
+    /// For what a peer sends that nobody reads any more, see [`super::stream::linger`].
     pub linger_timeout: Duration,
 }
 
@@ -93,7 +91,10 @@ impl HttpServer {
     pub async fn serve<L, S, B>(self, listener: L, service: S)
     where
         L: Listen,
-        S: Service<http::Request<Received>, Response = http::Response<B>, Error = Infallible> + Clone + Send + 'static,
+        S: Service<http::Request<RequestBody>, Response = http::Response<B>, Error = Infallible>
+            + Clone
+            + Send
+            + 'static,
         S::Future: Send,
         B: hyper::body::Body<Error: std::error::Error + Send + Sync, Data: Send> + Send + 'static,
     {
@@ -108,7 +109,7 @@ impl HttpServer {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
-                    listen::pause().await;
+                    listener::pause().await;
                     continue;
                 }
             };
@@ -137,7 +138,7 @@ impl HttpServer {
     async fn refuse<I: AsyncRead + AsyncWrite + Unpin>(mut self, stream: I, seat: Slot) {
         self.limits.head_timeout = self.limits.head_timeout.min(REFUSED_TIMEOUT);
         self.limits.linger_timeout = self.limits.linger_timeout.min(REFUSED_TIMEOUT);
-        let service = service_fn(|request: http::Request<Received>| async {
+        let service = service_fn(|request: http::Request<RequestBody>| async {
             request.into_body().give_up();
             Ok::<_, Infallible>(answer::with(
                 answer::with(too_many(), header::RETRY_AFTER, "1"),
@@ -151,7 +152,10 @@ impl HttpServer {
     async fn connection<I, S, B>(self, stream: I, seat: Slot, service: S)
     where
         I: AsyncRead + AsyncWrite + Unpin,
-        S: Service<http::Request<Received>, Response = http::Response<B>, Error = Infallible> + Clone + Send + 'static,
+        S: Service<http::Request<RequestBody>, Response = http::Response<B>, Error = Infallible>
+            + Clone
+            + Send
+            + 'static,
         S::Future: Send,
         B: hyper::body::Body<Error: std::error::Error + Send + Sync, Data: Send> + Send + 'static,
     {
@@ -161,7 +165,7 @@ impl HttpServer {
         let handshake = tokio::time::timeout(self.limits.head_timeout, tls.acceptor().accept(stream).into_fallible());
         let shaken = tokio::select! {
             () = seat.needed() => return,
-            () = graceful_shutdown::due(&self.stop, seat.begun()) => return,
+            () = drain_deadline(&self.stop, seat.begun()) => return,
             shaken = handshake => shaken,
         };
         match shaken {
@@ -182,7 +186,7 @@ impl HttpServer {
         S: Service<http::Request<Incoming>, Response = http::Response<B>, Error = Infallible>,
         B: hyper::body::Body<Error: std::error::Error + Send + Sync> + 'static,
     {
-        let mut stream = Watched::new(stream, seat.clone());
+        let mut stream = TrackedStream::new(stream, seat.clone());
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.head_timeout)
@@ -211,7 +215,7 @@ impl HttpServer {
         S::Future: Send + 'static,
         B: hyper::body::Body<Error: std::error::Error + Send + Sync, Data: Send> + Send + 'static,
     {
-        let mut stream = Watched::new(stream, seat.clone());
+        let mut stream = TrackedStream::new(stream, seat.clone());
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(self.limits.head_timeout)
@@ -240,7 +244,7 @@ impl HttpServer {
             ended = connection.as_mut() => Some(ended),
             () = seat.needed() => return End::GivenUp,
             () = seat.stalled(write_timeout) => return End::GivenUp,
-            () = graceful_shutdown::due(&self.stop, seat.begun()) => None,
+            () = drain_deadline(&self.stop, seat.begun()) => None,
             () = seat.idle(idle) => None,
         };
         let ended = match ended {
@@ -274,6 +278,16 @@ impl HttpServer {
     }
 }
 
+/// A new connection has this long to send its first request once the listeners stop: hyper closes a connection of which nothing
+/// was read at once, and its client sees a reset.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Returns after `stop`, once the connection's first request has `begun` or [`FIRST_REQUEST_TIMEOUT`] has passed.
+async fn drain_deadline(stop: &CancellationToken, begun: &CancellationToken) {
+    stop.cancelled().await;
+    let _ = tokio::time::timeout(FIRST_REQUEST_TIMEOUT, begun.cancelled()).await;
+}
+
 /// What a head that does not come to its end is answered with; hyper leaves that to us.
 fn head_timeout() -> String {
     let body = r#"{"error":{"code":"header_timeout","message":"the headers did not arrive in time"}}"#;
@@ -295,11 +309,11 @@ async fn seated<S, B>(
     linger_timeout: Duration,
 ) -> Result<http::Response<B>, Infallible>
 where
-    S: Service<http::Request<Received>, Response = http::Response<B>, Error = Infallible>,
+    S: Service<http::Request<RequestBody>, Response = http::Response<B>, Error = Infallible>,
 {
     let _in_hand = seat.serve();
     let may_say = request.version() != http::Version::HTTP_2;
-    let mut request = Received::of(request, &seat, linger_timeout);
+    let mut request = RequestBody::of(request, &seat, linger_timeout);
     request.extensions_mut().insert(seat.clone());
     let mut response = service.call(request).await?;
     if may_say && seat.has_unread() {

@@ -1,29 +1,25 @@
 //! Signatures of senders: whether whoever sent a request knows a secret, by an HMAC over its bytes.
 //!
-//! `scheme` is how a sender signs, `presets` the table of known senders, `template` what is signed, `secret` how a secret is
-//! written. Verification goes in two steps, so that a request which cannot pass is refused before its body is read: a
-//! [`Claim`] is what its headers say, and [`Verifier::verify`] holds it against the body.
+//! Verification has two steps, so that a request which cannot pass is refused before its body is read: a [`Claim`] is what its
+//! headers say, and [`Verifier::verify`] compares it with the body.
 //!
 //! *Invariants.* The bytes of the body are signed as they came. Signatures are compared in constant time. The work for one
 //! request is bounded: one HMAC for each secret, however many signatures it brings, of which [`SIGNATURES_MAX`] count.
 //! Nothing here says why a request did not pass, and no secret is ever shown.
 
-mod presets;
 mod scheme;
-mod secret;
-mod template;
 
-pub use presets::PRESETS;
-pub use scheme::{Algorithm, Encoding, Scheme, Stamp, StampPlace, StampUnit};
-pub use secret::{SecretEncoding, SecretFault};
-pub use template::{Template, TemplateFault};
+pub use scheme::{
+    Algorithm, Encoding, PRESETS, Scheme, SecretEncoding, SecretFault, Stamp, StampPlace, StampUnit, Template,
+    TemplateFault,
+};
 
 use crate::time::Timestamp;
 use http::{HeaderMap, HeaderName};
 use ring::hmac;
+use scheme::Piece;
 use std::fmt;
 use subtle::ConstantTimeEq;
-use template::Piece;
 
 /// Signatures of one request that are looked at: a sender that rotates its secret sends two.
 pub const SIGNATURES_MAX: usize = 16;

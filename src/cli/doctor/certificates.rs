@@ -4,7 +4,7 @@ use super::Finding;
 use crate::cli::format;
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::net::certificate::first_end_in;
+use crate::net::tls::first_end_in;
 use crate::time::Timestamp;
 use std::path::Path;
 use std::time::Duration;

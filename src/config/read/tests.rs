@@ -373,11 +373,15 @@ fn the_shipped_file_is_the_defaults() {
 fn every_example_in_the_shipped_file_works() {
     let setting =
         |line: &str| line.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_alphabetic() || c == '_'));
-    let examples: Vec<&str> = SHIPPED.lines().filter_map(|l| l.strip_prefix("# ")).filter(|l| setting(l)).collect();
+    let (settings, alerts) = SHIPPED.split_once("# [[alert]]\n").unwrap();
+    let examples: Vec<&str> = settings.lines().filter_map(|l| l.strip_prefix("# ")).filter(|l| setting(l)).collect();
     assert!(examples.len() > 11, "{examples:?}");
     for example in examples {
         assert_eq!(faults(&SHIPPED.replacen(&format!("# {example}"), example, 1)), [""; 0], "{example}");
     }
+    let examples: Vec<&str> = alerts.lines().filter_map(|l| l.strip_prefix("# ")).collect();
+    let examples = examples.into_iter().filter(|l| setting(l) || l.starts_with("[[")).collect::<Vec<_>>().join("\n");
+    assert_eq!(faults(&format!("{settings}[[alert]]\n{examples}")), [""; 0], "{examples}");
 }
 
 #[test]

@@ -11,22 +11,19 @@ use std::collections::{BTreeMap, BTreeSet};
 const FILES_WITHOUT_LEVELS: usize = 4;
 
 /// Rooms that have no table yet.
-const WITHOUT_LEVELS: [&str; 11] = [
+const WITHOUT_LEVELS: [&str; 8] = [
     "admin/mod.rs",
     "cli/demo/mod.rs",
     "cli/mod.rs",
     "daemon.rs",
     "dispatch/mod.rs",
-    "extract/mod.rs",
-    "intake/mod.rs",
-    "net/mod.rs",
     "rules/mod.rs",
     "scheduler/mod.rs",
     "store/write/transaction.rs",
 ];
 
 /// Rooms that still have circles.
-const WITH_CIRCLES: [&str; 5] = ["admin", "cli", "dispatch", "intake", "signature"];
+const WITH_CIRCLES: [&str; 3] = ["admin", "cli", "dispatch"];
 
 type Path = Vec<String>;
 

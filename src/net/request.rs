@@ -1,12 +1,14 @@
 //! The body of a request as it comes, and what becomes of the rest where nobody wants it.
 //!
 //! *Invariants.* A body that is dropped before its end hinders nobody from reading the answer. A short rest is read and
-//! discarded, and the connection goes on; over HTTP/2 any rest is, within the bounds of [`super::linger`]. Otherwise the
+//! discarded, and the connection goes on; over HTTP/2 any rest is, within the bounds of [`super::stream::linger`]. Otherwise the
 //! connection ends with the answer, and lingers.
 
 use super::connection_limiter::Slot;
-use super::linger;
+use super::stream::{LINGER_BYTES_MAX, LINGER_SILENCE};
 use bytes::Bytes;
+use http::uri::Authority;
+use http::{HeaderMap, Uri, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::pin::Pin;
@@ -17,7 +19,7 @@ use std::time::Duration;
 const SHORT_BYTES_MAX: u64 = 64 * 1024;
 
 #[derive(Debug)]
-pub struct Received {
+pub struct RequestBody {
     /// None once it was handed on, or given up.
     body: Option<Incoming>,
     seat: Slot,
@@ -36,7 +38,7 @@ enum Framing {
     Stream,
 }
 
-impl Received {
+impl RequestBody {
     /// The request with its body; `linger_timeout` bounds how long a rest is read.
     pub fn of(request: http::Request<Incoming>, seat: &Slot, linger_timeout: Duration) -> http::Request<Self> {
         let framing = match request.version() {
@@ -59,7 +61,7 @@ impl Received {
     }
 }
 
-impl Body for Received {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -83,7 +85,7 @@ impl Body for Received {
     }
 }
 
-impl Drop for Received {
+impl Drop for RequestBody {
     fn drop(&mut self) {
         if self.is_end_stream() {
             return;
@@ -102,7 +104,7 @@ impl Drop for Received {
 /// Reads what is left, within bounds.
 async fn discard(mut body: Incoming, seat: Slot, framing: Framing, timeout: Duration) {
     let _lingering = seat.linger();
-    let (mut left, silence) = (linger::BYTES_MAX, linger::SILENCE.min(timeout));
+    let (mut left, silence) = (LINGER_BYTES_MAX, LINGER_SILENCE.min(timeout));
     let read = tokio::time::timeout(timeout, async {
         while left > 0 {
             match tokio::time::timeout(silence, body.frame()).await {
@@ -115,5 +117,72 @@ async fn discard(mut body: Incoming, seat: Slot, framing: Framing, timeout: Dura
     });
     if !matches!(read.await, Ok(true)) && framing != Framing::Stream {
         seat.leave_unread();
+    }
+}
+
+/// Whether a request names its host as its version wants it. HTTP/1.1 has exactly one `Host` line, HTTP/1.0 at most one; in
+/// HTTP/2 it may be left out where `:authority` is there, and must not contradict it. In HTTP/1.1 a target in absolute form
+/// counts and its `Host` is ignored, as RFC 9112, section 3.2.2 wants.
+pub fn has_valid_host(version: Version, uri: &Uri, headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::HOST).iter();
+    let (first, second) = (lines.next(), lines.next());
+    if second.is_some() {
+        return false;
+    }
+    let Some(host) = first else {
+        return version < Version::HTTP_11 || (version >= Version::HTTP_2 && uri.host().is_some());
+    };
+    let Some(host) = host.to_str().ok().filter(|host| is_host(host)) else { return false };
+    match uri.authority() {
+        Some(authority) if version >= Version::HTTP_2 => authority.as_str().eq_ignore_ascii_case(host),
+        _ => true,
+    }
+}
+
+/// A host with or without a port, and nobody's user name; the empty one is allowed by the grammar.
+fn is_host(text: &str) -> bool {
+    text.is_empty() || (!text.contains('@') && text.parse::<Authority>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn sound(version: Version, uri: &str, hosts: &[&'static str]) -> bool {
+        let mut headers = HeaderMap::new();
+        for host in hosts {
+            headers.append(header::HOST, HeaderValue::from_static(host));
+        }
+        has_valid_host(version, &uri.parse().unwrap(), &headers)
+    }
+
+    #[test]
+    fn a_request_has_one_host_as_its_version_requires() {
+        let (old, one, two) = (Version::HTTP_10, Version::HTTP_11, Version::HTTP_2);
+        let cases: [(Version, &str, &[&'static str], bool); 19] = [
+            (one, "/in/a", &["holdline.internal"], true),
+            (one, "/in/a", &["holdline.internal:8080"], true),
+            (one, "/in/a", &["[::1]:8080"], true),
+            (one, "/in/a", &["under_score"], true),
+            (one, "/in/a", &[""], true),
+            (one, "/in/a", &[], false),
+            (one, "/in/a", &["a", "b"], false),
+            (one, "/in/a", &["a", "a"], false),
+            (one, "/in/a", &["a b"], false),
+            (one, "/in/a", &["a, b"], false),
+            (one, "/in/a", &["user@a"], false),
+            (one, "/in/a", &["a/b"], false),
+            (one, "http://a/in/a", &["b"], true),
+            (one, "http://a/in/a", &[], false),
+            (old, "/in/a", &[], true),
+            (old, "/in/a", &["a", "b"], false),
+            (two, "https://a/in/a", &[], true),
+            (two, "https://a/in/a", &["A"], true),
+            (two, "https://a/in/a", &["b"], false),
+        ];
+        for (version, uri, hosts, is) in cases {
+            assert_eq!(sound(version, uri, hosts), is, "{version:?} {uri} {hosts:?}");
+        }
     }
 }
