@@ -46,23 +46,11 @@ pub fn judge(on_stale: OnStale, delivery: &Delivery, newest: Option<Timestamp>) 
 mod tests {
     use super::*;
     use crate::delivery::DeliveryId;
-    use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
+    use crate::event::{DestinationId, Event, Sequence};
 
     fn delivery(time: Option<u64>) -> Delivery {
-        let event = Event {
-            received_at: Timestamp(1000),
-            source: String::new(),
-            to: DestinationSet::EMPTY,
-            interaction: Some("k".to_owned()),
-            sender_id: None,
-            kind: String::new(),
-            time: time.map(Timestamp),
-            content_type: String::new(),
-            headers: Default::default(),
-            conflict: false,
-            body_digest: Digest64::NONE,
-            body: bytes::Bytes::new(),
-        };
+        let event =
+            Event { interaction: Some("k".to_owned()), time: time.map(Timestamp), ..crate::testing::events::event(1) };
         Delivery::first(DeliveryId { sequence: Sequence(1), destination: DestinationId(0) }, event.into())
     }
 

@@ -36,25 +36,12 @@ impl Ttl {
 mod tests {
     use super::*;
     use crate::delivery::DeliveryId;
-    use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
+    use crate::event::{DestinationId, Event, Sequence};
 
     const RECEIVED: Timestamp = Timestamp(1_000_000);
 
     fn delivery(time: Option<Timestamp>) -> Delivery {
-        let event = Event {
-            received_at: RECEIVED,
-            source: String::new(),
-            to: DestinationSet::EMPTY,
-            interaction: None,
-            sender_id: None,
-            kind: "a.b".to_owned(),
-            time,
-            content_type: String::new(),
-            headers: Default::default(),
-            conflict: false,
-            body_digest: Digest64::NONE,
-            body: bytes::Bytes::new(),
-        };
+        let event = Event { received_at: RECEIVED, kind: "a.b".to_owned(), time, ..crate::testing::events::event(1) };
         Delivery::first(DeliveryId { sequence: Sequence(1), destination: DestinationId(0) }, event.into())
     }
 

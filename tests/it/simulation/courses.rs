@@ -5,7 +5,7 @@ use super::settings::{Destination, KINDS};
 use super::store::Record;
 use holdline::delivery::{Delivery, DeliveryId, Reason};
 use holdline::dispatch::LastDelivered;
-use holdline::event::{DestinationId, DestinationSet, Digest64, Event, believed_time};
+use holdline::event::{DestinationId, DestinationSet, Event, believed_time};
 use holdline::rules::lateness::Lateness;
 use holdline::rules::staleness::LateAction;
 use holdline::rules::ttl::Ttl;
@@ -96,17 +96,10 @@ fn misaged(broken: Break, delivery: &Delivery) -> Delivery {
 fn delivery(id: DeliveryId, record: &Record) -> Delivery {
     let event = Event {
         received_at: record.received_at,
-        source: String::new(),
         to: DestinationSet::EMPTY.with(id.destination),
-        interaction: None,
-        sender_id: None,
         kind: KINDS[record.kind].to_owned(),
         time: Some(record.time).filter(|time| *time > Timestamp::ZERO),
-        content_type: String::new(),
-        headers: Default::default(),
-        conflict: false,
-        body_digest: Digest64::NONE,
-        body: Vec::new().into(),
+        ..crate::harness::events::event(1)
     };
     Delivery { redriven: record.redriven, ..Delivery::first(id, event.into()) }
 }

@@ -193,7 +193,7 @@ async fn states_and_bodies_are_kept(fixture: &Fixture) {
             // a redrive of this one is under way
             if destination != "slow" {
                 let state = delivery["state"].as_str().unwrap();
-                let state = if ["queued", "held"].contains(&state) { "waiting" } else { state };
+                let state = if ["queued", "blocked"].contains(&state) { "waiting" } else { state };
                 assert_eq!(Some(state), event.state(destination), "{}: {now}", event.0);
             }
         }
@@ -221,7 +221,7 @@ async fn notes_and_overrides_are_kept(fixture: &Fixture) {
     // what this test has read stands before it
     let known = audit.iter().position(|entry| *entry == told[0]).unwrap_or_else(|| panic!("{audit:?}"));
     assert_eq!(audit[known..], told[..]);
-    let outages = bench.get("/v1/gaps").await["items"].take();
+    let outages = bench.get("/v1/outages").await["items"].take();
     for from in fixture.told["outages"].as_array().unwrap() {
         assert!(outages.as_array().unwrap().iter().any(|outage| outage["from"] == *from), "{outages}");
     }
