@@ -211,7 +211,7 @@ async fn notes_and_overrides_are_kept(fixture: &Fixture) {
         [("crm", "new release of the CRM"), ("bulk", "to be imported by night"), ("bi", "maintenance")]
     {
         let stands = bench.get(&format!("/v1/destinations/{name}")).await;
-        assert!(stands["holds"].as_array().unwrap().iter().any(|hold| hold["reason"] == reason), "{stands}");
+        assert!(stands["blocked_by"].as_array().unwrap().iter().any(|hold| hold["reason"] == reason), "{stands}");
         assert_eq!(stands["paused"], name != "bi", "{stands}");
         assert_eq!(fixture.receivers[name].count(), 0);
     }
