@@ -127,8 +127,8 @@ impl Tokens {
         self.spared().insert(delivery)
     }
 
-    /// A delivery has come to what is not its token's fault.
-    pub fn settled(&self, delivery: Sequence) {
+    /// A delivery has ended, or has failed for another reason than its access token.
+    pub fn delivery_ended(&self, delivery: Sequence) {
         self.spared().remove(&delivery);
     }
 

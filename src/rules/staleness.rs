@@ -25,7 +25,7 @@ pub enum LateAction {
     SendFlagged,
     Discard,
     /// It is a dead letter, for this reason.
-    Bury(Reason),
+    DeadLetter(Reason),
 }
 
 /// `newest`: the latest believed time of the events of its interaction that were delivered to the same destination; none where there
@@ -38,7 +38,7 @@ pub fn judge(on_stale: OnStale, delivery: &Delivery, newest: Option<Timestamp>) 
         OnStale::Flag => LateAction::SendFlagged,
         _ if delivery.redriven => LateAction::SendFlagged,
         OnStale::Discard => LateAction::Discard,
-        OnStale::DeadLetter => LateAction::Bury(Reason::Stale),
+        OnStale::DeadLetter => LateAction::DeadLetter(Reason::Stale),
     }
 }
 
@@ -74,7 +74,7 @@ mod tests {
             (OnStale::Deliver, LateAction::Send, LateAction::Send),
             (OnStale::Flag, LateAction::SendFlagged, LateAction::SendFlagged),
             (OnStale::Discard, LateAction::Discard, LateAction::SendFlagged),
-            (OnStale::DeadLetter, LateAction::Bury(Reason::Stale), LateAction::SendFlagged),
+            (OnStale::DeadLetter, LateAction::DeadLetter(Reason::Stale), LateAction::SendFlagged),
         ] {
             let newest = Some(Timestamp(2));
             assert_eq!((judge(on_stale, &first, newest), judge(on_stale, &redriven, newest)), (course, again));

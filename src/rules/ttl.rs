@@ -51,8 +51,10 @@ mod tests {
 
     #[test]
     fn the_longest_matching_pattern_counts() {
-        let ttl = |patterns: &[(&str, u64)]| {
-            Ttl::new(patterns.iter().map(|(pattern, s)| ((*pattern).to_owned(), seconds(*s))).collect())
+        let ttl = |patterns_match_with_wildcards: &[(&str, u64)]| {
+            Ttl::new(
+                patterns_match_with_wildcards.iter().map(|(pattern, s)| ((*pattern).to_owned(), seconds(*s))).collect(),
+            )
         };
         let several = ttl(&[("*", 60), ("screen_pop.late", 9), ("screen_pop.*", 2)]);
         for (kind, wanted) in [("screen_pop.x", 2), ("screen_pop.late", 9), ("other", 60), ("", 60)] {

@@ -42,41 +42,41 @@ impl Courses {
         }
         let said = Some(record.time).filter(|time| *time > Timestamp::ZERO);
         let time = if self.broken == Break::BelievesTheFuture { said } else { believed_time(said, record.received_at) };
-        sequences.delivered(record.order_key, id.sequence, time, at);
+        sequences.record(record.order_key, id.sequence, time, at);
     }
 
     pub fn of(&self, id: DeliveryId, record: &Record, now: Timestamp) -> LateAction {
         let (lateness, sequences) = &self.of[&id.destination];
         let delivery = delivery(id, record);
-        let mut newest = sequences.last(record.order_key).and_then(|last| last.newest());
+        let mut newest = sequences.last(record.order_key).and_then(|last| last.newest);
         match self.broken {
             Break::IgnoresStale => newest = None,
             Break::StaleWhenEqual => newest = newest.map(|newest| newest.after(Duration::from_millis(1))),
             // its age was forgiven, and stays so
             Break::JudgesRedrivenStale if record.redriven => {
                 let ageless = Lateness { ttl: Ttl::default(), ..lateness.clone() };
-                return ageless.course(&Delivery { redriven: false, ..delivery }, newest, now);
+                return ageless.action(&Delivery { redriven: false, ..delivery }, newest, now);
             }
             Break::LetsRedrivenExpire if record.redriven => {
                 let again = Delivery { redriven: false, ..delivery.clone() };
                 if lateness.ttl.is_over(&again, now) {
-                    return LateAction::Bury(Reason::Expired);
+                    return LateAction::DeadLetter(Reason::Expired);
                 }
             }
             Break::AgesFromAcceptance | Break::AgesFromTheFuture => {
                 let aged = misaged(self.broken, &delivery);
                 if lateness.ttl.is_over(&aged, now) {
-                    return LateAction::Bury(Reason::Expired);
+                    return LateAction::DeadLetter(Reason::Expired);
                 }
                 let ageless = Lateness { ttl: Ttl::default(), ..lateness.clone() };
-                return ageless.course(&delivery, newest, now);
+                return ageless.action(&delivery, newest, now);
             }
             _ => {}
         }
-        match (lateness.course(&delivery, newest, now), self.broken) {
+        match (lateness.action(&delivery, newest, now), self.broken) {
             (LateAction::SendFlagged, Break::FlagsNothing)
             | (LateAction::Discard, Break::DeliversInsteadOfDiscarding) => LateAction::Send,
-            (LateAction::Bury(Reason::Stale), Break::DiscardsInsteadOfBurying) => LateAction::Discard,
+            (LateAction::DeadLetter(Reason::Stale), Break::DiscardsInsteadOfBurying) => LateAction::Discard,
             (course, _) => course,
         }
     }
