@@ -6,6 +6,7 @@
 use super::canary_results::{Failed, Fate};
 use super::destination::Destination;
 use super::exchange::{self, Answer, Bounds, End, Failure, Unanswered};
+use super::head;
 use super::token::{Missing, Token};
 use crate::clock::Clock;
 use crate::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place, Reason};
@@ -246,7 +247,7 @@ async fn send(
     let at_head = |head: &Parts| {
         let (now, wall) = (context.clock.now(), context.clock.wall());
         let grant = |wait| retry_after::grant(wait, destination.retry.retry_after_max, now);
-        let values = |name: &str| exchange::values(&head.headers, name);
+        let values = |name: &str| head::values(&head.headers, name);
         let at = AnsweredAt::new(wall, values(header::DATE.as_str()).first().copied());
         retry_after = retry_after::asked(values, at).map(grant);
         if !head.status.is_success() {

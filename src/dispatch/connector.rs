@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn i19_lookups_that_hang_occupy_a_bounded_number_of_threads() {
+    async fn i19_hanging_lookups_occupy_a_bounded_number_of_threads() {
         let mut resolver = Resolver::new(AddressPolicy::Guarded);
         let hanging: Vec<_> = (0..LOOKUPS_MAX).map(|_| resolver.lookups.clone().try_acquire_owned().unwrap()).collect();
         let mut lookup = resolver.call("localhost".parse().unwrap());

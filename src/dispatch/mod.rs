@@ -33,7 +33,6 @@ mod exchange;
 mod head;
 mod last_delivered;
 mod overrides;
-mod pooled_connection;
 mod request;
 mod restore;
 mod send_gate;

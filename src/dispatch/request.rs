@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_as_a_header_goes_on_unchanged() {
+    fn received_header_values_are_forwarded_unchanged() {
         let content_type = "application/json; profile=\"a%20b\"";
         assert_eq!(unchanged(content_type), content_type);
         assert_eq!(unchanged("text/\u{fc}"), "text/%C3%BC");
