@@ -10,7 +10,8 @@ use holdline::extract::{Found, Limits, Profile, Request};
 use holdline::rules::breaker::{self, Breaker};
 use holdline::rules::call::{Call, Health};
 use holdline::rules::gcra::{Gcra, Rate};
-use holdline::scheduler::{Disposition, Policy, Scheduler, Step};
+use holdline::rules::verdict::Verdict;
+use holdline::scheduler::{Policy, Scheduler, Step};
 use holdline::store::Arrival;
 use holdline::time::Timestamp;
 use http::HeaderMap;
@@ -103,7 +104,7 @@ fn scheduling(c: &mut Criterion, waiting: u64) {
         sequence: Sequence(n),
         order_key: Digest64(n % 10_000 + 1),
         received_at: NOW,
-        time: NOW,
+        time: Some(NOW),
         to: DestinationSet(1),
         place: Place::Page,
     };
@@ -113,15 +114,16 @@ fn scheduling(c: &mut Criterion, waiting: u64) {
     measure(c, &format!("scheduler: accept, start, land; {waiting} wait"), |n| {
         let (next, now) = (waiting + 1 + n, Timestamp(NOW.0 + n));
         scheduler.accepted(&[ticket(next)], Sequence(next + 1));
-        while let Some((d, from)) = scheduler.wants() {
+        while let Some((d, from)) = scheduler.next_load() {
             let more: Vec<Ticket> = (from.0..(from.0 + 1000).min(next + 1)).map(ticket).collect();
             let end = more.last().map_or(from, |t| t.sequence.next());
-            scheduler.loaded(d, &more, end);
+            scheduler.queue_mut(d).expect("it exists").loaded(&more, end);
         }
         if let Step::Start(start) = scheduler.poll(now) {
             let call =
                 Call { began: now, latency: Duration::from_millis(3), health: Health::Delivered, refuses_all: false };
-            black_box(scheduler.landed(&start, Disposition::Resolved, Some(&call), now));
+            let queue = scheduler.queue_mut(d).expect("it exists");
+            black_box(queue.ended(&start, Verdict::Delivered, Some(&call), now));
         }
     });
 }

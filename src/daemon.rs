@@ -129,7 +129,7 @@ impl Daemon {
             clock: clock.clone(),
             scheduler: restored(&store, &destinations.now(), &clock).await?,
             destinations: destinations.now(),
-            news,
+            events: news,
             questions,
             reads: Arc::default(),
             stop: CancellationToken::new(),

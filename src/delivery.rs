@@ -271,21 +271,21 @@ pub struct DeadLetter {
     pub dead_at: Timestamp,
 }
 
-/// What the scheduler needs to know of an event that waits.
+/// What the scheduler knows of an event that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
     pub sequence: Sequence,
-    /// Its interaction; none where it is unordered.
+    /// Events with the same key are delivered in order; none: it is unordered.
     pub order_key: Digest64,
     pub received_at: Timestamp,
-    /// When it happened; zero where the sender did not say.
-    pub time: Timestamp,
+    /// When it happened, by its sender.
+    pub time: Option<Timestamp>,
     /// The destinations for which it waits.
     pub to: DestinationSet,
     pub place: Place,
 }
 
-/// Where a delivery lies.
+/// Where a delivery is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// In its page; or, if that page was given up for its emptiness, in the delay tree under due time zero.

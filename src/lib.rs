@@ -62,3 +62,14 @@ pub mod scheduler;
 pub mod signature;
 pub mod store;
 pub mod time;
+
+#[cfg(test)]
+extern crate self as holdline;
+
+/// What unit tests share with the integration tests.
+#[cfg(test)]
+#[path = "../tests/it/harness"]
+mod testing {
+    pub mod events;
+    pub mod stores;
+}

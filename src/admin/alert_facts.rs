@@ -55,7 +55,12 @@ impl Admin {
             },
             dlq_over_limit: self.beyond.left(),
             dlq_dropped: self.beyond.dropped(),
-            clamped_retry_after: self.destinations.now().values().map(|d| (d.name.clone(), d.attempts.cut())).collect(),
+            clamped_retry_after: self
+                .destinations
+                .now()
+                .values()
+                .map(|d| (d.name.clone(), d.attempts.clamped()))
+                .collect(),
             disk_full_in: outlook.time(),
             disk_forecast_known: outlook != Forecast::Unknown,
             breakers: {

@@ -37,7 +37,7 @@ impl BreakerItem {
             if let breaker::State::Open { until } = line.breaker { Some(until) } else { line.kept_closed_until };
         Self {
             state: line.breaker.word(),
-            since: Some(line.breaker_since).filter(|since| *since > Timestamp::ZERO).map(|since| since.to_string()),
+            since: line.breaker_since.map(|since| since.to_string()),
             until: until.filter(|until| *until < Timestamp::NEVER).map(|until| until.to_string()),
             reason: fixed.as_ref().map(|fixed| fixed.reason.clone()),
             set_by: fixed.and_then(|fixed| fixed.who),

@@ -158,7 +158,7 @@ impl Giving<'_> {
 
     async fn give_up(&mut self, mut waiting: Waiting) -> Result<(), Failure> {
         let asked: Vec<_> = waiting.iter().map(|(id, _, order_key)| (self.d, *order_key, id.sequence)).collect();
-        let standings = self.admin.ask(|to| Question::Standings(asked, to)).await?;
+        let standings = self.admin.ask(|to| Question::Deliveries(asked, to)).await?;
         let mut standings = standings.into_iter();
         waiting.retain(|_| !matches!(standings.next(), Some(DeliveryStatus::InFlight { .. })));
         self.changed.matched += waiting.len();

@@ -182,7 +182,7 @@ impl ErasureScan {
             .flat_map(|(sequence, trace)| trace.waiting.iter().map(|(d, _)| (*d, trace.order_key, *sequence)))
             .collect();
         let asked = waiting.clone();
-        let standings = admin.ask(|to| Question::Standings(asked, to)).await?;
+        let standings = admin.ask(|to| Question::Deliveries(asked, to)).await?;
         let under_way =
             waiting.iter().zip(standings).filter(|(_, standing)| matches!(standing, DeliveryStatus::InFlight { .. }));
         Ok(under_way.map(|((_, _, sequence), _)| *sequence).collect())

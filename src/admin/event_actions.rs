@@ -60,7 +60,7 @@ impl Open {
             }
         }
         let asked = places.iter().map(|(id, _)| (id.destination, known.order_key, id.sequence)).collect();
-        let standings = admin.ask(|to| Question::Standings(asked, to)).await?;
+        let standings = admin.ask(|to| Question::Deliveries(asked, to)).await?;
         let waiting = places.into_iter().zip(standings).map(|((id, place), standing)| (id, place, standing)).collect();
         Ok((Self { id: known.id.to_string(), order_key: known.order_key, waiting, dead }, query))
     }

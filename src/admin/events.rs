@@ -115,7 +115,7 @@ async fn standing_so(
     };
     let waiting: Vec<_> = candidates.iter().map(|c| c.waiting(&admin.store)).collect();
     let asked = waiting.iter().flatten().flatten().copied().collect();
-    let mut standings = admin.ask(|to| Question::Standings(asked, to)).await?.into_iter();
+    let mut standings = admin.ask(|to| Question::Deliveries(asked, to)).await?.into_iter();
     let mut stands = waiting.iter().map(|of| match of {
         None => true,
         // each is taken, so that the next one begins at its own
@@ -224,7 +224,7 @@ async fn standings(admin: &Admin, known: &[Known]) -> Result<Standings, Failure>
         .filter(|(.., lies)| matches!(lies, Location::Waiting | Location::Delayed { .. }))
         .map(|(k, d, _)| (*d, k.order_key, k.sequence))
         .collect();
-    let standings = admin.ask(|to| Question::Standings(waiting.clone(), to)).await?;
+    let standings = admin.ask(|to| Question::Deliveries(waiting.clone(), to)).await?;
     let ids = waiting.iter().map(|(destination, _, s)| DeliveryId { sequence: *s, destination: *destination });
     Ok(ids.zip(standings).collect())
 }

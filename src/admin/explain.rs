@@ -84,14 +84,15 @@ fn longest_first(mut held: Vec<Held>) -> Vec<Held> {
 
 /// Every gate that is shut; the line itself tells only the first that it meets.
 fn shut(line: &DestinationStatus, now: Timestamp) -> impl Iterator<Item = Blocked> {
-    let timed = |by, until: Timestamp| (now < until).then_some(Blocked::until(by, Some(until)));
-    let opens = if let breaker::State::Open { until } = line.breaker { until } else { Timestamp::ZERO };
-    let met = |of: &[Blocker]| line.shut.filter(|shut| of.contains(&shut.by));
+    let timed =
+        |by, until: Option<Timestamp>| until.filter(|until| now < *until).map(|until| Blocked::until(by, Some(until)));
+    let opens = if let breaker::State::Open { until } = line.breaker { Some(until) } else { None };
+    let met = |of: &[Blocker]| line.blocked_by.filter(|shut| of.contains(&shut.by));
     let all = [
         met(&[Blocker::NoUrl]),
         timed(Blocker::Pause, line.paused_until),
         timed(Blocker::Breaker, opens).or_else(|| met(&[Blocker::Breaker])),
-        timed(Blocker::RetryAfter, line.hold_until),
+        timed(Blocker::RetryAfter, line.retry_after_until),
         met(&[Blocker::Concurrency, Blocker::Rate]),
     ];
     all.into_iter().flatten()
@@ -118,9 +119,9 @@ fn gate(store: &Store, destination: &Destination, line: &DestinationStatus, shut
         }
         Blocker::RetryAfter => {
             let until = shut.until.unwrap_or_default();
-            Held::by(Blocker::RetryAfter, "destination").since(&destination.held_why(until))
+            Held::by(Blocker::RetryAfter, "destination").since(&destination.retry_after_reason(until))
         }
-        Blocker::Concurrency => concurrency(line, destination.policy.pace.concurrency_max),
+        Blocker::Concurrency => concurrency(line, destination.policy.limits.concurrency_max),
         Blocker::Rate => Held::by(Blocker::Rate, "configuration"),
         Blocker::Order | Blocker::RetryBackoff | Blocker::DeadLetter | Blocker::Disk => {
             unreachable!("a destination as a whole is not blocked by {}", shut.by.word())
@@ -135,7 +136,7 @@ fn gate(store: &Store, destination: &Destination, line: &DestinationStatus, shut
 /// What makes the limit what it is.
 fn concurrency(line: &DestinationStatus, max: usize) -> Held {
     let limit = line.limit;
-    let (set_by, reason) = match line.bound {
+    let (set_by, reason) = match line.limit_reason {
         LimitReason::Configured => ("configuration", format!("{limit} at once")),
         LimitReason::Adaptive => ("adaptive", format!("{limit} at once of {max}, as the destination answers")),
         LimitReason::Ramp => ("ramp", format!("{limit} at once of {max}; deliveries return little by little")),
@@ -216,18 +217,19 @@ mod tests {
         let now = Timestamp(10);
         let met = Some(Blocked::until(Blocker::Pause, Some(Timestamp(20))));
         let line = DestinationStatus {
-            shut: met,
-            paused_until: Timestamp(20),
+            blocked_by: met,
+            paused_until: Some(Timestamp(20)),
             breaker: breaker::State::Open { until: Timestamp(30) },
-            hold_until: Timestamp(40),
+            retry_after_until: Some(Timestamp(40)),
             ..DestinationStatus::default()
         };
         let gates = |line: &DestinationStatus| shut(line, now).map(|shut| shut.by).collect::<Vec<_>>();
         assert_eq!(gates(&line), [Blocker::Pause, Blocker::Breaker, Blocker::RetryAfter]);
-        let line = DestinationStatus { paused_until: Timestamp(10), hold_until: Timestamp(9), ..line };
+        let line =
+            DestinationStatus { paused_until: Some(Timestamp(10)), retry_after_until: Some(Timestamp(9)), ..line };
         assert_eq!(gates(&line), [Blocker::Breaker]);
         let probes = DestinationStatus {
-            shut: Some(Blocked::until(Blocker::Breaker, None)),
+            blocked_by: Some(Blocked::until(Blocker::Breaker, None)),
             breaker: breaker::State::Open { until: Timestamp(9) },
             ..DestinationStatus::default()
         };
@@ -237,8 +239,8 @@ mod tests {
 
     #[test]
     fn a_reduced_limit_names_its_cause() {
-        let by = |bound, limit| {
-            let held = concurrency(&DestinationStatus { bound, limit, ..DestinationStatus::default() }, 64);
+        let by = |limit_reason, limit| {
+            let held = concurrency(&DestinationStatus { limit_reason, limit, ..DestinationStatus::default() }, 64);
             (held.set_by, held.reason.unwrap_or_default())
         };
         assert_eq!(by(LimitReason::Configured, 64), ("configuration".into(), "64 at once".into()));

@@ -208,7 +208,7 @@ impl Admin {
 
     /// Returns once what lay here before the start is known.
     async fn has_started(&self) -> Result<(), Failure> {
-        self.ask(|to| Question::Standings(Vec::new(), to)).await.map(drop)
+        self.ask(|to| Question::Deliveries(Vec::new(), to)).await.map(drop)
     }
 
     /// Returns once the dispatcher goes by what was changed before; where it has ended, nothing is sent any more.
@@ -217,7 +217,7 @@ impl Admin {
     }
 
     async fn lines(&self) -> Result<HashMap<DestinationId, DestinationStatus>, Failure> {
-        self.ask(Question::Lines).await
+        self.ask(Question::Destinations).await
     }
 
     /// Runs a read of the store where it may block.

@@ -223,7 +223,7 @@ impl Admin {
 }
 
 pub(super) fn is_paused(line: &DestinationStatus) -> bool {
-    matches!(line.shut, Some(Blocked { by: Blocker::Pause, .. }))
+    matches!(line.blocked_by, Some(Blocked { by: Blocker::Pause, .. }))
 }
 
 /// Everything at a glance
@@ -255,7 +255,7 @@ pub(super) async fn status(State(admin): Shared) -> Result<Json<Status>, Failure
             oldest_age_ms: s.oldest_age_ms(),
             in_flight: s.sum(|line| line.in_flight),
             delayed: s.sum(|line| line.delayed),
-            blocked: s.sum(|line| line.held),
+            blocked: s.sum(|line| line.blocked),
         },
         dlq: DeadLetters { depth: totals.sum(|t| t.dead), bytes: totals.dlq_bytes },
         disk: Disk::of(&admin, &s),
@@ -305,7 +305,7 @@ fn one(admin: &Admin, s: &Snapshot, destination: &Destination) -> DestinationIte
         breaker: BreakerItem::of(&admin.store, d, &line),
         concurrency: Concurrency {
             limit: line.limit,
-            max: destination.policy.pace.concurrency_max,
+            max: destination.policy.limits.concurrency_max,
             in_flight: line.in_flight,
         },
         latency: Latency {
@@ -317,8 +317,8 @@ fn one(admin: &Admin, s: &Snapshot, destination: &Destination) -> DestinationIte
             depth: tally.queued(),
             oldest_age_ms: line.oldest.map_or(0, |at| millis(s.now.since(at))),
             delayed: line.delayed,
-            blocked: line.held,
-            behind_dead_letters: BehindDeadLetters::of(line.behind, s.now),
+            blocked: line.blocked,
+            behind_dead_letters: BehindDeadLetters::of(line.blocked_by_dead_letters, s.now),
         },
         rates: admin.trend.rates(Some(d)).into(),
         counters: DestinationCounters {

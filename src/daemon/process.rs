@@ -101,7 +101,7 @@ async fn unresponsive(store: &Store, questions: &mpsc::Sender<Question>, timeout
     }
     let dispatch = async {
         let (to, answer) = oneshot::channel();
-        questions.send(Question::Lines(to)).await.is_ok() && answer.await.is_ok()
+        questions.send(Question::Destinations(to)).await.is_ok() && answer.await.is_ok()
     };
     (!matches!(tokio::time::timeout(timeout, dispatch).await, Ok(true))).then_some("dispatch")
 }

@@ -15,7 +15,7 @@ use super::process::notify;
 use super::{Daemon, build_intake};
 use crate::config::Settings;
 use crate::config::settings;
-use crate::dispatch::{Destination, Known, Question, Reread};
+use crate::dispatch::{Destination, Known, Question, RequestTemplate, SetupError};
 use crate::event::DestinationId;
 use crate::intake::Intake;
 use crate::store::Windows;
@@ -29,7 +29,7 @@ use tokio::sync::oneshot;
 struct NewDestinations {
     all: Known,
     /// Secrets and certificates that were read again, of destinations whose settings stay.
-    rereads: Vec<(Arc<Destination>, Reread)>,
+    templates: Vec<(Arc<Destination>, RequestTemplate)>,
 }
 
 impl Daemon {
@@ -53,18 +53,18 @@ impl Daemon {
             bail!("a restart is needed for what has changed in {}; systemctl restart holdline", restart.join(", "));
         }
         self.check_removed_destinations(&settings)?;
-        let NewDestinations { all, rereads } = self.new_destinations(&settings).await?;
+        let NewDestinations { all, templates } = self.new_destinations(&settings).await?;
         let old = self.shared_intake.read().expect("no holder panics").clone();
         let new = build_intake(&self.store, &self.clock, &settings, &all, old.admission.clone(), old.counts.clone())?;
         // bodies that are being read count against it
         let new = Intake { memory: old.memory.clone(), ..new };
         let (to, applied) = oneshot::channel();
         let gone = "dispatch has ended";
-        self.questions.send(Question::GoBy(all.clone(), to)).await.context(gone)?;
+        self.questions.send(Question::Reconfigure(all.clone(), to)).await.context(gone)?;
         applied.await.context(gone)?;
         self.destinations.replace(all);
-        for (destination, reread) in rereads {
-            destination.put_in_place(reread);
+        for (destination, template) in templates {
+            destination.use_template(template);
         }
         self.store.set_windows(Windows { by_source: settings.dedup_windows().into_iter().collect() });
         self.store.bound_history(super::history_limits(&settings));
@@ -95,25 +95,25 @@ impl Daemon {
     /// The destinations by these settings; one whose settings have not changed stays as it is.
     async fn new_destinations(&self, settings: &Settings) -> anyhow::Result<NewDestinations> {
         let old = self.destinations.now();
-        let (mut all, mut added, mut rereads) = (HashMap::new(), Vec::new(), Vec::new());
+        let (mut all, mut added, mut templates) = (HashMap::new(), Vec::new(), Vec::new());
         for new in &settings.destinations {
-            let in_file = |why: String| anyhow!("destination `{}`: {why}", new.name);
+            let in_file = |why: SetupError| anyhow!("destination `{}`: {why}", new.name);
             let Some(now) = old.values().find(|d| d.name == new.name) else {
                 added.push(Destination::new(DestinationId(0), new).map_err(in_file)?);
                 continue;
             };
-            if self.settings.destinations.contains(new) && !now.is_elsewhere(new).map_err(in_file)? {
-                rereads.push((now.clone(), now.reread(new).map_err(in_file)?));
+            if self.settings.destinations.contains(new) && !now.has_moved(new).map_err(in_file)? {
+                templates.push((now.clone(), now.read_template(new).map_err(in_file)?));
                 all.insert(now.id, now.clone());
             } else {
-                let changed = Destination::new(now.id, new).map_err(in_file)?.in_place_of(now);
+                let changed = Destination::new(now.id, new).map_err(in_file)?.inherit_runtime(now);
                 all.insert(now.id, Arc::new(changed));
             }
         }
         for (id, destination) in self.register_new(&added).await?.into_iter().zip(added) {
-            all.insert(id, Arc::new(destination.numbered(id)));
+            all.insert(id, Arc::new(destination.with_id(id)));
         }
-        Ok(NewDestinations { all: Arc::new(all), rereads })
+        Ok(NewDestinations { all: Arc::new(all), templates })
     }
 
     /// Ids for destinations that this store has never had.

@@ -1,19 +1,19 @@
-//! Trials: deliveries of which somebody wants to know how they fare, and how they end.
+//! Results of watched deliveries: those of a redrive, which decide whether it continues.
 //!
-//! *Invariants.* Of each its first decisive end is told once, and then what became of it, once. What the destination only put
-//! off (429, `Retry-After`, a pause) is no end, as long as the delivery is not dead of it.
+//! *Invariants.* For each watched delivery, its first decisive attempt is reported once, and then its end, once. An attempt that
+//! the destination only postponed (429, `Retry-After`) decides nothing, as long as the delivery is not dead of it.
 
 use crate::event::{EventId, Sequence};
 use crate::rules::canary::End;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What became of a delivery.
+/// How a delivery ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     Delivered,
     Dead,
-    /// Purged, discarded, or its record does not verify.
+    /// Discarded, or its record is damaged.
     Gone,
 }
 
@@ -21,18 +21,17 @@ pub enum Fate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
     pub event: EventId,
-    /// As the attempts are told.
+    /// See [`crate::delivery::Outcome::word`].
     pub outcome: &'static str,
     pub status: Option<u16>,
     pub error: String,
 }
 
-/// News of what is watched.
+/// What happened to a watched delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
-    /// Its first attempt that decides anything ended so; how, where it failed and that is known.
-    Tried(End, Option<Failed>),
-    /// Nothing more comes of it.
+    /// Its first decisive attempt, and how it failed where that is known.
+    Attempt(End, Option<Failed>),
     Over(Fate),
 }
 
@@ -41,63 +40,62 @@ pub struct CanaryResults(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Whether its first end has been told.
+    /// Whether the first decisive attempt has been reported.
     watched: HashMap<Sequence, bool>,
     reports: Vec<Report>,
 }
 
 impl CanaryResults {
-    /// From now on what happens to these is kept until it is taken.
+    /// Reports on these are kept until they are taken.
     pub fn watch(&self, deliveries: impl IntoIterator<Item = Sequence>) {
         self.lock().watched.extend(deliveries.into_iter().map(|sequence| (sequence, false)));
     }
 
-    /// Of these it is only wanted what becomes of them.
-    pub fn watch_fate(&self, deliveries: impl IntoIterator<Item = Sequence>) {
+    /// Reports only the end of these.
+    pub fn watch_end(&self, deliveries: impl IntoIterator<Item = Sequence>) {
         self.lock().watched.extend(deliveries.into_iter().map(|sequence| (sequence, true)));
     }
 
-    /// This one is not watched after all.
-    pub fn leave(&self, delivery: Sequence) {
+    pub fn unwatch(&self, delivery: Sequence) {
         self.lock().watched.remove(&delivery);
     }
 
-    /// What has happened since.
+    /// The reports since the last call.
     pub fn take(&self) -> Vec<Report> {
         std::mem::take(&mut self.lock().reports)
     }
 
-    /// Nobody wants to know any more.
-    pub fn forget(&self) {
+    /// Watches nothing any more.
+    pub fn clear(&self) {
         *self.lock() = State::default();
     }
 
-    /// How many are watched of which nothing final is known.
+    /// How many watched deliveries have not ended.
     pub fn open(&self) -> usize {
         self.lock().watched.len()
     }
 
-    /// An attempt has decided something; the first one counts.
-    pub(super) fn tried(&self, delivery: Sequence, end: End, how: impl FnOnce() -> Option<Failed>) {
+    /// A decisive attempt has ended; the first one counts.
+    pub(super) fn attempt_ended(&self, delivery: Sequence, end: End, how: impl FnOnce() -> Option<Failed>) {
         let state = &mut *self.lock();
-        if let Some(told) = state.watched.get_mut(&delivery)
-            && !std::mem::replace(told, true)
+        if let Some(reported) = state.watched.get_mut(&delivery)
+            && !std::mem::replace(reported, true)
         {
-            state.reports.push(Report::Tried(end, how()));
+            state.reports.push(Report::Attempt(end, how()));
         }
     }
 
-    /// It has come to its end.
+    /// A delivery has ended.
     pub(super) fn over(&self, delivery: Sequence, fate: Fate) {
         let state = &mut *self.lock();
-        let Some(told) = state.watched.remove(&delivery) else { return };
-        if !told {
+        let Some(reported) = state.watched.remove(&delivery) else { return };
+        if !reported {
             let end = match fate {
-                Fate::Delivered => End::Well,
+                Fate::Delivered => End::Delivered,
                 Fate::Dead => End::Failed,
                 Fate::Gone => End::Gone,
             };
-            state.reports.push(Report::Tried(end, None));
+            state.reports.push(Report::Attempt(end, None));
         }
         state.reports.push(Report::Over(fate));
     }
@@ -112,34 +110,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_watched_delivery_reports_its_first_result_once_and_then_its_end() {
-        let trials = CanaryResults::default();
-        trials.watch([Sequence(1), Sequence(2), Sequence(3)]);
+    fn the_first_decisive_attempt_is_reported_once_and_then_the_end() {
+        let results = CanaryResults::default();
+        results.watch([Sequence(1), Sequence(2), Sequence(3)]);
         let failed = Failed {
             event: EventId::new(crate::time::Timestamp(1), Sequence(1), crate::event::Digest64(1)),
             outcome: "answered",
             status: Some(503),
             error: String::new(),
         };
-        trials.tried(Sequence(1), End::Failed, || Some(failed.clone()));
-        trials.tried(Sequence(1), End::Failed, || panic!("only the first"));
-        trials.tried(Sequence(9), End::Well, || panic!("not watched"));
-        assert_eq!(trials.take(), [Report::Tried(End::Failed, Some(failed))]);
-        trials.over(Sequence(1), Fate::Delivered);
-        trials.over(Sequence(1), Fate::Dead);
-        assert_eq!((trials.take(), trials.open()), (vec![Report::Over(Fate::Delivered)], 2));
-        trials.leave(Sequence(3));
-        trials.over(Sequence(3), Fate::Delivered);
-        assert_eq!(trials.take(), []);
-        trials.over(Sequence(2), Fate::Gone);
-        assert_eq!(trials.take(), [Report::Tried(End::Gone, None), Report::Over(Fate::Gone)]);
-        trials.watch_fate([Sequence(5)]);
-        trials.tried(Sequence(5), End::Well, || panic!("not wanted"));
-        trials.over(Sequence(5), Fate::Dead);
-        assert_eq!(trials.take(), [Report::Over(Fate::Dead)]);
-        trials.watch([Sequence(4)]);
-        trials.over(Sequence(4), Fate::Gone);
-        trials.forget();
-        assert_eq!((trials.take(), trials.open()), (vec![], 0));
+        results.attempt_ended(Sequence(1), End::Failed, || Some(failed.clone()));
+        results.attempt_ended(Sequence(1), End::Failed, || panic!("only the first"));
+        results.attempt_ended(Sequence(9), End::Delivered, || panic!("not watched"));
+        assert_eq!(results.take(), [Report::Attempt(End::Failed, Some(failed))]);
+        results.over(Sequence(1), Fate::Delivered);
+        results.over(Sequence(1), Fate::Dead);
+        assert_eq!((results.take(), results.open()), (vec![Report::Over(Fate::Delivered)], 2));
+        results.unwatch(Sequence(3));
+        results.over(Sequence(3), Fate::Delivered);
+        assert_eq!(results.take(), []);
+        results.over(Sequence(2), Fate::Gone);
+        assert_eq!(results.take(), [Report::Attempt(End::Gone, None), Report::Over(Fate::Gone)]);
+        results.watch_end([Sequence(5)]);
+        results.attempt_ended(Sequence(5), End::Delivered, || panic!("not wanted"));
+        results.over(Sequence(5), Fate::Dead);
+        assert_eq!(results.take(), [Report::Over(Fate::Dead)]);
+        results.watch([Sequence(4)]);
+        results.over(Sequence(4), Fate::Gone);
+        results.clear();
+        assert_eq!((results.take(), results.open()), (vec![], 0));
     }
 }

@@ -1,65 +1,74 @@
-//! Connections to one destination: made when one is needed, kept for the next request.
+//! The pool of connections to one destination.
 //!
-//! *Invariants.* A connection belongs to one exchange at a time. Who waits while its own connection is being made takes the
-//! first one that comes free. An idle one goes when its peer has closed it, or before it may do so: after at most
-//! [`keep_alive::IDLE_MAX`], after nearly as long as the peer announced, or as was [learned](Learned). Each ends after its lifetime, so that
-//! requests follow the name to another address. Where [`Keep::Never`] is set each request has a connection of its own.
+//! *Invariants.* A connection belongs to one exchange at a time. An exchange that waits for its own new connection takes the first
+//! one that becomes free. An idle connection is dropped when its peer has closed it, or before the peer may close it: after at
+//! most [`keep_alive::IDLE_MAX`], after nearly as long as the peer announced, or as was [learned](Learned). Each ends after its lifetime, so that
+//! requests follow the name to another address. With [`Keep::Never`] each request has a connection of its own.
 
-use super::counted_stream::CountedStream;
-use super::pooled_connection::{PooledConnection, connect};
+use super::counted_stream::{ByteCounts, CountedStream, HEAD_BYTES_MAX};
+use super::head::values;
 use crate::clock;
-use crate::rules::keep_alive::{self, Learned};
-use http::{HeaderValue, Uri};
+use crate::rules::keep_alive::{self, KeepAlive, Learned};
+use bytes::Bytes;
+use http::response::Parts;
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper::rt::{Read, Write};
 use std::collections::VecDeque;
 use std::error::Error;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Waker};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tower_service::Service;
 
-/// Idle connections are looked at so often: what their peers have closed is not kept, and when they did so is known.
-const LOOKS_APART: Duration = Duration::from_secs(1);
+/// Interval between checks of idle connections: those that their peers have closed are dropped, and their idle time is learned.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// What becomes of a connection behind its answer.
+/// What happens to a connection after its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// It is used again, up to so long after it was made.
+    /// It is reused for this long after it was made.
     For(Duration),
-    /// It is closed: a request that meets a connection which is being closed could not be told from one that was taken.
+    /// It is closed: a request on a connection that is being closed cannot be told from one that was received.
     Never,
 }
 
-/// Those of one destination.
+/// The connections to one destination.
 #[derive(Debug)]
 pub struct Connections<C> {
     connector: C,
     uri: Uri,
-    /// For the header of this name.
+    /// The value of the header `Host`.
     pub host: HeaderValue,
     pub keep: Keep,
     idle_max: usize,
     made: AtomicU64,
-    shelf: Shared,
+    pool: Shared,
 }
 
-type Shared = Arc<Mutex<Shelf>>;
+type Shared = Arc<Mutex<Pool>>;
 
 #[derive(Default)]
-struct Shelf {
-    /// Each with the moment since when it is idle, the latest last.
+struct Pool {
+    /// Each with the start of its idle time, the latest last.
     idle: Vec<(Duration, PooledConnection)>,
     waiting: VecDeque<oneshot::Sender<PooledConnection>>,
     learned: Learned,
     swept: bool,
 }
 
-impl std::fmt::Debug for Shelf {
+impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shelf").field("idle", &self.idle.len()).field("waiting", &self.waiting.len()).finish()
+        f.debug_struct("Pool").field("idle", &self.idle.len()).field("waiting", &self.waiting.len()).finish()
     }
 }
 
@@ -71,38 +80,38 @@ where
         + 'static,
     T: Read + Write + Unpin + Send + 'static,
 {
-    /// To the host of `uri`; keeps up to `idle_max` for the next requests.
+    /// To the host of `uri`; keeps up to `idle_max` idle connections.
     pub fn new(connector: C, uri: Uri, idle_max: usize, keep: Keep) -> Self {
         let host = host(&uri);
-        Self { connector, uri, host, keep, idle_max, made: AtomicU64::new(0), shelf: Shared::default() }
+        Self { connector, uri, host, keep, idle_max, made: AtomicU64::new(0), pool: Shared::default() }
     }
 
-    /// One that is idle, or the first that comes free or is made.
+    /// An idle connection, or the first that becomes free or is made.
     pub async fn take(&self) -> Result<PooledConnection, BoxError> {
         if self.keep == Keep::Never {
             return self.make().await;
         }
         let mut turn = {
-            let mut shelf = lock(&self.shelf);
-            if let Some(link) = shelf.idle(clock::monotonic()) {
-                return Ok(link);
+            let mut pool = lock(&self.pool);
+            if let Some(connection) = pool.idle(clock::monotonic()) {
+                return Ok(connection);
             }
             let (mine, turn) = oneshot::channel();
-            while shelf.waiting.front().is_some_and(oneshot::Sender::is_closed) {
-                shelf.waiting.pop_front();
+            while pool.waiting.front().is_some_and(oneshot::Sender::is_closed) {
+                pool.waiting.pop_front();
             }
-            shelf.waiting.push_back(mine);
+            pool.waiting.push_back(mine);
             turn
         };
         let mut connecting = Box::pin(self.make());
         tokio::select! {
             biased;
             Ok(free) = &mut turn => {
-                let (shelf, idle_max) = (self.shelf.clone(), self.idle_max);
-                // what was begun is of use to the next one
+                let (pool, idle_max) = (self.pool.clone(), self.idle_max);
+                // the next exchange can use the connection
                 tokio::spawn(async move {
-                    if let Ok(link) = connecting.await {
-                        put(&shelf, idle_max, link);
+                    if let Ok(connection) = connecting.await {
+                        put(&pool, idle_max, connection);
                     }
                 });
                 Ok(free)
@@ -110,9 +119,9 @@ where
             connected = &mut connecting => {
                 turn.close();
                 match (connected, turn.try_recv()) {
-                    (Ok(link), Ok(free)) => {
+                    (Ok(connection), Ok(free)) => {
                         self.put(free);
-                        Ok(link)
+                        Ok(connection)
                     }
                     (Err(_), Ok(free)) => Ok(free),
                     (connected, Err(_)) => connected,
@@ -121,7 +130,7 @@ where
         }
     }
 
-    /// A new one, whatever is idle.
+    /// A new connection, even if one is idle.
     pub fn make(&self) -> impl Future<Output = Result<PooledConnection, BoxError>> + Send + use<C, T> {
         let n = self.made.fetch_add(1, Ordering::Relaxed);
         let lives = match self.keep {
@@ -131,58 +140,58 @@ where
         connect(self.connector.clone(), self.uri.clone(), move || clock::monotonic() + lives)
     }
 
-    /// Takes one back whose answer has been read; it is kept as far as it can be used again.
-    pub fn put(&self, link: PooledConnection) {
-        put(&self.shelf, self.idle_max, link);
+    /// Returns a connection whose answer has been read; it is kept if it can be reused.
+    pub fn put(&self, connection: PooledConnection) {
+        put(&self.pool, self.idle_max, connection);
     }
 
-    /// A connection that had been idle for so long was found closed.
+    /// A connection was found closed after this idle time.
     pub fn found_closed(&self, idle: Duration) {
-        lock(&self.shelf).learned.closed(idle, clock::monotonic());
+        lock(&self.pool).learned.closed(idle, clock::monotonic());
     }
 
-    /// A connection that had been idle for so long brought an answer.
+    /// A connection returned an answer after this idle time.
     pub fn brought_answer(&self, idle: Duration) {
-        lock(&self.shelf).learned.answered(idle);
+        lock(&self.pool).learned.answered(idle);
     }
 }
 
-impl Shelf {
+impl Pool {
     fn idle(&mut self, now: Duration) -> Option<PooledConnection> {
-        while let Some((since, mut link)) = self.idle.pop() {
+        while let Some((since, mut connection)) = self.idle.pop() {
             let idle = now.saturating_sub(since);
-            if !link.is_ready() {
+            if !connection.is_ready() {
                 self.learned.closed(idle, now);
-            } else if self.may_be_used(&link, idle, now) {
-                link.idled = Some(idle);
-                return Some(link);
+            } else if self.may_be_used(&connection, idle, now) {
+                connection.idled = Some(idle);
+                return Some(connection);
             } else {
-                link.part();
+                connection.close();
             }
         }
         None
     }
 
-    fn may_be_used(&self, link: &PooledConnection, idle: Duration, now: Duration) -> bool {
-        link.idle_max(now).is_some_and(|max| idle < max.min(self.learned.idle_max(now)))
+    fn may_be_used(&self, connection: &PooledConnection, idle: Duration, now: Duration) -> bool {
+        connection.idle_max(now).is_some_and(|max| idle < max.min(self.learned.idle_max(now)))
     }
 
-    /// Those whose time is over, and whether there are others.
+    /// The connections that must be closed, and whether idle ones remain.
     fn sweep(&mut self, now: Duration) -> (Vec<PooledConnection>, bool) {
         let (mut over, mut kept) = (Vec::new(), Vec::new());
-        for (since, mut link) in self.idle.drain(..) {
+        for (since, mut connection) in self.idle.drain(..) {
             let idle = now.saturating_sub(since);
-            if !link.is_ready() {
+            if !connection.is_ready() {
                 self.learned.closed(idle, now);
             } else {
-                kept.push((since, link));
+                kept.push((since, connection));
             }
         }
-        for (since, link) in kept {
-            if self.may_be_used(&link, now.saturating_sub(since), now) {
-                self.idle.push((since, link));
+        for (since, connection) in kept {
+            if self.may_be_used(&connection, now.saturating_sub(since), now) {
+                self.idle.push((since, connection));
             } else {
-                over.push(link);
+                over.push(connection);
             }
         }
         self.swept = !self.idle.is_empty();
@@ -190,46 +199,46 @@ impl Shelf {
     }
 }
 
-fn lock(shelf: &Shared) -> MutexGuard<'_, Shelf> {
-    shelf.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(pool: &Shared) -> MutexGuard<'_, Pool> {
+    pool.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn put(shared: &Shared, idle_max: usize, mut link: PooledConnection) {
+fn put(shared: &Shared, idle_max: usize, mut connection: PooledConnection) {
     let now = clock::monotonic();
-    if !link.is_ready() {
+    if !connection.is_ready() {
         return;
     }
-    let mut shelf = lock(shared);
-    if !shelf.may_be_used(&link, Duration::ZERO, now) {
-        drop(shelf);
-        return link.part();
+    let mut pool = lock(shared);
+    if !pool.may_be_used(&connection, Duration::ZERO, now) {
+        drop(pool);
+        return connection.close();
     }
-    link.idled = Some(Duration::ZERO);
-    while let Some(turn) = shelf.waiting.pop_front() {
-        match turn.send(link) {
+    connection.idled = Some(Duration::ZERO);
+    while let Some(turn) = pool.waiting.pop_front() {
+        match turn.send(connection) {
             Ok(()) => return,
-            Err(left) => link = left,
+            Err(left) => connection = left,
         }
     }
-    if shelf.idle.len() >= idle_max || !shelf.learned.keeps(now) {
-        drop(shelf);
-        return link.part();
+    if pool.idle.len() >= idle_max || !pool.learned.keeps(now) {
+        drop(pool);
+        return connection.close();
     }
-    shelf.idle.push((now, link));
-    if !std::mem::replace(&mut shelf.swept, true) {
+    pool.idle.push((now, connection));
+    if !std::mem::replace(&mut pool.swept, true) {
         tokio::spawn(sweep(Arc::downgrade(shared)));
     }
 }
 
-/// Parts with what has been idle for too long, as long as there is anything.
-async fn sweep(shelf: Weak<Mutex<Shelf>>) {
-    let mut looks = tokio::time::interval(LOOKS_APART);
-    looks.tick().await;
+/// Closes connections that have been idle for too long, until none is idle.
+async fn sweep(pool: Weak<Mutex<Pool>>) {
+    let mut checks = tokio::time::interval(CHECK_INTERVAL);
+    checks.tick().await;
     loop {
-        looks.tick().await;
-        let Some(shared) = shelf.upgrade() else { return };
+        checks.tick().await;
+        let Some(shared) = pool.upgrade() else { return };
         let (over, goes_on) = lock(&shared).sweep(clock::monotonic());
-        over.into_iter().for_each(PooledConnection::part);
+        over.into_iter().for_each(PooledConnection::close);
         if !goes_on {
             return;
         }
@@ -242,6 +251,111 @@ fn host(uri: &Uri) -> HeaderValue {
     let port = uri.port_u16().filter(|port| *port != if https { 443 } else { 80 });
     let host = port.map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
     HeaderValue::try_from(host).expect("a host is visible ASCII")
+}
+
+/// How long a connection may take to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// An answer with more headers is invalid.
+const HEADERS_MAX: usize = 1000;
+
+/// The answer to a request, or an error; with the request where nothing of it was handled.
+pub type Sent = Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>>;
+
+/// A connection that one exchange uses.
+///
+/// It makes progress only in the task that uses it: what was checked when a request was handed over still holds when the first byte
+/// is written, and the answer before was evaluated before the next exchange uses the connection.
+pub struct PooledConnection {
+    sender: SendRequest<Full<Bytes>>,
+    /// Drives it; none once it has ended.
+    driver: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    pub traffic: Arc<ByteCounts>,
+    /// How long it had been idle when it was taken; none where it is new.
+    pub idled: Option<Duration>,
+    keep_alive: KeepAlive,
+    /// The end of its lifetime, also while it is busy.
+    ends_at: Duration,
+}
+
+impl PooledConnection {
+    /// Hands it a request; nothing is written before [`PooledConnection::advance`].
+    pub fn hand_over(&mut self, request: Request<Full<Bytes>>) -> impl Future<Output = Sent> + use<> {
+        self.traffic.begin();
+        self.sender.try_send_request(request)
+    }
+
+    /// The head of an answer has come.
+    pub fn answered(&mut self, head: &Parts) {
+        self.traffic.answered();
+        self.keep_alive = self.keep_alive.and(KeepAlive::parse(values(&head.headers, "keep-alive")));
+        if head.status == StatusCode::REQUEST_TIMEOUT {
+            // its server is about to close (RFC 9110, 15.5.9)
+            self.keep_alive.max = Some(0);
+        }
+    }
+
+    /// Makes progress as far as possible now.
+    pub fn advance(&mut self, cx: &mut Context<'_>) {
+        if self.driver.as_mut().is_some_and(|driver| driver.as_mut().poll(cx).is_ready()) {
+            self.driver = None;
+        }
+    }
+
+    /// Makes progress while waiting for something that comes over it.
+    pub async fn during<T>(&mut self, what: impl Future<Output = T>) -> T {
+        let mut what = pin!(what);
+        poll_fn(|cx| {
+            self.advance(cx);
+            what.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.driver.is_none()
+    }
+
+    /// Whether it can take a request, after handling what its peer has sent meanwhile.
+    fn is_ready(&mut self) -> bool {
+        self.advance(&mut Context::from_waker(Waker::noop()));
+        !self.has_ended() && self.sender.is_ready()
+    }
+
+    /// How long it may be idle, by its peer; none where it must not carry another request.
+    fn idle_max(&self, now: Duration) -> Option<Duration> {
+        let sound = !self.traffic.is_bent() && !self.traffic.write_failed();
+        let allowed = sound && now < self.ends_at && self.keep_alive.allows_another(self.traffic.requests());
+        allowed.then(|| self.keep_alive.idle_max())
+    }
+
+    /// Closes the connection in order, as TLS requires.
+    fn close(self) {
+        drop(self.sender);
+        if let Some(driver) = self.driver {
+            tokio::spawn(tokio::time::timeout(CLOSE_TIMEOUT, driver));
+        }
+    }
+}
+
+/// Connects; the lifetime of the connection ends at `ends_at`.
+async fn connect<C, T>(
+    mut connector: C,
+    uri: Uri,
+    ends_at: impl FnOnce() -> Duration,
+) -> Result<PooledConnection, BoxError>
+where
+    C: Service<Uri, Response = CountedStream<T>, Error: Into<BoxError>>,
+    T: Read + Write + Unpin + Send + 'static,
+{
+    poll_fn(|cx| connector.poll_ready(cx)).await.map_err(Into::into)?;
+    let stream = connector.call(uri).await.map_err(Into::into)?;
+    let traffic = stream.traffic();
+    let (sender, driver) =
+        Builder::new().max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX).handshake(stream).await?;
+    // the request gets its error
+    let driver = Box::pin(async move { drop(driver.await) });
+    let (keep_alive, ends_at) = (KeepAlive::default(), ends_at());
+    Ok(PooledConnection { sender, driver: Some(driver), traffic, idled: None, keep_alive, ends_at })
 }
 
 #[cfg(test)]
@@ -308,20 +422,20 @@ mod tests {
         let connections = Connections::new(peer, uri(), 2, FOR_LONG);
         let (first, second, third) =
             (connections.take().await.unwrap(), connections.take().await.unwrap(), connections.take().await.unwrap());
-        [first, second, third].into_iter().for_each(|link| connections.put(link));
-        assert_eq!(lock(&connections.shelf).idle.len(), 2, "no more than are kept");
+        [first, second, third].into_iter().for_each(|connection| connections.put(connection));
+        assert_eq!(lock(&connections.pool).idle.len(), 2, "no more than are kept");
         assert_eq!(peers.lock().unwrap().len(), 3);
         assert!(connections.take().await.unwrap().idled.is_some());
         peers.lock().unwrap().clear();
         assert!(connections.take().await.unwrap().idled.is_none(), "the other one was closed");
         // a new one, whatever is idle
-        lock(&connections.shelf).learned = Learned::default();
-        let link = connections.take().await.unwrap();
-        connections.put(link);
+        lock(&connections.pool).learned = Learned::default();
+        let connection = connections.take().await.unwrap();
+        connections.put(connection);
         assert!(connections.make().await.unwrap().idled.is_none());
-        let since = lock(&connections.shelf).idle[0].0;
+        let since = lock(&connections.pool).idle[0].0;
         for (idle, left) in [(IDLE_MAX - Duration::from_millis(1), (0, true)), (IDLE_MAX, (1, false))] {
-            let (over, goes_on) = lock(&connections.shelf).sweep(since + idle);
+            let (over, goes_on) = lock(&connections.pool).sweep(since + idle);
             assert_eq!((over.len(), goes_on), left, "{idle:?}");
         }
     }
@@ -333,35 +447,35 @@ mod tests {
         let (one, other) = (connections.take().await.unwrap(), connections.take().await.unwrap());
         connections.put(one);
         peers.lock().unwrap().clear();
-        let since = lock(&connections.shelf).idle[0].0;
+        let since = lock(&connections.pool).idle[0].0;
         let now = since + Duration::from_secs(4);
-        assert_eq!(lock(&connections.shelf).sweep(now).0.len(), 0);
-        assert_eq!(lock(&connections.shelf).learned.idle_max(now), Duration::from_secs(3));
+        assert_eq!(lock(&connections.pool).sweep(now).0.len(), 0);
+        assert_eq!(lock(&connections.pool).learned.idle_max(now), Duration::from_secs(3));
         drop(other);
         connections.found_closed(Duration::ZERO);
-        let link = connections.take().await.unwrap();
-        connections.put(link);
-        assert_eq!(lock(&connections.shelf).idle.len(), 0, "nothing is kept for a moment");
+        let connection = connections.take().await.unwrap();
+        connections.put(connection);
+        assert_eq!(lock(&connections.pool).idle.len(), 0, "nothing is kept for a moment");
     }
 
     #[tokio::test]
     async fn a_busy_connection_is_closed_at_its_lifetime() {
         let (_peers, peer) = peers();
         let connections = Connections::new(peer.clone(), uri(), 9, FOR_LONG);
-        let mut link = connections.take().await.unwrap();
-        let left = link.ends_at - clock::monotonic();
+        let mut connection = connections.take().await.unwrap();
+        let left = connection.ends_at - clock::monotonic();
         assert!((95..=120).contains(&left.as_secs()), "{left:?}");
-        connections.put(link);
-        link = connections.take().await.unwrap();
-        assert_eq!(link.traffic.requests(), 0);
-        link.ends_at = clock::monotonic();
-        connections.put(link);
-        assert!(lock(&connections.shelf).idle.is_empty());
+        connections.put(connection);
+        connection = connections.take().await.unwrap();
+        assert_eq!(connection.traffic.requests(), 0);
+        connection.ends_at = clock::monotonic();
+        connections.put(connection);
+        assert!(lock(&connections.pool).idle.is_empty());
         for keep in [Keep::For(Duration::ZERO), Keep::Never] {
             let connections = Connections::new(peer.clone(), uri(), 9, keep);
-            let link = connections.take().await.unwrap();
-            connections.put(link);
-            assert!(lock(&connections.shelf).idle.is_empty(), "{keep:?}");
+            let connection = connections.take().await.unwrap();
+            connections.put(connection);
+            assert!(lock(&connections.pool).idle.is_empty(), "{keep:?}");
             assert!(connections.take().await.unwrap().idled.is_none(), "{keep:?}");
         }
     }
@@ -372,6 +486,6 @@ mod tests {
         for _ in 0..9 {
             assert!(connections.take().await.is_err());
         }
-        assert!(lock(&connections.shelf).waiting.len() <= 1);
+        assert!(lock(&connections.pool).waiting.len() <= 1);
     }
 }

@@ -1,18 +1,19 @@
-//! A destination as dispatch uses it: its client, its request's fixed parts, its policy.
+//! A destination as dispatch uses it: its HTTP client, the template of its requests, its policy and its counters.
+//!
+//! Secrets are read at the start and at a reload. Their values are marked sensitive, so that nothing shows them.
 
-use super::attempt_counters::AttemptCounters;
 use super::canary_results::CanaryResults;
 use super::connections::{Connections, Keep};
 use super::connector::Connector;
+use super::error::SetupError;
 use super::exchange::HttpClient;
 use super::last_delivered::{Last, LastDelivered};
-use super::request::Common;
+use super::request::{self, RequestTemplate};
 use super::send_gate::SendGate;
 use super::tls::{self, Trust};
 use super::token::{Missing, Token, Tokens};
-use super::{credentials, request};
 use crate::config::settings::{self, DestinationAuth, OnDeadLetter, OrderMode, Url};
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, Outcome};
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::latency::Latency;
 use crate::net::tls::Certificate;
@@ -21,18 +22,72 @@ use crate::rules::lateness::Lateness;
 use crate::rules::refusals::Refusals;
 use crate::rules::staleness::{LateAction, OnStale};
 use crate::rules::success::Success;
-use crate::rules::verdict::{self, Ended, Judgement};
+use crate::rules::verdict::{self, EndedAttempt, Judgement};
 use crate::scheduler::{DeadLetters, Limits, Ordered, Policy};
 use crate::time::Timestamp;
 use bytes::Bytes;
 use http::{Request, Uri};
 use http_body_util::Full;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-/// What was read again of a destination, not yet in use.
-#[derive(Debug)]
-pub struct Reread(Arc<Common>);
+/// The configured destinations at one moment.
+pub type Known = Arc<HashMap<DestinationId, Arc<Destination>>>;
+
+/// The configured destinations as of the last reload. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Destinations(Arc<RwLock<Known>>);
+
+impl Destinations {
+    pub fn new(known: Known) -> Self {
+        Self(Arc::new(RwLock::new(known)))
+    }
+
+    pub fn now(&self) -> Known {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn get(&self, d: DestinationId) -> Option<Arc<Destination>> {
+        self.now().get(&d).cloned()
+    }
+
+    pub fn has(&self, d: DestinationId) -> bool {
+        self.now().contains_key(&d)
+    }
+
+    pub fn replace(&self, known: Known) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = known;
+    }
+}
+
+/// How many attempts of a destination ended with each outcome since the start.
+#[derive(Debug, Default)]
+pub struct AttemptCounters {
+    ended: [AtomicU64; Outcome::WORDS.len()],
+    clamped: AtomicU64,
+}
+
+impl AttemptCounters {
+    pub(super) fn count(&self, outcome: &Outcome) {
+        self.ended[outcome.place()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Each outcome's word and its count.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        Outcome::WORDS.into_iter().zip(self.ended.iter().map(|n| n.load(Ordering::Relaxed)))
+    }
+
+    pub(super) fn count_clamped(&self) {
+        self.clamped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often a `Retry-After` was longer than `retry_after_max`.
+    pub fn clamped(&self) -> u64 {
+        self.clamped.load(Ordering::Relaxed)
+    }
+}
 
 #[derive(Debug)]
 pub struct Destination {
@@ -41,37 +96,36 @@ pub struct Destination {
     pub retry: Retry,
     pub timeout: Duration,
     pub policy: Policy,
-    /// How its attempts ended, since the start.
     pub attempts: Arc<AttemptCounters>,
     /// How long its attempts take.
     pub latency: Latency,
     /// From acceptance to delivery.
     pub end_to_end: Latency,
-    /// Redriven deliveries that decide how their redrive goes on.
-    pub trials: Arc<CanaryResults>,
+    /// Results of redriven deliveries, which decide whether their redrive continues.
+    pub canary_results: Arc<CanaryResults>,
     pub(super) client: HttpClient,
     pub(super) tokens: Option<Tokens>,
     pub(super) success: Option<Success>,
     pub(super) lateness: Lateness,
-    /// What was delivered last; nothing where that does not matter.
-    pub(super) sequences: Option<Arc<LastDelivered>>,
-    /// Those it brings along, as they were read at the start.
+    /// None where `on_stale` is `deliver`.
+    pub(super) last_delivered: Option<Arc<LastDelivered>>,
+    /// The certificates of its configuration, as they were read at the start.
     pub certificates: Vec<Certificate>,
-    common: RwLock<Arc<Common>>,
-    /// The URL as it may be shown; none where events are held.
-    shown: Option<String>,
-    pub(super) shutters: Arc<SendGate>,
-    /// What its answers say of it, of all attempts since the start.
+    template: RwLock<Arc<RequestTemplate>>,
+    /// The URL without secrets.
+    shown_url: Option<String>,
+    pub(super) send_gate: Arc<SendGate>,
+    /// What all its answers since the start say about it.
     refusals: Arc<Mutex<Refusals>>,
-    /// Until when it is left alone, and why.
-    held: Arc<Mutex<Option<(Timestamp, String)>>>,
+    /// Until when nothing is sent to it, and why.
+    blocked: Arc<Mutex<Option<(Timestamp, String)>>>,
 }
 
 impl Destination {
-    /// Reads the secrets that the settings name. The error says which could not be read.
-    pub fn new(id: DestinationId, settings: &settings::Destination) -> Result<Self, String> {
+    /// Reads the secrets that the settings name.
+    pub fn new(id: DestinationId, settings: &settings::Destination) -> Result<Self, SetupError> {
         let policy = Policy {
-            pace: Limits {
+            limits: Limits {
                 concurrency_max: if settings.url.is_some() { settings.concurrency_max } else { 0 },
                 adaptive: settings.adaptive,
                 rate: settings.rate,
@@ -92,178 +146,174 @@ impl Destination {
         Ok(Self {
             id,
             name: settings.name.clone(),
-            shown: settings.url.as_ref().map(|url| url.shown_as(&uri)),
+            shown_url: settings.url.as_ref().map(|url| url.shown_as(&uri)),
             retry: settings.retry.clone(),
             timeout: settings.timeout,
             policy,
             attempts: Arc::default(),
             latency: Latency::default(),
             end_to_end: Latency::default(),
-            trials: Arc::default(),
+            canary_results: Arc::default(),
             client: client(settings, &uri)?,
             tokens: tokens(settings)?,
             success: settings.success.clone(),
             lateness: Lateness { on_stale: settings.ordering.on_stale, ttl: settings.ttl.clone() },
-            sequences: (settings.ordering.on_stale != OnStale::Deliver).then(Arc::default),
-            common: RwLock::new(Arc::new(common(settings)?)),
+            last_delivered: (settings.ordering.on_stale != OnStale::Deliver).then(Arc::default),
+            template: RwLock::new(Arc::new(template(settings)?)),
             certificates: tls::certificates_of(&settings.name, &settings.tls),
-            shutters: Arc::default(),
+            send_gate: Arc::default(),
             refusals: Arc::default(),
-            held: Arc::default(),
+            blocked: Arc::default(),
         })
     }
 
-    /// Everything for which [`Destination::new`] would refuse these settings.
-    pub fn faults(settings: &settings::Destination) -> Vec<String> {
+    /// Every reason for which [`Destination::new`] refuses these settings.
+    pub fn faults(settings: &settings::Destination) -> Vec<SetupError> {
         let client = uri(settings).and_then(|uri| client(settings, &uri));
-        let parts = [client.err(), tokens(settings).err(), credentials::fixed(settings).err()];
-        let keys = settings.sign.iter().map(|secret| credentials::key(secret).err());
-        let mut all: Vec<String> = parts.into_iter().chain(keys).flatten().collect();
-        all.dedup(); // both ways out have the same certificates
+        let parts = [client.err(), tokens(settings).err(), request::fixed_headers(settings).err()];
+        let keys = settings.sign.iter().map(|secret| request::signing_key(secret).err());
+        let mut all: Vec<SetupError> = parts.into_iter().chain(keys).flatten().collect();
+        all.dedup(); // the client and the token client read the same certificates
         all
     }
 
-    /// By the number that the store has given to its name.
-    pub fn numbered(self, id: DestinationId) -> Self {
+    /// With the id that the store has given to its name.
+    pub fn with_id(self, id: DestinationId) -> Self {
         Self { id, ..self }
     }
 
-    /// The same destination by other settings; what was counted and decided of it goes on. Not for other settings of
-    /// `ordering`, which say what is remembered.
-    pub fn in_place_of(self, old: &Self) -> Self {
+    /// Takes over counters and state from the same destination with its old settings. Settings of `ordering`, which decide
+    /// what is remembered, must be the same.
+    pub fn inherit_runtime(self, old: &Self) -> Self {
         Self {
             attempts: old.attempts.clone(),
             latency: old.latency.clone(),
             end_to_end: old.end_to_end.clone(),
-            trials: old.trials.clone(),
-            sequences: old.sequences.clone(),
-            shutters: old.shutters.clone(),
+            canary_results: old.canary_results.clone(),
+            last_delivered: old.last_delivered.clone(),
+            send_gate: old.send_gate.clone(),
             refusals: old.refusals.clone(),
-            held: old.held.clone(),
+            blocked: old.blocked.clone(),
             ..self
         }
     }
 
-    /// Reads the secrets again that stand in its requests; they are used once they are put in place.
-    pub fn reread(&self, settings: &settings::Destination) -> Result<Reread, String> {
-        common(settings).map(|common| Reread(Arc::new(common)))
+    /// Reads the secrets in its requests again, for [`Destination::use_template`].
+    pub fn read_template(&self, settings: &settings::Destination) -> Result<RequestTemplate, SetupError> {
+        template(settings)
     }
 
-    /// From now on requests carry these.
-    pub fn put_in_place(&self, reread: Reread) {
-        *self.common.write().unwrap_or_else(PoisonError::into_inner) = reread.0;
+    /// Requests from now on are made from this template.
+    pub fn use_template(&self, template: RequestTemplate) {
+        *self.template.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(template);
     }
 
-    fn common(&self) -> Arc<Common> {
-        self.common.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn template(&self) -> Arc<RequestTemplate> {
+        self.template.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A delivery has come to what is not its access token's fault.
-    pub(super) fn settled(&self, delivery: Sequence) {
+    /// A delivery has ended, or has failed for another reason than its access token.
+    pub(super) fn delivery_ended(&self, delivery: Sequence) {
         if let Some(tokens) = &self.tokens {
-            tokens.settled(delivery);
+            tokens.delivery_ended(delivery);
         }
     }
 
-    /// What an attempt that has ended comes to.
-    pub(super) fn judge(&self, ended: &Ended<'_>) -> Judgement {
+    pub(super) fn judge(&self, ended: &EndedAttempt<'_>) -> Judgement {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        verdict::judge(&self.retry, self.policy.pace.breaker.permanent_answers, &mut refusals, ended)
+        verdict::judge(&self.retry, self.policy.limits.breaker.permanent_answers, &mut refusals, ended)
     }
 
-    pub(super) fn lacks_token(&self, missing: Missing) {
-        self.held_because(missing.until, &missing.why);
+    pub(super) fn lacks_token(&self, missing: &Missing) {
+        self.blocked_because(missing.until, &missing.why);
     }
 
-    pub(super) fn held_because(&self, until: Timestamp, why: &str) {
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some((until, why.to_owned()));
+    pub(super) fn blocked_because(&self, until: Timestamp, why: &str) {
+        *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = Some((until, why.to_owned()));
     }
 
-    /// Why it is left alone until then.
-    pub fn held_why(&self, until: Timestamp) -> String {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let why = held.as_ref().filter(|(held, _)| *held == until).map(|(_, why)| why.clone());
+    /// Why nothing is sent to it until then.
+    pub fn retry_after_reason(&self, until: Timestamp) -> String {
+        let blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
+        let why = blocked.as_ref().filter(|(end, _)| *end == until).map(|(_, why)| why.clone());
         why.unwrap_or_else(|| "the destination asked for it".to_owned())
     }
 
-    /// What was delivered last of an interaction, as far as that is remembered; none where `on_stale` is `deliver`.
+    /// The last delivery of an interaction, as far as it is known; none where `on_stale` is `deliver`.
     pub fn last(&self, order_key: Digest64) -> Option<Last> {
-        self.sequences.as_ref().and_then(|sequences| sequences.last(order_key))
+        self.last_delivered.as_ref().and_then(|all| all.last(order_key))
     }
 
-    /// Forgets what was delivered of an interaction.
+    /// Forgets the last delivery of an interaction.
     pub fn forget(&self, order_key: Digest64) {
-        if let Some(sequences) = &self.sequences {
-            sequences.forget(order_key);
+        if let Some(all) = &self.last_delivered {
+            all.forget(order_key);
         }
     }
 
-    /// The URL as it may be shown; none where events are held.
+    /// The URL without secrets; none where none is configured.
     pub fn url(&self) -> Option<&str> {
-        self.shown.as_deref()
+        self.shown_url.as_deref()
     }
 
-    /// Whether it calls other URLs than these settings now lead to. The error says which cannot be read.
-    pub fn is_elsewhere(&self, settings: &settings::Destination) -> Result<bool, String> {
+    /// Whether the URLs of these settings are other ones than it calls.
+    pub fn has_moved(&self, settings: &settings::Destination) -> Result<bool, SetupError> {
         let of_tokens = token_uri(settings)?;
-        Ok(self.common().url != uri(settings)? || self.tokens.as_ref().map(Tokens::uri) != of_tokens.as_ref())
+        Ok(self.template().url != uri(settings)? || self.tokens.as_ref().map(Tokens::uri) != of_tokens.as_ref())
     }
 
     /// The request of a delivery's next attempt.
     pub(super) fn request(
         &self,
         delivery: &Delivery,
-        course: LateAction,
+        late_action: LateAction,
         token: Option<&Token>,
         now: Timestamp,
     ) -> Request<Full<Bytes>> {
-        request::request(&self.common(), delivery, course, token, now)
+        request::request(&self.template(), delivery, late_action, token, now)
     }
 
-    /// What is to be done with a delivery whose turn it is, by its age and by the times of what was delivered before.
-    ///
-    /// `lane`: in which it is ordered.
-    pub(super) fn course(&self, delivery: &Delivery, order_key: Digest64, now: Timestamp) -> LateAction {
-        let last = self.last(order_key);
-        self.lateness.course(delivery, last.and_then(|last| last.newest()), now)
+    /// Whether a delivery whose turn it is comes too late.
+    pub(super) fn late_action(&self, delivery: &Delivery, order_key: Digest64, now: Timestamp) -> LateAction {
+        let newest = self.last(order_key).and_then(|last| last.newest);
+        self.lateness.action(delivery, newest, now)
     }
 
-    pub(super) fn has(&self, delivery: &Delivery, order_key: Digest64, at: Timestamp) {
-        if let Some(sequences) = &self.sequences {
-            sequences.delivered(order_key, delivery.id.sequence, delivery.event.happened_at(), at);
+    pub(super) fn mark_delivered(&self, delivery: &Delivery, order_key: Digest64, at: Timestamp) {
+        if let Some(all) = &self.last_delivered {
+            all.record(order_key, delivery.id.sequence, delivery.event.happened_at(), at);
         }
     }
 }
 
-fn common(settings: &settings::Destination) -> Result<Common, String> {
-    Ok(Common {
+fn template(settings: &settings::Destination) -> Result<RequestTemplate, SetupError> {
+    Ok(RequestTemplate {
         url: uri(settings)?,
-        headers: credentials::fixed(settings)?,
-        keys: settings.sign.iter().map(credentials::key).collect::<Result<_, _>>()?,
+        headers: request::fixed_headers(settings)?,
+        keys: settings.sign.iter().map(request::signing_key).collect::<Result<_, _>>()?,
     })
 }
 
-/// Where events go; empty where they are held.
-fn uri(settings: &settings::Destination) -> Result<Uri, String> {
-    let uri = settings.url.as_ref().map_or_else(|| Ok(Uri::default()), Url::read)?;
+/// Where events are sent; empty without a URL.
+fn uri(settings: &settings::Destination) -> Result<Uri, SetupError> {
+    let uri = settings.url.as_ref().map_or_else(|| Ok(Uri::default()), Url::read).map_err(SetupError::unreadable)?;
     if settings.url.is_some() && !is_https(&uri) && matches!(settings.auth, Some(DestinationAuth::Mtls)) {
-        return Err("the kind `mtls` needs TLS; write a URL that begins with \"https://\"".to_owned());
+        return Err(SetupError::MtlsWithoutTls);
     }
     Ok(uri)
 }
 
-/// Where access tokens are asked for; none where none are.
-fn token_uri(settings: &settings::Destination) -> Result<Option<Uri>, String> {
+fn token_uri(settings: &settings::Destination) -> Result<Option<Uri>, SetupError> {
     match &settings.auth {
-        Some(DestinationAuth::OAuth2(oauth2)) => oauth2.token_url.read().map(Some),
+        Some(DestinationAuth::OAuth2(oauth2)) => oauth2.token_url.read().map(Some).map_err(SetupError::unreadable),
         _ => Ok(None),
     }
 }
 
-fn client(settings: &settings::Destination, uri: &Uri) -> Result<HttpClient, String> {
+fn client(settings: &settings::Destination, uri: &Uri) -> Result<HttpClient, SetupError> {
     let tls = tls::config(&settings.tls, if is_https(uri) { Trust::One } else { Trust::Nobody })?;
     let connector = Connector::new(tls, settings.reach, settings.timeout);
-    // what dies on a connection that is being closed may have been taken, and may not be repeated here
+    // a request that fails on a connection that is being closed may have been received, and must not be repeated
     let keep = match settings.retry.on_ambiguous {
         OnAmbiguous::Retry => Keep::For(settings.connection_lifetime),
         OnAmbiguous::DeadLetter => Keep::Never,
@@ -271,7 +321,7 @@ fn client(settings: &settings::Destination, uri: &Uri) -> Result<HttpClient, Str
     Ok(Connections::new(connector, uri.clone(), settings.concurrency_max, keep))
 }
 
-fn tokens(settings: &settings::Destination) -> Result<Option<Tokens>, String> {
+fn tokens(settings: &settings::Destination) -> Result<Option<Tokens>, SetupError> {
     let (Some(DestinationAuth::OAuth2(oauth2)), Some(uri)) = (&settings.auth, token_uri(settings)?) else {
         return Ok(None);
     };

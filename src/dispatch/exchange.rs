@@ -4,10 +4,10 @@
 //! about [`BODY_BYTES_MAX`] of body are read, and for no longer than the timeout. A status decides; a body that breaks off
 //! behind it changes nothing.
 
-use super::connections::{BoxError, Connections, Keep};
+use super::connections::{BoxError, Connections, Keep, PooledConnection, Sent};
 use super::connector::Connector;
 use super::counted_stream::{ByteCounts, CountedStream};
-use super::pooled_connection::{PooledConnection, Sent};
+use super::head::values;
 use crate::clock;
 use crate::delivery::Outcome;
 use crate::net::tls_fault::TlsFault;
@@ -249,11 +249,6 @@ fn says_good_bye(answer: &Response<Incoming>) -> bool {
     let mut connection = values(headers, "connection").into_iter().flat_map(|line| line.split(','));
     let closes = answer.version() == Version::HTTP_10 || connection.any(|o| o.trim().eq_ignore_ascii_case("close"));
     answer.status() == StatusCode::REQUEST_TIMEOUT && closes && !headers.contains_key(header::RETRY_AFTER)
-}
-
-/// The values of all lines of a header; those that are no text are left out.
-pub fn values<'h>(headers: &'h HeaderMap, name: &str) -> Vec<&'h str> {
-    headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok()).collect()
 }
 
 /// As it goes to the host itself: only path and query in its first line (RFC 9112, 3.2.1).

@@ -9,7 +9,12 @@
 //! say without doubt where its body ends: lengths that differ or are no numbers. With `Transfer-Encoding` beside
 //! `Content-Length` the former counts (RFC 9112, 6.3).
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// The values of all lines of a header; those that are not text are left out.
+pub fn values<'h>(headers: &'h HeaderMap, name: &str) -> Vec<&'h str> {
+    headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok()).collect()
+}
 
 /// What is to be done with a head.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,37 +1,28 @@
-//! What of each interaction was delivered to a destination last, by which a stale event is known.
+//! The last delivery of each interaction to a destination, by which stale events are known.
 //!
-//! *Invariants.* Of the [`REMEMBERED`] interactions that were delivered to last nothing is forgotten, and at most twice as
-//! many are known: interactions lie in two generations, and the older one goes when the younger is full. One that is known
-//! takes some 35 to 70 bytes.
+//! *Invariants.* The [`INTERACTIONS_KEPT`] interactions with the latest deliveries are known, and at most twice as many: they are
+//! kept in two generations, and the older one is dropped when the younger is full. Each takes 45 to 95 bytes.
 //!
-//! *Failure.* Of an interaction that is forgotten nothing is stale. After a start, that is one whose last delivery lies
-//! before the last [`LOOKED_THROUGH`] settlements, or is no longer remembered by the store.
+//! *Failure.* No event of an interaction that is not known is stale. After a start, that is one whose last delivery lies before
+//! the last [`SETTLEMENTS_READ`] settlements, or is no longer kept by the store.
 
 use crate::event::{Digest64, Sequence};
 use crate::time::Timestamp;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-const REMEMBERED: usize = 100_000;
-/// So many settlements, the newest, are looked through at a start.
-pub(super) const LOOKED_THROUGH: u64 = 1_000_000;
+const INTERACTIONS_KEPT: usize = 100_000;
+/// So many of the newest settlements are read at a start.
+pub(super) const SETTLEMENTS_READ: u64 = 1_000_000;
 
-/// The deliveries of an interaction so far.
+/// The last delivery of an interaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Last {
-    /// Of the one that was delivered last.
     pub sequence: Sequence,
-    /// When that was.
+    /// When it was delivered.
     pub at: Timestamp,
-    /// The latest event time of all of them; zero where none has one.
-    newest: Timestamp,
-}
-
-impl Last {
-    /// The latest event time of what was delivered.
-    pub fn newest(&self) -> Option<Timestamp> {
-        Some(self.newest).filter(|time| *time > Timestamp::ZERO)
-    }
+    /// The latest event time of all deliveries of the interaction.
+    pub newest: Option<Timestamp>,
 }
 
 #[derive(Debug, Default)]
@@ -44,21 +35,20 @@ struct Generations {
 }
 
 impl LastDelivered {
-    /// Notes a delivery of an interaction. `time` is that of its event, if it has one.
-    pub fn delivered(&self, order_key: Digest64, sequence: Sequence, time: Option<Timestamp>, at: Timestamp) {
+    /// Records a delivery; `time` is the event time.
+    pub fn record(&self, order_key: Digest64, sequence: Sequence, time: Option<Timestamp>, at: Timestamp) {
         if order_key.is_none() {
             return;
         }
         let Generations { young, old } = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = young.get(&order_key).copied().or_else(|| old.remove(&order_key)).map(|last| last.newest);
-        if young.len() == REMEMBERED && !young.contains_key(&order_key) {
+        let before = young.get(&order_key).copied().or_else(|| old.remove(&order_key)).and_then(|last| last.newest);
+        if young.len() == INTERACTIONS_KEPT && !young.contains_key(&order_key) {
             *old = std::mem::take(young);
         }
-        let newest = time.unwrap_or_default().max(before.unwrap_or_default());
+        let newest = time.max(before);
         young.insert(order_key, Last { sequence, at, newest });
     }
 
-    /// Nothing is known of the interaction any more.
     pub fn forget(&self, order_key: Digest64) {
         let Generations { young, old } = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         young.remove(&order_key);
@@ -75,38 +65,38 @@ impl LastDelivered {
 mod tests {
     use super::*;
 
-    fn deliver(sequences: &LastDelivered, order_key: u64, sequence: u64, time: Option<u64>) {
-        sequences.delivered(Digest64(order_key), Sequence(sequence), time.map(Timestamp), Timestamp(sequence));
+    fn deliver(last: &LastDelivered, order_key: u64, sequence: u64, time: Option<u64>) {
+        last.record(Digest64(order_key), Sequence(sequence), time.map(Timestamp), Timestamp(sequence));
     }
 
     #[test]
-    fn the_newest_stays_the_newest() {
-        let sequences = LastDelivered::default();
-        let newest = || sequences.last(Digest64(7)).and_then(|last| last.newest());
+    fn the_newest_event_time_is_kept() {
+        let last = LastDelivered::default();
+        let newest = || last.last(Digest64(7)).and_then(|last| last.newest);
         for (sequence, time, wanted) in
             [(1, None, None), (2, Some(20), Some(20)), (3, Some(10), Some(20)), (4, None, Some(20))]
         {
-            deliver(&sequences, 7, sequence, time);
+            deliver(&last, 7, sequence, time);
             assert_eq!(newest(), wanted.map(Timestamp), "{sequence}");
         }
-        let last = sequences.last(Digest64(7)).unwrap();
-        assert_eq!((last.sequence, last.at), (Sequence(4), Timestamp(4)));
-        deliver(&sequences, 0, 5, Some(1));
-        assert_eq!(sequences.last(Digest64::NONE), None, "events without an interaction have nothing in common");
+        let delivery = last.last(Digest64(7)).unwrap();
+        assert_eq!((delivery.sequence, delivery.at), (Sequence(4), Timestamp(4)));
+        deliver(&last, 0, 5, Some(1));
+        assert_eq!(last.last(Digest64::NONE), None, "events without an interaction are not related");
     }
 
     #[test]
-    fn the_last_delivered_interactions_are_kept_within_a_bound() {
-        let sequences = LastDelivered::default();
-        let order_keys = 3 * REMEMBERED as u64 + 1;
+    fn the_interactions_with_the_latest_deliveries_are_known() {
+        let last = LastDelivered::default();
+        let order_keys = 3 * INTERACTIONS_KEPT as u64 + 1;
         for order_key in 1..=order_keys {
-            deliver(&sequences, order_key, order_key, Some(order_key));
-            deliver(&sequences, 1, order_key, Some(1));
+            deliver(&last, order_key, order_key, Some(order_key));
+            deliver(&last, 1, order_key, Some(1));
         }
-        let known = |order_key: u64| sequences.last(Digest64(order_key)).is_some();
-        assert!(known(1), "it was delivered to all the time");
-        assert!((order_keys - REMEMBERED as u64 + 1..=order_keys).all(known));
-        assert!((1..=order_keys).filter(|order_key| known(*order_key)).count() <= 2 * REMEMBERED);
+        let known = |order_key: u64| last.last(Digest64(order_key)).is_some();
+        assert!(known(1), "it has the latest deliveries");
+        assert!((order_keys - INTERACTIONS_KEPT as u64 + 1..=order_keys).all(known));
+        assert!((1..=order_keys).filter(|order_key| known(*order_key)).count() <= 2 * INTERACTIONS_KEPT);
         assert!(!known(2));
     }
 }

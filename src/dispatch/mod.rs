@@ -1,122 +1,149 @@
-//! Dispatch: asks the scheduler what goes now, runs the attempts, and tells it how they ended.
+//! Dispatch: polls the scheduler, runs the attempts that it starts, and returns their results to it.
 //!
-//! *Invariants.* One task owns the scheduler; everybody else sends it messages. It holds no policy. Nothing new is sent while the
-//! store is too far behind with what was recorded of earlier attempts, so that a crash repeats a bounded number of them; nor while
-//! the disk has no room for what may come of it.
+//! | level | file | purpose |
+//! |---|---|---|
+//! | 0 | [`error`] | why a destination cannot be set up |
+//! | 0 | [`send_gate`] | closed by a pause, an open breaker or `Retry-After` |
+//! | 0 | [`head`] | the head of an answer, rewritten where old servers break the rules |
+//! | 0 | [`canary_results`], [`last_delivered`] | results of redriven deliveries; the last delivery of each interaction |
+//! | 1 | [`tls`] | TLS settings of a destination |
+//! | 1 | [`counted_stream`] | counts the bytes of a connection |
+//! | 2 | [`connector`] | name lookup, TCP and TLS |
+//! | 2 | [`connections`] | the pool of connections to one destination |
+//! | 3 | [`exchange`] | one request and its answer |
+//! | 4 | [`token`] | OAuth2 access tokens |
+//! | 5 | [`request`] | the request of a delivery |
+//! | 6 | [`destination`] | one destination; the configured ones |
+//! | 7 | [`overrides`] | pauses, breaker overrides and the state of flow control |
+//! | 8 | [`attempt`], [`restore`] | one attempt; the state at a start |
+//! | 9 | [`Dispatcher`] | the task that owns the scheduler |
+//!
+//! *Invariants.* One task owns the scheduler; other tasks send it messages. No attempt starts while the store lags too far behind
+//! with the results of earlier attempts, so a crash repeats a bounded number of them; nor while the disk has no space for the
+//! result of an attempt.
 
 mod attempt;
-mod attempt_counters;
 mod canary_results;
 mod connections;
 mod connector;
 mod counted_stream;
-mod credentials;
 mod destination;
-mod destinations;
+mod error;
 mod exchange;
 mod head;
 mod last_delivered;
 mod overrides;
-mod pooled_connection;
 mod request;
-mod resolver;
 mod restore;
 mod send_gate;
 mod tls;
 mod token;
 
 pub use canary_results::{Failed, Fate, Report};
-pub use destination::{Destination, Reread};
-pub use destinations::{Destinations, Known};
+pub use destination::{Destination, Destinations, Known};
+pub use error::SetupError;
 pub use last_delivered::{Last, LastDelivered};
+pub use request::RequestTemplate;
 pub use restore::restore;
 pub use tls::{Trust, config as tls_config};
 
 use crate::clock::Clock;
-use crate::delivery::{Blocked, DeliveryId, Place, Ticket};
+use crate::delivery::{Blocked, Blocker, DeliveryId, Ticket};
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::rules::breaker;
 use crate::rules::retry_after::RetryAfter;
+use crate::rules::verdict::Judgement;
 use crate::scheduler::{
-    BlockedSummary, DeliveryStatus, DestinationQueue, Disposition, Interaction, LimitReason, Scheduler, Start, Step,
+    BlockedSummary, DeliveryStatus, DestinationQueue, Interaction, LimitReason, Scheduler, Start, Step,
 };
-use crate::store::{Store, StoreEvent};
+use crate::store::{Store, StoreError, StoreEvent};
 use crate::time::Timestamp;
-use attempt::{AttemptResult, Context};
+use attempt::Context;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-/// So many messages are taken in before the scheduler is asked again.
+/// At most so many messages are handled before the scheduler is polled again.
 const MESSAGES_MAX: usize = 256;
 /// Rows of history that one load reads at most.
 const ROWS_PER_LOAD: usize = 16;
 
-/// How a line stands, for status and metrics.
+/// The state of a destination, for status and metrics.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DestinationStatus {
     pub in_flight: usize,
     pub delayed: usize,
-    pub held: usize,
-    pub hold_until: Timestamp,
+    /// Deliveries that wait behind others of their interaction.
+    pub blocked: usize,
+    /// When the oldest delivery was accepted.
     pub oldest: Option<Timestamp>,
-    /// Most deliveries in flight, as things are.
+    pub retry_after_until: Option<Timestamp>,
+    pub paused_until: Option<Timestamp>,
+    /// The concurrency limit now, and what sets it.
     pub limit: usize,
-    /// What makes it what it is.
-    pub bound: LimitReason,
-    /// Zero where it is not paused.
-    pub paused_until: Timestamp,
-    /// What waits behind dead letters.
-    pub behind: BlockedSummary,
+    pub limit_reason: LimitReason,
+    pub blocked_by_dead_letters: BlockedSummary,
     pub breaker: breaker::State,
-    pub breaker_since: Timestamp,
-    /// Until when an operator keeps the breaker closed, where one does.
+    /// None: closed since the start.
+    pub breaker_since: Option<Timestamp>,
+    /// Until when an operator keeps the breaker closed.
     pub kept_closed_until: Option<Timestamp>,
-    /// What would hold back a delivery whose turn it is.
-    pub shut: Option<Blocked>,
-    /// What it takes when little is asked of it; none before its first success.
+    /// What blocks a delivery whose turn it is.
+    pub blocked_by: Option<Blocked>,
+    /// The latency with few requests in flight; none before the first success.
     pub usual_latency: Option<Duration>,
-    /// Where most of its answers took much longer than that.
+    /// Set where most answers take much longer than that.
     pub slow: Option<breaker::Slow>,
 }
 
 impl DestinationStatus {
-    fn of(line: &DestinationQueue, now: Timestamp) -> Self {
-        let pace = line.pace();
+    fn of(queue: &DestinationQueue, now: Timestamp) -> Self {
+        let flow = queue.flow();
         Self {
-            in_flight: line.in_flight(),
-            delayed: line.delayed(),
-            held: line.held(),
-            hold_until: pace.hold_until(),
-            oldest: line.oldest(),
-            limit: pace.limit(now),
-            bound: pace.bound(now),
-            paused_until: pace.paused_until(),
-            behind: line.behind_dead_letters(),
-            breaker: pace.breaker().stands(now),
-            breaker_since: pace.breaker().since(now),
-            kept_closed_until: pace.breaker().kept_closed_until(now),
-            shut: line.shut(now),
-            usual_latency: pace.usual_latency(),
-            slow: pace.breaker().slow(now),
+            in_flight: queue.in_flight(),
+            delayed: queue.delayed(),
+            blocked: queue.blocked(),
+            oldest: queue.oldest(),
+            retry_after_until: flow.retry_after_until(),
+            paused_until: flow.paused_until(),
+            limit: flow.limit(now),
+            limit_reason: flow.limit_reason(now),
+            blocked_by_dead_letters: queue.blocked_by_dead_letters(),
+            breaker: flow.breaker().stands(now),
+            breaker_since: flow.breaker().since(now),
+            kept_closed_until: flow.breaker().kept_closed_until(now),
+            blocked_by: queue.blocked_by(now),
+            usual_latency: flow.usual_latency(),
+            slow: flow.breaker().slow(now),
         }
+    }
+
+    /// Whether deliveries wait only for the configured rate or concurrency: the destination drains at its own pace, and is not
+    /// in trouble.
+    pub fn is_pacing(&self) -> bool {
+        let at_limit = match self.blocked_by.map(|blocked| blocked.by) {
+            Some(Blocker::Rate) => true,
+            Some(Blocker::Concurrency) => self.limit_reason == LimitReason::Configured,
+            _ => false,
+        };
+        at_limit && self.breaker == breaker::State::Closed && self.slow.is_none()
     }
 }
 
-/// A question to the dispatcher; it answers between two steps.
+/// A message to the dispatcher; it replies between two steps.
 #[derive(Debug)]
 pub enum Question {
-    Lines(oneshot::Sender<HashMap<DestinationId, DestinationStatus>>),
-    /// Where deliveries of pages or the delay tree stand, in the order of the question.
-    Standings(Vec<(DestinationId, Digest64, Sequence)>, oneshot::Sender<Vec<DeliveryStatus>>),
-    /// How an interaction stands with each destination, with at most so many of those that wait.
+    Destinations(oneshot::Sender<HashMap<DestinationId, DestinationStatus>>),
+    /// What deliveries in pages or the delay tree wait for, in the order of the question.
+    Deliveries(Vec<(DestinationId, Digest64, Sequence)>, oneshot::Sender<Vec<DeliveryStatus>>),
+    /// Each interaction at each destination, with at most so many of the deliveries that wait.
     Interactions(Vec<Digest64>, usize, oneshot::Sender<Vec<Vec<(DestinationId, Interaction)>>>),
     /// The events of which a delivery is in flight.
     InFlight(oneshot::Sender<BTreeSet<Sequence>>),
-    /// Not a question: from now on these are the destinations. What still waits for others is delivered as before.
-    GoBy(Known, oneshot::Sender<()>),
+    /// These are the destinations from now on. Deliveries that wait for others are made as before.
+    Reconfigure(Known, oneshot::Sender<()>),
 }
 
 pub struct Dispatcher {
@@ -124,47 +151,47 @@ pub struct Dispatcher {
     pub clock: Clock,
     pub destinations: Known,
     pub scheduler: Scheduler,
-    pub news: mpsc::UnboundedReceiver<StoreEvent>,
+    pub events: mpsc::UnboundedReceiver<StoreEvent>,
     pub questions: mpsc::Receiver<Question>,
-    /// Taken by whoever reads the store for an attempt.
+    /// Held during a read of the store for an attempt.
     pub reads: Arc<tokio::sync::Mutex<()>>,
-    /// No attempt starts any more; those in flight may end within the time given.
+    /// Once cancelled, no attempt starts; those in flight may end within `drain_timeout`.
     pub stop: CancellationToken,
     pub drain_timeout: Duration,
 }
 
 enum Message {
-    AttemptResult(AttemptResult),
+    Ended(Start, Judgement),
     Loaded(DestinationId, Vec<Ticket>, Sequence),
 }
 
 impl Dispatcher {
-    /// Runs until stopped, and returns when no attempt is in flight, or when its time to drain is over.
+    /// Runs until stopped; returns when no attempt is in flight, or after `drain_timeout`.
     pub async fn run(mut self) {
         let (to_me, mut messages) = mpsc::unbounded_channel();
         let mut inbox = Vec::with_capacity(MESSAGES_MAX);
-        // what was redriven while the delay tree was read is known from there too: told only after its delivery it would be
-        // delivered again, as long as the first one is not written
-        while let Ok(news) = self.news.try_recv() {
-            self.learn(news);
+        // a delivery redriven while the delay tree was read is known from there too: handled only after that delivery was made,
+        // the event would repeat it
+        while let Ok(event) = self.events.try_recv() {
+            self.apply(event);
         }
         loop {
             let behind = self.store.is_behind();
-            let wake = if behind { None } else { self.start_what_can(&to_me) };
+            let wake = if behind { None } else { self.start_ready(&to_me) };
             let short = self.store.is_short_of_room();
-            self.load_what_is_wanted(&to_me);
+            self.load_needed(&to_me);
             let clock = self.clock.clone();
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
                 n = messages.recv_many(&mut inbox, MESSAGES_MAX) => {
                     debug_assert!(n > 0, "this task holds a sender");
-                    inbox.drain(..).for_each(|message| self.hear(message));
+                    inbox.drain(..).for_each(|message| self.handle(message));
                 }
-                Some(news) = self.news.recv() => {
-                    self.learn(news);
-                    while let Ok(news) = self.news.try_recv() {
-                        self.learn(news);
+                Some(event) = self.events.recv() => {
+                    self.apply(event);
+                    while let Ok(event) = self.events.try_recv() {
+                        self.apply(event);
                     }
                 }
                 Some(question) = self.questions.recv() => self.answer(question),
@@ -181,8 +208,8 @@ impl Dispatcher {
         self.drain(messages).await;
     }
 
-    fn start_what_can(&mut self, to: &mpsc::UnboundedSender<Message>) -> Option<Timestamp> {
-        // each attempt may end in a write
+    fn start_ready(&mut self, to: &mpsc::UnboundedSender<Message>) -> Option<Timestamp> {
+        // each attempt may end with a write to the store
         while !self.store.is_short_of_room() {
             match self.scheduler.poll(self.clock.now()) {
                 Step::Start(start) => self.start(start, to.clone()),
@@ -195,128 +222,140 @@ impl Dispatcher {
     fn start(&self, start: Start, to: mpsc::UnboundedSender<Message>) {
         let destination = self.destinations[&start.destination].clone();
         let id = DeliveryId { sequence: start.sequence, destination: start.destination };
-        let promise = self.store.promise(id, Place::under(start.lies_under));
+        let promise = self.store.promise(id, start.place);
         let reads = self.reads.clone();
-        let noted = destination.policy.pace.notes_starts();
+        let recorded = destination.policy.limits.records_starts();
         let context = Context { reads, store: self.store.clone(), clock: self.clock.clone(), destination };
         tokio::spawn(async move {
-            let landed = if !noted || overrides::note(&context.store, &start).await {
+            let judgement = if !recorded || overrides::record_start(&context.store, &start).await {
                 attempt::run(context, start).await
             } else {
-                let hold = Some(RetryAfter { until: Timestamp::NEVER, cut: false });
-                AttemptResult { start, landing: Disposition::Postponed, call: None, hold }
+                Judgement::postponed(Some(RetryAfter { until: Timestamp::NEVER, clamped: false }))
             };
-            drop(promise); // what came of it is recorded
-            let _ = to.send(Message::AttemptResult(landed)); // nobody listens after the drain
+            drop(promise); // the result is recorded
+            let _ = to.send(Message::Ended(start, judgement)); // no receiver after the drain
         });
     }
 
-    fn load_what_is_wanted(&mut self, to: &mpsc::UnboundedSender<Message>) {
-        while let Some((d, from)) = self.scheduler.wants() {
+    fn load_needed(&mut self, to: &mpsc::UnboundedSender<Message>) {
+        while let Some((d, from)) = self.scheduler.next_load() {
             let (store, to) = (self.store.clone(), to.clone());
             tokio::task::spawn_blocking(move || {
                 let message = match load(&store, d, from) {
                     Ok((tickets, next)) => Message::Loaded(d, tickets, next),
                     Err(error) => return store.fail(&error),
                 };
-                let _ = to.send(message); // nobody listens after the drain
+                let _ = to.send(message); // no receiver after the drain
             });
         }
     }
 
-    fn hear(&mut self, message: Message) {
+    fn handle(&mut self, message: Message) {
         match message {
-            Message::AttemptResult(landed) => {
-                let (d, now) = (landed.start.destination, self.clock.now());
-                let turn = self.scheduler.landed(&landed.start, landed.landing, landed.call.as_ref(), now);
-                if let Some(turn) = turn {
-                    self.store.record(overrides::turned(&self.destinations[&d], turn, now));
-                }
-                if let Some(wish) = landed.hold {
-                    self.hold(d, wish);
+            Message::Ended(start, judgement) => self.ended(&start, &judgement),
+            Message::Loaded(d, tickets, next) => {
+                if let Some(queue) = self.scheduler.queue_mut(d) {
+                    queue.loaded(&tickets, next);
                 }
             }
-            Message::Loaded(d, tickets, next) => self.scheduler.loaded(d, &tickets, next),
         }
     }
 
-    /// Leaves a destination alone; a shorter wish changes nothing.
-    fn hold(&mut self, d: DestinationId, wish: RetryAfter) {
+    fn ended(&mut self, start: &Start, judgement: &Judgement) {
+        let (d, now) = (start.destination, self.clock.now());
+        let Some(queue) = self.scheduler.queue_mut(d) else { return };
         let destination = &self.destinations[&d];
-        if wish.cut {
-            destination.attempts.count_cut();
-            let max = humantime::format_duration(destination.retry.retry_after_max);
-            tracing::warn!(destination = destination.name, %max, "Retry-After is longer than retry_after_max and is cut to it");
+        if let Some(change) = queue.ended(start, judgement.verdict, judgement.call.as_ref(), now) {
+            self.store.record(overrides::breaker_changed(destination, change, now));
         }
-        self.scheduler.hold(d, wish.until);
+        if let Some(asked) = judgement.retry_after {
+            if asked.clamped {
+                destination.attempts.count_clamped();
+                let max = humantime::format_duration(destination.retry.retry_after_max);
+                tracing::warn!(destination = destination.name, %max, "Retry-After is longer than retry_after_max and is cut to it");
+            }
+            queue.flow_mut().retry_after(asked.until);
+        }
     }
 
-    fn learn(&mut self, news: StoreEvent) {
-        match news {
+    fn apply(&mut self, event: StoreEvent) {
+        let now = self.clock.now();
+        match event {
             StoreEvent::Accepted { tickets, next } => self.scheduler.accepted(&tickets, next),
             StoreEvent::Redriven(tickets) => {
                 for ticket in tickets {
-                    ticket.to.iter().for_each(|d| self.scheduler.waits(d, &ticket, Timestamp::ZERO));
+                    for d in ticket.to.iter() {
+                        self.on_queue(d, |queue| queue.redriven(&ticket, Timestamp::ZERO));
+                    }
                 }
             }
             StoreEvent::Hastened(ids) => {
-                ids.iter().for_each(|(id, order_key)| self.scheduler.hastened(id.destination, *order_key, id.sequence));
-            }
-            StoreEvent::Paused(d, pause) => {
-                if let Some(destination) = self.destinations.get(&d) {
-                    overrides::pause(&mut self.scheduler, destination, pause.as_ref(), self.clock.now());
+                for (id, order_key) in ids {
+                    self.on_queue(id.destination, |queue| queue.retry_now(order_key, id.sequence));
                 }
             }
-            StoreEvent::Breaker(d, fixed) => {
-                if let Some(destination) = self.destinations.get(&d) {
-                    overrides::fix(&mut self.scheduler, destination, fixed.as_ref(), self.clock.now());
-                }
-            }
+            StoreEvent::Paused(d, pause) => self.on_destination(d, |queue, destination| {
+                overrides::pause(queue.flow_mut(), destination, pause.as_ref(), now);
+            }),
+            StoreEvent::Breaker(d, fixed) => self.on_destination(d, |queue, destination| {
+                overrides::set_breaker(queue.flow_mut(), destination, fixed.as_ref(), now);
+            }),
             StoreEvent::Purged(ids) => {
                 for (id, order_key) in ids {
-                    self.scheduler.purged(id.destination, order_key, id.sequence);
+                    self.on_queue(id.destination, |queue| queue.discarded(order_key, id.sequence));
                     if let Some(destination) = self.destinations.get(&id.destination) {
-                        destination.trials.over(id.sequence, Fate::Gone);
-                        destination.settled(id.sequence);
+                        destination.canary_results.over(id.sequence, Fate::Gone);
+                        destination.delivery_ended(id.sequence);
                     }
                 }
             }
         }
     }
 
+    fn on_queue(&mut self, d: DestinationId, change: impl FnOnce(&mut DestinationQueue)) {
+        if let Some(queue) = self.scheduler.queue_mut(d) {
+            change(queue);
+        }
+    }
+
+    fn on_destination(&mut self, d: DestinationId, change: impl FnOnce(&mut DestinationQueue, &Destination)) {
+        if let (Some(queue), Some(destination)) = (self.scheduler.queue_mut(d), self.destinations.get(&d)) {
+            change(queue, destination);
+        }
+    }
+
     fn answer(&mut self, question: Question) {
+        let now = self.clock.now();
         match question {
-            Question::Lines(to) => {
-                let now = self.clock.now();
-                let _ =
-                    to.send(self.scheduler.lines().map(|(d, line)| (d, DestinationStatus::of(line, now))).collect());
+            Question::Destinations(to) => {
+                let all = self.scheduler.queues().map(|(d, queue)| (d, DestinationStatus::of(queue, now)));
+                let _ = to.send(all.collect());
             }
-            Question::Standings(of, to) => {
-                let now = self.clock.now();
-                let standing = |(d, order_key, sequence): &(DestinationId, Digest64, Sequence)| {
-                    self.scheduler
-                        .line(*d)
-                        .map_or(DeliveryStatus::Queued, |line| line.standing(*order_key, *sequence, now))
+            Question::Deliveries(of, to) => {
+                let status = |(d, order_key, sequence): &(DestinationId, Digest64, Sequence)| {
+                    let queue = self.scheduler.queue(*d);
+                    queue.map_or(DeliveryStatus::Queued, |queue| queue.status(*order_key, *sequence, now))
                 };
-                let _ = to.send(of.iter().map(standing).collect());
+                let _ = to.send(of.iter().map(status).collect());
             }
             Question::Interactions(order_keys, waiting_max, to) => {
                 let of = |order_key: &Digest64| {
-                    self.scheduler.lines().map(|(d, line)| (d, line.interaction(*order_key, waiting_max))).collect()
+                    let queues = self.scheduler.queues();
+                    queues.map(|(d, queue)| (d, queue.interaction(*order_key, waiting_max))).collect()
                 };
                 let _ = to.send(order_keys.iter().map(of).collect());
             }
             Question::InFlight(to) => {
-                let _ = to.send(self.scheduler.lines().flat_map(|(_, line)| line.flying()).collect());
+                let _ = to.send(self.scheduler.queues().flat_map(|(_, queue)| queue.events_in_flight()).collect());
             }
-            Question::GoBy(known, to) => {
+            Question::Reconfigure(known, to) => {
                 let mut all = (*known).clone();
                 for (d, destination) in self.destinations.iter() {
                     all.entry(*d).or_insert_with(|| destination.clone());
                 }
                 for destination in known.values() {
-                    overrides::notes_starts(destination, &self.store);
-                    self.scheduler.go_by(destination.id, destination.policy.clone(), self.clock.now());
+                    overrides::clear_start_record(destination, &self.store);
+                    self.scheduler.reconfigure(destination.id, destination.policy.clone(), now);
                 }
                 self.destinations = Arc::new(all);
                 let _ = to.send(());
@@ -325,12 +364,12 @@ impl Dispatcher {
     }
 
     async fn drain(&mut self, mut messages: mpsc::UnboundedReceiver<Message>) {
-        let in_flight = |s: &Scheduler| s.lines().map(|(_, line)| line.in_flight()).sum::<usize>();
+        let in_flight = |s: &Scheduler| s.queues().map(|(_, queue)| queue.in_flight()).sum::<usize>();
         let drain_timeout = self.drain_timeout;
         let all = async {
             while in_flight(&self.scheduler) > 0 {
                 let Some(message) = messages.recv().await else { break };
-                self.hear(message);
+                self.handle(message);
             }
         };
         if tokio::time::timeout(drain_timeout, all).await.is_err() {
@@ -340,7 +379,7 @@ impl Dispatcher {
     }
 }
 
-fn load(store: &Store, d: DestinationId, from: Sequence) -> Result<(Vec<Ticket>, Sequence), crate::store::StoreError> {
+fn load(store: &Store, d: DestinationId, from: Sequence) -> Result<(Vec<Ticket>, Sequence), StoreError> {
     let (mut tickets, mut next) = (Vec::new(), from);
     for _ in 0..ROWS_PER_LOAD {
         let (more, behind) = store.waiting(d, next)?;
@@ -351,4 +390,31 @@ fn load(store: &Store, d: DestinationId, from: Sequence) -> Result<(Vec<Ticket>,
         next = behind;
     }
     Ok((tickets, next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_that_drains_at_its_configured_limits_is_pacing() {
+        use LimitReason::{Adaptive, Configured, Ramp};
+        let open = breaker::State::Open { until: Timestamp(9) };
+        let slow = Some(breaker::Slow { of: 20, slow: 20 });
+        for (by, limit_reason, breaker, slow, pacing) in [
+            (Some(Blocker::Rate), Configured, breaker::State::Closed, None, true),
+            (Some(Blocker::Rate), Ramp, breaker::State::Closed, None, true),
+            (Some(Blocker::Concurrency), Configured, breaker::State::Closed, None, true),
+            (Some(Blocker::Concurrency), Adaptive, breaker::State::Closed, None, false),
+            (Some(Blocker::Concurrency), Ramp, breaker::State::Closed, None, false),
+            (Some(Blocker::Rate), Configured, breaker::State::Closed, slow, false),
+            (Some(Blocker::Breaker), Configured, open, None, false),
+            (Some(Blocker::Pause), Configured, breaker::State::Closed, None, false),
+            (None, Configured, breaker::State::Closed, None, false),
+        ] {
+            let blocked_by = by.map(|by| Blocked::until(by, None));
+            let status = DestinationStatus { blocked_by, limit_reason, breaker, slow, ..DestinationStatus::default() };
+            assert_eq!(status.is_pacing(), pacing, "{by:?} {limit_reason:?}");
+        }
+    }
 }

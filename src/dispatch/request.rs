@@ -1,6 +1,8 @@
-//! The request of a delivery: its headers, and how their values are encoded.
+//! The request of a delivery: its headers, how their values are encoded, and the credentials of the destination.
 
+use super::error::SetupError;
 use super::token::Token;
+use crate::config::settings::{Destination, DestinationAuth, Secret, SecretValue};
 use crate::delivery::Delivery;
 use crate::event::ForwardedHeaders;
 use crate::rules::signing::{self, Key};
@@ -14,35 +16,35 @@ use std::fmt::Write;
 /// Of an interaction key or an event type.
 const VALUE_BYTES_MAX: usize = 1024;
 
-/// What the requests of a destination have in common.
+/// What all requests to a destination have in template.
 #[derive(Debug)]
-pub struct Common {
-    pub url: Uri,
-    /// Holds secrets, so its values are marked sensitive.
-    pub headers: HeaderMap,
-    /// By each of them a request is signed.
-    pub keys: Vec<Key>,
+pub struct RequestTemplate {
+    pub(super) url: Uri,
+    /// Values that are secret are marked sensitive.
+    pub(super) headers: HeaderMap,
+    /// Each request is signed with each of them.
+    pub(super) keys: Vec<Key>,
 }
 
 /// The request of a delivery's next attempt, which is made now.
 pub fn request(
-    common: &Common,
+    template: &RequestTemplate,
     delivery: &Delivery,
-    course: LateAction,
+    late_action: LateAction,
     token: Option<&Token>,
     now: Timestamp,
 ) -> Request<Full<Bytes>> {
     let event = &delivery.event;
     let id = event.id(delivery.id.sequence).to_string();
     let mut headers = forwarded(&event.headers);
-    // after those: nobody who sends events sets what holdline sets
-    for (name, value) in &common.headers {
+    // set last: a sender cannot set the headers that holdline sets
+    for (name, value) in &template.headers {
         headers.insert(name, value.clone());
     }
     if let Some(token) = token {
         headers.insert(header::AUTHORIZATION, token.value.clone());
     }
-    headers.insert(header::CONTENT_TYPE, as_it_came(&event.content_type));
+    headers.insert(header::CONTENT_TYPE, unchanged(&event.content_type));
     let mut set = |name: &'static str, value: &str| {
         headers.insert(HeaderName::from_static(name), encoded(value));
     };
@@ -64,23 +66,23 @@ pub fn request(
     if delivery.redriven {
         set("holdline-redriven", "true");
     }
-    if course == LateAction::SendFlagged {
+    if late_action == LateAction::SendFlagged {
         set("holdline-stale", "true");
     }
-    if !common.keys.is_empty() {
+    if !template.keys.is_empty() {
         let seconds = now.0 / 1000;
         set("webhook-id", &id);
         set("webhook-timestamp", &seconds.to_string());
-        set("webhook-signature", &signing::signatures(&common.keys, &id, seconds, &event.body));
+        set("webhook-signature", &signing::signatures(&template.keys, &id, seconds, &event.body));
     }
     let mut request = Request::new(Full::new(event.body.clone()));
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = common.url.clone();
+    *request.uri_mut() = template.url.clone();
     *request.headers_mut() = headers;
     request
 }
 
-/// The headers that came with the event, as they came.
+/// The headers that were received with the event, unchanged.
 fn forwarded(headers: &ForwardedHeaders) -> HeaderMap {
     let header = |(name, value): (&str, &str)| {
         Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_bytes(value.as_bytes()).ok()?))
@@ -88,8 +90,8 @@ fn forwarded(headers: &ForwardedHeaders) -> HeaderMap {
     headers.iter().filter_map(header).collect()
 }
 
-/// The value of a header that came as one, unless no header can hold it.
-fn as_it_came(text: &str) -> HeaderValue {
+/// The value of a header, unchanged where a header can hold it.
+fn unchanged(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).ok().filter(|v| v.to_str().is_ok()).unwrap_or_else(|| encoded(text))
 }
 
@@ -112,6 +114,43 @@ fn encoded(text: &str) -> HeaderValue {
     HeaderValue::from_str(&encoded).expect("only visible ASCII is left")
 }
 
+/// The headers that all requests to a destination have, with its credentials.
+pub fn fixed_headers(settings: &Destination) -> Result<HeaderMap, SetupError> {
+    let mut headers = HeaderMap::new();
+    let agent = concat!("holdline/", env!("CARGO_PKG_VERSION"));
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(agent));
+    let (name, value) = match &settings.auth {
+        None | Some(DestinationAuth::OAuth2(_) | DestinationAuth::Mtls) => return Ok(headers),
+        Some(DestinationAuth::Bearer { token }) => {
+            (header::AUTHORIZATION, format!("Bearer {}", secret(token)?.expose()))
+        }
+        Some(DestinationAuth::Basic { user, password }) => {
+            let pair = format!("{user}:{}", secret(password)?.expose());
+            (header::AUTHORIZATION, format!("Basic {}", base64(pair.as_bytes())))
+        }
+        Some(DestinationAuth::Header { name, value }) => (name.clone(), secret(value)?.expose().to_owned()),
+    };
+    let mut value = HeaderValue::from_str(&value).map_err(|_| SetupError::NoHeader(settings.name.clone()))?;
+    value.set_sensitive(true);
+    headers.insert(name, value);
+    Ok(headers)
+}
+
+/// RFC 4648, with padding.
+fn base64(bytes: &[u8]) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// The key with which requests are signed.
+pub fn signing_key(of: &Secret) -> Result<Key, SetupError> {
+    Key::decode(secret(of)?.expose()).map_err(|why| SetupError::SigningKey { secret: of.to_string(), why })
+}
+
+fn secret(secret: &Secret) -> Result<SecretValue, SetupError> {
+    secret.read().map_err(SetupError::unreadable)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_encoded_so_that_they_can_be_decoded() {
+    fn encoded_values_decode_to_the_text() {
         for (text, value) in [
             ("did:plc:abc|x", "did:plc:abc|x"),
             ("Jane Doe", "Jane Doe"),
@@ -155,7 +194,7 @@ mod tests {
     #[test]
     fn received_header_values_are_forwarded_unchanged() {
         let content_type = "application/json; profile=\"a%20b\"";
-        assert_eq!(as_it_came(content_type), content_type);
-        assert_eq!(as_it_came("text/\u{fc}"), "text/%C3%BC");
+        assert_eq!(unchanged(content_type), content_type);
+        assert_eq!(unchanged("text/\u{fc}"), "text/%C3%BC");
     }
 }

@@ -1,18 +1,19 @@
-//! What dispatch knew before the start: what is delayed and dead, and what was decided about each destination, put back into
-//! the scheduler; and what each destination had of each interaction.
+//! Restores the scheduler at a start: delayed deliveries, dead letters that block, flow control; and the last delivery of each
+//! interaction.
 
 use super::Destination;
-use super::{last_delivered, overrides};
+use super::last_delivered::SETTLEMENTS_READ;
+use super::overrides;
 use crate::event::{DestinationId, Sequence, believed_time};
-use crate::scheduler::Scheduler;
+use crate::scheduler::{DeadLetters, Scheduler};
 use crate::store::{EndKind, Entry, Store, StoreError, Transition};
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-/// Puts what lay in the delay tree and the dead letter queue before the start into the scheduler. Blocks.
+/// Puts the delay tree and the dead letter queue into the scheduler. Blocks.
 ///
-/// A due time that lies further ahead than any wait can be comes from a clock that jumped; it is cut to `wait_max`.
+/// A due time further ahead than any wait can be comes from a clock that jumped; it is cut to the longest possible wait.
 pub fn restore(
     scheduler: &mut Scheduler,
     store: &Store,
@@ -25,7 +26,9 @@ pub fn restore(
                 let Some(destination) = destinations.get(&delayed.destination) else { continue };
                 let latest = now.after(destination.retry.max.max(destination.retry.retry_after_max));
                 let not_before = delayed.ticket.place.due().min(latest);
-                scheduler.waits(delayed.destination, &delayed.ticket, not_before);
+                if let Some(queue) = scheduler.queue_mut(delayed.destination) {
+                    queue.redriven(&delayed.ticket, not_before);
+                }
             }
             Err((id, place, why)) => {
                 tracing::error!(delivery = %id, %why, "a delayed delivery does not verify; it is quarantined");
@@ -35,67 +38,76 @@ pub fn restore(
         }
     }
     store.knows_delayed();
-    remember_sequences(store, destinations)?;
+    restore_last_delivered(store, destinations)?;
     for destination in destinations.values() {
-        overrides::restore(scheduler, destination, store, now);
+        let Some(queue) = scheduler.queue_mut(destination.id) else { continue };
+        overrides::restore(queue.flow_mut(), destination, store, now);
         if let Some(hold) = store.hold(destination.id) {
             let until = hold.until.min(now.after(destination.retry.retry_after_max));
-            scheduler.hold(destination.id, until);
-            let _longest = destination.shutters.hold(until);
-            destination.held_because(until, &hold.reason);
+            queue.flow_mut().retry_after(until);
+            let _longest = destination.send_gate.retry_after(until);
+            destination.blocked_because(until, &hold.reason);
             if until < hold.until {
                 // else every restart would wait as long again
                 store.record(Transition::Hold { destination: destination.id, until, reason: hold.reason });
             }
         }
     }
-    if destinations.values().any(|d| d.policy.dead_letters == crate::scheduler::DeadLetters::Hold) {
+    restore_dead_letters(scheduler, store, destinations)
+}
+
+/// Dead letters block their interactions, where a destination wants that.
+fn restore_dead_letters(
+    scheduler: &mut Scheduler,
+    store: &Store,
+    destinations: &HashMap<DestinationId, Arc<Destination>>,
+) -> Result<(), StoreError> {
+    if destinations.values().any(|d| d.policy.dead_letters == DeadLetters::Hold) {
         for id in store.dead_ids(None) {
             let id = id?;
             let order_key = match store.dead_letter_head(id) {
                 Ok(head) => head.map(|head| store.order_key(&head.record.delivery.event)),
                 Err(StoreError::Damaged(why)) => {
-                    tracing::error!(delivery = %id, %why, "a dead letter does not verify; it still holds its interaction");
+                    tracing::error!(delivery = %id, %why, "a dead letter does not verify; it still blocks its interaction");
                     store.entry(id.sequence)?.map(|entry| store.order_key_of(&entry))
                 }
                 Err(e) => return Err(e),
             };
-            if let Some(order_key) = order_key {
-                scheduler.dead(id.destination, order_key, id.sequence);
+            if let (Some(order_key), Some(queue)) = (order_key, scheduler.queue_mut(id.destination)) {
+                queue.block_by_dead_letter(order_key, id.sequence);
             }
         }
     }
     Ok(())
 }
 
-/// Goes through the newest settlements, in their order, with what is remembered of their events.
-fn remember_sequences(
+/// Reads the newest settlements, in their order, with the entries of their events.
+fn restore_last_delivered(
     store: &Store,
     destinations: &HashMap<DestinationId, Arc<Destination>>,
 ) -> Result<(), StoreError> {
-    let asks = |d| destinations.get(&d).and_then(|destination| destination.sequences.as_deref());
-    if !destinations.keys().any(|d| asks(*d).is_some()) {
+    let last_of = |d| destinations.get(&d).and_then(|destination| destination.last_delivered.as_deref());
+    if !destinations.keys().any(|d| last_of(*d).is_some()) {
         return Ok(());
     }
     let (head, end) = store.settlement_numbers();
-    let mut next = head.max(end.saturating_sub(last_delivered::LOOKED_THROUGH));
+    let mut next = head.max(end.saturating_sub(SETTLEMENTS_READ));
     while let Some((mut settled, behind)) = store.settled_from(next)? {
         next = behind;
-        settled.retain(|s| s.how == EndKind::Delivered && asks(s.id.destination).is_some());
+        settled.retain(|s| s.how == EndKind::Delivered && last_of(s.id.destination).is_some());
         let entries = entries_of(store, settled.iter().map(|s| s.id.sequence).collect())?;
         for settlement in settled {
             let id = settlement.id;
-            if let (Some(sequences), Some(entry)) = (asks(id.destination), entries.get(&id.sequence)) {
-                let said = Some(entry.time).filter(|time| *time > Timestamp::ZERO);
-                let time = believed_time(said, entry.received_at);
-                sequences.delivered(store.order_key_of(entry), id.sequence, time, settlement.at);
+            if let (Some(last_delivered), Some(entry)) = (last_of(id.destination), entries.get(&id.sequence)) {
+                let time = believed_time(entry.event_time(), entry.received_at);
+                last_delivered.record(store.order_key_of(entry), id.sequence, time, settlement.at);
             }
         }
     }
     Ok(())
 }
 
-/// What is remembered of these events. Their rows are read once each, since settlements lie close to each other.
+/// The entries of these events. Each row is read once, since settlements are close to each other.
 fn entries_of(store: &Store, mut of: BTreeSet<Sequence>) -> Result<BTreeMap<Sequence, Entry>, StoreError> {
     let mut found = BTreeMap::new();
     while let Some(first) = of.pop_first() {

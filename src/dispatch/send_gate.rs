@@ -1,63 +1,66 @@
-//! Until when nothing may be sent to a destination, for attempts that were about to start when that was decided.
+//! Whether a request may begin, asked last by an attempt that has started.
 //!
-//! The scheduler starts nothing while its gates are shut; but an attempt that it has started may still be reading its body,
-//! or connecting, when an answer to another asks for silence. It looks here last, and is then not made after all.
+//! The scheduler starts no attempt that flow control blocks. But an attempt that it has started may still read its body or
+//! connect when the destination is paused, or when the answer to another request carries `Retry-After`. Such an attempt is
+//! postponed.
 //!
-//! *Invariant.* Once a shutter is closed, no request begins: who has been let [pass](Shutters::pass) has written its first byte
-//! before the shutter closes.
+//! *Invariant.* Once the gate is closed, no request begins: whoever holds a [`SendPermit`] has written the first byte before the
+//! gate closes.
 
 use crate::time::Timestamp;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+/// Until when nothing may be sent to a destination, for attempts that have started.
 #[derive(Debug, Default)]
-pub struct SendGate(RwLock<Until>);
+pub struct SendGate(RwLock<ClosedUntil>);
 
 #[derive(Debug, Default)]
-struct Until {
-    held: Timestamp,
-    paused: Timestamp,
-    open: Timestamp,
+struct ClosedUntil {
+    retry_after: Option<Timestamp>,
+    pause: Option<Timestamp>,
+    breaker: Option<Timestamp>,
 }
 
-/// As long as somebody has it, no shutter closes.
+/// The gate does not close while a permit exists.
 #[derive(Debug)]
-pub struct SendPermit<'a>(#[expect(dead_code, reason = "it is held, not read")] RwLockReadGuard<'a, Until>);
+pub struct SendPermit<'a>(#[expect(dead_code, reason = "it is held, not read")] RwLockReadGuard<'a, ClosedUntil>);
 
 impl SendGate {
-    /// It asked to be left alone; false where it has asked for longer already.
-    pub fn hold(&self, until: Timestamp) -> bool {
-        let mut all = self.write();
-        let longer = all.held < until;
-        all.held = all.held.max(until);
+    /// The destination asked for no requests until then; false where it has asked for longer.
+    pub fn retry_after(&self, until: Timestamp) -> bool {
+        let mut closed = self.write();
+        let longer = closed.retry_after < Some(until);
+        closed.retry_after = closed.retry_after.max(Some(until));
         longer
     }
 
-    /// An operator paused it; zero ends that.
-    pub fn pause(&self, until: Timestamp) {
-        self.write().paused = until;
+    /// An operator paused the destination; none: resumed it.
+    pub fn pause(&self, until: Option<Timestamp>) {
+        self.write().pause = until;
     }
 
-    /// Its breaker is open; zero ends that.
-    pub fn open(&self, until: Timestamp) {
-        self.write().open = until;
+    /// The breaker is open until then; none: it is not open.
+    pub fn breaker_open(&self, until: Option<Timestamp>) {
+        self.write().breaker = until;
     }
 
-    /// Until when it asked to be left alone; none where that is over.
-    pub fn held(&self, now: Timestamp) -> Option<Timestamp> {
-        Some(self.read().held).filter(|until| now < *until)
+    /// Until when the destination asked for no requests; none where that time is over.
+    pub fn retry_after_until(&self, now: Timestamp) -> Option<Timestamp> {
+        self.read().retry_after.filter(|until| now < *until)
     }
 
-    /// Lets a request begin; none where one of them is closed. Held for no longer than it takes to write without waiting.
-    pub fn pass(&self, now: Timestamp) -> Option<SendPermit<'_>> {
-        let all = self.read();
-        (now >= all.held && now >= all.paused && now >= all.open).then_some(SendPermit(all))
+    /// Lets a request begin; none where the gate is closed. Held only for a write that does not wait.
+    pub fn permit(&self, now: Timestamp) -> Option<SendPermit<'_>> {
+        let closed = self.read();
+        let open = [closed.retry_after, closed.pause, closed.breaker].into_iter().flatten().all(|until| now >= until);
+        open.then_some(SendPermit(closed))
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Until> {
+    fn read(&self) -> RwLockReadGuard<'_, ClosedUntil> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Until> {
+    fn write(&self) -> RwLockWriteGuard<'_, ClosedUntil> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,6 +9,7 @@
 //! 1, 2, 4 ... seconds, at most a minute, or later where it says so. A token that is still good is used meanwhile.
 
 use super::exchange::{self, Answer, Bounds, HttpClient, Unanswered};
+use super::head;
 use crate::clock::Clock;
 use crate::config::settings::{ClientAuth, OAuth2};
 use crate::event::Sequence;
@@ -127,8 +128,8 @@ impl Tokens {
         self.spared().insert(delivery)
     }
 
-    /// A delivery has come to what is not its token's fault.
-    pub fn settled(&self, delivery: Sequence) {
+    /// A delivery has ended, or has failed for another reason than its access token.
+    pub fn delivery_ended(&self, delivery: Sequence) {
         self.spared().remove(&delivery);
     }
 
@@ -181,7 +182,7 @@ impl Tokens {
             Unanswered::Blocked => refused("the token endpoint was not asked".to_owned()),
         })?;
         read(&answer).map_err(|why| {
-            let values = |name: &str| exchange::values(&answer.headers, name);
+            let values = |name: &str| head::values(&answer.headers, name);
             let at = AnsweredAt::new(clock.wall(), values(header::DATE.as_str()).first().copied());
             let wish = retry_after::asked(values, at);
             (why, wish.unwrap_or_default().min(RETRY_AFTER_MAX))

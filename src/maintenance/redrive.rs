@@ -64,7 +64,7 @@ pub async fn watch_redrives(store: Store, clock: Clock, destinations: Destinatio
             if advanced.is_err() || run.save_results(&store, &destination).await.is_err() {
                 return;
             }
-            if !goes_on && destination.trials.open() == 0 {
+            if !goes_on && destination.canary_results.open() == 0 {
                 runs.remove(&d); // all results are known
             }
         }
@@ -88,9 +88,9 @@ impl Run {
             Ok::<_, StoreError>((open, list))
         };
         let (open, list) = tokio::task::spawn_blocking(read).await.map_err(|_| StoreError::Failed)??;
-        destination.trials.forget();
-        destination.trials.watch_fate(open);
-        let canary = redrive.canary.then(|| Canary::new(destination.policy.pace.breaker.failure_ratio));
+        destination.canary_results.clear();
+        destination.canary_results.watch_end(open);
+        let canary = redrive.canary.then(|| Canary::new(destination.policy.limits.breaker.failure_ratio));
         Ok(Self {
             begun: redrive.begun,
             list,
@@ -105,9 +105,9 @@ impl Run {
 
     /// Collects the results of what was sent; [`Run::save_results`] writes them.
     fn collect_results(&mut self, destination: &Destination) {
-        for report in destination.trials.take() {
+        for report in destination.canary_results.take() {
             match report {
-                Report::Tried(end, how) => self.tried(end, how),
+                Report::Attempt(end, how) => self.tried(end, how),
                 Report::Over(Fate::Delivered) => self.results.delivered += 1,
                 Report::Over(Fate::Dead) => self.results.dead_again += 1,
                 Report::Over(Fate::Gone) => self.results.gone += 1,
@@ -163,7 +163,7 @@ impl Run {
                 break;
             }
             let dead = self.still_dead(store, destination.id, &batch).await?;
-            destination.trials.watch(dead.iter().copied());
+            destination.canary_results.watch(dead.iter().copied());
             let sent = dead.len();
             let done =
                 store.change(Change::RedriveOn { destination: destination.id, letters: batch }, String::new()).await?;
@@ -172,7 +172,7 @@ impl Run {
                 canary.sent(sent);
             }
             if done == 0 {
-                dead.iter().for_each(|sequence| destination.trials.leave(*sequence));
+                dead.iter().for_each(|sequence| destination.canary_results.unwatch(*sequence));
                 self.canary.iter_mut().for_each(|canary| dead.iter().for_each(|_| canary.ended(End::Gone)));
             }
         }

@@ -226,9 +226,8 @@ pub async fn watch_history(store: Store, clock: Clock, stop: CancellationToken) 
 mod tests {
     use super::*;
     use crate::delivery::{Delivery, Place, Reason};
-    use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
+    use crate::event::{DestinationId, Event, Sequence};
     use crate::store::{Arrival, Opened, Options, Transition};
-    use bytes::Bytes;
 
     const NOW: Timestamp = Timestamp(1_800_000_000_000);
 
@@ -236,16 +235,9 @@ mod tests {
         Event {
             received_at: NOW,
             source: source.to_owned(),
-            to: DestinationSet(1),
-            interaction: None,
             sender_id: None,
-            kind: String::new(),
-            time: None,
-            content_type: String::new(),
-            headers: Default::default(),
-            conflict: false,
-            body_digest: Digest64(1),
-            body: Bytes::from(vec![n; 1000]),
+            body: vec![n; 1000].into(),
+            ..crate::testing::events::event(n.into())
         }
     }
 

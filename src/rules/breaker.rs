@@ -69,7 +69,7 @@ pub enum State {
     /// Nothing passes before `until`.
     Open { until: Timestamp },
     /// Calls under way, calls that succeeded, and calls that were refused for what their events are.
-    HalfOpen { under_way: u32, well: u32, refused: u32 },
+    HalfOpen { in_flight: u32, succeeded: u32, refused: u32 },
 }
 
 impl State {
@@ -127,9 +127,9 @@ pub struct Slow {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Epoch(u64);
 
-/// What a call has changed.
+/// A change of state that a call has caused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum Change {
     Opened { until: Timestamp, cause: Cause },
     Closed,
 }
@@ -146,21 +146,22 @@ struct Slice {
 pub struct Breaker {
     limits: Limits,
     state: State,
-    since: Timestamp,
+    /// None: closed since it was made.
+    since: Option<Timestamp>,
     /// Counts its states, the present one included.
     epoch: Epoch,
     /// An operator wants it closed until then, whatever the calls say.
-    kept_closed_until: Timestamp,
+    kept_closed_until: Option<Timestamp>,
     /// Of the window, the oldest first.
     slices: VecDeque<Slice>,
     /// Failures since the last call that was none, however long that takes, and when the first of them ended.
     failed_in_a_row: u32,
-    failing_since: Timestamp,
+    failing_since: Option<Timestamp>,
 }
 
 impl Breaker {
     pub fn new(limits: Limits) -> Self {
-        let (since, kept_closed_until) = (Timestamp::ZERO, Timestamp::ZERO);
+        let (since, kept_closed_until) = (None, None);
         let epoch = Epoch::default();
         let slices = VecDeque::new();
         Self {
@@ -171,12 +172,12 @@ impl Breaker {
             kept_closed_until,
             slices,
             failed_in_a_row: 0,
-            failing_since: Timestamp::ZERO,
+            failing_since: None,
         }
     }
 
     /// From now on it goes by these; what it has counted in a window of another length is forgotten.
-    pub fn go_by(&mut self, limits: Limits) {
+    pub fn reconfigure(&mut self, limits: Limits) {
         if limits.window != self.limits.window {
             self.slices.clear();
         }
@@ -193,14 +194,14 @@ impl Breaker {
         self.at(now).state
     }
 
-    /// When it came into that state; zero where it was closed from the start.
-    pub fn since(&self, now: Timestamp) -> Timestamp {
+    /// When it entered that state; none where it was closed from the start.
+    pub fn since(&self, now: Timestamp) -> Option<Timestamp> {
         self.at(now).since
     }
 
     /// Until when it is kept closed whatever the calls say, where an operator wants that.
     pub fn kept_closed_until(&self, now: Timestamp) -> Option<Timestamp> {
-        Some(self.kept_closed_until).filter(|until| self.state == State::Closed && now < *until)
+        self.kept_closed_until.filter(|until| self.state == State::Closed && now < *until)
     }
 
     fn at(&self, now: Timestamp) -> Self {
@@ -214,7 +215,10 @@ impl Breaker {
         if let State::Open { until } = self.state
             && now >= until
         {
-            self.enter(State::HalfOpen { under_way: 0, well: 0, refused: 0 }, until.max(self.since));
+            self.enter(
+                State::HalfOpen { in_flight: 0, succeeded: 0, refused: 0 },
+                self.since.map_or(until, |since| until.max(since)),
+            );
         }
     }
 
@@ -223,15 +227,15 @@ impl Breaker {
         self.turn_half_open(now);
         match self.state {
             State::Open { until } => Err(Some(until)),
-            State::HalfOpen { under_way, well, .. } if under_way + well >= self.limits.probes => Err(None),
+            State::HalfOpen { in_flight, succeeded, .. } if in_flight + succeeded >= self.limits.probes => Err(None),
             _ => Ok(()),
         }
     }
 
     /// A call that was allowed begins, in this state.
     pub fn began(&mut self) -> Epoch {
-        if let State::HalfOpen { under_way, .. } = &mut self.state {
-            *under_way += 1;
+        if let State::HalfOpen { in_flight, .. } = &mut self.state {
+            *in_flight += 1;
         }
         self.epoch
     }
@@ -239,15 +243,15 @@ impl Breaker {
     /// A call that began then was not made after all.
     pub fn withdrawn(&mut self, began: Epoch) {
         let counts = began == self.epoch;
-        if let State::HalfOpen { under_way, .. } = &mut self.state
+        if let State::HalfOpen { in_flight, .. } = &mut self.state
             && counts
         {
-            *under_way = under_way.saturating_sub(1);
+            *in_flight = in_flight.saturating_sub(1);
         }
     }
 
     /// A call has ended; `slow` where it took longer than it should.
-    pub fn ended(&mut self, began: Epoch, call: &Call, slow: bool, now: Timestamp) -> Option<Turn> {
+    pub fn ended(&mut self, began: Epoch, call: &Call, slow: bool, now: Timestamp) -> Option<Change> {
         if began != self.epoch {
             return None;
         }
@@ -255,20 +259,21 @@ impl Breaker {
             State::Open { .. } => None,
             State::Closed => {
                 self.count(call.health.is_failure(), slow, now);
-                let cause = self.judge(call, now).filter(|_| now >= self.kept_closed_until)?;
+                let cause =
+                    self.judge(call, now).filter(|_| self.kept_closed_until.is_none_or(|until| now >= until))?;
                 Some(self.open_because(cause, now))
             }
-            State::HalfOpen { under_way, well, refused } => {
-                let under_way = under_way.saturating_sub(1);
+            State::HalfOpen { in_flight, succeeded, refused } => {
+                let in_flight = in_flight.saturating_sub(1);
                 match call.health {
-                    Health::Delivered if well + 1 >= self.limits.probes => {
+                    Health::Delivered if succeeded + 1 >= self.limits.probes => {
                         self.enter(State::Closed, now);
-                        return Some(Turn::Closed);
+                        return Some(Change::Closed);
                     }
-                    Health::Delivered => self.state = State::HalfOpen { under_way, well: well + 1, refused },
-                    Health::Throttled => self.state = State::HalfOpen { under_way, well, refused },
+                    Health::Delivered => self.state = State::HalfOpen { in_flight, succeeded: succeeded + 1, refused },
+                    Health::Throttled => self.state = State::HalfOpen { in_flight, succeeded, refused },
                     Health::Refused(_) if refused + 1 < REFUSED_PROBES_MAX => {
-                        self.state = State::HalfOpen { under_way, well, refused: refused + 1 };
+                        self.state = State::HalfOpen { in_flight, succeeded, refused: refused + 1 };
                     }
                     Health::Refused(status) | Health::Rejected(status) => {
                         return Some(self.open_because(Cause::PermanentAnswers { status }, now));
@@ -291,20 +296,20 @@ impl Breaker {
 
     /// An operator, or what was written before a restart, says how it has stood since then. A closed one stays closed until
     /// `closed_until` at least.
-    pub fn set(&mut self, state: State, closed_until: Timestamp, since: Timestamp) {
+    pub fn set(&mut self, state: State, closed_until: Option<Timestamp>, since: Timestamp) {
         self.enter(state, since);
         self.kept_closed_until = closed_until;
     }
 
-    fn open_because(&mut self, cause: Cause, now: Timestamp) -> Turn {
+    fn open_because(&mut self, cause: Cause, now: Timestamp) -> Change {
         let until = now.after(self.limits.open_duration);
         self.enter(State::Open { until }, now);
-        Turn::Opened { until, cause }
+        Change::Opened { until, cause }
     }
 
     fn enter(&mut self, state: State, now: Timestamp) {
         self.state = state;
-        self.since = now;
+        self.since = Some(now);
         self.epoch.0 += 1;
         self.slices.clear();
         self.failed_in_a_row = 0;
@@ -318,7 +323,7 @@ impl Breaker {
     fn count(&mut self, failed: bool, slow: bool, now: Timestamp) {
         let number = self.number(now);
         if failed && self.failed_in_a_row == 0 {
-            self.failing_since = now;
+            self.failing_since = Some(now);
         }
         self.failed_in_a_row = if failed { self.failed_in_a_row.saturating_add(1) } else { 0 };
         while self.slices.front().is_some_and(|s| s.number + SLICES <= number) {
@@ -343,7 +348,8 @@ impl Breaker {
         let cause = if of >= self.limits.min_calls {
             beyond(failed, self.limits.failure_ratio, of).then_some(Cause::Failures { of, failed })
         } else {
-            let (failed, lasted) = (self.failed_in_a_row, now.since(self.failing_since));
+            let (failed, lasted) =
+                (self.failed_in_a_row, self.failing_since.map_or(Duration::ZERO, |since| now.since(since)));
             let long = failed >= self.limits.consecutive_failures && lasted >= self.limits.window;
             (long && failed > 0).then_some(Cause::Consecutive { failed })
         };
@@ -374,7 +380,7 @@ mod tests {
     }
 
     /// One call after another, each 10 ms long; what the last one turned.
-    fn calls(breaker: &mut Breaker, from: u64, latency_ms: u64, healths: &[Health]) -> Option<Turn> {
+    fn calls(breaker: &mut Breaker, from: u64, latency_ms: u64, healths: &[Health]) -> Option<Change> {
         let mut turn = None;
         for (n, health) in (0..).zip(healths) {
             let began = from + n * 10;
@@ -391,7 +397,7 @@ mod tests {
         let mut breaker = Breaker::new(Limits::default());
         assert_eq!(calls(&mut breaker, 0, 5, &[Failed; 19]), None);
         let turn = calls(&mut breaker, 190, 5, &[Failed]);
-        assert_eq!(turn, Some(Turn::Opened { until: at(30_200), cause: Cause::Failures { of: 20, failed: 20 } }));
+        assert_eq!(turn, Some(Change::Opened { until: at(30_200), cause: Cause::Failures { of: 20, failed: 20 } }));
         assert_eq!(breaker.check(at(30_199)), Err(Some(at(30_200))));
         let mut breaker = Breaker::new(Limits::default());
         assert_eq!(calls(&mut breaker, 0, 5, &[Delivered; 11]), None);
@@ -406,7 +412,7 @@ mod tests {
             assert_eq!(calls(&mut breaker, n * 300_000, 5, &[Health::Failed]), None, "{n}");
         }
         let turn = calls(&mut breaker, 9 * 300_000, 5, &[Health::Failed]);
-        assert!(matches!(turn, Some(Turn::Opened { cause: Cause::Consecutive { failed: 10 }, .. })), "{turn:?}");
+        assert!(matches!(turn, Some(Change::Opened { cause: Cause::Consecutive { failed: 10 }, .. })), "{turn:?}");
         // one success, and it begins anew; and a short time of failures is no run
         let mut breaker = Breaker::new(Limits::default());
         for n in 0..30 {
@@ -432,8 +438,8 @@ mod tests {
         assert_eq!(breaker.slow(at(60_000 * 5 + 300)), Some(Slow { of: 20, slow: 20 }));
         assert_eq!(breaker.slow(at(60_000 * 6 + 6_000)), None, "a window later");
         // and a probe that is slow is a success
-        breaker.set(State::Open { until: at(1_000_000) }, Timestamp::ZERO, at(0));
-        assert_eq!(calls(&mut breaker, 1_000_000, 9_999, &[Health::Delivered; 3]), Some(Turn::Closed));
+        breaker.set(State::Open { until: at(1_000_000) }, None, at(0));
+        assert_eq!(calls(&mut breaker, 1_000_000, 9_999, &[Health::Delivered; 3]), Some(Change::Closed));
     }
 
     #[test]
@@ -444,7 +450,7 @@ mod tests {
             let last = Call { refuses_all: true, ..call(1000, 5, health) };
             let epoch = breaker.began();
             let turn = breaker.ended(epoch, &last, false, at(1005));
-            let Some(Turn::Opened { cause, .. }) = turn else { panic!("{turn:?}") };
+            let Some(Change::Opened { cause, .. }) = turn else { panic!("{turn:?}") };
             assert!(cause.to_string().starts_with("permanent_answers: "), "{cause}");
         }
     }
@@ -453,10 +459,10 @@ mod tests {
     fn a_probe_succeeds_only_by_success() {
         let half_open = || {
             let mut breaker = Breaker::new(Limits::default());
-            breaker.set(State::Open { until: at(1) }, Timestamp::ZERO, at(0));
+            breaker.set(State::Open { until: at(1) }, None, at(0));
             breaker
         };
-        let opened = |turn| matches!(turn, Some(Turn::Opened { .. }));
+        let opened = |turn| matches!(turn, Some(Change::Opened { .. }));
         for health in [Health::Rejected(404), Health::Rejected(302), Health::Failed, Health::Unavailable] {
             assert!(opened(calls(&mut half_open(), 1, 5, &[health])), "{health:?}");
         }
@@ -464,7 +470,7 @@ mod tests {
         let refused = Health::Refused(422);
         let mut breaker = half_open();
         assert_eq!(calls(&mut breaker, 1, 5, &[refused; 9]), None);
-        assert_eq!(calls(&mut breaker, 100, 5, &[Health::Delivered; 3]), Some(Turn::Closed));
+        assert_eq!(calls(&mut breaker, 100, 5, &[Health::Delivered; 3]), Some(Change::Closed));
         assert!(opened(calls(&mut half_open(), 1, 5, &[refused; 10])));
     }
 
@@ -476,7 +482,7 @@ mod tests {
         // the first 9 have left, the 10 of later have not
         assert_eq!(calls(&mut breaker, 61_000, 5, &[Health::Failed; 9]), None);
         let turn = calls(&mut breaker, 61_090, 5, &[Health::Failed]);
-        assert!(matches!(turn, Some(Turn::Opened { cause: Cause::Failures { of: 20, failed: 20 }, .. })), "{turn:?}");
+        assert!(matches!(turn, Some(Change::Opened { cause: Cause::Failures { of: 20, failed: 20 }, .. })), "{turn:?}");
     }
 
     #[test]
@@ -507,34 +513,34 @@ mod tests {
         assert_eq!(breaker.check(at(30_260)), Ok(()));
         breaker.began();
         let turn = breaker.ended(epochs[2], &call(30_200, 70, Health::Failed), false, at(30_270));
-        assert_eq!(turn, Some(Turn::Opened { until: at(60_270), cause: Cause::Probe }));
-        assert_eq!(calls(&mut breaker, 60_270, 5, &[Health::Delivered; 3]), Some(Turn::Closed));
+        assert_eq!(turn, Some(Change::Opened { until: at(60_270), cause: Cause::Probe }));
+        assert_eq!(calls(&mut breaker, 60_270, 5, &[Health::Delivered; 3]), Some(Change::Closed));
         assert_eq!(breaker.state(), State::Closed);
     }
 
     #[test]
     fn a_throttled_probe_decides_nothing() {
         let mut breaker = Breaker::new(Limits::default());
-        breaker.set(State::Open { until: at(1) }, Timestamp::ZERO, at(0));
+        breaker.set(State::Open { until: at(1) }, None, at(0));
         assert_eq!(calls(&mut breaker, 1, 5, &[Health::Throttled; 7]), None);
-        assert_eq!(calls(&mut breaker, 100, 5, &[Health::Delivered; 3]), Some(Turn::Closed));
+        assert_eq!(calls(&mut breaker, 100, 5, &[Health::Delivered; 3]), Some(Change::Closed));
     }
 
     #[test]
     fn it_becomes_half_open_after_its_open_duration() {
         let mut breaker = Breaker::new(Limits::default());
-        breaker.set(State::Open { until: at(500) }, Timestamp::ZERO, at(0));
-        assert_eq!((breaker.stands(at(499)), breaker.since(at(499))), (State::Open { until: at(500) }, at(0)));
-        let probing = State::HalfOpen { under_way: 0, well: 0, refused: 0 };
-        assert_eq!((breaker.stands(at(900)), breaker.since(at(900))), (probing, at(500)));
+        breaker.set(State::Open { until: at(500) }, None, at(0));
+        assert_eq!((breaker.stands(at(499)), breaker.since(at(499))), (State::Open { until: at(500) }, Some(at(0))));
+        let probing = State::HalfOpen { in_flight: 0, succeeded: 0, refused: 0 };
+        assert_eq!((breaker.stands(at(900)), breaker.since(at(900))), (probing, Some(at(500))));
         assert_eq!(breaker.check(at(950)), Ok(()));
-        assert_eq!((breaker.state(), breaker.since(at(990))), (probing, at(500)), "as it was shown");
+        assert_eq!((breaker.state(), breaker.since(at(990))), (probing, Some(at(500))), "as it was shown");
     }
 
     #[test]
     fn an_operator_keeps_it_closed_for_a_time() {
         let mut breaker = Breaker::new(Limits::default());
-        breaker.set(State::Closed, at(1000), at(0));
+        breaker.set(State::Closed, Some(at(1000)), at(0));
         assert_eq!([999, 1000].map(|ms| breaker.kept_closed_until(at(ms))), [Some(at(1000)), None]);
         assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failed; 90]), None);
         assert!(calls(&mut breaker, 1000, 5, &[Health::Failed]).is_some());
@@ -545,11 +551,11 @@ mod tests {
         let limits = Limits { min_calls: 11, ..Limits::default() };
         let mut breaker = Breaker::new(Limits::default());
         assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failed; 10]), None);
-        breaker.go_by(limits.clone());
+        breaker.reconfigure(limits.clone());
         assert!(calls(&mut breaker, 100, 5, &[Health::Failed]).is_some());
         let mut breaker = Breaker::new(Limits::default());
         assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failed; 10]), None);
-        breaker.go_by(Limits { window: Duration::from_secs(30), ..limits });
+        breaker.reconfigure(Limits { window: Duration::from_secs(30), ..limits });
         assert_eq!(calls(&mut breaker, 100, 5, &[Health::Failed; 10]), None);
         assert!(calls(&mut breaker, 200, 5, &[Health::Failed]).is_some());
     }

@@ -15,7 +15,7 @@ const NEWEST: usize = 20;
 /// What became of a delivery since its redrive: how its first attempt ended, but for what the destination only put off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    Well,
+    Delivered,
     /// It failed, or is dead again, also where the destination only asked for time until its attempts were spent.
     Failed,
     /// It was given up before it was tried, and says nothing.
@@ -132,14 +132,14 @@ mod tests {
     fn one_then_ten_then_the_rest() {
         let mut canary = Canary::new(0.5);
         send(&mut canary, 1);
-        end(&mut canary, End::Well, 1);
+        end(&mut canary, End::Delivered, 1);
         send(&mut canary, 10);
-        end(&mut canary, End::Well, 5);
+        end(&mut canary, End::Delivered, 5);
         assert_eq!(canary.allows(), 0, "the other five are not known");
         end(&mut canary, End::Failed, 1);
-        end(&mut canary, End::Well, 4);
+        end(&mut canary, End::Delivered, 4);
         send(&mut canary, 100);
-        end(&mut canary, End::Well, 60);
+        end(&mut canary, End::Delivered, 60);
         assert_eq!((canary.allows(), canary.failing()), (60, None));
     }
 
@@ -152,19 +152,19 @@ mod tests {
 
         let mut few = Canary::new(0.5);
         few.sent(1);
-        few.ended(End::Well);
+        few.ended(End::Delivered);
         few.sent(10);
         end(&mut few, End::Failed, 4);
         assert_eq!(few.failing(), None, "six may yet end well");
         few.ended(End::Failed);
         assert_eq!((few.failing(), few.allows()), (Some(Failing { failed: 5, of: 5 }), 0));
-        end(&mut few, End::Well, 5);
+        end(&mut few, End::Delivered, 5);
         assert!(few.failing().is_some(), "it stays so");
 
         let mut rest = Canary::new(0.5);
         for n in [1, 10, 100] {
             rest.sent(n);
-            end(&mut rest, End::Well, n);
+            end(&mut rest, End::Delivered, n);
         }
         rest.sent(100);
         end(&mut rest, End::Failed, 9);
@@ -178,12 +178,12 @@ mod tests {
         let mut canary = Canary::new(0.1);
         for n in [1, 10] {
             canary.sent(n);
-            end(&mut canary, End::Well, n);
+            end(&mut canary, End::Delivered, n);
         }
         canary.sent(100);
         end(&mut canary, End::Failed, NEWEST / 2 - 1);
         assert_eq!(canary.failing(), None);
-        canary.ended(End::Well);
+        canary.ended(End::Delivered);
         assert_eq!(canary.failing(), Some(Failing { failed: 9, of: 10 }));
     }
 
@@ -193,7 +193,7 @@ mod tests {
         canary.sent(1);
         canary.ended(End::Gone);
         send(&mut canary, 1);
-        end(&mut canary, End::Well, 1);
+        end(&mut canary, End::Delivered, 1);
         canary.sent(10);
         end(&mut canary, End::Gone, 3);
         send(&mut canary, 3);

@@ -91,7 +91,7 @@ impl Concurrency {
     }
 
     /// From now on it goes by these; what it has found of the destination stays.
-    pub fn go_by(&mut self, max: usize, adaptive: Adaptive) {
+    pub fn reconfigure(&mut self, max: usize, adaptive: Adaptive) {
         (self.max, self.adaptive) = (max as f64, adaptive);
         let (fixed, least) = (adaptive == Adaptive::No, 1f64.min(self.max));
         self.limit = if fixed { self.max } else { self.limit.clamp(least, self.max) };
@@ -338,7 +338,7 @@ mod tests {
         let limits =
             [(32, Adaptive::Yes), (2, Adaptive::Yes), (64, Adaptive::Yes), (10, Adaptive::No), (0, Adaptive::Yes)].map(
                 |(max, adaptive)| {
-                    concurrency.go_by(max, adaptive);
+                    concurrency.reconfigure(max, adaptive);
                     concurrency.limit()
                 },
             );

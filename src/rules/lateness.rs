@@ -16,9 +16,9 @@ pub struct Lateness {
 
 impl Lateness {
     /// `newest`: see [`staleness::judge`].
-    pub fn course(&self, delivery: &Delivery, newest: Option<Timestamp>, now: Timestamp) -> LateAction {
+    pub fn action(&self, delivery: &Delivery, newest: Option<Timestamp>, now: Timestamp) -> LateAction {
         if self.ttl.is_over(delivery, now) {
-            return LateAction::Bury(Reason::Expired);
+            return LateAction::DeadLetter(Reason::Expired);
         }
         staleness::judge(self.on_stale, delivery, newest)
     }

@@ -18,7 +18,7 @@ impl Ramp {
     }
 
     /// One that is under way ends when it would with this length.
-    pub fn go_by(&mut self, length: Duration) {
+    pub fn reconfigure(&mut self, length: Duration) {
         self.length = length;
     }
 
@@ -69,9 +69,9 @@ mod tests {
         let start = Timestamp(1_800_000_000_000);
         let mut ramp = Ramp::new(Duration::from_secs(10));
         ramp.begin(start);
-        ramp.go_by(Duration::from_secs(20));
+        ramp.reconfigure(Duration::from_secs(20));
         assert_eq!(ramp.allows(64, start.after(Duration::from_secs(10))).0, 32);
-        ramp.go_by(Duration::from_secs(5));
+        ramp.reconfigure(Duration::from_secs(5));
         assert_eq!(ramp.allows(64, start.after(Duration::from_secs(5))), (64, None));
     }
 }

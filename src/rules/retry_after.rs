@@ -20,16 +20,16 @@ fn milliseconds(value: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(milliseconds / 1000.0).ok()
 }
 
-/// What a wish comes to: not before `until`; `cut` where it was longer than what is allowed.
+/// Nothing is sent before `until`; `clamped`: the destination asked for more than `retry_after_max`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryAfter {
     pub until: Timestamp,
-    pub cut: bool,
+    pub clamped: bool,
 }
 
 /// `now` is the moment at which the answer had arrived, cut to a millisecond; one more makes up for the cut.
 pub fn grant(wish: Duration, max: Duration, now: Timestamp) -> RetryAfter {
-    RetryAfter { until: now.after(wish.min(max)).after(Duration::from_millis(1)), cut: wish > max }
+    RetryAfter { until: now.after(wish.min(max)).after(Duration::from_millis(1)), clamped: wish > max }
 }
 
 #[cfg(test)]
@@ -63,8 +63,8 @@ mod tests {
     #[test]
     fn a_long_retry_after_is_clamped_and_reported() {
         let (now, max) = (Timestamp(1000), Duration::from_secs(10));
-        assert_eq!(grant(Duration::from_secs(3), max, now), RetryAfter { until: Timestamp(4001), cut: false });
-        assert_eq!(grant(max, max, now), RetryAfter { until: Timestamp(11_001), cut: false });
-        assert_eq!(grant(Duration::MAX, max, now), RetryAfter { until: Timestamp(11_001), cut: true });
+        assert_eq!(grant(Duration::from_secs(3), max, now), RetryAfter { until: Timestamp(4001), clamped: false });
+        assert_eq!(grant(max, max, now), RetryAfter { until: Timestamp(11_001), clamped: false });
+        assert_eq!(grant(Duration::MAX, max, now), RetryAfter { until: Timestamp(11_001), clamped: true });
     }
 }

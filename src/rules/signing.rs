@@ -12,6 +12,17 @@ use std::fmt;
 const KEY_BYTES_MIN: usize = 24;
 const PREFIX: &str = "whsec_";
 
+/// What is wrong with a secret; the text does not contain it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    #[error("it does not begin with `{PREFIX}`; write `{PREFIX}` and the key in base64")]
+    Prefix,
+    #[error("what follows `{PREFIX}` is not base64")]
+    Base64,
+    #[error("its key is shorter than {KEY_BYTES_MIN} bytes; make a longer one")]
+    Short,
+}
+
 /// The key of a signature. Nothing shows it.
 #[derive(Clone)]
 pub struct Key(hmac::Key);
@@ -23,14 +34,14 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
-    /// Reads a secret: `whsec_` and the key in base64. The error says what is wrong, without the secret.
-    pub fn decode(secret: &str) -> Result<Self, String> {
+    /// Reads a secret: `whsec_` and the key in base64.
+    pub fn decode(secret: &str) -> Result<Self, KeyError> {
         let Some(encoded) = secret.strip_prefix(PREFIX) else {
-            return Err(format!("it does not begin with `{PREFIX}`; write `{PREFIX}` and the key in base64"));
+            return Err(KeyError::Prefix);
         };
-        let key = STANDARD.decode(encoded.trim()).map_err(|_| format!("what follows `{PREFIX}` is not base64"))?;
+        let key = STANDARD.decode(encoded.trim()).map_err(|_| KeyError::Base64)?;
         if key.len() < KEY_BYTES_MIN {
-            return Err(format!("its key is shorter than {KEY_BYTES_MIN} bytes; make a longer one"));
+            return Err(KeyError::Short);
         }
         Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &key)))
     }
@@ -87,13 +98,13 @@ mod tests {
     }
 
     #[test]
-    fn invalid_signing_secrets_are_refused() {
+    fn a_malformed_secret_is_refused_with_its_fault() {
         for (secret, wanted) in [
             ("hunter2", "it does not begin with `whsec_`; write `whsec_` and the key in base64"),
             ("whsec_hunter2!", "what follows `whsec_` is not base64"),
             ("whsec_aHVudGVyMg==", "its key is shorter than 24 bytes; make a longer one"),
         ] {
-            assert_eq!(Key::decode(secret).unwrap_err(), wanted);
+            assert_eq!(Key::decode(secret).unwrap_err().to_string(), wanted);
         }
     }
 }

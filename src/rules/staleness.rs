@@ -25,7 +25,7 @@ pub enum LateAction {
     SendFlagged,
     Discard,
     /// It is a dead letter, for this reason.
-    Bury(Reason),
+    DeadLetter(Reason),
 }
 
 /// `newest`: the latest believed time of the events of its interaction that were delivered to the same destination; none where there
@@ -38,7 +38,7 @@ pub fn judge(on_stale: OnStale, delivery: &Delivery, newest: Option<Timestamp>) 
         OnStale::Flag => LateAction::SendFlagged,
         _ if delivery.redriven => LateAction::SendFlagged,
         OnStale::Discard => LateAction::Discard,
-        OnStale::DeadLetter => LateAction::Bury(Reason::Stale),
+        OnStale::DeadLetter => LateAction::DeadLetter(Reason::Stale),
     }
 }
 
@@ -46,23 +46,11 @@ pub fn judge(on_stale: OnStale, delivery: &Delivery, newest: Option<Timestamp>) 
 mod tests {
     use super::*;
     use crate::delivery::DeliveryId;
-    use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
+    use crate::event::{DestinationId, Event, Sequence};
 
     fn delivery(time: Option<u64>) -> Delivery {
-        let event = Event {
-            received_at: Timestamp(1000),
-            source: String::new(),
-            to: DestinationSet::EMPTY,
-            interaction: Some("k".to_owned()),
-            sender_id: None,
-            kind: String::new(),
-            time: time.map(Timestamp),
-            content_type: String::new(),
-            headers: Default::default(),
-            conflict: false,
-            body_digest: Digest64::NONE,
-            body: bytes::Bytes::new(),
-        };
+        let event =
+            Event { interaction: Some("k".to_owned()), time: time.map(Timestamp), ..crate::testing::events::event(1) };
         Delivery::first(DeliveryId { sequence: Sequence(1), destination: DestinationId(0) }, event.into())
     }
 
@@ -86,7 +74,7 @@ mod tests {
             (OnStale::Deliver, LateAction::Send, LateAction::Send),
             (OnStale::Flag, LateAction::SendFlagged, LateAction::SendFlagged),
             (OnStale::Discard, LateAction::Discard, LateAction::SendFlagged),
-            (OnStale::DeadLetter, LateAction::Bury(Reason::Stale), LateAction::SendFlagged),
+            (OnStale::DeadLetter, LateAction::DeadLetter(Reason::Stale), LateAction::SendFlagged),
         ] {
             let newest = Some(Timestamp(2));
             assert_eq!((judge(on_stale, &first, newest), judge(on_stale, &redriven, newest)), (course, again));

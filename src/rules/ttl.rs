@@ -36,25 +36,12 @@ impl Ttl {
 mod tests {
     use super::*;
     use crate::delivery::DeliveryId;
-    use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
+    use crate::event::{DestinationId, Event, Sequence};
 
     const RECEIVED: Timestamp = Timestamp(1_000_000);
 
     fn delivery(time: Option<Timestamp>) -> Delivery {
-        let event = Event {
-            received_at: RECEIVED,
-            source: String::new(),
-            to: DestinationSet::EMPTY,
-            interaction: None,
-            sender_id: None,
-            kind: "a.b".to_owned(),
-            time,
-            content_type: String::new(),
-            headers: Default::default(),
-            conflict: false,
-            body_digest: Digest64::NONE,
-            body: bytes::Bytes::new(),
-        };
+        let event = Event { received_at: RECEIVED, kind: "a.b".to_owned(), time, ..crate::testing::events::event(1) };
         Delivery::first(DeliveryId { sequence: Sequence(1), destination: DestinationId(0) }, event.into())
     }
 
@@ -64,8 +51,10 @@ mod tests {
 
     #[test]
     fn the_longest_matching_pattern_counts() {
-        let ttl = |patterns: &[(&str, u64)]| {
-            Ttl::new(patterns.iter().map(|(pattern, s)| ((*pattern).to_owned(), seconds(*s))).collect())
+        let ttl = |patterns_match_with_wildcards: &[(&str, u64)]| {
+            Ttl::new(
+                patterns_match_with_wildcards.iter().map(|(pattern, s)| ((*pattern).to_owned(), seconds(*s))).collect(),
+            )
         };
         let several = ttl(&[("*", 60), ("screen_pop.late", 9), ("screen_pop.*", 2)]);
         for (kind, wanted) in [("screen_pop.x", 2), ("screen_pop.late", 9), ("other", 60), ("", 60)] {

@@ -1,10 +1,10 @@
-//! What an attempt's outcome means for the delivery, and for its whole destination.
+//! What the outcome of an attempt means for its delivery and for the whole destination.
 //!
-//! *Invariants.* What concerns the destination kills no event: an outcome that may be a condition of the destination is
-//! tried again, and costs no attempt.
+//! *Invariants.* No event dies of a condition of its destination: an outcome that may be one is retried, and counts against no
+//! limit of attempts.
 
 use super::backoff::{self, OnAmbiguous, Retry};
-use super::call::Health;
+use super::call::{Call, Health};
 use super::refusals::{Bounds, Finding, Refusal, Refusals};
 use super::retry_after::RetryAfter;
 use crate::delivery::{Attempt, Delivery, DeliveryId, Outcome, Reason};
@@ -12,41 +12,49 @@ use crate::event::Digest64;
 use crate::time::Timestamp;
 use std::time::Duration;
 
+/// What becomes of a delivery whose turn had come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Delivered,
-    /// Not before `due`.
+    /// Nothing more is sent: it is stale, or its record is damaged.
+    Discarded,
+    /// The next attempt is made at `due` or later.
     Retry {
         due: Timestamp,
     },
+    /// No request was made; it stays where it is.
+    Postponed,
     Dead(Reason),
 }
 
-/// An attempt that has ended.
+/// An attempt that has ended, with all that its verdict depends on.
 #[derive(Clone, Copy, Debug)]
-pub struct Ended<'a> {
+pub struct EndedAttempt<'a> {
     pub id: DeliveryId,
-    /// The event's ordering key; for an event without one, whatever tells it from others.
+    /// The hash of the event's interaction; for an event without one, any value of its own.
     pub interaction: Digest64,
     pub outcome: &'a Outcome,
-    /// What the answer asked for, if it did, as it was granted when its head came.
+    /// The `Retry-After` of the answer, counted from the arrival of its head.
     pub retry_after: Option<RetryAfter>,
     /// Attempts since the last redrive, this one included.
     pub attempts: u32,
     /// Those of them that count against the limit, without this one.
     pub counted: u32,
-    /// When the first and the latest attempt before this one ended with a permanent answer, since the last redrive.
+    /// When the first and the latest earlier attempt ended with a permanent answer, since the last redrive.
     pub refused: Option<(Timestamp, Timestamp)>,
-    /// An operator has sent it again, so it was refused before, or worse.
     pub redriven: bool,
     /// From when the age is counted: acceptance, or the last redrive.
     pub since: Timestamp,
     pub began: Timestamp,
     pub now: Timestamp,
+    /// When the scheduler started it.
+    pub started: Timestamp,
+    /// Without the time until a pooled connection turned out to be closed.
+    pub latency: Duration,
 }
 
-impl<'a> Ended<'a> {
-    /// The attempt of a delivery that began then and has ended so now.
+impl<'a> EndedAttempt<'a> {
+    /// The attempt of a delivery that began at `began` and has ended now.
     pub fn of(delivery: &Delivery, retry: &Retry, outcome: &'a Outcome, began: Timestamp, now: Timestamp) -> Self {
         let order_key = delivery.event.interaction_hash();
         let interaction = if order_key.is_none() { Digest64(delivery.id.sequence.0) } else { order_key };
@@ -70,35 +78,53 @@ impl<'a> Ended<'a> {
             since,
             began,
             now,
+            started: began,
+            latency: now.since(began),
         }
+    }
+
+    fn call(&self, health: Health, refuses_all: bool) -> Call {
+        Call { began: self.started, latency: self.latency, health, refuses_all }
     }
 }
 
-/// What an attempt comes to.
+/// The end of an attempt, for its delivery and its destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judgement {
     pub verdict: Verdict,
-    /// Until when the whole destination must be left alone: whatever an answer means for its delivery, what it asks for is
-    /// granted, unless it is a success.
-    pub wish: Option<RetryAfter>,
-    pub health: Health,
-    /// See [`super::call::Call::refuses_all`].
-    pub refuses_all: bool,
+    /// Until when nothing may be sent to the destination. A `Retry-After` is obeyed whatever the answer means for its
+    /// delivery, except with a success.
+    pub retry_after: Option<RetryAfter>,
+    /// None where no request was made, or only an access token was refused.
+    pub call: Option<Call>,
+}
+
+impl Judgement {
+    /// No request was made.
+    pub fn without_call(verdict: Verdict) -> Self {
+        Self { verdict, retry_after: None, call: None }
+    }
+
+    /// No request was made; the delivery stays where it is, and nothing is sent to its destination meanwhile.
+    pub fn postponed(retry_after: Option<RetryAfter>) -> Self {
+        Self { retry_after, ..Self::without_call(Verdict::Postponed) }
+    }
 }
 
 /// `run`: see [`Bounds::run`]. `refusals` learns from every success and every permanent answer.
-pub fn judge(retry: &Retry, run: u32, refusals: &mut Refusals, ended: &Ended<'_>) -> Judgement {
+pub fn judge(retry: &Retry, run: u32, refusals: &mut Refusals, ended: &EndedAttempt<'_>) -> Judgement {
     let bounds = Bounds { run, permanent_after: retry.permanent_after };
     if matches!(ended.outcome, Outcome::Answered(200..300)) {
         refusals.delivered(ended.began, bounds);
-        return Judgement { verdict: Verdict::Delivered, wish: None, health: Health::Delivered, refuses_all: false };
+        let call = Some(ended.call(Health::Delivered, false));
+        return Judgement { verdict: Verdict::Delivered, retry_after: None, call };
     }
-    let wish = ended.retry_after;
-    let (mut verdict, mut refuses_all) = (tried_again(retry, ended), false);
+    let retry_after = ended.retry_after;
+    let (mut verdict, mut refuses_all) = (retried(retry, ended), false);
     if let (Outcome::Answered(status), true) = (ended.outcome, retry.is_permanent(ended.outcome)) {
         let of_content = retry.permanent.contains(status);
         let refusal = Refusal { interaction: ended.interaction, of_content, before: ended.refused, now: ended.now };
-        // dead letters that are sent again are no sample of what the destination gets
+        // redriven dead letters are no sample of what the destination receives
         let found = match ended.redriven && of_content {
             true => Finding { of_event: true, refuses_all: false },
             false => refusals.refused(&refusal, bounds),
@@ -110,12 +136,13 @@ pub fn judge(retry: &Retry, run: u32, refusals: &mut Refusals, ended: &Ended<'_>
     } else if ended.outcome.is_ambiguous() && retry.on_ambiguous == OnAmbiguous::DeadLetter {
         verdict = Verdict::Dead(Reason::Ambiguous);
     }
-    Judgement { verdict, wish, health: health(retry, ended.outcome, wish), refuses_all }
+    let call = Some(ended.call(health(retry, ended.outcome, retry_after), refuses_all));
+    Judgement { verdict, retry_after, call }
 }
 
-fn tried_again(retry: &Retry, ended: &Ended<'_>) -> Verdict {
+fn retried(retry: &Retry, ended: &EndedAttempt<'_>) -> Verdict {
     let backoff = ended.now.after(backoff::wait(retry, ended.id, ended.attempts));
-    let due = ended.retry_after.map_or(backoff, |wish| wish.until.max(backoff));
+    let due = ended.retry_after.map_or(backoff, |asked| asked.until.max(backoff));
     let counted = ended.counted + u32::from(retry.counts(ended.outcome));
     let spent = retry.counts(ended.outcome) && retry.attempts.is_some_and(|limit| counted >= limit);
     if spent || due.since(ended.since) > retry.max_age {
@@ -124,11 +151,11 @@ fn tried_again(retry: &Retry, ended: &Ended<'_>) -> Verdict {
     Verdict::Retry { due }
 }
 
-/// What a failed attempt says of its destination's condition.
-fn health(retry: &Retry, outcome: &Outcome, wish: Option<RetryAfter>) -> Health {
+/// What a failed attempt says about the condition of its destination.
+fn health(retry: &Retry, outcome: &Outcome, retry_after: Option<RetryAfter>) -> Health {
     match outcome {
         Outcome::Answered(429) => Health::Throttled,
-        _ if wish.is_some() => Health::Throttled,
+        _ if retry_after.is_some() => Health::Throttled,
         Outcome::Answered(status) if retry.is_permanent(outcome) => match retry.permanent.contains(status) {
             true => Health::Refused(*status),
             false => Health::Rejected(*status),
@@ -152,12 +179,12 @@ mod tests {
         Retry { jitter: Jitter::None, ..Retry::default() }
     }
 
-    fn ended(outcome: &Outcome, retry_after: Option<u64>, attempt: u32, age: u64) -> Ended<'_> {
-        Ended {
+    fn ended(outcome: &Outcome, retry_after: Option<u64>, attempt: u32, age: u64) -> EndedAttempt<'_> {
+        EndedAttempt {
             id: DeliveryId { sequence: Sequence(1), destination: DestinationId(0) },
             interaction: Digest64(7),
             outcome,
-            retry_after: retry_after.map(wish),
+            retry_after: retry_after.map(asked),
             attempts: attempt,
             counted: attempt - 1,
             refused: None,
@@ -165,21 +192,23 @@ mod tests {
             since: NOW.before(Duration::from_secs(age)),
             began: NOW,
             now: NOW,
+            started: NOW,
+            latency: Duration::ZERO,
         }
     }
 
     /// The judgement of the first answer that a destination gives.
-    fn judged(retry: &Retry, ended: &Ended<'_>) -> Judgement {
+    fn judged(retry: &Retry, ended: &EndedAttempt<'_>) -> Judgement {
         judge(retry, RUN, &mut Refusals::default(), ended)
     }
 
     fn verdict(outcome: Outcome, retry_after: Option<u64>, attempt: u32, age: u64) -> (Verdict, Option<RetryAfter>) {
         let judgement = judged(&no_jitter(), &ended(&outcome, retry_after, attempt, age));
-        (judgement.verdict, judgement.wish)
+        (judgement.verdict, judgement.retry_after)
     }
 
-    fn wish(seconds: u64) -> RetryAfter {
-        RetryAfter { until: NOW.after(Duration::from_secs(seconds)), cut: false }
+    fn asked(seconds: u64) -> RetryAfter {
+        RetryAfter { until: NOW.after(Duration::from_secs(seconds)), clamped: false }
     }
 
     fn after(seconds: u64) -> Verdict {
@@ -199,7 +228,11 @@ mod tests {
             };
             let outcome = Outcome::Answered(status);
             let judgement = judged(&no_jitter(), &ended(&outcome, None, 1, 0));
-            assert_eq!((judgement.verdict, judgement.health), (expected, health), "{status}");
+            assert_eq!(
+                (judgement.verdict, judgement.call.map(|call| call.health)),
+                (expected, Some(health)),
+                "{status}"
+            );
         }
     }
 
@@ -244,7 +277,7 @@ mod tests {
     fn the_attempt_limit_counts_answers_about_the_event() {
         let retry = Retry { attempts: Some(3), ..no_jitter() };
         let at = |outcome: &Outcome, counted| {
-            judged(&retry, &Ended { counted, ..ended(outcome, None, counted + 1, 0) }).verdict
+            judged(&retry, &EndedAttempt { counted, ..ended(outcome, None, counted + 1, 0) }).verdict
         };
         for outcome in [Outcome::Answered(500), Outcome::TimedOut, Outcome::Broken, Outcome::Unsuccessful(200)] {
             assert_eq!(at(&outcome, 1), after(2), "{outcome:?}");
@@ -260,9 +293,9 @@ mod tests {
         let mut refusals = Refusals::default();
         let mut ask = |status, interaction| {
             let outcome = Outcome::Answered(status);
-            let ended = Ended { interaction: Digest64(interaction), ..ended(&outcome, None, 1, 0) };
+            let ended = EndedAttempt { interaction: Digest64(interaction), ..ended(&outcome, None, 1, 0) };
             let judgement = judge(&no_jitter(), RUN, &mut refusals, &ended);
-            (judgement.verdict, judgement.refuses_all)
+            (judgement.verdict, judgement.call.is_some_and(|call| call.refuses_all))
         };
         let dead = Verdict::Dead(Reason::Permanent);
         assert_eq!(
@@ -283,7 +316,7 @@ mod tests {
 
     #[test]
     fn retry_after_blocks_the_destination_and_the_delivery() {
-        let wish = wish(30);
+        let wish = asked(30);
         assert_eq!(verdict(Outcome::Answered(429), Some(30), 1, 0), (Verdict::Retry { due: wish.until }, Some(wish)));
         // also when this delivery's own time is over
         let old = 3 * 24 * 3600;
@@ -296,7 +329,7 @@ mod tests {
             assert_eq!(verdict(Outcome::Answered(status), Some(30), 1, 0), (verdict_of, Some(wish)), "{status}");
         }
         let retry = Retry { on_ambiguous: OnAmbiguous::DeadLetter, ..Retry::default() };
-        assert_eq!(judged(&retry, &ended(&Outcome::Broken, Some(30), 1, 0)).wish, Some(wish));
+        assert_eq!(judged(&retry, &ended(&Outcome::Broken, Some(30), 1, 0)).retry_after, Some(wish));
     }
 
     #[test]
@@ -310,9 +343,11 @@ mod tests {
             (Outcome::NotConnected, None, Health::Unavailable),
             (Outcome::Broken, None, Health::Failed),
         ] {
-            assert_eq!(judged(&no_jitter(), &ended(&outcome, seconds, 1, 0)).health, expected, "{outcome:?}");
+            let health = judged(&no_jitter(), &ended(&outcome, seconds, 1, 0)).call.map(|call| call.health);
+            assert_eq!(health, Some(expected), "{outcome:?}");
         }
         let retry = Retry { statuses: [500].into(), ..no_jitter() };
-        assert_eq!(judged(&retry, &ended(&Outcome::Answered(429), None, 1, 0)).health, Health::Throttled);
+        let health = judged(&retry, &ended(&Outcome::Answered(429), None, 1, 0)).call.map(|call| call.health);
+        assert_eq!(health, Some(Health::Throttled));
     }
 }

@@ -1,235 +1,247 @@
-//! A line: everything that waits for one destination.
+//! The queue of one destination: every delivery that waits for it, by interaction.
 //!
-//! *Invariants.* No delivery starts against the line's [`FlowControl`]. Of the deliveries that lie in pages only so many are known here as are needed to keep the destination busy: the rest lies on
-//! disk behind `cursor`, and is asked for when fewer than [`READY_LOW`] interactions could go. Each known one costs 40
-//! bytes; those of a few long interactions are all known.
+//! *Invariants.* No delivery starts that [`FlowControl`] blocks. Of the deliveries in pages, only as many are in memory as are needed
+//! to keep the destination busy: the rest is on disk from `cursor` on, and is asked for when fewer than [`READY_LOW`]
+//! interactions are ready. Each delivery in memory takes 48 bytes; of a few long interactions, all are in memory.
+//! What has left the queue is never reported as waiting: it would seem to wait behind events that came after it.
 
-mod status;
-
-pub use status::{DeliveryStatus, Interaction};
-
-use super::blocked_by_dead_letters::BlockedByDeadLetters;
-use super::flow_control::FlowControl;
-use super::interaction_queue::{InteractionQueue, QueueKey, QueuedDelivery, Turn};
-use super::policy::{DeadLetters, Ordered, Policy};
-use super::ready::Ready;
-use crate::delivery::{Blocked, Ticket};
+use super::flow_control::{FlowControl, Limits};
+use super::interaction_queue::{DeadLetters, InteractionQueue, QueueKey, QueuedDelivery};
+use super::queue_index::{BlockedSummary, Listing, QueueIndex};
+use crate::delivery::{Blocked, Blocker, Place, Ticket};
 use crate::event::{DestinationId, Digest64, Sequence, believed_time};
-use crate::rules::breaker::{Epoch, Turn as BreakerTurn};
+use crate::rules::breaker::{self, Epoch};
 use crate::rules::call::Call;
 use crate::rules::reorder;
+use crate::rules::verdict::Verdict;
 use crate::time::Timestamp;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
-/// With fewer lanes ready than this, more is asked for.
+/// With fewer interactions ready than this, the queue asks for more.
 const READY_LOW: usize = 2048;
-/// With more lanes ready than this, what arrives stays on disk.
+/// With more interactions ready than this, new events stay on disk.
 const READY_HIGH: usize = 8192;
-/// So many interactions can be blocked before the line asks for no more.
-const LANES_MAX: usize = 100_000;
+/// With more interactions in memory than this, the queue asks for no more.
+const INTERACTIONS_MAX: usize = 100_000;
 
-/// When a scheduler began. No clock of before says anything about the time since.
+/// How the deliveries of a destination are ordered and limited.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Policy {
+    pub limits: Limits,
+    pub ordered: Ordered,
+    pub dead_letters: DeadLetters,
+    /// How long an event waits for earlier events of its interaction; zero: not at all.
+    pub reorder_window: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ordered {
+    #[default]
+    ByInteraction,
+    Not,
+}
+
+/// When a scheduler started. Times of acceptance before the start come from another clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct StartPoint {
-    /// The first sequence that is accepted in its life.
+    /// The first sequence accepted after the start.
     pub next: Sequence,
     pub at: Timestamp,
 }
 
-/// A delivery whose attempt is to start now.
+/// A delivery whose attempt starts now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Start {
     pub destination: DestinationId,
     pub sequence: Sequence,
-    /// See [`QueuedDelivery::lies_under`].
-    pub lies_under: Timestamp,
+    pub place: Place,
     pub queue_key: QueueKey,
     pub at: Timestamp,
     /// The state of the breaker in which it began.
     pub epoch: Epoch,
 }
 
+/// What a delivery waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeliveryStatus {
+    /// It goes when its destination can take it.
+    Queued,
+    /// Its attempt began then.
+    InFlight { since: Timestamp },
+    /// It has just left the queue; the caller looks up its place again.
+    Moved,
+    /// It waits for its next attempt or for another event of its interaction.
+    Blocked(Blocked),
+}
+
+impl DeliveryStatus {
+    /// When its next attempt is due, where it waits for that.
+    pub fn retry_at(self) -> Option<Timestamp> {
+        match self {
+            Self::Blocked(Blocked { by: Blocker::RetryBackoff, until, .. }) => until,
+            _ => None,
+        }
+    }
+
+    /// The event of its interaction that must end first.
+    pub fn behind(self) -> Option<Sequence> {
+        match self {
+            Self::Blocked(blocked) => blocked.behind,
+            _ => None,
+        }
+    }
+}
+
+/// The deliveries of an interaction to a destination, as far as they are in memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interaction {
+    /// Without order, each event has a queue of its own, and the fields below are empty.
+    pub ordered: Ordered,
+    pub in_flight: Option<Sequence>,
+    /// The first of those that wait, in their order.
+    pub waiting: Vec<Sequence>,
+    pub waiting_count: usize,
+    /// Dead letters that block the others.
+    pub blocked_by: Vec<Sequence>,
+}
+
 #[derive(Debug)]
 pub struct DestinationQueue {
     pub(super) id: DestinationId,
-    pub(super) policy: Policy,
-    lanes: HashMap<QueueKey, InteractionQueue>,
-    ready: Ready,
-    delayed: BTreeSet<(Timestamp, Sequence, QueueKey)>,
-    /// With when each began.
-    flying: BTreeMap<(Sequence, QueueKey), Timestamp>,
-    /// Lanes with nothing in flight whose first delivery waits for a time or a dead letter, so that the oldest of all is found
-    /// without a look at each.
-    stalled: BTreeSet<(Sequence, QueueKey)>,
-    dammed: BlockedByDeadLetters,
-    waiting: usize,
-    pub(super) pace: FlowControl,
-    /// Everything in pages before it is known here.
-    pub(super) cursor: Sequence,
-    pub(super) loading: bool,
-    birth: StartPoint,
+    policy: Policy,
+    queues: HashMap<QueueKey, InteractionQueue>,
+    index: QueueIndex,
+    /// With the start of each attempt.
+    in_flight: BTreeMap<(Sequence, QueueKey), Timestamp>,
+    flow: FlowControl,
+    /// Every delivery in pages before it is in memory or has left the queue.
+    cursor: Sequence,
+    loading: bool,
+    start_point: StartPoint,
 }
 
 impl DestinationQueue {
-    pub(super) fn new(id: DestinationId, policy: Policy, cursor: Sequence, birth: StartPoint) -> Self {
+    pub(super) fn new(id: DestinationId, policy: Policy, cursor: Sequence, start_point: StartPoint) -> Self {
         Self {
             id,
-            pace: FlowControl::new(&policy.pace),
+            flow: FlowControl::new(&policy.limits),
             policy,
-            lanes: HashMap::new(),
-            ready: Ready::default(),
-            delayed: BTreeSet::new(),
-            flying: BTreeMap::new(),
-            stalled: BTreeSet::new(),
-            dammed: BlockedByDeadLetters::default(),
-            waiting: 0,
+            queues: HashMap::new(),
+            index: QueueIndex::default(),
+            in_flight: BTreeMap::new(),
             cursor,
             loading: false,
-            birth,
+            start_point,
         }
     }
 
-    /// See [`super::Scheduler::go_by`].
-    pub(super) fn go_by(&mut self, policy: Policy) {
-        self.pace.go_by(&self.policy.pace, &policy.pace);
-        self.policy.pace = policy.pace;
+    /// See [`super::Scheduler::reconfigure`].
+    pub(super) fn reconfigure(&mut self, policy: Policy) {
+        self.flow.reconfigure(&self.policy.limits, &policy.limits);
+        self.policy.limits = policy.limits;
     }
 
-    pub(super) fn key(&self, lane: Digest64, sequence: Sequence) -> QueueKey {
-        if self.policy.ordered == Ordered::Not || lane.is_none() {
+    pub fn flow(&self) -> &FlowControl {
+        &self.flow
+    }
+
+    pub fn flow_mut(&mut self) -> &mut FlowControl {
+        &mut self.flow
+    }
+
+    fn key(&self, order_key: Digest64, sequence: Sequence) -> QueueKey {
+        if self.policy.ordered == Ordered::Not || order_key.is_none() {
             QueueKey::Alone(sequence)
         } else {
-            QueueKey::Interaction(lane)
+            QueueKey::Interaction(order_key)
         }
     }
 
-    /// Changes a lane and lists it anew where its turn stands.
+    /// Changes the queue of an interaction and its place in the index.
     fn with<T>(&mut self, key: QueueKey, change: impl FnOnce(&mut InteractionQueue) -> T) -> T {
-        let lane = self.lanes.entry(key).or_default();
-        if let Turn::Head { sequence, not_before } = lane.turn() {
-            self.ready.remove(sequence, key);
-            self.delayed.remove(&(not_before, sequence, key));
-        }
-        let (before, stalled, dammed) = (lane.waiting().len(), lane.stalled(), lane.dammed());
-        let result = change(lane);
-        if stalled != lane.stalled() {
-            stalled.map(|head| self.stalled.remove(&(head, key)));
-            lane.stalled().map(|head| self.stalled.insert((head, key)));
-        }
-        self.dammed.turns(key, dammed, lane.dammed());
-        self.waiting = self.waiting + lane.waiting().len() - before;
-        match lane.turn() {
-            Turn::Head { sequence, not_before } if not_before == Timestamp::ZERO => {
-                self.ready.fresh(sequence, key);
-            }
-            Turn::Head { sequence, not_before } => {
-                self.delayed.insert((not_before, sequence, key));
-            }
-            Turn::Blocked => {}
-            Turn::Over => {
-                self.lanes.remove(&key);
-            }
+        let queue = self.queues.entry(key).or_default();
+        let before = Listing::of(queue);
+        let result = change(queue);
+        if self.index.update(key, before, Listing::of(queue)) {
+            self.queues.remove(&key);
         }
         result
     }
 
-    /// A delivery that was not tried waits.
-    pub(super) fn insert(&mut self, ticket: &Ticket) {
-        let (key, waiter) = self.fresh(ticket);
-        let _already_there = !self.with(key, |lane| lane.insert(waiter));
+    /// The event was accepted, and no attempt was made.
+    fn insert(&mut self, ticket: &Ticket) {
+        let (key, delivery) = self.untried(ticket);
+        let _already_there = !self.with(key, |queue| queue.insert(delivery));
     }
 
-    fn fresh(&self, ticket: &Ticket) -> (QueueKey, QueuedDelivery) {
+    fn untried(&self, ticket: &Ticket) -> (QueueKey, QueuedDelivery) {
         let (sequence, window) = (ticket.sequence, self.policy.reorder_window);
         let key = self.key(ticket.order_key, sequence);
         let (mut rank, mut not_before) = (Timestamp::ZERO, Timestamp::ZERO);
         if !window.is_zero() && matches!(key, QueueKey::Interaction(_)) {
-            let before = sequence < self.birth.next;
-            let received_at = if before { ticket.received_at.min(self.birth.at) } else { ticket.received_at };
-            let said = Some(ticket.time).filter(|time| *time > Timestamp::ZERO);
-            rank = reorder::rank(window, received_at, believed_time(said, received_at));
+            let before = sequence < self.start_point.next;
+            let received_at = if before { ticket.received_at.min(self.start_point.at) } else { ticket.received_at };
+            rank = reorder::rank(window, received_at, believed_time(ticket.time, received_at));
             not_before = reorder::opens_at(window, rank);
         }
-        let (lies_under, received_at) = (ticket.place.due(), ticket.received_at);
-        (key, QueuedDelivery { sequence, rank, lies_under, not_before, received_at })
+        let (place, received_at) = (ticket.place, ticket.received_at);
+        (key, QueuedDelivery { sequence, rank, place, not_before, received_at })
     }
 
-    /// Starts the delivery whose turn it is, or says when to ask again.
-    pub(super) fn poll(&mut self, now: Timestamp) -> Result<Start, Option<Timestamp>> {
-        self.promote(now);
-        let Some(key) = self.ready.pick() else { return Err(self.delayed.first().map(|(due, ..)| *due)) };
-        self.pace.check(self.flying.len(), now).map_err(|shut| shut.until)?;
-        let epoch = self.pace.began(now);
-        self.ready.starts();
-        let waiter = self.with(key, InteractionQueue::start).expect("a ready lane has a head");
-        self.flying.insert((waiter.sequence, key), now);
-        Ok(Start {
-            destination: self.id,
-            sequence: waiter.sequence,
-            lies_under: waiter.lies_under,
-            queue_key: key,
-            at: now,
-            epoch,
-        })
-    }
-
-    /// What has become due is ready, in order of acceptance.
-    fn promote(&mut self, now: Timestamp) {
-        while let Some((due, sequence, key)) = self.delayed.first().copied().filter(|(due, ..)| *due <= now) {
-            self.delayed.remove(&(due, sequence, key));
-            if self.lanes.get(&key).and_then(|lane| lane.waiting().front()).is_some_and(QueuedDelivery::is_fresh) {
-                self.ready.fresh(sequence, key);
-            } else {
-                self.ready.tried(sequence, key);
+    /// Events up to `next` were accepted; they are inserted only where everything before them is in memory.
+    pub(super) fn accepted(&mut self, tickets: &[Ticket], next: Sequence) {
+        if tickets.first().is_some_and(|first| self.accepts_directly(first.sequence)) {
+            let id = self.id;
+            for ticket in tickets.iter().filter(|t| t.to.has(id)) {
+                self.insert(ticket);
             }
+            self.cursor = next;
         }
     }
 
-    /// What an attempt says of the destination, before its delivery lands; none where it was not made after all.
-    pub(super) fn called(&mut self, began: Epoch, call: Option<&Call>, now: Timestamp) -> Option<BreakerTurn> {
-        match call {
-            Some(call) => self.pace.ended(began, call, self.flying.len(), now),
-            None => {
-                self.pace.withdrawn(began);
-                None
-            }
+    fn accepts_directly(&self, first: Sequence) -> bool {
+        let room = self.index.ready_len() < READY_HIGH && self.queues.len() < INTERACTIONS_MAX;
+        room && self.cursor == first && !self.loading
+    }
+
+    /// From where the queue needs deliveries, where it needs some; `next` is the next sequence to be accepted. The caller then
+    /// calls [`DestinationQueue::loaded`].
+    pub(super) fn next_load(&mut self, next: Sequence) -> Option<Sequence> {
+        let low = self.index.ready_len() < READY_LOW && self.queues.len() < INTERACTIONS_MAX;
+        let needed = low && !self.loading && self.cursor < next;
+        self.loading |= needed;
+        needed.then_some(self.cursor)
+    }
+
+    /// The deliveries that were asked for; everything before `next` is now in memory.
+    pub fn loaded(&mut self, tickets: &[Ticket], next: Sequence) {
+        for ticket in tickets {
+            self.insert(ticket);
+        }
+        self.cursor = next;
+        self.loading = false;
+    }
+
+    /// A delivery in the delay tree waits until `not_before`: at a start, or because it was redriven. One that is there under
+    /// due time zero was not tried.
+    pub fn redriven(&mut self, ticket: &Ticket, not_before: Timestamp) {
+        let (key, mut delivery) = self.untried(ticket);
+        if !delivery.is_untried() {
+            (delivery.rank, delivery.not_before) = (Timestamp::ZERO, not_before);
+        }
+        self.with(key, |queue| queue.redriven(delivery));
+    }
+
+    /// A dead letter from before the start blocks its interaction, where `dead_letters` says so.
+    pub fn block_by_dead_letter(&mut self, order_key: Digest64, sequence: Sequence) {
+        let key = self.key(order_key, sequence);
+        if self.dead_letters(key) == DeadLetters::Hold {
+            self.with(key, |queue| queue.block_by(sequence));
         }
     }
 
-    /// An attempt has ended with its delivery resolved: delivered or discarded.
-    pub(super) fn resolved(&mut self, key: QueueKey, sequence: Sequence) {
-        self.land(key, sequence, |lane, _| lane.ended());
-    }
-
-    /// An attempt has failed; the delivery waits in the delay tree.
-    pub(super) fn retry(&mut self, key: QueueKey, sequence: Sequence, due: Timestamp) {
-        self.land(key, sequence, |lane, waiter| {
-            lane.back(QueuedDelivery { rank: Timestamp::ZERO, lies_under: due, not_before: due, ..waiter });
-        });
-    }
-
-    /// The attempt was not made after all; the delivery is where it was.
-    pub(super) fn postponed(&mut self, key: QueueKey, sequence: Sequence) {
-        self.land(key, sequence, |lane, waiter| {
-            lane.back(waiter);
-        });
-    }
-
-    /// A delivery need not wait for its time.
-    pub(super) fn hastened(&mut self, lane: Digest64, sequence: Sequence) {
-        let key = self.key(lane, sequence);
-        if self.lanes.contains_key(&key) {
-            self.with(key, |lane| lane.hastened(sequence));
-        }
-    }
-
-    /// An attempt has failed for good.
-    pub(super) fn died(&mut self, key: QueueKey, sequence: Sequence) {
-        let dead_letters = self.dead_letters(key);
-        self.land(key, sequence, |lane, _| lane.died(sequence, dead_letters));
-    }
-
-    /// What a dead letter means for its lane; one that is alone has nobody behind it to hold.
+    /// What a dead letter means for its queue; nothing waits behind a delivery that is alone.
     fn dead_letters(&self, key: QueueKey) -> DeadLetters {
         match key {
             QueueKey::Interaction(_) => self.policy.dead_letters,
@@ -237,148 +249,286 @@ impl DestinationQueue {
         }
     }
 
-    fn land(&mut self, key: QueueKey, sequence: Sequence, then: impl FnOnce(&mut InteractionQueue, QueuedDelivery)) {
-        let landed = self.with(key, |lane| lane.land(sequence).map(|waiter| then(lane, waiter)));
-        if landed.is_some() {
-            self.flying.remove(&(sequence, key));
+    /// A waiting delivery may start at once.
+    pub fn retry_now(&mut self, order_key: Digest64, sequence: Sequence) {
+        let key = self.key(order_key, sequence);
+        if self.queues.contains_key(&key) {
+            self.with(key, |queue| queue.retry_now(sequence));
         }
     }
 
-    /// A dead letter of before the start holds its lane.
-    pub(super) fn hold_lane(&mut self, key: QueueKey, dead: Sequence) {
-        if self.dead_letters(key) == DeadLetters::Hold {
-            self.with(key, |lane| lane.hold(dead));
-        }
-    }
-
-    /// A delivery of the delay tree waits; one that lies there under due time zero was not tried.
-    pub(super) fn redriven(&mut self, ticket: &Ticket, not_before: Timestamp) {
-        let (key, mut waiter) = self.fresh(ticket);
-        if !waiter.is_fresh() {
-            (waiter.rank, waiter.not_before) = (Timestamp::ZERO, not_before);
-        }
-        self.with(key, |lane| lane.redriven(waiter));
-    }
-
-    /// A dead letter is gone for good. The lane of one that did not verify is not told, and is looked for.
-    pub(super) fn purged(&mut self, lane: Digest64, dead: Sequence) {
-        let key = self.key(lane, dead);
-        let key = if self.lanes.contains_key(&key) {
+    /// A dead letter or a waiting delivery is discarded. Without the order key of a dead letter whose record is damaged,
+    /// its queue is searched for.
+    pub fn discarded(&mut self, order_key: Digest64, sequence: Sequence) {
+        let key = self.key(order_key, sequence);
+        let key = if self.queues.contains_key(&key) {
             Some(key)
-        } else if lane.is_none() && self.policy.dead_letters == DeadLetters::Hold {
-            self.lanes.iter().find(|(_, lane)| lane.hangs_on(dead)).map(|(key, _)| *key)
+        } else if order_key.is_none() && self.policy.dead_letters == DeadLetters::Hold {
+            self.queues.iter().find(|(_, queue)| queue.depends_on(sequence)).map(|(key, _)| *key)
         } else {
             None
         };
         if let Some(key) = key {
-            self.with(key, |lane| lane.purged(dead));
+            self.with(key, |queue| queue.discarded(sequence));
         }
     }
 
-    /// From where more is wanted, given that `next` has been reached by acceptance.
-    pub(super) fn wants(&self, next: Sequence) -> Option<Sequence> {
-        let low = self.ready.len() < READY_LOW && self.lanes.len() < LANES_MAX;
-        (low && !self.loading && self.cursor < next).then_some(self.cursor)
+    /// Starts the delivery whose turn it is; else when to ask again, none where only a call to this queue changes anything.
+    pub(super) fn poll(&mut self, now: Timestamp) -> Result<Start, Option<Timestamp>> {
+        let queues = &self.queues;
+        let head = |key| queues.get(&key).and_then(|queue: &InteractionQueue| queue.waiting().front());
+        self.index.release_due(now, |key| head(key).is_some_and(QueuedDelivery::is_untried));
+        let queue_key = self.index.pick()?;
+        self.flow.check(self.in_flight.len(), now).map_err(|blocked| blocked.until)?;
+        let epoch = self.flow.began(now);
+        self.index.starts();
+        let delivery = self.with(queue_key, InteractionQueue::start).expect("a ready queue has a head");
+        self.in_flight.insert((delivery.sequence, queue_key), now);
+        let QueuedDelivery { sequence, place, .. } = delivery;
+        Ok(Start { destination: self.id, sequence, place, queue_key, at: now, epoch })
     }
 
-    /// Whether what arrives at `first` can be taken at once, because everything before it is known.
-    pub(super) fn takes(&self, first: Sequence) -> bool {
-        self.cursor == first && !self.loading && self.ready.len() < READY_HIGH && self.lanes.len() < LANES_MAX
-    }
-
-    pub fn in_flight(&self) -> usize {
-        self.flying.len()
-    }
-
-    /// Known deliveries whose due time has not come.
-    pub fn delayed(&self) -> usize {
-        self.delayed.len()
-    }
-
-    /// Known deliveries that wait behind others of their interaction.
-    pub fn held(&self) -> usize {
-        self.waiting - self.ready.len() - self.delayed.len()
-    }
-
-    pub fn pace(&self) -> &FlowControl {
-        &self.pace
-    }
-
-    /// What would hold back a delivery whose turn it is.
-    pub fn shut(&self, now: Timestamp) -> Option<Blocked> {
-        self.pace.shut(self.flying.len(), now)
-    }
-
-    /// When the oldest of the known deliveries was accepted: the oldest by sequence of those that fly, can go or are stalled.
-    pub fn oldest(&self) -> Option<Timestamp> {
-        let keys = self.flying.keys().map(|(_, key)| *key);
-        let keys = keys.chain(self.ready.firsts()).chain(self.stalled.first().map(|(_, key)| *key));
-        let head = |key: QueueKey| {
-            let lane = self.lanes.get(&key)?;
-            lane.in_flight().or_else(|| lane.waiting().front()).map(|w| w.received_at)
+    /// An attempt has ended; without a `call` no request was made. The caller records a change of the breaker's state.
+    pub fn ended(
+        &mut self,
+        start: &Start,
+        verdict: Verdict,
+        call: Option<&Call>,
+        now: Timestamp,
+    ) -> Option<breaker::Change> {
+        let change = match call {
+            Some(call) => self.flow.ended(start.epoch, call, self.in_flight.len(), now),
+            None => {
+                self.flow.withdrawn(start.epoch);
+                None
+            }
         };
-        keys.filter_map(head).min()
+        let (key, sequence) = (start.queue_key, start.sequence);
+        let dead_letters = self.dead_letters(key);
+        let found = self.with(key, |queue| {
+            let delivery = queue.take_in_flight(sequence)?;
+            match verdict {
+                Verdict::Delivered | Verdict::Discarded => queue.ended(),
+                Verdict::Retry { due } => {
+                    let place = Place::Delay(due);
+                    queue.put_back(QueuedDelivery { rank: Timestamp::ZERO, place, not_before: due, ..delivery });
+                }
+                Verdict::Postponed => queue.put_back(delivery),
+                Verdict::Dead(_) => queue.died(sequence, dead_letters),
+            }
+            Some(())
+        });
+        if found.is_some() {
+            self.in_flight.remove(&(sequence, key));
+        }
+        change
     }
 
-    /// What is in flight.
-    pub fn flying(&self) -> impl Iterator<Item = Sequence> {
-        self.flying.keys().map(|(sequence, _)| *sequence)
+    /// How many attempts are in flight.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// The events that are in flight.
+    pub fn events_in_flight(&self) -> impl Iterator<Item = Sequence> {
+        self.in_flight.keys().map(|(sequence, _)| *sequence)
+    }
+
+    /// Deliveries in memory whose due time has not come.
+    pub fn delayed(&self) -> usize {
+        self.index.delayed_len()
+    }
+
+    /// Deliveries in memory that wait behind others of their interaction.
+    pub fn blocked(&self) -> usize {
+        self.index.blocked_len()
+    }
+
+    /// What blocks a delivery whose turn it is.
+    pub fn blocked_by(&self, now: Timestamp) -> Option<Blocked> {
+        self.flow.blocked(self.in_flight.len(), now)
+    }
+
+    /// When the oldest delivery in memory was accepted: the oldest of those that are in flight or first in their queues.
+    pub fn oldest(&self) -> Option<Timestamp> {
+        let keys = self.in_flight.keys().map(|(_, key)| *key).chain(self.index.oldest_heads());
+        let first = |key: QueueKey| {
+            let queue = self.queues.get(&key)?;
+            queue.in_flight().or_else(|| queue.waiting().front()).map(|d| d.received_at)
+        };
+        keys.filter_map(first).min()
+    }
+
+    /// What one delivery waits for.
+    pub fn status(&self, order_key: Digest64, sequence: Sequence, now: Timestamp) -> DeliveryStatus {
+        let key = self.key(order_key, sequence);
+        if let Some(since) = self.in_flight.get(&(sequence, key)) {
+            return DeliveryStatus::InFlight { since: *since };
+        }
+        let queue = self.queues.get(&key);
+        let waiting = queue.and_then(|queue| queue.find(sequence));
+        if waiting.is_none() && sequence < self.cursor {
+            return DeliveryStatus::Moved;
+        }
+        if let Some((by, behind)) = queue.and_then(|queue| queue.blocked_behind(sequence)) {
+            return DeliveryStatus::Blocked(Blocked::behind(by, behind));
+        }
+        match waiting {
+            Some(d) if d.not_before > now => {
+                let by = if d.is_untried() { Blocker::Order } else { Blocker::RetryBackoff };
+                DeliveryStatus::Blocked(Blocked::until(by, Some(d.not_before)))
+            }
+            _ => DeliveryStatus::Queued,
+        }
+    }
+
+    /// What dead letters block, of the deliveries in memory.
+    pub fn blocked_by_dead_letters(&self) -> BlockedSummary {
+        let (summary, first) = self.index.blocked_by_dead_letters();
+        let oldest = first.and_then(|key| self.queues.get(&key)).and_then(|queue| queue.waiting().front());
+        BlockedSummary { oldest: oldest.map(|d| d.received_at), ..summary }
+    }
+
+    /// The deliveries of an interaction, with at most `waiting_max` of those that wait.
+    pub fn interaction(&self, order_key: Digest64, waiting_max: usize) -> Interaction {
+        let ordered = self.policy.ordered;
+        let Some(queue) = self.queues.get(&QueueKey::Interaction(order_key)) else {
+            return Interaction { ordered, ..Interaction::default() };
+        };
+        let waiting = queue.waiting();
+        Interaction {
+            ordered,
+            in_flight: queue.in_flight().map(|d| d.sequence),
+            waiting: waiting.iter().take(waiting_max).map(|d| d.sequence).collect(),
+            waiting_count: waiting.len(),
+            blocked_by: queue.dead_letters().iter().copied().collect(),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::Place;
+    use crate::delivery::Reason;
     use crate::event::DestinationSet;
     use crate::rules::concurrency::Adaptive;
-    use crate::scheduler::flow_control;
+    use crate::scheduler::{Scheduler, Step};
+
+    const D: DestinationId = DestinationId(0);
 
     #[test]
     fn i14_dead_letters_without_an_interaction_block_nothing() {
         let policy = Policy { ordered: Ordered::ByInteraction, dead_letters: DeadLetters::Hold, ..Policy::default() };
-        let mut line = DestinationQueue::new(DestinationId(0), policy, Sequence(1), StartPoint::default());
-        for n in 1..=LANES_MAX as u64 {
-            line.hold_lane(line.key(Digest64::NONE, Sequence(n)), Sequence(n));
+        let mut queue = DestinationQueue::new(D, policy, Sequence(1), StartPoint::default());
+        for n in 1..=INTERACTIONS_MAX as u64 {
+            queue.block_by_dead_letter(Digest64::NONE, Sequence(n));
         }
-        assert_eq!(line.wants(Sequence(200_000)), Some(Sequence(1)), "they take the room of what could go");
-        let lane = line.key(Digest64::of_interaction("k"), Sequence(1));
-        line.hold_lane(lane, Sequence(1));
-        line.insert(&Ticket {
+        assert_eq!(queue.next_load(Sequence(200_000)), Some(Sequence(1)), "they are not in memory");
+        queue.block_by_dead_letter(Digest64::of_interaction("k"), Sequence(1));
+        queue.insert(&Ticket {
             sequence: Sequence(2),
             order_key: Digest64::of_interaction("k"),
             received_at: Timestamp::ZERO,
-            time: Timestamp::ZERO,
-            to: DestinationSet::EMPTY.with(DestinationId(0)),
+            time: None,
+            to: DestinationSet::EMPTY.with(D),
             place: Place::Page,
         });
-        assert_eq!(line.poll(Timestamp(1)), Err(None));
-        line.purged(Digest64::of_interaction("k"), Sequence(1));
-        assert_eq!(line.poll(Timestamp(1)).map(|start| start.sequence), Ok(Sequence(2)));
+        assert_eq!(queue.poll(Timestamp(1)), Err(None));
+        queue.discarded(Digest64::of_interaction("k"), Sequence(1));
+        assert_eq!(queue.poll(Timestamp(1)).map(|start| start.sequence), Ok(Sequence(2)));
     }
 
     #[test]
-    fn i14_untried_and_retried_alternate_also_when_every_second_check_blocks() {
-        let pace =
-            flow_control::Limits { concurrency_max: 1, adaptive: Adaptive::No, ..flow_control::Limits::default() };
-        let policy = Policy { pace, ..Policy::default() };
-        let mut line = DestinationQueue::new(DestinationId(0), policy, Sequence(1), StartPoint::default());
+    fn i14_untried_and_retried_alternate_while_every_second_poll_is_blocked() {
+        let limits = Limits { concurrency_max: 1, adaptive: Adaptive::No, ..Limits::default() };
+        let policy = Policy { limits, ..Policy::default() };
+        let mut queue = DestinationQueue::new(D, policy, Sequence(1), StartPoint::default());
         let ticket = |n: u64, due: u64| Ticket {
             sequence: Sequence(n),
             order_key: Digest64::NONE,
             received_at: Timestamp::ZERO,
-            time: Timestamp::ZERO,
-            to: DestinationSet::EMPTY.with(DestinationId(0)),
+            time: None,
+            to: DestinationSet::EMPTY.with(D),
             place: Place::under(Timestamp(due)),
         };
-        (1..=4).for_each(|n| line.insert(&ticket(n, 0)));
-        (11..=13).for_each(|n| line.redriven(&ticket(n, 5), Timestamp(5)));
+        (1..=4).for_each(|n| queue.insert(&ticket(n, 0)));
+        (11..=13).for_each(|n| queue.redriven(&ticket(n, 5), Timestamp(5)));
         let mut order = Vec::new();
-        while let Ok(start) = line.poll(Timestamp(9)) {
-            assert!(line.poll(Timestamp(9)).is_err(), "one at once");
+        while let Ok(start) = queue.poll(Timestamp(9)) {
+            assert!(queue.poll(Timestamp(9)).is_err(), "one at once");
             order.push(start.sequence.0);
-            line.resolved(start.queue_key, start.sequence);
+            assert_eq!(queue.ended(&start, Verdict::Delivered, None, Timestamp(9)), None);
         }
         assert_eq!(order, [11, 1, 12, 2, 13, 3, 4]);
+    }
+
+    fn ticket(sequence: u64, interaction: &str) -> Ticket {
+        Ticket {
+            sequence: Sequence(sequence),
+            order_key: Digest64::of_interaction(interaction),
+            received_at: Timestamp(sequence),
+            time: None,
+            to: DestinationSet::EMPTY.with(D),
+            place: Place::Page,
+        }
+    }
+
+    fn scheduler(policy: Policy, tickets: &[Ticket]) -> Scheduler {
+        let mut scheduler = Scheduler::new([(D, policy)], Sequence(1), Sequence(1), Timestamp(1));
+        for ticket in tickets {
+            scheduler.accepted(std::slice::from_ref(ticket), Sequence(ticket.sequence.0 + 1));
+        }
+        scheduler
+    }
+
+    fn die(scheduler: &mut Scheduler, now: Timestamp) {
+        let Step::Start(start) = scheduler.poll(now) else { panic!("nothing starts") };
+        let queue = scheduler.queue_mut(D).unwrap();
+        assert_eq!(queue.ended(&start, Verdict::Dead(Reason::Permanent), None, now), None);
+    }
+
+    #[test]
+    fn a_dead_letter_does_not_wait_behind_a_later_event() {
+        let mut scheduler = scheduler(Policy::default(), &[ticket(1, "k"), ticket(2, "k"), ticket(3, "k")]);
+        let now = Timestamp(10);
+        let status = |scheduler: &Scheduler, n: u64| {
+            scheduler.queue(D).map(|queue| queue.status(Digest64::of_interaction("k"), Sequence(n), now))
+        };
+        die(&mut scheduler, now);
+        assert_eq!(status(&scheduler, 1), Some(DeliveryStatus::Moved));
+        let later = Timestamp(12);
+        assert!(matches!(scheduler.poll(later), Step::Start(start) if start.sequence == Sequence(2)));
+        assert_eq!(
+            [1, 2, 3, 4].map(|n| status(&scheduler, n)),
+            [
+                Some(DeliveryStatus::Moved),
+                Some(DeliveryStatus::InFlight { since: later }),
+                Some(DeliveryStatus::Blocked(Blocked::behind(Blocker::Order, Sequence(2)))),
+                Some(DeliveryStatus::Blocked(Blocked::behind(Blocker::Order, Sequence(2)))),
+            ]
+        );
+    }
+
+    #[test]
+    fn deliveries_that_dead_letters_block_are_counted_with_the_oldest() {
+        let policy = Policy { dead_letters: DeadLetters::Hold, ..Policy::default() };
+        let of = [ticket(1, "a"), ticket(2, "a"), ticket(3, "b"), ticket(4, "b"), ticket(5, "b"), ticket(6, "c")];
+        let mut scheduler = scheduler(policy, &of);
+        let now = Timestamp(10);
+        let blocked = |scheduler: &Scheduler| {
+            let blocked = scheduler.queue(D).map(DestinationQueue::blocked_by_dead_letters).unwrap_or_default();
+            (blocked.interactions, blocked.deliveries, blocked.oldest.map(|at| at.0))
+        };
+        assert_eq!(blocked(&scheduler), (0, 0, None));
+        for seen in [(1, 1, Some(2)), (2, 3, Some(2)), (2, 3, Some(2))] {
+            die(&mut scheduler, now);
+            assert_eq!(blocked(&scheduler), seen);
+        }
+        assert_eq!(scheduler.poll(now), Step::Wait(None), "the rest is blocked");
+        scheduler.queue_mut(D).unwrap().discarded(Digest64::of_interaction("a"), Sequence(1));
+        assert_eq!(blocked(&scheduler), (1, 2, Some(4)));
+        let redriven = Ticket { place: Place::Delay(now), ..ticket(3, "b") };
+        scheduler.queue_mut(D).unwrap().redriven(&redriven, now);
+        assert_eq!(blocked(&scheduler), (0, 0, None), "a redriven one goes first");
     }
 }

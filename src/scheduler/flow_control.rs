@@ -1,9 +1,10 @@
-//! The pace of one destination: every gate that a call must pass, apart from its turn within its interaction.
+//! Flow control of one destination: pause, circuit breaker, `Retry-After`, concurrency limit and rate limit.
 //!
-//! *Invariants.* Nothing passes while the destination is paused, while it has asked to be left alone, or while its breaker
-//! is open; never more calls are under way than the adaptive limit and the ramp allow; what passes keeps to the rate. A
-//! gate that is shut costs nothing: no attempt, no token of the rate. Each holds over a restart, by what is told of the time
-//! before it: [`FlowControl::pause`], [`FlowControl::set_breaker`], [`FlowControl::hold`], [`FlowControl::let_in`], [`FlowControl::sent`].
+//! *Invariants.* No call starts while the destination is paused, before the end of its `Retry-After`, or while its breaker is
+//! open. The calls in flight never exceed the adaptive limit and the ramp-up. Calls keep to the rate limit. A blocked call
+//! costs nothing: no attempt, no token of the rate limit. All of it holds over a restart: the caller restores the state with
+//! [`FlowControl::pause`], [`FlowControl::set_breaker`], [`FlowControl::retry_after`], [`FlowControl::ramp_up_from`] and
+//! [`FlowControl::sent`].
 
 use crate::delivery::{Blocked, Blocker};
 use crate::rules::breaker::{self, Breaker, Epoch};
@@ -14,19 +15,19 @@ use crate::rules::ramp::Ramp;
 use crate::time::Timestamp;
 use std::time::Duration;
 
-/// Where calls are this far apart or farther, the start of each is noted on disk before it is made: a restart then costs
-/// nothing. Where they are closer, the first one after a restart waits for as long as after a call.
-const NOTED_FROM: Duration = Duration::from_secs(5);
+/// With at least this interval between calls, the start of each call is written to disk before it is made, so a restart
+/// delays nothing. With a shorter interval, the first call after a restart waits for one interval.
+const RECORDED_INTERVAL_MIN: Duration = Duration::from_secs(5);
 
 /// How fast a destination may be called.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
-    /// Most calls at once; zero where the destination has no URL and everything is held.
+    /// Maximum number of calls in flight; zero where the destination has no URL.
     pub concurrency_max: usize,
     pub adaptive: Adaptive,
     pub rate: Option<Rate>,
     pub breaker: breaker::Limits,
-    /// How long it takes until everything is allowed again, after the breaker or an operator had closed it to everything.
+    /// How long the concurrency limit takes to rise to its maximum after a pause or an open breaker.
     pub ramp: Duration,
 }
 
@@ -43,20 +44,20 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Whether the rate is so slow that each start is noted.
-    pub fn notes_starts(&self) -> bool {
-        self.rate.is_some_and(|rate| rate.interval() >= NOTED_FROM)
+    /// Whether the rate is so low that each start is written to disk.
+    pub fn records_starts(&self) -> bool {
+        self.rate.is_some_and(|rate| rate.interval() >= RECORDED_INTERVAL_MIN)
     }
 }
 
-/// What bounds how many calls there are at once.
+/// What sets the concurrency limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LimitReason {
     #[default]
     Configured,
-    /// The limit was cut because the destination is slow or fails.
+    /// The adaptive limit: the destination is slow or overloaded.
     Adaptive,
-    /// Calls return little by little after a pause or an open breaker.
+    /// The ramp-up after a pause or an open breaker.
     Ramp,
 }
 
@@ -70,10 +71,9 @@ pub struct FlowControl {
     ramp: Ramp,
     rate: Option<Gcra>,
     /// When the last call began, as far as that is known.
-    sent_at: Timestamp,
-    hold_until: Timestamp,
-    /// Zero where it is not paused.
-    paused_until: Timestamp,
+    sent_at: Option<Timestamp>,
+    retry_after_until: Option<Timestamp>,
+    paused_until: Option<Timestamp>,
 }
 
 impl FlowControl {
@@ -85,110 +85,115 @@ impl FlowControl {
             concurrency: Concurrency::new(limits.concurrency_max, limits.adaptive),
             ramp: Ramp::new(limits.ramp),
             rate: limits.rate.map(|rate| Gcra::new(rate, 1)),
-            sent_at: Timestamp::ZERO,
-            hold_until: Timestamp::ZERO,
-            paused_until: Timestamp::ZERO,
+            sent_at: None,
+            retry_after_until: None,
+            paused_until: None,
         }
     }
 
-    /// From now on it goes by these limits; the breaker, a hold and a pause stand as they did.
-    pub fn go_by(&mut self, old: &Limits, limits: &Limits) {
+    /// Applies new limits; the state of the breaker, `Retry-After` and a pause are kept.
+    pub fn reconfigure(&mut self, old: &Limits, limits: &Limits) {
         self.max = limits.concurrency_max;
-        self.breaker.go_by(limits.breaker.clone());
+        self.breaker.reconfigure(limits.breaker.clone());
         self.slow_call = limits.breaker.slow_call;
-        self.concurrency.go_by(limits.concurrency_max, limits.adaptive);
-        self.ramp.go_by(limits.ramp);
+        self.concurrency.reconfigure(limits.concurrency_max, limits.adaptive);
+        self.ramp.reconfigure(limits.ramp);
         if old.rate != limits.rate {
             self.rate = limits.rate.map(|rate| Gcra::new(rate, 1));
-            self.sent(self.sent_at);
+            self.sent_at.into_iter().for_each(|at| self.sent(at));
         }
     }
 
-    /// Whether one more call may begin while so many are under way.
-    pub fn check(&mut self, under_way: usize, now: Timestamp) -> Result<(), Blocked> {
-        let shut = |by, until| Err(Blocked::until(by, until));
+    /// Whether one more call may begin now, with so many in flight.
+    pub fn check(&mut self, in_flight: usize, now: Timestamp) -> Result<(), Blocked> {
+        let blocked = |by, until| Err(Blocked::until(by, until));
         if self.max == 0 {
-            return shut(Blocker::NoUrl, None);
+            return blocked(Blocker::NoUrl, None);
         }
-        if now < self.paused_until {
-            return shut(Blocker::Pause, Some(self.paused_until));
-        }
-        if self.paused_until != Timestamp::ZERO {
+        if let Some(until) = self.paused_until {
+            if now < until {
+                return blocked(Blocker::Pause, Some(until));
+            }
             self.resume(now);
         }
         if let Err(until) = self.breaker.check(now) {
-            return shut(Blocker::Breaker, until);
+            return blocked(Blocker::Breaker, until);
         }
-        if now < self.hold_until {
-            return shut(Blocker::RetryAfter, Some(self.hold_until));
+        if let Some(until) = self.retry_after_until.filter(|until| now < *until) {
+            return blocked(Blocker::RetryAfter, Some(until));
         }
         let (ramp, more_at) = self.ramp.allows(self.max, now);
-        if under_way >= self.concurrency.limit().min(ramp) {
-            return shut(Blocker::Concurrency, more_at);
+        if in_flight >= self.concurrency.limit().min(ramp) {
+            return blocked(Blocker::Concurrency, more_at);
         }
         match self.rate.as_ref().map(|rate| rate.check(now)) {
-            Some(Err(until)) => shut(Blocker::Rate, Some(until)),
+            Some(Err(until)) => blocked(Blocker::Rate, Some(until)),
             _ => Ok(()),
         }
     }
 
-    /// A call begins; it was allowed.
+    /// A call begins; [`FlowControl::check`] allowed it.
     pub fn began(&mut self, now: Timestamp) -> Epoch {
         self.sent(now);
         self.breaker.began()
     }
 
-    /// A call has begun then, in this life or before it.
+    /// A call began at `at`, in this process or before its start; the rate limit counts from there.
     pub fn sent(&mut self, at: Timestamp) {
-        self.sent_at = self.sent_at.max(at);
-        if let Some(rate) = self.rate.as_mut().filter(|_| at > Timestamp::ZERO) {
+        self.sent_at = self.sent_at.max(Some(at));
+        if let Some(rate) = &mut self.rate {
             let _allowed = rate.try_take(at);
         }
     }
 
-    /// Everything was let in again then: calls return little by little.
-    pub fn let_in(&mut self, at: Timestamp) {
+    /// The ramp-up began at `at`, before this start.
+    pub fn ramp_up_from(&mut self, at: Timestamp) {
         self.ramp.begin(at);
     }
 
-    /// A call has ended; `under_way` counts it. What it turned is to be remembered over a restart.
-    pub fn ended(&mut self, began: Epoch, call: &Call, under_way: usize, now: Timestamp) -> Option<breaker::Turn> {
+    /// A call has ended; `in_flight` counts it. The caller records a change of the breaker's state.
+    pub fn ended(&mut self, began: Epoch, call: &Call, in_flight: usize, now: Timestamp) -> Option<breaker::Change> {
         let slow_from = self.concurrency.usual().map(|usual| usual + self.slow_call);
         let slow = slow_from.is_some_and(|from| call.latency >= from);
-        self.concurrency.ended(call, under_way, now);
-        let turn = self.breaker.ended(began, call, slow, now);
-        if turn == Some(breaker::Turn::Closed) {
+        self.concurrency.ended(call, in_flight, now);
+        let change = self.breaker.ended(began, call, slow, now);
+        if change == Some(breaker::Change::Closed) {
             self.ramp.begin(now);
         }
-        turn
+        change
     }
 
-    /// A call that began then was not made after all.
+    /// A call that began in this state of the breaker was not made.
     pub fn withdrawn(&mut self, began: Epoch) {
         self.breaker.withdrawn(began);
     }
 
-    /// The destination is left alone until then; a shorter wish changes nothing.
-    pub fn hold(&mut self, until: Timestamp) {
-        self.hold_until = self.hold_until.max(until);
+    /// Blocks all calls until then; an earlier end changes nothing.
+    pub fn retry_after(&mut self, until: Timestamp) {
+        self.retry_after_until = self.retry_after_until.max(Some(until));
     }
 
-    /// Nothing passes until then; a later word replaces an earlier one.
+    /// Blocks all calls until then, in place of an earlier pause.
     pub fn pause(&mut self, until: Timestamp) {
-        self.paused_until = until;
+        self.paused_until = Some(until);
     }
 
-    /// Calls return little by little; nothing happens where it was not paused.
+    /// Ends a pause; calls return with the ramp-up.
     pub fn resume(&mut self, now: Timestamp) {
-        if self.paused_until != Timestamp::ZERO {
-            // a pause may have run out unnoticed
-            self.ramp.begin(self.paused_until.min(now));
-            self.paused_until = Timestamp::ZERO;
+        if let Some(until) = self.paused_until.take() {
+            // the pause may have ended before this call
+            self.ramp.begin(until.min(now));
         }
     }
 
     /// See [`Breaker::set`].
-    pub fn set_breaker(&mut self, state: breaker::State, closed_until: Timestamp, since: Timestamp, now: Timestamp) {
+    pub fn set_breaker(
+        &mut self,
+        state: breaker::State,
+        closed_until: Option<Timestamp>,
+        since: Timestamp,
+        now: Timestamp,
+    ) {
         if state == breaker::State::Closed && self.breaker.state() != breaker::State::Closed {
             self.ramp.begin(now);
         }
@@ -199,36 +204,35 @@ impl FlowControl {
         &self.breaker
     }
 
-    pub fn hold_until(&self) -> Timestamp {
-        self.hold_until
+    pub fn retry_after_until(&self) -> Option<Timestamp> {
+        self.retry_after_until
     }
 
-    /// Zero where it is not paused.
-    pub fn paused_until(&self) -> Timestamp {
+    pub fn paused_until(&self) -> Option<Timestamp> {
         self.paused_until
     }
 
-    /// Most calls at once, as things are.
+    /// The concurrency limit now.
     pub fn limit(&self, now: Timestamp) -> usize {
         self.concurrency.limit().min(self.ramp_at(now).allows(self.max, now).0)
     }
 
-    /// As it is where a pause has run out unnoticed, too; at the end of time none is begun.
+    /// The ramp-up, also where a pause has ended and no call has come since. A pause without end never starts one.
     fn ramp_at(&self, now: Timestamp) -> Ramp {
         let mut ramp = self.ramp;
-        if self.paused_until != Timestamp::ZERO && now >= self.paused_until && now < Timestamp::NEVER {
-            ramp.begin(self.paused_until);
+        if let Some(until) = self.paused_until.filter(|until| *until <= now && now < Timestamp::NEVER) {
+            ramp.begin(until);
         }
         ramp
     }
 
-    /// What the destination takes when little is asked of it; none before its first success.
+    /// The latency of the destination with few calls in flight; none before its first success.
     pub fn usual_latency(&self) -> Option<Duration> {
         self.concurrency.usual()
     }
 
-    /// What makes [`FlowControl::limit`] what it is.
-    pub fn bound(&self, now: Timestamp) -> LimitReason {
+    /// What sets [`FlowControl::limit`].
+    pub fn limit_reason(&self, now: Timestamp) -> LimitReason {
         let (adaptive, ramp) = (self.concurrency.limit(), self.ramp_at(now).allows(self.max, now).0);
         match adaptive.min(ramp) {
             limit if limit >= self.max => LimitReason::Configured,
@@ -237,9 +241,9 @@ impl FlowControl {
         }
     }
 
-    /// What would hold back a call that began now.
-    pub fn shut(&self, under_way: usize, now: Timestamp) -> Option<Blocked> {
-        self.clone().check(under_way, now).err()
+    /// What blocks a call that would begin now.
+    pub fn blocked(&self, in_flight: usize, now: Timestamp) -> Option<Blocked> {
+        self.clone().check(in_flight, now).err()
     }
 }
 
@@ -250,46 +254,46 @@ mod tests {
 
     const START: Timestamp = Timestamp(1_800_000_000_000);
 
-    fn pace() -> FlowControl {
+    fn flow() -> FlowControl {
         FlowControl::new(&Limits { adaptive: Adaptive::No, ..Limits::default() })
     }
 
     #[test]
-    fn the_limit_follows_the_ramp_after_an_expired_pause() {
-        let mut pace = pace();
-        pace.pause(START);
+    fn after_a_pause_that_ended_the_limit_is_that_of_the_ramp_up() {
+        let mut flow = flow();
+        flow.pause(START);
         assert_eq!(
-            (pace.limit(Timestamp(START.0 - 1)), pace.bound(Timestamp(START.0 - 1))),
+            (flow.limit(Timestamp(START.0 - 1)), flow.limit_reason(Timestamp(START.0 - 1))),
             (64, LimitReason::Configured)
         );
-        assert_eq!((pace.limit(START), pace.bound(START)), (1, LimitReason::Ramp));
+        assert_eq!((flow.limit(START), flow.limit_reason(START)), (1, LimitReason::Ramp));
         let half = START.after(Duration::from_secs(5));
-        assert_eq!((pace.limit(half), pace.bound(half)), (32, LimitReason::Ramp));
+        assert_eq!((flow.limit(half), flow.limit_reason(half)), (32, LimitReason::Ramp));
         let end = START.after(Duration::from_secs(10));
-        assert_eq!((pace.limit(end), pace.bound(end)), (64, LimitReason::Configured));
+        assert_eq!((flow.limit(end), flow.limit_reason(end)), (64, LimitReason::Configured));
     }
 
     #[test]
-    fn closing_an_open_breaker_starts_a_ramp() {
-        let closed = |pace: &mut FlowControl| {
-            pace.set_breaker(breaker::State::Closed, Timestamp::ZERO, START, START);
-            pace.limit(START)
+    fn closing_an_open_breaker_starts_the_ramp_up() {
+        let closed = |flow: &mut FlowControl| {
+            flow.set_breaker(breaker::State::Closed, None, START, START);
+            flow.limit(START)
         };
-        let mut pace = pace();
-        assert_eq!(closed(&mut pace), 64, "it was closed");
+        let mut flow = flow();
+        assert_eq!(closed(&mut flow), 64, "it was closed");
         let until = START.after(Duration::from_secs(30));
-        pace.set_breaker(breaker::State::Open { until }, Timestamp::ZERO, START, START);
-        assert_eq!(pace.limit(START), 64, "it is the breaker that holds them back");
-        assert_eq!(closed(&mut pace), 1);
+        flow.set_breaker(breaker::State::Open { until }, None, START, START);
+        assert_eq!(flow.limit(START), 64, "it is the breaker that holds them back");
+        assert_eq!(closed(&mut flow), 1);
     }
 
     #[test]
-    fn start_times_are_recorded_for_rare_calls() {
+    fn starts_are_recorded_from_an_interval_of_five_seconds() {
         let notes = |count, seconds| {
             let rate = NonZeroU32::new(count).map(|count| Rate::new(count, Duration::from_secs(seconds)));
-            Limits { rate, ..Limits::default() }.notes_starts()
+            Limits { rate, ..Limits::default() }.records_starts()
         };
-        assert!(!Limits::default().notes_starts());
+        assert!(!Limits::default().records_starts());
         assert_eq!([notes(12, 60), notes(13, 60), notes(1, 4), notes(1, 5)], [true, false, false, true]);
     }
 }

@@ -253,8 +253,8 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{DestinationSet, Digest64};
     use crate::store::{Bounds, HistoryUsage};
+    use crate::testing::stores::close;
     use crate::time::Timestamp;
     use std::task::{Context, Waker};
     use std::time::Duration;
@@ -262,26 +262,7 @@ mod tests {
     const NOW: Timestamp = Timestamp(1_800_000_000_000);
 
     fn event() -> Event {
-        Event {
-            received_at: NOW,
-            source: "s".to_owned(),
-            to: DestinationSet(1),
-            interaction: None,
-            sender_id: Some("1".to_owned()),
-            kind: String::new(),
-            time: None,
-            content_type: String::new(),
-            headers: Default::default(),
-            conflict: false,
-            body_digest: Digest64(1),
-            body: vec![0; 1000].into(),
-        }
-    }
-
-    fn close(opened: Opened) {
-        let Opened { store, committer, .. } = opened;
-        drop(store);
-        committer.join().unwrap();
+        Event { received_at: NOW, body: vec![0; 1000].into(), ..crate::testing::events::event(1) }
     }
 
     #[tokio::test]
@@ -417,18 +398,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let open = |require_power_safe| {
             let options = || Options { require_power_safe, ..Options::default() };
-            (0..20_000).find_map(|_| {
-                std::thread::yield_now();
-                match Store::open(dir.path(), options(), Clock::manual(NOW)) {
-                    Err(StoreError::Locked { .. }) => None,
-                    opened => Some(opened),
-                }
-            })
+            crate::testing::stores::unlocked(|| Store::open(dir.path(), options(), Clock::manual(NOW)))
         };
-        let opened = open(false).unwrap().unwrap();
+        let opened = open(false).unwrap();
         let durability = opened.store.durability();
         close(opened);
-        match open(true).unwrap() {
+        match open(true) {
             Ok(opened) => {
                 assert_eq!(durability, Durability::InodeSync);
                 close(opened);

@@ -13,6 +13,7 @@ use crate::store::model::record::{DamagedRecord, EndKind};
 use crate::store::model::table::{Rows, Table};
 use crate::store::write::erasure::{Erased, Erasure};
 use crate::store::write::request::{Arrival, Transition};
+use crate::testing::stores::close;
 use crate::time::Timestamp;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,29 +22,16 @@ const NOW: Timestamp = Timestamp(1_800_000_000_000);
 const D: DestinationId = DestinationId(0);
 
 fn open(path: &Path) -> Opened {
-    Store::open(path, Options::default(), Clock::manual(NOW)).unwrap()
-}
-
-fn close(opened: Opened) {
-    let Opened { store, committer, .. } = opened;
-    drop(store);
-    committer.join().unwrap();
+    crate::testing::stores::open(path, &Options::default(), &Clock::manual(NOW))
 }
 
 fn event(n: u64) -> Event {
     Event {
         received_at: NOW,
         source: "crm".to_owned(),
-        to: DestinationSet(1),
         interaction: Some("i".to_owned()),
-        sender_id: Some(n.to_string()),
         kind: "call".to_owned(),
-        time: None,
-        content_type: String::new(),
-        headers: Default::default(),
-        conflict: false,
-        body_digest: Digest64(n),
-        body: vec![n as u8; 100].into(),
+        ..crate::testing::events::event(n)
     }
 }
 
@@ -75,11 +63,8 @@ async fn lived(path: &Path) {
 
 /// Writes behind the back of the store.
 fn meddle(path: &Path, draft: WriteBatch) {
-    let engine = (0..20_000).find_map(|_| {
-        std::thread::yield_now();
-        Folder::open(path).and_then(Engine::open).ok()
-    });
-    engine.expect("the store is let go of").commit(draft).unwrap();
+    let engine = crate::testing::stores::unlocked(|| Folder::open(path).and_then(Engine::open));
+    engine.unwrap().commit(draft).unwrap();
 }
 
 fn lost(table: Table, key: Vec<u8>) -> WriteBatch {
@@ -291,14 +276,9 @@ async fn a_finished_store_that_is_damaged_stays_where_it_is() {
     assert!(!named.is_empty());
     named.into_iter().for_each(|at| bytes[at] ^= 1);
     std::fs::write(&log, &bytes).unwrap();
-    let refused = (0..20_000).find_map(|_| {
-        std::thread::yield_now();
-        match Store::open(dir.path(), Options::default(), Clock::manual(NOW)) {
-            Err(super::StoreError::Locked { .. }) => None,
-            opened => Some(opened.map(drop).unwrap_err().to_string()),
-        }
-    });
-    assert!(refused.unwrap().starts_with("the store is damaged and was not opened"));
+    let opened = crate::testing::stores::unlocked(|| Store::open(dir.path(), Options::default(), Clock::manual(NOW)));
+    let refused = opened.map(drop).unwrap_err().to_string();
+    assert!(refused.starts_with("the store is damaged and was not opened"));
     assert_eq!(std::fs::read(&log).unwrap(), bytes);
     assert!(!dir.path().join("set-aside.queue.1").exists());
 }

@@ -5,7 +5,8 @@
 //! - `process`: the real binary, as a daemon that can be killed and as a command
 //! - `receiver`: a destination that plays a script
 //! - `authority`: a certificate authority, and TLS in front of a receiver
-//! - `events`: made-up events
+//! - `events`: made-up events (shared with the unit tests)
+//! - `stores`: opening a store again in the same process (shared with the unit tests)
 //!
 //! `intake/`: from the sender to the answer
 //! - `requests`: what is refused and stores nothing, what is accepted, what is recognised as a duplicate
@@ -87,6 +88,7 @@ mod harness {
     pub mod events;
     pub mod process;
     pub mod receiver;
+    pub mod stores;
 }
 
 mod intake {

@@ -83,18 +83,18 @@ fn gauges(registry: &mut Registry, all: &[Seen]) {
         ("queue_depth", "Deliveries that wait for it", |of| of.tally.queued() as f64),
         ("in_flight", "Deliveries being attempted to it", |of| of.line.in_flight as f64),
         ("delayed", "Its deliveries that wait for their due time", |of| of.line.delayed as f64),
-        ("blocked", "Its deliveries that wait behind others of their interaction", |of| of.line.held as f64),
+        ("blocked", "Its deliveries that wait behind others of their interaction", |of| of.line.blocked as f64),
         ("behind_dead_letters", "Its deliveries that wait for what becomes of dead letters", |of| {
-            of.line.behind.deliveries as f64
+            of.line.blocked_by_dead_letters.deliveries as f64
         }),
         ("behind_dead_letters_interactions", "Interactions that wait for that", |of| {
-            of.line.behind.interactions as f64
+            of.line.blocked_by_dead_letters.interactions as f64
         }),
         ("dead", "Its dead letters", |of| of.tally.dead as f64),
         ("paused", "1 while an operator has paused it", |of| f64::from(u8::from(is_paused(&of.line)))),
         ("concurrency_limit", "Most requests in flight, as latency and errors are now", |of| of.line.limit as f64),
         ("concurrency_max", "Most requests in flight, as configured", |of| {
-            of.destination.policy.pace.concurrency_max as f64
+            of.destination.policy.limits.concurrency_max as f64
         }),
         ("slow", "1 while most of its answers take breaker.slow_call longer than usual", |of| {
             f64::from(u8::from(of.line.slow.is_some()))
@@ -112,7 +112,7 @@ fn gauges(registry: &mut Registry, all: &[Seen]) {
     let usual = samples(|of| of.line.usual_latency.unwrap_or_default().as_secs_f64());
     let help = "What it takes to answer when little is asked of it; zero before its first success";
     registry.register_with_unit("destination_usual_latency", help, Unit::Seconds, usual);
-    let behind = samples(|of| of.line.behind.oldest.map_or(0.0, |at| of.now.since(at).as_secs_f64()));
+    let behind = samples(|of| of.line.blocked_by_dead_letters.oldest.map_or(0.0, |at| of.now.since(at).as_secs_f64()));
     let help = "Age of the oldest delivery that waits for what becomes of dead letters";
     registry.register_with_unit("destination_behind_dead_letters_oldest_age", help, Unit::Seconds, behind);
 }
@@ -124,7 +124,7 @@ fn counters(registry: &mut Registry, all: &[Seen]) {
         ("delivered", "Deliveries to it answered 2xx", |of| of.tally.delivered),
         ("discarded", "Its deliveries discarded by decision", |of| of.tally.discarded),
         ("retry_after_cut", "Its wishes of Retry-After that were cut to retry_after_max, since the start", |of| {
-            of.destination.attempts.cut()
+            of.destination.attempts.clamped()
         }),
     ];
     for (name, help, of) in counters {
@@ -149,7 +149,7 @@ fn breakers(registry: &mut Registry, all: &[Seen]) {
         let sample = |seen: &Seen| Some((seen.label(), ConstGauge::new(timestamp(of(&seen.line)?))));
         Labelled(all.iter().filter_map(sample).collect())
     };
-    let since = at(|line| Some(line.breaker_since).filter(|since| *since > Timestamp::ZERO));
+    let since = at(|line| line.breaker_since);
     let help = "When its breaker came into its state; absent where it never turned";
     registry.register("destination_breaker_since_timestamp_seconds", help, since);
     let until = at(|line| match line.breaker {

@@ -140,7 +140,7 @@ fn gauges(registry: &mut Registry, admin: &Admin, s: &Snapshot) {
         ("queue_depth", "Deliveries that wait", big(t.sum(crate::store::Counters::queued))),
         ("queue_in_flight", "Deliveries being attempted", count(s.sum(|line| line.in_flight))),
         ("queue_delayed", "Deliveries that wait for their due time", count(s.sum(|line| line.delayed))),
-        ("queue_blocked", "Deliveries that wait behind others of their interaction", count(s.sum(|line| line.held))),
+        ("queue_blocked", "Deliveries that wait behind others of their interaction", count(s.sum(|line| line.blocked))),
         ("dlq_depth", "Dead letters", big(t.sum(|t| t.dead))),
         ("dlq_over_limit", "Dead letters that lie beyond age or bytes", big(admin.beyond.left())),
         ("history_events", "Events that are remembered", big(s.remembering.events)),

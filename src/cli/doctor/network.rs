@@ -154,7 +154,9 @@ async fn tls(peer: &Peer<'_>, url: &Uri, stream: TcpStream) -> Finding {
     let what = format!("tls {}", peer.name);
     let config = match tls_config(&peer.tls, peer.trust) {
         Ok(config) => config,
-        Err(why) => return Finding::bad(what, why, "make the file, readable for the user that holdline runs as"),
+        Err(why) => {
+            return Finding::bad(what, why.to_string(), "make the file, readable for the user that holdline runs as");
+        }
     };
     let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
     let Ok(name) = ServerName::try_from(host.to_owned()) else {

@@ -263,11 +263,7 @@ mod tests {
     use super::*;
 
     fn locked_again(path: &Path) -> Folder {
-        let opened = (0..20_000).find_map(|_| {
-            std::thread::yield_now();
-            Folder::open(path).ok()
-        });
-        opened.expect("the folder is let go of")
+        crate::testing::stores::unlocked(|| Folder::open(path)).unwrap()
     }
 
     #[test]

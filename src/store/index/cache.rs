@@ -67,24 +67,14 @@ fn weight(event: &Arc<Event>) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{DestinationSet, Digest64, EVENT_OVERHEAD as OVERHEAD, ForwardedHeaders};
-    use crate::time::Timestamp;
-    use bytes::Bytes;
+    use crate::event::{EVENT_OVERHEAD as OVERHEAD, ForwardedHeaders};
 
     fn event(size: usize) -> Arc<Event> {
         Arc::new(Event {
-            received_at: Timestamp(1),
             source: String::new(),
-            to: DestinationSet::EMPTY,
-            interaction: None,
             sender_id: None,
-            kind: String::new(),
-            time: None,
-            content_type: String::new(),
-            headers: Default::default(),
-            conflict: false,
-            body_digest: Digest64(1),
-            body: Bytes::from(vec![0; size]),
+            body: vec![0; size].into(),
+            ..crate::testing::events::event(1)
         })
     }
 

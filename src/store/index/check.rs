@@ -190,7 +190,7 @@ fn tallies(
 pub mod tests {
     use super::*;
     use crate::delivery::DeliveryId;
-    use crate::event::{DestinationSet, Digest64, Event};
+    use crate::event::{DestinationSet, Event};
     use crate::store::engine::folder::Folder;
     use crate::store::engine::write_batch::WriteBatch;
     use crate::store::model::codec;
@@ -205,17 +205,9 @@ pub mod tests {
     fn event(n: u64) -> Event {
         Event {
             received_at: Timestamp(1),
-            source: "s".to_owned(),
-            to: DestinationSet(1),
-            interaction: None,
             sender_id: None,
-            kind: String::new(),
-            time: None,
-            content_type: String::new(),
-            headers: Default::default(),
-            conflict: false,
-            body_digest: Digest64(n),
             body: vec![7; 10].into(),
+            ..crate::testing::events::event(n)
         }
     }
 

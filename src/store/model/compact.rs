@@ -179,23 +179,17 @@ fn unpack(packed: &[u8], length: usize) -> Result<Vec<u8>, Damaged> {
 mod tests {
     use super::*;
     use crate::delivery::{Attempt, Outcome, Reason};
-    use crate::event::{DestinationId, DestinationSet, Digest64, Sequence};
+    use crate::event::{DestinationId, Sequence};
     use crate::time::Timestamp;
 
     fn letter(body: Vec<u8>, attempts: u32) -> DeadLetter {
         let event = Event {
             received_at: Timestamp(1),
-            source: "s".to_owned(),
-            to: DestinationSet(1),
             interaction: Some("call-17".to_owned()),
-            sender_id: Some("1".to_owned()),
             kind: "k".to_owned(),
-            time: None,
             content_type: "application/json".to_owned(),
-            headers: Default::default(),
-            conflict: false,
-            body_digest: Digest64(1),
             body: body.into(),
+            ..crate::testing::events::event(1)
         };
         let attempt = |number| Attempt {
             number,

@@ -55,6 +55,11 @@ impl Entry {
         }
     }
 
+    /// When the event happened, by its sender.
+    pub fn event_time(&self) -> Option<Timestamp> {
+        Some(self.time).filter(|time| *time > Timestamp::ZERO)
+    }
+
     /// Bytes that a delivery of one of these events may take outside of its page, on average: nothing is known of how well its
     /// body compresses there.
     pub fn copy_bytes(of: &[Self]) -> u32 {

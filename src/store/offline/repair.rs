@@ -173,40 +173,17 @@ fn named(lost: &[DeliveryId]) -> String {
 mod tests {
     use super::*;
     use crate::delivery::{Place, Reason};
-    use crate::event::{DestinationId, DestinationSet, Digest64, Event};
+    use crate::event::DestinationId;
     use crate::store::engine::folder::Folder;
     use crate::store::handle::{Opened, Options, Store};
     use crate::store::index::{check, recovery};
     use crate::store::model::keys::dlq_key;
     use crate::store::offline::restore;
     use crate::store::write::request::{Arrival, Transition};
-    use bytes::Bytes;
-
-    fn event(n: u8) -> Event {
-        Event {
-            received_at: Timestamp(1000),
-            source: "s".to_owned(),
-            to: DestinationSet(1),
-            interaction: None,
-            sender_id: Some(n.to_string()),
-            kind: String::new(),
-            time: None,
-            content_type: String::new(),
-            headers: Default::default(),
-            conflict: false,
-            body_digest: Digest64(u64::from(n)),
-            body: Bytes::from(vec![n; 100]),
-        }
-    }
+    use crate::testing::events::event;
 
     fn engine(path: &std::path::Path) -> Engine {
-        for _ in 0..20_000 {
-            if let Ok(engine) = Folder::open(path).and_then(Engine::open) {
-                return engine;
-            }
-            std::thread::yield_now();
-        }
-        panic!("the store is not let go of");
+        crate::testing::stores::unlocked(|| Folder::open(path).and_then(Engine::open)).unwrap()
     }
 
     fn id(n: u64) -> DeliveryId {
@@ -218,11 +195,11 @@ mod tests {
         let clock = crate::clock::Clock::manual(Timestamp(1000));
         let Opened { store, committer, .. } = Store::open(path, Options::default(), clock).unwrap();
         store.register(vec!["crm".to_owned()]).await.unwrap();
-        for n in 1..=4u8 {
+        for n in 1..=4 {
             store.accept(vec![Arrival::new(event(n))]).await.unwrap();
         }
         for n in 1..=2u64 {
-            let delivery = Delivery::first(id(n), event(n as u8).into());
+            let delivery = Delivery::first(id(n), event(n).into());
             let letter = DeadLetter { delivery, reason: Reason::Permanent, dead_at: Timestamp(1000) };
             store.record(Transition::Dead { from: Place::Page, letter: Box::new(letter) });
         }
@@ -257,11 +234,8 @@ mod tests {
         }
         engine.commit(draft).unwrap();
         drop(engine);
-        let repaired = (0..20_000).find_map(|_| {
-            std::thread::yield_now();
-            restore::repair(dir.path(), Timestamp(2000)).ok()
-        });
-        let (done, inventory) = repaired.expect("the store is let go of");
+        let repaired = crate::testing::stores::unlocked(|| restore::repair(dir.path(), Timestamp(2000)));
+        let (done, inventory) = repaired.unwrap();
         assert_eq!((done.len(), &inventory.faults), (3, &Vec::new()), "{done:?}");
         assert_eq!((inventory.accepted, inventory.waiting, inventory.dead, inventory.damaged), (4, 1, 0, 3));
         let engine = self::engine(dir.path());

@@ -147,7 +147,7 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::delivery::{DeadLetter, DeliveryId, Place, Reason};
-    use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
+    use crate::event::{DestinationId, Digest64, Event, Sequence};
     use crate::store::handle::{Opened, Options};
     use crate::store::offline::restore::restore;
     use crate::store::write::request::{Arrival, DlqAction, Transition};
@@ -159,17 +159,10 @@ mod tests {
     fn event(rng: &mut fastrand::Rng) -> Event {
         Event {
             received_at: NOW,
-            source: "s".to_owned(),
-            to: DestinationSet(1),
-            interaction: None,
             sender_id: None,
-            kind: String::new(),
-            time: None,
-            content_type: String::new(),
-            headers: Default::default(),
-            conflict: false,
             body_digest: Digest64(rng.u64(..)),
             body: std::iter::repeat_with(|| rng.u8(..)).take(PIECE).collect::<Vec<_>>().into(),
+            ..crate::testing::events::event(1)
         }
     }
 

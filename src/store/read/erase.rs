@@ -209,13 +209,13 @@ mod tests {
     use super::*;
     use crate::delivery::{DeliveryId, Reason};
     use crate::event::DestinationId;
-    use crate::event::DestinationSet;
     use crate::store::EventLocation;
     use crate::store::engine::Engine;
     use crate::store::engine::folder::Folder;
     use crate::store::engine::write_batch::WriteBatch;
     use crate::store::handle::{Opened, Options};
     use crate::store::write::request::{Arrival, Transition};
+    use crate::testing::stores::close;
     use crate::time::Timestamp;
     use std::collections::BTreeMap;
     use std::path::Path;
@@ -223,30 +223,11 @@ mod tests {
     const DUE: Timestamp = Timestamp(5000);
 
     fn open(path: &Path) -> Opened {
-        Store::open(path, Options::default(), crate::clock::Clock::manual(Timestamp(1000))).unwrap()
-    }
-
-    fn close(opened: Opened) {
-        let Opened { store, committer, .. } = opened;
-        drop(store);
-        committer.join().unwrap();
+        crate::testing::stores::open(path, &Options::default(), &crate::clock::Clock::manual(Timestamp(1000)))
     }
 
     fn event(n: u64, interaction: &str) -> Event {
-        Event {
-            received_at: Timestamp(1000),
-            source: "s".to_owned(),
-            to: DestinationSet(1),
-            interaction: Some(interaction.to_owned()),
-            sender_id: Some(n.to_string()),
-            kind: String::new(),
-            time: None,
-            content_type: String::new(),
-            headers: Default::default(),
-            conflict: false,
-            body_digest: Digest64(n),
-            body: vec![n as u8; 100].into(),
-        }
+        Event { interaction: Some(interaction.to_owned()), ..crate::testing::events::event(n) }
     }
 
     /// Events 1 to 8, the odd ones of interaction `a`: the first two wait in a page, the next two for a time, the next two
@@ -275,13 +256,10 @@ mod tests {
     }
 
     fn forget_history(path: &Path) {
-        let engine = (0..20_000).find_map(|_| {
-            std::thread::yield_now();
-            Folder::open(path).and_then(Engine::open).ok()
-        });
+        let engine = crate::testing::stores::unlocked(|| Folder::open(path).and_then(Engine::open));
         let mut draft = WriteBatch::default();
         (1..=8).for_each(|n| draft.delete(Table::History, number_key(n)));
-        engine.expect("the store is let go of").commit(draft).unwrap();
+        engine.unwrap().commit(draft).unwrap();
     }
 
     fn trace(waiting: &[Place], dead: usize) -> EventLocation {

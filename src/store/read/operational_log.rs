@@ -127,27 +127,14 @@ mod tests {
     use crate::event::DestinationId;
     use crate::store::handle::{Opened, Options};
     use crate::store::write::request::{Change, Transition};
+    use crate::testing::stores::close;
     use std::path::Path;
     use std::time::Duration;
 
     const NOW: Timestamp = Timestamp(1_800_000_000_000);
 
     fn open(path: &Path) -> Opened {
-        Store::open(path, Options::default(), Clock::manual(NOW)).unwrap()
-    }
-
-    fn close(opened: Opened) {
-        let Opened { store, committer, .. } = opened;
-        drop(store);
-        committer.join().unwrap();
-    }
-
-    fn again(path: &Path) -> Opened {
-        let opened = (0..20_000).find_map(|_| {
-            std::thread::yield_now();
-            Store::open(path, Options::default(), Clock::manual(NOW)).ok()
-        });
-        opened.expect("the store is let go of")
+        crate::testing::stores::open(path, &Options::default(), &Clock::manual(NOW))
     }
 
     async fn change(store: &Store, change: Change) {
@@ -169,7 +156,7 @@ mod tests {
         let told = vec![(2, gap(2)), (1, gap(7))];
         assert_eq!((opened.store.next_gap(), opened.store.gaps(u64::MAX, 9).unwrap()), (3, told.clone()));
         close(opened);
-        let opened = again(dir.path());
+        let opened = open(dir.path());
         assert_eq!((opened.store.next_gap(), opened.store.gaps(u64::MAX, 9).unwrap()), (3, told));
         assert_eq!(opened.store.gaps(2, 9).unwrap(), [(1, gap(7))]);
         assert_eq!(opened.store.gaps(u64::MAX, 1).unwrap(), [(2, gap(2))]);
@@ -199,7 +186,7 @@ mod tests {
         store.record(Transition::Sent { destination: d, at: NOW });
         store.flush().await.unwrap();
         close(opened);
-        let opened = again(dir.path());
+        let opened = open(dir.path());
         let store = &opened.store;
         assert_eq!((store.door(), store.anchor()), (Some(closed), Some(anchor)));
         assert_eq!((store.alive().unwrap(), store.told().unwrap().as_deref()), (Some(NOW), Some("[1]")));

@@ -56,7 +56,7 @@ impl Store {
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::event::{DestinationSet, Digest64, Event};
+    use crate::event::{Digest64, Event};
     use crate::store::engine::write_batch::WriteBatch;
     use crate::store::handle::{Opened, Options};
     use crate::store::index::Index;
@@ -75,16 +75,9 @@ mod tests {
     fn open(path: &Path) -> Store {
         let windows = Windows { by_source: [("s".to_owned(), Duration::from_secs(3600))].into_iter().collect() };
         let options = Options { windows, ..Options::default() };
-        for _ in 0..20_000 {
-            match Store::open(path, options.clone(), Clock::manual(NOW)) {
-                Ok(Opened { store, findings, .. }) => {
-                    assert_eq!(findings, Findings::new());
-                    return store;
-                }
-                Err(_) => std::thread::yield_now(),
-            }
-        }
-        panic!("the store does not open again")
+        let Opened { store, findings, .. } = crate::testing::stores::open(path, &options, &Clock::manual(NOW));
+        assert_eq!(findings, Findings::new());
+        store
     }
 
     fn detained(body: &[u8]) -> QuarantinedRequest {
@@ -102,17 +95,9 @@ mod tests {
     fn arrival(body: &'static [u8]) -> Arrival {
         Arrival::new(Event {
             received_at: Timestamp(NOW.0 - 1000),
-            source: "s".to_owned(),
-            to: DestinationSet(1),
-            interaction: None,
-            sender_id: Some("1".to_owned()),
-            kind: String::new(),
-            time: None,
-            content_type: String::new(),
-            headers: Default::default(),
-            conflict: false,
             body_digest: Digest64::of(&[body]),
             body: Bytes::from_static(body),
+            ..crate::testing::events::event(1)
         })
     }
 

@@ -78,7 +78,7 @@ impl Store {
                 sequence: Sequence(n),
                 order_key,
                 received_at: entry.received_at,
-                time: entry.time,
+                time: entry.event_time(),
                 to: entry.to,
                 place: Place::Page,
             })
@@ -131,7 +131,7 @@ impl Store {
                         sequence: Sequence(n),
                         order_key: self.order_key(&event),
                         received_at: event.received_at,
-                        time: event.time.unwrap_or_default(),
+                        time: event.time,
                         to: event.to,
                         place: Place::Page,
                     });
@@ -365,7 +365,7 @@ fn delayed(delivery: &Delivery, place: Place, shared_keys: &SharedKeys) -> Delay
         sequence: delivery.id.sequence,
         order_key: shared_keys.order_key(delivery.event.interaction_hash(), &delivery.event.source),
         received_at: delivery.event.received_at,
-        time: delivery.event.time.unwrap_or_default(),
+        time: delivery.event.time,
         to: DestinationSet::EMPTY.with(delivery.id.destination),
         place,
     };

@@ -355,7 +355,7 @@ impl<'a> Transaction<'a> {
                     .shared_keys
                     .order_key(e.interaction_hash, self.index.names.source_name(e.source).unwrap_or_default()),
                 received_at: e.received_at,
-                time: e.time,
+                time: e.event_time(),
                 to: e.to,
                 place: Place::Page,
             })

@@ -135,7 +135,7 @@ fn invalid_tls_files_are_reported_at_the_start_with_a_remedy() {
     ] {
         let mut settings = crate::harness::bench::destination("crm", "https://localhost/");
         (settings.tls, settings.auth) = (tls, Some(DestinationAuth::Mtls));
-        let why = holdline::dispatch::Destination::new(DestinationId(0), &settings).unwrap_err();
+        let why = holdline::dispatch::Destination::new(DestinationId(0), &settings).unwrap_err().to_string();
         assert!(why.contains(words), "{why}");
     }
 }

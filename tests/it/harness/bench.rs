@@ -2,10 +2,13 @@
 //!
 //! A daemon has a runtime of its own, so that [`Bench::crash`] can take it away from one moment to the next.
 
+use crate::harness::events::event;
+use crate::harness::stores::is_locked;
 use holdline::clock::Clock;
 use holdline::config::settings::{Destination, Settings, Source, Token};
 use holdline::config::{Overrides, settings};
 use holdline::daemon::Daemon;
+use holdline::event::{DestinationId, DestinationSet, Digest64, Event};
 use holdline::rules::concurrency::Adaptive;
 use holdline::time::Timestamp;
 use serde_json::{Value, json};
@@ -173,6 +176,23 @@ pub fn body(interaction: &str, id: &str) -> Vec<u8> {
     json.to_string().into_bytes()
 }
 
+/// An event of an interaction as the store gets it, with the sender's id, for the destinations 0 to `destinations - 1`.
+pub fn arriving(interaction: &str, id: &str, body: &[u8], destinations: u8, now: Timestamp) -> Event {
+    Event {
+        received_at: now,
+        source: "default".to_owned(),
+        to: (0..destinations).fold(DestinationSet::EMPTY, |set, d| set.with(DestinationId(d))),
+        interaction: (!interaction.is_empty()).then(|| interaction.to_owned()),
+        sender_id: (!id.is_empty()).then(|| id.to_owned()),
+        kind: "interaction.completed".to_owned(),
+        time: Some(Timestamp(1_715_634_000_000)),
+        content_type: "application/json".to_owned(),
+        body_digest: Digest64::of(&[body]),
+        body: body.to_vec().into(),
+        ..event(1)
+    }
+}
+
 /// Settings of a daemon in `data` with one source and one destination, both called `default`.
 pub fn settings(data: &Path, to: Option<String>) -> Settings {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -201,10 +221,6 @@ fn keep_pace(destination: &mut Destination) {
 /// A further source.
 pub fn source(name: &str, profile: &str) -> Source {
     Source { profile: profile.to_owned(), ..Source::named(name) }
-}
-
-fn is_locked(error: &str) -> bool {
-    error.contains("in use by another holdline") || error.contains("could not acquire lock")
 }
 
 struct Running {

@@ -1,23 +1,23 @@
-//! Events made up for tests.
+//! Made-up events. Compiled into the integration tests and into the unit tests (`holdline::testing`).
 
-use bytes::Bytes;
-use holdline::event::{DestinationId, DestinationSet, Digest64, Event};
+use holdline::event::{DestinationSet, Digest64, Event};
 use holdline::time::Timestamp;
 
-/// An event of an interaction, with the sender's id, for the destinations 0 to `destinations - 1`.
-pub fn event(interaction: &str, id: &str, body: &[u8], destinations: u8, now: Timestamp) -> Event {
+/// Event `n` of source `s` for destination 0: without an interaction, with `n` as its sender id, digest and body. Tests change
+/// what they are about: `Event { interaction: .., ..event(1) }`.
+pub fn event(n: u64) -> Event {
     Event {
-        received_at: now,
-        source: "default".to_owned(),
-        to: (0..destinations).fold(DestinationSet::EMPTY, |set, d| set.with(DestinationId(d))),
-        interaction: (!interaction.is_empty()).then(|| interaction.to_owned()),
-        sender_id: (!id.is_empty()).then(|| id.to_owned()),
-        kind: "interaction.completed".to_owned(),
-        time: Some(Timestamp(1_715_634_000_000)),
-        content_type: "application/json".to_owned(),
+        received_at: Timestamp(1000),
+        source: "s".to_owned(),
+        to: DestinationSet(1),
+        interaction: None,
+        sender_id: Some(n.to_string()),
+        kind: String::new(),
+        time: None,
+        content_type: String::new(),
         headers: Default::default(),
         conflict: false,
-        body_digest: Digest64::of(&[body]),
-        body: Bytes::copy_from_slice(body),
+        body_digest: Digest64(n),
+        body: vec![n as u8; 100].into(),
     }
 }

@@ -11,19 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 const FILES_WITHOUT_LEVELS: usize = 4;
 
 /// Rooms that have no table yet.
-const WITHOUT_LEVELS: [&str; 8] = [
-    "admin/mod.rs",
-    "cli/demo/mod.rs",
-    "cli/mod.rs",
-    "daemon.rs",
-    "dispatch/mod.rs",
-    "rules/mod.rs",
-    "scheduler/mod.rs",
-    "store/write/transaction.rs",
-];
+const WITHOUT_LEVELS: [&str; 6] =
+    ["admin/mod.rs", "cli/demo/mod.rs", "cli/mod.rs", "daemon.rs", "rules/mod.rs", "store/write/transaction.rs"];
 
 /// Rooms that still have circles.
-const WITH_CIRCLES: [&str; 3] = ["admin", "cli", "dispatch"];
+const WITH_CIRCLES: [&str; 2] = ["admin", "cli"];
 
 type Path = Vec<String>;
 

@@ -97,3 +97,15 @@ fn each_mutant_patch_applies_and_has_its_harness() {
         assert!(checked.status.success(), "{name} does not apply: {}", String::from_utf8_lossy(&checked.stderr));
     }
 }
+
+#[test]
+fn the_page_of_the_rigs_lists_every_rig_and_no_other() {
+    let folder = root().join("tests/rigs");
+    let page = std::fs::read_to_string(folder.join("README.md")).unwrap();
+    let shared = ["all.py", "books.py", "common.py", "samples.py"];
+    let names = files(&folder, ".py").into_iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned());
+    let rigs: BTreeSet<String> = names.filter(|name| !shared.contains(&name.as_str())).collect();
+    let rows: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert_eq!(rows.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>(), rigs);
+    assert_eq!(rows.len(), 2 * rigs.len(), "a row in each of the two tables");
+}

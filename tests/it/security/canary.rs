@@ -147,7 +147,7 @@ async fn i26_a_marked_body_or_secret_appears_in_no_other_output() {
 fn i26_no_body_is_in_a_panic_message() {
     use holdline::delivery::{Delivery, DeliveryId};
     use holdline::event::{DestinationId, Sequence};
-    let event = crate::harness::events::event("k", "1", BODY.as_bytes(), 1, holdline::time::Timestamp(1));
+    let event = crate::harness::bench::arriving("k", "1", BODY.as_bytes(), 1, holdline::time::Timestamp(1));
     let id = DeliveryId { sequence: Sequence(1), destination: DestinationId(0) };
     for text in [format!("{event:?}"), format!("{:?}", Delivery::first(id, event.clone().into()))] {
         assert!(!text.contains(BODY) && text.contains("44 bytes"), "{text}");

@@ -5,7 +5,7 @@ use super::settings::{Destination, KINDS};
 use super::store::Record;
 use holdline::delivery::{Delivery, DeliveryId, Reason};
 use holdline::dispatch::LastDelivered;
-use holdline::event::{DestinationId, DestinationSet, Digest64, Event, believed_time};
+use holdline::event::{DestinationId, DestinationSet, Event, believed_time};
 use holdline::rules::lateness::Lateness;
 use holdline::rules::staleness::LateAction;
 use holdline::rules::ttl::Ttl;
@@ -42,41 +42,41 @@ impl Courses {
         }
         let said = Some(record.time).filter(|time| *time > Timestamp::ZERO);
         let time = if self.broken == Break::BelievesTheFuture { said } else { believed_time(said, record.received_at) };
-        sequences.delivered(record.order_key, id.sequence, time, at);
+        sequences.record(record.order_key, id.sequence, time, at);
     }
 
     pub fn of(&self, id: DeliveryId, record: &Record, now: Timestamp) -> LateAction {
         let (lateness, sequences) = &self.of[&id.destination];
         let delivery = delivery(id, record);
-        let mut newest = sequences.last(record.order_key).and_then(|last| last.newest());
+        let mut newest = sequences.last(record.order_key).and_then(|last| last.newest);
         match self.broken {
             Break::IgnoresStale => newest = None,
             Break::StaleWhenEqual => newest = newest.map(|newest| newest.after(Duration::from_millis(1))),
             // its age was forgiven, and stays so
             Break::JudgesRedrivenStale if record.redriven => {
                 let ageless = Lateness { ttl: Ttl::default(), ..lateness.clone() };
-                return ageless.course(&Delivery { redriven: false, ..delivery }, newest, now);
+                return ageless.action(&Delivery { redriven: false, ..delivery }, newest, now);
             }
             Break::LetsRedrivenExpire if record.redriven => {
                 let again = Delivery { redriven: false, ..delivery.clone() };
                 if lateness.ttl.is_over(&again, now) {
-                    return LateAction::Bury(Reason::Expired);
+                    return LateAction::DeadLetter(Reason::Expired);
                 }
             }
             Break::AgesFromAcceptance | Break::AgesFromTheFuture => {
                 let aged = misaged(self.broken, &delivery);
                 if lateness.ttl.is_over(&aged, now) {
-                    return LateAction::Bury(Reason::Expired);
+                    return LateAction::DeadLetter(Reason::Expired);
                 }
                 let ageless = Lateness { ttl: Ttl::default(), ..lateness.clone() };
-                return ageless.course(&delivery, newest, now);
+                return ageless.action(&delivery, newest, now);
             }
             _ => {}
         }
-        match (lateness.course(&delivery, newest, now), self.broken) {
+        match (lateness.action(&delivery, newest, now), self.broken) {
             (LateAction::SendFlagged, Break::FlagsNothing)
             | (LateAction::Discard, Break::DeliversInsteadOfDiscarding) => LateAction::Send,
-            (LateAction::Bury(Reason::Stale), Break::DiscardsInsteadOfBurying) => LateAction::Discard,
+            (LateAction::DeadLetter(Reason::Stale), Break::DiscardsInsteadOfBurying) => LateAction::Discard,
             (course, _) => course,
         }
     }
@@ -96,17 +96,10 @@ fn misaged(broken: Break, delivery: &Delivery) -> Delivery {
 fn delivery(id: DeliveryId, record: &Record) -> Delivery {
     let event = Event {
         received_at: record.received_at,
-        source: String::new(),
         to: DestinationSet::EMPTY.with(id.destination),
-        interaction: None,
-        sender_id: None,
         kind: KINDS[record.kind].to_owned(),
         time: Some(record.time).filter(|time| *time > Timestamp::ZERO),
-        content_type: String::new(),
-        headers: Default::default(),
-        conflict: false,
-        body_digest: Digest64::NONE,
-        body: Vec::new().into(),
+        ..crate::harness::events::event(1)
     };
     Delivery { redriven: record.redriven, ..Delivery::first(id, event.into()) }
 }

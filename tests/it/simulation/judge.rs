@@ -7,7 +7,8 @@ use super::settings::Destination;
 use super::store::{Location, Record, Store};
 use holdline::delivery::{DeliveryId, Ticket};
 use holdline::event::{DestinationId, Digest64, Sequence};
-use holdline::scheduler::{DeadLetters, Disposition, Ordered, Start};
+use holdline::rules::verdict::Verdict;
+use holdline::scheduler::{DeadLetters, Ordered, Start};
 use holdline::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::RangeInclusive;
@@ -150,7 +151,7 @@ fn not_before_of(to: &Destination, fate: &Fate) -> Timestamp {
 
 impl Judge {
     pub fn new(destinations: &[Destination], watches_turns: bool) -> Self {
-        let pacer = |d: &Destination| (d.id, Pacer::new(&d.policy.pace));
+        let pacer = |d: &Destination| (d.id, Pacer::new(&d.policy.limits));
         Self { pacers: destinations.iter().map(pacer).collect(), watches_turns, ..Self::default() }
     }
 
@@ -188,7 +189,7 @@ impl Judge {
         let fate = Fate {
             order_key: ticket.order_key,
             received_at: ticket.received_at,
-            time: ticket.time,
+            time: ticket.time.unwrap_or_default(),
             fresh: true,
             seen: Some(Seen::Page),
             meanwhile: None,
@@ -232,16 +233,16 @@ impl Judge {
         }
     }
 
-    pub fn hears_landed(&mut self, id: DeliveryId, landing: Disposition) {
+    pub fn hears_ended(&mut self, id: DeliveryId, verdict: Verdict) {
         let fate = self.fate(id);
         fate.clamped = false;
-        fate.fresh &= landing == Disposition::Postponed;
-        let seen = match (landing, fate.meanwhile.take()) {
-            (Disposition::Postponed, _) => fate.before,
-            (Disposition::Resolved, _) | (Disposition::Dead, Some(Meanwhile::Purged)) => None,
-            (Disposition::Retry { due }, _) => Some(Seen::Waiting { not_before: due }),
-            (Disposition::Dead, Some(Meanwhile::Redriven)) => Some(Seen::Waiting { not_before: Timestamp::ZERO }),
-            (Disposition::Dead, None) => Some(Seen::Dead),
+        fate.fresh &= verdict == Verdict::Postponed;
+        let seen = match (verdict, fate.meanwhile.take()) {
+            (Verdict::Postponed, _) => fate.before,
+            (Verdict::Delivered | Verdict::Discarded, _) | (Verdict::Dead(_), Some(Meanwhile::Purged)) => None,
+            (Verdict::Retry { due }, _) => Some(Seen::Waiting { not_before: due }),
+            (Verdict::Dead(_), Some(Meanwhile::Redriven)) => Some(Seen::Waiting { not_before: Timestamp::ZERO }),
+            (Verdict::Dead(_), None) => Some(Seen::Dead),
         };
         self.sees(id, seen);
     }
@@ -338,7 +339,7 @@ impl Judge {
         for destination in after {
             let pause = store.pauses.get(&destination.id).copied().flatten();
             let fixed = store.breakers.get(&destination.id).and_then(Option::as_ref);
-            let pacer = Pacer::restored(pause, fixed, *self.past(destination.id), &destination.policy.pace, now);
+            let pacer = Pacer::restored(pause, fixed, *self.past(destination.id), &destination.policy.limits, now);
             self.pacers.insert(destination.id, pacer);
             let latest = now.after(destination.retry.retry_after_max);
             let hold = self.committed.get(&destination.id).copied().unwrap_or_default();
@@ -363,15 +364,12 @@ impl Judge {
         if let Some(hold) = self.holds.get(&id.destination).filter(|hold| now < **hold) {
             return violation("I12", format!("{id} starts, but its destination is held until {hold:?}"));
         }
-        if record.lies.due() != start.lies_under {
-            return violation(
-                "I8",
-                format!("{id} is looked for under {:?}, but is {:?}", start.lies_under, record.lies),
-            );
+        if record.lies.due() != start.place.due() {
+            return violation("I8", format!("{id} is looked for in {:?}, but is {:?}", start.place, record.lies));
         }
         let in_flight = self.in_flight(id.destination);
-        if in_flight >= to.policy.pace.concurrency_max {
-            return violation("concurrency", format!("{id} starts beyond {}", to.policy.pace.concurrency_max));
+        if in_flight >= to.policy.limits.concurrency_max {
+            return violation("concurrency", format!("{id} starts beyond {}", to.policy.limits.concurrency_max));
         }
         let counted = record.attempts - record.forgiven - record.free;
         let tried = fate.tried.saturating_sub(fate.lost + fate.free);
@@ -379,7 +377,7 @@ impl Judge {
             return violation("I11", format!("{id} is tried more than {limit} times"));
         }
         self.takes_its_turn(id, to, now)?;
-        self.pacer(id.destination).starts(&to.policy.pace, id.sequence, in_flight, now)?;
+        self.pacer(id.destination).starts(&to.policy.limits, id.sequence, in_flight, now)?;
         self.past(id.destination).last_start = Some(now);
         let fate = self.fate(id);
         fate.tried += 1;
@@ -455,7 +453,7 @@ impl Judge {
             return violation("I14", format!("it waits until {wake:?}, which has been"));
         }
         for ((destination, settled), limit) in to.iter().zip(settled).zip(limits) {
-            let (pace, in_flight) = (&destination.policy.pace, self.in_flight(destination.id));
+            let (pace, in_flight) = (&destination.policy.limits, self.in_flight(destination.id));
             let most = pace.concurrency_max;
             if !(most.min(1)..=most).contains(limit) {
                 return violation("concurrency", format!("the limit of {} is {limit}, of {most}", destination.id.0));

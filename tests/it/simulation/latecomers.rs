@@ -44,7 +44,7 @@ impl Latecomers {
         let had = self.had.get(&(id.destination, record.order_key)).map(Vec::as_slice).unwrap_or_default();
         let newer = had.iter().filter(|time| happened(record).is_some_and(|at| **time > at)).count();
         let expected = if !record.redriven && is_expired(to, record, now) {
-            LateAction::Bury(Reason::Expired)
+            LateAction::DeadLetter(Reason::Expired)
         } else if newer == 0 {
             LateAction::Send
         } else {
@@ -52,13 +52,13 @@ impl Latecomers {
                 (OnStale::Deliver, _) => LateAction::Send,
                 (OnStale::Flag, _) | (_, true) => LateAction::SendFlagged,
                 (OnStale::Discard, false) => LateAction::Discard,
-                (OnStale::DeadLetter, false) => LateAction::Bury(Reason::Stale),
+                (OnStale::DeadLetter, false) => LateAction::DeadLetter(Reason::Stale),
             }
         };
         if course == expected {
             return Ok(());
         }
-        let by_age = [course, expected].contains(&LateAction::Bury(Reason::Expired));
+        let by_age = [course, expected].contains(&LateAction::DeadLetter(Reason::Expired));
         let how = format!("{id}, {newer} newer ones delivered, should be {expected:?} and is {course:?}: {record:?}");
         violation(if by_age { "ttl" } else { "stale" }, how)
     }

@@ -44,7 +44,7 @@ impl World {
             if self.rng.u8(0..4) > 0 {
                 self.now = self.now.max(self.flights[i].ends);
                 self.land(i, (Outcome::Answered(200), None))?;
-                self.hear_landed()?;
+                self.hear_ended()?;
             }
         }
         self.commit(self.store.pending.len())
@@ -61,7 +61,7 @@ impl World {
         for (id, was, is) in self.store.crash() {
             self.judge.forgets(id, was, is);
         }
-        self.landed.clear();
+        self.ended.clear();
         self.refusals.fill(Refusals::default());
         self.answers.fill(Answers::default());
         self.news.clear();
@@ -96,8 +96,11 @@ impl World {
             self.rig.paused_at_start(destination.id, self.store.pauses.get(&destination.id).copied().flatten());
             if let Some(Some(fixed)) = self.store.breakers.get(&destination.id) {
                 let by_calls = fixed.who.is_none();
-                let latest =
-                    if by_calls { now.after(destination.policy.pace.breaker.open_duration) } else { Timestamp::NEVER };
+                let latest = if by_calls {
+                    now.after(destination.policy.limits.breaker.open_duration)
+                } else {
+                    Timestamp::NEVER
+                };
                 let fixed = BreakerOverride { until: fixed.until.min(latest), ..fixed.clone() };
                 self.rig.fixed_at_start(destination.id, &fixed, now);
             }
@@ -107,7 +110,7 @@ impl World {
             let unknown = if had { now } else { Timestamp::ZERO };
             let sent_at = if paced.sent_at > Timestamp::ZERO { paced.sent_at.min(now) } else { unknown };
             self.rig.paced_at_start(d, paced.let_in_at.min(now), sent_at);
-            if !destination.policy.pace.notes_starts() {
+            if !destination.policy.limits.records_starts() {
                 self.store.sent(d, Timestamp::ZERO);
             }
         }
@@ -127,12 +130,12 @@ impl World {
             self.store.ask(Request::Pause { destination, until: None });
             self.store.ask(Request::Fix { destination, fixed: None });
         }
-        if self.destinations.iter().any(|d| d.policy.pace.concurrency_max == 0) {
+        if self.destinations.iter().any(|d| d.policy.limits.concurrency_max == 0) {
             self.stop()?;
             self.die();
             let before = self.destinations.clone();
             for destination in &mut self.destinations {
-                let max = &mut destination.policy.pace.concurrency_max;
+                let max = &mut destination.policy.limits.concurrency_max;
                 *max = (*max).max(1);
             }
             self.rise(&before);
@@ -154,8 +157,8 @@ impl World {
         while let Some(i) = over(self) {
             self.land(i, (Outcome::Answered(200), None))?;
         }
-        while !self.landed.is_empty() {
-            self.hear_landed()?;
+        while !self.ended.is_empty() {
+            self.hear_ended()?;
         }
         let dead: Vec<_> = self.store.dead.iter().copied().collect();
         if !dead.is_empty() {

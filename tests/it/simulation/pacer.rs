@@ -4,7 +4,7 @@
 use super::adaptive::AdaptiveLimit;
 use super::judge::{Violation, violation};
 use holdline::event::Sequence;
-use holdline::rules::breaker::Turn;
+use holdline::rules::breaker::Change;
 use holdline::rules::call::{Call, Health};
 use holdline::scheduler::Limits;
 use holdline::store::{BreakerOverride, Position};
@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 enum Breaker {
     Closed,
     Open { until: Timestamp },
-    HalfOpen { under_way: u32, well: u32, refused: u32 },
+    HalfOpen { in_flight: u32, succeeded: u32, refused: u32 },
 }
 
 /// What outlives a life.
@@ -145,13 +145,13 @@ impl Pacer {
             if now < until {
                 return violation("I12", format!("a start, but the breaker is open until {until:?}"));
             }
-            self.enter(Breaker::HalfOpen { under_way: 0, well: 0, refused: 0 });
+            self.enter(Breaker::HalfOpen { in_flight: 0, succeeded: 0, refused: 0 });
         }
-        if let Breaker::HalfOpen { under_way, well, .. } = &mut self.breaker {
-            if *under_way + *well >= limits.breaker.probes {
-                return violation("I12", format!("a probe too many: {under_way} under way, {well} well"));
+        if let Breaker::HalfOpen { in_flight, succeeded, .. } = &mut self.breaker {
+            if *in_flight + *succeeded >= limits.breaker.probes {
+                return violation("I12", format!("a probe too many: {in_flight} in flight, {succeeded} succeeded"));
             }
-            *under_way += 1;
+            *in_flight += 1;
         }
         if in_flight >= self.ramp(limits, now) {
             return violation("ramp", format!("a start with {in_flight} in flight, above the ramp"));
@@ -189,11 +189,11 @@ impl Pacer {
         limits: &Limits,
         sequence: Sequence,
         call: Option<&Call>,
-        turn: Option<Turn>,
+        turn: Option<Change>,
         now: Timestamp,
     ) -> Result<(), Violation> {
         let expected = self.turn(limits, sequence, call, now);
-        let turned = turn.map(|turn| matches!(turn, Turn::Opened { .. }));
+        let turned = turn.map(|turn| matches!(turn, Change::Opened { .. }));
         if expected != turned {
             return violation(
                 "breaker",
@@ -201,13 +201,13 @@ impl Pacer {
             );
         }
         match turn {
-            Some(Turn::Opened { until, .. }) => {
+            Some(Change::Opened { until, .. }) => {
                 if until != now.after(limits.breaker.open_duration) {
                     return violation("breaker", format!("it opens until {until:?}"));
                 }
                 self.enter(Breaker::Open { until });
             }
-            Some(Turn::Closed) => {
+            Some(Change::Closed) => {
                 self.enter(Breaker::Closed);
                 self.ramp_from = self.ramp_from.max(Some(now));
             }
@@ -225,12 +225,12 @@ impl Pacer {
         let failed = |health| matches!(health, Health::Rejected(_) | Health::Unavailable | Health::Failed);
         match (&mut self.breaker, call) {
             (Breaker::HalfOpen { .. }, Some(call)) if failed(call.health) => Some(true),
-            (Breaker::HalfOpen { under_way, well, refused }, call) => {
-                *under_way = under_way.saturating_sub(1);
+            (Breaker::HalfOpen { in_flight, succeeded, refused }, call) => {
+                *in_flight = in_flight.saturating_sub(1);
                 match call.map(|call| call.health) {
                     Some(Health::Delivered) => {
-                        *well += 1;
-                        (*well >= limits.probes).then_some(false)
+                        *succeeded += 1;
+                        (*succeeded >= limits.probes).then_some(false)
                     }
                     Some(Health::Refused(_)) => {
                         *refused += 1;
@@ -261,7 +261,9 @@ impl Pacer {
         let mut at = self.paused_until;
         match self.breaker {
             Breaker::Open { until } => at = at.max(until),
-            Breaker::HalfOpen { under_way, well, .. } if under_way + well >= limits.breaker.probes => return None,
+            Breaker::HalfOpen { in_flight, succeeded, .. } if in_flight + succeeded >= limits.breaker.probes => {
+                return None;
+            }
             _ => {}
         }
         if let Some(rate) = interval_ms(limits) {

@@ -6,7 +6,7 @@ use super::store::{Location, Record};
 use holdline::delivery::{DeliveryId, Place, Ticket};
 use holdline::event::{DestinationId, DestinationSet, Digest64, Sequence};
 use holdline::rules::backoff::Retry;
-use holdline::rules::breaker::{Epoch, State, Turn};
+use holdline::rules::breaker::{Change, Epoch, State};
 use holdline::rules::call::{Call, Health};
 use holdline::rules::concurrency::Adaptive;
 use holdline::rules::header_time::AnsweredAt;
@@ -14,8 +14,8 @@ use holdline::rules::quota;
 use holdline::rules::refusals::Refusals;
 use holdline::rules::retry_after::{self, RetryAfter};
 use holdline::rules::staleness::LateAction;
-use holdline::rules::verdict::{self, Ended, Judgement};
-use holdline::scheduler::{DestinationQueue, Disposition, Policy, QueueKey, Scheduler, Start, Step};
+use holdline::rules::verdict::{self, EndedAttempt, Judgement, Verdict};
+use holdline::scheduler::{DestinationQueue, Policy, QueueKey, Scheduler, Start, Step};
 use holdline::store::{BreakerOverride, Position};
 use holdline::time::Timestamp;
 use std::time::Duration;
@@ -113,15 +113,15 @@ impl Rig {
     pub fn new(broken: Break, destinations: &[Destination], floor: Sequence, next: Sequence, now: Timestamp) -> Self {
         let more = usize::from(broken == Break::OneTooMany);
         let change = |mut policy: Policy| {
-            policy.pace.concurrency_max += more;
+            policy.limits.concurrency_max += more;
             match broken {
-                Break::BreakerNeverOpens => policy.pace.breaker.min_calls = u32::MAX,
-                Break::ProbeTooMany => policy.pace.breaker.probes += 1,
-                Break::IgnoresRate => policy.pace.rate = None,
-                Break::IgnoresRamp => policy.pace.ramp = Duration::ZERO,
+                Break::BreakerNeverOpens => policy.limits.breaker.min_calls = u32::MAX,
+                Break::ProbeTooMany => policy.limits.breaker.probes += 1,
+                Break::IgnoresRate => policy.limits.rate = None,
+                Break::IgnoresRamp => policy.limits.ramp = Duration::ZERO,
                 Break::IgnoresWindow => policy.reorder_window = Duration::ZERO,
                 Break::HalvesWindow => policy.reorder_window /= 2,
-                Break::NeverCuts => policy.pace.adaptive = Adaptive::No,
+                Break::NeverCuts => policy.limits.adaptive = Adaptive::No,
                 _ => {}
             }
             policy
@@ -145,8 +145,12 @@ impl Rig {
         self.broken == what && self.calls.is_multiple_of(3)
     }
 
-    pub fn line(&self, d: DestinationId) -> &DestinationQueue {
-        self.scheduler.line(d).unwrap()
+    pub fn queue(&self, d: DestinationId) -> &DestinationQueue {
+        self.scheduler.queue(d).unwrap()
+    }
+
+    fn queue_mut(&mut self, d: DestinationId) -> &mut DestinationQueue {
+        self.scheduler.queue_mut(d).unwrap()
     }
 
     pub fn accepted(&mut self, tickets: &[Ticket], next: Sequence) {
@@ -155,24 +159,24 @@ impl Rig {
             tickets.iter_mut().for_each(|t| t.order_key = Digest64::NONE);
         }
         if self.broken == Break::IgnoresEventTime {
-            tickets.iter_mut().for_each(|t| t.time = Timestamp::ZERO);
+            tickets.iter_mut().for_each(|t| t.time = None);
         }
         self.scheduler.accepted(&tickets, next);
     }
 
-    pub fn wants(&mut self) -> Option<(DestinationId, Sequence)> {
-        self.scheduler.wants()
+    pub fn next_load(&mut self) -> Option<(DestinationId, Sequence)> {
+        self.scheduler.next_load()
     }
 
     pub fn loaded(&mut self, d: DestinationId, tickets: &[Ticket], next: Sequence) {
         let tickets = if self.breaks(Break::DropsLoaded) { tickets.get(1..).unwrap_or_default() } else { tickets };
-        self.scheduler.loaded(d, tickets, next);
+        self.queue_mut(d).loaded(tickets, next);
     }
 
     /// At a start; `due` is what the store knows, `cut` what is left of it.
     pub fn restored(&mut self, d: DestinationId, ticket: &Ticket, due: Timestamp, cut: Timestamp) {
         let not_before = if self.broken == Break::DoesNotClamp { due } else { cut };
-        self.scheduler.waits(d, ticket, not_before);
+        self.queue_mut(d).redriven(ticket, not_before);
     }
 
     pub fn redriven(&mut self, d: DestinationId, ticket: &Ticket) {
@@ -182,52 +186,50 @@ impl Rig {
         if self.broken == Break::RedrivenLast {
             return self.late.push((d, *ticket, Timestamp::ZERO));
         }
-        self.scheduler.waits(d, ticket, Timestamp::ZERO);
+        self.queue_mut(d).redriven(ticket, Timestamp::ZERO);
     }
 
     pub fn dead(&mut self, d: DestinationId, order_key: Digest64, sequence: Sequence) {
-        self.scheduler.dead(d, order_key, sequence);
+        self.queue_mut(d).block_by_dead_letter(order_key, sequence);
     }
 
     pub fn purged(&mut self, d: DestinationId, order_key: Digest64, sequence: Sequence) {
-        self.scheduler.purged(d, order_key, sequence);
+        self.queue_mut(d).discarded(order_key, sequence);
     }
 
     pub fn hold(&mut self, d: DestinationId, until: Timestamp) {
         if self.broken != Break::IgnoresHold {
-            self.scheduler.hold(d, until);
+            self.queue_mut(d).flow_mut().retry_after(until);
         }
     }
 
     pub fn held_at_start(&mut self, d: DestinationId, until: Timestamp) {
         if self.broken != Break::ForgetsHoldAtStart {
-            self.scheduler.hold(d, until);
+            self.queue_mut(d).flow_mut().retry_after(until);
         }
     }
 
     pub fn paused(&mut self, d: DestinationId, until: Option<Timestamp>, now: Timestamp) {
         match until {
-            Some(until) if self.broken != Break::IgnoresPause => self.scheduler.pause(d, until),
+            Some(until) if self.broken != Break::IgnoresPause => self.queue_mut(d).flow_mut().pause(until),
             Some(_) => {}
-            None => self.scheduler.resume(d, now),
+            None => self.queue_mut(d).flow_mut().resume(now),
         }
     }
 
     pub fn paused_at_start(&mut self, d: DestinationId, until: Option<Timestamp>) {
         if let Some(until) = until.filter(|_| self.broken != Break::ForgetsPauseAtStart) {
-            self.scheduler.pause(d, until);
+            self.queue_mut(d).flow_mut().pause(until);
         }
     }
 
     pub fn fixed(&mut self, d: DestinationId, fixed: Option<&BreakerOverride>, now: Timestamp) {
         let (state, closed_until) = match fixed {
-            Some(BreakerOverride { position: Position::Open, until, .. }) => {
-                (State::Open { until: *until }, Timestamp::ZERO)
-            }
-            Some(BreakerOverride { position: Position::Closed, until, .. }) => (State::Closed, *until),
-            None => (State::Closed, Timestamp::ZERO),
+            Some(BreakerOverride { position: Position::Open, until, .. }) => (State::Open { until: *until }, None),
+            Some(BreakerOverride { position: Position::Closed, until, .. }) => (State::Closed, Some(*until)),
+            None => (State::Closed, None),
         };
-        self.scheduler.set_breaker(d, state, closed_until, now, now);
+        self.queue_mut(d).flow_mut().set_breaker(state, closed_until, now, now);
     }
 
     pub fn fixed_at_start(&mut self, d: DestinationId, fixed: &BreakerOverride, now: Timestamp) {
@@ -238,17 +240,17 @@ impl Rig {
 
     pub fn paced_at_start(&mut self, d: DestinationId, let_in_at: Timestamp, sent_at: Timestamp) {
         if self.broken != Break::ForgetsRampAtStart && let_in_at > Timestamp::ZERO {
-            self.scheduler.let_in_before(d, let_in_at);
+            self.queue_mut(d).flow_mut().ramp_up_from(let_in_at);
         }
         if self.broken != Break::ForgetsRateAtStart && sent_at > Timestamp::ZERO {
-            self.scheduler.sent_before(d, sent_at);
+            self.queue_mut(d).flow_mut().sent(sent_at);
         }
     }
 
     /// How the scheduler is told of a call.
     fn heard(&self, d: DestinationId, call: &Call) -> Call {
         // the breaker goes by other things as long as it is closed
-        let closed = self.line(d).pace().breaker().state() == State::Closed;
+        let closed = self.queue(d).flow().breaker().state() == State::Closed;
         match self.broken {
             Break::GrowsWhenThrottled if closed && call.health == Health::Throttled => {
                 Call { health: Health::Delivered, ..*call }
@@ -258,59 +260,52 @@ impl Rig {
         }
     }
 
-    pub fn landed(&mut self, start: &Start, landing: Disposition, call: Option<&Call>, now: Timestamp) -> Option<Turn> {
+    pub fn ended(&mut self, start: &Start, verdict: Verdict, call: Option<&Call>, now: Timestamp) -> Option<Change> {
         let ticket = |place| {
             let order_key =
                 if let QueueKey::Interaction(order_key) = start.queue_key { order_key } else { Digest64::NONE };
             let to = DestinationSet::EMPTY.with(start.destination);
-            Ticket {
-                sequence: start.sequence,
-                order_key,
-                received_at: Timestamp::ZERO,
-                time: Timestamp::ZERO,
-                to,
-                place,
-            }
+            Ticket { sequence: start.sequence, order_key, received_at: Timestamp::ZERO, time: None, to, place }
         };
         let call = call.map(|call| self.heard(start.destination, call));
         let call = call.as_ref();
-        if let (Break::TakesNoTurns, Disposition::Retry { due }) = (self.broken, landing) {
+        if let (Break::TakesNoTurns, Verdict::Retry { due }) = (self.broken, verdict) {
             self.due.push((due, start.destination, ticket(Place::Page).order_key, start.sequence));
         }
-        let place = |due| Place::under(due);
-        let landing = match landing {
-            Disposition::Dead if self.broken == Break::IgnoresDeadLetter => Disposition::Resolved,
-            Disposition::Retry { due } if self.broken == Break::RetriesEarly => {
-                let turn = self.scheduler.landed(start, Disposition::Resolved, call, now);
+        let d = start.destination;
+        let verdict = match verdict {
+            Verdict::Dead(_) if self.broken == Break::IgnoresDeadLetter => Verdict::Discarded,
+            Verdict::Retry { due } if self.broken == Break::RetriesEarly => {
+                let change = self.queue_mut(d).ended(start, Verdict::Discarded, call, now);
                 let early = due.before(Duration::from_millis(due.0 % 400));
-                self.scheduler.waits(start.destination, &ticket(place(due)), early);
-                return turn;
+                self.queue_mut(d).redriven(&ticket(Place::under(due)), early);
+                return change;
             }
-            Disposition::Resolved if self.breaks(Break::DeliversTwice) => {
-                let turn = self.scheduler.landed(start, landing, call, now);
-                self.scheduler.waits(start.destination, &ticket(place(start.lies_under)), Timestamp::ZERO);
-                return turn;
+            Verdict::Delivered | Verdict::Discarded if self.breaks(Break::DeliversTwice) => {
+                let change = self.queue_mut(d).ended(start, verdict, call, now);
+                self.queue_mut(d).redriven(&ticket(start.place), Timestamp::ZERO);
+                return change;
             }
-            landing => landing,
+            verdict => verdict,
         };
         let forgotten = Start { epoch: Epoch::default(), ..*start };
         let start = if self.broken == Break::KeepsPostponedProbe { &forgotten } else { start };
-        self.scheduler.landed(start, landing, call, now)
+        self.queue_mut(d).ended(start, verdict, call, now)
     }
 
     pub fn poll(&mut self, now: Timestamp) -> Step {
         while let Some(at) = self.due.iter().position(|(due, ..)| *due <= now) {
             let (_, d, order_key, sequence) = self.due.swap_remove(at);
-            self.scheduler.hastened(d, order_key, sequence);
+            self.queue_mut(d).retry_now(order_key, sequence);
         }
         let step = self.scheduler.poll(now);
         match step {
             Step::Start(start) if self.breaks(Break::SecondInFlight) => {
-                self.scheduler.landed(&start, Disposition::Resolved, None, now);
+                self.queue_mut(start.destination).ended(&start, Verdict::Delivered, None, now);
             }
             Step::Start(_) => {
-                for (d, ticket, not_before) in self.late.drain(..) {
-                    self.scheduler.waits(d, &ticket, not_before);
+                for (d, ticket, not_before) in std::mem::take(&mut self.late) {
+                    self.queue_mut(d).redriven(&ticket, not_before);
                 }
             }
             Step::Wait(Some(wake)) if self.broken == Break::Oversleeps => {
@@ -347,7 +342,7 @@ impl Rig {
         spent.map(|wish| retry_after::grant(wish, retry.retry_after_max, now))
     }
 
-    pub fn judge(&self, to: &Destination, refusals: &mut Refusals, ended: &Ended<'_>) -> Judgement {
+    pub fn judge(&self, to: &Destination, refusals: &mut Refusals, ended: &EndedAttempt<'_>) -> Judgement {
         let retry = match self.broken {
             Break::NeverGivesUp => &Retry { attempts: None, ..to.retry.clone() },
             Break::BelievesEveryAnswer => &Retry { permanent: (300..600).collect(), ..to.retry.clone() },
@@ -358,6 +353,6 @@ impl Rig {
             Break::CountsWhatWasNotSent => ended.attempts - 1,
             _ => ended.counted,
         };
-        verdict::judge(retry, to.policy.pace.breaker.permanent_answers, refusals, &Ended { counted, ..*ended })
+        verdict::judge(retry, to.policy.limits.breaker.permanent_answers, refusals, &EndedAttempt { counted, ..*ended })
     }
 }

@@ -99,7 +99,7 @@ fn limits(rng: &mut Rng) -> Limits {
 
 fn policy(rng: &mut Rng) -> Policy {
     Policy {
-        pace: limits(rng),
+        limits: limits(rng),
         ordered: if rng.u8(0..4) == 0 { Ordered::Not } else { Ordered::ByInteraction },
         dead_letters: if rng.u8(0..5) < 2 { DeadLetters::Hold } else { DeadLetters::Continue },
         reorder_window: Duration::from_millis(if rng.u8(0..3) == 0 { rng.u64(1..6000) } else { 0 }),

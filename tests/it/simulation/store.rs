@@ -223,7 +223,7 @@ impl Store {
             self.durable.insert(id, record);
             self.live.insert(id, record);
         }
-        Ticket { sequence, order_key, received_at, time, to, place: Place::Page }
+        Ticket { sequence, order_key, received_at, time: said(time), to, place: Place::Page }
     }
 
     /// Changes those that are still dead letters, and says which they were.
@@ -267,7 +267,7 @@ impl Store {
             sequence: id.sequence,
             order_key: row.order_key,
             received_at: row.received_at,
-            time: row.time,
+            time: said(row.time),
             to,
             place,
         }
@@ -292,4 +292,8 @@ impl Store {
         }
         forgotten
     }
+}
+
+fn said(time: Timestamp) -> Option<Timestamp> {
+    Some(time).filter(|time| *time > Timestamp::ZERO)
 }

@@ -5,7 +5,7 @@ use super::settings::Destination;
 use holdline::delivery::{Outcome, Reason};
 use holdline::event::Digest64;
 use holdline::rules::backoff::{Jitter, Retry};
-use holdline::rules::verdict::{Ended, Judgement, Verdict};
+use holdline::rules::verdict::{EndedAttempt, Judgement, Verdict};
 use holdline::time::Timestamp;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -33,24 +33,26 @@ impl Answers {
     pub fn check(
         &mut self,
         to: &Destination,
-        ended: &Ended<'_>,
+        ended: &EndedAttempt<'_>,
         wanted: Option<Duration>,
         judgement: &Judgement,
     ) -> Result<(), Violation> {
-        let (id, retry, Judgement { verdict, wish, .. }) = (ended.id, &to.retry, *judgement);
+        let (id, retry, Judgement { verdict, retry_after: granted, .. }) = (ended.id, &to.retry, *judgement);
         let success = matches!(ended.outcome, Outcome::Answered(200));
         if success != (verdict == Verdict::Delivered) {
             return violation("I8", format!("{id}: {:?} is taken for {verdict:?}", ended.outcome));
         }
         let wanted = wanted.filter(|_| !success);
         let asked = wanted.map(|wish| ended.now.after(wish.min(retry.retry_after_max)));
-        let kept = match (asked, wish) {
+        let kept = match (asked, granted) {
             (None, None) => true,
-            (Some(asked), Some(wish)) => wish.until >= asked && wish.until <= asked.after(Duration::from_millis(1)),
+            (Some(asked), Some(granted)) => {
+                granted.until >= asked && granted.until <= asked.after(Duration::from_millis(1))
+            }
             _ => false,
         };
         if !kept {
-            return violation("I12", format!("{id}: Retry-After until {asked:?} is taken for {wish:?}"));
+            return violation("I12", format!("{id}: Retry-After until {asked:?} is taken for {granted:?}"));
         }
         let believed = is_refused(retry, ended.outcome) && self.refuses(to, ended, judgement)?;
         if success {
@@ -73,12 +75,18 @@ impl Answers {
                 }
                 violation("I8", format!("{id} is given up at attempt {counted} of {:?}", retry.attempts))
             }
+            Verdict::Discarded | Verdict::Postponed => violation("I8", format!("{id} was sent, and is {verdict:?}")),
             Verdict::Dead(reason) => violation("I8", format!("{id}: {:?} is taken for {reason:?}", ended.outcome)),
         }
     }
 
     /// Whether a permanent answer is about its event.
-    fn refuses(&mut self, to: &Destination, ended: &Ended<'_>, judgement: &Judgement) -> Result<bool, Violation> {
+    fn refuses(
+        &mut self,
+        to: &Destination,
+        ended: &EndedAttempt<'_>,
+        judgement: &Judgement,
+    ) -> Result<bool, Violation> {
         let of_content = matches!(ended.outcome, Outcome::Answered(400 | 422));
         if of_content && ended.redriven {
             return Ok(true);
@@ -86,7 +94,7 @@ impl Answers {
         self.0.push(Err(ended.interaction));
         let run: Vec<Digest64> = self.0.iter().rev().map_while(|answer| answer.err()).collect();
         let several = |of: &mut dyn Iterator<Item = Digest64>| of.collect::<BTreeSet<_>>().len() >= 3;
-        let most_in_a_row = to.policy.pace.breaker.permanent_answers as usize;
+        let most_in_a_row = to.policy.limits.breaker.permanent_answers as usize;
         let latest: Vec<bool> = self.0.iter().rev().take(4 * most_in_a_row).map(Result::is_err).collect();
         let refused = latest.iter().filter(|refused| **refused).count();
         let whom = self.0.iter().rev().take(4 * most_in_a_row).filter_map(|answer| answer.err());
@@ -94,7 +102,7 @@ impl Answers {
         let at_least = |tenths: usize| enough && refused * 10 >= tenths * latest.len();
         let in_a_row = run.len() >= most_in_a_row && several(&mut run.iter().copied());
         let all = in_a_row || at_least(9);
-        if all != judgement.refuses_all {
+        if judgement.call.is_none_or(|call| call.refuses_all != all) {
             return violation("I8", format!("{}: it refuses all is {all}, and told otherwise", ended.id));
         }
         let most = enough && refused * 2 > latest.len();
@@ -106,7 +114,12 @@ impl Answers {
     }
 }
 
-fn check_due(retry: &Retry, ended: &Ended<'_>, due: Timestamp, asked: Option<Timestamp>) -> Result<(), Violation> {
+fn check_due(
+    retry: &Retry,
+    ended: &EndedAttempt<'_>,
+    due: Timestamp,
+    asked: Option<Timestamp>,
+) -> Result<(), Violation> {
     let grown = (1..ended.attempts).fold(retry.base.as_secs_f64(), |bound, _| bound * retry.factor);
     let bound = Duration::from_secs_f64(grown.min(retry.max.as_secs_f64()));
     let slack = Duration::from_millis(1);

@@ -9,13 +9,12 @@ use fastrand::Rng;
 use holdline::delivery::{DeliveryId, Outcome, Ticket};
 use holdline::event::{DestinationId, DestinationSet, Digest64, Sequence};
 use holdline::rules::backoff::Retry;
-use holdline::rules::breaker::Turn;
-use holdline::rules::call::Call;
+use holdline::rules::breaker::Change;
 use holdline::rules::refusals::Refusals;
-use holdline::rules::retry_after::{self, RetryAfter};
+use holdline::rules::retry_after;
 use holdline::rules::staleness::LateAction;
-use holdline::rules::verdict::{Ended, Judgement, Verdict};
-use holdline::scheduler::{Disposition, Start, Step};
+use holdline::rules::verdict::{EndedAttempt, Judgement, Verdict};
+use holdline::scheduler::{Start, Step};
 use holdline::store::{BreakerOverride, Position, StoreEvent};
 use holdline::time::Timestamp;
 use std::collections::VecDeque;
@@ -36,13 +35,11 @@ pub struct Flight {
     pub ends: Timestamp,
 }
 
-/// An attempt that has ended and been recorded, of which the scheduler has not heard.
+/// An attempt that has ended and been recorded, and whose result the scheduler does not have yet.
 #[derive(Debug)]
-pub struct AttemptResult {
+pub struct Ended {
     pub start: Start,
-    pub landing: Disposition,
-    pub call: Option<Call>,
-    pub hold: Option<RetryAfter>,
+    pub judgement: Judgement,
     /// Until when the destination wants to be left alone, whatever was made of it.
     pub asked: Timestamp,
 }
@@ -67,7 +64,7 @@ pub struct World {
     pub answers: Vec<Answers>,
     pub now: Timestamp,
     pub flights: Vec<Flight>,
-    pub landed: Vec<AttemptResult>,
+    pub ended: Vec<Ended>,
     pub news: VecDeque<StoreEvent>,
     pub loads: Vec<Load>,
     pub wake: Option<Timestamp>,
@@ -94,7 +91,7 @@ impl World {
             answers: destinations.iter().map(|_| Answers::default()).collect(),
             now: START,
             flights: Vec::new(),
-            landed: Vec::new(),
+            ended: Vec::new(),
             news: VecDeque::new(),
             loads: Vec::new(),
             wake: None,
@@ -132,7 +129,7 @@ impl World {
             }
             35..50 => self.hear_news(),
             50..63 => self.end_an_attempt()?,
-            63..73 => self.hear_landed()?,
+            63..73 => self.hear_ended()?,
             73..83 => self.load(),
             83..95 => self.pass_time(),
             95..97 => self.operate(),
@@ -255,13 +252,7 @@ impl World {
         let start = self.flights.swap_remove(flight).start;
         self.note(|_| format!("{}/{} is postponed", start.sequence, start.destination.0));
         self.judge.takes_back(DeliveryId { sequence: start.sequence, destination: start.destination });
-        self.landed.push(AttemptResult {
-            start,
-            landing: Disposition::Postponed,
-            call: None,
-            hold: None,
-            asked: Timestamp::ZERO,
-        });
+        self.ended.push(Ended { start, judgement: Judgement::postponed(None), asked: Timestamp::ZERO });
     }
 
     fn failure(&mut self) -> (Outcome, Option<Duration>) {
@@ -292,7 +283,7 @@ impl World {
         let to = &self.destinations[d];
         let retry = &to.retry;
         let wished = retry_after.map(|wish| retry_after::grant(wish, retry.retry_after_max, self.now));
-        let ended = Ended {
+        let ended = EndedAttempt {
             id,
             interaction: if record.order_key.is_none() { Digest64(id.sequence.0) } else { record.order_key },
             outcome: &outcome,
@@ -304,10 +295,12 @@ impl World {
             since,
             began,
             now: self.now,
+            started: start.at,
+            latency: self.now.since(began),
         };
         let judgement = self.rig.judge(to, &mut self.refusals[d], &ended);
         self.answers[d].check(to, &ended, retry_after, &judgement)?;
-        let Judgement { verdict, wish, health, refuses_all } = judgement;
+        let Judgement { verdict, retry_after: wish, .. } = judgement;
         let (free, refused) = (!verdicts::counts(retry, &outcome), verdicts::is_refused(retry, &outcome));
         let (spent, headers) = quota(&mut self.rng, self.weather.quotas && outcome.status().is_some());
         let asked = spent.map_or(Timestamp::ZERO, |spent| granted(spent, retry, self.now));
@@ -321,10 +314,11 @@ impl World {
             if refused { Some((record.refused.map_or(self.now, |at| at.0), self.now)) } else { record.refused };
         let free = record.free + u32::from(free);
         let failed = Record { attempts: record.attempts + 1, free, refused, tried_at: Some(tried_at), ..record };
-        let (record, landing) = match verdict {
-            Verdict::Delivered => (Record { lies: Location::Delivered, ..record }, Disposition::Resolved),
-            Verdict::Retry { due } => (Record { lies: Location::Delay(due), ..failed }, Disposition::Retry { due }),
-            Verdict::Dead(_) => (Record { lies: Location::Dead, ..failed }, Disposition::Dead),
+        let record = match verdict {
+            Verdict::Delivered => Record { lies: Location::Delivered, ..record },
+            Verdict::Retry { due } => Record { lies: Location::Delay(due), ..failed },
+            Verdict::Dead(_) => Record { lies: Location::Dead, ..failed },
+            Verdict::Discarded | Verdict::Postponed => return violation("I8", format!("{id} was sent: {verdict:?}")),
         };
         let from = self.store.live[&id].lies;
         if outcome == Outcome::Answered(200) {
@@ -336,29 +330,28 @@ impl World {
         if let Some(hold) = hold {
             self.store.ask(Request::Hold { destination: id.destination, until: hold.until });
         }
-        let call = Some(Call { began: start.at, latency: self.now.since(began), health, refuses_all });
-        self.landed.push(AttemptResult { start, landing, call, hold, asked });
+        self.ended.push(Ended { start, judgement: Judgement { retry_after: hold, ..judgement }, asked });
         Ok(())
     }
 
-    pub fn hear_landed(&mut self) -> Result<(), Violation> {
-        if self.landed.is_empty() {
+    pub fn hear_ended(&mut self) -> Result<(), Violation> {
+        if self.ended.is_empty() {
             return Ok(());
         }
-        let AttemptResult { start, landing, call, hold, asked } =
-            self.landed.swap_remove(self.rng.usize(0..self.landed.len()));
+        let Ended { start, judgement, asked } = self.ended.swap_remove(self.rng.usize(0..self.ended.len()));
+        let Judgement { verdict, call, retry_after: hold } = judgement;
         let id = DeliveryId { sequence: start.sequence, destination: start.destination };
-        self.note(|_| format!("hear that {id} has landed: {landing:?}, hold {hold:?}"));
+        self.note(|_| format!("hear that {id} has ended: {verdict:?}, hold {hold:?}"));
         let (d, now) = (id.destination, self.now);
         let under_way = self.judge.in_flight(d);
-        let turn = self.rig.landed(&start, landing, call.as_ref(), self.now);
-        self.judge.hears_landed(id, landing);
-        let limits = &self.destinations[usize::from(d.0)].policy.pace;
-        let limit = self.rig.line(d).pace().limit(RAMPED);
+        let change = self.rig.ended(&start, verdict, call.as_ref(), self.now);
+        self.judge.hears_ended(id, verdict);
+        let limits = &self.destinations[usize::from(d.0)].policy.limits;
+        let limit = self.rig.queue(d).flow().limit(RAMPED);
         self.judge.pacer(d).adaptive.ended(limits, call.as_ref(), under_way, limit, now)?;
-        self.judge.pacer(d).ends(limits, id.sequence, call.as_ref(), turn, now)?;
-        if let Some(turn) = turn {
-            self.note(|_| format!("the breaker of {} turns: {turn:?}", d.0));
+        self.judge.pacer(d).ends(limits, id.sequence, call.as_ref(), change, now)?;
+        if let Some(change) = change {
+            self.note(|_| format!("the breaker of {} changes: {change:?}", d.0));
             let opened = |until| BreakerOverride {
                 position: Position::Open,
                 who: None,
@@ -366,7 +359,7 @@ impl World {
                 since: now,
                 until,
             };
-            let fixed = if let Turn::Opened { until, .. } = turn { Some(opened(until)) } else { None };
+            let fixed = if let Change::Opened { until, .. } = change { Some(opened(until)) } else { None };
             self.store.ask(Request::Turned { destination: d, fixed });
         }
         if let Some(hold) = hold {
@@ -465,7 +458,7 @@ impl World {
             }
         };
         self.wake = wake;
-        while let Some((d, from)) = self.rig.wants() {
+        while let Some((d, from)) = self.rig.next_load() {
             if self.loads.iter().any(|load| load.d == d) || from >= self.store.next {
                 return violation("I14", format!("it wants {from} for {} again", d.0));
             }
@@ -481,23 +474,23 @@ impl World {
             if *settled && self.judge.open() <= OPEN_MANY {
                 self.judge.knows(d.id, self.store.next);
             }
-            self.judge.pacer(d.id).adaptive.stands(self.rig.line(d.id).pace().limit(RAMPED))?;
-            let (told, counted) = (self.judge.in_flight(d.id), self.rig.line(d.id).in_flight());
+            self.judge.pacer(d.id).adaptive.stands(self.rig.queue(d.id).flow().limit(RAMPED))?;
+            let (told, counted) = (self.judge.in_flight(d.id), self.rig.queue(d.id).in_flight());
             if told != counted && self.broken == Break::Nothing {
                 return violation("concurrency", format!("{told} in flight for {}, but {counted} are counted", d.id.0));
             }
         }
-        let limit = |d: &Destination| self.rig.line(d.id).pace().limit(self.now);
+        let limit = |d: &Destination| self.rig.queue(d.id).flow().limit(self.now);
         let limits: Vec<usize> = self.destinations.iter().map(limit).collect();
         self.judge.waits(wake, self.now, &self.destinations, &settled, &limits)
     }
 
     fn start(&mut self, start: Start) -> Result<(), Violation> {
-        self.note(|_| format!("start {}/{} under {}", start.sequence, start.destination.0, start.lies_under.0));
+        self.note(|_| format!("start {}/{} from {:?}", start.sequence, start.destination.0, start.place));
         let to = &self.destinations[usize::from(start.destination.0)];
         self.judge.starts(&start, to, &self.store, self.now)?;
         self.starts += 1;
-        if to.policy.pace.notes_starts() {
+        if to.policy.limits.records_starts() {
             self.store.sent(start.destination, start.at);
         }
         let id = DeliveryId { sequence: start.sequence, destination: start.destination };
@@ -506,8 +499,10 @@ impl World {
         self.judge.latecomers.check(to, id, &record, course, self.now)?;
         match course {
             LateAction::Send | LateAction::SendFlagged => {}
-            LateAction::Discard => return self.not_sent(start, record, Location::Discarded, Disposition::Resolved),
-            LateAction::Bury(_) => return self.not_sent(start, record, Location::Dead, Disposition::Dead),
+            LateAction::Discard => return self.not_sent(start, record, Location::Discarded, Verdict::Discarded),
+            LateAction::DeadLetter(reason) => {
+                return self.not_sent(start, record, Location::Dead, Verdict::Dead(reason));
+            }
         }
         let latency = Duration::from_millis(self.rng.u64(0..self.weather.latency_ms));
         self.flights.push(Flight { start, began: self.now, ends: self.now.after(latency) });
@@ -515,18 +510,13 @@ impl World {
     }
 
     /// Its turn has come too late; it comes to its end without an attempt.
-    fn not_sent(
-        &mut self,
-        start: Start,
-        record: Record,
-        lies: Location,
-        landing: Disposition,
-    ) -> Result<(), Violation> {
+    fn not_sent(&mut self, start: Start, record: Record, lies: Location, verdict: Verdict) -> Result<(), Violation> {
         let id = DeliveryId { sequence: start.sequence, destination: start.destination };
         self.note(|_| format!("{id} is not sent, and {lies:?}"));
         self.judge.takes_back(id);
         self.store.ask(Request::Moved { id, from: record.lies, record: Record { lies, ..record } });
-        self.landed.push(AttemptResult { start, landing, call: None, hold: None, asked: Timestamp::ZERO });
+        let judgement = Judgement::without_call(verdict);
+        self.ended.push(Ended { start, judgement, asked: Timestamp::ZERO });
         Ok(())
     }
 }

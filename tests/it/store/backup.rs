@@ -2,7 +2,8 @@
 
 use crate::harness::bench::{Bench, body};
 use crate::harness::receiver::{Receiver, status};
-use holdline::store::{Opened, Options, Store, restore, verify};
+use crate::harness::stores;
+use holdline::store::{Opened, Options, restore, verify};
 use std::io::Cursor;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -92,8 +93,7 @@ async fn a_restored_store_continues_as_it_was() {
     let data = tempfile::tempdir().unwrap();
     let path = data.path().join("d");
     restore(Cursor::new(copy), &path, || {}).unwrap();
-    let open = || Store::open(&path, Options::default(), holdline::clock::Clock::system());
-    let Opened { store, findings, .. } = crate::harness::bench::wait_for("the store opens", async || open().ok()).await;
+    let Opened { store, findings, .. } = stores::open(&path, &Options::default(), &holdline::clock::Clock::system());
     assert_eq!(findings, Vec::<String>::new());
     let letter = store.dead_letter(store.dead_ids(None).next().unwrap().unwrap()).unwrap().unwrap();
     assert_eq!(letter.delivery.event.body, body("k", "1"));

@@ -1,6 +1,7 @@
 //! A store whose files were damaged: what is wrong is never taken for what was sent, and what is gone is told.
 
-use crate::harness::events::event;
+use crate::harness::bench::arriving as event;
+use crate::harness::stores::{close, unlocked};
 use holdline::clock::Clock;
 use holdline::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place, Reason};
 use holdline::event::{DestinationId, Event, Sequence};
@@ -24,13 +25,7 @@ fn options() -> Options {
 }
 
 fn open(path: &Path) -> Result<Opened, StoreError> {
-    Store::open(path, options(), Clock::manual(START))
-}
-
-fn close(opened: Opened) {
-    let Opened { store, committer, news, .. } = opened;
-    drop((store, news));
-    committer.join().unwrap();
+    unlocked(|| Store::open(path, options(), Clock::manual(START)))
 }
 
 /// All that has not ended, read from the store, byte for byte.

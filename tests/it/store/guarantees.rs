@@ -1,6 +1,7 @@
 //! The store by itself: what it promises about acceptance, places, recovery and its own check.
 
-use crate::harness::events::event;
+use crate::harness::bench::arriving as event;
+use crate::harness::stores;
 use holdline::clock::Clock;
 use holdline::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place, Reason, Ticket};
 use holdline::event::{DestinationId, Event, Sequence};
@@ -27,7 +28,7 @@ struct Bench {
 
 impl Bench {
     fn open(path: &Path, clock: &Clock) -> Self {
-        let Opened { store, committer, findings, .. } = Store::open(path, options(), clock.clone()).unwrap();
+        let Opened { store, committer, findings, .. } = stores::open(path, &options(), clock);
         Self { store, committer, findings }
     }
 

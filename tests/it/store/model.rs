@@ -4,7 +4,8 @@
 //! Every sequence of steps is a possible one: a step says by a number which of the things that are there it means, and does
 //! nothing where there are none. So a failing sequence shrinks by leaving out any of its steps.
 
-use crate::harness::events::event;
+use crate::harness::bench::arriving as event;
+use crate::harness::stores;
 use holdline::clock::Clock;
 use holdline::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place, Reason};
 use holdline::event::{DestinationId, Event, Sequence};
@@ -168,18 +169,9 @@ fn folder() -> tempfile::TempDir {
 fn open(path: &Path, clock: &Clock) -> Opened {
     let windows = Windows { by_source: HashMap::from([("default".to_owned(), WINDOW)]) };
     let options = Options { windows, ..Options::default() };
-    for _ in 0..100_000 {
-        match Store::open(path, options.clone(), clock.clone()) {
-            // a thread of sled may let go of its file a moment after the store was closed
-            Err(why) if why.to_string().contains("could not acquire lock") => std::thread::yield_now(),
-            opened => {
-                let opened = opened.unwrap();
-                assert!(opened.findings.is_empty(), "{:?}", opened.findings);
-                return opened;
-            }
-        }
-    }
-    panic!("the store is not let go of");
+    let opened = stores::open(path, &options, clock);
+    assert!(opened.findings.is_empty(), "{:?}", opened.findings);
+    opened
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -211,7 +211,7 @@ async fn notes_and_overrides_are_kept(fixture: &Fixture) {
         [("crm", "new release of the CRM"), ("bulk", "to be imported by night"), ("bi", "maintenance")]
     {
         let stands = bench.get(&format!("/v1/destinations/{name}")).await;
-        assert!(stands["holds"].as_array().unwrap().iter().any(|hold| hold["reason"] == reason), "{stands}");
+        assert!(stands["blocked_by"].as_array().unwrap().iter().any(|hold| hold["reason"] == reason), "{stands}");
         assert_eq!(stands["paused"], name != "bi", "{stands}");
         assert_eq!(fixture.receivers[name].count(), 0);
     }
@@ -221,7 +221,7 @@ async fn notes_and_overrides_are_kept(fixture: &Fixture) {
     // what this test has read stands before it
     let known = audit.iter().position(|entry| *entry == told[0]).unwrap_or_else(|| panic!("{audit:?}"));
     assert_eq!(audit[known..], told[..]);
-    let outages = bench.get("/v1/gaps").await["items"].take();
+    let outages = bench.get("/v1/outages").await["items"].take();
     for from in fixture.told["outages"].as_array().unwrap() {
         assert!(outages.as_array().unwrap().iter().any(|outage| outage["from"] == *from), "{outages}");
     }

@@ -155,7 +155,7 @@ fn told(id: &crate::delivery::DeliveryId, why: Missing, fates: &Fates, names: &N
 mod tests {
     use super::*;
     use crate::delivery::{DeadLetter, DeliveryId, Place, Reason};
-    use crate::event::{DestinationSet, Event};
+    use crate::event::DestinationSet;
     use crate::store::handle::{Opened, Options, Store};
     use crate::store::index::{check, recovery};
     use crate::store::model::codec;
@@ -199,23 +199,8 @@ mod tests {
         let clock = crate::clock::Clock::manual(Timestamp(1000));
         let Opened { store, committer, .. } = Store::open(path, Options::default(), clock).unwrap();
         store.register(vec!["crm".to_owned()]).await.unwrap();
-        for n in 1..=6u8 {
-            let (to, body_digest) = (DestinationSet(1), Digest64(u64::from(n)));
-            let event = Event {
-                received_at: Timestamp(1000),
-                source: "s".to_owned(),
-                to,
-                interaction: None,
-                sender_id: Some(n.to_string()),
-                kind: String::new(),
-                time: None,
-                content_type: String::new(),
-                headers: Default::default(),
-                conflict: false,
-                body_digest,
-                body: vec![n; 100].into(),
-            };
-            store.accept(vec![Arrival::new(event)]).await.unwrap();
+        for n in 1..=6 {
+            store.accept(vec![Arrival::new(crate::testing::events::event(n))]).await.unwrap();
         }
         let (from, at) = (Place::Page, Timestamp(1000));
         let delivery = |n: u64| store.delivery(id(n), from).unwrap();
@@ -236,11 +221,7 @@ mod tests {
 
     /// The counters of a store, which passes its check and knows its destination, the hold and who purged.
     fn counters(path: &Path) -> Totals {
-        let engine = (0..20_000).find_map(|_| {
-            std::thread::yield_now();
-            Folder::open(path).and_then(Engine::open).ok()
-        });
-        let engine = engine.expect("the store is let go of");
+        let engine = crate::testing::stores::unlocked(|| Folder::open(path).and_then(Engine::open)).unwrap();
         let (index, findings) = recovery::recover(&engine).unwrap();
         assert_eq!(findings, Vec::<String>::new());
         assert_eq!(check::check(&engine, &index).unwrap(), Vec::<String>::new());

@@ -217,7 +217,7 @@ fn small<R: Deltas>(found: &Found, damaged: &mut Vec<String>) -> Result<Vec<(u64
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::event::{DestinationSet, Digest64, Sequence};
+    use crate::event::{Digest64, Sequence};
     use crate::store::engine::Engine;
     use crate::store::engine::folder::Folder;
     use crate::store::engine::write_batch::WriteBatch;
@@ -240,17 +240,9 @@ pub mod tests {
     fn event(n: u64) -> Event {
         Event {
             received_at: Timestamp(n),
-            source: "s".to_owned(),
-            to: DestinationSet(1),
-            interaction: None,
             sender_id: None,
-            kind: String::new(),
-            time: None,
-            content_type: String::new(),
-            headers: Default::default(),
-            conflict: false,
-            body_digest: Digest64(n),
             body: vec![7; 10].into(),
+            ..crate::testing::events::event(n)
         }
     }
 

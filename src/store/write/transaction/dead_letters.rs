@@ -121,7 +121,7 @@ impl Transaction<'_> {
             sequence: delivery.id.sequence,
             order_key: self.order_key(&delivery.event),
             received_at: delivery.event.received_at,
-            time: delivery.event.time.unwrap_or_default(),
+            time: delivery.event.time,
             to: DestinationSet::EMPTY.with(delivery.id.destination),
             place: Place::Delay(self.now),
         }
