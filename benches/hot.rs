@@ -65,7 +65,7 @@ fn reading(c: &mut Criterion) {
             to: DestinationSet(1),
             interaction: fields.interaction,
             sender_id: fields.sender_id,
-            kind: fields.kind,
+            kind: fields.event_type,
             time: fields.time,
             content_type: "application/json".to_owned(),
             headers: Default::default(),

@@ -100,7 +100,7 @@ impl Daemon {
         let background = TaskGroup::new();
         let (trend, overflow) =
             start_maintenance(&background, &store, &clock, &settings, &admission, &counts, &destinations);
-        counts.knows(settings.sources.iter().map(|s| &s.name));
+        counts.set_sources(settings.sources.iter().map(|s| &s.name));
         let intake = build_intake(&store, &clock, &settings, &destinations.now(), admission.clone(), counts.clone())?;
         let shared_intake: SharedIntake = Arc::new(RwLock::new(Arc::new(intake)));
         let intake = listeners::serve_intake(intake_listeners, &shared_intake, tls.clone(), &settings.intake);
@@ -195,7 +195,7 @@ impl Daemon {
             shared_intake,
             ..
         } = self;
-        admission.leave();
+        admission.announce_stop();
         stop.cancel();
         dispatcher.await.context("dispatch ended badly")?;
         intake.end(INTAKE_DRAIN_TIMEOUT).await;
@@ -267,7 +267,7 @@ fn run_alerts(group: &TaskGroup, state: &Arc<Admin>, settings: &Settings) {
 fn admission(store: &Store) -> Admission {
     let admission = Admission::default();
     if let Some(IntakeOverride::Closed { until, .. }) = store.door() {
-        admission.keep_out(until);
+        admission.close_until(until);
     }
     admission
 }

@@ -69,7 +69,7 @@ impl Admin {
                 open.map(|(d, _)| (self.destination_name(*d), why(*d))).collect()
             },
             last_outage: self.last_outage().await,
-            last_received: self.counts.heard(),
+            last_received: self.counts.last_received(),
         })
     }
 }

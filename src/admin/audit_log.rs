@@ -156,7 +156,7 @@ pub(super) fn until(now: Timestamp, reason: &str, within: Option<&str>) -> Resul
 pub(super) async fn open(State(admin): Shared, caller: Caller) -> Result<Json<DoorState>, Failure> {
     let change = Change::IntakeOverride { what: "intake open".to_owned(), door: IntakeOverride::Open };
     admin.store.change(change, caller.name).await?;
-    admin.admission.let_in();
+    admin.admission.reopen();
     let state = admin.admission.state();
     Ok(Json(DoorState { open: state.code().is_none(), reason: state.code(), until: None }))
 }
@@ -174,7 +174,7 @@ pub(super) async fn close(
     let why = if close.reason.is_empty() { String::new() } else { format!(": {}", close.reason) };
     let door = IntakeOverride::Closed { who: caller.name.clone(), reason: close.reason, since, until };
     // closed before it is written: nothing slips in behind the answer
-    admin.admission.keep_out(until);
+    admin.admission.close_until(until);
     admin.store.change(Change::IntakeOverride { what: format!("intake close{why}"), door }, caller.name).await?;
     let state = admin.admission.state();
     let until = (until < Timestamp::NEVER).then(|| until.to_string());

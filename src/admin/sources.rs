@@ -39,7 +39,7 @@ impl From<&Refused> for RefusalItem {
 pub(super) fn all(admin: &Admin) -> Vec<SourceItem> {
     let refused = admin.counts.refusals.by_source();
     let mut heard: BTreeMap<String, Option<Timestamp>> =
-        admin.counts.heard().into_iter().map(|(name, at)| (name, Some(at))).collect();
+        admin.counts.last_received().into_iter().map(|(name, at)| (name, Some(at))).collect();
     if refused.contains_key(UNKNOWN_SOURCE) {
         heard.insert(UNKNOWN_SOURCE.to_owned(), None);
     }

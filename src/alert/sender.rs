@@ -47,7 +47,7 @@ impl Sender {
         match &alert.to {
             AlertTo::Command(command) => Ok(Self(Transport::Command(command.clone()))),
             AlertTo::Webhook(url) => {
-                let url = url.read().map_err(SenderError::Url)?;
+                let url = url.read().map_err(|why| SenderError::Url(why.to_string()))?;
                 let roots = HttpsConnectorBuilder::new().with_native_roots();
                 let roots = roots.map_err(SenderError::Roots)?;
                 let connector = roots.https_or_http().enable_http1().build();

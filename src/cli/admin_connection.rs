@@ -146,7 +146,7 @@ impl AdminConnection {
         }
         let path = match settings.map(|s| (&s.admin.token, &s.store.path)) {
             None => Path::new(DEFAULT_DATA).join("admin.token"),
-            Some((Token::Made, data)) => data.join("admin.token"),
+            Some((Token::Generated, data)) => data.join("admin.token"),
             Some((Token::Given(Secret::File(path)), _)) => path.clone(),
             Some((Token::Given(Secret::Env(name)), _)) => {
                 return Ok((variable(name), format!("the environment variable {name}, as the configuration says")));
@@ -225,7 +225,7 @@ pub fn reachable(listener: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Overrides;
+    use crate::config::Flags;
 
     fn nothing(_: &str) -> Option<String> {
         None
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn the_configuration_gives_address_and_token() {
-        let overrides = Overrides { data: Some("/data".into()), ..Overrides::default() };
+        let overrides = Flags { data: Some("/data".into()), ..Flags::default() };
         let mut settings = Settings::embedded(&overrides).unwrap();
         settings.admin.listen = vec!["0.0.0.0:7000".parse().unwrap()];
         assert_eq!(listening(&settings).unwrap(), "http://127.0.0.1:7000");

@@ -107,7 +107,7 @@ impl Seen {
         seen
     }
 
-    fn fault<T>(&mut self, place: &str, found: Result<T, String>) {
+    fn fault<T, E: std::fmt::Display>(&mut self, place: &str, found: Result<T, E>) {
         if let Err(why) = found {
             self.faults.push(format!("{place}: {why}"));
         }

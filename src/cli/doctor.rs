@@ -11,7 +11,7 @@ mod network;
 use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::Admin;
 use crate::cli::{Failure, check, format, hint, item, output};
-use crate::config::{Overrides, Settings, warnings};
+use crate::config::{Flags, Settings, warnings};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -69,7 +69,7 @@ impl Finding {
 pub async fn run(args: Args) -> Result<(), Failure> {
     let settings = match args.reach.shared.settings()? {
         Some(settings) => settings,
-        None => Settings::embedded(&Overrides::default()).map_err(Failure::Usage)?,
+        None => Settings::embedded(&Flags::default()).map_err(|why| Failure::Usage(why.to_string()))?,
     };
     let status = status(&args.reach).await;
     let mut findings = vec![daemon(status.as_ref())];

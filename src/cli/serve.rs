@@ -2,7 +2,7 @@
 
 use crate::cli::logs::{self, Format};
 use crate::cli::{Failure, admin_connection, check, output, signals};
-use crate::config::{Overrides, Settings, warnings};
+use crate::config::{Flags, Settings, warnings};
 use crate::daemon::{self, Command};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -56,7 +56,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
 }
 
 fn settings(args: &Args) -> Result<Settings, Failure> {
-    let overrides = Overrides { to: args.to.clone(), data: args.data.clone(), intake: args.intake, admin: args.admin };
+    let overrides = Flags { to: args.to.clone(), data: args.data.clone(), intake: args.intake, admin: args.admin };
     let settings = match admin_connection::found(args.config.as_deref()) {
         None => Settings::embedded(&overrides),
         Some(path) => crate::config::load(&path)
@@ -66,7 +66,7 @@ fn settings(args: &Args) -> Result<Settings, Failure> {
             })?
             .with(&overrides),
     };
-    settings.map_err(Failure::Usage)
+    settings.map_err(|why| Failure::Usage(why.to_string()))
 }
 
 /// Tells the log what is hardly meant.

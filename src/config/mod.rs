@@ -10,7 +10,7 @@ mod read;
 pub mod settings;
 mod syntax;
 
-pub use read::{Overrides, Warning, load, parse, unsigned_places, warnings};
-pub use settings::{Secret, SecretValue, Settings, Url};
+pub use read::{Flags, Warning, load, parse, unsigned_places, warnings};
+pub use settings::{InvalidValue, Secret, SecretError, SecretValue, Settings, Url};
 pub use syntax::values::rate_of;
 pub use syntax::{Fault, Faults, renamed_condition};

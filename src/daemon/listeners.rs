@@ -185,14 +185,14 @@ mod tests {
     fn a_token_is_kept_and_an_unusable_one_is_replaced() {
         let data = tempfile::tempdir().unwrap();
         let file = data.path().join("admin.token");
-        let made = admin_token(&Token::Made, data.path()).unwrap();
-        assert_eq!(admin_token(&Token::Made, data.path()).unwrap(), made);
+        let made = admin_token(&Token::Generated, data.path()).unwrap();
+        assert_eq!(admin_token(&Token::Generated, data.path()).unwrap(), made);
         std::fs::write(&file, "  by-hand\n").unwrap();
-        assert_eq!(admin_token(&Token::Made, data.path()).unwrap(), "by-hand");
+        assert_eq!(admin_token(&Token::Generated, data.path()).unwrap(), "by-hand");
         for damaged in [b"".as_slice(), b"\0\0\0", b"to\xffken", "to\u{6a6}ken".as_bytes(), b"two words"] {
             std::fs::write(&file, damaged).unwrap();
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
-            let anew = admin_token(&Token::Made, data.path()).unwrap();
+            let anew = admin_token(&Token::Generated, data.path()).unwrap();
             assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
             assert_eq!((anew.len(), std::fs::read_to_string(&file).unwrap()), (64, format!("{anew}\n")));
         }

@@ -69,7 +69,7 @@ impl Daemon {
         self.store.set_windows(Windows { by_source: settings.dedup_windows().into_iter().collect() });
         self.store.bound_history(super::history_limits(&settings));
         new.memory.set_bounds(super::memory_bounds(&settings));
-        new.counts.knows(settings.sources.iter().map(|s| &s.name));
+        new.counts.set_sources(settings.sources.iter().map(|s| &s.name));
         *self.shared_intake.write().expect("no holder panics") = Arc::new(new);
         self.settings = settings;
         Ok(())
@@ -167,7 +167,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Overrides;
+    use crate::config::Flags;
     use crate::config::settings::Source;
     use std::time::Duration;
 
@@ -197,7 +197,7 @@ mod tests {
             (|s| s.destinations[0].ordering.reorder_window = Duration::from_secs(1), &["ordering of `default`"]),
         ];
         for (i, (change, wanted)) in cases.into_iter().enumerate() {
-            let old = Settings::embedded(&Overrides::default()).unwrap();
+            let old = Settings::embedded(&Flags::default()).unwrap();
             let mut new = old.clone();
             change(&mut new);
             assert_eq!(needs_restart(&old, &new), wanted, "case {i}");

@@ -305,14 +305,16 @@ fn uri(settings: &settings::Destination) -> Result<Uri, SetupError> {
 
 fn token_uri(settings: &settings::Destination) -> Result<Option<Uri>, SetupError> {
     match &settings.auth {
-        Some(DestinationAuth::OAuth2(oauth2)) => oauth2.token_url.read().map(Some).map_err(SetupError::unreadable),
+        Some(DestinationAuth::OAuth2(oauth2)) => {
+            oauth2.token_url.read().map(Some).map_err(String::from).map_err(SetupError::unreadable)
+        }
         _ => Ok(None),
     }
 }
 
 fn client(settings: &settings::Destination, uri: &Uri) -> Result<HttpClient, SetupError> {
     let tls = tls::config(&settings.tls, if is_https(uri) { Trust::One } else { Trust::Nobody })?;
-    let connector = Connector::new(tls, settings.reach, settings.timeout);
+    let connector = Connector::new(tls, settings.address_policy, settings.timeout);
     // a request that fails on a connection that is being closed may have been received, and must not be repeated
     let keep = match settings.retry.on_ambiguous {
         OnAmbiguous::Retry => Keep::For(settings.connection_lifetime),
@@ -326,7 +328,7 @@ fn tokens(settings: &settings::Destination) -> Result<Option<Tokens>, SetupError
         return Ok(None);
     };
     let tls = tls::config(&settings.tls, if is_https(&uri) { Trust::Both } else { Trust::Nobody })?;
-    let connector = Connector::new(tls, settings.reach, settings.timeout);
+    let connector = Connector::new(tls, settings.address_policy, settings.timeout);
     let client = Connections::new(connector, uri.clone(), 1, Keep::For(settings.connection_lifetime));
     Ok(Some(Tokens::new(&settings.name, client, uri, oauth2, settings.timeout)))
 }

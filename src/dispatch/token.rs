@@ -172,8 +172,9 @@ impl Tokens {
         let refused = |why| (why, Duration::ZERO);
         let secret = self.settings.client_secret.clone();
         let secret = tokio::task::spawn_blocking(move || secret.read()).await;
-        let secret =
-            secret.map_err(|_| refused("the read of its secret was abandoned".to_owned()))?.map_err(refused)?;
+        let secret = secret
+            .map_err(|_| refused("the read of its secret was abandoned".to_owned()))?
+            .map_err(|why| refused(why.to_string()))?;
         let request = request(&self.settings, &self.uri, secret.expose()).map_err(refused)?;
         let bounds = Bounds { timeout: self.timeout, kept_bytes: exchange::BODY_BYTES_MAX };
         let answer = exchange::exchange(&self.client, request, bounds, || Some(()), |_| ()).await;

@@ -35,12 +35,12 @@ pub(super) struct Extractor<'a> {
 impl Extractor<'_> {
     /// The fields as the shape has them.
     pub(super) fn fields(self, shape: &Shape) -> Fields {
-        let kind = self.first(&shape.kind).unwrap_or_default();
+        let event_type = self.first(&shape.event_type).unwrap_or_default();
         Fields {
             interaction: self.first(&shape.key).map(bounded),
             sender_id: self.first(&shape.id).map(bounded),
             time: self.first(&shape.time).filter(|text| text.len() <= FIELD_BYTES_MAX).and_then(|t| parse_time(&t)),
-            kind: bounded(if shape.anonymous_kind { without_uuids(&kind) } else { kind }),
+            event_type: bounded(if shape.anonymize_type { without_uuids(&event_type) } else { event_type }),
             body: self.body,
         }
     }
@@ -123,9 +123,9 @@ fn sha256_hex(bytes: &[u8]) -> String {
 }
 
 /// A dotted name with `{id}` for each segment that is a UUID.
-fn without_uuids(kind: &str) -> String {
+fn without_uuids(event_type: &str) -> String {
     let named = |segment| if is_uuid(segment) { "{id}" } else { segment };
-    kind.split('.').map(named).collect::<Vec<_>>().join(".")
+    event_type.split('.').map(named).collect::<Vec<_>>().join(".")
 }
 
 /// Only the form with hyphens, without braces or prefix.
@@ -199,8 +199,8 @@ mod tests {
             ("v2.conversations.test-conversation-id.x", "v2.conversations.test-conversation-id.x"),
             ("", ""),
         ];
-        for (kind, named) in cases {
-            assert_eq!(without_uuids(kind), named);
+        for (event_type, named) in cases {
+            assert_eq!(without_uuids(event_type), named);
         }
     }
 

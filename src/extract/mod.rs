@@ -48,7 +48,7 @@ pub enum Field {
     /// When it happened.
     Time,
     /// The event type.
-    Kind,
+    EventType,
 }
 
 /// What of a request a profile reads.
@@ -77,7 +77,7 @@ pub enum Found {
     /// The body holds an array of events; at least one.
     Batch(Vec<Fields>),
     /// A sign of life of the sender, by its type: to be acknowledged and forgotten.
-    Dropped { kind: String },
+    Heartbeat { event_type: String },
 }
 
 impl Found {
@@ -86,7 +86,7 @@ impl Found {
         match self {
             Self::One(fields) => std::slice::from_ref(fields),
             Self::Batch(all) => all,
-            Self::Dropped { .. } => &[],
+            Self::Heartbeat { .. } => &[],
         }
     }
 
@@ -106,7 +106,7 @@ pub struct Fields {
     /// When it happened, by the sender's word; none also where that word cannot be read.
     pub time: Option<Timestamp>,
     /// The event type; empty where the sender names none.
-    pub kind: String,
+    pub event_type: String,
     /// The body of the event, byte for byte: all of the request's, or one element of it. Shares the request's memory.
     pub body: Bytes,
 }
@@ -114,7 +114,7 @@ pub struct Fields {
 impl Fields {
     /// Bytes of its texts and its body.
     pub fn bytes(&self) -> usize {
-        let texts = [self.interaction.as_ref(), self.sender_id.as_ref(), Some(&self.kind)];
+        let texts = [self.interaction.as_ref(), self.sender_id.as_ref(), Some(&self.event_type)];
         texts.into_iter().flatten().map(String::len).sum::<usize>() + self.body.len()
     }
 
@@ -124,7 +124,7 @@ impl Fields {
             interaction: self.interaction.or(around.interaction),
             sender_id: self.sender_id.or(around.sender_id),
             time: self.time.or(around.time),
-            kind: if self.kind.is_empty() { around.kind } else { self.kind },
+            event_type: if self.event_type.is_empty() { around.event_type } else { self.event_type },
             body: self.body,
         }
     }
@@ -156,7 +156,7 @@ impl Field {
             Self::Key => "key",
             Self::Id => "id",
             Self::Time => "time",
-            Self::Kind => "type",
+            Self::EventType => "type",
         }
     }
 }
@@ -282,7 +282,7 @@ impl Profile {
             None => None,
         };
         let elements = elements.ok_or_else(|| Unreadable::NotAnArray { pointer: pointer.to_string() })?;
-        let (mut events, mut dropped) = (Vec::with_capacity(elements.len()), None);
+        let (mut events, mut heartbeat) = (Vec::with_capacity(elements.len()), None);
         for element in elements {
             let found = self.wanted.walk(element)?;
             let shape = shape.unwrap_or_else(|| self.shape(request, &found));
@@ -290,11 +290,11 @@ impl Profile {
             match self.read_one(shape, request, &found, body, limits) {
                 Found::One(event) => events.push(event),
                 Found::Batch(batch) => events.extend(batch),
-                Found::Dropped { kind } => dropped = Some(kind),
+                Found::Heartbeat { event_type } => heartbeat = Some(event_type),
             }
         }
-        match dropped {
-            Some(kind) if events.is_empty() => Ok(Found::Dropped { kind }),
+        match heartbeat {
+            Some(event_type) if events.is_empty() => Ok(Found::Heartbeat { event_type }),
             _ if events.is_empty() => Err(Unreadable::Empty),
             _ => Ok(Found::Batch(events)),
         }
@@ -302,7 +302,8 @@ impl Profile {
 
     /// The shape of a body or element.
     fn shape(&self, request: &Request<'_>, found: &Places<'_, '_>) -> &Shape {
-        let name = if self.shapes.len() > 1 { presets::claimant(request.headers, found) } else { self.shapes[0].name };
+        let name =
+            if self.shapes.len() > 1 { presets::detect_preset(request.headers, found) } else { self.shapes[0].name };
         self.shapes.iter().find(|shape| shape.name == name).expect("detection names presets only, as a test holds")
     }
 
@@ -335,10 +336,10 @@ impl Profile {
 
 /// An event without an envelope, or a sign of life.
 fn plain(shape: &Shape, request: &Request<'_>, found: &Places<'_, '_>, body: Bytes) -> Found {
-    if let Some((pointer, kind)) = &shape.heartbeat
-        && found.scalar(pointer.segments()).as_deref() == Some(*kind)
+    if let Some((pointer, event_type)) = &shape.heartbeat
+        && found.scalar(pointer.segments()).as_deref() == Some(*event_type)
     {
-        return Found::Dropped { kind: (*kind).to_owned() };
+        return Found::Heartbeat { event_type: (*event_type).to_owned() };
     }
     Found::One(Extractor { request, found, body }.fields(shape))
 }

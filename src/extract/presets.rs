@@ -24,9 +24,9 @@ pub(super) struct Shape {
     pub(super) key: Vec<Composite>,
     pub(super) id: Vec<Composite>,
     pub(super) time: Vec<Composite>,
-    pub(super) kind: Vec<Composite>,
+    pub(super) event_type: Vec<Composite>,
     /// Whether UUIDs among the dotted segments of the type give way to `{id}`.
-    pub(super) anonymous_kind: bool,
+    pub(super) anonymize_type: bool,
     /// The type of what is no event but a sign of life.
     pub(super) heartbeat: Option<(Pointer, &'static str)>,
     /// Where a text lies that is JSON itself and holds the event; the fields above are then those of its envelope, which count
@@ -45,8 +45,8 @@ struct Row {
     key: Alternatives,
     id: Alternatives,
     time: Alternatives,
-    kind: Alternatives,
-    anonymous_kind: bool,
+    event_type: Alternatives,
+    anonymize_type: bool,
     heartbeat: Option<(&'static str, &'static str)>,
     unwrap: Option<&'static str>,
     binary: Option<&'static Self>,
@@ -59,8 +59,8 @@ const BARE: Row = Row {
     key: &[],
     id: &[],
     time: &[],
-    kind: &[],
-    anonymous_kind: false,
+    event_type: &[],
+    anonymize_type: false,
     heartbeat: None,
     unwrap: None,
     binary: None,
@@ -80,7 +80,7 @@ const BINARY: Row = Row {
     ],
     id: &[&["header:ce-source", "header:ce-id"]],
     time: &[&["header:ce-time"]],
-    kind: &[&["header:ce-type"]],
+    event_type: &[&["header:ce-type"]],
     ..BARE
 };
 
@@ -90,7 +90,7 @@ const TABLE: [Row; 9] = [
         key: &[&["/detail/eventBody/conversationId"], &["/detail/eventBody/entity/id"], &["/detail/eventBody/id"]],
         id: &[&["/id"]],
         time: &[&["/detail/eventBody/eventTime"], &["/detail/timestamp"], &["/time"]],
-        kind: &[&["/detail-type"]],
+        event_type: &[&["/detail-type"]],
         ..BARE
     },
     Row {
@@ -99,8 +99,8 @@ const TABLE: [Row; 9] = [
         // A snapshot of state has no id of its own; the same correlation can bring two of them.
         id: &[&["/topicName", "/metadata/CorrelationId", "body:sha256"]],
         time: &[&["/eventBody/eventTime"]],
-        kind: &[&["/topicName"]],
-        anonymous_kind: true,
+        event_type: &[&["/topicName"]],
+        anonymize_type: true,
         heartbeat: Some(("/topicName", "channel.metadata")),
         ..BARE
     },
@@ -110,7 +110,7 @@ const TABLE: [Row; 9] = [
         // A receipt has the `/id` of the message that it confirms.
         id: &[&["/id", "/type", "/status", "/channel/time", "/events/0/eventType"]],
         time: &[&["/channel/time"]],
-        kind: &[&["/type"]],
+        event_type: &[&["/type"]],
         ..BARE
     },
     Row {
@@ -119,7 +119,7 @@ const TABLE: [Row; 9] = [
         key: &[&["/data/message/detail/eventBody/conversationId"], &["/subject"]],
         id: &[&["/id"]],
         time: &[&["/eventTime"]],
-        kind: &[&["/data/message/detail-type"], &["/eventType"]],
+        event_type: &[&["/data/message/detail-type"], &["/eventType"]],
         ..BARE
     },
     Row {
@@ -136,7 +136,7 @@ const TABLE: [Row; 9] = [
         ],
         id: &[&["/source", "/id"]],
         time: &[&["/time"]],
-        kind: &[&["/type"]],
+        event_type: &[&["/type"]],
         binary: Some(&BINARY),
         ..BARE
     },
@@ -145,7 +145,7 @@ const TABLE: [Row; 9] = [
         name: "sns",
         id: &[&["/MessageId"]],
         time: &[&["/Timestamp"]],
-        kind: &[&["/Type"]],
+        event_type: &[&["/Type"]],
         unwrap: Some("/Message"),
         ..BARE
     },
@@ -154,7 +154,7 @@ const TABLE: [Row; 9] = [
         split: Split::Array("/data/entities"),
         key: &[&["/entity/id"]],
         id: &[&["/entity/id", "/event", "body:sha256"]],
-        kind: &[&["/event"]],
+        event_type: &[&["/event"]],
         ..BARE
     },
     Row {
@@ -165,7 +165,7 @@ const TABLE: [Row; 9] = [
             &["header:x-event-type", "/conversationId", "/sessionId", "/participantId", "/eventTime"],
         ],
         time: &[&["/eventTime"]],
-        kind: &[&["header:x-event-type"], &["query:type"]],
+        event_type: &[&["header:x-event-type"], &["query:type"]],
         ..BARE
     },
     Row {
@@ -173,7 +173,7 @@ const TABLE: [Row; 9] = [
         key: &[&["/data/interactionId"], &["/data/conversationId"], &["/data/id"]],
         id: &[&["header:webhook-id"], &["/eventId"], &["/id"], &["/eventType", "/timestamp", "/data/id"]],
         time: &[&["/timestamp"]],
-        kind: &[&["/eventType"]],
+        event_type: &[&["/eventType"]],
         ..BARE
     },
 ];
@@ -204,9 +204,9 @@ fn compile(row: &Row) -> Shape {
         key: alternatives(row.key),
         id: alternatives(row.id),
         time: alternatives(row.time),
-        kind: alternatives(row.kind),
-        anonymous_kind: row.anonymous_kind,
-        heartbeat: row.heartbeat.map(|(at, kind)| (pointer(at), kind)),
+        event_type: alternatives(row.event_type),
+        anonymize_type: row.anonymize_type,
+        heartbeat: row.heartbeat.map(|(at, event_type)| (pointer(at), event_type)),
         unwrap: row.unwrap.map(pointer),
         binary: row.binary.map(|row| Box::new(compile(row))),
     }
@@ -224,7 +224,12 @@ fn pointer(text: &str) -> Pointer {
 impl Shape {
     /// The alternatives of each field.
     pub(super) fn fields(&self) -> [(Field, &[Composite]); 4] {
-        [(Field::Key, &self.key), (Field::Id, &self.id), (Field::Time, &self.time), (Field::Kind, &self.kind)]
+        [
+            (Field::Key, &self.key),
+            (Field::Id, &self.id),
+            (Field::Time, &self.time),
+            (Field::EventType, &self.event_type),
+        ]
     }
 
     /// Every header and query parameter that this shape looks at.
@@ -243,7 +248,7 @@ impl Shape {
             Field::Key => self.key = alternatives.to_vec(),
             Field::Id => self.id = alternatives.to_vec(),
             Field::Time => self.time = alternatives.to_vec(),
-            Field::Kind => (self.kind, self.anonymous_kind) = (alternatives.to_vec(), false),
+            Field::EventType => (self.event_type, self.anonymize_type) = (alternatives.to_vec(), false),
         }
     }
 
@@ -253,7 +258,7 @@ impl Shape {
             Split::Whole => None,
             Split::Array(pointer) | Split::Batch(pointer) => Some(pointer),
         };
-        let fields = [&self.key, &self.id, &self.time, &self.kind].into_iter().flatten();
+        let fields = [&self.key, &self.id, &self.time, &self.event_type].into_iter().flatten();
         let others = split.into_iter().chain(self.heartbeat.as_ref().map(|(at, _)| at)).chain(&self.unwrap);
         let own = fields.flat_map(Composite::pointers).chain(others);
         own.chain(self.binary.iter().flat_map(|binary| binary.pointers())).collect()
@@ -263,7 +268,7 @@ impl Shape {
 /// The beginning of the media types of whole CloudEvents, one or several.
 const CLOUDEVENTS: &str = "application/cloudevents";
 
-/// The places by which a body is told; each stands in [`claimant`].
+/// The places by which a body is told; each stands in [`detect_preset`].
 const SIGNS: [&str; 18] = [
     "/Type",
     "/TopicArn",
@@ -285,7 +290,7 @@ const SIGNS: [&str; 18] = [
     "",
 ];
 
-/// What a walk must look at for [`claimant`].
+/// What a walk must look at for [`detect_preset`].
 pub(super) fn sign_pointers() -> impl Iterator<Item = Pointer> {
     SIGNS.iter().map(|sign| Pointer::parse(sign).expect("each sign is read by a test"))
 }
@@ -293,14 +298,15 @@ pub(super) fn sign_pointers() -> impl Iterator<Item = Pointer> {
 /// Whether the headers carry a CloudEvent and the body is its data: any of the required attributes is a header, and the body
 /// does not say that it is the whole event (CloudEvents HTTP binding 1.0, section 3).
 pub(super) fn is_binary(headers: &HeaderMap) -> bool {
-    let kind = headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let whole = kind.trim_start().get(..CLOUDEVENTS.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(CLOUDEVENTS));
+    let media_type = headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let whole =
+        media_type.trim_start().get(..CLOUDEVENTS.len()).is_some_and(|start| start.eq_ignore_ascii_case(CLOUDEVENTS));
     !whole && ["ce-id", "ce-specversion", "ce-type", "ce-source"].iter().any(|name| headers.contains_key(*name))
 }
 
 /// The name of the preset that a request belongs to; a plain interaction where no other one claims it. The narrowest sign
 /// is looked for first. An array is claimed by its first element, so that an empty one is nobody's.
-pub(super) fn claimant(headers: &HeaderMap, found: &Places<'_, '_>) -> &'static str {
+pub(super) fn detect_preset(headers: &HeaderMap, found: &Places<'_, '_>) -> &'static str {
     let has = |segments: &[&str]| found.scalar(segments.iter().copied()).is_some();
     let starts = |name: &str, prefix: &str| found.scalar([name]).is_some_and(|value| value.starts_with(prefix));
     let array = |segments: &[&str]| found.text(segments.iter().copied()).is_some_and(|text| text.starts_with('['));

@@ -23,7 +23,7 @@ fn events(found: Result<Found, Unreadable>) -> Vec<Fields> {
     match found.unwrap() {
         Found::One(event) => vec![event],
         Found::Batch(events) => events,
-        Found::Dropped { kind } => panic!("dropped {kind}"),
+        Found::Heartbeat { event_type } => panic!("dropped {event_type}"),
     }
 }
 
@@ -144,11 +144,11 @@ fn overrides_replace_a_field_under_every_profile() {
         let profile = preset(name)
             .with(Field::Key, alternatives(&[&["/none"], &["/mine/key"]]))
             .with(Field::Time, alternatives(&[&["/mine/at"]]))
-            .with(Field::Kind, alternatives(&[&["/mine/kind"]]));
+            .with(Field::EventType, alternatives(&[&["/mine/kind"]]));
         let fields = only(read(&profile, body));
         assert_eq!(fields.interaction.as_deref(), Some("K"), "{name}");
         assert_eq!(fields.time, Some(Timestamp(1_700_000_000_000)), "{name}");
-        assert_eq!(fields.kind, "T", "{name}");
+        assert_eq!(fields.event_type, "T", "{name}");
         assert_eq!(fields.sender_id.as_deref(), (name != "custom").then_some("1"), "{name}");
     }
     let none = preset("interaction").with(Field::Key, Vec::new());
@@ -169,7 +169,10 @@ fn a_body_that_no_profile_detects_is_an_event() {
         r#"{"data":1e999}"#,
     ] {
         let fields = only(read(&preset("auto"), body.as_bytes()));
-        assert_eq!((fields.interaction, fields.sender_id, fields.time, fields.kind.as_str()), (None, None, None, ""));
+        assert_eq!(
+            (fields.interaction, fields.sender_id, fields.time, fields.event_type.as_str()),
+            (None, None, None, "")
+        );
         assert_eq!(fields.body, body.as_bytes());
     }
 }
@@ -181,13 +184,13 @@ fn headers_detect_events_too() {
     for body in ["[1,2]", "{}", r#"{"conversationId":"c"}"#] {
         let fields = only(read_with(&preset("auto"), &cloud, None, body.as_bytes()));
         assert_eq!(fields.sender_id.as_deref(), Some("/s|1"));
-        assert_eq!((fields.kind.as_str(), fields.time), ("t", Some(Timestamp(1_649_237_444_949))));
+        assert_eq!((fields.event_type.as_str(), fields.time), ("t", Some(Timestamp(1_649_237_444_949))));
         assert_eq!(fields.body, body.as_bytes());
     }
     let trigger = [("x-event-type", "v2.x"), ("x-event-id", "e")];
     let fields =
         only(read_with(&preset("auto"), &trigger, None, br#"{"conversationId":"c","eventTime":1649237444949}"#));
-    assert_eq!((fields.kind.as_str(), fields.sender_id.as_deref()), ("v2.x", Some("e")));
+    assert_eq!((fields.event_type.as_str(), fields.sender_id.as_deref()), ("v2.x", Some("e")));
     let grid = [("aeg-event-type", "Notification")];
     assert_eq!(events(read_with(&preset("auto"), &grid, None, br#"[{"id":"a"},{"id":"b"}]"#)).len(), 2);
 }
@@ -281,11 +284,12 @@ fn an_sns_notification_is_unwrapped() {
         (around("[1,2]"), None, "M", outer, "Notification"),
         (around(&"[".repeat(100)), None, "M", outer, "Notification"),
     ];
-    for (body, key, id, time, kind) in &cases {
+    for (body, key, id, time, event_type) in &cases {
         for name in ["auto", "sns"] {
             let fields = only(read(&preset(name), body.as_bytes()));
-            let found = (fields.interaction.as_deref(), fields.sender_id.as_deref(), fields.time, fields.kind.as_str());
-            assert_eq!(found, (*key, Some(*id), *time, *kind), "{name}: {body}");
+            let found =
+                (fields.interaction.as_deref(), fields.sender_id.as_deref(), fields.time, fields.event_type.as_str());
+            assert_eq!(found, (*key, Some(*id), *time, *event_type), "{name}: {body}");
             assert_eq!(fields.body, body.as_bytes(), "it goes on as it came");
         }
     }
@@ -297,7 +301,7 @@ fn an_sns_notification_is_unwrapped() {
     let around_it = only(read(&own, around("{}").as_bytes())).interaction;
     assert_eq!(around_it.as_deref(), Some("arn:aws:sns:eu-west-1:1:t"), "and to what is around it");
     let beat = around(r#"{"topicName":"channel.metadata"}"#);
-    assert!(matches!(read(&preset("auto"), beat.as_bytes()), Ok(Found::Dropped { .. })));
+    assert!(matches!(read(&preset("auto"), beat.as_bytes()), Ok(Found::Heartbeat { .. })));
 }
 
 #[test]
@@ -320,7 +324,7 @@ fn long_fields_become_their_beginning_and_a_hash() {
     let body =
         format!(r#"{{"eventType":"{long}t","eventId":"{long}i","timestamp":"{long}","data":{{"id":"{long}k"}}}}"#);
     let fields = only(read(&preset("interaction"), body.as_bytes()));
-    let texts = [fields.interaction.unwrap(), fields.sender_id.unwrap(), fields.kind];
+    let texts = [fields.interaction.unwrap(), fields.sender_id.unwrap(), fields.event_type];
     for (text, end) in texts.iter().zip(["k", "i", "t"]) {
         assert_eq!((text.len(), text.clone()), (1024, crate::event::bounded(format!("{long}{end}"))));
     }
@@ -345,7 +349,7 @@ fn auto_detects_each_element_of_a_split() {
     let found = events(read(&profile, body));
     assert_eq!(found.iter().map(|e| e.sender_id.as_deref()).collect::<Vec<_>>(), [Some("a"), Some("b")]);
     let beats = read(&profile, br#"{"batch":[{"topicName":"channel.metadata"}]}"#);
-    assert_eq!(beats, Ok(Found::Dropped { kind: "channel.metadata".to_owned() }));
+    assert_eq!(beats, Ok(Found::Heartbeat { event_type: "channel.metadata".to_owned() }));
     let kept = preset("azure-event-grid").with_split(None);
     assert_eq!(events(read(&kept, b"[{},{}]")).len(), 2);
 }

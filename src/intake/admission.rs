@@ -105,18 +105,18 @@ pub fn judge(now: State, room: Room) -> State {
 
 /// The sources that hold more than one may where there are several: `share` of what fits into the queue, or, with what they may
 /// grow by and with their dead letters, of what fits onto the disk. One that does goes on to until it holds a tenth less.
-pub fn crowding(now: &BTreeSet<String>, held: Vec<(String, Held)>, room: Room, share: f64) -> BTreeSet<String> {
+pub fn over_share(now: &BTreeSet<String>, held: Vec<(String, Held)>, room: Room, share: f64) -> BTreeSet<String> {
     let sum = |parts: [u64; 3]| parts.into_iter().fold(0, u64::saturating_add);
     let on_disk = sum([room.queue_bytes, room.growth_bytes, room.dead_bytes]).saturating_add(room.left_on_disk());
     let is_beyond = |name: &String, bytes: u64, all: u64| {
         let most = (all as f64 * share) as u64;
         bytes > if now.contains(name) { most - most / HYSTERESIS } else { most }
     };
-    let is_crowding = |(name, held): &(String, Held)| {
+    let is_over_share = |(name, held): &(String, Held)| {
         is_beyond(name, held.queue_bytes, room.queue_max)
             || is_beyond(name, sum([held.queue_bytes, held.growth_bytes, held.dead_bytes]), on_disk)
     };
-    held.into_iter().filter(is_crowding).map(|(name, _)| name).collect()
+    held.into_iter().filter(is_over_share).map(|(name, _)| name).collect()
 }
 
 /// The state in force, shared by all requests.
@@ -127,10 +127,10 @@ pub struct Admission {
     /// An operator keeps events out until then, in milliseconds since the epoch; zero where none does.
     closed_until: AtomicU64,
     /// A stop has begun; events are still accepted.
-    leaving: AtomicBool,
+    stopping: AtomicBool,
     changed: Notify,
     /// Sources that hold more of the queue, or of the disk, than one may.
-    crowding: RwLock<BTreeSet<String>>,
+    over_share: RwLock<BTreeSet<String>>,
 }
 
 impl Default for Admission {
@@ -139,9 +139,9 @@ impl Default for Admission {
         Self {
             room: AtomicU8::new(State::Open as u8),
             closed_until: AtomicU64::new(0),
-            leaving: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             changed,
-            crowding: RwLock::default(),
+            over_share: RwLock::default(),
         }
     }
 }
@@ -158,27 +158,27 @@ impl Admission {
 
     /// What is said to who asks whether events are accepted: a stop is announced as soon as it begins.
     pub fn announced(&self) -> State {
-        if self.leaving.load(Ordering::Relaxed) { State::Draining } else { self.state() }
+        if self.stopping.load(Ordering::Relaxed) { State::Draining } else { self.state() }
     }
 
     /// Announces a stop.
-    pub fn leave(&self) {
-        self.leaving.store(true, Ordering::Relaxed);
+    pub fn announce_stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
     }
 
     /// Whether a source holds more of the queue, or of the disk, than one may where there are several.
-    pub fn is_crowding(&self, source: &str) -> bool {
-        self.crowding.read().expect("no holder panics").contains(source)
+    pub fn is_over_share(&self, source: &str) -> bool {
+        self.over_share.read().expect("no holder panics").contains(source)
     }
 
     /// Looks anew which sources do, and returns those that are new and those that are not any more.
-    pub fn look_for_crowding(&self, held: Vec<(String, Held)>, room: Room, share: f64) -> (Vec<String>, Vec<String>) {
-        let was = self.crowding.read().expect("no holder panics").clone();
-        let is = crowding(&was, held, room, share);
+    pub fn update_over_share(&self, held: Vec<(String, Held)>, room: Room, share: f64) -> (Vec<String>, Vec<String>) {
+        let was = self.over_share.read().expect("no holder panics").clone();
+        let is = over_share(&was, held, room, share);
         let without = |a: &BTreeSet<String>, b: &BTreeSet<String>| a.difference(b).cloned().collect::<Vec<_>>();
         let changed = (without(&is, &was), without(&was, &is));
         if is != was {
-            *self.crowding.write().expect("no holder panics") = is;
+            *self.over_share.write().expect("no holder panics") = is;
         }
         changed
     }
@@ -195,13 +195,13 @@ impl Admission {
     }
 
     /// An operator closes intake until then.
-    pub fn keep_out(&self, until: Timestamp) {
+    pub fn close_until(&self, until: Timestamp) {
         self.closed_until.store(until.0, Ordering::Relaxed);
         self.changed.notify_one();
     }
 
     /// An operator, or the time that was set, opens it again.
-    pub fn let_in(&self) {
+    pub fn reopen(&self) {
         self.closed_until.store(0, Ordering::Relaxed);
         self.changed.notify_one();
     }
@@ -236,7 +236,7 @@ mod tests {
             let was = was.iter().map(ToString::to_string).collect();
             let of = |(queue_bytes, growth_bytes)| Held { queue_bytes, growth_bytes, dead_bytes: 0 };
             let held = vec![("a".to_owned(), of(a)), ("b".to_owned(), of(b))];
-            crowding(&was, held, room(free, a.1 + b.1), 0.8).into_iter().collect::<Vec<_>>()
+            over_share(&was, held, room(free, a.1 + b.1), 0.8).into_iter().collect::<Vec<_>>()
         };
         let look = |was: &[&str], a, b, free| look_at(was, (a, 0), (b, 0), free);
         assert_eq!(look(&[], 800, 100, 9000), [""; 0]);
@@ -273,7 +273,7 @@ mod tests {
                 growth_bytes: 0,
                 dead_bytes: a + b,
             };
-            crowding(&BTreeSet::new(), held, room, 0.8).into_iter().collect::<Vec<_>>()
+            over_share(&BTreeSet::new(), held, room, 0.8).into_iter().collect::<Vec<_>>()
         };
         assert_eq!(look(8000, 1000, 500, 500), [""; 0]);
         assert_eq!(look(8001, 999, 500, 500), ["a"]);

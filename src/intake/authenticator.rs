@@ -3,9 +3,10 @@
 //! *Invariants.* What a head alone can decide is decided before the body is read. Tokens are compared in constant time, over
 //! their hashes, so that not even a length is told. Nobody learns which of the proofs failed, or how near it was.
 
-use crate::config::settings::{Secret, SourceAuth};
-use crate::signature::{Claim, Verifier};
-use crate::store::Proof as Proven;
+use crate::config::settings::{Secret, SecretError, SourceAuth};
+use crate::extract::PointerError;
+use crate::signature::{Claim, SecretFault, Verifier};
+use crate::store::Proof;
 use crate::time::Timestamp;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -13,21 +14,33 @@ use http::{HeaderMap, HeaderName, header};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use subtle::ConstantTimeEq;
+use thiserror::Error;
 
 /// Any of its proofs lets a request in; without one everybody may send.
 #[derive(Debug)]
-pub struct Authenticator(Vec<Proof>);
+pub struct Authenticator(Vec<Credential>);
 
 #[derive(Debug)]
-enum Proof {
-    Token { place: Place, hashes: Vec<Hash> },
+enum Credential {
+    Token { place: TokenPlace, hashes: Vec<Hash> },
     Signature(Verifier),
+}
+
+/// Why a source cannot be used as it is configured. Names references, never a secret.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SourceError {
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    #[error(transparent)]
+    Encoding(#[from] SecretFault),
+    #[error(transparent)]
+    Pointer(#[from] PointerError),
 }
 
 pub type Hash = [u8; 32];
 
 #[derive(Debug)]
-enum Place {
+enum TokenPlace {
     /// `Authorization: Bearer TOKEN`.
     Bearer,
     /// `Authorization: Basic base64(USER:PASSWORD)`.
@@ -38,11 +51,11 @@ enum Place {
 
 /// What a request's head says for it.
 #[derive(Debug)]
-pub enum Standing<'a> {
+pub enum AuthState<'a> {
     /// Everybody may send.
     Open,
     /// It shows a token that is right.
-    Passed,
+    Authenticated,
     Denied,
     /// The body decides.
     Claimed(Vec<(&'a Verifier, Claim<'a>)>),
@@ -52,42 +65,42 @@ impl Authenticator {
     /// Reads the secrets.
     ///
     /// # Errors
-    /// Where one cannot be read; in words, which name its reference.
-    pub fn new(auths: &[SourceAuth]) -> Result<Self, String> {
-        auths.iter().map(proof).collect::<Result<_, _>>().map(Self)
+    /// A secret cannot be read, or is not written in its encoding.
+    pub fn new(auths: &[SourceAuth]) -> Result<Self, SourceError> {
+        auths.iter().map(credential).collect::<Result<_, _>>().map(Self)
     }
 
     /// `wall` is the clock on the wall, by which senders write their timestamps.
-    pub fn standing<'a>(&'a self, headers: &'a HeaderMap, query: Option<&str>, wall: Timestamp) -> Standing<'a> {
+    pub fn authenticate<'a>(&'a self, headers: &'a HeaderMap, query: Option<&str>, wall: Timestamp) -> AuthState<'a> {
         let mut claims = Vec::new();
-        for proof in &self.0 {
-            match proof {
-                Proof::Token { place, hashes } if is_one_of(place.token(headers, query), hashes) => {
-                    return Standing::Passed;
+        for credential in &self.0 {
+            match credential {
+                Credential::Token { place, hashes } if is_one_of(place.token(headers, query), hashes) => {
+                    return AuthState::Authenticated;
                 }
-                Proof::Token { .. } => {}
-                Proof::Signature(verifier) => {
+                Credential::Token { .. } => {}
+                Credential::Signature(verifier) => {
                     claims.extend(verifier.claim(headers, wall).map(|claim| (verifier, claim)))
                 }
             }
         }
         match claims.as_slice() {
-            _ if self.0.is_empty() => Standing::Open,
-            [] => Standing::Denied,
-            _ => Standing::Claimed(claims),
+            _ if self.0.is_empty() => AuthState::Open,
+            [] => AuthState::Denied,
+            _ => AuthState::Claimed(claims),
         }
     }
 
     /// What a 401 names as proofs, each kind once.
     pub fn challenges(&self) -> Vec<&'static str> {
-        let mut challenges: Vec<_> = self.0.iter().map(Proof::challenge).collect();
+        let mut challenges: Vec<_> = self.0.iter().map(Credential::challenge).collect();
         challenges.sort_unstable();
         challenges.dedup();
         challenges
     }
 
     pub fn verifies_signatures(&self) -> bool {
-        self.0.iter().any(|proof| matches!(proof, Proof::Signature(_)))
+        self.0.iter().any(|credential| matches!(credential, Credential::Signature(_)))
     }
 
     /// Whether everybody may send.
@@ -97,39 +110,41 @@ impl Authenticator {
 
     /// Whether a header holds a token of this guard.
     pub fn has_token_in_header(&self, name: &HeaderName) -> bool {
-        let is_here = |place: &Place| match place {
-            Place::Bearer | Place::Basic => *name == header::AUTHORIZATION,
-            Place::Header(own) => own == name,
-            Place::Query(_) => false,
+        let is_here = |place: &TokenPlace| match place {
+            TokenPlace::Bearer | TokenPlace::Basic => *name == header::AUTHORIZATION,
+            TokenPlace::Header(own) => own == name,
+            TokenPlace::Query(_) => false,
         };
-        self.0.iter().any(|proof| matches!(proof, Proof::Token { place, .. } if is_here(place)))
+        self.0.iter().any(|credential| matches!(credential, Credential::Token { place, .. } if is_here(place)))
     }
 
     /// Whether a query parameter holds a token of this guard.
     pub fn has_token_in_query(&self, name: &str) -> bool {
-        self.0.iter().any(|proof| matches!(proof, Proof::Token { place: Place::Query(own), .. } if own == name))
+        self.0.iter().any(
+            |credential| matches!(credential, Credential::Token { place: TokenPlace::Query(own), .. } if own == name),
+        )
     }
 
     /// Whether a signature is verified with this header.
     pub fn verifies_with(&self, name: &HeaderName) -> bool {
-        let reads = |proof: &Proof| matches!(proof, Proof::Signature(v) if v.headers().any(|own| own == name));
+        let reads = |credential: &Credential| matches!(credential, Credential::Signature(v) if v.headers().any(|own| own == name));
         self.0.iter().any(reads)
     }
 }
 
-impl Proof {
+impl Credential {
     /// Bearer and Basic as RFC 6750 and RFC 7617 have them; for the others there is no registered scheme.
     fn challenge(&self) -> &'static str {
         match self {
-            Self::Token { place: Place::Bearer, .. } => r#"Bearer realm="holdline""#,
-            Self::Token { place: Place::Basic, .. } => r#"Basic realm="holdline", charset="UTF-8""#,
+            Self::Token { place: TokenPlace::Bearer, .. } => r#"Bearer realm="holdline""#,
+            Self::Token { place: TokenPlace::Basic, .. } => r#"Basic realm="holdline", charset="UTF-8""#,
             Self::Token { .. } => r#"ApiKey realm="holdline""#,
             Self::Signature(_) => r#"HMAC realm="holdline""#,
         }
     }
 }
 
-impl Standing<'_> {
+impl AuthState<'_> {
     /// The answer to Zoom's question about a token, where the request is signed as Zoom signs.
     pub fn zoom_answer(&self, body: &[u8], token: &str) -> Option<String> {
         let Self::Claimed(claims) = self else { return None };
@@ -137,37 +152,37 @@ impl Standing<'_> {
     }
 
     /// What the request has proved, now that its body is here; none where it may not come in.
-    pub fn admits(&self, body: &[u8]) -> Option<Proven> {
+    pub fn accepts(&self, body: &[u8]) -> Option<Proof> {
         match self {
-            Self::Open => Some(Proven::Nothing),
-            Self::Passed => Some(Proven::Token),
+            Self::Open => Some(Proof::Nothing),
+            Self::Authenticated => Some(Proof::Token),
             Self::Denied => None,
             Self::Claimed(claims) => {
                 let (verifier, claim) = claims.iter().find(|(verifier, claim)| verifier.verify(claim, body))?;
                 let headers = verifier.scheme().signed_headers().map(|name| name.as_str().to_owned()).collect();
-                Some(Proven::Signature { headers, timestamp: claim.timestamp().to_owned() })
+                Some(Proof::Signature { headers, timestamp: claim.timestamp().to_owned() })
             }
         }
     }
 }
 
-fn proof(auth: &SourceAuth) -> Result<Proof, String> {
-    let token = |place, secrets, lead: &str| Ok(Proof::Token { place, hashes: hashes(secrets, lead)? });
+fn credential(auth: &SourceAuth) -> Result<Credential, SourceError> {
+    let token = |place, secrets, lead: &str| Ok(Credential::Token { place, hashes: hashes(secrets, lead)? });
     match auth {
-        SourceAuth::Bearer { tokens } => token(Place::Bearer, tokens, ""),
-        SourceAuth::Basic { user, passwords } => token(Place::Basic, passwords, &format!("{user}:")),
-        SourceAuth::Header { name, values } => token(Place::Header(name.clone()), values, ""),
-        SourceAuth::Query { name, values } => token(Place::Query(name.clone()), values, ""),
+        SourceAuth::Bearer { tokens } => token(TokenPlace::Bearer, tokens, ""),
+        SourceAuth::Basic { user, passwords } => token(TokenPlace::Basic, passwords, &format!("{user}:")),
+        SourceAuth::Header { name, values } => token(TokenPlace::Header(name.clone()), values, ""),
+        SourceAuth::Query { name, values } => token(TokenPlace::Query(name.clone()), values, ""),
         SourceAuth::Hmac { scheme, secrets } => {
             let values = secrets.iter().map(Secret::read).collect::<Result<Vec<_>, _>>()?;
             let verifier = Verifier::new(scheme.clone(), values.iter().map(|value| value.expose()));
-            verifier.map(Proof::Signature).map_err(|fault| fault.to_string())
+            Ok(Credential::Signature(verifier?))
         }
     }
 }
 
 /// The hashes of what is expected: `lead` and each secret.
-pub fn hashes(secrets: &[Secret], lead: &str) -> Result<Vec<Hash>, String> {
+pub fn hashes(secrets: &[Secret], lead: &str) -> Result<Vec<Hash>, SecretError> {
     let hash =
         |secret: &Secret| Ok(Sha256::new().chain_update(lead).chain_update(secret.read()?.expose()).finalize().into());
     secrets.iter().map(hash).collect()
@@ -181,7 +196,7 @@ pub fn is_one_of(token: Option<Cow<'_, [u8]>>, hashes: &[Hash]) -> bool {
     })
 }
 
-impl Place {
+impl TokenPlace {
     /// The token of a request, if one is there.
     fn token<'a>(&self, headers: &'a HeaderMap, query: Option<&'a str>) -> Option<Cow<'a, [u8]>> {
         match self {
@@ -216,9 +231,9 @@ mod tests {
         Secret::File(path)
     }
 
-    fn admits(guard: &Authenticator, headers: &[(&'static str, &'static str)], query: Option<&str>) -> bool {
+    fn accepts(authenticator: &Authenticator, headers: &[(&'static str, &'static str)], query: Option<&str>) -> bool {
         let headers = headers.iter().map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap())).collect();
-        guard.standing(&headers, query, WALL).admits(b"{}").is_some()
+        authenticator.authenticate(&headers, query, WALL).accepts(b"{}").is_some()
     }
 
     #[test]
@@ -253,49 +268,49 @@ mod tests {
             (query(), &[], None, false),
         ];
         for (auth, headers, asked, passes) in cases {
-            let guard = Authenticator::new(std::slice::from_ref(&auth)).unwrap();
-            assert_eq!(admits(&guard, headers, asked), passes, "{auth:?} {headers:?} {asked:?}");
+            let authenticator = Authenticator::new(std::slice::from_ref(&auth)).unwrap();
+            assert_eq!(accepts(&authenticator, headers, asked), passes, "{auth:?} {headers:?} {asked:?}");
         }
     }
 
     #[test]
     fn without_auth_every_request_passes_and_any_of_several_is_enough() {
-        assert!(admits(&Authenticator::new(&[]).unwrap(), &[], None));
+        assert!(accepts(&Authenticator::new(&[]).unwrap(), &[], None));
         let auths = [
             SourceAuth::Hmac { scheme: Scheme::preset("github").unwrap(), secrets: vec![secret("s3cret")] },
             SourceAuth::Header { name: HeaderName::from_static("x-api-key"), values: vec![secret("key")] },
         ];
-        let guard = Authenticator::new(&auths).unwrap();
+        let authenticator = Authenticator::new(&auths).unwrap();
         let signed = "sha256=9df58e99c04db8e7f1ae13a4ae6a7ea53bcf5f6a9a1c2e6e2b5c4e7cf5d4a6e6";
-        assert!(admits(&guard, &[("x-api-key", "key")], None));
-        assert!(admits(&guard, &[("x-api-key", "key"), ("x-hub-signature-256", signed)], None));
-        assert!(!admits(&guard, &[("x-hub-signature-256", signed)], None));
-        assert!(!admits(&guard, &[], None));
+        assert!(accepts(&authenticator, &[("x-api-key", "key")], None));
+        assert!(accepts(&authenticator, &[("x-api-key", "key"), ("x-hub-signature-256", signed)], None));
+        assert!(!accepts(&authenticator, &[("x-hub-signature-256", signed)], None));
+        assert!(!accepts(&authenticator, &[], None));
     }
 
     #[test]
     fn a_head_that_cannot_authenticate_is_refused_before_the_body() {
         let auth = SourceAuth::Hmac { scheme: Scheme::preset("zoom").unwrap(), secrets: vec![secret("s3cret")] };
-        let guard = Authenticator::new(&[auth]).unwrap();
-        let standing = |headers: &[(&'static str, &'static str)]| {
+        let authenticator = Authenticator::new(&[auth]).unwrap();
+        let auth = |headers: &[(&'static str, &'static str)]| {
             let headers = headers.iter().map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap())).collect();
-            matches!(guard.standing(&headers, None, WALL), Standing::Claimed(_))
+            matches!(authenticator.authenticate(&headers, None, WALL), AuthState::Claimed(_))
         };
-        assert!(standing(&[("x-zm-signature", "v0=00"), ("x-zm-request-timestamp", "1749589385")]));
-        assert!(!standing(&[("x-zm-signature", "v0=00"), ("x-zm-request-timestamp", "1749580000")]));
-        assert!(!standing(&[("x-zm-signature", "v0=0"), ("x-zm-request-timestamp", "1749589385")]));
-        assert!(!standing(&[("x-zm-request-timestamp", "1749589385")]));
+        assert!(auth(&[("x-zm-signature", "v0=00"), ("x-zm-request-timestamp", "1749589385")]));
+        assert!(!auth(&[("x-zm-signature", "v0=00"), ("x-zm-request-timestamp", "1749580000")]));
+        assert!(!auth(&[("x-zm-signature", "v0=0"), ("x-zm-request-timestamp", "1749589385")]));
+        assert!(!auth(&[("x-zm-request-timestamp", "1749589385")]));
     }
 
     #[test]
     fn an_unreadable_secret_is_reported_and_none_is_shown() {
         let missing = SourceAuth::Bearer { tokens: vec![Secret::File("/nowhere/token".into())] };
-        assert!(Authenticator::new(&[missing]).unwrap_err().contains("/nowhere/token"));
+        assert!(Authenticator::new(&[missing]).unwrap_err().to_string().contains("/nowhere/token"));
         let scheme = Scheme::preset("standard-webhooks").unwrap();
         let bad = SourceAuth::Hmac { scheme, secrets: vec![secret("hunter2!")] };
-        let fault = Authenticator::new(&[bad]).unwrap_err();
+        let fault = Authenticator::new(&[bad]).unwrap_err().to_string();
         assert!(fault.contains("secret_encoding") && !fault.contains("hunter2"), "{fault}");
-        let guard = Authenticator::new(&[SourceAuth::Bearer { tokens: vec![secret("hunter2!")] }]).unwrap();
-        assert!(!format!("{guard:?}").contains("hunter2"));
+        let authenticator = Authenticator::new(&[SourceAuth::Bearer { tokens: vec![secret("hunter2!")] }]).unwrap();
+        assert!(!format!("{authenticator:?}").contains("hunter2"));
     }
 }

@@ -4,7 +4,7 @@
 //! to the memory limit before it allocates, and yields to other requests every [`TURN_BYTES`]. Only the body of an authenticated
 //! request is unpacked.
 
-use super::memory::{Charge, NoRoom};
+use super::memory::{Charge, LimitReached};
 use crate::net::request::RequestBody;
 use bytes::Bytes;
 use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 /// How often it is looked whether a body comes fast enough.
-const LOOK: Duration = Duration::from_secs(1);
+const RATE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a body was not read to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum ReadError {
     TooLarge,
     TooSlow,
     /// There is no memory for it, or it gave way to another.
-    NoRoom,
+    MemoryLimit,
     /// The sender broke off, or its framing was wrong.
     Broken,
 }
@@ -42,30 +42,30 @@ pub struct Pace {
 
 /// A body, and the memory that is charged for it as long as it lives.
 #[derive(Debug)]
-pub struct Held {
+pub struct BufferedBody {
     pub bytes: Bytes,
     charge: Charge,
 }
 
-impl Held {
+impl BufferedBody {
     /// Charges what the request takes beside its body.
-    pub fn charge(&self, bytes: usize) -> Result<(), NoRoom> {
+    pub fn charge(&self, bytes: usize) -> Result<(), LimitReached> {
         self.charge.add(bytes)
     }
 
     /// Its sender has shown who it is.
-    pub fn verify(&mut self) -> Result<(), NoRoom> {
+    pub fn verify(&mut self) -> Result<(), LimitReached> {
         self.charge.verify()
     }
 }
 
-pub async fn read(mut body: RequestBody, max: usize, pace: Pace, charge: Charge) -> Result<Held, ReadError> {
+pub async fn read(mut body: RequestBody, max: usize, pace: Pace, charge: Charge) -> Result<BufferedBody, ReadError> {
     if body.size_hint().lower() > max as u64 {
         return Err(ReadError::TooLarge);
     }
     let read = timeout(pace.timeout, at_pace(&mut body, max, pace, &charge)).await;
     match read.unwrap_or(Err(ReadError::TooSlow)) {
-        Ok(bytes) => Ok(Held { bytes, charge }),
+        Ok(bytes) => Ok(BufferedBody { bytes, charge }),
         Err(unread) => {
             if unread != ReadError::TooLarge {
                 body.give_up();
@@ -86,7 +86,7 @@ async fn at_pace(body: &mut RequestBody, max: usize, pace: Pace, charge: &Charge
     let mut due = 0;
     while charge.received() >= due {
         due += pace.bytes_per_second_min;
-        if let Ok(read) = timeout(LOOK, reading.as_mut()).await {
+        if let Ok(read) = timeout(RATE_CHECK_INTERVAL, reading.as_mut()).await {
             return read;
         }
     }
@@ -100,7 +100,7 @@ async fn collect(body: &mut RequestBody, max: usize, charge: &Charge) -> Result<
     loop {
         let frame = tokio::select! {
             frame = body.frame() => frame,
-            () = charge.evicted() => return Err(ReadError::NoRoom),
+            () = charge.evicted() => return Err(ReadError::MemoryLimit),
         };
         let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(|_| ReadError::Broken)?.into_data() else { continue };
@@ -119,9 +119,9 @@ async fn collect(body: &mut RequestBody, max: usize, charge: &Charge) -> Result<
     Ok(charge.finish()?.into())
 }
 
-impl From<NoRoom> for ReadError {
-    fn from(_: NoRoom) -> Self {
-        Self::NoRoom
+impl From<LimitReached> for ReadError {
+    fn from(_: LimitReached) -> Self {
+        Self::MemoryLimit
     }
 }
 
@@ -189,7 +189,7 @@ pub async fn unpack(
     coding: Coding,
     packed: &Bytes,
     max: usize,
-    charge: impl Fn(usize) -> Result<(), NoRoom>,
+    charge: impl Fn(usize) -> Result<(), LimitReached>,
 ) -> Result<Bytes, UnpackError> {
     match coding {
         Coding::None | Coding::Unknown => Ok(packed.clone()),
@@ -235,7 +235,7 @@ fn is_zlib(body: &[u8]) -> bool {
 async fn read_all(
     mut from: impl Read,
     max: usize,
-    charge: impl Fn(usize) -> Result<(), NoRoom>,
+    charge: impl Fn(usize) -> Result<(), LimitReached>,
 ) -> Result<Bytes, UnpackError> {
     let mut bytes = Vec::new();
     loop {
@@ -286,7 +286,7 @@ mod tests {
         let (packed, charged) = (Bytes::from(packed), Cell::new(0));
         let charge = |bytes| {
             charged.set(charged.get() + bytes);
-            if charged.get() <= ROOM { Ok(()) } else { Err(NoRoom) }
+            if charged.get() <= ROOM { Ok(()) } else { Err(LimitReached) }
         };
         let unpacked = unpack(coding, &packed, max, charge).await;
         if let Ok(unpacked) = &unpacked {

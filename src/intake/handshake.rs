@@ -8,9 +8,9 @@
 //! *Who may ask.* Whoever the source's `auth` lets in; where `handshakes` names one that can bring no credentials, everybody.
 //! Meta brings a token of its own, `verify_token`.
 
-use super::authenticator::{self, Hash, Standing};
+use super::authenticator::{self, AuthState, Hash};
 use super::refusal::{self, Refusal};
-use crate::config::settings::{Handshake, Source, SourceAuth};
+use crate::config::settings::{Handshake, SecretError, Source, SourceAuth};
 use crate::net::answer::{self, Answer};
 use bytes::Bytes;
 use http::request::Parts;
@@ -66,10 +66,10 @@ impl Handshakes {
     ///
     /// # Errors
     /// Where one cannot be read.
-    pub fn new(source: &Source) -> Result<Self, String> {
+    pub fn new(source: &Source) -> Result<Self, SecretError> {
         let of_profile = || {
             let signs_as_zoom = |auth: &SourceAuth| matches!(auth, SourceAuth::Hmac { scheme, .. } if scheme.is_zoom());
-            let is_known = |kind: &Handshake| match kind {
+            let is_known = |handshake: &Handshake| match handshake {
                 Handshake::AzureEventGrid | Handshake::CloudEvents => true,
                 // without its secret Zoom cannot be answered; where any sender may come, it is told so
                 Handshake::Zoom => source.auth.iter().any(signs_as_zoom) || source.takes_any_sender(),
@@ -90,13 +90,13 @@ impl Handshakes {
         })
     }
 
-    fn answers(&self, kind: Handshake) -> bool {
-        self.answered.contains(&kind)
+    fn answers(&self, handshake: Handshake) -> bool {
+        self.answered.contains(&handshake)
     }
 
     /// Whether one that brings no credentials is answered.
-    fn is_open(&self, kind: Handshake, standing: &Standing<'_>) -> bool {
-        self.answers(kind) && (self.chosen || matches!(standing, Standing::Open | Standing::Passed))
+    fn is_open(&self, handshake: Handshake, auth: &AuthState<'_>) -> bool {
+        self.answers(handshake) && (self.chosen || matches!(auth, AuthState::Open | AuthState::Authenticated))
     }
 
     /// CloudEvents abuse protection (webhook specification 1.0, 4.1): any origin may send, at any rate.
@@ -115,7 +115,7 @@ impl Handshakes {
     ///
     /// # Errors
     /// Where Meta does not bring the token that was agreed on.
-    pub fn get(&self, head: &Parts, standing: &Standing<'_>) -> Result<Option<Answered>, Refusal> {
+    pub fn get(&self, head: &Parts, auth: &AuthState<'_>) -> Result<Option<Answered>, Refusal> {
         let query = |name: &str| parameter(head, name);
         if self.answers(Handshake::Meta) && query("hub.mode").as_deref() == Some("subscribe") {
             let token = query("hub.verify_token").unwrap_or_default();
@@ -125,31 +125,31 @@ impl Handshakes {
             return Ok(query("hub.challenge").filter(|c| is_token(c)).map(|c| Answered::new(Handshake::Meta, echo(c))));
         }
         let okta = head.headers.get("x-okta-verification-challenge").and_then(|c| c.to_str().ok());
-        if let Some(challenge) = okta.filter(|c| is_token(c) && self.is_open(Handshake::Okta, standing)) {
+        if let Some(challenge) = okta.filter(|c| is_token(c) && self.is_open(Handshake::Okta, auth)) {
             return Ok(Some(Answered::new(Handshake::Okta, reply(&json!({"verification": challenge})))));
         }
-        let plain = query("challenge").filter(|c| is_token(c) && self.is_open(Handshake::Challenge, standing));
+        let plain = query("challenge").filter(|c| is_token(c) && self.is_open(Handshake::Challenge, auth));
         Ok(plain.map(|challenge| Answered::new(Handshake::Challenge, echo(challenge))))
     }
 
     /// The answer to a POST without a body that asks by its head.
-    pub fn empty_post(&self, head: &Parts, standing: &Standing<'_>) -> Option<Answered> {
+    pub fn empty_post(&self, head: &Parts, auth: &AuthState<'_>) -> Option<Answered> {
         if let Some(token) = parameter(head, "validationToken").filter(|token| is_token(token))
-            && self.is_open(Handshake::MicrosoftGraph, standing)
+            && self.is_open(Handshake::MicrosoftGraph, auth)
         {
             return Some(Answered::new(Handshake::MicrosoftGraph, echo(token)));
         }
         let name = HeaderName::from_static("validation-token");
         let token = head.headers.get(&name)?.to_str().ok().filter(|token| is_token(token))?;
         let answer = answer::with(Answer::default(), name, token);
-        self.is_open(Handshake::RingCentral, standing).then(|| Answered::new(Handshake::RingCentral, answer))
+        self.is_open(Handshake::RingCentral, auth).then(|| Answered::new(Handshake::RingCentral, answer))
     }
 
     /// The answer to a body that asks, of a request that was let in; none where it holds events.
     ///
     /// # Errors
     /// Where Zoom asks and no secret of it is there.
-    pub fn body(&self, headers: &HeaderMap, standing: &Standing<'_>, body: &[u8]) -> Result<Option<Answered>, Refusal> {
+    pub fn body(&self, headers: &HeaderMap, auth: &AuthState<'_>, body: &[u8]) -> Result<Option<Answered>, Refusal> {
         let text = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body).trim_ascii();
         if self.answers(Handshake::AzureEventGrid)
             && let Some(answer) = grid(headers, text)
@@ -162,7 +162,7 @@ impl Handshakes {
         if self.answers(Handshake::Zoom)
             && let Some(token) = zoom(text)
         {
-            let hmac = standing.zoom_answer(body, &token).ok_or_else(Refusal::no_zoom_secret)?;
+            let hmac = auth.zoom_answer(body, &token).ok_or_else(Refusal::no_zoom_secret)?;
             let answer = reply(&json!({"plainToken": token, "encryptedToken": hmac}));
             return Ok(Some(Answered::new(Handshake::Zoom, answer)));
         }
@@ -210,7 +210,7 @@ fn inert(answer: Answer) -> Answer {
 #[derive(Deserialize)]
 struct GridEvent {
     #[serde(rename = "eventType", default)]
-    kind: String,
+    event_type: String,
     data: GridCode,
 }
 
@@ -229,7 +229,7 @@ fn grid(headers: &HeaderMap, text: &[u8]) -> Option<Answer> {
         return None;
     }
     let [asked] = serde_json::from_slice::<[GridEvent; 1]>(text).ok()?;
-    let is_asked = by_header || asked.kind == GRID_KIND;
+    let is_asked = by_header || asked.event_type == GRID_KIND;
     (is_asked && is_token(&asked.data.code)).then(|| reply(&json!({"validationResponse": asked.data.code})))
 }
 
@@ -259,7 +259,7 @@ fn zoom(text: &[u8]) -> Option<String> {
 #[serde(deny_unknown_fields)]
 struct SlackEvent {
     #[serde(rename = "type")]
-    kind: String,
+    event_type: String,
     challenge: String,
     #[serde(rename = "token", default)]
     _token: Value,
@@ -268,13 +268,13 @@ struct SlackEvent {
 /// The challenge of Slack's `url_verification`, of exactly that form.
 fn slack(text: &[u8]) -> Option<String> {
     let event: SlackEvent = serde_json::from_slice(text).ok()?;
-    (event.kind == "url_verification" && is_token(&event.challenge)).then_some(event.challenge)
+    (event.event_type == "url_verification" && is_token(&event.challenge)).then_some(event.challenge)
 }
 
 #[derive(Deserialize)]
 struct SnsEvent {
     #[serde(rename = "Type")]
-    kind: String,
+    event_type: String,
     #[serde(rename = "TopicArn")]
     topic: String,
     #[serde(rename = "MessageId")]
@@ -288,7 +288,7 @@ struct SnsEvent {
 /// What SNS asks about a subscription to a topic, if that is what it is.
 fn subscription(text: &[u8]) -> Option<Subscription> {
     let event: SnsEvent = serde_json::from_slice(text).ok()?;
-    let ends = match event.kind.as_str() {
+    let ends = match event.event_type.as_str() {
         "SubscriptionConfirmation" => false,
         "UnsubscribeConfirmation" => true,
         _ => return None,

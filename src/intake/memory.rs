@@ -62,14 +62,14 @@ enum Part {
 }
 
 #[derive(Debug)]
-pub struct MemoryLimit(Mutex<Held>);
+pub struct MemoryLimit(Mutex<Inner>);
 
 #[derive(Debug)]
-struct Held {
+struct Inner {
     bounds: MemoryBounds,
     parts: HashMap<Part, Usage>,
     /// Orders what happens, in place of a clock.
-    moment: u64,
+    sequence: u64,
 }
 
 #[derive(Debug, Default)]
@@ -79,7 +79,7 @@ struct Usage {
     receiving: BTreeMap<u64, Arc<Buffer>>,
 }
 
-/// A body as it comes. Its numbers change only while [`Held`] is locked.
+/// A body as it comes. Its numbers change only while [`Inner`] is locked.
 #[derive(Debug)]
 struct Buffer {
     parts: Vec<Part>,
@@ -95,7 +95,7 @@ struct Buffer {
 
 /// There is no memory for it, or it gave way to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoRoom;
+pub struct LimitReached;
 
 /// The memory of one request, free again once this is dropped.
 #[derive(Debug)]
@@ -109,18 +109,18 @@ pub struct Charge {
 
 impl MemoryLimit {
     pub fn new(bounds: MemoryBounds) -> Self {
-        Self(Mutex::new(Held { bounds, parts: HashMap::new(), moment: 0 }))
+        Self(Mutex::new(Inner { bounds, parts: HashMap::new(), sequence: 0 }))
     }
 
     pub fn set_bounds(&self, bounds: MemoryBounds) {
-        self.held().bounds = bounds;
+        self.inner().bounds = bounds;
     }
 
     /// Memory for a request whose head takes `head_bytes`.
     ///
     /// # Errors
     /// Where there is none, and nobody who could give way.
-    pub fn begin(self: &Arc<Self>, sender: Sender, head_bytes: usize) -> Result<Charge, NoRoom> {
+    pub fn begin(self: &Arc<Self>, sender: Sender, head_bytes: usize) -> Result<Charge, LimitReached> {
         let of_verified = [Part::Source(sender.source), Part::All];
         let mut parts = Vec::with_capacity(4);
         if sender.verified {
@@ -143,21 +143,21 @@ impl MemoryLimit {
         });
         let charge = Charge { limit: self.clone(), buffer, verified: sender.verified, of_verified };
         let freed = {
-            let mut held = self.held();
-            let freed = held.charge(&charge.buffer, charge.parts(), REQUEST_BYTES + head_bytes)?;
-            held.wait(&charge.buffer);
+            let mut inner = self.inner();
+            let freed = inner.charge(&charge.buffer, charge.parts(), REQUEST_BYTES + head_bytes)?;
+            inner.start_receiving(&charge.buffer);
             freed
         };
         drop(freed); // without holding others up
         Ok(charge)
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().expect("no holder panics")
     }
 }
 
-impl Held {
+impl Inner {
     fn bound(&self, part: Part) -> usize {
         match part {
             Part::Connection(_) => self.bounds.per_connection,
@@ -169,7 +169,7 @@ impl Held {
     }
 
     /// Charges a body with `bytes` more, of these parts; what gave way for it comes back, to be freed.
-    fn charge(&mut self, buffer: &Arc<Buffer>, parts: &[Part], bytes: usize) -> Result<Vec<Vec<u8>>, NoRoom> {
+    fn charge(&mut self, buffer: &Arc<Buffer>, parts: &[Part], bytes: usize) -> Result<Vec<Vec<u8>>, LimitReached> {
         let mut freed = Vec::new();
         let own = buffer.charged.load(Ordering::Relaxed);
         let is_verified = !parts.contains(&Part::Unverified);
@@ -184,7 +184,7 @@ impl Held {
     }
 
     /// Charges what a body takes to a further part; what gave way for it comes back, to be freed.
-    fn admit(&mut self, buffer: &Arc<Buffer>, part: Part) -> Result<Vec<Vec<u8>>, NoRoom> {
+    fn admit(&mut self, buffer: &Arc<Buffer>, part: Part) -> Result<Vec<Vec<u8>>, LimitReached> {
         let bytes = buffer.charged.load(Ordering::Relaxed);
         let freed = self.make_room(buffer, part, true, 0, bytes)?;
         self.parts.entry(part).or_default().bytes += bytes;
@@ -199,7 +199,7 @@ impl Held {
         is_verified: bool,
         own: usize,
         bytes: usize,
-    ) -> Result<Vec<Vec<u8>>, NoRoom> {
+    ) -> Result<Vec<Vec<u8>>, LimitReached> {
         let mut freed = Vec::new();
         loop {
             let used = self.parts.get(&part).map_or(0, |usage| usage.bytes);
@@ -207,7 +207,7 @@ impl Held {
             if used == own || used + bytes <= self.bound(part) {
                 return Ok(freed);
             }
-            let victim = self.victim(part, buffer, is_verified).ok_or(NoRoom)?;
+            let victim = self.victim(part, buffer, is_verified).ok_or(LimitReached)?;
             freed.extend(self.evict(&victim));
         }
     }
@@ -223,23 +223,23 @@ impl Held {
     }
 
     fn evict(&mut self, victim: &Arc<Buffer>) -> Option<Vec<u8>> {
-        self.leave(victim);
+        self.stop_receiving(victim);
         self.release(victim, &victim.parts);
         victim.evicted.notify_one();
         victim.bytes.lock().expect("no holder panics").take()
     }
 
     /// Has a body wait for more of it.
-    fn wait(&mut self, buffer: &Arc<Buffer>) {
-        self.moment += 1;
-        buffer.since.store(self.moment, Ordering::Relaxed);
+    fn start_receiving(&mut self, buffer: &Arc<Buffer>) {
+        self.sequence += 1;
+        buffer.since.store(self.sequence, Ordering::Relaxed);
         for &part in &buffer.parts {
-            self.parts.entry(part).or_default().receiving.insert(self.moment, buffer.clone());
+            self.parts.entry(part).or_default().receiving.insert(self.sequence, buffer.clone());
         }
     }
 
     /// It waits no more.
-    fn leave(&mut self, buffer: &Buffer) {
+    fn stop_receiving(&mut self, buffer: &Buffer) {
         let since = buffer.since.swap(0, Ordering::Relaxed);
         for part in &buffer.parts {
             if let Some(usage) = self.parts.get_mut(part) {
@@ -267,16 +267,16 @@ impl Held {
 
 impl Charge {
     /// Takes in a piece of a body that has at most `bytes_max`.
-    pub fn append(&self, piece: &[u8], bytes_max: usize) -> Result<(), NoRoom> {
+    pub fn append(&self, piece: &[u8], bytes_max: usize) -> Result<(), LimitReached> {
         let received = self.buffer.received.fetch_add(piece.len(), Ordering::Relaxed) + piece.len();
-        let capacity = self.bytes().as_ref().ok_or(NoRoom)?.capacity();
+        let capacity = self.bytes().as_ref().ok_or(LimitReached)?.capacity();
         let wanted = (capacity * 2).min(bytes_max).max(received);
         if received > capacity {
             self.grow(wanted - capacity)?;
         }
         {
             let mut bytes = self.bytes();
-            let bytes = bytes.as_mut().ok_or(NoRoom)?;
+            let bytes = bytes.as_mut().ok_or(LimitReached)?;
             if received > capacity {
                 bytes.reserve_exact(wanted - bytes.len());
             }
@@ -288,19 +288,19 @@ impl Charge {
     }
 
     /// Charges a body that has come in one piece, and is not kept here.
-    pub fn whole(&self, bytes: usize) -> Result<(), NoRoom> {
+    pub fn whole(&self, bytes: usize) -> Result<(), LimitReached> {
         self.grow(bytes)
     }
 
     /// What has come of it; from now on it gives way to nobody.
-    pub fn finish(&self) -> Result<Vec<u8>, NoRoom> {
-        self.limit.held().leave(&self.buffer);
-        self.bytes().take().ok_or(NoRoom)
+    pub fn finish(&self) -> Result<Vec<u8>, LimitReached> {
+        self.limit.inner().stop_receiving(&self.buffer);
+        self.bytes().take().ok_or(LimitReached)
     }
 
     /// Charges what the request takes beside its body, once that is here.
-    pub fn add(&self, bytes: usize) -> Result<(), NoRoom> {
-        let freed = self.limit.held().charge(&self.buffer, self.parts(), bytes)?;
+    pub fn add(&self, bytes: usize) -> Result<(), LimitReached> {
+        let freed = self.limit.inner().charge(&self.buffer, self.parts(), bytes)?;
         drop(freed); // without holding others up
         Ok(())
     }
@@ -309,15 +309,15 @@ impl Charge {
     ///
     /// # Errors
     /// Where the source takes all that it may, and nobody of it can give way.
-    pub fn verify(&mut self) -> Result<(), NoRoom> {
+    pub fn verify(&mut self) -> Result<(), LimitReached> {
         if self.verified {
             return Ok(());
         }
         let freed = {
-            let mut held = self.limit.held();
-            let freed = held.admit(&self.buffer, self.of_verified[0])?;
+            let mut inner = self.limit.inner();
+            let freed = inner.admit(&self.buffer, self.of_verified[0])?;
             let narrow: Vec<_> = self.buffer.parts.iter().copied().filter(|part| *part != Part::All).collect();
-            held.release(&self.buffer, &narrow);
+            inner.release(&self.buffer, &narrow);
             freed
         };
         drop(freed); // without holding others up
@@ -335,13 +335,13 @@ impl Charge {
         self.buffer.evicted.notified().await;
     }
 
-    fn grow(&self, bytes: usize) -> Result<(), NoRoom> {
+    fn grow(&self, bytes: usize) -> Result<(), LimitReached> {
         let freed = {
-            let mut held = self.limit.held();
+            let mut inner = self.limit.inner();
             if self.bytes().is_none() {
-                return Err(NoRoom);
+                return Err(LimitReached);
             }
-            held.charge(&self.buffer, self.parts(), bytes)?
+            inner.charge(&self.buffer, self.parts(), bytes)?
         };
         drop(freed); // without holding others up
         Ok(())
@@ -357,10 +357,10 @@ impl Charge {
             return;
         }
         self.buffer.moved.store(received, Ordering::Relaxed);
-        let mut held = self.limit.held();
+        let mut inner = self.limit.inner();
         if self.buffer.since.load(Ordering::Relaxed) != 0 {
-            held.leave(&self.buffer);
-            held.wait(&self.buffer);
+            inner.stop_receiving(&self.buffer);
+            inner.start_receiving(&self.buffer);
         }
     }
 
@@ -371,9 +371,9 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        let mut held = self.limit.held();
-        held.leave(&self.buffer);
-        held.release(&self.buffer, self.parts());
+        let mut inner = self.limit.inner();
+        inner.stop_receiving(&self.buffer);
+        inner.release(&self.buffer, self.parts());
     }
 }
 
@@ -403,7 +403,7 @@ mod tests {
         Sender { connection: None, source: SourceId::of(source), verified: true }
     }
 
-    fn receive(limit: &Arc<MemoryLimit>, sender: Sender, bytes: usize) -> Result<Charge, NoRoom> {
+    fn receive(limit: &Arc<MemoryLimit>, sender: Sender, bytes: usize) -> Result<Charge, LimitReached> {
         let charge = limit.begin(sender, 0)?;
         charge.append(&vec![b'x'; bytes], 1 << 20).map(|()| charge)
     }
@@ -413,23 +413,23 @@ mod tests {
     }
 
     fn used(limit: &MemoryLimit, part: Part) -> usize {
-        limit.held().parts.get(&part).map_or(0, |usage| usage.bytes)
+        limit.inner().parts.get(&part).map_or(0, |usage| usage.bytes)
     }
 
     #[test]
     fn the_body_idle_longest_is_evicted_and_freed_at_once() {
         let limit = limit();
-        let held: Vec<_> = (0..4).map(|n| receive(&limit, stranger(n, n as u8), 10_000).unwrap()).collect();
-        held[0].append(&[b'x'; 1024], 11_024).unwrap(); // it moves
-        held[1].append(b"x", 10_001).unwrap(); // a drip does not
+        let inner: Vec<_> = (0..4).map(|n| receive(&limit, stranger(n, n as u8), 10_000).unwrap()).collect();
+        inner[0].append(&[b'x'; 1024], 11_024).unwrap(); // it moves
+        inner[1].append(b"x", 10_001).unwrap(); // a drip does not
         let newcomer = receive(&limit, stranger(9, 9), 12_000).unwrap();
-        assert_eq!(held.iter().map(gone).collect::<Vec<_>>(), [false, true, false, false]);
+        assert_eq!(inner.iter().map(gone).collect::<Vec<_>>(), [false, true, false, false]);
         assert!(used(&limit, Part::Unverified) <= BOUNDS.unverified);
-        assert_eq!(held[1].finish(), Err(NoRoom));
-        assert_eq!(held[1].append(b"x", 1 << 20), Err(NoRoom));
+        assert_eq!(inner[1].finish(), Err(LimitReached));
+        assert_eq!(inner[1].append(b"x", 1 << 20), Err(LimitReached));
         assert_eq!(newcomer.finish().unwrap().len(), 12_000);
-        drop((held, newcomer));
-        assert!(limit.held().parts.is_empty(), "all is given back");
+        drop((inner, newcomer));
+        assert!(limit.inner().parts.is_empty(), "all is given back");
     }
 
     #[test]
@@ -437,7 +437,7 @@ mod tests {
         let limit = limit();
         let whole: Vec<_> = (0..4).map(|n| receive(&limit, stranger(n, n as u8), 11_000).unwrap()).collect();
         let kept: Vec<_> = whole.iter().map(|charge| charge.finish().unwrap()).collect();
-        assert_eq!(receive(&limit, stranger(9, 9), 5_000).unwrap_err(), NoRoom);
+        assert_eq!(receive(&limit, stranger(9, 9), 5_000).unwrap_err(), LimitReached);
         assert_eq!(kept.iter().map(Vec::len).sum::<usize>(), 44_000);
         drop(whole);
         assert!(receive(&limit, stranger(9, 9), 5_000).is_ok());
@@ -467,7 +467,7 @@ mod tests {
         // never the other way round
         let all: Vec<_> = (0..9).map(|_| receive(&limit, known("s"), 12_000)).collect();
         assert!(strangers.iter().all(gone) && all.iter().any(Result::is_ok));
-        assert_eq!(receive(&limit, stranger(9, 9), 15_000).unwrap_err(), NoRoom);
+        assert_eq!(receive(&limit, stranger(9, 9), 15_000).unwrap_err(), LimitReached);
         drop((with_proof, more));
     }
 
@@ -483,7 +483,7 @@ mod tests {
         assert_eq!(used(&limit, Part::Source(SourceId::of("s"))), all, "it is in the part of its source");
         assert!((19_000..20_000).contains(&all), "{all}");
         drop(charge);
-        assert!(limit.held().parts.is_empty(), "all is given back");
+        assert!(limit.inner().parts.is_empty(), "all is given back");
     }
 
     /// Of 100,000 bytes a source may have 60,000.
@@ -501,12 +501,12 @@ mod tests {
         for charge in &busy[4..] {
             charge.finish().unwrap();
         }
-        assert_eq!(receive(&limit, known("busy"), 10_000).unwrap_err(), NoRoom, "what has come whole stays");
+        assert_eq!(receive(&limit, known("busy"), 10_000).unwrap_err(), LimitReached, "what has come whole stays");
         assert!(receive(&limit, known("busy"), 3000).is_ok());
         assert!(!quiet.iter().any(gone));
         quiet.iter().for_each(|charge| assert_eq!(charge.finish().unwrap().len(), 12_000));
         drop((busy, quiet));
-        assert!(limit.held().parts.is_empty(), "all is given back");
+        assert!(limit.inner().parts.is_empty(), "all is given back");
     }
 
     #[test]
@@ -520,12 +520,16 @@ mod tests {
         };
         let first: Vec<_> = (0..3).map(|n| whole(n).unwrap()).collect();
         assert!(!gone(&slow));
-        assert_eq!(whole(3).unwrap_err(), NoRoom, "48,000 and 16,000 are too many, and who is slow does not suffice");
+        assert_eq!(
+            whole(3).unwrap_err(),
+            LimitReached,
+            "48,000 and 16,000 are too many, and who is slow does not suffice"
+        );
         assert!(gone(&slow));
         assert!(receive(&limit, known("other"), 15_000).is_ok());
         assert_eq!(used(&limit, Part::Unverified), 0);
         drop((slow, first));
-        assert!(limit.held().parts.is_empty(), "all is given back");
+        assert!(limit.inner().parts.is_empty(), "all is given back");
     }
 
     #[test]

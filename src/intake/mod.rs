@@ -23,6 +23,7 @@ mod quarantine;
 mod refusal;
 mod source;
 
+pub use authenticator::SourceError;
 pub use body::Pace;
 pub use quarantine::{Unproven, Verdict, room};
 pub use refusal::{Refusals, Refused, UNKNOWN_SOURCE};
@@ -39,8 +40,8 @@ use crate::rules::throttle::Throttle;
 use crate::store::{Arrival, Cause, Proof, Receipt, Room, Store};
 use crate::time::Timestamp;
 use admission::Admission;
-use authenticator::Standing;
-use body::{Coding, Held, UnpackError};
+use authenticator::AuthState;
+use body::{BufferedBody, Coding, UnpackError};
 use bytes::Bytes;
 use handshake::Answered;
 use http::request::Parts;
@@ -57,7 +58,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 /// A log line about unsigned places of a source is written once in so long.
-const TOLD_EVERY: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Answers load balancers on the port of intake: 200 while events are accepted, else 503 with the reason. From the beginning of a
 /// stop it says `draining`, while events are still accepted. It needs no token and is not counted.
@@ -83,10 +84,10 @@ pub struct Counts {
     pub refusals: Refusals,
     /// Acknowledged and not stored: types that go nowhere, and signs of life.
     ignored: AtomicU64,
-    fares: Mutex<BTreeMap<String, SourceStats>>,
-    told: quarantine::Told,
+    by_source: Mutex<BTreeMap<String, SourceStats>>,
+    quarantine_log: quarantine::LogThrottles,
     /// By source: places that are not signed, and not believed.
-    disbelieved: Mutex<BTreeMap<String, Throttle>>,
+    ignored_places: Mutex<BTreeMap<String, Throttle>>,
 }
 
 impl Counts {
@@ -100,35 +101,40 @@ impl Counts {
     }
 
     /// The sources that there are; only of these it is noted how they fare. What was noted of them stays.
-    pub fn knows<'a>(&self, sources: impl Iterator<Item = &'a String>) {
-        let mut fares = self.fares.lock().expect("no holder panics");
-        let mut old = std::mem::take(&mut *fares);
-        *fares = sources.map(|name| (name.clone(), old.remove(name).unwrap_or_default())).collect();
+    pub fn set_sources<'a>(&self, sources: impl Iterator<Item = &'a String>) {
+        let mut by_source = self.by_source.lock().expect("no holder panics");
+        let mut old = std::mem::take(&mut *by_source);
+        *by_source = sources.map(|name| (name.clone(), old.remove(name).unwrap_or_default())).collect();
     }
 
     fn acknowledged(&self, source: &str, now: Timestamp, took: Duration) {
-        if let Some(fare) = self.fares.lock().expect("no holder panics").get_mut(source) {
-            fare.heard = now;
-            fare.latency.observe(took);
+        if let Some(stats) = self.by_source.lock().expect("no holder panics").get_mut(source) {
+            stats.last_received = now;
+            stats.latency.observe(took);
         }
     }
 
     /// When each source was last answered with a success; zero where it never was.
-    pub fn heard(&self) -> BTreeMap<String, Timestamp> {
-        self.fares.lock().expect("no holder panics").iter().map(|(name, fare)| (name.clone(), fare.heard)).collect()
+    pub fn last_received(&self) -> BTreeMap<String, Timestamp> {
+        self.by_source
+            .lock()
+            .expect("no holder panics")
+            .iter()
+            .map(|(name, stats)| (name.clone(), stats.last_received))
+            .collect()
     }
 
     /// How long each source waits for its acknowledgements.
     pub fn latencies(&self) -> Vec<(String, Latency)> {
-        let fares = self.fares.lock().expect("no holder panics");
-        fares.iter().map(|(name, fare)| (name.clone(), fare.latency.clone())).collect()
+        let by_source = self.by_source.lock().expect("no holder panics");
+        by_source.iter().map(|(name, stats)| (name.clone(), stats.latency.clone())).collect()
     }
 }
 
 /// How a source fares.
 #[derive(Debug, Default)]
 struct SourceStats {
-    heard: Timestamp,
+    last_received: Timestamp,
     latency: Latency,
 }
 
@@ -151,17 +157,17 @@ pub struct Intake {
 
 /// The answer to a single event.
 #[derive(Serialize)]
-struct Told {
+struct AcceptedBody {
     status: &'static str,
     id: EventId,
 }
 
 /// What became of a request that was not refused.
-enum Taken {
+enum Processed {
     /// Its events are stored, or known, or go nowhere.
     Events(Answer),
     /// A question of its sender is answered.
-    Question(Answer),
+    Handshake(Answer),
 }
 
 impl Intake {
@@ -171,12 +177,12 @@ impl Intake {
         }
         let began = self.clock.precise();
         let source = source::name_in_path(request.uri().path()).unwrap_or_default();
-        Ok(match self.take(&source, request).await {
-            Ok(Taken::Events(answer)) => {
+        Ok(match self.process_request(&source, request).await {
+            Ok(Processed::Events(answer)) => {
                 self.counts.acknowledged(&source, self.clock.now(), self.clock.precise().saturating_sub(began));
                 answer
             }
-            Ok(Taken::Question(answer)) => answer,
+            Ok(Processed::Handshake(answer)) => answer,
             Err(refusal) => {
                 tracing::debug!(status = refusal.status.as_u16(), code = refusal.code, "request refused");
                 let known = self.sources.get(&source).map(|source| source.name.as_str());
@@ -202,42 +208,42 @@ impl Intake {
         answer::with(answer, header::CACHE_CONTROL, "no-store")
     }
 
-    async fn take(&self, source: &str, request: http::Request<RequestBody>) -> Result<Taken, Refusal> {
+    async fn process_request(&self, source: &str, request: http::Request<RequestBody>) -> Result<Processed, Refusal> {
         let (head, body) = request.into_parts();
         if !request::has_valid_host(head.version, &head.uri, &head.headers) {
             return Err(Refusal::host());
         }
         let source = self.sources.get(source).ok_or_else(Refusal::unknown_source)?;
-        let standing = source.guard.standing(&head.headers, head.uri.query(), self.clock.wall());
-        if let Some(answer) = self.asked_by_head(source, &head, &standing, body.is_end_stream())? {
-            return Ok(Taken::Question(answer));
+        let auth = source.authenticator.authenticate(&head.headers, head.uri.query(), self.clock.wall());
+        if let Some(answer) = self.asked_by_head(source, &head, &auth, body.is_end_stream())? {
+            return Ok(Processed::Handshake(answer));
         }
         let state = self.admission.state();
         if let Some(code) = state.code() {
             return Err(Refusal::closed(state, code));
         }
-        if self.sources.len() > 1 && self.admission.is_crowding(&source.name) {
-            return Err(Refusal::crowding());
+        if self.sources.len() > 1 && self.admission.is_over_share(&source.name) {
+            return Err(Refusal::over_share());
         }
         let coding = body::declared_coding(&head.headers)?;
-        if matches!(standing, Standing::Denied) && !source.keeps(Cause::BadSignature) {
-            return Err(Refusal::unauthorized(source.guard.challenges()));
+        if matches!(auth, AuthState::Denied) && !source.quarantines(Cause::BadSignature) {
+            return Err(Refusal::unauthorized(source.authenticator.challenges()));
         }
-        source.has_room(self.clock.now()).map_err(|until| self.limited(until))?;
-        let verified = matches!(standing, Standing::Passed);
-        let mut held = self.receive(source, &head, body, verified).await?;
-        let Some(proof) = standing.admits(&held.bytes) else {
+        source.check_rate(self.clock.now()).map_err(|until| self.limited(until))?;
+        let verified = matches!(auth, AuthState::Authenticated);
+        let mut buffered = self.receive_body(source, &head, body, verified).await?;
+        let Some(proof) = auth.accepts(&buffered.bytes) else {
             let (why, refusal) =
-                ((Cause::BadSignature, Proof::Nothing), Refusal::unauthorized(source.guard.challenges()));
-            return self.detain(source, &head, &held.bytes, why, refusal).await.map(Taken::Events);
+                ((Cause::BadSignature, Proof::Nothing), Refusal::unauthorized(source.authenticator.challenges()));
+            return self.quarantine_request(source, &head, &buffered.bytes, why, refusal).await.map(Processed::Events);
         };
-        if !source.guard.is_open() {
-            held.verify().map_err(|_| Refusal::no_memory())?;
+        if !source.authenticator.is_open() {
+            buffered.verify().map_err(|_| Refusal::no_memory())?;
         }
-        if let Some(answered) = self.asked_by_body(source, &head, &standing, &held.bytes)? {
-            return Ok(Taken::Question(answered));
+        if let Some(answered) = self.asked_by_body(source, &head, &auth, &buffered.bytes)? {
+            return Ok(Processed::Handshake(answered));
         }
-        self.take_events(source, &head, proof, coding, &held).await.map(Taken::Events)
+        self.accept_events(source, &head, proof, coding, &buffered).await.map(Processed::Events)
     }
 
     /// The answer to a request that asks something and brings no body.
@@ -245,16 +251,16 @@ impl Intake {
         &self,
         source: &Source,
         head: &Parts,
-        standing: &Standing<'_>,
+        auth: &AuthState<'_>,
         is_empty: bool,
     ) -> Result<Option<Answer>, Refusal> {
         match head.method {
             Method::POST if !is_empty => Ok(None),
-            Method::POST => Ok(source.handshakes.empty_post(head, standing).map(|asked| self.answered(source, asked))),
+            Method::POST => Ok(source.handshakes.empty_post(head, auth).map(|asked| self.answered(source, asked))),
             Method::HEAD => Ok(Some(Answer::default())),
             Method::OPTIONS => Ok(Some(source.handshakes.options(&head.headers))),
             Method::GET => {
-                let asked = source.handshakes.get(head, standing)?.ok_or_else(Refusal::method)?;
+                let asked = source.handshakes.get(head, auth)?.ok_or_else(Refusal::method)?;
                 Ok(Some(self.answered(source, asked)))
             }
             _ => Err(Refusal::method()),
@@ -266,12 +272,12 @@ impl Intake {
         &self,
         source: &Source,
         head: &Parts,
-        standing: &Standing<'_>,
+        auth: &AuthState<'_>,
         body: &Bytes,
     ) -> Result<Option<Answer>, Refusal> {
         let asked = match body.trim_ascii() {
-            b"" | b"{}" => source.handshakes.empty_post(head, standing),
-            _ => source.handshakes.body(&head.headers, standing, body)?,
+            b"" | b"{}" => source.handshakes.empty_post(head, auth),
+            _ => source.handshakes.body(&head.headers, auth, body)?,
         };
         Ok(asked.map(|asked| self.answered(source, asked)))
     }
@@ -279,27 +285,27 @@ impl Intake {
     fn answered(&self, source: &Source, Answered { of, answer, notice }: Answered) -> Answer {
         tracing::debug!(source = source.name, of = of.word(), "a handshake is answered");
         if let Some(subscription) = notice {
-            source.tell(&subscription, self.clock.now());
+            source.log_subscription(&subscription, self.clock.now());
         }
         answer
     }
 
     /// Takes in the events of a request that was let in. What is held is the body as it came; what its events cost beside it is
     /// charged to it.
-    async fn take_events(
+    async fn accept_events(
         &self,
         source: &Source,
         head: &Parts,
         proof: Proof,
         coding: Coding,
-        held: &Held,
+        buffered: &BufferedBody,
     ) -> Result<Answer, Refusal> {
-        let (body, max) = (&held.bytes, self.bounds.body_bytes_max);
-        let unpacked = match body::unpack(coding, body, max, |bytes| held.charge(bytes)).await {
+        let (body, max) = (&buffered.bytes, self.bounds.body_bytes_max);
+        let unpacked = match body::unpack(coding, body, max, |bytes| buffered.charge(bytes)).await {
             Ok(unpacked) => unpacked,
             Err(UnpackError::Malformed) => {
                 let refusal = Refusal::malformed_coding();
-                return self.detain(source, head, body, (Cause::Unparsable, proof), refusal).await;
+                return self.quarantine_request(source, head, body, (Cause::Unparsable, proof), refusal).await;
             }
             Err(UnpackError::TooLarge) => return Err(Refusal::too_large(max)),
             Err(UnpackError::MemoryLimit) => return Err(Refusal::no_memory()),
@@ -308,25 +314,27 @@ impl Intake {
         let found = match source.read(&read, &proof, &self.limits()) {
             Ok(found) => found,
             Err(Unreadable::NotJson { .. }) if coding == Coding::Unknown => return Err(Refusal::encoding()),
-            Err(why) => return self.detain(source, head, body, (Cause::Unparsable, proof), why.into()).await,
+            Err(why) => {
+                return self.quarantine_request(source, head, body, (Cause::Unparsable, proof), why.into()).await;
+            }
         };
-        self.tell_disbelieved(source, &read, &proof);
+        self.log_ignored_place(source, &read, &proof);
         let contents = if matches!(found, Found::Batch(_)) { Contents::Batch } else { Contents::Event };
         let common = source.common(&head.headers, contents, self.bounds.forwarded_bytes_max, &proof);
-        held.charge(common.cost(found.all())).map_err(|_| Refusal::no_memory())?;
-        source.take(found.events(), self.clock.now()).map_err(|until| self.limited(until))?;
+        buffered.charge(common.cost(found.all())).map_err(|_| Refusal::no_memory())?;
+        source.take_from_rate(found.events(), self.clock.now()).map_err(|until| self.limited(until))?;
         match found {
             Found::One(fields) => self.accept_one(source, &common, fields).await,
             Found::Batch(all) => self.accept_batch(source, &common, all).await,
-            Found::Dropped { .. } => Ok(self.ignore(1)),
+            Found::Heartbeat { .. } => Ok(self.ignore(1)),
         }
     }
 
     /// Says now and then which place of a profile is not believed because nothing signs it.
-    fn tell_disbelieved(&self, source: &Source, request: &Request<'_>, proof: &Proof) {
-        let Some(place) = source.disbelieved(request, proof) else { return };
-        let mut told = self.counts.disbelieved.lock().expect("no holder panics");
-        if let Some(requests) = told.entry(source.name.clone()).or_default().count(self.clock.now(), TOLD_EVERY) {
+    fn log_ignored_place(&self, source: &Source, request: &Request<'_>, proof: &Proof) {
+        let Some(place) = source.ignored_place(request, proof) else { return };
+        let mut told = self.counts.ignored_places.lock().expect("no holder panics");
+        if let Some(requests) = told.entry(source.name.clone()).or_default().count(self.clock.now(), LOG_INTERVAL) {
             let what =
                 "the signature does not cover this place, so it is ignored; name it in trust_unsigned to believe it";
             tracing::warn!(source = source.name, %place, requests, "{what}");
@@ -338,12 +346,18 @@ impl Intake {
     }
 
     /// The body, and memory for it and its head; `verified`: its sender has shown who it is.
-    async fn receive(&self, source: &Source, head: &Parts, body: RequestBody, verified: bool) -> Result<Held, Refusal> {
-        let seat = head.extensions.get::<Slot>();
-        let connection = seat.and_then(|seat| Some((seat.number(), seat.peer().address()?)));
+    async fn receive_body(
+        &self,
+        source: &Source,
+        head: &Parts,
+        body: RequestBody,
+        verified: bool,
+    ) -> Result<BufferedBody, Refusal> {
+        let slot = head.extensions.get::<Slot>();
+        let connection = slot.and_then(|slot| Some((slot.id(), slot.peer().address()?)));
         let sender = Sender { connection, source: SourceId::of(&source.name), verified };
         let charge = self.memory.begin(sender, head_bytes(head));
-        let _receiving = seat.map(Slot::receive);
+        let _receiving = slot.map(Slot::receive_body);
         let max = self.bounds.body_bytes_max;
         let read = match charge {
             Ok(charge) => body::read(body, max, self.bounds.body_pace, charge).await,
@@ -357,7 +371,7 @@ impl Intake {
         let receipts = self.store(vec![arrival]).await?;
         let receipt = receipts.first().ok_or_else(Refusal::failed)?;
         let status = if matches!(receipt, Receipt::Duplicate(_)) { "duplicate" } else { "queued" };
-        Ok(answer::json(self.bounds.success, &Told { status, id: receipt.id() }))
+        Ok(answer::json(self.bounds.success, &AcceptedBody { status, id: receipt.id() }))
     }
 
     async fn accept_batch(&self, source: &Source, common: &Common, all: Vec<Fields>) -> Result<Answer, Refusal> {

@@ -28,7 +28,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 /// A log line of a kind and source is written once in so long, with how many requests it stands for.
-const TOLD_EVERY: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What became of a detained request that was judged anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,13 +53,13 @@ pub enum Unproven {
 
 /// What of the log is held back.
 #[derive(Debug, Default)]
-pub(super) struct Told(Mutex<BTreeMap<(String, Cause, &'static str), Throttle>>);
+pub(super) struct LogThrottles(Mutex<BTreeMap<(String, Cause, &'static str), Throttle>>);
 
-impl Told {
+impl LogThrottles {
     /// How many requests a line about it stands for; none where it is too early for another one.
     fn count(&self, source: &Source, cause: Cause, what: &'static str, now: Timestamp) -> Option<u64> {
         let mut told = self.0.lock().expect("no holder panics");
-        told.entry((source.name.clone(), cause, what)).or_default().count(now, TOLD_EVERY)
+        told.entry((source.name.clone(), cause, what)).or_default().count(now, LOG_INTERVAL)
     }
 }
 
@@ -72,7 +72,7 @@ pub fn room(settings: &Quarantine, sources: usize) -> Room {
 
 impl Intake {
     /// Keeps a request apart where its source wants that; else the refusal stands.
-    pub(super) async fn detain(
+    pub(super) async fn quarantine_request(
         &self,
         source: &Source,
         head: &Parts,
@@ -84,16 +84,16 @@ impl Intake {
             return Err(refusal);
         }
         let (name, now) = (&source.name, self.clock.now());
-        let detained = self.detained(source, head, body, (cause, proof));
-        match self.store.detain(detained, self.quarantine).await {
+        let quarantined = self.quarantined(source, head, body, (cause, proof));
+        match self.store.detain(quarantined, self.quarantine).await {
             Ok(Ok(number)) => {
-                if let Some(requests) = self.counts.told.count(source, cause, "kept", now) {
+                if let Some(requests) = self.counts.quarantine_log.count(source, cause, "kept", now) {
                     tracing::warn!(source = name, cause = cause.word(), requests, number, "requests are kept apart");
                 }
                 Ok(answer::json(self.bounds.success, &json!({"status": "quarantined"})))
             }
             Ok(Err(full)) => {
-                if let Some(requests) = self.counts.told.count(source, cause, full.setting(), now) {
+                if let Some(requests) = self.counts.quarantine_log.count(source, cause, full.setting(), now) {
                     let bound = full.setting();
                     tracing::error!(source = name, cause = cause.word(), requests, bound, "{}", no_room(full));
                 }
@@ -103,16 +103,16 @@ impl Intake {
         }
     }
 
-    fn detained(
+    fn quarantined(
         &self,
         source: &Source,
         head: &Parts,
         body: &Bytes,
         (cause, proof): (Cause, Proof),
     ) -> QuarantinedRequest {
-        let kept = head.headers.iter().filter(|(name, _)| source.keeps_header(name));
+        let kept = head.headers.iter().filter(|(name, _)| source.stores_header(name));
         let query = head.uri.query().map(|query| {
-            let pairs = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| source.keeps_parameter(name));
+            let pairs = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| source.stores_parameter(name));
             Serializer::new(String::new()).extend_pairs(pairs).finish()
         });
         QuarantinedRequest {
@@ -127,17 +127,17 @@ impl Intake {
     }
 
     /// What a detained request is by today's configuration, and its events where it passes.
-    pub fn judge(&self, detained: &QuarantinedRequest, unproven: Unproven) -> (Verdict, Vec<Arrival>) {
-        let Some(source) = self.sources.get(&detained.source) else { return (Verdict::SourceGone, Vec::new()) };
-        let headers: HeaderMap = detained.headers.iter().filter_map(|(name, value)| header(name, value)).collect();
-        let (query, body) = (detained.query.as_deref(), Bytes::copy_from_slice(&detained.body));
-        let proof = match source.guard.standing(&headers, query, detained.at).admits(&body) {
+    pub fn judge(&self, quarantined: &QuarantinedRequest, unproven: Unproven) -> (Verdict, Vec<Arrival>) {
+        let Some(source) = self.sources.get(&quarantined.source) else { return (Verdict::SourceGone, Vec::new()) };
+        let headers: HeaderMap = quarantined.headers.iter().filter_map(|(name, value)| header(name, value)).collect();
+        let (query, body) = (quarantined.query.as_deref(), Bytes::copy_from_slice(&quarantined.body));
+        let proof = match source.authenticator.authenticate(&headers, query, quarantined.at).accepts(&body) {
             Some(proof) => proof,
-            None if detained.cause == Cause::BadSignature => {
+            None if quarantined.cause == Cause::BadSignature => {
                 return (Verdict::StillBad(Cause::BadSignature), Vec::new());
             }
             // its secret may have been changed since, and its token was not kept
-            None if !detained.proof.is_nothing() || unproven == Unproven::Accept => detained.proof.clone(),
+            None if !quarantined.proof.is_nothing() || unproven == Unproven::Accept => quarantined.proof.clone(),
             None => return (Verdict::Unproven, Vec::new()),
         };
         let Some(body) = self.unpacked(&headers, &body) else {
@@ -147,29 +147,29 @@ impl Intake {
         let (fields, contents) = match read {
             Ok(Found::One(fields)) => (vec![fields], Contents::Event),
             Ok(Found::Batch(all)) => (all, Contents::Batch),
-            Ok(Found::Dropped { .. }) => (Vec::new(), Contents::Event),
+            Ok(Found::Heartbeat { .. }) => (Vec::new(), Contents::Event),
             Err(_) => return (Verdict::StillBad(Cause::Unparsable), Vec::new()),
         };
         let common = source.common(&headers, contents, self.bounds.forwarded_bytes_max, &proof);
-        let arrivals: Vec<_> = fields.into_iter().filter_map(|f| source.arrival(&common, f, detained.at)).collect();
+        let arrivals: Vec<_> = fields.into_iter().filter_map(|f| source.arrival(&common, f, quarantined.at)).collect();
         (Verdict::Passes(arrivals.len()), arrivals)
     }
 
     /// Whether a detained request holds an event of this interaction, read with its headers or without; where none is found in
     /// it, whether the key stands in it as a whole string, in the body, a header or the query.
-    pub fn concerns(&self, detained: &QuarantinedRequest, key: &str) -> bool {
-        let headers: HeaderMap = detained.headers.iter().filter_map(|(name, value)| header(name, value)).collect();
-        let (query, body) = (detained.query.as_deref(), Bytes::copy_from_slice(&detained.body));
+    pub fn concerns(&self, quarantined: &QuarantinedRequest, key: &str) -> bool {
+        let headers: HeaderMap = quarantined.headers.iter().filter_map(|(name, value)| header(name, value)).collect();
+        let (query, body) = (quarantined.query.as_deref(), Bytes::copy_from_slice(&quarantined.body));
         let body = self.unpacked(&headers, &body).unwrap_or(body);
         let read = Request { headers: &headers, query, body: &body };
         let bare = Proof::Signature { headers: Vec::new(), timestamp: String::new() };
         let mut has_key = false;
-        for proof in [&Proof::Nothing, &detained.proof, &bare] {
-            let source = self.sources.get(&detained.source);
+        for proof in [&Proof::Nothing, &quarantined.proof, &bare] {
+            let source = self.sources.get(&quarantined.source);
             let fields = match source.and_then(|source| source.read(&read, proof, &self.limits()).ok()) {
                 Some(Found::One(fields)) => vec![fields],
                 Some(Found::Batch(all)) => all,
-                Some(Found::Dropped { .. }) | None => continue,
+                Some(Found::Heartbeat { .. }) | None => continue,
             };
             let is_of = |fields: &Fields| fields.interaction.as_deref() == Some(key);
             if fields.iter().any(is_of) {
@@ -183,7 +183,7 @@ impl Intake {
         let quoted = json!(key).to_string();
         let in_body = body.windows(quoted.len()).any(|window| window == quoted.as_bytes());
         let in_query = || form_urlencoded::parse(query.unwrap_or_default().as_bytes()).any(|(_, v)| v == key);
-        in_body || in_query() || detained.headers.iter().any(|(_, value)| value == key.as_bytes())
+        in_body || in_query() || quarantined.headers.iter().any(|(_, value)| value == key.as_bytes())
     }
 
     /// The body of a detained request as it is read: it is kept as it came, since its signature covers that.
@@ -195,10 +195,10 @@ impl Intake {
     pub async fn readmit(
         &self,
         number: u64,
-        detained: &QuarantinedRequest,
+        quarantined: &QuarantinedRequest,
         unproven: Unproven,
     ) -> Result<Option<Verdict>, StoreError> {
-        let (verdict, arrivals) = self.judge(detained, unproven);
+        let (verdict, arrivals) = self.judge(quarantined, unproven);
         match verdict {
             Verdict::Passes(_) => Ok(self.store.let_in(number, arrivals).await?.map(|_| verdict)),
             Verdict::StillBad(_) | Verdict::Unproven | Verdict::SourceGone => Ok(Some(verdict)),
@@ -209,20 +209,20 @@ impl Intake {
 impl Source {
     /// Whether a header of a request may lie on disk. What a field is looked for in is needed, and so is every signature where
     /// signatures are verified: perhaps its header is what has to be mended.
-    fn keeps_header(&self, name: &HeaderName) -> bool {
-        let needed = || self.reads_header(name) || self.guard.verifies_with(name);
+    fn stores_header(&self, name: &HeaderName) -> bool {
+        let needed = || self.reads_header(name) || self.authenticator.verifies_with(name);
         let harmless = || self.is_harmless(name.as_str());
-        !self.guard.has_token_in_header(name) && (needed() || harmless())
+        !self.authenticator.has_token_in_header(name) && (needed() || harmless())
     }
 
-    fn keeps_parameter(&self, name: &str) -> bool {
-        !self.guard.has_token_in_query(name) && (self.reads_parameter(name) || self.is_harmless(name))
+    fn stores_parameter(&self, name: &str) -> bool {
+        !self.authenticator.has_token_in_query(name) && (self.reads_parameter(name) || self.is_harmless(name))
     }
 
     fn is_harmless(&self, name: &str) -> bool {
         match secrecy(name) {
             Secrecy::Plain => true,
-            Secrecy::Signature => self.guard.verifies_signatures(),
+            Secrecy::Signature => self.authenticator.verifies_signatures(),
             Secrecy::Credential => false,
         }
     }

@@ -67,7 +67,7 @@ impl Refusal {
     }
 
     /// The source holds so much of the queue, or of the disk, that nothing would be left for others.
-    pub fn crowding() -> Self {
+    pub fn over_share() -> Self {
         let message =
             "too many events of this source wait or are dead letters; events are accepted again when some are gone";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "queue_full", message).later(10)
@@ -122,7 +122,7 @@ impl Refusal {
             ReadError::TooSlow => {
                 Self::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body did not arrive in time")
             }
-            ReadError::NoRoom => Self::no_memory(),
+            ReadError::MemoryLimit => Self::no_memory(),
             ReadError::Broken => {
                 Self::new(StatusCode::BAD_REQUEST, "invalid_request", "the body broke off or its framing is wrong")
             }
@@ -157,7 +157,7 @@ impl From<UnsupportedCoding> for Refusal {
 }
 
 /// Of refusals of one source for one reason a line is written once in so long.
-const TOLD_EVERY: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// What requests count under that name no source of the configuration; no source can be called so.
 pub const UNKNOWN_SOURCE: &str = "(unknown)";
 
@@ -186,7 +186,7 @@ impl Refusals {
         }
         let Some(entry) = all.get_mut(source).map(|codes| codes.entry((status, code)).or_default()) else { return };
         entry.0 += 1;
-        let told = entry.1.count(now, TOLD_EVERY);
+        let told = entry.1.count(now, LOG_INTERVAL);
         drop(all);
         if let Some(requests) = told {
             tracing::warn!(source, status, code, requests, "requests are refused");

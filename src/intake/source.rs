@@ -4,7 +4,7 @@
 //! template names; others only where the configuration trusts them by name. Where no id is found there, the signed bytes
 //! themselves are the id, so that a request that was overheard and is sent again makes no new event.
 
-use super::authenticator::Authenticator;
+use super::authenticator::{Authenticator, SourceError};
 use super::handshake::{Handshakes, Subscription};
 use crate::config::settings::{self, OnFault, Pointers};
 use crate::event::{DestinationId, DestinationSet, Digest64, EVENT_OVERHEAD, Event, ForwardedHeaders, bounded};
@@ -32,7 +32,7 @@ const NOTICE_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Source {
     pub name: String,
-    pub guard: Authenticator,
+    pub authenticator: Authenticator,
     profile: Profile,
     /// Unsigned, and believed all the same.
     trusted: Vec<Part>,
@@ -64,14 +64,14 @@ impl Common {
 
 impl Source {
     /// Reads its secrets. `destinations`: names and numbers of those that are configured.
-    pub fn new(settings: &settings::Source, destinations: &[(String, DestinationId)]) -> Result<Self, String> {
+    pub fn new(settings: &settings::Source, destinations: &[(String, DestinationId)]) -> Result<Self, SourceError> {
         let goes_to = |name: &String| settings.to.is_empty() || settings.to.contains(name);
         let to = destinations.iter().filter(|(name, _)| goes_to(name));
         Ok(Self {
             name: settings.name.clone(),
-            trusted: trusted(settings).map_err(|fault| fault.to_string())?,
-            profile: profile(&settings.profile, &settings.pointers).map_err(|fault| fault.to_string())?,
-            guard: Authenticator::new(&settings.auth)?,
+            trusted: trusted(settings)?,
+            profile: profile(&settings.profile, &settings.pointers)?,
+            authenticator: Authenticator::new(&settings.auth)?,
             handshakes: Handshakes::new(settings)?,
             noticed: Mutex::default(),
             to: to.fold(DestinationSet::EMPTY, |set, (_, d)| set.with(*d)),
@@ -111,7 +111,7 @@ impl Source {
     }
 
     /// A place that the profile looks at and this request has something in, but that is not believed.
-    pub fn disbelieved(&self, request: &Request<'_>, proof: &Proof) -> Option<&Part> {
+    pub fn ignored_place(&self, request: &Request<'_>, proof: &Proof) -> Option<&Part> {
         let Proof::Signature { headers, .. } = proof else { return None };
         let is_there = |part: &&Part| match part {
             Part::Header(name) => request.headers.contains_key(name) && !headers.iter().any(|own| *name == **own),
@@ -134,12 +134,12 @@ impl Source {
     }
 
     /// Whether its rate leaves room for a request, before anything of it is read; else not before when.
-    pub fn has_room(&self, now: Timestamp) -> Result<(), Timestamp> {
+    pub fn check_rate(&self, now: Timestamp) -> Result<(), Timestamp> {
         self.limit().map_or(Ok(()), |limit| limit.check(now))
     }
 
     /// Takes the events of a request from its rate, all or none; else not before when.
-    pub fn take(&self, events: usize, now: Timestamp) -> Result<(), Timestamp> {
+    pub fn take_from_rate(&self, events: usize, now: Timestamp) -> Result<(), Timestamp> {
         let events = u32::try_from(events).unwrap_or(u32::MAX);
         self.limit().map_or(Ok(()), |mut limit| limit.try_take_many(now, events))
     }
@@ -149,7 +149,7 @@ impl Source {
     }
 
     /// Tells the log what SNS wants confirmed. holdline opens no address out of a body; an operator does.
-    pub fn tell(&self, subscription: &Subscription, now: Timestamp) {
+    pub fn log_subscription(&self, subscription: &Subscription, now: Timestamp) {
         let Some(requests) = self.noticed.lock().expect("no holder panics").count(now, NOTICE_EVERY) else { return };
         let Subscription { topic, url, ends } = subscription;
         let (source, url) = (&self.name, url.as_deref());
@@ -177,14 +177,14 @@ impl Source {
     pub fn on_fault(&self, cause: Cause) -> OnFault {
         match cause {
             // a token that is wrong is no signature that could be verified later
-            Cause::BadSignature if !self.guard.verifies_signatures() => OnFault::Refuse,
+            Cause::BadSignature if !self.authenticator.verifies_signatures() => OnFault::Refuse,
             Cause::BadSignature => self.on_bad_signature,
             Cause::Unparsable => self.on_invalid_body,
         }
     }
 
     /// Whether a request that fails by this is kept apart.
-    pub fn keeps(&self, cause: Cause) -> bool {
+    pub fn quarantines(&self, cause: Cause) -> bool {
         self.on_fault(cause) == OnFault::Quarantine
     }
 
@@ -205,7 +205,7 @@ impl Source {
 
     /// An event at the door; none where it goes nowhere.
     pub fn arrival(&self, common: &Common, fields: Fields, received_at: Timestamp) -> Option<Arrival> {
-        let to = self.route(&fields.kind);
+        let to = self.route(&fields.event_type);
         (!to.is_empty()).then(|| {
             Arrival::new(Event {
                 received_at,
@@ -213,7 +213,7 @@ impl Source {
                 to,
                 interaction: fields.interaction,
                 sender_id: fields.sender_id,
-                kind: fields.kind,
+                kind: fields.event_type,
                 // zero stands for "not said"
                 time: fields.time.filter(|t| *t > Timestamp::ZERO),
                 content_type: common.content_type.clone(),
@@ -227,8 +227,8 @@ impl Source {
     }
 
     /// Where an event of this type goes; nowhere where its type is not wanted.
-    pub fn route(&self, kind: &str) -> DestinationSet {
-        let wanted = self.types.is_empty() || self.types.iter().any(|pattern| matches(pattern, kind));
+    pub fn route(&self, event_type: &str) -> DestinationSet {
+        let wanted = self.types.is_empty() || self.types.iter().any(|pattern| matches(pattern, event_type));
         if wanted { self.to } else { DestinationSet::EMPTY }
     }
 }
@@ -256,7 +256,7 @@ fn identify(found: &mut Found, timestamp: &str, body: &[u8]) {
             let bare = all.iter_mut().enumerate().filter(|(_, fields)| fields.sender_id.is_none());
             bare.for_each(|(n, fields)| fields.sender_id = Some(format!("{digest}/{n}")));
         }
-        Found::One(_) | Found::Batch(_) | Found::Dropped { .. } => {}
+        Found::One(_) | Found::Batch(_) | Found::Heartbeat { .. } => {}
     }
 }
 
@@ -270,7 +270,7 @@ fn profile(name: &str, pointers: &Pointers) -> Result<Profile, PointerError> {
         (Field::Key, &pointers.key),
         (Field::Id, &pointers.id),
         (Field::Time, &pointers.time),
-        (Field::Kind, &pointers.event_type),
+        (Field::EventType, &pointers.event_type),
     ];
     for (field, alternatives) in fields {
         if let Some(alternatives) = alternatives {

@@ -29,7 +29,7 @@ pub async fn watch_intake(
             if store.change(change, "timer".to_owned()).await.is_err() {
                 return; // the store has failed, and the daemon ends
             }
-            admission.let_in();
+            admission.reopen();
         }
         let checked = store.clone();
         let Ok(Ok(space)) = tokio::task::spawn_blocking(move || checked.look_at_room()).await else { continue };
@@ -50,7 +50,7 @@ pub async fn watch_intake(
             tracing::warn!(from = ?was, to = ?is, free_bytes = free.bytes, queue_bytes, growth_bytes, "intake: its state has changed");
         }
         let by_source = store.held_by_source();
-        let (full, again) = admission.look_for_crowding(by_source, room, settings.queue_share);
+        let (full, again) = admission.update_over_share(by_source, room, settings.queue_share);
         if !full.is_empty() || !again.is_empty() {
             tracing::warn!(
                 ?full,

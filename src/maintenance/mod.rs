@@ -24,7 +24,7 @@ pub use retention::{DlqOverflow, watch_dlq, watch_history, watch_quarantine};
 pub use trend::{Forecast, Rates, Trend, watch_trend};
 
 use crate::clock::Clock;
-use crate::net::tls::{Look, Tls};
+use crate::net::tls::{ReloadResult, Tls};
 use crate::store::{Change, Store, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,12 +38,12 @@ pub async fn watch_certificate(tls: Arc<Tls>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(CERTIFICATE_EVERY);
     while tokio::select! { () = stop.cancelled() => false, _ = ticks.tick() => true } {
         let tls = tls.clone();
-        match tokio::task::spawn_blocking(move || tls.look()).await {
-            Ok(Look::Renewed) => tracing::info!("intake.tls: new connections get the new certificate"),
-            Ok(Look::Unusable(why)) => {
+        match tokio::task::spawn_blocking(move || tls.reload_if_changed()).await {
+            Ok(ReloadResult::Reloaded) => tracing::info!("intake.tls: new connections get the new certificate"),
+            Ok(ReloadResult::Unusable(why)) => {
                 tracing::error!("intake.tls: the certificate before stays in use: {why}");
             }
-            Ok(Look::Unchanged) | Err(_) => {}
+            Ok(ReloadResult::Unchanged) | Err(_) => {}
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// How long a newcomer waits for a seat until it is looked again who could give way.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -29,16 +29,16 @@ pub struct Bounds {
 #[derive(Debug)]
 pub struct ConnectionLimiter {
     bounds: Bounds,
-    taken: Mutex<Taken>,
+    connections: Mutex<Connections>,
     /// Rings when a seat becomes free.
     freed: Notify,
     /// Orders what happens, in place of a clock.
-    moments: AtomicU64,
+    changes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
-    seats: HashMap<u64, Arc<ConnectionInfo>>,
+struct Connections {
+    slots: HashMap<u64, Arc<ConnectionInfo>>,
     per_peer: HashMap<Peer, usize>,
     next: u64,
 }
@@ -47,24 +47,24 @@ struct Taken {
 #[derive(Debug)]
 struct ConnectionInfo {
     peer: Peer,
-    doing: Mutex<Doing>,
-    give_way: CancellationToken,
+    activity: Mutex<Activity>,
+    evict: CancellationToken,
     /// Its first request has come.
-    begun: CancellationToken,
+    first_request: CancellationToken,
     /// Something of a body was left unread, so that the connection ends with the answer.
     unread: AtomicBool,
     /// Something has come since the last request was answered: the beginning of a head.
     head_begun: AtomicBool,
     /// It has shown who it is.
-    trusted: AtomicBool,
+    authenticated: AtomicBool,
     /// Its peer does not take what is sent, for now.
-    blocked: AtomicBool,
+    write_pending: AtomicBool,
     /// How often its peer took something.
-    taken: AtomicU64,
+    writes: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Doing {
+struct Activity {
     /// Requests whose head has come and whose answer is not made.
     requests: usize,
     /// Those of them whose body is being received.
@@ -75,150 +75,150 @@ struct Doing {
     since: u64,
 }
 
-impl Doing {
+impl Activity {
     /// Whether nothing is in hand that would be lost: it waits for what its peer sends.
-    fn can_give_way(self) -> bool {
+    fn is_evictable(self) -> bool {
         self.receiving >= self.requests
     }
 }
 
 impl ConnectionInfo {
-    fn doing(&self) -> Doing {
-        *self.doing.lock().expect("no holder panics")
+    fn activity(&self) -> Activity {
+        *self.activity.lock().expect("no holder panics")
     }
 
     /// Who comes first gives way first.
-    fn rank(&self, doing: Doing) -> (Rank, u64) {
-        let rank = match doing {
-            Doing { lingering: 1.., requests: 0, .. } => Rank::Lingers,
-            _ if self.trusted.load(Ordering::Relaxed) => Rank::Known,
-            _ => Rank::Stranger,
+    fn rank(&self, activity: Activity) -> (Rank, u64) {
+        let rank = match activity {
+            Activity { lingering: 1.., requests: 0, .. } => Rank::Lingers,
+            _ if self.authenticated.load(Ordering::Relaxed) => Rank::Authenticated,
+            _ => Rank::Unauthenticated,
         };
-        (rank, doing.since)
+        (rank, activity.since)
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     Lingers,
-    Stranger,
-    Known,
+    Unauthenticated,
+    Authenticated,
 }
 
 /// The seat of one connection; free again once the last clone is gone.
 #[derive(Clone, Debug)]
-pub struct Slot(Arc<Held>);
+pub struct Slot(Arc<SlotInner>);
 
 #[derive(Debug)]
-struct Held {
-    seats: Arc<ConnectionLimiter>,
-    number: u64,
-    sitting: Arc<ConnectionInfo>,
+struct SlotInner {
+    limiter: Arc<ConnectionLimiter>,
+    id: u64,
+    info: Arc<ConnectionInfo>,
 }
 
 impl ConnectionLimiter {
     pub fn new(bounds: Bounds) -> Arc<Self> {
-        Arc::new(Self { bounds, taken: Mutex::default(), freed: Notify::new(), moments: AtomicU64::new(0) })
+        Arc::new(Self { bounds, connections: Mutex::default(), freed: Notify::new(), changes: AtomicU64::new(0) })
     }
 
     /// A seat for a connection that has come; waits where everybody has something in hand. None where its address has all
     /// that it may have, and needs them.
-    pub async fn take(self: &Arc<Self>, peer: Peer) -> Option<Slot> {
+    pub async fn acquire(self: &Arc<Self>, peer: Peer) -> Option<Slot> {
         loop {
             let freed = self.freed.notified();
             {
-                let mut taken = self.taken();
-                let of_address = taken.per_peer.get(&peer).copied().unwrap_or_default();
-                let crowded = of_address >= self.bounds.per_address;
-                if !crowded && taken.seats.len() < self.bounds.all {
-                    return Some(self.sit(&mut taken, peer));
+                let mut connections = self.connections();
+                let of_address = connections.per_peer.get(&peer).copied().unwrap_or_default();
+                let at_address_limit = of_address >= self.bounds.per_address;
+                if !at_address_limit && connections.slots.len() < self.bounds.all {
+                    return Some(self.insert(&mut connections, peer));
                 }
-                match taken.candidate(|sitting| !crowded || sitting.peer == peer) {
-                    Candidate::Asked => {}
-                    Candidate::Found(sitting) => sitting.give_way.cancel(),
-                    Candidate::None if crowded => return None,
-                    Candidate::None => {}
+                match connections.eviction(|info| !at_address_limit || info.peer == peer) {
+                    Eviction::Pending => {}
+                    Eviction::Evict(info) => info.evict.cancel(),
+                    Eviction::None if at_address_limit => return None,
+                    Eviction::None => {}
                 }
             }
-            let _ = tokio::time::timeout(LOOK_AGAIN, freed).await; // either way it is looked again
+            let _ = tokio::time::timeout(RETRY_INTERVAL, freed).await; // either way it is looked again
         }
     }
 
     /// A seat that is free at this moment, if there is one.
-    pub fn take_free(self: &Arc<Self>, peer: Peer) -> Option<Slot> {
-        let mut taken = self.taken();
-        let of_address = taken.per_peer.get(&peer).copied().unwrap_or_default();
-        let is_free = taken.seats.len() < self.bounds.all && of_address < self.bounds.per_address;
-        is_free.then(|| self.sit(&mut taken, peer))
+    pub fn try_acquire(self: &Arc<Self>, peer: Peer) -> Option<Slot> {
+        let mut connections = self.connections();
+        let of_address = connections.per_peer.get(&peer).copied().unwrap_or_default();
+        let is_free = connections.slots.len() < self.bounds.all && of_address < self.bounds.per_address;
+        is_free.then(|| self.insert(&mut connections, peer))
     }
 
-    fn sit(self: &Arc<Self>, taken: &mut Taken, peer: Peer) -> Slot {
-        let doing = Doing { since: self.moment(), ..Doing::default() };
-        let (give_way, begun) = (CancellationToken::new(), CancellationToken::new());
-        let sitting = Arc::new(ConnectionInfo {
+    fn insert(self: &Arc<Self>, connections: &mut Connections, peer: Peer) -> Slot {
+        let activity = Activity { since: self.next_change(), ..Activity::default() };
+        let (evict, first_request) = (CancellationToken::new(), CancellationToken::new());
+        let info = Arc::new(ConnectionInfo {
             peer,
-            doing: Mutex::new(doing),
-            give_way,
-            begun,
+            activity: Mutex::new(activity),
+            evict,
+            first_request,
             unread: AtomicBool::new(false),
             head_begun: AtomicBool::new(false),
-            trusted: AtomicBool::new(false),
-            blocked: AtomicBool::new(false),
-            taken: AtomicU64::new(0),
+            authenticated: AtomicBool::new(false),
+            write_pending: AtomicBool::new(false),
+            writes: AtomicU64::new(0),
         });
-        let number = taken.next;
-        taken.next += 1;
-        taken.seats.insert(number, sitting.clone());
-        *taken.per_peer.entry(peer).or_default() += 1;
-        Slot(Arc::new(Held { seats: self.clone(), number, sitting }))
+        let id = connections.next;
+        connections.next += 1;
+        connections.slots.insert(id, info.clone());
+        *connections.per_peer.entry(peer).or_default() += 1;
+        Slot(Arc::new(SlotInner { limiter: self.clone(), id, info }))
     }
 
-    fn moment(&self) -> u64 {
-        self.moments.fetch_add(1, Ordering::Relaxed)
+    fn next_change(&self) -> u64 {
+        self.changes.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().expect("no holder panics")
+    fn connections(&self) -> MutexGuard<'_, Connections> {
+        self.connections.lock().expect("no holder panics")
     }
 }
 
 /// Who gives way to a newcomer.
-enum Candidate<'a> {
+enum Eviction<'a> {
     /// Somebody who was asked to is about to.
-    Asked,
-    Found(&'a ConnectionInfo),
+    Pending,
+    Evict(&'a ConnectionInfo),
     None,
 }
 
-impl Taken {
-    fn candidate(&self, may: impl Fn(&ConnectionInfo) -> bool) -> Candidate<'_> {
+impl Connections {
+    fn eviction(&self, may: impl Fn(&ConnectionInfo) -> bool) -> Eviction<'_> {
         let mut found = None;
-        for sitting in self.seats.values().filter(|sitting| may(sitting)) {
-            if sitting.give_way.is_cancelled() {
-                return Candidate::Asked;
+        for info in self.slots.values().filter(|info| may(info)) {
+            if info.evict.is_cancelled() {
+                return Eviction::Pending;
             }
-            let doing = sitting.doing();
-            let rank = sitting.rank(doing);
-            if doing.can_give_way() && found.is_none_or(|(first, _)| rank < first) {
-                found = Some((rank, sitting.as_ref()));
+            let activity = info.activity();
+            let rank = info.rank(activity);
+            if activity.is_evictable() && found.is_none_or(|(first, _)| rank < first) {
+                found = Some((rank, info.as_ref()));
             }
         }
-        found.map_or(Candidate::None, |(_, sitting)| Candidate::Found(sitting))
+        found.map_or(Eviction::None, |(_, info)| Eviction::Evict(info))
     }
 }
 
-impl Drop for Held {
+impl Drop for SlotInner {
     fn drop(&mut self) {
-        let mut taken = self.seats.taken();
-        taken.seats.remove(&self.number);
-        if let Some(count) = taken.per_peer.get_mut(&self.sitting.peer) {
+        let mut connections = self.limiter.connections();
+        connections.slots.remove(&self.id);
+        if let Some(count) = connections.per_peer.get_mut(&self.info.peer) {
             *count -= 1;
             if *count == 0 {
-                taken.per_peer.remove(&self.sitting.peer);
+                connections.per_peer.remove(&self.info.peer);
             }
         }
-        drop(taken);
-        self.seats.freed.notify_one();
+        drop(connections);
+        self.limiter.freed.notify_one();
     }
 }
 
@@ -236,152 +236,155 @@ pub struct Lingering(Slot);
 
 impl Slot {
     /// No other connection of these seats has it, or ever had.
-    pub fn number(&self) -> u64 {
-        self.0.number
+    pub fn id(&self) -> u64 {
+        self.0.id
     }
 
     pub fn peer(&self) -> Peer {
-        self.0.sitting.peer
+        self.0.info.peer
     }
 
-    /// Its peer has shown who it is. Says whether its request may be served: with all that is in hand at least `kept` seats
+    /// Its peer has shown who it is. Says whether its request may be served: with all that is in hand at least `reserved` seats
     /// stay for others.
-    pub fn trust(&self, kept: usize) -> bool {
-        self.0.sitting.trusted.store(true, Ordering::Relaxed);
-        let taken = self.0.seats.taken();
-        let in_hand = taken.seats.values().filter(|sitting| !sitting.doing().can_give_way()).count();
-        in_hand + kept <= self.0.seats.bounds.all
+    pub fn set_authenticated(&self, reserved: usize) -> bool {
+        self.0.info.authenticated.store(true, Ordering::Relaxed);
+        let connections = self.0.limiter.connections();
+        let active = connections.slots.values().filter(|info| !info.activity().is_evictable()).count();
+        active + reserved <= self.0.limiter.bounds.all
     }
 
-    /// Something was sent, or the peer did not take it: then it is blocked.
-    pub fn sends(&self, blocked: bool) {
-        self.0.sitting.blocked.store(blocked, Ordering::Relaxed);
-        if !blocked {
-            self.0.sitting.taken.fetch_add(1, Ordering::Relaxed);
-        }
+    /// The peer took something of what is sent.
+    pub fn wrote(&self) {
+        self.0.info.write_pending.store(false, Ordering::Relaxed);
+        self.0.info.writes.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn is_blocked(&self) -> bool {
-        self.0.sitting.blocked.load(Ordering::Relaxed)
+    /// The peer takes nothing of what is sent, for now.
+    pub fn write_pends(&self) {
+        self.0.info.write_pending.store(true, Ordering::Relaxed);
+    }
+
+    fn is_write_pending(&self) -> bool {
+        self.0.info.write_pending.load(Ordering::Relaxed)
     }
 
     /// Returns when the peer has taken nothing of what was to be sent for at least `span`.
-    pub async fn stalled(&self, span: Duration) {
+    pub async fn write_stuck(&self, span: Duration) {
         let mut seen = None;
         let mut ticks = tokio::time::interval(span);
         loop {
             ticks.tick().await;
-            let taken = self.is_blocked().then(|| self.0.sitting.taken.load(Ordering::Relaxed));
-            if taken.is_some() && taken == seen {
+            let writes = self.is_write_pending().then(|| self.0.info.writes.load(Ordering::Relaxed));
+            if writes.is_some() && writes == seen {
                 return;
             }
-            seen = taken;
+            seen = writes;
         }
     }
 
     /// Until it is dropped, a request is served.
-    pub fn serve(&self) -> ActiveRequest {
-        self.0.sitting.begun.cancel();
-        self.head_begins(false);
-        self.change(|doing| doing.requests += 1);
+    pub fn start_request(&self) -> ActiveRequest {
+        self.0.info.first_request.cancel();
+        self.set_head_begun(false);
+        self.change(|activity| activity.requests += 1);
         ActiveRequest(self.clone())
     }
 
     /// Cancelled once the first request has come.
-    pub fn begun(&self) -> &CancellationToken {
-        &self.0.sitting.begun
+    pub fn first_request(&self) -> &CancellationToken {
+        &self.0.info.first_request
     }
 
     /// Until it is dropped, the body of a request that is served is received.
-    pub fn receive(&self) -> Receiving {
-        self.change(|doing| doing.receiving += 1);
+    pub fn receive_body(&self) -> Receiving {
+        self.change(|activity| activity.receiving += 1);
         Receiving(self.clone())
     }
 
     /// Until it is dropped, what comes is discarded.
     pub fn linger(&self) -> Lingering {
-        self.change(|doing| doing.lingering += 1);
+        self.change(|activity| activity.lingering += 1);
         Lingering(self.clone())
     }
 
     /// Something of a body is left unread.
     pub fn leave_unread(&self) {
-        self.0.sitting.unread.store(true, Ordering::Relaxed);
+        self.0.info.unread.store(true, Ordering::Relaxed);
     }
 
     pub fn has_unread(&self) -> bool {
-        self.0.sitting.unread.load(Ordering::Relaxed)
+        self.0.info.unread.load(Ordering::Relaxed)
     }
 
     /// Bytes have come.
-    pub fn hear(&self) {
-        self.head_begins(true);
+    pub fn bytes_received(&self) {
+        self.set_head_begun(true);
     }
 
     /// Whether a request was begun whose head is not whole.
     pub fn has_begun_a_head(&self) -> bool {
-        self.0.sitting.head_begun.load(Ordering::Relaxed)
+        self.0.info.head_begun.load(Ordering::Relaxed)
     }
 
-    fn head_begins(&self, begins: bool) {
-        self.0.sitting.head_begun.store(begins, Ordering::Relaxed);
+    fn set_head_begun(&self, begins: bool) {
+        self.0.info.head_begun.store(begins, Ordering::Relaxed);
     }
 
     /// Returns when another connection needs this seat.
-    pub async fn needed(&self) {
-        self.0.sitting.give_way.cancelled().await;
+    pub async fn evicted(&self) {
+        self.0.info.evict.cancelled().await;
     }
 
     /// Returns when nothing has been in hand, and nothing has come, for at least `span`. Who does not take what is sent is
-    /// not idle, see [`Self::stalled`].
+    /// not idle, see [`Self::write_stuck`].
     pub async fn idle(&self, span: Duration) {
         let mut seen = None;
         let mut ticks = tokio::time::interval(span);
         loop {
             ticks.tick().await;
-            let doing = self.doing();
-            if seen == Some(doing.since) && doing.requests == 0 && !self.is_blocked() {
+            let activity = self.activity();
+            if seen == Some(activity.since) && activity.requests == 0 && !self.is_write_pending() {
                 return;
             }
-            seen = Some(doing.since);
+            seen = Some(activity.since);
         }
     }
 
-    fn doing(&self) -> Doing {
-        self.0.sitting.doing()
+    fn activity(&self) -> Activity {
+        self.0.info.activity()
     }
 
-    fn change(&self, change: impl FnOnce(&mut Doing)) {
-        let mut doing = self.0.sitting.doing.lock().expect("no holder panics");
-        change(&mut doing);
-        doing.since = self.0.seats.moment();
+    fn change(&self, change: impl FnOnce(&mut Activity)) {
+        let mut activity = self.0.info.activity.lock().expect("no holder panics");
+        change(&mut activity);
+        activity.since = self.0.limiter.next_change();
     }
 }
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        self.0.head_begins(false);
-        self.0.change(|doing| doing.requests -= 1);
+        self.0.set_head_begun(false);
+        self.0.change(|activity| activity.requests -= 1);
     }
 }
 
 impl Drop for Receiving {
     fn drop(&mut self) {
-        self.0.change(|doing| doing.receiving -= 1);
+        self.0.change(|activity| activity.receiving -= 1);
     }
 }
 
 impl Drop for Lingering {
     fn drop(&mut self) {
-        self.0.head_begins(false);
-        self.0.change(|doing| doing.lingering -= 1);
+        self.0.set_head_begun(false);
+        self.0.change(|activity| activity.lingering -= 1);
     }
 }
 
 #[cfg(test)]
 impl ConnectionLimiter {
-    pub fn in_hand(&self) -> usize {
-        self.taken().seats.values().map(|sitting| sitting.doing().requests).sum()
+    pub fn active(&self) -> usize {
+        self.connections().slots.values().map(|info| info.activity().requests).sum()
     }
 }
 
@@ -394,114 +397,114 @@ mod tests {
         Peer::Address(Ipv4Addr::new(10, 0, 0, n).into())
     }
 
-    fn asked(seat: &Slot) -> bool {
-        seat.0.sitting.give_way.is_cancelled()
+    fn asked(slot: &Slot) -> bool {
+        slot.0.info.evict.is_cancelled()
     }
 
     async fn full(per_address: usize) -> (Arc<ConnectionLimiter>, Vec<Slot>) {
-        let seats = ConnectionLimiter::new(Bounds { all: 4, per_address });
-        let mut taken = Vec::new();
+        let slots = ConnectionLimiter::new(Bounds { all: 4, per_address });
+        let mut connections = Vec::new();
         for n in 0..4 {
-            taken.push(seats.take(address(n)).await.unwrap());
+            connections.push(slots.acquire(address(n)).await.unwrap());
         }
-        (seats, taken)
+        (slots, connections)
     }
 
     #[tokio::test]
     async fn the_longest_waiting_connection_is_evicted_and_no_active_one() {
-        let (seats, mut taken) = full(4).await;
-        let _in_hand = taken[0].serve();
-        let half = (taken[1].serve(), taken[1].receive());
-        drop(taken[2].serve()); // an answered request: it waits anew
+        let (slots, mut connections) = full(4).await;
+        let _in_hand = connections[0].start_request();
+        let half = (connections[1].start_request(), connections[1].receive_body());
+        drop(connections[2].start_request()); // an answered request: it waits anew
         let newcomer = |n| {
-            let seats = seats.clone();
-            tokio::spawn(async move { seats.take(address(n)).await.unwrap() })
+            let slots = slots.clone();
+            tokio::spawn(async move { slots.acquire(address(n)).await.unwrap() })
         };
         let first = newcomer(8);
-        taken[3].needed().await;
-        assert_eq!(taken.iter().filter(|seat| asked(seat)).count(), 1);
-        drop(taken.pop());
-        let _first_in_hand = first.await.unwrap().serve();
+        connections[3].evicted().await;
+        assert_eq!(connections.iter().filter(|slot| asked(slot)).count(), 1);
+        drop(connections.pop());
+        let _first_in_hand = first.await.unwrap().start_request();
         let second = newcomer(9);
-        taken[1].needed().await;
-        assert!(!asked(&taken[0]) && !asked(&taken[2]), "in hand, and waiting for a shorter time");
-        drop((taken.remove(1), half));
+        connections[1].evicted().await;
+        assert!(!asked(&connections[0]) && !asked(&connections[2]), "in hand, and waiting for a shorter time");
+        drop((connections.remove(1), half));
         second.await.unwrap();
     }
 
     #[tokio::test]
     async fn a_lingering_connection_is_evicted_first() {
-        let (seats, taken) = full(4).await;
-        drop(taken[2].serve());
-        let lingering = taken[2].linger();
-        let newcomer = tokio::spawn(async move { seats.take(address(9)).await.unwrap() });
-        taken[2].needed().await;
-        assert_eq!(taken.iter().filter(|seat| asked(seat)).count(), 1);
-        drop((lingering, taken));
+        let (slots, connections) = full(4).await;
+        drop(connections[2].start_request());
+        let lingering = connections[2].linger();
+        let newcomer = tokio::spawn(async move { slots.acquire(address(9)).await.unwrap() });
+        connections[2].evicted().await;
+        assert_eq!(connections.iter().filter(|slot| asked(slot)).count(), 1);
+        drop((lingering, connections));
         newcomer.await.unwrap();
     }
 
     #[tokio::test]
     async fn unauthenticated_connections_are_evicted_first_and_trusted_ones_bounded() {
-        let (seats, taken) = full(4).await;
-        assert!(taken[0].trust(1), "nothing is in hand");
-        let in_hand: Vec<_> = taken[1..].iter().map(Slot::serve).collect();
-        assert!(taken[1].trust(1) && !taken[1].trust(2));
-        drop(in_hand);
-        let newcomer = tokio::spawn(async move { seats.take(address(9)).await.unwrap() });
-        taken[2].needed().await;
-        assert_eq!(taken.iter().filter(|seat| asked(seat)).count(), 1, "the first waits longest, but is known");
-        drop(taken);
+        let (slots, connections) = full(4).await;
+        assert!(connections[0].set_authenticated(1), "nothing is in hand");
+        let active: Vec<_> = connections[1..].iter().map(Slot::start_request).collect();
+        assert!(connections[1].set_authenticated(1) && !connections[1].set_authenticated(2));
+        drop(active);
+        let newcomer = tokio::spawn(async move { slots.acquire(address(9)).await.unwrap() });
+        connections[2].evicted().await;
+        assert_eq!(connections.iter().filter(|slot| asked(slot)).count(), 1, "the first waits longest, but is known");
+        drop(connections);
         newcomer.await.unwrap();
     }
 
     #[tokio::test]
     async fn a_connection_is_stalled_when_its_peer_reads_nothing() {
-        let seats = ConnectionLimiter::new(Bounds { all: 1, per_address: 1 });
-        let seat = seats.take(address(1)).await.unwrap();
+        let slots = ConnectionLimiter::new(Bounds { all: 1, per_address: 1 });
+        let slot = slots.acquire(address(1)).await.unwrap();
         let span = Duration::from_millis(20);
-        seat.sends(false);
-        assert!(tokio::time::timeout(span * 5, seat.stalled(span)).await.is_err());
-        seat.sends(true);
-        assert!(tokio::time::timeout(span * 5, seat.idle(span)).await.is_err(), "blocked is not idle");
-        seat.stalled(span).await;
+        slot.wrote();
+        assert!(tokio::time::timeout(span * 5, slot.write_stuck(span)).await.is_err());
+        slot.write_pends();
+        assert!(tokio::time::timeout(span * 5, slot.idle(span)).await.is_err(), "blocked is not idle");
+        slot.write_stuck(span).await;
     }
 
     #[tokio::test]
     async fn an_address_evicts_only_its_own_connections() {
-        let seats = ConnectionLimiter::new(Bounds { all: 10, per_address: 2 });
-        let other = seats.take(address(1)).await.unwrap();
-        let (first, second) = (seats.take(address(2)).await.unwrap(), seats.take(address(2)).await.unwrap());
-        let _in_hand = first.serve();
+        let slots = ConnectionLimiter::new(Bounds { all: 10, per_address: 2 });
+        let other = slots.acquire(address(1)).await.unwrap();
+        let (first, second) = (slots.acquire(address(2)).await.unwrap(), slots.acquire(address(2)).await.unwrap());
+        let _in_hand = first.start_request();
         let newcomer = tokio::spawn({
-            let seats = seats.clone();
-            async move { seats.take(address(2)).await }
+            let slots = slots.clone();
+            async move { slots.acquire(address(2)).await }
         });
-        second.needed().await;
+        second.evicted().await;
         drop(second);
         let third = newcomer.await.unwrap().unwrap();
-        let _in_hand_too = third.serve();
-        assert!(seats.take(address(2)).await.is_none(), "both of its connections are in use");
-        assert!(!asked(&other) && seats.take(address(3)).await.is_some());
+        let _in_hand_too = third.start_request();
+        assert!(slots.acquire(address(2)).await.is_none(), "both of its connections are in use");
+        assert!(!asked(&other) && slots.acquire(address(3)).await.is_some());
     }
 
     #[tokio::test]
     async fn every_slot_is_returned() {
-        let (seats, taken) = full(4).await;
-        let in_hand = taken[0].serve();
-        drop(taken);
-        drop(in_hand);
-        assert!(seats.taken().seats.is_empty() && seats.taken().per_peer.is_empty());
+        let (slots, connections) = full(4).await;
+        let active = connections[0].start_request();
+        drop(connections);
+        drop(active);
+        assert!(slots.connections().slots.is_empty() && slots.connections().per_peer.is_empty());
     }
 
     #[tokio::test]
     async fn a_connection_is_idle_without_request_and_traffic() {
-        let seats = ConnectionLimiter::new(Bounds { all: 1, per_address: 1 });
-        let seat = seats.take(address(1)).await.unwrap();
+        let slots = ConnectionLimiter::new(Bounds { all: 1, per_address: 1 });
+        let slot = slots.acquire(address(1)).await.unwrap();
         let span = Duration::from_millis(20);
-        let in_hand = seat.serve();
-        assert!(tokio::time::timeout(span * 5, seat.idle(span)).await.is_err());
-        drop(in_hand);
-        seat.idle(span).await;
+        let active = slot.start_request();
+        assert!(tokio::time::timeout(span * 5, slot.idle(span)).await.is_err());
+        drop(active);
+        slot.idle(span).await;
     }
 }

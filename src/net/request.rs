@@ -22,7 +22,7 @@ const SHORT_BYTES_MAX: u64 = 64 * 1024;
 pub struct RequestBody {
     /// None once it was handed on, or given up.
     body: Option<Incoming>,
-    seat: Slot,
+    slot: Slot,
     framing: Framing,
     linger_timeout: Duration,
 }
@@ -40,13 +40,13 @@ enum Framing {
 
 impl RequestBody {
     /// The request with its body; `linger_timeout` bounds how long a rest is read.
-    pub fn of(request: http::Request<Incoming>, seat: &Slot, linger_timeout: Duration) -> http::Request<Self> {
+    pub fn of(request: http::Request<Incoming>, slot: &Slot, linger_timeout: Duration) -> http::Request<Self> {
         let framing = match request.version() {
             http::Version::HTTP_2 => Framing::Stream,
             _ if request.headers().contains_key(http::header::EXPECT) => Framing::Expected,
             _ => Framing::InOrder,
         };
-        request.map(|body| Self { body: Some(body), seat: seat.clone(), framing, linger_timeout })
+        request.map(|body| Self { body: Some(body), slot: slot.clone(), framing, linger_timeout })
     }
 
     /// Nothing more of it is read: the sender is too slow, or its framing is wrong.
@@ -56,7 +56,7 @@ impl RequestBody {
 
     fn leave(&mut self) {
         if self.body.take().is_some() && self.framing != Framing::Stream {
-            self.seat.leave_unread();
+            self.slot.leave_unread();
         }
     }
 }
@@ -94,7 +94,7 @@ impl Drop for RequestBody {
         let goes_on = self.framing == Framing::Stream || (self.framing == Framing::InOrder && is_short);
         match (tokio::runtime::Handle::try_current(), self.body.take_if(|_| goes_on)) {
             (Ok(runtime), Some(body)) => {
-                runtime.spawn(discard(body, self.seat.clone(), self.framing, self.linger_timeout));
+                runtime.spawn(discard(body, self.slot.clone(), self.framing, self.linger_timeout));
             }
             _ => self.leave(),
         }
@@ -102,8 +102,8 @@ impl Drop for RequestBody {
 }
 
 /// Reads what is left, within bounds.
-async fn discard(mut body: Incoming, seat: Slot, framing: Framing, timeout: Duration) {
-    let _lingering = seat.linger();
+async fn discard(mut body: Incoming, slot: Slot, framing: Framing, timeout: Duration) {
+    let _lingering = slot.linger();
     let (mut left, silence) = (LINGER_BYTES_MAX, LINGER_SILENCE.min(timeout));
     let read = tokio::time::timeout(timeout, async {
         while left > 0 {
@@ -116,7 +116,7 @@ async fn discard(mut body: Incoming, seat: Slot, framing: Framing, timeout: Dura
         false
     });
     if !matches!(read.await, Ok(true)) && framing != Framing::Stream {
-        seat.leave_unread();
+        slot.leave_unread();
     }
 }
 

@@ -56,7 +56,7 @@ pub struct Limits {
 /// What all listeners of an entrance share.
 #[derive(Clone, Debug)]
 pub struct HttpServer {
-    pub seats: Arc<ConnectionLimiter>,
+    pub limiter: Arc<ConnectionLimiter>,
     /// For those who find none.
     refused: Arc<ConnectionLimiter>,
     pub tls: Option<Arc<Tls>>,
@@ -67,12 +67,12 @@ pub struct HttpServer {
 /// How a connection ended.
 enum End {
     /// All that was to be said is said.
-    Said,
+    Finished,
     /// What came was no HTTP, or beyond its bounds, as its sender was told.
     Malformed,
     HeadTimeout,
     /// Its seat was needed, or its peer is gone or reads nothing.
-    GivenUp,
+    Abandoned,
 }
 
 impl HttpServer {
@@ -83,7 +83,7 @@ impl HttpServer {
         stop: CancellationToken,
     ) -> Self {
         let refused = ConnectionLimiter::new(connection_limiter::Bounds { all: REFUSED_MAX, per_address: REFUSED_MAX });
-        Self { seats: ConnectionLimiter::new(bounds), refused, tls, limits, stop }
+        Self { limiter: ConnectionLimiter::new(bounds), refused, tls, limits, stop }
     }
 
     /// Serves connections until `stop`; returns when the last has ended. Each request carries its connection's [`Slot`]
@@ -113,20 +113,20 @@ impl HttpServer {
                     continue;
                 }
             };
-            let seat = tokio::select! {
+            let slot = tokio::select! {
                 biased; // and who is accepted is heard, if there is a seat
-                seat = self.seats.take(peer) => seat,
+                slot = self.limiter.acquire(peer) => slot,
                 () = self.stop.cancelled() => break,
             };
-            let entrance = self.clone();
-            if let Some(seat) = seat {
+            let server = self.clone();
+            if let Some(slot) = slot {
                 let service = service.clone();
-                connections.spawn(async move { entrance.connection(stream, seat, service).await });
+                connections.spawn(async move { server.connection(stream, slot, service).await });
                 continue;
             }
             tracing::debug!(%peer, "a connection beyond those of one address");
-            if let Some(seat) = self.refused.take_free(peer) {
-                connections.spawn(entrance.refuse(stream, seat));
+            if let Some(slot) = self.refused.try_acquire(peer) {
+                connections.spawn(server.refuse(stream, slot));
             }
         }
         drop(listener);
@@ -135,7 +135,7 @@ impl HttpServer {
     }
 
     /// Tells a peer that its address has all the connections that it may have.
-    async fn refuse<I: AsyncRead + AsyncWrite + Unpin>(mut self, stream: I, seat: Slot) {
+    async fn refuse<I: AsyncRead + AsyncWrite + Unpin>(mut self, stream: I, slot: Slot) {
         self.limits.head_timeout = self.limits.head_timeout.min(REFUSED_TIMEOUT);
         self.limits.linger_timeout = self.limits.linger_timeout.min(REFUSED_TIMEOUT);
         let service = service_fn(|request: http::Request<RequestBody>| async {
@@ -146,10 +146,10 @@ impl HttpServer {
                 "close",
             ))
         });
-        let _ = tokio::time::timeout(REFUSED_TIMEOUT, self.connection(stream, seat, service)).await;
+        let _ = tokio::time::timeout(REFUSED_TIMEOUT, self.connection(stream, slot, service)).await;
     }
 
-    async fn connection<I, S, B>(self, stream: I, seat: Slot, service: S)
+    async fn connection<I, S, B>(self, stream: I, slot: Slot, service: S)
     where
         I: AsyncRead + AsyncWrite + Unpin,
         S: Service<http::Request<RequestBody>, Response = http::Response<B>, Error = Infallible>
@@ -159,34 +159,35 @@ impl HttpServer {
         S::Future: Send,
         B: hyper::body::Body<Error: std::error::Error + Send + Sync, Data: Send> + Send + 'static,
     {
-        let (sitting, linger_timeout) = (seat.clone(), self.limits.linger_timeout);
-        let service = service_fn(move |request| seated(service.clone(), sitting.clone(), request, linger_timeout));
-        let Some(tls) = &self.tls else { return self.http1(stream, &seat, service).await };
+        let (slot_of_request, linger_timeout) = (slot.clone(), self.limits.linger_timeout);
+        let service =
+            service_fn(move |request| serve_request(service.clone(), slot_of_request.clone(), request, linger_timeout));
+        let Some(tls) = &self.tls else { return self.http1(stream, &slot, service).await };
         let handshake = tokio::time::timeout(self.limits.head_timeout, tls.acceptor().accept(stream).into_fallible());
-        let shaken = tokio::select! {
-            () = seat.needed() => return,
-            () = drain_deadline(&self.stop, seat.begun()) => return,
-            shaken = handshake => shaken,
+        let accepted = tokio::select! {
+            () = slot.evicted() => return,
+            () = drain_deadline(&self.stop, slot.first_request()) => return,
+            accepted = handshake => accepted,
         };
-        match shaken {
-            Ok(Ok(stream)) if tls::is_http2(stream.get_ref().1) => self.http2(stream, &seat, service).await,
-            Ok(Ok(stream)) => self.http1(stream, &seat, service).await,
+        match accepted {
+            Ok(Ok(stream)) if tls::is_http2(stream.get_ref().1) => self.http2(stream, &slot, service).await,
+            Ok(Ok(stream)) => self.http1(stream, &slot, service).await,
             Ok(Err((error, mut stream))) => {
-                tracing::debug!(%error, peer = %seat.peer(), "no TLS connection came about");
+                tracing::debug!(%error, peer = %slot.peer(), "no TLS connection came about");
                 // the alert says why
-                self.linger(&mut stream, &seat).await;
+                self.linger(&mut stream, &slot).await;
             }
-            Err(_) => tracing::debug!(peer = %seat.peer(), "a TLS handshake was too slow"),
+            Err(_) => tracing::debug!(peer = %slot.peer(), "a TLS handshake was too slow"),
         }
     }
 
-    async fn http1<I, S, B>(&self, stream: I, seat: &Slot, service: S)
+    async fn http1<I, S, B>(&self, stream: I, slot: &Slot, service: S)
     where
         I: AsyncRead + AsyncWrite + Unpin,
         S: Service<http::Request<Incoming>, Response = http::Response<B>, Error = Infallible>,
         B: hyper::body::Body<Error: std::error::Error + Send + Sync> + 'static,
     {
-        let mut stream = TrackedStream::new(stream, seat.clone());
+        let mut stream = TrackedStream::new(stream, slot.clone());
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.head_timeout)
@@ -194,28 +195,28 @@ impl HttpServer {
             .max_buf_size(self.limits.head_bytes_max)
             .half_close(true)
             .serve_connection(TokioIo::new(&mut stream), service);
-        match self.drive(connection, http1::Connection::graceful_shutdown, seat).await {
-            End::HeadTimeout if seat.has_begun_a_head() => {
-                let told = head_timeout();
-                let told = stream.write_all(told.as_bytes());
-                if matches!(tokio::time::timeout(self.limits.head_timeout, told).await, Ok(Ok(()))) {
-                    self.linger(&mut stream, seat).await;
+        match self.drive(connection, http1::Connection::graceful_shutdown, slot).await {
+            End::HeadTimeout if slot.has_begun_a_head() => {
+                let response = head_timeout();
+                let response = stream.write_all(response.as_bytes());
+                if matches!(tokio::time::timeout(self.limits.head_timeout, response).await, Ok(Ok(()))) {
+                    self.linger(&mut stream, slot).await;
                 }
             }
-            End::Malformed => self.linger(&mut stream, seat).await,
-            End::Said if seat.has_unread() => self.linger(&mut stream, seat).await,
-            End::Said | End::HeadTimeout | End::GivenUp => {}
+            End::Malformed => self.linger(&mut stream, slot).await,
+            End::Finished if slot.has_unread() => self.linger(&mut stream, slot).await,
+            End::Finished | End::HeadTimeout | End::Abandoned => {}
         }
     }
 
-    async fn http2<I, S, B>(&self, stream: I, seat: &Slot, service: S)
+    async fn http2<I, S, B>(&self, stream: I, slot: &Slot, service: S)
     where
         I: AsyncRead + AsyncWrite + Unpin,
         S: Service<http::Request<Incoming>, Response = http::Response<B>, Error = Infallible>,
         S::Future: Send + 'static,
         B: hyper::body::Body<Error: std::error::Error + Send + Sync, Data: Send> + Send + 'static,
     {
-        let mut stream = TrackedStream::new(stream, seat.clone());
+        let mut stream = TrackedStream::new(stream, slot.clone());
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(self.limits.head_timeout)
@@ -227,14 +228,14 @@ impl HttpServer {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(u32::try_from(self.limits.head_bytes_max).unwrap_or(u32::MAX))
             .serve_connection(TokioIo::new(&mut stream), service);
-        match self.drive(connection, http2::Connection::graceful_shutdown, seat).await {
-            End::Malformed => self.linger(&mut stream, seat).await,
-            End::Said | End::HeadTimeout | End::GivenUp => {}
+        match self.drive(connection, http2::Connection::graceful_shutdown, slot).await {
+            End::Malformed => self.linger(&mut stream, slot).await,
+            End::Finished | End::HeadTimeout | End::Abandoned => {}
         }
     }
 
     /// Runs a connection to its end; `finish` asks it to end after the requests under way.
-    async fn drive<C>(&self, connection: C, finish: impl FnOnce(Pin<&mut C>), seat: &Slot) -> End
+    async fn drive<C>(&self, connection: C, finish: impl FnOnce(Pin<&mut C>), slot: &Slot) -> End
     where
         C: Future<Output = hyper::Result<()>>,
     {
@@ -242,10 +243,10 @@ impl HttpServer {
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => Some(ended),
-            () = seat.needed() => return End::GivenUp,
-            () = seat.stalled(write_timeout) => return End::GivenUp,
-            () = drain_deadline(&self.stop, seat.begun()) => None,
-            () = seat.idle(idle) => None,
+            () = slot.evicted() => return End::Abandoned,
+            () = slot.write_stuck(write_timeout) => return End::Abandoned,
+            () = drain_deadline(&self.stop, slot.first_request()) => None,
+            () = slot.idle(idle) => None,
         };
         let ended = match ended {
             Some(ended) => ended,
@@ -253,26 +254,26 @@ impl HttpServer {
                 finish(connection.as_mut());
                 tokio::select! {
                     ended = connection => ended,
-                    () = seat.needed() => return End::GivenUp,
-                    () = seat.stalled(write_timeout) => return End::GivenUp,
-                    () = seat.idle(idle) => return End::GivenUp,
+                    () = slot.evicted() => return End::Abandoned,
+                    () = slot.write_stuck(write_timeout) => return End::Abandoned,
+                    () = slot.idle(idle) => return End::Abandoned,
                 }
             }
         };
-        let Err(error) = ended else { return End::Said };
+        let Err(error) = ended else { return End::Finished };
         tracing::debug!(%error, "a connection ended early");
         match error {
             error if error.is_timeout() => End::HeadTimeout,
             error if error.is_parse() => End::Malformed,
-            _ => End::GivenUp,
+            _ => End::Abandoned,
         }
     }
 
     /// Lets what was said reach the peer, unless the seat is needed.
-    async fn linger<I: AsyncRead + AsyncWrite + Unpin>(&self, stream: &mut I, seat: &Slot) {
-        let _lingering = seat.linger();
+    async fn linger<I: AsyncRead + AsyncWrite + Unpin>(&self, stream: &mut I, slot: &Slot) {
+        let _lingering = slot.linger();
         tokio::select! {
-            () = seat.needed() => {}
+            () = slot.evicted() => {}
             () = linger(stream, self.limits.linger_timeout) => {}
         }
     }
@@ -282,10 +283,10 @@ impl HttpServer {
 /// was read at once, and its client sees a reset.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Returns after `stop`, once the connection's first request has `begun` or [`FIRST_REQUEST_TIMEOUT`] has passed.
-async fn drain_deadline(stop: &CancellationToken, begun: &CancellationToken) {
+/// Returns after `stop`, once the connection's first request has `first_request` or [`FIRST_REQUEST_TIMEOUT`] has passed.
+async fn drain_deadline(stop: &CancellationToken, first_request: &CancellationToken) {
     stop.cancelled().await;
-    let _ = tokio::time::timeout(FIRST_REQUEST_TIMEOUT, begun.cancelled()).await;
+    let _ = tokio::time::timeout(FIRST_REQUEST_TIMEOUT, first_request.cancelled()).await;
 }
 
 /// What a head that does not come to its end is answered with; hyper leaves that to us.
@@ -302,21 +303,21 @@ fn too_many() -> answer::Answer {
 
 /// Serves a request with its connection's seat at hand. Where something of its body is left unread, the answer says that
 /// the connection ends.
-async fn seated<S, B>(
+async fn serve_request<S, B>(
     service: S,
-    seat: Slot,
+    slot: Slot,
     request: http::Request<Incoming>,
     linger_timeout: Duration,
 ) -> Result<http::Response<B>, Infallible>
 where
     S: Service<http::Request<RequestBody>, Response = http::Response<B>, Error = Infallible>,
 {
-    let _in_hand = seat.serve();
+    let _in_hand = slot.start_request();
     let may_say = request.version() != http::Version::HTTP_2;
-    let mut request = RequestBody::of(request, &seat, linger_timeout);
-    request.extensions_mut().insert(seat.clone());
+    let mut request = RequestBody::of(request, &slot, linger_timeout);
+    request.extensions_mut().insert(slot.clone());
     let mut response = service.call(request).await?;
-    if may_say && seat.has_unread() {
+    if may_say && slot.has_unread() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
@@ -346,25 +347,27 @@ mod tests {
             linger_timeout: Duration::from_secs(60),
         };
         let stop = CancellationToken::new();
-        let entrance =
-            HttpServer::new(connection_limiter::Bounds { all: 9, per_address: 1 }, None, limits, stop.clone());
+        let server = HttpServer::new(connection_limiter::Bounds { all: 9, per_address: 1 }, None, limits, stop.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();
         // whatever comes stays in hand
         let service = service_fn(|_| pending::<Result<http::Response<Full<Bytes>>, Infallible>>());
-        let serving = tokio::spawn(entrance.clone().serve(listener, service));
+        let serving = tokio::spawn(server.clone().serve(listener, service));
         let first = get(to).await;
-        let in_hand = async || {
-            while entrance.seats.in_hand() == 0 {
+        let active = async || {
+            while server.limiter.active() == 0 {
                 tokio::task::yield_now().await
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), in_hand()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(60), active()).await.unwrap();
         for _ in 0..3 {
-            let mut told = String::new();
-            get(to).await.read_to_string(&mut told).await.unwrap();
-            assert!(told.starts_with("HTTP/1.1 503 ") && told.contains("too_many_connections"), "{told}");
-            assert!(told.contains("retry-after: 1\r\n") && told.contains("connection: close\r\n"), "{told}");
+            let mut response = String::new();
+            get(to).await.read_to_string(&mut response).await.unwrap();
+            assert!(response.starts_with("HTTP/1.1 503 ") && response.contains("too_many_connections"), "{response}");
+            assert!(
+                response.contains("retry-after: 1\r\n") && response.contains("connection: close\r\n"),
+                "{response}"
+            );
         }
         // as many as are told, and who says nothing; the others are just closed
         let mut silent = Vec::new();

@@ -16,12 +16,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 #[derive(Debug)]
 pub struct TrackedStream<I> {
     stream: I,
-    seat: Slot,
+    slot: Slot,
 }
 
 impl<I> TrackedStream<I> {
-    pub fn new(stream: I, seat: Slot) -> Self {
-        Self { stream, seat }
+    pub fn new(stream: I, slot: Slot) -> Self {
+        Self { stream, slot }
     }
 }
 
@@ -30,7 +30,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for TrackedStream<I> {
         let before = to.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, to))?;
         if to.filled().len() > before {
-            self.seat.hear();
+            self.slot.bytes_received();
         }
         Poll::Ready(Ok(()))
     }
@@ -38,7 +38,11 @@ impl<I: AsyncRead + Unpin> AsyncRead for TrackedStream<I> {
 
 impl<I> TrackedStream<I> {
     fn sent<T>(&self, sent: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        self.seat.sends(sent.is_pending());
+        if sent.is_pending() {
+            self.slot.write_pends();
+        } else {
+            self.slot.wrote();
+        }
         sent
     }
 }

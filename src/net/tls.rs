@@ -14,6 +14,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
+use thiserror::Error;
 use tokio_rustls::TlsAcceptor;
 
 const HTTP2: &[u8] = b"h2";
@@ -32,67 +33,78 @@ pub struct Files {
 #[derive(Debug)]
 pub struct Tls {
     files: Files,
-    in_force: RwLock<InForce>,
+    active: RwLock<Active>,
 }
 
 #[derive(Debug)]
-struct InForce {
+struct Active {
     config: Arc<ServerConfig>,
     certificates: Vec<Certificate>,
-    prints: Vec<Print>,
+    stamps: Vec<FileStamp>,
+}
+
+/// Why files cannot be used. Says nothing of their content.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TlsFilesError {
+    #[error("{} cannot be used: {why}; write a file with {wanted} in PEM that holdline may read", path.display())]
+    Unusable { path: PathBuf, why: String, wanted: &'static str },
+    #[error("{} and {} do not belong together: {why}; write a certificate and its key", cert.display(), key.display())]
+    Mismatch { cert: PathBuf, key: PathBuf, why: String },
+    #[error("{0}")]
+    Library(String),
 }
 
 /// By what a changed file is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Print(Option<(u64, u64, i64, i64)>);
+struct FileStamp(Option<(u64, u64, i64, i64)>);
 
 /// What came of looking at the files.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Look {
+pub enum ReloadResult {
     Unchanged,
-    Renewed,
+    Reloaded,
     /// They changed and cannot be used; why.
-    Unusable(String),
+    Unusable(TlsFilesError),
 }
 
 impl Tls {
     /// Reads the files.
     ///
     /// # Errors
-    /// In words, which name the file and what to do.
-    pub fn open(files: Files) -> Result<Self, String> {
-        let in_force = InForce { prints: files.prints(), config: files.read()?, certificates: files.certificates() };
-        Ok(Self { files, in_force: RwLock::new(in_force) })
+    /// A file cannot be used.
+    pub fn open(files: Files) -> Result<Self, TlsFilesError> {
+        let active = Active { stamps: files.stamps(), config: files.read()?, certificates: files.certificates() };
+        Ok(Self { files, active: RwLock::new(active) })
     }
 
     /// Takes the files anew if they have changed. Blocks.
-    pub fn look(&self) -> Look {
-        let prints = self.files.prints();
-        if prints == self.in_force.read().expect("no holder panics").prints {
-            return Look::Unchanged;
+    pub fn reload_if_changed(&self) -> ReloadResult {
+        let stamps = self.files.stamps();
+        if stamps == self.active.read().expect("no holder panics").stamps {
+            return ReloadResult::Unchanged;
         }
-        let (look, config) = match self.files.read() {
-            Ok(config) => (Look::Renewed, Some(config)),
-            Err(why) => (Look::Unusable(why), None),
+        let (result, config) = match self.files.read() {
+            Ok(config) => (ReloadResult::Reloaded, Some(config)),
+            Err(why) => (ReloadResult::Unusable(why), None),
         };
-        let mut in_force = self.in_force.write().expect("no holder panics");
+        let mut active = self.active.write().expect("no holder panics");
         // files that are being written change again once they are whole
-        in_force.prints = prints;
+        active.stamps = stamps;
         if let Some(config) = config {
-            in_force.config = config;
-            in_force.certificates = self.files.certificates();
+            active.config = config;
+            active.certificates = self.files.certificates();
         }
-        look
+        result
     }
 
     /// Those in force, and when they end.
     pub fn certificates(&self) -> Vec<Certificate> {
-        self.in_force.read().expect("no holder panics").certificates.clone()
+        self.active.read().expect("no holder panics").certificates.clone()
     }
 
     /// For the next connection.
     pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.in_force.read().expect("no holder panics").config.clone())
+        TlsAcceptor::from(self.active.read().expect("no holder panics").config.clone())
     }
 }
 
@@ -102,9 +114,9 @@ pub fn is_http2(connection: &rustls::ServerConnection) -> bool {
 }
 
 impl Files {
-    fn prints(&self) -> Vec<Print> {
+    fn stamps(&self) -> Vec<FileStamp> {
         let files = [Some(&self.cert), Some(&self.key), self.client_ca.as_ref()];
-        files.into_iter().flatten().map(|path| Print(std::fs::metadata(path).ok().as_ref().map(print))).collect()
+        files.into_iter().flatten().map(|path| FileStamp(std::fs::metadata(path).ok().as_ref().map(stamp))).collect()
     }
 
     fn certificates(&self) -> Vec<Certificate> {
@@ -113,13 +125,13 @@ impl Files {
         found.map(|(role, ends)| Certificate { of: "intake".to_owned(), role, ends }).collect()
     }
 
-    fn read(&self) -> Result<Arc<ServerConfig>, String> {
+    fn read(&self) -> Result<Arc<ServerConfig>, TlsFilesError> {
         let provider = Arc::new(crypto::ring::default_provider());
         let chain = certificates(&self.cert)?;
         let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|e| unusable(&self.key, &e, "a private key"))?;
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .map_err(|e| e.to_string())?;
+            .map_err(|e| TlsFilesError::Library(e.to_string()))?;
         let builder = match &self.client_ca {
             None => builder.with_no_client_auth(),
             Some(path) => {
@@ -132,29 +144,28 @@ impl Files {
             }
         };
         let mut config = builder.with_single_cert(chain, key).map_err(|e| {
-            let (cert, key) = (self.cert.display(), self.key.display());
-            format!("{cert} and {key} do not belong together: {e}; write a certificate and its key")
+            let (cert, key) = (self.cert.clone(), self.key.clone());
+            TlsFilesError::Mismatch { cert, key, why: e.to_string() }
         })?;
         config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
         // senders that connect anew for each event need not make a full handshake each time
-        config.ticketer = crypto::ring::Ticketer::new().map_err(|e| e.to_string())?;
+        config.ticketer = crypto::ring::Ticketer::new().map_err(|e| TlsFilesError::Library(e.to_string()))?;
         Ok(Arc::new(config))
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFilesError> {
     let wanted = "certificates";
     let all = CertificateDer::pem_file_iter(path).map_err(|e| unusable(path, &e, wanted))?;
     let all = all.collect::<Result<Vec<_>, _>>().map_err(|e| unusable(path, &e, wanted))?;
     if all.is_empty() { Err(unusable(path, &"no certificate is in it", wanted)) } else { Ok(all) }
 }
 
-/// Nothing of the file's content is told.
-fn unusable(path: &Path, why: &dyn std::fmt::Display, wanted: &str) -> String {
-    format!("{} cannot be used: {why}; write a file with {wanted} in PEM that holdline may read", path.display())
+fn unusable(path: &Path, why: &dyn std::fmt::Display, wanted: &'static str) -> TlsFilesError {
+    TlsFilesError::Unusable { path: path.to_owned(), why: why.to_string(), wanted }
 }
 
-fn print(file: &Metadata) -> (u64, u64, i64, i64) {
+fn stamp(file: &Metadata) -> (u64, u64, i64, i64) {
     (file.ino(), file.size(), file.mtime(), file.mtime_nsec())
 }
 
@@ -198,8 +209,8 @@ pub fn first_end_in(path: &Path) -> Option<Timestamp> {
 
 /// When a certificate ends (RFC 5280, 4.1.2.5); none where that cannot be read.
 fn not_after(der: &[u8]) -> Option<Timestamp> {
-    let (certificate, _) = inside(der, SEQUENCE)?;
-    let (mut fields, _) = inside(certificate, SEQUENCE)?;
+    let (certificate, _) = contents(der, SEQUENCE)?;
+    let (mut fields, _) = contents(certificate, SEQUENCE)?;
     if fields.first() == Some(&VERSION) {
         fields = element(fields)?.2;
     }
@@ -207,13 +218,13 @@ fn not_after(der: &[u8]) -> Option<Timestamp> {
     for _ in 0..3 {
         fields = element(fields)?.2;
     }
-    let (validity, _) = inside(fields, SEQUENCE)?;
+    let (validity, _) = contents(fields, SEQUENCE)?;
     let (_, _, rest) = element(validity)?;
     let (tag, text, _) = element(rest)?;
     parse_time(tag, std::str::from_utf8(text).ok()?)
 }
 
-fn inside(der: &[u8], wanted: u8) -> Option<(&[u8], &[u8])> {
+fn contents(der: &[u8], wanted: u8) -> Option<(&[u8], &[u8])> {
     let (tag, content, rest) = element(der)?;
     (tag == wanted).then_some((content, rest))
 }

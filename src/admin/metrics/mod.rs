@@ -104,7 +104,7 @@ fn last_outage(registry: &mut Registry, gap: Option<Gap>) {
 
 fn sources(registry: &mut Registry, admin: &Admin, now: Timestamp) {
     let silent = |at: Timestamp| ConstGauge::new(now.since(at.max(admin.started_at)).as_secs_f64());
-    let heard = admin.counts.heard().into_iter();
+    let heard = admin.counts.last_received().into_iter();
     let silent = Labelled(heard.map(|(source, at)| (BySource { source }, silent(at))).collect());
     let help = "Time since something of the source was acknowledged, or since the start";
     registry.register_with_unit("source_idle", help, Unit::Seconds, silent);

@@ -16,7 +16,7 @@ use crate::cli::client::Admin;
 use crate::cli::send::intake::Intake;
 use crate::cli::{Failure, format, hint, item, logs, output, signals};
 use crate::clock::Clock;
-use crate::config::{Overrides, Settings};
+use crate::config::{Flags, Settings};
 use crate::daemon::Daemon;
 use crate::rules::backoff::Retry;
 use dice::Dice;
@@ -108,8 +108,8 @@ async fn play(args: &Args, data: &Path, mut endings: UnboundedReceiver<&'static 
 /// The embedded default, on free ports, with waits that suit somebody who looks on.
 fn settings(to: &str, data: &Path) -> Result<Settings, Failure> {
     let free = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    let overrides = Overrides { to: Some(to.to_owned()), data: Some(data.to_owned()), intake: free, admin: free };
-    let mut settings = Settings::embedded(&overrides).map_err(Failure::Operation)?;
+    let overrides = Flags { to: Some(to.to_owned()), data: Some(data.to_owned()), intake: free, admin: free };
+    let mut settings = Settings::embedded(&overrides).map_err(|why| Failure::Operation(why.to_string()))?;
     for source in &mut settings.sources {
         source.name = SOURCE.to_owned();
         source.to.clear();

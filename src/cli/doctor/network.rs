@@ -43,7 +43,7 @@ struct Peer<'s> {
 
 /// The way to a destination, and to the endpoint of its tokens.
 pub async fn look(destination: &Destination) -> Vec<Finding> {
-    let (name, reach, tls) = (destination.name.clone(), destination.reach, &destination.tls);
+    let (name, reach, tls) = (destination.name.clone(), destination.address_policy, &destination.tls);
     let Some(url) = &destination.url else {
         return vec![Finding::doubtful(format!("to {name}"), "no url: its events are held", "set its url")];
     };
@@ -68,7 +68,7 @@ async fn way(peer: &Peer<'_>) -> Vec<Finding> {
         Ok(url) => url,
         Err(why) => {
             let remedy = "put the url there, readable for the user that holdline runs as, and run doctor as that user";
-            return vec![Finding::doubtful(format!("to {name}"), why, remedy)];
+            return vec![Finding::doubtful(format!("to {name}"), why.to_string(), remedy)];
         }
     };
     let host = url.host().unwrap_or_default().trim_matches(['[', ']']);

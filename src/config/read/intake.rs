@@ -1,71 +1,73 @@
 //! The blocks `[intake]` and `[admin]`: where holdline listens, what it takes in, and what opens the admin API.
 
 use super::references::{Names, secret};
-use crate::config::settings::{Admin, Intake, NamedToken, Scope, ServerTls, Token, Wrong};
-use crate::config::syntax::values::{self, GIB, KIB, Limits, MIB, TIB, span};
+use crate::config::settings::{Admin, Intake, InvalidValue, NamedToken, Scope, ServerTls, Token};
+use crate::config::syntax::values::{self, GIB, KIB, MIB, Range, TIB, span};
 use crate::config::syntax::{Section, Value};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::de::DeValue;
 
-const MAX_BODY: Limits<u64> = Limits { min: (KIB, ""), max: (32 * MIB, "a body is held in memory as a whole") };
-const MAX_HEADERS: Limits<u64> = Limits { min: (8 * KIB, "the HTTP reader needs 8 KiB"), max: (MIB, "") };
-const MAX_CONNECTIONS: Limits<u64> = Limits { min: (1, ""), max: (100_000, "each takes a file descriptor") };
-const MAX_JSON_DEPTH: Limits<u64> = Limits { min: (1, ""), max: (127, "the JSON parser goes no deeper") };
-const MAX_BATCH: Limits<u64> = Limits { min: (1, ""), max: (10_000, "a batch is one commit") };
-const MAX_FORWARDED: Limits<u64> =
-    Limits { min: (0, ""), max: (64 * KIB, "destinations refuse a request for long headers") };
-const MAX_BUFFERED: Limits<u64> = Limits { min: (KIB, ""), max: (64 * GIB, "") };
-const HEADER_TIMEOUT: Limits<Duration> = Limits { min: (span("10ms"), ""), max: (span("5m"), "") };
-const BODY_TIMEOUT: Limits<Duration> = Limits { min: (span("10ms"), ""), max: (span("10m"), "") };
-const BODY_GRACE: Limits<Duration> = Limits { min: (span("0s"), ""), max: (span("10m"), "") };
-const MIN_BODY_RATE: Limits<u64> = Limits { min: (0, ""), max: (MIB, "slower networks are honest, too") };
-const LINGER_TIMEOUT: Limits<Duration> = Limits { min: (span("0s"), ""), max: (span("5m"), "") };
-const DISK_RESERVE: Limits<u64> = Limits { min: (MIB, "delivery goes on and needs room to write"), max: (TIB, "") };
-const MAX_QUEUE: Limits<u64> = Limits { min: (KIB, ""), max: (16 * TIB, "") };
+const MAX_BODY: Range<u64> = Range { min: (KIB, ""), max: (32 * MIB, "a body is held in memory as a whole") };
+const MAX_HEADERS: Range<u64> = Range { min: (8 * KIB, "the HTTP reader needs 8 KiB"), max: (MIB, "") };
+const MAX_CONNECTIONS: Range<u64> = Range { min: (1, ""), max: (100_000, "each takes a file descriptor") };
+const MAX_JSON_DEPTH: Range<u64> = Range { min: (1, ""), max: (127, "the JSON parser goes no deeper") };
+const MAX_BATCH: Range<u64> = Range { min: (1, ""), max: (10_000, "a batch is one commit") };
+const MAX_FORWARDED: Range<u64> =
+    Range { min: (0, ""), max: (64 * KIB, "destinations refuse a request for long headers") };
+const MAX_BUFFERED: Range<u64> = Range { min: (KIB, ""), max: (64 * GIB, "") };
+const HEADER_TIMEOUT: Range<Duration> = Range { min: (span("10ms"), ""), max: (span("5m"), "") };
+const BODY_TIMEOUT: Range<Duration> = Range { min: (span("10ms"), ""), max: (span("10m"), "") };
+const BODY_GRACE: Range<Duration> = Range { min: (span("0s"), ""), max: (span("10m"), "") };
+const MIN_BODY_RATE: Range<u64> = Range { min: (0, ""), max: (MIB, "slower networks are honest, too") };
+const LINGER_TIMEOUT: Range<Duration> = Range { min: (span("0s"), ""), max: (span("5m"), "") };
+const DISK_RESERVE: Range<u64> = Range { min: (MIB, "delivery goes on and needs room to write"), max: (TIB, "") };
+const MAX_QUEUE: Range<u64> = Range { min: (KIB, ""), max: (16 * TIB, "") };
 /// Addresses and where they stand; empty where they are the default.
 pub(super) type Listeners<'r> = Vec<(Value<'r>, SocketAddr)>;
 
 /// Reads `[intake]`.
 pub(super) fn intake(mut section: Section<'_>) -> (Intake, Listeners<'_>) {
-    let absent = Intake::default();
+    let defaults = Intake::default();
     let (listen, inherit, places) = match section.take("listen", listen_or_inherit) {
         Some((places, inherit)) => (places.iter().map(|(_, address)| *address).collect(), inherit, places),
-        None => (absent.listen, false, Vec::new()),
+        None => (defaults.listen, false, Vec::new()),
     };
     let count = |v: Value<'_>, limits| values::whole(&v, limits).and_then(|n| usize::try_from(n).ok());
     let statuses = |v: Value<'_>| match v.raw().as_integer().map(|i| i.as_str()) {
         Some("200") => Some(200),
         Some("202") => Some(202),
-        _ => v.wrong(format!("{} is not 200 or 202", v.written()), "write 202, or 200 for senders that insist"),
+        _ => v.fault(format!("{} is not 200 or 202", v.written()), "write 202, or 200 for senders that insist"),
     };
     let intake = Intake {
         listen,
         inherit,
-        max_body_bytes: section.take("max_body", |v| values::memory(&v, &MAX_BODY)).unwrap_or(absent.max_body_bytes),
+        max_body_bytes: section.take("max_body", |v| values::memory(&v, &MAX_BODY)).unwrap_or(defaults.max_body_bytes),
         max_header_bytes: section
             .take("max_headers", |v| values::memory(&v, &MAX_HEADERS))
-            .unwrap_or(absent.max_header_bytes),
+            .unwrap_or(defaults.max_header_bytes),
         max_connections: section
             .take("max_connections", |v| count(v, &MAX_CONNECTIONS))
-            .unwrap_or(absent.max_connections),
+            .unwrap_or(defaults.max_connections),
         tls: section.take("tls", tls),
         max_connections_per_address: section.take("max_connections_per_address", |v| count(v, &MAX_CONNECTIONS)),
-        max_json_depth: section.take("max_json_depth", |v| count(v, &MAX_JSON_DEPTH)).unwrap_or(absent.max_json_depth),
-        max_batch: section.take("max_batch", |v| count(v, &MAX_BATCH)).unwrap_or(absent.max_batch),
+        max_json_depth: section
+            .take("max_json_depth", |v| count(v, &MAX_JSON_DEPTH))
+            .unwrap_or(defaults.max_json_depth),
+        max_batch: section.take("max_batch", |v| count(v, &MAX_BATCH)).unwrap_or(defaults.max_batch),
         max_forwarded_header_bytes: section
             .take("max_forwarded_headers", |v| values::memory(&v, &MAX_FORWARDED))
-            .unwrap_or(absent.max_forwarded_header_bytes),
+            .unwrap_or(defaults.max_forwarded_header_bytes),
         max_buffered_bytes: section
             .take("max_buffered_bytes", |v| values::memory(&v, &MAX_BUFFERED))
-            .unwrap_or(absent.max_buffered_bytes),
+            .unwrap_or(defaults.max_buffered_bytes),
         header_timeout: section
             .take("header_timeout", |v| values::duration(&v, &HEADER_TIMEOUT))
-            .unwrap_or(absent.header_timeout),
+            .unwrap_or(defaults.header_timeout),
         body_timeout: section
             .take("body_timeout", |v| values::duration(&v, &BODY_TIMEOUT))
-            .unwrap_or(absent.body_timeout),
+            .unwrap_or(defaults.body_timeout),
         max_unverified_bytes: section.take("max_unverified_bytes", |v| values::memory(&v, &MAX_BUFFERED)),
         max_unverified_bytes_per_address: section
             .take("max_unverified_bytes_per_address", |v| values::memory(&v, &MAX_BUFFERED)),
@@ -73,22 +75,24 @@ pub(super) fn intake(mut section: Section<'_>) -> (Intake, Listeners<'_>) {
             .take("max_unverified_bytes_per_connection", |v| values::memory(&v, &MAX_BUFFERED)),
         source_share: section
             .take("source_share", |v| values::number(&v, &values::SHARE))
-            .unwrap_or(absent.source_share),
-        body_grace: section.take("body_grace", |v| values::duration(&v, &BODY_GRACE)).unwrap_or(absent.body_grace),
+            .unwrap_or(defaults.source_share),
+        body_grace: section.take("body_grace", |v| values::duration(&v, &BODY_GRACE)).unwrap_or(defaults.body_grace),
         min_body_rate: section
             .take("min_body_rate", |v| values::memory(&v, &MIN_BODY_RATE))
-            .unwrap_or(absent.min_body_rate),
+            .unwrap_or(defaults.min_body_rate),
         linger_timeout: section
             .take("linger_timeout", |v| values::duration(&v, &LINGER_TIMEOUT))
-            .unwrap_or(absent.linger_timeout),
-        success_status: section.take("success_status", statuses).unwrap_or(absent.success_status),
+            .unwrap_or(defaults.linger_timeout),
+        success_status: section.take("success_status", statuses).unwrap_or(defaults.success_status),
         disk_reserve_bytes: section
             .take("disk_reserve", |v| values::size(&v, &DISK_RESERVE))
-            .unwrap_or(absent.disk_reserve_bytes),
+            .unwrap_or(defaults.disk_reserve_bytes),
         max_queue_bytes: section
             .take("max_queue_bytes", |v| values::size(&v, &MAX_QUEUE))
-            .unwrap_or(absent.max_queue_bytes),
-        queue_share: section.take("queue_share", |v| values::number(&v, &values::SHARE)).unwrap_or(absent.queue_share),
+            .unwrap_or(defaults.max_queue_bytes),
+        queue_share: section
+            .take("queue_share", |v| values::number(&v, &values::SHARE))
+            .unwrap_or(defaults.queue_share),
     };
     check_body_fits(&section, &intake);
     (intake, places)
@@ -106,37 +110,37 @@ fn check_body_fits(section: &Section<'_>, intake: &Intake) {
         [("max_buffered_bytes", intake.max_buffered_bytes as u64), ("max_queue_bytes", intake.max_queue_bytes)];
     for (key, bytes) in of_all.into_iter().chain(of_senders) {
         let body = intake.max_body_bytes as u64;
-        if bytes < body && section.sound(&[key, "max_body"]) {
+        if bytes < body && section.is_valid(&[key, "max_body"]) {
             let at = if section.has(key) { key } else { "max_body" };
             let message = format!(
                 "`{key}` is less than `max_body` ({} and {})",
                 values::shown_size(bytes),
                 values::shown_size(body)
             );
-            section.wrong_at(at, message, format!("write a larger `{key}` or a smaller `max_body`"));
+            section.fault_at(at, message, format!("write a larger `{key}` or a smaller `max_body`"));
         }
     }
 }
 
 fn tls(value: Value<'_>) -> Option<ServerTls> {
     let mut section = value.section()?;
-    let cert = section.need("cert", r#"cert = "/etc/holdline/tls/cert.pem""#, |v| file(&v));
-    let key = section.need("key", r#"key = "/etc/holdline/tls/key.pem""#, |v| file(&v));
+    let cert = section.require("cert", r#"cert = "/etc/holdline/tls/cert.pem""#, |v| file(&v));
+    let key = section.require("key", r#"key = "/etc/holdline/tls/key.pem""#, |v| file(&v));
     let client_ca = section.take("client_ca", |v| file(&v));
     // one that is there and wrong is a fault, and never taken for none
-    section.sound(&["client_ca"]).then_some(())?;
+    section.is_valid(&["client_ca"]).then_some(())?;
     Some(ServerTls { cert: cert?, key: key?, client_ca })
 }
 
 fn file(value: &Value<'_>) -> Option<PathBuf> {
     match value.text("the path of a file in PEM, in quotes")? {
-        "" => value.wrong("the path is empty", "write the path of a file in PEM"),
+        "" => value.fault("the path is empty", "write the path of a file in PEM"),
         path => Some(value.in_folder(path)),
     }
 }
 
 /// Two listeners on one port: noted at the later one that is written.
-pub(super) fn note_overlaps(groups: &[(&str, &[SocketAddr], &Listeners<'_>)]) {
+pub(super) fn check_overlaps(groups: &[(&str, &[SocketAddr], &Listeners<'_>)]) {
     let mut seen: Vec<(SocketAddr, Option<&Value<'_>>, String)> = Vec::new();
     for (key, addresses, places) in groups {
         for (i, &address) in addresses.iter().enumerate() {
@@ -148,7 +152,7 @@ pub(super) fn note_overlaps(groups: &[(&str, &[SocketAddr], &Listeners<'_>)]) {
                     None => (*other_place, address, &shown),
                 };
                 if let Some(value) = at {
-                    value.wrong::<()>(format!("the port is taken by {by}, {taken}"), "write another port");
+                    value.fault::<()>(format!("the port is taken by {by}, {taken}"), "write another port");
                 }
             }
             seen.push((address, place, shown));
@@ -156,9 +160,9 @@ pub(super) fn note_overlaps(groups: &[(&str, &[SocketAddr], &Listeners<'_>)]) {
     }
 }
 
-const ADMIN_CONNECTIONS: Limits<u64> =
-    Limits { min: (32, "16 are kept for health checks"), max: (100_000, "each takes a file descriptor") };
-const WRITE_TIMEOUT: Limits<Duration> = Limits { min: (span("100ms"), ""), max: (span("1h"), "") };
+const ADMIN_CONNECTIONS: Range<u64> =
+    Range { min: (32, "16 are kept for health checks"), max: (100_000, "each takes a file descriptor") };
+const WRITE_TIMEOUT: Range<Duration> = Range { min: (span("100ms"), ""), max: (span("1h"), "") };
 
 /// Reads `[admin]`.
 pub(super) fn admin(mut section: Section<'_>) -> (Admin, Listeners<'_>) {
@@ -175,13 +179,13 @@ pub(super) fn admin(mut section: Section<'_>) -> (Admin, Listeners<'_>) {
             }
         }
     }
-    let token = section.take("token", secret).map_or(Token::Made, Token::Given);
+    let token = section.take("token", secret).map_or(Token::Generated, Token::Given);
     let tokens = section.take("tokens", named_tokens).unwrap_or_default();
-    let absent = Admin::default();
+    let defaults = Admin::default();
     let count = |v: Value<'_>| values::whole(&v, &ADMIN_CONNECTIONS).and_then(|n| usize::try_from(n).ok());
-    let max_connections = section.take("max_connections", count).unwrap_or(absent.max_connections);
+    let max_connections = section.take("max_connections", count).unwrap_or(defaults.max_connections);
     let write_timeout =
-        section.take("write_timeout", |v| values::duration(&v, &WRITE_TIMEOUT)).unwrap_or(absent.write_timeout);
+        section.take("write_timeout", |v| values::duration(&v, &WRITE_TIMEOUT)).unwrap_or(defaults.write_timeout);
     (Admin { listen, sockets, max_connections, write_timeout, token, tokens }, at)
 }
 
@@ -193,9 +197,9 @@ fn named_tokens(value: Value<'_>) -> Option<Vec<NamedToken>> {
 }
 
 fn named<'r>(mut section: Section<'r>, names: &mut Names<'r>) -> Option<NamedToken> {
-    let name = section.need("name", r#"name = "grafana""#, |v| names.declare(&v));
-    let token = section.need("token", r#"token = { file = "..." }"#, secret);
-    let scopes = section.need("scopes", r#"scopes = ["read"]"#, scopes);
+    let name = section.require("name", r#"name = "grafana""#, |v| names.declare(&v));
+    let token = section.require("token", r#"token = { file = "..." }"#, secret);
+    let scopes = section.require("scopes", r#"scopes = ["read"]"#, scopes);
     Some(NamedToken { name: name?, token: token?, scopes: scopes? })
 }
 
@@ -206,11 +210,11 @@ fn scopes(value: Value<'_>) -> Option<Vec<Scope>> {
             DeValue::String(word) => Scope::ALL.into_iter().find(|s| s.word() == word),
             _ => None,
         };
-        found.or_else(|| item.wrong(format!("{} is not a scope", item.written()), format!("write one of {known}")))
+        found.or_else(|| item.fault(format!("{} is not a scope", item.written()), format!("write one of {known}")))
     };
     let items = value.items()?;
     if items.is_empty() {
-        return value.wrong("a token without a scope opens nothing", format!("write some of {known}"));
+        return value.fault("a token without a scope opens nothing", format!("write some of {known}"));
     }
     items.into_iter().map(one).collect()
 }
@@ -234,11 +238,11 @@ fn places<'r>(value: Value<'r>) -> Option<Vec<(Value<'r>, Place)>> {
 fn each<'r, T>(
     value: Value<'r>,
     example: &str,
-    parse: impl Fn(&str) -> Result<T, Wrong>,
+    parse: impl Fn(&str) -> Result<T, InvalidValue>,
 ) -> Option<Vec<(Value<'r>, T)>> {
     let items = value.one_or_items();
     if items.is_empty() {
-        return value.wrong("the list is empty", format!("write {example}"));
+        return value.fault("the list is empty", format!("write {example}"));
     }
     let one = |item: Value<'r>| {
         let found = item.text(example).and_then(|text| item.check(parse(text)))?;
@@ -260,38 +264,41 @@ fn is_systemd(value: &Value<'_>) -> bool {
     matches!(value.raw(), DeValue::String(text) if text == "systemd")
 }
 
-fn parse_place(text: &str) -> Result<Place, Wrong> {
+fn parse_place(text: &str) -> Result<Place, InvalidValue> {
     let Some(path) = text.strip_prefix("unix:") else { return parse_listen(text).map(Place::Tcp) };
     // as long as the kernel takes it (sun_path)
     if !path.starts_with('/') || path.len() > 107 {
         let wrong = "this is not the absolute path of a socket, of at most 107 bytes";
-        return Err(Wrong::new(wrong, r#"write "unix:/run/holdline/admin.sock""#));
+        return Err(InvalidValue::new(wrong, r#"write "unix:/run/holdline/admin.sock""#));
     }
     Ok(Place::Unix(path.into()))
 }
 
 /// `IP:PORT`; port 0 takes a free one.
-fn parse_listen(text: &str) -> Result<SocketAddr, Wrong> {
+fn parse_listen(text: &str) -> Result<SocketAddr, InvalidValue> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
     if text == "systemd" {
-        return Err(Wrong::new(
+        return Err(InvalidValue::new(
             "only intake.listen takes a socket of systemd",
             r#"write an address such as "127.0.0.1:8081""#,
         ));
     }
     if text.starts_with("unix:") {
         let message = format!("`{text}` is not supported by this version of holdline");
-        return Err(Wrong::new(message, r#"write an address such as "127.0.0.1:8080""#));
+        return Err(InvalidValue::new(message, r#"write an address such as "127.0.0.1:8080""#));
     }
     if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
         let example = SocketAddr::new(ip, 8080);
-        return Err(Wrong::new(format!("{text:?} has no port"), format!(r#"write "{example}""#)));
+        return Err(InvalidValue::new(format!("{text:?} has no port"), format!(r#"write "{example}""#)));
     }
     let port = text.rsplit(':').next().and_then(|p| p.parse::<u16>().ok()).unwrap_or(8080);
     let not_ip = format!("{text:?} is not IP:PORT");
-    Err(Wrong::new(not_ip, format!(r#"write "127.0.0.1:{port}" for this machine only, or "0.0.0.0:{port}" for all"#)))
+    Err(InvalidValue::new(
+        not_ip,
+        format!(r#"write "127.0.0.1:{port}" for this machine only, or "0.0.0.0:{port}" for all"#),
+    ))
 }
 
 /// Whether two listeners would want the same port of the same address.

@@ -3,22 +3,22 @@
 use super::references::{Names, PART_EXAMPLE, PATTERN_EXAMPLE, check_part, check_pattern, check_pointer};
 use super::source_auth;
 use crate::config::settings::{Composite, Handshake, OnFault, PROFILES, Pointers, Source, SourceAuth};
-use crate::config::syntax::values::{self, Limits, span};
+use crate::config::syntax::values::{self, Range, span};
 use crate::config::syntax::{Section, Value};
 use std::time::Duration;
 
-const DEDUP_WINDOW: Limits<Duration> =
-    Limits { min: (span("1s"), ""), max: (span("30d"), "each remembered id takes room on disk") };
+const DEDUP_WINDOW: Range<Duration> =
+    Range { min: (span("1s"), ""), max: (span("30d"), "each remembered id takes room on disk") };
 
 const ON_FAULT: [(&str, OnFault); 2] = [("refuse", OnFault::Refuse), ("quarantine", OnFault::Quarantine)];
 
 /// Reads one source. `destinations` are those that `to` can name.
 pub(super) fn source<'r>(mut section: Section<'r>, sources: &mut Names<'r>, destinations: &Names<'r>) -> Source {
-    let name = section.need("name", r#"name = "genesys""#, |v| sources.declare(&v));
-    let absent = Source::named(name.unwrap_or_default());
+    let name = section.require("name", r#"name = "genesys""#, |v| sources.declare(&v));
+    let defaults = Source::named(name.unwrap_or_default());
     let profiles = PROFILES.map(|p| (p, p));
     let source = Source {
-        profile: section.take("profile", |v| values::choice(&v, &profiles)).map_or(absent.profile, Into::into),
+        profile: section.take("profile", |v| values::choice(&v, &profiles)).map_or(defaults.profile, Into::into),
         pointers: Pointers {
             key: section.take("key", composites),
             id: section.take("id", composites),
@@ -29,7 +29,7 @@ pub(super) fn source<'r>(mut section: Section<'r>, sources: &mut Names<'r>, dest
         },
         dedup_window: section
             .take("dedup_window", |v| values::duration(&v, &DEDUP_WINDOW))
-            .unwrap_or(absent.dedup_window),
+            .unwrap_or(defaults.dedup_window),
         auth: section.take("auth", source_auth::auths).unwrap_or_default(),
         trust_unsigned: section.take("trust_unsigned", trusted),
         on_bad_signature: section
@@ -37,14 +37,14 @@ pub(super) fn source<'r>(mut section: Section<'r>, sources: &mut Names<'r>, dest
             .unwrap_or(OnFault::Refuse),
         on_invalid_body: section.take("on_invalid_body", |v| values::choice(&v, &ON_FAULT)).unwrap_or(OnFault::Refuse),
         rate_limit: section.take("rate_limit", |v| values::rate(&v)),
-        shared_keys: section.take("shared_keys", |v| v.boolean()).unwrap_or(absent.shared_keys),
+        shared_keys: section.take("shared_keys", |v| v.boolean()).unwrap_or(defaults.shared_keys),
         handshakes: section.take("handshakes", handshakes),
         verify_token: section.take("verify_token", source_auth::secrets).unwrap_or_default(),
         to: section
             .take("to", |v| values::words(&v, "all destinations", |item| destinations.resolve(item)))
             .unwrap_or_default(),
         types: section.take("types", |v| values::words(&v, "all types", type_pattern)).unwrap_or_default(),
-        name: absent.name,
+        name: defaults.name,
     };
     source_auth::check_signed_places(&section, &source);
     check_handshakes(&section, &source);
@@ -56,7 +56,7 @@ fn trusted(value: Value<'_>) -> Option<Vec<String>> {
     let place = |v: &Value<'_>| {
         let text = v.text(r#""header:NAME" or "query:NAME""#)?;
         if !text.starts_with("header:") && !text.starts_with("query:") {
-            return v.wrong(format!("{} is in the body, which is signed", v.written()), "remove it");
+            return v.fault(format!("{} is in the body, which is signed", v.written()), "remove it");
         }
         v.check(check_part(text)).map(|()| text.to_owned())
     };
@@ -76,7 +76,7 @@ fn handshakes(value: Value<'_>) -> Option<Vec<Handshake>> {
 
 /// A handshake that needs a secret has it, and a secret has the handshake that it is for.
 fn check_handshakes(section: &Section<'_>, source: &Source) {
-    let Some(named) = source.handshakes.as_ref().filter(|_| section.sound(&["handshakes", "verify_token", "auth"]))
+    let Some(named) = source.handshakes.as_ref().filter(|_| section.is_valid(&["handshakes", "verify_token", "auth"]))
     else {
         return;
     };
@@ -86,12 +86,12 @@ fn check_handshakes(section: &Section<'_>, source: &Source) {
         (Handshake::Zoom, knows_zoom, r#"write auth = { kind = "hmac", preset = "zoom", secrets = ... }"#),
     ] {
         if named.contains(&kind) && !has_secret {
-            section.wrong_at("handshakes", format!("{:?} cannot be answered without its secret", kind.word()), remedy);
+            section.fault_at("handshakes", format!("{:?} cannot be answered without its secret", kind.word()), remedy);
         }
     }
     if !source.verify_token.is_empty() && !named.contains(&Handshake::Meta) {
         let remedy = r#"add "meta" to `handshakes`, or remove it"#;
-        section.wrong_at("verify_token", "no handshake looks at it", remedy);
+        section.fault_at("verify_token", "no handshake looks at it", remedy);
     }
 }
 
@@ -99,7 +99,7 @@ fn check_handshakes(section: &Section<'_>, source: &Source) {
 fn composites(value: Value<'_>) -> Option<Vec<Composite>> {
     let items = value.one_or_items();
     if items.is_empty() {
-        return value.wrong("the list is empty", "name at least one pointer, or remove it for that of the profile");
+        return value.fault("the list is empty", "name at least one pointer, or remove it for that of the profile");
     }
     Some(items.iter().filter_map(composite).collect())
 }
@@ -107,7 +107,7 @@ fn composites(value: Value<'_>) -> Option<Vec<Composite>> {
 fn composite(value: &Value<'_>) -> Option<Composite> {
     let parts = value.one_or_items();
     if parts.is_empty() {
-        return value.wrong("the list is empty", "name at least one pointer, or remove it");
+        return value.fault("the list is empty", "name at least one pointer, or remove it");
     }
     let part = |v: &Value<'_>| {
         let text = v.text(PART_EXAMPLE)?;

@@ -5,7 +5,7 @@
 //! as the weakest signature among them.
 
 use crate::config::settings::{Composite, Secret, Source, SourceAuth};
-use crate::config::syntax::values::{self, Limits, shown_duration, span};
+use crate::config::syntax::values::{self, Range, shown_duration, span};
 use crate::config::syntax::{Section, Value};
 use crate::extract::{Part, Profile};
 use crate::signature::{Algorithm, Encoding, PRESETS, Scheme, SecretEncoding, Stamp, StampPlace, StampUnit, Template};
@@ -16,17 +16,17 @@ use toml::de::DeValue;
 /// Each secret of each is tried on a request, so their number bounds the work for one that is not genuine.
 const AUTHS_MAX: usize = 8;
 const SECRETS_MAX: usize = 8;
-const TOLERANCE: Limits<Duration> =
-    Limits { min: (span("1s"), ""), max: (span("1d"), "within it a request that was overheard can be sent again") };
+const TOLERANCE: Range<Duration> =
+    Range { min: (span("1s"), ""), max: (span("1d"), "within it a request that was overheard can be sent again") };
 
 /// One, or several of which any passes; `{ kind = "none" }` is none at all.
 pub(super) fn auths(value: Value<'_>) -> Option<Vec<SourceAuth>> {
     let items = value.one_or_items();
     if items.is_empty() {
-        return value.wrong("the list is empty", r#"name at least one, or write { kind = "none" }"#);
+        return value.fault("the list is empty", r#"name at least one, or write { kind = "none" }"#);
     }
     if items.len() > AUTHS_MAX {
-        return value.wrong(format!("there are more than {AUTHS_MAX}"), "remove some");
+        return value.fault(format!("there are more than {AUTHS_MAX}"), "remove some");
     }
     let several = items.len() > 1;
     let mut auths = Vec::new();
@@ -34,7 +34,7 @@ pub(super) fn auths(value: Value<'_>) -> Option<Vec<SourceAuth>> {
         match auth(item.clone()) {
             Some(Some(auth)) => auths.push(auth),
             Some(None) if several => {
-                item.wrong::<()>(r#"with "none" among them everybody passes"#, "remove it, or all the others");
+                item.fault::<()>(r#"with "none" among them everybody passes"#, "remove it, or all the others");
             }
             Some(None) | None => {}
         }
@@ -64,25 +64,25 @@ const KINDS: [(&str, Kind); 6] = [
 /// `Some(None)` for kind `none`.
 fn auth(value: Value<'_>) -> Option<Option<SourceAuth>> {
     let mut section = value.section()?;
-    let Some(kind) = section.need("kind", r#"kind = "hmac""#, |v| values::choice(&v, &KINDS)) else {
-        return section.abandon();
+    let Some(kind) = section.require("kind", r#"kind = "hmac""#, |v| values::choice(&v, &KINDS)) else {
+        return section.skip_unknown_keys();
     };
     Some(Some(match kind {
         Kind::None => return Some(None),
-        Kind::Bearer => SourceAuth::Bearer { tokens: section.need("token", TOKEN, secrets)? },
+        Kind::Bearer => SourceAuth::Bearer { tokens: section.require("token", TOKEN, secrets)? },
         Kind::Basic => {
-            let user = section.need("user", r#"user = "...""#, super::references::user);
-            let passwords = section.need("password", r#"password = { file = "..." }"#, secrets);
+            let user = section.require("user", r#"user = "...""#, super::references::user);
+            let passwords = section.require("password", r#"password = { file = "..." }"#, secrets);
             SourceAuth::Basic { user: user?, passwords: passwords? }
         }
         Kind::Header => {
-            let name = section.need("name", r#"name = "X-Api-Key""#, |v| header(&v));
-            let values = section.need("value", VALUE, secrets);
+            let name = section.require("name", r#"name = "X-Api-Key""#, |v| header(&v));
+            let values = section.require("value", VALUE, secrets);
             SourceAuth::Header { name: name?, values: values? }
         }
         Kind::Query => {
-            let name = section.need("name", r#"name = "token""#, |v| filled(&v, r#"a parameter such as "token""#));
-            let values = section.need("value", VALUE, secrets);
+            let name = section.require("name", r#"name = "token""#, |v| filled(&v, r#"a parameter such as "token""#));
+            let values = section.require("value", VALUE, secrets);
             SourceAuth::Query { name: name?, values: values? }
         }
         Kind::Hmac => hmac(&mut section)?,
@@ -96,10 +96,10 @@ const VALUE: &str = r#"value = { file = "..." }"#;
 pub(super) fn secrets(value: Value<'_>) -> Option<Vec<Secret>> {
     let items = value.one_or_items();
     if items.is_empty() {
-        return value.wrong("the list is empty", "name at least one secret");
+        return value.fault("the list is empty", "name at least one secret");
     }
     if items.len() > SECRETS_MAX {
-        return value.wrong(format!("there are more than {SECRETS_MAX} secrets"), "remove those that are out of use");
+        return value.fault(format!("there are more than {SECRETS_MAX} secrets"), "remove those that are out of use");
     }
     items.into_iter().map(super::references::secret).collect()
 }
@@ -109,13 +109,13 @@ fn header(value: &Value<'_>) -> Option<HeaderName> {
     let text = value.text(example)?;
     match HeaderName::from_bytes(text.as_bytes()) {
         Ok(name) => Some(name),
-        Err(_) => value.wrong(format!("{} is not the name of a header", value.written()), format!("write {example}")),
+        Err(_) => value.fault(format!("{} is not the name of a header", value.written()), format!("write {example}")),
     }
 }
 
 fn filled(value: &Value<'_>, example: &str) -> Option<String> {
     match value.text(example)? {
-        "" => value.wrong("it is empty", format!("write {example}")),
+        "" => value.fault("it is empty", format!("write {example}")),
         text => Some(text.into()),
     }
 }
@@ -127,20 +127,21 @@ fn hmac(section: &mut Section<'_>) -> Option<SourceAuth> {
     let preset = section.take("preset", |v| values::choice(&v, &presets)).and_then(Scheme::preset);
     let given = section.take("header", |v| header(&v));
     if !named && given.is_none() && !section.has("header") {
-        section.wrong::<()>("neither `preset` nor `header` is there", r#"write preset = "github" or header = "X-...""#);
+        section.fault::<()>("neither `preset` nor `header` is there", r#"write preset = "github" or header = "X-...""#);
     }
     let fallback = given.clone().map(Scheme::plain);
-    let secrets = section.need("secrets", r#"secrets = [{ file = "..." }]"#, secrets);
-    let Some(absent) = preset.or(fallback) else {
+    let secrets = section.require("secrets", r#"secrets = [{ file = "..." }]"#, secrets);
+    let Some(defaults) = preset.or(fallback) else {
         take_parameters(section, Scheme::plain(HeaderName::from_static("x")));
         return None;
     };
-    let scheme = take_parameters(section, Scheme { header: given.unwrap_or_else(|| absent.header.clone()), ..absent });
+    let scheme =
+        take_parameters(section, Scheme { header: given.unwrap_or_else(|| defaults.header.clone()), ..defaults });
     check_places(section, &scheme)?;
     Some(SourceAuth::Hmac { scheme, secrets: secrets? })
 }
 
-fn take_parameters(section: &mut Section<'_>, absent: Scheme) -> Scheme {
+fn take_parameters(section: &mut Section<'_>, defaults: Scheme) -> Scheme {
     let algorithms = [("sha1", Algorithm::Sha1), ("sha256", Algorithm::Sha256), ("sha512", Algorithm::Sha512)];
     let encodings = [("hex", Encoding::Hex), ("base64", Encoding::Base64)];
     let secret_encodings = [
@@ -153,32 +154,32 @@ fn take_parameters(section: &mut Section<'_>, absent: Scheme) -> Scheme {
     let place = section.take("timestamp", |v| place(&v));
     let unit = section.take("timestamp_unit", |v| values::choice(&v, &units));
     let tolerance = section.take("tolerance", |v| values::duration(&v, &TOLERANCE));
-    let of_preset = absent.stamp.as_ref();
+    let of_preset = defaults.stamp.as_ref();
     let stamp = place.or_else(|| of_preset.map(|s| s.place.clone())).map(|place| Stamp {
         place,
         unit: unit.or_else(|| Some(of_preset?.unit)).unwrap_or(StampUnit::Auto),
         tolerance: tolerance.or_else(|| Some(of_preset?.tolerance)).unwrap_or(Scheme::TOLERANCE),
     });
     Scheme {
-        header: absent.header,
-        algorithm: section.take("algorithm", |v| values::choice(&v, &algorithms)).unwrap_or(absent.algorithm),
-        encoding: section.take("encoding", |v| values::choice(&v, &encodings)).unwrap_or(absent.encoding),
+        header: defaults.header,
+        algorithm: section.take("algorithm", |v| values::choice(&v, &algorithms)).unwrap_or(defaults.algorithm),
+        encoding: section.take("encoding", |v| values::choice(&v, &encodings)).unwrap_or(defaults.encoding),
         prefix: section
             .take("prefix", |v| v.text(r#"a text such as "sha256=""#).map(Into::into))
-            .unwrap_or(absent.prefix),
-        separator: section.take("separator", |v| separator(&v)).or(absent.separator),
-        signed: section.take("signed", |v| template(&v)).unwrap_or(absent.signed),
+            .unwrap_or(defaults.prefix),
+        separator: section.take("separator", |v| separator(&v)).or(defaults.separator),
+        signed: section.take("signed", |v| template(&v)).unwrap_or(defaults.signed),
         stamp,
-        id: section.take("id_header", |v| header(&v)).or(absent.id),
+        id: section.take("id_header", |v| header(&v)).or(defaults.id),
         secret_encoding: section
             .take("secret_encoding", |v| values::choice(&v, &secret_encodings))
-            .unwrap_or(absent.secret_encoding),
+            .unwrap_or(defaults.secret_encoding),
     }
 }
 
 /// What is signed and where it stands belong together: a timestamp that is not signed proves nothing.
 fn check_places(section: &Section<'_>, scheme: &Scheme) -> Option<()> {
-    if !section.sound(&["signed", "timestamp", "id_header"]) {
+    if !section.is_valid(&["signed", "timestamp", "id_header"]) {
         return None;
     }
     let at = |key| if section.has("signed") { "signed" } else { key };
@@ -192,28 +193,28 @@ fn check_places(section: &Section<'_>, scheme: &Scheme) -> Option<()> {
         ),
         ("{id}", "id_header", r#"id_header = "X-Id""#, scheme.signed.has_id(), scheme.id.is_some()),
     ];
-    let mut sound = Some(());
+    let mut is_valid = Some(());
     for (place, key, example, is_signed, is_there) in pairs {
         if is_signed && !is_there {
-            section.wrong_at("signed", format!("it is not said where {place} stands"), format!("write {example}"));
-            sound = None;
+            section.fault_at("signed", format!("it is not said where {place} stands"), format!("write {example}"));
+            is_valid = None;
         } else if is_there && !is_signed {
             let remedy = format!("write {place} in `signed`, or remove `{key}`");
-            section.wrong_at(at(key), format!("`{key}` is not signed and proves nothing"), remedy);
-            sound = None;
+            section.fault_at(at(key), format!("`{key}` is not signed and proves nothing"), remedy);
+            is_valid = None;
         }
     }
     if scheme.stamp.is_none() {
         for key in ["timestamp_unit", "tolerance"].into_iter().filter(|key| section.has(key)) {
-            section.wrong_at(
+            section.fault_at(
                 key,
                 format!("`{key}` speaks of a timestamp that there is not"),
                 "write `timestamp`, or remove it",
             );
-            sound = None;
+            is_valid = None;
         }
     }
-    sound
+    is_valid
 }
 
 fn place(value: &Value<'_>) -> Option<StampPlace> {
@@ -222,10 +223,10 @@ fn place(value: &Value<'_>) -> Option<StampPlace> {
     match text.split_once(':') {
         Some(("header", name)) => match HeaderName::from_bytes(name.as_bytes()) {
             Ok(name) => Some(StampPlace::Header(name)),
-            Err(_) => value.wrong(format!("{} names no header", value.written()), example),
+            Err(_) => value.fault(format!("{} names no header", value.written()), example),
         },
         Some(("field", name)) if !name.is_empty() => Some(StampPlace::Field(name.into())),
-        _ => value.wrong(format!("{} is no place of a timestamp", value.written()), example),
+        _ => value.fault(format!("{} is no place of a timestamp", value.written()), example),
     }
 }
 
@@ -234,7 +235,7 @@ fn separator(value: &Value<'_>) -> Option<char> {
     let mut chars = text.chars();
     match (chars.next(), chars.next()) {
         (Some(one), None) => Some(one),
-        _ => value.wrong(format!("{} is not one character", value.written()), r#"write one, such as ",""#),
+        _ => value.fault(format!("{} is not one character", value.written()), r#"write one, such as ",""#),
     }
 }
 
@@ -242,9 +243,9 @@ fn template(value: &Value<'_>) -> Option<Template> {
     match value.raw() {
         DeValue::String(text) => match text.parse() {
             Ok(template) => Some(template),
-            Err(fault) => value.wrong(format!("{fault}"), r#"write what is signed, as in "{ts}.{body}""#),
+            Err(fault) => value.fault(format!("{fault}"), r#"write what is signed, as in "{ts}.{body}""#),
         },
-        _ => value.not_a("string", r#"what is signed, as in "{ts}.{body}""#),
+        _ => value.wrong_type("string", r#"what is signed, as in "{ts}.{body}""#),
     }
 }
 
@@ -252,7 +253,7 @@ fn template(value: &Value<'_>) -> Option<Template> {
 /// that is shorter than a signature is believed.
 pub(super) fn check_signed_places(section: &Section<'_>, source: &Source) {
     let schemes: Vec<&Scheme> = schemes(source).collect();
-    if !section.sound(&["auth", "trust_unsigned", "profile"]) {
+    if !section.is_valid(&["auth", "trust_unsigned", "profile"]) {
         return;
     }
     if schemes.is_empty() {
@@ -268,12 +269,12 @@ pub(super) fn check_signed_places(section: &Section<'_>, source: &Source) {
             shown_duration(twice)
         );
         let remedy = format!(r#"write dedup_window = "{}" or longer, or a shorter tolerance"#, shown_duration(twice));
-        section.wrong_at("dedup_window", message, remedy);
+        section.fault_at("dedup_window", message, remedy);
     }
 }
 
 /// Places outside the body that a named preset looks at, and that are ignored because no signature covers them.
-pub fn ignored(source: &Source) -> Vec<String> {
+pub fn unsigned_places(source: &Source) -> Vec<String> {
     let named = source.profile != "auto" && schemes(source).next().is_some();
     let Some(profile) = Profile::preset(&source.profile).filter(|_| named) else { return Vec::new() };
     let mut places: Vec<String> = Vec::new();
@@ -297,7 +298,7 @@ fn check_pointers(section: &Section<'_>, source: &Source) {
             let remedy = format!(
                 r#"name a place in the body, or "body:sha256"; or write trust_unsigned = [{part:?}] where only the sender can reach this address"#
             );
-            section.wrong_at(key, message, remedy);
+            section.fault_at(key, message, remedy);
         }
     }
 }
@@ -319,7 +320,7 @@ fn check_preset(section: &Section<'_>, source: &Source) {
             "write {key} = [...] with a place in the body, or trust_unsigned = [{places}] where only the sender can reach this \
              address, or trust_unsigned = [] to go without a {key}"
         );
-        section.wrong_at("profile", message, remedy);
+        section.fault_at("profile", message, remedy);
     }
 }
 
@@ -367,14 +368,14 @@ mod tests {
             auth: vec![SourceAuth::Hmac { scheme: Scheme::preset(preset).unwrap(), secrets: Vec::new() }],
             ..Source::named("s")
         };
-        assert_eq!(ignored(&source("interaction", "github")), ["header:webhook-id"]);
-        assert_eq!(ignored(&source("interaction", "standard-webhooks")), [""; 0]);
-        assert_eq!(ignored(&source("auto", "github")), [""; 0]);
-        assert_eq!(ignored(&Source { auth: Vec::new(), ..source("interaction", "github") }), [""; 0]);
+        assert_eq!(unsigned_places(&source("interaction", "github")), ["header:webhook-id"]);
+        assert_eq!(unsigned_places(&source("interaction", "standard-webhooks")), [""; 0]);
+        assert_eq!(unsigned_places(&source("auto", "github")), [""; 0]);
+        assert_eq!(unsigned_places(&Source { auth: Vec::new(), ..source("interaction", "github") }), [""; 0]);
         let mut trigger = source("genesys-trigger", "github");
         trigger.trust_unsigned = Some(vec!["header:X-Event-Type".to_owned()]);
-        assert_eq!(ignored(&trigger), ["header:x-event-id", "query:type"]);
+        assert_eq!(unsigned_places(&trigger), ["header:x-event-id", "query:type"]);
         trigger.pointers.id = Some(vec![vec!["/id".to_owned()]]);
-        assert_eq!(ignored(&trigger), ["query:type"]);
+        assert_eq!(unsigned_places(&trigger), ["query:type"]);
     }
 }

@@ -1,7 +1,7 @@
 //! Each kind of fault as an operator sees it, and the default configuration as it is shipped.
 
 use super::*;
-use crate::config::Overrides;
+use crate::config::Flags;
 use crate::config::settings::{
     ClientAuth, DestinationAuth, Handshake, OnDeadLetter, OnFault, OrderMode, PROFILES, Secret, ServerTls, SourceAuth,
     Token,
@@ -249,8 +249,8 @@ fn every_key_is_read() {
     assert!(a.tls.identity == e.tls.identity && e.tls.identity.is_some());
     assert_eq!(a.success.as_ref().map(|s| s.equals.to_string()).as_deref(), Some("0"));
     assert_eq!(d.success.as_ref().map(|s| s.equals.to_string()).as_deref(), Some("true"));
-    assert_eq!((a.reach, a.retry.on_ambiguous), (AddressPolicy::Anywhere, OnAmbiguous::DeadLetter));
-    assert_eq!((b.reach, b.retry.on_ambiguous), (AddressPolicy::Guarded, OnAmbiguous::Retry));
+    assert_eq!((a.address_policy, a.retry.on_ambiguous), (AddressPolicy::Anywhere, OnAmbiguous::DeadLetter));
+    assert_eq!((b.address_policy, b.retry.on_ambiguous), (AddressPolicy::Guarded, OnAmbiguous::Retry));
     assert_eq!((a.retry.factor, a.retry.jitter, a.retry.attempts), (3.0, Jitter::None, Some(5)));
     assert_eq!(a.retry.statuses, std::iter::once(429).chain(300..400).collect());
     assert_eq!((a.ordering.mode, a.ordering.on_dead_letter), (OrderMode::None, OnDeadLetter::Hold));
@@ -364,7 +364,7 @@ sign = { secret = { env = "A" } }
 #[test]
 fn the_shipped_file_is_the_defaults() {
     let shipped = parse(SHIPPED, Path::new("holdline.toml")).unwrap_or_else(|faults| panic!("{faults}"));
-    let mut built_in = Settings::embedded(&Overrides::default()).unwrap();
+    let mut built_in = Settings::embedded(&Flags::default()).unwrap();
     built_in.store = Store::default();
     assert_eq!(format!("{shipped:#?}"), format!("{built_in:#?}"));
 }

@@ -37,7 +37,7 @@ impl fmt::Display for Warning {
 /// Everything that is hardly meant, in the order of the configuration. `file` is the configuration itself, where there is one.
 /// Reads secrets and the modes of files; asks no network.
 pub fn warnings(settings: &Settings, file: Option<&Path>) -> Vec<Warning> {
-    let mut found = Found::default();
+    let mut found = Warnings::default();
     if let Some(file) = file {
         found.configuration(file, settings);
     }
@@ -54,9 +54,9 @@ pub fn warnings(settings: &Settings, file: Option<&Path>) -> Vec<Warning> {
 }
 
 #[derive(Default)]
-struct Found(Vec<Warning>);
+struct Warnings(Vec<Warning>);
 
-impl Found {
+impl Warnings {
     fn add(&mut self, place: impl Into<String>, message: impl Into<String>, remedy: impl Into<String>) {
         self.0.push(Warning { place: place.into(), message: message.into(), remedy: remedy.into() });
     }
@@ -89,7 +89,7 @@ impl Found {
         let plain =
             intake.tls.is_none().then(|| intake.listen.iter().find(|a| is_public(**a) && !a.ip().is_unspecified()));
         if let Some(address) = plain.flatten()
-            && let Some(source) = settings.sources.iter().find(|source| source.auth.iter().any(is_shown))
+            && let Some(source) = settings.sources.iter().find(|source| source.auth.iter().any(sends_secret))
         {
             let message = format!("its token goes over the network in clear text at {address}");
             self.add(source_place(source), message, r#"set intake.tls, or write auth = { kind = "hmac", ... }"#);
@@ -109,7 +109,7 @@ impl Found {
             let message = format!("{} is open to others (mode {mode:o})", data.display());
             self.add("store.path", message, format!("chmod 700 {}", data.display()));
         }
-        if settings.admin.token == Token::Made {
+        if settings.admin.token == Token::Generated {
             self.made_token(&data.join("admin.token"));
         }
         if let Some(tls) = &settings.intake.tls {
@@ -151,7 +151,7 @@ impl Found {
         if let Some(DestinationAuth::OAuth2(OAuth2 { token_url: url, .. })) = &destination.auth {
             token_url = self.url(&place, "token_url", url);
         }
-        let clear = |url: &Option<Uri>| url.as_ref().is_some_and(is_clear);
+        let clear = |url: &Option<Uri>| url.as_ref().is_some_and(is_unencrypted);
         if clear(&token_url) {
             let message = "token_url is plain http: the client secret goes over the network in clear text";
             self.add(&place, message, r#"write a token_url that begins with "https://""#);
@@ -167,7 +167,7 @@ impl Found {
         }
         for (key, url) in [("url", &url), ("token_url", &token_url)] {
             let Some(url) = url else { continue };
-            if let Some((ip, kind)) = refused(destination.reach, url) {
+            if let Some((ip, kind)) = refused_address(destination.address_policy, url) {
                 let message = format!("{key} leads to {ip}, {kind}, which is refused");
                 self.add(&place, message, "write another host, or `allow_link_local = true` if it is meant");
             }
@@ -177,12 +177,12 @@ impl Found {
     fn alert(&mut self, place: &str, alert: &Alert, settings: &Settings) {
         let AlertTo::Webhook(url) = &alert.to else { return };
         let Some(uri) = self.url(place, "url", url) else { return };
-        if is_clear(&uri) {
+        if is_unencrypted(&uri) {
             let message = "url is plain http: alerts, and what is secret in the url, go over the network in clear text";
             self.add(place, message, r#"write a url that begins with "https://""#);
         }
         let own = settings.admin.listen.iter().chain(&settings.intake.listen);
-        if own.into_iter().any(|address| leads_to(&uri, *address)) {
+        if own.into_iter().any(|address| is_address_of(&uri, *address)) {
             self.add(place, "url is an address of holdline itself", "write the url of whoever is to be told");
         }
     }
@@ -211,7 +211,7 @@ impl Found {
                 continue;
             }
             let Ok(value) = secret.read() else { continue };
-            if *party == Party::Location {
+            if *party == Party::Url {
                 continue;
             }
             let mut weaknesses = strength::weaknesses(value.expose());
@@ -256,7 +256,7 @@ enum Party {
     Source,
     Destination,
     /// It is a URL, and judged as one.
-    Location,
+    Url,
 }
 
 struct Used<'s> {
@@ -295,18 +295,18 @@ fn secrets(settings: &Settings) -> Vec<Used<'_>> {
         if let Some(DestinationAuth::OAuth2(oauth2)) = &destination.auth {
             located.push(Some(&oauth2.token_url));
         }
-        located.into_iter().flatten().filter_map(Url::secret).for_each(|s| add(place(), s, Party::Location));
+        located.into_iter().flatten().filter_map(Url::secret).for_each(|s| add(place(), s, Party::Url));
     }
     for (n, alert) in settings.alerts.iter().enumerate() {
-        if let AlertTo::Webhook(Url::Kept(secret)) = &alert.to {
-            add(format!("alert[{n}]"), secret, Party::Location);
+        if let AlertTo::Webhook(Url::FromSecret(secret)) = &alert.to {
+            add(format!("alert[{n}]"), secret, Party::Url);
         }
     }
     all
 }
 
 /// Whether a sender shows the secret itself.
-fn is_shown(auth: &SourceAuth) -> bool {
+fn sends_secret(auth: &SourceAuth) -> bool {
     !matches!(auth, SourceAuth::Hmac { .. })
 }
 
@@ -332,8 +332,8 @@ fn urls(settings: &Settings) -> impl Iterator<Item = &Uri> {
         AlertTo::Command(_) => None,
     });
     destinations.chain(alerts).filter_map(|url| match url {
-        Url::Written(uri) => Some(uri),
-        Url::Kept(_) => None,
+        Url::Literal(uri) => Some(uri),
+        Url::FromSecret(_) => None,
     })
 }
 
@@ -364,7 +364,7 @@ fn is_public(address: SocketAddr) -> bool {
 }
 
 /// Whether what is sent there can be read on the way.
-fn is_clear(uri: &Uri) -> bool {
+fn is_unencrypted(uri: &Uri) -> bool {
     uri.scheme_str() == Some("http") && !is_own_machine(host(uri))
 }
 
@@ -379,7 +379,7 @@ fn host(uri: &Uri) -> &str {
 }
 
 /// Whether a URL is that of a listener on this address.
-fn leads_to(uri: &Uri, address: SocketAddr) -> bool {
+fn is_address_of(uri: &Uri, address: SocketAddr) -> bool {
     let port = uri.port_u16().unwrap_or_else(|| if uri.scheme_str() == Some("https") { 443 } else { 80 });
     let ip = address.ip().to_canonical();
     let same = host(uri).parse::<IpAddr>().is_ok_and(|of_url| of_url.to_canonical() == ip);
@@ -387,7 +387,7 @@ fn leads_to(uri: &Uri, address: SocketAddr) -> bool {
 }
 
 /// The address in a URL, if it is one that is refused; also where it is written as one number or in hexadecimal.
-fn refused(reach: AddressPolicy, uri: &Uri) -> Option<(IpAddr, &'static str)> {
+fn refused_address(address_policy: AddressPolicy, uri: &Uri) -> Option<(IpAddr, &'static str)> {
     let host = host(uri);
     let numeric = host.starts_with(|c: char| c.is_ascii_digit())
         && host.chars().all(|c| c.is_ascii_hexdigit() || matches!(c, '.' | 'x' | 'X'));
@@ -399,7 +399,7 @@ fn refused(reach: AddressPolicy, uri: &Uri) -> Option<(IpAddr, &'static str)> {
         }
         Err(_) => Vec::new(),
     };
-    ips.into_iter().find_map(|ip| Some((ip, reach.refusal(ip)?)))
+    ips.into_iter().find_map(|ip| Some((ip, address_policy.refusal(ip)?)))
 }
 
 #[cfg(test)]

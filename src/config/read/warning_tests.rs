@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::settings::{Identity, NamedToken, Scope, ServerTls};
-use crate::config::{Overrides, parse};
+use crate::config::{Flags, parse};
 use std::path::PathBuf;
 
 const GOOD: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
@@ -61,7 +61,7 @@ fn a_good_configuration_causes_no_warning() {
            auth = { kind = "bearer", token = { file = "FILE/other" } }"#,
     );
     assert_eq!(place.of(&text), Vec::<String>::new());
-    assert_eq!(warnings(&Settings::embedded(&Overrides::default()).unwrap(), None), []);
+    assert_eq!(warnings(&Settings::embedded(&Flags::default()).unwrap(), None), []);
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn open_sources_and_open_admin_listeners_cause_warnings() {
     assert_eq!(found.len(), 1, "{found:?}");
     let signed = r#"auth = { kind = "hmac", preset = "github", secrets = [{ file = "FILE/good" }] }"#;
     assert_eq!(listening("203.0.113.7:1", "127.0.0.1:2", signed), Vec::<String>::new());
-    let mut settings = Settings::embedded(&Overrides::default()).unwrap();
+    let mut settings = Settings::embedded(&Flags::default()).unwrap();
     settings.intake.listen = vec!["0.0.0.0:1".parse().unwrap()];
     assert_eq!(warnings(&settings, None).len(), 1);
     let (cert, key) = (place.path("none"), place.path("none"));
@@ -183,7 +183,7 @@ fn a_key_has_the_length_of_its_decoded_bytes() {
 fn a_secret_used_twice_causes_a_warning_unless_one_system_gave_it() {
     let place = Place::new();
     place.write("copy", GOOD);
-    let mut settings = Settings::embedded(&Overrides::default()).unwrap();
+    let mut settings = Settings::embedded(&Flags::default()).unwrap();
     let bearer = |name: &str| DestinationAuth::Bearer { token: place.secret(name) };
     settings.destinations = ["one", "two"].map(Destination::named).to_vec();
     settings.destinations[0].auth = Some(bearer("good"));
@@ -240,7 +240,7 @@ fn files_that_others_may_read_or_replace_cause_warnings() {
     place.chmod("", 0o700);
     place.write("key", "a key");
     place.chmod("key", 0o644);
-    let mut settings = Settings::embedded(&Overrides::default()).unwrap();
+    let mut settings = Settings::embedded(&Flags::default()).unwrap();
     settings.destinations[0].tls.identity = Some(Identity { cert: place.path("cert"), key: place.path("key") });
     settings.destinations[0].url = Some("https://crm".parse().unwrap());
     settings.intake.tls = Some(ServerTls { cert: place.path("cert"), key: place.path("key"), client_ca: None });
@@ -253,7 +253,7 @@ fn an_exposed_configuration_file_causes_a_warning() {
     let place = Place::new();
     place.write("holdline.toml", "");
     let with = |url: &str| {
-        let mut settings = Settings::embedded(&Overrides::default()).unwrap();
+        let mut settings = Settings::embedded(&Flags::default()).unwrap();
         settings.destinations[0].url = Some(url.parse().unwrap());
         settings
     };

@@ -40,7 +40,7 @@ pub struct Destination {
     /// What the body of a 2xx must say.
     pub success: Option<Success>,
     /// Which addresses its name may resolve to.
-    pub reach: AddressPolicy,
+    pub address_policy: AddressPolicy,
 }
 
 /// Files in PEM.
@@ -162,7 +162,7 @@ impl Destination {
             tls: DestinationTls::default(),
             sign: Vec::new(),
             success: None,
-            reach: AddressPolicy::Guarded,
+            address_policy: AddressPolicy::Guarded,
         }
     }
 }

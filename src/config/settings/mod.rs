@@ -7,7 +7,7 @@ mod source;
 pub use destination::{
     ClientAuth, Destination, DestinationAuth, DestinationTls, Identity, OAuth2, OnDeadLetter, OrderMode, Ordering,
 };
-pub use secret::{Secret, SecretValue, Url, Wrong, parse_url, quoted, shown_url, text_shown};
+pub use secret::{InvalidValue, Secret, SecretError, SecretValue, Url, parse_url, quoted, shown_url, text_shown};
 pub use source::{Composite, Handshake, OnFault, PROFILES, Pointers, Source, SourceAuth};
 
 use crate::event::SharedKeys;
@@ -137,7 +137,7 @@ impl Scope {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Token {
     /// Made at the first start, in `DATA/admin.token`.
-    Made,
+    Generated,
     Given(Secret),
 }
 
@@ -315,7 +315,7 @@ impl Default for Admin {
             sockets: Vec::new(),
             max_connections: 256,
             write_timeout: Duration::from_secs(60),
-            token: Token::Made,
+            token: Token::Generated,
             tokens: Vec::new(),
         }
     }

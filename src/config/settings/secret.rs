@@ -11,23 +11,42 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use thiserror::Error;
 
-/// A fault that does not know yet where it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wrong {
+/// What is wrong with a value, and what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{message}; {remedy}")]
+pub struct InvalidValue {
     pub message: String,
     pub remedy: String,
 }
 
-impl Wrong {
+impl InvalidValue {
     pub fn new(message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { message: message.into(), remedy: remedy.into() }
     }
 }
 
-impl fmt::Display for Wrong {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; {}", self.message, self.remedy)
+/// Why a secret, or a URL that is kept as one, cannot be used: the reference and what to do, never the value.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SecretError {
+    #[error("{secret} cannot be read: {error}; {remedy}")]
+    Unreadable { secret: Secret, error: String, remedy: String },
+    #[error("{0} is not set; set it for the service")]
+    NotSet(Secret),
+    #[error("{0} is not UTF-8; write it in UTF-8")]
+    NotUtf8(Secret),
+    #[error("{secret} was not passed: $CREDENTIALS_DIRECTORY is not set; {remedy}")]
+    NotPassed { secret: Secret, remedy: String },
+    #[error("{0} is empty; put the secret there")]
+    Empty(Secret),
+    #[error("the URL that is {secret}: {invalid}")]
+    NotUrl { secret: Secret, invalid: InvalidValue },
+}
+
+impl From<SecretError> for String {
+    fn from(error: SecretError) -> Self {
+        error.to_string()
     }
 }
 
@@ -72,20 +91,24 @@ impl fmt::Display for Secret {
 const BYTES_MAX: u64 = 64 * 1024;
 
 impl Secret {
-    /// The value, without one newline at its end. An error names the reference and what to do, never the value.
-    pub fn read(&self) -> Result<SecretValue, String> {
+    /// The value, without one newline at its end.
+    ///
+    /// # Errors
+    /// It cannot be read, or is empty.
+    pub fn read(&self) -> Result<SecretValue, SecretError> {
         let text = match self {
-            Self::File(path) => read_file(path)
-                .map_err(|e| format!("{self} cannot be read: {e}; check the path and its permissions"))?,
+            Self::File(path) => {
+                read_file(path).map_err(|e| self.unreadable(&e, "check the path and its permissions".to_owned()))?
+            }
             Self::Env(name) => std::env::var(name).map_err(|e| match e {
-                std::env::VarError::NotPresent => format!("{self} is not set; set it for the service"),
-                std::env::VarError::NotUnicode(_) => format!("{self} is not UTF-8; write it in UTF-8"),
+                std::env::VarError::NotPresent => SecretError::NotSet(self.clone()),
+                std::env::VarError::NotUnicode(_) => SecretError::NotUtf8(self.clone()),
             })?,
             Self::Credential(name) => self.read_credential(name, std::env::var_os("CREDENTIALS_DIRECTORY"))?,
         };
         let text = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
         if text.is_empty() {
-            return Err(format!("{self} is empty; put the secret there"));
+            return Err(SecretError::Empty(self.clone()));
         }
         Ok(SecretValue(text.into()))
     }
@@ -99,13 +122,17 @@ impl Secret {
         }
     }
 
-    fn read_credential(&self, name: &str, directory: Option<OsString>) -> Result<String, String> {
+    fn read_credential(&self, name: &str, directory: Option<OsString>) -> Result<String, SecretError> {
         let Some(directory) = directory else {
             let remedy = format!("add LoadCredential={name}:FILE to the unit and start holdline through systemd");
-            return Err(format!("{self} was not passed: $CREDENTIALS_DIRECTORY is not set; {remedy}"));
+            return Err(SecretError::NotPassed { secret: self.clone(), remedy });
         };
         read_file(&Path::new(&directory).join(name))
-            .map_err(|e| format!("{self} cannot be read: {e}; add LoadCredential={name}:FILE to the unit"))
+            .map_err(|e| self.unreadable(&e, format!("add LoadCredential={name}:FILE to the unit")))
+    }
+
+    fn unreadable(&self, error: &io::Error, remedy: String) -> SecretError {
+        SecretError::Unreadable { secret: self.clone(), error: error.to_string(), remedy }
     }
 }
 
@@ -122,43 +149,46 @@ fn read_file(path: &Path) -> io::Result<String> {
 #[derive(Clone, PartialEq, Eq)]
 pub enum Url {
     /// It stands in the configuration.
-    Written(Uri),
+    Literal(Uri),
     /// It is read from elsewhere at the start, and at a reload.
-    Kept(Secret),
+    FromSecret(Secret),
 }
 
 impl Url {
-    /// The URL itself. An error names the reference and what to do, and shows nothing of what was read.
-    pub fn read(&self) -> Result<Uri, String> {
+    /// The URL itself.
+    ///
+    /// # Errors
+    /// The secret cannot be read, or holds no URL; nothing of what was read is shown.
+    pub fn read(&self) -> Result<Uri, SecretError> {
         let secret = match self {
-            Self::Written(uri) => return Ok(uri.clone()),
-            Self::Kept(secret) => secret,
+            Self::Literal(uri) => return Ok(uri.clone()),
+            Self::FromSecret(secret) => secret,
         };
         let text = secret.read()?;
-        parse_url(text.expose(), "it").map_err(|wrong| format!("the URL that is {secret}: {wrong}"))
+        parse_url(text.expose(), "it").map_err(|invalid| SecretError::NotUrl { secret: secret.clone(), invalid })
     }
 
     /// Where it is kept, if it does not stand in the configuration.
     pub fn secret(&self) -> Option<&Secret> {
         match self {
-            Self::Written(_) => None,
-            Self::Kept(secret) => Some(secret),
+            Self::Literal(_) => None,
+            Self::FromSecret(secret) => Some(secret),
         }
     }
 
     /// What tells this URL from another one. It is not to be shown.
     pub fn identity(&self) -> String {
         match self {
-            Self::Written(uri) => uri.to_string(),
-            Self::Kept(secret) => secret.to_string(),
+            Self::Literal(uri) => uri.to_string(),
+            Self::FromSecret(secret) => secret.to_string(),
         }
     }
 
     /// How `uri`, which was read from it, is shown.
     pub fn shown_as(&self, uri: &Uri) -> String {
         match self {
-            Self::Written(_) => shown_url(uri),
-            Self::Kept(_) => format!("{}/***", origin(uri)),
+            Self::Literal(_) => shown_url(uri),
+            Self::FromSecret(_) => format!("{}/***", origin(uri)),
         }
     }
 }
@@ -167,8 +197,8 @@ impl Url {
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Written(uri) => f.write_str(&shown_url(uri)),
-            Self::Kept(secret) => secret.fmt(f),
+            Self::Literal(uri) => f.write_str(&shown_url(uri)),
+            Self::FromSecret(secret) => secret.fmt(f),
         }
     }
 }
@@ -180,9 +210,9 @@ impl fmt::Debug for Url {
 }
 
 impl FromStr for Url {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        parse_url(text, &quoted(text)).map(Self::Written).map_err(|wrong| wrong.to_string())
+    type Err = InvalidValue;
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        parse_url(text, &quoted(text)).map(Self::Literal)
     }
 }
 
@@ -227,48 +257,48 @@ pub fn quoted(text: &str) -> String {
 }
 
 /// A URL that is called: http or https, a host, neither user nor fragment. Faults call it `name`, and show nothing else of it.
-pub fn parse_url(text: &str, name: &str) -> Result<Uri, Wrong> {
+pub fn parse_url(text: &str, name: &str) -> Result<Uri, InvalidValue> {
     const EXAMPLE: &str = r#"write a URL such as "https://crm.internal/hooks""#;
     let authority = text.split_once("://").map_or(text, |(_, rest)| rest).split(['/', '?', '#']).next();
     if authority.is_some_and(|a| a.contains('@')) {
         let remedy = r#"take it out and write auth = { kind = "basic", user = "...", password = { file = "..." } }"#;
-        return Err(Wrong::new("the URL has a user or password in it", remedy));
+        return Err(InvalidValue::new("the URL has a user or password in it", remedy));
     }
     let Some((scheme, _)) = text.split_once("://") else {
         let remedy = match name.strip_prefix('"') {
             Some(rest) => format!("write \"https://{rest}"),
             None => EXAMPLE.to_owned(),
         };
-        return Err(Wrong::new(format!("{name} has no scheme"), remedy));
+        return Err(InvalidValue::new(format!("{name} has no scheme"), remedy));
     };
     if !matches!(scheme, "http" | "https") {
-        return Err(Wrong::new(format!("{name} is neither http nor https"), EXAMPLE));
+        return Err(InvalidValue::new(format!("{name} is neither http nor https"), EXAMPLE));
     }
     if text.contains('#') {
-        return Err(Wrong::new(
+        return Err(InvalidValue::new(
             format!("{name} has a fragment (#...), which is never sent"),
             "leave out # and what follows",
         ));
     }
     if let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic()) {
         let remedy = "percent-encode it in the path and query, write the host in its ASCII form (xn--...)";
-        return Err(Wrong::new(format!("{name} has {bad:?} in it"), remedy));
+        return Err(InvalidValue::new(format!("{name} has {bad:?} in it"), remedy));
     }
     let not_url = || match text.chars().find(|c| matches!(c, '{' | '}' | '<' | '>')) {
         Some(bad) => {
             let message = format!("{name} has {bad:?} in it, as a template has that was not filled in");
-            Wrong::new(message, "write the value itself in its place; holdline fills in nothing")
+            InvalidValue::new(message, "write the value itself in its place; holdline fills in nothing")
         }
-        None => Wrong::new(format!("{name} is not a URL"), EXAMPLE),
+        None => InvalidValue::new(format!("{name} is not a URL"), EXAMPLE),
     };
     let uri: Uri = text.parse().map_err(|_| not_url())?;
     let authority = uri.authority().ok_or_else(not_url)?;
     let has_port = authority.as_str().len() > authority.host().len();
     if authority.host().is_empty() {
-        return Err(Wrong::new(format!("{name} has no host"), EXAMPLE));
+        return Err(InvalidValue::new(format!("{name} has no host"), EXAMPLE));
     }
     if has_port && !matches!(authority.port_u16(), Some(1..)) {
-        return Err(Wrong::new(format!("{name} has a bad port"), "write a port from 1 to 65535, or none"));
+        return Err(InvalidValue::new(format!("{name} has a bad port"), "write a port from 1 to 65535, or none"));
     }
     Ok(uri)
 }
@@ -298,7 +328,7 @@ mod tests {
         let shown = path.display();
         let error = |content: &[u8]| {
             std::fs::write(&path, content).unwrap();
-            Secret::File(path.clone()).read().unwrap_err()
+            Secret::File(path.clone()).read().unwrap_err().to_string()
         };
         assert_eq!(error(b"\n"), format!("the secret in file {shown} is empty; put the secret there"));
         let too_long = error(&[b'x'; 65 * 1024]);
@@ -310,10 +340,10 @@ mod tests {
         );
         assert!(error(b"\xff\xfe").contains("cannot be read: stream did not contain valid UTF-8"));
         std::fs::remove_file(&path).unwrap();
-        let missing = Secret::File(path.clone()).read().unwrap_err();
+        let missing = Secret::File(path.clone()).read().unwrap_err().to_string();
         assert!(missing.contains("cannot be read: No such file"), "{missing}");
         assert_eq!(
-            Secret::Env("HOLDLINE_NOT_SET_ANYWHERE".into()).read().unwrap_err(),
+            Secret::Env("HOLDLINE_NOT_SET_ANYWHERE".into()).read().unwrap_err().to_string(),
             "the secret in environment variable HOLDLINE_NOT_SET_ANYWHERE is not set; set it for the service"
         );
     }
@@ -325,7 +355,7 @@ mod tests {
         std::fs::write(dir.path().join("crm"), "abc").unwrap();
         let crm = Secret::Credential("crm".into());
         assert_eq!(crm.read_credential("crm", Some(dir.path().into())).unwrap(), "abc");
-        let unset = crm.read_credential("crm", None).unwrap_err();
+        let unset = crm.read_credential("crm", None).unwrap_err().to_string();
         assert!(unset.contains("add LoadCredential=crm:FILE to the unit"), "{unset}");
     }
 
@@ -345,7 +375,7 @@ mod tests {
         ] {
             let uri: Uri = url.parse().unwrap();
             assert_eq!(
-                (shown_url(&uri), format!("{:?}", Url::Written(uri))),
+                (shown_url(&uri), format!("{:?}", Url::Literal(uri))),
                 (wanted.to_owned(), format!("{wanted:?}"))
             );
         }
@@ -364,7 +394,7 @@ mod tests {
         let path = folder.path().join("url");
         let kept = |text: &str| {
             std::fs::write(&path, text).unwrap();
-            Url::Kept(Secret::File(path.clone()))
+            Url::FromSecret(Secret::File(path.clone()))
         };
         let url = kept("https://crm.internal:8443/in/S3CRET?code=S3CRET\n");
         let uri = url.read().unwrap();
@@ -374,15 +404,15 @@ mod tests {
             assert!(shown.contains("the secret in file") && !shown.contains("S3CRET"), "{shown}");
         }
         for text in ["S3CRET", "ftp://S3CRET", "https://a/S3CRET#x", "https://u:S3CRET@a/", "https://a/S 3CRET", " "] {
-            let why = kept(text).read().unwrap_err();
+            let why = kept(text).read().unwrap_err().to_string();
             assert!(why.contains("the secret in file") && why.contains("; write ") || why.contains("; "), "{why}");
             assert!(!why.contains("S3CRET") && !why.contains("S 3CRET"), "{why}");
         }
         std::fs::remove_file(&path).unwrap();
-        assert!(url.read().unwrap_err().contains("cannot be read"));
+        assert!(url.read().unwrap_err().to_string().contains("cannot be read"));
     }
 
-    fn parse(text: &str) -> Result<Uri, Wrong> {
+    fn parse(text: &str) -> Result<Uri, InvalidValue> {
         parse_url(text, &quoted(text))
     }
 

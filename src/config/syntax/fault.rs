@@ -1,6 +1,6 @@
 //! Faults: what is wrong in a configuration, where, and what to write instead.
 
-use crate::config::settings::Wrong;
+use crate::config::settings::InvalidValue;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -39,8 +39,8 @@ pub struct Faults(Vec<Fault>);
 
 impl Faults {
     /// The file as a whole cannot be used.
-    pub fn whole_file(file: &Path, wrong: Wrong) -> Self {
-        let Wrong { message, remedy } = wrong;
+    pub fn whole_file(file: &Path, wrong: InvalidValue) -> Self {
+        let InvalidValue { message, remedy } = wrong;
         Self(vec![Fault { file: file.into(), line: 0, column: 0, key: String::new(), message, remedy }])
     }
 

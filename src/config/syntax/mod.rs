@@ -9,7 +9,7 @@ pub mod values;
 pub use fault::RENAMED;
 pub use fault::{Fault, Faults, nearest, renamed_condition};
 
-use super::settings::Wrong;
+use super::settings::InvalidValue;
 use fault::renamed_key;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -29,9 +29,9 @@ impl<'r> Reading<'r> {
     }
 
     /// Notes a fault at a byte of the text.
-    pub fn note(&self, offset: usize, key: &str, wrong: Wrong) {
+    pub fn add_fault(&self, offset: usize, key: &str, wrong: InvalidValue) {
         let (line, column) = self.position(offset);
-        let Wrong { message, remedy } = wrong;
+        let InvalidValue { message, remedy } = wrong;
         self.faults.borrow_mut().push(Fault { file: self.file.into(), line, column, key: key.into(), message, remedy });
     }
 
@@ -60,7 +60,7 @@ pub struct Section<'r> {
     known: Vec<&'static str>,
     /// Keys that are there but could not be read.
     faulty: Vec<&'static str>,
-    abandoned: bool,
+    skips_unknown_keys: bool,
 }
 
 impl<'r> Section<'r> {
@@ -72,7 +72,7 @@ impl<'r> Section<'r> {
             offset: 0,
             known: Vec::new(),
             faulty: Vec::new(),
-            abandoned: false,
+            skips_unknown_keys: false,
         }
     }
 
@@ -88,23 +88,23 @@ impl<'r> Section<'r> {
     }
 
     /// As `take`, but its absence is a fault.
-    pub fn need<T>(
+    pub fn require<T>(
         &mut self,
         key: &'static str,
         example: &str,
         parse: impl FnOnce(Value<'r>) -> Option<T>,
     ) -> Option<T> {
         if !self.table.contains_key(key) {
-            self.wrong::<()>(format!("`{key}` is missing"), format!("write {example}"));
+            self.fault::<()>(format!("`{key}` is missing"), format!("write {example}"));
         }
         self.take(key, parse)
     }
 
-    /// The table under a key; an absent one reads as `absent`.
-    pub fn part<T>(&mut self, key: &'static str, absent: T, read: impl FnOnce(Self) -> T) -> T {
+    /// The table under a key; an absent one reads as `defaults`.
+    pub fn subsection<T>(&mut self, key: &'static str, defaults: T, read: impl FnOnce(Self) -> T) -> T {
         match self.take(key, |v| v.section()) {
             Some(section) => read(section),
-            None => absent,
+            None => defaults,
         }
     }
 
@@ -112,13 +112,13 @@ impl<'r> Section<'r> {
     pub fn blocks(&mut self, key: &'static str, example: &str) -> Vec<Self> {
         let (none, remedy) = (format!("there is no [[{key}]]"), format!("add [[{key}]] with {example}"));
         if !self.has(key) {
-            self.wrong::<()>(none.as_str(), remedy.as_str());
+            self.fault::<()>(none.as_str(), remedy.as_str());
         }
         let blocks = self.take(key, |v| match v.raw.get_ref() {
-            DeValue::Array(array) if array.is_empty() => v.wrong(none, remedy),
+            DeValue::Array(array) if array.is_empty() => v.fault(none, remedy),
             DeValue::Array(_) => v.items(),
             _ => {
-                v.wrong(format!("`{key}` is one of several blocks"), format!("write it in double brackets, [[{key}]]"))
+                v.fault(format!("`{key}` is one of several blocks"), format!("write it in double brackets, [[{key}]]"))
             }
         });
         blocks.unwrap_or_default().into_iter().filter_map(|v| v.section()).collect()
@@ -129,25 +129,25 @@ impl<'r> Section<'r> {
     }
 
     /// Whether these keys can be compared: each is well or absent.
-    pub fn sound(&self, keys: &[&str]) -> bool {
+    pub fn is_valid(&self, keys: &[&str]) -> bool {
         !keys.iter().any(|key| self.faulty.contains(key))
     }
 
     /// Notes a fault of the table as a whole.
-    pub fn wrong<T>(&self, message: impl Into<String>, remedy: impl Into<String>) -> Option<T> {
-        self.reading.note(self.offset, &self.path, Wrong::new(message, remedy));
+    pub fn fault<T>(&self, message: impl Into<String>, remedy: impl Into<String>) -> Option<T> {
+        self.reading.add_fault(self.offset, &self.path, InvalidValue::new(message, remedy));
         None
     }
 
     /// Notes a fault of the value of a key, or of the table where the key is absent.
-    pub fn wrong_at(&self, key: &str, message: impl Into<String>, remedy: impl Into<String>) {
+    pub fn fault_at(&self, key: &str, message: impl Into<String>, remedy: impl Into<String>) {
         let offset = self.table.get(key).map_or(self.offset, |value| value.span().start);
-        self.reading.note(offset, &self.path_of(key), Wrong::new(message, remedy));
+        self.reading.add_fault(offset, &self.path_of(key), InvalidValue::new(message, remedy));
     }
 
     /// Ends the section without a look at the keys that nobody took, because it is not clear which belong there.
-    pub fn abandon<T>(mut self) -> Option<T> {
-        self.abandoned = true;
+    pub fn skip_unknown_keys<T>(mut self) -> Option<T> {
+        self.skips_unknown_keys = true;
         None
     }
 
@@ -155,21 +155,21 @@ impl<'r> Section<'r> {
         path_of(&self.path, key)
     }
 
-    fn judge_unknown(&self, key: &str) -> Wrong {
+    fn unknown_key(&self, key: &str) -> InvalidValue {
         if let Some(new) = renamed_key(&self.path, key) {
             let message = format!("{} is now {}", self.path_of(key), self.path_of(new));
-            return Wrong::new(message, format!("write `{new}`"));
+            return InvalidValue::new(message, format!("write `{new}`"));
         }
         if let Some(near) = nearest(key, self.known.iter().copied()) {
-            return Wrong::new("unknown key", format!("write `{near}`"));
+            return InvalidValue::new("unknown key", format!("write `{near}`"));
         }
-        Wrong::new("unknown key", format!("remove it; known here: {}", self.known.join(", ")))
+        InvalidValue::new("unknown key", format!("remove it; known here: {}", self.known.join(", ")))
     }
 }
 
 impl Drop for Section<'_> {
     fn drop(&mut self) {
-        if self.abandoned {
+        if self.skips_unknown_keys {
             return;
         }
         for key in self.table.keys() {
@@ -177,7 +177,7 @@ impl Drop for Section<'_> {
             if self.known.contains(&name) {
                 continue;
             }
-            self.reading.note(key.span().start, &self.path_of(name), self.judge_unknown(name));
+            self.reading.add_fault(key.span().start, &self.path_of(name), self.unknown_key(name));
         }
     }
 }
@@ -219,27 +219,27 @@ impl<'r> Value<'r> {
     }
 
     /// Notes a fault of this value. Gives None, so that a parser can end with it.
-    pub fn wrong<T>(&self, message: impl Into<String>, remedy: impl Into<String>) -> Option<T> {
-        self.reading.note(self.raw.span().start, &self.path, Wrong::new(message, remedy));
+    pub fn fault<T>(&self, message: impl Into<String>, remedy: impl Into<String>) -> Option<T> {
+        self.reading.add_fault(self.raw.span().start, &self.path, InvalidValue::new(message, remedy));
         None
     }
 
     /// Notes the fault, if it is one.
-    pub fn check<T>(&self, result: Result<T, Wrong>) -> Option<T> {
-        result.map_err(|w| self.reading.note(self.raw.span().start, &self.path, w)).ok()
+    pub fn check<T>(&self, result: Result<T, InvalidValue>) -> Option<T> {
+        result.map_err(|w| self.reading.add_fault(self.raw.span().start, &self.path, w)).ok()
     }
 
     /// Notes that the value is of the wrong type.
-    pub fn not_a<T>(&self, wanted: &str, example: &str) -> Option<T> {
+    pub fn wrong_type<T>(&self, wanted: &str, example: &str) -> Option<T> {
         let article = |word: &str| if word.starts_with(['a', 'i']) { "an" } else { "a" }.to_owned() + " " + word;
         let found = self.raw().type_str();
-        self.wrong(format!("expected {}, found {}", article(wanted), article(found)), format!("write {example}"))
+        self.fault(format!("expected {}, found {}", article(wanted), article(found)), format!("write {example}"))
     }
 
     pub fn text(&self, example: &str) -> Option<&'r str> {
         match self.raw() {
             DeValue::String(text) => Some(text),
-            _ => self.not_a("string", example),
+            _ => self.wrong_type("string", example),
         }
     }
 
@@ -251,14 +251,14 @@ impl<'r> Value<'r> {
     pub fn boolean(&self) -> Option<bool> {
         match self.raw() {
             DeValue::Boolean(truth) => Some(*truth),
-            _ => self.not_a("boolean", "true or false"),
+            _ => self.wrong_type("boolean", "true or false"),
         }
     }
 
     /// The elements of an array.
     pub fn items(&self) -> Option<Vec<Self>> {
         let DeValue::Array(array) = self.raw() else {
-            return self.not_a("array", &format!("[{}]", self.written()));
+            return self.wrong_type("array", &format!("[{}]", self.written()));
         };
         let item = |(i, raw)| Value { reading: self.reading, path: format!("{}[{i}]", self.path), raw };
         Some(array.iter().enumerate().map(item).collect())
@@ -266,7 +266,7 @@ impl<'r> Value<'r> {
 
     /// The entries of a table whose keys are of the operator's making.
     pub fn entries(&self, example: &str) -> Option<Vec<(&'r str, Self)>> {
-        let DeValue::Table(table) = self.raw() else { return self.not_a("table", example) };
+        let DeValue::Table(table) = self.raw() else { return self.wrong_type("table", example) };
         let reading = self.reading;
         let entry = |(key, raw): (&'r Spanned<std::borrow::Cow<'r, str>>, &'r Spanned<DeValue<'r>>)| {
             let key: &str = key.get_ref();
@@ -285,9 +285,9 @@ impl<'r> Value<'r> {
 
     pub fn section(&self) -> Option<Section<'r>> {
         let DeValue::Table(table) = self.raw() else {
-            return self.not_a("table", "a table, { key = value }");
+            return self.wrong_type("table", "a table, { key = value }");
         };
         let (reading, path, offset) = (self.reading, self.path.clone(), self.raw.span().start);
-        Some(Section { reading, path, table, offset, known: Vec::new(), faulty: Vec::new(), abandoned: false })
+        Some(Section { reading, path, table, offset, known: Vec::new(), faulty: Vec::new(), skips_unknown_keys: false })
     }
 }

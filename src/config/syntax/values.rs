@@ -1,7 +1,7 @@
 //! Kinds of values: durations, sizes, numbers, words, lists. Each has limits, and says what to write instead.
 
 use super::{Value, nearest};
-use crate::config::settings::Wrong;
+use crate::config::settings::InvalidValue;
 use crate::rules::gcra::Rate;
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -9,13 +9,13 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 /// The least and the greatest value of a setting, each with its reason; empty where that is evident.
-pub struct Limits<T> {
+pub struct Range<T> {
     pub min: (T, &'static str),
     pub max: (T, &'static str),
 }
 
-impl<T: PartialOrd + Copy> Limits<T> {
-    fn check(&self, got: T, written: &str, show: impl Fn(T) -> String) -> Result<T, Wrong> {
+impl<T: PartialOrd + Copy> Range<T> {
+    fn check(&self, got: T, written: &str, show: impl Fn(T) -> String) -> Result<T, InvalidValue> {
         let ((bound, why), message, direction) = if got < self.min.0 {
             (self.min, "below the minimum", "more")
         } else if got > self.max.0 {
@@ -24,7 +24,7 @@ impl<T: PartialOrd + Copy> Limits<T> {
             return Ok(got);
         };
         let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
-        Err(Wrong::new(format!("{written} is {message}{why}"), format!("write {} or {direction}", show(bound))))
+        Err(InvalidValue::new(format!("{written} is {message}{why}"), format!("write {} or {direction}", show(bound))))
     }
 }
 
@@ -33,7 +33,7 @@ pub const MIB: u64 = 1 << 20;
 pub const GIB: u64 = 1 << 30;
 pub const TIB: u64 = 1 << 40;
 /// What one source may have of something where there are several.
-pub const SHARE: Limits<f64> = Limits { min: (0.1, ""), max: (1.0, "") };
+pub const SHARE: Range<f64> = Range { min: (0.1, ""), max: (1.0, "") };
 
 /// A duration of the tables of limits, as in `span("10ms")`.
 pub const fn span(text: &'static str) -> Duration {
@@ -54,28 +54,28 @@ pub const fn span(text: &'static str) -> Duration {
 }
 
 /// A duration with its unit, as in `"250ms"`, `"30s"`, `"7d"`.
-pub fn duration(value: &Value<'_>, limits: &Limits<Duration>) -> Option<Duration> {
+pub fn duration(value: &Value<'_>, limits: &Range<Duration>) -> Option<Duration> {
     let written = value.written();
     let got = match value.raw() {
         DeValue::String(text) => value.check(parse_duration(text, &written))?,
         DeValue::Integer(_) | DeValue::Float(_) => {
-            return value.wrong(format!("{written} has no unit"), format!(r#"write "{written}s""#));
+            return value.fault(format!("{written} has no unit"), format!(r#"write "{written}s""#));
         }
-        _ => return value.not_a("duration", r#"a duration such as "30s""#),
+        _ => return value.wrong_type("duration", r#"a duration such as "30s""#),
     };
     value.check(limits.check(got, &written, |d| format!(r#""{}""#, shown_duration(d))))
 }
 
-fn parse_duration(text: &str, written: &str) -> Result<Duration, Wrong> {
+fn parse_duration(text: &str, written: &str) -> Result<Duration, InvalidValue> {
     let such_as = r#"write a duration such as "250ms", "30s", "5m" or "7d""#;
     humantime::parse_duration(text).map_err(|e| match e {
         humantime::DurationError::UnknownUnit { unit, .. } if unit.is_empty() => {
-            Wrong::new(format!("{written} has no unit"), format!(r#"write "{}s""#, text.trim()))
+            InvalidValue::new(format!("{written} has no unit"), format!(r#"write "{}s""#, text.trim()))
         }
         humantime::DurationError::UnknownUnit { unit, .. } => {
-            Wrong::new(format!("{written} has the unknown unit `{unit}`"), such_as)
+            InvalidValue::new(format!("{written} has the unknown unit `{unit}`"), such_as)
         }
-        _ => Wrong::new(format!("{written} is not a duration"), such_as),
+        _ => InvalidValue::new(format!("{written} is not a duration"), such_as),
     })
 }
 
@@ -103,36 +103,36 @@ const SIZE_UNITS: [(&str, u64); 9] = [
 ];
 
 /// Bytes: `"64KiB"`, `"10MB"`, or a plain number.
-pub fn size(value: &Value<'_>, limits: &Limits<u64>) -> Option<u64> {
+pub fn size(value: &Value<'_>, limits: &Range<u64>) -> Option<u64> {
     let written = value.written();
     let got = match value.raw() {
         DeValue::String(text) => value.check(parse_size(text, &written))?.into(),
         DeValue::Integer(_) => integer(value)?,
-        _ => return value.not_a("size", r#"a size such as "64KiB" or "1GiB""#),
+        _ => return value.wrong_type("size", r#"a size such as "64KiB" or "1GiB""#),
     };
     within(value, got, limits, |n| format!(r#""{}""#, shown_size(n)))
 }
 
 /// As `size`, for what is held in memory.
-pub fn memory(value: &Value<'_>, limits: &Limits<u64>) -> Option<usize> {
+pub fn memory(value: &Value<'_>, limits: &Range<u64>) -> Option<usize> {
     size(value, limits).map(|n| usize::try_from(n).unwrap_or(usize::MAX))
 }
 
-fn parse_size(text: &str, written: &str) -> Result<u64, Wrong> {
+fn parse_size(text: &str, written: &str) -> Result<u64, InvalidValue> {
     let such_as = r#"write a whole number with a unit, such as "64KiB", "10MB" or "1GiB""#;
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = (&text[..digits], text[digits..].trim());
     if number.is_empty() || unit.starts_with(['.', ',']) {
-        return Err(Wrong::new(format!("{written} is not a size"), such_as));
+        return Err(InvalidValue::new(format!("{written} is not a size"), such_as));
     }
     let factor = match SIZE_UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)) {
         Some((_, factor)) => *factor,
         None if unit.is_empty() => 1,
-        None => return Err(Wrong::new(format!("{written} has the unknown unit `{unit}`"), such_as)),
+        None => return Err(InvalidValue::new(format!("{written} has the unknown unit `{unit}`"), such_as)),
     };
     let bytes = number.parse().ok().and_then(|n: u64| n.checked_mul(factor));
-    bytes.ok_or_else(|| Wrong::new(format!("{written} is too large to count"), such_as))
+    bytes.ok_or_else(|| InvalidValue::new(format!("{written} is too large to count"), such_as))
 }
 
 /// In the largest binary unit that holds it whole.
@@ -142,7 +142,7 @@ pub fn shown_size(bytes: u64) -> String {
 }
 
 const RATE_UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
-const RATE_COUNT: Limits<u64> = Limits { min: (1, ""), max: (1_000_000, "nothing here is that fast") };
+const RATE_COUNT: Range<u64> = Range { min: (1, ""), max: (1_000_000, "nothing here is that fast") };
 
 /// So many in a second, minute, hour or day, as in `"200/s"`.
 pub fn rate(value: &Value<'_>) -> Option<Rate> {
@@ -151,12 +151,13 @@ pub fn rate(value: &Value<'_>) -> Option<Rate> {
 }
 
 /// A rate as it is written in a configuration; the error says what is wrong and what to write.
-pub fn rate_of(text: &str) -> Result<Rate, String> {
-    parse_rate(text, &format!("{text:?}")).map_err(|Wrong { message, remedy }| format!("{message}; {remedy}"))
+pub fn rate_of(text: &str) -> Result<Rate, InvalidValue> {
+    parse_rate(text, &format!("{text:?}"))
 }
 
-fn parse_rate(text: &str, written: &str) -> Result<Rate, Wrong> {
-    let wrong = |what: &str| Wrong::new(format!("{written} {what}"), r#"write a rate such as "200/s" or "60/m""#);
+fn parse_rate(text: &str, written: &str) -> Result<Rate, InvalidValue> {
+    let wrong =
+        |what: &str| InvalidValue::new(format!("{written} {what}"), r#"write a rate such as "200/s" or "60/m""#);
     let (number, unit) = text.split_once('/').ok_or_else(|| wrong("has no unit of time"))?;
     let unit = unit.trim();
     let seconds = RATE_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(|| wrong("is not per s, m, h or d"))?.1;
@@ -167,10 +168,10 @@ fn parse_rate(text: &str, written: &str) -> Result<Rate, Wrong> {
 }
 
 /// A whole number.
-pub fn whole(value: &Value<'_>, limits: &Limits<u64>) -> Option<u64> {
+pub fn whole(value: &Value<'_>, limits: &Range<u64>) -> Option<u64> {
     match value.raw() {
         DeValue::Integer(_) => within(value, integer(value)?, limits, |n| n.to_string()),
-        _ => value.not_a("integer", &format!("a whole number such as {}", limits.min.0)),
+        _ => value.wrong_type("integer", &format!("a whole number such as {}", limits.min.0)),
     }
 }
 
@@ -179,30 +180,30 @@ fn integer(value: &Value<'_>) -> Option<i128> {
     let raw = value.raw().as_integer()?;
     match i128::from_str_radix(raw.as_str(), raw.radix()) {
         Ok(got) => Some(got),
-        Err(_) => value.wrong(format!("{} is too large", value.written()), "write a smaller number"),
+        Err(_) => value.fault(format!("{} is too large", value.written()), "write a smaller number"),
     }
 }
 
-fn within(value: &Value<'_>, got: i128, limits: &Limits<u64>, show: impl Fn(u64) -> String) -> Option<u64> {
+fn within(value: &Value<'_>, got: i128, limits: &Range<u64>, show: impl Fn(u64) -> String) -> Option<u64> {
     value.check(bounded(got, &value.written(), limits, show))
 }
 
-fn bounded(got: i128, written: &str, limits: &Limits<u64>, show: impl Fn(u64) -> String) -> Result<u64, Wrong> {
+fn bounded(got: i128, written: &str, limits: &Range<u64>, show: impl Fn(u64) -> String) -> Result<u64, InvalidValue> {
     let clamped = |n: i128| u64::try_from(n.max(0)).unwrap_or(u64::MAX);
-    let wide = Limits { min: (limits.min.0.into(), limits.min.1), max: (limits.max.0.into(), limits.max.1) };
+    let wide = Range { min: (limits.min.0.into(), limits.min.1), max: (limits.max.0.into(), limits.max.1) };
     wide.check(got, written, |bound| show(clamped(bound))).map(clamped)
 }
 
 /// A number, whole or not.
-pub fn number(value: &Value<'_>, limits: &Limits<f64>) -> Option<f64> {
+pub fn number(value: &Value<'_>, limits: &Range<f64>) -> Option<f64> {
     let written = value.written();
     let got = match value.raw() {
         DeValue::Integer(_) => integer(value)? as f64,
         DeValue::Float(raw) => match raw.as_str().parse::<f64>() {
             Ok(got) if got.is_finite() => got,
-            _ => return value.wrong(format!("{written} is not a finite number"), "write a number such as 2.0"),
+            _ => return value.fault(format!("{written} is not a finite number"), "write a number such as 2.0"),
         },
-        _ => return value.not_a("number", "a number such as 2.0"),
+        _ => return value.wrong_type("number", "a number such as 2.0"),
     };
     value.check(limits.check(got, &written, |n| format!("{n:.1}")))
 }
@@ -219,7 +220,7 @@ pub fn choice<T: Copy>(value: &Value<'_>, words: &[(&'static str, T)]) -> Option
         Some(near) => format!(r#"write "{near}""#),
         None => format!("write one of {all}"),
     };
-    value.wrong(format!("{} is not known", value.written()), remedy)
+    value.fault(format!("{} is not known", value.written()), remedy)
 }
 
 /// A name of a source or destination: it stands in URLs, metrics and on command lines.
@@ -232,7 +233,7 @@ pub fn name(value: &Value<'_>) -> Option<String> {
         return Some(text.into());
     }
     let remedy = "write 1 to 63 of a-z, 0-9, _ and -, the first of them a letter or digit";
-    value.wrong(format!("{} is not a name", value.written()), remedy)
+    value.fault(format!("{} is not a name", value.written()), remedy)
 }
 
 /// A list that, where it is written, says something: neither empty nor with the same element twice.
@@ -243,13 +244,13 @@ pub fn words(
 ) -> Option<Vec<String>> {
     let items = value.items()?;
     if items.is_empty() {
-        return value.wrong("the list is empty", format!("name at least one, or remove it for {absent_means}"));
+        return value.fault("the list is empty", format!("name at least one, or remove it for {absent_means}"));
     }
     let mut words = Vec::new();
     for item in &items {
         let Some(word) = parse(item) else { continue };
         if words.contains(&word) {
-            item.wrong::<()>(format!("{} is listed twice", item.written()), "remove one of them");
+            item.fault::<()>(format!("{} is listed twice", item.written()), "remove one of them");
         }
         words.push(word);
     }
@@ -257,11 +258,11 @@ pub fn words(
 }
 
 /// A whole number, or a word that stands for none.
-pub fn whole_or(value: &Value<'_>, none: &str, limits: &Limits<u64>) -> Option<Option<u64>> {
+pub fn whole_or(value: &Value<'_>, none: &str, limits: &Range<u64>) -> Option<Option<u64>> {
     match value.raw() {
         DeValue::String(text) if text.as_ref() == none => Some(None),
         DeValue::String(_) => {
-            value.wrong(format!("{} is neither a number nor \"{none}\"", value.written()), format!("write \"{none}\""))
+            value.fault(format!("{} is neither a number nor \"{none}\"", value.written()), format!("write \"{none}\""))
         }
         _ => whole(value, limits).map(Some),
     }
@@ -277,11 +278,11 @@ pub fn statuses(value: &Value<'_>) -> Option<BTreeSet<u16>> {
                 "4xx" => all.extend(400..500),
                 "5xx" => all.extend(500..600),
                 digits if digits.parse::<u16>().is_ok() => {
-                    item.wrong::<()>(format!("{} is in quotes", item.written()), format!("write {digits}"))?;
+                    item.fault::<()>(format!("{} is in quotes", item.written()), format!("write {digits}"))?;
                 }
                 _ => {
                     let remedy = r#"write a status such as 503, or "3xx", "4xx" or "5xx""#;
-                    item.wrong::<()>(format!("{} is no class of failures", item.written()), remedy)?;
+                    item.fault::<()>(format!("{} is no class of failures", item.written()), remedy)?;
                 }
             },
             _ => all.extend(whole(&item, &FAILURES).and_then(|n| u16::try_from(n).ok())),
@@ -290,7 +291,7 @@ pub fn statuses(value: &Value<'_>) -> Option<BTreeSet<u16>> {
     Some(all)
 }
 
-const FAILURES: Limits<u64> = Limits { min: (300, "only failures are tried again"), max: (599, "") };
+const FAILURES: Range<u64> = Range { min: (300, "only failures are tried again"), max: (599, "") };
 
 #[cfg(test)]
 mod tests {

@@ -278,7 +278,7 @@ async fn link_local_addresses_are_refused_unless_allowed() {
         assert!(attempt["error"].as_str().unwrap().contains("set `allow_link_local = true`"), "{to}: {attempt}");
     }
     assert_eq!(receiver.count(), 0);
-    let bench = bench(Some(url), |s| s.destinations[0].reach = AddressPolicy::Anywhere).await;
+    let bench = bench(Some(url), |s| s.destinations[0].address_policy = AddressPolicy::Anywhere).await;
     let id = bench.accept("k", "1").await;
     bench.becomes(&id, "delivered").await;
 }

@@ -6,7 +6,7 @@ use crate::harness::events::event;
 use crate::harness::stores::is_locked;
 use holdline::clock::Clock;
 use holdline::config::settings::{Destination, Settings, Source, Token};
-use holdline::config::{Overrides, settings};
+use holdline::config::{Flags, settings};
 use holdline::daemon::Daemon;
 use holdline::event::{DestinationId, DestinationSet, Digest64, Event};
 use holdline::rules::concurrency::Adaptive;
@@ -196,7 +196,7 @@ pub fn arriving(interaction: &str, id: &str, body: &[u8], destinations: u8, now:
 /// Settings of a daemon in `data` with one source and one destination, both called `default`.
 pub fn settings(data: &Path, to: Option<String>) -> Settings {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let flags = Overrides { to, data: Some(data.to_owned()), intake: Some(any), admin: Some(any) };
+    let flags = Flags { to, data: Some(data.to_owned()), intake: Some(any), admin: Some(any) };
     let mut settings = Settings::embedded(&flags).unwrap();
     settings.intake.disk_reserve_bytes = 1 << 20;
     settings.store.drain_timeout = Duration::from_secs(5);

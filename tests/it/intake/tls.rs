@@ -199,7 +199,7 @@ fn unusable_tls_files_are_reported_at_the_start() {
         (files(cert.clone(), other.path("server.key"), None), "do not belong together"),
         (files(cert, key.clone(), Some(key)), "no certificate is in it"),
     ] {
-        let why = Tls::open(files).unwrap_err();
+        let why = Tls::open(files).unwrap_err().to_string();
         assert!(why.contains(named) && !why.contains("BEGIN"), "{named}: {why}");
     }
 }

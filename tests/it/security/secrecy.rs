@@ -56,7 +56,7 @@ async fn a_url_in_a_file_is_read_at_start_and_reload() {
     let path = secrets.path().join("url");
     let write = |to: &Receiver| std::fs::write(&path, format!("http://{}/in/S3CRET?code=S3CRET\n", to.addr)).unwrap();
     write(&old);
-    let kept = Url::Kept(Secret::File(path.clone()));
+    let kept = Url::FromSecret(Secret::File(path.clone()));
     let mut bench = Bench::with(None, holdline::clock::Clock::system(), |s| s.destinations[0].url = Some(kept)).await;
     let first = bench.accept("k", "1").await;
     bench.becomes(&first, "delivered").await;

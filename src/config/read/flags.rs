@@ -1,13 +1,13 @@
 //! Flags of `holdline serve`: they beat the file, and stand in for it where there is none.
 
 use super::intake::overlap;
-use crate::config::settings::{Admin, Destination, Dlq, Intake, Settings, Source, Store};
+use crate::config::settings::{Admin, Destination, Dlq, Intake, InvalidValue, Settings, Source, Store};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// What was given on the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Overrides {
+pub struct Flags {
     /// `--to`: the URL of the destination named `default`, or of the only one.
     pub to: Option<String>,
     /// `--data`: the directory of the store.
@@ -21,7 +21,7 @@ const DEFAULT: &str = "default";
 
 impl Settings {
     /// The settings without a file. An error names the flag and what to write instead.
-    pub fn embedded(overrides: &Overrides) -> Result<Self, String> {
+    pub fn embedded(flags: &Flags) -> Result<Self, InvalidValue> {
         let settings = Self {
             intake: Intake::default(),
             admin: Admin::default(),
@@ -33,45 +33,46 @@ impl Settings {
             history: Default::default(),
             alerts: Vec::new(),
         };
-        settings.with(overrides)
+        settings.with(flags)
     }
 
     /// These settings, beaten by the flags. An error names the flag and what to write instead.
-    pub fn with(mut self, overrides: &Overrides) -> Result<Self, String> {
-        if let Some(to) = &overrides.to {
-            let url = to.parse().map_err(|wrong| format!("--to: {wrong}"))?;
+    pub fn with(mut self, flags: &Flags) -> Result<Self, InvalidValue> {
+        if let Some(to) = &flags.to {
+            let url = to
+                .parse()
+                .map_err(|InvalidValue { message, remedy }| InvalidValue::new(format!("--to: {message}"), remedy))?;
             self.destination_of_to()?.url = Some(url);
         }
-        if let Some(data) = &overrides.data {
+        if let Some(data) = &flags.data {
             if data.as_os_str().is_empty() {
-                return Err("--data: the path is empty; write the path of a directory".into());
+                return Err(InvalidValue::new("--data: the path is empty", "write the path of a directory"));
             }
             self.store.path.clone_from(data);
         }
-        if let Some(intake) = overrides.intake {
+        if let Some(intake) = flags.intake {
             self.intake.listen = vec![intake];
             self.intake.inherit = false;
         }
-        if let Some(admin) = overrides.admin {
+        if let Some(admin) = flags.admin {
             self.admin.listen = vec![admin];
         }
         for &intake in &self.intake.listen {
             if let Some(admin) = self.admin.listen.iter().find(|a| overlap(intake, **a)) {
                 let remedy = "write another port for one of them, with --intake or --admin";
-                return Err(format!("intake ({intake}) and admin ({admin}) would share a port; {remedy}"));
+                let message = format!("intake ({intake}) and admin ({admin}) would share a port");
+                return Err(InvalidValue::new(message, remedy));
             }
         }
         Ok(self)
     }
 
-    fn destination_of_to(&mut self) -> Result<&mut Destination, String> {
+    fn destination_of_to(&mut self) -> Result<&mut Destination, InvalidValue> {
         let index = match self.destinations.as_slice() {
             [_] => 0,
             several => several.iter().position(|d| d.name == DEFAULT).ok_or_else(|| {
-                format!(
-                    "--to: none of the {} destinations is named \"{DEFAULT}\"; leave --to out and write the url in the file",
-                    several.len()
-                )
+                let message = format!("--to: none of the {} destinations is named \"{DEFAULT}\"", several.len());
+                InvalidValue::new(message, "leave --to out and write the url in the file")
             })?,
         };
         Ok(&mut self.destinations[index])
@@ -82,13 +83,13 @@ impl Settings {
 mod tests {
     use super::*;
 
-    fn to(url: &str) -> Overrides {
-        Overrides { to: Some(url.into()), ..Overrides::default() }
+    fn to(url: &str) -> Flags {
+        Flags { to: Some(url.into()), ..Flags::default() }
     }
 
     #[test]
     fn without_a_file_and_flags_events_wait() {
-        let s = Settings::embedded(&Overrides::default()).unwrap();
+        let s = Settings::embedded(&Flags::default()).unwrap();
         assert_eq!(s.intake.listen, ["127.0.0.1:8080".parse().unwrap()]);
         assert_eq!(s.admin.listen, ["127.0.0.1:8081".parse().unwrap()]);
         assert_eq!(s.store.path, PathBuf::from("./holdline-data"));
@@ -98,7 +99,7 @@ mod tests {
 
     #[test]
     fn flags_override_the_configuration() {
-        let flags = Overrides {
+        let flags = Flags {
             to: Some("http://crm/x".into()),
             data: Some("/data".into()),
             intake: Some("0.0.0.0:1".parse().unwrap()),
@@ -114,7 +115,7 @@ mod tests {
     #[test]
     fn to_requires_exactly_one_destination() {
         let with = |names: &[&str]| {
-            let mut s = Settings::embedded(&Overrides::default()).unwrap();
+            let mut s = Settings::embedded(&Flags::default()).unwrap();
             s.destinations = names.iter().copied().map(Destination::named).collect();
             s.with(&to("http://new/"))
         };
@@ -122,7 +123,7 @@ mod tests {
         let s = with(&["crm", "default"]).unwrap();
         assert!(s.destinations[0].url.is_none() && s.destinations[1].url.is_some());
         assert_eq!(
-            with(&["crm", "erp"]).unwrap_err(),
+            with(&["crm", "erp"]).unwrap_err().to_string(),
             "--to: none of the 2 destinations is named \"default\"; leave --to out and write the url in the file"
         );
     }
@@ -132,17 +133,17 @@ mod tests {
         let cases = [
             (to("crm/x"), r#"--to: "crm/x" has no scheme; write "https://crm/x""#),
             (
-                Overrides { intake: Some("0.0.0.0:8081".parse().unwrap()), ..Overrides::default() },
+                Flags { intake: Some("0.0.0.0:8081".parse().unwrap()), ..Flags::default() },
                 "intake (0.0.0.0:8081) and admin (127.0.0.1:8081) would share a port; \
                  write another port for one of them, with --intake or --admin",
             ),
             (
-                Overrides { data: Some(PathBuf::new()), ..Overrides::default() },
+                Flags { data: Some(PathBuf::new()), ..Flags::default() },
                 "--data: the path is empty; write the path of a directory",
             ),
         ];
         for (flags, wanted) in cases {
-            assert_eq!(Settings::embedded(&flags).unwrap_err(), wanted);
+            assert_eq!(Settings::embedded(&flags).unwrap_err().to_string(), wanted);
         }
     }
 }
