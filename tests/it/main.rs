@@ -79,6 +79,7 @@
 //! - `documents`: the shipped pages against the program
 //! - `modules`: the levels inside rooms, no import circles
 //! - `proof`: `tests/PROOF.md` and the mutants against the sources
+//! - `reference`: the reference page and the default configuration against the program
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
@@ -169,4 +170,5 @@ mod repository {
     mod documents;
     mod modules;
     mod proof;
+    mod reference;
 }

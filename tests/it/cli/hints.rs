@@ -67,7 +67,12 @@ async fn suggested_commands_work_as_pasted() {
 fn texts() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut texts = Vec::new();
-    for file in ["README.md", "packaging/prometheus/holdline.rules.yml", "packaging/holdline.toml"] {
+    for file in [
+        "README.md",
+        "packaging/docs/REFERENCE.md",
+        "packaging/prometheus/holdline.rules.yml",
+        "packaging/holdline.toml",
+    ] {
         texts.push((file.to_owned(), std::fs::read_to_string(root.join(file)).unwrap()));
     }
     let mut folders = vec![root.join("src")];
