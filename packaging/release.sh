@@ -65,7 +65,7 @@ stage_files() {
     mkdir -p "$stage"/{man,completions,share,doc} "$out"
     strip --strip-unneeded -o "$stage/holdline" "$binary"
     "$stage/holdline" man "$stage/man"
-    gzip -9n "$stage"/man/*.1
+    gzip -9n "$stage"/man/*.[15]
     "$stage/holdline" completions bash >"$stage/completions/holdline.bash"
     "$stage/holdline" completions zsh >"$stage/completions/_holdline"
     "$stage/holdline" completions fish >"$stage/completions/holdline.fish"

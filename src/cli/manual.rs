@@ -140,14 +140,14 @@ fn configuration_page() -> String {
             page.control("PP", []);
             page.text([roman(paragraph)]);
         }
-        for setting in section.settings {
+        for setting in section.settings.into_iter().filter(|setting| !setting.about.is_empty()) {
             let equals = if setting.is_default { " = " } else { ", for example " };
             page.control("TP", []);
             page.text([bold(setting.key), roman(equals), roman(setting.value)]);
-            let allowed = if setting.allowed.is_empty() { "" } else { "Allowed: " };
-            let end = if setting.allowed.is_empty() { "" } else { "." };
             page.text([roman(setting.about)]);
-            page.text([roman(allowed), roman(setting.allowed), roman(end)]);
+            if !setting.allowed.is_empty() {
+                page.text([roman(format!("Allowed: {}.", setting.allowed))]);
+            }
         }
     }
     page.control("SH", ["FILES"]);

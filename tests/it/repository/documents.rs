@@ -85,6 +85,8 @@ fn every_command_in_the_pages_parses() {
             match Cli::try_parse_from(words(&line)) {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::DisplayHelp => {}
+                // the reference names commands without their arguments
+                Err(error) if error.kind() == ErrorKind::MissingRequiredArgument && name == PAGES[2] => {}
                 Err(error) => faults.push(format!("{name}: `{line}`: {error}")),
             }
         }
