@@ -9,7 +9,7 @@ use super::{Admin, Failure, Name, Shared};
 use crate::config::rate_of;
 use crate::delivery::DeliveryId;
 use crate::event::{DestinationId, Sequence};
-use crate::rules::gcra::Rate;
+use crate::rules::rate::Rate;
 use crate::store::{Change, DlqAction, Redrive, RedriveEnded};
 use axum::Json;
 use axum::extract::{State, rejection::JsonRejection};

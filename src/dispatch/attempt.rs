@@ -10,13 +10,12 @@ use super::head;
 use super::token::{Missing, Token};
 use crate::clock::Clock;
 use crate::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place, Reason};
-use crate::rules::call::Health;
 use crate::rules::canary;
 use crate::rules::header_time::AnsweredAt;
-use crate::rules::quota;
+use crate::rules::lateness::LateAction;
 use crate::rules::retry_after::{self, RetryAfter};
-use crate::rules::staleness::LateAction;
-use crate::rules::success::Success;
+use crate::rules::verdict::Health;
+use crate::rules::verdict::Success;
 use crate::rules::verdict::{EndedAttempt, Judgement, Verdict};
 use crate::scheduler::Start;
 use crate::store::{Damaged, Store, StoreError, Transition};
@@ -253,7 +252,7 @@ async fn send(
         if !head.status.is_success() {
             hold_destination(context, retry_after, "Retry-After");
         }
-        quota = quota::spent(values, head.status.as_u16(), at).map(grant);
+        quota = retry_after::quota_spent(values, head.status.as_u16(), at).map(grant);
         hold_destination(context, quota, "its rate limit is spent");
     };
     let kept_bytes = if destination.success.is_some() { exchange::BODY_BYTES_MAX } else { Attempt::ANSWER_MAX };

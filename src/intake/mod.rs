@@ -36,7 +36,7 @@ use crate::latency::Latency;
 use crate::net::answer::{self, Answer, Handled};
 use crate::net::connection_limiter::Slot;
 use crate::net::request::{self, RequestBody};
-use crate::rules::throttle::Throttle;
+use crate::rules::rate::Throttle;
 use crate::store::{Arrival, Cause, Proof, Receipt, Room, Store};
 use crate::time::Timestamp;
 use admission::Admission;

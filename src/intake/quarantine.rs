@@ -15,7 +15,7 @@ use crate::config::settings::{OnFault, Quarantine};
 use crate::extract::{Fields, Found, Request};
 use crate::net::answer::{self, Answer};
 use crate::rules::credential::{Secrecy, secrecy};
-use crate::rules::throttle::Throttle;
+use crate::rules::rate::Throttle;
 use crate::store::{Arrival, Cause, Full, Proof, QuarantinedRequest, Room, StoreError};
 use crate::time::Timestamp;
 use bytes::Bytes;

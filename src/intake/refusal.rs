@@ -8,7 +8,7 @@ use super::admission::State;
 use super::body::{CODINGS_ACCEPTED, ReadError, UnsupportedCoding};
 use crate::extract::Unreadable;
 use crate::net::answer::{self, Answer};
-use crate::rules::throttle::Throttle;
+use crate::rules::rate::Throttle;
 use crate::time::{Timestamp, millis};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use std::collections::BTreeMap;

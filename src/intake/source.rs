@@ -11,9 +11,9 @@ use crate::event::{DestinationId, DestinationSet, Digest64, EVENT_OVERHEAD, Even
 use crate::extract::{
     Composite, Field, Fields, Found, Limits, Part, Pointer, PointerError, Profile, Request, Unreadable,
 };
-use crate::rules::gcra::Gcra;
 use crate::rules::pattern::matches;
-use crate::rules::throttle::Throttle;
+use crate::rules::rate::Gcra;
+use crate::rules::rate::Throttle;
 use crate::store::{Arrival, Cause, Proof};
 use crate::time::Timestamp;
 use bytes::Bytes;

@@ -8,7 +8,7 @@ use crate::delivery::DeliveryId;
 use crate::dispatch::{Destination, Destinations, Failed, Fate, Report};
 use crate::event::{DestinationId, Sequence};
 use crate::rules::canary::{Canary, End};
-use crate::rules::gcra::Gcra;
+use crate::rules::rate::Gcra;
 use crate::store::{Change, Fared, Redrive, RedriveEnded, StoppedBy, Store, StoreError};
 use crate::time::Timestamp;
 use std::collections::HashMap;

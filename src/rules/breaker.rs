@@ -13,7 +13,7 @@
 //! it nor opens it again. Only successes close it, and any success within the timeout is one: what opens it is something
 //! that a probe can disprove. So slow calls do not open it; they are counted and reported.
 
-use super::call::{Call, Health};
+use super::verdict::{Call, Health};
 use crate::time::Timestamp;
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -14,7 +14,7 @@
 //! asked of it: it follows faster answers at any time, and slower ones only while few calls are under way; so a queue that
 //! the limit itself has filled is never taken for normal, and a destination that has become slower for good is.
 
-use super::call::{Call, Health};
+use super::verdict::{Call, Health};
 use crate::time::Timestamp;
 use std::time::Duration;
 
@@ -183,6 +183,43 @@ impl Concurrency {
         self.round = Round::default();
         // judged anew by what begins from now on
         self.recent = self.baseline.unwrap_or_default();
+    }
+}
+
+/// After a pause or an open breaker, the limit rises evenly from 1 to `max` within `length`.
+#[derive(Clone, Copy, Debug)]
+pub struct Ramp {
+    length: Duration,
+    /// None where it has ended.
+    since: Option<Timestamp>,
+}
+
+impl Ramp {
+    pub fn new(length: Duration) -> Self {
+        Self { length, since: None }
+    }
+
+    /// A ramp in progress gets the new length.
+    pub fn reconfigure(&mut self, length: Duration) {
+        self.length = length;
+    }
+
+    /// Starts at `at`, unless it has started later.
+    pub fn begin(&mut self, at: Timestamp) {
+        self.since = self.since.max(Some(at));
+    }
+
+    /// The limit now, and when it rises by one; none where the ramp has ended.
+    pub fn allows(&mut self, max: usize, now: Timestamp) -> (usize, Option<Timestamp>) {
+        let Some(since) = self.since else { return (max, None) };
+        let (length, passed) = (self.length.as_millis(), now.since(since).as_millis());
+        if passed >= length {
+            self.since = None;
+            return (max, None);
+        }
+        let allowed = 1 + (max.saturating_sub(1) as u128 * passed / length) as usize;
+        let next = (allowed as u128 * length).div_ceil(max.saturating_sub(1).max(1) as u128).min(length);
+        (allowed.min(max), Some(since.after(Duration::from_millis(next as u64))))
     }
 }
 
@@ -362,5 +399,35 @@ mod tests {
         answers(1000, 1, 1);
         let most = answers(100, 60, 200);
         assert!(answers(400, 60, 20) < most, "slow for what it has become");
+    }
+
+    #[test]
+    fn a_ramp_rises_evenly_and_gives_the_time_of_the_next_slot() {
+        let start = Timestamp(1_800_000_000_000);
+        for (max, length_ms) in [(64, 10_000), (1, 10_000), (7, 10), (3, 1), (2, 999), (4096, 1000)] {
+            let mut ramp = Ramp::new(Duration::from_millis(length_ms));
+            assert_eq!(ramp.allows(max, start), (max, None));
+            ramp.begin(start);
+            assert_eq!(ramp.allows(max, start).0, 1);
+            let (mut now, mut last) = (start, 1);
+            while let (allowed, Some(next)) = ramp.allows(max, now) {
+                assert!(next > now && allowed >= last && allowed <= max, "{max} {length_ms} {allowed}");
+                let before = Timestamp(next.0 - 1);
+                assert_eq!(ramp.clone().allows(max, before).0, allowed, "not earlier than said");
+                (now, last) = (next, allowed);
+            }
+            assert_eq!(now.since(start), Duration::from_millis(length_ms));
+        }
+    }
+
+    #[test]
+    fn a_running_ramp_adopts_a_new_length() {
+        let start = Timestamp(1_800_000_000_000);
+        let mut ramp = Ramp::new(Duration::from_secs(10));
+        ramp.begin(start);
+        ramp.reconfigure(Duration::from_secs(20));
+        assert_eq!(ramp.allows(64, start.after(Duration::from_secs(10))).0, 32);
+        ramp.reconfigure(Duration::from_secs(5));
+        assert_eq!(ramp.allows(64, start.after(Duration::from_secs(5))), (64, None));
     }
 }

@@ -1,13 +1,19 @@
-//! What is done with a delivery whose turn it is: whether it comes too late by its age, or by what was delivered before it.
+//! What to do with a delivery that comes late: too old by its time to live, or stale.
 //!
-//! *Invariants.* What is too old to be worth sending is a dead letter, whatever becomes of stale events.
+//! A delivery is stale where an event of its interaction that happened later was delivered to the same destination before. Only
+//! event times count: an event without one is never stale. The age of an event is counted from its event time, or from its
+//! acceptance where the event time is not known or later. What an operator has redriven is always sent; where it is stale, it is
+//! flagged.
+//!
+//! *Invariants.* A delivery older than its time to live is a dead letter, whatever the setting for stale events.
 
-use super::staleness::{self, LateAction, OnStale};
-use super::ttl::Ttl;
+use super::pattern::matches;
 use crate::delivery::{Delivery, Reason};
 use crate::time::Timestamp;
+use std::cmp::Reverse;
+use std::time::Duration;
 
-/// What a destination wants of events that come late.
+/// The settings of a destination for late events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lateness {
     pub on_stale: OnStale,
@@ -15,11 +21,159 @@ pub struct Lateness {
 }
 
 impl Lateness {
-    /// `newest`: see [`staleness::judge`].
+    /// What to do with a delivery whose turn it is. `newest`: see [`stale_action`].
     pub fn action(&self, delivery: &Delivery, newest: Option<Timestamp>, now: Timestamp) -> LateAction {
         if self.ttl.is_over(delivery, now) {
             return LateAction::DeadLetter(Reason::Expired);
         }
-        staleness::judge(self.on_stale, delivery, newest)
+        stale_action(self.on_stale, delivery, newest)
+    }
+}
+
+/// The setting of a destination for stale events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnStale {
+    /// They are delivered like any other.
+    Deliver,
+    /// They are delivered with the header `Holdline-Stale`.
+    #[default]
+    Flag,
+    Discard,
+    DeadLetter,
+}
+
+/// What to do with a delivery whose turn it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LateAction {
+    Send,
+    SendFlagged,
+    Discard,
+    DeadLetter(Reason),
+}
+
+/// What to do with a delivery that may be stale. `newest`: the latest event time of the deliveries of its interaction to the same
+/// destination.
+fn stale_action(on_stale: OnStale, delivery: &Delivery, newest: Option<Timestamp>) -> LateAction {
+    let (Some(time), Some(newest)) = (delivery.event.happened_at(), newest) else { return LateAction::Send };
+    match on_stale {
+        _ if time >= newest => LateAction::Send,
+        OnStale::Deliver => LateAction::Send,
+        OnStale::Flag => LateAction::SendFlagged,
+        _ if delivery.redriven => LateAction::SendFlagged,
+        OnStale::Discard => LateAction::Discard,
+        OnStale::DeadLetter => LateAction::DeadLetter(Reason::Stale),
+    }
+}
+
+/// Patterns of event types with the time to live of their events. Of several that match, the longest pattern counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ttl(Vec<(String, Duration)>);
+
+impl Ttl {
+    pub fn new(mut by_pattern: Vec<(String, Duration)>) -> Self {
+        by_pattern.sort_by_key(|(pattern, ttl)| (Reverse(pattern.len()), *ttl));
+        Self(by_pattern)
+    }
+
+    fn of(&self, kind: &str) -> Option<Duration> {
+        self.0.iter().find(|(pattern, _)| matches(pattern, kind)).map(|(_, ttl)| *ttl)
+    }
+
+    /// Whether the delivery is older than its time to live.
+    pub fn is_over(&self, delivery: &Delivery, now: Timestamp) -> bool {
+        let event = &delivery.event;
+        let Some(ttl) = self.of(&event.kind).filter(|_| !delivery.redriven) else { return false };
+        let since = event.happened_at().unwrap_or(event.received_at);
+        now.since(since) > ttl
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::DeliveryId;
+    use crate::event::{DestinationId, Event, Sequence};
+
+    fn stale_candidate(time: Option<u64>) -> Delivery {
+        let event =
+            Event { interaction: Some("k".to_owned()), time: time.map(Timestamp), ..crate::testing::events::event(1) };
+        Delivery::first(DeliveryId { sequence: Sequence(1), destination: DestinationId(0) }, event.into())
+    }
+
+    #[test]
+    fn only_an_event_older_than_the_newest_is_stale() {
+        for (time, newest, course) in [
+            (Some(99), Some(100), LateAction::Discard),
+            (Some(100), Some(100), LateAction::Send),
+            (Some(101), Some(100), LateAction::Send),
+            (Some(1), None, LateAction::Send),
+            (None, Some(100), LateAction::Send),
+        ] {
+            assert_eq!(
+                stale_action(OnStale::Discard, &stale_candidate(time), newest.map(Timestamp)),
+                course,
+                "{time:?} {newest:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn each_policy_has_its_action_and_a_redriven_event_is_sent() {
+        let (first, redriven) = (stale_candidate(Some(1)), Delivery { redriven: true, ..stale_candidate(Some(1)) });
+        for (on_stale, course, again) in [
+            (OnStale::Deliver, LateAction::Send, LateAction::Send),
+            (OnStale::Flag, LateAction::SendFlagged, LateAction::SendFlagged),
+            (OnStale::Discard, LateAction::Discard, LateAction::SendFlagged),
+            (OnStale::DeadLetter, LateAction::DeadLetter(Reason::Stale), LateAction::SendFlagged),
+        ] {
+            let newest = Some(Timestamp(2));
+            assert_eq!(
+                (stale_action(on_stale, &first, newest), stale_action(on_stale, &redriven, newest)),
+                (course, again)
+            );
+        }
+    }
+
+    const RECEIVED: Timestamp = Timestamp(1_000_000);
+
+    fn delivery(time: Option<Timestamp>) -> Delivery {
+        let event = Event { received_at: RECEIVED, kind: "a.b".to_owned(), time, ..crate::testing::events::event(1) };
+        Delivery::first(DeliveryId { sequence: Sequence(1), destination: DestinationId(0) }, event.into())
+    }
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn the_longest_matching_pattern_counts() {
+        let ttl = |patterns_match_with_wildcards: &[(&str, u64)]| {
+            Ttl::new(
+                patterns_match_with_wildcards.iter().map(|(pattern, s)| ((*pattern).to_owned(), seconds(*s))).collect(),
+            )
+        };
+        let several = ttl(&[("*", 60), ("screen_pop.late", 9), ("screen_pop.*", 2)]);
+        for (kind, wanted) in [("screen_pop.x", 2), ("screen_pop.late", 9), ("other", 60), ("", 60)] {
+            assert_eq!(several.of(kind), Some(seconds(wanted)), "{kind}");
+        }
+        assert_eq!(ttl(&[("screen_pop.*", 2)]).of("other"), None);
+        assert_eq!(ttl(&[("a.*", 5), ("*.b", 2)]).of("a.b"), Some(seconds(2)));
+    }
+
+    #[test]
+    fn age_is_measured_from_the_event_time_or_the_acceptance() {
+        let ttl = Ttl::new(vec![("a.*".to_owned(), seconds(10))]);
+        for (time, since) in [
+            (None, RECEIVED),
+            (Some(RECEIVED.before(seconds(4))), RECEIVED.before(seconds(4))),
+            (Some(RECEIVED.after(seconds(4))), RECEIVED),
+        ] {
+            let delivery = delivery(time);
+            assert!(!ttl.is_over(&delivery, since.after(seconds(10))), "{time:?}");
+            let late = since.after(Duration::from_millis(10_001));
+            assert!(ttl.is_over(&delivery, late), "{time:?}");
+            assert!(!ttl.is_over(&Delivery { redriven: true, ..delivery.clone() }, late), "{time:?}");
+            assert!(!Ttl::default().is_over(&delivery, late));
+        }
     }
 }

@@ -4,13 +4,62 @@
 //! limit of attempts.
 
 use super::backoff::{self, OnAmbiguous, Retry};
-use super::call::{Call, Health};
 use super::refusals::{Bounds, Finding, Refusal, Refusals};
 use super::retry_after::RetryAfter;
 use crate::delivery::{Attempt, Delivery, DeliveryId, Outcome, Reason};
 use crate::event::Digest64;
 use crate::time::Timestamp;
+use serde_json::Value;
 use std::time::Duration;
+
+/// The result of one request, for flow control.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    pub began: Timestamp,
+    /// From the start of the attempt to the end of the answer, or to the failure.
+    pub latency: Duration,
+    pub health: Health,
+    /// The latest answers of the destination, with this one, refuse everything: see [`refusals`](super::refusals).
+    pub refuses_all: bool,
+}
+
+/// What the result of a request says about the condition of the destination.
+///
+/// | | breaker, closed | breaker, half-open | adaptive concurrency |
+/// |---|---|---|---|
+/// | `Delivered` | a success | a success | latency is measured |
+/// | `Refused` | no failure | decides nothing | nothing |
+/// | `Rejected` | a failure | opens it again | nothing |
+/// | `Throttled` | no failure | decides nothing | a sign of overload |
+/// | `Unavailable` | a failure | opens it again | a sign of overload |
+/// | `Failed` | a failure | opens it again | nothing |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It took the event.
+    Delivered,
+    /// It refused this event for its content, with this status; others may succeed.
+    Refused(u16),
+    /// It answered with a status that any event would get: not found, not allowed, moved.
+    Rejected(u16),
+    /// It asked for a pause (429, or `Retry-After`): a sign of overload, not a failure.
+    Throttled,
+    /// It cannot be reached or does not keep up: 503, 504, no answer in time, no connection.
+    Unavailable,
+    /// Another temporary failure: 500, 502, a broken connection, a 2xx whose body says that it is no success.
+    Failed,
+}
+
+impl Health {
+    /// Whether the breaker counts it as a failure.
+    pub fn is_failure(self) -> bool {
+        matches!(self, Self::Rejected(_) | Self::Unavailable | Self::Failed)
+    }
+
+    /// Whether it is a sign of overload.
+    pub fn is_overload(self) -> bool {
+        matches!(self, Self::Throttled | Self::Unavailable)
+    }
+}
 
 /// What becomes of a delivery whose turn had come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,11 +215,41 @@ fn health(retry: &Retry, outcome: &Outcome, retry_after: Option<RetryAfter>) -> 
     }
 }
 
+/// What the body of a 2xx must contain to be a success.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Success {
+    /// RFC 6901.
+    pub json_pointer: String,
+    /// A string, number or boolean.
+    pub equals: Value,
+}
+
+impl Success {
+    /// Why a body is not a success; none where it is one. The value found is not repeated.
+    pub fn refusal(&self, body: &[u8]) -> Option<String> {
+        let Self { json_pointer, equals } = self;
+        match serde_json::from_slice::<Value>(body) {
+            Err(_) => Some("its body is not JSON".to_owned()),
+            Ok(document) => match document.pointer(json_pointer) {
+                None => Some(format!("there is nothing at `{json_pointer}` of its body")),
+                Some(found) if same(found, equals) => None,
+                Some(_) => Some(format!("`{json_pointer}` of its body is not {equals}")),
+            },
+        }
+    }
+}
+
+/// 1 and 1.0 are equal.
+fn same(a: &Value, b: &Value) -> bool {
+    a == b || a.as_f64().is_some_and(|a| Some(a) == b.as_f64())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::event::{DestinationId, Sequence};
     use crate::rules::backoff::Jitter;
+    use serde_json::json;
 
     const NOW: Timestamp = Timestamp(1_000_000_000);
     const RUN: u32 = 5;
@@ -349,5 +428,31 @@ mod tests {
         let retry = Retry { statuses: [500].into(), ..no_jitter() };
         let health = judged(&retry, &ended(&Outcome::Answered(429), None, 1, 0)).call.map(|call| call.health);
         assert_eq!(health, Some(Health::Throttled));
+    }
+
+    #[test]
+    fn a_body_is_a_success_or_has_a_reason() {
+        let deep = "[".repeat(10_000);
+        let cases = [
+            ("/status", json!("ok"), r#"{"status":"ok"}"#, None),
+            ("/status", json!("ok"), r#"{"status":"OK"}"#, Some(r#"`/status` of its body is not "ok""#)),
+            ("/status", json!("ok"), r#"{"status":null}"#, Some(r#"`/status` of its body is not "ok""#)),
+            ("/status", json!("ok"), r#"{"state":"ok"}"#, Some("there is nothing at `/status` of its body")),
+            ("/status", json!("ok"), r#""ok""#, Some("there is nothing at `/status` of its body")),
+            ("", json!("ok"), r#""ok""#, None),
+            ("/status", json!("ok"), "ok", Some("its body is not JSON")),
+            ("/status", json!("ok"), "", Some("its body is not JSON")),
+            ("/status", json!("ok"), r#"{"status":"ok"} and more"#, Some("its body is not JSON")),
+            ("/status", json!("ok"), &deep, Some("its body is not JSON")),
+            ("/r/0/a~1b", json!(true), r#"{"r":[{"a/b":true}]}"#, None),
+            ("/code", json!(0), r#"{"code":0}"#, None),
+            ("/code", json!(0), r#"{"code":0.0}"#, None),
+            ("/code", json!(0), r#"{"code":"0"}"#, Some("`/code` of its body is not 0")),
+            ("/code", json!(0), r#"{"code":false}"#, Some("`/code` of its body is not 0")),
+        ];
+        for (pointer, equals, body, wanted) in cases {
+            let success = Success { json_pointer: pointer.to_owned(), equals };
+            assert_eq!(success.refusal(body.as_bytes()).as_deref(), wanted, "{body}");
+        }
     }
 }

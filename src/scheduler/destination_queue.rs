@@ -6,13 +6,12 @@
 //! What has left the queue is never reported as waiting: it would seem to wait behind events that came after it.
 
 use super::flow_control::{FlowControl, Limits};
-use super::interaction_queue::{DeadLetters, InteractionQueue, QueueKey, QueuedDelivery};
+use super::interaction_queue::{self, DeadLetters, InteractionQueue, QueueKey, QueuedDelivery};
 use super::queue_index::{BlockedSummary, Listing, QueueIndex};
 use crate::delivery::{Blocked, Blocker, Place, Ticket};
 use crate::event::{DestinationId, Digest64, Sequence, believed_time};
 use crate::rules::breaker::{self, Epoch};
-use crate::rules::call::Call;
-use crate::rules::reorder;
+use crate::rules::verdict::Call;
 use crate::rules::verdict::Verdict;
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, HashMap};
@@ -182,8 +181,8 @@ impl DestinationQueue {
         if !window.is_zero() && matches!(key, QueueKey::Interaction(_)) {
             let before = sequence < self.start_point.next;
             let received_at = if before { ticket.received_at.min(self.start_point.at) } else { ticket.received_at };
-            rank = reorder::rank(window, received_at, believed_time(ticket.time, received_at));
-            not_before = reorder::opens_at(window, rank);
+            rank = interaction_queue::rank(window, received_at, believed_time(ticket.time, received_at));
+            not_before = interaction_queue::opens_at(window, rank);
         }
         let (place, received_at) = (ticket.place, ticket.received_at);
         (key, QueuedDelivery { sequence, rank, place, not_before, received_at })

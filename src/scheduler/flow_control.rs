@@ -8,10 +8,10 @@
 
 use crate::delivery::{Blocked, Blocker};
 use crate::rules::breaker::{self, Breaker, Epoch};
-use crate::rules::call::Call;
+use crate::rules::concurrency::Ramp;
 use crate::rules::concurrency::{Adaptive, Concurrency};
-use crate::rules::gcra::{Gcra, Rate};
-use crate::rules::ramp::Ramp;
+use crate::rules::rate::{Gcra, Rate};
+use crate::rules::verdict::Call;
 use crate::time::Timestamp;
 use std::time::Duration;
 

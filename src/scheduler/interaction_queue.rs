@@ -8,6 +8,7 @@ use crate::delivery::{Blocker, Place};
 use crate::event::{Digest64, Sequence};
 use crate::time::Timestamp;
 use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
 
 /// Names a queue of a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -224,6 +225,20 @@ impl InteractionQueue {
     }
 }
 
+/// What the events of an interaction are ordered by within a reorder window: the event time, where it is known and within the window
+/// before acceptance.
+///
+/// An event starts when the window has passed since its event time. All events that happened before it and were accepted until then
+/// start before it. A later one cannot come: no event counts as having happened more than the window before its acceptance.
+pub fn rank(window: Duration, received_at: Timestamp, time: Option<Timestamp>) -> Timestamp {
+    time.unwrap_or(received_at).clamp(received_at.before(window), received_at)
+}
+
+/// When an event of this rank can no longer be preceded by another.
+pub fn opens_at(window: Duration, rank: Timestamp) -> Timestamp {
+    rank.after(window)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -344,6 +359,25 @@ mod tests {
             assert!(queue.take_in_flight(Sequence(5)).is_some());
             queue.died(Sequence(5), DeadLetters::Hold);
             assert_eq!(queue.next(), next);
+        }
+    }
+
+    #[test]
+    fn an_event_counts_from_when_it_happened_within_the_window() {
+        let window = Duration::from_millis(100);
+        for (time, wanted) in [(None, 1000), (Some(1001), 1000), (Some(1000), 1000), (Some(950), 950), (Some(5), 900)] {
+            assert_eq!(rank(window, Timestamp(1000), time.map(Timestamp)), Timestamp(wanted), "{time:?}");
+        }
+    }
+
+    #[test]
+    fn a_later_arrival_does_not_overtake_a_started_event() {
+        let window = Duration::from_millis(100);
+        for time in 850..=1000 {
+            let first = rank(window, Timestamp(1000), Some(Timestamp(time)));
+            let open = opens_at(window, first);
+            assert!(open >= Timestamp(1000) && open <= Timestamp(1100));
+            assert!(rank(window, open, Some(Timestamp(1))) >= first);
         }
     }
 }

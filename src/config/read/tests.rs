@@ -9,9 +9,9 @@ use crate::config::settings::{
 use crate::config::syntax::RENAMED;
 use crate::rules::address_policy::AddressPolicy;
 use crate::rules::backoff::{Jitter, OnAmbiguous};
-use crate::rules::gcra::Rate;
-use crate::rules::staleness::OnStale;
-use crate::rules::ttl::Ttl;
+use crate::rules::lateness::OnStale;
+use crate::rules::lateness::Ttl;
+use crate::rules::rate::Rate;
 use crate::signature::{Algorithm, Encoding, Scheme, SecretEncoding, Stamp, StampPlace, StampUnit};
 use http::HeaderName;
 use std::num::NonZeroU32;

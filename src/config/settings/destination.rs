@@ -5,10 +5,10 @@ use crate::rules::address_policy::AddressPolicy;
 use crate::rules::backoff::Retry;
 use crate::rules::breaker;
 use crate::rules::concurrency::Adaptive;
-use crate::rules::gcra::Rate;
-use crate::rules::staleness::OnStale;
-use crate::rules::success::Success;
-use crate::rules::ttl::Ttl;
+use crate::rules::lateness::OnStale;
+use crate::rules::lateness::Ttl;
+use crate::rules::rate::Rate;
+use crate::rules::verdict::Success;
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Settings of sources: who sends, how it shows that, and where the parts of its events lie.
 
 use super::{Secret, hours};
-use crate::rules::gcra::Rate;
+use crate::rules::rate::Rate;
 use crate::signature::Scheme;
 use std::time::Duration;
 

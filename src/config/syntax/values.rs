@@ -2,7 +2,7 @@
 
 use super::{Value, nearest};
 use crate::config::settings::InvalidValue;
-use crate::rules::gcra::Rate;
+use crate::rules::rate::Rate;
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::time::Duration;

@@ -30,9 +30,9 @@ pub mod settlement_index;
 pub mod shares;
 pub mod uncommitted;
 
+use crate::clock::ClockReference;
 use crate::delivery::{Delivery, DeliveryId};
 use crate::event::DestinationId;
-use crate::rules::clock_reference::ClockReference;
 use crate::store::model::audit::OpenEntries;
 use crate::store::model::overrides::{DestinationOverrides, PacingState};
 use crate::store::model::record::{Hold, IntakeOverride, Totals};

@@ -5,7 +5,7 @@
 
 use super::codec::{self, Kind};
 use crate::rules::canary::Failing;
-use crate::rules::gcra::Rate;
+use crate::rules::rate::Rate;
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU32;

@@ -1,7 +1,7 @@
 //! Reading what the daemon and its operators noted: the audit, the gaps, the state of the door, what was told. All of it blocks.
 
+use crate::clock::ClockReference;
 use crate::event::{DestinationId, Sequence};
-use crate::rules::clock_reference::ClockReference;
 use crate::store::engine::error::StoreError;
 use crate::store::engine::read;
 use crate::store::handle::Store;

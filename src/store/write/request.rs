@@ -2,9 +2,9 @@
 
 use super::erasure::{Erased, Erasure};
 use super::tee::Tee;
+use crate::clock::{ClockReference, Step};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, Digest64, EVENT_OVERHEAD, Event, EventId, Sequence};
-use crate::rules::clock_reference::{ClockReference, Step};
 use crate::store::engine::error::StoreError;
 use crate::store::engine::room::COPY_OVERHEAD;
 use crate::store::index::quarantine_index::{Full, Parcel, Room};

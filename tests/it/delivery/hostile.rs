@@ -7,7 +7,7 @@ use holdline::config::Secret;
 use holdline::config::settings::Settings;
 use holdline::rules::address_policy::AddressPolicy;
 use holdline::rules::backoff::{Jitter, OnAmbiguous};
-use holdline::rules::success::Success;
+use holdline::rules::verdict::Success;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::net::TcpListener;

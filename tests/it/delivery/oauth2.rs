@@ -6,7 +6,7 @@ use holdline::clock::Clock;
 use holdline::config::Secret;
 use holdline::config::settings::{ClientAuth, DestinationAuth, OAuth2, Settings};
 use holdline::rules::backoff::Jitter;
-use holdline::rules::gcra::Rate;
+use holdline::rules::rate::Rate;
 use serde_json::json;
 use std::num::NonZeroU32;
 use std::path::PathBuf;

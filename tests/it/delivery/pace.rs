@@ -6,7 +6,7 @@ use holdline::clock::Clock;
 use holdline::config::settings::{Destination, Settings};
 use holdline::rules::breaker::Limits;
 use holdline::rules::concurrency::Adaptive;
-use holdline::rules::gcra::Rate;
+use holdline::rules::rate::Rate;
 use serde_json::{Value, json};
 use std::num::NonZeroU32;
 use std::sync::Arc;

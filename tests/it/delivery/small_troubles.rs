@@ -7,7 +7,7 @@ use holdline::clock::Clock;
 use holdline::config::settings::Settings;
 use holdline::rules::breaker;
 use holdline::rules::concurrency::Adaptive;
-use holdline::rules::staleness::OnStale;
+use holdline::rules::lateness::OnStale;
 use holdline::time::Timestamp;
 use serde_json::{Value, json};
 use std::collections::HashMap;

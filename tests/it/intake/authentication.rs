@@ -3,7 +3,7 @@
 use crate::harness::bench::{Bench, Connection, body, message, source, wait_for};
 use holdline::clock::Clock;
 use holdline::config::settings::{Secret, Source, SourceAuth};
-use holdline::rules::gcra::Rate;
+use holdline::rules::rate::Rate;
 use holdline::signature::Scheme;
 use holdline::time::Timestamp;
 use http::HeaderName;

@@ -4,7 +4,7 @@ use crate::harness::bench::{Bench, Connection, Reply, body, message, read_messag
 use crate::intake::tls::{Authority, Client};
 use holdline::clock::Clock;
 use holdline::config::settings::{Secret, Settings, Source, SourceAuth};
-use holdline::rules::gcra::Rate;
+use holdline::rules::rate::Rate;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};

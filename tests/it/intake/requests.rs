@@ -4,7 +4,7 @@ use crate::harness::bench::{Bench, Connection, Reply, START, body, let_pass, mes
 use crate::harness::receiver::{Receiver, held, status};
 use holdline::clock::Clock;
 use holdline::config::settings::Source;
-use holdline::rules::gcra::Rate;
+use holdline::rules::rate::Rate;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::num::NonZeroU32;

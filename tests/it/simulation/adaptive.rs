@@ -2,8 +2,8 @@
 //! nothing with the rule, not even its limit: what the rule says is only compared.
 
 use super::judge::{Violation, violation};
-use holdline::rules::call::{Call, Health};
 use holdline::rules::concurrency::Adaptive;
+use holdline::rules::verdict::{Call, Health};
 use holdline::scheduler::Limits;
 use holdline::time::Timestamp;
 

@@ -6,7 +6,7 @@ use super::settings::Destination;
 use super::store::{Location, Record, Store};
 use holdline::delivery::{DeliveryId, Reason};
 use holdline::event::{DestinationId, Digest64};
-use holdline::rules::staleness::{LateAction, OnStale};
+use holdline::rules::lateness::{LateAction, OnStale};
 use holdline::time::{Timestamp, millis};
 use std::collections::HashMap;
 

@@ -5,7 +5,7 @@ use super::adaptive::AdaptiveLimit;
 use super::judge::{Violation, violation};
 use holdline::event::Sequence;
 use holdline::rules::breaker::Change;
-use holdline::rules::call::{Call, Health};
+use holdline::rules::verdict::{Call, Health};
 use holdline::scheduler::Limits;
 use holdline::store::{BreakerOverride, Position};
 use holdline::time::{Timestamp, millis};

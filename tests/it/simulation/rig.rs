@@ -7,14 +7,13 @@ use holdline::delivery::{DeliveryId, Place, Ticket};
 use holdline::event::{DestinationId, DestinationSet, Digest64, Sequence};
 use holdline::rules::backoff::Retry;
 use holdline::rules::breaker::{Change, Epoch, State};
-use holdline::rules::call::{Call, Health};
 use holdline::rules::concurrency::Adaptive;
 use holdline::rules::header_time::AnsweredAt;
-use holdline::rules::quota;
+use holdline::rules::lateness::LateAction;
 use holdline::rules::refusals::Refusals;
 use holdline::rules::retry_after::{self, RetryAfter};
-use holdline::rules::staleness::LateAction;
 use holdline::rules::verdict::{self, EndedAttempt, Judgement, Verdict};
+use holdline::rules::verdict::{Call, Health};
 use holdline::scheduler::{DestinationQueue, Policy, QueueKey, Scheduler, Start, Step};
 use holdline::store::{BreakerOverride, Position};
 use holdline::time::Timestamp;
@@ -337,8 +336,8 @@ impl Rig {
     /// What the headers of an answer say of the destination's quota.
     pub fn quota(&self, retry: &Retry, headers: &[(&str, String)], now: Timestamp) -> Option<RetryAfter> {
         let values = |name: &str| headers.iter().filter(|(n, _)| *n == name).map(|(_, value)| value.as_str()).collect();
-        let spent =
-            quota::spent(values, 200, AnsweredAt::new(now, None)).filter(|_| self.broken != Break::IgnoresQuota);
+        let spent = retry_after::quota_spent(values, 200, AnsweredAt::new(now, None))
+            .filter(|_| self.broken != Break::IgnoresQuota);
         spent.map(|wish| retry_after::grant(wish, retry.retry_after_max, now))
     }
 

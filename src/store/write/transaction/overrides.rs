@@ -1,8 +1,8 @@
 //! What a destination's pace goes by after a restart, and what becomes of it when the clock was stepped between two lives.
 
 use super::Transaction;
+use crate::clock::{ClockReference, Step};
 use crate::event::DestinationId;
-use crate::rules::clock_reference::{ClockReference, Step};
 use crate::store::engine::read;
 use crate::store::model::codec::{self, Kind};
 use crate::store::model::keys::{ALIVE, ANCHOR, hold_key, paced_key, stance_key};

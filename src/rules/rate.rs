@@ -1,7 +1,8 @@
-//! A rate, held by the generic cell rate algorithm (ITU-T I.371, the virtual scheduling form): one number for state.
+//! A rate limit by the generic cell rate algorithm (ITU-T I.371, the virtual scheduling form), whose state is one number; and a
+//! throttle for log messages.
 //!
-//! *Invariants.* In any span of time at most `burst` more pass than the rate gives in it. What is refused costs nothing,
-//! and a refusal carries the first moment at which the same question would be granted.
+//! *Invariants.* In any span of time at most `burst` more pass than the rate allows. A refusal costs nothing, and carries the
+//! earliest time at which the same call would be allowed.
 
 use crate::time::Timestamp;
 use std::num::NonZeroU32;
@@ -103,6 +104,27 @@ fn nanos(at: Timestamp) -> u128 {
     u128::from(at.0) * NANOS_PER_MS
 }
 
+/// Limits how often one kind of message is logged.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Throttle {
+    logged_at: Option<Timestamp>,
+    /// Since then.
+    suppressed: u64,
+}
+
+impl Throttle {
+    /// Counts a message. Returns how many there were since the last one that was logged, with this one, where it was logged at least
+    /// `every` ago; none where this one is suppressed. The first is logged at once.
+    pub fn count(&mut self, now: Timestamp, every: Duration) -> Option<u64> {
+        self.suppressed += 1;
+        if self.logged_at.is_some_and(|at| now.since(at) < every && at <= now) {
+            return None;
+        }
+        self.logged_at = Some(now);
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,5 +219,15 @@ mod tests {
         assert_eq!(Gcra::new(second(u32::MAX), u32::MAX).check(Timestamp::NEVER), Ok(()));
         assert_eq!(rate(60, Duration::from_secs(60)).in_a_second(), 1);
         assert_eq!(rate(61, Duration::from_secs(60)).in_a_second(), 2);
+    }
+
+    #[test]
+    fn the_first_message_passes_and_later_ones_carry_a_count() {
+        let mut throttle = Throttle::default();
+        let every = Duration::from_secs(60);
+        let mut at = |seconds: u64| throttle.count(Timestamp(1_000_000 + seconds * 1000), every);
+        assert_eq!([at(0), at(1), at(59), at(60), at(61)], [Some(1), None, None, Some(3), None]);
+        assert_eq!(at(600), Some(2));
+        assert_eq!(at(500), Some(1), "a clock that was set back suppresses nothing for long");
     }
 }
