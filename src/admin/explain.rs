@@ -156,7 +156,7 @@ pub fn of_delivery(
         DeliveryStatus::Blocked(blocked) => {
             let set_by = if blocked.by == Blocker::RetryBackoff { "retry" } else { "ordering" };
             let held = Held::by(blocked.by, set_by);
-            let held = blocked.until.map_or(held.clone(), |until| held.until(until));
+            let held = if let Some(until) = blocked.until { held.until(until) } else { held };
             Held { behind: blocked.behind.map(behind), ..held }
         }
         DeliveryStatus::Queued | DeliveryStatus::Moved if of_destination.is_empty() => {
