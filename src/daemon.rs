@@ -98,8 +98,7 @@ impl Daemon {
         let counts = Arc::new(Counts::default());
         maintenance::record_downtime(&store, clock.now()).await?;
         let background = TaskGroup::new();
-        let (trend, overflow) =
-            start_maintenance(&background, &store, &clock, &settings, &admission, &counts, &destinations);
+        let (trend, overflow) = maintain(&background, &store, &clock, &settings, &admission, &counts, &destinations);
         counts.set_sources(settings.sources.iter().map(|s| &s.name));
         let intake = build_intake(&store, &clock, &settings, &destinations.now(), admission.clone(), counts.clone())?;
         let shared_intake: SharedIntake = Arc::new(RwLock::new(Arc::new(intake)));
@@ -215,7 +214,7 @@ impl Daemon {
 }
 
 /// Starts the tasks of [`maintenance`].
-fn start_maintenance(
+fn maintain(
     group: &TaskGroup,
     store: &Store,
     clock: &Clock,

@@ -109,7 +109,7 @@ async fn reload_when_asked(mut hangups: UnboundedReceiver<()>, args: Args, comma
                 drop(commands.send(Command::Reload(Box::new(settings))));
             }
             Err(_) => {
-                tracing::error!("the configuration was not reloaded, nothing is changed: it has the faults above")
+                tracing::error!("the configuration was not reloaded, nothing has changed: it has the faults above")
             }
         }
     }

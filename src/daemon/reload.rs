@@ -41,7 +41,7 @@ impl Daemon {
         }
         match self.reload(settings).await {
             Ok(()) => tracing::info!("the configuration was reloaded"),
-            Err(why) => tracing::error!("the configuration was not reloaded, nothing is changed: {why:#}"),
+            Err(why) => tracing::error!("the configuration was not reloaded, nothing has changed: {why:#}"),
         }
         notify(&[NotifyState::Ready, NotifyState::Status(&self.summary())]);
     }

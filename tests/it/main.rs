@@ -60,6 +60,7 @@
 //! `cli/`: the command line
 //! - `commands`: every command against a real daemon
 //! - `hints`: how commands find the daemon, and the commands that they suggest
+//! - `quick_start`: the quick start of README, as pasted
 //! - `receive`: the receiver that the command line brings along
 //!
 //! `security/`: what must not come out or get in
@@ -148,6 +149,7 @@ mod admin {
 mod cli {
     mod commands;
     mod hints;
+    mod quick_start;
     mod receive;
 }
 
