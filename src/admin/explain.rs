@@ -112,8 +112,8 @@ fn gate(store: &Store, destination: &Destination, line: &DestinationStatus, shut
             let fixed = stance.breaker;
             let who = fixed.as_ref().and_then(|fixed| fixed.who.as_deref()).unwrap_or("breaker");
             let held = Held::by(Blocker::Breaker, who);
-            match (fixed, shut.until) {
-                (Some(fixed), Some(_)) => held.since(&fixed.reason),
+            match fixed {
+                Some(fixed) if matches!(line.breaker, breaker::State::Open { .. }) => held.since(&fixed.reason),
                 _ => held.since("probes are under way").momentary(),
             }
         }
