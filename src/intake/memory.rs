@@ -510,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_shown_by_its_body_counts_in_the_part_of_its_source() {
+    fn a_sender_verified_by_its_body_counts_in_the_share_of_its_source() {
         let limit = shared();
         let slow = receive(&limit, known("s"), 10_000).unwrap();
         let whole = |n| {

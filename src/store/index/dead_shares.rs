@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_and_goes_while_it_is_counted_is_counted_once() {
+    fn letters_that_change_during_the_count_are_counted_once() {
         let part = |bytes| Part { source: 7, bytes };
         let mut dead = DeadShares::default();
         // 1 to 6 lie there
