@@ -1,20 +1,22 @@
 //! The handle of a store: how it is opened, asked to write, and asked how it is.
 
 use crate::clock::Clock;
+use crate::delivery::{DeliveryId, Place};
 use crate::event::{DestinationId, Event, Sequence};
 use crate::latency::Latency;
+use crate::store::engine::disk_space::{COPY_OVERHEAD, PLENTY, Promise, Space};
 use crate::store::engine::error::{Durability, StoreError};
-use crate::store::engine::folder::Free;
-use crate::store::engine::{ballast, folder, room};
+use crate::store::engine::folder::{self, Free};
+use crate::store::engine::{self, disk_space};
 use crate::store::index::recovery::{self, Findings};
-use crate::store::index::uncommitted::Uncommitted;
-use crate::store::model::overrides::{DestinationOverrides, PacingState};
+use crate::store::index::{self, history};
+use crate::store::model::destination::{DestinationOverrides, PacingState};
 use crate::store::model::record::{Hold, Totals};
-use crate::store::write::committer::Committer;
-use crate::store::write::request::{Arrival, Change, DlqAction, Receipt, Request, StoreEvent, Transition};
-use crate::store::write::shared::Shared;
-use crate::store::write::transaction::{self, Windows};
-use crate::store::{engine, index};
+use crate::store::write::committer::{Committer, Reply, Request};
+use crate::store::write::request::{Arrival, Change, DlqAction, Receipt, StoreEvent, Transition};
+use crate::store::write::shared::{Shared, Uncommitted};
+use crate::store::write::transaction::{self, Transaction, Windows};
+use std::io;
 use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -52,9 +54,9 @@ pub struct Store {
 impl Store {
     /// Opens the store in a folder, and makes it where it is missing. Blocks for as long as recovery takes.
     pub fn open(path: &Path, options: Options, clock: Clock) -> Result<Opened, StoreError> {
-        let ballast = ballast::Ballast::new(path, options.ballast_bytes);
+        let ballast = disk_space::Ballast::new(path, options.ballast_bytes);
         let folder = folder::Folder::open(path)?;
-        let kept = room::before_start(&ballast, &folder);
+        let kept = disk_space::before_start(&ballast, &folder);
         let engine = engine::Engine::open(folder)?;
         let durability = engine.durability();
         if options.require_power_safe && durability != Durability::InodeSync {
@@ -65,10 +67,10 @@ impl Store {
             let why = "its log ends before what had been durable; a copy of it may hold more".to_owned();
             return Err(StoreError::Corrupt(why));
         }
-        room::after_start(&ballast, engine.folder(), kept);
+        disk_space::after_start(&ballast, engine.folder(), kept);
         let shared = Arc::new(Shared {
             engine,
-            room: Arc::new(room::Room::new(ballast, options.reserve_bytes)),
+            room: Arc::new(disk_space::Room::new(ballast, options.reserve_bytes)),
             written_next: index.totals.next_sequence.0.into(),
             index: Mutex::new(index),
             cache: Mutex::default(),
@@ -103,7 +105,8 @@ impl Store {
 
     /// Stores events, all or none; returns when they, or the first copies of duplicates, are durable.
     pub async fn accept(&self, arrivals: Vec<Arrival>) -> Result<Vec<Receipt>, StoreError> {
-        self.ask(|answer| Request::Accept { arrivals, answer }).await
+        let bytes = arrivals.iter().map(Arrival::bytes).sum();
+        self.ask(bytes, |t| arrivals.into_iter().map(|arrival| t.accept(arrival)).collect()).await
     }
 
     /// Records what followed from an attempt, with the next commit.
@@ -129,7 +132,7 @@ impl Store {
 
     /// The numbers of destinations, given where they are new; none for those beyond what a store can know.
     pub async fn register(&self, names: Vec<String>) -> Result<Vec<Option<DestinationId>>, StoreError> {
-        self.ask(|answer| Request::Register { names, answer }).await
+        self.ask(0, move |t| Ok(t.register(&names))).await
     }
 
     /// Redrives or purges dead letters in one commit, and says how many of them were still there.
@@ -139,27 +142,38 @@ impl Store {
         ids: Vec<crate::delivery::DeliveryId>,
         who: String,
     ) -> Result<usize, StoreError> {
-        self.ask(|answer| Request::Dlq { action, ids, who, answer }).await
+        self.ask(0, move |t| t.dlq(action, &ids, &who)).await
     }
 
     /// Makes a change in one commit with its audit entry, and says how many things it concerned.
     pub async fn change(&self, change: Change, who: String) -> Result<usize, StoreError> {
-        self.ask(|answer| Request::Change { change, who, answer }).await
+        self.ask(0, move |t| t.change(change, &who)).await
     }
 
     /// Every violated invariant, in words; empty where all hold. Stops the committer meanwhile.
     pub async fn check(&self) -> Result<Vec<String>, StoreError> {
-        self.ask(|answer| Request::Check { answer }).await?
+        let (to, answer) = oneshot::channel();
+        self.requests.send(Request::Check { answer: to }).map_err(|_| StoreError::Failed)?;
+        answer.await.map_err(|_| StoreError::Failed)?
     }
 
     /// Returns when everything recorded before is durable.
     pub async fn flush(&self) -> Result<(), StoreError> {
-        self.ask(|answer| Request::Flush { answer }).await
+        self.ask(0, |_| Ok(())).await
     }
 
-    pub(super) async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, StoreError> {
+    /// Makes a write in the next commit, and returns its result when that is durable. `bytes` is what it adds to the commit.
+    pub(super) async fn ask<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        write: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let (to, answer) = oneshot::channel();
-        self.requests.send(request(to)).map_err(|_| StoreError::Failed)?;
+        let apply = move |transaction: &mut Transaction<'_>| -> Result<Reply, StoreError> {
+            let result = write(transaction)?;
+            Ok(Box::new(move || drop(to.send(result))))
+        };
+        self.requests.send(Request::Write { bytes, apply: Box::new(apply) }).map_err(|_| StoreError::Failed)?;
         answer.await.map_err(|_| StoreError::Failed)
     }
 
@@ -250,6 +264,61 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Whether nothing new should be sent, for want of room for what may come of it.
+    pub fn is_short_of_room(&self) -> bool {
+        self.shared.room.is_short()
+    }
+
+    /// Whether nothing is sent, for want of room, until there is more.
+    pub fn is_out_of_room(&self) -> bool {
+        self.shared.room.is_full()
+    }
+
+    /// Promises room for a copy of this delivery, until what came of its attempt is recorded.
+    pub fn promise(&self, id: DeliveryId, place: Place) -> Promise {
+        let room = &self.shared.room;
+        // with plenty of room nobody needs to count
+        let bytes = if room.left().is_some_and(|left| left > PLENTY) { 0 } else { self.copy_bytes(id, place) };
+        room.promise(bytes)
+    }
+
+    /// Bytes that a copy of this delivery may take.
+    fn copy_bytes(&self, id: DeliveryId, place: Place) -> u64 {
+        let index = self.index();
+        let in_page = if place == Place::Page { index.pages.grows_by(id.sequence) } else { None };
+        let delayed = index.totals.sum(|t| t.delayed).max(1);
+        in_page.unwrap_or_else(|| index.totals.delay_bytes / delayed + COPY_OVERHEAD)
+    }
+
+    /// Bytes of all that sled's file holds, near enough.
+    fn lies_there(&self) -> u64 {
+        let index = self.index();
+        let totals = &index.totals;
+        index.pages.bytes() + totals.delay_bytes + totals.dlq_bytes + index.detainees.bytes() + history::bytes(totals)
+    }
+
+    /// Returns when the room was looked at again; for one task at a time.
+    pub async fn room_looked_at(&self) {
+        self.shared.room.looked_at().await;
+    }
+
+    /// Looks how much room there is, and makes the ballast again where there is room for it. Blocks.
+    pub fn look_at_room(&self) -> io::Result<Space> {
+        let engine = &self.shared.engine;
+        if let Err(e) = self.shared.room.look(engine.folder(), engine.data(), self.lies_there()) {
+            tracing::debug!(error = %e, "the ballast does not grow");
+        }
+        self.space()
+    }
+
+    /// How much room there is.
+    pub fn space(&self) -> io::Result<Space> {
+        let free = self.free()?.bytes;
+        Ok(self.shared.room.space(free, self.index().pages.growth(), self.shared.engine.data()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -283,11 +352,11 @@ mod tests {
         assert!(store.queue_bytes() > 20);
 
         assert!(!store.is_behind());
-        (0..crate::store::index::uncommitted::MOST).for_each(|_| store.shared.behind.add());
+        (0..crate::store::write::shared::MOST).for_each(|_| store.shared.behind.add());
         assert!(store.is_behind());
         let mut waits = Box::pin(store.caught_up());
         assert!(waits.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-        store.shared.behind.done(crate::store::index::uncommitted::MOST);
+        store.shared.behind.done(crate::store::write::shared::MOST);
         waits.await;
 
         let failure = store.failure();

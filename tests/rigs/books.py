@@ -13,7 +13,7 @@ import time
 
 import common
 
-# What may be recorded and not durable while deliveries still begin, as in src/store/index/uncommitted.rs.
+# What may be recorded and not durable while deliveries still begin, as in src/store/write/shared.rs.
 BEHIND_MAX = 512
 RETRY_AFTER_S = 1
 # What may pass between our answer and the daemon's reading of it, with two busy cores; and as often as that the time by

@@ -8,37 +8,30 @@
 //! | level | module | purpose |
 //! |---|---|---|
 //! | 0 | [`error`] | why the store fails |
-//! | 0 | [`write_batch`] | the writes of one commit |
-//! | 0 | [`flush_waker`] | wakes threads that wait for a failed write |
-//! | 0 | [`ballast`] | disk space that is kept for the store |
 //! | 0 | [`log_check`] | finds damage in the log before sled opens it |
 //! | 1 | [`folder`] | the data folder: lock, format version, durability |
 //! | 1 | [`read`] | reads records from rows |
-//! | 2 | [`room`] | free, kept and promised disk space |
+//! | 2 | [`disk_space`] | free, kept and promised disk space |
 
-pub mod ballast;
+pub mod disk_space;
 pub mod error;
-pub mod flush_waker;
 pub mod folder;
 pub mod log_check;
 pub mod read;
-pub mod room;
-pub mod write_batch;
 
-use crate::store::model::table::{Rows, Table};
+use crate::store::model::table::{Rows, Table, WriteBatch};
 use crate::store::model::watermark::{Watermark, WatermarkFile};
 use crate::store::sled_log::segment::SEGMENT_BYTES;
-use error::Durability;
-use error::StoreError;
-use flush_waker::FlushWaker;
+use error::{Durability, StoreError};
 use folder::Folder;
 use log_check::examine;
 use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 use std::fs::File;
 use std::ops::RangeBounds;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use write_batch::WriteBatch;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// The developers' switch that makes acknowledgements worthless, so that the power-cut harness can be seen to bite.
 const UNSAFE_SWITCH: &str = "HOLDLINE_DEV_UNSAFE_NO_SYNC";
@@ -237,7 +230,7 @@ fn open_guarded(config: &sled::Config) -> Result<sled::Db, StoreError> {
         .map_err(|e| StoreError::Folder(format!("cannot start a thread: {e}")))?;
     let mut failed = 0;
     let opened = loop {
-        match opened.recv_timeout(flush_waker::EVERY) {
+        match opened.recv_timeout(EVERY) {
             Ok(opened) => break Ok(opened),
             Err(RecvTimeoutError::Disconnected) => {
                 break thread.join().map(|_| Err(sled::Error::ReportableBug("it opened nothing".to_owned())));
@@ -264,6 +257,62 @@ fn open_guarded(config: &sled::Config) -> Result<sled::Db, StoreError> {
             let why = panic.downcast_ref::<String>().cloned();
             let why = why.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
             Err(StoreError::Corrupt(format!("sled panicked: {}", why.unwrap_or_default())))
+        }
+    }
+}
+
+/// How often it looks.
+pub const EVERY: Duration = Duration::from_millis(100);
+
+/// Looks for as long as it lives; gone from the database when dropped.
+#[derive(Debug)]
+pub struct FlushWaker {
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FlushWaker {
+    /// `config` is what `db` was opened with.
+    pub fn begin(config: sled::Config, db: sled::Db) -> std::io::Result<Self> {
+        let (end, ended) = channel();
+        let look = move || look(&config, &db, &ended);
+        let thread = std::thread::Builder::new().name("store-lookout".to_owned()).spawn(look)?;
+        Ok(Self { end: Some(end), thread: Some(thread) })
+    }
+}
+
+impl Drop for FlushWaker {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // a panic has been told by the hook
+        }
+    }
+}
+
+fn look(config: &sled::Config, db: &sled::Db, ended: &Receiver<()>) {
+    while ended.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+        if config.global_error().is_err() {
+            let _ = db.flush(); // fails, and wakes those who wait; they tell the error
+        }
+    }
+}
+
+#[cfg(test)]
+mod flush_waker_tests {
+    use super::*;
+
+    #[test]
+    fn the_waker_releases_the_database_when_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = sled::Config::new().path(dir.path()).segment_size(1 << 16);
+        for _ in 0..3 {
+            // a second handle would find the file locked
+            let db = config.clone().open().unwrap();
+            let lookout = FlushWaker::begin(config.clone(), db.clone()).unwrap();
+            db.insert(b"k", b"v").unwrap();
+            drop(lookout);
+            drop(db);
         }
     }
 }

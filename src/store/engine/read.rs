@@ -7,12 +7,10 @@ use super::Engine;
 use super::error::StoreError;
 use crate::event::{Event, Sequence};
 use crate::store::model::codec::{self, Damaged, Kind};
-use crate::store::model::compact::{self, Compact, Head};
 use crate::store::model::delta_encoding::{self, Deltas};
-use crate::store::model::keys::{number_key, number_of};
-use crate::store::model::page::{open_page, unpack};
+use crate::store::model::event_record::{self, Compact, Head, open_page, unpack};
 use crate::store::model::record::{Entry, HistoryRow};
-use crate::store::model::table::{self, ROW_MAX, Rows, Table, part_key};
+use crate::store::model::table::{self, ROW_MAX, Rows, Table, number_key, number_of, part_key};
 use serde::de::DeserializeOwned;
 use std::ops::Bound;
 
@@ -59,7 +57,7 @@ pub fn record<T: DeserializeOwned>(
 /// A delivery or a dead letter by its key.
 pub fn compact<R: Compact>(engine: &Engine, table: Table, key: &[u8]) -> Result<Option<R>, StoreError> {
     let sealed = table::get_long(engine, table, key)?;
-    Ok(sealed.map(|sealed| compact::decode(&sealed)).transpose()?)
+    Ok(sealed.map(|sealed| event_record::decode(&sealed)).transpose()?)
 }
 
 /// The head of a delivery or a dead letter by its key; no more rows are read than it lies in.
@@ -83,12 +81,12 @@ pub fn head_of<R: Compact, B: AsRef<[u8]>>(
 ) -> Result<Option<(Head<R>, usize)>, StoreError> {
     let Some(first) = row(&part_key(key, 0))? else { return Ok(None) };
     let mut beginning = first.as_ref().to_vec();
-    let (bytes, sealed_bytes) = (compact::head_bytes(&beginning)?, codec::sealed_length(&beginning)?);
+    let (bytes, sealed_bytes) = (event_record::head_bytes(&beginning)?, codec::sealed_length(&beginning)?);
     for part in 1..bytes.div_ceil(ROW_MAX) {
         beginning.extend(row(&part_key(key, part))?.ok_or(Damaged::Short)?.as_ref());
     }
     beginning.truncate(bytes);
-    Ok(Some((compact::head(&beginning)?, sealed_bytes)))
+    Ok(Some((event_record::head(&beginning)?, sealed_bytes)))
 }
 
 /// Length of a long record, envelope included, as its first row tells.

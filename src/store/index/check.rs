@@ -5,14 +5,12 @@
 use super::Index;
 use crate::delivery::{DeadLetter, Delivery};
 use crate::event::{DestinationId, Sequence};
-use crate::store::engine::Engine;
 use crate::store::engine::error::StoreError;
-use crate::store::engine::read;
-use crate::store::model::compact::{self, Compact};
+use crate::store::engine::{Engine, read};
 use crate::store::model::delta_encoding::{self, Deltas};
-use crate::store::model::keys::{delay_of, dlq_of, number_key, number_of};
+use crate::store::model::event_record::{self, Compact};
 use crate::store::model::record::{HistoryRow, SettledRow};
-use crate::store::model::table::Table;
+use crate::store::model::table::{Table, delay_of, dlq_of, number_key, number_of};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Every violated invariant, in words; empty where all hold.
@@ -144,7 +142,7 @@ fn long<R: Compact>(
     for key in read::keys(engine, table, None) {
         let key = key?;
         let sealed = crate::store::model::table::get_long(engine, table, &key);
-        match sealed.and_then(|s| Ok((compact::decode::<R>(s.as_deref().unwrap_or_default())?, s))) {
+        match sealed.and_then(|s| Ok((event_record::decode::<R>(s.as_deref().unwrap_or_default())?, s))) {
             Ok((record, sealed)) => {
                 if !belongs(&key, &record) {
                     faults.push(format!("`{}` holds a record under another's key", table.name()));
@@ -192,10 +190,10 @@ pub mod tests {
     use crate::delivery::DeliveryId;
     use crate::event::{DestinationSet, Event};
     use crate::store::engine::folder::Folder;
-    use crate::store::engine::write_batch::WriteBatch;
     use crate::store::model::codec;
-    use crate::store::model::page::{pack, seal_page};
+    use crate::store::model::event_record::{pack, seal_page};
     use crate::store::model::record::{EndKind, PageShape, Settlement};
+    use crate::store::model::table::WriteBatch;
     use crate::time::Timestamp;
 
     fn engine(path: &std::path::Path) -> Engine {

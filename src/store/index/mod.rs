@@ -3,48 +3,38 @@
 //! | level | module | purpose |
 //! |---|---|---|
 //! | 0 | [`names`] | numbers of names |
-//! | 0 | [`dedup`] | ids of senders |
+//! | 0 | [`history`] | sender ids, where settlements are, how much history is kept |
 //! | 0 | [`shares`] | bytes by source |
-//! | 0 | [`cache`] | events in memory |
-//! | 0 | [`history_limits`] | how much history is kept |
-//! | 0 | [`settlement_index`] | where settlements are |
 //! | 0 | [`quarantine_index`] | requests that were kept apart |
-//! | 0 | [`uncommitted`] | transitions that are not durable yet |
 //! | 0 | [`check`] | compares rows and index |
 //! | 1 | [`pages`] | deliveries in pages |
 //! | 1 | [`dead_shares`] | bytes of dead letters by source |
 //! | 1 | [`delay_index`] | deliveries in the delay tree |
 //! | 2 | [`recovery`] | rebuilds the index |
 
-pub mod cache;
 pub mod check;
 pub mod dead_shares;
-pub mod dedup;
 pub mod delay_index;
-pub mod history_limits;
+pub mod history;
 pub mod names;
 pub mod pages;
 pub mod quarantine_index;
 pub mod recovery;
-pub mod settlement_index;
 pub mod shares;
-pub mod uncommitted;
 
 use crate::clock::ClockReference;
 use crate::delivery::{Delivery, DeliveryId};
 use crate::event::DestinationId;
 use crate::store::model::audit::OpenEntries;
-use crate::store::model::overrides::{DestinationOverrides, PacingState};
+use crate::store::model::destination::{DestinationOverrides, PacingState, Redrive};
 use crate::store::model::record::{Hold, IntakeOverride, Totals};
-use crate::store::model::redrive::Redrive;
 use crate::time::Timestamp;
 use dead_shares::DeadShares;
-use dedup::Remembered;
 use delay_index::DelayIndex;
+use history::{Remembered, SettlementIndex};
 use names::Names;
 use pages::Pages;
 use quarantine_index::QuarantineIndex;
-use settlement_index::SettlementIndex;
 use shares::Part;
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -4,10 +4,9 @@
 //! types by [`INTERNED_MAX`], beyond which a name gets [`UNNAMED`] and is read from the event itself.
 
 use crate::event::{DestinationId, DestinationSet};
-use crate::store::engine::write_batch::WriteBatch;
 use crate::store::model::codec::{self, Kind};
 use crate::store::model::record::UNNAMED;
-use crate::store::model::table::{self, Rows, Table};
+use crate::store::model::table::{self, Rows, Table, WriteBatch};
 use std::collections::HashMap;
 
 /// A sender decides what types there are, so their number is bounded.

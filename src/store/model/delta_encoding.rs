@@ -8,8 +8,7 @@
 //! [`SettledDeltas`]. Version 1, the plain records, is read too; and written where it is the shorter one, so that a full row
 //! never outgrows its bounds.
 
-use super::codec::Kind;
-use super::codec::{self, Damaged};
+use super::codec::{self, Damaged, Kind};
 use super::record::{EndKind, Entry, HistoryRow, PageShape, SettledRow, Settlement};
 use super::table::Table;
 use crate::delivery::DeliveryId;

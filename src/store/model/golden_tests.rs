@@ -2,12 +2,13 @@
 
 use super::audit::Audit;
 use super::codec::{self, Kind};
-use super::compact;
 use super::delta_encoding;
-use super::overrides::{BreakerOverride, DestinationOverrides, PacingState, Pause, Position};
-use super::page::{pack, seal_page};
+use super::destination::{
+    BreakerOverride, DestinationOverrides, Fared, PacingState, Pause, Position, Redrive, RedriveEnd, RedriveEnded,
+    StoppedBy,
+};
+use super::event_record::{self, pack, seal_page};
 use super::record::*;
-use super::redrive::{Fared, Redrive, RedriveEnd, RedriveEnded, StoppedBy};
 use super::table::ROW_MAX;
 use crate::clock::ClockReference;
 use crate::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Reason};
@@ -124,8 +125,8 @@ fn version_2_has_its_golden_bytes() {
         ("settled", delta_encoding::encode(&settled)),
         ("audit", audit.encode()),
         ("redrive", redrive().encode()),
-        ("delivery", compact::encode(&packed)),
-        ("dead_letter", compact::encode(&letter)),
+        ("delivery", event_record::encode(&packed)),
+        ("dead_letter", event_record::encode(&letter)),
     ];
     assert_eq!(lines(&records), include_str!("golden/v2.txt"));
 }

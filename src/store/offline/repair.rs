@@ -9,14 +9,14 @@ use crate::event::Sequence;
 use crate::store::engine::Engine;
 use crate::store::engine::error::StoreError;
 use crate::store::engine::read;
-use crate::store::engine::write_batch::WriteBatch;
 use crate::store::index::Index;
 use crate::store::model::codec::{self, Damaged, Kind};
-use crate::store::model::compact::Compact;
 use crate::store::model::delta_encoding;
-use crate::store::model::keys::{TOTALS, delay_of, dlq_of, number_key};
+use crate::store::model::event_record::Compact;
 use crate::store::model::record::{DamagedRecord, EndKind, SettledRow, Settlement};
 use crate::store::model::table::Table;
+use crate::store::model::table::WriteBatch;
+use crate::store::model::table::{TOTALS, delay_of, dlq_of, number_key};
 use crate::time::Timestamp;
 
 /// Sets aside what does not verify, and says what it was.
@@ -177,7 +177,7 @@ mod tests {
     use crate::store::engine::folder::Folder;
     use crate::store::handle::{Opened, Options, Store};
     use crate::store::index::{check, recovery};
-    use crate::store::model::keys::dlq_key;
+    use crate::store::model::table::dlq_key;
     use crate::store::offline::restore;
     use crate::store::write::request::{Arrival, Transition};
     use crate::testing::events::event;

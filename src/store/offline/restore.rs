@@ -6,11 +6,11 @@
 use crate::store::engine::Engine;
 use crate::store::engine::error::StoreError;
 use crate::store::engine::folder::Folder;
-use crate::store::engine::write_batch::WriteBatch;
 use crate::store::index::Index;
 use crate::store::index::{check, recovery};
 use crate::store::model::record::Counters;
 use crate::store::model::table::Table;
+use crate::store::model::table::WriteBatch;
 use crate::store::read::backup::{Kind, MAGIC, OLDER_MAGIC};
 use crate::time::Timestamp;
 use sha2::{Digest, Sha256};
@@ -198,9 +198,9 @@ mod tests {
     use super::*;
     use crate::event::DestinationId;
     use crate::store::model::codec;
-    use crate::store::model::keys::{TOTALS, hold_key};
     use crate::store::model::record::{Hold, Totals};
     use crate::store::model::table::Rows;
+    use crate::store::model::table::{TOTALS, hold_key};
     use std::io::Cursor;
 
     fn backup(frames: &[(Kind, &[u8], &[u8])]) -> Vec<u8> {

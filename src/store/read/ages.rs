@@ -9,8 +9,7 @@ use crate::store::engine::error::StoreError;
 use crate::store::engine::read;
 use crate::store::handle::Store;
 use crate::store::index::shares::Held;
-use crate::store::model::keys::dlq_of;
-use crate::store::model::table::Table;
+use crate::store::model::table::{Table, dlq_of};
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
 

@@ -14,16 +14,14 @@
 //! verify there either, and is found by the same checks.
 
 use crate::store::engine::error::StoreError;
-use crate::store::engine::write_batch::WriteBatch;
 use crate::store::handle::Store;
-use crate::store::model::table::Table;
-use crate::store::write::request::Request;
-use crate::store::write::tee::{BEHIND_MAX, Tee};
+use crate::store::model::table::{Table, WriteBatch};
+use crate::store::write::committer::Request;
+use crate::store::write::request::{BEHIND_MAX, Tee};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use tokio::sync::oneshot;
 
 pub const MAGIC: &[u8] = b"holdline backup 3\n";

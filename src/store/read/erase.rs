@@ -16,11 +16,9 @@ use crate::store::engine::error::StoreError;
 use crate::store::engine::read;
 use crate::store::handle::Store;
 use crate::store::model::codec::Kind;
-use crate::store::model::keys::{delay_of, dlq_of, number_key, number_of};
 use crate::store::model::record::{DamagedRecord, HistoryRow};
-use crate::store::model::table::Table;
-use crate::store::write::erasure::{Erased, Erasure, EventLocations};
-use crate::store::write::request::Request;
+use crate::store::model::table::{Table, delay_of, dlq_of, number_key, number_of};
+use crate::store::write::request::{Erased, Erasure, EventLocations};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -195,7 +193,7 @@ impl Store {
 
     /// Takes a part of what was found out, in one commit with its audit entry.
     pub async fn erase(&self, erasure: Erasure, who: String) -> Result<Erased, StoreError> {
-        self.ask(|answer| Request::Erase { erasure: Box::new(erasure), who, answer }).await
+        self.ask(0, move |t| t.erase(&erasure, &who)).await
     }
 
     /// Forgets what memory holds of events that were erased.
@@ -212,8 +210,8 @@ mod tests {
     use crate::store::EventLocation;
     use crate::store::engine::Engine;
     use crate::store::engine::folder::Folder;
-    use crate::store::engine::write_batch::WriteBatch;
     use crate::store::handle::{Opened, Options};
+    use crate::store::model::table::WriteBatch;
     use crate::store::write::request::{Arrival, Transition};
     use crate::testing::stores::close;
     use crate::time::Timestamp;

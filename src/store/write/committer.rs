@@ -7,17 +7,13 @@
 //!
 //! *Failure.* The first error ends the thread: it answers nobody any more, and the daemon ends with it.
 
-use super::erasure::Erased;
-use super::request::{Arrival, Receipt, Request, StoreEvent, Transition};
+use super::request::{StoreEvent, Tee, Transition};
 use super::shared::Shared;
-use super::tee::Tee;
 use super::transaction::{Finished, OpenRows, Transaction, Windows};
 use crate::clock::Clock;
-use crate::event::DestinationId;
 use crate::store::engine::error::StoreError;
-use crate::store::engine::write_batch::WriteBatch;
 use crate::store::index::check;
-use crate::store::index::quarantine_index::Full;
+use crate::store::model::table::WriteBatch;
 use crate::store::model::watermark::Watermark;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -41,6 +37,24 @@ const BYTES_MAX: usize = 8 << 20;
 /// large bodies that are deleted, and nobody reads meanwhile.
 const ROWS_MAX: usize = 512;
 
+/// Tells the caller the result of its write, once that is durable. The caller may have gone; what was done stays done.
+pub type Reply = Box<dyn FnOnce() + Send>;
+
+/// Makes a write in the transaction of the next commit.
+pub type Apply = Box<dyn FnOnce(&mut Transaction<'_>) -> Result<Reply, StoreError> + Send>;
+
+/// What the committer can be asked.
+pub enum Request {
+    /// What follows from an attempt; nobody waits for it.
+    Transition(Transition),
+    /// A write whose caller waits until it is durable, and how many bytes it adds to a commit.
+    Write { bytes: usize, apply: Apply },
+    /// From now on commits are copied, or no longer; false where they are copied elsewhere.
+    Tee { tee: Option<Tee>, answer: oneshot::Sender<bool> },
+    /// Runs between two commits, with nothing half-written.
+    Check { answer: oneshot::Sender<Result<Vec<String>, StoreError>> },
+}
+
 pub struct Committer {
     pub shared: Arc<Shared>,
     pub requests: Receiver<Request>,
@@ -54,38 +68,13 @@ pub struct Committer {
     pub last: usize,
 }
 
-enum Answer {
-    Accept(oneshot::Sender<Vec<Receipt>>, Vec<Receipt>),
-    Register(oneshot::Sender<Vec<Option<DestinationId>>>, Vec<Option<DestinationId>>),
-    Count(oneshot::Sender<usize>, usize),
-    Detain(oneshot::Sender<Result<u64, Full>>, Result<u64, Full>),
-    LetIn(oneshot::Sender<Option<Vec<Receipt>>>, Option<Vec<Receipt>>),
-    Erase(oneshot::Sender<Erased>, Erased),
-    Flush(oneshot::Sender<()>),
-}
-
 /// A commit that is ready to be made.
 struct Written {
     finished: Finished,
-    answers: Vec<Answer>,
+    replies: Vec<Reply>,
     /// How many transitions are in it, and what they write of their events.
     transitions: usize,
     copied_bytes: u64,
-}
-
-impl Answer {
-    /// Whoever asked may have gone; what was done stays done.
-    fn send(self) {
-        match self {
-            Self::Accept(to, receipts) => drop(to.send(receipts)),
-            Self::Register(to, ids) => drop(to.send(ids)),
-            Self::Count(to, count) => drop(to.send(count)),
-            Self::Detain(to, number) => drop(to.send(number)),
-            Self::LetIn(to, receipts) => drop(to.send(receipts)),
-            Self::Erase(to, erased) => drop(to.send(erased)),
-            Self::Flush(to) => drop(to.send(())),
-        }
-    }
 }
 
 impl Committer {
@@ -101,7 +90,7 @@ impl Committer {
     fn commits(&mut self) -> Result<(), StoreError> {
         let mut gathered = Vec::new();
         while self.gather(&mut gathered) {
-            let Written { finished, answers, transitions, copied_bytes } = self.write_up(&mut gathered)?;
+            let Written { finished, replies, transitions, copied_bytes } = self.write_up(&mut gathered)?;
             if let Some(draft) = finished.draft {
                 self.commit(draft, finished.reached)?;
             }
@@ -112,15 +101,15 @@ impl Committer {
             }
             self.shared.behind.done(transitions);
             self.shared.room.paid(copied_bytes);
-            self.last = answers.len();
+            self.last = replies.len();
             let mut unwritten = self.shared.unwritten.lock().expect("no holder panics");
             finished.written.iter().for_each(|key| drop(unwritten.remove(key)));
             drop(unwritten);
-            // before the answers: who has one, and then asks the dispatcher, finds that it knows
+            // before the replies: a caller that then asks the dispatcher finds that it knows
             for news in finished.news {
                 let _ = self.news.send(news); // without a dispatcher nobody needs to know
             }
-            answers.into_iter().for_each(Answer::send);
+            replies.into_iter().for_each(|reply| reply());
         }
         Ok(())
     }
@@ -191,39 +180,19 @@ impl Committer {
         let windows = self.windows.borrow().clone();
         let mut index = shared.index.lock().expect("no holder panics");
         let mut ledger = Transaction::new(&shared, &mut index, &mut self.tail, &windows, self.clock.now());
-        let (mut answers, mut transitions, mut copied_bytes) = (Vec::new(), 0, 0);
+        let (mut replies, mut transitions, mut copied_bytes) = (Vec::new(), 0, 0);
         let (mut checks, mut tees) = (Vec::new(), Vec::new());
         let mut requests = std::mem::take(gathered).into_iter();
         while ledger.draft.rows() < ROWS_MAX
             && let Some(request) = requests.next()
         {
             match request {
-                Request::Accept { arrivals, answer } => {
-                    let receipts = arrivals.into_iter().map(|a| ledger.accept(a)).collect::<Result<_, _>>()?;
-                    answers.push(Answer::Accept(answer, receipts));
-                }
                 Request::Transition(transition) => {
                     copied_bytes += transition.copy_bytes();
                     ledger.transition(transition)?;
                     transitions += 1;
                 }
-                Request::Register { names, answer } => answers.push(Answer::Register(answer, ledger.register(&names))),
-                Request::Dlq { action, ids, who, answer } => {
-                    answers.push(Answer::Count(answer, ledger.dlq(action, &ids, &who)?));
-                }
-                Request::Change { change, who, answer } => {
-                    answers.push(Answer::Count(answer, ledger.change(change, &who)?));
-                }
-                Request::Detain { parcel, room, answer } => {
-                    answers.push(Answer::Detain(answer, ledger.detain(&parcel, room)));
-                }
-                Request::LetIn { number, arrivals, answer } => {
-                    answers.push(Answer::LetIn(answer, ledger.let_in(number, arrivals)?));
-                }
-                Request::Erase { erasure, who, answer } => {
-                    answers.push(Answer::Erase(answer, ledger.erase(&erasure, &who)?));
-                }
-                Request::Flush { answer } => answers.push(Answer::Flush(answer)),
+                Request::Write { apply, .. } => replies.push(apply(&mut ledger)?),
                 Request::Check { answer } => checks.push(answer),
                 Request::Tee { tee, answer } => tees.push((tee, answer)),
             }
@@ -245,7 +214,7 @@ impl Committer {
                 let _ = answer.send(check::check(&shared.engine, &index));
             }
         }
-        Ok(Written { finished, answers, transitions, copied_bytes })
+        Ok(Written { finished, replies, transitions, copied_bytes })
     }
 }
 
@@ -259,8 +228,7 @@ fn is_urgent(request: &Request) -> bool {
 
 fn size(request: &Request) -> usize {
     match request {
-        Request::Accept { arrivals, .. } | Request::LetIn { arrivals, .. } => arrivals.iter().map(Arrival::bytes).sum(),
-        Request::Detain { parcel, .. } => parcel.sealed.len(),
+        Request::Write { bytes, .. } => *bytes,
         _ => 0,
     }
 }
@@ -268,7 +236,7 @@ fn size(request: &Request) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Sequence;
+    use crate::event::{DestinationId, Sequence};
     use crate::time::Timestamp;
 
     #[test]
@@ -279,6 +247,6 @@ mod tests {
         let place = crate::delivery::Place::Page;
         let end = Transition::Discarded { id, place, attempts: 1, at: Timestamp(9) };
         assert!(!is_urgent(&Request::Transition(end)));
-        assert!(is_urgent(&Request::Flush { answer: oneshot::channel().0 }));
+        assert!(is_urgent(&Request::Check { answer: oneshot::channel().0 }));
     }
 }

@@ -3,17 +3,13 @@
 //! | level | module | purpose |
 //! |---|---|---|
 //! | 0 | [`shared`] | what the committer shares with readers |
-//! | 0 | [`tee`] | copies of commits for a backup |
-//! | 0 | [`erasure`] | what an erasure takes |
 //! | 0 | [`row_compaction`] | rewrites small rows as full ones |
-//! | 1 | [`request`] | what the committer can be asked |
+//! | 1 | [`request`] | events, transitions and changes to be written |
 //! | 2 | [`transaction`] | decides the writes of one commit |
 //! | 3 | [`committer`] | the thread that commits |
 
 pub mod committer;
-pub mod erasure;
 pub mod request;
 pub mod row_compaction;
 pub mod shared;
-pub mod tee;
 pub mod transaction;

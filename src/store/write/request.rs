@@ -1,20 +1,17 @@
-//! What the committer can be asked, and what it answers.
+//! What is written: events, transitions of deliveries, changes; and what is told when it is durable.
 
-use super::erasure::{Erased, Erasure};
-use super::tee::Tee;
 use crate::clock::{ClockReference, Step};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, Digest64, EVENT_OVERHEAD, Event, EventId, Sequence};
-use crate::store::engine::error::StoreError;
-use crate::store::engine::room::COPY_OVERHEAD;
-use crate::store::index::quarantine_index::{Full, Parcel, Room};
+use crate::store::engine::disk_space::COPY_OVERHEAD;
 use crate::store::model::audit::Repeated;
-use crate::store::model::overrides::{BreakerOverride, Pause};
+use crate::store::model::destination::{BreakerOverride, Fared, Pause, Redrive, RedriveEnded};
 use crate::store::model::record::{Gap, IntakeOverride};
-use crate::store::model::redrive::{Fared, Redrive, RedriveEnded};
+use crate::store::model::table::WriteBatch;
 use crate::time::Timestamp;
-use std::sync::Arc;
-use tokio::sync::oneshot;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 
 /// An event at the door, with everything that can be computed before it has a sequence.
 #[derive(Debug)]
@@ -211,58 +208,6 @@ pub enum Change {
     Repeated(Repeated),
 }
 
-#[derive(Debug)]
-pub enum Request {
-    Accept {
-        arrivals: Vec<Arrival>,
-        answer: oneshot::Sender<Vec<Receipt>>,
-    },
-    Transition(Transition),
-    Register {
-        names: Vec<String>,
-        answer: oneshot::Sender<Vec<Option<DestinationId>>>,
-    },
-    Dlq {
-        action: DlqAction,
-        ids: Vec<DeliveryId>,
-        who: String,
-        answer: oneshot::Sender<usize>,
-    },
-    Change {
-        change: Change,
-        who: String,
-        answer: oneshot::Sender<usize>,
-    },
-    Detain {
-        parcel: Box<Parcel>,
-        room: Room,
-        answer: oneshot::Sender<Result<u64, Full>>,
-    },
-    LetIn {
-        number: u64,
-        arrivals: Vec<Arrival>,
-        answer: oneshot::Sender<Option<Vec<Receipt>>>,
-    },
-    Erase {
-        erasure: Box<Erasure>,
-        who: String,
-        answer: oneshot::Sender<Erased>,
-    },
-    /// From now on commits are copied, or no longer; false where they are copied elsewhere.
-    Tee {
-        tee: Option<Tee>,
-        answer: oneshot::Sender<bool>,
-    },
-    /// Runs between two commits, with nothing half-written.
-    Check {
-        answer: oneshot::Sender<Result<Vec<String>, StoreError>>,
-    },
-    /// Answers when everything asked before it is durable.
-    Flush {
-        answer: oneshot::Sender<()>,
-    },
-}
-
 /// What the dispatcher hears when a commit is durable.
 #[derive(Clone, Debug)]
 pub enum StoreEvent {
@@ -278,4 +223,90 @@ pub enum StoreEvent {
     Paused(DestinationId, Option<Pause>),
     /// An operator has set a destination's breaker.
     Breaker(DestinationId, Option<BreakerOverride>),
+}
+
+/// What lies here of one event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventLocation {
+    /// In which the event is ordered.
+    pub order_key: Digest64,
+    /// Deliveries that wait, with where they lie.
+    pub waiting: Vec<(DestinationId, Place)>,
+    pub dead: Vec<DestinationId>,
+}
+
+/// All that lies here of an interaction.
+#[derive(Clone, Debug, Default)]
+pub struct EventLocations {
+    pub events: BTreeMap<Sequence, EventLocation>,
+    /// Numbers of records that did not verify and are kept.
+    pub damaged: Vec<u64>,
+}
+
+impl EventLocations {
+    /// That of an event, which is new where its order key is known from its record alone.
+    pub fn trace(&mut self, sequence: Sequence, order_key: Option<Digest64>) -> &mut EventLocation {
+        let trace = self.events.entry(sequence).or_default();
+        trace.order_key = order_key.unwrap_or(trace.order_key);
+        trace
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.damaged.is_empty()
+    }
+}
+
+/// A part of an erasure, to be made in one commit.
+#[derive(Clone, Debug, Default)]
+pub struct Erasure {
+    /// As the audit tells it.
+    pub what: String,
+    pub events: Vec<(Sequence, EventLocation)>,
+    pub damaged: Vec<u64>,
+    /// Requests that were kept apart.
+    pub detained: Vec<u64>,
+}
+
+/// What an erasure has taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Erased {
+    /// Deliveries that waited.
+    pub waiting: u64,
+    pub dead: u64,
+    /// Events that were remembered.
+    pub remembered: u64,
+    pub damaged: u64,
+    pub detained: u64,
+}
+
+impl Erased {
+    pub fn total(&self) -> u64 {
+        self.waiting + self.dead + self.remembered + self.damaged + self.detained
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        self.waiting += other.waiting;
+        self.dead += other.dead;
+        self.remembered += other.remembered;
+        self.damaged += other.damaged;
+        self.detained += other.detained;
+    }
+}
+
+/// Copied commits that may wait until a reader has taken what was before them; a slower reader gets no backup.
+pub const BEHIND_MAX: usize = 256 << 20;
+
+/// Where the committer copies its commits to.
+#[derive(Debug)]
+pub struct Tee {
+    pub to: mpsc::Sender<WriteBatch>,
+    pub behind: Arc<AtomicUsize>,
+}
+
+impl Tee {
+    /// False where the reader is gone, or too slow.
+    pub fn copy(&self, draft: WriteBatch) -> bool {
+        let behind = self.behind.fetch_add(draft.bytes(), Ordering::Relaxed);
+        behind < BEHIND_MAX && self.to.send(draft).is_ok()
+    }
 }

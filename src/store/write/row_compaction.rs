@@ -3,9 +3,8 @@
 //! One small row a commit, kept for hours beside pages that live for moments, pins a whole segment of sled's log each.
 //! So the last small rows are remembered, and rewritten in bulk into full ones that lie together.
 
-use crate::store::engine::write_batch::WriteBatch;
 use crate::store::model::delta_encoding::{self, Deltas};
-use crate::store::model::keys::number_key;
+use crate::store::model::table::{WriteBatch, number_key};
 use std::collections::VecDeque;
 
 /// So many small rows are rewritten at once.
@@ -71,9 +70,9 @@ mod tests {
     use crate::delivery::DeliveryId;
     use crate::event::{DestinationId, DestinationSet, Digest64, Sequence};
     use crate::store::model::delta_encoding::Consecutive;
-    use crate::store::model::keys::number_of;
     use crate::store::model::record::{EndKind, Entry, HistoryRow, PageShape, SettledRow, Settlement};
     use crate::store::model::table::Table;
+    use crate::store::model::table::number_of;
     use crate::time::Timestamp;
     use std::collections::BTreeMap;
 

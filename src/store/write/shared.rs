@@ -1,16 +1,18 @@
-//! What the committer shares with readers.
+//! What the committer shares with readers: the engine, the index, recent events, and how far commits lag behind.
+//!
+//! *Invariants.* Deliveries whose end is recorded and not durable are made again after a crash. While there are [`MOST`] of them
+//! nothing new is sent, however long the disk takes; so a crash repeats at most so many, and those in flight.
 
-use crate::event::SharedKeys;
+use crate::event::{Event, Sequence, SharedKeys};
 use crate::latency::Latency;
 use crate::store::engine::Engine;
-use crate::store::engine::room::Room;
-use crate::store::index::cache::Cache;
-use crate::store::index::history_limits::Bounds;
-use crate::store::index::uncommitted::Uncommitted;
+use crate::store::engine::disk_space::Room;
+use crate::store::index::history::Bounds;
 use crate::store::index::{Index, Unwritten};
-use std::sync::atomic::AtomicU64;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 /// What the committer shares with readers.
 #[derive(Debug)]
@@ -33,4 +35,182 @@ pub struct Shared {
     pub failure: watch::Sender<Option<String>>,
     /// One list is read at a time, so that however many ask, acknowledgements have their turn.
     pub lists: Semaphore,
+}
+
+/// What may be recorded and not durable while deliveries still begin.
+pub const MOST: usize = 512;
+
+#[derive(Debug, Default)]
+pub struct Uncommitted {
+    recorded: AtomicUsize,
+    caught_up: Notify,
+}
+
+impl Uncommitted {
+    pub fn add(&self) {
+        self.recorded.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// So many have become durable.
+    pub fn done(&self, transitions: usize) {
+        let before = self.recorded.fetch_sub(transitions, Ordering::SeqCst);
+        if before >= MOST && before - transitions < MOST {
+            self.caught_up.notify_one();
+        }
+    }
+
+    pub fn is_far(&self) -> bool {
+        self.recorded.load(Ordering::SeqCst) >= MOST
+    }
+
+    /// Returns when it is not far behind; for one task at a time.
+    pub async fn caught_up(&self) {
+        while self.is_far() {
+            self.caught_up.notified().await; // also where it was told of before anybody waited
+        }
+    }
+}
+
+/// Bytes of events kept of each kind: 16 MiB.
+const BYTES_MAX: usize = 16 << 20;
+
+#[derive(Debug, Default)]
+pub struct Cache {
+    /// In order of sequence.
+    newest: VecDeque<(Sequence, Arc<Event>)>,
+    newest_bytes: usize,
+    /// First sequence of a page and its events, the one read last at the back.
+    pages: VecDeque<(Sequence, Vec<Arc<Event>>)>,
+    pages_bytes: usize,
+}
+
+impl Cache {
+    pub fn accepted(&mut self, first: Sequence, events: Vec<Arc<Event>>) {
+        for (n, event) in (first.0..).zip(events) {
+            self.newest_bytes += weight(&event);
+            self.newest.push_back((Sequence(n), event));
+        }
+        while self.newest_bytes > BYTES_MAX {
+            let Some((_, old)) = self.newest.pop_front() else { break };
+            self.newest_bytes -= weight(&old);
+        }
+    }
+
+    pub fn read(&mut self, first: Sequence, events: Vec<Arc<Event>>) {
+        if self.pages.iter().any(|(known, _)| *known == first) {
+            return;
+        }
+        self.pages_bytes += events.iter().map(weight).sum::<usize>();
+        self.pages.push_back((first, events));
+        while self.pages_bytes > BYTES_MAX && self.pages.len() > 1 {
+            let Some((_, old)) = self.pages.pop_front() else { break };
+            self.pages_bytes -= old.iter().map(weight).sum::<usize>();
+        }
+    }
+
+    /// Forgets these events, and the pages in which they lie.
+    pub fn forget(&mut self, of: &BTreeSet<Sequence>) {
+        self.newest.retain(|(sequence, _)| !of.contains(sequence));
+        self.newest_bytes = self.newest.iter().map(|(_, event)| weight(event)).sum();
+        self.pages.retain(|(first, events)| of.range(*first..first.plus(events.len() as u64)).next().is_none());
+        self.pages_bytes = self.pages.iter().flat_map(|(_, events)| events).map(weight).sum();
+    }
+
+    pub fn get(&self, sequence: Sequence) -> Option<Arc<Event>> {
+        if let Ok(n) = self.newest.binary_search_by_key(&sequence, |(s, _)| *s) {
+            return Some(self.newest[n].1.clone());
+        }
+        let n_of = |first: Sequence| sequence.0.checked_sub(first.0).and_then(|n| usize::try_from(n).ok());
+        self.pages.iter().rev().find_map(|(first, events)| events.get(n_of(*first)?).cloned())
+    }
+}
+
+fn weight(event: &Arc<Event>) -> usize {
+    event.weight()
+}
+
+#[cfg(test)]
+mod uncommitted_tests {
+    use super::*;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    #[test]
+    fn a_waiter_is_woken_when_uncommitted_work_falls_below_the_limit() {
+        let (behind, mut context) = (Uncommitted::default(), Context::from_waker(Waker::noop()));
+        (1..MOST).for_each(|_| behind.add());
+        assert!(!behind.is_far());
+        assert_eq!(pin!(behind.caught_up()).poll(&mut context), Poll::Ready(()));
+        (0..2).for_each(|_| behind.add());
+        let mut waits = pin!(behind.caught_up());
+        assert!(behind.is_far() && waits.as_mut().poll(&mut context).is_pending());
+        behind.done(1);
+        assert!(behind.is_far() && waits.as_mut().poll(&mut context).is_pending());
+        behind.done(1);
+        assert!(!behind.is_far() && waits.as_mut().poll(&mut context).is_ready());
+        // what was told while nobody waited does not let one pass who waits later
+        behind.add();
+        behind.done(1);
+        behind.add();
+        assert!(pin!(behind.caught_up()).poll(&mut context).is_pending());
+    }
+}
+
+#[cfg(test)]
+mod cache_tests {
+    use super::*;
+    use crate::event::{EVENT_OVERHEAD as OVERHEAD, ForwardedHeaders};
+
+    fn event(size: usize) -> Arc<Event> {
+        Arc::new(Event {
+            source: String::new(),
+            sender_id: None,
+            body: vec![0; size].into(),
+            ..crate::testing::events::event(1)
+        })
+    }
+
+    #[test]
+    fn the_cache_stays_within_its_bounds_and_evicts_the_oldest() {
+        let mut cache = Cache::default();
+        for n in 1..=100 {
+            cache.accepted(Sequence(n), vec![event(1 << 20)]);
+            cache.read(Sequence(1000 + 10 * n), vec![event(1 << 20), event(0)]);
+        }
+        assert!(cache.newest_bytes <= BYTES_MAX && cache.pages_bytes <= BYTES_MAX);
+        assert!(cache.get(Sequence(100)).is_some() && cache.get(Sequence(1)).is_none());
+        assert!(cache.get(Sequence(2001)).is_some() && cache.get(Sequence(2002)).is_none());
+        assert!(cache.get(Sequence(1010)).is_none());
+    }
+
+    #[test]
+    fn erased_events_leave_the_cache_with_their_pages() {
+        let mut cache = Cache::default();
+        cache.accepted(Sequence(1), vec![event(10), event(10), event(10)]);
+        cache.read(Sequence(100), vec![event(10), event(10)]);
+        cache.read(Sequence(200), vec![event(10)]);
+        cache.forget(&[2, 101].map(Sequence).into());
+        let there = [1, 2, 3, 100, 101, 200].map(|n| cache.get(Sequence(n)).is_some());
+        assert_eq!(there, [true, false, true, false, false, true]);
+        assert_eq!((cache.newest_bytes, cache.pages_bytes), (2 * (10 + OVERHEAD), 10 + OVERHEAD));
+    }
+
+    #[test]
+    fn every_part_of_an_event_is_weighed() {
+        let mut heavy = Event::clone(&event(0));
+        let long = "x".repeat(1 << 20);
+        heavy.interaction = Some(long.clone());
+        heavy.headers = ForwardedHeaders::new([("ce-a", long.as_str())]);
+        let mut cache = Cache::default();
+        (1..=20).for_each(|n| cache.accepted(Sequence(n), vec![Arc::new(heavy.clone())]));
+        assert_eq!(cache.newest.len(), BYTES_MAX / heavy.weight());
+        assert!(heavy.weight() > 2 << 20 && cache.newest_bytes <= BYTES_MAX);
+    }
+
+    #[test]
+    fn the_cache_keeps_as_many_pages_as_fit() {
+        let mut cache = Cache::default();
+        (1..=20).for_each(|n| cache.read(Sequence(n), vec![event(BYTES_MAX / 4 - OVERHEAD)]));
+        assert_eq!((cache.pages.len(), cache.pages_bytes), (4, BYTES_MAX / 4 * 4));
+    }
 }

@@ -9,19 +9,15 @@ use super::row_compaction::Run;
 use super::shared::Shared;
 use crate::delivery::{Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence, SharedKeys};
-use crate::store::engine::Engine;
 use crate::store::engine::error::StoreError;
-use crate::store::engine::read;
-use crate::store::engine::write_batch::WriteBatch;
-use crate::store::index::history_limits::Bounds;
+use crate::store::engine::{Engine, read};
+use crate::store::index::history::Bounds;
 use crate::store::index::pages::Departure;
 use crate::store::index::{Index, Unwritten};
 use crate::store::model::codec::{self, Kind};
-use crate::store::model::compact;
-use crate::store::model::keys::{TOTALS, delay_key, number_key};
-use crate::store::model::page::{pack, seal_page};
+use crate::store::model::event_record::{self, pack, seal_page};
 use crate::store::model::record::{EndKind, Entry, HistoryRow, Hold, PageShape, SettledRow, Settlement};
-use crate::store::model::table::Table;
+use crate::store::model::table::{TOTALS, Table, WriteBatch, delay_key, number_key};
 use crate::store::model::watermark::Watermark;
 use crate::time::Timestamp;
 use std::collections::HashMap;
@@ -288,7 +284,7 @@ impl<'a> Transaction<'a> {
     }
 
     fn delay(&mut self, due: Timestamp, delivery: &Delivery) {
-        let sealed = compact::encode(delivery);
+        let sealed = event_record::encode(delivery);
         self.draft.put_long(Table::Delay, &delay_key(due, delivery.id), &sealed);
         self.index.totals.delay_bytes += sealed.len() as u64;
         self.index.totals.tally(delivery.id.destination).delayed += 1;
@@ -400,6 +396,3 @@ mod dead_letters;
 mod erase;
 mod maintenance;
 mod operator;
-mod overrides;
-mod quarantine;
-mod redrive;

@@ -4,12 +4,12 @@ use crate::delivery::{DeadLetter, Delivery, DeliveryId};
 use crate::event::Event;
 use crate::store::engine::error::StoreError;
 use crate::store::model::codec::{self, Damaged, Kind};
-use crate::store::model::compact::{self, Compact};
 use crate::store::model::delta_encoding::{self, Deltas};
-use crate::store::model::keys::{TOTALS, delay_of, dlq_of, number_of};
-use crate::store::model::page::{open_page, unpack};
+use crate::store::model::event_record::{self, Compact};
+use crate::store::model::event_record::{open_page, unpack};
 use crate::store::model::record::{Entry, HistoryRow, PageShape, SettledRow, Settlement, Totals};
 use crate::store::model::table::{Rows, Table, get_long};
+use crate::store::model::table::{TOTALS, delay_of, dlq_of, number_of};
 use crate::store::model::watermark::Watermark;
 use crate::store::offline::log_rows::Found;
 use serde::de::DeserializeOwned;
@@ -181,7 +181,7 @@ pub fn events(found: &Found, key: &[u8]) -> Result<Vec<Event>, StoreError> {
 /// A delivery or a dead letter, and its sealed length.
 fn record<R: Compact>(found: &Found, table: Table, key: &[u8]) -> Result<Option<(R, usize)>, StoreError> {
     match get_long(found, table, key)? {
-        Some(sealed) => Ok(Some((compact::decode(&sealed)?, sealed.len()))),
+        Some(sealed) => Ok(Some((event_record::decode(&sealed)?, sealed.len()))),
         None => Ok(None),
     }
 }
@@ -220,9 +220,9 @@ pub mod tests {
     use crate::event::{Digest64, Sequence};
     use crate::store::engine::Engine;
     use crate::store::engine::folder::Folder;
-    use crate::store::engine::write_batch::WriteBatch;
-    use crate::store::model::keys::number_key;
-    use crate::store::model::page::{pack, seal_page};
+    use crate::store::model::event_record::{pack, seal_page};
+    use crate::store::model::table::WriteBatch;
+    use crate::store::model::table::number_key;
     use crate::store::offline::salvage::resolve::decide;
     use crate::time::Timestamp;
 

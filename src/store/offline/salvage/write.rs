@@ -6,14 +6,14 @@ use crate::delivery::DeliveryId;
 use crate::event::{DestinationId, DestinationSet, Sequence};
 use crate::store::engine::Engine;
 use crate::store::engine::error::StoreError;
-use crate::store::engine::write_batch::WriteBatch;
 use crate::store::index::names::Names;
 use crate::store::model::audit::Audit;
 use crate::store::model::codec::{self, Kind};
 use crate::store::model::delta_encoding;
-use crate::store::model::keys::{TOTALS, number_key, number_of};
 use crate::store::model::record::{Counters, EndKind, HistoryRow, SettledRow, Totals};
+use crate::store::model::table::WriteBatch;
 use crate::store::model::table::{Rows, Table, get_long};
+use crate::store::model::table::{TOTALS, number_key, number_of};
 use crate::store::offline::log_rows::Found;
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
@@ -243,8 +243,8 @@ mod tests {
     use super::*;
     use crate::event::Digest64;
     use crate::store::engine::folder::Folder;
-    use crate::store::model::keys::{hold_key, redrive_list_key};
     use crate::store::model::record::{Entry, Gap, Hold, PageShape, Settlement};
+    use crate::store::model::table::{hold_key, redrive_list_key};
     use crate::store::offline::salvage::scan::tests::found;
 
     const HERE: DestinationId = DestinationId(1);

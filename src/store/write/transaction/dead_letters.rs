@@ -1,21 +1,21 @@
 //! Dead letters: buried, redriven, purged; and what does not verify, set aside.
 
-use super::Transaction;
 use crate::delivery::{DeadLetter, DeliveryId, Place, Ticket};
-use crate::event::{DestinationSet, Digest64, Event};
+use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
 use crate::store::engine::error::StoreError;
 use crate::store::engine::read;
 use crate::store::model::codec::{self, Kind};
-use crate::store::model::compact;
-use crate::store::model::keys::{dlq_key, number_key};
+use crate::store::model::destination::{Fared, Redrive, RedriveEnd, RedriveEnded};
+use crate::store::model::event_record;
 use crate::store::model::record::{DamagedRecord, EndKind};
-use crate::store::model::table::Table;
+use crate::store::model::table::{Table, dlq_key, number_key, redrive_key, redrive_list_key};
 use crate::store::write::request::{DlqAction, StoreEvent};
+use crate::store::write::transaction::Transaction;
 use crate::time::Timestamp;
 
 impl Transaction<'_> {
     pub(super) fn bury(&mut self, letter: &DeadLetter) {
-        let sealed = compact::encode(letter);
+        let sealed = event_record::encode(letter);
         self.draft.put_long(Table::Dlq, &dlq_key(letter.delivery.id), &sealed);
         let totals = &mut self.index.totals;
         totals.dlq_bytes += sealed.len() as u64;
@@ -72,7 +72,7 @@ impl Transaction<'_> {
         for id in ids {
             let letter = match self.draft.get_long(self.engine, Table::Dlq, &dlq_key(*id)) {
                 Ok(None) => continue,
-                Ok(Some(sealed)) => compact::decode::<DeadLetter>(&sealed).map_err(|why| (why, sealed)),
+                Ok(Some(sealed)) => event_record::decode::<DeadLetter>(&sealed).map_err(|why| (why, sealed)),
                 Err(StoreError::Damaged(why)) => Err((why, Vec::new())),
                 Err(e) => return Err(e),
             };
@@ -125,5 +125,64 @@ impl Transaction<'_> {
             to: DestinationSet::EMPTY.with(delivery.id.destination),
             place: Place::Delay(self.now),
         }
+    }
+}
+
+impl Transaction<'_> {
+    /// Begins a redrive; nothing happens where one of that destination goes on already.
+    pub(super) fn begin_redrive(&mut self, d: DestinationId, redrive: Redrive, list: &[Sequence], what: &str) -> bool {
+        if self.index.redrives.get(&d).is_some_and(Redrive::goes_on) {
+            return false;
+        }
+        self.draft.put_long(Table::Meta, &redrive_list_key(d), &codec::encode(Kind::RedriveList, &list));
+        self.audit(&redrive.who, what, list.len());
+        self.keep_redrive(d, redrive);
+        true
+    }
+
+    /// Redrives the next letters of the list, and says how many of them were still dead.
+    pub(super) fn take_redrive_further(&mut self, d: DestinationId, letters: &[Sequence]) -> Result<usize, StoreError> {
+        let Some(mut redrive) = self.index.redrives.get(&d).filter(|r| r.goes_on()).cloned() else { return Ok(0) };
+        let ids: Vec<_> = letters.iter().map(|sequence| DeliveryId { sequence: *sequence, destination: d }).collect();
+        let done = self.take_out(DlqAction::Redrive, &ids, redrive.begun)?;
+        redrive.taken += letters.len() as u64;
+        redrive.done += done as u64;
+        self.keep_redrive(d, redrive);
+        Ok(done)
+    }
+
+    /// Notes what has become of its letters; false where another one has begun since.
+    pub(super) fn redrive_fares(&mut self, d: DestinationId, begun: Timestamp, fared: Fared) -> bool {
+        let Some(mut redrive) = self.index.redrives.get(&d).filter(|r| r.begun == begun).cloned() else { return false };
+        redrive.fared = fared;
+        self.keep_redrive(d, redrive);
+        true
+    }
+
+    /// Ends a redrive; false where none goes on.
+    pub(super) fn end_redrive(&mut self, d: DestinationId, why: RedriveEnded, who: &str) -> Result<bool, StoreError> {
+        let Some(mut redrive) = self.index.redrives.get(&d).filter(|r| r.goes_on()).cloned() else { return Ok(false) };
+        let name = self.index.names.destination_name(d);
+        let Fared { delivered, dead_again, .. } = redrive.fared;
+        let so_far = format!("{delivered} delivered, {dead_again} dead again so far");
+        let what = match &why {
+            RedriveEnded::Complete => format!("dlq redrive for {name}: complete, {so_far}"),
+            RedriveEnded::Failing { failed, of } => {
+                let by = redrive.fared.stopped_by.as_ref().map(|by| format!("; stopped by {}", by.told(name)));
+                format!("dlq redrive for {name}: ended, {failed} of {of} failed, {so_far}{}", by.unwrap_or_default())
+            }
+            RedriveEnded::Stopped { .. } => format!("dlq redrive for {name}: stopped, {so_far}"),
+        };
+        self.audit(who, &what, usize::try_from(redrive.done).unwrap_or(usize::MAX));
+        redrive.end = Some(RedriveEnd { at: self.now, why });
+        self.draft.delete_long(self.engine, Table::Meta, &redrive_list_key(d))?;
+        self.keep_redrive(d, redrive);
+        Ok(true)
+    }
+
+    fn keep_redrive(&mut self, d: DestinationId, redrive: Redrive) {
+        self.draft.put_long(Table::Meta, &redrive_key(d), &redrive.encode());
+        self.index.redrives.insert(d, redrive);
+        self.changed = true;
     }
 }

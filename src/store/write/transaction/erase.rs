@@ -4,14 +4,11 @@ use super::Transaction;
 use crate::delivery::DeliveryId;
 use crate::event::{Event, Sequence};
 use crate::store::engine::error::StoreError;
-use crate::store::model::codec;
-use crate::store::model::delta_encoding;
-use crate::store::model::keys::{number_key, number_of};
-use crate::store::model::page::{open_page, unpack};
+use crate::store::model::event_record::{open_page, unpack};
 use crate::store::model::record::{EndKind, HistoryRow};
-use crate::store::model::table::Table;
-use crate::store::write::erasure::{Erased, Erasure, EventLocation};
-use crate::store::write::request::StoreEvent;
+use crate::store::model::table::{Table, number_key, number_of};
+use crate::store::model::{codec, delta_encoding};
+use crate::store::write::request::{Erased, Erasure, EventLocation, StoreEvent};
 use std::collections::BTreeSet;
 
 impl Transaction<'_> {

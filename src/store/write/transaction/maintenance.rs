@@ -4,14 +4,12 @@ use super::Transaction;
 use crate::delivery::{Delivery, DeliveryId, Place};
 use crate::event::{Event, Sequence};
 use crate::store::engine::error::StoreError;
-use crate::store::index::history_limits;
+use crate::store::index::history;
 use crate::store::model::codec::{self, Damaged};
-use crate::store::model::delta_encoding::Consecutive;
-use crate::store::model::delta_encoding::{self, Deltas};
-use crate::store::model::keys::{number_key, number_of};
-use crate::store::model::page::{open_page, unpack};
+use crate::store::model::delta_encoding::{self, Consecutive, Deltas};
+use crate::store::model::event_record::{open_page, unpack};
 use crate::store::model::record::{EndKind, HistoryRow, SettledRow};
-use crate::store::model::table::Table;
+use crate::store::model::table::{Table, number_key, number_of};
 use crate::store::write::request::Transition;
 use crate::time::Timestamp;
 
@@ -79,7 +77,7 @@ impl Transaction<'_> {
 
     /// Whether more is remembered than there is room for.
     fn is_beyond(&self) -> bool {
-        history_limits::bytes(&self.index.totals) > self.history.bytes_max
+        history::bytes(&self.index.totals) > self.history.bytes_max
             || self.index.remembered.bytes() > self.history.memory_max
     }
 

@@ -1,16 +1,20 @@
 //! What an operator changes, and what the daemon notes about its own life; each with its audit entry in the same commit.
 
-use super::Transaction;
+use crate::clock::{ClockReference, Step};
 use crate::delivery::{Delivery, DeliveryId, Place};
-use crate::event::Digest64;
+use crate::event::{DestinationId, Digest64};
 use crate::store::engine::error::StoreError;
+use crate::store::engine::read;
+use crate::store::index::quarantine_index::{Full, Parcel, Room};
 use crate::store::model::audit::{AUDIT_MAX, Audit, Repeated};
 use crate::store::model::codec::{self, Kind};
-use crate::store::model::compact;
-use crate::store::model::keys::{ALIVE, DOOR, TOLD, number_key};
-use crate::store::model::record::{EndKind, IntakeOverride};
-use crate::store::model::table::Table;
-use crate::store::write::request::{Change, StoreEvent};
+use crate::store::model::destination::{BreakerOverride, DestinationOverrides, PacingState, Pause};
+use crate::store::model::event_record;
+use crate::store::model::record::{EndKind, Hold, IntakeOverride};
+use crate::store::model::table::{ALIVE, ANCHOR, DOOR, TOLD, Table, hold_key, number_key, paced_key, stance_key};
+use crate::store::write::request::{Arrival, Change, Receipt, StoreEvent};
+use crate::store::write::transaction::Transaction;
+use crate::time::Timestamp;
 
 /// So many gaps are kept; the oldest go.
 const GAPS_MAX: u64 = 10_000;
@@ -125,7 +129,7 @@ impl Transaction<'_> {
             return Ok((0, 0));
         }
         let (_, sealed) = self.raw(id, place)?;
-        let delivery = sealed.and_then(|sealed| compact::decode::<Delivery>(&sealed).ok());
+        let delivery = sealed.and_then(|sealed| event_record::decode::<Delivery>(&sealed).ok());
         Ok(delivery.map_or((0, 0), |delivery| delivery.tried()))
     }
 
@@ -159,5 +163,130 @@ impl Transaction<'_> {
             self.draft.delete_parts(Table::Audit, &number_key(old), 1);
         }
         self.index.totals.next_audit = number + 1;
+    }
+}
+
+impl Transaction<'_> {
+    /// Whether that is another word than before.
+    pub(super) fn pause(&mut self, d: DestinationId, pause: Option<Pause>) -> bool {
+        let was = self.index.stances.get(&d).and_then(|stance| stance.pause.as_ref());
+        let changes = !same(was, pause.as_ref(), Pause::says_as);
+        self.stand(d, self.now, |stance| stance.pause = pause);
+        changes
+    }
+
+    /// Whether that is another word than before.
+    pub(super) fn fix_breaker(&mut self, d: DestinationId, fixed: Option<BreakerOverride>, at: Timestamp) -> bool {
+        let was = self.index.stances.get(&d).and_then(|stance| stance.breaker.as_ref());
+        let changes = !same(was, fixed.as_ref(), BreakerOverride::says_as);
+        self.stand(d, at, |stance| stance.breaker = fixed);
+        changes
+    }
+
+    /// Changes a stance, and notes with it that everything is let in again, where it is.
+    fn stand(&mut self, d: DestinationId, at: Timestamp, change: impl FnOnce(&mut DestinationOverrides)) {
+        let stance = self.index.stances.entry(d).or_default();
+        let before = stance.clone();
+        change(stance);
+        let let_in_at = stance.lets_in(&before, at);
+        self.draft.put(Table::Meta, stance_key(d), codec::encode(Kind::DestinationOverrides, stance));
+        if let Some(let_in_at) = let_in_at {
+            let now = self.now;
+            self.put_paced(d, |paced| paced.let_in_at = let_in_at.max(paced.let_in_at.min(now)));
+        }
+        self.changed = true;
+    }
+
+    pub(super) fn hold(&mut self, d: DestinationId, hold: Hold) {
+        self.draft.put(Table::Meta, hold_key(d), codec::encode(Kind::Hold, &hold));
+        self.index.holds.insert(d, hold);
+        self.changed = true;
+    }
+
+    /// An attempt starts; starts are told of in no certain order. A note of the future is of a clock that went wrong.
+    pub(super) fn sent(&mut self, d: DestinationId, at: Timestamp) {
+        let now = self.now;
+        self.put_paced(d, |paced| {
+            paced.sent_at = if at == Timestamp::ZERO { at } else { at.max(paced.sent_at.min(now)) }
+        });
+    }
+
+    fn put_paced(&mut self, d: DestinationId, change: impl FnOnce(&mut PacingState)) {
+        let paced = self.index.paced.entry(d).or_default();
+        change(paced);
+        self.draft.put(Table::Meta, paced_key(d), codec::encode(Kind::PacingState, paced));
+        self.changed = true;
+    }
+
+    /// From now on stored times go by this anchor; those that are to last for a while are moved by the step in the same
+    /// commit, so that a kill leaves both or neither.
+    pub(super) fn drop_anchor(&mut self, anchor: ClockReference, step: Option<Step>) {
+        self.draft.put(Table::Meta, ANCHOR.to_vec(), codec::encode(Kind::ClockReference, &anchor));
+        self.index.anchor = Some(anchor);
+        self.changed = true;
+        let Some(step) = step else { return };
+        if let Ok(Some(alive)) = read::record::<Timestamp>(self.engine, Table::Meta, Kind::Alive, ALIVE) {
+            // or the time without a daemon would be told as longer or shorter than it was
+            self.draft.put_long(Table::Meta, ALIVE, &codec::encode(Kind::Alive, &step.moved(alive)));
+        }
+        for (d, hold) in self.index.holds.clone() {
+            self.hold(d, Hold { until: step.moved(hold.until), ..hold });
+        }
+        for d in self.index.stances.keys().copied().collect::<Vec<_>>() {
+            self.stand(d, self.now, |stance| {
+                stance.pause.iter_mut().for_each(|pause| pause.until = step.moved(pause.until));
+                stance.breaker.iter_mut().for_each(|fixed| fixed.until = step.moved(fixed.until));
+            });
+        }
+        for d in self.index.paced.keys().copied().collect::<Vec<_>>() {
+            self.put_paced(d, |paced| {
+                (paced.let_in_at, paced.sent_at) = (step.moved(paced.let_in_at), step.moved(paced.sent_at));
+            });
+        }
+        if let Some(IntakeOverride::Closed { who, reason, since, until }) = self.index.door.clone() {
+            self.put_door(IntakeOverride::Closed { who, reason, since, until: step.moved(until) });
+        }
+    }
+}
+
+/// Whether both say the same, or neither anything.
+fn same<T>(was: Option<&T>, is: Option<&T>, says_as: fn(&T, &T) -> bool) -> bool {
+    match (was, is) {
+        (Some(was), Some(is)) => says_as(was, is),
+        (was, is) => was.is_none() && is.is_none(),
+    }
+}
+
+impl Transaction<'_> {
+    pub fn detain(&mut self, parcel: &Parcel, room: Room) -> Result<u64, Full> {
+        if let Some(number) = self.index.detainees.known(parcel) {
+            return Ok(number);
+        }
+        self.index.detainees.has_room(parcel, room)?;
+        let number = self.index.detainees.next();
+        self.draft.put_long(Table::QuarantinedRequest, &number_key(number), &parcel.sealed);
+        self.index.detainees.add(number, parcel);
+        self.changed = true;
+        Ok(number)
+    }
+
+    pub fn let_in(&mut self, number: u64, arrivals: Vec<Arrival>) -> Result<Option<Vec<Receipt>>, StoreError> {
+        if !self.forget(number) {
+            return Ok(None);
+        }
+        arrivals.into_iter().map(|arrival| self.accept(arrival)).collect::<Result<_, _>>().map(Some)
+    }
+
+    pub(super) fn give_up_detained(&mut self, numbers: &[u64], what: &str, who: &str) -> usize {
+        let gone = numbers.iter().filter(|number| self.forget(**number)).count();
+        self.audit(who, what, gone);
+        gone
+    }
+
+    pub(super) fn forget(&mut self, number: u64) -> bool {
+        let Some(length) = self.index.detainees.remove(number) else { return false };
+        self.draft.delete_parts(Table::QuarantinedRequest, &number_key(number), length);
+        self.changed = true;
+        true
     }
 }

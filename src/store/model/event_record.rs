@@ -1,21 +1,22 @@
-//! Deliveries and dead letters as they lie on disk: a head that can be read alone, and the body of the event.
+//! How events are stored: packed in pages, and in deliveries and dead letters, whose head can be read without the body.
 //!
-//! Lists, filters and a start need the head only, which is small; so they neither read nor hold bodies. Both parts are
-//! compressed (LZ4), as pages are, so that an event takes about the same room wherever it lies.
+//! Lists, filters and a start need the head only, which is small; so they neither read nor hold bodies. Head, body and page are
+//! compressed (LZ4 block format), so that an event takes about the same room wherever it is stored.
 //!
-//! *Format.* Version 2 of both kinds, the payload behind the envelope:
+//! *Format.* A page: the bare records of its events, each behind its length (u32 LE), compressed. Version 2 of a delivery and of a dead
+//! letter, the payload behind the envelope:
 //! ```text
 //! head length u32 LE | unpacked head length u32 LE | crc32 of the head u32 LE | head | body
 //! ```
 //! The unpacked head is bincode 1 with integers of variable length: the record with an empty body, then the length of the
-//! body. A part whose length is that of what it unpacks to lies there as it is; else it is an LZ4 block. A short head is never
+//! body. A part whose length is that of what it unpacks to is not compressed; else it is an LZ4 block. A short head is never
 //! compressed, so that an interaction key can be found in one that does not verify. Version 1, the plain record, is read too.
 //!
 //! *Failure.* The head has a checksum of its own, since the envelope's covers the body too.
 
-use super::codec::{self, Damaged, ENVELOPE, Kind};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId};
 use crate::event::Event;
+use crate::store::model::codec::{self, Damaged, ENVELOPE, Kind};
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -93,9 +94,9 @@ impl<R: Compact> Head<R> {
 pub fn encode<R: Compact>(record: &R) -> Vec<u8> {
     let Head { record: bare, body_bytes } = Head::of(record);
     let unpacked = codec::packed(&(bare, u32::try_from(body_bytes).expect("a body is far smaller than 4 GiB")));
-    let head = if unpacked.len() < HEAD_PACKED_FROM { unpacked.clone() } else { shorter(&unpacked) };
+    let head = if unpacked.len() < HEAD_PACKED_FROM { unpacked.clone() } else { compress(&unpacked) };
     let number = |n: usize| u32::try_from(n).expect("a head is far smaller than 4 GiB").to_le_bytes();
-    let body = shorter(&record.event().body);
+    let body = compress(&record.event().body);
     let mut payload = Vec::with_capacity(NUMBERS + head.len() + body.len());
     payload.extend(number(head.len()));
     payload.extend(number(unpacked.len()));
@@ -111,7 +112,7 @@ pub fn decode<R: Compact>(sealed: &[u8]) -> Result<R, Damaged> {
         (PLAIN, payload) => codec::from_payload(payload),
         (_, payload) => {
             let (Head { record, body_bytes }, body) = parts::<R>(payload)?;
-            let body = unpack(body, body_bytes)?;
+            let body = decompress(body, body_bytes)?;
             let event = Event { body: body.into(), ..record.event().clone() };
             Ok(record.with_event(Arc::new(event)))
         }
@@ -149,7 +150,7 @@ fn parts<R: Compact>(payload: &[u8]) -> Result<(Head<R>, &[u8]), Damaged> {
     if crc32fast::hash(head) as usize != crc {
         return Err(Damaged::Checksum);
     }
-    let (record, body_bytes) = codec::from_packed::<(R, u32)>(&unpack(head, unpacked)?)?;
+    let (record, body_bytes) = codec::from_packed::<(R, u32)>(&decompress(head, unpacked)?)?;
     Ok((Head { record, body_bytes: body_bytes as usize }, body))
 }
 
@@ -159,12 +160,12 @@ fn number(bytes: &[u8], at: usize) -> Result<usize, Damaged> {
 }
 
 /// Compressed, or as it is where that is not longer.
-fn shorter(bytes: &[u8]) -> Vec<u8> {
+fn compress(bytes: &[u8]) -> Vec<u8> {
     let packed = lz4_flex::compress(bytes);
     if packed.len() < bytes.len() { packed } else { bytes.to_vec() }
 }
 
-fn unpack(packed: &[u8], length: usize) -> Result<Vec<u8>, Damaged> {
+fn decompress(packed: &[u8], length: usize) -> Result<Vec<u8>, Damaged> {
     if packed.len() == length {
         return Ok(packed.to_vec());
     }
@@ -173,6 +174,46 @@ fn unpack(packed: &[u8], length: usize) -> Result<Vec<u8>, Damaged> {
     }
     let unpacked = lz4_flex::decompress(packed, length).map_err(|_| Damaged::Content)?;
     if unpacked.len() == length { Ok(unpacked) } else { Err(Damaged::Content) }
+}
+
+/// No page unpacks to more: 256 MiB.
+const PACKED_MAX: usize = 256 << 20;
+
+/// Packs the bare records of events into the payload of a page.
+pub fn pack(payload: &mut Vec<u8>, record: &[u8]) {
+    let length = u32::try_from(record.len()).expect("a record is smaller than 64 MiB");
+    payload.extend(length.to_le_bytes());
+    payload.extend(record);
+}
+
+/// Seals the packed records of a page, compressed (LZ4 block format): bodies of one time are alike, and whatever sled
+/// does not have to write several times is time that an acknowledgement does not wait.
+pub fn seal_page(packed: &[u8]) -> Vec<u8> {
+    codec::seal(Kind::Page, &lz4_flex::compress_prepend_size(packed))
+}
+
+/// The packed records of a sealed page.
+pub fn open_page(sealed: &[u8]) -> Result<Vec<u8>, Damaged> {
+    let compressed = codec::open(Kind::Page, sealed)?;
+    let (length, block) = lz4_flex::block::uncompressed_size(compressed).map_err(|_| Damaged::Content)?;
+    if length > PACKED_MAX {
+        return Err(Damaged::Content);
+    }
+    lz4_flex::decompress(block, length).map_err(|_| Damaged::Content)
+}
+
+/// The bare records in the packed records of a page.
+pub fn unpack(packed: &[u8]) -> Result<Vec<&[u8]>, Damaged> {
+    let mut rest = packed;
+    let mut records = Vec::new();
+    while !rest.is_empty() {
+        let (length, behind) = rest.split_at_checked(4).ok_or(Damaged::Content)?;
+        let length = u32::from_le_bytes(length.try_into().expect("four bytes were split off"));
+        let (record, behind) = behind.split_at_checked(length as usize).ok_or(Damaged::Content)?;
+        records.push(record);
+        rest = behind;
+    }
+    Ok(records)
 }
 
 #[cfg(test)]
@@ -275,5 +316,26 @@ mod tests {
         bomb[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
         let bomb = codec::seal_as(Kind::DeadLetter, PARTED, &bomb);
         assert_eq!(decode::<DeadLetter>(&bomb), Err(Damaged::Content));
+    }
+}
+
+#[cfg(test)]
+mod page_tests {
+    use super::*;
+
+    #[test]
+    fn a_page_round_trips_and_refuses_invalid_bytes() {
+        let mut payload = Vec::new();
+        for record in [b"one".as_slice(), b"", b"three"] {
+            pack(&mut payload, record);
+        }
+        let sealed = seal_page(&payload);
+        assert_eq!(open_page(&sealed).unwrap(), payload);
+        assert_eq!(unpack(&payload).unwrap(), [b"one".as_slice(), b"", b"three"]);
+        for n in [1, 5, payload.len() - 1] {
+            assert!(unpack(&payload[..n]).is_err());
+        }
+        let bomb = [u32::MAX.to_le_bytes().as_slice(), b"x"].concat();
+        assert_eq!(open_page(&codec::seal(Kind::Page, &bomb)), Err(Damaged::Content));
     }
 }
