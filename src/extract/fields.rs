@@ -6,7 +6,7 @@
 //! extended form: a date, then `T`, `t` or a space, a time with any number of fractional digits, and `Z`, `z`, an offset
 //! (`+02:00`, `+0200`, `+02`) or nothing, which means UTC.
 //!
-//! *Failure.* What cannot be read, or lies before 1970 or after 9999, is no time: an event is never refused for it.
+//! *Failure.* What cannot be read, or is before 1970 or after 9999, is no time: an event is never refused for it.
 
 use super::pointer::{Composite, Part};
 use super::presets::Shape;
@@ -164,7 +164,7 @@ fn number(text: &str) -> Option<u64> {
         ..1e17 => value / 1e3,
         _ => value / 1e6,
     };
-    // A float beyond what an integer holds becomes the greatest one, which lies after every readable time.
+    // A float beyond what an integer holds becomes the greatest one, which is after every readable time.
     Some(ms.round() as u64)
 }
 

@@ -1,4 +1,4 @@
-//! Profiles: where the fields of an event lie in what a source's sender posts, and the reading of them.
+//! Profiles: where senders write the fields of an event, and how they are read.
 //!
 //! | level | module | purpose |
 //! |---|---|---|
@@ -8,8 +8,8 @@
 //! | 3 | [`presets`] | where known senders write each field; which preset a request fits |
 //! | 4 | [`fields`] | the fields of one event |
 //!
-//! *Invariants.* Nothing here asks a clock or does any IO: the same request gives the same fields. Only the form of a body
-//! can be refused; a field that is missing is no fault, and such an event merely lacks it.
+//! *Invariants.* No clock and no IO: the same request gives the same fields. Only the form of a body can be refused; a missing
+//! field is no error, and the event has none.
 
 mod fields;
 mod pointer;
@@ -33,7 +33,7 @@ pub struct Profile {
     shapes: Vec<Shape>,
     /// What an operator set in place of the shape's own.
     split: Option<Pointer>,
-    /// Around every event, where it says at which place of it the event lies.
+    /// Around every event, where it says where in it the event is.
     envelope: Shape,
     wanted: Wanted,
 }
@@ -182,7 +182,7 @@ impl Profile {
     /// A preset by name: `auto` finds the one that fits each request, `custom` looks for nothing by itself.
     pub fn preset(name: &str) -> Option<Self> {
         let shapes = match name {
-            // what lies in a notification is told by itself
+            // the event in a notification is detected by itself
             "auto" | "sns" => presets::shapes(),
             "custom" => vec![presets::bare()],
             name => vec![presets::shape(name)?],
@@ -214,7 +214,7 @@ impl Profile {
     }
 
     /// Takes the array at the pointer for one event per element; `None` leaves it to the preset. Under `auto` each element
-    /// is then told by itself.
+    /// is then detected by itself.
     #[must_use]
     pub fn with_split(mut self, pointer: Option<Pointer>) -> Self {
         pointer.iter().for_each(|pointer| self.wanted.add(pointer));
@@ -227,7 +227,7 @@ impl Profile {
         self.shapes.iter().flat_map(Shape::outside_the_body)
     }
 
-    /// The fields that the shapes look for, and those of their places that lie outside the body, by whether one lies in it.
+    /// The fields that the shapes look for, and those of their places that are outside the body, and whether one is inside it.
     pub fn fields_outside_the_body(&self) -> Vec<(Field, Vec<&Part>, bool)> {
         let mut fields = Vec::new();
         for shape in &self.shapes {

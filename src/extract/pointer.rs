@@ -1,4 +1,4 @@
-//! Where a value lies in a request: a JSON pointer into the body, a header, a query parameter, or the body's hash.
+//! A place in a request: a JSON pointer into the body, a header, a query parameter, or the body's hash.
 
 use http::HeaderName;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! The presets: where each field lies in what known senders post; and which preset a request belongs to under `auto`.
+//! The presets: where known senders write each field; and which preset a request belongs to under `auto`.
 
 use super::Field;
 use super::pointer::{Composite, Part, Pointer};
@@ -25,11 +25,11 @@ pub(super) struct Shape {
     pub(super) id: Vec<Composite>,
     pub(super) time: Vec<Composite>,
     pub(super) event_type: Vec<Composite>,
-    /// Whether UUIDs among the dotted segments of the type give way to `{id}`.
+    /// Whether UUIDs among the dotted segments of the type are replaced by `{id}`.
     pub(super) anonymize_type: bool,
     /// The type of what is no event but a sign of life.
     pub(super) heartbeat: Option<(Pointer, &'static str)>,
-    /// Where a text lies that is JSON itself and holds the event; the fields above are then those of its envelope, which count
+    /// The place of a text that is JSON itself and holds the event; the fields above are then those of its envelope, which count
     /// where the event lacks one.
     pub(super) unwrap: Option<Pointer>,
     /// How it is read where the headers carry the event and the body is its data (CloudEvents HTTP binding 1.0, section 3.1).
@@ -66,7 +66,7 @@ const BARE: Row = Row {
     binary: None,
 };
 
-/// CloudEvents in binary mode: each attribute is a header, and what lies under `/data` in the other mode is the body. So an
+/// CloudEvents in binary mode: each attribute is a header, and the body is what `/data` holds in the other mode. So an
 /// event has the same fields in both.
 const BINARY: Row = Row {
     name: "cloudevents",
@@ -140,7 +140,7 @@ const TABLE: [Row; 9] = [
         binary: Some(&BINARY),
         ..BARE
     },
-    // The envelope of an Amazon SNS notification; a sender's event lies in `/Message`.
+    // The envelope of an Amazon SNS notification; a sender's event is in `/Message`.
     Row {
         name: "sns",
         id: &[&["/MessageId"]],
@@ -268,7 +268,7 @@ impl Shape {
 /// The beginning of the media types of whole CloudEvents, one or several.
 const CLOUDEVENTS: &str = "application/cloudevents";
 
-/// The places by which a body is told; each stands in [`detect_preset`].
+/// The places that distinguish bodies; [`detect_preset`] reads each of them.
 const SIGNS: [&str; 18] = [
     "/Type",
     "/TopicArn",

@@ -1,6 +1,6 @@
 //! A look inside a JSON value that is known to be valid: the texts of its wanted members or elements.
 //!
-//! The parser has checked every byte on its way over the whole body; what lies on the way to a wanted place is passed once
+//! The parser has checked every byte on its way over the whole body; the values around a wanted place are passed once
 //! more for each level, and this passes it at the speed of reading bytes.
 //!
 //! *Invariants.* For valid JSON it finds what the parser finds. For anything else it finds something or nothing, and neither

@@ -1,9 +1,9 @@
 //! The walk through a body: checks all of it and picks the texts at the wanted places, without building a tree.
 //!
-//! *Invariants.* The whole body is one JSON value in UTF-8, nested no deeper than allowed, whether looked at or not. What is
-//! found is a piece of the body, byte for byte, so that numbers keep their digits. Of several members of one name the last
-//! counts, with all that lies in it. The stack does not grow with the body: a walk is as deep as the longest pointer, and
-//! what it passes over is checked without recursion.
+//! *Invariants.* The whole body is one JSON value in UTF-8, nested no deeper than allowed, whether it is read or not. A result
+//! is a piece of the body, byte for byte, so that numbers keep their digits. Of several members with one name the last counts.
+//! The stack does not grow with the body: a walk is as deep as the longest pointer, and everything else is checked without
+//! recursion.
 //!
 //! *Format.* The first level is read straight from the body, which validates it to its end. A wanted value that has wanted
 //! places inside is then read one level deeper, and so on: each byte is passed once, and those on the way to a place once
@@ -89,7 +89,7 @@ impl Default for Wanted {
 #[derive(Clone, Debug, Default)]
 struct Children {
     by_segment: BTreeMap<String, usize>,
-    /// A bit for each length that a segment has, modulo 64: most names of a body are told by it to be nobody's wish.
+    /// A bit for each length of a segment, modulo 64: it excludes most names of a body without a comparison.
     lengths: u64,
 }
 
@@ -103,10 +103,10 @@ impl Children {
         self.by_segment.get(segment).copied()
     }
 
-    /// The child of a member, by its name as it stands in the JSON.
+    /// The child of a member, by its name as written in the JSON.
     fn named(&self, name: &str) -> Option<usize> {
         let as_long_as_one = self.lengths & length_bit(name.len().wrapping_sub(2)) != 0;
-        // with escapes in it, a name is longer than what it stands for
+        // with escapes, a name is longer than its decoded form
         if !as_long_as_one && !name.contains('\\') {
             return None;
         }
@@ -193,7 +193,7 @@ impl<'a> Visitor<'a> for Level<'_, '_, 'a> {
     }
 
     fn visit_map<M: MapAccess<'a>>(self, mut members: M) -> Result<(), M::Error> {
-        // Names are taken raw: one that cannot be decoded (a lone surrogate) is valid JSON and nobody's wish.
+        // Names are compared raw: one that cannot be decoded (a lone surrogate) is valid JSON and never wanted.
         while let Some(name) = members.next_key::<&RawValue>()? {
             match self.wanted.named(name.get()) {
                 Some(child) => drop(self.found.insert(child, members.next_value::<&RawValue>()?.get())),
@@ -246,7 +246,7 @@ impl<'a> Places<'_, 'a> {
         let text = self.text(segments)?;
         match text.bytes().next()? {
             b'{' | b'[' | b'n' => None,
-            // A string with a lone surrogate has no text; as it was written it still tells events apart.
+            // A string with a lone surrogate has no text; as written it still distinguishes events.
             b'"' => Some(string(text).unwrap_or(Cow::Borrowed(text))).filter(|s| !s.is_empty()),
             _ => Some(Cow::Borrowed(text)),
         }
@@ -275,7 +275,7 @@ pub(super) fn elements(text: &str, max: usize) -> Result<Option<Vec<&str>>, Unre
     Ok(Some(elements.into_iter().map(RawValue::get).collect()))
 }
 
-/// The fault and its place. A parser's own words name no content; others might, and give the place only.
+/// The error and its place. A parser's own message quotes no content; any other message is replaced by its place.
 fn not_json(error: serde_json::Error) -> Unreadable {
     let message = match error.classify() {
         serde_json::error::Category::Syntax | serde_json::error::Category::Eof => error.to_string(),

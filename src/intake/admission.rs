@@ -1,7 +1,7 @@
 //! Admission: whether intake is open, and if not, why.
 //!
-//! *Invariants.* It closes before the disk is full, so that deliveries and their settlements still have room; it opens
-//! again by itself, a little above the mark at which it closed. Slow destinations alone never close it.
+//! *Invariants.* It closes before the disk is full, so that deliveries and their records still have room; it opens again by
+//! itself, at a tenth more than the limit at which it closed. Slow destinations alone never close it.
 
 use crate::store::Held;
 use crate::time::Timestamp;
@@ -10,7 +10,7 @@ use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use tokio::sync::Notify;
 
-/// Intake opens again when there is this much more room than at the mark where it closed: a tenth.
+/// Intake opens again at a tenth more room than the limit at which it closed.
 const HYSTERESIS: u64 = 10;
 /// Inodes below which intake closes; sled makes few files.
 const INODES_MIN: u64 = 256;
@@ -27,7 +27,7 @@ pub enum State {
 }
 
 impl State {
-    /// The codes of all that is not open.
+    /// The codes of all closed states.
     pub const CODES: [&str; 4] = ["disk_low", "queue_full", "intake_closed", "draining"];
 
     /// The code of the answer while closed; none while open.
@@ -61,7 +61,7 @@ impl State {
     }
 }
 
-/// What there is, and what there must be.
+/// Free space and its limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
     pub free_bytes: u64,
@@ -69,14 +69,14 @@ pub struct Room {
     pub queue_bytes: u64,
     pub disk_reserve: u64,
     pub queue_max: u64,
-    /// What waits may take so many bytes more when it fails, and finds its room then.
+    /// Bytes by which waiting events may grow when they fail.
     pub growth_bytes: u64,
     /// What dead letters take of the disk.
     pub dead_bytes: u64,
 }
 
 impl Room {
-    /// What is free beside the reserve and what waits may grow by.
+    /// Free bytes beyond the reserve and the growth of waiting events.
     fn left_on_disk(self) -> u64 {
         self.free_bytes.saturating_sub(self.reserve())
     }
@@ -86,7 +86,7 @@ impl Room {
     }
 }
 
-/// The state that follows; never leaves [`State::Draining`].
+/// The next state; never leaves [`State::Draining`].
 pub fn judge(now: State, room: Room) -> State {
     let more = |mark: u64, closed: State| if now == closed { mark + mark / HYSTERESIS } else { mark };
     let less = |mark: u64, closed: State| if now == closed { mark - mark / HYSTERESIS } else { mark };
@@ -103,8 +103,8 @@ pub fn judge(now: State, room: Room) -> State {
     }
 }
 
-/// The sources that hold more than one may where there are several: `share` of what fits into the queue, or, with what they may
-/// grow by and with their dead letters, of what fits onto the disk. One that does goes on to until it holds a tenth less.
+/// The sources over their share, where there are several: `share` of the queue limit, or, with their possible growth and their
+/// dead letters, of the usable disk. A source is over it until it has a tenth less.
 pub fn over_share(now: &BTreeSet<String>, held: Vec<(String, Held)>, room: Room, share: f64) -> BTreeSet<String> {
     let sum = |parts: [u64; 3]| parts.into_iter().fold(0, u64::saturating_add);
     let on_disk = sum([room.queue_bytes, room.growth_bytes, room.dead_bytes]).saturating_add(room.left_on_disk());
@@ -122,14 +122,14 @@ pub fn over_share(now: &BTreeSet<String>, held: Vec<(String, Held)>, room: Room,
 /// The state in force, shared by all requests.
 #[derive(Debug)]
 pub struct Admission {
-    /// What room there is; never [`State::Closed`].
+    /// The state by free space; never [`State::Closed`].
     room: AtomicU8,
-    /// An operator keeps events out until then, in milliseconds since the epoch; zero where none does.
+    /// Until when an operator has closed intake.
     closed_until: AtomicU64,
     /// A stop has begun; events are still accepted.
     stopping: AtomicBool,
     changed: Notify,
-    /// Sources that hold more of the queue, or of the disk, than one may.
+    /// Sources over their share.
     over_share: RwLock<BTreeSet<String>>,
 }
 
@@ -147,7 +147,7 @@ impl Default for Admission {
 }
 
 impl Admission {
-    /// What a request meets: an operator's word beats the room there is, a stop beats both.
+    /// The state for a request: a stop overrides an operator, who overrides free space.
     pub fn state(&self) -> State {
         match self.room() {
             State::Draining => State::Draining,
@@ -156,7 +156,7 @@ impl Admission {
         }
     }
 
-    /// What is said to who asks whether events are accepted: a stop is announced as soon as it begins.
+    /// The state for health checks: a stop is announced when it begins.
     pub fn announced(&self) -> State {
         if self.stopping.load(Ordering::Relaxed) { State::Draining } else { self.state() }
     }
@@ -166,12 +166,12 @@ impl Admission {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a source holds more of the queue, or of the disk, than one may where there are several.
+    /// Whether a source is over its share.
     pub fn is_over_share(&self, source: &str) -> bool {
         self.over_share.read().expect("no holder panics").contains(source)
     }
 
-    /// Looks anew which sources do, and returns those that are new and those that are not any more.
+    /// Updates the sources over their share; returns the new ones and those that no longer are.
     pub fn update_over_share(&self, held: Vec<(String, Held)>, room: Room, share: f64) -> (Vec<String>, Vec<String>) {
         let was = self.over_share.read().expect("no holder panics").clone();
         let is = over_share(&was, held, room, share);
@@ -183,7 +183,7 @@ impl Admission {
         changed
     }
 
-    /// The state by room alone.
+    /// The state by free space alone.
     pub fn room(&self) -> State {
         let states = [State::Open, State::DiskLow, State::QueueFull, State::Draining];
         states.into_iter().find(|s| *s as u8 == self.room.load(Ordering::Relaxed)).unwrap_or(State::Draining)
@@ -200,7 +200,7 @@ impl Admission {
         self.changed.notify_one();
     }
 
-    /// An operator, or the time that was set, opens it again.
+    /// Opens intake again, by an operator or after the set time.
     pub fn reopen(&self) {
         self.closed_until.store(0, Ordering::Relaxed);
         self.changed.notify_one();

@@ -1,7 +1,7 @@
-//! The guard of a source: whether a request shows that it comes from the sender.
+//! Authentication of senders: whether a request comes from the configured sender.
 //!
-//! *Invariants.* What a head alone can decide is decided before the body is read. Tokens are compared in constant time, over
-//! their hashes, so that not even a length is told. Nobody learns which of the proofs failed, or how near it was.
+//! *Invariants.* Whatever the head alone decides is decided before the body is read. Tokens are compared in constant time, as
+//! hashes, so that not even their length is disclosed. A refusal does not say which credential failed.
 
 use crate::config::settings::{Secret, SecretError, SourceAuth};
 use crate::extract::PointerError;
@@ -16,7 +16,7 @@ use std::borrow::Cow;
 use subtle::ConstantTimeEq;
 use thiserror::Error;
 
-/// Any of its proofs lets a request in; without one everybody may send.
+/// The credentials of a source, any of which is accepted; if none is configured, every request is accepted.
 #[derive(Debug)]
 pub struct Authenticator(Vec<Credential>);
 
@@ -49,12 +49,12 @@ enum TokenPlace {
     Query(String),
 }
 
-/// What a request's head says for it.
+/// The result of a head.
 #[derive(Debug)]
 pub enum AuthState<'a> {
-    /// Everybody may send.
+    /// No credential is configured.
     Open,
-    /// It shows a token that is right.
+    /// It carries a valid token.
     Authenticated,
     Denied,
     /// The body decides.
@@ -70,7 +70,7 @@ impl Authenticator {
         auths.iter().map(credential).collect::<Result<_, _>>().map(Self)
     }
 
-    /// `wall` is the clock on the wall, by which senders write their timestamps.
+    /// Checks the head. `wall` is the wall clock, by which senders write their timestamps.
     pub fn authenticate<'a>(&'a self, headers: &'a HeaderMap, query: Option<&str>, wall: Timestamp) -> AuthState<'a> {
         let mut claims = Vec::new();
         for credential in &self.0 {
@@ -91,7 +91,7 @@ impl Authenticator {
         }
     }
 
-    /// What a 401 names as proofs, each kind once.
+    /// The challenges of a 401, each once.
     pub fn challenges(&self) -> Vec<&'static str> {
         let mut challenges: Vec<_> = self.0.iter().map(Credential::challenge).collect();
         challenges.sort_unstable();
@@ -103,12 +103,12 @@ impl Authenticator {
         self.0.iter().any(|credential| matches!(credential, Credential::Signature(_)))
     }
 
-    /// Whether everybody may send.
+    /// Whether every request is accepted.
     pub fn is_open(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether a header holds a token of this guard.
+    /// Whether a header holds a token of this source.
     pub fn has_token_in_header(&self, name: &HeaderName) -> bool {
         let is_here = |place: &TokenPlace| match place {
             TokenPlace::Bearer | TokenPlace::Basic => *name == header::AUTHORIZATION,
@@ -118,7 +118,7 @@ impl Authenticator {
         self.0.iter().any(|credential| matches!(credential, Credential::Token { place, .. } if is_here(place)))
     }
 
-    /// Whether a query parameter holds a token of this guard.
+    /// Whether a query parameter holds a token of this source.
     pub fn has_token_in_query(&self, name: &str) -> bool {
         self.0.iter().any(
             |credential| matches!(credential, Credential::Token { place: TokenPlace::Query(own), .. } if own == name),
@@ -145,13 +145,13 @@ impl Credential {
 }
 
 impl AuthState<'_> {
-    /// The answer to Zoom's question about a token, where the request is signed as Zoom signs.
+    /// The answer to Zoom's handshake, where the request has Zoom's signature.
     pub fn zoom_answer(&self, body: &[u8], token: &str) -> Option<String> {
         let Self::Claimed(claims) = self else { return None };
         claims.iter().find_map(|(verifier, claim)| verifier.zoom_answer(claim, body, token))
     }
 
-    /// What the request has proved, now that its body is here; none where it may not come in.
+    /// What authenticated the request, now that its body is complete; none where it is not accepted.
     pub fn accepts(&self, body: &[u8]) -> Option<Proof> {
         match self {
             Self::Open => Some(Proof::Nothing),
@@ -188,7 +188,7 @@ pub fn hashes(secrets: &[Secret], lead: &str) -> Result<Vec<Hash>, SecretError> 
     secrets.iter().map(hash).collect()
 }
 
-/// Whether a token is one of those, in a time that does not tell which or how nearly.
+/// Whether a token is among these, compared in constant time.
 pub fn is_one_of(token: Option<Cow<'_, [u8]>>, hashes: &[Hash]) -> bool {
     token.is_some_and(|token| {
         let hash: Hash = Sha256::digest(&token).into();
@@ -211,7 +211,7 @@ impl TokenPlace {
     }
 }
 
-/// What stands behind a scheme (in lower case) in `Authorization`.
+/// The credentials behind a scheme (in lower case) in `Authorization`.
 fn scheme<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
     let (scheme, rest) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case(wanted).then(|| rest.trim())

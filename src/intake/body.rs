@@ -16,7 +16,7 @@ use std::pin::pin;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How often it is looked whether a body comes fast enough.
+/// Interval of the checks of the rate.
 const RATE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a body was not read to its end.
@@ -24,23 +24,23 @@ const RATE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 pub enum ReadError {
     TooLarge,
     TooSlow,
-    /// There is no memory for it, or it gave way to another.
+    /// The memory limit is reached, or it was evicted.
     MemoryLimit,
-    /// The sender broke off, or its framing was wrong.
+    /// The sender broke off, or its framing is wrong.
     Broken,
 }
 
-/// How fast a body must come.
+/// How fast a body must arrive.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// For all of it.
+    /// For the whole body.
     pub timeout: Duration,
-    /// From here on it must have come, on average, at `bytes_per_second_min`; zero: at any rate.
+    /// From then on the average rate must be at least `bytes_per_second_min`; zero: any rate.
     pub grace: Duration,
     pub bytes_per_second_min: usize,
 }
 
-/// A body, and the memory that is charged for it as long as it lives.
+/// A body and its charge to the memory limit, which ends when it is dropped.
 #[derive(Debug)]
 pub struct BufferedBody {
     pub bytes: Bytes,
@@ -53,7 +53,7 @@ impl BufferedBody {
         self.charge.add(bytes)
     }
 
-    /// Its sender has shown who it is.
+    /// Its sender has authenticated.
     pub fn verify(&mut self) -> Result<(), LimitReached> {
         self.charge.verify()
     }
@@ -125,11 +125,11 @@ impl From<LimitReached> for ReadError {
     }
 }
 
-/// What is unpacked at once, before another request has its turn.
+/// Bytes that are unpacked before another request has its turn.
 const TURN_BYTES: usize = 64 * 1024;
-/// What is set aside for the beginning of a body.
+/// The first allocation for an unpacked body.
 const FIRST_BYTES: usize = 4 * 1024;
-/// The codings that are unpacked, as `Accept-Encoding` tells it.
+/// The supported codings, for `Accept-Encoding`.
 pub const CODINGS_ACCEPTED: &str = "gzip, deflate";
 /// The other codings of the register (IANA, HTTP content codings).
 const UNSUPPORTED: [&str; 9] =
@@ -155,7 +155,7 @@ pub enum Coding {
     None,
     Gzip,
     Deflate,
-    /// A word that names no coding (`utf-8`, say): what follows is taken as it is, if it is JSON.
+    /// A word that names no coding (`utf-8`, for example): the body is taken as it is, if it is JSON.
     Unknown,
 }
 
@@ -184,7 +184,8 @@ pub fn declared_coding(headers: &HeaderMap) -> Result<Coding, UnsupportedCoding>
     Ok(coding)
 }
 
-/// Unpacks a body; `charge` is asked for memory before it is taken. One that is not packed at all, whatever its head says, comes back as it is: it is JSON or is refused.
+/// Unpacks a body; `charge` is asked for memory before each allocation. A body that is not packed, whatever its head says, is
+/// returned as it is: it is JSON or is refused.
 pub async fn unpack(
     coding: Coding,
     packed: &Bytes,
@@ -200,7 +201,7 @@ pub async fn unpack(
     }
 }
 
-/// As [`unpack`], at once and without a charge: for what is kept in the store already.
+/// As [`unpack`], synchronously and without a charge: for requests in the store.
 pub fn unpack_stored(coding: Coding, packed: &Bytes, max: usize) -> Option<Bytes> {
     fn read(from: impl Read, max: usize) -> Option<Bytes> {
         let mut bytes = Vec::new();

@@ -1,12 +1,11 @@
 //! Handshakes: how senders ask whether an address wants their events, before they send any.
 //!
-//! *Invariants.* Nothing of a handshake is stored or delivered. What is sent back is a token of the sender's own: bounded, of
-//! visible ASCII without what HTML is made of, as plain text or JSON that no browser takes for anything else. A secret answers
-//! only Zoom, and only to a request that the same secret has signed (see [`crate::signature`]). No address out of a body is
-//! ever fetched.
+//! *Invariants.* Handshakes are neither stored nor delivered. Only a token of the sender is sent back: limited in length, in
+//! visible ASCII without HTML characters, as plain text or JSON that browsers do not reinterpret. The secret answers only Zoom,
+//! and only a request that the same secret has signed (see [`crate::signature`]). No URL from a body is ever fetched.
 //!
-//! *Who may ask.* Whoever the source's `auth` lets in; where `handshakes` names one that can bring no credentials, everybody.
-//! Meta brings a token of its own, `verify_token`.
+//! *Authentication.* A handshake must carry the credentials of `auth`; one that `handshakes` names and that cannot carry
+//! credentials is answered without. Meta carries a token of its own, `verify_token`.
 
 use super::authenticator::{self, AuthState, Hash};
 use super::refusal::{self, Refusal};
@@ -19,20 +18,20 @@ use http_body_util::Full;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// The type of the event by which Event Grid asks.
+/// The event type of the handshake of Event Grid.
 const GRID_KIND: &str = "Microsoft.EventGrid.SubscriptionValidationEvent";
-/// The event by which Zoom asks.
+/// The event of the handshake of Zoom.
 const ZOOM_EVENT: &str = "endpoint.url_validation";
-/// No event that asks is longer.
+/// Longest handshake body.
 const BYTES_MAX: usize = 8 * 1024;
-/// No token that is sent back is longer.
+/// Longest token that is sent back.
 const TOKEN_BYTES_MAX: usize = 1024;
 
-/// Which senders a source answers.
+/// The handshakes that a source answers.
 #[derive(Debug)]
 pub struct Handshakes {
     answered: Vec<Handshake>,
-    /// Whether an operator chose them, and not the profile.
+    /// Whether the configuration names them.
     chosen: bool,
     verify_tokens: Vec<Hash>,
 }
@@ -42,11 +41,11 @@ pub struct Handshakes {
 pub struct Answered {
     pub of: Handshake,
     pub answer: Answer,
-    /// What an operator has to be told.
+    /// What the log shows to an operator.
     pub notice: Option<Subscription>,
 }
 
-/// What Amazon SNS wants confirmed, as far as it can be shown.
+/// The subscription that Amazon SNS wants confirmed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscription {
     pub topic: String,
@@ -71,7 +70,7 @@ impl Handshakes {
             let signs_as_zoom = |auth: &SourceAuth| matches!(auth, SourceAuth::Hmac { scheme, .. } if scheme.is_zoom());
             let is_known = |handshake: &Handshake| match handshake {
                 Handshake::AzureEventGrid | Handshake::CloudEvents => true,
-                // without its secret Zoom cannot be answered; where any sender may come, it is told so
+                // without its secret Zoom cannot be answered, and where any sender is accepted the refusal says so
                 Handshake::Zoom => source.auth.iter().any(signs_as_zoom) || source.takes_any_sender(),
                 Handshake::Meta => !source.verify_token.is_empty(),
                 Handshake::Sns => source.profile == "sns" || source.takes_any_sender(),
@@ -94,7 +93,7 @@ impl Handshakes {
         self.answered.contains(&handshake)
     }
 
-    /// Whether one that brings no credentials is answered.
+    /// Whether a handshake without credentials is answered.
     fn is_open(&self, handshake: Handshake, auth: &AuthState<'_>) -> bool {
         self.answers(handshake) && (self.chosen || matches!(auth, AuthState::Open | AuthState::Authenticated))
     }
@@ -111,10 +110,10 @@ impl Handshakes {
         }
     }
 
-    /// The answer to a GET that asks; none where it asks nothing.
+    /// The answer to a handshake by GET; none where it is none.
     ///
     /// # Errors
-    /// Where Meta does not bring the token that was agreed on.
+    /// The token of Meta is wrong.
     pub fn get(&self, head: &Parts, auth: &AuthState<'_>) -> Result<Option<Answered>, Refusal> {
         let query = |name: &str| parameter(head, name);
         if self.answers(Handshake::Meta) && query("hub.mode").as_deref() == Some("subscribe") {
@@ -132,7 +131,7 @@ impl Handshakes {
         Ok(plain.map(|challenge| Answered::new(Handshake::Challenge, echo(challenge))))
     }
 
-    /// The answer to a POST without a body that asks by its head.
+    /// The answer to a handshake by POST without a body.
     pub fn empty_post(&self, head: &Parts, auth: &AuthState<'_>) -> Option<Answered> {
         if let Some(token) = parameter(head, "validationToken").filter(|token| is_token(token))
             && self.is_open(Handshake::MicrosoftGraph, auth)
@@ -145,10 +144,10 @@ impl Handshakes {
         self.is_open(Handshake::RingCentral, auth).then(|| Answered::new(Handshake::RingCentral, answer))
     }
 
-    /// The answer to a body that asks, of a request that was let in; none where it holds events.
+    /// The answer to a handshake in the body of an authenticated request; none where it holds events.
     ///
     /// # Errors
-    /// Where Zoom asks and no secret of it is there.
+    /// Zoom asks, and no secret of it is configured.
     pub fn body(&self, headers: &HeaderMap, auth: &AuthState<'_>, body: &[u8]) -> Result<Option<Answered>, Refusal> {
         let text = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body).trim_ascii();
         if self.answers(Handshake::AzureEventGrid)
@@ -201,7 +200,7 @@ fn reply(body: &Value) -> Answer {
     inert(answer::json(StatusCode::OK, body))
 }
 
-/// No browser guesses that it is something else, and nobody keeps it.
+/// Prevents content sniffing and caching.
 fn inert(answer: Answer) -> Answer {
     let sure = answer::with(answer, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
     answer::with(sure, header::CACHE_CONTROL, "no-store")
@@ -223,7 +222,7 @@ struct GridCode {
 /// The answer to Event Grid's question whether this is the endpoint of a subscription: its code, sent back.
 fn grid(headers: &HeaderMap, text: &[u8]) -> Option<Answer> {
     let by_header = headers.get("aeg-event-type").is_some_and(|kind| kind == "SubscriptionValidation");
-    // it comes as an array of one; without the header only what could be one is looked at
+    // an array of one event; without the header only a short array is parsed
     let by_form = text.len() <= BYTES_MAX && text.starts_with(b"[");
     if !by_header && !by_form {
         return None;
@@ -301,7 +300,7 @@ fn subscription(text: &[u8]) -> Option<Subscription> {
     is_arn(&event.topic).then(|| Subscription { url: sns_url(&event.url), topic: event.topic, ends })
 }
 
-/// An address of SNS in one of its regions, over HTTPS; none for any other, which nobody should open.
+/// A URL of SNS in one of its regions, over HTTPS; none for any other.
 fn sns_url(url: &str) -> Option<String> {
     let is_shown = url.len() <= 2048 && url.bytes().all(|b| b.is_ascii_graphic() && !b"<>\"'`\\^{|}".contains(&b));
     let uri: http::Uri = is_shown.then(|| url.parse().ok())??;

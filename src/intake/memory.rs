@@ -1,12 +1,11 @@
-//! The memory for bodies: who may have how much of it, and who gives way when it is needed.
+//! Memory for bodies: limits, and which body is evicted when one is reached.
 //!
-//! *Invariants.* What senders cost together never exceeds the bounds, but for a body that is alone. Senders that have not
-//! shown who they are share a part, and of that each address and each connection only a part; those that have, only a part
-//! for each source. Where a part is full, the
-//! body of it that has been idle longest gives way, and its memory is free before the newcomer goes on; a body that has
-//! come as a whole never does. So who holds back the rest of a body holds up nobody who sends.
+//! *Invariants.* The total never exceeds the limits, except for a body that is alone. Unauthenticated senders share a part, of
+//! which each address and each connection has only a part; authenticated ones have a part for each source. Where a part is
+//! full, the incomplete body that has been idle longest is evicted, and its memory is free before the new one continues; a
+//! complete body is never evicted. A sender that does not complete its body therefore delays nobody else.
 //!
-//! A body is idle from its last KiB on, not from its last byte: a drip is no progress.
+//! A body is idle since its last complete KiB, not since its last byte.
 
 use crate::event::Digest64;
 use std::collections::{BTreeMap, HashMap};
@@ -17,32 +16,32 @@ use tokio::sync::Notify;
 
 /// What a request takes beside its head and its body.
 const REQUEST_BYTES: usize = 1024;
-/// So much must come until a body counts as having moved.
+/// A body has made progress after this many bytes.
 const PROGRESS_BYTES: usize = 1024;
 
 /// In bytes; each at least as large as the largest body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryBounds {
     pub all: usize,
-    /// Of the senders of one source that have shown who they are.
+    /// Of the authenticated senders of one source.
     pub per_source: usize,
-    /// Of senders that have not shown who they are.
+    /// Of unauthenticated senders.
     pub unverified: usize,
     pub per_address: usize,
     pub per_connection: usize,
 }
 
-/// Who sends a body.
+/// The sender of a body.
 #[derive(Clone, Copy, Debug)]
 pub struct Sender {
     /// The connection, and where it comes from, where that is known.
     pub connection: Option<(u64, IpAddr)>,
     pub source: SourceId,
-    /// It showed who it is before the body.
+    /// It authenticated before the body.
     pub verified: bool,
 }
 
-/// Stands for the name of a source, which keeps it over a reload.
+/// Identifies a source by its name, also across a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SourceId(Digest64);
 
@@ -68,7 +67,7 @@ pub struct MemoryLimit(Mutex<Inner>);
 struct Inner {
     bounds: MemoryBounds,
     parts: HashMap<Part, Usage>,
-    /// Orders what happens, in place of a clock.
+    /// Orders changes, in place of a clock.
     sequence: u64,
 }
 
@@ -85,15 +84,15 @@ struct Buffer {
     parts: Vec<Part>,
     charged: AtomicUsize,
     received: AtomicUsize,
-    /// Since when it is idle, and as of how many bytes.
+    /// When it became idle, and at how many bytes.
     since: AtomicU64,
     moved: AtomicUsize,
-    /// None once it gave way, or was taken as a whole.
+    /// None after eviction, or when it was taken as a whole.
     bytes: Mutex<Option<Vec<u8>>>,
     evicted: Notify,
 }
 
-/// There is no memory for it, or it gave way to another.
+/// The limit is reached and no body can be evicted, or this one was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitReached;
 
@@ -103,7 +102,7 @@ pub struct Charge {
     limit: Arc<MemoryLimit>,
     buffer: Arc<Buffer>,
     verified: bool,
-    /// The parts that it is charged to once its sender has shown who it is.
+    /// The parts that it is charged to once its sender has authenticated.
     of_verified: [Part; 2],
 }
 
@@ -119,7 +118,7 @@ impl MemoryLimit {
     /// Memory for a request whose head takes `head_bytes`.
     ///
     /// # Errors
-    /// Where there is none, and nobody who could give way.
+    /// The limit is reached, and no body can be evicted.
     pub fn begin(self: &Arc<Self>, sender: Sender, head_bytes: usize) -> Result<Charge, LimitReached> {
         let of_verified = [Part::Source(sender.source), Part::All];
         let mut parts = Vec::with_capacity(4);
@@ -168,7 +167,7 @@ impl Inner {
         }
     }
 
-    /// Charges a body with `bytes` more, of these parts; what gave way for it comes back, to be freed.
+    /// Charges `bytes` more of a body to these parts; returns the evicted bodies, to be freed without the lock.
     fn charge(&mut self, buffer: &Arc<Buffer>, parts: &[Part], bytes: usize) -> Result<Vec<Vec<u8>>, LimitReached> {
         let mut freed = Vec::new();
         let own = buffer.charged.load(Ordering::Relaxed);
@@ -183,7 +182,7 @@ impl Inner {
         Ok(freed)
     }
 
-    /// Charges what a body takes to a further part; what gave way for it comes back, to be freed.
+    /// Charges all bytes of a body to a further part; returns the evicted bodies, to be freed without the lock.
     fn admit(&mut self, buffer: &Arc<Buffer>, part: Part) -> Result<Vec<Vec<u8>>, LimitReached> {
         let bytes = buffer.charged.load(Ordering::Relaxed);
         let freed = self.make_room(buffer, part, true, 0, bytes)?;
@@ -191,7 +190,7 @@ impl Inner {
         Ok(freed)
     }
 
-    /// Has others give way until a body that has `own` bytes of a part can take `bytes` more of it.
+    /// Evicts bodies until one that has `own` bytes of a part can take `bytes` more.
     fn make_room(
         &mut self,
         buffer: &Arc<Buffer>,
@@ -212,7 +211,7 @@ impl Inner {
         }
     }
 
-    /// Who gives way to a body where a part is full. Nobody who showed who it is gives way to one who did not.
+    /// The body to evict where a part is full. An unauthenticated body never evicts an authenticated one.
     fn victim(&self, part: Part, newcomer: &Arc<Buffer>, is_verified: bool) -> Option<Arc<Buffer>> {
         let idle_longest = |part| {
             let receiving = self.parts.get(&part).map(|usage| usage.receiving.values());
@@ -229,7 +228,7 @@ impl Inner {
         victim.bytes.lock().expect("no holder panics").take()
     }
 
-    /// Has a body wait for more of it.
+    /// Marks a body as incomplete and idle from now on.
     fn start_receiving(&mut self, buffer: &Arc<Buffer>) {
         self.sequence += 1;
         buffer.since.store(self.sequence, Ordering::Relaxed);
@@ -238,7 +237,7 @@ impl Inner {
         }
     }
 
-    /// It waits no more.
+    /// Marks a body as no longer waiting.
     fn stop_receiving(&mut self, buffer: &Buffer) {
         let since = buffer.since.swap(0, Ordering::Relaxed);
         for part in &buffer.parts {
@@ -282,7 +281,7 @@ impl Charge {
             }
             bytes.extend_from_slice(piece);
         }
-        // never while the bytes are locked: who evicts locks both, in the other order
+        // not while the bytes are locked: eviction locks the accounts first, then the bytes
         self.moves(received);
         Ok(())
     }
@@ -292,7 +291,7 @@ impl Charge {
         self.grow(bytes)
     }
 
-    /// What has come of it; from now on it gives way to nobody.
+    /// The received bytes; from now on it cannot be evicted.
     pub fn finish(&self) -> Result<Vec<u8>, LimitReached> {
         self.limit.inner().stop_receiving(&self.buffer);
         self.bytes().take().ok_or(LimitReached)
@@ -305,10 +304,10 @@ impl Charge {
         Ok(())
     }
 
-    /// Its sender has shown who it is: what it takes is charged to its source from now on.
+    /// Its sender has authenticated: its bytes are charged to its source from now on.
     ///
     /// # Errors
-    /// Where the source takes all that it may, and nobody of it can give way.
+    /// The source has reached its part, and none of its bodies can be evicted.
     pub fn verify(&mut self) -> Result<(), LimitReached> {
         if self.verified {
             return Ok(());
@@ -330,7 +329,7 @@ impl Charge {
         self.buffer.received.load(Ordering::Relaxed)
     }
 
-    /// Returns when it has given way to another.
+    /// Returns when it was evicted.
     pub async fn evicted(&self) {
         self.buffer.evicted.notified().await;
     }

@@ -1,7 +1,7 @@
 //! Intake: HTTP in. A request becomes events, the events become durable, and only then is it answered 2xx.
 //!
-//! *Invariants.* Nothing is stored for a request that is refused. A duplicate gets the success status too: a 4xx would
-//! make some senders give up the event. The body goes into the store byte for byte.
+//! *Invariants.* Nothing is stored for a refused request. A duplicate gets the success status too: a 4xx would make some
+//! senders drop the event. The body is stored byte for byte.
 //!
 //! | level | module | purpose |
 //! |---|---|---|
@@ -57,7 +57,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-/// A log line about unsigned places of a source is written once in so long.
+/// Interval of the log lines about unsigned places of a source.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Answers load balancers on the port of intake: 200 while events are accepted, else 503 with the reason. From the beginning of a
@@ -66,27 +66,27 @@ const HEALTH_PATH: &str = "/healthz";
 /// A store that has failed ends the daemon; the next one is expected this soon.
 const FAILED_RETRY_AFTER: u32 = 2;
 
-/// The bounds of one request.
+/// Limits of one request.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub body_bytes_max: usize,
     pub body_pace: Pace,
     pub depth_max: usize,
     pub events_max: usize,
-    /// Of headers that an event takes along.
+    /// Headers that are forwarded with an event.
     pub forwarded_bytes_max: usize,
     pub success: StatusCode,
 }
 
-/// What happened at the door, counted.
+/// Counters of intake.
 #[derive(Debug, Default)]
 pub struct Counts {
     pub refusals: Refusals,
-    /// Acknowledged and not stored: types that go nowhere, and signs of life.
+    /// Acknowledged and not stored: unwanted event types, and heartbeats.
     ignored: AtomicU64,
     by_source: Mutex<BTreeMap<String, SourceStats>>,
     quarantine_log: quarantine::LogThrottles,
-    /// By source: places that are not signed, and not believed.
+    /// By source: log lines about unsigned places, which are ignored.
     ignored_places: Mutex<BTreeMap<String, Throttle>>,
 }
 
@@ -100,7 +100,7 @@ impl Counts {
         self.ignored.load(Ordering::Relaxed)
     }
 
-    /// The sources that there are; only of these it is noted how they fare. What was noted of them stays.
+    /// Sets the configured sources. Statistics are kept only for these; those of sources that stay are kept.
     pub fn set_sources<'a>(&self, sources: impl Iterator<Item = &'a String>) {
         let mut by_source = self.by_source.lock().expect("no holder panics");
         let mut old = std::mem::take(&mut *by_source);
@@ -114,7 +114,7 @@ impl Counts {
         }
     }
 
-    /// When each source was last answered with a success; zero where it never was.
+    /// When each source was last answered with a success; zero for never.
     pub fn last_received(&self) -> BTreeMap<String, Timestamp> {
         self.by_source
             .lock()
@@ -131,14 +131,14 @@ impl Counts {
     }
 }
 
-/// How a source fares.
+/// Statistics of one source.
 #[derive(Debug, Default)]
 struct SourceStats {
     last_received: Timestamp,
     latency: Latency,
 }
 
-/// Intake as requests find it; a reload puts another one in its place.
+/// The intake that serves new requests; a reload replaces it.
 pub type SharedIntake = Arc<RwLock<Arc<Intake>>>;
 
 #[derive(Debug)]
@@ -147,11 +147,11 @@ pub struct Intake {
     pub clock: Clock,
     pub sources: HashMap<String, Source>,
     pub bounds: Bounds,
-    /// What bodies may take at once.
+    /// Memory for bodies, shared by all requests.
     pub memory: Arc<MemoryLimit>,
     pub admission: Arc<Admission>,
     pub counts: Arc<Counts>,
-    /// What there is for requests that are kept apart.
+    /// Limits of the quarantine.
     pub quarantine: Room,
 }
 
@@ -162,11 +162,11 @@ struct AcceptedBody {
     id: EventId,
 }
 
-/// What became of a request that was not refused.
+/// The result of a request that was not refused.
 enum Processed {
-    /// Its events are stored, or known, or go nowhere.
+    /// Its events are stored, duplicates, or unwanted.
     Events(Answer),
-    /// A question of its sender is answered.
+    /// A handshake is answered.
     Handshake(Answer),
 }
 
@@ -246,7 +246,7 @@ impl Intake {
         self.accept_events(source, &head, proof, coding, &buffered).await.map(Processed::Events)
     }
 
-    /// The answer to a request that asks something and brings no body.
+    /// The answer to a handshake in a head without a body.
     fn asked_by_head(
         &self,
         source: &Source,
@@ -267,7 +267,7 @@ impl Intake {
         }
     }
 
-    /// The answer to a request that asks something by its body, or by its head and a body of blanks.
+    /// The answer to a handshake in a body, or in a head with a blank body.
     fn asked_by_body(
         &self,
         source: &Source,
@@ -290,8 +290,7 @@ impl Intake {
         answer
     }
 
-    /// Takes in the events of a request that was let in. What is held is the body as it came; what its events cost beside it is
-    /// charged to it.
+    /// Accepts the events of an authenticated request. The memory of its events is charged in addition to the body.
     async fn accept_events(
         &self,
         source: &Source,
@@ -330,11 +329,12 @@ impl Intake {
         }
     }
 
-    /// Says now and then which place of a profile is not believed because nothing signs it.
+    /// Logs which place of a profile is ignored because no signature covers it, at most once per [`LOG_INTERVAL`].
     fn log_ignored_place(&self, source: &Source, request: &Request<'_>, proof: &Proof) {
         let Some(place) = source.ignored_place(request, proof) else { return };
-        let mut told = self.counts.ignored_places.lock().expect("no holder panics");
-        if let Some(requests) = told.entry(source.name.clone()).or_default().count(self.clock.now(), LOG_INTERVAL) {
+        let mut throttles = self.counts.ignored_places.lock().expect("no holder panics");
+        if let Some(requests) = throttles.entry(source.name.clone()).or_default().count(self.clock.now(), LOG_INTERVAL)
+        {
             let what =
                 "the signature does not cover this place, so it is ignored; name it in trust_unsigned to believe it";
             tracing::warn!(source = source.name, %place, requests, "{what}");
@@ -345,7 +345,7 @@ impl Intake {
         Refusal::limited(until, self.clock.now())
     }
 
-    /// The body, and memory for it and its head; `verified`: its sender has shown who it is.
+    /// Reads the body, charged to the memory limit with its head.
     async fn receive_body(
         &self,
         source: &Source,
@@ -407,7 +407,7 @@ fn unhealthy(code: &str, message: &str, retry_after: u32) -> Answer {
     answer::with(refused, header::RETRY_AFTER, &retry_after.to_string())
 }
 
-/// About what a head takes in memory.
+/// The approximate memory of a head.
 fn head_bytes(head: &Parts) -> usize {
     let path = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
     path + head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>()

@@ -1,12 +1,12 @@
-//! Detention: what could not be accepted as it came is kept apart where its source wants that, and judged anew once the
-//! configuration is mended.
+//! Quarantine: requests that cannot be accepted are kept apart where their source is configured so, and readmitted once the
+//! configuration is corrected.
 //!
-//! *Invariants.* Nothing that is kept apart is delivered. Credentials are not kept. Who proves nothing can fill only a part
-//! of the quarantine, and one source only its own part. A signature is judged anew by the moment at which the request
-//! first came. A request that came while its source asked for no proof is not let in once one is asked for, unless an
-//! operator says so. What was readmitted has the moment at which it first came as its time of arrival.
+//! *Invariants.* Quarantined requests are never delivered. Credentials are not stored. Unauthenticated requests can fill only a
+//! part of the quarantine, and each source only its own part. A signature is verified as of the time at which the request
+//! arrived. A request that arrived while its source had no `auth` is not readmitted once it has one, unless an operator says
+//! so. A readmitted event keeps its original time of arrival.
 //!
-//! *Failure.* Where there is no room, the request is refused as if nothing were kept.
+//! *Failure.* Where the quarantine is full, the request is refused.
 
 use super::refusal::Refusal;
 use super::source::Contents;
@@ -27,43 +27,43 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// A log line of a kind and source is written once in so long, with how many requests it stands for.
+/// Interval of log lines per source and cause; each line has the number of requests.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What became of a detained request that was judged anew.
+/// The result of checking a quarantined request again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It would pass, or has: so many events.
+    /// It passes, with this many events.
     Passes(usize),
     StillBad(Cause),
-    /// It came while its source asked for no proof, and now one is asked for.
+    /// It arrived while its source had no `auth`, and now the source has one.
     Unproven,
-    /// Its source is not configured any more.
+    /// Its source is no longer configured.
     SourceGone,
 }
 
-/// Whether what proved nothing when it came is let in where its source asks for a proof now.
+/// Whether an unauthenticated request is readmitted to a source that has `auth` now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unproven {
     #[default]
     Keep,
-    /// An operator answers for it.
+    /// An operator vouches for it.
     Accept,
 }
 
-/// What of the log is held back.
+/// Limits the log lines.
 #[derive(Debug, Default)]
 pub(super) struct LogThrottles(Mutex<BTreeMap<(String, Cause, &'static str), Throttle>>);
 
 impl LogThrottles {
-    /// How many requests a line about it stands for; none where it is too early for another one.
+    /// The number of requests for the next log line; none where it is too early.
     fn count(&self, source: &Source, cause: Cause, what: &'static str, now: Timestamp) -> Option<u64> {
-        let mut told = self.0.lock().expect("no holder panics");
-        told.entry((source.name.clone(), cause, what)).or_default().count(now, LOG_INTERVAL)
+        let mut throttles = self.0.lock().expect("no holder panics");
+        throttles.entry((source.name.clone(), cause, what)).or_default().count(now, LOG_INTERVAL)
     }
 }
 
-/// The part of the quarantine that is there for a source; `sources`: how many keep requests apart.
+/// The limits of the quarantine for a source; `sources`: how many quarantine requests.
 pub fn room(settings: &Quarantine, sources: usize) -> Room {
     let part = |share: f64| (settings.max_bytes as f64 * share) as u64;
     let source = if sources > 1 { part(settings.source_share) } else { settings.max_bytes };
@@ -71,7 +71,7 @@ pub fn room(settings: &Quarantine, sources: usize) -> Room {
 }
 
 impl Intake {
-    /// Keeps a request apart where its source wants that; else the refusal stands.
+    /// Quarantines a request where its source is configured so; else returns the refusal.
     pub(super) async fn quarantine_request(
         &self,
         source: &Source,
@@ -126,7 +126,7 @@ impl Intake {
         }
     }
 
-    /// What a detained request is by today's configuration, and its events where it passes.
+    /// Checks a quarantined request against the current configuration; its events where it passes.
     pub fn judge(&self, quarantined: &QuarantinedRequest, unproven: Unproven) -> (Verdict, Vec<Arrival>) {
         let Some(source) = self.sources.get(&quarantined.source) else { return (Verdict::SourceGone, Vec::new()) };
         let headers: HeaderMap = quarantined.headers.iter().filter_map(|(name, value)| header(name, value)).collect();
@@ -136,7 +136,7 @@ impl Intake {
             None if quarantined.cause == Cause::BadSignature => {
                 return (Verdict::StillBad(Cause::BadSignature), Vec::new());
             }
-            // its secret may have been changed since, and its token was not kept
+            // the secret may have changed since, and the token was not stored
             None if !quarantined.proof.is_nothing() || unproven == Unproven::Accept => quarantined.proof.clone(),
             None => return (Verdict::Unproven, Vec::new()),
         };
@@ -155,8 +155,8 @@ impl Intake {
         (Verdict::Passes(arrivals.len()), arrivals)
     }
 
-    /// Whether a detained request holds an event of this interaction, read with its headers or without; where none is found in
-    /// it, whether the key stands in it as a whole string, in the body, a header or the query.
+    /// Whether a quarantined request holds an event of this interaction, read with its headers or without; where it holds no
+    /// key, whether the key occurs as a whole string in the body, a header or the query.
     pub fn concerns(&self, quarantined: &QuarantinedRequest, key: &str) -> bool {
         let headers: HeaderMap = quarantined.headers.iter().filter_map(|(name, value)| header(name, value)).collect();
         let (query, body) = (quarantined.query.as_deref(), Bytes::copy_from_slice(&quarantined.body));
@@ -186,12 +186,12 @@ impl Intake {
         in_body || in_query() || quarantined.headers.iter().any(|(_, value)| value == key.as_bytes())
     }
 
-    /// The body of a detained request as it is read: it is kept as it came, since its signature covers that.
+    /// The unpacked body of a quarantined request: it is stored as received, since its signature covers that.
     fn unpacked(&self, headers: &HeaderMap, body: &Bytes) -> Option<Bytes> {
         body::unpack_stored(body::declared_coding(headers).ok()?, body, self.bounds.body_bytes_max)
     }
 
-    /// Lets a detained request in, if it passes now; none where it is not there any more.
+    /// Accepts the events of a quarantined request, if it passes now; none where it no longer exists.
     pub async fn readmit(
         &self,
         number: u64,
@@ -207,8 +207,8 @@ impl Intake {
 }
 
 impl Source {
-    /// Whether a header of a request may lie on disk. What a field is looked for in is needed, and so is every signature where
-    /// signatures are verified: perhaps its header is what has to be mended.
+    /// Whether a header is stored: those that the profile reads, and every signature header where signatures are verified,
+    /// since its name may be what has to be corrected.
     fn stores_header(&self, name: &HeaderName) -> bool {
         let needed = || self.reads_header(name) || self.authenticator.verifies_with(name);
         let harmless = || self.is_harmless(name.as_str());

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-/// What can be done at a source's address.
+/// Methods of a source.
 pub const METHODS: &str = "POST, OPTIONS, HEAD";
 
 pub struct Refusal {
@@ -23,7 +23,7 @@ pub struct Refusal {
     pub code: &'static str,
     message: String,
     retry_after: Option<u32>,
-    /// What the sender needs to know beside the message.
+    /// Further headers of the answer.
     headers: Vec<(HeaderName, &'static str)>,
 }
 
@@ -56,7 +56,7 @@ impl Refusal {
         refusal.with(header::ACCEPT_ENCODING, CODINGS_ACCEPTED)
     }
 
-    /// Of a head that does not say for certain who is meant.
+    /// The Host is missing, repeated or malformed.
     pub fn host() -> Self {
         let message = "name the host once, in one well-formed Host header";
         Self::new(StatusCode::BAD_REQUEST, "invalid_request", message)
@@ -66,14 +66,14 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, state.message()).later(state.retry_after())
     }
 
-    /// The source holds so much of the queue, or of the disk, that nothing would be left for others.
+    /// The source is over its share of the queue, or of the disk.
     pub fn over_share() -> Self {
         let message =
             "too many events of this source wait or are dead letters; events are accepted again when some are gone";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "queue_full", message).later(10)
     }
 
-    /// `challenges`: what the source takes for a proof, one for each kind (RFC 9110, section 11.6.1).
+    /// `challenges`: the accepted kinds of credentials (RFC 9110, section 11.6.1).
     pub fn unauthorized(challenges: impl IntoIterator<Item = &'static str>) -> Self {
         let message = "the request does not show that it comes from the sender; check its credentials and its clock";
         let refusal = Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message);
@@ -97,7 +97,7 @@ impl Refusal {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
     }
 
-    /// The bodies of all requests together take as much memory as they may.
+    /// The memory limit for bodies is reached.
     pub fn no_memory() -> Self {
         let message = "too many bodies are being received; try again in a moment";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "memory_limit", message).later(1)
@@ -110,7 +110,7 @@ impl Refusal {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message).later(seconds)
     }
 
-    /// A store that has failed says nothing more; the daemon is ending.
+    /// The store has failed, and the daemon ends.
     pub fn failed() -> Self {
         let message = "the event could not be stored; send it again";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_failed", message).later(2)
@@ -156,9 +156,9 @@ impl From<UnsupportedCoding> for Refusal {
     }
 }
 
-/// Of refusals of one source for one reason a line is written once in so long.
+/// Interval of log lines per source and reason.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// What requests count under that name no source of the configuration; no source can be called so.
+/// The name under which requests to unknown sources count; no source can have it.
 pub const UNKNOWN_SOURCE: &str = "(unknown)";
 
 /// What was refused for one reason.
@@ -186,9 +186,9 @@ impl Refusals {
         }
         let Some(entry) = all.get_mut(source).map(|codes| codes.entry((status, code)).or_default()) else { return };
         entry.0 += 1;
-        let told = entry.1.count(now, LOG_INTERVAL);
+        let logged = entry.1.count(now, LOG_INTERVAL);
         drop(all);
-        if let Some(requests) = told {
+        if let Some(requests) = logged {
             tracing::warn!(source, status, code, requests, "requests are refused");
         }
     }

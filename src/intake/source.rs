@@ -1,8 +1,8 @@
 //! A source as intake uses it: its profile compiled, its routes resolved to numbers.
 //!
-//! *Invariants.* Under a signature only what it covers decides which event a request is: the body, and the headers that its
-//! template names; others only where the configuration trusts them by name. Where no id is found there, the signed bytes
-//! themselves are the id, so that a request that was overheard and is sent again makes no new event.
+//! *Invariants.* With a signature only signed places decide which event a request is: the body, and the headers in the signed
+//! template; others only where the configuration trusts them by name. Where none of them holds an id, the signed bytes are the
+//! id, so that a recorded request that is sent again makes no new event.
 
 use super::authenticator::{Authenticator, SourceError};
 use super::handshake::{Handshakes, Subscription};
@@ -26,7 +26,7 @@ use std::time::Duration;
 
 /// Longest `Content-Type` that is kept.
 const CONTENT_TYPE_BYTES_MAX: usize = 512;
-/// An operator is told of a subscription at most so often: who may send can also ask.
+/// Interval of log lines about subscriptions: every sender can cause them.
 const NOTICE_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
@@ -34,10 +34,10 @@ pub struct Source {
     pub name: String,
     pub authenticator: Authenticator,
     profile: Profile,
-    /// Unsigned, and believed all the same.
+    /// Trusted although no signature covers them.
     trusted: Vec<Part>,
     pub handshakes: Handshakes,
-    /// What an operator was told of subscriptions.
+    /// Log lines about subscriptions.
     noticed: Mutex<Throttle>,
     to: DestinationSet,
     types: Vec<String>,
@@ -46,7 +46,7 @@ pub struct Source {
     on_invalid_body: OnFault,
 }
 
-/// What all events of a request have in common, beside the request's fields.
+/// What all events of a request share.
 #[derive(Debug)]
 pub struct Common {
     content_type: String,
@@ -54,8 +54,8 @@ pub struct Common {
 }
 
 impl Common {
-    /// Bytes of memory that some events of a request take until they are stored: each of them twice, as itself and as its
-    /// record, with its copies of what they have in common.
+    /// Bytes of memory that these events take until they are stored: each twice, as itself and as its record, with its copies
+    /// of the shared parts.
     pub fn cost(&self, events: &[Fields]) -> usize {
         let common = self.content_type.len() + self.headers.bytes() + EVENT_OVERHEAD;
         events.iter().map(|fields| 2 * (fields.bytes() + common)).sum()
@@ -82,7 +82,7 @@ impl Source {
         })
     }
 
-    /// Reads a request by what it has proved.
+    /// Reads the events of a request from the places that its proof covers.
     pub fn read(&self, request: &Request<'_>, proof: &Proof, limits: &Limits) -> Result<Found, Unreadable> {
         let Proof::Signature { headers, timestamp } = proof else { return self.profile.read(request, limits) };
         let trusted = self.trusted.iter().filter_map(|part| match part {
@@ -102,7 +102,7 @@ impl Source {
         Ok(found)
     }
 
-    /// What of a query is believed though no signature covers it.
+    /// The trusted part of an unsigned query.
     fn trusted_query(&self, query: &str) -> Option<String> {
         let is_trusted = |name: &str| self.trusted.iter().any(|part| matches!(part, Part::Query(own) if own == name));
         let pairs = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| is_trusted(name));
@@ -110,7 +110,7 @@ impl Source {
         (!query.is_empty()).then_some(query)
     }
 
-    /// A place that the profile looks at and this request has something in, but that is not believed.
+    /// A place that the profile reads and this request fills, and that is ignored because it is unsigned.
     pub fn ignored_place(&self, request: &Request<'_>, proof: &Proof) -> Option<&Part> {
         let Proof::Signature { headers, .. } = proof else { return None };
         let is_there = |part: &&Part| match part {
@@ -133,12 +133,12 @@ impl Source {
         self.profile.outside_the_body().any(|part| matches!(part, Part::Query(own) if own == name))
     }
 
-    /// Whether its rate leaves room for a request, before anything of it is read; else not before when.
+    /// Whether the rate limit allows a request, before its body is read; else when it does again.
     pub fn check_rate(&self, now: Timestamp) -> Result<(), Timestamp> {
         self.limit().map_or(Ok(()), |limit| limit.check(now))
     }
 
-    /// Takes the events of a request from its rate, all or none; else not before when.
+    /// Takes the events of a request from the rate limit, all or none; else when it allows them.
     pub fn take_from_rate(&self, events: usize, now: Timestamp) -> Result<(), Timestamp> {
         let events = u32::try_from(events).unwrap_or(u32::MAX);
         self.limit().map_or(Ok(()), |mut limit| limit.try_take_many(now, events))
@@ -148,7 +148,7 @@ impl Source {
         self.limit.as_ref().map(|limit| limit.lock().expect("no holder panics"))
     }
 
-    /// Tells the log what SNS wants confirmed. holdline opens no address out of a body; an operator does.
+    /// Logs the URL by which an operator confirms an SNS subscription; holdline opens no URL from a body.
     pub fn log_subscription(&self, subscription: &Subscription, now: Timestamp) {
         let Some(requests) = self.noticed.lock().expect("no holder panics").count(now, NOTICE_EVERY) else { return };
         let Subscription { topic, url, ends } = subscription;
@@ -173,7 +173,7 @@ impl Source {
         }
     }
 
-    /// What becomes of a request that fails by this.
+    /// What happens to a request that fails for this cause.
     pub fn on_fault(&self, cause: Cause) -> OnFault {
         match cause {
             // a token that is wrong is no signature that could be verified later
@@ -183,12 +183,12 @@ impl Source {
         }
     }
 
-    /// Whether a request that fails by this is kept apart.
+    /// Whether a request that fails for this cause is quarantined.
     pub fn quarantines(&self, cause: Cause) -> bool {
         self.on_fault(cause) == OnFault::Quarantine
     }
 
-    /// What the events of a request have in common. Of the attributes of a CloudEvent those go on that are believed.
+    /// What the events of a request share. Of the attributes of a CloudEvent only trusted ones are forwarded.
     pub fn common(&self, headers: &HeaderMap, contents: Contents, forwarded_bytes_max: usize, proof: &Proof) -> Common {
         let is_trusted = |name: &str| self.trusted.iter().any(|part| matches!(part, Part::Header(own) if own == name));
         let is_believed = |name: &str| match proof {
@@ -203,7 +203,7 @@ impl Source {
         }
     }
 
-    /// An event at the door; none where it goes nowhere.
+    /// The event to store; none where no destination wants its type.
     pub fn arrival(&self, common: &Common, fields: Fields, received_at: Timestamp) -> Option<Arrival> {
         let to = self.route(&fields.event_type);
         (!to.is_empty()).then(|| {
@@ -214,7 +214,7 @@ impl Source {
                 interaction: fields.interaction,
                 sender_id: fields.sender_id,
                 kind: fields.event_type,
-                // zero stands for "not said"
+                // a time of zero means that the sender wrote none
                 time: fields.time.filter(|t| *t > Timestamp::ZERO),
                 content_type: common.content_type.clone(),
                 headers: common.headers.clone(),
@@ -226,15 +226,15 @@ impl Source {
         })
     }
 
-    /// Where an event of this type goes; nowhere where its type is not wanted.
+    /// The destinations of an event type; none where the type is not wanted.
     pub fn route(&self, event_type: &str) -> DestinationSet {
         let wanted = self.types.is_empty() || self.types.iter().any(|pattern| matches(pattern, event_type));
         if wanted { self.to } else { DestinationSet::EMPTY }
     }
 }
 
-/// Gives events without an id the bytes that were signed for one: the digest of the body, behind the timestamp where one is
-/// signed, and in a batch the place in it.
+/// Sets the id of events without one to the signed bytes: the digest of the body, after the timestamp where one is signed, and
+/// in a batch with the index.
 fn identify(found: &mut Found, timestamp: &str, body: &[u8]) {
     let is_bare = |fields: &Fields| fields.sender_id.is_none();
     let digest = || {
@@ -285,24 +285,24 @@ fn profile(name: &str, pointers: &Pointers) -> Result<Profile, PointerError> {
 
 /// Longest name of a CloudEvents attribute, its `ce-` included.
 const NAME_BYTES_MAX: usize = 64;
-/// Each but `ce-*` and `baggage` is at most so long; a longer one is left out, since a part of it would mean something else.
+/// Longest trace header; a longer one is left out, since a part of it has another meaning.
 const TRACE_BYTES_MAX: usize = 512;
 
-/// All that each event of a batch takes along: it has copies of its own.
+/// Total for each event of a batch, which has its own copies.
 const BATCH_BYTES_MAX: usize = 1024;
 
-/// Whose headers they are.
+/// What a request holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contents {
     /// The request is one event.
     Event,
-    /// It is many: its `ce-*` headers say nothing of any of them.
+    /// It is a batch: its `ce-*` headers belong to no single event.
     Batch,
 }
 
-/// The trace context (W3C), then the attributes of a CloudEvent, then the baggage, as far as all of them together take at most
-/// `bytes_max` bytes of names and values. A longer attribute is its beginning and its hash (see [`bounded`]); of anything else that
-/// is too long nothing is left. `is_believed`: whether an attribute is what the sender said.
+/// The trace context (W3C), then the attributes of a CloudEvent, then the baggage, up to `bytes_max` bytes of names and values.
+/// A longer attribute is cut and hashed (see [`bounded`]); any other header that is too long is left out. `is_believed`:
+/// whether an attribute is trusted.
 fn forwarded_headers(
     headers: &HeaderMap,
     contents: Contents,
@@ -340,21 +340,21 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     std::str::from_utf8(headers.get(name)?.as_bytes()).ok().map(str::to_owned)
 }
 
-/// The lines of one header as one, as HTTP lets a list be written.
+/// The lines of one header, joined as HTTP allows for lists.
 fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
     let lines: Option<Vec<_>> = headers.get_all(name).iter().map(|line| line.to_str().ok()).collect();
     lines.filter(|lines| !lines.is_empty()).map(|lines| lines.join(","))
 }
 
-/// The name behind `/in/`. Percent-encoded characters are what they stand for (RFC 3986, section 6.2.2), and empty segments
-/// do not count, so that neither a trailing nor a doubled slash makes another source. None for any other path.
+/// The source in a path: the name after `/in/`. Percent-encoded characters are decoded (RFC 3986, section 6.2.2) and empty
+/// segments ignored, so that a trailing or doubled slash names the same source. None for any other path.
 pub fn name_in_path(path: &str) -> Option<String> {
     let mut segments = path.split('/').filter(|segment| !segment.is_empty());
     let (room, name, more) = (segments.next()?, segments.next()?, segments.next());
     (more.is_none() && decoded(room)? == "in").then(|| decoded(name))?
 }
 
-/// None where a `%` is not followed by two digits, or what it stands for is not UTF-8.
+/// None where a `%` is not followed by two digits, or the result is not UTF-8.
 fn decoded(segment: &str) -> Option<String> {
     let digit = |byte: Option<u8>| char::from(byte?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let (mut bytes, mut out) = (segment.bytes(), Vec::with_capacity(segment.len()));

@@ -1,12 +1,12 @@
-//! Seats: which connections there are, and who gives way when all seats are taken.
+//! Which connections there are, and which one is evicted when the limit is reached.
 //!
-//! A seat knows what its connection does: it waits for a request (its head is still to come, or none was sent), it receives
-//! bodies, it has something in hand, or it lingers: all is answered, and only a rest is read and discarded.
+//! A slot knows what its connection does: it waits for a request (no head, or a part of one, has arrived), it receives bodies,
+//! it serves a request, or it lingers: everything is answered, and only the rest of a body is read and discarded.
 //!
-//! *Invariants.* There are never more connections than seats, in all and for one address. When a new one comes and none is
-//! free, one that lingers gives way; else the connection that has waited longest for its peer, be it for a request or for
-//! the rest of a body, and strangers before those who have shown who they are; what is in hand is never cut off. So slow senders hold each other up and nobody else: who sends at
-//! once waits for a short time only, and is never the first.
+//! *Invariants.* There are never more connections than the limit, in total and per address. A new connection beyond it evicts
+//! one that lingers; else the one that has waited longest for its peer, for a request or for the rest of a body,
+//! unauthenticated ones first. A connection that serves a request is never evicted. Slow senders therefore delay each other and
+//! nobody else.
 
 use super::listener::Peer;
 use std::collections::HashMap;
@@ -16,13 +16,13 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// How long a newcomer waits for a seat until it is looked again who could give way.
+/// How often a waiting connection looks again for one to evict.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub all: usize,
-    /// For one address, or one user.
+    /// Per address, or per user of a unix socket.
     pub per_address: usize,
 }
 
@@ -30,9 +30,9 @@ pub struct Bounds {
 pub struct ConnectionLimiter {
     bounds: Bounds,
     connections: Mutex<Connections>,
-    /// Rings when a seat becomes free.
+    /// Notified when a slot becomes free.
     freed: Notify,
-    /// Orders what happens, in place of a clock.
+    /// Orders changes, in place of a clock.
     changes: AtomicU64,
 }
 
@@ -43,40 +43,40 @@ struct Connections {
     next: u64,
 }
 
-/// One connection, as others see it.
+/// The state of one connection.
 #[derive(Debug)]
 struct ConnectionInfo {
     peer: Peer,
     activity: Mutex<Activity>,
     evict: CancellationToken,
-    /// Its first request has come.
+    /// Cancelled when the first request has arrived.
     first_request: CancellationToken,
-    /// Something of a body was left unread, so that the connection ends with the answer.
+    /// A part of a body was not read, so the connection ends with the answer.
     unread: AtomicBool,
-    /// Something has come since the last request was answered: the beginning of a head.
+    /// A part of the next head has arrived.
     head_begun: AtomicBool,
-    /// It has shown who it is.
+    /// A request of it was authenticated.
     authenticated: AtomicBool,
-    /// Its peer does not take what is sent, for now.
+    /// The peer reads nothing of what is sent, for now.
     write_pending: AtomicBool,
-    /// How often its peer took something.
+    /// How many writes the peer has taken.
     writes: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Activity {
-    /// Requests whose head has come and whose answer is not made.
+    /// Requests whose head has arrived and whose answer is not complete.
     requests: usize,
     /// Those of them whose body is being received.
     receiving: usize,
-    /// Answered requests the rest of whose body is discarded, and the connection itself at its end.
+    /// Answered requests the rest of whose body is being discarded, and the connection itself at its end.
     lingering: usize,
-    /// The moment of the last change.
+    /// The number of the last change.
     since: u64,
 }
 
 impl Activity {
-    /// Whether nothing is in hand that would be lost: it waits for what its peer sends.
+    /// Whether it can be evicted without losing an answer: it only waits for what its peer sends.
     fn is_evictable(self) -> bool {
         self.receiving >= self.requests
     }
@@ -87,7 +87,7 @@ impl ConnectionInfo {
         *self.activity.lock().expect("no holder panics")
     }
 
-    /// Who comes first gives way first.
+    /// The smallest rank is evicted first.
     fn rank(&self, activity: Activity) -> (Rank, u64) {
         let rank = match activity {
             Activity { lingering: 1.., requests: 0, .. } => Rank::Lingers,
@@ -105,7 +105,7 @@ enum Rank {
     Authenticated,
 }
 
-/// The seat of one connection; free again once the last clone is gone.
+/// The slot of one connection; free again when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct Slot(Arc<SlotInner>);
 
@@ -121,8 +121,8 @@ impl ConnectionLimiter {
         Arc::new(Self { bounds, connections: Mutex::default(), freed: Notify::new(), changes: AtomicU64::new(0) })
     }
 
-    /// A seat for a connection that has come; waits where everybody has something in hand. None where its address has all
-    /// that it may have, and needs them.
+    /// A slot for a new connection; waits while every connection serves a request. None where its address has reached its limit
+    /// and all of its connections are active.
     pub async fn acquire(self: &Arc<Self>, peer: Peer) -> Option<Slot> {
         loop {
             let freed = self.freed.notified();
@@ -144,7 +144,7 @@ impl ConnectionLimiter {
         }
     }
 
-    /// A seat that is free at this moment, if there is one.
+    /// A slot, if one is free now.
     pub fn try_acquire(self: &Arc<Self>, peer: Peer) -> Option<Slot> {
         let mut connections = self.connections();
         let of_address = connections.per_peer.get(&peer).copied().unwrap_or_default();
@@ -182,9 +182,9 @@ impl ConnectionLimiter {
     }
 }
 
-/// Who gives way to a newcomer.
+/// Which connection makes room for a new one.
 enum Eviction<'a> {
-    /// Somebody who was asked to is about to.
+    /// One was asked to end and has not ended yet.
     Pending,
     Evict(&'a ConnectionInfo),
     None,
@@ -230,12 +230,12 @@ pub struct ActiveRequest(Slot);
 #[derive(Debug)]
 pub struct Receiving(Slot);
 
-/// What is still to come of an answered request is discarded.
+/// The rest of the body of an answered request is being discarded.
 #[derive(Debug)]
 pub struct Lingering(Slot);
 
 impl Slot {
-    /// No other connection of these seats has it, or ever had.
+    /// Unique among all connections of this limiter, past ones included.
     pub fn id(&self) -> u64 {
         self.0.id
     }
@@ -244,8 +244,8 @@ impl Slot {
         self.0.info.peer
     }
 
-    /// Its peer has shown who it is. Says whether its request may be served: with all that is in hand at least `reserved` seats
-    /// stay for others.
+    /// Marks the peer as authenticated. Returns whether its request may be served: at least `reserved` slots stay free for
+    /// others.
     pub fn set_authenticated(&self, reserved: usize) -> bool {
         self.0.info.authenticated.store(true, Ordering::Relaxed);
         let connections = self.0.limiter.connections();
@@ -268,7 +268,7 @@ impl Slot {
         self.0.info.write_pending.load(Ordering::Relaxed)
     }
 
-    /// Returns when the peer has taken nothing of what was to be sent for at least `span`.
+    /// Returns when the peer has read nothing of what is sent for at least `span`.
     pub async fn write_stuck(&self, span: Duration) {
         let mut seen = None;
         let mut ticks = tokio::time::interval(span);
@@ -282,7 +282,7 @@ impl Slot {
         }
     }
 
-    /// Until it is dropped, a request is served.
+    /// A request is served until the return value is dropped.
     pub fn start_request(&self) -> ActiveRequest {
         self.0.info.first_request.cancel();
         self.set_head_begun(false);
@@ -295,19 +295,19 @@ impl Slot {
         &self.0.info.first_request
     }
 
-    /// Until it is dropped, the body of a request that is served is received.
+    /// The body of a request is received until the return value is dropped.
     pub fn receive_body(&self) -> Receiving {
         self.change(|activity| activity.receiving += 1);
         Receiving(self.clone())
     }
 
-    /// Until it is dropped, what comes is discarded.
+    /// Incoming bytes are discarded until the return value is dropped.
     pub fn linger(&self) -> Lingering {
         self.change(|activity| activity.lingering += 1);
         Lingering(self.clone())
     }
 
-    /// Something of a body is left unread.
+    /// A part of a body stays unread.
     pub fn leave_unread(&self) {
         self.0.info.unread.store(true, Ordering::Relaxed);
     }
@@ -316,12 +316,12 @@ impl Slot {
         self.0.info.unread.load(Ordering::Relaxed)
     }
 
-    /// Bytes have come.
+    /// Bytes have arrived.
     pub fn bytes_received(&self) {
         self.set_head_begun(true);
     }
 
-    /// Whether a request was begun whose head is not whole.
+    /// Whether a part of a head has arrived, and not all of it.
     pub fn has_begun_a_head(&self) -> bool {
         self.0.info.head_begun.load(Ordering::Relaxed)
     }
@@ -330,12 +330,12 @@ impl Slot {
         self.0.info.head_begun.store(begins, Ordering::Relaxed);
     }
 
-    /// Returns when another connection needs this seat.
+    /// Returns when this connection must end to make room for another one.
     pub async fn evicted(&self) {
         self.0.info.evict.cancelled().await;
     }
 
-    /// Returns when nothing has been in hand, and nothing has come, for at least `span`. Who does not take what is sent is
+    /// Returns when no request was active and no byte has arrived for at least `span`. A connection whose peer does not read is
     /// not idle, see [`Self::write_stuck`].
     pub async fn idle(&self, span: Duration) {
         let mut seen = None;
@@ -427,7 +427,7 @@ mod tests {
         let _first_in_hand = first.await.unwrap().start_request();
         let second = newcomer(9);
         connections[1].evicted().await;
-        assert!(!asked(&connections[0]) && !asked(&connections[2]), "in hand, and waiting for a shorter time");
+        assert!(!asked(&connections[0]) && !asked(&connections[2]), "active, and waiting for a shorter time");
         drop((connections.remove(1), half));
         second.await.unwrap();
     }
@@ -447,7 +447,7 @@ mod tests {
     #[tokio::test]
     async fn unauthenticated_connections_are_evicted_first_and_trusted_ones_bounded() {
         let (slots, connections) = full(4).await;
-        assert!(connections[0].set_authenticated(1), "nothing is in hand");
+        assert!(connections[0].set_authenticated(1), "nothing is active");
         let active: Vec<_> = connections[1..].iter().map(Slot::start_request).collect();
         assert!(connections[1].set_authenticated(1) && !connections[1].set_authenticated(2));
         drop(active);

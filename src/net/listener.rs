@@ -19,7 +19,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub trait Listen: Send + Sync + 'static {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The next connection, and who is at its other end.
+    /// The next connection and its peer.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
 }
 
@@ -33,22 +33,22 @@ impl Listen for TcpListener {
     }
 }
 
-/// A moment without trying again, after a failed accept.
+/// Waits after a failed accept.
 #[allow(clippy::disallowed_methods)] // backing off from the kernel is no deadline that a test would move
 pub async fn pause() {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-/// Who is at the other end of a connection.
+/// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Peer {
     Address(IpAddr),
-    /// A process of this user, by word of the kernel.
+    /// A process of this user, as the kernel reports it.
     User(u32),
 }
 
 impl Peer {
-    /// None where it came over no network.
+    /// None for a unix socket.
     pub fn address(self) -> Option<IpAddr> {
         match self {
             Self::Address(address) => Some(address),
@@ -90,7 +90,7 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 pub fn inherited() -> anyhow::Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
     for fd in sd_notify::listen_fds().context("what systemd says of its sockets cannot be read")? {
-        // SAFETY: systemd passed this descriptor open, and nobody in this process closes it.
+        // SAFETY: systemd passed this descriptor open, and this process never closes it.
         let socket = unsafe { BorrowedFd::borrow_raw(fd) };
         let own: OwnedFd = socket.try_clone_to_owned().context("a socket of systemd cannot be taken")?;
         let listener = std::net::TcpListener::from(own);

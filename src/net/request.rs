@@ -1,8 +1,8 @@
-//! The body of a request as it comes, and what becomes of the rest where nobody wants it.
+//! The body of a request, and what happens to the rest of it after the answer; and whether its Host is valid.
 //!
-//! *Invariants.* A body that is dropped before its end hinders nobody from reading the answer. A short rest is read and
-//! discarded, and the connection goes on; over HTTP/2 any rest is, within the bounds of [`super::stream::linger`]. Otherwise the
-//! connection ends with the answer, and lingers.
+//! *Invariants.* A body that is dropped before its end does not prevent the sender from reading the answer. A short rest is
+//! read and discarded, and the connection stays open; over HTTP/2 any rest is, within the limits of [`super::stream::linger`].
+//! Otherwise the connection ends with the answer, and lingers.
 
 use super::connection_limiter::Slot;
 use super::stream::{LINGER_BYTES_MAX, LINGER_SILENCE};
@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-/// Up to here reading the rest costs less than a new connection.
+/// Up to this length reading the rest costs less than a new connection.
 const SHORT_BYTES_MAX: u64 = 64 * 1024;
 
 #[derive(Debug)]
@@ -27,10 +27,10 @@ pub struct RequestBody {
     linger_timeout: Duration,
 }
 
-/// How the end of a body is known, as far as its rest is concerned.
+/// Where the end of a body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Framing {
-    /// HTTP/1: what comes next on the connection stands behind the body.
+    /// HTTP/1: the next request follows the body.
     InOrder,
     /// HTTP/1, and the sender waits for `100 Continue`: after a refusal it may send the body or not.
     Expected,
@@ -120,9 +120,9 @@ async fn discard(mut body: Incoming, slot: Slot, framing: Framing, timeout: Dura
     }
 }
 
-/// Whether a request names its host as its version wants it. HTTP/1.1 has exactly one `Host` line, HTTP/1.0 at most one; in
-/// HTTP/2 it may be left out where `:authority` is there, and must not contradict it. In HTTP/1.1 a target in absolute form
-/// counts and its `Host` is ignored, as RFC 9112, section 3.2.2 wants.
+/// Whether the Host is valid for the version. HTTP/1.1 requires exactly one `Host` line, HTTP/1.0 allows at most one; in HTTP/2
+/// it may be absent where `:authority` is present, and must not contradict it. In HTTP/1.1 a target in absolute form counts and
+/// its `Host` is ignored (RFC 9112, section 3.2.2).
 pub fn has_valid_host(version: Version, uri: &Uri, headers: &HeaderMap) -> bool {
     let mut lines = headers.get_all(header::HOST).iter();
     let (first, second) = (lines.next(), lines.next());
@@ -139,7 +139,7 @@ pub fn has_valid_host(version: Version, uri: &Uri, headers: &HeaderMap) -> bool 
     }
 }
 
-/// A host with or without a port, and nobody's user name; the empty one is allowed by the grammar.
+/// A host with or without a port, without a user name; the grammar allows an empty one.
 fn is_host(text: &str) -> bool {
     text.is_empty() || (!text.contains('@') && text.parse::<Authority>().is_ok())
 }

@@ -1,10 +1,10 @@
-//! The entrance: connections of strangers, with or without TLS, each of which can take little and hold up nobody.
+//! Accepts connections, with or without TLS, and serves their requests within limits of time and memory.
 //!
-//! *Invariants.* A connection is served only on a seat (see [`super::connection_limiter`]). A handshake, a head, and a peer that reads
-//! nothing have a time within which they must end. HTTP/2 is spoken where a client chose it by ALPN, with bounds against
-//! floods of streams, resets and headers. A peer that closes its writing side behind a request is answered. An answer is not
-//! destroyed by what its peer still sends (see [`super::stream::linger`]), be it a refusal, an error of its framing, or an alert of
-//! TLS. After `stop` the requests under way may end.
+//! *Invariants.* A connection is served only with a slot (see [`super::connection_limiter`]). A handshake, a head, and a peer
+//! that reads nothing have a time limit. HTTP/2 is used where the client chose it by ALPN, with limits against floods of
+//! streams, resets and headers. A peer that closes its writing side after a request is answered. An answer (a refusal, a
+//! framing error, a TLS alert) is not destroyed by what the peer still sends (see [`super::stream::linger`]). Unaccepted
+//! connections stay in the backlog until the restart; after `stop` active requests may end.
 
 use super::answer;
 use super::connection_limiter::{self, ConnectionLimiter, Slot};
@@ -37,9 +37,9 @@ const FAULTS_MAX: usize = 64;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-/// Connections beyond those of one address that are told so at once; whoever comes beyond them is just closed.
+/// Connections over the limit of their address that get an answer at once; further ones are closed without.
 const REFUSED_MAX: usize = 32;
-/// For their heads, and for what they still send.
+/// Time limit for their heads, and for what they still send.
 const REFUSED_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug)]
@@ -49,15 +49,15 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// The longest time in which a peer may take nothing of what is sent.
     pub write_timeout: Duration,
-    /// For what a peer sends that nobody reads any more, see [`super::stream::linger`].
+    /// For discarding what a refused peer still sends, see [`super::stream::linger`].
     pub linger_timeout: Duration,
 }
 
-/// What all listeners of an entrance share.
+/// Shared by all listeners of one server.
 #[derive(Clone, Debug)]
 pub struct HttpServer {
     pub limiter: Arc<ConnectionLimiter>,
-    /// For those who find none.
+    /// For connections over the limit of their address.
     refused: Arc<ConnectionLimiter>,
     pub tls: Option<Arc<Tls>>,
     pub limits: Limits,
@@ -66,12 +66,12 @@ pub struct HttpServer {
 
 /// How a connection ended.
 enum End {
-    /// All that was to be said is said.
+    /// Everything is answered.
     Finished,
-    /// What came was no HTTP, or beyond its bounds, as its sender was told.
+    /// Malformed HTTP, or over a limit; the peer has its answer.
     Malformed,
     HeadTimeout,
-    /// Its seat was needed, or its peer is gone or reads nothing.
+    /// It was evicted, or its peer has gone or reads nothing.
     Abandoned,
 }
 
@@ -101,7 +101,7 @@ impl HttpServer {
         let connections = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
-                biased; // who is not accepted any more waits for the next life
+                biased; // unaccepted connections stay in the backlog until the restart
                 () = self.stop.cancelled() => break,
                 accepted = listener.accept() => accepted,
             };
@@ -114,7 +114,7 @@ impl HttpServer {
                 }
             };
             let slot = tokio::select! {
-                biased; // and who is accepted is heard, if there is a seat
+                biased; // an accepted connection is served, if there is a slot
                 slot = self.limiter.acquire(peer) => slot,
                 () = self.stop.cancelled() => break,
             };
@@ -124,7 +124,7 @@ impl HttpServer {
                 connections.spawn(async move { server.connection(stream, slot, service).await });
                 continue;
             }
-            tracing::debug!(%peer, "a connection beyond those of one address");
+            tracing::debug!(%peer, "a connection over the limit of its address");
             if let Some(slot) = self.refused.try_acquire(peer) {
                 connections.spawn(server.refuse(stream, slot));
             }
@@ -134,7 +134,7 @@ impl HttpServer {
         connections.wait().await;
     }
 
-    /// Tells a peer that its address has all the connections that it may have.
+    /// Answers that the address has reached its limit of connections.
     async fn refuse<I: AsyncRead + AsyncWrite + Unpin>(mut self, stream: I, slot: Slot) {
         self.limits.head_timeout = self.limits.head_timeout.min(REFUSED_TIMEOUT);
         self.limits.linger_timeout = self.limits.linger_timeout.min(REFUSED_TIMEOUT);
@@ -269,7 +269,7 @@ impl HttpServer {
         }
     }
 
-    /// Lets what was said reach the peer, unless the seat is needed.
+    /// Lingers so that the answer reaches the peer, unless the connection is evicted.
     async fn linger<I: AsyncRead + AsyncWrite + Unpin>(&self, stream: &mut I, slot: &Slot) {
         let _lingering = slot.linger();
         tokio::select! {
@@ -283,13 +283,13 @@ impl HttpServer {
 /// was read at once, and its client sees a reset.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Returns after `stop`, once the connection's first request has `first_request` or [`FIRST_REQUEST_TIMEOUT`] has passed.
+/// Returns after `stop`, once the connection's first request has arrived or [`FIRST_REQUEST_TIMEOUT`] has passed.
 async fn drain_deadline(stop: &CancellationToken, first_request: &CancellationToken) {
     stop.cancelled().await;
     let _ = tokio::time::timeout(FIRST_REQUEST_TIMEOUT, first_request.cancelled()).await;
 }
 
-/// What a head that does not come to its end is answered with; hyper leaves that to us.
+/// The answer to an incomplete head; hyper does not write one.
 fn head_timeout() -> String {
     let body = r#"{"error":{"code":"header_timeout","message":"the headers did not arrive in time"}}"#;
     let head = "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length:";
@@ -301,8 +301,8 @@ fn too_many() -> answer::Answer {
     answer::error(StatusCode::SERVICE_UNAVAILABLE, "too_many_connections", message)
 }
 
-/// Serves a request with its connection's seat at hand. Where something of its body is left unread, the answer says that
-/// the connection ends.
+/// Serves a request with its connection's slot among its extensions. Where a part of its body stays unread, the answer says
+/// that the connection ends.
 async fn serve_request<S, B>(
     service: S,
     slot: Slot,
@@ -350,7 +350,7 @@ mod tests {
         let server = HttpServer::new(connection_limiter::Bounds { all: 9, per_address: 1 }, None, limits, stop.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();
-        // whatever comes stays in hand
+        // every request stays active
         let service = service_fn(|_| pending::<Result<http::Response<Full<Bytes>>, Infallible>>());
         let serving = tokio::spawn(server.clone().serve(listener, service));
         let first = get(to).await;
@@ -369,7 +369,7 @@ mod tests {
                 "{response}"
             );
         }
-        // as many as are told, and who says nothing; the others are just closed
+        // as many as are answered, none of which sends anything; further ones are closed
         let mut silent = Vec::new();
         for _ in 0..REFUSED_MAX + 1 {
             silent.push(TcpStream::connect(to).await.unwrap());

@@ -79,7 +79,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for TrackedStream<I> {
 
 /// Most bytes that are discarded: the largest body that any configuration accepts.
 pub const LINGER_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Who sends nothing for so long has sent all, or waits for nothing but our end.
+/// A peer that sends nothing for this long has sent everything, or waits for the connection to close.
 pub const LINGER_SILENCE: Duration = Duration::from_secs(2);
 /// What is read at once.
 const CHUNK_BYTES: usize = 16 * 1024;

@@ -1,9 +1,10 @@
-//! TLS of a listener: its certificate, taken anew from the files when they change, without a connection being dropped.
+//! TLS of a listener: its certificate, reloaded when the files change, without dropping a connection; and when certificates
+//! end.
 //!
-//! *Invariants.* What is in force is whole: certificate, key and client authorities are read and checked together, and only
-//! then take the place of those before. Connections that are there keep what they began with.
+//! *Invariants.* Certificate, key and client authorities are read and checked together, and only then replace the active ones.
+//! Existing connections keep theirs. The end of a certificate is used for alerts only; one that cannot be read has no end.
 //!
-//! *Failure.* Files that cannot be used are told, and what was in force stays in force.
+//! *Failure.* Files that cannot be used are reported, and the active certificate stays.
 
 use crate::time::Timestamp;
 use rustls::pki_types::pem::PemObject;
@@ -54,16 +55,16 @@ pub enum TlsFilesError {
     Library(String),
 }
 
-/// By what a changed file is known.
+/// Identifies the content of a file: inode, size and modification time. None where the file is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct FileStamp(Option<(u64, u64, i64, i64)>);
 
-/// What came of looking at the files.
+/// The result of [`Tls::reload_if_changed`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum ReloadResult {
     Unchanged,
     Reloaded,
-    /// They changed and cannot be used; why.
+    /// They changed and cannot be used.
     Unusable(TlsFilesError),
 }
 
@@ -77,7 +78,7 @@ impl Tls {
         Ok(Self { files, active: RwLock::new(active) })
     }
 
-    /// Takes the files anew if they have changed. Blocks.
+    /// Reads the files again if they have changed. Blocks.
     pub fn reload_if_changed(&self) -> ReloadResult {
         let stamps = self.files.stamps();
         if stamps == self.active.read().expect("no holder panics").stamps {
@@ -97,7 +98,7 @@ impl Tls {
         result
     }
 
-    /// Those in force, and when they end.
+    /// The active certificates, and when they end.
     pub fn certificates(&self) -> Vec<Certificate> {
         self.active.read().expect("no holder panics").certificates.clone()
     }
@@ -186,9 +187,9 @@ pub struct Certificate {
 /// What a certificate is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// It proves who holdline is.
+    /// It authenticates holdline.
     Own,
-    /// It proves who others are.
+    /// It authenticates peers.
     Authority,
 }
 

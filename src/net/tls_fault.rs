@@ -12,12 +12,12 @@ pub enum TlsFault {
     OtherName,
     Expired,
     NotYetValid,
-    /// Any other reason for which the certificate is not believed.
+    /// Any other reason for which the certificate is not accepted.
     BadCertificate,
     WantsClientCertificate,
     /// No version or algorithm is common to both.
     Incompatible,
-    /// The peer has ended the connection without a word.
+    /// The peer has closed the connection without an alert.
     Closed,
 }
 

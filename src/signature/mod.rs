@@ -1,11 +1,11 @@
-//! Signatures of senders: whether whoever sent a request knows a secret, by an HMAC over its bytes.
+//! Signatures of senders: an HMAC over the request shows that its sender knows a secret.
 //!
 //! Verification has two steps, so that a request which cannot pass is refused before its body is read: a [`Claim`] is what its
 //! headers say, and [`Verifier::verify`] compares it with the body.
 //!
-//! *Invariants.* The bytes of the body are signed as they came. Signatures are compared in constant time. The work for one
-//! request is bounded: one HMAC for each secret, however many signatures it brings, of which [`SIGNATURES_MAX`] count.
-//! Nothing here says why a request did not pass, and no secret is ever shown.
+//! *Invariants.* The body is verified as received. Signatures are compared in constant time. The work for one request is
+//! limited: one HMAC for each secret, and at most [`SIGNATURES_MAX`] signatures. A failure has no reason, and no secret is ever
+//! shown.
 
 mod scheme;
 
@@ -79,7 +79,7 @@ impl Verifier {
         &self.scheme
     }
 
-    /// None where these headers cannot belong to a request that passes. `wall` is the clock on the wall.
+    /// None where a request with these headers cannot pass. `wall` is the wall clock.
     pub fn claim<'a>(&self, headers: &'a HeaderMap, wall: Timestamp) -> Option<Claim<'a>> {
         let single = |name: &HeaderName| headers.get(name)?.to_str().ok();
         let (mut signatures, mut field) = (Vec::new(), None);

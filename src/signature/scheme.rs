@@ -29,14 +29,14 @@ pub struct Scheme {
     pub header: HeaderName,
     pub algorithm: Algorithm,
     pub encoding: Encoding,
-    /// What stands before each signature; what does not begin with it is no signature.
+    /// The text before each signature; an item without it is no signature.
     pub prefix: String,
     /// Between several signatures in one header; none where it holds one.
     pub separator: Option<char>,
     pub signed: Template,
-    /// There where `signed` speaks of a timestamp.
+    /// Present where `signed` has a timestamp.
     pub stamp: Option<Stamp>,
-    /// The header with the id, where `signed` speaks of one.
+    /// The header with the id, where `signed` has one.
     pub id: Option<HeaderName>,
     pub secret_encoding: SecretEncoding,
 }
@@ -54,12 +54,12 @@ pub enum Encoding {
     Base64,
 }
 
-/// The moment at which a request was signed.
+/// The time at which a request was signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {
     pub place: StampPlace,
     pub unit: StampUnit,
-    /// How far it may lie from the clock on the wall, both ways.
+    /// Largest difference from the wall clock, both ways.
     pub tolerance: Duration,
 }
 
@@ -72,7 +72,7 @@ pub enum StampPlace {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StampUnit {
-    /// A number of seconds or milliseconds, told by its size, or RFC 3339.
+    /// Seconds or milliseconds by its size, or RFC 3339.
     Auto,
     Seconds,
     Milliseconds,
@@ -124,7 +124,7 @@ impl Scheme {
         (bytes.len() <= MAC_BYTES_MAX).then_some(bytes)
     }
 
-    /// A signature as it stands in the header.
+    /// A signature as written in the header.
     pub(super) fn write(&self, signature: &[u8]) -> String {
         let written = match self.encoding {
             Encoding::Hex => signature.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -143,12 +143,12 @@ impl Scheme {
 }
 
 impl Stamp {
-    /// Whether a timestamp as it was sent lies within the tolerance.
+    /// Whether a timestamp as sent is within the tolerance.
     pub(super) fn is_near(&self, text: &str, wall: Timestamp) -> bool {
         self.read(text).is_some_and(|at| wall.since(at).max(at.since(wall)) <= self.tolerance)
     }
 
-    /// A moment as a sender writes it.
+    /// A time as a sender writes it.
     pub(super) fn write(&self, at: Timestamp) -> String {
         match self.unit {
             StampUnit::Milliseconds => at.0.to_string(),
@@ -182,10 +182,10 @@ pub const PRESETS: [&str; 7] =
     ["genesys-open-messaging", "genesys-engage", "github", "standard-webhooks", "zendesk", "zoom", "stripe"];
 
 impl Scheme {
-    /// How far a timestamp may lie from the clock on the wall, where nothing else is said (Standard Webhooks).
+    /// Default tolerance of a timestamp (Standard Webhooks).
     pub const TOLERANCE: Duration = Duration::from_secs(300);
 
-    /// HMAC-SHA256 of the body, in hexadecimal: what most senders that are in no table do.
+    /// HMAC-SHA256 of the body in hexadecimal, the most common scheme.
     pub fn plain(header: HeaderName) -> Self {
         Self {
             header,
@@ -258,7 +258,7 @@ pub enum SecretEncoding {
     Whsec,
 }
 
-/// That a secret is not written as its scheme has it; never what is written.
+/// A secret is not written in its encoding. Does not show the secret.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("a secret is not written in {wanted}; mend it, or change `secret_encoding`")]
 pub struct SecretFault {

@@ -194,7 +194,7 @@ fn ordering(mut section: Section<'_>) -> Ordering {
     }
 }
 
-/// How long events are worth sending, by patterns of their types.
+/// How long events stay deliverable, by patterns of their types.
 fn ttl(value: Value<'_>) -> Option<Ttl> {
     let example = r#"{ "screen_pop.*" = "2m" }"#;
     let entries = value.entries(example)?;
@@ -322,7 +322,7 @@ fn file(value: &Value<'_>) -> Option<PathBuf> {
     }
 }
 
-/// One secret or several, with each of which is signed.
+/// One secret or several, each of which signs.
 fn sign(value: Value<'_>) -> Option<Vec<Secret>> {
     let mut section = value.section()?;
     section.require("secret", r#"secret = { file = "..." }"#, |v| {
@@ -354,11 +354,11 @@ fn success(value: Value<'_>) -> Option<Success> {
     Some(Success { json_pointer: json_pointer?, equals: equals? })
 }
 
-/// What cannot be told from one key alone.
+/// Checks that need several keys.
 fn check_consistency(section: &Section<'_>, destination: &Destination) {
     let https = match &destination.url {
         Some(Url::Literal(uri)) => uri.scheme_str() == Some("https"),
-        // what is kept elsewhere is judged when it is read
+        // a URL from a secret is checked when it is read
         Some(Url::FromSecret(_)) | None => true,
     };
     let certain = section.is_valid(&["url", "tls", "auth"]);

@@ -1,11 +1,11 @@
-//! Flags of `holdline serve`: they beat the file, and stand in for it where there is none.
+//! Flags of `holdline serve`: they override the file, and replace it where there is none.
 
 use super::intake::overlap;
 use crate::config::settings::{Admin, Destination, Dlq, Intake, InvalidValue, Settings, Source, Store};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// What was given on the command line.
+/// The flags as given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
     /// `--to`: the URL of the destination named `default`, or of the only one.
@@ -16,11 +16,11 @@ pub struct Flags {
     pub admin: Option<SocketAddr>,
 }
 
-/// The source and the destination that are there without a file.
+/// The name of the source and the destination without a file.
 const DEFAULT: &str = "default";
 
 impl Settings {
-    /// The settings without a file. An error names the flag and what to write instead.
+    /// The settings without a file.
     pub fn embedded(flags: &Flags) -> Result<Self, InvalidValue> {
         let settings = Self {
             intake: Intake::default(),
@@ -36,7 +36,7 @@ impl Settings {
         settings.with(flags)
     }
 
-    /// These settings, beaten by the flags. An error names the flag and what to write instead.
+    /// These settings, overridden by the flags.
     pub fn with(mut self, flags: &Flags) -> Result<Self, InvalidValue> {
         if let Some(to) = &flags.to {
             let url = to

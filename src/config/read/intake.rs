@@ -1,4 +1,4 @@
-//! The blocks `[intake]` and `[admin]`: where holdline listens, what it takes in, and what opens the admin API.
+//! The blocks `[intake]` and `[admin]`: addresses, limits, and the tokens of the admin API.
 
 use super::references::{Names, secret};
 use crate::config::settings::{Admin, Intake, InvalidValue, NamedToken, Scope, ServerTls, Token};
@@ -24,7 +24,7 @@ const MIN_BODY_RATE: Range<u64> = Range { min: (0, ""), max: (MIB, "slower netwo
 const LINGER_TIMEOUT: Range<Duration> = Range { min: (span("0s"), ""), max: (span("5m"), "") };
 const DISK_RESERVE: Range<u64> = Range { min: (MIB, "delivery goes on and needs room to write"), max: (TIB, "") };
 const MAX_QUEUE: Range<u64> = Range { min: (KIB, ""), max: (16 * TIB, "") };
-/// Addresses and where they stand; empty where they are the default.
+/// Addresses and their values; empty for the default.
 pub(super) type Listeners<'r> = Vec<(Value<'r>, SocketAddr)>;
 
 /// Reads `[intake]`.
@@ -98,7 +98,7 @@ pub(super) fn intake(mut section: Section<'_>) -> (Intake, Listeners<'_>) {
     (intake, places)
 }
 
-/// The largest body must fit into everything that bounds bodies.
+/// The largest body must fit into every limit of bodies.
 fn check_body_fits(section: &Section<'_>, intake: &Intake) {
     let of_senders = [
         ("max_unverified_bytes", intake.max_unverified_bytes),
@@ -127,7 +127,7 @@ fn tls(value: Value<'_>) -> Option<ServerTls> {
     let cert = section.require("cert", r#"cert = "/etc/holdline/tls/cert.pem""#, |v| file(&v));
     let key = section.require("key", r#"key = "/etc/holdline/tls/key.pem""#, |v| file(&v));
     let client_ca = section.take("client_ca", |v| file(&v));
-    // one that is there and wrong is a fault, and never taken for none
+    // with an invalid client_ca there is no TLS, rather than TLS without it
     section.is_valid(&["client_ca"]).then_some(())?;
     Some(ServerTls { cert: cert?, key: key?, client_ca })
 }
@@ -139,7 +139,7 @@ fn file(value: &Value<'_>) -> Option<PathBuf> {
     }
 }
 
-/// Two listeners on one port: noted at the later one that is written.
+/// Adds a fault for two listeners on one port, at the later one that is written.
 pub(super) fn check_overlaps(groups: &[(&str, &[SocketAddr], &Listeners<'_>)]) {
     let mut seen: Vec<(SocketAddr, Option<&Value<'_>>, String)> = Vec::new();
     for (key, addresses, places) in groups {
@@ -230,7 +230,7 @@ enum Place {
     Unix(PathBuf),
 }
 
-/// As [`listen`], where a unix socket may be too.
+/// As [`listen`], or a unix socket.
 fn places<'r>(value: Value<'r>) -> Option<Vec<(Value<'r>, Place)>> {
     each(value, r#"an address such as "127.0.0.1:8081" or "unix:/run/holdline/admin.sock""#, parse_place)
 }
@@ -251,7 +251,7 @@ fn each<'r, T>(
     Some(items.into_iter().filter_map(one).collect())
 }
 
-/// Where intake listens: as [`listen`], and whether the sockets of the service manager are among it ("systemd").
+/// As [`listen`], and whether the sockets of the service manager ("systemd") are among the addresses.
 fn listen_or_inherit<'r>(value: Value<'r>) -> Option<(Vec<(Value<'r>, SocketAddr)>, bool)> {
     let (inherited, others): (Vec<_>, Vec<_>) = value.one_or_items().into_iter().partition(is_systemd);
     if inherited.is_empty() {
@@ -266,7 +266,7 @@ fn is_systemd(value: &Value<'_>) -> bool {
 
 fn parse_place(text: &str) -> Result<Place, InvalidValue> {
     let Some(path) = text.strip_prefix("unix:") else { return parse_listen(text).map(Place::Tcp) };
-    // as long as the kernel takes it (sun_path)
+    // the longest path that the kernel accepts (sun_path)
     if !path.starts_with('/') || path.len() > 107 {
         let wrong = "this is not the absolute path of a socket, of at most 107 bytes";
         return Err(InvalidValue::new(wrong, r#"write "unix:/run/holdline/admin.sock""#));
@@ -274,7 +274,7 @@ fn parse_place(text: &str) -> Result<Place, InvalidValue> {
     Ok(Place::Unix(path.into()))
 }
 
-/// `IP:PORT`; port 0 takes a free one.
+/// `IP:PORT`; port 0 binds a free one.
 fn parse_listen(text: &str) -> Result<SocketAddr, InvalidValue> {
     if let Ok(address) = text.parse() {
         return Ok(address);
@@ -301,10 +301,10 @@ fn parse_listen(text: &str) -> Result<SocketAddr, InvalidValue> {
     ))
 }
 
-/// Whether two listeners would want the same port of the same address.
+/// Whether two listeners need the same port of the same address.
 pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let (ip_a, ip_b) = (a.ip().to_canonical(), b.ip().to_canonical());
-    // A socket on [::] takes IPv4 as well, unless told otherwise.
+    // a socket on [::] accepts IPv4, too, unless it is set to IPv6 only
     let takes_all = |ip: IpAddr, other: IpAddr| ip.is_unspecified() && (ip.is_ipv6() || other.is_ipv4());
     a.port() != 0 && a.port() == b.port() && (ip_a == ip_b || takes_all(ip_a, ip_b) || takes_all(ip_b, ip_a))
 }

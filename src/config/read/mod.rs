@@ -1,7 +1,7 @@
 //! Reading: sections of TOML -> settings.
 //!
-//! *Failure.* All faults are told at once, each with its line; no fault ever hides another one. Where the text is not TOML, only
-//! that is told: what was meant is unknown.
+//! *Failure.* All faults are reported at once, each with its line; no fault hides another one. Where the text is not TOML, only
+//! its syntax errors are reported.
 //!
 //! | level | module | purpose |
 //! |---|---|---|
@@ -56,7 +56,7 @@ pub fn load(path: &Path) -> Result<Settings, Faults> {
     }
 }
 
-/// Reads the text of a configuration; `file` is what faults call it.
+/// Parses the text of a configuration; `file` is its name in faults.
 ///
 /// # Errors
 /// Every fault, in file order.
@@ -71,7 +71,7 @@ pub fn parse(text: &str, file: &Path) -> Result<Settings, Faults> {
     }
 }
 
-/// One fault for each line that is not TOML; what follows on the same line is a consequence.
+/// Adds one fault for each line that is not TOML; further errors of a line follow from the first.
 fn add_syntax_faults(reading: &Reading<'_>, text: &str, errors: &[toml::de::Error]) {
     let mut line_ends = Vec::new();
     for error in errors {
@@ -194,7 +194,7 @@ const DIGEST: Range<Duration> = Range { min: (span("1s"), ""), max: (span("1d"),
 const DIGEST_ABSENT: Duration = Duration::from_secs(60);
 const COMMAND_EXAMPLE: &str = r#"["/usr/local/bin/page", "oncall"]"#;
 
-/// Reads the blocks; there need be none.
+/// Reads the blocks, if there are any.
 fn alerts(root: &mut Section<'_>) -> Vec<Alert> {
     if !root.has("alert") {
         return Vec::new();
@@ -207,7 +207,7 @@ fn alert(mut section: Section<'_>) -> Option<Alert> {
     let url = section.take("url", url).map(AlertTo::Webhook);
     let command = section.take("command", command).map(AlertTo::Command);
     if both || (!section.has("url") && !section.has("command")) {
-        let what = if both { "url and command are given at once" } else { "nobody is told" };
+        let what = if both { "url and command are given at once" } else { "neither url nor command is given" };
         section.fault::<()>(what, r#"write url = "https://..." or command = [...]"#);
     }
     let on = section.require("on", r#"on = ["dead_letter", "oldest_age > 5m"]"#, conditions);
@@ -226,7 +226,7 @@ fn command(value: Value<'_>) -> Option<Vec<String>> {
 fn conditions(value: Value<'_>) -> Option<Vec<Condition>> {
     let items = value.items()?;
     if items.is_empty() {
-        return value.fault("there is nothing to tell", r#"name a condition, such as "dead_letter""#);
+        return value.fault("the list is empty", r#"name a condition, such as "dead_letter""#);
     }
     let all: Vec<_> = items.iter().map(condition).collect();
     all.into_iter().collect()

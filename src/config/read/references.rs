@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use toml::de::DeValue;
 
-/// The names of one kind of block, to find those that are given twice and those that are meant elsewhere.
+/// The names of one kind of block, to find duplicates and unknown references.
 pub(super) struct Names<'r> {
     kind: &'static str,
     places: Vec<(&'r str, Value<'r>)>,
@@ -26,7 +26,7 @@ impl<'r> Names<'r> {
                     format!("{} is the name of {} already", value.written(), first.path().trim_end_matches(".name"));
                 return value.fault(message, "write another name");
             }
-            // Bad names too: who refers to one has not made a second fault.
+            // invalid names, too: a reference to one is no second fault
             self.places.push((text, value.clone()));
         }
         values::name(value)
@@ -98,7 +98,8 @@ fn credential(value: &Value<'_>) -> Option<Secret> {
     Some(Secret::Credential(name.into()))
 }
 
-/// A URL in quotes, or a reference to where it is kept: `{ file = "..." }`, `{ env = "..." }`, `{ credential = "..." }`.
+/// A URL in quotes, or a reference to the secret that holds it: `{ file = "..." }`, `{ env = "..." }`, `{ credential = "..."
+/// }`.
 pub(super) fn url(value: Value<'_>) -> Option<Url> {
     if matches!(value.raw(), DeValue::Table(_)) {
         return secret(value).map(Url::FromSecret);

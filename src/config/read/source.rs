@@ -1,4 +1,4 @@
-//! The block `[[source]]`: a sender, and where the parts of its events lie.
+//! The block `[[source]]`: a sender, and where the fields of its events are.
 
 use super::references::{Names, PART_EXAMPLE, PATTERN_EXAMPLE, check_part, check_pattern, check_pointer};
 use super::source_auth;
@@ -51,7 +51,7 @@ pub(super) fn source<'r>(mut section: Section<'r>, sources: &mut Names<'r>, dest
     source
 }
 
-/// Headers and query parameters; none of them is a decision, too.
+/// Headers and query parameters; an empty list is a decision, too.
 fn trusted(value: Value<'_>) -> Option<Vec<String>> {
     let place = |v: &Value<'_>| {
         let text = v.text(r#""header:NAME" or "query:NAME""#)?;
@@ -74,7 +74,7 @@ fn handshakes(value: Value<'_>) -> Option<Vec<Handshake>> {
     all_known.then_some(named)
 }
 
-/// A handshake that needs a secret has it, and a secret has the handshake that it is for.
+/// A handshake has the secret that it needs, and a secret has its handshake.
 fn check_handshakes(section: &Section<'_>, source: &Source) {
     let Some(named) = source.handshakes.as_ref().filter(|_| section.is_valid(&["handshakes", "verify_token", "auth"]))
     else {
@@ -95,7 +95,7 @@ fn check_handshakes(section: &Section<'_>, source: &Source) {
     }
 }
 
-/// Alternatives: a part, or an array whose elements are parts or arrays of parts that belong together.
+/// Alternatives: a part, or an array whose elements are parts or arrays of parts that form one value.
 fn composites(value: Value<'_>) -> Option<Vec<Composite>> {
     let items = value.one_or_items();
     if items.is_empty() {

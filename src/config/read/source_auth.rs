@@ -1,8 +1,7 @@
-//! The setting `auth` of `[[source]]`: how a sender shows that it is the one, and what its signature covers.
+//! The setting `auth` of `[[source]]`: how senders authenticate, and which places a signature must cover.
 //!
-//! Whoever overhears one signed request can send its body again under other headers and another query: what stands there
-//! must not tell events apart, unless an operator trusts it by name. A source that several kinds of `auth` open is as strong
-//! as the weakest signature among them.
+//! A recorded signed request can be sent again with other headers and another query: an unsigned place must not decide which
+//! event it is, unless an operator trusts it by name. Of several kinds of `auth` the weakest signature counts.
 
 use crate::config::settings::{Composite, Secret, Source, SourceAuth};
 use crate::config::syntax::values::{self, Range, shown_duration, span};
@@ -13,13 +12,13 @@ use http::HeaderName;
 use std::time::Duration;
 use toml::de::DeValue;
 
-/// Each secret of each is tried on a request, so their number bounds the work for one that is not genuine.
+/// Every secret is tried on a request, so their number limits the work for a forged one.
 const AUTHS_MAX: usize = 8;
 const SECRETS_MAX: usize = 8;
 const TOLERANCE: Range<Duration> =
     Range { min: (span("1s"), ""), max: (span("1d"), "within it a request that was overheard can be sent again") };
 
-/// One, or several of which any passes; `{ kind = "none" }` is none at all.
+/// One, or several of which any is accepted; `{ kind = "none" }` is none at all.
 pub(super) fn auths(value: Value<'_>) -> Option<Vec<SourceAuth>> {
     let items = value.one_or_items();
     if items.is_empty() {
@@ -92,7 +91,7 @@ fn auth(value: Value<'_>) -> Option<Option<SourceAuth>> {
 const TOKEN: &str = r#"token = { file = "..." }"#;
 const VALUE: &str = r#"value = { file = "..." }"#;
 
-/// A reference to a secret, or several that are in force at once, as while one is changed for another.
+/// A reference to a secret, or several that are valid at once during a rotation.
 pub(super) fn secrets(value: Value<'_>) -> Option<Vec<Secret>> {
     let items = value.one_or_items();
     if items.is_empty() {
@@ -120,7 +119,7 @@ fn filled(value: &Value<'_>, example: &str) -> Option<String> {
     }
 }
 
-/// A preset, of which each parameter can be set otherwise, or all parameters.
+/// A preset, of which each parameter can be overridden, or all parameters.
 fn hmac(section: &mut Section<'_>) -> Option<SourceAuth> {
     let presets = PRESETS.map(|p| (p, p));
     let named = section.has("preset");
@@ -177,7 +176,7 @@ fn take_parameters(section: &mut Section<'_>, defaults: Scheme) -> Scheme {
     }
 }
 
-/// What is signed and where it stands belong together: a timestamp that is not signed proves nothing.
+/// The signed template and the places of its parts must match: a timestamp that is not signed proves nothing.
 fn check_places(section: &Section<'_>, scheme: &Scheme) -> Option<()> {
     if !section.is_valid(&["signed", "timestamp", "id_header"]) {
         return None;
@@ -249,8 +248,8 @@ fn template(value: &Value<'_>) -> Option<Template> {
     }
 }
 
-/// Notes each pointer that names an unsigned place, each field of a preset that would be found nowhere, and a memory for ids
-/// that is shorter than a signature is believed.
+/// Adds a fault for each pointer to an unsigned place, for each field of a preset that would never be found, and for a dedup
+/// window shorter than the tolerance of a signature.
 pub(super) fn check_signed_places(section: &Section<'_>, source: &Source) {
     let schemes: Vec<&Scheme> = schemes(source).collect();
     if !section.is_valid(&["auth", "trust_unsigned", "profile"]) {
@@ -273,7 +272,7 @@ pub(super) fn check_signed_places(section: &Section<'_>, source: &Source) {
     }
 }
 
-/// Places outside the body that a named preset looks at, and that are ignored because no signature covers them.
+/// Places outside the body that a named preset reads, and that are ignored because no signature covers them.
 pub fn unsigned_places(source: &Source) -> Vec<String> {
     let named = source.profile != "auto" && schemes(source).next().is_some();
     let Some(profile) = Profile::preset(&source.profile).filter(|_| named) else { return Vec::new() };
@@ -292,9 +291,8 @@ fn check_pointers(section: &Section<'_>, source: &Source) {
     for key in ["key", "id", "time", "type"] {
         let parts = pointer(source, key).into_iter().flatten().flatten();
         for part in parts.filter(|part| is_outside(part) && !is_believed(source, part)) {
-            let message = format!(
-                "{part:?} is not signed by `auth`: whoever overhears one request could send its body again under another one"
-            );
+            let message =
+                format!("{part:?} is not signed by `auth`: a recorded request could be sent again with another one");
             let remedy = format!(
                 r#"name a place in the body, or "body:sha256"; or write trust_unsigned = [{part:?}] where only the sender can reach this address"#
             );
@@ -345,7 +343,7 @@ fn is_outside(part: &str) -> bool {
     Part::parse(part).is_ok_and(|part| part.is_outside_the_body())
 }
 
-/// Whether every signature covers a place, or it is trusted without.
+/// Whether every signature covers a place, or it is trusted.
 fn is_believed(source: &Source, part: &str) -> bool {
     let Ok(part) = Part::parse(part) else { return true };
     let is_signed = |scheme: &Scheme| match &part {

@@ -1,6 +1,6 @@
-//! What is weak about a secret, or was written into it by accident. A function of its text.
+//! Weaknesses of a secret, and what was written into it by accident. A function of its text.
 
-/// One thing that is weak, or hardly meant.
+/// One weakness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weakness {
     Short,
@@ -18,7 +18,7 @@ pub enum Weakness {
 }
 
 impl Weakness {
-    /// What is told of a secret, behind its name.
+    /// The text of a warning, after the name of the secret.
     pub fn words(self) -> &'static str {
         match self {
             Self::Short => "is shorter than 16 bytes",
@@ -34,15 +34,15 @@ impl Weakness {
     }
 }
 
-/// A shorter one can be found by trying.
+/// Shorter secrets can be found by trying.
 pub const BYTES_MIN: usize = 16;
-/// Random hexadecimal digits have more different ones from the 16th on, but for one in some thousands.
+/// 16 or more random hexadecimal digits have more different ones, except for one in some thousands.
 const DIFFERENT_MIN: usize = 7;
 
-/// Repetitions are looked for in so many bytes, because that takes their square.
+/// The search for repetitions takes the square of this.
 const LOOKED_AT_MAX: usize = 512;
 
-/// Everything that is weak about a secret.
+/// All weaknesses of a secret.
 pub fn weaknesses(secret: &str) -> Vec<Weakness> {
     let mut found = Vec::new();
     let mut add = |weakness, there: bool| found.extend(there.then_some(weakness));
@@ -90,7 +90,7 @@ fn is_uniform(bytes: &[u8]) -> bool {
     different < DIFFERENT_MIN || repeats || counts
 }
 
-/// Words that stand in examples, with whatever digits and signs around them.
+/// Words of examples, with any digits and signs around them.
 const PLACEHOLDERS: [&str; 32] = [
     "admin",
     "adminadmin",
@@ -125,7 +125,7 @@ const PLACEHOLDERS: [&str; 32] = [
     "todo",
     "token",
 ];
-/// However they go on.
+/// With any continuation.
 const BEGINNINGS: [&str; 10] = [
     "changeme",
     "changethis",

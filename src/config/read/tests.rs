@@ -144,7 +144,7 @@ const FILES: &[(&str, &[&str])] = &[
     (
         "[[source]]\nname = 's'\n[[destination]]\nname = 'd'\n[[alert]]\n[stor]\n[other]\n",
         &[
-            r#"h.toml:5:1: alert[0]: nobody is told; write url = "https://..." or command = [...]"#,
+            r#"h.toml:5:1: alert[0]: neither url nor command is given; write url = "https://..." or command = [...]"#,
             r#"h.toml:5:1: alert[0]: `on` is missing; write on = ["dead_letter", "oldest_age > 5m"]"#,
             "h.toml:6:2: stor: unknown key; write `store`",
             "h.toml:7:2: other: unknown key; remove it; known here: intake, admin, store, alert, source, destination, dlq, quarantine, history",

@@ -1,8 +1,8 @@
-//! Warnings: what a configuration may say and an operator rarely means. `check`, `doctor` and the log at the start tell them; none
-//! keeps the daemon from starting.
+//! Warnings: settings that are valid and rarely intended. `check`, `doctor` and the log at the start show them; none prevents
+//! the start.
 //!
-//! *Failure.* What cannot be read here is not judged: that it cannot be read is told elsewhere, as a fault. No warning shows a
-//! secret, or the values of a URL.
+//! *Failure.* What cannot be read here is not checked; a fault reports that elsewhere. No warning shows a secret, or the values
+//! of a URL.
 
 use super::strength::{self, Weakness};
 use crate::config::settings::{
@@ -18,7 +18,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Something that works and is hardly meant. Shown as `PLACE: MESSAGE; REMEDY`.
+/// A setting that works and is rarely intended. Shown as `PLACE: MESSAGE; REMEDY`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
     /// The setting, or the block by its name.
@@ -34,8 +34,8 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Everything that is hardly meant, in the order of the configuration. `file` is the configuration itself, where there is one.
-/// Reads secrets and the modes of files; asks no network.
+/// All warnings, in the order of the configuration. `file` is the configuration file, if there is one. Reads secrets and the
+/// modes of files; does no network access.
 pub fn warnings(settings: &Settings, file: Option<&Path>) -> Vec<Warning> {
     let mut found = Warnings::default();
     if let Some(file) = file {
@@ -102,7 +102,7 @@ impl Warnings {
         }
     }
 
-    /// Files that are for the daemon alone, and the data folder.
+    /// Private files, and the data folder.
     fn files(&mut self, settings: &Settings) {
         let data = &settings.store.path;
         if let Some(mode) = mode(data).filter(|mode| mode & 0o077 != 0) {
@@ -122,7 +122,7 @@ impl Warnings {
         }
     }
 
-    /// The token that the daemon makes; somebody may have written another one in its place.
+    /// The generated token; it may have been replaced.
     fn made_token(&mut self, path: &Path) {
         self.private_file("admin.token", path);
         let Ok(token) = std::fs::read_to_string(path) else { return };
@@ -183,11 +183,11 @@ impl Warnings {
         }
         let own = settings.admin.listen.iter().chain(&settings.intake.listen);
         if own.into_iter().any(|address| is_address_of(&uri, *address)) {
-            self.add(place, "url is an address of holdline itself", "write the url of whoever is to be told");
+            self.add(place, "url is an address of holdline itself", "write the url of the receiver of alerts");
         }
     }
 
-    /// Looks at a URL by itself; the URL, where it can be read here.
+    /// Checks a URL; returns it where it can be read here.
     fn url(&mut self, place: &str, key: &str, url: &Url) -> Option<Uri> {
         if url.secret().is_some_and(Secret::is_elsewhere) {
             return None;
@@ -224,7 +224,7 @@ impl Warnings {
             }
             match values.get(value.expose()) {
                 None => drop(values.insert(value.expose().to_owned(), (place, *party))),
-                // what two destinations were given by one system is not for the operator to choose
+                // two destinations of one system may have the same secret
                 Some((_, Party::Destination)) if *party == Party::Destination => {}
                 Some((other, _)) => {
                     let message = format!("{secret} is the same as that of {other}: who knows one knows both");
@@ -255,7 +255,7 @@ enum Party {
     Admin,
     Source,
     Destination,
-    /// It is a URL, and judged as one.
+    /// It holds a URL, and is checked as one.
     Url,
 }
 
@@ -263,7 +263,7 @@ struct Used<'s> {
     place: String,
     secret: &'s Secret,
     party: Party,
-    /// How it is written, where it is a key of a signature.
+    /// The encoding of the key of a signature.
     encoding: Option<SecretEncoding>,
 }
 
@@ -305,7 +305,7 @@ fn secrets(settings: &Settings) -> Vec<Used<'_>> {
     all
 }
 
-/// Whether a sender shows the secret itself.
+/// Whether a sender transmits the secret itself.
 fn sends_secret(auth: &SourceAuth) -> bool {
     !matches!(auth, SourceAuth::Hmac { .. })
 }
@@ -318,7 +318,7 @@ fn destination_place(destination: &Destination) -> String {
     format!("destination `{}`", destination.name)
 }
 
-/// URLs that stand in the configuration itself.
+/// URLs that are written in the configuration.
 fn urls(settings: &Settings) -> impl Iterator<Item = &Uri> {
     let destinations = settings.destinations.iter().flat_map(|d| {
         let token = d.auth.as_ref().and_then(|auth| match auth {
@@ -343,19 +343,19 @@ fn mode(path: &Path) -> Option<u32> {
     (meta.is_file() || meta.is_dir()).then(|| meta.permissions().mode() & 0o7777)
 }
 
-/// Whether everybody may replace a file in its folder.
+/// Whether every user can replace a file in its folder.
 fn is_open_folder(path: &Path) -> bool {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     mode(folder).is_some_and(|mode| mode & 0o002 != 0 && mode & 0o1000 == 0)
 }
 
-/// Whether there is anything behind its `?` that may be a secret.
+/// Whether its query has values, which may be secrets.
 fn has_values(uri: &Uri) -> bool {
     uri.query()
         .is_some_and(|query| query.split('&').any(|part| !part.split_once('=').map_or(part, |(_, v)| v).is_empty()))
 }
 
-/// Whether anybody can reach the address: it is everywhere, or of no private network.
+/// Whether the address is reachable from outside: unspecified, or in no private network.
 fn is_public(address: SocketAddr) -> bool {
     match address.ip().to_canonical() {
         IpAddr::V4(ip) => !(ip.is_loopback() || ip.is_private() || ip.is_link_local()),
@@ -363,7 +363,7 @@ fn is_public(address: SocketAddr) -> bool {
     }
 }
 
-/// Whether what is sent there can be read on the way.
+/// Whether requests can be read on the network.
 fn is_unencrypted(uri: &Uri) -> bool {
     uri.scheme_str() == Some("http") && !is_own_machine(host(uri))
 }
@@ -386,14 +386,14 @@ fn is_address_of(uri: &Uri, address: SocketAddr) -> bool {
     port == address.port() && (same || ((ip.is_loopback() || ip.is_unspecified()) && is_own_machine(host(uri))))
 }
 
-/// The address in a URL, if it is one that is refused; also where it is written as one number or in hexadecimal.
+/// The IP address in a URL, if the address policy refuses it; also as one number or in hexadecimal.
 fn refused_address(address_policy: AddressPolicy, uri: &Uri) -> Option<(IpAddr, &'static str)> {
     let host = host(uri);
     let numeric = host.starts_with(|c: char| c.is_ascii_digit())
         && host.chars().all(|c| c.is_ascii_hexdigit() || matches!(c, '.' | 'x' | 'X'));
     let ips = match host.parse::<IpAddr>() {
         Ok(ip) => vec![ip],
-        // no name server is asked for a number
+        // such a host is never resolved by a name server
         Err(_) if numeric => {
             (host, 0).to_socket_addrs().map(|found| found.map(|a| a.ip()).collect()).unwrap_or_default()
         }

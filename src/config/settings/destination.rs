@@ -15,7 +15,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Destination {
     pub name: String,
-    /// `http` or `https`. None: events are held (`holdline serve` without `--to`).
+    /// `http` or `https`. None: events wait (`holdline serve` without `--to`).
     pub url: Option<Url>,
     /// Of one attempt, from connecting to the last byte of the answer.
     pub timeout: Duration,
@@ -23,9 +23,9 @@ pub struct Destination {
     pub connection_lifetime: Duration,
     /// Requests in flight at once.
     pub concurrency_max: usize,
-    /// Whether fewer, where latency and errors say so.
+    /// Whether the limit is lowered by latency and errors.
     pub adaptive: Adaptive,
-    /// How long requests take to return, after a pause or an open breaker.
+    /// How long requests take to return to the limit after a pause or an open breaker.
     pub ramp_up: Duration,
     pub rate: Option<Rate>,
     pub breaker: breaker::Limits,
@@ -35,9 +35,9 @@ pub struct Destination {
     /// Sent with each request.
     pub auth: Option<DestinationAuth>,
     pub tls: DestinationTls,
-    /// Secrets by each of which every request is signed as in Standard Webhooks.
+    /// Secrets, each of which signs every request as in Standard Webhooks.
     pub sign: Vec<Secret>,
-    /// What the body of a 2xx must say.
+    /// What the body of a 2xx must hold.
     pub success: Option<Success>,
     /// Which addresses its name may resolve to.
     pub address_policy: AddressPolicy,
@@ -46,12 +46,12 @@ pub struct Destination {
 /// Files in PEM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DestinationTls {
-    /// Certificates of authorities; with it the system's are not believed.
+    /// Certificates of authorities, trusted in place of those of the system.
     pub ca: Option<PathBuf>,
     pub identity: Option<Identity>,
 }
 
-/// What a client proves itself with.
+/// A client certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The certificate, and those between it and its authority.
@@ -100,7 +100,7 @@ pub struct OAuth2 {
     pub client_auth: ClientAuth,
 }
 
-/// How a client shows its id and secret to a token endpoint (RFC 6749, 2.3.1).
+/// How a client sends its id and secret to a token endpoint (RFC 6749, 2.3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
     Basic,
@@ -112,7 +112,7 @@ pub struct Ordering {
     pub mode: OrderMode,
     pub on_dead_letter: OnDeadLetter,
     pub on_stale: OnStale,
-    /// How long an event can be overtaken by one of its interaction that happened before it.
+    /// How long an event waits for one of its interaction that happened before it.
     pub reorder_window: Duration,
 }
 
@@ -143,7 +143,7 @@ impl Default for Ordering {
 }
 
 impl Destination {
-    /// A destination as it is where only its name is given: it holds its events.
+    /// A destination with only its name set: its events wait.
     pub fn named(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),

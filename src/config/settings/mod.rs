@@ -32,7 +32,7 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Intake {
     pub listen: Vec<SocketAddr>,
-    /// Whether it listens on the sockets that the service manager hands over, too ("systemd").
+    /// Whether it also listens on the sockets of the service manager ("systemd").
     pub inherit: bool,
     pub max_body_bytes: usize,
     /// Request line and headers together.
@@ -40,17 +40,17 @@ pub struct Intake {
     /// None: plain HTTP.
     pub tls: Option<ServerTls>,
     pub max_connections: usize,
-    /// Of them, those from one address.
+    /// The limit for one address.
     pub max_connections_per_address: Option<usize>,
     /// Deepest nesting of JSON that is accepted.
     pub max_json_depth: usize,
     /// Most events of one request, where a body holds an array of them.
     pub max_batch: usize,
-    /// Names and values of headers that an event takes along to its destination.
+    /// Names and values of the headers that are forwarded with an event.
     pub max_forwarded_header_bytes: usize,
-    /// Bodies of requests that are being read or wait for the disk, together; at least `max_body_bytes`.
+    /// Bodies of all requests that are being read or wait for the disk; at least `max_body_bytes`.
     pub max_buffered_bytes: usize,
-    /// Of them, those of senders that have not shown who they are; at most, and at least `max_body_bytes`.
+    /// The part of it for unauthenticated senders; at least `max_body_bytes`.
     pub max_unverified_bytes: Option<usize>,
     pub max_unverified_bytes_per_address: Option<usize>,
     pub max_unverified_bytes_per_connection: Option<usize>,
@@ -60,17 +60,17 @@ pub struct Intake {
     pub header_timeout: Duration,
     /// From the end of the headers to the end of the body.
     pub body_timeout: Duration,
-    /// Behind this much of it the average rate counts.
+    /// After this time the average rate must be at least `min_body_rate`.
     pub body_grace: Duration,
-    /// Bytes a second; zero: any rate will do.
+    /// Bytes per second; zero: any rate.
     pub min_body_rate: usize,
-    /// For what is sent behind a refusal: it is read and discarded, so that the answer arrives.
+    /// How long the rest of a refused request is read and discarded, so that the answer arrives.
     pub linger_timeout: Duration,
     /// 200 or 202.
     pub success_status: u16,
     /// Free bytes below which intake answers 503.
     pub disk_reserve_bytes: u64,
-    /// Bytes of events that wait, beyond which intake answers 503.
+    /// Bytes of waiting events beyond which intake answers 503.
     pub max_queue_bytes: u64,
     /// The part of it that one source may hold where there are several; 0 to 1.
     pub queue_share: f64,
@@ -82,7 +82,7 @@ pub struct ServerTls {
     /// The chain, the server's own certificate first.
     pub cert: PathBuf,
     pub key: PathBuf,
-    /// Authorities, one of which must have signed the certificate that a sender then has to show.
+    /// Authorities, one of which must have signed the certificate of a sender.
     pub client_ca: Option<PathBuf>,
 }
 
@@ -93,29 +93,29 @@ pub struct Admin {
     pub sockets: Vec<PathBuf>,
     /// On all of them together.
     pub max_connections: usize,
-    /// The longest time in which a peer may take nothing of an answer.
+    /// Longest time in which a peer may read nothing of an answer.
     pub write_timeout: Duration,
-    /// The token that may do everything.
+    /// The token with all scopes.
     pub token: Token,
-    /// Further tokens, each with a name and scopes of its own.
+    /// Further tokens, each with a name and scopes.
     pub tokens: Vec<NamedToken>,
 }
 
-/// A token of the admin API for somebody who need not do everything.
+/// A token of the admin API with some scopes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamedToken {
-    /// As it stands in the audit.
+    /// As written in the audit log.
     pub name: String,
     pub token: Secret,
     pub scopes: Vec<Scope>,
 }
 
-/// What a token of the admin API opens.
+/// What a token allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// Everything but bodies.
     Read,
-    /// Changes; whoever may make them may also read.
+    /// Changes; includes reading.
     Operate,
     /// Bodies of events.
     Reveal,
@@ -136,7 +136,7 @@ impl Scope {
 /// Where the admin token comes from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Token {
-    /// Made at the first start, in `DATA/admin.token`.
+    /// Generated at the first start, in `DATA/admin.token`.
     Generated,
     Given(Secret),
 }
@@ -153,39 +153,39 @@ pub struct Store {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dlq {
-    /// How long a dead letter is kept for certain.
+    /// How long a dead letter is kept at least.
     pub retention: Duration,
     pub max_bytes: u64,
     /// The part of it that one source may have where several have dead letters, 0 to 1.
     pub source_share: f64,
-    /// Whether the oldest dead letters go when `max_bytes` or `retention` is passed.
+    /// Whether the oldest dead letters are deleted beyond `max_bytes` or `retention`.
     pub evict: bool,
 }
 
-/// How much is remembered of what was accepted and settled.
+/// Limits of the history of accepted and settled events.
 #[derive(Clone, Debug, PartialEq)]
 pub struct History {
-    /// For so long, or for the longest `dedup_window` if that is longer.
+    /// At least the longest `dedup_window`.
     pub retention: Duration,
-    /// Beyond it the oldest goes, however young.
+    /// Beyond it the oldest events are forgotten, of whatever age.
     pub max_bytes: u64,
-    /// Memory of the ids of senders; beyond it the oldest goes, too.
+    /// Memory of the ids of senders; beyond it the oldest are forgotten, too.
     pub max_memory: u64,
 }
 
-/// Bounds of what is kept apart.
+/// Limits of the quarantine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quarantine {
     pub max_bytes: u64,
-    /// The part of it for one source, where several keep requests apart; 0 to 1.
+    /// The part of it for one source, where several quarantine requests; 0 to 1.
     pub source_share: f64,
-    /// The part of it for all requests that did not prove their sender; 0 to 1.
+    /// The part of it for all unauthenticated requests; 0 to 1.
     pub unverified_share: f64,
-    /// What is older is given up.
+    /// Older requests are deleted.
     pub retention: Duration,
 }
 
-/// Somebody who wants to be told when something is wrong.
+/// A receiver of alerts, and its conditions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Alert {
     pub to: AlertTo,
@@ -197,11 +197,11 @@ pub struct Alert {
 #[derive(Clone, Debug, PartialEq)]
 pub enum AlertTo {
     Webhook(Url),
-    /// Program and arguments; the message comes on standard input.
+    /// Program and arguments; it reads the message from standard input.
     Command(Vec<String>),
 }
 
-/// What is worth telling.
+/// When an alert is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
     DeadLetter,
@@ -210,9 +210,9 @@ pub enum Condition {
     IntakeRefused,
     Damaged,
     DlqOverLimit,
-    /// Something was forgotten before its time.
+    /// Events were forgotten before their time.
     HistoryFull,
-    /// A destination wished to be left alone for longer than `retry_after_max`, and the wish was cut to that.
+    /// A destination sent a Retry-After longer than `retry_after_max`, which was cut to that.
     RetryAfterCut,
     /// A certificate in use ends within this time.
     Certificate(Duration),
@@ -220,12 +220,12 @@ pub enum Condition {
     OldestAge(Duration),
     Silence(Duration),
     DiskFull(Duration),
-    /// Events could not be accepted for longer.
+    /// Events could not be accepted for longer than this.
     Outage(Duration),
 }
 
 impl Condition {
-    /// Those that are one word.
+    /// Conditions without a limit.
     pub const PLAIN: [Self; 8] = [
         Self::DeadLetter,
         Self::BreakerOpen,
@@ -236,11 +236,11 @@ impl Condition {
         Self::HistoryFull,
         Self::RetryAfterCut,
     ];
-    /// What is meant by `certificate` alone: 14 days.
+    /// `certificate` alone: 14 days.
     pub const CERTIFICATE: Self = Self::Certificate(Duration::from_secs(14 * 86_400));
 }
 
-/// As it stands in the configuration.
+/// As written in the configuration.
 impl std::fmt::Display for Condition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let time = |d: &Duration| humantime::format_duration(*d).to_string();
@@ -349,12 +349,12 @@ impl Settings {
         self.sources.iter().find(|s| s.name == name)
     }
 
-    /// The sources that order their interactions together.
+    /// The sources whose keys are shared.
     pub fn shared_keys(&self) -> SharedKeys {
         SharedKeys::of(self.sources.iter().filter(|s| s.shared_keys).map(|s| s.name.clone()))
     }
 
-    /// Names of the sources and how long each remembers its events.
+    /// The names of the sources and their dedup windows.
     pub fn dedup_windows(&self) -> BTreeMap<String, Duration> {
         self.sources.iter().map(|s| (s.name.clone(), s.dedup_window)).collect()
     }

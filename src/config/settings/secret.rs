@@ -1,8 +1,8 @@
-//! Secrets and URLs: what the configuration refers to, and what is not shown as it is.
+//! References to secrets, and URLs; what of them may be shown.
 //!
-//! *Invariants.* The configuration holds references to secrets, never their values. A URL is never shown whole, because `?code=...`
-//! or a user in it is a secret: what is shown, logged or answered has no user and no values of its query; of one that is kept as
-//! a secret only scheme, host and port are shown. `Debug` and `Display` hold to that.
+//! *Invariants.* The configuration holds references to secrets, never their values. A URL is never shown whole, because
+//! `?code=...` or a user in it is a secret: what is shown, logged or answered has no user and no values of its query; of a URL
+//! from a secret only scheme, host and port are shown. `Debug` and `Display` comply.
 
 use http::Uri;
 use std::ffi::OsString;
@@ -27,7 +27,7 @@ impl InvalidValue {
     }
 }
 
-/// Why a secret, or a URL that is kept as one, cannot be used: the reference and what to do, never the value.
+/// Why a secret, or a URL from a secret, cannot be used: the reference and what to do, never the value.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SecretError {
     #[error("{secret} cannot be read: {error}; {remedy}")]
@@ -50,17 +50,17 @@ impl From<SecretError> for String {
     }
 }
 
-/// A secret by reference; its value never stands in a configuration.
+/// A reference to a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Secret {
-    /// In a configuration a relative path counts from the folder of the configuration.
+    /// A relative path is relative to the folder of the configuration.
     File(PathBuf),
     Env(String),
     /// A systemd credential: a file in `$CREDENTIALS_DIRECTORY`.
     Credential(String),
 }
 
-/// The value of a secret. It is never shown, compared or written by accident: only [`SecretValue::expose`] gives it.
+/// The value of a secret. It cannot be shown or compared by accident: only [`SecretValue::expose`] returns it.
 #[derive(Clone)]
 pub struct SecretValue(String);
 
@@ -76,7 +76,7 @@ impl fmt::Debug for SecretValue {
     }
 }
 
-/// The reference, as an operator knows it.
+/// The reference, in words.
 impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -87,7 +87,7 @@ impl fmt::Display for Secret {
     }
 }
 
-/// No secret is longer; a device or a log given by mistake is not read to its end.
+/// Longest secret; a device or a log given by mistake is not read to its end.
 const BYTES_MAX: u64 = 64 * 1024;
 
 impl Secret {
@@ -113,7 +113,7 @@ impl Secret {
         Ok(SecretValue(text.into()))
     }
 
-    /// Whether only the environment of the service may have it: it is not set in this one.
+    /// Whether the reference is valid only in the environment of the service: it is not set in this one.
     pub fn is_elsewhere(&self) -> bool {
         match self {
             Self::File(_) => false,
@@ -148,9 +148,9 @@ fn read_file(path: &Path) -> io::Result<String> {
 /// The URL of something that holdline calls; `http` or `https`, with a host.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Url {
-    /// It stands in the configuration.
+    /// It is written in the configuration.
     Literal(Uri),
-    /// It is read from elsewhere at the start, and at a reload.
+    /// It is read from a secret, at the start and at a reload.
     FromSecret(Secret),
 }
 
@@ -168,7 +168,7 @@ impl Url {
         parse_url(text.expose(), "it").map_err(|invalid| SecretError::NotUrl { secret: secret.clone(), invalid })
     }
 
-    /// Where it is kept, if it does not stand in the configuration.
+    /// The secret that holds it, if any.
     pub fn secret(&self) -> Option<&Secret> {
         match self {
             Self::Literal(_) => None,
@@ -176,7 +176,7 @@ impl Url {
         }
     }
 
-    /// What tells this URL from another one. It is not to be shown.
+    /// Distinguishes this URL from others. Must not be shown.
     pub fn identity(&self) -> String {
         match self {
             Self::Literal(uri) => uri.to_string(),
@@ -184,7 +184,7 @@ impl Url {
         }
     }
 
-    /// How `uri`, which was read from it, is shown.
+    /// How `uri`, read from this URL, is shown.
     pub fn shown_as(&self, uri: &Uri) -> String {
         match self {
             Self::Literal(_) => shown_url(uri),
@@ -193,7 +193,7 @@ impl Url {
     }
 }
 
-/// As it may be shown.
+/// Without its secrets.
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -251,12 +251,12 @@ fn without_values(query: &str) -> String {
     query.split(['&', ';']).map(part).collect::<Vec<_>>().join("&")
 }
 
-/// A text that may be a URL, in quotes, for a fault.
+/// A text that may be a URL, quoted for a fault, without its secrets.
 pub fn quoted(text: &str) -> String {
     format!("{:?}", text_shown(text))
 }
 
-/// A URL that is called: http or https, a host, neither user nor fragment. Faults call it `name`, and show nothing else of it.
+/// Parses a URL to call: http or https, a host, neither user nor fragment. Faults call it `name`, and show nothing else of it.
 pub fn parse_url(text: &str, name: &str) -> Result<Uri, InvalidValue> {
     const EXAMPLE: &str = r#"write a URL such as "https://crm.internal/hooks""#;
     let authority = text.split_once("://").map_or(text, |(_, rest)| rest).split(['/', '?', '#']).next();

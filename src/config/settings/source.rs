@@ -1,4 +1,4 @@
-//! Settings of sources: who sends, how it shows that, and where the parts of its events lie.
+//! Settings of sources: how senders authenticate, and where they write the fields of their events.
 
 use super::{Secret, hours};
 use crate::rules::rate::Rate;
@@ -13,30 +13,30 @@ pub struct Source {
     pub pointers: Pointers,
     /// How long the ids of accepted events are remembered.
     pub dedup_window: Duration,
-    /// Any of them lets a request in; empty: everybody may send.
+    /// Any of these authenticates a request; empty: every request is accepted.
     pub auth: Vec<SourceAuth>,
-    /// Headers and query parameters ("header:NAME", "query:NAME") that are believed though no signature covers them; none where
-    /// nothing was decided, which is as good as an empty list.
+    /// Headers and query parameters ("header:NAME", "query:NAME") that are trusted although no signature covers them. `None` is
+    /// treated as an empty list, with a fault for fields that would then be missing.
     pub trust_unsigned: Option<Vec<String>>,
-    /// What becomes of a request whose signature does not verify.
+    /// For a request whose signature does not verify.
     pub on_bad_signature: OnFault,
-    /// What becomes of one that cannot be read.
+    /// For a request whose body cannot be read.
     pub on_invalid_body: OnFault,
     /// Events beyond it are answered 429.
     pub rate_limit: Option<Rate>,
-    /// Whether its interactions are one with those of the same key from other sources that say so, too.
+    /// Whether its keys are shared with other sources that set this, too.
     pub shared_keys: bool,
-    /// The handshakes that are answered; None: those that the profile and `auth` make likely.
+    /// The handshakes that are answered; None: those that the profile and `auth` suggest.
     pub handshakes: Option<Vec<Handshake>>,
-    /// What Meta must bring when it asks; any of them is right.
+    /// The tokens that Meta sends in its handshake, any of which is valid.
     pub verify_token: Vec<Secret>,
     /// Names of destinations; empty: all.
     pub to: Vec<String>,
-    /// Patterns (`*` matches anything) of the event types that go on; empty: all.
+    /// Patterns (`*` matches anything) of the event types that are delivered; empty: all.
     pub types: Vec<String>,
 }
 
-/// A sender's way of asking whether an address wants its events.
+/// How a sender verifies an address before it sends events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Handshake {
     AzureEventGrid,
@@ -82,15 +82,15 @@ impl Handshake {
     }
 }
 
-/// What becomes of a request that cannot be accepted as it is.
+/// What happens to a request that cannot be accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnFault {
     Refuse,
-    /// It is kept apart, to be looked at again once the configuration is mended.
+    /// It is quarantined, and can be readmitted once the configuration is corrected.
     Quarantine,
 }
 
-/// How a sender shows that it is the one. Of several secrets any is right.
+/// How senders authenticate. Of several secrets any is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceAuth {
     Bearer { tokens: Vec<Secret> },
@@ -101,7 +101,7 @@ pub enum SourceAuth {
 }
 
 impl SourceAuth {
-    /// Any of these is right.
+    /// The secrets, any of which is valid.
     pub fn secrets(&self) -> &[Secret] {
         match self {
             Self::Bearer { tokens: secrets }
@@ -140,7 +140,7 @@ pub const PROFILES: [&str; 11] = [
     "custom",
 ];
 
-/// Where the parts of an event lie, where that differs from the profile; None: as the profile has it.
+/// Where the fields of an event are, where that differs from the profile; None: as in the profile.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pointers {
     /// Of the interaction.
@@ -155,17 +155,17 @@ pub struct Pointers {
     pub unwrap: Option<String>,
 }
 
-/// Parts that make one value together. Each is a JSON pointer, `header:NAME`, `query:NAME` or `body:sha256`. Of several
-/// composites the first that an event has counts.
+/// Parts that form one value. Each is a JSON pointer, `header:NAME`, `query:NAME` or `body:sha256`. Of several composites the
+/// first that an event has counts.
 pub type Composite = Vec<String>;
 
 impl Source {
-    /// Whether it keeps requests apart that cannot be accepted.
+    /// Whether it quarantines requests.
     pub fn keeps_apart(&self) -> bool {
         [self.on_bad_signature, self.on_invalid_body].contains(&OnFault::Quarantine)
     }
 
-    /// A source as it is where only its name is given.
+    /// A source with only its name set.
     pub fn named(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -185,7 +185,7 @@ impl Source {
         }
     }
 
-    /// Whether its profile is not that of one sender.
+    /// Whether its profile accepts any sender.
     pub fn takes_any_sender(&self) -> bool {
         ["auto", "custom"].contains(&self.profile.as_str())
     }

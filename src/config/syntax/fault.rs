@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     pub file: PathBuf,
-    /// From 1; 0 where the file as a whole is meant.
+    /// From 1; 0 for the whole file.
     pub line: usize,
-    /// From 1, in characters; 0 where the file as a whole is meant.
+    /// From 1, in characters; 0 for the whole file.
     pub column: usize,
-    /// Dotted, as in `destination[1].retry.base`; empty where no key is to blame.
+    /// Dotted, as in `destination[1].retry.base`; empty where the fault has no key.
     pub key: String,
     /// What is wrong. Never holds a secret.
     pub message: String,
@@ -78,7 +78,7 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// The known word that `written` was probably meant to be.
+/// The known word closest to `written`, if any is close.
 pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = written.to_lowercase();
     let distance_max = (lower.chars().count() / 3).clamp(1, 4);

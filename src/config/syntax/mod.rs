@@ -1,6 +1,6 @@
-//! What is being read: a text, its tables (`Section`) and values (`Value`), each of which knows its place.
+//! Tables (`Section`) and values (`Value`) of a TOML text, each of which knows its line and key.
 //!
-//! Nothing here stops at a fault: it is noted with its place, the reader goes on with `None`, and all come out together.
+//! A fault does not end the reading: it is collected with its place, the value is `None`, and all faults are returned together.
 
 mod fault;
 pub mod values;
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// The text that is read and the faults found in it so far.
+/// A text and the faults found in it.
 pub struct Reading<'r> {
     file: &'r Path,
     text: &'r str,
@@ -28,7 +28,7 @@ impl<'r> Reading<'r> {
         Self { file, text, faults: RefCell::default() }
     }
 
-    /// Notes a fault at a byte of the text.
+    /// Adds a fault at a byte of the text.
     pub fn add_fault(&self, offset: usize, key: &str, wrong: InvalidValue) {
         let (line, column) = self.position(offset);
         let InvalidValue { message, remedy } = wrong;
@@ -51,14 +51,14 @@ impl<'r> Reading<'r> {
     }
 }
 
-/// A table that is being read. Once it goes, every key that nobody took is a fault.
+/// A table that is being read. When it is dropped, every key that was not taken is a fault.
 pub struct Section<'r> {
     reading: &'r Reading<'r>,
     path: String,
     table: &'r DeTable<'r>,
     offset: usize,
     known: Vec<&'static str>,
-    /// Keys that are there but could not be read.
+    /// Keys with a fault.
     faulty: Vec<&'static str>,
     skips_unknown_keys: bool,
 }
@@ -76,7 +76,7 @@ impl<'r> Section<'r> {
         }
     }
 
-    /// The value of a key as `parse` reads it; None where it is absent or `parse` found a fault.
+    /// The value of a key as `parse` reads it; None where it is absent or has a fault.
     pub fn take<T>(&mut self, key: &'static str, parse: impl FnOnce(Value<'r>) -> Option<T>) -> Option<T> {
         self.known.push(key);
         let raw = self.table.get(key)?;
@@ -87,7 +87,7 @@ impl<'r> Section<'r> {
         got
     }
 
-    /// As `take`, but its absence is a fault.
+    /// As `take`; absence is a fault.
     pub fn require<T>(
         &mut self,
         key: &'static str,
@@ -100,7 +100,7 @@ impl<'r> Section<'r> {
         self.take(key, parse)
     }
 
-    /// The table under a key; an absent one reads as `defaults`.
+    /// The table under a key; `defaults` where it is absent.
     pub fn subsection<T>(&mut self, key: &'static str, defaults: T, read: impl FnOnce(Self) -> T) -> T {
         match self.take(key, |v| v.section()) {
             Some(section) => read(section),
@@ -108,7 +108,7 @@ impl<'r> Section<'r> {
         }
     }
 
-    /// The blocks `[[key]]`, in file order; that there is none is a fault.
+    /// The blocks `[[key]]`, in file order; having none is a fault.
     pub fn blocks(&mut self, key: &'static str, example: &str) -> Vec<Self> {
         let (none, remedy) = (format!("there is no [[{key}]]"), format!("add [[{key}]] with {example}"));
         if !self.has(key) {
@@ -128,24 +128,24 @@ impl<'r> Section<'r> {
         self.table.contains_key(key)
     }
 
-    /// Whether these keys can be compared: each is well or absent.
+    /// Whether these keys can be compared: none of them has a fault.
     pub fn is_valid(&self, keys: &[&str]) -> bool {
         !keys.iter().any(|key| self.faulty.contains(key))
     }
 
-    /// Notes a fault of the table as a whole.
+    /// Adds a fault of the table as a whole.
     pub fn fault<T>(&self, message: impl Into<String>, remedy: impl Into<String>) -> Option<T> {
         self.reading.add_fault(self.offset, &self.path, InvalidValue::new(message, remedy));
         None
     }
 
-    /// Notes a fault of the value of a key, or of the table where the key is absent.
+    /// Adds a fault of the value of a key, or of the table where the key is absent.
     pub fn fault_at(&self, key: &str, message: impl Into<String>, remedy: impl Into<String>) {
         let offset = self.table.get(key).map_or(self.offset, |value| value.span().start);
         self.reading.add_fault(offset, &self.path_of(key), InvalidValue::new(message, remedy));
     }
 
-    /// Ends the section without a look at the keys that nobody took, because it is not clear which belong there.
+    /// Ignores the keys that were not taken, because it is unknown which are allowed.
     pub fn skip_unknown_keys<T>(mut self) -> Option<T> {
         self.skips_unknown_keys = true;
         None
@@ -182,7 +182,7 @@ impl Drop for Section<'_> {
     }
 }
 
-/// The dotted key of what lies under `key` at `path`.
+/// The dotted key of `key` in the table `path`.
 fn path_of(path: &str, key: &str) -> String {
     let bare = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
     let key = if bare { key.to_owned() } else { format!("{key:?}") };
@@ -207,7 +207,7 @@ impl<'r> Value<'r> {
         &self.path
     }
 
-    /// The value as it was written, quotes included; long ones are cut.
+    /// The value as written, quotes included; a long one is cut.
     pub fn written(&self) -> String {
         const SHOWN_MAX: usize = 80;
         let text = self.reading.text.get(self.raw.span()).unwrap_or_default();
@@ -218,18 +218,18 @@ impl<'r> Value<'r> {
         }
     }
 
-    /// Notes a fault of this value. Gives None, so that a parser can end with it.
+    /// Adds a fault of this value. Returns None, so that a parser can end with it.
     pub fn fault<T>(&self, message: impl Into<String>, remedy: impl Into<String>) -> Option<T> {
         self.reading.add_fault(self.raw.span().start, &self.path, InvalidValue::new(message, remedy));
         None
     }
 
-    /// Notes the fault, if it is one.
+    /// Adds the fault of an `Err`.
     pub fn check<T>(&self, result: Result<T, InvalidValue>) -> Option<T> {
         result.map_err(|w| self.reading.add_fault(self.raw.span().start, &self.path, w)).ok()
     }
 
-    /// Notes that the value is of the wrong type.
+    /// Adds the fault of a wrong type.
     pub fn wrong_type<T>(&self, wanted: &str, example: &str) -> Option<T> {
         let article = |word: &str| if word.starts_with(['a', 'i']) { "an" } else { "a" }.to_owned() + " " + word;
         let found = self.raw().type_str();
@@ -243,7 +243,7 @@ impl<'r> Value<'r> {
         }
     }
 
-    /// A path as it is written, from the folder of the configuration; an absolute one stays as it is.
+    /// A path relative to the folder of the configuration; an absolute one is unchanged.
     pub fn in_folder(&self, path: &str) -> PathBuf {
         self.reading.file.parent().unwrap_or_else(|| Path::new("")).join(path)
     }
@@ -264,7 +264,7 @@ impl<'r> Value<'r> {
         Some(array.iter().enumerate().map(item).collect())
     }
 
-    /// The entries of a table whose keys are of the operator's making.
+    /// The entries of a table with arbitrary keys.
     pub fn entries(&self, example: &str) -> Option<Vec<(&'r str, Self)>> {
         let DeValue::Table(table) = self.raw() else { return self.wrong_type("table", example) };
         let reading = self.reading;
@@ -275,7 +275,7 @@ impl<'r> Value<'r> {
         Some(table.iter().map(entry).collect())
     }
 
-    /// The elements of an array, or the value itself where it is none.
+    /// The elements of an array, or the value itself where it is not an array.
     pub fn one_or_items(&self) -> Vec<Self> {
         match self.raw() {
             DeValue::Array(_) => self.items().unwrap_or_default(),

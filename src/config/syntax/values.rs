@@ -1,4 +1,4 @@
-//! Kinds of values: durations, sizes, numbers, words, lists. Each has limits, and says what to write instead.
+//! Kinds of values: durations, sizes, numbers, words, lists. Each has a range, and its fault says what to write instead.
 
 use super::{Value, nearest};
 use crate::config::settings::InvalidValue;
@@ -32,10 +32,10 @@ pub const KIB: u64 = 1 << 10;
 pub const MIB: u64 = 1 << 20;
 pub const GIB: u64 = 1 << 30;
 pub const TIB: u64 = 1 << 40;
-/// What one source may have of something where there are several.
+/// The share of one source, where there are several.
 pub const SHARE: Range<f64> = Range { min: (0.1, ""), max: (1.0, "") };
 
-/// A duration of the tables of limits, as in `span("10ms")`.
+/// A duration in the tables of ranges, as in `span("10ms")`.
 pub const fn span(text: &'static str) -> Duration {
     let bytes = text.as_bytes();
     let (mut n, mut i) = (0, 0);
@@ -79,7 +79,7 @@ fn parse_duration(text: &str, written: &str) -> Result<Duration, InvalidValue> {
     })
 }
 
-/// In the largest unit that holds it whole.
+/// In the largest unit that divides it.
 pub fn shown_duration(d: Duration) -> String {
     let ms = crate::time::millis(d);
     const UNITS: [(u64, &str); 4] = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
@@ -113,7 +113,7 @@ pub fn size(value: &Value<'_>, limits: &Range<u64>) -> Option<u64> {
     within(value, got, limits, |n| format!(r#""{}""#, shown_size(n)))
 }
 
-/// As `size`, for what is held in memory.
+/// As `size`, for memory.
 pub fn memory(value: &Value<'_>, limits: &Range<u64>) -> Option<usize> {
     size(value, limits).map(|n| usize::try_from(n).unwrap_or(usize::MAX))
 }
@@ -135,7 +135,7 @@ fn parse_size(text: &str, written: &str) -> Result<u64, InvalidValue> {
     bytes.ok_or_else(|| InvalidValue::new(format!("{written} is too large to count"), such_as))
 }
 
-/// In the largest binary unit that holds it whole.
+/// In the largest binary unit that divides it.
 pub fn shown_size(bytes: u64) -> String {
     let unit = SIZE_UNITS[..4].iter().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
     unit.map_or_else(|| format!("{bytes}B"), |(name, factor)| format!("{}{name}", bytes / factor))
@@ -144,7 +144,7 @@ pub fn shown_size(bytes: u64) -> String {
 const RATE_UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
 const RATE_COUNT: Range<u64> = Range { min: (1, ""), max: (1_000_000, "nothing here is that fast") };
 
-/// So many in a second, minute, hour or day, as in `"200/s"`.
+/// A number per second, minute, hour or day, as in `"200/s"`.
 pub fn rate(value: &Value<'_>) -> Option<Rate> {
     let text = value.text(r#"a rate such as "200/s""#)?;
     value.check(parse_rate(text, &value.written()))
@@ -175,7 +175,7 @@ pub fn whole(value: &Value<'_>, limits: &Range<u64>) -> Option<u64> {
     }
 }
 
-/// Wider than any limit, so that a negative number is only too small, and a huge one only too large.
+/// Wider than any range, so that a negative number is below it and a huge one above.
 fn integer(value: &Value<'_>) -> Option<i128> {
     let raw = value.raw().as_integer()?;
     match i128::from_str_radix(raw.as_str(), raw.radix()) {
@@ -223,7 +223,7 @@ pub fn choice<T: Copy>(value: &Value<'_>, words: &[(&'static str, T)]) -> Option
     value.fault(format!("{} is not known", value.written()), remedy)
 }
 
-/// A name of a source or destination: it stands in URLs, metrics and on command lines.
+/// A name of a source or destination; it occurs in URLs, metrics and command lines.
 pub fn name(value: &Value<'_>) -> Option<String> {
     const LENGTH_MAX: usize = 63; // as a DNS label
     let text = value.text(r#"a name such as "crm""#)?;
@@ -236,7 +236,7 @@ pub fn name(value: &Value<'_>) -> Option<String> {
     value.fault(format!("{} is not a name", value.written()), remedy)
 }
 
-/// A list that, where it is written, says something: neither empty nor with the same element twice.
+/// A list that is neither empty nor holds an element twice.
 pub fn words(
     value: &Value<'_>,
     absent_means: &str,
@@ -257,7 +257,7 @@ pub fn words(
     Some(words)
 }
 
-/// A whole number, or a word that stands for none.
+/// A whole number, or a word for none.
 pub fn whole_or(value: &Value<'_>, none: &str, limits: &Range<u64>) -> Option<Option<u64>> {
     match value.raw() {
         DeValue::String(text) if text.as_ref() == none => Some(None),
@@ -268,7 +268,7 @@ pub fn whole_or(value: &Value<'_>, none: &str, limits: &Range<u64>) -> Option<Op
     }
 }
 
-/// Statuses of HTTP that are no success: numbers and classes such as `"5xx"`.
+/// HTTP statuses of failures: numbers and classes such as `"5xx"`.
 pub fn statuses(value: &Value<'_>) -> Option<BTreeSet<u16>> {
     let mut all = BTreeSet::new();
     for item in value.items()? {
