@@ -86,7 +86,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let (send, mut requests) = mpsc::unbounded_channel();
     let receiver = Arc::new(Receiver {
         clock: Clock::system(),
-        fail: args.fail.unwrap_or(if args.status.is_some() { 1.0 } else { 0.0 }),
+        fail: args.fail.unwrap_or_else(|| if args.status.is_some() { 1.0 } else { 0.0 }),
         status: StatusCode::from_u16(args.status.unwrap_or(503)).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
         delay: args.delay.unwrap_or_default(),
         verifier,

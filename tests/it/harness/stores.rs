@@ -1,21 +1,21 @@
 //! Stores that are opened and closed again. Compiled into the integration tests and into the unit tests (`holdline::testing`).
 
-use holdline::clock::Clock;
+use holdline::clock::{self, Clock};
 use holdline::store::{Opened, Options, Store};
 use std::fmt::Display;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Longer than any thread of sled needs to release the lock of a closed store.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Repeats `open` while a closed store of this process still holds its lock.
 pub fn unlocked<T, E: Display>(open: impl Fn() -> Result<T, E>) -> Result<T, E> {
-    let deadline = Instant::now() + DEADLINE;
+    let deadline = clock::monotonic() + DEADLINE;
     loop {
         match open() {
-            Err(error) if is_locked(&error.to_string()) && Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(1));
+            Err(error) if is_locked(&error.to_string()) && clock::monotonic() < deadline => {
+                std::thread::park_timeout(Duration::from_millis(1));
             }
             opened => return opened,
         }
