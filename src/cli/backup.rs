@@ -136,7 +136,7 @@ fn salvaged(args: &VerifyArgs, new: &Path, done: &Salvaged) -> Result<(), Failur
         args.data.display(),
         copied.join(", "),
         format::counted(done.unaccounted, "delivery").replace("deliverys", "deliveries"),
-        format::counted(done.nameless, "event"),
+        format::counted(done.unidentified, "event"),
     );
     let report = new.join(REPORT);
     let whole = format!("{sums}{damaged}{}{missing}{}", full(&done.damaged), full(&done.missing));
@@ -149,7 +149,7 @@ fn salvaged(args: &VerifyArgs, new: &Path, done: &Salvaged) -> Result<(), Failur
         let copied: Map<String, Value> =
             done.copied.iter().map(|(name, count)| ((*name).to_owned(), json!(count))).collect();
         let more = json!({"salvaged_from": args.data, "report": report, "copied": copied, "does_not_verify": done.damaged,
-            "missing": done.missing, "unaccounted": done.unaccounted, "nameless": done.nameless});
+            "missing": done.missing, "unaccounted": done.unaccounted, "unidentified": done.unidentified});
         told(new, &done.inventory, Some(more.as_object().cloned().unwrap_or_default()))?;
     } else {
         output::text(&format!("{sums}{damaged}{}{missing}{}", short(&done.damaged), short(&done.missing)))?;

@@ -202,12 +202,12 @@ async def salvage(bench, hit, new):
     if not (new / "queue").exists():
         return set(), 0, "nothing to salvage: " + run.stderr.strip().splitlines()[-1][:100]
     numbers = re.search(r"([\d,]+) deliver\w+ that the counters know .* of ([\d,]+) event", run.stdout)
-    unaccounted, nameless = (int(n.replace(",", "")) for n in numbers.groups())
+    unaccounted, unidentified = (int(n.replace(",", "")) for n in numbers.groups())
     # by name, or by number: what comes a second time makes up for others in the count
     named = re.search(r"^missing: ([\d,]+)$", run.stdout, re.M)
-    told = max(unaccounted, int(named[1].replace(",", "")) if named else 0) + nameless
+    told = max(unaccounted, int(named[1].replace(",", "")) if named else 0) + unidentified
     # where even the name of the destination is lost, it is configured as the salvage says
-    lost = re.search(r"configure them under `(.*?)`", run.stdout)
+    lost = re.search(r"configure them as `(.*?)`", run.stdout)
     daemon = bench.daemon(new, lost[1] if lost else "default")
     if (code := await start(daemon)) is not None:
         raise common.RigError(f"the salvaged folder does not start ({code}): {daemon.last_words()}")

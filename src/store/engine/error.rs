@@ -3,14 +3,14 @@
 use crate::store::model::codec::Damaged;
 use std::path::PathBuf;
 
-/// What stands between an acknowledged event and a power cut.
+/// How a commit is made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// Every write is synchronous, by inode flags.
     InodeSync,
     /// An `fdatasync` ends each commit.
     Fdatasync,
-    /// Nothing: a developer switched it off to see the power-cut harness bite.
+    /// Nothing: switched off by a developer, to prove that the power-cut harness detects losses.
     Unsafe,
 }
 
@@ -24,7 +24,7 @@ impl Durability {
     }
 }
 
-/// All of them are fatal, except [`StoreError::Damaged`], which speaks of one record.
+/// Why a store operation failed. All are fatal except [`StoreError::Damaged`], which concerns one record.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("{0}")]
@@ -64,7 +64,6 @@ impl StoreError {
     }
 }
 
-/// A record that does not verify, as it was read.
 impl From<Damaged> for StoreError {
     fn from(damaged: Damaged) -> Self {
         Self::Damaged(damaged)

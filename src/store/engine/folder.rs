@@ -1,12 +1,12 @@
-//! The data folder: its lock, its format version, and what makes writes in it reach the disk.
+//! The data folder: lock, format version, and the durability of writes in it.
 //!
-//! *Layout.* `lock`, `format`, `mark` (how far the store has come), `admin.token` (by the daemon), and `queue/`, which
-//! belongs to sled.
+//! *Layout.* `lock`, `format`, `mark` (the durable watermark), `admin.token` (written by the daemon), and `queue/`,
+//! which belongs to sled.
 //!
-//! *Durability.* sled's own flush ends in `sync_file_range`, which survives no power cut. So `queue/` gets the inode
-//! flags SYNC and DIRSYNC before sled opens it, and sled's files get SYNC: each of its writes is then a synchronous one,
-//! and a failed sync is a failed write. Where the filesystem does not know these flags (tmpfs, overlay, btrfs), each commit
-//! ends in an `fdatasync` of sled's file instead; that holds as long as no blob file comes into being.
+//! *Durability.* sled's own flush ends in `sync_file_range`, which does not protect against a power cut. So `queue/` gets the inode
+//! flags SYNC and DIRSYNC before sled opens it, and sled's files get SYNC: each write is then synchronous, and a failed sync is a
+//! failed write. If the filesystem does not support these flags (tmpfs, overlay, btrfs), each commit ends in an `fdatasync` of
+//! sled's file instead; this is sufficient as long as no blob file exists.
 
 use super::error::StoreError;
 use crate::store::model::watermark::{Watermark, WatermarkFile};
@@ -17,23 +17,23 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Version of what lies in the folder; a holdline refuses a newer one, and makes an older one its own when it opens it. The
-/// second one has the rows of `history` and `settled` as differences, the third one compresses deliveries and dead letters.
+/// Version of the folder's format. A newer one is refused; an older one is upgraded when the store is opened. Version 2 stores the
+/// rows of `history` and `settled` as differences, version 3 compresses deliveries and dead letters.
 const FORMAT: u32 = 3;
-/// See [`take`].
-const LOCK_LOOKS: u32 = 30;
+/// Number of tries in [`try_lock`].
+const LOCK_TRIES: u32 = 30;
 
 /// The folder of one store, locked for this process until dropped.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    /// None where it was never opened to its end, so that nothing was ever accepted into it.
+    /// `None` if the store was never opened completely, so nothing was ever accepted.
     format: Option<u32>,
     _lock: File,
 }
 
 impl Folder {
-    /// Makes the folder where it is missing, takes its lock and checks its format.
+    /// Creates the folder if it is missing, takes its lock and checks its format.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let failed = |what: &str, e: io::Error| StoreError::Folder(format!("{what} {}: {e}", path.display()));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| failed("cannot create", e))?;
@@ -45,7 +45,7 @@ impl Folder {
         }
         sync_folder(path).map_err(|e| failed("cannot sync", e))?;
         if let Some(parent) = path.canonicalize().ok().and_then(|p| p.parent().map(Path::to_owned)) {
-            // the entry of the folder itself; a parent that may not be opened was there before
+            // makes the folder's own directory entry durable; a parent that cannot be opened existed before
             let _ = sync_folder(&parent);
         }
         let folder = Self { path: path.to_owned(), format, _lock: lock };
@@ -53,23 +53,22 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Whether the store was never opened to its end; then nothing was ever accepted into it.
+    /// Whether the store was never opened completely, so nothing was ever accepted.
     pub fn is_unfinished(&self) -> bool {
         self.format.is_none()
     }
 
-    /// Sets aside what there is of a store that was never finished, and begins anew.
-    pub fn begin_again(&self) -> io::Result<()> {
+    /// Sets aside an unfinished `queue/` and creates a new one.
+    pub fn recreate_queue(&self) -> io::Result<()> {
         let aside = (1..).map(|n| self.path.join(format!("set-aside.queue.{n}"))).find(|path| !path.exists());
         fs::rename(self.queue(), aside.unwrap_or_default())?;
         private_folder(&self.queue())?;
-        let _ = self.mark_synchronous(); // whether it holds is read back from the files
+        let _ = self.mark_synchronous(); // the flags are read back from the files later
         sync_folder(&self.path)
     }
 
-    /// Writes the format version, whole or not at all, once the store has been opened for the first time by a holdline that
-    /// writes this one.
-    pub fn finish(&self) -> io::Result<()> {
+    /// Writes the format version atomically, after the store was opened for the first time in this version.
+    pub fn write_format(&self) -> io::Result<()> {
         if self.format == Some(FORMAT) {
             return Ok(());
         }
@@ -85,7 +84,7 @@ impl Folder {
         &self.path
     }
 
-    /// How far the store had durably come when it was last written to.
+    /// The durable watermark, as last written.
     pub fn reached(&self) -> Option<Watermark> {
         WatermarkFile::read(&self.path)
     }
@@ -95,19 +94,19 @@ impl Folder {
         self.path.join("queue")
     }
 
-    /// A kill while sled starts leaves a half-made snapshot, which it would then take for a whole one.
+    /// Removes incomplete snapshots: a kill while sled starts leaves one, which sled would treat as complete.
     fn clean_up(&self) -> io::Result<()> {
         for entry in fs::read_dir(self.queue())? {
             let path = entry?.path();
             if path.extension().is_some_and(|e| e == "generating" || e == "in___motion") {
-                tracing::warn!(file = %path.display(), "removing a snapshot that a kill left half-made");
+                tracing::warn!(file = %path.display(), "removing an incomplete snapshot left by a kill");
                 fs::remove_file(path)?;
             }
         }
         Ok(())
     }
 
-    /// Sets sled's snapshots aside: they are only an index over its log, which it then reads from the start.
+    /// Sets sled's snapshots aside, so that it reads its whole log. A snapshot contains no data of its own.
     pub fn set_snapshots_aside(&self) -> io::Result<usize> {
         let mut moved = 0;
         for entry in fs::read_dir(self.queue())? {
@@ -121,13 +120,13 @@ impl Folder {
         Ok(moved)
     }
 
-    /// Marks `queue/` so that whatever is made in it is written synchronously; none where that cannot be had.
+    /// Sets the flags by which new files in `queue/` are written synchronously; `None` if the filesystem does not support them.
     pub fn mark_synchronous(&self) -> Option<()> {
         let queue = self.queue();
         set_flags(&queue, IFlags::SYNC | IFlags::DIRSYNC).then_some(())
     }
 
-    /// Marks the files and folders that sled made, syncs what was written before, and reads the marks back.
+    /// Sets the flags of sled's files and folders, syncs them, and reads the flags back; false if one is not set.
     pub fn mark_files_synchronous(&self) -> io::Result<bool> {
         let mut all = true;
         for entry in fs::read_dir(self.queue())? {
@@ -140,12 +139,12 @@ impl Folder {
         Ok(all)
     }
 
-    /// Blob files must never come into being: they are never synced and never reclaimed.
+    /// Number of blob files. There must be none: sled never syncs and never reclaims them.
     pub fn blob_files(&self) -> usize {
         fs::read_dir(self.queue().join("blobs")).map_or(0, Iterator::count)
     }
 
-    /// Bytes that sled's folder takes on disk.
+    /// Disk usage of `queue/` in bytes.
     pub fn disk_bytes(&self) -> u64 {
         fn size(path: &Path) -> u64 {
             use std::os::unix::fs::MetadataExt;
@@ -157,10 +156,10 @@ impl Folder {
         size(&self.queue())
     }
 
-    /// Bytes and inodes that an unprivileged process can still take on the folder's filesystem.
+    /// Bytes and inodes that are free for an unprivileged process on the folder's filesystem.
     pub fn free(&self) -> io::Result<Free> {
         let s = rustix::fs::statvfs(&self.path)?;
-        // filesystems without a count of inodes (btrfs) say zero in all
+        // filesystems without an inode limit (btrfs) report zero in total
         let inodes = if s.f_files == 0 { u64::MAX } else { s.f_favail };
         Ok(Free { bytes: s.f_bavail * s.f_frsize, inodes })
     }
@@ -187,19 +186,19 @@ fn lock(path: &Path) -> Result<File, StoreError> {
         .mode(0o600)
         .open(&file)
         .map_err(failed)?;
-    if !take(&lock) {
+    if !try_lock(&lock) {
         let mut pid = String::new();
-        let _ = lock.read_to_string(&mut pid); // only to say who; the lock itself is what counts
+        let _ = lock.read_to_string(&mut pid); // only for the message
         return Err(StoreError::Locked { path: path.to_owned(), pid: pid.trim().to_owned() });
     }
     lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())).map_err(failed)?;
     Ok(lock)
 }
 
-/// Takes a lock that nobody has. A child that this process is starting has a copy of its locks until it runs its own program,
-/// so a lock that was given back a moment ago may still seem to be held: it is asked for again for [`LOCK_LOOKS`] times 10 ms.
-fn take(lock: &File) -> bool {
-    (0..LOCK_LOOKS).any(|_| {
+/// Takes the lock if it is free. A child process that is being started keeps a copy of this process's locks until its exec, so a lock
+/// that was just released may still be taken: up to [`LOCK_TRIES`] tries, 10 ms apart.
+fn try_lock(lock: &File) -> bool {
+    (0..LOCK_TRIES).any(|_| {
         let taken = flock(lock, FlockOperation::NonBlockingLockExclusive).is_ok();
         if !taken {
             std::thread::park_timeout(Duration::from_millis(10));
@@ -208,22 +207,22 @@ fn take(lock: &File) -> bool {
     })
 }
 
-/// Takes the lock of a folder that is only read; none where it never had one.
-pub fn hold(path: &Path) -> Result<Option<File>, StoreError> {
+/// Takes the lock of a folder that is only read; `None` if it has no lock file.
+pub fn lock_existing(path: &Path) -> Result<Option<File>, StoreError> {
     let file = path.join("lock");
     let mut lock = match File::open(&file) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(|e| StoreError::Folder(format!("cannot open {}: {e}", file.display())))?,
     };
-    if !take(&lock) {
+    if !try_lock(&lock) {
         let mut pid = String::new();
-        let _ = lock.read_to_string(&mut pid); // only to say who; the lock itself is what counts
+        let _ = lock.read_to_string(&mut pid); // only for the message
         return Err(StoreError::Locked { path: path.to_owned(), pid: pid.trim().to_owned() });
     }
     Ok(Some(lock))
 }
 
-/// The format that the folder says, which must be one that is known. It says none while a store is being made.
+/// The format version of the folder; `None` while a store is being created. An unknown version is an error.
 fn format_of(path: &Path) -> Result<Option<u32>, StoreError> {
     let file = path.join("format");
     match fs::read(&file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()) {
@@ -262,7 +261,7 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn locked_again(path: &Path) -> Folder {
+    fn reopened(path: &Path) -> Folder {
         crate::testing::stores::unlocked(|| Folder::open(path)).unwrap()
     }
 
@@ -272,14 +271,14 @@ mod tests {
         let path = dir.path().join("data");
         let folder = Folder::open(&path).unwrap();
         assert!(folder.is_unfinished() && folder.queue().is_dir());
-        folder.finish().unwrap();
+        folder.write_format().unwrap();
         drop(folder);
-        let folder = locked_again(&path);
+        let folder = reopened(&path);
         assert!(!folder.is_unfinished());
         drop(folder);
         for text in ["", " \n"] {
             fs::write(path.join("format"), text).unwrap();
-            assert!(locked_again(&path).is_unfinished());
+            assert!(reopened(&path).is_unfinished());
         }
         let with = |text: String| {
             fs::write(path.join("format"), text).unwrap();
@@ -293,14 +292,14 @@ mod tests {
     }
 
     #[test]
-    fn files_left_half_made_by_a_kill_are_removed_and_no_others() {
+    fn only_files_left_incomplete_by_a_kill_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         drop(Folder::open(dir.path()).unwrap());
         let queue = dir.path().join("queue");
         for name in ["conf", "db", "snap.0A", "snap.0B.generating", "snap.0C.in___motion"] {
             fs::write(queue.join(name), "x").unwrap();
         }
-        let folder = locked_again(dir.path());
+        let folder = reopened(dir.path());
         let names = || {
             let mut all: Vec<_> = fs::read_dir(&queue).unwrap().map(|e| e.unwrap().file_name()).collect();
             all.sort();
@@ -333,11 +332,11 @@ mod tests {
     #[test]
     fn a_folder_opened_for_reading_is_locked_too() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(hold(dir.path()).unwrap().is_none());
+        assert!(lock_existing(dir.path()).unwrap().is_none());
         let folder = Folder::open(dir.path()).unwrap();
-        assert!(matches!(hold(dir.path()).unwrap_err(), StoreError::Locked { .. }));
+        assert!(matches!(lock_existing(dir.path()).unwrap_err(), StoreError::Locked { .. }));
         drop(folder);
         let no_folder = dir.path().join("lock/under-a-file");
-        assert!(matches!(hold(&no_folder).unwrap_err(), StoreError::Folder(_)));
+        assert!(matches!(lock_existing(&no_folder).unwrap_err(), StoreError::Folder(_)));
     }
 }

@@ -21,10 +21,10 @@ pub mod read;
 
 use crate::store::model::table::{Rows, Table, WriteBatch};
 use crate::store::model::watermark::{Watermark, WatermarkFile};
-use crate::store::sled_log::segment::SEGMENT_BYTES;
+use crate::store::sled_log::SEGMENT_BYTES;
 use error::{Durability, StoreError};
 use folder::Folder;
-use log_check::examine;
+use log_check::check_log;
 use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 use std::fs::File;
 use std::ops::RangeBounds;
@@ -57,7 +57,7 @@ impl Engine {
     pub fn open(folder: Folder) -> Result<Self, StoreError> {
         let unsafe_switch = std::env::var_os(UNSAFE_SWITCH).is_some_and(|v| v == "1");
         match look_through(&folder) {
-            Err(StoreError::Corrupt(why)) if folder.is_unfinished() => begin_again(&folder, &why)?,
+            Err(StoreError::Corrupt(why)) if folder.is_unfinished() => recreate_queue(&folder, &why)?,
             looked => looked?,
         }
         let marked = !unsafe_switch && folder.mark_synchronous().is_some();
@@ -69,7 +69,7 @@ impl Engine {
             .use_compression(false);
         let db = match open_guarded(&config) {
             Err(StoreError::Corrupt(why)) if folder.is_unfinished() => {
-                begin_again(&folder, &why)?;
+                recreate_queue(&folder, &why)?;
                 open_guarded(&config)?
             }
             Err(StoreError::Corrupt(why)) => {
@@ -97,7 +97,7 @@ impl Engine {
             data.sync_all().map_err(failed)?;
             Durability::Fdatasync
         };
-        folder.finish().map_err(|e| StoreError::Folder(format!("cannot write the format version: {e}")))?;
+        folder.write_format().map_err(|e| StoreError::Folder(format!("cannot write the format version: {e}")))?;
         let mark = WatermarkFile::open(folder.path()).map_err(failed)?;
         let failed = AtomicBool::new(false);
         Ok(Self { _lookout: lookout, config, db, trees, folder, data, durability, mark, failed })
@@ -195,25 +195,25 @@ impl Rows for Engine {
     }
 }
 
-fn begin_again(folder: &Folder, why: &str) -> Result<(), StoreError> {
+fn recreate_queue(folder: &Folder, why: &str) -> Result<(), StoreError> {
     tracing::warn!(why, "the store was not finished when it was made, so nothing was accepted; it is made anew");
-    folder.begin_again().map_err(|e| StoreError::Folder(e.to_string()))
+    folder.recreate_queue().map_err(|e| StoreError::Folder(e.to_string()))
 }
 
 /// Looks for damage that sled would take for the end of its log, before it can.
 fn look_through(folder: &Folder) -> Result<(), StoreError> {
-    let examined = examine(&folder.queue(), folder.reached())
+    let checked = check_log(&folder.queue(), folder.reached())
         .map_err(|e| StoreError::Folder(format!("cannot read {}: {e}", folder.queue().display())))?;
-    for line in &examined.harmless {
+    for line in &checked.harmless {
         tracing::warn!(line, "the store has damage to what it no longer needs");
     }
-    for line in &examined.faults {
+    for line in &checked.faults {
         tracing::error!(line, "the store is damaged");
     }
-    match examined.faults.first() {
+    match checked.faults.first() {
         None => Ok(()),
         Some(first) => {
-            let more = examined.faults.len() - 1;
+            let more = checked.faults.len() - 1;
             let more = if more == 0 { String::new() } else { format!(", and {more} more") };
             Err(StoreError::Corrupt(format!("{first}{more}")))
         }

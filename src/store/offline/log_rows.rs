@@ -1,97 +1,93 @@
-//! The rows that a damaged log still holds, without sled: of each row the newest write, or the newest word that it is gone.
+//! The rows that a damaged log still contains, read without sled: for each row its newest value, or that it was deleted.
 //!
-//! A whole page that verifies says of its range of keys which rows there were when it was written, and which were not; a
-//! change says it of one row. So the messages are taken in the order in which they were written, and what lies in a hole is
-//! simply not heard. Which tree a page belongs to is said by the roots, by the pages above and beside it, and by the
-//! records in it.
+//! A whole page that verifies defines every row in its range of keys: those that it contains exist, all others do not. A change
+//! defines one row. Messages are applied in the order in which they were written; damaged ranges are skipped. The table of a page
+//! is found by the roots, by its parent and sibling pages, and by the records in it.
 //!
-//! *Invariants.* No value is taken from bytes whose message does not verify. A batch that was not written to its end, at
-//! the end of the log, is not taken: it was never acknowledged.
+//! *Invariants.* No value is read from a message that does not verify. An incomplete batch at the end of the log is ignored: it was
+//! never acknowledged.
 
 use crate::store::engine::error::StoreError;
 use crate::store::model::codec;
 use crate::store::model::table::{ROW_MAX, Rows, Table};
-use crate::store::sled_log::Log;
-use crate::store::sled_log::message::{Kind, Message};
-use crate::store::sled_log::node::{Data, Link, Node, roots};
-use crate::store::sled_log::segment::SEGMENT_BYTES;
-use crate::store::sled_log::segment::walk;
+use crate::store::sled_log::message::{Data, Kind, Link, Message, Node, roots};
+use crate::store::sled_log::{Log, SEGMENT_BYTES, walk};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::ops::Bound;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// The newest that is known of a row.
+/// The newest state of a row.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
-    /// Where in the order of writes this was said.
+    /// Position in the order of writes.
     pub lsn: u64,
-    /// Offset and length in the file; none where the row is gone.
+    /// Offset and length in the file; `None` if the row was deleted.
     value: Option<(u64, u32)>,
 }
 
 impl Row {
-    pub fn is_there(&self) -> bool {
+    pub fn exists(&self) -> bool {
         self.value.is_some()
     }
 }
 
-/// All that could be read.
+/// All rows that could be read.
 #[derive(Debug)]
-pub struct Found {
+pub struct LogRows {
     log: Log,
     tables: [BTreeMap<Vec<u8>, Row>; Table::ALL.len()],
-    /// Ranges of bytes of `db` that do not verify, in words.
-    pub holes: Vec<String>,
-    /// Changes of rows whose place could not be told, and that no later word covers.
+    /// Descriptions of the byte ranges of `db` that do not verify.
+    pub damaged_ranges: Vec<String>,
+    /// Changes whose table or key is unknown, and that no later write of their page supersedes.
     pub unplaced: u64,
 }
 
-impl Found {
+impl LogRows {
     pub fn read(queue: &Path) -> io::Result<Self> {
         let log = Log::open(queue)?.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no `db` in it"))?;
-        let mut found = Self { log, tables: Default::default(), holes: Vec::new(), unplaced: 0 };
-        let until = found.holes_and_end()?;
+        let mut found = Self { log, tables: Default::default(), damaged_ranges: Vec::new(), unplaced: 0 };
+        let until = found.scan_end()?;
         let mut trees = Trees::default();
-        found.visit(until, |_, _, message, body| trees.learn(message, body))?;
-        trees.forget_places();
+        found.for_each_message(until, |_, _, message, body| trees.observe(message, body))?;
+        trees.restart();
         let mut tables = std::mem::take(&mut found.tables);
-        found.visit(until, |lsn, offset, message, body| {
-            Replay { tables: &mut tables, trees: &mut trees, lsn, offset, base: body }.take(message, body);
+        found.for_each_message(until, |lsn, offset, message, body| {
+            Replay { tables: &mut tables, trees: &mut trees, lsn, offset, body }.apply(message, body);
         })?;
         found.tables = tables;
-        found.unplaced = trees.lives.iter().map(|life| life.unplaced).sum();
+        found.unplaced = trees.page_uses.iter().map(|page_use| page_use.unplaced).sum();
         Ok(found)
     }
 
-    /// All rows of a table of which something is known, in the order of their keys.
+    /// All known rows of a table, deleted ones included, in key order.
     pub fn rows(&self, table: Table) -> impl Iterator<Item = (&[u8], &Row)> {
         self.tables[table as usize].iter().map(|(key, row)| (key.as_slice(), row))
     }
 
-    /// Keys of long records of a table, as they are without the number of the part, with what is known of the first part.
+    /// Keys of the long records of a table, without the part number, with the state of the first part.
     pub fn keys(&self, table: Table) -> impl Iterator<Item = (&[u8], &Row)> {
         self.rows(table).filter_map(|(key, row)| Some((key.strip_suffix(&[0, 0])?, row)))
     }
 
-    pub fn known(&self, table: Table, key: &[u8]) -> Option<&Row> {
+    pub fn get(&self, table: Table, key: &[u8]) -> Option<&Row> {
         self.tables[table as usize].get(key)
     }
 
-    /// Where the log ends, without a batch that was not written to its end; notes what does not verify.
-    fn holes_and_end(&mut self) -> io::Result<u64> {
+    /// The lsn at which the log ends, without an incomplete batch at its end; collects the damaged ranges.
+    fn scan_end(&mut self) -> io::Result<u64> {
         let (mut end, mut batch, mut bytes) = (0, None, Vec::new());
-        for slot in self.log.slots.clone() {
-            self.log.read(slot.offset, &mut bytes)?;
-            let walk = walk(&bytes, slot.number);
-            let base = slot.number * SEGMENT_BYTES as u64;
-            for hole in &walk.holes {
-                let (from, to) = (slot.offset + hole.start as u64, slot.offset + hole.end as u64);
-                self.holes.push(format!("bytes {from} to {to} of db"));
+        for segment in self.log.segments.clone() {
+            self.log.read(segment.offset, &mut bytes)?;
+            let walk = walk(&bytes, segment.number);
+            let base = segment.number * SEGMENT_BYTES as u64;
+            for range in &walk.damaged_ranges {
+                let (from, to) = (segment.offset + range.start as u64, segment.offset + range.end as u64);
+                self.damaged_ranges.push(format!("bytes {from} to {to} of db"));
             }
-            if slot.header.is_none() {
-                self.holes.push(format!("the head of the segment at byte {} of db", slot.offset));
+            if segment.header.is_none() {
+                self.damaged_ranges.push(format!("the header of the segment at byte {} of db", segment.offset));
             }
             for message in &walk.messages {
                 end = base + message.body.end as u64;
@@ -102,19 +98,19 @@ impl Found {
             }
         }
         for offset in &self.log.unreadable {
-            self.holes.push(format!("bytes {offset} to {} of db", offset + SEGMENT_BYTES as u64));
+            self.damaged_ranges.push(format!("bytes {offset} to {} of db", offset + SEGMENT_BYTES as u64));
         }
         Ok(batch.filter(|(_, last)| *last >= end).map_or(u64::MAX, |(begin, _)| begin))
     }
 
-    fn visit(&self, until: u64, mut each: impl FnMut(u64, u64, &Message, &[u8])) -> io::Result<()> {
+    fn for_each_message(&self, until: u64, mut each: impl FnMut(u64, u64, &Message, &[u8])) -> io::Result<()> {
         let mut bytes = Vec::new();
-        for slot in &self.log.slots {
-            self.log.read(slot.offset, &mut bytes)?;
-            for message in &walk(&bytes, slot.number).messages {
-                let lsn = slot.number * SEGMENT_BYTES as u64 + message.at as u64;
+        for segment in &self.log.segments {
+            self.log.read(segment.offset, &mut bytes)?;
+            for message in &walk(&bytes, segment.number).messages {
+                let lsn = segment.number * SEGMENT_BYTES as u64 + message.at as u64;
                 if lsn < until {
-                    let offset = slot.offset + message.body.start as u64;
+                    let offset = segment.offset + message.body.start as u64;
                     each(lsn, offset, message, &bytes[message.body.clone()]);
                 }
             }
@@ -123,97 +119,97 @@ impl Found {
     }
 }
 
-impl Rows for Found {
+impl Rows for LogRows {
     type Error = StoreError;
     fn row(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let Some((offset, length)) = self.known(table, key).and_then(|row| row.value) else { return Ok(None) };
+        let Some((offset, length)) = self.get(table, key).and_then(|row| row.value) else { return Ok(None) };
         let mut value = vec![0; length as usize];
         self.log.file.read_exact_at(&mut value, offset).map_err(|e| StoreError::Engine(e.to_string()))?;
         Ok(Some(value))
     }
 }
 
-/// A page from its first whole write to the word that it is free.
+/// One use of a page number, from its first write until it is freed.
 #[derive(Debug, Default)]
-struct Life {
-    /// Another life of the same tree; itself at the end of the chain.
-    same: usize,
+struct PageUse {
+    /// Another page of the same tree (union-find); itself at the root of the chain.
+    joined: usize,
     table: Option<Table>,
     lo: Option<Vec<u8>>,
     prefix: usize,
-    /// Changes that could not be placed since it was last written as a whole.
+    /// Changes that could not be placed since the page was last written as a whole.
     unplaced: u64,
 }
 
 #[derive(Debug, Default)]
 struct Trees {
-    lives: Vec<Life>,
-    /// The life that a page has now, and how many it has had.
-    now: HashMap<u64, usize>,
-    had: HashMap<u64, usize>,
-    known: HashMap<(u64, usize), usize>,
+    page_uses: Vec<PageUse>,
+    /// The current use of each page number, and how many have ended.
+    current: HashMap<u64, usize>,
+    ended_uses: HashMap<u64, usize>,
+    uses: HashMap<(u64, usize), usize>,
 }
 
 impl Trees {
-    fn life(&mut self, page: u64) -> usize {
-        if let Some(life) = self.now.get(&page) {
-            return *life;
+    fn page_use(&mut self, page: u64) -> usize {
+        if let Some(page_use) = self.current.get(&page) {
+            return *page_use;
         }
-        let n = self.had.get(&page).copied().unwrap_or(0);
-        let lives = &mut self.lives;
-        let life = *self.known.entry((page, n)).or_insert_with(|| {
-            lives.push(Life { same: lives.len(), ..Life::default() });
-            lives.len() - 1
+        let n = self.ended_uses.get(&page).copied().unwrap_or(0);
+        let page_uses = &mut self.page_uses;
+        let page_use = *self.uses.entry((page, n)).or_insert_with(|| {
+            page_uses.push(PageUse { joined: page_uses.len(), ..PageUse::default() });
+            page_uses.len() - 1
         });
-        self.now.insert(page, life);
-        life
+        self.current.insert(page, page_use);
+        page_use
     }
 
     fn end(&mut self, page: u64) {
-        if self.now.remove(&page).is_some() {
-            *self.had.entry(page).or_default() += 1;
+        if self.current.remove(&page).is_some() {
+            *self.ended_uses.entry(page).or_default() += 1;
         }
     }
 
-    fn root(&self, mut life: usize) -> usize {
-        while self.lives[life].same != life {
-            life = self.lives[life].same;
+    fn root(&self, mut page_use: usize) -> usize {
+        while self.page_uses[page_use].joined != page_use {
+            page_use = self.page_uses[page_use].joined;
         }
-        life
+        page_use
     }
 
-    /// Two pages are of the same tree.
+    /// Records that two pages belong to the same tree.
     fn join(&mut self, page: u64, other: u64) {
-        let (one, two) = (self.life(page), self.life(other));
+        let (one, two) = (self.page_use(page), self.page_use(other));
         let (one, two) = (self.root(one), self.root(two));
         if one == two {
             return;
         }
-        match (self.lives[one].table, self.lives[two].table) {
-            (Some(a), Some(b)) if a != b => {} // the word that a page became free was lost
-            (None, _) => self.lives[one].same = two,
-            _ => self.lives[two].same = one,
+        match (self.page_uses[one].table, self.page_uses[two].table) {
+            (Some(a), Some(b)) if a != b => {} // the message that freed one of the pages was lost
+            (None, _) => self.page_uses[one].joined = two,
+            _ => self.page_uses[two].joined = one,
         }
     }
 
-    fn is_of(&mut self, page: u64, table: Table) {
-        let life = self.life(page);
-        let root = self.root(life);
-        self.lives[root].table.get_or_insert(table);
+    fn assign_table(&mut self, page: u64, table: Table) {
+        let page_use = self.page_use(page);
+        let root = self.root(page_use);
+        self.page_uses[root].table.get_or_insert(table);
     }
 
     fn table(&mut self, page: u64) -> Option<Table> {
-        let life = self.life(page);
-        self.lives[self.root(life)].table
+        let page_use = self.page_use(page);
+        self.page_uses[self.root(page_use)].table
     }
 
-    /// First pass: which pages there are, and of which trees.
-    fn learn(&mut self, message: &Message, body: &[u8]) {
+    /// First pass: finds the pages and their trees.
+    fn observe(&mut self, message: &Message, body: &[u8]) {
         match message.kind {
             Kind::Meta => {
                 for (name, root) in roots(body).unwrap_or_default() {
                     if let Some(table) = Table::ALL.into_iter().find(|t| t.name().as_bytes() == name) {
-                        self.is_of(root, table);
+                        self.assign_table(root, table);
                     }
                 }
             }
@@ -227,44 +223,44 @@ impl Trees {
                     Data::Index(below) => below.iter().for_each(|page| self.join(message.page, *page)),
                     Data::Leaf(values) => {
                         let prefix = node.prefix.len();
-                        let said = node.keys.iter().zip(values).find_map(|(k, v)| table_of(prefix + k.len(), v));
-                        said.into_iter().for_each(|table| self.is_of(message.page, table));
+                        let by_record = node.keys.iter().zip(values).find_map(|(k, v)| table_of(prefix + k.len(), v));
+                        by_record.into_iter().for_each(|table| self.assign_table(message.page, table));
                     }
                 }
             }
             Kind::Link => {
                 let Some(Link::Set(key, value)) = Link::read(body) else { return };
                 if let Some(table) = table_of(key.len(), value).or_else(|| table_by_kind(value)) {
-                    self.is_of(message.page, table);
+                    self.assign_table(message.page, table);
                 }
             }
             _ => {}
         }
     }
 
-    /// Before the second pass: the same lives come again, in the same order.
-    fn forget_places(&mut self) {
-        self.now.clear();
-        self.had.clear();
+    /// Before the second pass, in which the same uses follow in the same order.
+    fn restart(&mut self) {
+        self.current.clear();
+        self.ended_uses.clear();
     }
 }
 
-/// Second pass, one message of it.
+/// Second pass: applies one message.
 struct Replay<'a> {
     tables: &'a mut [BTreeMap<Vec<u8>, Row>; Table::ALL.len()],
     trees: &'a mut Trees,
     lsn: u64,
-    /// Where the body lies in the file.
+    /// Offset of the body in the file.
     offset: u64,
-    base: &'a [u8],
+    body: &'a [u8],
 }
 
 impl Replay<'_> {
-    fn take(&mut self, message: &Message, body: &[u8]) {
-        let life = self.trees.life(message.page);
+    fn apply(&mut self, message: &Message, body: &[u8]) {
+        let page_use = self.trees.page_use(message.page);
         let placed = match message.kind {
             Kind::Free => {
-                self.trees.lives[life].unplaced = 0; // its rows were written elsewhere before
+                self.trees.page_uses[page_use].unplaced = 0; // its rows were written to other pages before
                 self.trees.end(message.page);
                 true
             }
@@ -276,53 +272,53 @@ impl Replay<'_> {
             },
             _ => true,
         };
-        self.trees.lives[life].unplaced += u64::from(!placed);
+        self.trees.page_uses[page_use].unplaced += u64::from(!placed);
     }
 
-    fn place(&self, value: &[u8]) -> (u64, u32) {
-        let at = value.as_ptr() as usize - self.base.as_ptr() as usize;
+    fn location(&self, value: &[u8]) -> (u64, u32) {
+        let at = value.as_ptr() as usize - self.body.as_ptr() as usize;
         (self.offset + at as u64, value.len() as u32)
     }
 
     fn node(&mut self, page: u64, node: &Node<'_>) -> bool {
-        let life = self.trees.life(page);
-        self.trees.lives[life].lo = Some(node.lo.to_vec());
-        self.trees.lives[life].prefix = node.prefix.len();
-        self.trees.lives[life].unplaced = 0;
+        let page_use = self.trees.page_use(page);
+        self.trees.page_uses[page_use].lo = Some(node.lo.to_vec());
+        self.trees.page_uses[page_use].prefix = node.prefix.len();
+        self.trees.page_uses[page_use].unplaced = 0;
         let Data::Leaf(values) = &node.data else { return true };
         let keys: Vec<Vec<u8>> = node.keys.iter().map(|key| [node.prefix, key].concat()).collect();
-        let said = keys.iter().zip(values).find_map(|(key, value)| table_of(key.len(), value));
-        let Some(table) = said.or_else(|| self.trees.table(page)) else { return values.is_empty() };
+        let by_record = keys.iter().zip(values).find_map(|(key, value)| table_of(key.len(), value));
+        let Some(table) = by_record.or_else(|| self.trees.table(page)) else { return values.is_empty() };
         let to = if node.hi.is_empty() { Bound::Unbounded } else { Bound::Excluded(node.hi.to_vec()) };
         for (_, row) in self.tables[table as usize].range_mut((Bound::Included(node.lo.to_vec()), to)) {
             *row = Row { lsn: self.lsn, value: None };
         }
         for (key, value) in keys.into_iter().zip(values) {
-            let row = Row { lsn: self.lsn, value: Some(self.place(value)) };
+            let row = Row { lsn: self.lsn, value: Some(self.location(value)) };
             self.tables[table as usize].insert(key, row);
         }
         true
     }
 
     fn change(&mut self, page: u64, key: &[u8], value: Option<&[u8]>) -> bool {
-        let life = self.trees.life(page);
-        let by_kind = value.and_then(table_by_kind);
-        let Some(table) = by_kind.or_else(|| self.trees.table(page)) else { return false };
-        let Life { lo, prefix, .. } = &self.trees.lives[life];
-        // a whole write that was lost may have changed the prefix, and never the place at which the page begins
+        let page_use = self.trees.page_use(page);
+        let by_record = value.and_then(table_by_kind);
+        let Some(table) = by_record.or_else(|| self.trees.table(page)) else { return false };
+        let PageUse { lo, prefix, .. } = &self.trees.page_uses[page_use];
+        // a lost write of the page may have changed its prefix, but never its lower bound
         let missing = key_length(table).map_or(Some(*prefix), |length| length.checked_sub(key.len()));
         let prefix = match (lo, missing) {
             (_, Some(0)) => &[][..],
             (Some(lo), Some(missing)) if missing <= lo.len() => &lo[..missing],
             _ => return false,
         };
-        let row = Row { lsn: self.lsn, value: value.map(|value| self.place(value)) };
+        let row = Row { lsn: self.lsn, value: value.map(|value| self.location(value)) };
         self.tables[table as usize].insert([prefix, key].concat(), row);
         true
     }
 }
 
-/// The table of a row, by the record of which it is the beginning; none where it is none, or where the key does not fit.
+/// The table of a row, by the record that begins in its value; `None` if there is none or the key has another length.
 fn table_of(key_bytes: usize, value: &[u8]) -> Option<Table> {
     table_by_kind(value).filter(|table| key_length(*table).is_none_or(|length| length == key_bytes))
 }
@@ -347,7 +343,7 @@ fn table_by_kind(value: &[u8]) -> Option<Table> {
     })
 }
 
-/// Bytes of a row's key; none where they differ.
+/// Length of the keys of a table in bytes; `None` if it varies.
 fn key_length(table: Table) -> Option<usize> {
     match table {
         Table::History | Table::Settled => Some(8),
@@ -390,8 +386,8 @@ mod tests {
         node(LEAF, 0, &keys, rows.iter().map(|(_, value)| string(value)).collect())
     }
 
-    /// A page above [`LEAF`], at a root.
-    fn above() -> (Kind, u64, Vec<u8>) {
+    /// The parent of [`LEAF`], at a root.
+    fn parent_page() -> (Kind, u64, Vec<u8>) {
         node(ROOT, 1, &[b""], vec![number(LEAF)])
     }
 
@@ -399,25 +395,24 @@ mod tests {
         (Kind::Link, LEAF, [vec![0], string(key), string(value)].concat())
     }
 
-    fn gone(key: &[u8]) -> (Kind, u64, Vec<u8>) {
+    fn deleted(key: &[u8]) -> (Kind, u64, Vec<u8>) {
         (Kind::Link, LEAF, [vec![1], string(key)].concat())
     }
 
-    /// What is found in these messages: the keys that are there or gone, of each table, and changes without a place.
+    /// The rows in these messages (table, key, whether the row exists), and the number of unplaced changes.
     fn found(messages: &[(Kind, u64, Vec<u8>)]) -> (Vec<(Table, Vec<u8>, bool)>, u64) {
         let (mut trees, mut tables) = (Trees::default(), <[BTreeMap<_, _>; Table::ALL.len()]>::default());
         let message = |kind, page, body: &[u8]| Message { kind, segment: 0, page, at: 0, body: 0..body.len() };
         for (kind, page, body) in messages {
-            trees.learn(&message(*kind, *page, body), body);
+            trees.observe(&message(*kind, *page, body), body);
         }
-        trees.forget_places();
+        trees.restart();
         for (lsn, (kind, page, body)) in (0..).zip(messages) {
-            let mut replay = Replay { tables: &mut tables, trees: &mut trees, lsn, offset: 0, base: body };
-            replay.take(&message(*kind, *page, body), body);
+            let mut replay = Replay { tables: &mut tables, trees: &mut trees, lsn, offset: 0, body };
+            replay.apply(&message(*kind, *page, body), body);
         }
-        let of =
-            |table: Table| tables[table as usize].iter().map(move |(key, row)| (table, key.clone(), row.is_there()));
-        (Table::ALL.into_iter().flat_map(of).collect(), trees.lives.iter().map(|life| life.unplaced).sum())
+        let of = |table: Table| tables[table as usize].iter().map(move |(key, row)| (table, key.clone(), row.exists()));
+        (Table::ALL.into_iter().flat_map(of).collect(), trees.page_uses.iter().map(|page_use| page_use.unplaced).sum())
     }
 
     fn settled() -> Vec<u8> {
@@ -427,17 +422,17 @@ mod tests {
     const ONE: &[u8] = &[0, 0, 0, 0, 0, 0, 0, 1];
     const TWO: &[u8] = &[0, 0, 0, 0, 0, 0, 0, 2];
 
-    fn is(key: &[u8], there: bool) -> (Table, Vec<u8>, bool) {
-        (Table::Settled, key.to_vec(), there)
+    fn is(key: &[u8], exists: bool) -> (Table, Vec<u8>, bool) {
+        (Table::Settled, key.to_vec(), exists)
     }
 
     #[test]
     fn a_page_gets_its_table_from_records_changes_or_root() {
         let both = vec![is(ONE, true), is(TWO, false)];
-        assert_eq!(found(&[leaf(&[(ONE, &settled())]), gone(TWO)]), (both.clone(), 0), "its records");
-        assert_eq!(found(&[gone(TWO), set(ONE, &settled())]), (both, 0), "a change, though it comes later");
-        assert_eq!(found(&[meta(Table::Settled), above(), gone(TWO)]), (vec![is(TWO, false)], 0), "the root");
-        assert_eq!(found(&[above(), gone(TWO)]), (vec![], 1), "nothing says it");
+        assert_eq!(found(&[leaf(&[(ONE, &settled())]), deleted(TWO)]), (both.clone(), 0), "its records");
+        assert_eq!(found(&[deleted(TWO), set(ONE, &settled())]), (both, 0), "a later change");
+        assert_eq!(found(&[meta(Table::Settled), parent_page(), deleted(TWO)]), (vec![is(TWO, false)], 0), "the root");
+        assert_eq!(found(&[parent_page(), deleted(TWO)]), (vec![], 1), "no indication");
     }
 
     #[test]
@@ -448,22 +443,22 @@ mod tests {
 
     #[test]
     fn a_page_whose_free_record_was_lost_keeps_its_table() {
-        let messages = [meta(Table::Dlq), leaf(&[(ONE, &settled())]), above(), gone(ONE)];
+        let messages = [meta(Table::Dlq), leaf(&[(ONE, &settled())]), parent_page(), deleted(ONE)];
         assert_eq!(found(&messages), (vec![is(ONE, false)], 0));
     }
 
     #[test]
     fn changes_to_freed_or_rewritten_pages_need_no_table() {
         let free = (Kind::Free, LEAF, Vec::new());
-        assert_eq!(found(&[gone(ONE)]), (vec![], 1));
-        assert_eq!(found(&[gone(ONE), free.clone()]), (vec![], 0));
+        assert_eq!(found(&[deleted(ONE)]), (vec![], 1));
+        assert_eq!(found(&[deleted(ONE), free.clone()]), (vec![], 0));
         let quarantined = codec::encode(codec::Kind::DamagedRecord, &7u64);
         let key = [ONE, &[0, 0]].concat();
         let other = (Table::Damaged, key.clone(), true);
         assert_eq!(
             found(&[leaf(&[(ONE, &settled())]), free, leaf(&[(&key, &quarantined)])]),
             (vec![is(ONE, true), other], 0),
-            "in its next life it is another's, and says nothing of what it held in its last one"
+            "the next use of the page belongs to another table and says nothing about its earlier rows"
         );
     }
 

@@ -1,8 +1,8 @@
-//! Repair of a store that no daemon runs on: what does not verify is set aside in `quarantine`, as found, and said.
+//! Repairs a store that no daemon runs on: moves damaged records unchanged to the table of damaged records and reports them.
 //!
-//! *Invariants.* Nothing is deleted: the bytes of a damaged record lie in `quarantine` afterwards. A delivery that was lost
-//! with its record counts as discarded, so that the books balance; it has a settlement that says so. Each step is a commit
-//! of its own, so a repair that is killed can be run again.
+//! *Invariants.* Nothing is deleted: the bytes of a damaged record are kept as a [`DamagedRecord`]. A delivery that was lost with its
+//! record gets a settlement and counts as discarded, so that the counters balance. Each step is a separate commit, so an
+//! interrupted repair can be run again.
 
 use crate::delivery::{DeadLetter, Delivery, DeliveryId};
 use crate::event::Sequence;
@@ -19,7 +19,7 @@ use crate::store::model::table::WriteBatch;
 use crate::store::model::table::{TOTALS, delay_of, dlq_of, number_key};
 use crate::time::Timestamp;
 
-/// Sets aside what does not verify, and says what it was.
+/// Sets aside the damaged records; returns their descriptions.
 pub fn repair(engine: &Engine, index: &mut Index, now: Timestamp) -> Result<Vec<String>, StoreError> {
     let mut repair = Repair { engine, index, now, done: Vec::new() };
     repair.pages()?;
@@ -37,7 +37,7 @@ struct Repair<'a> {
 }
 
 impl Repair<'_> {
-    /// Pages whose events cannot be read.
+    /// Sets aside the pages whose events cannot be read.
     fn pages(&mut self) -> Result<(), StoreError> {
         let all: Vec<_> = self.index.pages.iter().collect();
         for (first, shape) in all {
@@ -54,17 +54,17 @@ impl Repair<'_> {
                     left.iter().map(move |destination| DeliveryId { sequence, destination }).collect::<Vec<_>>()
                 })
                 .collect();
-            let mut draft = WriteBatch::default();
+            let mut batch = WriteBatch::default();
             for id in &lost {
                 self.index.pages.leave(*id);
             }
-            self.set_aside(&mut draft, Table::Pages, &number_key(first.0), &lost, &why)?;
-            self.commit(draft)?;
+            self.set_aside(&mut batch, Table::Pages, &number_key(first.0), &lost, &why)?;
+            self.commit(batch)?;
         }
         Ok(())
     }
 
-    /// Records of the delay tree or the dead letter queue.
+    /// Sets aside damaged records of the delay tree or the dead letter queue.
     fn records<R: Compact>(
         &mut self,
         table: Table,
@@ -78,17 +78,17 @@ impl Repair<'_> {
                 Err(e) => return Err(e),
             };
             let Ok(id) = id_of(&key) else { continue };
-            let mut draft = WriteBatch::default();
-            self.set_aside(&mut draft, table, &key, &[id], &why)?;
-            self.commit(draft)?;
+            let mut batch = WriteBatch::default();
+            self.set_aside(&mut batch, table, &key, &[id], &why)?;
+            self.commit(batch)?;
         }
         Ok(())
     }
 
-    /// Moves the rows of a record to `quarantine`, and settles the deliveries that were lost with it.
+    /// Moves the rows of a record to the damaged records, and settles the deliveries that were lost with it.
     fn set_aside(
         &mut self,
-        draft: &mut WriteBatch,
+        batch: &mut WriteBatch,
         table: Table,
         key: &[u8],
         lost: &[DeliveryId],
@@ -98,28 +98,33 @@ impl Repair<'_> {
         let end = [key, &[0xFF; 2]].concat();
         for row in self.engine.range(table, [key, &[0; 2]].concat()..=end) {
             let (row_key, value) = row?;
-            // a longer key that begins with this one is another record's
+            // a longer key with this prefix belongs to another record
             if row_key.len() == key.len() + 2 {
                 bytes.extend(value.as_ref());
-                draft.delete(table, row_key.to_vec());
+                batch.delete(table, row_key.to_vec());
             }
         }
         let id = lost.first().copied().unwrap_or_else(|| DeliveryId {
             sequence: Sequence::default(),
             destination: crate::event::DestinationId(0),
         });
-        self.done.push(format!("`{}` record of {}: {why}; {} bytes set aside", table.name(), named(lost), bytes.len()));
+        self.done.push(format!(
+            "`{}` record of {}: {why}; {} bytes set aside",
+            table.name(),
+            describe(lost),
+            bytes.len()
+        ));
         let totals = &mut self.index.totals;
         let record = DamagedRecord { at: self.now, table: table.name().to_owned(), id, why: why.to_string(), bytes };
         let sealed = codec::encode(Kind::DamagedRecord, &record);
-        draft.put_long(Table::Damaged, &number_key(totals.next_damaged), &sealed);
+        batch.put_long(Table::Damaged, &number_key(totals.next_damaged), &sealed);
         totals.next_damaged += 1;
         totals.damaged += 1;
         for chunk in lost.chunks(SettledRow::SETTLEMENTS_MAX) {
-            let gone =
+            let discarded =
                 |id: &DeliveryId| Settlement { id: *id, how: EndKind::Discarded, attempts: 0, status: 0, at: self.now };
-            let row = SettledRow { settlements: chunk.iter().map(gone).collect() };
-            draft.put(Table::Settled, number_key(totals.next_settlement), delta_encoding::encode(&row));
+            let row = SettledRow { settlements: chunk.iter().map(discarded).collect() };
+            batch.put(Table::Settled, number_key(totals.next_settlement), delta_encoding::encode(&row));
             totals.next_settlement += chunk.len() as u64;
         }
         for id in lost {
@@ -128,10 +133,10 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// What lies in the delay tree and the dead letter queue is counted anew.
+    /// Recounts the delay tree and the dead letter queue.
     fn count(&mut self) -> Result<(), StoreError> {
-        for tally in &mut self.index.totals.tallies {
-            (tally.delayed, tally.dead) = (0, 0);
+        for counters in &mut self.index.totals.tallies {
+            (counters.delayed, counters.dead) = (0, 0);
         }
         let (mut delay_bytes, mut dlq_bytes) = (0, 0);
         for key in read::keys(self.engine, Table::Delay, None) {
@@ -148,12 +153,12 @@ impl Repair<'_> {
         self.commit(WriteBatch::default())
     }
 
-    fn commit(&mut self, mut draft: WriteBatch) -> Result<(), StoreError> {
+    fn commit(&mut self, mut batch: WriteBatch) -> Result<(), StoreError> {
         let totals = &mut self.index.totals;
         totals.page_bytes = self.index.pages.bytes();
         totals.floor = self.index.pages.oldest().map_or(totals.next_sequence, |(first, ..)| first);
-        draft.put_long(Table::Meta, TOTALS, &codec::encode(Kind::Totals, totals));
-        self.engine.commit(draft)
+        batch.put_long(Table::Meta, TOTALS, &codec::encode(Kind::Totals, totals));
+        self.engine.commit(batch)
     }
 }
 
@@ -161,7 +166,7 @@ fn sealed_bytes(engine: &Engine, table: Table, key: &[u8]) -> Result<u64, StoreE
     Ok(crate::store::model::table::get_long(engine, table, key)?.map_or(0, |sealed| sealed.len() as u64))
 }
 
-fn named(lost: &[DeliveryId]) -> String {
+fn describe(lost: &[DeliveryId]) -> String {
     match lost {
         [] => "no delivery".to_owned(),
         [one] => format!("delivery {one}"),
@@ -190,8 +195,8 @@ mod tests {
         DeliveryId { sequence: Sequence(n), destination: DestinationId(0) }
     }
 
-    /// Of four events two are dead letters and two wait.
-    async fn lived(path: &std::path::Path) -> Engine {
+    /// Creates a store with four events: two are dead letters and two wait.
+    async fn store_with_four_events(path: &std::path::Path) -> Engine {
         let clock = crate::clock::Clock::manual(Timestamp(1000));
         let Opened { store, committer, .. } = Store::open(path, Options::default(), clock).unwrap();
         store.register(vec!["crm".to_owned()]).await.unwrap();
@@ -200,8 +205,8 @@ mod tests {
         }
         for n in 1..=2u64 {
             let delivery = Delivery::first(id(n), event(n).into());
-            let letter = DeadLetter { delivery, reason: Reason::Permanent, dead_at: Timestamp(1000) };
-            store.record(Transition::Dead { from: Place::Page, letter: Box::new(letter) });
+            let dead_letter = DeadLetter { delivery, reason: Reason::Permanent, dead_at: Timestamp(1000) };
+            store.record(Transition::Dead { from: Place::Page, letter: Box::new(dead_letter) });
         }
         store.flush().await.unwrap();
         drop(store);
@@ -222,17 +227,17 @@ mod tests {
     #[tokio::test]
     async fn a_damaged_record_is_set_aside_unchanged() {
         let dir = tempfile::tempdir().unwrap();
-        let engine = lived(dir.path()).await;
-        let (mut draft, mut spoiled) = (WriteBatch::default(), Vec::new());
+        let engine = store_with_four_events(dir.path()).await;
+        let (mut batch, mut damaged_rows) = (WriteBatch::default(), Vec::new());
         for (table, key) in [(Table::Pages, number_key(3)), (Table::Dlq, dlq_key(id(1))), (Table::Dlq, dlq_key(id(2)))]
         {
             let key = [&key[..], &[0, 0]].concat();
             let mut row = engine.range(table, key.clone()..=key.clone()).next().unwrap().unwrap().1.to_vec();
             row[codec::ENVELOPE] ^= 1;
-            spoiled.push((table.name().to_owned(), row.clone()));
-            draft.put(table, key, row);
+            damaged_rows.push((table.name().to_owned(), row.clone()));
+            batch.put(table, key, row);
         }
-        engine.commit(draft).unwrap();
+        engine.commit(batch).unwrap();
         drop(engine);
         let repaired = crate::testing::stores::unlocked(|| restore::repair(dir.path(), Timestamp(2000)));
         let (done, inventory) = repaired.unwrap();
@@ -244,7 +249,7 @@ mod tests {
             let DamagedRecord { table, bytes, .. } = record.unwrap().unwrap();
             (table, bytes)
         });
-        assert_eq!(aside.collect::<Vec<_>>(), spoiled);
+        assert_eq!(aside.collect::<Vec<_>>(), damaged_rows);
         let settled: u64 = engine
             .range(Table::Settled, ..)
             .map(|row| delta_encoding::decode::<SettledRow>(&row.unwrap().1).unwrap().settlements.len() as u64)
@@ -256,16 +261,16 @@ mod tests {
     #[tokio::test]
     async fn a_missing_row_is_reported() {
         let dir = tempfile::tempdir().unwrap();
-        let engine = lived(dir.path()).await;
+        let engine = store_with_four_events(dir.path()).await;
         for table in [Table::History, Table::Settled] {
             let (key, row) = engine.range(table, ..).next().unwrap().unwrap();
             let (index, _) = recovery::recover(&engine).unwrap();
             assert_eq!(check::check(&engine, &index).unwrap(), Vec::<String>::new());
-            let mut draft = WriteBatch::default();
-            draft.delete(table, key.to_vec());
-            engine.commit(draft).unwrap();
-            let told = check::check(&engine, &index).unwrap();
-            assert!(told.iter().any(|fault| fault.starts_with(&format!("`{}` ", table.name()))), "{told:?}");
+            let mut batch = WriteBatch::default();
+            batch.delete(table, key.to_vec());
+            engine.commit(batch).unwrap();
+            let faults = check::check(&engine, &index).unwrap();
+            assert!(faults.iter().any(|fault| fault.starts_with(&format!("`{}` ", table.name()))), "{faults:?}");
             let mut back = WriteBatch::default();
             back.put(table, key.to_vec(), row.to_vec());
             engine.commit(back).unwrap();
@@ -275,39 +280,43 @@ mod tests {
     #[tokio::test]
     async fn damaged_records_are_set_aside_and_the_counters_balance() {
         let dir = tempfile::tempdir().unwrap();
-        let engine = lived(dir.path()).await;
-        let mut draft = WriteBatch::default();
+        let engine = store_with_four_events(dir.path()).await;
+        let mut batch = WriteBatch::default();
         for (table, key) in [(Table::Dlq, dlq_key(id(1))), (Table::Pages, number_key(3))] {
             let key = [&key[..], &[0, 0]].concat();
             let mut row = engine.range(table, key.clone()..=key.clone()).next().unwrap().unwrap().1.to_vec();
             let last = row.len() - 1;
             row[last] ^= 1;
-            draft.put(table, key, row);
+            batch.put(table, key, row);
         }
-        engine.commit(draft).unwrap();
+        engine.commit(batch).unwrap();
         let (mut index, _) = recovery::recover(&engine).unwrap();
-        assert_eq!(check::check(&engine, &index).unwrap().len(), 4, "both records, and what they leave uncounted");
+        assert_eq!(check::check(&engine, &index).unwrap().len(), 4, "both records, and the counters of both tables");
         let done = repair(&engine, &mut index, Timestamp(2000)).unwrap();
         assert_eq!(done.len(), 2, "{done:?}");
         assert!(done[0].contains("delivery") && done[1].contains("delivery"), "{done:?}");
-        assert_eq!(read::keys(&engine, Table::Damaged, None).count(), 2, "each under a number of its own");
+        assert_eq!(read::keys(&engine, Table::Damaged, None).count(), 2, "with different numbers");
         let (mut index, findings) = recovery::recover(&engine).unwrap();
         assert_eq!(findings, Vec::<String>::new());
         assert_eq!(check::check(&engine, &index).unwrap(), Vec::<String>::new());
-        let tally = index.totals.tally_of(DestinationId(0));
-        assert_eq!((tally.accepted, tally.queued(), tally.dead, tally.discarded), (4, 1, 1, 2));
+        let counters = index.totals.tally_of(DestinationId(0));
+        assert_eq!((counters.accepted, counters.queued(), counters.dead, counters.discarded), (4, 1, 1, 2));
         assert_eq!(index.totals.damaged, 2);
-        assert_eq!(repair(&engine, &mut index, Timestamp(3000)).unwrap(), Vec::<String>::new(), "once is enough");
+        assert_eq!(
+            repair(&engine, &mut index, Timestamp(3000)).unwrap(),
+            Vec::<String>::new(),
+            "a second repair finds nothing"
+        );
     }
 
     #[tokio::test]
     async fn waiting_events_are_found_without_their_history() {
         let dir = tempfile::tempdir().unwrap();
-        let engine = lived(dir.path()).await;
+        let engine = store_with_four_events(dir.path()).await;
         let (before, _) = recovery::recover(&engine).unwrap();
-        let mut draft = WriteBatch::default();
-        (3..=4).for_each(|n| draft.delete(Table::History, number_key(n)));
-        engine.commit(draft).unwrap();
+        let mut batch = WriteBatch::default();
+        (3..=4).for_each(|n| batch.delete(Table::History, number_key(n)));
+        engine.commit(batch).unwrap();
         let (index, findings) = recovery::recover(&engine).unwrap();
         assert!(findings.iter().any(|line| line.starts_with("2 of them are still in their pages;")), "{findings:?}");
         assert!((3..=4).all(|n| index.pages.left(Sequence(n)).has(DestinationId(0))));

@@ -1,7 +1,6 @@
-//! A store made from a backup, and the check of a store that nobody runs.
+//! Restores a store from a backup; checks and repairs a store that no daemon runs on.
 //!
-//! *Failure.* A backup is read through and its hash compared before anything is written. A folder that holds a store
-//! already is refused.
+//! *Failure.* The whole backup is read and its hash compared before anything is written. A folder that is not empty is refused.
 
 use crate::store::engine::Engine;
 use crate::store::engine::error::StoreError;
@@ -17,17 +16,17 @@ use sha2::{Digest, Sha256};
 use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 
-/// About so many bytes go into one commit.
-const COMMIT: usize = 4 << 20;
+/// Size from which a batch is committed.
+const COMMIT_BYTES: usize = 4 << 20;
 
-/// What a store holds, and what is wrong with it.
+/// Content of a store, and its faults.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
     pub accepted: u64,
     pub waiting: u64,
     pub dead: u64,
     pub damaged: u64,
-    /// Every fault in words; empty where all is well.
+    /// A description of each fault.
     pub faults: Vec<String>,
 }
 
@@ -38,7 +37,7 @@ struct Frame {
     value: Vec<u8>,
 }
 
-/// Reads a backup from its beginning.
+/// The frames of a backup.
 struct Frames<R> {
     from: R,
     hash: Sha256,
@@ -50,7 +49,7 @@ impl<R: Read> Frames<R> {
         let mut magic = vec![0; MAGIC.len()];
         let read = from.read_exact(&mut magic);
         if read.is_err() || (magic != MAGIC && !OLDER_MAGIC.contains(&&magic[..])) {
-            return Err(StoreError::Folder("this is no backup that this holdline knows".to_owned()));
+            return Err(StoreError::Folder("not a holdline backup, or an unsupported version".to_owned()));
         }
         let mut hash = Sha256::new();
         hash.update(&magic);
@@ -59,11 +58,11 @@ impl<R: Read> Frames<R> {
 
     fn bytes(&mut self, length: usize) -> Result<Vec<u8>, StoreError> {
         let mut bytes = vec![0; length];
-        self.from.read_exact(&mut bytes).map_err(|e| broken(&e))?;
+        self.from.read_exact(&mut bytes).map_err(|e| incomplete(&e))?;
         Ok(bytes)
     }
 
-    /// The next frame; none behind the end, whose hash has then been compared.
+    /// The next frame; `None` at the end, after comparing the hash.
     fn next(&mut self) -> Result<Option<Frame>, StoreError> {
         if self.ended {
             return Ok(None);
@@ -90,44 +89,45 @@ impl<R: Read> Frames<R> {
     }
 }
 
-fn broken(e: &io::Error) -> StoreError {
-    StoreError::Folder(format!("the backup is not whole: {e}"))
+fn incomplete(e: &io::Error) -> StoreError {
+    StoreError::Folder(format!("the backup is incomplete: {e}"))
 }
 
-/// Makes a store in an empty folder from a backup; `progress` hears of each row.
+/// Creates a store in an empty folder from a backup; calls `progress` for each row.
 pub fn restore(from: impl Read + Seek, path: &Path, mut progress: impl FnMut()) -> Result<Inventory, StoreError> {
-    must_be_free(path)?;
+    require_empty(path)?;
     let mut from = BufReader::new(from);
     let mut frames = Frames::new(&mut from)?;
     while frames.next()?.is_some() {}
     let engine = Engine::open(Folder::open(path)?)?;
-    // rows first, then what later commits made of them
-    for later in [Pass::Rows, Pass::Commits] {
-        from.rewind().map_err(|e| broken(&e))?;
-        let (mut frames, mut draft) = (Frames::new(&mut from)?, WriteBatch::default());
+    // first the rows, then the commits made during the backup
+    for pass in [Pass::Rows, Pass::Commits] {
+        from.rewind().map_err(|e| incomplete(&e))?;
+        let (mut frames, mut batch) = (Frames::new(&mut from)?, WriteBatch::default());
         while let Some(frame) = frames.next()? {
-            if (frame.kind == Kind::Row) != (later == Pass::Rows) {
+            if (frame.kind == Kind::Row) != (pass == Pass::Rows) {
                 continue;
             }
             let table = Table::ALL.into_iter().find(|t| t.name() == frame.table);
-            let newer = || StoreError::Folder(format!("a newer holdline wrote this backup: `{}`", frame.table));
+            let newer =
+                || StoreError::Folder(format!("the backup is from a newer holdline: unknown table `{}`", frame.table));
             let table = table.ok_or_else(newer)?;
             match frame.kind {
-                Kind::Deleted => draft.delete(table, frame.key),
-                _ => draft.put(table, frame.key, frame.value),
+                Kind::Deleted => batch.delete(table, frame.key),
+                _ => batch.put(table, frame.key, frame.value),
             }
             progress();
-            if draft.bytes() >= COMMIT {
-                engine.commit(std::mem::take(&mut draft))?;
+            if batch.bytes() >= COMMIT_BYTES {
+                engine.commit(std::mem::take(&mut batch))?;
             }
         }
-        engine.commit(draft)?;
+        engine.commit(batch)?;
     }
-    completed(&engine)
+    finish(&engine)
 }
 
-/// A folder that is made, or holds nothing: what lies there otherwise would be taken for a part of the store.
-fn must_be_free(path: &Path) -> Result<(), StoreError> {
+/// Refuses a folder that is not empty: its files would become part of the store.
+fn require_empty(path: &Path) -> Result<(), StoreError> {
     let shown = path.display();
     let why = match std::fs::read_dir(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -137,7 +137,7 @@ fn must_be_free(path: &Path) -> Result<(), StoreError> {
             Some(_) if path.join("queue").exists() => {
                 format!("{shown} holds a store already; give another, empty folder")
             }
-            Some(_) => format!("{shown} is not empty; give another, empty folder, or one that is not there yet"),
+            Some(_) => format!("{shown} is not empty; give an empty folder, or one that does not exist yet"),
         },
     };
     Err(StoreError::Folder(why))
@@ -154,10 +154,12 @@ pub fn verify(path: &Path) -> Result<Inventory, StoreError> {
     if !path.join("queue").exists() {
         return Err(StoreError::Folder(format!("{} holds no store", path.display())));
     }
-    inventory(&Engine::open(Folder::open(path)?)?)
+    let engine = Engine::open(Folder::open(path)?)?;
+    let (index, faults) = recovery::recover(&engine)?;
+    inventory(&engine, &index, faults)
 }
 
-/// As [`verify`], but first what does not verify is set aside; returns what that was too.
+/// Sets aside the damaged records, then checks as [`verify`]; also returns descriptions of these records.
 pub fn repair(path: &Path, now: Timestamp) -> Result<(Vec<String>, Inventory), StoreError> {
     if !path.join("queue").exists() {
         return Err(StoreError::Folder(format!("{} holds no store", path.display())));
@@ -165,23 +167,18 @@ pub fn repair(path: &Path, now: Timestamp) -> Result<(Vec<String>, Inventory), S
     let engine = Engine::open(Folder::open(path)?)?;
     let (mut index, _) = recovery::recover(&engine)?;
     let done = crate::store::offline::repair::repair(&engine, &mut index, now)?;
-    Ok((done, completed(&engine)?))
+    Ok((done, finish(&engine)?))
 }
 
-/// What a store holds to which no more is written now. Its mark says so from here on: without it damage to the last commit,
-/// and a small store is a single one, would pass for what a power cut had torn.
-pub fn completed(engine: &Engine) -> Result<Inventory, StoreError> {
+/// Checks a store after the last write and sets its watermark. Without the watermark, damage to the last commit would be taken for
+/// a write torn by a power cut, and a small store consists of a single commit.
+pub fn finish(engine: &Engine) -> Result<Inventory, StoreError> {
     let (index, faults) = recovery::recover(engine)?;
     engine.note(index.totals.reached());
-    take_stock(engine, &index, faults)
+    inventory(engine, &index, faults)
 }
 
-fn inventory(engine: &Engine) -> Result<Inventory, StoreError> {
-    let (index, faults) = recovery::recover(engine)?;
-    take_stock(engine, &index, faults)
-}
-
-fn take_stock(engine: &Engine, index: &Index, mut faults: Vec<String>) -> Result<Inventory, StoreError> {
+fn inventory(engine: &Engine, index: &Index, mut faults: Vec<String>) -> Result<Inventory, StoreError> {
     faults.extend(check::check(engine, index)?);
     let totals = &index.totals;
     Ok(Inventory {
@@ -232,10 +229,10 @@ mod tests {
         ]);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("restored");
-        let made = restore(Cursor::new(copied), &path, || ()).unwrap();
-        assert_eq!(made.faults, Vec::<String>::new());
+        let restored = restore(Cursor::new(copied), &path, || ()).unwrap();
+        assert_eq!(restored.faults, Vec::<String>::new());
         let engine = crate::testing::stores::unlocked(|| Folder::open(&path).and_then(Engine::open)).unwrap();
-        let is = [0, 1, 2].map(|d| engine.row(Table::Meta, &key(d)).unwrap());
-        assert_eq!(is, [None, Some(hold(2)), None]);
+        let rows = [0, 1, 2].map(|d| engine.row(Table::Meta, &key(d)).unwrap());
+        assert_eq!(rows, [None, Some(hold(2)), None]);
     }
 }

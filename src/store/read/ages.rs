@@ -1,7 +1,7 @@
-//! How old what waits is: counts by destination and age, without reading a single body.
+//! Waiting deliveries by age and by source, without reading bodies.
 //!
-//! Sequences rise with acceptance, so an age is a sequence: each bound is looked up once in `history`, and everything that
-//! waits is sorted by its sequence alone.
+//! Sequences are assigned in the order of acceptance, so each age bound is looked up once in `history` as a sequence, and deliveries
+//! are sorted into buckets by their sequence alone.
 
 use crate::delivery::{DeadLetter, DeliveryId};
 use crate::event::{DestinationId, Sequence};
@@ -13,16 +13,16 @@ use crate::store::model::table::{Table, dlq_of};
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
 
-/// Counts by age, the youngest first.
+/// Number of waiting deliveries per age bucket, the youngest first.
 pub type Ages = BTreeMap<DestinationId, Vec<u64>>;
 
-/// Pages, and deliveries of the delay tree, that are counted at once.
-const PAGES: usize = 512;
-const DUES: usize = 4096;
+/// Pages, and delayed deliveries, that are counted under one lock of the index.
+const PAGES_PER_STEP: usize = 512;
+const DELAYED_PER_STEP: usize = 4096;
 
 impl Store {
-    /// What waits, in pages and in the delay tree, by the bounds `since`: from the latest to the earliest time. The last
-    /// count is of what is older than all of them. What moves while it is counted may be counted twice, or not.
+    /// Counts the waiting deliveries, in pages and in the delay tree, by the bounds `since`, the latest time first. The last bucket
+    /// is for older ones. A delivery that moves during the count may be counted twice or not at all.
     pub fn ages(&self, since: &[Timestamp]) -> Result<Ages, StoreError> {
         let bounds = since.iter().map(|at| self.first_after(*at)).collect::<Result<Vec<_>, _>>()?;
         let bucket = |sequence: Sequence| bounds.iter().position(|b| sequence >= *b).unwrap_or(bounds.len());
@@ -32,22 +32,24 @@ impl Store {
         };
         let mut from = Some(Sequence::default());
         while let Some(first) = from {
-            // in pieces, so that no commit waits for all of them
-            from =
-                self.index().pages.visit(first, PAGES, |sequence, to, n| to.iter().for_each(|d| add(d, sequence, n)));
+            // in steps, so that no commit waits for the whole count
+            from = self
+                .index()
+                .pages
+                .visit(first, PAGES_PER_STEP, |sequence, to, n| to.iter().for_each(|d| add(d, sequence, n)));
         }
         let mut from = Sequence::default();
         loop {
-            let some = self.dues_between(from, Sequence(u64::MAX), DUES);
-            let Some((last, _)) = some.last() else { return Ok(ages) };
-            // of the last event there may be more
-            let next = if some.len() < DUES { last.sequence.next() } else { last.sequence };
-            some.iter().filter(|(id, _)| id.sequence < next).for_each(|(id, _)| add(id.destination, id.sequence, 1));
+            let chunk = self.dues_between(from, Sequence(u64::MAX), DELAYED_PER_STEP);
+            let Some((last, _)) = chunk.last() else { return Ok(ages) };
+            // the last event may have more deliveries in the next step
+            let next = if chunk.len() < DELAYED_PER_STEP { last.sequence.next() } else { last.sequence };
+            chunk.iter().filter(|(id, _)| id.sequence < next).for_each(|(id, _)| add(id.destination, id.sequence, 1));
             from = next;
         }
     }
 
-    /// The first sequence that was accepted after this time, as far as it is remembered.
+    /// The first sequence in history that was accepted after this time.
     fn first_after(&self, at: Timestamp) -> Result<Sequence, StoreError> {
         let (mut low, mut high) = {
             let index = self.index();
@@ -61,47 +63,47 @@ impl Store {
         Ok(Sequence(low))
     }
 
-    /// Where the deliveries of an event lie in the delay tree, or will lie with the next commit.
+    /// Due times of the delayed deliveries of an event, uncommitted ones included.
     pub fn dues_of(&self, sequence: Sequence) -> BTreeMap<DestinationId, Timestamp> {
         let (first, last) = ids_between(sequence, sequence.next());
-        let mut found: BTreeMap<DestinationId, Timestamp> = {
+        let mut due: BTreeMap<DestinationId, Timestamp> = {
             let index = self.index();
             index.dues.known.range(first..last).map(|(id, due)| (id.destination, due.at)).collect()
         };
         let unwritten = self.shared.unwritten.lock().expect("no holder panics");
-        let coming = unwritten.range((first, Timestamp::ZERO)..(last, Timestamp::ZERO));
-        found.extend(coming.map(|((id, due), _)| (id.destination, *due)));
-        found
+        let uncommitted = unwritten.range((first, Timestamp::ZERO)..(last, Timestamp::ZERO));
+        due.extend(uncommitted.map(|((id, due), _)| (id.destination, *due)));
+        due
     }
 
-    /// What lies in the delay tree of the events in `[from, to)`, at most so many, in order.
+    /// The first `limit` delayed deliveries of the events in `[from, to)`, in order, with their due times.
     pub fn dues_between(&self, from: Sequence, to: Sequence, limit: usize) -> Vec<(DeliveryId, Timestamp)> {
         let (first, last) = ids_between(from, to);
         let index = self.index();
         index.dues.known.range(first..last).take(limit).map(|(id, due)| (*id, due.at)).collect()
     }
 
-    /// What the events of each source take that wait or are dead, by its name.
+    /// Bytes of the waiting events and dead letters of each source, by its name.
     pub fn held_by_source(&self) -> Vec<(String, Held)> {
         let index = self.index();
         let mut all = BTreeMap::<u16, Held>::new();
-        for (source, held) in index.pages.shares().iter().chain(index.dues.shares().iter()) {
+        for (source, usage) in index.pages.shares().iter().chain(index.dues.shares().iter()) {
             let sum = all.entry(source).or_default();
-            sum.queue_bytes += held.queue_bytes;
-            sum.growth_bytes += held.growth_bytes;
+            sum.queue_bytes += usage.queue_bytes;
+            sum.growth_bytes += usage.growth_bytes;
         }
         for (source, dead) in index.dead.shares().iter() {
             all.entry(source).or_default().dead_bytes += dead.queue_bytes;
         }
-        let named = |(source, held)| Some((index.names.source_name(source)?.to_owned(), held));
+        let named = |(source, usage)| Some((index.names.source_name(source)?.to_owned(), usage));
         all.into_iter().filter_map(named).collect()
     }
 
-    /// Counts the dead letters that lay there at the start, by their heads, until it is to stop. Once after each start; blocks.
-    pub fn count_dead_letters(&self, is_to_stop: impl Fn() -> bool) -> Result<(), StoreError> {
+    /// Counts the dead letters that existed at the start, by their heads, until it should stop. Call once after each start; blocks.
+    pub fn count_dead_letters(&self, should_stop: impl Fn() -> bool) -> Result<(), StoreError> {
         let engine = &self.shared.engine;
         for key in read::keys(engine, Table::Dlq, None) {
-            if is_to_stop() {
+            if should_stop() {
                 return Ok(());
             }
             let key = key?;
@@ -124,7 +126,7 @@ impl Store {
     pub fn dead_by_source(&self) -> BTreeMap<String, u64> {
         let index = self.index();
         let named = |(source, bytes)| Some((index.names.source_name(source)?.to_owned(), bytes));
-        index.dead.shares().iter().map(|(source, held)| (source, held.queue_bytes)).filter_map(named).collect()
+        index.dead.shares().iter().map(|(source, usage)| (source, usage.queue_bytes)).filter_map(named).collect()
     }
 }
 

@@ -1,17 +1,17 @@
-//! A consistent copy of a running store, as one stream; and a store made from such a stream.
+//! Backup: a consistent copy of a running store, as one stream.
 //!
-//! While all rows are read, which takes its time and is no snapshot, every commit is copied as well. Rows first and the
-//! copied commits after them give the store as it was when the last of these commits was made: what a commit has touched
-//! is overwritten by its copy, and what none has touched was the same all the time.
+//! Reading all rows takes time and is not a snapshot, so every commit made meanwhile is copied too. All rows, followed by these
+//! commits, give the store as it was after the last of them: rows that a commit changed are overwritten by its copy, and all
+//! other rows were unchanged the whole time.
 //!
 //! *Format.*
 //! ```text
-//! "holdline backup 3\n"                          (1 or 2 where the rows are of an earlier format of the folder)
+//! "holdline backup 3\n"                          (1 or 2 if the rows are of an earlier format of the folder)
 //! frames: kind u8 | table name length u8 | key length u16 LE | value length u32 LE | table name | key | value
-//!   kind 1: a row; 2: written by a later commit; 3: deleted by one; 9: the end, its value the SHA-256 of all before it
+//!   kind 1: a row; 2: written by a commit during the backup; 3: deleted by one; 9: the end, with the SHA-256 of all bytes before
 //! ```
-//! *Failure.* A stream without its end is not restored. Rows are copied as they lie, so what did not verify does not
-//! verify there either, and is found by the same checks.
+//! *Failure.* A stream without its end is not restored. Rows are copied unchanged, so the same checks find the same damaged records in
+//! the restored store.
 
 use crate::store::engine::error::StoreError;
 use crate::store::handle::Store;
@@ -25,10 +25,10 @@ use std::sync::{Arc, mpsc};
 use tokio::sync::oneshot;
 
 pub const MAGIC: &[u8] = b"holdline backup 3\n";
-/// Those of a holdline before the folder's present format; its rows are read as well.
+/// Of earlier formats of the folder, whose rows can be read too.
 pub const OLDER_MAGIC: [&[u8]; 2] = [b"holdline backup 1\n", b"holdline backup 2\n"];
-/// About so many bytes are sent at once.
-const PIECE: usize = 64 << 10;
+/// Size from which a chunk is sent.
+const CHUNK_BYTES: usize = 64 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -45,9 +45,9 @@ impl Kind {
     }
 }
 
-/// The stream in the making.
+/// Writes the frames of a backup.
 struct Writer<F> {
-    piece: Vec<u8>,
+    chunk: Vec<u8>,
     hash: Sha256,
     send: F,
 }
@@ -58,20 +58,20 @@ impl<F: FnMut(Bytes) -> bool> Writer<F> {
         head.extend((key.len() as u16).to_le_bytes());
         head.extend((value.len() as u32).to_le_bytes());
         for part in [&head[..], table.as_bytes(), key, value] {
-            self.piece.extend(part);
+            self.chunk.extend(part);
         }
-        if self.piece.len() >= PIECE { self.send_off() } else { Ok(()) }
+        if self.chunk.len() >= CHUNK_BYTES { self.send_chunk() } else { Ok(()) }
     }
 
-    fn send_off(&mut self) -> Result<(), StoreError> {
-        let piece = std::mem::take(&mut self.piece);
-        self.hash.update(&piece);
-        let gone = || StoreError::Folder("the reader of the backup has gone".to_owned());
-        (self.send)(piece.into()).then_some(()).ok_or_else(gone)
+    fn send_chunk(&mut self) -> Result<(), StoreError> {
+        let chunk = std::mem::take(&mut self.chunk);
+        self.hash.update(&chunk);
+        let gone = || StoreError::Folder("the receiver of the backup has disconnected".to_owned());
+        (self.send)(chunk.into()).then_some(()).ok_or_else(gone)
     }
 
-    fn later(&mut self, draft: WriteBatch) -> Result<(), StoreError> {
-        for (table, writes) in Table::ALL.into_iter().zip(draft.into_tables()) {
+    fn commit(&mut self, batch: WriteBatch) -> Result<(), StoreError> {
+        for (table, writes) in Table::ALL.into_iter().zip(batch.into_tables()) {
             for (key, value) in writes {
                 match value {
                     Some(value) => self.frame(Kind::Written, table.name(), &key, &value)?,
@@ -83,32 +83,32 @@ impl<F: FnMut(Bytes) -> bool> Writer<F> {
     }
 
     fn end(mut self) -> Result<(), StoreError> {
-        self.send_off()?;
+        self.send_chunk()?;
         let hash = self.hash.clone().finalize();
         self.frame(Kind::End, "", &[], &hash)?;
-        self.send_off()
+        self.send_chunk()
     }
 }
 
 impl Store {
-    /// Sends a copy of everything, as it is at the end of the copy; everything acknowledged before the call is in it.
-    /// `send` is false when nobody listens any more. Blocks for as long as that takes; one at a time.
+    /// Sends a copy of the store as it is when the copy ends; it contains everything acknowledged before the call. `send` returns
+    /// false if the receiver has disconnected. Blocks; only one backup runs at a time.
     pub fn backup(&self, mut send: impl FnMut(Bytes) -> bool) -> Result<(), StoreError> {
         let (to, commits) = mpsc::channel();
         let behind = Arc::new(AtomicUsize::new(0));
         if !self.tee(Some(Tee { to, behind: behind.clone() }))? {
-            return Err(StoreError::Folder("another backup is being made".to_owned()));
+            return Err(StoreError::Folder("another backup is running".to_owned()));
         }
-        let mut writer = Writer { piece: MAGIC.to_vec(), hash: Sha256::new(), send: &mut send };
+        let mut writer = Writer { chunk: MAGIC.to_vec(), hash: Sha256::new(), send: &mut send };
         let copied = self.copy(&mut writer, &commits, &behind);
         self.tee(None)?;
         copied?;
-        // the committer has let go of its end
-        while let Ok(draft) = commits.recv() {
-            writer.later(draft)?;
+        // ends when the committer has dropped its sender
+        while let Ok(batch) = commits.recv() {
+            writer.commit(batch)?;
         }
         if behind.load(Ordering::Relaxed) >= BEHIND_MAX {
-            return Err(StoreError::Folder("the backup was read too slowly".to_owned()));
+            return Err(StoreError::Folder("the receiver of the backup was too slow".to_owned()));
         }
         writer.end()
     }
@@ -123,16 +123,16 @@ impl Store {
             for row in self.shared.engine.range(table, ..) {
                 let (key, value) = row?;
                 writer.frame(Kind::Row, table.name(), &key, &value)?;
-                while let Ok(draft) = commits.try_recv() {
-                    behind.fetch_sub(draft.bytes(), Ordering::Relaxed);
-                    writer.later(draft)?;
+                while let Ok(batch) = commits.try_recv() {
+                    behind.fetch_sub(batch.bytes(), Ordering::Relaxed);
+                    writer.commit(batch)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Begins or ends the copying of commits, between two of them; false where it is going on already.
+    /// Starts or stops the copying of commits, between two of them; false if it is running already.
     fn tee(&self, tee: Option<Tee>) -> Result<bool, StoreError> {
         let (to, answer) = oneshot::channel();
         self.requests.send(Request::Tee { tee, answer: to }).map_err(|_| StoreError::Failed)?;
@@ -159,7 +159,7 @@ mod tests {
             received_at: NOW,
             sender_id: None,
             body_digest: Digest64(rng.u64(..)),
-            body: std::iter::repeat_with(|| rng.u8(..)).take(PIECE).collect::<Vec<_>>().into(),
+            body: std::iter::repeat_with(|| rng.u8(..)).take(CHUNK_BYTES).collect::<Vec<_>>().into(),
             ..crate::testing::events::event(1)
         }
     }
@@ -168,7 +168,7 @@ mod tests {
         DeliveryId { sequence: Sequence(n), destination: DestinationId(0) }
     }
 
-    /// What moves from where nothing was read yet to where all was read is in none of the rows.
+    /// Events that move from a table not yet read to one already read are only in the copied commits.
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn a_backup_has_events_moved_meanwhile_and_runs_alone() {
         let dir = tempfile::tempdir().unwrap();
@@ -185,26 +185,26 @@ mod tests {
         store.flush().await.unwrap();
         let (handle, of, mut copy) = (tokio::runtime::Handle::current(), store.clone(), Vec::new());
         let copied = tokio::task::spawn_blocking(move || {
-            let mut told = None;
-            of.backup(|piece| {
+            let mut error = None;
+            of.backup(|chunk| {
                 if copy.is_empty() {
                     for n in [4, 5] {
                         let redriven = of.dlq(DlqAction::Redrive, vec![id(n)], "ada".to_owned());
                         assert_eq!(handle.block_on(redriven).unwrap(), 1);
                     }
-                    told = of.backup(|_| true).err();
+                    error = of.backup(|_| true).err();
                 }
-                copy.extend(piece);
+                copy.extend(chunk);
                 true
             })
             .unwrap();
-            assert!(told.unwrap().to_string().contains("another backup is being made"));
-            assert!(of.backup(|_| false).is_err(), "nobody listens");
+            assert!(error.unwrap().to_string().contains("another backup is running"));
+            assert!(of.backup(|_| false).is_err(), "the receiver has disconnected");
             assert!(of.backup(|_| true).is_ok());
             copy
         });
-        let made = restore(Cursor::new(copied.await.unwrap()), &dir.path().join("restored"), || {}).unwrap();
-        assert_eq!((made.faults, made.accepted, made.dead, made.waiting), (Vec::new(), 5, 3, 2));
+        let restored = restore(Cursor::new(copied.await.unwrap()), &dir.path().join("restored"), || {}).unwrap();
+        assert_eq!((restored.faults, restored.accepted, restored.dead, restored.waiting), (Vec::new(), 5, 3, 2));
         drop(store);
         committer.join().unwrap();
     }

@@ -1,14 +1,14 @@
-//! Erasure: all that lies here of one interaction, found and taken out.
+//! Erasure: finds and deletes everything that is stored of an interaction.
 //!
-//! *Invariants.* An erasure counts each delivery that it takes as discarded, and stands in the audit in the same commit.
-//! What an event left in `history` then says only that there was one, when, from which source and for whom: no digest of
-//! its id, body or interaction is left, and no type, time or size. A page that held such an event goes as a whole: what
-//! still waits of the others in it moves to the delay tree, as for a sparse page.
+//! *Invariants.* Each erased delivery counts as discarded; the audit entry is in the same commit. An erased event leaves in `history`
+//! only its time of acceptance, source and destinations: no digest of its id, body or interaction, no type, time or size. A page
+//! with an erased event is deleted as a whole: the waiting deliveries of its other events move to the delay tree, as for a sparse
+//! page.
 //!
-//! Each part of an erasure is one commit, and finding is repeated until nothing is found: so one that was broken off is
-//! completed by asking again, and asking twice is asking once.
+//! Each part of an erasure is one commit, and the scan is repeated until it finds nothing. So an interrupted erasure is completed by
+//! repeating it, and repeating a completed one changes nothing.
 //!
-//! *Failure.* A page that does not verify stays as it was found, for its own damage to be told and set aside.
+//! *Failure.* A page that does not verify is left unchanged; its damage is reported and set aside elsewhere.
 
 use crate::delivery::{DeadLetter, Delivery, Place};
 use crate::event::{Digest64, Event, Sequence};
@@ -22,32 +22,32 @@ use crate::store::write::request::{Erased, Erasure, EventLocations};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-/// An interaction by its key, looked for below a sequence.
+/// A scan for the events of an interaction before a sequence.
 struct ErasureScan<'a> {
     key: &'a str,
-    /// None: of every source.
+    /// `None` for all sources.
     source: Option<&'a str>,
     interaction_hash: Digest64,
-    /// Nothing of before is remembered.
+    /// The first sequence in history.
     head: Sequence,
     end: Sequence,
-    /// Events whose entry is erased already, of which a part may have moved on meanwhile.
+    /// Events whose history is erased already, of which a delivery may have moved meanwhile.
     erased: BTreeSet<Sequence>,
-    /// Of these events what was remembered is lost.
-    lost: Vec<Range<Sequence>>,
+    /// Events whose history is lost.
+    lost_history: Vec<Range<Sequence>>,
     found: EventLocations,
 }
 
 impl ErasureScan<'_> {
-    /// Whether the key alone says that the record under it is of the interaction; none where the record must be read.
-    fn tells(&self, sequence: Sequence) -> Option<bool> {
+    /// Whether a record belongs to the interaction, by its key alone; `None` if the record must be read.
+    fn matches_by_key(&self, sequence: Sequence) -> Option<bool> {
         if sequence >= self.end {
             return Some(false);
         }
         if self.found.events.contains_key(&sequence) {
             return Some(true);
         }
-        let lost = self.lost.iter().any(|lost| lost.contains(&sequence));
+        let lost = self.lost_history.iter().any(|range| range.contains(&sequence));
         let unknown = sequence < self.head || self.erased.contains(&sequence) || lost;
         (!unknown).then_some(false)
     }
@@ -62,48 +62,48 @@ impl ErasureScan<'_> {
 }
 
 impl Store {
-    /// All that lies here of an interaction, of events before `end`. Blocks, for as long as it takes to read what is
-    /// remembered; what was recorded and is not written yet is not seen.
+    /// Everything that is stored of an interaction, of events before `end`. Blocks while it reads the whole history; uncommitted
+    /// changes are not included.
     pub fn traces(&self, key: &str, source: Option<&str>, end: Sequence) -> Result<EventLocations, StoreError> {
         let interaction_hash = Digest64::of_interaction(key);
         let head = self.index().totals.history_head;
-        let (erased, lost, found) = (BTreeSet::new(), Vec::new(), EventLocations::default());
-        let mut hunt = ErasureScan { key, source, interaction_hash, head, end, erased, lost, found };
-        self.hunt_history(&mut hunt)?;
-        for (sequence, trace) in &mut hunt.found.events {
+        let (erased, lost_history, found) = (BTreeSet::new(), Vec::new(), EventLocations::default());
+        let mut scan = ErasureScan { key, source, interaction_hash, head, end, erased, lost_history, found };
+        self.scan_history(&mut scan)?;
+        for (sequence, location) in &mut scan.found.events {
             let left = self.index().pages.left(*sequence);
-            trace.waiting.extend(left.iter().map(|d| (d, Place::Page)));
+            location.waiting.extend(left.iter().map(|d| (d, Place::Page)));
         }
-        self.hunt_delayed(&mut hunt)?;
-        self.hunt_dead(&mut hunt)?;
-        self.hunt_damaged(&mut hunt)?;
-        Ok(hunt.found)
+        self.scan_delayed(&mut scan)?;
+        self.scan_dead_letters(&mut scan)?;
+        self.scan_damaged_records(&mut scan)?;
+        Ok(scan.found)
     }
 
-    /// What is remembered; and where that is lost, the pages themselves, and later the other records.
-    fn hunt_history(&self, hunt: &mut ErasureScan<'_>) -> Result<(), StoreError> {
+    /// Scans history; where it is lost, the pages instead. The other records are scanned later.
+    fn scan_history(&self, scan: &mut ErasureScan<'_>) -> Result<(), StoreError> {
         let engine = &self.shared.engine;
-        let mut next = hunt.head;
-        while next < hunt.end {
+        let mut next = scan.head;
+        while next < scan.end {
             let row = match read::covering::<HistoryRow>(engine, next.0) {
                 Err(StoreError::Damaged(_)) => None,
                 row => row?,
             };
             let Some((first, row)) = row else {
-                let behind = engine.range(Table::History, number_key(next.0 + 1)..).next().transpose()?;
-                let behind = behind.map(|(key, _)| number_of(&key)).transpose()?.map_or(hunt.end, Sequence);
-                self.hunt_pages(hunt, next, behind)?;
-                hunt.lost.push(next..behind);
-                next = behind;
+                let following = engine.range(Table::History, number_key(next.0 + 1)..).next().transpose()?;
+                let end = following.map(|(key, _)| number_of(&key)).transpose()?.map_or(scan.end, Sequence);
+                self.scan_pages(scan, next, end)?;
+                scan.lost_history.push(next..end);
+                next = end;
                 continue;
             };
-            for (sequence, entry) in (first..).map(Sequence).zip(&row.entries).filter(|(s, _)| *s < hunt.end) {
+            for (sequence, entry) in (first..).map(Sequence).zip(&row.entries).filter(|(s, _)| *s < scan.end) {
                 if entry.is_erased() {
-                    hunt.erased.insert(sequence);
-                } else if entry.interaction_hash == hunt.interaction_hash
-                    && hunt.is_from(&self.source_name(entry).unwrap_or_default())
+                    scan.erased.insert(sequence);
+                } else if entry.interaction_hash == scan.interaction_hash
+                    && scan.is_from(&self.source_name(entry).unwrap_or_default())
                 {
-                    hunt.found.events.entry(sequence).or_default().order_key = self.order_key_of(entry);
+                    scan.found.events.entry(sequence).or_default().order_key = self.order_key_of(entry);
                 }
             }
             next = Sequence(first + row.entries.len() as u64);
@@ -111,7 +111,7 @@ impl Store {
         Ok(())
     }
 
-    fn hunt_pages(&self, hunt: &mut ErasureScan<'_>, from: Sequence, to: Sequence) -> Result<(), StoreError> {
+    fn scan_pages(&self, scan: &mut ErasureScan<'_>, from: Sequence, to: Sequence) -> Result<(), StoreError> {
         let pages: Vec<Sequence> = {
             let index = self.index();
             index.pages.iter().map(|(first, _)| first).filter(|first| (from..to).contains(first)).collect()
@@ -122,57 +122,60 @@ impl Store {
                 events => events?,
             };
             for (sequence, event) in (first.0..).map(Sequence).zip(events) {
-                if sequence < hunt.end && hunt.is_of(&event) {
-                    hunt.found.events.entry(sequence).or_default().order_key = self.order_key(&event);
+                if sequence < scan.end && scan.is_of(&event) {
+                    scan.found.events.entry(sequence).or_default().order_key = self.order_key(&event);
                 }
             }
         }
         Ok(())
     }
 
-    fn hunt_delayed(&self, hunt: &mut ErasureScan<'_>) -> Result<(), StoreError> {
+    fn scan_delayed(&self, scan: &mut ErasureScan<'_>) -> Result<(), StoreError> {
         for key in read::keys(&self.shared.engine, Table::Delay, None) {
             let key = key?;
             let (due, id) = delay_of(&key)?;
-            let order_key = match hunt.tells(id.sequence) {
+            let order_key = match scan.matches_by_key(id.sequence) {
                 Some(false) => continue,
                 Some(true) => None,
                 None => match read::head::<Delivery>(&self.shared.engine, Table::Delay, &key) {
                     Err(StoreError::Damaged(_)) => continue,
-                    head => match head?.map(|head| head.record).filter(|delivery| hunt.is_of(&delivery.event)) {
+                    head => match head?.map(|head| head.record).filter(|delivery| scan.is_of(&delivery.event)) {
                         Some(delivery) => Some(self.order_key(&delivery.event)),
                         None => continue,
                     },
                 },
             };
-            let trace = hunt.found.trace(id.sequence, order_key);
-            trace.waiting.push((id.destination, Place::under(due)));
+            let location = scan.found.trace(id.sequence, order_key);
+            location.waiting.push((id.destination, Place::under(due)));
         }
         Ok(())
     }
 
-    fn hunt_dead(&self, hunt: &mut ErasureScan<'_>) -> Result<(), StoreError> {
+    fn scan_dead_letters(&self, scan: &mut ErasureScan<'_>) -> Result<(), StoreError> {
         for key in read::keys(&self.shared.engine, Table::Dlq, None) {
             let key = key?;
             let id = dlq_of(&key)?;
-            let order_key = match hunt.tells(id.sequence) {
+            let order_key = match scan.matches_by_key(id.sequence) {
                 Some(false) => continue,
                 Some(true) => None,
                 None => match read::head::<DeadLetter>(&self.shared.engine, Table::Dlq, &key) {
                     Err(StoreError::Damaged(_)) => continue,
-                    head => match head?.map(|head| head.record).filter(|letter| hunt.is_of(&letter.delivery.event)) {
-                        Some(letter) => Some(self.order_key(&letter.delivery.event)),
+                    head => match head?
+                        .map(|head| head.record)
+                        .filter(|dead_letter| scan.is_of(&dead_letter.delivery.event))
+                    {
+                        Some(dead_letter) => Some(self.order_key(&dead_letter.delivery.event)),
                         None => continue,
                     },
                 },
             };
-            hunt.found.trace(id.sequence, order_key).dead.push(id.destination);
+            scan.found.trace(id.sequence, order_key).dead.push(id.destination);
         }
         Ok(())
     }
 
-    /// Records that did not verify: those of its events, and those whose bytes name it.
-    fn hunt_damaged(&self, hunt: &mut ErasureScan<'_>) -> Result<(), StoreError> {
+    /// Damaged records: those of the found events, and those whose bytes contain the interaction's key.
+    fn scan_damaged_records(&self, scan: &mut ErasureScan<'_>) -> Result<(), StoreError> {
         for key in read::keys(&self.shared.engine, Table::Damaged, None) {
             let number = number_of(&key?)?;
             let key = number_key(number);
@@ -181,22 +184,22 @@ impl Store {
                 Err(StoreError::Damaged(_)) => continue,
                 record => record?,
             };
-            let names = |bytes: &[u8]| {
-                !hunt.key.is_empty() && bytes.windows(hunt.key.len()).any(|window| window == hunt.key.as_bytes())
+            let contains_key = |bytes: &[u8]| {
+                !scan.key.is_empty() && bytes.windows(scan.key.len()).any(|window| window == scan.key.as_bytes())
             };
-            if record.is_some_and(|r| hunt.tells(r.id.sequence) == Some(true) || names(&r.bytes)) {
-                hunt.found.damaged.push(number);
+            if record.is_some_and(|r| scan.matches_by_key(r.id.sequence) == Some(true) || contains_key(&r.bytes)) {
+                scan.found.damaged.push(number);
             }
         }
         Ok(())
     }
 
-    /// Takes a part of what was found out, in one commit with its audit entry.
+    /// Erases a part of what was found, in one commit with its audit entry.
     pub async fn erase(&self, erasure: Erasure, who: String) -> Result<Erased, StoreError> {
         self.ask(0, move |t| t.erase(&erasure, &who)).await
     }
 
-    /// Forgets what memory holds of events that were erased.
+    /// Removes erased events from the cache.
     pub fn forget_cached(&self, of: &BTreeSet<Sequence>) {
         self.shared.cache.lock().expect("no holder panics").forget(of);
     }
@@ -228,9 +231,9 @@ mod tests {
         Event { interaction: Some(interaction.to_owned()), ..crate::testing::events::event(n) }
     }
 
-    /// Events 1 to 8, the odd ones of interaction `a`: the first two wait in a page, the next two for a time, the next two
-    /// are dead letters, the last two are delivered.
-    async fn lived(path: &Path) {
+    /// Creates a store with events 1 to 8, the odd ones of interaction `a`: 1 and 2 wait in a page, 3 and 4 are delayed, 5 and 6 are
+    /// dead letters, 7 and 8 are delivered.
+    async fn store_with_eight_events(path: &Path) {
         let opened = open(path);
         let (store, from, at) = (&opened.store, Place::Page, Timestamp(1000));
         store.register(vec!["crm".to_owned()]).await.unwrap();
@@ -243,8 +246,8 @@ mod tests {
             store.record(match n {
                 3 | 4 => Transition::Delayed { from, due: DUE, delivery: delivery.into() },
                 5 | 6 => {
-                    let letter = DeadLetter { delivery, reason: Reason::Permanent, dead_at: at };
-                    Transition::Dead { from, letter: Box::new(letter) }
+                    let dead_letter = DeadLetter { delivery, reason: Reason::Permanent, dead_at: at };
+                    Transition::Dead { from, letter: Box::new(dead_letter) }
                 }
                 _ => Transition::Delivered { id, place: from, attempts: 1, status: 200, at },
             });
@@ -253,14 +256,14 @@ mod tests {
         close(opened);
     }
 
-    fn forget_history(path: &Path) {
+    fn delete_history(path: &Path) {
         let engine = crate::testing::stores::unlocked(|| Folder::open(path).and_then(Engine::open));
-        let mut draft = WriteBatch::default();
-        (1..=8).for_each(|n| draft.delete(Table::History, number_key(n)));
-        engine.unwrap().commit(draft).unwrap();
+        let mut batch = WriteBatch::default();
+        (1..=8).for_each(|n| batch.delete(Table::History, number_key(n)));
+        engine.unwrap().commit(batch).unwrap();
     }
 
-    fn trace(waiting: &[Place], dead: usize) -> EventLocation {
+    fn location(waiting: &[Place], dead: usize) -> EventLocation {
         let here = DestinationId(0);
         let order_key = crate::event::SharedKeys::default().order_key(Digest64::of_interaction("a"), "s");
         EventLocation {
@@ -273,13 +276,13 @@ mod tests {
     #[tokio::test]
     async fn an_erasure_finds_exactly_the_interaction_before_an_event() {
         let dir = tempfile::tempdir().unwrap();
-        lived(dir.path()).await;
+        store_with_eight_events(dir.path()).await;
         let opened = open(dir.path());
         let mut found = BTreeMap::from([
-            (Sequence(1), trace(&[Place::Page], 0)),
-            (Sequence(3), trace(&[Place::Delay(DUE)], 0)),
-            (Sequence(5), trace(&[], 1)),
-            (Sequence(7), trace(&[], 0)),
+            (Sequence(1), location(&[Place::Page], 0)),
+            (Sequence(3), location(&[Place::Delay(DUE)], 0)),
+            (Sequence(5), location(&[], 1)),
+            (Sequence(7), location(&[], 0)),
         ]);
         assert_eq!(opened.store.traces("a", None, Sequence(9)).unwrap().events, found);
         found.retain(|sequence, _| sequence.0 < 5);
@@ -293,13 +296,13 @@ mod tests {
     #[tokio::test]
     async fn an_erasure_finds_events_whose_history_is_lost() {
         let dir = tempfile::tempdir().unwrap();
-        lived(dir.path()).await;
-        forget_history(dir.path());
+        store_with_eight_events(dir.path()).await;
+        delete_history(dir.path());
         let opened = open(dir.path());
         let mut found = BTreeMap::from([
-            (Sequence(1), trace(&[Place::Page], 0)),
-            (Sequence(3), trace(&[Place::Delay(DUE)], 0)),
-            (Sequence(5), trace(&[], 1)),
+            (Sequence(1), location(&[Place::Page], 0)),
+            (Sequence(3), location(&[Place::Delay(DUE)], 0)),
+            (Sequence(5), location(&[], 1)),
         ]);
         assert_eq!(opened.store.traces("a", None, Sequence(9)).unwrap().events, found);
         found.retain(|sequence, _| sequence.0 < 3);

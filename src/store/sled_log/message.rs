@@ -1,37 +1,42 @@
-//! One message of sled's log, as sled 0.34.7 writes it.
+//! Messages of sled's log and their bodies, as sled 0.34.7 writes them: whole pages, changes of a page, the roots of trees.
 //!
 //! *Format.*
 //! ```text
-//! crc32 u32 LE, inverted | kind u8 | length varint | segment number varint | page varint | body
+//! message  crc32 u32 LE, inverted | kind u8 | length varint | segment number varint | page varint | body
+//! node     next varint | merging child varint | merging u8 | prefix length u8 | lo string | hi string | 0 leaf, 1 index
+//!          | count varint | keys, strings | values, strings (leaf) or pages, varints (index)
+//! link     0 | key string | value string;  1 | key string;  2 and more: merges, which change no row
+//! meta     (name string | root varint)*
 //! ```
-//! The CRC covers the body and then the header behind the CRC. A varint of up to 240 is one byte; 241 to 248 begin two
-//! bytes, 249 three; 250 to 255 are followed by 3 to 8 bytes LE.
+//! The CRC covers the body and then the header without the CRC. A varint of up to 240 is one byte; 241 to 248 begin two
+//! bytes, 249 three; 250 to 255 are followed by 3 to 8 bytes LE. Keys of a page lack the first `prefix length` bytes of its
+//! `lo`. A page covers the keys from `lo` up to `hi`, not included; an empty `hi` stands for no upper bound.
 //!
-//! *Failure.* What does not verify is no message. Nothing here panics on what it reads.
+//! *Failure.* Bytes that do not verify are not a message. Nothing here panics, whatever the bytes are.
 
 use std::ops::Range;
 
-/// No message has a longer header.
-const HEADER_MAX: usize = 32;
+/// Limit of a header's length.
+const HEADER_BYTES_MAX: usize = 32;
 
-/// What a message says of its page.
+/// What a message is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Written, and taken back before it counted.
+    /// Cancelled before it took effect.
     Canceled,
     /// Fills up a segment.
     Cap,
-    /// Where the batch that begins here ends.
+    /// Begins a batch; the body is the position at which the batch ends.
     Batch,
     Free,
     Counter,
-    /// Names of trees and their roots.
+    /// Names of trees and the pages at their roots.
     Meta,
     /// A whole page.
     Node,
     /// A change of a page.
     Link,
-    /// Its body lies in a blob file.
+    /// Its body is in a blob file.
     Blob,
 }
 
@@ -52,11 +57,11 @@ impl Kind {
     }
 }
 
-/// A message that verifies; its places are offsets in its segment.
+/// A message; `at` and `body` are offsets in its segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     pub kind: Kind,
-    /// Of the segment for which it was written.
+    /// Number of the segment for which it was written.
     pub segment: u64,
     pub page: u64,
     pub at: usize,
@@ -64,9 +69,9 @@ pub struct Message {
 }
 
 impl Message {
-    /// The message at an offset of a segment's bytes.
+    /// The message at an offset of a segment's bytes, if its CRC verifies.
     pub fn at(bytes: &[u8], at: usize) -> Option<Self> {
-        let message = Self::claimed(bytes, at)?;
+        let message = Self::unverified(bytes, at)?;
         let crc = u32::from_le_bytes(bytes[at..at + 4].try_into().ok()?);
         let mut hash = crc32fast::Hasher::new();
         hash.update(&bytes[message.body.clone()]);
@@ -74,18 +79,18 @@ impl Message {
         (hash.finalize() ^ u32::MAX == crc).then_some(message)
     }
 
-    /// As [`Message::at`], but nobody has looked at the CRC.
-    pub fn claimed(bytes: &[u8], at: usize) -> Option<Self> {
+    /// As [`Message::at`], without checking the CRC.
+    pub fn unverified(bytes: &[u8], at: usize) -> Option<Self> {
         let mut reader = Reader { bytes, at: at.checked_add(4)? };
         let kind = Kind::of(reader.byte()?)?;
         let (length, segment, page) = (reader.number()?, reader.number()?, reader.number()?);
         let start = reader.at;
         let end = start.checked_add(usize::try_from(length).ok()?).filter(|end| *end <= bytes.len())?;
-        (start - at <= HEADER_MAX).then_some(Self { kind, segment, page, at, body: start..end })
+        (start - at <= HEADER_BYTES_MAX).then_some(Self { kind, segment, page, at, body: start..end })
     }
 }
 
-/// Reads numbers and byte strings as sled writes them; none where they are not there.
+/// Reads numbers and byte strings as sled writes them; `None` at the end of the bytes.
 #[derive(Clone, Copy)]
 pub struct Reader<'a> {
     pub bytes: &'a [u8],
@@ -125,15 +130,84 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// A byte string behind its length.
+    /// A byte string that follows its length.
     pub fn string(&mut self) -> Option<&'a [u8]> {
         let length = self.number()?;
         self.take(length)
     }
 
-    pub fn ended(&self) -> bool {
+    pub fn is_at_end(&self) -> bool {
         self.at == self.bytes.len()
     }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Node<'a> {
+    pub next: Option<u64>,
+    pub prefix: &'a [u8],
+    pub lo: &'a [u8],
+    pub hi: &'a [u8],
+    pub keys: Vec<&'a [u8]>,
+    pub data: Data<'a>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Data<'a> {
+    /// The values of the keys.
+    Leaf(Vec<&'a [u8]>),
+    /// Its child pages.
+    Index(Vec<u64>),
+}
+
+impl<'a> Node<'a> {
+    pub fn read(body: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader::of(body);
+        let next = Some(reader.number()?).filter(|next| *next > 0);
+        let _merging = (reader.number()?, reader.byte()?);
+        let prefix_length = usize::from(reader.byte()?);
+        let (lo, hi) = (reader.string()?, reader.string()?);
+        let prefix = lo.get(..prefix_length)?;
+        let (kind, count) = (reader.byte()?, reader.number()?);
+        if count > body.len() as u64 {
+            return None;
+        }
+        let keys = (0..count).map(|_| reader.string()).collect::<Option<_>>()?;
+        let data = match kind {
+            0 => Data::Leaf((0..count).map(|_| reader.string()).collect::<Option<_>>()?),
+            1 => Data::Index((0..count).map(|_| reader.number()).collect::<Option<_>>()?),
+            _ => return None,
+        };
+        reader.is_at_end().then_some(Self { next, prefix, lo, hi, keys, data })
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Link<'a> {
+    Set(&'a [u8], &'a [u8]),
+    Del(&'a [u8]),
+    /// A step of a merge.
+    Other,
+}
+
+impl<'a> Link<'a> {
+    pub fn read(body: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader::of(body);
+        Some(match reader.byte()? {
+            0 => Self::Set(reader.string()?, reader.string()?),
+            1 => Self::Del(reader.string()?),
+            _ => Self::Other,
+        })
+    }
+}
+
+/// Names of trees and the pages at their roots.
+pub fn roots(body: &[u8]) -> Option<Vec<(&[u8], u64)>> {
+    let mut reader = Reader::of(body);
+    let mut roots = Vec::new();
+    while !reader.is_at_end() {
+        roots.push((reader.string()?, reader.number()?));
+    }
+    Some(roots)
 }
 
 #[cfg(test)]
@@ -149,10 +223,10 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_ends_where_no_bytes_are_left() {
+    fn a_reader_is_at_its_end_after_the_last_byte() {
         let mut reader = Reader::of(&[2, 7, 8]);
-        assert!(!reader.ended());
-        assert_eq!((reader.string(), reader.ended(), reader.byte()), (Some(&[7, 8][..]), true, None));
+        assert!(!reader.is_at_end());
+        assert_eq!((reader.string(), reader.is_at_end(), reader.byte()), (Some(&[7, 8][..]), true, None));
     }
 
     #[test]
@@ -185,8 +259,51 @@ mod tests {
             (&[255, 1, 0, 0, 0, 0, 0, 0, 0x80], 1 | 1 << 63),
         ] {
             let mut reader = Reader::of(bytes);
-            assert_eq!((reader.number(), reader.ended()), (Some(number), true));
+            assert_eq!((reader.number(), reader.is_at_end()), (Some(number), true));
             assert_eq!(Reader::of(&bytes[..bytes.len() - 1]).number(), None);
         }
+    }
+
+    fn string(bytes: &[u8]) -> Vec<u8> {
+        [&[bytes.len() as u8][..], bytes].concat()
+    }
+
+    /// A page with right sibling `next` that covers `abc` up to `b`, its keys without their first two bytes.
+    fn page(next: u8, kind: u8, keys: &[&[u8]], data: &[Vec<u8>]) -> Vec<u8> {
+        let head = [&[next, 0, 0, 2][..], &string(b"abc"), &string(b"b"), &[kind, keys.len() as u8]].concat();
+        let keys: Vec<Vec<u8>> = keys.iter().map(|key| string(key)).collect();
+        [head, keys.concat(), data.concat()].concat()
+    }
+
+    #[test]
+    fn a_page_is_read_only_at_its_exact_length() {
+        let leaf = page(9, 0, &[b"c", b"d"], &[string(b"one"), string(b"")]);
+        let is = Node {
+            next: Some(9),
+            prefix: b"ab",
+            lo: b"abc",
+            hi: b"b",
+            keys: vec![b"c", b"d"],
+            data: Data::Leaf(vec![b"one", b""]),
+        };
+        assert_eq!(Node::read(&leaf), Some(is));
+        let index = page(0, 1, &[b"c", b"d"], &[vec![7], vec![8]]);
+        let index = Node::read(&index).unwrap();
+        assert_eq!((index.next, index.data), (None, Data::Index(vec![7, 8])));
+        assert!((0..leaf.len()).all(|length| Node::read(&leaf[..length]).is_none()));
+        assert_eq!(Node::read(&[&leaf[..], &[0]].concat()), None);
+        assert_eq!(Node::read(&page(9, 2, &[], &[])), None);
+    }
+
+    #[test]
+    fn page_changes_and_tree_roots_are_read() {
+        let set = [&[0][..], &string(b"key"), &string(b"value")].concat();
+        assert_eq!(Link::read(&set), Some(Link::Set(b"key", b"value")));
+        assert_eq!(Link::read(&set[..5]), None);
+        assert_eq!(Link::read(&[&[1][..], &string(b"key")].concat()), Some(Link::Del(b"key")));
+        assert_eq!(Link::read(&[2, 7]), Some(Link::Other));
+        let trees = [string(b"pages"), vec![5], string(b"dlq"), vec![6]].concat();
+        assert_eq!(roots(&trees), Some(vec![(&b"pages"[..], 5), (b"dlq", 6)]));
+        assert_eq!(roots(&trees[..trees.len() - 1]), None);
     }
 }

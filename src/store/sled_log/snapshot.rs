@@ -1,29 +1,29 @@
-//! The snapshot from which sled starts: up to where it goes, and in which segments it knows a page.
+//! The snapshot from which sled starts: the lsn up to which it goes, and the segments in which it has pages.
 //!
-//! sled writes a snapshot when it has read its log, and then wipes every segment in which no page lies, one after another and
-//! from the front. A death in between leaves such a segment half wiped. So what lies in a segment that the snapshot does not
-//! know, and was written before the snapshot, is not missed by anybody.
+//! sled writes a snapshot after it has read its log, and then wipes every segment without pages, one after another from the front.
+//! A crash in between leaves such a segment half wiped. So a segment from before the snapshot in which the snapshot has no page
+//! contains nothing that is still needed.
 //!
 //! *Format.* `lsn i64 LE | active segment varint | pages | length u64 LE | crc32 u32 LE` over all before the length. The first
-//! two are one more than they say, and zero for none. A page: `parts u8`, 0 for a free page, which has one; each part `lsn i64
-//! LE | 0 | offset varint`, or `1 | offset varint | lsn i64 LE` for a blob; and, but for a free page, `length varint`.
+//! two are stored plus one; zero stands for none. A page: `parts u8`, 0 for a free page, which has one; each part `lsn i64 LE | 0 |
+//! offset varint`, or `1 | offset varint | lsn i64 LE` for a blob; then `length varint`, except for a free page.
 
+use super::SEGMENT_BYTES;
 use super::message::Reader;
-use super::segment::SEGMENT_BYTES;
 use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    /// Everything before it is in the snapshot; zero where there is none that verifies.
+    /// The snapshot contains everything before this lsn; zero if no snapshot verifies.
     pub lsn: u64,
-    /// Offsets of the segments in which a page lies, or which was being written; none where that cannot be read.
+    /// Offsets of the segment that was being written and of those with pages; `None` if that cannot be read.
     used: Option<HashSet<u64>>,
 }
 
 impl Snapshot {
-    /// The newest of a folder, as sled would take it.
+    /// The newest snapshot of a folder, which is the one that sled uses.
     pub fn read(queue: &Path) -> io::Result<Self> {
         let names = std::fs::read_dir(queue)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
         let snapshots =
@@ -41,7 +41,7 @@ impl Snapshot {
         Some(Self { lsn: u64::from_le_bytes(*lsn).saturating_sub(1), used: used(Reader::of(rest)) })
     }
 
-    /// Whether nothing that was written to this segment, under this number, is in use.
+    /// Whether nothing that was written to this segment under this number is still in use.
     pub fn is_free(&self, offset: u64, number: u64) -> bool {
         number < self.lsn / SEGMENT_BYTES as u64 && self.used.as_ref().is_some_and(|used| !used.contains(&offset))
     }
@@ -50,7 +50,7 @@ impl Snapshot {
 fn used(mut reader: Reader) -> Option<HashSet<u64>> {
     let mut used = HashSet::new();
     used.extend(reader.number()?.checked_sub(1).map(segment_of));
-    while !reader.ended() {
+    while !reader.is_at_end() {
         let parts = reader.byte()?;
         for _ in 0..parts.max(1) {
             reader.take(8)?;
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_snapshot_that_verifies_counts() {
+    fn the_newest_snapshot_is_read_if_it_verifies() {
         let dir = tempfile::tempdir().unwrap();
         let read = || Snapshot::read(dir.path()).unwrap().lsn;
         assert_eq!(read(), 0);
@@ -117,9 +117,9 @@ mod tests {
         assert_eq!(snapshot.lsn, lsn);
         let free: Vec<u64> = (0..8).filter(|n| snapshot.is_free(n * SEGMENT, 8)).collect();
         assert_eq!(free, [1, 4, 7]);
-        assert!(!snapshot.is_free(SEGMENT, 9), "it may have been written behind the snapshot");
+        assert!(!snapshot.is_free(SEGMENT, 9), "it may have been written after the snapshot");
 
-        // what it does not understand is not free
+        // if the pages cannot be read, no segment counts as free
         let short = Snapshot::parse(&sealed(&content[..content.len() - 1])).unwrap();
         assert_eq!((short.lsn, short.is_free(SEGMENT, 8)), (lsn, false));
         let mut changed = sealed(&content);

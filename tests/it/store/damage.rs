@@ -259,7 +259,7 @@ fn salvaged(hit: &Path, new: &Path, was: &Content, what: &str) -> (usize, usize)
     let is = content(&opened.store).unwrap();
     close(opened);
     let (missing, back) = compare(was, &is, what);
-    let told = done.unaccounted.max(done.missing.len() as u64) + done.nameless;
+    let told = done.unaccounted.max(done.missing.len() as u64) + done.unidentified;
     assert!(missing.len() as u64 <= told, "{what}: {} missing, {told} told: {missing:?} {done:?}", missing.len());
     println!("{what}: {:?}, {} missing, {told} told, {back} back", done.damaged, missing.len());
     (missing.len(), back)

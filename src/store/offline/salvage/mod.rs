@@ -1,8 +1,15 @@
-//! Salvage: what a store that sled cannot open any more still holds, put into a new one.
+//! Salvage: copies the readable content of a store that sled can no longer open into a new store.
 //!
-//! *Invariants.* The damaged folder is only read. No byte is taken that does not verify twice, as a message of sled's log
-//! and as a record of ours; a page is only taken in the place where history remembers its events. The new store passes
-//! `check`. What is not in it is counted and, as far as anything tells, named.
+//! *Invariants.* The damaged folder is only read. Every copied byte verifies twice: as a message of sled's log and as a record of
+//! the store. A page is copied only if history does not contradict its events. The new store passes `check`. Missing deliveries
+//! are counted and, where a record mentions them, named.
+//!
+//! # Levels
+//! | level | module | purpose |
+//! |---|---|---|
+//! | 0 | [`scan`] | reads the records |
+//! | 1 | [`resolve`] | decides the state of each delivery |
+//! | 2 | [`write`] | writes the new store |
 
 mod resolve;
 mod scan;
@@ -11,46 +18,46 @@ mod write;
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::store::engine::Engine;
 use crate::store::engine::error::StoreError;
-use crate::store::engine::folder::{Folder, hold};
+use crate::store::engine::folder::{Folder, lock_existing};
 use crate::store::index::names::Names;
 use crate::store::model::record::Entry;
 use crate::store::model::table::Table;
 use crate::store::model::table::WriteBatch;
 use crate::store::model::table::number_key;
 use crate::store::model::watermark::WatermarkFile;
-use crate::store::offline::log_rows::Found;
-use crate::store::offline::restore::{Inventory, completed};
+use crate::store::offline::log_rows::LogRows;
+use crate::store::offline::restore::{Inventory, finish};
 use crate::time::Timestamp;
-use resolve::{Fates, Missing};
-use scan::Survey;
+use resolve::{MissingReason, Resolution};
+use scan::Scan;
 use std::path::Path;
 use write::Writer;
 
-/// What came of a salvage.
+/// Result of a salvage.
 #[derive(Clone, Debug)]
 pub struct Salvaged {
-    /// What the new store holds.
+    /// Content of the new store.
     pub inventory: Inventory,
-    /// How many there are of what, in the order of the tables.
+    /// Number of copied records by table, in table order.
     pub copied: Vec<(&'static str, u64)>,
-    /// What did not verify: places in the log, and records.
+    /// Descriptions of the ranges of the log and the records that do not verify.
     pub damaged: Vec<String>,
-    /// Each delivery that is not in the new store and is not known to have ended, in words.
+    /// Descriptions of the deliveries that are not in the new store and have no known end.
     pub missing: Vec<String>,
-    /// Deliveries that the counters know and nothing else, those of `missing` among them.
+    /// Number of deliveries that only the counters mention, including those of `missing`.
     pub unaccounted: u64,
-    /// Events of which nothing is known but that there were so many.
-    pub nameless: u64,
+    /// Number of events without any readable record.
+    pub unidentified: u64,
 }
 
 impl Salvaged {
-    /// Whether the new store has all that the old one had.
+    /// Whether nothing is missing in the new store.
     pub fn is_whole(&self) -> bool {
-        self.missing.is_empty() && self.unaccounted == 0 && self.nameless == 0
+        self.missing.is_empty() && self.unaccounted == 0 && self.unidentified == 0
     }
 }
 
-/// Makes a store in the folder `to`, which must hold none, of what can be read in `from`, on which no daemon may run.
+/// Creates a store in the folder `to`, which must not contain one, from what can be read in `from`, which no daemon may use.
 pub fn salvage(from: &Path, to: &Path, now: Timestamp) -> Result<Salvaged, StoreError> {
     let queue = from.join("queue");
     if !queue.exists() {
@@ -60,50 +67,48 @@ pub fn salvage(from: &Path, to: &Path, now: Timestamp) -> Result<Salvaged, Store
         let why = format!("{} holds a store already; give another, empty folder", to.display());
         return Err(StoreError::Folder(why));
     }
-    let _held = hold(from)?;
+    let _lock = lock_existing(from)?;
     let failed = |e: std::io::Error| StoreError::Folder(format!("cannot read {}: {e}", queue.display()));
-    let found = Found::read(&queue).map_err(failed)?;
-    let mut survey = Survey::of(&found, WatermarkFile::read(from))?;
-    let mut names = names(&found, &mut survey.damaged)?;
-    let fates = resolve::decide(&mut survey, now, |_, first| entries(&found, first, &mut names))?;
+    let found = LogRows::read(&queue).map_err(failed)?;
+    let mut scan = Scan::of(&found, WatermarkFile::read(from))?;
+    let mut names = names(&found, &mut scan.damaged)?;
+    let resolution = resolve::resolve(&mut scan, now, |_, first| entries(&found, first, &mut names))?;
     let known = names.destinations().count();
-    pad(&mut names, &survey, &fates);
+    pad_names(&mut names, &scan, &resolution);
     let lost: Vec<String> = names.destinations().skip(known).map(|(_, name)| format!("`{name}`")).collect();
     if !lost.is_empty() {
         let lost = lost.join(", ");
-        survey
-            .damaged
-            .push(format!("names of destinations; configure them under {lost}, or discard what waits for them"));
+        scan.damaged.push(format!("names of destinations; configure them as {lost}, or discard their deliveries"));
     }
     let engine = Engine::open(Folder::open(to)?)?;
     let writer = Writer {
         engine: &engine,
         found: &found,
-        survey: &survey,
-        fates: &fates,
+        scan: &scan,
+        resolution: &resolution,
         now,
-        draft: WriteBatch::default(),
-        accounts: write::Accounts::default(),
+        batch: WriteBatch::default(),
+        summary: write::CopySummary::default(),
     };
-    let accounts = writer.write(&mut names)?;
-    let mut damaged = found.holes.clone();
-    damaged.extend(survey.damaged.iter().chain(&accounts.damaged).cloned());
+    let summary = writer.write(&mut names)?;
+    let mut damaged = found.damaged_ranges.clone();
+    damaged.extend(scan.damaged.iter().chain(&summary.damaged).cloned());
     if found.unplaced > 0 {
         damaged.push(format!("{} changes of rows could not be placed", found.unplaced));
     }
-    let table = |t: Table| Some((t.name(), *accounts.copied.get(t.name())?));
+    let table = |t: Table| Some((t.name(), *summary.records.get(t.name())?));
     Ok(Salvaged {
-        inventory: completed(&engine)?,
+        inventory: finish(&engine)?,
         copied: Table::ALL.into_iter().filter_map(table).collect(),
         damaged,
-        missing: fates.missing.iter().map(|(id, why)| told(id, *why, &fates, &names)).collect(),
-        unaccounted: accounts.unaccounted,
-        nameless: fates.nameless.len() as u64,
+        missing: resolution.missing.iter().map(|(id, why)| describe(id, *why, &resolution, &names)).collect(),
+        unaccounted: summary.unaccounted,
+        unidentified: resolution.unidentified.len() as u64,
     })
 }
 
-/// The names that can be read; what they lack is called lost, see [`pad`].
-fn names(found: &Found, damaged: &mut Vec<String>) -> Result<Names, StoreError> {
+/// The readable names; [`pad_names`] adds replacements for those that are lost.
+fn names(found: &LogRows, damaged: &mut Vec<String>) -> Result<Names, StoreError> {
     let mut names = Names::read_each(found, |of, e| match e {
         StoreError::Damaged(why) => {
             damaged.push(format!("the names of {of}: {why}"));
@@ -115,21 +120,21 @@ fn names(found: &Found, damaged: &mut Vec<String>) -> Result<Names, StoreError> 
     Ok(names)
 }
 
-/// Numbers whose names are lost are not given to others: what waits for such a destination waits until one is configured
-/// under the name that it is told by.
-fn pad(names: &mut Names, survey: &Survey, fates: &Fates) {
-    let entries = fates.packed.values().flat_map(|(_, entries)| entries);
+/// Adds replacement names up to the highest number in use, so that no number is assigned again. Deliveries for a destination with
+/// a replacement name wait until one is configured under that name.
+fn pad_names(names: &mut Names, scan: &Scan, resolution: &Resolution) {
+    let entries = resolution.pages.values().flat_map(|(_, entries)| entries);
     let to = entries.clone().map(|e| e.to.0).fold(0, std::ops::BitOr::bitor);
-    let kept = survey.delayed.keys().chain(survey.dead.keys()).map(|id| id.destination);
-    let last = (0..64).rev().find(|n| to >> n & 1 == 1).map(DestinationId).into_iter().chain(kept).max();
+    let copies = scan.delayed.keys().chain(scan.dead.keys()).map(|id| id.destination);
+    let last = (0..64).rev().find(|n| to >> n & 1 == 1).map(DestinationId).into_iter().chain(copies).max();
     let last_of =
         |of: fn(&Entry) -> u16| entries.clone().map(of).filter(|n| *n != crate::store::model::record::UNNAMED).max();
     let (source, kind) = (last_of(|e| e.source), last_of(|e| e.kind));
     names.pad(last, source, kind);
 }
 
-/// What history should remember of the events of a page.
-fn entries(found: &Found, first: u64, names: &mut Names) -> Result<Vec<Entry>, StoreError> {
+/// History entries for the events of a page.
+fn entries(found: &LogRows, first: u64, names: &mut Names) -> Result<Vec<Entry>, StoreError> {
     let events = scan::events(found, &number_key(first))?;
     let entry = |event: &crate::event::Event| {
         let sender = event.sender_id.as_deref();
@@ -140,13 +145,13 @@ fn entries(found: &Found, first: u64, names: &mut Names) -> Result<Vec<Entry>, S
     Ok(events.iter().map(entry).collect())
 }
 
-fn told(id: &crate::delivery::DeliveryId, why: Missing, fates: &Fates, names: &Names) -> String {
-    let packed = fates.packed.range(..=id.sequence.0).next_back();
-    let entry = packed.and_then(|(first, (_, entries))| entries.get((id.sequence.0 - first) as usize));
+fn describe(id: &crate::delivery::DeliveryId, why: MissingReason, resolution: &Resolution, names: &Names) -> String {
+    let page = resolution.pages.range(..=id.sequence.0).next_back();
+    let entry = page.and_then(|(first, (_, entries))| entries.get((id.sequence.0 - first) as usize));
     let event = entry.map_or_else(|| format!("number {}", id.sequence), |e| e.id(id.sequence).to_string());
     let why = match why {
-        Missing::Lost => "lost",
-        Missing::Unknown => "its end is lost; it may have been delivered",
+        MissingReason::Lost => "lost",
+        MissingReason::Unknown => "its end is lost; it may have been delivered",
     };
     format!("event {event} for `{}`: {why}", names.destination_name(id.destination))
 }
@@ -179,10 +184,10 @@ mod tests {
             prior: Sequence(0),
         };
         let shape = PageShape { count: 1, bytes: 1 };
-        let fates = Fates { packed: [(1, (shape, vec![entry]))].into(), ..Fates::default() };
+        let resolution = Resolution { pages: [(1, (shape, vec![entry]))].into(), ..Resolution::default() };
         let mut names = Names::default();
         names.destination("crm");
-        pad(&mut names, &Survey::default(), &fates);
+        pad_names(&mut names, &Scan::default(), &resolution);
         let padded: Vec<&str> = names.destinations().map(|(_, name)| name).collect();
         assert_eq!((padded[0], padded.len()), ("crm", 3), "{padded:?}");
         assert_eq!([0, 1, 2].map(|n| names.source_name(n).is_some()), [true, true, false]);
@@ -193,9 +198,9 @@ mod tests {
         DeliveryId { sequence: Sequence(n), destination: DestinationId(0) }
     }
 
-    /// Of six events 1 is delivered, 2 a dead letter, 3 waits for its time, 4 was a dead letter and is discarded, the rest
-    /// waits; the counters as they are then.
-    async fn lived(path: &Path) -> Totals {
+    /// Creates a store with six events: 1 is delivered, 2 is a dead letter, 3 is delayed, 4 was a dead letter and is discarded, the
+    /// others wait. Returns its counters.
+    async fn store_with_six_events(path: &Path) -> Totals {
         let clock = crate::clock::Clock::manual(Timestamp(1000));
         let Opened { store, committer, .. } = Store::open(path, Options::default(), clock).unwrap();
         store.register(vec!["crm".to_owned()]).await.unwrap();
@@ -209,8 +214,8 @@ mod tests {
         let (destination, reason) = (DestinationId(0), "busy".to_owned());
         store.record(Transition::Hold { destination, until: Timestamp(9000), reason });
         for n in [2, 4] {
-            let letter = DeadLetter { delivery: delivery(n), reason: Reason::Permanent, dead_at: at };
-            store.record(Transition::Dead { from, letter: Box::new(letter) });
+            let dead_letter = DeadLetter { delivery: delivery(n), reason: Reason::Permanent, dead_at: at };
+            store.record(Transition::Dead { from, letter: Box::new(dead_letter) });
         }
         store.flush().await.unwrap();
         store.dlq(DlqAction::Purge, vec![id(4)], "test".to_owned()).await.unwrap();
@@ -219,7 +224,7 @@ mod tests {
         counters(path)
     }
 
-    /// The counters of a store, which passes its check and knows its destination, the hold and who purged.
+    /// The counters of a store, after asserting its check, its destination, the hold and the audit entry.
     fn counters(path: &Path) -> Totals {
         let engine = crate::testing::stores::unlocked(|| Folder::open(path).and_then(Engine::open)).unwrap();
         let (index, findings) = recovery::recover(&engine).unwrap();
@@ -231,7 +236,7 @@ mod tests {
         index.totals
     }
 
-    /// Spoils every record of a kind, wherever it lies in the log.
+    /// Damages every record of a kind in the log.
     fn spoil(path: &Path, kind: codec::Kind) {
         let db = path.join("queue/db");
         let mut bytes = std::fs::read(&db).unwrap();
@@ -250,30 +255,30 @@ mod tests {
     #[tokio::test]
     async fn lost_counters_are_recounted() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let was = lived(from.path()).await;
+        let was = store_with_six_events(from.path()).await;
         spoil(from.path(), codec::Kind::Totals);
         let salvaged = salvage(from.path(), to.path(), Timestamp(2000)).unwrap();
         assert!(salvaged.is_whole(), "{salvaged:?}");
         let is = counters(to.path());
-        // its own entry is in the audit, the counters did not verify, and of what is over nothing is left to be counted
+        // differences: the audit entry of the salvage, the damaged counters, and dead letters that are no longer stored
         let (next_audit, damaged) = (was.next_audit + 1, was.damaged + 1);
         let next_settlement = is.next_settlement;
         assert_eq!(is, Totals { next_audit, damaged, next_settlement, dead_lettered: 0, ..was });
-        let tally = is.tally_of(DestinationId(0));
-        assert_eq!((tally.accepted, tally.delivered, tally.discarded), (6, 1, 1));
-        assert_eq!((tally.delayed, tally.dead, is.accepted), (1, 1, 6));
+        let counters = is.tally_of(DestinationId(0));
+        assert_eq!((counters.accepted, counters.delivered, counters.discarded), (6, 1, 1));
+        assert_eq!((counters.delayed, counters.dead, is.accepted), (1, 1, 6));
     }
 
     #[tokio::test]
     async fn a_lost_delivery_is_named_and_the_result_is_incomplete() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        lived(from.path()).await;
+        store_with_six_events(from.path()).await;
         spoil(from.path(), codec::Kind::DeadLetter);
         let salvaged = salvage(from.path(), to.path(), Timestamp(2000)).unwrap();
         assert!(!salvaged.is_whole());
         let [missing] = &salvaged.missing[..] else { panic!("{salvaged:?}") };
         assert!(missing.starts_with("event ") && missing.ends_with(" for `crm`: lost"), "{missing}");
-        let tally = counters(to.path()).tally_of(DestinationId(0));
-        assert_eq!((tally.accepted, tally.delivered, tally.discarded, tally.dead), (6, 1, 2, 0));
+        let counters = counters(to.path()).tally_of(DestinationId(0));
+        assert_eq!((counters.accepted, counters.delivered, counters.discarded, counters.dead), (6, 1, 2, 0));
     }
 }

@@ -1,7 +1,7 @@
-//! The new store, made of what was found.
+//! Writes the readable records into the new store.
 
-use super::resolve::Fates;
-use super::scan::{Kept, Survey};
+use super::resolve::Resolution;
+use super::scan::{Scan, StoredCopy};
 use crate::delivery::DeliveryId;
 use crate::event::{DestinationId, DestinationSet, Sequence};
 use crate::store::engine::Engine;
@@ -14,75 +14,76 @@ use crate::store::model::record::{Counters, EndKind, HistoryRow, SettledRow, Tot
 use crate::store::model::table::WriteBatch;
 use crate::store::model::table::{Rows, Table, get_long};
 use crate::store::model::table::{TOTALS, number_key, number_of};
-use crate::store::offline::log_rows::Found;
+use crate::store::offline::log_rows::LogRows;
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
 
-/// About so many bytes go into one commit.
-const COMMIT: usize = 4 << 20;
+/// Size from which a batch is committed.
+const COMMIT_BYTES: usize = 4 << 20;
 
-/// What the counters say beside the records.
+/// Result of the copy.
 #[derive(Debug, Default)]
-pub struct Accounts {
-    /// Deliveries that the counters know and nothing else.
+pub struct CopySummary {
+    /// Deliveries that only the counters mention.
     pub unaccounted: u64,
-    /// Records of other kinds that do not verify.
+    /// Descriptions of audit, outage, quarantine and similar records that do not verify.
     pub damaged: Vec<String>,
-    pub copied: BTreeMap<&'static str, u64>,
+    /// Number of copied records by table name.
+    pub records: BTreeMap<&'static str, u64>,
 }
 
 pub struct Writer<'a> {
     pub engine: &'a Engine,
-    pub found: &'a Found,
-    pub survey: &'a Survey,
-    pub fates: &'a Fates,
+    pub found: &'a LogRows,
+    pub scan: &'a Scan,
+    pub resolution: &'a Resolution,
     pub now: Timestamp,
-    pub draft: WriteBatch,
-    pub accounts: Accounts,
+    pub batch: WriteBatch,
+    pub summary: CopySummary,
 }
 
 impl Writer<'_> {
-    pub fn write(mut self, names: &mut Names) -> Result<Accounts, StoreError> {
-        self.history()?;
-        let next_settlement = self.settled()?;
-        for first in &self.fates.live {
+    pub fn write(mut self, names: &mut Names) -> Result<CopySummary, StoreError> {
+        self.write_history()?;
+        let next_settlement = self.write_settlements()?;
+        for first in &self.resolution.nonempty_pages {
             self.copy_long(Table::Pages, &number_key(*first))?;
         }
-        for (table, kept) in [(Table::Delay, &self.survey.delayed), (Table::Dlq, &self.survey.dead)] {
-            for Kept { key, .. } in kept.values() {
+        for (table, copies) in [(Table::Delay, &self.scan.delayed), (Table::Dlq, &self.scan.dead)] {
+            for StoredCopy { key, .. } in copies.values() {
                 self.copy_long(table, key)?;
             }
         }
-        self.notes()?;
-        self.meta()?;
+        self.copy_independent_records()?;
+        self.copy_meta()?;
         let totals = self.totals(names, next_settlement)?;
-        names.write(&mut self.draft);
-        self.draft.put_long(Table::Meta, TOTALS, &codec::encode(Kind::Totals, &totals));
+        names.write(&mut self.batch);
+        self.batch.put_long(Table::Meta, TOTALS, &codec::encode(Kind::Totals, &totals));
         self.commit()?;
-        Ok(self.accounts)
+        Ok(self.summary)
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
-        self.engine.commit(std::mem::take(&mut self.draft))
+        self.engine.commit(std::mem::take(&mut self.batch))
     }
 
-    fn counted(&mut self, table: Table, count: u64) -> Result<(), StoreError> {
-        *self.accounts.copied.entry(table.name()).or_default() += count;
-        if self.draft.bytes() >= COMMIT { self.commit() } else { Ok(()) }
+    fn count_copied(&mut self, table: Table, count: u64) -> Result<(), StoreError> {
+        *self.summary.records.entry(table.name()).or_default() += count;
+        if self.batch.bytes() >= COMMIT_BYTES { self.commit() } else { Ok(()) }
     }
 
     fn copy_long(&mut self, table: Table, key: &[u8]) -> Result<(), StoreError> {
         if let Some(sealed) = get_long(self.found, table, key)? {
-            self.draft.put_long(table, key, &sealed);
+            self.batch.put_long(table, key, &sealed);
         }
-        self.counted(table, 1)
+        self.count_copied(table, 1)
     }
 
-    fn history(&mut self) -> Result<(), StoreError> {
+    fn write_history(&mut self) -> Result<(), StoreError> {
         let (mut first, mut row) = (0, HistoryRow::default());
-        for (at, (shape, entries)) in &self.fates.packed {
+        for (at, (shape, entries)) in &self.resolution.pages {
             if row.entries.len() + entries.len() > HistoryRow::ENTRIES_MAX {
-                self.history_row(first, std::mem::take(&mut row))?;
+                self.write_history_row(first, std::mem::take(&mut row))?;
             }
             if row.entries.is_empty() {
                 first = *at;
@@ -90,44 +91,44 @@ impl Writer<'_> {
             row.pages.push(*shape);
             row.entries.extend(entries.iter().cloned());
         }
-        self.history_row(first, row)
+        self.write_history_row(first, row)
     }
 
-    fn history_row(&mut self, first: u64, row: HistoryRow) -> Result<(), StoreError> {
+    fn write_history_row(&mut self, first: u64, row: HistoryRow) -> Result<(), StoreError> {
         if row.entries.is_empty() {
             return Ok(());
         }
-        self.draft.put(Table::History, number_key(first), delta_encoding::encode(&row));
-        self.counted(Table::History, row.entries.len() as u64)
+        self.batch.put(Table::History, number_key(first), delta_encoding::encode(&row));
+        self.count_copied(Table::History, row.entries.len() as u64)
     }
 
-    /// Numbers them anew, so that none is missing; returns the next number.
-    fn settled(&mut self) -> Result<u64, StoreError> {
-        let mut next = self.survey.totals.settled_head;
-        for chunk in self.fates.settlements.chunks(SettledRow::SETTLEMENTS_MAX) {
+    /// Renumbers the settlements without gaps; returns the next number.
+    fn write_settlements(&mut self) -> Result<u64, StoreError> {
+        let mut next = self.scan.totals.settled_head;
+        for chunk in self.resolution.settlements.chunks(SettledRow::SETTLEMENTS_MAX) {
             let row = SettledRow { settlements: chunk.to_vec() };
-            self.draft.put(Table::Settled, number_key(next), delta_encoding::encode(&row));
+            self.batch.put(Table::Settled, number_key(next), delta_encoding::encode(&row));
             next += chunk.len() as u64;
-            self.counted(Table::Settled, chunk.len() as u64)?;
+            self.count_copied(Table::Settled, chunk.len() as u64)?;
         }
         Ok(next)
     }
 
-    /// Records that nothing depends on are taken as they are, where they verify.
-    fn notes(&mut self) -> Result<(), StoreError> {
+    /// Copies records without references to others unchanged, if they verify.
+    fn copy_independent_records(&mut self) -> Result<(), StoreError> {
         for (table, kind) in [
             (Table::Audit, Kind::Audit),
             (Table::Damaged, Kind::DamagedRecord),
             (Table::Gaps, Kind::Gap),
             (Table::QuarantinedRequest, Kind::QuarantinedRequest),
         ] {
-            for (key, _) in self.found.keys(table).filter(|(_, row)| row.is_there()) {
+            for (key, _) in self.found.keys(table).filter(|(_, row)| row.exists()) {
                 match get_long(self.found, table, key)
                     .and_then(|s| Ok(codec::open_any(kind, &s.unwrap_or_default()).map(drop)?))
                 {
                     Ok(()) => self.copy_long(table, key)?,
                     Err(StoreError::Damaged(why)) => {
-                        self.accounts.damaged.push(format!("`{}` record {}: {why}", table.name(), number_of(key)?));
+                        self.summary.damaged.push(format!("`{}` record {}: {why}", table.name(), number_of(key)?));
                     }
                     Err(e) => return Err(e),
                 }
@@ -136,24 +137,24 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// What is known of destinations, and the door; names and counters are written for themselves.
-    fn meta(&mut self) -> Result<(), StoreError> {
+    /// Copies the records of `meta`, except names and counters, which are written separately.
+    fn copy_meta(&mut self) -> Result<(), StoreError> {
         let own = |key: &[u8]| key.starts_with(TOTALS) || key.starts_with(b"names.");
-        for (row_key, _) in self.found.rows(Table::Meta).filter(|(key, row)| row.is_there() && !own(key)) {
+        for (row_key, _) in self.found.rows(Table::Meta).filter(|(key, row)| row.exists() && !own(key)) {
             let Some(value) = self.found.row(Table::Meta, row_key)? else { continue };
             let verifies = |sealed: &[u8]| codec::kind_of(sealed).is_some_and(|kind| codec::open(kind, sealed).is_ok());
             if verifies(&value) {
-                self.draft.put(Table::Meta, row_key.to_vec(), value);
+                self.batch.put(Table::Meta, row_key.to_vec(), value);
                 continue;
             }
             let (key, part) = row_key.split_at(row_key.len().saturating_sub(2));
-            if part != [0, 0] && self.found.known(Table::Meta, &[key, &[0, 0]].concat()).is_some() {
-                continue; // it is written with the first part
+            if part != [0, 0] && self.found.get(Table::Meta, &[key, &[0, 0]].concat()).is_some() {
+                continue; // it is copied with its first part
             }
             match get_long(self.found, Table::Meta, key) {
-                Ok(Some(sealed)) if verifies(&sealed) => self.draft.put_long(Table::Meta, key, &sealed),
+                Ok(Some(sealed)) if verifies(&sealed) => self.batch.put_long(Table::Meta, key, &sealed),
                 Ok(_) | Err(StoreError::Damaged(_)) => {
-                    self.accounts.damaged.push(format!("`meta` record {}", String::from_utf8_lossy(key)));
+                    self.summary.damaged.push(format!("`meta` record {}", String::from_utf8_lossy(key)));
                 }
                 Err(e) => return Err(e),
             }
@@ -162,79 +163,79 @@ impl Writer<'_> {
     }
 
     fn totals(&mut self, names: &Names, next_settlement: u64) -> Result<Totals, StoreError> {
-        let survey = self.survey;
-        let next_sequence = survey.next_sequence().max(1);
-        let history_head = self.fates.packed.keys().next().copied().unwrap_or(next_sequence);
-        let bytes = |of: &BTreeMap<DeliveryId, Kept>| of.values().map(|kept| kept.bytes as u64).sum();
+        let scan = self.scan;
+        let next_sequence = scan.next_sequence().max(1);
+        let history_head = self.resolution.pages.keys().next().copied().unwrap_or(next_sequence);
+        let bytes = |of: &BTreeMap<DeliveryId, StoredCopy>| of.values().map(|copy| copy.bytes as u64).sum();
         let next =
             |table: Table| self.found.keys(table).filter_map(|(key, _)| number_of(key).ok()).max().map_or(1, |n| n + 1);
-        let audit = survey.totals.next_audit.max(next(Table::Audit));
+        let audit = scan.totals.next_audit.max(next(Table::Audit));
         let mut totals = Totals {
             next_sequence: Sequence(next_sequence),
             next_settlement,
             next_audit: audit + 1,
-            next_damaged: survey.totals.next_damaged.max(next(Table::Damaged)),
+            next_damaged: scan.totals.next_damaged.max(next(Table::Damaged)),
             history_head: Sequence(history_head),
-            floor: Sequence(self.fates.live.first().copied().unwrap_or(next_sequence)),
-            accepted: survey.totals.accepted.max(if survey.totals_known { 0 } else { next_sequence - 1 }),
-            damaged: survey.totals.damaged + survey.damaged.len() as u64,
+            floor: Sequence(self.resolution.nonempty_pages.first().copied().unwrap_or(next_sequence)),
+            accepted: scan.totals.accepted.max(if scan.totals_known { 0 } else { next_sequence - 1 }),
+            damaged: scan.totals.damaged + scan.damaged.len() as u64,
             page_bytes: self
-                .fates
-                .live
+                .resolution
+                .nonempty_pages
                 .iter()
-                .filter_map(|first| survey.pages.get(first))
+                .filter_map(|first| scan.pages.get(first))
                 .map(|p| u64::from(p.bytes))
                 .sum(),
-            delay_bytes: bytes(&survey.delayed),
-            dlq_bytes: bytes(&survey.dead),
-            ..survey.totals.clone()
+            delay_bytes: bytes(&scan.delayed),
+            dlq_bytes: bytes(&scan.dead),
+            ..scan.totals.clone()
         };
-        if survey.totals_known {
-            totals.accepted += next_sequence - survey.totals.next_sequence.0;
+        if scan.totals_known {
+            totals.accepted += next_sequence - scan.totals.next_sequence.0;
         }
         for (d, _) in names.destinations() {
-            let (tally, unaccounted) = self.tally(d);
-            self.accounts.unaccounted += unaccounted;
-            *totals.tally(d) = tally;
+            let (counters, unaccounted) = self.counters(d);
+            self.summary.unaccounted += unaccounted;
+            *totals.tally(d) = counters;
         }
         let what = "salvaged from a damaged store".to_owned();
-        let (who, count) = ("holdline verify --salvage".to_owned(), self.accounts.unaccounted);
+        let (who, count) = ("holdline verify --salvage".to_owned(), self.summary.unaccounted);
         let record = Audit { at: self.now, who, what, count, since: None };
-        self.draft.put_long(Table::Audit, &number_key(audit), &record.encode());
+        self.batch.put_long(Table::Audit, &number_key(audit), &record.encode());
         Ok(totals)
     }
 
-    /// The books of a destination balance again: what the counters know and nothing else is discarded.
-    fn tally(&self, d: DestinationId) -> (Counters, u64) {
-        let survey = self.survey;
-        let count = |of: &BTreeMap<DeliveryId, Kept>| of.keys().filter(|id| id.destination == d).count() as u64;
-        let (delayed, dead) = (count(&survey.delayed), count(&survey.dead));
-        let present = self.fates.left.get(&d).copied().unwrap_or(0) + delayed + dead;
-        let mut tally = Counters { delayed, dead, ..survey.totals.tally_of(d) };
-        let since = if survey.totals_known { survey.totals.next_settlement } else { 0 };
-        for (_, settlement) in survey.settlements.range(since..).filter(|(_, s)| s.id.destination == d) {
+    /// The counters of a destination, balanced: deliveries that only the old counters mention count as discarded. Also returns their number.
+    fn counters(&self, d: DestinationId) -> (Counters, u64) {
+        let scan = self.scan;
+        let count = |of: &BTreeMap<DeliveryId, StoredCopy>| of.keys().filter(|id| id.destination == d).count() as u64;
+        let (delayed, dead) = (count(&scan.delayed), count(&scan.dead));
+        let present = self.resolution.waiting_in_pages.get(&d).copied().unwrap_or(0) + delayed + dead;
+        let mut counters = Counters { delayed, dead, ..scan.totals.tally_of(d) };
+        let since = if scan.totals_known { scan.totals.next_settlement } else { 0 };
+        for (_, settlement) in scan.settlements.range(since..).filter(|(_, s)| s.id.destination == d) {
             match settlement.how {
-                EndKind::Delivered => tally.delivered += 1,
-                EndKind::Discarded => tally.discarded += 1,
+                EndKind::Delivered => counters.delivered += 1,
+                EndKind::Discarded => counters.discarded += 1,
                 EndKind::Dead | EndKind::Moved => {}
             }
         }
-        let uncounted = |n: u64| !survey.totals_known || n >= survey.totals.next_sequence.0;
-        for (first, (_, entries)) in &self.fates.packed {
+        let uncounted = |n: u64| !scan.totals_known || n >= scan.totals.next_sequence.0;
+        for (first, (_, entries)) in &self.resolution.pages {
             let to = |(n, to): &(u64, DestinationSet)| uncounted(*n) && to.has(d);
-            tally.accepted += (*first..).zip(entries.iter().map(|e| e.to)).filter(to).count() as u64;
+            counters.accepted += (*first..).zip(entries.iter().map(|e| e.to)).filter(to).count() as u64;
         }
-        let ended = tally.delivered + tally.discarded;
-        tally.accepted = tally.accepted.max(present);
-        let expected = tally.accepted.saturating_sub(ended);
+        let ended = counters.delivered + counters.discarded;
+        counters.accepted = counters.accepted.max(present);
+        let expected = counters.accepted.saturating_sub(ended);
         if expected < present {
-            // at least once: some that were counted as delivered are made again
-            tally.delivered = tally.delivered.saturating_sub(present - expected);
-            tally.accepted = tally.accepted.max(tally.delivered + tally.discarded + present);
-            return (tally, 0);
+            // some deliveries that were counted as delivered are made again
+            counters.delivered = counters.delivered.saturating_sub(present - expected);
+            counters.accepted = counters.accepted.max(counters.delivered + counters.discarded + present);
+            return (counters, 0);
         }
-        tally.discarded += expected - present;
-        (tally, expected - present)
+        counters.discarded += expected - present;
+        (counters, expected - present)
     }
 }
 
@@ -249,30 +250,30 @@ mod tests {
 
     const HERE: DestinationId = DestinationId(1);
 
-    /// Rows as they lie in a store.
-    type Lying = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+    /// All rows of a store.
+    type StoredRows = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
 
-    /// What a writer of these writes; the rows that lie in the new store then come with it.
+    /// Runs `write`, and returns its result, the summary and all rows of the new store.
     fn written<T>(
-        found: &Found,
-        survey: &Survey,
-        fates: &Fates,
+        found: &LogRows,
+        scan: &Scan,
+        resolution: &Resolution,
         write: impl FnOnce(&mut Writer) -> T,
-    ) -> (T, Accounts, Lying) {
+    ) -> (T, CopySummary, StoredRows) {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::open(Folder::open(dir.path()).unwrap()).unwrap();
         let now = Timestamp(9);
-        let (draft, accounts) = (WriteBatch::default(), Accounts::default());
-        let mut writer = Writer { engine: &engine, found, survey, fates, now, draft, accounts };
+        let (batch, summary) = (WriteBatch::default(), CopySummary::default());
+        let mut writer = Writer { engine: &engine, found, scan, resolution, now, batch, summary };
         let made = write(&mut writer);
         writer.commit().unwrap();
-        let accounts = writer.accounts;
+        let summary = writer.summary;
         let rows = Table::ALL.into_iter().flat_map(|table| {
             engine
                 .range(table, ..)
                 .map(move |row| row.map(|(key, value)| ((table, key.to_vec()), value.to_vec())).unwrap())
         });
-        (made, accounts, rows.collect())
+        (made, summary, rows.collect())
     }
 
     fn spoiled(mut sealed: Vec<u8>) -> Vec<u8> {
@@ -296,18 +297,18 @@ mod tests {
         ];
         let mut was = WriteBatch::default();
         good.iter().for_each(|(table, n, sealed)| was.put_long(*table, &number_key(*n), sealed));
-        let (_dir, found) = found(|draft| {
-            *draft = was.clone();
-            draft.put_long(Table::Audit, &number_key(2), &spoiled(audit("two")));
-            draft.put_long(Table::Gaps, &number_key(2), &spoiled(codec::encode(Kind::Gap, &gap)));
+        let (_dir, found) = found(|batch| {
+            *batch = was.clone();
+            batch.put_long(Table::Audit, &number_key(2), &spoiled(audit("two")));
+            batch.put_long(Table::Gaps, &number_key(2), &spoiled(codec::encode(Kind::Gap, &gap)));
         });
-        let (survey, fates) = (Survey::default(), Fates::default());
-        let (done, accounts, rows) = written(&found, &survey, &fates, |writer| writer.notes());
+        let (scan, resolution) = (Scan::default(), Resolution::default());
+        let (done, summary, rows) = written(&found, &scan, &resolution, |writer| writer.copy_independent_records());
         done.unwrap();
         let damaged = ["`audit` record 2: ", "`gaps` record 2: "];
-        assert!(accounts.damaged.iter().zip(damaged).all(|(is, must)| is.starts_with(must)), "{:?}", accounts.damaged);
-        assert_eq!(accounts.damaged.len(), damaged.len());
-        assert_eq!(accounts.copied, BTreeMap::from([("audit", 2), ("gaps", 1), ("quarantine", 1), ("detained", 1)]));
+        assert!(summary.damaged.iter().zip(damaged).all(|(is, must)| is.starts_with(must)), "{:?}", summary.damaged);
+        assert_eq!(summary.damaged.len(), damaged.len());
+        assert_eq!(summary.records, BTreeMap::from([("audit", 2), ("gaps", 1), ("quarantine", 1), ("detained", 1)]));
         let must = Table::ALL.into_iter().zip(was.into_tables());
         let must = must.flat_map(|(table, rows)| rows.into_iter().map(move |(key, row)| ((table, key), row.unwrap())));
         assert_eq!(rows, must.collect());
@@ -317,16 +318,16 @@ mod tests {
     fn destination_records_are_salvaged_or_named() {
         let hold = |until| codec::encode(Kind::Hold, &Hold { until: Timestamp(until), reason: String::new() });
         let list = codec::encode(Kind::RedriveList, &vec![7u64; 5000]);
-        let (_dir, found) = found(|draft| {
-            draft.put(Table::Meta, hold_key(DestinationId(0)), hold(1));
-            draft.put(Table::Meta, hold_key(HERE), spoiled(hold(2)));
-            draft.put_long(Table::Meta, &redrive_list_key(DestinationId(2)), &list);
-            draft.put_long(Table::Meta, &redrive_list_key(DestinationId(3)), &spoiled(list.clone()));
-            draft.put_long(Table::Meta, TOTALS, &codec::encode(Kind::Totals, &Totals::default()));
-            draft.put_long(Table::Meta, b"names.kinds", &codec::encode(Kind::Names, &vec!["a"]));
+        let (_dir, found) = found(|batch| {
+            batch.put(Table::Meta, hold_key(DestinationId(0)), hold(1));
+            batch.put(Table::Meta, hold_key(HERE), spoiled(hold(2)));
+            batch.put_long(Table::Meta, &redrive_list_key(DestinationId(2)), &list);
+            batch.put_long(Table::Meta, &redrive_list_key(DestinationId(3)), &spoiled(list.clone()));
+            batch.put_long(Table::Meta, TOTALS, &codec::encode(Kind::Totals, &Totals::default()));
+            batch.put_long(Table::Meta, b"names.kinds", &codec::encode(Kind::Names, &vec!["a"]));
         });
-        let (survey, fates) = (Survey::default(), Fates::default());
-        let (done, accounts, rows) = written(&found, &survey, &fates, |writer| writer.meta());
+        let (scan, resolution) = (Scan::default(), Resolution::default());
+        let (done, summary, rows) = written(&found, &scan, &resolution, |writer| writer.copy_meta());
         done.unwrap();
         let mut must = WriteBatch::default();
         must.put(Table::Meta, hold_key(DestinationId(0)), hold(1));
@@ -334,17 +335,17 @@ mod tests {
         let must = must.into_tables()[Table::Meta as usize].clone();
         assert_eq!(rows, must.into_iter().map(|(key, row)| ((Table::Meta, key), row.unwrap())).collect());
         let damaged = ["`meta` record hold", "`meta` record redrive-list.\u{3}"];
-        assert!(accounts.damaged.iter().zip(damaged).all(|(is, must)| is.starts_with(must)), "{:?}", accounts.damaged);
-        assert_eq!(accounts.damaged.len(), damaged.len());
+        assert!(summary.damaged.iter().zip(damaged).all(|(is, must)| is.starts_with(must)), "{:?}", summary.damaged);
+        assert_eq!(summary.damaged.len(), damaged.len());
     }
 
     #[test]
     fn a_damaged_name_list_affects_no_other_list() {
         let list = |names: &[&str]| codec::encode(Kind::Names, &names);
-        let (_dir, found) = found(|draft| {
-            draft.put_long(Table::Meta, b"names.destinations", &list(&["crm", "wallboard"]));
-            draft.put_long(Table::Meta, b"names.sources", &list(&["pbx"]));
-            draft.put_long(Table::Meta, b"names.kinds", &spoiled(list(&["call.ended"])));
+        let (_dir, found) = found(|batch| {
+            batch.put_long(Table::Meta, b"names.destinations", &list(&["crm", "wallboard"]));
+            batch.put_long(Table::Meta, b"names.sources", &list(&["pbx"]));
+            batch.put_long(Table::Meta, b"names.kinds", &spoiled(list(&["call.ended"])));
         });
         let mut damaged = Vec::new();
         let names = super::super::names(&found, &mut damaged).unwrap();
@@ -371,8 +372,8 @@ mod tests {
         }
     }
 
-    /// So many events to [`HERE`] in each page.
-    fn packed(first: u64, counts: &[u16]) -> BTreeMap<u64, (PageShape, Vec<Entry>)> {
+    /// Pages with these numbers of events for [`HERE`].
+    fn pages(first: u64, counts: &[u16]) -> BTreeMap<u64, (PageShape, Vec<Entry>)> {
         let begins = counts.iter().scan(first, |at, count| Some(std::mem::replace(at, *at + u64::from(*count))));
         let page = |count: u16| (PageShape { count, bytes: 10 }, vec![entry(HERE); usize::from(count)]);
         begins.zip(counts).map(|(first, count)| (first, page(*count))).collect()
@@ -381,65 +382,73 @@ mod tests {
     #[test]
     fn history_rows_have_whole_pages_within_their_limit() {
         let (_dir, found) = found(|_| ());
-        let fates = Fates { packed: packed(5, &[100, 100, 30, 1, 100]), ..Fates::default() };
-        let survey = Survey::default();
-        let (done, accounts, rows) = written(&found, &survey, &fates, |writer| writer.history());
+        let resolution = Resolution { pages: pages(5, &[100, 100, 30, 1, 100]), ..Resolution::default() };
+        let scan = Scan::default();
+        let (done, summary, rows) = written(&found, &scan, &resolution, |writer| writer.write_history());
         done.unwrap();
         let row = |((_, key), sealed): (&(Table, Vec<u8>), &Vec<u8>)| {
             let row = delta_encoding::decode::<HistoryRow>(sealed).unwrap();
             (number_of(key).unwrap(), row.pages.iter().map(|page| page.count).collect::<Vec<_>>(), row.entries.len())
         };
         assert_eq!(rows.iter().map(row).collect::<Vec<_>>(), [(5, vec![100, 100, 30], 230), (235, vec![1, 100], 101)]);
-        assert_eq!(accounts.copied, BTreeMap::from([("history", 331)]));
+        assert_eq!(summary.records, BTreeMap::from([("history", 331)]));
     }
 
-    fn kept(destination: DestinationId, of: &[u64]) -> BTreeMap<DeliveryId, Kept> {
+    fn copies(destination: DestinationId, of: &[u64]) -> BTreeMap<DeliveryId, StoredCopy> {
         let id = |n: &u64| DeliveryId { sequence: Sequence(*n), destination };
-        of.iter().map(|n| (id(n), Kept { key: Vec::new(), lsn: 1, bytes: 10 })).collect()
+        of.iter().map(|n| (id(n), StoredCopy { key: Vec::new(), lsn: 1, bytes: 10 })).collect()
     }
 
-    /// The tally of [`HERE`], and what is unaccounted, where the counters know of ten that were accepted before event 11, of
-    /// which four were delivered and one discarded, settlements 1 to 5; two are dead and one waits for its time.
-    fn tally(totals_known: bool, left: u64, later: &[EndKind]) -> ((u64, u64, u64, u64, u64), u64) {
+    /// The counters of [`HERE`], and the number of unaccounted deliveries. The old counters are those before event 11: ten accepted,
+    /// four delivered and one discarded (settlements 1 to 5); two are dead letters and one is delayed.
+    fn counters(totals_known: bool, waiting_in_pages: u64, later: &[EndKind]) -> ((u64, u64, u64, u64, u64), u64) {
         let (_dir, found) = found(|_| ());
-        let mut survey =
-            Survey { totals_known, delayed: kept(HERE, &[8]), dead: kept(HERE, &[6, 7]), ..Survey::default() };
-        survey.dead.extend(kept(DestinationId(2), &[6]));
+        let mut scan =
+            Scan { totals_known, delayed: copies(HERE, &[8]), dead: copies(HERE, &[6, 7]), ..Scan::default() };
+        scan.dead.extend(copies(DestinationId(2), &[6]));
         let settled = |n: u64, how| {
             let id = DeliveryId { sequence: Sequence(n), destination: HERE };
             (n, Settlement { id, how, attempts: 1, status: 0, at: Timestamp(1) })
         };
         let before =
             [EndKind::Delivered, EndKind::Delivered, EndKind::Delivered, EndKind::Delivered, EndKind::Discarded];
-        survey.settlements = (1..).zip(before.iter().chain(later)).map(|(n, how)| settled(n, *how)).collect();
+        scan.settlements = (1..).zip(before.iter().chain(later)).map(|(n, how)| settled(n, *how)).collect();
         let mut other = settled(90, EndKind::Delivered);
         other.1.id.destination = DestinationId(2);
-        survey.settlements.extend([other]);
+        scan.settlements.extend([other]);
         if totals_known {
-            survey.totals.next_sequence = Sequence(11);
-            survey.totals.next_settlement = 6;
+            scan.totals.next_sequence = Sequence(11);
+            scan.totals.next_settlement = 6;
             let known = Counters { accepted: 10, delivered: 4, discarded: 1, dead: 9, delayed: 9 };
-            *survey.totals.tally(HERE) = known;
+            *scan.totals.tally(HERE) = known;
         }
-        let fates = Fates { packed: packed(1, &[9, 3]), left: [(HERE, left)].into(), ..Fates::default() };
-        let ((is, unaccounted), ..) = written(&found, &survey, &fates, |writer| writer.tally(HERE));
-        assert_eq!(is.accepted, is.delivered + is.discarded + is.dead + is.delayed + left, "the books balance");
+        let resolution = Resolution {
+            pages: pages(1, &[9, 3]),
+            waiting_in_pages: [(HERE, waiting_in_pages)].into(),
+            ..Resolution::default()
+        };
+        let ((is, unaccounted), ..) = written(&found, &scan, &resolution, |writer| writer.counters(HERE));
+        assert_eq!(
+            is.accepted,
+            is.delivered + is.discarded + is.dead + is.delayed + waiting_in_pages,
+            "the counters balance"
+        );
         ((is.accepted, is.delivered, is.discarded, is.dead, is.delayed), unaccounted)
     }
 
     #[test]
     fn salvaged_counters_balance_by_the_records_found() {
-        // events 11 and 12 came behind the counters, and what settled behind them counts, too
+        // events 11 and 12 and their settlements are newer than the counters
         let later = [EndKind::Delivered, EndKind::Moved, EndKind::Discarded, EndKind::Dead];
-        assert_eq!(tally(true, 2, &later), ((12, 5, 2, 2, 1), 0));
-        assert_eq!(tally(true, 4, &[]), ((12, 4, 1, 2, 1), 0));
-        // what is known and not there is given up, and told
-        assert_eq!(tally(true, 1, &[]), ((12, 4, 4, 2, 1), 3));
-        // what is there and was counted as delivered is made again
-        assert_eq!(tally(true, 6, &[]), ((12, 2, 1, 2, 1), 0));
-        assert_eq!(tally(true, 20, &[]), ((24, 0, 1, 2, 1), 0));
-        // without counters all is counted anew
-        assert_eq!(tally(false, 2, &later), ((12, 5, 2, 2, 1), 0));
-        assert_eq!(tally(false, 0, &[]), ((12, 4, 5, 2, 1), 4));
+        assert_eq!(counters(true, 2, &later), ((12, 5, 2, 2, 1), 0));
+        assert_eq!(counters(true, 4, &[]), ((12, 4, 1, 2, 1), 0));
+        // deliveries without a copy are discarded and reported
+        assert_eq!(counters(true, 1, &[]), ((12, 4, 4, 2, 1), 3));
+        // deliveries that are stored and were counted as delivered are made again
+        assert_eq!(counters(true, 6, &[]), ((12, 2, 1, 2, 1), 0));
+        assert_eq!(counters(true, 20, &[]), ((24, 0, 1, 2, 1), 0));
+        // without counters everything is recounted
+        assert_eq!(counters(false, 2, &later), ((12, 5, 2, 2, 1), 0));
+        assert_eq!(counters(false, 0, &[]), ((12, 4, 5, 2, 1), 4));
     }
 }
