@@ -63,7 +63,7 @@ impl Held {
 /// What holds everything that waits for a destination, what lasts longest first; empty where its deliveries go on.
 pub fn of_destination(admin: &Admin, d: DestinationId, line: &DestinationStatus) -> Vec<Held> {
     let mut held = Vec::new();
-    if admin.store.is_out_of_room() {
+    if admin.store.is_out_of_space() {
         held.push(Held::by(Blocker::Disk, "daemon").since(DISK_FULL));
     }
     match admin.destinations.get(d) {

@@ -178,7 +178,7 @@ impl Dispatcher {
         loop {
             let behind = self.store.is_behind();
             let wake = if behind { None } else { self.start_ready(&to_me) };
-            let short = self.store.is_short_of_room();
+            let short = self.store.is_short_of_space();
             self.load_needed(&to_me);
             let clock = self.clock.clone();
             tokio::select! {
@@ -196,7 +196,7 @@ impl Dispatcher {
                 }
                 Some(question) = self.questions.recv() => self.answer(question),
                 () = self.store.caught_up(), if behind => {}
-                () = self.store.room_looked_at(), if short => {}
+                () = self.store.space_refreshed(), if short => {}
                 () = async move {
                     match wake {
                         Some(wake) => clock.sleep_until(wake).await,
@@ -210,7 +210,7 @@ impl Dispatcher {
 
     fn start_ready(&mut self, to: &mpsc::UnboundedSender<Message>) -> Option<Timestamp> {
         // each attempt may end with a write to the store
-        while !self.store.is_short_of_room() {
+        while !self.store.is_short_of_space() {
             match self.scheduler.poll(self.clock.now()) {
                 Step::Start(start) => self.start(start, to.clone()),
                 Step::Wait(wake) => return wake,
@@ -222,7 +222,7 @@ impl Dispatcher {
     fn start(&self, start: Start, to: mpsc::UnboundedSender<Message>) {
         let destination = self.destinations[&start.destination].clone();
         let id = DeliveryId { sequence: start.sequence, destination: start.destination };
-        let promise = self.store.promise(id, start.place);
+        let reservation = self.store.reserve_space(id, start.place);
         let reads = self.reads.clone();
         let recorded = destination.policy.limits.records_starts();
         let context = Context { reads, store: self.store.clone(), clock: self.clock.clone(), destination };
@@ -232,7 +232,7 @@ impl Dispatcher {
             } else {
                 Judgement::postponed(Some(RetryAfter { until: Timestamp::NEVER, clamped: false }))
             };
-            drop(promise); // the result is recorded
+            drop(reservation); // the result is recorded
             let _ = to.send(Message::Ended(start, judgement)); // no receiver after the drain
         });
     }

@@ -4,7 +4,7 @@ use crate::clock::Clock;
 use crate::delivery::{DeliveryId, Place};
 use crate::event::{DestinationId, Event, Sequence};
 use crate::latency::Latency;
-use crate::store::engine::disk_space::{COPY_OVERHEAD, PLENTY, Promise, Space};
+use crate::store::engine::disk_space::{AMPLE, COPY_OVERHEAD, Space, SpaceReservation};
 use crate::store::engine::error::{Durability, StoreError};
 use crate::store::engine::folder::{self, Free};
 use crate::store::engine::{self, disk_space};
@@ -63,14 +63,14 @@ impl Store {
             return Err(StoreError::NotPowerSafe { path: path.to_owned(), durability });
         }
         let (index, findings) = recovery::recover(&engine)?;
-        if engine.folder().reached().is_some_and(|mark| index.totals.reached().falls_short_of(mark)) {
+        if engine.folder().watermark().is_some_and(|mark| index.totals.reached().falls_short_of(mark)) {
             let why = "its log ends before what had been durable; a copy of it may hold more".to_owned();
             return Err(StoreError::Corrupt(why));
         }
         disk_space::after_start(&ballast, engine.folder(), kept);
         let shared = Arc::new(Shared {
             engine,
-            room: Arc::new(disk_space::Room::new(ballast, options.reserve_bytes)),
+            disk_space: Arc::new(disk_space::DiskSpace::new(ballast, options.reserve_bytes)),
             written_next: index.totals.next_sequence.0.into(),
             index: Mutex::new(index),
             cache: Mutex::default(),
@@ -116,7 +116,7 @@ impl Store {
             self.shared.unwritten.lock().expect("no holder panics").insert(key, delivery.clone());
         }
         self.shared.behind.add();
-        self.shared.room.owes(transition.copy_bytes());
+        self.shared.disk_space.add_uncommitted(transition.copy_bytes());
         let _ = self.requests.send(Request::Transition(transition)); // a failed store is told through `failure`
     }
 
@@ -265,22 +265,22 @@ impl Store {
 }
 
 impl Store {
-    /// Whether nothing new should be sent, for want of room for what may come of it.
-    pub fn is_short_of_room(&self) -> bool {
-        self.shared.room.is_short()
+    /// Whether nothing new should be sent, because its outcome might not fit on the disk.
+    pub fn is_short_of_space(&self) -> bool {
+        self.shared.disk_space.is_short()
     }
 
-    /// Whether nothing is sent, for want of room, until there is more.
-    pub fn is_out_of_room(&self) -> bool {
-        self.shared.room.is_full()
+    /// Whether nothing is sent until more disk space is free.
+    pub fn is_out_of_space(&self) -> bool {
+        self.shared.disk_space.is_full()
     }
 
-    /// Promises room for a copy of this delivery, until what came of its attempt is recorded.
-    pub fn promise(&self, id: DeliveryId, place: Place) -> Promise {
-        let room = &self.shared.room;
-        // with plenty of room nobody needs to count
-        let bytes = if room.left().is_some_and(|left| left > PLENTY) { 0 } else { self.copy_bytes(id, place) };
-        room.promise(bytes)
+    /// Reserves disk space for a copy of this delivery; keep it until the outcome of the attempt is recorded.
+    pub fn reserve_space(&self, id: DeliveryId, place: Place) -> SpaceReservation {
+        let disk_space = &self.shared.disk_space;
+        // with ample space the copy is not sized
+        let ample = disk_space.available().is_some_and(|bytes| bytes > AMPLE);
+        disk_space.reserve_for_attempt(if ample { 0 } else { self.copy_bytes(id, place) })
     }
 
     /// Bytes that a copy of this delivery may take.
@@ -292,30 +292,30 @@ impl Store {
     }
 
     /// Bytes of all that sled's file holds, near enough.
-    fn lies_there(&self) -> u64 {
+    fn stored_bytes(&self) -> u64 {
         let index = self.index();
         let totals = &index.totals;
         index.pages.bytes() + totals.delay_bytes + totals.dlq_bytes + index.detainees.bytes() + history::bytes(totals)
     }
 
-    /// Returns when the room was looked at again; for one task at a time.
-    pub async fn room_looked_at(&self) {
-        self.shared.room.looked_at().await;
+    /// Returns when the disk space was measured again; for one task at a time.
+    pub async fn space_refreshed(&self) {
+        self.shared.disk_space.refreshed().await;
     }
 
-    /// Looks how much room there is, and makes the ballast again where there is room for it. Blocks.
-    pub fn look_at_room(&self) -> io::Result<Space> {
+    /// Measures the disk space, and restores the ballast if there is space for it. Blocks.
+    pub fn refresh_space(&self) -> io::Result<Space> {
         let engine = &self.shared.engine;
-        if let Err(e) = self.shared.room.look(engine.folder(), engine.data(), self.lies_there()) {
+        if let Err(e) = self.shared.disk_space.refresh(engine.folder(), engine.data(), self.stored_bytes()) {
             tracing::debug!(error = %e, "the ballast does not grow");
         }
         self.space()
     }
 
-    /// How much room there is.
+    /// The disk space, as last measured.
     pub fn space(&self) -> io::Result<Space> {
         let free = self.free()?.bytes;
-        Ok(self.shared.room.space(free, self.index().pages.growth(), self.shared.engine.data()))
+        Ok(self.shared.disk_space.space(free, self.index().pages.growth(), self.shared.engine.data()))
     }
 }
 

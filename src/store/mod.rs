@@ -45,7 +45,7 @@ mod log_tests;
 #[cfg(test)]
 mod loss_tests;
 
-pub use engine::disk_space::{Promise, Space};
+pub use engine::disk_space::{Space, SpaceReservation};
 pub use engine::error::{Durability, StoreError};
 pub use engine::folder::Free;
 pub use handle::{Opened, Options, Store};

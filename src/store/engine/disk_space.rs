@@ -1,11 +1,18 @@
-//! The room that the store has: what is free on its disk, and what is kept for it; and when there is too little to go on sending.
+//! The disk space of the store: free space, the ballast that is kept for the store, and when sending must stop.
 //!
-//! What sled's file holds and does not need is room too: sled fills it before its file grows, and shortens the file only while it
-//! writes. How much that is nobody tells, so it is taken to be what the file has beyond [`TAKES_TIMES`] of what lies in it.
+//! The ballast is a file beside `queue/`, so that the store can be started and operated while the disk is full. When the disk is
+//! nearly full, a part of the ballast is released and preallocated after the end of sled's file, which grows into it: no other
+//! program can take the space in between. Empty files beside it reserve inodes in the same way.
 //!
-//! *Invariants.* Each attempt may end in a write: a dead letter or a delayed delivery holds a copy of its event. So nothing new is
-//! sent once what there is, less what is owed and what may come of attempts under way, is down to the floor: half of the
-//! ballast. What is below is for a start, for what an operator does, and for what was already under way.
+//! Unused space inside sled's file counts as free too: sled fills it before the file grows, and shortens the file only while it
+//! writes. sled does not report its size, so it is estimated as the file size less [`FILE_FACTOR`] times the stored bytes.
+//!
+//! *Invariants.* Each attempt may end in a write: a dead letter or a delayed delivery contains a copy of its event. So nothing new is
+//! sent once the space, less uncommitted copies and the possible copies of attempts in flight, is down to the floor: half of the
+//! ballast. The rest is for starts, for operator commands and for attempts in flight. The ballast counts by allocated blocks, never
+//! by file length. The stored data does not depend on it: each of its files may be missing.
+//!
+//! *Failure.* If the ballast cannot be created or grown, its size shows it; a release frees as much as there is.
 
 use crate::store::engine::folder::Folder;
 use crate::store::model::table::{ROW_MAX, WriteBatch};
@@ -19,118 +26,118 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
 pub const MIB: u64 = 1 << 20;
-/// sled writes so many bytes for one: leaves are written anew as a whole, and a segment is cleaned when others are full.
-const WRITTEN_TIMES: u64 = 3;
-/// Segments that one commit may begin, whatever is in it: 4 MiB.
-const COMMIT_MIN: u64 = 4 * MIB;
-/// sled's file takes so many bytes for one that lies in it, at most, and this in any case: 16 MiB.
-const TAKES_TIMES: u64 = 3;
+/// Bytes that sled writes per byte: it rewrites leaves as a whole, and cleans segments when others are full.
+const WRITE_FACTOR: u64 = 3;
+/// Segments that a commit of any size may begin: 4 MiB.
+const COMMIT_BYTES_MIN: u64 = 4 * MIB;
+/// Upper bound for the file bytes per stored byte, and minimum size of the file: 16 MiB.
+const FILE_FACTOR: u64 = 3;
 const FILE_MIN: u64 = 16 * MIB;
-/// This share of the floor must be free or kept, whatever sled's file holds.
-const SURE_SHARE: u64 = 4;
-/// With less than this beyond what a commit needs the disk counts as full, and the room for it is taken beforehand: 24 MiB.
-const NEAR: u64 = 24 * MIB;
-/// The ballast grows only where so much stays free: 32 MiB; and by so much at once: 16 MiB.
-const LEFT_FREE: u64 = 32 * MIB;
-const GROWS_BY: u64 = 16 * MIB;
-/// What a start takes: segments, and a snapshot of sled's page table, of at most a sixty-fourth of its file.
+/// At least a quarter of the floor must be free or kept, whatever the size of sled's file.
+const FREE_SHARE: u64 = 4;
+/// With less free space than a commit needs plus 24 MiB, the disk counts as nearly full and space is preallocated.
+const NEARLY_FULL: u64 = 24 * MIB;
+/// The ballast grows by at most 16 MiB at once, and only while 32 MiB stay free.
+const FREE_MIN: u64 = 32 * MIB;
+const GROWTH_BYTES: u64 = 16 * MIB;
+/// Space for a start: 8 MiB for segments, and a snapshot of sled's page table, at most 1/64 of its file.
 const START_MIN: u64 = 8 * MIB;
 const START_SHARE: u64 = 64;
-/// Files that a start makes, at most; and so many inodes stay free where some are held.
+/// A start creates at most 4 files. Inodes are reserved only while more than 64 are free.
 const INODES_START: u64 = 4;
-const INODES_LEFT_FREE: u64 = 64;
-/// Of what is free before a start so much is kept for sled's file, since it fills up its last segment: 4 MiB.
-const START_SPARE: u64 = 4 * MIB;
-/// With this much more than the floor nobody counts what attempts may come to: 256 MiB.
-pub const PLENTY: u64 = 256 * MIB;
-/// What a delivery takes beside its body, with its attempts: 2 KiB.
+const INODES_FREE_MIN: u64 = 64;
+/// Preallocated for sled's file before a start on a full disk, since it fills up its last segment: 4 MiB.
+const START_PREALLOCATED: u64 = 4 * MIB;
+/// With 256 MiB above the floor, the copies of attempts are not counted.
+pub const AMPLE: u64 = 256 * MIB;
+/// Size of a delivery and its attempts without the body: 2 KiB.
 pub const COPY_OVERHEAD: u64 = 2048;
 
-/// Shared by the committer, which takes room, and those who ask whether there is some.
+/// Shared by the committer, which uses space, and by readers.
 #[derive(Debug)]
-pub struct Room {
+pub struct DiskSpace {
     ballast: Mutex<Ballast>,
     floor: u64,
-    /// Free for everybody, as last seen.
+    /// Free bytes, as last measured.
     free: AtomicU64,
-    /// Kept for the store: the ballast, and what is allocated behind the end of sled's file.
+    /// The ballast, and bytes preallocated after the end of sled's file.
     kept: AtomicU64,
-    /// Copies of events that were recorded and are not written yet.
-    owed: AtomicU64,
-    /// Copies that may come of attempts under way.
-    promised: AtomicU64,
-    /// What sled's file holds beyond what it needs for what lies in it.
+    /// Bytes of recorded copies that are not committed yet.
+    uncommitted: AtomicU64,
+    /// Bytes that attempts in flight may need.
+    reserved: AtomicU64,
+    /// Estimate of the unused bytes in sled's file.
     reclaimable: AtomicU64,
     changed: Notify,
 }
 
-/// How much room there is.
+/// A measurement of the disk space.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {
     pub free_bytes: u64,
-    /// Kept for the store: the ballast, and what was taken of it for sled's file and is not used yet; in whole MiB.
+    /// The ballast, and the bytes preallocated for sled's file; in whole MiB.
     pub ballast_bytes: u64,
-    /// Bytes that what waits may take beside what it takes now.
+    /// Bytes by which waiting deliveries may grow.
     pub growth_bytes: u64,
-    /// In sled's file, beyond what it needs for what lies in it.
+    /// Estimate of the unused bytes in sled's file.
     pub reclaimable_bytes: u64,
-    /// Nothing new is sent, since its end might not find room.
+    /// Nothing is sent, since its outcome might not fit.
     pub is_full: bool,
-    /// Less than half of the ballast is free or kept: what there is else may not be enough.
+    /// Less than half of the ballast is free or kept.
     pub is_low: bool,
 }
 
-impl Room {
-    /// `reserve` is the mark at which intake closes; without ballast a sixteenth of it is the floor.
-    pub fn new(ballast: Ballast, reserve: u64) -> Self {
-        let floor = if ballast.wanted() > 0 { ballast.wanted() / 2 } else { reserve / 16 };
+impl DiskSpace {
+    /// `reserve_bytes` is the free space at which intake closes; without ballast the floor is a sixteenth of it.
+    pub fn new(ballast: Ballast, reserve_bytes: u64) -> Self {
+        let floor = if ballast.target_bytes() > 0 { ballast.target_bytes() / 2 } else { reserve_bytes / 16 };
         Self {
             ballast: Mutex::new(ballast),
             floor,
-            // until it is looked at
+            // until the first measurement
             free: AtomicU64::new(u64::MAX / 2),
             kept: AtomicU64::default(),
-            owed: AtomicU64::default(),
-            promised: AtomicU64::default(),
+            uncommitted: AtomicU64::default(),
+            reserved: AtomicU64::default(),
             reclaimable: AtomicU64::default(),
             changed: Notify::new(),
         }
     }
 
-    /// Makes sure that a commit finds its room, where the disk is nearly full.
-    pub fn before_commit(&self, draft: &WriteBatch, folder: &Folder, data: &File) {
+    /// Preallocates the space of a commit if the disk is nearly full.
+    pub fn before_commit(&self, batch: &WriteBatch, folder: &Folder, data: &File) {
         let Ok(free) = folder.free().map(|free| free.bytes) else { return };
-        // each row that is written or deleted may have its neighbours written anew
-        let need = draft.bytes() as u64 * WRITTEN_TIMES + (draft.rows() * ROW_MAX) as u64 + COMMIT_MIN;
-        if free < need + NEAR {
+        // each row that is written or deleted may cause its neighbours to be rewritten
+        let need = batch.bytes() as u64 * WRITE_FACTOR + (batch.rows() * ROW_MAX) as u64 + COMMIT_BYTES_MIN;
+        if free < need + NEARLY_FULL {
             let ballast = self.ballast.lock().expect("no holder panics");
-            let missing = need.saturating_sub(spare(data));
+            let missing = need.saturating_sub(preallocated_bytes(data));
             if missing > free {
-                ballast.cut(missing - free);
+                ballast.release(missing - free);
             }
             if missing > 0 {
-                reserve(data, need);
+                preallocate(data, need);
             }
-            let kept = ballast.held() + spare(data);
+            let kept = ballast.allocated_bytes() + preallocated_bytes(data);
             self.kept.store(kept, Ordering::Relaxed);
         }
         self.free.store(folder.free().map_or(free, |free| free.bytes), Ordering::Relaxed);
     }
 
-    /// Makes the ballast again where there is room for it, and looks how much there is. `lies_there` are the bytes of all that
-    /// sled's file holds.
-    pub fn look(&self, folder: &Folder, data: &File, lies_there: u64) -> io::Result<()> {
-        let needs = lies_there.saturating_mul(TAKES_TIMES) + FILE_MIN;
+    /// Restores the ballast if there is space for it, and measures the space. `stored_bytes` are the bytes of all records in sled's
+    /// file.
+    pub fn refresh(&self, folder: &Folder, data: &File, stored_bytes: u64) -> io::Result<()> {
+        let needs = stored_bytes.saturating_mul(FILE_FACTOR) + FILE_MIN;
         self.reclaimable.store(data.metadata()?.len().saturating_sub(needs), Ordering::Relaxed);
         let free = folder.free()?;
         let ballast = self.ballast.lock().expect("no holder panics");
-        if free.inodes > INODES_LEFT_FREE {
-            ballast.hold_inodes();
+        if free.inodes > INODES_FREE_MIN {
+            ballast.reserve_inodes();
         }
-        if ballast.held() < ballast.wanted() && free.bytes > LEFT_FREE {
-            ballast.grow((free.bytes - LEFT_FREE).min(GROWS_BY))?;
+        if ballast.allocated_bytes() < ballast.target_bytes() && free.bytes > FREE_MIN {
+            ballast.grow((free.bytes - FREE_MIN).min(GROWTH_BYTES))?;
         }
-        let kept = ballast.held() + spare(data);
+        let kept = ballast.allocated_bytes() + preallocated_bytes(data);
         drop(ballast);
         self.kept.store(kept, Ordering::Relaxed);
         self.free.store(folder.free()?.bytes, Ordering::Relaxed);
@@ -138,187 +145,192 @@ impl Room {
         Ok(())
     }
 
-    /// Copies of so many bytes were recorded, and are not written yet.
-    pub fn owes(&self, bytes: u64) {
-        self.owed.fetch_add(bytes, Ordering::Relaxed);
+    /// Counts copies of this size as recorded and not committed.
+    pub fn add_uncommitted(&self, bytes: u64) {
+        self.uncommitted.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub fn paid(&self, bytes: u64) {
-        self.owed.fetch_sub(bytes, Ordering::Relaxed);
+    /// Counts them as committed.
+    pub fn remove_uncommitted(&self, bytes: u64) {
+        self.uncommitted.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// What there is above the floor, less what is owed and promised; none where that is less than nothing.
-    pub fn left(&self) -> Option<u64> {
+    /// Bytes above the floor, less uncommitted and reserved copies; `None` if negative.
+    pub fn available(&self) -> Option<u64> {
         let of = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        let has = of(&self.free).saturating_add(of(&self.kept)).saturating_add(of(&self.reclaimable));
-        let copies = of(&self.owed).saturating_add(of(&self.promised));
-        has.checked_sub(self.floor)?.checked_sub(copies.saturating_mul(WRITTEN_TIMES))
+        let total = of(&self.free).saturating_add(of(&self.kept)).saturating_add(of(&self.reclaimable));
+        let copies = of(&self.uncommitted).saturating_add(of(&self.reserved));
+        total.checked_sub(self.floor)?.checked_sub(copies.saturating_mul(WRITE_FACTOR))
     }
 
-    /// Whether nothing new should be sent, if only until what is under way has ended.
+    /// Whether nothing new should be sent until attempts in flight have ended.
     pub fn is_short(&self) -> bool {
-        self.left().is_none() || self.has() < self.floor / SURE_SHARE
+        self.available().is_none() || self.free_or_kept() < self.floor / FREE_SHARE
     }
 
-    /// Whether nothing new is sent whatever ends.
+    /// Whether nothing new should be sent even after attempts in flight have ended.
     pub fn is_full(&self) -> bool {
-        self.has().saturating_add(self.reclaimable.load(Ordering::Relaxed)) < self.floor
-            || self.has() < self.floor / SURE_SHARE
+        self.free_or_kept().saturating_add(self.reclaimable.load(Ordering::Relaxed)) < self.floor
+            || self.free_or_kept() < self.floor / FREE_SHARE
     }
 
-    /// Free, or kept.
-    fn has(&self) -> u64 {
+    /// Free and kept bytes.
+    fn free_or_kept(&self) -> u64 {
         self.free.load(Ordering::Relaxed).saturating_add(self.kept.load(Ordering::Relaxed))
     }
 }
 
-impl Room {
-    /// Room for so many bytes is kept until the promise is dropped.
-    pub fn promise(self: &Arc<Self>, bytes: u64) -> Promise {
-        self.promised.fetch_add(bytes, Ordering::Relaxed);
-        Promise { room: self.clone(), bytes }
+impl DiskSpace {
+    /// Reserves bytes until the reservation is dropped.
+    pub fn reserve_for_attempt(self: &Arc<Self>, bytes: u64) -> SpaceReservation {
+        self.reserved.fetch_add(bytes, Ordering::Relaxed);
+        SpaceReservation { disk_space: self.clone(), bytes }
     }
 
-    /// How much room there is, as it was last looked at, where so much is free and what waits may grow by so much.
+    /// The disk space as last measured, with these free bytes and this growth of waiting deliveries.
     pub fn space(&self, free_bytes: u64, growth_bytes: u64, data: &File) -> Space {
-        let held = self.ballast.lock().expect("no holder panics").held();
+        let ballast_bytes = self.ballast.lock().expect("no holder panics").allocated_bytes();
         Space {
             free_bytes,
-            ballast_bytes: (held + spare(data)) / MIB * MIB,
+            ballast_bytes: (ballast_bytes + preallocated_bytes(data)) / MIB * MIB,
             growth_bytes,
             reclaimable_bytes: self.reclaimable.load(Ordering::Relaxed),
             is_full: self.is_full(),
-            is_low: self.has() < self.floor,
+            is_low: self.free_or_kept() < self.floor,
         }
     }
 
-    /// Returns when it was looked at again; for one task at a time.
-    pub async fn looked_at(&self) {
+    /// Returns after the next measurement; for one task at a time.
+    pub async fn refreshed(&self) {
         self.changed.notified().await;
     }
 }
 
-/// Room for what may come of an attempt, given back when it is dropped.
+/// Space for the outcome of an attempt; dropping it releases the space.
 #[derive(Debug)]
-pub struct Promise {
-    room: Arc<Room>,
+pub struct SpaceReservation {
+    disk_space: Arc<DiskSpace>,
     bytes: u64,
 }
 
-impl Drop for Promise {
+impl Drop for SpaceReservation {
     fn drop(&mut self) {
-        self.room.promised.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.disk_space.reserved.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
-/// Lets go of as much ballast as a start needs on a full disk; returns how much there was.
+/// Releases as much ballast as a start needs on a full disk; returns the ballast before it.
 pub fn before_start(ballast: &Ballast, folder: &Folder) -> u64 {
-    let held = ballast.held();
-    let Ok(free) = folder.free() else { return held };
+    let allocated_bytes = ballast.allocated_bytes();
+    let Ok(free) = folder.free() else { return allocated_bytes };
     if free.inodes < INODES_START {
         ballast.release_inodes();
     }
     let db = folder.queue().join("db");
     let need = START_MIN + db.metadata().map_or(0, |db| db.len() / START_SHARE);
-    if free.bytes < need && held > 0 {
-        let left = ballast.cut(need - free.bytes);
-        tracing::warn!(free_bytes = free.bytes, left, "the disk is full; the start takes room from store.ballast");
+    if free.bytes < need && allocated_bytes > 0 {
+        let ballast_bytes = ballast.release(need - free.bytes);
+        tracing::warn!(
+            free_bytes = free.bytes,
+            ballast_bytes,
+            "the disk is full; the start uses space of store.ballast"
+        );
         if let Ok(db) = File::options().write(true).open(db) {
-            reserve(&db, START_SPARE);
+            preallocate(&db, START_PREALLOCATED);
         }
     }
-    held
+    allocated_bytes
 }
 
-/// Takes back what a start has not used, of what it let go.
+/// Restores the released ballast that the start did not use.
 pub fn after_start(ballast: &Ballast, folder: &Folder, before: u64) {
-    ballast.shrink_to_wanted();
-    ballast.hold_inodes();
+    ballast.shrink_to_target();
+    ballast.reserve_inodes();
     let Ok(free) = folder.free() else { return };
-    let back = before.saturating_sub(ballast.held()).min(free.bytes.saturating_sub(MIB));
+    let back = before.saturating_sub(ballast.allocated_bytes()).min(free.bytes.saturating_sub(MIB));
     if let Err(e) = ballast.grow(back) {
-        tracing::warn!(error = %e, "cannot take back the room that the start has left");
+        tracing::warn!(error = %e, "cannot restore the ballast after the start");
     }
 }
 
-/// Empty files that hold an inode each; sled makes two at a start.
+/// Number of empty files that reserve an inode each; sled creates two at a start.
 const INODES: usize = 4;
-/// It is cut off and grows in steps of 1 MiB.
+/// The ballast grows and is released in steps of 1 MiB.
 const STEP: u64 = 1 << 20;
 
-/// The files that hold room, in the data folder.
+/// The ballast file and the inode files in the data folder.
 #[derive(Debug)]
 pub struct Ballast {
     file: PathBuf,
-    /// Bytes that it holds while there is room.
-    wanted: u64,
+    /// Size while the disk is not full.
+    target_bytes: u64,
 }
 
 impl Ballast {
-    pub fn new(folder: &Path, wanted: u64) -> Self {
-        Self { file: folder.join("ballast"), wanted }
+    pub fn new(folder: &Path, target_bytes: u64) -> Self {
+        Self { file: folder.join("ballast"), target_bytes }
     }
 
-    pub fn wanted(&self) -> u64 {
-        self.wanted
+    pub fn target_bytes(&self) -> u64 {
+        self.target_bytes
     }
 
-    /// Bytes that it holds.
-    pub fn held(&self) -> u64 {
+    /// Allocated bytes of the file.
+    pub fn allocated_bytes(&self) -> u64 {
         fs::metadata(&self.file).map_or(0, |file| (file.blocks() * 512).min(file.len()))
     }
 
-    /// Lets go of at least so many bytes, or of all that it holds, and says how many are left.
-    pub fn cut(&self, bytes: u64) -> u64 {
-        let held = self.held();
-        let left = held.saturating_sub(bytes.div_ceil(STEP) * STEP);
-        if left < held {
-            let cut = OpenOptions::new().write(true).open(&self.file).and_then(|file| {
-                file.set_len(left)?;
-                // freed blocks can be allocated anew only once it is known that they are free
+    /// Releases at least this many bytes, or all of them; returns how many remain.
+    pub fn release(&self, bytes: u64) -> u64 {
+        let allocated_bytes = self.allocated_bytes();
+        let remaining = allocated_bytes.saturating_sub(bytes.div_ceil(STEP) * STEP);
+        if remaining < allocated_bytes {
+            let released = OpenOptions::new().write(true).open(&self.file).and_then(|file| {
+                file.set_len(remaining)?;
+                // freed blocks can be allocated again only after the sync
                 file.sync_all()
             });
-            if let Err(e) = cut {
-                tracing::warn!(error = %e, file = %self.file.display(), "cannot release room that is kept");
+            if let Err(e) = released {
+                tracing::warn!(error = %e, file = %self.file.display(), "cannot release the ballast");
             }
         }
-        self.held()
+        self.allocated_bytes()
     }
 
-    /// Grows by at most so many bytes, and not beyond what is wanted; says how many it holds then.
+    /// Grows by at most this many bytes, up to the target; returns the allocated bytes.
     pub fn grow(&self, bytes: u64) -> io::Result<u64> {
-        let held = self.held();
-        let target = self.wanted.min(held.saturating_add(bytes)) / STEP * STEP;
-        if target <= held {
-            return Ok(held);
+        let allocated_bytes = self.allocated_bytes();
+        let target = self.target_bytes.min(allocated_bytes.saturating_add(bytes)) / STEP * STEP;
+        if target <= allocated_bytes {
+            return Ok(allocated_bytes);
         }
         let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&self.file)?;
-        file.set_len(held)?;
-        let grown = allocate(&file, held, target - held);
+        file.set_len(allocated_bytes)?;
+        let grown = allocate(&file, allocated_bytes, target - allocated_bytes);
         if grown.is_err() {
-            file.set_len(held)?;
+            file.set_len(allocated_bytes)?;
         }
         file.sync_all()?;
-        grown.map(|()| self.held())
+        grown.map(|()| self.allocated_bytes())
     }
 
-    /// Gives the room away again that is not wanted any more.
-    pub fn shrink_to_wanted(&self) {
-        let held = self.held();
-        if held > self.wanted {
-            self.cut(held - self.wanted);
+    /// Releases the bytes above the target.
+    pub fn shrink_to_target(&self) {
+        let allocated_bytes = self.allocated_bytes();
+        if allocated_bytes > self.target_bytes {
+            self.release(allocated_bytes - self.target_bytes);
         }
     }
 
-    /// Holds inodes, as far as there are some.
-    pub fn hold_inodes(&self) {
+    /// Reserves inodes, as far as some are free.
+    pub fn reserve_inodes(&self) {
         for file in self.inodes().filter(|file| !file.exists()) {
-            // what fails here is tried again at the next look
+            // retried at the next measurement
             let _ = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(file);
         }
     }
 
-    /// Lets go of the inodes that it holds.
+    /// Releases the reserved inodes.
     pub fn release_inodes(&self) {
         for file in self.inodes() {
             let _ = fs::remove_file(file); // it may be missing
@@ -326,12 +338,12 @@ impl Ballast {
     }
 
     fn inodes(&self) -> impl Iterator<Item = PathBuf> {
-        let held = if self.wanted == 0 { 0 } else { INODES };
-        (1..=held).map(|n| self.file.with_extension(n.to_string()))
+        let count = if self.target_bytes == 0 { 0 } else { INODES };
+        (1..=count).map(|n| self.file.with_extension(n.to_string()))
     }
 }
 
-/// Allocates a part of a file that lies behind its end: by the filesystem, or byte for byte where it cannot.
+/// Extends a file with allocated blocks: by `fallocate`, or by writing bytes if the filesystem does not support it.
 fn allocate(file: &File, from: u64, bytes: u64) -> io::Result<()> {
     let before = file.metadata()?.blocks() * 512;
     let allocated = fallocate(file, FallocateFlags::empty(), from, bytes);
@@ -344,7 +356,7 @@ fn allocate(file: &File, from: u64, bytes: u64) -> io::Result<()> {
     file.set_len(from)?;
     let mut to = io::BufWriter::with_capacity(1 << 16, file);
     io::Seek::seek(&mut to, io::SeekFrom::Start(from))?;
-    // bytes that no filesystem makes shorter
+    // random bytes, which no filesystem compresses
     let mut state = from | 1;
     for _ in 0..bytes / 8 {
         state ^= state << 13;
@@ -355,16 +367,16 @@ fn allocate(file: &File, from: u64, bytes: u64) -> io::Result<()> {
     to.flush()
 }
 
-/// Bytes that are allocated behind the end of a file.
-pub fn spare(file: &File) -> u64 {
+/// Bytes allocated after the end of a file.
+pub fn preallocated_bytes(file: &File) -> u64 {
     file.metadata().map_or(0, |file| (file.blocks() * 512).saturating_sub(file.len()))
 }
 
-/// Allocates room behind the end of a file, without making it longer; as much as there is.
-pub fn reserve(file: &File, bytes: u64) {
+/// Allocates bytes after the end of a file without changing its length, as many as are free.
+pub fn preallocate(file: &File, bytes: u64) {
     let Ok(length) = file.metadata().map(|file| file.len()) else { return };
     let mut bytes = bytes.next_multiple_of(STEP);
-    // a filesystem that cannot do it leaves the room free, which is nearly as good
+    // if the filesystem does not support it, the space stays free, which is nearly as good
     while bytes >= STEP && fallocate(file, FallocateFlags::KEEP_SIZE, length, bytes) == Err(rustix::io::Errno::NOSPC) {
         bytes /= 2;
     }
@@ -374,17 +386,17 @@ pub fn reserve(file: &File, bytes: u64) {
 mod tests {
     use super::*;
 
-    fn room(free: u64, kept: u64) -> (tempfile::TempDir, Room) {
+    fn disk_space(free: u64, kept: u64) -> (tempfile::TempDir, DiskSpace) {
         let dir = tempfile::tempdir().unwrap();
-        let room = Room::new(Ballast::new(dir.path(), 32 * MIB), 512 * MIB);
-        room.free.store(free, Ordering::Relaxed);
-        room.kept.store(kept, Ordering::Relaxed);
-        (dir, room)
+        let disk_space = DiskSpace::new(Ballast::new(dir.path(), 32 * MIB), 512 * MIB);
+        disk_space.free.store(free, Ordering::Relaxed);
+        disk_space.kept.store(kept, Ordering::Relaxed);
+        (dir, disk_space)
     }
 
     #[test]
-    fn room_is_short_below_half_of_the_ballast_with_debts_counted() {
-        for (free, kept, owed, promised, short) in [
+    fn space_is_short_below_half_of_the_ballast_less_uncommitted_copies() {
+        for (free, kept, uncommitted, reserved, short) in [
             (0, 32, 0, 0, false),
             (0, 16, 0, 0, false),
             (0, 15, 0, 0, true),
@@ -398,44 +410,45 @@ mod tests {
             (1000, 0, 300, 0, false),
             (1000, 0, 0, 330, true),
         ] {
-            let (_dir, room) = room(free * MIB, kept * MIB);
-            room.owed.store(owed * MIB, Ordering::Relaxed);
-            room.promised.store(promised * MIB, Ordering::Relaxed);
-            assert_eq!(room.is_short(), short, "{free} {kept} {owed} {promised}");
+            let (_dir, disk_space) = disk_space(free * MIB, kept * MIB);
+            disk_space.uncommitted.store(uncommitted * MIB, Ordering::Relaxed);
+            disk_space.reserved.store(reserved * MIB, Ordering::Relaxed);
+            assert_eq!(disk_space.is_short(), short, "{free} {kept} {uncommitted} {reserved}");
         }
     }
 
     #[test]
-    fn unused_file_space_counts_as_room() {
+    fn unused_space_in_the_file_counts_as_free() {
         let dir = tempfile::tempdir().unwrap();
         let (folder, file) = (Folder::open(dir.path()).unwrap(), File::create(dir.path().join("db")).unwrap());
         file.set_len(100 * MIB).unwrap();
-        for (kept, lies_there, full) in [(4, 20, false), (4, 25, true), (12, 24, false), (3, 0, true), (16, 99, false)]
+        for (kept, stored_bytes, full) in
+            [(4, 20, false), (4, 25, true), (12, 24, false), (3, 0, true), (16, 99, false)]
         {
-            let (_dir, room) = room(0, 0);
+            let (_dir, disk_space) = disk_space(0, 0);
             let ballast = Ballast::new(dir.path(), 0);
-            *room.ballast.lock().unwrap() = ballast;
-            room.look(&folder, &file, lies_there * MIB).unwrap();
-            room.free.store(0, Ordering::Relaxed);
-            room.kept.store(kept * MIB, Ordering::Relaxed);
-            assert_eq!((room.is_full(), room.is_short()), (full, full), "{kept} {lies_there}");
+            *disk_space.ballast.lock().unwrap() = ballast;
+            disk_space.refresh(&folder, &file, stored_bytes * MIB).unwrap();
+            disk_space.free.store(0, Ordering::Relaxed);
+            disk_space.kept.store(kept * MIB, Ordering::Relaxed);
+            assert_eq!((disk_space.is_full(), disk_space.is_short()), (full, full), "{kept} {stored_bytes}");
         }
     }
 
     #[test]
     fn without_ballast_a_sixteenth_of_the_reserve_is_the_floor() {
         let dir = tempfile::tempdir().unwrap();
-        let room = Room::new(Ballast::new(dir.path(), 0), 48 * MIB);
+        let disk_space = DiskSpace::new(Ballast::new(dir.path(), 0), 48 * MIB);
         for (free, short) in [(3 * MIB, false), (3 * MIB - 1, true)] {
-            room.free.store(free, Ordering::Relaxed);
-            assert_eq!(room.is_short(), short);
+            disk_space.free.store(free, Ordering::Relaxed);
+            assert_eq!(disk_space.is_short(), short);
         }
     }
 
     #[test]
-    fn room_is_assumed_before_the_first_check() {
+    fn space_is_assumed_before_the_first_measurement() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(!Room::new(Ballast::new(dir.path(), 32 * MIB), 0).is_short());
+        assert!(!DiskSpace::new(Ballast::new(dir.path(), 32 * MIB), 0).is_short());
     }
 }
 
@@ -449,18 +462,18 @@ mod ballast_tests {
     fn the_ballast_grows_to_its_size_and_shrinks_in_steps() {
         let dir = tempfile::tempdir().unwrap();
         let ballast = Ballast::new(dir.path(), 5 * MIB);
-        assert_eq!((ballast.held(), ballast.cut(MIB)), (0, 0));
+        assert_eq!((ballast.allocated_bytes(), ballast.release(MIB)), (0, 0));
         assert_eq!(ballast.grow(2 * MIB).unwrap(), 2 * MIB);
         assert_eq!(ballast.grow(u64::MAX).unwrap(), 5 * MIB);
         let blocks = fs::metadata(dir.path().join("ballast")).unwrap().blocks();
-        assert!(blocks * 512 >= 5 * MIB, "it is allocated, not only long");
-        assert_eq!(ballast.cut(1), 4 * MIB);
-        assert_eq!(ballast.cut(MIB + 1), 2 * MIB);
-        assert_eq!(ballast.cut(u64::MAX / 2), 0);
-        assert_eq!(ballast.grow(MIB).unwrap(), MIB, "and made again");
+        assert!(blocks * 512 >= 5 * MIB, "its blocks are allocated");
+        assert_eq!(ballast.release(1), 4 * MIB);
+        assert_eq!(ballast.release(MIB + 1), 2 * MIB);
+        assert_eq!(ballast.release(u64::MAX / 2), 0);
+        assert_eq!(ballast.grow(MIB).unwrap(), MIB, "it grows again");
         let less = Ballast::new(dir.path(), 0);
-        less.shrink_to_wanted();
-        assert_eq!((less.held(), less.grow(MIB).unwrap()), (0, 0));
+        less.shrink_to_target();
+        assert_eq!((less.allocated_bytes(), less.grow(MIB).unwrap()), (0, 0));
     }
 
     #[test]
@@ -468,7 +481,7 @@ mod ballast_tests {
         let dir = tempfile::tempdir().unwrap();
         File::create(dir.path().join("ballast")).unwrap().set_len(8 * MIB).unwrap();
         let ballast = Ballast::new(dir.path(), 8 * MIB);
-        assert_eq!(ballast.held(), 0);
+        assert_eq!(ballast.allocated_bytes(), 0);
         assert_eq!(ballast.grow(8 * MIB).unwrap(), 8 * MIB);
     }
 
@@ -478,12 +491,12 @@ mod ballast_tests {
         let mut file = File::create(dir.path().join("db")).unwrap();
         file.write_all(&[1; 4096]).unwrap();
         file.sync_all().unwrap();
-        reserve(&file, 3 * MIB);
+        preallocate(&file, 3 * MIB);
         assert_eq!(file.metadata().unwrap().len(), 4096);
-        assert!(spare(&file) >= 3 * MIB - 4096, "{}", spare(&file));
+        assert!(preallocated_bytes(&file) >= 3 * MIB - 4096, "{}", preallocated_bytes(&file));
         file.write_all(&vec![1; MIB as usize]).unwrap();
         file.sync_all().unwrap();
-        assert!(spare(&file) < 3 * MIB - 4096, "it grows into it");
+        assert!(preallocated_bytes(&file) < 3 * MIB - 4096, "the file uses the preallocated bytes");
     }
 
     #[test]
@@ -492,12 +505,12 @@ mod ballast_tests {
         let files = || fs::read_dir(dir.path()).unwrap().count();
         let ballast = Ballast::new(dir.path(), MIB);
         for _ in 0..2 {
-            ballast.hold_inodes();
+            ballast.reserve_inodes();
             assert_eq!(files(), INODES);
         }
         ballast.release_inodes();
         assert_eq!(files(), 0);
-        Ballast::new(dir.path(), 0).hold_inodes();
+        Ballast::new(dir.path(), 0).reserve_inodes();
         assert_eq!(files(), 0);
     }
 }

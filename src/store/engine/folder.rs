@@ -85,7 +85,7 @@ impl Folder {
     }
 
     /// The durable watermark, as last written.
-    pub fn reached(&self) -> Option<Watermark> {
+    pub fn watermark(&self) -> Option<Watermark> {
         WatermarkFile::read(&self.path)
     }
 

@@ -1,17 +1,18 @@
 //! The engine: sled behind a guarded open and an atomic, durable commit.
 //!
-//! *Invariants.* [`Engine::commit`] returns `Ok` only when every write of the draft would survive a power cut. After one
-//! error it never returns `Ok` again: a failed sync may have dropped what it should have written, and no retry can tell.
+//! *Invariants.* [`Engine::commit`] returns `Ok` only when every write of the batch would survive a power cut. After one error it
+//! never returns `Ok` again: a failed sync may have dropped writes, and a retry cannot find out.
 //!
-//! *Failure.* Opening can panic inside sled; that is caught and told as an error. All errors here are fatal to the daemon.
+//! *Failure.* sled can panic while it opens; the panic becomes an error. All errors here are fatal to the daemon.
 //!
+//! # Levels
 //! | level | module | purpose |
 //! |---|---|---|
 //! | 0 | [`error`] | why the store fails |
 //! | 0 | [`log_check`] | finds damage in the log before sled opens it |
 //! | 1 | [`folder`] | the data folder: lock, format version, durability |
 //! | 1 | [`read`] | reads records from rows |
-//! | 2 | [`disk_space`] | free, kept and promised disk space |
+//! | 2 | [`disk_space`] | free, kept and reserved disk space |
 
 pub mod disk_space;
 pub mod error;
@@ -33,34 +34,34 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// The developers' switch that makes acknowledgements worthless, so that the power-cut harness can be seen to bite.
+/// Environment variable for developers: commits are not durable, to prove that the power-cut harness detects losses.
 const UNSAFE_SWITCH: &str = "HOLDLINE_DEV_UNSAFE_NO_SYNC";
 const CACHE_BYTES: u64 = 32 << 20;
-/// So often an error is seen to stand before an opening that does not end is given up.
-const FAILED_LOOKS: u32 = 10;
+/// An opening that does not end is abandoned after sled reports an error this many times.
+const FAILURES_MAX: u32 = 10;
 
 #[derive(Debug)]
 pub struct Engine {
-    /// First, since it must let go of the database before the others do.
-    _lookout: FlushWaker,
+    /// First, since it must release the database before the other fields.
+    _flush_waker: FlushWaker,
     config: sled::Config,
     db: sled::Db,
     trees: Vec<sled::Tree>,
     folder: Folder,
     data: File,
     durability: Durability,
-    mark: WatermarkFile,
+    watermark: WatermarkFile,
     failed: AtomicBool,
 }
 
 impl Engine {
     pub fn open(folder: Folder) -> Result<Self, StoreError> {
         let unsafe_switch = std::env::var_os(UNSAFE_SWITCH).is_some_and(|v| v == "1");
-        match look_through(&folder) {
+        match check_log_before_open(&folder) {
             Err(StoreError::Corrupt(why)) if folder.is_unfinished() => recreate_queue(&folder, &why)?,
-            looked => looked?,
+            checked => checked?,
         }
-        let marked = !unsafe_switch && folder.mark_synchronous().is_some();
+        let flags_set = !unsafe_switch && folder.mark_synchronous().is_some();
         let config = sled::Config::new()
             .path(folder.queue())
             .segment_size(SEGMENT_BYTES)
@@ -80,7 +81,7 @@ impl Engine {
             opened => opened?,
         };
         let no_thread = |e| StoreError::Folder(format!("cannot start a thread: {e}"));
-        let lookout = FlushWaker::begin(config.clone(), db.clone()).map_err(no_thread)?;
+        let flush_waker = FlushWaker::begin(config.clone(), db.clone()).map_err(no_thread)?;
         let mut trees = Vec::new();
         for table in Table::ALL {
             trees.push(db.open_tree(table.name()).map_err(StoreError::engine)?);
@@ -91,23 +92,23 @@ impl Engine {
         let durability = if unsafe_switch {
             tracing::error!("{UNSAFE_SWITCH} is set: acknowledged events do NOT survive a power cut");
             Durability::Unsafe
-        } else if marked && folder.mark_files_synchronous().map_err(failed)? {
+        } else if flags_set && folder.mark_files_synchronous().map_err(failed)? {
             Durability::InodeSync
         } else {
             data.sync_all().map_err(failed)?;
             Durability::Fdatasync
         };
         folder.write_format().map_err(|e| StoreError::Folder(format!("cannot write the format version: {e}")))?;
-        let mark = WatermarkFile::open(folder.path()).map_err(failed)?;
+        let watermark = WatermarkFile::open(folder.path()).map_err(failed)?;
         let failed = AtomicBool::new(false);
-        Ok(Self { _lookout: lookout, config, db, trees, folder, data, durability, mark, failed })
+        Ok(Self { _flush_waker: flush_waker, config, db, trees, folder, data, durability, watermark, failed })
     }
 
     pub fn durability(&self) -> Durability {
         self.durability
     }
 
-    /// sled's file, which room is allocated for.
+    /// sled's file, for which space is preallocated.
     pub fn data(&self) -> &File {
         &self.data
     }
@@ -116,29 +117,29 @@ impl Engine {
         &self.folder
     }
 
-    /// Notes how far the store has durably come. A mark that cannot be written lags, and only finds less damage later.
-    pub fn note(&self, reached: Watermark) {
-        if let Err(e) = self.mark.set(reached) {
-            tracing::warn!(error = %e, "cannot write how far the store has come");
+    /// Writes the durable watermark. If that fails, the old one remains, and less damage can be detected later.
+    pub fn set_watermark(&self, watermark: Watermark) {
+        if let Err(e) = self.watermark.set(watermark) {
+            tracing::warn!(error = %e, "cannot write the durable watermark");
         }
     }
 
-    /// Makes all writes of the draft, or none, and returns when they would survive a power cut.
-    pub fn commit(&self, draft: WriteBatch) -> Result<(), StoreError> {
+    /// Makes all writes of the batch or none; returns when they would survive a power cut.
+    pub fn commit(&self, batch: WriteBatch) -> Result<(), StoreError> {
         if self.failed.load(Ordering::SeqCst) {
             return Err(StoreError::Failed);
         }
-        let done = self.apply(draft).and_then(|()| self.make_durable());
+        let done = self.apply(batch).and_then(|()| self.make_durable());
         if done.is_err() {
             self.failed.store(true, Ordering::SeqCst);
         }
         done
     }
 
-    fn apply(&self, draft: WriteBatch) -> Result<(), StoreError> {
+    fn apply(&self, batch: WriteBatch) -> Result<(), StoreError> {
         let mut trees = Vec::new();
         let mut batches = Vec::new();
-        for (tree, writes) in self.trees.iter().zip(draft.into_tables()) {
+        for (tree, writes) in self.trees.iter().zip(batch.into_tables()) {
             if writes.is_empty() {
                 continue;
             }
@@ -153,7 +154,7 @@ impl Engine {
             batches.push(batch);
         }
         if trees.is_empty() {
-            return Ok(()); // which sled takes for a fault
+            return Ok(()); // sled refuses an empty transaction
         }
         trees
             .as_slice()
@@ -174,11 +175,11 @@ impl Engine {
         if self.durability == Durability::Fdatasync {
             self.data.sync_data().map_err(|e| StoreError::Engine(format!("fdatasync: {e}")))?;
         }
-        // of a write that nobody waited for, too
+        // includes writes that no caller waited for
         self.config.global_error().map_err(StoreError::engine)
     }
 
-    /// Rows of a table in a range of keys, in order; lazily read, each from the store as it is then.
+    /// Rows of a table in a range of keys, in order. Each is read when the iterator reaches it; this is not a snapshot.
     pub fn range<R: RangeBounds<Vec<u8>>>(
         &self,
         table: Table,
@@ -196,16 +197,16 @@ impl Rows for Engine {
 }
 
 fn recreate_queue(folder: &Folder, why: &str) -> Result<(), StoreError> {
-    tracing::warn!(why, "the store was not finished when it was made, so nothing was accepted; it is made anew");
+    tracing::warn!(why, "the store was never opened completely, so nothing was accepted; creating it again");
     folder.recreate_queue().map_err(|e| StoreError::Folder(e.to_string()))
 }
 
-/// Looks for damage that sled would take for the end of its log, before it can.
-fn look_through(folder: &Folder) -> Result<(), StoreError> {
-    let checked = check_log(&folder.queue(), folder.reached())
+/// Refuses a log with damage that sled would treat as the end of its log.
+fn check_log_before_open(folder: &Folder) -> Result<(), StoreError> {
+    let checked = check_log(&folder.queue(), folder.watermark())
         .map_err(|e| StoreError::Folder(format!("cannot read {}: {e}", folder.queue().display())))?;
     for line in &checked.harmless {
-        tracing::warn!(line, "the store has damage to what it no longer needs");
+        tracing::warn!(line, "the store has damage to data that it no longer needs");
     }
     for line in &checked.faults {
         tracing::error!(line, "the store is damaged");
@@ -220,7 +221,7 @@ fn look_through(folder: &Folder) -> Result<(), StoreError> {
     }
 }
 
-/// Opens sled in a thread of its own: it can panic, and it can wait for ever for a write that failed.
+/// Opens sled in a separate thread: it can panic, or wait forever for a failed write.
 fn open_guarded(config: &sled::Config) -> Result<sled::Db, StoreError> {
     let (to, opened) = channel();
     let opening = config.clone();
@@ -230,15 +231,15 @@ fn open_guarded(config: &sled::Config) -> Result<sled::Db, StoreError> {
         .map_err(|e| StoreError::Folder(format!("cannot start a thread: {e}")))?;
     let mut failed = 0;
     let opened = loop {
-        match opened.recv_timeout(EVERY) {
+        match opened.recv_timeout(CHECK_INTERVAL) {
             Ok(opened) => break Ok(opened),
             Err(RecvTimeoutError::Disconnected) => {
-                break thread.join().map(|_| Err(sled::Error::ReportableBug("it opened nothing".to_owned())));
+                break thread.join().map(|_| Err(sled::Error::ReportableBug("it returned nothing".to_owned())));
             }
             Err(RecvTimeoutError::Timeout) => {
                 if let Err(e) = config.global_error() {
                     failed += 1;
-                    if failed == FAILED_LOOKS {
+                    if failed == FAILURES_MAX {
                         break Ok(Err(e));
                     }
                 }
@@ -250,7 +251,7 @@ fn open_guarded(config: &sled::Config) -> Result<sled::Db, StoreError> {
         Ok(Err(sled::Error::Corruption { .. } | sled::Error::ReportableBug(_))) => {
             Err(StoreError::Corrupt("sled reports corruption".to_owned()))
         }
-        // also where what names its version is damaged
+        // also if the version in its file is damaged
         Ok(Err(sled::Error::Unsupported(why))) => Err(StoreError::Corrupt(why)),
         Ok(Err(e)) => Err(StoreError::engine(e)),
         Err(panic) => {
@@ -261,10 +262,13 @@ fn open_guarded(config: &sled::Config) -> Result<sled::Db, StoreError> {
     }
 }
 
-/// How often it looks.
-pub const EVERY: Duration = Duration::from_millis(100);
+/// How often the waker checks for a failed write.
+pub const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Looks for as long as it lives; gone from the database when dropped.
+/// Wakes threads that wait inside sled for a failed write.
+///
+/// sled hands its writes to a thread pool. If one fails, sled stores the error, but on one of two paths it does not wake the threads
+/// that wait for this write. The next flush finds the error and wakes all of them. Dropping the waker releases the database.
 #[derive(Debug)]
 pub struct FlushWaker {
     end: Option<Sender<()>>,
@@ -272,11 +276,11 @@ pub struct FlushWaker {
 }
 
 impl FlushWaker {
-    /// `config` is what `db` was opened with.
+    /// `config` is the one with which `db` was opened.
     pub fn begin(config: sled::Config, db: sled::Db) -> std::io::Result<Self> {
         let (end, ended) = channel();
-        let look = move || look(&config, &db, &ended);
-        let thread = std::thread::Builder::new().name("store-lookout".to_owned()).spawn(look)?;
+        let run = move || flush_after_failure(&config, &db, &ended);
+        let thread = std::thread::Builder::new().name("store-waker".to_owned()).spawn(run)?;
         Ok(Self { end: Some(end), thread: Some(thread) })
     }
 }
@@ -285,15 +289,15 @@ impl Drop for FlushWaker {
     fn drop(&mut self) {
         drop(self.end.take());
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join(); // a panic has been told by the hook
+            let _ = thread.join(); // the panic hook has logged it
         }
     }
 }
 
-fn look(config: &sled::Config, db: &sled::Db, ended: &Receiver<()>) {
-    while ended.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+fn flush_after_failure(config: &sled::Config, db: &sled::Db, ended: &Receiver<()>) {
+    while ended.recv_timeout(CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
         if config.global_error().is_err() {
-            let _ = db.flush(); // fails, and wakes those who wait; they tell the error
+            let _ = db.flush(); // fails, and wakes the waiting threads, which report the error
         }
     }
 }
@@ -307,11 +311,11 @@ mod flush_waker_tests {
         let dir = tempfile::tempdir().unwrap();
         let config = sled::Config::new().path(dir.path()).segment_size(1 << 16);
         for _ in 0..3 {
-            // a second handle would find the file locked
+            // while a handle exists, the file is locked
             let db = config.clone().open().unwrap();
-            let lookout = FlushWaker::begin(config.clone(), db.clone()).unwrap();
+            let flush_waker = FlushWaker::begin(config.clone(), db.clone()).unwrap();
             db.insert(b"k", b"v").unwrap();
-            drop(lookout);
+            drop(flush_waker);
             drop(db);
         }
     }

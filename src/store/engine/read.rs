@@ -1,7 +1,7 @@
-//! Reading the rows, from any thread, while the committer writes.
+//! Reads rows and records, from any thread, while the committer writes.
 //!
-//! *Invariants.* sled's iterators are no snapshot, and the committer rewrites small rows as dense ones; so consecutive
-//! rows are read by seeking the number that comes next, never by trusting that the next row begins there.
+//! *Invariants.* sled's iterators are not snapshots, and the committer merges small rows. So consecutive rows are read by seeking the
+//! next number; the code never assumes that the next row begins there.
 
 use super::Engine;
 use super::error::StoreError;
@@ -14,10 +14,10 @@ use crate::store::model::table::{self, ROW_MAX, Rows, Table, number_key, number_
 use serde::de::DeserializeOwned;
 use std::ops::Bound;
 
-/// A record longer than this is skipped over, since to look up what is behind it costs less than to read its rows.
-const SKIPPED_FROM: usize = 4 * ROW_MAX;
+/// From this length on [`keys`] seeks the next record, which costs less than reading the rows of this one.
+const SKIP_BYTES_MIN: usize = 4 * ROW_MAX;
 
-/// The row that covers `number`, with the number at which it begins; none where no row does.
+/// The row that contains `number`, and the number at which the row begins.
 pub fn covering<R: Deltas>(engine: &Engine, number: u64) -> Result<Option<(u64, R)>, StoreError> {
     let Some(row) = engine.range(R::TABLE, ..=number_key(number)).next_back() else { return Ok(None) };
     let (key, sealed) = row?;
@@ -26,7 +26,7 @@ pub fn covering<R: Deltas>(engine: &Engine, number: u64) -> Result<Option<(u64, 
     Ok((number < first + row.span() as u64).then_some((first, row)))
 }
 
-/// What is remembered of an event; none where it is no longer, or does not verify.
+/// The history entry of an event; `None` if it was deleted or does not verify.
 pub fn entry(engine: &Engine, at: Sequence) -> Result<Option<Entry>, StoreError> {
     match covering::<HistoryRow>(engine, at.0) {
         Ok(row) => Ok(row.and_then(|(first, row)| row.entries.get((at.0 - first) as usize).cloned())),
@@ -60,12 +60,12 @@ pub fn compact<R: Compact>(engine: &Engine, table: Table, key: &[u8]) -> Result<
     Ok(sealed.map(|sealed| event_record::decode(&sealed)).transpose()?)
 }
 
-/// The head of a delivery or a dead letter by its key; no more rows are read than it lies in.
+/// The head of a delivery or a dead letter by its key; reads only the rows that contain the head.
 pub fn head<R: Compact>(engine: &Engine, table: Table, key: &[u8]) -> Result<Option<Head<R>>, StoreError> {
     Ok(sized_head(engine, table, key)?.map(|(head, _)| head))
 }
 
-/// The head of a long record, and the length of all of it, envelope included.
+/// The head of a delivery or a dead letter, and the sealed length of the whole record.
 pub fn sized_head<R: Compact>(
     engine: &Engine,
     table: Table,
@@ -89,24 +89,23 @@ pub fn head_of<R: Compact, B: AsRef<[u8]>>(
     Ok(Some((event_record::head(&beginning)?, sealed_bytes)))
 }
 
-/// Length of a long record, envelope included, as its first row tells.
+/// Sealed length of a long record, from its first row.
 pub fn sealed_length(engine: &Engine, table: Table, key: &[u8]) -> Result<Option<usize>, StoreError> {
     let first = engine.row(table, &part_key(key, 0))?;
     Ok(first.map(|first| codec::sealed_length(&first)).transpose()?)
 }
 
-/// The keys of long records from `after` on (not included), each once, in order. The rows of a record that has more than a
-/// few are not read.
+/// The keys of long records after `after`, each once, in order. Does not read all rows of a record with many rows.
 pub fn keys(
     engine: &Engine,
     table: Table,
     after: Option<Vec<u8>>,
 ) -> impl Iterator<Item = Result<Vec<u8>, StoreError>> {
-    let behind = move |key: Option<Vec<u8>>| {
+    let after_key = move |key: Option<Vec<u8>>| {
         let from = key.map_or(Bound::Unbounded, |key| Bound::Excluded([&key[..], &[0xFF; 2]].concat()));
         engine.range(table, (from, Bound::Unbounded))
     };
-    let mut rows = behind(after);
+    let mut rows = after_key(after);
     std::iter::from_fn(move || {
         loop {
             let (key, value) = match rows.next()? {
@@ -115,8 +114,8 @@ pub fn keys(
             };
             // the key of a long record ends in its part number
             if let Some(key) = key.strip_suffix(&[0, 0]).map(<[u8]>::to_vec) {
-                if codec::sealed_length(&value).is_ok_and(|length| length > SKIPPED_FROM) {
-                    rows = behind(Some(key.clone()));
+                if codec::sealed_length(&value).is_ok_and(|length| length > SKIP_BYTES_MIN) {
+                    rows = after_key(Some(key.clone()));
                 }
                 return Some(Ok(key));
             }

@@ -174,7 +174,7 @@ pub fn repair(path: &Path, now: Timestamp) -> Result<(Vec<String>, Inventory), S
 /// a write torn by a power cut, and a small store consists of a single commit.
 pub fn finish(engine: &Engine) -> Result<Inventory, StoreError> {
     let (index, faults) = recovery::recover(engine)?;
-    engine.note(index.totals.reached());
+    engine.set_watermark(index.totals.reached());
     inventory(engine, &index, faults)
 }
 

@@ -1,4 +1,9 @@
-//! Lists that operators read: audit, outages, damaged records, redrives, and requests kept in quarantine. All of it blocks, unless it is async.
+//! Lists that operators read: audit, outages, damaged records, redrives, and quarantined requests. All functions block, unless async.
+//!
+//! *Invariants.* A quarantined request is not an event: it has no sequence and is not delivered. Number and bytes are limited, in
+//! total, per source, and for requests that did not prove their sender. Two requests are the same only if source, cause,
+//! credentials, query, body and every header that is not of the transport are equal. A readmitted request becomes events and is
+//! deleted in the same commit.
 
 use crate::clock::ClockReference;
 use crate::event::{DestinationId, Sequence};
@@ -22,12 +27,12 @@ impl Store {
         self.newest(Table::Audit, Audit::decode, before, limit)
     }
 
-    /// When events could not be accepted: numbers below `before`, the newest first.
+    /// Outages with numbers below `before`, the newest first.
     pub fn gaps(&self, before: u64, limit: usize) -> Result<Vec<(u64, Gap)>, StoreError> {
         self.newest(Table::Gaps, |sealed| codec::decode(Kind::Gap, sealed), before, limit)
     }
 
-    /// Damaged records with numbers below `before`, the newest first. An entry that does not verify itself is left out.
+    /// Damaged records with numbers below `before`, the newest first. Entries that do not verify themselves are left out.
     pub fn damaged_records(&self, before: u64, limit: usize) -> Result<Vec<(u64, DamagedRecord)>, StoreError> {
         self.newest(Table::Damaged, |sealed| codec::decode(Kind::DamagedRecord, sealed), before, limit)
     }
@@ -45,7 +50,6 @@ impl Store {
             // the key of a long record ends in its part number
             let Some(number) = key.strip_suffix(&[0, 0]).map(number_of).transpose()? else { continue };
             match table::get_long(&self.shared.engine, table, &number_key(number)) {
-                // one that does not verify is left out
                 Ok(sealed) => {
                     found.extend(sealed.and_then(|sealed| decode(&sealed).ok()).map(|record| (number, record)))
                 }
@@ -59,29 +63,30 @@ impl Store {
         Ok(found)
     }
 
-    /// The number of the next gap.
+    /// The number of the next outage.
     pub fn next_gap(&self) -> u64 {
         self.index().next_gap
     }
 
-    /// What an operator last did to intake.
+    /// The last command of an operator that opened or closed intake.
     pub fn door(&self) -> Option<IntakeOverride> {
         self.index().door.clone()
     }
 
-    /// What the stored times go by; none where no life has noted it.
+    /// The clock reference of the stored times; `None` in a new store.
     pub fn anchor(&self) -> Option<ClockReference> {
         self.index().anchor.clone()
     }
 
-    /// When the daemon last noted that it lives; none in a new store.
+    /// The time of the last heartbeat; `None` in a new store.
     pub fn alive(&self) -> Result<Option<Timestamp>, StoreError> {
         match read::record(&self.shared.engine, Table::Meta, Kind::Alive, ALIVE) {
             Err(StoreError::Damaged(_)) => Ok(None),
             read => read,
         }
     }
-    /// What those who want alerts were told, as it was last noted; none where nothing was, or where it does not verify.
+
+    /// The alert state as last written; `None` if there is none or it does not verify.
     pub fn told(&self) -> Result<Option<String>, StoreError> {
         match read::record(&self.shared.engine, Table::Meta, Kind::Told, TOLD) {
             Err(StoreError::Damaged(_)) => Ok(None),
@@ -89,24 +94,24 @@ impl Store {
         }
     }
 
-    /// The redrive of each destination that goes on, or else the last one that took its time.
+    /// The running redrive of each destination, or else the last one.
     pub fn redrives(&self) -> Vec<(DestinationId, Redrive)> {
         self.index().redrives.iter().map(|(d, redrive)| (*d, redrive.clone())).collect()
     }
 
-    /// The redrive of a destination that goes on, or else the last one.
+    /// The running redrive of a destination, or else the last one.
     pub fn redrive(&self, d: DestinationId) -> Option<Redrive> {
         self.index().redrives.get(&d).cloned()
     }
 
-    /// The letters of a redrive that goes on, in order; blocks.
+    /// The dead letters of a running redrive, in order.
     pub fn redrive_list(&self, d: DestinationId) -> Result<Vec<Sequence>, StoreError> {
         let sealed = table::get_long(&self.shared.engine, Table::Meta, &redrive_list_key(d))?;
         let sealed = sealed.ok_or(codec::Damaged::Missing)?;
         Ok(codec::decode(Kind::RedriveList, &sealed)?)
     }
 
-    /// Bounds what is remembered, from now on.
+    /// Sets the limits of history.
     pub fn bound_history(&self, bounds: Bounds) {
         *self.shared.history.lock().expect("no holder panics") = bounds;
     }
@@ -123,37 +128,37 @@ impl Store {
 }
 
 impl Store {
-    /// Keeps a request apart, and returns its number when that is durable; that of the first where the same one came before;
-    /// which bound is reached where there is no room for it.
+    /// Quarantines a request; returns its number when it is durable, or the number of the same earlier request, or the limit that it
+    /// would exceed.
     pub async fn detain(&self, detained: QuarantinedRequest, room: Room) -> Result<Result<u64, Full>, StoreError> {
         let parcel = Parcel::new(&detained);
         self.ask(parcel.sealed.len(), move |t| Ok(t.detain(&parcel, room))).await
     }
 
-    /// Accepts the events of a detained request and forgets it, in one commit; none where it is not there any more.
+    /// Accepts the events of a quarantined request and deletes it, in one commit; `None` if it does not exist.
     pub async fn let_in(&self, number: u64, arrivals: Vec<Arrival>) -> Result<Option<Vec<Receipt>>, StoreError> {
         let bytes = arrivals.iter().map(Arrival::bytes).sum();
         self.ask(bytes, move |t| t.let_in(number, arrivals)).await
     }
 
-    /// How many there are, and their bytes.
+    /// Number of quarantined requests, and their bytes.
     pub fn detained_totals(&self) -> (usize, u64) {
         let all = self.index().detainees.all;
         (all.count, all.bytes)
     }
 
-    /// Numbers of those from `from` on, in the order in which they came.
+    /// Numbers of the quarantined requests from `from` on, the oldest first.
     pub fn detained_from(&self, from: u64, limit: usize) -> Vec<u64> {
         self.index().detainees.by_number.range(from..).map(|(number, _)| *number).take(limit).collect()
     }
 
-    /// Numbers of those that came before a moment.
+    /// Numbers of the quarantined requests from before a time.
     pub fn detained_before(&self, moment: Timestamp) -> Vec<u64> {
         let index = self.index();
         index.detainees.by_number.iter().filter(|(_, place)| place.at < moment).map(|(number, _)| *number).collect()
     }
 
-    /// One of them; none where it is not there. Blocks.
+    /// A quarantined request by its number.
     pub fn detained(&self, number: u64) -> Result<Option<QuarantinedRequest>, StoreError> {
         let sealed = table::get_long(&self.shared.engine, Table::QuarantinedRequest, &number_key(number))?;
         Ok(sealed.map(|sealed| QuarantinedRequest::open(&sealed)).transpose()?)

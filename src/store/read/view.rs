@@ -1,4 +1,4 @@
-//! What others read from the store: what waits, what is due, what is dead, what is remembered. All of it blocks.
+//! Reads deliveries, dead letters, history and settlements. All functions block.
 
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence, SharedKeys};
@@ -14,26 +14,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Consecutive remembered events, and the sequence behind the last of them.
-pub type Remembered = (Vec<(Sequence, Entry)>, Sequence);
+/// Consecutive history entries, and the sequence after the last.
+pub type HistoryEntries = (Vec<(Sequence, Entry)>, Sequence);
 
 /// Events of a page without their bodies.
 #[derive(Debug)]
 pub struct PageHeads {
     first: Sequence,
-    /// With the length of each body.
+    /// Each with the length of its body.
     events: Vec<(Arc<Event>, usize)>,
 }
 
 impl PageHeads {
-    /// An event, and the length of its body, where it is of this page.
+    /// An event of this page, and the length of its body.
     pub fn get(&self, sequence: Sequence) -> Option<(Arc<Event>, usize)> {
         let n = usize::try_from(sequence.0.checked_sub(self.first.0)?).ok()?;
         self.events.get(n).cloned()
     }
 }
 
-/// A delivery in the delay tree, as the scheduler needs it.
+/// A delayed delivery, as the scheduler needs it.
 #[derive(Clone, Copy, Debug)]
 pub struct Delayed {
     pub destination: DestinationId,
@@ -42,21 +42,21 @@ pub struct Delayed {
 }
 
 impl Store {
-    /// The first sequence that can still lie in a page.
+    /// The first sequence that can still be in a page.
     pub fn floor(&self) -> Sequence {
         let index = self.index();
         index.pages.oldest().map_or(index.totals.next_sequence, |(first, ..)| first)
     }
 
-    /// Deliveries for one destination that lie in pages, from `from` on: one row of history at a time. Returns where
-    /// to go on; nothing lies behind it yet where that is the next sequence.
+    /// Deliveries for one destination that wait in pages, from `from` on, one row of history per call. Also returns where to continue;
+    /// at the next sequence to be assigned there are no more yet.
     pub fn waiting(&self, d: DestinationId, from: Sequence) -> Result<(Vec<Ticket>, Sequence), StoreError> {
         let row = match read::covering::<HistoryRow>(&self.shared.engine, from.0) {
             Err(StoreError::Damaged(_)) => None,
             row => row?,
         };
-        let Some((first, row)) = row else { return self.waiting_in_gap(d, from) };
-        // what is not durable yet is nobody's to deliver
+        let Some((first, row)) = row else { return self.waiting_by_pages(d, from) };
+        // events that are not durable yet are not delivered
         let written = Sequence(self.shared.written_next.load(Ordering::Acquire));
         let next = Sequence(first + row.entries.len() as u64).min(written).max(from);
         let shared_keys = self.shared_keys();
@@ -67,12 +67,12 @@ impl Store {
             let looked_at = (first..next.0).zip(&row.entries);
             looked_at.map(|(n, entry)| (index.pages.left(Sequence(n)).has(d), order_key(entry))).collect()
         };
-        // looked at after the pages: what is given up is there before it leaves its page
-        let given_up = self.given_up(d, Sequence(first), next)?;
+        // read after the pages: a delivery is in the delay tree before it is removed from its page
+        let moved_from_pages = self.moved_from_pages(d, Sequence(first), next)?;
         let tickets = (first..)
             .zip(&row.entries)
             .zip(in_page)
-            .filter(|((n, _), (in_page, _))| *n >= from.0 && (*in_page || given_up.contains(&Sequence(*n))))
+            .filter(|((n, _), (in_page, _))| *n >= from.0 && (*in_page || moved_from_pages.contains(&Sequence(*n))))
             .map(|((n, entry), (_, order_key))| Ticket {
                 sequence: Sequence(n),
                 order_key,
@@ -85,8 +85,13 @@ impl Store {
         Ok((tickets, next))
     }
 
-    /// Deliveries of `[from, to)` whose page was given up, so that they lie in the delay tree under due time zero.
-    fn given_up(&self, d: DestinationId, from: Sequence, to: Sequence) -> Result<BTreeSet<Sequence>, StoreError> {
+    /// Deliveries of `[from, to)` that were moved from a sparse page to the delay tree, with due time zero.
+    fn moved_from_pages(
+        &self,
+        d: DestinationId,
+        from: Sequence,
+        to: Sequence,
+    ) -> Result<BTreeSet<Sequence>, StoreError> {
         let mut found: BTreeSet<Sequence> = {
             let unwritten = self.shared.unwritten.lock().expect("no holder panics");
             let keys = unwritten.keys().filter(|(id, due)| id.destination == d && *due == Timestamp::ZERO);
@@ -102,24 +107,24 @@ impl Store {
         Ok(found)
     }
 
-    /// Where a row of history is lost, the pages say what waits.
-    fn waiting_in_gap(&self, d: DestinationId, from: Sequence) -> Result<(Vec<Ticket>, Sequence), StoreError> {
+    /// Waiting deliveries by the pages alone, for a lost row of history.
+    fn waiting_by_pages(&self, d: DestinationId, from: Sequence) -> Result<(Vec<Ticket>, Sequence), StoreError> {
         let engine = &self.shared.engine;
-        let behind = match engine.range(Table::History, number_key(from.0 + 1)..).next() {
+        let end = match engine.range(Table::History, number_key(from.0 + 1)..).next() {
             Some(row) => Sequence(number_of(&row?.0)?),
             None => Sequence(self.shared.written_next.load(Ordering::Acquire)).max(from),
         };
         let pages: Vec<Sequence> = {
             let index = self.index();
-            index.pages.iter().map(|(first, _)| first).filter(|first| (from..behind).contains(first)).collect()
+            index.pages.iter().map(|(first, _)| first).filter(|first| (from..end).contains(first)).collect()
         };
         let mut tickets = Vec::new();
         for first in pages {
             let events = match read::page(engine, first) {
-                // all of it was delivered meanwhile
+                // all of its deliveries have ended meanwhile
                 Err(StoreError::Damaged(Damaged::Missing)) => continue,
                 Err(StoreError::Damaged(why)) => {
-                    tracing::error!(page = %first, %why, "what is known of these events is lost; they are not delivered");
+                    tracing::error!(page = %first, %why, "a page and its history are damaged; its events are not delivered");
                     continue;
                 }
                 events => events?,
@@ -137,13 +142,13 @@ impl Store {
                 }
             }
         }
-        Ok((tickets, behind))
+        Ok((tickets, end))
     }
 
-    /// A delivery with its body, from where it lies.
+    /// A delivery with its body.
     pub fn delivery(&self, id: DeliveryId, place: Place) -> Result<Delivery, StoreError> {
         match self.find(id, place) {
-            // it was moved between two looks; the second one is sure to find it
+            // it was moved during the first try; the second one finds it
             Err(StoreError::Damaged(Damaged::Missing)) => self.find(id, place),
             found => found,
         }
@@ -175,7 +180,7 @@ impl Store {
         event.ok_or(StoreError::Damaged(Damaged::Content))
     }
 
-    /// Every delivery in the delay tree, by due time; damaged ones are told as such.
+    /// Every delayed delivery, by due time; damaged ones as an inner error.
     pub fn delayed(&self) -> impl Iterator<Item = Result<Result<Delayed, (DeliveryId, Place, Damaged)>, StoreError>> {
         let shared_keys = self.shared_keys();
         read::keys(&self.shared.engine, Table::Delay, None).map(move |key| {
@@ -195,7 +200,7 @@ impl Store {
         })
     }
 
-    /// Everything that lay in the delay tree before the start has been read.
+    /// Marks the delay tree as read completely after a start.
     pub fn knows_delayed(&self) {
         self.index().dues.complete();
     }
@@ -204,12 +209,12 @@ impl Store {
         read::compact(&self.shared.engine, Table::Dlq, &dlq_key(id))
     }
 
-    /// A dead letter without the body of its event; that costs the same however long the body is.
+    /// A dead letter without the body of its event; the cost does not depend on the body.
     pub fn dead_letter_head(&self, id: DeliveryId) -> Result<Option<Head<DeadLetter>>, StoreError> {
         read::head(&self.shared.engine, Table::Dlq, &dlq_key(id))
     }
 
-    /// A delivery of the delay tree without the body of its event; none where it is no longer there.
+    /// A delayed delivery without the body of its event.
     pub fn delayed_head(&self, id: DeliveryId, due: Timestamp) -> Result<Option<Head<Delivery>>, StoreError> {
         if let Some(delivery) = self.shared.unwritten.lock().expect("no holder panics").get(&(id, due)) {
             return Ok(Some(Head::of(delivery)));
@@ -217,28 +222,28 @@ impl Store {
         read::head(&self.shared.engine, Table::Delay, &delay_key(due, id))
     }
 
-    /// Bytes that a dead letter takes in the queue's count.
+    /// Sealed length of a dead letter.
     pub fn dead_letter_bytes(&self, id: DeliveryId) -> Result<u64, StoreError> {
         Ok(read::sealed_length(&self.shared.engine, Table::Dlq, &dlq_key(id))?.map_or(0, |length| length as u64))
     }
 
-    /// Ids of the dead letters behind `after`, in order of acceptance.
+    /// Ids of the dead letters after `after`, in order of acceptance.
     pub fn dead_ids(&self, after: Option<DeliveryId>) -> impl Iterator<Item = Result<DeliveryId, StoreError>> {
         read::keys(&self.shared.engine, Table::Dlq, after.map(dlq_key)).map(|key| Ok(dlq_of(&key?)?))
     }
 
-    /// What is remembered of the event, as long as it is.
+    /// The history entry of an event.
     pub fn entry(&self, sequence: Sequence) -> Result<Option<Entry>, StoreError> {
         read::entry(&self.shared.engine, sequence)
     }
 
-    /// The newest event that a source's sender calls by this id, as long as it is remembered.
+    /// The newest event in history with this sender id, of a source.
     pub fn remembered(&self, source: &str, id: &str) -> Option<Sequence> {
         self.index().remembered.get(Digest64::of_sender_id(source, id))
     }
 
-    /// Remembered events from `from` on, one row at a time, and where to go on; none behind the last.
-    pub fn entries(&self, from: Sequence) -> Result<Option<Remembered>, StoreError> {
+    /// History entries from `from` on, one row per call, and where to continue; `None` after the last.
+    pub fn entries(&self, from: Sequence) -> Result<Option<HistoryEntries>, StoreError> {
         let from = from.max(self.index().totals.history_head);
         let row = read::covering::<HistoryRow>(&self.shared.engine, from.0)?;
         Ok(row.map(|(first, row)| {
@@ -248,7 +253,7 @@ impl Store {
         }))
     }
 
-    /// The events of the page in which this one lies, without their bodies; none where it lies in none.
+    /// The events of the page that contains this one, without bodies; `None` if no page contains it.
     pub fn page_heads(&self, sequence: Sequence) -> Result<Option<PageHeads>, StoreError> {
         let Some(first) = self.index().pages.page_of(sequence) else { return Ok(None) };
         let bare = |event: Event| (Arc::new(Event { body: bytes::Bytes::new(), ..event.clone() }), event.body.len());
@@ -256,7 +261,7 @@ impl Store {
         Ok(Some(PageHeads { first, events }))
     }
 
-    /// The destinations for which the event still lies in a page.
+    /// The destinations for which the event still waits in a page.
     pub fn left_in_page(&self, sequence: Sequence) -> DestinationSet {
         self.index().pages.left(sequence)
     }
@@ -269,7 +274,7 @@ impl Store {
         self.index().names.kind_name(entry.kind).map(str::to_owned)
     }
 
-    /// How the deliveries of these events ended, as far as it is remembered: the last settlement of each.
+    /// The last settlement of each delivery of these events, as far as history contains it.
     pub fn settlements(&self, of: &BTreeSet<Sequence>) -> Result<BTreeMap<DeliveryId, Settlement>, StoreError> {
         let mut found = BTreeMap::new();
         let (head, ranges) = {
@@ -278,8 +283,8 @@ impl Store {
         };
         for range in ranges {
             let mut next = range.start.max(head);
-            while let Some((settlements, behind)) = self.settled_from(next)?.filter(|_| next < range.end) {
-                next = behind;
+            while let Some((settlements, end)) = self.settled_from(next)?.filter(|_| next < range.end) {
+                next = end;
                 let of_them =
                     settlements.into_iter().filter(|s| of.contains(&s.id.sequence) && s.how != EndKind::Moved);
                 found.extend(of_them.map(|s| (s.id, s)));
@@ -288,14 +293,13 @@ impl Store {
         Ok(found)
     }
 
-    /// The number of the first settlement that is remembered, and that of the next one to come.
+    /// The number of the first stored settlement, and the next number.
     pub fn settlement_numbers(&self) -> (u64, u64) {
         let totals = &self.index().totals;
         (totals.settled_head, totals.next_settlement)
     }
 
-    /// Settlements from number `from` on, one row at a time, and where to go on; none behind the last. What does not verify
-    /// is left out.
+    /// Settlements from number `from` on, one row per call, and where to continue; `None` after the last. Damaged rows are left out.
     pub fn settled_from(&self, from: u64) -> Result<Option<(Vec<Settlement>, u64)>, StoreError> {
         let row = match read::covering::<SettledRow>(&self.shared.engine, from) {
             Err(StoreError::Damaged(_)) => None,
@@ -305,11 +309,11 @@ impl Store {
             let next = first + row.settlements.len() as u64;
             return Ok(Some((row.settlements.split_off((from - first) as usize), next)));
         }
-        let behind = self.shared.engine.range(Table::Settled, number_key(from + 1)..).next().transpose()?;
-        Ok(behind.map(|(key, _)| number_of(&key)).transpose()?.map(|next| (Vec::new(), next)))
+        let end = self.shared.engine.range(Table::Settled, number_key(from + 1)..).next().transpose()?;
+        Ok(end.map(|(key, _)| number_of(&key)).transpose()?.map(|next| (Vec::new(), next)))
     }
 
-    /// Which sources order their interactions together; before anything that waits is read.
+    /// Sets which sources share their interactions; call it before any delivery is read.
     pub fn share_keys(&self, shared: SharedKeys) {
         *self.shared.shared_keys.lock().expect("no holder panics") = shared;
     }
@@ -318,19 +322,19 @@ impl Store {
         self.shared.shared_keys.lock().expect("no holder panics").clone()
     }
 
-    /// The lane in which an event is ordered.
+    /// The ordering key of an event.
     pub fn order_key(&self, event: &Event) -> Digest64 {
         self.shared_keys().order_key(event.interaction_hash(), &event.source)
     }
 
-    /// The same by what is remembered of it.
+    /// The ordering key of an event, from its history entry.
     pub fn order_key_of(&self, entry: &Entry) -> Digest64 {
         self.shared_keys()
             .order_key(entry.interaction_hash, self.index().names.source_name(entry.source).unwrap_or_default())
     }
 
-    /// The lanes of a key: of each source that this store has ever had, or of one, with its name; none with that of those
-    /// that share theirs.
+    /// The ordering keys of an interaction: for one source or each known source, with its name, and without a name for the sources
+    /// that share interactions.
     pub fn order_keys_of(&self, key: &str, source: Option<&str>) -> Vec<(Option<String>, Digest64)> {
         let (interaction, shared) = (Digest64::of_interaction(key), self.shared_keys());
         let names: Vec<String> = match source {
@@ -349,7 +353,7 @@ impl Store {
         order_keys
     }
 
-    /// The destination's number by its name, where the store has ever had it.
+    /// The id of a destination by its name, if the store has ever known it.
     pub fn destination_of(&self, name: &str) -> Option<DestinationId> {
         self.index().names.destination_of(name)
     }

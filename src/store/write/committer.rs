@@ -100,7 +100,7 @@ impl Committer {
                 self.shared.cache.lock().expect("no holder panics").accepted(finished.first, finished.events);
             }
             self.shared.behind.done(transitions);
-            self.shared.room.paid(copied_bytes);
+            self.shared.disk_space.remove_uncommitted(copied_bytes);
             self.last = replies.len();
             let mut unwritten = self.shared.unwritten.lock().expect("no holder panics");
             finished.written.iter().for_each(|key| drop(unwritten.remove(key)));
@@ -117,10 +117,10 @@ impl Committer {
     fn commit(&mut self, draft: WriteBatch, reached: Watermark) -> Result<(), StoreError> {
         let copy = self.tee.is_some().then(|| draft.clone());
         let engine = &self.shared.engine;
-        self.shared.room.before_commit(&draft, engine.folder(), engine.data());
+        self.shared.disk_space.before_commit(&draft, engine.folder(), engine.data());
         let began = self.clock.precise();
         engine.commit(draft)?;
-        self.shared.engine.note(reached);
+        self.shared.engine.set_watermark(reached);
         self.shared.commits.observe(self.clock.precise().saturating_sub(began));
         if let Some(copy) = copy
             && !self.tee.as_ref().is_some_and(|tee| tee.copy(copy))

@@ -6,7 +6,7 @@
 use crate::event::{Event, Sequence, SharedKeys};
 use crate::latency::Latency;
 use crate::store::engine::Engine;
-use crate::store::engine::disk_space::Room;
+use crate::store::engine::disk_space::DiskSpace;
 use crate::store::index::history::Bounds;
 use crate::store::index::{Index, Unwritten};
 use std::collections::{BTreeSet, VecDeque};
@@ -18,7 +18,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 #[derive(Debug)]
 pub struct Shared {
     pub engine: Engine,
-    pub room: Arc<Room>,
+    pub disk_space: Arc<DiskSpace>,
     pub index: Mutex<Index>,
     pub cache: Mutex<Cache>,
     pub unwritten: Mutex<Unwritten>,
