@@ -1,4 +1,4 @@
-//! A backlog larger than what is kept in memory: it lies on disk, comes back in order, and leaves nothing behind.
+//! A backlog larger than the memory limit is read from disk in order, and its disk space is released.
 
 use crate::harness::bench::{Bench, START, body, source, wait_for};
 use crate::harness::receiver::{Receiver, status};
@@ -24,7 +24,7 @@ async fn i18_a_backlog_beyond_memory_is_delivered_in_order_after_a_restart() {
         s.destinations[0].concurrency_max = 16;
     })
     .await;
-    // more interactions than are kept ready in memory
+    // more interactions than the scheduler keeps in memory
     for from in (0..EVENTS).step_by(BATCH) {
         let reply = bench.post(&batch(from, 8_600)).await;
         assert_eq!(reply.json()["accepted"], json!(BATCH), "{}", reply.text());
@@ -46,7 +46,7 @@ async fn i18_a_backlog_beyond_memory_is_delivered_in_order_after_a_restart() {
         orders.entry(received.interaction().to_owned()).or_default().push(received.sequence());
         answered += 1;
     }
-    assert_eq!(answered, all, "each exactly once");
+    assert_eq!(answered, all, "each is delivered exactly once");
     assert!(orders.values().all(|order| order.is_sorted()));
     assert_eq!(orders.len(), 8_600);
     bench.sound().await;
@@ -58,19 +58,19 @@ async fn i18_an_event_behind_a_long_history_is_shown_and_delivered() {
     let receiver = Receiver::good().await;
     let mut bench = Bench::with(receiver.to(), Clock::manual(START), |s| {
         s.sources[0].to = vec!["default".to_owned()];
-        s.sources.push(source("held", "auto"));
+        s.sources.push(source("blocked", "auto"));
         s.sources[1].to = vec!["later".to_owned()];
         s.destinations.push(Destination::named("later"));
         s.sources.iter_mut().for_each(|source| source.dedup_window = Duration::from_secs(60));
     })
     .await;
-    let reply = bench.post_as("held", &[], &body("k", "waits")).await.json();
+    let reply = bench.post_as("blocked", &[], &body("k", "waits")).await.json();
     let id = reply["id"].as_str().unwrap();
-    // its page is given up for its emptiness once enough lies behind it
+    // its page is sparse once enough events follow, so its delivery moves to the delay tree
     for from in (0..17_500).step_by(BATCH) {
         bench.clock.advance(Duration::from_secs(30));
         assert_eq!(bench.post(&batch(from, 1_000)).await.status, 202);
-        wait_for("most is delivered", async || (bench.count("/queue/depth").await < 2_000).then_some(())).await;
+        wait_for("most are delivered", async || (bench.count("/queue/depth").await < 2_000).then_some(())).await;
     }
     bench.reaches("/counters/delivered", 17_500).await;
     bench.accept("one more", "commit").await;

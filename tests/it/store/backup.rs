@@ -1,4 +1,4 @@
-//! Backup of a running daemon, restore into an empty folder, and the check of every record.
+//! Backup of a running daemon, restore into an empty folder, check of every record.
 
 use crate::harness::bench::{Bench, body};
 use crate::harness::receiver::{Receiver, status};
@@ -21,13 +21,13 @@ async fn a_backup_under_load_has_everything_acknowledged_before_it() {
     for n in 0..300 {
         bench.accept(&format!("k{}", n % 40), &format!("before {n}")).await;
     }
-    let (going_on, sent) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
+    let (running, sent) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
     let senders: Vec<_> = (0..4)
         .map(|s| {
-            let (bench, going_on, sent) = (bench.clone(), going_on.clone(), sent.clone());
+            let (bench, running, sent) = (bench.clone(), running.clone(), sent.clone());
             tokio::spawn(async move {
                 for n in 0.. {
-                    if !going_on.load(Ordering::SeqCst) {
+                    if !running.load(Ordering::SeqCst) {
                         break;
                     }
                     assert_eq!(bench.post(&body(&format!("s{s}"), &format!("during {s} {n}"))).await.status, 202);
@@ -42,14 +42,14 @@ async fn a_backup_under_load_has_everything_acknowledged_before_it() {
         let copy = backup(&bench).await;
         let data = tempfile::tempdir().unwrap();
         let path = data.path().join("restored");
-        let made = restore(Cursor::new(copy), &path, || {}).unwrap();
-        assert_eq!(made.faults, Vec::<String>::new(), "round {round}");
-        assert!(made.accepted >= before, "{} of {before} at least", made.accepted);
-        assert_eq!(made.accepted, made.waiting + made.dead);
+        let restored = restore(Cursor::new(copy), &path, || {}).unwrap();
+        assert_eq!(restored.faults, Vec::<String>::new(), "round {round}");
+        assert!(restored.accepted >= before, "{} of {before} at least", restored.accepted);
+        assert_eq!(restored.accepted, restored.waiting + restored.dead);
         assert!(restore(Cursor::new(Vec::new()), &path, || {}).is_err(), "a store is never overwritten");
     }
-    assert!(before > 300, "nothing was sent meanwhile");
-    going_on.store(false, Ordering::SeqCst);
+    assert!(before > 300, "events are sent during the backup");
+    running.store(false, Ordering::SeqCst);
     for sender in senders {
         sender.await.unwrap();
     }
@@ -77,7 +77,7 @@ async fn an_incomplete_or_altered_backup_is_not_restored() {
         }),
     ] {
         assert!(restore(Cursor::new(bad), &path, || {}).is_err(), "{what}");
-        assert!(!path.exists(), "{what}: nothing was made");
+        assert!(!path.exists(), "{what}: no folder is created");
     }
     assert!(restore(Cursor::new(copy), &path, || {}).unwrap().faults.is_empty());
     assert_eq!(verify(&path).map(|found| found.waiting).unwrap_or_default(), 20);
@@ -95,7 +95,7 @@ async fn a_restored_store_continues_as_it_was() {
     restore(Cursor::new(copy), &path, || {}).unwrap();
     let Opened { store, findings, .. } = stores::open(&path, &Options::default(), &holdline::clock::Clock::system());
     assert_eq!(findings, Vec::<String>::new());
-    let letter = store.dead_letter(store.dead_ids(None).next().unwrap().unwrap()).unwrap().unwrap();
-    assert_eq!(letter.delivery.event.body, body("k", "1"));
+    let dead_letter = store.dead_letter(store.dead_ids(None).next().unwrap().unwrap()).unwrap().unwrap();
+    assert_eq!(dead_letter.delivery.event.body, body("k", "1"));
     assert_eq!(store.audit(u64::MAX, 1).unwrap()[0].1.what, "backup");
 }

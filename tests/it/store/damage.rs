@@ -1,4 +1,4 @@
-//! A store whose files were damaged: what is wrong is never taken for what was sent, and what is gone is told.
+//! A store with damaged files: no wrong bytes are delivered, and all losses are reported.
 
 use crate::harness::bench::arriving as event;
 use crate::harness::stores::{close, unlocked};
@@ -16,7 +16,7 @@ use std::time::Duration;
 const START: Timestamp = Timestamp(1_800_000_000_000);
 const DESTINATIONS: [DestinationId; 2] = [DestinationId(0), DestinationId(1)];
 
-/// Where each delivery that has not ended lies, and the event that it must carry.
+/// Place and event of each delivery that has not ended.
 type Content = BTreeMap<DeliveryId, (&'static str, Event)>;
 
 fn options() -> Options {
@@ -28,7 +28,7 @@ fn open(path: &Path) -> Result<Opened, StoreError> {
     unlocked(|| Store::open(path, options(), Clock::manual(START)))
 }
 
-/// All that has not ended, read from the store, byte for byte.
+/// Reads all deliveries that have not ended.
 fn content(store: &Store) -> Result<Content, StoreError> {
     let mut all = Content::new();
     for destination in DESTINATIONS {
@@ -53,8 +53,8 @@ fn content(store: &Store) -> Result<Content, StoreError> {
     }
     for id in store.dead_ids(None) {
         let id = id?;
-        if let Some(letter) = store.dead_letter(id)? {
-            all.insert(id, ("dlq", Event::clone(&letter.delivery.event)));
+        if let Some(dead_letter) = store.dead_letter(id)? {
+            all.insert(id, ("dlq", Event::clone(&dead_letter.delivery.event)));
         }
     }
     Ok(all)
@@ -74,7 +74,7 @@ fn failed(mut delivery: Delivery) -> Delivery {
     delivery
 }
 
-/// What happens to an event for a destination, by dice.
+/// Gives a delivery a random outcome.
 fn play(store: &Store, rng: &mut fastrand::Rng, id: DeliveryId) {
     let due = START.after(Duration::from_secs(rng.u64(1..500)));
     let delivery = || failed(store.delivery(id, Place::Page).unwrap());
@@ -88,15 +88,15 @@ fn play(store: &Store, rng: &mut fastrand::Rng, id: DeliveryId) {
             }
         }
         6 => {
-            let letter = DeadLetter { delivery: delivery(), reason: Reason::Permanent, dead_at: START };
-            store.record(Transition::Dead { from: Place::Page, letter: Box::new(letter) });
+            let dead_letter = DeadLetter { delivery: delivery(), reason: Reason::Permanent, dead_at: START };
+            store.record(Transition::Dead { from: Place::Page, letter: Box::new(dead_letter) });
         }
         _ => {}
     }
 }
 
-/// A store with all that three lives bring, of so many commits each; its content as it was when it ended.
-async fn lived(path: &Path, seed: u64, commits: u64) -> Content {
+/// Creates a store in three runs with this many commits each; returns its content.
+async fn store_with_traffic(path: &Path, seed: u64, commits: u64) -> Content {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut sequence = 0;
     for life in 0..3 {
@@ -148,27 +148,27 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Harm {
+enum Damage {
     Flip,
     ZeroPage,
     Cut,
     Garbage,
 }
 
-/// Damages a file at a place that the dice say; what was done, in words.
-fn harm(file: &Path, rng: &mut fastrand::Rng, kind: Harm) -> String {
+/// Damages a file at a random offset; returns a description.
+fn damage_file(file: &Path, rng: &mut fastrand::Rng, kind: Damage) -> String {
     let mut bytes = std::fs::read(file).unwrap();
     let used = bytes.iter().rposition(|b| *b != 0).map_or(1, |last| last + 1);
     let at = rng.usize(0..used);
     match kind {
-        Harm::Flip => bytes[at] ^= 1 << rng.u8(0..8),
-        Harm::ZeroPage => {
+        Damage::Flip => bytes[at] ^= 1 << rng.u8(0..8),
+        Damage::ZeroPage => {
             let from = at / 4096 * 4096;
             let to = (from + 4096).min(bytes.len());
             bytes[from..to].fill(0);
         }
-        Harm::Cut => bytes.truncate(at),
-        Harm::Garbage => {
+        Damage::Cut => bytes.truncate(at),
+        Damage::Garbage => {
             let to = (at + rng.usize(1..20_000)).min(bytes.len());
             bytes[at..to].iter_mut().for_each(|b| *b = rng.u8(..));
         }
@@ -184,88 +184,92 @@ fn files(path: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// Every delivery that is in one and not in the other; panics where one carries another event than it must.
+/// Deliveries that are missing, and the number of those that returned; panics if one has another event.
 fn compare(was: &Content, is: &Content, what: &str) -> (Vec<DeliveryId>, usize) {
-    let mut back = 0;
+    let mut returned = 0;
     for (id, (_, event)) in is {
         match was.get(id) {
             Some((_, sent)) => assert_eq!(event, sent, "{what}: {id} carries another event"),
-            None => back += 1,
+            None => returned += 1,
         }
     }
-    (was.keys().filter(|id| !is.contains_key(id)).copied().collect(), back)
+    (was.keys().filter(|id| !is.contains_key(id)).copied().collect(), returned)
 }
 
-/// What came of damage, round after round.
+/// Counts over all rounds.
 #[derive(Debug, Default)]
 struct Outcomes {
     refused: u64,
     opened: u64,
-    /// Salvaged without a loss.
+    /// Salvaged without loss.
     whole: u64,
     lost: usize,
-    back: usize,
+    returned: usize,
 }
 
-/// Damages copies of a store, each in one place, which is told or makes no difference; and salvages each.
+/// Damages copies of a store in one place each; asserts that losses are reported, and salvages each copy.
 fn damage(source: &Path, was: &Content, seeds: std::ops::Range<u64>) -> Outcomes {
     let dir = tempfile::tempdir().unwrap();
-    let kinds = [Harm::Flip, Harm::ZeroPage, Harm::Cut, Harm::Garbage];
+    let kinds = [Damage::Flip, Damage::ZeroPage, Damage::Cut, Damage::Garbage];
     let mut outcomes = Outcomes::default();
     for seed in seeds {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let (hit, new) = (dir.path().join("hit"), dir.path().join("new"));
-        copy(source, &hit);
-        let all = files(&hit);
-        let file = if rng.u8(0..4) > 0 { hit.join("queue/db") } else { all[rng.usize(0..all.len())].clone() };
+        let (damaged, new) = (dir.path().join("hit"), dir.path().join("new"));
+        copy(source, &damaged);
+        let all = files(&damaged);
+        let file = if rng.u8(0..4) > 0 { damaged.join("queue/db") } else { all[rng.usize(0..all.len())].clone() };
         let kind = kinds[rng.usize(0..kinds.len())];
-        let what = format!("seed {seed}: {}", harm(&file, &mut rng, kind));
-        // what sled would do with it is done to another copy, as a salvage only reads
-        let tried = dir.path().join("tried");
-        copy(&hit, &tried);
-        match open(&tried) {
+        let what = format!("seed {seed}: {}", damage_file(&file, &mut rng, kind));
+        // sled opens another copy, since it writes and salvage only reads
+        let opened_copy = dir.path().join("tried");
+        copy(&damaged, &opened_copy);
+        match open(&opened_copy) {
             Err(why) => {
                 outcomes.refused += 1;
                 assert!(why.to_string().contains("--salvage"), "{what}: {why}");
             }
             Ok(opened) => {
                 let is = content(&opened.store).unwrap_or_else(|why| panic!("{what}: opened, and then {why}"));
-                let (missing, back) = compare(was, &is, &what);
-                let told = !opened.findings.is_empty();
+                let (missing, returned) = compare(was, &is, &what);
+                let reported = !opened.findings.is_empty();
                 assert!(
-                    (missing.is_empty() && back == 0) || told,
-                    "{what}: {missing:?} missing, {back} back, in silence"
+                    (missing.is_empty() && returned == 0) || reported,
+                    "{what}: {missing:?} missing, {returned} returned, not reported"
                 );
                 outcomes.opened += 1;
                 close(opened);
             }
         }
-        let (missing, back) = salvaged(&hit, &new, was, &what);
-        (outcomes.lost, outcomes.back) = (outcomes.lost + missing, outcomes.back + back);
+        let (missing, returned) = salvaged(&damaged, &new, was, &what);
+        (outcomes.lost, outcomes.returned) = (outcomes.lost + missing, outcomes.returned + returned);
         outcomes.whole += u64::from(missing == 0);
-        for folder in [&hit, &new, &tried] {
+        for folder in [&damaged, &new, &opened_copy] {
             std::fs::remove_dir_all(folder).unwrap();
         }
     }
     outcomes
 }
 
-/// How many deliveries are missing after a salvage, each told, and how many are back.
-fn salvaged(hit: &Path, new: &Path, was: &Content, what: &str) -> (usize, usize) {
-    let done = salvage(hit, new, START).unwrap_or_else(|why| panic!("{what}: {why}"));
+/// Number of deliveries that are missing after a salvage, all reported, and of those that returned.
+fn salvaged(damaged: &Path, new: &Path, was: &Content, what: &str) -> (usize, usize) {
+    let done = salvage(damaged, new, START).unwrap_or_else(|why| panic!("{what}: {why}"));
     assert_eq!(done.inventory.faults, Vec::<String>::new(), "{what}");
     let opened = open(new).unwrap();
     assert!(opened.findings.is_empty(), "{what}: {:?}", opened.findings);
     let is = content(&opened.store).unwrap();
     close(opened);
-    let (missing, back) = compare(was, &is, what);
-    let told = done.unaccounted.max(done.missing.len() as u64) + done.unidentified;
-    assert!(missing.len() as u64 <= told, "{what}: {} missing, {told} told: {missing:?} {done:?}", missing.len());
-    println!("{what}: {:?}, {} missing, {told} told, {back} back", done.damaged, missing.len());
-    (missing.len(), back)
+    let (missing, returned) = compare(was, &is, what);
+    let reported = done.unaccounted.max(done.missing.len() as u64) + done.unidentified;
+    assert!(
+        missing.len() as u64 <= reported,
+        "{what}: {} missing, {reported} reported: {missing:?} {done:?}",
+        missing.len()
+    );
+    println!("{what}: {:?}, {} missing, {reported} reported, {returned} returned", done.damaged, missing.len());
+    (missing.len(), returned)
 }
 
-/// Which rounds are run: as many and from which on as the environment says.
+/// The rounds to run; environment variables set the first one and the number.
 fn rounds(usual: u64) -> std::ops::Range<u64> {
     let of = |name: &str, usual| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(usual);
     let first = of("HOLDLINE_DAMAGE_FIRST", 2);
@@ -275,19 +279,19 @@ fn rounds(usual: u64) -> std::ops::Range<u64> {
 #[tokio::test]
 async fn i23_damage_anywhere_is_reported_and_salvage_recovers_the_rest() {
     let dir = tempfile::tempdir().unwrap();
-    let was = lived(dir.path(), 7, 60).await;
+    let was = store_with_traffic(dir.path(), 7, 60).await;
     assert!(was.len() > 200, "{}", was.len());
     let outcomes = damage(dir.path(), &was, rounds(6));
     println!("{outcomes:?}");
     assert!(outcomes.refused > 0 && outcomes.whole > 0);
 }
 
-/// All of such a store may lie in one commit, and a damaged last commit looks like one that a power cut tore.
+/// A restored store may consist of one commit, and a damaged last commit looks like one torn by a power cut.
 #[tokio::test]
 async fn i23_damage_to_a_restored_store_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let (source, restored) = (dir.path().join("source"), dir.path().join("restored"));
-    let was = lived(&source, 8, 5).await;
+    let was = store_with_traffic(&source, 8, 5).await;
     let opened = open(&source).unwrap();
     let store = opened.store.clone();
     let copied = tokio::task::spawn_blocking(move || {
@@ -306,14 +310,14 @@ async fn i23_damage_to_a_restored_store_is_reported() {
 
 const SEGMENT: usize = 2 << 20;
 
-/// When sled has read its log it wipes the segments in which nothing lies any more; a death in the middle of that leaves one
-/// half wiped, and its messages without the head of their segment.
+/// After sled has read its log it wipes the segments without pages. A kill in the middle of that leaves one half wiped: messages
+/// without the header of their segment.
 #[tokio::test]
 async fn i20_a_kill_while_segments_are_wiped_does_not_prevent_opening() {
     let dir = tempfile::tempdir().unwrap();
     let (source, started) = (dir.path().join("source"), dir.path().join("started"));
-    lived(&source, 11, 60).await;
-    // so much comes and goes that segments become free
+    store_with_traffic(&source, 11, 60).await;
+    // enough traffic that segments become free
     let opened = open(&source).unwrap();
     let mut rng = fastrand::Rng::with_seed(11);
     let mut body = || (0..100_000).map(|_| rng.u8(..)).collect::<Vec<u8>>();
@@ -336,19 +340,18 @@ async fn i20_a_kill_while_segments_are_wiped_does_not_prevent_opening() {
         whole(&before, |old| old.iter().any(|b| *b != 0)) && whole(&after, |new| new.iter().all(|b| *b == 0))
     };
     let free: Vec<usize> = (0..before.len()).step_by(SEGMENT).filter(wiped).collect();
-    let deaths: Vec<(usize, usize)> =
-        free.iter().flat_map(|at| [1, 40, 300].map(|pages| (*at, pages * 4096))).collect();
-    assert!(deaths.len() >= 6, "segments become free: {free:?}");
-    for (at, done) in &deaths[..6] {
-        let hit = dir.path().join("hit");
-        copy(&started, &hit);
+    let kills: Vec<(usize, usize)> = free.iter().flat_map(|at| [1, 40, 300].map(|pages| (*at, pages * 4096))).collect();
+    assert!(kills.len() >= 6, "segments become free: {free:?}");
+    for (at, done) in &kills[..6] {
+        let damaged = dir.path().join("hit");
+        copy(&started, &damaged);
         let mut bytes = after.clone();
         bytes[*at + done..*at + SEGMENT].copy_from_slice(&before[*at + done..*at + SEGMENT]);
-        std::fs::write(hit.join("queue/db"), bytes).unwrap();
-        let opened = open(&hit).unwrap_or_else(|why| panic!("{done} bytes wiped at {at}: {why}"));
+        std::fs::write(damaged.join("queue/db"), bytes).unwrap();
+        let opened = open(&damaged).unwrap_or_else(|why| panic!("{done} bytes wiped at {at}: {why}"));
         assert!(opened.findings.is_empty());
         assert_eq!(content(&opened.store).unwrap(), was);
         close(opened);
-        std::fs::remove_dir_all(&hit).unwrap();
+        std::fs::remove_dir_all(&damaged).unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! Room on the disk: what waits is counted with what it may grow to, and nothing is sent that could not be written if it fails.
+//! Disk space: the possible growth of waiting deliveries is counted, and nothing is sent whose failure could not be stored.
 
 use crate::harness::bench::{Bench, destination, let_pass, wait_for};
 use crate::harness::receiver::{Receiver, status};
@@ -6,18 +6,18 @@ use holdline::clock::Clock;
 use serde_json::json;
 use std::time::Duration;
 
-/// Long enough to see that nothing comes.
+/// Long enough to see that nothing arrives.
 const A_WHILE: Duration = Duration::from_millis(150);
 
 #[tokio::test]
-async fn without_room_for_failures_nothing_is_sent_and_answers_say_why() {
+async fn without_space_for_failures_nothing_is_sent_and_answers_say_why() {
     let receiver = Receiver::start(|_| status(200)).await;
     let mut bench = Bench::with(receiver.to(), Clock::system(), |_| {}).await;
     bench.change("/v1/destinations/default/pause", json!({"reason": "test"})).await;
     let id = bench.accept("k", "1").await;
     let usual = bench.settings.intake.disk_reserve_bytes;
     bench.stop().await;
-    // without ballast the last sixteenth of it is for what was sent already
+    // without ballast, a sixteenth of it is reserved for attempts in flight
     bench.settings.intake.disk_reserve_bytes = 1 << 60;
     bench.open().await;
     bench.change("/v1/destinations/default/resume", json!({})).await;
@@ -28,7 +28,7 @@ async fn without_room_for_failures_nothing_is_sent_and_answers_say_why() {
     assert_eq!(event["deliveries"][0]["blocked_by"]["blocker"], "disk", "{event}");
     let_pass(A_WHILE).await;
     assert_eq!(receiver.count(), 0);
-    // it purges, redrives and stops as ever
+    // operator commands and the shutdown still work
     bench.change("/v1/dlq/purge", json!({"all": true})).await;
     bench.stop().await;
     bench.settings.intake.disk_reserve_bytes = usual;
@@ -47,7 +47,7 @@ async fn waiting_bytes_include_a_copy_for_each_destination() {
         bench.change(&format!("/v1/destinations/{name}/pause"), json!({"reason": "test"})).await;
     }
     assert_eq!(bench.count("/disk/growth_bytes").await, 0);
-    // it compresses to almost nothing in its page
+    // the page compresses it to almost nothing
     let body = json!({"eventId": 1, "data": {"interactionId": "k"}, "pad": "x".repeat(10_000)}).to_string();
     assert_eq!(bench.post(body.as_bytes()).await.status, 202);
     let growth = bench.count("/disk/growth_bytes").await;
@@ -59,14 +59,14 @@ async fn waiting_bytes_include_a_copy_for_each_destination() {
     bench.change("/v1/destinations/other/resume", json!({})).await;
     bench.reaches("/dlq/depth", 2).await;
     assert_eq!(bench.count("/disk/growth_bytes").await, 0);
-    assert!(bench.count("/dlq/bytes").await < 4_000, "a dead letter is compressed, as its page was");
+    assert!(bench.count("/dlq/bytes").await < 4_000, "a dead letter is compressed like its page");
 }
 
 #[tokio::test]
 async fn the_ballast_is_allocated_counted_and_released() {
     use std::os::unix::fs::MetadataExt;
     let mut bench = Bench::with(None, Clock::system(), |s| s.store.ballast_bytes = 2 << 20).await;
-    wait_for("the ballast is there", async || (bench.count("/disk/ballast_bytes").await == 2 << 20).then_some(()))
+    wait_for("the ballast is allocated", async || (bench.count("/disk/ballast_bytes").await == 2 << 20).then_some(()))
         .await;
     let file = bench.folder.path().join("ballast");
     assert!(std::fs::metadata(&file).unwrap().blocks() * 512 >= 2 << 20);

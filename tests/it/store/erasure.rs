@@ -1,4 +1,4 @@
-//! Erasure of one interaction: nothing of it is left that can be read, the sums hold, and the others go on.
+//! Erasure of one interaction: nothing of it can be read, the counters balance, and other interactions are delivered.
 
 use crate::harness::bench::{Bench, START, source, wait_for};
 use crate::harness::process::Process;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// It stands in every body of the interaction that is erased.
+/// Part of every body of the erased interaction.
 const CANARY: &str = "7c0ffee5-canary-d41d8cd98f00b204e9800998ecf8427e";
 const KEY: &str = "call/4711";
 
@@ -21,10 +21,10 @@ fn event(interaction: &str, id: &str, kind: &str) -> Value {
         "data": {"interactionId": interaction, "pad": pad}})
 }
 
-/// A daemon by a clock that stands; a type says what becomes of an event until the destination is mended.
+/// A daemon with a manual clock. The type of an event decides its outcome until the destination is repaired.
 async fn bench() -> (Bench, Receiver, Arc<AtomicBool>) {
-    let mended = Arc::new(AtomicBool::new(false));
-    let seen = mended.clone();
+    let repaired = Arc::new(AtomicBool::new(false));
+    let seen = repaired.clone();
     let receiver = Receiver::start(move |r| {
         let kind = r.header("holdline-event-type").unwrap_or_default();
         match kind {
@@ -45,10 +45,10 @@ async fn bench() -> (Bench, Receiver, Arc<AtomicBool>) {
         s.sources[1].on_invalid_body = OnFault::Quarantine;
     })
     .await;
-    (bench, receiver, mended)
+    (bench, receiver, repaired)
 }
 
-/// Sends events in one request, so that they lie in one page, and returns their ids.
+/// Sends events in one request, so that they are in one page; returns their ids.
 async fn batch(bench: &Bench, events: &[(&str, &str, &str)]) -> Vec<String> {
     let bodies: Vec<Value> = events.iter().map(|(interaction, id, kind)| event(interaction, id, kind)).collect();
     let reply = bench.post(json!(bodies).to_string().as_bytes()).await;
@@ -62,8 +62,8 @@ fn counts(answer: &Value) -> [u64; 5] {
     ["waiting", "dead", "remembered", "quarantined", "damaged"].map(|key| answer[key].as_u64().unwrap())
 }
 
-/// Whether the canary stands in anything that can be read of this daemon, a backup included.
-async fn readable(bench: &Bench) -> Vec<String> {
+/// Admin responses that contain the canary or the key, a backup included.
+async fn exposures(bench: &Bench) -> Vec<String> {
     let mut found = Vec::new();
     for path in [
         "/v1/events?limit=1000",
@@ -87,7 +87,7 @@ async fn readable(bench: &Bench) -> Vec<String> {
 
 #[tokio::test]
 async fn an_erased_interaction_leaves_nothing_and_others_continue() {
-    let (mut bench, receiver, mended) = bench().await;
+    let (mut bench, receiver, repaired) = bench().await;
     let ids = batch(
         &bench,
         &[
@@ -108,7 +108,7 @@ async fn an_erased_interaction_leaves_nothing_and_others_continue() {
     let unreadable = format!("not JSON, of {}: {CANARY}", json!(KEY));
     let kept = bench.post_as("other", &[("Content-Type", "application/json")], unreadable.as_bytes()).await;
     assert_eq!(kept.json()["status"], "quarantined");
-    assert!(readable(&bench).await.len() >= 6, "what is looked for can be found while it is there");
+    assert!(exposures(&bench).await.len() >= 6, "the canary is found before the erasure");
     let before = bench.get("/v1/interactions/call%2F4711").await;
     assert!(before["destinations"][0]["last_delivered"]["sequence"].is_u64(), "{before}");
 
@@ -117,7 +117,7 @@ async fn an_erased_interaction_leaves_nothing_and_others_continue() {
     let done = bench.change(ERASE, json!({"reason": "ticket 12"})).await;
     assert_eq!(counts(&done), [3, 1, 5, 1, 0]);
     bench.sound().await;
-    assert_eq!(readable(&bench).await, Vec::<String>::new());
+    assert_eq!(exposures(&bench).await, Vec::<String>::new());
     for n in [0, 3, 4, 5, 6] {
         for path in [format!("/v1/events/{}", ids[n]), format!("/v1/events/{}/body", ids[n])] {
             assert_eq!(bench.admin("GET", &path, b"").await.status, 404, "{path}");
@@ -128,17 +128,17 @@ async fn an_erased_interaction_leaves_nothing_and_others_continue() {
     assert_eq!(after["destinations"][0]["waiting_count"], 0);
     assert_eq!(bench.count("/counters/discarded").await, 4);
     let audit = bench.get("/v1/audit").await;
-    let told = format!("erase interaction {}: ticket 12", done["digest"].as_str().unwrap());
-    let entries = audit["items"].as_array().unwrap().iter().filter(|entry| entry["what"] == json!(told));
+    let what = format!("erase interaction {}: ticket 12", done["digest"].as_str().unwrap());
+    let entries = audit["items"].as_array().unwrap().iter().filter(|entry| entry["what"] == json!(what));
     assert_eq!(entries.map(|entry| entry["count"].as_u64().unwrap()).sum::<u64>(), 10);
 
     let again = bench.change(ERASE, json!({})).await;
-    assert_eq!(counts(&again), [0; 5], "asking twice is asking once");
+    assert_eq!(counts(&again), [0; 5], "a second erasure finds nothing");
     bench.crash();
     bench.open().await;
     bench.sound().await;
-    assert_eq!(readable(&bench).await, Vec::<String>::new());
-    mended.store(true, Ordering::SeqCst);
+    assert_eq!(exposures(&bench).await, Vec::<String>::new());
+    repaired.store(true, Ordering::SeqCst);
     bench.clock.advance(Duration::from_secs(7200));
     for n in [1, 2] {
         bench.becomes(&ids[n], "delivered").await;
@@ -150,28 +150,28 @@ async fn an_erased_interaction_leaves_nothing_and_others_continue() {
     assert_eq!((&totals["accepted"], &totals["delivered"], &totals["discarded"]), (&json!(7), &json!(3), &json!(4)));
 
     let anew = batch(&bench, &[(KEY, "1", "plain"), ("other", "2", "plain")]).await;
-    assert_ne!(anew[0], ids[0], "it is not remembered, so it is a new event");
+    assert_ne!(anew[0], ids[0], "history does not contain it, so it is a new event");
     bench.becomes(&anew[0], "delivered").await;
     bench.sound().await;
 }
 
 #[tokio::test]
 async fn an_erasure_is_refused_while_a_delivery_is_in_flight() {
-    let (bench, receiver, mended) = bench().await;
+    let (bench, receiver, repaired) = bench().await;
     let ids = batch(&bench, &[(KEY, "1", "stuck"), (KEY, "2", "plain"), ("other", "3", "late")]).await;
     bench.becomes(&ids[0], "in_flight").await;
     let refused = bench.admin("POST", ERASE, b"").await;
     assert_eq!((refused.status, refused.code().as_str()), (409, "conflict"));
     assert!(refused.text().contains("1 events of it are being delivered"), "{}", refused.text());
-    assert_eq!(bench.admin("GET", &format!("/v1/events/{}", ids[1]), b"").await.status, 404, "the rest has gone");
+    assert_eq!(bench.admin("GET", &format!("/v1/events/{}", ids[1]), b"").await.status, 404, "the others are erased");
     bench.becomes(&ids[0], "in_flight").await;
-    mended.store(true, Ordering::SeqCst);
+    repaired.store(true, Ordering::SeqCst);
     receiver.release(1);
     bench.becomes(&ids[0], "delivered").await;
     let done = bench.change(ERASE, json!({})).await;
     assert_eq!(counts(&done), [0, 0, 1, 0, 0]);
     assert_eq!(bench.get("/v1/interactions/call%2F4711").await["destinations"][0]["last_delivered"], Value::Null);
-    assert_eq!(readable(&bench).await, Vec::<String>::new());
+    assert_eq!(exposures(&bench).await, Vec::<String>::new());
     bench.clock.advance(Duration::from_secs(7200));
     bench.becomes(&ids[2], "delivered").await;
     bench.sound().await;
@@ -179,13 +179,13 @@ async fn an_erasure_is_refused_while_a_delivery_is_in_flight() {
 
 #[tokio::test]
 async fn a_large_interaction_is_erased_in_parts_during_intake() {
-    let (bench, _receiver, mended) = bench().await;
+    let (bench, _receiver, repaired) = bench().await;
     let mut first = Vec::new();
     for n in 0..40 {
         let ids = batch(&bench, &[(KEY, &format!("a{n}"), "late"), ("other", &format!("b{n}"), "late")]).await;
         first = if n == 0 { ids } else { first };
     }
-    // nothing is in flight then, for which the erasure would come a second time
+    // then nothing is in flight, which would need a second erasure
     for id in &first {
         bench.becomes(id, "delayed").await;
     }
@@ -196,13 +196,13 @@ async fn a_large_interaction_is_erased_in_parts_during_intake() {
     });
     assert_eq!(counts(&done)[..3], [40, 0, 40]);
     let entries = bench.get("/v1/audit").await["items"].as_array().unwrap().len();
-    // a row that was rewritten for what came in while it was read is found by the next look, and makes one part more
-    assert!((5..=8).contains(&entries), "each part with its entry: {entries}");
+    // a row rewritten during the scan is found by the next scan, which adds a part
+    assert!((5..=8).contains(&entries), "an entry for each part: {entries}");
     bench.sound().await;
-    mended.store(true, Ordering::SeqCst);
+    repaired.store(true, Ordering::SeqCst);
     bench.clock.advance(Duration::from_secs(7200));
     wait_for("all others are delivered", async || (bench.count("/counters/delivered").await == 60).then_some(())).await;
-    assert_eq!(readable(&bench).await, Vec::<String>::new());
+    assert_eq!(exposures(&bench).await, Vec::<String>::new());
     bench.sound().await;
 }
 
@@ -213,7 +213,7 @@ async fn the_command_lists_what_was_erased_and_not_reached() {
     process.accept("k", "1").await;
     process.has_dead(1).await;
     let unasked = process.run(&["erase", "--interaction", "k"]).await;
-    assert_eq!(unasked.code, 2, "nobody is here to confirm: {unasked:?}");
+    assert_eq!(unasked.code, 2, "without a terminal it needs --yes: {unasked:?}");
     let dry = process.run(&["erase", "--interaction", "k", "--dry-run", "--json"]).await;
     assert_eq!((dry.code, serde_json::from_str::<Value>(&dry.out).unwrap()["dead"].as_u64()), (0, Some(1)));
     let done = process.run(&["erase", "--interaction", "k", "--reason", "ticket 7", "--yes"]).await;

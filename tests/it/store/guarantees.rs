@@ -1,4 +1,4 @@
-//! The store by itself: what it promises about acceptance, places, recovery and its own check.
+//! Guarantees of the store alone: acceptance, the place of a delivery, recovery, the check.
 
 use crate::harness::bench::arriving as event;
 use crate::harness::stores;
@@ -32,7 +32,7 @@ impl Bench {
         Self { store, committer, findings }
     }
 
-    /// Ends the store in order.
+    /// Closes the store.
     fn close(self) {
         drop(self.store);
         self.committer.join().unwrap();
@@ -136,7 +136,7 @@ async fn i4_i5_duplicates_are_known_over_a_restart_and_conflicts_are_kept() {
     assert_eq!(bench.accept(vec![b.clone(), a.clone()]).await, [Receipt::Duplicate(second), Receipt::Duplicate(first)]);
     bench.close();
 
-    // also what came as nothing but duplicates is counted for good
+    // the counters of a batch of duplicates alone are durable too
     let bench = Bench::open(dir.path(), &clock);
     let totals = bench.store.totals();
     assert_eq!((totals.accepted, totals.duplicates, totals.conflicts), (2, 5, 1));
@@ -144,11 +144,11 @@ async fn i4_i5_duplicates_are_known_over_a_restart_and_conflicts_are_kept() {
     assert!(!bench.delivery(tickets[0].sequence.0, Place::Page).event.conflict);
     assert!(bench.delivery(tickets[1].sequence.0, Place::Page).event.conflict);
 
-    // without an id nothing can be called a duplicate
-    let nameless = event("k", "", b"{}", 1, clock.now());
-    assert!(bench.accept(vec![nameless.clone(), nameless]).await.iter().all(|r| matches!(r, Receipt::Queued(_))));
+    // an event without id is never a duplicate
+    let without_id = event("k", "", b"{}", 1, clock.now());
+    assert!(bench.accept(vec![without_id.clone(), without_id]).await.iter().all(|r| matches!(r, Receipt::Queued(_))));
 
-    // and beyond the window it is a new event
+    // after the window it is a new event
     clock.advance(Duration::from_secs(3601));
     assert!(matches!(bench.accept(vec![a]).await[0], Receipt::Queued(_)));
     bench.sound().await;
@@ -175,7 +175,7 @@ async fn i24_a_delivery_is_always_in_exactly_one_place() {
     let mut bench = Bench::open(dir.path(), &clock);
     bench.accept((0..10).map(|n| event("k", &n.to_string(), &body(n, 3000), 1, START)).collect()).await;
     let due = START.after(Duration::from_secs(1));
-    // 1 and 2 fail and wait; 2 fails again in the same commit and dies; 3 is delivered
+    // 1 and 2 are delayed; 2 fails again in the same commit and becomes a dead letter; 3 is delivered
     bench.store.record(Transition::Delayed {
         from: Place::Page,
         due,
@@ -183,27 +183,30 @@ async fn i24_a_delivery_is_always_in_exactly_one_place() {
     });
     let second = failed(bench.delivery(2, Place::Page), 1);
     bench.store.record(Transition::Delayed { from: Place::Page, due, delivery: second.clone() });
-    let letter = DeadLetter {
+    let dead_letter = DeadLetter {
         delivery: Arc::unwrap_or_clone(failed(Delivery::clone(&second), 2)),
         reason: Reason::Exhausted,
         dead_at: START,
     };
-    bench.store.record(Transition::Dead { from: Place::Delay(due), letter: Box::new(letter.clone()) });
+    bench.store.record(Transition::Dead { from: Place::Delay(due), letter: Box::new(dead_letter.clone()) });
     bench.delivered(id(3), Place::Page);
     bench.delivered(id(3), Place::Page);
     bench.sound().await;
     for _ in 0..2 {
-        let tally = bench.store.totals().tally_of(D);
-        assert_eq!((tally.accepted, tally.delivered, tally.delayed, tally.dead, tally.queued()), (10, 1, 1, 1, 8));
+        let counters = bench.store.totals().tally_of(D);
+        assert_eq!(
+            (counters.accepted, counters.delivered, counters.delayed, counters.dead, counters.queued()),
+            (10, 1, 1, 1, 8)
+        );
         assert_eq!(bench.waiting(D).iter().map(|t| t.sequence.0).collect::<Vec<_>>(), [4, 5, 6, 7, 8, 9, 10]);
         let delayed: Vec<_> = bench.store.delayed().map(|d| d.unwrap().unwrap()).collect();
         assert_eq!((delayed.len(), delayed[0].ticket.place, delayed[0].attempts), (1, Place::Delay(due), 1));
-        assert_eq!(bench.store.dead_letter(id(2)).unwrap(), Some(letter.clone()));
+        assert_eq!(bench.store.dead_letter(id(2)).unwrap(), Some(dead_letter.clone()));
         bench.sound().await;
         bench.close();
         bench = Bench::open(dir.path(), &clock);
     }
-    // redrive is once, and keeps the story
+    // a second redrive has no effect; attempts are kept
     let redriven = bench.store.dlq(DlqAction::Redrive, vec![id(2), id(3)], "test".to_owned()).await.unwrap();
     let again = bench.store.dlq(DlqAction::Redrive, vec![id(2)], "test".to_owned()).await.unwrap();
     assert_eq!((redriven, again), (1, 0));
@@ -225,8 +228,8 @@ async fn a_damaged_delivery_is_set_aside_discarded_and_counted() {
     }
     bench.store.flush().await.unwrap();
     let totals = bench.store.totals();
-    let tally = totals.tally_of(D);
-    assert_eq!((tally.accepted, tally.queued(), tally.discarded), (3, 1, 2));
+    let counters = totals.tally_of(D);
+    assert_eq!((counters.accepted, counters.queued(), counters.discarded), (3, 1, 2));
     assert_eq!((totals.damaged, totals.next_damaged), (2, 3));
     bench.sound().await;
     bench.close();
@@ -236,14 +239,14 @@ async fn a_damaged_delivery_is_set_aside_discarded_and_counted() {
 async fn i18_old_rows_are_removed_and_a_nearly_empty_page_pins_nothing() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::manual(START));
     let bench = Bench::open(dir.path(), &clock);
-    let mut held = BTreeSet::new();
+    let mut waiting_events = BTreeSet::new();
     for batch in 0..80usize {
         let events = (0..256).map(|n| event("", &format!("{batch}-{n}"), b"{}", 1, clock.now())).collect();
         bench.accept(events).await;
         let first = batch as u64 * 256 + 1;
         for n in first..first + 256 {
             if n % 5000 == 1 {
-                held.insert(n);
+                waiting_events.insert(n);
             } else {
                 bench.delivered(id(n), Place::Page)
             }
@@ -252,17 +255,17 @@ async fn i18_old_rows_are_removed_and_a_nearly_empty_page_pins_nothing() {
     }
     bench.store.flush().await.unwrap();
     for n in 0..200 {
-        // small commits, so that upkeep can follow
+        // small commits, so that maintenance can follow
         bench.accept(vec![event("", &format!("late-{n}"), b"{}", 1, clock.now())]).await;
         clock.advance(Duration::from_secs(2));
     }
     bench.sound().await;
     let totals = bench.store.totals();
-    assert!(totals.next_sequence.0 - totals.floor.0 <= 16_384 + 256, "held events pin everything: {totals:?}");
+    assert!(totals.next_sequence.0 - totals.floor.0 <= 16_384 + 256, "waiting events pin all pages: {totals:?}");
     assert!(totals.history_head.0 > 4_000 && totals.settled_head > 4_000, "{totals:?}");
-    let given_up = totals.tally_of(D).delayed;
-    assert!(given_up > 0);
-    for n in &held {
+    let moved = totals.tally_of(D).delayed;
+    assert!(moved > 0);
+    for n in &waiting_events {
         assert_eq!(bench.delivery(*n, Place::Page).event.body.as_ref(), b"{}");
         bench.delivered(id(*n), Place::Page);
     }
@@ -367,7 +370,7 @@ async fn i7_many_bodies_under_one_id_are_kept_at_bounded_cost() {
         let receipts = bench.accept(vec![event("k", "the same", &body(n, 10), 1, START)]).await;
         assert!(matches!(receipts[0], Receipt::Queued(_)));
     }
-    // one of the newest is known again
+    // one of the newest bodies is a duplicate
     assert!(matches!(
         bench.accept(vec![event("k", "the same", &body(90, 10), 1, START)]).await[0],
         Receipt::Duplicate(_)

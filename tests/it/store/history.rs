@@ -1,4 +1,4 @@
-//! What is remembered, its bounds, and what is told when something goes before its time.
+//! History: retention, limits, and the report of events that are dropped early.
 
 use crate::harness::bench::{Bench, START, body, wait_for};
 use crate::harness::receiver::{Receiver, held, status};
@@ -24,19 +24,19 @@ async fn history_over_its_limit_drops_the_oldest_and_reports_it() {
         clock.advance(Duration::from_secs(2));
     }
     bench.reaches("/counters/delivered", 400).await;
-    wait_for("it is within its bounds", async || (bench.count("/history/bytes").await <= MAX).then_some(())).await;
+    wait_for("history is within its limit", async || (bench.count("/history/bytes").await <= MAX).then_some(())).await;
     let early = bench.count("/history/forgotten_early").await;
     assert_eq!(early + bench.count("/history/events").await, 400);
     assert!((100..350).contains(&early), "{early}");
-    assert_eq!(bench.post(&body("k", "0")).await.json()["status"], "queued", "it is not known any more");
+    assert_eq!(bench.post(&body("k", "0")).await.json()["status"], "queued", "history no longer contains it");
     assert_eq!(bench.post(&body("k", "399")).await.json()["status"], "duplicate");
-    let told = wait_for("it stands in the audit", async || {
+    let what = wait_for("the audit has an entry", async || {
         let audit = bench.get("/v1/audit").await;
         let what = audit["items"][0]["what"].as_str().map(str::to_owned);
         what.filter(|what| what.contains("forgotten before their time"))
     })
     .await;
-    assert!(told.starts_with("history: "), "{told}");
+    assert!(what.starts_with("history: "), "{what}");
     let metrics = bench.admin("GET", "/metrics", b"").await.text();
     assert!(metrics.contains(&format!("holdline_history_forgotten_early_total {early}")), "{metrics}");
     bench.sound().await;
@@ -75,14 +75,14 @@ async fn settled_events_are_known_for_the_history_retention() {
     bench.becomes(&id, "delivered").await;
     clock.advance(hours(47));
     let again = bench.accept("k", "1").await;
-    assert_ne!(again, id, "a duplicate only within its window");
+    assert_ne!(again, id, "only a duplicate within the window");
     bench.becomes(&id, "delivered").await;
     clock.advance(hours(2));
-    wait_for("the first is forgotten", async || {
+    wait_for("the first is dropped", async || {
         bench.accept("k", &bench.clock.now().to_string()).await;
         bench.clock.advance(Duration::from_secs(2));
         (bench.admin("GET", &format!("/v1/events/{id}"), b"").await.status == 404).then_some(())
     })
     .await;
-    assert_eq!(bench.count("/history/forgotten_early").await, 0, "it was its time");
+    assert_eq!(bench.count("/history/forgotten_early").await, 0, "not dropped early");
 }

@@ -1,8 +1,8 @@
-//! The store against a plain model: whatever is done to it, in whatever order, over crashes and orderly ends, it holds what
-//! the model holds, byte for byte, and its own check finds nothing.
+//! The store against a plain model: after any sequence of operations, crashes and restarts, the store contains what the model
+//! contains, byte for byte, and its own check finds no fault.
 //!
-//! Every sequence of steps is a possible one: a step says by a number which of the things that are there it means, and does
-//! nothing where there are none. So a failing sequence shrinks by leaving out any of its steps.
+//! Every sequence of steps is valid: a step chooses its object by a number among those that exist, and does nothing if there is none.
+//! So a failing sequence shrinks by leaving out steps.
 
 use crate::harness::bench::arriving as event;
 use crate::harness::stores;
@@ -25,7 +25,7 @@ const START: Timestamp = Timestamp(1_800_000_000_000);
 const WINDOW: Duration = Duration::from_secs(600);
 const NAMES: [&str; 3] = ["crm", "wallboard", "analytics"];
 
-/// What is done to a store. Numbers choose among what is there.
+/// An operation on a store. Numbers choose among the objects that exist.
 #[derive(Clone, Debug)]
 enum Step {
     /// Events: the sender's id (0: none), the body, its length, and to how many destinations.
@@ -34,7 +34,7 @@ enum Step {
     Delay(usize, u16),
     Bury(usize),
     GiveUp(usize),
-    /// What is told of a delivery that is no longer where it was.
+    /// Records an outcome of a delivery that has moved or ended.
     Late(usize),
     Discard(usize),
     Redrive(usize),
@@ -47,7 +47,7 @@ enum Step {
     LetIn(usize),
     Pass(u16),
     Reopen,
-    /// Dies without closing anything; what was durable is there.
+    /// Ends without closing the store; only durable data remains.
     Crash,
 }
 
@@ -88,10 +88,10 @@ struct Sums {
     discarded: u64,
 }
 
-/// What the store should hold.
+/// The expected content of the store.
 #[derive(Debug, Default)]
 struct Model {
-    /// Every event ever accepted; its sequence is its place.
+    /// Every accepted event, in the order of their sequences.
     events: Vec<Event>,
     lie: BTreeMap<DeliveryId, (Where, Delivery)>,
     sums: BTreeMap<DestinationId, Sums>,
@@ -107,7 +107,7 @@ struct Model {
 }
 
 impl Model {
-    /// Takes an event in as the contract says, and tells its sequence and whether it is new.
+    /// Accepts an event as the contract requires; returns its sequence and whether it is new.
     fn accept(&mut self, mut event: Event, now: Timestamp) -> (u64, bool) {
         if event.sender_id.is_some() {
             let same = |e: &&(usize, &Event)| e.1.sender_id == event.sender_id;
@@ -161,7 +161,7 @@ struct Bench {
 }
 
 fn folder() -> tempfile::TempDir {
-    // in memory where that can be had: this is not about the disk
+    // in memory if possible: the disk does not matter here
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
 }
@@ -290,7 +290,7 @@ impl Bench {
         self.model.dead_lettered += 1;
     }
 
-    /// Tells of deliveries that have ended, or lie elsewhere; nothing may follow.
+    /// Records outcomes of deliveries that have ended or moved, which must have no effect.
     fn late(&mut self, n: usize) {
         let now = self.clock.now();
         let Some(sequence) = self.model.events.len().checked_sub(1).map(|last| Sequence((n % (last + 1)) as u64 + 1))
@@ -332,7 +332,7 @@ impl Bench {
         self.open_again();
     }
 
-    /// What an operator does, or the daemon notes.
+    /// A command of an operator, or a record of the daemon.
     async fn note(&mut self, step: &Step) {
         let (now, who) = (self.clock.now(), "test".to_owned());
         let store = self.store().clone();
@@ -391,11 +391,11 @@ impl Bench {
                 self.model.detained.remove(number);
                 self.receipt(event, receipts[0]);
             }
-            _ => unreachable!("others are no notes"),
+            _ => unreachable!("not a command"),
         }
     }
 
-    /// The store holds what the model holds, and nothing else.
+    /// Asserts that the store contains exactly what the model contains.
     async fn compare(&self) {
         assert_eq!(self.store().check().await.unwrap(), Vec::<String>::new());
         let (store, model) = (self.store(), &self.model);
@@ -419,7 +419,10 @@ impl Bench {
             let delayed = delayed.unwrap().unwrap();
             let id = DeliveryId { sequence: delayed.ticket.sequence, destination: delayed.destination };
             let delivery = store.delivery(id, delayed.ticket.place).unwrap();
-            assert!(found.insert(id, (Where::Waits(delayed.ticket.place), delivery)).is_none(), "{id} lies twice");
+            assert!(
+                found.insert(id, (Where::Waits(delayed.ticket.place), delivery)).is_none(),
+                "{id} is delayed twice"
+            );
         }
         for id in store.dead_ids(None) {
             let id = id.unwrap();
@@ -467,12 +470,12 @@ fn fail(delivery: &mut Delivery, at: Timestamp) {
     });
 }
 
-/// A number from the surroundings, for longer runs than those of the suite.
+/// A number from an environment variable, for runs longer than the suite's.
 fn number(name: &str, otherwise: u32) -> u32 {
     std::env::var(name).map_or(otherwise, |given| given.parse().unwrap_or_else(|e| panic!("{name}={given}: {e}")))
 }
 
-/// `HOLDLINE_MODEL_CASES` sequences of steps from the seed `HOLDLINE_MODEL_SEED`.
+/// Runs `HOLDLINE_MODEL_CASES` sequences of steps from the seed `HOLDLINE_MODEL_SEED`.
 #[test]
 fn i24_the_store_agrees_with_a_plain_model() {
     let (cases, seed) = (number("HOLDLINE_MODEL_CASES", 100), number("HOLDLINE_MODEL_SEED", 0));

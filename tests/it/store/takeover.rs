@@ -1,5 +1,5 @@
-//! Data folders and backups of earlier formats, made by the builds that wrote them (see `tests/samples/store`): this build
-//! opens them and loses nothing.
+//! Data folders and backups of earlier formats, created by earlier builds (see `tests/samples/store`): this build opens them without
+//! loss.
 
 use crate::harness::bench::{Bench, destination, source, wait_for};
 use crate::harness::receiver::{Received, Receiver};
@@ -41,7 +41,7 @@ fn format_of(folder: &Path) -> String {
     std::fs::read_to_string(folder.join("format")).unwrap()
 }
 
-/// What the build that made the folder said of an event.
+/// An event as the build that created the folder reported it.
 struct Event(Value);
 
 impl Event {
@@ -56,15 +56,15 @@ impl Event {
     /// Whether its body is still stored.
     fn is_stored(&self) -> bool {
         let mut states = self.0["deliveries"].as_object().unwrap().values();
-        states.any(|state| ["waiting", "delayed", "dead"].iter().any(|kept| state == kept))
+        states.any(|state| ["waiting", "delayed", "dead"].iter().any(|stored| state == stored))
     }
 }
 
-/// A folder of an earlier build, opened by this one; and what is in it.
+/// A folder of an earlier build, opened by this one, and its expected content.
 struct Fixture {
     bench: Bench,
     receivers: BTreeMap<&'static str, Receiver>,
-    told: Value,
+    expected: Value,
     events: Vec<Event>,
 }
 
@@ -72,21 +72,21 @@ const DESTINATIONS: [&str; 5] = ["crm", "bi", "strict", "slow", "bulk"];
 
 impl Fixture {
     async fn open(name: &str) -> Self {
-        let told: Value = serde_json::from_slice(&std::fs::read(sample(&format!("{name}.json"))).unwrap()).unwrap();
-        let events = told["events"].as_array().unwrap().iter().cloned().map(Event).collect();
+        let expected: Value = serde_json::from_slice(&std::fs::read(sample(&format!("{name}.json"))).unwrap()).unwrap();
+        let events = expected["events"].as_array().unwrap().iter().cloned().map(Event).collect();
         let mut receivers = BTreeMap::new();
         for destination in DESTINATIONS {
             receivers.insert(destination, Receiver::good().await);
         }
-        let now = Timestamp(told["made_at"].as_u64().unwrap() + 5_000);
+        let now = Timestamp(expected["made_at"].as_u64().unwrap() + 5_000);
         let bench = Bench::with(None, Clock::manual(now), |settings| {
             unpack(name, &settings.store.path);
             let found = verify(&settings.store.path).unwrap();
-            assert_eq!(found.faults, Vec::<String>::new(), "before this build has written");
+            assert_eq!(found.faults, Vec::<String>::new(), "before this build writes");
             configure(settings, &receivers);
         })
         .await;
-        Self { bench, receivers, told, events }
+        Self { bench, receivers, expected, events }
     }
 
     /// Events of which this destination has or had a delivery, in the order of acceptance.
@@ -108,7 +108,7 @@ impl Fixture {
         .await;
     }
 
-    /// Asserts that a destination received what waited for it or was dead: once, in order, byte for byte.
+    /// Asserts that a destination received its waiting deliveries and dead letters once, in order, byte for byte.
     fn assert_received(&self, destination: &str) {
         let received = self.receivers[destination].all();
         let wanted: Vec<_> = self
@@ -130,7 +130,7 @@ impl Fixture {
     }
 }
 
-/// The configuration that the fixture was made with, apart from the removed destination `legacy`.
+/// The configuration with which the fixture was created, without the removed destination `legacy`.
 fn configure(settings: &mut Settings, receivers: &BTreeMap<&str, Receiver>) {
     let from = |name: &str, to: &[&str]| Source {
         to: to.iter().map(|&name| name.to_owned()).collect(),
@@ -171,16 +171,16 @@ async fn is_taken_over(name: &str) {
 }
 
 async fn states_and_bodies_are_kept(fixture: &Fixture) {
-    let (bench, told) = (&fixture.bench, &fixture.told);
+    let (bench, expected) = (&fixture.bench, &fixture.expected);
     let status = bench.status().await;
-    let accepted = status["counters"]["accepted"].as_u64().unwrap() - told["accepted"].as_u64().unwrap();
-    // of the killed build the event that it did not acknowledge may be stored
-    assert!(accepted == 0 || (accepted == 1 && told["unacknowledged"].is_object()), "{status}");
-    let kept = [&status["queue"]["depth"], &status["dlq"]["depth"], &status["counters"]["delivered"]];
-    let kept: u64 = kept.iter().map(|n| n.as_u64().unwrap()).sum();
+    let accepted = status["counters"]["accepted"].as_u64().unwrap() - expected["accepted"].as_u64().unwrap();
+    // the killed build may have stored the event that it did not acknowledge
+    assert!(accepted == 0 || (accepted == 1 && expected["unacknowledged"].is_object()), "{status}");
+    let stored = [&status["queue"]["depth"], &status["dlq"]["depth"], &status["counters"]["delivered"]];
+    let stored: u64 = stored.iter().map(|n| n.as_u64().unwrap()).sum();
     assert_eq!(
-        kept,
-        accepted + ["waiting", "dead", "delivered"].map(|n| told[n].as_u64().unwrap()).iter().sum::<u64>()
+        stored,
+        accepted + ["waiting", "dead", "delivered"].map(|n| expected[n].as_u64().unwrap()).iter().sum::<u64>()
     );
     let mut sequence = 0;
     for event in &fixture.events {
@@ -190,7 +190,7 @@ async fn states_and_bodies_are_kept(fixture: &Fixture) {
         assert_eq!(now["source"], event.0["source"]);
         for delivery in now["deliveries"].as_array().unwrap() {
             let destination = delivery["destination"].as_str().unwrap();
-            // a redrive of this one is under way
+            // its redrive is running
             if destination != "slow" {
                 let state = delivery["state"].as_str().unwrap();
                 let state = if ["queued", "blocked"].contains(&state) { "waiting" } else { state };
@@ -210,28 +210,28 @@ async fn notes_and_overrides_are_kept(fixture: &Fixture) {
     for (name, reason) in
         [("crm", "new release of the CRM"), ("bulk", "to be imported by night"), ("bi", "maintenance")]
     {
-        let stands = bench.get(&format!("/v1/destinations/{name}")).await;
-        assert!(stands["blocked_by"].as_array().unwrap().iter().any(|hold| hold["reason"] == reason), "{stands}");
-        assert_eq!(stands["paused"], name != "bi", "{stands}");
+        let state = bench.get(&format!("/v1/destinations/{name}")).await;
+        assert!(state["blocked_by"].as_array().unwrap().iter().any(|blocker| blocker["reason"] == reason), "{state}");
+        assert_eq!(state["paused"], name != "bi", "{state}");
         assert_eq!(fixture.receivers[name].count(), 0);
     }
     let audit = bench.get("/v1/audit?limit=100").await["items"].take();
     let audit: Vec<_> = audit.as_array().unwrap().iter().map(|a| json!([a["who"], a["what"]])).collect();
-    let told = fixture.told["audit"].as_array().unwrap();
-    // what this test has read stands before it
-    let known = audit.iter().position(|entry| *entry == told[0]).unwrap_or_else(|| panic!("{audit:?}"));
-    assert_eq!(audit[known..], told[..]);
+    let expected = fixture.expected["audit"].as_array().unwrap();
+    // newer entries are by this test
+    let known = audit.iter().position(|entry| *entry == expected[0]).unwrap_or_else(|| panic!("{audit:?}"));
+    assert_eq!(audit[known..], expected[..]);
     let outages = bench.get("/v1/outages").await["items"].take();
-    for from in fixture.told["outages"].as_array().unwrap() {
+    for from in fixture.expected["outages"].as_array().unwrap() {
         assert!(outages.as_array().unwrap().iter().any(|outage| outage["from"] == *from), "{outages}");
     }
     let quarantined = bench.get("/v1/quarantine").await["items"].take();
     assert_eq!((&quarantined[0]["source"], &quarantined[0]["size"]), (&json!("calls"), &json!(20)), "{quarantined}");
 }
 
-/// It may be stored already, and is stored once in any case.
+/// It may be stored already; afterwards it is stored exactly once.
 async fn the_sender_repeats_what_was_not_acknowledged(fixture: &mut Fixture) {
-    let mut event = fixture.told["unacknowledged"].clone();
+    let mut event = fixture.expected["unacknowledged"].clone();
     if event.is_object() {
         let reply = fixture.bench.post_as("bulk", &[], event["body"].as_str().unwrap().as_bytes()).await;
         assert_eq!(reply.status, 202, "{}", reply.text());
@@ -241,7 +241,7 @@ async fn the_sender_repeats_what_was_not_acknowledged(fixture: &mut Fixture) {
 }
 
 async fn duplicates_are_recognised(fixture: &Fixture) {
-    // of `c2-1` there are two bodies
+    // `c2-1` has two bodies
     for event in fixture.events.iter().filter(|e| e.text("source") != "legacy" && e.text("sender_id") != "c2-1") {
         let again = fixture.bench.post_as(event.text("source"), &[], event.text("body").as_bytes()).await;
         assert_eq!((again.status, &again.json()["status"]), (202, &json!("duplicate")), "{}", event.0);
@@ -268,7 +268,7 @@ async fn deliveries_go_out(fixture: &Fixture) {
 
 async fn dead_letters_are_redriven(fixture: &Fixture) {
     let bench = &fixture.bench;
-    assert_eq!(fixture.receivers["strict"].count(), 0, "the event behind a dead letter waits");
+    assert_eq!(fixture.receivers["strict"].count(), 0, "the event after a dead letter waits");
     bench.change("/v1/dlq/redrive", json!({"filter": {"destination": "strict"}})).await;
     for sender_id in ["s1-1", "s1-2", "s2-1"] {
         fixture.becomes(fixture.find(sender_id), "strict", "delivered").await;
@@ -288,7 +288,7 @@ async fn dead_letters_are_redriven(fixture: &Fixture) {
 
 async fn the_removed_destination_returns(fixture: &mut Fixture) {
     let waiting = |status: &Value| status["queue"]["depth"].as_u64().unwrap();
-    assert_eq!(waiting(&fixture.bench.status().await), 3, "what waits for it is kept");
+    assert_eq!(waiting(&fixture.bench.status().await), 3, "its deliveries are kept");
     let receiver = Receiver::good().await;
     fixture.bench.stop().await;
     fixture.bench.settings.destinations.push(destination("legacy", &receiver.url()));
@@ -323,14 +323,14 @@ async fn format_3_is_taken_over_after_a_kill() {
 #[test]
 fn backups_of_earlier_formats_are_restored() {
     for name in ["format-2", "format-3"] {
-        let told: Value =
+        let expected: Value =
             serde_json::from_slice(&std::fs::read(sample(&format!("{name}-stopped.json"))).unwrap()).unwrap();
         let data = tempfile::tempdir().unwrap();
         let found =
             restore(Cursor::new(unzipped(&format!("{name}.backup.gz"))), &data.path().join("d"), || {}).unwrap();
         assert_eq!(found.faults, Vec::<String>::new(), "{name}");
         let counts = (found.accepted, found.waiting, found.dead);
-        let wanted = ["accepted", "waiting", "dead"].map(|n| told[n].as_u64().unwrap());
+        let wanted = ["accepted", "waiting", "dead"].map(|n| expected[n].as_u64().unwrap());
         assert_eq!([counts.0, counts.1, counts.2], wanted, "{name}");
     }
 }
