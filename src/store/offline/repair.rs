@@ -14,9 +14,7 @@ use crate::store::model::codec::{self, Damaged, Kind};
 use crate::store::model::delta_encoding;
 use crate::store::model::event_record::Compact;
 use crate::store::model::record::{DamagedRecord, EndKind, SettledRow, Settlement};
-use crate::store::model::table::Table;
-use crate::store::model::table::WriteBatch;
-use crate::store::model::table::{TOTALS, delay_of, dlq_of, number_key};
+use crate::store::model::table::{TOTALS, Table, WriteBatch, delay_of, dlq_of, number_key};
 use crate::time::Timestamp;
 
 /// Sets aside the damaged records; returns their descriptions.

@@ -5,11 +5,9 @@
 use crate::store::engine::Engine;
 use crate::store::engine::error::StoreError;
 use crate::store::engine::folder::Folder;
-use crate::store::index::Index;
-use crate::store::index::{check, recovery};
+use crate::store::index::{Index, check, recovery};
 use crate::store::model::record::Counters;
-use crate::store::model::table::Table;
-use crate::store::model::table::WriteBatch;
+use crate::store::model::table::{Table, WriteBatch};
 use crate::store::read::backup::{Kind, MAGIC, OLDER_MAGIC};
 use crate::time::Timestamp;
 use sha2::{Digest, Sha256};
@@ -196,8 +194,7 @@ mod tests {
     use crate::event::DestinationId;
     use crate::store::model::codec;
     use crate::store::model::record::{Hold, Totals};
-    use crate::store::model::table::Rows;
-    use crate::store::model::table::{TOTALS, hold_key};
+    use crate::store::model::table::{Rows, TOTALS, hold_key};
     use std::io::Cursor;
 
     fn backup(frames: &[(Kind, &[u8], &[u8])]) -> Vec<u8> {

@@ -21,9 +21,7 @@ use crate::store::engine::error::StoreError;
 use crate::store::engine::folder::{Folder, lock_existing};
 use crate::store::index::names::Names;
 use crate::store::model::record::Entry;
-use crate::store::model::table::Table;
-use crate::store::model::table::WriteBatch;
-use crate::store::model::table::number_key;
+use crate::store::model::table::{Table, WriteBatch, number_key};
 use crate::store::model::watermark::WatermarkFile;
 use crate::store::offline::log_rows::LogRows;
 use crate::store::offline::restore::{Inventory, finish};
@@ -164,8 +162,7 @@ mod tests {
     use crate::store::handle::{Opened, Options, Store};
     use crate::store::index::{check, recovery};
     use crate::store::model::codec;
-    use crate::store::model::record::UNNAMED;
-    use crate::store::model::record::{PageShape, Totals};
+    use crate::store::model::record::{PageShape, Totals, UNNAMED};
     use crate::store::write::request::{Arrival, DlqAction, Transition};
 
     #[test]

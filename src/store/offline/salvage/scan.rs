@@ -5,11 +5,9 @@ use crate::event::Event;
 use crate::store::engine::error::StoreError;
 use crate::store::model::codec::{self, Damaged, Kind};
 use crate::store::model::delta_encoding::{self, Deltas};
-use crate::store::model::event_record::{self, Compact};
-use crate::store::model::event_record::{open_page, unpack};
+use crate::store::model::event_record::{self, Compact, open_page, unpack};
 use crate::store::model::record::{Entry, HistoryRow, PageShape, SettledRow, Settlement, Totals};
-use crate::store::model::table::{Rows, Table, get_long};
-use crate::store::model::table::{TOTALS, delay_of, dlq_of, number_of};
+use crate::store::model::table::{Rows, TOTALS, Table, delay_of, dlq_of, get_long, number_of};
 use crate::store::model::watermark::Watermark;
 use crate::store::offline::log_rows::LogRows;
 use serde::de::DeserializeOwned;
@@ -224,8 +222,7 @@ pub mod tests {
     use crate::store::engine::Engine;
     use crate::store::engine::folder::Folder;
     use crate::store::model::event_record::{pack, seal_page};
-    use crate::store::model::table::WriteBatch;
-    use crate::store::model::table::number_key;
+    use crate::store::model::table::{WriteBatch, number_key};
     use crate::store::offline::salvage::resolve::resolve;
     use crate::time::Timestamp;
 
