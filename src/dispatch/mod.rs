@@ -196,7 +196,7 @@ impl Dispatcher {
                 }
                 Some(question) = self.questions.recv() => self.answer(question),
                 () = self.store.caught_up(), if behind => {}
-                () = self.store.space_refreshed(), if short => {}
+                () = self.store.space_checked(), if short => {}
                 () = async move {
                     match wake {
                         Some(wake) => clock.sleep_until(wake).await,

@@ -32,7 +32,7 @@ pub async fn watch_intake(
             admission.reopen();
         }
         let checked = store.clone();
-        let Ok(Ok(space)) = tokio::task::spawn_blocking(move || checked.refresh_space()).await else { continue };
+        let Ok(Ok(space)) = tokio::task::spawn_blocking(move || checked.check_space()).await else { continue };
         if space.is_full != std::mem::replace(&mut sending_stopped, space.is_full) {
             log_sending(&space);
         }

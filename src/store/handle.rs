@@ -299,12 +299,12 @@ impl Store {
     }
 
     /// Returns when the disk space was measured again; for one task at a time.
-    pub async fn space_refreshed(&self) {
+    pub async fn space_checked(&self) {
         self.shared.disk_space.refreshed().await;
     }
 
     /// Measures the disk space, and restores the ballast if there is space for it. Blocks.
-    pub fn refresh_space(&self) -> io::Result<Space> {
+    pub fn check_space(&self) -> io::Result<Space> {
         let engine = &self.shared.engine;
         if let Err(e) = self.shared.disk_space.refresh(engine.folder(), engine.data(), self.stored_bytes()) {
             tracing::debug!(error = %e, "the ballast does not grow");
