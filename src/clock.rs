@@ -1,9 +1,8 @@
-//! The only reader of time: the system's clock, or one that a test moves by hand.
+//! The only reader of time: the system's clock, or one that a test advances.
 //!
-//! *Invariants.* `now` never goes back and never jumps: it is the wall clock as it stood at the start of the process plus
-//! the monotonic time since. So a step of the wall clock neither strands nor storms what is due. `wall` is the clock on
-//! the wall; only what comes from outside as a date is compared with it. Between two lives an [`ClockReference`] tells a step from
-//! time that has passed.
+//! *Invariants.* `now` never goes back and never jumps: it is the wall clock at the start of the process plus the monotonic time
+//! since. So a step of the wall clock neither delays nor releases deliveries. `wall` is the wall clock; only dates from outside are
+//! compared with it. Between two processes a [`ClockReference`] distinguishes a step of the wall clock from time that has passed.
 
 use crate::time::{Timestamp, millis};
 use rustix::time::{ClockId, clock_gettime};
@@ -13,32 +12,32 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
-/// Changes with every start of the machine.
+/// Changes with every boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// The wall is read between two looks at the time since the boot; farther apart they would say too little.
-const LOOKS_APART: Duration = Duration::from_millis(10);
-const LOOKS_MAX: usize = 20;
+/// The wall clock is read between two reads of the time since boot, which must be this close.
+const READS_APART_MAX: Duration = Duration::from_millis(10);
+const READS_MAX: usize = 20;
 
 #[derive(Clone, Debug)]
 pub struct Clock(Kind);
 
 #[derive(Clone, Debug)]
 enum Kind {
-    System { anchor: ClockReference, start: Instant },
+    System { reference: ClockReference, start: Instant },
     Manual { now: Arc<watch::Sender<Timestamp>>, stepped_ms: Arc<AtomicU64> },
 }
 
 impl Clock {
     #[allow(clippy::disallowed_methods)] // the one place that reads time
     pub fn system() -> Self {
-        // a run of the machine that cannot be told is one of its own
+        // without a boot id, this boot equals no other
         let boot = std::fs::read_to_string(BOOT_ID).map(|id| id.trim().to_owned()).unwrap_or_default();
-        let mut looks = 0;
+        let mut reads = 0;
         loop {
             let (since_boot, start, wall) = (since_boot(), Instant::now(), Timestamp::from_system(SystemTime::now()));
-            looks += 1;
-            if self::since_boot().saturating_sub(since_boot) < LOOKS_APART || looks == LOOKS_MAX {
-                return Self(Kind::System { anchor: ClockReference { boot, since_boot, wall }, start });
+            reads += 1;
+            if self::since_boot().saturating_sub(since_boot) < READS_APART_MAX || reads == READS_MAX {
+                return Self(Kind::System { reference: ClockReference { boot, since_boot, wall }, start });
             }
         }
     }
@@ -48,10 +47,10 @@ impl Clock {
         Self(Kind::Manual { now: Arc::new(watch::Sender::new(now)), stepped_ms: Arc::default() })
     }
 
-    /// Where this clock began; none where that cannot be compared with another life's.
-    pub fn anchor(&self) -> Option<ClockReference> {
+    /// Where this clock began; none where it cannot be compared with that of another process.
+    pub fn reference(&self) -> Option<ClockReference> {
         match &self.0 {
-            Kind::System { anchor, .. } => Some(anchor.clone()).filter(|anchor| !anchor.boot.is_empty()),
+            Kind::System { reference, .. } => Some(reference.clone()).filter(|reference| !reference.boot.is_empty()),
             Kind::Manual { now, stepped_ms } => {
                 let wall = *now.borrow();
                 let since_boot = Duration::from_millis(wall.0.saturating_sub(stepped_ms.load(Ordering::Relaxed)));
@@ -62,12 +61,12 @@ impl Clock {
 
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            Kind::System { anchor, start } => anchor.wall.after(start.elapsed()),
+            Kind::System { reference, start } => reference.wall.after(start.elapsed()),
             Kind::Manual { now, .. } => *now.borrow(),
         }
     }
 
-    /// The clock on the wall, which can be stepped at any moment.
+    /// The wall clock, which can be stepped at any time.
     #[allow(clippy::disallowed_methods)]
     pub fn wall(&self) -> Timestamp {
         match &self.0 {
@@ -84,7 +83,7 @@ impl Clock {
         }
     }
 
-    /// Returns once `now` has reached `until`; not a moment before.
+    /// Returns once `now` has reached `until`.
     #[allow(clippy::disallowed_methods)]
     pub async fn sleep_until(&self, until: Timestamp) {
         match &self.0 {
@@ -108,7 +107,7 @@ impl Clock {
         }
     }
 
-    /// Steps a manual clock forward between two lives: no time passes. Has no effect on the system's.
+    /// Steps a manual clock forward between two processes: no time passes. Has no effect on the system's.
     pub fn step(&self, by: Duration) {
         if let Kind::Manual { stepped_ms, .. } = &self.0 {
             stepped_ms.fetch_add(millis(by), Ordering::Relaxed);
@@ -117,7 +116,7 @@ impl Clock {
     }
 }
 
-/// The time since the machine was started, by which connections and their peers go, also where a test moves its own clock.
+/// The time since boot, for connections, also where a test advances its own clock.
 pub fn monotonic() -> Duration {
     since_boot()
 }
@@ -133,21 +132,21 @@ const STEP_MIN_MS: u64 = 100;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockReference {
-    /// Of which run of the machine: its boot id.
+    /// The boot id.
     pub boot: String,
-    /// Since the machine started, but for the time in which it was suspended.
+    /// Time since boot without suspension.
     pub since_boot: Duration,
-    /// The clock on the wall at that moment, which is what this life's clock goes by.
+    /// The wall clock at that time, where the clock of this process begins.
     pub wall: Timestamp,
 }
 
 impl ClockReference {
-    /// Whether it is of a later moment of the same run of the machine.
+    /// Whether it is from a later time of the same boot.
     pub fn goes_on_from(&self, before: &Self) -> bool {
         self.boot == before.boot && self.since_boot >= before.since_boot
     }
 
-    /// How far the wall clock was stepped since an earlier life; none where it was not, or where nobody can tell.
+    /// The step of the wall clock since an earlier process; none where it was not stepped, or after a boot.
     pub fn step_since(&self, before: &Self) -> Option<Step> {
         if !self.goes_on_from(before) {
             return None;
@@ -166,7 +165,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// The same moment by the clock behind the step; what never comes, and what there is not, stay so.
+    /// The same time by the stepped clock; [`Timestamp::NEVER`] and [`Timestamp::ZERO`] stay as they are.
     #[must_use]
     pub fn moved(self, at: Timestamp) -> Timestamp {
         if at == Timestamp::NEVER || at == Timestamp::ZERO {
@@ -203,29 +202,29 @@ mod tests {
         assert_eq!(sleeper.await.unwrap(), Timestamp(2000));
     }
 
-    fn anchor(boot: &str, since_boot_s: u64, wall_ms: u64) -> ClockReference {
+    fn reference(boot: &str, since_boot_s: u64, wall_ms: u64) -> ClockReference {
         let since_boot = Duration::from_secs(since_boot_s);
         ClockReference { boot: boot.to_owned(), since_boot, wall: Timestamp(1_800_000_000_000 + wall_ms) }
     }
 
     #[test]
     fn durations_keep_their_length_over_a_clock_step_within_one_boot() {
-        let before = anchor("a", 100, 0);
+        let before = reference("a", 100, 0);
         let due = Timestamp(1_800_000_008_000);
         for (now, moved_by) in [
-            (anchor("a", 102, 2000), None),
-            (anchor("a", 102, 2099), None),
-            (anchor("a", 102, 1901), None),
-            (anchor("a", 102, 62_000), Some(60_000)),
-            (anchor("a", 102, 2100), Some(100)),
-            (anchor("a", 102, 0), Some(-2000)),
-            (anchor("b", 102, 62_000), None),
-            (anchor("a", 99, 62_000), None),
+            (reference("a", 102, 2000), None),
+            (reference("a", 102, 2099), None),
+            (reference("a", 102, 1901), None),
+            (reference("a", 102, 62_000), Some(60_000)),
+            (reference("a", 102, 2100), Some(100)),
+            (reference("a", 102, 0), Some(-2000)),
+            (reference("b", 102, 62_000), None),
+            (reference("a", 99, 62_000), None),
         ] {
             let moved = now.step_since(&before).map(|step| step.moved(due).0 as i64 - due.0 as i64);
             assert_eq!(moved, moved_by, "{now:?}");
         }
-        let step = anchor("a", 102, 62_000).step_since(&before).unwrap();
+        let step = reference("a", 102, 62_000).step_since(&before).unwrap();
         assert_eq!([Timestamp::ZERO, Timestamp::NEVER].map(|at| step.moved(at)), [Timestamp::ZERO, Timestamp::NEVER]);
     }
 }

@@ -8,8 +8,8 @@
 //!   │                             └───purge───> discarded
 //!   └ blocked behind an earlier delivery of the same interaction
 //! ```
-//! Which of them a delivery is in follows from where it lies: a page (queued), the delay tree (delayed), the dead
-//! letter queue (dead), nowhere (delivered or discarded). In flight is known in memory only.
+//! The place in the store gives the state: a page (queued), the delay tree (delayed), the dead letter queue (dead), or none
+//! (delivered or discarded). Only memory knows what is in flight.
 
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
 use crate::time::Timestamp;
@@ -93,7 +93,7 @@ impl Attempt {
     pub const ANSWER_MAX: usize = 1024;
 }
 
-/// Why a delivery lies in the dead letter queue.
+/// Why a delivery is in the dead letter queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
@@ -263,7 +263,7 @@ impl Delivery {
     }
 }
 
-/// A delivery that could not be made, with its whole story.
+/// A delivery that failed for good, with its attempts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetter {
     pub delivery: Delivery,

@@ -166,12 +166,12 @@ impl DestinationSet {
     }
 }
 
-/// A sender's clock may be ahead by so much; what is dated further in the future has no time that says anything.
+/// A sender's clock may be ahead by this much; a time further in the future is dropped.
 const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(60);
 
-/// When an event happened, as far as the sender's word can be believed: nothing happened after it was accepted.
+/// The event time, as far as it is plausible: no event happened after it was accepted.
 ///
-/// A time a little ahead of the acceptance is that of the acceptance. One further ahead is no time at all: taken for the
+/// A time slightly after the acceptance is replaced by that of the acceptance. A later one is dropped: replaced by that of the
 /// acceptance, it would make events stale that happened before and were accepted after.
 pub fn believed_time(said: Option<Timestamp>, received_at: Timestamp) -> Option<Timestamp> {
     said.filter(|time| *time <= received_at.after(CLOCK_AHEAD_MAX)).map(|time| time.min(received_at))
@@ -218,7 +218,7 @@ impl ForwardedHeaders {
     }
 }
 
-/// An event as it lies in the store; its sequence is the place where it lies.
+/// An event as it is stored, under its sequence.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     pub received_at: Timestamp,

@@ -1,9 +1,9 @@
-//! How long things take: histograms that whoever does a thing feeds, and the metrics show.
+//! Histograms of durations, for the metrics.
 
 use prometheus_client::metrics::histogram::Histogram;
 use std::time::Duration;
 
-/// Upper bounds in seconds: from what a fast disk takes for a sync to what a queue over night makes of a delivery.
+/// Upper bounds in seconds: from a sync of a fast disk to a delivery that waits overnight.
 const BOUNDS: [f64; 17] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 300.0, 3600.0];
 

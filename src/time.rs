@@ -29,7 +29,7 @@ impl Timestamp {
         Self(self.0.saturating_sub(millis(by)))
     }
 
-    /// How long ago `earlier` was; zero where it lies in the future.
+    /// How long ago `earlier` was; zero where it is in the future.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }

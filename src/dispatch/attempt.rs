@@ -3,7 +3,7 @@
 //! *Invariants.* The result is recorded before the scheduler gets it, so the next delivery of the interaction is never on disk
 //! before this one.
 
-use super::canary_results::{Failed, Fate};
+use super::canary_results::{DeliveryEnd, Failed};
 use super::destination::Destination;
 use super::exchange::{self, Answer, Bounds, End, Failure, Unanswered};
 use super::head;
@@ -123,8 +123,8 @@ fn report_redriven(context: &Context, delivery: &Delivery, judgement: &Judgement
         results.attempt_ended(sequence, end, || (end == canary::End::Failed).then(failed));
     }
     match judgement.verdict {
-        Verdict::Delivered => results.over(sequence, Fate::Delivered),
-        Verdict::Dead(_) => results.over(sequence, Fate::Dead),
+        Verdict::Delivered => results.delivery_ended(sequence, DeliveryEnd::Delivered),
+        Verdict::Dead(_) => results.delivery_ended(sequence, DeliveryEnd::Dead),
         Verdict::Retry { .. } | Verdict::Discarded | Verdict::Postponed => {}
     }
 }
@@ -160,7 +160,7 @@ fn not_sent(
             let event_id = delivery.event.id(id.sequence);
             tracing::info!(%event_id, destination = context.destination.name, attempts, "discarded: it is stale");
             context.store.record(Transition::Discarded { id, place, attempts, at: now });
-            results.over(id.sequence, Fate::Gone);
+            results.delivery_ended(id.sequence, DeliveryEnd::Gone);
             Some(Verdict::Discarded)
         }
         LateAction::DeadLetter(reason) => {
@@ -169,7 +169,7 @@ fn not_sent(
                 let error = format!("it was not sent: {}", reason.word());
                 Some(Failed { event: delivery.event.id(id.sequence), outcome: "none", status: None, error })
             });
-            results.over(id.sequence, Fate::Dead);
+            results.delivery_ended(id.sequence, DeliveryEnd::Dead);
             Some(Verdict::Dead(reason))
         }
     }
@@ -227,7 +227,7 @@ fn unreadable(context: &Context, id: DeliveryId, place: Place, error: &StoreErro
     tracing::error!(delivery = %id, %why, "a stored delivery does not verify; it is quarantined and not delivered");
     let (why, at) = (why.to_string(), context.clock.now());
     context.store.record(Transition::Damaged { id, place, why, at });
-    context.destination.canary_results.over(id.sequence, Fate::Gone);
+    context.destination.canary_results.delivery_ended(id.sequence, DeliveryEnd::Gone);
     context.destination.delivery_ended(id.sequence);
     Judgement::without_call(Verdict::Discarded)
 }

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How a delivery ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum DeliveryEnd {
     Delivered,
     Dead,
     /// Discarded, or its record is damaged.
@@ -32,7 +32,7 @@ pub struct Failed {
 pub enum Report {
     /// Its first decisive attempt, and how it failed where that is known.
     Attempt(End, Option<Failed>),
-    Over(Fate),
+    Ended(DeliveryEnd),
 }
 
 #[derive(Debug, Default)]
@@ -86,18 +86,18 @@ impl CanaryResults {
     }
 
     /// A delivery has ended.
-    pub(super) fn over(&self, delivery: Sequence, fate: Fate) {
+    pub(super) fn delivery_ended(&self, delivery: Sequence, end: DeliveryEnd) {
         let state = &mut *self.lock();
         let Some(reported) = state.watched.remove(&delivery) else { return };
         if !reported {
-            let end = match fate {
-                Fate::Delivered => End::Delivered,
-                Fate::Dead => End::Failed,
-                Fate::Gone => End::Gone,
+            let result = match end {
+                DeliveryEnd::Delivered => End::Delivered,
+                DeliveryEnd::Dead => End::Failed,
+                DeliveryEnd::Gone => End::Gone,
             };
-            state.reports.push(Report::Attempt(end, None));
+            state.reports.push(Report::Attempt(result, None));
         }
-        state.reports.push(Report::Over(fate));
+        state.reports.push(Report::Ended(end));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -123,20 +123,20 @@ mod tests {
         results.attempt_ended(Sequence(1), End::Failed, || panic!("only the first"));
         results.attempt_ended(Sequence(9), End::Delivered, || panic!("not watched"));
         assert_eq!(results.take(), [Report::Attempt(End::Failed, Some(failed))]);
-        results.over(Sequence(1), Fate::Delivered);
-        results.over(Sequence(1), Fate::Dead);
-        assert_eq!((results.take(), results.open()), (vec![Report::Over(Fate::Delivered)], 2));
+        results.delivery_ended(Sequence(1), DeliveryEnd::Delivered);
+        results.delivery_ended(Sequence(1), DeliveryEnd::Dead);
+        assert_eq!((results.take(), results.open()), (vec![Report::Ended(DeliveryEnd::Delivered)], 2));
         results.unwatch(Sequence(3));
-        results.over(Sequence(3), Fate::Delivered);
+        results.delivery_ended(Sequence(3), DeliveryEnd::Delivered);
         assert_eq!(results.take(), []);
-        results.over(Sequence(2), Fate::Gone);
-        assert_eq!(results.take(), [Report::Attempt(End::Gone, None), Report::Over(Fate::Gone)]);
+        results.delivery_ended(Sequence(2), DeliveryEnd::Gone);
+        assert_eq!(results.take(), [Report::Attempt(End::Gone, None), Report::Ended(DeliveryEnd::Gone)]);
         results.watch_end([Sequence(5)]);
         results.attempt_ended(Sequence(5), End::Delivered, || panic!("not wanted"));
-        results.over(Sequence(5), Fate::Dead);
-        assert_eq!(results.take(), [Report::Over(Fate::Dead)]);
+        results.delivery_ended(Sequence(5), DeliveryEnd::Dead);
+        assert_eq!(results.take(), [Report::Ended(DeliveryEnd::Dead)]);
         results.watch([Sequence(4)]);
-        results.over(Sequence(4), Fate::Gone);
+        results.delivery_ended(Sequence(4), DeliveryEnd::Gone);
         results.clear();
         assert_eq!((results.take(), results.open()), (vec![], 0));
     }

@@ -323,7 +323,7 @@ impl PooledConnection {
 
     /// How long it may be idle, by its peer; none where it must not carry another request.
     fn idle_max(&self, now: Duration) -> Option<Duration> {
-        let sound = !self.traffic.is_bent() && !self.traffic.write_failed();
+        let sound = !self.traffic.is_lenient() && !self.traffic.write_failed();
         let allowed = sound && now < self.ends_at && self.keep_alive.allows_another(self.traffic.requests());
         allowed.then(|| self.keep_alive.idle_max())
     }

@@ -1,14 +1,14 @@
-//! A connection that counts what goes over it, so that a failed request knows whether a byte of it left, and whether one came
-//! back; and that hands the head of each answer on as one that the parser takes ([`head`]).
+//! A connection that counts the bytes written and read, so that a failed request knows whether a byte of it was sent and whether
+//! a byte came back; and that passes on the head of each answer in a form that the parser accepts ([`head`]).
 //!
-//! Requests of a connection follow each other, so what was written since the last answer belongs to the request at hand.
-//! Bytes count when TLS or the kernel has taken them: they may not have left the machine, but nobody can call them back.
+//! Requests on a connection follow each other, so the bytes written since the last answer belong to the current request. Bytes
+//! count when TLS or the kernel has accepted them: they may not have left the machine, but cannot be taken back.
 //!
-//! *Invariants.* Where [`ByteCounts::wrote`] is false, nothing of the request was written; never the other way round. What comes
-//! while no request is under way goes on as it is. A head is held back until it is whole, up to [`HEAD_BYTES_MAX`].
+//! *Invariants.* Where [`ByteCounts::wrote`] is false, nothing of the request was written. Bytes that arrive without a request in
+//! flight are passed on unchanged. A head is buffered until it is complete, up to [`HEAD_BYTES_MAX`].
 //!
-//! *Failure.* A write that fails in the middle of a request is not told at once: the peer may have answered before it closed, and
-//! what it said is read first. [`ByteCounts::write_failed`] then says that it never took the whole request.
+//! *Failure.* A write that fails in the middle of a request is not reported at once: the peer may have answered before it closed,
+//! and its answer is read first. [`ByteCounts::write_failed`] then says that the peer did not read the whole request.
 
 use super::head::{self, Head, Status};
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
@@ -19,69 +19,69 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
-/// A longer head is no answer.
+/// A longer head is invalid.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 const SCRATCH_BYTES: usize = 16 * 1024;
 
 thread_local! {
-    /// What is read lies here until it is passed on.
+    /// Buffer for bytes that were read and not passed on.
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH_BYTES]);
 }
 
-/// What went over one connection.
+/// The bytes of one connection.
 #[derive(Debug, Default)]
 pub struct ByteCounts {
-    /// How many requests it was given.
+    /// Requests that were handed over.
     requests: AtomicU64,
     written: AtomicU64,
-    /// How much had been written when the last answer came.
+    /// Bytes written when the last answer came.
     answered: AtomicU64,
-    /// How much was read since the last request was given.
+    /// Bytes read since the last request was handed over.
     read: AtomicU64,
-    bent: AtomicBool,
+    lenient: AtomicBool,
     write_failed: AtomicBool,
     refusal: OnceLock<String>,
 }
 
 impl ByteCounts {
-    /// The connection is given a request.
+    /// A request is handed over.
     pub fn begin(&self) {
         self.answered();
         self.read.store(0, Ordering::SeqCst);
         self.requests.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// What was written so far belongs to requests that have their answers.
+    /// All bytes written so far belong to answered requests.
     pub fn answered(&self) {
         self.answered.store(self.written.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
-    /// Whether something was written since the last answer.
+    /// Whether a byte was written since the last answer.
     pub fn wrote(&self) -> bool {
         self.written.load(Ordering::SeqCst) > self.answered.load(Ordering::SeqCst)
     }
 
-    /// Whether a byte came since the connection was given its request.
-    pub fn heard(&self) -> bool {
+    /// Whether a byte came since the request was handed over.
+    pub fn received(&self) -> bool {
         self.read.load(Ordering::SeqCst) > 0
     }
 
-    /// How many requests it was given.
+    /// Requests that were handed over.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::SeqCst)
     }
 
-    /// Whether the head of an answer had to be read with goodwill: nothing more should be read from this peer.
-    pub fn is_bent(&self) -> bool {
-        self.bent.load(Ordering::SeqCst)
+    /// Whether a head was rewritten: the connection must not be reused.
+    pub fn is_lenient(&self) -> bool {
+        self.lenient.load(Ordering::SeqCst)
     }
 
-    /// Whether the peer closed before it had taken the whole request.
+    /// Whether the peer closed before it had read the whole request.
     pub fn write_failed(&self) -> bool {
         self.write_failed.load(Ordering::SeqCst)
     }
 
-    /// How the peer ended the TLS handshake, if it did so because of who we are.
+    /// The TLS alert with which the peer refused the client certificate.
     pub fn refusal(&self) -> Option<&str> {
         self.refusal.get().map(String::as_str)
     }
@@ -137,7 +137,7 @@ impl<T> CountedStream<T> {
                     status
                 }
                 Head::Rewritten(status, rewritten) => {
-                    self.traffic.bent.store(true, Ordering::SeqCst);
+                    self.traffic.lenient.store(true, Ordering::SeqCst);
                     self.passed.extend_from_slice(&rewritten);
                     status
                 }

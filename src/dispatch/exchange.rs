@@ -1,8 +1,7 @@
-//! One exchange: a request goes out, and what comes back is named.
+//! One exchange: a request and its answer, or why there is none.
 //!
-//! *Invariants.* Redirects are not followed. Of an answer no more than the head that [`Connections`] allow and
-//! about [`BODY_BYTES_MAX`] of body are read, and for no longer than the timeout. A status decides; a body that breaks off
-//! behind it changes nothing.
+//! *Invariants.* Redirects are not followed. Of an answer, at most the head that [`Connections`] allow and about
+//! [`BODY_BYTES_MAX`] of body are read, within the timeout. The status decides; a body that breaks off after it changes nothing.
 
 use super::connections::{BoxError, Connections, Keep, PooledConnection, Sent};
 use super::connector::Connector;
@@ -24,7 +23,7 @@ use std::task::Poll;
 use std::time::Duration;
 use tower_service::Service;
 
-/// So much of an answer's body is read, to keep its connection usable; a longer one costs the connection.
+/// At most this much of a body is read, to keep the connection usable; with a longer body the connection is closed.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Connections over which requests go.
@@ -37,7 +36,7 @@ pub struct Answer {
     pub headers: HeaderMap,
     pub body: Vec<u8>,
     pub end: End,
-    /// The time that went by until a connection turned out to be closed.
+    /// The time until a pooled connection turned out to be closed.
     pub lost: Duration,
 }
 
@@ -53,7 +52,7 @@ pub enum End {
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum Unanswered {
-    /// It may not be sent any more. Nothing was written, or only to a connection whose peer was closing it.
+    /// The gate is closed. Nothing was written, or only to a connection that its peer was closing.
     Blocked,
     Failed(Failure),
 }
@@ -62,7 +61,7 @@ pub enum Unanswered {
 #[derive(Debug)]
 pub struct Failure {
     pub outcome: Outcome,
-    /// In words. They name addresses and system errors, never headers or bodies.
+    /// Names addresses and system errors, never headers or bodies.
     pub error: String,
     /// As of an [`Answer`].
     pub lost: Duration,
@@ -86,7 +85,7 @@ enum Stop {
     Blocked,
     NotConnected(BoxError),
     Broken(hyper::Error),
-    /// It met a connection that its peer was closing.
+    /// The peer was closing the connection.
     Stale(Box<Request<Full<Bytes>>>),
 }
 
@@ -103,13 +102,13 @@ enum Tried {
     Stale(Request<Full<Bytes>>),
 }
 
-/// Sends a request and reads its answer. `gate` is asked when the connection is there, and what it gives is held until the
-/// first byte is written: where it gives none, nothing is written. `at_head` hears of the answer before its body is read,
-/// and before anybody else has the connection.
+/// Sends a request and reads its answer. `gate` is called when the connection exists, and its permit is held until the first byte
+/// is written; without a permit nothing is written. `at_head` is called before the body is read, and before another exchange gets
+/// the connection.
 ///
-/// A request that goes over a connection which was used before, and meets its end there, goes once more over a new one, at once
-/// and with the whole timeout; that is no failure. It has met its end where not one byte of an answer came, or only a 408 that
-/// says good-bye (RFC 9110, 15.5.9). Before its first byte `gate` is asked again.
+/// A request on a reused connection that the peer was closing is sent once more on a new connection, at once and with the whole
+/// timeout; that is not a failure. The peer was closing it where not one byte of an answer came, or only a 408 that announces the
+/// close (RFC 9110, 15.5.9). `gate` is called again before its first byte.
 pub async fn exchange<C, T, P>(
     connections: &Connections<C>,
     request: Request<Full<Bytes>>,
@@ -135,7 +134,7 @@ where
     match exchange_once(connections, again, Over::New, bounds, &gate, &mut at_head).await {
         Tried::Ended(Ok(answer)) => Ok(Answer { lost, ..answer }),
         Tried::Ended(Err(Unanswered::Failed(failure))) => Err(Unanswered::Failed(Failure { lost, ..failure })),
-        Tried::Ended(shut) => shut,
+        Tried::Ended(blocked) => blocked,
         Tried::Stale(_) => unreachable!("a new connection is never stale"),
     }
 }
@@ -227,8 +226,8 @@ where
         let spare = idled.and_then(|_| request.clone()).map(Box::new);
         let sent = send(taken, request, gate).await.ok_or(Stop::Blocked)?;
         let stale = match &sent {
-            Ok(answer) => says_good_bye(answer),
-            Err(e) => e.message().is_some() || !taken.traffic.heard(),
+            Ok(answer) => announces_close(answer),
+            Err(e) => e.message().is_some() || !taken.traffic.received(),
         };
         let Some((idle, spare)) = idled.zip(spare).filter(|_| stale) else {
             return sent.map_err(|e| Stop::Broken(e.into_error()));
@@ -242,16 +241,15 @@ where
     }
 }
 
-/// Whether this is what some servers send before they close an idle connection, in place of an answer to a request that they
-/// have not read.
-fn says_good_bye(answer: &Response<Incoming>) -> bool {
+/// Whether this is the 408 that some servers send before they close an idle connection, not an answer to the request.
+fn announces_close(answer: &Response<Incoming>) -> bool {
     let headers = answer.headers();
     let mut connection = values(headers, "connection").into_iter().flat_map(|line| line.split(','));
     let closes = answer.version() == Version::HTTP_10 || connection.any(|o| o.trim().eq_ignore_ascii_case("close"));
     answer.status() == StatusCode::REQUEST_TIMEOUT && closes && !headers.contains_key(header::RETRY_AFTER)
 }
 
-/// As it goes to the host itself: only path and query in its first line (RFC 9112, 3.2.1).
+/// In origin form: only path and query in the first line (RFC 9112, 3.2.1).
 fn addressed<C>(mut request: Request<Full<Bytes>>, connections: &Connections<C>) -> Request<Full<Bytes>> {
     let path = request.uri().path_and_query().cloned();
     *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
@@ -262,7 +260,7 @@ fn addressed<C>(mut request: Request<Full<Bytes>>, connections: &Connections<C>)
     request
 }
 
-/// Hands a request over and waits for the head of its answer; none where the gate shut before its first byte was written.
+/// Sends a request and waits for the head of its answer; none where the gate closed before the first byte was written.
 async fn send<P>(
     link: &mut PooledConnection,
     request: &mut Option<Request<Full<Bytes>>>,
@@ -281,7 +279,7 @@ async fn send<P>(
     Some(link.during(answer?).await)
 }
 
-/// Reads a body, and keeps so much of its beginning.
+/// Reads a body, and keeps its first `kept_max` bytes.
 async fn read(mut body: Incoming, kept: &mut Vec<u8>, kept_max: usize) -> End {
     let mut read = 0;
     loop {

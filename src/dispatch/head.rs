@@ -1,13 +1,12 @@
-//! The head of an answer, as old servers write it.
+//! The head of an answer, rewritten where an old server breaks the rules.
 //!
-//! *Format.* RFC 9112, 4 and 5. What keeps to it goes on as it came. In any other head whose status can be read, what is valid is
-//! written anew: lines that were folded in one, without the blanks before a colon, headers that no rule allows left out, the
-//! version as one that the parser knows. Such a head ends with `Connection: close`: where one line was read with goodwill, nothing
-//! that follows the answer is taken for another one.
+//! *Format.* RFC 9112, 4 and 5. A valid head is passed on unchanged. Any other head whose status can be read is rewritten from its
+//! valid parts: folded lines are joined, blanks before a colon and invalid headers are removed, and the version is one that the
+//! parser knows. A rewritten head ends with `Connection: close`, so nothing after the answer is taken for another answer.
 //!
-//! *Failure.* A head is left as it is, so that the parser refuses it, where its status cannot be read, or where it does not
-//! say without doubt where its body ends: lengths that differ or are no numbers. With `Transfer-Encoding` beside
-//! `Content-Length` the former counts (RFC 9112, 6.3).
+//! *Failure.* A head is passed on unchanged, so that the parser refuses it, where its status cannot be read or the end of its body
+//! is ambiguous: lengths that differ or are not numbers. With both `Transfer-Encoding` and `Content-Length` the former counts
+//! (RFC 9112, 6.3).
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -19,9 +18,9 @@ pub fn values<'h>(headers: &'h HeaderMap, name: &str) -> Vec<&'h str> {
 /// What is to be done with a head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Head {
-    /// It goes on as it came.
+    /// It is passed on unchanged.
     AsItIs(Status),
-    /// This goes on in its place.
+    /// This is passed on in its place.
     Rewritten(Status, Vec<u8>),
 }
 
@@ -54,7 +53,7 @@ pub fn is_hopeless(bytes: &[u8]) -> bool {
     !name.eq_ignore_ascii_case(&b"HTTP"[..name.len()]) || line.is_some_and(|line| StatusLine::read(line).is_none())
 }
 
-/// Judges one whole head.
+/// Evaluates one complete head.
 pub fn read(head: &[u8]) -> Head {
     let mut lines = head.split_inclusive(|b| *b == b'\n').skip_while(|line| text(line).is_empty());
     let begins_at_once = head.first().is_some_and(|b| !matches!(b, b'\r' | b'\n'));
@@ -166,7 +165,7 @@ fn is_text(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7F)
 }
 
-/// Where the body ends cannot be told.
+/// The end of the body is ambiguous.
 struct Doubtful;
 
 /// What a head says of its body's length.

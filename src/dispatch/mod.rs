@@ -39,7 +39,7 @@ mod send_gate;
 mod tls;
 mod token;
 
-pub use canary_results::{Failed, Fate, Report};
+pub use canary_results::{DeliveryEnd, Failed, Report};
 pub use destination::{Destination, Destinations, Known};
 pub use error::SetupError;
 pub use last_delivered::{Last, LastDelivered};
@@ -304,7 +304,7 @@ impl Dispatcher {
                 for (id, order_key) in ids {
                     self.on_queue(id.destination, |queue| queue.discarded(order_key, id.sequence));
                     if let Some(destination) = self.destinations.get(&id.destination) {
-                        destination.canary_results.over(id.sequence, Fate::Gone);
+                        destination.canary_results.delivery_ended(id.sequence, DeliveryEnd::Gone);
                         destination.delivery_ended(id.sequence);
                     }
                 }

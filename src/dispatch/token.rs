@@ -1,12 +1,11 @@
 //! Access tokens by OAuth2 client credentials (RFC 6749, 4.4).
 //!
-//! *Invariants.* One request to the token endpoint at a time: who comes while it is under way waits for its result. A
-//! token is replaced before it expires; one that was refused is not shown again, and a delivery that it was shown with goes
-//! again without an attempt spent, once: a refusal of another token is the destination's answer. The client secret is read
-//! for each request, so that a new one needs no restart.
+//! *Invariants.* At most one request to the token endpoint is in flight; others wait for its result. A token is replaced before
+//! it expires. A refused token is not used again, and its delivery is sent again once without counting an attempt: a second
+//! refusal is the destination's answer. The client secret is read for each request, so a new one needs no restart.
 //!
-//! *Failure.* That there is no token is nobody's failed attempt: deliveries wait, and the endpoint is asked again after
-//! 1, 2, 4 ... seconds, at most a minute, or later where it says so. A token that is still good is used meanwhile.
+//! *Failure.* Without a token no attempt fails: deliveries wait, and the endpoint is asked again after 1, 2, 4 ... seconds, at
+//! most a minute, or later where it says so. A token that is still valid is used meanwhile.
 
 use super::exchange::{self, Answer, Bounds, HttpClient, Unanswered};
 use super::head;
@@ -30,14 +29,13 @@ use tokio::sync::Mutex;
 
 const WAIT_MAX: Duration = Duration::from_secs(60);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
-/// Of a token whose endpoint does not say (RFC 6749, 5.1 only recommends it).
+/// Where the endpoint does not say (RFC 6749, 5.1 only recommends it).
 const LIFETIME_UNSAID: Duration = Duration::from_secs(3600);
-/// A token is replaced so long before its end, or a fifth of its life where that is less.
+/// A token is replaced this long before it expires, or a fifth of its lifetime where that is less.
 const MARGIN: Duration = Duration::from_secs(60);
-/// Refusals of tokens ask for new ones no more often: a destination that refuses all of them does not turn into a load on
-/// their endpoint.
+/// Refused tokens are replaced no more often than this, so a destination that refuses every token does not load the endpoint.
 const RENEWALS_APART: Duration = Duration::from_secs(5);
-/// Errors that may be repeated (RFC 6749, 5.2); whatever else stands there may be anything.
+/// Error codes that may be logged (RFC 6749, 5.2); any other text may contain secrets.
 const ERRORS: [&str; 6] = [
     "invalid_request",
     "invalid_client",
@@ -66,7 +64,7 @@ pub struct Missing {
 #[derive(Debug, Default)]
 struct State {
     token: Option<Token>,
-    /// How many were given out.
+    /// Tokens received so far.
     given: u64,
     failures: u32,
     missing: Option<Missing>,
@@ -82,7 +80,7 @@ pub struct Tokens {
     settings: OAuth2,
     timeout: Duration,
     state: Mutex<State>,
-    /// Deliveries whose token was refused, which go again.
+    /// Deliveries that are sent again because their token was refused.
     spared: std::sync::Mutex<HashSet<Sequence>>,
 }
 
@@ -185,8 +183,8 @@ impl Tokens {
         read(&answer).map_err(|why| {
             let values = |name: &str| head::values(&answer.headers, name);
             let at = AnsweredAt::new(clock.wall(), values(header::DATE.as_str()).first().copied());
-            let wish = retry_after::asked(values, at);
-            (why, wish.unwrap_or_default().min(RETRY_AFTER_MAX))
+            let asked = retry_after::asked(values, at);
+            (why, asked.unwrap_or_default().min(RETRY_AFTER_MAX))
         })
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::clock::Clock;
 use crate::delivery::DeliveryId;
-use crate::dispatch::{Destination, Destinations, Failed, Fate, Report};
+use crate::dispatch::{DeliveryEnd, Destination, Destinations, Failed, Report};
 use crate::event::{DestinationId, Sequence};
 use crate::rules::canary::{Canary, End};
 use crate::rules::rate::Gcra;
@@ -108,9 +108,9 @@ impl Run {
         for report in destination.canary_results.take() {
             match report {
                 Report::Attempt(end, how) => self.tried(end, how),
-                Report::Over(Fate::Delivered) => self.results.delivered += 1,
-                Report::Over(Fate::Dead) => self.results.dead_again += 1,
-                Report::Over(Fate::Gone) => self.results.gone += 1,
+                Report::Ended(DeliveryEnd::Delivered) => self.results.delivered += 1,
+                Report::Ended(DeliveryEnd::Dead) => self.results.dead_again += 1,
+                Report::Ended(DeliveryEnd::Gone) => self.results.gone += 1,
             }
         }
     }

@@ -1,6 +1,6 @@
 //! How long a delivery waits before its next attempt: exponential backoff with full jitter.
 //!
-//! *Invariants.* The wait lies in `[0, min(max, base * factor^(n-1))]`. It depends on the delivery and the attempt only,
+//! *Invariants.* The wait is in `[0, min(max, base * factor^(n-1))]`. It depends on the delivery and the attempt only,
 //! so a simulation replays and a restart does not roll the dice again.
 
 use crate::delivery::{DeliveryId, Outcome};
@@ -16,7 +16,7 @@ pub struct Retry {
     pub jitter: Jitter,
     /// Attempts that [count](Retry::counts), the first included; none: only the age bounds them.
     pub attempts: Option<u32>,
-    /// Age of the event, from acceptance, beyond which no further attempt is made.
+    /// No attempt is made on an event that was accepted longer ago.
     pub max_age: Duration,
     /// The longest `Retry-After` that is obeyed in full.
     pub retry_after_max: Duration,

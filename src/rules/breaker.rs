@@ -1,4 +1,4 @@
-//! The circuit breaker of one destination: whether calls to it make sense at all.
+//! The circuit breaker of one destination.
 //!
 //! ```text
 //!            too many failures in the window; a run of failures, where there are few calls;
@@ -21,7 +21,7 @@ use std::time::Duration;
 /// The window slides by a tenth of its length.
 const SLICES: u64 = 10;
 
-/// So many probes may be refused for what their events are before it opens again.
+/// It opens again after so many probes whose events were refused for their content.
 const REFUSED_PROBES_MAX: u32 = 10;
 
 /// When it opens and closes, and what is reported as slow.
@@ -35,9 +35,9 @@ pub struct Limits {
     /// With fewer than `min_calls` in the window, it opens when at least so many calls, and all for at least the length of the
     /// window, have failed.
     pub consecutive_failures: u32,
-    /// Opens when so many answers in a row refuse whatever is sent: see [`refusals`](super::refusals).
+    /// Opens when so many answers in a row refuse everything: see [`refusals`](super::refusals).
     pub permanent_answers: u32,
-    /// A call is slow that takes so much longer than the destination takes when little is asked of it.
+    /// A call is slow where it takes this much longer than the latency with few calls in flight.
     pub slow_call: Duration,
     /// The destination is reported as slow when so large a part of the calls in the window was.
     pub slow_ratio: f64,
@@ -116,7 +116,7 @@ impl std::fmt::Display for Cause {
     }
 }
 
-/// How many of the calls in the window were slow, where that is worth a report.
+/// How many calls in the window were slow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slow {
     pub of: u32,
@@ -150,7 +150,7 @@ pub struct Breaker {
     since: Option<Timestamp>,
     /// Counts its states, the present one included.
     epoch: Epoch,
-    /// An operator wants it closed until then, whatever the calls say.
+    /// An operator keeps it closed until then.
     kept_closed_until: Option<Timestamp>,
     /// Of the window, the oldest first.
     slices: VecDeque<Slice>,
@@ -176,7 +176,7 @@ impl Breaker {
         }
     }
 
-    /// From now on it goes by these; what it has counted in a window of another length is forgotten.
+    /// Applies new limits; counts of a window of another length are dropped.
     pub fn reconfigure(&mut self, limits: Limits) {
         if limits.window != self.limits.window {
             self.slices.clear();
@@ -188,8 +188,7 @@ impl Breaker {
         self.state
     }
 
-    /// The state in which a call would find it now: one that has been open for long enough is half-open, though no call
-    /// has come yet.
+    /// The state now: half-open once `open_duration` is over, also before the next call.
     pub fn stands(&self, now: Timestamp) -> State {
         self.at(now).state
     }
@@ -199,7 +198,7 @@ impl Breaker {
         self.at(now).since
     }
 
-    /// Until when it is kept closed whatever the calls say, where an operator wants that.
+    /// Until when an operator keeps it closed.
     pub fn kept_closed_until(&self, now: Timestamp) -> Option<Timestamp> {
         self.kept_closed_until.filter(|until| self.state == State::Closed && now < *until)
     }
@@ -240,7 +239,7 @@ impl Breaker {
         self.epoch
     }
 
-    /// A call that began then was not made after all.
+    /// A call that began in this state was not made.
     pub fn withdrawn(&mut self, began: Epoch) {
         let counts = began == self.epoch;
         if let State::HalfOpen { in_flight, .. } = &mut self.state
@@ -285,17 +284,17 @@ impl Breaker {
         }
     }
 
-    /// Whether the calls in the window were so slow that it is worth a report.
+    /// The slow calls in the window, where they reach `slow_ratio`.
     pub fn slow(&self, now: Timestamp) -> Option<Slow> {
         let first = self.number(now).saturating_sub(SLICES - 1);
         let slices = self.slices.iter().filter(|s| s.number >= first);
         let (of, slow) = slices.fold((0, 0), |(of, slow), s| (of + s.calls, slow + s.slow));
-        let many = of >= self.limits.min_calls && beyond(slow, self.limits.slow_ratio, of);
+        let many = of >= self.limits.min_calls && reaches_ratio(slow, self.limits.slow_ratio, of);
         many.then_some(Slow { of, slow })
     }
 
-    /// An operator, or what was written before a restart, says how it has stood since then. A closed one stays closed until
-    /// `closed_until` at least.
+    /// Sets the state since `since`, by an operator or from before a restart. A closed breaker stays closed until `closed_until` at
+    /// least.
     pub fn set(&mut self, state: State, closed_until: Option<Timestamp>, since: Timestamp) {
         self.enter(state, since);
         self.kept_closed_until = closed_until;
@@ -346,7 +345,7 @@ impl Breaker {
         let sum = |of: fn(&Slice) -> u32| self.slices.iter().map(of).sum::<u32>();
         let (of, failed) = (sum(|s| s.calls), sum(|s| s.failed));
         let cause = if of >= self.limits.min_calls {
-            beyond(failed, self.limits.failure_ratio, of).then_some(Cause::Failures { of, failed })
+            reaches_ratio(failed, self.limits.failure_ratio, of).then_some(Cause::Failures { of, failed })
         } else {
             let (failed, lasted) =
                 (self.failed_in_a_row, self.failing_since.map_or(Duration::ZERO, |since| now.since(since)));
@@ -360,7 +359,7 @@ impl Breaker {
     }
 }
 
-fn beyond(part: u32, ratio: f64, of: u32) -> bool {
+fn reaches_ratio(part: u32, ratio: f64, of: u32) -> bool {
     part > 0 && f64::from(part) >= ratio * f64::from(of)
 }
 

@@ -1,24 +1,24 @@
-//! The canary of a redrive: one delivery goes first, then ten, then the rest, and only as long as they fare well.
+//! The canary of a redrive: one delivery is sent first, then ten, then the rest, as long as few of them fail.
 //!
-//! *Invariants.* Until the first has ended well nothing else goes; until ten more have, nothing beyond them. From then on
-//! at most [`AHEAD`] go whose end is not known. Once it has failed nothing goes any more.
+//! *Invariants.* Until the first delivery has succeeded, no other is sent; until ten more have ended, no further one. From then on
+//! at most [`AHEAD`] deliveries without a result are in flight. Once the canary has failed, nothing more is sent.
 
 use std::collections::VecDeque;
 
 /// After the first one, so many.
 const FEW: usize = 10;
-/// Of the rest, so many may be under way whose end is not known: what is lost on a destination that fails again.
+/// Of the rest, at most so many without a result: these die again where the destination fails again.
 const AHEAD: usize = 100;
-/// The rest is judged by so many of the newest ends, and not before half as many are known.
+/// The rest is judged by this many of the newest results, once half as many are known.
 const NEWEST: usize = 20;
 
-/// What became of a delivery since its redrive: how its first attempt ended, but for what the destination only put off.
+/// The first decisive result of a delivery after its redrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Delivered,
-    /// It failed, or is dead again, also where the destination only asked for time until its attempts were spent.
+    /// It failed or is a dead letter again, also where the destination only postponed it until its attempts were used up.
     Failed,
-    /// It was given up before it was tried, and says nothing.
+    /// It was discarded before an attempt, and does not count.
     Gone,
 }
 
@@ -33,14 +33,14 @@ enum Stage {
 pub struct Canary {
     failure_ratio: f64,
     stage: Stage,
-    /// Sent, and not known how they ended.
+    /// Sent, without a result.
     under_way: usize,
     /// True where it failed; of this stage, the newest last.
     ends: VecDeque<bool>,
     failing: Option<Failing>,
 }
 
-/// Why nothing goes any more: so many failed of those that were looked at.
+/// Why the canary failed: so many of the newest results failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failing {
     pub failed: usize,
@@ -53,7 +53,7 @@ impl Canary {
         Self { failure_ratio, stage: Stage::First, under_way: 0, ends: VecDeque::new(), failing: None }
     }
 
-    /// How many more may go now.
+    /// How many more may be sent now.
     pub fn allows(&self) -> usize {
         if self.failing.is_some() {
             return 0;
@@ -92,12 +92,12 @@ impl Canary {
         }
     }
 
-    /// Whether so many have failed that nothing more goes.
+    /// Whether so many have failed that nothing more is sent.
     pub fn failing(&self) -> Option<Failing> {
         self.failing
     }
 
-    /// How many have been sent and not ended.
+    /// How many were sent and have no result.
     pub fn under_way(&self) -> usize {
         self.under_way
     }
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(canary.allows(), expected);
         canary.sent(expected);
         let left = if expected == AHEAD { AHEAD - canary.under_way } else { 0 };
-        assert_eq!(canary.allows(), left, "nothing beyond");
+        assert_eq!(canary.allows(), left, "no more");
     }
 
     fn end(canary: &mut Canary, end: End, times: usize) {

@@ -2,8 +2,8 @@
 //! latency and signs of overload, as TCP finds the capacity of a path (Chiu and Jain 1989; the latency signal as in TCP Vegas,
 //! the cut in proportion as in Netflix's concurrency-limits).
 //!
-//! *Invariants.* The limit lies between 1 and `max`. It grows only while it is what holds calls back. It is cut at most once
-//! for the calls that were under way together: those that began before a cut cannot cut again.
+//! *Invariants.* The limit is between 1 and `max`. It grows only while it blocks calls. It is reduced at most once for the calls that
+//! were in flight together: those that began before a reduction cannot reduce it again.
 //!
 //! *What is overload.* [`Health::is_overload`]: 429, 503, 504, timeouts, no connection. Its part of a round counts, where a
 //! round is as many calls as may be under way, and at least [`ROUND_MIN`]: up to [`TOLERATED`] is what any destination shows
@@ -90,7 +90,7 @@ impl Concurrency {
         }
     }
 
-    /// From now on it goes by these; what it has found of the destination stays.
+    /// Applies new bounds; the learned limit and baseline are kept.
     pub fn reconfigure(&mut self, max: usize, adaptive: Adaptive) {
         (self.max, self.adaptive) = (max as f64, adaptive);
         let (fixed, least) = (adaptive == Adaptive::No, 1f64.min(self.max));

@@ -1,19 +1,19 @@
-//! Credentials by their names: which headers and query parameters hold what opens a door, and must not lie on a disk.
+//! Credentials by their names: which headers and query parameters hold credentials, and must not be stored.
 //!
-//! A name is taken apart at `-`, `_` and `.`, and where a capital letter follows a small one. That errs on the side of what
-//! is left out: a profile says by name which places it needs.
+//! A name is split at `-`, `_` and `.`, and where a capital letter follows a small one. In doubt a value is left out; a profile
+//! names the places that it needs.
 
-/// What a name says of what stands under it.
+/// What a name says about its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Secrecy {
     Plain,
-    /// It signs this one request, and opens nothing else.
+    /// It signs this one request.
     Signature,
-    /// Who has it can send requests of his own.
+    /// Its holder can send requests.
     Credential,
 }
 
-/// Words each of which makes a name one of a credential, alone or at the end of a longer word.
+/// Words that mark a credential, alone or at the end of a longer word.
 const ENDINGS: [&str; 11] = [
     "token",
     "secret",
@@ -27,10 +27,10 @@ const ENDINGS: [&str; 11] = [
     "authkey",
     "cookie",
 ];
-/// Words that do so only as a whole.
+/// Words that mark a credential only as a whole.
 const WORDS: [&str; 10] =
     ["key", "auth", "authorization", "authentication", "oauth", "jwt", "pwd", "pass", "bearer", "code"];
-/// A `key` behind one of these names a thing and opens none.
+/// A `key` after one of these is an identifier.
 const HARMLESS_KEYS: [&str; 11] = [
     "idempotency",
     "partition",

@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn only_an_event_older_than_the_newest_is_stale() {
-        for (time, newest, course) in [
+        for (time, newest, action) in [
             (Some(99), Some(100), LateAction::Discard),
             (Some(100), Some(100), LateAction::Send),
             (Some(101), Some(100), LateAction::Send),
@@ -111,7 +111,7 @@ mod tests {
         ] {
             assert_eq!(
                 stale_action(OnStale::Discard, &stale_candidate(time), newest.map(Timestamp)),
-                course,
+                action,
                 "{time:?} {newest:?}"
             );
         }
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn each_policy_has_its_action_and_a_redriven_event_is_sent() {
         let (first, redriven) = (stale_candidate(Some(1)), Delivery { redriven: true, ..stale_candidate(Some(1)) });
-        for (on_stale, course, again) in [
+        for (on_stale, action, again) in [
             (OnStale::Deliver, LateAction::Send, LateAction::Send),
             (OnStale::Flag, LateAction::SendFlagged, LateAction::SendFlagged),
             (OnStale::Discard, LateAction::Discard, LateAction::SendFlagged),
@@ -129,7 +129,7 @@ mod tests {
             let newest = Some(Timestamp(2));
             assert_eq!(
                 (stale_action(on_stale, &first, newest), stale_action(on_stale, &redriven, newest)),
-                (course, again)
+                (action, again)
             );
         }
     }

@@ -145,8 +145,8 @@ mod tests {
 
     #[test]
     fn a_rate_is_shown_in_its_configured_unit() {
-        for (seconds, told) in [(1.0, "7/s"), (60.0, "7/m"), (3600.0, "7/h"), (86_400.0, "7/d"), (1.5, "7/1500ms")] {
-            assert_eq!(rate(7, Duration::from_secs_f64(seconds)).to_string(), told);
+        for (seconds, shown) in [(1.0, "7/s"), (60.0, "7/m"), (3600.0, "7/h"), (86_400.0, "7/d"), (1.5, "7/1500ms")] {
+            assert_eq!(rate(7, Duration::from_secs_f64(seconds)).to_string(), shown);
         }
     }
 

@@ -1,4 +1,4 @@
-//! What permanent answers speak of: one event, or the destination.
+//! Whether permanent answers are about one event or about the destination.
 //!
 //! A 422 for one event in fifty is about that event. A 404 for everything, during a deploy, behind a moved URL or with a secret
 //! that has expired, is a condition of the destination: its events must wait, not die. No status alone tells the two apart;
@@ -38,7 +38,7 @@ pub struct Refusal {
     pub now: Timestamp,
 }
 
-/// When the destination is held for what it answers.
+/// When the answers of a destination are taken to refuse everything.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// So many permanent answers in a row, to at least three interactions, and the destination refuses everything.

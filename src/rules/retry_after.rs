@@ -45,7 +45,7 @@ const TOO_MANY_REQUESTS: u16 = 429;
 /// do not say. `values`: see [`asked`]. With status 429 nothing is left, where no header says so.
 pub fn quota_spent<'h>(values: impl Fn(&str) -> Vec<&'h str>, status: u16, at: AnsweredAt) -> Option<Duration> {
     let common = FAMILIES.into_iter().filter_map(|family| common(&values, family, status, at));
-    let draft = draft(&values("ratelimit").join(","), at);
+    let draft = ietf_draft(&values("ratelimit").join(","), at);
     // the longest counts, where there are several
     common.chain(genesys(&values, at)).chain(draft).max()
 }
@@ -86,7 +86,7 @@ fn count(text: &str) -> Option<u64> {
 }
 
 /// The longest wait among the policies of a `RateLimit` header that are spent.
-fn draft(header: &str, at: AnsweredAt) -> Option<Duration> {
+fn ietf_draft(header: &str, at: AnsweredAt) -> Option<Duration> {
     if header.contains("remaining=") {
         return policy(header.split(','), ["remaining", "reset"], at);
     }

@@ -395,20 +395,26 @@ mod tests {
 
     #[test]
     fn retry_after_blocks_the_destination_and_the_delivery() {
-        let wish = asked(30);
-        assert_eq!(verdict(Outcome::Answered(429), Some(30), 1, 0), (Verdict::Retry { due: wish.until }, Some(wish)));
+        let granted = asked(30);
+        assert_eq!(
+            verdict(Outcome::Answered(429), Some(30), 1, 0),
+            (Verdict::Retry { due: granted.until }, Some(granted))
+        );
         // also when this delivery's own time is over
         let old = 3 * 24 * 3600;
-        assert_eq!(verdict(Outcome::Answered(503), Some(30), 12, old), (Verdict::Dead(Reason::Exhausted), Some(wish)));
+        assert_eq!(
+            verdict(Outcome::Answered(503), Some(30), 12, old),
+            (Verdict::Dead(Reason::Exhausted), Some(granted))
+        );
         assert_eq!(verdict(Outcome::Answered(200), Some(30), 1, 0), (Verdict::Delivered, None));
-        assert_eq!(verdict(Outcome::Unsuccessful(200), Some(30), 1, 0).1, Some(wish));
+        assert_eq!(verdict(Outcome::Unsuccessful(200), Some(30), 1, 0).1, Some(granted));
         // an answer that is not tried again says what it says all the same
         let permanent = Verdict::Dead(Reason::Permanent);
-        for (status, verdict_of) in [(302, Verdict::Retry { due: wish.until }), (400, permanent)] {
-            assert_eq!(verdict(Outcome::Answered(status), Some(30), 1, 0), (verdict_of, Some(wish)), "{status}");
+        for (status, verdict_of) in [(302, Verdict::Retry { due: granted.until }), (400, permanent)] {
+            assert_eq!(verdict(Outcome::Answered(status), Some(30), 1, 0), (verdict_of, Some(granted)), "{status}");
         }
         let retry = Retry { on_ambiguous: OnAmbiguous::DeadLetter, ..Retry::default() };
-        assert_eq!(judged(&retry, &ended(&Outcome::Broken, Some(30), 1, 0)).retry_after, Some(wish));
+        assert_eq!(judged(&retry, &ended(&Outcome::Broken, Some(30), 1, 0)).retry_after, Some(granted));
     }
 
     #[test]
