@@ -30,14 +30,19 @@ impl InvalidValue {
 /// Why a secret, or a URL from a secret, cannot be used: the reference and what to do, never the value.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SecretError {
-    #[error("{secret} cannot be read: {error}; {remedy}")]
-    Unreadable { secret: Secret, error: String, remedy: String },
+    #[error("{secret} cannot be read: {error}; check the path and its permissions")]
+    UnreadableFile { secret: Secret, error: String },
+    #[error("{secret} cannot be read: {error}; add LoadCredential={name}:FILE to the unit")]
+    UnreadableCredential { secret: Secret, name: String, error: String },
     #[error("{0} is not set; set it for the service")]
     NotSet(Secret),
     #[error("{0} is not UTF-8; write it in UTF-8")]
     NotUtf8(Secret),
-    #[error("{secret} was not passed: $CREDENTIALS_DIRECTORY is not set; {remedy}")]
-    NotPassed { secret: Secret, remedy: String },
+    #[error(
+        "{secret} was not passed: $CREDENTIALS_DIRECTORY is not set; add LoadCredential={name}:FILE to the unit and start \
+         holdline through systemd"
+    )]
+    NotPassed { secret: Secret, name: String },
     #[error("{0} is empty; put the secret there")]
     Empty(Secret),
     #[error("the URL that is {secret}: {invalid}")]
@@ -98,7 +103,9 @@ impl Secret {
     pub fn read(&self) -> Result<SecretValue, SecretError> {
         let text = match self {
             Self::File(path) => {
-                read_file(path).map_err(|e| self.unreadable(&e, "check the path and its permissions".to_owned()))?
+                let unreadable =
+                    |e: io::Error| SecretError::UnreadableFile { secret: self.clone(), error: e.to_string() };
+                read_file(path).map_err(unreadable)?
             }
             Self::Env(name) => std::env::var(name).map_err(|e| match e {
                 std::env::VarError::NotPresent => SecretError::NotSet(self.clone()),
@@ -124,15 +131,13 @@ impl Secret {
 
     fn read_credential(&self, name: &str, directory: Option<OsString>) -> Result<String, SecretError> {
         let Some(directory) = directory else {
-            let remedy = format!("add LoadCredential={name}:FILE to the unit and start holdline through systemd");
-            return Err(SecretError::NotPassed { secret: self.clone(), remedy });
+            return Err(SecretError::NotPassed { secret: self.clone(), name: name.to_owned() });
         };
-        read_file(&Path::new(&directory).join(name))
-            .map_err(|e| self.unreadable(&e, format!("add LoadCredential={name}:FILE to the unit")))
-    }
-
-    fn unreadable(&self, error: &io::Error, remedy: String) -> SecretError {
-        SecretError::Unreadable { secret: self.clone(), error: error.to_string(), remedy }
+        read_file(&Path::new(&directory).join(name)).map_err(|error| SecretError::UnreadableCredential {
+            secret: self.clone(),
+            name: name.to_owned(),
+            error: error.to_string(),
+        })
     }
 }
 
