@@ -265,7 +265,7 @@ fn run_alerts(group: &TaskGroup, state: &Arc<Admin>, settings: &Settings) {
 /// Intake is open, unless an operator has closed it.
 fn admission(store: &Store) -> Admission {
     let admission = Admission::default();
-    if let Some(IntakeOverride::Closed { until, .. }) = store.door() {
+    if let Some(IntakeOverride::Closed { until, .. }) = store.intake_override() {
         admission.close_until(until);
     }
     admission
@@ -284,8 +284,8 @@ async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) ->
     let opened = tokio::task::spawn_blocking(move || Store::open(&path, options, own)).await?;
     let opened = opened.with_context(|| format!("cannot open the store in {}", settings.path.display()))?;
     maintenance::apply_clock_step(&opened.store, &clock).await?;
-    opened.store.bound_history(history_limits(all));
-    opened.store.share_keys(all.shared_keys());
+    opened.store.set_history_limits(history_limits(all));
+    opened.store.set_shared_keys(all.shared_keys());
     opened.findings.iter().for_each(|finding| tracing::error!("{finding}"));
     Ok(opened)
 }
@@ -311,7 +311,7 @@ async fn destinations(store: &Store, settings: &Settings) -> anyhow::Result<Know
         all.insert(id, Arc::new(destination));
     }
     for (d, name) in store.destinations() {
-        let waiting = store.totals().tally_of(d).queued();
+        let waiting = store.totals().counters_of(d).queued();
         if waiting > 0 && !all.contains_key(&d) {
             tracing::warn!(
                 destination = name,

@@ -65,7 +65,7 @@ impl Admin {
             disk_forecast_known: outlook != Forecast::Unknown,
             breakers: {
                 let open = lines.iter().filter(|(_, line)| !matches!(line.breaker, breaker::State::Closed));
-                let why = |d| self.store.stance(d).breaker.map(|fixed| fixed.reason).unwrap_or_default();
+                let why = |d| self.store.overrides(d).breaker.map(|fixed| fixed.reason).unwrap_or_default();
                 open.map(|(d, _)| (self.destination_name(*d), why(*d))).collect()
             },
             last_outage: self.last_outage().await,

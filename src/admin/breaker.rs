@@ -32,7 +32,7 @@ impl BreakerItem {
             Position::Open => line.breaker != breaker::State::Closed,
             Position::Closed => kept_closed,
         };
-        let fixed = store.stance(d).breaker.filter(in_force);
+        let fixed = store.overrides(d).breaker.filter(in_force);
         let until =
             if let breaker::State::Open { until } = line.breaker { Some(until) } else { line.kept_closed_until };
         Self {

@@ -197,7 +197,7 @@ impl ErasureScan {
         admin
             .read(move |store| {
                 let mut found = Vec::new();
-                for number in store.detained_from(0, usize::MAX) {
+                for number in store.quarantined_from(0, usize::MAX) {
                     let detained = match store.detained(number) {
                         // it cannot be let in either; its damage is told at the start
                         Err(StoreError::Damaged(_)) => continue,

@@ -94,7 +94,7 @@ pub(super) async fn retry(
     let mut done = 0;
     if !query.dry_run {
         if !delayed.is_empty() {
-            let change = Change::Hasten {
+            let change = Change::RetryNow {
                 what: format!("event retry {}{}", open.id, pace::because(&query.reason)),
                 deliveries: delayed.clone(),
             };

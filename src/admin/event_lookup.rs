@@ -69,7 +69,7 @@ impl Candidate {
     fn find(store: &Store, sequence: Sequence) -> Result<Self, StoreError> {
         // of what was erased there is nothing to tell
         let entry = store.entry(sequence)?.filter(|entry| !entry.is_erased());
-        let (paged, delayed) = (store.left_in_page(sequence), store.dues_of(sequence));
+        let (paged, delayed) = (store.left_in_page(sequence), store.delayed_of(sequence));
         let mut dead = Vec::new();
         for id in store.dead_ids(Some(before(sequence))) {
             let id = id?;
@@ -160,7 +160,7 @@ impl Look {
             Some((entries, next)) => (entries, Some(next)),
             None => (Vec::new(), None),
         };
-        let delayed = store.dues_between(from, next.unwrap_or(Sequence(u64::MAX)), PLACES_MAX);
+        let delayed = store.delayed_between(from, next.unwrap_or(Sequence(u64::MAX)), PLACES_MAX);
         if delayed.len() == PLACES_MAX {
             next = delayed.last().map(|(id, _)| id.sequence);
         }

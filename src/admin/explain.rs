@@ -100,7 +100,7 @@ fn shut(line: &DestinationStatus, now: Timestamp) -> impl Iterator<Item = Blocke
 
 /// A gate of its pace that is shut.
 fn gate(store: &Store, destination: &Destination, line: &DestinationStatus, shut: Blocked) -> Held {
-    let stance = store.stance(destination.id);
+    let stance = store.overrides(destination.id);
     let held = match shut.by {
         Blocker::NoUrl => Held::by(Blocker::NoUrl, "configuration").since("no url is configured"),
         Blocker::Pause => {

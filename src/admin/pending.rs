@@ -95,7 +95,7 @@ pub(super) fn places(
     let in_pages = from.max(store.floor());
     let (tickets, behind) = store.waiting(d, in_pages)?;
     let end = if behind == in_pages { Sequence(u64::MAX) } else { behind };
-    let delayed = store.dues_between(from, end, DELAYED_AHEAD);
+    let delayed = store.delayed_between(from, end, DELAYED_AHEAD);
     // where there are more, what lies in pages behind the last waits for the next look
     let full = delayed.len() == DELAYED_AHEAD;
     let next = if full { delayed.last().map_or(end, |(id, _)| id.sequence) } else { end };

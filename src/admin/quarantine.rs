@@ -66,7 +66,7 @@ pub(super) async fn list(
     let _turn = admin.store.turn().await;
     let page = admin
         .read(move |store| {
-            let numbers = store.detained_from(after.map_or(0, |after| after.saturating_add(1)), limit + 1);
+            let numbers = store.quarantined_from(after.map_or(0, |after| after.saturating_add(1)), limit + 1);
             let next = (numbers.len() > limit).then(|| numbers[limit - 1].to_string());
             let (mut items, mut read) = (Vec::new(), 0);
             for number in numbers.into_iter().take(limit) {
@@ -129,7 +129,7 @@ pub(super) async fn readmit(
     let intake = admin.intake.read().expect("no holder panics").clone();
     let mut all = Verified::default();
     let mut from = 0;
-    while let Some(number) = admin.store.detained_from(from, 1).first().copied() {
+    while let Some(number) = admin.store.quarantined_from(from, 1).first().copied() {
         from = number + 1;
         let Some(detained) = admin.read(move |store| store.detained(number)).await? else { continue };
         if wish.source.as_ref().is_some_and(|source| *source != detained.source) {

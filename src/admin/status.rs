@@ -297,7 +297,7 @@ fn all(admin: &Admin, s: &Snapshot) -> Vec<DestinationItem> {
 
 fn one(admin: &Admin, s: &Snapshot, destination: &Destination) -> DestinationItem {
     let d = destination.id;
-    let (line, tally) = (s.line(d), s.totals.tally_of(d));
+    let (line, tally) = (s.line(d), s.totals.counters_of(d));
     DestinationItem {
         name: destination.name.clone(),
         url: destination.url().map(str::to_owned),

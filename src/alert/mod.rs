@@ -213,8 +213,8 @@ fn parse(text: &str) -> serde_json::Result<SavedState> {
 async fn save(store: Store, mut states: watch::Receiver<SavedState>) {
     while states.changed().await.is_ok() {
         let text = serde_json::to_string(&*states.borrow_and_update());
-        let Ok(told) = text else { continue };
-        if store.change(Change::Told { told }, String::new()).await.is_err() {
+        let Ok(state) = text else { continue };
+        if store.change(Change::AlertState { state }, String::new()).await.is_err() {
             return; // the store has failed, and the daemon ends
         }
     }

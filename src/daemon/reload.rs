@@ -67,7 +67,7 @@ impl Daemon {
             destination.use_template(template);
         }
         self.store.set_windows(Windows { by_source: settings.dedup_windows().into_iter().collect() });
-        self.store.bound_history(super::history_limits(&settings));
+        self.store.set_history_limits(super::history_limits(&settings));
         new.memory.set_bounds(super::memory_bounds(&settings));
         new.counts.set_sources(settings.sources.iter().map(|s| &s.name));
         *self.shared_intake.write().expect("no holder panics") = Arc::new(new);
@@ -79,7 +79,7 @@ impl Daemon {
     fn check_removed_destinations(&self, settings: &Settings) -> anyhow::Result<()> {
         let totals = self.store.totals();
         for destination in self.destinations.now().values() {
-            let (name, waiting) = (&destination.name, totals.tally_of(destination.id).queued());
+            let (name, waiting) = (&destination.name, totals.counters_of(destination.id).queued());
             if waiting > 0 && settings.destinations.iter().all(|d| d.name != *name) {
                 bail!(
                     "destination `{name}` is gone from the file, but {waiting} of its deliveries wait. Either take it out of \

@@ -289,7 +289,7 @@ impl Dispatcher {
                     }
                 }
             }
-            StoreEvent::Hastened(ids) => {
+            StoreEvent::RetryNow(ids) => {
                 for (id, order_key) in ids {
                     self.on_queue(id.destination, |queue| queue.retry_now(order_key, id.sequence));
                 }
@@ -300,7 +300,7 @@ impl Dispatcher {
             StoreEvent::Breaker(d, fixed) => self.on_destination(d, |queue, destination| {
                 overrides::set_breaker(queue.flow_mut(), destination, fixed.as_ref(), now);
             }),
-            StoreEvent::Purged(ids) => {
+            StoreEvent::Discarded(ids) => {
                 for (id, order_key) in ids {
                     self.on_queue(id.destination, |queue| queue.discarded(order_key, id.sequence));
                     if let Some(destination) = self.destinations.get(&id.destination) {

@@ -53,7 +53,7 @@ pub fn breaker_changed(destination: &Destination, change: Change, now: Timestamp
 /// Restores flow control as it was before the start. A breaker that calls opened stays open for at most `open_duration`; one
 /// that an operator set stays as it is.
 pub fn restore(flow: &mut FlowControl, destination: &Destination, store: &Store, now: Timestamp) {
-    let (d, overrides, paced) = (destination.id, store.stance(destination.id), store.paced(destination.id));
+    let (d, overrides, paced) = (destination.id, store.overrides(destination.id), store.paced(destination.id));
     if let Some(paused) = &overrides.pause {
         pause(flow, destination, Some(paused), now);
     }
@@ -68,12 +68,12 @@ pub fn restore(flow: &mut FlowControl, destination: &Destination, store: &Store,
     }
     if paced.sent_at > Timestamp::ZERO && paced.sent_at <= now {
         flow.sent(paced.sent_at);
-    } else if store.totals().tally_of(d).accepted > 0 {
+    } else if store.totals().counters_of(d).accepted > 0 {
         // the time of the last request is not known, but it was before now
         flow.sent(now);
         if destination.policy.limits.records_starts() {
             // else every restart would begin the wait anew
-            store.record(Transition::Sent { destination: d, at: now });
+            store.record(Transition::AttemptStarted { destination: d, at: now });
         }
     }
     clear_start_record(destination, store);
@@ -82,12 +82,12 @@ pub fn restore(flow: &mut FlowControl, destination: &Destination, store: &Store,
 /// Deletes the recorded start of the last attempt where starts are no longer recorded: a later start would believe it.
 pub fn clear_start_record(destination: &Destination, store: &Store) {
     if !destination.policy.limits.records_starts() && store.paced(destination.id).sent_at > Timestamp::ZERO {
-        store.record(Transition::Sent { destination: destination.id, at: Timestamp::ZERO });
+        store.record(Transition::AttemptStarted { destination: destination.id, at: Timestamp::ZERO });
     }
 }
 
 /// Records that an attempt starts; false where the store has failed, and then nothing may be sent.
 pub async fn record_start(store: &Store, start: &Start) -> bool {
-    store.record(Transition::Sent { destination: start.destination, at: start.at });
+    store.record(Transition::AttemptStarted { destination: start.destination, at: start.at });
     store.flush().await.is_ok()
 }

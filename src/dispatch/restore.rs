@@ -37,7 +37,7 @@ pub fn restore(
             }
         }
     }
-    store.knows_delayed();
+    store.delay_index_complete();
     restore_last_delivered(store, destinations)?;
     for destination in destinations.values() {
         let Some(queue) = scheduler.queue_mut(destination.id) else { continue };

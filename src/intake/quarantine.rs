@@ -85,7 +85,7 @@ impl Intake {
         }
         let (name, now) = (&source.name, self.clock.now());
         let quarantined = self.quarantined(source, head, body, (cause, proof));
-        match self.store.detain(quarantined, self.quarantine).await {
+        match self.store.quarantine(quarantined, self.quarantine).await {
             Ok(Ok(number)) => {
                 if let Some(requests) = self.counts.quarantine_log.count(source, cause, "kept", now) {
                     tracing::warn!(source = name, cause = cause.word(), requests, number, "requests are kept apart");
@@ -200,7 +200,7 @@ impl Intake {
     ) -> Result<Option<Verdict>, StoreError> {
         let (verdict, arrivals) = self.judge(quarantined, unproven);
         match verdict {
-            Verdict::Passes(_) => Ok(self.store.let_in(number, arrivals).await?.map(|_| verdict)),
+            Verdict::Passes(_) => Ok(self.store.readmit(number, arrivals).await?.map(|_| verdict)),
             Verdict::StillBad(_) | Verdict::Unproven | Verdict::SourceGone => Ok(Some(verdict)),
         }
     }

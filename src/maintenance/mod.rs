@@ -54,7 +54,7 @@ pub async fn watch_certificate(tls: Arc<Tls>, stop: CancellationToken) {
 /// Must be called before any stored time is used.
 pub async fn apply_clock_step(store: &Store, clock: &Clock) -> Result<(), StoreError> {
     let Some(reference) = clock.reference() else { return Ok(()) };
-    let earlier = store.anchor();
+    let earlier = store.clock_reference();
     let step = earlier.as_ref().and_then(|earlier| reference.step_since(earlier));
     if let Some(step) = step {
         tracing::warn!(%step, "the wall clock was stepped since the last start; pauses and waits keep their length");

@@ -104,7 +104,7 @@ pub async fn record_downtime(store: &Store, now: Timestamp) -> Result<(), StoreE
 }
 
 async fn write(store: &Store, number: u64, outage: Gap) -> Result<(), StoreError> {
-    store.change(Change::Gap { number, gap: outage }, String::new()).await.map(drop)
+    store.change(Change::Outage { number, gap: outage }, String::new()).await.map(drop)
 }
 
 /// Writes when intake was closed or refused for lack of room, until `stop`; then the outage of the stop begins.
@@ -136,7 +136,7 @@ pub async fn watch_outages(
         }
         if now.since(heartbeat_at) >= HEARTBEAT_EVERY {
             heartbeat_at = now;
-            if store.change(Change::Alive, String::new()).await.is_err() {
+            if store.change(Change::Heartbeat, String::new()).await.is_err() {
                 return;
             }
         }

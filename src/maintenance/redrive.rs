@@ -9,7 +9,7 @@ use crate::dispatch::{DeliveryEnd, Destination, Destinations, Failed, Report};
 use crate::event::{DestinationId, Sequence};
 use crate::rules::canary::{Canary, End};
 use crate::rules::rate::Gcra;
-use crate::store::{Change, Fared, Redrive, RedriveEnded, StoppedBy, Store, StoreError};
+use crate::store::{Change, Redrive, RedriveEnded, RedriveResults, StoppedBy, Store, StoreError};
 use crate::time::Timestamp;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -30,8 +30,8 @@ struct Run {
     gcra: Option<Gcra>,
     canary: Option<Canary>,
     /// The results so far, and those that are in the store.
-    results: Fared,
-    saved: Fared,
+    results: RedriveResults,
+    saved: RedriveResults,
 }
 
 /// Advances redrives until `stop`.
@@ -136,7 +136,7 @@ impl Run {
         self.collect_results(destination);
         if self.results != self.saved {
             let (begun, fared) = (self.begun, Box::new(self.results.clone()));
-            store.change(Change::RedriveFared { destination: destination.id, begun, fared }, String::new()).await?;
+            store.change(Change::RedriveResults { destination: destination.id, begun, fared }, String::new()).await?;
             self.saved = self.results.clone();
         }
         Ok(())
@@ -165,8 +165,9 @@ impl Run {
             let dead = self.still_dead(store, destination.id, &batch).await?;
             destination.canary_results.watch(dead.iter().copied());
             let sent = dead.len();
-            let done =
-                store.change(Change::RedriveOn { destination: destination.id, letters: batch }, String::new()).await?;
+            let done = store
+                .change(Change::RedriveNext { destination: destination.id, letters: batch }, String::new())
+                .await?;
             self.taken += count;
             if let Some(canary) = &mut self.canary {
                 canary.sent(sent);

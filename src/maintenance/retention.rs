@@ -182,10 +182,10 @@ fn head(store: &Store, id: DeliveryId) -> Result<Option<DeadLetter>, StoreError>
 pub async fn watch_quarantine(store: Store, settings: Quarantine, clock: Clock, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(QUARANTINE_EVERY);
     while tokio::select! { () = stop.cancelled() => false, _ = ticks.tick() => true } {
-        let old = store.detained_before(clock.now().before(settings.retention));
+        let old = store.quarantined_before(clock.now().before(settings.retention));
         for numbers in old.chunks(DROPPED_PER_COMMIT) {
             let what = "quarantine give up: older than quarantine.retention".to_owned();
-            let change = Change::GiveUp { what, numbers: numbers.to_vec() };
+            let change = Change::DiscardQuarantined { what, numbers: numbers.to_vec() };
             if store.change(change, "retention".to_owned()).await.is_err() {
                 return; // the store has failed, and the daemon ends
             }

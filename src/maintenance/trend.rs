@@ -85,7 +85,7 @@ impl Trend {
         if samples.len() == SAMPLES_MAX {
             samples.pop_front();
         }
-        samples.push_back(Sample { at, accepted: totals.accepted, tallies: totals.tallies.clone() });
+        samples.push_back(Sample { at, accepted: totals.accepted, tallies: totals.counters.clone() });
         let mut free = self.free.lock().expect("no holder panics");
         if let Some(bytes) = free_bytes.filter(|_| free.back().is_none_or(|(last, _)| at.since(*last) >= DISK_EVERY)) {
             if free.len() == DISK_SAMPLES_MAX {
@@ -179,7 +179,7 @@ mod tests {
         let mut totals = Totals::default();
         for n in 0..=60u64 {
             totals.accepted = 1000 + 20 * n;
-            *totals.tally(d) = Counters { accepted: 1000 + 20 * n, delivered: 30 * n, ..Counters::default() };
+            *totals.counters_mut(d) = Counters { accepted: 1000 + 20 * n, delivered: 30 * n, ..Counters::default() };
             trend.sample(Timestamp(2000 * n), &totals, None);
         }
         let rates = Rates { accepted: 10.0, delivered: 15.0, dead: 0.0 };

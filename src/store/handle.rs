@@ -217,8 +217,8 @@ impl Store {
     }
 
     /// What was decided about calling a destination.
-    pub fn stance(&self, d: DestinationId) -> DestinationOverrides {
-        self.index().stances.get(&d).cloned().unwrap_or_default()
+    pub fn overrides(&self, d: DestinationId) -> DestinationOverrides {
+        self.index().overrides.get(&d).cloned().unwrap_or_default()
     }
 
     /// What of a destination's past its pace goes by.
@@ -295,7 +295,7 @@ impl Store {
     fn stored_bytes(&self) -> u64 {
         let index = self.index();
         let totals = &index.totals;
-        index.pages.bytes() + totals.delay_bytes + totals.dlq_bytes + index.detainees.bytes() + history::bytes(totals)
+        index.pages.bytes() + totals.delay_bytes + totals.dlq_bytes + index.quarantine.bytes() + history::bytes(totals)
     }
 
     /// Returns when the disk space was measured again; for one task at a time.
@@ -427,7 +427,7 @@ mod tests {
         }
         assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
         clock.advance(Duration::from_secs(61));
-        store.change(Change::Alive, String::new()).await.unwrap();
+        store.change(Change::Heartbeat, String::new()).await.unwrap();
         assert_eq!((store.remembering(), known()), (HistoryUsage::default(), (vec![], vec![])));
         assert_eq!(store.remembered("s", "6"), None);
 
@@ -438,20 +438,20 @@ mod tests {
         let full = store.remembering();
         assert_eq!((full.events, full.forgotten_early), (2, 0));
         let bound = async |bytes_max| {
-            store.bound_history(Bounds { bytes_max, ..Bounds::default() });
+            store.set_history_limits(Bounds { bytes_max, ..Bounds::default() });
             clock.advance(Duration::from_secs(2));
-            store.change(Change::Alive, String::new()).await.unwrap();
+            store.change(Change::Heartbeat, String::new()).await.unwrap();
             (store.remembering().events, store.remembering().forgotten_early)
         };
         assert_eq!(bound(full.bytes).await, (2, 0));
         assert_eq!(bound(full.bytes - 1).await, (1, 1));
-        store.bound_history(Bounds { memory_max: 0, ..Bounds::default() });
+        store.set_history_limits(Bounds { memory_max: 0, ..Bounds::default() });
         clock.advance(Duration::from_secs(2));
-        store.change(Change::Alive, String::new()).await.unwrap();
+        store.change(Change::Heartbeat, String::new()).await.unwrap();
         assert_eq!(store.remembering().forgotten_early, 1, "what still waits is never forgotten");
         deliver(8).await;
         clock.advance(Duration::from_secs(2));
-        store.change(Change::Alive, String::new()).await.unwrap();
+        store.change(Change::Heartbeat, String::new()).await.unwrap();
         let now = store.remembering();
         assert_eq!(
             (now.events, now.forgotten_early, now.memory_bytes),

@@ -172,7 +172,7 @@ async fn a_damaged_delivery_is_set_aside_counted_and_erased_on_request() {
     store.flush().await.unwrap();
     let totals = store.totals();
     assert_eq!((totals.damaged, totals.next_damaged), (1, 2));
-    assert_eq!((totals.tally_of(D).discarded, totals.tally_of(D).delivered), (1, 3));
+    assert_eq!((totals.counters_of(D).discarded, totals.counters_of(D).delivered), (1, 3));
     assert_eq!(waiting(store), [2, 6]);
     let record = DamagedRecord { at: NOW, table: "pages".to_owned(), id: id(4), why, bytes: spoiled };
     assert_eq!(record.delivery(), Some(id(4)));

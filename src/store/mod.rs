@@ -12,7 +12,7 @@
 //! delay       due, sequence, destination -> waiting delivery      until it is due and tried
 //! dlq         sequence, destination -> dead letter                until redriven or purged
 //! history     first sequence -> packed entries                    for the deduplication window
-//! meta        totals, names, holds, stances, anchor, told         rewritten in place
+//! meta        totals, names, holds, overrides, anchor, told         rewritten in place
 //! audit       number -> change made by an operator
 //! quarantine  number -> damaged record: bytes that did not verify
 //! gaps        number -> a time in which events could not be accepted
@@ -56,7 +56,7 @@ pub use index::shares::Held;
 pub use model::audit::{Audit, Repeated};
 pub use model::codec::Damaged;
 pub use model::destination::{BreakerOverride, DestinationOverrides, PacingState, Pause, Position};
-pub use model::destination::{Fared, Redrive, RedriveEnd, RedriveEnded, StoppedBy};
+pub use model::destination::{Redrive, RedriveEnd, RedriveEnded, RedriveResults, StoppedBy};
 pub use model::event_record::Head;
 pub use model::quarantined_request::{Cause, Proof, QuarantinedRequest};
 pub use model::record::{Counters, DamagedRecord, EndKind, Entry, Gap, Hold, IntakeOverride, Settlement, Totals};

@@ -65,7 +65,7 @@ pub(super) fn register(registry: &mut Registry, admin: &Admin, s: &Snapshot) {
         .map(|destination| Seen {
             destination: destination.clone(),
             line: s.line(destination.id),
-            tally: s.totals.tally_of(destination.id),
+            tally: s.totals.counters_of(destination.id),
             rates: admin.trend.rates(Some(destination.id)),
             now: s.now,
         })

@@ -171,7 +171,7 @@ fn tallies(
             }
         }
     }
-    for (n, tally) in index.totals.tallies.iter().enumerate() {
+    for (n, tally) in index.totals.counters.iter().enumerate() {
         let d = DestinationId(n as u8);
         let of = |map: &BTreeMap<_, u64>| map.get(&d).copied().unwrap_or(0);
         let (paged, delayed, dead) = (of(&paged), of(delayed), of(dead));

@@ -50,7 +50,7 @@ pub struct Index {
     pub names: Names,
     pub totals: Totals,
     pub holds: BTreeMap<DestinationId, Hold>,
-    pub stances: BTreeMap<DestinationId, DestinationOverrides>,
+    pub overrides: BTreeMap<DestinationId, DestinationOverrides>,
     pub paced: BTreeMap<DestinationId, PacingState>,
     /// What the stored times of this store go by; none before the first start that notes it.
     pub anchor: Option<ClockReference>,
@@ -59,7 +59,7 @@ pub struct Index {
     pub next_gap: u64,
     /// Entries of the audit that stand for repetitions.
     pub repeated: OpenEntries,
-    pub detainees: QuarantineIndex,
+    pub quarantine: QuarantineIndex,
     pub dues: DelayIndex,
     pub dead: DeadShares,
     pub spans: SettlementIndex,
@@ -69,7 +69,7 @@ pub struct Index {
 
 impl Index {
     /// A delivery comes into the delay tree, where it takes so many bytes.
-    pub fn comes_due(&mut self, due: Timestamp, delivery: &Delivery, sealed_bytes: usize) {
+    pub fn add_delayed(&mut self, due: Timestamp, delivery: &Delivery, sealed_bytes: usize) {
         let source = self.names.source(&delivery.event.source);
         self.dues.insert(delivery.id, due, Part::of(source, sealed_bytes));
     }

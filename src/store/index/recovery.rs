@@ -15,7 +15,9 @@ use crate::store::model::delta_encoding::{self, Deltas};
 use crate::store::model::destination::Redrive;
 use crate::store::model::quarantined_request::QuarantinedRequest;
 use crate::store::model::record::{Entry, HistoryRow, PageShape, SettledRow, Totals};
-use crate::store::model::table::{self, ANCHOR, DOOR, Rows, TOTALS, Table, number_key, number_of, redrive_key};
+use crate::store::model::table::{
+    self, CLOCK_REFERENCE, INTAKE_OVERRIDE, Rows, TOTALS, Table, number_key, number_of, redrive_key,
+};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -29,12 +31,12 @@ pub fn recover(engine: &Engine) -> Result<(Index, Findings), StoreError> {
     let lost = "what a destination asked for with Retry-After";
     index.holds = of_destinations(engine, ("hold", Kind::Hold), lost, &mut findings)?;
     let lost = "whether a destination was paused, or its breaker open,";
-    index.stances = of_destinations(engine, ("stance", Kind::DestinationOverrides), lost, &mut findings)?;
+    index.overrides = of_destinations(engine, ("stance", Kind::DestinationOverrides), lost, &mut findings)?;
     let lost = "how far a destination's ramp and rate had come";
     index.paced = of_destinations(engine, ("paced", Kind::PacingState), lost, &mut findings)?;
     notes(engine, &mut index, &mut findings)?;
     index.redrives = redrives(engine, &index.names, &mut findings)?;
-    index.detainees = quarantined(engine, &mut findings)?;
+    index.quarantine = quarantined(engine, &mut findings)?;
     let (head, end) = (index.totals.history_head.0, index.totals.next_sequence.0);
     let gaps = consecutive::<HistoryRow>(engine, head, end, |first, row| remember(&mut index, Sequence(first), row))?;
     for (from, to) in gaps {
@@ -97,15 +99,19 @@ fn of_destinations<T: DeserializeOwned>(
 
 /// The door as an operator left it, what the stored times go by, and the number of the next gap.
 fn notes(engine: &Engine, index: &mut Index, findings: &mut Findings) -> Result<(), StoreError> {
-    match read::record(engine, Table::Meta, Kind::IntakeOverride, DOOR) {
+    match read::record(engine, Table::Meta, Kind::IntakeOverride, INTAKE_OVERRIDE) {
         Err(StoreError::Damaged(why)) => findings.push(format!("whether intake was closed by hand is lost: {why}")),
         door => index.door = door?,
     }
-    match engine.row(Table::Meta, ANCHOR)?.map(|sealed| codec::decode(Kind::ClockReference, &sealed)).transpose() {
+    match engine
+        .row(Table::Meta, CLOCK_REFERENCE)?
+        .map(|sealed| codec::decode(Kind::ClockReference, &sealed))
+        .transpose()
+    {
         Err(why) => findings.push(format!("what the stored times go by is lost: {why}")),
         Ok(anchor) => index.anchor = anchor,
     }
-    let last = engine.range(Table::Gaps, ..).next_back().transpose()?;
+    let last = engine.range(Table::Outages, ..).next_back().transpose()?;
     index.next_gap = last.map(|(key, _)| number_of(&key)).transpose()?.map_or(1, |last| last + 1);
     Ok(())
 }

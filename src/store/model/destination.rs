@@ -22,7 +22,7 @@ pub struct DestinationOverrides {
 impl DestinationOverrides {
     /// When everything is let in again by a change of `before` into this one at `now`; none where nothing was kept out, or
     /// still is.
-    pub fn lets_in(&self, before: &Self, now: Timestamp) -> Option<Timestamp> {
+    pub fn reopened_at(&self, before: &Self, now: Timestamp) -> Option<Timestamp> {
         let is_open = |stance: &Self| stance.breaker.as_ref().is_some_and(|fixed| fixed.position == Position::Open);
         // a pause may have run out before
         let resumed = before.pause.as_ref().filter(|_| self.pause.is_none()).map(|pause| pause.until.min(now));
@@ -50,7 +50,7 @@ pub struct Pause {
 
 impl Pause {
     /// Whether both are of the same word, apart from when it was given.
-    pub fn says_as(&self, other: &Self) -> bool {
+    pub fn is_same_as(&self, other: &Self) -> bool {
         (&self.who, &self.reason, self.until) == (&other.who, &other.reason, other.until)
     }
 }
@@ -68,7 +68,7 @@ pub struct BreakerOverride {
 
 impl BreakerOverride {
     /// Whether both are of the same word, apart from when it was given.
-    pub fn says_as(&self, other: &Self) -> bool {
+    pub fn is_same_as(&self, other: &Self) -> bool {
         let word = |f: &Self| (f.position, f.who.clone(), f.reason.clone(), f.until);
         word(self) == word(other)
     }
@@ -97,12 +97,12 @@ pub struct Redrive {
     pub done: u64,
     pub end: Option<RedriveEnd>,
     /// What has become of them; not there in the first version of the record.
-    pub fared: Fared,
+    pub fared: RedriveResults,
 }
 
 /// What became of the letters that a redrive has put into the queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fared {
+pub struct RedriveResults {
     pub delivered: u64,
     pub dead_again: u64,
     /// Neither: discarded meanwhile, or damaged.
@@ -170,7 +170,7 @@ impl Redrive {
             taken: 0,
             done: 0,
             end: None,
-            fared: Fared::default(),
+            fared: RedriveResults::default(),
         }
     }
 
@@ -184,7 +184,7 @@ impl Redrive {
 
     /// Letters in the queue whose end is not known yet.
     pub fn under_way(&self) -> u64 {
-        let Fared { delivered, dead_again, gone, .. } = self.fared;
+        let RedriveResults { delivered, dead_again, gone, .. } = self.fared;
         self.done.saturating_sub(delivered + dead_again + gone)
     }
 
@@ -195,7 +195,7 @@ impl Redrive {
     /// Reads both versions: the first ends before `fared`.
     pub fn decode(sealed: &[u8]) -> Result<Self, codec::Damaged> {
         match codec::open_any(Kind::Redrive, sealed)? {
-            (1, first) => codec::from_payload(&[first, &codec::payload(&Fared::default())].concat()),
+            (1, first) => codec::from_payload(&[first, &codec::payload(&RedriveResults::default())].concat()),
             (_, second) => codec::from_payload(second),
         }
     }
@@ -241,7 +241,7 @@ mod tests {
             (&closed, &free, None),
             (&free, &closed, None),
         ] {
-            assert_eq!(after.lets_in(before, Timestamp(50)), at.map(Timestamp), "{before:?} {after:?}");
+            assert_eq!(after.reopened_at(before, Timestamp(50)), at.map(Timestamp), "{before:?} {after:?}");
         }
     }
 }

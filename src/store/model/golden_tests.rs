@@ -4,8 +4,8 @@ use super::audit::Audit;
 use super::codec::{self, Kind};
 use super::delta_encoding;
 use super::destination::{
-    BreakerOverride, DestinationOverrides, Fared, PacingState, Pause, Position, Redrive, RedriveEnd, RedriveEnded,
-    StoppedBy,
+    BreakerOverride, DestinationOverrides, PacingState, Pause, Position, Redrive, RedriveEnd, RedriveEnded,
+    RedriveResults, StoppedBy,
 };
 use super::event_record::{self, pack, seal_page};
 use super::record::*;
@@ -54,7 +54,7 @@ fn version_1_has_its_golden_bytes() {
     let history = HistoryRow { pages: vec![PageShape { count: 1, bytes: 300 }], entries: vec![entry()] };
     let settled = SettledRow { settlements: vec![settlement()] };
     let mut totals = Totals { accepted: 3, ..Totals::default() };
-    totals.tally(DestinationId(1)).delivered = 2;
+    totals.counters_mut(DestinationId(1)).delivered = 2;
     let letter = DeadLetter { delivery: delivery(), reason: Reason::Permanent, dead_at: Timestamp(9) };
     let mut page = Vec::new();
     pack(&mut page, &codec::payload(&*delivery().event));
@@ -100,11 +100,11 @@ fn version_1_has_its_golden_bytes() {
         ("redrive", first_redrive()),
         ("redrive_list", codec::encode(Kind::RedriveList, &vec![Sequence(1), Sequence(5)])),
         ("door", codec::encode(Kind::IntakeOverride, &door)),
-        ("gap", codec::encode(Kind::Gap, &gap)),
-        ("alive", codec::encode(Kind::Alive, &Timestamp(1))),
+        ("gap", codec::encode(Kind::Outage, &gap)),
+        ("alive", codec::encode(Kind::Heartbeat, &Timestamp(1))),
         ("paced", codec::encode(Kind::PacingState, &PacingState { let_in_at: Timestamp(1), sent_at: Timestamp(2) })),
         ("anchor", codec::encode(Kind::ClockReference, &anchor)),
-        ("told", codec::encode(Kind::Told, &"{}".to_owned())),
+        ("told", codec::encode(Kind::AlertState, &"{}".to_owned())),
     ];
     assert_eq!(lines(&records), include_str!("golden/v1.txt"));
 }
@@ -169,14 +169,14 @@ fn lines(records: &[(&str, Vec<u8>)]) -> String {
 
 fn unfared() -> Redrive {
     let mut redrive = redrive();
-    redrive.fared = Fared::default();
+    redrive.fared = RedriveResults::default();
     redrive
 }
 
 /// One that was noted before it was counted what became of its letters.
 fn first_redrive() -> Vec<u8> {
     let now = codec::payload(&unfared());
-    let since = codec::payload(&Fared::default()).len();
+    let since = codec::payload(&RedriveResults::default()).len();
     codec::seal(Kind::Redrive, &now[..now.len() - since])
 }
 
@@ -187,7 +187,8 @@ fn a_redrive_of_the_first_version_is_read() {
     let mut running = unfared();
     running.end = None;
     let payload = codec::payload(&running);
-    let first = codec::seal(Kind::Redrive, &payload[..payload.len() - codec::payload(&Fared::default()).len()]);
+    let first =
+        codec::seal(Kind::Redrive, &payload[..payload.len() - codec::payload(&RedriveResults::default()).len()]);
     assert_eq!(Redrive::decode(&first).unwrap(), running);
 }
 
@@ -197,7 +198,7 @@ fn redrive() -> Redrive {
     let mut redrive = Redrive::new("admin".to_owned(), Timestamp(1), Some(rate), true, 20);
     (redrive.taken, redrive.done, redrive.end) = (11, 10, Some(end));
     let by = StoppedBy { event: "e".into(), outcome: "answered".into(), status: Some(503), error: "x".into() };
-    redrive.fared = Fared { delivered: 4, dead_again: 5, gone: 1, stopped_by: Some(by) };
+    redrive.fared = RedriveResults { delivered: 4, dead_again: 5, gone: 1, stopped_by: Some(by) };
     redrive
 }
 

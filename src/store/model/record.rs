@@ -204,7 +204,7 @@ pub struct Totals {
     pub page_bytes: u64,
     pub delay_bytes: u64,
     pub dlq_bytes: u64,
-    pub tallies: Vec<Counters>,
+    pub counters: Vec<Counters>,
 }
 
 impl Default for Totals {
@@ -226,23 +226,23 @@ impl Default for Totals {
             page_bytes: 0,
             delay_bytes: 0,
             dlq_bytes: 0,
-            tallies: Vec::new(),
+            counters: Vec::new(),
         }
     }
 }
 
 impl Totals {
-    pub fn tally(&mut self, d: DestinationId) -> &mut Counters {
+    pub fn counters_mut(&mut self, d: DestinationId) -> &mut Counters {
         let n = usize::from(d.0);
-        if self.tallies.len() <= n {
-            self.tallies.resize(n + 1, Counters::default());
+        if self.counters.len() <= n {
+            self.counters.resize(n + 1, Counters::default());
         }
-        &mut self.tallies[n]
+        &mut self.counters[n]
     }
 
     /// The tally of a destination as it stands; zeros where it never had a delivery.
-    pub fn tally_of(&self, d: DestinationId) -> Counters {
-        self.tallies.get(usize::from(d.0)).cloned().unwrap_or_default()
+    pub fn counters_of(&self, d: DestinationId) -> Counters {
+        self.counters.get(usize::from(d.0)).cloned().unwrap_or_default()
     }
 
     /// How far the store has come.
@@ -251,7 +251,7 @@ impl Totals {
     }
 
     pub fn sum(&self, of: impl Fn(&Counters) -> u64) -> u64 {
-        self.tallies.iter().map(of).sum()
+        self.counters.iter().map(of).sum()
     }
 }
 
@@ -277,7 +277,7 @@ pub enum IntakeOverride {
 
 impl IntakeOverride {
     /// Whether both are of the same word, apart from when it was given.
-    pub fn says_as(&self, other: &Self) -> bool {
+    pub fn is_same_as(&self, other: &Self) -> bool {
         let word = |door: &Self| match door {
             Self::Open => None,
             Self::Closed { who, reason, until, .. } => Some((who.clone(), reason.clone(), *until)),

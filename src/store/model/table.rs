@@ -31,7 +31,7 @@ pub enum Table {
     /// Number -> a damaged record, with its bytes as found.
     Damaged,
     /// Number -> a time in which events could not be accepted.
-    Gaps,
+    Outages,
     /// Number -> a request that was not accepted, kept apart.
     QuarantinedRequest,
 }
@@ -46,7 +46,7 @@ impl Table {
         Self::Meta,
         Self::Audit,
         Self::Damaged,
-        Self::Gaps,
+        Self::Outages,
         Self::QuarantinedRequest,
     ];
 
@@ -60,7 +60,7 @@ impl Table {
             Self::Meta => "meta",
             Self::Audit => "audit",
             Self::Damaged => "quarantine",
-            Self::Gaps => "gaps",
+            Self::Outages => "gaps",
             Self::QuarantinedRequest => "detained",
         }
     }
@@ -100,10 +100,10 @@ pub fn part_key(key: &[u8], part: usize) -> Vec<u8> {
 }
 
 pub const TOTALS: &[u8] = b"totals";
-pub const DOOR: &[u8] = b"door";
-pub const ALIVE: &[u8] = b"alive";
-pub const ANCHOR: &[u8] = b"anchor";
-pub const TOLD: &[u8] = b"told";
+pub const INTAKE_OVERRIDE: &[u8] = b"door";
+pub const HEARTBEAT: &[u8] = b"alive";
+pub const CLOCK_REFERENCE: &[u8] = b"anchor";
+pub const ALERT_STATE: &[u8] = b"told";
 
 pub fn number_key(n: u64) -> Vec<u8> {
     n.to_be_bytes().to_vec()
@@ -127,11 +127,11 @@ pub fn hold_key(d: DestinationId) -> Vec<u8> {
     [b"hold.".as_slice(), &[d.0]].concat()
 }
 
-pub fn stance_key(d: DestinationId) -> Vec<u8> {
+pub fn overrides_key(d: DestinationId) -> Vec<u8> {
     [b"stance.".as_slice(), &[d.0]].concat()
 }
 
-pub fn paced_key(d: DestinationId) -> Vec<u8> {
+pub fn pacing_key(d: DestinationId) -> Vec<u8> {
     [b"paced.".as_slice(), &[d.0]].concat()
 }
 
@@ -243,8 +243,9 @@ mod keys_tests {
 
     #[test]
     fn each_destination_has_a_key_of_its_own() {
-        let of = |d| [hold_key, stance_key, paced_key, redrive_key, redrive_list_key].map(|key| key(DestinationId(d)));
-        let single = [TOTALS, DOOR, ALIVE, ANCHOR, TOLD].map(<[u8]>::to_vec);
+        let of =
+            |d| [hold_key, overrides_key, pacing_key, redrive_key, redrive_list_key].map(|key| key(DestinationId(d)));
+        let single = [TOTALS, INTAKE_OVERRIDE, HEARTBEAT, CLOCK_REFERENCE, ALERT_STATE].map(<[u8]>::to_vec);
         let keys: std::collections::BTreeSet<Vec<u8>> = (0..3).flat_map(of).chain(single).collect();
         assert_eq!(keys.len(), 20);
     }

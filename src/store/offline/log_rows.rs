@@ -334,11 +334,11 @@ fn table_by_kind(value: &[u8]) -> Option<Table> {
         codec::Kind::DeadLetter => Table::Dlq,
         codec::Kind::Audit => Table::Audit,
         codec::Kind::DamagedRecord => Table::Damaged,
-        codec::Kind::Gap => Table::Gaps,
+        codec::Kind::Outage => Table::Outages,
         codec::Kind::QuarantinedRequest => Table::QuarantinedRequest,
         codec::Kind::Totals | codec::Kind::Names | codec::Kind::Hold => Table::Meta,
-        codec::Kind::IntakeOverride | codec::Kind::Alive | codec::Kind::DestinationOverrides => Table::Meta,
-        codec::Kind::Redrive | codec::Kind::RedriveList | codec::Kind::Told => Table::Meta,
+        codec::Kind::IntakeOverride | codec::Kind::Heartbeat | codec::Kind::DestinationOverrides => Table::Meta,
+        codec::Kind::Redrive | codec::Kind::RedriveList | codec::Kind::AlertState => Table::Meta,
         codec::Kind::PacingState | codec::Kind::ClockReference => Table::Meta,
     })
 }
@@ -347,7 +347,7 @@ fn table_by_kind(value: &[u8]) -> Option<Table> {
 fn key_length(table: Table) -> Option<usize> {
     match table {
         Table::History | Table::Settled => Some(8),
-        Table::Pages | Table::Audit | Table::Damaged | Table::Gaps | Table::QuarantinedRequest => Some(10),
+        Table::Pages | Table::Audit | Table::Damaged | Table::Outages | Table::QuarantinedRequest => Some(10),
         Table::Dlq => Some(11),
         Table::Delay => Some(19),
         Table::Meta => None,

@@ -126,25 +126,25 @@ impl Repair<'_> {
             totals.next_settlement += chunk.len() as u64;
         }
         for id in lost {
-            totals.tally(id.destination).discarded += 1;
+            totals.counters_mut(id.destination).discarded += 1;
         }
         Ok(())
     }
 
     /// Recounts the delay tree and the dead letter queue.
     fn count(&mut self) -> Result<(), StoreError> {
-        for counters in &mut self.index.totals.tallies {
+        for counters in &mut self.index.totals.counters {
             (counters.delayed, counters.dead) = (0, 0);
         }
         let (mut delay_bytes, mut dlq_bytes) = (0, 0);
         for key in read::keys(self.engine, Table::Delay, None) {
             let key = key?;
-            self.index.totals.tally(delay_of(&key)?.1.destination).delayed += 1;
+            self.index.totals.counters_mut(delay_of(&key)?.1.destination).delayed += 1;
             delay_bytes += sealed_bytes(self.engine, Table::Delay, &key)?;
         }
         for key in read::keys(self.engine, Table::Dlq, None) {
             let key = key?;
-            self.index.totals.tally(dlq_of(&key)?.destination).dead += 1;
+            self.index.totals.counters_mut(dlq_of(&key)?.destination).dead += 1;
             dlq_bytes += sealed_bytes(self.engine, Table::Dlq, &key)?;
         }
         (self.index.totals.delay_bytes, self.index.totals.dlq_bytes) = (delay_bytes, dlq_bytes);
@@ -218,7 +218,7 @@ mod tests {
         let (engine, mut index) = check::tests::short_page(dir.path());
         let done = repair(&engine, &mut index, Timestamp(2000)).unwrap();
         assert_eq!(done.len(), 1, "{done:?}");
-        assert_eq!(index.totals.tally_of(DestinationId(0)).discarded, 3);
+        assert_eq!(index.totals.counters_of(DestinationId(0)).discarded, 3);
         assert_eq!(engine.range(Table::Pages, ..).count(), 0);
     }
 
@@ -297,7 +297,7 @@ mod tests {
         let (mut index, findings) = recovery::recover(&engine).unwrap();
         assert_eq!(findings, Vec::<String>::new());
         assert_eq!(check::check(&engine, &index).unwrap(), Vec::<String>::new());
-        let counters = index.totals.tally_of(DestinationId(0));
+        let counters = index.totals.counters_of(DestinationId(0));
         assert_eq!((counters.accepted, counters.queued(), counters.dead, counters.discarded), (4, 1, 1, 2));
         assert_eq!(index.totals.damaged, 2);
         assert_eq!(

@@ -40,7 +40,7 @@ impl Store {
         }
         let mut from = Sequence::default();
         loop {
-            let chunk = self.dues_between(from, Sequence(u64::MAX), DELAYED_PER_STEP);
+            let chunk = self.delayed_between(from, Sequence(u64::MAX), DELAYED_PER_STEP);
             let Some((last, _)) = chunk.last() else { return Ok(ages) };
             // the last event may have more deliveries in the next step
             let next = if chunk.len() < DELAYED_PER_STEP { last.sequence.next() } else { last.sequence };
@@ -64,7 +64,7 @@ impl Store {
     }
 
     /// Due times of the delayed deliveries of an event, uncommitted ones included.
-    pub fn dues_of(&self, sequence: Sequence) -> BTreeMap<DestinationId, Timestamp> {
+    pub fn delayed_of(&self, sequence: Sequence) -> BTreeMap<DestinationId, Timestamp> {
         let (first, last) = ids_between(sequence, sequence.next());
         let mut due: BTreeMap<DestinationId, Timestamp> = {
             let index = self.index();
@@ -77,7 +77,7 @@ impl Store {
     }
 
     /// The first `limit` delayed deliveries of the events in `[from, to)`, in order, with their due times.
-    pub fn dues_between(&self, from: Sequence, to: Sequence, limit: usize) -> Vec<(DeliveryId, Timestamp)> {
+    pub fn delayed_between(&self, from: Sequence, to: Sequence, limit: usize) -> Vec<(DeliveryId, Timestamp)> {
         let (first, last) = ids_between(from, to);
         let index = self.index();
         index.dues.known.range(first..last).take(limit).map(|(id, due)| (*id, due.at)).collect()

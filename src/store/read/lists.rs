@@ -17,7 +17,7 @@ use crate::store::model::codec::{self, Damaged, Kind};
 use crate::store::model::destination::Redrive;
 use crate::store::model::quarantined_request::QuarantinedRequest;
 use crate::store::model::record::{DamagedRecord, Gap, IntakeOverride};
-use crate::store::model::table::{self, ALIVE, TOLD, Table, number_key, number_of, redrive_list_key};
+use crate::store::model::table::{self, ALERT_STATE, HEARTBEAT, Table, number_key, number_of, redrive_list_key};
 use crate::store::write::request::{Arrival, Receipt};
 use crate::time::Timestamp;
 
@@ -29,7 +29,7 @@ impl Store {
 
     /// Outages with numbers below `before`, the newest first.
     pub fn gaps(&self, before: u64, limit: usize) -> Result<Vec<(u64, Gap)>, StoreError> {
-        self.newest(Table::Gaps, |sealed| codec::decode(Kind::Gap, sealed), before, limit)
+        self.newest(Table::Outages, |sealed| codec::decode(Kind::Outage, sealed), before, limit)
     }
 
     /// Damaged records with numbers below `before`, the newest first. Entries that do not verify themselves are left out.
@@ -69,18 +69,18 @@ impl Store {
     }
 
     /// The last command of an operator that opened or closed intake.
-    pub fn door(&self) -> Option<IntakeOverride> {
+    pub fn intake_override(&self) -> Option<IntakeOverride> {
         self.index().door.clone()
     }
 
     /// The clock reference of the stored times; `None` in a new store.
-    pub fn anchor(&self) -> Option<ClockReference> {
+    pub fn clock_reference(&self) -> Option<ClockReference> {
         self.index().anchor.clone()
     }
 
     /// The time of the last heartbeat; `None` in a new store.
     pub fn alive(&self) -> Result<Option<Timestamp>, StoreError> {
-        match read::record(&self.shared.engine, Table::Meta, Kind::Alive, ALIVE) {
+        match read::record(&self.shared.engine, Table::Meta, Kind::Heartbeat, HEARTBEAT) {
             Err(StoreError::Damaged(_)) => Ok(None),
             read => read,
         }
@@ -88,7 +88,7 @@ impl Store {
 
     /// The alert state as last written; `None` if there is none or it does not verify.
     pub fn told(&self) -> Result<Option<String>, StoreError> {
-        match read::record(&self.shared.engine, Table::Meta, Kind::Told, TOLD) {
+        match read::record(&self.shared.engine, Table::Meta, Kind::AlertState, ALERT_STATE) {
             Err(StoreError::Damaged(_)) => Ok(None),
             read => read,
         }
@@ -112,7 +112,7 @@ impl Store {
     }
 
     /// Sets the limits of history.
-    pub fn bound_history(&self, bounds: Bounds) {
+    pub fn set_history_limits(&self, bounds: Bounds) {
         *self.shared.history.lock().expect("no holder panics") = bounds;
     }
 
@@ -130,32 +130,32 @@ impl Store {
 impl Store {
     /// Quarantines a request; returns its number when it is durable, or the number of the same earlier request, or the limit that it
     /// would exceed.
-    pub async fn detain(&self, detained: QuarantinedRequest, room: Room) -> Result<Result<u64, Full>, StoreError> {
+    pub async fn quarantine(&self, detained: QuarantinedRequest, room: Room) -> Result<Result<u64, Full>, StoreError> {
         let parcel = Parcel::new(&detained);
-        self.ask(parcel.sealed.len(), move |t| Ok(t.detain(&parcel, room))).await
+        self.ask(parcel.sealed.len(), move |t| Ok(t.quarantine(&parcel, room))).await
     }
 
     /// Accepts the events of a quarantined request and deletes it, in one commit; `None` if it does not exist.
-    pub async fn let_in(&self, number: u64, arrivals: Vec<Arrival>) -> Result<Option<Vec<Receipt>>, StoreError> {
+    pub async fn readmit(&self, number: u64, arrivals: Vec<Arrival>) -> Result<Option<Vec<Receipt>>, StoreError> {
         let bytes = arrivals.iter().map(Arrival::bytes).sum();
-        self.ask(bytes, move |t| t.let_in(number, arrivals)).await
+        self.ask(bytes, move |t| t.readmit(number, arrivals)).await
     }
 
     /// Number of quarantined requests, and their bytes.
-    pub fn detained_totals(&self) -> (usize, u64) {
-        let all = self.index().detainees.all;
+    pub fn quarantine_usage(&self) -> (usize, u64) {
+        let all = self.index().quarantine.all;
         (all.count, all.bytes)
     }
 
     /// Numbers of the quarantined requests from `from` on, the oldest first.
-    pub fn detained_from(&self, from: u64, limit: usize) -> Vec<u64> {
-        self.index().detainees.by_number.range(from..).map(|(number, _)| *number).take(limit).collect()
+    pub fn quarantined_from(&self, from: u64, limit: usize) -> Vec<u64> {
+        self.index().quarantine.by_number.range(from..).map(|(number, _)| *number).take(limit).collect()
     }
 
     /// Numbers of the quarantined requests from before a time.
-    pub fn detained_before(&self, moment: Timestamp) -> Vec<u64> {
+    pub fn quarantined_before(&self, moment: Timestamp) -> Vec<u64> {
         let index = self.index();
-        index.detainees.by_number.iter().filter(|(_, place)| place.at < moment).map(|(number, _)| *number).collect()
+        index.quarantine.by_number.iter().filter(|(_, place)| place.at < moment).map(|(number, _)| *number).collect()
     }
 
     /// A quarantined request by its number.
@@ -195,9 +195,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let opened = open(dir.path());
         assert_eq!(opened.store.next_gap(), 1);
-        change(&opened.store, Change::Gap { number: 1, gap: gap(1) }).await;
-        change(&opened.store, Change::Gap { number: 2, gap: gap(2) }).await;
-        change(&opened.store, Change::Gap { number: 1, gap: gap(7) }).await;
+        change(&opened.store, Change::Outage { number: 1, gap: gap(1) }).await;
+        change(&opened.store, Change::Outage { number: 2, gap: gap(2) }).await;
+        change(&opened.store, Change::Outage { number: 1, gap: gap(7) }).await;
         let told = vec![(2, gap(2)), (1, gap(7))];
         assert_eq!((opened.store.next_gap(), opened.store.gaps(u64::MAX, 9).unwrap()), (3, told.clone()));
         close(opened);
@@ -214,7 +214,7 @@ mod tests {
         let opened = open(dir.path());
         let store = &opened.store;
         assert_eq!(
-            (store.door(), store.anchor(), store.alive().unwrap(), store.told().unwrap()),
+            (store.intake_override(), store.clock_reference(), store.alive().unwrap(), store.told().unwrap()),
             (None, None, None, None)
         );
         let closed =
@@ -222,18 +222,18 @@ mod tests {
         let anchor = ClockReference { boot: "b".to_owned(), since_boot: Duration::from_secs(5), wall: NOW };
         change(store, Change::IntakeOverride { what: "close".to_owned(), door: closed.clone() }).await;
         change(store, Change::ClockReference { anchor: anchor.clone(), step: None }).await;
-        change(store, Change::Alive).await;
-        change(store, Change::Told { told: "[1]".to_owned() }).await;
+        change(store, Change::Heartbeat).await;
+        change(store, Change::AlertState { state: "[1]".to_owned() }).await;
         let (d, names) = (DestinationId(1), ["crm", "erp"].map(str::to_owned).to_vec());
         store.register(names).await.unwrap();
         let until = NOW.after(Duration::from_secs(60));
         store.record(Transition::Hold { destination: d, until, reason: "asked".to_owned() });
-        store.record(Transition::Sent { destination: d, at: NOW });
+        store.record(Transition::AttemptStarted { destination: d, at: NOW });
         store.flush().await.unwrap();
         close(opened);
         let opened = open(dir.path());
         let store = &opened.store;
-        assert_eq!((store.door(), store.anchor()), (Some(closed), Some(anchor)));
+        assert_eq!((store.intake_override(), store.clock_reference()), (Some(closed), Some(anchor)));
         assert_eq!((store.alive().unwrap(), store.told().unwrap().as_deref()), (Some(NOW), Some("[1]")));
         assert_eq!(store.hold(d).map(|hold| (hold.until, hold.reason)), Some((until, "asked".to_owned())));
         assert_eq!((store.hold(DestinationId(0)), store.paced(d).sent_at), (None, NOW));
@@ -335,27 +335,27 @@ mod quarantine_tests {
         let dir = tempfile::tempdir().unwrap();
         let big = vec![7u8; 100_000];
         let store = open(dir.path());
-        assert_eq!(store.detain(detained(b"a"), ROOM).await.unwrap(), Ok(0));
-        assert_eq!(store.detain(detained(&big), ROOM).await.unwrap(), Ok(1));
+        assert_eq!(store.quarantine(detained(b"a"), ROOM).await.unwrap(), Ok(0));
+        assert_eq!(store.quarantine(detained(&big), ROOM).await.unwrap(), Ok(1));
         let again = QuarantinedRequest { at: NOW.after(Duration::from_secs(9)), ..detained(b"a") };
-        assert_eq!(store.detain(again, ROOM).await.unwrap(), Ok(0), "the same request once more");
-        assert_eq!(store.detain(detained(b"b"), Room::undivided(100_000)).await.unwrap(), Err(Full::All));
-        let (count, bytes) = store.detained_totals();
+        assert_eq!(store.quarantine(again, ROOM).await.unwrap(), Ok(0), "the same request once more");
+        assert_eq!(store.quarantine(detained(b"b"), Room::undivided(100_000)).await.unwrap(), Err(Full::All));
+        let (count, bytes) = store.quarantine_usage();
         assert!(count == 2 && bytes > 100_000);
         assert_eq!(store.totals().accepted, 0);
         drop(store);
 
         let store = open(dir.path());
-        assert_eq!(store.detained_totals(), (2, bytes));
+        assert_eq!(store.quarantine_usage(), (2, bytes));
         assert_eq!(store.detained(0).unwrap(), Some(detained(b"a")));
         assert_eq!(store.detained(1).unwrap().unwrap().body, big);
-        assert_eq!(store.detained_from(1, 10), [1]);
-        assert_eq!(store.detain(detained(&big), ROOM).await.unwrap(), Ok(1));
-        assert_eq!(store.detained_before(NOW).len(), 0);
-        assert_eq!(store.detained_before(Timestamp(NOW.0 + 1)), [0, 1]);
-        let gone = Change::GiveUp { what: "too old".to_owned(), numbers: vec![1, 7] };
+        assert_eq!(store.quarantined_from(1, 10), [1]);
+        assert_eq!(store.quarantine(detained(&big), ROOM).await.unwrap(), Ok(1));
+        assert_eq!(store.quarantined_before(NOW).len(), 0);
+        assert_eq!(store.quarantined_before(Timestamp(NOW.0 + 1)), [0, 1]);
+        let gone = Change::DiscardQuarantined { what: "too old".to_owned(), numbers: vec![1, 7] };
         assert_eq!(store.change(gone, "retention".to_owned()).await.unwrap(), 1);
-        assert_eq!(store.detained_totals().0, 1);
+        assert_eq!(store.quarantine_usage().0, 1);
         assert_eq!(store.detained(1).unwrap(), None);
         assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
     }
@@ -364,14 +364,14 @@ mod quarantine_tests {
     async fn a_readmitted_request_becomes_an_event_once() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
-        let number = store.detain(detained(b"{}"), ROOM).await.unwrap().unwrap();
-        let receipts = store.let_in(number, vec![arrival(b"{}")]).await.unwrap().unwrap();
+        let number = store.quarantine(detained(b"{}"), ROOM).await.unwrap().unwrap();
+        let receipts = store.readmit(number, vec![arrival(b"{}")]).await.unwrap().unwrap();
         assert!(matches!(receipts.as_slice(), [Receipt::Queued(_)]));
-        assert_eq!(store.let_in(number, vec![arrival(b"{}")]).await.unwrap(), None, "asking twice is asking once");
-        assert_eq!((store.totals().accepted, store.detained_totals()), (1, (0, 0)));
-        let number = store.detain(detained(b"{} "), ROOM).await.unwrap().unwrap();
+        assert_eq!(store.readmit(number, vec![arrival(b"{}")]).await.unwrap(), None, "asking twice is asking once");
+        assert_eq!((store.totals().accepted, store.quarantine_usage()), (1, (0, 0)));
+        let number = store.quarantine(detained(b"{} "), ROOM).await.unwrap().unwrap();
         assert_ne!(number, 0, "numbers are not given twice");
-        let receipts = store.let_in(number, vec![arrival(b"{}")]).await.unwrap().unwrap();
+        let receipts = store.readmit(number, vec![arrival(b"{}")]).await.unwrap().unwrap();
         assert!(matches!(receipts.as_slice(), [Receipt::Duplicate(_)]));
         assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
     }
@@ -381,7 +381,7 @@ mod quarantine_tests {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         for (n, body) in [b"a", b"b"].into_iter().enumerate() {
-            assert_eq!(store.detain(detained(body), ROOM).await.unwrap(), Ok(n as u64));
+            assert_eq!(store.quarantine(detained(body), ROOM).await.unwrap(), Ok(n as u64));
         }
         let mut torn = WriteBatch::default();
         torn.put(Table::QuarantinedRequest, [number_key(1), vec![0, 0]].concat(), b"torn".to_vec());
@@ -403,9 +403,9 @@ mod quarantine_tests {
         let mut findings = Findings::new();
         let found = recovery::quarantined(&store.shared.engine, &mut findings).unwrap();
         assert_eq!((found.all.bytes, found.unverified.count, found.next()), (sealed.len() as u64, 1, 5));
-        *store.shared.index.lock().unwrap() = Index { detainees: found, ..Default::default() };
+        *store.shared.index.lock().unwrap() = Index { quarantine: found, ..Default::default() };
         assert_eq!(store.detained(4).unwrap().unwrap().proof, Proof::Nothing);
-        let gone = Change::GiveUp { what: "too old".to_owned(), numbers: vec![4] };
+        let gone = Change::DiscardQuarantined { what: "too old".to_owned(), numbers: vec![4] };
         assert_eq!(store.change(gone, "retention".to_owned()).await.unwrap(), 1);
         assert_eq!(store.shared.engine.range(Table::QuarantinedRequest, ..).count(), 0, "all of its rows are gone");
     }

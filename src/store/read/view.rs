@@ -201,7 +201,7 @@ impl Store {
     }
 
     /// Marks the delay tree as read completely after a start.
-    pub fn knows_delayed(&self) {
+    pub fn delay_index_complete(&self) {
         self.index().dues.complete();
     }
 
@@ -314,7 +314,7 @@ impl Store {
     }
 
     /// Sets which sources share their interactions; call it before any delivery is read.
-    pub fn share_keys(&self, shared: SharedKeys) {
+    pub fn set_shared_keys(&self, shared: SharedKeys) {
         *self.shared.shared_keys.lock().expect("no holder panics") = shared;
     }
 

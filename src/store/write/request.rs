@@ -5,7 +5,7 @@ use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, Digest64, EVENT_OVERHEAD, Event, EventId, Sequence};
 use crate::store::engine::disk_space::COPY_OVERHEAD;
 use crate::store::model::audit::Repeated;
-use crate::store::model::destination::{BreakerOverride, Fared, Pause, Redrive, RedriveEnded};
+use crate::store::model::destination::{BreakerOverride, Pause, Redrive, RedriveEnded, RedriveResults};
 use crate::store::model::record::{Gap, IntakeOverride};
 use crate::store::model::table::WriteBatch;
 use crate::time::Timestamp;
@@ -103,7 +103,7 @@ pub enum Transition {
         at: Timestamp,
     },
     /// An attempt is about to start then; zero: from now on starts are not noted.
-    Sent {
+    AttemptStarted {
         destination: DestinationId,
         at: Timestamp,
     },
@@ -137,7 +137,7 @@ pub enum Change {
         deliveries: Vec<(DeliveryId, Place, Digest64)>,
     },
     /// Deliveries that wait for their time need not wait for it.
-    Hasten {
+    RetryNow {
         what: String,
         deliveries: Vec<(DeliveryId, Digest64)>,
     },
@@ -165,38 +165,38 @@ pub enum Change {
         list: Vec<Sequence>,
     },
     /// The next letters of the list are redriven.
-    RedriveOn {
+    RedriveNext {
         destination: DestinationId,
         letters: Vec<Sequence>,
     },
     /// What has become of the letters of the redrive that began then, also after its end.
-    RedriveFared {
+    RedriveResults {
         destination: DestinationId,
         begun: Timestamp,
-        fared: Box<Fared>,
+        fared: Box<RedriveResults>,
     },
     RedriveEnd {
         destination: DestinationId,
         why: RedriveEnded,
     },
     /// A gap begins, or is brought up to date.
-    Gap {
+    Outage {
         number: u64,
         gap: Gap,
     },
     /// The daemon lives.
-    Alive,
+    Heartbeat,
     /// A life begins with its clock anchored there. All that is to last for a while is moved by the step, if there was one.
     ClockReference {
         anchor: ClockReference,
         step: Option<Step>,
     },
     /// What those who want alerts were told, and what they are still to be told: JSON, which only the alerts read.
-    Told {
-        told: String,
+    AlertState {
+        state: String,
     },
     /// Detained requests are given up.
-    GiveUp {
+    DiscardQuarantined {
         what: String,
         numbers: Vec<u64>,
     },
@@ -216,9 +216,9 @@ pub enum StoreEvent {
     /// Dead letters wait again.
     Redriven(Vec<Ticket>),
     /// Deliveries that wait for their time may go now.
-    Hastened(Vec<(DeliveryId, Digest64)>),
+    RetryNow(Vec<(DeliveryId, Digest64)>),
     /// Deliveries that waited, or dead letters, are gone for good.
-    Purged(Vec<(DeliveryId, Digest64)>),
+    Discarded(Vec<(DeliveryId, Digest64)>),
     /// An operator has paused a destination, or resumed it.
     Paused(DestinationId, Option<Pause>),
     /// An operator has set a destination's breaker.

@@ -152,7 +152,7 @@ impl<'a> Transaction<'a> {
         totals.next_sequence = sequence.next();
         totals.accepted += 1;
         for d in event.to.iter() {
-            totals.tally(d).accepted += 1;
+            totals.counters_mut(d).accepted += 1;
         }
         let id = event.id(sequence);
         self.events.push(Arc::new(event));
@@ -213,40 +213,40 @@ impl<'a> Transaction<'a> {
     pub fn transition(&mut self, transition: Transition) -> Result<(), StoreError> {
         match transition {
             Transition::Delivered { id, place, attempts, status, at } => {
-                if self.leave(id, place)? {
-                    self.index.totals.tally(id.destination).delivered += 1;
-                    self.settle(id, EndKind::Delivered, attempts, status, at);
+                if self.remove_from_place(id, place)? {
+                    self.index.totals.counters_mut(id.destination).delivered += 1;
+                    self.record_end(id, EndKind::Delivered, attempts, status, at);
                 }
             }
             Transition::Delayed { from, due, delivery } => {
                 let id = delivery.id;
                 self.written.push((id, due));
-                if self.leave(id, from)? {
+                if self.remove_from_place(id, from)? {
                     if from == Place::Page {
-                        self.settle(id, EndKind::Moved, delivery.next_attempt() - 1, 0, self.now);
+                        self.record_end(id, EndKind::Moved, delivery.next_attempt() - 1, 0, self.now);
                     }
                     self.delay(due, &delivery);
                 }
             }
             Transition::Dead { from, letter } => {
                 let id = letter.delivery.id;
-                if self.leave(id, from)? {
+                if self.remove_from_place(id, from)? {
                     let (attempts, last) = letter.delivery.tried();
-                    self.settle(id, EndKind::Dead, attempts, last, letter.dead_at);
-                    self.bury(&letter);
+                    self.record_end(id, EndKind::Dead, attempts, last, letter.dead_at);
+                    self.dead_letter(&letter);
                 }
             }
             Transition::Discarded { id, place, attempts, at } => {
-                if self.leave(id, place)? {
-                    self.index.totals.tally(id.destination).discarded += 1;
-                    self.settle(id, EndKind::Discarded, attempts, 0, at);
+                if self.remove_from_place(id, place)? {
+                    self.index.totals.counters_mut(id.destination).discarded += 1;
+                    self.record_end(id, EndKind::Discarded, attempts, 0, at);
                 }
             }
             Transition::Damaged { id, place, why, at } => {
                 let (table, found) = self.raw(id, place)?;
-                if self.leave(id, place)? {
-                    self.index.totals.tally(id.destination).discarded += 1;
-                    self.settle(id, EndKind::Discarded, 0, 0, at);
+                if self.remove_from_place(id, place)? {
+                    self.index.totals.counters_mut(id.destination).discarded += 1;
+                    self.record_end(id, EndKind::Discarded, 0, 0, at);
                     self.set_aside(id, table, why, found.unwrap_or_default());
                 }
             }
@@ -254,13 +254,13 @@ impl<'a> Transaction<'a> {
                 self.fix_breaker(destination, fixed, at);
             }
             Transition::Hold { destination, until, reason } => self.hold(destination, Hold { until, reason }),
-            Transition::Sent { destination, at } => self.sent(destination, at),
+            Transition::AttemptStarted { destination, at } => self.sent(destination, at),
         }
         Ok(())
     }
 
     /// Takes a delivery out of where it lies; false where it is no longer there.
-    fn leave(&mut self, id: DeliveryId, place: Place) -> Result<bool, StoreError> {
+    fn remove_from_place(&mut self, id: DeliveryId, place: Place) -> Result<bool, StoreError> {
         if place == Place::Page {
             match self.index.pages.leave(id) {
                 Departure::Emptied { first, bytes } => {
@@ -277,7 +277,7 @@ impl<'a> Transaction<'a> {
         let totals = &mut self.index.totals;
         // the length of a damaged record is not to be trusted
         totals.delay_bytes = totals.delay_bytes.saturating_sub(bytes as u64);
-        let tally = totals.tally(id.destination);
+        let tally = totals.counters_mut(id.destination);
         tally.delayed = tally.delayed.saturating_sub(1);
         self.index.dues.remove(id, place.due());
         Ok(true)
@@ -287,12 +287,12 @@ impl<'a> Transaction<'a> {
         let sealed = event_record::encode(delivery);
         self.draft.put_long(Table::Delay, &delay_key(due, delivery.id), &sealed);
         self.index.totals.delay_bytes += sealed.len() as u64;
-        self.index.totals.tally(delivery.id.destination).delayed += 1;
-        self.index.comes_due(due, delivery, sealed.len());
+        self.index.totals.counters_mut(delivery.id.destination).delayed += 1;
+        self.index.add_delayed(due, delivery, sealed.len());
         self.changed = true;
     }
 
-    fn settle(&mut self, id: DeliveryId, how: EndKind, attempts: u32, status: u16, at: Timestamp) {
+    fn record_end(&mut self, id: DeliveryId, how: EndKind, attempts: u32, status: u16, at: Timestamp) {
         let attempts = u16::try_from(attempts).unwrap_or(u16::MAX);
         self.settlements.push(Settlement { id, how, attempts, status, at });
     }
@@ -317,7 +317,7 @@ impl<'a> Transaction<'a> {
     /// Writes the rows that sum up the commit; no draft where nothing changed.
     pub fn finish(mut self) -> Result<Finished, StoreError> {
         self.close_page();
-        self.give_up_sparse_page()?;
+        self.move_out_sparse_page()?;
         self.write_history();
         self.write_settled();
         self.trim()?;

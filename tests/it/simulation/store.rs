@@ -177,7 +177,7 @@ impl Store {
                 }
                 Request::Purge(ids) => {
                     let ids = self.change_dead(&ids, |row| Record { lies: Location::Discarded, ..row });
-                    news.push(StoreEvent::Purged(
+                    news.push(StoreEvent::Discarded(
                         ids.into_iter().map(|id| (id, self.durable[&id].order_key)).collect(),
                     ));
                 }
@@ -193,7 +193,7 @@ impl Store {
     fn stand(&mut self, d: DestinationId, now: Timestamp, change: impl FnOnce(&mut Self)) {
         let before = self.stance(d);
         change(self);
-        if let Some(at) = self.stance(d).lets_in(&before, now) {
+        if let Some(at) = self.stance(d).reopened_at(&before, now) {
             let paced = self.paced.entry(d).or_default();
             paced.let_in_at = paced.let_in_at.max(at);
         }

@@ -197,7 +197,10 @@ impl World {
                     }
                 }
                 StoreEvent::Redriven(tickets) => tickets.iter().for_each(|t| self.judge.forgiven(id_of(t))),
-                StoreEvent::Purged(_) | StoreEvent::Hastened(_) | StoreEvent::Paused(..) | StoreEvent::Breaker(..) => {}
+                StoreEvent::Discarded(_)
+                | StoreEvent::RetryNow(_)
+                | StoreEvent::Paused(..)
+                | StoreEvent::Breaker(..) => {}
             }
         }
         self.news.extend(news);
@@ -215,7 +218,7 @@ impl World {
                     self.judge.hears_redriven(id_of(&ticket));
                 }
             }
-            StoreEvent::Hastened(_) => {}
+            StoreEvent::RetryNow(_) => {}
             StoreEvent::Paused(d, pause) => {
                 let until = pause.map(|pause| pause.until);
                 self.rig.paused(d, until, self.now);
@@ -225,7 +228,7 @@ impl World {
                 self.rig.fixed(d, fixed.as_ref(), self.now);
                 self.judge.pacer(d).fixed(fixed.as_ref(), self.now);
             }
-            StoreEvent::Purged(ids) => {
+            StoreEvent::Discarded(ids) => {
                 for (id, order_key) in ids {
                     // of a letter that does not verify the store cannot tell the interaction
                     let order_key = if self.rng.u8(0..8) == 0 { Digest64::NONE } else { order_key };
@@ -557,8 +560,8 @@ fn told(news: &StoreEvent) -> String {
         }
         StoreEvent::Paused(d, pause) => format!("paused {} {:?}", d.0, pause.as_ref().map(|p| p.until)),
         StoreEvent::Breaker(d, fixed) => format!("breaker {} {:?}", d.0, fixed.as_ref().map(|f| (f.position, f.until))),
-        StoreEvent::Hastened(ids) => format!("hastened {}", ids.len()),
-        StoreEvent::Purged(ids) => {
+        StoreEvent::RetryNow(ids) => format!("hastened {}", ids.len()),
+        StoreEvent::Discarded(ids) => {
             format!("purged {}", ids.iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>().join(" "))
         }
     }

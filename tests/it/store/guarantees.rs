@@ -193,7 +193,7 @@ async fn i24_a_delivery_is_always_in_exactly_one_place() {
     bench.delivered(id(3), Place::Page);
     bench.sound().await;
     for _ in 0..2 {
-        let counters = bench.store.totals().tally_of(D);
+        let counters = bench.store.totals().counters_of(D);
         assert_eq!(
             (counters.accepted, counters.delivered, counters.delayed, counters.dead, counters.queued()),
             (10, 1, 1, 1, 8)
@@ -228,7 +228,7 @@ async fn a_damaged_delivery_is_set_aside_discarded_and_counted() {
     }
     bench.store.flush().await.unwrap();
     let totals = bench.store.totals();
-    let counters = totals.tally_of(D);
+    let counters = totals.counters_of(D);
     assert_eq!((counters.accepted, counters.queued(), counters.discarded), (3, 1, 2));
     assert_eq!((totals.damaged, totals.next_damaged), (2, 3));
     bench.sound().await;
@@ -263,14 +263,14 @@ async fn i18_old_rows_are_removed_and_a_nearly_empty_page_pins_nothing() {
     let totals = bench.store.totals();
     assert!(totals.next_sequence.0 - totals.floor.0 <= 16_384 + 256, "waiting events pin all pages: {totals:?}");
     assert!(totals.history_head.0 > 4_000 && totals.settled_head > 4_000, "{totals:?}");
-    let moved = totals.tally_of(D).delayed;
+    let moved = totals.counters_of(D).delayed;
     assert!(moved > 0);
     for n in &waiting_events {
         assert_eq!(bench.delivery(*n, Place::Page).event.body.as_ref(), b"{}");
         bench.delivered(id(*n), Place::Page);
     }
     bench.sound().await;
-    assert_eq!(bench.store.totals().tally_of(D).queued(), 200);
+    assert_eq!(bench.store.totals().counters_of(D).queued(), 200);
     bench.close();
 }
 

@@ -363,7 +363,7 @@ impl Bench {
             }
             Step::Gap => {
                 let gap = Gap { from: now, until: now, reason: "disk_low".to_owned(), refused: 1 };
-                change(Change::Gap { number: self.store().next_gap(), gap }).await.unwrap();
+                change(Change::Outage { number: self.store().next_gap(), gap }).await.unwrap();
                 self.model.gaps += 1;
             }
             Step::Detain(body) => {
@@ -377,7 +377,8 @@ impl Bench {
                     body: vec![*body],
                     proof: Proof::Nothing,
                 };
-                let number = self.store().detain(detained.clone(), Room::undivided(1 << 20)).await.unwrap().unwrap();
+                let number =
+                    self.store().quarantine(detained.clone(), Room::undivided(1 << 20)).await.unwrap().unwrap();
                 if !self.model.detained.values().any(|known| known.body == detained.body) {
                     self.model.detained.insert(number, detained);
                 }
@@ -387,7 +388,7 @@ impl Bench {
                 let Some(number) = all.get(n % all.len().max(1)) else { return };
                 let event = event("call", "", b"{}", 2, now);
                 let arrivals = vec![Arrival::new(event.clone())];
-                let receipts = self.store().let_in(*number, arrivals).await.unwrap().unwrap();
+                let receipts = self.store().readmit(*number, arrivals).await.unwrap().unwrap();
                 self.model.detained.remove(number);
                 self.receipt(event, receipts[0]);
             }
@@ -435,7 +436,7 @@ impl Bench {
         let counted = (totals.duplicates, totals.conflicts, totals.redriven, totals.dead_lettered);
         assert_eq!(counted, (model.duplicates, model.conflicts, model.redriven, model.dead_lettered));
         for (d, sums) in &model.sums {
-            let tally = totals.tally_of(*d);
+            let tally = totals.counters_of(*d);
             let (accepted, delivered, discarded) = (tally.accepted, tally.delivered, tally.discarded);
             assert_eq!(Sums { accepted, delivered, discarded }, *sums, "{d:?}");
         }
@@ -445,15 +446,15 @@ impl Bench {
     fn compare_notes(&self) {
         let (store, model) = (self.store(), &self.model);
         for (d, pause) in &model.paused {
-            assert_eq!(store.stance(*d).pause, *pause);
+            assert_eq!(store.overrides(*d).pause, *pause);
         }
         for (d, until) in &model.holds {
             assert_eq!(store.hold(*d).map(|hold| hold.until), Some(*until));
         }
-        assert_eq!(store.door(), model.door);
+        assert_eq!(store.intake_override(), model.door);
         assert_eq!(store.gaps(u64::MAX, 10_000).unwrap().len(), model.gaps);
         let kept: BTreeMap<u64, QuarantinedRequest> =
-            store.detained_from(0, 10_000).into_iter().map(|n| (n, store.detained(n).unwrap().unwrap())).collect();
+            store.quarantined_from(0, 10_000).into_iter().map(|n| (n, store.detained(n).unwrap().unwrap())).collect();
         assert_eq!(kept, model.detained);
     }
 }

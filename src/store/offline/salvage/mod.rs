@@ -261,7 +261,7 @@ mod tests {
         let (next_audit, damaged) = (was.next_audit + 1, was.damaged + 1);
         let next_settlement = is.next_settlement;
         assert_eq!(is, Totals { next_audit, damaged, next_settlement, dead_lettered: 0, ..was });
-        let counters = is.tally_of(DestinationId(0));
+        let counters = is.counters_of(DestinationId(0));
         assert_eq!((counters.accepted, counters.delivered, counters.discarded), (6, 1, 1));
         assert_eq!((counters.delayed, counters.dead, is.accepted), (1, 1, 6));
     }
@@ -275,7 +275,7 @@ mod tests {
         assert!(!salvaged.is_whole());
         let [missing] = &salvaged.missing[..] else { panic!("{salvaged:?}") };
         assert!(missing.starts_with("event ") && missing.ends_with(" for `crm`: lost"), "{missing}");
-        let counters = counters(to.path()).tally_of(DestinationId(0));
+        let counters = counters(to.path()).counters_of(DestinationId(0));
         assert_eq!((counters.accepted, counters.delivered, counters.discarded, counters.dead), (6, 1, 2, 0));
     }
 }

@@ -117,7 +117,7 @@ impl Writer<'_> {
         for (table, kind) in [
             (Table::Audit, Kind::Audit),
             (Table::Damaged, Kind::DamagedRecord),
-            (Table::Gaps, Kind::Gap),
+            (Table::Outages, Kind::Outage),
             (Table::QuarantinedRequest, Kind::QuarantinedRequest),
         ] {
             for (key, _) in self.found.keys(table).filter(|(_, row)| row.exists()) {
@@ -194,7 +194,7 @@ impl Writer<'_> {
         for (d, _) in names.destinations() {
             let (counters, unaccounted) = self.counters(d);
             self.summary.unaccounted += unaccounted;
-            *totals.tally(d) = counters;
+            *totals.counters_mut(d) = counters;
         }
         let what = "salvaged from a damaged store".to_owned();
         let (who, count) = ("holdline verify --salvage".to_owned(), self.summary.unaccounted);
@@ -209,7 +209,7 @@ impl Writer<'_> {
         let count = |of: &BTreeMap<DeliveryId, StoredCopy>| of.keys().filter(|id| id.destination == d).count() as u64;
         let (delayed, dead) = (count(&scan.delayed), count(&scan.dead));
         let present = self.resolution.waiting_in_pages.get(&d).copied().unwrap_or(0) + delayed + dead;
-        let mut counters = Counters { delayed, dead, ..scan.totals.tally_of(d) };
+        let mut counters = Counters { delayed, dead, ..scan.totals.counters_of(d) };
         let since = if scan.totals_known { scan.totals.next_settlement } else { 0 };
         for (_, settlement) in scan.settlements.range(since..).filter(|(_, s)| s.id.destination == d) {
             match settlement.how {
@@ -289,7 +289,7 @@ mod tests {
         let good = [
             (Table::Audit, 1, audit("one")),
             (Table::Audit, 3, audit(&"long ".repeat(5000))),
-            (Table::Gaps, 1, codec::encode(Kind::Gap, &gap)),
+            (Table::Outages, 1, codec::encode(Kind::Outage, &gap)),
             (Table::Damaged, 1, codec::encode(Kind::DamagedRecord, &7u64)),
             (Table::QuarantinedRequest, 4, codec::encode(Kind::QuarantinedRequest, &7u64)),
         ];
@@ -298,7 +298,7 @@ mod tests {
         let (_dir, found) = found(|batch| {
             *batch = was.clone();
             batch.put_long(Table::Audit, &number_key(2), &spoiled(audit("two")));
-            batch.put_long(Table::Gaps, &number_key(2), &spoiled(codec::encode(Kind::Gap, &gap)));
+            batch.put_long(Table::Outages, &number_key(2), &spoiled(codec::encode(Kind::Outage, &gap)));
         });
         let (scan, resolution) = (Scan::default(), Resolution::default());
         let (done, summary, rows) = written(&found, &scan, &resolution, |writer| writer.copy_independent_records());
@@ -418,7 +418,7 @@ mod tests {
             scan.totals.next_sequence = Sequence(11);
             scan.totals.next_settlement = 6;
             let known = Counters { accepted: 10, delivered: 4, discarded: 1, dead: 9, delayed: 9 };
-            *scan.totals.tally(HERE) = known;
+            *scan.totals.counters_mut(HERE) = known;
         }
         let resolution = Resolution {
             pages: pages(1, &[9, 3]),

@@ -5,7 +5,7 @@ use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
 use crate::store::engine::error::StoreError;
 use crate::store::engine::read;
 use crate::store::model::codec::{self, Kind};
-use crate::store::model::destination::{Fared, Redrive, RedriveEnd, RedriveEnded};
+use crate::store::model::destination::{Redrive, RedriveEnd, RedriveEnded, RedriveResults};
 use crate::store::model::event_record;
 use crate::store::model::record::{DamagedRecord, EndKind};
 use crate::store::model::table::{Table, dlq_key, number_key, redrive_key, redrive_list_key};
@@ -14,13 +14,13 @@ use crate::store::write::transaction::Transaction;
 use crate::time::Timestamp;
 
 impl Transaction<'_> {
-    pub(super) fn bury(&mut self, letter: &DeadLetter) {
+    pub(super) fn dead_letter(&mut self, letter: &DeadLetter) {
         let sealed = event_record::encode(letter);
         self.draft.put_long(Table::Dlq, &dlq_key(letter.delivery.id), &sealed);
         let totals = &mut self.index.totals;
         totals.dlq_bytes += sealed.len() as u64;
         totals.dead_lettered += 1;
-        totals.tally(letter.delivery.id.destination).dead += 1;
+        totals.counters_mut(letter.delivery.id.destination).dead += 1;
         let part = self.index.part_of_dead(letter, sealed.len());
         self.index.dead.add(letter.delivery.id, part);
     }
@@ -35,7 +35,7 @@ impl Transaction<'_> {
         let Some(bytes) = self.draft.delete_long(self.engine, Table::Dlq, &key)? else { return Ok(false) };
         let totals = &mut self.index.totals;
         totals.dlq_bytes = totals.dlq_bytes.saturating_sub(bytes as u64);
-        totals.tally(id.destination).dead -= 1;
+        totals.counters_mut(id.destination).dead -= 1;
         if let Some((head, sealed_bytes)) = head {
             let part = self.index.part_of_dead(&head.record, sealed_bytes);
             self.index.dead.remove(id, part);
@@ -92,15 +92,16 @@ impl Transaction<'_> {
             }
         }
         for (id, _, (attempts, status)) in &purged {
-            self.index.totals.tally(id.destination).discarded += 1;
-            self.settle(*id, EndKind::Discarded, *attempts, *status, self.now);
+            self.index.totals.counters_mut(id.destination).discarded += 1;
+            self.record_end(*id, EndKind::Discarded, *attempts, *status, self.now);
         }
         let done = tickets.len() + purged.len();
         if !tickets.is_empty() {
             self.news.push(StoreEvent::Redriven(tickets));
         }
         if !purged.is_empty() {
-            self.news.push(StoreEvent::Purged(purged.into_iter().map(|(id, order_key, _)| (id, order_key)).collect()));
+            self.news
+                .push(StoreEvent::Discarded(purged.into_iter().map(|(id, order_key, _)| (id, order_key)).collect()));
         }
         Ok(done)
     }
@@ -152,7 +153,7 @@ impl Transaction<'_> {
     }
 
     /// Notes what has become of its letters; false where another one has begun since.
-    pub(super) fn redrive_fares(&mut self, d: DestinationId, begun: Timestamp, fared: Fared) -> bool {
+    pub(super) fn redrive_fares(&mut self, d: DestinationId, begun: Timestamp, fared: RedriveResults) -> bool {
         let Some(mut redrive) = self.index.redrives.get(&d).filter(|r| r.begun == begun).cloned() else { return false };
         redrive.fared = fared;
         self.keep_redrive(d, redrive);
@@ -163,7 +164,7 @@ impl Transaction<'_> {
     pub(super) fn end_redrive(&mut self, d: DestinationId, why: RedriveEnded, who: &str) -> Result<bool, StoreError> {
         let Some(mut redrive) = self.index.redrives.get(&d).filter(|r| r.goes_on()).cloned() else { return Ok(false) };
         let name = self.index.names.destination_name(d);
-        let Fared { delivered, dead_again, .. } = redrive.fared;
+        let RedriveResults { delivered, dead_again, .. } = redrive.fared;
         let so_far = format!("{delivered} delivered, {dead_again} dead again so far");
         let what = match &why {
             RedriveEnded::Complete => format!("dlq redrive for {name}: complete, {so_far}"),

@@ -33,7 +33,7 @@ impl Transaction<'_> {
         erased.detained = erasure.detained.iter().filter(|number| self.forget(**number)).count() as u64;
         self.audit(who, &erasure.what, usize::try_from(erased.total()).unwrap_or(usize::MAX));
         if !gone.is_empty() {
-            self.news.push(StoreEvent::Purged(gone));
+            self.news.push(StoreEvent::Discarded(gone));
         }
         Ok(erased)
     }
@@ -48,7 +48,7 @@ impl Transaction<'_> {
         let mut gone = Vec::new();
         for (destination, place) in &trace.waiting {
             let id = DeliveryId { sequence, destination: *destination };
-            if self.leave(id, *place)? {
+            if self.remove_from_place(id, *place)? {
                 erased.waiting += 1;
                 gone.push(id);
             }
@@ -61,8 +61,8 @@ impl Transaction<'_> {
             }
         }
         for id in &gone {
-            self.index.totals.tally(id.destination).discarded += 1;
-            self.settle(*id, EndKind::Discarded, 0, 0, self.now);
+            self.index.totals.counters_mut(id.destination).discarded += 1;
+            self.record_end(*id, EndKind::Discarded, 0, 0, self.now);
         }
         Ok(gone)
     }

@@ -100,7 +100,7 @@ impl Transaction<'_> {
     }
 
     /// An old page that pins everything behind it for a few deliveries is given up: they move to the delay tree.
-    pub(super) fn give_up_sparse_page(&mut self) -> Result<(), StoreError> {
+    pub(super) fn move_out_sparse_page(&mut self) -> Result<(), StoreError> {
         let Some((first, count, _)) = self.index.pages.oldest() else { return Ok(()) };
         let span = self.index.totals.next_sequence.0 - first.0;
         if span < SPARSE_SPAN || self.index.pages.live_events() * 4 > span {
@@ -135,11 +135,11 @@ impl Transaction<'_> {
         match record {
             Ok(event) => {
                 let delivery = Delivery::first(id, event.into());
-                if self.leave(id, place)? {
+                if self.remove_from_place(id, place)? {
                     let key = (id, place.due());
                     self.unwritten.lock().expect("no holder panics").insert(key, delivery.clone().into());
                     self.written.push(key);
-                    self.settle(id, EndKind::Moved, 0, 0, self.now);
+                    self.record_end(id, EndKind::Moved, 0, 0, self.now);
                     self.delay(place.due(), &delivery);
                 }
                 Ok(())

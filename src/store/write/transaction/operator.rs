@@ -11,27 +11,29 @@ use crate::store::model::codec::{self, Kind};
 use crate::store::model::destination::{BreakerOverride, DestinationOverrides, PacingState, Pause};
 use crate::store::model::event_record;
 use crate::store::model::record::{EndKind, Hold, IntakeOverride};
-use crate::store::model::table::{ALIVE, ANCHOR, DOOR, TOLD, Table, hold_key, number_key, paced_key, stance_key};
+use crate::store::model::table::{
+    ALERT_STATE, CLOCK_REFERENCE, HEARTBEAT, INTAKE_OVERRIDE, Table, hold_key, number_key, overrides_key, pacing_key,
+};
 use crate::store::write::request::{Arrival, Change, Receipt, StoreEvent};
 use crate::store::write::transaction::Transaction;
 use crate::time::Timestamp;
 
 /// So many gaps are kept; the oldest go.
-const GAPS_MAX: u64 = 10_000;
+const OUTAGES_MAX: u64 = 10_000;
 
 impl Transaction<'_> {
     /// Makes a change, and says how many things it concerned.
     pub fn change(&mut self, change: Change, who: &str) -> Result<usize, StoreError> {
         match change {
             Change::Discard { what, deliveries } => self.discard(&deliveries, &what, who),
-            Change::Hasten { what, deliveries } => {
+            Change::RetryNow { what, deliveries } => {
                 let count = deliveries.len();
                 self.audit(who, &what, count);
-                self.news.push(StoreEvent::Hastened(deliveries));
+                self.news.push(StoreEvent::RetryNow(deliveries));
                 Ok(count)
             }
             Change::IntakeOverride { what, door } => {
-                let changes = self.put_door(door);
+                let changes = self.set_intake(door);
                 self.audit(who, &what, changes.into());
                 Ok(1)
             }
@@ -50,36 +52,36 @@ impl Transaction<'_> {
             Change::RedriveBegin { what, destination, redrive, list } => {
                 Ok(self.begin_redrive(destination, *redrive, &list, &what).into())
             }
-            Change::RedriveOn { destination, letters } => self.take_redrive_further(destination, &letters),
-            Change::RedriveFared { destination, begun, fared } => {
+            Change::RedriveNext { destination, letters } => self.take_redrive_further(destination, &letters),
+            Change::RedriveResults { destination, begun, fared } => {
                 Ok(self.redrive_fares(destination, begun, *fared).into())
             }
             Change::RedriveEnd { destination, why } => Ok(self.end_redrive(destination, why, who)?.into()),
-            Change::Gap { number, gap } => {
-                self.draft.put_long(Table::Gaps, &number_key(number), &codec::encode(Kind::Gap, &gap));
-                if let Some(old) = number.checked_sub(GAPS_MAX) {
-                    self.draft.delete_long(self.engine, Table::Gaps, &number_key(old))?;
+            Change::Outage { number, gap } => {
+                self.draft.put_long(Table::Outages, &number_key(number), &codec::encode(Kind::Outage, &gap));
+                if let Some(old) = number.checked_sub(OUTAGES_MAX) {
+                    self.draft.delete_long(self.engine, Table::Outages, &number_key(old))?;
                 }
                 self.index.next_gap = self.index.next_gap.max(number + 1);
                 self.changed = true;
                 Ok(1)
             }
-            Change::Alive => {
-                self.draft.put_long(Table::Meta, ALIVE, &codec::encode(Kind::Alive, &self.now));
+            Change::Heartbeat => {
+                self.draft.put_long(Table::Meta, HEARTBEAT, &codec::encode(Kind::Heartbeat, &self.now));
                 self.changed = true;
                 Ok(1)
             }
             Change::ClockReference { anchor, step } => {
-                self.drop_anchor(anchor, step);
+                self.apply_clock_step(anchor, step);
                 Ok(1)
             }
-            Change::Told { told } => {
-                self.draft.delete_long(self.engine, Table::Meta, TOLD)?;
-                self.draft.put_long(Table::Meta, TOLD, &codec::encode(Kind::Told, &told));
+            Change::AlertState { state } => {
+                self.draft.delete_long(self.engine, Table::Meta, ALERT_STATE)?;
+                self.draft.put_long(Table::Meta, ALERT_STATE, &codec::encode(Kind::AlertState, &state));
                 self.changed = true;
                 Ok(1)
             }
-            Change::GiveUp { what, numbers } => Ok(self.give_up_detained(&numbers, &what, who)),
+            Change::DiscardQuarantined { what, numbers } => Ok(self.discard_quarantined(&numbers, &what, who)),
             Change::Note { what } => {
                 self.audit(who, &what, 1);
                 Ok(1)
@@ -101,24 +103,24 @@ impl Transaction<'_> {
         let mut gone = Vec::new();
         for (id, place, order_key) in deliveries {
             let (attempts, status) = self.tried(*id, *place)?;
-            if self.leave(*id, *place)? {
-                self.index.totals.tally(id.destination).discarded += 1;
-                self.settle(*id, EndKind::Discarded, attempts, status, self.now);
+            if self.remove_from_place(*id, *place)? {
+                self.index.totals.counters_mut(id.destination).discarded += 1;
+                self.record_end(*id, EndKind::Discarded, attempts, status, self.now);
                 gone.push((*id, *order_key));
             }
         }
         let count = gone.len();
         self.audit(who, what, count);
         if count > 0 {
-            self.news.push(StoreEvent::Purged(gone));
+            self.news.push(StoreEvent::Discarded(gone));
         }
         Ok(count)
     }
 
     /// Whether that is another word than before.
-    pub(super) fn put_door(&mut self, door: IntakeOverride) -> bool {
-        let changes = !self.index.door.as_ref().unwrap_or(&IntakeOverride::Open).says_as(&door);
-        self.draft.put_long(Table::Meta, DOOR, &codec::encode(Kind::IntakeOverride, &door));
+    pub(super) fn set_intake(&mut self, door: IntakeOverride) -> bool {
+        let changes = !self.index.door.as_ref().unwrap_or(&IntakeOverride::Open).is_same_as(&door);
+        self.draft.put_long(Table::Meta, INTAKE_OVERRIDE, &codec::encode(Kind::IntakeOverride, &door));
         self.index.door = Some(door);
         changes
     }
@@ -169,27 +171,27 @@ impl Transaction<'_> {
 impl Transaction<'_> {
     /// Whether that is another word than before.
     pub(super) fn pause(&mut self, d: DestinationId, pause: Option<Pause>) -> bool {
-        let was = self.index.stances.get(&d).and_then(|stance| stance.pause.as_ref());
-        let changes = !same(was, pause.as_ref(), Pause::says_as);
+        let was = self.index.overrides.get(&d).and_then(|stance| stance.pause.as_ref());
+        let changes = !same(was, pause.as_ref(), Pause::is_same_as);
         self.stand(d, self.now, |stance| stance.pause = pause);
         changes
     }
 
     /// Whether that is another word than before.
     pub(super) fn fix_breaker(&mut self, d: DestinationId, fixed: Option<BreakerOverride>, at: Timestamp) -> bool {
-        let was = self.index.stances.get(&d).and_then(|stance| stance.breaker.as_ref());
-        let changes = !same(was, fixed.as_ref(), BreakerOverride::says_as);
+        let was = self.index.overrides.get(&d).and_then(|stance| stance.breaker.as_ref());
+        let changes = !same(was, fixed.as_ref(), BreakerOverride::is_same_as);
         self.stand(d, at, |stance| stance.breaker = fixed);
         changes
     }
 
     /// Changes a stance, and notes with it that everything is let in again, where it is.
     fn stand(&mut self, d: DestinationId, at: Timestamp, change: impl FnOnce(&mut DestinationOverrides)) {
-        let stance = self.index.stances.entry(d).or_default();
+        let stance = self.index.overrides.entry(d).or_default();
         let before = stance.clone();
         change(stance);
-        let let_in_at = stance.lets_in(&before, at);
-        self.draft.put(Table::Meta, stance_key(d), codec::encode(Kind::DestinationOverrides, stance));
+        let let_in_at = stance.reopened_at(&before, at);
+        self.draft.put(Table::Meta, overrides_key(d), codec::encode(Kind::DestinationOverrides, stance));
         if let Some(let_in_at) = let_in_at {
             let now = self.now;
             self.put_paced(d, |paced| paced.let_in_at = let_in_at.max(paced.let_in_at.min(now)));
@@ -214,25 +216,25 @@ impl Transaction<'_> {
     fn put_paced(&mut self, d: DestinationId, change: impl FnOnce(&mut PacingState)) {
         let paced = self.index.paced.entry(d).or_default();
         change(paced);
-        self.draft.put(Table::Meta, paced_key(d), codec::encode(Kind::PacingState, paced));
+        self.draft.put(Table::Meta, pacing_key(d), codec::encode(Kind::PacingState, paced));
         self.changed = true;
     }
 
     /// From now on stored times go by this anchor; those that are to last for a while are moved by the step in the same
     /// commit, so that a kill leaves both or neither.
-    pub(super) fn drop_anchor(&mut self, anchor: ClockReference, step: Option<Step>) {
-        self.draft.put(Table::Meta, ANCHOR.to_vec(), codec::encode(Kind::ClockReference, &anchor));
+    pub(super) fn apply_clock_step(&mut self, anchor: ClockReference, step: Option<Step>) {
+        self.draft.put(Table::Meta, CLOCK_REFERENCE.to_vec(), codec::encode(Kind::ClockReference, &anchor));
         self.index.anchor = Some(anchor);
         self.changed = true;
         let Some(step) = step else { return };
-        if let Ok(Some(alive)) = read::record::<Timestamp>(self.engine, Table::Meta, Kind::Alive, ALIVE) {
+        if let Ok(Some(alive)) = read::record::<Timestamp>(self.engine, Table::Meta, Kind::Heartbeat, HEARTBEAT) {
             // or the time without a daemon would be told as longer or shorter than it was
-            self.draft.put_long(Table::Meta, ALIVE, &codec::encode(Kind::Alive, &step.moved(alive)));
+            self.draft.put_long(Table::Meta, HEARTBEAT, &codec::encode(Kind::Heartbeat, &step.moved(alive)));
         }
         for (d, hold) in self.index.holds.clone() {
             self.hold(d, Hold { until: step.moved(hold.until), ..hold });
         }
-        for d in self.index.stances.keys().copied().collect::<Vec<_>>() {
+        for d in self.index.overrides.keys().copied().collect::<Vec<_>>() {
             self.stand(d, self.now, |stance| {
                 stance.pause.iter_mut().for_each(|pause| pause.until = step.moved(pause.until));
                 stance.breaker.iter_mut().for_each(|fixed| fixed.until = step.moved(fixed.until));
@@ -244,47 +246,47 @@ impl Transaction<'_> {
             });
         }
         if let Some(IntakeOverride::Closed { who, reason, since, until }) = self.index.door.clone() {
-            self.put_door(IntakeOverride::Closed { who, reason, since, until: step.moved(until) });
+            self.set_intake(IntakeOverride::Closed { who, reason, since, until: step.moved(until) });
         }
     }
 }
 
 /// Whether both say the same, or neither anything.
-fn same<T>(was: Option<&T>, is: Option<&T>, says_as: fn(&T, &T) -> bool) -> bool {
+fn same<T>(was: Option<&T>, is: Option<&T>, is_same_as: fn(&T, &T) -> bool) -> bool {
     match (was, is) {
-        (Some(was), Some(is)) => says_as(was, is),
+        (Some(was), Some(is)) => is_same_as(was, is),
         (was, is) => was.is_none() && is.is_none(),
     }
 }
 
 impl Transaction<'_> {
-    pub fn detain(&mut self, parcel: &Parcel, room: Room) -> Result<u64, Full> {
-        if let Some(number) = self.index.detainees.known(parcel) {
+    pub fn quarantine(&mut self, parcel: &Parcel, room: Room) -> Result<u64, Full> {
+        if let Some(number) = self.index.quarantine.known(parcel) {
             return Ok(number);
         }
-        self.index.detainees.has_room(parcel, room)?;
-        let number = self.index.detainees.next();
+        self.index.quarantine.has_room(parcel, room)?;
+        let number = self.index.quarantine.next();
         self.draft.put_long(Table::QuarantinedRequest, &number_key(number), &parcel.sealed);
-        self.index.detainees.add(number, parcel);
+        self.index.quarantine.add(number, parcel);
         self.changed = true;
         Ok(number)
     }
 
-    pub fn let_in(&mut self, number: u64, arrivals: Vec<Arrival>) -> Result<Option<Vec<Receipt>>, StoreError> {
+    pub fn readmit(&mut self, number: u64, arrivals: Vec<Arrival>) -> Result<Option<Vec<Receipt>>, StoreError> {
         if !self.forget(number) {
             return Ok(None);
         }
         arrivals.into_iter().map(|arrival| self.accept(arrival)).collect::<Result<_, _>>().map(Some)
     }
 
-    pub(super) fn give_up_detained(&mut self, numbers: &[u64], what: &str, who: &str) -> usize {
+    pub(super) fn discard_quarantined(&mut self, numbers: &[u64], what: &str, who: &str) -> usize {
         let gone = numbers.iter().filter(|number| self.forget(**number)).count();
         self.audit(who, what, gone);
         gone
     }
 
     pub(super) fn forget(&mut self, number: u64) -> bool {
-        let Some(length) = self.index.detainees.remove(number) else { return false };
+        let Some(length) = self.index.quarantine.remove(number) else { return false };
         self.draft.delete_parts(Table::QuarantinedRequest, &number_key(number), length);
         self.changed = true;
         true
