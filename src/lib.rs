@@ -22,6 +22,7 @@
 //! | 1 | [`rules`] | backoff, verdict, breaker, concurrency, rate, lateness: functions of their arguments |
 //! | 1 | [`extract`] | where the fields of an event lie in what a sender posts |
 //! | 1 | [`signature`] | whether a sender knows a secret: HMAC over what it sent |
+//! | 1 | [`api`] | the types of the admin API: states, numbers, lists |
 //! | 1 | [`latency`] | how long things take, as histograms |
 //! | 2 | [`scheduler`] | pure: what goes now, else when to ask again |
 //! | 2 | [`clock`] | the only reader of time |
@@ -45,6 +46,7 @@
 
 pub mod admin;
 pub mod alert;
+pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -5,7 +5,7 @@ use crate::alert::AlertInputs;
 use crate::maintenance::Forecast;
 use crate::net::tls::Certificate;
 use crate::rules::breaker;
-use crate::store::{Counters, Gap};
+use crate::store::Counters;
 use std::collections::BTreeMap;
 
 /// Refusals for which the sender can do nothing.
@@ -14,12 +14,6 @@ fn is_ours((status, _): (u16, &str)) -> bool {
 }
 
 impl Admin {
-    /// The last time in which events could not be accepted; none where there was none, or where it cannot be read.
-    pub(super) async fn last_outage(&self) -> Option<Gap> {
-        let newest = self.read(|store| store.gaps(u64::MAX, 1)).await.ok()?;
-        newest.into_iter().next().map(|(_, gap)| gap)
-    }
-
     /// The certificates in use, by whose they are.
     pub(super) fn certificates(&self) -> Vec<Certificate> {
         let of_intake = self.tls.iter().flat_map(|tls| tls.certificates());

@@ -1,14 +1,14 @@
 //! `/v1/audit`, `/v1/outages`, `/v1/intake`: who changed what, when events could not be accepted, and closing the door.
 
 use super::access::Caller;
-use super::answers::Page;
 use super::object::Object;
-use super::{Failure, Shared, filter};
-use crate::store::{Change, Gap, IntakeOverride};
+use super::{Failure, Shared, filter, status};
+use crate::api::{AuditEntry, IntakeDecided, Outage, Page, Time};
+use crate::store::{Change, IntakeOverride};
 use crate::time::Timestamp;
 use axum::Json;
 use axum::extract::{Query as QueryOf, State, rejection::JsonRejection, rejection::QueryRejection};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 
@@ -44,72 +44,33 @@ fn page<R, T>(found: Vec<(u64, R)>, limit: usize, item: impl Fn(R) -> T) -> Page
     Page { items: found.into_iter().map(|(_, record)| item(record)).collect(), next }
 }
 
-/// A change that somebody made, or access to bodies, or requests that were refused.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct AuditItem {
-    /// When; of several occurrences the last.
-    #[schema(format = DateTime)]
-    at: String,
-    /// The first of several occurrences of a kind within an hour, which share an entry; null where it happened once.
-    since: Option<String>,
-    /// The name of a token, `unix:` and a user, a part of the daemon, or `unauthenticated`.
-    who: String,
-    what: String,
-    /// How many things it concerned; of several occurrences, how many they were.
-    count: u64,
-}
-
 /// Every change made through this API, every read of bodies, and requests that were refused, the newest first
-#[utoipa::path(get, path = "/v1/audit", tag = "notes", params(Newest), responses((status = 200, body = Page<AuditItem>), Failure))]
+#[utoipa::path(get, path = "/v1/audit", tag = "notes", params(Newest), responses((status = 200, body = Page<AuditEntry>), Failure))]
 pub(super) async fn audit(
     State(admin): Shared,
     query: Result<QueryOf<Newest>, QueryRejection>,
-) -> Result<Json<Page<AuditItem>>, Failure> {
+) -> Result<Json<Page<AuditEntry>>, Failure> {
     let (before, limit) = Newest::bounds(query)?;
     admin.access.write(&admin.store).await;
     let found = admin.read(move |store| store.audit(before, limit)).await?;
-    Ok(Json(page(found, limit, |a| AuditItem {
-        at: a.at.to_string(),
-        since: a.since.map(|since| since.to_string()),
+    Ok(Json(page(found, limit, |a| AuditEntry {
+        at: a.at.into(),
+        since: a.since.map(Time),
         who: a.who,
         what: a.what,
         count: a.count,
     })))
 }
 
-/// A time in which events could not be accepted.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct OutageItem {
-    #[schema(format = DateTime)]
-    from: String,
-    /// Null while it lasts.
-    until: Option<String>,
-    /// `disk_low`, `queue_full`, `memory_limit`, `store_failed`, `rate_limited`, `intake_closed`, `draining` (until the next start) or `crash`.
-    reason: String,
-    /// Requests refused in it, as far as they reached the daemon.
-    refused: u64,
-}
-
-impl OutageItem {
-    pub(super) fn of(g: Gap) -> Self {
-        Self {
-            from: g.from.to_string(),
-            until: (g.until < Timestamp::NEVER).then(|| g.until.to_string()),
-            reason: g.reason,
-            refused: g.refused,
-        }
-    }
-}
-
 /// When events could not be accepted and why, the newest first
-#[utoipa::path(get, path = "/v1/outages", tag = "notes", params(Newest), responses((status = 200, body = Page<OutageItem>), Failure))]
+#[utoipa::path(get, path = "/v1/outages", tag = "notes", params(Newest), responses((status = 200, body = Page<Outage>), Failure))]
 pub(super) async fn outages(
     State(admin): Shared,
     query: Result<QueryOf<Newest>, QueryRejection>,
-) -> Result<Json<Page<OutageItem>>, Failure> {
+) -> Result<Json<Page<Outage>>, Failure> {
     let (before, limit) = Newest::bounds(query)?;
     let found = admin.read(move |store| store.gaps(before, limit)).await?;
-    Ok(Json(page(found, limit, OutageItem::of)))
+    Ok(Json(page(found, limit, status::outage)))
 }
 
 /// Why intake is closed, and for how long.
@@ -122,16 +83,6 @@ pub(super) struct Close {
     #[serde(rename = "for")]
     #[schema(value_type = Option<String>, pattern = "^[1-9][0-9]{0,3}(s|m|h)$")]
     within: Option<String>,
-}
-
-/// How intake stands after the change.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct DoorState {
-    open: bool,
-    /// Why not, in one word.
-    reason: Option<&'static str>,
-    /// When it opens by itself.
-    until: Option<String>,
 }
 
 pub(super) fn sound_reason(reason: &str) -> Result<(), Failure> {
@@ -152,22 +103,22 @@ pub(super) fn until(now: Timestamp, reason: &str, within: Option<&str>) -> Resul
 }
 
 /// Lets events in again
-#[utoipa::path(post, path = "/v1/intake/open", tag = "intake", responses((status = 200, body = DoorState), Failure))]
-pub(super) async fn open(State(admin): Shared, caller: Caller) -> Result<Json<DoorState>, Failure> {
+#[utoipa::path(post, path = "/v1/intake/open", tag = "intake", responses((status = 200, body = IntakeDecided), Failure))]
+pub(super) async fn open(State(admin): Shared, caller: Caller) -> Result<Json<IntakeDecided>, Failure> {
     let change = Change::IntakeOverride { what: "intake open".to_owned(), door: IntakeOverride::Open };
     admin.store.change(change, caller.name).await?;
     admin.admission.reopen();
     let state = admin.admission.state();
-    Ok(Json(DoorState { open: state.code().is_none(), reason: state.code(), until: None }))
+    Ok(Json(IntakeDecided { open: state.code().is_none(), reason: state.code().map(str::to_owned), until: None }))
 }
 
 /// Answers 503 to every event, until it is opened again or `for` is over
-#[utoipa::path(post, path = "/v1/intake/close", tag = "intake", request_body = Close, responses((status = 200, body = DoorState), Failure))]
+#[utoipa::path(post, path = "/v1/intake/close", tag = "intake", request_body = Close, responses((status = 200, body = IntakeDecided), Failure))]
 pub(super) async fn close(
     State(admin): Shared,
     caller: Caller,
     body: Result<Json<Object<Close>>, JsonRejection>,
-) -> Result<Json<DoorState>, Failure> {
+) -> Result<Json<IntakeDecided>, Failure> {
     let Json(Object(close)) = body.map_err(|e| Failure::bad(e.body_text()))?;
     let since = admin.clock.now();
     let until = until(since, &close.reason, close.within.as_deref())?;
@@ -177,6 +128,5 @@ pub(super) async fn close(
     admin.admission.close_until(until);
     admin.store.change(Change::IntakeOverride { what: format!("intake close{why}"), door }, caller.name).await?;
     let state = admin.admission.state();
-    let until = (until < Timestamp::NEVER).then(|| until.to_string());
-    Ok(Json(DoorState { open: false, reason: state.code(), until }))
+    Ok(Json(IntakeDecided { open: false, reason: state.code().map(str::to_owned), until: Time::unless_never(until) }))
 }

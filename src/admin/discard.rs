@@ -2,13 +2,13 @@
 //! them any more.
 
 use super::access::Caller;
-use super::answers::Changed;
 use super::event_lookup::Location;
 use super::events::find_all;
 use super::object::Object;
 use super::pending::{destination, places, read};
 use super::selection::only_true;
 use super::{Admin, Failure, Name, Shared, audit_log};
+use crate::api::Changed;
 use crate::delivery::{DeliveryId, Place};
 use crate::dispatch::Question;
 use crate::event::{DestinationId, Digest64, Sequence};

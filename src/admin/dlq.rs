@@ -1,11 +1,12 @@
 //! `/v1/dlq`: the dead letters, and what an operator does with them.
 
 use super::access::Caller;
-use super::answers::{Answers, Changed, LetterItem, PAGE_BYTES, Page, attempts};
+use super::answers::{Answers, Entry, PAGE_BYTES, attempts};
 use super::filter::{Filter, Query, Which};
 use super::object::Object;
 use super::selection::{self, Chosen, Selection};
 use super::{Admin, Failure, Name, Shared, sequence_of};
+use crate::api::{self, Changed, Page};
 use crate::delivery::{DeadLetter, DeliveryId};
 use crate::event::{DestinationId, Sequence};
 use crate::store::{DlqAction, Head, Store, StoreError};
@@ -18,12 +19,12 @@ use axum::response::IntoResponse;
 const EXAMINED_MAX: usize = 5_000;
 
 /// Dead letters, in order of acceptance
-#[utoipa::path(get, path = "/v1/dlq", tag = "dead letters", params(Query), responses((status = 200, body = Page<LetterItem>), Failure))]
+#[utoipa::path(get, path = "/v1/dlq", tag = "dead letters", params(Query), responses((status = 200, body = Page<api::DeadLetter>), Failure))]
 pub(super) async fn list(
     State(admin): Shared,
     caller: Caller,
     query: Result<QueryOf<Query>, QueryRejection>,
-) -> Result<Json<Page<LetterItem>>, Failure> {
+) -> Result<Json<Page<api::DeadLetter>>, Failure> {
     let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
     let filter = Filter::of(&query, &admin)?;
     let after = query.after.as_deref().map(cursor_of).transpose()?;
@@ -35,7 +36,7 @@ pub(super) async fn list(
             let (mut items, mut bytes) = (Vec::new(), 0);
             let next = heads(store, &filter, after, |head| {
                 let item = item(&own, &head.record, head.body_bytes, answers).listed();
-                bytes += item.weight();
+                bytes += item.json_bytes();
                 items.push(item);
                 bytes >= PAGE_BYTES || own.has_taken_long(began)
             })?;
@@ -46,16 +47,16 @@ pub(super) async fn list(
 }
 
 /// One dead letter with every attempt
-#[utoipa::path(get, path = "/v1/dlq/{id}", tag = "dead letters", params(("id" = String, Path, description = "The id of an event.", pattern = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"), Which), responses((status = 200, body = LetterItem), Failure))]
+#[utoipa::path(get, path = "/v1/dlq/{id}", tag = "dead letters", params(("id" = String, Path, description = "The id of an event.", pattern = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"), Which), responses((status = 200, body = api::DeadLetter), Failure))]
 pub(super) async fn show(
     State(admin): Shared,
     caller: Caller,
     Name(id): Name,
     which: Result<QueryOf<Which>, QueryRejection>,
-) -> Result<Json<LetterItem>, Failure> {
+) -> Result<Json<api::DeadLetter>, Failure> {
     let (letter, others) = find(&admin, &id, which).await?;
     let also_dead_for = others.into_iter().map(|d| admin.destination_name(d)).collect();
-    Ok(Json(LetterItem {
+    Ok(Json(api::DeadLetter {
         also_dead_for: Some(also_dead_for),
         ..item(&admin, &letter, letter.delivery.event.body.len(), Answers::to(&caller))
     }))
@@ -144,20 +145,20 @@ fn unless_damaged<T>(id: DeliveryId, read: Result<Option<T>, StoreError>) -> Res
 }
 
 /// `size` is the length of its body, which need not be here.
-pub(super) fn item(admin: &Admin, letter: &DeadLetter, size: usize, answers: Answers) -> LetterItem {
+pub(super) fn item(admin: &Admin, letter: &DeadLetter, size: usize, answers: Answers) -> api::DeadLetter {
     let (delivery, event) = (&letter.delivery, &letter.delivery.event);
-    LetterItem {
+    api::DeadLetter {
         id: event.id(delivery.id.sequence),
         sequence: delivery.id.sequence,
         destination: admin.destination_name(delivery.id.destination),
         reason: letter.reason,
-        dead_at: letter.dead_at.to_string(),
+        dead_at: letter.dead_at.into(),
         source: event.source.clone(),
-        kind: event.kind.clone(),
+        event_type: event.kind.clone(),
         interaction: event.interaction.clone(),
         sender_id: event.sender_id.clone(),
-        event_time: event.time.map(|t| t.to_string()),
-        received_at: event.received_at.to_string(),
+        event_time: event.time.map(api::Time),
+        received_at: event.received_at.into(),
         size,
         conflict: event.conflict,
         redriven: delivery.redriven,

@@ -7,6 +7,7 @@
 use super::access::Caller;
 use super::object::Object;
 use super::{Admin, Failure, Name, Shared, audit_log, pace};
+use crate::api::{self, Remains};
 use crate::dispatch::Question;
 use crate::event::{Digest64, Sequence, bounded};
 use crate::scheduler::DeliveryStatus;
@@ -14,7 +15,7 @@ use crate::store::{Change, Erased, Erasure, EventLocation, EventLocations, Quara
 use axum::Json;
 use axum::extract::State;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::collections::BTreeSet;
 use utoipa::ToSchema;
 
@@ -36,49 +37,25 @@ pub(super) struct Erase {
     dry_run: bool,
 }
 
-/// What was erased; in a dry run, what there is.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct ErasedItem {
-    /// What the audit calls the interaction: a digest of its key.
-    digest: String,
-    /// Deliveries that waited; they count as discarded.
-    waiting: u64,
-    /// Dead letters; they count as discarded.
-    dead: u64,
-    /// Events that were remembered, to recognise duplicates and late ones; one that is sent again is a new event.
-    remembered: u64,
-    /// Requests that were kept apart and held an event of it.
-    quarantined: u64,
-    /// Records that did not verify and had been set aside.
-    damaged: u64,
-    /// What this does not reach, to be told to whoever asked for the erasure.
-    remains: Remains,
+fn remains() -> Remains {
+    Remains {
+        store_files: "nothing reads them any more, but deleted bytes stay in the store's files until later events take their \
+                      place, which has no fixed time; a store made by `holdline backup` and `holdline restore` has none of \
+                      them"
+            .to_owned(),
+        backups: "backups and exports made before still hold it; delete them, or erase again after a restore".to_owned(),
+        destinations: "what was delivered is stored at the destinations".to_owned(),
+    }
 }
-
-/// Where bytes may lie on.
-#[derive(Debug, Serialize, ToSchema)]
-struct Remains {
-    /// The store's files keep what was deleted until the space is used again.
-    store_files: &'static str,
-    backups: &'static str,
-    destinations: &'static str,
-}
-
-const REMAINS: Remains = Remains {
-    store_files: "nothing reads them any more, but deleted bytes lie in the store's files until events to come take their \
-                  place, which has no fixed time; a store made by `holdline backup` and `holdline restore` has none of them",
-    backups: "backups and exports made before still hold it; delete them, or erase again after a restore",
-    destinations: "what was delivered lies with the destinations",
-};
 
 /// Erases all that lies here of an interaction: what waits, is dead, kept apart or remembered
-#[utoipa::path(post, path = "/v1/interactions/{key}/erase", tag = "events", params(("key" = String, Path, description = "The key of the interaction.")), request_body(content = Option<Erase>), responses((status = 200, body = ErasedItem), Failure))]
+#[utoipa::path(post, path = "/v1/interactions/{key}/erase", tag = "events", params(("key" = String, Path, description = "The key of the interaction.")), request_body(content = Option<Erase>), responses((status = 200, body = api::Erased), Failure))]
 pub(super) async fn erase(
     State(admin): Shared,
     caller: Caller,
     Name(key): Name,
     body: Bytes,
-) -> Result<Json<ErasedItem>, Failure> {
+) -> Result<Json<api::Erased>, Failure> {
     let wish = wish(&body)?;
     audit_log::sound_reason(&wish.reason)?;
     let key = bounded(key);
@@ -109,15 +86,15 @@ fn wish(body: &Bytes) -> Result<Erase, Failure> {
         .map_err(|e| Failure::bad(format!("the body is not what is described: {e}")))
 }
 
-fn item(digest: String, erased: &Erased) -> ErasedItem {
-    ErasedItem {
+fn item(digest: String, erased: &Erased) -> api::Erased {
+    api::Erased {
         digest,
         waiting: erased.waiting,
         dead: erased.dead,
         remembered: erased.remembered,
         quarantined: erased.detained,
         damaged: erased.damaged,
-        remains: REMAINS,
+        remains: remains(),
     }
 }
 

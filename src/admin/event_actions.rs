@@ -1,11 +1,11 @@
 //! What an operator does to one event: have it tried again now, or give it up.
 
 use super::access::Caller;
-use super::answers::Changed;
 use super::event_lookup::Location;
 use super::events::find;
 use super::filter;
 use super::{Admin, Failure, Name, Shared, audit_log, pace};
+use crate::api::Changed;
 use crate::delivery::{DeliveryId, Place};
 use crate::dispatch::Question;
 use crate::event::{DestinationId, Digest64};

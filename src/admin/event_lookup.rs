@@ -3,9 +3,9 @@
 //! Scheduler and store are asked one after the other while deliveries move, so a delivery can be missed in between: it
 //! then seems to lie nowhere. [`ends`] tells such a one from one that has ended.
 
-use super::answers::DeliveryState;
 use super::filter::Filter;
 use super::{Admin, Failure};
+use crate::api::DeliveryState;
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place};
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, EventId, Sequence};
 use crate::store::{EndKind, Entry, Head, PageHeads, Settlement, Store, StoreError};

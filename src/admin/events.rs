@@ -4,11 +4,12 @@
 //! dead; so a page stays where it is while things move.
 
 use super::access::Caller;
-use super::answers::{Answers, Attempts, DeliveryItem, DeliveryState, EventItem, PAGE_BYTES, Page, attempts};
+use super::answers::{Answers, Entry, PAGE_BYTES, attempts, with_attempts};
 use super::event_lookup::{self, Candidate, Known, Location, Look, know};
-use super::explain::{self, Held};
+use super::explain::{self, Lasting};
 use super::filter::{EventQuery, Filter, Query};
 use super::{Admin, Failure, Name, Shared, sequence_of};
+use crate::api::{self, Attempts, DeliveryState, Page};
 use crate::delivery::{Blocked, Blocker, DeliveryId};
 use crate::dispatch::{DestinationStatus, Question};
 use crate::event::{DestinationId, EventId, Sequence};
@@ -30,11 +31,11 @@ const READ_AT_ONCE: usize = 100;
 const LOOKS_MAX: usize = 5;
 
 /// Events, oldest first, with where each of their deliveries is
-#[utoipa::path(get, path = "/v1/events", tag = "events", params(EventQuery), responses((status = 200, body = Page<EventItem>), Failure))]
+#[utoipa::path(get, path = "/v1/events", tag = "events", params(EventQuery), responses((status = 200, body = Page<api::Event>), Failure))]
 pub(super) async fn list(
     State(admin): Shared,
     query: Result<QueryOf<EventQuery>, QueryRejection>,
-) -> Result<Json<Page<EventItem>>, Failure> {
+) -> Result<Json<Page<api::Event>>, Failure> {
     let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
     let query = Query::from(query);
     let filter = Filter::of(&query, &admin)?;
@@ -59,8 +60,8 @@ pub(super) async fn list(
             let filter_here = filter.clone();
             let known = admin.read(move |store| Look::know(store, &filter_here, some)).await?;
             let described = describe(&admin, &lines, known).await?;
-            for item in described.into_iter().filter(|item| fits(&filter, item, &admin)).map(EventItem::listed) {
-                bytes += item.weight();
+            for item in described.into_iter().filter(|item| fits(&filter, item, &admin)).map(Entry::listed) {
+                bytes += item.json_bytes();
                 items.push(item);
             }
             if standing.peek().is_some() && (bytes >= PAGE_BYTES || admin.has_taken_long(began)) {
@@ -72,7 +73,7 @@ pub(super) async fn list(
             // behind the last that was read
             _ if cut.is_some() => break cut,
             // the page is full: go on behind its last item
-            _ if items.len() == filter.limit => break items.last().map(|item: &EventItem| item.sequence),
+            _ if items.len() == filter.limit => break items.last().map(|item: &api::Event| item.sequence),
             None => break None,
             Some(next) if is_over(&admin, examined, began) => break Some(Sequence(next.0 - 1)),
             Some(next) => from = next,
@@ -135,8 +136,8 @@ fn state_of(standing: DeliveryStatus) -> DeliveryState {
 }
 
 /// One event: its deliveries, their attempts, and what they wait for
-#[utoipa::path(get, path = "/v1/events/{id}", tag = "events", params(Name), responses((status = 200, body = EventItem), Failure))]
-pub(super) async fn show(State(admin): Shared, caller: Caller, Name(id): Name) -> Result<Json<EventItem>, Failure> {
+#[utoipa::path(get, path = "/v1/events/{id}", tag = "events", params(Name), responses((status = 200, body = api::Event), Failure))]
+pub(super) async fn show(State(admin): Shared, caller: Caller, Name(id): Name) -> Result<Json<api::Event>, Failure> {
     let (mut known, lines) = (vec![find(&admin, &id).await?], admin.lines().await?);
     let told = gather(&admin, &lines, &mut known).await?;
     let known = known.pop().ok_or_else(|| Failure::not_found("the event has just ended"))?;
@@ -209,7 +210,7 @@ async fn describe(
     admin: &Admin,
     lines: &HashMap<DestinationId, DestinationStatus>,
     mut known: Vec<Known>,
-) -> Result<Vec<EventItem>, Failure> {
+) -> Result<Vec<api::Event>, Failure> {
     let told = gather(admin, lines, &mut known).await?;
     Ok(known.into_iter().map(|k| told.event(k)).collect())
 }
@@ -250,8 +251,8 @@ async fn gather<'a>(
     let ids = admin.read(move |store| ids(store, behind)).await?;
     let line = |d: &DestinationId| lines.get(d).cloned().unwrap_or_default();
     let touched: BTreeSet<DestinationId> = known.iter().flat_map(|k| k.places.keys().copied()).collect();
-    let held = touched.iter().map(|d| (*d, explain::of_destination(admin, *d, &line(d)))).collect();
-    Ok(Told { admin, settled, standings, ids, held })
+    let blockers = touched.iter().map(|d| (*d, explain::lasting(admin, *d, &line(d)))).collect();
+    Ok(Told { admin, settled, standings, ids, blockers })
 }
 
 /// The ids of the events that others wait for.
@@ -269,43 +270,43 @@ struct Told<'a> {
     settled: BTreeMap<DeliveryId, Settlement>,
     standings: Standings,
     ids: HashMap<Sequence, EventId>,
-    held: BTreeMap<DestinationId, Vec<Held>>,
+    blockers: BTreeMap<DestinationId, Vec<Lasting>>,
 }
 
 impl Told<'_> {
-    fn event(&self, k: Known) -> EventItem {
+    fn event(&self, k: Known) -> api::Event {
         let id = |d: &DestinationId| DeliveryId { sequence: k.sequence, destination: *d };
-        EventItem {
+        api::Event {
             id: k.id,
             sequence: k.sequence,
             deliveries: k.places.iter().map(|(d, lies)| self.delivery(id(d), lies)).collect(),
             source: k.source,
-            kind: k.kind,
+            event_type: k.kind,
             interaction: k.event.as_ref().and_then(|e| e.interaction.clone()),
             sender_id: k.event.as_ref().and_then(|e| e.sender_id.clone()),
-            event_time: k.time.map(|t| t.to_string()),
-            received_at: k.received_at.to_string(),
+            event_time: k.time.map(api::Time),
+            received_at: k.received_at.into(),
             size: k.size,
             conflict: k.event.as_ref().is_some_and(|e| e.conflict),
         }
     }
 
-    fn delivery(&self, id: DeliveryId, lies: &Location) -> DeliveryItem {
-        let bare = |state| DeliveryItem::bare(self.admin.destination_name(id.destination), state);
+    fn delivery(&self, id: DeliveryId, lies: &Location) -> api::Delivery {
+        let bare = |state| api::Delivery::bare(self.admin.destination_name(id.destination), state);
         match (lies, self.settled.get(&id)) {
             (Location::Dead(None), _) => {
                 let error = "its record does not verify; redrive or purge sets it aside".to_owned();
-                DeliveryItem { error: Some(error), ..bare(DeliveryState::Dead) }
+                api::Delivery { error: Some(error), ..bare(DeliveryState::Dead) }
             }
-            (Location::Dead(Some(letter)), _) => DeliveryItem {
-                settled_at: Some(letter.dead_at.to_string()),
+            (Location::Dead(Some(letter)), _) => api::Delivery {
+                settled_at: Some(letter.dead_at.into()),
                 reason: Some(letter.reason),
-                ..bare(DeliveryState::Dead).tried(&letter.delivery)
+                ..with_attempts(bare(DeliveryState::Dead), &letter.delivery)
             },
             // redriven, and not yet where it goes
             (Location::Gone, Some(s)) if s.how == EndKind::Dead => bare(DeliveryState::Queued),
-            (Location::Gone, Some(s)) => DeliveryItem {
-                settled_at: Some(s.at.to_string()),
+            (Location::Gone, Some(s)) => api::Delivery {
+                settled_at: Some(s.at.into()),
                 attempts: Some(Attempts::Count(u32::from(s.attempts))),
                 status: (s.status > 0).then_some(s.status),
                 ..bare(if s.how == EndKind::Delivered { DeliveryState::Delivered } else { DeliveryState::Discarded })
@@ -313,32 +314,33 @@ impl Told<'_> {
             (Location::Gone, None) => bare(DeliveryState::Delivered),
             (lies, _) => {
                 let standing = self.standings.get(&id).copied().unwrap_or(DeliveryStatus::Queued);
-                let held = self.held.get(&id.destination).map_or(&[][..], Vec::as_slice);
+                let blockers = self.blockers.get(&id.destination).map_or(&[][..], Vec::as_slice);
                 let named = |s: Sequence| self.ids.get(&s).map_or_else(|| format!("sequence {s}"), EventId::to_string);
-                let mut gates = explain::of_delivery(standing, held, named).into_iter();
-                let due = standing.retry_at().map(|due| due.to_string());
+                let mut by = explain::of_delivery(standing, blockers, named).into_iter();
+                let due = standing.retry_at().map(api::Time);
                 let (since, until) = self.under_way(id.destination, standing).unzip();
-                let bare = DeliveryItem { attempts: Some(Attempts::Count(0)), ..bare(state_of(standing)) };
-                let tried = if let Location::Delayed { delivery, .. } = lies { bare.tried(delivery) } else { bare };
-                let (blocked_by, also_blocked_by) = (gates.next(), gates.collect());
-                DeliveryItem { since, until, due, blocked_by, also_blocked_by, ..tried }
+                let bare = api::Delivery { attempts: Some(Attempts::Count(0)), ..bare(state_of(standing)) };
+                let tried =
+                    if let Location::Delayed { delivery, .. } = lies { with_attempts(bare, delivery) } else { bare };
+                let (blocked_by, also_blocked_by) = (by.next(), by.collect());
+                api::Delivery { since, until, due, blocked_by, also_blocked_by, ..tried }
             }
         }
     }
 
     /// When an attempt that is under way began, and when it ends at the latest.
-    fn under_way(&self, d: DestinationId, standing: DeliveryStatus) -> Option<(String, String)> {
+    fn under_way(&self, d: DestinationId, standing: DeliveryStatus) -> Option<(api::Time, api::Time)> {
         let DeliveryStatus::InFlight { since } = standing else { return None };
         let timeout = self.admin.destinations.get(d).map(|destination| destination.timeout).unwrap_or_default();
-        Some((since.to_string(), since.after(timeout).to_string()))
+        Some((since.into(), since.after(timeout).into()))
     }
 }
 
 /// The rest of the filter, on what is now known.
-fn fits(filter: &Filter, item: &EventItem, admin: &Admin) -> bool {
+fn fits(filter: &Filter, item: &api::Event, admin: &Admin) -> bool {
     let wanted = filter.destination.map(|d| admin.destination_name(d));
     filter.source.as_ref().is_none_or(|s| item.source == *s)
-        && filter.kind.as_ref().is_none_or(|k| item.kind == *k)
+        && filter.kind.as_ref().is_none_or(|k| item.event_type == *k)
         && item.deliveries.iter().any(|delivery| {
             wanted.as_ref().is_none_or(|w| delivery.destination == *w)
                 && filter.state.is_none_or(|s| delivery.state == s)

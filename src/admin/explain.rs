@@ -5,6 +5,7 @@
 //! lists, single events, destinations, dashboard and command line follow.
 
 use super::Admin;
+use crate::api::BlockedBy;
 use crate::delivery::{Blocked, Blocker};
 use crate::dispatch::{Destination, DestinationStatus};
 use crate::event::{DestinationId, Sequence};
@@ -12,161 +13,155 @@ use crate::rules::breaker;
 use crate::scheduler::{DeliveryStatus, LimitReason};
 use crate::store::Store;
 use crate::time::Timestamp;
-use serde::Serialize;
-use utoipa::ToSchema;
 
 /// Why nothing is sent to any destination.
 const DISK_FULL: &str = "the disk is full, and what fails could not be written; free some disk, or purge dead letters";
 
-/// What holds a delivery, or a whole destination.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Held {
-    pub blocker: Blocker,
-    /// RFC 3339; missing where no time ends it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub until: Option<String>,
-    /// Id of the event that must be resolved first.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub behind: Option<String>,
-    /// `retry`, `ordering`, `destination`, `breaker`, `configuration`, `adaptive` or `ramp` for what cut the configured
-    /// limit, or the name of who did it.
-    pub set_by: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// How long it lasts beside others; zero where it opens and shuts from one request to the next.
-    #[serde(skip)]
+/// A blocker, and how long it lasts beside others; zero where it passes from one request to the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lasting {
+    by: BlockedBy,
     lasts: Timestamp,
 }
 
-impl Held {
-    fn by(blocker: Blocker, set_by: &str) -> Self {
-        let lasts = match blocker {
-            Blocker::Concurrency | Blocker::Rate => Timestamp::ZERO,
-            _ => Timestamp::NEVER,
-        };
-        Self { blocker, until: None, behind: None, set_by: set_by.to_owned(), reason: None, lasts }
+impl Lasting {
+    fn new(blocker: Blocker, set_by: &str) -> Self {
+        let lasts = if blocker.is_pacing() { Timestamp::ZERO } else { Timestamp::NEVER };
+        Self { by: BlockedBy { blocker, until: None, behind: None, set_by: set_by.to_owned(), reason: None }, lasts }
     }
 
     fn until(self, until: Timestamp) -> Self {
-        Self { until: Some(until.to_string()), lasts: self.lasts.min(until), ..self }
+        Self { by: BlockedBy { until: Some(until.into()), ..self.by }, lasts: self.lasts.min(until) }
     }
 
     fn momentary(self) -> Self {
         Self { lasts: Timestamp::ZERO, ..self }
     }
 
-    fn since(self, reason: &str) -> Self {
-        Self { reason: Some(reason.to_owned()), ..self }
+    fn because(self, reason: &str) -> Self {
+        Self { by: BlockedBy { reason: Some(reason.to_owned()), ..self.by }, ..self }
     }
 }
 
-/// What holds everything that waits for a destination, what lasts longest first; empty where its deliveries go on.
-pub fn of_destination(admin: &Admin, d: DestinationId, line: &DestinationStatus) -> Vec<Held> {
-    let mut held = Vec::new();
+pub(super) fn is_paused(line: &DestinationStatus) -> bool {
+    matches!(line.shut, Some(Blocked { by: Blocker::Pause, .. }))
+}
+
+/// What blocks everything that waits for a destination, what lasts longest first; empty where its deliveries go on.
+pub(super) fn of_destination(admin: &Admin, d: DestinationId, line: &DestinationStatus) -> Vec<BlockedBy> {
+    lasting(admin, d, line).into_iter().map(|blocker| blocker.by).collect()
+}
+
+/// The same, with how long each lasts.
+pub(super) fn lasting(admin: &Admin, d: DestinationId, line: &DestinationStatus) -> Vec<Lasting> {
+    let mut found = Vec::new();
     if admin.store.is_out_of_space() {
-        held.push(Held::by(Blocker::Disk, "daemon").since(DISK_FULL));
+        found.push(Lasting::new(Blocker::Disk, "daemon").because(DISK_FULL));
     }
     match admin.destinations.get(d) {
         None => {
-            held.push(Held::by(Blocker::NoUrl, "configuration").since("this destination is not configured any more"));
+            found.push(
+                Lasting::new(Blocker::NoUrl, "configuration").because("this destination is not configured any more"),
+            );
         }
         Some(destination) => {
-            held.extend(shut(line, admin.clock.now()).map(|shut| gate(&admin.store, &destination, line, shut)));
+            found.extend(shut(line, admin.clock.now()).map(|shut| described(&admin.store, &destination, line, shut)));
         }
     }
-    longest_first(held)
+    longest_first(found)
 }
 
-fn longest_first(mut held: Vec<Held>) -> Vec<Held> {
-    held.sort_by_key(|held| std::cmp::Reverse(held.lasts));
-    held
+fn longest_first(mut found: Vec<Lasting>) -> Vec<Lasting> {
+    found.sort_by_key(|found| std::cmp::Reverse(found.lasts));
+    found
 }
 
-/// Every gate that is shut; the line itself tells only the first that it meets.
+/// Everything that blocks it; its status itself names only the first that it meets.
 fn shut(line: &DestinationStatus, now: Timestamp) -> impl Iterator<Item = Blocked> {
-    let timed =
-        |by, until: Option<Timestamp>| until.filter(|until| now < *until).map(|until| Blocked::until(by, Some(until)));
-    let opens = if let breaker::State::Open { until } = line.breaker { Some(until) } else { None };
-    let met = |of: &[Blocker]| line.blocked_by.filter(|shut| of.contains(&shut.by));
+    let timed = |by, until: Timestamp| (now < until).then_some(Blocked::until(by, Some(until)));
+    let opens = if let breaker::State::Open { until } = line.breaker { until } else { Timestamp::ZERO };
+    let met = |of: &[Blocker]| line.shut.filter(|shut| of.contains(&shut.by));
     let all = [
         met(&[Blocker::NoUrl]),
         timed(Blocker::Pause, line.paused_until),
         timed(Blocker::Breaker, opens).or_else(|| met(&[Blocker::Breaker])),
-        timed(Blocker::RetryAfter, line.retry_after_until),
+        timed(Blocker::RetryAfter, line.hold_until),
         met(&[Blocker::Concurrency, Blocker::Rate]),
     ];
     all.into_iter().flatten()
 }
 
-/// A gate of its pace that is shut.
-fn gate(store: &Store, destination: &Destination, line: &DestinationStatus, shut: Blocked) -> Held {
-    let stance = store.overrides(destination.id);
-    let held = match shut.by {
-        Blocker::NoUrl => Held::by(Blocker::NoUrl, "configuration").since("no url is configured"),
+/// The blocker with who set it and why.
+fn described(store: &Store, destination: &Destination, line: &DestinationStatus, shut: Blocked) -> Lasting {
+    let stance = store.stance(destination.id);
+    let found = match shut.by {
+        Blocker::NoUrl => Lasting::new(Blocker::NoUrl, "configuration").because("no url is configured"),
         Blocker::Pause => {
             let pause = stance.pause;
             let who = pause.as_ref().map_or("operator", |pause| &pause.who);
-            Held::by(Blocker::Pause, who).since(pause.as_ref().map_or("", |pause| &pause.reason))
+            Lasting::new(Blocker::Pause, who).because(pause.as_ref().map_or("", |pause| &pause.reason))
         }
         Blocker::Breaker => {
             let fixed = stance.breaker;
             let who = fixed.as_ref().and_then(|fixed| fixed.who.as_deref()).unwrap_or("breaker");
-            let held = Held::by(Blocker::Breaker, who);
+            let found = Lasting::new(Blocker::Breaker, who);
             match fixed {
-                Some(fixed) if matches!(line.breaker, breaker::State::Open { .. }) => held.since(&fixed.reason),
-                _ => held.since("probes are under way").momentary(),
+                Some(fixed) if matches!(line.breaker, breaker::State::Open { .. }) => found.because(&fixed.reason),
+                _ => found.because("probes are under way").momentary(),
             }
         }
         Blocker::RetryAfter => {
             let until = shut.until.unwrap_or_default();
-            Held::by(Blocker::RetryAfter, "destination").since(&destination.retry_after_reason(until))
+            Lasting::new(Blocker::RetryAfter, "destination").because(&destination.held_why(until))
         }
-        Blocker::Concurrency => concurrency(line, destination.policy.limits.concurrency_max),
-        Blocker::Rate => Held::by(Blocker::Rate, "configuration"),
+        Blocker::Concurrency => concurrency(line, destination.policy.pace.concurrency_max),
+        Blocker::Rate => Lasting::new(Blocker::Rate, "configuration"),
         Blocker::Order | Blocker::RetryBackoff | Blocker::DeadLetter | Blocker::Disk => {
             unreachable!("a destination as a whole is not blocked by {}", shut.by.word())
         }
     };
     match shut.until.filter(|until| *until < Timestamp::NEVER) {
-        Some(until) => held.until(until),
-        None => held,
+        Some(until) => found.until(until),
+        None => found,
     }
 }
 
-/// What makes the limit what it is.
-fn concurrency(line: &DestinationStatus, max: usize) -> Held {
+/// What set the concurrency limit.
+fn concurrency(line: &DestinationStatus, max: usize) -> Lasting {
     let limit = line.limit;
-    let (set_by, reason) = match line.limit_reason {
+    let (set_by, reason) = match line.bound {
         LimitReason::Configured => ("configuration", format!("{limit} at once")),
         LimitReason::Adaptive => ("adaptive", format!("{limit} at once of {max}, as the destination answers")),
         LimitReason::Ramp => ("ramp", format!("{limit} at once of {max}; deliveries return little by little")),
     };
-    Held::by(Blocker::Concurrency, set_by).since(&reason)
+    Lasting::new(Blocker::Concurrency, set_by).because(&reason)
 }
 
-/// What one delivery waits for, what lasts longest first; empty where it is under way. `behind` names an event by its
-/// sequence.
-pub fn of_delivery(
+/// What blocks one delivery, what lasts longest first; empty where it is in flight. `behind` names an event by its sequence.
+pub(super) fn of_delivery(
     standing: DeliveryStatus,
-    of_destination: &[Held],
+    of_destination: &[Lasting],
     behind: impl Fn(Sequence) -> String,
-) -> Vec<Held> {
+) -> Vec<BlockedBy> {
     let own = match standing {
         DeliveryStatus::InFlight { .. } => return Vec::new(),
         DeliveryStatus::Blocked(blocked) => {
             let set_by = if blocked.by == Blocker::RetryBackoff { "retry" } else { "ordering" };
-            let held = Held::by(blocked.by, set_by);
-            let held = if let Some(until) = blocked.until { held.until(until) } else { held };
-            Held { behind: blocked.behind.map(behind), ..held }
+            let found = Lasting::new(blocked.by, set_by);
+            let found = if let Some(until) = blocked.until { found.until(until) } else { found };
+            Lasting { by: BlockedBy { behind: blocked.behind.map(behind), ..found.by }, ..found }
         }
         DeliveryStatus::Queued | DeliveryStatus::Moved if of_destination.is_empty() => {
-            Held::by(Blocker::Concurrency, "configuration").since("its turn comes behind those before it")
+            Lasting::new(Blocker::Concurrency, "configuration").because("its turn comes behind those before it")
         }
-        DeliveryStatus::Queued | DeliveryStatus::Moved => return of_destination.to_vec(),
+        DeliveryStatus::Queued | DeliveryStatus::Moved => {
+            return of_destination.iter().map(|blocker| blocker.by.clone()).collect();
+        }
     };
-    // what opens and shuts from one request to the next says nothing before its turn has come
-    let lasting = of_destination.iter().filter(|held| held.lasts > Timestamp::ZERO).cloned();
-    longest_first([own].into_iter().chain(lasting).collect())
+    // a blocker that passes from one request to the next matters only once its turn has come
+    let lasting = of_destination.iter().filter(|found| found.lasts > Timestamp::ZERO).cloned();
+    let all = longest_first([own].into_iter().chain(lasting).collect());
+    all.into_iter().map(|blocker| blocker.by).collect()
 }
 
 #[cfg(test)]
@@ -185,8 +180,8 @@ mod tests {
 
     #[test]
     fn every_waiting_delivery_has_a_blocker_and_the_longest_comes_first() {
-        let nowhere = Held::by(Blocker::NoUrl, "configuration").since("no url");
-        let until = |blocker, n| Held::by(blocker, "x").until(Timestamp(n));
+        let nowhere = Lasting::new(Blocker::NoUrl, "configuration").because("no url");
+        let until = |blocker, n| Lasting::new(blocker, "x").until(Timestamp(n));
         let rate = until(Blocker::Rate, 99);
         for (standing, holds, gates) in [
             (DeliveryStatus::InFlight { since: Timestamp(1) }, vec![nowhere.clone()], vec![]),
@@ -205,11 +200,11 @@ mod tests {
             ),
             (BEHIND, vec![nowhere], vec![Blocker::Order, Blocker::NoUrl]),
         ] {
-            let told: Vec<Blocker> = of_delivery(standing, &holds, name).iter().map(|held| held.blocker).collect();
+            let told: Vec<Blocker> = of_delivery(standing, &holds, name).iter().map(|found| found.blocker).collect();
             assert_eq!(told, gates, "{standing:?} {holds:?}");
         }
-        let held = of_delivery(BEHIND, &[], name);
-        assert_eq!(held[0].behind.as_deref(), Some("id of 3"));
+        let found = of_delivery(BEHIND, &[], name);
+        assert_eq!(found[0].behind.as_deref(), Some("id of 3"));
     }
 
     #[test]
@@ -217,19 +212,18 @@ mod tests {
         let now = Timestamp(10);
         let met = Some(Blocked::until(Blocker::Pause, Some(Timestamp(20))));
         let line = DestinationStatus {
-            blocked_by: met,
-            paused_until: Some(Timestamp(20)),
+            shut: met,
+            paused_until: Timestamp(20),
             breaker: breaker::State::Open { until: Timestamp(30) },
-            retry_after_until: Some(Timestamp(40)),
+            hold_until: Timestamp(40),
             ..DestinationStatus::default()
         };
         let gates = |line: &DestinationStatus| shut(line, now).map(|shut| shut.by).collect::<Vec<_>>();
         assert_eq!(gates(&line), [Blocker::Pause, Blocker::Breaker, Blocker::RetryAfter]);
-        let line =
-            DestinationStatus { paused_until: Some(Timestamp(10)), retry_after_until: Some(Timestamp(9)), ..line };
+        let line = DestinationStatus { paused_until: Timestamp(10), hold_until: Timestamp(9), ..line };
         assert_eq!(gates(&line), [Blocker::Breaker]);
         let probes = DestinationStatus {
-            blocked_by: Some(Blocked::until(Blocker::Breaker, None)),
+            shut: Some(Blocked::until(Blocker::Breaker, None)),
             breaker: breaker::State::Open { until: Timestamp(9) },
             ..DestinationStatus::default()
         };
@@ -239,9 +233,9 @@ mod tests {
 
     #[test]
     fn a_reduced_limit_names_its_cause() {
-        let by = |limit_reason, limit| {
-            let held = concurrency(&DestinationStatus { limit_reason, limit, ..DestinationStatus::default() }, 64);
-            (held.set_by, held.reason.unwrap_or_default())
+        let by = |bound, limit| {
+            let found = concurrency(&DestinationStatus { bound, limit, ..DestinationStatus::default() }, 64);
+            (found.by.set_by, found.by.reason.unwrap_or_default())
         };
         assert_eq!(by(LimitReason::Configured, 64), ("configuration".into(), "64 at once".into()));
         assert_eq!(

@@ -1,8 +1,9 @@
 //! `/v1/dlq/export`: dead letters as NDJSON, streamed, so that any number of them takes no memory.
 
-use super::answers::{Answers, LetterItem};
+use super::answers::Answers;
 use super::filter::{Filter, Query};
 use super::{Admin, Failure, Shared, dlq};
+use crate::api;
 use crate::delivery::DeliveryId;
 use crate::store::{Store, StoreError};
 use axum::body::Body;
@@ -25,7 +26,7 @@ const FOUND_AHEAD: usize = 500;
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Exported {
     #[serde(flatten)]
-    letter: LetterItem,
+    letter: api::DeadLetter,
     content_type: String,
     /// The body, where it is UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]

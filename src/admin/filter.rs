@@ -1,7 +1,7 @@
 //! Filters of the lists: the same words for events and dead letters.
 
-use super::answers::DeliveryState;
 use super::{Admin, Failure};
+use crate::api::DeliveryState;
 use crate::delivery::{DeadLetter, Reason};
 use crate::event::{DestinationId, Digest64, bounded};
 use crate::time::Timestamp;

@@ -1,68 +1,18 @@
 //! `/v1/interactions/{key}`: where an interaction stands with each destination.
 
 use super::{Admin, Failure, Name, Shared};
+use crate::api::{self, InteractionEvent, InteractionState, LastDelivered, Ordering};
 use crate::dispatch::{Last, Question};
 use crate::event::{DestinationId, Digest64, EventId, Sequence, bounded};
 use crate::scheduler::{Interaction, Ordered};
 use axum::Json;
 use axum::extract::{Query as QueryOf, State, rejection::QueryRejection};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
 
 /// So many of those that wait are named.
 const WAITING_MAX: usize = 100;
-
-/// An interaction, by destination.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct InteractionItem {
-    interaction: String,
-    destinations: Vec<InteractionState>,
-}
-
-/// How an interaction stands with a destination.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct InteractionState {
-    destination: String,
-    /// The source whose interaction it is; null where it is one of all sources with `shared_keys`, and where nothing is
-    /// known of it.
-    source: Option<String>,
-    /// `interaction`: its events go one after the other. `none` (`ordering.mode`): none waits for another, and of each only
-    /// its own event tells; `in_flight`, `waiting`, `waiting_count` and `blocked_by` are then always empty, and
-    /// `/v1/events?interaction=KEY` lists what is under way.
-    ordering: &'static str,
-    /// The newest delivery, by which a later one is known to be stale. Null where nothing was delivered, where that is no
-    /// longer remembered, and always where `ordering.on_stale` is `deliver`: nothing is stale there, and nothing is
-    /// remembered for it. `/v1/events?interaction=KEY&state=delivered` then lists what was delivered.
-    last_delivered: Option<LastDelivered>,
-    /// Null where none is, and always where `ordering` is `none`.
-    in_flight: Option<Member>,
-    /// The first hundred of those that wait, as far as they have been read ahead, in their order.
-    waiting: Vec<Member>,
-    waiting_count: usize,
-    /// Dead letters that hold the others back.
-    blocked_by: Vec<Member>,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-struct LastDelivered {
-    #[serde(flatten)]
-    event: Member,
-    #[schema(format = DateTime)]
-    at: String,
-    /// The latest event time of all that were delivered: what happened before it and comes later is stale.
-    newest_event_time: Option<String>,
-}
-
-/// An event of the interaction.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-struct Member {
-    #[schema(value_type = u64)]
-    sequence: Sequence,
-    /// Null where it is no longer remembered.
-    #[schema(value_type = Option<String>, format = Uuid)]
-    id: Option<EventId>,
-}
 
 /// Narrows an interaction.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -77,12 +27,12 @@ pub(super) struct Of {
 type Standings = Vec<(DestinationId, Interaction)>;
 
 /// What was delivered last, what is under way and what waits of an interaction, for each destination and source
-#[utoipa::path(get, path = "/v1/interactions/{key}", tag = "events", params(("key" = String, Path, description = "The key of the interaction."), Of), responses((status = 200, body = InteractionItem), Failure))]
+#[utoipa::path(get, path = "/v1/interactions/{key}", tag = "events", params(("key" = String, Path, description = "The key of the interaction."), Of), responses((status = 200, body = api::Interaction), Failure))]
 pub(super) async fn show(
     State(admin): Shared,
     Name(key): Name,
     of: Result<QueryOf<Of>, QueryRejection>,
-) -> Result<Json<InteractionItem>, Failure> {
+) -> Result<Json<api::Interaction>, Failure> {
     let QueryOf(Of { source }) = of.map_err(|e| Failure::bad(e.body_text()))?;
     let order_keys = admin.store.order_keys_of(&bounded(key.clone()), source.as_deref());
     let asked = order_keys.iter().map(|(_, order_key)| *order_key).collect();
@@ -105,14 +55,14 @@ pub(super) async fn show(
         }));
     }
     destinations.sort_by(|a, b| (&a.destination, &a.source).cmp(&(&b.destination, &b.source)));
-    Ok(Json(InteractionItem { interaction: key, destinations }))
+    Ok(Json(api::Interaction { interaction: key, destinations }))
 }
 
 /// Whether anything waits or was delivered of it.
 fn is_known(admin: &Admin, order_key: Digest64, standings: &Standings) -> bool {
     standings.iter().any(|(d, interaction)| {
         let is_here =
-            interaction.waiting_count > 0 || interaction.in_flight.is_some() || !interaction.blocked_by.is_empty();
+            interaction.waiting_count > 0 || interaction.in_flight.is_some() || !interaction.held_by.is_empty();
         is_here || admin.destinations.get(*d).is_some_and(|destination| destination.last(order_key).is_some())
     })
 }
@@ -124,24 +74,24 @@ fn state(
     last: Option<Last>,
     ids: &BTreeMap<Sequence, EventId>,
 ) -> InteractionState {
-    let member = |sequence: Sequence| Member { sequence, id: ids.get(&sequence).copied() };
+    let member = |sequence: Sequence| InteractionEvent { sequence, id: ids.get(&sequence).copied() };
     InteractionState {
         destination,
         source,
-        ordering: if interaction.ordered == Ordered::Not { "none" } else { "interaction" },
+        ordering: if interaction.ordered == Ordered::Not { Ordering::None } else { Ordering::Interaction },
         last_delivered: last.map(|last| {
-            let newest_event_time = last.newest.map(|time| time.to_string());
-            LastDelivered { event: member(last.sequence), at: last.at.to_string(), newest_event_time }
+            let newest_event_time = last.newest().map(api::Time);
+            LastDelivered { event: member(last.sequence), at: last.at.into(), newest_event_time }
         }),
         in_flight: interaction.in_flight.map(member),
         waiting: interaction.waiting.into_iter().map(member).collect(),
         waiting_count: interaction.waiting_count,
-        blocked_by: interaction.blocked_by.into_iter().map(member).collect(),
+        blocked_by: interaction.held_by.into_iter().map(member).collect(),
     }
 }
 
 async fn ids(admin: &Admin, order_key: Digest64, standing: &Standings) -> Result<BTreeMap<Sequence, EventId>, Failure> {
-    let named = standing.iter().flat_map(|(_, i)| i.in_flight.iter().chain(&i.waiting).chain(&i.blocked_by)).copied();
+    let named = standing.iter().flat_map(|(_, i)| i.in_flight.iter().chain(&i.waiting).chain(&i.held_by)).copied();
     let destinations = admin.destinations.now();
     let last = destinations.values().filter_map(|destination| destination.last(order_key)).map(|last| last.sequence);
     let wanted: BTreeSet<Sequence> = named.chain(last).collect();

@@ -5,16 +5,12 @@
 
 mod access;
 mod access_log;
-mod ages;
 mod alert_facts;
 mod answers;
 mod audit_log;
 mod backup;
-mod breaker;
-mod certificates;
 mod dashboard;
 mod discard;
-mod disk;
 mod dlq;
 mod document;
 mod erase;
@@ -34,9 +30,7 @@ mod pending;
 mod quarantine;
 mod redrive;
 mod selection;
-mod snapshot;
 mod socket;
-mod sources;
 mod status;
 mod throttle;
 
@@ -149,7 +143,7 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(status::status))
         .routes(routes!(status::destinations))
         .routes(routes!(status::destination))
-        .routes(routes!(ages::ages))
+        .routes(routes!(status::ages))
         .routes(routes!(events::show))
         .routes(routes!(redrive::list))
         .route_layer(middleware::from_fn(refuse_query))

@@ -4,12 +4,13 @@ use super::access::Caller;
 use super::audit_log;
 use super::object::Object;
 use super::{Admin, Failure, Name, Shared, filter};
+use crate::api::{Decided, Time};
 use crate::event::DestinationId;
 use crate::store::{BreakerOverride, Change, Pause, Position};
 use crate::time::Timestamp;
 use axum::Json;
 use axum::extract::{State, rejection::JsonRejection};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use utoipa::ToSchema;
 
 /// Why nothing is delivered, and for how long.
@@ -98,15 +99,6 @@ pub(super) struct SetBreaker {
     within: Option<String>,
 }
 
-/// The destination, and until when the change lasts.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Decided {
-    destination: String,
-    /// Null where no time ends it.
-    #[schema(format = DateTime)]
-    until: Option<String>,
-}
-
 /// Delivers nothing to a destination, until it is resumed or `for` is over
 #[utoipa::path(post, path = "/v1/destinations/{name}/pause", tag = "destinations", params(("name" = String, Path)), request_body = PauseFor, responses((status = 200, body = Decided), Failure))]
 pub(super) async fn pause(
@@ -183,5 +175,5 @@ fn word(state: Wanted) -> &'static str {
 }
 
 fn decided(destination: String, until: Timestamp) -> Json<Decided> {
-    Json(Decided { destination, until: (until < Timestamp::NEVER).then(|| until.to_string()) })
+    Json(Decided { destination, until: Time::unless_never(until) })
 }

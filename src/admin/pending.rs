@@ -1,6 +1,7 @@
 //! What waits for a destination, for batch work elsewhere while it is down.
 
 use super::{Admin, Failure, Name, Shared, filter};
+use crate::api::Time;
 use crate::delivery::{Delivery, DeliveryId, Place};
 use crate::event::{DestinationId, EventId, Sequence};
 use crate::store::{Store, StoreError};
@@ -33,8 +34,8 @@ pub(super) struct Pending {
     kind: String,
     interaction: Option<String>,
     sender_id: Option<String>,
-    event_time: Option<String>,
-    received_at: String,
+    event_time: Option<Time>,
+    received_at: Time,
     /// Made so far.
     attempts: usize,
     content_type: String,
@@ -122,8 +123,8 @@ fn line(delivery: &Delivery) -> Vec<u8> {
         kind: event.kind.clone(),
         interaction: event.interaction.clone(),
         sender_id: event.sender_id.clone(),
-        event_time: event.time.map(|t| t.to_string()),
-        received_at: event.received_at.to_string(),
+        event_time: event.time.map(Time),
+        received_at: event.received_at.into(),
         attempts: delivery.attempts.len(),
         content_type: event.content_type.clone(),
         body: text.map(str::to_owned),

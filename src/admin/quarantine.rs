@@ -1,13 +1,14 @@
 //! `/v1/quarantine`: requests that were kept apart, and their second chance.
 
 use super::access::Caller;
-use super::answers::{Page, listed};
+use super::answers::listed;
 use super::{Failure, Shared, filter};
+use crate::api::{self, Page, Readmitted};
 use crate::intake::{Unproven, Verdict};
 use crate::store::{Change, QuarantinedRequest};
 use axum::Json;
 use axum::extract::{Query as QueryOf, State, rejection::JsonRejection, rejection::QueryRejection};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 /// A page ends where so many bytes of requests were read for it: 16 MiB.
@@ -26,39 +27,24 @@ pub(super) struct Oldest {
     limit: Option<usize>,
 }
 
-/// A request that was kept apart.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct QuarantineItem {
-    id: String,
-    source: String,
-    /// `bad_signature` or `invalid_body`.
-    cause: String,
-    #[schema(format = DateTime)]
-    received_at: String,
-    content_type: Option<String>,
-    size: usize,
-}
-
-impl QuarantineItem {
-    fn new(number: u64, detained: QuarantinedRequest) -> Self {
-        let content_type = detained.headers.iter().find(|(name, _)| name == "content-type");
-        Self {
-            id: number.to_string(),
-            source: detained.source,
-            cause: detained.cause.word().to_owned(),
-            received_at: detained.at.to_string(),
-            content_type: content_type.map(|(_, value)| listed(&String::from_utf8_lossy(value))),
-            size: detained.body.len(),
-        }
+fn shown(number: u64, request: QuarantinedRequest) -> api::QuarantinedRequest {
+    let content_type = request.headers.iter().find(|(name, _)| name == "content-type");
+    api::QuarantinedRequest {
+        id: number.to_string(),
+        source: request.source,
+        cause: request.cause.word().to_owned(),
+        received_at: request.at.into(),
+        content_type: content_type.map(|(_, value)| listed(&String::from_utf8_lossy(value))),
+        size: request.body.len(),
     }
 }
 
 /// Requests that were kept apart, the oldest first
-#[utoipa::path(get, path = "/v1/quarantine", tag = "quarantine", params(Oldest), responses((status = 200, body = Page<QuarantineItem>), Failure))]
+#[utoipa::path(get, path = "/v1/quarantine", tag = "quarantine", params(Oldest), responses((status = 200, body = Page<api::QuarantinedRequest>), Failure))]
 pub(super) async fn list(
     State(admin): Shared,
     query: Result<QueryOf<Oldest>, QueryRejection>,
-) -> Result<Json<Page<QuarantineItem>>, Failure> {
+) -> Result<Json<Page<api::QuarantinedRequest>>, Failure> {
     let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
     let after = query.after.as_deref().map(str::parse::<u64>).transpose();
     let after = after.map_err(|_| Failure::bad("`after` is the `next` of an earlier answer"))?;
@@ -72,7 +58,7 @@ pub(super) async fn list(
             for number in numbers.into_iter().take(limit) {
                 let Some(detained) = store.detained(number)? else { continue };
                 read += detained.body.len();
-                items.push(QuarantineItem::new(number, detained));
+                items.push(shown(number, detained));
                 if read >= READ_BYTES {
                     return Ok(Page { items, next: Some(number.to_string()) });
                 }
@@ -86,7 +72,7 @@ pub(super) async fn list(
 /// Which of them are judged anew.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Verify {
+pub(super) struct Readmit {
     /// Of this source only.
     source: Option<String>,
     /// Only say what would become of them.
@@ -95,39 +81,20 @@ pub(super) struct Verify {
     accept_unproven: bool,
 }
 
-/// What became of them.
-#[derive(Debug, Default, Serialize, ToSchema)]
-pub(super) struct Verified {
-    /// Requests that were judged.
-    matched: usize,
-    /// Requests that were let in; zero in a dry run.
-    done: usize,
-    /// Events that they held, duplicates among them.
-    events: usize,
-    /// Requests whose signature still does not verify.
-    bad_signature: usize,
-    /// Requests whose body still cannot be read.
-    invalid_body: usize,
-    /// Requests that came while their source asked for no proof, and now it asks for one.
-    unproven: usize,
-    /// Requests of a source that is not configured any more.
-    source_gone: usize,
-}
-
 /// Judges them by the configuration of today; those that pass become events, with the time at which they first came
-#[utoipa::path(post, path = "/v1/quarantine/readmit", tag = "quarantine", request_body = Verify, responses((status = 200, body = Verified), Failure))]
+#[utoipa::path(post, path = "/v1/quarantine/readmit", tag = "quarantine", request_body = Readmit, responses((status = 200, body = Readmitted), Failure))]
 pub(super) async fn readmit(
     State(admin): Shared,
     caller: Caller,
-    body: Result<Json<Verify>, JsonRejection>,
-) -> Result<Json<Verified>, Failure> {
+    body: Result<Json<Readmit>, JsonRejection>,
+) -> Result<Json<Readmitted>, Failure> {
     let Json(wish) = body.map_err(|e| Failure::bad(e.body_text()))?;
     let unproven = if wish.accept_unproven { Unproven::Accept } else { Unproven::Keep };
     if wish.accept_unproven && wish.source.is_none() {
         return Err(Failure::bad("`accept_unproven` needs `source`: name the source whose requests you answer for"));
     }
     let intake = admin.intake.read().expect("no holder panics").clone();
-    let mut all = Verified::default();
+    let mut all = Readmitted::default();
     let mut from = 0;
     while let Some(number) = admin.store.quarantined_from(from, 1).first().copied() {
         from = number + 1;

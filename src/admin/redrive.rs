@@ -1,11 +1,11 @@
 //! `/v1/dlq/redrive`: dead letters wait again; at once, or little by little, and then how far that has come.
 
 use super::access::Caller;
-use super::answers::{Changed, Page};
 use super::filter::{self, Query};
 use super::object::Object;
 use super::selection::{self, LetterId, Selection, only_true};
 use super::{Admin, Failure, Name, Shared};
+use crate::api::{self, Page, RedriveAnswer, RedriveState};
 use crate::config::rate_of;
 use crate::delivery::DeliveryId;
 use crate::event::{DestinationId, Sequence};
@@ -13,7 +13,7 @@ use crate::rules::rate::Rate;
 use crate::store::{Change, DlqAction, Redrive, RedriveEnded};
 use axum::Json;
 use axum::extract::{State, rejection::JsonRejection};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
@@ -104,123 +104,49 @@ pub(super) struct Wish {
     canary: bool,
 }
 
-/// What a redrive came to; or, where it takes its time, what has begun.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Outcome {
-    #[serde(flatten)]
-    changed: Changed,
-    /// With `rate` or `canary`: one for each destination; `/v1/dlq/redrives` tells how they go on.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    redrives: Vec<RedriveItem>,
-}
-
-/// Where a redrive that takes its time stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-enum LateAction {
-    GoesOn,
-    /// All of its letters have been looked at.
-    Complete,
-    /// What it sent again failed, and the rest is still dead.
-    Failing,
-    /// By an operator; the rest is still dead.
-    Stopped,
-}
-
-/// A redrive of one destination's dead letters that takes its time.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct RedriveItem {
-    destination: String,
-    state: LateAction,
-    by: String,
-    #[schema(format = DateTime)]
-    begun_at: String,
-    /// As `50/s`.
-    rate: Option<String>,
-    canary: bool,
-    /// Letters that it is about.
-    matched: u64,
-    /// So many of them it has looked at.
-    taken: u64,
-    /// So many were still dead, and wait again. What died again since it began is left alone.
-    done: u64,
-    #[schema(format = DateTime)]
-    ended_at: Option<String>,
-    /// Of `judged` that were looked at so many failed, where that ended it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    failed: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    judged: Option<u64>,
-    /// Of those in the queue again so many are delivered; it counts on after the end.
-    delivered: u64,
-    /// So many have died again.
-    dead_again: u64,
-    /// So many were discarded meanwhile, or are damaged.
-    gone: u64,
-    /// Of so many the end is not known yet, or was not noted before a restart.
-    under_way: u64,
-    /// The letter whose failure was one too many for the canary.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stopped_by: Option<StoppedByItem>,
-}
-
-/// The letter that stopped a redrive, and how its delivery failed.
-#[derive(Debug, Serialize, ToSchema)]
-struct StoppedByItem {
-    #[schema(format = Uuid)]
-    event: String,
-    destination: String,
-    /// As in the attempts; `none` where it was not sent.
-    outcome: String,
-    status: Option<u16>,
-    error: String,
-}
-
-impl RedriveItem {
-    fn of(destination: String, redrive: &Redrive) -> Self {
-        let (state, failing) = match redrive.end.as_ref().map(|end| &end.why) {
-            None => (LateAction::GoesOn, None),
-            Some(RedriveEnded::Complete) => (LateAction::Complete, None),
-            Some(RedriveEnded::Failing { failed, of }) => (LateAction::Failing, Some((*failed, *of))),
-            Some(RedriveEnded::Stopped { .. }) => (LateAction::Stopped, None),
-        };
-        let fared = redrive.fared.clone();
-        let stopped_by = fared.stopped_by.map(|by| StoppedByItem {
-            event: by.event,
-            destination: destination.clone(),
-            outcome: by.outcome,
-            status: by.status,
-            error: by.error,
-        });
-        Self {
-            destination,
-            state,
-            by: redrive.who.clone(),
-            begun_at: redrive.begun.to_string(),
-            rate: redrive.rate().map(|rate| rate.to_string()),
-            canary: redrive.canary,
-            matched: redrive.matched,
-            taken: redrive.taken,
-            done: redrive.done,
-            ended_at: redrive.end.as_ref().map(|end| end.at.to_string()),
-            failed: failing.map(|(failed, _)| failed),
-            judged: failing.map(|(_, of)| of),
-            delivered: fared.delivered,
-            dead_again: fared.dead_again,
-            gone: fared.gone,
-            under_way: redrive.under_way(),
-            stopped_by,
-        }
+fn shown(destination: String, redrive: &Redrive) -> api::Redrive {
+    let (state, failing) = match redrive.end.as_ref().map(|end| &end.why) {
+        None => (RedriveState::GoesOn, None),
+        Some(RedriveEnded::Complete) => (RedriveState::Complete, None),
+        Some(RedriveEnded::Failing { failed, of }) => (RedriveState::Failing, Some((*failed, *of))),
+        Some(RedriveEnded::Stopped { .. }) => (RedriveState::Stopped, None),
+    };
+    let results = redrive.fared.clone();
+    let stopped_by = results.stopped_by.map(|by| api::StoppedBy {
+        event: by.event,
+        destination: destination.clone(),
+        outcome: by.outcome,
+        status: by.status,
+        error: by.error,
+    });
+    api::Redrive {
+        destination,
+        state,
+        by: redrive.who.clone(),
+        begun_at: redrive.begun.into(),
+        rate: redrive.rate().map(|rate| rate.to_string()),
+        canary: redrive.canary,
+        matched: redrive.matched,
+        taken: redrive.taken,
+        done: redrive.done,
+        ended_at: redrive.end.as_ref().map(|end| end.at.into()),
+        failed: failing.map(|(failed, _)| failed),
+        judged: failing.map(|(_, of)| of),
+        delivered: results.delivered,
+        dead_again: results.dead_again,
+        gone: results.gone,
+        under_way: redrive.under_way(),
+        stopped_by,
     }
 }
 
 /// Sends dead letters again; they go ahead of later events of their interaction
-#[utoipa::path(post, path = "/v1/dlq/redrive", tag = "dead letters", request_body = Redriven, responses((status = 200, body = Outcome), Failure))]
+#[utoipa::path(post, path = "/v1/dlq/redrive", tag = "dead letters", request_body = Redriven, responses((status = 200, body = RedriveAnswer), Failure))]
 pub(super) async fn redrive(
     State(admin): Shared,
     caller: Caller,
     wish: Result<Json<Object<Wish>>, JsonRejection>,
-) -> Result<Json<Outcome>, Failure> {
+) -> Result<Json<RedriveAnswer>, Failure> {
     let Json(Object(wish)) = wish.map_err(|e| Failure::bad(e.body_text()))?;
     let rate = wish.rate.as_deref().map(rate_of).transpose();
     let rate = rate.map_err(|why| Failure::bad(format!("`rate`: {why}")))?;
@@ -238,7 +164,7 @@ pub(super) async fn redrive(
     } else {
         done = selection::change(&admin, DlqAction::Redrive, caller, &selected.ids).await?;
     }
-    Ok(Json(Outcome { changed: selected.changed(&admin, done, dry_run), redrives }))
+    Ok(Json(RedriveAnswer { changed: selected.changed(&admin, done, dry_run), redrives }))
 }
 
 /// One redrive for each destination, so that one that fails again ends only its own.
@@ -248,7 +174,7 @@ async fn begin(
     ids: Vec<DeliveryId>,
     rate: Option<Rate>,
     canary: bool,
-) -> Result<Vec<RedriveItem>, Failure> {
+) -> Result<Vec<api::Redrive>, Failure> {
     let mut lists: BTreeMap<DestinationId, Vec<Sequence>> = BTreeMap::new();
     ids.into_iter().for_each(|id| lists.entry(id.destination).or_default().push(id.sequence));
     if let Some(d) = lists.keys().find(|d| admin.store.redrive(**d).is_some_and(|redrive| redrive.goes_on())) {
@@ -258,7 +184,7 @@ async fn begin(
     for (destination, list) in lists {
         let name = admin.destination_name(destination);
         let redrive = Redrive::new(caller.name.clone(), admin.clock.now(), rate, canary, list.len());
-        let item = RedriveItem::of(name.clone(), &redrive);
+        let item = shown(name.clone(), &redrive);
         let how = [rate.map(|rate| format!("at most {rate}")), canary.then(|| "1, then 10, then the rest".to_owned())];
         let what =
             format!("dlq redrive for {name} begins: {}", how.into_iter().flatten().collect::<Vec<_>>().join(", "));
@@ -278,16 +204,20 @@ fn goes_on(name: &str) -> Failure {
 }
 
 /// The newest redrive with a rate or a canary of each destination, and how far it has come
-#[utoipa::path(get, path = "/v1/dlq/redrives", tag = "dead letters", responses((status = 200, body = Page<RedriveItem>), Failure))]
-pub(super) async fn list(State(admin): Shared) -> Result<Json<Page<RedriveItem>>, Failure> {
+#[utoipa::path(get, path = "/v1/dlq/redrives", tag = "dead letters", responses((status = 200, body = Page<api::Redrive>), Failure))]
+pub(super) async fn list(State(admin): Shared) -> Result<Json<Page<api::Redrive>>, Failure> {
     let all = admin.store.redrives();
-    let items = all.iter().map(|(d, redrive)| RedriveItem::of(admin.destination_name(*d), redrive));
+    let items = all.iter().map(|(d, redrive)| shown(admin.destination_name(*d), redrive));
     Ok(Json(Page::whole(items.collect())))
 }
 
 /// Stops the redrive of a destination; what it had not come to stays dead
-#[utoipa::path(post, path = "/v1/dlq/redrives/{name}/stop", tag = "dead letters", params(("name" = String, Path)), responses((status = 200, body = RedriveItem), Failure))]
-pub(super) async fn stop(State(admin): Shared, caller: Caller, Name(name): Name) -> Result<Json<RedriveItem>, Failure> {
+#[utoipa::path(post, path = "/v1/dlq/redrives/{name}/stop", tag = "dead letters", params(("name" = String, Path)), responses((status = 200, body = api::Redrive), Failure))]
+pub(super) async fn stop(
+    State(admin): Shared,
+    caller: Caller,
+    Name(name): Name,
+) -> Result<Json<api::Redrive>, Failure> {
     let d = filter::destination(Some(&name), &admin)?;
     let d = d.ok_or_else(|| Failure::not_found("there is no such destination"))?;
     let why = RedriveEnded::Stopped { who: caller.name.clone() };
@@ -295,5 +225,5 @@ pub(super) async fn stop(State(admin): Shared, caller: Caller, Name(name): Name)
         return Err(Failure::conflict(format!("no redrive of {name} goes on")));
     }
     let ended = admin.store.redrive(d).ok_or_else(|| Failure::unavailable("it was there a moment ago"))?;
-    Ok(Json(RedriveItem::of(name, &ended)))
+    Ok(Json(shown(name, &ended)))
 }

@@ -4,11 +4,11 @@
 //! list or an empty filter. With `as_of`, what died after a dry run is not in the change that follows it.
 
 use super::access::Caller;
-use super::answers::Changed;
 use super::dlq::{dead_for, head};
 use super::filter::{self, Filter, Query};
 use super::object::Object;
 use super::{Admin, Failure, sequence_of};
+use crate::api::Changed;
 use crate::delivery::DeliveryId;
 use crate::event::{DestinationId, EventId, Sequence};
 use crate::store::{DlqAction, Store, StoreError};

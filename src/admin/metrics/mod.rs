@@ -1,17 +1,18 @@
 //! `/metrics`: the numbers of the status as Prometheus text.
 //!
-//! *Invariants.* Every number of the status is here too; a test holds it. There are no more series than what is configured
-//! asks for: labels are names of sources and destinations, and words of which there are few.
+//! *Invariants.* Every field of the status is here: its structs are taken apart field by field, so a new field does not
+//! compile until it has a metric or is left out by name. There are no more series than the configuration asks for: labels are
+//! names of sources and destinations, and words of which there are few.
 
 mod destinations;
 
-use super::snapshot::Snapshot;
-use super::status::STATES;
+use super::status::Snapshot;
 use super::{Admin, Failure, Shared};
+use crate::api;
 use crate::dispatch::Destination;
-use crate::intake::admission::State as AdmissionState;
+use crate::intake::UNKNOWN_SOURCE;
+use crate::intake::admission::State as Admission;
 use crate::latency::Latency;
-use crate::store::Gap;
 use crate::time::Timestamp;
 use axum::extract::State;
 use axum::http::header;
@@ -23,7 +24,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 
-const BEYOND_HELP: &str = "Dead letters found beyond age or bytes since the start, each once";
+const OVER_LIMIT_HELP: &str = "Dead letters found over the age or size limit since the start, each once";
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -39,7 +40,7 @@ struct BySource {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByUse {
     of: String,
-    role: &'static str,
+    role: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -54,131 +55,188 @@ struct Refused {
 pub(super) async fn metrics(State(admin): Shared) -> Result<impl IntoResponse, Failure> {
     let s = Snapshot::take(&admin).await?;
     let mut registry = Registry::with_prefix("holdline");
-    whole(&mut registry, &admin, &s);
-    totals(&mut registry, &s);
-    registry.register("dlq_over_limit_found", BEYOND_HELP, ConstCounter::new(admin.beyond.found()));
-    gauges(&mut registry, &admin, &s);
-    refusals(&mut registry, &s);
-    certificates(&mut registry, &s);
-    last_outage(&mut registry, admin.last_outage().await);
-    sources(&mut registry, &admin, s.now);
+    of_status(&mut registry, s.status(&admin).await, s.now);
+    beside_the_status(&mut registry, &admin, &s);
+    destinations::attempts(&mut registry, &admin);
     latencies(&mut registry, &admin);
-    destinations::register(&mut registry, &admin, &s);
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|e| Failure::unavailable(e.to_string()))?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
 }
 
-/// What the daemon is.
-fn whole(registry: &mut Registry, admin: &Admin, s: &Snapshot) {
-    let build = [("version", env!("CARGO_PKG_VERSION")), ("durability", admin.store.durability().word())];
+fn of_status(registry: &mut Registry, status: api::Status, now: Timestamp) {
+    let api::Status {
+        version,
+        state,
+        started_at,
+        durability,
+        intake,
+        last_outage: outage,
+        counters: since_store_was_made,
+        queue: waiting,
+        dlq,
+        disk: bytes_of_disk,
+        history: remembered,
+        certificates: in_use,
+        rates: per_second,
+        forecast: foreseen,
+        destinations: all,
+        sources: of_sources,
+    } = status;
+    let build = [("version", version), ("durability", durability)];
     let help = "Version, and what stands between an acknowledged event and a power cut";
     registry.register("build_info", help, Labelled(vec![(build, ConstGauge::new(1))]));
-    let started = ConstGauge::new(timestamp(admin.started_at));
+    let started = ConstGauge::new(timestamp(started_at.0));
     registry.register_with_unit("start_time", "When the daemon started, since 1970", Unit::Seconds, started);
-    let state = Labelled(one_of(&STATES, admin.state(s.door), |state| [("state", state)]));
-    registry.register("state", "1 for the state of the daemon", state);
-    let closed =
-        Labelled(one_of(&AdmissionState::CODES, s.door.code().unwrap_or_default(), |reason| [("reason", reason)]));
-    registry.register("intake_closed", "1 for the reason why intake is closed", closed);
+    let states = Labelled(one_of(api::DaemonState::ALL.map(api::DaemonState::word), state.word(), |s| [("state", s)]));
+    registry.register("state", "1 for the state of the daemon", states);
+    intake_state(registry, &intake);
+    last_outage(registry, outage.as_ref());
+    counters(registry, &since_store_was_made);
+    queue(registry, &waiting, &dlq);
+    disk(registry, &bytes_of_disk);
+    history(registry, &remembered);
+    certificates(registry, in_use);
+    rates(registry, per_second);
+    forecast(registry, &foreseen);
+    destinations::register(registry, &all, now);
+    sources(registry, of_sources, started_at.0, now);
+}
+
+/// What the status does not show.
+fn beside_the_status(registry: &mut Registry, admin: &Admin, s: &Snapshot) {
+    registry.register("dlq_over_limit_found", OVER_LIMIT_HELP, ConstCounter::new(admin.beyond.found()));
+    let help = "Dead letters over the age or size limit";
+    registry.register("dlq_over_limit", help, ConstGauge::new(whole(admin.beyond.left())));
+    let help = "Files that sled made and never syncs; must be 0";
+    registry.register("store_blob_files", help, ConstGauge::new(whole(s.blob_files as u64)));
 }
 
 pub(super) fn timestamp(at: Timestamp) -> f64 {
     at.0 as f64 / 1000.0
 }
 
+pub(super) fn seconds(millis: u64) -> f64 {
+    millis as f64 / 1000.0
+}
+
+fn whole(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn intake_state(registry: &mut Registry, intake: &api::IntakeState) {
+    let api::IntakeState { open, reason } = intake;
+    registry.register("intake_open", "1 while events are accepted", ConstGauge::new(i64::from(*open)));
+    let reason = reason.as_deref().unwrap_or_default();
+    let closed = Labelled(one_of(Admission::CODES, reason, |reason| [("reason", reason)]));
+    registry.register("intake_closed", "1 for the reason why intake is closed", closed);
+}
+
 /// The last time in which events could not be accepted.
-fn last_outage(registry: &mut Registry, gap: Option<Gap>) {
-    let of = |value: &dyn Fn(&Gap) -> Option<f64>| {
+fn last_outage(registry: &mut Registry, outage: Option<&api::Outage>) {
+    let of = |value: &dyn Fn(&api::Outage) -> Option<f64>| {
         let sample =
-            gap.as_ref().and_then(|gap| Some(([("reason", gap.reason.clone())], ConstGauge::new(value(gap)?))));
-        Labelled(sample.into_iter().collect())
+            |outage: &api::Outage| Some(([("reason", outage.reason.clone())], ConstGauge::new(value(outage)?)));
+        Labelled(outage.and_then(sample).into_iter().collect())
     };
-    let from = of(&|gap| Some(timestamp(gap.from)));
+    let from = of(&|outage| Some(timestamp(outage.from.0)));
     registry.register("last_outage_from_timestamp_seconds", "Since when events could not be accepted", from);
-    let until = of(&|gap| (gap.until < Timestamp::NEVER).then(|| timestamp(gap.until)));
+    let until = of(&|outage| outage.until.map(|until| timestamp(until.0)));
     registry.register("last_outage_until_timestamp_seconds", "Until when; absent while that lasts", until);
-    let refused = of(&|gap| Some(gap.refused as f64));
+    let refused = of(&|outage| Some(outage.refused as f64));
     registry.register("last_outage_refused", "Requests refused meanwhile", refused);
 }
 
-fn sources(registry: &mut Registry, admin: &Admin, now: Timestamp) {
-    let silent = |at: Timestamp| ConstGauge::new(now.since(at.max(admin.started_at)).as_secs_f64());
-    let heard = admin.counts.last_received().into_iter();
-    let silent = Labelled(heard.map(|(source, at)| (BySource { source }, silent(at))).collect());
-    let help = "Time since something of the source was acknowledged, or since the start";
-    registry.register_with_unit("source_idle", help, Unit::Seconds, silent);
-}
-
-fn totals(registry: &mut Registry, s: &Snapshot) {
-    let t = &s.totals;
+fn counters(registry: &mut Registry, counters: &api::Counters) {
+    let api::Counters {
+        accepted,
+        duplicates,
+        conflicts,
+        ignored,
+        delivered,
+        dead_lettered,
+        discarded,
+        redriven,
+        damaged,
+    } = counters;
     for (name, help, value) in [
-        ("events_accepted", "Events answered with a success status and stored", t.accepted),
-        ("events_duplicate", "Events recognised as duplicates", t.duplicates),
-        ("events_conflict", "Events that share their id with another body", t.conflicts),
-        ("events_ignored", "Events acknowledged and not stored, since they go nowhere", s.ignored),
-        ("deliveries_succeeded", "Deliveries answered 2xx", t.sum(|t| t.delivered)),
-        ("deliveries_dead_lettered", "Deliveries that went to the dead letter queue", t.dead_lettered),
-        ("deliveries_discarded", "Deliveries discarded by decision", t.sum(|t| t.discarded)),
-        ("deliveries_redriven", "Dead letters that were sent again", t.redriven),
-        ("records_damaged", "Records that did not verify", t.damaged),
-        (
-            "history_forgotten_early",
-            "Events forgotten before their time since the start, for want of room",
-            s.remembering.forgotten_early,
-        ),
+        ("events_accepted", "Events answered with a success status and stored", accepted),
+        ("events_duplicate", "Events recognised as duplicates", duplicates),
+        ("events_conflict", "Events that share their id with another body", conflicts),
+        ("events_ignored", "Events acknowledged and not stored, since they go nowhere", ignored),
+        ("deliveries_succeeded", "Deliveries answered 2xx", delivered),
+        ("deliveries_dead_lettered", "Deliveries that went to the dead letter queue", dead_lettered),
+        ("deliveries_discarded", "Deliveries discarded by decision", discarded),
+        ("deliveries_redriven", "Dead letters that were sent again", redriven),
+        ("records_damaged", "Records that did not verify", damaged),
     ] {
-        registry.register(name, help, ConstCounter::new(value));
+        registry.register(name, help, ConstCounter::new(*value));
     }
 }
 
-fn gauges(registry: &mut Registry, admin: &Admin, s: &Snapshot) {
-    let t = &s.totals;
-    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    let big = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    for (name, help, value) in [
-        ("queue_depth", "Deliveries that wait", big(t.sum(crate::store::Counters::queued))),
-        ("queue_in_flight", "Deliveries being attempted", count(s.sum(|line| line.in_flight))),
-        ("queue_delayed", "Deliveries that wait for their due time", count(s.sum(|line| line.delayed))),
-        ("queue_blocked", "Deliveries that wait behind others of their interaction", count(s.sum(|line| line.blocked))),
-        ("dlq_depth", "Dead letters", big(t.sum(|t| t.dead))),
-        ("dlq_over_limit", "Dead letters that lie beyond age or bytes", big(admin.beyond.left())),
-        ("history_events", "Events that are remembered", big(s.remembering.events)),
-        ("intake_open", "1 while events are accepted", i64::from(s.door.code().is_none())),
-        ("store_blob_files", "Files that sled made and never syncs; must be 0", count(s.blob_files)),
-    ] {
-        registry.register(name, help, ConstGauge::new(value));
-    }
-    for (name, help, value) in [
-        ("queue_size", "Bytes of deliveries that wait", s.queue_bytes),
-        ("dlq_size", "Bytes of dead letters", t.dlq_bytes),
-        ("history_size", "Bytes of what is remembered of events", s.remembering.bytes),
-        ("history_memory", "Bytes of memory of the ids that are remembered", s.remembering.memory_bytes),
-        ("disk_free", "Free bytes of the store's filesystem", s.space.free_bytes),
-        ("disk_reserve", "Free bytes below which intake closes", admin.trend.disk_reserve()),
-        ("disk_used", "Bytes that the store takes", s.used_bytes),
-        ("disk_growth", "Bytes that what waits may take once it has failed", s.space.growth_bytes),
-        ("disk_ballast", "Bytes of the disk that are kept for the daemon itself", s.space.ballast_bytes),
-    ] {
-        registry.register_with_unit(name, help, Unit::Bytes, ConstGauge::new(big(value)));
-    }
-    let age = ConstGauge::new(s.oldest_age_ms() as f64 / 1000.0);
+fn gauge(registry: &mut Registry, name: &str, help: &str, value: u64) {
+    registry.register(name, help, ConstGauge::new(whole(value)));
+}
+
+fn bytes(registry: &mut Registry, name: &str, help: &str, value: u64) {
+    registry.register_with_unit(name, help, Unit::Bytes, ConstGauge::new(whole(value)));
+}
+
+fn queue(registry: &mut Registry, queue: &api::Queue, dlq: &api::DeadLetterQueue) {
+    let api::Queue { depth, bytes: size, oldest_age_ms, in_flight, delayed, blocked } = queue;
+    gauge(registry, "queue_depth", "Deliveries that wait", *depth);
+    bytes(registry, "queue_size", "Bytes of deliveries that wait", *size);
+    let age = ConstGauge::new(seconds(*oldest_age_ms));
     registry.register_with_unit("queue_oldest_age", "Age of the oldest delivery that waits", Unit::Seconds, age);
-    let rates = admin.trend.rates(None);
+    gauge(registry, "queue_in_flight", "Deliveries being attempted", *in_flight as u64);
+    gauge(registry, "queue_delayed", "Deliveries that wait for their due time", *delayed as u64);
+    gauge(registry, "queue_blocked", "Deliveries that wait behind others of their interaction", *blocked as u64);
+    let api::DeadLetterQueue { depth, bytes: size } = dlq;
+    gauge(registry, "dlq_depth", "Dead letters", *depth);
+    bytes(registry, "dlq_size", "Bytes of dead letters", *size);
+}
+
+fn disk(registry: &mut Registry, disk: &api::Disk) {
+    // path and mode are text: they have no metric
+    let api::Disk { free_bytes, reserve_bytes, growth_bytes, ballast_bytes, used_bytes, path: _, mode: _ } = disk;
     for (name, help, value) in [
-        ("accepted_per_second", "Events accepted, over the last minute", rates.accepted),
-        ("delivered_per_second", "Deliveries answered 2xx, over the last minute", rates.delivered),
-        ("dead_per_second", "Dead letters, over the last minute", rates.dead),
+        ("disk_free", "Free bytes of the store's filesystem", free_bytes),
+        ("disk_reserve", "Free bytes below which intake closes", reserve_bytes),
+        ("disk_used", "Bytes that the store takes", used_bytes),
+        ("disk_growth", "Bytes that what waits may take once it has failed", growth_bytes),
+        ("disk_ballast", "Bytes of the disk that are kept for the daemon itself", ballast_bytes),
+    ] {
+        bytes(registry, name, help, *value);
+    }
+}
+
+fn history(registry: &mut Registry, history: &api::History) {
+    let api::History { events, bytes: size, memory_bytes, forgotten_early } = history;
+    gauge(registry, "history_events", "Events that are remembered", *events);
+    bytes(registry, "history_size", "Bytes of what is remembered of events", *size);
+    bytes(registry, "history_memory", "Bytes of memory of the ids that are remembered", *memory_bytes);
+    let help = "Events forgotten before their time since the start, because the history is full";
+    registry.register("history_forgotten_early", help, ConstCounter::new(*forgotten_early));
+}
+
+fn rates(registry: &mut Registry, rates: api::Rates) {
+    let api::Rates { accepted_per_s, delivered_per_s, dead_per_s } = rates;
+    for (name, help, value) in [
+        ("accepted_per_second", "Events accepted, over the last minute", accepted_per_s),
+        ("delivered_per_second", "Deliveries answered 2xx, over the last minute", delivered_per_s),
+        ("dead_per_second", "Dead letters, over the last minute", dead_per_s),
     ] {
         registry.register(name, help, ConstGauge::new(value));
     }
-    let seconds = |time: std::time::Duration| time.as_secs_f64();
-    let drained = admin.trend.queue_empty_in(t.sum(crate::store::Counters::queued)).map(seconds);
-    let help = "Time until the queue is empty at this pace; absent where it does not shrink";
-    registry.register_with_unit("queue_empty_eta", help, Unit::Seconds, optional(drained));
-    let full = admin.trend.disk_full_in().time().map(seconds);
-    let help = "Time until free bytes of the disk come down to its reserve at this pace; absent where they do not";
-    registry.register_with_unit("disk_full_eta", help, Unit::Seconds, optional(full));
+}
+
+fn forecast(registry: &mut Registry, forecast: &api::Forecast) {
+    let api::Forecast { drained_in_s, disk_full_in_s } = forecast;
+    let help = "Time until the queue is empty at the current rates; absent where it does not shrink";
+    registry.register_with_unit("queue_empty_eta", help, Unit::Seconds, optional(drained_in_s.map(|s| s as f64)));
+    let help =
+        "Time until free bytes of the disk come down to its reserve at the current rates; absent where they do not";
+    registry.register_with_unit("disk_full_eta", help, Unit::Seconds, optional(disk_full_in_s.map(|s| s as f64)));
 }
 
 /// One metric: its samples, each with its labels.
@@ -202,11 +260,11 @@ fn optional(value: Option<f64>) -> Labelled<[(&'static str, &'static str); 0], C
 
 /// For each of the words 1 where it is the one that holds, else 0.
 pub(super) fn one_of<L>(
-    words: &[&'static str],
+    words: impl IntoIterator<Item = &'static str>,
     is: &str,
     labels: impl Fn(&'static str) -> L,
 ) -> Vec<(L, ConstGauge<i64>)> {
-    words.iter().map(|word| (labels(word), ConstGauge::new(i64::from(*word == is)))).collect()
+    words.into_iter().map(|word| (labels(word), ConstGauge::new(i64::from(word == is)))).collect()
 }
 
 /// How long things take. Sources and destinations are those that are configured, so there are no more series than these.
@@ -228,24 +286,28 @@ fn latencies(registry: &mut Registry, admin: &Admin) {
     registry.register_with_unit("commit", "Time of a commit until it is durable", Unit::Seconds, commit);
 }
 
-fn refusals(registry: &mut Registry, s: &Snapshot) {
-    let of = |source: &String, refused: &crate::intake::Refused| {
-        let labels = Refused { source: source.clone(), status: refused.status.into(), code: refused.code.to_owned() };
-        (labels, ConstCounter::new(refused.count))
-    };
-    let refused = s.refused.iter().flat_map(|(source, all)| all.iter().map(move |refused| of(source, refused)));
-    registry.register(
-        "intake_refused",
-        "Requests refused at the door, by source; `(unknown)` for those to no source that there is",
-        Labelled(refused.collect()),
-    );
+fn sources(registry: &mut Registry, all: Vec<api::Source>, started_at: Timestamp, now: Timestamp) {
+    let (mut idle, mut refused) = (Vec::new(), Vec::new());
+    for api::Source { name, last_event_at, refused: _, refusals } in all {
+        for api::Refusal { status, code, count } in refusals {
+            let labels = Refused { source: name.clone(), status: status.into(), code };
+            refused.push((labels, ConstCounter::new(count)));
+        }
+        if name != UNKNOWN_SOURCE {
+            let since = last_event_at.map_or(started_at, |at| at.0.max(started_at));
+            idle.push((BySource { source: name }, ConstGauge::new(now.since(since).as_secs_f64())));
+        }
+    }
+    let help = "Time since something of the source was acknowledged, or since the start";
+    registry.register_with_unit("source_idle", help, Unit::Seconds, Labelled(idle));
+    let help = "Requests refused, by source; `(unknown)` for those to names that no source has";
+    registry.register("intake_refused", help, Labelled(refused));
 }
 
-fn certificates(registry: &mut Registry, s: &Snapshot) {
-    let ends = s.certificates.iter().map(|certificate| {
-        let labels = ByUse { of: certificate.of.clone(), role: certificate.role };
-        (labels, ConstGauge::new(certificate.ends_in_s))
-    });
+fn certificates(registry: &mut Registry, all: Vec<api::Certificate>) {
+    let ends = all
+        .into_iter()
+        .map(|api::Certificate { of, role, ends_at: _, ends_in_s }| (ByUse { of, role }, ConstGauge::new(ends_in_s)));
     let help = "Time until a certificate in use ends; below zero where it has ended";
     registry.register_with_unit("certificate_expiry", help, Unit::Seconds, Labelled(ends.collect()));
 }

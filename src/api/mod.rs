@@ -1,0 +1,36 @@
+//! The types of the admin API: the daemon answers with them, metrics are made from them, and the command line reads them.
+//!
+//! *Invariants.* Each state, number and field has one definition, here; a field that is renamed does not compile elsewhere.
+//! Every type is read and written by serde alike, and described in the OpenAPI document.
+//!
+//! | level | module | purpose |
+//! |---|---|---|
+//! | 0 | [`page`] | a page of a list, a point in time |
+//! | 1 | [`blocked`] | what blocks a delivery or a destination |
+//! | 1 | [`change`] | what a change did |
+//! | 1 | [`records`] | audit, outages, quarantine, damaged records |
+//! | 2 | [`event`] | events, deliveries, attempts, dead letters, interactions |
+//! | 2 | [`status`] | the state and the numbers of the daemon, its destinations and sources |
+
+mod blocked;
+mod change;
+mod event;
+mod page;
+mod records;
+mod status;
+
+pub use blocked::BlockedBy;
+pub use change::{
+    Changed, Decided, Erased, IntakeDecided, Readmitted, Redrive, RedriveAnswer, RedriveState, Remains, StoppedBy,
+};
+pub use event::{
+    Attempt, Attempts, DeadLetter, Delivery, DeliveryState, Event, Interaction, InteractionEvent, InteractionState,
+    LastDelivered, Ordering,
+};
+pub use page::{Page, Time};
+pub use records::{AuditEntry, Damaged, Outage, QuarantinedRequest};
+pub use status::{
+    AgeCount, Ages, BehindDeadLetters, Breaker, BreakerState, Certificate, Concurrency, Counters, DaemonState,
+    DeadLetterQueue, Destination, DestinationCounters, DestinationQueue, DestinationState, Disk, Forecast, History,
+    IntakeState, Latency, Queue, Rates, Refusal, SlowCalls, Source, Status,
+};
