@@ -1,9 +1,10 @@
-//! `/v1/audit`, `/v1/outages`, `/v1/intake`: who changed what, when events could not be accepted, and closing the door.
+//! `/v1/audit`, `/v1/outages`, `/v1/damaged`, `/v1/intake`: who changed what, when events could not be accepted, stored
+//! records that did not verify, and closing intake.
 
 use super::access::Caller;
 use super::object::Object;
-use super::{Failure, Shared, filter, status};
-use crate::api::{AuditEntry, IntakeDecided, Outage, Page, Time};
+use super::{Failure, Shared, event_lookup, filter, status};
+use crate::api::{self, AuditEntry, IntakeDecided, Outage, Page, Time};
 use crate::store::{Change, IntakeOverride};
 use crate::time::Timestamp;
 use axum::Json;
@@ -71,6 +72,40 @@ pub(super) async fn outages(
     let (before, limit) = Newest::bounds(query)?;
     let found = admin.read(move |store| store.gaps(before, limit)).await?;
     Ok(Json(page(found, limit, status::outage)))
+}
+
+/// Stored records that did not verify and were set aside, the newest first
+#[utoipa::path(get, path = "/v1/damaged", tag = "notes", params(Newest), responses((status = 200, body = Page<api::DamagedRecord>), Failure))]
+pub(super) async fn damaged(
+    State(admin): Shared,
+    query: Result<QueryOf<Newest>, QueryRejection>,
+) -> Result<Json<Page<api::DamagedRecord>>, Failure> {
+    let (before, limit) = Newest::bounds(query)?;
+    let found = admin
+        .read(move |store| {
+            let mut found = Vec::new();
+            for (number, record) in store.damaged_records(before, limit)? {
+                // the event may be known for another destination, or no more
+                let sequence = record.delivery().map(|delivery| delivery.sequence);
+                let event = sequence.map(|sequence| event_lookup::know(store, sequence)).transpose()?.flatten();
+                found.push((number, (number, record, event.map(|event| event.id))));
+            }
+            Ok(found)
+        })
+        .await?;
+    Ok(Json(page(found, limit, |(number, record, event)| {
+        let delivery = record.delivery();
+        api::DamagedRecord {
+            id: number.to_string(),
+            found_at: record.at.into(),
+            table: record.table,
+            sequence: delivery.map(|delivery| delivery.sequence.0),
+            event: event.map(|event| event.to_string()),
+            destination: delivery.map(|delivery| admin.destination_name(delivery.destination)),
+            why: record.why,
+            size: record.bytes.len(),
+        }
+    })))
 }
 
 /// Why intake is closed, and for how long.

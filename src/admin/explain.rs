@@ -44,7 +44,7 @@ impl Lasting {
 }
 
 pub(super) fn is_paused(line: &DestinationStatus) -> bool {
-    matches!(line.shut, Some(Blocked { by: Blocker::Pause, .. }))
+    matches!(line.blocked_by, Some(Blocked { by: Blocker::Pause, .. }))
 }
 
 /// What blocks everything that waits for a destination, what lasts longest first; empty where its deliveries go on.
@@ -78,14 +78,15 @@ fn longest_first(mut found: Vec<Lasting>) -> Vec<Lasting> {
 
 /// Everything that blocks it; its status itself names only the first that it meets.
 fn shut(line: &DestinationStatus, now: Timestamp) -> impl Iterator<Item = Blocked> {
-    let timed = |by, until: Timestamp| (now < until).then_some(Blocked::until(by, Some(until)));
-    let opens = if let breaker::State::Open { until } = line.breaker { until } else { Timestamp::ZERO };
-    let met = |of: &[Blocker]| line.shut.filter(|shut| of.contains(&shut.by));
+    let timed =
+        |by, until: Option<Timestamp>| until.filter(|until| now < *until).map(|until| Blocked::until(by, Some(until)));
+    let opens = if let breaker::State::Open { until } = line.breaker { Some(until) } else { None };
+    let met = |of: &[Blocker]| line.blocked_by.filter(|shut| of.contains(&shut.by));
     let all = [
         met(&[Blocker::NoUrl]),
         timed(Blocker::Pause, line.paused_until),
         timed(Blocker::Breaker, opens).or_else(|| met(&[Blocker::Breaker])),
-        timed(Blocker::RetryAfter, line.hold_until),
+        timed(Blocker::RetryAfter, line.retry_after_until),
         met(&[Blocker::Concurrency, Blocker::Rate]),
     ];
     all.into_iter().flatten()
@@ -112,9 +113,9 @@ fn described(store: &Store, destination: &Destination, line: &DestinationStatus,
         }
         Blocker::RetryAfter => {
             let until = shut.until.unwrap_or_default();
-            Lasting::new(Blocker::RetryAfter, "destination").because(&destination.held_why(until))
+            Lasting::new(Blocker::RetryAfter, "destination").because(&destination.retry_after_reason(until))
         }
-        Blocker::Concurrency => concurrency(line, destination.policy.pace.concurrency_max),
+        Blocker::Concurrency => concurrency(line, destination.policy.limits.concurrency_max),
         Blocker::Rate => Lasting::new(Blocker::Rate, "configuration"),
         Blocker::Order | Blocker::RetryBackoff | Blocker::DeadLetter | Blocker::Disk => {
             unreachable!("a destination as a whole is not blocked by {}", shut.by.word())
@@ -129,7 +130,7 @@ fn described(store: &Store, destination: &Destination, line: &DestinationStatus,
 /// What set the concurrency limit.
 fn concurrency(line: &DestinationStatus, max: usize) -> Lasting {
     let limit = line.limit;
-    let (set_by, reason) = match line.bound {
+    let (set_by, reason) = match line.limit_reason {
         LimitReason::Configured => ("configuration", format!("{limit} at once")),
         LimitReason::Adaptive => ("adaptive", format!("{limit} at once of {max}, as the destination answers")),
         LimitReason::Ramp => ("ramp", format!("{limit} at once of {max}; deliveries return little by little")),
@@ -212,18 +213,18 @@ mod tests {
         let now = Timestamp(10);
         let met = Some(Blocked::until(Blocker::Pause, Some(Timestamp(20))));
         let line = DestinationStatus {
-            shut: met,
-            paused_until: Timestamp(20),
+            blocked_by: met,
+            paused_until: Some(Timestamp(20)),
             breaker: breaker::State::Open { until: Timestamp(30) },
-            hold_until: Timestamp(40),
+            retry_after_until: Some(Timestamp(40)),
             ..DestinationStatus::default()
         };
         let gates = |line: &DestinationStatus| shut(line, now).map(|shut| shut.by).collect::<Vec<_>>();
         assert_eq!(gates(&line), [Blocker::Pause, Blocker::Breaker, Blocker::RetryAfter]);
-        let line = DestinationStatus { paused_until: Timestamp(10), hold_until: Timestamp(9), ..line };
+        let line = DestinationStatus { paused_until: Some(Timestamp(10)), retry_after_until: Some(Timestamp(9)), ..line };
         assert_eq!(gates(&line), [Blocker::Breaker]);
         let probes = DestinationStatus {
-            shut: Some(Blocked::until(Blocker::Breaker, None)),
+            blocked_by: Some(Blocked::until(Blocker::Breaker, None)),
             breaker: breaker::State::Open { until: Timestamp(9) },
             ..DestinationStatus::default()
         };
@@ -233,8 +234,8 @@ mod tests {
 
     #[test]
     fn a_reduced_limit_names_its_cause() {
-        let by = |bound, limit| {
-            let found = concurrency(&DestinationStatus { bound, limit, ..DestinationStatus::default() }, 64);
+        let by = |limit_reason, limit| {
+            let found = concurrency(&DestinationStatus { limit_reason, limit, ..DestinationStatus::default() }, 64);
             (found.by.set_by, found.by.reason.unwrap_or_default())
         };
         assert_eq!(by(LimitReason::Configured, 64), ("configuration".into(), "64 at once".into()));

@@ -62,7 +62,7 @@ pub(super) async fn show(
 fn is_known(admin: &Admin, order_key: Digest64, standings: &Standings) -> bool {
     standings.iter().any(|(d, interaction)| {
         let is_here =
-            interaction.waiting_count > 0 || interaction.in_flight.is_some() || !interaction.held_by.is_empty();
+            interaction.waiting_count > 0 || interaction.in_flight.is_some() || !interaction.blocked_by.is_empty();
         is_here || admin.destinations.get(*d).is_some_and(|destination| destination.last(order_key).is_some())
     })
 }
@@ -80,18 +80,18 @@ fn state(
         source,
         ordering: if interaction.ordered == Ordered::Not { Ordering::None } else { Ordering::Interaction },
         last_delivered: last.map(|last| {
-            let newest_event_time = last.newest().map(api::Time);
+            let newest_event_time = last.newest.map(api::Time);
             LastDelivered { event: member(last.sequence), at: last.at.into(), newest_event_time }
         }),
         in_flight: interaction.in_flight.map(member),
         waiting: interaction.waiting.into_iter().map(member).collect(),
         waiting_count: interaction.waiting_count,
-        blocked_by: interaction.held_by.into_iter().map(member).collect(),
+        blocked_by: interaction.blocked_by.into_iter().map(member).collect(),
     }
 }
 
 async fn ids(admin: &Admin, order_key: Digest64, standing: &Standings) -> Result<BTreeMap<Sequence, EventId>, Failure> {
-    let named = standing.iter().flat_map(|(_, i)| i.in_flight.iter().chain(&i.waiting).chain(&i.held_by)).copied();
+    let named = standing.iter().flat_map(|(_, i)| i.in_flight.iter().chain(&i.waiting).chain(&i.blocked_by)).copied();
     let destinations = admin.destinations.now();
     let last = destinations.values().filter_map(|destination| destination.last(order_key)).map(|last| last.sequence);
     let wanted: BTreeSet<Sequence> = named.chain(last).collect();

@@ -153,6 +153,7 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(dlq::show))
         .routes(routes!(audit_log::audit))
         .routes(routes!(audit_log::outages))
+        .routes(routes!(audit_log::damaged))
         .routes(routes!(quarantine::list))
         .route_layer(guard(Scope::Read));
     let operate = OpenApiRouter::new()

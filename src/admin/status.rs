@@ -91,7 +91,7 @@ impl Admin {
     fn sources(&self) -> Vec<api::Source> {
         let refused = self.counts.refusals.by_source();
         let mut received: BTreeMap<String, Option<Timestamp>> =
-            self.counts.heard().into_iter().map(|(name, at)| (name, Some(at))).collect();
+            self.counts.last_received().into_iter().map(|(name, at)| (name, Some(at))).collect();
         if refused.contains_key(UNKNOWN_SOURCE) {
             received.insert(UNKNOWN_SOURCE.to_owned(), None);
         }
@@ -190,7 +190,7 @@ impl Snapshot {
                 oldest_age_ms: oldest.map_or(0, |at| millis(self.now.since(at))),
                 in_flight: self.sum(|line| line.in_flight),
                 delayed: self.sum(|line| line.delayed),
-                blocked: self.sum(|line| line.held),
+                blocked: self.sum(|line| line.blocked),
             },
             dlq: api::DeadLetterQueue { depth: totals.sum(|t| t.dead), bytes: totals.dlq_bytes },
             disk: self.disk(admin),
@@ -235,12 +235,12 @@ impl Snapshot {
         let (line, counters) = (self.lines.get(&d).cloned().unwrap_or_default(), self.totals.tally_of(d));
         let blocked_by = explain::of_destination(admin, d, &line);
         let (paused, breaker) = (explain::is_paused(&line), breaker(admin, d, &line));
-        let behind = line.behind;
+        let behind = line.blocked_by_dead_letters;
         let queue = api::DestinationQueue {
             depth: counters.queued(),
             oldest_age_ms: line.oldest.map_or(0, |at| millis(self.now.since(at))),
             delayed: line.delayed,
-            blocked: line.held,
+            blocked: line.blocked,
             behind_dead_letters: api::BehindDeadLetters {
                 interactions: behind.interactions,
                 deliveries: behind.deliveries,
@@ -255,7 +255,7 @@ impl Snapshot {
             breaker,
             concurrency: api::Concurrency {
                 limit: line.limit,
-                max: destination.policy.pace.concurrency_max,
+                max: destination.policy.limits.concurrency_max,
                 in_flight: line.in_flight,
             },
             latency: api::Latency {
@@ -309,7 +309,7 @@ fn breaker(admin: &Admin, d: DestinationId, line: &DestinationStatus) -> api::Br
     };
     api::Breaker {
         state,
-        since: Some(line.breaker_since).filter(|since| *since > Timestamp::ZERO).map(Time),
+        since: line.breaker_since.map(Time),
         until: until.and_then(Time::unless_never),
         reason: fixed.as_ref().map(|fixed| fixed.reason.clone()),
         set_by: fixed.and_then(|fixed| fixed.who),

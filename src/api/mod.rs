@@ -28,9 +28,27 @@ pub use event::{
     LastDelivered, Ordering,
 };
 pub use page::{Page, Time};
-pub use records::{AuditEntry, Damaged, Outage, QuarantinedRequest};
+pub use records::{AuditEntry, DamagedRecord, Outage, QuarantinedRequest};
 pub use status::{
     AgeCount, Ages, BehindDeadLetters, Breaker, BreakerState, Certificate, Concurrency, Counters, DaemonState,
     DeadLetterQueue, Destination, DestinationCounters, DestinationQueue, DestinationState, Disk, Forecast, History,
     IntakeState, Latency, Queue, Rates, Refusal, SlowCalls, Source, Status,
 };
+
+/// A value of which only some fields are given; the others are those of its default.
+#[cfg(test)]
+pub(crate) fn filled<T: Default + serde::Serialize + serde::de::DeserializeOwned>(given: serde_json::Value) -> T {
+    fn merge(into: &mut serde_json::Value, given: serde_json::Value) {
+        match (into, given) {
+            (serde_json::Value::Object(into), serde_json::Value::Object(given)) => {
+                given
+                    .into_iter()
+                    .for_each(|(name, value)| merge(into.entry(name).or_insert(serde_json::Value::Null), value));
+            }
+            (into, given) => *into = given,
+        }
+    }
+    let mut value = serde_json::to_value(T::default()).expect("it holds only what JSON can");
+    merge(&mut value, given);
+    serde_json::from_value(value).expect("the fields given have the right types")
+}

@@ -43,17 +43,19 @@ pub struct QuarantinedRequest {
     pub size: usize,
 }
 
-/// A stored record that did not verify and was set aside.
+/// A damaged record: a stored record that did not verify. Its bytes are kept apart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Damaged {
+pub struct DamagedRecord {
     pub id: String,
-    /// When it was set aside.
-    pub at: Time,
-    /// Where it was stored.
-    pub place: String,
-    /// Its event, as far as it is known.
+    pub found_at: Time,
+    /// The table that it was in.
+    pub table: String,
+    /// Of the delivery that was lost with it; null where it was of none.
+    pub sequence: Option<u64>,
+    /// The id of its event; null where it is not known.
     pub event: Option<String>,
-    /// Its destination, as far as it is known.
     pub destination: Option<String>,
+    /// What did not verify.
+    pub why: String,
     pub size: usize,
 }

@@ -4,7 +4,7 @@
 //! [`Failure::Usage`]. Any other error it answers, or an answer that is not the API's: [`Failure::Operation`].
 
 use crate::cli::admin_connection::{AdminConnection, Form, Place};
-use crate::cli::{Failure, hint, item, output};
+use crate::cli::{Failure, hint, output};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -12,6 +12,8 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -82,8 +84,8 @@ impl Admin {
         Self { base: place.admin, token: place.token, token_from: place.token_from, way, form: Form::Json }
     }
 
-    /// The JSON behind `path`, which begins with `/` and is already encoded.
-    pub async fn get(&self, path: &str) -> Result<Value, Failure> {
+    /// The answer to `path`, which begins with `/` and is already encoded.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.parsed(Method::GET, path, Bytes::new()).await
     }
 
@@ -93,23 +95,25 @@ impl Admin {
     }
 
     /// Asks for a change; returns once it is durable.
-    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        self.parsed(Method::POST, path, body.to_string().into()).await
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body).expect("a request holds only what JSON can");
+        self.parsed(Method::POST, path, body.into()).await
     }
 
     /// Removes what lies behind `path`.
-    pub async fn delete(&self, path: &str) -> Result<Value, Failure> {
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.parsed(Method::DELETE, path, Bytes::new()).await
     }
 
-    async fn parsed(&self, method: Method, path: &str, body: Bytes) -> Result<Value, Failure> {
+    async fn parsed<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, Failure> {
         let answer = self.call(method, path, body).await?;
-        if answer.is_empty() {
-            return Ok(Value::Null);
-        }
         let answer: Value =
             serde_json::from_slice(&answer).map_err(|e| self.stranger(&format!("an answer that is not JSON ({e})")))?;
-        Ok(if self.form == Form::Table { output::cleaned(answer) } else { answer })
+        let answer = if self.form == Form::Table { output::cleaned(answer) } else { answer };
+        serde_json::from_value(answer).map_err(|e| {
+            let this = env!("CARGO_PKG_VERSION");
+            self.stranger(&format!("an answer that holdline {this} does not understand ({e})"))
+        })
     }
 
     async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, Failure> {
@@ -157,7 +161,8 @@ impl Admin {
 
     fn refused(&self, status: StatusCode, body: &Bytes) -> Failure {
         let error: Value = serde_json::from_slice(body).unwrap_or_default();
-        let code = item::some_text(&error, "error/code");
+        let text = |field: &str| error["error"][field].as_str();
+        let code = text("code");
         if status == StatusCode::UNAUTHORIZED {
             let found = if self.token.is_some() { "the token from" } else { "no token was found in" };
             return Failure::Operation(format!(
@@ -171,7 +176,7 @@ impl Admin {
         let Some(code) = code else {
             return self.stranger(&format!("status {}", status.as_u16()));
         };
-        let message = item::text(&error, "error/message");
+        let message = text("message").unwrap_or_default();
         let text = format!("{message} ({code}, status {})", status.as_u16());
         if status == StatusCode::BAD_REQUEST { Failure::Usage(text) } else { Failure::Operation(text) }
     }
@@ -262,7 +267,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         drop(listener);
-        let failure = admin(&base).get("/v1/status").await.unwrap_err();
+        let failure = admin(&base).get::<Value>("/v1/status").await.unwrap_err();
         assert_eq!(failure.code(), 3, "{failure:?}");
     }
 }

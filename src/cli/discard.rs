@@ -1,9 +1,11 @@
-//! `holdline discard`: deliveries that wait for a destination are given up.
+//! `holdline discard`: deliveries that wait for a destination are given up. `holdline erase`: everything stored of one
+//! interaction is removed.
 
+use crate::api::{Changed, Erased, Remains};
 use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::{Admin, encoded};
 use crate::cli::progress::{Counter, watched};
-use crate::cli::{Failure, confirm, format, item, output};
+use crate::cli::{Failure, confirm, format, output};
 use serde_json::{Map, Value, json};
 
 /// Arguments of `holdline discard`.
@@ -33,12 +35,31 @@ pub struct Args {
     yes: bool,
 }
 
+/// Arguments of `holdline erase`.
+#[derive(Debug, clap::Args)]
+pub struct EraseArgs {
+    #[command(flatten)]
+    reach: AdminConnection,
+    /// The key of the interaction
+    #[arg(long, value_name = "KEY")]
+    interaction: String,
+    /// Why; it stands in the audit, so write nothing into it that is to be erased
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// Only say what there is
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask first
+    #[arg(long)]
+    yes: bool,
+}
+
 impl Args {
-    /// `shown` is the `as_of` of a dry run: nothing beyond it goes.
-    fn request(&self, dry_run: bool, shown: Option<Value>) -> Value {
+    /// `as_of` is that of a dry run: nothing that came later is discarded.
+    fn request(&self, dry_run: bool, as_of: Option<String>) -> Value {
         let mut request =
             Map::from_iter([("reason".to_owned(), json!(self.reason)), ("dry_run".to_owned(), json!(dry_run))]);
-        request.extend(shown.map(|as_of| ("as_of".to_owned(), as_of)));
+        request.extend(as_of.map(|as_of| ("as_of".to_owned(), json!(as_of))));
         if self.all {
             request.insert("all".to_owned(), json!(true));
         } else {
@@ -48,28 +69,78 @@ impl Args {
     }
 }
 
-/// Runs the command.
-pub async fn run(args: Args) -> Result<(), Failure> {
+/// Discards deliveries that wait for a destination.
+pub async fn discard(args: Args) -> Result<(), Failure> {
     let admin = Admin::of(&args.reach)?;
     let path = format!("/v1/destinations/{}/discard", encoded(&args.destination));
-    let mut shown = None;
+    let mut as_of = None;
     if args.all && !args.dry_run && !args.yes {
-        let would = admin.post(&path, &args.request(true, None)).await?;
-        let count = deliveries(item::number(&would, "matched"));
-        confirm::discard(&format!("{count} for {}", args.destination))?;
-        shown = item::find(&would, "as_of").cloned();
+        let would: Changed = admin.post(&path, &args.request(true, None)).await?;
+        confirm::discard(&format!("{} for {}", format::deliveries(would.matched), args.destination))?;
+        as_of = would.as_of;
     }
-    let (form, request) = (args.reach.shared.form(), args.request(args.dry_run, shown));
-    let answer = watched(&admin, form, Counter::Discarded, admin.post(&path, &request)).await?;
+    let (form, request) = (args.reach.shared.form(), args.request(args.dry_run, as_of));
+    let changed: Changed = watched(&admin, form, Counter::Discarded, admin.post(&path, &request)).await?;
     match form {
-        Form::Json => output::json(&answer),
-        Form::Table => {
-            let (field, done) = if args.dry_run { ("matched", "would be discarded") } else { ("done", "discarded") };
-            output::text(&format!("{} {done}\n", deliveries(item::number(&answer, field))))
+        Form::Json => output::json(&changed),
+        Form::Table if args.dry_run => {
+            output::text(&format!("{} would be discarded\n", format::deliveries(changed.matched)))
         }
+        Form::Table => output::text(&format!("{} discarded\n", format::deliveries(changed.done))),
     }
 }
 
-fn deliveries(n: u64) -> String {
-    format!("{} {}", format::count(n), if n == 1 { "delivery" } else { "deliveries" })
+/// Erases an interaction.
+pub async fn erase(args: EraseArgs) -> Result<(), Failure> {
+    let admin = Admin::of(&args.reach)?;
+    let form = args.reach.shared.form();
+    let path = format!("/v1/interactions/{}/erase", encoded(&args.interaction));
+    if !args.dry_run && !args.yes {
+        let would: Erased = admin.post(&path, &json!({"dry_run": true})).await?;
+        confirm::discard(&counts(&would))?;
+    }
+    let request = json!({"reason": args.reason, "dry_run": args.dry_run});
+    let erased: Erased = watched(&admin, form, Counter::Discarded, admin.post(&path, &request)).await?;
+    match form {
+        Form::Json => output::json(&erased),
+        Form::Table => output::text(&summary(&erased, args.dry_run)),
+    }
+}
+
+/// What it is, in one line.
+fn counts(erased: &Erased) -> String {
+    let counts = [
+        (erased.waiting, "deliveries that waited"),
+        (erased.dead, "dead letters"),
+        (erased.remembered, "events remembered"),
+        (erased.quarantined, "requests kept apart"),
+        (erased.damaged, "damaged records"),
+    ];
+    counts.map(|(n, what)| format!("{} {what}", format::count(n))).join(", ")
+}
+
+fn summary(erased: &Erased, dry_run: bool) -> String {
+    let did = if dry_run { "would be erased" } else { "erased" };
+    let Remains { store_files, backups, destinations } = &erased.remains;
+    let not_reached = [store_files, backups, destinations].map(|remains| format!("  not reached: {remains}\n"));
+    format!("{did}: {}\n{}", counts(erased), not_reached.concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_result_lists_what_was_erased_and_what_was_not_reached() {
+        let answer = json!({"digest": "0a", "waiting": 1, "dead": 2, "remembered": 3, "quarantined": 2, "damaged": 0,
+            "remains": {"store_files": "old space", "backups": "old copies", "destinations": "what was delivered"}});
+        let erased: Erased = serde_json::from_value(answer).unwrap();
+        assert_eq!(
+            summary(&erased, false),
+            "erased: 1 deliveries that waited, 2 dead letters, 3 events remembered, 2 requests kept apart, \
+             0 damaged records\n  \
+             not reached: old space\n  not reached: old copies\n  not reached: what was delivered\n"
+        );
+        assert!(summary(&erased, true).starts_with("would be erased: 1 deliveries"));
+    }
 }

@@ -1,14 +1,16 @@
 //! `holdline dlq`: what could not be delivered; to look at, send again, or discard.
 
+use crate::api::{self, Changed, RedriveAnswer};
 use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::{Admin, encoded, with_query};
 use crate::cli::filter::{self, DeadFilter, Filter, Pages};
 use crate::cli::progress::{Counter, watched};
 use crate::cli::table::{Column, Table};
-use crate::cli::{Failure, confirm, events, format, hint, item, output, redrive};
+use crate::cli::{Failure, confirm, events, format, hint, output, redrive};
 use crate::time::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
-use std::fmt::Write as _;
 
 /// Where a change is asked for, and what counts it.
 const REDRIVE: (&str, Counter) = ("/v1/dlq/redrive", Counter::Redriven);
@@ -147,9 +149,12 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         }
         What::Redrive(Redrive { cancel: Some(destination), .. }) => redrive::cancel(&admin, &destination, form).await,
         What::Redrive(redrive) => {
-            let answer = change(&admin, REDRIVE, &redrive.choice, redrive.pace.fields(), form).await?;
-            match item::list(&answer, "redrives") {
-                [] => told(&answer, &redrive.choice, "would be sent again", "queued again", form),
+            let answer: RedriveAnswer = change(&admin, REDRIVE, &redrive.choice, redrive.pace.fields(), form).await?;
+            match answer.redrives.as_slice() {
+                [] => {
+                    report(&answer, &answer.changed, &redrive.choice, ("would be queued again", "queued again"), form)?;
+                    how_to_follow(&answer.changed, &redrive.choice, form)
+                }
                 begun => redrive::follow(&admin, begun, &redrive.pace, form).await,
             }
         }
@@ -157,8 +162,8 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         What::Purge(purge) => {
             let shown =
                 if purge.choice.dry_run || purge.yes { Map::new() } else { ask_first(&admin, &purge.choice).await? };
-            let answer = change(&admin, PURGE, &purge.choice, shown, form).await?;
-            told(&answer, &purge.choice, "would be discarded", "discarded", form)
+            let changed: Changed = change(&admin, PURGE, &purge.choice, shown, form).await?;
+            report(&changed, &changed, &purge.choice, ("would be discarded", "discarded"), form)
         }
     }
 }
@@ -174,7 +179,7 @@ async fn list(admin: &Admin, list: &List, form: Form) -> Result<(), Failure> {
     }
 }
 
-fn rows(items: &[Value], now: Timestamp) -> Table {
+fn rows(items: &[api::DeadLetter], now: Timestamp) -> Table {
     let mut table = Table::new([
         Column::fixed("ID"),
         Column::fixed("REASON"),
@@ -185,28 +190,26 @@ fn rows(items: &[Value], now: Timestamp) -> Table {
         Column::dispensable("TYPE", 5).shrinking_to(14),
         Column::dispensable("INTERACTION", 6).shrinking_to(14),
     ]);
-    for letter in items {
-        let attempts = item::list(letter, "attempts");
-        let last = attempts.last().map_or_else(
-            || "-".to_owned(),
-            |last| match item::number(last, "status") {
-                0 => item::text(last, "outcome"),
-                status if item::text(last, "outcome") == "unsuccessful" => format!("unsuccessful {status}"),
-                status => status.to_string(),
-            },
-        );
+    for dead_letter in items {
+        let last = dead_letter.attempts.last();
         table.row([
-            item::text(letter, "id"),
-            item::text(letter, "reason"),
-            last,
-            item::some_text(letter, "dead_at").map_or_else(|| "-".to_owned(), |at| format::ago(at, now)),
-            format::line(&item::text(letter, "destination"), 20),
-            attempts.last().map_or(0, |last| item::number(last, "number")).to_string(),
-            format::line(&item::text(letter, "type"), 50),
-            format::line(&item::text(letter, "interaction"), 40),
+            dead_letter.id.to_string(),
+            dead_letter.reason.word().to_owned(),
+            last.map_or_else(|| "-".to_owned(), last_outcome),
+            format::ago(dead_letter.dead_at, now),
+            format::line(&dead_letter.destination, 20),
+            last.map_or(0, |last| last.number).to_string(),
+            format::line(&dead_letter.event_type, 50),
+            format::line(format::or_dash(dead_letter.interaction.as_deref()), 40),
         ]);
     }
     table
+}
+
+/// As [`events::outcome`], and shorter: of an answer only its status.
+fn last_outcome(attempt: &api::Attempt) -> String {
+    let outcome = events::outcome(attempt);
+    outcome.strip_prefix("status ").map_or(outcome.clone(), str::to_owned)
 }
 
 async fn show(admin: &Admin, show: &Show, form: Form) -> Result<(), Failure> {
@@ -218,75 +221,97 @@ async fn show(admin: &Admin, show: &Show, form: Form) -> Result<(), Failure> {
     if show.body {
         return output::bytes(&admin.get_bytes(&path("/body")).await?);
     }
-    let answer = admin.get(&path("")).await?;
     match form {
-        Form::Json => output::json(&answer),
-        Form::Table => {
-            let now = format::now();
-            // one dead letter, or one for each destination
-            let letters = match item::list(&answer, "items") {
-                [] => std::slice::from_ref(&answer),
-                several => several,
-            };
-            let stories: Vec<String> = letters.iter().map(|letter| story(letter, now)).collect();
-            output::text(&stories.join("\n"))
-        }
+        Form::Json => output::json(&admin.get::<Value>(&path("")).await?),
+        Form::Table => output::text(&detail(&admin.get(&path("")).await?, format::now())),
     }
 }
 
-fn story(letter: &Value, now: Timestamp) -> String {
-    let mut text = events::head(letter, now);
-    let died = item::some_text(letter, "dead_at").map_or_else(|| "-".to_owned(), |at| format::ago(at, now));
-    let redriven = if item::is_set(letter, "redriven") { ", redriven before" } else { "" };
-    write!(
-        text,
-        "{:<12} {}\n{:<12} {}, {died}{redriven}\n\n",
-        "destination",
-        item::text(letter, "destination"),
+/// One dead letter with every attempt.
+fn detail(of: &api::DeadLetter, now: Timestamp) -> String {
+    let head = events::Head {
+        id: of.id,
+        sequence: of.sequence,
+        source: &of.source,
+        event_type: &of.event_type,
+        interaction: of.interaction.as_deref(),
+        sender_id: of.sender_id.as_deref(),
+        event_time: of.event_time,
+        received_at: of.received_at,
+        size: of.size,
+        conflict: of.conflict,
+    };
+    let died = format::ago(of.dead_at, now);
+    let redriven = if of.redriven { ", redriven before" } else { "" };
+    let mut text = events::head(&head, now);
+    text.push_str(&format!(
+        "{:<12} {}
+",
+        "destination", of.destination
+    ));
+    text.push_str(&format!(
+        "{:<12} {}, {died}{redriven}
+
+",
         "dead",
-        item::text(letter, "reason"),
-    )
-    .expect("writing to a String cannot fail");
-    let others: Vec<String> = item::list(letter, "also_dead_for")
-        .iter()
-        .filter_map(Value::as_str)
-        .map(|name| format::line(name, 63))
-        .collect();
+        of.reason.word()
+    ));
+    let others = of.also_dead_for.as_deref().unwrap_or_default();
     if !others.is_empty() {
-        writeln!(text, "{:<12} {}\n", "also dead for", others.join(", ")).expect("writing to a String cannot fail");
+        let others: Vec<String> = others.iter().map(|name| format::line(name, 63)).collect();
+        text.push_str(&format!(
+            "{:<12} {}
+
+",
+            "also dead for",
+            others.join(", ")
+        ));
     }
-    match item::list(letter, "attempts") {
-        [] => text.push_str("It was never attempted.\n"),
+    match of.attempts.as_slice() {
+        [] => text.push_str(
+            "It was never attempted.
+",
+        ),
         attempts => text.push_str(&events::attempts(attempts, now)),
     }
     text
 }
 
 /// Asks for a change of the chosen dead letters, a dry run where that is all that is wanted.
-async fn change(
+async fn change<T: DeserializeOwned>(
     admin: &Admin,
     (path, counter): (&str, Counter),
     choice: &Choice,
     more: Map<String, Value>,
     form: Form,
-) -> Result<Value, Failure> {
+) -> Result<T, Failure> {
     let mut request = choice.request();
     request.extend(more);
     request.insert("dry_run".to_owned(), json!(choice.dry_run));
     watched(admin, form, counter, admin.post(path, &Value::Object(request))).await
 }
 
-/// Says what was changed. Ids that fit nothing, and a change that was not made in full, are failures.
-fn told(answer: &Value, choice: &Choice, would: &str, did: &str, form: Form) -> Result<(), Failure> {
-    let (matched, done) = (item::number(answer, "matched"), item::number(answer, "done"));
+/// Prints what was changed. Ids that fit nothing, and a change that was not made in full, are failures.
+fn report(
+    answer: &impl Serialize,
+    changed: &Changed,
+    choice: &Choice,
+    (would, did): (&str, &str),
+    form: Form,
+) -> Result<(), Failure> {
+    let (matched, done, scope) = (changed.matched as u64, changed.done as u64, filter::scope(changed));
     let letters = format::counted(matched, "dead letter");
     match form {
         Form::Json => output::json(answer)?,
-        Form::Table if choice.dry_run => output::text(&format!("{letters} {would}{}\n", filter::scope(answer)))?,
-        Form::Table => {
-            let scope = filter::scope(answer);
-            output::text(&format!("{} {did}{scope}\n", format::counted(done, "dead letter")))?;
-        }
+        Form::Table if choice.dry_run => output::text(&format!(
+            "{letters} {would}{scope}
+"
+        ))?,
+        Form::Table => output::text(&format!(
+            "{} {did}{scope}
+",
+            format::counted(done, "dead letter")
+        ))?,
     }
     if matched == 0 && !choice.ids.is_empty() {
         let list = hint::command("dlq list");
@@ -301,15 +326,38 @@ fn told(answer: &Value, choice: &Choice, would: &str, did: &str, form: Form) -> 
     Ok(())
 }
 
+/// Prints the commands that show how the deliveries of a redrive go on.
+fn how_to_follow(changed: &Changed, choice: &Choice, form: Form) -> Result<(), Failure> {
+    if choice.dry_run || changed.done == 0 || form == Form::Json {
+        return Ok(());
+    }
+    let command = |name: &String| hint::command(&format!("explain --destination {}", hint::quoted(name)));
+    let commands: Vec<String> = changed
+        .destinations
+        .keys()
+        .map(|name| {
+            format!(
+                "    {}
+",
+                command(name)
+            )
+        })
+        .collect();
+    output::text(&format!(
+        "  to follow their deliveries:
+{}",
+        commands.concat()
+    ))
+}
+
 /// Asks whether what is there now is to go; what the change then says, so that nothing else goes.
 async fn ask_first(admin: &Admin, choice: &Choice) -> Result<Map<String, Value>, Failure> {
     let mut request = choice.request();
     request.insert("dry_run".to_owned(), json!(true));
-    let answer = admin.post("/v1/dlq/purge", &Value::Object(request)).await?;
-    let letters = format::counted(item::number(&answer, "matched"), "dead letter");
-    confirm::discard(&format!("{letters}{}", filter::scope(&answer)))?;
-    let as_of = item::find(&answer, "as_of").cloned();
-    Ok(as_of.map(|as_of| ("as_of".to_owned(), as_of)).into_iter().collect())
+    let would: Changed = admin.post("/v1/dlq/purge", &Value::Object(request)).await?;
+    let letters = format::counted(would.matched as u64, "dead letter");
+    confirm::discard(&format!("{letters}{}", filter::scope(&would)))?;
+    Ok(would.as_of.map(|as_of| ("as_of".to_owned(), json!(as_of))).into_iter().collect())
 }
 
 #[cfg(test)]
@@ -346,23 +394,30 @@ mod tests {
 
     #[test]
     fn ids_that_match_nothing_fail_and_filters_do_not() {
-        let nothing = json!({"matched": 0, "done": 0});
-        let told =
-            |line: &str, answer: &Value| super::told(answer, &choice(line), "", "", Form::Json).map_err(|f| f.code());
-        assert_eq!(told("holdline dlq redrive a", &nothing), Err(1));
-        assert_eq!(told("holdline dlq redrive --all", &nothing), Ok(()));
-        assert_eq!(told("holdline dlq redrive --all", &json!({"matched": 3, "done": 2})), Err(1));
-        assert_eq!(told("holdline dlq redrive --all --dry-run", &json!({"matched": 3, "done": 0})), Ok(()));
+        let report = |line: &str, matched: usize, done: usize| {
+            let changed = Changed { matched, done, ..Changed::default() };
+            super::report(&changed, &changed, &choice(line), ("", ""), Form::Json).map_err(|f| f.code())
+        };
+        assert_eq!(report("holdline dlq redrive a", 0, 0), Err(1));
+        assert_eq!(report("holdline dlq redrive --all", 0, 0), Ok(()));
+        assert_eq!(report("holdline dlq redrive --all", 3, 2), Err(1));
+        assert_eq!(report("holdline dlq redrive --all --dry-run", 3, 0), Ok(()));
     }
 
     #[test]
     fn the_detail_view_shows_every_attempt_and_answer() {
         let now = format::instant("2026-03-19T22:04:48Z").unwrap();
-        let letter = json!({"id": "0190", "reason": "permanent", "dead_at": "2026-03-19T22:04:38Z",
-            "destination": "crm", "redriven": true, "attempts": [
-                {"number": 1, "at": "2026-03-19T22:04:30Z", "latency_ms": 1200, "outcome": "timeout", "error": "no answer"},
-                {"number": 2, "outcome": "answered", "status": 422, "answer": "{\"wrong\":\"field\"}"}]});
-        let text = story(&letter, now);
+        let attempt = |number: u32, outcome: &str, status: Option<u16>, error: &str, answer: &str| {
+            json!({"number": number, "at": "2026-03-19T22:04:30Z", "latency_ms": 1200, "outcome": outcome,
+                "ambiguous": false, "status": status, "error": error, "answer": answer})
+        };
+        let dead_letter = json!({"id": "0195b1c2-7a3e-7000-8000-0123456789ab", "sequence": 1, "destination": "crm",
+            "reason": "permanent", "dead_at": "2026-03-19T22:04:38Z", "source": "genesys", "type": "t",
+            "interaction": null, "sender_id": null, "event_time": null, "received_at": "2026-03-19T22:04:29Z",
+            "size": 3, "conflict": false, "redriven": true, "attempts": [
+                attempt(1, "timeout", None, "no answer", ""),
+                attempt(2, "answered", Some(422), "", "{\"wrong\":\"field\"}")]});
+        let text = detail(&serde_json::from_value(dead_letter).unwrap(), now);
         for part in ["permanent, 10s ago, redriven before", "timeout", "1.2s", "status 422", "answer 2: {\"wrong\""] {
             assert!(text.contains(part), "{part}:\n{text}");
         }

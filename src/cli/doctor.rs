@@ -8,9 +8,10 @@ mod certificates;
 mod disk;
 mod network;
 
+use crate::api;
 use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::Admin;
-use crate::cli::{Failure, check, format, hint, item, output};
+use crate::cli::{Failure, check, format, hint, output};
 use crate::config::{Flags, Settings, warnings};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -114,14 +115,13 @@ fn told(findings: &[Finding]) -> String {
     text
 }
 
-async fn status(reach: &AdminConnection) -> Result<Value, Failure> {
+async fn status(reach: &AdminConnection) -> Result<api::Status, Failure> {
     Admin::of(reach)?.get("/v1/status").await
 }
 
 /// Destinations that the running daemon does not have as the configuration does.
-fn unapplied(status: &Value, settings: &Settings) -> Option<Finding> {
-    let run: BTreeSet<&str> =
-        item::list(status, "destinations").iter().filter_map(|d| item::some_text(d, "name")).collect();
+fn unapplied(status: &api::Status, settings: &Settings) -> Option<Finding> {
+    let run: BTreeSet<&str> = status.destinations.iter().map(|d| d.name.as_str()).collect();
     let written: BTreeSet<&str> = settings.destinations.iter().map(|d| d.name.as_str()).collect();
     let differ: Vec<&str> = run.symmetric_difference(&written).copied().collect();
     let found = format!("the running daemon goes by another one: destinations {}", differ.join(", "));
@@ -129,16 +129,16 @@ fn unapplied(status: &Value, settings: &Settings) -> Option<Finding> {
     (!differ.is_empty()).then(|| Finding::doubtful("configuration", found, remedy))
 }
 
-fn daemon(status: Result<&Value, &Failure>) -> Finding {
+fn daemon(status: Result<&api::Status, &Failure>) -> Finding {
     match status {
-        Ok(status) if item::is_set(status, "intake/open") => {
-            let durability = item::text(status, "durability");
+        Ok(status) if status.intake.open => {
+            let durability = &status.durability;
             Finding::good("daemon", format!("running, intake open, durability {durability}"))
         }
         Ok(status) => {
-            let reason = item::text(status, "intake/reason");
-            let (gaps, open) = (hint::command("gaps"), hint::command("intake open"));
-            let remedy = format!("see `{gaps}`; `{open}` if it was closed by hand");
+            let reason = format::or_dash(status.intake.reason.as_deref());
+            let (outages, open) = (hint::command("outages"), hint::command("intake open"));
+            let remedy = format!("see `{outages}`; `{open}` if it was closed by hand");
             Finding::bad("daemon", format!("running, but intake is closed: {reason}"), remedy)
         }
         Err(Failure::Unreachable(_)) => {

@@ -1,12 +1,13 @@
-//! `holdline explain`: where an event, an interaction or a destination stands, what blocks it, until when, behind
-//! what, and who set that.
+//! `holdline explain`: the state of an event, an interaction or a destination, what blocks it, until when, behind what, and
+//! who set that.
 
+use crate::api::{self, DeliveryState, Page};
 use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::{Admin, encoded, with_query};
-use crate::cli::{Failure, events, format, item, output, status};
+use crate::cli::{Failure, events, format, output, status};
 use crate::time::Timestamp;
-use serde_json::{Value, json};
-use std::fmt::Write;
+use serde::Serialize;
+use std::time::Duration;
 
 /// Arguments of `holdline explain`.
 #[derive(Debug, clap::Args)]
@@ -26,145 +27,178 @@ pub struct Args {
     destination: Option<String>,
 }
 
-/// So many events of a chain, each waiting for the next, are told.
+/// Events of a chain, each waiting for the next, that are shown.
 const CHAIN_MAX: usize = 8;
-/// So many events of an interaction are told.
+/// Events of an interaction that are shown.
 const SHOWN: usize = 10;
-/// So many of each state are told of those first in line of a destination.
+/// Of each state, events that are shown of those first in line of a destination.
 const FIRST: &str = "3";
+
+/// What is printed.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Explanation {
+    Event {
+        /// The event, the one it waits for, and so on.
+        chain: Vec<api::Event>,
+    },
+    Interaction {
+        interaction: String,
+        known: usize,
+        last_ended: Option<api::Event>,
+        waiting: Vec<api::Event>,
+    },
+    Destination {
+        destination: Box<api::Destination>,
+        first_in_line: Vec<api::Event>,
+    },
+}
 
 /// Runs the command.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let admin = Admin::of(&args.reach)?;
-    let answer = match (&args.id, &args.interaction, &args.destination) {
-        (Some(id), ..) => json!({"chain": chain(&admin, id).await?}),
+    let explanation = match (&args.id, &args.interaction, &args.destination) {
+        (Some(id), ..) => event(&admin, id).await?,
         (None, Some(key), _) => interaction(&admin, key).await?,
         (None, None, Some(name)) => destination(&admin, name).await?,
         (None, None, None) => return Err(Failure::Usage("say which event, interaction or destination".into())),
     };
     match args.reach.shared.form() {
-        Form::Json => output::json(&answer),
-        Form::Table => output::wrapped(&told(&answer, format::now())),
+        Form::Json => output::json(&explanation),
+        Form::Table => output::wrapped(&text(&explanation, format::now())),
     }
 }
 
-/// The event, the one it waits for, and so on.
-async fn chain(admin: &Admin, id: &str) -> Result<Vec<Value>, Failure> {
-    let mut chain = vec![admin.get(&format!("/v1/events/{}", encoded(id))).await?];
+async fn event(admin: &Admin, id: &str) -> Result<Explanation, Failure> {
+    let mut chain: Vec<api::Event> = vec![admin.get(&format!("/v1/events/{}", encoded(id))).await?];
     while let Some(behind) = chain.last().and_then(behind).filter(|_| chain.len() < CHAIN_MAX) {
-        let next = admin.get(&format!("/v1/events/{}", encoded(&behind))).await?;
-        // what moves meanwhile can make a ring, but never one that lasts
-        if chain.iter().any(|known| known["id"] == next["id"]) {
+        let next: api::Event = admin.get(&format!("/v1/events/{}", encoded(&behind))).await?;
+        // events that move meanwhile can make a ring
+        if chain.iter().any(|known| known.id == next.id) {
             break;
         }
         chain.push(next);
     }
-    Ok(chain)
+    Ok(Explanation::Event { chain })
 }
 
 /// The event that the first blocked delivery of an event waits for.
-fn behind(event: &Value) -> Option<String> {
-    let deliveries = item::list(event, "deliveries").iter();
-    deliveries.filter_map(|d| item::some_text(d, "blocked_by/behind")).next().map(str::to_owned)
+fn behind(event: &api::Event) -> Option<String> {
+    event.deliveries.iter().filter_map(|d| d.blocked_by.as_ref()?.behind.clone()).next()
 }
 
-async fn interaction(admin: &Admin, key: &str) -> Result<Value, Failure> {
-    let mut all = Vec::new();
+async fn interaction(admin: &Admin, key: &str) -> Result<Explanation, Failure> {
+    let mut all: Vec<api::Event> = Vec::new();
     let mut after: Option<String> = None;
     loop {
         let pairs = [("interaction", Some(key)), ("limit", Some("500")), ("after", after.as_deref())];
         let pairs = pairs.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        let page = admin.get(&with_query("/v1/events", pairs)).await?;
-        all.extend(item::list(&page, "items").iter().cloned());
-        match item::some_text(&page, "next") {
-            Some(next) => after = Some(next.to_owned()),
+        let page: Page<api::Event> = admin.get(&with_query("/v1/events", pairs)).await?;
+        all.extend(page.items);
+        match page.next {
+            Some(next) => after = Some(next),
             None => break,
         }
     }
-    let open: Vec<Value> = all.iter().filter(|e| is_open(e)).cloned().collect();
-    let last = all.iter().rev().find(|e| !is_open(e)).cloned();
-    Ok(json!({"interaction": key, "known": all.len(), "last_ended": last, "waiting": open}))
+    let known = all.len();
+    let (waiting, ended): (Vec<_>, Vec<_>) = all.into_iter().partition(is_open);
+    Ok(Explanation::Interaction {
+        interaction: key.to_owned(),
+        known,
+        last_ended: ended.into_iter().next_back(),
+        waiting,
+    })
 }
 
-fn is_open(event: &Value) -> bool {
-    let ended = |d: &Value| matches!(item::some_text(d, "state"), Some("delivered" | "discarded"));
-    !item::list(event, "deliveries").iter().all(ended)
+fn is_open(event: &api::Event) -> bool {
+    let ended = |d: &api::Delivery| matches!(d.state, DeliveryState::Delivered | DeliveryState::Discarded);
+    !event.deliveries.iter().all(ended)
 }
 
-async fn destination(admin: &Admin, name: &str) -> Result<Value, Failure> {
-    let stands = admin.get(&format!("/v1/destinations/{}", encoded(name))).await?;
-    let mut first = Vec::new();
-    for state in ["in_flight", "queued", "delayed", "blocked"] {
-        let path = with_query("/v1/events", [("destination", name), ("state", state), ("limit", FIRST)]);
-        for event in item::list(&admin.get(&path).await?, "items") {
-            // one that moved on between two looks is told as it was seen first
-            if !first.iter().any(|known: &Value| known["id"] == event["id"]) {
-                first.push(event.clone());
+async fn destination(admin: &Admin, name: &str) -> Result<Explanation, Failure> {
+    let destination = admin.get(&format!("/v1/destinations/{}", encoded(name))).await?;
+    let mut first_in_line: Vec<api::Event> = Vec::new();
+    for state in DeliveryState::OPEN {
+        let path = with_query("/v1/events", [("destination", name), ("state", state.word()), ("limit", FIRST)]);
+        for event in admin.get::<Page<api::Event>>(&path).await?.items {
+            // an event that changes its state between two requests is shown as it was seen first
+            if !first_in_line.iter().any(|known| known.id == event.id) {
+                first_in_line.push(event);
             }
         }
     }
-    Ok(json!({"destination": stands, "first_in_line": first}))
+    Ok(Explanation::Destination { destination: Box::new(destination), first_in_line })
 }
 
-fn told(answer: &Value, now: Timestamp) -> String {
-    if let Some(stands) = item::find(answer, "destination") {
-        return of_destination(stands, item::list(answer, "first_in_line"), now);
-    }
-    if item::find(answer, "interaction").is_some() {
-        return of_interaction(answer, now);
-    }
-    let mut text = String::new();
-    for (n, event) in item::list(answer, "chain").iter().enumerate() {
-        if n > 0 {
-            text.push_str("\nwhich is\n");
+fn text(explanation: &Explanation, now: Timestamp) -> String {
+    match explanation {
+        Explanation::Event { chain } => {
+            let events: Vec<String> = chain.iter().map(|event| events::detail(event, now)).collect();
+            events.join("\nwhich is\n")
         }
-        text.push_str(&events::story(event, now));
+        Explanation::Interaction { interaction, known, last_ended, waiting } => {
+            let mut text = format!(
+                "{}: {} known, {} of them not ended\n",
+                format::line(interaction, 200),
+                format::counted(*known as u64, "event"),
+                format::count(waiting.len() as u64),
+            );
+            if let Some(last) = last_ended {
+                text.push_str("\nlast that ended:\n");
+                text.push_str(&lines(std::slice::from_ref(last), now));
+            }
+            if !waiting.is_empty() {
+                text.push_str("\nnot ended, oldest first:\n");
+                text.push_str(&lines(waiting, now));
+            }
+            text
+        }
+        Explanation::Destination { destination, first_in_line } => of_destination(destination, first_in_line, now),
     }
-    text
 }
 
-fn of_destination(stands: &Value, first: &[Value], now: Timestamp) -> String {
-    let n = |path| format::count(item::number(stands, path));
+fn of_destination(destination: &api::Destination, first_in_line: &[api::Event], now: Timestamp) -> String {
+    let api::Destination { name, queue, concurrency, counters, .. } = destination;
     let mut text = format!(
-        "{}: {} waiting ({} delayed, {} blocked), {} of {} in flight, {} dead\n",
-        item::text(stands, "name"),
-        n("queue/depth"),
-        n("queue/delayed"),
-        n("queue/blocked"),
-        n("concurrency/in_flight"),
-        n("concurrency/limit"),
-        n("counters/dead"),
+        "{name}: {} waiting ({} delayed, {} blocked), {} of {} in flight, {} dead\n",
+        format::count(queue.depth),
+        format::count(queue.delayed as u64),
+        format::count(queue.blocked as u64),
+        format::count(concurrency.in_flight as u64),
+        format::count(concurrency.limit as u64),
+        format::count(counters.dead),
     );
-    if let Some(age) = item::duration_ms(stands, "queue/oldest_age_ms").filter(|_| n("queue/depth") != "0") {
-        writeln!(text, "the oldest waits for {}", format::age(age)).expect("writing to a String cannot fail");
+    if queue.depth > 0 {
+        let oldest = Duration::from_millis(queue.oldest_age_ms);
+        text.push_str(&format!("the oldest waits for {}\n", format::age(oldest)));
     }
-    let (holds, behind) = (item::list(stands, "blocked_by"), status::behind_dead_letters(stands));
-    if holds.is_empty() && behind.is_none() {
-        text.push_str("nothing blocks it as a whole\n");
-    }
-    for hold in holds {
-        writeln!(text, "blocked {}", events::blocker(hold, now)).expect("writing to a String cannot fail");
+    let behind = status::behind_dead_letters(destination);
+    match destination.blocked_by.as_slice() {
+        [] if behind.is_none() => text.push_str("nothing blocks it as a whole\n"),
+        blockers if destination.state == api::DestinationState::Pacing => {
+            let by: Vec<String> = blockers.iter().map(|by| events::blocker(by, now)).collect();
+            text.push_str(&format!("pacing: it is sent to at its limit, {}\n", by.join(", and ")));
+        }
+        blockers => blockers.iter().for_each(|by| text.push_str(&format!("blocked {}\n", events::blocker(by, now)))),
     }
     text.push_str(&behind.unwrap_or_default());
-    text.push_str(&forced(stands, now));
-    if !first.is_empty() {
-        let name = item::some_text(stands, "name");
-        let all = first.iter().flat_map(|e| item::list(e, "deliveries").iter().map(move |d| (e, d)));
-        let ours = all.filter(|(_, d)| name.is_none_or(|name| item::some_text(d, "destination") == Some(name)));
+    text.push_str(&kept_closed(&destination.breaker, now));
+    if !first_in_line.is_empty() {
         text.push_str("\nfirst in line:\n");
-        ours.for_each(|(event, delivery)| text.push_str(&line(event, delivery, now)));
+        for event in first_in_line {
+            let ours = event.deliveries.iter().filter(|delivery| delivery.destination == *name);
+            ours.for_each(|delivery| text.push_str(&line(event, delivery, now)));
+        }
     }
     text
 }
 
-/// A breaker that stands closed by somebody's word does not open, whatever the calls say.
-fn forced(stands: &Value, now: Timestamp) -> String {
-    let until = item::some_text(stands, "breaker/until");
-    let lasts = until.and_then(format::instant).is_some_and(|until| until > now);
-    match (item::some_text(stands, "breaker/state"), item::some_text(stands, "breaker/set_by"), until) {
-        (Some("closed"), Some(who), Some(until)) if lasts => {
-            let why = item::some_text(stands, "breaker/reason").map(|why| format!(" ({})", format::line(why, 200)));
-            let why = why.unwrap_or_default();
+/// A breaker that an operator keeps closed does not open, whatever the calls say.
+fn kept_closed(breaker: &api::Breaker, now: Timestamp) -> String {
+    match (breaker.state, &breaker.set_by, breaker.until.filter(|until| until.0 > now)) {
+        (api::BreakerState::Closed, Some(who), Some(until)) => {
+            let why = breaker.reason.as_deref().filter(|why| !why.is_empty());
+            let why = why.map(|why| format!(" ({})", format::line(why, 200))).unwrap_or_default();
             format!(
                 "its breaker is kept closed until {until} ({}), set by {who}{why}: it does not open meanwhile\n",
                 format::ago(until, now)
@@ -174,95 +208,84 @@ fn forced(stands: &Value, now: Timestamp) -> String {
     }
 }
 
-fn of_interaction(answer: &Value, now: Timestamp) -> String {
-    let waiting = item::list(answer, "waiting");
-    let mut text = format!(
-        "{}: {} known, {} of them not ended\n",
-        format::line(&item::text(answer, "interaction"), 200),
-        format::counted(item::number(answer, "known"), "event"),
-        format::count(waiting.len() as u64),
-    );
-    if let Some(last) = item::find(answer, "last_ended").filter(|l| l.is_object()) {
-        text.push_str("\nlast that ended:\n");
-        text.push_str(&lines(std::slice::from_ref(last), now));
-    }
-    if !waiting.is_empty() {
-        text.push_str("\nnot ended, oldest first:\n");
-        text.push_str(&lines(waiting, now));
-    }
-    text
-}
-
-/// A line for each delivery: event, destination, state, and what it waits for.
-fn lines(events: &[Value], now: Timestamp) -> String {
+/// A line for each delivery: event, destination, state, and what blocks it.
+fn lines(events: &[api::Event], now: Timestamp) -> String {
     let mut text = String::new();
     for event in events.iter().take(SHOWN) {
-        for delivery in item::list(event, "deliveries") {
-            text.push_str(&line(event, delivery, now));
-        }
+        event.deliveries.iter().for_each(|delivery| text.push_str(&line(event, delivery, now)));
     }
     if events.len() > SHOWN {
-        writeln!(text, "  and {} more", format::count((events.len() - SHOWN) as u64))
-            .expect("writing to a String cannot fail");
+        text.push_str(&format!("  and {} more\n", format::count((events.len() - SHOWN) as u64)));
     }
     text
 }
 
-fn line(event: &Value, delivery: &Value, now: Timestamp) -> String {
-    let by: Vec<String> = events::blockers(delivery).map(|by| events::blocker(by, now)).collect();
-    let waits = match (item::text(delivery, "state").as_str(), by.is_empty()) {
+fn line(event: &api::Event, delivery: &api::Delivery, now: Timestamp) -> String {
+    let by: Vec<String> = delivery.blockers().map(|by| events::blocker(by, now)).collect();
+    let blocked = match (delivery.state, by.is_empty()) {
         (_, true) => String::new(),
-        ("blocked", false) => format!(" {}", by.join(", and ")),
+        (DeliveryState::Blocked, false) => format!(" {}", by.join(", and ")),
         (_, false) => format!(", blocked {}", by.join(", and ")),
     };
-    let (id, to) = (item::text(event, "id"), item::text(delivery, "destination"));
-    format!("  {id} to {to}: {}{waits}\n", events::progress(delivery, now))
+    format!("  {} to {}: {}{blocked}\n", event.id, delivery.destination, events::progress(delivery, now))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::{Value, json};
 
-    fn event(id: &str, delivery: Value) -> Value {
-        json!({"id": id, "received_at": "2026-03-19T22:04:38Z", "deliveries": [delivery]})
+    const FIRST_ID: &str = "0195b1c2-7a3e-7000-8000-000000000001";
+    const SECOND_ID: &str = "0195b1c2-7a3e-7000-8000-000000000002";
+
+    fn event(id: &str, delivery: Value) -> api::Event {
+        events::sample(id, json!([delivery]))
+    }
+
+    fn now() -> Timestamp {
+        format::instant("2026-03-19T22:04:48Z").unwrap()
     }
 
     #[test]
     fn explain_follows_a_chain_of_blockers_to_its_end() {
-        let now = format::instant("2026-03-19T22:04:48Z").unwrap();
-        let held = json!({"destination": "crm", "state": "blocked",
-            "blocked_by": {"blocker": "order", "behind": "first", "set_by": "ordering"}});
+        let blocked = json!({"destination": "crm", "state": "blocked",
+            "blocked_by": {"blocker": "order", "behind": FIRST_ID, "set_by": "ordering"}});
         let delayed = json!({"destination": "crm", "state": "delayed",
             "blocked_by": {"blocker": "retry_backoff", "until": "2026-03-19T22:05:48Z", "set_by": "retry"}});
-        let (second, first) = (event("second", held), event("first", delayed));
-        assert_eq!(behind(&second).as_deref(), Some("first"));
+        let (second, first) = (event(SECOND_ID, blocked), event(FIRST_ID, delayed));
+        assert_eq!(behind(&second).as_deref(), Some(FIRST_ID));
         assert_eq!(behind(&first), None);
-        let text = told(&json!({"chain": [second, first]}), now);
-        let parts = ["blocked by order, behind first, set by ordering", "which is", "blocked by retry_backoff until"];
-        let found: Vec<_> = parts.iter().map(|p| text.find(p).unwrap_or_else(|| panic!("{p}\n{text}"))).collect();
+        let text = text(&Explanation::Event { chain: vec![second, first] }, now());
+        let parts = [
+            &format!("blocked by order, behind {FIRST_ID}, set by ordering"),
+            "which is",
+            "blocked by retry_backoff until",
+        ];
+        let found: Vec<_> = parts.iter().map(|p| text.find(*p).unwrap_or_else(|| panic!("{p}\n{text}"))).collect();
         assert!(found.is_sorted(), "{text}");
         assert!(text.contains("(in 1m)"), "{text}");
     }
 
+    fn explained(destination: Value, first_in_line: Vec<api::Event>) -> String {
+        let destination = Box::new(api::filled(destination));
+        text(&Explanation::Destination { destination, first_in_line }, now())
+    }
+
     #[test]
     fn explain_shows_blocking_dead_letters_and_a_forced_breaker() {
-        let now = format::instant("2026-03-19T22:04:48Z").unwrap();
-        let behind = json!({"interactions": 1, "deliveries": 2, "oldest_age_ms": 180_000});
-        let held = event(
-            "a",
-            json!({"destination": "perm", "state": "blocked",
-            "blocked_by": {"blocker": "order", "behind": "z", "set_by": "ordering"}}),
-        );
-        let stands = json!({"name": "perm", "queue": {"depth": 2, "blocked": 2, "oldest_age_ms": 180_000,
-            "behind_dead_letters": behind}, "blocked_by": [], "breaker": {"state": "closed", "set_by": "ann",
-            "until": "2026-03-19T22:34:48Z", "reason": "it is sound"}});
-        let text = told(&json!({"destination": stands, "first_in_line": [held]}), now);
+        let blocked = json!({"destination": "perm", "state": "blocked",
+            "blocked_by": {"blocker": "dead_letter", "behind": SECOND_ID, "set_by": "ordering"}});
+        let destination = json!({"name": "perm", "state": "blocked_by_dlq", "queue": {"depth": 2, "blocked": 2,
+            "oldest_age_ms": 180_000,
+            "behind_dead_letters": {"interactions": 1, "deliveries": 2, "oldest_age_ms": 180_000}},
+            "breaker": {"state": "closed", "set_by": "ann", "until": "2026-03-19T22:34:48Z", "reason": "it is sound"}});
+        let text = explained(destination, vec![event(FIRST_ID, blocked)]);
         for part in [
             "the oldest waits for 3m\n",
             "2 deliveries of 1 interaction wait behind dead letters of perm, the oldest for 3m",
             "holdline dlq redrive --destination perm",
-            "its breaker is kept closed until 2026-03-19T22:34:48Z (in 30m), set by ann (it is sound)",
-            "a to perm: blocked by order, behind z",
+            "its breaker is kept closed until 2026-03-19T22:34:48.000Z (in 30m), set by ann (it is sound)",
+            &format!("{FIRST_ID} to perm: blocked by dead_letter, behind {SECOND_ID}"),
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
@@ -271,29 +294,37 @@ mod tests {
 
     #[test]
     fn explain_prints_destinations_and_interactions_as_lines() {
-        let now = format::instant("2026-03-19T22:04:48Z").unwrap();
-        let stands = json!({"name": "crm", "queue": {"depth": 5, "delayed": 2, "blocked": 1}, "counters": {"dead": 3},
-            "concurrency": {"limit": 8, "in_flight": 1},
-            "blocked_by": [{"blocker": "retry_after", "until": "2026-03-19T22:05:48Z", "set_by": "destination", "reason": "Retry-After"}]});
+        let destination = json!({"name": "crm", "state": "blocked", "concurrency": {"limit": 8, "in_flight": 1},
+            "queue": {"depth": 5, "delayed": 2, "blocked": 1}, "counters": {"dead": 3},
+            "blocked_by": [{"blocker": "retry_after", "until": "2026-03-19T22:05:48Z", "set_by": "destination",
+                "reason": "Retry-After"}]});
         let queued = event(
-            "a",
+            FIRST_ID,
             json!({"destination": "crm", "state": "queued",
-            "blocked_by": {"blocker": "concurrency", "set_by": "configuration"}}),
+                "blocked_by": {"blocker": "concurrency", "set_by": "configuration"}}),
         );
-        let text = told(&json!({"destination": stands, "first_in_line": [queued]}), now);
+        let shown = explained(destination, vec![queued.clone()]);
         for part in [
             "crm: 5 waiting (2 delayed, 1 blocked), 1 of 8 in flight, 3 dead",
             "blocked by retry_after until",
             "(Retry-After)",
-            "a to crm: queued, blocked by concurrency",
+            "to crm: queued, blocked by concurrency",
         ] {
-            assert!(text.contains(part), "{part}\n{text}");
+            assert!(shown.contains(part), "{part}\n{shown}");
         }
-        let line = format!("\n{}", told(&json!({"destination": {"name": "crm"}, "first_in_line": []}), now));
-        assert!(line.contains("\nnothing blocks it as a whole\n"), "{line}");
-        let done = event("b", json!({"destination": "crm", "state": "delivered"}));
+        assert!(explained(json!({"name": "crm"}), Vec::new()).contains("\nnothing blocks it as a whole\n"));
+        let pacing = json!({"name": "crm", "state": "pacing", "blocked_by": [{"blocker": "rate", "set_by": "x"}]});
+        let pacing = explained(pacing, Vec::new());
+        assert!(pacing.contains("\npacing: it is sent to at its limit, by rate, set by x\n"), "{pacing}");
+        let done = event(SECOND_ID, json!({"destination": "crm", "state": "delivered"}));
         assert!(!is_open(&done) && is_open(&queued));
-        let text = told(&json!({"interaction": "k", "known": 2, "last_ended": done, "waiting": [queued]}), now);
+        let of_interaction = Explanation::Interaction {
+            interaction: "k".to_owned(),
+            known: 2,
+            last_ended: Some(done),
+            waiting: vec![queued],
+        };
+        let text = text(&of_interaction, now());
         assert!(text.starts_with("k: 2 events known, 1 of them not ended\n"), "{text}");
     }
 }

@@ -1,10 +1,12 @@
 //! Which events or dead letters a command means, and the pages in which the API lists them.
 
+use crate::api::{self, Page};
 use crate::cli::client::{Admin, with_query};
-use crate::cli::{Failure, format, item, output};
+use crate::cli::{Failure, format, output};
 use crate::delivery::Reason;
 use crate::event::EventId;
 use clap::builder::PossibleValuesParser;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use std::num::NonZeroU32;
 
@@ -87,8 +89,8 @@ pub fn one<'a>(named: &'a str, destination: Option<&'a str>) -> Result<(&'a str,
 }
 
 /// How many of what are meant, by destination, as an answer says it: ` (crm 2, erp 1)`, or ` (crm)` where all are for one.
-pub fn scope(answer: &Value) -> String {
-    let Some(Value::Object(destinations)) = item::find(answer, "destinations") else { return String::new() };
+pub fn scope(changed: &api::Changed) -> String {
+    let destinations = &changed.destinations;
     let named: Vec<String> = match destinations.len() {
         0 => return String::new(),
         1 => destinations.keys().map(|name| format::line(name, 63)).collect(),
@@ -159,18 +161,19 @@ impl Pages {
 /// Prints a list as JSON, in the API's form; with `--all` it is one list, written as its pages arrive.
 pub async fn print_json(admin: &Admin, path: &str, pairs: &[(&str, &str)], pages: &Pages) -> Result<(), Failure> {
     if !pages.all {
-        return output::json(&page(admin, path, pairs, pages.size(), pages.after.as_deref()).await?);
+        let page: Page<Value> = page(admin, path, pairs, pages.size(), pages.after.as_deref()).await?;
+        return output::json(&page);
     }
     output::json_text("{\"items\":[")?;
     let mut lead = "";
     let mut after = pages.after.clone();
     loop {
-        let page = page(admin, path, pairs, pages.size(), after.as_deref()).await?;
-        for entry in item::list(&page, "items") {
+        let page: Page<Value> = page(admin, path, pairs, pages.size(), after.as_deref()).await?;
+        for entry in &page.items {
             output::json_text(&format!("{lead}{entry}"))?;
             lead = ",\n";
         }
-        after = next(&page, after);
+        after = next(page.next, after);
         if after.is_none() {
             return output::json_text("],\"next\":null}\n");
         }
@@ -178,23 +181,22 @@ pub async fn print_json(admin: &Admin, path: &str, pairs: &[(&str, &str)], pages
 }
 
 /// Prints a list as tables, one a page, each made by `table`; says on stderr where it goes on, or that it is empty.
-pub async fn print_tables(
+pub async fn print_tables<T: DeserializeOwned>(
     admin: &Admin,
     path: &str,
     pairs: &[(&str, &str)],
     pages: &Pages,
-    table: impl Fn(&[Value]) -> String,
+    table: impl Fn(&[T]) -> String,
 ) -> Result<(), Failure> {
     let mut after = pages.after.clone();
     let mut shown = 0;
     loop {
         let page = page(admin, path, pairs, pages.size(), after.as_deref()).await?;
-        let items = item::list(&page, "items");
-        shown += items.len();
-        if !items.is_empty() {
-            output::text(&table(items))?;
+        shown += page.items.len();
+        if !page.items.is_empty() {
+            output::text(&table(&page.items))?;
         }
-        after = next(&page, after);
+        after = next(page.next, after);
         match &after {
             Some(_) if pages.all => {}
             Some(next) => {
@@ -213,31 +215,31 @@ pub async fn print_tables(
 
 /// A page of so many items. The daemon looks at so much at once and then answers with what it found, be that little; here
 /// it is asked on.
-async fn page(
+async fn page<T: DeserializeOwned>(
     admin: &Admin,
     path: &str,
     pairs: &[(&str, &str)],
     limit: u32,
     after: Option<&str>,
-) -> Result<Value, Failure> {
+) -> Result<Page<T>, Failure> {
     let (mut items, mut after) = (Vec::new(), after.map(str::to_owned));
     loop {
-        let part = part(admin, path, pairs, limit - items.len() as u32, after.as_deref()).await?;
-        items.extend(item::list(&part, "items").iter().cloned());
-        after = next(&part, after);
+        let part: Page<T> = part(admin, path, pairs, limit - items.len() as u32, after.as_deref()).await?;
+        items.extend(part.items);
+        after = next(part.next, after);
         if after.is_none() || items.len() >= limit as usize {
-            return Ok(json!({"items": items, "next": after}));
+            return Ok(Page { items, next: after });
         }
     }
 }
 
-async fn part(
+async fn part<T: DeserializeOwned>(
     admin: &Admin,
     path: &str,
     pairs: &[(&str, &str)],
     limit: u32,
     after: Option<&str>,
-) -> Result<Value, Failure> {
+) -> Result<Page<T>, Failure> {
     let limit = limit.to_string();
     let paging = [("limit", Some(limit.as_str())), ("after", after)];
     let paging = paging.into_iter().filter_map(|(name, value)| value.map(|value| (name, value)));
@@ -245,13 +247,8 @@ async fn part(
 }
 
 /// Where the list goes on; nowhere if that is where it already was, so that no answer makes a command run for ever.
-fn next(page: &Value, before: Option<String>) -> Option<String> {
-    let next = match item::find(page, "next") {
-        Some(Value::String(next)) if !next.is_empty() => next.clone(),
-        Some(Value::Number(next)) => next.to_string(),
-        _ => return None,
-    };
-    (Some(&next) != before.as_ref()).then_some(next)
+fn next(next: Option<String>, before: Option<String>) -> Option<String> {
+    next.filter(|next| !next.is_empty() && Some(next) != before.as_ref())
 }
 
 #[cfg(test)]
@@ -282,9 +279,10 @@ mod tests {
 
     #[test]
     fn a_scope_names_each_destination() {
-        assert_eq!(scope(&json!({"destinations": {"crm": 2, "erp": 1}})), " (crm 2, erp 1)");
-        assert_eq!(scope(&json!({"destinations": {"crm": 2}})), " (crm)");
-        assert_eq!(scope(&json!({"destinations": {}})) + &scope(&json!({})), "");
+        let of = |destinations: Value| scope(&api::filled(json!({"destinations": destinations})));
+        assert_eq!(of(json!({"crm": 2, "erp": 1})), " (crm 2, erp 1)");
+        assert_eq!(of(json!({"crm": 2})), " (crm)");
+        assert_eq!(of(json!({})), "");
     }
 
     #[test]
@@ -298,10 +296,8 @@ mod tests {
 
     #[test]
     fn a_list_that_makes_no_progress_ends() {
-        assert_eq!(next(&json!({"next": "b"}), Some("a".into())), Some("b".into()));
-        assert_eq!(next(&json!({"next": 7}), None), Some("7".into()));
-        assert_eq!(next(&json!({"next": "a"}), Some("a".into())), None);
-        assert_eq!(next(&json!({"next": null}), None), None);
-        assert_eq!(next(&json!([]), None), None);
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(next(some("b"), some("a")), some("b"));
+        assert_eq!([next(some("a"), some("a")), next(some(""), None), next(None, None)], [None, None, None]);
     }
 }

@@ -52,19 +52,28 @@ pub fn count(n: u64) -> String {
     text
 }
 
+/// `1 delivery`, `2 deliveries`.
+pub fn deliveries(n: usize) -> String {
+    if n == 1 { "1 delivery".to_owned() } else { format!("{} deliveries", count(n as u64)) }
+}
+
 /// `1 event`, `2 events`.
 pub fn counted(n: u64, noun: &str) -> String {
     let plural = if n == 1 { "" } else { "s" };
     format!("{} {noun}{plural}", count(n))
 }
 
-/// `3m 20s ago`, or `in 12s` where the time lies ahead; the text itself where it is no RFC 3339 time in UTC.
-pub fn ago(rfc3339: &str, now: Timestamp) -> String {
-    match instant(rfc3339) {
-        Some(at) if at > now => format!("in {}", age(at.since(now))),
-        Some(at) => format!("{} ago", age(now.since(at))),
-        None => rfc3339.to_owned(),
+/// `3m 20s ago`, or `in 12s` of a time to come.
+pub fn ago(at: impl Into<Timestamp>, now: Timestamp) -> String {
+    match at.into() {
+        at if at > now => format!("in {}", age(at.since(now))),
+        at => format!("{} ago", age(now.since(at))),
     }
+}
+
+/// An optional text; `-` where there is none.
+pub fn or_dash(text: Option<&str>) -> &str {
+    text.filter(|text| !text.is_empty()).unwrap_or("-")
 }
 
 /// An RFC 3339 time in UTC, as the API writes them.
@@ -197,9 +206,9 @@ mod tests {
     #[test]
     fn times_are_shown_relative_to_now() {
         let now = instant("2026-03-19T22:04:48.128Z").unwrap();
-        assert_eq!(ago("2026-03-19T22:04:40.128Z", now), "8.0s ago");
-        assert_eq!(ago("2026-03-19T22:05:00.128Z", now), "in 12s");
-        assert_eq!(ago("soon", now), "soon");
+        assert_eq!(ago(now.before(Duration::from_secs(8)), now), "8.0s ago");
+        assert_eq!(ago(now.after(Duration::from_secs(12)), now), "in 12s");
+        assert_eq!([or_dash(None), or_dash(Some("")), or_dash(Some("x"))], ["-", "-", "x"]);
     }
 
     #[test]

@@ -8,26 +8,23 @@ pub mod check;
 pub mod client;
 mod confirm;
 pub mod demo;
-mod discard;
+pub mod discard;
 pub mod dlq;
 pub mod doctor;
 pub mod download;
-pub mod erase;
 pub mod events;
 pub mod explain;
 pub mod failure;
 pub mod filter;
 pub mod format;
 pub mod hint;
-pub mod item;
 pub mod logs;
 pub mod manual;
-pub mod notes;
 pub mod output;
 pub mod pace;
 pub mod progress;
-pub mod quarantine;
 pub mod receive;
+pub mod records;
 mod redrive;
 pub mod send;
 pub mod serve;
@@ -84,15 +81,17 @@ pub enum Command {
     Events(events::Args),
     /// Look at dead letters, send them again or discard them
     Dlq(dlq::Args),
-    /// Look at requests that were kept apart, and let in those that pass now
-    Quarantine(quarantine::Args),
-    /// Erase all that lies here of one interaction
+    /// Look at requests that were kept apart, and readmit those that pass now
+    Quarantine(records::QuarantineArgs),
+    /// Look at stored records that did not verify
+    Damaged(records::DamagedArgs),
+    /// Erase all that is stored of one interaction
     ///
     /// What waits, what is dead or kept apart, and what is remembered to recognise duplicates. What is being delivered at
     /// the moment is not erased: the command then fails, and is to be given again.
-    Erase(erase::Args),
+    Erase(discard::EraseArgs),
     /// Close intake for a while, or open it again
-    Intake(notes::IntakeArgs),
+    Intake(records::IntakeArgs),
     /// Deliver nothing to a destination, for a while or until it is resumed
     Pause(pace::PauseArgs),
     /// Deliver to a paused destination again, little by little
@@ -102,9 +101,9 @@ pub enum Command {
     /// Open or close the breaker of a destination, or let it find out
     Breaker(pace::BreakerArgs),
     /// List when events could not be accepted, and why
-    Outages(notes::Args),
+    Outages(records::Args),
     /// List who changed what
-    Audit(notes::Args),
+    Audit(records::Args),
     /// Copy all data of a running daemon, consistently
     Backup(backup::BackupArgs),
     /// Make a data folder from a backup, and check it
@@ -167,17 +166,18 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Top(args) => client(top::run(args)),
         Command::Explain(args) => client(explain::run(args)),
         Command::Doctor(args) => client(doctor::run(args)),
-        Command::Erase(args) => client(erase::run(args)),
-        Command::Intake(args) => client(notes::intake(args)),
-        Command::Discard(args) => client(discard::run(args)),
+        Command::Erase(args) => client(discard::erase(args)),
+        Command::Intake(args) => client(records::intake(args)),
+        Command::Discard(args) => client(discard::discard(args)),
         Command::Pause(args) => client(pace::pause(args)),
         Command::Resume(args) => client(pace::resume(args)),
         Command::Breaker(args) => client(pace::breaker(args)),
-        Command::Outages(args) => client(notes::outages(args)),
-        Command::Audit(args) => client(notes::audit(args)),
+        Command::Outages(args) => client(records::outages(args)),
+        Command::Audit(args) => client(records::audit(args)),
         Command::Events(args) => client(events::run(args)),
         Command::Dlq(args) => client(dlq::run(args)),
-        Command::Quarantine(args) => client(quarantine::run(args)),
+        Command::Quarantine(args) => client(records::quarantine(args)),
+        Command::Damaged(args) => client(records::damaged(args)),
         Command::Send(args) => client(send::run(args)),
         Command::Receive(args) => client(receive::run(args)),
         Command::Completions(args) => manual::completions(&args),
@@ -251,6 +251,7 @@ mod tests {
             "holdline dlq redrives",
             "holdline dlq redrive --cancel crm",
             "holdline dlq purge --type v2.* --yes",
+            "holdline damaged list --limit 5 --json",
             "holdline quarantine list --limit 5",
             "holdline quarantine readmit --source genesys --dry-run",
             "holdline erase --interaction k --reason why --yes",

@@ -5,6 +5,7 @@
 //! when holdline adds its own); in JSON they are written as escapes, which mean the same.
 
 use crate::cli::{Failure, format, table};
+use serde::Serialize;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -41,9 +42,13 @@ fn raw(bytes: &[u8]) -> Result<(), Failure> {
 }
 
 /// Writes `value` as JSON: indented on a terminal, on one line for a script.
-pub fn json(value: &Value) -> Result<(), Failure> {
-    let text = if is_terminal() { format!("{value:#}\n") } else { format!("{value}\n") };
-    json_text(&text)
+pub fn json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = if is_terminal() { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
+    json_text(
+        &(text.expect("an answer holds only what JSON can")
+            + "
+"),
+    )
 }
 
 /// Writes text that is JSON, or a part of it.

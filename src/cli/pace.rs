@@ -1,8 +1,9 @@
 //! `holdline pause`, `resume` and `breaker`: what an operator decides about calling a destination.
 
+use crate::api::{Decided, Time};
 use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::{Admin, encoded};
-use crate::cli::{Failure, format, item, output};
+use crate::cli::{Failure, format, output};
 use crate::time::Timestamp;
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
@@ -96,16 +97,16 @@ async fn decide(
 ) -> Result<(), Failure> {
     let admin = Admin::of(reach)?;
     let path = format!("/v1/destinations/{}/{what}", encoded(destination));
-    let answer = admin.post(&path, &Value::Object(body)).await?;
+    let decided: Decided = admin.post(&path, &Value::Object(body)).await?;
     match reach.shared.form() {
-        Form::Json => output::json(&answer),
-        Form::Table => output::text(&sentence(destination, done, item::some_text(&answer, "until"), format::now())),
+        Form::Json => output::json(&decided),
+        Form::Table => output::text(&sentence(destination, done, decided.until, format::now())),
     }
 }
 
 /// What was decided lasts until then; a time that is over was that of the decision itself, which nothing ends.
-fn sentence(destination: &str, done: &str, until: Option<&str>, now: Timestamp) -> String {
-    let until = until.filter(|until| format::instant(until).is_none_or(|until| until > now));
+fn sentence(destination: &str, done: &str, until: Option<Time>, now: Timestamp) -> String {
+    let until = until.filter(|until| until.0 > now);
     let until = until.map(|until| format!(" until {until} ({})", format::ago(until, now)));
     format!("{destination} {done}{}\n", until.unwrap_or_default())
 }
@@ -117,10 +118,13 @@ mod tests {
     #[test]
     fn a_time_in_the_past_is_not_shown_as_an_end() {
         let now = format::instant("2026-03-19T22:04:48Z").unwrap();
-        let said = |until| sentence("crm", "has its breaker closed", until, now);
+        let said = |until: Option<&str>| {
+            let until = until.and_then(format::instant).map(Time);
+            sentence("crm", "has its breaker closed", until, now)
+        };
         assert_eq!(said(Some("2026-03-19T22:04:47.998Z")), "crm has its breaker closed\n");
         assert_eq!(said(None), "crm has its breaker closed\n");
-        let lasting = "crm has its breaker closed until 2026-03-19T22:34:48Z (in 30m)\n";
+        let lasting = "crm has its breaker closed until 2026-03-19T22:34:48.000Z (in 30m)\n";
         assert_eq!(said(Some("2026-03-19T22:34:48Z")), lasting);
     }
 }

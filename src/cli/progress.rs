@@ -1,8 +1,8 @@
 //! How far the daemon has come with one long request, on a terminal; nothing where stderr is none, or with `--json`.
 
+use crate::api;
 use crate::cli::admin_connection::Form;
 use crate::cli::client::Admin;
-use crate::cli::item;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::future::Future;
 use std::time::Duration;
@@ -19,10 +19,10 @@ pub enum Counter {
 }
 
 impl Counter {
-    fn pointer(self) -> &'static str {
+    fn of(self, status: &api::Status) -> u64 {
         match self {
-            Self::Discarded => "counters/discarded",
-            Self::Redriven => "counters/redriven",
+            Self::Discarded => status.counters.discarded,
+            Self::Redriven => status.counters.redriven,
         }
     }
 
@@ -48,7 +48,7 @@ pub async fn watched<T>(admin: &Admin, form: Form, counter: Counter, work: impl 
         bar.set_style(style);
     }
     bar.enable_steady_tick(TICK);
-    let count = async || admin.get("/v1/status").await.ok().map(|status| item::number(&status, counter.pointer()));
+    let count = async || admin.get("/v1/status").await.ok().map(|status| counter.of(&status));
     let before = count().await.unwrap_or(0);
     let mut looks = tokio::time::interval(LOOK_EVERY);
     tokio::pin!(work);

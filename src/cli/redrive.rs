@@ -1,9 +1,10 @@
 //! `holdline dlq redrive` with a rate or a canary, `redrives`, `--cancel`: what takes its time is followed to its end.
 
+use crate::api::{self, Page, RedriveState};
 use crate::cli::admin_connection::Form;
 use crate::cli::client::{Admin, encoded};
 use crate::cli::table::{Column, Table};
-use crate::cli::{Failure, format, item, output};
+use crate::cli::{Failure, format, output};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -43,39 +44,39 @@ impl Pace {
 
 /// Follows redrives that have begun until the last of them has ended, and tells how; one that did not come to its end is
 /// a failure. The daemon goes on with them when this program is stopped.
-pub async fn follow(admin: &Admin, begun: &[Value], pace: &Pace, form: Form) -> Result<(), Failure> {
+pub async fn follow(admin: &Admin, begun: &[api::Redrive], pace: &Pace, form: Form) -> Result<(), Failure> {
     if pace.detach {
-        return tell(begun, form);
+        return report(begun, form);
     }
-    let bar = bar(begun.iter().map(|redrive| item::number(redrive, "matched")).sum());
+    let bar = bar(begun.iter().map(|redrive| redrive.matched).sum());
     let mut ticks = tokio::time::interval(EVERY);
     let (mut known, mut quiet) = (0, 0);
     let ended = loop {
         ticks.tick().await;
-        let now = admin.get("/v1/dlq/redrives").await?;
-        let same = |new: &Value, old: &Value| {
-            ["destination", "begun_at"].iter().all(|field| item::text(new, field) == item::text(old, field))
+        let now: Page<api::Redrive> = admin.get("/v1/dlq/redrives").await?;
+        let is_ours = |new: &api::Redrive| {
+            begun.iter().any(|old| (&new.destination, new.begun_at) == (&old.destination, old.begun_at))
         };
-        let all = item::list(&now, "items");
-        let ours: Vec<Value> = all.iter().filter(|new| begun.iter().any(|old| same(new, old))).cloned().collect();
-        let sum = |field: &str| ours.iter().map(|redrive| item::number(redrive, field)).sum::<u64>();
-        bar.set_position(sum("taken"));
-        bar.set_message(format!("{} delivered, {} dead again", sum("delivered"), sum("dead_again")));
-        let ended = ["delivered", "dead_again", "gone"].map(sum).iter().sum();
+        let ours: Vec<api::Redrive> = now.items.into_iter().filter(is_ours).collect();
+        let sum = |field: fn(&api::Redrive) -> u64| ours.iter().map(field).sum::<u64>();
+        bar.set_position(sum(|redrive| redrive.taken));
+        let (delivered, dead_again) = (sum(|redrive| redrive.delivered), sum(|redrive| redrive.dead_again));
+        bar.set_message(format!("{delivered} delivered, {dead_again} dead again"));
+        let ended = delivered + dead_again + sum(|redrive| redrive.gone);
         quiet = if ended == known { quiet + 1 } else { 0 };
         known = ended;
-        let over = !ours.iter().any(|redrive| item::text(redrive, "state") == "goes_on");
-        if over && (sum("under_way") == 0 || quiet >= QUIET_LOOKS) {
+        let over = !ours.iter().any(|redrive| redrive.state == RedriveState::GoesOn);
+        if over && (sum(|redrive| redrive.under_way) == 0 || quiet >= QUIET_LOOKS) {
             break ours;
         }
     };
     bar.finish_and_clear();
-    tell(&ended, form)?;
-    match ended.iter().find(|redrive| item::text(redrive, "state") != "complete") {
+    report(&ended, form)?;
+    match ended.iter().find(|redrive| redrive.state != RedriveState::Complete) {
         None => Ok(()),
         Some(redrive) => Err(Failure::Operation(format!(
             "the redrive of {} did not come to its end; what it had not come to is still dead",
-            item::text(redrive, "destination")
+            redrive.destination
         ))),
     }
 }
@@ -90,7 +91,7 @@ fn bar(length: u64) -> ProgressBar {
     bar
 }
 
-fn tell(redrives: &[Value], form: Form) -> Result<(), Failure> {
+fn report(redrives: &[api::Redrive], form: Form) -> Result<(), Failure> {
     match form {
         Form::Json => output::json(&json!({ "items": redrives })),
         Form::Table => {
@@ -101,59 +102,59 @@ fn tell(redrives: &[Value], form: Form) -> Result<(), Failure> {
 }
 
 /// How a redrive stands, as a sentence; and, where a letter stopped it, which one and how in another.
-fn sentence(redrive: &Value) -> String {
-    let n = |field| item::number(redrive, field);
+fn sentence(redrive: &api::Redrive) -> String {
     let head = format!(
         "{}: {} of {} queued again{}",
-        item::text(redrive, "destination"),
-        format::count(n("done")),
-        format::counted(n("matched"), "dead letter"),
-        fared(redrive),
+        redrive.destination,
+        format::count(redrive.done),
+        format::counted(redrive.matched, "dead letter"),
+        results(redrive),
     );
-    match item::text(redrive, "state").as_str() {
-        "goes_on" => format!("{head}; it goes on"),
-        "failing" => {
-            let by = stopped_by(redrive).map(|by| format!("\n{by}")).unwrap_or_default();
-            format!("{head}; then {} of {} failed and it stopped{by}", n("failed"), n("judged"))
+    match redrive.state {
+        RedriveState::GoesOn => format!("{head}; it goes on"),
+        RedriveState::Failing => {
+            let by = stopped_by(redrive)
+                .map(|by| {
+                    format!(
+                        "
+{by}"
+                    )
+                })
+                .unwrap_or_default();
+            let (failed, judged) = (redrive.failed.unwrap_or_default(), redrive.judged.unwrap_or_default());
+            format!("{head}; then {failed} of {judged} failed and it stopped{by}")
         }
-        "stopped" => format!("{head}; then it was stopped"),
-        _ => head,
+        RedriveState::Stopped => format!("{head}; then it was stopped"),
+        RedriveState::Complete => head,
     }
 }
 
 /// What has become of those that are in the queue again, as far as it is known.
-fn fared(redrive: &Value) -> String {
-    let parts =
-        [("delivered", "delivered"), ("dead_again", "dead again"), ("gone", "discarded"), ("under_way", "on the way")];
-    let told: Vec<String> = parts
-        .iter()
-        .map(|(field, word)| (item::number(redrive, field), word))
-        .filter(|(n, _)| *n > 0)
-        .map(|(n, word)| format!("{} {word}", format::count(n)))
-        .collect();
-    if told.is_empty() { String::new() } else { format!(" ({})", told.join(", ")) }
+fn results(redrive: &api::Redrive) -> String {
+    let parts = [
+        (redrive.delivered, "delivered"),
+        (redrive.dead_again, "dead again"),
+        (redrive.gone, "discarded"),
+        (redrive.under_way, "under way"),
+    ];
+    let shown = parts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{} {word}", format::count(*n)));
+    let shown: Vec<String> = shown.collect();
+    if shown.is_empty() { String::new() } else { format!(" ({})", shown.join(", ")) }
 }
 
 /// The letter that stopped a redrive, how it failed, and what shows more of it.
-fn stopped_by(redrive: &Value) -> Option<String> {
-    let by = item::find(redrive, "stopped_by").filter(|by| by.is_object())?;
-    let status = item::find(by, "status").and_then(Value::as_u64).map(|status| format!(" {status}"));
-    let error = item::some_text(by, "error").filter(|error| !error.is_empty());
-    let error = error.map(|error| format!(" ({})", format::line(error, 200)));
-    let letter = format!("{}/{}", item::text(by, "event"), item::text(by, "destination"));
-    Some(format!(
-        "stopped by {letter}: {}{}{}",
-        item::text(by, "outcome"),
-        status.unwrap_or_default(),
-        error.unwrap_or_default()
-    ))
+fn stopped_by(redrive: &api::Redrive) -> Option<String> {
+    let by = redrive.stopped_by.as_ref()?;
+    let status = by.status.map(|status| format!(" {status}")).unwrap_or_default();
+    let error = if by.error.is_empty() { String::new() } else { format!(" ({})", format::line(&by.error, 200)) };
+    Some(format!("stopped by {}/{}: {}{status}{error}", by.event, by.destination, by.outcome))
 }
 
 /// Shows the newest redrive with a rate or a canary of each destination.
 pub async fn list(admin: &Admin, form: Form) -> Result<(), Failure> {
-    let answer = admin.get("/v1/dlq/redrives").await?;
+    let all: Page<api::Redrive> = admin.get("/v1/dlq/redrives").await?;
     match form {
-        Form::Json => output::json(&answer),
+        Form::Json => output::json(&all),
         Form::Table => {
             let mut table = Table::new([
                 Column::fixed("DESTINATION"),
@@ -168,22 +169,21 @@ pub async fn list(admin: &Admin, form: Form) -> Result<(), Failure> {
                 Column::dispensable("BY", 4),
             ]);
             let now = format::now();
-            for redrive in item::list(&answer, "items") {
+            for redrive in &all.items {
                 table.row([
-                    format::line(&item::text(redrive, "destination"), 30),
-                    item::text(redrive, "state").replace('_', " "),
-                    format::count(item::number(redrive, "done")),
-                    format::count(item::number(redrive, "matched")),
-                    format::count(item::number(redrive, "delivered")),
-                    format::count(item::number(redrive, "dead_again")),
-                    item::text(redrive, "rate"),
-                    if item::is_set(redrive, "canary") { "yes" } else { "no" }.to_owned(),
-                    format::ago(&item::text(redrive, "begun_at"), now),
-                    format::line(&item::text(redrive, "by"), 20),
+                    format::line(&redrive.destination, 30),
+                    redrive.state.word().to_owned(),
+                    format::count(redrive.done),
+                    format::count(redrive.matched),
+                    format::count(redrive.delivered),
+                    format::count(redrive.dead_again),
+                    format::or_dash(redrive.rate.as_deref()).to_owned(),
+                    if redrive.canary { "yes" } else { "no" }.to_owned(),
+                    format::ago(redrive.begun_at, now),
+                    format::line(&redrive.by, 20),
                 ]);
             }
-            let stops: String =
-                item::list(&answer, "items").iter().filter_map(stopped_by).map(|by| by + "\n").collect();
+            let stops: String = all.items.iter().filter_map(stopped_by).map(|by| by + "\n").collect();
             output::text(&(table.for_stdout() + &stops))
         }
     }
@@ -192,7 +192,7 @@ pub async fn list(admin: &Admin, form: Form) -> Result<(), Failure> {
 /// Ends the redrive of a destination.
 pub async fn cancel(admin: &Admin, destination: &str, form: Form) -> Result<(), Failure> {
     let path = format!("/v1/dlq/redrives/{}/stop", encoded(destination));
-    let ended = admin.post(&path, &json!({})).await?;
+    let ended: api::Redrive = admin.post(&path, &json!({})).await?;
     match form {
         Form::Json => output::json(&ended),
         Form::Table => output::text(&(sentence(&ended) + "\n")),
@@ -206,11 +206,13 @@ mod tests {
     #[test]
     fn each_redrive_state_has_a_sentence() {
         let redrive = |state: &str| {
-            sentence(&json!({"destination": "crm", "state": state, "matched": 1200, "taken": 12, "done": 11,
+            sentence(&api::filled(
+                json!({"destination": "crm", "state": state, "matched": 1200, "taken": 12, "done": 11,
                 "failed": 5, "judged": 10, "delivered": 5, "dead_again": 4, "gone": 0, "under_way": 2, "stopped_by":
-                {"event": "0190", "destination": "crm", "outcome": "answered", "status": 422, "error": ""}}))
+                {"event": "0190", "destination": "crm", "outcome": "answered", "status": 422, "error": ""}}),
+            ))
         };
-        let head = "crm: 11 of 1,200 dead letters queued again (5 delivered, 4 dead again, 2 on the way)";
+        let head = "crm: 11 of 1,200 dead letters queued again (5 delivered, 4 dead again, 2 under way)";
         assert_eq!(redrive("goes_on"), format!("{head}; it goes on"));
         assert_eq!(redrive("complete"), head);
         assert_eq!(
@@ -219,6 +221,6 @@ mod tests {
         );
         assert_eq!(redrive("stopped"), format!("{head}; then it was stopped"));
         let begun = json!({"destination": "crm", "state": "goes_on", "matched": 3, "done": 0});
-        assert_eq!(sentence(&begun), "crm: 0 of 3 dead letters queued again; it goes on");
+        assert_eq!(sentence(&api::filled(begun)), "crm: 0 of 3 dead letters queued again; it goes on");
     }
 }

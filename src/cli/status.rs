@@ -1,12 +1,14 @@
 //! `holdline status`: how the daemon is doing, on one screen of 80 columns.
 
+use crate::api;
 use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::Admin;
 use crate::cli::table::{self, Column, Table};
-use crate::cli::{Failure, format, hint, item, output};
+use crate::cli::{Failure, format, hint, output};
 use crate::time::Timestamp;
 use serde_json::Value;
 use std::fmt::Write;
+use std::time::Duration;
 
 /// Arguments of `holdline status`.
 #[derive(Debug, clap::Args)]
@@ -20,91 +22,93 @@ const SHOWN: usize = 12;
 
 /// Prints `/v1/status`.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let status = Admin::of(&args.reach)?.get("/v1/status").await?;
+    let admin = Admin::of(&args.reach)?;
     match args.reach.shared.form() {
-        Form::Json => output::json(&status),
-        Form::Table => output::text(&screen(&status, format::now(), table::width())),
+        Form::Json => output::json(&admin.get::<Value>("/v1/status").await?),
+        Form::Table => output::text(&screen(&admin.get("/v1/status").await?, format::now(), table::width())),
     }
 }
 
-fn screen(status: &Value, now: Timestamp, width: Option<usize>) -> String {
+fn screen(status: &api::Status, now: Timestamp, width: Option<usize>) -> String {
     let mut text = head(status, now);
-    text.push_str(&destinations(item::list(status, "destinations"), now, width, SHOWN, Columns::Standing));
+    text.push_str(&destinations(&status.destinations, now, width, SHOWN, Columns::State));
     text
 }
 
 /// Everything but the destinations, a line each.
-pub(super) fn head(status: &Value, now: Timestamp) -> String {
-    let n = |path| format::count(item::number(status, path));
-    let size = |path| format::bytes(item::number(status, path));
-    let started = item::some_text(status, "started_at").map_or_else(|| "-".to_owned(), |at| format::ago(at, now));
-    let oldest = match item::duration_ms(status, "queue/oldest_age_ms") {
-        Some(age) if item::number(status, "queue/depth") > 0 => format!(", the oldest for {}", format::age(age)),
-        _ => String::new(),
-    };
-    let intake = match (item::is_set(status, "intake/open"), item::some_text(status, "intake/reason")) {
-        (true, _) => match item::some_text(status, "last_outage/until") {
-            Some(until) => {
-                let why = item::text(status, "last_outage/reason");
-                format!(
-                    "open; last not accepting until {} ({why}), see {}",
-                    format::ago(until, now),
-                    hint::command("outages")
-                )
-            }
-            None => "open".to_owned(),
-        },
-        (false, Some(reason)) => format!("CLOSED: {reason}"),
-        (false, None) => "CLOSED".to_owned(),
+pub(super) fn head(status: &api::Status, now: Timestamp) -> String {
+    let api::Status { version, state, started_at, durability, counters, queue, dlq, disk, .. } = status;
+    let started = format::ago(*started_at, now);
+    let count = format::count;
+    let oldest = match queue.depth {
+        0 => String::new(),
+        _ => format!(", the oldest for {}", format::age(Duration::from_millis(queue.oldest_age_ms))),
     };
     let lines = [
-        ("holdline", format!("{}, {}, started {started}", item::text(status, "version"), item::text(status, "state"))),
-        ("durability", item::text(status, "durability")),
-        ("intake", intake),
-        ("accepted", format!("{}, and {} duplicates dropped", n("counters/accepted"), n("counters/duplicates"))),
+        ("holdline", format!("{version}, {}, started {started}", state.word())),
+        ("durability", durability.clone()),
+        ("intake", intake(status, now)),
+        ("accepted", format!("{}, and {} duplicates dropped", count(counters.accepted), count(counters.duplicates))),
         (
             "settled",
             format!(
                 "{} delivered, {} dead-lettered, {} discarded, {} redriven",
-                n("counters/delivered"),
-                n("counters/dead_lettered"),
-                n("counters/discarded"),
-                n("counters/redriven")
+                count(counters.delivered),
+                count(counters.dead_lettered),
+                count(counters.discarded),
+                count(counters.redriven)
             ),
         ),
-        ("waiting", format!("{} ({}){oldest}", n("queue/depth"), size("queue/bytes"))),
+        ("waiting", format!("{} ({}){oldest}", count(queue.depth), format::bytes(queue.bytes))),
         (
             "of these",
             format!(
                 "{} in flight, {} delayed, {} blocked",
-                n("queue/in_flight"),
-                n("queue/delayed"),
-                n("queue/blocked")
+                count(queue.in_flight as u64),
+                count(queue.delayed as u64),
+                count(queue.blocked as u64)
             ),
         ),
-        (
-            "DLQ",
-            format!("{} ({})", format::counted(item::number(status, "dlq/depth"), "dead letter"), size("dlq/bytes")),
-        ),
-        ("disk", format!("{} free, {} used", size("disk/free_bytes"), size("disk/used_bytes"))),
+        ("DLQ", format!("{} ({})", format::counted(dlq.depth, "dead letter"), format::bytes(dlq.bytes))),
+        ("disk", format!("{} free, {} used", format::bytes(disk.free_bytes), format::bytes(disk.used_bytes))),
     ];
     let mut text = String::new();
     for (name, value) in lines {
         writeln!(text, "{name:<11} {value}").expect("writing to a String cannot fail");
     }
+    if counters.damaged > 0 {
+        let damaged = format::counted(counters.damaged, "record");
+        writeln!(text, "{:<11} {damaged}, see {}", "damaged", hint::command("damaged list"))
+            .expect("writing to a String cannot fail");
+    }
     text
 }
 
-/// What is told of each destination.
+fn intake(status: &api::Status, now: Timestamp) -> String {
+    let last = status.last_outage.as_ref().and_then(|outage| Some((outage, outage.until?)));
+    match (&status.intake, last) {
+        (api::IntakeState { open: true, .. }, Some((outage, until))) => format!(
+            "open; last not accepting until {} ({}), see {}",
+            format::ago(until, now),
+            outage.reason,
+            hint::command("outages")
+        ),
+        (api::IntakeState { open: true, .. }, None) => "open".to_owned(),
+        (api::IntakeState { reason: Some(reason), .. }, _) => format!("CLOSED: {reason}"),
+        (api::IntakeState { reason: None, .. }, _) => "CLOSED".to_owned(),
+    }
+}
+
+/// What is shown of each destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Columns {
-    Standing,
+    State,
     WithRates,
 }
 
 /// In at most `lines` lines below the heading; those in trouble and those with the longest queue first.
 pub(super) fn destinations(
-    all: &[Value],
+    all: &[api::Destination],
     now: Timestamp,
     width: Option<usize>,
     lines: usize,
@@ -116,14 +120,8 @@ pub(super) fn destinations(
     let notes = notes(all, width);
     let lines = lines.saturating_sub(notes.lines().count()).max(1);
     let shown = if all.len() > lines { lines.saturating_sub(1).max(1) } else { all.len() };
-    let mut sorted: Vec<&Value> = all.iter().collect();
-    sorted.sort_by_key(|d| (condition(d) == "ok", std::cmp::Reverse(item::number(d, "queue/depth"))));
-    let rates: &[(&'static str, &str)] = match columns {
-        Columns::Standing => &[],
-        Columns::WithRates => {
-            &[("IN/S", "rates/accepted_per_s"), ("OUT/S", "rates/delivered_per_s"), ("DEAD/S", "rates/dead_per_s")]
-        }
-    };
+    let mut sorted: Vec<&api::Destination> = all.iter().collect();
+    sorted.sort_by_key(|d| (!d.state.is_trouble(), std::cmp::Reverse(d.queue.depth)));
     let mut heads = vec![
         Column::fixed("DESTINATION"),
         Column::fixed("STATE"),
@@ -133,24 +131,27 @@ pub(super) fn destinations(
         Column::dispensable("BLOCKED", 1).right(),
         Column::fixed("OLDEST").right(),
     ];
-    heads.extend(rates.iter().map(|(name, _)| Column::dispensable(*name, 2).right()));
+    if columns == Columns::WithRates {
+        heads.extend(["IN/S", "OUT/S", "DEAD/S"].map(|title| Column::dispensable(title, 2).right()));
+    }
     heads.push(Column::dispensable("BLOCKED BY", 3));
     let mut table = Table::new(heads);
     for d in sorted.iter().take(shown) {
-        let limit = item::number(d, "concurrency/limit");
-        let of_limit = if limit > 0 { format!("/{limit}") } else { String::new() };
-        let oldest = item::duration_ms(d, "queue/oldest_age_ms").filter(|_| item::number(d, "queue/depth") > 0);
+        let of_limit = if d.concurrency.limit > 0 { format!("/{}", d.concurrency.limit) } else { String::new() };
+        let oldest = Duration::from_millis(d.queue.oldest_age_ms);
         let mut row = vec![
-            format::line(&item::text(d, "name"), 20),
-            condition(d),
-            format::count(item::number(d, "queue/depth")),
-            format!("{}{of_limit}", item::number(d, "concurrency/in_flight")),
-            format::count(item::number(d, "queue/delayed")),
-            format::count(item::number(d, "queue/blocked")),
-            oldest.map_or_else(|| "-".to_owned(), format::age),
+            format::line(&d.name, 20),
+            state(d.state),
+            format::count(d.queue.depth),
+            format!("{}{of_limit}", d.concurrency.in_flight),
+            format::count(d.queue.delayed as u64),
+            format::count(d.queue.blocked as u64),
+            if d.queue.depth > 0 { format::age(oldest) } else { "-".to_owned() },
         ];
-        let rate = |path| item::find(d, path).and_then(Value::as_f64).unwrap_or_default();
-        row.extend(rates.iter().map(|(_, path)| format!("{:.1}", rate(path))));
+        if columns == Columns::WithRates {
+            let api::Rates { accepted_per_s, delivered_per_s, dead_per_s } = d.rates;
+            row.extend([accepted_per_s, delivered_per_s, dead_per_s].map(|rate| format!("{rate:.1}")));
+        }
         row.push(blocked_by(d, now));
         table.row(row);
     }
@@ -161,65 +162,52 @@ pub(super) fn destinations(
     format!("\n{}{more}{notes}", table.in_width(width))
 }
 
-/// So many destinations with something behind their dead letters are told in full.
+fn state(state: api::DestinationState) -> String {
+    state.word().replace('_', " ").replace("dlq", "DLQ")
+}
+
+/// Destinations of which blocking dead letters are explained in full.
 const NOTES: usize = 2;
 
-fn notes(all: &[Value], width: Option<usize>) -> String {
-    let told: Vec<String> = all.iter().filter_map(behind_dead_letters).collect();
-    let mut text: String = told.iter().take(NOTES).map(|note| format::wrap(note, width)).collect();
-    if told.len() > NOTES {
-        writeln!(text, "and so for {} more", format::counted((told.len() - NOTES) as u64, "destination"))
+fn notes(all: &[api::Destination], width: Option<usize>) -> String {
+    let notes: Vec<String> = all.iter().filter_map(behind_dead_letters).collect();
+    let mut text: String = notes.iter().take(NOTES).map(|note| format::wrap(note, width)).collect();
+    if notes.len() > NOTES {
+        writeln!(text, "and so for {} more", format::counted((notes.len() - NOTES) as u64, "destination"))
             .expect("writing to a String cannot fail");
     }
     text
 }
 
-/// What of a destination waits behind dead letters, and what lets it go; none where nothing does.
-pub(super) fn behind_dead_letters(destination: &Value) -> Option<String> {
-    let n = |field: &str| item::number(destination, &format!("queue/behind_dead_letters/{field}"));
-    let deliveries = match n("deliveries") {
-        0 => return None,
-        1 => "1 delivery".to_owned(),
-        n => format!("{} deliveries", format::count(n)),
-    };
-    let wait = if n("deliveries") == 1 { "waits" } else { "wait" };
-    let oldest = format::age(std::time::Duration::from_millis(n("oldest_age_ms")));
-    let name = format::line(&item::text(destination, "name"), 64);
+/// What of a destination waits behind dead letters, and the commands that let it go; none where nothing does.
+pub(super) fn behind_dead_letters(destination: &api::Destination) -> Option<String> {
+    let behind = &destination.queue.behind_dead_letters;
+    if behind.deliveries == 0 {
+        return None;
+    }
+    let wait = if behind.deliveries == 1 { "waits" } else { "wait" };
+    let oldest = format::age(Duration::from_millis(behind.oldest_age_ms));
+    let name = format::line(&destination.name, 64);
     Some(format!(
-        "{deliveries} of {} {wait} behind dead letters of {name}, the oldest for {oldest}\n  \
+        "{} of {} {wait} behind dead letters of {name}, the oldest for {oldest}\n  \
          to let them go, send them again or discard them:\n    {}\n    {}\n",
-        format::counted(n("interactions"), "interaction"),
+        format::deliveries(behind.deliveries),
+        format::counted(behind.interactions as u64, "interaction"),
         hint::command(&format!("dlq redrive --destination {name}")),
         hint::command(&format!("dlq purge --destination {name}")),
     ))
 }
 
-fn condition(destination: &Value) -> String {
-    let breaker = item::some_text(destination, "breaker/state").unwrap_or("closed");
-    if item::is_set(destination, "paused") {
-        "paused".to_owned()
-    } else if breaker != "closed" {
-        format!("breaker {}", breaker.replace('_', " "))
-    } else if !item::list(destination, "blocked_by").is_empty() {
-        "blocked".to_owned()
-    } else if item::number(destination, "queue/behind_dead_letters/deliveries") > 0 {
-        "blocked by DLQ".to_owned()
-    } else if item::number(destination, "queue/delayed") > 0 {
-        "retrying".to_owned()
-    } else {
-        "ok".to_owned()
-    }
-}
-
-fn blocked_by(destination: &Value, now: Timestamp) -> String {
-    let holds: Vec<String> = item::list(destination, "blocked_by")
+fn blocked_by(destination: &api::Destination, now: Timestamp) -> String {
+    let blockers: Vec<String> = destination
+        .blocked_by
         .iter()
-        .map(|hold| match item::some_text(hold, "until").and_then(format::instant) {
-            Some(until) => format!("{} ({})", item::text(hold, "blocker"), format::age(until.since(now))),
-            None => item::text(hold, "blocker"),
+        .map(|by| match by.until {
+            Some(until) => format!("{} ({})", by.blocker.word(), format::age(until.0.since(now))),
+            None => by.blocker.word().to_owned(),
         })
         .collect();
-    if holds.is_empty() { "-".to_owned() } else { format::line(&holds.join(", "), 30) }
+    if blockers.is_empty() { "-".to_owned() } else { format::line(&blockers.join(", "), 30) }
 }
 
 #[cfg(test)]
@@ -227,20 +215,24 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn destination(name: &str, depth: u64) -> Value {
-        json!({"name": name, "paused": false, "breaker": {"state": "closed"},
-            "concurrency": {"limit": 64, "in_flight": 3}, "blocked_by": [],
-            "queue": {"depth": depth, "oldest_age_ms": 61_000, "delayed": 0}})
+    fn destination(name: &str, depth: u64) -> api::Destination {
+        api::filled(json!({"name": name, "concurrency": {"limit": 64, "in_flight": 3},
+            "queue": {"depth": depth, "oldest_age_ms": 61_000}}))
     }
 
     #[test]
-    fn the_status_fits_one_screen_with_any_number_of_destinations() {
-        let mut all: Vec<Value> = (0..60).map(|n| destination(&format!("destination-{n}"), n)).collect();
-        all[0]["paused"] = json!(true);
-        all[1]["blocked_by"] = json!([{"blocker": "retry_after", "until": "2026-03-19T22:05:00Z"}]);
-        let status = json!({"version": "0.1.0", "state": "running", "started_at": "2026-03-19T21:04:48Z",
-            "intake": {"open": false, "reason": "disk_low"}, "queue": {"depth": 5, "oldest_age_ms": 3_600_000},
-            "destinations": all});
+    fn the_status_fits_one_screen_with_many_destinations() {
+        let mut all: Vec<api::Destination> = (0..60).map(|n| destination(&format!("destination-{n}"), n)).collect();
+        all[0].state = api::DestinationState::Paused;
+        all[1].state = api::DestinationState::Blocked;
+        let until = json!({"blocker": "retry_after", "until": "2026-03-19T22:05:00Z", "set_by": "destination"});
+        all[1].blocked_by = vec![serde_json::from_value(until).unwrap()];
+        all[2].state = api::DestinationState::Pacing;
+        let status = api::Status {
+            destinations: all,
+            ..api::filled(json!({"version": "0.1.0", "state": "running", "started_at": "2026-03-19T21:04:48Z",
+                "intake": {"open": false, "reason": "disk_low"}, "queue": {"depth": 5, "oldest_age_ms": 3_600_000}}))
+        };
         let text = screen(&status, format::instant("2026-03-19T22:04:48Z").unwrap(), Some(80));
         assert!(text.lines().count() < 25, "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
@@ -248,16 +240,20 @@ mod tests {
         assert!(text.contains("and 49 destinations"), "{text}");
         let rows: Vec<&str> = text.lines().skip_while(|l| !l.starts_with("DESTINATION")).skip(1).collect();
         assert!(rows[0].starts_with("destination-1 ") && rows[0].contains("blocked"), "{text}");
+        assert!(rows[0].contains("retry_after (12s)"), "{text}");
         assert!(rows[1].starts_with("destination-0 ") && rows[1].contains("paused"), "{text}");
-        assert!(rows[2].starts_with("destination-59 "), "{text}");
+        assert!(rows[2].starts_with("destination-59 "), "one that is pacing is not in trouble: {text}");
     }
 
     #[test]
-    fn blocking_dead_letters_are_a_warning_with_a_remedy() {
+    fn blocking_dead_letters_are_shown_with_the_commands_to_release_them() {
         let mut perm = destination("perm", 1);
-        perm["queue"]["blocked"] = json!(7);
-        perm["queue"]["behind_dead_letters"] = json!({"interactions": 1, "deliveries": 7, "oldest_age_ms": 180_000});
-        let text = screen(&json!({"destinations": [destination("sound", 5), perm]}), Timestamp::ZERO, Some(80));
+        perm.state = api::DestinationState::BlockedByDlq;
+        perm.queue.blocked = 7;
+        perm.queue.behind_dead_letters =
+            api::BehindDeadLetters { interactions: 1, deliveries: 7, oldest_age_ms: 180_000 };
+        let status = api::Status { destinations: vec![destination("sound", 5), perm], ..api::Status::default() };
+        let text = screen(&status, Timestamp::ZERO, Some(80));
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         let rows: Vec<&str> = text.lines().skip_while(|l| !l.starts_with("DESTINATION")).collect();
         assert!(rows[0].contains("BLOCKED"), "{text}");
@@ -269,8 +265,9 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_with_nothing_in_it_is_shown_too() {
-        let text = screen(&json!({}), Timestamp::ZERO, Some(80));
+    fn a_daemon_without_destinations_and_with_damaged_records_is_shown() {
+        let text = screen(&api::filled(json!({"counters": {"damaged": 2}})), Timestamp::ZERO, Some(80));
         assert!(text.contains("CLOSED") && text.contains("0 dead letters"), "{text}");
+        assert!(text.contains("2 records, see holdline damaged list"), "{text}");
     }
 }

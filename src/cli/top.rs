@@ -1,10 +1,11 @@
 //! `holdline top`: the status as a live view, until Ctrl-C.
 
+use crate::api;
 use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::Admin;
 use crate::cli::status::{self, Columns};
 use crate::cli::table::{self, Column, Table};
-use crate::cli::{Failure, format, item, output, signals};
+use crate::cli::{Failure, format, output, signals};
 use crate::clock::Clock;
 use crate::time::Timestamp;
 use serde_json::{Value, json};
@@ -38,28 +39,35 @@ async fn look(args: &Args) -> Result<(), Failure> {
     let clock = Clock::system();
     let live = output::is_terminal();
     for n in 1.. {
-        let asked = async {
-            let (status, ages) = (admin.get("/v1/status").await?, admin.get("/v1/ages").await?);
-            Ok::<_, Failure>(json!({"status": status, "ages": item::list(&ages, "items")}))
+        let shown = match args.reach.shared.form() {
+            Form::Json => json_line(&admin).await.and_then(|line| output::json_text(&line)),
+            Form::Table => match asked(&admin).await {
+                Ok((status, ages)) => {
+                    let room = Room { width: table::width(), height: table::height().filter(|_| live) };
+                    let view = view(&status, &ages, format::now(), room);
+                    if live { output::screen(&view) } else { output::text(&view) }
+                }
+                Err(Failure::Unreachable(why)) if live && n > 1 => output::screen(&format::wrap(&why, table::width())),
+                Err(failure) => Err(failure),
+            },
         };
-        match (asked.await, args.reach.shared.form()) {
-            (Ok(answer), Form::Json) => output::json_text(&format!("{answer}\n"))?,
-            (Ok(answer), Form::Table) => {
-                let room = Room { width: table::width(), height: table::height().filter(|_| live) };
-                let view = view(&answer, format::now(), room);
-                if live { output::screen(&view)? } else { output::text(&view)? }
-            }
-            (Err(Failure::Unreachable(why)), Form::Table) if live && n > 1 => {
-                output::screen(&format::wrap(&why, table::width()))?;
-            }
-            (Err(failure), _) => return Err(failure),
-        }
+        shown?;
         if args.count.is_some_and(|count| n >= count) {
             return Ok(());
         }
         clock.sleep_until(clock.now().after(Duration::from_secs(args.every))).await;
     }
     Ok(())
+}
+
+async fn asked(admin: &Admin) -> Result<(api::Status, Vec<api::Ages>), Failure> {
+    let ages: api::Page<api::Ages> = admin.get("/v1/ages").await?;
+    Ok((admin.get("/v1/status").await?, ages.items))
+}
+
+async fn json_line(admin: &Admin) -> Result<String, Failure> {
+    let (status, ages): (Value, Value) = (admin.get("/v1/status").await?, admin.get("/v1/ages").await?);
+    Ok(format!("{}\n", json!({"status": status, "ages": ages["items"]})))
 }
 
 /// What there is to write on; none where it is no terminal.
@@ -73,16 +81,14 @@ struct Room {
 const HEADING: usize = 2;
 
 /// The whole view, no line wider and no more of them than there is room for: destinations go before ages.
-fn view(answer: &Value, now: Timestamp, room: Room) -> String {
-    let (status, ages) = (&answer["status"], item::list(answer, "ages"));
+fn view(status: &api::Status, ages: &[api::Ages], now: Timestamp, room: Room) -> String {
     let mut text = status::head(status, now);
-    text.push_str(&pace(status));
-    // the cursor stands in a line of its own behind the last
+    text.push_str(&rates(status));
+    // the cursor needs a line of its own behind the last
     let height = room.height.map_or(usize::MAX, |height| height.saturating_sub(1));
     let left = |text: &str| height.saturating_sub(text.lines().count() + HEADING);
     if left(&text) > 0 {
-        let all = item::list(status, "destinations");
-        text.push_str(&status::destinations(all, now, room.width, left(&text), Columns::WithRates));
+        text.push_str(&status::destinations(&status.destinations, now, room.width, left(&text), Columns::WithRates));
     }
     if left(&text) > 0 {
         text.push_str(&shape(ages, room.width, left(&text)));
@@ -96,13 +102,12 @@ fn view(answer: &Value, now: Timestamp, room: Room) -> String {
 
 /// What waits by age, in at most `lines` lines below the heading: a line for each destination, a column for each bound, as
 /// Postfix's qshape shows it. Where room is short the youngest go.
-fn shape(items: &[Value], width: Option<usize>, lines: usize) -> String {
+fn shape(items: &[api::Ages], width: Option<usize>, lines: usize) -> String {
     let Some(first) = items.first() else { return String::new() };
-    let bounds = item::list(first, "ages");
     let mut heads = vec![Column::fixed("WAITING FOR")];
-    heads.extend(bounds.iter().enumerate().map(|(n, age)| {
-        let below = item::duration_ms(age, "below_s").map(|s| format::age(s * 1000));
-        let rank = u8::try_from(bounds.len() - n).unwrap_or(u8::MAX);
+    heads.extend(first.ages.iter().enumerate().map(|(n, age)| {
+        let below = age.below_s.map(|s| format::age(Duration::from_secs(s)));
+        let rank = u8::try_from(first.ages.len() - n).unwrap_or(u8::MAX);
         Column::dispensable(below.map_or_else(|| "older".to_owned(), |below| format!("<{below}")), rank).right()
     }));
     let shown = if items.len() > lines { lines.saturating_sub(1) } else { items.len() };
@@ -111,8 +116,8 @@ fn shape(items: &[Value], width: Option<usize>, lines: usize) -> String {
     }
     let mut table = Table::new(heads);
     for of in items.iter().take(shown) {
-        let counts = item::list(of, "ages").iter().map(|age| format::count(item::number(age, "count")));
-        let name = format::line(&item::text(of, "destination"), 20);
+        let counts = of.ages.iter().map(|age| format::count(age.count));
+        let name = format::line(&of.destination, 20);
         table.row([name].into_iter().chain(counts).collect::<Vec<_>>());
     }
     let more = match items.len() - shown {
@@ -123,16 +128,15 @@ fn shape(items: &[Value], width: Option<usize>, lines: usize) -> String {
 }
 
 /// Rates and what follows from them.
-fn pace(status: &Value) -> String {
-    let rate = |path: &str| item::find(status, path).and_then(Value::as_f64).unwrap_or_default();
+fn rates(status: &api::Status) -> String {
+    let api::Rates { accepted_per_s, delivered_per_s, dead_per_s } = status.rates;
     let mut text = format!(
-        "pace        {:.1}/s in, {:.1}/s delivered, {:.1}/s dead\n",
-        rate("rates/accepted_per_s"),
-        rate("rates/delivered_per_s"),
-        rate("rates/dead_per_s")
+        "pace        {accepted_per_s:.1}/s in, {delivered_per_s:.1}/s delivered, {dead_per_s:.1}/s dead
+"
     );
-    for (path, what) in [("forecast/drained_in_s", "queue empty"), ("forecast/disk_full_in_s", "DISK FULL")] {
-        if let Some(seconds) = item::find(status, path).and_then(Value::as_u64) {
+    let api::Forecast { drained_in_s, disk_full_in_s } = status.forecast;
+    for (seconds, what) in [(drained_in_s, "queue empty"), (disk_full_in_s, "DISK FULL")] {
+        if let Some(seconds) = seconds {
             writeln!(text, "forecast    {what} in {}", format::age(Duration::from_secs(seconds)))
                 .expect("writing to a String cannot fail");
         }
@@ -144,10 +148,11 @@ fn pace(status: &Value) -> String {
 mod tests {
     use super::*;
 
-    fn ages(destination: &str) -> Value {
+    fn ages(destination: &str) -> api::Ages {
         let count = |below: Option<u64>, n: u64| json!({"below_s": below, "count": n});
         let bounds = [10, 60, 300, 1_800, 7_200, 28_800, 86_400].map(|below| count(Some(below), 3));
-        json!({"destination": destination, "ages": bounds.into_iter().chain([count(None, 1_200)]).collect::<Vec<_>>()})
+        let ages: Vec<Value> = bounds.into_iter().chain([count(None, 1_200)]).collect::<Vec<_>>();
+        serde_json::from_value(json!({"destination": destination, "ages": ages})).unwrap()
     }
 
     #[test]
@@ -166,30 +171,34 @@ mod tests {
     #[test]
     fn the_view_fits_the_terminal_whatever_it_shows() {
         let name = |n: u64| format!("a-destination-with-a-name-{n}");
-        let destinations: Vec<Value> = (0..9)
+        let destinations: Vec<api::Destination> = (0..9)
             .map(|n| {
-                json!({"name": name(n), "breaker": {"state": "half_open"}, "concurrency": {"limit": 64, "in_flight": 64},
-                    "blocked_by": [{"blocker": "breaker"}, {"blocker": "retry_after", "until": "2026-03-19T22:04:48Z"}],
+                api::filled(json!({"name": name(n), "breaker": {"state": "half_open"}, "concurrency": {"limit": 64, "in_flight": 64},
+                    "blocked_by": [{"blocker": "breaker", "set_by": "x"},
+                        {"blocker": "retry_after", "until": "2026-03-19T22:04:48Z", "set_by": "x"}],
                     "queue": {"depth": 1_234_567, "oldest_age_ms": 700_000_000, "delayed": 1_234, "blocked": 12_345,
                         "behind_dead_letters": {"interactions": 1_234, "deliveries": 12_345, "oldest_age_ms": 1}},
-                    "rates": {"accepted_per_s": 12_345.6, "delivered_per_s": 12_345.6, "dead_per_s": 0.1}})
+                    "rates": {"accepted_per_s": 12_345.6, "delivered_per_s": 12_345.6, "dead_per_s": 0.1}}))
             })
             .collect();
-        let of_ages: Vec<Value> = (0..9).map(|n| ages(&name(n))).collect();
-        let status = json!({"version": "0.1.0", "state": "running", "intake": {"open": true}, "rates": {},
-            "last_outage": {"until": "2026-03-19T22:04:48Z", "reason": "x".repeat(90)},
-            "forecast": {"drained_in_s": 90, "disk_full_in_s": 90_000}, "destinations": destinations});
-        let answer = json!({"status": status, "ages": of_ages});
+        let of_ages: Vec<api::Ages> = (0..9).map(|n| ages(&name(n))).collect();
+        let status = api::Status {
+            destinations,
+            ..api::filled(json!({"version": "0.1.0", "state": "running", "intake": {"open": true},
+                "last_outage": {"from": "2026-03-19T22:03:48Z", "until": "2026-03-19T22:04:48Z", "refused": 0,
+                    "reason": "x".repeat(90)},
+                "forecast": {"drained_in_s": 90, "disk_full_in_s": 90_000}}))
+        };
         for (width, height) in [(80, 24), (80, 50), (60, 16), (132, 43), (80, 5), (200, 100)] {
-            let text = view(&answer, Timestamp::ZERO, Room { width: Some(width), height: Some(height) });
+            let text = view(&status, &of_ages, Timestamp::ZERO, Room { width: Some(width), height: Some(height) });
             assert!(text.lines().count() < height, "{width}x{height}: {}\n{text}", text.lines().count());
             let widest = text.lines().map(|line| line.chars().count()).max();
             assert!(widest <= Some(width), "{width}x{height}: {widest:?}\n{text}");
             assert!(text.starts_with("holdline    0.1.0"), "the head stays: {text}");
         }
-        let text = view(&answer, Timestamp::ZERO, Room { width: Some(80), height: Some(24) });
+        let text = view(&status, &of_ages, Timestamp::ZERO, Room { width: Some(80), height: Some(24) });
         assert!(text.contains("DESTINATION") && text.contains("a-destination-with-"), "{text}");
-        let text = view(&answer, Timestamp::ZERO, Room { width: None, height: None });
+        let text = view(&status, &of_ages, Timestamp::ZERO, Room { width: None, height: None });
         assert_eq!(
             text.matches("a-destination-with-").count(),
             24,
@@ -199,9 +208,9 @@ mod tests {
 
     #[test]
     fn the_view_shows_rates_and_the_forecasts_that_exist() {
-        let status = json!({"rates": {"accepted_per_s": 12.5, "delivered_per_s": 20, "dead_per_s": 0},
-            "forecast": {"drained_in_s": 90, "disk_full_in_s": null}});
-        let text = pace(&status);
+        let status = api::filled(json!({"rates": {"accepted_per_s": 12.5, "delivered_per_s": 20, "dead_per_s": 0},
+            "forecast": {"drained_in_s": 90, "disk_full_in_s": null}}));
+        let text = rates(&status);
         assert!(text.contains("12.5/s in, 20.0/s delivered") && text.contains("queue empty in 1m 30s"), "{text}");
         assert!(!text.contains("DISK"), "{text}");
     }

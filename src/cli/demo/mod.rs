@@ -11,10 +11,11 @@ pub mod sender;
 pub mod summary;
 pub mod traffic;
 
+use crate::api;
 use crate::cli::admin_connection::Place;
 use crate::cli::client::Admin;
 use crate::cli::send::intake::Intake;
-use crate::cli::{Failure, format, hint, item, logs, output, signals};
+use crate::cli::{Failure, format, hint, logs, output, signals};
 use crate::clock::Clock;
 use crate::config::{Flags, Settings};
 use crate::daemon::Daemon;
@@ -26,7 +27,6 @@ use ledger::{Ledger, Tally};
 use progress::Progress;
 use receiver::Receiver;
 use sender::Sender;
-use serde_json::Value;
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -150,9 +150,9 @@ impl Show {
         let mut last = Tally::default();
         let mut changed = started;
         loop {
-            let status = self.admin.get("/v1/status").await.map_err(stopped)?;
+            let status: api::Status = self.admin.get("/v1/status").await.map_err(stopped)?;
             let tally = self.ledger.tally();
-            progress.show(&tally, item::number(&status, "queue/depth"));
+            progress.show(&tally, status.queue.depth);
             let now = self.clock.now();
             if tally != last {
                 (last, changed) = (tally, now);
@@ -171,10 +171,9 @@ impl Show {
         }
     }
 
-    async fn summary(&self, status: Value, took: Duration) -> Result<Summary, Failure> {
-        let letters = self.admin.get("/v1/dlq?limit=500").await.map_err(stopped)?;
-        let dead: HashSet<String> =
-            item::list(&letters, "items").iter().map(|letter| item::text(letter, "id")).collect();
+    async fn summary(&self, status: api::Status, took: Duration) -> Result<Summary, Failure> {
+        let dead: api::Page<api::DeadLetter> = self.admin.get("/v1/dlq?limit=500").await.map_err(stopped)?;
+        let dead: HashSet<String> = dead.items.iter().map(|letter| letter.id.to_string()).collect();
         let (tally, lost) = (self.ledger.tally(), self.ledger.lost(&dead));
         Ok(Summary { events: self.events, tally, lost, dead: dead.len() as u64, status, took })
     }
@@ -189,11 +188,10 @@ fn stopped(failure: Failure) -> Failure {
 }
 
 /// Whether nothing waits any more and the counters have caught up.
-fn settled(status: &Value) -> bool {
-    let n = |path| item::number(status, path);
-    let waiting = ["queue/depth", "queue/in_flight", "queue/delayed", "queue/blocked"];
-    waiting.into_iter().all(|path| n(path) == 0)
-        && n("counters/delivered") + n("counters/dead_lettered") >= n("counters/accepted")
+fn settled(status: &api::Status) -> bool {
+    let api::Queue { depth, in_flight, delayed, blocked, .. } = status.queue;
+    let counters = &status.counters;
+    depth == 0 && in_flight + delayed + blocked == 0 && counters.delivered + counters.dead_lettered >= counters.accepted
 }
 
 fn introduction(traffic: &Traffic, events: u64) -> String {
@@ -237,7 +235,11 @@ mod tests {
 
     #[test]
     fn the_demo_ends_when_nothing_waits_and_the_counters_agree() {
-        let status = |depth: u64, delivered: u64| json!({"queue": {"depth": depth}, "counters": {"accepted": 10, "delivered": delivered, "dead_lettered": 1}});
+        let status = |depth: u64, delivered: u64| {
+            api::filled(
+                json!({"queue": {"depth": depth}, "counters": {"accepted": 10, "delivered": delivered, "dead_lettered": 1}}),
+            )
+        };
         assert!(settled(&status(0, 9)));
         assert!(!settled(&status(1, 9)) && !settled(&status(0, 8)));
     }

@@ -1,9 +1,9 @@
 //! The end of the demo: what the sender and the receiver counted beside what the daemon counted, and whether it agrees.
 
 use super::ledger::Tally;
+use crate::api;
+use crate::cli::format;
 use crate::cli::table::{Column, Table};
-use crate::cli::{format, item};
-use serde_json::Value;
 use std::time::Duration;
 
 /// Everything that is known when the queue is empty.
@@ -18,7 +18,7 @@ pub struct Summary {
     /// Entries of `/v1/dlq`.
     pub dead: u64,
     /// `/v1/status`.
-    pub status: Value,
+    pub status: api::Status,
     /// From the first request to the empty queue.
     pub took: Duration,
 }
@@ -27,21 +27,21 @@ impl Summary {
     /// What does not hold, in sentences; empty where everything does.
     pub fn faults(&self) -> Vec<String> {
         let t = &self.tally;
-        let counter = |name: &str| item::number(&self.status, &format!("counters/{name}"));
+        let counters = &self.status.counters;
         let equal = [
             ("events sent and events accepted", self.events, t.accepted),
             ("accepted = delivered + in the DLQ, by the receiver's ledger", t.accepted, t.delivered + self.dead),
             (
                 "accepted = delivered + dead-lettered, by the daemon's counters",
-                counter("accepted"),
-                counter("delivered") + counter("dead_lettered"),
+                counters.accepted,
+                counters.delivered + counters.dead_lettered,
             ),
-            ("accepted, by the sender and by the daemon", t.accepted, counter("accepted")),
-            ("delivered, by the receiver and by the daemon", t.delivered, counter("delivered")),
-            ("duplicates, by the sender and by the daemon", t.duplicates, counter("duplicates")),
+            ("accepted, by the sender and by the daemon", t.accepted, counters.accepted),
+            ("delivered, by the receiver and by the daemon", t.delivered, counters.delivered),
+            ("duplicates, by the sender and by the daemon", t.duplicates, counters.duplicates),
             ("refused by the receiver and in the DLQ", t.refused, self.dead),
             ("dead letters and the one poison event", self.dead, 1),
-            ("events still waiting", item::number(&self.status, "queue/depth"), 0),
+            ("events still waiting", self.status.queue.depth, 0),
             ("out of order", t.out_of_order, 0),
             ("lost", self.lost, 0),
             ("bodies that arrived changed", t.strangers, 0),
@@ -54,18 +54,18 @@ impl Summary {
     /// The table and the sums.
     pub fn text(&self) -> String {
         let t = &self.tally;
-        let counter = |name: &str| format::count(item::number(&self.status, &format!("counters/{name}")));
+        let counters = &self.status.counters;
         let mut table = Table::new([
             Column::fixed(""),
             Column::fixed("SENDER AND RECEIVER").right(),
             Column::fixed("DAEMON").right(),
         ]);
         let rows = [
-            ("accepted", format::count(t.accepted), counter("accepted")),
-            ("delivered", format::count(t.delivered), counter("delivered")),
-            ("in the DLQ", format::count(t.refused), format::count(item::number(&self.status, "dlq/depth"))),
+            ("accepted", format::count(t.accepted), format::count(counters.accepted)),
+            ("delivered", format::count(t.delivered), format::count(counters.delivered)),
+            ("in the DLQ", format::count(t.refused), format::count(self.status.dlq.depth)),
             ("retried", format::count(t.retried), String::new()),
-            ("duplicates dropped", format::count(t.duplicates), counter("duplicates")),
+            ("duplicates dropped", format::count(t.duplicates), format::count(counters.duplicates)),
             ("delivered twice", format::count(t.repeated), String::new()),
             ("out of order", format::count(t.out_of_order), String::new()),
             ("lost", format::count(self.lost), String::new()),
@@ -108,8 +108,10 @@ mod tests {
             },
             lost: 0,
             dead: 1,
-            status: json!({"counters": {"accepted": 100, "duplicates": 5, "delivered": 99, "dead_lettered": 1},
+            status: api::filled(
+                json!({"counters": {"accepted": 100, "duplicates": 5, "delivered": 99, "dead_lettered": 1},
                 "queue": {"depth": 0}, "dlq": {"depth": 1}}),
+            ),
             took: Duration::from_secs(12),
         }
     }
@@ -132,8 +134,8 @@ mod tests {
             |s| s.tally.duplicates = 4,
             |s| s.dead = 2,
             |s| s.tally.strangers = 1,
-            |s| s.status["counters"]["delivered"] = json!(98),
-            |s| s.status = Value::Null,
+            |s| s.status.counters.delivered = 98,
+            |s| s.status = api::Status::default(),
         ];
         for spoil in spoils {
             let mut summary = good();

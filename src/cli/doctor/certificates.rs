@@ -35,11 +35,11 @@ fn judge(what: &str, path: &Path, now: Timestamp) -> Finding {
             let found = format!("{}: no certificate can be read", path.display());
             Finding::bad(what, found, "write certificates in PEM that the user may read whom holdline runs as")
         }
-        Some(end) if end <= now => Finding::bad(what, format!("ended {}", format::ago(&end.to_string(), now)), remedy),
+        Some(end) if end <= now => Finding::bad(what, format!("ended {}", format::ago(end, now)), remedy),
         Some(end) if end.since(now) < SOON => {
-            Finding::doubtful(what, format!("ends {}, at {end}", format::ago(&end.to_string(), now)), remedy)
+            Finding::doubtful(what, format!("ends {}, at {end}", format::ago(end, now)), remedy)
         }
-        Some(end) => Finding::good(what, format!("ends {}", format::ago(&end.to_string(), now))),
+        Some(end) => Finding::good(what, format!("ends {}", format::ago(end, now))),
     }
 }
 

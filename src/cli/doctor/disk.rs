@@ -1,11 +1,11 @@
 //! The disk under the store: what its filesystem can, how fast it syncs, what room and what rights there are.
 
 use super::Finding;
-use crate::cli::{format, hint, item};
+use crate::api;
+use crate::cli::{format, hint};
 use crate::clock::Clock;
 use crate::config::Settings;
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
-use serde_json::Value;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -17,25 +17,24 @@ const SYNCS: usize = 20;
 const SLOW: Duration = Duration::from_millis(50);
 
 /// `status` is what the daemon says, where it runs: its folder is then not touched.
-pub fn look(settings: &Settings, status: Option<&Value>) -> Vec<Finding> {
-    let known = status.and_then(|status| item::some_text(status, "disk/path"));
-    let Some((status, path)) = status.zip(known) else { return look_from_here(settings) };
-    let mode = item::some_text(status, "disk/mode").unwrap_or("700");
+pub fn look(settings: &Settings, status: Option<&api::Status>) -> Vec<Finding> {
+    let Some(status) = status else { return look_from_here(settings) };
+    let path = &status.disk.path;
+    let mode = status.disk.mode.as_deref().unwrap_or("700");
     let folder = match u32::from_str_radix(mode, 8) {
         Ok(mode) if mode & 0o077 != 0 => open_to_others(path, mode),
         _ => Finding::good("data folder", format!("{path}, mode {mode}")),
     };
-    let filesystem = match item::text(status, "durability").as_str() {
+    let filesystem = match status.durability.as_str() {
         "inode-sync" => Finding::good("filesystem", "durability is inode-sync"),
         other => Finding::doubtful("filesystem", format!("durability is {other}"), "put store.path on ext4 or XFS"),
     };
-    let n = |field: &str| item::number(status, field);
     let mut findings = vec![folder, filesystem];
     if let Ok((probe, file)) = tempfile_in(Path::new(path)) {
         findings.push(syncs(file));
         let _ = fs::remove_file(probe); // it is empty and says what it is
     }
-    findings.push(enough(n("disk/free_bytes"), n("disk/reserve_bytes"), settings.intake.max_queue_bytes));
+    findings.push(enough(status.disk.free_bytes, status.disk.reserve_bytes, settings.intake.max_queue_bytes));
     findings
 }
 

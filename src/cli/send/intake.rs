@@ -1,7 +1,6 @@
 //! A sender's side of `POST /in/{source}`: one body, one answer.
 
 use crate::cli::client::{self, USER_AGENT, encoded};
-use crate::cli::item;
 use crate::cli::send::credentials::Credentials;
 use crate::time::Timestamp;
 use bytes::Bytes;
@@ -106,8 +105,8 @@ fn read(status: StatusCode, headers: &HeaderMap, body: &Bytes, now: Timestamp) -
     }
     let refusal = Refusal {
         status: status.as_u16(),
-        code: item::text(&answer, "error/code"),
-        message: item::text(&answer, "error/message"),
+        code: text(&answer["error"]["code"]),
+        message: text(&answer["error"]["message"]),
     };
     match status {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
@@ -117,12 +116,18 @@ fn read(status: StatusCode, headers: &HeaderMap, body: &Bytes, now: Timestamp) -
     }
 }
 
+/// A text of an answer; `-` where it is missing.
+fn text(value: &Value) -> String {
+    value.as_str().filter(|text| !text.is_empty()).unwrap_or("-").to_owned()
+}
+
 fn taken(answer: &Value) -> Taken {
-    let id = item::some_text(answer, "id").map(str::to_owned);
-    let batch = item::find(answer, "accepted").is_some();
-    match item::some_text(answer, "status") {
-        _ if batch => {
-            Taken { accepted: item::number(answer, "accepted"), duplicates: item::number(answer, "duplicates"), id }
+    let id = answer["id"].as_str().map(str::to_owned);
+    match answer["status"].as_str() {
+        // of a batch
+        _ if answer["accepted"].is_u64() => {
+            let n = |field: &str| answer[field].as_u64().unwrap_or(0);
+            Taken { accepted: n("accepted"), duplicates: n("duplicates"), id }
         }
         Some("duplicate") => Taken { duplicates: 1, id, ..Taken::default() },
         _ => Taken { accepted: 1, id, ..Taken::default() },

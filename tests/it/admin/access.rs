@@ -65,12 +65,15 @@ async fn the_socket_owner_needs_no_token_and_the_file_is_removed() {
         let admin = format!("unix:{}", path.display());
         Admin::at(Place { admin, token: token.map(str::to_owned), token_from: "nowhere".to_owned() })
     };
-    assert_eq!(client(None).get("/v1/status").await.unwrap()["state"], json!("running"));
-    assert_eq!(client(Some(&bench.token)).get("/v1/status").await.unwrap()["state"], json!("running"));
-    assert_eq!(client(Some("wrong")).get("/v1/status").await.unwrap_err().code(), 1);
+    assert_eq!(client(None).get::<serde_json::Value>("/v1/status").await.unwrap()["state"], json!("running"));
+    assert_eq!(
+        client(Some(&bench.token)).get::<serde_json::Value>("/v1/status").await.unwrap()["state"],
+        json!("running")
+    );
+    assert_eq!(client(Some("wrong")).get::<serde_json::Value>("/v1/status").await.unwrap_err().code(), 1);
     bench.stop().await;
     assert!(!path.exists());
-    assert_eq!(client(None).get("/v1/status").await.unwrap_err().code(), 3);
+    assert_eq!(client(None).get::<serde_json::Value>("/v1/status").await.unwrap_err().code(), 3);
 }
 
 #[tokio::test]

@@ -57,6 +57,7 @@ const METRICS: [(&str, &str); 81] = [
     ("forecast.disk_full_in_s", "disk_full_eta_seconds"),
     ("destinations[].name", "destination_queue_depth"),
     ("destinations[].paused", "destination_paused"),
+    ("destinations[].state", "destination_state"),
     ("destinations[].latency.usual_ms", "destination_usual_latency_seconds"),
     ("destinations[].latency.slow.slow", "destination_slow"),
     ("destinations[].latency.slow.of", "destination_slow"),

@@ -172,5 +172,5 @@ async fn the_command_line_names_one_dead_letter_as_event_and_destination() {
     says(&["events", "discard", &format!("{}/erp", ids[1]), "--yes"], 0, "1 delivery discarded (erp)").await;
     says(&["events", "discard", "default:2", "--destination", "wall", "--yes"], 0, "1 delivery discarded (wall)").await;
     process.has_dead(2).await;
-    says(&["dlq", "redrive", "--all", "--dry-run"], 0, "2 dead letters would be sent again (default)").await;
+    says(&["dlq", "redrive", "--all", "--dry-run"], 0, "2 dead letters would be queued again (default)").await;
 }

@@ -198,7 +198,7 @@ async fn dead_letters_are_listed_redriven_and_discarded() {
     let ran = process.run(&["dlq", "show", &ids[0], "--body"]).await;
     assert_eq!((ran.code, ran.out.as_bytes()), (0, body("k0", "0").as_slice()));
 
-    says(&process.run(&["dlq", "redrive", "--all", "--dry-run"]).await, 0, &["5 dead letters would be sent again"]);
+    says(&process.run(&["dlq", "redrive", "--all", "--dry-run"]).await, 0, &["5 dead letters would be queued again"]);
     says(&process.run(&["dlq", "redrive", &ids[0]]).await, 0, &["1 dead letter queued again"]);
     process.reaches("/counters/delivered", 1).await;
     says(&process.run(&["dlq", "redrive", &ids[0]]).await, 1, &["no dead letter has these ids"]);
