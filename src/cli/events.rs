@@ -408,7 +408,7 @@ pub(super) fn sample(id: &str, deliveries: Value) -> api::Event {
     let event = json!({"id": id, "sequence": 1, "source": "genesys", "type": "v2.start", "interaction": "k",
         "sender_id": null, "event_time": null, "received_at": "2026-03-19T22:04:38Z", "size": 1100, "conflict": true,
         "deliveries": deliveries});
-    serde_json::from_value(event).unwrap()
+    serde_json::from_value(event).expect("it is a whole event")
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Each field of the status that has a metric, and its name. A field that is added to the status belongs here, with its
 /// metric, or among the words below.
-const METRICS: [(&str, &str); 81] = [
+const METRICS: [(&str, &str); 82] = [
     ("version", "build_info"),
     ("state", "state"),
     ("started_at", "start_time_seconds"),

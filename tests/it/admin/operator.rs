@@ -3,7 +3,10 @@
 use crate::harness::bench::{Bench, START, body, wait_for};
 use crate::harness::receiver::{Act, Receiver, held, status};
 use holdline::clock::Clock;
+use holdline::delivery::{DeliveryId, Place};
+use holdline::event::{DestinationId, EventId};
 use holdline::rules::backoff::Jitter;
+use holdline::store::Transition;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -226,4 +229,26 @@ async fn waiting_deliveries_are_counted_by_destination_and_age() {
     let of = &ages["items"][0];
     let counts: Vec<u64> = of["ages"].as_array().unwrap().iter().map(|a| a["count"].as_u64().unwrap()).collect();
     assert_eq!((of["destination"].as_str(), counts), (Some("default"), vec![3, 0, 2, 0, 0, 0, 0, 0]), "{ages}");
+}
+
+#[tokio::test]
+async fn damaged_records_are_listed_with_their_delivery() {
+    let bench = Bench::with(None, Clock::manual(START), |_| {}).await;
+    let ids = [bench.accept("k", "1").await, bench.accept("k", "2").await];
+    for (n, id) in ids.iter().enumerate() {
+        let sequence = id.parse::<EventId>().unwrap().sequence();
+        let id = DeliveryId { sequence, destination: DestinationId(0) };
+        let why = format!("checksum {n}");
+        bench.store().record(Transition::Damaged { id, place: Place::Page, why, at: START });
+    }
+    bench.store().flush().await.unwrap();
+    let list = bench.get("/v1/damaged").await;
+    let [newest, oldest] = list["items"].as_array().unwrap().as_slice() else { panic!("{list}") };
+    assert_eq!((&oldest["event"], &oldest["destination"]), (&json!(ids[0]), &json!("default")), "{list}");
+    assert_eq!((&oldest["found_at"], &oldest["why"]), (&json!(START.to_string()), &json!("checksum 0")), "{list}");
+    assert_eq!((&newest["event"], &newest["sequence"], &list["next"]), (&json!(ids[1]), &json!(2), &Value::Null));
+    let page = bench.get("/v1/damaged?limit=1").await;
+    let older = bench.get(&format!("/v1/damaged?limit=1&after={}", page["next"].as_str().unwrap())).await;
+    assert_eq!((&page["items"][0], &older["items"][0]), (newest, oldest));
+    assert_eq!(bench.status().await["counters"]["damaged"], 2);
 }

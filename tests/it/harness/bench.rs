@@ -10,6 +10,7 @@ use holdline::config::{Flags, settings};
 use holdline::daemon::Daemon;
 use holdline::event::{DestinationId, DestinationSet, Digest64, Event};
 use holdline::rules::concurrency::Adaptive;
+use holdline::store::Store;
 use holdline::time::Timestamp;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -321,6 +322,10 @@ impl Bench {
     pub async fn sound(&self) {
         let store = self.running.as_ref().unwrap().daemon.store();
         assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
+    }
+
+    pub fn store(&self) -> &Store {
+        self.running.as_ref().unwrap().daemon.store()
     }
 
     /// When the daemon last noted that it lives.

@@ -59,6 +59,7 @@ async fn told(process: &Process, folder: &Path) -> Vec<(String, String)> {
         "/v1/events?limit=1000",
         "/v1/audit",
         "/v1/outages",
+        "/v1/damaged",
         "/v1/quarantine",
         "/v1/ages",
         "/v1/interactions/k",

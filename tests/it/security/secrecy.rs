@@ -22,6 +22,7 @@ async fn shown(bench: &Bench, event: &str) -> String {
         "/v1/dlq",
         "/v1/audit",
         "/v1/outages",
+        "/v1/damaged",
         "/metrics",
         "/openapi.json",
         "/",
