@@ -221,7 +221,8 @@ mod tests {
         };
         let gates = |line: &DestinationStatus| shut(line, now).map(|shut| shut.by).collect::<Vec<_>>();
         assert_eq!(gates(&line), [Blocker::Pause, Blocker::Breaker, Blocker::RetryAfter]);
-        let line = DestinationStatus { paused_until: Some(Timestamp(10)), retry_after_until: Some(Timestamp(9)), ..line };
+        let line =
+            DestinationStatus { paused_until: Some(Timestamp(10)), retry_after_until: Some(Timestamp(9)), ..line };
         assert_eq!(gates(&line), [Blocker::Breaker]);
         let probes = DestinationStatus {
             blocked_by: Some(Blocked::until(Blocker::Breaker, None)),

@@ -126,7 +126,8 @@ pub(super) fn attempts(registry: &mut Registry, admin: &Admin) {
     let known = admin.destinations.now();
     let mut all: Vec<_> = known.values().collect();
     all.sort_by_key(|destination| destination.id);
-    let cut = all.iter().map(|d| (ByDestination { destination: d.name.clone() }, ConstCounter::new(d.attempts.clamped())));
+    let cut =
+        all.iter().map(|d| (ByDestination { destination: d.name.clone() }, ConstCounter::new(d.attempts.clamped())));
     let help = "Its Retry-After values that were cut to retry_after_max, since the start";
     registry.register("destination_retry_after_cut", help, Labelled(cut.collect()));
     let attempts = all.iter().flat_map(|d| {
