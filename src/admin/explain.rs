@@ -94,7 +94,7 @@ fn shut(line: &DestinationStatus, now: Timestamp) -> impl Iterator<Item = Blocke
 
 /// The blocker with who set it and why.
 fn described(store: &Store, destination: &Destination, line: &DestinationStatus, shut: Blocked) -> Lasting {
-    let stance = store.stance(destination.id);
+    let stance = store.overrides(destination.id);
     let found = match shut.by {
         Blocker::NoUrl => Lasting::new(Blocker::NoUrl, "configuration").because("no url is configured"),
         Blocker::Pause => {

@@ -232,7 +232,7 @@ impl Snapshot {
 
     fn destination(&self, admin: &Admin, destination: &Destination) -> api::Destination {
         let d = destination.id;
-        let (line, counters) = (self.lines.get(&d).cloned().unwrap_or_default(), self.totals.tally_of(d));
+        let (line, counters) = (self.lines.get(&d).cloned().unwrap_or_default(), self.totals.counters_of(d));
         let blocked_by = explain::of_destination(admin, d, &line);
         let (paused, breaker) = (explain::is_paused(&line), breaker(admin, d, &line));
         let behind = line.blocked_by_dead_letters;
@@ -301,7 +301,7 @@ fn breaker(admin: &Admin, d: DestinationId, line: &DestinationStatus) -> api::Br
         Position::Open => line.breaker != breaker::State::Closed,
         Position::Closed => kept_closed,
     };
-    let fixed = admin.store.stance(d).breaker.filter(in_force);
+    let fixed = admin.store.overrides(d).breaker.filter(in_force);
     let (state, until) = match line.breaker {
         breaker::State::Closed => (api::BreakerState::Closed, line.kept_closed_until),
         breaker::State::Open { until } => (api::BreakerState::Open, Some(until)),
