@@ -33,7 +33,7 @@ async fn history_over_its_limit_drops_the_oldest_and_reports_it() {
     let what = wait_for("the audit has an entry", async || {
         let audit = bench.get("/v1/audit").await;
         let what = audit["items"][0]["what"].as_str().map(str::to_owned);
-        what.filter(|what| what.contains("forgotten before their time"))
+        what.filter(|what| what.contains("events left it early"))
     })
     .await;
     assert!(what.starts_with("history: "), "{what}");
