@@ -221,9 +221,7 @@ pub(super) fn literals(source: &str) -> Vec<String> {
         let rest = &chars[i..];
         if rest.starts_with(&['/', '/']) {
             i += rest.iter().position(|c| *c == '\n').unwrap_or(rest.len());
-        } else if rest.starts_with(&['\'', '"', '\'']) {
-            i += 3;
-        } else if rest.starts_with(&['\'', '\\']) {
+        } else if rest.starts_with(&['\'', '"', '\'']) || rest.starts_with(&['\'', '\\']) {
             i += 3;
         } else if rest.starts_with(&['r', '#', '"']) {
             let end = (3..rest.len()).find(|n| rest[*n..].starts_with(&['"', '#'])).unwrap();

@@ -107,7 +107,7 @@ fn command(command: &clap::Command, name: &str, text: &mut String, client: &mut 
     if command.has_subcommands() {
         return;
     }
-    let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
+    let about = command.get_long_about().or_else(|| command.get_about()).map(ToString::to_string).unwrap_or_default();
     text.push_str(&format!("### {name}\n\n"));
     for paragraph in about.split("\n\n").filter(|paragraph| !paragraph.is_empty()) {
         text.push_str(&format!("{}\n\n", cell(paragraph.trim_end_matches('.')).replace("\\|", "|") + "."));
@@ -134,7 +134,7 @@ fn is_of_clap(arg: &clap::Arg) -> bool {
 }
 
 fn help(arg: &clap::Arg) -> String {
-    let help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string).unwrap_or_default();
+    let help = arg.get_long_help().or_else(|| arg.get_help()).map(ToString::to_string).unwrap_or_default();
     let mut text = cell(&help);
     if arg.get_action().takes_values() {
         let values: Vec<_> = arg.get_possible_values().iter().map(|v| format!("`{}`", v.get_name())).collect();
