@@ -209,7 +209,7 @@ fn rows(items: &[api::DeadLetter], now: Timestamp) -> Table {
 /// As [`events::outcome`], and shorter: of an answer only its status.
 fn last_outcome(attempt: &api::Attempt) -> String {
     let outcome = events::outcome(attempt);
-    outcome.strip_prefix("status ").map_or(outcome.clone(), str::to_owned)
+    outcome.strip_prefix("status ").map_or_else(|| outcome.clone(), str::to_owned)
 }
 
 async fn show(admin: &Admin, show: &Show, form: Form) -> Result<(), Failure> {

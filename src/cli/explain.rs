@@ -45,7 +45,7 @@ enum Explanation {
     Interaction {
         interaction: String,
         known: usize,
-        last_ended: Option<api::Event>,
+        last_ended: Option<Box<api::Event>>,
         waiting: Vec<api::Event>,
     },
     Destination {
@@ -105,7 +105,7 @@ async fn interaction(admin: &Admin, key: &str) -> Result<Explanation, Failure> {
     Ok(Explanation::Interaction {
         interaction: key.to_owned(),
         known,
-        last_ended: ended.into_iter().next_back(),
+        last_ended: ended.into_iter().next_back().map(Box::new),
         waiting,
     })
 }
@@ -145,7 +145,7 @@ fn text(explanation: &Explanation, now: Timestamp) -> String {
             );
             if let Some(last) = last_ended {
                 text.push_str("\nlast that ended:\n");
-                text.push_str(&lines(std::slice::from_ref(last), now));
+                text.push_str(&lines(std::slice::from_ref(&**last), now));
             }
             if !waiting.is_empty() {
                 text.push_str("\nnot ended, oldest first:\n");
@@ -321,7 +321,7 @@ mod tests {
         let of_interaction = Explanation::Interaction {
             interaction: "k".to_owned(),
             known: 2,
-            last_ended: Some(done),
+            last_ended: Some(Box::new(done)),
             waiting: vec![queued],
         };
         let text = text(&of_interaction, now());
