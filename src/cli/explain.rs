@@ -145,7 +145,7 @@ fn text(explanation: &Explanation, now: Timestamp) -> String {
             );
             if let Some(last) = last_ended {
                 text.push_str("\nlast that ended:\n");
-                text.push_str(&lines(std::slice::from_ref(last), now));
+                text.push_str(&lines(std::slice::from_ref(&**last), now));
             }
             if !waiting.is_empty() {
                 text.push_str("\nnot ended, oldest first:\n");
