@@ -1,4 +1,4 @@
-//! Where a client command finds the daemon: the address of its admin API, and the token.
+//! How a command finds the daemon: the address of its admin API, and the token.
 //!
 //! *The configuration* is that of `--config`, of `HOLDLINE_CONFIG`, or `/etc/holdline/holdline.toml` where it is there.
 //!
@@ -13,19 +13,19 @@ use http::Uri;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-/// The address of the admin API where nothing else is said.
+/// The default address of the admin API.
 pub const DEFAULT_ADMIN: &str = "http://127.0.0.1:8081";
-/// Holds the address of the admin API.
+/// Environment variable with the address of the admin API.
 pub const ADMIN: &str = "HOLDLINE_ADMIN";
-/// Holds the admin token itself.
+/// Environment variable with the admin token itself.
 pub const TOKEN: &str = "HOLDLINE_ADMIN_TOKEN";
 const DEFAULT_DATA: &str = "./holdline-data";
-/// Holds the path of the configuration.
+/// Environment variable with the path of the configuration.
 pub const CONFIG: &str = "HOLDLINE_CONFIG";
 /// Where packages put the configuration.
 pub const PACKAGED_CONFIG: &str = "/etc/holdline/holdline.toml";
 
-/// What every command takes that talks to the admin API.
+/// Arguments of every command that uses the admin API.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct AdminConnection {
     /// Where the admin API is, http://HOST:PORT or unix:PATH [default: the configuration's, else http://127.0.0.1:8081]
@@ -39,7 +39,7 @@ pub struct AdminConnection {
     pub shared: Shared,
 }
 
-/// What every command takes that talks to a daemon.
+/// Arguments of every command that talks to a daemon.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Shared {
     /// Configuration of the daemon, to find it [default: /etc/holdline/holdline.toml, where it is there]
@@ -61,14 +61,14 @@ pub enum Form {
     Json,
 }
 
-/// Where the daemon is and what opens it.
+/// The address of the daemon, and its token.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct DaemonAddress {
     /// `http://host:port`, without a slash at the end, or `unix:PATH`.
     pub admin: String,
     /// The token, where one was found.
     pub token: Option<String>,
-    /// Where the token was looked for, in words, for the case that it does not open.
+    /// Where the token comes from, in words, for the message when it is refused.
     pub token_from: String,
 }
 
@@ -88,7 +88,7 @@ impl Shared {
         found(self.config.as_deref()).map(|path| load(&path)).transpose()
     }
 
-    /// Whether nobody named the configuration, and the packaged one cannot be read by this user.
+    /// Whether no configuration is named, and the packaged one cannot be read by this user.
     fn is_hidden(&self) -> bool {
         given(self.config.as_deref()).is_none() && hidden(Path::new(PACKAGED_CONFIG))
     }
@@ -114,13 +114,13 @@ fn load(path: &Path) -> Result<Settings, Failure> {
 
 impl AdminConnection {
     /// Finds address and token. `variable` reads the environment.
-    pub fn place(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Place, Failure> {
+    pub fn resolve(&self, variable: impl Fn(&str) -> Option<String>) -> Result<DaemonAddress, Failure> {
         let given = self.admin.as_deref().filter(|given| !given.is_empty());
-        // who says where the daemon is and with which token needs no configuration
+        // with an address and a token, no configuration is needed
         let token_is_known = self.token_file.is_some() || variable(TOKEN).is_some_and(|t| !t.trim().is_empty());
         let settings = match self.shared.is_hidden() {
             true if given.is_some() && token_is_known => None,
-            true => return Err(Failure::Usage(for_root(&format!("{PACKAGED_CONFIG} is not readable for you")))),
+            true => return Err(Failure::Usage(for_root(&format!("{PACKAGED_CONFIG} is not readable by this user")))),
             false => self.shared.settings()?,
         };
         let admin = match (given, &settings) {
@@ -129,7 +129,7 @@ impl AdminConnection {
             (None, None) => DEFAULT_ADMIN.to_owned(),
         };
         let (token, token_from) = self.token(settings.as_ref(), variable)?;
-        Ok(Place { admin, token, token_from })
+        Ok(DaemonAddress { admin, token, token_from })
     }
 
     fn token(
@@ -156,7 +156,7 @@ impl AdminConnection {
                 None => return Ok((None, format!("the systemd credential {name}, which only the service sees"))),
             },
         };
-        // whether a token is needed at all is for the daemon to say
+        // the daemon decides whether it needs a token
         Ok(match read(&path) {
             Ok(token) => (Some(token), path.display().to_string()),
             Err(e) => (None, format!("{} ({e})", path.display())),
@@ -164,9 +164,9 @@ impl AdminConnection {
     }
 }
 
-/// What another user may do, told with the line that does it.
+/// A message with the command to run as root.
 fn for_root(why: &str) -> String {
-    format!("{why}; say the same as root: sudo {}", hint::this_command())
+    format!("{why}; run the same as root: sudo {}", hint::this_command())
 }
 
 fn read(path: &Path) -> Result<String, String> {
@@ -177,11 +177,11 @@ fn read(path: &Path) -> Result<String, String> {
     }
 }
 
-/// Checks an address that a person wrote and brings it into the form of [`Place::admin`].
+/// Checks an address and brings it into the form of [`DaemonAddress::admin`].
 pub fn address(given: &str) -> Result<String, Failure> {
     if let Some(path) = given.strip_prefix("unix:") {
         return match path {
-            "" => Err(Failure::Usage("unix: wants the path of a socket, as in unix:/run/holdline/admin.sock".into())),
+            "" => Err(Failure::Usage("unix: needs the path of a socket, as in unix:/run/holdline/admin.sock".into())),
             _ => Ok(given.to_owned()),
         };
     }
@@ -194,7 +194,7 @@ pub fn address(given: &str) -> Result<String, Failure> {
         _ => return Err(wrong("not an http:// URL")),
     }
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return Err(wrong("a user and password mean nothing here; the token is given with --token-file"));
+        return Err(wrong("a user and password are not used here; give the token with --token-file"));
     }
     if uri.query().is_some() || uri.host().is_none_or(str::is_empty) {
         return Err(wrong("only http://HOST:PORT is expected"));
@@ -207,12 +207,12 @@ fn listening(settings: &Settings) -> Result<String, Failure> {
         (Some(address), _) => Ok(format!("http://{}", reachable(*address))),
         (None, Some(path)) => Ok(format!("unix:{}", path.display())),
         (None, None) => Err(Failure::Usage(format!(
-            "the configuration has no address in admin.listen; say with --admin or {ADMIN} where the daemon is"
+            "the configuration has no address in admin.listen; give the daemon's address with --admin or {ADMIN}"
         ))),
     }
 }
 
-/// The address by which a listener is reached from the same machine: one that listens everywhere, on loopback.
+/// The address of a listener from the same machine: loopback for one that listens on all addresses.
 pub fn reachable(listener: SocketAddr) -> SocketAddr {
     let ip = match listener.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -241,16 +241,16 @@ mod tests {
         let file = folder.path().join("token");
         std::fs::write(&file, "from-file\n").unwrap();
 
-        let place = AdminConnection::default().place(token_in_env).unwrap();
+        let place = AdminConnection::default().resolve(token_in_env).unwrap();
         assert_eq!(place.admin, DEFAULT_ADMIN);
         assert_eq!(place.token.as_deref(), Some("from-env"));
 
-        let reach = AdminConnection {
+        let connection = AdminConnection {
             admin: Some("http://[::1]:9/".into()),
             token_file: Some(file),
             ..AdminConnection::default()
         };
-        let place = reach.place(token_in_env).unwrap();
+        let place = connection.resolve(token_in_env).unwrap();
         assert_eq!(place.admin, "http://[::1]:9");
         assert_eq!(place.token.as_deref(), Some("from-file"));
     }
@@ -273,8 +273,8 @@ mod tests {
 
     #[test]
     fn a_missing_token_is_reported_with_its_path() {
-        let reach = AdminConnection { token_file: Some("/nowhere/token".into()), ..AdminConnection::default() };
-        assert_eq!(reach.place(nothing).unwrap_err().code(), 2);
+        let connection = AdminConnection { token_file: Some("/nowhere/token".into()), ..AdminConnection::default() };
+        assert_eq!(connection.resolve(nothing).unwrap_err().code(), 2);
         let (token, from) = AdminConnection::default().token(None, nothing).unwrap();
         assert_eq!(token, None);
         assert!(from.starts_with("./holdline-data/admin.token ("), "{from}");

@@ -1,6 +1,7 @@
 //! `holdline backup`, `holdline restore`, `holdline verify`: a consistent copy of a running daemon's data, a store made of
 //! it, and the check of every record of a store that no daemon runs on.
 
+use crate::api;
 use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::Admin;
 use crate::cli::download::{bar, new_file, pieces};
@@ -12,6 +13,7 @@ use crate::store::{
 use serde_json::{Map, Value, json};
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The file that a backup folder holds.
@@ -25,6 +27,9 @@ pub struct BackupArgs {
     /// A folder for the backup; it is made, and must not hold one yet
     #[arg(value_name = "DIR")]
     dir: PathBuf,
+    /// Back up to the filesystem of the data folder even if its free space may not suffice
+    #[arg(long)]
+    force: bool,
 }
 
 /// Arguments of `holdline restore`.
@@ -47,11 +52,11 @@ pub struct VerifyArgs {
     /// The data folder of a daemon that does not run
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// Set aside what does not verify, and say what it was; nothing is deleted
+    /// Set damaged records aside and list them; nothing is deleted
     #[arg(long)]
     repair: bool,
-    /// Put what can be read into a new data folder, and say what cannot; for a store that does not open any more. The
-    /// damaged one is only read
+    /// Copy all readable records into a new data folder and list the rest; for a store that cannot be opened. The damaged
+    /// folder is only read
     #[arg(long, value_name = "NEW", conflicts_with = "repair")]
     salvage: Option<PathBuf>,
     /// Print JSON, for scripts
@@ -68,7 +73,10 @@ pub async fn backup(args: BackupArgs) -> Result<(), Failure> {
     if whole.exists() {
         return Err(Failure::Usage(format!("{} is there already; give another folder", whole.display())));
     }
-    let _ = std::fs::remove_file(&part); // one that broke off
+    let _ = std::fs::remove_file(&part); // of a backup that broke off
+    if !args.force {
+        check_space(&admin, &args.dir).await?;
+    }
     let mut file = new_file(&part)?;
     let bar = bar("bytes");
     pieces(&admin, "/v1/backup", |piece| {
@@ -86,6 +94,32 @@ pub async fn backup(args: BackupArgs) -> Result<(), Failure> {
     }
 }
 
+/// Fails if the backup is on the filesystem of the data folder and may leave less free there than `intake.disk_reserve`, which
+/// closes intake. A daemon of another machine, or one whose status this token may not read, is not checked.
+async fn check_space(admin: &Admin, dir: &Path) -> Result<(), Failure> {
+    let Ok(status) = admin.get::<api::Status>("/v1/status").await else { return Ok(()) };
+    let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
+    let is_shared = device(Path::new(&status.disk.path)).is_some_and(|data| Some(data) == device(dir));
+    match lack_of_space(&status.disk, dir).filter(|_| is_shared) {
+        None => Ok(()),
+        Some(why) => Err(Failure::Operation(why)),
+    }
+}
+
+/// Why a backup in `dir`, on the filesystem of the data folder, may fill it up.
+fn lack_of_space(disk: &api::Disk, dir: &Path) -> Option<String> {
+    let spare_bytes = disk.free_bytes.saturating_sub(disk.reserve_bytes);
+    (spare_bytes < disk.used_bytes).then(|| {
+        format!(
+            "{} is on the filesystem of the data folder, where {} are free beyond intake.disk_reserve; a backup can take {}, \
+             and intake would close. Choose another filesystem, or add --force",
+            dir.display(),
+            format::bytes(spare_bytes),
+            format::bytes(disk.used_bytes)
+        )
+    })
+}
+
 /// Makes a store from a backup and checks it.
 pub fn restore(args: &RestoreArgs) -> Result<(), Failure> {
     let path = args.dir.join(FILE);
@@ -93,7 +127,7 @@ pub fn restore(args: &RestoreArgs) -> Result<(), Failure> {
     let bar = bar("rows");
     let made = restore_store(file, &args.data, || bar.inc(1)).map_err(|e| Failure::Operation(e.to_string()))?;
     bar.finish_and_clear();
-    told(&args.data, &made, args.json.then(Map::new))
+    print_inventory(&args.data, &made, args.json.then(Map::new))
 }
 
 /// Checks every record.
@@ -114,13 +148,13 @@ pub fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     } else {
         verify_store(&args.data).map_err(failed)?
     };
-    told(&args.data, &found, args.json.then_some(more))
+    print_inventory(&args.data, &found, args.json.then_some(more))
 }
 
-/// The file in a salvaged folder that names all that is missing.
+/// The file in a salvaged folder that lists all that is missing.
 const REPORT: &str = "salvage.txt";
-/// So much of each list stands in the terminal too.
-const SHOWN: usize = 20;
+/// Lines of each list that are printed too.
+const LISTED_MAX: usize = 20;
 
 fn salvaged(args: &VerifyArgs, new: &Path, done: &Salvaged) -> Result<(), Failure> {
     let heading = |what: &str, lines: &[String]| match lines.len() {
@@ -142,7 +176,9 @@ fn salvaged(args: &VerifyArgs, new: &Path, done: &Salvaged) -> Result<(), Failur
     let whole = format!("{sums}{damaged}{}{missing}{}", full(&done.damaged), full(&done.missing));
     std::fs::write(&report, whole).map_err(|e| Failure::io(format!("cannot write {}", report.display()), e))?;
     let short = |lines: &[String]| match lines.len() {
-        n if n > SHOWN => format!("{}  and {} more, in {}\n", full(&lines[..SHOWN]), n - SHOWN, report.display()),
+        n if n > LISTED_MAX => {
+            format!("{}  and {} more, in {}\n", full(&lines[..LISTED_MAX]), n - LISTED_MAX, report.display())
+        }
         _ => full(lines),
     };
     if args.json {
@@ -150,10 +186,10 @@ fn salvaged(args: &VerifyArgs, new: &Path, done: &Salvaged) -> Result<(), Failur
             done.copied.iter().map(|(name, count)| ((*name).to_owned(), json!(count))).collect();
         let more = json!({"salvaged_from": args.data, "report": report, "copied": copied, "does_not_verify": done.damaged,
             "missing": done.missing, "unaccounted": done.unaccounted, "unidentified": done.unidentified});
-        told(new, &done.inventory, Some(more.as_object().cloned().unwrap_or_default()))?;
+        print_inventory(new, &done.inventory, Some(more.as_object().cloned().unwrap_or_default()))?;
     } else {
         output::text(&format!("{sums}{damaged}{}{missing}{}", short(&done.damaged), short(&done.missing)))?;
-        told(new, &done.inventory, None)?;
+        print_inventory(new, &done.inventory, None)?;
     }
     if done.is_whole() {
         return Ok(());
@@ -165,7 +201,7 @@ fn salvaged(args: &VerifyArgs, new: &Path, done: &Salvaged) -> Result<(), Failur
 }
 
 /// Prints what a store holds; with `more` fields as JSON.
-fn told(data: &Path, found: &Inventory, more: Option<Map<String, Value>>) -> Result<(), Failure> {
+fn print_inventory(data: &Path, found: &Inventory, more: Option<Map<String, Value>>) -> Result<(), Failure> {
     match more {
         Some(more) => output::json(&as_json(data, found, more))?,
         None => output::text(&as_text(data, found))?,
@@ -173,7 +209,7 @@ fn told(data: &Path, found: &Inventory, more: Option<Map<String, Value>>) -> Res
     match found.faults.len() {
         0 => Ok(()),
         n => Err(Failure::Operation(format!(
-            "{}; `{} --data {} --repair` sets aside what does not verify",
+            "{}; `{} --data {} --repair` sets damaged records aside",
             format::counted(n as u64, "fault"),
             hint::command("verify"),
             hint::quoted(&data.to_string_lossy())
@@ -203,4 +239,21 @@ fn as_text(data: &Path, found: &Inventory) -> String {
         text.push_str(&format!("  {fault}\n"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_beside_the_data_needs_space_beyond_the_reserve() {
+        let disk = |free_bytes| api::Disk { free_bytes, reserve_bytes: 100, used_bytes: 50, ..api::Disk::default() };
+        assert_eq!(lack_of_space(&disk(150), Path::new("/b")), None);
+        let why = lack_of_space(&disk(149), Path::new("/b")).unwrap();
+        assert!(
+            why.starts_with("/b is on the filesystem of the data folder, where 49 B are free")
+                && why.contains("--force")
+        );
+        assert!(lack_of_space(&disk(20), Path::new("/b")).is_some());
+    }
 }

@@ -1,8 +1,7 @@
 //! `holdline check`: every fault of a configuration, or that there is none.
 //!
-//! Behind the file itself it looks at what a start reads: secrets and certificates. A secret of an environment or of systemd
-//! that is not there may still be there for the service: it is told that it was not looked at, and is no fault. No secret is
-//! shown.
+//! It also reads what a start reads: secrets and certificates. A secret of an environment or of systemd that is not set here may
+//! be set for the service: it is listed as not checked, and is no fault. No secret is shown.
 
 use crate::cli::{Failure, admin_connection, format, output};
 use crate::config::settings::{AlertTo, Destination, DestinationAuth, Secret, ServerTls, Source, Token, Url};
@@ -21,7 +20,7 @@ pub struct Args {
     config: Option<PathBuf>,
 }
 
-/// Prints warnings to stderr, and faults with exit code 2; where there is no fault, one line to stdout, and one for each secret that is not to be seen here.
+/// Prints warnings to stderr, and faults with exit code 2; where there is no fault, one line to stdout, and one for each secret that is not set here.
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let path = admin_connection::found(args.config.as_deref());
     let path = path.ok_or_else(|| Failure::Usage("say which configuration, with --config FILE".to_owned()))?;
@@ -35,76 +34,76 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     for warning in warnings(&settings, Some(&path)) {
         output::note(&format!("{}: warning: {warning}", path.display()));
     }
-    let (path, Seen { faults, unseen }) = (path.display(), Seen::of(&settings));
+    let (path, Findings { faults, unchecked }) = (path.display(), Findings::of(&settings));
     if !faults.is_empty() {
         faults.iter().for_each(|fault| output::note(&format!("{path}: {fault}")));
         return Ok(ExitCode::from(2));
     }
     let sources = format::counted(settings.sources.len() as u64, "source");
     let destinations = format::counted(settings.destinations.len() as u64, "destination");
-    let mut told = format!("{path}: ok ({sources}, {destinations})\n");
-    for secret in unseen {
-        told.push_str(&format!("not looked at: {secret}, which is not set here; the service needs it\n"));
+    let mut text = format!("{path}: ok ({sources}, {destinations})\n");
+    for secret in unchecked {
+        text.push_str(&format!("not checked: {secret}, which is not set here; the service needs it\n"));
     }
-    told.extend(settings.sources.iter().filter_map(unsigned));
-    output::text(&told)?;
+    text.extend(settings.sources.iter().filter_map(unsigned));
+    output::text(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a source's preset would look at, and ignores because nothing signs it.
+/// What a source's preset would read, and ignores because its signature does not cover it.
 fn unsigned(source: &Source) -> Option<String> {
     let places = unsigned_places(source);
     let shown = places.iter().map(|place| format!("{place:?}")).collect::<Vec<_>>().join(", ");
     (!places.is_empty()).then(|| {
         format!(
-            "note: source `{}` ignores {shown}: its signature does not cover them (to believe them: trust_unsigned)\n",
+            "note: source `{}` ignores {shown}: its signature does not cover them (to use them anyway: trust_unsigned)\n",
             source.name
         )
     })
 }
 
-/// What a start in this environment would fail at: each secret, also one that is not set here, and each certificate.
+/// What a start in this environment would fail at: secrets, also those that are not set here, and certificates.
 pub fn faults(settings: &Settings) -> Vec<String> {
-    let Seen { mut faults, unseen } = Seen::of(settings);
-    faults.extend(unseen.into_iter().map(|secret| format!("{secret} is not set here")));
+    let Findings { mut faults, unchecked } = Findings::of(settings);
+    faults.extend(unchecked.into_iter().map(|secret| format!("{secret} is not set here")));
     faults
 }
 
-/// What can be seen to be wrong from here: what only the service may have is left out.
+/// The faults that can be found from here; secrets that only the service may have are left out.
 pub fn faults_here(settings: &Settings) -> Vec<String> {
-    Seen::of(settings).faults
+    Findings::of(settings).faults
 }
 
 /// What a start would find.
 #[derive(Default)]
-struct Seen {
+struct Findings {
     faults: Vec<String>,
     /// Secrets that only the service may have.
-    unseen: Vec<String>,
+    unchecked: Vec<String>,
 }
 
-impl Seen {
+impl Findings {
     fn of(settings: &Settings) -> Self {
-        let mut seen = Self::default();
+        let mut findings = Self::default();
         if let Some(ServerTls { cert, key, client_ca }) = settings.intake.tls.clone() {
-            seen.fault("intake.tls", Tls::open(Files { cert, key, client_ca }));
+            findings.fault("intake.tls", Tls::open(Files { cert, key, client_ca }));
         }
         if let Token::Given(secret) = &settings.admin.token {
-            seen.read("admin.token", secret);
+            findings.read("admin.token", secret);
         }
         for named in &settings.admin.tokens {
-            seen.read(&format!("admin.tokens, `{}`", named.name), &named.token);
+            findings.read(&format!("admin.tokens, `{}`", named.name), &named.token);
         }
-        settings.sources.iter().for_each(|source| seen.source(source));
-        settings.destinations.iter().for_each(|destination| seen.destination(destination));
+        settings.sources.iter().for_each(|source| findings.source(source));
+        settings.destinations.iter().for_each(|destination| findings.destination(destination));
         for (n, alert) in settings.alerts.iter().enumerate() {
             if let AlertTo::Webhook(url) = &alert.to
-                && url.secret().is_none_or(|secret| seen.sees(&format!("alert[{n}]"), secret))
+                && url.secret().is_none_or(|secret| findings.is_readable(&format!("alert[{n}]"), secret))
             {
-                seen.fault(&format!("alert[{n}]"), url.read());
+                findings.fault(&format!("alert[{n}]"), url.read());
             }
         }
-        seen
+        findings
     }
 
     fn fault<T, E: std::fmt::Display>(&mut self, place: &str, found: Result<T, E>) {
@@ -113,17 +112,17 @@ impl Seen {
         }
     }
 
-    /// Whether a secret is to be seen here; it is noted where it is not.
-    fn sees(&mut self, place: &str, secret: &Secret) -> bool {
+    /// Whether a secret can be read here; otherwise it is listed as unchecked.
+    fn is_readable(&mut self, place: &str, secret: &Secret) -> bool {
         if !secret.is_elsewhere() {
             return true;
         }
-        self.unseen.push(format!("{place}: {secret}"));
+        self.unchecked.push(format!("{place}: {secret}"));
         false
     }
 
     fn read(&mut self, place: &str, secret: &Secret) {
-        if self.sees(place, secret) {
+        if self.is_readable(place, secret) {
             self.fault(place, secret.read());
         }
     }
@@ -136,7 +135,7 @@ impl Seen {
         }
         for auth in &source.auth {
             for secret in auth.secrets() {
-                if self.sees(&place, secret) {
+                if self.is_readable(&place, secret) {
                     let auth = vec![auth.clone().only(secret.clone())];
                     self.fault(
                         &place,
@@ -149,22 +148,22 @@ impl Seen {
 
     fn destination(&mut self, destination: &Destination) {
         let (place, mut here) = (format!("destination `{}`", destination.name), destination.clone());
-        if here.url.as_ref().and_then(Url::secret).is_some_and(|secret| !self.sees(&place, secret)) {
+        if here.url.as_ref().and_then(Url::secret).is_some_and(|secret| !self.is_readable(&place, secret)) {
             here.url = None;
         }
         if let Some(DestinationAuth::OAuth2(oauth2)) = &here.auth
-            && oauth2.token_url.secret().is_some_and(|secret| !self.sees(&place, secret))
+            && oauth2.token_url.secret().is_some_and(|secret| !self.is_readable(&place, secret))
         {
             here.auth = None;
         }
         let secret = here.auth.as_ref().and_then(DestinationAuth::secret);
         match (&here.auth, secret) {
-            // it is read when a token is asked for
+            // it is read when a token is requested
             (Some(DestinationAuth::OAuth2(_)), Some(secret)) => self.read(&place, secret),
-            (_, Some(secret)) if !self.sees(&place, secret) => here.auth = None,
+            (_, Some(secret)) if !self.is_readable(&place, secret) => here.auth = None,
             _ => {}
         }
-        here.sign.retain(|secret| self.sees(&place, secret));
+        here.sign.retain(|secret| self.is_readable(&place, secret));
         for why in dispatch::Destination::faults(&here) {
             self.faults.push(format!("{place}: {why}"));
         }

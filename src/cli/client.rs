@@ -3,7 +3,7 @@
 //! *Failure.* No connection, or no whole answer in time: [`Failure::Unreachable`]. What the API refuses as wrongly asked:
 //! [`Failure::Usage`]. Any other error it answers, or an answer that is not the API's: [`Failure::Operation`].
 
-use crate::cli::admin_connection::{AdminConnection, Form, Place};
+use crate::cli::admin_connection::{AdminConnection, DaemonAddress, Form};
 use crate::cli::{Failure, hint, output};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -71,12 +71,12 @@ impl Transport {
 impl Admin {
     /// The daemon that the arguments of a command mean.
     pub fn of(reach: &AdminConnection) -> Result<Self, Failure> {
-        let place = reach.place(|name| std::env::var(name).ok())?;
+        let place = reach.resolve(|name| std::env::var(name).ok())?;
         Ok(Self { form: reach.shared.form(), ..Self::at(place) })
     }
 
     /// The daemon at a known place.
-    pub fn at(place: Place) -> Self {
+    pub fn at(place: DaemonAddress) -> Self {
         let way = match place.admin.strip_prefix("unix:") {
             Some(path) => Transport::Socket(path.into()),
             None => Transport::Tcp(Box::new(http_client())),
@@ -236,7 +236,7 @@ mod tests {
     use serde_json::json;
 
     fn admin(base: &str) -> Admin {
-        Admin::at(Place { admin: base.into(), token: None, token_from: "DIR/admin.token".into() })
+        Admin::at(DaemonAddress { admin: base.into(), token: None, token_from: "DIR/admin.token".into() })
     }
 
     #[test]

@@ -4,8 +4,8 @@
 use crate::api::{Changed, Erased, Remains};
 use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::{Admin, encoded};
-use crate::cli::progress::{Counter, watched};
-use crate::cli::{Failure, confirm, format, output};
+use crate::cli::terminal::{Counter, with_progress};
+use crate::cli::{Failure, format, output, terminal};
 use serde_json::{Map, Value, json};
 
 /// Arguments of `holdline discard`.
@@ -76,11 +76,11 @@ pub async fn discard(args: Args) -> Result<(), Failure> {
     let mut as_of = None;
     if args.all && !args.dry_run && !args.yes {
         let would: Changed = admin.post(&path, &args.request(true, None)).await?;
-        confirm::discard(&format!("{} for {}", format::deliveries(would.matched), args.destination))?;
+        terminal::confirm_discard(&format!("{} for {}", format::deliveries(would.matched), args.destination))?;
         as_of = would.as_of;
     }
     let (form, request) = (args.reach.shared.form(), args.request(args.dry_run, as_of));
-    let changed: Changed = watched(&admin, form, Counter::Discarded, admin.post(&path, &request)).await?;
+    let changed: Changed = with_progress(&admin, form, Counter::Discarded, admin.post(&path, &request)).await?;
     match form {
         Form::Json => output::json(&changed),
         Form::Table if args.dry_run => {
@@ -97,10 +97,10 @@ pub async fn erase(args: EraseArgs) -> Result<(), Failure> {
     let path = format!("/v1/interactions/{}/erase", encoded(&args.interaction));
     if !args.dry_run && !args.yes {
         let would: Erased = admin.post(&path, &json!({"dry_run": true})).await?;
-        confirm::discard(&counts(&would))?;
+        terminal::confirm_discard(&counts(&would))?;
     }
     let request = json!({"reason": args.reason, "dry_run": args.dry_run});
-    let erased: Erased = watched(&admin, form, Counter::Discarded, admin.post(&path, &request)).await?;
+    let erased: Erased = with_progress(&admin, form, Counter::Discarded, admin.post(&path, &request)).await?;
     match form {
         Form::Json => output::json(&erased),
         Form::Table => output::text(&summary(&erased, args.dry_run)),

@@ -4,9 +4,9 @@ use crate::api::{self, Changed, RedriveAnswer};
 use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::{Admin, encoded, with_query};
 use crate::cli::filter::{self, DeadFilter, Filter, Pages};
-use crate::cli::progress::{Counter, watched};
 use crate::cli::table::{Column, Table};
-use crate::cli::{Failure, confirm, events, format, hint, output, redrive};
+use crate::cli::terminal::{Counter, with_progress};
+use crate::cli::{Failure, events, format, hint, output, redrive, terminal};
 use crate::time::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -288,7 +288,7 @@ async fn change<T: DeserializeOwned>(
     let mut request = choice.request();
     request.extend(more);
     request.insert("dry_run".to_owned(), json!(choice.dry_run));
-    watched(admin, form, counter, admin.post(path, &Value::Object(request))).await
+    with_progress(admin, form, counter, admin.post(path, &Value::Object(request))).await
 }
 
 /// Prints what was changed. Ids that fit nothing, and a change that was not made in full, are failures.
@@ -356,7 +356,7 @@ async fn ask_first(admin: &Admin, choice: &Choice) -> Result<Map<String, Value>,
     request.insert("dry_run".to_owned(), json!(true));
     let would: Changed = admin.post("/v1/dlq/purge", &Value::Object(request)).await?;
     let letters = format::counted(would.matched as u64, "dead letter");
-    confirm::discard(&format!("{letters}{}", filter::scope(&would)))?;
+    terminal::confirm_discard(&format!("{letters}{}", filter::scope(&would)))?;
     Ok(would.as_of.map(|as_of| ("as_of".to_owned(), json!(as_of))).into_iter().collect())
 }
 

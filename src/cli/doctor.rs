@@ -1,21 +1,23 @@
-//! `holdline doctor`: what the daemon needs of its machine and its destinations; a verdict for each, and a remedy.
+//! `holdline doctor`: checks what the daemon needs of its machine and its destinations; a verdict for each, and a remedy.
 //!
-//! What only the daemon knows is asked of it, where it runs: its data folder, its durability, its destinations. The rest is
-//! looked at from here, by the configuration, and so is everything while no daemon runs. Exit code 1 where something is bad,
+//! A running daemon is asked for its data folder, its durability and its destinations. Everything else is checked from here by
+//! the configuration, and so is all of it while no daemon runs. Exit code 1 where something is bad,
 //! 2 where the configuration or a secret of it cannot be used.
 
-mod certificates;
 mod disk;
 mod network;
-
 use crate::api;
 use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::Admin;
 use crate::cli::{Failure, check, format, hint, output};
+use crate::clock::Clock;
 use crate::config::{Flags, Settings, warnings};
+use crate::net::tls::first_end_in;
+use crate::time::Timestamp;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 /// Arguments of `holdline doctor`.
 #[derive(Debug, clap::Args)]
@@ -27,7 +29,7 @@ pub struct Args {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Good,
-    /// It works, and may not for long or not in every case.
+    /// It works, but may fail later or in some cases.
     Doubtful,
     Bad,
 }
@@ -66,7 +68,7 @@ impl Finding {
     }
 }
 
-/// Looks at everything and prints what was found.
+/// Checks everything and prints the findings.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let settings = match args.reach.shared.settings()? {
         Some(settings) => settings,
@@ -81,7 +83,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let faults = check::faults_here(&settings);
     let remedy = "make the file, readable for the user that holdline runs as";
     findings.extend(faults.iter().map(|why| Finding::bad("secret", why.as_str(), remedy)));
-    findings.extend(certificates::look(&settings));
+    findings.extend(certificates(&settings));
     findings.extend(doubts(&settings, args.reach.shared.file().as_deref()));
     for destination in &settings.destinations {
         findings.extend(network::look(destination).await);
@@ -91,12 +93,12 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
     match args.reach.shared.form() {
         Form::Json => output::json(&Value::Array(findings.iter().map(as_json).collect()))?,
-        Form::Table => output::wrapped(&told(&findings))?,
+        Form::Table => output::wrapped(&as_text(&findings))?,
     }
     match findings.iter().filter(|f| f.verdict == Verdict::Bad).count() {
         _ if !faults.is_empty() => Err(Failure::Usage("the configuration cannot be used as it is".to_owned())),
         0 => Ok(()),
-        n => Err(Failure::Operation(format!("{} to mend", format::counted(n as u64, "fault")))),
+        n => Err(Failure::Operation(format!("{} to repair", format::counted(n as u64, "fault")))),
     }
 }
 
@@ -104,7 +106,7 @@ fn as_json(f: &Finding) -> Value {
     json!({"what": f.what, "verdict": f.verdict.word().to_lowercase(), "found": f.found, "remedy": f.remedy})
 }
 
-fn told(findings: &[Finding]) -> String {
+fn as_text(findings: &[Finding]) -> String {
     let mut text = String::new();
     for f in findings {
         text.push_str(&format!("{:<5} {:<24} {}\n", f.verdict.word(), format::line(&f.what, 80), f.found));
@@ -119,12 +121,12 @@ async fn status(reach: &AdminConnection) -> Result<api::Status, Failure> {
     Admin::of(reach)?.get("/v1/status").await
 }
 
-/// Destinations that the running daemon does not have as the configuration does.
+/// Destinations in which the running daemon and the configuration differ.
 fn unapplied(status: &api::Status, settings: &Settings) -> Option<Finding> {
     let run: BTreeSet<&str> = status.destinations.iter().map(|d| d.name.as_str()).collect();
     let written: BTreeSet<&str> = settings.destinations.iter().map(|d| d.name.as_str()).collect();
     let differ: Vec<&str> = run.symmetric_difference(&written).copied().collect();
-    let found = format!("the running daemon goes by another one: destinations {}", differ.join(", "));
+    let found = format!("the running daemon uses another one, which differs in the destinations {}", differ.join(", "));
     let remedy = "name its configuration with --config, or have it read: sudo systemctl reload holdline";
     (!differ.is_empty()).then(|| Finding::doubtful("configuration", found, remedy))
 }
@@ -145,8 +147,8 @@ fn daemon(status: Result<&api::Status, &Failure>) -> Finding {
             let remedy = format!("start it: {}; or say with --admin URL where it is", hint::start());
             Finding::doubtful("daemon", "not running, or not where it was looked for", remedy)
         }
-        Err(Failure::Usage(why)) => Finding::doubtful("daemon", format!("not asked: {why}"), "mend that first"),
-        Err(_) => Finding::doubtful("daemon", "it does not let us in", "give its token with --token-file"),
+        Err(Failure::Usage(why)) => Finding::doubtful("daemon", format!("not asked: {why}"), "repair that first"),
+        Err(_) => Finding::doubtful("daemon", "it refuses the token", "give its token with --token-file"),
     }
 }
 
@@ -164,10 +166,44 @@ fn descriptors(settings: &Settings) -> Finding {
     }
 }
 
-/// What `check` warns of; the mode of the data folder is told with the disk.
+/// The warnings of `check`; the mode of the data folder is a finding of the disk.
 fn doubts(settings: &Settings, file: Option<&Path>) -> Vec<Finding> {
     let warnings = warnings(settings, file).into_iter().filter(|warning| warning.place != "store.path");
     warnings.map(|w| Finding::doubtful(w.place, w.message, w.remedy)).collect()
+}
+
+/// A certificate that ends within this time is reported.
+const CERTIFICATE_SOON: Duration = Duration::from_secs(14 * 86_400);
+
+/// When the certificates end that the configuration names; a finding for each file.
+fn certificates(settings: &Settings) -> Vec<Finding> {
+    let now = Clock::system().wall();
+    let mut findings = Vec::new();
+    if let Some(tls) = &settings.intake.tls {
+        findings.push(certificate("intake tls.cert", &tls.cert, now));
+        findings.extend(tls.client_ca.as_deref().map(|path| certificate("intake tls.client_ca", path, now)));
+    }
+    for destination in &settings.destinations {
+        let own = destination.tls.identity.as_ref().map(|identity| ("tls.cert", identity.cert.as_path()));
+        let files = own.into_iter().chain(destination.tls.ca.as_deref().map(|path| ("tls.ca", path)));
+        findings.extend(files.map(|(key, path)| certificate(&format!("{} {key}", destination.name), path, now)));
+    }
+    findings
+}
+
+fn certificate(what: &str, path: &Path, now: Timestamp) -> Finding {
+    let remedy = "put a renewed certificate into the file; for a destination, restart holdline then";
+    match first_end_in(path) {
+        None => {
+            let found = format!("{}: no certificate can be read", path.display());
+            Finding::bad(what, found, "write certificates in PEM that the user may read whom holdline runs as")
+        }
+        Some(end) if end <= now => Finding::bad(what, format!("ended {}", format::ago(end, now)), remedy),
+        Some(end) if end.since(now) < CERTIFICATE_SOON => {
+            Finding::doubtful(what, format!("ends {}, at {end}", format::ago(end, now)), remedy)
+        }
+        Some(end) => Finding::good(what, format!("ends {}", format::ago(end, now))),
+    }
 }
 
 #[cfg(test)]
@@ -179,11 +215,29 @@ mod tests {
         let findings = [
             Finding::good("disk", "fine"),
             Finding::doubtful("clock", "not known", "run ntp"),
-            Finding::bad("dns crm", "no such name", "mend it"),
+            Finding::bad("dns crm", "no such name", "repair it"),
         ];
-        let text = told(&findings);
+        let text = as_text(&findings);
         assert_eq!(text.lines().count(), 5, "{text}");
-        assert!(text.contains("BAD   dns crm") && text.contains("-> mend it"), "{text}");
+        assert!(text.contains("BAD   dns crm") && text.contains("-> repair it"), "{text}");
         assert_eq!(as_json(&findings[2])["verdict"], "bad");
+    }
+
+    #[test]
+    fn a_certificate_is_good_then_doubtful_then_bad() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cert.pem");
+        let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(2030, 6, 15);
+        let signed = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        std::fs::write(&path, signed.pem()).unwrap();
+        for (now, verdict) in [
+            ("2030-05-31T00:00:00Z", Verdict::Good),
+            ("2030-06-02T00:00:00Z", Verdict::Doubtful),
+            ("2030-06-15T00:00:01Z", Verdict::Bad),
+        ] {
+            assert_eq!(certificate("intake", &path, format::instant(now).unwrap()).verdict, verdict, "{now}");
+        }
+        assert_eq!(certificate("intake", &folder.path().join("none"), Timestamp(1)).verdict, Verdict::Bad);
     }
 }

@@ -1,4 +1,4 @@
-//! Answers that are too long to hold: written as they come in, with a bar where a person watches.
+//! Answers of any length: written as they arrive, with a progress bar on a terminal.
 
 use crate::cli::client::{Admin, root};
 use crate::cli::{Failure, output};

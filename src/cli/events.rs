@@ -5,7 +5,7 @@ use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::{Admin, encoded, with_query};
 use crate::cli::filter::{self, Accepted, Filter, Pages};
 use crate::cli::table::{Column, Table};
-use crate::cli::{Failure, confirm, format, hint, output};
+use crate::cli::{Failure, format, hint, output, terminal};
 use crate::event::{EventId, Sequence};
 use crate::time::Timestamp;
 use clap::builder::PossibleValuesParser;
@@ -67,7 +67,7 @@ impl Discard {
             return self.change.report(&changed, "discarded", form);
         }
         let would: Changed = admin.delete(&path(event, "", destination, true, "")).await?;
-        confirm::discard(&format!("{}{}", format::deliveries(would.matched), filter::scope(&would)))?;
+        terminal::confirm_discard(&format!("{}{}", format::deliveries(would.matched), filter::scope(&would)))?;
         // what was shown goes, and nothing that has come since
         let mut done = 0;
         for destination in would.destinations.keys() {

@@ -1,12 +1,43 @@
-//! The command line: one file or folder for each command, and what they share.
+//! The command line: a file or folder for each command or group of commands, and what they share.
 //!
 //! *Exit codes.* 0 done, 1 the operation failed, 2 wrong use or configuration, 3 the daemon is not reachable.
+//!
+//! # Levels: a module imports only from modules of lower levels
+//! | level | module | purpose |
+//! |---|---|---|
+//! | 0 | [`failure`] | how a command fails; exit codes |
+//! | 0 | [`hint`] | commands to paste, in messages |
+//! | 0 | [`process`] | logs and signals of this process |
+//! | 1 | [`admin_connection`] | address and token of the daemon |
+//! | 1 | [`format`] | numbers, times and names as text |
+//! | 2 | [`table`] | tables for a terminal |
+//! | 3 | [`output`] | standard output, and notes on stderr |
+//! | 4 | [`check`] | `check` |
+//! | 4 | [`client`] | HTTP client of the admin API |
+//! | 4 | [`manual`] | completions and manual pages |
+//! | 4 | [`receive`] | `receive` |
+//! | 5 | [`doctor`] | `doctor` |
+//! | 5 | [`download`] | answers of any length |
+//! | 5 | [`filter`] | filters and pages of lists |
+//! | 5 | [`pace`] | `pause`, `resume`, `breaker` |
+//! | 5 | [`redrive`] | redrives of `dlq` |
+//! | 5 | [`send`] | `send` |
+//! | 5 | [`serve`] | `serve` |
+//! | 5 | [`status`] | `status` |
+//! | 5 | [`terminal`] | progress and confirmation |
+//! | 6 | [`backup`] | `backup`, `restore`, `verify` |
+//! | 6 | [`demo`] | `demo` |
+//! | 6 | [`discard`] | `discard`, `erase` |
+//! | 6 | [`events`] | `events` |
+//! | 6 | [`records`] | `outages`, `audit`, `intake`, `quarantine`, `damaged` |
+//! | 6 | [`top`] | `top` |
+//! | 7 | [`dlq`] | `dlq` |
+//! | 7 | [`explain`] | `explain` |
 
 pub mod admin_connection;
 pub mod backup;
 pub mod check;
 pub mod client;
-mod confirm;
 pub mod demo;
 pub mod discard;
 pub mod dlq;
@@ -18,19 +49,18 @@ pub mod failure;
 pub mod filter;
 pub mod format;
 pub mod hint;
-pub mod logs;
 pub mod manual;
 pub mod output;
 pub mod pace;
-pub mod progress;
+pub mod process;
 pub mod receive;
 pub mod records;
 mod redrive;
 pub mod send;
 pub mod serve;
-pub mod signals;
 pub mod status;
 pub mod table;
+pub mod terminal;
 pub mod top;
 
 pub use failure::Failure;
@@ -60,45 +90,45 @@ pub enum Command {
     /// Run the daemon
     ///
     /// Without a configuration (--config, HOLDLINE_CONFIG, /etc/holdline/holdline.toml): intake on 127.0.0.1:8080, admin API on 127.0.0.1:8081, data in ./holdline-data, one source
-    /// `default` that detects what it gets, one destination `default` at --to. Flags beat the file.
+    /// `default` that detects the kind of each event, one destination `default` at --to. Flags take precedence over the file.
     Serve(serve::Args),
-    /// Show the whole job in one command: daemon, flaky receiver and sender in one process
+    /// Run a demonstration: daemon, flaky receiver and sender in one process
     ///
-    /// Starts a daemon on free ports with its data in a temporary folder, a receiver with every bad habit, and a sender
-    /// that replays real Genesys events. Ends with the sums; exit code 1 where they do not hold.
+    /// Starts a daemon on free ports with its data in a temporary folder, a receiver that fails in many ways, and a sender
+    /// that replays real Genesys events. Ends with the counts; exit code 1 if they do not agree.
     Demo(demo::Args),
     /// Validate a configuration and print every fault in it
     Check(check::Args),
-    /// Show how the daemon is doing: queue, destinations, dead letters, disk
+    /// Show the state of the daemon: queue, destinations, dead letters, disk
     Status(status::Args),
     /// Show the same as a live view, with rates and forecasts, until Ctrl-C
     Top(top::Args),
-    /// Say where an event, an interaction or a destination stands, what blocks it, until when, and who set that
+    /// Explain the state of an event, an interaction or a destination: what blocks it, until when, who set that
     Explain(explain::Args),
     /// Check what the daemon needs of this machine and its destinations, with a remedy for each fault
     Doctor(doctor::Args),
-    /// Look at events: where each one is and what it waits for
+    /// List and show events: the state of each and what blocks it
     Events(events::Args),
-    /// Look at dead letters, send them again or discard them
+    /// List and show dead letters, send them again or discard them
     Dlq(dlq::Args),
-    /// Look at requests that were kept apart, and readmit those that pass now
+    /// List quarantined requests, and readmit those that pass now
     Quarantine(records::QuarantineArgs),
-    /// Look at stored records that did not verify
+    /// List damaged records: stored records that did not verify
     Damaged(records::DamagedArgs),
     /// Erase all that is stored of one interaction
     ///
-    /// What waits, what is dead or kept apart, and what is remembered to recognise duplicates. What is being delivered at
-    /// the moment is not erased: the command then fails, and is to be given again.
+    /// Queued events, dead letters, quarantined requests, and the history that recognises duplicates. An event that is in
+    /// flight is not erased: the command then fails, and must be run again.
     Erase(discard::EraseArgs),
     /// Close intake for a while, or open it again
     Intake(records::IntakeArgs),
-    /// Deliver nothing to a destination, for a while or until it is resumed
+    /// Stop deliveries to a destination, for a while or until it is resumed
     Pause(pace::PauseArgs),
-    /// Deliver to a paused destination again, little by little
+    /// Resume deliveries to a paused destination, with rising concurrency
     Resume(pace::ResumeArgs),
-    /// Give up what waits for a destination: settled elsewhere, or not wanted any more
+    /// Discard queued deliveries of a destination
     Discard(discard::Args),
-    /// Open or close the breaker of a destination, or let it find out
+    /// Open or close the breaker of a destination, or set it to half-open
     Breaker(pace::BreakerArgs),
     /// List when events could not be accepted, and why
     Outages(records::Args),
@@ -112,9 +142,9 @@ pub enum Command {
     Verify(backup::VerifyArgs),
     /// Post event bodies to the intake as a sender would
     ///
-    /// One after the other, so that their order is kept. A file holds one body; or one a line, where it is named .ndjson
-    /// or .jsonl, or where it is not one JSON value but each of its lines is. A busy intake is waited for. What the source
-    /// asks for is sent along, with the first of its secrets in the configuration: a token, or a signature over the body.
+    /// Sends one after the other, so that their order is kept. A file holds one body; or one per line, if it is named .ndjson
+    /// or .jsonl, or if it is not one JSON value but each of its lines is. A busy intake is tried again. Requests carry the
+    /// credentials that the source requires, made with the first of its secrets in the configuration.
     Send(send::Args),
     /// Receive requests and print them: a destination to try the daemon with
     ///
@@ -123,7 +153,7 @@ pub enum Command {
     Receive(receive::Args),
     /// Print the completions of a shell
     ///
-    /// Packages bring them along. By hand, for example: holdline completions bash > /etc/bash_completion.d/holdline
+    /// Packages contain them. By hand, for example: holdline completions bash > /etc/bash_completion.d/holdline
     Completions(manual::Completions),
     /// Write the manual pages into a directory, as packaging does
     #[command(hide = true)]
@@ -135,7 +165,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // where even the terminal is gone, nobody is left to tell
+            // the exit code says the same to a caller without a terminal
             let _ = error.print();
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
@@ -143,15 +173,22 @@ pub fn main() -> ExitCode {
     restrict_modes(&cli.command);
     match dispatch(cli.command) {
         Ok(code) => code,
-        Err(failure) => failure.report(),
+        Err(failure) => report(&failure),
     }
 }
 
-/// Whatever umask the process was started with: what it makes is for its user alone (files 0600, folders 0700). Manual pages are
-/// for all.
+/// Prints a failure to stderr; returns its exit code.
+fn report(failure: &Failure) -> ExitCode {
+    if let Failure::Operation(text) | Failure::Usage(text) | Failure::Unreachable(text) = failure {
+        output::note(&format!("holdline: {text}"));
+    }
+    ExitCode::from(failure.code())
+}
+
+/// Files and folders are made for the user alone (0600, 0700), whatever the umask of the caller; manual pages can be read by all.
 fn restrict_modes(command: &Command) {
-    let kept_from = if matches!(command, Command::Man(_)) { Mode::WGRP | Mode::WOTH } else { Mode::RWXG | Mode::RWXO };
-    rustix::process::umask(kept_from);
+    let forbidden = if matches!(command, Command::Man(_)) { Mode::WGRP | Mode::WOTH } else { Mode::RWXG | Mode::RWXO };
+    rustix::process::umask(forbidden);
 }
 
 fn dispatch(command: Command) -> Result<ExitCode, Failure> {
@@ -242,7 +279,7 @@ mod tests {
             "holdline verify --data /tmp/d --salvage /tmp/e",
             "holdline outages --limit 5",
             "holdline audit --all --json",
-            "holdline dlq export --reason permanent --to letters.ndjson",
+            "holdline dlq export --reason permanent --to dead.ndjson",
             "holdline dlq --json list --reason permanent --since 2h",
             "holdline dlq show 0190 --body",
             "holdline dlq redrive a b --destination crm --dry-run",

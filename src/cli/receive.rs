@@ -3,7 +3,7 @@
 //! *Invariants.* Whether a request fails depends only on its event id and attempt, so that a run can be repeated. What
 //! requests say is printed with nothing in it that acts on the terminal.
 
-use crate::cli::{Failure, format, output, signals};
+use crate::cli::{Failure, format, output, process};
 use crate::clock::Clock;
 use crate::config::settings::Secret;
 use crate::net::listener;
@@ -77,7 +77,7 @@ fn parse_ratio(text: &str) -> Result<f64, String> {
 
 /// Receives and prints requests until Ctrl-C, or until `--count` of them have come.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let mut endings = signals::endings().map_err(|e| Failure::io("cannot listen for signals", e))?;
+    let mut terminations = process::terminations().map_err(|e| Failure::io("cannot listen for signals", e))?;
     let verifier = args.verify.as_deref().map(verifier).transpose()?;
     let listener = TcpListener::bind(args.address).await.map_err(|e| {
         Failure::io(format!("cannot listen on {} (name another address: holdline receive ADDR)", args.address), e)
@@ -100,13 +100,13 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let server = tokio::spawn(serve(listener, service, stop.clone()));
     let printed = tokio::select! {
         printed = print(&mut requests, &args) => printed,
-        _ = endings.recv() => Ok(()),
+        _ = terminations.recv() => Ok(()),
     };
     stop.cancel();
     let deadline = clock.now().after(args.delay.unwrap_or_default() + END_TIMEOUT);
     tokio::select! {
         _ = server => {}
-        _ = endings.recv() => {}
+        _ = terminations.recv() => {}
         () = clock.sleep_until(deadline) => {}
     }
     printed

@@ -1,7 +1,6 @@
-//! `holdline serve`: settings from file and flags, logging, signals; then the daemon until it is asked to stop.
+//! `holdline serve`: reads settings from file and flags, sets up logging and signals, and runs the daemon until it is stopped.
 
-use crate::cli::logs::{self, Format};
-use crate::cli::{Failure, admin_connection, check, output, signals};
+use crate::cli::{Failure, admin_connection, check, output, process};
 use crate::config::{Flags, Settings, warnings};
 use crate::daemon::{self, Command};
 use std::net::SocketAddr;
@@ -16,10 +15,10 @@ pub struct Args {
     /// Configuration (TOML) [default: /etc/holdline/holdline.toml, where it is there]
     #[arg(long, value_name = "FILE", env = admin_connection::CONFIG)]
     config: Option<PathBuf>,
-    /// Where the events go; without it they are accepted and held
+    /// Where events are delivered; without it they are accepted and queued
     #[arg(long, value_name = "URL")]
     to: Option<String>,
-    /// Where the data lies
+    /// Data folder
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Address on which events are accepted
@@ -28,10 +27,10 @@ pub struct Args {
     /// Address of the admin API
     #[arg(long, value_name = "ADDR")]
     admin: Option<SocketAddr>,
-    /// How log lines look
+    /// Form of log lines
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "human")]
-    log: Format,
-    /// Least level of log lines: ERROR, WARN, INFO, DEBUG or TRACE (HOLDLINE_LOG, a filter, beats it)
+    log: process::LogFormat,
+    /// Least level of log lines: ERROR, WARN, INFO, DEBUG or TRACE (HOLDLINE_LOG, a filter, takes precedence)
     #[arg(long, value_name = "LEVEL", default_value = "INFO")]
     log_level: Level,
 }
@@ -39,18 +38,18 @@ pub struct Args {
 /// Runs the daemon until it has stopped; its exit code.
 pub fn run(args: Args) -> Result<ExitCode, Failure> {
     let settings = settings(&args)?;
-    secrets(&settings)?;
-    logs::start(args.log, args.log_level).map_err(Failure::Usage)?;
+    check_secrets(&settings)?;
+    process::start_logging(args.log, args.log_level).map_err(Failure::Usage)?;
     warn(&settings, &args);
-    let deaf = |e| Failure::io("cannot listen for signals", e);
-    let (endings, hangups) = (signals::endings().map_err(deaf)?, signals::hangups().map_err(deaf)?);
+    let failed = |e| Failure::io("cannot listen for signals", e);
+    let (terminations, hangups) = (process::terminations().map_err(failed)?, process::hangups().map_err(failed)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| Failure::io("cannot start the runtime", e))?;
     let (send, commands) = mpsc::unbounded_channel();
     runtime.spawn(reload_when_asked(hangups, args, send.clone()));
-    runtime.spawn(stop_when_asked(endings, send));
+    runtime.spawn(stop_when_asked(terminations, send));
     runtime.block_on(daemon::run(settings, commands))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -69,15 +68,15 @@ fn settings(args: &Args) -> Result<Settings, Failure> {
     settings.map_err(|why| Failure::Usage(why.to_string()))
 }
 
-/// Tells the log what is hardly meant.
+/// Logs the warnings about a configuration.
 fn warn(settings: &Settings, args: &Args) {
     for warning in warnings(settings, admin_connection::found(args.config.as_deref()).as_deref()) {
         tracing::warn!("{warning}");
     }
 }
 
-/// A secret or certificate that a start cannot read is a fault of the configuration, told before anything is started.
-fn secrets(settings: &Settings) -> Result<(), Failure> {
+/// Fails if a secret or certificate cannot be read, before anything is started.
+fn check_secrets(settings: &Settings) -> Result<(), Failure> {
     match check::faults(settings).as_slice() {
         [] => Ok(()),
         faults => Err(Failure::Usage(format!("nothing was started:\n{}", faults.join("\n")))),
@@ -85,13 +84,13 @@ fn secrets(settings: &Settings) -> Result<(), Failure> {
 }
 
 /// Sends a stop at the first SIGINT or SIGTERM. A second one ends the process at once.
-async fn stop_when_asked(mut endings: UnboundedReceiver<&'static str>, commands: UnboundedSender<Command>) {
-    // the thread that sends lives as long as the process
-    let signal = endings.recv().await.unwrap_or("SIGTERM");
-    tracing::info!(signal, "stopping: deliveries under way may end; a second signal stops at once");
+async fn stop_when_asked(mut terminations: UnboundedReceiver<&'static str>, commands: UnboundedSender<Command>) {
+    // its sender is a thread that lives as long as the process
+    let signal = terminations.recv().await.unwrap_or("SIGTERM");
+    tracing::info!(signal, "stopping: attempts in flight may end; a second signal stops at once");
     let _ = commands.send(Command::Stop); // a daemon that is ending already needs no command
-    if endings.recv().await.is_some() {
-        output::note("holdline: stopped at once; nothing accepted is lost, deliveries under way are made again");
+    if terminations.recv().await.is_some() {
+        output::note("holdline: stopped at once; nothing accepted is lost, attempts in flight are made again");
         std::process::exit(1);
     }
 }

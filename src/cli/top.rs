@@ -5,7 +5,7 @@ use crate::cli::admin_connection::{AdminConnection, Form};
 use crate::cli::client::Admin;
 use crate::cli::status::{self, Columns};
 use crate::cli::table::{self, Column, Table};
-use crate::cli::{Failure, format, output, signals};
+use crate::cli::{Failure, format, output, process};
 use crate::clock::Clock;
 use crate::time::Timestamp;
 use serde_json::{Value, json};
@@ -27,10 +27,10 @@ pub struct Args {
 
 /// Shows the status again and again, until Ctrl-C. A daemon that does not answer is told in the view, and waited for.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let mut endings = signals::endings().map_err(|e| Failure::io("cannot wait for signals", e))?;
+    let mut terminations = process::terminations().map_err(|e| Failure::io("cannot wait for signals", e))?;
     tokio::select! {
         ended = look(&args) => ended,
-        _ = endings.recv() => Ok(()),
+        _ = terminations.recv() => Ok(()),
     }
 }
 

@@ -1,41 +1,37 @@
-//! `holdline demo`: the whole job in one process, with a sender and a receiver that keep books of their own.
+//! `holdline demo`: a daemon, a sender and a receiver in one process; sender and receiver count for themselves.
 //!
-//! *Exit code.* 0 where every sum holds at the end, else 1.
+//! *Exit code.* 0 if all counts agree at the end, else 1.
 
-pub mod dice;
-pub mod folder;
-pub mod ledger;
-pub mod progress;
-pub mod receiver;
-pub mod sender;
+pub mod endpoints;
 pub mod summary;
+pub mod tracker;
 pub mod traffic;
 
 use crate::api;
-use crate::cli::admin_connection::Place;
+use crate::cli::admin_connection::DaemonAddress;
 use crate::cli::client::Admin;
-use crate::cli::send::intake::Intake;
-use crate::cli::{Failure, format, hint, logs, output, signals};
+use crate::cli::send::client::Intake;
+use crate::cli::{Failure, format, hint, output, process};
 use crate::clock::Clock;
 use crate::config::{Flags, Settings};
 use crate::daemon::Daemon;
 use crate::rules::backoff::Retry;
-use dice::Dice;
-use folder::Folder;
+use endpoints::{Receiver, Sender};
 use http::HeaderMap;
-use ledger::{Ledger, Tally};
-use progress::Progress;
-use receiver::Receiver;
-use sender::Sender;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::HashSet;
+use std::fs::DirBuilder;
+use std::io::IsTerminal;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use summary::Summary;
 use tokio::sync::mpsc::UnboundedReceiver;
-use traffic::Traffic;
+use tracker::{Totals, Tracker};
+use traffic::{Random, Traffic};
 
 /// Arguments of `holdline demo`.
 #[derive(Debug, clap::Args)]
@@ -43,10 +39,10 @@ pub struct Args {
     /// How many events are sent
     #[arg(long, value_name = "N", default_value = "2000", value_parser = clap::value_parser!(u64).range(10..=1_000_000))]
     events: u64,
-    /// Other conversations and faults with another seed, the same with the same
+    /// Seed of the random numbers: the same seed makes the same conversations and faults
     #[arg(long, value_name = "N", default_value = "1")]
     seed: u64,
-    /// Where the data lies; the folder stays [default: a temporary one, removed at the end]
+    /// Data folder; it is kept [default: a temporary one, removed at the end]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Leave daemon and receiver running at the end, until Ctrl-C
@@ -57,36 +53,40 @@ pub struct Args {
 const SOURCE: &str = "genesys";
 const DESTINATION: &str = "crm";
 const TICK: Duration = Duration::from_millis(200);
-/// Without any change for so long, the demo ends and tells what does not hold.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The demo ends with a failure after this long without any change.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs the demo.
 pub fn run(args: Args) -> Result<ExitCode, Failure> {
-    logs::start(logs::Format::Human, tracing::Level::ERROR).map_err(Failure::Usage)?;
-    let endings = signals::endings().map_err(|e| Failure::io("cannot listen for signals", e))?;
+    process::start_logging(process::LogFormat::Human, tracing::Level::ERROR).map_err(Failure::Usage)?;
+    let terminations = process::terminations().map_err(|e| Failure::io("cannot listen for signals", e))?;
     let folder = Folder::make(args.data.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| Failure::io("cannot start the runtime", e))?;
-    runtime.block_on(play(&args, folder.path(), endings))
+    runtime.block_on(play(&args, folder.path(), terminations))
 }
 
-async fn play(args: &Args, data: &Path, mut endings: UnboundedReceiver<&'static str>) -> Result<ExitCode, Failure> {
+async fn play(
+    args: &Args,
+    data: &Path,
+    mut terminations: UnboundedReceiver<&'static str>,
+) -> Result<ExitCode, Failure> {
     let clock = Clock::system();
-    let dice = Dice::new(args.seed);
-    let traffic = Arc::new(Traffic::new(dice, args.events, clock.wall()));
-    let ledger = Arc::new(Ledger::new(&traffic));
-    let receiver = Receiver::start(dice, clock.clone(), ledger.clone(), traffic.poison.clone(), args.events)
+    let random = Random::new(args.seed);
+    let traffic = Arc::new(Traffic::new(random, args.events, clock.wall()));
+    let tracker = Arc::new(Tracker::new(&traffic));
+    let receiver = Receiver::start(random, clock.clone(), tracker.clone(), traffic.poison.clone(), args.events)
         .await
         .map_err(|e| Failure::io("cannot start the receiver", e))?;
     let daemon = Daemon::start(settings(&receiver.url(), data)?, clock.clone()).await?;
     output::text(&introduction(&traffic, args.events))?;
 
-    let show = Show { events: args.events, clock, admin: admin(&daemon), ledger };
+    let show = Show { events: args.events, clock, admin: admin(&daemon), tracker };
     let intake = Intake::new(&format!("http://{}", daemon.intake_addr()), SOURCE, HeaderMap::new());
-    let sender = Sender::new(traffic, args.events, intake, show.ledger.clone(), show.clock.clone());
-    let Some(summary) = show.run(sender, &mut endings).await? else {
+    let sender = Sender::new(traffic, args.events, intake, show.tracker.clone(), show.clock.clone());
+    let Some(summary) = show.run(sender, &mut terminations).await? else {
         daemon.stop().await?;
         return Err(Failure::Operation("interrupted before the end".into()));
     };
@@ -94,7 +94,7 @@ async fn play(args: &Args, data: &Path, mut endings: UnboundedReceiver<&'static 
     if args.keep {
         receiver.repair();
         output::text(&invitation(&daemon, data))?;
-        endings.recv().await;
+        terminations.recv().await;
     } else {
         let program = hint::program();
         output::text(&format!(
@@ -105,7 +105,7 @@ async fn play(args: &Args, data: &Path, mut endings: UnboundedReceiver<&'static 
     Ok(if summary.faults().is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// The embedded default, on free ports, with waits that suit somebody who looks on.
+/// The embedded default, on free ports, with short retry delays.
 fn settings(to: &str, data: &Path) -> Result<Settings, Failure> {
     let free = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let overrides = Flags { to: Some(to.to_owned()), data: Some(data.to_owned()), intake: free, admin: free };
@@ -123,7 +123,7 @@ fn settings(to: &str, data: &Path) -> Result<Settings, Failure> {
 }
 
 fn admin(daemon: &Daemon) -> Admin {
-    Admin::at(Place {
+    Admin::at(DaemonAddress {
         admin: format!("http://{}", admin_addr(daemon)),
         token: Some(daemon.token().to_owned()),
         token_from: "the daemon in this process".to_owned(),
@@ -134,36 +134,36 @@ struct Show {
     events: u64,
     clock: Clock,
     admin: Admin,
-    ledger: Arc<Ledger>,
+    tracker: Arc<Tracker>,
 }
 
 impl Show {
-    /// Lets the sender send, and watches until everything is settled. None where a signal came first.
+    /// Sends everything and waits until all of it is settled. None if a signal came first.
     async fn run(
         &self,
         sender: Sender,
-        endings: &mut UnboundedReceiver<&'static str>,
+        terminations: &mut UnboundedReceiver<&'static str>,
     ) -> Result<Option<Summary>, Failure> {
         let started = self.clock.now();
         let sending = tokio::spawn(sender.run());
         let mut progress = Progress::new(self.events);
-        let mut last = Tally::default();
+        let mut last = Totals::default();
         let mut changed = started;
         loop {
             let status: api::Status = self.admin.get("/v1/status").await.map_err(stopped)?;
-            let tally = self.ledger.tally();
-            progress.show(&tally, status.queue.depth);
+            let totals = self.tracker.totals();
+            progress.show(&totals, status.queue.depth);
             let now = self.clock.now();
-            if tally != last {
-                (last, changed) = (tally, now);
+            if totals != last {
+                (last, changed) = (totals, now);
             }
-            if (sending.is_finished() && settled(&status)) || now.since(changed) > PATIENCE {
+            if (sending.is_finished() && settled(&status)) || now.since(changed) > STALL_TIMEOUT {
                 progress.end();
                 return self.summary(status, now.since(started)).await.map(Some);
             }
             tokio::select! {
                 () = self.clock.sleep_until(now.after(TICK)) => {}
-                _ = endings.recv() => {
+                _ = terminations.recv() => {
                     progress.end();
                     return Ok(None);
                 }
@@ -174,12 +174,12 @@ impl Show {
     async fn summary(&self, status: api::Status, took: Duration) -> Result<Summary, Failure> {
         let dead: api::Page<api::DeadLetter> = self.admin.get("/v1/dlq?limit=500").await.map_err(stopped)?;
         let dead: HashSet<String> = dead.items.iter().map(|letter| letter.id.to_string()).collect();
-        let (tally, lost) = (self.ledger.tally(), self.ledger.lost(&dead));
-        Ok(Summary { events: self.events, tally, lost, dead: dead.len() as u64, status, took })
+        let (totals, lost) = (self.tracker.totals(), self.tracker.lost(&dead));
+        Ok(Summary { events: self.events, totals, lost, dead: dead.len() as u64, status, took })
     }
 }
 
-/// The daemon is in this process: there is nothing to start or to look for where it does not answer.
+/// The daemon is in this process: a hint how to start or find it would be wrong.
 fn stopped(failure: Failure) -> Failure {
     match failure {
         Failure::Unreachable(_) => Failure::Operation("the demo's daemon does not answer any more".into()),
@@ -197,7 +197,7 @@ fn settled(status: &api::Status) -> bool {
 fn introduction(traffic: &Traffic, events: u64) -> String {
     format!(
         "{} of {} go to a daemon, some of them twice, and on to a\n\
-         receiver that fails, stalls, says 429, hangs up and never takes one poison event.\n\n",
+         receiver that fails, stalls, answers 429, hangs up and never accepts one poison event.\n\n",
         format::counted(events, "event"),
         format::counted(traffic.conversations.len() as u64, "conversation"),
     )
@@ -208,8 +208,8 @@ fn invitation(daemon: &Daemon, data: &Path) -> String {
     let token = hint::quoted(&token.to_string_lossy());
     let (admin, intake, program) = (admin_addr(daemon), daemon.intake_addr(), hint::program());
     format!(
-        "\nDaemon and receiver run on, until Ctrl-C. The receiver has been repaired: it would\n\
-         now take the dead letter too.\n\n\
+        "\nDaemon and receiver run until Ctrl-C. The receiver has been repaired: it would\n\
+         now accept the dead letter too.\n\n\
          Admin API                http://{admin}/\n\
          Admin token              {token}\n\
          Intake                   http://{intake}/in/{SOURCE}\n\n\
@@ -228,6 +228,118 @@ fn admin_addr(daemon: &Daemon) -> SocketAddr {
     daemon.admin_addr().expect("the demo's admin API listens on TCP")
 }
 
+/// The folder of one run.
+#[derive(Debug)]
+pub enum Folder {
+    /// Kept at the end.
+    Given(PathBuf),
+    /// Removed when dropped.
+    Temporary(PathBuf),
+}
+
+impl Folder {
+    /// The folder `given`, which must be empty, since the demo counts from zero; else a new temporary one.
+    pub fn make(given: Option<PathBuf>) -> Result<Self, Failure> {
+        let Some(path) = given else { return Self::temporary() };
+        let occupied = std::fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some());
+        if occupied {
+            let path = path.display();
+            return Err(Failure::Usage(format!("{path} is not empty; the demo counts from zero: name a new folder")));
+        }
+        Ok(Self::Given(path))
+    }
+
+    fn temporary() -> Result<Self, Failure> {
+        let path = std::env::temp_dir().join(format!("holdline-demo-{}", std::process::id()));
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(|e| Failure::io(format!("cannot make {} (name a folder with --data)", path.display()), e))?;
+        Ok(Self::Temporary(path))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Given(path) | Self::Temporary(path) => path,
+        }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Self::Temporary(path) = self {
+            // what cannot be removed is left in the system's folder for temporary files
+            let _ = std::fs::remove_dir_all(path);
+        }
+    }
+}
+
+/// Ticks between two lines where there is no terminal.
+const TICKS_PER_LINE: u32 = 5;
+
+/// The live view of one run.
+pub struct Progress(View);
+
+enum View {
+    Bars { all: MultiProgress, accepted: ProgressBar, delivered: ProgressBar, trouble: ProgressBar },
+    Lines { events: u64, ticks: u32 },
+}
+
+impl Progress {
+    /// For `events` events.
+    pub fn new(events: u64) -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self(View::Lines { events, ticks: 0 });
+        }
+        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        let bar = |name: &'static str, colour: &str| {
+            let template = format!("{{prefix:>10}} {{bar:40.{colour}/black.bright}} {{human_pos}}/{{human_len}}");
+            let style = ProgressStyle::with_template(&template).expect("the template is a constant");
+            let bar = ProgressBar::new(events).with_style(style.progress_chars("━━─")).with_prefix(name);
+            all.add(bar)
+        };
+        let accepted = bar("accepted", "cyan");
+        let delivered = bar("delivered", "green");
+        let style = ProgressStyle::with_template("{prefix:>10} {msg}").expect("the template is a constant");
+        let trouble = all.add(ProgressBar::new_spinner().with_style(style).with_prefix("also"));
+        Self(View::Bars { all, accepted, delivered, trouble })
+    }
+
+    /// Shows the counts; called five times a second. `waiting` is the daemon's queue depth.
+    pub fn show(&mut self, totals: &Totals, waiting: u64) {
+        let trouble = format!(
+            "{} waiting, {} retried, {} duplicates dropped, {} in the DLQ",
+            format::count(waiting),
+            format::count(totals.retried),
+            format::count(totals.duplicates),
+            format::count(totals.refused)
+        );
+        match &mut self.0 {
+            View::Bars { accepted, delivered, trouble: line, .. } => {
+                accepted.set_position(totals.accepted);
+                delivered.set_position(totals.delivered);
+                line.set_message(trouble);
+            }
+            View::Lines { events, ticks } => {
+                if ticks.is_multiple_of(TICKS_PER_LINE) {
+                    let [accepted, events, delivered] = [totals.accepted, *events, totals.delivered].map(format::count);
+                    output::note(&format!("{accepted} of {events} accepted, {delivered} delivered, {trouble}"));
+                }
+                *ticks += 1;
+            }
+        }
+    }
+
+    /// Removes the bars before the summary is printed.
+    pub fn end(self) {
+        if let View::Bars { all, .. } = self.0 {
+            // a closed terminal has nothing to clear
+            let _ = all.clear();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,5 +354,20 @@ mod tests {
         };
         assert!(settled(&status(0, 9)));
         assert!(!settled(&status(1, 9)) && !settled(&status(0, 8)));
+    }
+
+    #[test]
+    fn a_temporary_folder_is_removed_and_a_given_one_is_kept() {
+        let temporary = Folder::make(None).unwrap();
+        let path = temporary.path().to_owned();
+        std::fs::write(path.join("file"), "x").unwrap();
+        drop(temporary);
+        assert!(!path.exists());
+
+        let outer = tempfile::tempdir().unwrap();
+        drop(Folder::make(Some(outer.path().to_owned())).unwrap());
+        assert!(outer.path().exists());
+        std::fs::write(outer.path().join("file"), "x").unwrap();
+        assert_eq!(Folder::make(Some(outer.path().to_owned())).unwrap_err().code(), 2);
     }
 }

@@ -1,6 +1,6 @@
-//! The end of the demo: what the sender and the receiver counted beside what the daemon counted, and whether it agrees.
+//! The summary of the demo: the counts of sender and receiver beside those of the daemon, and whether they agree.
 
-use super::ledger::Tally;
+use super::tracker::Totals;
 use crate::api;
 use crate::cli::format;
 use crate::cli::table::{Column, Table};
@@ -11,8 +11,8 @@ use std::time::Duration;
 pub struct Summary {
     /// How many events were going to be sent.
     pub events: u64,
-    /// The books of sender and receiver.
-    pub tally: Tally,
+    /// The counts of sender and receiver.
+    pub totals: Totals,
     /// Accepted, but neither delivered nor in the DLQ.
     pub lost: u64,
     /// Entries of `/v1/dlq`.
@@ -24,13 +24,13 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// What does not hold, in sentences; empty where everything does.
+    /// The counts that do not agree, in sentences.
     pub fn faults(&self) -> Vec<String> {
-        let t = &self.tally;
+        let t = &self.totals;
         let counters = &self.status.counters;
         let equal = [
             ("events sent and events accepted", self.events, t.accepted),
-            ("accepted = delivered + in the DLQ, by the receiver's ledger", t.accepted, t.delivered + self.dead),
+            ("accepted = delivered + in the DLQ, by the receiver's counts", t.accepted, t.delivered + self.dead),
             (
                 "accepted = delivered + dead-lettered, by the daemon's counters",
                 counters.accepted,
@@ -44,16 +44,16 @@ impl Summary {
             ("events still waiting", self.status.queue.depth, 0),
             ("out of order", t.out_of_order, 0),
             ("lost", self.lost, 0),
-            ("bodies that arrived changed", t.strangers, 0),
-            ("requests that the intake refused", t.turned_away, 0),
+            ("bodies that arrived changed", t.unknown, 0),
+            ("requests that the intake refused", t.refused_by_intake, 0),
         ];
         let wrong = equal.into_iter().filter(|(_, left, right)| left != right);
         wrong.map(|(what, left, right)| format!("{what}: {left} against {right}")).collect()
     }
 
-    /// The table and the sums.
+    /// The table and the result.
     pub fn text(&self) -> String {
-        let t = &self.tally;
+        let t = &self.totals;
         let counters = &self.status.counters;
         let mut table = Table::new([
             Column::fixed(""),
@@ -76,13 +76,13 @@ impl Summary {
         let verdict = match self.faults().as_slice() {
             [] => format!(
                 "{} accepted = {} delivered + {} in the DLQ\n\
-                 by the receiver's ledger and by the daemon's counters, after {}.\n",
+                 by the receiver's counts and by the daemon's counters, after {}.\n",
                 format::count(t.accepted),
                 format::count(t.delivered),
                 format::count(self.dead),
                 format::age(self.took)
             ),
-            faults => format!("THE SUMS DO NOT HOLD:\n  {}\n", faults.join("\n  ")),
+            faults => format!("THE COUNTS DO NOT AGREE:\n  {}\n", faults.join("\n  ")),
         };
         format!("{}\n{verdict}", table.in_width(None))
     }
@@ -96,7 +96,7 @@ mod tests {
     fn good() -> Summary {
         Summary {
             events: 100,
-            tally: Tally {
+            totals: Totals {
                 answered: 105,
                 accepted: 100,
                 duplicates: 5,
@@ -104,7 +104,7 @@ mod tests {
                 delivered: 99,
                 refused: 1,
                 retried: 10,
-                ..Tally::default()
+                ..Totals::default()
             },
             lost: 0,
             dead: 1,
@@ -129,11 +129,11 @@ mod tests {
         type Spoil = fn(&mut Summary);
         let spoils: [Spoil; 8] = [
             |s| s.lost = 1,
-            |s| s.tally.out_of_order = 1,
-            |s| s.tally.delivered = 98,
-            |s| s.tally.duplicates = 4,
+            |s| s.totals.out_of_order = 1,
+            |s| s.totals.delivered = 98,
+            |s| s.totals.duplicates = 4,
             |s| s.dead = 2,
-            |s| s.tally.strangers = 1,
+            |s| s.totals.unknown = 1,
             |s| s.status.counters.delivered = 98,
             |s| s.status = api::Status::default(),
         ];
@@ -141,7 +141,7 @@ mod tests {
             let mut summary = good();
             spoil(&mut summary);
             assert!(!summary.faults().is_empty(), "{summary:?}");
-            assert!(summary.text().contains("DO NOT HOLD"));
+            assert!(summary.text().contains("DO NOT AGREE"));
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What the demo's sender sends: many conversations, made from real bodies by giving them other ids and times.
+//! The demo's traffic: many conversations, made from real bodies by giving them other ids and times. The same seed makes the
+//! same traffic.
 
-use super::dice::{Dice, Throw};
 use crate::time::Timestamp;
 use bytes::Bytes;
 use serde_json::Value;
@@ -42,7 +42,6 @@ pub struct Planned {
 /// How often a body is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sending {
-    /// As most are.
     Once,
     /// Two requests at the same time.
     TwiceAtOnce,
@@ -55,7 +54,7 @@ pub enum Sending {
 pub struct Traffic {
     /// In the order in which they begin.
     pub conversations: Vec<Conversation>,
-    /// The body that the receiver will never take.
+    /// The body that the receiver never accepts.
     pub poison: Bytes,
 }
 
@@ -64,13 +63,13 @@ const OTHER_PLATFORM: u64 = 12;
 
 impl Traffic {
     /// Exactly `events` different events, the conversations of which begin at `start`.
-    pub fn new(dice: Dice, events: u64, start: Timestamp) -> Self {
+    pub fn new(random: Random, events: u64, start: Timestamp) -> Self {
         let samples = Samples::new();
         let mut conversations = Vec::new();
         let mut made = 0;
         while made < events {
             let number = conversations.len() as u64;
-            let conversation = samples.conversation(dice, number, made, events - made, start);
+            let conversation = samples.conversation(random, number, made, events - made, start);
             made += conversation.events.len() as u64;
             conversations.push(conversation);
         }
@@ -103,22 +102,22 @@ impl Samples {
     }
 
     /// Conversation `number`, of at most `room` events; `first` is the number of its first event among all.
-    fn conversation(&self, dice: Dice, number: u64, first: u64, room: u64, start: Timestamp) -> Conversation {
-        let key = dice.uuid(number);
+    fn conversation(&self, random: Random, number: u64, first: u64, room: u64, start: Timestamp) -> Conversation {
+        let key = random.uuid(number);
         let began = start.0 + number * 731;
         if number % OTHER_PLATFORM == OTHER_PLATFORM - 1 {
             let body = COMPLETED.replace("12345-abcde", &key).replace("1715634000000", &began.to_string());
             return Conversation { events: vec![Planned { body: body.into(), sending: Sending::Once }] };
         }
-        let talks = 1 + dice.throw(Throw::Length, number, 7) as usize;
+        let talks = 1 + random.below(Purpose::Length, number, 7) as usize;
         let talk = std::iter::repeat_n(&self.talk, talks);
         let series = self.opening.iter().chain(talk).chain(&self.closing);
         let events = series.take(usize::try_from(room).unwrap_or(usize::MAX)).enumerate().map(|(position, sample)| {
             let n = first + position as u64;
             // no other id of the same seed has this number: conversations count from zero, events from here
-            let id = dice.uuid((1 << 32) + n);
+            let id = random.uuid((1 << 32) + n);
             let at = Timestamp(began + position as u64 * 4_200);
-            let sending = match dice.throw(Throw::Duplicate, n, 100) {
+            let sending = match random.below(Purpose::Duplicate, n, 100) {
                 0..=1 => Sending::TwiceAtOnce,
                 2..=4 => Sending::AgainLater,
                 _ => Sending::Once,
@@ -152,13 +151,66 @@ impl Sample {
     }
 }
 
+/// What a random number decides; numbers of different purposes are independent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Ids of events and conversations.
+    Identity,
+    /// How many events a conversation has.
+    Length,
+    /// How often a body is sent.
+    Duplicate,
+    /// How the receiver treats a request.
+    Fault,
+    /// How long it takes to answer.
+    Latency,
+}
+
+/// Random numbers that depend only on the seed, the purpose and their number.
+#[derive(Clone, Copy, Debug)]
+pub struct Random {
+    seed: u64,
+}
+
+impl Random {
+    /// The numbers of this seed.
+    pub fn new(seed: u64) -> Self {
+        Self { seed }
+    }
+
+    /// The 64 bits of number `n` for this purpose.
+    pub fn bits(self, purpose: Purpose, n: u64) -> u64 {
+        mix(mix(mix(self.seed).wrapping_add(purpose as u64)).wrapping_add(n))
+    }
+
+    /// Number `n` for this purpose, below `bound`.
+    pub fn below(self, purpose: Purpose, n: u64, bound: u64) -> u64 {
+        self.bits(purpose, n) % bound.max(1)
+    }
+
+    /// An id in the form of a random UUID (version 4).
+    pub fn uuid(self, n: u64) -> String {
+        let bits =
+            u128::from(self.bits(Purpose::Identity, 2 * n)) << 64 | u128::from(self.bits(Purpose::Identity, 2 * n + 1));
+        uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid().to_string()
+    }
+}
+
+/// One step of SplitMix64 (Steele et al., OOPSLA 2014).
+fn mix(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::HashSet;
 
     fn traffic(seed: u64, events: u64) -> Traffic {
-        Traffic::new(Dice::new(seed), events, Timestamp(1_773_957_888_128))
+        Traffic::new(Random::new(seed), events, Timestamp(1_773_957_888_128))
     }
 
     #[test]
@@ -212,5 +264,16 @@ mod tests {
         let count =
             |sending| traffic.conversations.iter().flat_map(|c| &c.events).filter(|p| p.sending == sending).count();
         assert!(count(Sending::TwiceAtOnce) > 20 && count(Sending::AgainLater) > 30);
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_values() {
+        let (a, b) = (Random::new(7), Random::new(8));
+        assert_eq!(a.uuid(3), Random::new(7).uuid(3));
+        assert_ne!(a.uuid(3), b.uuid(3));
+        assert_ne!(a.uuid(3), a.uuid(4));
+        assert_eq!(a.uuid(3).as_bytes()[14], b'4');
+        let hits = (0..6000).filter(|&n| a.below(Purpose::Fault, n, 6) == 5).count();
+        assert!((850..1150).contains(&hits), "{hits}");
     }
 }

@@ -1,4 +1,4 @@
-//! The disk under the store: what its filesystem can, how fast it syncs, what room and what rights there are.
+//! The disk of the store: durability of its filesystem, duration of a sync, permissions, free space and the ballast.
 
 use super::Finding;
 use crate::api;
@@ -12,11 +12,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+const MIB: u64 = 1 << 20;
 const SYNCS: usize = 20;
-/// A sync that takes longer makes each event wait that long, and a disk that cannot is rarely healthy.
+/// A sync that takes longer delays each acknowledgement that long; the disk is then slow or failing.
 const SLOW: Duration = Duration::from_millis(50);
 
-/// `status` is what the daemon says, where it runs: its folder is then not touched.
+/// With the `status` of a running daemon, its folder is not touched.
 pub fn look(settings: &Settings, status: Option<&api::Status>) -> Vec<Finding> {
     let Some(status) = status else { return look_from_here(settings) };
     let path = &status.disk.path;
@@ -35,6 +36,7 @@ pub fn look(settings: &Settings, status: Option<&api::Status>) -> Vec<Finding> {
         let _ = fs::remove_file(probe); // it is empty and says what it is
     }
     findings.push(enough(status.disk.free_bytes, status.disk.reserve_bytes, settings.intake.max_queue_bytes));
+    findings.push(ballast(status.disk.ballast_bytes, settings.store.ballast_bytes));
     findings
 }
 
@@ -54,6 +56,9 @@ fn look_from_here(settings: &Settings) -> Vec<Finding> {
         }
     }
     findings.push(room(&there, settings));
+    if path.is_dir() {
+        findings.push(ballast(ballast_on_disk(path), settings.store.ballast_bytes));
+    }
     findings
 }
 
@@ -97,7 +102,7 @@ fn durability(file: &File) -> Finding {
         Ok(flags) if flags.contains(IFlags::SYNC) => Finding::good("filesystem", "durability will be inode-sync"),
         _ => {
             let remedy = "put store.path on ext4 or XFS";
-            Finding::doubtful("filesystem", "it knows no SYNC flag: durability will be fdatasync", remedy)
+            Finding::doubtful("filesystem", "it has no SYNC flag: durability will be fdatasync", remedy)
         }
     }
 }
@@ -108,7 +113,7 @@ fn syncs(mut file: File) -> Finding {
     for _ in 0..SYNCS {
         let began = clock.precise();
         if let Err(e) = file.write_all(&[0; 4096]).and_then(|()| file.sync_data()) {
-            return Finding::bad("fsync", format!("it fails: {e}"), "look at the disk: dmesg, smartctl");
+            return Finding::bad("fsync", format!("it fails: {e}"), "check the disk: dmesg, smartctl");
         }
         took.push(clock.precise().saturating_sub(began));
     }
@@ -128,7 +133,7 @@ fn micros(d: Duration) -> String {
 
 fn room(there: &Path, settings: &Settings) -> Finding {
     let Ok(s) = rustix::fs::statvfs(there) else {
-        return Finding::bad("free disk", "it cannot be asked", "look at the mount of store.path");
+        return Finding::bad("free disk", "it cannot be read", "check the mount of store.path");
     };
     enough(s.f_bavail * s.f_frsize, settings.intake.disk_reserve_bytes, settings.intake.max_queue_bytes)
 }
@@ -142,5 +147,53 @@ fn enough(free: u64, reserve: u64, queue: u64) -> Finding {
         Finding::doubtful("free disk", found, remedy)
     } else {
         Finding::good("free disk", found)
+    }
+}
+
+/// Bytes of the ballast in the data folder of a daemon that does not run; zero where there is none or it cannot be read.
+fn ballast_on_disk(data: &Path) -> u64 {
+    fs::metadata(data.join("ballast")).map_or(0, |meta| meta.blocks() * 512)
+}
+
+/// `kept_bytes` are what is left of it, in whole MiB.
+fn ballast(kept_bytes: u64, wanted_bytes: u64) -> Finding {
+    let what = "ballast";
+    if wanted_bytes == 0 {
+        let found = "store.ballast is 0: the store has no room of its own on a full disk";
+        return Finding::doubtful(what, found, "set store.ballast, for example to \"32MiB\"");
+    }
+    let found = format!("{} of {} kept for a full disk", format::bytes(kept_bytes), format::bytes(wanted_bytes));
+    if kept_bytes + MIB > wanted_bytes {
+        return Finding::good(what, found);
+    }
+    let remedy = "free some disk; the running daemon then makes the ballast whole again";
+    if kept_bytes >= wanted_bytes / 2 {
+        Finding::doubtful(what, format!("{found}; the rest is used"), remedy)
+    } else if kept_bytes > 0 {
+        Finding::bad(what, format!("{found}: with less than half of it nothing new is sent on a full disk"), remedy)
+    } else {
+        Finding::bad(what, "it is missing: on a full disk nothing new is sent, and a start may fail", remedy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::doctor::Verdict;
+
+    #[test]
+    fn the_ballast_is_whole_partly_used_or_missing() {
+        for (kept, wanted, verdict, words) in [
+            (32, 32, Verdict::Good, "32 MiB of 32 MiB"),
+            (20, 32, Verdict::Doubtful, "the rest is used"),
+            (16, 32, Verdict::Doubtful, "the rest is used"),
+            (15, 32, Verdict::Bad, "nothing new is sent"),
+            (0, 32, Verdict::Bad, "it is missing"),
+            (0, 0, Verdict::Doubtful, "store.ballast is 0"),
+        ] {
+            let finding = ballast(kept * MIB, wanted * MIB);
+            assert!(finding.verdict == verdict && finding.found.contains(words), "{kept} of {wanted}: {finding:?}");
+            assert_eq!(finding.remedy.is_empty(), verdict == Verdict::Good);
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! The way to whomever holdline calls (destinations, token endpoints, alerts): its name, its port, its certificate; and the clock, by
-//! which certificates are judged. Nothing is sent but the handshake of TLS.
+//! Connections to the peers that holdline calls (destinations, token endpoints, alert webhooks): name, port, certificate; and
+//! the clock, by which certificates are valid or not. Only the TLS handshake is sent.
 
 use super::Finding;
 use crate::cli::format;
@@ -16,22 +16,22 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Whether the kernel takes the clock for synchronised.
+/// Whether a time service keeps the clock.
 pub fn clock() -> Finding {
     let (wall, what) = (Clock::system().wall(), "clock");
-    // what systemd-timesyncd and chrony leave where they have set the clock
+    // files of systemd-timesyncd, chrony and ntpd
     let set = ["/run/systemd/timesync/synchronized", "/run/chrony/chronyd.pid", "/run/ntpd.pid"];
     if set.iter().any(|path| std::path::Path::new(path).exists()) {
         Finding::good(what, format!("{wall}, kept by the network"))
     } else {
-        let remedy = "run systemd-timesyncd or chrony: Retry-After dates and certificates go by the clock";
-        Finding::doubtful(what, format!("{wall}, nobody seems to keep it"), remedy)
+        let remedy = "run systemd-timesyncd or chrony: Retry-After dates and certificates depend on the clock";
+        Finding::doubtful(what, format!("{wall}, no time service was found"), remedy)
     }
 }
 
-/// Somebody whom holdline calls.
+/// A peer that holdline calls.
 struct Peer<'s> {
     /// As findings name it.
     name: String,
@@ -41,28 +41,28 @@ struct Peer<'s> {
     trust: Trust,
 }
 
-/// The way to a destination, and to the endpoint of its tokens.
+/// Checks the connection to a destination, and to its token endpoint.
 pub async fn look(destination: &Destination) -> Vec<Finding> {
     let (name, reach, tls) = (destination.name.clone(), destination.address_policy, &destination.tls);
     let Some(url) = &destination.url else {
-        return vec![Finding::doubtful(format!("to {name}"), "no url: its events are held", "set its url")];
+        return vec![Finding::doubtful(format!("to {name}"), "no url: its deliveries wait", "set its url")];
     };
-    let mut findings = way(&Peer { name: name.clone(), url, reach, tls: tls.clone(), trust: Trust::One }).await;
+    let mut findings = check(&Peer { name: name.clone(), url, reach, tls: tls.clone(), trust: Trust::One }).await;
     if let Some(DestinationAuth::OAuth2(oauth2)) = &destination.auth {
         let (name, url) = (format!("{name} token_url"), &oauth2.token_url);
-        findings.extend(way(&Peer { name, url, reach, tls: tls.clone(), trust: Trust::Both }).await);
+        findings.extend(check(&Peer { name, url, reach, tls: tls.clone(), trust: Trust::Both }).await);
     }
     findings
 }
 
-/// The way to whoever is told of alerts.
+/// Checks the connection to the webhook of an alert.
 pub async fn look_at_alert(n: usize, alert: &Alert) -> Vec<Finding> {
     let AlertTo::Webhook(url) = &alert.to else { return Vec::new() };
     let (name, tls) = (format!("alert[{n}]"), DestinationTls::default());
-    way(&Peer { name, url, reach: AddressPolicy::Anywhere, tls, trust: Trust::One }).await
+    check(&Peer { name, url, reach: AddressPolicy::Anywhere, tls, trust: Trust::One }).await
 }
 
-async fn way(peer: &Peer<'_>) -> Vec<Finding> {
+async fn check(peer: &Peer<'_>) -> Vec<Finding> {
     let name = &peer.name;
     let url = match peer.url.read() {
         Ok(url) => url,
@@ -96,32 +96,32 @@ async fn way(peer: &Peer<'_>) -> Vec<Finding> {
 /// The addresses that may be called.
 async fn resolve(peer: &Peer<'_>, host: &str, port: u16) -> Result<(Vec<Finding>, Vec<SocketAddr>), Finding> {
     let what = format!("dns {}", peer.name);
-    let found = timeout(PATIENCE, tokio::net::lookup_host((host, port))).await;
+    let found = timeout(TIMEOUT, tokio::net::lookup_host((host, port))).await;
     let all: Vec<SocketAddr> = match found {
         Ok(Ok(found)) => found.collect(),
         Ok(Err(e)) => {
-            let remedy = "mend the name in its url, or the name server of this machine";
+            let remedy = "correct the host in its url, or the name server of this machine";
             return Err(Finding::bad(what, format!("{host}: {e}"), remedy));
         }
         Err(_) => {
-            let why = format!("{host}: no answer within {}", format::age(PATIENCE));
-            return Err(Finding::bad(what, why, "look at /etc/resolv.conf and its name servers"));
+            let why = format!("{host}: no answer within {}", format::age(TIMEOUT));
+            return Err(Finding::bad(what, why, "check /etc/resolv.conf and its name servers"));
         }
     };
     let count = all.len();
     let refused = all.iter().find_map(|address| Some((address.ip(), peer.reach.refusal(address.ip())?)));
     let allowed: Vec<SocketAddr> = all.into_iter().filter(|a| peer.reach.refusal(a.ip()).is_none()).collect();
-    let remedy = "mend the name, or set `allow_link_local = true` if this destination is meant to be there";
+    let remedy = "correct the host, or set `allow_link_local = true` if this destination is meant to be there";
     match refused {
         Some((ip, kind)) if allowed.is_empty() => {
-            Err(Finding::bad(what, format!("{host} leads to {ip}, {kind}, which is refused"), remedy))
+            Err(Finding::bad(what, format!("{host} resolves to {ip}, {kind}, which is refused"), remedy))
         }
         Some((ip, kind)) => {
             let found = format!("{host}: {count} addresses, of which {ip}, {kind}, is refused");
             Ok((vec![Finding::doubtful(what, found, remedy)], allowed))
         }
         None if allowed.is_empty() => {
-            Err(Finding::bad(what, format!("{host}: no address"), "mend the name in its url"))
+            Err(Finding::bad(what, format!("{host}: no address"), "correct the host in its url"))
         }
         None => Ok((vec![Finding::good(what, format!("{host}: {count} addresses"))], allowed)),
     }
@@ -132,7 +132,7 @@ async fn connect(name: &str, addresses: &[SocketAddr]) -> Result<(Finding, TcpSt
     let clock = Clock::system();
     let began = clock.precise();
     let first = addresses.first().map(ToString::to_string).unwrap_or_default();
-    match timeout(PATIENCE, TcpStream::connect(addresses)).await {
+    match timeout(TIMEOUT, TcpStream::connect(addresses)).await {
         Ok(Ok(stream)) => {
             let took = clock.precise().saturating_sub(began);
             let address = stream.peer_addr().map_or(first, |address| address.to_string());
@@ -143,7 +143,7 @@ async fn connect(name: &str, addresses: &[SocketAddr]) -> Result<(Finding, TcpSt
             Err(Finding::bad(what, format!("{first}: {e}"), remedy))
         }
         Err(_) => {
-            let why = format!("{first}: nothing within {}", format::age(PATIENCE));
+            let why = format!("{first}: no answer within {}", format::age(TIMEOUT));
             Err(Finding::bad(what, why, "a firewall drops it, or the host is down"))
         }
     }
@@ -166,14 +166,14 @@ async fn tls(peer: &Peer<'_>, url: &Uri, stream: TcpStream) -> Finding {
             "write another name in its url",
         );
     };
-    match timeout(PATIENCE, TlsConnector::from(config).connect(name, stream)).await {
+    match timeout(TIMEOUT, TlsConnector::from(config).connect(name, stream)).await {
         Ok(Ok(_)) => Finding::good(what, "its certificate is good"),
         Ok(Err(e)) => match TlsFault::of_handshake(&e) {
             Some(fault) => Finding::bad(what, format!("{} ({e})", fault.words()), fault.remedy()),
-            None => Finding::bad(what, e.to_string(), "look at the log of the other side"),
+            None => Finding::bad(what, e.to_string(), "see the log of the other side"),
         },
         Err(_) => {
-            let why = format!("no end of the handshake within {}", format::age(PATIENCE));
+            let why = format!("the handshake did not end within {}", format::age(TIMEOUT));
             Finding::bad(what, why, "is it the port on which it speaks TLS?")
         }
     }

@@ -1,19 +1,15 @@
 //! `holdline send`: posts bodies as a sender would, one after the other, so that their order is kept.
 
-pub mod bodies;
-pub mod credentials;
-pub mod intake;
+pub mod client;
 
 use crate::cli::admin_connection::{Form, Shared, address, reachable};
 use crate::cli::{Failure, format, hint, output};
 use crate::clock::Clock;
 use crate::config::Settings;
-use bodies::Body;
 use bytes::Bytes;
-use credentials::Credentials;
+use client::{Answer, Credentials, Intake, Refusal, Taken};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use intake::{Answer, Intake, Refusal, Taken};
 use serde_json::{Value, json};
 use std::fmt;
 use std::io::Read;
@@ -40,10 +36,10 @@ pub struct Args {
 }
 
 const DEFAULT_INTAKE: &str = "http://127.0.0.1:8080";
-/// How long a body is offered to an intake that is busy.
-const PATIENCE: Duration = Duration::from_secs(300);
-/// How often a body is sent again when there was no answer.
-const BROKEN_MAX: u32 = 3;
+/// How long a busy intake is tried again with one body.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(300);
+/// Retries of a body that got no answer.
+const NO_ANSWER_MAX: u32 = 3;
 /// Refusals that are explained; the rest is counted.
 const EXPLAINED: usize = 5;
 
@@ -65,7 +61,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let headers: HeaderMap = args.headers.iter().cloned().collect();
     let known = settings.as_ref().and_then(|s| s.sources.iter().find(|known| known.name == source));
     let credentials = match known {
-        // whoever names a header of credentials needs no secret of the configuration
+        // with a header of its own, no secret of the configuration is needed
         Some(known) if !headers.contains_key(http::header::AUTHORIZATION) => {
             Credentials::of(known).map_err(|why| Failure::Usage(format!("source `{source}`: {why}")))?
         }
@@ -77,7 +73,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     for path in &args.files {
         let name = path.display().to_string();
         let content = read(path).map_err(|e| Failure::Usage(format!("{name}: {e}")))?;
-        let bodies = bodies::split(&name, &content);
+        let bodies = split(&name, &content);
         if bodies.is_empty() {
             return Err(Failure::Usage(format!("{name}: nothing in it to send")));
         }
@@ -127,7 +123,7 @@ struct Sender {
     clock: Clock,
 }
 
-/// Where a body stands.
+/// The file of a body, and its line.
 #[derive(Debug)]
 struct Place {
     file: String,
@@ -143,7 +139,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What came of the bodies so far.
+/// The results so far.
 #[derive(Debug, Default)]
 struct Summary {
     sent: u64,
@@ -152,7 +148,7 @@ struct Summary {
     refused: u64,
     /// How often a busy intake was waited for.
     waits: u64,
-    /// The first refusals, and where their bodies stand.
+    /// The first refusals, each with the place of its body.
     refusals: Vec<(Place, Refusal)>,
 }
 
@@ -182,7 +178,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Sends a body until it is taken or refused; waits as long as a busy intake asks.
+    /// Sends a body until it is accepted or refused; waits as long as a busy intake asks for.
     async fn one(
         &self,
         body: Bytes,
@@ -196,7 +192,7 @@ impl Sender {
                 Ok(Answer::Taken(taken)) => return Ok(Ok(taken)),
                 Ok(Answer::Refused(refusal)) => return Ok(Err(refusal)),
                 Ok(Answer::Busy { after, refusal }) => {
-                    if self.clock.now().after(after).since(started) > PATIENCE {
+                    if self.clock.now().after(after).since(started) > BUSY_TIMEOUT {
                         return Ok(Err(refusal));
                     }
                     summary.waits += 1;
@@ -205,7 +201,7 @@ impl Sender {
                 }
                 Err(why) => {
                     broken += 1;
-                    if broken > BROKEN_MAX {
+                    if broken > NO_ANSWER_MAX {
                         return Err(self.unreachable(&why));
                     }
                     bar.set_message(why);
@@ -292,6 +288,42 @@ fn remedy(code: &str, place: &Place) -> String {
     remedy.to_owned()
 }
 
+/// One body of a file.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Body {
+    /// Its line, from 1, in a file with several bodies.
+    pub line: Option<usize>,
+    /// The body as it is in the file.
+    pub bytes: Bytes,
+}
+
+/// Splits `content`. One body a line where the file's `name` ends in `.ndjson` or `.jsonl`, or where the whole is not one
+/// JSON value but each of several lines is; otherwise the whole is one body, byte for byte.
+pub fn split(name: &str, content: &Bytes) -> Vec<Body> {
+    let lines = lines(content);
+    let named = [".ndjson", ".jsonl"].iter().any(|end| name.to_ascii_lowercase().ends_with(end));
+    let is_json = |bytes: &[u8]| serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok();
+    if named || (lines.len() > 1 && !is_json(content) && lines.iter().all(|body| is_json(&body.bytes))) {
+        return lines;
+    }
+    if content.is_empty() { Vec::new() } else { vec![Body { line: None, bytes: content.clone() }] }
+}
+
+/// The lines that are not blank, without their line ends.
+fn lines(content: &Bytes) -> Vec<Body> {
+    let mut start = 0;
+    let mut lines = Vec::new();
+    for (i, line) in content.split(|&b| b == b'\n').enumerate() {
+        let end = start + line.len() - usize::from(line.ends_with(b"\r"));
+        let bytes = content.slice(start..end);
+        if !bytes.trim_ascii().is_empty() {
+            lines.push(Body { line: Some(i + 1), bytes });
+        }
+        start += line.len() + 1;
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -321,7 +353,7 @@ mod tests {
             "HTTP/1.1 202 x\r\nConnection: close\r\nContent-Length: 31\r\n\r\n{\"status\":\"duplicate\",\"id\":\"a\"}",
         ];
         let sender = Sender { intake: intake(ANSWERS).await, clock: Clock::system() };
-        let bodies = bodies::split("-", &Bytes::from_static(b"{}"));
+        let bodies = split("-", &Bytes::from_static(b"{}"));
         let mut summary = Summary::default();
         sender.all(&[("-".to_owned(), bodies)], &mut summary).await.unwrap();
         assert_eq!((summary.duplicates, summary.waits, summary.refused), (1, 2, 0));
@@ -334,7 +366,7 @@ mod tests {
              {\"error\":{\"code\":\"disk_low\",\"message\":\"m\"}}"];
         let sender = Sender { intake: intake(ANSWERS).await, clock: Clock::system() };
         let mut summary = Summary::default();
-        let bodies = bodies::split("-", &Bytes::from_static(b"{}"));
+        let bodies = split("-", &Bytes::from_static(b"{}"));
         sender.all(&[("-".to_owned(), bodies)], &mut summary).await.unwrap();
         assert_eq!((summary.refused, summary.refusals[0].1.code.as_str()), (1, "disk_low"));
     }
@@ -358,5 +390,31 @@ mod tests {
         assert!(text.contains("a.ndjson:1: 404 unknown_source: no such source (name one"), "{text}");
         assert!(text.ends_with("  and 3 more\n"), "{text}");
         assert_eq!(summary.json()["refusals"].as_array().unwrap().len(), EXPLAINED);
+    }
+
+    fn bodies(name: &str, content: &'static str) -> Vec<(Option<usize>, String)> {
+        let text = |b: Body| (b.line, String::from_utf8(b.bytes.to_vec()).unwrap());
+        split(name, &Bytes::from_static(content.as_bytes())).into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn a_file_is_one_body_unless_its_lines_are() {
+        let one = |text: &str| vec![(None, text.to_owned())];
+        let pretty = "{\n  \"a\": 1\n}\n";
+        assert_eq!(bodies("a.json", pretty), one(pretty));
+        assert_eq!(bodies("a.json", "[1,\n2]"), one("[1,\n2]"));
+        assert_eq!(bodies("a.json", "not json\nat all"), one("not json\nat all"));
+        assert_eq!(bodies("-", "{\"a\":1}\n"), one("{\"a\":1}\n"));
+        assert_eq!(bodies("a.json", ""), []);
+    }
+
+    #[test]
+    fn ndjson_is_split_at_its_lines() {
+        let two = vec![(Some(1), "{\"a\":1}".to_owned()), (Some(3), "{\"b\":2}".to_owned())];
+        assert_eq!(bodies("-", "{\"a\":1}\n\n{\"b\":2}\n"), two);
+        assert_eq!(bodies("a.json", "{\"a\":1}\r\n\r\n{\"b\":2}"), two);
+        assert_eq!(bodies("a.NDJSON", "{\"a\":1}\n"), vec![(Some(1), "{\"a\":1}".to_owned())]);
+        // a wrong line of a file that is named so is sent too: the daemon says what is wrong with it
+        assert_eq!(bodies("a.jsonl", "{\nx")[1], (Some(2), "x".to_owned()));
     }
 }

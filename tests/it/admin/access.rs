@@ -2,7 +2,7 @@
 
 use crate::harness::bench::{Bench, Connection, START, message, request, wait_for};
 use crate::harness::receiver::{Receiver, status};
-use holdline::cli::admin_connection::Place;
+use holdline::cli::admin_connection::DaemonAddress;
 use holdline::cli::client::Admin;
 use holdline::clock::Clock;
 use holdline::config::Secret;
@@ -63,7 +63,7 @@ async fn the_socket_owner_needs_no_token_and_the_file_is_removed() {
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
     let client = |token: Option<&str>| {
         let admin = format!("unix:{}", path.display());
-        Admin::at(Place { admin, token: token.map(str::to_owned), token_from: "nowhere".to_owned() })
+        Admin::at(DaemonAddress { admin, token: token.map(str::to_owned), token_from: "nowhere".to_owned() })
     };
     assert_eq!(client(None).get::<serde_json::Value>("/v1/status").await.unwrap()["state"], json!("running"));
     assert_eq!(

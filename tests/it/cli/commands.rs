@@ -112,8 +112,8 @@ async fn check_reads_what_a_start_reads_and_names_what_it_cannot_see() {
     write("elsewhere.toml", &elsewhere);
     let ran = run(folder.path(), &["check", "--config", "elsewhere.toml"]).await;
     let told = "elsewhere.toml: ok (1 source, 1 destination)\n\
-        not looked at: source `a`: the secret in environment variable HOLDLINE_NOT_SET, which is not set here; the service needs it\n\
-        not looked at: destination `b`: the secret in credential key, which is not set here; the service needs it\n";
+        not checked: source `a`: the secret in environment variable HOLDLINE_NOT_SET, which is not set here; the service needs it\n\
+        not checked: destination `b`: the secret in credential key, which is not set here; the service needs it\n";
     assert_eq!((ran.code, ran.out.as_str()), (0, told), "{}", ran.err);
 }
 
@@ -242,7 +242,7 @@ async fn bodies_are_sent_from_files_and_refusals_are_shown() {
 }
 
 #[tokio::test]
-async fn the_demo_succeeds_and_its_sums_balance() {
+async fn the_demo_succeeds_and_its_counts_agree() {
     let folder = tempfile::tempdir().unwrap();
     let ran = run(folder.path(), &["demo", "--events", "60", "--seed", "1"]).await;
     says(&ran, 0, &["out of order", "lost"]);
@@ -392,7 +392,7 @@ async fn backups_report_json_and_restore_only_into_an_empty_folder() {
     process.kill().await;
     std::fs::create_dir(folder.join("used")).unwrap();
     std::fs::write(folder.join("used/notes.txt"), "mine").unwrap();
-    says(&run(&folder, &["restore", "copy", "--data", "used"]).await, 1, &["used is not empty", "give another"]);
+    says(&run(&folder, &["restore", "copy", "--data", "used"]).await, 1, &["used is not empty", "give an empty folder"]);
     assert_eq!(std::fs::read_dir(folder.join("used")).unwrap().count(), 1, "nothing was made");
     std::fs::create_dir(folder.join("empty")).unwrap();
     for target in ["empty", "absent"] {

@@ -190,7 +190,7 @@ async fn doctor_compares_the_running_daemon_with_the_configuration() {
     let renamed = text.replace("[[destination]]\nname = \"default\"", "[[destination]]\nname = \"erp\"");
     std::fs::write(&other, renamed).unwrap();
     let ran = run(process.folder.path(), &["doctor", "--json", "--config", other.to_str().unwrap()]).await;
-    assert!(ran.out.contains("the running daemon goes by another one: destinations default, erp"), "{ran:?}");
+    assert!(ran.out.contains("differs in the destinations default, erp"), "{ran:?}");
 }
 
 #[tokio::test]

@@ -1,20 +1,25 @@
-//! Logs, always on stderr: for a person on a terminal, one compact line each elsewhere, JSON lines where asked.
+//! What a command sets up for its process: logs on stderr, and the signals that it handles.
+//!
+//! Log lines are for a person on a terminal, one compact line each elsewhere, and JSON lines with `--log json`.
 
 use clap::ValueEnum;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 use std::fmt;
 use std::io::IsTerminal;
+use tokio::sync::mpsc;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Holds a filter such as `holdline=debug,sled=info`; beats `--log-level`.
+/// Environment variable with a filter such as `holdline=debug,sled=info`, which takes precedence over `--log-level`.
 pub const FILTER: &str = "HOLDLINE_LOG";
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub enum LogFormat {
     /// For people: coloured on a terminal
     Human,
     /// One JSON object a line, for collectors
@@ -22,7 +27,7 @@ pub enum Format {
 }
 
 /// Starts logging: holdline itself from `level`, the libraries from warnings.
-pub fn start(format: Format, level: Level) -> Result<(), String> {
+pub fn start_logging(format: LogFormat, level: Level) -> Result<(), String> {
     let filter = match std::env::var(FILTER) {
         Ok(text) => EnvFilter::try_new(&text).map_err(|e| {
             format!("{FILTER}={text} is not a log filter ({e}); write for example {FILTER}=holdline=debug")
@@ -32,13 +37,13 @@ pub fn start(format: Format, level: Level) -> Result<(), String> {
     let terminal = std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
     let started = match format {
-        Format::Json => lines.json().flatten_event(true).with_current_span(false).try_init(),
-        Format::Human if terminal => lines.with_target(false).try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).try_init(),
+        LogFormat::Human if terminal => lines.with_target(false).try_init(),
         // the journal writes the time itself
-        Format::Human if std::env::var_os("JOURNAL_STREAM").is_some() => {
+        LogFormat::Human if std::env::var_os("JOURNAL_STREAM").is_some() => {
             lines.compact().without_time().map_event_format(Prioritised).try_init()
         }
-        Format::Human => lines.compact().try_init(),
+        LogFormat::Human => lines.compact().try_init(),
     };
     started.map_err(|e| format!("cannot start logging: {e}"))
 }
@@ -66,4 +71,33 @@ fn priority(level: Level) -> u8 {
         Level::INFO => 6,
         _ => 7,
     }
+}
+
+/// Receives SIGINT and SIGTERM, which no longer end the process; a thread of its own waits for them.
+pub fn terminations() -> std::io::Result<mpsc::UnboundedReceiver<&'static str>> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let (send, receive) = mpsc::unbounded_channel();
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            let name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
+            if send.send(name).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(receive)
+}
+
+/// Receives SIGHUP, which no longer ends the process.
+pub fn hangups() -> std::io::Result<mpsc::UnboundedReceiver<()>> {
+    let mut signals = Signals::new([SIGHUP])?;
+    let (send, receive) = mpsc::unbounded_channel();
+    std::thread::Builder::new().name("hangups".to_owned()).spawn(move || {
+        for _ in signals.forever() {
+            if send.send(()).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(receive)
 }
