@@ -392,7 +392,11 @@ async fn backups_report_json_and_restore_only_into_an_empty_folder() {
     process.kill().await;
     std::fs::create_dir(folder.join("used")).unwrap();
     std::fs::write(folder.join("used/notes.txt"), "mine").unwrap();
-    says(&run(&folder, &["restore", "copy", "--data", "used"]).await, 1, &["used is not empty", "give an empty folder"]);
+    says(
+        &run(&folder, &["restore", "copy", "--data", "used"]).await,
+        1,
+        &["used is not empty", "give an empty folder"],
+    );
     assert_eq!(std::fs::read_dir(folder.join("used")).unwrap().count(), 1, "nothing was made");
     std::fs::create_dir(folder.join("empty")).unwrap();
     for target in ["empty", "absent"] {
