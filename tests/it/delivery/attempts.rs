@@ -534,7 +534,7 @@ async fn i13_a_dead_letter_blocks_later_events_until_redriven_over_restarts() {
     let (receiver, mut bench, ids) = with_a_dead_letter(OnDeadLetter::Hold).await;
     for round in 0..3 {
         let delivery = bench.becomes(&ids[1], "blocked").await;
-        let behind = json!({"blocker": "order", "behind": ids[0], "set_by": "ordering"});
+        let behind = json!({"blocker": "dead_letter", "behind": ids[0], "set_by": "ordering"});
         assert_eq!(delivery["blocked_by"], behind, "round {round}");
         let_pass(A_WHILE).await;
         assert_eq!(receiver.count(), 2);
