@@ -69,7 +69,7 @@ enum Command {
     Flow(flow::Arguments),
     /// Post events at a steady rate to a destination whose latency is told on the input.
     #[command(hide = true)]
-    PacingState(paced::Arguments),
+    Paced(paced::Arguments),
     /// The server that stores nothing: reads the body, answers 202.
     #[command(hide = true)]
     Bare {
@@ -98,7 +98,7 @@ fn main() -> Result<()> {
             Some(Command::Load(arguments)) => load::run(arguments).await.map(|()| true),
             Some(Command::Sink { listen }) => server::sink(listen).await.map(|()| true),
             Some(Command::Flow(arguments)) => flow::run(arguments).await.map(|()| true),
-            Some(Command::PacingState(arguments)) => paced::run(arguments).await.map(|()| true),
+            Some(Command::Paced(arguments)) => paced::run(arguments).await.map(|()| true),
             Some(Command::Bare { listen, append, forward }) => match (append, forward) {
                 (Some(file), _) => server::append(listen, &file).await.map(|()| true),
                 (None, Some(to)) => server::proxy(listen, to).await.map(|()| true),

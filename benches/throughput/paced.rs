@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
 /// A highest number of each interaction is kept in so many places.
 const PLACES: usize = INTERACTIONS as usize;
 
-struct PacingState {
+struct Paced {
     run: String,
     begin: Instant,
     rate: f64,
@@ -58,7 +58,7 @@ struct PacingState {
     latencies_us: Mutex<Vec<u32>>,
 }
 
-impl PacingState {
+impl Paced {
     fn new(arguments: &Arguments) -> Self {
         let zero = || AtomicU64::new(0);
         Self {
@@ -135,7 +135,7 @@ fn number(body: &[u8], run: &str) -> Option<u64> {
     id.split_once('"')?.0.parse().ok()
 }
 
-async fn post(paced: Arc<PacingState>, to: String) -> Result<()> {
+async fn post(paced: Arc<Paced>, to: String) -> Result<()> {
     let mut connection = Connection::open(Client::Sockets, &to, &paced.run).await?;
     while !paced.over.load(Ordering::Relaxed) {
         let n = paced.next.fetch_add(1, Ordering::Relaxed);
@@ -152,7 +152,7 @@ async fn post(paced: Arc<PacingState>, to: String) -> Result<()> {
 
 /// Says every second how it goes, as JSON, until it is killed.
 pub(crate) async fn run(arguments: Arguments) -> Result<()> {
-    let paced = Arc::new(PacingState::new(&arguments));
+    let paced = Arc::new(Paced::new(&arguments));
     let received = paced.clone();
     let receive = move |body: Bytes| {
         let paced = received.clone();

@@ -128,7 +128,7 @@ def questions(daemon, options):
         "/": [""], "/healthz": [""], "/readyz": [""], "/metrics": [""], "/openapi.json": [""],
         "/v1/status": [""], "/v1/destinations": [""], "/v1/destinations/{name}": ["waits", "dead", "late", "flows"],
         "/v1/ages": [""], "/v1/audit": ["", "?limit=1000"], "/v1/outages": ["", "?limit=1000"],
-        "/v1/quarantine": ["", "?limit=1000"],
+        "/v1/quarantine": ["", "?limit=1000"], "/v1/damaged": ["", "?limit=1000"],
         "/v1/events": ["", "?limit=1000", f"?{deep}", "?state=queued", "?state=delayed", "?state=blocked", "?state=in_flight",
                        "?state=delivered", "?state=dead", "?state=discarded", "?destination=waits", "?destination=dead",
                        "?destination=late", f"?destination=late&state=delayed&{deep}", "?type=interaction.updated",
