@@ -470,11 +470,7 @@ def main():
     parser.add_argument("--bin")
     options = parser.parse_args()
     options.rounds = options.rounds or (1 if options.short else 5)
-    # Known fault: case "stopped" fails (after a stop on a full disk the store does not open, with 6 MiB of ballast left). The short form
-    # leaves it out and says so, until that is repaired; the long form runs it.
-    if options.short and not options.only:
-        print("fulldisk: case stopped is left out of the short form: it is known to fail")
-    options.only = options.only or ("outside,letters" if options.short else "outside,letters,retries,stopped")
+    options.only = options.only or ("outside,letters,stopped" if options.short else "outside,letters,retries,stopped")
     return common.run_rig("fulldisk", lambda: run(options), options.seed)
 
 

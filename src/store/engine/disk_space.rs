@@ -124,6 +124,19 @@ impl DiskSpace {
         self.free.store(folder.free().map_or(free, |free| free.bytes), Ordering::Relaxed);
     }
 
+    /// Measures the space that a commit has left on a disk that is nearly full. Its copies count as uncommitted until then: between
+    /// the commit and the next measurement, deliveries would otherwise be sent into space that the commit has used.
+    pub fn after_commit(&self, folder: &Folder, data: &File) {
+        if self.free.load(Ordering::Relaxed) > AMPLE {
+            return;
+        }
+        let kept = self.ballast.lock().expect("no holder panics").allocated_bytes() + preallocated_bytes(data);
+        self.kept.store(kept, Ordering::Relaxed);
+        if let Ok(free) = folder.free() {
+            self.free.store(free.bytes, Ordering::Relaxed);
+        }
+    }
+
     /// Restores the ballast if there is space for it, and measures the space. `stored_bytes` are the bytes of all records in sled's
     /// file.
     pub fn refresh(&self, folder: &Folder, data: &File, stored_bytes: u64) -> io::Result<()> {
@@ -392,6 +405,20 @@ mod tests {
         disk_space.free.store(free, Ordering::Relaxed);
         disk_space.kept.store(kept, Ordering::Relaxed);
         (dir, disk_space)
+    }
+
+    #[test]
+    fn space_that_a_commit_has_used_is_not_counted_as_kept() {
+        let (dir, disk_space) = disk_space(0, 32);
+        let folder = Folder::open(dir.path()).unwrap();
+        let data = File::create(dir.path().join("data")).unwrap();
+        assert!(!disk_space.is_short());
+        disk_space.after_commit(&folder, &data);
+        assert_eq!(disk_space.kept.load(Ordering::Relaxed), 0, "there is no ballast in this folder");
+        disk_space.free.store(2 * AMPLE, Ordering::Relaxed);
+        disk_space.kept.store(7, Ordering::Relaxed);
+        disk_space.after_commit(&folder, &data);
+        assert_eq!(disk_space.kept.load(Ordering::Relaxed), 7, "with ample space nothing is measured");
     }
 
     #[test]

@@ -120,6 +120,7 @@ impl Committer {
         self.shared.disk_space.before_commit(&draft, engine.folder(), engine.data());
         let began = self.clock.precise();
         engine.commit(draft)?;
+        self.shared.disk_space.after_commit(engine.folder(), engine.data());
         self.shared.engine.set_watermark(reached);
         self.shared.commits.observe(self.clock.precise().saturating_sub(began));
         if let Some(copy) = copy
