@@ -409,7 +409,7 @@ mod tests {
 
     #[test]
     fn space_that_a_commit_has_used_is_not_counted_as_kept() {
-        let (dir, disk_space) = disk_space(0, 32);
+        let (dir, disk_space) = disk_space(0, 32 * MIB);
         let folder = Folder::open(dir.path()).unwrap();
         let data = File::create(dir.path().join("data")).unwrap();
         assert!(!disk_space.is_short());
