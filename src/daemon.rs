@@ -18,7 +18,7 @@ use crate::alert;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::settings;
-use crate::dispatch::{self, Destination, Destinations, Dispatcher, Known, Question};
+use crate::dispatch::{self, Destination, DestinationMap, Destinations, Dispatcher, Question};
 use crate::intake::admission::{self, Admission};
 use crate::intake::memory::{MemoryBounds, MemoryLimit};
 use crate::intake::{Bounds, Counts, Intake, Pace, SharedIntake, Source};
@@ -91,7 +91,8 @@ impl Daemon {
         let intake_addr = intake_listeners[0].local_addr()?;
         let admin_addr = admin_listeners.first().map(TcpListener::local_addr).transpose()?;
         let tls = listeners::load_tls(&settings.intake)?;
-        let Opened { store, news, committer, .. } = open_store(&settings.store, &settings, clock.clone()).await?;
+        let Opened { store, store_events, committer, .. } =
+            open_store(&settings.store, &settings, clock.clone()).await?;
         let token = listeners::admin_token(&settings.admin.token, &settings.store.path)?;
         let destinations = Destinations::new(destinations(&store, &settings).await?);
         let admission = Arc::new(admission(&store));
@@ -114,7 +115,7 @@ impl Daemon {
             counts,
             tls,
             trend,
-            beyond: overflow,
+            dlq_overflow: overflow,
             grants: listeners::grants(&token, &settings.admin)?,
             access: record_access(&background, &store, &clock),
             own_uid: rustix::process::getuid().as_raw(),
@@ -128,7 +129,7 @@ impl Daemon {
             clock: clock.clone(),
             scheduler: restored(&store, &destinations.now(), &clock).await?,
             destinations: destinations.now(),
-            events: news,
+            events: store_events,
             questions,
             reads: Arc::default(),
             stop: CancellationToken::new(),
@@ -298,7 +299,7 @@ fn history_limits(settings: &Settings) -> Remembered {
     }
 }
 
-async fn destinations(store: &Store, settings: &Settings) -> anyhow::Result<Known> {
+async fn destinations(store: &Store, settings: &Settings) -> anyhow::Result<DestinationMap> {
     let names = settings.destinations.iter().map(|d| d.name.clone()).collect();
     let ids = store.register(names).await?;
     let mut all = HashMap::new();
@@ -328,7 +329,7 @@ fn build_intake(
     store: &Store,
     clock: &Clock,
     settings: &Settings,
-    destinations: &Known,
+    destinations: &DestinationMap,
     admission: Arc<Admission>,
     counts: Arc<Counts>,
 ) -> anyhow::Result<Intake> {
@@ -382,7 +383,7 @@ fn memory_bounds(settings: &Settings) -> MemoryBounds {
     }
 }
 
-async fn restored(store: &Store, destinations: &Known, clock: &Clock) -> anyhow::Result<Scheduler> {
+async fn restored(store: &Store, destinations: &DestinationMap, clock: &Clock) -> anyhow::Result<Scheduler> {
     let policies = destinations.values().map(|d| (d.id, d.policy.clone()));
     let mut scheduler = Scheduler::new(policies, store.floor(), store.totals().next_sequence, clock.now());
     let (store, destinations, now) = (store.clone(), destinations.clone(), clock.now());

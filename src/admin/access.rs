@@ -132,10 +132,10 @@ pub async fn authorize(
     next: Next,
 ) -> Response {
     let via = request.extensions().get::<Via>().copied();
-    let (peer, seat) = (peer(&request), request.extensions().get::<Slot>().cloned());
+    let (peer, slot) = (peer(&request), request.extensions().get::<Slot>().cloned());
     match caller(&admin.grants, admin.own_uid, via, request.headers()) {
         Ok(caller) if caller.may(scope) => {
-            if seat.as_ref().is_some_and(|seat| !seat.set_authenticated(KEPT_FOR_OTHERS)) {
+            if slot.as_ref().is_some_and(|slot| !slot.set_authenticated(KEPT_FOR_OTHERS)) {
                 let message = "as many requests with a token are served as may be; try again in a moment";
                 return Failure::unavailable(message).into_response();
             }
@@ -144,7 +144,7 @@ pub async fn authorize(
                 Ok(request) => request,
                 Err(failure) => return failure.into_response(),
             };
-            match seat.map(|seat| seat.start_request()) {
+            match slot.map(|slot| slot.start_request()) {
                 // what is streamed is in hand until its end
                 Some(in_hand) => next.run(request).await.map(|body| Body::new(TrackedBody::new(body, in_hand))),
                 None => next.run(request).await,
@@ -163,7 +163,7 @@ pub async fn authorize(
                 let until = admin.access.failed(peer, now);
                 if until > now {
                     // its connection may give way meanwhile
-                    let _waiting = seat.as_ref().map(Slot::receive_body);
+                    let _waiting = slot.as_ref().map(Slot::receive_body);
                     admin.clock.sleep_until(until).await;
                 }
             }

@@ -47,8 +47,8 @@ impl Admin {
                 let all = self.certificates().into_iter();
                 all.map(|c| (format!("{} ({})", c.of, c.role.word()), c.ends)).collect()
             },
-            dlq_over_limit: self.beyond.left(),
-            dlq_dropped: self.beyond.dropped(),
+            dlq_over_limit: self.dlq_overflow.left(),
+            dlq_dropped: self.dlq_overflow.dropped(),
             clamped_retry_after: self
                 .destinations
                 .now()

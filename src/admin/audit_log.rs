@@ -70,7 +70,7 @@ pub(super) async fn outages(
     query: Result<QueryOf<Newest>, QueryRejection>,
 ) -> Result<Json<Page<Outage>>, Failure> {
     let (before, limit) = Newest::bounds(query)?;
-    let found = admin.read(move |store| store.gaps(before, limit)).await?;
+    let found = admin.read(move |store| store.outages(before, limit)).await?;
     Ok(Json(page(found, limit, status::outage)))
 }
 
@@ -140,7 +140,7 @@ pub(super) fn until(now: Timestamp, reason: &str, within: Option<&str>) -> Resul
 /// Lets events in again
 #[utoipa::path(post, path = "/v1/intake/open", tag = "intake", responses((status = 200, body = IntakeDecided), Failure))]
 pub(super) async fn open(State(admin): Shared, caller: Caller) -> Result<Json<IntakeDecided>, Failure> {
-    let change = Change::IntakeOverride { what: "intake open".to_owned(), door: IntakeOverride::Open };
+    let change = Change::IntakeOverride { what: "intake open".to_owned(), intake_override: IntakeOverride::Open };
     admin.store.change(change, caller.name).await?;
     admin.admission.reopen();
     let state = admin.admission.state();
@@ -158,10 +158,13 @@ pub(super) async fn close(
     let since = admin.clock.now();
     let until = until(since, &close.reason, close.within.as_deref())?;
     let why = if close.reason.is_empty() { String::new() } else { format!(": {}", close.reason) };
-    let door = IntakeOverride::Closed { who: caller.name.clone(), reason: close.reason, since, until };
+    let intake_override = IntakeOverride::Closed { who: caller.name.clone(), reason: close.reason, since, until };
     // closed before it is written: nothing slips in behind the answer
     admin.admission.close_until(until);
-    admin.store.change(Change::IntakeOverride { what: format!("intake close{why}"), door }, caller.name).await?;
+    admin
+        .store
+        .change(Change::IntakeOverride { what: format!("intake close{why}"), intake_override }, caller.name)
+        .await?;
     let state = admin.admission.state();
     Ok(Json(IntakeDecided { open: false, reason: state.code().map(str::to_owned), until: Time::unless_never(until) }))
 }

@@ -158,9 +158,9 @@ impl Giving<'_> {
 
     async fn give_up(&mut self, mut waiting: Waiting) -> Result<(), Failure> {
         let asked: Vec<_> = waiting.iter().map(|(id, _, order_key)| (self.d, *order_key, id.sequence)).collect();
-        let standings = self.admin.ask(|to| Question::Deliveries(asked, to)).await?;
-        let mut standings = standings.into_iter();
-        waiting.retain(|_| !matches!(standings.next(), Some(DeliveryStatus::InFlight { .. })));
+        let delivery_statuses = self.admin.ask(|to| Question::Deliveries(asked, to)).await?;
+        let mut delivery_statuses = delivery_statuses.into_iter();
+        waiting.retain(|_| !matches!(delivery_statuses.next(), Some(DeliveryStatus::InFlight { .. })));
         self.changed.matched += waiting.len();
         if !self.dry_run && !waiting.is_empty() {
             let change = Change::Discard { what: self.what.clone(), deliveries: waiting };

@@ -54,11 +54,11 @@ pub(super) async fn show(
     Name(id): Name,
     which: Result<QueryOf<Which>, QueryRejection>,
 ) -> Result<Json<api::DeadLetter>, Failure> {
-    let (letter, others) = find(&admin, &id, which).await?;
+    let (dead_letter, others) = find(&admin, &id, which).await?;
     let also_dead_for = others.into_iter().map(|d| admin.destination_name(d)).collect();
     Ok(Json(api::DeadLetter {
         also_dead_for: Some(also_dead_for),
-        ..item(&admin, &letter, letter.delivery.event.body.len(), Answers::to(&caller))
+        ..item(&admin, &dead_letter, dead_letter.delivery.event.body.len(), Answers::to(&caller))
     }))
 }
 
@@ -69,8 +69,8 @@ pub(super) async fn body(
     Name(id): Name,
     which: Result<QueryOf<Which>, QueryRejection>,
 ) -> Result<impl IntoResponse, Failure> {
-    let (letter, _) = find(&admin, &id, which).await?;
-    let event = letter.delivery.event;
+    let (dead_letter, _) = find(&admin, &id, which).await?;
+    let event = dead_letter.delivery.event;
     Ok(([(header::CONTENT_TYPE, event.content_type.clone())], event.body.clone()))
 }
 
@@ -87,13 +87,13 @@ async fn find(
         .read(move |store| {
             let dead = dead_for(store, sequence)?;
             let Some(d) = dead.iter().copied().find(|d| wanted.is_none_or(|w| w == *d)) else { return Ok(None) };
-            let letter = store.dead_letter(DeliveryId { sequence, destination: d })?;
-            Ok(letter.map(|letter| (letter, dead.into_iter().filter(|other| *other != d).collect())))
+            let dead_letter = store.dead_letter(DeliveryId { sequence, destination: d })?;
+            Ok(dead_letter.map(|dead_letter| (dead_letter, dead.into_iter().filter(|other| *other != d).collect())))
         })
         .await?;
-    found.filter(|(letter, _): &(DeadLetter, Vec<_>)| letter.delivery.event.id(sequence) == id).ok_or_else(|| {
-        Failure::not_found("this event is not in the dead letter queue; see /v1/events/{id} for where it is")
-    })
+    found.filter(|(dead_letter, _): &(DeadLetter, Vec<_>)| dead_letter.delivery.event.id(sequence) == id).ok_or_else(
+        || Failure::not_found("this event is not in the dead letter queue; see /v1/events/{id} for where it is"),
+    )
 }
 
 pub(super) fn dead_for(store: &Store, sequence: Sequence) -> Result<Vec<DestinationId>, StoreError> {
@@ -140,19 +140,19 @@ fn unless_damaged<T>(id: DeliveryId, read: Result<Option<T>, StoreError>) -> Res
             tracing::error!(delivery = %id, %why, "a dead letter does not verify; redrive or purge sets it aside");
             Ok(None)
         }
-        letter => letter,
+        dead_letter => dead_letter,
     }
 }
 
 /// `size` is the length of its body, which need not be here.
-pub(super) fn item(admin: &Admin, letter: &DeadLetter, size: usize, answers: Answers) -> api::DeadLetter {
-    let (delivery, event) = (&letter.delivery, &letter.delivery.event);
+pub(super) fn item(admin: &Admin, dead_letter: &DeadLetter, size: usize, answers: Answers) -> api::DeadLetter {
+    let (delivery, event) = (&dead_letter.delivery, &dead_letter.delivery.event);
     api::DeadLetter {
         id: event.id(delivery.id.sequence),
         sequence: delivery.id.sequence,
         destination: admin.destination_name(delivery.id.destination),
-        reason: letter.reason,
-        dead_at: letter.dead_at.into(),
+        reason: dead_letter.reason,
+        dead_at: dead_letter.dead_at.into(),
         source: event.source.clone(),
         event_type: event.kind.clone(),
         interaction: event.interaction.clone(),

@@ -56,18 +56,18 @@ pub(super) async fn erase(
     Name(key): Name,
     body: Bytes,
 ) -> Result<Json<api::Erased>, Failure> {
-    let wish = wish(&body)?;
-    audit_log::sound_reason(&wish.reason)?;
+    let requested = requested(&body)?;
+    audit_log::sound_reason(&requested.reason)?;
     let key = bounded(key);
     let digest = format!("{:016x}", Digest64::of_interaction(&key).0);
-    let hunt = ErasureScan { source: wish.source, end: admin.store.totals().next_sequence, key };
-    if wish.dry_run {
-        return Ok(Json(item(digest, &hunt.count(&admin).await?)));
+    let scan = ErasureScan { source: requested.source, end: admin.store.totals().next_sequence, key };
+    if requested.dry_run {
+        return Ok(Json(item(digest, &scan.count(&admin).await?)));
     }
-    let of = hunt.source.as_ref().map_or_else(String::new, |source| format!(" of {source}"));
-    let what = format!("erase interaction {digest}{of}{}", pace::because(&wish.reason));
-    let erased = hunt.erase(&admin, &what, &caller).await?;
-    for (_, order_key) in admin.store.order_keys_of(&hunt.key, hunt.source.as_deref()) {
+    let of = scan.source.as_ref().map_or_else(String::new, |source| format!(" of {source}"));
+    let what = format!("erase interaction {digest}{of}{}", pace::because(&requested.reason));
+    let erased = scan.erase(&admin, &what, &caller).await?;
+    for (_, order_key) in admin.store.order_keys_of(&scan.key, scan.source.as_deref()) {
         admin.destinations.now().values().for_each(|destination| destination.forget(order_key));
     }
     if erased == Erased::default() {
@@ -77,12 +77,13 @@ pub(super) async fn erase(
 }
 
 /// No body is an empty wish.
-fn wish(body: &Bytes) -> Result<Erase, Failure> {
+fn requested(body: &Bytes) -> Result<Erase, Failure> {
     if body.is_empty() {
         return Ok(Erase::default());
     }
-    let wish = serde_json::from_slice::<Option<Object<Erase>>>(body);
-    wish.map(|wish| wish.map_or_else(Erase::default, |Object(wish)| wish))
+    let requested = serde_json::from_slice::<Option<Object<Erase>>>(body);
+    requested
+        .map(|requested| requested.map_or_else(Erase::default, |Object(requested)| requested))
         .map_err(|e| Failure::bad(format!("the body is not what is described: {e}")))
 }
 
@@ -159,9 +160,11 @@ impl ErasureScan {
             .flat_map(|(sequence, trace)| trace.waiting.iter().map(|(d, _)| (*d, trace.order_key, *sequence)))
             .collect();
         let asked = waiting.clone();
-        let standings = admin.ask(|to| Question::Deliveries(asked, to)).await?;
-        let under_way =
-            waiting.iter().zip(standings).filter(|(_, standing)| matches!(standing, DeliveryStatus::InFlight { .. }));
+        let delivery_statuses = admin.ask(|to| Question::Deliveries(asked, to)).await?;
+        let under_way = waiting
+            .iter()
+            .zip(delivery_statuses)
+            .filter(|(_, delivery_status)| matches!(delivery_status, DeliveryStatus::InFlight { .. }));
         Ok(under_way.map(|((_, _, sequence), _)| *sequence).collect())
     }
 

@@ -19,7 +19,7 @@ const PLACES_MAX: usize = 4096;
 
 /// What is known of one event without asking the scheduler.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct KnownEvent {
     pub sequence: Sequence,
     pub id: EventId,
     /// What its key is known by.
@@ -217,7 +217,7 @@ impl Look {
     }
 
     /// What is known of the candidates.
-    pub fn know(store: &Store, filter: &Filter, candidates: Vec<Candidate>) -> Result<Vec<Known>, StoreError> {
+    pub fn know(store: &Store, filter: &Filter, candidates: Vec<Candidate>) -> Result<Vec<KnownEvent>, StoreError> {
         let mut page = None;
         let known = candidates.into_iter().map(|candidate| know_of(store, candidate, &mut page));
         let known = known.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
@@ -226,7 +226,7 @@ impl Look {
 }
 
 /// The same of what is known; an event can lie somewhere for longer than its entry is remembered.
-fn fits(filter: &Filter, known: &Known) -> bool {
+fn fits(filter: &Filter, known: &KnownEvent) -> bool {
     filter.interaction.is_none_or(|i| i == known.interaction)
         && (filter.since..=filter.until).contains(&known.received_at)
 }
@@ -252,15 +252,17 @@ fn in_page(
 }
 
 /// The event with its body, from where it lies.
-pub(super) fn whole(store: &Store, known: &Known) -> Result<Option<Arc<Event>>, StoreError> {
-    for (destination, lies) in &known.places {
+pub(super) fn whole(store: &Store, known: &KnownEvent) -> Result<Option<Arc<Event>>, StoreError> {
+    for (destination, location) in &known.places {
         let id = DeliveryId { sequence: known.sequence, destination: *destination };
-        let event = match lies {
+        let event = match location {
             Location::Waiting => unless_damaged(store.delivery(id, Place::Page))?.map(|delivery| delivery.event),
             Location::Delayed { due, .. } => {
                 unless_damaged(store.delivery(id, Place::under(*due)))?.map(|delivery| delivery.event)
             }
-            Location::Dead(_) => unless_damaged(store.dead_letter(id))?.flatten().map(|letter| letter.delivery.event),
+            Location::Dead(_) => {
+                unless_damaged(store.dead_letter(id))?.flatten().map(|dead_letter| dead_letter.delivery.event)
+            }
             Location::Gone => None,
         };
         if event.is_some() {
@@ -271,12 +273,16 @@ pub(super) fn whole(store: &Store, known: &Known) -> Result<Option<Arc<Event>>, 
 }
 
 /// All that the store knows of an event; none where that is nothing.
-pub(super) fn know(store: &Store, sequence: Sequence) -> Result<Option<Known>, StoreError> {
+pub(super) fn know(store: &Store, sequence: Sequence) -> Result<Option<KnownEvent>, StoreError> {
     know_of(store, Candidate::find(store, sequence)?, &mut None)
 }
 
 /// `page` is the one that was read last: those that follow one another lie in the same.
-fn know_of(store: &Store, candidate: Candidate, page: &mut Option<PageHeads>) -> Result<Option<Known>, StoreError> {
+fn know_of(
+    store: &Store,
+    candidate: Candidate,
+    page: &mut Option<PageHeads>,
+) -> Result<Option<KnownEvent>, StoreError> {
     let Candidate { sequence, entry, paged, delayed, dead } = candidate;
     let mut event = if paged.is_empty() { None } else { in_page(store, sequence, page)? };
     let mut places: BTreeMap<DestinationId, Location> = BTreeMap::new();
@@ -292,19 +298,19 @@ fn know_of(store: &Store, candidate: Candidate, page: &mut Option<PageHeads>) ->
         }
     }
     for destination in dead {
-        let lies = match store.dead_letter_head(DeliveryId { sequence, destination }) {
+        let location = match store.dead_letter_head(DeliveryId { sequence, destination }) {
             Ok(None) => continue,
-            Ok(Some(Head { record: letter, body_bytes })) => {
-                event.get_or_insert_with(|| (letter.delivery.event.clone(), body_bytes));
-                Location::Dead(Some(Box::new(letter)))
+            Ok(Some(Head { record: dead_letter, body_bytes })) => {
+                event.get_or_insert_with(|| (dead_letter.delivery.event.clone(), body_bytes));
+                Location::Dead(Some(Box::new(dead_letter)))
             }
             Err(StoreError::Damaged(_)) => Location::Dead(None),
             Err(e) => return Err(e),
         };
-        places.insert(destination, lies);
+        places.insert(destination, location);
     }
     Ok(match (&entry, &event) {
-        (_, Some((e, size))) => Some(Known {
+        (_, Some((e, size))) => Some(KnownEvent {
             sequence,
             id: e.id(sequence),
             interaction: e.interaction_hash(),
@@ -317,7 +323,7 @@ fn know_of(store: &Store, candidate: Candidate, page: &mut Option<PageHeads>) ->
             event: Some(e.clone()),
             places,
         }),
-        (Some(e), None) => Some(Known {
+        (Some(e), None) => Some(KnownEvent {
             sequence,
             id: e.id(sequence),
             interaction: e.interaction_hash,
@@ -336,14 +342,17 @@ fn know_of(store: &Store, candidate: Candidate, page: &mut Option<PageHeads>) ->
 
 /// How the deliveries that lie nowhere have ended. Those that have not are looked for again behind the next commit, and
 /// `known` is brought up to date; what then has no end ended longer ago than is remembered.
-pub(super) async fn ends(admin: &Admin, known: &mut Vec<Known>) -> Result<BTreeMap<DeliveryId, Settlement>, Failure> {
+pub(super) async fn ends(
+    admin: &Admin,
+    known: &mut Vec<KnownEvent>,
+) -> Result<BTreeMap<DeliveryId, Settlement>, Failure> {
     let settled = settlements(admin, known).await?;
-    let open = |k: &Known| {
+    let open = |k: &KnownEvent| {
         let ended = |d: &DestinationId| {
             let id = DeliveryId { sequence: k.sequence, destination: *d };
             settled.get(&id).is_some_and(|s| s.how != EndKind::Dead)
         };
-        k.places.iter().any(|(d, lies)| matches!(lies, Location::Gone) && !ended(d))
+        k.places.iter().any(|(d, location)| matches!(location, Location::Gone) && !ended(d))
     };
     let again: BTreeSet<Sequence> = known.iter().filter(|k| open(k)).map(|k| k.sequence).collect();
     if again.is_empty() {
@@ -356,7 +365,7 @@ pub(super) async fn ends(admin: &Admin, known: &mut Vec<Known>) -> Result<BTreeM
 /// Brings these up to date behind the next commit; what is then known no more is left out.
 pub(super) async fn look_again(
     admin: &Admin,
-    known: &mut Vec<Known>,
+    known: &mut Vec<KnownEvent>,
     again: BTreeSet<Sequence>,
 ) -> Result<(), Failure> {
     admin.store.flush().await?;
@@ -367,7 +376,7 @@ pub(super) async fn look_again(
             known.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()
         })
         .await?;
-    let mut fresh: BTreeMap<Sequence, Known> = fresh.into_iter().map(|k| (k.sequence, k)).collect();
+    let mut fresh: BTreeMap<Sequence, KnownEvent> = fresh.into_iter().map(|k| (k.sequence, k)).collect();
     known.retain_mut(|k| match fresh.remove(&k.sequence) {
         Some(fresh) => {
             *k = fresh;
@@ -378,8 +387,8 @@ pub(super) async fn look_again(
     Ok(())
 }
 
-async fn settlements(admin: &Admin, known: &[Known]) -> Result<BTreeMap<DeliveryId, Settlement>, Failure> {
-    let gone = known.iter().filter(|k| k.places.values().any(|lies| matches!(lies, Location::Gone)));
+async fn settlements(admin: &Admin, known: &[KnownEvent]) -> Result<BTreeMap<DeliveryId, Settlement>, Failure> {
+    let gone = known.iter().filter(|k| k.places.values().any(|location| matches!(location, Location::Gone)));
     let gone: BTreeSet<Sequence> = gone.map(|k| k.sequence).collect();
     if gone.is_empty() { Ok(BTreeMap::new()) } else { admin.read(move |s| s.settlements(&gone)).await }
 }

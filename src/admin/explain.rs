@@ -94,16 +94,16 @@ fn shut(line: &DestinationStatus, now: Timestamp) -> impl Iterator<Item = Blocke
 
 /// The blocker with who set it and why.
 fn described(store: &Store, destination: &Destination, line: &DestinationStatus, shut: Blocked) -> Lasting {
-    let stance = store.overrides(destination.id);
+    let overrides = store.overrides(destination.id);
     let found = match shut.by {
         Blocker::NoUrl => Lasting::new(Blocker::NoUrl, "configuration").because("no url is configured"),
         Blocker::Pause => {
-            let pause = stance.pause;
+            let pause = overrides.pause;
             let who = pause.as_ref().map_or("operator", |pause| &pause.who);
             Lasting::new(Blocker::Pause, who).because(pause.as_ref().map_or("", |pause| &pause.reason))
         }
         Blocker::Breaker => {
-            let fixed = stance.breaker;
+            let fixed = overrides.breaker;
             let who = fixed.as_ref().and_then(|fixed| fixed.who.as_deref()).unwrap_or("breaker");
             let found = Lasting::new(Blocker::Breaker, who);
             match fixed {
@@ -140,11 +140,11 @@ fn concurrency(line: &DestinationStatus, max: usize) -> Lasting {
 
 /// What blocks one delivery, what lasts longest first; empty where it is in flight. `behind` names an event by its sequence.
 pub(super) fn of_delivery(
-    standing: DeliveryStatus,
+    delivery_status: DeliveryStatus,
     of_destination: &[Lasting],
     behind: impl Fn(Sequence) -> String,
 ) -> Vec<BlockedBy> {
-    let own = match standing {
+    let own = match delivery_status {
         DeliveryStatus::InFlight { .. } => return Vec::new(),
         DeliveryStatus::Blocked(blocked) => {
             let set_by = if blocked.by == Blocker::RetryBackoff { "retry" } else { "ordering" };
@@ -184,7 +184,7 @@ mod tests {
         let nowhere = Lasting::new(Blocker::NoUrl, "configuration").because("no url");
         let until = |blocker, n| Lasting::new(blocker, "x").until(Timestamp(n));
         let rate = until(Blocker::Rate, 99);
-        for (standing, holds, gates) in [
+        for (delivery_status, holds, gates) in [
             (DeliveryStatus::InFlight { since: Timestamp(1) }, vec![nowhere.clone()], vec![]),
             (DeliveryStatus::Queued, vec![], vec![Blocker::Concurrency]),
             (DeliveryStatus::Queued, vec![nowhere.clone()], vec![Blocker::NoUrl]),
@@ -201,8 +201,9 @@ mod tests {
             ),
             (BEHIND, vec![nowhere], vec![Blocker::Order, Blocker::NoUrl]),
         ] {
-            let told: Vec<Blocker> = of_delivery(standing, &holds, name).iter().map(|found| found.blocker).collect();
-            assert_eq!(told, gates, "{standing:?} {holds:?}");
+            let told: Vec<Blocker> =
+                of_delivery(delivery_status, &holds, name).iter().map(|found| found.blocker).collect();
+            assert_eq!(told, gates, "{delivery_status:?} {holds:?}");
         }
         let found = of_delivery(BEHIND, &[], name);
         assert_eq!(found[0].behind.as_deref(), Some("id of 3"));

@@ -26,7 +26,7 @@ const FOUND_AHEAD: usize = 500;
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Exported {
     #[serde(flatten)]
-    letter: api::DeadLetter,
+    dead_letter: api::DeadLetter,
     content_type: String,
     /// The body, where it is UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,8 +72,8 @@ async fn lines(
         let Ok((found, next)) = admin.read(page).await else { return to.abort(StoreError::Failed) };
         for id in found {
             // one body at a time
-            let letter = match admin.read(move |store| dlq::read(store, id)).await {
-                Ok(Some(letter)) => letter,
+            let dead_letter = match admin.read(move |store| dlq::read(store, id)).await {
+                Ok(Some(dead_letter)) => dead_letter,
                 Ok(None) => continue,
                 Err(_) => return to.abort(StoreError::Failed),
             };
@@ -81,10 +81,10 @@ async fn lines(
                 return;
             }
             limit -= 1;
-            let event = &letter.delivery.event;
+            let event = &dead_letter.delivery.event;
             let text = std::str::from_utf8(&event.body).ok();
             let exported = Exported {
-                letter: dlq::item(&admin, &letter, event.body.len(), Answers::Shown),
+                dead_letter: dlq::item(&admin, &dead_letter, event.body.len(), Answers::Shown),
                 content_type: event.content_type.clone(),
                 body: text.map(str::to_owned),
                 body_base64: text.is_none().then(|| base64::engine::general_purpose::STANDARD.encode(&event.body)),

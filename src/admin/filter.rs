@@ -165,14 +165,14 @@ impl Filter {
     }
 
     /// Whether a dead letter is meant; `since` and `until` speak of when it died.
-    pub fn fits(&self, letter: &DeadLetter) -> bool {
-        let event = &letter.delivery.event;
-        self.destination.is_none_or(|d| d == letter.delivery.id.destination)
+    pub fn fits(&self, dead_letter: &DeadLetter) -> bool {
+        let event = &dead_letter.delivery.event;
+        self.destination.is_none_or(|d| d == dead_letter.delivery.id.destination)
             && self.source.as_ref().is_none_or(|s| *s == event.source)
             && self.kind.as_ref().is_none_or(|k| *k == event.kind)
             && self.interaction.is_none_or(|i| i == event.interaction_hash())
-            && self.reason.is_none_or(|r| r == letter.reason)
-            && (self.since..=self.until).contains(&letter.dead_at)
+            && self.reason.is_none_or(|r| r == dead_letter.reason)
+            && (self.since..=self.until).contains(&dead_letter.dead_at)
             && self.state.is_none_or(|s| s == DeliveryState::Dead)
     }
 }

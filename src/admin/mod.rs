@@ -85,7 +85,7 @@ pub struct Admin {
     pub tls: Option<Arc<Tls>>,
     pub trend: Arc<Trend>,
     /// Dead letters found beyond the bounds of their queue.
-    pub beyond: Arc<DlqOverflow>,
+    pub dlq_overflow: Arc<DlqOverflow>,
     pub started_at: Timestamp,
     /// Set when everything runs.
     pub ready: Arc<AtomicBool>,
@@ -135,7 +135,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
 fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
     let guard = |scope: Scope| middleware::from_fn_with_state((admin.clone(), scope), access::authorize);
     let open = OpenApiRouter::with_openapi(document::frame())
-        .routes(routes!(health::alive))
+        .routes(routes!(health::heartbeat))
         .routes(routes!(health::ready))
         .routes(routes!(dashboard::page));
     let read = OpenApiRouter::new()

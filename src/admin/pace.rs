@@ -107,12 +107,12 @@ pub(super) async fn pause(
     Name(name): Name,
     body: Result<Json<Object<PauseFor>>, JsonRejection>,
 ) -> Result<Json<Decided>, Failure> {
-    let Json(Object(wish)) = body.map_err(|e| Failure::bad(e.body_text()))?;
+    let Json(Object(requested)) = body.map_err(|e| Failure::bad(e.body_text()))?;
     let destination = known(&admin, &name)?;
     let since = admin.clock.now();
-    let until = audit_log::until(since, &wish.reason, wish.within.as_deref())?;
-    let what = format!("pause {name}{}", because(&wish.reason));
-    let pause = Pause { who: caller.name.clone(), reason: wish.reason, since, until };
+    let until = audit_log::until(since, &requested.reason, requested.within.as_deref())?;
+    let what = format!("pause {name}{}", because(&requested.reason));
+    let pause = Pause { who: caller.name.clone(), reason: requested.reason, since, until };
     admin.store.change(Change::Pause { what, destination, pause: Some(pause) }, caller.name).await?;
     admin.in_force().await;
     Ok(decided(name, until))
@@ -136,11 +136,11 @@ pub(super) async fn breaker(
     Name(name): Name,
     body: Result<Json<Object<SetBreaker>>, JsonRejection>,
 ) -> Result<Json<Decided>, Failure> {
-    let Json(Object(wish)) = body.map_err(|e| Failure::bad(e.body_text()))?;
+    let Json(Object(requested)) = body.map_err(|e| Failure::bad(e.body_text()))?;
     let destination = known(&admin, &name)?;
     let since = admin.clock.now();
-    let asked = audit_log::until(since, &wish.reason, wish.within.as_deref())?;
-    let (position, until) = match (wish.state, &wish.within) {
+    let asked = audit_log::until(since, &requested.reason, requested.within.as_deref())?;
+    let (position, until) = match (requested.state, &requested.within) {
         (Wanted::Open, _) => (Position::Open, asked),
         (Wanted::Closed, Some(_)) => (Position::Closed, asked),
         // closed once, and left to itself from then on
@@ -150,8 +150,8 @@ pub(super) async fn breaker(
             return Err(Failure::bad("half_open lasts until its probes have ended, and takes no `for`"));
         }
     };
-    let what = format!("breaker {name} {}{}", word(wish.state), because(&wish.reason));
-    let fixed = BreakerOverride { position, who: Some(caller.name.clone()), reason: wish.reason, since, until };
+    let what = format!("breaker {name} {}{}", word(requested.state), because(&requested.reason));
+    let fixed = BreakerOverride { position, who: Some(caller.name.clone()), reason: requested.reason, since, until };
     admin.store.change(Change::Breaker { what, destination, fixed: Some(fixed) }, caller.name).await?;
     admin.in_force().await;
     Ok(decided(name, until))

@@ -88,9 +88,9 @@ pub(super) async fn readmit(
     caller: Caller,
     body: Result<Json<Readmit>, JsonRejection>,
 ) -> Result<Json<Readmitted>, Failure> {
-    let Json(wish) = body.map_err(|e| Failure::bad(e.body_text()))?;
-    let unproven = if wish.accept_unproven { Unproven::Accept } else { Unproven::Keep };
-    if wish.accept_unproven && wish.source.is_none() {
+    let Json(requested) = body.map_err(|e| Failure::bad(e.body_text()))?;
+    let unproven = if requested.accept_unproven { Unproven::Accept } else { Unproven::Keep };
+    if requested.accept_unproven && requested.source.is_none() {
         return Err(Failure::bad("`accept_unproven` needs `source`: name the source whose requests you answer for"));
     }
     let intake = admin.intake.read().expect("no holder panics").clone();
@@ -99,10 +99,10 @@ pub(super) async fn readmit(
     while let Some(number) = admin.store.quarantined_from(from, 1).first().copied() {
         from = number + 1;
         let Some(detained) = admin.read(move |store| store.detained(number)).await? else { continue };
-        if wish.source.as_ref().is_some_and(|source| *source != detained.source) {
+        if requested.source.as_ref().is_some_and(|source| *source != detained.source) {
             continue;
         }
-        let verdict = match wish.dry_run {
+        let verdict = match requested.dry_run {
             true => Some(intake.judge(&detained, unproven).0),
             false => intake.readmit(number, &detained, unproven).await?,
         };
@@ -111,7 +111,7 @@ pub(super) async fn readmit(
         match verdict {
             Verdict::Passes(events) => {
                 all.events += events;
-                all.done += usize::from(!wish.dry_run);
+                all.done += usize::from(!requested.dry_run);
             }
             Verdict::StillBad(crate::store::Cause::BadSignature) => all.bad_signature += 1,
             Verdict::StillBad(crate::store::Cause::Unparsable) => all.invalid_body += 1,
@@ -120,7 +120,7 @@ pub(super) async fn readmit(
         }
     }
     if all.done > 0 {
-        let answered_for = if wish.accept_unproven { ", without proof where they had none" } else { "" };
+        let answered_for = if requested.accept_unproven { ", without proof where they had none" } else { "" };
         let what = format!("quarantine readmit: {} requests let in with {} events{answered_for}", all.done, all.events);
         admin.store.change(Change::Note { what }, caller.name).await?;
     }

@@ -3,7 +3,7 @@
 use super::access::Caller;
 use super::filter::{self, Query};
 use super::object::Object;
-use super::selection::{self, LetterId, Selection, only_true};
+use super::selection::{self, DeadLetterId, Selection, only_true};
 use super::{Admin, Failure, Name, Shared};
 use crate::api::{self, Page, RedriveAnswer, RedriveState};
 use crate::config::rate_of;
@@ -32,7 +32,7 @@ pub(super) enum Redriven {
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it is only described")]
 pub(super) struct RedriveIds {
-    ids: Vec<LetterId>,
+    ids: Vec<DeadLetterId>,
     /// Of each event only its dead letter for this destination.
     destination: Option<String>,
     /// Only those that had died by then: the `as_of` of a dry run.
@@ -90,7 +90,7 @@ pub(super) struct RedriveAll {
 /// Which dead letters to redrive, and how.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Wish {
+pub(super) struct RedriveRequest {
     ids: Option<Vec<String>>,
     destination: Option<String>,
     filter: Option<Object<Query>>,
@@ -145,13 +145,13 @@ fn shown(destination: String, redrive: &Redrive) -> api::Redrive {
 pub(super) async fn redrive(
     State(admin): Shared,
     caller: Caller,
-    wish: Result<Json<Object<Wish>>, JsonRejection>,
+    requested: Result<Json<Object<RedriveRequest>>, JsonRejection>,
 ) -> Result<Json<RedriveAnswer>, Failure> {
-    let Json(Object(wish)) = wish.map_err(|e| Failure::bad(e.body_text()))?;
-    let rate = wish.rate.as_deref().map(rate_of).transpose();
+    let Json(Object(requested)) = requested.map_err(|e| Failure::bad(e.body_text()))?;
+    let rate = requested.rate.as_deref().map(rate_of).transpose();
     let rate = rate.map_err(|why| Failure::bad(format!("`rate`: {why}")))?;
-    let (dry_run, canary) = (wish.dry_run, wish.canary);
-    let Wish { ids, destination, filter, all, as_of, .. } = wish;
+    let (dry_run, canary) = (requested.dry_run, requested.canary);
+    let RedriveRequest { ids, destination, filter, all, as_of, .. } = requested;
     let selection = Selection { ids, destination, filter, all, as_of, dry_run };
     let mut selected = selection::select(&admin, selection).await?;
     // nobody would deliver to a destination that is no longer configured

@@ -28,14 +28,14 @@ const CHUNK: usize = 32;
 pub(super) enum Chosen {
     Ids(ByIds),
     Filter(ByFilter),
-    All(AllLetters),
+    All(AllDeadLetters),
 }
 
 /// `EVENT/DESTINATION` is one dead letter; `EVENT` alone is all of that event's dead letters, whatever their destination.
 #[derive(ToSchema)]
 #[schema(pattern = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(/[a-z0-9][a-z0-9_-]{0,62})?$", value_type = String)]
 #[expect(dead_code, reason = "it is only described")]
-pub(super) struct LetterId(String);
+pub(super) struct DeadLetterId(String);
 
 /// These dead letters.
 #[derive(ToSchema)]
@@ -43,7 +43,7 @@ pub(super) struct LetterId(String);
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it is only described")]
 pub(super) struct ByIds {
-    ids: Vec<LetterId>,
+    ids: Vec<DeadLetterId>,
     /// Of each event only its dead letter for this destination.
     destination: Option<String>,
     /// Only those that had died by then: the `as_of` of a dry run.
@@ -68,7 +68,7 @@ pub(super) struct ByFilter {
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it is only described")]
-pub(super) struct AllLetters {
+pub(super) struct AllDeadLetters {
     #[schema(schema_with = only_true)]
     all: bool,
     /// Only those that had died by then: the `as_of` of a dry run.
@@ -119,7 +119,7 @@ impl Selected {
 
 /// What is asked for, checked.
 enum Wanted {
-    Letters(BTreeSet<(EventId, Sequence, Option<DestinationId>)>),
+    DeadLetters(BTreeSet<(EventId, Sequence, Option<DestinationId>)>),
     Fitting(Box<Filter>),
 }
 
@@ -131,7 +131,7 @@ pub(super) async fn select(admin: &Admin, selection: Selection) -> Result<Select
     admin.store.flush().await?; // what has died by now can be seen then
     let found = admin
         .read(move |store| match wanted {
-            Wanted::Letters(letters) => named(store, &letters, died_by),
+            Wanted::DeadLetters(dead_letters) => named(store, &dead_letters, died_by),
             Wanted::Fitting(filter) => fitting(store, &filter, died_by),
         })
         .await?;
@@ -149,7 +149,7 @@ impl Selection {
             }
             (Some(ids), None, false) => {
                 let only = self.destination.as_deref();
-                ids.iter().map(|id| letter_of(id, only, admin)).collect::<Result<_, _>>().map(Wanted::Letters)
+                ids.iter().map(|id| dead_letter_of(id, only, admin)).collect::<Result<_, _>>().map(Wanted::DeadLetters)
             }
             (None, Some(Object(query)), false) if query.pages() => {
                 Err(Failure::bad("`limit` and `after` are for lists; a filter here means all that it fits"))
@@ -165,7 +165,7 @@ impl Selection {
 }
 
 /// A dead letter as it is named, `EVENT/DESTINATION`; or all of an event's, `EVENT`, where no destination is said beside it.
-fn letter_of(
+fn dead_letter_of(
     named: &str,
     only: Option<&str>,
     admin: &Admin,
@@ -190,11 +190,11 @@ type Found = BTreeMap<DeliveryId, Timestamp>;
 
 fn named(
     store: &Store,
-    letters: &BTreeSet<(EventId, Sequence, Option<DestinationId>)>,
+    dead_letters: &BTreeSet<(EventId, Sequence, Option<DestinationId>)>,
     died_by: Timestamp,
 ) -> Result<Found, StoreError> {
     let mut found = Found::new();
-    for (event, sequence, only) in letters {
+    for (event, sequence, only) in dead_letters {
         let dead = dead_for(store, *sequence)?.into_iter().filter(|d| only.is_none_or(|only| only == *d));
         for destination in dead {
             let id = DeliveryId { sequence: *sequence, destination };
@@ -208,9 +208,9 @@ fn fitting(store: &Store, filter: &Filter, died_by: Timestamp) -> Result<Found, 
     let mut found = Found::new();
     for id in store.dead_ids(None) {
         let id = id?;
-        let letter = head(store, id)?.map(|head| head.record);
-        let letter = letter.filter(|letter| letter.dead_at <= died_by && filter.fits(letter));
-        found.extend(letter.map(|letter| (id, letter.dead_at)));
+        let dead_letter = head(store, id)?.map(|head| head.record);
+        let dead_letter = dead_letter.filter(|dead_letter| dead_letter.dead_at <= died_by && filter.fits(dead_letter));
+        found.extend(dead_letter.map(|dead_letter| (id, dead_letter.dead_at)));
     }
     Ok(found)
 }
@@ -220,8 +220,8 @@ fn fitting(store: &Store, filter: &Filter, died_by: Timestamp) -> Result<Found, 
 fn death_of(store: &Store, id: DeliveryId, event: EventId) -> Result<Option<Timestamp>, StoreError> {
     match store.dead_letter_head(id) {
         Ok(head) => {
-            let letter = head.map(|head| head.record);
-            Ok(letter.filter(|l| l.delivery.event.id(id.sequence) == event).map(|l| l.dead_at))
+            let dead_letter = head.map(|head| head.record);
+            Ok(dead_letter.filter(|l| l.delivery.event.id(id.sequence) == event).map(|l| l.dead_at))
         }
         Err(StoreError::Damaged(_)) => Ok(Some(Timestamp::ZERO)),
         Err(e) => Err(e),

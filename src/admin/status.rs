@@ -7,7 +7,7 @@ use crate::event::DestinationId;
 use crate::intake::UNKNOWN_SOURCE;
 use crate::intake::admission::State as Admission;
 use crate::rules::breaker;
-use crate::store::{BreakerOverride, Counters, Gap, HistoryUsage, Position, Space, Totals};
+use crate::store::{BreakerOverride, Counters, HistoryUsage, Outage, Position, Space, Totals};
 use crate::time::{Timestamp, millis};
 use axum::Json;
 use axum::extract::State;
@@ -60,8 +60,8 @@ pub(super) async fn ages(State(admin): Shared) -> Result<Json<Page<api::Ages>>, 
 
 impl Admin {
     /// The last time in which events could not be accepted; none where there was none, or where it cannot be read.
-    pub(super) async fn last_outage(&self) -> Option<Gap> {
-        let newest = self.read(|store| store.gaps(u64::MAX, 1)).await.ok()?;
+    pub(super) async fn last_outage(&self) -> Option<Outage> {
+        let newest = self.read(|store| store.outages(u64::MAX, 1)).await.ok()?;
         newest.into_iter().next().map(|(_, outage)| outage)
     }
 
@@ -286,7 +286,7 @@ fn rates(admin: &Admin, d: Option<DestinationId>) -> api::Rates {
     }
 }
 
-pub(super) fn outage(outage: Gap) -> api::Outage {
+pub(super) fn outage(outage: Outage) -> api::Outage {
     api::Outage {
         from: outage.from.into(),
         until: Time::unless_never(outage.until),

@@ -59,7 +59,7 @@ impl Throttle {
 fn wait(count: u32) -> Duration {
     match count.checked_sub(FREE + 1) {
         None => Duration::ZERO,
-        Some(beyond) => WAIT_FIRST.saturating_mul(1 << beyond.min(16)).min(WAIT_MAX),
+        Some(dlq_overflow) => WAIT_FIRST.saturating_mul(1 << dlq_overflow.min(16)).min(WAIT_MAX),
     }
 }
 

@@ -23,7 +23,7 @@ const FILE: &str = "holdline.backup";
 #[derive(Debug, clap::Args)]
 pub struct BackupArgs {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     /// A folder for the backup; it is made, and must not hold one yet
     #[arg(value_name = "DIR")]
     dir: PathBuf,
@@ -66,7 +66,7 @@ pub struct VerifyArgs {
 
 /// Makes a backup.
 pub async fn backup(args: BackupArgs) -> Result<(), Failure> {
-    let admin = Admin::of(&args.reach)?;
+    let admin = Admin::of(&args.connection)?;
     let failed = |e: std::io::Error| Failure::io(format!("cannot write in {}", args.dir.display()), e);
     std::fs::create_dir_all(&args.dir).map_err(failed)?;
     let (whole, part) = (args.dir.join(FILE), args.dir.join(format!("{FILE}.part")));
@@ -88,7 +88,7 @@ pub async fn backup(args: BackupArgs) -> Result<(), Failure> {
     std::fs::rename(&part, &whole).map_err(failed)?;
     File::open(&args.dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
     bar.finish_and_clear();
-    match args.reach.shared.form() {
+    match args.connection.shared.form() {
         Form::Json => output::json(&json!({"file": whole, "bytes": bar.position()})),
         Form::Table => output::text(&format!("{}: {}\n", whole.display(), format::bytes(bar.position()))),
     }

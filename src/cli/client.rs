@@ -70,9 +70,9 @@ impl Transport {
 
 impl Admin {
     /// The daemon that the arguments of a command mean.
-    pub fn of(reach: &AdminConnection) -> Result<Self, Failure> {
-        let place = reach.resolve(|name| std::env::var(name).ok())?;
-        Ok(Self { form: reach.shared.form(), ..Self::at(place) })
+    pub fn of(connection: &AdminConnection) -> Result<Self, Failure> {
+        let place = connection.resolve(|name| std::env::var(name).ok())?;
+        Ok(Self { form: connection.shared.form(), ..Self::at(place) })
     }
 
     /// The daemon at a known place.

@@ -20,7 +20,7 @@ const PURGE: (&str, Counter) = ("/v1/dlq/purge", Counter::Discarded);
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     #[command(subcommand)]
     what: What,
 }
@@ -137,8 +137,8 @@ impl Choice {
 
 /// Runs one of the commands about dead letters.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let admin = Admin::of(&args.reach)?;
-    let form = args.reach.shared.form();
+    let admin = Admin::of(&args.connection)?;
+    let form = args.connection.shared.form();
     match args.what {
         What::List(list) => self::list(&admin, &list, form).await,
         What::Show(show) => self::show(&admin, &show, form).await,
@@ -300,11 +300,11 @@ fn report(
     form: Form,
 ) -> Result<(), Failure> {
     let (matched, done, scope) = (changed.matched as u64, changed.done as u64, filter::scope(changed));
-    let letters = format::counted(matched, "dead letter");
+    let dead_letters = format::counted(matched, "dead letter");
     match form {
         Form::Json => output::json(answer)?,
         Form::Table if choice.dry_run => output::text(&format!(
-            "{letters} {would}{scope}
+            "{dead_letters} {would}{scope}
 "
         ))?,
         Form::Table => output::text(&format!(
@@ -319,7 +319,7 @@ fn report(
     }
     if !choice.dry_run && done < matched {
         return Err(Failure::Operation(format!(
-            "{letters} matched, but only {} {did}; the daemon's log says why",
+            "{dead_letters} matched, but only {} {did}; the daemon's log says why",
             format::count(done)
         )));
     }
@@ -355,8 +355,8 @@ async fn ask_first(admin: &Admin, choice: &Choice) -> Result<Map<String, Value>,
     let mut request = choice.request();
     request.insert("dry_run".to_owned(), json!(true));
     let would: Changed = admin.post("/v1/dlq/purge", &Value::Object(request)).await?;
-    let letters = format::counted(would.matched as u64, "dead letter");
-    terminal::confirm_discard(&format!("{letters}{}", filter::scope(&would)))?;
+    let dead_letters = format::counted(would.matched as u64, "dead letter");
+    terminal::confirm_discard(&format!("{dead_letters}{}", filter::scope(&would)))?;
     Ok(would.as_of.map(|as_of| ("as_of".to_owned(), json!(as_of))).into_iter().collect())
 }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,11 +70,11 @@ impl Finding {
 
 /// Checks everything and prints the findings.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let settings = match args.reach.shared.settings()? {
+    let settings = match args.connection.shared.settings()? {
         Some(settings) => settings,
         None => Settings::embedded(&Flags::default()).map_err(|why| Failure::Usage(why.to_string()))?,
     };
-    let status = status(&args.reach).await;
+    let status = status(&args.connection).await;
     let mut findings = vec![daemon(status.as_ref())];
     findings.extend(status.as_ref().ok().and_then(|status| unapplied(status, &settings)));
     findings.extend(disk::look(&settings, status.as_ref().ok()));
@@ -84,14 +84,14 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let remedy = "make the file, readable for the user that holdline runs as";
     findings.extend(faults.iter().map(|why| Finding::bad("secret", why.as_str(), remedy)));
     findings.extend(certificates(&settings));
-    findings.extend(doubts(&settings, args.reach.shared.file().as_deref()));
+    findings.extend(doubts(&settings, args.connection.shared.file().as_deref()));
     for destination in &settings.destinations {
         findings.extend(network::look(destination).await);
     }
     for (n, alert) in settings.alerts.iter().enumerate() {
         findings.extend(network::look_at_alert(n, alert).await);
     }
-    match args.reach.shared.form() {
+    match args.connection.shared.form() {
         Form::Json => output::json(&Value::Array(findings.iter().map(as_json).collect()))?,
         Form::Table => output::wrapped(&as_text(&findings))?,
     }
@@ -117,8 +117,8 @@ fn as_text(findings: &[Finding]) -> String {
     text
 }
 
-async fn status(reach: &AdminConnection) -> Result<api::Status, Failure> {
-    Admin::of(reach)?.get("/v1/status").await
+async fn status(connection: &AdminConnection) -> Result<api::Status, Failure> {
+    Admin::of(connection)?.get("/v1/status").await
 }
 
 /// Destinations in which the running daemon and the configuration differ.

@@ -17,7 +17,7 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     #[command(subcommand)]
     what: What,
 }
@@ -133,8 +133,8 @@ struct Show {
 
 /// Runs one of the commands about events.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let admin = Admin::of(&args.reach)?;
-    let form = args.reach.shared.form();
+    let admin = Admin::of(&args.connection)?;
+    let form = args.connection.shared.form();
     match args.what {
         What::Retry(change) => {
             let (event, destination) = filter::one(&change.id, change.destination.as_deref())?;

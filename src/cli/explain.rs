@@ -15,7 +15,7 @@ use std::time::Duration;
 #[command(group = clap::ArgGroup::new("what").required(true).args(["id", "interaction", "destination"]))]
 pub struct Args {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     /// The event's id, or SOURCE:ID with the sender's own id
     #[arg(value_name = "EVENT_ID")]
     id: Option<String>,
@@ -56,14 +56,14 @@ enum Explanation {
 
 /// Runs the command.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let admin = Admin::of(&args.reach)?;
+    let admin = Admin::of(&args.connection)?;
     let explanation = match (&args.id, &args.interaction, &args.destination) {
         (Some(id), ..) => event(&admin, id).await?,
         (None, Some(key), _) => interaction(&admin, key).await?,
         (None, None, Some(name)) => destination(&admin, name).await?,
         (None, None, None) => return Err(Failure::Usage("say which event, interaction or destination".into())),
     };
-    match args.reach.shared.form() {
+    match args.connection.shared.form() {
         Form::Json => output::json(&explanation),
         Form::Table => output::wrapped(&text(&explanation, format::now())),
     }

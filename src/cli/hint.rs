@@ -27,7 +27,7 @@ fn arguments() -> Vec<String> {
 
 fn built(rest: &str, arguments: &[String], sudo: bool) -> String {
     let mut text = format!("{}{} {rest}", if sudo { "sudo " } else { "" }, called(arguments));
-    for (flag, value) in reach(arguments.get(1..).unwrap_or_default()) {
+    for (flag, value) in connection(arguments.get(1..).unwrap_or_default()) {
         write!(text, " {flag} {}", quoted(&value)).expect("writing to a String cannot fail");
     }
     text
@@ -69,7 +69,7 @@ pub fn start() -> &'static str {
 }
 
 /// The flags among the arguments by which the daemon is found; of several the last counts.
-fn reach(arguments: &[String]) -> Vec<(&'static str, String)> {
+fn connection(arguments: &[String]) -> Vec<(&'static str, String)> {
     let written = arguments.split(|word| word == "--").next().unwrap_or_default();
     let value = |flag: &'static str| {
         let after = written.iter().enumerate().rev().find_map(|(n, word)| match word.strip_prefix(flag)? {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 #[derive(Debug, clap::Args)]
 pub struct PauseArgs {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     /// The destination
     destination: String,
     #[command(flatten)]
@@ -23,7 +23,7 @@ pub struct PauseArgs {
 #[derive(Debug, clap::Args)]
 pub struct ResumeArgs {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     /// The destination
     destination: String,
 }
@@ -32,7 +32,7 @@ pub struct ResumeArgs {
 #[derive(Debug, clap::Args)]
 pub struct BreakerArgs {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     /// The destination
     destination: String,
     /// Nothing passes; everything passes; or a few requests decide
@@ -68,12 +68,12 @@ impl Why {
 
 /// Delivers nothing to a destination for a while.
 pub async fn pause(args: PauseArgs) -> Result<(), Failure> {
-    decide(&args.reach, &args.destination, "pause", args.why.body(), "is paused").await
+    decide(&args.connection, &args.destination, "pause", args.why.body(), "is paused").await
 }
 
 /// Delivers to a destination again.
 pub async fn resume(args: ResumeArgs) -> Result<(), Failure> {
-    decide(&args.reach, &args.destination, "resume", Map::new(), "is resumed").await
+    decide(&args.connection, &args.destination, "resume", Map::new(), "is resumed").await
 }
 
 /// Sets the breaker of a destination.
@@ -85,20 +85,20 @@ pub async fn breaker(args: BreakerArgs) -> Result<(), Failure> {
     };
     let mut body = args.why.body();
     body.insert("state".to_owned(), json!(word));
-    decide(&args.reach, &args.destination, "breaker", body, done).await
+    decide(&args.connection, &args.destination, "breaker", body, done).await
 }
 
 async fn decide(
-    reach: &AdminConnection,
+    connection: &AdminConnection,
     destination: &str,
     what: &str,
     body: Map<String, Value>,
     done: &str,
 ) -> Result<(), Failure> {
-    let admin = Admin::of(reach)?;
+    let admin = Admin::of(connection)?;
     let path = format!("/v1/destinations/{}/{what}", encoded(destination));
     let decided: Decided = admin.post(&path, &Value::Object(body)).await?;
-    match reach.shared.form() {
+    match connection.shared.form() {
         Form::Json => output::json(&decided),
         Form::Table => output::text(&sentence(destination, done, decided.until, format::now())),
     }

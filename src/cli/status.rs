@@ -14,7 +14,7 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
 }
 
 /// Destinations shown in full; the rest is counted, so that the answer stays on one screen.
@@ -22,8 +22,8 @@ const SHOWN: usize = 12;
 
 /// Prints `/v1/status`.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let admin = Admin::of(&args.reach)?;
-    match args.reach.shared.form() {
+    let admin = Admin::of(&args.connection)?;
+    match args.connection.shared.form() {
         Form::Json => output::json(&admin.get::<Value>("/v1/status").await?),
         Form::Table => output::text(&screen(&admin.get("/v1/status").await?, format::now(), table::width())),
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     /// Seconds between two looks
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600))]
     every: u64,
@@ -35,11 +35,11 @@ pub async fn run(args: Args) -> Result<(), Failure> {
 }
 
 async fn look(args: &Args) -> Result<(), Failure> {
-    let admin = Admin::of(&args.reach)?;
+    let admin = Admin::of(&args.connection)?;
     let clock = Clock::system();
     let live = output::is_terminal();
     for n in 1.. {
-        let shown = match args.reach.shared.form() {
+        let shown = match args.connection.shared.form() {
             Form::Json => json_line(&admin).await.and_then(|line| output::json_text(&line)),
             Form::Table => match asked(&admin).await {
                 Ok((status, ages)) => {

@@ -38,7 +38,7 @@ pub struct Options {
 pub struct Opened {
     pub store: Store,
     /// What the dispatcher listens to.
-    pub news: mpsc::UnboundedReceiver<StoreEvent>,
+    pub store_events: mpsc::UnboundedReceiver<StoreEvent>,
     pub findings: Findings,
     pub committer: std::thread::JoinHandle<()>,
 }
@@ -83,16 +83,16 @@ impl Store {
             lists: Semaphore::new(1),
         });
         let (requests, receiver) = std::sync::mpsc::channel();
-        let (news_to, news) = mpsc::unbounded_channel();
+        let (store_events_to, store_events) = mpsc::unbounded_channel();
         let (windows, windows_receiver) = watch::channel(options.windows);
         let committer = Committer {
             shared: shared.clone(),
             requests: receiver,
-            news: news_to,
+            store_events: store_events_to,
             windows: windows_receiver,
             clock,
             tail: transaction::OpenRows::default(),
-            tee: None,
+            backup_copy: None,
             last: 0,
         };
         let committer = std::thread::Builder::new()
@@ -100,7 +100,7 @@ impl Store {
             .spawn(move || committer.run())
             .map_err(|e| StoreError::Folder(format!("cannot start a thread: {e}")))?;
         let store = Self { shared, requests, windows: Arc::new(windows) };
-        Ok(Opened { store, news, findings, committer })
+        Ok(Opened { store, store_events, findings, committer })
     }
 
     /// Stores events, all or none; returns when they, or the first copies of duplicates, are durable.

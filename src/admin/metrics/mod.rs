@@ -105,9 +105,9 @@ fn of_status(registry: &mut Registry, status: api::Status, now: Timestamp) {
 
 /// What the status does not show.
 fn beside_the_status(registry: &mut Registry, admin: &Admin, s: &Snapshot) {
-    registry.register("dlq_over_limit_found", OVER_LIMIT_HELP, ConstCounter::new(admin.beyond.found()));
+    registry.register("dlq_over_limit_found", OVER_LIMIT_HELP, ConstCounter::new(admin.dlq_overflow.found()));
     let help = "Dead letters over the age or size limit";
-    registry.register("dlq_over_limit", help, ConstGauge::new(whole(admin.beyond.left())));
+    registry.register("dlq_over_limit", help, ConstGauge::new(whole(admin.dlq_overflow.left())));
     let help = "Files that sled made and never syncs; must be 0";
     registry.register("store_blob_files", help, ConstGauge::new(whole(s.blob_files as u64)));
 }

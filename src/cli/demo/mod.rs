@@ -173,7 +173,7 @@ impl Show {
 
     async fn summary(&self, status: api::Status, took: Duration) -> Result<Summary, Failure> {
         let dead: api::Page<api::DeadLetter> = self.admin.get("/v1/dlq?limit=500").await.map_err(stopped)?;
-        let dead: HashSet<String> = dead.items.iter().map(|letter| letter.id.to_string()).collect();
+        let dead: HashSet<String> = dead.items.iter().map(|dead_letter| dead_letter.id.to_string()).collect();
         let (totals, lost) = (self.tracker.totals(), self.tracker.lost(&dead));
         Ok(Summary { events: self.events, totals, lost, dead: dead.len() as u64, status, took })
     }

@@ -27,8 +27,8 @@ pub fn check(engine: &Engine, index: &Index) -> Result<Vec<String>, StoreError> 
     let delayed = long::<Delivery>(engine, Table::Delay, &mut faults, |key, delivery| {
         delay_of(key).is_ok_and(|(_, id)| id == delivery.id)
     })?;
-    let dead = long::<DeadLetter>(engine, Table::Dlq, &mut faults, |key, letter| {
-        dlq_of(key).is_ok_and(|id| id == letter.delivery.id)
+    let dead = long::<DeadLetter>(engine, Table::Dlq, &mut faults, |key, dead_letter| {
+        dlq_of(key).is_ok_and(|id| id == dead_letter.delivery.id)
     })?;
     let count = |of: &BTreeMap<Vec<u8>, usize>, at: usize| -> BTreeMap<DestinationId, u64> {
         of.keys().filter_map(|key| dlq_of(&key[at..]).ok()).fold(BTreeMap::new(), |mut n, id| {
@@ -42,17 +42,17 @@ pub fn check(engine: &Engine, index: &Index) -> Result<Vec<String>, StoreError> 
             faults.push(format!("delivery {id} lies in a page and in the delay tree"));
         }
     }
-    if let Some(dues) = index.dues.all() {
+    if let Some(delay_index) = index.delay_index.all() {
         let rows = delayed.keys().filter_map(|key| delay_of(key).ok());
         if !rows
             .map(|(due, id)| (id, due))
             .collect::<BTreeSet<_>>()
             .into_iter()
-            .eq(dues.iter().map(|(id, due)| (*id, due.at)))
+            .eq(delay_index.iter().map(|(id, due)| (*id, due.at)))
         {
             faults.push(format!(
                 "the index of `delay` has {} deliveries, and not those of its {} rows",
-                dues.len(),
+                delay_index.len(),
                 delayed.len()
             ));
         }
@@ -212,10 +212,10 @@ pub mod tests {
     /// A page of two events, of which the index thinks that it has three.
     pub fn short_page(path: &std::path::Path) -> (Engine, Index) {
         let engine = engine(path);
-        let (mut packed, mut draft) = (Vec::new(), WriteBatch::default());
+        let (mut packed, mut batch) = (Vec::new(), WriteBatch::default());
         (1..=2).for_each(|n| pack(&mut packed, &codec::payload(&event(n))));
-        draft.put_long(Table::Pages, &number_key(1), &seal_page(&packed));
-        engine.commit(draft).unwrap();
+        batch.put_long(Table::Pages, &number_key(1), &seal_page(&packed));
+        engine.commit(batch).unwrap();
         let mut index = Index::default();
         index.pages.insert(Sequence(1), PageShape { count: 3, bytes: 9 }, Timestamp(1), &[DestinationSet(1); 3], 1);
         (engine, index)
@@ -233,14 +233,14 @@ pub mod tests {
     #[test]
     fn a_gap_between_rows_is_reported_once() {
         let dir = tempfile::tempdir().unwrap();
-        let (engine, mut draft) = (engine(dir.path()), WriteBatch::default());
+        let (engine, mut batch) = (engine(dir.path()), WriteBatch::default());
         let id = DeliveryId { sequence: Sequence(1), destination: DestinationId(0) };
         let ended = Settlement { id, how: EndKind::Delivered, attempts: 1, status: 200, at: Timestamp(1) };
         for (first, count) in [(1, 2), (5, 1), (6, 2)] {
             let row = SettledRow { settlements: vec![ended.clone(); count] };
-            draft.put(Table::Settled, number_key(first), delta_encoding::encode(&row));
+            batch.put(Table::Settled, number_key(first), delta_encoding::encode(&row));
         }
-        engine.commit(draft).unwrap();
+        engine.commit(batch).unwrap();
         let mut faults = Vec::new();
         covered::<SettledRow>(&engine, 1, 8, &mut faults).unwrap();
         assert_eq!(faults, ["`settled` goes on at 5, not at 3"]);

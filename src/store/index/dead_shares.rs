@@ -5,7 +5,7 @@
 //! most what is told. A letter whose head does not verify belongs to no source.
 
 use super::Index;
-use super::shares::{Part, Shares};
+use super::shares::{Shares, SourceBytes};
 use crate::delivery::{DeadLetter, DeliveryId};
 use std::collections::{BTreeMap, HashSet};
 
@@ -38,7 +38,7 @@ impl Default for DeadShares {
 
 impl DeadShares {
     /// A letter comes into the dlq tree.
-    pub fn add(&mut self, id: DeliveryId, part: Part) {
+    pub fn add(&mut self, id: DeliveryId, part: SourceBytes) {
         if let Some(counting) = self.counting.as_mut().filter(|counting| counting.is_behind(id)) {
             counting.changed.insert(id);
         }
@@ -46,7 +46,7 @@ impl DeadShares {
     }
 
     /// A letter has left the dlq tree.
-    pub fn remove(&mut self, id: DeliveryId, part: Part) {
+    pub fn remove(&mut self, id: DeliveryId, part: SourceBytes) {
         let is_counted = match self.counting.as_mut().filter(|counting| counting.is_behind(id)) {
             Some(counting) => !counting.changed.insert(id),
             None => true,
@@ -57,7 +57,7 @@ impl DeadShares {
     }
 
     /// A letter that lay there at the start; those come in order.
-    pub fn found(&mut self, id: DeliveryId, part: Part) {
+    pub fn found(&mut self, id: DeliveryId, part: SourceBytes) {
         let Some(counting) = &mut self.counting else { return };
         counting.upto = Some(id);
         if !counting.changed.remove(&id) {
@@ -82,8 +82,8 @@ impl DeadShares {
 
 impl Index {
     /// What a dead letter takes, and whose it is.
-    pub fn part_of_dead(&mut self, letter: &DeadLetter, sealed_bytes: usize) -> Part {
-        Part::of(self.names.source(&letter.delivery.event.source), sealed_bytes)
+    pub fn bytes_of_dead_letter(&mut self, dead_letter: &DeadLetter, sealed_bytes: usize) -> SourceBytes {
+        SourceBytes::of(self.names.source(&dead_letter.delivery.event.source), sealed_bytes)
     }
 }
 
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn letters_that_change_during_the_count_are_counted_once() {
-        let part = |bytes| Part { source: 7, bytes };
+        let part = |bytes| SourceBytes { source: 7, bytes };
         let mut dead = DeadShares::default();
         // 1 to 6 lie there
         dead.found(id(1), part(1));

@@ -3,7 +3,7 @@
 //! *Invariants.* The ledger keeps it in step with every commit. What lay there before the start is added while it is read
 //! for the scheduler; what has left meanwhile is not added any more. About 50 bytes a delivery.
 
-use super::shares::{Part, Shares};
+use super::shares::{Shares, SourceBytes};
 use crate::delivery::DeliveryId;
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, HashSet};
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashSet};
 #[derive(Clone, Copy, Debug)]
 pub struct Due {
     pub at: Timestamp,
-    part: Part,
+    part: SourceBytes,
 }
 
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Default for DelayIndex {
 }
 
 impl DelayIndex {
-    pub fn insert(&mut self, id: DeliveryId, at: Timestamp, part: Part) {
+    pub fn insert(&mut self, id: DeliveryId, at: Timestamp, part: SourceBytes) {
         self.shares.add(part);
         if let Some(old) = self.known.insert(id, Due { at, part }) {
             self.shares.remove(old.part);
@@ -38,8 +38,8 @@ impl DelayIndex {
     }
 
     /// What one takes that was found without being read.
-    pub fn weigh(&mut self, id: DeliveryId, part: Part) {
-        if let Some(due) = self.known.get_mut(&id).filter(|due| due.part == Part::default()) {
+    pub fn weigh(&mut self, id: DeliveryId, part: SourceBytes) {
+        if let Some(due) = self.known.get_mut(&id).filter(|due| due.part == SourceBytes::default()) {
             due.part = part;
             self.shares.add(part);
         }
@@ -64,7 +64,7 @@ impl DelayIndex {
     /// One that lay there before the start.
     pub fn found(&mut self, id: DeliveryId, due: Timestamp) {
         if self.left.as_ref().is_some_and(|left| !left.contains(&(id, due))) {
-            self.known.entry(id).or_insert_with(|| Due { at: due, part: Part::default() });
+            self.known.entry(id).or_insert_with(|| Due { at: due, part: SourceBytes::default() });
         }
     }
 

@@ -187,23 +187,23 @@ mod settlement_index_tests {
     #[test]
     #[allow(clippy::single_range_in_vec_init)] // ranges are what is meant
     fn only_blocks_that_can_speak_of_an_event_are_named() {
-        let mut spans = SettlementIndex::default();
+        let mut settlement_index = SettlementIndex::default();
         for number in 3000..10_000 {
-            spans.add(number, Sequence(number * 10));
+            settlement_index.add(number, Sequence(number * 10));
         }
-        let of = |sequences: &[u64], spans: &SettlementIndex| {
-            let named = spans.of(&sequences.iter().map(|s| Sequence(*s)).collect());
+        let of = |sequences: &[u64], settlement_index: &SettlementIndex| {
+            let named = settlement_index.of(&sequences.iter().map(|s| Sequence(*s)).collect());
             named.into_iter().map(|range| (range.start, range.end)).collect::<Vec<_>>()
         };
-        assert_eq!(of(&[50_000], &spans), [(4096, 5120)]);
-        assert_eq!(of(&[51_190, 51_200], &spans), [(4096, 6144)]);
-        assert_eq!(of(&[30_000, 50_000], &spans), [(2048, 3072), (4096, 5120)]);
-        assert_eq!(of(&[29_999, 100_000], &spans), []);
-        spans.forget_before(5000);
-        assert_eq!(of(&[30_000, 50_000], &spans), [(4096, 5120)]);
-        spans.forget_before(5120);
-        assert_eq!(of(&[50_000], &spans), []);
-        spans.add(10_240, Sequence(50_000));
-        assert_eq!(of(&[50_000], &spans), [(10_240, 11_264)]);
+        assert_eq!(of(&[50_000], &settlement_index), [(4096, 5120)]);
+        assert_eq!(of(&[51_190, 51_200], &settlement_index), [(4096, 6144)]);
+        assert_eq!(of(&[30_000, 50_000], &settlement_index), [(2048, 3072), (4096, 5120)]);
+        assert_eq!(of(&[29_999, 100_000], &settlement_index), []);
+        settlement_index.forget_before(5000);
+        assert_eq!(of(&[30_000, 50_000], &settlement_index), [(4096, 5120)]);
+        settlement_index.forget_before(5120);
+        assert_eq!(of(&[50_000], &settlement_index), []);
+        settlement_index.add(10_240, Sequence(50_000));
+        assert_eq!(of(&[50_000], &settlement_index), [(10_240, 11_264)]);
     }
 }

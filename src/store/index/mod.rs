@@ -35,7 +35,7 @@ use history::{Remembered, SettlementIndex};
 use names::Names;
 use pages::Pages;
 use quarantine_index::QuarantineIndex;
-use shares::Part;
+use shares::SourceBytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -53,16 +53,16 @@ pub struct Index {
     pub overrides: BTreeMap<DestinationId, DestinationOverrides>,
     pub paced: BTreeMap<DestinationId, PacingState>,
     /// What the stored times of this store go by; none before the first start that notes it.
-    pub anchor: Option<ClockReference>,
+    pub clock_reference: Option<ClockReference>,
     pub redrives: BTreeMap<DestinationId, Redrive>,
-    pub door: Option<IntakeOverride>,
-    pub next_gap: u64,
+    pub intake_override: Option<IntakeOverride>,
+    pub next_outage: u64,
     /// Entries of the audit that stand for repetitions.
     pub repeated: OpenEntries,
     pub quarantine: QuarantineIndex,
-    pub dues: DelayIndex,
+    pub delay_index: DelayIndex,
     pub dead: DeadShares,
-    pub spans: SettlementIndex,
+    pub settlement_index: SettlementIndex,
     /// Events that were forgotten before their time, since the start.
     pub forgotten_early: u64,
 }
@@ -71,12 +71,12 @@ impl Index {
     /// A delivery comes into the delay tree, where it takes so many bytes.
     pub fn add_delayed(&mut self, due: Timestamp, delivery: &Delivery, sealed_bytes: usize) {
         let source = self.names.source(&delivery.event.source);
-        self.dues.insert(delivery.id, due, Part::of(source, sealed_bytes));
+        self.delay_index.insert(delivery.id, due, SourceBytes::of(source, sealed_bytes));
     }
 
     /// What a delivery takes that was found in the delay tree before it was read.
     pub fn weigh(&mut self, delivery: &Delivery, sealed_bytes: usize) {
         let source = self.names.source(&delivery.event.source);
-        self.dues.weigh(delivery.id, Part::of(source, sealed_bytes));
+        self.delay_index.weigh(delivery.id, SourceBytes::of(source, sealed_bytes));
     }
 }

@@ -79,10 +79,10 @@ impl Names {
     }
 
     /// Writes the lists that have grown since they were last written.
-    pub fn write(&mut self, draft: &mut WriteBatch) {
+    pub fn write(&mut self, batch: &mut WriteBatch) {
         for (key, list) in KEYS.iter().zip([&mut self.destinations, &mut self.sources, &mut self.kinds]) {
             if std::mem::take(&mut list.changed) {
-                draft.put_long(Table::Meta, key, &codec::encode(Kind::Names, &list.names));
+                batch.put_long(Table::Meta, key, &codec::encode(Kind::Names, &list.names));
             }
         }
     }

@@ -3,7 +3,7 @@
 //! *Invariants.* A page is in the index exactly as long as one of its deliveries has not left it. A page none of whose
 //! deliveries has left costs a few words, whatever it holds, so that a backlog costs memory by the page, not by the event.
 
-use super::shares::{Part, Shares, parts};
+use super::shares::{Shares, SourceBytes, parts};
 use crate::delivery::DeliveryId;
 use crate::event::{DestinationSet, Sequence};
 use crate::store::model::record::PageShape;
@@ -18,7 +18,7 @@ struct Page {
     /// Bytes that each delivery that has not left may take elsewhere.
     copy_bytes: u32,
     /// Of its sources.
-    parts: Box<[Part]>,
+    parts: Box<[SourceBytes]>,
     /// The source of each event, where there are several.
     owners: Box<[u16]>,
 }
@@ -214,7 +214,7 @@ impl Pages {
 mod tests {
     use super::*;
     use crate::event::DestinationId;
-    use crate::store::index::shares::Held;
+    use crate::store::index::shares::SourceUsage;
 
     fn id(sequence: u64, destination: u8) -> DeliveryId {
         DeliveryId { sequence: Sequence(sequence), destination: DestinationId(destination) }
@@ -246,7 +246,7 @@ mod tests {
         let mut pages = Pages::default();
         let shape = PageShape { count: 3, bytes: 900 };
         let (one, both) = (DestinationSet(1), DestinationSet(0b11));
-        let held = |queue_bytes, growth_bytes| Held { queue_bytes, growth_bytes, dead_bytes: 0 };
+        let held = |queue_bytes, growth_bytes| SourceUsage { queue_bytes, growth_bytes, dead_bytes: 0 };
         assert!(pages.insert(Sequence(10), shape, Timestamp(1), &[one, both, one], 30));
         pages.attribute(Sequence(10), &[(7, 0), (8, 0), (7, 0)]);
         assert!(pages.insert(Sequence(20), shape, Timestamp(1), &[both; 3], 100));
@@ -254,7 +254,7 @@ mod tests {
         pages.attribute(Sequence(30), &[(9, 1); 3]);
         let told = |pages: &Pages| {
             let all = pages.shares().iter().collect::<Vec<_>>();
-            let sum = |of: fn(&Held) -> u64| all.iter().map(|(_, held)| of(held)).sum::<u64>();
+            let sum = |of: fn(&SourceUsage) -> u64| all.iter().map(|(_, held)| of(held)).sum::<u64>();
             assert_eq!((sum(|h| h.queue_bytes), sum(|h| h.growth_bytes)), (pages.bytes(), pages.growth()));
             all
         };

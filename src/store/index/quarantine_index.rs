@@ -47,13 +47,13 @@ impl Full {
 
 /// A request that is to be kept apart, with everything that can be computed before it has a number.
 #[derive(Debug)]
-pub struct Parcel {
+pub struct PreparedRequest {
     pub sealed: Vec<u8>,
     identity: Identity,
     place: Place,
 }
 
-impl Parcel {
+impl PreparedRequest {
     pub fn new(detained: &QuarantinedRequest) -> Self {
         Self::of(detained, detained.seal())
     }
@@ -115,8 +115,8 @@ pub struct Place {
 }
 
 impl QuarantineIndex {
-    pub fn add(&mut self, number: u64, parcel: &Parcel) {
-        let mut place = parcel.place.clone();
+    pub fn add(&mut self, number: u64, prepared: &PreparedRequest) {
+        let mut place = prepared.place.clone();
         if let Some((known, _)) = self.by_source.get_key_value(&place.source) {
             place.source = known.clone();
         }
@@ -149,13 +149,13 @@ impl QuarantineIndex {
         usize::try_from(place.bytes).ok()
     }
 
-    pub fn known(&self, parcel: &Parcel) -> Option<u64> {
-        self.by_identity.get(&parcel.identity).copied()
+    pub fn known(&self, prepared: &PreparedRequest) -> Option<u64> {
+        self.by_identity.get(&prepared.identity).copied()
     }
 
     /// Whether there is room for a request; else by which bound there is none.
-    pub fn has_room(&self, parcel: &Parcel, room: Room) -> Result<(), Full> {
-        let place = &parcel.place;
+    pub fn has_room(&self, prepared: &PreparedRequest, room: Room) -> Result<(), Full> {
+        let place = &prepared.place;
         let of_source = self.by_source.get(&place.source).copied().unwrap_or_default();
         let takes = |used: Used, part| used.takes(place.bytes, part, room.all);
         if !takes(self.all, room.all) {
@@ -202,17 +202,17 @@ mod tests {
         let mut all = QuarantineIndex::default();
         let of = |source: &str, proof: Proof, n: usize| {
             let body = n.to_string().into_bytes();
-            Parcel::new(&QuarantinedRequest { source: source.to_owned(), proof, ..detained(&body) })
+            PreparedRequest::new(&QuarantinedRequest { source: source.to_owned(), proof, ..detained(&body) })
         };
         let bytes = of("a", Proof::Nothing, 0).place.bytes;
         let room = Room { all: bytes * 10, source: bytes * 6, unverified: bytes * 4 };
         let mut fill = |source, proof: Proof, from: usize| {
             let taken = (from..from + 10).take_while(|n| {
-                let parcel = of(source, proof.clone(), *n);
-                let fits = all.has_room(&parcel, room).is_ok();
+                let prepared = of(source, proof.clone(), *n);
+                let fits = all.has_room(&prepared, room).is_ok();
                 if fits {
                     let next = all.next();
-                    all.add(next, &parcel);
+                    all.add(next, &prepared);
                 }
                 fits
             });

@@ -6,7 +6,7 @@
 use super::Index;
 use super::names::Names;
 use super::pages::Pages;
-use super::quarantine_index::{Parcel, QuarantineIndex};
+use super::quarantine_index::{PreparedRequest, QuarantineIndex};
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::store::engine::error::StoreError;
 use crate::store::engine::{Engine, read};
@@ -38,20 +38,21 @@ pub fn recover(engine: &Engine) -> Result<(Index, Findings), StoreError> {
     index.redrives = redrives(engine, &index.names, &mut findings)?;
     index.quarantine = quarantined(engine, &mut findings)?;
     let (head, end) = (index.totals.history_head.0, index.totals.next_sequence.0);
-    let gaps = consecutive::<HistoryRow>(engine, head, end, |first, row| remember(&mut index, Sequence(first), row))?;
-    for (from, to) in gaps {
+    let outages =
+        consecutive::<HistoryRow>(engine, head, end, |first, row| remember(&mut index, Sequence(first), row))?;
+    for (from, to) in outages {
         findings.push(format!("history of the events {from} to {} is missing", to - 1));
         heal(engine, &mut index, from, to, &mut findings)?;
     }
     let (head, end) = (index.totals.settled_head, index.totals.next_settlement);
-    let Index { pages, spans, .. } = &mut index;
-    let gaps = consecutive::<SettledRow>(engine, head, end, |first, row| {
+    let Index { pages, settlement_index, .. } = &mut index;
+    let outages = consecutive::<SettledRow>(engine, head, end, |first, row| {
         for (number, settlement) in (first..).zip(row.settlements) {
-            spans.add(number, settlement.id.sequence);
+            settlement_index.add(number, settlement.id.sequence);
             pages.leave(settlement.id);
         }
     })?;
-    for (from, to) in gaps {
+    for (from, to) in outages {
         findings.push(format!("settlements {from} to {} are missing; those deliveries may be made again", to - 1));
     }
     Ok((index, findings))
@@ -101,7 +102,7 @@ fn of_destinations<T: DeserializeOwned>(
 fn notes(engine: &Engine, index: &mut Index, findings: &mut Findings) -> Result<(), StoreError> {
     match read::record(engine, Table::Meta, Kind::IntakeOverride, INTAKE_OVERRIDE) {
         Err(StoreError::Damaged(why)) => findings.push(format!("whether intake was closed by hand is lost: {why}")),
-        door => index.door = door?,
+        intake_override => index.intake_override = intake_override?,
     }
     match engine
         .row(Table::Meta, CLOCK_REFERENCE)?
@@ -109,10 +110,10 @@ fn notes(engine: &Engine, index: &mut Index, findings: &mut Findings) -> Result<
         .transpose()
     {
         Err(why) => findings.push(format!("what the stored times go by is lost: {why}")),
-        Ok(anchor) => index.anchor = anchor,
+        Ok(clock_reference) => index.clock_reference = clock_reference,
     }
     let last = engine.range(Table::Outages, ..).next_back().transpose()?;
-    index.next_gap = last.map(|(key, _)| number_of(&key)).transpose()?.map_or(1, |last| last + 1);
+    index.next_outage = last.map(|(key, _)| number_of(&key)).transpose()?.map_or(1, |last| last + 1);
     Ok(())
 }
 
@@ -123,21 +124,21 @@ fn consecutive<R: Deltas>(
     end: u64,
     mut visit: impl FnMut(u64, R),
 ) -> Result<Vec<(u64, u64)>, StoreError> {
-    let (mut gaps, mut next) = (Vec::new(), head);
+    let (mut outages, mut next) = (Vec::new(), head);
     for row in engine.range(R::TABLE, (Bound::Included(number_key(head)), Bound::Excluded(number_key(end)))) {
         let (key, sealed) = row?;
         let first = number_of(&key)?;
         let Ok(row) = delta_encoding::decode::<R>(&sealed) else { continue };
         if first > next {
-            gaps.push((next, first));
+            outages.push((next, first));
         }
         next = first + row.span() as u64;
         visit(first, row);
     }
     if next < end {
-        gaps.push((next, end));
+        outages.push((next, end));
     }
-    Ok(gaps)
+    Ok(outages)
 }
 
 fn remember(index: &mut Index, first: Sequence, row: HistoryRow) {
@@ -206,7 +207,7 @@ pub fn quarantined(engine: &Engine, findings: &mut Findings) -> Result<Quarantin
         all.next = number + 1;
         let sealed = table::get_long(engine, Table::QuarantinedRequest, &number_key(number));
         match sealed.and_then(|sealed| Ok(sealed.map(|s| QuarantinedRequest::open(&s).map(|d| (d, s))).transpose()?)) {
-            Ok(Some((detained, sealed))) => all.add(number, &Parcel::of(&detained, sealed)),
+            Ok(Some((detained, sealed))) => all.add(number, &PreparedRequest::of(&detained, sealed)),
             Ok(None) => {}
             Err(StoreError::Damaged(why)) => findings.push(format!("a request kept apart is damaged: {why}")),
             Err(e) => return Err(e),

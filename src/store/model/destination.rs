@@ -23,7 +23,8 @@ impl DestinationOverrides {
     /// When everything is let in again by a change of `before` into this one at `now`; none where nothing was kept out, or
     /// still is.
     pub fn reopened_at(&self, before: &Self, now: Timestamp) -> Option<Timestamp> {
-        let is_open = |stance: &Self| stance.breaker.as_ref().is_some_and(|fixed| fixed.position == Position::Open);
+        let is_open =
+            |overrides: &Self| overrides.breaker.as_ref().is_some_and(|fixed| fixed.position == Position::Open);
         // a pause may have run out before
         let resumed = before.pause.as_ref().filter(|_| self.pause.is_none()).map(|pause| pause.until.min(now));
         resumed.max((is_open(before) && !is_open(self)).then_some(now))
@@ -34,7 +35,7 @@ impl DestinationOverrides {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PacingState {
     /// When everything was let in again, and its ramp began.
-    pub let_in_at: Timestamp,
+    pub released_at: Timestamp,
     /// When its last attempt started; only where its rate is so slow that each start is noted before it is made.
     pub sent_at: Timestamp,
 }

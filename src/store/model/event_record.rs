@@ -223,7 +223,7 @@ mod tests {
     use crate::event::{DestinationId, Sequence};
     use crate::time::Timestamp;
 
-    fn letter(body: Vec<u8>, attempts: u32) -> DeadLetter {
+    fn dead_letter(body: Vec<u8>, attempts: u32) -> DeadLetter {
         let event = Event {
             received_at: Timestamp(1),
             interaction: Some("call-17".to_owned()),
@@ -261,15 +261,15 @@ mod tests {
         let bodies = [vec![], vec![7], b"{}".to_vec(), vec![b'a'; 1_000_000], noise(100_000)];
         for body in bodies {
             for attempts in [0, 1, 1000] {
-                let letter = letter(body.clone(), attempts);
-                let sealed = encode(&letter);
-                assert_eq!(decode::<DeadLetter>(&sealed), Ok(letter.clone()));
-                let plain = codec::encode(Kind::DeadLetter, &letter);
-                assert_eq!(decode::<DeadLetter>(&plain), Ok(letter.clone()), "of the first version");
+                let dead_letter = dead_letter(body.clone(), attempts);
+                let sealed = encode(&dead_letter);
+                assert_eq!(decode::<DeadLetter>(&sealed), Ok(dead_letter.clone()));
+                let plain = codec::encode(Kind::DeadLetter, &dead_letter);
+                assert_eq!(decode::<DeadLetter>(&plain), Ok(dead_letter.clone()), "of the first version");
                 let bytes = head_bytes(&sealed[..40]).unwrap();
                 let read: Head<DeadLetter> = head(&sealed[..bytes]).unwrap();
                 assert_eq!(read.body_bytes, body.len());
-                assert_eq!(read, Head::of(&letter));
+                assert_eq!(read, Head::of(&dead_letter));
                 assert_eq!(head::<DeadLetter>(&plain), Ok(read), "of the first version");
                 assert_eq!(head_bytes(&plain[..40]), Ok(plain.len()));
             }
@@ -278,26 +278,26 @@ mod tests {
 
     #[test]
     fn compressible_records_shrink_and_others_do_not_grow() {
-        let alike = letter(br#"{"a":"the same again and again"}"#.repeat(1000), 3);
+        let alike = dead_letter(br#"{"a":"the same again and again"}"#.repeat(1000), 3);
         assert!(encode(&alike).len() < 1000, "{}", encode(&alike).len());
-        let noise = letter(noise(10_000), 1);
+        let noise = dead_letter(noise(10_000), 1);
         assert!(encode(&noise).len() < codec::encode(Kind::DeadLetter, &noise).len());
         assert!(encode(&noise).windows(7).any(|part| part == b"call-17"), "a short head is found by its key");
     }
 
     #[test]
     fn a_record_of_another_kind_or_version_is_refused() {
-        let (letter, delivery) = (encode(&letter(vec![1], 1)), encode(&letter(vec![1], 1).delivery));
+        let (dead_letter, delivery) = (encode(&dead_letter(vec![1], 1)), encode(&dead_letter(vec![1], 1).delivery));
         let wrong = Damaged::Kind { found: Kind::Delivery as u8, wanted: Kind::DeadLetter as u8 };
         assert_eq!(head::<DeadLetter>(&delivery), Err(wrong.clone()));
         assert_eq!(decode::<DeadLetter>(&delivery), Err(wrong));
-        let newer = [&[letter[0], 3], &letter[2..]].concat();
+        let newer = [&[dead_letter[0], 3], &dead_letter[2..]].concat();
         assert_eq!(head::<DeadLetter>(&newer), Err(Damaged::Version(3)));
     }
 
     #[test]
     fn no_flipped_bit_or_truncation_panics_or_passes_in_a_head() {
-        let sealed = encode(&letter(b"{\"a\":1}".repeat(9), 2));
+        let sealed = encode(&dead_letter(b"{\"a\":1}".repeat(9), 2));
         let bytes = head_bytes(&sealed).unwrap();
         let whole = head::<DeadLetter>(&sealed[..bytes]).unwrap();
         for bit in ENVELOPE * 8..bytes * 8 {

@@ -278,7 +278,7 @@ pub enum IntakeOverride {
 impl IntakeOverride {
     /// Whether both are of the same word, apart from when it was given.
     pub fn is_same_as(&self, other: &Self) -> bool {
-        let word = |door: &Self| match door {
+        let word = |intake_override: &Self| match intake_override {
             Self::Open => None,
             Self::Closed { who, reason, until, .. } => Some((who.clone(), reason.clone(), *until)),
         };
@@ -288,7 +288,7 @@ impl IntakeOverride {
 
 /// A time in which events could not be accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gap {
+pub struct Outage {
     pub from: Timestamp,
     /// [`Timestamp::NEVER`] while it lasts.
     pub until: Timestamp,
@@ -297,7 +297,7 @@ pub struct Gap {
     pub refused: u64,
 }
 
-impl Gap {
+impl Outage {
     /// How long it lasted, or has lasted.
     pub fn length(&self, now: Timestamp) -> std::time::Duration {
         self.until.min(now).since(self.from)

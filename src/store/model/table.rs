@@ -269,8 +269,8 @@ mod write_batch_tests {
     }
 
     impl Map {
-        fn apply(&mut self, draft: WriteBatch) {
-            for (table, writes) in Table::ALL.into_iter().zip(draft.into_tables()) {
+        fn apply(&mut self, batch: WriteBatch) {
+            for (table, writes) in Table::ALL.into_iter().zip(batch.into_tables()) {
                 for (key, value) in writes {
                     match value {
                         Some(value) => self.0.insert((table, key), value),
@@ -283,45 +283,45 @@ mod write_batch_tests {
 
     #[test]
     fn the_rows_of_all_tables_and_their_bytes_are_counted() {
-        let mut draft = WriteBatch::default();
-        assert_eq!((draft.rows(), draft.bytes()), (0, 0));
-        draft.put(Table::Pages, vec![1; 10], vec![1; 100]);
-        draft.put(Table::Meta, vec![1; 4], vec![1; 30]);
-        draft.delete(Table::Dlq, vec![1; 11]);
-        assert_eq!((draft.rows(), draft.bytes()), (3, 155));
+        let mut batch = WriteBatch::default();
+        assert_eq!((batch.rows(), batch.bytes()), (0, 0));
+        batch.put(Table::Pages, vec![1; 10], vec![1; 100]);
+        batch.put(Table::Meta, vec![1; 4], vec![1; 30]);
+        batch.delete(Table::Dlq, vec![1; 11]);
+        assert_eq!((batch.rows(), batch.bytes()), (3, 155));
     }
 
     #[test]
     fn a_long_record_is_split_and_comes_back_whole() {
         for size in [0, 1, ROW_MAX - 30, ROW_MAX, 5 * ROW_MAX + 17] {
-            let (mut map, mut draft) = (Map::default(), WriteBatch::default());
+            let (mut map, mut batch) = (Map::default(), WriteBatch::default());
             let sealed = encode(Kind::Delivery, &vec![7u8; size]);
-            draft.put_long(Table::Delay, b"key", &sealed);
-            assert_eq!(draft.get_long(&map, Table::Delay, b"key"), Ok(Some(sealed.clone())), "in the draft");
-            map.apply(draft);
+            batch.put_long(Table::Delay, b"key", &sealed);
+            assert_eq!(batch.get_long(&map, Table::Delay, b"key"), Ok(Some(sealed.clone())), "in the draft");
+            map.apply(batch);
             assert_eq!(map.0.len(), sealed.len().div_ceil(ROW_MAX));
             assert_eq!(get_long(&map, Table::Delay, b"key"), Ok(Some(sealed.clone())));
-            let mut draft = WriteBatch::default();
-            assert_eq!(draft.delete_long(&map, Table::Delay, b"key"), Ok(Some(sealed.len())));
-            map.apply(draft);
+            let mut batch = WriteBatch::default();
+            assert_eq!(batch.delete_long(&map, Table::Delay, b"key"), Ok(Some(sealed.len())));
+            map.apply(batch);
             assert!(map.0.is_empty());
         }
     }
 
     #[test]
     fn a_record_written_and_deleted_in_one_batch_is_gone() {
-        let (map, mut draft) = (Map::default(), WriteBatch::default());
-        draft.put_long(Table::Delay, b"key", &encode(Kind::Delivery, &vec![7u8; 3 * ROW_MAX]));
-        assert!(draft.delete_long(&map, Table::Delay, b"key").unwrap().is_some());
-        assert_eq!(draft.get_long(&map, Table::Delay, b"key"), Ok(None));
-        assert_eq!(draft.delete_long(&map, Table::Delay, b"key"), Ok(None));
+        let (map, mut batch) = (Map::default(), WriteBatch::default());
+        batch.put_long(Table::Delay, b"key", &encode(Kind::Delivery, &vec![7u8; 3 * ROW_MAX]));
+        assert!(batch.delete_long(&map, Table::Delay, b"key").unwrap().is_some());
+        assert_eq!(batch.get_long(&map, Table::Delay, b"key"), Ok(None));
+        assert_eq!(batch.delete_long(&map, Table::Delay, b"key"), Ok(None));
     }
 
     #[test]
     fn a_missing_part_is_damage() {
-        let (mut map, mut draft) = (Map::default(), WriteBatch::default());
-        draft.put_long(Table::Pages, b"k", &encode(Kind::Page, &vec![1u8; 2 * ROW_MAX]));
-        map.apply(draft);
+        let (mut map, mut batch) = (Map::default(), WriteBatch::default());
+        batch.put_long(Table::Pages, b"k", &encode(Kind::Page, &vec![1u8; 2 * ROW_MAX]));
+        map.apply(batch);
         map.0.remove(&(Table::Pages, part_key(b"k", 1)));
         assert_eq!(get_long(&map, Table::Pages, b"k"), Err(Damaged::Short));
     }

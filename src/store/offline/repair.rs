@@ -204,7 +204,7 @@ mod tests {
         for n in 1..=2u64 {
             let delivery = Delivery::first(id(n), event(n).into());
             let dead_letter = DeadLetter { delivery, reason: Reason::Permanent, dead_at: Timestamp(1000) };
-            store.record(Transition::Dead { from: Place::Page, letter: Box::new(dead_letter) });
+            store.record(Transition::Dead { from: Place::Page, dead_letter: Box::new(dead_letter) });
         }
         store.flush().await.unwrap();
         drop(store);

@@ -8,7 +8,7 @@ use crate::event::{DestinationId, Sequence};
 use crate::store::engine::error::StoreError;
 use crate::store::engine::read;
 use crate::store::handle::Store;
-use crate::store::index::shares::Held;
+use crate::store::index::shares::SourceUsage;
 use crate::store::model::table::{Table, dlq_of};
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
@@ -68,7 +68,7 @@ impl Store {
         let (first, last) = ids_between(sequence, sequence.next());
         let mut due: BTreeMap<DestinationId, Timestamp> = {
             let index = self.index();
-            index.dues.known.range(first..last).map(|(id, due)| (id.destination, due.at)).collect()
+            index.delay_index.known.range(first..last).map(|(id, due)| (id.destination, due.at)).collect()
         };
         let unwritten = self.shared.unwritten.lock().expect("no holder panics");
         let uncommitted = unwritten.range((first, Timestamp::ZERO)..(last, Timestamp::ZERO));
@@ -80,14 +80,14 @@ impl Store {
     pub fn delayed_between(&self, from: Sequence, to: Sequence, limit: usize) -> Vec<(DeliveryId, Timestamp)> {
         let (first, last) = ids_between(from, to);
         let index = self.index();
-        index.dues.known.range(first..last).take(limit).map(|(id, due)| (*id, due.at)).collect()
+        index.delay_index.known.range(first..last).take(limit).map(|(id, due)| (*id, due.at)).collect()
     }
 
     /// Bytes of the waiting events and dead letters of each source, by its name.
-    pub fn held_by_source(&self) -> Vec<(String, Held)> {
+    pub fn usage_by_source(&self) -> Vec<(String, SourceUsage)> {
         let index = self.index();
-        let mut all = BTreeMap::<u16, Held>::new();
-        for (source, usage) in index.pages.shares().iter().chain(index.dues.shares().iter()) {
+        let mut all = BTreeMap::<u16, SourceUsage>::new();
+        for (source, usage) in index.pages.shares().iter().chain(index.delay_index.shares().iter()) {
             let sum = all.entry(source).or_default();
             sum.queue_bytes += usage.queue_bytes;
             sum.growth_bytes += usage.growth_bytes;
@@ -111,7 +111,7 @@ impl Store {
             match read::sized_head::<DeadLetter>(engine, Table::Dlq, &key) {
                 Ok(Some((head, sealed_bytes))) => {
                     let mut index = self.index();
-                    let part = index.part_of_dead(&head.record, sealed_bytes);
+                    let part = index.bytes_of_dead_letter(&head.record, sealed_bytes);
                     index.dead.found(id, part);
                 }
                 Ok(None) | Err(StoreError::Damaged(_)) => {}

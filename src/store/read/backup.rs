@@ -17,7 +17,7 @@ use crate::store::engine::error::StoreError;
 use crate::store::handle::Store;
 use crate::store::model::table::{Table, WriteBatch};
 use crate::store::write::committer::Request;
-use crate::store::write::request::{BEHIND_MAX, Tee};
+use crate::store::write::request::{BEHIND_MAX, BackupCopy};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -96,12 +96,12 @@ impl Store {
     pub fn backup(&self, mut send: impl FnMut(Bytes) -> bool) -> Result<(), StoreError> {
         let (to, commits) = mpsc::channel();
         let behind = Arc::new(AtomicUsize::new(0));
-        if !self.tee(Some(Tee { to, behind: behind.clone() }))? {
+        if !self.backup_copy(Some(BackupCopy { to, behind: behind.clone() }))? {
             return Err(StoreError::Folder("another backup is running".to_owned()));
         }
         let mut writer = Writer { chunk: MAGIC.to_vec(), hash: Sha256::new(), send: &mut send };
         let copied = self.copy(&mut writer, &commits, &behind);
-        self.tee(None)?;
+        self.backup_copy(None)?;
         copied?;
         // ends when the committer has dropped its sender
         while let Ok(batch) = commits.recv() {
@@ -133,9 +133,9 @@ impl Store {
     }
 
     /// Starts or stops the copying of commits, between two of them; false if it is running already.
-    fn tee(&self, tee: Option<Tee>) -> Result<bool, StoreError> {
+    fn backup_copy(&self, backup_copy: Option<BackupCopy>) -> Result<bool, StoreError> {
         let (to, answer) = oneshot::channel();
-        self.requests.send(Request::Tee { tee, answer: to }).map_err(|_| StoreError::Failed)?;
+        self.requests.send(Request::BackupCopy { backup_copy, answer: to }).map_err(|_| StoreError::Failed)?;
         answer.blocking_recv().map_err(|_| StoreError::Failed)
     }
 }
@@ -179,8 +179,8 @@ mod tests {
         for n in 1..=5 {
             store.accept(vec![Arrival::new(event(&mut rng))]).await.unwrap();
             let delivery = store.delivery(id(n), Place::Page).unwrap();
-            let letter = Box::new(DeadLetter { delivery, reason: Reason::Permanent, dead_at: NOW });
-            store.record(Transition::Dead { from: Place::Page, letter });
+            let dead_letter = Box::new(DeadLetter { delivery, reason: Reason::Permanent, dead_at: NOW });
+            store.record(Transition::Dead { from: Place::Page, dead_letter });
         }
         store.flush().await.unwrap();
         let (handle, of, mut copy) = (tokio::runtime::Handle::current(), store.clone(), Vec::new());

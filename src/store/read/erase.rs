@@ -247,7 +247,7 @@ mod tests {
                 3 | 4 => Transition::Delayed { from, due: DUE, delivery: delivery.into() },
                 5 | 6 => {
                     let dead_letter = DeadLetter { delivery, reason: Reason::Permanent, dead_at: at };
-                    Transition::Dead { from, letter: Box::new(dead_letter) }
+                    Transition::Dead { from, dead_letter: Box::new(dead_letter) }
                 }
                 _ => Transition::Delivered { id, place: from, attempts: 1, status: 200, at },
             });

@@ -11,12 +11,12 @@ use crate::store::engine::error::StoreError;
 use crate::store::engine::read;
 use crate::store::handle::Store;
 use crate::store::index::history::{self, Bounds, HistoryUsage};
-use crate::store::index::quarantine_index::{Full, Parcel, Room};
+use crate::store::index::quarantine_index::{Full, PreparedRequest, Room};
 use crate::store::model::audit::Audit;
 use crate::store::model::codec::{self, Damaged, Kind};
 use crate::store::model::destination::Redrive;
 use crate::store::model::quarantined_request::QuarantinedRequest;
-use crate::store::model::record::{DamagedRecord, Gap, IntakeOverride};
+use crate::store::model::record::{DamagedRecord, IntakeOverride, Outage};
 use crate::store::model::table::{self, ALERT_STATE, HEARTBEAT, Table, number_key, number_of, redrive_list_key};
 use crate::store::write::request::{Arrival, Receipt};
 use crate::time::Timestamp;
@@ -28,7 +28,7 @@ impl Store {
     }
 
     /// Outages with numbers below `before`, the newest first.
-    pub fn gaps(&self, before: u64, limit: usize) -> Result<Vec<(u64, Gap)>, StoreError> {
+    pub fn outages(&self, before: u64, limit: usize) -> Result<Vec<(u64, Outage)>, StoreError> {
         self.newest(Table::Outages, |sealed| codec::decode(Kind::Outage, sealed), before, limit)
     }
 
@@ -64,22 +64,22 @@ impl Store {
     }
 
     /// The number of the next outage.
-    pub fn next_gap(&self) -> u64 {
-        self.index().next_gap
+    pub fn next_outage(&self) -> u64 {
+        self.index().next_outage
     }
 
     /// The last command of an operator that opened or closed intake.
     pub fn intake_override(&self) -> Option<IntakeOverride> {
-        self.index().door.clone()
+        self.index().intake_override.clone()
     }
 
     /// The clock reference of the stored times; `None` in a new store.
     pub fn clock_reference(&self) -> Option<ClockReference> {
-        self.index().anchor.clone()
+        self.index().clock_reference.clone()
     }
 
     /// The time of the last heartbeat; `None` in a new store.
-    pub fn alive(&self) -> Result<Option<Timestamp>, StoreError> {
+    pub fn heartbeat(&self) -> Result<Option<Timestamp>, StoreError> {
         match read::record(&self.shared.engine, Table::Meta, Kind::Heartbeat, HEARTBEAT) {
             Err(StoreError::Damaged(_)) => Ok(None),
             read => read,
@@ -131,8 +131,8 @@ impl Store {
     /// Quarantines a request; returns its number when it is durable, or the number of the same earlier request, or the limit that it
     /// would exceed.
     pub async fn quarantine(&self, detained: QuarantinedRequest, room: Room) -> Result<Result<u64, Full>, StoreError> {
-        let parcel = Parcel::new(&detained);
-        self.ask(parcel.sealed.len(), move |t| Ok(t.quarantine(&parcel, room))).await
+        let prepared = PreparedRequest::new(&detained);
+        self.ask(prepared.sealed.len(), move |t| Ok(t.quarantine(&prepared, room))).await
     }
 
     /// Accepts the events of a quarantined request and deletes it, in one commit; `None` if it does not exist.
@@ -186,25 +186,25 @@ mod tests {
         assert_eq!(store.change(change, "holdline".to_owned()).await.unwrap(), 1);
     }
 
-    fn gap(n: u64) -> Gap {
-        Gap { from: Timestamp(n), until: Timestamp::NEVER, reason: "no disk".to_owned(), refused: n }
+    fn outage(n: u64) -> Outage {
+        Outage { from: Timestamp(n), until: Timestamp::NEVER, reason: "no disk".to_owned(), refused: n }
     }
 
     #[tokio::test]
     async fn an_outage_keeps_its_number_and_is_updated_over_restarts() {
         let dir = tempfile::tempdir().unwrap();
         let opened = open(dir.path());
-        assert_eq!(opened.store.next_gap(), 1);
-        change(&opened.store, Change::Outage { number: 1, gap: gap(1) }).await;
-        change(&opened.store, Change::Outage { number: 2, gap: gap(2) }).await;
-        change(&opened.store, Change::Outage { number: 1, gap: gap(7) }).await;
-        let told = vec![(2, gap(2)), (1, gap(7))];
-        assert_eq!((opened.store.next_gap(), opened.store.gaps(u64::MAX, 9).unwrap()), (3, told.clone()));
+        assert_eq!(opened.store.next_outage(), 1);
+        change(&opened.store, Change::Outage { number: 1, outage: outage(1) }).await;
+        change(&opened.store, Change::Outage { number: 2, outage: outage(2) }).await;
+        change(&opened.store, Change::Outage { number: 1, outage: outage(7) }).await;
+        let told = vec![(2, outage(2)), (1, outage(7))];
+        assert_eq!((opened.store.next_outage(), opened.store.outages(u64::MAX, 9).unwrap()), (3, told.clone()));
         close(opened);
         let opened = open(dir.path());
-        assert_eq!((opened.store.next_gap(), opened.store.gaps(u64::MAX, 9).unwrap()), (3, told));
-        assert_eq!(opened.store.gaps(2, 9).unwrap(), [(1, gap(7))]);
-        assert_eq!(opened.store.gaps(u64::MAX, 1).unwrap(), [(2, gap(2))]);
+        assert_eq!((opened.store.next_outage(), opened.store.outages(u64::MAX, 9).unwrap()), (3, told));
+        assert_eq!(opened.store.outages(2, 9).unwrap(), [(1, outage(7))]);
+        assert_eq!(opened.store.outages(u64::MAX, 1).unwrap(), [(2, outage(2))]);
         close(opened);
     }
 
@@ -214,14 +214,14 @@ mod tests {
         let opened = open(dir.path());
         let store = &opened.store;
         assert_eq!(
-            (store.intake_override(), store.clock_reference(), store.alive().unwrap(), store.told().unwrap()),
+            (store.intake_override(), store.clock_reference(), store.heartbeat().unwrap(), store.told().unwrap()),
             (None, None, None, None)
         );
         let closed =
             IntakeOverride::Closed { who: "ada".to_owned(), reason: "move".to_owned(), since: NOW, until: NOW };
-        let anchor = ClockReference { boot: "b".to_owned(), since_boot: Duration::from_secs(5), wall: NOW };
-        change(store, Change::IntakeOverride { what: "close".to_owned(), door: closed.clone() }).await;
-        change(store, Change::ClockReference { anchor: anchor.clone(), step: None }).await;
+        let clock_reference = ClockReference { boot: "b".to_owned(), since_boot: Duration::from_secs(5), wall: NOW };
+        change(store, Change::IntakeOverride { what: "close".to_owned(), intake_override: closed.clone() }).await;
+        change(store, Change::ClockReference { clock_reference: clock_reference.clone(), step: None }).await;
         change(store, Change::Heartbeat).await;
         change(store, Change::AlertState { state: "[1]".to_owned() }).await;
         let (d, names) = (DestinationId(1), ["crm", "erp"].map(str::to_owned).to_vec());
@@ -233,8 +233,8 @@ mod tests {
         close(opened);
         let opened = open(dir.path());
         let store = &opened.store;
-        assert_eq!((store.intake_override(), store.clock_reference()), (Some(closed), Some(anchor)));
-        assert_eq!((store.alive().unwrap(), store.told().unwrap().as_deref()), (Some(NOW), Some("[1]")));
+        assert_eq!((store.intake_override(), store.clock_reference()), (Some(closed), Some(clock_reference)));
+        assert_eq!((store.heartbeat().unwrap(), store.told().unwrap().as_deref()), (Some(NOW), Some("[1]")));
         assert_eq!(store.hold(d).map(|hold| (hold.until, hold.reason)), Some((until, "asked".to_owned())));
         assert_eq!((store.hold(DestinationId(0)), store.paced(d).sent_at), (None, NOW));
         let known = [(DestinationId(0), "crm".to_owned()), (d, "erp".to_owned())];
@@ -397,9 +397,9 @@ mod quarantine_tests {
         let store = open(dir.path());
         let old = (NOW, "s", Cause::Unparsable, Vec::<(String, Vec<u8>)>::new(), None::<String>, vec![7u8; 40_000]);
         let sealed = codec::encode(Kind::QuarantinedRequest, &old);
-        let mut draft = WriteBatch::default();
-        draft.put_long(Table::QuarantinedRequest, &number_key(4), &sealed);
-        store.shared.engine.commit(draft).unwrap();
+        let mut batch = WriteBatch::default();
+        batch.put_long(Table::QuarantinedRequest, &number_key(4), &sealed);
+        store.shared.engine.commit(batch).unwrap();
         let mut findings = Findings::new();
         let found = recovery::quarantined(&store.shared.engine, &mut findings).unwrap();
         assert_eq!((found.all.bytes, found.unverified.count, found.next()), (sealed.len() as u64, 1, 5));

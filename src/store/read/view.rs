@@ -187,7 +187,7 @@ impl Store {
             let key = key?;
             let (due, id) = delay_of(&key)?;
             let place = Place::under(due);
-            self.index().dues.found(id, due);
+            self.index().delay_index.found(id, due);
             match read::sized_head::<Delivery>(&self.shared.engine, Table::Delay, &key) {
                 Ok(Some((Head { record, .. }, sealed_bytes))) => {
                     self.index().weigh(&record, sealed_bytes);
@@ -202,7 +202,7 @@ impl Store {
 
     /// Marks the delay tree as read completely after a start.
     pub fn delay_index_complete(&self) {
-        self.index().dues.complete();
+        self.index().delay_index.complete();
     }
 
     pub fn dead_letter(&self, id: DeliveryId) -> Result<Option<DeadLetter>, StoreError> {
@@ -279,7 +279,7 @@ impl Store {
         let mut found = BTreeMap::new();
         let (head, ranges) = {
             let index = self.index();
-            (index.totals.settled_head, index.spans.of(of))
+            (index.totals.settled_head, index.settlement_index.of(of))
         };
         for range in ranges {
             let mut next = range.start.max(head);

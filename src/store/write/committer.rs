@@ -7,7 +7,7 @@
 //!
 //! *Failure.* The first error ends the thread: it answers nobody any more, and the daemon ends with it.
 
-use super::request::{StoreEvent, Tee, Transition};
+use super::request::{BackupCopy, StoreEvent, Transition};
 use super::shared::Shared;
 use super::transaction::{Finished, OpenRows, Transaction, Windows};
 use crate::clock::Clock;
@@ -50,7 +50,7 @@ pub enum Request {
     /// A write whose caller waits until it is durable, and how many bytes it adds to a commit.
     Write { bytes: usize, apply: Apply },
     /// From now on commits are copied, or no longer; false where they are copied elsewhere.
-    Tee { tee: Option<Tee>, answer: oneshot::Sender<bool> },
+    BackupCopy { backup_copy: Option<BackupCopy>, answer: oneshot::Sender<bool> },
     /// Runs between two commits, with nothing half-written.
     Check { answer: oneshot::Sender<Result<Vec<String>, StoreError>> },
 }
@@ -58,12 +58,12 @@ pub enum Request {
 pub struct Committer {
     pub shared: Arc<Shared>,
     pub requests: Receiver<Request>,
-    pub news: mpsc::UnboundedSender<StoreEvent>,
+    pub store_events: mpsc::UnboundedSender<StoreEvent>,
     pub windows: watch::Receiver<Windows>,
     pub clock: Clock,
     pub tail: OpenRows,
     /// Where commits are copied to, while a backup is made.
-    pub tee: Option<Tee>,
+    pub backup_copy: Option<BackupCopy>,
     /// How many waited for the last commit.
     pub last: usize,
 }
@@ -91,8 +91,8 @@ impl Committer {
         let mut gathered = Vec::new();
         while self.gather(&mut gathered) {
             let Written { finished, replies, transitions, copied_bytes } = self.write_up(&mut gathered)?;
-            if let Some(draft) = finished.draft {
-                self.commit(draft, finished.reached)?;
+            if let Some(batch) = finished.batch {
+                self.commit(batch, finished.reached)?;
             }
             if !finished.events.is_empty() {
                 let next = finished.first.plus(finished.events.len() as u64);
@@ -106,26 +106,26 @@ impl Committer {
             finished.written.iter().for_each(|key| drop(unwritten.remove(key)));
             drop(unwritten);
             // before the replies: a caller that then asks the dispatcher finds that it knows
-            for news in finished.news {
-                let _ = self.news.send(news); // without a dispatcher nobody needs to know
+            for store_events in finished.store_events {
+                let _ = self.store_events.send(store_events); // without a dispatcher nobody needs to know
             }
             replies.into_iter().for_each(|reply| reply());
         }
         Ok(())
     }
 
-    fn commit(&mut self, draft: WriteBatch, reached: Watermark) -> Result<(), StoreError> {
-        let copy = self.tee.is_some().then(|| draft.clone());
+    fn commit(&mut self, batch: WriteBatch, reached: Watermark) -> Result<(), StoreError> {
+        let copy = self.backup_copy.is_some().then(|| batch.clone());
         let engine = &self.shared.engine;
-        self.shared.disk_space.before_commit(&draft, engine.folder(), engine.data());
+        self.shared.disk_space.before_commit(&batch, engine.folder(), engine.data());
         let began = self.clock.precise();
-        engine.commit(draft)?;
+        engine.commit(batch)?;
         self.shared.engine.set_watermark(reached);
         self.shared.commits.observe(self.clock.precise().saturating_sub(began));
         if let Some(copy) = copy
-            && !self.tee.as_ref().is_some_and(|tee| tee.copy(copy))
+            && !self.backup_copy.as_ref().is_some_and(|backup_copy| backup_copy.copy(copy))
         {
-            self.tee = None; // whoever reads finds the copies broken off
+            self.backup_copy = None; // whoever reads finds the copies broken off
         }
         Ok(())
     }
@@ -179,34 +179,34 @@ impl Committer {
         let shared = self.shared.clone();
         let windows = self.windows.borrow().clone();
         let mut index = shared.index.lock().expect("no holder panics");
-        let mut ledger = Transaction::new(&shared, &mut index, &mut self.tail, &windows, self.clock.now());
+        let mut transaction = Transaction::new(&shared, &mut index, &mut self.tail, &windows, self.clock.now());
         let (mut replies, mut transitions, mut copied_bytes) = (Vec::new(), 0, 0);
-        let (mut checks, mut tees) = (Vec::new(), Vec::new());
+        let (mut checks, mut backup_copies) = (Vec::new(), Vec::new());
         let mut requests = std::mem::take(gathered).into_iter();
-        while ledger.draft.rows() < ROWS_MAX
+        while transaction.batch.rows() < ROWS_MAX
             && let Some(request) = requests.next()
         {
             match request {
                 Request::Transition(transition) => {
                     copied_bytes += transition.copy_bytes();
-                    ledger.transition(transition)?;
+                    transaction.transition(transition)?;
                     transitions += 1;
                 }
-                Request::Write { apply, .. } => replies.push(apply(&mut ledger)?),
+                Request::Write { apply, .. } => replies.push(apply(&mut transaction)?),
                 Request::Check { answer } => checks.push(answer),
-                Request::Tee { tee, answer } => tees.push((tee, answer)),
+                Request::BackupCopy { backup_copy, answer } => backup_copies.push((backup_copy, answer)),
             }
         }
         gathered.extend(requests);
-        let mut finished = ledger.finish()?;
-        if !checks.is_empty() || !tees.is_empty() {
-            if let Some(draft) = finished.draft.take() {
-                self.commit(draft, finished.reached)?;
+        let mut finished = transaction.finish()?;
+        if !checks.is_empty() || !backup_copies.is_empty() {
+            if let Some(batch) = finished.batch.take() {
+                self.commit(batch, finished.reached)?;
             }
-            for (tee, answer) in tees {
-                let free = tee.is_none() || self.tee.is_none();
+            for (backup_copy, answer) in backup_copies {
+                let free = backup_copy.is_none() || self.backup_copy.is_none();
                 if free {
-                    self.tee = tee;
+                    self.backup_copy = backup_copy;
                 }
                 let _ = answer.send(free);
             }

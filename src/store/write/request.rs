@@ -6,7 +6,7 @@ use crate::event::{DestinationId, Digest64, EVENT_OVERHEAD, Event, EventId, Sequ
 use crate::store::engine::disk_space::COPY_OVERHEAD;
 use crate::store::model::audit::Repeated;
 use crate::store::model::destination::{BreakerOverride, Pause, Redrive, RedriveEnded, RedriveResults};
-use crate::store::model::record::{Gap, IntakeOverride};
+use crate::store::model::record::{IntakeOverride, Outage};
 use crate::store::model::table::WriteBatch;
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
@@ -75,7 +75,7 @@ pub enum Transition {
     },
     Dead {
         from: Place,
-        letter: Box<DeadLetter>,
+        dead_letter: Box<DeadLetter>,
     },
     /// A rule says that it need not be delivered.
     Discarded {
@@ -114,7 +114,7 @@ impl Transition {
     pub fn copy_bytes(&self) -> u64 {
         let event = match self {
             Self::Delayed { delivery, .. } => &delivery.event,
-            Self::Dead { letter, .. } => &letter.delivery.event,
+            Self::Dead { dead_letter, .. } => &dead_letter.delivery.event,
             _ => return 0,
         };
         event.body.len() as u64 + COPY_OVERHEAD
@@ -143,7 +143,7 @@ pub enum Change {
     },
     IntakeOverride {
         what: String,
-        door: IntakeOverride,
+        intake_override: IntakeOverride,
     },
     /// A destination is paused; none: it is resumed.
     Pause {
@@ -167,7 +167,7 @@ pub enum Change {
     /// The next letters of the list are redriven.
     RedriveNext {
         destination: DestinationId,
-        letters: Vec<Sequence>,
+        dead_letters: Vec<Sequence>,
     },
     /// What has become of the letters of the redrive that began then, also after its end.
     RedriveResults {
@@ -182,13 +182,13 @@ pub enum Change {
     /// A gap begins, or is brought up to date.
     Outage {
         number: u64,
-        gap: Gap,
+        outage: Outage,
     },
     /// The daemon lives.
     Heartbeat,
     /// A life begins with its clock anchored there. All that is to last for a while is moved by the step, if there was one.
     ClockReference {
-        anchor: ClockReference,
+        clock_reference: ClockReference,
         step: Option<Step>,
     },
     /// What those who want alerts were told, and what they are still to be told: JSON, which only the alerts read.
@@ -298,15 +298,15 @@ pub const BEHIND_MAX: usize = 256 << 20;
 
 /// Where the committer copies its commits to.
 #[derive(Debug)]
-pub struct Tee {
+pub struct BackupCopy {
     pub to: mpsc::Sender<WriteBatch>,
     pub behind: Arc<AtomicUsize>,
 }
 
-impl Tee {
+impl BackupCopy {
     /// False where the reader is gone, or too slow.
-    pub fn copy(&self, draft: WriteBatch) -> bool {
-        let behind = self.behind.fetch_add(draft.bytes(), Ordering::Relaxed);
-        behind < BEHIND_MAX && self.to.send(draft).is_ok()
+    pub fn copy(&self, batch: WriteBatch) -> bool {
+        let behind = self.behind.fetch_add(batch.bytes(), Ordering::Relaxed);
+        behind < BEHIND_MAX && self.to.send(batch).is_ok()
     }
 }

@@ -22,14 +22,14 @@ impl<R> Default for Run<R> {
 
 impl<R: Deltas> Run<R> {
     /// Writes a new row, and with it, where the time has come, the small rows before it as dense ones.
-    pub fn write(&mut self, draft: &mut WriteBatch, key: u64, row: R) {
-        draft.put(R::TABLE, number_key(key), delta_encoding::encode(&row));
+    pub fn write(&mut self, batch: &mut WriteBatch, key: u64, row: R) {
+        batch.put(R::TABLE, number_key(key), delta_encoding::encode(&row));
         if row.span() >= R::MAX / 2 {
-            self.rewrite(draft);
+            self.rewrite(batch);
         } else {
             self.0.push_back((key, row));
             if self.0.len() >= RUN_MAX {
-                self.rewrite(draft);
+                self.rewrite(batch);
             }
         }
     }
@@ -48,19 +48,19 @@ impl<R: Deltas> Run<R> {
         }
     }
 
-    fn rewrite(&mut self, draft: &mut WriteBatch) {
+    fn rewrite(&mut self, batch: &mut WriteBatch) {
         let mut rows = std::mem::take(&mut self.0).into_iter();
         let Some((mut key, mut dense)) = rows.next() else { return };
         for (next_key, next) in rows {
             if dense.span() + next.span() > R::MAX {
-                draft.put(R::TABLE, number_key(key), delta_encoding::encode(&dense));
+                batch.put(R::TABLE, number_key(key), delta_encoding::encode(&dense));
                 (key, dense) = (next_key, next);
             } else {
-                draft.delete(R::TABLE, number_key(next_key));
+                batch.delete(R::TABLE, number_key(next_key));
                 dense.append(next);
             }
         }
-        draft.put(R::TABLE, number_key(key), delta_encoding::encode(&dense));
+        batch.put(R::TABLE, number_key(key), delta_encoding::encode(&dense));
     }
 }
 
@@ -94,23 +94,23 @@ mod tests {
             pages: vec![PageShape { count, bytes: 100 }],
             entries: (from..from + u64::from(count)).map(entry).collect(),
         };
-        let (mut run, mut draft) = (Run::default(), WriteBatch::default());
-        run.write(&mut draft, 1, row(1, 2));
-        run.write(&mut draft, 3, row(3, 3));
+        let (mut run, mut batch) = (Run::default(), WriteBatch::default());
+        run.write(&mut batch, 1, row(1, 2));
+        run.write(&mut batch, 3, row(3, 3));
         let most = HistoryRow::ENTRIES_MAX as u16;
-        run.write(&mut draft, 6, row(6, most / 2));
-        let rows = draft.into_tables()[Table::History as usize].clone();
+        run.write(&mut batch, 6, row(6, most / 2));
+        let rows = batch.into_tables()[Table::History as usize].clone();
         let read =
             |n: u64| rows[&number_key(n)].as_ref().map(|sealed| delta_encoding::decode::<HistoryRow>(sealed).unwrap());
         let dense =
             HistoryRow { pages: [row(1, 2).pages, row(3, 3).pages].concat(), entries: (1..6).map(entry).collect() };
         assert_eq!((read(1), read(3), read(6)), (Some(dense), None, Some(row(6, most / 2))));
 
-        let (mut run, mut draft) = (Run::default(), WriteBatch::default());
-        (1..=RUN_MAX as u64).for_each(|n| run.write(&mut draft, n, row(n, 1)));
-        let rows = draft.into_tables()[Table::History as usize].clone().into_values().flatten();
-        let spans = rows.map(|sealed| delta_encoding::decode::<HistoryRow>(&sealed).unwrap().span());
-        assert_eq!(spans.collect::<Vec<_>>(), [230, 230, RUN_MAX - 460]);
+        let (mut run, mut batch) = (Run::default(), WriteBatch::default());
+        (1..=RUN_MAX as u64).for_each(|n| run.write(&mut batch, n, row(n, 1)));
+        let rows = batch.into_tables()[Table::History as usize].clone().into_values().flatten();
+        let settlement_index = rows.map(|sealed| delta_encoding::decode::<HistoryRow>(&sealed).unwrap().span());
+        assert_eq!(settlement_index.collect::<Vec<_>>(), [230, 230, RUN_MAX - 460]);
     }
 
     #[test]
@@ -122,9 +122,9 @@ mod tests {
         };
         let (mut run, mut rows) = (Run::default(), BTreeMap::new());
         for n in 1..=1500u64 {
-            let mut draft = WriteBatch::default();
-            run.write(&mut draft, n, row(n));
-            for (key, value) in draft.into_tables()[Table::Settled as usize].clone() {
+            let mut batch = WriteBatch::default();
+            run.write(&mut batch, n, row(n));
+            for (key, value) in batch.into_tables()[Table::Settled as usize].clone() {
                 match value {
                     Some(value) => rows.insert(number_of(&key).unwrap(), value),
                     None => rows.remove(&number_of(&key).unwrap()),
@@ -150,17 +150,17 @@ mod tests {
 
     /// Writes a row that is not small, with which those before it are written anew; what the draft then holds.
     fn rewritten(run: &mut Run<SettledRow>, key: u64) -> Vec<(u64, Option<SettledRow>)> {
-        let mut draft = WriteBatch::default();
-        run.write(&mut draft, key, row(key, SettledRow::MAX / 2));
+        let mut batch = WriteBatch::default();
+        run.write(&mut batch, key, row(key, SettledRow::MAX / 2));
         let read = |value: Vec<u8>| delta_encoding::decode(&value).unwrap();
-        let rows = draft.into_tables()[Table::Settled as usize].clone();
+        let rows = batch.into_tables()[Table::Settled as usize].clone();
         rows.into_iter().map(|(key, value)| (number_of(&key).unwrap(), value.map(read))).collect()
     }
 
     #[test]
     fn compaction_does_not_undo_concurrent_changes() {
-        let (mut run, mut draft) = (Run::default(), WriteBatch::default());
-        (1..=4).for_each(|n| run.write(&mut draft, n, row(n, 1)));
+        let (mut run, mut batch) = (Run::default(), WriteBatch::default());
+        (1..=4).for_each(|n| run.write(&mut batch, n, row(n, 1)));
         run.forget_before(2);
         run.replace(3, row(33, 1));
         run.replace(9, row(99, 1));

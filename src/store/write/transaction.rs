@@ -61,8 +61,8 @@ pub struct Transaction<'a> {
     history: Bounds,
     shared_keys: SharedKeys,
     pub now: Timestamp,
-    pub draft: WriteBatch,
-    pub news: Vec<StoreEvent>,
+    pub batch: WriteBatch,
+    pub store_events: Vec<StoreEvent>,
     /// Accepted in this commit: the first of them has sequence `fresh_first`.
     fresh_first: Sequence,
     fresh: Vec<Entry>,
@@ -77,8 +77,8 @@ pub struct Transaction<'a> {
 
 /// The writes of one commit and what is to be told when it is durable.
 pub struct Finished {
-    pub draft: Option<WriteBatch>,
-    pub news: Vec<StoreEvent>,
+    pub batch: Option<WriteBatch>,
+    pub store_events: Vec<StoreEvent>,
     /// First sequence of the events accepted in it.
     pub first: Sequence,
     pub events: Vec<Arc<Event>>,
@@ -106,8 +106,8 @@ impl<'a> Transaction<'a> {
             history: *shared.history.lock().expect("no holder panics"),
             shared_keys: shared.shared_keys.lock().expect("no holder panics").clone(),
             now,
-            draft: WriteBatch::default(),
-            news: Vec::new(),
+            batch: WriteBatch::default(),
+            store_events: Vec::new(),
             fresh_first,
             fresh: Vec::new(),
             events: Vec::new(),
@@ -124,18 +124,18 @@ impl<'a> Transaction<'a> {
     pub fn accept(&mut self, arrival: Arrival) -> Result<Receipt, StoreError> {
         let Arrival { mut event, sender, interaction_hash, mut record } = arrival;
         let prior = match self.known(sender, &event)? {
-            Known::Duplicate(receipt) => {
+            SenderIdMatch::Duplicate(receipt) => {
                 self.index.totals.duplicates += 1;
                 self.changed = true;
                 return Ok(receipt);
             }
-            Known::Conflict(prior) => {
+            SenderIdMatch::Conflict(prior) => {
                 self.index.totals.conflicts += 1;
                 event.conflict = true;
                 record = codec::payload(&event);
                 prior
             }
-            Known::New => Sequence::default(),
+            SenderIdMatch::New => Sequence::default(),
         };
         let sequence = self.index.totals.next_sequence;
         if self.page_events == PAGE_EVENTS_MAX || self.page.len() + 4 + record.len() > PAGE_PACKED_MAX {
@@ -160,12 +160,12 @@ impl<'a> Transaction<'a> {
     }
 
     /// Same id and same body within the window: a duplicate. Same id, other body: a new event, flagged.
-    fn known(&self, sender: Digest64, event: &Event) -> Result<Known, StoreError> {
+    fn known(&self, sender: Digest64, event: &Event) -> Result<SenderIdMatch, StoreError> {
         let Some(newest) = self.index.remembered.get(sender).filter(|_| !sender.is_none()) else {
-            return Ok(Known::New);
+            return Ok(SenderIdMatch::New);
         };
         let window = self.windows.by_source.get(&event.source).copied().unwrap_or_default();
-        let mut known = Known::New;
+        let mut known = SenderIdMatch::New;
         let mut at = newest;
         for _ in 0..VARIANTS_MAX {
             if at == Sequence::default() {
@@ -176,9 +176,9 @@ impl<'a> Transaction<'a> {
                 break;
             }
             if entry.body == event.body_digest {
-                return Ok(Known::Duplicate(Receipt::Duplicate(entry.id(at))));
+                return Ok(SenderIdMatch::Duplicate(Receipt::Duplicate(entry.id(at))));
             }
-            known = Known::Conflict(newest);
+            known = SenderIdMatch::Conflict(newest);
             at = entry.prior;
         }
         Ok(known)
@@ -203,7 +203,7 @@ impl<'a> Transaction<'a> {
         let to: Vec<DestinationSet> = self.fresh[n..].iter().map(|e| e.to).collect();
         let copy_bytes = Entry::copy_bytes(&self.fresh[n..]);
         if self.index.pages.insert(first, shape, self.fresh[n].received_at, &to, copy_bytes) {
-            self.draft.put_long(Table::Pages, &number_key(first.0), &sealed);
+            self.batch.put_long(Table::Pages, &number_key(first.0), &sealed);
             self.index.pages.attribute(first, &Entry::owners(&self.fresh[n..]));
         }
         self.shapes.push(shape);
@@ -228,12 +228,12 @@ impl<'a> Transaction<'a> {
                     self.delay(due, &delivery);
                 }
             }
-            Transition::Dead { from, letter } => {
-                let id = letter.delivery.id;
+            Transition::Dead { from, dead_letter } => {
+                let id = dead_letter.delivery.id;
                 if self.remove_from_place(id, from)? {
-                    let (attempts, last) = letter.delivery.tried();
-                    self.record_end(id, EndKind::Dead, attempts, last, letter.dead_at);
-                    self.dead_letter(&letter);
+                    let (attempts, last) = dead_letter.delivery.tried();
+                    self.record_end(id, EndKind::Dead, attempts, last, dead_letter.dead_at);
+                    self.dead_letter(&dead_letter);
                 }
             }
             Transition::Discarded { id, place, attempts, at } => {
@@ -264,14 +264,14 @@ impl<'a> Transaction<'a> {
         if place == Place::Page {
             match self.index.pages.leave(id) {
                 Departure::Emptied { first, bytes } => {
-                    self.draft.delete_parts(Table::Pages, &number_key(first.0), bytes);
+                    self.batch.delete_parts(Table::Pages, &number_key(first.0), bytes);
                     return Ok(true);
                 }
                 Departure::Stays => return Ok(true),
                 Departure::NotHere => {}
             }
         }
-        let Some(bytes) = self.draft.delete_long(self.engine, Table::Delay, &delay_key(place.due(), id))? else {
+        let Some(bytes) = self.batch.delete_long(self.engine, Table::Delay, &delay_key(place.due(), id))? else {
             return Ok(false);
         };
         let totals = &mut self.index.totals;
@@ -279,13 +279,13 @@ impl<'a> Transaction<'a> {
         totals.delay_bytes = totals.delay_bytes.saturating_sub(bytes as u64);
         let tally = totals.counters_mut(id.destination);
         tally.delayed = tally.delayed.saturating_sub(1);
-        self.index.dues.remove(id, place.due());
+        self.index.delay_index.remove(id, place.due());
         Ok(true)
     }
 
     fn delay(&mut self, due: Timestamp, delivery: &Delivery) {
         let sealed = event_record::encode(delivery);
-        self.draft.put_long(Table::Delay, &delay_key(due, delivery.id), &sealed);
+        self.batch.put_long(Table::Delay, &delay_key(due, delivery.id), &sealed);
         self.index.totals.delay_bytes += sealed.len() as u64;
         self.index.totals.counters_mut(delivery.id.destination).delayed += 1;
         self.index.add_delayed(due, delivery, sealed.len());
@@ -303,7 +303,7 @@ impl<'a> Transaction<'a> {
             Some(first) => (Table::Pages, number_key(first.0)),
             None => (Table::Delay, delay_key(place.due(), id)),
         };
-        match self.draft.get_long(self.engine, table, &key) {
+        match self.batch.get_long(self.engine, table, &key) {
             Err(StoreError::Damaged(_)) => Ok((table, None)),
             read => Ok((table, read?)),
         }
@@ -325,17 +325,17 @@ impl<'a> Transaction<'a> {
             return Ok(self.told(None));
         }
         let index = &mut *self.index;
-        index.names.write(&mut self.draft);
+        index.names.write(&mut self.batch);
         index.totals.floor = index.pages.oldest().map_or(index.totals.next_sequence, |(first, ..)| first);
         index.totals.page_bytes = index.pages.bytes();
-        self.draft.put_long(Table::Meta, TOTALS, &codec::encode(Kind::Totals, &index.totals));
-        let draft = std::mem::take(&mut self.draft);
-        Ok(self.told(Some(draft)))
+        self.batch.put_long(Table::Meta, TOTALS, &codec::encode(Kind::Totals, &index.totals));
+        let batch = std::mem::take(&mut self.batch);
+        Ok(self.told(Some(batch)))
     }
 
-    fn told(self, draft: Option<WriteBatch>) -> Finished {
+    fn told(self, batch: Option<WriteBatch>) -> Finished {
         let (first, reached) = (self.fresh_first, self.index.totals.reached());
-        Finished { draft, news: self.news, first, events: self.events, written: self.written, reached }
+        Finished { batch, store_events: self.store_events, first, events: self.events, written: self.written, reached }
     }
 
     fn write_history(&mut self) {
@@ -356,7 +356,7 @@ impl<'a> Transaction<'a> {
                 place: Place::Page,
             })
             .collect();
-        self.news.push(StoreEvent::Accepted { tickets: tickets.into(), next: self.index.totals.next_sequence });
+        self.store_events.push(StoreEvent::Accepted { tickets: tickets.into(), next: self.index.totals.next_sequence });
         let mut key = self.fresh_first.0;
         let mut entries = std::mem::take(&mut self.fresh).into_iter();
         let mut row = HistoryRow::default();
@@ -364,28 +364,28 @@ impl<'a> Transaction<'a> {
             if row.entries.len() + usize::from(shape.count) > HistoryRow::ENTRIES_MAX {
                 let full = std::mem::take(&mut row);
                 let span = full.entries.len() as u64;
-                self.tail.history.write(&mut self.draft, key, full);
+                self.tail.history.write(&mut self.batch, key, full);
                 key += span;
             }
             row.pages.push(shape);
             row.entries.extend(entries.by_ref().take(usize::from(shape.count)));
         }
-        self.tail.history.write(&mut self.draft, key, row);
+        self.tail.history.write(&mut self.batch, key, row);
     }
 
     fn write_settled(&mut self) {
         let settlements = std::mem::take(&mut self.settlements);
         for chunk in settlements.chunks(SettledRow::SETTLEMENTS_MAX) {
             let key = self.index.totals.next_settlement;
-            self.tail.settled.write(&mut self.draft, key, SettledRow { settlements: chunk.to_vec() });
+            self.tail.settled.write(&mut self.batch, key, SettledRow { settlements: chunk.to_vec() });
             self.index.totals.next_settlement += chunk.len() as u64;
-            (key..).zip(chunk).for_each(|(number, s)| self.index.spans.add(number, s.id.sequence));
+            (key..).zip(chunk).for_each(|(number, s)| self.index.settlement_index.add(number, s.id.sequence));
             self.changed = true;
         }
     }
 }
 
-enum Known {
+enum SenderIdMatch {
     New,
     Duplicate(Receipt),
     /// The newest event with the same id.

@@ -212,7 +212,7 @@ mod tests {
         store.record(Transition::Hold { destination, until: Timestamp(9000), reason });
         for n in [2, 4] {
             let dead_letter = DeadLetter { delivery: delivery(n), reason: Reason::Permanent, dead_at: at };
-            store.record(Transition::Dead { from, letter: Box::new(dead_letter) });
+            store.record(Transition::Dead { from, dead_letter: Box::new(dead_letter) });
         }
         store.flush().await.unwrap();
         store.dlq(DlqAction::Purge, vec![id(4)], "test".to_owned()).await.unwrap();

@@ -249,9 +249,9 @@ mod tests {
         let mut cut = mixed();
         cut.watermark.next_settlement = cut.totals.next_settlement + 1;
         assert!(unknown(cut), "the watermark is higher");
-        let mut gap = mixed();
-        gap.settlements.remove(&1);
-        assert!(unknown(gap));
+        let mut outage = mixed();
+        outage.settlements.remove(&1);
+        assert!(unknown(outage));
         assert!(unknown(Scan { totals_known: false, ..mixed() }));
     }
 

@@ -242,7 +242,7 @@ mod tests {
     use super::*;
     use crate::event::Digest64;
     use crate::store::engine::folder::Folder;
-    use crate::store::model::record::{Entry, Gap, Hold, PageShape, Settlement};
+    use crate::store::model::record::{Entry, Hold, Outage, PageShape, Settlement};
     use crate::store::model::table::{hold_key, redrive_list_key};
     use crate::store::offline::salvage::scan::tests::found;
 
@@ -285,11 +285,11 @@ mod tests {
             let (who, what) = ("admin".to_owned(), what.to_owned());
             Audit { at: Timestamp(1), who, what, count: 2, since: Some(Timestamp(1)) }.encode()
         };
-        let gap = Gap { from: Timestamp(1), until: Timestamp(2), reason: "disk".to_owned(), refused: 3 };
+        let outage = Outage { from: Timestamp(1), until: Timestamp(2), reason: "disk".to_owned(), refused: 3 };
         let good = [
             (Table::Audit, 1, audit("one")),
             (Table::Audit, 3, audit(&"long ".repeat(5000))),
-            (Table::Outages, 1, codec::encode(Kind::Outage, &gap)),
+            (Table::Outages, 1, codec::encode(Kind::Outage, &outage)),
             (Table::Damaged, 1, codec::encode(Kind::DamagedRecord, &7u64)),
             (Table::QuarantinedRequest, 4, codec::encode(Kind::QuarantinedRequest, &7u64)),
         ];
@@ -298,7 +298,7 @@ mod tests {
         let (_dir, found) = found(|batch| {
             *batch = was.clone();
             batch.put_long(Table::Audit, &number_key(2), &spoiled(audit("two")));
-            batch.put_long(Table::Outages, &number_key(2), &spoiled(codec::encode(Kind::Outage, &gap)));
+            batch.put_long(Table::Outages, &number_key(2), &spoiled(codec::encode(Kind::Outage, &outage)));
         });
         let (scan, resolution) = (Scan::default(), Resolution::default());
         let (done, summary, rows) = written(&found, &scan, &resolution, |writer| writer.copy_independent_records());

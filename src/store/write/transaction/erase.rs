@@ -27,13 +27,13 @@ impl Transaction<'_> {
             erased.remembered += u64::from(self.forget_entry(sequence)?);
         }
         for number in &erasure.damaged {
-            let deleted = self.draft.delete_long(self.engine, Table::Damaged, &number_key(*number))?;
+            let deleted = self.batch.delete_long(self.engine, Table::Damaged, &number_key(*number))?;
             erased.damaged += u64::from(deleted.is_some());
         }
         erased.detained = erasure.detained.iter().filter(|number| self.forget(**number)).count() as u64;
         self.audit(who, &erasure.what, usize::try_from(erased.total()).unwrap_or(usize::MAX));
         if !gone.is_empty() {
-            self.news.push(StoreEvent::Discarded(gone));
+            self.store_events.push(StoreEvent::Discarded(gone));
         }
         Ok(erased)
     }
@@ -69,7 +69,7 @@ impl Transaction<'_> {
 
     /// Everything that still waits in a page moves to the delay tree, and the page goes.
     fn give_up_page(&mut self, first: Sequence) -> Result<(), StoreError> {
-        let sealed = match self.draft.get_long(self.engine, Table::Pages, &number_key(first.0)) {
+        let sealed = match self.batch.get_long(self.engine, Table::Pages, &number_key(first.0)) {
             Err(StoreError::Damaged(_)) => return Ok(()),
             sealed => sealed?,
         };
@@ -91,7 +91,7 @@ impl Transaction<'_> {
         let key = found?.0;
         let first = number_of(&key)?;
         // as it is after an erasure of the same commit
-        let Some(sealed) = self.draft.row(self.engine, Table::History, &key)? else { return Ok(false) };
+        let Some(sealed) = self.batch.row(self.engine, Table::History, &key)? else { return Ok(false) };
         let Ok(mut row) = delta_encoding::decode::<HistoryRow>(&sealed) else { return Ok(false) };
         let Some(entry) = row.entries.get_mut((sequence.0 - first) as usize).filter(|e| !e.is_erased()) else {
             return Ok(false);
@@ -105,7 +105,7 @@ impl Transaction<'_> {
                 prior => self.index.remembered.insert(sender, prior),
             }
         }
-        self.draft.put(Table::History, number_key(first), delta_encoding::encode(&row));
+        self.batch.put(Table::History, number_key(first), delta_encoding::encode(&row));
         self.tail.history.replace(first, row);
         self.changed = true;
         Ok(true)

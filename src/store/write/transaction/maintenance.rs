@@ -30,7 +30,7 @@ impl Transaction<'_> {
         for _ in 0..TRIMMED_PER_COMMIT {
             let head = self.index.totals.history_head;
             let Some(row) = self.head::<HistoryRow>(head.0)? else {
-                self.index.totals.history_head = Sequence(self.skip_gap::<HistoryRow>(head.0)?);
+                self.index.totals.history_head = Sequence(self.skip_hole::<HistoryRow>(head.0)?);
                 break;
             };
             let end = head.plus(row.span() as u64);
@@ -47,7 +47,7 @@ impl Transaction<'_> {
                     self.index.remembered.remove(entry.sender);
                 }
             }
-            self.draft.delete(Table::History, number_key(head.0));
+            self.batch.delete(Table::History, number_key(head.0));
             self.index.totals.history_head = end;
             self.tail.history.forget_before(end.0);
             self.changed = true;
@@ -56,7 +56,7 @@ impl Transaction<'_> {
         for _ in 0..TRIMMED_PER_COMMIT {
             let head = self.index.totals.settled_head;
             let Some(row) = self.head::<SettledRow>(head)? else {
-                self.index.totals.settled_head = self.skip_gap::<SettledRow>(head)?;
+                self.index.totals.settled_head = self.skip_hole::<SettledRow>(head)?;
                 break;
             };
             let newest = row.settlements.iter().map(|s| s.at).max().unwrap_or_default();
@@ -64,10 +64,10 @@ impl Transaction<'_> {
             if speaks_of_live || !(self.now.since(newest) > window || self.is_beyond()) {
                 break;
             }
-            self.draft.delete(Table::Settled, number_key(head));
+            self.batch.delete(Table::Settled, number_key(head));
             self.index.totals.settled_head = head + row.span() as u64;
             self.tail.settled.forget_before(self.index.totals.settled_head);
-            self.index.spans.forget_before(self.index.totals.settled_head);
+            self.index.settlement_index.forget_before(self.index.totals.settled_head);
             self.changed = true;
             not_before = Timestamp::ZERO;
         }
@@ -82,16 +82,16 @@ impl Transaction<'_> {
     }
 
     fn head<R: Deltas>(&self, key: u64) -> Result<Option<R>, StoreError> {
-        let sealed = self.draft.row(self.engine, R::TABLE, &number_key(key))?;
+        let sealed = self.batch.row(self.engine, R::TABLE, &number_key(key))?;
         // one that does not verify is as good as missing
         Ok(sealed.and_then(|sealed| delta_encoding::decode(&sealed).ok()))
     }
 
     /// Rows that were lost to damage leave a gap at the head, which recovery has told of; the head goes on behind it.
-    fn skip_gap<R: Deltas>(&mut self, head: u64) -> Result<u64, StoreError> {
+    fn skip_hole<R: Deltas>(&mut self, head: u64) -> Result<u64, StoreError> {
         match self.engine.range(R::TABLE, number_key(head + 1)..).next() {
             Some(row) => {
-                self.draft.delete(R::TABLE, number_key(head));
+                self.batch.delete(R::TABLE, number_key(head));
                 self.changed = true;
                 Ok(number_of(&row?.0)?)
             }
@@ -106,7 +106,7 @@ impl Transaction<'_> {
         if span < SPARSE_SPAN || self.index.pages.live_events() * 4 > span {
             return Ok(());
         }
-        let sealed = match self.draft.get_long(self.engine, Table::Pages, &number_key(first.0)) {
+        let sealed = match self.batch.get_long(self.engine, Table::Pages, &number_key(first.0)) {
             Ok(sealed) => sealed.ok_or(Damaged::Missing),
             Err(StoreError::Damaged(why)) => Err(why),
             Err(e) => return Err(e),
