@@ -103,7 +103,7 @@ pub async fn erase(args: EraseArgs) -> Result<(), Failure> {
     let erased: Erased = with_progress(&admin, form, Counter::Discarded, admin.post(&path, &request)).await?;
     match form {
         Form::Json => output::json(&erased),
-        Form::Table => output::text(&summary(&erased, args.dry_run)),
+        Form::Table => output::wrapped(&summary(&erased, args.dry_run)),
     }
 }
 

@@ -155,6 +155,10 @@ pub async fn list(admin: &Admin, form: Form) -> Result<(), Failure> {
     let all: Page<api::Redrive> = admin.get("/v1/dlq/redrives").await?;
     match form {
         Form::Json => output::json(&all),
+        Form::Table if all.items.is_empty() => {
+            output::note("None.");
+            Ok(())
+        }
         Form::Table => {
             let mut table = Table::new([
                 Column::fixed("DESTINATION"),

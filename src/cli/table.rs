@@ -45,6 +45,8 @@ pub struct Table {
 }
 
 const GAP: usize = 2;
+/// Ends a style.
+const RESET: &str = "\x1b[0m";
 
 impl Table {
     /// A table without rows.
@@ -79,9 +81,12 @@ impl Table {
                 column.set_padding((0, GAP as u16));
             }
         }
-        let mut text = table.trim_fmt();
-        text.push('\n');
-        text
+        // a bold heading is padded inside its style, where `trim_fmt` does not look
+        let trimmed = |line: &str| match line.strip_suffix(RESET) {
+            Some(styled) => format!("{}{RESET}\n", styled.trim_end()),
+            None => format!("{}\n", line.trim_end()),
+        };
+        table.trim_fmt().lines().map(trimmed).collect()
     }
 
     /// The columns that are shown in `width`, and how wide each may be.
