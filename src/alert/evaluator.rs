@@ -573,11 +573,7 @@ mod tests {
                 AlertInputs { last_received: last_received.clone(), ..AlertInputs::default() },
                 Some("no request has come from genesys"),
             ),
-            (
-                Condition::Silence(hour * 2),
-                AlertInputs { last_received, ..AlertInputs::default() },
-                None,
-            ),
+            (Condition::Silence(hour * 2), AlertInputs { last_received, ..AlertInputs::default() }, None),
         ] {
             let messages = evaluator(&[condition]).evaluate(&facts, at(4200));
             assert_eq!(messages.first().map(|m| m.text.contains(words.unwrap_or_default())), words.map(|_| true));
