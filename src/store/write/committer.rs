@@ -106,8 +106,8 @@ impl Committer {
             finished.written.iter().for_each(|key| drop(unwritten.remove(key)));
             drop(unwritten);
             // before the replies: a caller that then asks the dispatcher finds that it knows
-            for store_events in finished.store_events {
-                let _ = self.store_events.send(store_events); // without a dispatcher nobody needs to know
+            for event in finished.store_events {
+                let _ = self.store_events.send(event); // without a dispatcher nobody needs to know
             }
             replies.into_iter().for_each(|reply| reply());
         }
