@@ -93,7 +93,7 @@ fn item(digest: String, erased: &Erased) -> api::Erased {
         waiting: erased.waiting,
         dead: erased.dead,
         remembered: erased.remembered,
-        quarantined: erased.detained,
+        quarantined: erased.quarantined,
         damaged: erased.damaged,
         remains: remains(),
     }
@@ -122,24 +122,24 @@ impl ErasureScan {
             dead: sum(|trace| trace.dead.len()),
             remembered: found.events.len() as u64,
             damaged: found.damaged.len() as u64,
-            detained: self.detained(admin).await?.len() as u64,
+            quarantined: self.quarantined(admin).await?.len() as u64,
         })
     }
 
     async fn erase(&self, admin: &Admin, what: &str, caller: &Caller) -> Result<Erased, Failure> {
         let mut erased = Erased::default();
         let part = || Erasure { what: what.to_owned(), ..Erasure::default() };
-        let mut detained = self.detained(admin).await?;
+        let mut quarantined = self.quarantined(admin).await?;
         for _ in 0..ROUNDS_MAX {
             let mut found = self.traces(admin).await?;
             let under_way = self.under_way(admin, &found).await?;
             found.events.retain(|sequence, _| !under_way.contains(sequence));
-            if found.is_empty() && detained.is_empty() {
+            if found.is_empty() && quarantined.is_empty() {
                 return if under_way.is_empty() { Ok(erased) } else { Err(refusal(&erased, under_way.len())) };
             }
             let (events, damaged) = (found.events.into_iter().collect::<Vec<_>>(), found.damaged);
-            let apart = Erasure { damaged, detained: std::mem::take(&mut detained), ..part() };
-            if !apart.damaged.is_empty() || !apart.detained.is_empty() {
+            let apart = Erasure { damaged, quarantined: std::mem::take(&mut quarantined), ..part() };
+            if !apart.damaged.is_empty() || !apart.quarantined.is_empty() {
                 erased.add(&admin.store.erase(apart, caller.name.clone()).await?);
             }
             for chunk in events.chunks(CHUNK) {
@@ -169,21 +169,23 @@ impl ErasureScan {
     }
 
     /// Requests that were kept apart and concern it.
-    async fn detained(&self, admin: &Admin) -> Result<Vec<u64>, Failure> {
+    async fn quarantined(&self, admin: &Admin) -> Result<Vec<u64>, Failure> {
         let intake = admin.intake.read().expect("no holder panics").clone();
         let (key, source) = (self.key.clone(), self.source.clone());
         let is_from =
-            move |detained: &QuarantinedRequest| source.as_ref().is_none_or(|source| *source == detained.source);
+            move |quarantined: &QuarantinedRequest| source.as_ref().is_none_or(|source| *source == quarantined.source);
         admin
             .read(move |store| {
                 let mut found = Vec::new();
                 for number in store.quarantined_from(0, usize::MAX) {
-                    let detained = match store.detained(number) {
+                    let quarantined = match store.quarantined(number) {
                         // it cannot be let in either; its damage is told at the start
                         Err(StoreError::Damaged(_)) => continue,
-                        detained => detained?,
+                        quarantined => quarantined?,
                     };
-                    if detained.is_some_and(|detained| is_from(&detained) && intake.concerns(&detained, &key)) {
+                    if quarantined
+                        .is_some_and(|quarantined| is_from(&quarantined) && intake.concerns(&quarantined, &key))
+                    {
                         found.push(number);
                     }
                 }

@@ -50,7 +50,7 @@ pub(super) async fn list(
     let next = loop {
         let look = look(&admin, &filter, from, examined, began).await?;
         examined += look.examined;
-        let mut delivery_status = standing_so(&admin, filter.state, look.candidates).await?.into_iter().peekable();
+        let mut delivery_status = with_status(&admin, filter.state, look.candidates).await?.into_iter().peekable();
         let mut cut = None;
         while delivery_status.peek().is_some() && items.len() < filter.limit {
             // described together: the settlements are looked through once for all of them
@@ -106,7 +106,7 @@ async fn look(
 }
 
 /// Of the candidates those of which the scheduler says that a delivery stands so, before anything more is read of them.
-async fn standing_so(
+async fn with_status(
     admin: &Admin,
     state: Option<DeliveryState>,
     candidates: Vec<Candidate>,

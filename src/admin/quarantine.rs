@@ -56,9 +56,9 @@ pub(super) async fn list(
             let next = (numbers.len() > limit).then(|| numbers[limit - 1].to_string());
             let (mut items, mut read) = (Vec::new(), 0);
             for number in numbers.into_iter().take(limit) {
-                let Some(detained) = store.detained(number)? else { continue };
-                read += detained.body.len();
-                items.push(shown(number, detained));
+                let Some(quarantined) = store.quarantined(number)? else { continue };
+                read += quarantined.body.len();
+                items.push(shown(number, quarantined));
                 if read >= READ_BYTES {
                     return Ok(Page { items, next: Some(number.to_string()) });
                 }
@@ -98,13 +98,13 @@ pub(super) async fn readmit(
     let mut from = 0;
     while let Some(number) = admin.store.quarantined_from(from, 1).first().copied() {
         from = number + 1;
-        let Some(detained) = admin.read(move |store| store.detained(number)).await? else { continue };
-        if requested.source.as_ref().is_some_and(|source| *source != detained.source) {
+        let Some(quarantined) = admin.read(move |store| store.quarantined(number)).await? else { continue };
+        if requested.source.as_ref().is_some_and(|source| *source != quarantined.source) {
             continue;
         }
         let verdict = match requested.dry_run {
-            true => Some(intake.judge(&detained, unproven).0),
-            false => intake.readmit(number, &detained, unproven).await?,
+            true => Some(intake.judge(&quarantined, unproven).0),
+            false => intake.readmit(number, &quarantined, unproven).await?,
         };
         let Some(verdict) = verdict else { continue };
         all.matched += 1;

@@ -54,17 +54,17 @@ pub struct PreparedRequest {
 }
 
 impl PreparedRequest {
-    pub fn new(detained: &QuarantinedRequest) -> Self {
-        Self::of(detained, detained.seal())
+    pub fn new(quarantined: &QuarantinedRequest) -> Self {
+        Self::of(quarantined, quarantined.seal())
     }
 
-    pub fn of(detained: &QuarantinedRequest, sealed: Vec<u8>) -> Self {
+    pub fn of(quarantined: &QuarantinedRequest, sealed: Vec<u8>) -> Self {
         let place = Place {
-            identity: detained.identity(),
+            identity: quarantined.identity(),
             bytes: sealed.len() as u64,
-            at: detained.at,
-            source: detained.source.as_str().into(),
-            verified: !detained.proof.is_nothing(),
+            at: quarantined.at,
+            source: quarantined.source.as_str().into(),
+            verified: !quarantined.proof.is_nothing(),
         };
         Self { identity: place.identity, sealed, place }
     }
@@ -185,7 +185,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp(1_800_000_000_000);
 
-    fn detained(body: &[u8]) -> QuarantinedRequest {
+    fn quarantined(body: &[u8]) -> QuarantinedRequest {
         QuarantinedRequest {
             at: NOW,
             source: "s".to_owned(),
@@ -202,7 +202,7 @@ mod tests {
         let mut all = QuarantineIndex::default();
         let of = |source: &str, proof: Proof, n: usize| {
             let body = n.to_string().into_bytes();
-            PreparedRequest::new(&QuarantinedRequest { source: source.to_owned(), proof, ..detained(&body) })
+            PreparedRequest::new(&QuarantinedRequest { source: source.to_owned(), proof, ..quarantined(&body) })
         };
         let bytes = of("a", Proof::Nothing, 0).place.bytes;
         let room = Room { all: bytes * 10, source: bytes * 6, unverified: bytes * 4 };

@@ -207,7 +207,7 @@ pub fn quarantined(engine: &Engine, findings: &mut Findings) -> Result<Quarantin
         all.next = number + 1;
         let sealed = table::get_long(engine, Table::QuarantinedRequest, &number_key(number));
         match sealed.and_then(|sealed| Ok(sealed.map(|s| QuarantinedRequest::open(&s).map(|d| (d, s))).transpose()?)) {
-            Ok(Some((detained, sealed))) => all.add(number, &PreparedRequest::of(&detained, sealed)),
+            Ok(Some((quarantined, sealed))) => all.add(number, &PreparedRequest::of(&quarantined, sealed)),
             Ok(None) => {}
             Err(StoreError::Damaged(why)) => findings.push(format!("a request kept apart is damaged: {why}")),
             Err(e) => return Err(e),

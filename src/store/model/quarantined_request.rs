@@ -126,7 +126,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp(1_800_000_000_000);
 
-    fn detained(body: &[u8]) -> QuarantinedRequest {
+    fn quarantined(body: &[u8]) -> QuarantinedRequest {
         QuarantinedRequest {
             at: NOW,
             source: "s".to_owned(),
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn requests_differ_by_identifying_headers_not_by_transport_ones() {
-        let one = || detained(b"x");
+        let one = || quarantined(b"x");
         let with = |name: &str, value: &str| {
             let mut more = one();
             more.headers.push((name.to_owned(), value.as_bytes().to_vec()));
@@ -180,7 +180,7 @@ mod tests {
         let bytes = |hex: &str| -> Vec<u8> {
             (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
         };
-        let golden = QuarantinedRequest { at: Timestamp(1), ..detained(b"x") };
+        let golden = QuarantinedRequest { at: Timestamp(1), ..quarantined(b"x") };
         assert_eq!(QuarantinedRequest::open(&bytes(GOLDEN_1)).unwrap(), golden);
         let proof = Proof::Signature { headers: vec!["id".to_owned()], timestamp: "7".to_owned() };
         let golden = QuarantinedRequest { proof, ..golden };

@@ -130,8 +130,12 @@ impl Store {
 impl Store {
     /// Quarantines a request; returns its number when it is durable, or the number of the same earlier request, or the limit that it
     /// would exceed.
-    pub async fn quarantine(&self, detained: QuarantinedRequest, room: Room) -> Result<Result<u64, Full>, StoreError> {
-        let prepared = PreparedRequest::new(&detained);
+    pub async fn quarantine(
+        &self,
+        quarantined: QuarantinedRequest,
+        room: Room,
+    ) -> Result<Result<u64, Full>, StoreError> {
+        let prepared = PreparedRequest::new(&quarantined);
         self.ask(prepared.sealed.len(), move |t| Ok(t.quarantine(&prepared, room))).await
     }
 
@@ -159,7 +163,7 @@ impl Store {
     }
 
     /// A quarantined request by its number.
-    pub fn detained(&self, number: u64) -> Result<Option<QuarantinedRequest>, StoreError> {
+    pub fn quarantined(&self, number: u64) -> Result<Option<QuarantinedRequest>, StoreError> {
         let sealed = table::get_long(&self.shared.engine, Table::QuarantinedRequest, &number_key(number))?;
         Ok(sealed.map(|sealed| QuarantinedRequest::open(&sealed)).transpose()?)
     }
@@ -309,7 +313,7 @@ mod quarantine_tests {
         store
     }
 
-    fn detained(body: &[u8]) -> QuarantinedRequest {
+    fn quarantined(body: &[u8]) -> QuarantinedRequest {
         QuarantinedRequest {
             at: NOW,
             source: "s".to_owned(),
@@ -335,11 +339,11 @@ mod quarantine_tests {
         let dir = tempfile::tempdir().unwrap();
         let big = vec![7u8; 100_000];
         let store = open(dir.path());
-        assert_eq!(store.quarantine(detained(b"a"), ROOM).await.unwrap(), Ok(0));
-        assert_eq!(store.quarantine(detained(&big), ROOM).await.unwrap(), Ok(1));
-        let again = QuarantinedRequest { at: NOW.after(Duration::from_secs(9)), ..detained(b"a") };
+        assert_eq!(store.quarantine(quarantined(b"a"), ROOM).await.unwrap(), Ok(0));
+        assert_eq!(store.quarantine(quarantined(&big), ROOM).await.unwrap(), Ok(1));
+        let again = QuarantinedRequest { at: NOW.after(Duration::from_secs(9)), ..quarantined(b"a") };
         assert_eq!(store.quarantine(again, ROOM).await.unwrap(), Ok(0), "the same request once more");
-        assert_eq!(store.quarantine(detained(b"b"), Room::undivided(100_000)).await.unwrap(), Err(Full::All));
+        assert_eq!(store.quarantine(quarantined(b"b"), Room::undivided(100_000)).await.unwrap(), Err(Full::All));
         let (count, bytes) = store.quarantine_usage();
         assert!(count == 2 && bytes > 100_000);
         assert_eq!(store.totals().accepted, 0);
@@ -347,16 +351,16 @@ mod quarantine_tests {
 
         let store = open(dir.path());
         assert_eq!(store.quarantine_usage(), (2, bytes));
-        assert_eq!(store.detained(0).unwrap(), Some(detained(b"a")));
-        assert_eq!(store.detained(1).unwrap().unwrap().body, big);
+        assert_eq!(store.quarantined(0).unwrap(), Some(quarantined(b"a")));
+        assert_eq!(store.quarantined(1).unwrap().unwrap().body, big);
         assert_eq!(store.quarantined_from(1, 10), [1]);
-        assert_eq!(store.quarantine(detained(&big), ROOM).await.unwrap(), Ok(1));
+        assert_eq!(store.quarantine(quarantined(&big), ROOM).await.unwrap(), Ok(1));
         assert_eq!(store.quarantined_before(NOW).len(), 0);
         assert_eq!(store.quarantined_before(Timestamp(NOW.0 + 1)), [0, 1]);
         let gone = Change::DiscardQuarantined { what: "too old".to_owned(), numbers: vec![1, 7] };
         assert_eq!(store.change(gone, "retention".to_owned()).await.unwrap(), 1);
         assert_eq!(store.quarantine_usage().0, 1);
-        assert_eq!(store.detained(1).unwrap(), None);
+        assert_eq!(store.quarantined(1).unwrap(), None);
         assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
     }
 
@@ -364,12 +368,12 @@ mod quarantine_tests {
     async fn a_readmitted_request_becomes_an_event_once() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
-        let number = store.quarantine(detained(b"{}"), ROOM).await.unwrap().unwrap();
+        let number = store.quarantine(quarantined(b"{}"), ROOM).await.unwrap().unwrap();
         let receipts = store.readmit(number, vec![arrival(b"{}")]).await.unwrap().unwrap();
         assert!(matches!(receipts.as_slice(), [Receipt::Queued(_)]));
         assert_eq!(store.readmit(number, vec![arrival(b"{}")]).await.unwrap(), None, "asking twice is asking once");
         assert_eq!((store.totals().accepted, store.quarantine_usage()), (1, (0, 0)));
-        let number = store.quarantine(detained(b"{} "), ROOM).await.unwrap().unwrap();
+        let number = store.quarantine(quarantined(b"{} "), ROOM).await.unwrap().unwrap();
         assert_ne!(number, 0, "numbers are not given twice");
         let receipts = store.readmit(number, vec![arrival(b"{}")]).await.unwrap().unwrap();
         assert!(matches!(receipts.as_slice(), [Receipt::Duplicate(_)]));
@@ -381,7 +385,7 @@ mod quarantine_tests {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         for (n, body) in [b"a", b"b"].into_iter().enumerate() {
-            assert_eq!(store.quarantine(detained(body), ROOM).await.unwrap(), Ok(n as u64));
+            assert_eq!(store.quarantine(quarantined(body), ROOM).await.unwrap(), Ok(n as u64));
         }
         let mut torn = WriteBatch::default();
         torn.put(Table::QuarantinedRequest, [number_key(1), vec![0, 0]].concat(), b"torn".to_vec());
@@ -404,7 +408,7 @@ mod quarantine_tests {
         let found = recovery::quarantined(&store.shared.engine, &mut findings).unwrap();
         assert_eq!((found.all.bytes, found.unverified.count, found.next()), (sealed.len() as u64, 1, 5));
         *store.shared.index.lock().unwrap() = Index { quarantine: found, ..Default::default() };
-        assert_eq!(store.detained(4).unwrap().unwrap().proof, Proof::Nothing);
+        assert_eq!(store.quarantined(4).unwrap().unwrap().proof, Proof::Nothing);
         let gone = Change::DiscardQuarantined { what: "too old".to_owned(), numbers: vec![4] };
         assert_eq!(store.change(gone, "retention".to_owned()).await.unwrap(), 1);
         assert_eq!(store.shared.engine.range(Table::QuarantinedRequest, ..).count(), 0, "all of its rows are gone");

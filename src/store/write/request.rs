@@ -264,7 +264,7 @@ pub struct Erasure {
     pub events: Vec<(Sequence, EventLocation)>,
     pub damaged: Vec<u64>,
     /// Requests that were kept apart.
-    pub detained: Vec<u64>,
+    pub quarantined: Vec<u64>,
 }
 
 /// What an erasure has taken.
@@ -276,12 +276,12 @@ pub struct Erased {
     /// Events that were remembered.
     pub remembered: u64,
     pub damaged: u64,
-    pub detained: u64,
+    pub quarantined: u64,
 }
 
 impl Erased {
     pub fn total(&self) -> u64 {
-        self.waiting + self.dead + self.remembered + self.damaged + self.detained
+        self.waiting + self.dead + self.remembered + self.damaged + self.quarantined
     }
 
     pub fn add(&mut self, other: &Self) {
@@ -289,7 +289,7 @@ impl Erased {
         self.dead += other.dead;
         self.remembered += other.remembered;
         self.damaged += other.damaged;
-        self.detained += other.detained;
+        self.quarantined += other.quarantined;
     }
 }
 

@@ -103,7 +103,7 @@ struct Model {
     holds: BTreeMap<DestinationId, Timestamp>,
     intake_override: Option<IntakeOverride>,
     outages: usize,
-    detained: BTreeMap<u64, QuarantinedRequest>,
+    quarantined: BTreeMap<u64, QuarantinedRequest>,
 }
 
 impl Model {
@@ -371,7 +371,7 @@ impl Bench {
             }
             Step::Detain(body) => {
                 let (source, cause) = ("default".to_owned(), Cause::BadSignature);
-                let detained = QuarantinedRequest {
+                let quarantined = QuarantinedRequest {
                     at: now,
                     source,
                     cause,
@@ -381,18 +381,18 @@ impl Bench {
                     proof: Proof::Nothing,
                 };
                 let number =
-                    self.store().quarantine(detained.clone(), Room::undivided(1 << 20)).await.unwrap().unwrap();
-                if !self.model.detained.values().any(|known| known.body == detained.body) {
-                    self.model.detained.insert(number, detained);
+                    self.store().quarantine(quarantined.clone(), Room::undivided(1 << 20)).await.unwrap().unwrap();
+                if !self.model.quarantined.values().any(|known| known.body == quarantined.body) {
+                    self.model.quarantined.insert(number, quarantined);
                 }
             }
             Step::LetIn(n) => {
-                let all: Vec<u64> = self.model.detained.keys().copied().collect();
+                let all: Vec<u64> = self.model.quarantined.keys().copied().collect();
                 let Some(number) = all.get(n % all.len().max(1)) else { return };
                 let event = event("call", "", b"{}", 2, now);
                 let arrivals = vec![Arrival::new(event.clone())];
                 let receipts = self.store().readmit(*number, arrivals).await.unwrap().unwrap();
-                self.model.detained.remove(number);
+                self.model.quarantined.remove(number);
                 self.receipt(event, receipts[0]);
             }
             _ => unreachable!("not a command"),
@@ -456,9 +456,12 @@ impl Bench {
         }
         assert_eq!(store.intake_override(), model.intake_override);
         assert_eq!(store.outages(u64::MAX, 10_000).unwrap().len(), model.outages);
-        let kept: BTreeMap<u64, QuarantinedRequest> =
-            store.quarantined_from(0, 10_000).into_iter().map(|n| (n, store.detained(n).unwrap().unwrap())).collect();
-        assert_eq!(kept, model.detained);
+        let kept: BTreeMap<u64, QuarantinedRequest> = store
+            .quarantined_from(0, 10_000)
+            .into_iter()
+            .map(|n| (n, store.quarantined(n).unwrap().unwrap()))
+            .collect();
+        assert_eq!(kept, model.quarantined);
     }
 }
 

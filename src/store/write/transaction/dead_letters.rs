@@ -160,7 +160,7 @@ impl Transaction<'_> {
     }
 
     /// Notes what has become of its letters; false where another one has begun since.
-    pub(super) fn redrive_fares(&mut self, d: DestinationId, begun: Timestamp, fared: RedriveResults) -> bool {
+    pub(super) fn set_redrive_results(&mut self, d: DestinationId, begun: Timestamp, fared: RedriveResults) -> bool {
         let Some(mut redrive) = self.index.redrives.get(&d).filter(|r| r.begun == begun).cloned() else { return false };
         redrive.fared = fared;
         self.keep_redrive(d, redrive);

@@ -30,7 +30,7 @@ impl Transaction<'_> {
             let deleted = self.batch.delete_long(self.engine, Table::Damaged, &number_key(*number))?;
             erased.damaged += u64::from(deleted.is_some());
         }
-        erased.detained = erasure.detained.iter().filter(|number| self.forget(**number)).count() as u64;
+        erased.quarantined = erasure.quarantined.iter().filter(|number| self.forget(**number)).count() as u64;
         self.audit(who, &erasure.what, usize::try_from(erased.total()).unwrap_or(usize::MAX));
         if !gone.is_empty() {
             self.store_events.push(StoreEvent::Discarded(gone));

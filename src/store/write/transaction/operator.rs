@@ -54,7 +54,7 @@ impl Transaction<'_> {
             }
             Change::RedriveNext { destination, dead_letters } => self.take_redrive_further(destination, &dead_letters),
             Change::RedriveResults { destination, begun, fared } => {
-                Ok(self.redrive_fares(destination, begun, *fared).into())
+                Ok(self.set_redrive_results(destination, begun, *fared).into())
             }
             Change::RedriveEnd { destination, why } => Ok(self.end_redrive(destination, why, who)?.into()),
             Change::Outage { number, outage } => {
