@@ -91,8 +91,7 @@ impl Daemon {
         let intake_addr = intake_listeners[0].local_addr()?;
         let admin_addr = admin_listeners.first().map(TcpListener::local_addr).transpose()?;
         let tls = listeners::load_tls(&settings.intake)?;
-        let Opened { store, store_events, committer, .. } =
-            open_store(&settings.store, &settings, clock.clone()).await?;
+        let Opened { store, store_events, committer, .. } = open_store(&settings, clock.clone()).await?;
         let token = listeners::admin_token(&settings.admin.token, &settings.store.path)?;
         let destinations = Destinations::new(destinations(&store, &settings).await?);
         let admission = Arc::new(admission(&store));
@@ -272,21 +271,21 @@ fn admission(store: &Store) -> Admission {
     admission
 }
 
-async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) -> anyhow::Result<Opened> {
-    let windows = Windows { by_source: all.dedup_windows().into_iter().collect() };
+async fn open_store(settings: &Settings, clock: Clock) -> anyhow::Result<Opened> {
+    let windows = Windows { by_source: settings.dedup_windows().into_iter().collect() };
     let options = Options {
-        require_power_safe: settings.require_power_safe,
+        require_power_safe: settings.store.require_power_safe,
         windows,
-        ballast_bytes: settings.ballast_bytes,
-        reserve_bytes: all.intake.disk_reserve_bytes,
+        ballast_bytes: settings.store.ballast_bytes,
+        reserve_bytes: settings.intake.disk_reserve_bytes,
     };
-    let path = settings.path.clone();
+    let path = settings.store.path.clone();
     let own = clock.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&path, options, own)).await?;
-    let opened = opened.with_context(|| format!("cannot open the store in {}", settings.path.display()))?;
+    let opened = opened.with_context(|| format!("cannot open the store in {}", settings.store.path.display()))?;
     maintenance::apply_clock_step(&opened.store, &clock).await?;
-    opened.store.set_history_limits(history_limits(all));
-    opened.store.set_shared_keys(all.shared_keys());
+    opened.store.set_history_limits(history_limits(settings));
+    opened.store.set_shared_keys(settings.shared_keys());
     opened.findings.iter().for_each(|finding| tracing::error!("{finding}"));
     Ok(opened)
 }
