@@ -1,6 +1,6 @@
-//! `check`: every invariant of the store that can be seen from its rows, held against the index.
+//! `check`: compares all rows of the store with the index, for every invariant that can be checked in this way.
 //!
-//! It runs between two commits of a live store, or on one that has just been recovered.
+//! It runs between two commits of a running store, or on a store that was just recovered.
 
 use super::Index;
 use crate::delivery::{DeadLetter, Delivery};
@@ -13,7 +13,7 @@ use crate::store::model::record::{HistoryRow, SettledRow};
 use crate::store::model::table::{Table, delay_of, dlq_of, number_key, number_of};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Every violated invariant, in words; empty where all hold.
+/// Descriptions of all violated invariants.
 pub fn check(engine: &Engine, index: &Index) -> Result<Vec<String>, StoreError> {
     let mut faults = Vec::new();
     let blobs = engine.folder().blob_files();
@@ -68,7 +68,7 @@ pub fn check(engine: &Engine, index: &Index) -> Result<Vec<String>, StoreError> 
     Ok(faults)
 }
 
-/// What is counted for each source is what its dead letters take, once they are all counted.
+/// Compares the counted bytes of dead letters of each source with the stored ones, once the count is complete.
 fn dead_by_source(engine: &Engine, index: &Index, faults: &mut Vec<String>) -> Result<(), StoreError> {
     let Some(counted) = index.dead.all() else { return Ok(()) };
     let mut found = BTreeMap::<String, u64>::new();
@@ -110,7 +110,7 @@ fn covered<R: Deltas>(engine: &Engine, head: u64, end: u64, faults: &mut Vec<Str
     Ok(())
 }
 
-/// Every page of the index is there and whole, and there is no other.
+/// Every page in the index exists and is complete, and no other page exists.
 fn pages(engine: &Engine, index: &Index, faults: &mut Vec<String>) -> Result<(), StoreError> {
     let mut known = BTreeSet::new();
     for (first, shape) in index.pages.iter() {
@@ -131,7 +131,7 @@ fn pages(engine: &Engine, index: &Index, faults: &mut Vec<String>) -> Result<(),
     Ok(())
 }
 
-/// Sealed lengths of all long records of a table, by key; those that do not verify are faults.
+/// Sealed lengths of all long records of a table, by key; damaged ones are reported as faults.
 fn long<R: Compact>(
     engine: &Engine,
     table: Table,
@@ -156,7 +156,7 @@ fn long<R: Compact>(
     Ok(found)
 }
 
-/// accepted = queued + delivered + dead + discarded, for every destination, by what really lies there.
+/// accepted = queued + delivered + dead + discarded, for every destination, compared with the stored records.
 fn tallies(
     index: &Index,
     delayed: &BTreeMap<DestinationId, u64>,
@@ -209,7 +209,7 @@ pub mod tests {
         }
     }
 
-    /// A page of two events, of which the index thinks that it has three.
+    /// A page of two events that the index counts as three.
     pub fn short_page(path: &std::path::Path) -> (Engine, Index) {
         let engine = engine(path);
         let (mut packed, mut batch) = (Vec::new(), WriteBatch::default());

@@ -1,32 +1,32 @@
-//! What is known in memory of the requests that were kept apart: bounded by bytes, by number, and by the shares of one source and
-//! of requests that did not prove their sender.
+//! The index of quarantined requests, in memory. Their bytes and their number are limited in total, per source, and for
+//! requests that did not prove their sender.
 
 use crate::store::model::quarantined_request::{Identity, QuarantinedRequest};
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// No more are kept, whatever their size: each takes some memory too.
+/// Limit of their number, whatever their size, since each takes some memory.
 const COUNT_MAX: usize = 65_536;
 
-/// Bounds of what is kept apart, in bytes of records; the number of records is bounded in the same proportion.
+/// Limits of the quarantine in bytes of records; the number of records is limited in the same proportion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
     pub all: u64,
-    /// Of it, for this source.
+    /// Limit for the source of the request.
     pub source: u64,
-    /// Of it, for all requests that did not prove their sender.
+    /// Limit for all requests that did not prove their sender.
     pub unverified: u64,
 }
 
 impl Room {
-    /// Everything for everybody.
+    /// The whole limit for each source and for unverified requests.
     pub fn undivided(all: u64) -> Self {
         Self { all, source: all, unverified: all }
     }
 }
 
-/// Which bound left no room for a request.
+/// The limit that a request would exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
     All,
@@ -35,7 +35,7 @@ pub enum Full {
 }
 
 impl Full {
-    /// The setting of `[quarantine]` that bounds it.
+    /// The setting of `[quarantine]` for this limit.
     pub fn setting(self) -> &'static str {
         match self {
             Self::All => "max_bytes",
@@ -45,7 +45,7 @@ impl Full {
     }
 }
 
-/// A request that is to be kept apart, with everything that can be computed before it has a number.
+/// A request to be quarantined, with everything that can be computed before it has a number.
 #[derive(Debug)]
 pub struct PreparedRequest {
     pub sealed: Vec<u8>,
@@ -87,14 +87,14 @@ impl Used {
         self.count -= 1;
     }
 
-    /// Whether so many bytes more stay within a part of all.
+    /// Whether a request of so many bytes fits into `part`, which is a part of the limit `all`.
     fn takes(self, bytes: u64, part: u64, all: u64) -> bool {
         let count_max = u128::from(part.min(all)) * COUNT_MAX as u128 / u128::from(all.max(1));
         (self.count as u128) < count_max && self.bytes + bytes <= part
     }
 }
 
-/// What is known of them in memory.
+/// The quarantined requests by number and by identity, and their sums.
 #[derive(Debug, Default)]
 pub struct QuarantineIndex {
     pub by_number: BTreeMap<u64, Place>,
@@ -130,7 +130,7 @@ impl QuarantineIndex {
         self.next = self.next.max(number + 1);
     }
 
-    /// Forgets one, and says how long it is; none where it is not here.
+    /// Removes a request and returns its size; `None` if it does not exist.
     pub fn remove(&mut self, number: u64) -> Option<usize> {
         let place = self.by_number.remove(&number)?;
         if self.by_identity.get(&place.identity) == Some(&number) {
@@ -153,7 +153,7 @@ impl QuarantineIndex {
         self.by_identity.get(&prepared.identity).copied()
     }
 
-    /// Whether there is room for a request; else by which bound there is none.
+    /// Whether a request fits; otherwise the limit that it would exceed.
     pub fn has_room(&self, prepared: &PreparedRequest, room: Room) -> Result<(), Full> {
         let place = &prepared.place;
         let of_source = self.by_source.get(&place.source).copied().unwrap_or_default();

@@ -1,7 +1,7 @@
-//! Recovery: rebuilds the index from `meta`, `history` and `settled`, without reading a single body.
+//! Recovery: rebuilds the index from `meta`, `history` and `settled`, without reading bodies.
 //!
-//! *Invariants.* Repeating it changes nothing; a kill in the middle of it costs nothing. sled skips damaged records in
-//! silence, so every range of numbers is checked for gaps against the totals, and what is missing is told, never hidden.
+//! *Invariants.* It can be interrupted and repeated without effect. sled silently skips damaged records, so every range of
+//! numbers is checked against the totals, and all that is missing is reported.
 
 use super::Index;
 use super::names::Names;
@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-/// What was found missing or damaged at a start; each is a line for the operator.
+/// Descriptions of what was missing or damaged at a start, each a line for the operator.
 pub type Findings = Vec<String>;
 
 pub fn recover(engine: &Engine) -> Result<(Index, Findings), StoreError> {
@@ -65,7 +65,7 @@ fn names(engine: &Engine) -> Result<Names, StoreError> {
     })
 }
 
-/// The counters; a store that has rows but no counters has lost them.
+/// The counters; if a store has rows but no counters, the counters were lost.
 fn totals(engine: &Engine) -> Result<Totals, StoreError> {
     let Some(totals) = read::record::<Totals>(engine, Table::Meta, Kind::Totals, TOTALS)? else {
         let any = |table| engine.range(table, ..).next().is_some();
@@ -79,7 +79,8 @@ fn totals(engine: &Engine) -> Result<Totals, StoreError> {
     Ok(totals)
 }
 
-/// What is kept of each destination under a prefix, with a dot behind it; `lost` says what it is where it does not verify.
+/// The records of all destinations under a prefix, which a dot follows; `lost` is the description for a record that does not
+/// verify.
 fn of_destinations<T: DeserializeOwned>(
     engine: &Engine,
     (prefix, kind): (&str, Kind),
@@ -98,7 +99,7 @@ fn of_destinations<T: DeserializeOwned>(
     Ok(found)
 }
 
-/// The door as an operator left it, what the stored times go by, and the number of the next gap.
+/// Reads the intake override, the clock reference, and the number of the next outage.
 fn notes(engine: &Engine, index: &mut Index, findings: &mut Findings) -> Result<(), StoreError> {
     match read::record(engine, Table::Meta, Kind::IntakeOverride, INTAKE_OVERRIDE) {
         Err(StoreError::Damaged(why)) => findings.push(format!("whether intake was closed by hand is lost: {why}")),
@@ -163,7 +164,7 @@ fn add_page(pages: &mut Pages, floor: Sequence, first: Sequence, shape: PageShap
     }
 }
 
-/// Where history is missing, the pages themselves still say which events lie in them.
+/// Rebuilds lost history entries from the pages that contain the events.
 fn heal(engine: &Engine, index: &mut Index, from: u64, to: u64, findings: &mut Findings) -> Result<(), StoreError> {
     let mut healed = 0;
     let keys: Result<Vec<_>, _> = engine
@@ -199,7 +200,7 @@ fn heal(engine: &Engine, index: &mut Index, from: u64, to: u64, findings: &mut F
     Ok(())
 }
 
-/// Reads all of them; one that does not verify is told and stays where it is.
+/// Reads all quarantined requests; a damaged one is reported and stays where it is.
 pub fn quarantined(engine: &Engine, findings: &mut Findings) -> Result<QuarantineIndex, StoreError> {
     let mut all = QuarantineIndex::default();
     for key in read::keys(engine, Table::QuarantinedRequest, None) {
@@ -216,7 +217,7 @@ pub fn quarantined(engine: &Engine, findings: &mut Findings) -> Result<Quarantin
     Ok(all)
 }
 
-/// At a start: those that are kept.
+/// Reads the redrive of each destination.
 fn redrives(
     engine: &Engine,
     names: &Names,
@@ -235,7 +236,7 @@ fn redrives(
     Ok(found)
 }
 
-/// What its own length cannot be read of does not decode either.
+/// Turns damage into an empty record, which then fails to decode.
 fn missing_if_damaged(e: StoreError) -> Result<Option<Vec<u8>>, StoreError> {
     match e {
         StoreError::Damaged(_) => Ok(Some(Vec::new())),

@@ -1,28 +1,28 @@
-//! How much of the queue each source takes: of pages a part in proportion to its bodies, of the delay tree what
-//! lies there; and how much more what is its own in pages may take when it fails.
+//! Bytes of the queue by source: pages in proportion to the bodies, delayed deliveries by their size; and the bytes by which
+//! deliveries in pages may grow when they fail.
 //!
-//! *Invariants.* In memory only, and in step with pages and delay tree: what leaves them is taken off as it was added.
+//! *Invariants.* In memory only, and updated with pages and delay tree: what is removed subtracts what it added.
 
 use std::collections::BTreeMap;
 
-/// What an event takes in a page beside its body, about.
+/// Estimated size of an event in a page without its body.
 const EVENT_BYTES: u64 = 128;
 
-/// What events take that wait or are dead.
+/// Bytes of waiting events and dead letters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SourceUsage {
     pub queue_bytes: u64,
-    /// Bytes that they may take beside it when they fail.
+    /// Bytes that deliveries in pages may take elsewhere when they fail.
     pub growth_bytes: u64,
     /// Bytes of dead letters.
     pub dead_bytes: u64,
 }
 
-/// What is held, by the number of a source.
+/// Usage by the number of the source.
 #[derive(Debug, Default)]
 pub struct Shares(BTreeMap<u16, SourceUsage>);
 
-/// What one thing in the queue takes, and whose it is.
+/// Source and size of one stored item.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SourceBytes {
     pub source: u16,
@@ -30,7 +30,7 @@ pub struct SourceBytes {
 }
 
 impl SourceBytes {
-    /// An event that lies by itself.
+    /// An event with a record of its own.
     pub fn of(source: u16, sealed_bytes: usize) -> Self {
         Self { source, bytes: u32::try_from(sealed_bytes).unwrap_or(u32::MAX) }
     }
@@ -47,14 +47,14 @@ impl Shares {
         self.less(part.source, |held| held.queue_bytes = held.queue_bytes.saturating_sub(u64::from(part.bytes)));
     }
 
-    /// What is there may take more when it fails.
+    /// Adds to the bytes by which deliveries may grow.
     pub fn grow(&mut self, source: u16, bytes: u64) {
         if bytes > 0 {
             self.0.entry(source).or_default().growth_bytes += bytes;
         }
     }
 
-    /// Something that might have taken more has left.
+    /// Subtracts from the bytes by which deliveries may grow.
     pub fn shrink(&mut self, source: u16, bytes: u64) {
         self.less(source, |held| held.growth_bytes = held.growth_bytes.saturating_sub(bytes));
     }
@@ -73,7 +73,7 @@ impl Shares {
     }
 }
 
-/// The parts of a page that its sources have, by source and length of each event's body.
+/// Divides the bytes of a page among its sources, by source and body length of each event.
 pub fn parts(page_bytes: u32, events: impl Iterator<Item = (u16, u32)>) -> Box<[SourceBytes]> {
     let mut of = BTreeMap::<u16, u64>::new();
     events.for_each(|(source, size)| *of.entry(source).or_default() += u64::from(size) + EVENT_BYTES);

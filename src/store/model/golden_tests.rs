@@ -1,4 +1,4 @@
-//! Records as they lie on disks out there, byte for byte, and the room that full rows have.
+//! Records byte for byte as released versions have written them, and the size limits of full rows.
 
 use super::audit::Audit;
 use super::codec::{self, Kind};
@@ -48,7 +48,7 @@ fn a_full_row_fits_its_limit() {
     assert!(codec::encode(Kind::Settled, &settled).len() <= ROW_MAX);
 }
 
-/// What lies on disks out there must be read for ever; a change here is a new version of the record.
+/// Records of existing stores must stay readable for ever; a changed format needs a new version of the record.
 #[test]
 fn version_1_has_its_golden_bytes() {
     let history = HistoryRow { pages: vec![PageShape { count: 1, bytes: 300 }], entries: vec![entry()] };
@@ -136,7 +136,8 @@ fn audit(since: Option<Timestamp>) -> Audit {
     Audit { at: Timestamp(1), who: "admin".to_owned(), what: "dlq purge".to_owned(), count: 2, since }
 }
 
-/// Events with headers that go on lie where a `traceparent` alone lay: such a record is of the same version.
+/// Forwarded headers are stored in the field that contained only `traceparent` before; the version of the record stays the
+/// same.
 #[test]
 fn events_with_headers_have_their_golden_bytes() {
     let all = [("traceparent", "00-1"), ("ce-id", "1"), ("ce-source", "/s"), ("tracestate", "a=1")];
@@ -155,7 +156,7 @@ fn events_with_headers_have_their_golden_bytes() {
         ("dead_letter", codec::encode(Kind::DeadLetter, &dead_letter)),
     ];
     assert_eq!(lines(&records), include_str!("golden/v1_headers.txt"));
-    // as it was written when a traceparent was all that went on
+    // as written when `traceparent` was the only forwarded header
     let before = codec::payload(&Some("00-1".to_owned()));
     let read: ForwardedHeaders = codec::from_payload(&before).unwrap();
     assert_eq!(read.iter().collect::<Vec<_>>(), [("traceparent", "00-1")]);
@@ -174,7 +175,7 @@ fn unfared() -> Redrive {
     redrive
 }
 
-/// One that was noted before it was counted what became of its letters.
+/// A redrive from before the results of its dead letters were counted.
 fn first_redrive() -> Vec<u8> {
     let now = codec::payload(&unfared());
     let since = codec::payload(&RedriveResults::default()).len();
