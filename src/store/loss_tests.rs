@@ -1,4 +1,4 @@
-//! What a store does where rows of its tables are lost or do not verify: what is left is used, and what is not is told.
+//! The store with rows that are lost or do not verify: it uses the others and reports these.
 
 use crate::clock::Clock;
 use crate::delivery::{DeliveryId, Place};
@@ -45,7 +45,7 @@ async fn delivered(store: &Store, n: u64) {
     store.flush().await.unwrap();
 }
 
-/// Three lives, and events 1 to 6, each with rows of its own; the odd ones are delivered.
+/// Creates a store with events 1 to 6 in three runs, each commit with rows of its own; the odd ones are delivered.
 async fn lived(path: &Path) {
     for n in [1, 3, 5] {
         let opened = open(path);
@@ -57,7 +57,7 @@ async fn lived(path: &Path) {
     }
 }
 
-/// Writes behind the back of the store.
+/// Writes rows directly with the engine.
 fn meddle(path: &Path, batch: WriteBatch) {
     let engine = crate::testing::stores::unlocked(|| Folder::open(path).and_then(Engine::open));
     engine.unwrap().commit(batch).unwrap();

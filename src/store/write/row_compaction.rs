@@ -1,16 +1,16 @@
-//! Dense rows: small rows of consecutive numbers, rewritten together.
+//! Row compaction: rewrites small rows of consecutive numbers as full ones.
 //!
-//! One small row a commit, kept for hours beside pages that live for moments, pins a whole segment of sled's log each.
-//! So the last small rows are remembered, and rewritten in bulk into full ones that lie together.
+//! Each commit writes a small row that is kept for hours, next to pages that are kept for moments, and so would keep a whole
+//! segment of sled's log in use. So the last small rows are kept in memory and rewritten together as full ones.
 
 use crate::store::model::delta_encoding::{self, Deltas};
 use crate::store::model::table::{WriteBatch, number_key};
 use std::collections::VecDeque;
 
-/// So many small rows are rewritten at once.
+/// Number of small rows that are rewritten at once.
 const RUN_MAX: usize = 512;
 
-/// The newest rows of a table, as long as they are small.
+/// The newest rows of a table, while they are small.
 #[derive(Debug)]
 pub struct Run<R>(VecDeque<(u64, R)>);
 
@@ -21,7 +21,8 @@ impl<R> Default for Run<R> {
 }
 
 impl<R: Deltas> Run<R> {
-    /// Writes a new row, and with it, where the time has come, the small rows before it as dense ones.
+    /// Writes a new row; when there are enough small rows before it, or the new one is not small, rewrites those as full
+    /// ones.
     pub fn write(&mut self, batch: &mut WriteBatch, key: u64, row: R) {
         batch.put(R::TABLE, number_key(key), delta_encoding::encode(&row));
         if row.span() >= R::MAX / 2 {
@@ -34,14 +35,14 @@ impl<R: Deltas> Run<R> {
         }
     }
 
-    /// A row has been written anew; the one before must not come back.
+    /// Replaces the kept row, since it was rewritten.
     pub fn replace(&mut self, key: u64, row: R) {
         if let Some((_, kept)) = self.0.iter_mut().find(|(first, _)| *first == key) {
             *kept = row;
         }
     }
 
-    /// Rows before this number have been trimmed; they must not come back.
+    /// Drops the kept rows before this number, since they were deleted.
     pub fn forget_before(&mut self, number: u64) {
         while self.0.front().is_some_and(|(key, _)| *key < number) {
             self.0.pop_front();
@@ -148,7 +149,7 @@ mod tests {
         SettledRow { settlements: vec![s; n] }
     }
 
-    /// Writes a row that is not small, with which those before it are written anew; what the draft then holds.
+    /// Writes a row that is not small, which causes the rows before it to be rewritten; returns the content of the batch.
     fn rewritten(run: &mut Run<SettledRow>, key: u64) -> Vec<(u64, Option<SettledRow>)> {
         let mut batch = WriteBatch::default();
         run.write(&mut batch, key, row(key, SettledRow::MAX / 2));

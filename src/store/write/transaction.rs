@@ -1,8 +1,8 @@
-//! The ledger: turns what was asked into the writes of one commit, and keeps the index in step with them.
+//! The transaction: turns requests into the writes of one commit, and updates the index with them.
 //!
-//! *Invariants.* An event, its deduplication record, its sequence and the counters are one commit. A delivery lies in
-//! exactly one place (page, delay tree, dead letter queue) or has a settlement. A change that finds its delivery gone
-//! changes nothing, so asking twice is asking once.
+//! *Invariants.* An event, its deduplication record, its sequence and the counters are written in one commit. A delivery is
+//! stored in exactly one place (page, delay tree, dead letter queue) or has a settlement. A change whose delivery is not in
+//! the expected place any more changes nothing, so changes are idempotent.
 
 use super::request::{Arrival, Receipt, StoreEvent, Transition};
 use super::row_compaction::Run;
@@ -24,22 +24,23 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Packed records of a page, before they are compressed: 64 KiB. A longer event has a page of its own.
+/// Limit of the packed records of a page before compression: 64 KiB. A longer event gets a page of its own.
 const PAGE_PACKED_MAX: usize = 64 << 10;
 const PAGE_EVENTS_MAX: usize = 128;
-/// So many bodies under one id are compared with a new one; an id that is none (a constant, say) must not cost more.
+/// Limit of the bodies with one id that are compared with a new one: the cost must stay low even if a sender uses a constant
+/// as its id.
 const VARIANTS_MAX: usize = 32;
 
-/// What outlives one commit, beside the index.
+/// State that is kept from one commit to the next, apart from the index.
 #[derive(Debug, Default)]
 pub struct OpenRows {
     pub history: Run<HistoryRow>,
     pub settled: Run<SettledRow>,
-    /// No head row can be old enough to go before this.
+    /// Before this time no row is old enough to be deleted.
     pub trim_not_before: Timestamp,
 }
 
-/// How long each source's events are remembered.
+/// The deduplication window of each source.
 #[derive(Clone, Debug, Default)]
 pub struct Windows {
     pub by_source: HashMap<String, Duration>,
@@ -51,7 +52,7 @@ impl Windows {
     }
 }
 
-/// One commit in the making.
+/// The writes of one commit while they are decided.
 pub struct Transaction<'a> {
     engine: &'a Engine,
     unwritten: &'a Mutex<Unwritten>,
@@ -63,7 +64,7 @@ pub struct Transaction<'a> {
     pub now: Timestamp,
     pub batch: WriteBatch,
     pub store_events: Vec<StoreEvent>,
-    /// Accepted in this commit: the first of them has sequence `fresh_first`.
+    /// Entries accepted in this commit are in `fresh`; this is the sequence of the first.
     fresh_first: Sequence,
     fresh: Vec<Entry>,
     events: Vec<Arc<Event>>,
@@ -75,16 +76,16 @@ pub struct Transaction<'a> {
     changed: bool,
 }
 
-/// The writes of one commit and what is to be told when it is durable.
+/// The writes of one commit, and the events to send when it is durable.
 pub struct Finished {
     pub batch: Option<WriteBatch>,
     pub store_events: Vec<StoreEvent>,
-    /// First sequence of the events accepted in it.
+    /// First sequence of its accepted events.
     pub first: Sequence,
     pub events: Vec<Arc<Event>>,
-    /// What lies in the delay tree once the commit is made.
+    /// Deliveries that the commit writes to the delay tree.
     pub written: Vec<(DeliveryId, Timestamp)>,
-    /// How far the store has come once the commit is made.
+    /// The watermark after the commit.
     pub reached: Watermark,
 }
 
@@ -120,7 +121,7 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// Takes an event in, or finds that it was taken before.
+    /// Accepts an event, or recognizes it as a duplicate.
     pub fn accept(&mut self, arrival: Arrival) -> Result<Receipt, StoreError> {
         let Arrival { mut event, sender, interaction_hash, mut record } = arrival;
         let prior = match self.known(sender, &event)? {
@@ -159,7 +160,8 @@ impl<'a> Transaction<'a> {
         Ok(Receipt::Queued(id))
     }
 
-    /// Same id and same body within the window: a duplicate. Same id, other body: a new event, flagged.
+    /// A duplicate has the same id and the same body within the window. An event with the same id and another body is new,
+    /// and flagged.
     fn known(&self, sender: Digest64, event: &Event) -> Result<SenderIdMatch, StoreError> {
         let Some(newest) = self.index.remembered.get(sender).filter(|_| !sender.is_none()) else {
             return Ok(SenderIdMatch::New);
@@ -259,7 +261,7 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// Takes a delivery out of where it lies; false where it is no longer there.
+    /// Removes a delivery from its place; false if it is not there any more.
     fn remove_from_place(&mut self, id: DeliveryId, place: Place) -> Result<bool, StoreError> {
         if place == Place::Page {
             match self.index.pages.leave(id) {
@@ -275,7 +277,7 @@ impl<'a> Transaction<'a> {
             return Ok(false);
         };
         let totals = &mut self.index.totals;
-        // the length of a damaged record is not to be trusted
+        // the length of a damaged record may be wrong
         totals.delay_bytes = totals.delay_bytes.saturating_sub(bytes as u64);
         let tally = totals.counters_mut(id.destination);
         tally.delayed = tally.delayed.saturating_sub(1);
@@ -297,7 +299,7 @@ impl<'a> Transaction<'a> {
         self.settlements.push(Settlement { id, how, attempts, status, at });
     }
 
-    /// The sealed bytes that hold a delivery, with their table; no bytes where they are missing or cannot be put together.
+    /// The sealed bytes of a delivery and their table; `None` for the bytes if rows are missing or cannot be assembled.
     fn raw(&self, id: DeliveryId, place: Place) -> Result<(Table, Option<Vec<u8>>), StoreError> {
         let (table, key) = match self.index.pages.page_of(id.sequence).filter(|_| place == Place::Page) {
             Some(first) => (Table::Pages, number_key(first.0)),
@@ -314,7 +316,7 @@ impl<'a> Transaction<'a> {
         names.iter().map(|name| self.index.names.destination(name)).collect()
     }
 
-    /// Writes the rows that sum up the commit; no draft where nothing changed.
+    /// Writes the rows that summarize the commit; `None` for the batch if nothing has changed.
     pub fn finish(mut self) -> Result<Finished, StoreError> {
         self.close_page();
         self.move_out_sparse_page()?;

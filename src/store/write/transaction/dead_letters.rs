@@ -1,4 +1,4 @@
-//! Dead letters: buried, redriven, purged; and what does not verify, set aside.
+//! Dead letters: adds, redrives and discards them; and sets damaged records aside.
 
 use crate::delivery::{DeadLetter, DeliveryId, Place, Ticket};
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
@@ -25,7 +25,7 @@ impl Transaction<'_> {
         self.index.dead.add(dead_letter.delivery.id, part);
     }
 
-    /// Takes a dead letter out of its queue; false where it is not there.
+    /// Removes a dead letter from its queue; false if it is not there.
     pub(super) fn unbury(&mut self, id: DeliveryId) -> Result<bool, StoreError> {
         let key = dlq_key(id);
         let head = match read::head_of::<DeadLetter, _>(&key, |row| self.batch.row(self.engine, Table::Dlq, row)) {
@@ -43,7 +43,7 @@ impl Transaction<'_> {
         Ok(true)
     }
 
-    /// Keeps bytes that do not verify; they are never deleted by themselves.
+    /// Stores bytes that do not verify as a damaged record, which is never deleted automatically.
     pub(super) fn set_aside(&mut self, id: DeliveryId, table: Table, why: String, bytes: Vec<u8>) {
         let n = self.index.totals.next_damaged;
         let record = DamagedRecord { at: self.now, table: table.name().to_owned(), id, why, bytes };
@@ -53,7 +53,7 @@ impl Transaction<'_> {
         self.changed = true;
     }
 
-    /// Redrives or purges those of the dead letters that are still there, and says how many they were.
+    /// Redrives or discards those of the dead letters that still exist; returns their number.
     pub fn dlq(&mut self, action: DlqAction, ids: &[DeliveryId], who: &str) -> Result<usize, StoreError> {
         let done = self.take_out(action, ids, Timestamp::NEVER)?;
         let what = if action == DlqAction::Redrive { "dlq redrive" } else { "dlq purge" };
@@ -61,7 +61,8 @@ impl Transaction<'_> {
         Ok(done)
     }
 
-    /// Those of the dead letters that are still there and died by then leave the queue; says how many they were.
+    /// Removes those of the dead letters from the queue that still exist and were dead-lettered by then; returns their
+    /// number.
     pub(super) fn take_out(
         &mut self,
         action: DlqAction,
@@ -108,12 +109,12 @@ impl Transaction<'_> {
         Ok(done)
     }
 
-    /// In which an event is ordered.
+    /// The order key of an event.
     fn order_key(&self, event: &Event) -> Digest64 {
         self.shared_keys.order_key(event.interaction_hash(), &event.source)
     }
 
-    /// Puts a dead letter back into the queue, due at once, with its attempts kept but forgiven.
+    /// Puts a dead letter back into the queue, due at once. Its attempts are kept, but not counted against the limits.
     fn redrive(&mut self, dead_letter: DeadLetter) -> Ticket {
         let mut delivery = dead_letter.delivery;
         delivery.forgiven = delivery.next_attempt() - 1;
@@ -132,7 +133,7 @@ impl Transaction<'_> {
 }
 
 impl Transaction<'_> {
-    /// Begins a redrive; nothing happens where one of that destination goes on already.
+    /// Begins a redrive; false if one of that destination is running.
     pub(super) fn begin_redrive(&mut self, d: DestinationId, redrive: Redrive, list: &[Sequence], what: &str) -> bool {
         if self.index.redrives.get(&d).is_some_and(Redrive::goes_on) {
             return false;
@@ -143,7 +144,7 @@ impl Transaction<'_> {
         true
     }
 
-    /// Redrives the next letters of the list, and says how many of them were still dead.
+    /// Redrives the next dead letters of the list; returns how many of them still existed.
     pub(super) fn take_redrive_further(
         &mut self,
         d: DestinationId,
@@ -159,7 +160,7 @@ impl Transaction<'_> {
         Ok(done)
     }
 
-    /// Notes what has become of its letters; false where another one has begun since.
+    /// Updates the results of a redrive; false if another one has begun since.
     pub(super) fn set_redrive_results(&mut self, d: DestinationId, begun: Timestamp, fared: RedriveResults) -> bool {
         let Some(mut redrive) = self.index.redrives.get(&d).filter(|r| r.begun == begun).cloned() else { return false };
         redrive.fared = fared;
@@ -167,7 +168,7 @@ impl Transaction<'_> {
         true
     }
 
-    /// Ends a redrive; false where none goes on.
+    /// Ends a redrive; false if none is running.
     pub(super) fn end_redrive(&mut self, d: DestinationId, why: RedriveEnded, who: &str) -> Result<bool, StoreError> {
         let Some(mut redrive) = self.index.redrives.get(&d).filter(|r| r.goes_on()).cloned() else { return Ok(false) };
         let name = self.index.names.destination_name(d);

@@ -1,4 +1,4 @@
-//! Erasure in the ledger: deliveries, letters, pages and what is remembered of some events, in one commit.
+//! Erasure in a transaction: the deliveries, dead letters, pages and history entries of some events, in one commit.
 
 use super::Transaction;
 use crate::delivery::DeliveryId;
@@ -38,7 +38,7 @@ impl Transaction<'_> {
         Ok(erased)
     }
 
-    /// Those that wait and those that are dead are discarded, each where it was found.
+    /// Discards the waiting deliveries and dead letters, each where it was found.
     fn erase_deliveries(
         &mut self,
         sequence: Sequence,
@@ -67,7 +67,7 @@ impl Transaction<'_> {
         Ok(gone)
     }
 
-    /// Everything that still waits in a page moves to the delay tree, and the page goes.
+    /// Moves all deliveries that remain in a page to the delay tree, and deletes the page.
     fn give_up_page(&mut self, first: Sequence) -> Result<(), StoreError> {
         let sealed = match self.batch.get_long(self.engine, Table::Pages, &number_key(first.0)) {
             Err(StoreError::Damaged(_)) => return Ok(()),
@@ -83,14 +83,14 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Leaves of an entry only that there was an event; false where nothing more was there.
+    /// Erases the content of a history entry; false if it was erased already.
     fn forget_entry(&mut self, sequence: Sequence) -> Result<bool, StoreError> {
         let Some(found) = self.engine.range(Table::History, ..=number_key(sequence.0)).next_back() else {
             return Ok(false);
         };
         let key = found?.0;
         let first = number_of(&key)?;
-        // as it is after an erasure of the same commit
+        // includes erasures in the same commit
         let Some(sealed) = self.batch.row(self.engine, Table::History, &key)? else { return Ok(false) };
         let Ok(mut row) = delta_encoding::decode::<HistoryRow>(&sealed) else { return Ok(false) };
         let Some(entry) = row.entries.get_mut((sequence.0 - first) as usize).filter(|e| !e.is_erased()) else {
@@ -99,7 +99,7 @@ impl Transaction<'_> {
         let (sender, prior) = (entry.sender, entry.prior);
         entry.erase();
         if self.index.remembered.get(sender) == Some(sequence) {
-            // the one before it with this id, of another interaction, is remembered as before
+            // the previous event with this id, of another interaction, becomes the newest one again
             match prior {
                 Sequence(0) => self.index.remembered.remove(sender),
                 prior => self.index.remembered.insert(sender, prior),

@@ -1,4 +1,4 @@
-//! What an operator changes, and what the daemon notes about its own life; each with its audit entry in the same commit.
+//! Changes by operators and by the daemon itself, each with its audit entry in the same commit.
 
 use crate::clock::{ClockReference, Step};
 use crate::delivery::{Delivery, DeliveryId, Place};
@@ -18,11 +18,11 @@ use crate::store::write::request::{Arrival, Change, Receipt, StoreEvent};
 use crate::store::write::transaction::Transaction;
 use crate::time::Timestamp;
 
-/// So many gaps are kept; the oldest go.
+/// Number of outages that are kept; older ones are deleted.
 const OUTAGES_MAX: u64 = 10_000;
 
 impl Transaction<'_> {
-    /// Makes a change, and says how many things it concerned.
+    /// Makes a change; returns how many items it changed.
     pub fn change(&mut self, change: Change, who: &str) -> Result<usize, StoreError> {
         match change {
             Change::Discard { what, deliveries } => self.discard(&deliveries, &what, who),
@@ -93,7 +93,7 @@ impl Transaction<'_> {
         }
     }
 
-    /// Discards deliveries that still lie where they were seen; one that has moved on is left alone.
+    /// Discards deliveries that are still where they were found; skips those that were moved.
     fn discard(
         &mut self,
         deliveries: &[(DeliveryId, Place, Digest64)],
@@ -117,7 +117,7 @@ impl Transaction<'_> {
         Ok(count)
     }
 
-    /// Whether that is another word than before.
+    /// Returns whether it differs from the previous one.
     pub(super) fn set_intake(&mut self, intake_override: IntakeOverride) -> bool {
         let changes =
             !self.index.intake_override.as_ref().unwrap_or(&IntakeOverride::Open).is_same_as(&intake_override);
@@ -126,7 +126,7 @@ impl Transaction<'_> {
         changes
     }
 
-    /// How often a delivery that waits was tried, and the status of its last answer; what does not verify cannot say.
+    /// Number of attempts of a waiting delivery, and the status of its last response; zeros if its record is damaged.
     fn tried(&self, id: DeliveryId, place: Place) -> Result<(u32, u16), StoreError> {
         if place == Place::Page {
             return Ok((0, 0));
@@ -136,7 +136,7 @@ impl Transaction<'_> {
         Ok(delivery.map_or((0, 0), |delivery| delivery.tried()))
     }
 
-    /// Writes an entry of the audit, to the log too. What changed nothing shares an entry with other such requests.
+    /// Writes an audit entry, and logs it. Requests that changed nothing share an entry.
     pub(super) fn audit(&mut self, who: &str, what: &str, count: usize) {
         if count == 0 {
             return self.audit_repeated(who, &Repeated::no_change(what, self.now));
@@ -154,7 +154,7 @@ impl Transaction<'_> {
         self.put_audit(number, &record);
     }
 
-    /// Under the number of an entry that is there, it takes its place.
+    /// Writes an audit entry; one with the same number is replaced.
     fn put_audit(&mut self, number: u64, record: &Audit) {
         self.batch.put_long(Table::Audit, &number_key(number), &record.encode());
         self.changed = true;
@@ -170,7 +170,7 @@ impl Transaction<'_> {
 }
 
 impl Transaction<'_> {
-    /// Whether that is another word than before.
+    /// Returns whether it differs from the previous one.
     pub(super) fn pause(&mut self, d: DestinationId, pause: Option<Pause>) -> bool {
         let was = self.index.overrides.get(&d).and_then(|overrides| overrides.pause.as_ref());
         let changes = !same(was, pause.as_ref(), Pause::is_same_as);
@@ -178,7 +178,7 @@ impl Transaction<'_> {
         changes
     }
 
-    /// Whether that is another word than before.
+    /// Returns whether it differs from the previous one.
     pub(super) fn fix_breaker(&mut self, d: DestinationId, fixed: Option<BreakerOverride>, at: Timestamp) -> bool {
         let was = self.index.overrides.get(&d).and_then(|overrides| overrides.breaker.as_ref());
         let changes = !same(was, fixed.as_ref(), BreakerOverride::is_same_as);
@@ -186,7 +186,7 @@ impl Transaction<'_> {
         changes
     }
 
-    /// Changes a stance, and notes with it that everything is let in again, where it is.
+    /// Changes the overrides of a destination, and records the time if that lets all its deliveries be sent again.
     fn stand(&mut self, d: DestinationId, at: Timestamp, change: impl FnOnce(&mut DestinationOverrides)) {
         let overrides = self.index.overrides.entry(d).or_default();
         let before = overrides.clone();
@@ -206,7 +206,8 @@ impl Transaction<'_> {
         self.changed = true;
     }
 
-    /// An attempt starts; starts are told of in no certain order. A note of the future is of a clock that went wrong.
+    /// Records the start of an attempt; starts arrive in any order. A recorded start in the future is due to a wrong clock
+    /// and is ignored.
     pub(super) fn sent(&mut self, d: DestinationId, at: Timestamp) {
         let now = self.now;
         self.put_paced(d, |paced| {
@@ -221,15 +222,15 @@ impl Transaction<'_> {
         self.changed = true;
     }
 
-    /// From now on stored times go by this anchor; those that are to last for a while are moved by the step in the same
-    /// commit, so that a kill leaves both or neither.
+    /// Stores a new clock reference. If there was a clock step, future times move with it in the same commit, so that a kill
+    /// leaves both or neither.
     pub(super) fn apply_clock_step(&mut self, clock_reference: ClockReference, step: Option<Step>) {
         self.batch.put(Table::Meta, CLOCK_REFERENCE.to_vec(), codec::encode(Kind::ClockReference, &clock_reference));
         self.index.clock_reference = Some(clock_reference);
         self.changed = true;
         let Some(step) = step else { return };
         if let Ok(Some(heartbeat)) = read::record::<Timestamp>(self.engine, Table::Meta, Kind::Heartbeat, HEARTBEAT) {
-            // or the time without a daemon would be told as longer or shorter than it was
+            // otherwise the reported downtime would be wrong by the step
             self.batch.put_long(Table::Meta, HEARTBEAT, &codec::encode(Kind::Heartbeat, &step.moved(heartbeat)));
         }
         for (d, hold) in self.index.holds.clone() {
@@ -252,7 +253,7 @@ impl Transaction<'_> {
     }
 }
 
-/// Whether both say the same, or neither anything.
+/// Whether both are equal, or both are `None`.
 fn same<T>(was: Option<&T>, is: Option<&T>, is_same_as: fn(&T, &T) -> bool) -> bool {
     match (was, is) {
         (Some(was), Some(is)) => is_same_as(was, is),
