@@ -191,7 +191,7 @@ impl Store {
         self.shared.failure.send_replace(Some(why.to_string()));
     }
 
-    /// Sets how long the events of each source are kept in the history.
+    /// Sets the deduplication window of each source.
     pub fn set_windows(&self, windows: Windows) {
         self.windows.send_replace(windows);
     }

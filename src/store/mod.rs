@@ -1,18 +1,18 @@
 //! The store: the only module that uses sled. It stores events, their deliveries and what has become of them, durably.
 //!
-//! *Invariants.* [`Store::accept`] returns only after the events are durable. Every delivery of an accepted event is stored in
-//! exactly one of a page, the delay tree and the dead letter queue, or it has a settlement. After one failed write or sync the
-//! store acknowledges nothing more, and [`Store::failure`] gives the reason.
+//! *Invariants.* [`Store::accept`] returns only after the events are durable. Every delivery of an accepted event is stored
+//! in exactly one of a page, the delay tree and the dead letter queue, or it has a settlement. After one failed write or
+//! sync the store acknowledges nothing more, and [`Store::failure`] gives the reason.
 //!
-//! *Format.* Ten sled trees. All but `meta` are used as queues (rows are appended at the tail and deleted at the head), because
-//! sled handles neither long-lived random keys nor values over 16 KiB well:
+//! *Format.* Ten sled trees. All but `meta` are used as queues (rows are appended at the tail and deleted at the head),
+//! because sled handles neither long-lived random keys nor values over 16 KiB well:
 //! ```text
 //! tree        key -> value                                        kept
 //! pages       first sequence -> packed events of one commit       until all their deliveries have left the page
 //! settled     number -> packed settlements (ends of deliveries)   within the history limits
 //! delay       due time, sequence, destination -> delivery         until its next attempt has ended
 //! dlq         sequence, destination -> dead letter                until redriven or discarded
-//! history     first sequence -> packed history entries            for the deduplication window, within the limits
+//! history     first sequence -> packed history entries            within the history limits
 //! meta        totals, names, holds, overrides, clock reference, heartbeat, alert state: rewritten in place
 //! audit       number -> audit entry                               the last 100,000
 //! quarantine  number -> damaged record, with its bytes            until an operator erases it

@@ -1,6 +1,6 @@
 //! The state of the history in memory: sender ids, numbers of the settlements of each event, and the history limits.
 //!
-//! *Invariants.* The history of an event that still waits in a page is never deleted, whatever the limits are. Events whose
+//! *Invariants.* The history of an event that still waits in a page is never deleted, even over the limits. Events whose
 //! history is deleted before its age limit are counted.
 
 use crate::event::{Digest64, Sequence};
@@ -19,7 +19,7 @@ const SETTLEMENT_BYTES: u64 = 22;
 pub struct Bounds {
     /// Age limit; the longest `dedup_window` is used instead if it is longer.
     pub age: Duration,
-    /// Limit of the stored bytes; when it is exceeded, the oldest rows are deleted, whatever their age.
+    /// Limit of the stored bytes; when it is exceeded, the oldest rows are deleted at any age.
     pub bytes_max: u64,
     /// Limit of the memory for sender ids; when it is exceeded, the oldest rows are deleted too.
     pub memory_max: u64,

@@ -6,7 +6,7 @@ use crate::time::Timestamp;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// Limit of their number, whatever their size, since each takes some memory.
+/// Limit of their number at any size, since each takes some memory.
 const COUNT_MAX: usize = 65_536;
 
 /// Limits of the quarantine in bytes of records; the number of records is limited in the same proportion.
@@ -87,7 +87,7 @@ impl Used {
         self.count -= 1;
     }
 
-    /// Whether a request of so many bytes fits into `part`, which is a part of the limit `all`.
+    /// Whether a request of this size in bytes fits into `part`, which is a part of the limit `all`.
     fn takes(self, bytes: u64, part: u64, all: u64) -> bool {
         let count_max = u128::from(part.min(all)) * COUNT_MAX as u128 / u128::from(all.max(1));
         (self.count as u128) < count_max && self.bytes + bytes <= part

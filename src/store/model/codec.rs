@@ -9,7 +9,7 @@
 //! These records have a second version: rows of `history` and `settled` (`delta_encoding`), audit entries (`audit`),
 //! redrives (`destination`), deliveries and dead letters (`event_record`), and quarantined requests (`quarantined_request`).
 //!
-//! *Failure.* A record that does not verify is [`Damaged`]; nothing here panics, whatever the bytes are.
+//! *Failure.* A record that does not verify is [`Damaged`]; nothing here panics on any bytes.
 
 use bincode::Options;
 use serde::Serialize;

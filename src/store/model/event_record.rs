@@ -3,14 +3,15 @@
 //! Lists, filters and a start need only the head, which is small, so they neither read bodies nor keep them in memory. Head,
 //! body and page are compressed (LZ4 block format), so that an event takes about the same space wherever it is stored.
 //!
-//! *Format.* A page is the bare records of its events, each after its length (u32 LE), compressed. Version 2 of a delivery and
-//! of a dead letter has this payload after the envelope:
+//! *Format.* A page is the bare records of its events, each after its length (u32 LE), compressed. Version 2 of a delivery
+//! and of a dead letter has this payload after the envelope:
 //! ```text
 //! head length u32 LE | unpacked head length u32 LE | crc32 of the head u32 LE | head | body
 //! ```
 //! The unpacked head is bincode 1 with integers of variable length: the record with an empty body, then the length of the
-//! body. A part is stored uncompressed if its stored and unpacked lengths are equal; otherwise it is an LZ4 block. A short head
-//! is never compressed, so that an interaction key can be found in a damaged record. Version 1, the plain record, is read too.
+//! body. A part is stored uncompressed if its stored and unpacked lengths are equal; otherwise it is an LZ4 block. A short
+//! head is never compressed, so that an interaction key can be found in a damaged record. Version 1, the plain record, is
+//! read too.
 //!
 //! *Failure.* The head has its own checksum, since the envelope's also covers the body.
 

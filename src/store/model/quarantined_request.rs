@@ -1,6 +1,6 @@
 //! The stored form of a quarantined request.
 //!
-//! *Format.* Version 1 has no `proof` and is read as [`Credential::Nothing`]. Version 2 is written.
+//! *Format.* Version 2 is written. Version 1 has no `proof`; it is decoded with the variant `Nothing`.
 
 use super::codec::{self, Damaged, Kind};
 use crate::time::Timestamp;

@@ -1,8 +1,8 @@
 //! Repairs a store that no daemon runs on: moves damaged records unchanged to the table of damaged records and reports them.
 //!
-//! *Invariants.* Nothing is deleted: the bytes of a damaged record are kept as a [`DamagedRecord`]. A delivery that was lost with its
-//! record gets a settlement and counts as discarded, so that the counters balance. Each step is a separate commit, so an
-//! interrupted repair can be run again.
+//! *Invariants.* Nothing is deleted: the bytes of a damaged record are kept as a [`DamagedRecord`]. A delivery that was lost
+//! with its record gets a settlement and counts as discarded, so that the counters balance. Each step is a separate commit,
+//! so an interrupted repair can be run again.
 
 use crate::delivery::{DeadLetter, Delivery, DeliveryId};
 use crate::event::Sequence;

@@ -1,7 +1,7 @@
 //! Waiting deliveries by age and by source, without reading bodies.
 //!
-//! Sequences are assigned in the order of acceptance, so each age bound is looked up once in `history` as a sequence, and deliveries
-//! are sorted into buckets by their sequence alone.
+//! Sequences are assigned in the order of acceptance, so each age bound is looked up once in `history` as a sequence, and
+//! deliveries are sorted into buckets by their sequence alone.
 
 use crate::delivery::{DeadLetter, DeliveryId};
 use crate::event::{DestinationId, Sequence};
@@ -21,8 +21,8 @@ const PAGES_PER_STEP: usize = 512;
 const DELAYED_PER_STEP: usize = 4096;
 
 impl Store {
-    /// Counts the waiting deliveries, in pages and in the delay tree, by the bounds `since`, the latest time first. The last bucket
-    /// is for older ones. A delivery that moves during the count may be counted twice or not at all.
+    /// Counts the waiting deliveries, in pages and in the delay tree, by the bounds `since`, the latest time first. The last
+    /// bucket is for older ones. A delivery that moves during the count may be counted twice or not at all.
     pub fn ages(&self, since: &[Timestamp]) -> Result<Ages, StoreError> {
         let bounds = since.iter().map(|at| self.first_after(*at)).collect::<Result<Vec<_>, _>>()?;
         let bucket = |sequence: Sequence| bounds.iter().position(|b| sequence >= *b).unwrap_or(bounds.len());
@@ -99,7 +99,8 @@ impl Store {
         all.into_iter().filter_map(named).collect()
     }
 
-    /// Counts the dead letters that existed at the start, by their heads, until it should stop. Call once after each start; blocks.
+    /// Counts the dead letters that existed at the start, by their heads, until it should stop. Call once after each start;
+    /// blocks.
     pub fn count_dead_letters(&self, should_stop: impl Fn() -> bool) -> Result<(), StoreError> {
         let engine = &self.shared.engine;
         for key in read::keys(engine, Table::Dlq, None) {

@@ -1,17 +1,18 @@
 //! Backup: a consistent copy of a running store, as one stream.
 //!
-//! Reading all rows takes time and is not a snapshot, so every commit made meanwhile is copied too. All rows, followed by these
-//! commits, give the store as it was after the last of them: rows that a commit changed are overwritten by its copy, and all
-//! other rows were unchanged the whole time.
+//! Reading all rows takes time and is not a snapshot, so every commit made meanwhile is copied too. All rows, followed by
+//! these commits, give the store as it was after the last of them: rows that a commit changed are overwritten by its copy,
+//! and all other rows were unchanged the whole time.
 //!
 //! *Format.*
 //! ```text
 //! "holdline backup 3\n"                          (1 or 2 if the rows are of an earlier format of the folder)
 //! frames: kind u8 | table name length u8 | key length u16 LE | value length u32 LE | table name | key | value
-//!   kind 1: a row; 2: written by a commit during the backup; 3: deleted by one; 9: the end, with the SHA-256 of all bytes before
+//!   kind 1: a row; 2: written by a commit during the backup; 3: deleted by one; 9: the end, with the SHA-256 of all bytes
+//!   before it
 //! ```
-//! *Failure.* A stream without its end is not restored. Rows are copied unchanged, so the same checks find the same damaged records in
-//! the restored store.
+//! *Failure.* A stream without its end is not restored. Rows are copied unchanged, so the same checks find the same damaged
+//! records in the restored store.
 
 use crate::store::engine::error::StoreError;
 use crate::store::handle::Store;
@@ -91,8 +92,8 @@ impl<F: FnMut(Bytes) -> bool> Writer<F> {
 }
 
 impl Store {
-    /// Sends a copy of the store as it is when the copy ends; it contains everything acknowledged before the call. `send` returns
-    /// false if the receiver has disconnected. Blocks; only one backup runs at a time.
+    /// Sends a copy of the store as it is when the copy ends; it contains everything acknowledged before the call. `send`
+    /// returns false if the receiver has disconnected. Blocks; only one backup runs at a time.
     pub fn backup(&self, mut send: impl FnMut(Bytes) -> bool) -> Result<(), StoreError> {
         let (to, commits) = mpsc::channel();
         let behind = Arc::new(AtomicUsize::new(0));

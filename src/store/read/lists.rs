@@ -1,9 +1,10 @@
-//! Lists that operators read: audit, outages, damaged records, redrives, and quarantined requests. All functions block, unless async.
+//! Lists that operators read: audit, outages, damaged records, redrives, and quarantined requests. All functions block,
+//! unless async.
 //!
-//! *Invariants.* A quarantined request is not an event: it has no sequence and is not delivered. Number and bytes are limited, in
-//! total, per source, and for requests that did not prove their sender. Two requests are the same only if source, cause,
-//! credentials, query, body and every header that is not of the transport are equal. A readmitted request becomes events and is
-//! deleted in the same commit.
+//! *Invariants.* A quarantined request is not an event: it has no sequence and is not delivered. Number and bytes are
+//! limited, in total, per source, and for requests that did not prove their sender. Two requests are the same only if
+//! source, cause, credentials, query, body and every header that is not of the transport are equal. A readmitted request
+//! becomes events and is deleted in the same commit.
 
 use crate::clock::ClockReference;
 use crate::event::{DestinationId, Sequence};
@@ -128,8 +129,8 @@ impl Store {
 }
 
 impl Store {
-    /// Quarantines a request; returns its number when it is durable, or the number of the same earlier request, or the limit that it
-    /// would exceed.
+    /// Quarantines a request; returns its number when it is durable, or the number of the same earlier request, or the limit
+    /// that it would exceed.
     pub async fn quarantine(
         &self,
         quarantined: QuarantinedRequest,

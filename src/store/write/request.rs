@@ -246,7 +246,7 @@ pub struct EventLocations {
 }
 
 impl EventLocations {
-    /// The location of an event; it is added if it is new, and then needs its order key.
+    /// The location of an event, which is added if it is missing; sets its order key if one is given.
     pub fn trace(&mut self, sequence: Sequence, order_key: Option<Digest64>) -> &mut EventLocation {
         let trace = self.events.entry(sequence).or_default();
         trace.order_key = order_key.unwrap_or(trace.order_key);

@@ -100,7 +100,7 @@ impl Writer<'_> {
         self.count_copied(Table::History, row.entries.len() as u64)
     }
 
-    /// Renumbers the settlements without gaps; returns the next number.
+    /// Renumbers the settlements without holes; returns the next number.
     fn write_settlements(&mut self) -> Result<u64, StoreError> {
         let mut next = self.scan.totals.settled_head;
         for chunk in self.resolution.settlements.chunks(SettledRow::SETTLEMENTS_MAX) {
@@ -203,7 +203,8 @@ impl Writer<'_> {
         Ok(totals)
     }
 
-    /// The counters of a destination, balanced: deliveries that only the old counters mention count as discarded. Also returns their number.
+    /// The counters of a destination, balanced: deliveries that only the old counters mention count as discarded. Also
+    /// returns their number.
     fn counters(&self, d: DestinationId) -> (Counters, u64) {
         let scan = self.scan;
         let count = |of: &BTreeMap<DeliveryId, StoredCopy>| of.keys().filter(|id| id.destination == d).count() as u64;
@@ -397,8 +398,8 @@ mod tests {
         of.iter().map(|n| (id(n), StoredCopy { key: Vec::new(), lsn: 1, bytes: 10 })).collect()
     }
 
-    /// The counters of [`HERE`], and the number of unaccounted deliveries. The old counters are those before event 11: ten accepted,
-    /// four delivered and one discarded (settlements 1 to 5); two are dead letters and one is delayed.
+    /// The counters of [`HERE`], and the number of unaccounted deliveries. The old counters are those before event 11: ten
+    /// accepted, four delivered and one discarded (settlements 1 to 5); two are dead letters and one is delayed.
     fn counters(totals_known: bool, waiting_in_pages: u64, later: &[EndKind]) -> ((u64, u64, u64, u64, u64), u64) {
         let (_dir, found) = found(|_| ());
         let mut scan =

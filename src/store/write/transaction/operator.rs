@@ -206,8 +206,8 @@ impl Transaction<'_> {
         self.changed = true;
     }
 
-    /// Records the start of an attempt; starts arrive in any order. A recorded start in the future is due to a wrong clock
-    /// and is ignored.
+    /// Records the start of an attempt; starts arrive in any order. A stored start in the future is due to a wrong clock and
+    /// counts as now.
     pub(super) fn sent(&mut self, d: DestinationId, at: Timestamp) {
         let now = self.now;
         self.put_paced(d, |paced| {
