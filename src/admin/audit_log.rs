@@ -1,5 +1,5 @@
-//! `/v1/audit`, `/v1/outages`, `/v1/damaged`, `/v1/intake`: who changed what, when events could not be accepted, stored
-//! records that did not verify, and closing intake.
+//! `/v1/audit`, `/v1/outages`, `/v1/damaged`, `/v1/intake`: the audit, outages, damaged records, and closing and opening
+//! intake.
 
 use super::access::Caller;
 use super::object::Object;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 
 const REASON_MAX: usize = 500;
-/// A door that is to open again by itself does so within this time: more than a year.
+/// The longest `for` of an intake override: more than a year.
 const FOR_MAX: Duration = Duration::from_secs(9999 * 3600);
 
 /// A page of a list whose newest entries come first.
@@ -39,7 +39,7 @@ impl Newest {
     }
 }
 
-/// What the store gave, as a page; where it is full there may be more.
+/// Makes a page of what the store returned; a full page may have a successor.
 fn page<R, T>(found: Vec<(u64, R)>, limit: usize, item: impl Fn(R) -> T) -> Page<T> {
     let next = found.last().filter(|(n, _)| found.len() == limit && *n > 1).map(|(n, _)| n.to_string());
     Page { items: found.into_iter().map(|(_, record)| item(record)).collect(), next }
@@ -85,7 +85,7 @@ pub(super) async fn damaged(
         .read(move |store| {
             let mut found = Vec::new();
             for (number, record) in store.damaged_records(before, limit)? {
-                // the event may be known for another destination, or no more
+                // its event may be stored for another destination, or no longer
                 let sequence = record.delivery().map(|delivery| delivery.sequence);
                 let event = sequence.map(|sequence| event_lookup::know(store, sequence)).transpose()?.flatten();
                 found.push((number, (number, record, event.map(|event| event.id))));
@@ -127,7 +127,7 @@ pub(super) fn sound_reason(reason: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Until when a decision lasts that is made now for this reason and this long.
+/// When a change made now ends; checks the reason and the duration.
 pub(super) fn until(now: Timestamp, reason: &str, within: Option<&str>) -> Result<Timestamp, Failure> {
     sound_reason(reason)?;
     match within.map(humantime::parse_duration) {
@@ -159,7 +159,7 @@ pub(super) async fn close(
     let until = until(since, &close.reason, close.within.as_deref())?;
     let why = if close.reason.is_empty() { String::new() } else { format!(": {}", close.reason) };
     let intake_override = IntakeOverride::Closed { who: caller.name.clone(), reason: close.reason, since, until };
-    // closed before it is written: nothing slips in behind the answer
+    // intake is closed before the change is written, so that no event is accepted after the response
     admin.admission.close_until(until);
     admin
         .store

@@ -1,8 +1,8 @@
-//! `/v1/interactions/{key}/erase`: all that lies here of one interaction is taken out.
+//! `/v1/interactions/{key}/erase`: removes everything stored of one interaction.
 //!
-//! *Invariants.* What is being delivered at the moment is left alone, and then the answer is a refusal, however much of the
-//! rest has gone; so a success means that nothing of what was accepted before it is left. Asking again goes on where the
-//! last request ended. The audit names the interaction by its digest, not by its key.
+//! *Invariants.* A delivery in flight is not touched, and the request then fails even if the rest was erased. A success
+//! therefore means that nothing accepted before the request is left. A repeated request continues where the last one ended.
+//! The audit names the interaction by its digest, not by its key.
 
 use super::access::Caller;
 use super::object::Object;
@@ -19,9 +19,9 @@ use serde::Deserialize;
 use std::collections::BTreeSet;
 use utoipa::ToSchema;
 
-/// Events of one commit; the pages in which they lie are rewritten, so that others must not wait for too many.
+/// Events of one commit. Each commit rewrites the pages of its events, and other writes wait for it.
 const CHUNK: usize = 8;
-/// What moves on while it is looked for is looked for again, so often.
+/// How often the scan is repeated for deliveries that moved during it.
 const ROUNDS_MAX: usize = 10;
 
 /// Why an interaction is erased.
@@ -76,7 +76,7 @@ pub(super) async fn erase(
     Ok(Json(item(digest, &erased)))
 }
 
-/// No body is an empty wish.
+/// An empty body is a request without options.
 fn requested(body: &Bytes) -> Result<Erase, Failure> {
     if body.is_empty() {
         return Ok(Erase::default());
@@ -99,7 +99,7 @@ fn item(digest: String, erased: &Erased) -> api::Erased {
     }
 }
 
-/// An interaction of which everything is wanted that was accepted before a sequence.
+/// Finds everything of an interaction that was accepted before a sequence.
 struct ErasureScan {
     key: String,
     source: Option<String>,
@@ -108,7 +108,7 @@ struct ErasureScan {
 
 impl ErasureScan {
     async fn traces(&self, admin: &Admin) -> Result<EventLocations, Failure> {
-        // what was recorded lies where it belongs once it is written
+        // what was recorded is at its place only after the write
         admin.store.flush().await?;
         let (key, source, end) = (self.key.clone(), self.source.clone(), self.end);
         admin.read(move |store| store.traces(&key, source.as_deref(), end)).await
@@ -152,7 +152,7 @@ impl ErasureScan {
         Err(refusal(&erased, 0))
     }
 
-    /// The events of which a delivery is under way.
+    /// The events that have a delivery in flight.
     async fn under_way(&self, admin: &Admin, found: &EventLocations) -> Result<BTreeSet<Sequence>, Failure> {
         let waiting: Vec<_> = found
             .events
@@ -168,7 +168,7 @@ impl ErasureScan {
         Ok(under_way.map(|((_, _, sequence), _)| *sequence).collect())
     }
 
-    /// Requests that were kept apart and concern it.
+    /// Quarantined requests that contain an event of the interaction.
     async fn quarantined(&self, admin: &Admin) -> Result<Vec<u64>, Failure> {
         let intake = admin.intake.read().expect("no holder panics").clone();
         let (key, source) = (self.key.clone(), self.source.clone());
@@ -179,7 +179,7 @@ impl ErasureScan {
                 let mut found = Vec::new();
                 for number in store.quarantined_from(0, usize::MAX) {
                     let quarantined = match store.quarantined(number) {
-                        // it cannot be let in either; its damage is told at the start
+                        // a damaged request cannot be readmitted either; the start reports the damage
                         Err(StoreError::Damaged(_)) => continue,
                         quarantined => quarantined?,
                     };

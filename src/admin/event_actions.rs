@@ -1,4 +1,4 @@
-//! What an operator does to one event: have it tried again now, or give it up.
+//! Changes to one event: retry it now, or discard it.
 
 use super::access::Caller;
 use super::event_lookup::Location;
@@ -31,7 +31,7 @@ pub(super) struct Deliveries {
     reason: String,
 }
 
-/// The deliveries of an event that have not ended, by what can be done with them.
+/// The unfinished deliveries of an event, by the action that applies to them.
 struct Open {
     id: String,
     order_key: Digest64,
@@ -148,7 +148,7 @@ pub(super) async fn discard(
         if !open.dead.is_empty() {
             done += admin.store.dlq(DlqAction::Purge, open.dead, caller.name.clone()).await?;
             if !query.reason.is_empty() {
-                // the entry of a purge names neither event nor reason
+                // the audit entry of a purge names neither event nor reason
                 let what = format!("event discard {}{}", open.id, pace::because(&query.reason));
                 admin.store.change(Change::Note { what }, caller.name).await?;
             }
@@ -157,7 +157,7 @@ pub(super) async fn discard(
     Ok(Json(changed(&admin, of.into_iter(), done)))
 }
 
-/// What a change of an event's deliveries came to: an event has at most one for each destination.
+/// The result of a change of an event's deliveries; an event has at most one per destination.
 fn changed(admin: &Admin, of: impl Iterator<Item = DestinationId>, done: usize) -> Changed {
     let destinations: BTreeMap<String, usize> = of.map(|d| (admin.destination_name(d), 1)).collect();
     Changed { matched: destinations.len(), done, destinations, as_of: None }

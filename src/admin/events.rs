@@ -1,7 +1,7 @@
-//! `/v1/events`: where each event is, and what it waits for.
+//! `/v1/events`: the state of each event and what blocks it.
 //!
-//! Everything is listed in order of sequence, merged from what is remembered, what lies in the delay tree and what is
-//! dead; so a page stays where it is while things move.
+//! Lists are ordered by sequence and merged from the history, the delay tree and the dead letters, so the position of a page
+//! stays valid while deliveries move.
 
 use super::access::Caller;
 use super::answers::{Answers, Entry, PAGE_BYTES, attempts, with_attempts};
@@ -23,11 +23,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// So many events are looked at for one answer; whoever wants to go on asks with its `next`.
+/// Events that one response examines at most; the caller continues with its `next`.
 const EXAMINED_MAX: usize = 200_000;
-/// So many are read at once.
+/// Events that are read in one call.
 const READ_AT_ONCE: usize = 100;
-/// So often what moves is looked for again, before it is told as it was last seen.
+/// How often moving deliveries are looked up again before they are shown as last seen.
 const LOOKS_MAX: usize = 5;
 
 /// Events, oldest first, with where each of their deliveries is
@@ -39,7 +39,7 @@ pub(super) async fn list(
     let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
     let query = Query::from(query);
     let filter = Filter::of(&query, &admin)?;
-    // the `next` of dead letters, which names a destination too, goes on behind the same event
+    // the `next` of dead letters also names a destination; the list continues after the same event
     let after = query.after.as_deref().map(|after| after.split('-').next().unwrap_or_default());
     let after = after.map_or(Ok(0), str::parse::<u64>);
     let after = after.map_err(|_| Failure::bad("`after` is the `next` of an earlier answer"))?;
@@ -53,7 +53,7 @@ pub(super) async fn list(
         let mut delivery_status = with_status(&admin, filter.state, look.candidates).await?.into_iter().peekable();
         let mut cut = None;
         while delivery_status.peek().is_some() && items.len() < filter.limit {
-            // described together: the settlements are looked through once for all of them
+            // described together: the settlements are scanned once for all of them
             let room = (filter.limit - items.len()).min(READ_AT_ONCE);
             let some: Vec<_> = delivery_status.by_ref().take(room).collect();
             let last = some.last().map(|candidate| candidate.sequence);
@@ -70,9 +70,9 @@ pub(super) async fn list(
             }
         }
         match look.next {
-            // behind the last that was read
+            // after the last event that was read
             _ if cut.is_some() => break cut,
-            // the page is full: go on behind its last item
+            // the page is full: continue after its last item
             _ if items.len() == filter.limit => break items.last().map(|item: &api::Event| item.sequence),
             None => break None,
             Some(next) if is_over(&admin, examined, began) => break Some(Sequence(next.0 - 1)),
@@ -82,12 +82,12 @@ pub(super) async fn list(
     Ok(Json(Page { items, next: next.map(|s| s.to_string()) }))
 }
 
-/// Whether it is time to answer, with what was found and where to go on.
+/// Whether the response is due with what was found so far.
 fn is_over(admin: &Admin, examined: usize, began: Duration) -> bool {
     examined >= EXAMINED_MAX || admin.has_taken_long(began)
 }
 
-/// Candidates from `from` on; those in flight are known without a search.
+/// Candidates from `from` on; those in flight are known without a scan.
 async fn look(
     admin: &Arc<Admin>,
     filter: &Filter,
@@ -105,7 +105,7 @@ async fn look(
     admin.read(move |store| Look::take(store, &filter, from, enough, over)).await
 }
 
-/// Of the candidates those of which the scheduler says that a delivery stands so, before anything more is read of them.
+/// Keeps the candidates that have a delivery in this state according to the scheduler, before more of them is read.
 async fn with_status(
     admin: &Admin,
     state: Option<DeliveryState>,
@@ -119,13 +119,13 @@ async fn with_status(
     let mut delivery_statuses = admin.ask(|to| Question::Deliveries(asked, to)).await?.into_iter();
     let mut stands = waiting.iter().map(|of| match of {
         None => true,
-        // each is taken, so that the next one begins at its own
+        // each candidate consumes its own statuses, so that the next one starts at its own
         Some(of) => delivery_statuses.by_ref().take(of.len()).filter(|s| state_of(*s) == wanted).count() > 0,
     });
     Ok(candidates.into_iter().filter(|_| stands.next().unwrap_or(true)).collect())
 }
 
-/// How the scheduler's word is told.
+/// The scheduler's status as a state of the API.
 fn state_of(delivery_status: DeliveryStatus) -> DeliveryState {
     match delivery_status {
         DeliveryStatus::InFlight { .. } => DeliveryState::InFlight,
@@ -167,7 +167,7 @@ pub(super) async fn body(State(admin): Shared, Name(id): Name) -> Result<impl In
     Ok(([(header::CONTENT_TYPE, event.content_type.clone())], event.body.clone()))
 }
 
-/// The event by its id, or by `SOURCE:ID` with the sender's own one: then the newest that bears it.
+/// The event by its id, or by `SOURCE:ID` with the sender's own id: then the newest event with that id.
 pub(super) async fn find(admin: &Admin, id: &str) -> Result<KnownEvent, Failure> {
     let (id, sequence) = place_of(admin, id)?;
     admin.has_started().await?;
@@ -175,7 +175,7 @@ pub(super) async fn find(admin: &Admin, id: &str) -> Result<KnownEvent, Failure>
     known.filter(|known| id.is_none_or(|id| known.id == id)).ok_or_else(unknown)
 }
 
-/// Those of these events that are known, each once.
+/// Those of these events that are known, without duplicates.
 pub(super) async fn find_all(admin: &Admin, ids: &[String]) -> Result<Vec<KnownEvent>, Failure> {
     let mut wanted = BTreeMap::new();
     for id in ids {
@@ -205,7 +205,7 @@ fn unknown() -> Failure {
     Failure::not_found("no event with this id is known: it was never accepted, or ended longer ago than is remembered")
 }
 
-/// Completes what the store knows with what the scheduler and the settlements say.
+/// Adds the scheduler's statuses and the settlements to what the store knows.
 async fn describe(
     admin: &Admin,
     lines: &HashMap<DestinationId, DestinationStatus>,
@@ -217,7 +217,7 @@ async fn describe(
 
 type DeliveryStatuses = BTreeMap<DeliveryId, DeliveryStatus>;
 
-/// What the scheduler says of those that wait.
+/// The scheduler's statuses of the waiting deliveries.
 async fn delivery_statuses(admin: &Admin, known: &[KnownEvent]) -> Result<DeliveryStatuses, Failure> {
     let waiting: Vec<_> = known
         .iter()
@@ -230,8 +230,8 @@ async fn delivery_statuses(admin: &Admin, known: &[KnownEvent]) -> Result<Delive
     Ok(ids.zip(delivery_statuses).collect())
 }
 
-/// Asks for everything that is told of some events. The store is read first and the scheduler asked then; of what has
-/// moved on in between both are asked again, and `known` is brought up to date.
+/// Collects everything that is shown of some events. The store is read first, then the scheduler; what moved in between is
+/// read again from both, which updates `known`.
 async fn gather<'a>(
     admin: &'a Admin,
     lines: &HashMap<DestinationId, DestinationStatus>,
@@ -266,7 +266,7 @@ fn ids(store: &Store, of: BTreeSet<Sequence>) -> Result<HashMap<Sequence, EventI
     of.into_iter().filter_map(|s| id(s).transpose()).collect()
 }
 
-/// Everything that was asked for to describe some events.
+/// Everything needed to describe some events.
 struct DeliveryView<'a> {
     admin: &'a Admin,
     settled: BTreeMap<DeliveryId, Settlement>,
@@ -305,7 +305,7 @@ impl DeliveryView<'_> {
                 reason: Some(dead_letter.reason),
                 ..with_attempts(bare(DeliveryState::Dead), &dead_letter.delivery)
             },
-            // redriven, and not yet where it goes
+            // redriven, and not yet at its new place
             (Location::Gone, Some(s)) if s.how == EndKind::Dead => bare(DeliveryState::Queued),
             (Location::Gone, Some(s)) => api::Delivery {
                 settled_at: Some(s.at.into()),
@@ -333,7 +333,7 @@ impl DeliveryView<'_> {
         }
     }
 
-    /// When an attempt that is under way began, and when it ends at the latest.
+    /// When the attempt in flight began, and when it ends at the latest.
     fn under_way(&self, d: DestinationId, delivery_status: DeliveryStatus) -> Option<(api::Time, api::Time)> {
         let DeliveryStatus::InFlight { since } = delivery_status else { return None };
         let timeout = self.admin.destinations.get(d).map(|destination| destination.timeout).unwrap_or_default();
@@ -341,7 +341,7 @@ impl DeliveryView<'_> {
     }
 }
 
-/// The rest of the filter, on what is now known.
+/// Applies the rest of the filter to what is now known.
 fn fits(filter: &Filter, item: &api::Event, admin: &Admin) -> bool {
     let wanted = filter.destination.map(|d| admin.destination_name(d));
     filter.source.as_ref().is_none_or(|s| item.source == *s)

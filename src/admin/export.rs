@@ -1,4 +1,4 @@
-//! `/v1/dlq/export`: dead letters as NDJSON, streamed, so that any number of them takes no memory.
+//! `/v1/dlq/export`: dead letters as NDJSON, streamed in constant memory.
 
 use super::answers::Answers;
 use super::filter::{Filter, Query};
@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 
 /// Lines that wait to be sent.
 const LINES_AHEAD: usize = 2;
-/// Dead letters that are looked for at once.
+/// Dead letter ids that are read in one call.
 const FOUND_AHEAD: usize = 500;
 
 /// A line of the export: a dead letter with its body.
@@ -50,7 +50,7 @@ pub(super) async fn export(
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(body)))
 }
 
-/// Reads letter after letter as fast as they are taken; ends when the client has gone.
+/// Reads one dead letter after the other as fast as the client takes them; ends when the client disconnects.
 async fn lines(
     admin: Arc<Admin>,
     filter: Filter,
@@ -68,7 +68,7 @@ async fn lines(
             });
             Ok((found, next?))
         };
-        // what was sent is then not all there is, and the client must see that
+        // the stream is incomplete, and the client must notice
         let Ok((found, next)) = admin.read(page).await else { return to.abort(StoreError::Failed) };
         for id in found {
             // one body at a time

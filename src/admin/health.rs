@@ -1,4 +1,4 @@
-//! Liveness and readiness, for whoever watches the process; no token needed.
+//! Liveness and readiness for process monitoring; no token needed.
 
 use super::Shared;
 use axum::Json;

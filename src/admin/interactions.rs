@@ -1,4 +1,4 @@
-//! `/v1/interactions/{key}`: where an interaction stands with each destination.
+//! `/v1/interactions/{key}`: the state of an interaction at each destination.
 
 use super::{Admin, Failure, Name, Shared};
 use crate::api::{self, InteractionEvent, InteractionState, LastDelivered, Ordering};
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use utoipa::IntoParams;
 
-/// So many of those that wait are named.
+/// Waiting events that are listed at most.
 const WAITING_MAX: usize = 100;
 
 /// Narrows an interaction.
@@ -23,7 +23,7 @@ pub(super) struct Of {
     source: Option<String>,
 }
 
-/// How it stands with each destination.
+/// The state of the interaction at each destination.
 type DeliveryStatuses = Vec<(DestinationId, Interaction)>;
 
 /// What was delivered last, what is under way and what waits of an interaction, for each destination and source
@@ -61,7 +61,7 @@ pub(super) async fn show(
     Ok(Json(api::Interaction { interaction: key, destinations }))
 }
 
-/// Whether anything waits or was delivered of it.
+/// Whether any event of it waits or was delivered.
 fn is_known(admin: &Admin, order_key: Digest64, delivery_statuses: &DeliveryStatuses) -> bool {
     delivery_statuses.iter().any(|(d, interaction)| {
         let is_here =
