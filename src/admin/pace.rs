@@ -1,4 +1,4 @@
-//! What an operator decides about calling a destination: pause it, resume it, set its breaker.
+//! Operator overrides of a destination: pause, resume, breaker.
 
 use super::access::Caller;
 use super::audit_log;
@@ -143,7 +143,7 @@ pub(super) async fn breaker(
     let (position, until) = match (requested.state, &requested.within) {
         (Wanted::Open, _) => (Position::Open, asked),
         (Wanted::Closed, Some(_)) => (Position::Closed, asked),
-        // closed once, and left to itself from then on
+        // closed once, automatic from then on
         (Wanted::Closed, None) => (Position::Closed, since),
         (Wanted::HalfOpen, None) => (Position::Open, since),
         (Wanted::HalfOpen, Some(_)) => {

@@ -1,4 +1,4 @@
-//! `/v1/quarantine`: requests that were kept apart, and their second chance.
+//! `/v1/quarantine`: lists and readmits quarantined requests.
 
 use super::access::Caller;
 use super::answers::listed;
@@ -11,7 +11,7 @@ use axum::extract::{Query as QueryOf, State, rejection::JsonRejection, rejection
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-/// A page ends where so many bytes of requests were read for it: 16 MiB.
+/// A page ends after this many bytes of requests were read for it: 16 MiB.
 const READ_BYTES: usize = 16 << 20;
 
 /// A page of the list, the oldest first.

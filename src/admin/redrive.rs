@@ -1,4 +1,4 @@
-//! `/v1/dlq/redrive`: dead letters wait again; at once, or little by little, and then how far that has come.
+//! `/v1/dlq/redrive`: queues dead letters again, at once or with a rate or a canary; and the progress of redrives.
 
 use super::access::Caller;
 use super::filter::{self, Query};
@@ -154,11 +154,11 @@ pub(super) async fn redrive(
     let RedriveRequest { ids, destination, filter, all, as_of, .. } = requested;
     let selection = Selection { ids, destination, filter, all, as_of, dry_run };
     let mut selected = selection::select(&admin, selection).await?;
-    // nobody would deliver to a destination that is no longer configured
+    // no delivery is made to a destination that is not configured
     selected.ids.retain(|id| admin.destinations.has(id.destination));
     let (mut done, mut redrives) = (0, Vec::new());
     if dry_run {
-        // only counted
+        // nothing changes: the response has the counts
     } else if rate.is_some() || canary {
         redrives = begin(&admin, &caller, selected.ids.clone(), rate, canary).await?;
     } else {
@@ -167,7 +167,7 @@ pub(super) async fn redrive(
     Ok(Json(RedriveAnswer { changed: selected.changed(&admin, done, dry_run), redrives }))
 }
 
-/// One redrive for each destination, so that one that fails again ends only its own.
+/// Begins one redrive per destination, so that a failing destination ends only its own.
 async fn begin(
     admin: &Admin,
     caller: &Caller,

@@ -1,7 +1,7 @@
-//! Which dead letters a change is about. A dead letter is one event for one destination, and that pair is what is selected.
+//! Selects the dead letters of a change. A dead letter is one event for one destination, and this pair is selected.
 //!
-//! *Invariants.* Nothing that is left out widens a selection: all dead letters are meant only by `all`, never by an empty
-//! list or an empty filter. With `as_of`, what died after a dry run is not in the change that follows it.
+//! *Invariants.* A missing field never widens a selection: only `all` selects all dead letters, never an empty list or an
+//! empty filter. With `as_of`, a change excludes what became dead after its dry run.
 
 use super::access::Caller;
 use super::dlq::{dead_for, head};
@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object as Described, ObjectBuilder, Type};
 
-/// So many change in one commit.
+/// Dead letters that change in one commit.
 const CHUNK: usize = 32;
 
 /// What to purge, as the document of the API tells it.
@@ -97,17 +97,17 @@ pub(super) struct Selection {
     pub(super) dry_run: bool,
 }
 
-/// The dead letters that are meant.
+/// The selected dead letters.
 #[derive(Debug)]
 pub(super) struct Selected {
-    /// In order, each once.
+    /// In order, without duplicates.
     pub(super) ids: Vec<DeliveryId>,
-    /// None of them died later; what dies from now on does.
+    /// Each of them became dead at this time or earlier; later ones became dead after the selection.
     as_of: Timestamp,
 }
 
 impl Selected {
-    /// What is told of them. A dry run also says for what moment it speaks.
+    /// The response of a change. A dry run includes its `as_of`.
     pub(super) fn changed(&self, admin: &Admin, done: usize, dry_run: bool) -> Changed {
         let mut destinations = BTreeMap::new();
         for id in &self.ids {
@@ -117,25 +117,25 @@ impl Selected {
     }
 }
 
-/// What is asked for, checked.
+/// A checked selection.
 enum Wanted {
     DeadLetters(BTreeSet<(EventId, Sequence, Option<DestinationId>)>),
     Fitting(Box<Filter>),
 }
 
-/// Finds the dead letters that are meant.
+/// Finds the selected dead letters.
 pub(super) async fn select(admin: &Admin, selection: Selection) -> Result<Selected, Failure> {
     let died_by = filter::moment(selection.as_of.as_deref(), "as_of")?.unwrap_or(Timestamp::NEVER);
     let wanted = selection.checked(admin)?;
     let now = admin.clock.now();
-    admin.store.flush().await?; // what has died by now can be seen then
+    admin.store.flush().await?; // so that all earlier dead letters are visible
     let found = admin
         .read(move |store| match wanted {
             Wanted::DeadLetters(dead_letters) => named(store, &dead_letters, died_by),
             Wanted::Fitting(filter) => fitting(store, &filter, died_by),
         })
         .await?;
-    // where the clock was set back since, a letter can have died later than now
+    // after the clock was set back, a dead letter can be dated later than now
     let as_of = found.values().copied().fold(now, Timestamp::max);
     Ok(Selected { ids: found.into_keys().collect(), as_of })
 }
@@ -164,7 +164,7 @@ impl Selection {
     }
 }
 
-/// A dead letter as it is named, `EVENT/DESTINATION`; or all of an event's, `EVENT`, where no destination is said beside it.
+/// A dead letter by its name `EVENT/DESTINATION`; or all of an event, `EVENT`, if no destination is given separately.
 fn dead_letter_of(
     named: &str,
     only: Option<&str>,
@@ -185,7 +185,7 @@ fn dead_letter_of(
     Ok((id, sequence, destination))
 }
 
-/// Dead letters, and when each died.
+/// Dead letters with the times at which they became dead.
 type Found = BTreeMap<DeliveryId, Timestamp>;
 
 fn named(
@@ -215,8 +215,8 @@ fn fitting(store: &Store, filter: &Filter, died_by: Timestamp) -> Result<Found, 
     Ok(found)
 }
 
-/// When a dead letter of this event died; none where it is of another: an id of another store can carry the same sequence.
-/// What does not verify cannot say, and is taken for it, so that an operator can set it aside.
+/// When a dead letter of this event became dead; none if it belongs to another event, since an id of another store can
+/// contain the same sequence. A damaged dead letter is counted as a match, so that an operator can set it aside.
 fn death_of(store: &Store, id: DeliveryId, event: EventId) -> Result<Option<Timestamp>, StoreError> {
     match store.dead_letter_head(id) {
         Ok(head) => {
@@ -228,7 +228,7 @@ fn death_of(store: &Store, id: DeliveryId, event: EventId) -> Result<Option<Time
     }
 }
 
-/// Redrives or purges them at once, and says how many were still there.
+/// Redrives or purges the dead letters at once, and returns how many still existed.
 pub(super) async fn change(
     admin: &Admin,
     action: DlqAction,
