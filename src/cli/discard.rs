@@ -1,5 +1,5 @@
-//! `holdline discard`: deliveries that wait for a destination are given up. `holdline erase`: everything stored of one
-//! interaction is removed.
+//! `holdline discard`: discards waiting deliveries of a destination. `holdline erase`: removes everything stored of one
+//! interaction.
 
 use crate::api::{Changed, Erased, Remains};
 use crate::cli::admin_connection::{AdminConnection, Form};
@@ -55,7 +55,7 @@ pub struct EraseArgs {
 }
 
 impl Args {
-    /// `as_of` is that of a dry run: nothing that came later is discarded.
+    /// The request; `as_of` of a dry run excludes deliveries that came later.
     fn request(&self, dry_run: bool, as_of: Option<String>) -> Value {
         let mut request =
             Map::from_iter([("reason".to_owned(), json!(self.reason)), ("dry_run".to_owned(), json!(dry_run))]);
@@ -69,7 +69,7 @@ impl Args {
     }
 }
 
-/// Discards deliveries that wait for a destination.
+/// Discards waiting deliveries of a destination.
 pub async fn discard(args: Args) -> Result<(), Failure> {
     let admin = Admin::of(&args.connection)?;
     let path = format!("/v1/destinations/{}/discard", encoded(&args.destination));
@@ -107,7 +107,7 @@ pub async fn erase(args: EraseArgs) -> Result<(), Failure> {
     }
 }
 
-/// What it is, in one line.
+/// The counts in one line.
 fn counts(erased: &Erased) -> String {
     let counts = [
         (erased.waiting, "deliveries that waited"),

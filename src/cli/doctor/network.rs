@@ -1,5 +1,5 @@
-//! Connections to the peers that holdline calls (destinations, token endpoints, alert webhooks): name, port, certificate; and
-//! the clock, by which certificates are valid or not. Only the TLS handshake is sent.
+//! Connections to the peers that holdline calls (destinations, token endpoints, alert webhooks): name resolution, port,
+//! certificate; and the clock, which decides whether certificates are valid. Nothing is sent but the TLS handshake.
 
 use super::Finding;
 use crate::cli::format;
@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Whether a time service keeps the clock.
+/// Whether a time service synchronizes the clock.
 pub fn clock() -> Finding {
     let (wall, what) = (Clock::system().wall(), "clock");
     // files of systemd-timesyncd, chrony and ntpd
@@ -33,7 +33,7 @@ pub fn clock() -> Finding {
 
 /// A peer that holdline calls.
 struct Peer<'s> {
-    /// As findings name it.
+    /// Its name in findings.
     name: String,
     url: &'s Url,
     connection: AddressPolicy,
@@ -93,7 +93,7 @@ async fn check(peer: &Peer<'_>) -> Vec<Finding> {
     findings
 }
 
-/// The addresses that may be called.
+/// The addresses that the address policy allows.
 async fn resolve(peer: &Peer<'_>, host: &str, port: u16) -> Result<(Vec<Finding>, Vec<SocketAddr>), Finding> {
     let what = format!("dns {}", peer.name);
     let found = timeout(TIMEOUT, tokio::net::lookup_host((host, port))).await;
@@ -149,7 +149,7 @@ async fn connect(name: &str, addresses: &[SocketAddr]) -> Result<(Finding, TcpSt
     }
 }
 
-/// A handshake as a delivery would make it, with the same authorities and the same client certificate.
+/// Makes a handshake like a delivery's, with the same authorities and client certificate.
 async fn tls(peer: &Peer<'_>, url: &Uri, stream: TcpStream) -> Finding {
     let what = format!("tls {}", peer.name);
     let config = match tls_config(&peer.tls, peer.trust) {
