@@ -68,7 +68,7 @@ impl Discard {
         }
         let would: Changed = admin.delete(&path(event, "", destination, true, "")).await?;
         terminal::confirm_discard(&format!("{}{}", format::deliveries(would.matched), filter::scope(&would)))?;
-        // only the deliveries that were shown are discarded, not later ones
+        // only for the destinations that were shown, not for later ones
         let mut done = 0;
         for destination in would.destinations.keys() {
             match admin.delete::<Changed>(&path(event, "", Some(destination), false, &self.reason)).await {

@@ -1,4 +1,4 @@
-//! `holdline pause`, `resume` and `breaker`: what an operator decides about calling a destination.
+//! `holdline pause`, `resume` and `breaker`: an operator's overrides of a destination.
 
 use crate::api::{Decided, Time};
 use crate::cli::admin_connection::{AdminConnection, Form};
@@ -66,12 +66,12 @@ impl Why {
     }
 }
 
-/// Delivers nothing to a destination for a while.
+/// Pauses a destination.
 pub async fn pause(args: PauseArgs) -> Result<(), Failure> {
     decide(&args.connection, &args.destination, "pause", args.why.body(), "is paused").await
 }
 
-/// Delivers to a destination again.
+/// Resumes a destination.
 pub async fn resume(args: ResumeArgs) -> Result<(), Failure> {
     decide(&args.connection, &args.destination, "resume", Map::new(), "is resumed").await
 }
@@ -104,7 +104,8 @@ async fn decide(
     }
 }
 
-/// What was decided lasts until then; a time that is over was that of the decision itself, which nothing ends.
+/// The result in one sentence, with the end if there is one. An end in the past is the time of the change itself, and is not
+/// shown.
 fn sentence(destination: &str, done: &str, until: Option<Time>, now: Timestamp) -> String {
     let until = until.filter(|until| until.0 > now);
     let until = until.map(|until| format!(" until {until} ({})", format::ago(until, now)));

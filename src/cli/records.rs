@@ -1,4 +1,4 @@
-//! Lists of what happened and what was set aside: `holdline outages`, `audit`, `damaged` and `quarantine`; and
+//! `holdline outages`, `audit`, `damaged` and `quarantine`: lists of past occurrences and of data that was set aside; and
 //! `holdline intake`, which closes and opens intake.
 
 use crate::api::{AuditEntry, DamagedRecord, IntakeDecided, Outage, QuarantinedRequest, Readmitted};
@@ -95,19 +95,19 @@ enum Intake {
     },
 }
 
-/// Prints when events could not be accepted.
+/// Lists outages.
 pub async fn outages(args: Args) -> Result<(), Failure> {
     let now = format::now();
     list(&args.connection, "/v1/outages", &args.pages, |items| outage_rows(items, now)).await
 }
 
-/// Prints who changed what.
+/// Lists the audit.
 pub async fn audit(args: Args) -> Result<(), Failure> {
     let now = format::now();
     list(&args.connection, "/v1/audit", &args.pages, |items| audit_rows(items, now)).await
 }
 
-/// Prints damaged records.
+/// Lists damaged records.
 pub async fn damaged(args: DamagedArgs) -> Result<(), Failure> {
     let (now, Damaged::List { pages }) = (format::now(), args.what);
     list(&args.connection, "/v1/damaged", &pages, |items| damaged_rows(items, now)).await
@@ -254,7 +254,7 @@ fn quarantine_rows(items: &[QuarantinedRequest], now: Timestamp) -> Table {
     table
 }
 
-/// What became of quarantined requests, a line for each result.
+/// The results of readmission, one line each.
 fn summary(of: &Readmitted, dry_run: bool) -> String {
     let left = of.bad_signature + of.invalid_body + of.unproven + of.source_gone;
     let (passed, did) = if dry_run { (of.matched - left, "would be readmitted") } else { (of.done, "readmitted") };

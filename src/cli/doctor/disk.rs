@@ -17,7 +17,7 @@ const SYNCS: usize = 20;
 /// A slower sync is reported: each acknowledgement waits for one, and the disk is slow or failing.
 const SLOW: Duration = Duration::from_millis(50);
 
-/// With the `status` of a running daemon, its folder is only read.
+/// Takes mode and durability from the `status` of a running daemon; without one it checks them here.
 pub fn look(settings: &Settings, status: Option<&api::Status>) -> Vec<Finding> {
     let Some(status) = status else { return look_from_here(settings) };
     let path = &status.disk.path;
