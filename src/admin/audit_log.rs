@@ -14,7 +14,7 @@ use std::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 
 const REASON_MAX: usize = 500;
-/// The longest `for` of an intake override: more than a year.
+/// The longest `for` of an override: more than a year.
 const FOR_MAX: Duration = Duration::from_secs(9999 * 3600);
 
 /// A page of a list whose newest entries come first.

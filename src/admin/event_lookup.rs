@@ -13,8 +13,8 @@ use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Delayed deliveries and dead letters that are read together; more than one event can have. There is no limit to those
-/// older than the history.
+/// Delayed deliveries, and dead letters, that one step reads at most; more than one event can have. The step needs a limit
+/// because any number of them can be older than the history.
 const PLACES_MAX: usize = 4096;
 
 /// What is known of one event without asking the scheduler.
@@ -231,7 +231,7 @@ fn fits(filter: &Filter, known: &KnownEvent) -> bool {
         && (filter.since..=filter.until).contains(&known.received_at)
 }
 
-/// Lists leave out a record that is damaged or was just removed.
+/// None for a record that is damaged or was just removed, so that lists leave it out.
 fn unless_damaged<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     match read {
         Err(StoreError::Damaged(_)) => Ok(None),

@@ -1,5 +1,5 @@
 //! The admin API: JSON over HTTP for operators. Every call but the health checks and the dashboard page needs a bearer
-//! token.
+//! token; on the unix socket root and the daemon's own user need none.
 //!
 //! *Invariants.* A change is answered after it is durable. No secret is shown. A body is returned only by the paths made for
 //! it.

@@ -26,15 +26,15 @@ pub(super) struct PauseFor {
     within: Option<String>,
 }
 
-/// What the breaker is to do.
+/// The requested state of the breaker.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Wanted {
-    /// Nothing passes until `for` is over, or until it is set again.
+    /// Nothing is sent until `for` is over, or until it is set again.
     Open,
-    /// Closed now; and it stays closed for as long as `for` says, whatever the calls say.
+    /// Closes now, and stays closed until `for` is over even if requests fail.
     Closed,
-    /// A few requests are let through, which decide.
+    /// A few probe requests decide.
     HalfOpen,
 }
 
@@ -88,7 +88,7 @@ enum ProbedState {
     HalfOpen,
 }
 
-/// How a breaker is to stand.
+/// A request to set the breaker.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SetBreaker {

@@ -87,7 +87,7 @@ pub(super) struct RedriveAll {
     canary: Option<bool>,
 }
 
-/// Which dead letters to redrive, and how.
+/// A redrive as the request contains it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RedriveRequest {

@@ -81,7 +81,7 @@ pub(super) fn only_true() -> Described {
     ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([true])).build()
 }
 
-/// Which dead letters are meant, as a request says it.
+/// A selection as the request contains it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Selection {
@@ -91,7 +91,7 @@ pub(super) struct Selection {
     pub(super) filter: Option<Object<Query>>,
     #[serde(default)]
     pub(super) all: bool,
-    /// Only what had died by then.
+    /// Only what had become dead by this time.
     pub(super) as_of: Option<String>,
     #[serde(default)]
     pub(super) dry_run: bool,
