@@ -108,7 +108,7 @@ struct ErasureScan {
 
 impl ErasureScan {
     async fn traces(&self, admin: &Admin) -> Result<EventLocations, Failure> {
-        // what was recorded is at its place only after the write
+        // recorded transitions must be written before the scan
         admin.store.flush().await?;
         let (key, source, end) = (self.key.clone(), self.source.clone(), self.end);
         admin.read(move |store| store.traces(&key, source.as_deref(), end)).await

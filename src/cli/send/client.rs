@@ -128,7 +128,7 @@ fn text(value: &Value) -> String {
 fn taken(answer: &Value) -> Taken {
     let id = answer["id"].as_str().map(str::to_owned);
     match answer["status"].as_str() {
-        // of a batch
+        // the response to a batch
         _ if answer["accepted"].is_u64() => {
             let n = |field: &str| answer[field].as_u64().unwrap_or(0);
             Taken { accepted: n("accepted"), duplicates: n("duplicates"), id }

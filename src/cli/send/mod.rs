@@ -61,7 +61,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let headers: HeaderMap = args.headers.iter().cloned().collect();
     let known = settings.as_ref().and_then(|s| s.sources.iter().find(|known| known.name == source));
     let credentials = match known {
-        // an own header replaces the configured secret
+        // a given `Authorization` header replaces the configured secret
         Some(known) if !headers.contains_key(http::header::AUTHORIZATION) => {
             Credentials::of(known).map_err(|why| Failure::Usage(format!("source `{source}`: {why}")))?
         }
