@@ -5,7 +5,7 @@ use crate::api;
 use crate::config::settings::Scope;
 use crate::delivery::{Attempt, Delivery};
 
-/// A page of a list ends when its JSON reaches about this size, whatever its `limit`: 1 MiB.
+/// A page of a list ends when its JSON reaches about this size, independent of its `limit`: 1 MiB.
 pub const PAGE_BYTES: usize = 1 << 20;
 /// The newest attempts in a list entry; a single dead letter shows all of them.
 const ATTEMPTS_LISTED: usize = 3;
