@@ -1,7 +1,8 @@
 //! Delays the refusal of repeated wrong tokens.
 //!
-//! *Invariants.* Only the refusal of a wrong token is delayed. A valid token is never delayed, even if its address sent wrong ones
-//! before, so no one can lock an operator out. The response is the same at each repetition. The table is bounded.
+//! *Invariants.* Only the refusal of a wrong token is delayed. A valid token is never delayed, even if its address sent
+//! wrong ones before, so no one can lock an operator out. The response is the same at each repetition. The table is
+//! bounded.
 
 use crate::time::Timestamp;
 use std::collections::BTreeMap;

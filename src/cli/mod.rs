@@ -185,8 +185,8 @@ fn report(failure: &Failure) -> ExitCode {
     ExitCode::from(failure.code())
 }
 
-/// Makes files and folders accessible to the user only (0600, 0700) under any umask of the caller; manual pages stay readable
-/// for all.
+/// Makes files and folders accessible to the user only (0600, 0700) under any umask of the caller; manual pages stay
+/// readable for all.
 fn restrict_modes(command: &Command) {
     let forbidden = if matches!(command, Command::Man(_)) { Mode::WGRP | Mode::WOTH } else { Mode::RWXG | Mode::RWXO };
     rustix::process::umask(forbidden);
