@@ -18,7 +18,7 @@ use crate::alert;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::config::settings;
-use crate::dispatch::{self, Destination, Destinations, Dispatcher, Known, Question};
+use crate::dispatch::{self, Destination, DestinationMap, Destinations, Dispatcher, Question};
 use crate::intake::admission::{self, Admission};
 use crate::intake::memory::{MemoryBounds, MemoryLimit};
 use crate::intake::{Bounds, Counts, Intake, Pace, SharedIntake, Source};
@@ -91,7 +91,7 @@ impl Daemon {
         let intake_addr = intake_listeners[0].local_addr()?;
         let admin_addr = admin_listeners.first().map(TcpListener::local_addr).transpose()?;
         let tls = listeners::load_tls(&settings.intake)?;
-        let Opened { store, news, committer, .. } = open_store(&settings.store, &settings, clock.clone()).await?;
+        let Opened { store, store_events, committer, .. } = open_store(&settings, clock.clone()).await?;
         let token = listeners::admin_token(&settings.admin.token, &settings.store.path)?;
         let destinations = Destinations::new(destinations(&store, &settings).await?);
         let admission = Arc::new(admission(&store));
@@ -114,7 +114,7 @@ impl Daemon {
             counts,
             tls,
             trend,
-            beyond: overflow,
+            dlq_overflow: overflow,
             grants: listeners::grants(&token, &settings.admin)?,
             access: record_access(&background, &store, &clock),
             own_uid: rustix::process::getuid().as_raw(),
@@ -128,7 +128,7 @@ impl Daemon {
             clock: clock.clone(),
             scheduler: restored(&store, &destinations.now(), &clock).await?,
             destinations: destinations.now(),
-            events: news,
+            events: store_events,
             questions,
             reads: Arc::default(),
             stop: CancellationToken::new(),
@@ -271,21 +271,21 @@ fn admission(store: &Store) -> Admission {
     admission
 }
 
-async fn open_store(settings: &settings::Store, all: &Settings, clock: Clock) -> anyhow::Result<Opened> {
-    let windows = Windows { by_source: all.dedup_windows().into_iter().collect() };
+async fn open_store(settings: &Settings, clock: Clock) -> anyhow::Result<Opened> {
+    let windows = Windows { by_source: settings.dedup_windows().into_iter().collect() };
     let options = Options {
-        require_power_safe: settings.require_power_safe,
+        require_power_safe: settings.store.require_power_safe,
         windows,
-        ballast_bytes: settings.ballast_bytes,
-        reserve_bytes: all.intake.disk_reserve_bytes,
+        ballast_bytes: settings.store.ballast_bytes,
+        reserve_bytes: settings.intake.disk_reserve_bytes,
     };
-    let path = settings.path.clone();
+    let path = settings.store.path.clone();
     let own = clock.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&path, options, own)).await?;
-    let opened = opened.with_context(|| format!("cannot open the store in {}", settings.path.display()))?;
+    let opened = opened.with_context(|| format!("cannot open the store in {}", settings.store.path.display()))?;
     maintenance::apply_clock_step(&opened.store, &clock).await?;
-    opened.store.set_history_limits(history_limits(all));
-    opened.store.set_shared_keys(all.shared_keys());
+    opened.store.set_history_limits(history_limits(settings));
+    opened.store.set_shared_keys(settings.shared_keys());
     opened.findings.iter().for_each(|finding| tracing::error!("{finding}"));
     Ok(opened)
 }
@@ -298,7 +298,7 @@ fn history_limits(settings: &Settings) -> Remembered {
     }
 }
 
-async fn destinations(store: &Store, settings: &Settings) -> anyhow::Result<Known> {
+async fn destinations(store: &Store, settings: &Settings) -> anyhow::Result<DestinationMap> {
     let names = settings.destinations.iter().map(|d| d.name.clone()).collect();
     let ids = store.register(names).await?;
     let mut all = HashMap::new();
@@ -328,7 +328,7 @@ fn build_intake(
     store: &Store,
     clock: &Clock,
     settings: &Settings,
-    destinations: &Known,
+    destinations: &DestinationMap,
     admission: Arc<Admission>,
     counts: Arc<Counts>,
 ) -> anyhow::Result<Intake> {
@@ -382,7 +382,7 @@ fn memory_bounds(settings: &Settings) -> MemoryBounds {
     }
 }
 
-async fn restored(store: &Store, destinations: &Known, clock: &Clock) -> anyhow::Result<Scheduler> {
+async fn restored(store: &Store, destinations: &DestinationMap, clock: &Clock) -> anyhow::Result<Scheduler> {
     let policies = destinations.values().map(|d| (d.id, d.policy.clone()));
     let mut scheduler = Scheduler::new(policies, store.floor(), store.totals().next_sequence, clock.now());
     let (store, destinations, now) = (store.clone(), destinations.clone(), clock.now());

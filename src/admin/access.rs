@@ -1,9 +1,11 @@
-//! Who may ask what: tokens with scopes, the peers of a unix socket, and no pages of other sites.
+//! Authentication and authorization of admin API requests: tokens with scopes, users of the unix socket, and a check against
+//! requests from pages of other sites.
 //!
-//! *Invariants.* Tokens are compared in constant time, all of them, by their digests, so that not even a length is told. What
-//! a caller may do is decided before the handler runs. A refusal is counted for the audit and always reads the same; that of a
-//! wrong token is held back where there were several before it. Over loopback only names of loopback are answered, so that no web page can reach the API under a name of its own
-//! (DNS rebinding), and a request that says it comes from another site is refused everywhere.
+//! *Invariants.* A token is compared by its SHA-256 digest with every configured token, in constant time; response times
+//! reveal neither its content nor its length. The caller's scope is checked before the handler runs. Every refusal is
+//! counted for the audit and has the same text; after repeated wrong tokens the refusal of a wrong token is delayed.
+//! Requests over loopback are answered only for loopback host names, which prevents DNS rebinding. A request that declares
+//! another site as its origin is refused on every listener.
 
 use super::access_log::{self, Refusal, UNAUTHENTICATED};
 use super::{Admin, Failure};
@@ -22,13 +24,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 
-/// Connections that requests with a token leave to others, so that health checks are answered whatever they do.
+/// Connections that authenticated requests cannot occupy, so that health checks are answered under any load.
 const KEPT_FOR_OTHERS: usize = 16;
-/// The largest body of a request, and how long it may take to come.
+/// The largest request body in bytes, and the longest time to receive it.
 const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A token, what it opens, and what its holder is called in the audit.
+/// A token, its scopes, and its name in the audit.
 #[derive(Clone)]
 pub struct Grant {
     name: String,
@@ -49,16 +51,16 @@ impl std::fmt::Debug for Grant {
     }
 }
 
-/// The way a request came.
+/// How a request arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
-    /// To this address of a listener.
+    /// Over TCP, to this local address.
     Tcp(SocketAddr),
-    /// From a process of this user, by word of the kernel.
+    /// Over the unix socket, from a process of this user according to the kernel.
     Unix { uid: u32 },
 }
 
-/// Who asks, as it stands in the audit.
+/// The caller as the audit names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     pub name: String,
@@ -67,7 +69,7 @@ pub struct Caller {
 
 impl Caller {
     pub(super) fn may(&self, scope: Scope) -> bool {
-        // whoever may change things may see them
+        // `operate` includes `read`
         self.scopes.contains(&scope) || (scope == Scope::Read && self.scopes.contains(&Scope::Operate))
     }
 }
@@ -79,7 +81,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     }
 }
 
-/// Finds out who asks. The users of a unix socket that own the data anyway, root and the daemon's own, need no token.
+/// Identifies the caller. On the unix socket root and the daemon's own user need no token: both can read the data files
+/// anyway.
 fn caller(grants: &[Grant], own_uid: u32, via: Option<Via>, headers: &HeaderMap) -> Result<Caller, Refusal> {
     match headers.get(header::AUTHORIZATION) {
         None => match via {
@@ -103,7 +106,7 @@ fn caller(grants: &[Grant], own_uid: u32, via: Option<Via>, headers: &HeaderMap)
     }
 }
 
-/// The token of `Bearer TOKEN`, empty where it is none; the name of the scheme is in any case (RFC 9110, 11.1).
+/// The token of `Bearer TOKEN`, empty if there is none. The scheme name is case-insensitive (RFC 9110, 11.1).
 fn bearer(given: &[u8]) -> &[u8] {
     match given.split_at_checked(7) {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => token,
@@ -111,12 +114,12 @@ fn bearer(given: &[u8]) -> &[u8] {
     }
 }
 
-/// The address that a request comes from; none where it came over no network.
+/// The remote address; none for the unix socket.
 fn peer(request: &Request) -> Option<IpAddr> {
     request.extensions().get::<Slot>()?.peer().address()
 }
 
-/// Where a request comes from, as the audit names it.
+/// The origin of a request as the audit names it.
 fn origin(via: Option<Via>, peer: Option<IpAddr>) -> String {
     match (via, peer) {
         (_, Some(ip)) => ip.to_string(),
@@ -125,17 +128,17 @@ fn origin(via: Option<Via>, peer: Option<IpAddr>) -> String {
     }
 }
 
-/// Lets a request through whose caller has the scope that its path wants.
+/// Passes a request on if its caller has the scope that the path requires.
 pub async fn authorize(
     State((admin, scope)): State<(Arc<Admin>, Scope)>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let via = request.extensions().get::<Via>().copied();
-    let (peer, seat) = (peer(&request), request.extensions().get::<Slot>().cloned());
+    let (peer, slot) = (peer(&request), request.extensions().get::<Slot>().cloned());
     match caller(&admin.grants, admin.own_uid, via, request.headers()) {
         Ok(caller) if caller.may(scope) => {
-            if seat.as_ref().is_some_and(|seat| !seat.set_authenticated(KEPT_FOR_OTHERS)) {
+            if slot.as_ref().is_some_and(|slot| !slot.set_authenticated(KEPT_FOR_OTHERS)) {
                 let message = "as many requests with a token are served as may be; try again in a moment";
                 return Failure::unavailable(message).into_response();
             }
@@ -144,8 +147,8 @@ pub async fn authorize(
                 Ok(request) => request,
                 Err(failure) => return failure.into_response(),
             };
-            match seat.map(|seat| seat.start_request()) {
-                // what is streamed is in hand until its end
+            match slot.map(|slot| slot.start_request()) {
+                // a streamed response counts as an active request until its body ends
                 Some(in_hand) => next.run(request).await.map(|body| Body::new(TrackedBody::new(body, in_hand))),
                 None => next.run(request).await,
             }
@@ -162,8 +165,8 @@ pub async fn authorize(
             if why == Refusal::WrongToken {
                 let until = admin.access.failed(peer, now);
                 if until > now {
-                    // its connection may give way meanwhile
-                    let _waiting = seat.as_ref().map(Slot::receive_body);
+                    // while the refusal is delayed, the connection can be evicted
+                    let _waiting = slot.as_ref().map(Slot::receive_body);
                     admin.clock.sleep_until(until).await;
                 }
             }
@@ -172,7 +175,7 @@ pub async fn authorize(
     }
 }
 
-/// The request with all of its body.
+/// Reads the whole body of the request.
 async fn with_body(request: Request) -> Result<Request, Failure> {
     let (head, body) = request.into_parts();
     let body = match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, BODY_BYTES_MAX)).await {
@@ -185,7 +188,7 @@ async fn with_body(request: Request) -> Result<Request, Failure> {
     Ok(Request::from_parts(head, body))
 }
 
-/// Notes who reads bodies, durably, before any of them is sent.
+/// Writes an audit entry durably before any body is returned.
 pub async fn note_read(State(admin): State<Arc<Admin>>, caller: Caller, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let response = next.run(request).await;
@@ -198,7 +201,7 @@ pub async fn note_read(State(admin): State<Arc<Admin>>, caller: Caller, request:
     }
 }
 
-/// Refuses what a web page of another site could have sent.
+/// Refuses requests that a web page of another site may have sent.
 pub async fn same_site(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
     let via = request.extensions().get::<Via>().copied();
     let Some(why) = foreign(via, request.headers()) else { return next.run(request).await };

@@ -1,8 +1,9 @@
-//! What is noted of access to the API: refused requests, and reads of bodies.
+//! Audit entries about access to the API: refused requests, and reads of bodies.
 //!
-//! *Invariants.* A request that is refused causes no write: refusals are counted in memory, by caller and kind, and
-//! written at most once a minute, and when the audit is read. So a stranger can neither write to the disk nor push out an
-//! entry, and memory is bounded by [`CALLERS_MAX`]. A read of bodies is durable before the first byte of them is sent.
+//! *Invariants.* A refused request causes no write. Refusals are counted in memory by caller and kind, and are written at
+//! most once a minute and whenever the audit is read. An unauthenticated client can therefore neither cause disk writes nor
+//! push entries out of the audit, and [`CALLERS_MAX`] bounds the memory. A read of bodies is durable before the first byte
+//! of a body is sent.
 
 use super::throttle::Throttle;
 use crate::clock::Clock;
@@ -15,11 +16,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// The audit's name of everybody who shows no good token.
+/// The audit's name for all callers without a valid token.
 pub const UNAUTHENTICATED: &str = "unauthenticated";
-/// Refusals are written no more often.
+/// The shortest interval between two writes of refusals.
 const WRITE_EVERY: Duration = Duration::from_secs(60);
-/// Callers and kinds that are counted apart between two writes: tokens are few, kinds are fewer.
+/// Callers and kinds that are counted separately between two writes.
 const CALLERS_MAX: usize = 256;
 
 /// Why a request was refused.
@@ -27,9 +28,9 @@ const CALLERS_MAX: usize = 256;
 pub enum Refusal {
     WrongToken,
     NoToken,
-    /// It comes from a page of another site, or to a name that is not this machine's.
+    /// The request comes from a page of another site, or names a host that is not this machine.
     OtherSite,
-    /// The token is good, and does not cover what was asked.
+    /// The token is valid and lacks the required scope.
     Scope,
 }
 
@@ -44,7 +45,6 @@ impl Refusal {
     }
 }
 
-/// Counts refusals until they are written.
 #[derive(Debug, Default)]
 pub struct AccessLog {
     refused: Mutex<BTreeMap<(String, &'static str), Repeated>>,
@@ -53,7 +53,7 @@ pub struct AccessLog {
 }
 
 impl AccessLog {
-    /// Counts a refusal. `example` says from where, or what was asked.
+    /// Counts a refusal. `example` is the origin of the request, or its method and path.
     pub fn refused(&self, who: &str, why: Refusal, example: String, now: Timestamp) {
         let one = Repeated::once(why.words(), Some(example), now);
         let mut refused = lock(&self.refused);
@@ -64,12 +64,12 @@ impl AccessLog {
         self.pending.notify_one();
     }
 
-    /// Counts a wrong token; says until when its refusal is held back.
+    /// Counts a wrong token and returns the time until which its refusal is delayed.
     pub fn failed(&self, peer: Option<IpAddr>, now: Timestamp) -> Timestamp {
         lock(&self.throttle).failed(peer, now)
     }
 
-    /// Writes what was counted. A store that has failed ends the daemon, so nobody is told of it here.
+    /// Writes the counted refusals. Errors are ignored here: a failed store ends the daemon.
     pub async fn write(&self, store: &Store) {
         let refused = std::mem::take(&mut *lock(&self.refused));
         for ((who, _), counted) in refused {
@@ -77,7 +77,7 @@ impl AccessLog {
         }
     }
 
-    /// Writes what is counted, at once and then at most every minute, until `stop`.
+    /// Writes the counted refusals at once and then at most once a minute, until `stop`.
     pub async fn keep(&self, store: Store, clock: Clock, stop: CancellationToken) {
         while stop.run_until_cancelled(self.pending.notified()).await.is_some() {
             self.write(&store).await;
@@ -87,15 +87,15 @@ impl AccessLog {
     }
 }
 
-/// Notes that bodies are read at a path; returns when it is durable.
+/// Records that bodies are read at a path; returns when the entry is durable.
 pub async fn read(store: &Store, who: &str, path: &str, now: Timestamp) -> Result<(), StoreError> {
     let (what, example) = what_is_read(path);
     let change = Change::Repeated(Repeated::once(what, example, now));
     store.change(change, who.to_owned()).await.map(drop)
 }
 
-/// What is read at a path, and the event or destination that it names. A sender's own id of an event is not written: it may
-/// belong to what is to be erased.
+/// The kind of read at a path, and the event or destination that it names. The sender's own event id is left out: it may be
+/// personal data that is to be erased.
 fn what_is_read(path: &str) -> (&'static str, Option<String>) {
     let inner = |before, after| path.strip_prefix(before).and_then(|rest: &str| rest.strip_suffix(after));
     if let Some(name) = inner("/v1/destinations/", "/pending") {
@@ -111,7 +111,7 @@ fn what_is_read(path: &str) -> (&'static str, Option<String>) {
     }
 }
 
-/// The method and the beginning of a path, without what it names.
+/// The method and the start of the path, without the name in it.
 pub fn asked(method: &http::Method, path: &str) -> String {
     let room: Vec<&str> = path.split('/').take(3).collect();
     format!("{method} {}", room.join("/"))

@@ -1,4 +1,4 @@
-//! The facts that alerts judge by, gathered from where they are known.
+//! Collects the inputs of the alert rules.
 
 use super::Admin;
 use crate::alert::AlertInputs;
@@ -8,13 +8,13 @@ use crate::rules::breaker;
 use crate::store::Counters;
 use std::collections::BTreeMap;
 
-/// Refusals for which the sender can do nothing.
+/// Refusals that are caused by holdline, not by the sender.
 fn is_ours((status, _): (u16, &str)) -> bool {
     status >= 500 || status == 429
 }
 
 impl Admin {
-    /// The certificates in use, by whose they are.
+    /// The certificates in use, with their owner.
     pub(super) fn certificates(&self) -> Vec<Certificate> {
         let of_intake = self.tls.iter().flat_map(|tls| tls.certificates());
         let mut all: Vec<Certificate> = of_intake.collect();
@@ -47,8 +47,8 @@ impl Admin {
                 let all = self.certificates().into_iter();
                 all.map(|c| (format!("{} ({})", c.of, c.role.word()), c.ends)).collect()
             },
-            dlq_over_limit: self.beyond.left(),
-            dlq_dropped: self.beyond.dropped(),
+            dlq_over_limit: self.dlq_overflow.left(),
+            dlq_dropped: self.dlq_overflow.dropped(),
             clamped_retry_after: self
                 .destinations
                 .now()

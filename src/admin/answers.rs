@@ -1,19 +1,19 @@
-//! The entries of lists and how large they may be; attempts as a caller may see them.
+//! List entries and their size limits; attempts as a caller may see them.
 
 use super::access::Caller;
 use crate::api;
 use crate::config::settings::Scope;
 use crate::delivery::{Attempt, Delivery};
 
-/// Bytes of JSON, near enough, after which a page of a list ends, whatever its `limit`: 1 MiB.
+/// A page of a list ends when its JSON reaches about this size, independent of its `limit`: 1 MiB.
 pub const PAGE_BYTES: usize = 1 << 20;
-/// The newest attempts that an entry of a list holds; a single dead letter holds all of them.
+/// The newest attempts in a list entry; a single dead letter shows all of them.
 const ATTEMPTS_LISTED: usize = 3;
-/// Longest text in an entry of a list: of what names or describes an event, and of what was answered.
+/// Longest text in a list entry, in bytes: of names and descriptions of an event, and of the destination's answer.
 const NAME_LISTED: usize = 1024;
 const ANSWER_LISTED: usize = 256;
 
-/// The beginning of a text that is longer, with three dots behind it.
+/// Cuts a longer text and appends three dots.
 pub fn shortened(text: &str, bytes_max: usize) -> String {
     if text.len() <= bytes_max {
         return text.to_owned();
@@ -22,7 +22,7 @@ pub fn shortened(text: &str, bytes_max: usize) -> String {
     format!("{}...", &text[..end])
 }
 
-/// The same of a field that may be long because a sender made it so.
+/// Shortens a field whose length the sender controls.
 pub fn listed(text: &str) -> String {
     shortened(text, NAME_LISTED)
 }
@@ -35,7 +35,7 @@ pub enum Answers {
 }
 
 impl Answers {
-    /// As this caller may see them.
+    /// What this caller may see.
     pub fn to(caller: &Caller) -> Self {
         if caller.may(Scope::Reveal) { Self::Shown } else { Self::Hidden }
     }
@@ -58,14 +58,14 @@ pub fn attempts(delivery: &Delivery, answers: Answers) -> Vec<api::Attempt> {
 
 /// An entry of a list.
 pub trait Entry: Sized {
-    /// Without long text.
+    /// Shortens long texts.
     fn listed(self) -> Self;
-    /// Bytes of its JSON, near enough.
+    /// The approximate size of its JSON.
     fn json_bytes(&self) -> usize;
 }
 
 impl Entry for api::DeadLetter {
-    /// Of its attempts only the newest.
+    /// Keeps only the newest attempts.
     fn listed(mut self) -> Self {
         self.attempts.drain(..self.attempts.len().saturating_sub(ATTEMPTS_LISTED));
         for attempt in &mut self.attempts {
@@ -105,7 +105,7 @@ impl Entry for api::Event {
     }
 }
 
-/// A delivery with how many attempts were made, and how the last of them failed.
+/// Adds the number of attempts and the failure of the last one.
 pub fn with_attempts(delivery: api::Delivery, of: &Delivery) -> api::Delivery {
     let last = of.attempts.last();
     api::Delivery {

@@ -1,5 +1,5 @@
-//! `/v1/audit`, `/v1/outages`, `/v1/damaged`, `/v1/intake`: who changed what, when events could not be accepted, stored
-//! records that did not verify, and closing intake.
+//! `/v1/audit`, `/v1/outages`, `/v1/damaged`, `/v1/intake`: the audit, outages, damaged records, and closing and opening
+//! intake.
 
 use super::access::Caller;
 use super::object::Object;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 
 const REASON_MAX: usize = 500;
-/// A door that is to open again by itself does so within this time: more than a year.
+/// The longest `for` of an override: more than a year.
 const FOR_MAX: Duration = Duration::from_secs(9999 * 3600);
 
 /// A page of a list whose newest entries come first.
@@ -39,7 +39,7 @@ impl Newest {
     }
 }
 
-/// What the store gave, as a page; where it is full there may be more.
+/// Makes a page of what the store returned; a full page may have a successor.
 fn page<R, T>(found: Vec<(u64, R)>, limit: usize, item: impl Fn(R) -> T) -> Page<T> {
     let next = found.last().filter(|(n, _)| found.len() == limit && *n > 1).map(|(n, _)| n.to_string());
     Page { items: found.into_iter().map(|(_, record)| item(record)).collect(), next }
@@ -70,7 +70,7 @@ pub(super) async fn outages(
     query: Result<QueryOf<Newest>, QueryRejection>,
 ) -> Result<Json<Page<Outage>>, Failure> {
     let (before, limit) = Newest::bounds(query)?;
-    let found = admin.read(move |store| store.gaps(before, limit)).await?;
+    let found = admin.read(move |store| store.outages(before, limit)).await?;
     Ok(Json(page(found, limit, status::outage)))
 }
 
@@ -85,7 +85,7 @@ pub(super) async fn damaged(
         .read(move |store| {
             let mut found = Vec::new();
             for (number, record) in store.damaged_records(before, limit)? {
-                // the event may be known for another destination, or no more
+                // its event may be stored for another destination, or no longer
                 let sequence = record.delivery().map(|delivery| delivery.sequence);
                 let event = sequence.map(|sequence| event_lookup::know(store, sequence)).transpose()?.flatten();
                 found.push((number, (number, record, event.map(|event| event.id))));
@@ -127,7 +127,7 @@ pub(super) fn sound_reason(reason: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Until when a decision lasts that is made now for this reason and this long.
+/// When a change made now ends; checks the reason and the duration.
 pub(super) fn until(now: Timestamp, reason: &str, within: Option<&str>) -> Result<Timestamp, Failure> {
     sound_reason(reason)?;
     match within.map(humantime::parse_duration) {
@@ -140,7 +140,7 @@ pub(super) fn until(now: Timestamp, reason: &str, within: Option<&str>) -> Resul
 /// Lets events in again
 #[utoipa::path(post, path = "/v1/intake/open", tag = "intake", responses((status = 200, body = IntakeDecided), Failure))]
 pub(super) async fn open(State(admin): Shared, caller: Caller) -> Result<Json<IntakeDecided>, Failure> {
-    let change = Change::IntakeOverride { what: "intake open".to_owned(), door: IntakeOverride::Open };
+    let change = Change::IntakeOverride { what: "intake open".to_owned(), intake_override: IntakeOverride::Open };
     admin.store.change(change, caller.name).await?;
     admin.admission.reopen();
     let state = admin.admission.state();
@@ -158,10 +158,13 @@ pub(super) async fn close(
     let since = admin.clock.now();
     let until = until(since, &close.reason, close.within.as_deref())?;
     let why = if close.reason.is_empty() { String::new() } else { format!(": {}", close.reason) };
-    let door = IntakeOverride::Closed { who: caller.name.clone(), reason: close.reason, since, until };
-    // closed before it is written: nothing slips in behind the answer
+    let intake_override = IntakeOverride::Closed { who: caller.name.clone(), reason: close.reason, since, until };
+    // intake is closed before the change is written, so that no event is accepted after the response
     admin.admission.close_until(until);
-    admin.store.change(Change::IntakeOverride { what: format!("intake close{why}"), door }, caller.name).await?;
+    admin
+        .store
+        .change(Change::IntakeOverride { what: format!("intake close{why}"), intake_override }, caller.name)
+        .await?;
     let state = admin.admission.state();
     Ok(Json(IntakeDecided { open: false, reason: state.code().map(str::to_owned), until: Time::unless_never(until) }))
 }

@@ -1,4 +1,4 @@
-//! `/v1/backup`: a consistent copy of the store, streamed while everything goes on.
+//! `/v1/backup`: a consistent copy of the store, streamed while the daemon runs.
 
 use super::access::Caller;
 use super::{Failure, Shared};
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body_util::channel::Channel;
 use tokio::sync::mpsc;
 
-/// Pieces that wait to be sent.
+/// Chunks that wait to be sent.
 const PIECES_AHEAD: usize = 16;
 
 /// Everything that the store holds, in the format that `holdline restore` reads
@@ -29,7 +29,7 @@ pub(super) async fn backup(State(admin): Shared, caller: Caller) -> Result<impl 
                 return;
             }
         }
-        // a stream that breaks off has no end, and is not restored
+        // an interrupted stream has no end marker, and `restore` refuses it
         if let Ok(Err(error)) = made.await {
             tracing::error!(%error, "a backup could not be made");
             to.abort(error);

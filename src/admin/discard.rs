@@ -1,5 +1,4 @@
-//! `/v1/destinations/{name}/discard`: deliveries that wait are given up, since they were settled elsewhere or nobody wants
-//! them any more.
+//! `/v1/destinations/{name}/discard`: discards waiting deliveries that were handled elsewhere or are no longer needed.
 
 use super::access::Caller;
 use super::event_lookup::Location;
@@ -77,7 +76,7 @@ pub(super) struct GivenUp {
 
 type Waiting = Vec<(DeliveryId, Place, Digest64)>;
 
-/// What is given up, for whom, and as whose word.
+/// A running discard: the destination, the audit text, the caller, and the result so far.
 struct Giving<'a> {
     admin: &'a Admin,
     d: DestinationId,
@@ -139,10 +138,10 @@ impl Giving<'_> {
         Ok(waiting)
     }
 
-    /// All that wait, in order of acceptance, and not beyond the last one that is meant.
+    /// Discards all waiting deliveries in order of acceptance, up to and including `last`.
     async fn give_up_all(&mut self, last: Option<Sequence>) -> Result<(), Failure> {
         let (admin, d) = (self.admin, self.d);
-        admin.store.flush().await?; // what is on its way from a page into the delay tree is there then
+        admin.store.flush().await?; // deliveries on their way from a page into the delay tree are found there afterwards
         admin.has_started().await?;
         let (mut from, mut seen) = (Some(Sequence::default()), Sequence::default());
         while let Some(begin) = from {
@@ -158,9 +157,9 @@ impl Giving<'_> {
 
     async fn give_up(&mut self, mut waiting: Waiting) -> Result<(), Failure> {
         let asked: Vec<_> = waiting.iter().map(|(id, _, order_key)| (self.d, *order_key, id.sequence)).collect();
-        let standings = self.admin.ask(|to| Question::Deliveries(asked, to)).await?;
-        let mut standings = standings.into_iter();
-        waiting.retain(|_| !matches!(standings.next(), Some(DeliveryStatus::InFlight { .. })));
+        let delivery_statuses = self.admin.ask(|to| Question::Deliveries(asked, to)).await?;
+        let mut delivery_statuses = delivery_statuses.into_iter();
+        waiting.retain(|_| !matches!(delivery_statuses.next(), Some(DeliveryStatus::InFlight { .. })));
         self.changed.matched += waiting.len();
         if !self.dry_run && !waiting.is_empty() {
             let change = Change::Discard { what: self.what.clone(), deliveries: waiting };
@@ -170,12 +169,12 @@ impl Giving<'_> {
     }
 }
 
-/// The last event that a dry run saw.
+/// The newest sequence that the dry run covered.
 fn last_of(as_of: &str) -> Result<Sequence, Failure> {
     as_of.parse().map(Sequence).map_err(|_| Failure::bad("`as_of` is what a dry run answered"))
 }
 
-/// Some deliveries that wait from `from` on, with their interactions, and where to go on.
+/// Some waiting deliveries from `from` on with their interactions, and where to continue.
 fn waiting(store: &Store, d: DestinationId, from: Sequence) -> Result<(Waiting, Option<Sequence>), StoreError> {
     let (places, next) = places(store, d, from)?;
     let mut waiting = Vec::new();

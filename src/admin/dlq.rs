@@ -1,4 +1,4 @@
-//! `/v1/dlq`: the dead letters, and what an operator does with them.
+//! `/v1/dlq`: lists, shows and purges dead letters.
 
 use super::access::Caller;
 use super::answers::{Answers, Entry, PAGE_BYTES, attempts};
@@ -15,7 +15,7 @@ use axum::extract::{Query as QueryOf, State, rejection::JsonRejection, rejection
 use axum::http::header;
 use axum::response::IntoResponse;
 
-/// So many dead letters are looked at for one page, so that a narrow filter cannot hold the store.
+/// Dead letters that one page examines at most, so that a narrow filter cannot occupy the store.
 const EXAMINED_MAX: usize = 5_000;
 
 /// Dead letters, in order of acceptance
@@ -54,11 +54,11 @@ pub(super) async fn show(
     Name(id): Name,
     which: Result<QueryOf<Which>, QueryRejection>,
 ) -> Result<Json<api::DeadLetter>, Failure> {
-    let (letter, others) = find(&admin, &id, which).await?;
+    let (dead_letter, others) = find(&admin, &id, which).await?;
     let also_dead_for = others.into_iter().map(|d| admin.destination_name(d)).collect();
     Ok(Json(api::DeadLetter {
         also_dead_for: Some(also_dead_for),
-        ..item(&admin, &letter, letter.delivery.event.body.len(), Answers::to(&caller))
+        ..item(&admin, &dead_letter, dead_letter.delivery.event.body.len(), Answers::to(&caller))
     }))
 }
 
@@ -69,12 +69,13 @@ pub(super) async fn body(
     Name(id): Name,
     which: Result<QueryOf<Which>, QueryRejection>,
 ) -> Result<impl IntoResponse, Failure> {
-    let (letter, _) = find(&admin, &id, which).await?;
-    let event = letter.delivery.event;
+    let (dead_letter, _) = find(&admin, &id, which).await?;
+    let event = dead_letter.delivery.event;
     Ok(([(header::CONTENT_TYPE, event.content_type.clone())], event.body.clone()))
 }
 
-/// The dead letter of an event, for the destination that is named or the first; and for which others it is dead too.
+/// The dead letter of an event for the named destination, else the first one; and the other destinations for which it is
+/// dead.
 async fn find(
     admin: &Admin,
     id: &str,
@@ -87,13 +88,13 @@ async fn find(
         .read(move |store| {
             let dead = dead_for(store, sequence)?;
             let Some(d) = dead.iter().copied().find(|d| wanted.is_none_or(|w| w == *d)) else { return Ok(None) };
-            let letter = store.dead_letter(DeliveryId { sequence, destination: d })?;
-            Ok(letter.map(|letter| (letter, dead.into_iter().filter(|other| *other != d).collect())))
+            let dead_letter = store.dead_letter(DeliveryId { sequence, destination: d })?;
+            Ok(dead_letter.map(|dead_letter| (dead_letter, dead.into_iter().filter(|other| *other != d).collect())))
         })
         .await?;
-    found.filter(|(letter, _): &(DeadLetter, Vec<_>)| letter.delivery.event.id(sequence) == id).ok_or_else(|| {
-        Failure::not_found("this event is not in the dead letter queue; see /v1/events/{id} for where it is")
-    })
+    found.filter(|(dead_letter, _): &(DeadLetter, Vec<_>)| dead_letter.delivery.event.id(sequence) == id).ok_or_else(
+        || Failure::not_found("this event is not in the dead letter queue; see /v1/events/{id} for where it is"),
+    )
 }
 
 pub(super) fn dead_for(store: &Store, sequence: Sequence) -> Result<Vec<DestinationId>, StoreError> {
@@ -102,7 +103,7 @@ pub(super) fn dead_for(store: &Store, sequence: Sequence) -> Result<Vec<Destinat
     dead.map(|id| id.map(|id| id.destination)).collect()
 }
 
-/// Shows a page of dead letters without their bodies, until `show` says that it is enough; returns where to go on, if anywhere.
+/// Passes a page of dead letters without bodies to `show` until `show` returns true; returns where to continue, if anywhere.
 pub(super) fn heads(
     store: &Store,
     filter: &Filter,
@@ -124,12 +125,12 @@ pub(super) fn heads(
     Ok(None)
 }
 
-/// A letter that was redriven meanwhile, or does not verify, is left out of lists.
+/// Lists leave out a dead letter that was redriven meanwhile or is damaged.
 pub(super) fn read(store: &Store, id: DeliveryId) -> Result<Option<DeadLetter>, StoreError> {
     unless_damaged(id, store.dead_letter(id))
 }
 
-/// The same without the body of its event.
+/// Like [`read`], without the body of the event.
 pub(super) fn head(store: &Store, id: DeliveryId) -> Result<Option<Head<DeadLetter>>, StoreError> {
     unless_damaged(id, store.dead_letter_head(id))
 }
@@ -140,19 +141,19 @@ fn unless_damaged<T>(id: DeliveryId, read: Result<Option<T>, StoreError>) -> Res
             tracing::error!(delivery = %id, %why, "a dead letter does not verify; redrive or purge sets it aside");
             Ok(None)
         }
-        letter => letter,
+        dead_letter => dead_letter,
     }
 }
 
-/// `size` is the length of its body, which need not be here.
-pub(super) fn item(admin: &Admin, letter: &DeadLetter, size: usize, answers: Answers) -> api::DeadLetter {
-    let (delivery, event) = (&letter.delivery, &letter.delivery.event);
+/// `size` is the length of the body, which `dead_letter` need not contain.
+pub(super) fn item(admin: &Admin, dead_letter: &DeadLetter, size: usize, answers: Answers) -> api::DeadLetter {
+    let (delivery, event) = (&dead_letter.delivery, &dead_letter.delivery.event);
     api::DeadLetter {
         id: event.id(delivery.id.sequence),
         sequence: delivery.id.sequence,
         destination: admin.destination_name(delivery.id.destination),
-        reason: letter.reason,
-        dead_at: letter.dead_at.into(),
+        reason: dead_letter.reason,
+        dead_at: dead_letter.dead_at.into(),
         source: event.source.clone(),
         event_type: event.kind.clone(),
         interaction: event.interaction.clone(),
@@ -181,14 +182,14 @@ pub(super) async fn purge(
     Ok(Json(selected.changed(&admin, done, dry_run)))
 }
 
-/// Where a page ends, as the next one is asked for.
+/// The position after a dead letter, as the next page's `after`.
 fn cursor(id: DeliveryId) -> String {
     format!("{}-{}", id.sequence, id.destination.0)
 }
 
 pub(super) fn cursor_of(text: &str) -> Result<DeliveryId, Failure> {
     let parse = || {
-        // without a destination: behind the whole event
+        // without a destination: after all dead letters of the event
         let (sequence, destination) = text.split_once('-').unwrap_or((text, "255"));
         Some(DeliveryId {
             sequence: Sequence(sequence.parse().ok()?),

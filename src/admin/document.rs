@@ -1,4 +1,4 @@
-//! The document of the API (OpenAPI 3.1), made from the handlers and the structs that they answer with.
+//! The OpenAPI 3.1 document of the API, generated from the handlers and their response types.
 
 use super::failure::{Reasoned, Refused};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
@@ -7,7 +7,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 const TOKEN: &str = "token";
 
-/// What stands around the paths.
+/// Everything but the paths.
 pub fn frame() -> OpenApi {
     let info = InfoBuilder::new()
         .title("holdline")
@@ -19,7 +19,7 @@ pub fn frame() -> OpenApi {
     OpenApiBuilder::new().info(info).build()
 }
 
-/// Adds what no single path says: errors, the token, and that a token is wanted.
+/// Adds what applies to all paths: error responses and token authentication.
 pub fn complete(document: &mut OpenApi) {
     document.info = frame().info;
     let components = document.components.get_or_insert_default();

@@ -1,8 +1,8 @@
-//! `/v1/interactions/{key}/erase`: all that lies here of one interaction is taken out.
+//! `/v1/interactions/{key}/erase`: removes everything stored of one interaction.
 //!
-//! *Invariants.* What is being delivered at the moment is left alone, and then the answer is a refusal, however much of the
-//! rest has gone; so a success means that nothing of what was accepted before it is left. Asking again goes on where the
-//! last request ended. The audit names the interaction by its digest, not by its key.
+//! *Invariants.* A delivery in flight is not touched, and the request then fails even if the rest was erased. A success
+//! therefore means that nothing accepted before the request is left. A repeated request continues where the last one ended.
+//! The audit names the interaction by its digest, not by its key.
 
 use super::access::Caller;
 use super::object::Object;
@@ -19,9 +19,9 @@ use serde::Deserialize;
 use std::collections::BTreeSet;
 use utoipa::ToSchema;
 
-/// Events of one commit; the pages in which they lie are rewritten, so that others must not wait for too many.
+/// Events of one commit. Each commit rewrites the pages of its events, and other writes wait for it.
 const CHUNK: usize = 8;
-/// What moves on while it is looked for is looked for again, so often.
+/// How often the scan is repeated for deliveries that moved during it.
 const ROUNDS_MAX: usize = 10;
 
 /// Why an interaction is erased.
@@ -56,18 +56,18 @@ pub(super) async fn erase(
     Name(key): Name,
     body: Bytes,
 ) -> Result<Json<api::Erased>, Failure> {
-    let wish = wish(&body)?;
-    audit_log::sound_reason(&wish.reason)?;
+    let requested = requested(&body)?;
+    audit_log::sound_reason(&requested.reason)?;
     let key = bounded(key);
     let digest = format!("{:016x}", Digest64::of_interaction(&key).0);
-    let hunt = ErasureScan { source: wish.source, end: admin.store.totals().next_sequence, key };
-    if wish.dry_run {
-        return Ok(Json(item(digest, &hunt.count(&admin).await?)));
+    let scan = ErasureScan { source: requested.source, end: admin.store.totals().next_sequence, key };
+    if requested.dry_run {
+        return Ok(Json(item(digest, &scan.count(&admin).await?)));
     }
-    let of = hunt.source.as_ref().map_or_else(String::new, |source| format!(" of {source}"));
-    let what = format!("erase interaction {digest}{of}{}", pace::because(&wish.reason));
-    let erased = hunt.erase(&admin, &what, &caller).await?;
-    for (_, order_key) in admin.store.order_keys_of(&hunt.key, hunt.source.as_deref()) {
+    let of = scan.source.as_ref().map_or_else(String::new, |source| format!(" of {source}"));
+    let what = format!("erase interaction {digest}{of}{}", pace::because(&requested.reason));
+    let erased = scan.erase(&admin, &what, &caller).await?;
+    for (_, order_key) in admin.store.order_keys_of(&scan.key, scan.source.as_deref()) {
         admin.destinations.now().values().for_each(|destination| destination.forget(order_key));
     }
     if erased == Erased::default() {
@@ -76,13 +76,14 @@ pub(super) async fn erase(
     Ok(Json(item(digest, &erased)))
 }
 
-/// No body is an empty wish.
-fn wish(body: &Bytes) -> Result<Erase, Failure> {
+/// An empty body is a request without options.
+fn requested(body: &Bytes) -> Result<Erase, Failure> {
     if body.is_empty() {
         return Ok(Erase::default());
     }
-    let wish = serde_json::from_slice::<Option<Object<Erase>>>(body);
-    wish.map(|wish| wish.map_or_else(Erase::default, |Object(wish)| wish))
+    let requested = serde_json::from_slice::<Option<Object<Erase>>>(body);
+    requested
+        .map(|requested| requested.map_or_else(Erase::default, |Object(requested)| requested))
         .map_err(|e| Failure::bad(format!("the body is not what is described: {e}")))
 }
 
@@ -92,13 +93,13 @@ fn item(digest: String, erased: &Erased) -> api::Erased {
         waiting: erased.waiting,
         dead: erased.dead,
         remembered: erased.remembered,
-        quarantined: erased.detained,
+        quarantined: erased.quarantined,
         damaged: erased.damaged,
         remains: remains(),
     }
 }
 
-/// An interaction of which everything is wanted that was accepted before a sequence.
+/// Finds everything of an interaction that was accepted before a sequence.
 struct ErasureScan {
     key: String,
     source: Option<String>,
@@ -107,7 +108,7 @@ struct ErasureScan {
 
 impl ErasureScan {
     async fn traces(&self, admin: &Admin) -> Result<EventLocations, Failure> {
-        // what was recorded lies where it belongs once it is written
+        // recorded transitions must be written before the scan
         admin.store.flush().await?;
         let (key, source, end) = (self.key.clone(), self.source.clone(), self.end);
         admin.read(move |store| store.traces(&key, source.as_deref(), end)).await
@@ -121,24 +122,24 @@ impl ErasureScan {
             dead: sum(|trace| trace.dead.len()),
             remembered: found.events.len() as u64,
             damaged: found.damaged.len() as u64,
-            detained: self.detained(admin).await?.len() as u64,
+            quarantined: self.quarantined(admin).await?.len() as u64,
         })
     }
 
     async fn erase(&self, admin: &Admin, what: &str, caller: &Caller) -> Result<Erased, Failure> {
         let mut erased = Erased::default();
         let part = || Erasure { what: what.to_owned(), ..Erasure::default() };
-        let mut detained = self.detained(admin).await?;
+        let mut quarantined = self.quarantined(admin).await?;
         for _ in 0..ROUNDS_MAX {
             let mut found = self.traces(admin).await?;
             let under_way = self.under_way(admin, &found).await?;
             found.events.retain(|sequence, _| !under_way.contains(sequence));
-            if found.is_empty() && detained.is_empty() {
+            if found.is_empty() && quarantined.is_empty() {
                 return if under_way.is_empty() { Ok(erased) } else { Err(refusal(&erased, under_way.len())) };
             }
             let (events, damaged) = (found.events.into_iter().collect::<Vec<_>>(), found.damaged);
-            let apart = Erasure { damaged, detained: std::mem::take(&mut detained), ..part() };
-            if !apart.damaged.is_empty() || !apart.detained.is_empty() {
+            let apart = Erasure { damaged, quarantined: std::mem::take(&mut quarantined), ..part() };
+            if !apart.damaged.is_empty() || !apart.quarantined.is_empty() {
                 erased.add(&admin.store.erase(apart, caller.name.clone()).await?);
             }
             for chunk in events.chunks(CHUNK) {
@@ -151,7 +152,7 @@ impl ErasureScan {
         Err(refusal(&erased, 0))
     }
 
-    /// The events of which a delivery is under way.
+    /// The events that have a delivery in flight.
     async fn under_way(&self, admin: &Admin, found: &EventLocations) -> Result<BTreeSet<Sequence>, Failure> {
         let waiting: Vec<_> = found
             .events
@@ -159,28 +160,32 @@ impl ErasureScan {
             .flat_map(|(sequence, trace)| trace.waiting.iter().map(|(d, _)| (*d, trace.order_key, *sequence)))
             .collect();
         let asked = waiting.clone();
-        let standings = admin.ask(|to| Question::Deliveries(asked, to)).await?;
-        let under_way =
-            waiting.iter().zip(standings).filter(|(_, standing)| matches!(standing, DeliveryStatus::InFlight { .. }));
+        let delivery_statuses = admin.ask(|to| Question::Deliveries(asked, to)).await?;
+        let under_way = waiting
+            .iter()
+            .zip(delivery_statuses)
+            .filter(|(_, delivery_status)| matches!(delivery_status, DeliveryStatus::InFlight { .. }));
         Ok(under_way.map(|((_, _, sequence), _)| *sequence).collect())
     }
 
-    /// Requests that were kept apart and concern it.
-    async fn detained(&self, admin: &Admin) -> Result<Vec<u64>, Failure> {
+    /// Quarantined requests that contain an event of the interaction.
+    async fn quarantined(&self, admin: &Admin) -> Result<Vec<u64>, Failure> {
         let intake = admin.intake.read().expect("no holder panics").clone();
         let (key, source) = (self.key.clone(), self.source.clone());
         let is_from =
-            move |detained: &QuarantinedRequest| source.as_ref().is_none_or(|source| *source == detained.source);
+            move |quarantined: &QuarantinedRequest| source.as_ref().is_none_or(|source| *source == quarantined.source);
         admin
             .read(move |store| {
                 let mut found = Vec::new();
                 for number in store.quarantined_from(0, usize::MAX) {
-                    let detained = match store.detained(number) {
-                        // it cannot be let in either; its damage is told at the start
+                    let quarantined = match store.quarantined(number) {
+                        // a damaged request cannot be readmitted either; the start reports the damage
                         Err(StoreError::Damaged(_)) => continue,
-                        detained => detained?,
+                        quarantined => quarantined?,
                     };
-                    if detained.is_some_and(|detained| is_from(&detained) && intake.concerns(&detained, &key)) {
+                    if quarantined
+                        .is_some_and(|quarantined| is_from(&quarantined) && intake.concerns(&quarantined, &key))
+                    {
                         found.push(number);
                     }
                 }

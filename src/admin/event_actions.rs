@@ -1,4 +1,4 @@
-//! What an operator does to one event: have it tried again now, or give it up.
+//! Changes to one event: retry it now, or discard it.
 
 use super::access::Caller;
 use super::event_lookup::Location;
@@ -31,7 +31,7 @@ pub(super) struct Deliveries {
     reason: String,
 }
 
-/// The deliveries of an event that have not ended, by what can be done with them.
+/// The unfinished deliveries of an event, by the action that applies to them.
 struct Open {
     id: String,
     order_key: Digest64,
@@ -51,8 +51,8 @@ impl Open {
         let known = find(admin, id).await?;
         let delivery = |d: &DestinationId| DeliveryId { sequence: known.sequence, destination: *d };
         let (mut places, mut dead) = (Vec::new(), Vec::new());
-        for (d, lies) in known.places.iter().filter(|(d, _)| only.is_none_or(|only| only == **d)) {
-            match lies {
+        for (d, location) in known.places.iter().filter(|(d, _)| only.is_none_or(|only| only == **d)) {
+            match location {
                 Location::Waiting => places.push((delivery(d), Place::Page)),
                 Location::Delayed { due, .. } => places.push((delivery(d), Place::under(*due))),
                 Location::Dead(_) => dead.push(delivery(d)),
@@ -60,13 +60,17 @@ impl Open {
             }
         }
         let asked = places.iter().map(|(id, _)| (id.destination, known.order_key, id.sequence)).collect();
-        let standings = admin.ask(|to| Question::Deliveries(asked, to)).await?;
-        let waiting = places.into_iter().zip(standings).map(|((id, place), standing)| (id, place, standing)).collect();
+        let delivery_statuses = admin.ask(|to| Question::Deliveries(asked, to)).await?;
+        let waiting = places
+            .into_iter()
+            .zip(delivery_statuses)
+            .map(|((id, place), delivery_status)| (id, place, delivery_status))
+            .collect();
         Ok((Self { id: known.id.to_string(), order_key: known.order_key, waiting, dead }, query))
     }
 
     fn under_way(&self) -> bool {
-        self.waiting.iter().any(|(.., standing)| matches!(standing, DeliveryStatus::InFlight { .. }))
+        self.waiting.iter().any(|(.., delivery_status)| matches!(delivery_status, DeliveryStatus::InFlight { .. }))
     }
 }
 
@@ -82,7 +86,7 @@ pub(super) async fn retry(
     let delayed: Vec<(DeliveryId, Digest64)> = open
         .waiting
         .iter()
-        .filter(|(.., standing)| standing.retry_at().is_some())
+        .filter(|(.., delivery_status)| delivery_status.retry_at().is_some())
         .map(|(id, ..)| (*id, open.order_key))
         .collect();
     let dead: Vec<DeliveryId> = open.dead.iter().copied().filter(|id| admin.destinations.has(id.destination)).collect();
@@ -121,7 +125,7 @@ pub(super) async fn discard(
     let waiting: Vec<(DeliveryId, Place, Digest64)> = open
         .waiting
         .iter()
-        .filter(|(.., standing)| !matches!(standing, DeliveryStatus::InFlight { .. }))
+        .filter(|(.., delivery_status)| !matches!(delivery_status, DeliveryStatus::InFlight { .. }))
         .map(|(id, place, _)| (*id, *place, open.order_key))
         .collect();
     let of: Vec<DestinationId> = waiting.iter().map(|(id, ..)| id).chain(&open.dead).map(|id| id.destination).collect();
@@ -144,7 +148,7 @@ pub(super) async fn discard(
         if !open.dead.is_empty() {
             done += admin.store.dlq(DlqAction::Purge, open.dead, caller.name.clone()).await?;
             if !query.reason.is_empty() {
-                // the entry of a purge names neither event nor reason
+                // the audit entry of a purge names neither event nor reason
                 let what = format!("event discard {}{}", open.id, pace::because(&query.reason));
                 admin.store.change(Change::Note { what }, caller.name).await?;
             }
@@ -153,7 +157,7 @@ pub(super) async fn discard(
     Ok(Json(changed(&admin, of.into_iter(), done)))
 }
 
-/// What a change of an event's deliveries came to: an event has at most one for each destination.
+/// The result of a change of an event's deliveries; an event has at most one per destination.
 fn changed(admin: &Admin, of: impl Iterator<Item = DestinationId>, done: usize) -> Changed {
     let destinations: BTreeMap<String, usize> = of.map(|d| (admin.destination_name(d), 1)).collect();
     Changed { matched: destinations.len(), done, destinations, as_of: None }

@@ -1,7 +1,7 @@
-//! What the store knows of events, gathered from the places where their deliveries lie.
+//! What the store knows of events, collected from all places where their deliveries are stored.
 //!
-//! Scheduler and store are asked one after the other while deliveries move, so a delivery can be missed in between: it
-//! then seems to lie nowhere. [`ends`] tells such a one from one that has ended.
+//! Scheduler and store are read one after the other while deliveries move, so a delivery can be missed in between and seems
+//! to be stored nowhere. [`ends`] tells such a delivery from one that has ended.
 
 use super::filter::Filter;
 use super::{Admin, Failure};
@@ -13,30 +13,30 @@ use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// So many places are looked at together, more than one event can have: before everything that is remembered there can be
-/// any number of old ones.
+/// Delayed deliveries, and dead letters, that one step reads at most; more than one event can have. The step needs a limit
+/// because any number of them can be older than the history.
 const PLACES_MAX: usize = 4096;
 
 /// What is known of one event without asking the scheduler.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct KnownEvent {
     pub sequence: Sequence,
     pub id: EventId,
-    /// What its key is known by.
+    /// The hash of its interaction key.
     pub interaction: Digest64,
-    /// In which it is ordered.
+    /// Its order key.
     pub order_key: Digest64,
     pub source: String,
     pub kind: String,
     pub time: Option<Timestamp>,
     pub received_at: Timestamp,
     pub size: usize,
-    /// The event without its body, while it lies somewhere.
+    /// The event without its body, as long as it is stored.
     pub event: Option<Arc<Event>>,
     pub places: BTreeMap<DestinationId, Location>,
 }
 
-/// Where a delivery of an event lies.
+/// Where a delivery of an event is stored.
 #[derive(Debug)]
 pub(super) enum Location {
     Waiting,
@@ -44,12 +44,12 @@ pub(super) enum Location {
         due: Timestamp,
         delivery: Box<Delivery>,
     },
-    /// None where its record does not verify.
+    /// None if its record is damaged.
     Dead(Option<Box<DeadLetter>>),
     Gone,
 }
 
-/// An event that can fit, before anything of it is read but what is remembered.
+/// An event that may fit the filter, judged by its history entry and its places only.
 #[derive(Clone, Debug)]
 pub(super) struct Candidate {
     pub sequence: Sequence,
@@ -65,9 +65,9 @@ impl Candidate {
         Self { sequence, entry, paged, delayed, dead }
     }
 
-    /// One event by its sequence, wherever it lies.
+    /// One event by its sequence, wherever it is stored.
     fn find(store: &Store, sequence: Sequence) -> Result<Self, StoreError> {
-        // of what was erased there is nothing to tell
+        // nothing is shown of an erased event
         let entry = store.entry(sequence)?.filter(|entry| !entry.is_erased());
         let (paged, delayed) = (store.left_in_page(sequence), store.delayed_of(sequence));
         let mut dead = Vec::new();
@@ -81,15 +81,15 @@ impl Candidate {
         Ok(Self { sequence, entry, paged, delayed, dead })
     }
 
-    /// Its deliveries that wait, with its interaction, as the scheduler is asked for them; none where its interaction is
-    /// not remembered.
+    /// Its waiting deliveries with their order key, as the scheduler is asked for them; none if the event is not in the
+    /// history.
     pub fn waiting(&self, store: &Store) -> Option<Vec<(DestinationId, Digest64, Sequence)>> {
         let order_key = store.order_key_of(self.entry.as_ref()?);
         let delayed = self.delayed.keys().copied().filter(|d| !self.paged.has(*d));
         Some(self.paged.iter().chain(delayed).map(|d| (d, order_key, self.sequence)).collect())
     }
 
-    /// Spares the reading of events that cannot fit.
+    /// Excludes events that cannot fit before they are read.
     fn may_fit(&self, store: &Store, filter: &Filter) -> bool {
         let Some(entry) = &self.entry else { return true };
         let waits = || !self.delayed.is_empty() || !self.paged.is_empty();
@@ -117,16 +117,16 @@ fn before(sequence: Sequence) -> DeliveryId {
     DeliveryId { sequence: Sequence(sequence.0.saturating_sub(1)), destination: DestinationId(u8::MAX) }
 }
 
-/// A look through what is remembered and lies here, that ends when it has taken long enough.
+/// A scan through the history and all stored deliveries, limited in time.
 pub(super) struct Look {
     pub candidates: Vec<Candidate>,
     pub examined: usize,
-    /// Where to go on; none behind the last.
+    /// Where to continue; none after the last event.
     pub next: Option<Sequence>,
 }
 
 impl Look {
-    /// Looks from `from` on until `enough` candidates were found, or `over` says that it is time to answer.
+    /// Scans from `from` on until `enough` candidates are found, or `over` returns true.
     pub fn take(
         store: &Store,
         filter: &Filter,
@@ -141,7 +141,7 @@ impl Look {
         Ok(look)
     }
 
-    /// Looks at these events only.
+    /// Examines only these events.
     pub fn at<'a>(
         store: &Store,
         filter: &Filter,
@@ -153,8 +153,8 @@ impl Look {
         Ok(Self { candidates, examined, next: None })
     }
 
-    /// What one row of history covers; what is remembered covers everything from its first sequence on, and before it lie
-    /// only old deliveries.
+    /// Scans one row of the history. The history covers everything from its first sequence on; before it there are only old
+    /// deliveries.
     fn row(&mut self, store: &Store, filter: &Filter, from: Sequence) -> Result<(), StoreError> {
         let (entries, mut next) = match store.entries(from)? {
             Some((entries, next)) => (entries, Some(next)),
@@ -198,7 +198,7 @@ impl Look {
         self.by_ending(store, filter.state)
     }
 
-    /// Of what has ended, its settlement tells more than its place.
+    /// Checks ended events by their settlements, which are more precise than their place.
     fn by_ending(&mut self, store: &Store, state: Option<DeliveryState>) -> Result<(), StoreError> {
         let wanted = match state {
             Some(DeliveryState::Discarded) => EndKind::Discarded,
@@ -210,14 +210,14 @@ impl Look {
             let first = DeliveryId { sequence: candidate.sequence, destination: DestinationId(0) };
             let last = DeliveryId { sequence: candidate.sequence, destination: DestinationId(u8::MAX) };
             let mut of = settled.range(first..=last).map(|(_, settlement)| settlement.how).peekable();
-            // whose settlement is not remembered was delivered longer ago
+            // without a settlement in the history: delivered longer ago
             of.peek().is_none() && wanted == EndKind::Delivered || of.any(|how| how == wanted)
         });
         Ok(())
     }
 
-    /// What is known of the candidates.
-    pub fn know(store: &Store, filter: &Filter, candidates: Vec<Candidate>) -> Result<Vec<Known>, StoreError> {
+    /// Reads the candidates, and keeps those that fit.
+    pub fn know(store: &Store, filter: &Filter, candidates: Vec<Candidate>) -> Result<Vec<KnownEvent>, StoreError> {
         let mut page = None;
         let known = candidates.into_iter().map(|candidate| know_of(store, candidate, &mut page));
         let known = known.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
@@ -225,13 +225,13 @@ impl Look {
     }
 }
 
-/// The same of what is known; an event can lie somewhere for longer than its entry is remembered.
-fn fits(filter: &Filter, known: &Known) -> bool {
+/// Applies the filter to what was read: an event can be stored for longer than its history entry.
+fn fits(filter: &Filter, known: &KnownEvent) -> bool {
     filter.interaction.is_none_or(|i| i == known.interaction)
         && (filter.since..=filter.until).contains(&known.received_at)
 }
 
-/// A record that does not verify, or has just gone, is left out of lists.
+/// None for a record that is damaged or was just removed, so that lists leave it out.
 fn unless_damaged<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     match read {
         Err(StoreError::Damaged(_)) => Ok(None),
@@ -239,7 +239,7 @@ fn unless_damaged<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreErro
     }
 }
 
-/// An event of a page, without its body; none where it is no longer there, or does not verify.
+/// An event of a page without its body; none if it is no longer there or is damaged.
 fn in_page(
     store: &Store,
     sequence: Sequence,
@@ -251,16 +251,18 @@ fn in_page(
     Ok(page.as_ref().and_then(|page| page.get(sequence)))
 }
 
-/// The event with its body, from where it lies.
-pub(super) fn whole(store: &Store, known: &Known) -> Result<Option<Arc<Event>>, StoreError> {
-    for (destination, lies) in &known.places {
+/// The event with its body, from where it is stored.
+pub(super) fn whole(store: &Store, known: &KnownEvent) -> Result<Option<Arc<Event>>, StoreError> {
+    for (destination, location) in &known.places {
         let id = DeliveryId { sequence: known.sequence, destination: *destination };
-        let event = match lies {
+        let event = match location {
             Location::Waiting => unless_damaged(store.delivery(id, Place::Page))?.map(|delivery| delivery.event),
             Location::Delayed { due, .. } => {
                 unless_damaged(store.delivery(id, Place::under(*due)))?.map(|delivery| delivery.event)
             }
-            Location::Dead(_) => unless_damaged(store.dead_letter(id))?.flatten().map(|letter| letter.delivery.event),
+            Location::Dead(_) => {
+                unless_damaged(store.dead_letter(id))?.flatten().map(|dead_letter| dead_letter.delivery.event)
+            }
             Location::Gone => None,
         };
         if event.is_some() {
@@ -270,13 +272,17 @@ pub(super) fn whole(store: &Store, known: &Known) -> Result<Option<Arc<Event>>, 
     Ok(None)
 }
 
-/// All that the store knows of an event; none where that is nothing.
-pub(super) fn know(store: &Store, sequence: Sequence) -> Result<Option<Known>, StoreError> {
+/// All that the store knows of an event; none if that is nothing.
+pub(super) fn know(store: &Store, sequence: Sequence) -> Result<Option<KnownEvent>, StoreError> {
     know_of(store, Candidate::find(store, sequence)?, &mut None)
 }
 
-/// `page` is the one that was read last: those that follow one another lie in the same.
-fn know_of(store: &Store, candidate: Candidate, page: &mut Option<PageHeads>) -> Result<Option<Known>, StoreError> {
+/// `page` is the page read last: consecutive events are usually in the same page.
+fn know_of(
+    store: &Store,
+    candidate: Candidate,
+    page: &mut Option<PageHeads>,
+) -> Result<Option<KnownEvent>, StoreError> {
     let Candidate { sequence, entry, paged, delayed, dead } = candidate;
     let mut event = if paged.is_empty() { None } else { in_page(store, sequence, page)? };
     let mut places: BTreeMap<DestinationId, Location> = BTreeMap::new();
@@ -292,19 +298,19 @@ fn know_of(store: &Store, candidate: Candidate, page: &mut Option<PageHeads>) ->
         }
     }
     for destination in dead {
-        let lies = match store.dead_letter_head(DeliveryId { sequence, destination }) {
+        let location = match store.dead_letter_head(DeliveryId { sequence, destination }) {
             Ok(None) => continue,
-            Ok(Some(Head { record: letter, body_bytes })) => {
-                event.get_or_insert_with(|| (letter.delivery.event.clone(), body_bytes));
-                Location::Dead(Some(Box::new(letter)))
+            Ok(Some(Head { record: dead_letter, body_bytes })) => {
+                event.get_or_insert_with(|| (dead_letter.delivery.event.clone(), body_bytes));
+                Location::Dead(Some(Box::new(dead_letter)))
             }
             Err(StoreError::Damaged(_)) => Location::Dead(None),
             Err(e) => return Err(e),
         };
-        places.insert(destination, lies);
+        places.insert(destination, location);
     }
     Ok(match (&entry, &event) {
-        (_, Some((e, size))) => Some(Known {
+        (_, Some((e, size))) => Some(KnownEvent {
             sequence,
             id: e.id(sequence),
             interaction: e.interaction_hash(),
@@ -317,7 +323,7 @@ fn know_of(store: &Store, candidate: Candidate, page: &mut Option<PageHeads>) ->
             event: Some(e.clone()),
             places,
         }),
-        (Some(e), None) => Some(Known {
+        (Some(e), None) => Some(KnownEvent {
             sequence,
             id: e.id(sequence),
             interaction: e.interaction_hash,
@@ -334,16 +340,19 @@ fn know_of(store: &Store, candidate: Candidate, page: &mut Option<PageHeads>) ->
     })
 }
 
-/// How the deliveries that lie nowhere have ended. Those that have not are looked for again behind the next commit, and
-/// `known` is brought up to date; what then has no end ended longer ago than is remembered.
-pub(super) async fn ends(admin: &Admin, known: &mut Vec<Known>) -> Result<BTreeMap<DeliveryId, Settlement>, Failure> {
+/// How the deliveries that are stored nowhere have ended. Those without an end are looked up again after the next commit,
+/// which updates `known`. A delivery that then still has no end ended longer ago than the history reaches.
+pub(super) async fn ends(
+    admin: &Admin,
+    known: &mut Vec<KnownEvent>,
+) -> Result<BTreeMap<DeliveryId, Settlement>, Failure> {
     let settled = settlements(admin, known).await?;
-    let open = |k: &Known| {
+    let open = |k: &KnownEvent| {
         let ended = |d: &DestinationId| {
             let id = DeliveryId { sequence: k.sequence, destination: *d };
             settled.get(&id).is_some_and(|s| s.how != EndKind::Dead)
         };
-        k.places.iter().any(|(d, lies)| matches!(lies, Location::Gone) && !ended(d))
+        k.places.iter().any(|(d, location)| matches!(location, Location::Gone) && !ended(d))
     };
     let again: BTreeSet<Sequence> = known.iter().filter(|k| open(k)).map(|k| k.sequence).collect();
     if again.is_empty() {
@@ -353,10 +362,10 @@ pub(super) async fn ends(admin: &Admin, known: &mut Vec<Known>) -> Result<BTreeM
     settlements(admin, known).await
 }
 
-/// Brings these up to date behind the next commit; what is then known no more is left out.
+/// Looks these events up again after the next commit; events that are then unknown are removed from `known`.
 pub(super) async fn look_again(
     admin: &Admin,
-    known: &mut Vec<Known>,
+    known: &mut Vec<KnownEvent>,
     again: BTreeSet<Sequence>,
 ) -> Result<(), Failure> {
     admin.store.flush().await?;
@@ -367,7 +376,7 @@ pub(super) async fn look_again(
             known.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()
         })
         .await?;
-    let mut fresh: BTreeMap<Sequence, Known> = fresh.into_iter().map(|k| (k.sequence, k)).collect();
+    let mut fresh: BTreeMap<Sequence, KnownEvent> = fresh.into_iter().map(|k| (k.sequence, k)).collect();
     known.retain_mut(|k| match fresh.remove(&k.sequence) {
         Some(fresh) => {
             *k = fresh;
@@ -378,8 +387,8 @@ pub(super) async fn look_again(
     Ok(())
 }
 
-async fn settlements(admin: &Admin, known: &[Known]) -> Result<BTreeMap<DeliveryId, Settlement>, Failure> {
-    let gone = known.iter().filter(|k| k.places.values().any(|lies| matches!(lies, Location::Gone)));
+async fn settlements(admin: &Admin, known: &[KnownEvent]) -> Result<BTreeMap<DeliveryId, Settlement>, Failure> {
+    let gone = known.iter().filter(|k| k.places.values().any(|location| matches!(location, Location::Gone)));
     let gone: BTreeSet<Sequence> = gone.map(|k| k.sequence).collect();
     if gone.is_empty() { Ok(BTreeMap::new()) } else { admin.read(move |s| s.settlements(&gone)).await }
 }

@@ -1,11 +1,11 @@
-//! `/v1/events`: where each event is, and what it waits for.
+//! `/v1/events`: the state of each event and what blocks it.
 //!
-//! Everything is listed in order of sequence, merged from what is remembered, what lies in the delay tree and what is
-//! dead; so a page stays where it is while things move.
+//! Lists are ordered by sequence and merged from the history, the delay tree and the dead letters, so the position of a page
+//! stays valid while deliveries move.
 
 use super::access::Caller;
 use super::answers::{Answers, Entry, PAGE_BYTES, attempts, with_attempts};
-use super::event_lookup::{self, Candidate, Known, Location, Look, know};
+use super::event_lookup::{self, Candidate, KnownEvent, Location, Look, know};
 use super::explain::{self, Lasting};
 use super::filter::{EventQuery, Filter, Query};
 use super::{Admin, Failure, Name, Shared, sequence_of};
@@ -23,11 +23,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// So many events are looked at for one answer; whoever wants to go on asks with its `next`.
+/// Events that one response examines at most; the caller continues with its `next`.
 const EXAMINED_MAX: usize = 200_000;
-/// So many are read at once.
+/// Events that are read in one call.
 const READ_AT_ONCE: usize = 100;
-/// So often what moves is looked for again, before it is told as it was last seen.
+/// How often moving deliveries are looked up again before they are shown as last seen.
 const LOOKS_MAX: usize = 5;
 
 /// Events, oldest first, with where each of their deliveries is
@@ -39,7 +39,7 @@ pub(super) async fn list(
     let QueryOf(query) = query.map_err(|e| Failure::bad(e.body_text()))?;
     let query = Query::from(query);
     let filter = Filter::of(&query, &admin)?;
-    // the `next` of dead letters, which names a destination too, goes on behind the same event
+    // the `next` of dead letters also names a destination; the list continues after the same event
     let after = query.after.as_deref().map(|after| after.split('-').next().unwrap_or_default());
     let after = after.map_or(Ok(0), str::parse::<u64>);
     let after = after.map_err(|_| Failure::bad("`after` is the `next` of an earlier answer"))?;
@@ -50,12 +50,12 @@ pub(super) async fn list(
     let next = loop {
         let look = look(&admin, &filter, from, examined, began).await?;
         examined += look.examined;
-        let mut standing = standing_so(&admin, filter.state, look.candidates).await?.into_iter().peekable();
+        let mut delivery_status = with_status(&admin, filter.state, look.candidates).await?.into_iter().peekable();
         let mut cut = None;
-        while standing.peek().is_some() && items.len() < filter.limit {
-            // described together: the settlements are looked through once for all of them
+        while delivery_status.peek().is_some() && items.len() < filter.limit {
+            // described together: the settlements are scanned once for all of them
             let room = (filter.limit - items.len()).min(READ_AT_ONCE);
-            let some: Vec<_> = standing.by_ref().take(room).collect();
+            let some: Vec<_> = delivery_status.by_ref().take(room).collect();
             let last = some.last().map(|candidate| candidate.sequence);
             let filter_here = filter.clone();
             let known = admin.read(move |store| Look::know(store, &filter_here, some)).await?;
@@ -64,15 +64,15 @@ pub(super) async fn list(
                 bytes += item.json_bytes();
                 items.push(item);
             }
-            if standing.peek().is_some() && (bytes >= PAGE_BYTES || admin.has_taken_long(began)) {
+            if delivery_status.peek().is_some() && (bytes >= PAGE_BYTES || admin.has_taken_long(began)) {
                 cut = last;
                 break;
             }
         }
         match look.next {
-            // behind the last that was read
+            // after the last event that was read
             _ if cut.is_some() => break cut,
-            // the page is full: go on behind its last item
+            // the page is full: continue after its last item
             _ if items.len() == filter.limit => break items.last().map(|item: &api::Event| item.sequence),
             None => break None,
             Some(next) if is_over(&admin, examined, began) => break Some(Sequence(next.0 - 1)),
@@ -82,12 +82,12 @@ pub(super) async fn list(
     Ok(Json(Page { items, next: next.map(|s| s.to_string()) }))
 }
 
-/// Whether it is time to answer, with what was found and where to go on.
+/// Whether the response is due with what was found so far.
 fn is_over(admin: &Admin, examined: usize, began: Duration) -> bool {
     examined >= EXAMINED_MAX || admin.has_taken_long(began)
 }
 
-/// Candidates from `from` on; those in flight are known without a search.
+/// Candidates from `from` on; those in flight are known without a scan.
 async fn look(
     admin: &Arc<Admin>,
     filter: &Filter,
@@ -105,8 +105,8 @@ async fn look(
     admin.read(move |store| Look::take(store, &filter, from, enough, over)).await
 }
 
-/// Of the candidates those of which the scheduler says that a delivery stands so, before anything more is read of them.
-async fn standing_so(
+/// Keeps the candidates that have a delivery in this state according to the scheduler, before more of them is read.
+async fn with_status(
     admin: &Admin,
     state: Option<DeliveryState>,
     candidates: Vec<Candidate>,
@@ -116,18 +116,18 @@ async fn standing_so(
     };
     let waiting: Vec<_> = candidates.iter().map(|c| c.waiting(&admin.store)).collect();
     let asked = waiting.iter().flatten().flatten().copied().collect();
-    let mut standings = admin.ask(|to| Question::Deliveries(asked, to)).await?.into_iter();
+    let mut delivery_statuses = admin.ask(|to| Question::Deliveries(asked, to)).await?.into_iter();
     let mut stands = waiting.iter().map(|of| match of {
         None => true,
-        // each is taken, so that the next one begins at its own
-        Some(of) => standings.by_ref().take(of.len()).filter(|s| state_of(*s) == wanted).count() > 0,
+        // each candidate consumes its own statuses, so that the next one starts at its own
+        Some(of) => delivery_statuses.by_ref().take(of.len()).filter(|s| state_of(*s) == wanted).count() > 0,
     });
     Ok(candidates.into_iter().filter(|_| stands.next().unwrap_or(true)).collect())
 }
 
-/// How the scheduler's word is told.
-fn state_of(standing: DeliveryStatus) -> DeliveryState {
-    match standing {
+/// The scheduler's status as a state of the API.
+fn state_of(delivery_status: DeliveryStatus) -> DeliveryState {
+    match delivery_status {
         DeliveryStatus::InFlight { .. } => DeliveryState::InFlight,
         DeliveryStatus::Blocked(Blocked { by: Blocker::RetryBackoff, .. }) => DeliveryState::Delayed,
         DeliveryStatus::Blocked(Blocked { behind: Some(_), .. }) => DeliveryState::Blocked,
@@ -144,9 +144,9 @@ pub(super) async fn show(State(admin): Shared, caller: Caller, Name(id): Name) -
     let mut tried: BTreeMap<String, Attempts> = known
         .places
         .iter()
-        .filter_map(|(d, lies)| match lies {
+        .filter_map(|(d, location)| match location {
             Location::Delayed { delivery, .. } => Some((d, &**delivery)),
-            Location::Dead(letter) => letter.as_ref().map(|letter| (d, &letter.delivery)),
+            Location::Dead(dead_letter) => dead_letter.as_ref().map(|dead_letter| (d, &dead_letter.delivery)),
             Location::Waiting | Location::Gone => None,
         })
         .map(|(d, delivery)| (admin.destination_name(*d), Attempts::All(attempts(delivery, Answers::to(&caller)))))
@@ -167,16 +167,16 @@ pub(super) async fn body(State(admin): Shared, Name(id): Name) -> Result<impl In
     Ok(([(header::CONTENT_TYPE, event.content_type.clone())], event.body.clone()))
 }
 
-/// The event by its id, or by `SOURCE:ID` with the sender's own one: then the newest that bears it.
-pub(super) async fn find(admin: &Admin, id: &str) -> Result<Known, Failure> {
+/// The event by its id, or by `SOURCE:ID` with the sender's own id: then the newest event with that id.
+pub(super) async fn find(admin: &Admin, id: &str) -> Result<KnownEvent, Failure> {
     let (id, sequence) = place_of(admin, id)?;
     admin.has_started().await?;
     let known = admin.read(move |store| know(store, sequence)).await?;
     known.filter(|known| id.is_none_or(|id| known.id == id)).ok_or_else(unknown)
 }
 
-/// Those of these events that are known, each once.
-pub(super) async fn find_all(admin: &Admin, ids: &[String]) -> Result<Vec<Known>, Failure> {
+/// Those of these events that are known, without duplicates.
+pub(super) async fn find_all(admin: &Admin, ids: &[String]) -> Result<Vec<KnownEvent>, Failure> {
     let mut wanted = BTreeMap::new();
     for id in ids {
         let place = place_of(admin, id).map(Some).or_else(Failure::unless_not_found)?;
@@ -205,54 +205,56 @@ fn unknown() -> Failure {
     Failure::not_found("no event with this id is known: it was never accepted, or ended longer ago than is remembered")
 }
 
-/// Completes what the store knows with what the scheduler and the settlements say.
+/// Adds the scheduler's statuses and the settlements to what the store knows.
 async fn describe(
     admin: &Admin,
     lines: &HashMap<DestinationId, DestinationStatus>,
-    mut known: Vec<Known>,
+    mut known: Vec<KnownEvent>,
 ) -> Result<Vec<api::Event>, Failure> {
     let told = gather(admin, lines, &mut known).await?;
     Ok(known.into_iter().map(|k| told.event(k)).collect())
 }
 
-type Standings = BTreeMap<DeliveryId, DeliveryStatus>;
+type DeliveryStatuses = BTreeMap<DeliveryId, DeliveryStatus>;
 
-/// What the scheduler says of those that wait.
-async fn standings(admin: &Admin, known: &[Known]) -> Result<Standings, Failure> {
+/// The scheduler's statuses of the waiting deliveries.
+async fn delivery_statuses(admin: &Admin, known: &[KnownEvent]) -> Result<DeliveryStatuses, Failure> {
     let waiting: Vec<_> = known
         .iter()
-        .flat_map(|k| k.places.iter().map(move |(d, lies)| (k, d, lies)))
-        .filter(|(.., lies)| matches!(lies, Location::Waiting | Location::Delayed { .. }))
+        .flat_map(|k| k.places.iter().map(move |(d, location)| (k, d, location)))
+        .filter(|(.., location)| matches!(location, Location::Waiting | Location::Delayed { .. }))
         .map(|(k, d, _)| (*d, k.order_key, k.sequence))
         .collect();
-    let standings = admin.ask(|to| Question::Deliveries(waiting.clone(), to)).await?;
+    let delivery_statuses = admin.ask(|to| Question::Deliveries(waiting.clone(), to)).await?;
     let ids = waiting.iter().map(|(destination, _, s)| DeliveryId { sequence: *s, destination: *destination });
-    Ok(ids.zip(standings).collect())
+    Ok(ids.zip(delivery_statuses).collect())
 }
 
-/// Asks for everything that is told of some events. The store is read first and the scheduler asked then; of what has
-/// moved on in between both are asked again, and `known` is brought up to date.
+/// Collects everything that is shown of some events. The store is read first, then the scheduler; what moved in between is
+/// read again from both, which updates `known`.
 async fn gather<'a>(
     admin: &'a Admin,
     lines: &HashMap<DestinationId, DestinationStatus>,
-    known: &mut Vec<Known>,
-) -> Result<Told<'a>, Failure> {
-    let (mut settled, mut standings) = (event_lookup::ends(admin, known).await?, standings(admin, known).await?);
+    known: &mut Vec<KnownEvent>,
+) -> Result<DeliveryView<'a>, Failure> {
+    let (mut settled, mut delivery_statuses) =
+        (event_lookup::ends(admin, known).await?, delivery_statuses(admin, known).await?);
     for _ in 1..LOOKS_MAX {
-        let moved = standings.iter().filter(|(_, standing)| **standing == DeliveryStatus::Moved);
+        let moved = delivery_statuses.iter().filter(|(_, delivery_status)| **delivery_status == DeliveryStatus::Moved);
         let moved: BTreeSet<Sequence> = moved.map(|(id, _)| id.sequence).collect();
         if moved.is_empty() {
             break;
         }
         event_lookup::look_again(admin, known, moved).await?;
-        (settled, standings) = (event_lookup::ends(admin, known).await?, self::standings(admin, known).await?);
+        (settled, delivery_statuses) =
+            (event_lookup::ends(admin, known).await?, self::delivery_statuses(admin, known).await?);
     }
-    let behind: BTreeSet<Sequence> = standings.values().filter_map(|s| s.behind()).collect();
+    let behind: BTreeSet<Sequence> = delivery_statuses.values().filter_map(|s| s.behind()).collect();
     let ids = admin.read(move |store| ids(store, behind)).await?;
     let line = |d: &DestinationId| lines.get(d).cloned().unwrap_or_default();
     let touched: BTreeSet<DestinationId> = known.iter().flat_map(|k| k.places.keys().copied()).collect();
     let blockers = touched.iter().map(|d| (*d, explain::lasting(admin, *d, &line(d)))).collect();
-    Ok(Told { admin, settled, standings, ids, blockers })
+    Ok(DeliveryView { admin, settled, delivery_statuses, ids, blockers })
 }
 
 /// The ids of the events that others wait for.
@@ -264,22 +266,22 @@ fn ids(store: &Store, of: BTreeSet<Sequence>) -> Result<HashMap<Sequence, EventI
     of.into_iter().filter_map(|s| id(s).transpose()).collect()
 }
 
-/// Everything that was asked for to describe some events.
-struct Told<'a> {
+/// Everything needed to describe some events.
+struct DeliveryView<'a> {
     admin: &'a Admin,
     settled: BTreeMap<DeliveryId, Settlement>,
-    standings: Standings,
+    delivery_statuses: DeliveryStatuses,
     ids: HashMap<Sequence, EventId>,
     blockers: BTreeMap<DestinationId, Vec<Lasting>>,
 }
 
-impl Told<'_> {
-    fn event(&self, k: Known) -> api::Event {
+impl DeliveryView<'_> {
+    fn event(&self, k: KnownEvent) -> api::Event {
         let id = |d: &DestinationId| DeliveryId { sequence: k.sequence, destination: *d };
         api::Event {
             id: k.id,
             sequence: k.sequence,
-            deliveries: k.places.iter().map(|(d, lies)| self.delivery(id(d), lies)).collect(),
+            deliveries: k.places.iter().map(|(d, location)| self.delivery(id(d), location)).collect(),
             source: k.source,
             event_type: k.kind,
             interaction: k.event.as_ref().and_then(|e| e.interaction.clone()),
@@ -291,19 +293,19 @@ impl Told<'_> {
         }
     }
 
-    fn delivery(&self, id: DeliveryId, lies: &Location) -> api::Delivery {
+    fn delivery(&self, id: DeliveryId, location: &Location) -> api::Delivery {
         let bare = |state| api::Delivery::bare(self.admin.destination_name(id.destination), state);
-        match (lies, self.settled.get(&id)) {
+        match (location, self.settled.get(&id)) {
             (Location::Dead(None), _) => {
                 let error = "its record does not verify; redrive or purge sets it aside".to_owned();
                 api::Delivery { error: Some(error), ..bare(DeliveryState::Dead) }
             }
-            (Location::Dead(Some(letter)), _) => api::Delivery {
-                settled_at: Some(letter.dead_at.into()),
-                reason: Some(letter.reason),
-                ..with_attempts(bare(DeliveryState::Dead), &letter.delivery)
+            (Location::Dead(Some(dead_letter)), _) => api::Delivery {
+                settled_at: Some(dead_letter.dead_at.into()),
+                reason: Some(dead_letter.reason),
+                ..with_attempts(bare(DeliveryState::Dead), &dead_letter.delivery)
             },
-            // redriven, and not yet where it goes
+            // redriven, and not yet at its new place
             (Location::Gone, Some(s)) if s.how == EndKind::Dead => bare(DeliveryState::Queued),
             (Location::Gone, Some(s)) => api::Delivery {
                 settled_at: Some(s.at.into()),
@@ -312,31 +314,34 @@ impl Told<'_> {
                 ..bare(if s.how == EndKind::Delivered { DeliveryState::Delivered } else { DeliveryState::Discarded })
             },
             (Location::Gone, None) => bare(DeliveryState::Delivered),
-            (lies, _) => {
-                let standing = self.standings.get(&id).copied().unwrap_or(DeliveryStatus::Queued);
+            (location, _) => {
+                let delivery_status = self.delivery_statuses.get(&id).copied().unwrap_or(DeliveryStatus::Queued);
                 let blockers = self.blockers.get(&id.destination).map_or(&[][..], Vec::as_slice);
                 let named = |s: Sequence| self.ids.get(&s).map_or_else(|| format!("sequence {s}"), EventId::to_string);
-                let mut by = explain::of_delivery(standing, blockers, named).into_iter();
-                let due = standing.retry_at().map(api::Time);
-                let (since, until) = self.under_way(id.destination, standing).unzip();
-                let bare = api::Delivery { attempts: Some(Attempts::Count(0)), ..bare(state_of(standing)) };
-                let tried =
-                    if let Location::Delayed { delivery, .. } = lies { with_attempts(bare, delivery) } else { bare };
+                let mut by = explain::of_delivery(delivery_status, blockers, named).into_iter();
+                let due = delivery_status.retry_at().map(api::Time);
+                let (since, until) = self.under_way(id.destination, delivery_status).unzip();
+                let bare = api::Delivery { attempts: Some(Attempts::Count(0)), ..bare(state_of(delivery_status)) };
+                let tried = if let Location::Delayed { delivery, .. } = location {
+                    with_attempts(bare, delivery)
+                } else {
+                    bare
+                };
                 let (blocked_by, also_blocked_by) = (by.next(), by.collect());
                 api::Delivery { since, until, due, blocked_by, also_blocked_by, ..tried }
             }
         }
     }
 
-    /// When an attempt that is under way began, and when it ends at the latest.
-    fn under_way(&self, d: DestinationId, standing: DeliveryStatus) -> Option<(api::Time, api::Time)> {
-        let DeliveryStatus::InFlight { since } = standing else { return None };
+    /// When the attempt in flight began, and when it ends at the latest.
+    fn under_way(&self, d: DestinationId, delivery_status: DeliveryStatus) -> Option<(api::Time, api::Time)> {
+        let DeliveryStatus::InFlight { since } = delivery_status else { return None };
         let timeout = self.admin.destinations.get(d).map(|destination| destination.timeout).unwrap_or_default();
         Some((since.into(), since.after(timeout).into()))
     }
 }
 
-/// The rest of the filter, on what is now known.
+/// Applies the rest of the filter to what is now known.
 fn fits(filter: &Filter, item: &api::Event, admin: &Admin) -> bool {
     let wanted = filter.destination.map(|d| admin.destination_name(d));
     filter.source.as_ref().is_none_or(|s| item.source == *s)

@@ -1,8 +1,8 @@
-//! Why something waits: what blocks it, until when, behind which event, and who set it.
+//! Why a delivery waits: its blockers, until when, behind which event, and who set them.
 //!
-//! *Invariants.* Whatever waits has a blocker with a name; there is no "unknown". All blockers are listed, the one that
-//! lasts longest first: until it ends nothing is sent. A new blocker is a variant of [`Blocker`] and a line in [`shut`];
-//! lists, single events, destinations, dashboard and command line follow.
+//! *Invariants.* Every waiting delivery has a named blocker; there is no "unknown". All blockers are listed, the
+//! longest-lasting first, because nothing is sent before it ends. A new blocker needs a variant of [`Blocker`] and a line in
+//! [`shut`]; lists, single events, destinations, dashboard and command line then show it.
 
 use super::Admin;
 use crate::api::BlockedBy;
@@ -14,10 +14,10 @@ use crate::scheduler::{DeliveryStatus, LimitReason};
 use crate::store::Store;
 use crate::time::Timestamp;
 
-/// Why nothing is sent to any destination.
+/// The reason shown when a full disk blocks every destination.
 const DISK_FULL: &str = "the disk is full, and what fails could not be written; free some disk, or purge dead letters";
 
-/// A blocker, and how long it lasts beside others; zero where it passes from one request to the next.
+/// A blocker and its duration for sorting; zero if it can end with the next request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Lasting {
     by: BlockedBy,
@@ -47,12 +47,12 @@ pub(super) fn is_paused(line: &DestinationStatus) -> bool {
     matches!(line.blocked_by, Some(Blocked { by: Blocker::Pause, .. }))
 }
 
-/// What blocks everything that waits for a destination, what lasts longest first; empty where its deliveries go on.
+/// What blocks all deliveries of a destination, the longest-lasting first; empty if nothing does.
 pub(super) fn of_destination(admin: &Admin, d: DestinationId, line: &DestinationStatus) -> Vec<BlockedBy> {
     lasting(admin, d, line).into_iter().map(|blocker| blocker.by).collect()
 }
 
-/// The same, with how long each lasts.
+/// The blockers of a destination with their durations.
 pub(super) fn lasting(admin: &Admin, d: DestinationId, line: &DestinationStatus) -> Vec<Lasting> {
     let mut found = Vec::new();
     if admin.store.is_out_of_space() {
@@ -76,7 +76,7 @@ fn longest_first(mut found: Vec<Lasting>) -> Vec<Lasting> {
     found
 }
 
-/// Everything that blocks it; its status itself names only the first that it meets.
+/// All blockers of a destination; its status names only the first.
 fn shut(line: &DestinationStatus, now: Timestamp) -> impl Iterator<Item = Blocked> {
     let timed =
         |by, until: Option<Timestamp>| until.filter(|until| now < *until).map(|until| Blocked::until(by, Some(until)));
@@ -94,16 +94,16 @@ fn shut(line: &DestinationStatus, now: Timestamp) -> impl Iterator<Item = Blocke
 
 /// The blocker with who set it and why.
 fn described(store: &Store, destination: &Destination, line: &DestinationStatus, shut: Blocked) -> Lasting {
-    let stance = store.overrides(destination.id);
+    let overrides = store.overrides(destination.id);
     let found = match shut.by {
         Blocker::NoUrl => Lasting::new(Blocker::NoUrl, "configuration").because("no url is configured"),
         Blocker::Pause => {
-            let pause = stance.pause;
+            let pause = overrides.pause;
             let who = pause.as_ref().map_or("operator", |pause| &pause.who);
             Lasting::new(Blocker::Pause, who).because(pause.as_ref().map_or("", |pause| &pause.reason))
         }
         Blocker::Breaker => {
-            let fixed = stance.breaker;
+            let fixed = overrides.breaker;
             let who = fixed.as_ref().and_then(|fixed| fixed.who.as_deref()).unwrap_or("breaker");
             let found = Lasting::new(Blocker::Breaker, who);
             match fixed {
@@ -138,13 +138,14 @@ fn concurrency(line: &DestinationStatus, max: usize) -> Lasting {
     Lasting::new(Blocker::Concurrency, set_by).because(&reason)
 }
 
-/// What blocks one delivery, what lasts longest first; empty where it is in flight. `behind` names an event by its sequence.
+/// What blocks one delivery, the longest-lasting first; empty if it is in flight. `behind` returns the id of an event by its
+/// sequence.
 pub(super) fn of_delivery(
-    standing: DeliveryStatus,
+    delivery_status: DeliveryStatus,
     of_destination: &[Lasting],
     behind: impl Fn(Sequence) -> String,
 ) -> Vec<BlockedBy> {
-    let own = match standing {
+    let own = match delivery_status {
         DeliveryStatus::InFlight { .. } => return Vec::new(),
         DeliveryStatus::Blocked(blocked) => {
             let set_by = if blocked.by == Blocker::RetryBackoff { "retry" } else { "ordering" };
@@ -159,7 +160,7 @@ pub(super) fn of_delivery(
             return of_destination.iter().map(|blocker| blocker.by.clone()).collect();
         }
     };
-    // a blocker that passes from one request to the next matters only once its turn has come
+    // a blocker that can end with the next request matters only to the delivery whose turn it is
     let lasting = of_destination.iter().filter(|found| found.lasts > Timestamp::ZERO).cloned();
     let all = longest_first([own].into_iter().chain(lasting).collect());
     all.into_iter().map(|blocker| blocker.by).collect()
@@ -184,7 +185,7 @@ mod tests {
         let nowhere = Lasting::new(Blocker::NoUrl, "configuration").because("no url");
         let until = |blocker, n| Lasting::new(blocker, "x").until(Timestamp(n));
         let rate = until(Blocker::Rate, 99);
-        for (standing, holds, gates) in [
+        for (delivery_status, holds, gates) in [
             (DeliveryStatus::InFlight { since: Timestamp(1) }, vec![nowhere.clone()], vec![]),
             (DeliveryStatus::Queued, vec![], vec![Blocker::Concurrency]),
             (DeliveryStatus::Queued, vec![nowhere.clone()], vec![Blocker::NoUrl]),
@@ -201,8 +202,9 @@ mod tests {
             ),
             (BEHIND, vec![nowhere], vec![Blocker::Order, Blocker::NoUrl]),
         ] {
-            let told: Vec<Blocker> = of_delivery(standing, &holds, name).iter().map(|found| found.blocker).collect();
-            assert_eq!(told, gates, "{standing:?} {holds:?}");
+            let told: Vec<Blocker> =
+                of_delivery(delivery_status, &holds, name).iter().map(|found| found.blocker).collect();
+            assert_eq!(told, gates, "{delivery_status:?} {holds:?}");
         }
         let found = of_delivery(BEHIND, &[], name);
         assert_eq!(found[0].behind.as_deref(), Some("id of 3"));

@@ -1,4 +1,4 @@
-//! `/v1/dlq/export`: dead letters as NDJSON, streamed, so that any number of them takes no memory.
+//! `/v1/dlq/export`: dead letters as NDJSON, streamed in constant memory.
 
 use super::answers::Answers;
 use super::filter::{Filter, Query};
@@ -19,14 +19,14 @@ use utoipa::ToSchema;
 
 /// Lines that wait to be sent.
 const LINES_AHEAD: usize = 2;
-/// Dead letters that are looked for at once.
+/// Dead letter ids that are read in one call.
 const FOUND_AHEAD: usize = 500;
 
 /// A line of the export: a dead letter with its body.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Exported {
     #[serde(flatten)]
-    letter: api::DeadLetter,
+    dead_letter: api::DeadLetter,
     content_type: String,
     /// The body, where it is UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,7 +50,7 @@ pub(super) async fn export(
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(body)))
 }
 
-/// Reads letter after letter as fast as they are taken; ends when the client has gone.
+/// Reads one dead letter after the other as fast as the client takes them; ends when the client disconnects.
 async fn lines(
     admin: Arc<Admin>,
     filter: Filter,
@@ -68,12 +68,12 @@ async fn lines(
             });
             Ok((found, next?))
         };
-        // what was sent is then not all there is, and the client must see that
+        // the stream is incomplete, and the client must notice
         let Ok((found, next)) = admin.read(page).await else { return to.abort(StoreError::Failed) };
         for id in found {
             // one body at a time
-            let letter = match admin.read(move |store| dlq::read(store, id)).await {
-                Ok(Some(letter)) => letter,
+            let dead_letter = match admin.read(move |store| dlq::read(store, id)).await {
+                Ok(Some(dead_letter)) => dead_letter,
                 Ok(None) => continue,
                 Err(_) => return to.abort(StoreError::Failed),
             };
@@ -81,10 +81,10 @@ async fn lines(
                 return;
             }
             limit -= 1;
-            let event = &letter.delivery.event;
+            let event = &dead_letter.delivery.event;
             let text = std::str::from_utf8(&event.body).ok();
             let exported = Exported {
-                letter: dlq::item(&admin, &letter, event.body.len(), Answers::Shown),
+                dead_letter: dlq::item(&admin, &dead_letter, event.body.len(), Answers::Shown),
                 content_type: event.content_type.clone(),
                 body: text.map(str::to_owned),
                 body_base64: text.is_none().then(|| base64::engine::general_purpose::STANDARD.encode(&event.body)),

@@ -1,4 +1,4 @@
-//! A failed call, in the one shape of every error: `{"error":{"code":"...","message":"..."}}`.
+//! An error response; every error has the same form: `{"error":{"code":"...","message":"..."}}`.
 
 use crate::store::StoreError;
 use axum::Json;
@@ -52,7 +52,7 @@ impl Failure {
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
-    /// Nothing where it says that there is no such thing.
+    /// None if the failure is "not found".
     pub fn unless_not_found<T>(self) -> Result<Option<T>, Self> {
         if self.status == StatusCode::NOT_FOUND { Ok(None) } else { Err(self) }
     }
@@ -61,7 +61,7 @@ impl Failure {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path does not take that method")
     }
 
-    /// It cannot be done as things stand now.
+    /// The request conflicts with the current state.
     pub fn conflict(message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "conflict", message)
     }
@@ -100,7 +100,7 @@ impl IntoResponse for Failure {
     }
 }
 
-/// As each guarded path documents its failures.
+/// Documents the failures of each authenticated path.
 impl IntoResponses for Failure {
     fn responses() -> BTreeMap<String, RefOr<Described>> {
         let described = |(status, about): (&str, &str)| {

@@ -1,4 +1,4 @@
-//! Filters of the lists: the same words for events and dead letters.
+//! Filters of the lists: the same parameters for events and dead letters.
 
 use super::{Admin, Failure};
 use crate::api::DeliveryState;
@@ -8,7 +8,7 @@ use crate::time::Timestamp;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-/// Items of a page where `limit` is not given, and at most.
+/// Default and largest number of items in a page.
 const LIMIT: usize = 100;
 const LIMIT_MAX: usize = 1000;
 
@@ -107,12 +107,12 @@ impl From<EventQuery> for Query {
 }
 
 impl Query {
-    /// Whether it asks for a page rather than for all that fits.
+    /// Whether the request asks for a page rather than for everything that fits.
     pub(super) fn pages(&self) -> bool {
         self.after.is_some() || self.limit.is_some()
     }
 
-    /// Whether every dead letter fits it: that they are dead excludes none.
+    /// Whether every dead letter fits; `state=dead` excludes none.
     pub(super) fn excludes_nothing(&self) -> bool {
         let Self { state, destination, source, kind, interaction, reason, since, until, after: _, limit: _ } = self;
         let texts = [destination, source, kind, interaction, since, until];
@@ -135,7 +135,7 @@ impl Which {
     }
 }
 
-/// A filter as used.
+/// A checked filter.
 #[derive(Clone, Debug)]
 pub struct Filter {
     pub state: Option<DeliveryState>,
@@ -164,15 +164,15 @@ impl Filter {
         })
     }
 
-    /// Whether a dead letter is meant; `since` and `until` speak of when it died.
-    pub fn fits(&self, letter: &DeadLetter) -> bool {
-        let event = &letter.delivery.event;
-        self.destination.is_none_or(|d| d == letter.delivery.id.destination)
+    /// Whether a dead letter fits; `since` and `until` apply to the time at which it became dead.
+    pub fn fits(&self, dead_letter: &DeadLetter) -> bool {
+        let event = &dead_letter.delivery.event;
+        self.destination.is_none_or(|d| d == dead_letter.delivery.id.destination)
             && self.source.as_ref().is_none_or(|s| *s == event.source)
             && self.kind.as_ref().is_none_or(|k| *k == event.kind)
             && self.interaction.is_none_or(|i| i == event.interaction_hash())
-            && self.reason.is_none_or(|r| r == letter.reason)
-            && (self.since..=self.until).contains(&letter.dead_at)
+            && self.reason.is_none_or(|r| r == dead_letter.reason)
+            && (self.since..=self.until).contains(&dead_letter.dead_at)
             && self.state.is_none_or(|s| s == DeliveryState::Dead)
     }
 }
@@ -183,7 +183,7 @@ pub(super) fn destination(name: Option<&str>, admin: &Admin) -> Result<Option<De
     known.map(Some).ok_or_else(|| Failure::not_found(format!("no destination is called `{name}`")))
 }
 
-/// Items of a page.
+/// The number of items in a page.
 pub(super) fn limit(given: Option<usize>) -> Result<usize, Failure> {
     match given {
         None => Ok(LIMIT),

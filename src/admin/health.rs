@@ -1,4 +1,4 @@
-//! Liveness and readiness, for whoever watches the process; no token needed.
+//! Liveness and readiness for process monitoring; no token needed.
 
 use super::Shared;
 use axum::Json;
@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use utoipa::ToSchema;
 
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Alive {
+pub(super) struct Liveness {
     status: &'static str,
 }
 
@@ -21,9 +21,9 @@ pub(super) struct Ready {
 }
 
 /// Whether the process answers; no token needed
-#[utoipa::path(get, path = "/healthz", tag = "health", security(()), responses((status = 200, body = Alive)))]
-pub(super) async fn alive() -> Json<Alive> {
-    Json(Alive { status: "ok" })
+#[utoipa::path(get, path = "/healthz", tag = "health", security(()), responses((status = 200, body = Liveness)))]
+pub(super) async fn heartbeat() -> Json<Liveness> {
+    Json(Liveness { status: "ok" })
 }
 
 /// 503 with reasons as long as events would not be accepted; no token needed

@@ -1,4 +1,4 @@
-//! `/v1/interactions/{key}`: where an interaction stands with each destination.
+//! `/v1/interactions/{key}`: the state of an interaction at each destination.
 
 use super::{Admin, Failure, Name, Shared};
 use crate::api::{self, InteractionEvent, InteractionState, LastDelivered, Ordering};
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use utoipa::IntoParams;
 
-/// So many of those that wait are named.
+/// Waiting events that are listed at most.
 const WAITING_MAX: usize = 100;
 
 /// Narrows an interaction.
@@ -23,8 +23,8 @@ pub(super) struct Of {
     source: Option<String>,
 }
 
-/// How it stands with each destination.
-type Standings = Vec<(DestinationId, Interaction)>;
+/// The state of the interaction at each destination.
+type DeliveryStatuses = Vec<(DestinationId, Interaction)>;
 
 /// What was delivered last, what is under way and what waits of an interaction, for each destination and source
 #[utoipa::path(get, path = "/v1/interactions/{key}", tag = "events", params(("key" = String, Path, description = "The key of the interaction."), Of), responses((status = 200, body = api::Interaction), Failure))]
@@ -36,9 +36,12 @@ pub(super) async fn show(
     let QueryOf(Of { source }) = of.map_err(|e| Failure::bad(e.body_text()))?;
     let order_keys = admin.store.order_keys_of(&bounded(key.clone()), source.as_deref());
     let asked = order_keys.iter().map(|(_, order_key)| *order_key).collect();
-    let standings = admin.ask(|to| Question::Interactions(asked, WAITING_MAX, to)).await?;
-    let mut known: Vec<_> =
-        order_keys.into_iter().zip(standings).filter(|((_, order_key), of)| is_known(&admin, *order_key, of)).collect();
+    let delivery_statuses = admin.ask(|to| Question::Interactions(asked, WAITING_MAX, to)).await?;
+    let mut known: Vec<_> = order_keys
+        .into_iter()
+        .zip(delivery_statuses)
+        .filter(|((_, order_key), of)| is_known(&admin, *order_key, of))
+        .collect();
     if known.is_empty() {
         let order_key = Digest64::NONE;
         known.push((
@@ -47,9 +50,9 @@ pub(super) async fn show(
         ));
     }
     let mut destinations = Vec::new();
-    for ((source, order_key), standing) in known {
-        let ids = ids(&admin, order_key, &standing).await?;
-        destinations.extend(standing.into_iter().map(|(d, interaction)| {
+    for ((source, order_key), delivery_status) in known {
+        let ids = ids(&admin, order_key, &delivery_status).await?;
+        destinations.extend(delivery_status.into_iter().map(|(d, interaction)| {
             let last = admin.destinations.get(d).and_then(|destination| destination.last(order_key));
             state(admin.destination_name(d), source.clone(), interaction, last, &ids)
         }));
@@ -58,9 +61,9 @@ pub(super) async fn show(
     Ok(Json(api::Interaction { interaction: key, destinations }))
 }
 
-/// Whether anything waits or was delivered of it.
-fn is_known(admin: &Admin, order_key: Digest64, standings: &Standings) -> bool {
-    standings.iter().any(|(d, interaction)| {
+/// Whether any event of it waits or was delivered.
+fn is_known(admin: &Admin, order_key: Digest64, delivery_statuses: &DeliveryStatuses) -> bool {
+    delivery_statuses.iter().any(|(d, interaction)| {
         let is_here =
             interaction.waiting_count > 0 || interaction.in_flight.is_some() || !interaction.blocked_by.is_empty();
         is_here || admin.destinations.get(*d).is_some_and(|destination| destination.last(order_key).is_some())
@@ -90,8 +93,13 @@ fn state(
     }
 }
 
-async fn ids(admin: &Admin, order_key: Digest64, standing: &Standings) -> Result<BTreeMap<Sequence, EventId>, Failure> {
-    let named = standing.iter().flat_map(|(_, i)| i.in_flight.iter().chain(&i.waiting).chain(&i.blocked_by)).copied();
+async fn ids(
+    admin: &Admin,
+    order_key: Digest64,
+    delivery_status: &DeliveryStatuses,
+) -> Result<BTreeMap<Sequence, EventId>, Failure> {
+    let named =
+        delivery_status.iter().flat_map(|(_, i)| i.in_flight.iter().chain(&i.waiting).chain(&i.blocked_by)).copied();
     let destinations = admin.destinations.now();
     let last = destinations.values().filter_map(|destination| destination.last(order_key)).map(|last| last.sequence);
     let wanted: BTreeSet<Sequence> = named.chain(last).collect();

@@ -1,7 +1,8 @@
-//! The admin API: what the operator sees and does. JSON over HTTP, each call with a bearer token but the health checks.
+//! The admin API: JSON over HTTP for operators. Every call but the health checks and the dashboard page needs a bearer
+//! token; on the unix socket root and the daemon's own user need none.
 //!
-//! *Invariants.* A change is answered when it is durable. No secret is shown; a body only where it is asked for by its
-//! own path.
+//! *Invariants.* A change is answered after it is durable. No secret is shown. A body is returned only by the paths made for
+//! it.
 
 mod access;
 mod access_log;
@@ -65,7 +66,7 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-/// What the handlers work on.
+/// The state that the handlers share.
 #[derive(Debug)]
 pub struct Admin {
     pub store: Store,
@@ -75,23 +76,23 @@ pub struct Admin {
     pub admission: Arc<Admission>,
     pub intake: SharedIntake,
     pub counts: Arc<Counts>,
-    /// The tokens, and what each opens.
+    /// The tokens with their scopes.
     pub grants: Vec<Grant>,
-    /// What was refused and is not written yet.
+    /// Refusals that are not written yet.
     pub access: Arc<AccessLog>,
     /// The user that the daemon runs as.
     pub own_uid: u32,
-    /// Of intake, where it serves HTTPS.
+    /// The certificates of intake, if it serves HTTPS.
     pub tls: Option<Arc<Tls>>,
     pub trend: Arc<Trend>,
-    /// Dead letters found beyond the bounds of their queue.
-    pub beyond: Arc<DlqOverflow>,
+    /// Dead letters over the limits of the dead letter queue.
+    pub dlq_overflow: Arc<DlqOverflow>,
     pub started_at: Timestamp,
-    /// Set when everything runs.
+    /// Set when the daemon has started completely.
     pub ready: Arc<AtomicBool>,
 }
 
-/// So long one answer is looked for; whoever wants to go on asks with its `next`.
+/// Time that one list response may take; the caller continues with its `next`.
 const ANSWER_WITHIN: Duration = Duration::from_millis(80);
 
 type Shared = State<Arc<Admin>>;
@@ -113,7 +114,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
     }
 }
 
-/// The routes of the API, and the document that describes them.
+/// The routes of the API, and its OpenAPI document.
 pub fn router(admin: Arc<Admin>) -> Router {
     let (router, mut document) = routes(&admin).split_for_parts();
     document::complete(&mut document);
@@ -131,11 +132,11 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .with_state(admin)
 }
 
-/// Each path with its handler, which is its documentation too, by the scope that it wants.
+/// The routes by the scope that they require; each handler documents its own path.
 fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
     let guard = |scope: Scope| middleware::from_fn_with_state((admin.clone(), scope), access::authorize);
     let open = OpenApiRouter::with_openapi(document::frame())
-        .routes(routes!(health::alive))
+        .routes(routes!(health::heartbeat))
         .routes(routes!(health::ready))
         .routes(routes!(dashboard::page));
     let read = OpenApiRouter::new()
@@ -179,13 +180,13 @@ fn routes(admin: &Arc<Admin>) -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(dlq::body))
         .routes(routes!(export::export))
         .route_layer(middleware::from_fn_with_state(admin.clone(), access::note_read))
-        // it notes itself, so that it holds its own entry
+        // it writes its own audit entry, so that the backup contains it
         .merge(OpenApiRouter::new().routes(routes!(backup::backup)).route_layer(middleware::from_fn(refuse_query)))
         .route_layer(guard(Scope::Reveal));
     open.merge(read).merge(operate).merge(reveal)
 }
 
-/// What a path does not know is refused, lest somebody rely on it.
+/// Refuses query parameters of a path that has none, so that no caller relies on them.
 async fn refuse_query(request: Request, next: Next) -> Response {
     match request.uri().query() {
         None | Some("") => next.run(request).await,
@@ -201,12 +202,12 @@ impl Admin {
         answer.await.map_err(|_| stopping())
     }
 
-    /// Returns once what lay here before the start is known.
+    /// Returns once the deliveries stored before the start are loaded.
     async fn has_started(&self) -> Result<(), Failure> {
         self.ask(|to| Question::Deliveries(Vec::new(), to)).await.map(drop)
     }
 
-    /// Returns once the dispatcher goes by what was changed before; where it has ended, nothing is sent any more.
+    /// Returns once the dispatcher applies all earlier changes, or has ended and sends nothing more.
     async fn in_force(&self) {
         let _ = self.has_started().await;
     }
@@ -215,8 +216,7 @@ impl Admin {
         self.ask(Question::Destinations).await
     }
 
-    /// Runs a read of the store where it may block.
-    /// Whether it is time to answer a list with what was found.
+    /// Whether the response is due with what was found so far.
     fn has_taken_long(&self, began: Duration) -> bool {
         self.clock.precise().saturating_sub(began) >= ANSWER_WITHIN
     }
@@ -238,7 +238,7 @@ impl Admin {
     }
 }
 
-/// The sequence that an event id carries.
+/// The sequence that an event id contains.
 fn sequence_of(id: &str) -> Result<(EventId, Sequence), Failure> {
     let id: EventId = id.parse().map_err(|_| Failure::bad("the id is not an event id (a UUID that holdline gave)"))?;
     Ok((id, id.sequence()))

@@ -1,4 +1,4 @@
-//! A JSON object, and nothing else: the reader of structs also takes arrays, by position, and an empty one would then be a
+//! Accepts a JSON object and nothing else. Serde also reads structs from arrays by position, and an empty array would be a
 //! filter that fits everything.
 
 use serde::de::{DeserializeOwned, Error};

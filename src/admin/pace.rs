@@ -1,4 +1,4 @@
-//! What an operator decides about calling a destination: pause it, resume it, set its breaker.
+//! Operator overrides of a destination: pause, resume, breaker.
 
 use super::access::Caller;
 use super::audit_log;
@@ -26,15 +26,15 @@ pub(super) struct PauseFor {
     within: Option<String>,
 }
 
-/// What the breaker is to do.
+/// The requested state of the breaker.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Wanted {
-    /// Nothing passes until `for` is over, or until it is set again.
+    /// Nothing is sent until `for` is over, or until it is set again.
     Open,
-    /// Closed now; and it stays closed for as long as `for` says, whatever the calls say.
+    /// Closes now, and stays closed until `for` is over even if requests fail.
     Closed,
-    /// A few requests are let through, which decide.
+    /// A few probe requests decide.
     HalfOpen,
 }
 
@@ -88,7 +88,7 @@ enum ProbedState {
     HalfOpen,
 }
 
-/// How a breaker is to stand.
+/// A request to set the breaker.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SetBreaker {
@@ -107,12 +107,12 @@ pub(super) async fn pause(
     Name(name): Name,
     body: Result<Json<Object<PauseFor>>, JsonRejection>,
 ) -> Result<Json<Decided>, Failure> {
-    let Json(Object(wish)) = body.map_err(|e| Failure::bad(e.body_text()))?;
+    let Json(Object(requested)) = body.map_err(|e| Failure::bad(e.body_text()))?;
     let destination = known(&admin, &name)?;
     let since = admin.clock.now();
-    let until = audit_log::until(since, &wish.reason, wish.within.as_deref())?;
-    let what = format!("pause {name}{}", because(&wish.reason));
-    let pause = Pause { who: caller.name.clone(), reason: wish.reason, since, until };
+    let until = audit_log::until(since, &requested.reason, requested.within.as_deref())?;
+    let what = format!("pause {name}{}", because(&requested.reason));
+    let pause = Pause { who: caller.name.clone(), reason: requested.reason, since, until };
     admin.store.change(Change::Pause { what, destination, pause: Some(pause) }, caller.name).await?;
     admin.in_force().await;
     Ok(decided(name, until))
@@ -136,22 +136,22 @@ pub(super) async fn breaker(
     Name(name): Name,
     body: Result<Json<Object<SetBreaker>>, JsonRejection>,
 ) -> Result<Json<Decided>, Failure> {
-    let Json(Object(wish)) = body.map_err(|e| Failure::bad(e.body_text()))?;
+    let Json(Object(requested)) = body.map_err(|e| Failure::bad(e.body_text()))?;
     let destination = known(&admin, &name)?;
     let since = admin.clock.now();
-    let asked = audit_log::until(since, &wish.reason, wish.within.as_deref())?;
-    let (position, until) = match (wish.state, &wish.within) {
+    let asked = audit_log::until(since, &requested.reason, requested.within.as_deref())?;
+    let (position, until) = match (requested.state, &requested.within) {
         (Wanted::Open, _) => (Position::Open, asked),
         (Wanted::Closed, Some(_)) => (Position::Closed, asked),
-        // closed once, and left to itself from then on
+        // closed once, automatic from then on
         (Wanted::Closed, None) => (Position::Closed, since),
         (Wanted::HalfOpen, None) => (Position::Open, since),
         (Wanted::HalfOpen, Some(_)) => {
             return Err(Failure::bad("half_open lasts until its probes have ended, and takes no `for`"));
         }
     };
-    let what = format!("breaker {name} {}{}", word(wish.state), because(&wish.reason));
-    let fixed = BreakerOverride { position, who: Some(caller.name.clone()), reason: wish.reason, since, until };
+    let what = format!("breaker {name} {}{}", word(requested.state), because(&requested.reason));
+    let fixed = BreakerOverride { position, who: Some(caller.name.clone()), reason: requested.reason, since, until };
     admin.store.change(Change::Breaker { what, destination, fixed: Some(fixed) }, caller.name).await?;
     admin.in_force().await;
     Ok(decided(name, until))

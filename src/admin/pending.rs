@@ -1,4 +1,5 @@
-//! What waits for a destination, for batch work elsewhere while it is down.
+//! `/v1/destinations/{name}/pending`: the waiting deliveries of a destination, for batch processing elsewhere during its
+//! downtime.
 
 use super::{Admin, Failure, Name, Shared, filter};
 use crate::api::Time;
@@ -19,7 +20,7 @@ use utoipa::ToSchema;
 
 /// Lines that wait to be sent.
 const LINES_AHEAD: usize = 2;
-/// Deliveries of the delay tree that are looked up at once; more than there are destinations.
+/// Deliveries of the delay tree that are read in one call; more than there are destinations.
 const DELAYED_AHEAD: usize = 4096;
 
 /// A line: a delivery that waits, with its body.
@@ -61,11 +62,11 @@ pub(super) fn destination(admin: &Admin, name: &str) -> Result<DestinationId, Fa
     filter::destination(Some(name), admin)?.ok_or_else(|| Failure::not_found("there is no such destination"))
 }
 
-/// Reads delivery after delivery as fast as they are taken; what ends meanwhile is left out.
+/// Reads one delivery after the other as fast as the client takes them; leaves out deliveries that end meanwhile.
 async fn lines(admin: Arc<Admin>, d: DestinationId, mut to: Sender<Bytes, StoreError>) {
     let mut from = Sequence::default();
     loop {
-        // what was sent is then not all there is, and the client must see that
+        // the stream is incomplete, and the client must notice
         let Ok((places, next)) = admin.read(move |store| places(store, d, from)).await else {
             return to.abort(StoreError::Failed);
         };
@@ -87,7 +88,7 @@ async fn lines(admin: Arc<Admin>, d: DestinationId, mut to: Sender<Bytes, StoreE
     }
 }
 
-/// Where some deliveries lie that wait from `from` on, in order, and where to go on.
+/// Where some waiting deliveries from `from` on are stored, in order, and where to continue.
 pub(super) fn places(
     store: &Store,
     d: DestinationId,
@@ -97,7 +98,7 @@ pub(super) fn places(
     let (tickets, behind) = store.waiting(d, in_pages)?;
     let end = if behind == in_pages { Sequence(u64::MAX) } else { behind };
     let delayed = store.delayed_between(from, end, DELAYED_AHEAD);
-    // where there are more, what lies in pages behind the last waits for the next look
+    // if there are more, deliveries in pages after the last delayed one are left to the next call
     let full = delayed.len() == DELAYED_AHEAD;
     let next = if full { delayed.last().map_or(end, |(id, _)| id.sequence) } else { end };
     let of_d = delayed.into_iter().filter(|(id, _)| id.destination == d && id.sequence < next);

@@ -1,4 +1,4 @@
-//! `/v1/quarantine`: requests that were kept apart, and their second chance.
+//! `/v1/quarantine`: lists and readmits quarantined requests.
 
 use super::access::Caller;
 use super::answers::listed;
@@ -11,7 +11,7 @@ use axum::extract::{Query as QueryOf, State, rejection::JsonRejection, rejection
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-/// A page ends where so many bytes of requests were read for it: 16 MiB.
+/// A page ends after this many bytes of requests were read for it: 16 MiB.
 const READ_BYTES: usize = 16 << 20;
 
 /// A page of the list, the oldest first.
@@ -56,9 +56,9 @@ pub(super) async fn list(
             let next = (numbers.len() > limit).then(|| numbers[limit - 1].to_string());
             let (mut items, mut read) = (Vec::new(), 0);
             for number in numbers.into_iter().take(limit) {
-                let Some(detained) = store.detained(number)? else { continue };
-                read += detained.body.len();
-                items.push(shown(number, detained));
+                let Some(quarantined) = store.quarantined(number)? else { continue };
+                read += quarantined.body.len();
+                items.push(shown(number, quarantined));
                 if read >= READ_BYTES {
                     return Ok(Page { items, next: Some(number.to_string()) });
                 }
@@ -88,9 +88,9 @@ pub(super) async fn readmit(
     caller: Caller,
     body: Result<Json<Readmit>, JsonRejection>,
 ) -> Result<Json<Readmitted>, Failure> {
-    let Json(wish) = body.map_err(|e| Failure::bad(e.body_text()))?;
-    let unproven = if wish.accept_unproven { Unproven::Accept } else { Unproven::Keep };
-    if wish.accept_unproven && wish.source.is_none() {
+    let Json(requested) = body.map_err(|e| Failure::bad(e.body_text()))?;
+    let unproven = if requested.accept_unproven { Unproven::Accept } else { Unproven::Keep };
+    if requested.accept_unproven && requested.source.is_none() {
         return Err(Failure::bad("`accept_unproven` needs `source`: name the source whose requests you answer for"));
     }
     let intake = admin.intake.read().expect("no holder panics").clone();
@@ -98,20 +98,20 @@ pub(super) async fn readmit(
     let mut from = 0;
     while let Some(number) = admin.store.quarantined_from(from, 1).first().copied() {
         from = number + 1;
-        let Some(detained) = admin.read(move |store| store.detained(number)).await? else { continue };
-        if wish.source.as_ref().is_some_and(|source| *source != detained.source) {
+        let Some(quarantined) = admin.read(move |store| store.quarantined(number)).await? else { continue };
+        if requested.source.as_ref().is_some_and(|source| *source != quarantined.source) {
             continue;
         }
-        let verdict = match wish.dry_run {
-            true => Some(intake.judge(&detained, unproven).0),
-            false => intake.readmit(number, &detained, unproven).await?,
+        let verdict = match requested.dry_run {
+            true => Some(intake.judge(&quarantined, unproven).0),
+            false => intake.readmit(number, &quarantined, unproven).await?,
         };
         let Some(verdict) = verdict else { continue };
         all.matched += 1;
         match verdict {
             Verdict::Passes(events) => {
                 all.events += events;
-                all.done += usize::from(!wish.dry_run);
+                all.done += usize::from(!requested.dry_run);
             }
             Verdict::StillBad(crate::store::Cause::BadSignature) => all.bad_signature += 1,
             Verdict::StillBad(crate::store::Cause::Unparsable) => all.invalid_body += 1,
@@ -120,7 +120,7 @@ pub(super) async fn readmit(
         }
     }
     if all.done > 0 {
-        let answered_for = if wish.accept_unproven { ", without proof where they had none" } else { "" };
+        let answered_for = if requested.accept_unproven { ", without proof where they had none" } else { "" };
         let what = format!("quarantine readmit: {} requests let in with {} events{answered_for}", all.done, all.events);
         admin.store.change(Change::Note { what }, caller.name).await?;
     }

@@ -1,9 +1,9 @@
-//! `/v1/dlq/redrive`: dead letters wait again; at once, or little by little, and then how far that has come.
+//! `/v1/dlq/redrive`: queues dead letters again, at once or with a rate or a canary; and the progress of redrives.
 
 use super::access::Caller;
 use super::filter::{self, Query};
 use super::object::Object;
-use super::selection::{self, LetterId, Selection, only_true};
+use super::selection::{self, DeadLetterId, Selection, only_true};
 use super::{Admin, Failure, Name, Shared};
 use crate::api::{self, Page, RedriveAnswer, RedriveState};
 use crate::config::rate_of;
@@ -32,7 +32,7 @@ pub(super) enum Redriven {
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it is only described")]
 pub(super) struct RedriveIds {
-    ids: Vec<LetterId>,
+    ids: Vec<DeadLetterId>,
     /// Of each event only its dead letter for this destination.
     destination: Option<String>,
     /// Only those that had died by then: the `as_of` of a dry run.
@@ -87,10 +87,10 @@ pub(super) struct RedriveAll {
     canary: Option<bool>,
 }
 
-/// Which dead letters to redrive, and how.
+/// A redrive as the request contains it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Wish {
+pub(super) struct RedriveRequest {
     ids: Option<Vec<String>>,
     destination: Option<String>,
     filter: Option<Object<Query>>,
@@ -145,20 +145,20 @@ fn shown(destination: String, redrive: &Redrive) -> api::Redrive {
 pub(super) async fn redrive(
     State(admin): Shared,
     caller: Caller,
-    wish: Result<Json<Object<Wish>>, JsonRejection>,
+    requested: Result<Json<Object<RedriveRequest>>, JsonRejection>,
 ) -> Result<Json<RedriveAnswer>, Failure> {
-    let Json(Object(wish)) = wish.map_err(|e| Failure::bad(e.body_text()))?;
-    let rate = wish.rate.as_deref().map(rate_of).transpose();
+    let Json(Object(requested)) = requested.map_err(|e| Failure::bad(e.body_text()))?;
+    let rate = requested.rate.as_deref().map(rate_of).transpose();
     let rate = rate.map_err(|why| Failure::bad(format!("`rate`: {why}")))?;
-    let (dry_run, canary) = (wish.dry_run, wish.canary);
-    let Wish { ids, destination, filter, all, as_of, .. } = wish;
+    let (dry_run, canary) = (requested.dry_run, requested.canary);
+    let RedriveRequest { ids, destination, filter, all, as_of, .. } = requested;
     let selection = Selection { ids, destination, filter, all, as_of, dry_run };
     let mut selected = selection::select(&admin, selection).await?;
-    // nobody would deliver to a destination that is no longer configured
+    // no delivery is made to a destination that is not configured
     selected.ids.retain(|id| admin.destinations.has(id.destination));
     let (mut done, mut redrives) = (0, Vec::new());
     if dry_run {
-        // only counted
+        // nothing changes: the response has the counts
     } else if rate.is_some() || canary {
         redrives = begin(&admin, &caller, selected.ids.clone(), rate, canary).await?;
     } else {
@@ -167,7 +167,7 @@ pub(super) async fn redrive(
     Ok(Json(RedriveAnswer { changed: selected.changed(&admin, done, dry_run), redrives }))
 }
 
-/// One redrive for each destination, so that one that fails again ends only its own.
+/// Begins one redrive per destination, so that a failing destination ends only its own.
 async fn begin(
     admin: &Admin,
     caller: &Caller,

@@ -1,7 +1,7 @@
-//! Which dead letters a change is about. A dead letter is one event for one destination, and that pair is what is selected.
+//! Selects the dead letters of a change. A dead letter is one event for one destination, and this pair is selected.
 //!
-//! *Invariants.* Nothing that is left out widens a selection: all dead letters are meant only by `all`, never by an empty
-//! list or an empty filter. With `as_of`, what died after a dry run is not in the change that follows it.
+//! *Invariants.* A missing field never widens a selection: only `all` selects all dead letters, never an empty list or an
+//! empty filter. With `as_of`, a change excludes what became dead after its dry run.
 
 use super::access::Caller;
 use super::dlq::{dead_for, head};
@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object as Described, ObjectBuilder, Type};
 
-/// So many change in one commit.
+/// Dead letters that change in one commit.
 const CHUNK: usize = 32;
 
 /// What to purge, as the document of the API tells it.
@@ -28,14 +28,14 @@ const CHUNK: usize = 32;
 pub(super) enum Chosen {
     Ids(ByIds),
     Filter(ByFilter),
-    All(AllLetters),
+    All(AllDeadLetters),
 }
 
 /// `EVENT/DESTINATION` is one dead letter; `EVENT` alone is all of that event's dead letters, whatever their destination.
 #[derive(ToSchema)]
 #[schema(pattern = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(/[a-z0-9][a-z0-9_-]{0,62})?$", value_type = String)]
 #[expect(dead_code, reason = "it is only described")]
-pub(super) struct LetterId(String);
+pub(super) struct DeadLetterId(String);
 
 /// These dead letters.
 #[derive(ToSchema)]
@@ -43,7 +43,7 @@ pub(super) struct LetterId(String);
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it is only described")]
 pub(super) struct ByIds {
-    ids: Vec<LetterId>,
+    ids: Vec<DeadLetterId>,
     /// Of each event only its dead letter for this destination.
     destination: Option<String>,
     /// Only those that had died by then: the `as_of` of a dry run.
@@ -68,7 +68,7 @@ pub(super) struct ByFilter {
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it is only described")]
-pub(super) struct AllLetters {
+pub(super) struct AllDeadLetters {
     #[schema(schema_with = only_true)]
     all: bool,
     /// Only those that had died by then: the `as_of` of a dry run.
@@ -81,7 +81,7 @@ pub(super) fn only_true() -> Described {
     ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([true])).build()
 }
 
-/// Which dead letters are meant, as a request says it.
+/// A selection as the request contains it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Selection {
@@ -91,23 +91,23 @@ pub(super) struct Selection {
     pub(super) filter: Option<Object<Query>>,
     #[serde(default)]
     pub(super) all: bool,
-    /// Only what had died by then.
+    /// Only what had become dead by this time.
     pub(super) as_of: Option<String>,
     #[serde(default)]
     pub(super) dry_run: bool,
 }
 
-/// The dead letters that are meant.
+/// The selected dead letters.
 #[derive(Debug)]
 pub(super) struct Selected {
-    /// In order, each once.
+    /// In order, without duplicates.
     pub(super) ids: Vec<DeliveryId>,
-    /// None of them died later; what dies from now on does.
+    /// Each of them became dead at this time or earlier; later ones became dead after the selection.
     as_of: Timestamp,
 }
 
 impl Selected {
-    /// What is told of them. A dry run also says for what moment it speaks.
+    /// The response of a change. A dry run includes its `as_of`.
     pub(super) fn changed(&self, admin: &Admin, done: usize, dry_run: bool) -> Changed {
         let mut destinations = BTreeMap::new();
         for id in &self.ids {
@@ -117,25 +117,25 @@ impl Selected {
     }
 }
 
-/// What is asked for, checked.
+/// A checked selection.
 enum Wanted {
-    Letters(BTreeSet<(EventId, Sequence, Option<DestinationId>)>),
+    DeadLetters(BTreeSet<(EventId, Sequence, Option<DestinationId>)>),
     Fitting(Box<Filter>),
 }
 
-/// Finds the dead letters that are meant.
+/// Finds the selected dead letters.
 pub(super) async fn select(admin: &Admin, selection: Selection) -> Result<Selected, Failure> {
     let died_by = filter::moment(selection.as_of.as_deref(), "as_of")?.unwrap_or(Timestamp::NEVER);
     let wanted = selection.checked(admin)?;
     let now = admin.clock.now();
-    admin.store.flush().await?; // what has died by now can be seen then
+    admin.store.flush().await?; // so that all earlier dead letters are visible
     let found = admin
         .read(move |store| match wanted {
-            Wanted::Letters(letters) => named(store, &letters, died_by),
+            Wanted::DeadLetters(dead_letters) => named(store, &dead_letters, died_by),
             Wanted::Fitting(filter) => fitting(store, &filter, died_by),
         })
         .await?;
-    // where the clock was set back since, a letter can have died later than now
+    // after the clock was set back, a dead letter can be dated later than now
     let as_of = found.values().copied().fold(now, Timestamp::max);
     Ok(Selected { ids: found.into_keys().collect(), as_of })
 }
@@ -149,7 +149,7 @@ impl Selection {
             }
             (Some(ids), None, false) => {
                 let only = self.destination.as_deref();
-                ids.iter().map(|id| letter_of(id, only, admin)).collect::<Result<_, _>>().map(Wanted::Letters)
+                ids.iter().map(|id| dead_letter_of(id, only, admin)).collect::<Result<_, _>>().map(Wanted::DeadLetters)
             }
             (None, Some(Object(query)), false) if query.pages() => {
                 Err(Failure::bad("`limit` and `after` are for lists; a filter here means all that it fits"))
@@ -164,8 +164,8 @@ impl Selection {
     }
 }
 
-/// A dead letter as it is named, `EVENT/DESTINATION`; or all of an event's, `EVENT`, where no destination is said beside it.
-fn letter_of(
+/// A dead letter by its name `EVENT/DESTINATION`; or all of an event, `EVENT`, if no destination is given separately.
+fn dead_letter_of(
     named: &str,
     only: Option<&str>,
     admin: &Admin,
@@ -185,16 +185,16 @@ fn letter_of(
     Ok((id, sequence, destination))
 }
 
-/// Dead letters, and when each died.
+/// Dead letters with the times at which they became dead.
 type Found = BTreeMap<DeliveryId, Timestamp>;
 
 fn named(
     store: &Store,
-    letters: &BTreeSet<(EventId, Sequence, Option<DestinationId>)>,
+    dead_letters: &BTreeSet<(EventId, Sequence, Option<DestinationId>)>,
     died_by: Timestamp,
 ) -> Result<Found, StoreError> {
     let mut found = Found::new();
-    for (event, sequence, only) in letters {
+    for (event, sequence, only) in dead_letters {
         let dead = dead_for(store, *sequence)?.into_iter().filter(|d| only.is_none_or(|only| only == *d));
         for destination in dead {
             let id = DeliveryId { sequence: *sequence, destination };
@@ -208,27 +208,27 @@ fn fitting(store: &Store, filter: &Filter, died_by: Timestamp) -> Result<Found, 
     let mut found = Found::new();
     for id in store.dead_ids(None) {
         let id = id?;
-        let letter = head(store, id)?.map(|head| head.record);
-        let letter = letter.filter(|letter| letter.dead_at <= died_by && filter.fits(letter));
-        found.extend(letter.map(|letter| (id, letter.dead_at)));
+        let dead_letter = head(store, id)?.map(|head| head.record);
+        let dead_letter = dead_letter.filter(|dead_letter| dead_letter.dead_at <= died_by && filter.fits(dead_letter));
+        found.extend(dead_letter.map(|dead_letter| (id, dead_letter.dead_at)));
     }
     Ok(found)
 }
 
-/// When a dead letter of this event died; none where it is of another: an id of another store can carry the same sequence.
-/// What does not verify cannot say, and is taken for it, so that an operator can set it aside.
+/// When a dead letter of this event became dead; none if it belongs to another event, since an id of another store can
+/// contain the same sequence. A damaged dead letter is counted as a match, so that an operator can set it aside.
 fn death_of(store: &Store, id: DeliveryId, event: EventId) -> Result<Option<Timestamp>, StoreError> {
     match store.dead_letter_head(id) {
         Ok(head) => {
-            let letter = head.map(|head| head.record);
-            Ok(letter.filter(|l| l.delivery.event.id(id.sequence) == event).map(|l| l.dead_at))
+            let dead_letter = head.map(|head| head.record);
+            Ok(dead_letter.filter(|l| l.delivery.event.id(id.sequence) == event).map(|l| l.dead_at))
         }
         Err(StoreError::Damaged(_)) => Ok(Some(Timestamp::ZERO)),
         Err(e) => Err(e),
     }
 }
 
-/// Redrives or purges them at once, and says how many were still there.
+/// Redrives or purges the dead letters at once, and returns how many still existed.
 pub(super) async fn change(
     admin: &Admin,
     action: DlqAction,

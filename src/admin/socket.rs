@@ -1,7 +1,7 @@
-//! The unix socket of the admin API: whoever connects is known by word of the kernel.
+//! The unix socket of the admin API; the kernel identifies the user of each connection.
 //!
-//! *Failure.* A socket that a dead daemon left behind is replaced; one that answers belongs to somebody else, and is an
-//! error. The file is for the daemon's user and group.
+//! *Failure.* A socket file that a dead daemon left is replaced. One that accepts connections belongs to another process,
+//! and is an error. Only the daemon's user and group can connect.
 
 use super::access::Via;
 use crate::net::connection_limiter::Slot;
@@ -15,10 +15,9 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tokio::net::{UnixListener, UnixStream};
 
-/// Owner and group may connect.
 const MODE: u32 = 0o660;
 
-/// A socket that is listened on; its file goes when it is dropped.
+/// A listening socket; its file is removed on drop.
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
@@ -27,7 +26,7 @@ pub struct Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path); // a file that stays is replaced at the next start
+        let _ = std::fs::remove_file(&self.path); // a remaining file is replaced at the next start
     }
 }
 
@@ -50,13 +49,13 @@ impl Listen for Socket {
 
     async fn accept(&self) -> io::Result<(UnixStream, Peer)> {
         let (stream, _) = self.listener.accept().await?;
-        // who cannot be told apart is nobody
+        // an unidentified peer gets a user id without rights
         let uid = stream.peer_cred().map_or(u32::MAX, |peer| peer.uid());
         Ok((stream, Peer::User(uid)))
     }
 }
 
-/// Lets a request say from which user it came.
+/// Adds the user of the connection to a request.
 pub async fn by_user(mut request: Request, next: Next) -> Response {
     if let Some(Peer::User(uid)) = request.extensions().get::<Slot>().map(Slot::peer) {
         request.extensions_mut().insert(Via::Unix { uid });

@@ -1,4 +1,4 @@
-//! `/v1/status`, `/v1/destinations` and `/v1/ages`: the state and the numbers of the daemon, all taken at one moment.
+//! `/v1/status`, `/v1/destinations` and `/v1/ages`: the state and the numbers of the daemon, all from the same moment.
 
 use super::{Admin, Failure, Name, Shared, explain};
 use crate::api::{self, Page, Time};
@@ -7,7 +7,7 @@ use crate::event::DestinationId;
 use crate::intake::UNKNOWN_SOURCE;
 use crate::intake::admission::State as Admission;
 use crate::rules::breaker;
-use crate::store::{BreakerOverride, Counters, Gap, HistoryUsage, Position, Space, Totals};
+use crate::store::{BreakerOverride, Counters, HistoryUsage, Outage, Position, Space, Totals};
 use crate::time::{Timestamp, millis};
 use axum::Json;
 use axum::extract::State;
@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Upper bounds of ages in seconds; what is older is counted behind the last.
+/// Upper bounds of ages in seconds; older deliveries are counted after the last.
 const AGES_S: [u64; 7] = [10, 60, 300, 900, 3600, 14_400, 86_400];
 
 /// Everything at a glance
@@ -59,9 +59,9 @@ pub(super) async fn ages(State(admin): Shared) -> Result<Json<Page<api::Ages>>, 
 }
 
 impl Admin {
-    /// The last time in which events could not be accepted; none where there was none, or where it cannot be read.
-    pub(super) async fn last_outage(&self) -> Option<Gap> {
-        let newest = self.read(|store| store.gaps(u64::MAX, 1)).await.ok()?;
+    /// The last outage; none if there was none, or if it cannot be read.
+    pub(super) async fn last_outage(&self) -> Option<Outage> {
+        let newest = self.read(|store| store.outages(u64::MAX, 1)).await.ok()?;
         newest.into_iter().next().map(|(_, outage)| outage)
     }
 
@@ -74,7 +74,7 @@ impl Admin {
     }
 
     fn certificate_items(&self) -> Vec<api::Certificate> {
-        // by the wall clock, as the other side judges them
+        // by the wall clock, as peers validate them
         let now = self.clock.wall();
         let seconds = |millis: u64| i64::try_from(millis / 1000).unwrap_or(i64::MAX);
         let all = self.certificates().into_iter();
@@ -87,7 +87,7 @@ impl Admin {
         .collect()
     }
 
-    /// All sources of the configuration, and behind them what was sent to none.
+    /// All configured sources, then requests to names that no source has.
     fn sources(&self) -> Vec<api::Source> {
         let refused = self.counts.refusals.by_source();
         let mut received: BTreeMap<String, Option<Timestamp>> =
@@ -275,7 +275,7 @@ impl Snapshot {
     }
 }
 
-/// Of one destination, or of all.
+/// The rates of one destination, or of all.
 fn rates(admin: &Admin, d: Option<DestinationId>) -> api::Rates {
     let rates = admin.trend.rates(d);
     let tenths = |r: f64| (r * 10.0).round() / 10.0;
@@ -286,7 +286,7 @@ fn rates(admin: &Admin, d: Option<DestinationId>) -> api::Rates {
     }
 }
 
-pub(super) fn outage(outage: Gap) -> api::Outage {
+pub(super) fn outage(outage: Outage) -> api::Outage {
     api::Outage {
         from: outage.from.into(),
         until: Time::unless_never(outage.until),
@@ -316,7 +316,7 @@ fn breaker(admin: &Admin, d: DestinationId, line: &DestinationStatus) -> api::Br
     }
 }
 
-/// Permissions of a folder; none where they cannot be read.
+/// Permissions of a folder; none if they cannot be read.
 fn mode(folder: &Path) -> Option<u32> {
     let meta = std::fs::metadata(folder).ok()?;
     Some(meta.permissions().mode() & 0o777)

@@ -1,22 +1,23 @@
-//! Slows down who shows wrong tokens again and again.
+//! Delays the refusal of repeated wrong tokens.
 //!
-//! *Invariants.* Only the refusal of a wrong token is held back: a good token is never delayed, whatever its address did
-//! before, so nobody can lock an operator out. The answer is the same however often it is given. The table is bounded.
+//! *Invariants.* Only the refusal of a wrong token is delayed. A valid token is never delayed, even if its address sent
+//! wrong ones before, so no one can lock an operator out. The response is the same at each repetition. The table is
+//! bounded.
 
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// So many wrong tokens are refused at once: a typing error costs nothing.
+/// Wrong tokens that are refused without delay, so that a typing error costs nothing.
 const FREE: u32 = 5;
-/// The wait after the first one beyond these; it doubles with each further one.
+/// The delay after the first wrong token over [`FREE`]; each further one doubles it.
 const WAIT_FIRST: Duration = Duration::from_millis(100);
-/// A connection without a request is held for longer.
+/// The longest delay.
 const WAIT_MAX: Duration = Duration::from_secs(2);
-/// After so long without a wrong token an address is forgotten.
+/// An address is removed after this time without a wrong token.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
-/// Addresses that are remembered; for a further one the one goes that was silent longest.
+/// Addresses in the table; a further one replaces the address with the oldest wrong token.
 const ADDRESSES_MAX: usize = 1024;
 
 /// Wrong tokens by address.
@@ -26,7 +27,7 @@ pub struct Throttle(BTreeMap<Extractor, Failures>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Extractor {
     V4([u8; 4]),
-    /// A network of 64 bits, which one party has to itself.
+    /// A /64 network: usually assigned to one party.
     V6([u16; 4]),
     /// A unix socket.
     Local,
@@ -39,7 +40,7 @@ struct Failures {
 }
 
 impl Throttle {
-    /// Counts a wrong token from `peer`, none for a unix socket; says until when its refusal is held back.
+    /// Counts a wrong token from `peer` (none for a unix socket); returns the time until which its refusal is delayed.
     pub fn failed(&mut self, peer: Option<IpAddr>, now: Timestamp) -> Timestamp {
         let origin = origin(peer);
         if !self.0.contains_key(&origin) && self.0.len() >= ADDRESSES_MAX {
@@ -55,11 +56,11 @@ impl Throttle {
     }
 }
 
-/// How long the refusal of the `count`th wrong token is held back.
+/// How long the refusal of the `count`th wrong token is delayed.
 fn wait(count: u32) -> Duration {
     match count.checked_sub(FREE + 1) {
         None => Duration::ZERO,
-        Some(beyond) => WAIT_FIRST.saturating_mul(1 << beyond.min(16)).min(WAIT_MAX),
+        Some(dlq_overflow) => WAIT_FIRST.saturating_mul(1 << dlq_overflow.min(16)).min(WAIT_MAX),
     }
 }
 

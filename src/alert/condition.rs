@@ -3,7 +3,7 @@
 //! A condition holds for *subjects*: destinations, sources, certificates, each by its name, or the daemon as a whole.
 
 use crate::config::settings::Condition;
-use crate::store::Gap;
+use crate::store::Outage;
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -48,7 +48,7 @@ pub struct AlertInputs {
     /// Destinations whose breaker is not closed, and why.
     pub breakers: BTreeMap<String, String>,
     /// The last time in which events could not be accepted.
-    pub last_outage: Option<Gap>,
+    pub last_outage: Option<Outage>,
     /// When each source last sent a request; zero where it has not since the start.
     pub last_received: BTreeMap<String, Timestamp>,
 }
@@ -112,7 +112,7 @@ impl Observation {
             }
             Condition::Outage(above) => {
                 let holds =
-                    |outage: &&Gap| outage.length(now) > above && now.since(outage.until.min(now)) < RESOLVE_AFTER;
+                    |outage: &&Outage| outage.length(now) > above && now.since(outage.until.min(now)) < RESOLVE_AFTER;
                 Self::daemon(inputs.last_outage.as_ref().filter(holds).is_some())
             }
             Condition::Silence(above) => {
@@ -258,7 +258,7 @@ fn disk_low(inputs: &AlertInputs) -> String {
 }
 
 /// What an outage means for those who sent in it.
-fn reconcile(outage: &Gap) -> String {
+fn reconcile(outage: &Outage) -> String {
     let until = if outage.until == Timestamp::NEVER { "now".to_owned() } else { outage.until.to_string() };
     format!(
         "no event could be accepted from {} until {until} ({}). EventBridge sends again for 24 h, Open Messaging gives up \

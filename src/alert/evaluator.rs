@@ -270,7 +270,7 @@ fn message(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Gap;
+    use crate::store::Outage;
 
     const DIGEST: Duration = Duration::from_secs(60);
 
@@ -283,8 +283,8 @@ mod tests {
         Evaluator::new(&Alert { to, on: on.to_vec(), digest: DIGEST }, BTreeMap::new(), at(0))
     }
 
-    fn outage(from: Timestamp, until: Timestamp) -> Gap {
-        Gap { from, until, reason: "crash".to_owned(), refused: 0 }
+    fn outage(from: Timestamp, until: Timestamp) -> Outage {
+        Outage { from, until, reason: "crash".to_owned(), refused: 0 }
     }
 
     fn fired(evaluator: &mut Evaluator, inputs: &AlertInputs, seconds: u64) -> Vec<(&'static str, Option<u64>)> {
@@ -492,8 +492,8 @@ mod tests {
     fn an_alert_that_outlasts_a_restart_is_not_repeated_and_resolves() {
         let silence = Condition::Silence(Duration::from_secs(100));
         let on = [Condition::BreakerOpen, silence, Condition::DiskFull(Duration::from_secs(3600))];
-        let facts = |heard, disk_forecast_known, disk: Option<u64>, open: &[&str]| AlertInputs {
-            last_received: [("genesys".to_owned(), heard)].into(),
+        let facts = |last_received, disk_forecast_known, disk: Option<u64>, open: &[&str]| AlertInputs {
+            last_received: [("genesys".to_owned(), last_received)].into(),
             disk_forecast_known,
             disk_full_in: disk.map(Duration::from_secs),
             ..breakers(open)
@@ -519,7 +519,7 @@ mod tests {
     #[test]
     fn each_condition_is_met_when_it_should_be() {
         let hour = Duration::from_secs(3600);
-        let heard = BTreeMap::from([("genesys".to_owned(), at(0)), ("other".to_owned(), at(4000))]);
+        let last_received = BTreeMap::from([("genesys".to_owned(), at(0)), ("other".to_owned(), at(4000))]);
         for (condition, facts, words) in [
             (
                 Condition::DiskLow,
@@ -570,10 +570,10 @@ mod tests {
             (Condition::DiskFull(hour), AlertInputs::default(), None),
             (
                 Condition::Silence(hour),
-                AlertInputs { last_received: heard.clone(), ..AlertInputs::default() },
+                AlertInputs { last_received: last_received.clone(), ..AlertInputs::default() },
                 Some("no request has come from genesys"),
             ),
-            (Condition::Silence(hour * 2), AlertInputs { last_received: heard, ..AlertInputs::default() }, None),
+            (Condition::Silence(hour * 2), AlertInputs { last_received, ..AlertInputs::default() }, None),
         ] {
             let messages = evaluator(&[condition]).evaluate(&facts, at(4200));
             assert_eq!(messages.first().map(|m| m.text.contains(words.unwrap_or_default())), words.map(|_| true));

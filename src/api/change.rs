@@ -44,7 +44,7 @@ pub enum RedriveState {
 }
 
 impl RedriveState {
-    /// One word, as it stands in tables.
+    /// The word for it in tables.
     pub fn word(self) -> &'static str {
         match self {
             Self::GoesOn => "goes on",

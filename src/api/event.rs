@@ -68,7 +68,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// One of which nothing but its state is known.
+    /// A delivery of which only the state is known.
     pub fn bare(destination: String, state: DeliveryState) -> Self {
         Self {
             destination,
@@ -87,7 +87,7 @@ impl Delivery {
         }
     }
 
-    /// Every blocker, the one that lasts longest first.
+    /// All blockers, the longest-lasting first.
     pub fn blockers(&self) -> impl Iterator<Item = &BlockedBy> {
         self.blocked_by.iter().chain(&self.also_blocked_by)
     }
@@ -111,10 +111,10 @@ pub enum DeliveryState {
 impl DeliveryState {
     pub const ALL: [Self; 7] =
         [Self::Queued, Self::Delayed, Self::Blocked, Self::InFlight, Self::Delivered, Self::Dead, Self::Discarded];
-    /// Those that have not ended.
+    /// The states of unfinished deliveries.
     pub const OPEN: [Self; 4] = [Self::InFlight, Self::Queued, Self::Delayed, Self::Blocked];
 
-    /// One word, as it stands in JSON, filters and tables.
+    /// The word for it in JSON, filters and tables.
     pub fn word(self) -> &'static str {
         match self {
             Self::Queued => "queued",

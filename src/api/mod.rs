@@ -1,7 +1,8 @@
-//! The types of the admin API: the daemon answers with them, metrics are made from them, and the command line reads them.
+//! The types of the admin API. The daemon serializes them, the metrics are derived from them, and the command line parses
+//! them.
 //!
-//! *Invariants.* Each state, number and field has one definition, here; a field that is renamed does not compile elsewhere.
-//! Every type is read and written by serde alike, and described in the OpenAPI document.
+//! *Invariants.* Each state, number and field is defined once, here, so a renamed field breaks the build elsewhere. Every
+//! type serializes and deserializes symmetrically, and is described in the OpenAPI document.
 //!
 //! | level | module | purpose |
 //! |---|---|---|
@@ -35,7 +36,7 @@ pub use status::{
     IntakeState, Latency, Queue, Rates, Refusal, SlowCalls, Source, Status,
 };
 
-/// A value of which only some fields are given; the others are those of its default.
+/// A value from some fields; the others have their defaults.
 #[cfg(test)]
 pub(crate) fn filled<T: Default + serde::Serialize + serde::de::DeserializeOwned>(given: serde_json::Value) -> T {
     fn merge(into: &mut serde_json::Value, given: serde_json::Value) {

@@ -1,4 +1,4 @@
-//! A page of a list, and a point in time as JSON has it.
+//! A page of a list, and a point in time in JSON.
 
 use crate::time::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};

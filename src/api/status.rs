@@ -39,7 +39,7 @@ pub enum DaemonState {
 impl DaemonState {
     pub const ALL: [Self; 3] = [Self::Starting, Self::Running, Self::Draining];
 
-    /// One word, as it stands in JSON, metrics and tables.
+    /// The word for it in JSON, metrics and tables.
     pub fn word(self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -174,7 +174,7 @@ impl DestinationState {
         Self::Paused,
     ];
 
-    /// One word, as it stands in JSON and metrics.
+    /// The word for it in JSON and metrics.
     pub fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -188,7 +188,7 @@ impl DestinationState {
         }
     }
 
-    /// Whether an operator should look at it.
+    /// Whether the state needs an operator's attention.
     pub fn is_trouble(self) -> bool {
         !matches!(self, Self::Ok | Self::Pacing)
     }
@@ -239,7 +239,7 @@ pub enum BreakerState {
 impl BreakerState {
     pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
 
-    /// One word, as it stands in JSON and metrics.
+    /// The word for it in JSON and metrics.
     pub fn word(self) -> &'static str {
         match self {
             Self::Closed => "closed",

@@ -1,9 +1,9 @@
-//! How a command finds the daemon: the address of its admin API, and the token.
+//! Resolves the address of the daemon's admin API, and the token.
 //!
-//! *The configuration* is that of `--config`, of `HOLDLINE_CONFIG`, or `/etc/holdline/holdline.toml` where it is there.
+//! *Configuration*: that of `--config` or `HOLDLINE_CONFIG`, else `/etc/holdline/holdline.toml` if it exists.
 //!
-//! *Order.* Address: `--admin`, `HOLDLINE_ADMIN`, the configuration's `admin.listen`, the default. Token: `--token-file`,
-//! `HOLDLINE_ADMIN_TOKEN`, the configuration's `admin.token`, `DATA/admin.token`.
+//! *Precedence.* Address: `--admin`, `HOLDLINE_ADMIN`, the configuration's `admin.listen`, the default. Token:
+//! `--token-file`, `HOLDLINE_ADMIN_TOKEN`, the configuration's `admin.token`, `DATA/admin.token`.
 
 use crate::cli::{Failure, hint};
 use crate::config::Settings;
@@ -15,14 +15,14 @@ use std::path::{Path, PathBuf};
 
 /// The default address of the admin API.
 pub const DEFAULT_ADMIN: &str = "http://127.0.0.1:8081";
-/// Environment variable with the address of the admin API.
+/// Environment variable for the address of the admin API.
 pub const ADMIN: &str = "HOLDLINE_ADMIN";
-/// Environment variable with the admin token itself.
+/// Environment variable for the admin token itself.
 pub const TOKEN: &str = "HOLDLINE_ADMIN_TOKEN";
 const DEFAULT_DATA: &str = "./holdline-data";
-/// Environment variable with the path of the configuration.
+/// Environment variable for the path of the configuration.
 pub const CONFIG: &str = "HOLDLINE_CONFIG";
-/// Where packages put the configuration.
+/// The path at which packages install the configuration.
 pub const PACKAGED_CONFIG: &str = "/etc/holdline/holdline.toml";
 
 /// Arguments of every command that uses the admin API.
@@ -61,24 +61,24 @@ pub enum Form {
     Json,
 }
 
-/// The address of the daemon, and its token.
+/// The address of the daemon, and the token for it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct DaemonAddress {
-    /// `http://host:port`, without a slash at the end, or `unix:PATH`.
+    /// `http://host:port` without a trailing slash, or `unix:PATH`.
     pub admin: String,
-    /// The token, where one was found.
+    /// The token, if one was found.
     pub token: Option<String>,
-    /// Where the token comes from, in words, for the message when it is refused.
+    /// Where the token was found, for the message of a refused token.
     pub token_from: String,
 }
 
 impl Shared {
-    /// What the command prints.
+    /// The output format.
     pub fn form(&self) -> Form {
         if self.json { Form::Json } else { Form::Table }
     }
 
-    /// The configuration, if there is one.
+    /// The path of the configuration, if there is one.
     pub fn file(&self) -> Option<PathBuf> {
         found(self.config.as_deref())
     }
@@ -88,7 +88,7 @@ impl Shared {
         found(self.config.as_deref()).map(|path| load(&path)).transpose()
     }
 
-    /// Whether no configuration is named, and the packaged one cannot be read by this user.
+    /// Whether no configuration is given and this user cannot read the packaged one.
     fn is_hidden(&self) -> bool {
         given(self.config.as_deref()).is_none() && hidden(Path::new(PACKAGED_CONFIG))
     }
@@ -98,7 +98,7 @@ fn given(config: Option<&Path>) -> Option<&Path> {
     config.filter(|path| !path.as_os_str().is_empty())
 }
 
-/// The configuration that is named, or the packaged one where it is there.
+/// The given configuration, else the packaged one if it exists.
 pub fn found(config: Option<&Path>) -> Option<PathBuf> {
     let packaged = Path::new(PACKAGED_CONFIG);
     given(config).or_else(|| packaged.exists().then_some(packaged)).map(Path::to_owned)
@@ -113,10 +113,10 @@ fn load(path: &Path) -> Result<Settings, Failure> {
 }
 
 impl AdminConnection {
-    /// Finds address and token. `variable` reads the environment.
+    /// Resolves address and token. `variable` reads an environment variable.
     pub fn resolve(&self, variable: impl Fn(&str) -> Option<String>) -> Result<DaemonAddress, Failure> {
         let given = self.admin.as_deref().filter(|given| !given.is_empty());
-        // with an address and a token, no configuration is needed
+        // the configuration is not needed if address and token are given
         let token_is_known = self.token_file.is_some() || variable(TOKEN).is_some_and(|t| !t.trim().is_empty());
         let settings = match self.shared.is_hidden() {
             true if given.is_some() && token_is_known => None,
@@ -156,7 +156,7 @@ impl AdminConnection {
                 None => return Ok((None, format!("the systemd credential {name}, which only the service sees"))),
             },
         };
-        // the daemon decides whether it needs a token
+        // the daemon decides whether a token is needed
         Ok(match read(&path) {
             Ok(token) => (Some(token), path.display().to_string()),
             Err(e) => (None, format!("{} ({e})", path.display())),
@@ -177,7 +177,7 @@ fn read(path: &Path) -> Result<String, String> {
     }
 }
 
-/// Checks an address and brings it into the form of [`DaemonAddress::admin`].
+/// Validates an address, and normalizes it to the form of [`DaemonAddress::admin`].
 pub fn address(given: &str) -> Result<String, Failure> {
     if let Some(path) = given.strip_prefix("unix:") {
         return match path {
@@ -212,7 +212,7 @@ fn listening(settings: &Settings) -> Result<String, Failure> {
     }
 }
 
-/// The address of a listener from the same machine: loopback for one that listens on all addresses.
+/// The address at which this machine reaches a listener: loopback if it listens on all addresses.
 pub fn reachable(listener: SocketAddr) -> SocketAddr {
     let ip = match listener.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),

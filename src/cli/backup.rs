@@ -1,5 +1,5 @@
-//! `holdline backup`, `holdline restore`, `holdline verify`: a consistent copy of a running daemon's data, a store made of
-//! it, and the check of every record of a store that no daemon runs on.
+//! `holdline backup`, `holdline restore`, `holdline verify`: copies a running daemon's data consistently, makes a store from
+//! a backup, and checks every record of a store while no daemon runs.
 
 use crate::api;
 use crate::cli::admin_connection::{AdminConnection, Form};
@@ -16,14 +16,14 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The file that a backup folder holds.
+/// The name of the backup file in its folder.
 const FILE: &str = "holdline.backup";
 
 /// Arguments of `holdline backup`.
 #[derive(Debug, clap::Args)]
 pub struct BackupArgs {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     /// A folder for the backup; it is made, and must not hold one yet
     #[arg(value_name = "DIR")]
     dir: PathBuf,
@@ -64,16 +64,15 @@ pub struct VerifyArgs {
     json: bool,
 }
 
-/// Makes a backup.
 pub async fn backup(args: BackupArgs) -> Result<(), Failure> {
-    let admin = Admin::of(&args.reach)?;
+    let admin = Admin::of(&args.connection)?;
     let failed = |e: std::io::Error| Failure::io(format!("cannot write in {}", args.dir.display()), e);
     std::fs::create_dir_all(&args.dir).map_err(failed)?;
     let (whole, part) = (args.dir.join(FILE), args.dir.join(format!("{FILE}.part")));
     if whole.exists() {
         return Err(Failure::Usage(format!("{} is there already; give another folder", whole.display())));
     }
-    let _ = std::fs::remove_file(&part); // of a backup that broke off
+    let _ = std::fs::remove_file(&part); // left by an interrupted backup
     if !args.force {
         check_space(&admin, &args.dir).await?;
     }
@@ -88,14 +87,14 @@ pub async fn backup(args: BackupArgs) -> Result<(), Failure> {
     std::fs::rename(&part, &whole).map_err(failed)?;
     File::open(&args.dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
     bar.finish_and_clear();
-    match args.reach.shared.form() {
+    match args.connection.shared.form() {
         Form::Json => output::json(&json!({"file": whole, "bytes": bar.position()})),
         Form::Table => output::text(&format!("{}: {}\n", whole.display(), format::bytes(bar.position()))),
     }
 }
 
-/// Fails if the backup is on the filesystem of the data folder and may leave less free there than `intake.disk_reserve`, which
-/// closes intake. A daemon of another machine, or one whose status this token may not read, is not checked.
+/// Fails if the backup is on the filesystem of the data folder and may leave less free space than `intake.disk_reserve`,
+/// which closes intake. The check is skipped for a daemon on another machine, and if the token may not read the status.
 async fn check_space(admin: &Admin, dir: &Path) -> Result<(), Failure> {
     let Ok(status) = admin.get::<api::Status>("/v1/status").await else { return Ok(()) };
     let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
@@ -106,7 +105,7 @@ async fn check_space(admin: &Admin, dir: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Why a backup in `dir`, on the filesystem of the data folder, may fill it up.
+/// Why a backup in `dir` on the filesystem of the data folder may fill the disk.
 fn lack_of_space(disk: &api::Disk, dir: &Path) -> Option<String> {
     let spare_bytes = disk.free_bytes.saturating_sub(disk.reserve_bytes);
     (spare_bytes < disk.used_bytes).then(|| {
@@ -120,7 +119,7 @@ fn lack_of_space(disk: &api::Disk, dir: &Path) -> Option<String> {
     })
 }
 
-/// Makes a store from a backup and checks it.
+/// Makes a store from a backup, and checks it.
 pub fn restore(args: &RestoreArgs) -> Result<(), Failure> {
     let path = args.dir.join(FILE);
     let file = File::open(&path).map_err(|e| Failure::io(format!("cannot read {}", path.display()), e))?;
@@ -130,7 +129,6 @@ pub fn restore(args: &RestoreArgs) -> Result<(), Failure> {
     print_inventory(&args.data, &made, args.json.then(Map::new))
 }
 
-/// Checks every record.
 pub fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     let failed = |e: crate::store::StoreError| Failure::Operation(e.to_string());
     if let Some(new) = &args.salvage {
@@ -151,9 +149,9 @@ pub fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     print_inventory(&args.data, &found, args.json.then_some(more))
 }
 
-/// The file in a salvaged folder that lists all that is missing.
+/// The file in a salvaged folder that lists everything that is missing.
 const REPORT: &str = "salvage.txt";
-/// Lines of each list that are printed too.
+/// Entries of each list that are also printed.
 const LISTED_MAX: usize = 20;
 
 fn salvaged(args: &VerifyArgs, new: &Path, done: &Salvaged) -> Result<(), Failure> {
@@ -200,7 +198,7 @@ fn salvaged(args: &VerifyArgs, new: &Path, done: &Salvaged) -> Result<(), Failur
     )))
 }
 
-/// Prints what a store holds; with `more` fields as JSON.
+/// Prints the inventory of a store; JSON has the fields of `more` too.
 fn print_inventory(data: &Path, found: &Inventory, more: Option<Map<String, Value>>) -> Result<(), Failure> {
     match more {
         Some(more) => output::json(&as_json(data, found, more))?,

@@ -1,7 +1,7 @@
-//! `holdline check`: every fault of a configuration, or that there is none.
+//! `holdline check`: prints every fault of a configuration.
 //!
-//! It also reads what a start reads: secrets and certificates. A secret of an environment or of systemd that is not set here may
-//! be set for the service: it is listed as not checked, and is no fault. No secret is shown.
+//! It also reads the secrets and certificates that a start reads. Secrets from environment variables or systemd credentials
+//! may be set for the service only: if one is missing here, it is listed as not checked and is no fault. No secret is shown.
 
 use crate::cli::{Failure, admin_connection, format, output};
 use crate::config::settings::{AlertTo, Destination, DestinationAuth, Secret, ServerTls, Source, Token, Url};
@@ -20,7 +20,8 @@ pub struct Args {
     config: Option<PathBuf>,
 }
 
-/// Prints warnings to stderr, and faults with exit code 2; where there is no fault, one line to stdout, and one for each secret that is not set here.
+/// Prints warnings to stderr, and faults with exit code 2. Without faults it prints one line to stdout, and one for each
+/// secret that is not set here.
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let path = admin_connection::found(args.config.as_deref());
     let path = path.ok_or_else(|| Failure::Usage("say which configuration, with --config FILE".to_owned()))?;
@@ -50,7 +51,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a source's preset would read, and ignores because its signature does not cover it.
+/// Fields that a source's preset would read but ignores, because the signature does not cover them.
 fn unsigned(source: &Source) -> Option<String> {
     let places = unsigned_places(source);
     let shown = places.iter().map(|place| format!("{place:?}")).collect::<Vec<_>>().join(", ");
@@ -62,23 +63,23 @@ fn unsigned(source: &Source) -> Option<String> {
     })
 }
 
-/// What a start in this environment would fail at: secrets, also those that are not set here, and certificates.
+/// What would make a start in this environment fail: certificates, and secrets including those not set here.
 pub fn faults(settings: &Settings) -> Vec<String> {
     let Findings { mut faults, unchecked } = Findings::of(settings);
     faults.extend(unchecked.into_iter().map(|secret| format!("{secret} is not set here")));
     faults
 }
 
-/// The faults that can be found from here; secrets that only the service may have are left out.
+/// The faults that can be found from here; leaves out secrets that may be set for the service only.
 pub fn faults_here(settings: &Settings) -> Vec<String> {
     Findings::of(settings).faults
 }
 
-/// What a start would find.
+/// What the checks found.
 #[derive(Default)]
 struct Findings {
     faults: Vec<String>,
-    /// Secrets that only the service may have.
+    /// Secrets that may be set for the service only.
     unchecked: Vec<String>,
 }
 
@@ -112,7 +113,7 @@ impl Findings {
         }
     }
 
-    /// Whether a secret can be read here; otherwise it is listed as unchecked.
+    /// Whether a secret can be read here; if not, it is added to the unchecked ones.
     fn is_readable(&mut self, place: &str, secret: &Secret) -> bool {
         if !secret.is_elsewhere() {
             return true;
@@ -127,7 +128,7 @@ impl Findings {
         }
     }
 
-    /// Each secret by itself, so that one fault hides no other.
+    /// Checks each secret separately, so that one fault hides no other.
     fn source(&mut self, source: &Source) {
         let place = format!("source `{}`", source.name);
         for secret in &source.verify_token {
@@ -158,7 +159,7 @@ impl Findings {
         }
         let secret = here.auth.as_ref().and_then(DestinationAuth::secret);
         match (&here.auth, secret) {
-            // it is read when a token is requested
+            // the secret is read when a token is requested
             (Some(DestinationAuth::OAuth2(_)), Some(secret)) => self.read(&place, secret),
             (_, Some(secret)) if !self.is_readable(&place, secret) => here.auth = None,
             _ => {}

@@ -1,7 +1,7 @@
 //! A client of the admin API.
 //!
-//! *Failure.* No connection, or no whole answer in time: [`Failure::Unreachable`]. What the API refuses as wrongly asked:
-//! [`Failure::Usage`]. Any other error it answers, or an answer that is not the API's: [`Failure::Operation`].
+//! *Failure.* [`Failure::Unreachable`]: no connection, or no complete response in time. [`Failure::Usage`]: the API rejects
+//! the request as invalid. [`Failure::Operation`]: any other error of the API, or a response that is not the API's.
 
 use crate::cli::admin_connection::{AdminConnection, DaemonAddress, Form};
 use crate::cli::{Failure, hint, output};
@@ -19,14 +19,14 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// As every request of holdline's own clients names itself.
+/// The `User-Agent` of all of holdline's own clients.
 pub const USER_AGENT: &str = concat!("holdline/", env!("CARGO_PKG_VERSION"));
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// A change can concern millions of dead letters.
+/// The timeout of a change, which can concern millions of dead letters.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// An HTTP client that keeps its connections and gives up connecting after five seconds.
+/// An HTTP client that reuses connections, with a connect timeout of five seconds.
 pub fn http_client() -> Client<HttpConnector, Full<Bytes>> {
     let mut connector = HttpConnector::new();
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -41,11 +41,11 @@ pub struct Admin {
     token: Option<String>,
     token_from: String,
     way: Transport,
-    /// For whom answers are.
+    /// The output format.
     form: Form,
 }
 
-/// How the daemon is reached.
+/// The transport to the daemon.
 #[derive(Clone, Debug)]
 enum Transport {
     Tcp(Box<Client<HttpConnector, Full<Bytes>>>),
@@ -53,7 +53,7 @@ enum Transport {
 }
 
 impl Transport {
-    /// One exchange, as far as the head of the answer. The error says the innermost cause.
+    /// Sends a request and returns when the head of the response has arrived. The error is the innermost cause.
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String> {
         match self {
             Self::Tcp(client) => client.request(request).await.map_err(|e| root(&e)),
@@ -61,7 +61,7 @@ impl Transport {
                 let stream = tokio::net::UnixStream::connect(path).await.map_err(|e| e.to_string())?;
                 let io = TokioIo::new(stream);
                 let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(|e| root(&e))?;
-                tokio::spawn(connection); // ends with the answer
+                tokio::spawn(connection); // ends with the response
                 sender.send_request(request).await.map_err(|e| root(&e))
             }
         }
@@ -69,13 +69,13 @@ impl Transport {
 }
 
 impl Admin {
-    /// The daemon that the arguments of a command mean.
-    pub fn of(reach: &AdminConnection) -> Result<Self, Failure> {
-        let place = reach.resolve(|name| std::env::var(name).ok())?;
-        Ok(Self { form: reach.shared.form(), ..Self::at(place) })
+    /// A client for the daemon that the arguments select.
+    pub fn of(connection: &AdminConnection) -> Result<Self, Failure> {
+        let place = connection.resolve(|name| std::env::var(name).ok())?;
+        Ok(Self { form: connection.shared.form(), ..Self::at(place) })
     }
 
-    /// The daemon at a known place.
+    /// A client for a resolved address.
     pub fn at(place: DaemonAddress) -> Self {
         let way = match place.admin.strip_prefix("unix:") {
             Some(path) => Transport::Socket(path.into()),
@@ -84,23 +84,23 @@ impl Admin {
         Self { base: place.admin, token: place.token, token_from: place.token_from, way, form: Form::Json }
     }
 
-    /// The answer to `path`, which begins with `/` and is already encoded.
+    /// Gets `path`, which begins with `/` and is already encoded.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.parsed(Method::GET, path, Bytes::new()).await
     }
 
-    /// What lies behind `path`, byte for byte.
+    /// Gets the body at `path`, byte for byte.
     pub async fn get_bytes(&self, path: &str) -> Result<Bytes, Failure> {
         self.call(Method::GET, path, Bytes::new()).await
     }
 
-    /// Asks for a change; returns once it is durable.
+    /// Posts a change; returns once it is durable.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
         let body = serde_json::to_vec(body).expect("a request holds only what JSON can");
         self.parsed(Method::POST, path, body.into()).await
     }
 
-    /// Removes what lies behind `path`.
+    /// Deletes what is at `path`.
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.parsed(Method::DELETE, path, Bytes::new()).await
     }
@@ -127,7 +127,7 @@ impl Admin {
         tokio::time::timeout(timeout, exchange).await.unwrap_or_else(|_| late())
     }
 
-    /// Asks, and returns when a success has begun to come in.
+    /// Sends a request and returns when the head of a successful response has arrived.
     pub async fn open(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Failure> {
         let (uri, host) = match &self.way {
             Transport::Tcp(_) => (format!("{}{path}", self.base), None),
@@ -199,7 +199,7 @@ impl Admin {
     }
 }
 
-/// The innermost cause of an error, which says most.
+/// The innermost cause of an error, which is the most specific.
 pub fn root(error: &dyn std::error::Error) -> String {
     let mut error = error;
     while let Some(cause) = error.source() {
@@ -208,7 +208,7 @@ pub fn root(error: &dyn std::error::Error) -> String {
     error.to_string()
 }
 
-/// One segment of a path, or a value in a query, percent-encoded (RFC 3986, unreserved characters stay).
+/// Percent-encodes a path segment or a query value (RFC 3986; unreserved characters stay).
 pub fn encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -220,7 +220,7 @@ pub fn encoded(text: &str) -> String {
     out
 }
 
-/// A path with those parameters that have a value.
+/// A path with the query parameters that have a value.
 pub fn with_query<'a>(path: &str, parameters: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let mut out = path.to_owned();
     for (i, (name, value)) in parameters.into_iter().enumerate() {

@@ -1,5 +1,5 @@
-//! `holdline discard`: deliveries that wait for a destination are given up. `holdline erase`: everything stored of one
-//! interaction is removed.
+//! `holdline discard`: discards waiting deliveries of a destination. `holdline erase`: removes everything stored of one
+//! interaction.
 
 use crate::api::{Changed, Erased, Remains};
 use crate::cli::admin_connection::{AdminConnection, Form};
@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 #[command(group = clap::ArgGroup::new("chosen").required(true).args(["ids", "all"]))]
 pub struct Args {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     /// The destination
     #[arg(value_name = "DESTINATION")]
     destination: String,
@@ -39,7 +39,7 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 pub struct EraseArgs {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     /// The key of the interaction
     #[arg(long, value_name = "KEY")]
     interaction: String,
@@ -55,7 +55,7 @@ pub struct EraseArgs {
 }
 
 impl Args {
-    /// `as_of` is that of a dry run: nothing that came later is discarded.
+    /// The request; `as_of` of a dry run excludes deliveries that came later.
     fn request(&self, dry_run: bool, as_of: Option<String>) -> Value {
         let mut request =
             Map::from_iter([("reason".to_owned(), json!(self.reason)), ("dry_run".to_owned(), json!(dry_run))]);
@@ -69,9 +69,9 @@ impl Args {
     }
 }
 
-/// Discards deliveries that wait for a destination.
+/// Discards waiting deliveries of a destination.
 pub async fn discard(args: Args) -> Result<(), Failure> {
-    let admin = Admin::of(&args.reach)?;
+    let admin = Admin::of(&args.connection)?;
     let path = format!("/v1/destinations/{}/discard", encoded(&args.destination));
     let mut as_of = None;
     if args.all && !args.dry_run && !args.yes {
@@ -79,7 +79,7 @@ pub async fn discard(args: Args) -> Result<(), Failure> {
         terminal::confirm_discard(&format!("{} for {}", format::deliveries(would.matched), args.destination))?;
         as_of = would.as_of;
     }
-    let (form, request) = (args.reach.shared.form(), args.request(args.dry_run, as_of));
+    let (form, request) = (args.connection.shared.form(), args.request(args.dry_run, as_of));
     let changed: Changed = with_progress(&admin, form, Counter::Discarded, admin.post(&path, &request)).await?;
     match form {
         Form::Json => output::json(&changed),
@@ -92,8 +92,8 @@ pub async fn discard(args: Args) -> Result<(), Failure> {
 
 /// Erases an interaction.
 pub async fn erase(args: EraseArgs) -> Result<(), Failure> {
-    let admin = Admin::of(&args.reach)?;
-    let form = args.reach.shared.form();
+    let admin = Admin::of(&args.connection)?;
+    let form = args.connection.shared.form();
     let path = format!("/v1/interactions/{}/erase", encoded(&args.interaction));
     if !args.dry_run && !args.yes {
         let would: Erased = admin.post(&path, &json!({"dry_run": true})).await?;
@@ -107,7 +107,7 @@ pub async fn erase(args: EraseArgs) -> Result<(), Failure> {
     }
 }
 
-/// What it is, in one line.
+/// The counts in one line.
 fn counts(erased: &Erased) -> String {
     let counts = [
         (erased.waiting, "deliveries that waited"),

@@ -1,4 +1,4 @@
-//! `holdline dlq`: what could not be delivered; to look at, send again, or discard.
+//! `holdline dlq`: lists, shows, redrives and purges dead letters.
 
 use crate::api::{self, Changed, RedriveAnswer};
 use crate::cli::admin_connection::{AdminConnection, Form};
@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-/// Where a change is asked for, and what counts it.
+/// The path of each change, and the counter that shows its progress.
 const REDRIVE: (&str, Counter) = ("/v1/dlq/redrive", Counter::Redriven);
 const PURGE: (&str, Counter) = ("/v1/dlq/purge", Counter::Discarded);
 
@@ -20,7 +20,7 @@ const PURGE: (&str, Counter) = ("/v1/dlq/purge", Counter::Discarded);
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     #[command(subcommand)]
     what: What,
 }
@@ -119,7 +119,7 @@ struct Purge {
 }
 
 impl Choice {
-    /// The body of the request, without `dry_run`.
+    /// The request body without `dry_run`.
     fn request(&self) -> Map<String, Value> {
         let mut request = Map::new();
         if self.all {
@@ -135,10 +135,10 @@ impl Choice {
     }
 }
 
-/// Runs one of the commands about dead letters.
+/// Runs a `dlq` command.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let admin = Admin::of(&args.reach)?;
-    let form = args.reach.shared.form();
+    let admin = Admin::of(&args.connection)?;
+    let form = args.connection.shared.form();
     match args.what {
         What::List(list) => self::list(&admin, &list, form).await,
         What::Show(show) => self::show(&admin, &show, form).await,
@@ -206,7 +206,7 @@ fn rows(items: &[api::DeadLetter], now: Timestamp) -> Table {
     table
 }
 
-/// As [`events::outcome`], and shorter: of an answer only its status.
+/// Like [`events::outcome`], but only the status of a response.
 fn last_outcome(attempt: &api::Attempt) -> String {
     let outcome = events::outcome(attempt);
     outcome.strip_prefix("status ").map_or_else(|| outcome.clone(), str::to_owned)
@@ -227,7 +227,7 @@ async fn show(admin: &Admin, show: &Show, form: Form) -> Result<(), Failure> {
     }
 }
 
-/// One dead letter with every attempt.
+/// One dead letter with all its attempts.
 fn detail(of: &api::DeadLetter, now: Timestamp) -> String {
     let head = events::Head {
         id: of.id,
@@ -277,7 +277,7 @@ fn detail(of: &api::DeadLetter, now: Timestamp) -> String {
     text
 }
 
-/// Asks for a change of the chosen dead letters, a dry run where that is all that is wanted.
+/// Requests a change of the selected dead letters; a dry run if that was requested.
 async fn change<T: DeserializeOwned>(
     admin: &Admin,
     (path, counter): (&str, Counter),
@@ -291,7 +291,7 @@ async fn change<T: DeserializeOwned>(
     with_progress(admin, form, counter, admin.post(path, &Value::Object(request))).await
 }
 
-/// Prints what was changed. Ids that fit nothing, and a change that was not made in full, are failures.
+/// Prints the result of a change. Fails if an id matched nothing, or if the change is incomplete.
 fn report(
     answer: &impl Serialize,
     changed: &Changed,
@@ -300,11 +300,11 @@ fn report(
     form: Form,
 ) -> Result<(), Failure> {
     let (matched, done, scope) = (changed.matched as u64, changed.done as u64, filter::scope(changed));
-    let letters = format::counted(matched, "dead letter");
+    let dead_letters = format::counted(matched, "dead letter");
     match form {
         Form::Json => output::json(answer)?,
         Form::Table if choice.dry_run => output::text(&format!(
-            "{letters} {would}{scope}
+            "{dead_letters} {would}{scope}
 "
         ))?,
         Form::Table => output::text(&format!(
@@ -319,14 +319,14 @@ fn report(
     }
     if !choice.dry_run && done < matched {
         return Err(Failure::Operation(format!(
-            "{letters} matched, but only {} {did}; the daemon's log says why",
+            "{dead_letters} matched, but only {} {did}; the daemon's log says why",
             format::count(done)
         )));
     }
     Ok(())
 }
 
-/// Prints the commands that show how the deliveries of a redrive go on.
+/// Prints the commands that show the deliveries of a redrive.
 fn how_to_follow(changed: &Changed, choice: &Choice, form: Form) -> Result<(), Failure> {
     if choice.dry_run || changed.done == 0 || form == Form::Json {
         return Ok(());
@@ -350,13 +350,13 @@ fn how_to_follow(changed: &Changed, choice: &Choice, form: Form) -> Result<(), F
     ))
 }
 
-/// Asks whether what is there now is to go; what the change then says, so that nothing else goes.
+/// Shows a dry run and asks for confirmation; returns the request, limited to what was shown.
 async fn ask_first(admin: &Admin, choice: &Choice) -> Result<Map<String, Value>, Failure> {
     let mut request = choice.request();
     request.insert("dry_run".to_owned(), json!(true));
     let would: Changed = admin.post("/v1/dlq/purge", &Value::Object(request)).await?;
-    let letters = format::counted(would.matched as u64, "dead letter");
-    terminal::confirm_discard(&format!("{letters}{}", filter::scope(&would)))?;
+    let dead_letters = format::counted(would.matched as u64, "dead letter");
+    terminal::confirm_discard(&format!("{dead_letters}{}", filter::scope(&would)))?;
     Ok(would.as_of.map(|as_of| ("as_of".to_owned(), json!(as_of))).into_iter().collect())
 }
 

@@ -1,8 +1,9 @@
-//! `holdline doctor`: checks what the daemon needs of its machine and its destinations; a verdict for each, and a remedy.
+//! `holdline doctor`: checks what the daemon needs of its machine and its destinations, with a verdict and a remedy for
+//! each.
 //!
-//! A running daemon is asked for its data folder, its durability and its destinations. Everything else is checked from here by
-//! the configuration, and so is all of it while no daemon runs. Exit code 1 where something is bad,
-//! 2 where the configuration or a secret of it cannot be used.
+//! Data folder, durability and destinations come from the running daemon. Everything else is checked locally from the
+//! configuration, and so are all of these if no daemon runs. Exit code 1 if a finding is bad, 2 if the configuration or one
+//! of its secrets cannot be used.
 
 mod disk;
 mod network;
@@ -23,13 +24,13 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Good,
-    /// It works, but may fail later or in some cases.
+    /// It works, and may fail later or in some cases.
     Doubtful,
     Bad,
 }
@@ -44,13 +45,13 @@ impl Verdict {
     }
 }
 
-/// What was found about one thing.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     pub what: String,
     pub verdict: Verdict,
     pub found: String,
-    /// What to do; empty where nothing is.
+    /// What to do; empty if nothing is needed.
     pub remedy: String,
 }
 
@@ -68,13 +69,13 @@ impl Finding {
     }
 }
 
-/// Checks everything and prints the findings.
+/// Runs all checks and prints the findings.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let settings = match args.reach.shared.settings()? {
+    let settings = match args.connection.shared.settings()? {
         Some(settings) => settings,
         None => Settings::embedded(&Flags::default()).map_err(|why| Failure::Usage(why.to_string()))?,
     };
-    let status = status(&args.reach).await;
+    let status = status(&args.connection).await;
     let mut findings = vec![daemon(status.as_ref())];
     findings.extend(status.as_ref().ok().and_then(|status| unapplied(status, &settings)));
     findings.extend(disk::look(&settings, status.as_ref().ok()));
@@ -84,14 +85,14 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let remedy = "make the file, readable for the user that holdline runs as";
     findings.extend(faults.iter().map(|why| Finding::bad("secret", why.as_str(), remedy)));
     findings.extend(certificates(&settings));
-    findings.extend(doubts(&settings, args.reach.shared.file().as_deref()));
+    findings.extend(doubts(&settings, args.connection.shared.file().as_deref()));
     for destination in &settings.destinations {
         findings.extend(network::look(destination).await);
     }
     for (n, alert) in settings.alerts.iter().enumerate() {
         findings.extend(network::look_at_alert(n, alert).await);
     }
-    match args.reach.shared.form() {
+    match args.connection.shared.form() {
         Form::Json => output::json(&Value::Array(findings.iter().map(as_json).collect()))?,
         Form::Table => output::wrapped(&as_text(&findings))?,
     }
@@ -117,11 +118,11 @@ fn as_text(findings: &[Finding]) -> String {
     text
 }
 
-async fn status(reach: &AdminConnection) -> Result<api::Status, Failure> {
-    Admin::of(reach)?.get("/v1/status").await
+async fn status(connection: &AdminConnection) -> Result<api::Status, Failure> {
+    Admin::of(connection)?.get("/v1/status").await
 }
 
-/// Destinations in which the running daemon and the configuration differ.
+/// Destinations that differ between the running daemon and the configuration.
 fn unapplied(status: &api::Status, settings: &Settings) -> Option<Finding> {
     let run: BTreeSet<&str> = status.destinations.iter().map(|d| d.name.as_str()).collect();
     let written: BTreeSet<&str> = settings.destinations.iter().map(|d| d.name.as_str()).collect();
@@ -152,7 +153,7 @@ fn daemon(status: Result<&api::Status, &Failure>) -> Finding {
     }
 }
 
-/// Each connection, each request in flight and sled's files take a descriptor.
+/// Checks the limit of file descriptors: each connection, each request in flight and each file of sled takes one.
 fn descriptors(settings: &Settings) -> Finding {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     let out: usize = settings.destinations.iter().map(|d| d.concurrency_max).sum();
@@ -166,16 +167,16 @@ fn descriptors(settings: &Settings) -> Finding {
     }
 }
 
-/// The warnings of `check`; the mode of the data folder is a finding of the disk.
+/// The warnings of `check`, except the mode of the data folder, which is a finding of the disk.
 fn doubts(settings: &Settings, file: Option<&Path>) -> Vec<Finding> {
     let warnings = warnings(settings, file).into_iter().filter(|warning| warning.place != "store.path");
     warnings.map(|w| Finding::doubtful(w.place, w.message, w.remedy)).collect()
 }
 
-/// A certificate that ends within this time is reported.
+/// Certificates that expire within this time are reported.
 const CERTIFICATE_SOON: Duration = Duration::from_secs(14 * 86_400);
 
-/// When the certificates end that the configuration names; a finding for each file.
+/// When the configured certificates expire; one finding per file.
 fn certificates(settings: &Settings) -> Vec<Finding> {
     let now = Clock::system().wall();
     let mut findings = Vec::new();

@@ -1,4 +1,4 @@
-//! Answers of any length: written as they arrive, with a progress bar on a terminal.
+//! Downloads of any length: written as they arrive, with a progress bar on a terminal.
 
 use crate::cli::client::{Admin, root};
 use crate::cli::{Failure, output};
@@ -11,7 +11,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Asks for `path` and gives each piece of the answer to `take`, in order.
+/// Gets `path` and passes each chunk of the response to `take`, in order.
 pub async fn pieces(
     admin: &Admin,
     path: &str,
@@ -27,7 +27,7 @@ pub async fn pieces(
     Ok(())
 }
 
-/// Writes the lines behind `path` to a new file, or to the standard output.
+/// Writes the response to a new file, or to the standard output.
 pub async fn lines(admin: &Admin, path: &str, to: Option<&Path>) -> Result<(), Failure> {
     let Some(to) = to else { return pieces(admin, path, |data| output::bytes(data)).await };
     let failed = |e: std::io::Error| Failure::io(format!("cannot write {}", to.display()), e);
@@ -44,13 +44,13 @@ pub async fn lines(admin: &Admin, path: &str, to: Option<&Path>) -> Result<(), F
     Ok(())
 }
 
-/// A file that only its owner reads, and that was not there.
+/// Makes a new file that only its owner can read; fails if it exists.
 pub fn new_file(path: &Path) -> Result<File, Failure> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     file.map_err(|e| Failure::io(format!("cannot make {}", path.display()), e))
 }
 
-/// A bar of unknown length on stderr; nothing where that is no terminal.
+/// A progress bar of unknown length on stderr; hidden without a terminal.
 pub fn bar(unit: &str) -> ProgressBar {
     let bar = ProgressBar::new_spinner();
     bar.set_draw_target(ProgressDrawTarget::stderr());

@@ -1,4 +1,4 @@
-//! `holdline events`: which events there are, and the whole story of one.
+//! `holdline events`: lists events, and shows one with all its deliveries and attempts.
 
 use crate::api::{self, Attempts, BlockedBy, Changed, DeliveryState, Time};
 use crate::cli::admin_connection::{AdminConnection, Form};
@@ -17,7 +17,7 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     #[command(subcommand)]
     what: What,
 }
@@ -68,7 +68,7 @@ impl Discard {
         }
         let would: Changed = admin.delete(&path(event, "", destination, true, "")).await?;
         terminal::confirm_discard(&format!("{}{}", format::deliveries(would.matched), filter::scope(&would)))?;
-        // what was shown goes, and nothing that has come since
+        // only for the destinations that were shown, not for later ones
         let mut done = 0;
         for destination in would.destinations.keys() {
             match admin.delete::<Changed>(&path(event, "", Some(destination), false, &self.reason)).await {
@@ -81,7 +81,7 @@ impl Discard {
     }
 }
 
-/// Where a change of an event's deliveries is asked for.
+/// The path and query of a change of an event's deliveries.
 fn path(event: &str, tail: &str, destination: Option<&str>, dry_run: bool, reason: &str) -> String {
     let destination = destination.map(|name| ("destination", name));
     let dry = dry_run.then_some(("dry_run", "true"));
@@ -91,7 +91,7 @@ fn path(event: &str, tail: &str, destination: Option<&str>, dry_run: bool, reaso
 }
 
 impl Change {
-    /// Says what was changed; one that was not made in full is a failure.
+    /// Prints the result of a change; fails if it is incomplete.
     fn report(&self, changed: &Changed, did: &str, form: Form) -> Result<(), Failure> {
         let (matched, done, scope) = (changed.matched, changed.done, filter::scope(changed));
         let deliveries = format::deliveries;
@@ -131,10 +131,10 @@ struct Show {
     id: String,
 }
 
-/// Runs one of the commands about events.
+/// Runs an `events` command.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let admin = Admin::of(&args.reach)?;
-    let form = args.reach.shared.form();
+    let admin = Admin::of(&args.connection)?;
+    let form = args.connection.shared.form();
     match args.what {
         What::Retry(change) => {
             let (event, destination) = filter::one(&change.id, change.destination.as_deref())?;
@@ -189,7 +189,7 @@ fn rows(items: &[api::Event], now: Timestamp) -> Table {
     table
 }
 
-/// The state of an event's deliveries: one word where they agree, else how many are in which.
+/// The states of an event's deliveries: one word if they agree, else a count for each state.
 fn state(deliveries: &[api::Delivery]) -> String {
     let mut states: BTreeMap<&str, usize> = BTreeMap::new();
     for delivery in deliveries {
@@ -202,7 +202,7 @@ fn state(deliveries: &[api::Delivery]) -> String {
     }
 }
 
-/// What an event and a dead letter have in common.
+/// The fields that events and dead letters share.
 #[derive(Debug)]
 pub(super) struct Head<'a> {
     pub id: EventId,
@@ -217,7 +217,7 @@ pub(super) struct Head<'a> {
     pub conflict: bool,
 }
 
-/// The head of an event or dead letter, one field a line.
+/// The head of an event or dead letter, one field per line.
 pub(super) fn head(of: &Head<'_>, now: Timestamp) -> String {
     let time = |at: Time| format!("{at} ({})", format::ago(at, now));
     let conflict = if of.conflict { ", differs from another event with the sender's id" } else { "" };
@@ -284,7 +284,7 @@ to {}: {}
     text
 }
 
-/// What an operator can do about a delivery that goes nowhere by itself.
+/// What an operator can do about a delivery that does not continue by itself.
 fn what_to_do(event: &api::Event, delivery: &api::Delivery) -> String {
     let id = match event.deliveries.len() {
         0 | 1 => event.id.to_string(),
@@ -340,12 +340,12 @@ pub(super) fn progress(delivery: &api::Delivery, now: Timestamp) -> String {
     text
 }
 
-/// The outcome of an attempt that was answered; its status says the rest.
+/// The outcome of an attempt that got a response; the status says the rest.
 const ANSWERED: &str = "answered";
-/// Of one that was answered 2xx with a body that says it was no success.
+/// The outcome of an attempt with a 2xx response whose body reports a failure.
 const UNSUCCESSFUL: &str = "unsuccessful";
 
-/// How an attempt ended, in a word or two.
+/// The outcome of an attempt in one or two words.
 pub(super) fn outcome(attempt: &api::Attempt) -> String {
     match attempt.status {
         Some(status) if attempt.outcome == UNSUCCESSFUL => format!("unsuccessful {status}"),
@@ -370,7 +370,7 @@ pub(super) fn blocker(by: &BlockedBy, now: Timestamp) -> String {
     text
 }
 
-/// Every attempt, one a row, and below the table what was answered.
+/// A table with one row per attempt, followed by the responses.
 pub(super) fn attempts(attempts: &[api::Attempt], now: Timestamp) -> String {
     let mut table = Table::new([
         Column::fixed("  ATTEMPT").right(),

@@ -15,7 +15,7 @@ use std::time::Duration;
 #[command(group = clap::ArgGroup::new("what").required(true).args(["id", "interaction", "destination"]))]
 pub struct Args {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     /// The event's id, or SOURCE:ID with the sender's own id
     #[arg(value_name = "EVENT_ID")]
     id: Option<String>,
@@ -27,19 +27,19 @@ pub struct Args {
     destination: Option<String>,
 }
 
-/// Events of a chain, each waiting for the next, that are shown.
+/// Events shown of a chain in which each waits for the next.
 const CHAIN_MAX: usize = 8;
-/// Events of an interaction that are shown.
+/// Events shown of an interaction.
 const SHOWN: usize = 10;
-/// Of each state, events that are shown of those first in line of a destination.
+/// Events shown of each state from the head of a destination's queue.
 const FIRST: &str = "3";
 
-/// What is printed.
+/// The output.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Explanation {
     Event {
-        /// The event, the one it waits for, and so on.
+        /// The event, the event it waits for, and so on.
         chain: Vec<api::Event>,
     },
     Interaction {
@@ -54,16 +54,15 @@ enum Explanation {
     },
 }
 
-/// Runs the command.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let admin = Admin::of(&args.reach)?;
+    let admin = Admin::of(&args.connection)?;
     let explanation = match (&args.id, &args.interaction, &args.destination) {
         (Some(id), ..) => event(&admin, id).await?,
         (None, Some(key), _) => interaction(&admin, key).await?,
         (None, None, Some(name)) => destination(&admin, name).await?,
         (None, None, None) => return Err(Failure::Usage("say which event, interaction or destination".into())),
     };
-    match args.reach.shared.form() {
+    match args.connection.shared.form() {
         Form::Json => output::json(&explanation),
         Form::Table => output::wrapped(&text(&explanation, format::now())),
     }
@@ -73,7 +72,7 @@ async fn event(admin: &Admin, id: &str) -> Result<Explanation, Failure> {
     let mut chain: Vec<api::Event> = vec![admin.get(&format!("/v1/events/{}", encoded(id))).await?];
     while let Some(behind) = chain.last().and_then(behind).filter(|_| chain.len() < CHAIN_MAX) {
         let next: api::Event = admin.get(&format!("/v1/events/{}", encoded(&behind))).await?;
-        // events that move meanwhile can make a ring
+        // events that move between two requests can form a cycle
         if chain.iter().any(|known| known.id == next.id) {
             break;
         }
@@ -121,7 +120,7 @@ async fn destination(admin: &Admin, name: &str) -> Result<Explanation, Failure> 
     for state in DeliveryState::OPEN {
         let path = with_query("/v1/events", [("destination", name), ("state", state.word()), ("limit", FIRST)]);
         for event in admin.get::<Page<api::Event>>(&path).await?.items {
-            // an event that changes its state between two requests is shown as it was seen first
+            // an event that changes state between two requests is shown as first seen
             if !first_in_line.iter().any(|known| known.id == event.id) {
                 first_in_line.push(event);
             }
@@ -193,7 +192,7 @@ fn of_destination(destination: &api::Destination, first_in_line: &[api::Event], 
     text
 }
 
-/// A breaker that an operator keeps closed does not open, whatever the calls say.
+/// The note for a breaker that an operator keeps closed: it does not open on failures.
 fn kept_closed(breaker: &api::Breaker, now: Timestamp) -> String {
     match (breaker.state, &breaker.set_by, breaker.until.filter(|until| until.0 > now)) {
         (api::BreakerState::Closed, Some(who), Some(until)) => {
@@ -208,7 +207,7 @@ fn kept_closed(breaker: &api::Breaker, now: Timestamp) -> String {
     }
 }
 
-/// A line for each delivery: event, destination, state, and what blocks it.
+/// One line per delivery: event, destination, state, blocker.
 fn lines(events: &[api::Event], now: Timestamp) -> String {
     let mut text = String::new();
     for event in events.iter().take(SHOWN) {

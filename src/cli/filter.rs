@@ -1,4 +1,4 @@
-//! Which events or dead letters a command means, and the pages in which the API lists them.
+//! Filters for events and dead letters, and paging through the API's lists.
 
 use crate::api::{self, Page};
 use crate::cli::client::{Admin, with_query};
@@ -28,7 +28,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Name and value of each filter that is given, as the API names them.
+    /// Name and value of each given filter, with the API's names.
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         [
             ("destination", &self.destination),
@@ -56,7 +56,7 @@ pub struct DeadFilter {
 }
 
 impl DeadFilter {
-    /// Name and value of each filter that is given, as the API names them.
+    /// Name and value of each given filter, with the API's names.
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         [("reason", &self.reason), ("since", &self.since), ("until", &self.until)]
             .into_iter()
@@ -64,13 +64,13 @@ impl DeadFilter {
     }
 }
 
-/// Filters as they stand in the body of a request.
+/// Filters as a JSON object for a request body.
 pub fn object<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Map<String, Value> {
     pairs.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect()
 }
 
-/// An event and the destination that is named with it: `EVENT/DESTINATION`. The sender's own ids can hold a slash, and are
-/// never taken apart.
+/// Splits `EVENT/DESTINATION` into event and destination. A sender's own id can contain a slash, so `SOURCE:ID` is not
+/// split.
 pub fn pair(named: &str) -> (&str, Option<&str>) {
     match named.split_once('/') {
         Some((event, destination)) if event.parse::<EventId>().is_ok() => (event, Some(destination)),
@@ -78,7 +78,7 @@ pub fn pair(named: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Event and destination as `EVENT/DESTINATION` or with `--destination`; two different ones are wrong use.
+/// Event and destination from `EVENT/DESTINATION` or `--destination`; two different destinations are a usage error.
 pub fn one<'a>(named: &'a str, destination: Option<&'a str>) -> Result<(&'a str, Option<&'a str>), Failure> {
     match (pair(named), destination) {
         ((_, Some(one)), Some(other)) if one != other => {
@@ -88,7 +88,7 @@ pub fn one<'a>(named: &'a str, destination: Option<&'a str>) -> Result<(&'a str,
     }
 }
 
-/// How many of what are meant, by destination, as an answer says it: ` (crm 2, erp 1)`, or ` (crm)` where all are for one.
+/// The matched deliveries by destination: ` (crm 2, erp 1)`, or ` (crm)` if all are for one.
 pub fn scope(changed: &api::Changed) -> String {
     let destinations = &changed.destinations;
     let named: Vec<String> = match destinations.len() {
@@ -111,7 +111,7 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    /// Name and value of each filter that is given, as the API names them.
+    /// Name and value of each given filter, with the API's names.
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         [("since", &self.since), ("until", &self.until)]
             .into_iter()
@@ -119,7 +119,7 @@ impl Accepted {
     }
 }
 
-/// A time in RFC 3339, as it was given or counted back from now.
+/// A time in RFC 3339: as given, or counted back from now.
 fn moment(given: &str) -> Result<String, String> {
     if let Ok(ago) = humantime::parse_duration(given) {
         return Ok(format::now().before(ago).to_string());
@@ -147,9 +147,9 @@ pub struct Pages {
     all: bool,
 }
 
-/// The largest page that is asked for with `--all`.
+/// The page size for `--all`.
 const PAGE: u32 = 500;
-/// No page is larger; more is had with `--all`, or with `--after`.
+/// The API's largest page; longer lists need `--all` or `--after`.
 const PAGE_MAX: u32 = 1000;
 
 impl Pages {
@@ -158,7 +158,7 @@ impl Pages {
     }
 }
 
-/// Prints a list as JSON, in the API's form; with `--all` it is one list, written as its pages arrive.
+/// Prints a list as JSON in the API's form; with `--all` as one list, written as the pages arrive.
 pub async fn print_json(admin: &Admin, path: &str, pairs: &[(&str, &str)], pages: &Pages) -> Result<(), Failure> {
     if !pages.all {
         let page: Page<Value> = page(admin, path, pairs, pages.size(), pages.after.as_deref()).await?;
@@ -180,7 +180,8 @@ pub async fn print_json(admin: &Admin, path: &str, pairs: &[(&str, &str)], pages
     }
 }
 
-/// Prints a list as tables, one a page, each made by `table`; says on stderr where it goes on, or that it is empty.
+/// Prints a list as tables, one per page, each made by `table`; says on stderr where the list continues, or that it is
+/// empty.
 pub async fn print_tables<T: DeserializeOwned>(
     admin: &Admin,
     path: &str,
@@ -213,8 +214,8 @@ pub async fn print_tables<T: DeserializeOwned>(
     Ok(())
 }
 
-/// A page of so many items. The daemon looks at so much at once and then answers with what it found, be that little; here
-/// it is asked on.
+/// Gets a page of `limit` items. The daemon bounds the work of one response and may return fewer, so this asks again until
+/// the page is full.
 async fn page<T: DeserializeOwned>(
     admin: &Admin,
     path: &str,
@@ -246,7 +247,7 @@ async fn part<T: DeserializeOwned>(
     admin.get(&with_query(path, pairs.iter().copied().chain(paging))).await
 }
 
-/// Where the list goes on; nowhere if that is where it already was, so that no answer makes a command run for ever.
+/// Where the list continues; none if the position did not advance, so that no response causes an endless loop.
 fn next(next: Option<String>, before: Option<String>) -> Option<String> {
     next.filter(|next| !next.is_empty() && Some(next) != before.as_ref())
 }

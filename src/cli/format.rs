@@ -1,11 +1,11 @@
-//! Numbers in words that a person reads at a glance: ages, sizes, counts.
+//! Numbers, sizes and times in readable form.
 
 use crate::cli::hint;
 use crate::clock::Clock;
 use crate::time::Timestamp;
 use std::time::Duration;
 
-/// `850ms`, `4.2s`, `3m 20s`, `5h 12m`, `7d 3h`: never more than two units.
+/// `850ms`, `4.2s`, `3m 20s`, `5h 12m`, `7d 3h`: at most two units.
 pub fn age(d: Duration) -> String {
     let s = d.as_secs();
     match s {
@@ -63,7 +63,7 @@ pub fn counted(n: u64, noun: &str) -> String {
     format!("{} {noun}{plural}", count(n))
 }
 
-/// `3m 20s ago`, or `in 12s` of a time to come.
+/// `3m 20s ago`, or `in 12s` for a future time.
 pub fn ago(at: impl Into<Timestamp>, now: Timestamp) -> String {
     match at.into() {
         at if at > now => format!("in {}", age(at.since(now))),
@@ -71,22 +71,22 @@ pub fn ago(at: impl Into<Timestamp>, now: Timestamp) -> String {
     }
 }
 
-/// An optional text; `-` where there is none.
+/// The text, or `-` if there is none.
 pub fn or_dash(text: Option<&str>) -> &str {
     text.filter(|text| !text.is_empty()).unwrap_or("-")
 }
 
-/// An RFC 3339 time in UTC, as the API writes them.
+/// Parses an RFC 3339 time in UTC, as the API writes it.
 pub fn instant(rfc3339: &str) -> Option<Timestamp> {
     humantime::parse_rfc3339(rfc3339).ok().map(Timestamp::from_system)
 }
 
-/// The time by which ages are told.
+/// The current time, for ages.
 pub fn now() -> Timestamp {
     Clock::system().wall()
 }
 
-/// `text` in one line of at most `max` characters, without control characters; `…` stands for what was cut.
+/// `text` in one line of at most `max` characters, without control characters; `…` marks a cut.
 pub fn line(text: &str, max: usize) -> String {
     match text.chars().nth(max) {
         None => text.chars().map(harmless).collect(),
@@ -94,8 +94,8 @@ pub fn line(text: &str, max: usize) -> String {
     }
 }
 
-/// What stands in place of a character that would act on a terminal: a blank for a control character (C0, DEL, C1), `U+FFFD`
-/// for one that is not seen and changes how others are read ([`is_deceptive`]).
+/// Replaces a character that would act on a terminal: a control character (C0, DEL, C1) by a blank, and an invisible one
+/// that changes how others are displayed by `U+FFFD` ([`is_deceptive`]).
 pub fn harmless(c: char) -> char {
     match c {
         c if c.is_control() => ' ',
@@ -104,8 +104,8 @@ pub fn harmless(c: char) -> char {
     }
 }
 
-/// Whether a character is invisible and makes a text read as another one: it turns the direction (Unicode's bidirectional
-/// controls), ends a line, or has no width. The joiners U+200C and U+200D stay, because Persian and Hindi are written with them.
+/// Whether a character is invisible and changes how a text is displayed: it sets the direction (Unicode's bidirectional
+/// controls), ends a line, or has no width. The joiners U+200C and U+200D are allowed, because Persian and Hindi need them.
 pub fn is_deceptive(c: char) -> bool {
     matches!(c,
         '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' // direction
@@ -114,7 +114,7 @@ pub fn is_deceptive(c: char) -> bool {
         | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E0FFF}') // annotations, tags
 }
 
-/// The last `max` characters of a line; `…` stands for what was cut.
+/// The last `max` characters of a line; `…` marks a cut.
 pub fn tail(line: &str, max: usize) -> String {
     match line.chars().count().checked_sub(max) {
         None | Some(0) => line.to_owned(),
@@ -122,15 +122,15 @@ pub fn tail(line: &str, max: usize) -> String {
     }
 }
 
-/// How many columns a text takes on a terminal: what only sets its style takes none.
+/// The columns that a text takes on a terminal; style sequences take none.
 pub fn columns(text: &str) -> usize {
     let mut parts = text.split("\x1b[");
     let plain = parts.next().map_or(0, |first| first.chars().count());
     plain + parts.map(|part| part.split_once('m').map_or(part, |(_, rest)| rest).chars().count()).sum::<usize>()
 }
 
-/// Lines that are longer than `width` go on in further ones, two columns further in. A word alone is never cut, nor is a
-/// line that is a command to copy.
+/// Wraps lines longer than `width`; continuation lines are indented by two more columns. Single words are not split, and
+/// neither are lines that are commands to copy.
 pub fn wrap(text: &str, width: Option<usize>) -> String {
     let Some(width) = width else { return text.to_owned() };
     let mut out = String::with_capacity(text.len());

@@ -1,23 +1,23 @@
-//! Commands as they are told to whoever is at this terminal, so that they work as they stand when they are pasted.
+//! Commands that messages suggest, written so that they work when pasted into this terminal.
 //!
-//! *Invariants.* A hint begins with the program as it was called: one that is not in the path is told with its own. It finds the
-//! same daemon as the command that prints it: by the flags of that command, which the next one does not have; what the
-//! environment says needs no repeating. Whoever came by `sudo` needs it again.
+//! *Invariants.* A hint begins with the program as it was called: with its path if it was called by path. It finds the same
+//! daemon as the command that prints it, because it repeats that command's connection flags; environment variables need no
+//! repetition. After a call through `sudo` the hint includes `sudo`.
 
 use std::fmt::Write;
 use std::path::Path;
 
-/// Flags by which a daemon is found, each with a value.
+/// Flags that select the daemon; each has a value.
 const FLAGS: [&str; 3] = ["--config", "--admin", "--token-file"];
-/// Where a package puts the unit.
+/// Where packages install the systemd unit.
 const UNITS: [&str; 2] = ["/usr/lib/systemd/system/holdline.service", "/etc/systemd/system/holdline.service"];
 
-/// `holdline REST` for the daemon that this command found.
+/// `holdline REST` for the daemon that this command uses.
 pub fn command(rest: &str) -> String {
     built(rest, &arguments(), std::env::var_os("SUDO_USER").is_some())
 }
 
-/// The program and its arguments. Unit tests run as a program of another name, with arguments of their own.
+/// The program and its arguments. Unit tests run under another program name, with other arguments.
 fn arguments() -> Vec<String> {
     if cfg!(test) {
         return vec!["holdline".to_owned()];
@@ -27,7 +27,7 @@ fn arguments() -> Vec<String> {
 
 fn built(rest: &str, arguments: &[String], sudo: bool) -> String {
     let mut text = format!("{}{} {rest}", if sudo { "sudo " } else { "" }, called(arguments));
-    for (flag, value) in reach(arguments.get(1..).unwrap_or_default()) {
+    for (flag, value) in connection(arguments.get(1..).unwrap_or_default()) {
         write!(text, " {flag} {}", quoted(&value)).expect("writing to a String cannot fail");
     }
     text
@@ -45,7 +45,7 @@ pub fn program() -> String {
     called(&arguments())
 }
 
-/// As it was called, where that says its place; else by its name.
+/// The path if it was called by path, else the name.
 fn called(arguments: &[String]) -> String {
     match arguments.first().filter(|name| name.contains('/')) {
         Some(place) => quoted(place),
@@ -63,13 +63,13 @@ pub fn is_command(line: &str) -> bool {
     words.next().is_some_and(|word| word == "holdline" || word.ends_with("/holdline"))
 }
 
-/// What starts the daemon on this machine.
+/// The command that starts the daemon on this machine.
 pub fn start() -> &'static str {
     if UNITS.iter().any(|unit| Path::new(unit).exists()) { "sudo systemctl start holdline" } else { "holdline serve" }
 }
 
-/// The flags among the arguments by which the daemon is found; of several the last counts.
-fn reach(arguments: &[String]) -> Vec<(&'static str, String)> {
+/// The flags among the arguments that select the daemon; the last of several counts.
+fn connection(arguments: &[String]) -> Vec<(&'static str, String)> {
     let written = arguments.split(|word| word == "--").next().unwrap_or_default();
     let value = |flag: &'static str| {
         let after = written.iter().enumerate().rev().find_map(|(n, word)| match word.strip_prefix(flag)? {
@@ -81,7 +81,7 @@ fn reach(arguments: &[String]) -> Vec<(&'static str, String)> {
     FLAGS.into_iter().filter_map(value).collect()
 }
 
-/// A word as a shell takes it.
+/// Quotes a word for a shell.
 pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

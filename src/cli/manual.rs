@@ -1,10 +1,10 @@
-//! `holdline completions` and `holdline man`: what packages ship beside the program, made from its own definition and from
-//! the commented default configuration.
+//! `holdline completions` and `holdline man`: the files that packages ship beside the program, generated from the command
+//! line definition and the commented default configuration.
 //!
-//! *Format* of `packaging/holdline.toml`, which both the page `holdline.toml(5)` and the reference are made from: comment
-//! lines directly above a header or a setting describe it; those above a blank line belong to the section; a comment behind a
-//! value says which values are allowed. A setting behind `# ` has no default and shows an example, and one without a
-//! description of its own is a further example of a key that is described above it.
+//! *Format* of `packaging/holdline.toml`, the source of the page `holdline.toml(5)` and of the reference: comment lines
+//! directly above a header or a setting describe it; those above a blank line belong to the section; a comment after a value
+//! lists the allowed values. A setting after `# ` has no default and shows an example; one without a description is a
+//! further example of a key that is described above it.
 
 use crate::cli::{Cli, Failure, output};
 use clap::{CommandFactory, ValueEnum};
@@ -44,7 +44,7 @@ fn named(shell: Shell) -> String {
     shell.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
 }
 
-/// Writes a page for the program, one for each of its commands, and one for the configuration.
+/// Writes a page for the program, one for each command, and one for the configuration.
 pub fn man(args: &Man) -> Result<ExitCode, Failure> {
     let shown = args.directory.display();
     let cannot = |e| Failure::io(format!("cannot write manual pages to {shown}"), e);
@@ -58,7 +58,7 @@ pub fn man(args: &Man) -> Result<ExitCode, Failure> {
 pub struct Section {
     /// As written, `[intake]` or `[[source]]`; empty for the file.
     pub header: &'static str,
-    /// Paragraphs.
+    /// The paragraphs of the description.
     pub about: Vec<String>,
     pub settings: Vec<Setting>,
 }
@@ -69,11 +69,11 @@ pub struct Setting {
     pub key: &'static str,
     /// As written.
     pub value: &'static str,
-    /// Whether the value is the default; otherwise it is an example.
+    /// Whether the value is the default; if not, it is an example.
     pub is_default: bool,
-    /// Which values are allowed; empty where `about` says it.
+    /// The allowed values; empty if `about` lists them.
     pub allowed: &'static str,
-    /// Empty where an earlier setting describes the same key.
+    /// Empty if an earlier setting describes the same key.
     pub about: String,
 }
 
@@ -111,7 +111,7 @@ fn setting(text: &str) -> Option<(&str, &str)> {
     text.split_once(" = ").filter(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
 }
 
-/// A value, and the comment behind it.
+/// Splits a value from the comment after it.
 fn split_remark(text: &str) -> (&str, &str) {
     let mut quoted = false;
     for (at, c) in text.char_indices() {

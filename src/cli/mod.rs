@@ -1,11 +1,11 @@
-//! The command line: a file or folder for each command or group of commands, and what they share.
+//! The command line: a file or folder for each command or group of commands, and shared modules.
 //!
-//! *Exit codes.* 0 done, 1 the operation failed, 2 wrong use or configuration, 3 the daemon is not reachable.
+//! *Exit codes.* 0 success, 1 the operation failed, 2 invalid arguments or configuration, 3 the daemon is not reachable.
 //!
 //! # Levels: a module imports only from modules of lower levels
 //! | level | module | purpose |
 //! |---|---|---|
-//! | 0 | [`failure`] | how a command fails; exit codes |
+//! | 0 | [`failure`] | failures and their exit codes |
 //! | 0 | [`hint`] | commands to paste, in messages |
 //! | 0 | [`process`] | logs and signals of this process |
 //! | 1 | [`admin_connection`] | address and token of the daemon |
@@ -17,7 +17,7 @@
 //! | 4 | [`manual`] | completions and manual pages |
 //! | 4 | [`receive`] | `receive` |
 //! | 5 | [`doctor`] | `doctor` |
-//! | 5 | [`download`] | answers of any length |
+//! | 5 | [`download`] | downloads of any length |
 //! | 5 | [`filter`] | filters and pages of lists |
 //! | 5 | [`pace`] | `pause`, `resume`, `breaker` |
 //! | 5 | [`redrive`] | redrives of `dlq` |
@@ -160,12 +160,12 @@ pub enum Command {
     Man(manual::Man),
 }
 
-/// Parses the arguments of this process and does what they ask.
+/// Parses the arguments of this process and runs the command.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // the exit code says the same to a caller without a terminal
+            // the exit code reports the failure even if nothing can be printed
             let _ = error.print();
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
@@ -185,7 +185,8 @@ fn report(failure: &Failure) -> ExitCode {
     ExitCode::from(failure.code())
 }
 
-/// Files and folders are made for the user alone (0600, 0700), whatever the umask of the caller; manual pages can be read by all.
+/// Makes files and folders accessible to the user only (0600, 0700) under any umask of the caller; manual pages stay
+/// readable for all.
 fn restrict_modes(command: &Command) {
     let forbidden = if matches!(command, Command::Man(_)) { Mode::WGRP | Mode::WOTH } else { Mode::RWXG | Mode::RWXO };
     rustix::process::umask(forbidden);

@@ -1,8 +1,8 @@
-//! Standard output: text and JSON; a reader that has left is not an error.
+//! Standard output: text and JSON. A closed output is not an error.
 //!
-//! *Invariants.* What senders, destinations and files say never acts on the terminal: in text, control characters and
-//! invisible ones that deceive are replaced (the values themselves by [`cleaned`], so that no escape sequence of theirs is left
-//! when holdline adds its own); in JSON they are written as escapes, which mean the same.
+//! *Invariants.* Content from senders, destinations and files never acts on the terminal. In text, control characters and
+//! deceptive invisible characters are replaced; the values themselves are cleaned by [`cleaned`] before holdline adds its
+//! own escape sequences. In JSON such characters are written as equivalent escapes.
 
 use crate::cli::{Failure, format, table};
 use serde::Serialize;
@@ -10,25 +10,25 @@ use serde_json::Value;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, IsTerminal, Write};
 
-/// Cursor home, and everything behind it erased: no flicker as a cleared screen makes.
+/// Moves the cursor home and erases everything after it; does not flicker like clearing the screen.
 const HOME: &str = "\x1b[H\x1b[J";
 
-/// Writes text for a person; of escape sequences only those that set its style have an effect.
+/// Writes text for a person; of escape sequences only style sequences have an effect.
 pub fn text(text: &str) -> Result<(), Failure> {
     raw(printable(text).as_bytes())
 }
 
-/// As [`text`], in place of what stands on the screen.
+/// Like [`text`], but replaces the content of the screen.
 pub fn screen(text: &str) -> Result<(), Failure> {
     raw(format!("{HOME}{}", printable(text)).as_bytes())
 }
 
-/// Writes lines for a person, wrapped where the standard output is a terminal.
+/// Writes lines for a person; wraps them if the standard output is a terminal.
 pub fn wrapped(text: &str) -> Result<(), Failure> {
     self::text(&format::wrap(text, table::width()))
 }
 
-/// Writes `bytes` as they are, to a terminal only what does not act on it.
+/// Writes `bytes` unchanged; on a terminal without what would act on it.
 pub fn bytes(bytes: &[u8]) -> Result<(), Failure> {
     if is_terminal() { raw(without_escapes(&String::from_utf8_lossy(bytes)).as_bytes()) } else { raw(bytes) }
 }
@@ -41,7 +41,7 @@ fn raw(bytes: &[u8]) -> Result<(), Failure> {
     })
 }
 
-/// Writes `value` as JSON: indented on a terminal, on one line for a script.
+/// Writes `value` as JSON: indented on a terminal, else on one line.
 pub fn json(value: &impl Serialize) -> Result<(), Failure> {
     let text = if is_terminal() { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
     json_text(
@@ -51,23 +51,23 @@ pub fn json(value: &impl Serialize) -> Result<(), Failure> {
     )
 }
 
-/// Writes text that is JSON, or a part of it.
+/// Writes JSON text, or a part of it.
 pub fn json_text(json: &str) -> Result<(), Failure> {
     raw(escaped(json).as_bytes())
 }
 
-/// Whether a person looks at the standard output.
+/// Whether the standard output is a terminal.
 pub fn is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
 /// Writes a note for a person to stderr.
 pub fn note(text: &str) {
-    // a note that nobody can read is no reason to fail
+    // a closed stderr is not a failure of the command
     let _ = writeln!(std::io::stderr(), "{}", without_escapes(text));
 }
 
-/// A text with lines, tabs and styles (`ESC [ digits m`), and otherwise nothing that acts on a terminal.
+/// Keeps line breaks, tabs and styles (`ESC [ digits m`), and replaces everything else that acts on a terminal.
 fn printable(text: &str) -> String {
     let mut parts = text.split('\x1b');
     let mut out = without_escapes(parts.next().unwrap_or_default());
@@ -80,12 +80,12 @@ fn printable(text: &str) -> String {
     out
 }
 
-/// A text with lines and tabs, and otherwise nothing that acts on a terminal.
+/// Keeps line breaks and tabs, and replaces everything else that acts on a terminal.
 pub fn without_escapes(text: &str) -> String {
     text.chars().map(|c| if matches!(c, '\n' | '\t') { c } else { format::harmless(c) }).collect()
 }
 
-/// The same JSON, with escapes for what would act on a terminal. Such characters stand only in its texts.
+/// Escapes characters in JSON that would act on a terminal; they occur only in its strings.
 fn escaped(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
@@ -100,7 +100,7 @@ fn escaped(json: &str) -> String {
     out
 }
 
-/// An answer of the API whose texts can be printed: each in one line, and with nothing in it that acts on a terminal.
+/// Cleans an API response for printing: each string is one line that cannot act on a terminal.
 pub fn cleaned(value: Value) -> Value {
     match value {
         Value::String(text) => Value::String(text.chars().map(format::harmless).collect()),

@@ -1,4 +1,4 @@
-//! `holdline pause`, `resume` and `breaker`: what an operator decides about calling a destination.
+//! `holdline pause`, `resume` and `breaker`: an operator's overrides of a destination.
 
 use crate::api::{Decided, Time};
 use crate::cli::admin_connection::{AdminConnection, Form};
@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 #[derive(Debug, clap::Args)]
 pub struct PauseArgs {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     /// The destination
     destination: String,
     #[command(flatten)]
@@ -23,7 +23,7 @@ pub struct PauseArgs {
 #[derive(Debug, clap::Args)]
 pub struct ResumeArgs {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     /// The destination
     destination: String,
 }
@@ -32,7 +32,7 @@ pub struct ResumeArgs {
 #[derive(Debug, clap::Args)]
 pub struct BreakerArgs {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     /// The destination
     destination: String,
     /// Nothing passes; everything passes; or a few requests decide
@@ -66,14 +66,14 @@ impl Why {
     }
 }
 
-/// Delivers nothing to a destination for a while.
+/// Pauses a destination.
 pub async fn pause(args: PauseArgs) -> Result<(), Failure> {
-    decide(&args.reach, &args.destination, "pause", args.why.body(), "is paused").await
+    decide(&args.connection, &args.destination, "pause", args.why.body(), "is paused").await
 }
 
-/// Delivers to a destination again.
+/// Resumes a destination.
 pub async fn resume(args: ResumeArgs) -> Result<(), Failure> {
-    decide(&args.reach, &args.destination, "resume", Map::new(), "is resumed").await
+    decide(&args.connection, &args.destination, "resume", Map::new(), "is resumed").await
 }
 
 /// Sets the breaker of a destination.
@@ -85,26 +85,27 @@ pub async fn breaker(args: BreakerArgs) -> Result<(), Failure> {
     };
     let mut body = args.why.body();
     body.insert("state".to_owned(), json!(word));
-    decide(&args.reach, &args.destination, "breaker", body, done).await
+    decide(&args.connection, &args.destination, "breaker", body, done).await
 }
 
 async fn decide(
-    reach: &AdminConnection,
+    connection: &AdminConnection,
     destination: &str,
     what: &str,
     body: Map<String, Value>,
     done: &str,
 ) -> Result<(), Failure> {
-    let admin = Admin::of(reach)?;
+    let admin = Admin::of(connection)?;
     let path = format!("/v1/destinations/{}/{what}", encoded(destination));
     let decided: Decided = admin.post(&path, &Value::Object(body)).await?;
-    match reach.shared.form() {
+    match connection.shared.form() {
         Form::Json => output::json(&decided),
         Form::Table => output::text(&sentence(destination, done, decided.until, format::now())),
     }
 }
 
-/// What was decided lasts until then; a time that is over was that of the decision itself, which nothing ends.
+/// The result in one sentence, with the end if there is one. An end in the past is the time of the change itself, and is not
+/// shown.
 fn sentence(destination: &str, done: &str, until: Option<Time>, now: Timestamp) -> String {
     let until = until.filter(|until| until.0 > now);
     let until = until.map(|until| format!(" until {until} ({})", format::ago(until, now)));

@@ -1,6 +1,6 @@
-//! What a command sets up for its process: logs on stderr, and the signals that it handles.
+//! The setup of a command's process: logs on stderr, and signal handling.
 //!
-//! Log lines are for a person on a terminal, one compact line each elsewhere, and JSON lines with `--log json`.
+//! Log lines are readable text on a terminal, one compact line each elsewhere, and JSON lines with `--log json`.
 
 use clap::ValueEnum;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -14,7 +14,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Environment variable with a filter such as `holdline=debug,sled=info`, which takes precedence over `--log-level`.
+/// Environment variable for a filter such as `holdline=debug,sled=info`, which takes precedence over `--log-level`.
 pub const FILTER: &str = "HOLDLINE_LOG";
 
 /// How log lines look.
@@ -26,7 +26,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging: holdline itself from `level`, the libraries from warnings.
+/// Starts logging: holdline's own lines from `level` on, those of libraries from warnings on.
 pub fn start_logging(format: LogFormat, level: Level) -> Result<(), String> {
     let filter = match std::env::var(FILTER) {
         Ok(text) => EnvFilter::try_new(&text).map_err(|e| {
@@ -39,7 +39,7 @@ pub fn start_logging(format: LogFormat, level: Level) -> Result<(), String> {
     let started = match format {
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).try_init(),
         LogFormat::Human if terminal => lines.with_target(false).try_init(),
-        // the journal writes the time itself
+        // the journal adds the time
         LogFormat::Human if std::env::var_os("JOURNAL_STREAM").is_some() => {
             lines.compact().without_time().map_event_format(Prioritised).try_init()
         }
@@ -48,7 +48,7 @@ pub fn start_logging(format: LogFormat, level: Level) -> Result<(), String> {
     started.map_err(|e| format!("cannot start logging: {e}"))
 }
 
-/// Puts the priority before each line, as the journal reads it (sd-daemon(3)): `journalctl -p err` then finds errors.
+/// Prefixes each line with its priority for the journal (sd-daemon(3)), so that `journalctl -p err` finds errors.
 struct Prioritised<F>(F);
 
 impl<S, N, F> FormatEvent<S, N> for Prioritised<F>
@@ -63,7 +63,7 @@ where
     }
 }
 
-/// Of syslog.
+/// The syslog priority.
 fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,
@@ -73,7 +73,7 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-/// Receives SIGINT and SIGTERM, which no longer end the process; a thread of its own waits for them.
+/// Receives SIGINT and SIGTERM on a separate thread; they no longer end the process.
 pub fn terminations() -> std::io::Result<mpsc::UnboundedReceiver<&'static str>> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let (send, receive) = mpsc::unbounded_channel();

@@ -1,7 +1,7 @@
-//! `holdline receive`: a destination to try the daemon with. It prints each request and can fail on purpose.
+//! `holdline receive`: a test destination. It prints each request and can fail on purpose.
 //!
-//! *Invariants.* Whether a request fails depends only on its event id and attempt, so that a run can be repeated. What
-//! requests say is printed with nothing in it that acts on the terminal.
+//! *Invariants.* Whether a request fails depends only on its event id and attempt, so runs are reproducible. Content of
+//! requests is printed without anything that acts on the terminal.
 
 use crate::cli::{Failure, format, output, process};
 use crate::clock::Clock;
@@ -60,7 +60,7 @@ pub struct Args {
 
 /// The longest body that is read.
 const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// How long the last answers may take to be sent after the last request was printed.
+/// The time limit for sending the last responses after the last request was printed.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
@@ -75,7 +75,7 @@ fn parse_ratio(text: &str) -> Result<f64, String> {
     ratio.ok_or_else(|| "write a number from 0 to 1, such as 0.1".to_owned())
 }
 
-/// Receives and prints requests until Ctrl-C, or until `--count` of them have come.
+/// Receives and prints requests until Ctrl-C, or until `--count` requests have arrived.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let mut terminations = process::terminations().map_err(|e| Failure::io("cannot listen for signals", e))?;
     let verifier = args.verify.as_deref().map(verifier).transpose()?;
@@ -122,7 +122,7 @@ fn verifier(place: &str) -> Result<Verifier, Failure> {
     Verifier::new(scheme, [value.expose()]).map_err(|fault| Failure::Usage(format!("--verify: {secret}: {fault}")))
 }
 
-/// Prints requests as they come; returns after `--count` of them.
+/// Prints requests as they arrive; returns after `--count` of them.
 async fn print(requests: &mut UnboundedReceiver<Received>, args: &Args) -> Result<(), Failure> {
     let mut printed = 0;
     while let Some(request) = requests.recv().await {
@@ -139,7 +139,7 @@ async fn print(requests: &mut UnboundedReceiver<Received>, args: &Args) -> Resul
     Ok(())
 }
 
-/// Serves HTTP/1.1 connections until `stop`; returns when the requests under way have their answers.
+/// Serves HTTP/1.1 connections until `stop`; returns when the requests in progress have their responses.
 pub async fn serve<S>(listener: TcpListener, service: S, stop: CancellationToken)
 where
     S: Service<Request<Incoming>, Response = Response<Full<Bytes>>> + Clone + Send + 'static,
@@ -160,7 +160,7 @@ where
         connections.spawn(async move {
             let mut connection = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
             tokio::select! {
-                // an error is how a connection ends that the service or the client breaks off
+                // the service or the client closed the connection early
                 _ = connection.as_mut() => return,
                 () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
             }
@@ -171,7 +171,7 @@ where
     connections.wait().await;
 }
 
-/// How requests are answered, and where they are reported.
+/// How requests are answered, and the channel that reports them.
 struct Receiver {
     clock: Clock,
     fail: f64,
@@ -179,7 +179,7 @@ struct Receiver {
     delay: Duration,
     verifier: Option<Verifier>,
     received: AtomicU64,
-    /// Requests after this many are refused.
+    /// The number of requests that are answered; later ones are refused.
     count: u64,
     requests: UnboundedSender<Received>,
 }
@@ -208,7 +208,7 @@ async fn answer(receiver: Arc<Receiver>, request: Request<Incoming>) -> Result<R
         body,
     };
     let status = received.status;
-    // the printer has ended: the command is about to end too
+    // the printer has ended, and the command is about to end too
     let _ = receiver.requests.send(received);
     receiver.clock.sleep_until(receiver.clock.now().after(receiver.delay)).await;
     Ok(response(status))
@@ -221,7 +221,7 @@ fn response(status: StatusCode) -> Response<Full<Bytes>> {
 }
 
 impl Receiver {
-    /// The answer to an attempt. A request without an event id is known by its body.
+    /// The status for an attempt. A request without an event id is identified by its body.
     fn status_for(&self, event_id: Option<&str>, attempt: Option<u32>, body: &[u8]) -> StatusCode {
         let mut hash = Sha256::new();
         hash.update(event_id.map_or(body, str::as_bytes));
@@ -232,11 +232,11 @@ impl Receiver {
     }
 }
 
-/// What was found of a signature.
+/// The result of a signature check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Signature {
     Good,
-    /// Another secret, another body, or a time too far from now.
+    /// Wrong secret, modified body, or a timestamp too far from now.
     Bad,
     Missing,
 }
@@ -261,7 +261,7 @@ impl Signature {
     }
 }
 
-/// A request, and the status it gets.
+/// A request, and the status of its response.
 #[derive(Debug)]
 struct Received {
     at: Timestamp,
@@ -277,7 +277,7 @@ struct Received {
 }
 
 impl Received {
-    /// One line; with `bodies` also the body, indented where it is JSON.
+    /// One line; with `bodies` also the body, indented if it is JSON.
     fn text(&self, bodies: bool) -> String {
         let time = self.at.to_string();
         let mut line = format!(

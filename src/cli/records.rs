@@ -1,4 +1,4 @@
-//! Lists of what happened and what was set aside: `holdline outages`, `audit`, `damaged` and `quarantine`; and
+//! `holdline outages`, `audit`, `damaged` and `quarantine`: lists of past occurrences and of data that was set aside; and
 //! `holdline intake`, which closes and opens intake.
 
 use crate::api::{AuditEntry, DamagedRecord, IntakeDecided, Outage, QuarantinedRequest, Readmitted};
@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     #[command(flatten)]
     pages: Pages,
 }
@@ -24,7 +24,7 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 pub struct DamagedArgs {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     #[command(subcommand)]
     what: Damaged,
 }
@@ -42,7 +42,7 @@ enum Damaged {
 #[derive(Debug, clap::Args)]
 pub struct QuarantineArgs {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     #[command(subcommand)]
     what: Quarantine,
 }
@@ -75,7 +75,7 @@ struct Readmit {
 #[derive(Debug, clap::Args)]
 pub struct IntakeArgs {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     #[command(subcommand)]
     what: Intake,
 }
@@ -95,22 +95,22 @@ enum Intake {
     },
 }
 
-/// Prints when events could not be accepted.
+/// Lists outages.
 pub async fn outages(args: Args) -> Result<(), Failure> {
     let now = format::now();
-    list(&args.reach, "/v1/outages", &args.pages, |items| outage_rows(items, now)).await
+    list(&args.connection, "/v1/outages", &args.pages, |items| outage_rows(items, now)).await
 }
 
-/// Prints who changed what.
+/// Lists the audit.
 pub async fn audit(args: Args) -> Result<(), Failure> {
     let now = format::now();
-    list(&args.reach, "/v1/audit", &args.pages, |items| audit_rows(items, now)).await
+    list(&args.connection, "/v1/audit", &args.pages, |items| audit_rows(items, now)).await
 }
 
-/// Prints damaged records.
+/// Lists damaged records.
 pub async fn damaged(args: DamagedArgs) -> Result<(), Failure> {
     let (now, Damaged::List { pages }) = (format::now(), args.what);
-    list(&args.reach, "/v1/damaged", &pages, |items| damaged_rows(items, now)).await
+    list(&args.connection, "/v1/damaged", &pages, |items| damaged_rows(items, now)).await
 }
 
 /// Lists quarantined requests, or readmits them.
@@ -118,7 +118,7 @@ pub async fn quarantine(args: QuarantineArgs) -> Result<(), Failure> {
     let readmit = match args.what {
         Quarantine::List { pages } => {
             let now = format::now();
-            return list(&args.reach, "/v1/quarantine", &pages, |items| quarantine_rows(items, now)).await;
+            return list(&args.connection, "/v1/quarantine", &pages, |items| quarantine_rows(items, now)).await;
         }
         Quarantine::Readmit(readmit) => readmit,
     };
@@ -129,8 +129,8 @@ pub async fn quarantine(args: QuarantineArgs) -> Result<(), Failure> {
     if readmit.accept_unproven {
         request["accept_unproven"] = json!(true);
     }
-    let readmitted: Readmitted = Admin::of(&args.reach)?.post("/v1/quarantine/readmit", &request).await?;
-    match args.reach.shared.form() {
+    let readmitted: Readmitted = Admin::of(&args.connection)?.post("/v1/quarantine/readmit", &request).await?;
+    match args.connection.shared.form() {
         Form::Json => output::json(&readmitted),
         Form::Table => output::text(&summary(&readmitted, readmit.dry_run)),
     }
@@ -138,7 +138,7 @@ pub async fn quarantine(args: QuarantineArgs) -> Result<(), Failure> {
 
 /// Opens or closes intake.
 pub async fn intake(args: IntakeArgs) -> Result<(), Failure> {
-    let admin = Admin::of(&args.reach)?;
+    let admin = Admin::of(&args.connection)?;
     let decided: IntakeDecided = match args.what {
         Intake::Open => admin.post("/v1/intake/open", &json!({})).await?,
         Intake::Close { reason, within } => {
@@ -147,20 +147,20 @@ pub async fn intake(args: IntakeArgs) -> Result<(), Failure> {
             admin.post("/v1/intake/close", &Value::Object(body)).await?
         }
     };
-    match args.reach.shared.form() {
+    match args.connection.shared.form() {
         Form::Json => output::json(&decided),
         Form::Table => output::text(&format!("{}\n", intake_state(&decided, format::now()))),
     }
 }
 
 async fn list<T: DeserializeOwned>(
-    reach: &AdminConnection,
+    connection: &AdminConnection,
     path: &str,
     pages: &Pages,
     rows: impl Fn(&[T]) -> Table,
 ) -> Result<(), Failure> {
-    let admin = Admin::of(reach)?;
-    match reach.shared.form() {
+    let admin = Admin::of(connection)?;
+    match connection.shared.form() {
         Form::Json => filter::print_json(&admin, path, &[], pages).await,
         Form::Table => filter::print_tables(&admin, path, &[], pages, |items| rows(items).for_stdout()).await,
     }
@@ -254,7 +254,7 @@ fn quarantine_rows(items: &[QuarantinedRequest], now: Timestamp) -> Table {
     table
 }
 
-/// What became of quarantined requests, a line for each result.
+/// The results of readmission, one line each.
 fn summary(of: &Readmitted, dry_run: bool) -> String {
     let left = of.bad_signature + of.invalid_body + of.unproven + of.source_gone;
     let (passed, did) = if dry_run { (of.matched - left, "would be readmitted") } else { (of.done, "readmitted") };

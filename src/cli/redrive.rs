@@ -1,4 +1,4 @@
-//! `holdline dlq redrive` with a rate or a canary, `redrives`, `--cancel`: what takes its time is followed to its end.
+//! `holdline dlq redrive` with a rate or a canary, `redrives`, `--cancel`: shows the progress of redrives until they end.
 
 use crate::api::{self, Page, RedriveState};
 use crate::cli::admin_connection::Form;
@@ -9,9 +9,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
-/// How often it is asked how far they have come.
+/// The interval between two reads of the progress.
 const EVERY: Duration = Duration::from_millis(500);
-/// After the end of a redrive its letters are waited for until so many looks have found nothing new of them.
+/// After a redrive has ended, its deliveries are awaited until this many reads show no change.
 const QUIET_LOOKS: u32 = 10;
 
 /// How quickly dead letters wait again.
@@ -29,7 +29,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// What the request says of it.
+    /// Its fields in the request.
     pub fn fields(&self) -> Map<String, Value> {
         let mut fields = Map::new();
         if let Some(rate) = &self.rate {
@@ -42,8 +42,8 @@ impl Pace {
     }
 }
 
-/// Follows redrives that have begun until the last of them has ended, and tells how; one that did not come to its end is
-/// a failure. The daemon goes on with them when this program is stopped.
+/// Waits until all these redrives have ended, and prints the results. Fails if one did not complete. The daemon continues
+/// them if this program is stopped.
 pub async fn follow(admin: &Admin, begun: &[api::Redrive], pace: &Pace, form: Form) -> Result<(), Failure> {
     if pace.detach {
         return report(begun, form);
@@ -81,7 +81,7 @@ pub async fn follow(admin: &Admin, begun: &[api::Redrive], pace: &Pace, form: Fo
     }
 }
 
-/// On a terminal only.
+/// Hidden without a terminal.
 fn bar(length: u64) -> ProgressBar {
     let bar = ProgressBar::new(length);
     bar.set_draw_target(ProgressDrawTarget::stderr());
@@ -101,7 +101,7 @@ fn report(redrives: &[api::Redrive], form: Form) -> Result<(), Failure> {
     }
 }
 
-/// How a redrive stands, as a sentence; and, where a letter stopped it, which one and how in another.
+/// The state of a redrive as a sentence; and a second one about the dead letter that stopped it, if any.
 fn sentence(redrive: &api::Redrive) -> String {
     let head = format!(
         "{}: {} of {} queued again{}",
@@ -129,7 +129,7 @@ fn sentence(redrive: &api::Redrive) -> String {
     }
 }
 
-/// What has become of those that are in the queue again, as far as it is known.
+/// The known results of the dead letters that were queued again.
 fn results(redrive: &api::Redrive) -> String {
     let parts = [
         (redrive.delivered, "delivered"),
@@ -142,7 +142,7 @@ fn results(redrive: &api::Redrive) -> String {
     if shown.is_empty() { String::new() } else { format!(" ({})", shown.join(", ")) }
 }
 
-/// The letter that stopped a redrive, how it failed, and what shows more of it.
+/// The dead letter that stopped a redrive, how it failed, and the command that shows more.
 fn stopped_by(redrive: &api::Redrive) -> Option<String> {
     let by = redrive.stopped_by.as_ref()?;
     let status = by.status.map(|status| format!(" {status}")).unwrap_or_default();
@@ -150,7 +150,7 @@ fn stopped_by(redrive: &api::Redrive) -> Option<String> {
     Some(format!("stopped by {}/{}: {}{status}{error}", by.event, by.destination, by.outcome))
 }
 
-/// Shows the newest redrive with a rate or a canary of each destination.
+/// Lists the newest redrive with a rate or a canary of each destination.
 pub async fn list(admin: &Admin, form: Form) -> Result<(), Failure> {
     let all: Page<api::Redrive> = admin.get("/v1/dlq/redrives").await?;
     match form {
@@ -193,7 +193,7 @@ pub async fn list(admin: &Admin, form: Form) -> Result<(), Failure> {
     }
 }
 
-/// Ends the redrive of a destination.
+/// Cancels the redrive of a destination.
 pub async fn cancel(admin: &Admin, destination: &str, form: Form) -> Result<(), Failure> {
     let path = format!("/v1/dlq/redrives/{}/stop", encoded(destination));
     let ended: api::Redrive = admin.post(&path, &json!({})).await?;

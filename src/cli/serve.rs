@@ -1,4 +1,5 @@
-//! `holdline serve`: reads settings from file and flags, sets up logging and signals, and runs the daemon until it is stopped.
+//! `holdline serve`: reads settings from file and flags, sets up logging and signals, and runs the daemon until it is
+//! stopped.
 
 use crate::cli::{Failure, admin_connection, check, output, process};
 use crate::config::{Flags, Settings, warnings};
@@ -35,7 +36,7 @@ pub struct Args {
     log_level: Level,
 }
 
-/// Runs the daemon until it has stopped; its exit code.
+/// Runs the daemon until it has stopped; returns its exit code.
 pub fn run(args: Args) -> Result<ExitCode, Failure> {
     let settings = settings(&args)?;
     check_secrets(&settings)?;
@@ -75,7 +76,7 @@ fn warn(settings: &Settings, args: &Args) {
     }
 }
 
-/// Fails if a secret or certificate cannot be read, before anything is started.
+/// Fails before the start if a secret or certificate cannot be read.
 fn check_secrets(settings: &Settings) -> Result<(), Failure> {
     match check::faults(settings).as_slice() {
         [] => Ok(()),
@@ -83,19 +84,19 @@ fn check_secrets(settings: &Settings) -> Result<(), Failure> {
     }
 }
 
-/// Sends a stop at the first SIGINT or SIGTERM. A second one ends the process at once.
+/// Stops the daemon at the first SIGINT or SIGTERM. A second one ends the process at once.
 async fn stop_when_asked(mut terminations: UnboundedReceiver<&'static str>, commands: UnboundedSender<Command>) {
-    // its sender is a thread that lives as long as the process
+    // the sender is a thread that lives as long as the process
     let signal = terminations.recv().await.unwrap_or("SIGTERM");
     tracing::info!(signal, "stopping: attempts in flight may end; a second signal stops at once");
-    let _ = commands.send(Command::Stop); // a daemon that is ending already needs no command
+    let _ = commands.send(Command::Stop); // a daemon that is ending needs no command
     if terminations.recv().await.is_some() {
         output::note("holdline: stopped at once; nothing accepted is lost, attempts in flight are made again");
         std::process::exit(1);
     }
 }
 
-/// Reads the configuration again at each SIGHUP, and sends a reload where it has no fault.
+/// Reads the configuration again at each SIGHUP, and reloads it if it has no fault.
 async fn reload_when_asked(mut hangups: UnboundedReceiver<()>, args: Args, commands: UnboundedSender<Command>) {
     while hangups.recv().await.is_some() {
         if admin_connection::found(args.config.as_deref()).is_none() {

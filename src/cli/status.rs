@@ -1,4 +1,4 @@
-//! `holdline status`: how the daemon is doing, on one screen of 80 columns.
+//! `holdline status`: the state of the daemon on one screen of 80 columns.
 
 use crate::api;
 use crate::cli::admin_connection::{AdminConnection, Form};
@@ -14,16 +14,16 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
 }
 
-/// Destinations shown in full; the rest is counted, so that the answer stays on one screen.
+/// Destinations shown in full; the others are counted, so that the output fits one screen.
 const SHOWN: usize = 12;
 
 /// Prints `/v1/status`.
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let admin = Admin::of(&args.reach)?;
-    match args.reach.shared.form() {
+    let admin = Admin::of(&args.connection)?;
+    match args.connection.shared.form() {
         Form::Json => output::json(&admin.get::<Value>("/v1/status").await?),
         Form::Table => output::text(&screen(&admin.get("/v1/status").await?, format::now(), table::width())),
     }
@@ -35,7 +35,7 @@ fn screen(status: &api::Status, now: Timestamp, width: Option<usize>) -> String 
     text
 }
 
-/// Everything but the destinations, a line each.
+/// Everything but the destinations, one line each.
 pub(super) fn head(status: &api::Status, now: Timestamp) -> String {
     let api::Status { version, state, started_at, durability, counters, queue, dlq, disk, .. } = status;
     let started = format::ago(*started_at, now);
@@ -99,14 +99,14 @@ fn intake(status: &api::Status, now: Timestamp) -> String {
     }
 }
 
-/// What is shown of each destination.
+/// How destinations are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Columns {
     State,
     WithRates,
 }
 
-/// In at most `lines` lines below the heading; those in trouble and those with the longest queue first.
+/// A table of at most `lines` lines below the heading; destinations in trouble and with the longest queues come first.
 pub(super) fn destinations(
     all: &[api::Destination],
     now: Timestamp,
@@ -166,7 +166,7 @@ fn state(state: api::DestinationState) -> String {
     state.word().replace('_', " ").replace("dlq", "DLQ")
 }
 
-/// Destinations of which blocking dead letters are explained in full.
+/// Destinations whose blocking dead letters are explained in full.
 const NOTES: usize = 2;
 
 fn notes(all: &[api::Destination], width: Option<usize>) -> String {
@@ -179,7 +179,7 @@ fn notes(all: &[api::Destination], width: Option<usize>) -> String {
     text
 }
 
-/// What of a destination waits behind dead letters, and the commands that let it go; none where nothing does.
+/// The deliveries of a destination that dead letters block, and the commands that unblock them; none if there are none.
 pub(super) fn behind_dead_letters(destination: &api::Destination) -> Option<String> {
     let behind = &destination.queue.behind_dead_letters;
     if behind.deliveries == 0 {

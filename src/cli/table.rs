@@ -1,16 +1,16 @@
-//! Tables for a terminal: no lines, one row an item. What does not fit the width loses its least important columns.
+//! Tables for a terminal: no borders, one row per item. If the width is too small, the least important columns are dropped.
 
 use crate::cli::format;
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, presets};
 use std::borrow::Cow;
 
-/// How a column behaves.
+/// A column and how it behaves in a narrow terminal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
     title: Cow<'static, str>,
-    /// Zero: always there. Otherwise the column goes when room is short, the largest number first.
+    /// Zero: never dropped. Else columns are dropped in order, the largest number first.
     dispensable: u8,
-    /// Before it goes, it loses the beginning of its text, down to so many characters.
+    /// Before the column is dropped, its text is cut at the beginning, to at least this many characters.
     shrinks_to: Option<usize>,
     alignment: CellAlignment,
 }
@@ -21,23 +21,23 @@ impl Column {
         Self { title: title.into(), dispensable: 0, shrinks_to: None, alignment: CellAlignment::Left }
     }
 
-    /// A column that goes when room is short; those with the largest `rank` go first.
+    /// A column that can be dropped; those with the largest `rank` are dropped first.
     pub fn dispensable(title: impl Into<Cow<'static, str>>, rank: u8) -> Self {
         Self { title: title.into(), dispensable: rank, shrinks_to: None, alignment: CellAlignment::Left }
     }
 
-    /// The same column, which rather loses the beginning of its text than goes, down to so many characters.
+    /// The same column; its text is cut at the beginning, to at least this many characters, before it is dropped.
     pub fn shrinking_to(self, characters: usize) -> Self {
         Self { shrinks_to: Some(characters), ..self }
     }
 
-    /// The same column, for numbers.
+    /// The same column, right-aligned for numbers.
     pub fn right(self) -> Self {
         Self { alignment: CellAlignment::Right, ..self }
     }
 }
 
-/// Columns and the rows that fill them.
+/// Columns and rows.
 #[derive(Debug)]
 pub struct Table {
     columns: Vec<Column>,
@@ -54,17 +54,17 @@ impl Table {
         Self { columns: columns.into(), rows: Vec::new() }
     }
 
-    /// Adds a row, with one cell for each column.
+    /// Adds a row with one cell per column.
     pub fn row(&mut self, cells: impl Into<Vec<String>>) {
         self.rows.push(cells.into());
     }
 
-    /// The table as text for the standard output: as wide as the terminal, or as it likes to be for a file or pipe.
+    /// The table as text for the standard output: limited to the width of a terminal, unlimited for a file or pipe.
     pub fn for_stdout(&self) -> String {
         self.in_width(width())
     }
 
-    /// The table as text of at most `width` columns, as far as its fixed columns allow.
+    /// The table as text of at most `width` columns, if its fixed columns fit.
     pub fn in_width(&self, width: Option<usize>) -> String {
         let kept = self.kept(width);
         let mut table = comfy_table::Table::new();
@@ -81,7 +81,7 @@ impl Table {
                 column.set_padding((0, GAP as u16));
             }
         }
-        // a bold heading is padded inside its style, where `trim_fmt` does not look
+        // a bold heading is padded inside its style, which `trim_fmt` does not trim
         let trimmed = |line: &str| match line.strip_suffix(RESET) {
             Some(styled) => format!("{}{RESET}\n", styled.trim_end()),
             None => format!("{}\n", line.trim_end()),
@@ -89,7 +89,7 @@ impl Table {
         table.trim_fmt().lines().map(trimmed).collect()
     }
 
-    /// The columns that are shown in `width`, and how wide each may be.
+    /// The columns that are shown in `width`, and their widths.
     fn kept(&self, width: Option<usize>) -> Vec<(usize, usize)> {
         let mut kept: Vec<_> = (0..self.columns.len()).map(|i| (i, self.natural_width(i))).collect();
         let Some(width) = width else { return kept };
@@ -114,13 +114,13 @@ impl Table {
     }
 }
 
-/// The width of the terminal behind the standard output; none where it is a file or a pipe.
+/// The width of the terminal at the standard output; none for a file or a pipe.
 pub fn width() -> Option<usize> {
     let terminal = comfy_table::Table::new();
     terminal.is_tty().then(|| terminal.width().map(usize::from)).flatten()
 }
 
-/// The lines of the terminal behind the standard output; none where it is a file or a pipe.
+/// The height of the terminal at the standard output; none for a file or a pipe.
 pub fn height() -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
     Some(usize::from(size.ws_row)).filter(|rows| *rows > 0)

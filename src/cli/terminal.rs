@@ -1,4 +1,4 @@
-//! What a command shows and asks on a terminal: the progress of one long request, and a confirmation before data is discarded.
+//! Terminal interaction: the progress of one long request, and a confirmation before data is discarded.
 
 use crate::api;
 use crate::cli::Failure;
@@ -10,10 +10,10 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 const TICK: Duration = Duration::from_millis(200);
-/// How often the daemon's counter is read.
+/// The interval between two reads of the daemon's counter.
 const POLL_EVERY: Duration = Duration::from_millis(500);
 
-/// The counter of the status that grows while the daemon works.
+/// A counter of the status that grows while the daemon works.
 #[derive(Clone, Copy, Debug)]
 pub enum Counter {
     Discarded,
@@ -36,7 +36,7 @@ impl Counter {
     }
 }
 
-/// Waits for `work`, and shows its progress by a counter of the daemon; shows nothing without a terminal or with `--json`.
+/// Waits for `work` and shows its progress by a counter of the daemon; shows nothing without a terminal or with `--json`.
 pub async fn with_progress<T>(admin: &Admin, form: Form, counter: Counter, work: impl Future<Output = T>) -> T {
     let bar = ProgressBar::new_spinner().with_message(counter.word());
     bar.set_draw_target(match form {

@@ -1,4 +1,4 @@
-//! `holdline top`: the status as a live view, until Ctrl-C.
+//! `holdline top`: a live view of the status, until Ctrl-C.
 
 use crate::api;
 use crate::cli::admin_connection::{AdminConnection, Form};
@@ -16,7 +16,7 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    reach: AdminConnection,
+    connection: AdminConnection,
     /// Seconds between two looks
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600))]
     every: u64,
@@ -25,7 +25,7 @@ pub struct Args {
     count: Option<u64>,
 }
 
-/// Shows the status again and again, until Ctrl-C. A daemon that does not answer is told in the view, and waited for.
+/// Shows the status repeatedly until Ctrl-C. If the daemon does not respond, the view says so and keeps trying.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let mut terminations = process::terminations().map_err(|e| Failure::io("cannot wait for signals", e))?;
     tokio::select! {
@@ -35,11 +35,11 @@ pub async fn run(args: Args) -> Result<(), Failure> {
 }
 
 async fn look(args: &Args) -> Result<(), Failure> {
-    let admin = Admin::of(&args.reach)?;
+    let admin = Admin::of(&args.connection)?;
     let clock = Clock::system();
     let live = output::is_terminal();
     for n in 1.. {
-        let shown = match args.reach.shared.form() {
+        let shown = match args.connection.shared.form() {
             Form::Json => json_line(&admin).await.and_then(|line| output::json_text(&line)),
             Form::Table => match asked(&admin).await {
                 Ok((status, ages)) => {
@@ -70,21 +70,21 @@ async fn json_line(admin: &Admin) -> Result<String, Failure> {
     Ok(format!("{}\n", json!({"status": status, "ages": ages["items"]})))
 }
 
-/// What there is to write on; none where it is no terminal.
+/// The size of the terminal; none without one.
 #[derive(Clone, Copy, Debug)]
 struct Room {
     width: Option<usize>,
     height: Option<usize>,
 }
 
-/// A line each for a blank and a heading.
+/// The lines of a blank line and a heading.
 const HEADING: usize = 2;
 
-/// The whole view, no line wider and no more of them than there is room for: destinations go before ages.
+/// The whole view, within the size of the terminal; destinations are shown before ages.
 fn view(status: &api::Status, ages: &[api::Ages], now: Timestamp, room: Room) -> String {
     let mut text = status::head(status, now);
     text.push_str(&rates(status));
-    // the cursor needs a line of its own behind the last
+    // the cursor needs a line after the last one
     let height = room.height.map_or(usize::MAX, |height| height.saturating_sub(1));
     let left = |text: &str| height.saturating_sub(text.lines().count() + HEADING);
     if left(&text) > 0 {
@@ -100,8 +100,8 @@ fn view(status: &api::Status, ages: &[api::Ages], now: Timestamp, room: Room) ->
     text.lines().take(height).map(|line| fits(line) + "\n").collect()
 }
 
-/// What waits by age, in at most `lines` lines below the heading: a line for each destination, a column for each bound, as
-/// Postfix's qshape shows it. Where room is short the youngest go.
+/// Waiting deliveries by age, in at most `lines` lines below the heading: a line per destination, a column per bound, like
+/// Postfix's qshape. If the width is too small, the youngest columns are dropped.
 fn shape(items: &[api::Ages], width: Option<usize>, lines: usize) -> String {
     let Some(first) = items.first() else { return String::new() };
     let mut heads = vec![Column::fixed("WAITING FOR")];
@@ -127,7 +127,7 @@ fn shape(items: &[api::Ages], width: Option<usize>, lines: usize) -> String {
     format!("\n{}{more}", table.in_width(width))
 }
 
-/// Rates and what follows from them.
+/// Current rates and forecasts.
 fn rates(status: &api::Status) -> String {
     let api::Rates { accepted_per_s, delivered_per_s, dead_per_s } = status.rates;
     let mut text = format!(

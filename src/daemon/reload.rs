@@ -15,7 +15,7 @@ use super::process::notify;
 use super::{Daemon, build_intake};
 use crate::config::Settings;
 use crate::config::settings;
-use crate::dispatch::{Destination, Known, Question, RequestTemplate, SetupError};
+use crate::dispatch::{Destination, DestinationMap, Question, RequestTemplate, SetupError};
 use crate::event::DestinationId;
 use crate::intake::Intake;
 use crate::store::Windows;
@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 
 /// The destinations after a reload.
 struct NewDestinations {
-    all: Known,
+    all: DestinationMap,
     /// Secrets and certificates that were read again, of destinations whose settings stay.
     templates: Vec<(Arc<Destination>, RequestTemplate)>,
 }

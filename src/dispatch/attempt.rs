@@ -346,6 +346,6 @@ fn dead(context: &Context, delivery: Delivery, place: Place, reason: Reason, out
     let event_id = delivery.event.id(delivery.id.sequence);
     let (attempts, destination) = (delivery.attempts.len(), &context.destination.name);
     tracing::warn!(%event_id, destination, attempts, outcome, reason = reason.word(), "dead letter");
-    let letter = DeadLetter { delivery, reason, dead_at: now };
-    context.store.record(Transition::Dead { from: place, letter: Box::new(letter) });
+    let dead_letter = DeadLetter { delivery, reason, dead_at: now };
+    context.store.record(Transition::Dead { from: place, dead_letter: Box::new(dead_letter) });
 }

@@ -34,18 +34,18 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 /// The configured destinations at one moment.
-pub type Known = Arc<HashMap<DestinationId, Arc<Destination>>>;
+pub type DestinationMap = Arc<HashMap<DestinationId, Arc<Destination>>>;
 
 /// The configured destinations as of the last reload. Clones share them.
 #[derive(Clone, Debug)]
-pub struct Destinations(Arc<RwLock<Known>>);
+pub struct Destinations(Arc<RwLock<DestinationMap>>);
 
 impl Destinations {
-    pub fn new(known: Known) -> Self {
+    pub fn new(known: DestinationMap) -> Self {
         Self(Arc::new(RwLock::new(known)))
     }
 
-    pub fn now(&self) -> Known {
+    pub fn now(&self) -> DestinationMap {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -57,7 +57,7 @@ impl Destinations {
         self.now().contains_key(&d)
     }
 
-    pub fn replace(&self, known: Known) {
+    pub fn replace(&self, known: DestinationMap) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = known;
     }
 }

@@ -40,7 +40,7 @@ mod tls;
 mod token;
 
 pub use canary_results::{DeliveryEnd, Failed, Report};
-pub use destination::{Destination, Destinations, Known};
+pub use destination::{Destination, DestinationMap, Destinations};
 pub use error::SetupError;
 pub use last_delivered::{Last, LastDelivered};
 pub use request::RequestTemplate;
@@ -143,13 +143,13 @@ pub enum Question {
     /// The events of which a delivery is in flight.
     InFlight(oneshot::Sender<BTreeSet<Sequence>>),
     /// These are the destinations from now on. Deliveries that wait for others are made as before.
-    Reconfigure(Known, oneshot::Sender<()>),
+    Reconfigure(DestinationMap, oneshot::Sender<()>),
 }
 
 pub struct Dispatcher {
     pub store: Store,
     pub clock: Clock,
-    pub destinations: Known,
+    pub destinations: DestinationMap,
     pub scheduler: Scheduler,
     pub events: mpsc::UnboundedReceiver<StoreEvent>,
     pub questions: mpsc::Receiver<Question>,

@@ -63,8 +63,8 @@ pub fn restore(flow: &mut FlowControl, destination: &Destination, store: &Store,
         }
         set_breaker(flow, destination, Some(&fixed), now);
     }
-    if paced.let_in_at > Timestamp::ZERO {
-        flow.ramp_up_from(paced.let_in_at.min(now));
+    if paced.released_at > Timestamp::ZERO {
+        flow.ramp_up_from(paced.released_at.min(now));
     }
     if paced.sent_at > Timestamp::ZERO && paced.sent_at <= now {
         flow.sent(paced.sent_at);

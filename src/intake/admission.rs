@@ -3,7 +3,7 @@
 //! *Invariants.* It closes before the disk is full, so that deliveries and their records still have room; it opens again by
 //! itself, at a tenth more than the limit at which it closed. Slow destinations alone never close it.
 
-use crate::store::Held;
+use crate::store::SourceUsage;
 use crate::time::Timestamp;
 use std::collections::BTreeSet;
 use std::sync::RwLock;
@@ -105,14 +105,19 @@ pub fn judge(now: State, room: Room) -> State {
 
 /// The sources over their share, where there are several: `share` of the queue limit, or, with their possible growth and their
 /// dead letters, of the usable disk. A source is over it until it has a tenth less.
-pub fn over_share(now: &BTreeSet<String>, held: Vec<(String, Held)>, room: Room, share: f64) -> BTreeSet<String> {
+pub fn over_share(
+    now: &BTreeSet<String>,
+    held: Vec<(String, SourceUsage)>,
+    room: Room,
+    share: f64,
+) -> BTreeSet<String> {
     let sum = |parts: [u64; 3]| parts.into_iter().fold(0, u64::saturating_add);
     let on_disk = sum([room.queue_bytes, room.growth_bytes, room.dead_bytes]).saturating_add(room.left_on_disk());
     let is_beyond = |name: &String, bytes: u64, all: u64| {
         let most = (all as f64 * share) as u64;
         bytes > if now.contains(name) { most - most / HYSTERESIS } else { most }
     };
-    let is_over_share = |(name, held): &(String, Held)| {
+    let is_over_share = |(name, held): &(String, SourceUsage)| {
         is_beyond(name, held.queue_bytes, room.queue_max)
             || is_beyond(name, sum([held.queue_bytes, held.growth_bytes, held.dead_bytes]), on_disk)
     };
@@ -172,7 +177,12 @@ impl Admission {
     }
 
     /// Updates the sources over their share; returns the new ones and those that no longer are.
-    pub fn update_over_share(&self, held: Vec<(String, Held)>, room: Room, share: f64) -> (Vec<String>, Vec<String>) {
+    pub fn update_over_share(
+        &self,
+        held: Vec<(String, SourceUsage)>,
+        room: Room,
+        share: f64,
+    ) -> (Vec<String>, Vec<String>) {
         let was = self.over_share.read().expect("no holder panics").clone();
         let is = over_share(&was, held, room, share);
         let without = |a: &BTreeSet<String>, b: &BTreeSet<String>| a.difference(b).cloned().collect::<Vec<_>>();
@@ -234,7 +244,7 @@ mod tests {
         };
         let look_at = |was: &[&str], a: (u64, u64), b: (u64, u64), free| {
             let was = was.iter().map(ToString::to_string).collect();
-            let of = |(queue_bytes, growth_bytes)| Held { queue_bytes, growth_bytes, dead_bytes: 0 };
+            let of = |(queue_bytes, growth_bytes)| SourceUsage { queue_bytes, growth_bytes, dead_bytes: 0 };
             let held = vec![("a".to_owned(), of(a)), ("b".to_owned(), of(b))];
             over_share(&was, held, room(free, a.1 + b.1), 0.8).into_iter().collect::<Vec<_>>()
         };
@@ -258,11 +268,11 @@ mod tests {
     #[test]
     fn dead_letters_that_fill_the_disk_are_held_against_their_source_and_no_other() {
         let look = |a: u64, b: u64, waiting: u64, free: u64| {
-            let dead = |dead_bytes| Held { dead_bytes, ..Held::default() };
+            let dead = |dead_bytes| SourceUsage { dead_bytes, ..SourceUsage::default() };
             let held = vec![
                 ("a".to_owned(), dead(a)),
                 ("b".to_owned(), dead(b)),
-                ("c".to_owned(), Held { queue_bytes: waiting, ..Held::default() }),
+                ("c".to_owned(), SourceUsage { queue_bytes: waiting, ..SourceUsage::default() }),
             ];
             let room = Room {
                 free_bytes: 100 + free,

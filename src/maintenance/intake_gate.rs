@@ -24,8 +24,10 @@ pub async fn watch_intake(
     let mut sending_stopped = false;
     while tokio::select! { () = stop.cancelled() => false, _ = ticks.tick() => true } {
         if admission.closed_until().is_some_and(|until| until <= clock.now()) {
-            let change =
-                Change::IntakeOverride { what: "intake open: its time is over".to_owned(), door: IntakeOverride::Open };
+            let change = Change::IntakeOverride {
+                what: "intake open: its time is over".to_owned(),
+                intake_override: IntakeOverride::Open,
+            };
             if store.change(change, "timer".to_owned()).await.is_err() {
                 return; // the store has failed, and the daemon ends
             }
@@ -49,7 +51,7 @@ pub async fn watch_intake(
             admission.set(is);
             tracing::warn!(from = ?was, to = ?is, free_bytes = free.bytes, queue_bytes, growth_bytes, "intake: its state has changed");
         }
-        let by_source = store.held_by_source();
+        let by_source = store.usage_by_source();
         let (full, again) = admission.update_over_share(by_source, room, settings.queue_share);
         if !full.is_empty() || !again.is_empty() {
             tracing::warn!(

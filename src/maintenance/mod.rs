@@ -61,5 +61,5 @@ pub async fn apply_clock_step(store: &Store, clock: &Clock) -> Result<(), StoreE
     } else if earlier.is_some_and(|earlier| reference.goes_on_from(&earlier)) {
         return Ok(());
     }
-    store.change(Change::ClockReference { anchor: reference, step }, String::new()).await.map(drop)
+    store.change(Change::ClockReference { clock_reference: reference, step }, String::new()).await.map(drop)
 }

@@ -7,7 +7,7 @@
 use crate::clock::Clock;
 use crate::intake::Counts;
 use crate::intake::admission::Admission;
-use crate::store::{Change, Gap, Store, StoreError};
+use crate::store::{Change, Outage, Store, StoreError};
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ type Refused = BTreeMap<(u16, &'static str), u64>;
 #[derive(Debug)]
 struct Open {
     number: u64,
-    outage: Gap,
+    outage: Outage,
     refused_before: u64,
     /// When it was last observed.
     last_seen: Timestamp,
@@ -50,7 +50,7 @@ impl Recorder {
     }
 
     /// The outages that are to be written, by number. `closed` is why intake is closed, if it is.
-    fn observe(&mut self, now: Timestamp, closed: Option<&'static str>, refused: Refused) -> Vec<(u64, Gap)> {
+    fn observe(&mut self, now: Timestamp, closed: Option<&'static str>, refused: Refused) -> Vec<(u64, Outage)> {
         let count = |of: &Refused, code: &str| of.iter().filter(|((_, c), _)| *c == code).map(|(_, n)| n).sum::<u64>();
         let mut reasons: Vec<&'static str> = closed.into_iter().collect();
         for (status, code) in LACK_OF_ROOM {
@@ -66,7 +66,8 @@ impl Recorder {
                 open.last_seen = now;
                 continue;
             }
-            let outage = Gap { from: self.observed_at, until: Timestamp::NEVER, reason: reason.to_owned(), refused: 0 };
+            let outage =
+                Outage { from: self.observed_at, until: Timestamp::NEVER, reason: reason.to_owned(), refused: 0 };
             written.push((self.next, outage.clone()));
             self.open.insert(reason, Open { number: self.next, outage, refused_before, last_seen: now });
             self.next += 1;
@@ -77,7 +78,7 @@ impl Recorder {
             if over {
                 let refused = count(&refused, reason) - open.refused_before;
                 let until = if for_lack_of_room { open.last_seen } else { now };
-                written.push((open.number, Gap { until, refused, ..open.outage.clone() }));
+                written.push((open.number, Outage { until, refused, ..open.outage.clone() }));
             }
             !over
         });
@@ -89,22 +90,22 @@ impl Recorder {
 /// Records the time before a start: the outage that a stop left open ends, and a kill has caused one.
 pub async fn record_downtime(store: &Store, now: Timestamp) -> Result<(), StoreError> {
     let reader = store.clone();
-    let read = move || Ok::<_, StoreError>((reader.gaps(u64::MAX, 100)?, reader.alive()?));
-    let (outages, alive) = tokio::task::spawn_blocking(read).await.map_err(|_| StoreError::Failed)??;
+    let read = move || Ok::<_, StoreError>((reader.outages(u64::MAX, 100)?, reader.heartbeat()?));
+    let (outages, heartbeat) = tokio::task::spawn_blocking(read).await.map_err(|_| StoreError::Failed)??;
     let open: Vec<_> = outages.into_iter().filter(|(_, outage)| outage.until == Timestamp::NEVER).collect();
     let stopped = open.iter().any(|(_, outage)| outage.reason == "draining");
     for (number, outage) in open {
-        write(store, number, Gap { until: now.max(outage.from), ..outage }).await?;
+        write(store, number, Outage { until: now.max(outage.from), ..outage }).await?;
     }
-    if let Some(from) = alive.filter(|alive| !stopped && *alive < now) {
-        let outage = Gap { from, until: now, reason: KILLED.to_owned(), refused: 0 };
-        write(store, store.next_gap(), outage).await?;
+    if let Some(from) = heartbeat.filter(|heartbeat| !stopped && *heartbeat < now) {
+        let outage = Outage { from, until: now, reason: KILLED.to_owned(), refused: 0 };
+        write(store, store.next_outage(), outage).await?;
     }
     Ok(())
 }
 
-async fn write(store: &Store, number: u64, outage: Gap) -> Result<(), StoreError> {
-    store.change(Change::Outage { number, gap: outage }, String::new()).await.map(drop)
+async fn write(store: &Store, number: u64, outage: Outage) -> Result<(), StoreError> {
+    store.change(Change::Outage { number, outage }, String::new()).await.map(drop)
 }
 
 /// Writes when intake was closed or refused for lack of room, until `stop`; then the outage of the stop begins.
@@ -115,7 +116,7 @@ pub async fn watch_outages(
     counts: Arc<Counts>,
     stop: CancellationToken,
 ) {
-    let mut recorder = Recorder::new(store.next_gap(), counts.refused(), clock.now());
+    let mut recorder = Recorder::new(store.next_outage(), counts.refused(), clock.now());
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     let mut heartbeat_at = Timestamp::ZERO;
     loop {
@@ -155,8 +156,8 @@ mod tests {
         [((503, "memory_limit"), full), ((503, "disk_low"), low), ((400, "invalid_json"), 99)].into()
     }
 
-    fn summary(written: &[(u64, Gap)]) -> Vec<(u64, &str, Option<u64>, u64)> {
-        let end = |outage: &Gap| (outage.until < Timestamp::NEVER).then(|| (outage.until.0 - 1_000_000) / 1000);
+    fn summary(written: &[(u64, Outage)]) -> Vec<(u64, &str, Option<u64>, u64)> {
+        let end = |outage: &Outage| (outage.until < Timestamp::NEVER).then(|| (outage.until.0 - 1_000_000) / 1000);
         written.iter().map(|(n, outage)| (*n, outage.reason.as_str(), end(outage), outage.refused)).collect()
     }
 

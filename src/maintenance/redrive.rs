@@ -166,7 +166,7 @@ impl Run {
             destination.canary_results.watch(dead.iter().copied());
             let sent = dead.len();
             let done = store
-                .change(Change::RedriveNext { destination: destination.id, letters: batch }, String::new())
+                .change(Change::RedriveNext { destination: destination.id, dead_letters: batch }, String::new())
                 .await?;
             self.taken += count;
             if let Some(canary) = &mut self.canary {

@@ -255,7 +255,7 @@ mod tests {
             let id = id(n);
             let delivery = Delivery::first(id, event(source, n as u8).into());
             let dead_letter = DeadLetter { delivery, reason: Reason::Permanent, dead_at: NOW.after(hours(n)) };
-            store.record(Transition::Dead { from: Place::Page, letter: Box::new(dead_letter) });
+            store.record(Transition::Dead { from: Place::Page, dead_letter: Box::new(dead_letter) });
         }
         store.flush().await.unwrap();
         (dir, store)
@@ -350,6 +350,6 @@ mod tests {
         store.count_dead_letters(|| false).unwrap();
         assert_eq!(has(&store), [1, 0]);
         assert_eq!(store.check().await.unwrap(), [""; 0]);
-        assert_eq!(store.held_by_source().iter().map(|(_, held)| held.dead_bytes).sum::<u64>(), one);
+        assert_eq!(store.usage_by_source().iter().map(|(_, held)| held.dead_bytes).sum::<u64>(), one);
     }
 }

@@ -1,4 +1,4 @@
-//! The handle of a store: how it is opened, asked to write, and asked how it is.
+//! The handle of a store: opens it, sends requests to its committer, and reports its state.
 
 use crate::clock::Clock;
 use crate::delivery::{DeliveryId, Place};
@@ -22,28 +22,28 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot, watch};
 
-/// How a store is opened.
+/// Options with which a store is opened.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     pub require_power_safe: bool,
     pub windows: Windows,
-    /// Bytes kept on the disk for the store itself.
+    /// Size of the ballast in bytes.
     pub ballast_bytes: u64,
-    /// Free bytes below which intake closes.
+    /// Intake closes when fewer bytes are free.
     pub reserve_bytes: u64,
 }
 
-/// A store that has been opened, and what its opener must take care of.
+/// An opened store, and what its opener must handle.
 #[derive(Debug)]
 pub struct Opened {
     pub store: Store,
-    /// What the dispatcher listens to.
-    pub news: mpsc::UnboundedReceiver<StoreEvent>,
+    /// Events for the dispatcher.
+    pub store_events: mpsc::UnboundedReceiver<StoreEvent>,
     pub findings: Findings,
     pub committer: std::thread::JoinHandle<()>,
 }
 
-/// A handle; the committer ends when the last one is gone.
+/// A handle of a store; the committer ends when the last handle is dropped.
 #[derive(Clone, Debug)]
 pub struct Store {
     pub(super) shared: Arc<Shared>,
@@ -52,7 +52,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store in a folder, and makes it where it is missing. Blocks for as long as recovery takes.
+    /// Opens the store in a folder, or creates it if it is missing. Blocks during recovery.
     pub fn open(path: &Path, options: Options, clock: Clock) -> Result<Opened, StoreError> {
         let ballast = disk_space::Ballast::new(path, options.ballast_bytes);
         let folder = folder::Folder::open(path)?;
@@ -83,16 +83,16 @@ impl Store {
             lists: Semaphore::new(1),
         });
         let (requests, receiver) = std::sync::mpsc::channel();
-        let (news_to, news) = mpsc::unbounded_channel();
+        let (store_events_to, store_events) = mpsc::unbounded_channel();
         let (windows, windows_receiver) = watch::channel(options.windows);
         let committer = Committer {
             shared: shared.clone(),
             requests: receiver,
-            news: news_to,
+            store_events: store_events_to,
             windows: windows_receiver,
             clock,
             tail: transaction::OpenRows::default(),
-            tee: None,
+            backup_copy: None,
             last: 0,
         };
         let committer = std::thread::Builder::new()
@@ -100,16 +100,17 @@ impl Store {
             .spawn(move || committer.run())
             .map_err(|e| StoreError::Folder(format!("cannot start a thread: {e}")))?;
         let store = Self { shared, requests, windows: Arc::new(windows) };
-        Ok(Opened { store, news, findings, committer })
+        Ok(Opened { store, store_events, findings, committer })
     }
 
-    /// Stores events, all or none; returns when they, or the first copies of duplicates, are durable.
+    /// Stores all of the events or none; returns when they are durable. A duplicate gets the id of its first copy, which is
+    /// then durable too.
     pub async fn accept(&self, arrivals: Vec<Arrival>) -> Result<Vec<Receipt>, StoreError> {
         let bytes = arrivals.iter().map(Arrival::bytes).sum();
         self.ask(bytes, |t| arrivals.into_iter().map(|arrival| t.accept(arrival)).collect()).await
     }
 
-    /// Records what followed from an attempt, with the next commit.
+    /// Queues the result of an attempt for the next commit; does not wait until it is durable.
     pub fn record(&self, transition: Transition) {
         if let Transition::Delayed { due, delivery, .. } = &transition {
             let key = (delivery.id, *due);
@@ -117,25 +118,26 @@ impl Store {
         }
         self.shared.behind.add();
         self.shared.disk_space.add_uncommitted(transition.copy_bytes());
-        let _ = self.requests.send(Request::Transition(transition)); // a failed store is told through `failure`
+        let _ = self.requests.send(Request::Transition(transition)); // `failure` reports a failed store
     }
 
-    /// Whether so much is recorded and not yet durable that nothing more should be sent: a crash would repeat it.
+    /// Whether so many transitions are recorded but not yet durable that no new attempt should start: after a crash all of
+    /// them would be repeated.
     pub fn is_behind(&self) -> bool {
         self.shared.behind.is_far()
     }
 
-    /// Returns when it is no longer behind; for one task at a time.
+    /// Returns when [`Store::is_behind`] is false; for one task at a time.
     pub async fn caught_up(&self) {
         self.shared.behind.caught_up().await;
     }
 
-    /// The numbers of destinations, given where they are new; none for those beyond what a store can know.
+    /// The numbers of destinations; new names get one. `None` for a new name if the store already has as many as it can.
     pub async fn register(&self, names: Vec<String>) -> Result<Vec<Option<DestinationId>>, StoreError> {
         self.ask(0, move |t| Ok(t.register(&names))).await
     }
 
-    /// Redrives or purges dead letters in one commit, and says how many of them were still there.
+    /// Redrives or discards dead letters in one commit; returns how many of them still existed.
     pub async fn dlq(
         &self,
         action: DlqAction,
@@ -145,12 +147,12 @@ impl Store {
         self.ask(0, move |t| t.dlq(action, &ids, &who)).await
     }
 
-    /// Makes a change in one commit with its audit entry, and says how many things it concerned.
+    /// Makes a change and its audit entry in one commit; returns how many items it changed.
     pub async fn change(&self, change: Change, who: String) -> Result<usize, StoreError> {
         self.ask(0, move |t| t.change(change, &who)).await
     }
 
-    /// Every violated invariant, in words; empty where all hold. Stops the committer meanwhile.
+    /// Descriptions of all violated invariants. The committer waits during the check.
     pub async fn check(&self) -> Result<Vec<String>, StoreError> {
         let (to, answer) = oneshot::channel();
         self.requests.send(Request::Check { answer: to }).map_err(|_| StoreError::Failed)?;
@@ -162,7 +164,8 @@ impl Store {
         self.ask(0, |_| Ok(())).await
     }
 
-    /// Makes a write in the next commit, and returns its result when that is durable. `bytes` is what it adds to the commit.
+    /// Makes a write in the next commit; returns its result when it is durable. `bytes` is the size that it adds to the
+    /// commit.
     pub(super) async fn ask<T: Send + 'static>(
         &self,
         bytes: usize,
@@ -177,30 +180,30 @@ impl Store {
         answer.await.map_err(|_| StoreError::Failed)
     }
 
-    /// Becomes `Some(why)` when the store has failed; the daemon must then end.
+    /// Becomes `Some(reason)` when the store has failed; the daemon must then end.
     pub fn failure(&self) -> watch::Receiver<Option<String>> {
         self.shared.failure.subscribe()
     }
 
-    /// The store can no longer be read; the daemon must end.
+    /// Marks the store as failed, since it can no longer be read; the daemon must end.
     pub fn fail(&self, why: &StoreError) {
         tracing::error!(error = %why, "the store cannot be read; the daemon stops");
         self.shared.failure.send_replace(Some(why.to_string()));
     }
 
-    /// How long events are remembered from now on.
+    /// Sets the deduplication window of each source.
     pub fn set_windows(&self, windows: Windows) {
         self.windows.send_replace(windows);
     }
 
-    /// How long commits take to be durable.
+    /// Latency of durable commits.
     pub fn commits(&self) -> Latency {
         self.shared.commits.clone()
     }
 
-    /// Waits for the turn of a list, which lasts until what it gives is dropped.
+    /// Waits until no other list is being read; the next one waits until the permit is dropped.
     pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.shared.lists.acquire().await.ok() // nobody closes it
+        self.shared.lists.acquire().await.ok() // the semaphore is never closed
     }
 
     pub fn durability(&self) -> Durability {
@@ -211,27 +214,27 @@ impl Store {
         self.index().totals.clone()
     }
 
-    /// What a destination asked for before the restart.
+    /// The `Retry-After` of a destination from before the restart.
     pub fn hold(&self, d: DestinationId) -> Option<Hold> {
         self.index().holds.get(&d).cloned()
     }
 
-    /// What was decided about calling a destination.
+    /// The pause and the breaker override of a destination.
     pub fn overrides(&self, d: DestinationId) -> DestinationOverrides {
         self.index().overrides.get(&d).cloned().unwrap_or_default()
     }
 
-    /// What of a destination's past its pace goes by.
+    /// The pacing state of a destination from before the restart.
     pub fn paced(&self, d: DestinationId) -> PacingState {
         self.index().paced.get(&d).copied().unwrap_or_default()
     }
 
-    /// Names of all destinations that this store has ever had.
+    /// Numbers and names of all destinations that this store has ever had.
     pub fn destinations(&self) -> Vec<(DestinationId, String)> {
         self.index().names.destinations().map(|(d, name)| (d, name.to_owned())).collect()
     }
 
-    /// Bytes that events take which still wait.
+    /// Bytes of the waiting events.
     pub fn queue_bytes(&self) -> u64 {
         let index = self.index();
         index.pages.bytes() + index.totals.delay_bytes
@@ -254,7 +257,7 @@ impl Store {
         self.shared.engine.folder().blob_files()
     }
 
-    /// An event, if it is still in memory.
+    /// An event, if it is in the cache.
     pub fn cached(&self, sequence: Sequence) -> Option<Arc<Event>> {
         self.shared.cache.lock().expect("no holder panics").get(sequence)
     }
@@ -265,12 +268,12 @@ impl Store {
 }
 
 impl Store {
-    /// Whether nothing new should be sent, because its outcome might not fit on the disk.
+    /// Whether no new attempt should start, because its outcome might not fit on the disk.
     pub fn is_short_of_space(&self) -> bool {
         self.shared.disk_space.is_short()
     }
 
-    /// Whether nothing is sent until more disk space is free.
+    /// Whether nothing can be sent until more disk space is free.
     pub fn is_out_of_space(&self) -> bool {
         self.shared.disk_space.is_full()
     }
@@ -291,14 +294,14 @@ impl Store {
         in_page.unwrap_or_else(|| index.totals.delay_bytes / delayed + COPY_OVERHEAD)
     }
 
-    /// Bytes of all that sled's file holds, near enough.
+    /// Estimate of the bytes of all records in sled's file.
     fn stored_bytes(&self) -> u64 {
         let index = self.index();
         let totals = &index.totals;
         index.pages.bytes() + totals.delay_bytes + totals.dlq_bytes + index.quarantine.bytes() + history::bytes(totals)
     }
 
-    /// Returns when the disk space was measured again; for one task at a time.
+    /// Returns after the next measurement of the disk space; for one task at a time.
     pub async fn space_checked(&self) {
         self.shared.disk_space.refreshed().await;
     }

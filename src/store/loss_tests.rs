@@ -1,4 +1,4 @@
-//! What a store does where rows of its tables are lost or do not verify: what is left is used, and what is not is told.
+//! The store with rows that are lost or do not verify: it uses the others and reports these.
 
 use crate::clock::Clock;
 use crate::delivery::{DeliveryId, Place};
@@ -45,7 +45,7 @@ async fn delivered(store: &Store, n: u64) {
     store.flush().await.unwrap();
 }
 
-/// Three lives, and events 1 to 6, each with rows of its own; the odd ones are delivered.
+/// Creates a store with events 1 to 6 in three runs, each commit with rows of its own; the odd ones are delivered.
 async fn lived(path: &Path) {
     for n in [1, 3, 5] {
         let opened = open(path);
@@ -57,22 +57,22 @@ async fn lived(path: &Path) {
     }
 }
 
-/// Writes behind the back of the store.
-fn meddle(path: &Path, draft: WriteBatch) {
+/// Writes rows directly with the engine.
+fn meddle(path: &Path, batch: WriteBatch) {
     let engine = crate::testing::stores::unlocked(|| Folder::open(path).and_then(Engine::open));
-    engine.unwrap().commit(draft).unwrap();
+    engine.unwrap().commit(batch).unwrap();
 }
 
 fn lost(table: Table, key: Vec<u8>) -> WriteBatch {
-    let mut draft = WriteBatch::default();
-    draft.delete(table, key);
-    draft
+    let mut batch = WriteBatch::default();
+    batch.delete(table, key);
+    batch
 }
 
 fn torn(table: Table, key: Vec<u8>) -> WriteBatch {
-    let mut draft = WriteBatch::default();
-    draft.put(table, key, b"torn".to_vec());
-    draft
+    let mut batch = WriteBatch::default();
+    batch.put(table, key, b"torn".to_vec());
+    batch
 }
 
 fn waiting(store: &Store) -> Vec<u64> {
@@ -163,9 +163,9 @@ async fn a_damaged_delivery_is_set_aside_counted_and_erased_on_request() {
     let first_part = [number_key(4), vec![0, 0]].concat();
     let mut spoiled = store.shared.engine.row(Table::Pages, &first_part).unwrap().unwrap();
     *spoiled.last_mut().unwrap() ^= 1;
-    let mut draft = WriteBatch::default();
-    draft.put(Table::Pages, first_part, spoiled.clone());
-    store.shared.engine.commit(draft).unwrap();
+    let mut batch = WriteBatch::default();
+    batch.put(Table::Pages, first_part, spoiled.clone());
+    store.shared.engine.commit(batch).unwrap();
     let why = store.delivery(id(4), Place::Page).unwrap_err().to_string();
     store.record(Transition::Damaged { id: id(4), place: Place::Page, why: why.clone(), at: NOW });
     store.record(Transition::Damaged { id: id(4), place: Place::Page, why: why.clone(), at: NOW });

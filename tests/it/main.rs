@@ -79,6 +79,7 @@
 //! - `architecture`: rooms and their levels, house style
 //! - `documents`: the shipped pages against the program
 //! - `modules`: the levels inside rooms, no import circles
+//! - `words`: names that are not used any more
 //! - `proof`: `tests/PROOF.md` and the mutants against the sources
 //! - `reference`: the reference page and the default configuration against the program
 
@@ -173,4 +174,5 @@ mod repository {
     mod modules;
     mod proof;
     mod reference;
+    mod words;
 }

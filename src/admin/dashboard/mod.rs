@@ -1,8 +1,8 @@
-//! The dashboard: one page that asks the API; style and script stand in it, and nothing else may run or be loaded.
+//! The dashboard: one page that calls the API. Style and script are inline; the page loads nothing else.
 //!
-//! *Invariants.* The page itself holds no data and needs no token. Its content security policy names style and script by
-//! their hashes, so whatever an event carries can neither run nor style anything; and no text can become markup by
-//! assignment (trusted types).
+//! *Invariants.* The page itself holds no data and needs no token. Its content security policy lists style and script by
+//! their hashes, so content of an event can neither run nor change the style. Trusted types prevent that text is assigned as
+//! markup.
 
 use axum::http::{HeaderName, header};
 use axum::response::{Html, IntoResponse};

@@ -28,7 +28,7 @@ struct ByBlocker {
     blocker: &'static str,
 }
 
-/// Samples of one destination; the name of a metric, its help, and the value.
+/// Samples of one destination: metric name, help text, value.
 type Samples<V> = Vec<(&'static str, &'static str, V)>;
 
 pub(super) fn register(registry: &mut Registry, all: &[api::Destination], now: Timestamp) {
@@ -56,7 +56,7 @@ pub(super) fn register(registry: &mut Registry, all: &[api::Destination], now: T
     blockers(registry, all, now);
 }
 
-/// Everything of a destination that is a number.
+/// The numeric fields of a destination.
 struct Numbers {
     gauges: Samples<f64>,
     seconds: Samples<f64>,
@@ -121,7 +121,7 @@ fn numbers(of: &api::Destination) -> Numbers {
     }
 }
 
-/// What is counted of attempts since the start, and is not in the status.
+/// Counters of attempts since the start, which the status does not contain.
 pub(super) fn attempts(registry: &mut Registry, admin: &Admin) {
     let known = admin.destinations.now();
     let mut all: Vec<_> = known.values().collect();
@@ -159,7 +159,7 @@ fn breakers(registry: &mut Registry, all: &[api::Destination]) {
 }
 
 fn blockers(registry: &mut Registry, all: &[api::Destination], now: Timestamp) {
-    // two of the same blocker are one series, with the longer time
+    // two blockers of the same kind share a series, with the longer time
     let mut left: BTreeMap<ByBlocker, f64> = BTreeMap::new();
     for destination in all {
         for by in &destination.blocked_by {

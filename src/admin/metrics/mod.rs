@@ -1,8 +1,8 @@
-//! `/metrics`: the numbers of the status as Prometheus text.
+//! `/metrics`: the numbers of the status in Prometheus text format.
 //!
-//! *Invariants.* Every field of the status is here: its structs are taken apart field by field, so a new field does not
-//! compile until it has a metric or is left out by name. There are no more series than the configuration asks for: labels are
-//! names of sources and destinations, and words of which there are few.
+//! *Invariants.* Every field of the status is exported: its structs are destructured field by field, so a new field does not
+//! compile until it has a metric or is excluded by name. The configuration bounds the number of series: labels are names of
+//! sources and destinations, and words from small fixed sets.
 
 mod destinations;
 
@@ -103,11 +103,11 @@ fn of_status(registry: &mut Registry, status: api::Status, now: Timestamp) {
     sources(registry, of_sources, started_at.0, now);
 }
 
-/// What the status does not show.
+/// Metrics that the status does not show.
 fn beside_the_status(registry: &mut Registry, admin: &Admin, s: &Snapshot) {
-    registry.register("dlq_over_limit_found", OVER_LIMIT_HELP, ConstCounter::new(admin.beyond.found()));
+    registry.register("dlq_over_limit_found", OVER_LIMIT_HELP, ConstCounter::new(admin.dlq_overflow.found()));
     let help = "Dead letters over the age or size limit";
-    registry.register("dlq_over_limit", help, ConstGauge::new(whole(admin.beyond.left())));
+    registry.register("dlq_over_limit", help, ConstGauge::new(whole(admin.dlq_overflow.left())));
     let help = "Files that sled made and never syncs; must be 0";
     registry.register("store_blob_files", help, ConstGauge::new(whole(s.blob_files as u64)));
 }
@@ -132,7 +132,7 @@ fn intake_state(registry: &mut Registry, intake: &api::IntakeState) {
     registry.register("intake_closed", "1 for the reason why intake is closed", closed);
 }
 
-/// The last time in which events could not be accepted.
+/// The last outage.
 fn last_outage(registry: &mut Registry, outage: Option<&api::Outage>) {
     let of = |value: &dyn Fn(&api::Outage) -> Option<f64>| {
         let sample =
@@ -239,7 +239,7 @@ fn forecast(registry: &mut Registry, forecast: &api::Forecast) {
     registry.register_with_unit("disk_full_eta", help, Unit::Seconds, optional(disk_full_in_s.map(|s| s as f64)));
 }
 
-/// One metric: its samples, each with its labels.
+/// A metric with its labelled samples.
 #[derive(Debug)]
 pub(super) struct Labelled<L, M>(pub Vec<(L, M)>);
 
@@ -253,12 +253,12 @@ impl<L: EncodeLabelSet, M: EncodeMetric + TypedMetric> EncodeMetric for Labelled
     }
 }
 
-/// A number that need not be there.
+/// A gauge without samples if there is no value.
 fn optional(value: Option<f64>) -> Labelled<[(&'static str, &'static str); 0], ConstGauge<f64>> {
     Labelled(value.map(|value| ([], ConstGauge::new(value))).into_iter().collect())
 }
 
-/// For each of the words 1 where it is the one that holds, else 0.
+/// For each of the words a series: 1 for the current one, 0 for the others.
 pub(super) fn one_of<L>(
     words: impl IntoIterator<Item = &'static str>,
     is: &str,
@@ -267,7 +267,7 @@ pub(super) fn one_of<L>(
     words.into_iter().map(|word| (labels(word), ConstGauge::new(i64::from(word == is)))).collect()
 }
 
-/// How long things take. Sources and destinations are those that are configured, so there are no more series than these.
+/// Latency histograms, one series per configured source and destination.
 fn latencies(registry: &mut Registry, admin: &Admin) {
     let mut seconds = |name, help, metric| registry.register_with_unit(name, help, Unit::Seconds, metric);
     let of = |which: fn(&Destination) -> &Latency| {

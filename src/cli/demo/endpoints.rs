@@ -1,7 +1,7 @@
 //! The demo's sender and its destination.
 //!
-//! The sender sends several conversations at a time, each in its order, and some bodies twice. The receiver answers most events
-//! with 200 and fails for some as real destinations do.
+//! The sender sends several conversations in parallel, each in its order, and some bodies twice. The receiver answers most
+//! events with 200, and fails for some in the ways real destinations do.
 
 use super::tracker::{Key, Tracker};
 use super::traffic::{Conversation, Sending, Traffic};
@@ -23,16 +23,16 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Conversations that are sent at a time.
+/// Conversations that are sent in parallel.
 const AT_A_TIME: usize = 16;
-/// How long sending should take, so that it can be watched.
+/// How long sending takes, so that a person can watch it.
 const SPREAD_OVER: Duration = Duration::from_secs(10);
-/// No slower than this, where there are few events.
+/// The lowest rate, for runs with few events.
 const EVENTS_PER_SECOND_MIN: f64 = 100.0;
 /// Attempts to send one body.
 const ATTEMPTS_MAX: u32 = 20;
 
-/// Sends all of the traffic once, and some of it twice.
+/// Sends all traffic once, and some bodies twice.
 pub struct Sender {
     traffic: Arc<Traffic>,
     intake: Intake,
@@ -45,7 +45,7 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// A sender that begins now.
+    /// A sender that starts now.
     pub fn new(traffic: Arc<Traffic>, events: u64, intake: Intake, tracker: Arc<Tracker>, clock: Clock) -> Self {
         let rate = (events as f64 / SPREAD_OVER.as_secs_f64()).max(EVENTS_PER_SECOND_MIN);
         Self {
@@ -60,7 +60,7 @@ impl Sender {
         }
     }
 
-    /// Sends everything; returns when each body has its answer.
+    /// Sends everything; returns when each body has its response.
     pub async fn run(self) {
         let sender = Arc::new(self);
         let mut workers = JoinSet::new();
@@ -77,7 +77,7 @@ impl Sender {
         while workers.join_next().await.is_some() {}
     }
 
-    /// Sends each event after the one before it was answered, which defines their order.
+    /// Sends each event after the response to the one before, which defines their order.
     async fn conversation(&self, conversation: &Conversation) {
         for event in &conversation.events {
             let n = self.sent.fetch_add(1, Ordering::Relaxed);
@@ -95,7 +95,7 @@ impl Sender {
         }
     }
 
-    /// Posts a body until it is accepted or refused, as a sender would.
+    /// Posts a body until it is accepted or refused.
     async fn post(&self, body: &Bytes) {
         for _ in 0..ATTEMPTS_MAX {
             let wait = match self.intake.post(body.clone(), self.clock.wall()).await {
@@ -116,19 +116,19 @@ impl Sender {
 pub enum Reaction {
     /// 200 after a few milliseconds.
     Accept,
-    /// 200 after a long while.
+    /// 200 after a long delay.
     AcceptSlowly,
     /// 503.
     Fail,
     /// 429 with `Retry-After: 1`.
     Busy,
-    /// The connection is closed without an answer.
+    /// Closes the connection without a response.
     Drop,
-    /// 422: this event is never accepted.
+    /// 422: the receiver never accepts this event.
     Refuse,
 }
 
-/// A server on a free port of the loopback.
+/// A server on a free loopback port.
 #[derive(Debug)]
 pub struct Receiver {
     address: SocketAddr,
@@ -143,16 +143,16 @@ struct Script {
     poison: Bytes,
     /// Requests so far.
     requests: AtomicU64,
-    /// One request in so many is answered with 429.
+    /// One in this many requests gets 429.
     busy_every: u64,
     repaired: AtomicBool,
 }
 
-/// How often the receiver is too busy, whatever the number of events.
+/// How many 429 responses a run has, independent of the number of events.
 const BUSY_TIMES: u64 = 3;
 
 impl Receiver {
-    /// Starts it; it serves until the runtime ends.
+    /// Starts the server; it runs until the runtime ends.
     pub async fn start(
         random: Random,
         clock: Clock,
@@ -177,12 +177,12 @@ impl Receiver {
         Ok(Self { address, script })
     }
 
-    /// Where events are delivered to.
+    /// The URL for deliveries.
     pub fn url(&self) -> String {
         format!("http://{}/crm", self.address)
     }
 
-    /// From now on every request gets 200 at once.
+    /// From now on answers every request with 200 at once.
     pub fn repair(&self) {
         self.script.repaired.store(true, Ordering::Relaxed);
     }
@@ -234,7 +234,7 @@ impl Script {
     }
 }
 
-/// What happens to an attempt where nothing else decides.
+/// The reaction to an attempt if no other rule decides.
 fn by_chance(random: Random, key: Key, attempt: u32) -> Reaction {
     match random.below(Purpose::Fault, number(key, attempt), 1000) {
         0..45 => Reaction::Fail,
@@ -244,7 +244,7 @@ fn by_chance(random: Random, key: Key, attempt: u32) -> Reaction {
     }
 }
 
-/// A number for each attempt of each event.
+/// A distinct number for each attempt of each event.
 fn number(key: Key, attempt: u32) -> u64 {
     (key.conversation as u64) << 24 | (key.position as u64) << 8 | u64::from(attempt & 0xFF)
 }

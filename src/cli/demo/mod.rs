@@ -1,4 +1,4 @@
-//! `holdline demo`: a daemon, a sender and a receiver in one process; sender and receiver count for themselves.
+//! `holdline demo`: a daemon, a sender and a receiver in one process; sender and receiver keep their own counts.
 //!
 //! *Exit code.* 0 if all counts agree at the end, else 1.
 
@@ -56,7 +56,6 @@ const TICK: Duration = Duration::from_millis(200);
 /// The demo ends with a failure after this long without any change.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Runs the demo.
 pub fn run(args: Args) -> Result<ExitCode, Failure> {
     process::start_logging(process::LogFormat::Human, tracing::Level::ERROR).map_err(Failure::Usage)?;
     let terminations = process::terminations().map_err(|e| Failure::io("cannot listen for signals", e))?;
@@ -105,7 +104,7 @@ async fn play(
     Ok(if summary.faults().is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// The embedded default, on free ports, with short retry delays.
+/// The embedded default configuration on free ports, with short retry delays.
 fn settings(to: &str, data: &Path) -> Result<Settings, Failure> {
     let free = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let overrides = Flags { to: Some(to.to_owned()), data: Some(data.to_owned()), intake: free, admin: free };
@@ -138,7 +137,7 @@ struct Show {
 }
 
 impl Show {
-    /// Sends everything and waits until all of it is settled. None if a signal came first.
+    /// Sends everything and waits until all deliveries have ended. None if a signal stopped it.
     async fn run(
         &self,
         sender: Sender,
@@ -173,13 +172,13 @@ impl Show {
 
     async fn summary(&self, status: api::Status, took: Duration) -> Result<Summary, Failure> {
         let dead: api::Page<api::DeadLetter> = self.admin.get("/v1/dlq?limit=500").await.map_err(stopped)?;
-        let dead: HashSet<String> = dead.items.iter().map(|letter| letter.id.to_string()).collect();
+        let dead: HashSet<String> = dead.items.iter().map(|dead_letter| dead_letter.id.to_string()).collect();
         let (totals, lost) = (self.tracker.totals(), self.tracker.lost(&dead));
         Ok(Summary { events: self.events, totals, lost, dead: dead.len() as u64, status, took })
     }
 }
 
-/// The daemon is in this process: a hint how to start or find it would be wrong.
+/// Replaces hints how to start or find a daemon: here it runs in this process.
 fn stopped(failure: Failure) -> Failure {
     match failure {
         Failure::Unreachable(_) => Failure::Operation("the demo's daemon does not answer any more".into()),
@@ -187,7 +186,7 @@ fn stopped(failure: Failure) -> Failure {
     }
 }
 
-/// Whether nothing waits any more and the counters have caught up.
+/// Whether no delivery waits and the counters are up to date.
 fn settled(status: &api::Status) -> bool {
     let api::Queue { depth, in_flight, delayed, blocked, .. } = status.queue;
     let counters = &status.counters;
@@ -228,17 +227,17 @@ fn admin_addr(daemon: &Daemon) -> SocketAddr {
     daemon.admin_addr().expect("the demo's admin API listens on TCP")
 }
 
-/// The folder of one run.
+/// The data folder of one run.
 #[derive(Debug)]
 pub enum Folder {
-    /// Kept at the end.
+    /// Stays after the run.
     Given(PathBuf),
-    /// Removed when dropped.
+    /// Is removed on drop.
     Temporary(PathBuf),
 }
 
 impl Folder {
-    /// The folder `given`, which must be empty, since the demo counts from zero; else a new temporary one.
+    /// The folder `given`, which must be empty because the demo counts from zero; else a new temporary one.
     pub fn make(given: Option<PathBuf>) -> Result<Self, Failure> {
         let Some(path) = given else { return Self::temporary() };
         let occupied = std::fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some());
@@ -258,7 +257,6 @@ impl Folder {
         Ok(Self::Temporary(path))
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         match self {
             Self::Given(path) | Self::Temporary(path) => path,
@@ -269,13 +267,13 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if let Self::Temporary(path) = self {
-            // what cannot be removed is left in the system's folder for temporary files
+            // on an error the folder stays in the system's temporary folder
             let _ = std::fs::remove_dir_all(path);
         }
     }
 }
 
-/// Ticks between two lines where there is no terminal.
+/// Ticks between two lines without a terminal.
 const TICKS_PER_LINE: u32 = 5;
 
 /// The live view of one run.
@@ -287,7 +285,6 @@ enum View {
 }
 
 impl Progress {
-    /// For `events` events.
     pub fn new(events: u64) -> Self {
         if !std::io::stderr().is_terminal() {
             return Self(View::Lines { events, ticks: 0 });

@@ -1,4 +1,4 @@
-//! The summary of the demo: the counts of sender and receiver beside those of the daemon, and whether they agree.
+//! The summary of the demo: the counts of sender and receiver next to those of the daemon, and whether they agree.
 
 use super::tracker::Totals;
 use crate::api;
@@ -6,25 +6,25 @@ use crate::cli::format;
 use crate::cli::table::{Column, Table};
 use std::time::Duration;
 
-/// Everything that is known when the queue is empty.
+/// The results when the queue is empty.
 #[derive(Debug)]
 pub struct Summary {
-    /// How many events were going to be sent.
+    /// Events of the run.
     pub events: u64,
     /// The counts of sender and receiver.
     pub totals: Totals,
-    /// Accepted, but neither delivered nor in the DLQ.
+    /// Events that were accepted, and neither delivered nor in the dead letter queue.
     pub lost: u64,
     /// Entries of `/v1/dlq`.
     pub dead: u64,
     /// `/v1/status`.
     pub status: api::Status,
-    /// From the first request to the empty queue.
+    /// The time from the first request to the empty queue.
     pub took: Duration,
 }
 
 impl Summary {
-    /// The counts that do not agree, in sentences.
+    /// The counts that do not agree, as sentences.
     pub fn faults(&self) -> Vec<String> {
         let t = &self.totals;
         let counters = &self.status.counters;

@@ -1,29 +1,29 @@
 //! What sender and receiver of the demo have seen of each event, without asking the daemon.
 //!
-//! *Invariants.* An event is identified by its body, byte for byte: one that arrives changed is counted as unknown.
+//! *Invariants.* An event is identified by its body, byte for byte; a modified body counts as unknown.
 
 use super::traffic::Traffic;
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Names an event of the demo: conversation and position in it.
+/// Identifies an event of the demo by its conversation and its position there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
-    /// Its place in [`Traffic::conversations`].
+    /// The index in [`Traffic::conversations`].
     pub conversation: usize,
-    /// Its place in the conversation, from 0.
+    /// The index in the conversation.
     pub position: usize,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Entry {
-    /// The daemon's id, from its answer to the sender.
+    /// The daemon's id, from its response to the sender.
     id: Option<String>,
     attempts: u32,
-    /// How often the receiver answered 2xx.
+    /// 2xx responses of the receiver.
     delivered: u32,
-    /// Answered with a status that means "never".
+    /// The receiver refused it permanently.
     refused: bool,
 }
 
@@ -43,32 +43,32 @@ struct Records {
 /// The counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Requests of the sender that were answered with 2xx.
+    /// Requests of the sender with a 2xx response.
     pub answered: u64,
-    /// Events that the daemon answered as accepted.
+    /// Events that the daemon reported as accepted.
     pub accepted: u64,
-    /// Requests that the daemon answered as duplicates.
+    /// Requests that the daemon reported as duplicates.
     pub duplicates: u64,
-    /// Requests that the daemon refused for good.
+    /// Requests that the daemon refused permanently.
     pub refused_by_intake: u64,
     /// Requests that reached the receiver.
     pub arrived: u64,
-    /// Different events the receiver answered with 2xx.
+    /// Distinct events that the receiver answered with 2xx.
     pub delivered: u64,
-    /// 2xx answers for an event that had one already.
+    /// 2xx responses for events that already had one.
     pub repeated: u64,
-    /// Different events the receiver refused for good.
+    /// Distinct events that the receiver refused permanently.
     pub refused: u64,
     /// Attempts after the first, of any event.
     pub retried: u64,
-    /// Arrivals while an earlier event of the conversation was neither delivered nor refused for good.
+    /// Requests that arrived while an earlier event of the conversation was neither delivered nor refused permanently.
     pub out_of_order: u64,
     /// Bodies that were never sent in this form.
     pub unknown: u64,
 }
 
 impl Tracker {
-    /// A tracker of every event that is going to be sent.
+    /// A tracker for all events of the run.
     pub fn new(traffic: &Traffic) -> Self {
         let mut keys = HashMap::new();
         let mut conversations = Vec::new();
@@ -82,11 +82,11 @@ impl Tracker {
     }
 
     fn records(&self) -> MutexGuard<'_, Records> {
-        // the counts are plain numbers, valid even where another task has panicked
+        // the counts are plain numbers, and stay valid if another task panicked
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The daemon accepted the event, under this id.
+    /// The daemon accepted the event under this id.
     pub fn accepted(&self, body: &Bytes, id: Option<String>) {
         let mut records = self.records();
         records.totals.answered += 1;
@@ -96,19 +96,20 @@ impl Tracker {
         }
     }
 
-    /// The daemon answered that the event is a duplicate.
+    /// The daemon reported the event as a duplicate.
     pub fn duplicate(&self) {
         let mut records = self.records();
         records.totals.answered += 1;
         records.totals.duplicates += 1;
     }
 
-    /// The daemon refused the event for good.
+    /// The daemon refused the event permanently.
     pub fn refused_by_intake(&self) {
         self.records().totals.refused_by_intake += 1;
     }
 
-    /// A body reached the receiver: its key, and which attempt this is, from 1. None for an unknown body.
+    /// Counts a body that reached the receiver; returns its key and the number of the attempt, from 1. None for an unknown
+    /// body.
     pub fn arrived(&self, body: &Bytes) -> Option<(Key, u32)> {
         let mut records = self.records();
         records.totals.arrived += 1;
@@ -135,7 +136,7 @@ impl Tracker {
         records.totals.repeated += u64::from(!first);
     }
 
-    /// The receiver is about to refuse the event for good.
+    /// The receiver is about to refuse the event permanently.
     pub fn refused(&self, key: Key) {
         let mut records = self.records();
         let before = std::mem::replace(&mut records.entry(key).refused, true);
@@ -147,7 +148,7 @@ impl Tracker {
         self.records().totals
     }
 
-    /// Events that were accepted, but neither delivered nor among the `dead`, by the daemon's ids.
+    /// Events that were accepted, and neither delivered nor among the `dead`, which are ids of the daemon.
     pub fn lost(&self, dead: &HashSet<String>) -> u64 {
         let records = self.records();
         let entries = records.conversations.iter().flatten();

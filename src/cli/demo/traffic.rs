@@ -1,16 +1,16 @@
-//! The demo's traffic: many conversations, made from real bodies by giving them other ids and times. The same seed makes the
-//! same traffic.
+//! The demo's traffic: many conversations, made from real bodies with other ids and times. The same seed makes the same
+//! traffic.
 
 use crate::time::Timestamp;
 use bytes::Bytes;
 use serde_json::Value;
 
-/// A real body, and the texts in it that differ from one conversation to the next.
+/// A real body, and its texts that are replaced in each conversation.
 struct Sample {
     text: &'static str,
     id: String,
     conversation: String,
-    /// In milliseconds, as most topics have it, or as an RFC 3339 text.
+    /// Milliseconds, as in most topics, or an RFC 3339 text.
     event_time: Value,
 }
 
@@ -20,7 +20,7 @@ const TRANSCRIPTION: &str = include_str!("../../../tests/samples/06_eb_transcrip
 const FLOW_OUTCOME: &str = include_str!("../../../tests/samples/04_eb_flow_outcome.json");
 const USER_END: &str = include_str!("../../../tests/samples/23_eb_user_end_schema.json");
 const CUSTOMER_END: &str = include_str!("../../../tests/samples/02_eb_customer_end.json");
-/// From another platform: an interaction in one event.
+/// From another platform: one event contains the whole interaction.
 const COMPLETED: &str = include_str!("../../../tests/samples/26_seed_article.json");
 
 /// Events of one interaction, in the order in which they happened.
@@ -30,12 +30,12 @@ pub struct Conversation {
     pub events: Vec<Planned>,
 }
 
-/// An event that is going to be sent.
+/// An event to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned {
-    /// What is posted.
+    /// The request body.
     pub body: Bytes,
-    /// How often.
+    /// How often it is sent.
     pub sending: Sending,
 }
 
@@ -45,24 +45,24 @@ pub enum Sending {
     Once,
     /// Two requests at the same time.
     TwiceAtOnce,
-    /// Again when its conversation has ended.
+    /// A second request after its conversation has ended.
     AgainLater,
 }
 
-/// Everything that is going to be sent.
+/// Everything to send.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Traffic {
-    /// In the order in which they begin.
+    /// In the order in which they start.
     pub conversations: Vec<Conversation>,
     /// The body that the receiver never accepts.
     pub poison: Bytes,
 }
 
-/// One conversation in so many comes from the other platform.
+/// One in this many conversations comes from the other platform.
 const OTHER_PLATFORM: u64 = 12;
 
 impl Traffic {
-    /// Exactly `events` different events, the conversations of which begin at `start`.
+    /// Exactly `events` distinct events; the conversations start at `start`.
     pub fn new(random: Random, events: u64, start: Timestamp) -> Self {
         let samples = Samples::new();
         let mut conversations = Vec::new();
@@ -78,7 +78,7 @@ impl Traffic {
     }
 }
 
-/// An event in the middle of the longest conversation near the middle: later ones of its conversation follow it.
+/// An event in the middle of the longest conversation near the middle, so that later events of its conversation follow.
 fn poison(conversations: &[Conversation]) -> Bytes {
     let middle = conversations.len() / 2;
     let near = &conversations[middle..(middle + 5).min(conversations.len())];
@@ -114,7 +114,7 @@ impl Samples {
         let series = self.opening.iter().chain(talk).chain(&self.closing);
         let events = series.take(usize::try_from(room).unwrap_or(usize::MAX)).enumerate().map(|(position, sample)| {
             let n = first + position as u64;
-            // no other id of the same seed has this number: conversations count from zero, events from here
+            // unique for the seed: conversations use the numbers from 0, events those from 2^32
             let id = random.uuid((1 << 32) + n);
             let at = Timestamp(began + position as u64 * 4_200);
             let sending = match random.below(Purpose::Duplicate, n, 100) {
@@ -141,7 +141,7 @@ impl Sample {
         }
     }
 
-    /// The sample's text with another event id, conversation and event time; nothing else is touched.
+    /// The sample's text with another event id, conversation and event time; the rest is unchanged.
     fn body(&self, id: &str, conversation: &str, at: Timestamp) -> Bytes {
         let time = match &self.event_time {
             Value::String(text) => self.text.replace(text.as_str(), &at.to_string()),
@@ -151,7 +151,7 @@ impl Sample {
     }
 }
 
-/// What a random number decides; numbers of different purposes are independent.
+/// What a random number is used for; numbers of different purposes are independent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Ids of events and conversations.
@@ -162,28 +162,27 @@ pub enum Purpose {
     Duplicate,
     /// How the receiver treats a request.
     Fault,
-    /// How long it takes to answer.
+    /// How long the receiver takes to answer.
     Latency,
 }
 
-/// Random numbers that depend only on the seed, the purpose and their number.
+/// Random numbers that depend only on seed, purpose and index.
 #[derive(Clone, Copy, Debug)]
 pub struct Random {
     seed: u64,
 }
 
 impl Random {
-    /// The numbers of this seed.
     pub fn new(seed: u64) -> Self {
         Self { seed }
     }
 
-    /// The 64 bits of number `n` for this purpose.
+    /// The 64 bits at index `n` for this purpose.
     pub fn bits(self, purpose: Purpose, n: u64) -> u64 {
         mix(mix(mix(self.seed).wrapping_add(purpose as u64)).wrapping_add(n))
     }
 
-    /// Number `n` for this purpose, below `bound`.
+    /// The number at index `n` for this purpose, below `bound`.
     pub fn below(self, purpose: Purpose, n: u64, bound: u64) -> u64 {
         self.bits(purpose, n) % bound.max(1)
     }

@@ -1,4 +1,4 @@
-//! The disk of the store: durability of its filesystem, duration of a sync, permissions, free space and the ballast.
+//! The disk of the store: durability of its filesystem, duration of a sync, permissions, free space, ballast.
 
 use super::Finding;
 use crate::api;
@@ -14,10 +14,10 @@ use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
 const SYNCS: usize = 20;
-/// A sync that takes longer delays each acknowledgement that long; the disk is then slow or failing.
+/// A slower sync is reported: each acknowledgement waits for one, and the disk is slow or failing.
 const SLOW: Duration = Duration::from_millis(50);
 
-/// With the `status` of a running daemon, its folder is not touched.
+/// Takes mode and durability from the `status` of a running daemon; without one it checks them here.
 pub fn look(settings: &Settings, status: Option<&api::Status>) -> Vec<Finding> {
     let Some(status) = status else { return look_from_here(settings) };
     let path = &status.disk.path;
@@ -33,7 +33,7 @@ pub fn look(settings: &Settings, status: Option<&api::Status>) -> Vec<Finding> {
     let mut findings = vec![folder, filesystem];
     if let Ok((probe, file)) = tempfile_in(Path::new(path)) {
         findings.push(syncs(file));
-        let _ = fs::remove_file(probe); // it is empty and says what it is
+        let _ = fs::remove_file(probe); // an empty file with a telling name
     }
     findings.push(enough(status.disk.free_bytes, status.disk.reserve_bytes, settings.intake.max_queue_bytes));
     findings.push(ballast(status.disk.ballast_bytes, settings.store.ballast_bytes));
@@ -52,7 +52,7 @@ fn look_from_here(settings: &Settings) -> Vec<Finding> {
         Ok((probe, file)) => {
             findings.push(durability(&file));
             findings.push(syncs(file));
-            let _ = fs::remove_file(probe); // it is empty and says what it is
+            let _ = fs::remove_file(probe); // an empty file with a telling name
         }
     }
     findings.push(room(&there, settings));
@@ -62,7 +62,7 @@ fn look_from_here(settings: &Settings) -> Vec<Finding> {
     findings
 }
 
-/// The path itself, or what is there of its parents.
+/// The path itself, or its nearest existing parent.
 fn nearest(path: &Path) -> PathBuf {
     path.ancestors().find(|p| p.is_dir()).map_or_else(|| ".".into(), Path::to_owned)
 }
@@ -92,7 +92,7 @@ fn open_to_others(path: &str, mode: u32) -> Finding {
     Finding::doubtful("data folder", found, format!("chmod 700 {}", hint::quoted(path)))
 }
 
-/// Whether each write can be made synchronous by inode flags, which alone holds in every power cut.
+/// Whether inode flags can make each write synchronous; only this survives every power cut.
 fn durability(file: &File) -> Finding {
     let marked = ioctl_getflags(file).and_then(|flags| {
         ioctl_setflags(file, flags | IFlags::SYNC)?;
@@ -150,12 +150,12 @@ fn enough(free: u64, reserve: u64, queue: u64) -> Finding {
     }
 }
 
-/// Bytes of the ballast in the data folder of a daemon that does not run; zero where there is none or it cannot be read.
+/// Bytes of the ballast in the data folder of a stopped daemon; zero if there is none or it cannot be read.
 fn ballast_on_disk(data: &Path) -> u64 {
     fs::metadata(data.join("ballast")).map_or(0, |meta| meta.blocks() * 512)
 }
 
-/// `kept_bytes` are what is left of it, in whole MiB.
+/// `kept_bytes` is the rest of the ballast, in whole MiB.
 fn ballast(kept_bytes: u64, wanted_bytes: u64) -> Finding {
     let what = "ballast";
     if wanted_bytes == 0 {

@@ -1,5 +1,5 @@
-//! Connections to the peers that holdline calls (destinations, token endpoints, alert webhooks): name, port, certificate; and
-//! the clock, by which certificates are valid or not. Only the TLS handshake is sent.
+//! Connections to the peers that holdline calls (destinations, token endpoints, alert webhooks): name resolution, port,
+//! certificate; and the clock, which decides whether certificates are valid. Nothing is sent but the TLS handshake.
 
 use super::Finding;
 use crate::cli::format;
@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Whether a time service keeps the clock.
+/// Whether a time service synchronizes the clock.
 pub fn clock() -> Finding {
     let (wall, what) = (Clock::system().wall(), "clock");
     // files of systemd-timesyncd, chrony and ntpd
@@ -33,24 +33,24 @@ pub fn clock() -> Finding {
 
 /// A peer that holdline calls.
 struct Peer<'s> {
-    /// As findings name it.
+    /// Its name in findings.
     name: String,
     url: &'s Url,
-    reach: AddressPolicy,
+    connection: AddressPolicy,
     tls: DestinationTls,
     trust: Trust,
 }
 
 /// Checks the connection to a destination, and to its token endpoint.
 pub async fn look(destination: &Destination) -> Vec<Finding> {
-    let (name, reach, tls) = (destination.name.clone(), destination.address_policy, &destination.tls);
+    let (name, connection, tls) = (destination.name.clone(), destination.address_policy, &destination.tls);
     let Some(url) = &destination.url else {
         return vec![Finding::doubtful(format!("to {name}"), "no url: its deliveries wait", "set its url")];
     };
-    let mut findings = check(&Peer { name: name.clone(), url, reach, tls: tls.clone(), trust: Trust::One }).await;
+    let mut findings = check(&Peer { name: name.clone(), url, connection, tls: tls.clone(), trust: Trust::One }).await;
     if let Some(DestinationAuth::OAuth2(oauth2)) = &destination.auth {
         let (name, url) = (format!("{name} token_url"), &oauth2.token_url);
-        findings.extend(check(&Peer { name, url, reach, tls: tls.clone(), trust: Trust::Both }).await);
+        findings.extend(check(&Peer { name, url, connection, tls: tls.clone(), trust: Trust::Both }).await);
     }
     findings
 }
@@ -59,7 +59,7 @@ pub async fn look(destination: &Destination) -> Vec<Finding> {
 pub async fn look_at_alert(n: usize, alert: &Alert) -> Vec<Finding> {
     let AlertTo::Webhook(url) = &alert.to else { return Vec::new() };
     let (name, tls) = (format!("alert[{n}]"), DestinationTls::default());
-    check(&Peer { name, url, reach: AddressPolicy::Anywhere, tls, trust: Trust::One }).await
+    check(&Peer { name, url, connection: AddressPolicy::Anywhere, tls, trust: Trust::One }).await
 }
 
 async fn check(peer: &Peer<'_>) -> Vec<Finding> {
@@ -93,7 +93,7 @@ async fn check(peer: &Peer<'_>) -> Vec<Finding> {
     findings
 }
 
-/// The addresses that may be called.
+/// The addresses that the address policy allows.
 async fn resolve(peer: &Peer<'_>, host: &str, port: u16) -> Result<(Vec<Finding>, Vec<SocketAddr>), Finding> {
     let what = format!("dns {}", peer.name);
     let found = timeout(TIMEOUT, tokio::net::lookup_host((host, port))).await;
@@ -109,8 +109,8 @@ async fn resolve(peer: &Peer<'_>, host: &str, port: u16) -> Result<(Vec<Finding>
         }
     };
     let count = all.len();
-    let refused = all.iter().find_map(|address| Some((address.ip(), peer.reach.refusal(address.ip())?)));
-    let allowed: Vec<SocketAddr> = all.into_iter().filter(|a| peer.reach.refusal(a.ip()).is_none()).collect();
+    let refused = all.iter().find_map(|address| Some((address.ip(), peer.connection.refusal(address.ip())?)));
+    let allowed: Vec<SocketAddr> = all.into_iter().filter(|a| peer.connection.refusal(a.ip()).is_none()).collect();
     let remedy = "correct the host, or set `allow_link_local = true` if this destination is meant to be there";
     match refused {
         Some((ip, kind)) if allowed.is_empty() => {
@@ -149,7 +149,7 @@ async fn connect(name: &str, addresses: &[SocketAddr]) -> Result<(Finding, TcpSt
     }
 }
 
-/// A handshake as a delivery would make it, with the same authorities and the same client certificate.
+/// Makes a handshake like a delivery's, with the same authorities and client certificate.
 async fn tls(peer: &Peer<'_>, url: &Uri, stream: TcpStream) -> Finding {
     let what = format!("tls {}", peer.name);
     let config = match tls_config(&peer.tls, peer.trust) {

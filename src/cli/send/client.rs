@@ -1,4 +1,4 @@
-//! A sender's side of `POST /in/{source}`: credentials as the source requires them, one body, one answer.
+//! A client of `POST /in/{source}`: signs a body as the source requires, posts it, and parses the response.
 
 use crate::cli::client::{self, USER_AGENT, encoded};
 use crate::config::settings::{Source, SourceAuth};
@@ -18,28 +18,28 @@ use std::time::Duration;
 
 /// The longest timeout of a known sender.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Used where a busy intake sends no `Retry-After`.
+/// The delay if a busy intake sends no `Retry-After`.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 
-/// The intake's answer to a body.
+/// The intake's response to a body.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
     /// Accepted, or a duplicate.
     Taken(Taken),
-    /// 429 or 503: the body can be sent again after this time.
+    /// 429 or 503: the body can be sent again after this delay.
     Busy { after: Duration, refusal: Refusal },
-    /// Any other status: sending it again is useless.
+    /// Any other status: a retry is useless.
     Refused(Refusal),
 }
 
-/// How many events a body held.
+/// The events in a body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
-    /// New ones.
+    /// New events.
     pub accepted: u64,
-    /// Those that were stored before.
+    /// Events that were already stored.
     pub duplicates: u64,
-    /// Of the event, or of the first that had it; none for a batch.
+    /// The id of the event, or of its first copy; none for a batch.
     pub id: Option<String>,
 }
 
@@ -48,9 +48,9 @@ pub struct Taken {
 pub struct Refusal {
     /// HTTP status.
     pub status: u16,
-    /// The API's code for it.
+    /// The API's error code.
     pub code: String,
-    /// The same in words.
+    /// The API's error message.
     pub message: String,
 }
 
@@ -64,7 +64,7 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// `base` is `http://host:port`; `headers` go with each body.
+    /// `base` is `http://host:port`; `headers` are sent with each body.
     pub fn new(base: &str, source: &str, mut headers: HeaderMap) -> Self {
         headers.entry(header::CONTENT_TYPE).or_insert(header::HeaderValue::from_static("application/json"));
         headers.entry(header::USER_AGENT).or_insert(header::HeaderValue::from_static(USER_AGENT));
@@ -72,17 +72,17 @@ impl Intake {
         Self { url, headers, credentials, http: client::http_client() }
     }
 
-    /// The same, with the credentials that the source requires.
+    /// Adds the credentials that the source requires.
     pub fn with(self, credentials: Credentials) -> Self {
         Self { credentials: Arc::new(credentials), ..self }
     }
 
-    /// Where it posts to.
+    /// The URL for posts.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Posts one body. After an error, which says why there was no answer, it can safely be sent again.
+    /// Posts one body. The error says why there was no response; the body can then safely be sent again.
     pub async fn post(&self, body: Bytes, now: Timestamp) -> Result<Answer, String> {
         let mut headers = self.headers.clone();
         self.credentials.sign(&mut headers, &body, now);
@@ -120,7 +120,7 @@ fn read(status: StatusCode, headers: &HeaderMap, body: &Bytes, now: Timestamp) -
     }
 }
 
-/// A text of an answer; `-` where it is missing.
+/// A string from a response; `-` if it is missing.
 fn text(value: &Value) -> String {
     value.as_str().filter(|text| !text.is_empty()).unwrap_or("-").to_owned()
 }
@@ -128,7 +128,7 @@ fn text(value: &Value) -> String {
 fn taken(answer: &Value) -> Taken {
     let id = answer["id"].as_str().map(str::to_owned);
     match answer["status"].as_str() {
-        // of a batch
+        // the response to a batch
         _ if answer["accepted"].is_u64() => {
             let n = |field: &str| answer[field].as_u64().unwrap_or(0);
             Taken { accepted: n("accepted"), duplicates: n("duplicates"), id }
@@ -149,23 +149,23 @@ fn retry_after(headers: &HeaderMap, now: Timestamp) -> Duration {
     httpdate::parse_http_date(text).map_or(RETRY_AFTER_DEFAULT, |date| Timestamp::from_system(date).since(now))
 }
 
-/// How a sender authenticates.
+/// How the sender authenticates.
 #[derive(Debug, Default)]
 pub enum Credentials {
-    /// The source requires none, or flags give them.
+    /// The source requires none, or flags set them.
     #[default]
     Nothing,
     Header(HeaderName, HeaderValue),
-    /// A parameter of the path, percent-encoded.
+    /// A percent-encoded query parameter.
     Query(String),
     Signature(Box<Verifier>),
 }
 
 impl Credentials {
-    /// The first kind that the source accepts, with the first of its secrets.
+    /// The first method that the source accepts, with its first secret.
     ///
     /// # Errors
-    /// Where its secret cannot be read or used; the message names the secret's place.
+    /// If the secret cannot be read or used; the message names where it is configured.
     pub fn of(source: &Source) -> Result<Self, String> {
         let Some(auth) = source.auth.first() else { return Ok(Self::Nothing) };
         let Some(secret) = auth.secrets().first() else { return Ok(Self::Nothing) };
@@ -198,13 +198,13 @@ impl Credentials {
         }
     }
 
-    /// Adds the headers for one body; existing headers stay.
+    /// Adds the authentication headers for one body; existing headers stay.
     pub fn sign(&self, headers: &mut HeaderMap, body: &[u8], now: Timestamp) {
         match self {
             Self::Nothing | Self::Query(_) => {}
             Self::Header(name, value) => drop(headers.entry(name).or_insert_with(|| value.clone())),
             Self::Signature(verifier) => {
-                // the same body has the same id, so that sending it again makes a duplicate
+                // the same body has the same id, so a retry is recognised as a duplicate
                 let digest = Sha256::digest(body);
                 let id = digest.iter().take(16).fold("msg_".to_owned(), |id, byte| id + &format!("{byte:02x}"));
                 for (name, value) in verifier.headers_for(body, &id, now) {

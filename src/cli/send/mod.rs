@@ -1,4 +1,4 @@
-//! `holdline send`: posts bodies as a sender would, one after the other, so that their order is kept.
+//! `holdline send`: posts bodies as a sender would, one after the other in their order.
 
 pub mod client;
 
@@ -36,11 +36,11 @@ pub struct Args {
 }
 
 const DEFAULT_INTAKE: &str = "http://127.0.0.1:8080";
-/// How long a busy intake is tried again with one body.
+/// How long one body is retried while the intake is busy.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(300);
-/// Retries of a body that got no answer.
+/// Retries of a body that got no response.
 const NO_ANSWER_MAX: u32 = 3;
-/// Refusals that are explained; the rest is counted.
+/// Refusals that are explained; further ones are only counted.
 const EXPLAINED: usize = 5;
 
 fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
@@ -49,7 +49,7 @@ fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     Ok((name.trim().parse().map_err(|e| format!("{name}: {e}"))?, value))
 }
 
-/// Posts everything and prints a summary; fails where a body was refused.
+/// Posts everything and prints a summary; fails if a body was refused.
 pub async fn run(args: Args) -> Result<(), Failure> {
     let settings = args.shared.settings()?;
     let base = match (&args.intake, &settings) {
@@ -61,7 +61,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let headers: HeaderMap = args.headers.iter().cloned().collect();
     let known = settings.as_ref().and_then(|s| s.sources.iter().find(|known| known.name == source));
     let credentials = match known {
-        // with a header of its own, no secret of the configuration is needed
+        // a given `Authorization` header replaces the configured secret
         Some(known) if !headers.contains_key(http::header::AUTHORIZATION) => {
             Credentials::of(known).map_err(|why| Failure::Usage(format!("source `{source}`: {why}")))?
         }
@@ -146,7 +146,7 @@ struct Summary {
     accepted: u64,
     duplicates: u64,
     refused: u64,
-    /// How often a busy intake was waited for.
+    /// How often the sender waited for a busy intake.
     waits: u64,
     /// The first refusals, each with the place of its body.
     refusals: Vec<(Place, Refusal)>,
@@ -178,7 +178,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Sends a body until it is accepted or refused; waits as long as a busy intake asks for.
+    /// Sends a body until it is accepted or refused; waits as long as a busy intake requests.
     async fn one(
         &self,
         body: Bytes,
@@ -291,14 +291,14 @@ fn remedy(code: &str, place: &Place) -> String {
 /// One body of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Body {
-    /// Its line, from 1, in a file with several bodies.
+    /// Its line, from 1, if the file has several bodies.
     pub line: Option<usize>,
-    /// The body as it is in the file.
+    /// The body as in the file.
     pub bytes: Bytes,
 }
 
-/// Splits `content`. One body a line where the file's `name` ends in `.ndjson` or `.jsonl`, or where the whole is not one
-/// JSON value but each of several lines is; otherwise the whole is one body, byte for byte.
+/// Splits `content`: one body per line if the file's `name` ends in `.ndjson` or `.jsonl`, or if the content is not one JSON
+/// value but several lines that each are; else the whole content is one body, byte for byte.
 pub fn split(name: &str, content: &Bytes) -> Vec<Body> {
     let lines = lines(content);
     let named = [".ndjson", ".jsonl"].iter().any(|end| name.to_ascii_lowercase().ends_with(end));
@@ -309,7 +309,7 @@ pub fn split(name: &str, content: &Bytes) -> Vec<Body> {
     if content.is_empty() { Vec::new() } else { vec![Body { line: None, bytes: content.clone() }] }
 }
 
-/// The lines that are not blank, without their line ends.
+/// The lines that are not blank, without line ends.
 fn lines(content: &Bytes) -> Vec<Body> {
     let mut start = 0;
     let mut lines = Vec::new();
@@ -329,7 +329,7 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    /// An intake that gives these answers, one a request, on one connection after the other.
+    /// An intake that returns these responses, one per request.
     async fn intake(answers: &'static [&'static str]) -> Intake {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
@@ -414,7 +414,7 @@ mod tests {
         assert_eq!(bodies("-", "{\"a\":1}\n\n{\"b\":2}\n"), two);
         assert_eq!(bodies("a.json", "{\"a\":1}\r\n\r\n{\"b\":2}"), two);
         assert_eq!(bodies("a.NDJSON", "{\"a\":1}\n"), vec![(Some(1), "{\"a\":1}".to_owned())]);
-        // a wrong line of a file that is named so is sent too: the daemon says what is wrong with it
+        // an invalid line of such a file is sent too: the daemon reports what is wrong with it
         assert_eq!(bodies("a.jsonl", "{\nx")[1], (Some(2), "x".to_owned()));
     }
 }

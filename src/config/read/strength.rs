@@ -140,11 +140,12 @@ const BEGINNINGS: [&str; 10] = [
 ];
 
 fn is_placeholder(secret: &str) -> bool {
-    let letters: String = secret.chars().filter(char::is_ascii_alphabetic).map(|c| c.to_ascii_lowercase()).collect();
+    let dead_letters: String =
+        secret.chars().filter(char::is_ascii_alphabetic).map(|c| c.to_ascii_lowercase()).collect();
     let template = (secret.starts_with('<') && secret.ends_with('>')) || secret.contains("${") || secret.contains("{{");
     let words = secret.chars().all(|c| c.is_ascii_alphabetic() || matches!(c, '-' | '_' | ' ' | '.'));
-    let is_one = PLACEHOLDERS.contains(&letters.as_str()) && letters.len() * 2 >= secret.len();
-    let begins = words && BEGINNINGS.iter().any(|beginning| letters.starts_with(beginning));
+    let is_one = PLACEHOLDERS.contains(&dead_letters.as_str()) && dead_letters.len() * 2 >= secret.len();
+    let begins = words && BEGINNINGS.iter().any(|beginning| dead_letters.starts_with(beginning));
     let crossed = !secret.is_empty() && secret.chars().all(|c| matches!(c, 'x' | 'X' | '*' | '.' | '-'));
     template || is_one || begins || crossed
 }

@@ -112,7 +112,7 @@ pub fn renamed_key(path: &str, key: &str) -> Option<&'static str> {
     RENAMED.iter().find(|(at, old, _)| *at == place && *old == key).map(|(_, _, new)| *new)
 }
 
-/// An alert condition under its new name, where it is written under its old one: `outage > 30s` for `gap > 30s`.
+/// An alert condition under its new name, where it is written under its old one: `outage > 30s` for `outage > 30s`.
 pub fn renamed_condition(text: &str) -> Option<String> {
     let name = text.split_whitespace().next()?;
     let (_, _, new) = RENAMED.iter().find(|(at, old, _)| *at == CONDITIONS && *old == name)?;

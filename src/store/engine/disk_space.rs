@@ -1,16 +1,17 @@
 //! The disk space of the store: free space, the ballast that is kept for the store, and when sending must stop.
 //!
-//! The ballast is a file beside `queue/`, so that the store can be started and operated while the disk is full. When the disk is
-//! nearly full, a part of the ballast is released and preallocated after the end of sled's file, which grows into it: no other
-//! program can take the space in between. Empty files beside it reserve inodes in the same way.
+//! The ballast is a file beside `queue/`, so that the store can be started and operated while the disk is full. When the
+//! disk is nearly full, a part of the ballast is released and preallocated after the end of sled's file, which grows into
+//! it: no other program can take the space in between. Empty files beside it reserve inodes in the same way.
 //!
-//! Unused space inside sled's file counts as free too: sled fills it before the file grows, and shortens the file only while it
-//! writes. sled does not report its size, so it is estimated as the file size less [`FILE_FACTOR`] times the stored bytes.
+//! Unused space inside sled's file counts as free too: sled fills it before the file grows, and shortens the file only while
+//! it writes. sled does not report its size, so it is estimated as the file size less [`FILE_FACTOR`] times the stored
+//! bytes.
 //!
-//! *Invariants.* Each attempt may end in a write: a dead letter or a delayed delivery contains a copy of its event. So nothing new is
-//! sent once the space, less uncommitted copies and the possible copies of attempts in flight, is down to the floor: half of the
-//! ballast. The rest is for starts, for operator commands and for attempts in flight. The ballast counts by allocated blocks, never
-//! by file length. The stored data does not depend on it: each of its files may be missing.
+//! *Invariants.* Each attempt may end in a write: a dead letter or a delayed delivery contains a copy of its event. So
+//! nothing new is sent once the space, less uncommitted copies and the possible copies of attempts in flight, is down to the
+//! floor: half of the ballast. The rest is for starts, for operator commands and for attempts in flight. The ballast counts
+//! by allocated blocks, never by file length. The stored data does not depend on it: each of its files may be missing.
 //!
 //! *Failure.* If the ballast cannot be created or grown, its size shows it; a release frees as much as there is.
 
@@ -33,7 +34,7 @@ const COMMIT_BYTES_MIN: u64 = 4 * MIB;
 /// Upper bound for the file bytes per stored byte, and minimum size of the file: 16 MiB.
 const FILE_FACTOR: u64 = 3;
 const FILE_MIN: u64 = 16 * MIB;
-/// At least a quarter of the floor must be free or kept, whatever the size of sled's file.
+/// At least a quarter of the floor must be free or kept, for any size of sled's file.
 const FREE_SHARE: u64 = 4;
 /// With less free space than a commit needs plus 24 MiB, the disk counts as nearly full and space is preallocated.
 const NEARLY_FULL: u64 = 24 * MIB;
@@ -137,8 +138,8 @@ impl DiskSpace {
         }
     }
 
-    /// Restores the ballast if there is space for it, and measures the space. `stored_bytes` are the bytes of all records in sled's
-    /// file.
+    /// Restores the ballast if there is space for it, and measures the space. `stored_bytes` are the bytes of all records in
+    /// sled's file.
     pub fn refresh(&self, folder: &Folder, data: &File, stored_bytes: u64) -> io::Result<()> {
         let needs = stored_bytes.saturating_mul(FILE_FACTOR) + FILE_MIN;
         self.reclaimable.store(data.metadata()?.len().saturating_sub(needs), Ordering::Relaxed);

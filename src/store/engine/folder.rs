@@ -3,10 +3,10 @@
 //! *Layout.* `lock`, `format`, `mark` (the durable watermark), `admin.token` (written by the daemon), and `queue/`,
 //! which belongs to sled.
 //!
-//! *Durability.* sled's own flush ends in `sync_file_range`, which does not protect against a power cut. So `queue/` gets the inode
-//! flags SYNC and DIRSYNC before sled opens it, and sled's files get SYNC: each write is then synchronous, and a failed sync is a
-//! failed write. If the filesystem does not support these flags (tmpfs, overlay, btrfs), each commit ends in an `fdatasync` of
-//! sled's file instead; this is sufficient as long as no blob file exists.
+//! *Durability.* sled's own flush ends in `sync_file_range`, which does not protect against a power cut. So `queue/` gets
+//! the inode flags SYNC and DIRSYNC before sled opens it, and sled's files get SYNC: each write is then synchronous, and a
+//! failed sync is a failed write. If the filesystem does not support these flags (tmpfs, overlay, btrfs), each commit ends
+//! in an `fdatasync` of sled's file instead; this is sufficient as long as no blob file exists.
 
 use super::error::StoreError;
 use crate::store::model::watermark::{Watermark, WatermarkFile};
@@ -17,8 +17,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Version of the folder's format. A newer one is refused; an older one is upgraded when the store is opened. Version 2 stores the
-/// rows of `history` and `settled` as differences, version 3 compresses deliveries and dead letters.
+/// Version of the folder's format. A newer one is refused; an older one is upgraded when the store is opened. Version 2
+/// stores the rows of `history` and `settled` as differences, version 3 compresses deliveries and dead letters.
 const FORMAT: u32 = 3;
 /// Number of tries in [`try_lock`].
 const LOCK_TRIES: u32 = 30;
@@ -120,7 +120,8 @@ impl Folder {
         Ok(moved)
     }
 
-    /// Sets the flags by which new files in `queue/` are written synchronously; `None` if the filesystem does not support them.
+    /// Sets the flags by which new files in `queue/` are written synchronously; `None` if the filesystem does not support
+    /// them.
     pub fn mark_synchronous(&self) -> Option<()> {
         let queue = self.queue();
         set_flags(&queue, IFlags::SYNC | IFlags::DIRSYNC).then_some(())
@@ -195,8 +196,8 @@ fn lock(path: &Path) -> Result<File, StoreError> {
     Ok(lock)
 }
 
-/// Takes the lock if it is free. A child process that is being started keeps a copy of this process's locks until its exec, so a lock
-/// that was just released may still be taken: up to [`LOCK_TRIES`] tries, 10 ms apart.
+/// Takes the lock if it is free. A child process that is being started keeps a copy of this process's locks until its exec,
+/// so a lock that was just released may still be taken: up to [`LOCK_TRIES`] tries, 10 ms apart.
 fn try_lock(lock: &File) -> bool {
     (0..LOCK_TRIES).any(|_| {
         let taken = flock(lock, FlockOperation::NonBlockingLockExclusive).is_ok();

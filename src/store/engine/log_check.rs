@@ -1,12 +1,12 @@
 //! Finds what sled would lose if it opened this log.
 //!
-//! sled reads the segments in the order of their numbers. The tail begins at the highest `stable` lsn of all headers: there the
-//! numbers must be consecutive, and sled treats the first message that does not verify as the end of the log and wipes
+//! sled reads the segments in the order of their numbers. The tail begins at the highest `stable` lsn of all headers: there
+//! the numbers must be consecutive, and sled treats the first message that does not verify as the end of the log and wipes
 //! everything after it. Before the tail, sled silently skips the rest of a segment after a damaged message, and segments
 //! without a header. It does not read segments from before its snapshot again, so there it loses only the damaged messages.
 //!
-//! *Invariants.* A log left by a crash has no faults: its end may be torn, because nothing after the tear was acknowledged, and
-//! a free segment may be half overwritten or half wiped.
+//! *Invariants.* A log left by a crash has no faults: its end may be torn, because nothing after the tear was acknowledged,
+//! and a free segment may be half overwritten or half wiped.
 
 use crate::store::model::codec;
 use crate::store::model::record::Totals;
@@ -245,7 +245,8 @@ mod tests {
 
     const SEGMENT: u64 = SEGMENT_BYTES as u64;
 
-    /// Faults and harmless lines for a damaged range in segment 3 that changed these pages; page 0 was last written whole at `base`.
+    /// Faults and harmless lines for a damaged range in segment 3 that changed these pages; page 0 was last written whole at
+    /// `base`.
     fn finished(pages: Option<Vec<u64>>, base: u64) -> (usize, usize) {
         let mut checker = Checker { tail: 9, ..Checker::default() };
         checker.pages.insert(0, PageState { base: Some(base) });

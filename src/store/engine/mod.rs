@@ -1,7 +1,7 @@
 //! The engine: sled behind a guarded open and an atomic, durable commit.
 //!
-//! *Invariants.* [`Engine::commit`] returns `Ok` only when every write of the batch would survive a power cut. After one error it
-//! never returns `Ok` again: a failed sync may have dropped writes, and a retry cannot find out.
+//! *Invariants.* [`Engine::commit`] returns `Ok` only when every write of the batch would survive a power cut. After one
+//! error it never returns `Ok` again: a failed sync may have dropped writes, and a retry cannot find out.
 //!
 //! *Failure.* sled can panic while it opens; the panic becomes an error. All errors here are fatal to the daemon.
 //!
@@ -267,8 +267,9 @@ pub const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Wakes threads that wait inside sled for a failed write.
 ///
-/// sled hands its writes to a thread pool. If one fails, sled stores the error, but on one of two paths it does not wake the threads
-/// that wait for this write. The next flush finds the error and wakes all of them. Dropping the waker releases the database.
+/// sled hands its writes to a thread pool. If one fails, sled stores the error, but on one of two paths it does not wake the
+/// threads that wait for this write. The next flush finds the error and wakes all of them. Dropping the waker releases the
+/// database.
 #[derive(Debug)]
 pub struct FlushWaker {
     end: Option<Sender<()>>,

@@ -1,7 +1,7 @@
 //! Reads rows and records, from any thread, while the committer writes.
 //!
-//! *Invariants.* sled's iterators are not snapshots, and the committer merges small rows. So consecutive rows are read by seeking the
-//! next number; the code never assumes that the next row begins there.
+//! *Invariants.* sled's iterators are not snapshots, and the committer merges small rows. So consecutive rows are read by
+//! seeking the next number; the code never assumes that the next row begins there.
 
 use super::Engine;
 use super::error::StoreError;

@@ -1,6 +1,6 @@
-//! `check`: every invariant of the store that can be seen from its rows, held against the index.
+//! `check`: compares all rows of the store with the index, for every invariant that can be checked in this way.
 //!
-//! It runs between two commits of a live store, or on one that has just been recovered.
+//! It runs between two commits of a running store, or on a store that was just recovered.
 
 use super::Index;
 use crate::delivery::{DeadLetter, Delivery};
@@ -13,7 +13,7 @@ use crate::store::model::record::{HistoryRow, SettledRow};
 use crate::store::model::table::{Table, delay_of, dlq_of, number_key, number_of};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Every violated invariant, in words; empty where all hold.
+/// Descriptions of all violated invariants.
 pub fn check(engine: &Engine, index: &Index) -> Result<Vec<String>, StoreError> {
     let mut faults = Vec::new();
     let blobs = engine.folder().blob_files();
@@ -27,8 +27,8 @@ pub fn check(engine: &Engine, index: &Index) -> Result<Vec<String>, StoreError> 
     let delayed = long::<Delivery>(engine, Table::Delay, &mut faults, |key, delivery| {
         delay_of(key).is_ok_and(|(_, id)| id == delivery.id)
     })?;
-    let dead = long::<DeadLetter>(engine, Table::Dlq, &mut faults, |key, letter| {
-        dlq_of(key).is_ok_and(|id| id == letter.delivery.id)
+    let dead = long::<DeadLetter>(engine, Table::Dlq, &mut faults, |key, dead_letter| {
+        dlq_of(key).is_ok_and(|id| id == dead_letter.delivery.id)
     })?;
     let count = |of: &BTreeMap<Vec<u8>, usize>, at: usize| -> BTreeMap<DestinationId, u64> {
         of.keys().filter_map(|key| dlq_of(&key[at..]).ok()).fold(BTreeMap::new(), |mut n, id| {
@@ -42,17 +42,17 @@ pub fn check(engine: &Engine, index: &Index) -> Result<Vec<String>, StoreError> 
             faults.push(format!("delivery {id} lies in a page and in the delay tree"));
         }
     }
-    if let Some(dues) = index.dues.all() {
+    if let Some(delay_index) = index.delay_index.all() {
         let rows = delayed.keys().filter_map(|key| delay_of(key).ok());
         if !rows
             .map(|(due, id)| (id, due))
             .collect::<BTreeSet<_>>()
             .into_iter()
-            .eq(dues.iter().map(|(id, due)| (*id, due.at)))
+            .eq(delay_index.iter().map(|(id, due)| (*id, due.at)))
         {
             faults.push(format!(
                 "the index of `delay` has {} deliveries, and not those of its {} rows",
-                dues.len(),
+                delay_index.len(),
                 delayed.len()
             ));
         }
@@ -68,7 +68,7 @@ pub fn check(engine: &Engine, index: &Index) -> Result<Vec<String>, StoreError> 
     Ok(faults)
 }
 
-/// What is counted for each source is what its dead letters take, once they are all counted.
+/// Compares the counted bytes of dead letters of each source with the stored ones, once the count is complete.
 fn dead_by_source(engine: &Engine, index: &Index, faults: &mut Vec<String>) -> Result<(), StoreError> {
     let Some(counted) = index.dead.all() else { return Ok(()) };
     let mut found = BTreeMap::<String, u64>::new();
@@ -110,7 +110,7 @@ fn covered<R: Deltas>(engine: &Engine, head: u64, end: u64, faults: &mut Vec<Str
     Ok(())
 }
 
-/// Every page of the index is there and whole, and there is no other.
+/// Every page in the index exists and is complete, and no other page exists.
 fn pages(engine: &Engine, index: &Index, faults: &mut Vec<String>) -> Result<(), StoreError> {
     let mut known = BTreeSet::new();
     for (first, shape) in index.pages.iter() {
@@ -131,7 +131,7 @@ fn pages(engine: &Engine, index: &Index, faults: &mut Vec<String>) -> Result<(),
     Ok(())
 }
 
-/// Sealed lengths of all long records of a table, by key; those that do not verify are faults.
+/// Sealed lengths of all long records of a table, by key; damaged ones are reported as faults.
 fn long<R: Compact>(
     engine: &Engine,
     table: Table,
@@ -156,7 +156,7 @@ fn long<R: Compact>(
     Ok(found)
 }
 
-/// accepted = queued + delivered + dead + discarded, for every destination, by what really lies there.
+/// accepted = queued + delivered + dead + discarded, for every destination, compared with the stored records.
 fn tallies(
     index: &Index,
     delayed: &BTreeMap<DestinationId, u64>,
@@ -209,13 +209,13 @@ pub mod tests {
         }
     }
 
-    /// A page of two events, of which the index thinks that it has three.
+    /// A page of two events that the index counts as three.
     pub fn short_page(path: &std::path::Path) -> (Engine, Index) {
         let engine = engine(path);
-        let (mut packed, mut draft) = (Vec::new(), WriteBatch::default());
+        let (mut packed, mut batch) = (Vec::new(), WriteBatch::default());
         (1..=2).for_each(|n| pack(&mut packed, &codec::payload(&event(n))));
-        draft.put_long(Table::Pages, &number_key(1), &seal_page(&packed));
-        engine.commit(draft).unwrap();
+        batch.put_long(Table::Pages, &number_key(1), &seal_page(&packed));
+        engine.commit(batch).unwrap();
         let mut index = Index::default();
         index.pages.insert(Sequence(1), PageShape { count: 3, bytes: 9 }, Timestamp(1), &[DestinationSet(1); 3], 1);
         (engine, index)
@@ -233,14 +233,14 @@ pub mod tests {
     #[test]
     fn a_gap_between_rows_is_reported_once() {
         let dir = tempfile::tempdir().unwrap();
-        let (engine, mut draft) = (engine(dir.path()), WriteBatch::default());
+        let (engine, mut batch) = (engine(dir.path()), WriteBatch::default());
         let id = DeliveryId { sequence: Sequence(1), destination: DestinationId(0) };
         let ended = Settlement { id, how: EndKind::Delivered, attempts: 1, status: 200, at: Timestamp(1) };
         for (first, count) in [(1, 2), (5, 1), (6, 2)] {
             let row = SettledRow { settlements: vec![ended.clone(); count] };
-            draft.put(Table::Settled, number_key(first), delta_encoding::encode(&row));
+            batch.put(Table::Settled, number_key(first), delta_encoding::encode(&row));
         }
-        engine.commit(draft).unwrap();
+        engine.commit(batch).unwrap();
         let mut faults = Vec::new();
         covered::<SettledRow>(&engine, 1, 8, &mut faults).unwrap();
         assert_eq!(faults, ["`settled` goes on at 5, not at 3"]);

@@ -1,26 +1,27 @@
-//! How many bytes the dead letters of each source take, in memory.
+//! Bytes of the dead letters of each source, in memory.
 //!
-//! *Invariants.* In step with the dlq tree: what is taken out is taken off as it was added. What lies there at the start is
-//! counted behind it, in the order of the tree, by `Store::count_dead_letters`; until that is through, a source has at
-//! most what is told. A letter whose head does not verify belongs to no source.
+//! *Invariants.* It is updated with every change of the dead letter queue: a dead letter subtracts what it added. Dead
+//! letters that existed at the start are counted in the background, in key order, by `Store::count_dead_letters`; until it
+//! has finished, the real numbers may be higher. A dead letter whose head does not verify is counted for no source.
 
 use super::Index;
-use super::shares::{Part, Shares};
+use super::shares::{Shares, SourceBytes};
 use crate::delivery::{DeadLetter, DeliveryId};
 use std::collections::{BTreeMap, HashSet};
 
 #[derive(Debug)]
 pub struct DeadShares {
     shares: Shares,
-    /// What of before the start is counted; none once all of it is.
+    /// Progress of the count of dead letters that existed at the start; `None` when it is complete.
     counting: Option<Counting>,
 }
 
 #[derive(Debug, Default)]
 struct Counting {
-    /// So far it has come.
+    /// The last counted one.
     upto: Option<DeliveryId>,
-    /// Letters behind that which have come or gone since the start: they are counted, or are not any more.
+    /// Dead letters after it that were added or removed since the start: added ones are counted already, removed ones are
+    /// not counted any more.
     changed: HashSet<DeliveryId>,
 }
 
@@ -37,16 +38,16 @@ impl Default for DeadShares {
 }
 
 impl DeadShares {
-    /// A letter comes into the dlq tree.
-    pub fn add(&mut self, id: DeliveryId, part: Part) {
+    /// Counts a dead letter that is added to the queue.
+    pub fn add(&mut self, id: DeliveryId, part: SourceBytes) {
         if let Some(counting) = self.counting.as_mut().filter(|counting| counting.is_behind(id)) {
             counting.changed.insert(id);
         }
         self.shares.add(part);
     }
 
-    /// A letter has left the dlq tree.
-    pub fn remove(&mut self, id: DeliveryId, part: Part) {
+    /// Subtracts a dead letter that is removed from the queue.
+    pub fn remove(&mut self, id: DeliveryId, part: SourceBytes) {
         let is_counted = match self.counting.as_mut().filter(|counting| counting.is_behind(id)) {
             Some(counting) => !counting.changed.insert(id),
             None => true,
@@ -56,8 +57,8 @@ impl DeadShares {
         }
     }
 
-    /// A letter that lay there at the start; those come in order.
-    pub fn found(&mut self, id: DeliveryId, part: Part) {
+    /// Counts a dead letter that existed at the start; call it in key order.
+    pub fn found(&mut self, id: DeliveryId, part: SourceBytes) {
         let Some(counting) = &mut self.counting else { return };
         counting.upto = Some(id);
         if !counting.changed.remove(&id) {
@@ -69,21 +70,21 @@ impl DeadShares {
         &self.shares
     }
 
-    /// Everything that lay there at the start has been counted.
+    /// Marks the count of dead letters that existed at the start as complete.
     pub fn all_found(&mut self) {
         self.counting = None;
     }
 
-    /// Bytes by source, once everything of before the start is counted.
+    /// Bytes by source; `None` until the count is complete.
     pub fn all(&self) -> Option<BTreeMap<u16, u64>> {
         self.counting.is_none().then(|| self.shares.iter().map(|(source, held)| (source, held.queue_bytes)).collect())
     }
 }
 
 impl Index {
-    /// What a dead letter takes, and whose it is.
-    pub fn part_of_dead(&mut self, letter: &DeadLetter, sealed_bytes: usize) -> Part {
-        Part::of(self.names.source(&letter.delivery.event.source), sealed_bytes)
+    /// Source and size of a dead letter.
+    pub fn bytes_of_dead_letter(&mut self, dead_letter: &DeadLetter, sealed_bytes: usize) -> SourceBytes {
+        SourceBytes::of(self.names.source(&dead_letter.delivery.event.source), sealed_bytes)
     }
 }
 
@@ -102,22 +103,22 @@ mod tests {
 
     #[test]
     fn letters_that_change_during_the_count_are_counted_once() {
-        let part = |bytes| Part { source: 7, bytes };
+        let part = |bytes| SourceBytes { source: 7, bytes };
         let mut dead = DeadShares::default();
-        // 1 to 6 lie there
+        // 1 to 6 exist at the start
         dead.found(id(1), part(1));
         dead.found(id(2), part(10));
         dead.remove(id(1), part(1)); // was counted
-        dead.remove(id(3), part(100)); // was not
+        dead.remove(id(3), part(100)); // was not counted yet
         dead.remove(id(4), part(1000));
-        dead.add(id(4), part(2000)); // has died again
-        dead.add(id(0), part(4)); // is not found any more
+        dead.add(id(4), part(2000)); // dead-lettered again
+        dead.add(id(0), part(4)); // added after the count has passed its key
         dead.add(id(9), part(40_000));
         dead.remove(id(9), part(40_000));
         dead.add(id(8), part(500_000));
         assert_eq!(told(&dead), [(7, 502_014)]);
         assert_eq!(dead.all(), None);
-        // a reader may still see what has left, and see already what has come
+        // a reader may still see removed dead letters, and may already see new ones
         for (n, bytes) in [(3, 100), (4, 2000), (5, 3), (6, 30), (8, 500_000)] {
             dead.found(id(n), part(bytes));
         }

@@ -1,25 +1,25 @@
-//! Which deliveries lie in the delay tree, and under which due times: in memory, by sequence.
+//! The delivery ids in the delay tree with their due times, in memory, by sequence.
 //!
-//! *Invariants.* The ledger keeps it in step with every commit. What lay there before the start is added while it is read
-//! for the scheduler; what has left meanwhile is not added any more. About 50 bytes a delivery.
+//! *Invariants.* The transaction updates it with every commit. Deliveries that were delayed before the start are added while
+//! the scheduler reads them; those that were removed meanwhile are not added. It takes about 50 bytes per delivery.
 
-use super::shares::{Part, Shares};
+use super::shares::{Shares, SourceBytes};
 use crate::delivery::DeliveryId;
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, HashSet};
 
-/// When a delivery is due, and what it takes; nothing as long as that was not read.
+/// Due time and size of a delivery; the size is zero until its record has been read.
 #[derive(Clone, Copy, Debug)]
 pub struct Due {
     pub at: Timestamp,
-    part: Part,
+    part: SourceBytes,
 }
 
 #[derive(Debug)]
 pub struct DelayIndex {
     pub known: BTreeMap<DeliveryId, Due>,
     shares: Shares,
-    /// What has left since the start; none once everything of before is known.
+    /// Deliveries removed since the start; `None` when all from before the start are known.
     left: Option<HashSet<(DeliveryId, Timestamp)>>,
 }
 
@@ -30,22 +30,22 @@ impl Default for DelayIndex {
 }
 
 impl DelayIndex {
-    pub fn insert(&mut self, id: DeliveryId, at: Timestamp, part: Part) {
+    pub fn insert(&mut self, id: DeliveryId, at: Timestamp, part: SourceBytes) {
         self.shares.add(part);
         if let Some(old) = self.known.insert(id, Due { at, part }) {
             self.shares.remove(old.part);
         }
     }
 
-    /// What one takes that was found without being read.
-    pub fn weigh(&mut self, id: DeliveryId, part: Part) {
-        if let Some(due) = self.known.get_mut(&id).filter(|due| due.part == Part::default()) {
+    /// Sets the size of a delivery that was added without it.
+    pub fn weigh(&mut self, id: DeliveryId, part: SourceBytes) {
+        if let Some(due) = self.known.get_mut(&id).filter(|due| due.part == SourceBytes::default()) {
             due.part = part;
             self.shares.add(part);
         }
     }
 
-    /// Bytes of all of them that were read, by source.
+    /// Bytes of all deliveries that have been read, by source.
     pub fn shares(&self) -> &Shares {
         &self.shares
     }
@@ -61,19 +61,19 @@ impl DelayIndex {
         }
     }
 
-    /// One that lay there before the start.
+    /// Adds a delivery from before the start.
     pub fn found(&mut self, id: DeliveryId, due: Timestamp) {
         if self.left.as_ref().is_some_and(|left| !left.contains(&(id, due))) {
-            self.known.entry(id).or_insert_with(|| Due { at: due, part: Part::default() });
+            self.known.entry(id).or_insert_with(|| Due { at: due, part: SourceBytes::default() });
         }
     }
 
-    /// Everything that lay there before the start has been found.
+    /// Marks all deliveries from before the start as known.
     pub fn complete(&mut self) {
         self.left = None;
     }
 
-    /// All of them, once they are all known.
+    /// All deliveries; `None` until all from before the start are known.
     pub fn all(&self) -> Option<&BTreeMap<DeliveryId, Due>> {
         self.left.is_none().then_some(&self.known)
     }

@@ -1,7 +1,7 @@
-//! What is known in memory of the history: sender ids, where settlements are, and how much history is kept.
+//! The state of the history in memory: sender ids, numbers of the settlements of each event, and the history limits.
 //!
-//! *Invariants.* History of an event that still waits in a page is never trimmed, whatever the limits say. What is trimmed before
-//! its time is counted.
+//! *Invariants.* The history of an event that still waits in a page is never deleted, even over the limits. Events whose
+//! history is deleted before its age limit are counted.
 
 use crate::event::{Digest64, Sequence};
 use crate::store::model::record::Totals;
@@ -9,19 +9,19 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
-/// Bytes that an entry of `history`, and one of `settled`, takes in its row at most, which is as a plain record. As it usually
-/// lies there it takes half; with the room that the log has not cleaned yet it comes near this again.
+/// Upper bound of the bytes per entry of `history` or `settled`: the size of the plain record. As stored it usually takes
+/// half of that; with space in the log that sled has not reclaimed yet, it comes near to it again.
 const ENTRY_BYTES: u64 = 64;
 const SETTLEMENT_BYTES: u64 = 22;
 
-/// The bounds of what is remembered.
+/// Limits of the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// It is remembered for so long, or for the longest `dedup_window` if that is longer.
+    /// Age limit; the longest `dedup_window` is used instead if it is longer.
     pub age: Duration,
-    /// It takes at most so many bytes; beyond it the oldest goes, however young.
+    /// Limit of the stored bytes; when it is exceeded, the oldest rows are deleted at any age.
     pub bytes_max: u64,
-    /// Ids of senders take at most so many bytes of memory; beyond it the oldest goes, too.
+    /// Limit of the memory for sender ids; when it is exceeded, the oldest rows are deleted too.
     pub memory_max: u64,
 }
 
@@ -31,29 +31,29 @@ impl Default for Bounds {
     }
 }
 
-/// What is remembered now.
+/// Present size of the history.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HistoryUsage {
     pub events: u64,
     pub bytes: u64,
-    /// Memory of the ids of senders.
+    /// Memory for sender ids in bytes.
     pub memory_bytes: u64,
-    /// Events that were forgotten before their time, for want of room, since the start.
+    /// Events since the start whose history was deleted before the age limit, because of a size limit.
     pub forgotten_early: u64,
 }
 
-/// Bytes that are remembered.
+/// Estimate of the stored bytes of the history.
 pub fn bytes(totals: &Totals) -> u64 {
     let events = totals.next_sequence.0 - totals.history_head.0;
     events * ENTRY_BYTES + (totals.next_settlement - totals.settled_head) * SETTLEMENT_BYTES
 }
 
-/// Parts of the table.
+/// Number of parts of the hash table.
 const PARTS: usize = 64;
-/// What an id takes at most, by which [`Remembered::bytes`] counts.
+/// Upper bound of the memory per sender id, used by [`Remembered::bytes`].
 pub const ID_BYTES: u64 = 40;
 
-/// Digest of a sender's id -> the newest event that bears it.
+/// Digest of a sender id -> the newest event with it.
 #[derive(Debug)]
 pub struct Remembered(Vec<HashMap<Digest64, Sequence>>);
 
@@ -76,7 +76,7 @@ impl Remembered {
         self.0[part(id)].remove(&id);
     }
 
-    /// Memory that it is counted with.
+    /// Memory in bytes, by [`ID_BYTES`] per id.
     pub fn bytes(&self) -> u64 {
         self.0.iter().map(|part| part.len() as u64).sum::<u64>() * ID_BYTES
     }
@@ -90,13 +90,13 @@ const BLOCK: u64 = 1024;
 
 #[derive(Debug, Default)]
 pub struct SettlementIndex {
-    /// The number of the first block.
+    /// Number of the first block.
     first: u64,
     blocks: VecDeque<Option<(Sequence, Sequence)>>,
 }
 
 impl SettlementIndex {
-    /// A settlement with this number speaks of this event.
+    /// Records that the settlement with this number is of this event.
     pub fn add(&mut self, number: u64, sequence: Sequence) {
         let block = number / BLOCK;
         if self.blocks.is_empty() {
@@ -110,14 +110,14 @@ impl SettlementIndex {
         *span = (span.0.min(sequence), span.1.max(sequence));
     }
 
-    /// What has a number before this one is not remembered any more.
+    /// Forgets the settlements with lower numbers.
     pub fn forget_before(&mut self, number: u64) {
         while self.first < number / BLOCK && self.blocks.pop_front().is_some() {
             self.first += 1;
         }
     }
 
-    /// Ranges of numbers among which settlements of these events can lie, in order.
+    /// Ranges of numbers that can contain settlements of these events, in order.
     pub fn of(&self, wanted: &BTreeSet<Sequence>) -> Vec<Range<u64>> {
         let mut ranges: Vec<Range<u64>> = Vec::new();
         for (block, span) in (self.first..).zip(&self.blocks) {
@@ -185,25 +185,25 @@ mod settlement_index_tests {
     use super::*;
 
     #[test]
-    #[allow(clippy::single_range_in_vec_init)] // ranges are what is meant
+    #[allow(clippy::single_range_in_vec_init)] // a list of one range is meant
     fn only_blocks_that_can_speak_of_an_event_are_named() {
-        let mut spans = SettlementIndex::default();
+        let mut settlement_index = SettlementIndex::default();
         for number in 3000..10_000 {
-            spans.add(number, Sequence(number * 10));
+            settlement_index.add(number, Sequence(number * 10));
         }
-        let of = |sequences: &[u64], spans: &SettlementIndex| {
-            let named = spans.of(&sequences.iter().map(|s| Sequence(*s)).collect());
+        let of = |sequences: &[u64], settlement_index: &SettlementIndex| {
+            let named = settlement_index.of(&sequences.iter().map(|s| Sequence(*s)).collect());
             named.into_iter().map(|range| (range.start, range.end)).collect::<Vec<_>>()
         };
-        assert_eq!(of(&[50_000], &spans), [(4096, 5120)]);
-        assert_eq!(of(&[51_190, 51_200], &spans), [(4096, 6144)]);
-        assert_eq!(of(&[30_000, 50_000], &spans), [(2048, 3072), (4096, 5120)]);
-        assert_eq!(of(&[29_999, 100_000], &spans), []);
-        spans.forget_before(5000);
-        assert_eq!(of(&[30_000, 50_000], &spans), [(4096, 5120)]);
-        spans.forget_before(5120);
-        assert_eq!(of(&[50_000], &spans), []);
-        spans.add(10_240, Sequence(50_000));
-        assert_eq!(of(&[50_000], &spans), [(10_240, 11_264)]);
+        assert_eq!(of(&[50_000], &settlement_index), [(4096, 5120)]);
+        assert_eq!(of(&[51_190, 51_200], &settlement_index), [(4096, 6144)]);
+        assert_eq!(of(&[30_000, 50_000], &settlement_index), [(2048, 3072), (4096, 5120)]);
+        assert_eq!(of(&[29_999, 100_000], &settlement_index), []);
+        settlement_index.forget_before(5000);
+        assert_eq!(of(&[30_000, 50_000], &settlement_index), [(4096, 5120)]);
+        settlement_index.forget_before(5120);
+        assert_eq!(of(&[50_000], &settlement_index), []);
+        settlement_index.add(10_240, Sequence(50_000));
+        assert_eq!(of(&[50_000], &settlement_index), [(10_240, 11_264)]);
     }
 }

@@ -1,11 +1,11 @@
-//! What the store knows in memory, rebuilt at every start from its queue-shaped rows.
+//! The state of the store in memory, rebuilt at every start from the stored rows.
 //!
 //! | level | module | purpose |
 //! |---|---|---|
 //! | 0 | [`names`] | numbers of names |
-//! | 0 | [`history`] | sender ids, where settlements are, how much history is kept |
+//! | 0 | [`history`] | sender ids, numbers of settlements, history limits |
 //! | 0 | [`shares`] | bytes by source |
-//! | 0 | [`quarantine_index`] | requests that were kept apart |
+//! | 0 | [`quarantine_index`] | quarantined requests |
 //! | 0 | [`check`] | compares rows and index |
 //! | 1 | [`pages`] | deliveries in pages |
 //! | 1 | [`dead_shares`] | bytes of dead letters by source |
@@ -35,12 +35,12 @@ use history::{Remembered, SettlementIndex};
 use names::Names;
 use pages::Pages;
 use quarantine_index::QuarantineIndex;
-use shares::Part;
+use shares::SourceBytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Deliveries on their way into the delay tree, by the due time under which they will lie there. Their next attempt may
-/// start before the commit that puts them there is made.
+/// Deliveries whose move to the delay tree is not committed yet, by id and due time. Their next attempt may start before
+/// that commit.
 pub type Unwritten = BTreeMap<(DeliveryId, Timestamp), Arc<Delivery>>;
 
 #[derive(Debug, Default)]
@@ -52,31 +52,31 @@ pub struct Index {
     pub holds: BTreeMap<DestinationId, Hold>,
     pub overrides: BTreeMap<DestinationId, DestinationOverrides>,
     pub paced: BTreeMap<DestinationId, PacingState>,
-    /// What the stored times of this store go by; none before the first start that notes it.
-    pub anchor: Option<ClockReference>,
+    /// The clock reference of the stored times; `None` until the first start that stores one.
+    pub clock_reference: Option<ClockReference>,
     pub redrives: BTreeMap<DestinationId, Redrive>,
-    pub door: Option<IntakeOverride>,
-    pub next_gap: u64,
-    /// Entries of the audit that stand for repetitions.
+    pub intake_override: Option<IntakeOverride>,
+    pub next_outage: u64,
+    /// Audit entries for repetitions that may still be updated.
     pub repeated: OpenEntries,
     pub quarantine: QuarantineIndex,
-    pub dues: DelayIndex,
+    pub delay_index: DelayIndex,
     pub dead: DeadShares,
-    pub spans: SettlementIndex,
-    /// Events that were forgotten before their time, since the start.
+    pub settlement_index: SettlementIndex,
+    /// Events since the start whose history was deleted before the age limit.
     pub forgotten_early: u64,
 }
 
 impl Index {
-    /// A delivery comes into the delay tree, where it takes so many bytes.
+    /// Adds a delivery to the delay index, with its sealed size.
     pub fn add_delayed(&mut self, due: Timestamp, delivery: &Delivery, sealed_bytes: usize) {
         let source = self.names.source(&delivery.event.source);
-        self.dues.insert(delivery.id, due, Part::of(source, sealed_bytes));
+        self.delay_index.insert(delivery.id, due, SourceBytes::of(source, sealed_bytes));
     }
 
-    /// What a delivery takes that was found in the delay tree before it was read.
+    /// Sets the size of a delivery that was added to the delay index without it.
     pub fn weigh(&mut self, delivery: &Delivery, sealed_bytes: usize) {
         let source = self.names.source(&delivery.event.source);
-        self.dues.weigh(delivery.id, Part::of(source, sealed_bytes));
+        self.delay_index.weigh(delivery.id, SourceBytes::of(source, sealed_bytes));
     }
 }

@@ -1,7 +1,7 @@
-//! The numbers that a store gives to names of destinations, sources and event types, for ever.
+//! The permanent numbers of the names of destinations, sources and event types.
 //!
-//! *Invariants.* A number never changes its name. Destinations are bounded by [`DestinationSet::CAPACITY`]; sources and
-//! types by [`INTERNED_MAX`], beyond which a name gets [`UNNAMED`] and is read from the event itself.
+//! *Invariants.* The name of a number never changes. The number of destinations is limited to [`DestinationSet::CAPACITY`],
+//! that of sources and of types to [`INTERNED_MAX`]; further names get [`UNNAMED`] and are read from the event itself.
 
 use crate::event::{DestinationId, DestinationSet};
 use crate::store::model::codec::{self, Kind};
@@ -9,9 +9,9 @@ use crate::store::model::record::UNNAMED;
 use crate::store::model::table::{self, Rows, Table, WriteBatch};
 use std::collections::HashMap;
 
-/// A sender decides what types there are, so their number is bounded.
+/// Limit of the number of names; senders choose the event types.
 pub const INTERNED_MAX: usize = 2000;
-/// Longer names are not interned.
+/// Longer names get no number.
 const NAME_BYTES_MAX: usize = 200;
 
 #[derive(Debug, Default)]
@@ -65,7 +65,8 @@ impl Names {
         Self::read_each(rows, |_, damaged| Err(damaged))
     }
 
-    /// As [`Names::read`]; a list that cannot be read is empty where `without` bears it, which hears what it was of.
+    /// As [`Names::read`]; `without` gets the kind and the error of each list that cannot be read, which is then empty
+    /// unless it returns an error.
     pub fn read_each<R: Rows>(
         rows: &R,
         mut without: impl FnMut(&str, R::Error) -> Result<(), R::Error>,
@@ -78,23 +79,23 @@ impl Names {
         })
     }
 
-    /// Writes the lists that have grown since they were last written.
-    pub fn write(&mut self, draft: &mut WriteBatch) {
+    /// Writes the lists that have grown since the last write.
+    pub fn write(&mut self, batch: &mut WriteBatch) {
         for (key, list) in KEYS.iter().zip([&mut self.destinations, &mut self.sources, &mut self.kinds]) {
             if std::mem::take(&mut list.changed) {
-                draft.put_long(Table::Meta, key, &codec::encode(Kind::Names, &list.names));
+                batch.put_long(Table::Meta, key, &codec::encode(Kind::Names, &list.names));
             }
         }
     }
 
-    /// All lists go into the next write, also where they have not grown.
+    /// Includes all lists in the next write.
     pub fn write_all(&mut self) {
         for list in [&mut self.destinations, &mut self.sources, &mut self.kinds] {
             list.changed = true;
         }
     }
 
-    /// Numbers up to these have names, so that no others get them; those that had none are called lost.
+    /// Adds replacement names up to these numbers, so that they are not assigned again.
     pub fn pad(&mut self, destination: Option<DestinationId>, source: Option<u16>, kind: Option<u16>) {
         let lasts = [destination.map(|d| u16::from(d.0)), source, kind];
         for (list, last) in [&mut self.destinations, &mut self.sources, &mut self.kinds].into_iter().zip(lasts) {
@@ -105,7 +106,7 @@ impl Names {
         }
     }
 
-    /// The number of a destination; none where the store already knows as many as it can.
+    /// The number of a destination; `None` if the store already has as many as it can.
     pub fn destination(&mut self, name: &str) -> Option<DestinationId> {
         self.destinations.intern(name, DestinationSet::CAPACITY).map(|n| DestinationId(n as u8))
     }

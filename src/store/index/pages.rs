@@ -1,9 +1,9 @@
-//! Which deliveries still lie in which page: the index of live pages, in memory.
+//! The index of pages, in memory: which deliveries each page still contains.
 //!
-//! *Invariants.* A page is in the index exactly as long as one of its deliveries has not left it. A page none of whose
-//! deliveries has left costs a few words, whatever it holds, so that a backlog costs memory by the page, not by the event.
+//! *Invariants.* A page is in the index until its last delivery has left it. A page that no delivery has left takes constant
+//! memory, so the memory for a backlog depends on the number of pages, not of events.
 
-use super::shares::{Part, Shares, parts};
+use super::shares::{Shares, SourceBytes, parts};
 use crate::delivery::DeliveryId;
 use crate::event::{DestinationSet, Sequence};
 use crate::store::model::record::PageShape;
@@ -15,16 +15,16 @@ struct Page {
     shape: PageShape,
     received_at: Timestamp,
     left: Left,
-    /// Bytes that each delivery that has not left may take elsewhere.
+    /// Bytes that each remaining delivery may take elsewhere if it fails.
     copy_bytes: u32,
-    /// Of its sources.
-    parts: Box<[Part]>,
-    /// The source of each event, where there are several.
+    /// Bytes of the page by source.
+    parts: Box<[SourceBytes]>,
+    /// The source of each event; empty if there is only one source.
     owners: Box<[u16]>,
 }
 
 impl Page {
-    /// The destinations for which its event `n` has not left.
+    /// The destinations for which event `n` is still in the page.
     fn set(&self, n: usize) -> DestinationSet {
         match &self.left {
             Left::All(set) => *set,
@@ -32,28 +32,28 @@ impl Page {
         }
     }
 
-    /// Whose its event `n` is; none as long as nobody has said it.
+    /// The source of event `n`; `None` until [`Pages::attribute`] has set it.
     fn owner(&self, n: usize) -> Option<u16> {
         self.owners.get(n).copied().or_else(|| self.parts.first().map(|part| part.source))
     }
 }
 
-/// Which deliveries of each event of a page have not left it.
+/// The remaining deliveries of each event of a page.
 #[derive(Debug)]
 enum Left {
-    /// All events go to the same destinations, and nothing has left.
+    /// All events have the same destinations, and no delivery has left.
     All(DestinationSet),
     Some(Box<[DestinationSet]>),
 }
 
-/// What followed when a delivery left.
+/// Result of removing a delivery.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Departure {
     /// It was not in a page.
     NotHere,
-    /// Others are still in its page.
+    /// Other deliveries are still in its page.
     Stays,
-    /// It was the last of its page, which can go.
+    /// It was the last one of its page, which can be deleted.
     Emptied { first: Sequence, bytes: usize },
 }
 
@@ -61,15 +61,15 @@ pub enum Departure {
 pub struct Pages {
     pages: BTreeMap<Sequence, Page>,
     bytes: u64,
-    /// Events of which at least one delivery has not left.
+    /// Events with at least one remaining delivery.
     live_events: u64,
-    /// What all deliveries that have not left may take elsewhere.
+    /// Bytes that all remaining deliveries may take elsewhere if they fail.
     growth: u64,
     shares: Shares,
 }
 
 impl Pages {
-    /// Says whose the events of a page are, none of whose deliveries has left it: source and length of the body of each.
+    /// Sets the source and the body length of each event of a page that no delivery has left.
     pub fn attribute(&mut self, first: Sequence, events: &[(u16, u32)]) {
         let Some(page) = self.pages.get_mut(&first) else { return };
         debug_assert_eq!(events.len(), usize::from(page.shape.count));
@@ -83,13 +83,13 @@ impl Pages {
         }
     }
 
-    /// What all pages take, by source.
+    /// Bytes of all pages, by source.
     pub fn shares(&self) -> &Shares {
         &self.shares
     }
 
-    /// Adds a page whose events go to `to`, one set an event, where each delivery may take `copy_bytes` elsewhere once it has
-    /// failed. A page whose events go nowhere is not added.
+    /// Adds a page; `to` contains the destinations of each event, and each delivery may take `copy_bytes` elsewhere after it
+    /// has failed. A page whose events have no destination is not added.
     pub fn insert(
         &mut self,
         first: Sequence,
@@ -112,7 +112,7 @@ impl Pages {
         true
     }
 
-    /// A delivery leaves its page.
+    /// Removes a delivery from its page.
     pub fn leave(&mut self, id: DeliveryId) -> Departure {
         let Some((first, page)) = self.pages.range_mut(..=id.sequence).next_back() else { return Departure::NotHere };
         let (first, n) = (*first, (id.sequence.0 - first.0) as usize);
@@ -146,7 +146,7 @@ impl Pages {
         Departure::Emptied { first, bytes: bytes as usize }
     }
 
-    /// The destinations for which this event still lies in a page.
+    /// The destinations for which this event is still in a page.
     pub fn left(&self, sequence: Sequence) -> DestinationSet {
         let Some((first, page)) = self.pages.range(..=sequence).next_back() else { return DestinationSet::EMPTY };
         let n = (sequence.0 - first.0) as usize;
@@ -156,14 +156,15 @@ impl Pages {
         page.set(n)
     }
 
-    /// First sequence of the page that holds this event, where it is still there.
+    /// First sequence of the page that contains this event; `None` if the page is not in the index.
     pub fn page_of(&self, sequence: Sequence) -> Option<Sequence> {
         let (first, page) = self.pages.range(..=sequence).next_back()?;
         (sequence.0 - first.0 < u64::from(page.shape.count)).then_some(*first)
     }
 
-    /// Tells of what has not left in some pages from `from` on, and returns where to go on: a sequence, where its deliveries
-    /// go, and for how many events behind it that holds too. All in order, and page by page where nothing has left yet.
+    /// Calls `tell` with the remaining deliveries of up to `pages` pages from `from` on, in order: first sequence,
+    /// destinations, and the number of consecutive events with these destinations. Returns the first sequence of the next
+    /// page.
     pub fn visit(
         &self,
         from: Sequence,
@@ -180,7 +181,7 @@ impl Pages {
         all.next().map(|(first, _)| *first)
     }
 
-    /// The oldest page: its first sequence, its count of events, and when the first of them came.
+    /// The oldest page: first sequence, number of events, and time of receipt.
     pub fn oldest(&self) -> Option<(Sequence, u16, Timestamp)> {
         self.pages.first_key_value().map(|(first, p)| (*first, p.shape.count, p.received_at))
     }
@@ -189,12 +190,12 @@ impl Pages {
         self.bytes
     }
 
-    /// Bytes that all deliveries which have not left may take elsewhere.
+    /// Bytes that all remaining deliveries may take elsewhere if they fail.
     pub fn growth(&self) -> u64 {
         self.growth
     }
 
-    /// Bytes that a delivery of this event may take elsewhere, where its page is still there.
+    /// Bytes that a delivery of this event may take elsewhere if it fails; `None` if its page is not in the index.
     pub fn grows_by(&self, sequence: Sequence) -> Option<u64> {
         let (first, page) = self.pages.range(..=sequence).next_back()?;
         (sequence.0 - first.0 < u64::from(page.shape.count)).then_some(u64::from(page.copy_bytes))
@@ -214,7 +215,7 @@ impl Pages {
 mod tests {
     use super::*;
     use crate::event::DestinationId;
-    use crate::store::index::shares::Held;
+    use crate::store::index::shares::SourceUsage;
 
     fn id(sequence: u64, destination: u8) -> DeliveryId {
         DeliveryId { sequence: Sequence(sequence), destination: DestinationId(destination) }
@@ -246,7 +247,7 @@ mod tests {
         let mut pages = Pages::default();
         let shape = PageShape { count: 3, bytes: 900 };
         let (one, both) = (DestinationSet(1), DestinationSet(0b11));
-        let held = |queue_bytes, growth_bytes| Held { queue_bytes, growth_bytes, dead_bytes: 0 };
+        let held = |queue_bytes, growth_bytes| SourceUsage { queue_bytes, growth_bytes, dead_bytes: 0 };
         assert!(pages.insert(Sequence(10), shape, Timestamp(1), &[one, both, one], 30));
         pages.attribute(Sequence(10), &[(7, 0), (8, 0), (7, 0)]);
         assert!(pages.insert(Sequence(20), shape, Timestamp(1), &[both; 3], 100));
@@ -254,7 +255,7 @@ mod tests {
         pages.attribute(Sequence(30), &[(9, 1); 3]);
         let told = |pages: &Pages| {
             let all = pages.shares().iter().collect::<Vec<_>>();
-            let sum = |of: fn(&Held) -> u64| all.iter().map(|(_, held)| of(held)).sum::<u64>();
+            let sum = |of: fn(&SourceUsage) -> u64| all.iter().map(|(_, held)| of(held)).sum::<u64>();
             assert_eq!((sum(|h| h.queue_bytes), sum(|h| h.growth_bytes)), (pages.bytes(), pages.growth()));
             all
         };

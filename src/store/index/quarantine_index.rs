@@ -1,32 +1,32 @@
-//! What is known in memory of the requests that were kept apart: bounded by bytes, by number, and by the shares of one source and
-//! of requests that did not prove their sender.
+//! The index of quarantined requests, in memory. Their bytes and their number are limited in total, per source, and for
+//! requests that did not prove their sender.
 
 use crate::store::model::quarantined_request::{Identity, QuarantinedRequest};
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// No more are kept, whatever their size: each takes some memory too.
+/// Limit of their number at any size, since each takes some memory.
 const COUNT_MAX: usize = 65_536;
 
-/// Bounds of what is kept apart, in bytes of records; the number of records is bounded in the same proportion.
+/// Limits of the quarantine in bytes of records; the number of records is limited in the same proportion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
     pub all: u64,
-    /// Of it, for this source.
+    /// Limit for the source of the request.
     pub source: u64,
-    /// Of it, for all requests that did not prove their sender.
+    /// Limit for all requests that did not prove their sender.
     pub unverified: u64,
 }
 
 impl Room {
-    /// Everything for everybody.
+    /// The whole limit for each source and for unverified requests.
     pub fn undivided(all: u64) -> Self {
         Self { all, source: all, unverified: all }
     }
 }
 
-/// Which bound left no room for a request.
+/// The limit that a request would exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
     All,
@@ -35,7 +35,7 @@ pub enum Full {
 }
 
 impl Full {
-    /// The setting of `[quarantine]` that bounds it.
+    /// The setting of `[quarantine]` for this limit.
     pub fn setting(self) -> &'static str {
         match self {
             Self::All => "max_bytes",
@@ -45,26 +45,26 @@ impl Full {
     }
 }
 
-/// A request that is to be kept apart, with everything that can be computed before it has a number.
+/// A request to be quarantined, with everything that can be computed before it has a number.
 #[derive(Debug)]
-pub struct Parcel {
+pub struct PreparedRequest {
     pub sealed: Vec<u8>,
     identity: Identity,
     place: Place,
 }
 
-impl Parcel {
-    pub fn new(detained: &QuarantinedRequest) -> Self {
-        Self::of(detained, detained.seal())
+impl PreparedRequest {
+    pub fn new(quarantined: &QuarantinedRequest) -> Self {
+        Self::of(quarantined, quarantined.seal())
     }
 
-    pub fn of(detained: &QuarantinedRequest, sealed: Vec<u8>) -> Self {
+    pub fn of(quarantined: &QuarantinedRequest, sealed: Vec<u8>) -> Self {
         let place = Place {
-            identity: detained.identity(),
+            identity: quarantined.identity(),
             bytes: sealed.len() as u64,
-            at: detained.at,
-            source: detained.source.as_str().into(),
-            verified: !detained.proof.is_nothing(),
+            at: quarantined.at,
+            source: quarantined.source.as_str().into(),
+            verified: !quarantined.proof.is_nothing(),
         };
         Self { identity: place.identity, sealed, place }
     }
@@ -87,14 +87,14 @@ impl Used {
         self.count -= 1;
     }
 
-    /// Whether so many bytes more stay within a part of all.
+    /// Whether a request of this size in bytes fits into `part`, which is a part of the limit `all`.
     fn takes(self, bytes: u64, part: u64, all: u64) -> bool {
         let count_max = u128::from(part.min(all)) * COUNT_MAX as u128 / u128::from(all.max(1));
         (self.count as u128) < count_max && self.bytes + bytes <= part
     }
 }
 
-/// What is known of them in memory.
+/// The quarantined requests by number and by identity, and their sums.
 #[derive(Debug, Default)]
 pub struct QuarantineIndex {
     pub by_number: BTreeMap<u64, Place>,
@@ -115,8 +115,8 @@ pub struct Place {
 }
 
 impl QuarantineIndex {
-    pub fn add(&mut self, number: u64, parcel: &Parcel) {
-        let mut place = parcel.place.clone();
+    pub fn add(&mut self, number: u64, prepared: &PreparedRequest) {
+        let mut place = prepared.place.clone();
         if let Some((known, _)) = self.by_source.get_key_value(&place.source) {
             place.source = known.clone();
         }
@@ -130,7 +130,7 @@ impl QuarantineIndex {
         self.next = self.next.max(number + 1);
     }
 
-    /// Forgets one, and says how long it is; none where it is not here.
+    /// Removes a request and returns its size; `None` if it does not exist.
     pub fn remove(&mut self, number: u64) -> Option<usize> {
         let place = self.by_number.remove(&number)?;
         if self.by_identity.get(&place.identity) == Some(&number) {
@@ -149,13 +149,13 @@ impl QuarantineIndex {
         usize::try_from(place.bytes).ok()
     }
 
-    pub fn known(&self, parcel: &Parcel) -> Option<u64> {
-        self.by_identity.get(&parcel.identity).copied()
+    pub fn known(&self, prepared: &PreparedRequest) -> Option<u64> {
+        self.by_identity.get(&prepared.identity).copied()
     }
 
-    /// Whether there is room for a request; else by which bound there is none.
-    pub fn has_room(&self, parcel: &Parcel, room: Room) -> Result<(), Full> {
-        let place = &parcel.place;
+    /// Whether a request fits; otherwise the limit that it would exceed.
+    pub fn has_room(&self, prepared: &PreparedRequest, room: Room) -> Result<(), Full> {
+        let place = &prepared.place;
         let of_source = self.by_source.get(&place.source).copied().unwrap_or_default();
         let takes = |used: Used, part| used.takes(place.bytes, part, room.all);
         if !takes(self.all, room.all) {
@@ -185,7 +185,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp(1_800_000_000_000);
 
-    fn detained(body: &[u8]) -> QuarantinedRequest {
+    fn quarantined(body: &[u8]) -> QuarantinedRequest {
         QuarantinedRequest {
             at: NOW,
             source: "s".to_owned(),
@@ -202,17 +202,17 @@ mod tests {
         let mut all = QuarantineIndex::default();
         let of = |source: &str, proof: Proof, n: usize| {
             let body = n.to_string().into_bytes();
-            Parcel::new(&QuarantinedRequest { source: source.to_owned(), proof, ..detained(&body) })
+            PreparedRequest::new(&QuarantinedRequest { source: source.to_owned(), proof, ..quarantined(&body) })
         };
         let bytes = of("a", Proof::Nothing, 0).place.bytes;
         let room = Room { all: bytes * 10, source: bytes * 6, unverified: bytes * 4 };
         let mut fill = |source, proof: Proof, from: usize| {
             let taken = (from..from + 10).take_while(|n| {
-                let parcel = of(source, proof.clone(), *n);
-                let fits = all.has_room(&parcel, room).is_ok();
+                let prepared = of(source, proof.clone(), *n);
+                let fits = all.has_room(&prepared, room).is_ok();
                 if fits {
                     let next = all.next();
-                    all.add(next, &parcel);
+                    all.add(next, &prepared);
                 }
                 fits
             });

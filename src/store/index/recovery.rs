@@ -1,12 +1,12 @@
-//! Recovery: rebuilds the index from `meta`, `history` and `settled`, without reading a single body.
+//! Recovery: rebuilds the index from `meta`, `history` and `settled`, without reading bodies.
 //!
-//! *Invariants.* Repeating it changes nothing; a kill in the middle of it costs nothing. sled skips damaged records in
-//! silence, so every range of numbers is checked for gaps against the totals, and what is missing is told, never hidden.
+//! *Invariants.* It can be interrupted and repeated without effect. sled silently skips damaged records, so every range of
+//! numbers is checked against the totals, and all that is missing is reported.
 
 use super::Index;
 use super::names::Names;
 use super::pages::Pages;
-use super::quarantine_index::{Parcel, QuarantineIndex};
+use super::quarantine_index::{PreparedRequest, QuarantineIndex};
 use crate::event::{DestinationId, Digest64, Sequence};
 use crate::store::engine::error::StoreError;
 use crate::store::engine::{Engine, read};
@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-/// What was found missing or damaged at a start; each is a line for the operator.
+/// Descriptions of what was missing or damaged at a start, each a line for the operator.
 pub type Findings = Vec<String>;
 
 pub fn recover(engine: &Engine) -> Result<(Index, Findings), StoreError> {
@@ -38,20 +38,21 @@ pub fn recover(engine: &Engine) -> Result<(Index, Findings), StoreError> {
     index.redrives = redrives(engine, &index.names, &mut findings)?;
     index.quarantine = quarantined(engine, &mut findings)?;
     let (head, end) = (index.totals.history_head.0, index.totals.next_sequence.0);
-    let gaps = consecutive::<HistoryRow>(engine, head, end, |first, row| remember(&mut index, Sequence(first), row))?;
-    for (from, to) in gaps {
+    let outages =
+        consecutive::<HistoryRow>(engine, head, end, |first, row| remember(&mut index, Sequence(first), row))?;
+    for (from, to) in outages {
         findings.push(format!("history of the events {from} to {} is missing", to - 1));
         heal(engine, &mut index, from, to, &mut findings)?;
     }
     let (head, end) = (index.totals.settled_head, index.totals.next_settlement);
-    let Index { pages, spans, .. } = &mut index;
-    let gaps = consecutive::<SettledRow>(engine, head, end, |first, row| {
+    let Index { pages, settlement_index, .. } = &mut index;
+    let outages = consecutive::<SettledRow>(engine, head, end, |first, row| {
         for (number, settlement) in (first..).zip(row.settlements) {
-            spans.add(number, settlement.id.sequence);
+            settlement_index.add(number, settlement.id.sequence);
             pages.leave(settlement.id);
         }
     })?;
-    for (from, to) in gaps {
+    for (from, to) in outages {
         findings.push(format!("settlements {from} to {} are missing; those deliveries may be made again", to - 1));
     }
     Ok((index, findings))
@@ -64,7 +65,7 @@ fn names(engine: &Engine) -> Result<Names, StoreError> {
     })
 }
 
-/// The counters; a store that has rows but no counters has lost them.
+/// The counters; if a store has rows but no counters, the counters were lost.
 fn totals(engine: &Engine) -> Result<Totals, StoreError> {
     let Some(totals) = read::record::<Totals>(engine, Table::Meta, Kind::Totals, TOTALS)? else {
         let any = |table| engine.range(table, ..).next().is_some();
@@ -78,7 +79,8 @@ fn totals(engine: &Engine) -> Result<Totals, StoreError> {
     Ok(totals)
 }
 
-/// What is kept of each destination under a prefix, with a dot behind it; `lost` says what it is where it does not verify.
+/// The records of all destinations under a prefix, which a dot follows; `lost` is the description for a record that does not
+/// verify.
 fn of_destinations<T: DeserializeOwned>(
     engine: &Engine,
     (prefix, kind): (&str, Kind),
@@ -97,11 +99,11 @@ fn of_destinations<T: DeserializeOwned>(
     Ok(found)
 }
 
-/// The door as an operator left it, what the stored times go by, and the number of the next gap.
+/// Reads the intake override, the clock reference, and the number of the next outage.
 fn notes(engine: &Engine, index: &mut Index, findings: &mut Findings) -> Result<(), StoreError> {
     match read::record(engine, Table::Meta, Kind::IntakeOverride, INTAKE_OVERRIDE) {
         Err(StoreError::Damaged(why)) => findings.push(format!("whether intake was closed by hand is lost: {why}")),
-        door => index.door = door?,
+        intake_override => index.intake_override = intake_override?,
     }
     match engine
         .row(Table::Meta, CLOCK_REFERENCE)?
@@ -109,10 +111,10 @@ fn notes(engine: &Engine, index: &mut Index, findings: &mut Findings) -> Result<
         .transpose()
     {
         Err(why) => findings.push(format!("what the stored times go by is lost: {why}")),
-        Ok(anchor) => index.anchor = anchor,
+        Ok(clock_reference) => index.clock_reference = clock_reference,
     }
     let last = engine.range(Table::Outages, ..).next_back().transpose()?;
-    index.next_gap = last.map(|(key, _)| number_of(&key)).transpose()?.map_or(1, |last| last + 1);
+    index.next_outage = last.map(|(key, _)| number_of(&key)).transpose()?.map_or(1, |last| last + 1);
     Ok(())
 }
 
@@ -123,21 +125,21 @@ fn consecutive<R: Deltas>(
     end: u64,
     mut visit: impl FnMut(u64, R),
 ) -> Result<Vec<(u64, u64)>, StoreError> {
-    let (mut gaps, mut next) = (Vec::new(), head);
+    let (mut outages, mut next) = (Vec::new(), head);
     for row in engine.range(R::TABLE, (Bound::Included(number_key(head)), Bound::Excluded(number_key(end)))) {
         let (key, sealed) = row?;
         let first = number_of(&key)?;
         let Ok(row) = delta_encoding::decode::<R>(&sealed) else { continue };
         if first > next {
-            gaps.push((next, first));
+            outages.push((next, first));
         }
         next = first + row.span() as u64;
         visit(first, row);
     }
     if next < end {
-        gaps.push((next, end));
+        outages.push((next, end));
     }
-    Ok(gaps)
+    Ok(outages)
 }
 
 fn remember(index: &mut Index, first: Sequence, row: HistoryRow) {
@@ -162,7 +164,7 @@ fn add_page(pages: &mut Pages, floor: Sequence, first: Sequence, shape: PageShap
     }
 }
 
-/// Where history is missing, the pages themselves still say which events lie in them.
+/// Rebuilds lost history entries from the pages that contain the events.
 fn heal(engine: &Engine, index: &mut Index, from: u64, to: u64, findings: &mut Findings) -> Result<(), StoreError> {
     let mut healed = 0;
     let keys: Result<Vec<_>, _> = engine
@@ -198,7 +200,7 @@ fn heal(engine: &Engine, index: &mut Index, from: u64, to: u64, findings: &mut F
     Ok(())
 }
 
-/// Reads all of them; one that does not verify is told and stays where it is.
+/// Reads all quarantined requests; a damaged one is reported and stays where it is.
 pub fn quarantined(engine: &Engine, findings: &mut Findings) -> Result<QuarantineIndex, StoreError> {
     let mut all = QuarantineIndex::default();
     for key in read::keys(engine, Table::QuarantinedRequest, None) {
@@ -206,7 +208,7 @@ pub fn quarantined(engine: &Engine, findings: &mut Findings) -> Result<Quarantin
         all.next = number + 1;
         let sealed = table::get_long(engine, Table::QuarantinedRequest, &number_key(number));
         match sealed.and_then(|sealed| Ok(sealed.map(|s| QuarantinedRequest::open(&s).map(|d| (d, s))).transpose()?)) {
-            Ok(Some((detained, sealed))) => all.add(number, &Parcel::of(&detained, sealed)),
+            Ok(Some((quarantined, sealed))) => all.add(number, &PreparedRequest::of(&quarantined, sealed)),
             Ok(None) => {}
             Err(StoreError::Damaged(why)) => findings.push(format!("a request kept apart is damaged: {why}")),
             Err(e) => return Err(e),
@@ -215,7 +217,7 @@ pub fn quarantined(engine: &Engine, findings: &mut Findings) -> Result<Quarantin
     Ok(all)
 }
 
-/// At a start: those that are kept.
+/// Reads the redrive of each destination.
 fn redrives(
     engine: &Engine,
     names: &Names,
@@ -234,7 +236,7 @@ fn redrives(
     Ok(found)
 }
 
-/// What its own length cannot be read of does not decode either.
+/// Turns damage into an empty record, which then fails to decode.
 fn missing_if_damaged(e: StoreError) -> Result<Option<Vec<u8>>, StoreError> {
     match e {
         StoreError::Damaged(_) => Ok(Some(Vec::new())),

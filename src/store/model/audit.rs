@@ -1,38 +1,38 @@
-//! Entries of the audit log: what somebody did, once or again and again.
+//! Entries of the audit log: changes and accesses, each one occurrence or several equal ones.
 //!
-//! *Format.* Version 1 is `at`, `who`, `what`, `count`, for what was done once. Version 2 adds `since`, for an entry that
-//! stands for several occurrences. Each is written where it suffices, so a store without repetitions has version 1 only.
+//! *Format.* Version 1 is `at`, `who`, `what`, `count`, for one occurrence. Version 2 adds `since`, for several. The lower
+//! version that suffices is written, so a store without repetitions contains version 1 only.
 //!
-//! *Bounds.* A repetition updates its entry in place for [`REPEATED_FOR`]; so whoever repeats something, however fast, adds
-//! one entry an hour, and pushes no other entry out of the [`AUDIT_MAX`] that are kept.
+//! *Bounds.* A repetition updates its entry in place for [`REPEATED_FOR`]. So a repeated request, at any rate, adds one
+//! entry per hour and kind, and does not push other entries out of the [`AUDIT_MAX`] that are kept.
 
 use super::codec::{self, Damaged, Kind};
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// So many entries are kept; the oldest go.
+/// Number of entries that are kept; older ones are deleted.
 pub const AUDIT_MAX: u64 = 100_000;
-/// An entry stands for what is repeated within this time of its first occurrence.
+/// Repetitions within this time of the first occurrence share its entry.
 pub const REPEATED_FOR: Duration = Duration::from_secs(3600);
-/// So many different examples are named in one entry; further ones are only counted.
+/// Number of different examples named in one entry; further ones are only counted.
 pub const EXAMPLES_MAX: usize = 8;
-/// An example is cut to so many characters.
+/// Length to which an example is cut, in characters.
 const EXAMPLE_CHARS_MAX: usize = 120;
-/// Of an entry that says that nothing was changed.
+/// Begins the text of an entry for a request that changed nothing.
 const NO_CHANGE: &str = "changed nothing";
 
-/// A change made by an operator, or access to what is confidential.
+/// A change made by an operator, or an access to confidential data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Audit {
-    /// When; of several occurrences the last.
+    /// Time of the occurrence; of the last one if there are several.
     pub at: Timestamp,
-    /// The name of a token, `unix:` and a user, a part of the daemon, or `unauthenticated`.
+    /// The name of a token, `unix:` and a user, a component of the daemon, or `unauthenticated`.
     pub who: String,
     pub what: String,
-    /// How many things it concerned; of several occurrences, how many they were.
+    /// Number of changed items; for several occurrences, the number of occurrences.
     pub count: u64,
-    /// The first of several occurrences; none where there was one.
+    /// Time of the first of several occurrences; `None` for a single one.
     pub since: Option<Timestamp>,
 }
 
@@ -57,14 +57,14 @@ impl Audit {
     }
 }
 
-/// Occurrences of one kind, which share an entry with others of the same kind by the same caller.
+/// Occurrences of one kind. They share an entry with other occurrences of that kind by the same caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repeated {
-    /// The kind, in words.
+    /// Description of the kind.
     pub what: String,
-    /// What was concerned; at most [`EXAMPLES_MAX`] are named in the entry.
+    /// Examples of affected items; at most [`EXAMPLES_MAX`] are named in the entry.
     pub examples: Vec<String>,
-    /// Whether there were further examples.
+    /// Whether there were more examples than are named.
     pub more: bool,
     pub since: Timestamp,
     pub at: Timestamp,
@@ -78,12 +78,12 @@ impl Repeated {
         Self { what: what.into(), examples, more: false, since: at, at, count: 1 }
     }
 
-    /// A change that changed nothing.
+    /// A request that changed nothing.
     pub fn no_change(what: &str, at: Timestamp) -> Self {
         Self::once(NO_CHANGE, Some(what.to_owned()), at)
     }
 
-    /// Takes up further occurrences.
+    /// Adds later occurrences.
     pub fn add(&mut self, later: &Self) {
         for example in &later.examples {
             if self.examples.contains(example) {
@@ -123,12 +123,12 @@ fn shortened(example: &str) -> String {
     }
 }
 
-/// The entries that stand for repetitions and may still be updated, by caller and kind; only in memory.
+/// The entries for repetitions that may still be updated, by caller and kind; only in memory.
 #[derive(Debug, Default)]
 pub struct OpenEntries(BTreeMap<(String, String), (u64, Repeated)>);
 
 impl OpenEntries {
-    /// The number of the entry for these occurrences, `next` where it is a new one, and the entry as it is now.
+    /// The number of the entry for these occurrences (`next` for a new entry), and its present content.
     pub fn take_up(&mut self, who: &str, repeated: &Repeated, next: u64) -> (u64, Audit) {
         let now = repeated.at;
         self.0.retain(|_, (number, open)| {
@@ -136,7 +136,7 @@ impl OpenEntries {
         });
         let key = (who.to_owned(), repeated.what.clone());
         let (number, open) = self.0.entry(key).and_modify(|(_, open)| open.add(repeated)).or_insert_with(|| {
-            (next, repeated.clone()) // the first of its hour
+            (next, repeated.clone()) // the first within the hour
         });
         (*number, open.entry(who))
     }

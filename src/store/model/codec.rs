@@ -1,21 +1,21 @@
-//! The one codec of everything that lies on disk.
+//! The codec of all stored records.
 //!
 //! *Format.* A record is an envelope of 10 bytes and its payload:
 //! ```text
 //! kind u8 | version u8 | crc32 u32 LE | length u32 LE | payload
 //! ```
-//! The CRC covers kind, version, length and payload. The payload is bincode 1 (fixed-size integers, little-endian) of
-//! one frozen struct per kind and version. A change of a struct is a new version, which its own module reads; the rows of
-//! `history` and `settled` have a second one (`delta`), as have entries of the audit (`audit`), redrives, and deliveries and
-//! dead letters (`compact`).
+//! The CRC covers kind, version, length and payload. The payload is bincode 1 (fixed-size integers, little-endian) of one
+//! frozen struct per kind and version. A change of a struct is a new version, which is read by the struct's own module.
+//! These records have a second version: rows of `history` and `settled` (`delta_encoding`), audit entries (`audit`),
+//! redrives (`destination`), deliveries and dead letters (`event_record`), and quarantined requests (`quarantined_request`).
 //!
-//! *Failure.* A record that does not verify is [`Damaged`]; nothing here panics on what it reads.
+//! *Failure.* A record that does not verify is [`Damaged`]; nothing here panics on any bytes.
 
 use bincode::Options;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// What a record is.
+/// The kind of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -42,7 +42,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The newest version that there is of it.
+    /// Its newest version.
     fn newest(self) -> u8 {
         match self {
             Self::History
@@ -80,14 +80,14 @@ impl Kind {
     ];
 }
 
-/// The version of every kind that [`encode`] writes, and the only one of most.
+/// The version that [`encode`] writes, for every kind; most kinds have no other.
 const VERSION: u8 = 1;
 pub const ENVELOPE: usize = 10;
-/// No record may claim to be longer: 256 MiB. The longest body is 32 MiB; attempts, headers and what does not compress
-/// stay far from the rest.
+/// Limit of a record's length: 256 MiB. The longest body is 32 MiB; attempts, headers and the overhead of incompressible
+/// data take far less than the rest.
 const LENGTH_MAX: u64 = 256 << 20;
 
-/// Why bytes from the disk are not the record that they should be.
+/// Why stored bytes are not the expected record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damaged {
     #[error("the record is cut short")]
@@ -112,7 +112,7 @@ fn packed_options() -> impl Options {
     bincode::DefaultOptions::new().with_varint_encoding().with_limit(LENGTH_MAX)
 }
 
-/// The bare payload of a value, for records that lie inside another one.
+/// The bare payload of a value, for records inside another record.
 pub fn payload<T: Serialize>(value: &T) -> Vec<u8> {
     options().serialize(value).expect("records are bounded and hold nothing that bincode refuses")
 }
@@ -121,12 +121,12 @@ pub fn from_payload<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Damaged> {
     options().deserialize(bytes).map_err(|_| Damaged::Content)
 }
 
-/// Bytes that [`payload`] would give.
+/// Length of the result of [`payload`] in bytes.
 pub fn payload_length<T: Serialize>(value: &T) -> u64 {
     options().serialized_size(value).expect("records are bounded and hold nothing that bincode refuses")
 }
 
-/// As [`payload`], with integers that take less room the smaller they are.
+/// As [`payload`], with integers of variable length.
 pub fn packed<T: Serialize>(value: &T) -> Vec<u8> {
     packed_options().serialize(value).expect("records are bounded and hold nothing that bincode refuses")
 }
@@ -135,7 +135,7 @@ pub fn from_packed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Damaged> {
     packed_options().deserialize(bytes).map_err(|_| Damaged::Content)
 }
 
-/// Puts a payload of the first version into its envelope.
+/// Puts a payload of version 1 into its envelope.
 pub fn seal(kind: Kind, payload: &[u8]) -> Vec<u8> {
     seal_as(kind, VERSION, payload)
 }
@@ -154,20 +154,20 @@ pub fn encode<T: Serialize>(kind: Kind, value: &T) -> Vec<u8> {
     seal(kind, &payload(value))
 }
 
-/// Length of the whole record, envelope included, of which `bytes` are the beginning.
+/// Length of the whole record, with its envelope, from its first bytes.
 pub fn sealed_length(bytes: &[u8]) -> Result<usize, Damaged> {
     let length = bytes.get(6..ENVELOPE).ok_or(Damaged::Short)?;
     let length = u32::from_le_bytes(length.try_into().expect("four bytes were taken"));
     if u64::from(length) > LENGTH_MAX { Err(Damaged::Checksum) } else { Ok(ENVELOPE + length as usize) }
 }
 
-/// What bytes that begin like a record of a known version claim to be.
+/// The kind of a record according to its first bytes; not verified.
 pub fn kind_of(bytes: &[u8]) -> Option<Kind> {
     let kind = Kind::ALL.into_iter().find(|kind| Some(&(*kind as u8)) == bytes.first());
     kind.filter(|kind| bytes.get(1).is_some_and(|version| (VERSION..=kind.newest()).contains(version)))
 }
 
-/// Takes the payload of the first version out of its envelope, verified.
+/// Verifies a record of version 1 and returns its payload.
 pub fn open(kind: Kind, bytes: &[u8]) -> Result<&[u8], Damaged> {
     match open_any(kind, bytes)? {
         (VERSION, payload) => Ok(payload),
@@ -175,7 +175,7 @@ pub fn open(kind: Kind, bytes: &[u8]) -> Result<&[u8], Damaged> {
     }
 }
 
-/// Version and payload, verified; the version is one that there is of the kind.
+/// Verifies a record of any known version of the kind, and returns its version and payload.
 pub fn open_any(kind: Kind, bytes: &[u8]) -> Result<(u8, &[u8]), Damaged> {
     if bytes.len() < ENVELOPE || bytes.len() != sealed_length(bytes)? {
         return Err(Damaged::Short);

@@ -1,12 +1,12 @@
-//! The rows of `history` and `settled` as they lie on disk: each record as what differs from the one before it.
+//! Encoding of the rows of `history` and `settled`: each record is stored as the differences from the one before it.
 //!
-//! These rows are what a store keeps longest and has most of, so their size is that of a store whose events have long been
-//! delivered. Records that follow one another were made within moments of each other, so next to the three digests there is
-//! little to say of each.
+//! These rows are kept longest and are the most numerous, so they decide the size of a store whose events have been
+//! delivered. Consecutive records are made within milliseconds of each other, so that apart from their three digests the
+//! differences are small.
 //!
 //! *Format.* Version 2 of both kinds: bincode 1 with integers of variable length, of [`HistoryDeltas`] and
-//! [`SettledDeltas`]. Version 1, the plain records, is read too; and written where it is the shorter one, so that a full row
-//! never outgrows its bounds.
+//! [`SettledDeltas`]. Version 1, the plain records, is read too; it is also written if it is shorter, so that a full row
+//! never exceeds its size limit.
 
 use super::codec::{self, Damaged, Kind};
 use super::record::{EndKind, Entry, HistoryRow, PageShape, SettledRow, Settlement};
@@ -20,12 +20,12 @@ use serde::{Deserialize, Serialize};
 const PLAIN: u8 = 1;
 const DELTAS: u8 = 2;
 
-/// A row that covers consecutive numbers from its key on.
+/// A row for consecutive numbers, the first of which is its key.
 pub trait Consecutive {
     const TABLE: Table;
     const KIND: Kind;
     const MAX: usize;
-    /// How many numbers it covers.
+    /// How many numbers the row covers.
     fn span(&self) -> usize;
     fn append(&mut self, next: Self);
 }
@@ -54,12 +54,12 @@ impl Consecutive for SettledRow {
     }
 }
 
-/// A row that can be told by differences.
+/// A row that can be encoded as differences.
 pub trait Deltas: Consecutive + Serialize + DeserializeOwned {
     type Packed: Serialize + DeserializeOwned + for<'a> From<&'a Self> + Into<Self>;
 }
 
-/// The sealed record of a row, in the shorter form.
+/// The sealed record of a row, in the shorter of the two versions.
 pub fn encode<R: Deltas>(row: &R) -> Vec<u8> {
     let packed = codec::packed(&R::Packed::from(row));
     if packed.len() as u64 <= codec::payload_length(row) {
@@ -76,7 +76,7 @@ pub fn decode<R: Deltas>(sealed: &[u8]) -> Result<R, Damaged> {
     }
 }
 
-/// How far `to` lies behind `from`; every two numbers have such a distance, and [`forth`] goes it.
+/// Difference of two numbers, with wraparound, so that it exists for all numbers; [`forth`] adds it again.
 fn distance(from: u64, to: u64) -> i64 {
     to.wrapping_sub(from) as i64
 }
@@ -96,9 +96,9 @@ struct EntryDelta {
     sender: [u8; 8],
     body: [u8; 8],
     interaction_hash: [u8; 8],
-    /// Milliseconds since the entry before was received; of the first one since 1970.
+    /// Milliseconds since the time of the entry before; for the first one since 1970.
     received: i64,
-    /// Milliseconds between when it happened and when it was received; none where the sender did not say.
+    /// Milliseconds from the event's own time to its receipt; `None` if the sender gave no time.
     late: Option<i64>,
     source: u16,
     kind: u16,
@@ -162,13 +162,13 @@ pub struct SettledDeltas(Vec<SettlementDelta>);
 
 #[derive(Serialize, Deserialize)]
 struct SettlementDelta {
-    /// From the sequence of the settlement before; of the first one from zero.
+    /// Difference from the sequence of the settlement before; for the first one from zero.
     sequence: i64,
     destination: u8,
     how: EndKind,
     attempts: u16,
     status: u16,
-    /// Milliseconds since the settlement before; of the first one since 1970.
+    /// Milliseconds since the settlement before; for the first one since 1970.
     at: i64,
 }
 
@@ -235,7 +235,7 @@ mod tests {
     }
 
     proptest! {
-        /// Also the strangest row comes back as it was, and a full one stays within its bounds.
+        /// Rows with extreme values are decoded unchanged too, and a full row stays within its size limit.
         #[test]
         fn every_row_round_trips(
             entries in prop::collection::vec(entries(), 0..=HistoryRow::ENTRIES_MAX),
@@ -254,7 +254,7 @@ mod tests {
         }
     }
 
-    /// Events as they come: some a second late, each of some 1,100 bytes, delivered in a moment.
+    /// Rows with typical events: some arrive a second late, each has about 1,100 bytes and is delivered at once.
     fn usual() -> (HistoryRow, SettledRow) {
         let now = 1_800_000_000_000;
         let (mut row, mut settled) = (HistoryRow::default(), SettledRow::default());

@@ -1,7 +1,8 @@
-//! What is stored of a destination: pause, breaker override, pacing, and redrives that run in the background. All of it outlives a restart.
+//! What is stored of a destination: pause, breaker override, pacing state and gradual redrives. All of it is kept over a
+//! restart.
 //!
-//! *Invariants.* A destination has at most one running redrive, and the last one that ended is kept. Each dead letter of its list
-//! is looked at once, in order; one that was dead-lettered again since the redrive began is left alone.
+//! *Invariants.* A destination has at most one running redrive, and the last finished one is kept. Each dead letter in the
+//! list of a redrive is processed once, in order; one that was dead-lettered again after the redrive began is skipped.
 
 use crate::rules::canary::Failing;
 use crate::rules::rate::Rate;
@@ -11,35 +12,36 @@ use serde::{Deserialize, Serialize};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// What was decided about calling a destination, by an operator or by its breaker; it outlives a restart.
+/// Whether a destination is called: decisions of an operator or of its breaker, kept over a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DestinationOverrides {
     pub pause: Option<Pause>,
-    /// None where the breaker is closed and left to itself.
+    /// `None` if the breaker is closed and works automatically.
     pub breaker: Option<BreakerOverride>,
 }
 
 impl DestinationOverrides {
-    /// When everything is let in again by a change of `before` into this one at `now`; none where nothing was kept out, or
-    /// still is.
+    /// The time at which a change from `before` to this one, made at `now`, lets all deliveries be sent again; `None` if
+    /// none were blocked, or if they still are.
     pub fn reopened_at(&self, before: &Self, now: Timestamp) -> Option<Timestamp> {
-        let is_open = |stance: &Self| stance.breaker.as_ref().is_some_and(|fixed| fixed.position == Position::Open);
-        // a pause may have run out before
+        let is_open =
+            |overrides: &Self| overrides.breaker.as_ref().is_some_and(|fixed| fixed.position == Position::Open);
+        // the pause may have expired earlier
         let resumed = before.pause.as_ref().filter(|_| self.pause.is_none()).map(|pause| pause.until.min(now));
         resumed.max((is_open(before) && !is_open(self)).then_some(now))
     }
 }
 
-/// What of a destination's past its pace goes by after a restart; zero where there is nothing.
+/// What pacing needs of the time before a restart; zero if there is nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PacingState {
-    /// When everything was let in again, and its ramp began.
-    pub let_in_at: Timestamp,
-    /// When its last attempt started; only where its rate is so slow that each start is noted before it is made.
+    /// When the last pause or override ended and the ramp-up began.
+    pub released_at: Timestamp,
+    /// When the last attempt started; only stored for rates so low that each start is recorded before the request is sent.
     pub sent_at: Timestamp,
 }
 
-/// Nothing is delivered before `until`; [`Timestamp::NEVER`] where only a hand ends it.
+/// Nothing is sent before `until`; [`Timestamp::NEVER`] if only an operator can end the pause.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
     pub who: String,
@@ -49,17 +51,17 @@ pub struct Pause {
 }
 
 impl Pause {
-    /// Whether both are of the same word, apart from when it was given.
+    /// Whether both are equal apart from the time of the command.
     pub fn is_same_as(&self, other: &Self) -> bool {
         (&self.who, &self.reason, self.until) == (&other.who, &other.reason, other.until)
     }
 }
 
-/// How a breaker is kept until then.
+/// The state in which a breaker is kept until a given time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BreakerOverride {
     pub position: Position,
-    /// None where the calls have opened it.
+    /// `None` if failed attempts have opened it.
     pub who: Option<String>,
     pub reason: String,
     pub since: Timestamp,
@@ -67,7 +69,7 @@ pub struct BreakerOverride {
 }
 
 impl BreakerOverride {
-    /// Whether both are of the same word, apart from when it was given.
+    /// Whether both are equal apart from the time of the command.
     pub fn is_same_as(&self, other: &Self) -> bool {
         let word = |f: &Self| (f.position, f.who.clone(), f.reason.clone(), f.until);
         word(self) == word(other)
@@ -80,54 +82,54 @@ pub enum Position {
     Closed,
 }
 
-/// A redrive of one destination's dead letters, little by little.
+/// A gradual redrive of one destination's dead letters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Redrive {
     pub who: String,
     pub begun: Timestamp,
-    /// So many in so many milliseconds; none: as fast as they can be queued.
+    /// Number of dead letters per number of milliseconds; `None` for as fast as they can be queued.
     rate: Option<(NonZeroU32, u64)>,
-    /// Whether it looks at how the first ones fare.
+    /// Whether the results of the first dead letters decide if it continues.
     pub canary: bool,
-    /// Letters in its list.
+    /// Number of dead letters in its list.
     pub matched: u64,
-    /// So many of the list have been looked at.
+    /// How many of the list have been processed.
     pub taken: u64,
-    /// So many of them were still dead, and wait again.
+    /// How many of those still were dead letters and have been queued again.
     pub done: u64,
     pub end: Option<RedriveEnd>,
-    /// What has become of them; not there in the first version of the record.
+    /// Results of the queued dead letters; not in version 1 of the record.
     pub fared: RedriveResults,
 }
 
-/// What became of the letters that a redrive has put into the queue.
+/// Results of the dead letters that a redrive has queued.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RedriveResults {
     pub delivered: u64,
     pub dead_again: u64,
-    /// Neither: discarded meanwhile, or damaged.
+    /// Neither delivered nor dead-lettered again: discarded or damaged.
     pub gone: u64,
-    /// The letter whose failure was one too many for the canary.
+    /// The dead letter whose failure stopped the canary.
     pub stopped_by: Option<StoppedBy>,
 }
 
-/// How the delivery failed that stopped a redrive.
+/// The failed delivery that stopped a redrive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoppedBy {
-    /// The id of the event.
+    /// Id of the event.
     pub event: String,
-    /// As the attempts are told.
+    /// Outcome of the attempt, as shown in the list of attempts.
     pub outcome: String,
-    /// Of the answer, where there was one.
+    /// Status of the response; `None` if there was none.
     pub status: Option<u16>,
-    /// At most [`StoppedBy::ERROR_MAX`] bytes; empty where an answer came.
+    /// At most [`StoppedBy::ERROR_MAX`] bytes; empty if there was a response.
     pub error: String,
 }
 
 impl StoppedBy {
     pub const ERROR_MAX: usize = 1024;
 
-    /// Which dead letter it is, and how it failed, in words.
+    /// Description of the dead letter and its failure.
     pub fn told(&self, destination: &str) -> String {
         let status = self.status.map(|status| format!(" {status}")).unwrap_or_default();
         let error = if self.error.is_empty() { String::new() } else { format!(" ({})", self.error) };
@@ -144,11 +146,11 @@ pub struct RedriveEnd {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RedriveEnded {
-    /// All of its list have been looked at.
+    /// The whole list has been processed.
     Complete,
-    /// The destination failed again: so many of so many.
+    /// The destination failed again: `failed` of `of` deliveries.
     Failing { failed: u64, of: u64 },
-    /// An operator has stopped it.
+    /// An operator stopped it.
     Stopped { who: String },
 }
 
@@ -182,7 +184,7 @@ impl Redrive {
         self.end.is_none()
     }
 
-    /// Letters in the queue whose end is not known yet.
+    /// Number of queued dead letters whose result is not known yet.
     pub fn under_way(&self) -> u64 {
         let RedriveResults { delivered, dead_again, gone, .. } = self.fared;
         self.done.saturating_sub(delivered + dead_again + gone)
@@ -192,7 +194,7 @@ impl Redrive {
         codec::seal_as(Kind::Redrive, 2, &codec::payload(self))
     }
 
-    /// Reads both versions: the first ends before `fared`.
+    /// Decodes both versions; version 1 ends before `fared`.
     pub fn decode(sealed: &[u8]) -> Result<Self, codec::Damaged> {
         match codec::open_any(Kind::Redrive, sealed)? {
             (1, first) => codec::from_payload(&[first, &codec::payload(&RedriveResults::default())].concat()),

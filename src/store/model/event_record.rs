@@ -1,18 +1,19 @@
-//! How events are stored: packed in pages, and in deliveries and dead letters, whose head can be read without the body.
+//! How events are stored: packed in pages; and in deliveries and dead letters, whose head can be read without the body.
 //!
-//! Lists, filters and a start need the head only, which is small; so they neither read nor hold bodies. Head, body and page are
-//! compressed (LZ4 block format), so that an event takes about the same room wherever it is stored.
+//! Lists, filters and a start need only the head, which is small, so they neither read bodies nor keep them in memory. Head,
+//! body and page are compressed (LZ4 block format), so that an event takes about the same space wherever it is stored.
 //!
-//! *Format.* A page: the bare records of its events, each behind its length (u32 LE), compressed. Version 2 of a delivery and of a dead
-//! letter, the payload behind the envelope:
+//! *Format.* A page is the bare records of its events, each after its length (u32 LE), compressed. Version 2 of a delivery
+//! and of a dead letter has this payload after the envelope:
 //! ```text
 //! head length u32 LE | unpacked head length u32 LE | crc32 of the head u32 LE | head | body
 //! ```
 //! The unpacked head is bincode 1 with integers of variable length: the record with an empty body, then the length of the
-//! body. A part whose length is that of what it unpacks to is not compressed; else it is an LZ4 block. A short head is never
-//! compressed, so that an interaction key can be found in one that does not verify. Version 1, the plain record, is read too.
+//! body. A part is stored uncompressed if its stored and unpacked lengths are equal; otherwise it is an LZ4 block. A short
+//! head is never compressed, so that an interaction key can be found in a damaged record. Version 1, the plain record, is
+//! read too.
 //!
-//! *Failure.* The head has a checksum of its own, since the envelope's covers the body too.
+//! *Failure.* The head has its own checksum, since the envelope's also covers the body.
 
 use crate::delivery::{DeadLetter, Delivery, DeliveryId};
 use crate::event::Event;
@@ -24,14 +25,14 @@ use std::sync::Arc;
 
 const PLAIN: u8 = 1;
 const PARTED: u8 = 2;
-/// Bytes of the three numbers before the head.
+/// Size of the three numbers before the head, in bytes.
 const NUMBERS: usize = 12;
-/// A head is compressed from this length on, in bytes.
+/// Heads of at least this size in bytes are compressed.
 const HEAD_PACKED_FROM: usize = 1024;
-/// No head and no body unpacks to more: 256 MiB.
+/// Limit of the unpacked size of a head or a body: 256 MiB.
 const UNPACKED_MAX: usize = 256 << 20;
 
-/// A record that holds an event.
+/// A record that contains an event.
 pub trait Compact: Clone + Serialize + DeserializeOwned {
     const KIND: Kind;
 
@@ -75,11 +76,11 @@ impl Compact for DeadLetter {
     }
 }
 
-/// A record whose event has no body here.
+/// A record whose event has an empty body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head<R> {
     pub record: R,
-    /// Length of the body that is not here.
+    /// Length of the omitted body.
     pub body_bytes: usize,
 }
 
@@ -106,7 +107,7 @@ pub fn encode<R: Compact>(record: &R) -> Vec<u8> {
     codec::seal_as(R::KIND, PARTED, &payload)
 }
 
-/// The whole record of its sealed bytes, in either version.
+/// Decodes a sealed record of either version.
 pub fn decode<R: Compact>(sealed: &[u8]) -> Result<R, Damaged> {
     match codec::open_any(R::KIND, sealed)? {
         (PLAIN, payload) => codec::from_payload(payload),
@@ -119,8 +120,8 @@ pub fn decode<R: Compact>(sealed: &[u8]) -> Result<R, Damaged> {
     }
 }
 
-/// So many bytes of a sealed record hold its head, by its beginning of at least a few dozen bytes; the whole record where it
-/// is of the first version.
+/// Number of bytes at the beginning of a sealed record that contain its head; the whole length for version 1. `beginning`
+/// must have at least a few dozen bytes.
 pub fn head_bytes(beginning: &[u8]) -> Result<usize, Damaged> {
     let whole = codec::sealed_length(beginning)?;
     if beginning.get(1) == Some(&PLAIN) {
@@ -130,7 +131,7 @@ pub fn head_bytes(beginning: &[u8]) -> Result<usize, Damaged> {
     ENVELOPE.checked_add(NUMBERS + length).filter(|bytes| *bytes <= whole).ok_or(Damaged::Content)
 }
 
-/// The head, of the first [`head_bytes`] of a sealed record.
+/// Decodes the head from the first [`head_bytes`] of a sealed record.
 pub fn head<R: Compact>(beginning: &[u8]) -> Result<Head<R>, Damaged> {
     if beginning.get(1) == Some(&PLAIN) {
         return decode(beginning).map(|record: R| Head::of(&record));
@@ -143,7 +144,7 @@ pub fn head<R: Compact>(beginning: &[u8]) -> Result<Head<R>, Damaged> {
     parts(beginning.get(ENVELOPE..).ok_or(Damaged::Short)?).map(|(head, _)| head)
 }
 
-/// The head, and the bytes behind it.
+/// The head, and the bytes after it.
 fn parts<R: Compact>(payload: &[u8]) -> Result<(Head<R>, &[u8]), Damaged> {
     let (length, unpacked, crc) = (number(payload, 0)?, number(payload, 4)?, number(payload, 8)?);
     let (head, body) = payload[NUMBERS..].split_at_checked(length).ok_or(Damaged::Short)?;
@@ -159,7 +160,7 @@ fn number(bytes: &[u8], at: usize) -> Result<usize, Damaged> {
     Ok(u32::from_le_bytes(bytes.try_into().expect("four bytes were taken")) as usize)
 }
 
-/// Compressed, or as it is where that is not longer.
+/// Compresses the bytes; returns them unchanged if that is not shorter.
 fn compress(bytes: &[u8]) -> Vec<u8> {
     let packed = lz4_flex::compress(bytes);
     if packed.len() < bytes.len() { packed } else { bytes.to_vec() }
@@ -176,18 +177,18 @@ fn decompress(packed: &[u8], length: usize) -> Result<Vec<u8>, Damaged> {
     if unpacked.len() == length { Ok(unpacked) } else { Err(Damaged::Content) }
 }
 
-/// No page unpacks to more: 256 MiB.
+/// Limit of the unpacked size of a page: 256 MiB.
 const PACKED_MAX: usize = 256 << 20;
 
-/// Packs the bare records of events into the payload of a page.
+/// Appends the bare record of an event to the payload of a page.
 pub fn pack(payload: &mut Vec<u8>, record: &[u8]) {
     let length = u32::try_from(record.len()).expect("a record is smaller than 64 MiB");
     payload.extend(length.to_le_bytes());
     payload.extend(record);
 }
 
-/// Seals the packed records of a page, compressed (LZ4 block format): bodies of one time are alike, and whatever sled
-/// does not have to write several times is time that an acknowledgement does not wait.
+/// Compresses and seals the packed records of a page (LZ4 block format). Bodies of one commit are similar, and every byte
+/// that sled need not write shortens the wait for the acknowledgement.
 pub fn seal_page(packed: &[u8]) -> Vec<u8> {
     codec::seal(Kind::Page, &lz4_flex::compress_prepend_size(packed))
 }
@@ -202,7 +203,7 @@ pub fn open_page(sealed: &[u8]) -> Result<Vec<u8>, Damaged> {
     lz4_flex::decompress(block, length).map_err(|_| Damaged::Content)
 }
 
-/// The bare records in the packed records of a page.
+/// Splits the packed records of a page into the bare records.
 pub fn unpack(packed: &[u8]) -> Result<Vec<&[u8]>, Damaged> {
     let mut rest = packed;
     let mut records = Vec::new();
@@ -223,7 +224,7 @@ mod tests {
     use crate::event::{DestinationId, Sequence};
     use crate::time::Timestamp;
 
-    fn letter(body: Vec<u8>, attempts: u32) -> DeadLetter {
+    fn dead_letter(body: Vec<u8>, attempts: u32) -> DeadLetter {
         let event = Event {
             received_at: Timestamp(1),
             interaction: Some("call-17".to_owned()),
@@ -246,7 +247,7 @@ mod tests {
         DeadLetter { delivery, reason: Reason::Permanent, dead_at: Timestamp(9) }
     }
 
-    /// What no compression shortens.
+    /// Incompressible bytes.
     fn noise(bytes: usize) -> Vec<u8> {
         let mut state = 1u64;
         let next = |_| {
@@ -261,15 +262,15 @@ mod tests {
         let bodies = [vec![], vec![7], b"{}".to_vec(), vec![b'a'; 1_000_000], noise(100_000)];
         for body in bodies {
             for attempts in [0, 1, 1000] {
-                let letter = letter(body.clone(), attempts);
-                let sealed = encode(&letter);
-                assert_eq!(decode::<DeadLetter>(&sealed), Ok(letter.clone()));
-                let plain = codec::encode(Kind::DeadLetter, &letter);
-                assert_eq!(decode::<DeadLetter>(&plain), Ok(letter.clone()), "of the first version");
+                let dead_letter = dead_letter(body.clone(), attempts);
+                let sealed = encode(&dead_letter);
+                assert_eq!(decode::<DeadLetter>(&sealed), Ok(dead_letter.clone()));
+                let plain = codec::encode(Kind::DeadLetter, &dead_letter);
+                assert_eq!(decode::<DeadLetter>(&plain), Ok(dead_letter.clone()), "of the first version");
                 let bytes = head_bytes(&sealed[..40]).unwrap();
                 let read: Head<DeadLetter> = head(&sealed[..bytes]).unwrap();
                 assert_eq!(read.body_bytes, body.len());
-                assert_eq!(read, Head::of(&letter));
+                assert_eq!(read, Head::of(&dead_letter));
                 assert_eq!(head::<DeadLetter>(&plain), Ok(read), "of the first version");
                 assert_eq!(head_bytes(&plain[..40]), Ok(plain.len()));
             }
@@ -278,26 +279,26 @@ mod tests {
 
     #[test]
     fn compressible_records_shrink_and_others_do_not_grow() {
-        let alike = letter(br#"{"a":"the same again and again"}"#.repeat(1000), 3);
+        let alike = dead_letter(br#"{"a":"the same again and again"}"#.repeat(1000), 3);
         assert!(encode(&alike).len() < 1000, "{}", encode(&alike).len());
-        let noise = letter(noise(10_000), 1);
+        let noise = dead_letter(noise(10_000), 1);
         assert!(encode(&noise).len() < codec::encode(Kind::DeadLetter, &noise).len());
         assert!(encode(&noise).windows(7).any(|part| part == b"call-17"), "a short head is found by its key");
     }
 
     #[test]
     fn a_record_of_another_kind_or_version_is_refused() {
-        let (letter, delivery) = (encode(&letter(vec![1], 1)), encode(&letter(vec![1], 1).delivery));
+        let (dead_letter, delivery) = (encode(&dead_letter(vec![1], 1)), encode(&dead_letter(vec![1], 1).delivery));
         let wrong = Damaged::Kind { found: Kind::Delivery as u8, wanted: Kind::DeadLetter as u8 };
         assert_eq!(head::<DeadLetter>(&delivery), Err(wrong.clone()));
         assert_eq!(decode::<DeadLetter>(&delivery), Err(wrong));
-        let newer = [&[letter[0], 3], &letter[2..]].concat();
+        let newer = [&[dead_letter[0], 3], &dead_letter[2..]].concat();
         assert_eq!(head::<DeadLetter>(&newer), Err(Damaged::Version(3)));
     }
 
     #[test]
     fn no_flipped_bit_or_truncation_panics_or_passes_in_a_head() {
-        let sealed = encode(&letter(b"{\"a\":1}".repeat(9), 2));
+        let sealed = encode(&dead_letter(b"{\"a\":1}".repeat(9), 2));
         let bytes = head_bytes(&sealed).unwrap();
         let whole = head::<DeadLetter>(&sealed[..bytes]).unwrap();
         for bit in ENVELOPE * 8..bytes * 8 {
@@ -309,9 +310,9 @@ mod tests {
         }
         for length in 0..bytes {
             assert!(head::<DeadLetter>(&sealed[..length]).is_err(), "cut to {length}");
-            let _ = head_bytes(&sealed[..length]); // no panic
+            let _ = head_bytes(&sealed[..length]); // must not panic
         }
-        // what claims to unpack to too much is not even tried
+        // if the claimed size exceeds the limit, nothing is unpacked
         let mut bomb = sealed[ENVELOPE..].to_vec();
         bomb[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
         let bomb = codec::seal_as(Kind::DeadLetter, PARTED, &bomb);

@@ -1,4 +1,4 @@
-//! Records as they lie on disks out there, byte for byte, and the room that full rows have.
+//! Records byte for byte as released versions have written them, and the size limits of full rows.
 
 use super::audit::Audit;
 use super::codec::{self, Kind};
@@ -48,14 +48,14 @@ fn a_full_row_fits_its_limit() {
     assert!(codec::encode(Kind::Settled, &settled).len() <= ROW_MAX);
 }
 
-/// What lies on disks out there must be read for ever; a change here is a new version of the record.
+/// Records of existing stores must stay readable for ever; a changed format needs a new version of the record.
 #[test]
 fn version_1_has_its_golden_bytes() {
     let history = HistoryRow { pages: vec![PageShape { count: 1, bytes: 300 }], entries: vec![entry()] };
     let settled = SettledRow { settlements: vec![settlement()] };
     let mut totals = Totals { accepted: 3, ..Totals::default() };
     totals.counters_mut(DestinationId(1)).delivered = 2;
-    let letter = DeadLetter { delivery: delivery(), reason: Reason::Permanent, dead_at: Timestamp(9) };
+    let dead_letter = DeadLetter { delivery: delivery(), reason: Reason::Permanent, dead_at: Timestamp(9) };
     let mut page = Vec::new();
     pack(&mut page, &codec::payload(&*delivery().event));
     let hold = Hold { until: Timestamp(7), reason: "Retry-After".to_owned() };
@@ -67,7 +67,7 @@ fn version_1_has_its_golden_bytes() {
         why: "why".to_owned(),
         bytes: vec![1, 2],
     };
-    let stance = DestinationOverrides {
+    let overrides = DestinationOverrides {
         pause: Some(Pause { who: "a".to_owned(), reason: "b".to_owned(), since: Timestamp(1), until: Timestamp(2) }),
         breaker: Some(BreakerOverride {
             position: Position::Open,
@@ -77,33 +77,34 @@ fn version_1_has_its_golden_bytes() {
             until: Timestamp(4),
         }),
     };
-    let door = IntakeOverride::Closed {
+    let intake_override = IntakeOverride::Closed {
         who: "admin".to_owned(),
         reason: "migration".to_owned(),
         since: Timestamp(1),
         until: Timestamp::NEVER,
     };
-    let gap = Gap { from: Timestamp(1), until: Timestamp(2), reason: "disk_low".to_owned(), refused: 3 };
-    let anchor = ClockReference { boot: "id".to_owned(), since_boot: Duration::from_millis(3500), wall: Timestamp(5) };
+    let outage = Outage { from: Timestamp(1), until: Timestamp(2), reason: "disk_low".to_owned(), refused: 3 };
+    let clock_reference =
+        ClockReference { boot: "id".to_owned(), since_boot: Duration::from_millis(3500), wall: Timestamp(5) };
     let records = [
         ("page", seal_page(&page)),
         ("history", codec::encode(Kind::History, &history)),
         ("settled", codec::encode(Kind::Settled, &settled)),
         ("delivery", codec::encode(Kind::Delivery, &delivery())),
-        ("dead_letter", codec::encode(Kind::DeadLetter, &letter)),
+        ("dead_letter", codec::encode(Kind::DeadLetter, &dead_letter)),
         ("totals", codec::encode(Kind::Totals, &totals)),
         ("names", codec::encode(Kind::Names, &vec!["crm".to_owned()])),
         ("hold", codec::encode(Kind::Hold, &hold)),
         ("audit", audit.encode()),
         ("quarantined", codec::encode(Kind::DamagedRecord, &set_aside)),
-        ("stance", codec::encode(Kind::DestinationOverrides, &stance)),
+        ("stance", codec::encode(Kind::DestinationOverrides, &overrides)),
         ("redrive", first_redrive()),
         ("redrive_list", codec::encode(Kind::RedriveList, &vec![Sequence(1), Sequence(5)])),
-        ("door", codec::encode(Kind::IntakeOverride, &door)),
-        ("gap", codec::encode(Kind::Outage, &gap)),
+        ("door", codec::encode(Kind::IntakeOverride, &intake_override)),
+        ("gap", codec::encode(Kind::Outage, &outage)),
         ("alive", codec::encode(Kind::Heartbeat, &Timestamp(1))),
-        ("paced", codec::encode(Kind::PacingState, &PacingState { let_in_at: Timestamp(1), sent_at: Timestamp(2) })),
-        ("anchor", codec::encode(Kind::ClockReference, &anchor)),
+        ("paced", codec::encode(Kind::PacingState, &PacingState { released_at: Timestamp(1), sent_at: Timestamp(2) })),
+        ("anchor", codec::encode(Kind::ClockReference, &clock_reference)),
         ("told", codec::encode(Kind::AlertState, &"{}".to_owned())),
     ];
     assert_eq!(lines(&records), include_str!("golden/v1.txt"));
@@ -117,7 +118,7 @@ fn version_2_has_its_golden_bytes() {
     let earlier = DeliveryId { sequence: Sequence(0), destination: DestinationId(1) };
     let settled = SettledRow { settlements: vec![settlement(), Settlement { id: earlier, ..settlement() }] };
     let audit = audit(Some(Timestamp(1)));
-    let letter = DeadLetter { delivery: delivery(), reason: Reason::Permanent, dead_at: Timestamp(9) };
+    let dead_letter = DeadLetter { delivery: delivery(), reason: Reason::Permanent, dead_at: Timestamp(9) };
     let event = Event { body: b"{}".repeat(50).into(), ..(*delivery().event).clone() };
     let packed = Delivery { event: event.into(), ..delivery() };
     let records = [
@@ -126,7 +127,7 @@ fn version_2_has_its_golden_bytes() {
         ("audit", audit.encode()),
         ("redrive", redrive().encode()),
         ("delivery", event_record::encode(&packed)),
-        ("dead_letter", event_record::encode(&letter)),
+        ("dead_letter", event_record::encode(&dead_letter)),
     ];
     assert_eq!(lines(&records), include_str!("golden/v2.txt"));
 }
@@ -135,7 +136,8 @@ fn audit(since: Option<Timestamp>) -> Audit {
     Audit { at: Timestamp(1), who: "admin".to_owned(), what: "dlq purge".to_owned(), count: 2, since }
 }
 
-/// Events with headers that go on lie where a `traceparent` alone lay: such a record is of the same version.
+/// Forwarded headers are stored in the field that contained only `traceparent` before; the version of the record stays the
+/// same.
 #[test]
 fn events_with_headers_have_their_golden_bytes() {
     let all = [("traceparent", "00-1"), ("ce-id", "1"), ("ce-source", "/s"), ("tracestate", "a=1")];
@@ -147,14 +149,14 @@ fn events_with_headers_have_their_golden_bytes() {
     };
     let mut page = Vec::new();
     pack(&mut page, &codec::payload(&*record(&all).event));
-    let letter = DeadLetter { delivery: record(&all[1..]), reason: Reason::Permanent, dead_at: Timestamp(9) };
+    let dead_letter = DeadLetter { delivery: record(&all[1..]), reason: Reason::Permanent, dead_at: Timestamp(9) };
     let records = [
         ("page", seal_page(&page)),
         ("delivery", codec::encode(Kind::Delivery, &record(&all[..1]))),
-        ("dead_letter", codec::encode(Kind::DeadLetter, &letter)),
+        ("dead_letter", codec::encode(Kind::DeadLetter, &dead_letter)),
     ];
     assert_eq!(lines(&records), include_str!("golden/v1_headers.txt"));
-    // as it was written when a traceparent was all that went on
+    // as written when `traceparent` was the only forwarded header
     let before = codec::payload(&Some("00-1".to_owned()));
     let read: ForwardedHeaders = codec::from_payload(&before).unwrap();
     assert_eq!(read.iter().collect::<Vec<_>>(), [("traceparent", "00-1")]);
@@ -173,7 +175,7 @@ fn unfared() -> Redrive {
     redrive
 }
 
-/// One that was noted before it was counted what became of its letters.
+/// A redrive from before the results of its dead letters were counted.
 fn first_redrive() -> Vec<u8> {
     let now = codec::payload(&unfared());
     let since = codec::payload(&RedriveResults::default()).len();

@@ -1,6 +1,6 @@
-//! A request that was kept apart, as it lies on disk.
+//! The stored form of a quarantined request.
 //!
-//! *Format.* Version 1 has no `proof`: it is read as if nothing had been proved. Version 2 is what is written.
+//! *Format.* Version 2 is written. Version 1 has no `proof`; it is decoded with the variant `Nothing`.
 
 use super::codec::{self, Damaged, Kind};
 use crate::time::Timestamp;
@@ -9,7 +9,8 @@ use sha2::{Digest as _, Sha256};
 
 const VERSION: u8 = 2;
 
-/// Headers that the transport makes and changes from one attempt to the next, and that decide nothing about an event.
+/// Headers that the transport sets and that may differ between two tries to send the same request; they have no effect on
+/// the event.
 const OF_TRANSPORT: [&str; 22] = [
     "accept-encoding",
     "b3",
@@ -35,7 +36,7 @@ const OF_TRANSPORT: [&str; 22] = [
     "x-real-ip",
 ];
 
-/// Why a request was not accepted.
+/// Why a request was quarantined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Cause {
     BadSignature,
@@ -51,14 +52,14 @@ impl Cause {
     }
 }
 
-/// What a request proved about its sender when it came.
+/// What a request proved about its sender when it was received.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Proof {
-    /// Nothing: its source asked for nothing then, or its signature did not verify.
+    /// Nothing: its source required no authentication then, or its signature did not verify.
     Nothing,
-    /// It showed a token that was right then. The token is not kept.
+    /// It had a token that was valid then. The token is not stored.
     Token,
-    /// Its signature verified then, over the body, these headers, and this timestamp; empty where it signs none.
+    /// Its signature verified then, over the body, these headers and this timestamp; empty if the scheme signs none.
     Signature { headers: Vec<String>, timestamp: String },
 }
 
@@ -68,10 +69,10 @@ impl Proof {
     }
 }
 
-/// A request as it came, without its credentials.
+/// A request as received, without its credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuarantinedRequest {
-    /// When it first came.
+    /// When it was first received.
     pub at: Timestamp,
     pub source: String,
     pub cause: Cause,
@@ -81,7 +82,7 @@ pub struct QuarantinedRequest {
     pub proof: Proof,
 }
 
-/// The first version of the record.
+/// Version 1 of the record.
 #[derive(Deserialize)]
 struct QuarantinedRequestV1 {
     at: Timestamp,
@@ -92,15 +93,15 @@ struct QuarantinedRequestV1 {
     body: Vec<u8>,
 }
 
-/// SHA-256 of everything that decides what a request is.
+/// SHA-256 of everything that identifies a request.
 pub type Identity = [u8; 32];
 
 impl QuarantinedRequest {
-    /// By what the same request is known when it comes again.
+    /// The identity by which a repetition of the same request is recognized.
     pub fn identity(&self) -> Identity {
         let mut headers: Vec<_> =
             self.headers.iter().filter(|(name, _)| !OF_TRANSPORT.contains(&name.as_str())).collect();
-        headers.sort_by(|(a, _), (b, _)| a.cmp(b)); // stable: of one name the order counts
+        headers.sort_by(|(a, _), (b, _)| a.cmp(b)); // stable: the order of headers with the same name matters
         let decisive = (&self.source, self.cause, &self.proof, headers, &self.query, &self.body);
         Sha256::digest(codec::payload(&decisive)).into()
     }
@@ -109,7 +110,7 @@ impl QuarantinedRequest {
         codec::seal_as(Kind::QuarantinedRequest, VERSION, &codec::payload(self))
     }
 
-    /// Reads both versions.
+    /// Decodes both versions.
     pub fn open(sealed: &[u8]) -> Result<Self, Damaged> {
         let (version, payload) = codec::open_any(Kind::QuarantinedRequest, sealed)?;
         if version == VERSION {
@@ -126,7 +127,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp(1_800_000_000_000);
 
-    fn detained(body: &[u8]) -> QuarantinedRequest {
+    fn quarantined(body: &[u8]) -> QuarantinedRequest {
         QuarantinedRequest {
             at: NOW,
             source: "s".to_owned(),
@@ -140,7 +141,7 @@ mod tests {
 
     #[test]
     fn requests_differ_by_identifying_headers_not_by_transport_ones() {
-        let one = || detained(b"x");
+        let one = || quarantined(b"x");
         let with = |name: &str, value: &str| {
             let mut more = one();
             more.headers.push((name.to_owned(), value.as_bytes().to_vec()));
@@ -173,14 +174,14 @@ mod tests {
         assert_eq!(turned.identity(), with("ce-id", "1").identity(), "the order of different names does not count");
     }
 
-    /// What lies on disks out there must be read for ever; a change here is a new version of the record.
+    /// Records of existing stores must stay readable for ever; a changed format needs a new version of the record.
     #[test]
     fn both_versions_have_their_golden_bytes() {
         let hex = |sealed: &[u8]| sealed.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let bytes = |hex: &str| -> Vec<u8> {
             (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
         };
-        let golden = QuarantinedRequest { at: Timestamp(1), ..detained(b"x") };
+        let golden = QuarantinedRequest { at: Timestamp(1), ..quarantined(b"x") };
         assert_eq!(QuarantinedRequest::open(&bytes(GOLDEN_1)).unwrap(), golden);
         let proof = Proof::Signature { headers: vec!["id".to_owned()], timestamp: "7".to_owned() };
         let golden = QuarantinedRequest { proof, ..golden };

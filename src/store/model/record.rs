@@ -1,7 +1,7 @@
-//! The records of the small, queue-shaped rows.
+//! The records of history, settlements, counters, holds, intake, outages and damaged records.
 //!
-//! *Format.* `history` and `settled` rows cover a contiguous range of numbers beginning at their key; the next row begins
-//! where the one before ends. So a missing row is seen as a gap.
+//! *Format.* A row of `history` or `settled` covers consecutive numbers, the first of which is its key; the next row begins
+//! after its last number. So a missing row is detected as a hole in the numbers.
 
 use super::watermark::Watermark;
 use crate::delivery::DeliveryId;
@@ -9,31 +9,31 @@ use crate::event::{DestinationId, DestinationSet, Digest64, Event, EventId, Sequ
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Stands for a name without a number.
+/// The number of a name that has none.
 pub const UNNAMED: u16 = u16::MAX;
-/// What a delayed delivery or a dead letter takes beside its body, with a few attempts.
+/// Estimated size of a delayed delivery or a dead letter without the body, with a few attempts.
 const COPY_OVERHEAD: u64 = 512;
 
-/// What is remembered of an event for the length of the deduplication window.
+/// What the history stores of an event for the deduplication window.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Digest of source and sender id; none where the sender gave no id.
+    /// Digest of source and sender id; `NONE` if the sender gave no id.
     pub sender: Digest64,
     pub body: Digest64,
     pub interaction_hash: Digest64,
-    /// When it happened; zero where the sender did not say.
+    /// The event's own time; zero if the sender gave none.
     pub time: Timestamp,
     pub received_at: Timestamp,
     pub source: u16,
     pub kind: u16,
     pub to: DestinationSet,
     pub size: u32,
-    /// The event before it with the same sender id and another body; zero where there is none.
+    /// The previous event with the same sender id and another body; zero if there is none.
     pub prior: Sequence,
 }
 
 impl Entry {
-    /// The digests are those of sender id and interaction.
+    /// `digests` are those of the sender id and of the interaction.
     pub fn of(
         event: &Event,
         (sender, interaction_hash): (Digest64, Digest64),
@@ -55,31 +55,31 @@ impl Entry {
         }
     }
 
-    /// When the event happened, by its sender.
+    /// The event's own time, as given by the sender.
     pub fn event_time(&self) -> Option<Timestamp> {
         Some(self.time).filter(|time| *time > Timestamp::ZERO)
     }
 
-    /// Bytes that a delivery of one of these events may take outside of its page, on average: nothing is known of how well its
-    /// body compresses there.
+    /// Average bytes that a delivery of one of these events may take outside its page. It counts bodies uncompressed, since
+    /// it is unknown how well they compress there.
     pub fn copy_bytes(of: &[Self]) -> u32 {
         let deliveries: u64 = of.iter().map(|e| e.to.count()).sum();
         let bytes: u64 = of.iter().map(|e| e.to.count() * (u64::from(e.size) + COPY_OVERHEAD)).sum();
         u32::try_from(bytes.checked_div(deliveries).unwrap_or(0)).unwrap_or(u32::MAX)
     }
 
-    /// Whose each of these events is, and the length of its body.
+    /// Source and body length of each of these events.
     pub fn owners(of: &[Self]) -> Vec<(u16, u32)> {
         of.iter().map(|e| (e.source, e.size)).collect()
     }
 
-    /// Leaves only when an event came, from which source and for whom.
+    /// Erases all but the time of receipt, the source and the destinations.
     pub fn erase(&mut self) {
         (self.sender, self.body, self.interaction_hash) = (Digest64::NONE, Digest64::NONE, Digest64::NONE);
         (self.time, self.kind, self.size, self.prior) = (Timestamp::ZERO, UNNAMED, 0, Sequence::default());
     }
 
-    /// Whether an operator had the event erased; each event that was not has a digest of its body.
+    /// Whether the event was erased: every other event has a digest of its body.
     pub fn is_erased(&self) -> bool {
         self.body.is_none()
     }
@@ -89,7 +89,7 @@ impl Entry {
     }
 }
 
-/// How the events of a history row are packed into pages.
+/// A page among those that contain the events of a history row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageShape {
     pub count: u16,
@@ -97,7 +97,7 @@ pub struct PageShape {
     pub bytes: u32,
 }
 
-/// Entries of consecutive sequences, beginning at the row's key.
+/// History entries of consecutive sequences, the first of which is the row's key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryRow {
     pub pages: Vec<PageShape>,
@@ -105,7 +105,7 @@ pub struct HistoryRow {
 }
 
 impl HistoryRow {
-    /// Most entries of a row, so that with a page each it stays within a row's bounds.
+    /// Limit of entries per row, so that a row with one page per entry stays within [`super::table::ROW_MAX`].
     pub const ENTRIES_MAX: usize = 230;
 
     pub fn append(&mut self, other: Self) {
@@ -114,14 +114,14 @@ impl HistoryRow {
     }
 }
 
-/// How a delivery left the place where it lay.
+/// How a delivery left the place where it was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "u8", try_from = "u8")]
 pub enum EndKind {
     Delivered,
     Discarded,
     Dead,
-    /// Into the delay tree.
+    /// It was moved to the delay tree.
     Moved,
 }
 
@@ -141,59 +141,59 @@ impl TryFrom<u8> for EndKind {
     }
 }
 
-/// One delivery that left its place.
+/// The record that a delivery left the place where it was stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settlement {
     pub id: DeliveryId,
     pub how: EndKind,
     pub attempts: u16,
-    /// Status of the last answer; zero where there was none.
+    /// Status of the last response; zero if there was none.
     pub status: u16,
     pub at: Timestamp,
 }
 
-/// Settlements with consecutive numbers, beginning at the row's key.
+/// Settlements with consecutive numbers, the first of which is the row's key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SettledRow {
     pub settlements: Vec<Settlement>,
 }
 
 impl SettledRow {
-    /// 22 bytes each.
+    /// Each takes 22 bytes.
     pub const SETTLEMENTS_MAX: usize = 700;
 }
 
-/// What became of the deliveries for one destination.
+/// Counters of the deliveries for one destination.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     pub accepted: u64,
     pub delivered: u64,
     pub discarded: u64,
-    /// Now in the dead letter queue.
+    /// Present number of dead letters.
     pub dead: u64,
-    /// Now in the delay tree.
+    /// Present number of delayed deliveries.
     pub delayed: u64,
 }
 
 impl Counters {
-    /// What still waits, in pages and in the delay tree.
+    /// Number of waiting deliveries, in pages and in the delay tree.
     pub fn queued(&self) -> u64 {
         self.accepted.saturating_sub(self.delivered + self.discarded + self.dead)
     }
 }
 
-/// The counters, written with every commit.
+/// The counters of the store, written with every commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     pub next_sequence: Sequence,
     pub next_settlement: u64,
     pub next_audit: u64,
     pub next_damaged: u64,
-    /// First sequence still in `history`.
+    /// First sequence that `history` still contains.
     pub history_head: Sequence,
-    /// First settlement still in `settled`.
+    /// First settlement that `settled` still contains.
     pub settled_head: u64,
-    /// Every page before this sequence is gone.
+    /// No page before this sequence exists any more.
     pub floor: Sequence,
     pub accepted: u64,
     pub duplicates: u64,
@@ -240,12 +240,12 @@ impl Totals {
         &mut self.counters[n]
     }
 
-    /// The tally of a destination as it stands; zeros where it never had a delivery.
+    /// The counters of a destination; zeros if it never had a delivery.
     pub fn counters_of(&self, d: DestinationId) -> Counters {
         self.counters.get(usize::from(d.0)).cloned().unwrap_or_default()
     }
 
-    /// How far the store has come.
+    /// The next sequence and the next settlement.
     pub fn reached(&self) -> Watermark {
         Watermark { next_sequence: self.next_sequence.0, next_settlement: self.next_settlement }
     }
@@ -255,18 +255,18 @@ impl Totals {
     }
 }
 
-/// A destination asked not to be called before `until`.
+/// A destination's request not to be called before `until`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
     pub until: Timestamp,
     pub reason: String,
 }
 
-/// Whether an operator lets events in.
+/// An operator's decision about intake.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum IntakeOverride {
     Open,
-    /// Closed by hand, until then; [`Timestamp::NEVER`] where only a hand opens it again.
+    /// Closed by an operator until then; [`Timestamp::NEVER`] if only an operator can open it again.
     Closed {
         who: String,
         reason: String,
@@ -276,9 +276,9 @@ pub enum IntakeOverride {
 }
 
 impl IntakeOverride {
-    /// Whether both are of the same word, apart from when it was given.
+    /// Whether both are equal apart from the time of the command.
     pub fn is_same_as(&self, other: &Self) -> bool {
-        let word = |door: &Self| match door {
+        let word = |intake_override: &Self| match intake_override {
             Self::Open => None,
             Self::Closed { who, reason, until, .. } => Some((who.clone(), reason.clone(), *until)),
         };
@@ -288,36 +288,36 @@ impl IntakeOverride {
 
 /// A time in which events could not be accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gap {
+pub struct Outage {
     pub from: Timestamp,
-    /// [`Timestamp::NEVER`] while it lasts.
+    /// [`Timestamp::NEVER`] while the outage lasts.
     pub until: Timestamp,
     pub reason: String,
-    /// Requests refused in it, as far as they reached the daemon.
+    /// Requests refused during the outage, of those that reached the daemon.
     pub refused: u64,
 }
 
-impl Gap {
-    /// How long it lasted, or has lasted.
+impl Outage {
+    /// Duration of the outage, up to `now` if it has not ended.
     pub fn length(&self, now: Timestamp) -> std::time::Duration {
         self.until.min(now).since(self.from)
     }
 }
 
-/// A damaged record: bytes of a table that did not verify, kept as found.
+/// A damaged record: bytes of a table that did not verify, stored unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DamagedRecord {
     /// When it was found.
     pub at: Timestamp,
     pub table: String,
-    /// Sequence zero where it was of no delivery.
+    /// Sequence zero if the record belonged to no delivery.
     pub id: DeliveryId,
     pub why: String,
     pub bytes: Vec<u8>,
 }
 
 impl DamagedRecord {
-    /// The delivery that was lost with it; of a page, the first of them. None where it was of no delivery.
+    /// The delivery that was lost with the record; for a page, its first one. `None` if the record belonged to no delivery.
     pub fn delivery(&self) -> Option<DeliveryId> {
         Some(self.id).filter(|id| id.sequence != Sequence::default())
     }

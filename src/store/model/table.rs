@@ -1,8 +1,8 @@
-//! The tables of the store: their keys, rows and long records, and the writes of one commit.
+//! The tables of the store, their keys, rows and long records, and the writes of one commit.
 //!
-//! *Format.* Keys are big-endian numbers, so that byte order is number order. No row is longer than [`ROW_MAX`]: a longer one would
-//! push sled's leaf over the size beyond which it goes to a blob file, which is never synced and never reclaimed. A longer record
-//! is split over rows whose keys end in a part number; all parts are written and deleted together.
+//! *Format.* Keys are big-endian numbers, so that byte order is number order. No row is longer than [`ROW_MAX`]: otherwise
+//! sled would move the leaf to a blob file, which it never syncs and never reclaims. A longer record is split over rows
+//! whose keys end in a part number; all parts are written and deleted together.
 
 use crate::delivery::DeliveryId;
 use crate::event::{DestinationId, Sequence};
@@ -10,29 +10,29 @@ use crate::store::model::codec::{self, Damaged};
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
 
-/// The trees of the store.
+/// The tables; each is a tree of sled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(usize)]
 pub enum Table {
     /// First sequence -> packed events of one commit.
     Pages,
-    /// First settlement number -> packed ends of deliveries.
+    /// First settlement number -> packed settlements.
     Settled,
-    /// (due, sequence, destination) -> a delivery that waits outside its page.
+    /// (due time, sequence, destination) -> a delivery that was moved out of its page.
     Delay,
     /// (sequence, destination) -> dead letter.
     Dlq,
-    /// First sequence -> what is remembered of each event.
+    /// First sequence -> packed history entries.
     History,
-    /// Totals, names, holds.
+    /// Totals, names, holds, overrides and other single records.
     Meta,
-    /// Number -> a change made through the admin API.
+    /// Number -> audit entry.
     Audit,
-    /// Number -> a damaged record, with its bytes as found.
+    /// Number -> a damaged record, with its bytes.
     Damaged,
-    /// Number -> a time in which events could not be accepted.
+    /// Number -> outage.
     Outages,
-    /// Number -> a request that was not accepted, kept apart.
+    /// Number -> quarantined request.
     QuarantinedRequest,
 }
 
@@ -69,18 +69,18 @@ impl Table {
 /// Longest value of a row: 16 KiB.
 pub const ROW_MAX: usize = 16 * 1024;
 
-/// Reads rows; the engine does, and a map does in tests.
+/// Reads rows: from the engine, or in tests from a map.
 pub trait Rows {
     type Error: From<Damaged>;
     fn row(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Self::Error>;
 }
 
-/// Reads a record that may be split over rows; none where there is no such record.
+/// Reads a record that may be split over rows; `None` if it does not exist.
 pub fn get_long<R: Rows>(rows: &R, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, R::Error> {
     assemble(key, |key| rows.row(table, key))
 }
 
-/// As [`get_long`], where `row` gives the rows.
+/// As [`get_long`], with `row` to read the rows.
 pub fn assemble<E: From<Damaged>>(
     key: &[u8],
     row: impl Fn(&[u8]) -> Result<Option<Vec<u8>>, E>,
@@ -93,7 +93,7 @@ pub fn assemble<E: From<Damaged>>(
     Ok(Some(sealed))
 }
 
-/// The key of one of the rows of a long record.
+/// The key of one row of a long record.
 pub fn part_key(key: &[u8], part: usize) -> Vec<u8> {
     let part = u16::try_from(part).expect("a record has at most 256 MiB, so 16,384 parts");
     [key, &part.to_be_bytes()].concat()
@@ -143,7 +143,7 @@ pub fn redrive_list_key(d: DestinationId) -> Vec<u8> {
     [b"redrive-list.".as_slice(), &[d.0]].concat()
 }
 
-/// (due, delivery) of a key in the delay tree.
+/// Due time and delivery of a key of the delay tree.
 pub fn delay_of(key: &[u8]) -> Result<(Timestamp, DeliveryId), Damaged> {
     Ok((Timestamp(number_of(key)?), dlq_of(key.get(8..).unwrap_or_default())?))
 }
@@ -170,14 +170,14 @@ impl WriteBatch {
         self.tables[table as usize].insert(key, None);
     }
 
-    /// Writes a sealed record under `key`, over as many rows as it needs.
+    /// Writes a sealed record under `key`, in as many rows as it needs.
     pub fn put_long(&mut self, table: Table, key: &[u8], sealed: &[u8]) {
         for (part, chunk) in sealed.chunks(ROW_MAX).enumerate() {
             self.put(table, part_key(key, part), chunk.to_vec());
         }
     }
 
-    /// Deletes a record written with [`WriteBatch::put_long`]; its sealed length, or none where there is no such record.
+    /// Deletes a record written with [`WriteBatch::put_long`]; returns its sealed length, or `None` if it does not exist.
     pub fn delete_long<R: Rows>(&mut self, rows: &R, table: Table, key: &[u8]) -> Result<Option<usize>, R::Error> {
         let Some(first) = self.row(rows, table, &part_key(key, 0))? else { return Ok(None) };
         let length = codec::sealed_length(&first).unwrap_or(first.len());
@@ -192,12 +192,12 @@ impl WriteBatch {
         }
     }
 
-    /// Reads a record as it will be after this draft.
+    /// Reads a record as it will be after this batch.
     pub fn get_long<R: Rows>(&self, rows: &R, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, R::Error> {
         assemble(key, |key| self.row(rows, table, key))
     }
 
-    /// Reads a row as it will be after this draft.
+    /// Reads a row as it will be after this batch.
     pub fn row<R: Rows>(&self, rows: &R, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, R::Error> {
         match self.tables[table as usize].get(key) {
             Some(written) => Ok(written.clone()),
@@ -205,12 +205,12 @@ impl WriteBatch {
         }
     }
 
-    /// Rows that it writes or deletes.
+    /// Number of rows that it writes or deletes.
     pub fn rows(&self) -> usize {
         self.tables.iter().map(BTreeMap::len).sum()
     }
 
-    /// Bytes of keys and values.
+    /// Size of its keys and values in bytes.
     pub fn bytes(&self) -> usize {
         let writes = self.tables.iter().flatten();
         writes.map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum()
@@ -269,8 +269,8 @@ mod write_batch_tests {
     }
 
     impl Map {
-        fn apply(&mut self, draft: WriteBatch) {
-            for (table, writes) in Table::ALL.into_iter().zip(draft.into_tables()) {
+        fn apply(&mut self, batch: WriteBatch) {
+            for (table, writes) in Table::ALL.into_iter().zip(batch.into_tables()) {
                 for (key, value) in writes {
                     match value {
                         Some(value) => self.0.insert((table, key), value),
@@ -283,45 +283,45 @@ mod write_batch_tests {
 
     #[test]
     fn the_rows_of_all_tables_and_their_bytes_are_counted() {
-        let mut draft = WriteBatch::default();
-        assert_eq!((draft.rows(), draft.bytes()), (0, 0));
-        draft.put(Table::Pages, vec![1; 10], vec![1; 100]);
-        draft.put(Table::Meta, vec![1; 4], vec![1; 30]);
-        draft.delete(Table::Dlq, vec![1; 11]);
-        assert_eq!((draft.rows(), draft.bytes()), (3, 155));
+        let mut batch = WriteBatch::default();
+        assert_eq!((batch.rows(), batch.bytes()), (0, 0));
+        batch.put(Table::Pages, vec![1; 10], vec![1; 100]);
+        batch.put(Table::Meta, vec![1; 4], vec![1; 30]);
+        batch.delete(Table::Dlq, vec![1; 11]);
+        assert_eq!((batch.rows(), batch.bytes()), (3, 155));
     }
 
     #[test]
     fn a_long_record_is_split_and_comes_back_whole() {
         for size in [0, 1, ROW_MAX - 30, ROW_MAX, 5 * ROW_MAX + 17] {
-            let (mut map, mut draft) = (Map::default(), WriteBatch::default());
+            let (mut map, mut batch) = (Map::default(), WriteBatch::default());
             let sealed = encode(Kind::Delivery, &vec![7u8; size]);
-            draft.put_long(Table::Delay, b"key", &sealed);
-            assert_eq!(draft.get_long(&map, Table::Delay, b"key"), Ok(Some(sealed.clone())), "in the draft");
-            map.apply(draft);
+            batch.put_long(Table::Delay, b"key", &sealed);
+            assert_eq!(batch.get_long(&map, Table::Delay, b"key"), Ok(Some(sealed.clone())), "in the draft");
+            map.apply(batch);
             assert_eq!(map.0.len(), sealed.len().div_ceil(ROW_MAX));
             assert_eq!(get_long(&map, Table::Delay, b"key"), Ok(Some(sealed.clone())));
-            let mut draft = WriteBatch::default();
-            assert_eq!(draft.delete_long(&map, Table::Delay, b"key"), Ok(Some(sealed.len())));
-            map.apply(draft);
+            let mut batch = WriteBatch::default();
+            assert_eq!(batch.delete_long(&map, Table::Delay, b"key"), Ok(Some(sealed.len())));
+            map.apply(batch);
             assert!(map.0.is_empty());
         }
     }
 
     #[test]
     fn a_record_written_and_deleted_in_one_batch_is_gone() {
-        let (map, mut draft) = (Map::default(), WriteBatch::default());
-        draft.put_long(Table::Delay, b"key", &encode(Kind::Delivery, &vec![7u8; 3 * ROW_MAX]));
-        assert!(draft.delete_long(&map, Table::Delay, b"key").unwrap().is_some());
-        assert_eq!(draft.get_long(&map, Table::Delay, b"key"), Ok(None));
-        assert_eq!(draft.delete_long(&map, Table::Delay, b"key"), Ok(None));
+        let (map, mut batch) = (Map::default(), WriteBatch::default());
+        batch.put_long(Table::Delay, b"key", &encode(Kind::Delivery, &vec![7u8; 3 * ROW_MAX]));
+        assert!(batch.delete_long(&map, Table::Delay, b"key").unwrap().is_some());
+        assert_eq!(batch.get_long(&map, Table::Delay, b"key"), Ok(None));
+        assert_eq!(batch.delete_long(&map, Table::Delay, b"key"), Ok(None));
     }
 
     #[test]
     fn a_missing_part_is_damage() {
-        let (mut map, mut draft) = (Map::default(), WriteBatch::default());
-        draft.put_long(Table::Pages, b"k", &encode(Kind::Page, &vec![1u8; 2 * ROW_MAX]));
-        map.apply(draft);
+        let (mut map, mut batch) = (Map::default(), WriteBatch::default());
+        batch.put_long(Table::Pages, b"k", &encode(Kind::Page, &vec![1u8; 2 * ROW_MAX]));
+        map.apply(batch);
         map.0.remove(&(Table::Pages, part_key(b"k", 1)));
         assert_eq!(get_long(&map, Table::Pages, b"k"), Err(Damaged::Short));
     }

@@ -1,7 +1,8 @@
-//! The mark: how far the store had durably come, kept beside sled's log, so that a log which was cut short is seen.
+//! The durable watermark: how far the store was durable, stored in a file beside sled's log, so that a truncated log is
+//! detected.
 //!
-//! *Invariants.* It is written after a commit is durable and never synced, so it may lie behind the log, by what a power
-//! cut took of it, and never before it.
+//! *Invariants.* The file is written after a commit is durable and is never synced. So after a power cut it may be older
+//! than the log, but never newer.
 //!
 //! *Format.* `next sequence u64 LE | next settlement u64 LE | crc32 u32 LE`.
 
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 const BYTES: usize = 20;
 
-/// How far a store has come.
+/// The next sequence and the next settlement of a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Watermark {
     pub next_sequence: u64,
@@ -20,13 +21,13 @@ pub struct Watermark {
 }
 
 impl Watermark {
-    /// Whether something that `other` has is not in this one.
+    /// Whether `other` is ahead of this one in either number.
     pub fn falls_short_of(self, other: Self) -> bool {
         self.next_sequence < other.next_sequence || self.next_settlement < other.next_settlement
     }
 }
 
-/// The file that holds it.
+/// The file that contains the watermark.
 #[derive(Debug)]
 pub struct WatermarkFile(File);
 
@@ -46,7 +47,7 @@ impl WatermarkFile {
         self.0.write_all_at(&bytes, 0)
     }
 
-    /// What the mark of a folder says; none where there is none, or none that verifies.
+    /// The watermark of a folder; `None` if there is none or it does not verify.
     pub fn read(folder: &Path) -> Option<Watermark> {
         let bytes = std::fs::read(Self::path(folder)).ok().filter(|bytes| bytes.len() == BYTES)?;
         let number = |at: usize| bytes[at..at + 8].try_into().ok().map(u64::from_le_bytes);

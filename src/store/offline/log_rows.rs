@@ -1,11 +1,11 @@
 //! The rows that a damaged log still contains, read without sled: for each row its newest value, or that it was deleted.
 //!
-//! A whole page that verifies defines every row in its range of keys: those that it contains exist, all others do not. A change
-//! defines one row. Messages are applied in the order in which they were written; damaged ranges are skipped. The table of a page
-//! is found by the roots, by its parent and sibling pages, and by the records in it.
+//! A whole page that verifies defines every row in its range of keys: those that it contains exist, all others do not. A
+//! change defines one row. Messages are applied in the order in which they were written; damaged ranges are skipped. The
+//! table of a page is found by the roots, by its parent and sibling pages, and by the records in it.
 //!
-//! *Invariants.* No value is read from a message that does not verify. An incomplete batch at the end of the log is ignored: it was
-//! never acknowledged.
+//! *Invariants.* No value is read from a message that does not verify. An incomplete batch at the end of the log is ignored:
+//! it was never acknowledged.
 
 use crate::store::engine::error::StoreError;
 use crate::store::model::codec;

@@ -1,8 +1,8 @@
 //! Repairs a store that no daemon runs on: moves damaged records unchanged to the table of damaged records and reports them.
 //!
-//! *Invariants.* Nothing is deleted: the bytes of a damaged record are kept as a [`DamagedRecord`]. A delivery that was lost with its
-//! record gets a settlement and counts as discarded, so that the counters balance. Each step is a separate commit, so an
-//! interrupted repair can be run again.
+//! *Invariants.* Nothing is deleted: the bytes of a damaged record are kept as a [`DamagedRecord`]. A delivery that was lost
+//! with its record gets a settlement and counts as discarded, so that the counters balance. Each step is a separate commit,
+//! so an interrupted repair can be run again.
 
 use crate::delivery::{DeadLetter, Delivery, DeliveryId};
 use crate::event::Sequence;
@@ -204,7 +204,7 @@ mod tests {
         for n in 1..=2u64 {
             let delivery = Delivery::first(id(n), event(n).into());
             let dead_letter = DeadLetter { delivery, reason: Reason::Permanent, dead_at: Timestamp(1000) };
-            store.record(Transition::Dead { from: Place::Page, letter: Box::new(dead_letter) });
+            store.record(Transition::Dead { from: Place::Page, dead_letter: Box::new(dead_letter) });
         }
         store.flush().await.unwrap();
         drop(store);

@@ -1,6 +1,7 @@
 //! Restores a store from a backup; checks and repairs a store that no daemon runs on.
 //!
-//! *Failure.* The whole backup is read and its hash compared before anything is written. A folder that is not empty is refused.
+//! *Failure.* The whole backup is read and its hash compared before anything is written. A folder that is not empty is
+//! refused.
 
 use crate::store::engine::Engine;
 use crate::store::engine::error::StoreError;
@@ -168,8 +169,8 @@ pub fn repair(path: &Path, now: Timestamp) -> Result<(Vec<String>, Inventory), S
     Ok((done, finish(&engine)?))
 }
 
-/// Checks a store after the last write and sets its watermark. Without the watermark, damage to the last commit would be taken for
-/// a write torn by a power cut, and a small store consists of a single commit.
+/// Checks a store after the last write and sets its watermark. Without the watermark, damage to the last commit would be
+/// taken for a write torn by a power cut, and a small store consists of a single commit.
 pub fn finish(engine: &Engine) -> Result<Inventory, StoreError> {
     let (index, faults) = recovery::recover(engine)?;
     engine.set_watermark(index.totals.reached());

@@ -1,14 +1,14 @@
 //! Waiting deliveries by age and by source, without reading bodies.
 //!
-//! Sequences are assigned in the order of acceptance, so each age bound is looked up once in `history` as a sequence, and deliveries
-//! are sorted into buckets by their sequence alone.
+//! Sequences are assigned in the order of acceptance, so each age bound is looked up once in `history` as a sequence, and
+//! deliveries are sorted into buckets by their sequence alone.
 
 use crate::delivery::{DeadLetter, DeliveryId};
 use crate::event::{DestinationId, Sequence};
 use crate::store::engine::error::StoreError;
 use crate::store::engine::read;
 use crate::store::handle::Store;
-use crate::store::index::shares::Held;
+use crate::store::index::shares::SourceUsage;
 use crate::store::model::table::{Table, dlq_of};
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
@@ -21,8 +21,8 @@ const PAGES_PER_STEP: usize = 512;
 const DELAYED_PER_STEP: usize = 4096;
 
 impl Store {
-    /// Counts the waiting deliveries, in pages and in the delay tree, by the bounds `since`, the latest time first. The last bucket
-    /// is for older ones. A delivery that moves during the count may be counted twice or not at all.
+    /// Counts the waiting deliveries, in pages and in the delay tree, by the bounds `since`, the latest time first. The last
+    /// bucket is for older ones. A delivery that moves during the count may be counted twice or not at all.
     pub fn ages(&self, since: &[Timestamp]) -> Result<Ages, StoreError> {
         let bounds = since.iter().map(|at| self.first_after(*at)).collect::<Result<Vec<_>, _>>()?;
         let bucket = |sequence: Sequence| bounds.iter().position(|b| sequence >= *b).unwrap_or(bounds.len());
@@ -68,7 +68,7 @@ impl Store {
         let (first, last) = ids_between(sequence, sequence.next());
         let mut due: BTreeMap<DestinationId, Timestamp> = {
             let index = self.index();
-            index.dues.known.range(first..last).map(|(id, due)| (id.destination, due.at)).collect()
+            index.delay_index.known.range(first..last).map(|(id, due)| (id.destination, due.at)).collect()
         };
         let unwritten = self.shared.unwritten.lock().expect("no holder panics");
         let uncommitted = unwritten.range((first, Timestamp::ZERO)..(last, Timestamp::ZERO));
@@ -80,14 +80,14 @@ impl Store {
     pub fn delayed_between(&self, from: Sequence, to: Sequence, limit: usize) -> Vec<(DeliveryId, Timestamp)> {
         let (first, last) = ids_between(from, to);
         let index = self.index();
-        index.dues.known.range(first..last).take(limit).map(|(id, due)| (*id, due.at)).collect()
+        index.delay_index.known.range(first..last).take(limit).map(|(id, due)| (*id, due.at)).collect()
     }
 
     /// Bytes of the waiting events and dead letters of each source, by its name.
-    pub fn held_by_source(&self) -> Vec<(String, Held)> {
+    pub fn usage_by_source(&self) -> Vec<(String, SourceUsage)> {
         let index = self.index();
-        let mut all = BTreeMap::<u16, Held>::new();
-        for (source, usage) in index.pages.shares().iter().chain(index.dues.shares().iter()) {
+        let mut all = BTreeMap::<u16, SourceUsage>::new();
+        for (source, usage) in index.pages.shares().iter().chain(index.delay_index.shares().iter()) {
             let sum = all.entry(source).or_default();
             sum.queue_bytes += usage.queue_bytes;
             sum.growth_bytes += usage.growth_bytes;
@@ -99,7 +99,8 @@ impl Store {
         all.into_iter().filter_map(named).collect()
     }
 
-    /// Counts the dead letters that existed at the start, by their heads, until it should stop. Call once after each start; blocks.
+    /// Counts the dead letters that existed at the start, by their heads, until it should stop. Call once after each start;
+    /// blocks.
     pub fn count_dead_letters(&self, should_stop: impl Fn() -> bool) -> Result<(), StoreError> {
         let engine = &self.shared.engine;
         for key in read::keys(engine, Table::Dlq, None) {
@@ -111,7 +112,7 @@ impl Store {
             match read::sized_head::<DeadLetter>(engine, Table::Dlq, &key) {
                 Ok(Some((head, sealed_bytes))) => {
                     let mut index = self.index();
-                    let part = index.part_of_dead(&head.record, sealed_bytes);
+                    let part = index.bytes_of_dead_letter(&head.record, sealed_bytes);
                     index.dead.found(id, part);
                 }
                 Ok(None) | Err(StoreError::Damaged(_)) => {}

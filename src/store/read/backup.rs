@@ -1,23 +1,24 @@
 //! Backup: a consistent copy of a running store, as one stream.
 //!
-//! Reading all rows takes time and is not a snapshot, so every commit made meanwhile is copied too. All rows, followed by these
-//! commits, give the store as it was after the last of them: rows that a commit changed are overwritten by its copy, and all
-//! other rows were unchanged the whole time.
+//! Reading all rows takes time and is not a snapshot, so every commit made meanwhile is copied too. All rows, followed by
+//! these commits, give the store as it was after the last of them: rows that a commit changed are overwritten by its copy,
+//! and all other rows were unchanged the whole time.
 //!
 //! *Format.*
 //! ```text
 //! "holdline backup 3\n"                          (1 or 2 if the rows are of an earlier format of the folder)
 //! frames: kind u8 | table name length u8 | key length u16 LE | value length u32 LE | table name | key | value
-//!   kind 1: a row; 2: written by a commit during the backup; 3: deleted by one; 9: the end, with the SHA-256 of all bytes before
+//!   kind 1: a row; 2: written by a commit during the backup; 3: deleted by one; 9: the end, with the SHA-256 of all bytes
+//!   before it
 //! ```
-//! *Failure.* A stream without its end is not restored. Rows are copied unchanged, so the same checks find the same damaged records in
-//! the restored store.
+//! *Failure.* A stream without its end is not restored. Rows are copied unchanged, so the same checks find the same damaged
+//! records in the restored store.
 
 use crate::store::engine::error::StoreError;
 use crate::store::handle::Store;
 use crate::store::model::table::{Table, WriteBatch};
 use crate::store::write::committer::Request;
-use crate::store::write::request::{BEHIND_MAX, Tee};
+use crate::store::write::request::{BEHIND_MAX, BackupCopy};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -91,17 +92,17 @@ impl<F: FnMut(Bytes) -> bool> Writer<F> {
 }
 
 impl Store {
-    /// Sends a copy of the store as it is when the copy ends; it contains everything acknowledged before the call. `send` returns
-    /// false if the receiver has disconnected. Blocks; only one backup runs at a time.
+    /// Sends a copy of the store as it is when the copy ends; it contains everything acknowledged before the call. `send`
+    /// returns false if the receiver has disconnected. Blocks; only one backup runs at a time.
     pub fn backup(&self, mut send: impl FnMut(Bytes) -> bool) -> Result<(), StoreError> {
         let (to, commits) = mpsc::channel();
         let behind = Arc::new(AtomicUsize::new(0));
-        if !self.tee(Some(Tee { to, behind: behind.clone() }))? {
+        if !self.backup_copy(Some(BackupCopy { to, behind: behind.clone() }))? {
             return Err(StoreError::Folder("another backup is running".to_owned()));
         }
         let mut writer = Writer { chunk: MAGIC.to_vec(), hash: Sha256::new(), send: &mut send };
         let copied = self.copy(&mut writer, &commits, &behind);
-        self.tee(None)?;
+        self.backup_copy(None)?;
         copied?;
         // ends when the committer has dropped its sender
         while let Ok(batch) = commits.recv() {
@@ -133,9 +134,9 @@ impl Store {
     }
 
     /// Starts or stops the copying of commits, between two of them; false if it is running already.
-    fn tee(&self, tee: Option<Tee>) -> Result<bool, StoreError> {
+    fn backup_copy(&self, backup_copy: Option<BackupCopy>) -> Result<bool, StoreError> {
         let (to, answer) = oneshot::channel();
-        self.requests.send(Request::Tee { tee, answer: to }).map_err(|_| StoreError::Failed)?;
+        self.requests.send(Request::BackupCopy { backup_copy, answer: to }).map_err(|_| StoreError::Failed)?;
         answer.blocking_recv().map_err(|_| StoreError::Failed)
     }
 }
@@ -179,8 +180,8 @@ mod tests {
         for n in 1..=5 {
             store.accept(vec![Arrival::new(event(&mut rng))]).await.unwrap();
             let delivery = store.delivery(id(n), Place::Page).unwrap();
-            let letter = Box::new(DeadLetter { delivery, reason: Reason::Permanent, dead_at: NOW });
-            store.record(Transition::Dead { from: Place::Page, letter });
+            let dead_letter = Box::new(DeadLetter { delivery, reason: Reason::Permanent, dead_at: NOW });
+            store.record(Transition::Dead { from: Place::Page, dead_letter });
         }
         store.flush().await.unwrap();
         let (handle, of, mut copy) = (tokio::runtime::Handle::current(), store.clone(), Vec::new());

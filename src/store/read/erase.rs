@@ -1,12 +1,12 @@
 //! Erasure: finds and deletes everything that is stored of an interaction.
 //!
-//! *Invariants.* Each erased delivery counts as discarded; the audit entry is in the same commit. An erased event leaves in `history`
-//! only its time of acceptance, source and destinations: no digest of its id, body or interaction, no type, time or size. A page
-//! with an erased event is deleted as a whole: the waiting deliveries of its other events move to the delay tree, as for a sparse
-//! page.
+//! *Invariants.* Each erased delivery counts as discarded; the audit entry is in the same commit. An erased event leaves in
+//! `history` only its time of acceptance, source and destinations: no digest of its id, body or interaction, no type, time
+//! or size. A page with an erased event is deleted as a whole: the waiting deliveries of its other events move to the delay
+//! tree, as for a sparse page.
 //!
-//! Each part of an erasure is one commit, and the scan is repeated until it finds nothing. So an interrupted erasure is completed by
-//! repeating it, and repeating a completed one changes nothing.
+//! Each part of an erasure is one commit, and the scan is repeated until it finds nothing. So an interrupted erasure is
+//! completed by repeating it, and repeating a completed one changes nothing.
 //!
 //! *Failure.* A page that does not verify is left unchanged; its damage is reported and set aside elsewhere.
 
@@ -62,8 +62,8 @@ impl ErasureScan<'_> {
 }
 
 impl Store {
-    /// Everything that is stored of an interaction, of events before `end`. Blocks while it reads the whole history; uncommitted
-    /// changes are not included.
+    /// Everything that is stored of an interaction, of events before `end`. Blocks while it reads the whole history;
+    /// uncommitted changes are not included.
     pub fn traces(&self, key: &str, source: Option<&str>, end: Sequence) -> Result<EventLocations, StoreError> {
         let interaction_hash = Digest64::of_interaction(key);
         let head = self.index().totals.history_head;
@@ -231,8 +231,8 @@ mod tests {
         Event { interaction: Some(interaction.to_owned()), ..crate::testing::events::event(n) }
     }
 
-    /// Creates a store with events 1 to 8, the odd ones of interaction `a`: 1 and 2 wait in a page, 3 and 4 are delayed, 5 and 6 are
-    /// dead letters, 7 and 8 are delivered.
+    /// Creates a store with events 1 to 8, the odd ones of interaction `a`: 1 and 2 wait in a page, 3 and 4 are delayed, 5
+    /// and 6 are dead letters, 7 and 8 are delivered.
     async fn store_with_eight_events(path: &Path) {
         let opened = open(path);
         let (store, from, at) = (&opened.store, Place::Page, Timestamp(1000));
@@ -247,7 +247,7 @@ mod tests {
                 3 | 4 => Transition::Delayed { from, due: DUE, delivery: delivery.into() },
                 5 | 6 => {
                     let dead_letter = DeadLetter { delivery, reason: Reason::Permanent, dead_at: at };
-                    Transition::Dead { from, letter: Box::new(dead_letter) }
+                    Transition::Dead { from, dead_letter: Box::new(dead_letter) }
                 }
                 _ => Transition::Delivered { id, place: from, attempts: 1, status: 200, at },
             });

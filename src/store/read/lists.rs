@@ -1,9 +1,10 @@
-//! Lists that operators read: audit, outages, damaged records, redrives, and quarantined requests. All functions block, unless async.
+//! Lists that operators read: audit, outages, damaged records, redrives, and quarantined requests. All functions block,
+//! unless async.
 //!
-//! *Invariants.* A quarantined request is not an event: it has no sequence and is not delivered. Number and bytes are limited, in
-//! total, per source, and for requests that did not prove their sender. Two requests are the same only if source, cause,
-//! credentials, query, body and every header that is not of the transport are equal. A readmitted request becomes events and is
-//! deleted in the same commit.
+//! *Invariants.* A quarantined request is not an event: it has no sequence and is not delivered. Number and bytes are
+//! limited, in total, per source, and for requests that did not prove their sender. Two requests are the same only if
+//! source, cause, credentials, query, body and every header that is not of the transport are equal. A readmitted request
+//! becomes events and is deleted in the same commit.
 
 use crate::clock::ClockReference;
 use crate::event::{DestinationId, Sequence};
@@ -11,12 +12,12 @@ use crate::store::engine::error::StoreError;
 use crate::store::engine::read;
 use crate::store::handle::Store;
 use crate::store::index::history::{self, Bounds, HistoryUsage};
-use crate::store::index::quarantine_index::{Full, Parcel, Room};
+use crate::store::index::quarantine_index::{Full, PreparedRequest, Room};
 use crate::store::model::audit::Audit;
 use crate::store::model::codec::{self, Damaged, Kind};
 use crate::store::model::destination::Redrive;
 use crate::store::model::quarantined_request::QuarantinedRequest;
-use crate::store::model::record::{DamagedRecord, Gap, IntakeOverride};
+use crate::store::model::record::{DamagedRecord, IntakeOverride, Outage};
 use crate::store::model::table::{self, ALERT_STATE, HEARTBEAT, Table, number_key, number_of, redrive_list_key};
 use crate::store::write::request::{Arrival, Receipt};
 use crate::time::Timestamp;
@@ -28,7 +29,7 @@ impl Store {
     }
 
     /// Outages with numbers below `before`, the newest first.
-    pub fn gaps(&self, before: u64, limit: usize) -> Result<Vec<(u64, Gap)>, StoreError> {
+    pub fn outages(&self, before: u64, limit: usize) -> Result<Vec<(u64, Outage)>, StoreError> {
         self.newest(Table::Outages, |sealed| codec::decode(Kind::Outage, sealed), before, limit)
     }
 
@@ -64,22 +65,22 @@ impl Store {
     }
 
     /// The number of the next outage.
-    pub fn next_gap(&self) -> u64 {
-        self.index().next_gap
+    pub fn next_outage(&self) -> u64 {
+        self.index().next_outage
     }
 
     /// The last command of an operator that opened or closed intake.
     pub fn intake_override(&self) -> Option<IntakeOverride> {
-        self.index().door.clone()
+        self.index().intake_override.clone()
     }
 
     /// The clock reference of the stored times; `None` in a new store.
     pub fn clock_reference(&self) -> Option<ClockReference> {
-        self.index().anchor.clone()
+        self.index().clock_reference.clone()
     }
 
     /// The time of the last heartbeat; `None` in a new store.
-    pub fn alive(&self) -> Result<Option<Timestamp>, StoreError> {
+    pub fn heartbeat(&self) -> Result<Option<Timestamp>, StoreError> {
         match read::record(&self.shared.engine, Table::Meta, Kind::Heartbeat, HEARTBEAT) {
             Err(StoreError::Damaged(_)) => Ok(None),
             read => read,
@@ -128,11 +129,15 @@ impl Store {
 }
 
 impl Store {
-    /// Quarantines a request; returns its number when it is durable, or the number of the same earlier request, or the limit that it
-    /// would exceed.
-    pub async fn quarantine(&self, detained: QuarantinedRequest, room: Room) -> Result<Result<u64, Full>, StoreError> {
-        let parcel = Parcel::new(&detained);
-        self.ask(parcel.sealed.len(), move |t| Ok(t.quarantine(&parcel, room))).await
+    /// Quarantines a request; returns its number when it is durable, or the number of the same earlier request, or the limit
+    /// that it would exceed.
+    pub async fn quarantine(
+        &self,
+        quarantined: QuarantinedRequest,
+        room: Room,
+    ) -> Result<Result<u64, Full>, StoreError> {
+        let prepared = PreparedRequest::new(&quarantined);
+        self.ask(prepared.sealed.len(), move |t| Ok(t.quarantine(&prepared, room))).await
     }
 
     /// Accepts the events of a quarantined request and deletes it, in one commit; `None` if it does not exist.
@@ -159,7 +164,7 @@ impl Store {
     }
 
     /// A quarantined request by its number.
-    pub fn detained(&self, number: u64) -> Result<Option<QuarantinedRequest>, StoreError> {
+    pub fn quarantined(&self, number: u64) -> Result<Option<QuarantinedRequest>, StoreError> {
         let sealed = table::get_long(&self.shared.engine, Table::QuarantinedRequest, &number_key(number))?;
         Ok(sealed.map(|sealed| QuarantinedRequest::open(&sealed)).transpose()?)
     }
@@ -186,25 +191,25 @@ mod tests {
         assert_eq!(store.change(change, "holdline".to_owned()).await.unwrap(), 1);
     }
 
-    fn gap(n: u64) -> Gap {
-        Gap { from: Timestamp(n), until: Timestamp::NEVER, reason: "no disk".to_owned(), refused: n }
+    fn outage(n: u64) -> Outage {
+        Outage { from: Timestamp(n), until: Timestamp::NEVER, reason: "no disk".to_owned(), refused: n }
     }
 
     #[tokio::test]
     async fn an_outage_keeps_its_number_and_is_updated_over_restarts() {
         let dir = tempfile::tempdir().unwrap();
         let opened = open(dir.path());
-        assert_eq!(opened.store.next_gap(), 1);
-        change(&opened.store, Change::Outage { number: 1, gap: gap(1) }).await;
-        change(&opened.store, Change::Outage { number: 2, gap: gap(2) }).await;
-        change(&opened.store, Change::Outage { number: 1, gap: gap(7) }).await;
-        let told = vec![(2, gap(2)), (1, gap(7))];
-        assert_eq!((opened.store.next_gap(), opened.store.gaps(u64::MAX, 9).unwrap()), (3, told.clone()));
+        assert_eq!(opened.store.next_outage(), 1);
+        change(&opened.store, Change::Outage { number: 1, outage: outage(1) }).await;
+        change(&opened.store, Change::Outage { number: 2, outage: outage(2) }).await;
+        change(&opened.store, Change::Outage { number: 1, outage: outage(7) }).await;
+        let told = vec![(2, outage(2)), (1, outage(7))];
+        assert_eq!((opened.store.next_outage(), opened.store.outages(u64::MAX, 9).unwrap()), (3, told.clone()));
         close(opened);
         let opened = open(dir.path());
-        assert_eq!((opened.store.next_gap(), opened.store.gaps(u64::MAX, 9).unwrap()), (3, told));
-        assert_eq!(opened.store.gaps(2, 9).unwrap(), [(1, gap(7))]);
-        assert_eq!(opened.store.gaps(u64::MAX, 1).unwrap(), [(2, gap(2))]);
+        assert_eq!((opened.store.next_outage(), opened.store.outages(u64::MAX, 9).unwrap()), (3, told));
+        assert_eq!(opened.store.outages(2, 9).unwrap(), [(1, outage(7))]);
+        assert_eq!(opened.store.outages(u64::MAX, 1).unwrap(), [(2, outage(2))]);
         close(opened);
     }
 
@@ -214,14 +219,14 @@ mod tests {
         let opened = open(dir.path());
         let store = &opened.store;
         assert_eq!(
-            (store.intake_override(), store.clock_reference(), store.alive().unwrap(), store.told().unwrap()),
+            (store.intake_override(), store.clock_reference(), store.heartbeat().unwrap(), store.told().unwrap()),
             (None, None, None, None)
         );
         let closed =
             IntakeOverride::Closed { who: "ada".to_owned(), reason: "move".to_owned(), since: NOW, until: NOW };
-        let anchor = ClockReference { boot: "b".to_owned(), since_boot: Duration::from_secs(5), wall: NOW };
-        change(store, Change::IntakeOverride { what: "close".to_owned(), door: closed.clone() }).await;
-        change(store, Change::ClockReference { anchor: anchor.clone(), step: None }).await;
+        let clock_reference = ClockReference { boot: "b".to_owned(), since_boot: Duration::from_secs(5), wall: NOW };
+        change(store, Change::IntakeOverride { what: "close".to_owned(), intake_override: closed.clone() }).await;
+        change(store, Change::ClockReference { clock_reference: clock_reference.clone(), step: None }).await;
         change(store, Change::Heartbeat).await;
         change(store, Change::AlertState { state: "[1]".to_owned() }).await;
         let (d, names) = (DestinationId(1), ["crm", "erp"].map(str::to_owned).to_vec());
@@ -233,8 +238,8 @@ mod tests {
         close(opened);
         let opened = open(dir.path());
         let store = &opened.store;
-        assert_eq!((store.intake_override(), store.clock_reference()), (Some(closed), Some(anchor)));
-        assert_eq!((store.alive().unwrap(), store.told().unwrap().as_deref()), (Some(NOW), Some("[1]")));
+        assert_eq!((store.intake_override(), store.clock_reference()), (Some(closed), Some(clock_reference)));
+        assert_eq!((store.heartbeat().unwrap(), store.told().unwrap().as_deref()), (Some(NOW), Some("[1]")));
         assert_eq!(store.hold(d).map(|hold| (hold.until, hold.reason)), Some((until, "asked".to_owned())));
         assert_eq!((store.hold(DestinationId(0)), store.paced(d).sent_at), (None, NOW));
         let known = [(DestinationId(0), "crm".to_owned()), (d, "erp".to_owned())];
@@ -309,7 +314,7 @@ mod quarantine_tests {
         store
     }
 
-    fn detained(body: &[u8]) -> QuarantinedRequest {
+    fn quarantined(body: &[u8]) -> QuarantinedRequest {
         QuarantinedRequest {
             at: NOW,
             source: "s".to_owned(),
@@ -335,11 +340,11 @@ mod quarantine_tests {
         let dir = tempfile::tempdir().unwrap();
         let big = vec![7u8; 100_000];
         let store = open(dir.path());
-        assert_eq!(store.quarantine(detained(b"a"), ROOM).await.unwrap(), Ok(0));
-        assert_eq!(store.quarantine(detained(&big), ROOM).await.unwrap(), Ok(1));
-        let again = QuarantinedRequest { at: NOW.after(Duration::from_secs(9)), ..detained(b"a") };
+        assert_eq!(store.quarantine(quarantined(b"a"), ROOM).await.unwrap(), Ok(0));
+        assert_eq!(store.quarantine(quarantined(&big), ROOM).await.unwrap(), Ok(1));
+        let again = QuarantinedRequest { at: NOW.after(Duration::from_secs(9)), ..quarantined(b"a") };
         assert_eq!(store.quarantine(again, ROOM).await.unwrap(), Ok(0), "the same request once more");
-        assert_eq!(store.quarantine(detained(b"b"), Room::undivided(100_000)).await.unwrap(), Err(Full::All));
+        assert_eq!(store.quarantine(quarantined(b"b"), Room::undivided(100_000)).await.unwrap(), Err(Full::All));
         let (count, bytes) = store.quarantine_usage();
         assert!(count == 2 && bytes > 100_000);
         assert_eq!(store.totals().accepted, 0);
@@ -347,16 +352,16 @@ mod quarantine_tests {
 
         let store = open(dir.path());
         assert_eq!(store.quarantine_usage(), (2, bytes));
-        assert_eq!(store.detained(0).unwrap(), Some(detained(b"a")));
-        assert_eq!(store.detained(1).unwrap().unwrap().body, big);
+        assert_eq!(store.quarantined(0).unwrap(), Some(quarantined(b"a")));
+        assert_eq!(store.quarantined(1).unwrap().unwrap().body, big);
         assert_eq!(store.quarantined_from(1, 10), [1]);
-        assert_eq!(store.quarantine(detained(&big), ROOM).await.unwrap(), Ok(1));
+        assert_eq!(store.quarantine(quarantined(&big), ROOM).await.unwrap(), Ok(1));
         assert_eq!(store.quarantined_before(NOW).len(), 0);
         assert_eq!(store.quarantined_before(Timestamp(NOW.0 + 1)), [0, 1]);
         let gone = Change::DiscardQuarantined { what: "too old".to_owned(), numbers: vec![1, 7] };
         assert_eq!(store.change(gone, "retention".to_owned()).await.unwrap(), 1);
         assert_eq!(store.quarantine_usage().0, 1);
-        assert_eq!(store.detained(1).unwrap(), None);
+        assert_eq!(store.quarantined(1).unwrap(), None);
         assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
     }
 
@@ -364,12 +369,12 @@ mod quarantine_tests {
     async fn a_readmitted_request_becomes_an_event_once() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
-        let number = store.quarantine(detained(b"{}"), ROOM).await.unwrap().unwrap();
+        let number = store.quarantine(quarantined(b"{}"), ROOM).await.unwrap().unwrap();
         let receipts = store.readmit(number, vec![arrival(b"{}")]).await.unwrap().unwrap();
         assert!(matches!(receipts.as_slice(), [Receipt::Queued(_)]));
         assert_eq!(store.readmit(number, vec![arrival(b"{}")]).await.unwrap(), None, "asking twice is asking once");
         assert_eq!((store.totals().accepted, store.quarantine_usage()), (1, (0, 0)));
-        let number = store.quarantine(detained(b"{} "), ROOM).await.unwrap().unwrap();
+        let number = store.quarantine(quarantined(b"{} "), ROOM).await.unwrap().unwrap();
         assert_ne!(number, 0, "numbers are not given twice");
         let receipts = store.readmit(number, vec![arrival(b"{}")]).await.unwrap().unwrap();
         assert!(matches!(receipts.as_slice(), [Receipt::Duplicate(_)]));
@@ -381,7 +386,7 @@ mod quarantine_tests {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         for (n, body) in [b"a", b"b"].into_iter().enumerate() {
-            assert_eq!(store.quarantine(detained(body), ROOM).await.unwrap(), Ok(n as u64));
+            assert_eq!(store.quarantine(quarantined(body), ROOM).await.unwrap(), Ok(n as u64));
         }
         let mut torn = WriteBatch::default();
         torn.put(Table::QuarantinedRequest, [number_key(1), vec![0, 0]].concat(), b"torn".to_vec());
@@ -397,14 +402,14 @@ mod quarantine_tests {
         let store = open(dir.path());
         let old = (NOW, "s", Cause::Unparsable, Vec::<(String, Vec<u8>)>::new(), None::<String>, vec![7u8; 40_000]);
         let sealed = codec::encode(Kind::QuarantinedRequest, &old);
-        let mut draft = WriteBatch::default();
-        draft.put_long(Table::QuarantinedRequest, &number_key(4), &sealed);
-        store.shared.engine.commit(draft).unwrap();
+        let mut batch = WriteBatch::default();
+        batch.put_long(Table::QuarantinedRequest, &number_key(4), &sealed);
+        store.shared.engine.commit(batch).unwrap();
         let mut findings = Findings::new();
         let found = recovery::quarantined(&store.shared.engine, &mut findings).unwrap();
         assert_eq!((found.all.bytes, found.unverified.count, found.next()), (sealed.len() as u64, 1, 5));
         *store.shared.index.lock().unwrap() = Index { quarantine: found, ..Default::default() };
-        assert_eq!(store.detained(4).unwrap().unwrap().proof, Proof::Nothing);
+        assert_eq!(store.quarantined(4).unwrap().unwrap().proof, Proof::Nothing);
         let gone = Change::DiscardQuarantined { what: "too old".to_owned(), numbers: vec![4] };
         assert_eq!(store.change(gone, "retention".to_owned()).await.unwrap(), 1);
         assert_eq!(store.shared.engine.range(Table::QuarantinedRequest, ..).count(), 0, "all of its rows are gone");

@@ -48,8 +48,8 @@ impl Store {
         index.pages.oldest().map_or(index.totals.next_sequence, |(first, ..)| first)
     }
 
-    /// Deliveries for one destination that wait in pages, from `from` on, one row of history per call. Also returns where to continue;
-    /// at the next sequence to be assigned there are no more yet.
+    /// Deliveries for one destination that wait in pages, from `from` on, one row of history per call. Also returns where to
+    /// continue; at the next sequence to be assigned there are no more yet.
     pub fn waiting(&self, d: DestinationId, from: Sequence) -> Result<(Vec<Ticket>, Sequence), StoreError> {
         let row = match read::covering::<HistoryRow>(&self.shared.engine, from.0) {
             Err(StoreError::Damaged(_)) => None,
@@ -187,7 +187,7 @@ impl Store {
             let key = key?;
             let (due, id) = delay_of(&key)?;
             let place = Place::under(due);
-            self.index().dues.found(id, due);
+            self.index().delay_index.found(id, due);
             match read::sized_head::<Delivery>(&self.shared.engine, Table::Delay, &key) {
                 Ok(Some((Head { record, .. }, sealed_bytes))) => {
                     self.index().weigh(&record, sealed_bytes);
@@ -202,7 +202,7 @@ impl Store {
 
     /// Marks the delay tree as read completely after a start.
     pub fn delay_index_complete(&self) {
-        self.index().dues.complete();
+        self.index().delay_index.complete();
     }
 
     pub fn dead_letter(&self, id: DeliveryId) -> Result<Option<DeadLetter>, StoreError> {
@@ -279,7 +279,7 @@ impl Store {
         let mut found = BTreeMap::new();
         let (head, ranges) = {
             let index = self.index();
-            (index.totals.settled_head, index.spans.of(of))
+            (index.totals.settled_head, index.settlement_index.of(of))
         };
         for range in ranges {
             let mut next = range.start.max(head);
@@ -299,7 +299,8 @@ impl Store {
         (totals.settled_head, totals.next_settlement)
     }
 
-    /// Settlements from number `from` on, one row per call, and where to continue; `None` after the last. Damaged rows are left out.
+    /// Settlements from number `from` on, one row per call, and where to continue; `None` after the last. Damaged rows are
+    /// left out.
     pub fn settled_from(&self, from: u64) -> Result<Option<(Vec<Settlement>, u64)>, StoreError> {
         let row = match read::covering::<SettledRow>(&self.shared.engine, from) {
             Err(StoreError::Damaged(_)) => None,
@@ -333,8 +334,8 @@ impl Store {
             .order_key(entry.interaction_hash, self.index().names.source_name(entry.source).unwrap_or_default())
     }
 
-    /// The ordering keys of an interaction: for one source or each known source, with its name, and without a name for the sources
-    /// that share interactions.
+    /// The ordering keys of an interaction: for one source or each known source, with its name, and without a name for the
+    /// sources that share interactions.
     pub fn order_keys_of(&self, key: &str, source: Option<&str>) -> Vec<(Option<String>, Digest64)> {
         let (interaction, shared) = (Digest64::of_interaction(key), self.shared_keys());
         let names: Vec<String> = match source {

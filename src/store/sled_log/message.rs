@@ -12,7 +12,7 @@
 //! bytes, 249 three; 250 to 255 are followed by 3 to 8 bytes LE. Keys of a page lack the first `prefix length` bytes of its
 //! `lo`. A page covers the keys from `lo` up to `hi`, not included; an empty `hi` stands for no upper bound.
 //!
-//! *Failure.* Bytes that do not verify are not a message. Nothing here panics, whatever the bytes are.
+//! *Failure.* Bytes that do not verify are not a message. Nothing here panics on any bytes.
 
 use std::ops::Range;
 

@@ -1,15 +1,15 @@
 //! sled's log, read without sled and without changing it: before sled opens it, and where sled no longer can.
 //!
-//! sled treats a damaged message as the end of its segment or of the log, and wipes what comes after it. So the daemon checks the
-//! log before sled opens it, and salvage reads the rows of a log that sled cannot open without loss.
+//! sled treats a damaged message as the end of its segment or of the log, and wipes what comes after it. So the daemon
+//! checks the log before sled opens it, and salvage reads the rows of a log that sled cannot open without loss.
 //!
-//! *Format.* `db` is a sequence of segments of 2 MiB. A new segment takes any free place in the file; segment numbers give the order
-//! of writing. A segment:
+//! *Format.* `db` is a sequence of segments of 2 MiB. A new segment takes any free place in the file; segment numbers give
+//! the order of writing. A segment:
 //! ```text
 //! crc32 u32 LE, inverted | lsn i64 LE, xor i64::MAX | stable lsn i64 LE, xor i64::MAX | messages
 //! ```
-//! The number of a segment is its lsn divided by its size; each of its messages contains that number. A segment is full if its
-//! last message is a cap, or if fewer bytes are left than a message header takes.
+//! The number of a segment is its lsn divided by its size; each of its messages contains that number. A segment is full if
+//! its last message is a cap, or if fewer bytes are left than a message header takes.
 //!
 //! # Levels
 //! | level | module | purpose |
@@ -27,7 +27,8 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Fixed when a store is created: rows of 16 KiB stay in their leaves (sled makes a blob file from a quarter of a segment on).
+/// Fixed when a store is created: rows of 16 KiB stay in their leaves (sled makes a blob file from a quarter of a segment
+/// on).
 pub const SEGMENT_BYTES: usize = 2 << 20;
 pub const HEADER_BYTES: usize = 20;
 /// No message begins in the last 32 bytes of a segment.
@@ -156,8 +157,8 @@ pub fn walk(bytes: &[u8], number: u64) -> Walk {
     walk
 }
 
-/// Offset of the next message after one that does not verify. The damaged message's own length is tried first, so that no bytes
-/// inside it are read as a message.
+/// Offset of the next message after one that does not verify. The damaged message's own length is tried first, so that no
+/// bytes inside it are read as a message.
 fn next_message(bytes: &[u8], at: usize, number: u64) -> Option<usize> {
     let verifies = |at: usize| {
         Message::unverified(bytes, at).is_some_and(|m| m.segment == number && Message::at(bytes, at).is_some())

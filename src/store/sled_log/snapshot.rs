@@ -1,12 +1,13 @@
 //! The snapshot from which sled starts: the lsn up to which it goes, and the segments in which it has pages.
 //!
-//! sled writes a snapshot after it has read its log, and then wipes every segment without pages, one after another from the front.
-//! A crash in between leaves such a segment half wiped. So a segment from before the snapshot in which the snapshot has no page
-//! contains nothing that is still needed.
+//! sled writes a snapshot after it has read its log, and then wipes every segment without pages, one after another from the
+//! front. A crash in between leaves such a segment half wiped. So a segment from before the snapshot in which the snapshot
+//! has no page contains nothing that is still needed.
 //!
-//! *Format.* `lsn i64 LE | active segment varint | pages | length u64 LE | crc32 u32 LE` over all before the length. The first
-//! two are stored plus one; zero stands for none. A page: `parts u8`, 0 for a free page, which has one; each part `lsn i64 LE | 0 |
-//! offset varint`, or `1 | offset varint | lsn i64 LE` for a blob; then `length varint`, except for a free page.
+//! *Format.* `lsn i64 LE | active segment varint | pages | length u64 LE | crc32 u32 LE` over all before the length. The
+//! first two are stored plus one; zero stands for none. A page: `parts u8`, 0 for a free page, which has one; each part `lsn
+//! i64 LE | 0 | offset varint`, or `1 | offset varint | lsn i64 LE` for a blob; then `length varint`, except for a free
+//! page.
 
 use super::SEGMENT_BYTES;
 use super::message::Reader;

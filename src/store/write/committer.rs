@@ -1,13 +1,13 @@
 //! The committer: the one thread that writes.
 //!
-//! It gathers whatever is waiting, makes one commit of it, and tells everybody who waits when the commit is durable. Under
-//! load commits grow by themselves; alone, an event waits for nothing but the disk. Transitions that nobody waits for
-//! linger for a moment ([`LINGER`]) so that they share a commit; a crash forgets at most those. What a destination asked for
-//! does not linger: nothing may be sent there, and after a crash only the disk knows.
+//! It collects the waiting requests, writes them in one commit, and replies to their callers when the commit is durable.
+//! Commits grow with the load; a single event waits only for the disk. Transitions, for which no caller waits, are delayed
+//! by [`LINGER`] so that they share a commit; a crash loses at most those. A `Retry-After` is not delayed: no request may be
+//! sent before it has passed, and after a crash only the disk knows it.
 //!
-//! *Failure.* The first error ends the thread: it answers nobody any more, and the daemon ends with it.
+//! *Failure.* The first error ends the thread: it replies to no caller any more, and the daemon ends.
 
-use super::request::{StoreEvent, Tee, Transition};
+use super::request::{BackupCopy, StoreEvent, Transition};
 use super::shared::Shared;
 use super::transaction::{Finished, OpenRows, Transaction, Windows};
 use crate::clock::Clock;
@@ -21,58 +21,58 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// How long transitions alone wait for company.
+/// Delay of a commit that contains only transitions.
 const LINGER: Duration = Duration::from_millis(5);
-/// When so many waited for the last commit, the load is heavy, and the next one waits for company: each sync is then shared
-/// by more, and its cost is most of a commit's. An event that is alone waits for nothing.
+/// If the last commit had so many requests, the load is heavy and the next commit waits for further requests: more of them
+/// then share a sync, which is most of the cost of a commit. A single event does not wait.
 const BUSY: usize = 16;
 const COMPANY: Duration = Duration::from_micros(50);
 const COMPANY_MAX: usize = 4;
-/// Without requests, upkeep runs this often.
+/// Interval of maintenance without requests.
 const UPKEEP: Duration = Duration::from_secs(1);
-/// A commit takes at most so many requests and so many bytes of events.
+/// Limit of the requests in one commit; the bytes of their events are limited too.
 const REQUESTS_MAX: usize = 1024;
 const BYTES_MAX: usize = 8 << 20;
-/// With so many rows a commit is full, and the rest waits for the next: sled looks up each row that it changes, also those of
-/// large bodies that are deleted, and nobody reads meanwhile.
+/// Limit of the rows in one commit; further requests wait for the next one. sled looks up each row that it changes,
+/// including rows of large bodies that are deleted, and blocks readers meanwhile.
 const ROWS_MAX: usize = 512;
 
-/// Tells the caller the result of its write, once that is durable. The caller may have gone; what was done stays done.
+/// Sends the caller the result of its write when it is durable. The write is kept even if the caller is gone.
 pub type Reply = Box<dyn FnOnce() + Send>;
 
 /// Makes a write in the transaction of the next commit.
 pub type Apply = Box<dyn FnOnce(&mut Transaction<'_>) -> Result<Reply, StoreError> + Send>;
 
-/// What the committer can be asked.
+/// Requests to the committer.
 pub enum Request {
-    /// What follows from an attempt; nobody waits for it.
+    /// The result of an attempt; no caller waits for it.
     Transition(Transition),
-    /// A write whose caller waits until it is durable, and how many bytes it adds to a commit.
+    /// A write whose caller waits until it is durable, and the bytes that it adds to a commit.
     Write { bytes: usize, apply: Apply },
-    /// From now on commits are copied, or no longer; false where they are copied elsewhere.
-    Tee { tee: Option<Tee>, answer: oneshot::Sender<bool> },
-    /// Runs between two commits, with nothing half-written.
+    /// Starts or stops copying commits for a backup; answers false if they are copied for another one already.
+    BackupCopy { backup_copy: Option<BackupCopy>, answer: oneshot::Sender<bool> },
+    /// Checks the store between two commits.
     Check { answer: oneshot::Sender<Result<Vec<String>, StoreError>> },
 }
 
 pub struct Committer {
     pub shared: Arc<Shared>,
     pub requests: Receiver<Request>,
-    pub news: mpsc::UnboundedSender<StoreEvent>,
+    pub store_events: mpsc::UnboundedSender<StoreEvent>,
     pub windows: watch::Receiver<Windows>,
     pub clock: Clock,
     pub tail: OpenRows,
-    /// Where commits are copied to, while a backup is made.
-    pub tee: Option<Tee>,
-    /// How many waited for the last commit.
+    /// The receiver of copied commits while a backup is made.
+    pub backup_copy: Option<BackupCopy>,
+    /// Number of requests in the last commit.
     pub last: usize,
 }
 
-/// A commit that is ready to be made.
+/// A commit that is ready to be written.
 struct Written {
     finished: Finished,
     replies: Vec<Reply>,
-    /// How many transitions are in it, and what they write of their events.
+    /// Number of its transitions, and the bytes that they write of their events.
     transitions: usize,
     copied_bytes: u64,
 }
@@ -91,8 +91,8 @@ impl Committer {
         let mut gathered = Vec::new();
         while self.gather(&mut gathered) {
             let Written { finished, replies, transitions, copied_bytes } = self.write_up(&mut gathered)?;
-            if let Some(draft) = finished.draft {
-                self.commit(draft, finished.reached)?;
+            if let Some(batch) = finished.batch {
+                self.commit(batch, finished.reached)?;
             }
             if !finished.events.is_empty() {
                 let next = finished.first.plus(finished.events.len() as u64);
@@ -105,35 +105,35 @@ impl Committer {
             let mut unwritten = self.shared.unwritten.lock().expect("no holder panics");
             finished.written.iter().for_each(|key| drop(unwritten.remove(key)));
             drop(unwritten);
-            // before the replies: a caller that then asks the dispatcher finds that it knows
-            for news in finished.news {
-                let _ = self.news.send(news); // without a dispatcher nobody needs to know
+            // before the replies: a caller that then asks the dispatcher gets the new state
+            for event in finished.store_events {
+                let _ = self.store_events.send(event); // offline there is no dispatcher
             }
             replies.into_iter().for_each(|reply| reply());
         }
         Ok(())
     }
 
-    fn commit(&mut self, draft: WriteBatch, reached: Watermark) -> Result<(), StoreError> {
-        let copy = self.tee.is_some().then(|| draft.clone());
+    fn commit(&mut self, batch: WriteBatch, reached: Watermark) -> Result<(), StoreError> {
+        let copy = self.backup_copy.is_some().then(|| batch.clone());
         let engine = &self.shared.engine;
-        self.shared.disk_space.before_commit(&draft, engine.folder(), engine.data());
+        self.shared.disk_space.before_commit(&batch, engine.folder(), engine.data());
         let began = self.clock.precise();
-        engine.commit(draft)?;
+        engine.commit(batch)?;
         self.shared.disk_space.after_commit(engine.folder(), engine.data());
         self.shared.engine.set_watermark(reached);
         self.shared.commits.observe(self.clock.precise().saturating_sub(began));
         if let Some(copy) = copy
-            && !self.tee.as_ref().is_some_and(|tee| tee.copy(copy))
+            && !self.backup_copy.as_ref().is_some_and(|backup_copy| backup_copy.copy(copy))
         {
-            self.tee = None; // whoever reads finds the copies broken off
+            self.backup_copy = None; // the reader sees that the copying has ended
         }
         Ok(())
     }
 
-    /// Waits for requests; false when there will be none any more.
+    /// Waits for requests; false if there will be none any more.
     fn gather(&self, gathered: &mut Vec<Request>) -> bool {
-        // else something is left of what was gathered before
+        // otherwise requests are left from the last time
         if gathered.is_empty() {
             match self.requests.recv_timeout(UPKEEP) {
                 Ok(request) => gathered.push(request),
@@ -160,12 +160,12 @@ impl Committer {
         true
     }
 
-    /// Takes what has come; and under heavy load waits a little, until two fifths of the crowd have come: those are then
-    /// committed while the others are being received, and neither side waits for the other.
-    #[allow(clippy::disallowed_methods)] // nothing depends on it but the size of the commit
+    /// Takes the requests that have arrived. Under heavy load it waits a little, until 40 % of the expected requests have
+    /// arrived: these are committed while the others are being received.
+    #[allow(clippy::disallowed_methods)] // affects only the size of the commit
     fn gather_company(&self, gathered: &mut Vec<Request>) {
         gathered.extend(self.requests.try_iter().take(REQUESTS_MAX.saturating_sub(gathered.len())));
-        // those who waited for the last commit are about to come back; the rest is here
+        // callers of the last commit are expected to send their next requests soon
         let enough = ((self.last + gathered.len()) * 2 / 5).min(REQUESTS_MAX);
         for _ in 0..COMPANY_MAX {
             if gathered.len() >= enough {
@@ -180,34 +180,34 @@ impl Committer {
         let shared = self.shared.clone();
         let windows = self.windows.borrow().clone();
         let mut index = shared.index.lock().expect("no holder panics");
-        let mut ledger = Transaction::new(&shared, &mut index, &mut self.tail, &windows, self.clock.now());
+        let mut transaction = Transaction::new(&shared, &mut index, &mut self.tail, &windows, self.clock.now());
         let (mut replies, mut transitions, mut copied_bytes) = (Vec::new(), 0, 0);
-        let (mut checks, mut tees) = (Vec::new(), Vec::new());
+        let (mut checks, mut backup_copies) = (Vec::new(), Vec::new());
         let mut requests = std::mem::take(gathered).into_iter();
-        while ledger.draft.rows() < ROWS_MAX
+        while transaction.batch.rows() < ROWS_MAX
             && let Some(request) = requests.next()
         {
             match request {
                 Request::Transition(transition) => {
                     copied_bytes += transition.copy_bytes();
-                    ledger.transition(transition)?;
+                    transaction.transition(transition)?;
                     transitions += 1;
                 }
-                Request::Write { apply, .. } => replies.push(apply(&mut ledger)?),
+                Request::Write { apply, .. } => replies.push(apply(&mut transaction)?),
                 Request::Check { answer } => checks.push(answer),
-                Request::Tee { tee, answer } => tees.push((tee, answer)),
+                Request::BackupCopy { backup_copy, answer } => backup_copies.push((backup_copy, answer)),
             }
         }
         gathered.extend(requests);
-        let mut finished = ledger.finish()?;
-        if !checks.is_empty() || !tees.is_empty() {
-            if let Some(draft) = finished.draft.take() {
-                self.commit(draft, finished.reached)?;
+        let mut finished = transaction.finish()?;
+        if !checks.is_empty() || !backup_copies.is_empty() {
+            if let Some(batch) = finished.batch.take() {
+                self.commit(batch, finished.reached)?;
             }
-            for (tee, answer) in tees {
-                let free = tee.is_none() || self.tee.is_none();
+            for (backup_copy, answer) in backup_copies {
+                let free = backup_copy.is_none() || self.backup_copy.is_none();
                 if free {
-                    self.tee = tee;
+                    self.backup_copy = backup_copy;
                 }
                 let _ = answer.send(free);
             }
@@ -219,7 +219,7 @@ impl Committer {
     }
 }
 
-/// Whether it is to be durable at once: somebody waits for the answer, or a destination asked for silence.
+/// Whether the request should be durable at once: a caller waits for it, or a destination sent a `Retry-After`.
 fn is_urgent(request: &Request) -> bool {
     match request {
         Request::Transition(transition) => matches!(transition, Transition::Hold { .. }),

@@ -1,4 +1,4 @@
-//! How the store is written: requests, decided in a transaction, committed by one thread.
+//! Writes to the store: requests, decided in a transaction, committed by one thread.
 //!
 //! | level | module | purpose |
 //! |---|---|---|

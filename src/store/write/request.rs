@@ -1,4 +1,5 @@
-//! What is written: events, transitions of deliveries, changes; and what is told when it is durable.
+//! Requests to write events, transitions of deliveries and changes; and the events that the store sends when they are
+//! durable.
 
 use crate::clock::{ClockReference, Step};
 use crate::delivery::{DeadLetter, Delivery, DeliveryId, Place, Ticket};
@@ -6,14 +7,14 @@ use crate::event::{DestinationId, Digest64, EVENT_OVERHEAD, Event, EventId, Sequ
 use crate::store::engine::disk_space::COPY_OVERHEAD;
 use crate::store::model::audit::Repeated;
 use crate::store::model::destination::{BreakerOverride, Pause, Redrive, RedriveEnded, RedriveResults};
-use crate::store::model::record::{Gap, IntakeOverride};
+use crate::store::model::record::{IntakeOverride, Outage};
 use crate::store::model::table::WriteBatch;
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
-/// An event at the door, with everything that can be computed before it has a sequence.
+/// A received event, with everything that can be computed before it has a sequence.
 #[derive(Debug)]
 pub struct Arrival {
     pub event: Event,
@@ -35,13 +36,13 @@ impl Arrival {
 }
 
 impl Arrival {
-    /// Bytes that it adds to a commit: its record, and its entries in the history and the index.
+    /// Bytes that it adds to a commit: its record, its history entry and its index entries.
     pub fn bytes(&self) -> usize {
         self.record.len() + EVENT_OVERHEAD
     }
 }
 
-/// What became of an arrival; told only when it would survive a power cut.
+/// The result for an arrival; returned only when it is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receipt {
     Queued(EventId),
@@ -50,7 +51,7 @@ pub enum Receipt {
 }
 
 impl Receipt {
-    /// The id under which the event is known.
+    /// The id under which the event is stored.
     pub fn id(self) -> EventId {
         match self {
             Self::Queued(id) | Self::Duplicate(id) => id,
@@ -58,7 +59,7 @@ impl Receipt {
     }
 }
 
-/// What follows from an attempt.
+/// The result of an attempt.
 #[derive(Debug)]
 pub enum Transition {
     Delivered {
@@ -75,16 +76,16 @@ pub enum Transition {
     },
     Dead {
         from: Place,
-        letter: Box<DeadLetter>,
+        dead_letter: Box<DeadLetter>,
     },
-    /// A rule says that it need not be delivered.
+    /// A rule decided that it need not be delivered.
     Discarded {
         id: DeliveryId,
         place: Place,
         attempts: u32,
         at: Timestamp,
     },
-    /// The record of the delivery does not verify; its bytes are set aside.
+    /// The record of the delivery does not verify; it becomes a damaged record.
     Damaged {
         id: DeliveryId,
         place: Place,
@@ -96,13 +97,13 @@ pub enum Transition {
         until: Timestamp,
         reason: String,
     },
-    /// The calls have opened or closed a destination's breaker then.
+    /// The results of attempts opened or closed the breaker of a destination at this time.
     Breaker {
         destination: DestinationId,
         fixed: Option<BreakerOverride>,
         at: Timestamp,
     },
-    /// An attempt is about to start then; zero: from now on starts are not noted.
+    /// An attempt starts at this time; zero if starts are not recorded any more.
     AttemptStarted {
         destination: DestinationId,
         at: Timestamp,
@@ -114,62 +115,62 @@ impl Transition {
     pub fn copy_bytes(&self) -> u64 {
         let event = match self {
             Self::Delayed { delivery, .. } => &delivery.event,
-            Self::Dead { letter, .. } => &letter.delivery.event,
+            Self::Dead { dead_letter, .. } => &dead_letter.delivery.event,
             _ => return 0,
         };
         event.body.len() as u64 + COPY_OVERHEAD
     }
 }
 
-/// What the operator wants with some dead letters.
+/// What to do with dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DlqAction {
     Redrive,
     Purge,
 }
 
-/// What an operator, or the daemon about itself, wants written. `what` is how the audit tells it.
+/// A change requested by an operator or by the daemon itself. `what` is its description in the audit log.
 #[derive(Debug)]
 pub enum Change {
-    /// Deliveries that wait are given up.
+    /// Discards waiting deliveries.
     Discard {
         what: String,
         deliveries: Vec<(DeliveryId, Place, Digest64)>,
     },
-    /// Deliveries that wait for their time need not wait for it.
+    /// Retries delayed deliveries at once.
     RetryNow {
         what: String,
         deliveries: Vec<(DeliveryId, Digest64)>,
     },
     IntakeOverride {
         what: String,
-        door: IntakeOverride,
+        intake_override: IntakeOverride,
     },
-    /// A destination is paused; none: it is resumed.
+    /// Pauses a destination; `None` resumes it.
     Pause {
         what: String,
         destination: DestinationId,
         pause: Option<Pause>,
     },
-    /// A destination's breaker is kept as it says; none: it is left to itself, and closed.
+    /// Overrides the breaker of a destination; `None` closes it and lets it work automatically.
     Breaker {
         what: String,
         destination: DestinationId,
         fixed: Option<BreakerOverride>,
     },
-    /// Dead letters of a destination begin to be redriven little by little; nothing where such a redrive goes on already.
+    /// Begins a gradual redrive of a destination's dead letters; no change if one is running.
     RedriveBegin {
         what: String,
         destination: DestinationId,
         redrive: Box<Redrive>,
         list: Vec<Sequence>,
     },
-    /// The next letters of the list are redriven.
+    /// Redrives the next dead letters of the list.
     RedriveNext {
         destination: DestinationId,
-        letters: Vec<Sequence>,
+        dead_letters: Vec<Sequence>,
     },
-    /// What has become of the letters of the redrive that began then, also after its end.
+    /// Updates the results of the redrive that began at `begun`, also after its end.
     RedriveResults {
         destination: DestinationId,
         begun: Timestamp,
@@ -179,72 +180,73 @@ pub enum Change {
         destination: DestinationId,
         why: RedriveEnded,
     },
-    /// A gap begins, or is brought up to date.
+    /// Begins or updates an outage.
     Outage {
         number: u64,
-        gap: Gap,
+        outage: Outage,
     },
-    /// The daemon lives.
+    /// Records that the daemon is running.
     Heartbeat,
-    /// A life begins with its clock anchored there. All that is to last for a while is moved by the step, if there was one.
+    /// Sets the clock reference of this run of the daemon. If there was a clock step, the stored times that lie in the
+    /// future move with it.
     ClockReference {
-        anchor: ClockReference,
+        clock_reference: ClockReference,
         step: Option<Step>,
     },
-    /// What those who want alerts were told, and what they are still to be told: JSON, which only the alerts read.
+    /// The alerts sent and those still to be sent: JSON that only the alerts read.
     AlertState {
         state: String,
     },
-    /// Detained requests are given up.
+    /// Discards quarantined requests.
     DiscardQuarantined {
         what: String,
         numbers: Vec<u64>,
     },
-    /// Something that changes nothing in the store and yet belongs into the audit.
+    /// An audit entry without a change in the store.
     Note {
         what: String,
     },
-    /// The same, where it may be repeated without end: occurrences of a kind share an entry.
+    /// As `Note`, for what may be repeated without limit: occurrences of a kind share an entry.
     Repeated(Repeated),
 }
 
-/// What the dispatcher hears when a commit is durable.
+/// An event for the dispatcher, sent when its commit is durable.
 #[derive(Clone, Debug)]
 pub enum StoreEvent {
-    /// Events up to, and not including, `next` lie in the store.
+    /// All events before `next` are stored.
     Accepted { tickets: Arc<[Ticket]>, next: Sequence },
-    /// Dead letters wait again.
+    /// Dead letters were queued again.
     Redriven(Vec<Ticket>),
-    /// Deliveries that wait for their time may go now.
+    /// Delayed deliveries may be sent at once.
     RetryNow(Vec<(DeliveryId, Digest64)>),
-    /// Deliveries that waited, or dead letters, are gone for good.
+    /// Waiting deliveries or dead letters were discarded.
     Discarded(Vec<(DeliveryId, Digest64)>),
-    /// An operator has paused a destination, or resumed it.
+    /// An operator paused a destination; `None` if it was resumed.
     Paused(DestinationId, Option<Pause>),
-    /// An operator has set a destination's breaker.
+    /// An operator changed the breaker override of a destination.
     Breaker(DestinationId, Option<BreakerOverride>),
 }
 
-/// What lies here of one event.
+/// What is stored of one event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventLocation {
-    /// In which the event is ordered.
+    /// The order key of the event.
     pub order_key: Digest64,
-    /// Deliveries that wait, with where they lie.
+    /// Waiting deliveries, and where they are stored.
     pub waiting: Vec<(DestinationId, Place)>,
     pub dead: Vec<DestinationId>,
 }
 
-/// All that lies here of an interaction.
+/// All that is stored of an interaction.
 #[derive(Clone, Debug, Default)]
 pub struct EventLocations {
     pub events: BTreeMap<Sequence, EventLocation>,
-    /// Numbers of records that did not verify and are kept.
+    /// Numbers of damaged records.
     pub damaged: Vec<u64>,
 }
 
 impl EventLocations {
-    /// That of an event, which is new where its order key is known from its record alone.
+    /// The location of an event, which is added if it is missing; sets its order key if one is given.
     pub fn trace(&mut self, sequence: Sequence, order_key: Option<Digest64>) -> &mut EventLocation {
         let trace = self.events.entry(sequence).or_default();
         trace.order_key = order_key.unwrap_or(trace.order_key);
@@ -256,32 +258,32 @@ impl EventLocations {
     }
 }
 
-/// A part of an erasure, to be made in one commit.
+/// A part of an erasure that is made in one commit.
 #[derive(Clone, Debug, Default)]
 pub struct Erasure {
-    /// As the audit tells it.
+    /// Description in the audit log.
     pub what: String,
     pub events: Vec<(Sequence, EventLocation)>,
     pub damaged: Vec<u64>,
-    /// Requests that were kept apart.
-    pub detained: Vec<u64>,
+    /// Quarantined requests.
+    pub quarantined: Vec<u64>,
 }
 
-/// What an erasure has taken.
+/// Numbers of erased items.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Erased {
-    /// Deliveries that waited.
+    /// Waiting deliveries.
     pub waiting: u64,
     pub dead: u64,
-    /// Events that were remembered.
+    /// Events in the history.
     pub remembered: u64,
     pub damaged: u64,
-    pub detained: u64,
+    pub quarantined: u64,
 }
 
 impl Erased {
     pub fn total(&self) -> u64 {
-        self.waiting + self.dead + self.remembered + self.damaged + self.detained
+        self.waiting + self.dead + self.remembered + self.damaged + self.quarantined
     }
 
     pub fn add(&mut self, other: &Self) {
@@ -289,24 +291,24 @@ impl Erased {
         self.dead += other.dead;
         self.remembered += other.remembered;
         self.damaged += other.damaged;
-        self.detained += other.detained;
+        self.quarantined += other.quarantined;
     }
 }
 
-/// Copied commits that may wait until a reader has taken what was before them; a slower reader gets no backup.
+/// Limit of the copied commits that the reader of a backup has not taken yet, in bytes; a slower reader gets no backup.
 pub const BEHIND_MAX: usize = 256 << 20;
 
-/// Where the committer copies its commits to.
+/// The receiver of copied commits.
 #[derive(Debug)]
-pub struct Tee {
+pub struct BackupCopy {
     pub to: mpsc::Sender<WriteBatch>,
     pub behind: Arc<AtomicUsize>,
 }
 
-impl Tee {
-    /// False where the reader is gone, or too slow.
-    pub fn copy(&self, draft: WriteBatch) -> bool {
-        let behind = self.behind.fetch_add(draft.bytes(), Ordering::Relaxed);
-        behind < BEHIND_MAX && self.to.send(draft).is_ok()
+impl BackupCopy {
+    /// False if the reader is gone or too slow.
+    pub fn copy(&self, batch: WriteBatch) -> bool {
+        let behind = self.behind.fetch_add(batch.bytes(), Ordering::Relaxed);
+        behind < BEHIND_MAX && self.to.send(batch).is_ok()
     }
 }

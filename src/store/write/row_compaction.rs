@@ -1,16 +1,16 @@
-//! Dense rows: small rows of consecutive numbers, rewritten together.
+//! Row compaction: rewrites small rows of consecutive numbers as full ones.
 //!
-//! One small row a commit, kept for hours beside pages that live for moments, pins a whole segment of sled's log each.
-//! So the last small rows are remembered, and rewritten in bulk into full ones that lie together.
+//! Each commit writes a small row that is kept for hours, next to pages that are kept for moments, and so would keep a whole
+//! segment of sled's log in use. So the last small rows are kept in memory and rewritten together as full ones.
 
 use crate::store::model::delta_encoding::{self, Deltas};
 use crate::store::model::table::{WriteBatch, number_key};
 use std::collections::VecDeque;
 
-/// So many small rows are rewritten at once.
+/// Number of small rows that are rewritten at once.
 const RUN_MAX: usize = 512;
 
-/// The newest rows of a table, as long as they are small.
+/// The newest rows of a table, while they are small.
 #[derive(Debug)]
 pub struct Run<R>(VecDeque<(u64, R)>);
 
@@ -21,46 +21,47 @@ impl<R> Default for Run<R> {
 }
 
 impl<R: Deltas> Run<R> {
-    /// Writes a new row, and with it, where the time has come, the small rows before it as dense ones.
-    pub fn write(&mut self, draft: &mut WriteBatch, key: u64, row: R) {
-        draft.put(R::TABLE, number_key(key), delta_encoding::encode(&row));
+    /// Writes a new row; when there are enough small rows before it, or the new one is not small, rewrites those as full
+    /// ones.
+    pub fn write(&mut self, batch: &mut WriteBatch, key: u64, row: R) {
+        batch.put(R::TABLE, number_key(key), delta_encoding::encode(&row));
         if row.span() >= R::MAX / 2 {
-            self.rewrite(draft);
+            self.rewrite(batch);
         } else {
             self.0.push_back((key, row));
             if self.0.len() >= RUN_MAX {
-                self.rewrite(draft);
+                self.rewrite(batch);
             }
         }
     }
 
-    /// A row has been written anew; the one before must not come back.
+    /// Replaces the kept row, since it was rewritten.
     pub fn replace(&mut self, key: u64, row: R) {
         if let Some((_, kept)) = self.0.iter_mut().find(|(first, _)| *first == key) {
             *kept = row;
         }
     }
 
-    /// Rows before this number have been trimmed; they must not come back.
+    /// Drops the kept rows before this number, since they were deleted.
     pub fn forget_before(&mut self, number: u64) {
         while self.0.front().is_some_and(|(key, _)| *key < number) {
             self.0.pop_front();
         }
     }
 
-    fn rewrite(&mut self, draft: &mut WriteBatch) {
+    fn rewrite(&mut self, batch: &mut WriteBatch) {
         let mut rows = std::mem::take(&mut self.0).into_iter();
         let Some((mut key, mut dense)) = rows.next() else { return };
         for (next_key, next) in rows {
             if dense.span() + next.span() > R::MAX {
-                draft.put(R::TABLE, number_key(key), delta_encoding::encode(&dense));
+                batch.put(R::TABLE, number_key(key), delta_encoding::encode(&dense));
                 (key, dense) = (next_key, next);
             } else {
-                draft.delete(R::TABLE, number_key(next_key));
+                batch.delete(R::TABLE, number_key(next_key));
                 dense.append(next);
             }
         }
-        draft.put(R::TABLE, number_key(key), delta_encoding::encode(&dense));
+        batch.put(R::TABLE, number_key(key), delta_encoding::encode(&dense));
     }
 }
 
@@ -94,23 +95,23 @@ mod tests {
             pages: vec![PageShape { count, bytes: 100 }],
             entries: (from..from + u64::from(count)).map(entry).collect(),
         };
-        let (mut run, mut draft) = (Run::default(), WriteBatch::default());
-        run.write(&mut draft, 1, row(1, 2));
-        run.write(&mut draft, 3, row(3, 3));
+        let (mut run, mut batch) = (Run::default(), WriteBatch::default());
+        run.write(&mut batch, 1, row(1, 2));
+        run.write(&mut batch, 3, row(3, 3));
         let most = HistoryRow::ENTRIES_MAX as u16;
-        run.write(&mut draft, 6, row(6, most / 2));
-        let rows = draft.into_tables()[Table::History as usize].clone();
+        run.write(&mut batch, 6, row(6, most / 2));
+        let rows = batch.into_tables()[Table::History as usize].clone();
         let read =
             |n: u64| rows[&number_key(n)].as_ref().map(|sealed| delta_encoding::decode::<HistoryRow>(sealed).unwrap());
         let dense =
             HistoryRow { pages: [row(1, 2).pages, row(3, 3).pages].concat(), entries: (1..6).map(entry).collect() };
         assert_eq!((read(1), read(3), read(6)), (Some(dense), None, Some(row(6, most / 2))));
 
-        let (mut run, mut draft) = (Run::default(), WriteBatch::default());
-        (1..=RUN_MAX as u64).for_each(|n| run.write(&mut draft, n, row(n, 1)));
-        let rows = draft.into_tables()[Table::History as usize].clone().into_values().flatten();
-        let spans = rows.map(|sealed| delta_encoding::decode::<HistoryRow>(&sealed).unwrap().span());
-        assert_eq!(spans.collect::<Vec<_>>(), [230, 230, RUN_MAX - 460]);
+        let (mut run, mut batch) = (Run::default(), WriteBatch::default());
+        (1..=RUN_MAX as u64).for_each(|n| run.write(&mut batch, n, row(n, 1)));
+        let rows = batch.into_tables()[Table::History as usize].clone().into_values().flatten();
+        let settlement_index = rows.map(|sealed| delta_encoding::decode::<HistoryRow>(&sealed).unwrap().span());
+        assert_eq!(settlement_index.collect::<Vec<_>>(), [230, 230, RUN_MAX - 460]);
     }
 
     #[test]
@@ -122,9 +123,9 @@ mod tests {
         };
         let (mut run, mut rows) = (Run::default(), BTreeMap::new());
         for n in 1..=1500u64 {
-            let mut draft = WriteBatch::default();
-            run.write(&mut draft, n, row(n));
-            for (key, value) in draft.into_tables()[Table::Settled as usize].clone() {
+            let mut batch = WriteBatch::default();
+            run.write(&mut batch, n, row(n));
+            for (key, value) in batch.into_tables()[Table::Settled as usize].clone() {
                 match value {
                     Some(value) => rows.insert(number_of(&key).unwrap(), value),
                     None => rows.remove(&number_of(&key).unwrap()),
@@ -148,19 +149,19 @@ mod tests {
         SettledRow { settlements: vec![s; n] }
     }
 
-    /// Writes a row that is not small, with which those before it are written anew; what the draft then holds.
+    /// Writes a row that is not small, which causes the rows before it to be rewritten; returns the content of the batch.
     fn rewritten(run: &mut Run<SettledRow>, key: u64) -> Vec<(u64, Option<SettledRow>)> {
-        let mut draft = WriteBatch::default();
-        run.write(&mut draft, key, row(key, SettledRow::MAX / 2));
+        let mut batch = WriteBatch::default();
+        run.write(&mut batch, key, row(key, SettledRow::MAX / 2));
         let read = |value: Vec<u8>| delta_encoding::decode(&value).unwrap();
-        let rows = draft.into_tables()[Table::Settled as usize].clone();
+        let rows = batch.into_tables()[Table::Settled as usize].clone();
         rows.into_iter().map(|(key, value)| (number_of(&key).unwrap(), value.map(read))).collect()
     }
 
     #[test]
     fn compaction_does_not_undo_concurrent_changes() {
-        let (mut run, mut draft) = (Run::default(), WriteBatch::default());
-        (1..=4).for_each(|n| run.write(&mut draft, n, row(n, 1)));
+        let (mut run, mut batch) = (Run::default(), WriteBatch::default());
+        (1..=4).for_each(|n| run.write(&mut batch, n, row(n, 1)));
         run.forget_before(2);
         run.replace(3, row(33, 1));
         run.replace(9, row(99, 1));

@@ -1,7 +1,7 @@
-//! What the committer shares with readers: the engine, the index, recent events, and how far commits lag behind.
+//! What the committer shares with readers: the engine, the index, recent events, and the number of uncommitted transitions.
 //!
-//! *Invariants.* Deliveries whose end is recorded and not durable are made again after a crash. While there are [`MOST`] of them
-//! nothing new is sent, however long the disk takes; so a crash repeats at most so many, and those in flight.
+//! *Invariants.* After a crash, attempts whose result was recorded but not durable are made again. While there are [`MOST`]
+//! of them no new attempt starts, however slow the disk is. So a crash repeats at most these and the attempts in flight.
 
 use crate::event::{Event, Sequence, SharedKeys};
 use crate::latency::Latency;
@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, Semaphore, watch};
 
-/// What the committer shares with readers.
 #[derive(Debug)]
 pub struct Shared {
     pub engine: Engine,
@@ -23,21 +22,21 @@ pub struct Shared {
     pub cache: Mutex<Cache>,
     pub unwritten: Mutex<Unwritten>,
     pub behind: Uncommitted,
-    /// How long commits take to be durable.
+    /// Latency of durable commits.
     pub commits: Latency,
-    /// What bounds what is remembered.
+    /// Limits of the history.
     pub history: Mutex<Bounds>,
-    /// Which sources order their interactions together.
+    /// Sources that share the order of their interactions.
     pub shared_keys: Mutex<SharedKeys>,
-    /// The events before this sequence are written; the index runs ahead of it by one commit.
+    /// All events before this sequence are durable; the index is ahead of it by one commit.
     pub written_next: AtomicU64,
-    /// Why nothing is acknowledged any more.
+    /// The reason why nothing is acknowledged any more.
     pub failure: watch::Sender<Option<String>>,
-    /// One list is read at a time, so that however many ask, acknowledgements have their turn.
+    /// Lists are read one at a time, so that any number of them leaves time for acknowledgements.
     pub lists: Semaphore,
 }
 
-/// What may be recorded and not durable while deliveries still begin.
+/// No new attempt starts while so many transitions are recorded but not durable.
 pub const MOST: usize = 512;
 
 #[derive(Debug, Default)]
@@ -51,7 +50,7 @@ impl Uncommitted {
         self.recorded.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// So many have become durable.
+    /// Counts this many transitions as durable.
     pub fn done(&self, transitions: usize) {
         let before = self.recorded.fetch_sub(transitions, Ordering::SeqCst);
         if before >= MOST && before - transitions < MOST {
@@ -63,15 +62,15 @@ impl Uncommitted {
         self.recorded.load(Ordering::SeqCst) >= MOST
     }
 
-    /// Returns when it is not far behind; for one task at a time.
+    /// Returns when fewer than [`MOST`] are recorded but not durable; for one task at a time.
     pub async fn caught_up(&self) {
         while self.is_far() {
-            self.caught_up.notified().await; // also where it was told of before anybody waited
+            self.caught_up.notified().await; // also returns if it was notified before it waits
         }
     }
 }
 
-/// Bytes of events kept of each kind: 16 MiB.
+/// Limit of the cached bytes of new events, and of those of pages: 16 MiB each.
 const BYTES_MAX: usize = 16 << 20;
 
 #[derive(Debug, Default)]
@@ -79,7 +78,7 @@ pub struct Cache {
     /// In order of sequence.
     newest: VecDeque<(Sequence, Arc<Event>)>,
     newest_bytes: usize,
-    /// First sequence of a page and its events, the one read last at the back.
+    /// First sequence of a page and its events; the page read last is at the back.
     pages: VecDeque<(Sequence, Vec<Arc<Event>>)>,
     pages_bytes: usize,
 }
@@ -108,7 +107,7 @@ impl Cache {
         }
     }
 
-    /// Forgets these events, and the pages in which they lie.
+    /// Removes these events and the pages that contain them.
     pub fn forget(&mut self, of: &BTreeSet<Sequence>) {
         self.newest.retain(|(sequence, _)| !of.contains(sequence));
         self.newest_bytes = self.newest.iter().map(|(_, event)| weight(event)).sum();
@@ -148,7 +147,7 @@ mod uncommitted_tests {
         assert!(behind.is_far() && waits.as_mut().poll(&mut context).is_pending());
         behind.done(1);
         assert!(!behind.is_far() && waits.as_mut().poll(&mut context).is_ready());
-        // what was told while nobody waited does not let one pass who waits later
+        // a notification from before does not wake a task that waits later
         behind.add();
         behind.done(1);
         behind.add();

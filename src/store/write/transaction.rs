@@ -1,8 +1,8 @@
-//! The ledger: turns what was asked into the writes of one commit, and keeps the index in step with them.
+//! The transaction: turns requests into the writes of one commit, and updates the index with them.
 //!
-//! *Invariants.* An event, its deduplication record, its sequence and the counters are one commit. A delivery lies in
-//! exactly one place (page, delay tree, dead letter queue) or has a settlement. A change that finds its delivery gone
-//! changes nothing, so asking twice is asking once.
+//! *Invariants.* An event, its deduplication record, its sequence and the counters are written in one commit. A delivery is
+//! stored in exactly one place (page, delay tree, dead letter queue) or has a settlement. A change whose delivery is not in
+//! the expected place any more changes nothing, so changes are idempotent.
 
 use super::request::{Arrival, Receipt, StoreEvent, Transition};
 use super::row_compaction::Run;
@@ -24,22 +24,23 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Packed records of a page, before they are compressed: 64 KiB. A longer event has a page of its own.
+/// Limit of the packed records of a page before compression: 64 KiB. A longer event gets a page of its own.
 const PAGE_PACKED_MAX: usize = 64 << 10;
 const PAGE_EVENTS_MAX: usize = 128;
-/// So many bodies under one id are compared with a new one; an id that is none (a constant, say) must not cost more.
+/// Limit of the bodies with one id that are compared with a new one: the cost must stay low even if a sender uses a constant
+/// as its id.
 const VARIANTS_MAX: usize = 32;
 
-/// What outlives one commit, beside the index.
+/// State that is kept from one commit to the next, apart from the index.
 #[derive(Debug, Default)]
 pub struct OpenRows {
     pub history: Run<HistoryRow>,
     pub settled: Run<SettledRow>,
-    /// No head row can be old enough to go before this.
+    /// Before this time no row is old enough to be deleted.
     pub trim_not_before: Timestamp,
 }
 
-/// How long each source's events are remembered.
+/// The deduplication window of each source.
 #[derive(Clone, Debug, Default)]
 pub struct Windows {
     pub by_source: HashMap<String, Duration>,
@@ -51,7 +52,7 @@ impl Windows {
     }
 }
 
-/// One commit in the making.
+/// The writes of one commit while they are decided.
 pub struct Transaction<'a> {
     engine: &'a Engine,
     unwritten: &'a Mutex<Unwritten>,
@@ -61,9 +62,9 @@ pub struct Transaction<'a> {
     history: Bounds,
     shared_keys: SharedKeys,
     pub now: Timestamp,
-    pub draft: WriteBatch,
-    pub news: Vec<StoreEvent>,
-    /// Accepted in this commit: the first of them has sequence `fresh_first`.
+    pub batch: WriteBatch,
+    pub store_events: Vec<StoreEvent>,
+    /// Entries accepted in this commit are in `fresh`; this is the sequence of the first.
     fresh_first: Sequence,
     fresh: Vec<Entry>,
     events: Vec<Arc<Event>>,
@@ -75,16 +76,16 @@ pub struct Transaction<'a> {
     changed: bool,
 }
 
-/// The writes of one commit and what is to be told when it is durable.
+/// The writes of one commit, and the events to send when it is durable.
 pub struct Finished {
-    pub draft: Option<WriteBatch>,
-    pub news: Vec<StoreEvent>,
-    /// First sequence of the events accepted in it.
+    pub batch: Option<WriteBatch>,
+    pub store_events: Vec<StoreEvent>,
+    /// First sequence of its accepted events.
     pub first: Sequence,
     pub events: Vec<Arc<Event>>,
-    /// What lies in the delay tree once the commit is made.
+    /// Deliveries that the commit writes to the delay tree.
     pub written: Vec<(DeliveryId, Timestamp)>,
-    /// How far the store has come once the commit is made.
+    /// The watermark after the commit.
     pub reached: Watermark,
 }
 
@@ -106,8 +107,8 @@ impl<'a> Transaction<'a> {
             history: *shared.history.lock().expect("no holder panics"),
             shared_keys: shared.shared_keys.lock().expect("no holder panics").clone(),
             now,
-            draft: WriteBatch::default(),
-            news: Vec::new(),
+            batch: WriteBatch::default(),
+            store_events: Vec::new(),
             fresh_first,
             fresh: Vec::new(),
             events: Vec::new(),
@@ -120,22 +121,22 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// Takes an event in, or finds that it was taken before.
+    /// Accepts an event, or recognizes it as a duplicate.
     pub fn accept(&mut self, arrival: Arrival) -> Result<Receipt, StoreError> {
         let Arrival { mut event, sender, interaction_hash, mut record } = arrival;
         let prior = match self.known(sender, &event)? {
-            Known::Duplicate(receipt) => {
+            SenderIdMatch::Duplicate(receipt) => {
                 self.index.totals.duplicates += 1;
                 self.changed = true;
                 return Ok(receipt);
             }
-            Known::Conflict(prior) => {
+            SenderIdMatch::Conflict(prior) => {
                 self.index.totals.conflicts += 1;
                 event.conflict = true;
                 record = codec::payload(&event);
                 prior
             }
-            Known::New => Sequence::default(),
+            SenderIdMatch::New => Sequence::default(),
         };
         let sequence = self.index.totals.next_sequence;
         if self.page_events == PAGE_EVENTS_MAX || self.page.len() + 4 + record.len() > PAGE_PACKED_MAX {
@@ -159,13 +160,14 @@ impl<'a> Transaction<'a> {
         Ok(Receipt::Queued(id))
     }
 
-    /// Same id and same body within the window: a duplicate. Same id, other body: a new event, flagged.
-    fn known(&self, sender: Digest64, event: &Event) -> Result<Known, StoreError> {
+    /// A duplicate has the same id and the same body within the window. An event with the same id and another body is new,
+    /// and flagged.
+    fn known(&self, sender: Digest64, event: &Event) -> Result<SenderIdMatch, StoreError> {
         let Some(newest) = self.index.remembered.get(sender).filter(|_| !sender.is_none()) else {
-            return Ok(Known::New);
+            return Ok(SenderIdMatch::New);
         };
         let window = self.windows.by_source.get(&event.source).copied().unwrap_or_default();
-        let mut known = Known::New;
+        let mut known = SenderIdMatch::New;
         let mut at = newest;
         for _ in 0..VARIANTS_MAX {
             if at == Sequence::default() {
@@ -176,9 +178,9 @@ impl<'a> Transaction<'a> {
                 break;
             }
             if entry.body == event.body_digest {
-                return Ok(Known::Duplicate(Receipt::Duplicate(entry.id(at))));
+                return Ok(SenderIdMatch::Duplicate(Receipt::Duplicate(entry.id(at))));
             }
-            known = Known::Conflict(newest);
+            known = SenderIdMatch::Conflict(newest);
             at = entry.prior;
         }
         Ok(known)
@@ -203,7 +205,7 @@ impl<'a> Transaction<'a> {
         let to: Vec<DestinationSet> = self.fresh[n..].iter().map(|e| e.to).collect();
         let copy_bytes = Entry::copy_bytes(&self.fresh[n..]);
         if self.index.pages.insert(first, shape, self.fresh[n].received_at, &to, copy_bytes) {
-            self.draft.put_long(Table::Pages, &number_key(first.0), &sealed);
+            self.batch.put_long(Table::Pages, &number_key(first.0), &sealed);
             self.index.pages.attribute(first, &Entry::owners(&self.fresh[n..]));
         }
         self.shapes.push(shape);
@@ -228,12 +230,12 @@ impl<'a> Transaction<'a> {
                     self.delay(due, &delivery);
                 }
             }
-            Transition::Dead { from, letter } => {
-                let id = letter.delivery.id;
+            Transition::Dead { from, dead_letter } => {
+                let id = dead_letter.delivery.id;
                 if self.remove_from_place(id, from)? {
-                    let (attempts, last) = letter.delivery.tried();
-                    self.record_end(id, EndKind::Dead, attempts, last, letter.dead_at);
-                    self.dead_letter(&letter);
+                    let (attempts, last) = dead_letter.delivery.tried();
+                    self.record_end(id, EndKind::Dead, attempts, last, dead_letter.dead_at);
+                    self.dead_letter(&dead_letter);
                 }
             }
             Transition::Discarded { id, place, attempts, at } => {
@@ -259,33 +261,33 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// Takes a delivery out of where it lies; false where it is no longer there.
+    /// Removes a delivery from its place; false if it is not there any more.
     fn remove_from_place(&mut self, id: DeliveryId, place: Place) -> Result<bool, StoreError> {
         if place == Place::Page {
             match self.index.pages.leave(id) {
                 Departure::Emptied { first, bytes } => {
-                    self.draft.delete_parts(Table::Pages, &number_key(first.0), bytes);
+                    self.batch.delete_parts(Table::Pages, &number_key(first.0), bytes);
                     return Ok(true);
                 }
                 Departure::Stays => return Ok(true),
                 Departure::NotHere => {}
             }
         }
-        let Some(bytes) = self.draft.delete_long(self.engine, Table::Delay, &delay_key(place.due(), id))? else {
+        let Some(bytes) = self.batch.delete_long(self.engine, Table::Delay, &delay_key(place.due(), id))? else {
             return Ok(false);
         };
         let totals = &mut self.index.totals;
-        // the length of a damaged record is not to be trusted
+        // the length of a damaged record may be wrong
         totals.delay_bytes = totals.delay_bytes.saturating_sub(bytes as u64);
         let tally = totals.counters_mut(id.destination);
         tally.delayed = tally.delayed.saturating_sub(1);
-        self.index.dues.remove(id, place.due());
+        self.index.delay_index.remove(id, place.due());
         Ok(true)
     }
 
     fn delay(&mut self, due: Timestamp, delivery: &Delivery) {
         let sealed = event_record::encode(delivery);
-        self.draft.put_long(Table::Delay, &delay_key(due, delivery.id), &sealed);
+        self.batch.put_long(Table::Delay, &delay_key(due, delivery.id), &sealed);
         self.index.totals.delay_bytes += sealed.len() as u64;
         self.index.totals.counters_mut(delivery.id.destination).delayed += 1;
         self.index.add_delayed(due, delivery, sealed.len());
@@ -297,13 +299,13 @@ impl<'a> Transaction<'a> {
         self.settlements.push(Settlement { id, how, attempts, status, at });
     }
 
-    /// The sealed bytes that hold a delivery, with their table; no bytes where they are missing or cannot be put together.
+    /// The sealed bytes of a delivery and their table; `None` for the bytes if rows are missing or cannot be assembled.
     fn raw(&self, id: DeliveryId, place: Place) -> Result<(Table, Option<Vec<u8>>), StoreError> {
         let (table, key) = match self.index.pages.page_of(id.sequence).filter(|_| place == Place::Page) {
             Some(first) => (Table::Pages, number_key(first.0)),
             None => (Table::Delay, delay_key(place.due(), id)),
         };
-        match self.draft.get_long(self.engine, table, &key) {
+        match self.batch.get_long(self.engine, table, &key) {
             Err(StoreError::Damaged(_)) => Ok((table, None)),
             read => Ok((table, read?)),
         }
@@ -314,7 +316,7 @@ impl<'a> Transaction<'a> {
         names.iter().map(|name| self.index.names.destination(name)).collect()
     }
 
-    /// Writes the rows that sum up the commit; no draft where nothing changed.
+    /// Writes the rows that summarize the commit; `None` for the batch if nothing has changed.
     pub fn finish(mut self) -> Result<Finished, StoreError> {
         self.close_page();
         self.move_out_sparse_page()?;
@@ -325,17 +327,17 @@ impl<'a> Transaction<'a> {
             return Ok(self.told(None));
         }
         let index = &mut *self.index;
-        index.names.write(&mut self.draft);
+        index.names.write(&mut self.batch);
         index.totals.floor = index.pages.oldest().map_or(index.totals.next_sequence, |(first, ..)| first);
         index.totals.page_bytes = index.pages.bytes();
-        self.draft.put_long(Table::Meta, TOTALS, &codec::encode(Kind::Totals, &index.totals));
-        let draft = std::mem::take(&mut self.draft);
-        Ok(self.told(Some(draft)))
+        self.batch.put_long(Table::Meta, TOTALS, &codec::encode(Kind::Totals, &index.totals));
+        let batch = std::mem::take(&mut self.batch);
+        Ok(self.told(Some(batch)))
     }
 
-    fn told(self, draft: Option<WriteBatch>) -> Finished {
+    fn told(self, batch: Option<WriteBatch>) -> Finished {
         let (first, reached) = (self.fresh_first, self.index.totals.reached());
-        Finished { draft, news: self.news, first, events: self.events, written: self.written, reached }
+        Finished { batch, store_events: self.store_events, first, events: self.events, written: self.written, reached }
     }
 
     fn write_history(&mut self) {
@@ -356,7 +358,7 @@ impl<'a> Transaction<'a> {
                 place: Place::Page,
             })
             .collect();
-        self.news.push(StoreEvent::Accepted { tickets: tickets.into(), next: self.index.totals.next_sequence });
+        self.store_events.push(StoreEvent::Accepted { tickets: tickets.into(), next: self.index.totals.next_sequence });
         let mut key = self.fresh_first.0;
         let mut entries = std::mem::take(&mut self.fresh).into_iter();
         let mut row = HistoryRow::default();
@@ -364,28 +366,28 @@ impl<'a> Transaction<'a> {
             if row.entries.len() + usize::from(shape.count) > HistoryRow::ENTRIES_MAX {
                 let full = std::mem::take(&mut row);
                 let span = full.entries.len() as u64;
-                self.tail.history.write(&mut self.draft, key, full);
+                self.tail.history.write(&mut self.batch, key, full);
                 key += span;
             }
             row.pages.push(shape);
             row.entries.extend(entries.by_ref().take(usize::from(shape.count)));
         }
-        self.tail.history.write(&mut self.draft, key, row);
+        self.tail.history.write(&mut self.batch, key, row);
     }
 
     fn write_settled(&mut self) {
         let settlements = std::mem::take(&mut self.settlements);
         for chunk in settlements.chunks(SettledRow::SETTLEMENTS_MAX) {
             let key = self.index.totals.next_settlement;
-            self.tail.settled.write(&mut self.draft, key, SettledRow { settlements: chunk.to_vec() });
+            self.tail.settled.write(&mut self.batch, key, SettledRow { settlements: chunk.to_vec() });
             self.index.totals.next_settlement += chunk.len() as u64;
-            (key..).zip(chunk).for_each(|(number, s)| self.index.spans.add(number, s.id.sequence));
+            (key..).zip(chunk).for_each(|(number, s)| self.index.settlement_index.add(number, s.id.sequence));
             self.changed = true;
         }
     }
 }
 
-enum Known {
+enum SenderIdMatch {
     New,
     Duplicate(Receipt),
     /// The newest event with the same id.

@@ -30,7 +30,7 @@ async fn a_dead_letter_alert_is_retried_until_the_webhook_accepts_it() {
     .await;
     bench.reaches("/queue/depth", 0).await;
     // what is dead at the first look is no news
-    wait_for("the facts have been looked at", async || (bench.alive().is_some()).then_some(())).await;
+    wait_for("the facts have been looked at", async || (bench.heartbeat().is_some()).then_some(())).await;
     tokio::time::timeout(Duration::from_secs(30), async {
         for n in 0.. {
             bench.accept("secret-key", &format!("secret-body-{n}")).await;

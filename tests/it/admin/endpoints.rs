@@ -462,13 +462,13 @@ async fn i15_dead_letters_are_shown_redriven_and_purged_as_chosen() {
         all.push(bench.accept(&format!("k{}", n % 2), &n.to_string()).await);
     }
     bench.reaches("/dlq/depth", 12).await;
-    let letter = bench.get(&format!("/v1/dlq/{}", all[0])).await;
-    assert_eq!((&letter["destination"], &letter["also_dead_for"]), (&json!("default"), &json!(["second"])));
+    let dead_letter = bench.get(&format!("/v1/dlq/{}", all[0])).await;
+    assert_eq!((&dead_letter["destination"], &dead_letter["also_dead_for"]), (&json!("default"), &json!(["second"])));
     assert_eq!(
-        (&letter["reason"], &letter["sender_id"], &letter["interaction"]),
+        (&dead_letter["reason"], &dead_letter["sender_id"], &dead_letter["interaction"]),
         (&json!("permanent"), &json!("0"), &json!("k0"))
     );
-    let attempt = &letter["attempts"][0];
+    let attempt = &dead_letter["attempts"][0];
     assert_eq!((&attempt["status"], &attempt["answer"]), (&json!(400), &json!("{\"said\":\"so\"}")));
     let of_second = bench.get(&format!("/v1/dlq/{}?destination=second", all[0])).await;
     assert_eq!((&of_second["destination"], &of_second["also_dead_for"]), (&json!("second"), &json!(["default"])));

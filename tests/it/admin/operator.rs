@@ -174,9 +174,9 @@ async fn a_closed_intake_stays_closed_over_a_restart_until_its_time() {
 }
 
 /// The gaps as (reason, whether it is over, refused), the newest first.
-async fn gaps(bench: &Bench) -> Vec<(String, bool, u64)> {
-    let gaps = bench.get("/v1/outages").await;
-    let items = gaps["items"].as_array().unwrap().iter();
+async fn outages(bench: &Bench) -> Vec<(String, bool, u64)> {
+    let outages = bench.get("/v1/outages").await;
+    let items = outages["items"].as_array().unwrap().iter();
     items
         .map(|g| (g["reason"].as_str().unwrap().to_owned(), g["until"].is_string(), g["refused"].as_u64().unwrap()))
         .collect()
@@ -185,11 +185,11 @@ async fn gaps(bench: &Bench) -> Vec<(String, bool, u64)> {
 #[tokio::test]
 async fn every_time_without_acceptance_is_an_outage_with_its_reason() {
     let mut bench = Bench::with(None, Clock::manual(START), |_| {}).await;
-    assert_eq!(gaps(&bench).await, []);
+    assert_eq!(outages(&bench).await, []);
     bench.change("/v1/intake/close", json!({})).await;
     let noted = async |bench: &Bench, wanted: &[(&str, bool, u64)]| {
         let wanted: Vec<_> = wanted.iter().map(|(r, over, n)| ((*r).to_owned(), *over, *n)).collect();
-        wait_for("the gap is noted", async || (gaps(bench).await == wanted).then_some(())).await;
+        wait_for("the gap is noted", async || (outages(bench).await == wanted).then_some(())).await;
     };
     noted(&bench, &[("intake_closed", false, 0)]).await;
     assert_eq!(bench.post(&body("k", "1")).await.status, 503);
@@ -206,11 +206,11 @@ async fn every_time_without_acceptance_is_an_outage_with_its_reason() {
     assert_eq!(of_stop["items"][0]["until"], json!(until.to_string()));
     let older = bench.get(&format!("/v1/outages?after={}", of_stop["next"].as_str().unwrap())).await;
     assert_eq!(older["items"][0]["reason"], json!("intake_closed"));
-    wait_for("it has noted that it lives", async || (bench.alive() == Some(bench.clock.now())).then_some(())).await;
+    wait_for("it has noted that it lives", async || (bench.heartbeat() == Some(bench.clock.now())).then_some(())).await;
     bench.crash();
     bench.clock.advance(Duration::from_secs(60));
     bench.open().await;
-    assert_eq!(gaps(&bench).await[0], ("crash".to_owned(), true, 0));
+    assert_eq!(outages(&bench).await[0], ("crash".to_owned(), true, 0));
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ async fn dead_for_three() -> (Bench, Vec<Receiver>, Vec<String>) {
 }
 
 /// The dead letters there are, as they are named.
-async fn letters(bench: &Bench) -> Vec<String> {
+async fn dead_letters(bench: &Bench) -> Vec<String> {
     let list = bench.get("/v1/dlq").await;
     let name = |l: &Value| format!("{}/{}", l["id"].as_str().unwrap(), l["destination"].as_str().unwrap());
     list["items"].as_array().unwrap().iter().map(name).collect()
@@ -47,7 +47,7 @@ async fn one_of_three_dead_letters_is_redriven_and_two_stay() {
     };
     let one = [format!("{}/erp", ids[0])];
     assert_eq!(purge(json!({"ids": one})).await, json!({"matched": 1, "done": 1, "destinations": {"erp": 1}}));
-    assert_eq!(letters(&bench).await, [named(&ids[0], &["default", "wall"]), named(&ids[1], &THREE)].concat());
+    assert_eq!(dead_letters(&bench).await, [named(&ids[0], &["default", "wall"]), named(&ids[1], &THREE)].concat());
     assert_eq!(purge(json!({"ids": one})).await, json!({"matched": 0, "done": 0, "destinations": {}}));
     let both = json!({"ids": [format!("{}/wall", ids[1]), format!("{}/wall", ids[1])], "destination": "wall"});
     assert_eq!(bench.change("/v1/dlq/redrive", both).await["done"], 1, "named twice, sent once");
@@ -55,7 +55,7 @@ async fn one_of_three_dead_letters_is_redriven_and_two_stay() {
     bench.reaches("/counters/delivered", 1).await;
     assert_eq!(receivers.iter().map(Receiver::count).collect::<Vec<_>>(), [2, 2, 3]);
     assert_eq!(
-        letters(&bench).await,
+        dead_letters(&bench).await,
         [named(&ids[0], &["default", "wall"]), named(&ids[1], &["default", "erp"])].concat()
     );
     let mixed = json!({"ids": [ids[0], format!("{}/erp", ids[1])]});
@@ -64,7 +64,7 @@ async fn one_of_three_dead_letters_is_redriven_and_two_stay() {
         json!({"default": 1, "erp": 1, "wall": 1}),
         "an event alone is all of it"
     );
-    assert_eq!(letters(&bench).await, named(&ids[1], &["default"]));
+    assert_eq!(dead_letters(&bench).await, named(&ids[1], &["default"]));
     let unknown = json!({"ids": [format!("{}/nobody", ids[1])]}).to_string();
     assert_eq!(bench.admin("POST", "/v1/dlq/purge", unknown.as_bytes()).await.status, 404);
     for empty in [json!({"ids": []}), json!({"ids": [], "destination": "default"})] {
@@ -96,7 +96,7 @@ async fn a_letter_that_dies_after_the_dry_run_is_not_changed() {
         bench.becomes(&late, "dead").await;
         assert_eq!(ask(json!({"as_of": shown["as_of"], "dry_run": true})).await["matched"], shown["matched"]);
         assert_eq!(ask(json!({"as_of": shown["as_of"]})).await["done"], shown["matched"], "{what}");
-        assert_eq!(letters(&bench).await, named(&late, &["default"]));
+        assert_eq!(dead_letters(&bench).await, named(&late, &["default"]));
         assert_eq!(ask(json!({})).await["done"], 1, "without it, all that is there");
         bench.sound().await;
     }

@@ -280,8 +280,11 @@ async fn a_refusal_of_content_is_permanent_and_no_redirect_is_followed() {
     bench.reaches("/dlq/depth", 7).await;
     receiver.received(10).await; // then the breaker is open
     assert_eq!(elsewhere.count(), 0);
-    for letter in bench.get("/v1/dlq").await["items"].as_array().unwrap() {
-        assert_eq!((&letter["reason"], letter["attempts"].as_array().unwrap().len()), (&json!("permanent"), 1));
+    for dead_letter in bench.get("/v1/dlq").await["items"].as_array().unwrap() {
+        assert_eq!(
+            (&dead_letter["reason"], dead_letter["attempts"].as_array().unwrap().len()),
+            (&json!("permanent"), 1)
+        );
     }
     assert_eq!(bench.get("/v1/dlq?reason=permanent").await["items"].as_array().unwrap().len(), 7);
     assert_eq!(bench.get("/v1/dlq?reason=exhausted").await["items"].as_array().unwrap().len(), 0);
@@ -312,9 +315,9 @@ async fn i11_attempts_are_bounded_also_over_crashes_and_each_is_recorded() {
         bench.clock.advance(n * SECOND);
     }
     bench.becomes(&id, "dead").await;
-    let letter = bench.get(&format!("/v1/dlq/{id}")).await;
-    assert_eq!(letter["reason"], json!("exhausted"));
-    let attempts = letter["attempts"].as_array().unwrap();
+    let dead_letter = bench.get(&format!("/v1/dlq/{id}")).await;
+    assert_eq!(dead_letter["reason"], json!("exhausted"));
+    let attempts = dead_letter["attempts"].as_array().unwrap();
     let numbers: Vec<_> = attempts.iter().map(|a| a["number"].as_u64().unwrap()).collect();
     let outcomes: Vec<_> = attempts.iter().map(|a| a["outcome"].as_str().unwrap()).collect();
     assert_eq!((numbers, outcomes), (vec![1, 2, 3], vec!["answered", "timeout", "broken"]));
@@ -646,10 +649,10 @@ async fn a_redriven_event_has_all_its_attempts_again_and_may_die_again() {
             bench.change("/v1/dlq/redrive", json!({"ids": [id]})).await;
         }
     }
-    let letter = bench.get(&format!("/v1/dlq/{id}")).await;
+    let dead_letter = bench.get(&format!("/v1/dlq/{id}")).await;
     let numbers: Vec<_> =
-        letter["attempts"].as_array().unwrap().iter().map(|a| a["number"].as_u64().unwrap()).collect();
-    assert_eq!((numbers, &letter["redriven"]), (vec![1, 2, 3, 4], &json!(true)));
+        dead_letter["attempts"].as_array().unwrap().iter().map(|a| a["number"].as_u64().unwrap()).collect();
+    assert_eq!((numbers, &dead_letter["redriven"]), (vec![1, 2, 3, 4], &json!(true)));
     assert_eq!(bench.count("/counters/dead_lettered").await, 2);
     bench.sound().await;
 }

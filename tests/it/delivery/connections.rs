@@ -241,7 +241,7 @@ async fn each_answer_or_failure_counts_as_one_attempt() {
     }
 }
 
-/// With `dead-letter` nothing may be repeated that may have been taken: no request goes over a used connection.
+/// With `dead-dead_letter` nothing may be repeated that may have been taken: no request goes over a used connection.
 #[tokio::test]
 async fn without_repetition_each_request_has_its_own_connection() {
     for announced in ["", "Keep-Alive: timeout=60\r\n"] {

@@ -166,8 +166,11 @@ async fn an_ambiguous_attempt_is_a_dead_letter_where_configured() {
     for (interaction, outcome) in [("reset", "broken"), ("never", "timeout")] {
         let id = bench.accept(interaction, interaction).await;
         bench.becomes(&id, "dead").await;
-        let letter = bench.get(&format!("/v1/dlq/{id}")).await;
-        assert_eq!((&letter["reason"], &letter["attempts"][0]["outcome"]), (&json!("ambiguous"), &json!(outcome)));
+        let dead_letter = bench.get(&format!("/v1/dlq/{id}")).await;
+        assert_eq!(
+            (&dead_letter["reason"], &dead_letter["attempts"][0]["outcome"]),
+            (&json!("ambiguous"), &json!(outcome))
+        );
     }
     let id = bench.accept("clear", "clear").await;
     bench.becomes(&id, "delayed").await;

@@ -106,8 +106,8 @@ async fn a_stale_event_is_a_dead_letter_and_is_sent_when_it_is_redriven() {
     .await;
     ends(&bench, "k", Some(-1), "delivered").await;
     let stale = ends(&bench, "k", Some(-2), "dead").await;
-    let letter = bench.get(&format!("/v1/dlq/{stale}")).await;
-    assert_eq!((&letter["reason"], &letter["attempts"]), (&json!("stale"), &json!([])), "{letter}");
+    let dead_letter = bench.get(&format!("/v1/dlq/{stale}")).await;
+    assert_eq!((&dead_letter["reason"], &dead_letter["attempts"]), (&json!("stale"), &json!([])), "{dead_letter}");
     bench.restart().await;
     assert_eq!(receiver.count(), 1);
     bench.change("/v1/dlq/redrive", json!({"ids": [stale]})).await;
@@ -166,9 +166,9 @@ async fn an_expired_event_is_a_dead_letter_and_is_sent_when_redriven() {
     }
     assert_eq!(receiver.count(), 5);
     for (id, attempts) in [(&old, 0), (&at_limit, 1)] {
-        let letter = bench.get(&format!("/v1/dlq/{id}")).await;
-        assert_eq!(letter["reason"], json!("expired"));
-        assert_eq!(letter["attempts"].as_array().unwrap().len(), attempts, "{letter}");
+        let dead_letter = bench.get(&format!("/v1/dlq/{id}")).await;
+        assert_eq!(dead_letter["reason"], json!("expired"));
+        assert_eq!(dead_letter["attempts"].as_array().unwrap().len(), attempts, "{dead_letter}");
     }
     bench.change("/v1/dlq/redrive", json!({"ids": [old, at_limit]})).await;
     bench.becomes(&at_limit, "delivered").await;

@@ -162,8 +162,8 @@ async fn one_event_with_repeated_404_dies_while_others_succeed() {
             break;
         }
     }
-    let letter = bench.get(&format!("/v1/dlq/{lost}")).await;
-    assert_eq!(letter["reason"], json!("permanent"), "{letter}");
+    let dead_letter = bench.get(&format!("/v1/dlq/{lost}")).await;
+    assert_eq!(dead_letter["reason"], json!("permanent"), "{dead_letter}");
     let passed = bench.clock.now().since(START);
     assert!(passed >= Duration::from_secs(300), "not before `permanent_after`: {passed:?}");
     bench.becomes(&behind, "delivered").await;
@@ -214,8 +214,8 @@ async fn an_attempt_that_never_reached_the_destination_is_not_counted() {
     })
     .await;
     assert_eq!(receiver.count(), 2);
-    let letter = bench.get(&format!("/v1/dlq/{id}")).await;
-    assert_eq!(letter["reason"], json!("exhausted"), "{letter}");
+    let dead_letter = bench.get(&format!("/v1/dlq/{id}")).await;
+    assert_eq!(dead_letter["reason"], json!("exhausted"), "{dead_letter}");
 }
 
 #[tokio::test]

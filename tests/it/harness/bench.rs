@@ -329,8 +329,8 @@ impl Bench {
     }
 
     /// When the daemon last noted that it lives.
-    pub fn alive(&self) -> Option<Timestamp> {
-        self.running.as_ref().unwrap().daemon.store().alive().unwrap()
+    pub fn heartbeat(&self) -> Option<Timestamp> {
+        self.running.as_ref().unwrap().daemon.store().heartbeat().unwrap()
     }
 
     /// Whether what was told of alerts has been noted: the facts have been looked at.

@@ -18,7 +18,7 @@ pub enum Act {
         body: Vec<u8>,
     },
     /// The rest when [`Receiver::release`] lets it.
-    Held(Box<Self>),
+    SourceUsage(Box<Self>),
     /// The connection is reset before any answer.
     Reset,
     /// An answer of this status whose body breaks off in the middle.
@@ -46,7 +46,7 @@ pub fn retry_after(status: u16, value: impl ToString) -> Act {
 }
 
 pub fn held(act: Act) -> Act {
-    Act::Held(Box::new(act))
+    Act::SourceUsage(Box::new(act))
 }
 
 /// A request as it came.
@@ -180,7 +180,7 @@ impl Receiver {
                 received
             };
             let mut act = script(&received);
-            while let Act::Held(then) = act {
+            while let Act::SourceUsage(then) = act {
                 self.gate.acquire().await.unwrap().forget();
                 act = *then;
             }
@@ -253,7 +253,7 @@ impl Receiver {
                 }
                 self.ended(n);
             }
-            Act::Held(_) => unreachable!("let go above"),
+            Act::SourceUsage(_) => unreachable!("let go above"),
         }
         false
     }

@@ -34,7 +34,7 @@ pub fn open(path: &Path, options: &Options, clock: &Clock) -> Opened {
 
 /// Ends a store in order.
 pub fn close(opened: Opened) {
-    let Opened { store, committer, news, .. } = opened;
-    drop((store, news));
+    let Opened { store, committer, store_events, .. } = opened;
+    drop((store, store_events));
     committer.join().unwrap();
 }

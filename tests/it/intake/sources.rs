@@ -167,13 +167,13 @@ async fn staleness_is_judged_within_a_source() {
 /// An event of about 6 KB that cannot be compressed.
 fn noise(n: u64) -> String {
     let mut bits = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let letters = (0..6000).map(|_| {
+    let dead_letters = (0..6000).map(|_| {
         bits ^= bits << 13;
         bits ^= bits >> 7;
         bits ^= bits << 17;
         char::from(b'a' + (bits % 26) as u8)
     });
-    json!({"eventId": n.to_string(), "note": letters.collect::<String>()}).to_string()
+    json!({"eventId": n.to_string(), "note": dead_letters.collect::<String>()}).to_string()
 }
 
 #[tokio::test]

@@ -154,9 +154,9 @@ fn every_link_in_the_pages_leads_to_a_heading() {
     for name in PAGES {
         let text = page(name);
         for link in prose(&text).split("](").skip(1).filter_map(|rest| rest.split(')').next().map(str::to_owned)) {
-            let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let (file, clock_reference) = link.split_once('#').unwrap_or((&link, ""));
             let other = if file.is_empty() { text.clone() } else { page(&format!("packaging/docs/{file}")) };
-            assert!(anchor.is_empty() || anchors(&other).contains(anchor), "{name}: {link}");
+            assert!(clock_reference.is_empty() || anchors(&other).contains(clock_reference), "{name}: {link}");
             seen += 1;
         }
     }

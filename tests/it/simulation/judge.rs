@@ -304,7 +304,7 @@ impl Judge {
     /// A crash has wiped out what was recorded.
     pub fn forgets(&mut self, id: DeliveryId, was: Record, is: Record) {
         let fate = self.fate(id);
-        let delivered = u32::from(was.lies == Location::Delivered);
+        let delivered = u32::from(was.location == Location::Delivered);
         fate.lost += was.attempts - is.attempts + delivered;
         fate.forgotten += delivered;
     }
@@ -320,11 +320,11 @@ impl Judge {
             let fate = self.fate(*id);
             fate.meanwhile = None;
             let by_acceptance = was.ordered != Ordered::Not && was.reorder_window.is_zero();
-            fate.disordered |= !by_acceptance && is.policy.ordered != Ordered::Not && record.lies != Location::Page;
+            fate.disordered |= !by_acceptance && is.policy.ordered != Ordered::Not && record.location != Location::Page;
             fate.received_at = record.received_at.min(now);
-            fate.fresh = record.lies.waits() && record.lies.due() == Timestamp::ZERO;
+            fate.fresh = record.location.waits() && record.location.due() == Timestamp::ZERO;
             let mut clamped = false;
-            let seen = match record.lies {
+            let seen = match record.location {
                 Location::Page => Some(Seen::Page),
                 Location::Delay(due) => {
                     clamped = due > is.latest(now);
@@ -353,8 +353,8 @@ impl Judge {
         let (Some(fate), Some(record)) = (self.fates.get(&key(id)), store.live.get(&id)) else {
             return violation("I8", format!("{id} was never accepted"));
         };
-        if !record.lies.waits() {
-            return violation("I10", format!("{id} starts, but it is {:?}", record.lies));
+        if !record.location.waits() {
+            return violation("I10", format!("{id} starts, but it is {:?}", record.location));
         }
         self.in_its_turn(id, fate, to, store)?;
         let not_before = not_before_of(to, fate);
@@ -364,8 +364,8 @@ impl Judge {
         if let Some(hold) = self.holds.get(&id.destination).filter(|hold| now < **hold) {
             return violation("I12", format!("{id} starts, but its destination is held until {hold:?}"));
         }
-        if record.lies.due() != start.place.due() {
-            return violation("I8", format!("{id} is looked for in {:?}, but is {:?}", start.place, record.lies));
+        if record.location.due() != start.place.due() {
+            return violation("I8", format!("{id} is looked for in {:?}, but is {:?}", start.place, record.location));
         }
         let in_flight = self.in_flight(id.destination);
         if in_flight >= to.policy.limits.concurrency_max {
@@ -424,14 +424,14 @@ impl Judge {
             self.mates[&(id.destination, fate.order_key)].range(..end).copied().filter(|s| *s != id.sequence)
         {
             let mate = &self.fates[&(id.destination, sequence)];
-            let lies = store.live[&DeliveryId { sequence, ..id }].lies;
-            if lies == Location::Dead && to.policy.dead_letters == DeadLetters::Hold && sequence < id.sequence {
+            let location = store.live[&DeliveryId { sequence, ..id }].location;
+            if location == Location::Dead && to.policy.dead_letters == DeadLetters::Hold && sequence < id.sequence {
                 return violation("I13", format!("{id} starts behind the dead letter {sequence}"));
             }
             // a dead letter that waits again goes first as soon as the scheduler has heard of it
             let unread = fate.disordered && mate.seen == Some(Seen::Page);
             let first = order(to, mate, sequence) < order(to, fate, id.sequence);
-            if first && lies.waits() && mate.seen != Some(Seen::Dead) && !unread {
+            if first && location.waits() && mate.seen != Some(Seen::Dead) && !unread {
                 let invariant = if mate.redriven { "I15" } else { "I13" };
                 return violation(invariant, format!("{id} starts before {sequence}"));
             }
@@ -514,12 +514,12 @@ impl Judge {
     pub fn ends(&self, store: &Store) -> Result<(), Violation> {
         for (id, record) in &store.durable {
             let fate = &self.fates[&key(*id)];
-            let due = u32::from(record.lies == Location::Delivered);
-            if !record.lies.is_over() {
-                return violation("I8", format!("{id} is still {:?}", record.lies));
+            let due = u32::from(record.location == Location::Delivered);
+            if !record.location.is_over() {
+                return violation("I8", format!("{id} is still {:?}", record.location));
             }
             if !(due..=due + fate.forgotten).contains(&fate.successes) {
-                return violation("I10", format!("{id} is {:?}, with {} successes", record.lies, fate.successes));
+                return violation("I10", format!("{id} is {:?}, with {} successes", record.location, fate.successes));
             }
         }
         Ok(())

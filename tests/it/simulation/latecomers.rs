@@ -20,7 +20,7 @@ impl Latecomers {
     /// As a new life finds it on disk.
     pub fn restored(store: &Store) -> Self {
         let mut this = Self::default();
-        for (id, record) in store.durable.iter().filter(|(_, record)| record.lies == Location::Delivered) {
+        for (id, record) in store.durable.iter().filter(|(_, record)| record.location == Location::Delivered) {
             this.delivered(id.destination, record);
         }
         this

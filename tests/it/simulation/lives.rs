@@ -64,7 +64,7 @@ impl World {
         self.ended.clear();
         self.refusals.fill(Refusals::default());
         self.answers.fill(Answers::default());
-        self.news.clear();
+        self.store_events.clear();
         self.loads.clear();
     }
 
@@ -76,14 +76,14 @@ impl World {
         });
         self.rig = Rig::new(self.broken, &self.destinations, floor, self.store.next, now);
         let mut delayed: Vec<_> = self.store.durable.iter().collect();
-        delayed.sort_by_key(|(id, record)| (record.lies.due(), **id));
+        delayed.sort_by_key(|(id, record)| (record.location.due(), **id));
         for (id, record) in delayed {
-            if let Location::Delay(due) = record.lies {
+            if let Location::Delay(due) = record.location {
                 let cut = due.min(self.destinations[usize::from(id.destination.0)].latest(now));
                 self.rig.restored(id.destination, &self.store.ticket(*id), due, cut);
             }
         }
-        for (id, record) in self.store.durable.iter().filter(|(_, record)| record.lies == Location::Delivered) {
+        for (id, record) in self.store.durable.iter().filter(|(_, record)| record.location == Location::Delivered) {
             self.rig.delivered_before_start(*id, record, now);
         }
         for destination in &self.destinations {
@@ -109,7 +109,7 @@ impl World {
             let had = self.store.durable.keys().any(|id| id.destination == d);
             let unknown = if had { now } else { Timestamp::ZERO };
             let sent_at = if paced.sent_at > Timestamp::ZERO { paced.sent_at.min(now) } else { unknown };
-            self.rig.paced_at_start(d, paced.let_in_at.min(now), sent_at);
+            self.rig.paced_at_start(d, paced.released_at.min(now), sent_at);
             if !destination.policy.limits.records_starts() {
                 self.store.sent(d, Timestamp::ZERO);
             }
@@ -165,8 +165,8 @@ impl World {
             self.store.ask(if self.rng.bool() { Request::Redrive(dead) } else { Request::Purge(dead) });
         }
         self.commit(self.store.pending.len())?;
-        let mut idle = self.news.is_empty() && self.loads.is_empty() && self.store.dead.is_empty();
-        while !self.news.is_empty() {
+        let mut idle = self.store_events.is_empty() && self.loads.is_empty() && self.store.dead.is_empty();
+        while !self.store_events.is_empty() {
             self.hear_news();
         }
         while !self.loads.is_empty() {

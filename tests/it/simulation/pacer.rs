@@ -22,7 +22,7 @@ enum Breaker {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Past {
     /// When everything was let in again, as far as that was committed.
-    pub let_in_at: Option<Timestamp>,
+    pub released_at: Option<Timestamp>,
     /// When something was last sent, whether anybody noted it or not.
     pub last_start: Option<Timestamp>,
     /// What was committed of a pause, and whether the breaker was open.
@@ -33,7 +33,7 @@ pub struct Past {
 impl Past {
     pub fn keeps_pause(&mut self, until: Option<Timestamp>, now: Timestamp) {
         if let (Some(paused), None) = (self.paused_until, until) {
-            self.let_in_at = self.let_in_at.max(Some(paused.min(now)));
+            self.released_at = self.released_at.max(Some(paused.min(now)));
         }
         self.paused_until = until;
     }
@@ -41,7 +41,7 @@ impl Past {
     pub fn keeps_breaker(&mut self, fixed: Option<&BreakerOverride>, now: Timestamp) {
         let open = fixed.is_some_and(|fixed| fixed.position == Position::Open);
         if self.open && !open {
-            self.let_in_at = self.let_in_at.max(Some(now));
+            self.released_at = self.released_at.max(Some(now));
         }
         self.open = open;
     }
@@ -84,7 +84,7 @@ impl Pacer {
             kept_closed_until: Timestamp::ZERO,
             calls: Vec::new(),
             paused_until: pause.unwrap_or_default(),
-            ramp_from: past.let_in_at.map(|at| at.min(now)),
+            ramp_from: past.released_at.map(|at| at.min(now)),
             last_start: past.last_start.map(|at| at.min(now)),
             born: now,
             adaptive: AdaptiveLimit::new(limits),

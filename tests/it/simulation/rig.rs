@@ -237,9 +237,9 @@ impl Rig {
         }
     }
 
-    pub fn paced_at_start(&mut self, d: DestinationId, let_in_at: Timestamp, sent_at: Timestamp) {
-        if self.broken != Break::ForgetsRampAtStart && let_in_at > Timestamp::ZERO {
-            self.queue_mut(d).flow_mut().ramp_up_from(let_in_at);
+    pub fn paced_at_start(&mut self, d: DestinationId, released_at: Timestamp, sent_at: Timestamp) {
+        if self.broken != Break::ForgetsRampAtStart && released_at > Timestamp::ZERO {
+            self.queue_mut(d).flow_mut().ramp_up_from(released_at);
         }
         if self.broken != Break::ForgetsRateAtStart && sent_at > Timestamp::ZERO {
             self.queue_mut(d).flow_mut().sent(sent_at);
@@ -318,7 +318,7 @@ impl Rig {
 
     /// An attempt has ended, and the delivery is then as in `record`.
     pub fn tried(&mut self, id: DeliveryId, record: &Record, at: Timestamp) {
-        if record.lies == Location::Delivered || self.broken == Break::StaleAgainstTried {
+        if record.location == Location::Delivered || self.broken == Break::StaleAgainstTried {
             self.courses.delivered(id, record, at);
         }
     }

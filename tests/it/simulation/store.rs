@@ -39,7 +39,7 @@ impl Location {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
-    pub lies: Location,
+    pub location: Location,
     pub order_key: Digest64,
     pub received_at: Timestamp,
     /// When it happened; zero where nobody says.
@@ -133,7 +133,7 @@ impl Store {
 
     /// Commits the first `n` requests; tells what the dispatcher hears of it, or which change found its delivery gone.
     pub fn commit(&mut self, n: usize, now: Timestamp) -> Result<Vec<StoreEvent>, DeliveryId> {
-        let (mut news, mut tickets) = (Vec::new(), Vec::new());
+        let (mut store_events, mut tickets) = (Vec::new(), Vec::new());
         for request in self.pending.drain(..n).collect::<Vec<_>>() {
             match request {
                 Request::Accept(arrivals) => tickets.extend(arrivals.iter().map(|arrival| self.accept(arrival))),
@@ -141,10 +141,10 @@ impl Store {
                     let row = self
                         .durable
                         .get_mut(&id)
-                        .filter(|row| row.lies.waits() && row.lies.due() == from.due())
+                        .filter(|row| row.location.waits() && row.location.due() == from.due())
                         .ok_or(id)?;
                     *row = record;
-                    if record.lies == Location::Dead {
+                    if record.location == Location::Dead {
                         self.dead.insert(id);
                     }
                 }
@@ -157,7 +157,7 @@ impl Store {
                 }
                 Request::Fix { destination, fixed } => {
                     self.stand(destination, now, |store| drop(store.breakers.insert(destination, fixed.clone())));
-                    news.push(StoreEvent::Breaker(destination, fixed));
+                    store_events.push(StoreEvent::Breaker(destination, fixed));
                 }
                 Request::Pause { destination, until } => {
                     self.stand(destination, now, |store| {
@@ -165,41 +165,41 @@ impl Store {
                     });
                     let (who, reason) = ("operator".to_owned(), String::new());
                     let pause = until.map(|until| Pause { who, reason, since: now, until });
-                    news.push(StoreEvent::Paused(destination, pause));
+                    store_events.push(StoreEvent::Paused(destination, pause));
                 }
                 Request::Redrive(ids) => {
                     let ids = self.change_dead(&ids, |row| {
                         let forgiven = row.attempts;
-                        let (lies, free, refused) = (Location::Delay(now), 0, None);
-                        Record { lies, forgiven, free, refused, redriven: true, tried_at: None, ..row }
+                        let (location, free, refused) = (Location::Delay(now), 0, None);
+                        Record { location, forgiven, free, refused, redriven: true, tried_at: None, ..row }
                     });
-                    news.push(StoreEvent::Redriven(ids.into_iter().map(|id| self.ticket(id)).collect()));
+                    store_events.push(StoreEvent::Redriven(ids.into_iter().map(|id| self.ticket(id)).collect()));
                 }
                 Request::Purge(ids) => {
-                    let ids = self.change_dead(&ids, |row| Record { lies: Location::Discarded, ..row });
-                    news.push(StoreEvent::Discarded(
+                    let ids = self.change_dead(&ids, |row| Record { location: Location::Discarded, ..row });
+                    store_events.push(StoreEvent::Discarded(
                         ids.into_iter().map(|id| (id, self.durable[&id].order_key)).collect(),
                     ));
                 }
             }
         }
         if !tickets.is_empty() {
-            news.push(StoreEvent::Accepted { tickets: tickets.into(), next: self.next });
+            store_events.push(StoreEvent::Accepted { tickets: tickets.into(), next: self.next });
         }
-        Ok(news)
+        Ok(store_events)
     }
 
     /// Changes what was decided of a destination, and notes whether everything is let in by it.
     fn stand(&mut self, d: DestinationId, now: Timestamp, change: impl FnOnce(&mut Self)) {
-        let before = self.stance(d);
+        let before = self.overrides(d);
         change(self);
-        if let Some(at) = self.stance(d).reopened_at(&before, now) {
+        if let Some(at) = self.overrides(d).reopened_at(&before, now) {
             let paced = self.paced.entry(d).or_default();
-            paced.let_in_at = paced.let_in_at.max(at);
+            paced.released_at = paced.released_at.max(at);
         }
     }
 
-    fn stance(&self, d: DestinationId) -> DestinationOverrides {
+    fn overrides(&self, d: DestinationId) -> DestinationOverrides {
         let (who, reason, since) = (String::new(), String::new(), Timestamp::ZERO);
         let pause = self.pauses.get(&d).copied().flatten().map(|until| Pause { who, reason, since, until });
         DestinationOverrides { pause, breaker: self.breakers.get(&d).cloned().flatten() }
@@ -214,10 +214,21 @@ impl Store {
         let Arrival { order_key, to, received_at, time, kind } = *arrival;
         let sequence = self.next;
         self.next = sequence.next();
-        let (lies, tried_at, refused, redriven) = (Location::Page, None, None, false);
+        let (location, tried_at, refused, redriven) = (Location::Page, None, None, false);
         let (attempts, forgiven, free) = (0, 0, 0);
-        let record =
-            Record { lies, order_key, received_at, time, kind, attempts, forgiven, free, refused, redriven, tried_at };
+        let record = Record {
+            location,
+            order_key,
+            received_at,
+            time,
+            kind,
+            attempts,
+            forgiven,
+            free,
+            refused,
+            redriven,
+            tried_at,
+        };
         for destination in to.iter() {
             let id = DeliveryId { sequence, destination };
             self.durable.insert(id, record);
@@ -230,7 +241,7 @@ impl Store {
     fn change_dead(&mut self, ids: &[DeliveryId], change: impl Fn(Record) -> Record) -> Vec<DeliveryId> {
         let mut changed = Vec::new();
         for id in ids {
-            let Some(row) = self.durable.get_mut(id).filter(|row| row.lies == Location::Dead) else { continue };
+            let Some(row) = self.durable.get_mut(id).filter(|row| row.location == Location::Dead) else { continue };
             *row = change(*row);
             self.dead.remove(id);
             self.live.insert(*id, *row);
@@ -243,8 +254,8 @@ impl Store {
     pub fn give_up_page(&mut self, ids: &[DeliveryId]) {
         for id in ids {
             for rows in [&mut self.durable, &mut self.live] {
-                if let Some(row) = rows.get_mut(id).filter(|row| row.lies == Location::Page) {
-                    row.lies = Location::Delay(Timestamp::ZERO);
+                if let Some(row) = rows.get_mut(id).filter(|row| row.location == Location::Page) {
+                    row.location = Location::Delay(Timestamp::ZERO);
                 }
             }
         }
@@ -255,14 +266,14 @@ impl Store {
         let behind = self.next.min(from.plus(span));
         let first = DeliveryId { sequence: from, destination: DestinationId(0) };
         let rows = self.durable.range(first..).take_while(|(id, _)| id.sequence < behind);
-        let here = rows.filter(|(id, row)| id.destination == d && row.lies == Location::Page);
+        let here = rows.filter(|(id, row)| id.destination == d && row.location == Location::Page);
         (here.map(|(id, _)| self.ticket(*id)).collect(), behind)
     }
 
     pub fn ticket(&self, id: DeliveryId) -> Ticket {
         let row = self.durable[&id];
         let to = DestinationSet::EMPTY.with(id.destination);
-        let place = Place::under(row.lies.due());
+        let place = Place::under(row.location.due());
         Ticket {
             sequence: id.sequence,
             order_key: row.order_key,
@@ -275,7 +286,7 @@ impl Store {
 
     /// Everything in pages lies at or behind it.
     pub fn floor(&self) -> Sequence {
-        let in_page = self.durable.iter().find(|(_, row)| row.lies == Location::Page);
+        let in_page = self.durable.iter().find(|(_, row)| row.location == Location::Page);
         in_page.map_or(self.next, |(id, _)| id.sequence)
     }
 

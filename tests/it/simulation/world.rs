@@ -65,7 +65,7 @@ pub struct World {
     pub now: Timestamp,
     pub flights: Vec<Flight>,
     pub ended: Vec<Ended>,
-    pub news: VecDeque<StoreEvent>,
+    pub store_events: VecDeque<StoreEvent>,
     pub loads: Vec<Load>,
     pub wake: Option<Timestamp>,
     pub waits: u64,
@@ -92,7 +92,7 @@ impl World {
             now: START,
             flights: Vec::new(),
             ended: Vec::new(),
-            news: VecDeque::new(),
+            store_events: VecDeque::new(),
             loads: Vec::new(),
             wake: None,
             waits: 0,
@@ -184,11 +184,12 @@ impl World {
                 _ => {}
             }
         }
-        let news = self.store.commit(n, self.now);
-        let news = news.or_else(|id| violation("I8", format!("{id} is not where its transition looks for it")))?;
-        self.note(|_| format!("commit {n} requests: {}", news.iter().map(told).collect::<Vec<_>>().join(", ")));
-        for news in &news {
-            match news {
+        let store_events = self.store.commit(n, self.now);
+        let store_events =
+            store_events.or_else(|id| violation("I8", format!("{id} is not where its transition looks for it")))?;
+        self.note(|_| format!("commit {n} requests: {}", store_events.iter().map(told).collect::<Vec<_>>().join(", ")));
+        for store_events in &store_events {
+            match store_events {
                 StoreEvent::Accepted { tickets, .. } => {
                     for ticket in tickets.iter().filter(|t| t.sequence >= first) {
                         let ids =
@@ -203,14 +204,14 @@ impl World {
                 | StoreEvent::Breaker(..) => {}
             }
         }
-        self.news.extend(news);
+        self.store_events.extend(store_events);
         Ok(())
     }
 
     pub fn hear_news(&mut self) {
-        let Some(news) = self.news.pop_front() else { return };
-        self.note(|_| format!("hear {}", told(&news)));
-        match news {
+        let Some(store_events) = self.store_events.pop_front() else { return };
+        self.note(|_| format!("hear {}", told(&store_events)));
+        match store_events {
             StoreEvent::Accepted { tickets, next } => self.rig.accepted(&tickets, next),
             StoreEvent::Redriven(tickets) => {
                 for ticket in tickets {
@@ -318,12 +319,12 @@ impl World {
         let free = record.free + u32::from(free);
         let failed = Record { attempts: record.attempts + 1, free, refused, tried_at: Some(tried_at), ..record };
         let record = match verdict {
-            Verdict::Delivered => Record { lies: Location::Delivered, ..record },
-            Verdict::Retry { due } => Record { lies: Location::Delay(due), ..failed },
-            Verdict::Dead(_) => Record { lies: Location::Dead, ..failed },
+            Verdict::Delivered => Record { location: Location::Delivered, ..record },
+            Verdict::Retry { due } => Record { location: Location::Delay(due), ..failed },
+            Verdict::Dead(_) => Record { location: Location::Dead, ..failed },
             Verdict::Discarded | Verdict::Postponed => return violation("I8", format!("{id} was sent: {verdict:?}")),
         };
-        let from = self.store.live[&id].lies;
+        let from = self.store.live[&id].location;
         if outcome == Outcome::Answered(200) {
             self.judge.succeeded(id)?;
             self.judge.latecomers.delivered(id.destination, &record);
@@ -441,7 +442,7 @@ impl World {
     /// The store gives up its oldest page, once the scheduler knows what is in it.
     fn give_up_page(&mut self) -> Result<(), Violation> {
         self.dispatch()?;
-        let known = self.loads.is_empty() && self.news.is_empty() && self.judge.open() < OPEN_MANY;
+        let known = self.loads.is_empty() && self.store_events.is_empty() && self.judge.open() < OPEN_MANY;
         if !known && self.broken != Break::GivesUpUnknownPage || self.rng.bool() {
             return Ok(());
         }
@@ -472,7 +473,8 @@ impl World {
             return Ok(());
         }
         let loading = |d: DestinationId| self.loads.iter().any(|load| load.d == d);
-        let settled: Vec<bool> = self.destinations.iter().map(|d| !loading(d.id) && self.news.is_empty()).collect();
+        let settled: Vec<bool> =
+            self.destinations.iter().map(|d| !loading(d.id) && self.store_events.is_empty()).collect();
         for (d, settled) in self.destinations.iter().zip(&settled) {
             if *settled && self.judge.open() <= OPEN_MANY {
                 self.judge.knows(d.id, self.store.next);
@@ -513,11 +515,17 @@ impl World {
     }
 
     /// Its turn has come too late; it comes to its end without an attempt.
-    fn not_sent(&mut self, start: Start, record: Record, lies: Location, verdict: Verdict) -> Result<(), Violation> {
+    fn not_sent(
+        &mut self,
+        start: Start,
+        record: Record,
+        location: Location,
+        verdict: Verdict,
+    ) -> Result<(), Violation> {
         let id = DeliveryId { sequence: start.sequence, destination: start.destination };
-        self.note(|_| format!("{id} is not sent, and {lies:?}"));
+        self.note(|_| format!("{id} is not sent, and {location:?}"));
         self.judge.takes_back(id);
-        self.store.ask(Request::Moved { id, from: record.lies, record: Record { lies, ..record } });
+        self.store.ask(Request::Moved { id, from: record.location, record: Record { location, ..record } });
         let judgement = Judgement::without_call(verdict);
         self.ended.push(Ended { start, judgement, asked: Timestamp::ZERO });
         Ok(())
@@ -549,9 +557,9 @@ fn granted(wish: Duration, retry: &Retry, now: Timestamp) -> Timestamp {
 }
 
 /// News in a few words: `sequence:lane>destinations`.
-fn told(news: &StoreEvent) -> String {
+fn told(store_events: &StoreEvent) -> String {
     let ticket = |t: &Ticket| format!("{}:{}>{:b}", t.sequence, t.order_key.0, t.to.0);
-    match news {
+    match store_events {
         StoreEvent::Accepted { tickets, .. } => {
             format!("accepted {}", tickets.iter().map(ticket).collect::<Vec<_>>().join(" "))
         }

@@ -89,7 +89,7 @@ fn play(store: &Store, rng: &mut fastrand::Rng, id: DeliveryId) {
         }
         6 => {
             let dead_letter = DeadLetter { delivery: delivery(), reason: Reason::Permanent, dead_at: START };
-            store.record(Transition::Dead { from: Place::Page, letter: Box::new(dead_letter) });
+            store.record(Transition::Dead { from: Place::Page, dead_letter: Box::new(dead_letter) });
         }
         _ => {}
     }

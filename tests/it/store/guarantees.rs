@@ -188,7 +188,7 @@ async fn i24_a_delivery_is_always_in_exactly_one_place() {
         reason: Reason::Exhausted,
         dead_at: START,
     };
-    bench.store.record(Transition::Dead { from: Place::Delay(due), letter: Box::new(dead_letter.clone()) });
+    bench.store.record(Transition::Dead { from: Place::Delay(due), dead_letter: Box::new(dead_letter.clone()) });
     bench.delivered(id(3), Place::Page);
     bench.delivered(id(3), Place::Page);
     bench.sound().await;

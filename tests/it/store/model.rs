@@ -10,8 +10,8 @@ use holdline::clock::Clock;
 use holdline::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place, Reason};
 use holdline::event::{DestinationId, Event, Sequence};
 use holdline::store::{
-    Arrival, Cause, Change, DlqAction, Gap, IntakeOverride, Opened, Options, Pause, Proof, QuarantinedRequest, Receipt,
-    Room, Store, Transition, Windows,
+    Arrival, Cause, Change, DlqAction, IntakeOverride, Opened, Options, Outage, Pause, Proof, QuarantinedRequest,
+    Receipt, Room, Store, Transition, Windows,
 };
 use holdline::time::Timestamp;
 use proptest::prelude::*;
@@ -42,7 +42,7 @@ enum Step {
     Pause(u8, bool),
     Hold(u8, u16),
     IntakeOverride(bool),
-    Gap,
+    Outage,
     Detain(u8),
     LetIn(usize),
     Pass(u16),
@@ -66,7 +66,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..3u8, any::<bool>()).prop_map(|(d, on)| Step::Pause(d, on)),
         1 => (0..3u8, 1..900u16).prop_map(|(d, s)| Step::Hold(d, s)),
         1 => any::<bool>().prop_map(Step::IntakeOverride),
-        1 => Just(Step::Gap),
+        1 => Just(Step::Outage),
         1 => (0..4u8).prop_map(Step::Detain),
         1 => any::<usize>().prop_map(Step::LetIn),
         2 => (1..900u16).prop_map(Step::Pass),
@@ -101,9 +101,9 @@ struct Model {
     dead_lettered: u64,
     paused: BTreeMap<DestinationId, Option<Pause>>,
     holds: BTreeMap<DestinationId, Timestamp>,
-    door: Option<IntakeOverride>,
-    gaps: usize,
-    detained: BTreeMap<u64, QuarantinedRequest>,
+    intake_override: Option<IntakeOverride>,
+    outages: usize,
+    quarantined: BTreeMap<u64, QuarantinedRequest>,
 }
 
 impl Model {
@@ -284,8 +284,9 @@ impl Bench {
     fn bury(&mut self, n: usize) {
         let Some((id, from, mut delivery)) = self.model.waiting(n) else { return };
         fail(&mut delivery, self.clock.now());
-        let letter = DeadLetter { delivery: delivery.clone(), reason: Reason::Exhausted, dead_at: self.clock.now() };
-        self.store().record(Transition::Dead { from, letter: Box::new(letter) });
+        let dead_letter =
+            DeadLetter { delivery: delivery.clone(), reason: Reason::Exhausted, dead_at: self.clock.now() };
+        self.store().record(Transition::Dead { from, dead_letter: Box::new(dead_letter) });
         self.model.lie.insert(id, (Where::Dead, delivery));
         self.model.dead_lettered += 1;
     }
@@ -357,18 +358,20 @@ impl Bench {
                     since: now,
                     until: Timestamp::NEVER,
                 };
-                let door = if *open { IntakeOverride::Open } else { closed };
-                change(Change::IntakeOverride { what: "d".to_owned(), door: door.clone() }).await.unwrap();
-                self.model.door = Some(door);
+                let intake_override = if *open { IntakeOverride::Open } else { closed };
+                change(Change::IntakeOverride { what: "d".to_owned(), intake_override: intake_override.clone() })
+                    .await
+                    .unwrap();
+                self.model.intake_override = Some(intake_override);
             }
-            Step::Gap => {
-                let gap = Gap { from: now, until: now, reason: "disk_low".to_owned(), refused: 1 };
-                change(Change::Outage { number: self.store().next_gap(), gap }).await.unwrap();
-                self.model.gaps += 1;
+            Step::Outage => {
+                let outage = Outage { from: now, until: now, reason: "disk_low".to_owned(), refused: 1 };
+                change(Change::Outage { number: self.store().next_outage(), outage }).await.unwrap();
+                self.model.outages += 1;
             }
             Step::Detain(body) => {
                 let (source, cause) = ("default".to_owned(), Cause::BadSignature);
-                let detained = QuarantinedRequest {
+                let quarantined = QuarantinedRequest {
                     at: now,
                     source,
                     cause,
@@ -378,18 +381,18 @@ impl Bench {
                     proof: Proof::Nothing,
                 };
                 let number =
-                    self.store().quarantine(detained.clone(), Room::undivided(1 << 20)).await.unwrap().unwrap();
-                if !self.model.detained.values().any(|known| known.body == detained.body) {
-                    self.model.detained.insert(number, detained);
+                    self.store().quarantine(quarantined.clone(), Room::undivided(1 << 20)).await.unwrap().unwrap();
+                if !self.model.quarantined.values().any(|known| known.body == quarantined.body) {
+                    self.model.quarantined.insert(number, quarantined);
                 }
             }
             Step::LetIn(n) => {
-                let all: Vec<u64> = self.model.detained.keys().copied().collect();
+                let all: Vec<u64> = self.model.quarantined.keys().copied().collect();
                 let Some(number) = all.get(n % all.len().max(1)) else { return };
                 let event = event("call", "", b"{}", 2, now);
                 let arrivals = vec![Arrival::new(event.clone())];
                 let receipts = self.store().readmit(*number, arrivals).await.unwrap().unwrap();
-                self.model.detained.remove(number);
+                self.model.quarantined.remove(number);
                 self.receipt(event, receipts[0]);
             }
             _ => unreachable!("not a command"),
@@ -427,8 +430,8 @@ impl Bench {
         }
         for id in store.dead_ids(None) {
             let id = id.unwrap();
-            let letter = store.dead_letter(id).unwrap().unwrap();
-            assert!(found.insert(id, (Where::Dead, letter.delivery)).is_none(), "{id} is dead and waits");
+            let dead_letter = store.dead_letter(id).unwrap().unwrap();
+            assert!(found.insert(id, (Where::Dead, dead_letter.delivery)).is_none(), "{id} is dead and waits");
         }
         assert_eq!(found, model.lie);
         let totals = store.totals();
@@ -451,11 +454,14 @@ impl Bench {
         for (d, until) in &model.holds {
             assert_eq!(store.hold(*d).map(|hold| hold.until), Some(*until));
         }
-        assert_eq!(store.intake_override(), model.door);
-        assert_eq!(store.gaps(u64::MAX, 10_000).unwrap().len(), model.gaps);
-        let kept: BTreeMap<u64, QuarantinedRequest> =
-            store.quarantined_from(0, 10_000).into_iter().map(|n| (n, store.detained(n).unwrap().unwrap())).collect();
-        assert_eq!(kept, model.detained);
+        assert_eq!(store.intake_override(), model.intake_override);
+        assert_eq!(store.outages(u64::MAX, 10_000).unwrap().len(), model.outages);
+        let kept: BTreeMap<u64, QuarantinedRequest> = store
+            .quarantined_from(0, 10_000)
+            .into_iter()
+            .map(|n| (n, store.quarantined(n).unwrap().unwrap()))
+            .collect();
+        assert_eq!(kept, model.quarantined);
     }
 }
 

@@ -1,8 +1,8 @@
 //! Salvage: copies the readable content of a store that sled can no longer open into a new store.
 //!
-//! *Invariants.* The damaged folder is only read. Every copied byte verifies twice: as a message of sled's log and as a record of
-//! the store. A page is copied only if history does not contradict its events. The new store passes `check`. Missing deliveries
-//! are counted and, where a record mentions them, named.
+//! *Invariants.* The damaged folder is only read. Every copied byte verifies twice: as a message of sled's log and as a
+//! record of the store. A page is copied only if history does not contradict its events. The new store passes `check`.
+//! Missing deliveries are counted and, where a record mentions them, named.
 //!
 //! # Levels
 //! | level | module | purpose |
@@ -118,8 +118,8 @@ fn names(found: &LogRows, damaged: &mut Vec<String>) -> Result<Names, StoreError
     Ok(names)
 }
 
-/// Adds replacement names up to the highest number in use, so that no number is assigned again. Deliveries for a destination with
-/// a replacement name wait until one is configured under that name.
+/// Adds replacement names up to the highest number in use, so that no number is assigned again. Deliveries for a destination
+/// with a replacement name wait until one is configured under that name.
 fn pad_names(names: &mut Names, scan: &Scan, resolution: &Resolution) {
     let entries = resolution.pages.values().flat_map(|(_, entries)| entries);
     let to = entries.clone().map(|e| e.to.0).fold(0, std::ops::BitOr::bitor);
@@ -195,8 +195,8 @@ mod tests {
         DeliveryId { sequence: Sequence(n), destination: DestinationId(0) }
     }
 
-    /// Creates a store with six events: 1 is delivered, 2 is a dead letter, 3 is delayed, 4 was a dead letter and is discarded, the
-    /// others wait. Returns its counters.
+    /// Creates a store with six events: 1 is delivered, 2 is a dead letter, 3 is delayed, 4 was a dead letter and is
+    /// discarded, the others wait. Returns its counters.
     async fn store_with_six_events(path: &Path) -> Totals {
         let clock = crate::clock::Clock::manual(Timestamp(1000));
         let Opened { store, committer, .. } = Store::open(path, Options::default(), clock).unwrap();
@@ -212,7 +212,7 @@ mod tests {
         store.record(Transition::Hold { destination, until: Timestamp(9000), reason });
         for n in [2, 4] {
             let dead_letter = DeadLetter { delivery: delivery(n), reason: Reason::Permanent, dead_at: at };
-            store.record(Transition::Dead { from, letter: Box::new(dead_letter) });
+            store.record(Transition::Dead { from, dead_letter: Box::new(dead_letter) });
         }
         store.flush().await.unwrap();
         store.dlq(DlqAction::Purge, vec![id(4)], "test".to_owned()).await.unwrap();

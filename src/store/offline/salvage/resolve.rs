@@ -1,9 +1,9 @@
 //! Decides the state of each delivery from the records that could be read; in doubt a delivery is made again.
 //!
-//! *Rules.* A delivery whose last settlement is `Delivered` or `Discarded` is done, and all copies of it are stale. If it is both in
-//! the delay tree and in the dead letter queue, the newer copy is used; either is preferred over a copy in a page. A delivery
-//! without copy and settlement is lost. If its copy was removed and settlements are missing, its end is unknown: it may have been
-//! delivered.
+//! *Rules.* A delivery whose last settlement is `Delivered` or `Discarded` is done, and all copies of it are stale. If it is
+//! both in the delay tree and in the dead letter queue, the newer copy is used; either is preferred over a copy in a page. A
+//! delivery without copy and settlement is lost. If its copy was removed and settlements are missing, its end is unknown: it
+//! may have been delivered.
 
 use super::scan::{Page, Scan};
 use crate::delivery::DeliveryId;
@@ -24,7 +24,7 @@ pub enum MissingReason {
 /// The state of all events and deliveries, as the new store will have it.
 #[derive(Debug, Default)]
 pub struct Resolution {
-    /// Pages by first sequence, without gaps from the head of history on; unidentified events have no destination.
+    /// Pages by first sequence, without holes from the head of history on; unidentified events have no destination.
     pub pages: BTreeMap<u64, (PageShape, Vec<Entry>)>,
     pub settlements: Vec<Settlement>,
     pub missing: Vec<(DeliveryId, MissingReason)>,
@@ -202,8 +202,8 @@ mod tests {
         resolve(scan, Timestamp(9), no_page).unwrap()
     }
 
-    /// Eight events: 1 waits in its page, 2 is delivered, 3 is delayed, 4 is a dead letter, 5 was moved and its copy removed, 6 has
-    /// only its history, and the page of 7 and 8 was emptied.
+    /// Eight events: 1 waits in its page, 2 is delivered, 3 is delayed, 4 is a dead letter, 5 was moved and its copy
+    /// removed, 6 has only its history, and the page of 7 and 8 was emptied.
     fn mixed() -> Scan {
         let known = [
             settled(2, EndKind::Delivered),
@@ -249,9 +249,9 @@ mod tests {
         let mut cut = mixed();
         cut.watermark.next_settlement = cut.totals.next_settlement + 1;
         assert!(unknown(cut), "the watermark is higher");
-        let mut gap = mixed();
-        gap.settlements.remove(&1);
-        assert!(unknown(gap));
+        let mut outage = mixed();
+        outage.settlements.remove(&1);
+        assert!(unknown(outage));
         assert!(unknown(Scan { totals_known: false, ..mixed() }));
     }
 

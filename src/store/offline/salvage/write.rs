@@ -100,7 +100,7 @@ impl Writer<'_> {
         self.count_copied(Table::History, row.entries.len() as u64)
     }
 
-    /// Renumbers the settlements without gaps; returns the next number.
+    /// Renumbers the settlements without holes; returns the next number.
     fn write_settlements(&mut self) -> Result<u64, StoreError> {
         let mut next = self.scan.totals.settled_head;
         for chunk in self.resolution.settlements.chunks(SettledRow::SETTLEMENTS_MAX) {
@@ -203,7 +203,8 @@ impl Writer<'_> {
         Ok(totals)
     }
 
-    /// The counters of a destination, balanced: deliveries that only the old counters mention count as discarded. Also returns their number.
+    /// The counters of a destination, balanced: deliveries that only the old counters mention count as discarded. Also
+    /// returns their number.
     fn counters(&self, d: DestinationId) -> (Counters, u64) {
         let scan = self.scan;
         let count = |of: &BTreeMap<DeliveryId, StoredCopy>| of.keys().filter(|id| id.destination == d).count() as u64;
@@ -242,7 +243,7 @@ mod tests {
     use super::*;
     use crate::event::Digest64;
     use crate::store::engine::folder::Folder;
-    use crate::store::model::record::{Entry, Gap, Hold, PageShape, Settlement};
+    use crate::store::model::record::{Entry, Hold, Outage, PageShape, Settlement};
     use crate::store::model::table::{hold_key, redrive_list_key};
     use crate::store::offline::salvage::scan::tests::found;
 
@@ -285,11 +286,11 @@ mod tests {
             let (who, what) = ("admin".to_owned(), what.to_owned());
             Audit { at: Timestamp(1), who, what, count: 2, since: Some(Timestamp(1)) }.encode()
         };
-        let gap = Gap { from: Timestamp(1), until: Timestamp(2), reason: "disk".to_owned(), refused: 3 };
+        let outage = Outage { from: Timestamp(1), until: Timestamp(2), reason: "disk".to_owned(), refused: 3 };
         let good = [
             (Table::Audit, 1, audit("one")),
             (Table::Audit, 3, audit(&"long ".repeat(5000))),
-            (Table::Outages, 1, codec::encode(Kind::Outage, &gap)),
+            (Table::Outages, 1, codec::encode(Kind::Outage, &outage)),
             (Table::Damaged, 1, codec::encode(Kind::DamagedRecord, &7u64)),
             (Table::QuarantinedRequest, 4, codec::encode(Kind::QuarantinedRequest, &7u64)),
         ];
@@ -298,7 +299,7 @@ mod tests {
         let (_dir, found) = found(|batch| {
             *batch = was.clone();
             batch.put_long(Table::Audit, &number_key(2), &spoiled(audit("two")));
-            batch.put_long(Table::Outages, &number_key(2), &spoiled(codec::encode(Kind::Outage, &gap)));
+            batch.put_long(Table::Outages, &number_key(2), &spoiled(codec::encode(Kind::Outage, &outage)));
         });
         let (scan, resolution) = (Scan::default(), Resolution::default());
         let (done, summary, rows) = written(&found, &scan, &resolution, |writer| writer.copy_independent_records());
@@ -397,8 +398,8 @@ mod tests {
         of.iter().map(|n| (id(n), StoredCopy { key: Vec::new(), lsn: 1, bytes: 10 })).collect()
     }
 
-    /// The counters of [`HERE`], and the number of unaccounted deliveries. The old counters are those before event 11: ten accepted,
-    /// four delivered and one discarded (settlements 1 to 5); two are dead letters and one is delayed.
+    /// The counters of [`HERE`], and the number of unaccounted deliveries. The old counters are those before event 11: ten
+    /// accepted, four delivered and one discarded (settlements 1 to 5); two are dead letters and one is delayed.
     fn counters(totals_known: bool, waiting_in_pages: u64, later: &[EndKind]) -> ((u64, u64, u64, u64, u64), u64) {
         let (_dir, found) = found(|_| ());
         let mut scan =

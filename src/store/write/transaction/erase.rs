@@ -1,4 +1,4 @@
-//! Erasure in the ledger: deliveries, letters, pages and what is remembered of some events, in one commit.
+//! Erasure in a transaction: the deliveries, dead letters, pages and history entries of some events, in one commit.
 
 use super::Transaction;
 use crate::delivery::DeliveryId;
@@ -27,18 +27,18 @@ impl Transaction<'_> {
             erased.remembered += u64::from(self.forget_entry(sequence)?);
         }
         for number in &erasure.damaged {
-            let deleted = self.draft.delete_long(self.engine, Table::Damaged, &number_key(*number))?;
+            let deleted = self.batch.delete_long(self.engine, Table::Damaged, &number_key(*number))?;
             erased.damaged += u64::from(deleted.is_some());
         }
-        erased.detained = erasure.detained.iter().filter(|number| self.forget(**number)).count() as u64;
+        erased.quarantined = erasure.quarantined.iter().filter(|number| self.forget(**number)).count() as u64;
         self.audit(who, &erasure.what, usize::try_from(erased.total()).unwrap_or(usize::MAX));
         if !gone.is_empty() {
-            self.news.push(StoreEvent::Discarded(gone));
+            self.store_events.push(StoreEvent::Discarded(gone));
         }
         Ok(erased)
     }
 
-    /// Those that wait and those that are dead are discarded, each where it was found.
+    /// Discards the waiting deliveries and dead letters, each where it was found.
     fn erase_deliveries(
         &mut self,
         sequence: Sequence,
@@ -67,9 +67,9 @@ impl Transaction<'_> {
         Ok(gone)
     }
 
-    /// Everything that still waits in a page moves to the delay tree, and the page goes.
+    /// Moves all deliveries that remain in a page to the delay tree, and deletes the page.
     fn give_up_page(&mut self, first: Sequence) -> Result<(), StoreError> {
-        let sealed = match self.draft.get_long(self.engine, Table::Pages, &number_key(first.0)) {
+        let sealed = match self.batch.get_long(self.engine, Table::Pages, &number_key(first.0)) {
             Err(StoreError::Damaged(_)) => return Ok(()),
             sealed => sealed?,
         };
@@ -83,15 +83,15 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Leaves of an entry only that there was an event; false where nothing more was there.
+    /// Erases the content of a history entry; false if it was erased already.
     fn forget_entry(&mut self, sequence: Sequence) -> Result<bool, StoreError> {
         let Some(found) = self.engine.range(Table::History, ..=number_key(sequence.0)).next_back() else {
             return Ok(false);
         };
         let key = found?.0;
         let first = number_of(&key)?;
-        // as it is after an erasure of the same commit
-        let Some(sealed) = self.draft.row(self.engine, Table::History, &key)? else { return Ok(false) };
+        // includes erasures in the same commit
+        let Some(sealed) = self.batch.row(self.engine, Table::History, &key)? else { return Ok(false) };
         let Ok(mut row) = delta_encoding::decode::<HistoryRow>(&sealed) else { return Ok(false) };
         let Some(entry) = row.entries.get_mut((sequence.0 - first) as usize).filter(|e| !e.is_erased()) else {
             return Ok(false);
@@ -99,13 +99,13 @@ impl Transaction<'_> {
         let (sender, prior) = (entry.sender, entry.prior);
         entry.erase();
         if self.index.remembered.get(sender) == Some(sequence) {
-            // the one before it with this id, of another interaction, is remembered as before
+            // the previous event with this id, of another interaction, becomes the newest one again
             match prior {
                 Sequence(0) => self.index.remembered.remove(sender),
                 prior => self.index.remembered.insert(sender, prior),
             }
         }
-        self.draft.put(Table::History, number_key(first), delta_encoding::encode(&row));
+        self.batch.put(Table::History, number_key(first), delta_encoding::encode(&row));
         self.tail.history.replace(first, row);
         self.changed = true;
         Ok(true)

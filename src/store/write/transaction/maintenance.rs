@@ -1,4 +1,4 @@
-//! Upkeep that rides in commits: what is old enough goes, and old pages with little left in them are given up.
+//! Maintenance in each commit: deletes old history, and moves deliveries out of old pages with few of them left.
 
 use super::Transaction;
 use crate::delivery::{Delivery, DeliveryId, Place};
@@ -13,13 +13,13 @@ use crate::store::model::table::{Table, number_key, number_of};
 use crate::store::write::request::Transition;
 use crate::time::Timestamp;
 
-/// How many old rows of each kind go with one commit, at most.
+/// Limit of the old rows of each kind that one commit deletes.
 const TRIMMED_PER_COMMIT: usize = 4;
-/// So many sequences must lie behind the oldest page before it can be called sparse.
+/// Minimum number of sequences after the first one of the oldest page for it to count as sparse.
 const SPARSE_SPAN: u64 = 16_384;
 
 impl Transaction<'_> {
-    /// Takes rows from the heads of `history` and `settled` that are older than every window and speak of no live page.
+    /// Deletes rows at the heads of `history` and `settled` that are older than every window and concern no remaining page.
     pub(super) fn trim(&mut self) -> Result<(), StoreError> {
         if self.now < self.tail.trim_not_before {
             return Ok(());
@@ -30,7 +30,7 @@ impl Transaction<'_> {
         for _ in 0..TRIMMED_PER_COMMIT {
             let head = self.index.totals.history_head;
             let Some(row) = self.head::<HistoryRow>(head.0)? else {
-                self.index.totals.history_head = Sequence(self.skip_gap::<HistoryRow>(head.0)?);
+                self.index.totals.history_head = Sequence(self.skip_hole::<HistoryRow>(head.0)?);
                 break;
             };
             let end = head.plus(row.span() as u64);
@@ -47,7 +47,7 @@ impl Transaction<'_> {
                     self.index.remembered.remove(entry.sender);
                 }
             }
-            self.draft.delete(Table::History, number_key(head.0));
+            self.batch.delete(Table::History, number_key(head.0));
             self.index.totals.history_head = end;
             self.tail.history.forget_before(end.0);
             self.changed = true;
@@ -56,7 +56,7 @@ impl Transaction<'_> {
         for _ in 0..TRIMMED_PER_COMMIT {
             let head = self.index.totals.settled_head;
             let Some(row) = self.head::<SettledRow>(head)? else {
-                self.index.totals.settled_head = self.skip_gap::<SettledRow>(head)?;
+                self.index.totals.settled_head = self.skip_hole::<SettledRow>(head)?;
                 break;
             };
             let newest = row.settlements.iter().map(|s| s.at).max().unwrap_or_default();
@@ -64,10 +64,10 @@ impl Transaction<'_> {
             if speaks_of_live || !(self.now.since(newest) > window || self.is_beyond()) {
                 break;
             }
-            self.draft.delete(Table::Settled, number_key(head));
+            self.batch.delete(Table::Settled, number_key(head));
             self.index.totals.settled_head = head + row.span() as u64;
             self.tail.settled.forget_before(self.index.totals.settled_head);
-            self.index.spans.forget_before(self.index.totals.settled_head);
+            self.index.settlement_index.forget_before(self.index.totals.settled_head);
             self.changed = true;
             not_before = Timestamp::ZERO;
         }
@@ -75,23 +75,23 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Whether more is remembered than there is room for.
+    /// Whether the history exceeds a size limit.
     fn is_beyond(&self) -> bool {
         history::bytes(&self.index.totals) > self.history.bytes_max
             || self.index.remembered.bytes() > self.history.memory_max
     }
 
     fn head<R: Deltas>(&self, key: u64) -> Result<Option<R>, StoreError> {
-        let sealed = self.draft.row(self.engine, R::TABLE, &number_key(key))?;
-        // one that does not verify is as good as missing
+        let sealed = self.batch.row(self.engine, R::TABLE, &number_key(key))?;
+        // a damaged row counts as missing
         Ok(sealed.and_then(|sealed| delta_encoding::decode(&sealed).ok()))
     }
 
-    /// Rows that were lost to damage leave a gap at the head, which recovery has told of; the head goes on behind it.
-    fn skip_gap<R: Deltas>(&mut self, head: u64) -> Result<u64, StoreError> {
+    /// Moves the head over a hole left by damaged rows, which recovery has reported.
+    fn skip_hole<R: Deltas>(&mut self, head: u64) -> Result<u64, StoreError> {
         match self.engine.range(R::TABLE, number_key(head + 1)..).next() {
             Some(row) => {
-                self.draft.delete(R::TABLE, number_key(head));
+                self.batch.delete(R::TABLE, number_key(head));
                 self.changed = true;
                 Ok(number_of(&row?.0)?)
             }
@@ -99,14 +99,15 @@ impl Transaction<'_> {
         }
     }
 
-    /// An old page that pins everything behind it for a few deliveries is given up: they move to the delay tree.
+    /// Moves the last deliveries of an old page to the delay tree, since the page prevents the deletion of all history after
+    /// it.
     pub(super) fn move_out_sparse_page(&mut self) -> Result<(), StoreError> {
         let Some((first, count, _)) = self.index.pages.oldest() else { return Ok(()) };
         let span = self.index.totals.next_sequence.0 - first.0;
         if span < SPARSE_SPAN || self.index.pages.live_events() * 4 > span {
             return Ok(());
         }
-        let sealed = match self.draft.get_long(self.engine, Table::Pages, &number_key(first.0)) {
+        let sealed = match self.batch.get_long(self.engine, Table::Pages, &number_key(first.0)) {
             Ok(sealed) => sealed.ok_or(Damaged::Missing),
             Err(StoreError::Damaged(why)) => Err(why),
             Err(e) => return Err(e),

@@ -1,11 +1,11 @@
-//! What an operator changes, and what the daemon notes about its own life; each with its audit entry in the same commit.
+//! Changes by operators and by the daemon itself, each with its audit entry in the same commit.
 
 use crate::clock::{ClockReference, Step};
 use crate::delivery::{Delivery, DeliveryId, Place};
 use crate::event::{DestinationId, Digest64};
 use crate::store::engine::error::StoreError;
 use crate::store::engine::read;
-use crate::store::index::quarantine_index::{Full, Parcel, Room};
+use crate::store::index::quarantine_index::{Full, PreparedRequest, Room};
 use crate::store::model::audit::{AUDIT_MAX, Audit, Repeated};
 use crate::store::model::codec::{self, Kind};
 use crate::store::model::destination::{BreakerOverride, DestinationOverrides, PacingState, Pause};
@@ -18,66 +18,66 @@ use crate::store::write::request::{Arrival, Change, Receipt, StoreEvent};
 use crate::store::write::transaction::Transaction;
 use crate::time::Timestamp;
 
-/// So many gaps are kept; the oldest go.
+/// Number of outages that are kept; older ones are deleted.
 const OUTAGES_MAX: u64 = 10_000;
 
 impl Transaction<'_> {
-    /// Makes a change, and says how many things it concerned.
+    /// Makes a change; returns how many items it changed.
     pub fn change(&mut self, change: Change, who: &str) -> Result<usize, StoreError> {
         match change {
             Change::Discard { what, deliveries } => self.discard(&deliveries, &what, who),
             Change::RetryNow { what, deliveries } => {
                 let count = deliveries.len();
                 self.audit(who, &what, count);
-                self.news.push(StoreEvent::RetryNow(deliveries));
+                self.store_events.push(StoreEvent::RetryNow(deliveries));
                 Ok(count)
             }
-            Change::IntakeOverride { what, door } => {
-                let changes = self.set_intake(door);
+            Change::IntakeOverride { what, intake_override } => {
+                let changes = self.set_intake(intake_override);
                 self.audit(who, &what, changes.into());
                 Ok(1)
             }
             Change::Pause { what, destination, pause } => {
                 let changes = self.pause(destination, pause.clone());
-                self.news.push(StoreEvent::Paused(destination, pause));
+                self.store_events.push(StoreEvent::Paused(destination, pause));
                 self.audit(who, &what, changes.into());
                 Ok(1)
             }
             Change::Breaker { what, destination, fixed } => {
                 let changes = self.fix_breaker(destination, fixed.clone(), self.now);
-                self.news.push(StoreEvent::Breaker(destination, fixed));
+                self.store_events.push(StoreEvent::Breaker(destination, fixed));
                 self.audit(who, &what, changes.into());
                 Ok(1)
             }
             Change::RedriveBegin { what, destination, redrive, list } => {
                 Ok(self.begin_redrive(destination, *redrive, &list, &what).into())
             }
-            Change::RedriveNext { destination, letters } => self.take_redrive_further(destination, &letters),
+            Change::RedriveNext { destination, dead_letters } => self.take_redrive_further(destination, &dead_letters),
             Change::RedriveResults { destination, begun, fared } => {
-                Ok(self.redrive_fares(destination, begun, *fared).into())
+                Ok(self.set_redrive_results(destination, begun, *fared).into())
             }
             Change::RedriveEnd { destination, why } => Ok(self.end_redrive(destination, why, who)?.into()),
-            Change::Outage { number, gap } => {
-                self.draft.put_long(Table::Outages, &number_key(number), &codec::encode(Kind::Outage, &gap));
+            Change::Outage { number, outage } => {
+                self.batch.put_long(Table::Outages, &number_key(number), &codec::encode(Kind::Outage, &outage));
                 if let Some(old) = number.checked_sub(OUTAGES_MAX) {
-                    self.draft.delete_long(self.engine, Table::Outages, &number_key(old))?;
+                    self.batch.delete_long(self.engine, Table::Outages, &number_key(old))?;
                 }
-                self.index.next_gap = self.index.next_gap.max(number + 1);
+                self.index.next_outage = self.index.next_outage.max(number + 1);
                 self.changed = true;
                 Ok(1)
             }
             Change::Heartbeat => {
-                self.draft.put_long(Table::Meta, HEARTBEAT, &codec::encode(Kind::Heartbeat, &self.now));
+                self.batch.put_long(Table::Meta, HEARTBEAT, &codec::encode(Kind::Heartbeat, &self.now));
                 self.changed = true;
                 Ok(1)
             }
-            Change::ClockReference { anchor, step } => {
-                self.apply_clock_step(anchor, step);
+            Change::ClockReference { clock_reference, step } => {
+                self.apply_clock_step(clock_reference, step);
                 Ok(1)
             }
             Change::AlertState { state } => {
-                self.draft.delete_long(self.engine, Table::Meta, ALERT_STATE)?;
-                self.draft.put_long(Table::Meta, ALERT_STATE, &codec::encode(Kind::AlertState, &state));
+                self.batch.delete_long(self.engine, Table::Meta, ALERT_STATE)?;
+                self.batch.put_long(Table::Meta, ALERT_STATE, &codec::encode(Kind::AlertState, &state));
                 self.changed = true;
                 Ok(1)
             }
@@ -93,7 +93,7 @@ impl Transaction<'_> {
         }
     }
 
-    /// Discards deliveries that still lie where they were seen; one that has moved on is left alone.
+    /// Discards deliveries that are still where they were found; skips those that were moved.
     fn discard(
         &mut self,
         deliveries: &[(DeliveryId, Place, Digest64)],
@@ -112,20 +112,21 @@ impl Transaction<'_> {
         let count = gone.len();
         self.audit(who, what, count);
         if count > 0 {
-            self.news.push(StoreEvent::Discarded(gone));
+            self.store_events.push(StoreEvent::Discarded(gone));
         }
         Ok(count)
     }
 
-    /// Whether that is another word than before.
-    pub(super) fn set_intake(&mut self, door: IntakeOverride) -> bool {
-        let changes = !self.index.door.as_ref().unwrap_or(&IntakeOverride::Open).is_same_as(&door);
-        self.draft.put_long(Table::Meta, INTAKE_OVERRIDE, &codec::encode(Kind::IntakeOverride, &door));
-        self.index.door = Some(door);
+    /// Returns whether it differs from the previous one.
+    pub(super) fn set_intake(&mut self, intake_override: IntakeOverride) -> bool {
+        let changes =
+            !self.index.intake_override.as_ref().unwrap_or(&IntakeOverride::Open).is_same_as(&intake_override);
+        self.batch.put_long(Table::Meta, INTAKE_OVERRIDE, &codec::encode(Kind::IntakeOverride, &intake_override));
+        self.index.intake_override = Some(intake_override);
         changes
     }
 
-    /// How often a delivery that waits was tried, and the status of its last answer; what does not verify cannot say.
+    /// Number of attempts of a waiting delivery, and the status of its last response; zeros if its record is damaged.
     fn tried(&self, id: DeliveryId, place: Place) -> Result<(u32, u16), StoreError> {
         if place == Place::Page {
             return Ok((0, 0));
@@ -135,7 +136,7 @@ impl Transaction<'_> {
         Ok(delivery.map_or((0, 0), |delivery| delivery.tried()))
     }
 
-    /// Writes an entry of the audit, to the log too. What changed nothing shares an entry with other such requests.
+    /// Writes an audit entry, and logs it. Requests that changed nothing share an entry.
     pub(super) fn audit(&mut self, who: &str, what: &str, count: usize) {
         if count == 0 {
             return self.audit_repeated(who, &Repeated::no_change(what, self.now));
@@ -153,59 +154,60 @@ impl Transaction<'_> {
         self.put_audit(number, &record);
     }
 
-    /// Under the number of an entry that is there, it takes its place.
+    /// Writes an audit entry; one with the same number is replaced.
     fn put_audit(&mut self, number: u64, record: &Audit) {
-        self.draft.put_long(Table::Audit, &number_key(number), &record.encode());
+        self.batch.put_long(Table::Audit, &number_key(number), &record.encode());
         self.changed = true;
         if number < self.index.totals.next_audit {
             return;
         }
         if let Some(old) = number.checked_sub(AUDIT_MAX) {
             // an entry is far shorter than a row
-            self.draft.delete_parts(Table::Audit, &number_key(old), 1);
+            self.batch.delete_parts(Table::Audit, &number_key(old), 1);
         }
         self.index.totals.next_audit = number + 1;
     }
 }
 
 impl Transaction<'_> {
-    /// Whether that is another word than before.
+    /// Returns whether it differs from the previous one.
     pub(super) fn pause(&mut self, d: DestinationId, pause: Option<Pause>) -> bool {
-        let was = self.index.overrides.get(&d).and_then(|stance| stance.pause.as_ref());
+        let was = self.index.overrides.get(&d).and_then(|overrides| overrides.pause.as_ref());
         let changes = !same(was, pause.as_ref(), Pause::is_same_as);
-        self.stand(d, self.now, |stance| stance.pause = pause);
+        self.stand(d, self.now, |overrides| overrides.pause = pause);
         changes
     }
 
-    /// Whether that is another word than before.
+    /// Returns whether it differs from the previous one.
     pub(super) fn fix_breaker(&mut self, d: DestinationId, fixed: Option<BreakerOverride>, at: Timestamp) -> bool {
-        let was = self.index.overrides.get(&d).and_then(|stance| stance.breaker.as_ref());
+        let was = self.index.overrides.get(&d).and_then(|overrides| overrides.breaker.as_ref());
         let changes = !same(was, fixed.as_ref(), BreakerOverride::is_same_as);
-        self.stand(d, at, |stance| stance.breaker = fixed);
+        self.stand(d, at, |overrides| overrides.breaker = fixed);
         changes
     }
 
-    /// Changes a stance, and notes with it that everything is let in again, where it is.
+    /// Changes the overrides of a destination, and records the time if that lets all its deliveries be sent again.
     fn stand(&mut self, d: DestinationId, at: Timestamp, change: impl FnOnce(&mut DestinationOverrides)) {
-        let stance = self.index.overrides.entry(d).or_default();
-        let before = stance.clone();
-        change(stance);
-        let let_in_at = stance.reopened_at(&before, at);
-        self.draft.put(Table::Meta, overrides_key(d), codec::encode(Kind::DestinationOverrides, stance));
-        if let Some(let_in_at) = let_in_at {
+        let overrides = self.index.overrides.entry(d).or_default();
+        let before = overrides.clone();
+        change(overrides);
+        let released_at = overrides.reopened_at(&before, at);
+        self.batch.put(Table::Meta, overrides_key(d), codec::encode(Kind::DestinationOverrides, overrides));
+        if let Some(released_at) = released_at {
             let now = self.now;
-            self.put_paced(d, |paced| paced.let_in_at = let_in_at.max(paced.let_in_at.min(now)));
+            self.put_paced(d, |paced| paced.released_at = released_at.max(paced.released_at.min(now)));
         }
         self.changed = true;
     }
 
     pub(super) fn hold(&mut self, d: DestinationId, hold: Hold) {
-        self.draft.put(Table::Meta, hold_key(d), codec::encode(Kind::Hold, &hold));
+        self.batch.put(Table::Meta, hold_key(d), codec::encode(Kind::Hold, &hold));
         self.index.holds.insert(d, hold);
         self.changed = true;
     }
 
-    /// An attempt starts; starts are told of in no certain order. A note of the future is of a clock that went wrong.
+    /// Records the start of an attempt; starts arrive in any order. A stored start in the future is due to a wrong clock and
+    /// counts as now.
     pub(super) fn sent(&mut self, d: DestinationId, at: Timestamp) {
         let now = self.now;
         self.put_paced(d, |paced| {
@@ -216,42 +218,42 @@ impl Transaction<'_> {
     fn put_paced(&mut self, d: DestinationId, change: impl FnOnce(&mut PacingState)) {
         let paced = self.index.paced.entry(d).or_default();
         change(paced);
-        self.draft.put(Table::Meta, pacing_key(d), codec::encode(Kind::PacingState, paced));
+        self.batch.put(Table::Meta, pacing_key(d), codec::encode(Kind::PacingState, paced));
         self.changed = true;
     }
 
-    /// From now on stored times go by this anchor; those that are to last for a while are moved by the step in the same
-    /// commit, so that a kill leaves both or neither.
-    pub(super) fn apply_clock_step(&mut self, anchor: ClockReference, step: Option<Step>) {
-        self.draft.put(Table::Meta, CLOCK_REFERENCE.to_vec(), codec::encode(Kind::ClockReference, &anchor));
-        self.index.anchor = Some(anchor);
+    /// Stores a new clock reference. If there was a clock step, future times move with it in the same commit, so that a kill
+    /// leaves both or neither.
+    pub(super) fn apply_clock_step(&mut self, clock_reference: ClockReference, step: Option<Step>) {
+        self.batch.put(Table::Meta, CLOCK_REFERENCE.to_vec(), codec::encode(Kind::ClockReference, &clock_reference));
+        self.index.clock_reference = Some(clock_reference);
         self.changed = true;
         let Some(step) = step else { return };
-        if let Ok(Some(alive)) = read::record::<Timestamp>(self.engine, Table::Meta, Kind::Heartbeat, HEARTBEAT) {
-            // or the time without a daemon would be told as longer or shorter than it was
-            self.draft.put_long(Table::Meta, HEARTBEAT, &codec::encode(Kind::Heartbeat, &step.moved(alive)));
+        if let Ok(Some(heartbeat)) = read::record::<Timestamp>(self.engine, Table::Meta, Kind::Heartbeat, HEARTBEAT) {
+            // otherwise the reported downtime would be wrong by the step
+            self.batch.put_long(Table::Meta, HEARTBEAT, &codec::encode(Kind::Heartbeat, &step.moved(heartbeat)));
         }
         for (d, hold) in self.index.holds.clone() {
             self.hold(d, Hold { until: step.moved(hold.until), ..hold });
         }
         for d in self.index.overrides.keys().copied().collect::<Vec<_>>() {
-            self.stand(d, self.now, |stance| {
-                stance.pause.iter_mut().for_each(|pause| pause.until = step.moved(pause.until));
-                stance.breaker.iter_mut().for_each(|fixed| fixed.until = step.moved(fixed.until));
+            self.stand(d, self.now, |overrides| {
+                overrides.pause.iter_mut().for_each(|pause| pause.until = step.moved(pause.until));
+                overrides.breaker.iter_mut().for_each(|fixed| fixed.until = step.moved(fixed.until));
             });
         }
         for d in self.index.paced.keys().copied().collect::<Vec<_>>() {
             self.put_paced(d, |paced| {
-                (paced.let_in_at, paced.sent_at) = (step.moved(paced.let_in_at), step.moved(paced.sent_at));
+                (paced.released_at, paced.sent_at) = (step.moved(paced.released_at), step.moved(paced.sent_at));
             });
         }
-        if let Some(IntakeOverride::Closed { who, reason, since, until }) = self.index.door.clone() {
+        if let Some(IntakeOverride::Closed { who, reason, since, until }) = self.index.intake_override.clone() {
             self.set_intake(IntakeOverride::Closed { who, reason, since, until: step.moved(until) });
         }
     }
 }
 
-/// Whether both say the same, or neither anything.
+/// Whether both are equal, or both are `None`.
 fn same<T>(was: Option<&T>, is: Option<&T>, is_same_as: fn(&T, &T) -> bool) -> bool {
     match (was, is) {
         (Some(was), Some(is)) => is_same_as(was, is),
@@ -260,14 +262,14 @@ fn same<T>(was: Option<&T>, is: Option<&T>, is_same_as: fn(&T, &T) -> bool) -> b
 }
 
 impl Transaction<'_> {
-    pub fn quarantine(&mut self, parcel: &Parcel, room: Room) -> Result<u64, Full> {
-        if let Some(number) = self.index.quarantine.known(parcel) {
+    pub fn quarantine(&mut self, prepared: &PreparedRequest, room: Room) -> Result<u64, Full> {
+        if let Some(number) = self.index.quarantine.known(prepared) {
             return Ok(number);
         }
-        self.index.quarantine.has_room(parcel, room)?;
+        self.index.quarantine.has_room(prepared, room)?;
         let number = self.index.quarantine.next();
-        self.draft.put_long(Table::QuarantinedRequest, &number_key(number), &parcel.sealed);
-        self.index.quarantine.add(number, parcel);
+        self.batch.put_long(Table::QuarantinedRequest, &number_key(number), &prepared.sealed);
+        self.index.quarantine.add(number, prepared);
         self.changed = true;
         Ok(number)
     }
@@ -287,7 +289,7 @@ impl Transaction<'_> {
 
     pub(super) fn forget(&mut self, number: u64) -> bool {
         let Some(length) = self.index.quarantine.remove(number) else { return false };
-        self.draft.delete_parts(Table::QuarantinedRequest, &number_key(number), length);
+        self.batch.delete_parts(Table::QuarantinedRequest, &number_key(number), length);
         self.changed = true;
         true
     }
