@@ -154,7 +154,7 @@ pub struct Breaker {
     kept_closed_until: Option<Timestamp>,
     /// The slices of the window, oldest first.
     slices: VecDeque<Slice>,
-    /// Consecutive failures since the last success, also across windows, and when the first of them ended.
+    /// Consecutive failures, also across windows, and when the first of them ended.
     failed_in_a_row: u32,
     failing_since: Option<Timestamp>,
 }

@@ -14,7 +14,7 @@ use crate::time::Timestamp;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// The latest answers that are evaluated, and their maximum number, as a multiple of [`Bounds::run`].
+/// How many of the latest answers are evaluated, as a multiple of [`Bounds::run`], and their maximum number.
 const LATEST: usize = 4;
 const LATEST_MAX: usize = 4096;
 /// Minimum number of answers for a share, as a multiple of [`Bounds::run`].
