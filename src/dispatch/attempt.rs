@@ -217,8 +217,8 @@ async fn read(store: &Store, id: DeliveryId, place: Place) -> Result<Delivery, S
     read.map_err(|_| StoreError::Failed)?
 }
 
-/// Removes a delivery whose record is damaged from the queue, so that it blocks nothing. Any other error means that the
-/// store has failed: the daemon ends, and until then nothing more is sent to the destination.
+/// Moves a damaged record to the damaged records and ends its delivery, so that it blocks nothing. Any other error means
+/// that the store has failed: the daemon ends, and until then nothing more is sent to the destination.
 fn unreadable(context: &Context, id: DeliveryId, place: Place, error: &StoreError) -> Judgement {
     let StoreError::Damaged(why) = error else {
         context.store.fail(error);

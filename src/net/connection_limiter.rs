@@ -140,7 +140,7 @@ impl ConnectionLimiter {
                     Eviction::None => {}
                 }
             }
-            let _ = tokio::time::timeout(RETRY_INTERVAL, freed).await; // either way it is looked again
+            let _ = tokio::time::timeout(RETRY_INTERVAL, freed).await; // either way it tries again
         }
     }
 
@@ -253,13 +253,13 @@ impl Slot {
         active + reserved <= self.0.limiter.bounds.all
     }
 
-    /// The peer took something of what is sent.
+    /// The peer has read a part of what is sent.
     pub fn wrote(&self) {
         self.0.info.write_pending.store(false, Ordering::Relaxed);
         self.0.info.writes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The peer takes nothing of what is sent, for now.
+    /// The peer reads nothing of what is sent at present.
     pub fn write_pends(&self) {
         self.0.info.write_pending.store(true, Ordering::Relaxed);
     }

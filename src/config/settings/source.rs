@@ -11,7 +11,7 @@ pub struct Source {
     /// One of [`PROFILES`].
     pub profile: String,
     pub pointers: Pointers,
-    /// How long the ids of accepted events are remembered.
+    /// How long the ids of accepted events are kept in the history.
     pub dedup_window: Duration,
     /// Any of these authenticates a request; empty: every request is accepted.
     pub auth: Vec<SourceAuth>,
@@ -22,7 +22,7 @@ pub struct Source {
     pub on_bad_signature: OnFault,
     /// For a request whose body cannot be read.
     pub on_invalid_body: OnFault,
-    /// Events beyond it are answered 429.
+    /// Events over it are answered 429.
     pub rate_limit: Option<Rate>,
     /// Whether its keys are shared with other sources that set this, too.
     pub shared_keys: bool,
@@ -125,7 +125,7 @@ impl SourceAuth {
     }
 }
 
-/// The presets, `auto` (detects one of them) and `custom` (only what the pointers say).
+/// The presets, `auto` (detects one of them) and `custom` (only the configured pointers).
 pub const PROFILES: [&str; 11] = [
     "auto",
     "genesys-eventbridge",
