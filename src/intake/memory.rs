@@ -202,7 +202,7 @@ impl Inner {
         let mut freed = Vec::new();
         loop {
             let used = self.parts.get(&part).map_or(0, |usage| usage.bytes);
-            // who is alone is never refused: the largest body fits, whatever its head takes
+            // a single body is never refused: the largest body fits, regardless of its head
             if used == own || used + bytes <= self.bound(part) {
                 return Ok(freed);
             }

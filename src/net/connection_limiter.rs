@@ -3,7 +3,7 @@
 //! A slot knows what its connection does: it waits for a request (no head, or a part of one, has arrived), it receives bodies,
 //! it serves a request, or it lingers: everything is answered, and only the rest of a body is read and discarded.
 //!
-//! *Invariants.* There are never more connections than the limit, in total and per address. A new connection beyond it evicts
+//! *Invariants.* There are never more connections than the limit, in total and per address. A new connection over it evicts
 //! one that lingers; else the one that has waited longest for its peer, for a request or for the rest of a body,
 //! unauthenticated ones first. A connection that serves a request is never evicted. Slow senders therefore delay each other and
 //! nobody else.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!            too many failures in the window; a run of failures, where there are few calls;
-//!            or the latest answers refuse whatever is sent
+//!            or the latest answers refuse every event
 //!   closed ──────────────────────────────────────────────────────────────────────────> open <──┐
 //!     ^                                                                                 │       │ a probe fails, or too
 //!     │ `probes` calls succeed                                                `open_duration` │       │ many are refused

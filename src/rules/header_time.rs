@@ -3,11 +3,11 @@
 //! *Format.* The magnitude of a number, whole or with a fraction, decides its unit:
 //! ```text
 //!           below 31 536 000   seconds from now (up to a year)
-//!      below  1 000 000 000    milliseconds from now: nobody asks for a wait of years in seconds
-//!      below 10^11             a moment in seconds since the epoch (2001 to 5138)
-//!      below 10^14             a moment in milliseconds since the epoch (1973 to 5138)
-//!      below 10^17, above      a moment in microseconds, in nanoseconds
-//!      beyond 64 bits          for ever
+//!      below  1 000 000 000    milliseconds from now: waits of years are not given in seconds
+//!      below 10^11             a time in seconds since the epoch (2001 to 5138)
+//!      below 10^14             a time in milliseconds since the epoch (1973 to 5138)
+//!      below 10^17, above      a time in microseconds, in nanoseconds
+//!      over 64 bits            forever
 //! ```
 //! Durations with units (`30s`, `1m30s`, `500 ms`, `PT1M30S`), ISO 8601 and RFC 3339 dates, and dates with the name of
 //! the month are accepted, too: HTTP (RFC 9110, 5.6.7), email (RFC 5322, also with `-0000`), asctime. A value may be

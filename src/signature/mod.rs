@@ -140,7 +140,7 @@ impl Verifier {
     /// the secret. None where the request is not signed as Zoom signs, or the token is none of Zoom's.
     ///
     /// A token is letters, digits and `+ / = - _`. What Zoom signs has colons and braces in it, so no answer is ever the
-    /// signature of a request, whoever chose the token.
+    /// signature of a request, regardless of who chose the token.
     pub fn zoom_answer(&self, claim: &Claim<'_>, body: &[u8], token: &str) -> Option<String> {
         let is_token = (1..=ZOOM_TOKEN_BYTES_MAX).contains(&token.len())
             && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=-_".contains(&b));

@@ -70,7 +70,7 @@ pub struct Intake {
     pub success_status: u16,
     /// Free bytes below which intake answers 503.
     pub disk_reserve_bytes: u64,
-    /// Bytes of waiting events beyond which intake answers 503.
+    /// Bytes of waiting events above which intake answers 503.
     pub max_queue_bytes: u64,
     /// The part of it that one source may hold where there are several; 0 to 1.
     pub queue_share: f64,
