@@ -75,7 +75,8 @@ impl Observation {
         Self { counters: [(DAEMON.to_owned(), counter)].into(), holds: BTreeMap::new() }
     }
 
-    /// `started` is when the daemon began to observe; `notified` holds the subjects whose alert was sent and has not resolved.
+    /// `started` is when the daemon began to observe; `notified` holds the subjects whose alert was sent and has not
+    /// resolved.
     pub fn take(
         condition: Condition,
         inputs: &AlertInputs,

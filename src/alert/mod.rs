@@ -9,10 +9,10 @@
 //! and that is logged. A receiver that hangs delays only its own messages. A disk that hangs delays no message; it
 //! delays only the write of the record below.
 //!
-//! *Format.* One record of the store, JSON: by receiver, the state of its conditions and its undelivered messages. It is written
-//! when a message was made or delivered, and at the end. A message that was not written before a crash is made again, since
-//! the counters that it reports are as old; one whose delivery was not written is sent twice. A record that cannot be read
-//! counts as none: what happened before is then not reported.
+//! *Format.* One record of the store, JSON: by receiver, the state of its conditions and its undelivered messages. It is
+//! written when a message was made or delivered, and at the end. A message that was not written before a crash is made
+//! again, since the counters that it reports are as old; one whose delivery was not written is sent twice. A record that
+//! cannot be read counts as none: what happened before is then not reported.
 //!
 //! # Levels: a module imports only from modules of lower levels
 //! | level | module | purpose |

@@ -1,7 +1,7 @@
 //! One attempt: send a delivery, evaluate the answer, record the result.
 //!
-//! *Invariants.* The result is recorded before the scheduler gets it, so the next delivery of the interaction is never on disk
-//! before this one.
+//! *Invariants.* The result is recorded before the scheduler gets it, so the next delivery of the interaction is never
+//! on disk before this one.
 
 use super::canary_results::{DeliveryEnd, Failed};
 use super::destination::Destination;

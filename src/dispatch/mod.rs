@@ -18,9 +18,9 @@
 //! | 8 | [`attempt`], [`restore`] | one attempt; the state at a start |
 //! | 9 | [`Dispatcher`] | the task that owns the scheduler |
 //!
-//! *Invariants.* One task owns the scheduler; other tasks send it messages. No attempt starts while the store lags too far behind
-//! with the results of earlier attempts, so a crash repeats a bounded number of them; nor while the disk has no space for the
-//! result of an attempt.
+//! *Invariants.* One task owns the scheduler; other tasks send it messages. No attempt starts while the store lags too
+//! far behind with the results of earlier attempts, so a crash repeats a bounded number of them; nor while the disk has
+//! no space for the result of an attempt.
 
 mod attempt;
 mod canary_results;
@@ -120,8 +120,8 @@ impl DestinationStatus {
         }
     }
 
-    /// Whether deliveries wait only for the configured rate or concurrency: the destination drains at its own pace, and is not
-    /// in trouble.
+    /// Whether deliveries wait only for the configured rate or concurrency: the destination drains at its own pace, and
+    /// is not in trouble.
     pub fn is_pacing(&self) -> bool {
         let at_limit = match self.blocked_by.map(|blocked| blocked.by) {
             Some(Blocker::Rate) => true,

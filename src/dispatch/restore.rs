@@ -1,5 +1,5 @@
-//! Restores the scheduler at a start: delayed deliveries, dead letters that block, flow control; and the last delivery of each
-//! interaction.
+//! Restores the scheduler at a start: delayed deliveries, dead letters that block, flow control; and the last delivery
+//! of each interaction.
 
 use super::Destination;
 use super::last_delivered::SETTLEMENTS_READ;

@@ -1,5 +1,5 @@
-//! What each preset, and `auto`, reads in the sample bodies. The expected values were worked out from the bodies by hand and by
-//! another program, not by the code under test.
+//! What each preset, and `auto`, reads in the sample bodies. The expected values were worked out from the bodies by hand
+//! and by another program, not by the code under test.
 
 use super::*;
 use std::path::Path;

@@ -103,8 +103,8 @@ pub fn judge(now: State, room: Room) -> State {
     }
 }
 
-/// The sources over their share, where there are several: `share` of the queue limit, or, with their possible growth and their
-/// dead letters, of the usable disk. A source is over it until it has a tenth less.
+/// The sources over their share, where there are several: `share` of the queue limit, or, with their possible growth and
+/// their dead letters, of the usable disk. A source is over it until it has a tenth less.
 pub fn over_share(
     now: &BTreeSet<String>,
     held: Vec<(String, SourceUsage)>,

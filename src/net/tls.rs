@@ -1,8 +1,9 @@
 //! TLS of a listener: its certificate, reloaded when the files change, without dropping a connection; and when certificates
 //! end.
 //!
-//! *Invariants.* Certificate, key and client authorities are read and checked together, and only then replace the active ones.
-//! Existing connections keep theirs. The end of a certificate is used for alerts only; one that cannot be read has no end.
+//! *Invariants.* Certificate, key and client authorities are read and checked together, and only then replace the active
+//! ones. Existing connections keep theirs. The end of a certificate is used for alerts only; one that cannot be read has
+//! no end.
 //!
 //! *Failure.* Files that cannot be used are reported, and the active certificate stays.
 

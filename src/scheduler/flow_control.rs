@@ -1,10 +1,10 @@
 //! Flow control of one destination: pause, circuit breaker, `Retry-After`, concurrency limit and rate limit.
 //!
-//! *Invariants.* No call starts while the destination is paused, before the end of its `Retry-After`, or while its breaker is
-//! open. The calls in flight never exceed the adaptive limit and the ramp-up. Calls keep to the rate limit. A blocked call
-//! costs nothing: no attempt, no token of the rate limit. All of it holds over a restart: the caller restores the state with
-//! [`FlowControl::pause`], [`FlowControl::set_breaker`], [`FlowControl::retry_after`], [`FlowControl::ramp_up_from`] and
-//! [`FlowControl::sent`].
+//! *Invariants.* No call starts while the destination is paused, before the end of its `Retry-After`, or while its
+//! breaker is open. The calls in flight never exceed the adaptive limit and the ramp-up. Calls keep to the rate limit. A
+//! blocked call costs nothing: no attempt, no token of the rate limit. All of it holds over a restart: the caller
+//! restores the state with [`FlowControl::pause`], [`FlowControl::set_breaker`], [`FlowControl::retry_after`],
+//! [`FlowControl::ramp_up_from`] and [`FlowControl::sent`].
 
 use crate::delivery::{Blocked, Blocker};
 use crate::rules::breaker::{self, Breaker, Epoch};

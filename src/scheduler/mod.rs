@@ -1,7 +1,7 @@
 //! The scheduler: which delivery starts now, and if none, when to ask again.
 //!
-//! It takes `now` as an argument, knows neither tokio nor sled nor hyper, and cannot fail. `dispatch` drives it; a simulation
-//! drives it through days of traffic in a second.
+//! It takes `now` as an argument, knows neither tokio nor sled nor hyper, and cannot fail. `dispatch` drives it; a
+//! simulation drives it through days of traffic in a second.
 //!
 //! | level | file | purpose |
 //! |---|---|---|
@@ -11,8 +11,8 @@
 //! | 2 | [`destination_queue`] | all deliveries to one destination |
 //! | 3 | [`Scheduler`] | all destinations, taking turns |
 //!
-//! *Invariants.* Per destination and interaction, a delivery starts only when the one before it has ended. Destinations share
-//! nothing, so a destination in trouble does not delay the others.
+//! *Invariants.* Per destination and interaction, a delivery starts only when the one before it has ended. Destinations
+//! share nothing, so a destination in trouble does not delay the others.
 
 mod destination_queue;
 mod flow_control;

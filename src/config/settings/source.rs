@@ -15,8 +15,8 @@ pub struct Source {
     pub dedup_window: Duration,
     /// Any of these authenticates a request; empty: every request is accepted.
     pub auth: Vec<SourceAuth>,
-    /// Headers and query parameters ("header:NAME", "query:NAME") that are trusted although no signature covers them. `None` is
-    /// treated as an empty list, with a fault for fields that would then be missing.
+    /// Headers and query parameters ("header:NAME", "query:NAME") that are trusted although no signature covers them.
+    /// `None` is treated as an empty list, with a fault for fields that would then be missing.
     pub trust_unsigned: Option<Vec<String>>,
     /// For a request whose signature does not verify.
     pub on_bad_signature: OnFault,
@@ -155,8 +155,8 @@ pub struct Pointers {
     pub unwrap: Option<String>,
 }
 
-/// Parts that form one value. Each is a JSON pointer, `header:NAME`, `query:NAME` or `body:sha256`. Of several composites the
-/// first that an event has counts.
+/// Parts that form one value. Each is a JSON pointer, `header:NAME`, `query:NAME` or `body:sha256`. Of several
+/// composites the first that an event has counts.
 pub type Composite = Vec<String>;
 
 impl Source {
