@@ -1,8 +1,9 @@
-//! The only reader of time: the system's clock, or one that a test advances.
+//! The only reader of time: the system clock, or a manual clock that a test advances.
 //!
-//! *Invariants.* `now` never goes back and never jumps: it is the wall clock at the start of the process plus the monotonic time
-//! since. So a step of the wall clock neither delays nor releases deliveries. `wall` is the wall clock; only dates from outside are
-//! compared with it. Between two processes a [`ClockReference`] distinguishes a step of the wall clock from time that has passed.
+//! *Invariants.* `now` never goes back and never jumps: it is the wall clock at the start of the process plus the
+//! monotonic time since then. So a step of the wall clock neither delays nor releases deliveries. `wall` is the wall
+//! clock; it is only compared with dates from outside. Between two processes, a [`ClockReference`] distinguishes a step
+//! of the wall clock from time that has passed.
 
 use crate::time::{Timestamp, millis};
 use rustix::time::{ClockId, clock_gettime};
@@ -14,7 +15,7 @@ use tokio::sync::watch;
 
 /// Changes with every boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// The wall clock is read between two reads of the time since boot, which must be this close.
+/// The wall clock is read between two reads of the time since boot; their difference must not exceed this.
 const READS_APART_MAX: Duration = Duration::from_millis(10);
 const READS_MAX: usize = 20;
 
@@ -28,9 +29,9 @@ enum Kind {
 }
 
 impl Clock {
-    #[allow(clippy::disallowed_methods)] // the one place that reads time
+    #[allow(clippy::disallowed_methods)] // the only code that reads time
     pub fn system() -> Self {
-        // without a boot id, this boot equals no other
+        // without a boot id, this boot counts as different from every other
         let boot = std::fs::read_to_string(BOOT_ID).map(|id| id.trim().to_owned()).unwrap_or_default();
         let mut reads = 0;
         loop {
@@ -42,12 +43,12 @@ impl Clock {
         }
     }
 
-    /// A clock that stands at `now` until it is moved with [`Clock::advance`].
+    /// A clock that stays at `now` until [`Clock::advance`] is called.
     pub fn manual(now: Timestamp) -> Self {
         Self(Kind::Manual { now: Arc::new(watch::Sender::new(now)), stepped_ms: Arc::default() })
     }
 
-    /// Where this clock began; none where it cannot be compared with that of another process.
+    /// The start of this clock; none if it cannot be compared with the clock of another process.
     pub fn reference(&self) -> Option<ClockReference> {
         match &self.0 {
             Kind::System { reference, .. } => Some(reference.clone()).filter(|reference| !reference.boot.is_empty()),
@@ -75,7 +76,7 @@ impl Clock {
         }
     }
 
-    /// The time since this clock was made; for measuring what takes less than a millisecond.
+    /// The time since this clock was made; measures durations below one millisecond.
     pub fn precise(&self) -> Duration {
         match &self.0 {
             Kind::System { start, .. } => start.elapsed(),
@@ -94,20 +95,20 @@ impl Clock {
             }
             Kind::Manual { now, .. } => {
                 let mut moved = now.subscribe();
-                // the sender lives in `self`, so waiting cannot fail
+                // `self` owns the sender, so waiting cannot fail
                 let _ = moved.wait_for(|now| *now >= until).await;
             }
         }
     }
 
-    /// Moves a manual clock on; has no effect on the system's.
+    /// Advances a manual clock; has no effect on the system clock.
     pub fn advance(&self, by: Duration) {
         if let Kind::Manual { now, .. } = &self.0 {
             now.send_modify(|now| *now = Timestamp(now.0 + millis(by)));
         }
     }
 
-    /// Steps a manual clock forward between two processes: no time passes. Has no effect on the system's.
+    /// Steps a manual clock forward between two processes: no time passes. Has no effect on the system clock.
     pub fn step(&self, by: Duration) {
         if let Kind::Manual { stepped_ms, .. } = &self.0 {
             stepped_ms.fetch_add(millis(by), Ordering::Relaxed);
@@ -116,7 +117,7 @@ impl Clock {
     }
 }
 
-/// The time since boot, for connections, also where a test advances its own clock.
+/// The time since boot, for connections, also if a test advances its own clock.
 pub fn monotonic() -> Duration {
     since_boot()
 }
@@ -126,27 +127,27 @@ fn since_boot() -> Duration {
     Duration::new(since.tv_sec.unsigned_abs(), since.tv_nsec.unsigned_abs() as u32)
 }
 
-/// Less is no step, but how far apart the two clocks were read. What sets clocks (ntpd, chrony, systemd-timesyncd) slews
-/// what is less than 128 ms, and a slew moves both.
+/// A smaller difference is not a step, but the interval between the reads of the two clocks. Time daemons (ntpd, chrony,
+/// systemd-timesyncd) slew offsets below 128 ms, and a slew moves both clocks.
 const STEP_MIN_MS: u64 = 100;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockReference {
     /// The boot id.
     pub boot: String,
-    /// Time since boot without suspension.
+    /// Time since boot, excluding suspension.
     pub since_boot: Duration,
-    /// The wall clock at that time, where the clock of this process begins.
+    /// The wall clock at that time, at which the clock of this process starts.
     pub wall: Timestamp,
 }
 
 impl ClockReference {
-    /// Whether it is from a later time of the same boot.
+    /// Whether it is a later time of the same boot.
     pub fn goes_on_from(&self, before: &Self) -> bool {
         self.boot == before.boot && self.since_boot >= before.since_boot
     }
 
-    /// The step of the wall clock since an earlier process; none where it was not stepped, or after a boot.
+    /// The step of the wall clock since an earlier process; none if it was not stepped, or after a reboot.
     pub fn step_since(&self, before: &Self) -> Option<Step> {
         if !self.goes_on_from(before) {
             return None;
@@ -157,7 +158,7 @@ impl ClockReference {
     }
 }
 
-/// A step of the wall clock: at the moment at which it would have shown `from` it showed `to`.
+/// A step of the wall clock: at the time when it would have been `from`, it was `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
     from: Timestamp,
@@ -165,7 +166,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// The same time by the stepped clock; [`Timestamp::NEVER`] and [`Timestamp::ZERO`] stay as they are.
+    /// The same time by the stepped clock; [`Timestamp::NEVER`] and [`Timestamp::ZERO`] are unchanged.
     #[must_use]
     pub fn moved(self, at: Timestamp) -> Timestamp {
         if at == Timestamp::NEVER || at == Timestamp::ZERO {

@@ -1,11 +1,11 @@
 //! The daemon: starts all parts, connects them, and stops them in order.
 //!
-//! *Order of a start.* Listeners are bound first, so that connections wait and are not refused; then the store opens and
-//! recovers; then intake accepts; then delayed deliveries are read and attempts begin.
+//! *Start order.* Listeners are bound first, so that connections wait and are not refused; then the store opens and
+//! recovers; then intake accepts requests; then delayed deliveries are loaded and attempts begin.
 //!
-//! *Order of a stop.* No attempt starts any more and those in flight may end; intake, which was open until now, finishes
-//! its requests; the results are written; then the store closes. So on an inherited socket, connections wait during a restart
-//! only for as long as it takes to close and open the store.
+//! *Stop order.* First dispatch stops: no attempt starts, and those in flight may end. Then intake, which was open until
+//! now, finishes its requests. Then the results are written, and the store closes. So on an inherited socket,
+//! connections wait during a restart only while the store closes and opens.
 
 mod listeners;
 mod process;
@@ -37,7 +37,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Requests under way may take this long to end when intake closes.
+/// Time limit for active requests when intake closes.
 const INTAKE_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 const BACKGROUND_END_TIMEOUT: Duration = Duration::from_secs(1);
 const ADMIN_END_TIMEOUT: Duration = Duration::from_secs(1);
@@ -64,7 +64,7 @@ pub struct Daemon {
     admin: TaskGroup,
 }
 
-/// Tasks that end together: listeners with their connections, or background work.
+/// Tasks that end together: listeners and their connections, or background work.
 #[derive(Debug)]
 struct TaskGroup {
     stop: CancellationToken,
@@ -79,7 +79,7 @@ impl TaskGroup {
     async fn end(&self, within: Duration) {
         self.stop.cancel();
         self.tasks.close();
-        let _ = tokio::time::timeout(within, self.tasks.wait()).await; // tasks that are left are dropped with the runtime
+        let _ = tokio::time::timeout(within, self.tasks.wait()).await; // remaining tasks are dropped with the runtime
     }
 }
 
@@ -156,7 +156,7 @@ impl Daemon {
         })
     }
 
-    /// For the service manager's status line.
+    /// The status line for the service manager.
     fn summary(&self) -> String {
         let (sources, destinations) = (self.settings.sources.len(), self.settings.destinations.len());
         format!("accepting events on {}, {sources} sources, {destinations} destinations", self.intake_addr)
@@ -181,7 +181,7 @@ impl Daemon {
         &self.store
     }
 
-    /// Stops in order; everything that was acknowledged is on disk.
+    /// Stops in order; every acknowledged event is on disk.
     pub async fn stop(self) -> anyhow::Result<()> {
         let Self {
             store,
@@ -199,7 +199,7 @@ impl Daemon {
         dispatcher.await.context("dispatch ended badly")?;
         intake.end(INTAKE_DRAIN_TIMEOUT).await;
         admission.set(admission::State::Draining);
-        background.end(BACKGROUND_END_TIMEOUT).await; // it records when the outage of the stop began
+        background.end(BACKGROUND_END_TIMEOUT).await; // it records the start of the outage caused by the stop
         drop(shared_intake);
         store.flush().await?;
         admin.end(ADMIN_END_TIMEOUT).await;
@@ -213,7 +213,7 @@ impl Daemon {
     }
 }
 
-/// Starts the tasks of [`maintenance`].
+/// Starts the background tasks of [`maintenance`].
 fn maintain(
     group: &TaskGroup,
     store: &Store,
@@ -262,7 +262,7 @@ fn run_alerts(group: &TaskGroup, state: &Arc<Admin>, settings: &Settings) {
     group.tasks.spawn(alert::run(settings.alerts.clone(), clock, store, inputs, stop));
 }
 
-/// Intake is open, unless an operator has closed it.
+/// Intake is open unless an operator has closed it.
 fn admission(store: &Store) -> Admission {
     let admission = Admission::default();
     if let Some(IntakeOverride::Closed { until, .. }) = store.intake_override() {
@@ -323,7 +323,7 @@ async fn destinations(store: &Store, settings: &Settings) -> anyhow::Result<Dest
     Ok(Arc::new(all))
 }
 
-/// Intake by these settings.
+/// Builds intake from these settings.
 fn build_intake(
     store: &Store,
     clock: &Clock,
@@ -365,8 +365,9 @@ fn build_intake(
     })
 }
 
-/// Memory for bodies. By default, unverified requests share half of it, those of one address half of that, and those of one
-/// connection a quarter. One source may have all of it only where it is the only one. The largest body always fits.
+/// Memory limits for bodies. By default, unverified requests share half of the memory, those of one address half of
+/// that, and those of one connection a quarter. One source may use all of it only if it is the only one. The largest
+/// body always fits.
 fn memory_bounds(settings: &Settings) -> MemoryBounds {
     let intake = &settings.intake;
     let all = intake.max_buffered_bytes;

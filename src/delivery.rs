@@ -1,6 +1,6 @@
 //! The delivery: one event for one destination, from its first attempt to its end.
 //!
-//! *States and their law:*
+//! *States and transitions:*
 //! ```text
 //! queued ──attempt──> in flight ──delivered──> delivered
 //!   ^ ^                  │ │
@@ -8,8 +8,8 @@
 //!   │                             └───purge───> discarded
 //!   └ blocked behind an earlier delivery of the same interaction
 //! ```
-//! The place in the store gives the state: a page (queued), the delay tree (delayed), the dead letter queue (dead), or none
-//! (delivered or discarded). Only memory knows what is in flight.
+//! The place in the store determines the state: a page (queued), the delay tree (delayed), the dead letter queue (dead),
+//! or none (delivered or discarded). Only the memory of the daemon records what is in flight.
 
 use crate::event::{DestinationId, DestinationSet, Digest64, Event, Sequence};
 use crate::time::Timestamp;
@@ -18,24 +18,24 @@ use std::fmt;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
-/// What happened when an event was sent to its destination.
+/// The outcome of sending an event to its destination.
 ///
-/// Of these only [`Outcome::TimedOut`] and [`Outcome::Broken`] leave open whether the destination has the event.
+/// Only [`Outcome::TimedOut`] and [`Outcome::Broken`] are ambiguous: the destination may have received the event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// The destination answered with this HTTP status.
     Answered(u16),
     /// The request, or a part of it, was written; no answer came within the destination's `timeout`.
     TimedOut,
-    /// Nothing was sent: the name did not resolve, the address is refused, so was the connection, or TLS failed.
+    /// Nothing was sent: the name did not resolve, the address or the connection was refused, or TLS failed.
     NotConnected,
-    /// The request, or a part of it, was written; then the connection broke, or what came back was no HTTP.
+    /// The request, or a part of it, was written; then the connection broke, or the answer was not HTTP.
     Broken,
     /// Nothing was sent: there was no connection within the destination's `timeout`.
     ConnectTimedOut,
-    /// Nothing was sent: the connection was there, and ended before the first byte of the request was written.
+    /// Nothing was sent: the connection ended before the first byte of the request was written.
     NotSent,
-    /// Answered with this 2xx status, but the body says that it was no success.
+    /// The destination answered with this 2xx status, but the body reports a failure.
     Unsuccessful(u16),
 }
 
@@ -51,17 +51,17 @@ impl Outcome {
         }
     }
 
-    /// Whether the destination may have the event although it did not say so.
+    /// Whether the destination may have received the event without confirming it.
     pub fn is_ambiguous(&self) -> bool {
         matches!(self, Self::TimedOut | Self::Broken)
     }
 
-    /// One word, as it stands in JSON and metrics.
+    /// The word in JSON and metrics.
     pub fn word(&self) -> &'static str {
         Self::WORDS[self.place()]
     }
 
-    /// Where its word stands in [`Outcome::WORDS`].
+    /// The index of its word in [`Outcome::WORDS`].
     pub fn place(&self) -> usize {
         match self {
             Self::Answered(_) => 0,
@@ -75,15 +75,15 @@ impl Outcome {
     }
 }
 
-/// One try, as it is kept with a delivery that has not succeeded.
+/// One attempt, as kept with a delivery that has not succeeded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
-    /// From 1; goes on counting after a redrive.
+    /// From 1; continues after a redrive.
     pub number: u32,
     pub at: Timestamp,
     pub latency_ms: u32,
     pub outcome: Outcome,
-    /// What went wrong, in words; empty where an answer came.
+    /// A description of the error; empty if an answer arrived.
     pub error: String,
     /// The first [`Attempt::ANSWER_MAX`] bytes of the answer's body.
     pub answer: Vec<u8>,
@@ -97,17 +97,17 @@ impl Attempt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// Attempts or age ran out.
+    /// The limit of attempts or age was reached.
     Exhausted,
-    /// The destination's answer will not change.
+    /// The destination gave a permanent answer.
     Permanent,
     /// Older than its `ttl`.
     Expired,
-    /// Older than what was already delivered.
+    /// Older than an event that was already delivered.
     Stale,
-    /// An operator put it there.
+    /// By an operator.
     Manual,
-    /// The destination may have it, and `retry.on_ambiguous` says that it is not sent again.
+    /// The destination may have received it, and `retry.on_ambiguous` forbids a retry.
     Ambiguous,
 }
 
@@ -167,7 +167,7 @@ impl Blocker {
         Self::Disk,
     ];
 
-    /// One word, as it stands in JSON and metrics.
+    /// The word in JSON and metrics.
     pub fn word(self) -> &'static str {
         match self {
             Self::Order => "order",
@@ -183,13 +183,13 @@ impl Blocker {
         }
     }
 
-    /// Whether it passes by itself from one request to the next: the destination is sent to at its limit.
+    /// Whether it passes without intervention from one request to the next: the destination is called at its limit.
     pub fn is_pacing(self) -> bool {
         matches!(self, Self::Concurrency | Self::Rate)
     }
 }
 
-/// What blocks, and when to ask again.
+/// What blocks a delivery, and when to ask again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocked {
     pub by: Blocker,
@@ -209,7 +209,7 @@ impl Blocked {
     }
 }
 
-/// Names one delivery.
+/// Identifies one delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct DeliveryId {
     pub sequence: Sequence,
@@ -222,20 +222,20 @@ impl fmt::Display for DeliveryId {
     }
 }
 
-/// A delivery with all that its next attempt needs to know.
+/// A delivery with everything that its next attempt needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
     pub id: DeliveryId,
     pub event: Arc<Event>,
     /// Every failed attempt so far, oldest first.
     pub attempts: Vec<Attempt>,
-    /// How many of the attempts lie before the last redrive; they no longer count against the limit.
+    /// How many of the attempts were made before the last redrive; they do not count against the limit.
     pub forgiven: u32,
     pub redriven: bool,
 }
 
 impl Delivery {
-    /// A delivery that has not been tried.
+    /// A delivery without attempts.
     pub fn first(id: DeliveryId, event: Arc<Event>) -> Self {
         Self { id, event, attempts: Vec::new(), forgiven: 0, redriven: false }
     }
@@ -245,7 +245,7 @@ impl Delivery {
         self.attempts.last().map_or(1, |a| a.number + 1)
     }
 
-    /// How many attempts were made, and the status of the last answer; zero where there was none.
+    /// The number of attempts, and the status of the last answer; zero where there was none.
     pub fn tried(&self) -> (u32, u16) {
         let last = self.attempts.last().and_then(|a| a.outcome.status());
         (self.next_attempt() - 1, last.unwrap_or(0))
@@ -256,14 +256,15 @@ impl Delivery {
         (self.next_attempt() - 1).saturating_sub(self.forgiven)
     }
 
-    /// How many attempts count against the limit, where `counts` says which ends do. Of those that are no longer kept, all.
+    /// How many attempts count against the limit, where `counts` decides by outcome. Attempts that are no longer kept
+    /// all count.
     pub fn counted(&self, counts: impl Fn(&Outcome) -> bool) -> u32 {
         let free = self.attempts.iter().filter(|a| a.number > self.forgiven && !counts(&a.outcome)).count();
         self.tried_since_redrive().saturating_sub(u32::try_from(free).unwrap_or(u32::MAX))
     }
 }
 
-/// A delivery that failed for good, with its attempts.
+/// A delivery that failed finally, with its attempts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetter {
     pub delivery: Delivery,
@@ -271,14 +272,14 @@ pub struct DeadLetter {
     pub dead_at: Timestamp,
 }
 
-/// What the scheduler knows of an event that waits.
+/// What the scheduler stores of a waiting event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
     pub sequence: Sequence,
-    /// Events with the same key are delivered in order; none: it is unordered.
+    /// Events with the same order key are delivered in order; none: it is unordered.
     pub order_key: Digest64,
     pub received_at: Timestamp,
-    /// When it happened, by its sender.
+    /// When it happened, according to its sender.
     pub time: Option<Timestamp>,
     /// The destinations for which it waits.
     pub to: DestinationSet,
@@ -288,19 +289,19 @@ pub struct Ticket {
 /// Where a delivery is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
-    /// In its page; or, if that page was given up for its emptiness, in the delay tree under due time zero.
+    /// In its page; or, if that page was dissolved because it was nearly empty, in the delay tree under due time zero.
     Page,
     /// In the delay tree, under this due time.
     Delay(Timestamp),
 }
 
 impl Place {
-    /// The place whose [`Place::due`] this is.
+    /// The place with this [`Place::due`].
     pub fn under(due: Timestamp) -> Self {
         if due == Timestamp::ZERO { Self::Page } else { Self::Delay(due) }
     }
 
-    /// The due time under which it would lie in the delay tree.
+    /// The due time under which the delay tree stores it.
     pub fn due(self) -> Timestamp {
         match self {
             Self::Page => Timestamp::ZERO,

@@ -1,7 +1,7 @@
-//! The event: one thing that happened, with its body, as it was accepted.
+//! The event: one request of a sender, or one element of a batch, with its body, as accepted.
 //!
-//! *Invariants.* The body is byte for byte what the sender sent. A sequence is given once, rises with acceptance and
-//! orders an interaction. The id carries the sequence, so that an id finds its event without an index.
+//! *Invariants.* The body is byte for byte what the sender sent. A sequence is unique, increases with acceptance and
+//! orders an interaction. The id contains the sequence, so an id leads to its event without an index.
 
 use crate::time::Timestamp;
 use bytes::Bytes;
@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Rises by one with each accepted event, over restarts; the first is 1.
+/// Increases by one with each accepted event, also across restarts; the first is 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Sequence(pub u64);
 
 impl Sequence {
-    /// What fits into the id: 48 bits.
+    /// The largest value that fits into the id: 48 bits.
     pub const MAX: u64 = (1 << 48) - 1;
 
     pub fn next(self) -> Self {
@@ -84,14 +84,14 @@ impl<'de> Deserialize<'de> for EventId {
     }
 }
 
-/// The first 64 bits of a SHA-256; never zero, so that zero can mean "none".
+/// The first 64 bits of a SHA-256; never zero, since zero means "none".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Digest64(pub u64);
 
 impl Digest64 {
     pub const NONE: Self = Self(0);
 
-    /// Each part is hashed behind its length, so that parts cannot run into each other.
+    /// Hashes each part after its length, so that different lists of parts have different hashes.
     pub fn of(parts: &[&[u8]]) -> Self {
         let mut hash = Sha256::new();
         for part in parts {
@@ -102,12 +102,12 @@ impl Digest64 {
         Self(u64::from_be_bytes(first).max(1))
     }
 
-    /// The hash of an interaction key, as the sender wrote it; [`SharedKeys::order_key`] says with which events it is ordered.
+    /// The hash of an interaction key as the sender wrote it; [`SharedKeys::order_key`] gives the order key.
     pub fn of_interaction(key: &str) -> Self {
         Self::of(&[b"interaction", key.as_bytes()])
     }
 
-    /// What the sender calls the event, within its source.
+    /// The hash of the sender's id of an event, within its source.
     pub fn of_sender_id(source: &str, id: &str) -> Self {
         Self::of(&[b"id", source.as_bytes(), id.as_bytes()])
     }
@@ -117,13 +117,14 @@ impl Digest64 {
     }
 }
 
-/// Longest text that is kept of an event beside its body: key, id and type.
+/// Maximum length of each text that is stored with an event's body: key, id and type.
 pub const FIELD_BYTES_MAX: usize = 1024;
-/// Between the beginning of a longer text and its hash.
+/// Separates the beginning of a longer text from its hash.
 const DIGEST_MARK: &str = "~sha256:";
 
-/// A text as it is kept: one that is longer than [`FIELD_BYTES_MAX`] is its beginning, `~sha256:` and the SHA-256 of all of it in
-/// hexadecimal, at most as long as that. So equal texts stay equal, different ones different, and doing it twice is doing it once.
+/// The stored form of a text. A text longer than [`FIELD_BYTES_MAX`] becomes its beginning, `~sha256:` and the SHA-256
+/// of the whole text in hexadecimal, with at most that total length. So equal texts stay equal, different ones stay
+/// different, and applying it again changes nothing.
 pub fn bounded(text: String) -> String {
     if text.len() <= FIELD_BYTES_MAX {
         return text;
@@ -135,11 +136,11 @@ pub fn bounded(text: String) -> String {
     format!("{}{DIGEST_MARK}{hex}", &text[..end])
 }
 
-/// A set of destinations by number; at most [`DestinationSet::CAPACITY`] are known to one store.
+/// A set of destinations by id; one store knows at most [`DestinationSet::CAPACITY`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DestinationSet(pub u64);
 
-/// The number a store gave to a destination's name, for ever.
+/// The number that a store has assigned to a destination's name, permanently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct DestinationId(pub u8);
 
@@ -159,7 +160,7 @@ impl DestinationSet {
         self.0 & 1 << d.0 != 0
     }
 
-    /// How many are in it.
+    /// The number of destinations in it.
     pub fn count(self) -> u64 {
         self.0.count_ones().into()
     }
@@ -173,25 +174,26 @@ impl DestinationSet {
     }
 }
 
-/// A sender's clock may be ahead by this much; a time further in the future is dropped.
+/// How far a sender's clock may be ahead; a time further in the future is discarded.
 const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(60);
 
-/// The event time, as far as it is plausible: no event happened after it was accepted.
+/// The event time, if it is plausible: no event happened after it was accepted.
 ///
-/// A time slightly after the acceptance is replaced by that of the acceptance. A later one is dropped: replaced by that of the
-/// acceptance, it would make events stale that happened before and were accepted after.
+/// A time slightly after the acceptance is replaced by the time of acceptance. A later one is discarded: replaced in the
+/// same way, it would make other events stale that happened earlier and were accepted later.
 pub fn believed_time(said: Option<Timestamp>, received_at: Timestamp) -> Option<Timestamp> {
     said.filter(|time| *time <= received_at.after(CLOCK_AHEAD_MAX)).map(|time| time.min(received_at))
 }
 
-/// What an event takes beside its texts and its body: its own words, those of the allocator, and its place in queues.
+/// Memory of an event besides its texts and its body: its fields, the allocator's overhead, and its entries in queues.
 pub const EVENT_OVERHEAD: usize = 512;
 
-/// The headers of a request that its event takes along to the destination: `traceparent`, `tracestate`, `baggage`, and the
-/// attributes of a CloudEvent (`ce-*`).
+/// The headers of a request that are forwarded to the destination with its event: `traceparent`, `tracestate`,
+/// `baggage`, and the attributes of a CloudEvent (`ce-*`).
 ///
-/// *Format.* On disk a text, or none: in its first line the value of `traceparent`, or nothing; then a line `name: value` for each
-/// other one. No value has a line end. A record of before that holds only a `traceparent` is the same text without further lines.
+/// *Format.* On disk a text, or none: the first line is the value of `traceparent`, or empty; each further line is
+/// `name: value` of another header. No value contains a line end. An older record that contains only a `traceparent` is
+/// the same text without further lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ForwardedHeaders(Option<String>);
@@ -199,7 +201,7 @@ pub struct ForwardedHeaders(Option<String>);
 impl ForwardedHeaders {
     pub const TRACEPARENT: &str = "traceparent";
 
-    /// From names in lower case, and values; one with a line end in it is left out.
+    /// From lower-case names and their values; a header whose value contains a line end is omitted.
     pub fn new<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let (mut trace, mut lines) = (None, String::new());
         for (name, value) in headers.into_iter().filter(|(_, value)| !value.contains(['\r', '\n'])) {
@@ -212,14 +214,14 @@ impl ForwardedHeaders {
         Self((trace.is_some() || !lines.is_empty()).then(|| trace.unwrap_or_default().to_owned() + &lines))
     }
 
-    /// Names in lower case, and values.
+    /// Lower-case names and their values.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         let mut lines = self.0.as_deref().unwrap_or_default().split('\n');
         let trace = lines.next().filter(|trace| !trace.is_empty()).map(|trace| (Self::TRACEPARENT, trace));
         trace.into_iter().chain(lines.filter_map(|line| line.split_once(": ")))
     }
 
-    /// Bytes that they take.
+    /// Total bytes of the names and values.
     pub fn bytes(&self) -> usize {
         self.0.as_ref().map_or(0, String::len)
     }
@@ -229,26 +231,26 @@ impl ForwardedHeaders {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     pub received_at: Timestamp,
-    /// Name of the source it came through.
+    /// The name of its source.
     pub source: String,
     pub to: DestinationSet,
-    /// The ordering key; an event without one is unordered.
+    /// The interaction key; an event without one is unordered.
     pub interaction: Option<String>,
-    /// The sender's own id; an event without one cannot be recognised as a duplicate.
+    /// The sender's own id; an event without one is never recognised as a duplicate.
     pub sender_id: Option<String>,
-    /// The event type (`Holdline-Event-Type`); empty where the sender names none.
+    /// The event type (`Holdline-Event-Type`); empty if the sender gives none.
     pub kind: String,
-    /// When it happened, by the sender's word; see [`believed_time`].
+    /// When it happened, according to the sender; see [`believed_time`].
     pub time: Option<Timestamp>,
     pub content_type: String,
     pub headers: ForwardedHeaders,
-    /// The same sender id had been seen with another body.
+    /// The same sender id was received before with another body.
     pub conflict: bool,
     pub body_digest: Digest64,
     pub body: Bytes,
 }
 
-/// Without its body, so that no log and no panic can hold it.
+/// Omits the body, so that no log and no panic message contains it.
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Event")
@@ -270,29 +272,29 @@ impl Event {
         EventId::new(self.received_at, sequence, self.body_digest)
     }
 
-    /// When it happened, as far as that is known and can be believed.
+    /// When it happened, if that is known and plausible.
     pub fn happened_at(&self) -> Option<Timestamp> {
         believed_time(self.time, self.received_at)
     }
 
-    /// Bytes that it takes in memory: its texts and its body, and what is around them.
+    /// Memory of the event in bytes: its texts, its body and [`EVENT_OVERHEAD`].
     pub fn weight(&self) -> usize {
         let texts = [Some(&self.source), self.interaction.as_ref(), self.sender_id.as_ref(), Some(&self.kind)];
         let texts: usize = texts.into_iter().flatten().map(String::len).sum();
         texts + self.content_type.len() + self.headers.bytes() + self.body.len() + EVENT_OVERHEAD
     }
 
-    /// The hash of its interaction key; none where it has none. [`SharedKeys::order_key`] says with which events it is ordered.
+    /// The hash of its interaction key; none where it has none. [`SharedKeys::order_key`] gives the order key.
     pub fn interaction_hash(&self) -> Digest64 {
         self.interaction.as_deref().map_or(Digest64::NONE, Digest64::of_interaction)
     }
 }
 
-/// The sources that order their interactions together: one key of theirs is one interaction. A key of any other source is an
-/// interaction of that source alone, so that nobody can hold up the events of another source.
+/// The sources that order their interactions together: the same key in any of them is the same interaction. A key of any
+/// other source is an interaction of that source alone, so that a sender cannot block the events of another source.
 ///
-/// Stored records have key and source, not the order key: which sources share keys is decided at each start, also for events
-/// that are waiting.
+/// Stored records contain key and source, not the order key: which sources share keys is decided at each start, also for
+/// waiting events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SharedKeys(Arc<BTreeSet<String>>);
 
@@ -301,7 +303,7 @@ impl SharedKeys {
         Self(Arc::new(sources.into_iter().collect()))
     }
 
-    /// Events with the same order key are delivered in order. None for events without an interaction key.
+    /// The order key: events with the same one are delivered in order. None for events without an interaction key.
     pub fn order_key(&self, interaction: Digest64, source: &str) -> Digest64 {
         if interaction.is_none() || self.0.contains(source) {
             return interaction;

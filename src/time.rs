@@ -1,6 +1,6 @@
 //! A point in time: milliseconds since the Unix epoch, as read from [`crate::clock::Clock`].
 //!
-//! Everything below the shells takes such a `now` as an argument; nothing here reads a clock.
+//! Modules that do no IO take `now` as an argument; this module reads no clock.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -14,22 +14,22 @@ pub struct Timestamp(pub u64);
 
 impl Timestamp {
     pub const ZERO: Self = Self(0);
-    /// Later than anything that will happen.
+    /// After every other time.
     pub const NEVER: Self = Self(u64::MAX);
-    /// The last instant that RFC 3339 can write (9999-12-31T23:59:59.999Z).
+    /// The last time that RFC 3339 can represent (9999-12-31T23:59:59.999Z).
     const RFC3339_MAX: u64 = 253_402_300_799_999;
 
-    /// The instant `by` after this one; saturates at [`Timestamp::NEVER`].
+    /// The time `by` after this one; saturates at [`Timestamp::NEVER`].
     pub fn after(self, by: Duration) -> Self {
         Self(self.0.saturating_add(millis(by)))
     }
 
-    /// The instant `by` before this one; saturates at zero.
+    /// The time `by` before this one; saturates at zero.
     pub fn before(self, by: Duration) -> Self {
         Self(self.0.saturating_sub(millis(by)))
     }
 
-    /// How long ago `earlier` was; zero where it is in the future.
+    /// The duration since `earlier`; zero if that is in the future.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
@@ -55,9 +55,9 @@ pub fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Milliseconds since the epoch, from ISO 8601 in its extended form: a date, then `T`, `t` or a space, a time with any number
-/// of fractional digits, and `Z`, `z`, an offset (`+02:00`, `+0200`, `+02`) or nothing, which means UTC. None where the text is
-/// anything else, or a time before 1970.
+/// Milliseconds since the epoch, from ISO 8601 in its extended form: a date, then `T`, `t` or a space, a time with any
+/// number of fractional digits, and `Z`, `z`, an offset (`+02:00`, `+0200`, `+02`) or nothing, which means UTC. None for
+/// any other text, and for a time before 1970.
 pub fn iso8601_ms(text: &str) -> Option<u64> {
     let mut rest = Digits(text);
     let (year, month, day) = (rest.take(4)?, rest.after(b'-')?.take(2)?, rest.after(b'-')?.take(2)?);
@@ -80,7 +80,7 @@ pub fn iso8601_ms(text: &str) -> Option<u64> {
     u64::try_from((local - offset_s(rest)?) * 1000 + fraction_ms).ok()
 }
 
-/// Seconds by which the local time is ahead of UTC; all of the rest must be the offset.
+/// The offset of the local time from UTC in seconds; the whole rest must be the offset.
 fn offset_s(rest: Digits<'_>) -> Option<i64> {
     let text = rest.0.trim_start();
     let ahead = match text.bytes().next() {
@@ -92,12 +92,12 @@ fn offset_s(rest: Digits<'_>) -> Option<i64> {
     };
     let mut rest = Digits(&text[1..]);
     let hours = rest.take(2)?;
-    // The colon may be left out, and the minutes with it.
+    // The colon is optional, and so are the minutes.
     let minutes = if rest.after(b':').is_some() || !rest.0.is_empty() { rest.take(2)? } else { 0 };
     (rest.0.is_empty() && hours <= 23 && minutes <= 59).then_some(ahead * (hours * 3600 + minutes * 60))
 }
 
-/// What is left to read of a text.
+/// The unread rest of a text.
 struct Digits<'a>(&'a str);
 
 impl Digits<'_> {
@@ -108,13 +108,13 @@ impl Digits<'_> {
         digits.bytes().try_fold(0, |sum, b| b.is_ascii_digit().then(|| sum * 10 + i64::from(b - b'0')))
     }
 
-    /// Steps over `sign`; none, and no step, where something else comes.
+    /// Consumes `sign`; none if something else comes next, and then nothing is consumed.
     fn after(&mut self, sign: u8) -> Option<&mut Self> {
         self.0 = self.0.strip_prefix(char::from(sign))?;
         Some(self)
     }
 
-    /// A fraction of a second, if one comes: its digits beyond the third are cut off.
+    /// Parses an optional fraction of a second: digits after the third are discarded.
     fn fraction_ms(&mut self) -> Option<i64> {
         if !self.0.starts_with(['.', ',']) {
             return Some(0);
@@ -127,7 +127,7 @@ impl Digits<'_> {
     }
 }
 
-/// Of a month from 1 to 12.
+/// The number of days of a month, 1 to 12.
 pub fn days_in(year: i64, month: i64) -> i64 {
     match month {
         2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
@@ -137,7 +137,8 @@ pub fn days_in(year: i64, month: i64) -> i64 {
     }
 }
 
-/// Days from 1970-01-01, by the formula `days_from_civil` (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+/// Days since 1970-01-01, by the algorithm `days_from_civil` (Howard Hinnant, "chrono-Compatible Low-Level Date
+/// Algorithms").
 pub fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);

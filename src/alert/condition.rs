@@ -1,6 +1,6 @@
-//! What each condition finds in the inputs, and the text of its messages. Pure.
+//! Which subjects each condition holds for, and the text of its messages. Pure functions.
 //!
-//! A condition holds for *subjects*: destinations, sources, certificates, each by its name, or the daemon as a whole.
+//! *Subjects* are destinations, sources or certificates, by name, or the daemon as a whole.
 
 use crate::config::settings::Condition;
 use crate::store::Outage;
@@ -8,19 +8,19 @@ use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// An alert resolves when its condition has not held for this long; a condition that comes and goes is one alert.
+/// An alert resolves when its condition has not held for this long; a condition that flaps is one alert.
 pub const RESOLVE_AFTER: Duration = Duration::from_secs(60);
-/// The subject of a condition of the whole daemon.
+/// The subject of a condition that concerns the whole daemon.
 pub const DAEMON: &str = "";
-/// Commands that one message names at most.
+/// Maximum number of commands in one message.
 const COMMANDS_MAX: usize = 3;
 
-/// The state of the daemon, as far as alerts depend on it.
+/// The state of the daemon that alerts depend on.
 #[derive(Clone, Debug, Default)]
 pub struct AlertInputs {
-    /// Deliveries that became dead letters since the store was made.
+    /// Deliveries that became dead letters since the store was created.
     pub dead_lettered: u64,
-    /// Dead letters that there are.
+    /// Current number of dead letters.
     pub dead: u64,
     pub queue_depth: u64,
     pub oldest_age: Duration,
@@ -30,35 +30,35 @@ pub struct AlertInputs {
     pub sending_stopped: bool,
     /// Requests refused for no fault of the sender since the start, by code.
     pub refused: BTreeMap<String, u64>,
-    /// Damaged records since the store was made.
+    /// Damaged records since the store was created.
     pub damaged: u64,
-    /// Dead letters over `[dlq]` retention or max_bytes.
+    /// Dead letters over `[dlq]` `retention` or `max_bytes`.
     pub dlq_over_limit: u64,
-    /// Dead letters that were dropped for it, since the start.
+    /// Dead letters dropped for that reason since the start.
     pub dlq_dropped: u64,
-    /// Events that left the history before their time, since the start.
+    /// Events that were evicted from the history before `retention` since the start.
     pub forgotten_early: u64,
     /// `Retry-After` values that were cut to `retry_after_max` since the start, by destination.
     pub clamped_retry_after: BTreeMap<String, u64>,
-    /// Certificates in use: whose, and when they end.
+    /// Certificates in use: the owner and the end of validity.
     pub certificates: Vec<(String, Timestamp)>,
     pub disk_full_in: Option<Duration>,
-    /// Enough samples of the disk have been taken for a forecast.
+    /// There are enough samples of the disk for a forecast.
     pub disk_forecast_known: bool,
     /// Destinations whose breaker is not closed, and why.
     pub breakers: BTreeMap<String, String>,
-    /// The last time in which events could not be accepted.
+    /// The last outage: a time in which events could not be accepted.
     pub last_outage: Option<Outage>,
-    /// When each source last sent a request; zero where it has not since the start.
+    /// When each source last sent a request; zero if it has not since the start.
     pub last_received: BTreeMap<String, Timestamp>,
 }
 
-/// What a condition finds in the inputs.
+/// What a condition finds in its inputs.
 #[derive(Debug, Default)]
 pub struct Observation {
     /// The subjects for which it holds, each with its description.
     pub holds: BTreeMap<String, String>,
-    /// For a condition that counts what happens: how often so far, by subject.
+    /// For a condition that counts occurrences: the count so far, by subject.
     pub counters: BTreeMap<String, u64>,
 }
 
@@ -75,7 +75,8 @@ impl Observation {
         Self { counters: [(DAEMON.to_owned(), counter)].into(), holds: BTreeMap::new() }
     }
 
-    /// `started` is when the daemon began to observe; `notified` holds the subjects whose alert was sent and has not resolved.
+    /// `started` is when the daemon began to observe; `notified` holds the subjects whose alert was sent and has not
+    /// resolved.
     pub fn take(
         condition: Condition,
         inputs: &AlertInputs,
@@ -106,7 +107,7 @@ impl Observation {
             Condition::QueueDepth(above) => Self::daemon(inputs.queue_depth > above),
             Condition::OldestAge(above) => Self::daemon(inputs.oldest_age > above),
             Condition::DiskFull(within) => {
-                // after a restart there is no forecast yet, which resolves nothing
+                // there is no forecast after a restart yet, so nothing resolves
                 let unknown = !inputs.disk_forecast_known && notified.contains(DAEMON);
                 Self::daemon(unknown || inputs.disk_full_in.is_some_and(|full| full < within))
             }
@@ -117,7 +118,7 @@ impl Observation {
             }
             Condition::Silence(above) => {
                 let is_silent = |(name, at): &(&String, &Timestamp)| {
-                    // a source that was silent before a restart stays so until it sends
+                    // a source that was idle before a restart stays idle until it sends
                     let still = **at == Timestamp::ZERO && notified.contains(*name);
                     still || now.since((**at).max(started)) > above
                 };
@@ -133,11 +134,11 @@ impl Observation {
 pub struct Changes {
     /// The subjects for which it holds now, each with its description.
     pub all: Vec<(String, String)>,
-    /// Those among them that no message has reported.
+    /// Those among them that no message has reported yet.
     pub new: Vec<String>,
-    /// Subjects for which it holds no longer.
+    /// Subjects for which it no longer holds.
     pub over: Vec<String>,
-    /// What happened since the last message, by subject.
+    /// Occurrences since the last message, by subject.
     pub happened: BTreeMap<String, u64>,
 }
 
@@ -156,7 +157,7 @@ impl Changes {
         format!("{all} (new: {})", self.new.join(", "))
     }
 
-    /// How often it happened, and how often for each subject.
+    /// The total number of occurrences, and the number for each subject.
     fn times(&self, what: &str) -> String {
         let by_name: Vec<String> =
             self.happened.iter().filter(|(name, _)| *name != DAEMON).map(|(name, n)| format!("{name} {n}")).collect();
@@ -164,7 +165,7 @@ impl Changes {
         format!("{} {what}{by_name}", self.count())
     }
 
-    /// The command that explains each new subject, or each where none is new.
+    /// The commands that explain each new subject, or all subjects if none is new.
     fn explain(&self) -> String {
         let all = self.all.iter().map(|(name, _)| name);
         let names: Vec<&String> = if self.new.is_empty() { all.collect() } else { self.new.iter().collect() };
@@ -177,7 +178,7 @@ fn seconds(d: Duration) -> humantime::FormattedDuration {
     humantime::format_duration(Duration::from_secs(d.as_secs()))
 }
 
-/// The text of a message that a condition holds, or that something happened.
+/// The text of a message that a condition holds, or that something occurred.
 pub fn firing(condition: Condition, inputs: &AlertInputs, changes: &Changes) -> String {
     let words = match condition {
         Condition::DeadLetter => changes.times("dead-lettered; see `holdline dlq list`"),
@@ -215,19 +216,20 @@ pub fn firing(condition: Condition, inputs: &AlertInputs, changes: &Changes) -> 
     format!("holdline: {condition}: {words}{over}")
 }
 
-/// The text of a message that a condition holds no longer, after `lasted`.
+/// The text of a message that a condition no longer holds, after `lasted`.
 pub fn resolved(condition: Condition, changes: &Changes, lasted: Duration) -> String {
     let names: Vec<&str> = changes.over.iter().map(String::as_str).filter(|name| *name != DAEMON).collect();
     let of = if names.is_empty() { String::new() } else { format!(" for {}", names.join(", ")) };
     let lasted = match condition {
-        // its first message said when it ended
+        // its first message gave the end
         Condition::Outage(_) => String::new(),
         _ => format!(" (it lasted {})", seconds(lasted)),
     };
     format!("holdline: all clear: {condition} is over{of}{lasted}")
 }
 
-/// The text of a message that something has not happened again. What has happened stays, so it is not said to be over.
+/// The text of a message that something has not occurred again. An occurrence cannot be undone, so the text does not
+/// call it resolved.
 pub fn quiet(condition: Condition, inputs: &AlertInputs) -> String {
     let rest = match condition {
         Condition::DeadLetter if inputs.dead == 0 => "; none is in the queue".to_owned(),
@@ -257,7 +259,7 @@ fn disk_low(inputs: &AlertInputs) -> String {
     format!("free disk space is below intake.disk_reserve and intake is closed; {sending}. Free some disk")
 }
 
-/// What an outage means for those who sent in it.
+/// What an outage means for the senders.
 fn reconcile(outage: &Outage) -> String {
     let until = if outage.until == Timestamp::NEVER { "now".to_owned() } else { outage.until.to_string() };
     format!(

@@ -5,8 +5,8 @@
 //! inactive ──holds──> active, notified ──holds no longer, for RESOLVE_AFTER──> inactive, with a message that it resolved
 //!             └─ but not within `digest` of the last message of this condition: then the message waits
 //! ```
-//! Something that only happens and does not last (a dead letter, a refusal, a damaged record) is active as long as more of it
-//! came within [`RESOLVE_AFTER`]; the message then says that no more came.
+//! An occurrence without duration (a dead letter, a refusal, a damaged record) is active as long as more of them come
+//! within [`RESOLVE_AFTER`]; the message then says that no more came.
 
 use super::condition::{self, AlertInputs, Changes, Observation, RESOLVE_AFTER};
 use crate::config::settings::{Alert, Condition};
@@ -31,7 +31,7 @@ impl State {
     }
 }
 
-/// What is sent: JSON, with a `text` that chat tools show.
+/// The message sent: JSON, with a `text` that chat tools display.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     pub text: String,
@@ -40,7 +40,7 @@ pub struct Message {
     pub state: State,
     pub at: String,
     pub since: String,
-    /// How often it happened, for a condition that counts.
+    /// The number of occurrences, for a condition that counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
     /// The subjects for which it holds.
@@ -54,7 +54,7 @@ pub struct Message {
     pub over: Vec<String>,
 }
 
-/// A condition that holds for one subject. The names of its fields on disk are older.
+/// An active condition of one subject. Older names are kept for its fields on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct ActiveAlert {
     since: Timestamp,
@@ -64,7 +64,7 @@ struct ActiveAlert {
     /// A message has reported it.
     #[serde(rename = "told")]
     notified: bool,
-    /// It is a state; otherwise something happened.
+    /// It is a state; otherwise an occurrence.
     lasting: bool,
 }
 
@@ -74,7 +74,7 @@ impl ActiveAlert {
     }
 }
 
-/// What is kept of a condition between evaluations, also over a restart. The names of its fields on disk are older.
+/// What is kept of a condition between evaluations, also across restarts. Older names are kept for its fields on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleState {
     /// By subject.
@@ -83,7 +83,7 @@ pub struct RuleState {
     /// The counters at the last evaluation; none before the first.
     #[serde(rename = "seen")]
     counters: Option<BTreeMap<String, u64>>,
-    /// What happened and no message has reported.
+    /// Occurrences that no message has reported.
     #[serde(rename = "owed")]
     pending: BTreeMap<String, u64>,
     #[serde(rename = "told_at")]
@@ -117,7 +117,7 @@ impl Evaluator {
         Self { rules, digest: alert.digest, started: now }
     }
 
-    /// The messages that are due now.
+    /// The messages to send now.
     pub fn evaluate(&mut self, inputs: &AlertInputs, now: Timestamp) -> Vec<Message> {
         let (started, digest) = (self.started, self.digest);
         self.rules.iter_mut().filter_map(|rule| rule.evaluate(inputs, now, started, digest)).collect()
@@ -144,7 +144,7 @@ impl RuleState {
     }
 
     fn observe(&mut self, observation: &Observation, now: Timestamp) {
-        // what happened before the first evaluation was reported then, or was there before alerts were configured
+        // earlier occurrences were reported before, or precede the configuration of alerts
         let earlier = self.counters.replace(observation.counters.clone());
         let earlier = earlier.unwrap_or_else(|| observation.counters.clone());
         let mut holding: BTreeMap<&String, bool> = self.pending.keys().map(|name| (name, false)).collect();
@@ -166,8 +166,8 @@ impl RuleState {
         for (name, more) in rose {
             *self.pending.entry(name).or_default() += more;
         }
-        // an alert that came and went unreported is dropped; and of what only happens, a subject may go without a message as long
-        // as others stay
+        // an unreported alert that has ended is dropped; and a subject with occurrences may be removed without a message
+        // as long as others stay
         let some_stay = self.active.values().any(|alert| !alert.is_past(now));
         let pending = &self.pending;
         self.active.retain(|name, alert| {
@@ -192,7 +192,7 @@ impl RuleState {
         }
     }
 
-    /// A message reports these changes.
+    /// Marks these changes as reported by a message.
     fn mark_notified(&mut self, changes: &Changes, now: Timestamp) {
         for name in changes.new.iter().chain(changes.happened.keys()) {
             if let Some(alert) = self.active.get_mut(name) {
@@ -228,7 +228,7 @@ impl Rule {
             let text = condition::firing(condition, inputs, &changes);
             return Some(message(condition, State::Firing, text, &changes, since, now));
         }
-        // it holds for no subject any more
+        // it holds for no subject
         let ended = std::mem::take(&mut state.active);
         let last = ended.values().filter(|alert| alert.lasting).map(|alert| alert.last_seen).max();
         changes.over = ended.into_iter().filter(|(_, alert)| alert.notified).map(|(name, _)| name).collect();

@@ -1,17 +1,18 @@
-//! Alerts: sends a message when a condition begins to hold, and one when it holds no longer.
+//! Alerts: sends a message when a condition begins to hold, and one when it no longer holds.
 //!
-//! *Invariants.* At most one message of a condition within `digest`, and the message that it resolved; what happens meanwhile
-//! is counted and reported by the next message. Every alert that was sent is followed by a message that it resolved. No message
-//! holds a body or a secret, and no log holds the address of a webhook, since its path may be one. A message that was made and
-//! not delivered survives a restart.
+//! *Invariants.* Each condition sends at most one message per `digest`, and in addition the message that it resolved;
+//! occurrences in between are counted and reported by the next message. Every alert sent is followed by a message that
+//! it resolved. No message contains a body or a secret, and no log contains the address of a webhook, since its path may
+//! be a secret. An undelivered message survives a restart.
 //!
-//! *Failure.* A message that cannot be delivered is tried again, with growing pauses, for [`sender::GIVE_UP_AFTER`]; then it
-//! is dropped and that is logged. A receiver that hangs delays its own messages only, and so does a disk that hangs.
+//! *Failure.* An undelivered message is retried, with growing pauses, for [`sender::GIVE_UP_AFTER`]; then it is dropped
+//! and that is logged. A receiver that hangs delays only its own messages. A disk that hangs delays no message; it
+//! delays only the write of the record below.
 //!
-//! *Format.* One record of the store, JSON: by receiver, the state of its conditions and its undelivered messages. It is written
-//! when a message was made or delivered, and at the end. A message that was not written before a crash is made again, since
-//! the counters that it reports are as old; one whose delivery was not written is sent twice. A record that cannot be read
-//! counts as none: what happened before is then not reported.
+//! *Format.* One record of the store, JSON: by receiver, the state of its conditions and its undelivered messages. It is
+//! written when a message was made or delivered, and at the end. A message that was not written before a crash is made
+//! again, since the counters that it reports are as old; one whose delivery was not written is sent twice. A record that
+//! cannot be read counts as none: what happened before is then not reported.
 //!
 //! # Levels: a module imports only from modules of lower levels
 //! | level | module | purpose |
@@ -39,9 +40,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-/// How often the conditions are evaluated.
+/// Interval between evaluations of the conditions.
 pub const EVALUATE_EVERY: Duration = Duration::from_secs(1);
-/// Undelivered messages of one receiver; beyond it the newest are dropped, and that is logged.
+/// Maximum number of undelivered messages of one receiver; above it the newest are dropped, and that is logged.
 const UNDELIVERED_MAX: usize = 100;
 
 /// What is stored of one receiver.
@@ -58,17 +59,17 @@ struct ReceiverState {
 /// By the key of the receiver.
 type SavedState = BTreeMap<String, ReceiverState>;
 
-/// One `[[alert]]`: whom it informs, and of what.
+/// One `[[alert]]`: a receiver and its conditions.
 struct Receiver {
     key: String,
     evaluator: Evaluator,
-    /// Oldest first; `sender` has them too.
+    /// Oldest first; `sender` has them, too.
     undelivered: VecDeque<Message>,
     sender: mpsc::UnboundedSender<Message>,
 }
 
 impl Receiver {
-    /// `done` gets the receiver's place each time a message is delivered or given up.
+    /// `done` gets the receiver's index each time a message is delivered or dropped.
     fn new(
         (place, alert): (usize, &Alert),
         (key, saved): (String, ReceiverState),
@@ -144,7 +145,7 @@ pub async fn run<F: Future<Output = Option<AlertInputs>>>(
                 save(&receivers);
             }
             if receivers.is_empty() && !first {
-                break; // no alert is configured any more, and the record says so
+                break; // no alert is configured, and the record says so
             }
         }
         while let Ok(place) = delivered.try_recv() {
@@ -169,7 +170,7 @@ fn evaluate(receivers: &mut [Receiver], inputs: &AlertInputs, clock: &Clock) -> 
     any
 }
 
-/// A key for each receiver, which does not show its address; receivers with the same address are numbered.
+/// A key for each receiver that does not show its address; receivers with the same address are numbered.
 fn keys(alerts: &[Alert]) -> Vec<String> {
     let mut times: HashMap<Digest64, u32> = HashMap::new();
     let key = |alert: &Alert| {
@@ -198,7 +199,7 @@ async fn load(store: &Store) -> SavedState {
     })
 }
 
-/// Conditions that were written under a name that has changed are read under the new one.
+/// Maps conditions stored under a former name to their current name.
 fn parse(text: &str) -> serde_json::Result<SavedState> {
     let mut saved: SavedState = serde_json::from_str(text)?;
     for receiver in saved.values_mut() {
@@ -209,7 +210,7 @@ fn parse(text: &str) -> serde_json::Result<SavedState> {
     Ok(saved)
 }
 
-/// Writes each state that comes, or the newest where they come faster, until its sender is dropped.
+/// Writes each new state, or only the newest if they come faster, until the channel closes.
 async fn save(store: Store, mut states: watch::Receiver<SavedState>) {
     while states.changed().await.is_ok() {
         let text = serde_json::to_string(&*states.borrow_and_update());

@@ -1,5 +1,5 @@
-//! Delivers messages: POST to a webhook, or a command that reads them from its standard input. A failed delivery is tried
-//! again, for [`GIVE_UP_AFTER`].
+//! Delivers messages: POST to a webhook, or a command that reads them from its standard input. A failed delivery is
+//! retried for [`GIVE_UP_AFTER`].
 
 use super::evaluator::Message;
 use crate::clock::Clock;
@@ -18,7 +18,7 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// The longest time that one attempt may take.
+/// Timeout of one attempt.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -57,7 +57,7 @@ impl Sender {
         }
     }
 
-    /// Delivers one message after the other, until `stop`; `done` gets `place` whenever one is delivered or given up.
+    /// Delivers messages in order, until `stop`; `done` gets `place` whenever one is delivered or dropped.
     pub async fn run(
         self,
         mut messages: mpsc::UnboundedReceiver<Message>,
@@ -71,7 +71,7 @@ impl Sender {
             if let Err(why) = delivered {
                 tracing::error!(alert = message.alert, why, "an alert could not be delivered and is dropped");
             }
-            let _ = done.send(place); // the receiver has ended at a stop
+            let _ = done.send(place); // the receiver has ended during a stop
         }
     }
 

@@ -68,7 +68,7 @@ pub(super) fn load_tls(settings: &settings::Intake) -> anyhow::Result<Option<Arc
     Ok(Some(Arc::new(tls)))
 }
 
-/// Serves intake on its sockets; each request uses the settings in force when it arrives.
+/// Serves intake on its sockets; each request uses the settings that are active when it arrives.
 pub(super) fn serve_intake(
     listeners: Vec<TcpListener>,
     intake: &SharedIntake,
@@ -82,7 +82,7 @@ pub(super) fn serve_intake(
     let limits = Limits {
         head_bytes_max: settings.max_header_bytes,
         head_timeout: settings.header_timeout,
-        // an answer is short: a peer that takes none of it for this long does not read
+        // answers are short: a peer that takes none of one for this long is not reading
         write_timeout: settings.header_timeout,
         linger_timeout: settings.linger_timeout,
     };
@@ -139,7 +139,7 @@ pub(super) fn grants(token: &str, settings: &settings::Admin) -> anyhow::Result<
     Ok(grants)
 }
 
-/// The admin token: the configured one, or the one in the data folder, made where it is missing.
+/// The admin token: the configured one, or the one in the data folder, which is created if it is missing.
 pub(super) fn admin_token(from: &Token, data: &Path) -> anyhow::Result<String> {
     use std::io::{Read, Write};
     use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};

@@ -1,8 +1,8 @@
 //! Runs the daemon as a process: notifies the service manager, executes commands, feeds the watchdog.
 //!
-//! *Failure.* A store that fails ends the process with an error; a panic in any task ends it with code 70. Where the store's
-//! thread or dispatch does not answer in time, the log says which, and the watchdog is not fed until it does; systemd then kills
-//! the process and starts it again, and nothing that was acknowledged is lost.
+//! *Failure.* A store that fails ends the process with an error; a panic in any task ends it with code 70. If the
+//! store's thread or dispatch does not answer in time, this is logged, and the watchdog is not fed until it does;
+//! systemd then kills and restarts the process, and no acknowledged event is lost.
 
 use super::Daemon;
 use crate::clock::Clock;
@@ -62,8 +62,9 @@ async fn failed(failure: &mut watch::Receiver<Option<String>>) -> String {
     }
 }
 
-/// A panic in any task ends the daemon, since the rest of it would work without that task. The log has the place of the panic,
-/// never its message, which may hold a body. A panic while the store is opened is handled there.
+/// A panic in any task ends the daemon, because the other tasks would continue without that task. The log contains the
+/// location of the panic, never its message, which may contain a body. A panic while the store is opened is handled
+/// there.
 fn end_with_any_panic() {
     std::panic::set_hook(Box::new(|panic| {
         if std::thread::current().name() == Some("store-open") {
@@ -75,7 +76,7 @@ fn end_with_any_panic() {
     }));
 }
 
-/// Checks within the watchdog's timeout.
+/// Number of checks within the watchdog's timeout.
 const WATCHDOG_CHECKS: u32 = 4;
 
 /// Feeds the service manager's watchdog while the store's thread and dispatch answer; never returns.
@@ -90,7 +91,7 @@ async fn feed_watchdog(store: Store, questions: mpsc::Sender<Question>) {
             tracing::error!(who, waited = ?every, "no answer; unless it answers soon, systemd starts the daemon again");
             continue;
         }
-        let _ = sd_notify::notify(&[NotifyState::Watchdog]); // where it fails, systemd acts, which is right
+        let _ = sd_notify::notify(&[NotifyState::Watchdog]); // if it fails, systemd restarts the process, as intended
     }
 }
 

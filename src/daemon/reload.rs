@@ -1,15 +1,16 @@
-//! Reload: applies other settings to a running daemon, all of them or none.
+//! Reload: applies new settings to a running daemon, all of them or none.
 //!
-//! *What a reload applies.* The sources with their secrets; the destinations, apart from `ordering`: new ones, other
-//! settings, secrets read again, and the end of one for which nothing waits; and what intake bounds of one request:
-//! `max_body`, `max_json_depth`, `max_batch`, `body_timeout`, `body_grace`, `min_body_rate`, `max_unverified_bytes` and its parts,
-//! `source_share`, `success_status`. Everything else needs a restart, which the
-//! log says; then nothing is changed, so that a running daemon never uses half of a file.
+//! *What a reload applies.* The sources with their secrets. The destinations, except `ordering`: added ones, changed
+//! settings, secrets read again, and the removal of one for which no delivery waits. The limits that intake applies per
+//! request: `max_body`, `max_json_depth`, `max_batch`, `body_timeout`, `body_grace`, `min_body_rate`,
+//! `max_unverified_bytes` and its parts, `source_share`, `success_status`. Any other change needs a restart, which is
+//! logged; then nothing is changed, so that a running daemon never uses half of a file.
 //!
-//! *Order.* Deliveries keep their places: an attempt in flight ends under the old settings, and the next one of its interaction
-//! starts after it under the new ones. Intake uses the new sources only when dispatch has the new destinations.
+//! *Order.* Deliveries keep their places: an attempt in flight ends under the old settings, and the next one of its
+//! interaction starts after it under the new ones. Intake uses the new sources only when dispatch has the new
+//! destinations.
 //!
-//! *Failure.* All steps that can fail come before the first change.
+//! *Failure.* All steps that can fail precede the first change.
 
 use super::process::notify;
 use super::{Daemon, build_intake};
@@ -28,12 +29,12 @@ use tokio::sync::oneshot;
 /// The destinations after a reload.
 struct NewDestinations {
     all: DestinationMap,
-    /// Secrets and certificates that were read again, of destinations whose settings stay.
+    /// Secrets and certificates that were read again, for destinations with unchanged settings.
     templates: Vec<(Arc<Destination>, RequestTemplate)>,
 }
 
 impl Daemon {
-    /// Reloads; the log and the service manager get the result.
+    /// Reloads; the result is logged and sent to the service manager.
     pub(super) async fn reload_and_notify(&mut self, settings: Settings) {
         notify(&[NotifyState::Reloading]);
         if let Ok(now) = NotifyState::monotonic_usec_now() {
@@ -56,7 +57,7 @@ impl Daemon {
         let NewDestinations { all, templates } = self.new_destinations(&settings).await?;
         let old = self.shared_intake.read().expect("no holder panics").clone();
         let new = build_intake(&self.store, &self.clock, &settings, &all, old.admission.clone(), old.counts.clone())?;
-        // bodies that are being read count against it
+        // bodies that are being read are charged to it
         let new = Intake { memory: old.memory.clone(), ..new };
         let (to, applied) = oneshot::channel();
         let gone = "dispatch has ended";
@@ -92,7 +93,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// The destinations by these settings; one whose settings have not changed stays as it is.
+    /// The destinations for these settings; one with unchanged settings is kept.
     async fn new_destinations(&self, settings: &Settings) -> anyhow::Result<NewDestinations> {
         let old = self.destinations.now();
         let (mut all, mut added, mut templates) = (HashMap::new(), Vec::new(), Vec::new());
@@ -116,7 +117,7 @@ impl Daemon {
         Ok(NewDestinations { all: Arc::new(all), templates })
     }
 
-    /// Ids for destinations that this store has never had.
+    /// Registers destinations that are new to this store.
     async fn register_new(&self, added: &[Destination]) -> anyhow::Result<Vec<DestinationId>> {
         if added.is_empty() {
             return Ok(Vec::new());

@@ -1,7 +1,7 @@
 //! One attempt: send a delivery, evaluate the answer, record the result.
 //!
-//! *Invariants.* The result is recorded before the scheduler gets it, so the next delivery of the interaction is never on disk
-//! before this one.
+//! *Invariants.* The result is recorded before the scheduler gets it, so the next delivery of the interaction is never
+//! on disk before this one.
 
 use super::canary_results::{DeliveryEnd, Failed};
 use super::destination::Destination;
@@ -29,7 +29,7 @@ use tokio::sync::Mutex;
 /// Attempts kept with a delivery: the first, and the newest of the others. With the default `retry.max_age` a record is
 /// rewritten so often that all attempts would take more bytes than the event.
 const ATTEMPTS_KEPT: usize = 100;
-/// The newest of them that keep the body of the answer.
+/// The latest attempts that keep the body of the answer.
 const ANSWERS_KEPT: usize = 10;
 
 pub struct Context {
@@ -44,7 +44,7 @@ pub struct Context {
 struct Reply {
     attempt: Attempt,
     retry_after: Option<RetryAfter>,
-    /// Rate limit headers say that nothing more is allowed until then.
+    /// Rate limit headers report that no request is allowed until then.
     quota: Option<RetryAfter>,
     /// The time until a pooled connection turned out to be closed.
     lost: Duration,
@@ -86,7 +86,7 @@ pub async fn run(context: Context, start: Start) -> Judgement {
     ended(&context, &start, delivery, reply, began_precise)
 }
 
-/// An attempt was made: what it means for its delivery, its destination and its redrive.
+/// Records what an attempt means for its delivery, its destination and its redrive.
 fn ended(context: &Context, start: &Start, delivery: Delivery, reply: Reply, began_precise: Duration) -> Judgement {
     let (id, now, destination) = (delivery.id, context.clock.now(), &context.destination);
     let Reply { attempt, retry_after, quota, lost } = reply;
@@ -129,7 +129,7 @@ fn report_redriven(context: &Context, delivery: &Delivery, judgement: &Judgement
     }
 }
 
-/// What an attempt counts as for the redrive; none where the destination only asked to wait.
+/// The result of an attempt for the redrive; none where the destination only asked to wait.
 fn canary_end(judgement: &Judgement) -> Option<canary::End> {
     let throttled = judgement.call.is_some_and(|call| call.health == Health::Throttled);
     match judgement.verdict {
@@ -144,7 +144,7 @@ fn later(one: Option<RetryAfter>, other: Option<RetryAfter>) -> Option<RetryAfte
     one.into_iter().chain(other).max_by_key(|asked| asked.until)
 }
 
-/// The end of a delivery that comes too late; none where it is to be sent.
+/// The end of a late delivery; none where it is to be sent.
 fn not_sent(
     context: &Context,
     delivery: &Delivery,
@@ -196,14 +196,14 @@ async fn load(context: &Context, id: DeliveryId, place: Place) -> Result<Deliver
     if let Some(event) = cached() {
         return Ok(Delivery::first(id, event));
     }
-    // attempts that wait for the same page then find it in the cache, and need no memory of their own
+    // attempts that wait for the same page find it in the cache afterwards, and need no memory of their own
     let _turn = context.reads.lock().await;
     if let Some(event) = cached() {
         return Ok(Delivery::first(id, event));
     }
     match read(store, id, place).await {
         Err(StoreError::Damaged(Damaged::Missing)) => {
-            // once everything recorded before is written, a second read is final
+            // once everything recorded before is written, a second read is conclusive
             store.flush().await?;
             read(store, id, place).await
         }
@@ -217,8 +217,8 @@ async fn read(store: &Store, id: DeliveryId, place: Place) -> Result<Delivery, S
     read.map_err(|_| StoreError::Failed)?
 }
 
-/// A damaged record is set aside, so that it blocks nothing. Any other error means that the store has failed: the daemon ends,
-/// and until then nothing more is sent to the destination.
+/// Moves a damaged record to the damaged records and ends its delivery, so that it blocks nothing. Any other error means
+/// that the store has failed: the daemon ends, and until then nothing more is sent to the destination.
 fn unreadable(context: &Context, id: DeliveryId, place: Place, error: &StoreError) -> Judgement {
     let StoreError::Damaged(why) = error else {
         context.store.fail(error);
@@ -280,7 +280,7 @@ async fn send(
     Some(Reply { attempt, retry_after, quota, lost })
 }
 
-/// The outcome of an answer, and what is wrong with it.
+/// The outcome of an answer, and a description of its fault.
 fn evaluate_body(success: Option<&Success>, answer: &Answer) -> (Outcome, String) {
     let status = answer.status.as_u16();
     let Some(success) = success.filter(|_| answer.status.is_success()) else {
@@ -300,7 +300,8 @@ fn evaluate_body(success: Option<&Success>, answer: &Answer) -> (Outcome, String
     (outcome, format!("answered {status}, but {why}"))
 }
 
-/// Closes the send gate at once, for attempts that are about to send; the scheduler gets it when this attempt has ended.
+/// Closes the send gate immediately, for attempts that are about to send; the scheduler is informed when this attempt
+/// has ended.
 fn hold_destination(context: &Context, asked: Option<RetryAfter>, reason: &'static str) {
     let destination = &context.destination;
     if let Some(RetryAfter { until, .. }) = asked

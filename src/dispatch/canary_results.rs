@@ -1,7 +1,8 @@
 //! Results of watched deliveries: those of a redrive, which decide whether it continues.
 //!
-//! *Invariants.* For each watched delivery, its first decisive attempt is reported once, and then its end, once. An attempt that
-//! the destination only postponed (429, `Retry-After`) decides nothing, as long as the delivery is not dead of it.
+//! *Invariants.* For each watched delivery, its first conclusive attempt is reported once, and then its end, once. An
+//! attempt that the destination only postponed (429, `Retry-After`) is not conclusive, unless it made the delivery a
+//! dead letter.
 
 use crate::event::{EventId, Sequence};
 use crate::rules::canary::End;
@@ -30,7 +31,7 @@ pub struct Failed {
 /// What happened to a watched delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
-    /// Its first decisive attempt, and how it failed where that is known.
+    /// Its first conclusive attempt, and how it failed, if known.
     Attempt(End, Option<Failed>),
     Ended(DeliveryEnd),
 }
@@ -40,18 +41,18 @@ pub struct CanaryResults(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Whether the first decisive attempt has been reported.
+    /// Whether the first conclusive attempt has been reported.
     watched: HashMap<Sequence, bool>,
     reports: Vec<Report>,
 }
 
 impl CanaryResults {
-    /// Reports on these are kept until they are taken.
+    /// Reports on these deliveries are kept until they are taken.
     pub fn watch(&self, deliveries: impl IntoIterator<Item = Sequence>) {
         self.lock().watched.extend(deliveries.into_iter().map(|sequence| (sequence, false)));
     }
 
-    /// Reports only the end of these.
+    /// Reports only the end of these deliveries.
     pub fn watch_end(&self, deliveries: impl IntoIterator<Item = Sequence>) {
         self.lock().watched.extend(deliveries.into_iter().map(|sequence| (sequence, true)));
     }
@@ -65,7 +66,7 @@ impl CanaryResults {
         std::mem::take(&mut self.lock().reports)
     }
 
-    /// Watches nothing any more.
+    /// Stops watching all deliveries.
     pub fn clear(&self) {
         *self.lock() = State::default();
     }
@@ -75,7 +76,7 @@ impl CanaryResults {
         self.lock().watched.len()
     }
 
-    /// A decisive attempt has ended; the first one counts.
+    /// A conclusive attempt has ended; only the first one counts.
     pub(super) fn attempt_ended(&self, delivery: Sequence, end: End, how: impl FnOnce() -> Option<Failed>) {
         let state = &mut *self.lock();
         if let Some(reported) = state.watched.get_mut(&delivery)

@@ -1,9 +1,10 @@
 //! The pool of connections to one destination.
 //!
-//! *Invariants.* A connection belongs to one exchange at a time. An exchange that waits for its own new connection takes the first
-//! one that becomes free. An idle connection is dropped when its peer has closed it, or before the peer may close it: after at
-//! most [`keep_alive::IDLE_MAX`], after nearly as long as the peer announced, or as was [learned](Learned). Each ends after its lifetime, so that
-//! requests follow the name to another address. With [`Keep::Never`] each request has a connection of its own.
+//! *Invariants.* A connection belongs to one exchange at a time. An exchange that waits for its own new connection uses
+//! the first one that becomes free. An idle connection is closed when its peer has closed it, or before the peer may
+//! close it: after at most [`keep_alive::IDLE_MAX`], shortly before the announced timeout, or after the
+//! [learned](Learned) limit. Each connection ends after its lifetime, so that requests use the current address of the
+//! name. With [`Keep::Never`] each request has its own connection.
 
 use super::counted_stream::{ByteCounts, CountedStream, HEAD_BYTES_MAX};
 use super::head::values;
@@ -28,7 +29,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tower_service::Service;
 
-/// Interval between checks of idle connections: those that their peers have closed are dropped, and their idle time is learned.
+/// Interval between checks of idle connections: those closed by their peers are dropped, and their idle time is learned.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -36,9 +37,9 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 /// What happens to a connection after its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// It is reused for this long after it was made.
+    /// It is reused until this long after it was made.
     For(Duration),
-    /// It is closed: a request on a connection that is being closed cannot be told from one that was received.
+    /// It is closed: if a request fails on a connection that is being closed, it is unknown whether it was received.
     Never,
 }
 
@@ -59,7 +60,7 @@ type Shared = Arc<Mutex<Pool>>;
 
 #[derive(Default)]
 struct Pool {
-    /// Each with the start of its idle time, the latest last.
+    /// Each with the start of its idle time, latest last.
     idle: Vec<(Duration, PooledConnection)>,
     waiting: VecDeque<oneshot::Sender<PooledConnection>>,
     learned: Learned,
@@ -80,7 +81,7 @@ where
         + 'static,
     T: Read + Write + Unpin + Send + 'static,
 {
-    /// To the host of `uri`; keeps up to `idle_max` idle connections.
+    /// Connects to the host of `uri`; keeps up to `idle_max` idle connections.
     pub fn new(connector: C, uri: Uri, idle_max: usize, keep: Keep) -> Self {
         let host = host(&uri);
         Self { connector, uri, host, keep, idle_max, made: AtomicU64::new(0), pool: Shared::default() }
@@ -150,7 +151,7 @@ where
         lock(&self.pool).learned.closed(idle, clock::monotonic());
     }
 
-    /// A connection returned an answer after this idle time.
+    /// A connection carried an answer after this idle time.
     pub fn brought_answer(&self, idle: Duration) {
         lock(&self.pool).learned.answered(idle);
     }
@@ -176,7 +177,7 @@ impl Pool {
         connection.idle_max(now).is_some_and(|max| idle < max.min(self.learned.idle_max(now)))
     }
 
-    /// The connections that must be closed, and whether idle ones remain.
+    /// Removes the connections that must be closed; also returns whether idle ones remain.
     fn sweep(&mut self, now: Duration) -> (Vec<PooledConnection>, bool) {
         let (mut over, mut kept) = (Vec::new(), Vec::new());
         for (since, mut connection) in self.idle.drain(..) {
@@ -258,19 +259,19 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// An answer with more headers is invalid.
 const HEADERS_MAX: usize = 1000;
 
-/// The answer to a request, or an error; with the request where nothing of it was handled.
+/// The answer to a request, or an error, which returns the request if no part of it was processed.
 pub type Sent = Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>>;
 
 /// A connection that one exchange uses.
 ///
-/// It makes progress only in the task that uses it: what was checked when a request was handed over still holds when the first byte
-/// is written, and the answer before was evaluated before the next exchange uses the connection.
+/// It is polled only by the task that uses it: what was checked when a request was handed over still holds when its
+/// first byte is written, and the previous answer was evaluated before the next exchange uses the connection.
 pub struct PooledConnection {
     sender: SendRequest<Full<Bytes>>,
-    /// Drives it; none once it has ended.
+    /// The future that drives it; none once it has ended.
     driver: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     pub traffic: Arc<ByteCounts>,
-    /// How long it had been idle when it was taken; none where it is new.
+    /// How long it had been idle when it was taken; none if it is new.
     pub idled: Option<Duration>,
     keep_alive: KeepAlive,
     /// The end of its lifetime, also while it is busy.
@@ -278,13 +279,13 @@ pub struct PooledConnection {
 }
 
 impl PooledConnection {
-    /// Hands it a request; nothing is written before [`PooledConnection::advance`].
+    /// Hands over a request; nothing is written before [`PooledConnection::advance`].
     pub fn hand_over(&mut self, request: Request<Full<Bytes>>) -> impl Future<Output = Sent> + use<> {
         self.traffic.begin();
         self.sender.try_send_request(request)
     }
 
-    /// The head of an answer has come.
+    /// The head of an answer has arrived.
     pub fn answered(&mut self, head: &Parts) {
         self.traffic.answered();
         self.keep_alive = self.keep_alive.and(KeepAlive::parse(values(&head.headers, "keep-alive")));
@@ -301,7 +302,7 @@ impl PooledConnection {
         }
     }
 
-    /// Makes progress while waiting for something that comes over it.
+    /// Makes progress while waiting for `what`, which arrives over it.
     pub async fn during<T>(&mut self, what: impl Future<Output = T>) -> T {
         let mut what = pin!(what);
         poll_fn(|cx| {
@@ -315,20 +316,20 @@ impl PooledConnection {
         self.driver.is_none()
     }
 
-    /// Whether it can take a request, after handling what its peer has sent meanwhile.
+    /// Whether it can take a request, after processing what its peer has sent meanwhile.
     fn is_ready(&mut self) -> bool {
         self.advance(&mut Context::from_waker(Waker::noop()));
         !self.has_ended() && self.sender.is_ready()
     }
 
-    /// How long it may be idle, by its peer; none where it must not carry another request.
+    /// How long it may be idle according to its peer; none where it must not carry another request.
     fn idle_max(&self, now: Duration) -> Option<Duration> {
         let sound = !self.traffic.is_lenient() && !self.traffic.write_failed();
         let allowed = sound && now < self.ends_at && self.keep_alive.allows_another(self.traffic.requests());
         allowed.then(|| self.keep_alive.idle_max())
     }
 
-    /// Closes the connection in order, as TLS requires.
+    /// Closes the connection cleanly, as TLS requires.
     fn close(self) {
         drop(self.sender);
         if let Some(driver) = self.driver {
@@ -352,7 +353,7 @@ where
     let traffic = stream.traffic();
     let (sender, driver) =
         Builder::new().max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX).handshake(stream).await?;
-    // the request gets its error
+    // the request returns the error
     let driver = Box::pin(async move { drop(driver.await) });
     let (keep_alive, ends_at) = (KeepAlive::default(), ends_at());
     Ok(PooledConnection { sender, driver: Some(driver), traffic, idled: None, keep_alive, ends_at })
@@ -382,7 +383,7 @@ mod tests {
         }
     }
 
-    /// A listener that is there or not, without a word.
+    /// A listener that can be present or absent.
     #[derive(Clone)]
     struct Peer(Option<Arc<Mutex<Vec<DuplexStream>>>>);
 
@@ -428,7 +429,7 @@ mod tests {
         assert!(connections.take().await.unwrap().idled.is_some());
         peers.lock().unwrap().clear();
         assert!(connections.take().await.unwrap().idled.is_none(), "the other one was closed");
-        // a new one, whatever is idle
+        // a new one, regardless of idle ones
         lock(&connections.pool).learned = Learned::default();
         let connection = connections.take().await.unwrap();
         connections.put(connection);

@@ -1,13 +1,14 @@
-//! Connections to a destination: name lookup, TCP and TLS, to the addresses that are allowed and within a time.
+//! Connections to a destination: name lookup, TCP and TLS, to allowed addresses and within a timeout.
 //!
-//! `getaddrinfo` blocks for as long as the system's resolver takes, and cannot be cancelled. On the runtime's own thread pool, a
-//! name server that does not answer would soon occupy every thread that reads the store. So each destination has threads of
-//! its own for lookups, at most [`LOOKUPS_MAX`]; further attempts of that destination wait for one until they time out.
+//! `getaddrinfo` blocks for as long as the system's resolver takes, and cannot be cancelled. On the runtime's thread
+//! pool, a name server that does not answer would soon occupy every thread that reads the store. So each destination has
+//! its own threads for lookups, at most [`LOOKUPS_MAX`]; further attempts of that destination wait for one until they
+//! time out.
 //!
-//! *Invariant.* The addresses that a name resolves to are checked here, just before they are connected to: an answer that
-//! changes between two lookups gets around no rule.
+//! *Invariant.* The addresses that a name resolves to are checked here, immediately before connecting: a name server
+//! that changes its answer between two lookups cannot bypass the check.
 //!
-//! *Failure.* Each error says in which step it occurred; none of them means that a byte of a request was sent.
+//! *Failure.* Each error names the step in which it occurred; no error means that a byte of a request was sent.
 
 use super::counted_stream::CountedStream;
 use crate::rules::address_policy::AddressPolicy;
@@ -28,7 +29,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, oneshot};
 use tower_service::Service;
 
-/// Lookups of one destination at a time; connections are pooled, so few are needed.
+/// Maximum number of concurrent lookups of one destination; connections are pooled, so few are needed.
 const LOOKUPS_MAX: usize = 4;
 
 #[derive(Clone, Debug)]
@@ -61,7 +62,7 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        // an address in place of a name is not resolved
+        // a literal address is not resolved
         if let Some(refused) = literal(&uri).and_then(|ip| refuse(self.addresses, ip).err()) {
             return Box::pin(async move { Err(refused.into()) });
         }

@@ -1,14 +1,16 @@
-//! A connection that counts the bytes written and read, so that a failed request knows whether a byte of it was sent and whether
-//! a byte came back; and that passes on the head of each answer in a form that the parser accepts ([`head`]).
+//! A connection that counts the bytes written and read, so that a failed request knows whether a byte of it was sent and
+//! whether a byte was received. It also passes on the head of each answer in a form that the parser accepts ([`head`]).
 //!
-//! Requests on a connection follow each other, so the bytes written since the last answer belong to the current request. Bytes
-//! count when TLS or the kernel has accepted them: they may not have left the machine, but cannot be taken back.
+//! Requests on a connection are sequential, so the bytes written since the last answer belong to the current request.
+//! Bytes count as written when TLS or the kernel has accepted them: they may not have left the machine, but cannot be
+//! withdrawn.
 //!
-//! *Invariants.* Where [`ByteCounts::wrote`] is false, nothing of the request was written. Bytes that arrive without a request in
-//! flight are passed on unchanged. A head is buffered until it is complete, up to [`HEAD_BYTES_MAX`].
+//! *Invariants.* If [`ByteCounts::wrote`] is false, nothing of the request was written. Bytes that arrive without a
+//! request in flight are passed on unchanged. A head is buffered until it is complete, up to [`HEAD_BYTES_MAX`].
 //!
-//! *Failure.* A write that fails in the middle of a request is not reported at once: the peer may have answered before it closed,
-//! and its answer is read first. [`ByteCounts::write_failed`] then says that the peer did not read the whole request.
+//! *Failure.* A write that fails in the middle of a request is not reported immediately: the peer may have answered
+//! before it closed, and its answer is read first. [`ByteCounts::write_failed`] then says that the peer did not read the
+//! whole request.
 
 use super::head::{self, Head, Status};
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
@@ -24,7 +26,7 @@ pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 const SCRATCH_BYTES: usize = 16 * 1024;
 
 thread_local! {
-    /// Buffer for bytes that were read and not passed on.
+    /// Buffer for bytes that were read and not yet passed on.
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH_BYTES]);
 }
 
@@ -34,7 +36,7 @@ pub struct ByteCounts {
     /// Requests that were handed over.
     requests: AtomicU64,
     written: AtomicU64,
-    /// Bytes written when the last answer came.
+    /// Bytes written when the last answer arrived.
     answered: AtomicU64,
     /// Bytes read since the last request was handed over.
     read: AtomicU64,
@@ -61,7 +63,7 @@ impl ByteCounts {
         self.written.load(Ordering::SeqCst) > self.answered.load(Ordering::SeqCst)
     }
 
-    /// Whether a byte came since the request was handed over.
+    /// Whether a byte arrived since the request was handed over.
     pub fn received(&self) -> bool {
         self.read.load(Ordering::SeqCst) > 0
     }
@@ -90,12 +92,12 @@ impl ByteCounts {
 pub struct CountedStream<T> {
     stream: T,
     traffic: Arc<ByteCounts>,
-    /// The beginning of a head that is not whole yet.
+    /// The beginning of an incomplete head.
     head: Vec<u8>,
-    /// What goes on next, from this place on.
+    /// Bytes to pass on next, from this position on.
     passed: Vec<u8>,
     place: usize,
-    /// The last request whose head has gone on.
+    /// The last request whose answer's head was passed on.
     headed: u64,
 }
 
@@ -112,7 +114,7 @@ impl<T> CountedStream<T> {
         self.headed < self.traffic.requests() && self.traffic.wrote()
     }
 
-    /// Counts what was written. After an error in the middle of a request the rest of it goes nowhere.
+    /// Counts written bytes. After an error in the middle of a request the rest of it is discarded.
     fn count(&self, poll: Poll<io::Result<usize>>, offered: usize) -> Poll<io::Result<usize>> {
         match &poll {
             Poll::Ready(Ok(n)) => _ = self.traffic.written.fetch_add(*n as u64, Ordering::SeqCst),
@@ -125,12 +127,12 @@ impl<T> CountedStream<T> {
         poll
     }
 
-    /// Takes the heads off what has come, and passes them on with what follows the last of them.
+    /// Extracts the heads from the received bytes, and passes them on with the bytes after the last of them.
     fn pass_heads(&mut self, mut looked_at: usize) {
         while let Some(length) = head::length(&self.head, looked_at) {
             looked_at = 0;
             let status = match head::read(&self.head[..length]) {
-                // what follows goes on behind it
+                // the bytes after it follow
                 Head::AsItIs(Status::Final) => return self.pass_all(),
                 Head::AsItIs(status) => {
                     self.passed.extend_from_slice(&self.head[..length]);
@@ -152,13 +154,13 @@ impl<T> CountedStream<T> {
         }
     }
 
-    /// Nothing more of this answer is looked at.
+    /// Passes on the rest of this answer without parsing.
     fn pass_all(&mut self) {
         self.headed = self.traffic.requests();
         self.passed.append(&mut self.head);
     }
 
-    /// Passes on as much as there is room for.
+    /// Passes on as many bytes as fit.
     fn pass(&mut self, buf: &mut ReadBufCursor<'_>) {
         let end = self.passed.len().min(self.place + buf.remaining());
         buf.put_slice(&self.passed[self.place..end]);
@@ -172,7 +174,7 @@ impl<T> CountedStream<T> {
 }
 
 impl<T: Read + Unpin> CountedStream<T> {
-    /// Reads once, up to `max` bytes, which `then` gets; none of them means the end.
+    /// Reads once, up to `max` bytes, and passes them to `then`; zero bytes mean the end.
     fn read<U>(
         &mut self,
         cx: &mut Context<'_>,
@@ -265,11 +267,11 @@ impl<T: Write + Unpin> Write for CountedStream<T> {
     }
 }
 
-/// Whether the peer ended the TLS handshake because of who we are. In TLS 1.3 the client hears of it only after it has
-/// begun to write, and the server has not looked at what was written.
+/// Whether the peer ended the TLS handshake because of the client certificate. In TLS 1.3 the client learns this only
+/// after it has begun to write, and the server has not processed what was written.
 pub fn refuses_client(error: &io::Error) -> bool {
     use rustls::AlertDescription as Alert;
-    // TLS may lie in one IO error inside another
+    // a TLS error may be nested in an I/O error within another
     let Some(inner) = error.get_ref() else { return false };
     if let Some(inner) = inner.downcast_ref::<io::Error>() {
         return refuses_client(inner);

@@ -109,15 +109,15 @@ pub struct Destination {
     pub(super) lateness: Lateness,
     /// None where `on_stale` is `deliver`.
     pub(super) last_delivered: Option<Arc<LastDelivered>>,
-    /// The certificates of its configuration, as they were read at the start.
+    /// The certificates of its configuration, as read at the start.
     pub certificates: Vec<Certificate>,
     template: RwLock<Arc<RequestTemplate>>,
     /// The URL without secrets.
     shown_url: Option<String>,
     pub(super) send_gate: Arc<SendGate>,
-    /// What all its answers since the start say about it.
+    /// Evaluates all its answers since the start.
     refusals: Arc<Mutex<Refusals>>,
-    /// Until when nothing is sent to it, and why.
+    /// Until when no request is sent to it, and why.
     blocked: Arc<Mutex<Option<(Timestamp, String)>>>,
 }
 
@@ -182,8 +182,8 @@ impl Destination {
         Self { id, ..self }
     }
 
-    /// Takes over counters and state from the same destination with its old settings. Settings of `ordering`, which decide
-    /// what is remembered, must be the same.
+    /// Takes over counters and state of the same destination with its old settings. The settings of `ordering`, which
+    /// decide what state is kept, must be the same.
     pub fn inherit_runtime(self, old: &Self) -> Self {
         Self {
             attempts: old.attempts.clone(),
@@ -203,7 +203,7 @@ impl Destination {
         template(settings)
     }
 
-    /// Requests from now on are made from this template.
+    /// Later requests are made from this template.
     pub fn use_template(&self, template: RequestTemplate) {
         *self.template.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(template);
     }
@@ -232,19 +232,19 @@ impl Destination {
         *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = Some((until, why.to_owned()));
     }
 
-    /// Why nothing is sent to it until then.
+    /// Why no request is sent to it until then.
     pub fn retry_after_reason(&self, until: Timestamp) -> String {
         let blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
         let why = blocked.as_ref().filter(|(end, _)| *end == until).map(|(_, why)| why.clone());
         why.unwrap_or_else(|| "the destination asked for it".to_owned())
     }
 
-    /// The last delivery of an interaction, as far as it is known; none where `on_stale` is `deliver`.
+    /// The last delivery of an interaction, if known; none where `on_stale` is `deliver`.
     pub fn last(&self, order_key: Digest64) -> Option<Last> {
         self.last_delivered.as_ref().and_then(|all| all.last(order_key))
     }
 
-    /// Forgets the last delivery of an interaction.
+    /// Removes the last delivery of an interaction.
     pub fn forget(&self, order_key: Digest64) {
         if let Some(all) = &self.last_delivered {
             all.forget(order_key);
@@ -256,7 +256,7 @@ impl Destination {
         self.shown_url.as_deref()
     }
 
-    /// Whether the URLs of these settings are other ones than it calls.
+    /// Whether the URLs in these settings differ from those it calls.
     pub fn has_moved(&self, settings: &settings::Destination) -> Result<bool, SetupError> {
         let of_tokens = token_uri(settings)?;
         Ok(self.template().url != uri(settings)? || self.tokens.as_ref().map(Tokens::uri) != of_tokens.as_ref())
@@ -273,7 +273,7 @@ impl Destination {
         request::request(&self.template(), delivery, late_action, token, now)
     }
 
-    /// Whether a delivery whose turn it is comes too late.
+    /// Whether the next delivery is too late.
     pub(super) fn late_action(&self, delivery: &Delivery, order_key: Digest64, now: Timestamp) -> LateAction {
         let newest = self.last(order_key).and_then(|last| last.newest);
         self.lateness.action(delivery, newest, now)

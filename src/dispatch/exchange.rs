@@ -1,7 +1,8 @@
 //! One exchange: a request and its answer, or why there is none.
 //!
 //! *Invariants.* Redirects are not followed. Of an answer, at most the head that [`Connections`] allow and about
-//! [`BODY_BYTES_MAX`] of body are read, within the timeout. The status decides; a body that breaks off after it changes nothing.
+//! [`BODY_BYTES_MAX`] of body are read, within the timeout. The outcome depends on the status; a body that ends
+//! prematurely does not change it.
 
 use super::connections::{BoxError, Connections, Keep, PooledConnection, Sent};
 use super::connector::Connector;
@@ -63,7 +64,7 @@ pub struct Failure {
     pub outcome: Outcome,
     /// Names addresses and system errors, never headers or bodies.
     pub error: String,
-    /// As of an [`Answer`].
+    /// See [`Answer`].
     pub lost: Duration,
 }
 
@@ -102,13 +103,14 @@ enum Tried {
     Stale(Request<Full<Bytes>>),
 }
 
-/// Sends a request and reads its answer. `gate` is called when the connection exists, and its permit is held until the first byte
-/// is written; without a permit nothing is written. `at_head` is called before the body is read, and before another exchange gets
-/// the connection.
+/// Sends a request and reads its answer. `gate` is called when the connection exists, and its permit is kept until the
+/// first byte is written; without a permit nothing is written. `at_head` is called before the body is read, and before
+/// another exchange gets the connection.
 ///
-/// A request on a reused connection that the peer was closing is sent once more on a new connection, at once and with the whole
-/// timeout; that is not a failure. The peer was closing it where not one byte of an answer came, or only a 408 that announces the
-/// close (RFC 9110, 15.5.9). `gate` is called again before its first byte.
+/// A request on a reused connection that the peer was closing is resent once on a new connection, immediately and with
+/// the whole timeout; that is not a failure. The peer was closing the connection if it sent no byte of an answer, or
+/// only a 408 that announces the close (RFC 9110, 15.5.9). `gate` is called again before the first byte of the resent
+/// request.
 pub async fn exchange<C, T, P>(
     connections: &Connections<C>,
     request: Request<Full<Bytes>>,
@@ -175,7 +177,7 @@ where
     let end = match end {
         Ok(Ok(end)) => end,
         Ok(Err(Stop::Blocked)) => {
-            // a connection that was given the request would write it when it is moved the next time
+            // a connection that has the request would write it when it is next polled
             if request.is_some() {
                 link.into_iter().for_each(|unused| connections.put(unused));
             }
@@ -199,8 +201,8 @@ where
     Tried::Ended(Ok(Answer { status: parts.status, headers: parts.headers, body, end, lost: Duration::ZERO }))
 }
 
-/// Takes a connection, and another one as long as those that were idle turn out to be closed; sends the request over it, and
-/// waits for the head of its answer. The connection is in `link` as soon as there is one.
+/// Takes a connection, and another one as long as idle ones turn out to be closed; sends the request over it, and waits
+/// for the head of its answer. The connection is in `link` as soon as there is one.
 async fn answer_head<C, T, P>(
     connections: &Connections<C>,
     over: Over,
@@ -234,7 +236,7 @@ where
         };
         connections.found_closed(idle);
         match sent {
-            // nothing of it was looked at, so it may meet another one
+            // no part of it was processed, so it can be sent over another connection
             Err(mut e) if e.message().is_some() => *request = e.take_message(),
             _ => return Err(Stop::Stale(spare)),
         }
@@ -354,7 +356,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::task::Context;
 
-    /// A peer that takes so many bytes, and then closes or is silent.
+    /// A peer that reads this many bytes, and then closes or is silent.
     #[derive(Clone, Copy, Debug)]
     struct Peer {
         takes: usize,
@@ -365,7 +367,7 @@ mod tests {
     enum Then {
         Close,
         Silence,
-        /// It is not even there.
+        /// There is no peer.
         NoConnection,
     }
 
@@ -445,7 +447,7 @@ mod tests {
         assert!(matches!(end, Err(Unanswered::Blocked)), "{end:?}");
         let link = connections.take().await.unwrap();
         assert!(link.idled.is_some() && !link.traffic.wrote());
-        // a gate that shuts while the connection takes nothing shuts out as well
+        // a gate that closes while the connection accepts no bytes also prevents the request
         let (full, asked) = (Peer { takes: 0, ..peer }, AtomicU32::new(0));
         let connections = Connections::new(full, Uri::from_static("http://peer/"), 1, KEEP);
         let gate = || (asked.fetch_add(1, Ordering::SeqCst) < 3).then_some(());

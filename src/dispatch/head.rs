@@ -1,12 +1,13 @@
-//! The head of an answer, rewritten where an old server breaks the rules.
+//! The head of an answer, rewritten if an old server violates the syntax.
 //!
-//! *Format.* RFC 9112, 4 and 5. A valid head is passed on unchanged. Any other head whose status can be read is rewritten from its
-//! valid parts: folded lines are joined, blanks before a colon and invalid headers are removed, and the version is one that the
-//! parser knows. A rewritten head ends with `Connection: close`, so nothing after the answer is taken for another answer.
+//! *Format.* RFC 9112, 4 and 5. A valid head is passed on unchanged. Any other head whose status can be read is
+//! rewritten from its valid parts: folded lines are joined, blanks before a colon and invalid headers are removed, and
+//! the version is replaced by one that the parser knows. A rewritten head ends with `Connection: close`, so nothing
+//! after the answer is taken for another answer.
 //!
-//! *Failure.* A head is passed on unchanged, so that the parser refuses it, where its status cannot be read or the end of its body
-//! is ambiguous: lengths that differ or are not numbers. With both `Transfer-Encoding` and `Content-Length` the former counts
-//! (RFC 9112, 6.3).
+//! *Failure.* A head is passed on unchanged, so that the parser refuses it, if its status cannot be read or the end of
+//! its body is ambiguous: lengths that differ or are not numbers. With both `Transfer-Encoding` and `Content-Length` the
+//! former counts (RFC 9112, 6.3).
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -15,7 +16,7 @@ pub fn values<'h>(headers: &'h HeaderMap, name: &str) -> Vec<&'h str> {
     headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok()).collect()
 }
 
-/// What is to be done with a head.
+/// How a head is passed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Head {
     /// It is passed on unchanged.
@@ -31,8 +32,8 @@ pub enum Status {
     Final,
 }
 
-/// The length of the head that `bytes` begin with, up to and with its empty line; none where that has not come. `from` is how
-/// many of them were looked at before.
+/// The length of the head at the start of `bytes`, including its empty line; none where that line has not arrived. The
+/// first `from` bytes were examined before.
 pub fn length(bytes: &[u8], from: usize) -> Option<usize> {
     let begin = bytes.iter().position(|b| !matches!(b, b'\r' | b'\n'))?;
     let from = from.saturating_sub(3).max(begin);
@@ -44,7 +45,7 @@ pub fn length(bytes: &[u8], from: usize) -> Option<usize> {
     })
 }
 
-/// Whether what `bytes` begin with will never be a head, however much still comes.
+/// Whether `bytes` can never become a head, regardless of what follows.
 pub fn is_hopeless(bytes: &[u8]) -> bool {
     let Some(begin) = bytes.iter().position(|b| !b.is_ascii_whitespace()) else { return false };
     let begun = &bytes[begin..];
@@ -102,7 +103,7 @@ struct StatusLine<'h> {
 }
 
 impl<'h> StatusLine<'h> {
-    /// `HTTP`, in any letters, perhaps a version, blanks, and three digits; what follows them is a reason.
+    /// `HTTP`, in any case, an optional version, blanks, and three digits; the rest is the reason.
     fn read(line: &'h [u8]) -> Option<Self> {
         let trimmed = line.trim_ascii();
         let (name, rest) = trimmed.split_at_checked(4)?;
@@ -118,25 +119,25 @@ impl<'h> StatusLine<'h> {
         let known = version == b"1.1" || version == b"1.0";
         let reason = &digits[3..];
         let reasoned = reason.is_empty() || (reason[0] == b' ' && reason.iter().all(|b| is_text(*b)));
-        // trimmed of a blank behind a status without a reason, which is as it should be
+        // a missing reason leaves a trailing blank, which is valid
         let begins = line.starts_with(b"HTTP/") && blanks.len() == digits.len() + 1 && blanks[0] == b' ';
         let code = code.parse().ok().filter(|code| (100..1000).contains(code))?;
         Some(Self { version, code, strict: begins && known && reasoned })
     }
 
     fn status(&self) -> Status {
-        // after 101 the connection is no longer one of HTTP
+        // after 101 the connection no longer carries HTTP
         if self.code < 200 && self.code != 101 { Status::Interim } else { Status::Final }
     }
 }
 
 enum Field<'h> {
     Strict(&'h [u8], &'h [u8]),
-    /// Blanks stand between its name and its colon.
+    /// There are blanks between its name and its colon.
     Spaced(&'h [u8], &'h [u8]),
-    /// It goes on with the value before.
+    /// It continues the previous value.
     Folded(&'h [u8]),
-    /// Nothing that a rule allows.
+    /// It is invalid.
     None,
 }
 
@@ -155,12 +156,12 @@ impl<'h> Field<'h> {
     }
 }
 
-/// Of a field's name (RFC 9110, 5.6.2).
+/// Characters of a field name (RFC 9110, 5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Of a field's value (RFC 9110, 5.5), with what lies beyond ASCII.
+/// Characters of a field value (RFC 9110, 5.5), including those outside ASCII.
 fn is_text(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7F)
 }
@@ -168,7 +169,7 @@ fn is_text(byte: u8) -> bool {
 /// The end of the body is ambiguous.
 struct Doubtful;
 
-/// What a head says of its body's length.
+/// The length of the body according to the head.
 #[derive(Default)]
 struct Framing {
     lengths: Vec<Option<u64>>,
@@ -195,7 +196,7 @@ impl Framing {
         if same { Ok(*first) } else { Err(Doubtful) }
     }
 
-    /// It says so once.
+    /// The length is given exactly once.
     fn is_plain(&self) -> bool {
         self.lengths.len() + usize::from(self.encoded) <= 1
     }
@@ -236,7 +237,7 @@ mod tests {
         ] {
             let whole = length(bytes.as_bytes(), 0);
             assert_eq!(whole, wanted, "{bytes:?}");
-            // however it comes in parts
+            // however the bytes are split
             for from in 0..whole.unwrap_or(bytes.len()) {
                 assert_eq!(length(bytes.as_bytes(), from), wanted, "{bytes:?} from {from}");
             }
@@ -291,7 +292,7 @@ mod tests {
             ("HTTP 200 OK\r\n\r\n", ""),
             ("HTTP/1.1 200 O\u{2}K\r\n\r\n", ""),
             ("HTTP/1.1 200-OK\r\n\r\n", ""),
-            // framing that is said twice, or where it should not be, but without doubt
+            // framing that is repeated or superfluous, but unambiguous
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n", "Content-Length: 5\r\n"),
             ("HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n", "Content-Length: 5\r\n"),
             (

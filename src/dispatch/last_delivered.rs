@@ -1,10 +1,10 @@
-//! The last delivery of each interaction to a destination, by which stale events are known.
+//! The last delivery of each interaction to a destination, from which stale events are recognised.
 //!
-//! *Invariants.* The [`INTERACTIONS_KEPT`] interactions with the latest deliveries are known, and at most twice as many: they are
-//! kept in two generations, and the older one is dropped when the younger is full. Each takes 45 to 95 bytes.
+//! *Invariants.* At least the [`INTERACTIONS_KEPT`] interactions with the latest deliveries are kept, and at most twice
+//! as many: in two generations, the older of which is dropped when the younger is full. Each takes 45 to 95 bytes.
 //!
-//! *Failure.* No event of an interaction that is not known is stale. After a start, that is one whose last delivery lies before
-//! the last [`SETTLEMENTS_READ`] settlements, or is no longer kept by the store.
+//! *Failure.* No event of an interaction that is not kept is stale. After a start, those are the interactions whose last
+//! delivery is older than the last [`SETTLEMENTS_READ`] settlements, or is no longer in the store.
 
 use crate::event::{Digest64, Sequence};
 use crate::time::Timestamp;
@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 const INTERACTIONS_KEPT: usize = 100_000;
-/// So many of the newest settlements are read at a start.
+/// How many of the latest settlements are read at a start.
 pub(super) const SETTLEMENTS_READ: u64 = 1_000_000;
 
 /// The last delivery of an interaction.

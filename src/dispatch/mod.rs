@@ -18,9 +18,9 @@
 //! | 8 | [`attempt`], [`restore`] | one attempt; the state at a start |
 //! | 9 | [`Dispatcher`] | the task that owns the scheduler |
 //!
-//! *Invariants.* One task owns the scheduler; other tasks send it messages. No attempt starts while the store lags too far behind
-//! with the results of earlier attempts, so a crash repeats a bounded number of them; nor while the disk has no space for the
-//! result of an attempt.
+//! *Invariants.* One task owns the scheduler; other tasks send it messages. No attempt starts while the store lags too
+//! far behind with the results of earlier attempts, so a crash repeats a bounded number of them; nor while the disk has
+//! no space for the result of an attempt.
 
 mod attempt;
 mod canary_results;
@@ -65,9 +65,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-/// At most so many messages are handled before the scheduler is polled again.
+/// Maximum number of messages handled before the scheduler is polled again.
 const MESSAGES_MAX: usize = 256;
-/// Rows of history that one load reads at most.
+/// Maximum number of history rows that one load reads.
 const ROWS_PER_LOAD: usize = 16;
 
 /// The state of a destination, for status and metrics.
@@ -75,7 +75,7 @@ const ROWS_PER_LOAD: usize = 16;
 pub struct DestinationStatus {
     pub in_flight: usize,
     pub delayed: usize,
-    /// Deliveries that wait behind others of their interaction.
+    /// Deliveries blocked by others of their interaction.
     pub blocked: usize,
     /// When the oldest delivery was accepted.
     pub oldest: Option<Timestamp>,
@@ -90,11 +90,11 @@ pub struct DestinationStatus {
     pub breaker_since: Option<Timestamp>,
     /// Until when an operator keeps the breaker closed.
     pub kept_closed_until: Option<Timestamp>,
-    /// What blocks a delivery whose turn it is.
+    /// What blocks the next delivery.
     pub blocked_by: Option<Blocked>,
     /// The latency with few requests in flight; none before the first success.
     pub usual_latency: Option<Duration>,
-    /// Set where most answers take much longer than that.
+    /// Set if most answers take much longer than that.
     pub slow: Option<breaker::Slow>,
 }
 
@@ -120,8 +120,8 @@ impl DestinationStatus {
         }
     }
 
-    /// Whether deliveries wait only for the configured rate or concurrency: the destination drains at its own pace, and is not
-    /// in trouble.
+    /// Whether deliveries wait only for the configured rate or concurrency: the destination drains at its own pace, and
+    /// is not in trouble.
     pub fn is_pacing(&self) -> bool {
         let at_limit = match self.blocked_by.map(|blocked| blocked.by) {
             Some(Blocker::Rate) => true,
@@ -136,13 +136,13 @@ impl DestinationStatus {
 #[derive(Debug)]
 pub enum Question {
     Destinations(oneshot::Sender<HashMap<DestinationId, DestinationStatus>>),
-    /// What deliveries in pages or the delay tree wait for, in the order of the question.
+    /// What deliveries in pages or the delay tree wait for, in the order of the request.
     Deliveries(Vec<(DestinationId, Digest64, Sequence)>, oneshot::Sender<Vec<DeliveryStatus>>),
-    /// Each interaction at each destination, with at most so many of the deliveries that wait.
+    /// Each interaction at each destination, with at most this many waiting deliveries.
     Interactions(Vec<Digest64>, usize, oneshot::Sender<Vec<Vec<(DestinationId, Interaction)>>>),
-    /// The events of which a delivery is in flight.
+    /// The events with a delivery in flight.
     InFlight(oneshot::Sender<BTreeSet<Sequence>>),
-    /// These are the destinations from now on. Deliveries that wait for others are made as before.
+    /// Replaces the destinations. Waiting deliveries of removed destinations are sent as before.
     Reconfigure(DestinationMap, oneshot::Sender<()>),
 }
 
@@ -153,7 +153,7 @@ pub struct Dispatcher {
     pub scheduler: Scheduler,
     pub events: mpsc::UnboundedReceiver<StoreEvent>,
     pub questions: mpsc::Receiver<Question>,
-    /// Held during a read of the store for an attempt.
+    /// Locked during a read of the store for an attempt.
     pub reads: Arc<tokio::sync::Mutex<()>>,
     /// Once cancelled, no attempt starts; those in flight may end within `drain_timeout`.
     pub stop: CancellationToken,
@@ -170,8 +170,8 @@ impl Dispatcher {
     pub async fn run(mut self) {
         let (to_me, mut messages) = mpsc::unbounded_channel();
         let mut inbox = Vec::with_capacity(MESSAGES_MAX);
-        // a delivery redriven while the delay tree was read is known from there too: handled only after that delivery was made,
-        // the event would repeat it
+        // a delivery redriven while the delay tree was read is already restored from there: if its event were handled
+        // only after the delivery was made, the delivery would be repeated
         while let Ok(event) = self.events.try_recv() {
             self.apply(event);
         }

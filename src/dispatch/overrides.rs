@@ -18,7 +18,7 @@ pub fn pause(flow: &mut FlowControl, destination: &Destination, pause: Option<&P
     }
 }
 
-/// Sets the breaker as an operator wants it; without an override it is closed and works by itself.
+/// Sets the breaker by operator command; without an override it is closed and works automatically.
 pub fn set_breaker(flow: &mut FlowControl, destination: &Destination, fixed: Option<&BreakerOverride>, now: Timestamp) {
     let (open_until, closed_until) = match fixed {
         Some(BreakerOverride { position: Position::Open, until, .. }) => (Some(*until), None),
@@ -50,8 +50,8 @@ pub fn breaker_changed(destination: &Destination, change: Change, now: Timestamp
     Transition::Breaker { destination: destination.id, fixed, at: now }
 }
 
-/// Restores flow control as it was before the start. A breaker that calls opened stays open for at most `open_duration`; one
-/// that an operator set stays as it is.
+/// Restores flow control as it was before the start. A breaker opened by calls stays open for at most `open_duration`;
+/// one set by an operator is unchanged.
 pub fn restore(flow: &mut FlowControl, destination: &Destination, store: &Store, now: Timestamp) {
     let (d, overrides, paced) = (destination.id, store.overrides(destination.id), store.paced(destination.id));
     if let Some(paused) = &overrides.pause {
@@ -72,21 +72,21 @@ pub fn restore(flow: &mut FlowControl, destination: &Destination, store: &Store,
         // the time of the last request is not known, but it was before now
         flow.sent(now);
         if destination.policy.limits.records_starts() {
-            // else every restart would begin the wait anew
+            // otherwise every restart would restart the wait
             store.record(Transition::AttemptStarted { destination: d, at: now });
         }
     }
     clear_start_record(destination, store);
 }
 
-/// Deletes the recorded start of the last attempt where starts are no longer recorded: a later start would believe it.
+/// Deletes the recorded start of the last attempt if starts are no longer recorded: a later process would use it.
 pub fn clear_start_record(destination: &Destination, store: &Store) {
     if !destination.policy.limits.records_starts() && store.paced(destination.id).sent_at > Timestamp::ZERO {
         store.record(Transition::AttemptStarted { destination: destination.id, at: Timestamp::ZERO });
     }
 }
 
-/// Records that an attempt starts; false where the store has failed, and then nothing may be sent.
+/// Records that an attempt starts; false if the store has failed, and then nothing may be sent.
 pub async fn record_start(store: &Store, start: &Start) -> bool {
     store.record(Transition::AttemptStarted { destination: start.destination, at: start.at });
     store.flush().await.is_ok()

@@ -13,20 +13,20 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::Full;
 use std::fmt::Write;
 
-/// Of an interaction key or an event type.
+/// Maximum for an interaction key or an event type.
 const VALUE_BYTES_MAX: usize = 1024;
 
-/// What all requests to a destination have in template.
+/// The common parts of all requests to a destination.
 #[derive(Debug)]
 pub struct RequestTemplate {
     pub(super) url: Uri,
     /// Values that are secret are marked sensitive.
     pub(super) headers: HeaderMap,
-    /// Each request is signed with each of them.
+    /// Each request is signed with each of these keys.
     pub(super) keys: Vec<Key>,
 }
 
-/// The request of a delivery's next attempt, which is made now.
+/// The request of a delivery's next attempt, which starts now.
 pub fn request(
     template: &RequestTemplate,
     delivery: &Delivery,
@@ -90,15 +90,16 @@ fn forwarded(headers: &ForwardedHeaders) -> HeaderMap {
     headers.iter().filter_map(header).collect()
 }
 
-/// The value of a header, unchanged where a header can hold it.
+/// The value of a header, unchanged if a header can contain it.
 fn unchanged(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).ok().filter(|v| v.to_str().is_ok()).unwrap_or_else(|| encoded(text))
 }
 
-/// The value of a header, so that percent-decoding (RFC 3986, 2.1) of UTF-8 gives the text again, whatever it is: each `%`, each
-/// byte that is not visible ASCII, and a blank at an end, which HTTP would drop, is percent-encoded, and nothing else.
+/// Encodes a header value so that percent-decoding (RFC 3986, 2.1) of UTF-8 gives the original text. Percent-encoded are
+/// each `%`, each byte that is not visible ASCII, and a blank at either end, which HTTP would drop; nothing else.
 ///
-/// Of a longer text only the first [`VALUE_BYTES_MAX`] bytes are sent: destinations refuse a request for one long header.
+/// Of a longer text only the first [`VALUE_BYTES_MAX`] bytes are sent: destinations refuse a request with an overlong
+/// header.
 fn encoded(text: &str) -> HeaderValue {
     let end = (0..=VALUE_BYTES_MAX.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     let text = &text[..end];
@@ -155,7 +156,7 @@ fn secret(secret: &Secret) -> Result<SecretValue, SetupError> {
 mod tests {
     use super::*;
 
-    /// As a destination decodes a value.
+    /// Decodes a value as a destination does.
     fn decoded(value: &HeaderValue) -> String {
         let mut bytes = Vec::new();
         let mut rest = value.as_bytes();

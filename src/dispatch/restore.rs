@@ -1,5 +1,5 @@
-//! Restores the scheduler at a start: delayed deliveries, dead letters that block, flow control; and the last delivery of each
-//! interaction.
+//! Restores the scheduler at a start: delayed deliveries, dead letters that block, flow control; and the last delivery
+//! of each interaction.
 
 use super::Destination;
 use super::last_delivered::SETTLEMENTS_READ;
@@ -11,9 +11,9 @@ use crate::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-/// Puts the delay tree and the dead letter queue into the scheduler. Blocks.
+/// Loads the delay tree and the dead letter queue into the scheduler. Blocks.
 ///
-/// A due time further ahead than any wait can be comes from a clock that jumped; it is cut to the longest possible wait.
+/// A due time further ahead than the longest possible wait comes from a clock that jumped; it is limited to that wait.
 pub fn restore(
     scheduler: &mut Scheduler,
     store: &Store,
@@ -48,7 +48,7 @@ pub fn restore(
             let _longest = destination.send_gate.retry_after(until);
             destination.blocked_because(until, &hold.reason);
             if until < hold.until {
-                // else every restart would wait as long again
+                // otherwise every restart would wait as long again
                 store.record(Transition::Hold { destination: destination.id, until, reason: hold.reason });
             }
         }
@@ -56,7 +56,7 @@ pub fn restore(
     restore_dead_letters(scheduler, store, destinations)
 }
 
-/// Dead letters block their interactions, where a destination wants that.
+/// Dead letters block their interactions if the destination is configured so.
 fn restore_dead_letters(
     scheduler: &mut Scheduler,
     store: &Store,

@@ -1,7 +1,8 @@
 //! TLS to a destination: trusted authorities, and the client certificate.
 //!
-//! *Invariants.* The certificate of a peer is always verified: its chain, its name, its period of validity. A private authority
-//! replaces those of the system; the token endpoint, which often belongs to another organisation, may use either.
+//! *Invariants.* The certificate of a peer is always verified: its chain, its name, its period of validity. A private
+//! authority replaces those of the system; the token endpoint, which often belongs to another organisation, may use
+//! either.
 //!
 //! *Failure.* A file that cannot be read is reported at the start, with its path and what to do.
 

@@ -1,11 +1,12 @@
 //! Access tokens by OAuth2 client credentials (RFC 6749, 4.4).
 //!
-//! *Invariants.* At most one request to the token endpoint is in flight; others wait for its result. A token is replaced before
-//! it expires. A refused token is not used again, and its delivery is sent again once without counting an attempt: a second
-//! refusal is the destination's answer. The client secret is read for each request, so a new one needs no restart.
+//! *Invariants.* At most one request to the token endpoint is in flight; others wait for its result. A token is replaced
+//! before it expires. A refused token is not reused, and its delivery is resent once without counting an attempt; a
+//! second refusal counts as the destination's answer. The client secret is read for each request, so a rotated one needs
+//! no restart.
 //!
-//! *Failure.* Without a token no attempt fails: deliveries wait, and the endpoint is asked again after 1, 2, 4 ... seconds, at
-//! most a minute, or later where it says so. A token that is still valid is used meanwhile.
+//! *Failure.* Without a token no attempt fails: deliveries wait, and the endpoint is called again after 1, 2, 4 ...
+//! seconds, at most a minute, or later if it asks for that. A token that is still valid is used meanwhile.
 
 use super::exchange::{self, Answer, Bounds, HttpClient, Unanswered};
 use super::head;
@@ -29,11 +30,12 @@ use tokio::sync::Mutex;
 
 const WAIT_MAX: Duration = Duration::from_secs(60);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
-/// Where the endpoint does not say (RFC 6749, 5.1 only recommends it).
+/// Used if the endpoint does not give a lifetime (RFC 6749, 5.1 only recommends it).
 const LIFETIME_UNSAID: Duration = Duration::from_secs(3600);
-/// A token is replaced this long before it expires, or a fifth of its lifetime where that is less.
+/// A token is replaced this long before it expires, or a fifth of its lifetime if that is less.
 const MARGIN: Duration = Duration::from_secs(60);
-/// Refused tokens are replaced no more often than this, so a destination that refuses every token does not load the endpoint.
+/// Minimum interval between replacements of refused tokens, so a destination that refuses every token does not overload
+/// the endpoint.
 const RENEWALS_APART: Duration = Duration::from_secs(5);
 /// Error codes that may be logged (RFC 6749, 5.2); any other text may contain secrets.
 const ERRORS: [&str; 6] = [
@@ -54,7 +56,7 @@ pub struct Token {
     number: u64,
 }
 
-/// There is no token before then.
+/// No token is available before then.
 #[derive(Clone, Debug)]
 pub struct Missing {
     pub until: Timestamp,
@@ -75,12 +77,12 @@ struct State {
 pub struct Tokens {
     destination: String,
     client: HttpClient,
-    /// Of the endpoint.
+    /// The URI of the endpoint.
     uri: Uri,
     settings: OAuth2,
     timeout: Duration,
     state: Mutex<State>,
-    /// Deliveries that are sent again because their token was refused.
+    /// Deliveries that are resent because their token was refused.
     spared: std::sync::Mutex<HashSet<Sequence>>,
 }
 
@@ -109,8 +111,8 @@ impl Tokens {
         asked.or_else(|missing| good.ok_or(missing))
     }
 
-    /// The destination has refused a token. Whether that was the token's fault, so that the delivery goes again with
-    /// another one when its turn comes; not where it has done so already, or where a new token was tried just now.
+    /// The destination has refused a token. Returns whether the delivery is resent with another token; not if that was
+    /// done before, or if the token was replaced just now.
     pub async fn refused(&self, token: &Token, delivery: Sequence, clock: &Clock) -> bool {
         if self.spared().contains(&delivery) {
             return false;
@@ -165,7 +167,7 @@ impl Tokens {
         }
     }
 
-    /// A token and how long it lives; or why there is none, and how long the endpoint wants to be left alone.
+    /// A token and its lifetime; or why there is none, and how long to wait before the next request.
     async fn fetch(&self, clock: &Clock) -> Result<(HeaderValue, Duration), (String, Duration)> {
         let refused = |why| (why, Duration::ZERO);
         let secret = self.settings.client_secret.clone();
@@ -218,7 +220,7 @@ fn request(settings: &OAuth2, uri: &Uri, secret: &str) -> Result<Request<Full<By
     request.body(Full::new(form.finish().into())).map_err(|e| e.to_string())
 }
 
-/// RFC 6749, 5.1 and 5.2. Nothing of an answer is repeated but its status and the errors that are known.
+/// RFC 6749, 5.1 and 5.2. Of an answer only its status and known error codes are repeated.
 fn read(answer: &Answer) -> Result<(HeaderValue, Duration), String> {
     let json: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let text = |key: &str| json.get(key).and_then(Value::as_str);

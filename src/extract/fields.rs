@@ -1,12 +1,13 @@
-//! One event and the request it came in: where the parts of its fields are looked up.
+//! One event and the request that contained it: where the parts of its fields are looked up.
 //!
-//! *Format.* A number, bare or in a string, counts from the Unix epoch; its unit follows from its size. Counting seconds
-//! passes 10^11 in the year 5138, counting milliseconds passed it in March 1973: below 10^11 it is seconds, from there
-//! milliseconds, and in the same way from 10^14 microseconds and from 10^17 nanoseconds. Anything else is ISO 8601 in its
-//! extended form: a date, then `T`, `t` or a space, a time with any number of fractional digits, and `Z`, `z`, an offset
-//! (`+02:00`, `+0200`, `+02`) or nothing, which means UTC.
+//! *Format.* A number, bare or in a string, counts from the Unix epoch; its magnitude determines its unit. A count of
+//! seconds reaches 10^11 in the year 5138, a count of milliseconds reached it in March 1973: below 10^11 the unit is
+//! seconds, from there milliseconds, and correspondingly from 10^14 microseconds and from 10^17 nanoseconds. Any other
+//! text is ISO 8601 in its extended form: a date, then `T`, `t` or a space, a time with any number of fractional digits,
+//! and `Z`, `z`, an offset (`+02:00`, `+0200`, `+02`) or nothing, which means UTC.
 //!
-//! *Failure.* What cannot be read, or is before 1970 or after 9999, is no time: an event is never refused for it.
+//! *Failure.* A value that cannot be read, or is before 1970 or after 9999, counts as no time: an event is never refused
+//! for it.
 
 use super::pointer::{Composite, Part};
 use super::presets::Shape;
@@ -21,7 +22,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use uuid::Uuid;
 
-/// Between the parts of a composite.
+/// Separates the parts of a composite.
 const JOINT: char = '|';
 
 /// An event before its fields are read.
@@ -33,7 +34,7 @@ pub(super) struct Extractor<'a> {
 }
 
 impl Extractor<'_> {
-    /// The fields as the shape has them.
+    /// The fields according to the shape.
     pub(super) fn fields(self, shape: &Shape) -> Fields {
         let event_type = self.first(&shape.event_type).unwrap_or_default();
         Fields {
@@ -45,7 +46,7 @@ impl Extractor<'_> {
         }
     }
 
-    /// The first alternative that is there.
+    /// The first alternative that is present.
     fn first(&self, alternatives: &[Composite]) -> Option<String> {
         alternatives.iter().find_map(|composite| self.composite(composite))
     }
@@ -73,8 +74,8 @@ impl Extractor<'_> {
     }
 }
 
-/// The value of a header. An attribute of a CloudEvent is decoded (CloudEvents HTTP binding 1.0, section 3.1.3.2), so that it
-/// is the same text as in the body of one that came whole.
+/// The value of a header. An attribute of a CloudEvent is decoded (CloudEvents HTTP binding 1.0, section 3.1.3.2), so
+/// that it equals the text in the body of an event in structured mode.
 fn header<'a>(name: &HeaderName, value: &'a [u8]) -> Cow<'a, str> {
     if !name.as_str().starts_with("ce-") || !value.iter().any(|b| b"%\"".contains(b)) {
         return String::from_utf8_lossy(value);
@@ -98,7 +99,7 @@ fn hex(high: u8, low: u8) -> Option<u8> {
     Some(digit(high)? << 4 | digit(low)?)
 }
 
-/// Joins parts so that different ones never give the same text.
+/// Joins parts so that different lists of parts never give the same text.
 fn join(values: &[Option<Cow<'_, str>>]) -> String {
     let mut joined = String::new();
     for (i, value) in values.iter().enumerate() {
@@ -133,17 +134,17 @@ fn is_uuid(segment: &str) -> bool {
     segment.len() == 36 && Uuid::try_parse(segment).is_ok()
 }
 
-/// 9999-12-31T23:59:59.999Z, the last instant that RFC 3339 can write.
+/// 9999-12-31T23:59:59.999Z, the last time that RFC 3339 can represent.
 const LATEST_MS: u64 = 253_402_300_799_999;
 
-/// Reads a time in any of the forms above.
+/// Parses a time in any of the formats above.
 fn parse_time(text: &str) -> Option<Timestamp> {
     let text = text.trim();
     number(text).or_else(|| iso8601_ms(text)).filter(|ms| *ms <= LATEST_MS).map(Timestamp)
 }
 
-/// Milliseconds from a number since the epoch. Whole numbers are cut to the millisecond, others rounded to it, since a
-/// float seldom holds the fraction that was meant.
+/// Milliseconds from a number since the epoch. Whole numbers are truncated to the millisecond, others rounded, since a
+/// float rarely represents the intended fraction exactly.
 fn number(text: &str) -> Option<u64> {
     if text.bytes().all(|b| b.is_ascii_digit()) {
         return match text.parse::<u64>().ok()? {
@@ -153,7 +154,7 @@ fn number(text: &str) -> Option<u64> {
             ns => Some(ns / 1_000_000),
         };
     }
-    // The parser of floats would also take `inf` and `nan`.
+    // The float parser would also accept `inf` and `nan`.
     if !text.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
     }
@@ -164,7 +165,7 @@ fn number(text: &str) -> Option<u64> {
         ..1e17 => value / 1e3,
         _ => value / 1e6,
     };
-    // A float beyond what an integer holds becomes the greatest one, which is after every readable time.
+    // A float above the range of the integer becomes its maximum, which is after every valid time.
     Some(ms.round() as u64)
 }
 

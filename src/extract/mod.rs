@@ -1,4 +1,4 @@
-//! Profiles: where senders write the fields of an event, and how they are read.
+//! Profiles: where senders write the fields of an event, and how they are extracted.
 //!
 //! | level | module | purpose |
 //! |---|---|---|
@@ -8,8 +8,8 @@
 //! | 3 | [`presets`] | where known senders write each field; which preset a request fits |
 //! | 4 | [`fields`] | the fields of one event |
 //!
-//! *Invariants.* No clock and no IO: the same request gives the same fields. Only the form of a body can be refused; a missing
-//! field is no error, and the event has none.
+//! *Invariants.* No clock and no IO: the same request gives the same fields. Only the form of a body can be refused; a
+//! missing field is not an error.
 
 mod fields;
 mod pointer;
@@ -29,21 +29,21 @@ use thiserror::Error;
 /// The profile of a source, ready to read requests.
 #[derive(Clone, Debug)]
 pub struct Profile {
-    /// Never empty; more than one where the request decides.
+    /// Never empty; with more than one, each request determines which applies.
     shapes: Vec<Shape>,
-    /// What an operator set in place of the shape's own.
+    /// Set by an operator in place of the shape's own.
     split: Option<Pointer>,
-    /// Around every event, where it says where in it the event is.
+    /// The shape of an envelope around every event, if it says where the event is.
     envelope: Shape,
     wanted: Wanted,
 }
 
-/// A field of an event whose place an operator can set.
+/// A field of an event whose place an operator can configure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
-    /// The interaction it belongs to, by which events are ordered.
+    /// The interaction key, by which events are ordered.
     Key,
-    /// The sender's own id, by which duplicates are known.
+    /// The sender's own id, by which duplicates are recognised.
     Id,
     /// When it happened.
     Time,
@@ -51,7 +51,7 @@ pub enum Field {
     EventType,
 }
 
-/// What of a request a profile reads.
+/// The parts of a request that a profile reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     pub headers: &'a http::HeaderMap,
@@ -60,23 +60,23 @@ pub struct Request<'a> {
     pub body: &'a Bytes,
 }
 
-/// What a body may be at most.
+/// Limits of a body.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Levels of arrays and objects within each other.
+    /// Nesting of arrays and objects.
     pub depth_max: usize,
     /// Events in one request.
     pub events_max: usize,
 }
 
-/// What a request holds.
+/// The contents of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     /// The body is the event.
     One(Fields),
     /// The body holds an array of events; at least one.
     Batch(Vec<Fields>),
-    /// A sign of life of the sender, by its type: to be acknowledged and forgotten.
+    /// A heartbeat of the sender, by its type: it is acknowledged and not stored.
     Heartbeat { event_type: String },
 }
 
@@ -90,7 +90,7 @@ impl Found {
         }
     }
 
-    /// How many events it is.
+    /// The number of events.
     pub fn events(&self) -> usize {
         self.all().len()
     }
@@ -99,13 +99,13 @@ impl Found {
 /// The fields of one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fields {
-    /// The ordering key; none for an event that belongs to no interaction.
+    /// The interaction key; none for an event without an interaction.
     pub interaction: Option<String>,
     /// The sender's own id.
     pub sender_id: Option<String>,
-    /// When it happened, by the sender's word; none also where that word cannot be read.
+    /// When it happened, according to the sender; none also if that value cannot be read.
     pub time: Option<Timestamp>,
-    /// The event type; empty where the sender names none.
+    /// The event type; empty if the sender gives none.
     pub event_type: String,
     /// The body of the event, byte for byte: all of the request's, or one element of it. Shares the request's memory.
     pub body: Bytes,
@@ -118,7 +118,7 @@ impl Fields {
         texts.into_iter().flatten().map(String::len).sum::<usize>() + self.body.len()
     }
 
-    /// With those of an envelope where one is missing.
+    /// Fills missing fields from those of an envelope.
     fn or(self, around: Self) -> Self {
         Self {
             interaction: self.interaction.or(around.interaction),
@@ -130,7 +130,7 @@ impl Fields {
     }
 }
 
-/// Why a body is refused, for the sender to read; nothing of the body is quoted.
+/// Why a body is refused, for the sender; does not quote the body.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Unreadable {
     #[error("the body is not JSON: {message}")]
@@ -179,10 +179,10 @@ impl Profile {
         ]
     }
 
-    /// A preset by name: `auto` finds the one that fits each request, `custom` looks for nothing by itself.
+    /// A preset by name: `auto` uses the one that fits each request, `custom` extracts no field by default.
     pub fn preset(name: &str) -> Option<Self> {
         let shapes = match name {
-            // the event in a notification is detected by itself
+            // the event in a notification is detected separately
             "auto" | "sns" => presets::shapes(),
             "custom" => vec![presets::bare()],
             name => vec![presets::shape(name)?],
@@ -196,7 +196,8 @@ impl Profile {
         Some(Self { shapes, split: None, envelope, wanted })
     }
 
-    /// Looks for a field elsewhere: the first alternative wins that gives a scalar other than null and the empty string.
+    /// Looks for a field in other places: the first alternative that gives a scalar other than null and the empty string
+    /// is used.
     #[must_use]
     pub fn with(mut self, field: Field, alternatives: Vec<Composite>) -> Self {
         alternatives.iter().flat_map(Composite::pointers).for_each(|pointer| self.wanted.add(pointer));
@@ -204,8 +205,8 @@ impl Profile {
         self
     }
 
-    /// Takes the text at the pointer for JSON that holds the event, where it is some; `None` leaves it to the preset. Pointers
-    /// look into it first, and then at what is around it.
+    /// Treats the text at the pointer as JSON that contains the event, if it is `Some`; `None` leaves this to the
+    /// preset. Pointers are looked up in that JSON first, and then in the body around it.
     #[must_use]
     pub fn with_unwrap(mut self, pointer: Option<Pointer>) -> Self {
         pointer.iter().for_each(|pointer| self.wanted.add(pointer));
@@ -213,8 +214,8 @@ impl Profile {
         self
     }
 
-    /// Takes the array at the pointer for one event per element; `None` leaves it to the preset. Under `auto` each element
-    /// is then detected by itself.
+    /// Treats the array at the pointer as one event per element; `None` leaves this to the preset. With `auto`, the
+    /// preset of each element is then detected separately.
     #[must_use]
     pub fn with_split(mut self, pointer: Option<Pointer>) -> Self {
         pointer.iter().for_each(|pointer| self.wanted.add(pointer));
@@ -222,12 +223,12 @@ impl Profile {
         self
     }
 
-    /// Every header and query parameter that a field is looked for in.
+    /// Every header and query parameter in which a field is looked up.
     pub fn outside_the_body(&self) -> impl Iterator<Item = &Part> {
         self.shapes.iter().flat_map(Shape::outside_the_body)
     }
 
-    /// The fields that the shapes look for, and those of their places that are outside the body, and whether one is inside it.
+    /// The fields that the shapes look up, with their places outside the body, and whether there is a place inside it.
     pub fn fields_outside_the_body(&self) -> Vec<(Field, Vec<&Part>, bool)> {
         let mut fields = Vec::new();
         for shape in &self.shapes {
@@ -255,9 +256,9 @@ impl Profile {
         let shape = self.shape(request, &found);
         let shape = shape.binary.as_deref().filter(|_| presets::is_binary(request.headers)).unwrap_or(shape);
         match &shape.split {
-            // an envelope around it has no array
+            // an envelope around it contains no array
             _ if self.envelope.unwrap.is_some() => {}
-            // the body itself, where it should be an array, can only be one event that was sent without it
+            // if the body itself should be an array and is not, it is one event that was sent without one
             Split::Array(pointer) if pointer.segments().next().is_none() && !is_array(&found, pointer) => {}
             Split::Batch(pointer) if !is_array(&found, pointer) => {}
             Split::Array(pointer) | Split::Batch(pointer) => {
@@ -268,7 +269,7 @@ impl Profile {
         Ok(self.read_one(shape, request, &found, request.body.clone(), limits))
     }
 
-    /// Reads each element of an array: by the given shape, or by the one that is found for it.
+    /// Reads each element of an array: by the given shape, or by the detected one.
     fn read_each(
         &self,
         shape: Option<&Shape>,
@@ -307,7 +308,8 @@ impl Profile {
         self.shapes.iter().find(|shape| shape.name == name).expect("detection names presets only, as a test holds")
     }
 
-    /// One event, or a sign of life. Of one in an envelope the fields are its own, and the envelope's where it lacks one.
+    /// One event, or a heartbeat. An event in an envelope has its own fields, and those of the envelope for missing
+    /// ones.
     fn read_one(
         &self,
         shape: &Shape,
@@ -329,12 +331,12 @@ impl Profile {
                 other => other,
             };
         }
-        // plain words have only what is around them
+        // a text that is not JSON has only the fields of its envelope
         plain(envelope, request, found, body)
     }
 }
 
-/// An event without an envelope, or a sign of life.
+/// An event without an envelope, or a heartbeat.
 fn plain(shape: &Shape, request: &Request<'_>, found: &Places<'_, '_>, body: Bytes) -> Found {
     if let Some((pointer, event_type)) = &shape.heartbeat
         && found.scalar(pointer.segments()).as_deref() == Some(*event_type)

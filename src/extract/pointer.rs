@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use thiserror::Error;
 
-/// What is wrong with a part as an operator wrote it, and what to write instead.
+/// Why a part is invalid, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PointerError {
     #[error("`{given}` does not begin with `/`: write `{instead}`")]
@@ -33,10 +33,10 @@ pub struct Pointer {
 }
 
 impl Pointer {
-    /// Bounds the walk into a body, which goes one call deeper with each segment.
+    /// Maximum number of segments: the walk into a body recurses once per segment.
     pub const SEGMENTS_MAX: usize = 64;
 
-    /// Reads `/a/b`, with `~0` for `~` and `~1` for `/` within a segment, or the empty text.
+    /// Parses `/a/b`, with `~0` for `~` and `~1` for `/` within a segment, or the empty text.
     pub fn parse(text: &str) -> Result<Self, PointerError> {
         let Some(inside) = text.strip_prefix('/') else {
             return if text.is_empty() { Ok(Self::default()) } else { Err(no_slash(text)) };
@@ -68,7 +68,7 @@ impl fmt::Display for Pointer {
     }
 }
 
-/// A segment as the name it stands for; none where a `~` stands alone.
+/// A decoded segment; none if it contains a `~` that is not followed by 0 or 1.
 fn unescape(segment: &str) -> Option<String> {
     let mut name = String::with_capacity(segment.len());
     let mut chars = segment.chars();
@@ -85,7 +85,7 @@ fn unescape(segment: &str) -> Option<String> {
     Some(name)
 }
 
-/// Guesses what was meant: a JSONPath (`$.a.b`), a dotted path (`a.b`), or a slash that was left out.
+/// Suggests what was meant: a JSONPath (`$.a.b`), a dotted path (`a.b`), or a pointer without its slash.
 fn no_slash(given: &str) -> PointerError {
     let path = given.trim().trim_start_matches('$').trim_start_matches('.');
     let path = if path.contains('/') { path.to_owned() } else { path.replace('.', "/") };
@@ -100,7 +100,7 @@ pub enum Part {
     Header(HeaderName),
     /// A query parameter, by its decoded name.
     Query(String),
-    /// SHA-256 of the event's body as it came, in hexadecimal.
+    /// SHA-256 of the event's body as received, in hexadecimal.
     BodySha256,
 }
 
@@ -110,7 +110,7 @@ impl Part {
         matches!(self, Self::Header(_) | Self::Query(_))
     }
 
-    /// Reads `/a/b`, the empty text (the whole body), `header:NAME`, `query:NAME` or `body:sha256`.
+    /// Parses `/a/b`, the empty text (the whole body), `header:NAME`, `query:NAME` or `body:sha256`.
     pub fn parse(text: &str) -> Result<Self, PointerError> {
         if text.is_empty() || text.starts_with('/') {
             return Pointer::parse(text).map(Self::Body);
@@ -149,13 +149,13 @@ impl fmt::Display for Part {
 
 /// One value made of one or more parts.
 ///
-/// A single part gives its value as it is. Several are joined by `|`, a missing one being empty, and a `|` or `\` within a
-/// part gets a `\` before it, so that different parts never join to the same text. At least one part must be there.
+/// A single part gives its value unchanged. Several are joined by `|`, a missing one is empty, and a `|` or `\` within a
+/// part is escaped with `\`, so that different parts never give the same text. At least one part must be present.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Composite(pub Vec<Part>);
 
 impl Composite {
-    /// Reads each part with [`Part::parse`].
+    /// Parses each part with [`Part::parse`].
     pub fn parse<S: AsRef<str>>(parts: &[S]) -> Result<Self, PointerError> {
         parts.iter().map(|part| Part::parse(part.as_ref())).collect::<Result<_, _>>().map(Self)
     }

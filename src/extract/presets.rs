@@ -1,4 +1,4 @@
-//! The presets: where known senders write each field; and which preset a request belongs to under `auto`.
+//! The presets: where known senders write each field; and which preset applies to a request under `auto`.
 
 use super::Field;
 use super::pointer::{Composite, Part, Pointer};
@@ -12,11 +12,11 @@ pub(super) enum Split<P = Pointer> {
     Whole,
     /// The array at the pointer holds one event per element.
     Array(P),
-    /// As [`Split::Array`] where an array is there, and one event where not.
+    /// Like [`Split::Array`] if there is an array, otherwise one event.
     Batch(P),
 }
 
-/// Where the fields of an event lie: for each a list of alternatives.
+/// The places of the fields of an event: a list of alternatives for each.
 #[derive(Clone, Debug)]
 pub(super) struct Shape {
     pub(super) name: &'static str,
@@ -27,12 +27,13 @@ pub(super) struct Shape {
     pub(super) event_type: Vec<Composite>,
     /// Whether UUIDs among the dotted segments of the type are replaced by `{id}`.
     pub(super) anonymize_type: bool,
-    /// The type of what is no event but a sign of life.
+    /// The place and value that mark a heartbeat instead of an event.
     pub(super) heartbeat: Option<(Pointer, &'static str)>,
-    /// The place of a text that is JSON itself and holds the event; the fields above are then those of its envelope, which count
-    /// where the event lacks one.
+    /// The place of a text that is itself JSON and contains the event; the fields above are then those of its envelope,
+    /// and are used if the event lacks one.
     pub(super) unwrap: Option<Pointer>,
-    /// How it is read where the headers carry the event and the body is its data (CloudEvents HTTP binding 1.0, section 3.1).
+    /// The shape if the headers contain the event's attributes and the body is its data (CloudEvents HTTP binding 1.0,
+    /// section 3.1).
     pub(super) binary: Option<Box<Self>>,
 }
 
@@ -52,7 +53,7 @@ struct Row {
     binary: Option<&'static Self>,
 }
 
-/// No field anywhere; the ground of every row.
+/// No field at all; the base of every row.
 const BARE: Row = Row {
     name: "custom",
     split: Split::Whole,
@@ -66,8 +67,8 @@ const BARE: Row = Row {
     binary: None,
 };
 
-/// CloudEvents in binary mode: each attribute is a header, and the body is what `/data` holds in the other mode. So an
-/// event has the same fields in both.
+/// CloudEvents in binary mode: each attribute is a header, and the body is the content of `/data` in structured mode. So
+/// an event has the same fields in both modes.
 const BINARY: Row = Row {
     name: "cloudevents",
     key: &[
@@ -96,7 +97,7 @@ const TABLE: [Row; 9] = [
     Row {
         name: "genesys-notification",
         key: &[&["/eventBody/conversationId"], &["/eventBody/id"]],
-        // A snapshot of state has no id of its own; the same correlation can bring two of them.
+        // A state snapshot has no id of its own; two of them can have the same correlation id.
         id: &[&["/topicName", "/metadata/CorrelationId", "body:sha256"]],
         time: &[&["/eventBody/eventTime"]],
         event_type: &[&["/topicName"]],
@@ -107,7 +108,7 @@ const TABLE: [Row; 9] = [
     Row {
         name: "genesys-open-messaging",
         key: &[&["/channel/id", "/channel/to/id"]],
-        // A receipt has the `/id` of the message that it confirms.
+        // A receipt has the `/id` of the message that it acknowledges.
         id: &[&["/id", "/type", "/status", "/channel/time", "/events/0/eventType"]],
         time: &[&["/channel/time"]],
         event_type: &[&["/type"]],
@@ -125,7 +126,7 @@ const TABLE: [Row; 9] = [
     Row {
         name: "cloudevents",
         split: Split::Batch(""),
-        // never `/source`: that is the producer, and all of its events would wait for each other
+        // never `/source`: it identifies the producer, so all of its events would be one interaction
         key: &[
             &["/partitionkey"],
             &["/subject"],
@@ -183,7 +184,7 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
     TABLE.iter().find(|row| row.name == name).map(compile)
 }
 
-/// The shapes of all senders, in the order of [`TABLE`].
+/// The shapes of all known senders, in the order of [`TABLE`].
 pub(super) fn shapes() -> Vec<Shape> {
     TABLE.iter().map(compile).collect()
 }
@@ -232,14 +233,14 @@ impl Shape {
         ]
     }
 
-    /// Every header and query parameter that this shape looks at.
+    /// Every header and query parameter that this shape reads.
     pub(super) fn outside_the_body(&self) -> Vec<&Part> {
         let composites = self.fields().into_iter().flat_map(|(_, alternatives)| alternatives);
         let own = composites.flat_map(|Composite(parts)| parts).filter(|part| part.is_outside_the_body());
         own.chain(self.binary.iter().flat_map(|binary| binary.outside_the_body())).collect()
     }
 
-    /// Looks for a field elsewhere, in every mode.
+    /// Replaces the places of a field, in every mode.
     pub(super) fn set(&mut self, field: Field, alternatives: &[Composite]) {
         if let Some(binary) = &mut self.binary {
             binary.set(field, alternatives);
@@ -252,7 +253,7 @@ impl Shape {
         }
     }
 
-    /// Every place of the body that this shape looks at.
+    /// Every place in the body that this shape reads.
     pub(super) fn pointers(&self) -> Vec<&Pointer> {
         let split = match &self.split {
             Split::Whole => None,
@@ -265,7 +266,7 @@ impl Shape {
     }
 }
 
-/// The beginning of the media types of whole CloudEvents, one or several.
+/// The prefix of the media types of CloudEvents in structured and batched mode.
 const CLOUDEVENTS: &str = "application/cloudevents";
 
 /// The places that distinguish bodies; [`detect_preset`] reads each of them.
@@ -290,13 +291,13 @@ const SIGNS: [&str; 18] = [
     "",
 ];
 
-/// What a walk must look at for [`detect_preset`].
+/// The places that a walk must collect for [`detect_preset`].
 pub(super) fn sign_pointers() -> impl Iterator<Item = Pointer> {
     SIGNS.iter().map(|sign| Pointer::parse(sign).expect("each sign is read by a test"))
 }
 
-/// Whether the headers carry a CloudEvent and the body is its data: any of the required attributes is a header, and the body
-/// does not say that it is the whole event (CloudEvents HTTP binding 1.0, section 3).
+/// Whether the headers contain a CloudEvent's attributes and the body is its data: any of the required attributes is a
+/// header, and the media type does not mark the body as the whole event (CloudEvents HTTP binding 1.0, section 3).
 pub(super) fn is_binary(headers: &HeaderMap) -> bool {
     let media_type = headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let whole =
@@ -304,8 +305,8 @@ pub(super) fn is_binary(headers: &HeaderMap) -> bool {
     !whole && ["ce-id", "ce-specversion", "ce-type", "ce-source"].iter().any(|name| headers.contains_key(*name))
 }
 
-/// The name of the preset that a request belongs to; a plain interaction where no other one claims it. The narrowest sign
-/// is looked for first. An array is claimed by its first element, so that an empty one is nobody's.
+/// The name of the preset that applies to a request; a plain interaction if no other applies. The most specific sign is
+/// checked first. The first element of an array decides, so no preset applies to an empty one.
 pub(super) fn detect_preset(headers: &HeaderMap, found: &Places<'_, '_>) -> &'static str {
     let has = |segments: &[&str]| found.scalar(segments.iter().copied()).is_some();
     let starts = |name: &str, prefix: &str| found.scalar([name]).is_some_and(|value| value.starts_with(prefix));

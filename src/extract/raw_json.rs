@@ -1,10 +1,10 @@
-//! A look inside a JSON value that is known to be valid: the texts of its wanted members or elements.
+//! Scans a JSON value that is known to be valid: the texts of its wanted members or elements.
 //!
-//! The parser has checked every byte on its way over the whole body; the values around a wanted place are passed once
-//! more for each level, and this passes it at the speed of reading bytes.
+//! The parser has checked every byte of the body; the values around a wanted place are scanned again on each level, and
+//! this scan only compares bytes.
 //!
-//! *Invariants.* For valid JSON it finds what the parser finds. For anything else it finds something or nothing, and neither
-//! panics nor reads outside the text.
+//! *Invariants.* For valid JSON it finds the same as the parser. For any other text the result is unspecified, but it
+//! neither panics nor reads outside the text.
 
 /// Calls `visit` with the name (quotes included) and the text of each member, if the value is an object; with an empty
 /// name and the text of each element, if it is an array.
@@ -37,7 +37,7 @@ pub(super) fn each<'a>(value: &'a str, mut visit: impl FnMut(&'a str, &'a str)) 
     }
 }
 
-/// Behind the value that begins at `at`.
+/// The position after the value that begins at `at`.
 fn skip(bytes: &[u8], at: usize) -> usize {
     match bytes.get(at) {
         Some(b'"') => string(bytes, at),
@@ -68,22 +68,22 @@ fn nested(bytes: &[u8], mut at: usize) -> usize {
     bytes.len()
 }
 
-/// Behind the string that begins at `at`.
+/// The position after the string that begins at `at`.
 fn string(bytes: &[u8], at: usize) -> usize {
     let mut at = at + 1;
     while at < bytes.len() {
         at += plain(&bytes[at..]);
         match bytes.get(at) {
             Some(b'"') => return at + 1,
-            Some(_) => at += 2, // a backslash and what it marks
+            Some(_) => at += 2, // a backslash and the character that it escapes
             None => break,
         }
     }
     bytes.len()
 }
 
-/// How many bytes at the front are neither a quote nor a backslash. Eight are looked at together: in `x - 1 & !x` the
-/// highest bit of a byte is set where it was zero, exactly so up to the first.
+/// The number of leading bytes that are neither a quote nor a backslash. Compares eight bytes at once: `x - 1 & !x` sets
+/// the highest bit of each zero byte, and is exact up to the first of them.
 fn plain(bytes: &[u8]) -> usize {
     const EACH: u64 = 0x0101_0101_0101_0101;
     const HIGHEST: u64 = EACH << 7;
@@ -124,7 +124,7 @@ mod tests {
         r#"{"\u0061":null,"a":true}"#,
     ];
 
-    /// Every object and array of a value, looked into by this and by the parser.
+    /// Compares this scan with the parser for every object and array of a value.
     fn same(value: &str) {
         let mut found = Vec::new();
         each(value, |name, text| found.push((name.to_owned(), text.to_owned())));

@@ -1,5 +1,5 @@
-//! What each preset, and `auto`, reads in the sample bodies. The expected values were worked out from the bodies by hand and by
-//! another program, not by the code under test.
+//! What each preset, and `auto`, reads in the sample bodies. The expected values were worked out from the bodies by hand
+//! and by another program, not by the code under test.
 
 use super::*;
 use std::path::Path;
@@ -256,7 +256,7 @@ fn ids_differ_between_events_and_match_for_redeliveries() {
     assert_eq!(ids.len(), names.len());
 }
 
-/// Cut anywhere, a sample is not JSON and says where; nothing of it is quoted.
+/// A truncated sample is not JSON; the error gives the position and quotes nothing.
 #[test]
 fn a_truncated_sample_is_refused_at_every_byte() {
     for name in ["02_eb_customer_end", "29_twilio_eventstreams_array"] {
@@ -271,7 +271,7 @@ fn a_truncated_sample_is_refused_at_every_byte() {
     }
 }
 
-/// Whatever is done to a body: no panic, and the same verdict as the JSON parser's own.
+/// Any mutation of a body causes no panic, and gives the same verdict as the JSON parser.
 #[test]
 fn mutated_samples_never_panic() {
     let mut random = fastrand::Rng::with_seed(7);
@@ -291,7 +291,7 @@ fn mutated_samples_never_panic() {
         }
         let body = Bytes::from(bytes);
         let request = Request { headers: &http::HeaderMap::new(), query: None, body: &body };
-        // A body that stops being UTF-8 within a string passes the parser where it ignores the string.
+        // A body with invalid UTF-8 within a string passes the parser if the parser ignores that string.
         let valid = std::str::from_utf8(&body).is_ok_and(|s| serde_json::from_str::<serde::de::IgnoredAny>(s).is_ok());
         valid_bodies += usize::from(valid);
         for profile in &profiles {

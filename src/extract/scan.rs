@@ -1,13 +1,13 @@
-//! The walk through a body: checks all of it and picks the texts at the wanted places, without building a tree.
+//! The walk through a body: checks all of it and extracts the texts at the wanted places, without building a tree.
 //!
-//! *Invariants.* The whole body is one JSON value in UTF-8, nested no deeper than allowed, whether it is read or not. A result
-//! is a piece of the body, byte for byte, so that numbers keep their digits. Of several members with one name the last counts.
-//! The stack does not grow with the body: a walk is as deep as the longest pointer, and everything else is checked without
-//! recursion.
+//! *Invariants.* The whole body is one JSON value in UTF-8, nested no deeper than allowed, including the parts that are
+//! not extracted. A result is a slice of the body, byte for byte, so numbers keep their digits. Of several members with
+//! the same name the last counts. Stack use does not depend on the body: a walk is as deep as the longest pointer, and
+//! everything else is checked without recursion.
 //!
-//! *Format.* The first level is read straight from the body, which validates it to its end. A wanted value that has wanted
-//! places inside is then read one level deeper, and so on: each byte is passed once, and those on the way to a place once
-//! more for each level.
+//! *Format.* The first level is read directly from the body, which validates it to its end. A wanted value that contains
+//! wanted places is then read one level deeper, and so on: each byte is read once, and those that contain a wanted place
+//! once more per level.
 
 use super::Unreadable;
 use super::pointer::Pointer;
@@ -18,11 +18,11 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// What JSON takes for white space (RFC 8259, section 2).
+/// JSON whitespace (RFC 8259, section 2).
 const SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 
-/// The body as text, without the byte order mark that it may begin with (RFC 8259, section 8.1, lets a reader ignore it);
-/// refuses what is empty, or not UTF-8.
+/// The body as text, without an initial byte order mark (RFC 8259, section 8.1, permits a reader to ignore it); refuses
+/// an empty body, or one that is not UTF-8.
 pub(super) fn text(body: &[u8]) -> Result<&str, Unreadable> {
     let refuse = |message: String| Err(Unreadable::NotJson { message });
     let body = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
@@ -41,10 +41,10 @@ pub(super) fn text(body: &[u8]) -> Result<&str, Unreadable> {
     }
 }
 
-/// Refuses arrays and objects nested more than `max` deep. Looks at brackets and quotes only, which is exact for JSON; for
-/// anything else the walk finds the fault.
+/// Refuses arrays and objects nested more than `max` deep. Examines only brackets and quotes, which is exact for JSON;
+/// for any other text the walk finds the fault.
 pub(super) fn bound_depth(text: &str, max: usize) -> Result<(), Unreadable> {
-    // no deeper than there are opening brackets, quoted or not: enough to pass most events without looking closer
+    // the nesting cannot exceed the number of opening brackets, quoted or not: most events need no further check
     if opening(text.as_bytes()) <= max {
         return Ok(());
     }
@@ -67,13 +67,13 @@ pub(super) fn bound_depth(text: &str, max: usize) -> Result<(), Unreadable> {
     Ok(())
 }
 
-/// Counts opening brackets. In parts that a byte can count, so that the compiler looks at many bytes at once.
+/// Counts opening brackets. In chunks whose count fits into a byte, so that the compiler can vectorize the loop.
 fn opening(bytes: &[u8]) -> usize {
     let count = |part: &[u8]| part.iter().fold(0u8, |n, b| n + u8::from(matches!(b, b'[' | b'{')));
     bytes.chunks(usize::from(u8::MAX)).map(|part| usize::from(count(part))).sum()
 }
 
-/// The places to look at, as a tree of segments; the first node is the whole body.
+/// The wanted places, as a tree of segments; the first node is the whole body.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
     nodes: Vec<Children>,
@@ -89,7 +89,7 @@ impl Default for Wanted {
 #[derive(Clone, Debug, Default)]
 struct Children {
     by_segment: BTreeMap<String, usize>,
-    /// A bit for each length of a segment, modulo 64: it excludes most names of a body without a comparison.
+    /// A bit for each length of a segment, modulo 64: it rules out most member names without a comparison.
     lengths: u64,
 }
 
@@ -106,7 +106,7 @@ impl Children {
     /// The child of a member, by its name as written in the JSON.
     fn named(&self, name: &str) -> Option<usize> {
         let as_long_as_one = self.lengths & length_bit(name.len().wrapping_sub(2)) != 0;
-        // with escapes, a name is longer than its decoded form
+        // a name with escapes is longer than its decoded form
         if !as_long_as_one && !name.contains('\\') {
             return None;
         }
@@ -131,7 +131,7 @@ impl Wanted {
         }
     }
 
-    /// Walks one JSON value; the error is that of the JSON.
+    /// Walks one JSON value; an error comes from the JSON.
     pub(super) fn walk<'a>(&self, text: &'a str) -> Result<Places<'_, 'a>, Unreadable> {
         let mut texts = vec![None; self.nodes.len()];
         texts[0] = Some(text.trim_matches(SPACE));
@@ -141,7 +141,7 @@ impl Wanted {
         Ok(Places { wanted: self, texts })
     }
 
-    /// The same below the first level, where the JSON is known to be valid.
+    /// The same for deeper levels, where the JSON is known to be valid.
     fn look_inside<'a>(&self, node: usize, text: &'a str, texts: &mut [Option<&'a str>]) {
         texts[node] = Some(text);
         let wanted = &self.nodes[node];
@@ -193,7 +193,7 @@ impl<'a> Visitor<'a> for Level<'_, '_, 'a> {
     }
 
     fn visit_map<M: MapAccess<'a>>(self, mut members: M) -> Result<(), M::Error> {
-        // Names are compared raw: one that cannot be decoded (a lone surrogate) is valid JSON and never wanted.
+        // Names are compared in raw form: one that cannot be decoded (a lone surrogate) is valid JSON and never wanted.
         while let Some(name) = members.next_key::<&RawValue>()? {
             match self.wanted.named(name.get()) {
                 Some(child) => drop(self.found.insert(child, members.next_value::<&RawValue>()?.get())),
@@ -234,7 +234,7 @@ pub(super) struct Places<'w, 'a> {
 }
 
 impl<'a> Places<'_, 'a> {
-    /// The JSON text at a place that was wanted; none where the body has nothing there.
+    /// The JSON text at a wanted place; none if the body has nothing there.
     pub(super) fn text<'s>(&self, segments: impl IntoIterator<Item = &'s str>) -> Option<&'a str> {
         let node = segments.into_iter().try_fold(0, |node, segment| self.wanted.nodes[node].get(segment))?;
         self.texts[node]
@@ -246,14 +246,14 @@ impl<'a> Places<'_, 'a> {
         let text = self.text(segments)?;
         match text.bytes().next()? {
             b'{' | b'[' | b'n' => None,
-            // A string with a lone surrogate has no text; as written it still distinguishes events.
+            // A string with a lone surrogate cannot be decoded; its raw form still distinguishes events.
             b'"' => Some(string(text).unwrap_or(Cow::Borrowed(text))).filter(|s| !s.is_empty()),
             _ => Some(Cow::Borrowed(text)),
         }
     }
 }
 
-/// A JSON string, quotes included, as the text it stands for.
+/// A decoded JSON string; the input includes the quotes.
 fn string(json: &str) -> serde_json::Result<Cow<'_, str>> {
     if json.contains('\\') {
         return serde_json::from_str::<String>(json).map(Cow::Owned);
@@ -262,12 +262,12 @@ fn string(json: &str) -> serde_json::Result<Cow<'_, str>> {
     Ok(Cow::Borrowed(json.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(json)))
 }
 
-/// The elements of a JSON array that a walk has found, byte for byte; none where it is no array.
+/// The elements of a JSON array found by a walk, byte for byte; none if it is not an array.
 pub(super) fn elements(text: &str, max: usize) -> Result<Option<Vec<&str>>, Unreadable> {
     if !text.starts_with('[') {
         return Ok(None);
     }
-    // Counted before they are kept: an ignored element takes no memory.
+    // Counts the elements before it stores them: an ignored element takes no memory.
     if serde_json::from_str::<Vec<IgnoredAny>>(text).map_err(not_json)?.len() > max {
         return Err(Unreadable::TooManyEvents { max });
     }
@@ -275,7 +275,8 @@ pub(super) fn elements(text: &str, max: usize) -> Result<Option<Vec<&str>>, Unre
     Ok(Some(elements.into_iter().map(RawValue::get).collect()))
 }
 
-/// The error and its place. A parser's own message quotes no content; any other message is replaced by its place.
+/// The error and its position. The parser's own messages quote no content; any other message is replaced by its
+/// position.
 fn not_json(error: serde_json::Error) -> Unreadable {
     let message = match error.classify() {
         serde_json::error::Category::Syntax | serde_json::error::Category::Eof => error.to_string(),

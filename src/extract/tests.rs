@@ -1,4 +1,4 @@
-//! How profiles read requests: fields, overrides, batches, and what is refused.
+//! How profiles read requests: fields, overrides, batches, and refused bodies.
 
 use super::*;
 use http::HeaderMap;
@@ -208,7 +208,7 @@ fn a_byte_order_mark_is_skipped_and_kept() {
     assert_eq!(read(&preset("auto"), b"\xEF\xBB\xBF"), Err(Unreadable::Empty));
 }
 
-/// One CloudEvent as it comes in each mode: its headers and body in binary mode, and the body of structured mode.
+/// One CloudEvent in each mode: its headers and body in binary mode, and the body in structured mode.
 type InBothModes<'a> = (&'a [(&'static str, &'static str)], &'a str, &'a str);
 
 #[test]
@@ -413,12 +413,12 @@ fn depth_is_bounded_everywhere() {
     }
     assert_eq!(read(&profile, format!("{{\"x\":{}}}", nested(64)).as_bytes()), deep);
     assert_eq!(read(&profile, format!("{{\"detail\":{}}}", nested(64)).as_bytes()), deep);
-    // Brackets within strings, and beside each other, are not depth.
+    // Brackets within strings, and adjacent ones, do not count as nesting.
     let flat = format!("[\"{}\\\"[[\",{}{{}}]", "[{".repeat(100), "[],{},".repeat(100));
     assert_eq!(events(read(&profile, flat.as_bytes())).len(), 1);
 }
 
-/// Levels beyond the parser's own recursion limit are no danger to the stack, where an operator allows them.
+/// Levels over the parser's own recursion limit do not overflow the stack, if an operator allows them.
 #[test]
 fn a_high_depth_limit_does_not_grow_the_stack() {
     let levels = 1_000_000;

@@ -76,7 +76,7 @@ pub struct Room {
 }
 
 impl Room {
-    /// Free bytes beyond the reserve and the growth of waiting events.
+    /// Free bytes after the reserve and the growth of waiting events.
     fn left_on_disk(self) -> u64 {
         self.free_bytes.saturating_sub(self.reserve())
     }
@@ -103,8 +103,8 @@ pub fn judge(now: State, room: Room) -> State {
     }
 }
 
-/// The sources over their share, where there are several: `share` of the queue limit, or, with their possible growth and their
-/// dead letters, of the usable disk. A source is over it until it has a tenth less.
+/// The sources over their share, where there are several: `share` of the queue limit, or, with their possible growth and
+/// their dead letters, of the usable disk. A source is over it until it has a tenth less.
 pub fn over_share(
     now: &BTreeSet<String>,
     held: Vec<(String, SourceUsage)>,
@@ -152,7 +152,7 @@ impl Default for Admission {
 }
 
 impl Admission {
-    /// The state for a request: a stop overrides an operator, who overrides free space.
+    /// The state for a request: a stop takes precedence over an operator, and an operator over free space.
     pub fn state(&self) -> State {
         match self.room() {
             State::Draining => State::Draining,
@@ -221,7 +221,7 @@ impl Admission {
         self.changed.notified().await;
     }
 
-    /// Until when an operator keeps events out.
+    /// Until when an operator keeps intake closed.
     pub fn closed_until(&self) -> Option<Timestamp> {
         Some(Timestamp(self.closed_until.load(Ordering::Relaxed))).filter(|until| *until > Timestamp::ZERO)
     }

@@ -1,7 +1,7 @@
 //! Authentication of senders: whether a request comes from the configured sender.
 //!
-//! *Invariants.* Whatever the head alone decides is decided before the body is read. Tokens are compared in constant time, as
-//! hashes, so that not even their length is disclosed. A refusal does not say which credential failed.
+//! *Invariants.* Whatever the head alone decides is decided before the body is read. Tokens are compared in constant
+//! time, as hashes, so that not even their length is disclosed. A refusal does not say which credential failed.
 
 use crate::config::settings::{Secret, SecretError, SourceAuth};
 use crate::extract::PointerError;

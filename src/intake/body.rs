@@ -1,8 +1,8 @@
 //! Reading a request's body within its limits of size, time and memory, and unpacking it (`Content-Encoding`).
 //!
-//! *Invariants.* `max_body` limits what was sent and what it unpacks to. Unpacking stops with the first byte beyond it, is charged
-//! to the memory limit before it allocates, and yields to other requests every [`TURN_BYTES`]. Only the body of an authenticated
-//! request is unpacked.
+//! *Invariants.* `max_body` limits what was sent and what it unpacks to. Unpacking stops with the first byte over it, is
+//! charged to the memory limit before it allocates, and yields to other requests every [`TURN_BYTES`]. Only the body of
+//! an authenticated request is unpacked.
 
 use super::memory::{Charge, LimitReached};
 use crate::net::request::RequestBody;
@@ -184,8 +184,8 @@ pub fn declared_coding(headers: &HeaderMap) -> Result<Coding, UnsupportedCoding>
     Ok(coding)
 }
 
-/// Unpacks a body; `charge` is asked for memory before each allocation. A body that is not packed, whatever its head says, is
-/// returned as it is: it is JSON or is refused.
+/// Unpacks a body; `charge` is asked for memory before each allocation. A body that is not packed, regardless of its
+/// head, is returned as it is: it is JSON or is refused.
 pub async fn unpack(
     coding: Coding,
     packed: &Bytes,

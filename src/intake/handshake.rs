@@ -1,8 +1,9 @@
 //! Handshakes: how senders ask whether an address wants their events, before they send any.
 //!
-//! *Invariants.* Handshakes are neither stored nor delivered. Only a token of the sender is sent back: limited in length, in
-//! visible ASCII without HTML characters, as plain text or JSON that browsers do not reinterpret. The secret answers only Zoom,
-//! and only a request that the same secret has signed (see [`crate::signature`]). No URL from a body is ever fetched.
+//! *Invariants.* Handshakes are neither stored nor delivered. Only a token of the sender is sent back: limited in
+//! length, in visible ASCII without HTML characters, as plain text or JSON that browsers do not reinterpret. The secret
+//! answers only Zoom, and only a request that the same secret has signed (see [`crate::signature`]). No URL from a body
+//! is ever fetched.
 //!
 //! *Authentication.* A handshake must carry the credentials of `auth`; one that `handshakes` names and that cannot carry
 //! credentials is answered without. Meta carries a token of its own, `verify_token`.

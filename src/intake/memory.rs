@@ -1,9 +1,10 @@
 //! Memory for bodies: limits, and which body is evicted when one is reached.
 //!
-//! *Invariants.* The total never exceeds the limits, except for a body that is alone. Unauthenticated senders share a part, of
-//! which each address and each connection has only a part; authenticated ones have a part for each source. Where a part is
-//! full, the incomplete body that has been idle longest is evicted, and its memory is free before the new one continues; a
-//! complete body is never evicted. A sender that does not complete its body therefore delays nobody else.
+//! *Invariants.* The total never exceeds the limits, except for a body that is alone. Unauthenticated senders share a
+//! part, of which each address and each connection has only a part; authenticated ones have a part for each source.
+//! Where a part is full, the incomplete body that has been idle longest is evicted, and its memory is free before the
+//! new one continues; a complete body is never evicted. A sender that does not complete its body therefore delays nobody
+//! else.
 //!
 //! A body is idle since its last complete KiB, not since its last byte.
 
@@ -202,7 +203,7 @@ impl Inner {
         let mut freed = Vec::new();
         loop {
             let used = self.parts.get(&part).map_or(0, |usage| usage.bytes);
-            // who is alone is never refused: the largest body fits, whatever its head takes
+            // a single body is never refused: the largest body fits, regardless of its head
             if used == own || used + bytes <= self.bound(part) {
                 return Ok(freed);
             }

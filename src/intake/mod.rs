@@ -60,8 +60,8 @@ use std::time::Duration;
 /// Interval of the log lines about unsigned places of a source.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Answers load balancers on the port of intake: 200 while events are accepted, else 503 with the reason. From the beginning of a
-/// stop it says `draining`, while events are still accepted. It needs no token and is not counted.
+/// Answers load balancers on the port of intake: 200 while events are accepted, else 503 with the reason. From the
+/// beginning of a stop it says `draining`, while events are still accepted. It needs no token and is not counted.
 const HEALTH_PATH: &str = "/healthz";
 /// A store that has failed ends the daemon; the next one is expected this soon.
 const FAILED_RETRY_AFTER: u32 = 2;

@@ -1,10 +1,10 @@
 //! Quarantine: requests that cannot be accepted are kept apart where their source is configured so, and readmitted once the
 //! configuration is corrected.
 //!
-//! *Invariants.* Quarantined requests are never delivered. Credentials are not stored. Unauthenticated requests can fill only a
-//! part of the quarantine, and each source only its own part. A signature is verified as of the time at which the request
-//! arrived. A request that arrived while its source had no `auth` is not readmitted once it has one, unless an operator says
-//! so. A readmitted event keeps its original time of arrival.
+//! *Invariants.* Quarantined requests are never delivered. Credentials are not stored. Unauthenticated requests can fill
+//! only a part of the quarantine, and each source only its own part. A signature is verified as of the time at which the
+//! request arrived. A request that arrived while its source had no `auth` is not readmitted once it has one, unless an
+//! operator says so. A readmitted event keeps its original time of arrival.
 //!
 //! *Failure.* Where the quarantine is full, the request is refused.
 

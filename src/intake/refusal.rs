@@ -1,8 +1,9 @@
 //! Refusals: why a request was not accepted, as its sender reads it, and how often, by source and reason.
 //!
-//! *Invariants.* A refusal says what to do and, where the reason passes, when to try again. It holds nothing of the body or of a
-//! secret, and does not say which credential failed. Counters have no more entries than sources and codes: requests to a source
-//! that is not configured count under [`UNKNOWN_SOURCE`], and nothing that a sender chose is kept or written.
+//! *Invariants.* A refusal says what to do and, where the reason passes, when to try again. It holds nothing of the body
+//! or of a secret, and does not say which credential failed. Counters have no more entries than sources and codes:
+//! requests to a source that is not configured count under [`UNKNOWN_SOURCE`], and nothing that a sender chose is kept
+//! or written.
 
 use super::admission::State;
 use super::body::{CODINGS_ACCEPTED, ReadError, UnsupportedCoding};

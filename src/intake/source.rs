@@ -1,8 +1,8 @@
 //! A source as intake uses it: its profile compiled, its routes resolved to numbers.
 //!
-//! *Invariants.* With a signature only signed places decide which event a request is: the body, and the headers in the signed
-//! template; others only where the configuration trusts them by name. Where none of them holds an id, the signed bytes are the
-//! id, so that a recorded request that is sent again makes no new event.
+//! *Invariants.* With a signature only signed places decide which event a request is: the body, and the headers in the
+//! signed template; others only where the configuration trusts them by name. Where none of them holds an id, the signed
+//! bytes are the id, so that a recorded request that is sent again makes no new event.
 
 use super::authenticator::{Authenticator, SourceError};
 use super::handshake::{Handshakes, Subscription};
@@ -54,8 +54,8 @@ pub struct Common {
 }
 
 impl Common {
-    /// Bytes of memory that these events take until they are stored: each twice, as itself and as its record, with its copies
-    /// of the shared parts.
+    /// Bytes of memory that these events take until they are stored: each twice, as itself and as its record, with its
+    /// copies of the shared parts.
     pub fn cost(&self, events: &[Fields]) -> usize {
         let common = self.content_type.len() + self.headers.bytes() + EVENT_OVERHEAD;
         events.iter().map(|fields| 2 * (fields.bytes() + common)).sum()
@@ -233,8 +233,8 @@ impl Source {
     }
 }
 
-/// Sets the id of events without one to the signed bytes: the digest of the body, after the timestamp where one is signed, and
-/// in a batch with the index.
+/// Sets the id of events without one to the signed bytes: the digest of the body, after the timestamp where one is
+/// signed, and in a batch with the index.
 fn identify(found: &mut Found, timestamp: &str, body: &[u8]) {
     let is_bare = |fields: &Fields| fields.sender_id.is_none();
     let digest = || {
@@ -300,9 +300,9 @@ pub enum Contents {
     Batch,
 }
 
-/// The trace context (W3C), then the attributes of a CloudEvent, then the baggage, up to `bytes_max` bytes of names and values.
-/// A longer attribute is cut and hashed (see [`bounded`]); any other header that is too long is left out. `is_believed`:
-/// whether an attribute is trusted.
+/// The trace context (W3C), then the attributes of a CloudEvent, then the baggage, up to `bytes_max` bytes of names and
+/// values. A longer attribute is cut and hashed (see [`bounded`]); any other header that is too long is left out.
+/// `is_believed`: whether an attribute is trusted.
 fn forwarded_headers(
     headers: &HeaderMap,
     contents: Contents,

@@ -1,5 +1,5 @@
-//! Opens and closes intake: by free disk space, by the size of the queue, and when the time ends for which an operator has
-//! closed it. Each check also refills the ballast of the store.
+//! Opens and closes intake: by free disk space, by the size of the queue, and at the end of the time for which an
+//! operator has closed it. Each check also refills the ballast of the store.
 
 use crate::clock::Clock;
 use crate::config::settings::Intake;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 const CHECK_EVERY: Duration = Duration::from_millis(250);
 
-/// Opens or closes intake as disk and queue allow, until `stop`.
+/// Opens or closes intake according to disk and queue, until `stop`.
 pub async fn watch_intake(
     store: Store,
     clock: Clock,
@@ -41,7 +41,7 @@ pub async fn watch_intake(
         let Ok(free) = store.free() else { continue };
         let queue_bytes = store.queue_bytes();
         let growth_bytes = space.growth_bytes;
-        // sled's file uses its free space before it grows
+        // sled reuses the free space in its file before the file grows
         let free_bytes = if space.is_low { 0 } else { free.bytes.saturating_add(space.reclaimable_bytes) };
         let dead_bytes = store.totals().dlq_bytes;
         let free_inodes = free.inodes;

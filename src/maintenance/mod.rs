@@ -1,7 +1,6 @@
-//! Background work of the daemon: admission by free space, limits of what is kept, redrives, outages, forecasts.
+//! Background work of the daemon: admission by free space, limits of stored data, redrives, outages, forecasts.
 //!
 //! Each `watch_*` function is one task that runs until its `stop` is cancelled, or until the store has failed.
-//!
 //! # Levels: a module imports only from modules of lower levels
 //! | level | module | purpose |
 //! |---|---|---|
@@ -30,10 +29,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How often the files of a certificate are looked at.
+/// Interval between checks of the files of a certificate.
 const CERTIFICATE_EVERY: Duration = Duration::from_secs(2);
 
-/// Loads the certificate of intake again when its files change, until `stop`.
+/// Reloads the certificate of intake when its files change, until `stop`.
 pub async fn watch_certificate(tls: Arc<Tls>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(CERTIFICATE_EVERY);
     while tokio::select! { () = stop.cancelled() => false, _ = ticks.tick() => true } {
@@ -48,8 +47,8 @@ pub async fn watch_certificate(tls: Arc<Tls>, stop: CancellationToken) {
     }
 }
 
-/// Compares the clock with that of the last start, and shifts stored times where the wall clock was stepped, so that what is to
-/// last for a while (`Retry-After`, a pause, an open breaker, closed intake) keeps its length.
+/// Compares the clock with that of the previous process, and shifts stored times if the wall clock was stepped, so that
+/// durations in progress (`Retry-After`, a pause, an open breaker, closed intake) keep their length.
 ///
 /// Must be called before any stored time is used.
 pub async fn apply_clock_step(store: &Store, clock: &Clock) -> Result<(), StoreError> {

@@ -1,8 +1,9 @@
-//! Records outages: the times in which events could not be accepted, so that one can say later what a sender may have lost.
+//! Records outages: the times in which events could not be accepted, so that an operator can tell which events a sender
+//! may have lost.
 //!
-//! An outage is open while intake is closed, or from the first refusal for lack of room until [`QUIET`] has passed without one.
-//! A daemon that stops leaves its outage open, and the next start ends it. A daemon that runs writes every [`HEARTBEAT_EVERY`]
-//! that it is alive, so the outage of a killed one begins at most that much too early.
+//! An outage is open while intake is closed, or from the first refusal for lack of space until [`QUIET`] has passed
+//! without one. A daemon that stops leaves its outage open, and the next start ends it. A running daemon writes a
+//! heartbeat every [`HEARTBEAT_EVERY`], so the recorded outage of a killed one begins at most that much too early.
 
 use crate::clock::Clock;
 use crate::intake::Counts;
@@ -16,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
-/// An outage for lack of room ends when no request was refused for this long.
+/// An outage for lack of space ends when no request was refused for this long.
 const QUIET: Duration = Duration::from_secs(10);
-/// Refusals that mean an event was not accepted though nothing was wrong with it.
+/// Refusals of events that had no fault, for lack of space.
 const LACK_OF_ROOM: [(u16, &str); 4] =
     [(503, "queue_full"), (503, "memory_limit"), (503, "store_failed"), (429, "rate_limited")];
 const KILLED: &str = "crash";
@@ -49,7 +50,7 @@ impl Recorder {
         Self { next, open: BTreeMap::new(), refused, observed_at: now }
     }
 
-    /// The outages that are to be written, by number. `closed` is why intake is closed, if it is.
+    /// The outages to write, by number. `closed` is the reason if intake is closed.
     fn observe(&mut self, now: Timestamp, closed: Option<&'static str>, refused: Refused) -> Vec<(u64, Outage)> {
         let count = |of: &Refused, code: &str| of.iter().filter(|((_, c), _)| *c == code).map(|(_, n)| n).sum::<u64>();
         let mut reasons: Vec<&'static str> = closed.into_iter().collect();
@@ -87,7 +88,7 @@ impl Recorder {
     }
 }
 
-/// Records the time before a start: the outage that a stop left open ends, and a kill has caused one.
+/// Records the time before a start: ends the outage that a stop left open, or adds the one that a kill caused.
 pub async fn record_downtime(store: &Store, now: Timestamp) -> Result<(), StoreError> {
     let reader = store.clone();
     let read = move || Ok::<_, StoreError>((reader.outages(u64::MAX, 100)?, reader.heartbeat()?));
@@ -108,7 +109,8 @@ async fn write(store: &Store, number: u64, outage: Outage) -> Result<(), StoreEr
     store.change(Change::Outage { number, outage }, String::new()).await.map(drop)
 }
 
-/// Writes when intake was closed or refused for lack of room, until `stop`; then the outage of the stop begins.
+/// Records when intake was closed or refused requests for lack of space, until `stop`; then the outage of the stop
+/// begins.
 pub async fn watch_outages(
     store: Store,
     clock: Clock,
@@ -122,7 +124,7 @@ pub async fn watch_outages(
     loop {
         let goes_on = tokio::select! {
             () = stop.cancelled() => false,
-            // also where intake is closed only for a moment
+            // also if intake is closed only briefly
             () = admission.changes() => true,
             _ = ticks.tick() => true,
         };

@@ -1,7 +1,7 @@
 //! Redrives with a rate or a canary, which decide when the next dead letters are queued again.
 //!
-//! *Invariants.* The progress of a redrive is in the store, so that a restart continues it; its canary starts again, with one.
-//! What has not been redriven stays a dead letter, whatever ends the redrive.
+//! *Invariants.* The progress of a redrive is in the store, so a restart continues it; its canary starts again with one
+//! delivery. However a redrive ends, deliveries that were not redriven stay dead letters.
 
 use crate::clock::Clock;
 use crate::delivery::DeliveryId;
@@ -16,20 +16,20 @@ use std::collections::hash_map::Entry;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How often each redrive is advanced.
+/// Interval at which each redrive advances.
 const ADVANCE_EVERY: Duration = Duration::from_millis(100);
-/// Dead letters redriven in one commit; with a canary one by one, since each counts.
+/// Dead letters redriven in one commit; one at a time with a canary, because each result counts.
 const PER_COMMIT: usize = 32;
 
-/// A redrive that is under way.
+/// An active redrive.
 struct Run {
     begun: Timestamp,
     list: Vec<Sequence>,
-    /// How many of the list have been processed.
+    /// Number of list entries that have been processed.
     taken: usize,
     gcra: Option<Gcra>,
     canary: Option<Canary>,
-    /// The results so far, and those that are in the store.
+    /// The results so far, and the results in the store.
     results: RedriveResults,
     saved: RedriveResults,
 }
@@ -75,7 +75,7 @@ impl Run {
     async fn of(store: &Store, destination: &Destination, redrive: &Redrive) -> Result<Self, StoreError> {
         let (reader, d) = (store.clone(), destination.id);
         let taken = usize::try_from(redrive.taken).unwrap_or(usize::MAX);
-        // sent before a restart: while a result is missing, it can come from any of them that is not dead
+        // sent before a restart: while a result is missing, it can belong to any of them that is not dead
         let sent = if redrive.under_way() == 0 { 0 } else { taken };
         let read = move || {
             let list = reader.redrive_list(d)?;
@@ -103,7 +103,7 @@ impl Run {
         })
     }
 
-    /// Collects the results of what was sent; [`Run::save_results`] writes them.
+    /// Collects the results of sent deliveries; [`Run::save_results`] writes them.
     fn collect_results(&mut self, destination: &Destination) {
         for report in destination.canary_results.take() {
             match report {
@@ -131,7 +131,7 @@ impl Run {
         }
     }
 
-    /// Writes the results where they have changed.
+    /// Writes the results if they have changed.
     async fn save_results(&mut self, store: &Store, destination: &Destination) -> Result<(), StoreError> {
         self.collect_results(destination);
         if self.results != self.saved {
@@ -186,7 +186,7 @@ impl Run {
         Ok(())
     }
 
-    /// Those of the dead letters that were dead before the redrive began; the others stay as they are.
+    /// The entries that were dead letters before the redrive began and still are; the others are unchanged.
     async fn still_dead(
         &self,
         store: &Store,
@@ -197,7 +197,7 @@ impl Run {
         let dead =
             move |sequence: &Sequence| match store.dead_letter(DeliveryId { sequence: *sequence, destination: d }) {
                 Ok(dead_letter) => Ok(dead_letter.is_some_and(|dead_letter| dead_letter.dead_at <= begun)),
-                // it is set aside when it is read
+                // the read before its attempt records the damage
                 Err(StoreError::Damaged(_)) => Ok(true),
                 Err(e) => Err(e),
             };
@@ -213,12 +213,12 @@ impl Run {
         tokio::task::spawn_blocking(read).await.map_err(|_| StoreError::Failed)?
     }
 
-    /// Whether it has not been cancelled meanwhile.
+    /// Whether it was not cancelled meanwhile.
     fn goes_on(&self, store: &Store, d: DestinationId) -> bool {
         store.redrive(d).is_some_and(|redrive| redrive.goes_on() && redrive.begun == self.begun)
     }
 
-    /// How many dead letters of the list go into the next commit; takes their cost from the rate.
+    /// The number of dead letters in the next commit; takes them from the rate limit.
     fn batch_size(&mut self, now: Timestamp) -> usize {
         let left = self.list.len().saturating_sub(self.taken);
         let most = self.canary.as_ref().map_or(PER_COMMIT, |canary| canary.allows().min(1)).min(left);

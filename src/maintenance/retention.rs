@@ -1,8 +1,8 @@
-//! Limits of what is kept: dead letters, quarantined requests, and the history that recognises duplicates.
+//! Limits of stored data: dead letters, quarantined requests, and the history that recognises duplicates.
 //!
-//! *Invariants.* Whatever is dropped is logged, counted and in the audit log. Without `dlq.evict` no dead letter is dropped; it
-//! is only reported that they are over the limits. A source over its share (`dlq.source_share`) loses its own dead letters before
-//! any other source does.
+//! *Invariants.* Everything dropped is logged, counted and recorded in the audit log. Without `dlq.evict` no dead letter
+//! is dropped; only its excess over the limits is reported. A source over its share (`dlq.source_share`) loses its own
+//! dead letters before any other source does.
 
 use crate::clock::Clock;
 use crate::config::settings::{Dlq, Quarantine};
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 const DLQ_EVERY: Duration = Duration::from_secs(60);
 const QUARANTINE_EVERY: Duration = Duration::from_secs(10);
 const HISTORY_EVERY: Duration = Duration::from_secs(1);
-/// Events that left the history early are reported at most this often.
+/// Minimum interval between reports of events that were evicted from the history early.
 const HISTORY_REPORT_EVERY: Duration = Duration::from_secs(60);
 /// Dead letters or quarantined requests dropped in one commit.
 const DROPPED_PER_COMMIT: usize = 256;
@@ -32,23 +32,23 @@ pub struct DlqOverflow {
 }
 
 impl DlqOverflow {
-    /// Found over the limits since the start, each once.
+    /// Found over the limits since the start, each counted once.
     pub fn found(&self) -> u64 {
         self.found.load(Ordering::Relaxed)
     }
 
-    /// Dropped for it since the start.
+    /// Dropped for that reason since the start.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Those over the limits at the last look.
+    /// Number over the limits at the last check.
     pub fn left(&self) -> u64 {
         self.left.load(Ordering::Relaxed)
     }
 }
 
-/// Keeps the dead letter queue within its limits, or reports that it is not, until `stop`.
+/// Keeps the dead letter queue within its limits, or reports the excess, until `stop`.
 pub async fn watch_dlq(store: Store, settings: Dlq, clock: Clock, overflow: Arc<DlqOverflow>, stop: CancellationToken) {
     let (counting, stopped) = (store.clone(), stop.clone());
     match tokio::task::spawn_blocking(move || counting.count_dead_letters(|| stopped.is_cancelled())).await {
@@ -69,14 +69,14 @@ struct DlqLimiter {
     store: Store,
     settings: Dlq,
     overflow: Arc<DlqOverflow>,
-    /// Until then no dead letter that was within the limits can be too old.
+    /// Until then no dead letter that is within the limits exceeds `retention`.
     next_expiry: Timestamp,
-    /// At the last look: dead letters that there were, and that there have ever been.
+    /// At the last check: current dead letters, and dead letters since the store was created.
     counts_before: (u64, u64),
 }
 
 impl DlqLimiter {
-    /// Whether a scan of the dead letters can find anything else than the last one.
+    /// Whether a scan of the dead letters can give another result than the last one.
     fn may_differ(&self, now: Timestamp) -> bool {
         let totals = self.store.totals();
         let dead = totals.sum(|t| t.dead);
@@ -96,7 +96,7 @@ impl DlqLimiter {
         let Ok(Ok((found, next_expiry))) = found else { return Ok(()) };
         self.next_expiry = next_expiry;
         let count = found.len() as u64;
-        // those that stay were counted when they were first found
+        // those that stay were counted when first found
         self.overflow.found.fetch_add(count.saturating_sub(self.overflow.left()), Ordering::Relaxed);
         let left = if self.settings.evict { 0 } else { count };
         self.overflow.left.store(left, Ordering::Relaxed);
@@ -121,7 +121,7 @@ impl DlqLimiter {
     }
 }
 
-/// By how many bytes the dead letters of each source exceed its share, where several sources have dead letters.
+/// The bytes by which the dead letters of each source exceed its share, if several sources have dead letters.
 fn over_share(store: &Store, limits: &Dlq) -> BTreeMap<String, u64> {
     let bytes = store.dead_by_source();
     let share = if bytes.len() > 1 { (limits.max_bytes as f64 * limits.source_share) as u64 } else { u64::MAX };
@@ -132,8 +132,8 @@ fn over_share(store: &Store, limits: &Dlq) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// The dead letters, oldest event first, that are older than `retention` or exceed `max_bytes`; and when the next of
-/// those that stay will be too old. Excess bytes are taken from sources over their share, as far as that suffices.
+/// The dead letters, oldest event first, that are older than `retention` or exceed `max_bytes`; and when the next of the
+/// others will exceed `retention`. Excess bytes are taken from sources over their share, as far as that suffices.
 fn over_limits(store: &Store, limits: &Dlq, now: Timestamp) -> Result<(Vec<DeliveryId>, Timestamp), StoreError> {
     let mut excess_bytes = store.totals().dlq_bytes.saturating_sub(limits.max_bytes);
     let mut more = over_share(store, limits);
@@ -155,7 +155,7 @@ fn over_limits(store: &Store, limits: &Dlq, now: Timestamp) -> Result<(Vec<Deliv
         }
         found.push(id);
     }
-    // what is still in excess belongs to the other sources
+    // the remaining excess is taken from the other sources
     let (mut oldest, first) = (store.dead_ids(None), found.len());
     while excess_bytes > 0
         && let Some(id) = oldest.next().transpose()?
@@ -169,7 +169,7 @@ fn over_limits(store: &Store, limits: &Dlq, now: Timestamp) -> Result<(Vec<Deliv
     Ok((found, next_expiry))
 }
 
-/// A dead letter without the body of its event; none where it is gone or does not verify.
+/// A dead letter without the body of its event; none if it no longer exists or does not verify.
 fn head(store: &Store, id: DeliveryId) -> Result<Option<DeadLetter>, StoreError> {
     match store.dead_letter_head(id) {
         Ok(head) => Ok(head.map(|head| head.record)),
@@ -199,7 +199,7 @@ pub async fn watch_quarantine(store: Store, settings: Quarantine, clock: Clock, 
     }
 }
 
-/// Reports events that left the history before their time, in the log and the audit log, until `stop`.
+/// Reports events that were evicted from the history early, in the log and the audit log, until `stop`.
 pub async fn watch_history(store: Store, clock: Clock, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(HISTORY_EVERY);
     let (mut reported, mut reported_at) = (0, None::<Timestamp>);
@@ -241,7 +241,7 @@ mod tests {
         }
     }
 
-    /// A store with four dead letters, which died an hour after one another.
+    /// A store with four dead letters, which died at intervals of an hour.
     async fn four() -> (tempfile::TempDir, Store) {
         dead_of(&["s"; 4]).await
     }
@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(count(bounds(5, bytes - 1)), 1);
         assert_eq!(count(bounds(5, bytes - bytes * 3 / 8)), 2, "one and a half");
     }
-    /// Which dead letters go, by their numbers, where there may be so many and a source may have this part of them.
+    /// The numbers of the dead letters that are dropped with these limits.
     fn go(store: &Store, dead_letters_max: u64, source_share: f64) -> Vec<u64> {
         let one = store.dead_letter_bytes(id(store.dead_ids(None).next().unwrap().unwrap().sequence.0)).unwrap();
         let bounds = Dlq { retention: hours(99), max_bytes: one * dead_letters_max, source_share, evict: true };

@@ -2,9 +2,10 @@
 //!
 //! Rates are those of the last minute, from samples taken every [`SAMPLE_EVERY`].
 //!
-//! *The disk* counts as full when its free bytes are down to the reserve at which intake closes, whichever program uses them.
-//! Since a disk fills slowly and unevenly, the forecast uses samples of up to an hour. It is made only if the free bytes have
-//! fallen from each part of that time to the next, and reaches at most [`DISK_FORECAST_FACTOR`] times as far as the samples.
+//! *The disk* counts as full when its free bytes reach the reserve at which intake closes, regardless of which program
+//! uses the disk. A disk fills slowly and unevenly, so the forecast uses samples of up to an hour. A forecast is made
+//! only if the free bytes have decreased from each part of that time to the next, and it covers at most
+//! [`DISK_FORECAST_FACTOR`] times the sampled time.
 
 use crate::clock::Clock;
 use crate::event::DestinationId;
@@ -19,14 +20,14 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 /// Samples of ten minutes.
 const SAMPLES_MAX: usize = 300;
 const RATE_OVER: Duration = Duration::from_secs(60);
-/// Free bytes of the disk are sampled this often; the samples of an hour are kept.
+/// Interval between samples of the free bytes of the disk; the samples of an hour are kept.
 const DISK_EVERY: Duration = Duration::from_secs(10);
 const DISK_SAMPLES_MAX: usize = 360;
-/// No forecast is made from samples of a shorter time.
+/// Minimum sampled time for a forecast.
 const DISK_SAMPLED_MIN: Duration = Duration::from_secs(300);
 /// The sampled time is divided into this many parts; the disk must be fuller in each than in the one before.
 const DISK_PARTS: usize = 6;
-/// From samples of an hour, a forecast reaches at most two days.
+/// With samples of an hour, a forecast covers at most two days.
 const DISK_FORECAST_FACTOR: u32 = 48;
 
 #[derive(Clone, Debug)]
@@ -47,7 +48,7 @@ pub struct Rates {
 /// When the disk is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forecast {
-    /// Too few samples yet.
+    /// There are too few samples.
     Unknown,
     /// It does not fill, or not steadily, or not soon.
     NotFilling,
@@ -79,7 +80,7 @@ impl Trend {
         self.reserve
     }
 
-    /// Adds a sample; `free_bytes` is none where the disk cannot be read.
+    /// Adds a sample; `free_bytes` is none if the disk cannot be read.
     pub fn sample(&self, at: Timestamp, totals: &Totals, free_bytes: Option<u64>) {
         let mut samples = self.samples.lock().expect("no holder panics");
         if samples.len() == SAMPLES_MAX {
@@ -95,7 +96,7 @@ impl Trend {
         }
     }
 
-    /// The rates of one destination, or of all together.
+    /// The rates of one destination, or of all destinations together.
     pub fn rates(&self, d: Option<DestinationId>) -> Rates {
         let samples = self.samples.lock().expect("no holder panics");
         let Some(last) = samples.back() else { return Rates::default() };
@@ -118,7 +119,7 @@ impl Trend {
         Rates { accepted, delivered: per_second(|t| t.delivered), dead: per_second(|t| t.dead) }
     }
 
-    /// When the queue is empty at the present rate; none where it does not shrink.
+    /// The time until the queue is empty at the current rate; none if it does not shrink.
     pub fn queue_empty_in(&self, depth: u64) -> Option<Duration> {
         let samples = self.samples.lock().expect("no holder panics");
         let last = samples.back()?;
@@ -129,7 +130,7 @@ impl Trend {
         (depth > 0).then(|| Duration::from_secs_f64(seconds * depth as f64 / shrunk as f64))
     }
 
-    /// When the free bytes are down to the reserve at the present rate.
+    /// When the free bytes reach the reserve at the current rate.
     pub fn disk_full_in(&self) -> Forecast {
         let free = self.free.lock().expect("no holder panics");
         let (Some((first, _)), Some((last, bytes))) = (free.front(), free.back()) else { return Forecast::Unknown };
@@ -191,7 +192,7 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    /// The forecast after so many seconds of a disk of which half a GiB is the reserve.
+    /// The forecast after this many seconds, for a disk with a reserve of half a GiB.
     fn forecast(seconds: u64, free: impl Fn(u64) -> u64) -> Forecast {
         let trend = Trend::new(GIB / 2);
         for at in (0..=seconds).step_by(2) {
@@ -221,7 +222,7 @@ mod tests {
                     "{seconds} s, {disk} bytes"
                 );
             }
-            // a file of 100 MiB that is written little by little, and then removed
+            // a file of 100 MiB that grows gradually and is then removed
             let saw = forecast(seconds, |at| 2 * GIB - (at % 120) * 1_000_000);
             assert_eq!(saw, Forecast::NotFilling, "{seconds} s");
         }

@@ -1,12 +1,13 @@
 //! Which connections there are, and which one is evicted when the limit is reached.
 //!
-//! A slot knows what its connection does: it waits for a request (no head, or a part of one, has arrived), it receives bodies,
-//! it serves a request, or it lingers: everything is answered, and only the rest of a body is read and discarded.
+//! A slot knows what its connection does: it waits for a request (no head, or a part of one, has arrived), it receives
+//! bodies, it serves a request, or it lingers: everything is answered, and only the rest of a body is read and
+//! discarded.
 //!
-//! *Invariants.* There are never more connections than the limit, in total and per address. A new connection beyond it evicts
-//! one that lingers; else the one that has waited longest for its peer, for a request or for the rest of a body,
-//! unauthenticated ones first. A connection that serves a request is never evicted. Slow senders therefore delay each other and
-//! nobody else.
+//! *Invariants.* There are never more connections than the limit, in total and per address. A new connection over it
+//! evicts one that lingers; else the one that has waited longest for its peer, for a request or for the rest of a body,
+//! unauthenticated ones first. A connection that serves a request is never evicted. Slow senders therefore delay each
+//! other and nobody else.
 
 use super::listener::Peer;
 use std::collections::HashMap;
@@ -121,8 +122,8 @@ impl ConnectionLimiter {
         Arc::new(Self { bounds, connections: Mutex::default(), freed: Notify::new(), changes: AtomicU64::new(0) })
     }
 
-    /// A slot for a new connection; waits while every connection serves a request. None where its address has reached its limit
-    /// and all of its connections are active.
+    /// A slot for a new connection; waits while every connection serves a request. None where its address has reached
+    /// its limit and all of its connections are active.
     pub async fn acquire(self: &Arc<Self>, peer: Peer) -> Option<Slot> {
         loop {
             let freed = self.freed.notified();
@@ -140,7 +141,7 @@ impl ConnectionLimiter {
                     Eviction::None => {}
                 }
             }
-            let _ = tokio::time::timeout(RETRY_INTERVAL, freed).await; // either way it is looked again
+            let _ = tokio::time::timeout(RETRY_INTERVAL, freed).await; // either way it tries again
         }
     }
 
@@ -253,13 +254,13 @@ impl Slot {
         active + reserved <= self.0.limiter.bounds.all
     }
 
-    /// The peer took something of what is sent.
+    /// The peer has read a part of what is sent.
     pub fn wrote(&self) {
         self.0.info.write_pending.store(false, Ordering::Relaxed);
         self.0.info.writes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The peer takes nothing of what is sent, for now.
+    /// The peer reads nothing of what is sent at present.
     pub fn write_pends(&self) {
         self.0.info.write_pending.store(true, Ordering::Relaxed);
     }
@@ -335,8 +336,8 @@ impl Slot {
         self.0.info.evict.cancelled().await;
     }
 
-    /// Returns when no request was active and no byte has arrived for at least `span`. A connection whose peer does not read is
-    /// not idle, see [`Self::write_stuck`].
+    /// Returns when no request was active and no byte has arrived for at least `span`. A connection whose peer does not
+    /// read is not idle, see [`Self::write_stuck`].
     pub async fn idle(&self, span: Duration) {
         let mut seen = None;
         let mut ticks = tokio::time::interval(span);

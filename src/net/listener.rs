@@ -1,7 +1,7 @@
 //! Listening sockets, bound by this process or handed over by the service manager, and who connects to them.
 //!
-//! *Invariants.* A socket that was handed over outlives this process: connections that arrive while nobody accepts wait in its
-//! backlog, and the next process serves them.
+//! *Invariants.* A socket that was handed over outlives this process: connections that arrive while nobody accepts wait
+//! in its backlog, and the next process serves them.
 
 use anyhow::{Context, bail};
 use std::future::Future;

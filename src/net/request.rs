@@ -1,8 +1,8 @@
 //! The body of a request, and what happens to the rest of it after the answer; and whether its Host is valid.
 //!
-//! *Invariants.* A body that is dropped before its end does not prevent the sender from reading the answer. A short rest is
-//! read and discarded, and the connection stays open; over HTTP/2 any rest is, within the limits of [`super::stream::linger`].
-//! Otherwise the connection ends with the answer, and lingers.
+//! *Invariants.* A body that is dropped before its end does not prevent the sender from reading the answer. A short rest
+//! is read and discarded, and the connection stays open; over HTTP/2 any rest is, within the limits of
+//! [`super::stream::linger`]. Otherwise the connection ends with the answer, and lingers.
 
 use super::connection_limiter::Slot;
 use super::stream::{LINGER_BYTES_MAX, LINGER_SILENCE};
@@ -120,9 +120,9 @@ async fn discard(mut body: Incoming, slot: Slot, framing: Framing, timeout: Dura
     }
 }
 
-/// Whether the Host is valid for the version. HTTP/1.1 requires exactly one `Host` line, HTTP/1.0 allows at most one; in HTTP/2
-/// it may be absent where `:authority` is present, and must not contradict it. In HTTP/1.1 a target in absolute form counts and
-/// its `Host` is ignored (RFC 9112, section 3.2.2).
+/// Whether the Host is valid for the version. HTTP/1.1 requires exactly one `Host` line, HTTP/1.0 allows at most one; in
+/// HTTP/2 it may be absent where `:authority` is present, and must not contradict it. In HTTP/1.1 a target in absolute
+/// form counts and its `Host` is ignored (RFC 9112, section 3.2.2).
 pub fn has_valid_host(version: Version, uri: &Uri, headers: &HeaderMap) -> bool {
     let mut lines = headers.get_all(header::HOST).iter();
     let (first, second) = (lines.next(), lines.next());

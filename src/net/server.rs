@@ -1,10 +1,10 @@
 //! Accepts connections, with or without TLS, and serves their requests within limits of time and memory.
 //!
-//! *Invariants.* A connection is served only with a slot (see [`super::connection_limiter`]). A handshake, a head, and a peer
-//! that reads nothing have a time limit. HTTP/2 is used where the client chose it by ALPN, with limits against floods of
-//! streams, resets and headers. A peer that closes its writing side after a request is answered. An answer (a refusal, a
-//! framing error, a TLS alert) is not destroyed by what the peer still sends (see [`super::stream::linger`]). Unaccepted
-//! connections stay in the backlog until the restart; after `stop` active requests may end.
+//! *Invariants.* A connection is served only with a slot (see [`super::connection_limiter`]). A handshake, a head, and a
+//! peer that reads nothing have a time limit. HTTP/2 is used where the client chose it by ALPN, with limits against
+//! floods of streams, resets and headers. A peer that closes its writing side after a request is answered. An answer (a
+//! refusal, a framing error, a TLS alert) is not destroyed by what the peer still sends (see [`super::stream::linger`]).
+//! Unaccepted connections stay in the backlog until the restart; after `stop` active requests may end.
 
 use super::answer;
 use super::connection_limiter::{self, ConnectionLimiter, Slot};
@@ -279,8 +279,8 @@ impl HttpServer {
     }
 }
 
-/// A new connection has this long to send its first request once the listeners stop: hyper closes a connection of which nothing
-/// was read at once, and its client sees a reset.
+/// A new connection has this long to send its first request once the listeners stop: hyper closes a connection of which
+/// nothing was read at once, and its client sees a reset.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Returns after `stop`, once the connection's first request has arrived or [`FIRST_REQUEST_TIMEOUT`] has passed.

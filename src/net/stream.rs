@@ -1,8 +1,8 @@
 //! A connection's stream: it reports traffic to its slot, and ends so that what was answered reaches the peer.
 //!
-//! A socket that is closed while bytes of its peer are unread is reset by the kernel, and the reset destroys what the peer has
-//! received and not read yet (RFC 9112, 9.6). [`linger`] therefore closes the writing side first, then reads and discards what
-//! still comes.
+//! A socket that is closed while bytes of its peer are unread is reset by the kernel, and the reset destroys what the
+//! peer has received and not read yet (RFC 9112, 9.6). [`linger`] therefore closes the writing side first, then reads
+//! and discards what still comes.
 //!
 //! *Invariants.* Lingering is bounded in time and in bytes. A connection that lingers is the first to be evicted.
 

@@ -1,8 +1,9 @@
 //! TLS of a listener: its certificate, reloaded when the files change, without dropping a connection; and when certificates
 //! end.
 //!
-//! *Invariants.* Certificate, key and client authorities are read and checked together, and only then replace the active ones.
-//! Existing connections keep theirs. The end of a certificate is used for alerts only; one that cannot be read has no end.
+//! *Invariants.* Certificate, key and client authorities are read and checked together, and only then replace the active
+//! ones. Existing connections keep theirs. The end of a certificate is used for alerts only; one that cannot be read has
+//! no end.
 //!
 //! *Failure.* Files that cannot be used are reported, and the active certificate stays.
 
@@ -21,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 
-/// Where the files of a listener lie, in PEM.
+/// The paths of the files of a listener, in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
     /// The chain, the server's own certificate first.
@@ -284,7 +285,7 @@ mod tests {
         assert_eq!(first_end_in(&path).unwrap().to_string(), "2040-03-04T00:00:00.000Z");
         assert_eq!(first_end_in(&folder.path().join("none.pem")), None);
         let der = certificate(2040).der().to_vec();
-        // wherever it is cut it is either the same or nothing, and never a panic
+        // every truncation gives the same result or none, and never a panic
         for n in 0..der.len() {
             assert_eq!(not_after(&der[..n]), None, "{n}");
         }

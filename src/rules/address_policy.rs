@@ -1,28 +1,28 @@
 //! Which addresses a destination may have.
 //!
-//! The private network and the machine's own loopback are what holdline is there for. Refused are the addresses by which
-//! a machine reaches what only itself should see: a name that resolves there, by mistake or on purpose, would hand events
-//! and credentials to a cloud's metadata service, or to whatever happens to listen on the own machine.
+//! Private networks and loopback addresses are allowed. Refused are link-local, metadata and unspecified addresses,
+//! through which a machine reaches services that only it should see: a name that resolves to one, by mistake or on
+//! purpose, would send events and credentials to a cloud's metadata service or to any service of the local machine.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether addresses of [`forbidden`] are refused.
+/// Whether [`forbidden`] addresses are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressPolicy {
-    /// All but link-local, metadata and unspecified addresses.
+    /// Allows all but link-local, metadata and unspecified addresses.
     Guarded,
     Anywhere,
 }
 
-/// Of clouds, those that are not link-local: Alibaba, Azure, Oracle.
+/// Metadata addresses of clouds that are not link-local: Alibaba, Azure, Oracle.
 const METADATA_V4: [Ipv4Addr; 3] =
     [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(192, 0, 0, 192)];
-/// AWS, Google.
+/// Metadata addresses of AWS and Google.
 const METADATA_V6: [Ipv6Addr; 2] =
     [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
 
 impl AddressPolicy {
-    /// What is wrong with an address; none where it may be connected to.
+    /// Why an address is refused; none where it is allowed.
     pub fn refusal(self, ip: IpAddr) -> Option<&'static str> {
         match self {
             Self::Anywhere => None,
@@ -56,7 +56,7 @@ fn forbidden_v6(ip: Ipv6Addr) -> Option<&'static str> {
     }
 }
 
-/// The IPv4 address that an IPv6 address stands for: mapped, NAT64 (RFC 6052), 6to4 (RFC 3056).
+/// The IPv4 address embedded in an IPv6 address: mapped, NAT64 (RFC 6052), 6to4 (RFC 3056).
 fn inner_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let v4 = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());

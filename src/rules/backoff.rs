@@ -1,49 +1,49 @@
 //! How long a delivery waits before its next attempt: exponential backoff with full jitter.
 //!
-//! *Invariants.* The wait is in `[0, min(max, base * factor^(n-1))]`. It depends on the delivery and the attempt only,
-//! so a simulation replays and a restart does not roll the dice again.
+//! *Invariants.* The wait is in `[0, min(max, base * factor^(n-1))]`. It depends only on the delivery and the attempt
+//! number, so simulations are reproducible and a restart computes the same wait.
 
 use crate::delivery::{DeliveryId, Outcome};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// When and how long a destination's deliveries are tried again.
+/// When and for how long the deliveries of a destination are retried.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Retry {
     pub base: Duration,
     pub factor: f64,
     pub max: Duration,
     pub jitter: Jitter,
-    /// Attempts that [count](Retry::counts), the first included; none: only the age bounds them.
+    /// Maximum number of attempts that [count](Retry::counts), including the first; none: only `max_age` limits them.
     pub attempts: Option<u32>,
-    /// No attempt is made on an event that was accepted longer ago.
+    /// Maximum age since acceptance at which an attempt is made.
     pub max_age: Duration,
-    /// The longest `Retry-After` that is obeyed in full.
+    /// The longest `Retry-After` that is applied in full.
     pub retry_after_max: Duration,
-    /// Statuses that are tried again; every other one that is not 2xx is permanent.
+    /// Statuses that are retried; every other status outside 2xx is permanent.
     pub statuses: BTreeSet<u16>,
-    /// Permanent statuses that speak of an event's content. Any other one is taken for a condition of the destination, as
-    /// [`refusals`](super::refusals) says.
+    /// Permanent statuses that are caused by the content of an event. Any other permanent status is treated as a
+    /// condition of the destination, see [`refusals`](super::refusals).
     pub permanent: BTreeSet<u16>,
-    /// For how long a permanent status that does not speak of content is given to an event before it is believed.
+    /// How long an event must get a permanent status that is not caused by content before it becomes a dead letter.
     pub permanent_after: Duration,
     pub on_ambiguous: OnAmbiguous,
 }
 
-/// What follows when the destination may have the event although it did not say so.
+/// What happens after an attempt whose outcome is ambiguous: the destination may have received the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnAmbiguous {
-    /// It is sent again: at least once.
+    /// The delivery is retried: at-least-once delivery.
     Retry,
-    /// Somebody looks first: for destinations that cannot tell a repetition by its idempotency key.
+    /// The delivery becomes a dead letter, for destinations that cannot deduplicate by the idempotency key.
     DeadLetter,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Jitter {
-    /// Evenly between zero and the exponential bound ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+    /// Uniform between zero and the exponential bound ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
     Full,
-    /// Always the bound.
+    /// Always the exponential bound.
     None,
 }
 
@@ -66,8 +66,9 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// Whether an attempt that ended so counts against the limit: the destination has, or may have, dealt with the event.
-    /// What never reached it does not, nor an answer that may be a condition of the destination.
+    /// Whether an attempt with this outcome counts against the limit: the destination has processed the event, or may
+    /// have. An attempt that did not reach it does not count, and neither does an answer that may be a condition of the
+    /// destination.
     pub fn counts(&self, outcome: &Outcome) -> bool {
         match outcome {
             Outcome::Answered(status) => self.statuses.contains(status),
@@ -76,7 +77,7 @@ impl Retry {
         }
     }
 
-    /// Whether an attempt ended with a permanent answer.
+    /// Whether the destination gave a permanent answer.
     pub fn is_permanent(&self, outcome: &Outcome) -> bool {
         matches!(outcome, Outcome::Answered(status) if !(200..300).contains(status) && !self.statuses.contains(status))
     }
@@ -122,7 +123,7 @@ mod tests {
         assert_ne!(wait(&retry, delivery(7), 3), wait(&retry, delivery(7), 4));
     }
 
-    /// Deliveries that fail together come back apart: neighbours in every respect get shares that have nothing in common.
+    /// Deliveries that fail together are retried at different times: consecutive deliveries get uncorrelated waits.
     #[test]
     fn jitter_of_neighbouring_deliveries_is_spread_evenly() {
         let share = |n: u64, d: u8, attempt: u32| {
@@ -150,7 +151,7 @@ mod tests {
         assert_eq!(seconds, [1, 2, 4, 256, 300, 300, 300]);
     }
 
-    /// The generator's published numbers, for the seeds 0 and 1234567.
+    /// The published outputs of the generator for the seeds 0 and 1234567.
     #[test]
     fn jitter_values_match_splitmix64() {
         let share = |n: u64, d: u8, attempt: u32| {

@@ -2,47 +2,47 @@
 //!
 //! ```text
 //!            too many failures in the window; a run of failures, where there are few calls;
-//!            or the latest answers refuse whatever is sent
+//!            or the latest answers refuse every event
 //!   closed ──────────────────────────────────────────────────────────────────────────> open <──┐
 //!     ^                                                                                 │       │ a probe fails, or too
 //!     │ `probes` calls succeed                                                `open_duration` │       │ many are refused
 //!     └──────────────────────────────── half-open <─────────────────────────────────────┘───────┘
 //! ```
-//! *Invariants.* While it is open nothing passes; while it is half-open at most `probes` calls are under way. A call that
-//! began in an earlier state says nothing about the present one: what was in flight when the breaker opened neither closes
-//! it nor opens it again. Only successes close it, and any success within the timeout is one: what opens it is something
-//! that a probe can disprove. So slow calls do not open it; they are counted and reported.
+//! *Invariants.* While it is open, no call starts; while it is half-open, at most `probes` calls are in flight. The
+//! result of a call that began in an earlier state is ignored: calls that were in flight when the breaker opened neither
+//! close it nor open it again. Only successes close it, and every success within the timeout counts as one. Slow calls
+//! do not open it, because a successful probe could not disprove slowness; they are counted and reported.
 
 use super::verdict::{Call, Health};
 use crate::time::Timestamp;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// The window slides by a tenth of its length.
+/// Slices per window; the window moves on by one slice at a time.
 const SLICES: u64 = 10;
 
-/// It opens again after so many probes whose events were refused for their content.
+/// After this many probes that were refused for the content of their events, the breaker opens again.
 const REFUSED_PROBES_MAX: u32 = 10;
 
-/// When it opens and closes, and what is reported as slow.
+/// When the breaker opens and closes, and which calls are reported as slow.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
-    /// Opens when so large a part of the calls in the window failed.
+    /// Opens when at least this share of the calls in the window failed.
     pub failure_ratio: f64,
     pub window: Duration,
-    /// With fewer calls in the window their part says nothing.
+    /// Minimum number of calls in the window for `failure_ratio` to apply.
     pub min_calls: u32,
-    /// With fewer than `min_calls` in the window, it opens when at least so many calls, and all for at least the length of the
-    /// window, have failed.
+    /// With fewer than `min_calls` in the window, it opens after this many consecutive failures that span at least the
+    /// length of the window.
     pub consecutive_failures: u32,
-    /// Opens when so many answers in a row refuse everything: see [`refusals`](super::refusals).
+    /// Opens after this many consecutive answers that refuse every event, see [`refusals`](super::refusals).
     pub permanent_answers: u32,
-    /// A call is slow where it takes this much longer than the latency with few calls in flight.
+    /// A call is slow where it exceeds the usual latency by this much.
     pub slow_call: Duration,
-    /// The destination is reported as slow when so large a part of the calls in the window was.
+    /// The destination is reported as slow when at least this share of the calls in the window was slow.
     pub slow_ratio: f64,
     pub open_duration: Duration,
-    /// Calls that must succeed, when it is half-open, for it to close.
+    /// Successful calls that close a half-open breaker.
     pub probes: u32,
 }
 
@@ -66,16 +66,16 @@ impl Default for Limits {
 pub enum State {
     #[default]
     Closed,
-    /// Nothing passes before `until`.
+    /// No call starts before `until`.
     Open { until: Timestamp },
-    /// Calls under way, calls that succeeded, and calls that were refused for what their events are.
+    /// Calls in flight, successful calls, and calls refused for the content of their events.
     HalfOpen { in_flight: u32, succeeded: u32, refused: u32 },
 }
 
 impl State {
     pub const WORDS: [&str; 3] = ["closed", "open", "half_open"];
 
-    /// One word, as it stands in JSON and metrics.
+    /// The word in JSON and metrics.
     pub fn word(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -92,11 +92,11 @@ pub enum Cause {
         of: u32,
         failed: u32,
     },
-    /// With few calls in the window.
+    /// With fewer than `min_calls` in the window.
     Consecutive {
         failed: u32,
     },
-    /// The answers, the last one with this status, refuse whatever is sent.
+    /// The latest answers refuse every event; `status` is that of the last one.
     PermanentAnswers {
         status: u16,
     },
@@ -123,11 +123,11 @@ pub struct Slow {
     pub slow: u32,
 }
 
-/// One of the states that a breaker has been in.
+/// Identifies one period in one state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Epoch(u64);
 
-/// A change of state that a call has caused.
+/// A change of state caused by a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     Opened { until: Timestamp, cause: Cause },
@@ -146,15 +146,15 @@ struct Slice {
 pub struct Breaker {
     limits: Limits,
     state: State,
-    /// None: closed since it was made.
+    /// None: closed since it was created.
     since: Option<Timestamp>,
-    /// Counts its states, the present one included.
+    /// Increases with each change of state.
     epoch: Epoch,
-    /// An operator keeps it closed until then.
+    /// Until when an operator keeps it closed.
     kept_closed_until: Option<Timestamp>,
-    /// Of the window, the oldest first.
+    /// The slices of the window, oldest first.
     slices: VecDeque<Slice>,
-    /// Failures since the last call that was none, however long that takes, and when the first of them ended.
+    /// Consecutive failures, also across windows, and when the first of them ended.
     failed_in_a_row: u32,
     failing_since: Option<Timestamp>,
 }
@@ -176,7 +176,7 @@ impl Breaker {
         }
     }
 
-    /// Applies new limits; counts of a window of another length are dropped.
+    /// Applies new limits; the counts are discarded where the length of the window changes.
     pub fn reconfigure(&mut self, limits: Limits) {
         if limits.window != self.limits.window {
             self.slices.clear();
@@ -188,12 +188,12 @@ impl Breaker {
         self.state
     }
 
-    /// The state now: half-open once `open_duration` is over, also before the next call.
+    /// The current state. It is half-open once `open_duration` has passed, even if no call has followed.
     pub fn stands(&self, now: Timestamp) -> State {
         self.at(now).state
     }
 
-    /// When it entered that state; none where it was closed from the start.
+    /// When it entered that state; none where it has been closed from the start.
     pub fn since(&self, now: Timestamp) -> Option<Timestamp> {
         self.at(now).since
     }
@@ -209,7 +209,7 @@ impl Breaker {
         breaker
     }
 
-    /// Once it has been open for long enough.
+    /// Changes from open to half-open once `open_duration` has passed.
     fn turn_half_open(&mut self, now: Timestamp) {
         if let State::Open { until } = self.state
             && now >= until
@@ -221,7 +221,7 @@ impl Breaker {
         }
     }
 
-    /// Whether a call may begin; else when to ask again, where that is known.
+    /// Whether a call may begin; otherwise when to ask again, if that is known.
     pub fn check(&mut self, now: Timestamp) -> Result<(), Option<Timestamp>> {
         self.turn_half_open(now);
         match self.state {
@@ -231,7 +231,7 @@ impl Breaker {
         }
     }
 
-    /// A call that was allowed begins, in this state.
+    /// An allowed call begins; returns the current epoch.
     pub fn began(&mut self) -> Epoch {
         if let State::HalfOpen { in_flight, .. } = &mut self.state {
             *in_flight += 1;
@@ -239,7 +239,7 @@ impl Breaker {
         self.epoch
     }
 
-    /// A call that began in this state was not made.
+    /// A call that began in this epoch was not made.
     pub fn withdrawn(&mut self, began: Epoch) {
         let counts = began == self.epoch;
         if let State::HalfOpen { in_flight, .. } = &mut self.state
@@ -249,7 +249,7 @@ impl Breaker {
         }
     }
 
-    /// A call has ended; `slow` where it took longer than it should.
+    /// A call has ended; `slow`: it exceeded the expected latency.
     pub fn ended(&mut self, began: Epoch, call: &Call, slow: bool, now: Timestamp) -> Option<Change> {
         if began != self.epoch {
             return None;
@@ -284,7 +284,7 @@ impl Breaker {
         }
     }
 
-    /// The slow calls in the window, where they reach `slow_ratio`.
+    /// The slow calls in the window, if they reach `slow_ratio`.
     pub fn slow(&self, now: Timestamp) -> Option<Slow> {
         let first = self.number(now).saturating_sub(SLICES - 1);
         let slices = self.slices.iter().filter(|s| s.number >= first);
@@ -293,8 +293,8 @@ impl Breaker {
         many.then_some(Slow { of, slow })
     }
 
-    /// Sets the state since `since`, by an operator or from before a restart. A closed breaker stays closed until `closed_until` at
-    /// least.
+    /// Sets the state as of `since`: by an operator, or restored at a start. A closed breaker stays closed at least
+    /// until `closed_until`.
     pub fn set(&mut self, state: State, closed_until: Option<Timestamp>, since: Timestamp) {
         self.enter(state, since);
         self.kept_closed_until = closed_until;
@@ -314,7 +314,7 @@ impl Breaker {
         self.failed_in_a_row = 0;
     }
 
-    /// The slice of the window in which a moment lies.
+    /// The number of the slice that contains this time.
     fn number(&self, now: Timestamp) -> u64 {
         now.0 / (self.limits.window.as_millis() as u64 / SLICES).max(1)
     }
@@ -378,7 +378,7 @@ mod tests {
         Call { began: at(began), latency, health, refuses_all: false }
     }
 
-    /// One call after another, each 10 ms long; what the last one turned.
+    /// Makes consecutive calls of 10 ms each; returns the last change of state.
     fn calls(breaker: &mut Breaker, from: u64, latency_ms: u64, healths: &[Health]) -> Option<Change> {
         let mut turn = None;
         for (n, health) in (0..).zip(healths) {
@@ -412,14 +412,14 @@ mod tests {
         }
         let turn = calls(&mut breaker, 9 * 300_000, 5, &[Health::Failed]);
         assert!(matches!(turn, Some(Change::Opened { cause: Cause::Consecutive { failed: 10 }, .. })), "{turn:?}");
-        // one success, and it begins anew; and a short time of failures is no run
+        // one success resets the count, and failures within a short time are not enough
         let mut breaker = Breaker::new(Limits::default());
         for n in 0..30 {
             let health = if n % 10 == 9 { Health::Delivered } else { Health::Failed };
             assert_eq!(calls(&mut breaker, n * 300_000, 5, &[health]), None, "{n}");
         }
         assert_eq!(calls(&mut breaker, 10_000_000, 5, &[Health::Failed; 19]), None);
-        // a destination that is asked for much is judged by the part of them
+        // with many calls, the ratio decides
         let mut breaker = Breaker::new(Limits::default());
         assert_eq!(calls(&mut breaker, 0, 5, &[Health::Delivered; 100]), None);
         assert_eq!(calls(&mut breaker, 1000, 5, &[Health::Failed; 99]), None);
@@ -436,7 +436,7 @@ mod tests {
         assert_eq!(calls(&mut breaker, 60_000 * 5 + 200, 2000, &[Health::Delivered]), None);
         assert_eq!(breaker.slow(at(60_000 * 5 + 300)), Some(Slow { of: 20, slow: 20 }));
         assert_eq!(breaker.slow(at(60_000 * 6 + 6_000)), None, "a window later");
-        // and a probe that is slow is a success
+        // a slow probe counts as a success
         breaker.set(State::Open { until: at(1_000_000) }, None, at(0));
         assert_eq!(calls(&mut breaker, 1_000_000, 9_999, &[Health::Delivered; 3]), Some(Change::Closed));
     }
@@ -465,7 +465,7 @@ mod tests {
         for health in [Health::Rejected(404), Health::Rejected(302), Health::Failed, Health::Unavailable] {
             assert!(opened(calls(&mut half_open(), 1, 5, &[health])), "{health:?}");
         }
-        // one that is refused for its content decides nothing, but there is an end to it
+        // a probe refused for its content decides nothing, but their number is limited
         let refused = Health::Refused(422);
         let mut breaker = half_open();
         assert_eq!(calls(&mut breaker, 1, 5, &[refused; 9]), None);
@@ -478,7 +478,7 @@ mod tests {
         let mut breaker = Breaker::new(Limits { consecutive_failures: u32::MAX, ..Limits::default() });
         assert_eq!(calls(&mut breaker, 0, 5, &[Health::Failed; 9]), None);
         assert_eq!(calls(&mut breaker, 30_000, 5, &[Health::Failed; 10]), None);
-        // the first 9 have left, the 10 of later have not
+        // the first 9 have left the window, the later 10 have not
         assert_eq!(calls(&mut breaker, 61_000, 5, &[Health::Failed; 9]), None);
         let turn = calls(&mut breaker, 61_090, 5, &[Health::Failed]);
         assert!(matches!(turn, Some(Change::Opened { cause: Cause::Failures { of: 20, failed: 20 }, .. })), "{turn:?}");

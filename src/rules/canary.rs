@@ -1,24 +1,26 @@
-//! The canary of a redrive: one delivery is sent first, then ten, then the rest, as long as few of them fail.
+//! The canary of a redrive: sends one delivery first, then ten, then the rest, as long as few of them fail.
 //!
-//! *Invariants.* Until the first delivery has succeeded, no other is sent; until ten more have ended, no further one. From then on
-//! at most [`AHEAD`] deliveries without a result are in flight. Once the canary has failed, nothing more is sent.
+//! *Invariants.* Until the first delivery has succeeded, no other one is sent; until the next ten have ended, no further
+//! one is. After that at most [`AHEAD`] deliveries without a result are in flight. After the canary has failed, nothing
+//! more is sent.
 
 use std::collections::VecDeque;
 
-/// After the first one, so many.
+/// Deliveries sent after the first one.
 const FEW: usize = 10;
-/// Of the rest, at most so many without a result: these die again where the destination fails again.
+/// Maximum number of later deliveries without a result: they become dead letters again where the destination fails
+/// again.
 const AHEAD: usize = 100;
-/// The rest is judged by this many of the newest results, once half as many are known.
+/// The failure ratio of later deliveries is computed from this many of the latest results, once half as many exist.
 const NEWEST: usize = 20;
 
-/// The first decisive result of a delivery after its redrive.
+/// The first conclusive result of a delivery after its redrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Delivered,
-    /// It failed or is a dead letter again, also where the destination only postponed it until its attempts were used up.
+    /// It failed or is a dead letter again, including after postponements that used up its attempts.
     Failed,
-    /// It was discarded before an attempt, and does not count.
+    /// It was discarded before an attempt; it is not counted.
     Gone,
 }
 
@@ -33,14 +35,14 @@ enum Stage {
 pub struct Canary {
     failure_ratio: f64,
     stage: Stage,
-    /// Sent, without a result.
+    /// Sent, without a result yet.
     under_way: usize,
-    /// True where it failed; of this stage, the newest last.
+    /// Results of this stage, latest last; true: failed.
     ends: VecDeque<bool>,
     failing: Option<Failing>,
 }
 
-/// Why the canary failed: so many of the newest results failed.
+/// Why the canary failed: the number of failures among the latest results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failing {
     pub failed: usize,
@@ -48,12 +50,12 @@ pub struct Failing {
 }
 
 impl Canary {
-    /// `failure_ratio`: from this share of failures on it has failed; above 0, at most 1.
+    /// `failure_ratio`: the share of failures at which the canary fails; above 0, at most 1.
     pub fn new(failure_ratio: f64) -> Self {
         Self { failure_ratio, stage: Stage::First, under_way: 0, ends: VecDeque::new(), failing: None }
     }
 
-    /// How many more may be sent now.
+    /// How many more deliveries may be sent now.
     pub fn allows(&self) -> usize {
         if self.failing.is_some() {
             return 0;
@@ -92,12 +94,12 @@ impl Canary {
         }
     }
 
-    /// Whether so many have failed that nothing more is sent.
+    /// Set where the canary has failed and nothing more is sent.
     pub fn failing(&self) -> Option<Failing> {
         self.failing
     }
 
-    /// How many were sent and have no result.
+    /// How many deliveries were sent and have no result.
     pub fn under_way(&self) -> usize {
         self.under_way
     }

@@ -1,43 +1,43 @@
-//! How many calls to a destination may be under way at once: additive increase, multiplicative decrease over measured
-//! latency and signs of overload, as TCP finds the capacity of a path (Chiu and Jain 1989; the latency signal as in TCP Vegas,
-//! the cut in proportion as in Netflix's concurrency-limits).
+//! The adaptive concurrency limit of a destination: additive increase, multiplicative decrease, driven by measured
+//! latency and signs of overload, as TCP finds the capacity of a path (Chiu and Jain 1989; the latency signal as in TCP
+//! Vegas, the proportional decrease as in Netflix's concurrency-limits).
 //!
-//! *Invariants.* The limit is between 1 and `max`. It grows only while it blocks calls. It is reduced at most once for the calls that
-//! were in flight together: those that began before a reduction cannot reduce it again.
+//! *Invariants.* The limit is between 1 and `max`. It grows only while it blocks calls. Calls that were in flight
+//! together reduce it at most once: a call that began before a reduction cannot reduce it again.
 //!
-//! *What is overload.* [`Health::is_overload`]: 429, 503, 504, timeouts, no connection. Its part of a round counts, where a
-//! round is as many calls as may be under way, and at least [`ROUND_MIN`]: up to [`TOLERATED`] is what any destination shows
-//! now and then, beyond it the limit loses half of that part. An error that says nothing of load (a 500 for one event, a
-//! refusal) changes nothing.
+//! *Overload.* [`Health::is_overload`]: 429, 503, 504, timeouts, no connection. The share of such calls is computed per
+//! round; a round has as many calls as the limit, and at least [`ROUND_MIN`]. A share of up to [`TOLERATED`] is normal;
+//! above it, the limit is reduced by half of that share. Errors that do not indicate load (a 500 for one event, a
+//! refusal) have no effect.
 //!
-//! *What is slow.* The mean of the last few answers against a baseline, which is what the destination takes when little is
-//! asked of it: it follows faster answers at any time, and slower ones only while few calls are under way; so a queue that
-//! the limit itself has filled is never taken for normal, and a destination that has become slower for good is.
+//! *Slowness.* The mean of the latest answers is compared with a baseline: the latency with few calls in flight. The
+//! baseline follows faster answers at any time and slower ones only while few calls are in flight. So latency caused by
+//! the limit's own queue does not raise the baseline, and a permanently slower destination does.
 
 use super::verdict::{Call, Health};
 use crate::time::Timestamp;
 use std::time::Duration;
 
-/// Where an adaptive limit begins.
+/// The initial adaptive limit.
 const FIRST: f64 = 4.0;
-/// A cut leaves at least this part of the limit. Since answers are slow from twice the baseline on, what is left still keeps
-/// the destination busy.
+/// A reduction keeps at least this share of the limit. Answers count as slow from twice the baseline on, so the
+/// remaining calls still keep the destination busy.
 const CUT_MOST: f64 = 0.5;
-/// And at most this part: a cut is felt.
+/// A reduction keeps at most this share, so that it has an effect.
 const CUT_LEAST: f64 = 0.95;
-/// Of a round, so large a part may show overload without a cut.
+/// The share of overloaded calls in a round up to which the limit is not reduced.
 const TOLERATED: f64 = 0.1;
-/// Fewer calls say nothing of a part, unless all of them, and at least [`ALL_MIN`], show overload.
+/// Minimum number of calls in a round, unless all of them, and at least [`ALL_MIN`], show overload.
 const ROUND_MIN: u32 = 10;
 const ALL_MIN: u32 = 3;
-/// Answers are slow when they take this many times the baseline, and [`SLACK`] more.
+/// Answers are slow from this many times the baseline, plus [`SLACK`].
 const TOLERANCE: f64 = 2.0;
-/// So much more latency harms nobody, whatever the baseline.
+/// Additional latency that is always tolerated.
 const SLACK: Duration = Duration::from_millis(50);
-/// Weight of one answer in the mean of the last few, and in the baseline.
+/// Weight of one answer in the mean of the latest answers, and in the baseline.
 const RECENT: f64 = 0.2;
 const SETTLED: f64 = 0.05;
-/// With so few calls under way, an answer tells what the destination takes by itself.
+/// With at most this many calls in flight, an answer updates the baseline.
 const FEW: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,13 +48,13 @@ pub enum Adaptive {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Growth {
-    /// By one for each answer: doubles in a round, until the first cut.
+    /// By one per answer: doubles in each round, until the first reduction.
     Doubling,
-    /// By one for each round.
+    /// By one per round.
     Additive,
 }
 
-/// Calls that have ended since the limit was last judged, of those that began after the last cut.
+/// Calls that began after the last reduction and have ended since the last evaluation.
 #[derive(Clone, Copy, Debug, Default)]
 struct Round {
     calls: u32,
@@ -97,17 +97,17 @@ impl Concurrency {
         self.limit = if fixed { self.max } else { self.limit.clamp(least, self.max) };
     }
 
-    /// Most calls under way at once.
+    /// Maximum number of calls in flight.
     pub fn limit(&self) -> usize {
         self.limit as usize
     }
 
-    /// What the destination takes when little is asked of it; none before its first success.
+    /// The latency with few calls in flight; none before the first success.
     pub fn usual(&self) -> Option<Duration> {
         self.baseline.map(Duration::from_secs_f64)
     }
 
-    /// A call has ended; `under_way` counts it.
+    /// A call has ended; `under_way` includes it.
     pub fn ended(&mut self, call: &Call, under_way: usize, now: Timestamp) {
         if call.health == Health::Delivered {
             self.measure(call.latency.as_secs_f64(), under_way);
@@ -141,7 +141,8 @@ impl Concurrency {
         }
     }
 
-    /// What is to be left of the limit for the overload of a round, where that round is over and shows too much of it.
+    /// The share of the limit to keep after a round with too much overload; none where the round is not complete or has
+    /// little.
     fn judge_round(&mut self) -> Option<f64> {
         let Round { calls, overloaded } = self.round;
         let over = calls >= (self.limit as u32).max(ROUND_MIN) || overloaded == calls && calls >= ALL_MIN;
@@ -153,7 +154,7 @@ impl Concurrency {
         (part > TOLERATED).then_some(1.0 - part / 2.0)
     }
 
-    /// What is to be left of the limit for slow answers.
+    /// The share of the limit to keep after slow answers.
     fn judge_latency(&self, call: &Call) -> Option<f64> {
         let slow = call.health == Health::Delivered && self.is_slow();
         slow.then(|| self.slow_from() / self.recent)
@@ -163,7 +164,7 @@ impl Concurrency {
         self.recent > self.slow_from()
     }
 
-    /// In seconds.
+    /// The latency in seconds from which answers are slow.
     fn slow_from(&self) -> f64 {
         self.baseline.map_or(f64::INFINITY, |baseline| baseline * TOLERANCE + SLACK.as_secs_f64())
     }
@@ -181,12 +182,12 @@ impl Concurrency {
         self.growth = Growth::Additive;
         self.last_cut = now;
         self.round = Round::default();
-        // judged anew by what begins from now on
+        // only calls that begin from now on are evaluated
         self.recent = self.baseline.unwrap_or_default();
     }
 }
 
-/// After a pause or an open breaker, the limit rises evenly from 1 to `max` within `length`.
+/// After a pause or an open breaker, the limit rises linearly from 1 to `max` within `length`.
 #[derive(Clone, Copy, Debug)]
 pub struct Ramp {
     length: Duration,
@@ -204,7 +205,7 @@ impl Ramp {
         self.length = length;
     }
 
-    /// Starts at `at`, unless it has started later.
+    /// Starts at `at`, unless it started later.
     pub fn begin(&mut self, at: Timestamp) {
         self.since = self.since.max(Some(at));
     }
@@ -230,8 +231,8 @@ mod tests {
 
     const START: Timestamp = Timestamp(1_800_000_000_000);
 
-    /// A destination with `workers` that take `service_ms` for each call, kept busy with as many calls as the limit
-    /// allows, for so many seconds. Returns the limit at the end.
+    /// Simulates a destination with `workers` that need `service_ms` per call, and as many calls as the limit allows,
+    /// for `seconds`. Returns the limit at the end.
     fn busy(limit: &mut Concurrency, from: &mut u64, seconds: u64, workers: usize, service_ms: u64) -> usize {
         let (end, mut free) = (*from + seconds * 1000, vec![*from; workers]);
         let mut under_way: BTreeMap<(u64, u64), u64> = BTreeMap::new(); // (end, number) -> began
@@ -307,11 +308,11 @@ mod tests {
         }
     }
 
-    /// The limit after so many calls with a latency of 100 ms, of which the `n`th has this health.
+    /// The limit after this many calls with a latency of 100 ms, of which the `n`th has the health `health(n)`.
     fn after(calls: u64, health: impl Fn(u64) -> Health) -> usize {
         let mut limit = Concurrency::new(64, Adaptive::Yes);
         for n in 0..calls {
-            // as many at once as the limit allows
+            // as many calls in flight as the limit allows
             let now = n * 100 / 64;
             ends(&mut limit, health(n), now, now + 100);
         }

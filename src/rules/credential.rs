@@ -1,19 +1,19 @@
-//! Credentials by their names: which headers and query parameters hold credentials, and must not be stored.
+//! Which headers and query parameters hold credentials, by their names; these must not be stored.
 //!
-//! A name is split at `-`, `_` and `.`, and where a capital letter follows a small one. In doubt a value is left out; a profile
-//! names the places that it needs.
+//! A name is split into words at `-`, `_` and `.`, and before a capital letter that follows a small one. In doubt the
+//! value is not stored; a profile names the places that it needs.
 
-/// What a name says about its value.
+/// What the name of a header or parameter says about its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Secrecy {
     Plain,
-    /// It signs this one request.
+    /// A signature of this one request.
     Signature,
-    /// Its holder can send requests.
+    /// A credential: anyone who has it can send requests.
     Credential,
 }
 
-/// Words that mark a credential, alone or at the end of a longer word.
+/// Words that mark a credential, alone or as the end of a longer word.
 const ENDINGS: [&str; 11] = [
     "token",
     "secret",
@@ -27,10 +27,10 @@ const ENDINGS: [&str; 11] = [
     "authkey",
     "cookie",
 ];
-/// Words that mark a credential only as a whole.
+/// Words that mark a credential only where they are the whole word.
 const WORDS: [&str; 10] =
     ["key", "auth", "authorization", "authentication", "oauth", "jwt", "pwd", "pass", "bearer", "code"];
-/// A `key` after one of these is an identifier.
+/// A `key` after one of these words is an identifier, not a credential.
 const HARMLESS_KEYS: [&str; 11] = [
     "idempotency",
     "partition",
@@ -46,7 +46,7 @@ const HARMLESS_KEYS: [&str; 11] = [
 ];
 const SIGNATURES: [&str; 4] = ["signature", "sig", "hmac", "signed"];
 
-/// What the name of a header or of a query parameter says.
+/// Classifies the name of a header or query parameter.
 pub fn secrecy(name: &str) -> Secrecy {
     let words = words(name);
     let before = |i: usize| i.checked_sub(1).and_then(|i| words.get(i)).map(String::as_str);

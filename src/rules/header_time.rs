@@ -1,19 +1,20 @@
-//! Waits and moments in the headers of an answer, in the forms in which servers write them.
+//! Waits and times in the headers of an answer, in all formats that servers use.
 //!
-//! *Format.* A number, whole or with a fraction, is told apart by its size:
+//! *Format.* The magnitude of a number, whole or with a fraction, decides its unit:
 //! ```text
 //!           below 31 536 000   seconds from now (up to a year)
-//!      below  1 000 000 000    milliseconds from now: nobody asks for a wait of years in seconds
-//!      below 10^11             a moment in seconds since the epoch (2001 to 5138)
-//!      below 10^14             a moment in milliseconds since the epoch (1973 to 5138)
-//!      below 10^17, above      a moment in microseconds, in nanoseconds
-//!      beyond 64 bits          for ever
+//!      below  1 000 000 000    milliseconds from now: waits of years are not given in seconds
+//!      below 10^11             a time in seconds since the epoch (2001 to 5138)
+//!      below 10^14             a time in milliseconds since the epoch (1973 to 5138)
+//!      below 10^17, above      a time in microseconds, in nanoseconds
+//!      over 64 bits            forever
 //! ```
-//! Then durations with units (`30s`, `1m30s`, `500 ms`, `PT1M30S`), ISO 8601 and RFC 3339 dates, and dates with the name of the
-//! month: HTTP (RFC 9110, 5.6.7), email (RFC 5322, also with `-0000`), asctime. A value may stand in quotes.
+//! Durations with units (`30s`, `1m30s`, `500 ms`, `PT1M30S`), ISO 8601 and RFC 3339 dates, and dates with the name of
+//! the month are accepted, too: HTTP (RFC 9110, 5.6.7), email (RFC 5322, also with `-0000`), asctime. A value may be
+//! quoted.
 //!
-//! *Failure.* What cannot be read asks for nothing; neither does a negative number. A moment that has passed is no wait. The
-//! caller bounds each wait, so the worst that comes of a misread one is that bound.
+//! *Failure.* A value that cannot be read, or is negative, requests no wait. A time in the past is a wait of zero. The
+//! caller limits each wait, so a misread value causes at most that wait.
 
 use crate::time::{Timestamp, days_in, days_since_epoch, iso8601_ms};
 use std::time::Duration;
@@ -22,7 +23,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 const SECONDS_MAX: f64 = 31_536_000.0;
 const MILLIS_MAX: f64 = 1e9;
 
-/// When an answer came, by the clocks of both ends.
+/// When an answer arrived, by the clocks of both ends.
 #[derive(Clone, Copy, Debug)]
 pub struct AnsweredAt {
     wall: Timestamp,
@@ -35,11 +36,11 @@ impl AnsweredAt {
         Self { wall, date: date.and_then(|text| moment(unquoted(text))) }
     }
 
-    /// How long from the answer to a moment that the answer names; zero where it has passed.
+    /// How long from the answer to a time that the answer names; zero where it is in the past.
     ///
-    /// It is measured by the clock that named it: the answer's own `Date`. Where that is more than a day away from the local
-    /// clock it may be anything, and counts only where it makes a wait of up to a day of it: then that clock is wrong, but one
-    /// and the same.
+    /// The time is compared with the answer's own `Date`, since the same clock wrote both. Where `Date` differs from the
+    /// local clock by more than a day, it is used only if the resulting wait is at most a day: then the remote clock is
+    /// wrong but consistent.
     fn until(self, moment: Timestamp) -> Duration {
         let by_wall = moment.since(self.wall);
         let Some(date) = self.date else { return by_wall };
@@ -50,13 +51,13 @@ impl AnsweredAt {
     }
 }
 
-/// The wait that a header's value asks for, from the moment of the answer.
+/// The wait that the value of a header requests, counted from the arrival of the answer.
 pub fn wait(value: &str, at: AnsweredAt) -> Option<Duration> {
     let value = unquoted(value);
     number(value, at).or_else(|| units(value)).or_else(|| moment(value).map(|moment| at.until(moment)))
 }
 
-/// The longest of the waits in a list; a date holds a comma of its own.
+/// The longest wait in a list of values; a comma may also be part of a date.
 pub fn longest(values: &str, at: AnsweredAt) -> Option<Duration> {
     wait(values, at).or_else(|| {
         let parts: Vec<&str> = values.split(',').collect();
@@ -74,7 +75,7 @@ fn unquoted(value: &str) -> &str {
 fn number(text: &str, at: AnsweredAt) -> Option<Duration> {
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
     if !digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
-        return None; // the parser of floats would also take `inf` and `nan`
+        return None; // the float parser would also accept `inf` and `nan`
     }
     let value: f64 = text.parse().ok()?;
     if value < 0.0 {
@@ -92,7 +93,7 @@ fn number(text: &str, at: AnsweredAt) -> Option<Duration> {
     Some(at.until(Timestamp(moment)))
 }
 
-/// A sum of numbers with units, as people and Go write it, or as a duration of ISO 8601 (without months and years, whose
+/// A sum of numbers with units, as written by people and by Go, or an ISO 8601 duration (without months and years, whose
 /// lengths vary).
 fn units(text: &str) -> Option<Duration> {
     const PLAIN: [(&str, f64); 23] = [
@@ -133,7 +134,7 @@ fn units(text: &str) -> Option<Duration> {
     Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }
 
-/// All of the text must be numbers, each with one of the units.
+/// Parses a text that consists only of numbers, each with one of the units.
 fn sum(text: &str, units: &[(&str, f64)]) -> Option<f64> {
     let (mut rest, mut seconds) = (text.trim(), None);
     while !rest.is_empty() {
@@ -152,7 +153,7 @@ fn moment(text: &str) -> Option<Timestamp> {
     iso8601_ms(text).or_else(|| basic_iso(text)).or_else(|| with_month_name(text)).map(Timestamp)
 }
 
-/// ISO 8601 in its basic form, `20261201T083000Z`.
+/// ISO 8601 basic format, `20261201T083000Z`.
 fn basic_iso(text: &str) -> Option<u64> {
     let (date, time) = text.split_once(['T', 't'])?;
     let part = |text: &str, at: usize, n: usize| text.get(at..at + n).map(str::to_owned);
@@ -164,13 +165,13 @@ fn basic_iso(text: &str) -> Option<u64> {
     iso8601_ms(&format!("{}-{}-{}T{clock}", day.0, day.1, day.2))
 }
 
-/// A date with the name of its month, in any order that leaves no doubt; without a zone it is UTC. In milliseconds since the
-/// epoch; a date before that has passed as well.
+/// A date with the name of its month, in any unambiguous order, UTC where it has no zone. In milliseconds since the
+/// epoch; zero for a date before it.
 fn with_month_name(text: &str) -> Option<u64> {
     let (mut day, mut month, mut year, mut time_ms, mut ahead_s) = (None, None, None, None, None);
     let text = text.split('(').next()?; // a comment
     let tokens = text.split([' ', '\t', ',']).filter(|token| !token.is_empty());
-    // RFC 850 has hyphens in its date
+    // RFC 850 dates contain hyphens
     let tokens = tokens.flat_map(|token| {
         let dated = token.starts_with(|c: char| c.is_ascii_digit()) && !token.contains(':');
         token.split(if dated { '-' } else { ' ' })
@@ -219,14 +220,14 @@ const MONTHS: [&str; 12] = [
 ];
 const WEEKDAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
 
-/// Which of the names it is, in full or cut to three letters or more.
+/// The index of the name, given in full or abbreviated to three letters or more.
 fn name_of(token: &str, names: &[&str]) -> Option<i64> {
     let token = token.trim_end_matches('.').to_ascii_lowercase();
     let at = names.iter().position(|name| token.len() >= 3 && name.starts_with(&token))?;
     i64::try_from(at).ok()
 }
 
-/// `HH:MM`, `HH:MM:SS` or with a fraction, in milliseconds since midnight.
+/// `HH:MM` or `HH:MM:SS`, also with a fraction, in milliseconds since midnight.
 fn time_of_day_ms(token: &str) -> Option<i64> {
     let mut parts = token.split(':');
     let (hour, minute) = (parts.next()?.parse::<i64>().ok()?, parts.next()?.parse::<i64>().ok()?);
@@ -235,7 +236,7 @@ fn time_of_day_ms(token: &str) -> Option<i64> {
     (sound && parts.next().is_none()).then(|| (hour * 60 + minute) * 60_000 + (second * 1000.0).ceil() as i64)
 }
 
-/// Seconds by which a zone is ahead of UTC: a name of RFC 5322, an offset, or both (`GMT+0100`).
+/// The offset of a zone from UTC in seconds: a name of RFC 5322, an offset, or both (`GMT+0100`).
 fn zone_s(token: &str) -> Option<i64> {
     let upper = token.to_ascii_uppercase();
     let named = upper.trim_start_matches("GMT").trim_start_matches("UTC");
@@ -259,7 +260,7 @@ fn zone_s(token: &str) -> Option<i64> {
 mod tests {
     use super::*;
 
-    /// Mon, 30 Nov 2026 22:00:00 GMT, and half a second.
+    /// Mon, 30 Nov 2026 22:00:00.500 GMT.
     const WALL: Timestamp = Timestamp(1_796_076_000_500);
 
     fn at(date: Option<&str>) -> AnsweredAt {
@@ -281,10 +282,10 @@ mod tests {
             ("\t7\t", 7000),
             ("86400", 86_400_000),
             ("31535999", 31_535_999_000),
-            // a day of milliseconds and more
+            // a day and more in milliseconds
             ("86400000", 86_400_000),
             ("999999999", 999_999_999),
-            // moments
+            // absolute times
             ("1796076030", 29_500),
             ("1796076030.25", 29_750),
             ("1796075999", 0),
@@ -373,22 +374,22 @@ mod tests {
         let date = |date: &str, text: &str, ms: u64| {
             assert_eq!(wait(text, at(Some(date))), Some(Duration::from_millis(ms)), "{text:?} at {date:?}");
         };
-        // five minutes ahead, five minutes behind, hours off by a mistaken zone
+        // the remote clock is five minutes ahead, five minutes behind, and hours off by a wrong zone
         date("Mon, 30 Nov 2026 22:05:00 GMT", "Mon, 30 Nov 2026 22:05:30 GMT", 30_000);
         date("Mon, 30 Nov 2026 21:55:00 GMT", "Mon, 30 Nov 2026 21:55:30 GMT", 30_000);
         date("Tue, 01 Dec 2026 03:00:00 GMT", "2026-12-01T03:00:30Z", 30_000);
         date("Mon, 30 Nov 2026 22:05:00 GMT", "1796076330", 30_000);
         date("Mon, 30 Nov 2026 22:05:00 -0000", "1796076330500", 30_500);
-        // it has passed by its own clock, though not by ours
+        // in the past by the remote clock, not by the local one
         date("Mon, 30 Nov 2026 22:05:00 GMT", "Mon, 30 Nov 2026 22:04:00 GMT", 0);
-        // a clock that was never set, but is one clock
+        // a clock that was never set, but is consistent
         date("Thu, 01 Jan 1970 00:10:00 GMT", "Thu, 01 Jan 1970 00:10:30 GMT", 30_000);
-        // a `Date` that is none, or cannot belong to the moment
+        // an invalid `Date`, or one that cannot come from the same clock
         date("Thu, 01 Jan 1970 00:10:00 GMT", "Mon, 30 Nov 2026 22:01:00 GMT", 59_500);
         date("Thu, 01 Jan 2099 00:10:00 GMT", "Mon, 30 Nov 2026 22:01:00 GMT", 59_500);
         date("yesterday", "Mon, 30 Nov 2026 22:01:00 GMT", 59_500);
         date("", "1796076060", 59_500);
-        // a duration needs no clock
+        // a duration does not depend on a clock
         date("Mon, 30 Nov 2026 23:00:00 GMT", "30", 30_000);
     }
 

@@ -1,37 +1,39 @@
-//! Whether a connection may carry another request: what its peer announced, and what was learned of when peers close.
+//! Whether a connection may carry another request: from what its peer announced, and from when peers were found to close
+//! connections.
 //!
-//! A peer that closes an idle connection can do so while the next request is under way to it. So a connection is not used again
-//! once it has been idle for nearly as long as its peer has announced (`Keep-Alive: timeout=`), or as was seen to be too long.
+//! A peer can close an idle connection while the next request is on its way to it. So a connection is not reused once it
+//! has been idle for almost as long as its peer announced (`Keep-Alive: timeout=`), or for longer than the learned
+//! limit.
 //!
-//! *What is learned.* A connection that was found closed after it had been idle for a time lowers the bound to three quarters of
-//! that time. The bound holds for 1 s, and for twice as long with each further close, up to 10 minutes; then connections are tried
-//! again without it. 100 requests over connections that were idle for longer than the bound begin the count anew: a peer that
-//! restarts is not taken for one that keeps no connections.
+//! *Learned limit.* When a connection is found closed, the limit becomes three quarters of its idle time. The limit
+//! applies for 1 s, and for twice as long after each further close, up to 10 minutes; then longer idle times are tried
+//! again. 100 requests over connections that were idle for longer than the limit reset the count, so that a restart of
+//! the peer has no lasting effect.
 //!
-//! Moments are durations since any fixed point in time.
+//! Times are durations since an arbitrary fixed point.
 
 use std::time::Duration;
 
-/// Idle connections go before most peers close them.
+/// Idle connections are closed before most peers close them.
 pub const IDLE_MAX: Duration = Duration::from_secs(20);
 const MARGIN_MAX: Duration = Duration::from_secs(1);
 const BOUND_LASTS: Duration = Duration::from_secs(1);
 const BOUND_LASTS_MAX: Duration = Duration::from_secs(600);
 const REUSES_FOR_TRUST: u32 = 100;
-/// A connection that may be idle for less than this is not worth keeping.
+/// Connections are not kept where the permitted idle time is shorter than this.
 const IDLE_WORTH_KEEPING: Duration = Duration::from_millis(20);
 
 /// The header `Keep-Alive` of an answer (RFC 2068, 19.7.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeepAlive {
-    /// For so long the peer keeps the connection when it is idle.
+    /// How long the peer keeps an idle connection.
     pub timeout: Option<Duration>,
-    /// So many requests it takes on the connection: as some count, from now on, as others do, in all.
+    /// How many requests the peer accepts on the connection: some servers count the remaining ones, others the total.
     pub max: Option<u64>,
 }
 
 impl KeepAlive {
-    /// Of the values of all lines of the header; the least counts, and what cannot be read says nothing.
+    /// Parses the values of all lines of the header; the smallest value counts, unreadable ones are ignored.
     pub fn parse<'h>(values: impl IntoIterator<Item = &'h str>) -> Self {
         let mut said = Self::default();
         for (name, value) in
@@ -51,8 +53,8 @@ impl KeepAlive {
         said
     }
 
-    /// How long the connection may be idle before it is used again: less than was announced by a second, or by half of it
-    /// where that is less, for the way of the next request to the peer.
+    /// How long the connection may be idle and still be reused: the announced timeout minus one second, or half of it
+    /// where that is less, to allow for the latency of the next request.
     pub fn idle_max(self) -> Duration {
         self.timeout.map_or(IDLE_MAX, |timeout| IDLE_MAX.min(timeout - MARGIN_MAX.min(timeout / 2)))
     }
@@ -62,7 +64,7 @@ impl KeepAlive {
         self.max.is_none_or(|max| used < max)
     }
 
-    /// What holds after a further answer on the same connection.
+    /// Combines this with a later answer on the same connection.
     pub fn and(self, later: Self) -> Self {
         let max = match (self.max, later.max) {
             (Some(_), Some(0)) => Some(0),
@@ -72,20 +74,20 @@ impl KeepAlive {
     }
 }
 
-/// What was learned of a destination.
+/// The learned idle limit of a destination.
 #[derive(Clone, Debug, Default)]
 pub struct Learned {
     bound: Option<Duration>,
-    /// Until when the bound holds.
+    /// Until when the limit applies.
     until: Duration,
-    /// How often connections were found closed, without trust gained in between.
+    /// How often connections were found closed since the last reset.
     closes: u32,
-    /// Requests over connections that had been idle for longer than the bound.
+    /// Requests over connections that had been idle for longer than the limit.
     reuses: u32,
 }
 
 impl Learned {
-    /// A connection was found closed after it had been idle for so long.
+    /// A connection was found closed after this idle time.
     pub fn closed(&mut self, idle: Duration, now: Duration) {
         let bound = idle * 3 / 4;
         if now < self.until {
@@ -97,26 +99,27 @@ impl Learned {
         (self.bound, self.reuses, self.until) = (Some(bound), 0, now + lasts.min(BOUND_LASTS_MAX));
     }
 
-    /// A request was answered over a connection that had been idle for so long.
+    /// A request was answered over a connection that had been idle for this long.
     pub fn answered(&mut self, idle: Duration) {
         if self.bound.is_some_and(|bound| idle >= bound) {
             self.reuses = self.reuses.saturating_add(1);
         }
     }
 
-    /// A connection that has been idle for so long, or longer, is not used again; zero: none is.
+    /// The idle time from which a connection is not reused; zero: connections are never reused.
     pub fn idle_max(&self, now: Duration) -> Duration {
         self.bound.filter(|_| now < self.until).map_or(IDLE_MAX, |bound| bound.min(IDLE_MAX))
     }
 
-    /// Whether a connection that nobody waits for should be kept.
+    /// Whether an idle connection should be kept.
     pub fn keeps(&self, now: Duration) -> bool {
         self.idle_max(now) >= IDLE_WORTH_KEEPING
     }
 }
 
-/// How long the `n`th connection lives: between four fifths of `lifetime` and all of it, so that those that were made together
-/// are not renewed together. Multiples of the golden ratio spread evenly (Knuth, "Sorting and Searching", 6.4).
+/// The lifetime of the `n`th connection: between four fifths of `lifetime` and all of it, so that connections made
+/// together are not renewed together. Multiples of the golden ratio are evenly distributed (Knuth, "Sorting and
+/// Searching", 6.4).
 pub fn lifetime(lifetime: Duration, n: u64) -> Duration {
     let spread = (n as f64 * 0.618_033_988_749_895).fract();
     lifetime.mul_f64(1.0 - spread / 5.0)
@@ -155,12 +158,12 @@ mod tests {
     #[test]
     fn a_request_limit_is_obeyed_in_either_way_of_counting() {
         let max = |max| KeepAlive { max: Some(max), timeout: None };
-        // from now on
+        // counts the remaining requests
         let said = (0..100).rev().fold(KeepAlive::default(), |said, left| said.and(max(left)));
         assert_eq!(said, max(0));
         let first = max(3).and(max(2)).and(max(1));
         assert!(first.allows_another(2) && !first.allows_another(3));
-        // in all
+        // counts all requests
         let same = max(2).and(max(2));
         assert!(same.allows_another(1) && !same.allows_another(2));
         assert!(!max(0).allows_another(1));
@@ -179,7 +182,7 @@ mod tests {
             now += lasts * SECOND;
             assert_eq!(learned.idle_max(now), IDLE_MAX, "tried again");
         }
-        // those that are found closed together count once, and the shortest of them bounds
+        // connections found closed together count once, and the shortest idle time sets the limit
         learned.closed(8 * SECOND, now);
         learned.closed(4 * MS, now);
         learned.closed(16 * SECOND, now);
@@ -203,7 +206,7 @@ mod tests {
             now += SECOND;
             assert_eq!(learned.idle_max(now), IDLE_MAX);
         }
-        // shorter ones say nothing about longer ones
+        // short idle times do not confirm long ones
         for _ in 0..1000 {
             learned.answered(MS);
         }

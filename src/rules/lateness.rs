@@ -1,11 +1,12 @@
-//! What to do with a delivery that comes late: too old by its time to live, or stale.
+//! What happens to a late delivery: one that is older than its time to live, or stale.
 //!
-//! A delivery is stale where an event of its interaction that happened later was delivered to the same destination before. Only
-//! event times count: an event without one is never stale. The age of an event is counted from its event time, or from its
-//! acceptance where the event time is not known or later. What an operator has redriven is always sent; where it is stale, it is
-//! flagged.
+//! A delivery is stale where an event of the same interaction with a later event time was delivered to the same
+//! destination before. An event without an event time is never stale. The age of an event is counted from its event
+//! time, or from its acceptance where the event time is unknown or later. A redriven delivery is always sent; a stale
+//! one is flagged.
 //!
-//! *Invariants.* A delivery older than its time to live is a dead letter, whatever the setting for stale events.
+//! *Invariants.* A delivery older than its time to live becomes a dead letter, regardless of the setting for stale
+//! events.
 
 use super::pattern::matches;
 use crate::delivery::{Delivery, Reason};
@@ -21,7 +22,7 @@ pub struct Lateness {
 }
 
 impl Lateness {
-    /// What to do with a delivery whose turn it is. `newest`: see [`stale_action`].
+    /// What happens to the next delivery. `newest`: see [`stale_action`].
     pub fn action(&self, delivery: &Delivery, newest: Option<Timestamp>, now: Timestamp) -> LateAction {
         if self.ttl.is_over(delivery, now) {
             return LateAction::DeadLetter(Reason::Expired);
@@ -33,7 +34,7 @@ impl Lateness {
 /// The setting of a destination for stale events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnStale {
-    /// They are delivered like any other.
+    /// They are delivered unchanged.
     Deliver,
     /// They are delivered with the header `Holdline-Stale`.
     #[default]
@@ -42,7 +43,7 @@ pub enum OnStale {
     DeadLetter,
 }
 
-/// What to do with a delivery whose turn it is.
+/// What happens to the next delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LateAction {
     Send,
@@ -51,8 +52,8 @@ pub enum LateAction {
     DeadLetter(Reason),
 }
 
-/// What to do with a delivery that may be stale. `newest`: the latest event time of the deliveries of its interaction to the same
-/// destination.
+/// What happens to a delivery that may be stale. `newest`: the latest event time among the deliveries of its interaction
+/// to the same destination.
 fn stale_action(on_stale: OnStale, delivery: &Delivery, newest: Option<Timestamp>) -> LateAction {
     let (Some(time), Some(newest)) = (delivery.event.happened_at(), newest) else { return LateAction::Send };
     match on_stale {
@@ -65,7 +66,7 @@ fn stale_action(on_stale: OnStale, delivery: &Delivery, newest: Option<Timestamp
     }
 }
 
-/// Patterns of event types with the time to live of their events. Of several that match, the longest pattern counts.
+/// Patterns of event types, each with the time to live of its events. The longest matching pattern applies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ttl(Vec<(String, Duration)>);
 

@@ -1,6 +1,6 @@
-//! Patterns of event types, in which `*` stands for anything.
+//! Patterns of event types; `*` matches any text.
 
-/// Whether a pattern fits a name.
+/// Whether a pattern matches a name.
 pub fn matches(pattern: &str, name: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else { return pattern == name };
     let Some(mut name) = name.strip_prefix(head) else { return false };

@@ -1,8 +1,8 @@
-//! A rate limit by the generic cell rate algorithm (ITU-T I.371, the virtual scheduling form), whose state is one number; and a
+//! A rate limit by the generic cell rate algorithm (ITU-T I.371, virtual scheduling), whose state is one number; and a
 //! throttle for log messages.
 //!
-//! *Invariants.* In any span of time at most `burst` more pass than the rate allows. A refusal costs nothing, and carries the
-//! earliest time at which the same call would be allowed.
+//! *Invariants.* In any period, at most `burst` more than the rate are allowed. A refused call uses no tokens; it
+//! returns the earliest time at which the same call is allowed.
 
 use crate::time::Timestamp;
 use std::num::NonZeroU32;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 const NANOS_PER_MS: u128 = 1_000_000;
 
-/// So many in a span of time, as in 200 in a second.
+/// A number per period, such as 200 per second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     count: NonZeroU32,
@@ -30,24 +30,24 @@ impl Rate {
         self.per
     }
 
-    /// What passes in a second, rounded up.
+    /// The number per second, rounded up.
     pub fn in_a_second(self) -> u32 {
         let nanos = self.per.as_nanos().max(1);
         u32::try_from((u128::from(self.count.get()) * 1_000_000_000).div_ceil(nanos)).unwrap_or(u32::MAX)
     }
 
-    /// From one to the next.
+    /// The interval between two calls.
     pub fn interval(self) -> Duration {
         self.per / self.count.get()
     }
 
-    /// The same, rounded up, so that rounding never makes it faster.
+    /// The interval rounded up, so that rounding never exceeds the rate.
     fn interval_nanos(self) -> u128 {
         self.per.as_nanos().div_ceil(self.count.get().into()).max(1)
     }
 }
 
-/// As it is written in a configuration, such as `200/s`.
+/// As written in the configuration, such as `200/s`.
 impl std::fmt::Display for Rate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.per.as_millis() {
@@ -63,22 +63,22 @@ impl std::fmt::Display for Rate {
 #[derive(Clone, Debug)]
 pub struct Gcra {
     interval_nanos: u128,
-    /// How far ahead of its time the next one may come.
+    /// How much earlier than its theoretical arrival time a call is allowed.
     tolerance_nanos: u128,
-    /// When the next one would be in time, had all before it come evenly: the theoretical arrival time.
+    /// The theoretical arrival time of the next call, if all before it had come at the exact rate.
     next_nanos: u128,
 }
 
 impl Gcra {
-    /// `burst`: how many may pass at once after a pause; at least one. Since time comes in whole milliseconds, as many as
-    /// the rate gives in one of them can always pass at once.
+    /// `burst`: how many calls are allowed at once after a pause; at least one. The clock has a resolution of one
+    /// millisecond, so as many calls as the rate gives in a millisecond are always allowed at once.
     pub fn new(rate: Rate, burst: u32) -> Self {
         let interval_nanos = rate.interval_nanos();
         let tolerance_nanos = interval_nanos * u128::from(burst.max(1) - 1);
         Self { interval_nanos, tolerance_nanos: tolerance_nanos.max(NANOS_PER_MS - 1), next_nanos: 0 }
     }
 
-    /// Whether one would pass, without taking it; else not before when.
+    /// Whether a call is allowed, without counting it; otherwise the earliest time at which it is.
     pub fn check(&self, now: Timestamp) -> Result<(), Timestamp> {
         let earliest = self.next_nanos.saturating_sub(self.tolerance_nanos);
         if nanos(now) >= earliest {
@@ -87,12 +87,12 @@ impl Gcra {
         Err(Timestamp(u64::try_from(earliest.div_ceil(NANOS_PER_MS)).unwrap_or(u64::MAX)))
     }
 
-    /// Lets one pass, or says not before when.
+    /// Counts a call if it is allowed; otherwise returns the earliest time at which it is.
     pub fn try_take(&mut self, now: Timestamp) -> Result<(), Timestamp> {
         self.try_take_many(now, 1)
     }
 
-    /// Lets several pass that cannot be parted: as soon as one may pass, all do, and those that come later pay for them.
+    /// Counts several calls as one unit: all are allowed as soon as one is, and later calls wait correspondingly longer.
     pub fn try_take_many(&mut self, now: Timestamp, count: u32) -> Result<(), Timestamp> {
         self.check(now)?;
         self.next_nanos = self.next_nanos.max(nanos(now)) + self.interval_nanos * u128::from(count);
@@ -108,13 +108,13 @@ fn nanos(at: Timestamp) -> u128 {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Throttle {
     logged_at: Option<Timestamp>,
-    /// Since then.
+    /// Messages suppressed since then.
     suppressed: u64,
 }
 
 impl Throttle {
-    /// Counts a message. Returns how many there were since the last one that was logged, with this one, where it was logged at least
-    /// `every` ago; none where this one is suppressed. The first is logged at once.
+    /// Counts a message. Returns the number of messages since the last logged one, including this one, if that was at
+    /// least `every` ago; none where this message is suppressed. The first message is logged at once.
     pub fn count(&mut self, now: Timestamp, every: Duration) -> Option<u64> {
         self.suppressed += 1;
         if self.logged_at.is_some_and(|at| now.since(at) < every && at <= now) {
@@ -169,7 +169,7 @@ mod tests {
             (second(1), 1, 10, 10),
             (second(200), 1, 10, 2000),
             (second(3), 1, 10, 30),
-            (second(5000), 1, 10, 50_000), // a millisecond's worth passes at once
+            (second(5000), 1, 10, 50_000), // one millisecond's worth is allowed at once
             (second(5000), 5000, 10, 54_995),
             (second(1_000_000), 1, 1, 1_000_000),
             (rate(60, Duration::from_secs(60)), 1, 120, 120),

@@ -1,74 +1,75 @@
 //! Whether permanent answers are about one event or about the destination.
 //!
-//! A 422 for one event in fifty is about that event. A 404 for everything, during a deploy, behind a moved URL or with a secret
-//! that has expired, is a condition of the destination: its events must wait, not die. No status alone tells the two apart;
-//! what the destination answers to *other* events does.
+//! A 422 for one event in fifty is about that event. A 404 for every event, as during a deploy, behind a moved URL or
+//! with an expired secret, is a condition of the destination: its events must wait, not become dead letters. The status
+//! alone does not distinguish the two; the answers to *other* events do.
 //!
-//! *Invariants.* An answer whose status does not speak of an event's content (`retry.permanent`) makes a dead letter only
-//! where it was given to the same event for `retry.permanent_after`, and the destination took another event since it gave it
-//! last. An answer that does speak of it makes a dead letter at once, unless most of the latest answers, or a run of them,
-//! refuse events of several interactions; then the same is asked of it.
+//! *Invariants.* A permanent answer whose status is not caused by content (`retry.permanent`) makes an event a dead
+//! letter only if the same event has got such answers for `retry.permanent_after`, and the destination has accepted
+//! another event since the latest of them. An answer caused by content makes a dead letter at once, unless most of the
+//! latest answers, or a run of them, refuse events of several interactions; then the same conditions apply to it.
 
 use crate::event::Digest64;
 use crate::time::Timestamp;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// So many times [`Bounds::run`] are the latest answers that are looked at, and so many of them at the most.
+/// How many of the latest answers are evaluated, as a multiple of [`Bounds::run`], and their maximum number.
 const LATEST: usize = 4;
 const LATEST_MAX: usize = 4096;
-/// With fewer answers than so many times [`Bounds::run`], their part says nothing.
+/// Minimum number of answers for a share, as a multiple of [`Bounds::run`].
 const LATEST_MIN: usize = 2;
-/// Where more than this part of the latest answers refuses, a refusal is not believed to speak of the event.
+/// Above this share of refusals among the latest answers, a refusal does not count as caused by the event.
 const DOUBTED: f64 = 0.5;
-/// Where at least this part does, the destination is taken to refuse everything.
+/// From this share on, the destination counts as refusing every event.
 const REFUSES_ALL: f64 = 0.9;
-/// What is given to fewer interactions may well be about them.
+/// Refusals of fewer interactions than this may be about those interactions.
 const INTERACTIONS_MIN: usize = 3;
 
-/// A permanent answer: a final status that is neither 2xx nor one that is tried again.
+/// A permanent answer: a final status that is neither 2xx nor retried.
 #[derive(Clone, Copy, Debug)]
 pub struct Refusal {
-    /// The event's ordering key; for an event without one, whatever tells it from others.
+    /// The order key of the event; for an event without one, any value unique to it.
     pub interaction: Digest64,
-    /// Whether the status speaks of the event's content.
+    /// Whether the status is caused by the event's content.
     pub of_content: bool,
-    /// When this event got its first and its latest permanent answer before this one; none where it is the first.
+    /// When this event got its first and its latest permanent answer before this one; none where this is the first.
     pub before: Option<(Timestamp, Timestamp)>,
     pub now: Timestamp,
 }
 
-/// When the answers of a destination are taken to refuse everything.
+/// When a destination counts as refusing every event.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// So many permanent answers in a row, to at least three interactions, and the destination refuses everything.
+    /// Consecutive permanent answers, to at least three interactions, after which the destination counts as refusing
+    /// every event.
     pub run: u32,
-    /// How long an answer that does not speak of content must be given to one event before it is believed.
+    /// How long an event must get an answer that is not caused by content before it becomes a dead letter.
     pub permanent_after: Duration,
 }
 
-/// What a permanent answer comes to.
+/// How a permanent answer is evaluated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// The answer is about this event, which is a dead letter. Else the delivery waits and is sent again.
+    /// The answer is about this event, which becomes a dead letter. Otherwise the delivery is retried.
     pub of_event: bool,
-    /// The destination refuses whatever is sent.
+    /// The destination refuses every event.
     pub refuses_all: bool,
 }
 
-/// What one destination answered lately.
+/// The latest answers of one destination.
 #[derive(Clone, Debug, Default)]
 pub struct Refusals {
-    /// When the latest attempt began that succeeded.
+    /// When the latest successful attempt began.
     success_began: Option<Timestamp>,
     /// Permanent answers since the last success.
     run: u32,
-    /// Of the latest successes and permanent answers, the newest first, which interaction each refused.
+    /// The latest successes and permanent answers, newest first; the interaction where it was refused.
     latest: VecDeque<Option<Digest64>>,
 }
 
 impl Refusals {
-    /// An attempt that began then has succeeded.
+    /// An attempt that began at this time has succeeded.
     pub fn delivered(&mut self, began: Timestamp, bounds: Bounds) {
         self.success_began = self.success_began.max(Some(began));
         self.run = 0;
@@ -96,7 +97,7 @@ impl Refusals {
         self.latest.push_front(refused);
     }
 
-    /// The part of the latest answers that refused; zero while there are too few of them.
+    /// The share of refusals among the latest answers; zero where there are too few answers.
     fn share(&self, bounds: Bounds) -> f64 {
         if self.latest.len() < (bounds.run as usize).saturating_mul(LATEST_MIN) {
             return 0.0;
@@ -105,7 +106,7 @@ impl Refusals {
     }
 }
 
-/// Whether there are at least [`INTERACTIONS_MIN`] different ones among these.
+/// Whether at least [`INTERACTIONS_MIN`] of these are different.
 fn are_several(interactions: impl Iterator<Item = Digest64>) -> bool {
     let mut seen = Vec::with_capacity(INTERACTIONS_MIN);
     interactions.into_iter().any(|interaction| {
@@ -155,7 +156,7 @@ mod tests {
             (1..=100).map(|n| answers.refused(&refusal(n, false, None, 1000 + n), BOUNDS)).collect();
         assert!(found.iter().all(|f| !f.of_event));
         assert_eq!(found.iter().position(|f| f.refuses_all), Some(4));
-        // a status of content is believed until it is a run
+        // a content status counts as caused by the event until there is a run
         let mut answers = Refusals::default();
         let found: Vec<bool> = (1..=8).map(|n| answers.refused(&refusal(n, true, None, n), BOUNDS).of_event).collect();
         assert_eq!(found, [true, true, true, true, false, false, false, false]);
@@ -221,7 +222,7 @@ mod tests {
     #[test]
     fn a_rolling_deploy_that_refuses_every_second_request_kills_nothing() {
         let mut answers = Refusals::default();
-        // each event is sent again after a second, for a minute
+        // each event is retried every second, for a minute
         for n in 0..60u64 {
             answers.delivered(at(n), BOUNDS);
             let before = (n > 0).then(|| (0, n - 1));

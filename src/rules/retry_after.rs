@@ -1,19 +1,20 @@
-//! Until when a destination asks for no requests: `Retry-After` (RFC 9110, 10.2.3), and headers that say that its rate limit is spent.
+//! Until when a destination asks for no requests: `Retry-After` (RFC 9110, 10.2.3), and headers that report an exhausted
+//! rate limit.
 //!
-//! Genesys Cloud sends `inin-ratelimit-count`, `-allowed` and `-reset`. Others send `X-RateLimit-Remaining` with `-Reset` or
-//! `-Reset-After`, also as `X-Rate-Limit-*` and without `X-` (as in the first IETF draft), or the draft's `RateLimit`, in its
-//! older form (`limit=100, remaining=0, reset=30`) and its present one (`"day";r=0;t=30`). Only what is left counts, whatever
-//! `-Limit` says. [`header_time`] reads the numbers.
+//! Genesys Cloud sends `inin-ratelimit-count`, `-allowed` and `-reset`. Others send `X-RateLimit-Remaining` with
+//! `-Reset` or `-Reset-After`, also as `X-Rate-Limit-*` and without `X-` (as in the first IETF draft), or the draft's
+//! `RateLimit`, in its older form (`limit=100, remaining=0, reset=30`) and its current one (`"day";r=0;t=30`). Only the
+//! remaining number counts, regardless of `-Limit`. [`header_time`] parses the numbers.
 
 use super::header_time::{self, AnsweredAt};
 use crate::time::Timestamp;
 use std::time::Duration;
 
-/// The same in milliseconds, as some gateways send it beside the standard one.
+/// The same in milliseconds, which some gateways send in addition.
 const IN_MILLISECONDS: [&str; 2] = ["retry-after-ms", "x-ms-retry-after-ms"];
 
-/// The longest wait that `Retry-After` asks for; none where no line can be read. `values` returns the values of all lines of a
-/// header by its name in lower case.
+/// The longest wait that `Retry-After` requests; none where no line can be read. `values` returns the values of all
+/// lines of a header by its lower-case name.
 pub fn asked<'h>(values: impl Fn(&str) -> Vec<&'h str>, at: AnsweredAt) -> Option<Duration> {
     let standard = values("retry-after").into_iter().filter_map(|value| header_time::longest(value, at));
     let milliseconds = IN_MILLISECONDS.into_iter().flat_map(values).filter_map(milliseconds);
@@ -25,28 +26,30 @@ fn milliseconds(value: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(milliseconds / 1000.0).ok()
 }
 
-/// Nothing is sent before `until`; `clamped`: the destination asked for more than `retry_after_max`.
+/// No request is sent before `until`; `clamped`: the destination asked for more than `retry_after_max`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryAfter {
     pub until: Timestamp,
     pub clamped: bool,
 }
 
-/// `now` is the time at which the answer arrived, rounded down to a millisecond; one more makes up for that.
+/// `now` is the time at which the answer arrived, rounded down to a millisecond; one millisecond is added for the
+/// rounding.
 pub fn grant(asked: Duration, max: Duration, now: Timestamp) -> RetryAfter {
     RetryAfter { until: now.after(asked.min(max)).after(Duration::from_millis(1)), clamped: asked > max }
 }
 
-/// What the headers' names begin with.
+/// Prefixes of the header names.
 const FAMILIES: [&str; 4] = ["x-ratelimit-", "x-rate-limit-", "ratelimit-", "rate-limit-"];
 const TOO_MANY_REQUESTS: u16 = 429;
 
-/// How long the rate limit of a destination allows no more requests, by its headers; none where it allows some, or where the headers
-/// do not say. `values`: see [`asked`]. With status 429 nothing is left, where no header says so.
+/// How long the rate limit of a destination allows no more requests, according to its headers; none where it allows
+/// some, or the headers do not say. `values`: see [`asked`]. With status 429 the limit counts as exhausted unless a
+/// header says otherwise.
 pub fn quota_spent<'h>(values: impl Fn(&str) -> Vec<&'h str>, status: u16, at: AnsweredAt) -> Option<Duration> {
     let common = FAMILIES.into_iter().filter_map(|family| common(&values, family, status, at));
     let draft = ietf_draft(&values("ratelimit").join(","), at);
-    // the longest counts, where there are several
+    // the longest of several waits applies
     common.chain(genesys(&values, at)).chain(draft).max()
 }
 
@@ -57,7 +60,7 @@ fn genesys<'h>(values: impl Fn(&str) -> Vec<&'h str>, at: AnsweredAt) -> Option<
     spent.then(reset).flatten()
 }
 
-/// Where there are several limits, each with its remainder and its reset in the same place, only those that are spent count.
+/// Headers may list several limits, with remainders and resets in the same order; only exhausted limits count.
 fn common<'h>(values: impl Fn(&str) -> Vec<&'h str>, family: &str, status: u16, at: AnsweredAt) -> Option<Duration> {
     let remaining = values(&format!("{family}remaining"));
     if remaining.is_empty() && status != TOO_MANY_REQUESTS {
@@ -79,13 +82,13 @@ fn common<'h>(values: impl Fn(&str) -> Vec<&'h str>, family: &str, status: u16, 
     resets("reset").max(resets("reset-after"))
 }
 
-/// A number of requests.
+/// Parses a number of requests.
 fn count(text: &str) -> Option<u64> {
     let text = text.trim().trim_matches('"');
     text.parse().ok().or_else(|| text.parse::<f64>().ok().filter(|n| *n >= 0.0).map(|n| n.ceil() as u64))
 }
 
-/// The longest wait among the policies of a `RateLimit` header that are spent.
+/// The longest wait among the exhausted policies of a `RateLimit` header.
 fn ietf_draft(header: &str, at: AnsweredAt) -> Option<Duration> {
     if header.contains("remaining=") {
         return policy(header.split(','), ["remaining", "reset"], at);
@@ -144,7 +147,7 @@ mod tests {
         assert_eq!(grant(Duration::MAX, max, now), RetryAfter { until: Timestamp(11_001), clamped: true });
     }
 
-    /// Fri, 15 Jan 2027 08:00:00 GMT, and half a second.
+    /// Fri, 15 Jan 2027 08:00:00.500 GMT.
     const WALL: Timestamp = Timestamp(1_800_000_000_500);
 
     fn wait_ms(headers: Headers, status: u16) -> Option<u64> {
@@ -237,7 +240,7 @@ mod tests {
             let headers = [("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", reset)];
             assert_eq!(wait_ms(&headers, 429), Some(wait), "{reset}");
         }
-        // by the clock of who says so
+        // by the clock that sent the header
         let headers = [
             ("date", "Fri, 15 Jan 2027 08:10:00 GMT"),
             ("x-ratelimit-remaining", "0"),

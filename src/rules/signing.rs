@@ -1,18 +1,18 @@
-//! Signatures of what goes out, as in Standard Webhooks 1.0: the receiver can tell who sent it, and when.
+//! Signatures of outgoing requests as in Standard Webhooks 1.0: the receiver can verify who sent a request, and when.
 //!
-//! Signed is `{id}.{seconds}.{body}` by HMAC-SHA256. The id is the event's; the time is that of the attempt, since
-//! receivers refuse what is older than some minutes.
+//! `{id}.{seconds}.{body}` is signed with HMAC-SHA256. The id is that of the event; the time is that of the attempt,
+//! since receivers refuse requests older than some minutes.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
 use std::fmt;
 
-/// What Standard Webhooks asks for: 192 bits.
+/// The minimum of Standard Webhooks: 192 bits.
 const KEY_BYTES_MIN: usize = 24;
 const PREFIX: &str = "whsec_";
 
-/// What is wrong with a secret; the text does not contain it.
+/// Why a secret is invalid; the text does not contain it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     #[error("it does not begin with `{PREFIX}`; write `{PREFIX}` and the key in base64")]
@@ -23,7 +23,7 @@ pub enum KeyError {
     Short,
 }
 
-/// The key of a signature. Nothing shows it.
+/// The key of a signature. `Debug` does not show it.
 #[derive(Clone)]
 pub struct Key(hmac::Key);
 
@@ -34,7 +34,7 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
-    /// Reads a secret: `whsec_` and the key in base64.
+    /// Parses a secret: `whsec_` and the key in base64.
     pub fn decode(secret: &str) -> Result<Self, KeyError> {
         let Some(encoded) = secret.strip_prefix(PREFIX) else {
             return Err(KeyError::Prefix);
@@ -47,7 +47,7 @@ impl Key {
     }
 }
 
-/// The value of `webhook-signature`: one signature by each key, so that keys can be exchanged.
+/// The value of `webhook-signature`: one signature per key, so that keys can be rotated.
 pub fn signatures(keys: &[Key], id: &str, seconds: u64, body: &[u8]) -> String {
     let one = |key: &Key| {
         let mut mac = hmac::Context::with_key(&key.0);
@@ -65,7 +65,7 @@ mod tests {
     const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
     const ID: &str = "msg_2KWPBgLlAfxdpx2AI54pPJ85f4W";
 
-    /// Made with an independent implementation.
+    /// Vectors from an independent implementation.
     #[test]
     fn a_signature_follows_standard_webhooks() {
         let body = compact(include_str!("../../tests/samples/15_om_outbound_text_2025.json"));
@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(format!("{keys:?}"), "[***]");
     }
 
-    /// JSON without the white space between its tokens, keys in the order of the file.
+    /// JSON without whitespace between tokens, keys in the order of the file.
     fn compact(text: &str) -> String {
         let (mut out, mut inside, mut escaped) = (String::new(), false, false);
         for c in text.chars() {

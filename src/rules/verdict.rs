@@ -1,7 +1,7 @@
-//! What the outcome of an attempt means for its delivery and for the whole destination.
+//! What the outcome of an attempt means for its delivery and for its destination.
 //!
-//! *Invariants.* No event dies of a condition of its destination: an outcome that may be one is retried, and counts against no
-//! limit of attempts.
+//! *Invariants.* A condition of the destination never makes a dead letter: an outcome that may be one is retried, and
+//! does not count against the limit of attempts.
 
 use super::backoff::{self, OnAmbiguous, Retry};
 use super::refusals::{Bounds, Finding, Refusal, Refusals};
@@ -19,7 +19,7 @@ pub struct Call {
     /// From the start of the attempt to the end of the answer, or to the failure.
     pub latency: Duration,
     pub health: Health,
-    /// The latest answers of the destination, with this one, refuse everything: see [`refusals`](super::refusals).
+    /// The latest answers of the destination, including this one, refuse every event: see [`refusals`](super::refusals).
     pub refuses_all: bool,
 }
 
@@ -35,17 +35,17 @@ pub struct Call {
 /// | `Failed` | a failure | opens it again | nothing |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// It took the event.
+    /// The event was accepted.
     Delivered,
-    /// It refused this event for its content, with this status; others may succeed.
+    /// This event was refused for its content, with this status; others may succeed.
     Refused(u16),
-    /// It answered with a status that any event would get: not found, not allowed, moved.
+    /// The status is one that every event would get: not found, not allowed, moved.
     Rejected(u16),
-    /// It asked for a pause (429, or `Retry-After`): a sign of overload, not a failure.
+    /// The destination asked to wait (429, or `Retry-After`): a sign of overload, not a failure.
     Throttled,
-    /// It cannot be reached or does not keep up: 503, 504, no answer in time, no connection.
+    /// The destination cannot be reached or is overloaded: 503, 504, timeout, no connection.
     Unavailable,
-    /// Another temporary failure: 500, 502, a broken connection, a 2xx whose body says that it is no success.
+    /// Another temporary failure: 500, 502, a broken connection, a 2xx whose body reports a failure.
     Failed,
 }
 
@@ -61,49 +61,49 @@ impl Health {
     }
 }
 
-/// What becomes of a delivery whose turn had come.
+/// What happens to a delivery whose attempt was due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Delivered,
-    /// Nothing more is sent: it is stale, or its record is damaged.
+    /// It is not sent: it is stale, or its record is damaged.
     Discarded,
-    /// The next attempt is made at `due` or later.
+    /// The next attempt starts at `due` or later.
     Retry {
         due: Timestamp,
     },
-    /// No request was made; it stays where it is.
+    /// No request was made; the delivery keeps its place.
     Postponed,
     Dead(Reason),
 }
 
-/// An attempt that has ended, with all that its verdict depends on.
+/// An attempt that has ended, with everything that its verdict depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct EndedAttempt<'a> {
     pub id: DeliveryId,
-    /// The hash of the event's interaction; for an event without one, any value of its own.
+    /// The hash of the event's interaction; for an event without one, any value unique to it.
     pub interaction: Digest64,
     pub outcome: &'a Outcome,
     /// The `Retry-After` of the answer, counted from the arrival of its head.
     pub retry_after: Option<RetryAfter>,
-    /// Attempts since the last redrive, this one included.
+    /// Attempts since the last redrive, including this one.
     pub attempts: u32,
-    /// Those of them that count against the limit, without this one.
+    /// The earlier ones among them that count against the limit.
     pub counted: u32,
     /// When the first and the latest earlier attempt ended with a permanent answer, since the last redrive.
     pub refused: Option<(Timestamp, Timestamp)>,
     pub redriven: bool,
-    /// From when the age is counted: acceptance, or the last redrive.
+    /// The start of the age: acceptance, or the last redrive.
     pub since: Timestamp,
     pub began: Timestamp,
     pub now: Timestamp,
-    /// When the scheduler started it.
+    /// When the scheduler started the attempt.
     pub started: Timestamp,
-    /// Without the time until a pooled connection turned out to be closed.
+    /// Excludes the time until a pooled connection turned out to be closed.
     pub latency: Duration,
 }
 
 impl<'a> EndedAttempt<'a> {
-    /// The attempt of a delivery that began at `began` and has ended now.
+    /// The attempt of a delivery that began at `began` and has just ended.
     pub fn of(delivery: &Delivery, retry: &Retry, outcome: &'a Outcome, began: Timestamp, now: Timestamp) -> Self {
         let order_key = delivery.event.interaction_hash();
         let interaction = if order_key.is_none() { Digest64(delivery.id.sequence.0) } else { order_key };
@@ -137,12 +137,12 @@ impl<'a> EndedAttempt<'a> {
     }
 }
 
-/// The end of an attempt, for its delivery and its destination.
+/// The result of an attempt for its delivery and its destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judgement {
     pub verdict: Verdict,
-    /// Until when nothing may be sent to the destination. A `Retry-After` is obeyed whatever the answer means for its
-    /// delivery, except with a success.
+    /// Until when no request may be sent to the destination. A `Retry-After` applies with every outcome except a
+    /// success.
     pub retry_after: Option<RetryAfter>,
     /// None where no request was made, or only an access token was refused.
     pub call: Option<Call>,
@@ -154,13 +154,13 @@ impl Judgement {
         Self { verdict, retry_after: None, call: None }
     }
 
-    /// No request was made; the delivery stays where it is, and nothing is sent to its destination meanwhile.
+    /// No request was made; the delivery keeps its place, and its destination is blocked meanwhile.
     pub fn postponed(retry_after: Option<RetryAfter>) -> Self {
         Self { retry_after, ..Self::without_call(Verdict::Postponed) }
     }
 }
 
-/// `run`: see [`Bounds::run`]. `refusals` learns from every success and every permanent answer.
+/// `run`: see [`Bounds::run`]. Every success and every permanent answer updates `refusals`.
 pub fn judge(retry: &Retry, run: u32, refusals: &mut Refusals, ended: &EndedAttempt<'_>) -> Judgement {
     let bounds = Bounds { run, permanent_after: retry.permanent_after };
     if matches!(ended.outcome, Outcome::Answered(200..300)) {
@@ -173,7 +173,7 @@ pub fn judge(retry: &Retry, run: u32, refusals: &mut Refusals, ended: &EndedAtte
     if let (Outcome::Answered(status), true) = (ended.outcome, retry.is_permanent(ended.outcome)) {
         let of_content = retry.permanent.contains(status);
         let refusal = Refusal { interaction: ended.interaction, of_content, before: ended.refused, now: ended.now };
-        // redriven dead letters are no sample of what the destination receives
+        // redriven dead letters do not represent the events that the destination receives
         let found = match ended.redriven && of_content {
             true => Finding { of_event: true, refuses_all: false },
             false => refusals.refused(&refusal, bounds),
@@ -200,7 +200,7 @@ fn retried(retry: &Retry, ended: &EndedAttempt<'_>) -> Verdict {
     Verdict::Retry { due }
 }
 
-/// What a failed attempt says about the condition of its destination.
+/// What a failed attempt says about the condition of the destination.
 fn health(retry: &Retry, outcome: &Outcome, retry_after: Option<RetryAfter>) -> Health {
     match outcome {
         Outcome::Answered(429) => Health::Throttled,
@@ -218,14 +218,14 @@ fn health(retry: &Retry, outcome: &Outcome, retry_after: Option<RetryAfter>) -> 
 /// What the body of a 2xx must contain to be a success.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Success {
-    /// RFC 6901.
+    /// A pointer by RFC 6901.
     pub json_pointer: String,
     /// A string, number or boolean.
     pub equals: Value,
 }
 
 impl Success {
-    /// Why a body is not a success; none where it is one. The value found is not repeated.
+    /// Why a body is not a success; none where it is one. Does not quote the value found.
     pub fn refusal(&self, body: &[u8]) -> Option<String> {
         let Self { json_pointer, equals } = self;
         match serde_json::from_slice::<Value>(body) {
@@ -276,7 +276,7 @@ mod tests {
         }
     }
 
-    /// The judgement of the first answer that a destination gives.
+    /// The judgement of the first answer of a destination.
     fn judged(retry: &Retry, ended: &EndedAttempt<'_>) -> Judgement {
         judge(retry, RUN, &mut Refusals::default(), ended)
     }
@@ -315,7 +315,7 @@ mod tests {
         }
     }
 
-    /// All that is no answer, and an answer that takes its 2xx back.
+    /// All failures without an answer, and an answer whose body contradicts its 2xx.
     const FAILURES: [(Outcome, Sent); 6] = [
         (Outcome::TimedOut, Sent::Perhaps),
         (Outcome::Broken, Sent::Perhaps),
@@ -400,7 +400,7 @@ mod tests {
             verdict(Outcome::Answered(429), Some(30), 1, 0),
             (Verdict::Retry { due: granted.until }, Some(granted))
         );
-        // also when this delivery's own time is over
+        // also where the delivery has exceeded its age limit
         let old = 3 * 24 * 3600;
         assert_eq!(
             verdict(Outcome::Answered(503), Some(30), 12, old),
@@ -408,7 +408,7 @@ mod tests {
         );
         assert_eq!(verdict(Outcome::Answered(200), Some(30), 1, 0), (Verdict::Delivered, None));
         assert_eq!(verdict(Outcome::Unsuccessful(200), Some(30), 1, 0).1, Some(granted));
-        // an answer that is not tried again says what it says all the same
+        // an answer that is not retried still applies
         let permanent = Verdict::Dead(Reason::Permanent);
         for (status, verdict_of) in [(302, Verdict::Retry { due: granted.until }), (400, permanent)] {
             assert_eq!(verdict(Outcome::Answered(status), Some(30), 1, 0), (verdict_of, Some(granted)), "{status}");

@@ -1,9 +1,10 @@
-//! The queue of one destination: every delivery that waits for it, by interaction.
+//! The queue of one destination: all deliveries that wait for it, by interaction.
 //!
-//! *Invariants.* No delivery starts that [`FlowControl`] blocks. Of the deliveries in pages, only as many are in memory as are needed
-//! to keep the destination busy: the rest is on disk from `cursor` on, and is asked for when fewer than [`READY_LOW`]
-//! interactions are ready. Each delivery in memory takes 48 bytes; of a few long interactions, all are in memory.
-//! What has left the queue is never reported as waiting: it would seem to wait behind events that came after it.
+//! *Invariants.* No delivery starts that [`FlowControl`] blocks. Of the deliveries in pages, only as many are in memory
+//! as keep the destination busy: the rest is on disk from `cursor` on, and is loaded when fewer than [`READY_LOW`]
+//! interactions are ready. Each delivery in memory takes 48 bytes; with few but long interactions, all of their
+//! deliveries are in memory. A delivery that has left the queue is never reported as waiting, since it would seem to
+//! wait for events accepted after it.
 
 use super::flow_control::{FlowControl, Limits};
 use super::interaction_queue::{self, DeadLetters, InteractionQueue, QueueKey, QueuedDelivery};
@@ -41,7 +42,7 @@ pub enum Ordered {
     Not,
 }
 
-/// When a scheduler started. Times of acceptance before the start come from another clock.
+/// When the scheduler started. Acceptance times before the start come from another clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct StartPoint {
     /// The first sequence accepted after the start.
@@ -64,11 +65,11 @@ pub struct Start {
 /// What a delivery waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryStatus {
-    /// It goes when its destination can take it.
+    /// It starts when its destination can take it.
     Queued,
     /// Its attempt began then.
     InFlight { since: Timestamp },
-    /// It has just left the queue; the caller looks up its place again.
+    /// It has just left the queue; the caller looks up its place in the store again.
     Moved,
     /// It waits for its next attempt or for another event of its interaction.
     Blocked(Blocked),
@@ -92,13 +93,13 @@ impl DeliveryStatus {
     }
 }
 
-/// The deliveries of an interaction to a destination, as far as they are in memory.
+/// The deliveries of an interaction to a destination that are in memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interaction {
-    /// Without order, each event has a queue of its own, and the fields below are empty.
+    /// Without order, each event has its own queue, and the fields below are empty.
     pub ordered: Ordered,
     pub in_flight: Option<Sequence>,
-    /// The first of those that wait, in their order.
+    /// The first waiting deliveries, in order.
     pub waiting: Vec<Sequence>,
     pub waiting_count: usize,
     /// Dead letters that block the others.
@@ -111,10 +112,10 @@ pub struct DestinationQueue {
     policy: Policy,
     queues: HashMap<QueueKey, InteractionQueue>,
     index: QueueIndex,
-    /// With the start of each attempt.
+    /// Each with the start of its attempt.
     in_flight: BTreeMap<(Sequence, QueueKey), Timestamp>,
     flow: FlowControl,
-    /// Every delivery in pages before it is in memory or has left the queue.
+    /// Every delivery in pages before this sequence is in memory or has left the queue.
     cursor: Sequence,
     loading: bool,
     start_point: StartPoint,
@@ -168,7 +169,7 @@ impl DestinationQueue {
         result
     }
 
-    /// The event was accepted, and no attempt was made.
+    /// The event was accepted and no attempt has been made.
     fn insert(&mut self, ticket: &Ticket) {
         let (key, delivery) = self.untried(ticket);
         let _already_there = !self.with(key, |queue| queue.insert(delivery));
@@ -204,8 +205,8 @@ impl DestinationQueue {
         room && self.cursor == first && !self.loading
     }
 
-    /// From where the queue needs deliveries, where it needs some; `next` is the next sequence to be accepted. The caller then
-    /// calls [`DestinationQueue::loaded`].
+    /// The sequence from which the queue needs deliveries, if it needs any; `next` is the next sequence to be accepted.
+    /// The caller then calls [`DestinationQueue::loaded`].
     pub(super) fn next_load(&mut self, next: Sequence) -> Option<Sequence> {
         let low = self.index.ready_len() < READY_LOW && self.queues.len() < INTERACTIONS_MAX;
         let needed = low && !self.loading && self.cursor < next;
@@ -213,7 +214,7 @@ impl DestinationQueue {
         needed.then_some(self.cursor)
     }
 
-    /// The deliveries that were asked for; everything before `next` is now in memory.
+    /// Inserts the deliveries that were requested; everything before `next` is now in memory.
     pub fn loaded(&mut self, tickets: &[Ticket], next: Sequence) {
         for ticket in tickets {
             self.insert(ticket);
@@ -222,8 +223,8 @@ impl DestinationQueue {
         self.loading = false;
     }
 
-    /// A delivery in the delay tree waits until `not_before`: at a start, or because it was redriven. One that is there under
-    /// due time zero was not tried.
+    /// A delivery in the delay tree waits until `not_before`: restored at a start, or redriven. One that is stored there
+    /// under due time zero has had no attempt.
     pub fn redriven(&mut self, ticket: &Ticket, not_before: Timestamp) {
         let (key, mut delivery) = self.untried(ticket);
         if !delivery.is_untried() {
@@ -240,7 +241,7 @@ impl DestinationQueue {
         }
     }
 
-    /// What a dead letter means for its queue; nothing waits behind a delivery that is alone.
+    /// What a dead letter means for its queue; an unordered delivery blocks nothing.
     fn dead_letters(&self, key: QueueKey) -> DeadLetters {
         match key {
             QueueKey::Interaction(_) => self.policy.dead_letters,
@@ -272,7 +273,8 @@ impl DestinationQueue {
         }
     }
 
-    /// Starts the delivery whose turn it is; else when to ask again, none where only a call to this queue changes anything.
+    /// Starts the next delivery; otherwise returns when to ask again, none where only a call to this queue changes
+    /// anything.
     pub(super) fn poll(&mut self, now: Timestamp) -> Result<Start, Option<Timestamp>> {
         let queues = &self.queues;
         let head = |key| queues.get(&key).and_then(|queue: &InteractionQueue| queue.waiting().front());
@@ -328,7 +330,7 @@ impl DestinationQueue {
         self.in_flight.len()
     }
 
-    /// The events that are in flight.
+    /// The events with a delivery in flight.
     pub fn events_in_flight(&self) -> impl Iterator<Item = Sequence> {
         self.in_flight.keys().map(|(sequence, _)| *sequence)
     }
@@ -338,12 +340,12 @@ impl DestinationQueue {
         self.index.delayed_len()
     }
 
-    /// Deliveries in memory that wait behind others of their interaction.
+    /// Deliveries in memory that are blocked by others of their interaction.
     pub fn blocked(&self) -> usize {
         self.index.blocked_len()
     }
 
-    /// What blocks a delivery whose turn it is.
+    /// What blocks the next delivery.
     pub fn blocked_by(&self, now: Timestamp) -> Option<Blocked> {
         self.flow.blocked(self.in_flight.len(), now)
     }
@@ -381,14 +383,14 @@ impl DestinationQueue {
         }
     }
 
-    /// What dead letters block, of the deliveries in memory.
+    /// The deliveries in memory that dead letters block.
     pub fn blocked_by_dead_letters(&self) -> BlockedSummary {
         let (summary, first) = self.index.blocked_by_dead_letters();
         let oldest = first.and_then(|key| self.queues.get(&key)).and_then(|queue| queue.waiting().front());
         BlockedSummary { oldest: oldest.map(|d| d.received_at), ..summary }
     }
 
-    /// The deliveries of an interaction, with at most `waiting_max` of those that wait.
+    /// The deliveries of an interaction, with at most `waiting_max` waiting ones.
     pub fn interaction(&self, order_key: Digest64, waiting_max: usize) -> Interaction {
         let ordered = self.policy.ordered;
         let Some(queue) = self.queues.get(&QueueKey::Interaction(order_key)) else {

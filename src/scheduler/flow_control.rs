@@ -1,10 +1,10 @@
 //! Flow control of one destination: pause, circuit breaker, `Retry-After`, concurrency limit and rate limit.
 //!
-//! *Invariants.* No call starts while the destination is paused, before the end of its `Retry-After`, or while its breaker is
-//! open. The calls in flight never exceed the adaptive limit and the ramp-up. Calls keep to the rate limit. A blocked call
-//! costs nothing: no attempt, no token of the rate limit. All of it holds over a restart: the caller restores the state with
-//! [`FlowControl::pause`], [`FlowControl::set_breaker`], [`FlowControl::retry_after`], [`FlowControl::ramp_up_from`] and
-//! [`FlowControl::sent`].
+//! *Invariants.* No call starts while the destination is paused, before the end of its `Retry-After`, or while its
+//! breaker is open. The calls in flight never exceed the adaptive limit and the ramp-up. Calls keep to the rate limit. A
+//! blocked call costs nothing: no attempt, no token of the rate limit. All of it holds over a restart: the caller
+//! restores the state with [`FlowControl::pause`], [`FlowControl::set_breaker`], [`FlowControl::retry_after`],
+//! [`FlowControl::ramp_up_from`] and [`FlowControl::sent`].
 
 use crate::delivery::{Blocked, Blocker};
 use crate::rules::breaker::{self, Breaker, Epoch};
@@ -15,14 +15,14 @@ use crate::rules::verdict::Call;
 use crate::time::Timestamp;
 use std::time::Duration;
 
-/// With at least this interval between calls, the start of each call is written to disk before it is made, so a restart
-/// delays nothing. With a shorter interval, the first call after a restart waits for one interval.
+/// With at least this interval between calls, the start of each call is written to disk before the call, so a restart
+/// causes no extra delay. With a shorter interval, the first call after a restart waits for one interval.
 const RECORDED_INTERVAL_MIN: Duration = Duration::from_secs(5);
 
 /// How fast a destination may be called.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
-    /// Maximum number of calls in flight; zero where the destination has no URL.
+    /// Maximum number of calls in flight; zero if the destination has no URL.
     pub concurrency_max: usize,
     pub adaptive: Adaptive,
     pub rate: Option<Rate>,
@@ -70,7 +70,7 @@ pub struct FlowControl {
     concurrency: Concurrency,
     ramp: Ramp,
     rate: Option<Gcra>,
-    /// When the last call began, as far as that is known.
+    /// When the last call began, if known.
     sent_at: Option<Timestamp>,
     retry_after_until: Option<Timestamp>,
     paused_until: Option<Timestamp>,
@@ -104,7 +104,7 @@ impl FlowControl {
         }
     }
 
-    /// Whether one more call may begin now, with so many in flight.
+    /// Whether one more call may begin now, with this many in flight.
     pub fn check(&mut self, in_flight: usize, now: Timestamp) -> Result<(), Blocked> {
         let blocked = |by, until| Err(Blocked::until(by, until));
         if self.max == 0 {
@@ -138,7 +138,7 @@ impl FlowControl {
         self.breaker.began()
     }
 
-    /// A call began at `at`, in this process or before its start; the rate limit counts from there.
+    /// A call began at `at`, in this process or an earlier one; the rate limit counts from there.
     pub fn sent(&mut self, at: Timestamp) {
         self.sent_at = self.sent_at.max(Some(at));
         if let Some(rate) = &mut self.rate {
@@ -146,7 +146,7 @@ impl FlowControl {
         }
     }
 
-    /// The ramp-up began at `at`, before this start.
+    /// The ramp-up began at `at`, before the start of this process.
     pub fn ramp_up_from(&mut self, at: Timestamp) {
         self.ramp.begin(at);
     }
@@ -163,7 +163,7 @@ impl FlowControl {
         change
     }
 
-    /// A call that began in this state of the breaker was not made.
+    /// A call that began in this epoch of the breaker was not made.
     pub fn withdrawn(&mut self, began: Epoch) {
         self.breaker.withdrawn(began);
     }
@@ -217,7 +217,7 @@ impl FlowControl {
         self.concurrency.limit().min(self.ramp_at(now).allows(self.max, now).0)
     }
 
-    /// The ramp-up, also where a pause has ended and no call has come since. A pause without end never starts one.
+    /// The ramp-up, also if a pause has ended and no call has followed. A pause without an end never starts one.
     fn ramp_at(&self, now: Timestamp) -> Ramp {
         let mut ramp = self.ramp;
         if let Some(until) = self.paused_until.filter(|until| *until <= now && now < Timestamp::NEVER) {

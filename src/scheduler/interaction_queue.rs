@@ -1,8 +1,8 @@
 //! The queue of one interaction: its deliveries to one destination, in order.
 //!
-//! *Invariants.* At most one delivery of an interaction is in flight. The next one may start only when every earlier one is
-//! delivered, discarded or dead; where dead letters block their interaction, no dead letter may lie before it. Deliveries are
-//! ordered by rank, then by acceptance. An event without an interaction key has a queue of its own.
+//! *Invariants.* At most one delivery of an interaction is in flight. The next one may start only when every earlier one
+//! is delivered, discarded or dead; if dead letters block their interaction, no dead letter may precede it. Deliveries
+//! are ordered by rank, then by acceptance. An event without an interaction key has its own queue.
 
 use crate::delivery::{Blocker, Place};
 use crate::event::{Digest64, Sequence};
@@ -10,7 +10,7 @@ use crate::time::Timestamp;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-/// Names a queue of a destination.
+/// Identifies a queue of a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum QueueKey {
     Interaction(Digest64),
@@ -25,15 +25,15 @@ pub enum DeadLetters {
     Hold,
 }
 
-/// A delivery that waits.
+/// A waiting delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueuedDelivery {
     pub sequence: Sequence,
-    /// The event time within the reorder window. Zero, which goes first, without a reorder window and for what was tried
-    /// or redriven.
+    /// The event time within the reorder window. Zero, which sorts first, without a reorder window and for deliveries
+    /// that were attempted or redriven.
     pub rank: Timestamp,
     pub place: Place,
-    /// Zero: it may start at once.
+    /// Zero: it may start immediately.
     pub not_before: Timestamp,
     pub received_at: Timestamp,
 }
@@ -53,9 +53,9 @@ impl QueuedDelivery {
 pub enum Next {
     /// Its first delivery may start at or after this time.
     Head { sequence: Sequence, not_before: Timestamp },
-    /// Its first delivery waits for another event, or nothing waits.
+    /// Its first delivery waits for another event, or no delivery waits.
     Blocked,
-    /// The queue holds nothing and can be removed.
+    /// The queue is empty and can be removed.
     Empty,
 }
 
@@ -77,7 +77,7 @@ pub struct InteractionQueue {
 }
 
 impl InteractionQueue {
-    /// Inserts a delivery at its position; false where it is already waiting or in flight.
+    /// Inserts a delivery at its position; false if it is already waiting or in flight.
     pub fn insert(&mut self, delivery: QueuedDelivery) -> bool {
         if self.is_in_flight(delivery.sequence) {
             return false;
@@ -112,24 +112,24 @@ impl InteractionQueue {
         self.in_flight
     }
 
-    /// Takes the delivery out of flight; none where another one or none is in flight.
+    /// Removes the delivery from flight; none where another one or none is in flight.
     pub fn take_in_flight(&mut self, sequence: Sequence) -> Option<QueuedDelivery> {
         self.in_flight.take_if(|d| d.sequence == sequence)
     }
 
-    /// The delivery taken out of flight is delivered or discarded.
+    /// The delivery removed from flight is delivered or discarded.
     pub fn ended(&mut self) {
         self.early_change = None;
     }
 
-    /// The delivery taken out of flight waits again, unless it was discarded meanwhile.
+    /// The delivery removed from flight waits again, unless it was discarded meanwhile.
     pub fn put_back(&mut self, delivery: QueuedDelivery) {
         if self.early_change.take() != Some(EarlyChange::Discarded) {
             let _first = self.insert(delivery);
         }
     }
 
-    /// The delivery taken out of flight is a dead letter, unless it was redriven or discarded meanwhile.
+    /// The delivery removed from flight is a dead letter, unless it was redriven or discarded meanwhile.
     pub fn died(&mut self, dead: Sequence, dead_letters: DeadLetters) {
         match self.early_change.take() {
             Some(EarlyChange::Redriven(delivery)) => {
@@ -156,7 +156,7 @@ impl InteractionQueue {
         let _first = self.insert(delivery);
     }
 
-    /// A waiting delivery may start at once; its place in the store does not change.
+    /// A waiting delivery may start immediately; its place in the store does not change.
     pub fn retry_now(&mut self, sequence: Sequence) {
         if let Some(delivery) = self.waiting.iter_mut().find(|d| d.sequence == sequence) {
             delivery.not_before = Timestamp::ZERO;
@@ -172,7 +172,7 @@ impl InteractionQueue {
         self.dead_letters.remove(&sequence);
     }
 
-    /// Whether this one is in flight, or a dead letter that blocks others.
+    /// Whether this delivery is in flight, or is a dead letter that blocks others.
     pub fn depends_on(&self, sequence: Sequence) -> bool {
         self.dead_letters.contains(&sequence) || self.is_in_flight(sequence)
     }
@@ -190,23 +190,23 @@ impl InteractionQueue {
         &self.dead_letters
     }
 
-    /// A waiting delivery.
+    /// Finds a waiting delivery.
     pub fn find(&self, sequence: Sequence) -> Option<&QueuedDelivery> {
-        // the last has the highest rank: where that is zero, the order is that of acceptance
+        // the last one has the highest rank: if that is zero, the queue is in order of acceptance
         if self.waiting.back().is_none_or(|last| last.rank == Timestamp::ZERO) {
             return self.waiting.get(self.waiting.binary_search_by_key(&sequence, |d| d.sequence).ok()?);
         }
         self.waiting.iter().find(|d| d.sequence == sequence)
     }
 
-    /// The first delivery, where nothing is in flight and it waits for a time or a dead letter.
+    /// The first delivery, if none is in flight and it waits for a time or a dead letter.
     pub fn head_waiting(&self) -> Option<Sequence> {
         let head = self.waiting.front().filter(|_| self.in_flight.is_none())?;
         let ready = matches!(self.next(), Next::Head { not_before: Timestamp::ZERO, .. });
         (!ready).then_some(head.sequence)
     }
 
-    /// The first delivery and how many wait, where a dead letter lies before it.
+    /// The first delivery and the number of waiting ones, if a dead letter precedes it.
     pub fn blocked_by_dead_letter(&self) -> Option<(Sequence, usize)> {
         let (head, dead) = (self.waiting.front()?, self.dead_letters.first()?);
         (*dead < head.sequence).then_some((head.sequence, self.waiting.len()))
@@ -215,7 +215,7 @@ impl InteractionQueue {
     /// The event that must end before this delivery can start.
     pub fn blocked_behind(&self, sequence: Sequence) -> Option<(Blocker, Sequence)> {
         let waits = self.find(sequence).is_some();
-        // one that is not known here comes after those accepted before it, and after no other
+        // one that is not in the queue follows only those accepted before it
         let goes_before = |s: &Sequence| *s != sequence && (waits || *s < sequence);
         let first = self.waiting.front().map(|d| d.sequence).filter(goes_before);
         let in_flight = self.in_flight.map(|d| d.sequence).filter(goes_before);
@@ -225,16 +225,17 @@ impl InteractionQueue {
     }
 }
 
-/// What the events of an interaction are ordered by within a reorder window: the event time, where it is known and within the window
-/// before acceptance.
+/// The rank of an event within a reorder window: its event time, if that is known and within the window before
+/// acceptance.
 ///
-/// An event starts when the window has passed since its event time. All events that happened before it and were accepted until then
-/// start before it. A later one cannot come: no event counts as having happened more than the window before its acceptance.
+/// An event starts when the window has passed since its event time. All events that happened before it and were accepted
+/// until then start before it. No later arrival can precede it, since the rank is never more than the window before
+/// acceptance.
 pub fn rank(window: Duration, received_at: Timestamp, time: Option<Timestamp>) -> Timestamp {
     time.unwrap_or(received_at).clamp(received_at.before(window), received_at)
 }
 
-/// When an event of this rank can no longer be preceded by another.
+/// When no other event can precede an event of this rank any more.
 pub fn opens_at(window: Duration, rank: Timestamp) -> Timestamp {
     rank.after(window)
 }

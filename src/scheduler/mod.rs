@@ -1,7 +1,7 @@
 //! The scheduler: which delivery starts now, and if none, when to ask again.
 //!
-//! It takes `now` as an argument, knows neither tokio nor sled nor hyper, and cannot fail. `dispatch` drives it; a simulation
-//! drives it through days of traffic in a second.
+//! It takes `now` as an argument, knows neither tokio nor sled nor hyper, and cannot fail. `dispatch` drives it; a
+//! simulation drives it through days of traffic in a second.
 //!
 //! | level | file | purpose |
 //! |---|---|---|
@@ -11,8 +11,8 @@
 //! | 2 | [`destination_queue`] | all deliveries to one destination |
 //! | 3 | [`Scheduler`] | all destinations, taking turns |
 //!
-//! *Invariants.* Per destination and interaction, a delivery starts only when the one before it has ended. Destinations share
-//! nothing, so a destination in trouble does not delay the others.
+//! *Invariants.* Per destination and interaction, a delivery starts only when the one before it has ended. Destinations
+//! share nothing, so a destination in trouble does not delay the others.
 
 mod destination_queue;
 mod flow_control;
@@ -41,15 +41,15 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Scheduler {
     queues: Vec<DestinationQueue>,
-    /// The queue that is polled first; it moves on with each start, so that none starves.
+    /// The queue that is polled first; it advances with each start, so that no queue starves.
     first: usize,
     /// The next sequence to be accepted.
     next: Sequence,
 }
 
 impl Scheduler {
-    /// `floor`: all deliveries in pages are at or after it. `next`: the next sequence to be accepted. `now`: the latest time
-    /// at which anything before `next` can have been accepted.
+    /// `floor`: all deliveries in pages are at or after it. `next`: the next sequence to be accepted. `now`: an upper
+    /// bound of the acceptance times before `next`.
     pub fn new(
         policies: impl IntoIterator<Item = (DestinationId, Policy)>,
         floor: Sequence,
@@ -61,8 +61,8 @@ impl Scheduler {
         Self { queues: queues.collect(), first: 0, next }
     }
 
-    /// Applies a new policy to a destination, or adds the destination, for which nothing waits. How a known destination
-    /// orders deliveries, and what its dead letters block, does not change.
+    /// Applies a new policy to a destination, or adds the destination with an empty queue. For a known destination the
+    /// order of deliveries, and what its dead letters block, does not change.
     pub fn reconfigure(&mut self, d: DestinationId, policy: Policy, now: Timestamp) {
         let start_point = StartPoint { next: self.next, at: now };
         match self.queue_mut(d) {
@@ -91,14 +91,14 @@ impl Scheduler {
         }
     }
 
-    /// A destination that needs deliveries from the store, and from where on. It is not returned again before
-    /// [`DestinationQueue::loaded`] was called.
+    /// A destination that needs deliveries from the store, and the sequence from which it needs them. It is not returned
+    /// again before [`DestinationQueue::loaded`] was called.
     pub fn next_load(&mut self) -> Option<(DestinationId, Sequence)> {
         let next = self.next;
         self.queues.iter_mut().find_map(|queue| queue.next_load(next).map(|from| (queue.id, from)))
     }
 
-    /// Starts the next delivery, else says when to ask again.
+    /// Starts the next delivery, otherwise returns when to ask again.
     pub fn poll(&mut self, now: Timestamp) -> Step {
         let mut wake: Option<Timestamp> = None;
         let n = self.queues.len();

@@ -1,16 +1,17 @@
 //! The interaction queues of a destination by what their first deliveries wait for.
 //!
-//! *Invariants.* Each queue is listed as it was at the last [`QueueIndex::update`]: ready or delayed, and beside that among those
-//! whose head waits and those that dead letters block. Ready queues go in order of acceptance, but untried and retried
-//! deliveries alternate (as Postfix's queue manager alternates new and deferred messages), so deliveries that fail again and
-//! again cannot starve new ones. The turn passes when a delivery starts, not when one is picked and found blocked.
+//! *Invariants.* Each queue is listed in its state at the last [`QueueIndex::update`]: ready or delayed; also as head
+//! waiting, and as blocked by dead letters, if that applies. Ready queues start in order of acceptance, but untried and
+//! retried deliveries alternate (as Postfix's queue manager alternates new and deferred messages), so deliveries that
+//! fail repeatedly cannot starve new ones. The turn changes when a delivery starts, not when one is picked and found
+//! blocked.
 
 use super::interaction_queue::{InteractionQueue, Next, QueueKey};
 use crate::event::Sequence;
 use crate::time::Timestamp;
 use std::collections::BTreeSet;
 
-/// What dead letters block.
+/// Deliveries blocked by dead letters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockedSummary {
     pub interactions: usize,
@@ -51,7 +52,7 @@ pub struct QueueIndex {
 }
 
 impl QueueIndex {
-    /// Lists a queue that has changed anew; true where it is empty.
+    /// Updates the listing of a queue that has changed; true if it is empty.
     pub fn update(&mut self, key: QueueKey, from: Listing, to: Listing) -> bool {
         if let Next::Head { sequence, not_before } = from.next {
             self.ready.remove(sequence, key);
@@ -73,7 +74,7 @@ impl QueueIndex {
         to.next == Next::Empty
     }
 
-    /// Makes ready what is due at `now`.
+    /// Moves queues that are due at `now` to the ready ones.
     pub fn release_due(&mut self, now: Timestamp, is_untried: impl Fn(QueueKey) -> bool) {
         while let Some((due, sequence, key)) = self.delayed.first().copied().filter(|(due, ..)| *due <= now) {
             self.delayed.remove(&(due, sequence, key));
@@ -82,7 +83,7 @@ impl QueueIndex {
         }
     }
 
-    /// The ready queue whose turn it is; else when the next one is due.
+    /// The next ready queue; otherwise when one is due.
     pub fn pick(&self) -> Result<QueueKey, Option<Timestamp>> {
         self.ready.pick().ok_or_else(|| self.delayed.first().map(|(due, ..)| *due))
     }
@@ -100,18 +101,18 @@ impl QueueIndex {
         self.delayed.len()
     }
 
-    /// Deliveries that are neither ready nor delayed, but wait behind others.
+    /// Deliveries that are neither ready nor delayed, but blocked by others.
     pub fn blocked_len(&self) -> usize {
         self.waiting - self.ready_len() - self.delayed_len()
     }
 
-    /// The queues of which one has the oldest waiting delivery that is first in its queue.
+    /// Queues among which one has the oldest waiting delivery of all first deliveries.
     pub fn oldest_heads(&self) -> impl Iterator<Item = QueueKey> {
         let heads = [self.ready.untried.first(), self.ready.retried.first(), self.head_waiting.first()];
         heads.into_iter().flatten().map(|(_, key)| *key)
     }
 
-    /// What dead letters block, without its age; and the queue of the oldest of it.
+    /// The deliveries blocked by dead letters, without `oldest`; and the queue of the oldest of them.
     pub fn blocked_by_dead_letters(&self) -> (BlockedSummary, Option<QueueKey>) {
         let BlockedByDeadLetters { queues, deliveries } = &self.blocked_by_dead_letters;
         let summary = BlockedSummary { interactions: queues.len(), deliveries: *deliveries, oldest: None };
@@ -127,7 +128,8 @@ struct BlockedByDeadLetters {
 }
 
 impl BlockedByDeadLetters {
-    /// Each side is the first delivery of the queue and how many wait; none where no dead letter blocks them.
+    /// Each side is the first delivery of the queue and the number of waiting ones; none where no dead letter blocks
+    /// them.
     fn update(&mut self, key: QueueKey, from: Option<(Sequence, usize)>, to: Option<(Sequence, usize)>) {
         if let Some((head, waiting)) = from {
             self.queues.remove(&(head, key));
@@ -148,7 +150,7 @@ struct Ready {
     last: Last,
 }
 
-/// Of which kind the last delivery to start was.
+/// The kind of the last delivery that started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Last {
     #[default]
@@ -163,13 +165,13 @@ impl Ready {
         }
     }
 
-    /// Of which kind the next one is.
+    /// The kind of the next delivery.
     fn turn(&self) -> Last {
         let retried = !self.retried.is_empty() && (self.untried.is_empty() || self.last == Last::Untried);
         if retried { Last::Retried } else { Last::Untried }
     }
 
-    /// The queue whose turn it is; it stays until it is removed.
+    /// The next queue; it stays listed until it is removed.
     fn pick(&self) -> Option<QueueKey> {
         let from = if self.turn() == Last::Retried { &self.retried } else { &self.untried };
         from.first().map(|(_, key)| *key)

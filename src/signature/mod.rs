@@ -1,11 +1,11 @@
 //! Signatures of senders: an HMAC over the request shows that its sender knows a secret.
 //!
-//! Verification has two steps, so that a request which cannot pass is refused before its body is read: a [`Claim`] is what its
-//! headers say, and [`Verifier::verify`] compares it with the body.
+//! Verification has two steps, so that a request which cannot pass is refused before its body is read: a [`Claim`] is
+//! what its headers say, and [`Verifier::verify`] compares it with the body.
 //!
 //! *Invariants.* The body is verified as received. Signatures are compared in constant time. The work for one request is
-//! limited: one HMAC for each secret, and at most [`SIGNATURES_MAX`] signatures. A failure has no reason, and no secret is ever
-//! shown.
+//! limited: one HMAC for each secret, and at most [`SIGNATURES_MAX`] signatures. A failure has no reason, and no secret
+//! is ever shown.
 
 mod scheme;
 
@@ -136,11 +136,11 @@ impl Verifier {
         headers
     }
 
-    /// The HMAC of a token, in hexadecimal, by the secret that signed the request: how Zoom has an endpoint show that it knows
-    /// the secret. None where the request is not signed as Zoom signs, or the token is none of Zoom's.
+    /// The HMAC of a token, in hexadecimal, by the secret that signed the request: how Zoom has an endpoint show that it
+    /// knows the secret. None where the request is not signed as Zoom signs, or the token is none of Zoom's.
     ///
     /// A token is letters, digits and `+ / = - _`. What Zoom signs has colons and braces in it, so no answer is ever the
-    /// signature of a request, whoever chose the token.
+    /// signature of a request, regardless of who chose the token.
     pub fn zoom_answer(&self, claim: &Claim<'_>, body: &[u8], token: &str) -> Option<String> {
         let is_token = (1..=ZOOM_TOKEN_BYTES_MAX).contains(&token.len())
             && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=-_".contains(&b));

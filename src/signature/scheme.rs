@@ -100,7 +100,7 @@ impl Scheme {
         [stamp, id].into_iter().flatten()
     }
 
-    /// Whether it signs as Zoom does, whatever its tolerance.
+    /// Whether it signs as Zoom does, with any tolerance.
     pub fn is_zoom(&self) -> bool {
         Self::preset("zoom").is_some_and(|zoom| {
             (&self.header, self.algorithm, &self.prefix, &self.signed)

@@ -1,7 +1,7 @@
 //! Reading: sections of TOML -> settings.
 //!
-//! *Failure.* All faults are reported at once, each with its line; no fault hides another one. Where the text is not TOML, only
-//! its syntax errors are reported.
+//! *Failure.* All faults are reported at once, each with its line; no fault hides another one. Where the text is not
+//! TOML, only its syntax errors are reported.
 //!
 //! | level | module | purpose |
 //! |---|---|---|

@@ -1,8 +1,8 @@
-//! Warnings: settings that are valid and rarely intended. `check`, `doctor` and the log at the start show them; none prevents
-//! the start.
+//! Warnings: settings that are valid and rarely intended. `check`, `doctor` and the log at the start show them; none
+//! prevents the start.
 //!
-//! *Failure.* What cannot be read here is not checked; a fault reports that elsewhere. No warning shows a secret, or the values
-//! of a URL.
+//! *Failure.* What cannot be read here is not checked; a fault reports that elsewhere. No warning shows a secret, or the
+//! values of a URL.
 
 use super::strength::{self, Weakness};
 use crate::config::settings::{

@@ -70,7 +70,7 @@ pub struct Intake {
     pub success_status: u16,
     /// Free bytes below which intake answers 503.
     pub disk_reserve_bytes: u64,
-    /// Bytes of waiting events beyond which intake answers 503.
+    /// Bytes of waiting events above which intake answers 503.
     pub max_queue_bytes: u64,
     /// The part of it that one source may hold where there are several; 0 to 1.
     pub queue_share: f64,
@@ -158,7 +158,7 @@ pub struct Dlq {
     pub max_bytes: u64,
     /// The part of it that one source may have where several have dead letters, 0 to 1.
     pub source_share: f64,
-    /// Whether the oldest dead letters are deleted beyond `max_bytes` or `retention`.
+    /// Whether the oldest dead letters are deleted when `max_bytes` or `retention` is exceeded.
     pub evict: bool,
 }
 
@@ -167,9 +167,9 @@ pub struct Dlq {
 pub struct History {
     /// At least the longest `dedup_window`.
     pub retention: Duration,
-    /// Beyond it the oldest events are forgotten, of whatever age.
+    /// Above it the oldest events are evicted, regardless of their age.
     pub max_bytes: u64,
-    /// Memory of the ids of senders; beyond it the oldest are forgotten, too.
+    /// Memory for the ids of senders; above it the oldest are evicted, too.
     pub max_memory: u64,
 }
 
@@ -210,7 +210,7 @@ pub enum Condition {
     IntakeRefused,
     Damaged,
     DlqOverLimit,
-    /// Events were forgotten before their time.
+    /// Events were evicted from the history early.
     HistoryFull,
     /// A destination sent a Retry-After longer than `retry_after_max`, which was cut to that.
     RetryAfterCut,

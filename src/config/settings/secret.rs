@@ -1,8 +1,8 @@
 //! References to secrets, and URLs; what of them may be shown.
 //!
 //! *Invariants.* The configuration holds references to secrets, never their values. A URL is never shown whole, because
-//! `?code=...` or a user in it is a secret: what is shown, logged or answered has no user and no values of its query; of a URL
-//! from a secret only scheme, host and port are shown. `Debug` and `Display` comply.
+//! `?code=...` or a user in it is a secret: what is shown, logged or answered has no user and no values of its query; of
+//! a URL from a secret only scheme, host and port are shown. `Debug` and `Display` comply.
 
 use http::Uri;
 use std::ffi::OsString;
@@ -261,7 +261,8 @@ pub fn quoted(text: &str) -> String {
     format!("{:?}", text_shown(text))
 }
 
-/// Parses a URL to call: http or https, a host, neither user nor fragment. Faults call it `name`, and show nothing else of it.
+/// Parses a URL to call: http or https, a host, neither user nor fragment. Faults call it `name`, and show nothing else
+/// of it.
 pub fn parse_url(text: &str, name: &str) -> Result<Uri, InvalidValue> {
     const EXAMPLE: &str = r#"write a URL such as "https://crm.internal/hooks""#;
     let authority = text.split_once("://").map_or(text, |(_, rest)| rest).split(['/', '?', '#']).next();

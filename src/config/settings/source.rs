@@ -11,18 +11,18 @@ pub struct Source {
     /// One of [`PROFILES`].
     pub profile: String,
     pub pointers: Pointers,
-    /// How long the ids of accepted events are remembered.
+    /// How long the ids of accepted events are kept in the history.
     pub dedup_window: Duration,
     /// Any of these authenticates a request; empty: every request is accepted.
     pub auth: Vec<SourceAuth>,
-    /// Headers and query parameters ("header:NAME", "query:NAME") that are trusted although no signature covers them. `None` is
-    /// treated as an empty list, with a fault for fields that would then be missing.
+    /// Headers and query parameters ("header:NAME", "query:NAME") that are trusted although no signature covers them.
+    /// `None` is treated as an empty list, with a fault for fields that would then be missing.
     pub trust_unsigned: Option<Vec<String>>,
     /// For a request whose signature does not verify.
     pub on_bad_signature: OnFault,
     /// For a request whose body cannot be read.
     pub on_invalid_body: OnFault,
-    /// Events beyond it are answered 429.
+    /// Events over it are answered 429.
     pub rate_limit: Option<Rate>,
     /// Whether its keys are shared with other sources that set this, too.
     pub shared_keys: bool,
@@ -125,7 +125,7 @@ impl SourceAuth {
     }
 }
 
-/// The presets, `auto` (detects one of them) and `custom` (only what the pointers say).
+/// The presets, `auto` (detects one of them) and `custom` (only the configured pointers).
 pub const PROFILES: [&str; 11] = [
     "auto",
     "genesys-eventbridge",
@@ -155,8 +155,8 @@ pub struct Pointers {
     pub unwrap: Option<String>,
 }
 
-/// Parts that form one value. Each is a JSON pointer, `header:NAME`, `query:NAME` or `body:sha256`. Of several composites the
-/// first that an event has counts.
+/// Parts that form one value. Each is a JSON pointer, `header:NAME`, `query:NAME` or `body:sha256`. Of several
+/// composites the first that an event has counts.
 pub type Composite = Vec<String>;
 
 impl Source {

@@ -1,6 +1,7 @@
 //! Tables (`Section`) and values (`Value`) of a TOML text, each of which knows its line and key.
 //!
-//! A fault does not end the reading: it is collected with its place, the value is `None`, and all faults are returned together.
+//! A fault does not end the reading: it is collected with its place, the value is `None`, and all faults are returned
+//! together.
 
 mod fault;
 pub mod values;
