@@ -213,7 +213,7 @@ pub fn destination(name: &str, url: &str) -> Destination {
     destination
 }
 
-/// Fixes the concurrency; the adaptive limit has tests of its own.
+/// Disables the adaptive limit and the breaker; they have tests of their own.
 fn keep_pace(destination: &mut Destination) {
     destination.adaptive = Adaptive::No;
     destination.breaker.min_calls = u32::MAX;
