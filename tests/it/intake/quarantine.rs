@@ -249,7 +249,7 @@ async fn an_unauthenticated_request_is_readmitted_only_by_an_operator() {
     let audit = bench.get("/v1/audit").await.to_string();
     assert!(audit.contains("2 requests let in with 2 events, without proof where they had none"), "{audit}");
 
-    // a signature in the quarantine can still be verified; no readmission accepts one that never verifies
+    // a stored signature can be verified later; a request whose signature does not verify is never readmitted
     bench.settings.sources[1].auth = Vec::new();
     bench.settings.sources[1].pointers.split = Some("/wrong".to_owned());
     bench.restart().await;

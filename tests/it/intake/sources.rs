@@ -1,4 +1,4 @@
-//! Several sources: an id identifies an event within its source only, and no source uses up shared resources.
+//! Several sources: an order key belongs to its source, and no source uses up the resources of the others.
 
 use crate::harness::bench::{Bench, START, body, source, wait_for};
 use crate::harness::receiver::{Act, Receiver, status};

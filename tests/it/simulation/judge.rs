@@ -39,7 +39,7 @@ enum Seen {
     Dead,
 }
 
-/// What the scheduler was told of a dead letter before it was told the end of its last attempt.
+/// What the scheduler learned of a dead letter before it learned the end of its last attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meanwhile {
     Redriven,
@@ -159,7 +159,7 @@ impl Judge {
         self.fates.get_mut(&key(id)).expect("accepted")
     }
 
-    /// Records what the scheduler was told.
+    /// Records what the scheduler has learned.
     fn sees(&mut self, id: DeliveryId, seen: Option<Seen>) {
         let key = key(id);
         let fate = self.fate(id);
@@ -180,7 +180,7 @@ impl Judge {
         self.flying.range(all(d)).count()
     }
 
-    /// The number of deliveries that have not ended, as far as the scheduler was told.
+    /// The number of deliveries that have not ended, as far as the scheduler knows.
     pub fn open(&self) -> usize {
         self.open.len()
     }
@@ -266,7 +266,7 @@ impl Judge {
         self.pacers.get_mut(&d).expect("every destination has one")
     }
 
-    /// The scheduler has been told every delivery in pages before `next`.
+    /// The scheduler knows every delivery in pages before `next`.
     pub fn knows(&mut self, d: DestinationId, next: Sequence) {
         let known = self.known.entry(d).or_default();
         *known = next.max(*known);
