@@ -1,6 +1,6 @@
 //! The integration tests: one binary, a folder per behaviour, a file per part of it.
 //!
-//! `harness/`: what the tests are written with, no tests
+//! `harness/`: what the tests are written with; it contains no tests
 //! - `bench`: a daemon in process, on free ports and a folder of its own, and small HTTP clients
 //! - `process`: the real binary, as a daemon that can be killed and as a command
 //! - `receiver`: a destination that plays a script
@@ -9,26 +9,26 @@
 //! - `stores`: opening a store again in the same process (shared with the unit tests)
 //!
 //! `intake/`: from the sender to the answer
-//! - `requests`: what is refused and stores nothing, what is accepted, what is recognised as a duplicate
-//! - `authentication`: every kind of proof of who sends
-//! - `identity`: what decides which event a signed request is
-//! - `sources`: several sources beside each other
-//! - `senders`: senders that ask before they send, and forms that senders use
+//! - `requests`: which requests are refused and store nothing, which are accepted, which are duplicates
+//! - `authentication`: every kind of credential
+//! - `identity`: what identifies the event of a signed request
+//! - `sources`: several sources in one daemon
+//! - `senders`: handshakes before the first event, and encodings that senders use
 //! - `half_closed`: senders that close their writing side
-//! - `refusals`: answers that come before the whole body is read
+//! - `refusals`: responses that are sent before the whole body is read
 //! - `unfinished_bodies`: clients that do not send the rest of their body
 //! - `tls`: TLS versions, client certificates, HTTP/2
-//! - `quarantine`: requests that were kept apart, and their readmission
+//! - `quarantine`: quarantined requests and their readmission
 //! - `health`: `GET /healthz`
 //!
 //! `delivery/`: from the queue to the destination
-//! - `attempts`: what is sent, how often, when, and where it ends
+//! - `attempts`: what is sent, how often, when, and how it ends
 //! - `order`: order within an interaction by the times in the events
 //! - `pace`: rate, concurrency, breaker, pause
-//! - `small_troubles`: short failures of a destination kill no event under the default settings
+//! - `small_troubles`: short failures of a destination cause no dead letter with the default settings
 //! - `answers`: `Retry-After` and response heads as servers write them
 //! - `hostile`: destinations that refuse, break off, are slow or lie
-//! - `connections`: connections that the destination closes, and names that change their address
+//! - `connections`: connections that the destination closes, and names whose address changes
 //! - `tls`: TLS to destinations
 //! - `oauth2`: client credentials
 //! - `redrive`: dead letters sent again
@@ -40,32 +40,32 @@
 //! - `backlog`: a queue larger than memory
 //! - `backup`: backup, restore, verify
 //! - `erasure`: erasing one interaction
-//! - `history`: what is remembered of past deliveries
-//! - `disk_space`: room that is kept free
+//! - `history`: limits of the history of past deliveries
+//! - `disk_space`: disk space that is kept free
 //! - `takeover`: data folders and backups of earlier formats
 //!
-//! `admin/`: the admin listener and what is seen there
+//! `admin/`: the admin API and the dashboard
 //! - `endpoints`: the API's answers and changes
-//! - `access`: tokens, unix socket, pages of other sites
+//! - `access`: tokens, unix socket, requests from pages of other sites
 //! - `operator`: an operator's changes and the audit entries about them
 //! - `selection`: a change is applied to the selected deliveries and to no other
-//! - `blockers`: what the API says about a delivery that waits
+//! - `blockers`: what the API says about a blocked delivery
 //! - `lists`: pages of lists and their bounds
-//! - `metrics`: metrics against the status
+//! - `metrics`: metrics compared with the status
 //! - `alerts`: alerts at a webhook and at a command, and the shipped rules
-//! - `openapi`: the API's document against the API
+//! - `openapi`: the API's document compared with the API
 //! - `dashboard`: the dashboard's scripts and styles
-//! - `connections`: many connections of strangers at the admin port
+//! - `connections`: many unauthenticated connections to the admin port
 //!
 //! `cli/`: the command line
 //! - `commands`: every command against a real daemon
 //! - `hints`: how commands find the daemon, and the commands that they suggest
 //! - `quick_start`: the quick start of README, as pasted
-//! - `receive`: the receiver that the command line brings along
+//! - `receive`: the receiver of the command line
 //!
-//! `security/`: what must not come out or get in
+//! `security/`: secrets and hostile input
 //! - `secrecy`: secrets in output and files, permissions of files, control characters
-//! - `canary`: a marked body and marked secrets appear only where they are asked for
+//! - `canary`: a marked body and marked secrets appear only where they are requested
 //! - `fuzz`: mutated bodies, batches, signatures and configurations
 //!
 //! `lifecycle/`: the daemon as a process
@@ -73,17 +73,18 @@
 //! - `service`: inherited sockets, notification of the service manager, watchdog
 //! - `reload`: a changed configuration in a running daemon
 //!
-//! `simulation`: scheduler and rules over days of traffic from seeds, against an independent judge; its parts are in `simulation/`
+//! `simulation`: scheduler and rules over days of seeded random traffic, against an independent judge; its parts are
+//! in `simulation/`
 //!
 //! `repository/`: the sources and documents themselves
 //! - `architecture`: rooms and their levels, house style
-//! - `documents`: the shipped pages against the program
+//! - `documents`: the shipped pages compared with the program
 //! - `modules`: the levels inside rooms, no import circles
 //! - `words`: names that are not used any more
-//! - `proof`: `tests/PROOF.md` and the mutants against the sources
-//! - `reference`: the reference page and the default configuration against the program
+//! - `proof`: `tests/PROOF.md` and the mutants compared with the sources
+//! - `reference`: the reference page and the default configuration compared with the program
 
-#![allow(clippy::unwrap_used)] // a test that cannot go on has failed
+#![allow(clippy::unwrap_used)] // a test that cannot continue has failed
 
 mod harness {
     pub mod authority;

@@ -1,9 +1,9 @@
-//! The scheduler and the rules through days of traffic, from seeds: arrivals, failures, an operator, crashes, restarts
-//! with other settings, clocks that jump, loads that lag. After each step a judge that shares nothing with the scheduler
-//! looks whether the invariants I8 and I10 to I16 hold, also of ramp, rate and adaptive limit over restarts, and whether what
-//! comes late is dealt with as its destination wants.
+//! The scheduler and the rules over days of seeded random traffic: arrivals, failures, an operator, crashes, restarts
+//! with other settings, clock steps, slow loads. After each step a judge that shares no code with the scheduler
+//! checks the invariants I8 and I10 to I16, also for ramp, rate and adaptive limit over restarts, and whether late
+//! events are handled as their destination is configured.
 //!
-//! `HOLDLINE_SIM_SEEDS` says how many seeds run, `HOLDLINE_SIM_FIRST` from which on. A seed that fails says what it did last.
+//! `HOLDLINE_SIM_SEEDS` is the number of seeds, `HOLDLINE_SIM_FIRST` the first one. A failing seed prints its last steps.
 
 mod adaptive;
 mod courses;
@@ -23,7 +23,7 @@ use world::World;
 
 const SEEDS: u64 = 500;
 
-/// Runs one seed to its end; the number of attempts, or the step at which an invariant did not hold.
+/// Runs one seed to its end; returns the number of attempts, or the step at which an invariant was violated.
 fn run(world: &mut World) -> Result<u64, (usize, Violation)> {
     let steps = world.weather.steps;
     for step in 0..steps {
@@ -33,7 +33,7 @@ fn run(world: &mut World) -> Result<u64, (usize, Violation)> {
     Ok(world.starts)
 }
 
-/// Runs a seed that fails once more, and tells what it did.
+/// Runs a failing seed once more; returns the log of its steps.
 fn story(seed: u64, broken: Break) -> String {
     let mut world = World::new(seed, broken, true);
     let Err((step, Violation { invariant, how })) = run(&mut world) else { return "it does not repeat".to_owned() };
@@ -61,7 +61,7 @@ fn the_invariants_hold_for_every_seed() {
     assert!(attempts > seeds, "something happens in them");
 }
 
-/// Each rule that is broken on purpose is noticed within so many seeds.
+/// Each rule that is broken on purpose must be noticed within this number of seeds.
 const SEEDS_TO_NOTICE: u64 = 300;
 
 #[test]

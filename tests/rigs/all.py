@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Run every rig, one after another, and print one table of what they found.
+"""Run every rig, one after another, and print one table of the results.
 
-`--short` is what a machine checks at each change, some ten minutes; `--long` is what is run before a release, some hours:
-1,000 kills, 150 power cuts each on ext4 and XFS, every call on the data failed, upgrades, millions of events. Each rig has
-its own seed for `--long` from `--seed`; what is printed with a failure runs it again.
+`--short` is for continuous integration and takes about 10 minutes; `--long` is for a release and takes hours: 1,000 kills,
+150 power cuts each on ext4 and XFS, a failure of every call on the data, upgrades, millions of events. `--seed` determines
+the seed of each rig for `--long`; a failure prints the command that reproduces it.
 
 Run, as root: tests/rigs/all.py --short | --long [--seed N] [--only RIG,RIG] [--bin FILE] [--log FOLDER]
-Needs: what the rigs need, which say so where they skip. Exit 0: every promise held or was skipped; 1: not.
+Needs: what the rigs need; a rig that skips prints what is missing. Exit 0: every promise held or was skipped; 1: not.
 """
 import argparse
 import json
@@ -19,11 +19,11 @@ import time
 import common
 
 HERE = pathlib.Path(__file__).resolve().parent
-# No rigs: what they share, and this.
+# Not rigs: the shared modules, and this file.
 OTHERS = ("books.py", "common.py", "samples.py", "all.py")
 COLUMNS = ("n", "seed", "acknowledged", "lost", "duplicated", "out_of_order")
 SHORT_LIMIT_S, LONG_LIMIT_S = 400, 4 * 3600
-# What a rig is run with besides --short; several runs where there are several forms.
+# Arguments of each rig without --short; a list of several runs where the rig has several variants.
 SHORT = {"powercut": [["--fs", "ext4"], ["--fs", "xfs"], ["--expect-loss"]]}
 LONG = {
     "killloop": [["--kills", "1000", "--events-min", "700000"]],
@@ -35,7 +35,7 @@ LONG = {
 def rigs(only):
     names = sorted(path.stem for path in HERE.glob("*.py") if path.name not in OTHERS)
     hidden = set(names) & sys.stdlib_module_names
-    if hidden:      # its folder comes first where modules are looked for
+    if hidden:      # its folder precedes others in the module search path
         raise common.RigError(f"a rig must not have the name of a module of Python's: {', '.join(sorted(hidden))}")
     unknown = set(only or ()) - set(names)
     if unknown:
@@ -48,7 +48,7 @@ def takes(name, option):
 
 
 def run_one(name, arguments, limit, log):
-    """Runs a rig -> (what its last line says, seconds)."""
+    """Runs a rig -> (its last line, parsed; seconds)."""
     begin = time.monotonic()
     try:
         done = subprocess.run([sys.executable, HERE / f"{name}.py", *arguments], stdout=subprocess.PIPE,

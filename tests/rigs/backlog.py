@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Hold a million events, kill the daemon, and see how soon and how small it comes back; then drain and reuse the disk.
+"""Queue a million events, kill the daemon, and measure its start time and memory; then drain the queue and reuse the disk
+space.
 
-Shows: the start does not wait for the backlog, memory does not grow with it, and disk that drained events took is used
-again. The daemon first runs without a destination, so that it holds everything. It is killed with SIGKILL and started
-again: the time to the first 202 and the memory are taken. Then it starts with that destination down, and with another one, for
-which events come: how many a second it gets is told beside what it gets from a daemon for which nothing waits, in turn. Then it
-starts with a destination and drains, and the time until it delivers at its full rate is taken; half as many events again go
-through, for which the data folder must not grow beyond what the backlog took.
+Shows: the start does not wait for the backlog, memory does not grow with it, and disk space of drained events is reused. The
+daemon first runs without a destination address, so that it queues everything. It is killed with SIGKILL and started again:
+the rig measures the time to the first 202 and the memory. Then it starts with that destination down and with another one
+that gets events: their rate is compared with that of a daemon with an empty queue, measured in turn. Then it starts with a
+destination and drains, and the rig measures the time until it delivers at its full rate; half as many events again are
+posted, for which the data folder must not grow over the size of the backlog.
 
 Run: tests/rigs/backlog.py [--short] [--events N] [--start-max S] [--memory-max-mb N] [--bin FILE] [--load-tool FILE]
 Needs: Linux, Python 3.11, the release binary, the benchmark's binary (built if missing), 2 KB of disk an event.
@@ -27,9 +28,9 @@ import time
 import common
 
 MB = 1 << 20
-# What the data folder may grow by: a tenth, or what a store takes when it is empty.
+# Permitted growth of the data folder: a tenth, or the size of an empty store.
 REUSE_SLACK, REUSE_SLACK_MB = 0.1, 32
-# Memory is read until it has settled, since a start may work on for a while after it is ready.
+# Memory is read until it is stable, since a start may continue to work after it is ready.
 MEMORY_WATCH_S = 5.0
 
 
@@ -41,7 +42,7 @@ def make_daemon(binary, workdir, ports, to=None):
 
 
 def post(tool, port, events, source="default"):
-    """Posts so many events -> what the load tool says of it."""
+    """Posts `events` events -> the report of the load tool."""
     done = subprocess.run([str(tool), "load", "--to", f"http://127.0.0.1:{port}/in/{source}", "--events", str(events)],
                           stdout=subprocess.PIPE, text=True)
     if done.returncode:
@@ -50,7 +51,7 @@ def post(tool, port, events, source="default"):
 
 
 def first_acknowledgement(daemon, port):
-    """Starts the daemon -> seconds until it says 202."""
+    """Starts the daemon -> seconds until its first 202."""
     rng = random.Random()
     body = common.make_body(rng, f"first-{rng.getrandbits(64):x}", "call-first", 1, 1100)
 
@@ -66,7 +67,7 @@ def first_acknowledgement(daemon, port):
 
 
 def drain(daemon, limit):
-    """Waits for an empty queue -> seconds, and the depth over time."""
+    """Waits for an empty queue -> seconds, and the queue length over time."""
     begin, depths = time.monotonic(), []
     while not depths or depths[-1][1]:
         depths.append((time.monotonic() - begin, daemon.status()["queue"]["depth"]))
@@ -78,7 +79,8 @@ def drain(daemon, limit):
 
 
 def full_rate_after(depths):
-    """Seconds until half a second goes at nine tenths of the median rate of the whole drain; None of too short a drain."""
+    """Seconds until half a second reaches nine tenths of the median rate of the whole drain; None if the drain is too
+    short."""
     at = lambda moment: next((depth for when, depth in depths if when >= moment), 0)
     end, step = depths[-1][0], 0.5
     rates = [(when, (at(when) - at(when + step)) / step) for when in (n * step for n in range(int(end / step)))]
@@ -89,10 +91,10 @@ def full_rate_after(depths):
 
 
 def beside(binary, tool, workdir, ports, options):
-    """Events per second for another destination: with nothing waiting, and beside one that is down and has the backlog -> two
-    lists, measured in turn."""
+    """Events per second to another destination: with an empty queue, and beside a destination that is down and has the
+    backlog -> two lists, measured in turn."""
     alone, crowded = [], []
-    full = shutil.copytree(workdir / "data", workdir / "full")     # its breaker is to be shut when it drains
+    full = shutil.copytree(workdir / "data", workdir / "full")     # its breaker must be closed for the drain
     for _ in range(options.rounds):
         for folder, rates in ((workdir / "empty", alone), (full, crowded)):
             common.write_config(
@@ -116,7 +118,7 @@ def beside(binary, tool, workdir, ports, options):
 
 
 def until_idle(daemon, limit=60.0):
-    """Waits until what waits has been read ahead, as far as it is: until a second takes less than a tenth of one of CPU."""
+    """Waits until the read-ahead has finished: until one second takes less than a tenth of one CPU."""
     def used():
         user, system = pathlib.Path(f"/proc/{daemon.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

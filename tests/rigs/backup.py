@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Back up a daemon while events come in and go out steadily, restore the copy, and see that nothing acknowledged is missing.
+"""Back up a daemon under a steady load, restore each copy, and check that no acknowledged event is missing.
 
-Events are posted at a steady rate, each for a destination that takes it and for one without an address, so that rows are
-written, rewritten and deleted all the time. Meanwhile `holdline backup` runs again and again. Each copy is
-restored into a folder of its own and verified; every event that was acknowledged before that backup began must be known to a
-daemon on the copy, with those of the held destination waiting, and the sums of the copy must hold. The time that
-acknowledgements took beside a backup is told beside that without one.
+Events are posted at a steady rate, each for a destination that accepts it and for one without an address, so that rows are
+written, rewritten and deleted all the time. Meanwhile `holdline backup` runs repeatedly. Each copy is restored into a folder
+of its own and verified; a daemon on the copy must know every event acknowledged before that backup began, with the events of
+the destination without an address waiting, and the counters of the copy must balance. The rig prints the latency of
+acknowledgements during a backup and without one.
 
 Run: tests/rigs/backup.py [--short] [--rate N] [--seconds N] [--backups N] [--seed N] [--bin FILE]
 Needs: Linux, Python 3.11, the release binary.
@@ -45,7 +45,7 @@ name = "held"
 
 
 def make_daemon(options, workdir, name, ports, sink=None):
-    """A daemon on a folder; without a sink nothing is delivered, so that a copy stays as it is."""
+    """A daemon on a folder; without a sink nothing is delivered, so that a copy does not change."""
     config, data = workdir / f"{name}.toml", workdir / name
     flows = f'url = "http://127.0.0.1:{sink}/flows"' if sink else ""
     config.write_text(CONFIG.format(intake=ports[0], admin=ports[1], data=json.dumps(str(data)), flows=flows))
@@ -53,7 +53,7 @@ def make_daemon(options, workdir, name, ports, sink=None):
 
 
 class Load:
-    """Posts at a steady rate, and keeps each acknowledgement with its time."""
+    """Posts at a steady rate, and records each acknowledgement with its time."""
 
     def __init__(self, port, rate, seed):
         self.port, self.rate, self.rng = port, rate, random.Random(seed)
@@ -83,7 +83,7 @@ class Load:
         await asyncio.gather(*(self.sender(n) for n in range(SENDERS)))
 
     def before(self, moment):
-        """Ids acknowledged before a moment."""
+        """Ids acknowledged before a time."""
         return [event for at, event in self.acknowledged if at < moment]
 
 
@@ -97,7 +97,7 @@ async def command(options, *arguments):
 
 
 async def back_up(options, workdir, daemon, ports, load):
-    """Backups beside the load -> (began, ended, folder) of each."""
+    """Makes backups under load -> (began, ended, folder) of each."""
     made = []
     for n in range(options.backups):
         await asyncio.sleep(options.seconds / (options.backups + 1))
@@ -111,7 +111,7 @@ async def back_up(options, workdir, daemon, ports, load):
 
 
 def judge_copy(options, workdir, n, backup, load):
-    """Restores a backup and asks a daemon on it -> (faults, its events)."""
+    """Restores a backup and starts a daemon on it -> (faults, its events)."""
     began, _, folder = backup
     data = workdir / f"copy-{n}"
     begin = time.monotonic()

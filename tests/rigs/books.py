@@ -1,8 +1,8 @@
-"""What was seen from outside, and what is wrong with it: the ledgers of senders and of a destination with its moods.
+"""Records of what senders and a destination observed, and the check of these records.
 
-Shared by the rigs that disturb the daemon while it works (killloop, longhaul, scarce, clock). A sender posts the next event
-of an interaction only after the one before was acknowledged, and after a cut the same one again. The destination answers
-most with 200 and the others by its dice.
+Shared by the rigs that disturb a running daemon (killloop, longhaul, scarce, clock). A sender posts the next event of an
+interaction only after the previous one was acknowledged, and repeats an event after a cut connection. The destination
+answers most requests with 200 and the others at random.
 """
 import asyncio
 import bisect
@@ -13,21 +13,21 @@ import time
 
 import common
 
-# What may be recorded and not durable while deliveries still begin, as in src/store/write/shared.rs.
+# Maximum number of recorded results that are not durable while deliveries still begin, as in src/store/write/shared.rs.
 BEHIND_MAX = 512
 RETRY_AFTER_S = 1
-# What may pass between our answer and the daemon's reading of it, with two busy cores; and as often as that the time by
-# which this rig itself was late then, since whoever keeps it from its work keeps the daemon from its own.
+# Permitted time between the destination's answer and the daemon's reading of it, with two busy cores; plus LATE_COUNTS times
+# the delay of this rig at that time, since the load that delays the rig delays the daemon, too.
 NOTICE_S = 0.25
 LATE_COUNTS = 3
 FAULTS = {"400": 0.003, "503": 0.02, "cut before answer": 0.01, "cut after answer": 0.005, "slow": 0.02}
-# An answer with Retry-After holds the whole destination for a second: one in so many, and a pause after each.
+# A Retry-After answer blocks the whole destination for a second: one in so many answers, and a pause after each.
 HOLDS_SHARE, HOLDS_PAUSE_S = 0.005, 4.0
 
 
 @dataclasses.dataclass(slots=True)
 class Accepted:
-    """What the sender knows of an event once it was acknowledged."""
+    """An acknowledged event, as the sender knows it."""
     id: str
     digest: str
     interaction: str
@@ -49,11 +49,11 @@ class Receipt:
     dead: bool = False        # answered 400: a dead letter
     redriven: bool = False    # an operator sent it again, so it may be late
     ambiguous: bool = False   # answered 2xx, but the answer may not have arrived
-    unique: bool = True       # no other event of its interaction was being answered
+    unique: bool = True       # no other event of its interaction was in progress
 
 
 class Ledgers:
-    """Everything seen from outside. A life is one start of the daemon, ended by a kill."""
+    """All observations. A life is one run of the daemon, ended by a kill."""
 
     def __init__(self):
         self.accepted = {}
@@ -72,7 +72,7 @@ class Ledgers:
                 self.late.append((time.monotonic(), time.monotonic() - due))
 
     def notice(self, at):
-        """Seconds from `at` after which the daemon must have noticed."""
+        """Seconds after `at` until the daemon must have read an answer."""
         return NOTICE_S + LATE_COUNTS * max((by for when, by in self.late if at - 0.1 < when < at + 1), default=0)
 
     def acknowledge(self, answer, event_id, interaction, n, body):
@@ -80,7 +80,7 @@ class Ledgers:
 
 
 class Receiver:
-    """The destination: answers by its dice, and writes down what came."""
+    """The destination: answers at random, and records the requests."""
 
     def __init__(self, ledgers, rng):
         self.ledgers, self.rng = ledgers, rng
@@ -144,11 +144,11 @@ class Receiver:
 
 
 async def always():
-    """There is always room."""
+    """Always permits the next event."""
 
 
 async def send(port, story, ledgers, stop, room=always):
-    """One sender: posts its story in bursts, each event until it is acknowledged; waits for `room` before each."""
+    """One sender: posts its events in bursts, each until it is acknowledged; waits for `room` before each."""
     sender = common.Sender(port)
     while not stop.is_set():
         await room()
@@ -160,10 +160,10 @@ async def send(port, story, ledgers, stop, room=always):
     sender.close()
 
 
-# ---- the judgement ---------------------------------------------------------------------------------------------
+# ---- the checks ------------------------------------------------------------------------------------------------
 
 def judge_contents(ledgers, faults):
-    """Nothing lost, nothing changed, one key for ever."""
+    """No event is lost or changed, and each has one key."""
     resolved, sequences = set(), {}
     for r in ledgers.receipts:
         if r.resolved:
@@ -182,7 +182,8 @@ def judge_contents(ledgers, faults):
 
 
 def judge_order(ledgers, faults):
-    """Within an interaction: none before the one before it is resolved, none at once, none backwards in a life."""
+    """Within an interaction: no event starts before the previous one is resolved, none overlap, and none go backwards in one
+    life."""
     resolved = collections.defaultdict(int)      # interaction -> counter up to which all are resolved
     done = set()
     latest = {}                                  # (life, interaction) -> (counter, sequence)
@@ -208,7 +209,8 @@ def judge_order(ledgers, faults):
 
 
 def judge_duplicates(ledgers, faults, options):
-    """Delivered again: only after a kill or a cut -> (how many, most for one kill, longest forgotten time)."""
+    """Repeated deliveries: only after a kill or a cut -> (number, most for one kill, longest time whose results were
+    lost)."""
     last, per_kill, count, forgotten_s = {}, collections.Counter(), 0, 0.0
     for r in ledgers.receipts:
         before = last.get(r.event_id)
@@ -231,7 +233,7 @@ def judge_duplicates(ledgers, faults, options):
 
 
 def judge_holds(ledgers, faults):
-    """No request within the time that a `Retry-After` asked for; over a restart if the daemon had time to note it."""
+    """No request before a `Retry-After` has passed; across a restart only if the daemon had time to record it."""
     receipts = iter(ledgers.receipts)
     r = next(receipts, None)
     for at, life in ledgers.holds:
@@ -245,7 +247,7 @@ def judge_holds(ledgers, faults):
 
 
 def judge_pauses(ledgers, faults):
-    """No request while the destination was paused, over kills too."""
+    """No request while the destination was paused, also across kills."""
     for since, until in ledgers.hands.paused:
         first = bisect.bisect_right(ledgers.receipts, since + ledgers.notice(since), key=lambda r: r.at)
         faults["early"] += [f"{r.event_id} came {r.at - since:.3f} s after a pause was answered"
@@ -264,7 +266,7 @@ def judge_sums(ledgers, status, faults):
 
 
 def judge(ledgers, status, options):
-    """All of it; `options` has the bounds -> (faults by title, what judge_duplicates counts)."""
+    """All checks; `options` has the limits -> (faults by title, the result of judge_duplicates)."""
     faults = collections.defaultdict(list)
     judge_contents(ledgers, faults)
     judge_order(ledgers, faults)

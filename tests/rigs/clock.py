@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Step the wall clock by an hour, a day and a year, forth and back, while the daemon runs and between two runs.
+"""Step the wall clock by an hour, a day and a year, forward and back, while the daemon runs and between two runs.
 
-Shows: nothing is lost or stranded, deliveries go on after each step; a delivery is tried again no sooner than its backoff
-says, so nothing storms; no request goes out before a `Retry-After` has passed, also where the daemon is killed and the clock
-stepped, either way, while one stands; order is kept, and nothing is delivered twice but for a kill.
+Shows: no event is lost or stuck, and deliveries continue after each step; a delivery is retried no sooner than its backoff,
+so there is no retry storm; no request is sent before a `Retry-After` has passed, also if the daemon is killed and the clock
+stepped in either direction meanwhile; order is preserved, and an event is delivered twice only after a kill.
 
-How: a library before the C library (shim.c) shifts CLOCK_REALTIME by an offset that the rig writes into a file; the clock
-of the machine stays as it is. Senders post all the while, the destination answers some with 503 and some with 429. Between
-runs the daemon is killed with deliveries waiting; before a year passes they are let through, since they would be too old.
+How: a preloaded library (shim.c) shifts CLOCK_REALTIME by an offset that the rig writes into a file; the clock of the
+machine is not changed. Senders post all the time, and the destination answers some requests with 503 and some with 429.
+Between runs the daemon is killed with deliveries waiting; before a step of a year they are delivered, since they would
+expire.
 
 Run: tests/rigs/clock.py [--short] [--rounds N] [--seed N] [--bin FILE]
 Needs: Linux, Python 3.11, gcc, the release binary. Exit 0: held, or no gcc (which is said); 1: not.
@@ -27,16 +28,16 @@ import common
 HOUR, DAY, YEAR = 3600, 86400, 365 * 86400
 STEPS = (HOUR, -HOUR, DAY, -DAY, YEAR, -YEAR)
 BACKOFF_S, RETRY_AFTER_S = 0.3, 2
-# Deliveries that must get through after a step, and how long they may take.
+# Deliveries that must succeed after a step, and the time limit for them.
 PROGRESS, PROGRESS_LIMIT_S = 60, 20.0
 
 
 class Receiver(books.Receiver):
-    """Answers one in ten with 503, and now and then one with 429."""
+    """Answers one in ten requests with 503, and occasionally one with 429."""
 
     def __init__(self, ledgers, rng):
         super().__init__(ledgers, rng)
-        self.failed = collections.defaultdict(list)     # key -> (time, life) of each answer that is tried again
+        self.failed = collections.defaultdict(list)     # key -> (time, life) of each answer that causes a retry
         self.early = []
         self.ask_to_wait = False
 
@@ -76,7 +77,7 @@ class Rig:
         self.destination = common.Destination(self.receiver.receive, self.receiver.settled)
         self.ports, self.clock = common.free_ports(3), workdir / "clock"
         self.steps = collections.Counter()
-        self.started_at = 0             # the offset at the last start, which is what the daemon goes by
+        self.started_at = 0             # the offset at the last start: the daemon's clock is based on it
         self.gate = asyncio.Event()
         self.posting = 0
         common.write_config(
@@ -106,7 +107,7 @@ class Rig:
             await asyncio.sleep(story.rng.uniform(0.005, 0.03))
 
     async def progress(self, what):
-        """Waits until enough deliveries got through."""
+        """Waits until enough deliveries have succeeded."""
         resolved = lambda: sum(r.resolved for r in self.ledgers.receipts)
         goal, end = resolved() + PROGRESS, time.monotonic() + PROGRESS_LIMIT_S
         while resolved() < goal:
@@ -118,7 +119,7 @@ class Rig:
 
     async def between_runs(self, offset_s):
         """Kills the daemon with deliveries waiting, and starts it at another time."""
-        step_s = offset_s - self.started_at     # what was stepped while it ran comes to light now
+        step_s = offset_s - self.started_at     # steps made during the run take effect now
         self.started_at = offset_s
         self.gate.clear()
         while self.posting:
@@ -127,7 +128,7 @@ class Rig:
             await self.daemon.until_drained(30)
         else:
             self.receiver.ask_to_wait = True
-            await asyncio.sleep(0.6)        # noted, and then it waits over the step
+            await asyncio.sleep(0.6)        # time to record it, then the wait spans the step
         await asyncio.to_thread(self.daemon.kill)
         self.ledgers.kills.append(time.monotonic())
         await self.destination.until_deserted()

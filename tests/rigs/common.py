@@ -1,7 +1,7 @@
-"""What the rigs have in common: the daemon as a process, its configuration, HTTP in both directions, bodies to send.
+"""Shared code of the rigs: the daemon as a process, its configuration, HTTP in both directions, sample bodies.
 
-Python 3.11, standard library only. Nothing here knows how holdline works inside: the rigs speak to the
-release binary as a sender, as a destination and as an operator would.
+Python 3.11, standard library only. Nothing here depends on holdline's internals: the rigs use the release binary as a
+sender, a destination and an operator do.
 """
 import asyncio
 import dataclasses
@@ -23,17 +23,17 @@ READ_LIMIT = 1 << 20
 
 
 class RigError(Exception):
-    """The rig cannot go on; the message says why."""
+    """The rig cannot continue; the message says why."""
 
 
-# ---- where things are ------------------------------------------------------------------------------------------
+# ---- paths -----------------------------------------------------------------------------------------------------
 
 def target_dir():
     return pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
 
 
 def find_binary(given):
-    """The binary under test: what --bin names, or the release build."""
+    """The binary under test: --bin, or the release build."""
     path = pathlib.Path(given) if given else target_dir() / "release" / "holdline"
     if not os.access(path, os.X_OK):
         raise RigError(f"{path} is not there; build it with: cargo build --release")
@@ -41,7 +41,7 @@ def find_binary(given):
 
 
 def find_load_tool(given):
-    """The benchmark's binary, which also serves as load generator and sink (see benches/throughput)."""
+    """The benchmark's binary, which is also the load generator and sink (see benches/throughput)."""
     if given:
         return pathlib.Path(given).resolve()
     built = os.environ.get("HOLDLINE_THROUGHPUT")
@@ -57,7 +57,7 @@ def find_load_tool(given):
 
 
 def free_ports(count):
-    """Ports of 127.0.0.1 that nobody listens on, below the range the kernel takes client ports from."""
+    """Unused ports of 127.0.0.1, below the range of ephemeral ports."""
     lowest = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     ports = []
     while len(ports) < count:
@@ -73,7 +73,7 @@ def free_ports(count):
 
 
 def make_workdir(parent, name):
-    """A new folder on a real disk: under `parent`, else under the target folder."""
+    """A new folder on a real disk: under `parent`, otherwise under the target folder."""
     base = pathlib.Path(parent) if parent else target_dir()
     base.mkdir(parents=True, exist_ok=True)
     path = base / f"rig-{name}-{os.getpid()}"
@@ -83,7 +83,8 @@ def make_workdir(parent, name):
 
 
 def build_shim(workdir):
-    """The library that fails calls and steps clocks (shim.c), built into `workdir` -> its path, None without a compiler."""
+    """Builds the preloaded library that fails calls and steps clocks (shim.c) in `workdir` -> its path, None without a
+    compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if not compiler:
         return None
@@ -93,7 +94,7 @@ def build_shim(workdir):
 
 
 def disk_bytes(folder):
-    """Bytes that the files of a folder take on disk, as `du` counts them."""
+    """Disk space of the files in a folder in bytes, as `du` counts it."""
     total = 0
     for where, _, names in os.walk(folder):
         for name in names:
@@ -126,7 +127,7 @@ def write_config(path, *, intake, admin, data, destination=None, source=None, **
 
 
 class Daemon:
-    """`holdline serve` as a process that can be started, asked and killed again and again on one data folder."""
+    """`holdline serve` as a process that can be started, queried and killed repeatedly on one data folder."""
 
     def __init__(self, binary, arguments, data, admin_port, log, env=None):
         self.command = [str(binary), "serve", *map(str, arguments)]
@@ -149,13 +150,13 @@ class Daemon:
         os.killpg(self.process.pid, number)
 
     def kill(self):
-        """kill -9, and wait until the process is gone."""
+        """kill -9, and waits until the process has ended."""
         if self.process and self.process.poll() is None:
             self.signal(signal.SIGKILL)
             self.process.wait()
 
     def stop(self, timeout=60):
-        """SIGTERM, and its exit code."""
+        """SIGTERM -> the exit code."""
         self.signal(signal.SIGTERM)
         return self.process.wait(timeout)
 
@@ -172,7 +173,7 @@ class Daemon:
         connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=timeout)
         try:
             token = self.data / "admin.token"
-            # one that a rig has damaged is sent as far as a header can hold it
+            # a damaged token is sent without the bytes that a header cannot contain
             known = bytes(b for b in token.read_bytes() if 32 < b < 127) if token.exists() else b""
             headers = {"Authorization": f"Bearer {known.decode()}"} if known else {}
             body = None if wish is None else json.dumps(wish)
@@ -193,7 +194,7 @@ class Daemon:
         return self.ask_json("/v1/status")
 
     def attempts(self, destination="default"):
-        """How attempts ended since the start: outcome -> how often."""
+        """The number of attempts since the start, by outcome."""
         _, text = self.ask("/metrics")
         found = re.findall(r'^holdline_destination_attempts_total\{(.*)\} (\d+)', text.decode(), re.M)
         labels = [(dict(re.findall(r'(\w+)="([^"]*)"', labels)), int(count)) for labels, count in found]
@@ -206,7 +207,7 @@ class Daemon:
             return False
 
     def items(self, path):
-        """Every item of a list of the admin API, page by page."""
+        """Every item of a list of the admin API, over all pages."""
         after = None
         while True:
             page = self.ask_json(f"{path}?limit=500" + (f"&after={after}" if after else ""))
@@ -225,7 +226,7 @@ class Daemon:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def wait_ready(self, timeout=60.0):
-        """Blocks until /readyz says 200 -> the seconds it took."""
+        """Waits until /readyz answers 200 -> seconds."""
         begin = time.monotonic()
         while not self.is_ready():
             self.check_alive()
@@ -238,7 +239,7 @@ class Daemon:
         return await asyncio.to_thread(self.wait_ready, timeout)
 
     async def until_drained(self, timeout):
-        """Waits for an empty queue -> the last status seen, drained or not."""
+        """Waits for an empty queue -> the last status, drained or not."""
         end = time.monotonic() + timeout
         while True:
             self.check_alive()
@@ -249,21 +250,21 @@ class Daemon:
 
 
 class Hands:
-    """What an operator does meanwhile: pauses, opens the breaker, closes intake, redrives, takes backups, reloads.
+    """Actions of an operator: pauses, opens the breaker, closes intake, redrives, takes backups, reloads.
 
-    A destination is left paused or held only for moments; `let_go` undoes all of it. `paused` has the times at which
-    nothing may go out: from the answer to a pause to the wish to resume.
+    A destination stays paused only briefly; `let_go` undoes everything. `paused` has the times at which nothing may be sent:
+    from the answer to a pause to the request to resume.
     """
     ACTS = ("pause", "breaker", "intake", "redrive", "backup", "reload")
 
     def __init__(self, daemon, rng, config, rests=(0.1, 0.8)):
         self.daemon, self.rng, self.config = daemon, rng, pathlib.Path(config)
-        self.rests = rests      # seconds between two acts, at least and at most
+        self.rests = rests      # minimum and maximum of seconds between two actions
         self.done = {act: 0 for act in self.ACTS}
         self.paused = []
 
     async def wish(self, path, wish):
-        """POST; whether it was answered 200. A daemon that is gone or going is no fault."""
+        """POST -> whether it was answered 200. A daemon that is stopping or has ended is no fault."""
         try:
             return (await asyncio.to_thread(self.daemon.ask, path, 10, wish))[0] == 200
         except (OSError, http.client.HTTPException):
@@ -305,14 +306,14 @@ class Hands:
             return False
 
     async def reload(self):
-        """The other one of two configurations."""
+        """Reloads with the other one of two configurations."""
         text = self.config.read_text()
         one, other = 'dedup_window = "60s"', 'dedup_window = "90s"'
         new = self.config.with_suffix(".new")
         new.write_text(text.replace(one, other) if one in text else text.replace(other, one))
         os.replace(new, self.config)
         if not await asyncio.to_thread(self.daemon.is_ready):
-            return False                            # before it is ready, a hangup may be its end
+            return False                            # before it is ready, SIGHUP may end it
         try:
             self.daemon.signal(signal.SIGHUP)
         except ProcessLookupError:
@@ -320,7 +321,7 @@ class Hands:
         return True
 
     async def end(self, task):
-        """Ends the task of `run`; what it was about to ask has then been asked."""
+        """Ends the task of `run` after its current request."""
         task.cancel()
         try:
             await task
@@ -328,7 +329,7 @@ class Hands:
             pass
 
     async def let_go(self, redrive=True):
-        """Whatever holds deliveries is undone, and every dead letter sent again."""
+        """Removes everything that blocks deliveries, and redrives every dead letter."""
         for path, wish in (("/v1/destinations/default/resume", {}), ("/v1/intake/open", {}),
                            *([("/v1/dlq/redrive", {"all": True})] if redrive else []),
                            ("/v1/destinations/default/breaker", {"state": "half_open"})):
@@ -337,7 +338,7 @@ class Hands:
 
 
 def sums_fault(status):
-    """What is wrong with the sums of a status, or None: accepted is delivered, dead, discarded or still there."""
+    """The fault in the counters of a status, or None: accepted = delivered + dead + discarded + still queued."""
     c = status["counters"]
     there = {"delivered": c["delivered"], "dead": status["dlq"]["depth"], "discarded": c.get("discarded", 0),
              "queued": status["queue"]["depth"]}
@@ -372,7 +373,7 @@ def pick_size(rng, smallest, largest):
 
 
 class Story:
-    """The events of one sender: a handful of interactions, each a rising counter, replaced as they end."""
+    """The events of one sender: several interactions, each with an increasing counter, replaced as they end."""
 
     def __init__(self, name, rng, sizes, parallel=8, length=25):
         self.name, self.rng, self.sizes, self.length = name, rng, sizes, length
@@ -399,7 +400,7 @@ class Story:
 
 @dataclasses.dataclass(slots=True)
 class Message:
-    """A request or an answer, read from its first to its last byte."""
+    """A request or an answer, read completely."""
     start: str
     headers: dict
     body: bytes
@@ -426,14 +427,14 @@ CUTS = (ConnectionError, asyncio.IncompleteReadError, OSError)
 
 
 class Sender:
-    """One keep-alive connection to the intake, opened anew after it was cut."""
+    """One keep-alive connection to the intake, reopened after it was cut."""
 
     def __init__(self, port, path="/in/default"):
         self.port, self.path = port, path
         self.reader = self.writer = None
 
     async def post(self, body):
-        """The answer; raises one of CUTS where there was none: the event may or may not have been stored."""
+        """Returns the answer; raises one of CUTS if there was none: the event may or may not have been stored."""
         if self.writer is None:
             self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port, limit=READ_LIMIT)
         try:
@@ -449,7 +450,7 @@ class Sender:
         return answer
 
     async def post_until_accepted(self, body, expect_cuts=True):
-        """Posts the same body until it is acknowledged, as a sender in earnest does -> the acknowledgement's JSON."""
+        """Posts the same body until it is acknowledged, as a real sender does -> the acknowledgement's JSON."""
         while True:
             try:
                 answer = await self.post(body)
@@ -472,7 +473,7 @@ class Sender:
 
 @dataclasses.dataclass(slots=True)
 class Reply:
-    """What a destination does with a request. `cut`: None, "before" (no answer), "after" (answer, then a reset)."""
+    """How a destination answers a request. `cut`: None, "before" (no answer), "after" (answer, then a reset)."""
     status: int
     headers: tuple = ()
     delay: float = 0.0
@@ -480,7 +481,7 @@ class Reply:
 
 
 class Destination:
-    """An HTTP/1.1 server. `receive(request)` decides on a Reply, `settled(request, reply)` hears when it is written."""
+    """An HTTP/1.1 server. `receive(request)` returns a Reply; `settled(request, reply)` is called when it is written."""
 
     def __init__(self, receive, settled):
         self.receive, self.settled = receive, settled
@@ -523,20 +524,20 @@ class Destination:
         return True
 
     def go_away(self):
-        """Takes no more connections and resets those that are open, until `listen` is called again."""
+        """Accepts no connections and resets the open ones, until `listen` is called again."""
         self.server.close()
         for writer in self.writers:
             writer.transport.abort()
 
     async def until_deserted(self):
-        """Waits until every connection is closed: what a dead daemon had sent has been read then."""
+        """Waits until every connection is closed: then everything that a dead daemon had sent has been read."""
         quiet = 0
-        while quiet < 5:        # a connection that the kernel has taken shows only after some turns of the loop
+        while quiet < 5:        # an accepted connection appears only after some turns of the loop
             await asyncio.sleep(0.005)
             quiet = 0 if self.connections else quiet + 1
 
     async def close(self):
-        """Takes no more connections, and waits for the end of those that are open; their clients are gone."""
+        """Accepts no connections, and waits for the end of the open ones; their clients have ended."""
         if self.server:
             self.server.close()
             await asyncio.wait_for(self.until_deserted(), 10)
@@ -545,7 +546,7 @@ class Destination:
 # ---- a rig as a program -----------------------------------------------------------------------------------------
 
 def run_rig(name, run, seed):
-    """Runs a rig to its end -> its exit code: what `run` returns, 1 if it cannot go on. A signal ends it in order."""
+    """Runs a rig to its end -> its exit code: the result of `run`, 1 if it cannot continue. A signal ends it gracefully."""
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         return run()
@@ -561,7 +562,7 @@ def run_rig(name, run, seed):
 # ---- reports ---------------------------------------------------------------------------------------------------
 
 def print_row(**columns):
-    """One table row under its heading."""
+    """Prints one table row under its heading."""
     widths = {name: max(len(name), len(str(value))) for name, value in columns.items()}
     print(" | ".join(name.ljust(widths[name]) for name in columns))
     print("-|-".join("-" * widths[name] for name in columns))
@@ -575,7 +576,7 @@ def print_result(harness, faults_injected, verdict, **counts):
 
 
 def print_table(rows):
-    """Rows (dicts with the same keys) under one heading, as a table of markdown."""
+    """Rows (dicts with the same keys) under one heading, as a Markdown table."""
     if not rows:
         return
     names = list(rows[0])

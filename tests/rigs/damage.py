@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Damage the files of a stopped store, place after place, and see what the daemon makes of it.
+"""Damage the files of a stopped store in one place at a time, and check how the daemon handles it.
 
-One store is made by a life with deliveries, delays, dead letters and what waits behind them. Then, again and again, a
-copy of it is damaged in one place (a flipped bit, a zeroed page, a cut, garbage), mostly in sled's log, now and then in
-any other file, and a daemon is started on it. Either it starts and delivers, or it ends by itself and says what to do;
-then `holdline verify --salvage` makes a new folder, and a daemon is started on that. Shows: no body is delivered that
-was not sent; what was acknowledged is delivered, or dead, or told to be missing; no start hangs, loops or panics.
+One store is made by runs with deliveries, delays, dead letters and events blocked by them. Then a copy of it is repeatedly
+damaged in one place (a flipped bit, a zeroed page, a truncation, garbage), mostly in sled's log, sometimes in any other
+file, and a daemon is started on it. Either it starts and delivers, or it exits and says what to do; then `holdline verify
+--salvage` makes a new folder, and a daemon is started on that. Shows: every delivered body was sent; every acknowledged
+event is delivered, dead, or reported missing; no start hangs, loops or panics.
 
 Run: tests/rigs/damage.py [--short] [--places N] [--seed N] [--bin FILE]
 Needs: Linux, Python 3.11, the release binary.
-Exit 0: it held; 1: something was wrong, lost in silence, or hung.
+Exit 0: it held; 1: a fault, a silent loss, or a hang.
 """
 import argparse
 import asyncio
@@ -29,7 +29,7 @@ PATIENCE = 30.0
 
 
 class Receiver:
-    """A destination that, while `picky`, takes some, refuses some for ever and others for now."""
+    """A destination that, while `picky`, accepts some events and refuses others permanently or temporarily."""
 
     def __init__(self, sent):
         self.sent = sent
@@ -52,7 +52,7 @@ class Receiver:
 
 
 class Bench:
-    """Where everything lies, and a daemon for any data folder of it."""
+    """The folders of the rig, and a daemon for any data folder in them."""
 
     def __init__(self, options):
         self.options = options
@@ -73,12 +73,12 @@ class Bench:
         return self.newest
 
     def end(self):
-        """No daemon is left running, whatever went wrong with it."""
+        """Kills any daemon that is still running."""
         if self.newest.process and self.newest.process.poll() is None:
             self.newest.kill()
 
     async def live(self, data):
-        """Makes the store: a few lives, the last of which ends by a stop or by a kill."""
+        """Makes the store: a few runs, the last of which ends by a stop or by a kill."""
         rng = random.Random(self.options.seed)
         stories = [common.Story(f"s{n}", rng, SIZES, parallel=12, length=12) for n in range(4)]
         for life in range(3):
@@ -103,7 +103,7 @@ class Bench:
 
 
 def harm(rng, data):
-    """Damages one place -> what was done, in words."""
+    """Damages one place -> a description of the damage."""
     files = sorted(p for p in data.rglob("*") if p.is_file() and p.stat().st_size)
     log = data / "queue" / "db"
     file = log if rng.random() < 0.8 else rng.choice(files)
@@ -125,7 +125,7 @@ def harm(rng, data):
 
 
 async def start(daemon):
-    """Starts and waits for it to be ready, or to end -> its exit code, or None where it is ready."""
+    """Starts the daemon and waits until it is ready or ends -> its exit code, None if it is ready."""
     daemon.start()
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
@@ -139,7 +139,7 @@ async def start(daemon):
 
 
 async def delivered(bench, daemon):
-    """Waits until everything has an end -> (ids that are nowhere, how many the daemon says are gone)"""
+    """Waits until every delivery has ended -> (ids that are missing, number that the daemon reports as lost)"""
     end = time.monotonic() + PATIENCE
     while True:
         if daemon.process.poll() is not None:
@@ -151,7 +151,7 @@ async def delivered(bench, daemon):
             raise common.RigError(f"{status['queue']['depth']} still wait after {PATIENCE:.0f} s")
         await asyncio.sleep(0.02)
     dead = await asyncio.to_thread(lambda: {item["sender_id"] for item in daemon.items("/v1/dlq")})
-    # by destination: where even the history of an event is lost, nobody knows where it was to go
+    # by destination: if the history of an event is lost, its destinations are unknown
     for books in status["destinations"]:
         c, waits = books["counters"], books["queue"]["depth"]
         if c["accepted"] != c["delivered"] + c["discarded"] + c["dead"] + waits:
@@ -163,7 +163,7 @@ async def delivered(bench, daemon):
 
 
 async def place(bench, source, seed, taken):
-    """One damaged copy -> (what was done to it, how it went)"""
+    """One damaged copy -> (the damage, the result)"""
     rng = random.Random(seed)
     hit, new = bench.workdir / "hit", bench.workdir / "new"
     for folder in (hit, new):
@@ -203,10 +203,10 @@ async def salvage(bench, hit, new):
         return set(), 0, "nothing to salvage: " + run.stderr.strip().splitlines()[-1][:100]
     numbers = re.search(r"([\d,]+) deliver\w+ that the counters know .* of ([\d,]+) event", run.stdout)
     unaccounted, unidentified = (int(n.replace(",", "")) for n in numbers.groups())
-    # by name, or by number: what comes a second time makes up for others in the count
+    # by name or by number: repeated events compensate others in the count
     named = re.search(r"^missing: ([\d,]+)$", run.stdout, re.M)
     told = max(unaccounted, int(named[1].replace(",", "")) if named else 0) + unidentified
-    # where even the name of the destination is lost, it is configured as the salvage says
+    # if the name of the destination is lost, too, it is configured as the salvage suggests
     lost = re.search(r"configure them as `(.*?)`", run.stdout)
     daemon = bench.daemon(new, lost[1] if lost else "default")
     if (code := await start(daemon)) is not None:
@@ -226,7 +226,7 @@ async def run(options):
         await bench.live(source)
         bench.receiver.picky = False
         taken, n = set(bench.receiver.taken), 0
-        end = time.monotonic() + options.seconds    # making the store takes as long as it takes
+        end = time.monotonic() + options.seconds    # making the store has no time limit
         while n < options.places and time.monotonic() < end:
             n += 1
             try:

@@ -1,4 +1,4 @@
-//! Who may ask the admin API for what: named tokens, the unix socket, and pages of other sites.
+//! Access to the admin API: named tokens, the unix socket, and requests from pages of other sites.
 
 use crate::harness::bench::{Bench, Connection, START, message, request, wait_for};
 use crate::harness::receiver::{Receiver, status};
@@ -56,7 +56,7 @@ async fn a_named_token_allows_what_its_scopes_say() {
 async fn the_socket_owner_needs_no_token_and_the_file_is_removed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("admin.sock");
-    // a dead daemon left it behind
+    // a socket file left by a dead daemon
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let socket = path.clone();
     let mut bench = Bench::with(None, Clock::system(), |s| s.admin.sockets = vec![socket]).await;
@@ -94,7 +94,7 @@ async fn a_page_of_another_site_is_refused() {
     }
 }
 
-/// What the audit says, as caller, words and number, the newest first.
+/// The audit log as (caller, action, number), newest first.
 async fn audit(bench: &Bench) -> Vec<(String, String, u64)> {
     let audit = bench.get("/v1/audit").await;
     let text = |v: &serde_json::Value| v.as_str().unwrap().to_owned();
@@ -106,7 +106,7 @@ fn entry(who: &str, what: &str, count: u64) -> (String, String, u64) {
     (who.to_owned(), what.to_owned(), count)
 }
 
-/// How many commits were made so far.
+/// The number of commits so far.
 async fn commits(bench: &Bench) -> u64 {
     let metrics = bench.admin("GET", "/metrics", b"").await.text();
     let line = metrics.lines().find_map(|l| l.strip_prefix("holdline_commit_seconds_count ")).unwrap().to_owned();

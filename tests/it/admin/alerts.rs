@@ -1,4 +1,4 @@
-//! Alerts as they arrive at a webhook and at a command; and that the shipped rules speak of metrics that there are.
+//! Alerts as a webhook and a command receive them; and every metric that the shipped alert rules name exists.
 
 use crate::harness::bench::{Bench, START, body, destination, let_pass, wait_for};
 use crate::harness::receiver::{Received, Receiver, retry_after, status};
@@ -29,7 +29,7 @@ async fn a_dead_letter_alert_is_retried_until_the_webhook_accepts_it() {
     })
     .await;
     bench.reaches("/queue/depth", 0).await;
-    // what is dead at the first look is no news
+    // dead letters that exist at the first evaluation raise no alert
     wait_for("the facts have been looked at", async || (bench.heartbeat().is_some()).then_some(())).await;
     tokio::time::timeout(Duration::from_secs(30), async {
         for n in 0.. {
@@ -55,7 +55,7 @@ fn message(told: &Received) -> Value {
     serde_json::from_slice(&told.body).unwrap()
 }
 
-/// A daemon whose looks have begun, that tells `hook` of a condition at most once a second.
+/// A daemon whose first evaluation is done, which sends `hook` a message about a condition at most once a second.
 async fn watched(to: &Receiver, hook: &Receiver, clock: Clock, on: Condition) -> Bench {
     let url = hook.url().parse().unwrap();
     let bench = Bench::with(to.to(), clock, |s| {
@@ -93,7 +93,7 @@ async fn a_dead_letter_alert_does_not_resolve() {
     assert_eq!((told["state"].as_str(), told["text"].as_str()), (Some("resolved"), Some(calm)));
 }
 
-/// A dead letter is told to a webhook that is broken; the daemon ends, and the webhook is mended.
+/// A webhook that fails is sent an alert about a dead letter; the daemon ends, and the webhook is repaired.
 async fn told_after_the_next_start(end: impl AsyncFn(&mut Bench)) {
     let receiver = Receiver::start(|_| status(422)).await;
     let mended = Arc::new(AtomicBool::new(false));
@@ -108,7 +108,7 @@ async fn told_after_the_next_start(end: impl AsyncFn(&mut Bench)) {
     bench.open().await;
     let told = wait_for("it is told", async || hook.all().into_iter().nth(tries)).await;
     assert_eq!((&message(&told)["alert"], &message(&told)["count"]), (&json!("dead_letter"), &json!(1)));
-    // a further letter is told by itself: that one is done with
+    // a second dead letter raises an alert of its own: the first one is finished
     let_pass(Duration::from_secs(1)).await;
     bench.accept("k", "2").await;
     let told = hook.received(tries + 2).await;
@@ -165,7 +165,7 @@ async fn a_command_reads_the_message_from_its_standard_input() {
     assert_eq!(message["text"].as_str(), Some("holdline: queue_depth > 2: 3 deliveries wait; see `holdline status`"));
 }
 
-/// Names that begin with `holdline_`, as they stand in a text.
+/// Names in a text that begin with `holdline_`.
 fn names(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.filter(|w| w.starts_with("holdline_")).map(str::to_owned).collect()

@@ -1,5 +1,5 @@
-//! What the API tells of an event and of a destination: where it is, every gate that is shut for it, and nothing that was
-//! never so.
+//! What the API reports about an event and a destination: the location of the event, every blocker that applies, and
+//! no other.
 
 use crate::harness::bench::{Bench, START, request};
 use crate::harness::receiver::{Act, Receiver, held, retry_after, status};
@@ -16,7 +16,7 @@ fn after(time: Duration) -> Value {
     json!(START.after(time).to_string())
 }
 
-/// The gates of a list, in its order.
+/// The blockers of a list, in its order.
 fn gates(list: &Value) -> Vec<&str> {
     list.as_array().unwrap().iter().map(|held| held["blocker"].as_str().unwrap()).collect()
 }

@@ -1,4 +1,5 @@
-//! The admin port under strangers who connect and hold on: health checks and those with a token are answered.
+//! Clients without a token that keep connections to the admin port open: health checks and clients with a token are
+//! still answered.
 
 use crate::harness::bench::{Bench, Connection, body, message, request, wait_for};
 use crate::harness::receiver::{Receiver, status};
@@ -9,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UnixStream};
 
-/// The fewest that can be configured.
+/// The minimum of the setting.
 const CONNECTIONS: usize = 32;
 
 async fn bench(to: Option<String>, change: impl FnOnce(&mut Settings)) -> Bench {
@@ -46,7 +47,7 @@ async fn i19_idle_strangers_do_not_exhaust_the_admin_port() {
         let mut held = Vec::new();
         for n in 0..3 * CONNECTIONS {
             let mut connection = TcpStream::connect(bench.admin).await.unwrap();
-            // as much as the peer takes; it may stop reading
+            // sends as much as the peer reads; it may stop reading
             let _ = tokio::time::timeout(Duration::from_millis(100), connection.write_all(&bytes)).await;
             held.push(connection);
             if n % CONNECTIONS == CONNECTIONS - 1 {
@@ -75,7 +76,7 @@ async fn i19_idle_strangers_do_not_exhaust_the_unix_socket() {
     assert!(answer.starts_with("HTTP/1.1 200 "), "its own user needs no token: {answer}");
 }
 
-/// A daemon with 200 dead letters of 100 kB, far more than sockets and buffers hold.
+/// A daemon with 200 dead letters of 100 kB each, far more than sockets and buffers can take.
 async fn with_letters(change: impl FnOnce(&mut Settings)) -> (Bench, Receiver) {
     let receiver = Receiver::start(|_| status(400)).await;
     let bench = bench(receiver.to(), change).await;
@@ -120,7 +121,7 @@ async fn a_long_authenticated_stream_continues_while_it_is_read() {
 async fn an_authenticated_client_that_reads_nothing_is_closed() {
     let (bench, _receiver) = with_letters(|s| s.admin.write_timeout = Duration::from_millis(200)).await;
     let mut stream = export(&bench).await;
-    // what was given up is not known before something is read, and what lies in between is only the beginning
+    // the client notices the closed connection only when it reads, after the data that is already buffered
     wait_for("it is given up", async || {
         let inuse = bench.admin("GET", "/healthz", b"").await;
         assert_eq!(inuse.status, 200);
@@ -133,7 +134,7 @@ async fn an_authenticated_client_that_reads_nothing_is_closed() {
     assert!(!all.ends_with(b"0\r\n\r\n"), "cut off: {}", all.len());
 }
 
-/// Requests with a token fill no more than their part: health checks find room.
+/// Requests with a token fill no more than their share: health checks are still answered.
 #[tokio::test]
 async fn i19_streams_with_a_token_leave_room_for_health_checks() {
     let (bench, _receiver) = with_letters(|s| s.admin.write_timeout = Duration::from_secs(3600)).await;

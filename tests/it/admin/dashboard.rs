@@ -1,12 +1,12 @@
-//! The dashboard: nothing but its own style and script can run in it, and it needs nothing from elsewhere. That each of
-//! its buttons works is shown by `tests/rigs/dashboard.py` in a browser.
+//! The dashboard: only its own styles and scripts can run in it, and it loads nothing from other hosts.
+//! `tests/rigs/dashboard.py` shows in a browser that each button works.
 
 use crate::harness::bench::{Bench, request};
 use base64::Engine;
 use holdline::delivery::Reason;
 use sha2::{Digest, Sha256};
 
-/// What stands between two texts, each time.
+/// Every text between `open` and `close`.
 fn between<'a>(text: &'a str, open: &str, close: &str) -> Vec<&'a str> {
     text.split(open).skip(1).map(|rest| rest.split(close).next().unwrap()).collect()
 }
@@ -58,7 +58,7 @@ async fn the_page_loads_nothing_and_renders_data_as_text() {
     }
     let links: Vec<&str> = between(&markup, "href=\"", "\"");
     assert!(links.iter().all(|l| l.starts_with('#') || *l == "data:,"), "{links:?}");
-    let elsewhere = page.replace("http://www.w3.org/2000/svg", ""); // the name of a kind of element, never fetched
+    let elsewhere = page.replace("http://www.w3.org/2000/svg", ""); // an XML namespace, never fetched
     assert!(!elsewhere.contains("http://") && !elsewhere.contains("https://"));
 }
 

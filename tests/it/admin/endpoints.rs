@@ -1,4 +1,4 @@
-//! The admin API: who may ask, what is shown, what is changed, and that nothing asked is ignored.
+//! The admin API: who may call it, what it shows, what it changes, and that it ignores no parameter.
 
 use crate::harness::bench::{Bench, START, body, destination, request, source, wait_for};
 use crate::harness::receiver::{Act, Receiver, held, status};
@@ -27,7 +27,7 @@ const GUARDED: [(&str, &str); 13] = [
     ("DELETE", "/v1/status"),
 ];
 
-/// One event in each state a delivery can be in, by name; and the receiver, which holds one of them.
+/// One event in each state a delivery can have, by the state's name; and the receiver, which has one of them in flight.
 struct Zoo {
     bench: Bench,
     receiver: Receiver,
@@ -87,12 +87,12 @@ async fn every_path_but_the_health_checks_requires_the_token() {
         Some(&right[..right.len() - 1]),
     ];
     for (method, path) in GUARDED {
-        bench.clock.advance(Duration::from_secs(600)); // earlier wrong tokens are forgotten
+        bench.clock.advance(Duration::from_secs(600)); // the limit on wrong tokens counts only recent ones
         for given in wrong {
             let headers: Vec<(&str, &str)> = given.map(|value| ("Authorization", value)).into_iter().collect();
             let reply = request(bench.admin, method, path, &headers, b"{\"all\": true}").await;
             if method == "DELETE" && reply.status == 405 {
-                continue; // no such thing, with a token or without
+                continue; // not found, with or without a token
             }
             assert_eq!((reply.status, reply.code().as_str()), (401, "unauthorized"), "{method} {path} {given:?}");
             assert_eq!(reply.header("www-authenticate"), Some("Bearer"));
@@ -270,7 +270,7 @@ async fn i24_the_status_adds_up_and_metrics_say_the_same() {
     zoo.receiver.release(1);
     zoo.bench.becomes(&zoo.ids["in_flight"], "delivered").await;
     zoo.bench.restart().await;
-    // what lies in pages is read after the start
+    // after the start, deliveries in pages are read with a delay
     let s =
         wait_for("the backlog is read", async || Some(zoo.bench.status().await).filter(|s| s["queue"]["blocked"] == 1))
             .await;
@@ -420,7 +420,7 @@ async fn pages_of_a_list_are_complete_during_changes() {
         let page = bench.get(&format!("/v1/events?limit=4&after={after}")).await;
         assert!(ids(&page).len() <= 4);
         seen.extend(ids(&page).into_iter().map(str::to_owned));
-        // new ones come and old ones go meanwhile
+        // meanwhile events are accepted and delivered
         bench.accept("k0", &format!("later {round}")).await;
         round += 1;
         match page["next"].as_str() {

@@ -1,4 +1,4 @@
-//! Lists hold no bodies: their pages are bounded by bytes, and what is long in an entry is told as a whole only of a single one.
+//! Lists contain no bodies: their pages are bounded in bytes, and long fields are shown in full only for a single entry.
 
 use crate::harness::bench::Bench;
 use crate::harness::receiver::{Act, Receiver};
@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// What the destination says to each event: as much of it is kept.
+/// Length of the destination's response to each event; all of it is stored.
 const SAID: usize = 1000;
 
 fn says(status: u16) -> Act {
     Act::Answer { status, headers: Vec::new(), body: "s".repeat(SAID).into_bytes() }
 }
 
-/// Every item of a list, page by page, and the longest page in bytes.
+/// Every item of a list, over all pages, and the length of the longest page in bytes.
 async fn all(bench: &Bench, path: &str) -> (Vec<Value>, usize) {
     let (mut items, mut longest, mut after) = (Vec::new(), 0, String::new());
     loop {
@@ -70,7 +70,7 @@ async fn a_list_shortens_attempts_and_a_single_entry_has_all() {
     let single = bench.get(&format!("/v1/dlq/{id}")).await;
     assert_eq!(numbers(&single), [1, 2, 3, 4, 5]);
     assert_eq!(single["attempts"][4]["answer"], "s".repeat(SAID));
-    // the body is read where it is asked for, and exported
+    // the body is returned by its own path, and by the export
     let body = bench.admin("GET", &format!("/v1/events/{id}/body"), b"").await;
     assert_eq!(body.json(), bench.admin("GET", &format!("/v1/dlq/{id}/body"), b"").await.json());
     let exported = bench.admin("GET", "/v1/dlq/export", b"").await.json();

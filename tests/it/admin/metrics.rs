@@ -1,4 +1,4 @@
-//! The metrics: that they tell all that the status tells, and the same.
+//! The metrics show every number of the status, with the same value.
 
 use crate::harness::bench::{Bench, START, body, destination, source};
 use crate::harness::receiver::{Receiver, held, status};
@@ -7,8 +7,8 @@ use holdline::rules::backoff::Jitter;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Each field of the status that has a metric, and its name. A field that is added to the status belongs here, with its
-/// metric, or among the words below.
+/// Each field of the status that has a metric, and the metric's name. A new field of the status must be added here
+/// with its metric, or to `WORDS` below.
 const METRICS: [(&str, &str); 82] = [
     ("version", "build_info"),
     ("state", "state"),
@@ -95,7 +95,7 @@ const METRICS: [(&str, &str); 82] = [
     ("", "source_idle_seconds"),
 ];
 
-/// Fields that are free text, or the id of an event: no metric has a label for them.
+/// Fields that are free text or the id of an event: no metric has a label for them.
 const WORDS: [&str; 8] = [
     "disk.mode",
     "disk.path",
@@ -147,7 +147,7 @@ async fn each_field_of_the_status_has_a_metric() {
     for (field, metric) in METRICS {
         assert!(types.contains_key(metric), "{metric}, for {field}, is not among {types:?}");
     }
-    // what only grows is a counter
+    // a value that never decreases is a counter
     for metric in ["destination_delivered", "destination_accepted", "destination_discarded", "dlq_over_limit_found"] {
         assert_eq!(types[metric], "counter", "{metric}");
     }
@@ -159,7 +159,7 @@ fn value(text: &str, series: &str) -> f64 {
     line.unwrap_or_else(|| panic!("{series} is not there\n{text}")).parse().unwrap()
 }
 
-/// Deliveries in all states, one destination paused and one whose breaker is open.
+/// Deliveries in all states, one paused destination, and one destination with an open breaker.
 async fn zoo() -> (Bench, Receiver) {
     let receiver = Receiver::start(|r| match r.interaction() {
         "dead" => status(422),
@@ -205,7 +205,7 @@ async fn status_and_metrics_agree() {
         let pointer = format!("/{}", field.replace("[]", "/0").replace('.', "/"));
         let Some(told) = status.pointer(&pointer) else { continue };
         let told = told.as_f64().or_else(|| told.as_bool().map(|is| f64::from(u8::from(is))));
-        // other programs take room on the disk, too; refusals have a test of their own (`senders`)
+        // other programs use disk space, too; refusals have a test of their own (`senders`)
         let is_elsewhere = ["disk.", "rates.", "sources"].iter().any(|start| field.starts_with(start));
         let Some(told) = told.filter(|_| !is_elsewhere) else { continue };
         let told = if field.ends_with("_ms") { told / 1000.0 } else { told };

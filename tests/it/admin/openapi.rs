@@ -1,10 +1,10 @@
-//! The document of the API, held against the API itself.
+//! The document of the API, compared with the API itself.
 
 use crate::harness::bench::{Bench, request};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-/// Method, path and whether a token is wanted, of everything in the document.
+/// Method, path, and whether a token is required, for each operation of the document.
 fn operations(document: &Value) -> Vec<(String, String, bool)> {
     let mut all = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
@@ -16,7 +16,7 @@ fn operations(document: &Value) -> Vec<(String, String, bool)> {
     all
 }
 
-/// A path with something in each of its parts.
+/// A path with a value for each of its parameters.
 fn filled(path: &str) -> String {
     path.replace("{id}", "019a2b3c-4d5e-7000-8000-000004000000").replace("{name}", "default").replace("{key}", "k")
 }
@@ -42,7 +42,7 @@ async fn every_documented_path_exists_with_its_documented_guard() {
     }
 }
 
-/// Routes are added in one way only: with their documentation.
+/// Every route is added together with its documentation.
 #[test]
 fn every_path_is_documented() {
     let admin = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/admin");

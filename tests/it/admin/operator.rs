@@ -1,4 +1,5 @@
-//! What an operator changes through the admin API, what is noted of it, and what is noted of the daemon's own life.
+//! An operator's changes through the admin API, the audit entries about them, and the entries about the daemon's own
+//! starts and stops.
 
 use crate::harness::bench::{Bench, START, body, wait_for};
 use crate::harness::receiver::{Act, Receiver, held, status};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// A daemon by a clock that stands, whose destination fails until it is mended.
+/// A daemon with a manual clock whose destination fails until it is repaired.
 async fn failing() -> (Bench, Receiver, Arc<AtomicBool>) {
     let mended = Arc::new(AtomicBool::new(false));
     let mended_too = mended.clone();
@@ -173,7 +174,7 @@ async fn a_closed_intake_stays_closed_over_a_restart_until_its_time() {
     }
 }
 
-/// The gaps as (reason, whether it is over, refused), the newest first.
+/// The outages as (reason, whether it is over, refused), newest first.
 async fn outages(bench: &Bench) -> Vec<(String, bool, u64)> {
     let outages = bench.get("/v1/outages").await;
     let items = outages["items"].as_array().unwrap().iter();

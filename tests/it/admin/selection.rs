@@ -1,4 +1,4 @@
-//! What a change is about: one event for one destination. Nothing else goes, whatever is dead, waits or dies beside it.
+//! A change applies to one event for one destination. It affects no other delivery, dead or waiting.
 
 use crate::harness::bench::{Bench, START, destination};
 use crate::harness::process::Process;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 const THREE: [&str; 3] = ["default", "erp", "wall"];
 
-/// Two events, each dead for three destinations.
+/// Two events, each a dead letter of three destinations.
 async fn dead_for_three() -> (Bench, Vec<Receiver>, Vec<String>) {
     let mut receivers = Vec::new();
     for _ in THREE {
@@ -24,7 +24,7 @@ async fn dead_for_three() -> (Bench, Vec<Receiver>, Vec<String>) {
     (bench, receivers, ids)
 }
 
-/// The dead letters there are, as they are named.
+/// The names of the dead letters.
 async fn dead_letters(bench: &Bench) -> Vec<String> {
     let list = bench.get("/v1/dlq").await;
     let name = |l: &Value| format!("{}/{}", l["id"].as_str().unwrap(), l["destination"].as_str().unwrap());

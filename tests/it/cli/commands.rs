@@ -1,4 +1,4 @@
-//! The command line: the real binary against a real daemon, what it prints and how it ends.
+//! The command line: the real binary against a real daemon, its output and its exit codes.
 
 use crate::harness::bench::{body, request, wait_for};
 use crate::harness::process::{Process, Ran, run};
@@ -12,7 +12,7 @@ fn parsed(ran: &Ran) -> Value {
     serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {ran:?}"))
 }
 
-/// It ended with this code, and each of these stands in what it printed.
+/// Asserts the exit code, and that the output contains each of these texts.
 fn says(ran: &Ran, code: i32, words: &[&str]) {
     assert_eq!(ran.code, code, "{ran:?}");
     for word in words {
@@ -299,7 +299,7 @@ async fn every_filter_of_the_api_has_a_flag() {
     for (path, command) in [("/v1/events", "events"), ("/v1/dlq", "dlq")] {
         let help = run(process.folder.path(), &[command, "list", "--help"]).await.out;
         for parameter in document["paths"][path]["get"]["parameters"].as_array().unwrap() {
-            // whoever lists dead letters means dead ones
+            // a list of dead letters selects by state already
             let name = parameter["name"].as_str().unwrap();
             let wanted = format!("--{name} ");
             assert!(help.contains(&wanted) || (command, name) == ("dlq", "state"), "{command} {wanted}\n{help}");

@@ -1,4 +1,4 @@
-//! How commands find the daemon and its files, and that what they tell to do works as it stands.
+//! How commands find the daemon and its files; and the commands that messages suggest work as printed.
 
 use crate::harness::bench::wait_for;
 use crate::harness::process::{Process, Ran, pasted, run, run_with};
@@ -53,7 +53,7 @@ async fn suggested_commands_work_as_pasted() {
     says(&pasted(elsewhere.path(), &told[1]).await, 0, &["1 dead letter queued again"]);
     wait_for("it died again", async || (receiver.count() == 2).then_some(())).await;
     process.has_dead(1).await;
-    // by the address and the token alone
+    // with only the address and the token
     let (admin, token) = (format!("http://{}", process.admin), process.folder.path().join("data/admin.token"));
     let flags = ["--admin", admin.as_str(), "--token-file", token.to_str().unwrap()];
     let told = commands(&run(elsewhere.path(), &[&["status"] as &[&str], &flags].concat()).await);
@@ -63,7 +63,7 @@ async fn suggested_commands_work_as_pasted() {
     }
 }
 
-/// Documents, and the sources without their comments.
+/// The documents, and the sources without their comments.
 fn texts() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut texts = Vec::new();
@@ -106,7 +106,7 @@ fn every_command_in_texts_and_documents_exists() {
             let bare = line.split_whitespace().count() <= 3 && !line.contains(" -");
             match Cli::try_parse_from(words).map_err(|error| error.kind()) {
                 Ok(_) => {}
-                // the name of a command, which nobody pastes
+                // the bare name of a command, which nobody pastes
                 Err(kind) if bare && kind != ErrorKind::InvalidSubcommand && kind != ErrorKind::UnknownArgument => {}
                 Err(kind) => faults.push(format!("{file}: `{quoted}`: {kind:?}")),
             }
@@ -118,7 +118,7 @@ fn every_command_in_texts_and_documents_exists() {
 
 const SECRET: &str = "a-secret-of-this-site-0123456789";
 
-/// A configuration in a folder of its own; its path from `folder`.
+/// Writes a configuration into a folder of its own; returns its path relative to `folder`.
 fn beside(folder: &Path, lines: &str) -> String {
     let place = folder.join("etc");
     std::fs::create_dir_all(&place).unwrap();
@@ -138,7 +138,7 @@ async fn a_relative_path_counts_from_the_folder_of_the_configuration() {
     says(&run(folder.path(), &["check", "--config", &config]).await, 0, &["ok (1 source, 1 destination)"]);
     let settings = holdline::config::load(&folder.path().join(&config)).unwrap();
     assert_eq!(settings.store.path, Path::new("data"), "data stays where it is: in the working directory");
-    // where it lies in the folder of the command instead, nobody finds it
+    // the file is not looked for in the working directory of the command
     std::fs::rename(folder.path().join("etc/keys"), folder.path().join("keys")).unwrap();
     std::fs::write(folder.path().join("one.json"), "{}").unwrap();
     for command in [&["check"] as &[&str], &["serve"], &["doctor"], &["send", "one.json"]] {

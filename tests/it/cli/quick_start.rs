@@ -1,4 +1,4 @@
-//! The quick start of README: its commands, run as they stand there.
+//! The quick start of README: runs its commands exactly as written.
 
 use crate::harness::bench::wait_for;
 use crate::harness::process::{BINARY, free_address};
@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The first block of shell commands below the heading; the build has been made already.
+/// The first block of shell commands below the heading, without the build, which has been done already.
 fn commands() -> String {
     let readme = std::fs::read_to_string(format!("{ROOT}/README.md")).unwrap();
     let (_, below) = readme.split_once("\n## Quick start\n").expect("README has a quick start");
@@ -18,10 +18,10 @@ fn commands() -> String {
     lines.filter(|line| !line.starts_with("cargo ")).map(|line| format!("{line}\n")).collect()
 }
 
-/// A shell that runs the commands with free ports in place of the usual ones.
+/// A shell that runs the commands with free ports instead of the usual ones.
 ///
-/// Two programs on its path stand for the slowness of a person: `sleep` waits until the daemon is ready, and a list of events
-/// comes when one has been delivered.
+/// Two programs on its path replace the pauses of a person: `sleep` waits until the daemon is ready, and the list of
+/// events is printed only after one has been delivered.
 struct Shell {
     child: Child,
     folder: tempfile::TempDir,

@@ -1,4 +1,4 @@
-//! `holdline receive` as the destination of a real daemon: what it prints, and how it fails on purpose.
+//! `holdline receive` as the destination of a real daemon: what it prints, and the failures it simulates.
 
 use crate::harness::bench::wait_for;
 use crate::harness::process::{Process, free_address, run, run_with};
@@ -61,7 +61,7 @@ async fn failed_attempts_are_printed_as_json_and_made_again() {
     while delivered.len() < accepted.len() {
         let request: Value = serde_json::from_str(&receive.line()).unwrap();
         let id = request["event_id"].as_str().unwrap().to_owned();
-        // attempts before the receiver listened count too
+        // attempts made before the receiver listened count, too
         let attempt = request["attempt"].as_u64().unwrap();
         assert!(attempts.insert(id.clone(), attempt).is_none_or(|earlier| earlier < attempt), "{request}");
         requests += 1;

@@ -1,4 +1,4 @@
-//! Answers as servers really write them: how long they ask to be left alone, in every form, and heads that bend the grammar.
+//! Responses as real servers write them: `Retry-After` in every form, and response heads that violate the grammar.
 
 use crate::harness::bench::{Bench, START, let_pass, wait_for};
 use crate::harness::receiver::{Act, Receiver, status};
@@ -9,10 +9,10 @@ use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
-/// Long enough for a request that should not come to come.
+/// Long enough to see that an unexpected request does not arrive.
 const A_WHILE: Duration = Duration::from_millis(50);
 
-/// The first attempt of an event, which has failed for now.
+/// The first attempt of an event, which has failed temporarily.
 async fn failed(bench: &Bench, id: &str) -> Value {
     bench.becomes(id, "delayed").await;
     let path = format!("/v1/events/{id}");
@@ -24,7 +24,8 @@ fn raw(head: &str) -> Act {
     Act::Raw(format!("{head}\r\nContent-Length: 0\r\n\r\n").into_bytes())
 }
 
-/// Each head asks for 30 s and its milliseconds, whatever the clock of its server says. The clock stands at 2027-01-15T08:00:00Z.
+/// Each head asks for 30 s and some milliseconds, independent of the server's clock. The manual clock is at
+/// 2027-01-15T08:00:00Z.
 #[tokio::test]
 async fn i12_a_destination_is_not_called_within_its_retry_after() {
     let moment_s = START.0 / 1000 + 30;
@@ -61,8 +62,8 @@ async fn i12_a_destination_is_not_called_within_its_retry_after() {
     }
 }
 
-/// Heads that bend the grammar, but whose status can be read: the event was taken, and is not sent again. None of their
-/// connections is used again.
+/// Heads that violate the grammar but have a readable status: the event was accepted and is not sent again. None of
+/// their connections is reused.
 #[tokio::test]
 async fn a_status_that_can_be_read_decides() {
     let many: String = (0..200).map(|n| format!("X-{n}: y\r\n")).collect();
@@ -84,7 +85,7 @@ async fn a_status_that_can_be_read_decides() {
         "HTTP/1.1 200\r\nContent-Length: 2\r\n\r\nok".to_owned(),
         format!("HTTP/1.1 200 OK\r\n{many}Content-Length: 2\r\n\r\nok"),
     ];
-    // the last two keep to the rules
+    // the last two follow the rules
     let used_again = 2;
     let answers = heads.clone();
     let receiver = Receiver::start(move |r| match r.interaction().parse::<usize>() {
@@ -108,7 +109,7 @@ async fn a_status_that_can_be_read_decides() {
     assert_eq!(receiver.count(), heads.len(), "each was sent once");
 }
 
-/// A bent head says what a straight one says, also where it comes in pieces.
+/// A malformed head means the same as the correct one, also when it arrives in pieces.
 #[tokio::test]
 async fn retry_after_in_a_lenient_head_is_obeyed() {
     let receiver = Receiver::start(|r| match r.n {
@@ -132,7 +133,7 @@ async fn retry_after_in_a_lenient_head_is_obeyed() {
     assert_eq!(bench.get("/v1/destinations/default").await["blocked_by"][0]["until"], until);
 }
 
-/// Where the body's end is in doubt, so is whose answer this is.
+/// Where the end of the body is ambiguous, so is the request that the next response belongs to.
 #[tokio::test]
 async fn an_answer_with_ambiguous_framing_is_a_failure() {
     let answers = [
@@ -143,7 +144,7 @@ async fn an_answer_with_ambiguous_framing_is_a_failure() {
         "HTTP/1.1 OK\r\n\r\nok",
         "220 mail.internal ESMTP\r\n",
     ];
-    // it keeps the connection open, and yet is not waited for
+    // it keeps the connection open, but holdline does not wait for it
     let receiver =
         Receiver::start(move |r| Act::Bytes(answers[r.interaction().parse::<usize>().unwrap()].into())).await;
     let bench = Bench::with(receiver.to(), Clock::manual(START), |s| {

@@ -1,4 +1,4 @@
-//! Delivery: what goes out, in which order, how often, when, and where it ends.
+//! Delivery: what is sent, in which order, how often, when, and how it ends.
 
 use crate::harness::bench::{Bench, START, body, destination, let_pass, read_message, wait_for};
 use crate::harness::receiver::{Act, Received, Receiver, held, retry_after, status};
@@ -16,21 +16,21 @@ use tokio::sync::Semaphore;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
-/// Long enough for a request that should not come to come.
+/// Long enough to see that an unexpected request does not arrive.
 const A_WHILE: Duration = Duration::from_millis(80);
 
 fn manual() -> Clock {
     Clock::manual(START)
 }
 
-/// Waits of exactly 1, 2, 4 ... seconds.
+/// Retry delays of exactly 1, 2, 4 ... seconds.
 fn exact(settings: &mut Settings) {
     for destination in &mut settings.destinations {
         destination.retry.jitter = Jitter::None;
     }
 }
 
-/// Tries again at once.
+/// Retries immediately.
 fn eager(settings: &mut Settings) {
     for destination in &mut settings.destinations {
         destination.retry.base = 5 * MS;
@@ -38,7 +38,7 @@ fn eager(settings: &mut Settings) {
     }
 }
 
-/// Each request of an interaction began after the one before had ended, and in order of sequence.
+/// Asserts that each request of an interaction began after the previous one had ended, in order of sequence.
 fn in_order(all: &[Received]) {
     let mut by_interaction = std::collections::HashMap::<&str, Vec<&Received>>::new();
     for received in all {
@@ -129,7 +129,7 @@ async fn a_destination_gets_its_credentials() {
 
 #[tokio::test]
 async fn i13_i14_an_interaction_goes_one_by_one_and_blocks_no_other() {
-    // the first of `slow` is held; everything fails once
+    // the first event of `slow` stays in flight; everything fails once
     let receiver = Receiver::start(|r| match (r.interaction(), r.attempt()) {
         ("slow", 1) if r.sequence() == 1 => held(status(200)),
         (_, 1) => status(503),
@@ -278,7 +278,7 @@ async fn a_refusal_of_content_is_permanent_and_no_redirect_is_followed() {
         bench.accept(&n.to_string(), &n.to_string()).await;
     }
     bench.reaches("/dlq/depth", 7).await;
-    receiver.received(10).await; // then the breaker is open
+    receiver.received(10).await; // after these the breaker is open
     assert_eq!(elsewhere.count(), 0);
     for dead_letter in bench.get("/v1/dlq").await["items"].as_array().unwrap() {
         assert_eq!(
@@ -309,7 +309,7 @@ async fn i11_attempts_are_bounded_also_over_crashes_and_each_is_recorded() {
     for n in 1..=2 {
         bench.becomes(&id, "delayed").await;
         wait_for("it is on disk", async || (bench.status().await["queue"]["depth"] == 1).then_some(())).await;
-        bench.sound().await; // makes a commit of everything before it
+        bench.sound().await; // commits everything recorded before it
         bench.crash();
         bench.open().await;
         bench.clock.advance(n * SECOND);
@@ -332,7 +332,7 @@ async fn i11_attempts_are_bounded_also_over_crashes_and_each_is_recorded() {
     bench.sound().await;
 }
 
-/// Answers the first request with this `Retry-After` and 429, and all others well.
+/// Answers the first request with 429 and this `Retry-After`, and all others with success.
 async fn limited(value: String) -> (Receiver, Bench) {
     let receiver = Receiver::start(move |r| if r.n == 0 { retry_after(429, &value) } else { status(200) }).await;
     let bench = Bench::with(receiver.to(), manual(), exact).await;
@@ -446,7 +446,7 @@ async fn i12_retry_after_applies_to_every_kind_of_answer() {
     bench.reaches("/counters/delivered", 3).await;
 }
 
-/// Answers each request with this head at once and with `ok` as its body when it is let.
+/// Answers each request with this head at once, and sends the body `ok` when the semaphore allows it.
 async fn slow_body(head: &'static str) -> (String, Arc<Semaphore>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (url, let_on) = (format!("http://{}/", listener.local_addr().unwrap()), Arc::new(Semaphore::new(0)));
@@ -482,7 +482,7 @@ async fn i12_a_retry_after_applies_once_from_the_head_of_its_answer() {
         let until = START.after(4 * SECOND + MS).to_string();
         let hold = json!([{"blocker": "retry_after", "until": until, "reason": reason, "set_by": "destination"}]);
         let shown = async |bench: &Bench| bench.get("/v1/destinations/default").await["blocked_by"].clone();
-        // the scheduler hears of it when the body has come
+        // the scheduler learns the outcome after the body has arrived
         bench.reaches("/queue/in_flight", 1).await;
         let_pass(A_WHILE).await;
         bench.clock.advance(500 * MS);
@@ -510,7 +510,7 @@ async fn i16_a_clock_set_back_strands_nothing() {
     bench.sound().await;
 }
 
-/// One event of `k` is refused; those behind it are fine. Redrives come through.
+/// One event of `k` is refused; those after it are accepted. Redriven events succeed.
 async fn with_a_dead_letter(mode: OnDeadLetter) -> (Receiver, Bench, [String; 3]) {
     let receiver = Receiver::start(|r| match (r.sequence(), r.attempt()) {
         (1, 1) => held(status(400)),

@@ -1,4 +1,4 @@
-//! Connections to destinations that close them, silently or as announced, and names that lead to another address.
+//! Connections that the destination closes, silently or as announced; and host names whose address changes.
 
 use crate::harness::authority::{Authority, TlsFront, Until};
 use crate::harness::bench::{Bench, START, let_pass, read_message, wait_for};
@@ -14,26 +14,26 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 const MS: Duration = Duration::from_millis(1);
-/// Long enough for a request that should not come to come.
+/// Long enough to see that an unexpected request does not arrive.
 const A_WHILE: Duration = Duration::from_millis(80);
 
-/// What is done with a request.
+/// How the server handles a request.
 #[derive(Clone, Copy, Debug)]
 enum Act {
     /// 200 with this line.
     Answer(&'static str),
-    /// The connection is closed this long after the answer, whatever has come meanwhile.
+    /// Closes the connection this long after the response, whatever it has received meanwhile.
     AnswerAndClose(Duration),
-    /// Nothing is answered.
+    /// Closes the connection without a response.
     Close,
     Reset,
-    /// These bytes are answered, then the end.
+    /// Sends these bytes, then closes the connection.
     Say(&'static str),
-    /// Nothing is answered, once it is let go.
+    /// Closes the connection without a response, once it is released.
     CloseLater,
 }
 
-/// A request as it came: over which connection, its place there, and its headers.
+/// A request as received: the connection, its position on that connection, and its headers.
 #[derive(Clone, Debug)]
 struct Request {
     connection: usize,
@@ -55,7 +55,7 @@ struct Server {
 }
 
 impl Server {
-    /// `script` is told the number of the connection, and the place of the request on it, both from 0.
+    /// `script` gets the number of the connection and the position of the request on it, both from 0.
     async fn start(script: impl Fn(usize, usize) -> Act + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -114,7 +114,7 @@ impl Server {
     }
 }
 
-/// What fails is seen, since it is not tried again.
+/// Failed deliveries are not retried, so that failures stay visible.
 fn patient(settings: &mut Settings) {
     settings.destinations[0].retry.jitter = Jitter::None;
     settings.destinations[0].timeout = Duration::from_secs(20);
@@ -128,7 +128,7 @@ async fn bench(to: Option<String>, change: impl FnOnce(&mut Settings)) -> Bench 
     .await
 }
 
-/// One after the other.
+/// Delivers `n` events, one after the other.
 async fn deliver(bench: &Bench, from: usize, n: usize) {
     for n in from..from + n {
         let id = bench.accept(&n.to_string(), &n.to_string()).await;
@@ -143,14 +143,14 @@ async fn deliver(bench: &Bench, from: usize, n: usize) {
     }
 }
 
-/// How many attempts ended like this.
+/// The number of attempts with this outcome.
 async fn attempts(bench: &Bench, outcome: &str) -> u64 {
     let metrics = bench.admin("GET", "/metrics", b"").await.text();
     let name = format!("holdline_destination_attempts_total{{destination=\"default\",outcome=\"{outcome}\"}} ");
     metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
 }
 
-/// Every attempt was the first of its event, and all were answered.
+/// Asserts that every attempt was the first of its event, and that all were answered.
 async fn nothing_failed(bench: &Bench, server: &Server, delivered: u64) {
     assert!(server.all().iter().all(|request| request.header("holdline-attempt") == "1"));
     assert_eq!(attempts(bench, "answered").await, delivered);
@@ -165,7 +165,7 @@ async fn nothing_failed(bench: &Bench, server: &Server, delivered: u64) {
 const TIMED_OUT: &str = "HTTP/1.0 408 Request Time-out\r\nCache-Control: no-cache\r\nConnection: close\r\n\r\nToo slow";
 const TIMED_OUT_11: &str = "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n";
 
-/// The second request over each connection meets its end, in every way; it goes again over a new connection.
+/// The second request over each connection fails, in every way; it is sent again over a new connection.
 #[tokio::test]
 async fn a_reused_connection_that_dies_costs_no_attempt() {
     for act in [Act::Close, Act::Reset, Act::Say(TIMED_OUT), Act::Say(TIMED_OUT_11)] {
@@ -198,7 +198,7 @@ async fn a_reused_tls_connection_that_dies_costs_no_attempt() {
     }
 }
 
-/// All that are idle are dead: the second time it goes over none of them.
+/// All idle connections are dead: the second try uses none of them.
 #[tokio::test]
 async fn a_repeated_request_uses_a_new_connection() {
     let server = Server::start(|_, place| if place == 0 { Act::Answer("") } else { Act::Close }).await;
@@ -213,7 +213,8 @@ async fn a_repeated_request_uses_a_new_connection() {
     assert_eq!(last.place, 0);
 }
 
-/// A first request, a byte of an answer, or an answer that is meant, is no connection that was closed while it was idle.
+/// A first request, a response of at least one byte, or a deliberate response is not taken for a connection that was
+/// closed while idle.
 #[tokio::test]
 async fn each_answer_or_failure_counts_as_one_attempt() {
     let late = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n";
@@ -241,7 +242,7 @@ async fn each_answer_or_failure_counts_as_one_attempt() {
     }
 }
 
-/// With `dead-dead_letter` nothing may be repeated that may have been taken: no request goes over a used connection.
+/// With `dead-dead_letter` a request that may have been accepted must not be repeated: no request uses a used connection.
 #[tokio::test]
 async fn without_repetition_each_request_has_its_own_connection() {
     for announced in ["", "Keep-Alive: timeout=60\r\n"] {
@@ -277,7 +278,7 @@ async fn a_pause_stops_the_repeated_request() {
         .await;
         server.gate.add_permits(9);
     };
-    // a pause is answered when nothing more goes out
+    // a pause is answered after the last request has been sent
     tokio::join!(pause, paused);
     let_pass(A_WHILE).await;
     assert_eq!(server.all().len(), 2, "sent during the pause");
@@ -307,8 +308,8 @@ async fn announced_keep_alive_limits_are_obeyed() {
     }
 }
 
-/// It says nothing, and closes each connection so soon after each answer. Many requests meet that; none of them fails, and
-/// connections are hardly kept after a while.
+/// The server announces nothing, and closes each connection shortly after each response. Many requests hit a closed
+/// connection; none of them fails, and after a while connections are hardly pooled.
 #[tokio::test]
 async fn a_destination_may_close_after_each_answer() {
     let server = Server::start(|_, _| Act::AnswerAndClose(30 * MS)).await;
@@ -337,7 +338,7 @@ async fn a_busy_connection_ends_at_its_lifetime() {
     nothing_failed(&bench, &server, n as u64).await;
 }
 
-/// A server that closes at once, without reading the whole of a long body, has said why.
+/// A server that responds and closes without reading the whole of a long body: the response is used.
 #[tokio::test]
 async fn an_answer_before_the_end_of_a_long_body_counts() {
     for (answer, state, outcome) in [
@@ -351,7 +352,7 @@ async fn an_answer_before_the_end_of_a_long_body_counts() {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut some = [0; 1000];
                 let _ = stream.read(&mut some).await;
-                // what is not read makes a reset of the close
+                // unread data turns the close into a reset
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
         });

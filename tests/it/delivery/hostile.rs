@@ -1,4 +1,5 @@
-//! Destinations that refuse, break off, dribble, keep silent or lie: each attempt gets its name, and nothing is left behind.
+//! Destinations that refuse, break off, are slow, stay silent or lie: each attempt gets its outcome, and no resource
+//! leaks.
 
 use crate::harness::bench::{Bench, START, body, let_pass, wait_for};
 use crate::harness::receiver::{Act, Receiver, retry_after, status};
@@ -19,7 +20,7 @@ fn patient(settings: &mut Settings) {
     settings.destinations[0].timeout = 400 * MS;
 }
 
-/// A daemon whose clock stands still, so that what failed is not tried again.
+/// A daemon with a manual clock, so that failed deliveries are not retried.
 async fn bench(to: Option<String>, change: impl FnOnce(&mut Settings)) -> Bench {
     Bench::with(to, Clock::manual(START), |s| {
         patient(s);
@@ -28,7 +29,7 @@ async fn bench(to: Option<String>, change: impl FnOnce(&mut Settings)) -> Bench 
     .await
 }
 
-/// The first attempt of an event that has failed for now, or for good.
+/// The first attempt of an event that has failed temporarily or permanently.
 async fn failed(bench: &Bench, id: &str, state: &str) -> Value {
     bench.becomes(id, state).await;
     let (path, at) = match state {
@@ -38,12 +39,12 @@ async fn failed(bench: &Bench, id: &str, state: &str) -> Value {
     wait_for("the attempt is written", async || bench.get(&path).await.pointer(at).cloned()).await
 }
 
-/// An answer with this head, and a body.
+/// A response with this head and body.
 fn raw(head: &str, body: &str) -> Act {
     Act::Raw(format!("{head}\r\n\r\n{body}").into_bytes())
 }
 
-/// What it does, whether that is a failure for now or for good, how the attempt is named, and what its error says.
+/// Name, behaviour of the server, state of the delivery after it, outcome of the attempt, and text of its error.
 type Case = (&'static str, Act, &'static str, &'static str, &'static str);
 
 fn hostilities() -> Vec<Case> {
@@ -111,7 +112,7 @@ async fn a_success_counts_whatever_its_body_does() {
     wait_for("all connections are closed", async || (receiver.open() == 0).then_some(())).await;
 }
 
-/// Hundreds of attempts that fail in every way, and at most the connections that are kept for the next ones stay open.
+/// Hundreds of attempts that fail in every way: only pooled connections stay open.
 #[tokio::test]
 async fn i18_failures_leave_no_connections_or_descriptors() {
     let acts: Vec<Act> = hostilities().into_iter().map(|(_, act, ..)| act).collect();
@@ -137,7 +138,7 @@ async fn i18_failures_leave_no_connections_or_descriptors() {
 async fn unsent_and_ambiguous_attempts_are_distinguished() {
     // a port that was free a moment ago
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    // takes connections by the kernel's grace, and never says a word of TLS
+    // the kernel accepts its connections; it never sends a TLS record
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = format!("https://127.0.0.1:{}/", silent.local_addr().unwrap().port());
     for (to, outcome, words) in [
@@ -145,7 +146,7 @@ async fn unsent_and_ambiguous_attempts_are_distinguished() {
         ("http://no-such-name.invalid/".to_owned(), "not_connected", "dns error"),
         (silent, "connect_timeout", "no connection within 400ms"),
     ] {
-        // also where an ambiguous one would be a dead letter
+        // the outcome is the same where an ambiguous attempt becomes a dead letter
         let bench = bench(Some(to.clone()), |s| s.destinations[0].retry.on_ambiguous = OnAmbiguous::DeadLetter).await;
         let id = bench.accept("k", "1").await;
         let attempt = failed(&bench, &id, "delayed").await;
@@ -264,7 +265,7 @@ async fn each_attempt_is_signed_anew() {
 #[tokio::test]
 async fn link_local_addresses_are_refused_unless_allowed() {
     let receiver = Receiver::good().await;
-    // on Linux a way to the own machine
+    // on Linux this address reaches the own host
     let url = format!("http://0.0.0.0:{}/", receiver.addr.port());
     let refused = [
         &url,

@@ -1,4 +1,4 @@
-//! OAuth2 client credentials: when a token is asked for, how often, and what happens when there is none.
+//! OAuth2 client credentials: when and how often a token is requested, and what happens without one.
 
 use crate::harness::bench::{Bench, START, let_pass, wait_for};
 use crate::harness::receiver::{Act, Receiver, held, status};
@@ -33,7 +33,7 @@ fn oauth2(tokens: &Receiver, secret: PathBuf) -> OAuth2 {
     }
 }
 
-/// A daemon by a manual clock that delivers with tokens of that endpoint; its secret is `s+cret`.
+/// A daemon with a manual clock that delivers with tokens of that endpoint; its secret is `s+cret`.
 async fn bench(receiver: &Receiver, tokens: &Receiver, change: impl FnOnce(&mut OAuth2)) -> (Bench, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("secret");
@@ -47,7 +47,7 @@ async fn bench(receiver: &Receiver, tokens: &Receiver, change: impl FnOnce(&mut 
     (bench.await, folder)
 }
 
-/// The tokens with which requests came.
+/// The tokens that the requests carried.
 fn shown(receiver: &Receiver) -> Vec<String> {
     receiver.all().iter().map(|r| r.header("authorization").unwrap().to_owned()).collect()
 }
@@ -148,7 +148,7 @@ async fn a_refusal_with_a_new_token_counts_and_spares_the_endpoint() {
     wait_for("the endpoint is asked once more", async || (tokens.count() == 3).then_some(())).await;
 }
 
-/// Refuses the first token with these headers, and takes every other.
+/// Refuses the first token with these headers, and accepts every other one.
 async fn refuses_the_first(headers: &'static [(&'static str, &'static str)]) -> Receiver {
     Receiver::start(move |r| match r.header("authorization") {
         Some("Bearer t0") => {

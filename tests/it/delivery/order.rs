@@ -1,4 +1,4 @@
-//! Order by the times in the events: what comes too late, and what becomes of it.
+//! Order by the times in the events: which events are late, and how late events end.
 
 use crate::harness::bench::{Bench, START, destination, let_pass, wait_for};
 use crate::harness::receiver::{Received, Receiver, held, status};
@@ -11,12 +11,12 @@ use serde_json::json;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// Long enough for a request that should not come to come.
+/// Long enough to see that an unexpected request does not arrive.
 const A_WHILE: Duration = Duration::from_millis(80);
 
-/// Sends an event that says when it happened, in seconds after the start of the clock; returns its id.
+/// Sends an event with its time in seconds after the start of the clock; returns its id.
 async fn accept(bench: &Bench, interaction: &str, time: Option<i64>, kind: &str) -> String {
-    // no two are alike, so none is taken for a duplicate
+    // all events differ, so that none is a duplicate
     static EVENTS: AtomicU32 = AtomicU32::new(0);
     let n = EVENTS.fetch_add(1, Ordering::SeqCst);
     let mut json = json!({"eventType": kind, "data": {"interactionId": interaction, "n": n}});
@@ -62,7 +62,7 @@ async fn stale_events_are_flagged_also_after_a_stop_and_a_crash() {
             wanted.push(flagged);
             assert_eq!(flags(&receiver), wanted, "round {round}");
         }
-        // begins with what is stale against the life before
+        // the next event is stale compared with the previous run
         match round {
             0 => bench.restart().await,
             _ => {
@@ -114,14 +114,14 @@ async fn a_stale_event_is_a_dead_letter_and_is_sent_when_it_is_redriven() {
     bench.becomes(&stale, "delivered").await;
     let sent = &receiver.of(&stale)[0];
     assert_eq!((is_flagged(sent), sent.header("holdline-redriven")), (true, Some("true")));
-    // what was sent late is not the newest
+    // the event sent late is not the newest
     ends(&bench, "k", Some(-2), "dead").await;
     bench.sound().await;
 }
 
 #[tokio::test]
 async fn an_event_is_stale_only_where_a_newer_one_was_delivered() {
-    // the second destination fails at first, so it has had nothing newer
+    // the second destination fails at first, so it has received nothing newer
     let receiver = Receiver::good().await;
     let failing = Receiver::start(|r| status(if r.sequence() == 1 { 400 } else { 200 })).await;
     let bench = Bench::with(receiver.to(), Clock::manual(START), |settings| {
@@ -146,7 +146,7 @@ async fn an_expired_event_is_a_dead_letter_and_is_sent_when_redriven() {
         settings.destinations[0].retry.jitter = Jitter::None;
     })
     .await;
-    // at the limit, behind it, of an age that nobody knows, and of another type
+    // at the limit, over it, of unknown age, and of another type
     let at_limit = accept(&bench, "a", Some(-120), "screen_pop.x").await;
     bench.becomes(&at_limit, "delayed").await;
     let old = accept(&bench, "b", Some(-121), "screen_pop.x").await;
@@ -157,7 +157,7 @@ async fn an_expired_event_is_a_dead_letter_and_is_sent_when_redriven() {
         bench.becomes(id, "delayed").await;
     }
     assert_eq!((receiver.count(), receiver.of(&old).len()), (3, 0));
-    // when their time has come, some have become too old for a second attempt, also over a restart
+    // when they are due, some are too old for a second attempt, also after a restart
     bench.restart().await;
     bench.clock.advance(Duration::from_secs(60));
     bench.becomes(&at_limit, "dead").await;
@@ -178,7 +178,7 @@ async fn an_expired_event_is_a_dead_letter_and_is_sent_when_redriven() {
     bench.sound().await;
 }
 
-/// The sequences of an interaction, in the order in which its requests came.
+/// The sequences of an interaction in the order in which its requests arrived.
 fn sequences(receiver: &Receiver, interaction: &str) -> Vec<u64> {
     receiver.all().iter().filter(|r| r.interaction() == interaction).map(Received::sequence).collect()
 }
@@ -190,12 +190,12 @@ async fn events_within_the_reorder_window_go_by_event_time() {
         settings.destinations[0].ordering.reorder_window = Duration::from_secs(10);
     })
     .await;
-    // the third happened first, the fifth before the window, and of the fourth nobody knows when
+    // the third happened first, the fifth before the window, and the fourth has no known time
     let mut ids = Vec::new();
     for time in [Some(-1), Some(-2), Some(-4), None, Some(-60)] {
         ids.push(accept(&bench, "k", time, "a.b").await);
     }
-    // it counts as having happened a window before its acceptance, and need not wait
+    // its time counts as the start of the window before its acceptance, so it need not wait
     bench.becomes(&ids[4], "delivered").await;
     let first = bench.get(&format!("/v1/events/{}", ids[2])).await["deliveries"][0].clone();
     let until = START.after(Duration::from_secs(6)).to_string();
@@ -203,7 +203,7 @@ async fn events_within_the_reorder_window_go_by_event_time() {
     assert_eq!(first["blocked_by"], json!({"blocker": "order", "until": until, "set_by": "ordering"}));
     let last = bench.get(&format!("/v1/events/{}", ids[3])).await["deliveries"][0].clone();
     assert_eq!((&last["state"], &last["blocked_by"]["behind"]), (&json!("blocked"), &json!(ids[2])));
-    // what is unordered waits for nobody
+    // an unordered event waits for no other
     let reply = bench.post(b"{\"no\": \"interaction\"}").await.json();
     bench.becomes(reply["id"].as_str().unwrap(), "delivered").await;
     for (round, wanted) in [(6, vec![5, 3]), (8, vec![5, 3, 2]), (9, vec![5, 3, 2, 1]), (10, vec![5, 3, 2, 1, 4])] {

@@ -1,4 +1,5 @@
-//! Pace: a destination in trouble is helped and not hammered, others do not notice, and nothing is lost.
+//! Flow control: holdline reduces the load on a failing destination, other destinations are not affected, and no
+//! event is lost.
 
 use crate::harness::bench::{Bench, START, destination, let_pass};
 use crate::harness::receiver::{Act, Receiver, held, status};
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-/// Long enough to see that nothing comes.
+/// Long enough to see that nothing arrives.
 const A_WHILE: Duration = Duration::from_millis(150);
 const OPEN_FOR: Duration = Duration::from_secs(30);
 
@@ -21,7 +22,7 @@ fn manual() -> Clock {
     Clock::manual(START)
 }
 
-/// Opens after four failures.
+/// The breaker opens after four failures.
 fn brittle(settings: &mut Settings) {
     let destination: &mut Destination = &mut settings.destinations[0];
     destination.breaker = Limits { min_calls: 4, probes: 1, open_duration: OPEN_FOR, ..Limits::default() };
@@ -35,7 +36,7 @@ async fn crm(bench: &Bench) -> Value {
 async fn until_breaker(bench: &Bench, state: &str) -> Value {
     crate::harness::bench::wait_for(state, async || {
         let d = crm(bench).await;
-        // why it is open is told once it is written
+        // the reason of an open breaker is shown after it has been written
         let told = state != "open" || d["breaker"]["reason"].is_string();
         (told && d["breaker"]["state"] == state).then_some(d)
     })
@@ -69,7 +70,7 @@ async fn i12_an_open_breaker_sends_nothing_costs_no_attempt_and_survives_a_crash
     clock.advance(Duration::from_secs(1));
     receiver.received(sent + 1).await;
     until_breaker(&bench, "closed").await;
-    // the ramp lets them return as time passes
+    // the ramp admits them as time passes
     for _ in 0..40 {
         clock.advance(Duration::from_secs(1));
         let_pass(Duration::from_millis(20)).await;
@@ -89,7 +90,7 @@ async fn slow_answers_are_reported_and_block_nothing() {
         s.destinations[0].breaker.slow_ratio = 0.3;
     })
     .await;
-    // what it takes when little is asked of it is usual, and no answer is slow against itself
+    // the latency at low load is the baseline, and a response is not slow compared with itself
     for (round, (takes_ms, slow)) in [(2300, false), (2300, false), (9000, true)].into_iter().enumerate() {
         for n in 0..4 {
             bench.accept(&format!("k{n}"), &format!("{round} {n}")).await;
@@ -233,7 +234,8 @@ async fn i12_a_ramp_continues_over_a_crash() {
 
 #[tokio::test]
 async fn a_rate_is_kept_over_a_crash_and_over_a_stop() {
-    // rates, and after how many milliseconds of the new life the next one goes: where starts are not noted, one was just sent
+    // rates, and the delay in ms of the next attempt after the start: where starts are not recorded, the last one is
+    // taken to be at the start
     for (count, per, after_ms) in [(6, 60, 10_000 - 1_030), (2, 1, 500)] {
         let receiver = Receiver::good().await;
         let clock = manual();
@@ -292,7 +294,7 @@ async fn a_reload_does_not_reset_the_rate() {
     assert_eq!(receiver.count(), 1, "twenty seconds from the last one on");
     clock.advance(Duration::from_millis(1));
     receiver.received(2).await;
-    // while starts are not noted the last note goes stale, and must not be believed later
+    // while starts are not recorded the last record becomes stale, and must not be used later
     bench.reaches("/counters/delivered", 2).await;
     bench.reload(|s| s.destinations[0].rate = None).await.unwrap();
     clock.advance(Duration::from_secs(100));

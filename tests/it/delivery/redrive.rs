@@ -1,4 +1,4 @@
-//! Redrives that take their time: by a rate, by a canary, over restarts, stopped by hand or by failure.
+//! Redrives that take a while: limited by a rate, with a canary, over restarts, cancelled by hand or stopped by failures.
 
 use crate::harness::bench::{Bench, START, wait_for};
 use crate::harness::receiver::{Act, Received, Receiver, held, retry_after, status};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 const LETTERS: usize = 30;
 
-/// So many dead letters, each of its own interaction; `again` answers what is redriven.
+/// Creates `n` dead letters, each of its own interaction; `again` answers the redriven deliveries.
 async fn dead(clock: Clock, again: impl Fn(&Received) -> Act + Send + Sync + 'static) -> (Bench, Receiver) {
     let receiver = Receiver::start(move |r| if r.attempt() == 1 { status(422) } else { again(r) }).await;
     let all_refused = |s: &mut Settings| s.destinations[0].breaker.permanent_answers = u32::MAX;
@@ -37,7 +37,7 @@ async fn ends(bench: &Bench, state: &str) -> Value {
     newest(bench).await
 }
 
-/// How many of its letters are delivered, dead again, gone and under way.
+/// The number of its dead letters that are delivered, dead again, gone, and under way.
 fn fared(redrive: &Value) -> [u64; 4] {
     ["delivered", "dead_again", "gone", "under_way"].map(|field| redrive[field].as_u64().unwrap())
 }
@@ -151,7 +151,7 @@ async fn a_redrive_rate_is_kept_and_continues_after_a_restart() {
         wait_for("they are redriven", async || (newest(bench).await["done"] == n).then_some(())).await;
         receiver.received(LETTERS + n).await;
     };
-    done(&bench, 2).await; // what a tenth of a second gives, and one
+    done(&bench, 2).await; // the number that the rate permits in 100 ms, and one
     bench.clock.advance(Duration::from_millis(300));
     done(&bench, 4).await;
     let second = bench.admin("POST", "/v1/dlq/redrive", br#"{"all": true, "canary": true}"#).await;
@@ -223,10 +223,10 @@ async fn a_redrive_reports_results_while_it_runs_and_afterwards() {
     redrive(&bench, json!({"rate": "10/s"})).await;
     told(&bench, [2, 0, 0, 0]).await;
     bench.clock.advance(Duration::from_millis(300));
-    told(&bench, [2, 1, 0, 1]).await; // the fourth is still being answered
+    told(&bench, [2, 1, 0, 1]).await; // the fourth is still in flight
     bench.crash();
     bench.open().await;
-    told(&bench, [2, 1, 0, 3]).await; // it goes again, and two more
+    told(&bench, [2, 1, 0, 3]).await; // it is sent again, and two more
     bench.change("/v1/dlq/redrives/default/stop", json!({})).await;
     receiver.received(LETTERS + 7).await;
     receiver.release(LETTERS);

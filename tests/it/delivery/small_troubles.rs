@@ -1,5 +1,5 @@
-//! With the default settings a small trouble of a destination kills no event: a deploy, an outage on a quiet site, refusals
-//! now and then, answers that are slow for good, a clock that is wrong.
+//! With the default settings a short failure of a destination causes no dead letter: a deploy, an outage of a quiet
+//! site, occasional refusals, permanently slow responses, a wrong clock.
 
 use crate::harness::bench::{Bench, START, wait_for};
 use crate::harness::receiver::{Receiver, held, status};
@@ -15,13 +15,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// The defaults of the program, where those of the tests are others.
+/// The defaults of the program, where the tests' settings differ.
 fn defaults(settings: &mut Settings) {
     settings.destinations[0].breaker = breaker::Limits::default();
     settings.destinations[0].adaptive = Adaptive::Yes;
 }
 
-/// Answers with this status as long as nobody says otherwise.
+/// Answers with this status until it is changed.
 async fn moody(first: u16) -> (Receiver, Arc<AtomicU16>) {
     let mood = Arc::new(AtomicU16::new(first));
     let says = mood.clone();
@@ -41,7 +41,7 @@ async fn until_open(bench: &Bench, reason: &str) {
     .await;
 }
 
-/// Lets time pass by the second until so many are delivered.
+/// Advances the clock second by second until `wanted` events are delivered.
 async fn deliver(bench: &Bench, wanted: u64) {
     wait_for(&format!("{wanted} are delivered"), async || {
         bench.clock.advance(Duration::from_secs(1));
@@ -51,7 +51,7 @@ async fn deliver(bench: &Bench, wanted: u64) {
     assert_eq!(bench.count("/counters/dead_lettered").await, 0);
 }
 
-/// So many events of each of so many interactions, in turn.
+/// Accepts `each` events of each interaction, in turn.
 async fn accept(bench: &Bench, interactions: usize, each: std::ops::Range<usize>) {
     for n in each {
         for k in 0..interactions {
@@ -60,7 +60,7 @@ async fn accept(bench: &Bench, interactions: usize, each: std::ops::Range<usize>
     }
 }
 
-/// Within each interaction, what was taken came in the order of acceptance, and once.
+/// Asserts that within each interaction the accepted requests arrived once and in the order of acceptance.
 fn in_order(receiver: &Receiver, taken: impl Fn(usize) -> bool) {
     let mut last: HashMap<String, u64> = HashMap::new();
     for received in receiver.all().iter().filter(|r| taken(r.n)) {
@@ -225,7 +225,7 @@ async fn a_permanently_slow_destination_gets_everything_at_its_pace() {
     accept(&bench, 40, 0..1).await;
     let mut rounds = 0;
     while bench.count("/counters/delivered").await < 40 {
-        // as many as are in flight take 2.3 s
+        // a full set of concurrent calls takes 2.3 s
         let in_flight = wait_for("something is in flight", async || {
             let status = bench.status().await;
             let (limit, n) =
@@ -268,7 +268,7 @@ async fn an_event_dated_in_the_future_makes_no_other_stale_also_over_a_restart()
         }
         bench.reaches("/counters/delivered", 4).await;
         assert_eq!(bench.count("/counters/discarded").await, 0, "{ahead:?}");
-        // and one that is really late is still known
+        // an event that is really late is still recognised
         assert_eq!(bench.post(dated(START.before(Duration::from_secs(60)), 200).as_bytes()).await.status, 202);
         bench.reaches("/counters/discarded", 1).await;
     }

@@ -1,4 +1,4 @@
-//! TLS to destinations: whom holdline believes, and how it proves who it is. By real handshakes.
+//! TLS to destinations: which certificates holdline trusts, and how it authenticates itself. With real handshakes.
 
 use crate::harness::authority::{Authority, Certified, TlsFront, Until};
 use crate::harness::bench::{Bench, START, let_pass, wait_for};
@@ -17,7 +17,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-/// What a daemon with this TLS makes of one event for `url`: its first attempt, none where it was delivered.
+/// Sends one event to `url` with these TLS settings; returns its first attempt, none if it was delivered.
 async fn attempt(url: String, tls: DestinationTls) -> Option<Value> {
     let bench = Bench::with(Some(url), Clock::manual(START), |s: &mut Settings| {
         s.destinations[0].retry.jitter = Jitter::None;
@@ -45,7 +45,7 @@ fn proving(authority: &Authority, Certified { cert, key }: Certified) -> Destina
     DestinationTls { ca: Some(authority.ca()), identity: Some(Identity { cert, key }) }
 }
 
-/// Nothing was sent, and the words say why.
+/// Asserts that nothing was sent, and that the error contains `words`.
 fn not_connected(attempt: Option<Value>, words: &str) {
     let attempt = attempt.unwrap();
     assert_eq!((&attempt["outcome"], &attempt["ambiguous"]), (&json!("not_connected"), &json!(false)), "{attempt}");
@@ -140,7 +140,7 @@ fn invalid_tls_files_are_reported_at_the_start_with_a_remedy() {
     }
 }
 
-/// Passes the first connection on; what comes later is taken and left without a word. Returns how many of those are open.
+/// Forwards the first connection; accepts later ones and never answers them. Returns how many of those are open.
 async fn only_the_first(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (addr, open) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
@@ -180,13 +180,13 @@ async fn i18_an_abandoned_handshake_is_closed() {
     receiver.received(1).await;
     bench.accept("b", "2").await;
     wait_for("the second one connects", async || (silent.load(Ordering::SeqCst) == 1).then_some(())).await;
-    // the second one then takes the connection of the first, and its own is of no use
+    // the second one then uses the connection of the first, and its own is discarded
     receiver.release(1);
     bench.reaches("/counters/delivered", 2).await;
     wait_for("it is closed", async || (silent.load(Ordering::SeqCst) == 0).then_some(())).await;
 }
 
-/// Passes the first connection on at once, and the later ones when they are let. Returns how many of those have come.
+/// Forwards the first connection at once, and later ones when allowed. Returns how many of those were opened.
 async fn slow_to_connect(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>, Arc<Semaphore>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (addr, late, let_on) =
@@ -211,7 +211,7 @@ async fn slow_to_connect(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>, Arc<S
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Silence {
     Answer,
-    /// Nobody else can have its connection.
+    /// Nobody else can use its connection.
     LastAnswer,
     Pause,
     Breaker,
@@ -274,7 +274,7 @@ async fn i12_a_retry_after_stops_requests_that_are_still_connecting() {
             Silence::Breaker => drop(set("breaker", json!({"state": "closed"})).await),
         }
         for _ in 0..20 {
-            bench.clock.advance(Duration::from_secs(1)); // calls return little by little
+            bench.clock.advance(Duration::from_secs(1)); // the permitted calls grow one by one
         }
         bench.reaches("/counters/delivered", 3).await;
         for id in others {

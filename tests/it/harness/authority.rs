@@ -1,4 +1,4 @@
-//! A certificate authority of the test's own, and TLS in front of a receiver.
+//! A certificate authority for tests, and a TLS proxy in front of a receiver.
 
 use crate::harness::bench::wait_for;
 use rcgen::{
@@ -17,7 +17,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-/// Makes certificates, and keeps them and their keys as files in PEM.
+/// Creates certificates, and stores them and their keys as PEM files.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     folder: TempDir,
@@ -29,7 +29,7 @@ pub struct Certified {
     pub key: PathBuf,
 }
 
-/// Until when a certificate holds.
+/// How long a certificate is valid.
 #[derive(Clone, Copy)]
 pub enum Until {
     Long,
@@ -40,7 +40,7 @@ impl Authority {
     pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        // authorities are told apart by their names
+        // the name distinguishes authorities
         params.distinguished_name.push(DnType::CommonName, folder.path().display().to_string());
         params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
@@ -49,12 +49,12 @@ impl Authority {
         Self { issuer, folder }
     }
 
-    /// The file of its own certificate.
+    /// The file of the authority's own certificate.
     pub fn ca(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
     }
 
-    /// A certificate for a name, of a server and client at once.
+    /// A certificate for a name, valid for servers and clients.
     pub fn certify(&self, name: &str, until: Until) -> Certified {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.not_before = date_time_ymd(2020, 1, 1);
@@ -73,7 +73,7 @@ impl Authority {
     }
 }
 
-/// Takes TLS off before a receiver that knows none.
+/// Terminates TLS in front of a receiver that speaks plain HTTP.
 #[derive(Clone)]
 pub struct TlsFront {
     pub addr: SocketAddr,
@@ -81,7 +81,7 @@ pub struct TlsFront {
 }
 
 impl TlsFront {
-    /// With `clients`, only those whom that authority has certified may come in.
+    /// With `clients`, only clients with a certificate of that authority are accepted.
     pub async fn start(server: &Certified, clients: Option<&Authority>, receiver: SocketAddr) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
@@ -115,7 +115,7 @@ impl TlsFront {
         format!("https://{name}:{}/hook", self.addr.port())
     }
 
-    /// Waits until so many handshakes have not come to their end.
+    /// Waits until `n` handshakes have failed.
     pub async fn refused(&self, n: usize) {
         let count = || self.refused.load(Ordering::SeqCst);
         wait_for("so many handshakes have failed", async || (count() >= n).then_some(())).await;
@@ -130,7 +130,7 @@ impl TlsFront {
             }
             Err((_, mut stream)) => {
                 self.refused.fetch_add(1, Ordering::SeqCst);
-                // what the client has sent meanwhile is read, lest its kernel discards our alert
+                // reads what the client has sent meanwhile; otherwise its kernel discards the TLS alert
                 let mut rest = Vec::new();
                 let _ = stream.read_to_end(&mut rest).await;
             }

@@ -1,6 +1,6 @@
-//! The daemon in process, on free ports and a folder of its own, and small HTTP clients to speak with it.
+//! The daemon in process, on free ports and with a folder of its own, and small HTTP clients for it.
 //!
-//! A daemon has a runtime of its own, so that [`Bench::crash`] can take it away from one moment to the next.
+//! A daemon has a runtime of its own, so that [`Bench::crash`] can end it at any moment.
 
 use crate::harness::events::event;
 use crate::harness::stores::is_locked;
@@ -21,12 +21,12 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
-/// Nothing that is waited for takes as long, even on a busy machine.
+/// Longer than any wait takes, even on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Where manual clocks start.
+/// Start of the manual clocks.
 pub const START: Timestamp = Timestamp(1_800_000_000_000);
 
-/// Asks again and again until there is something.
+/// Repeats `probe` until it returns a value.
 pub async fn wait_for<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let waiting = async {
         let mut ticks = tokio::time::interval(Duration::from_millis(10));
@@ -40,12 +40,12 @@ pub async fn wait_for<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) 
     tokio::time::timeout(DEADLINE, waiting).await.unwrap_or_else(|_| panic!("it never came to this: {what}"))
 }
 
-/// Lets `moment` pass, to see that something does not happen in it.
+/// Lets `moment` pass, to see that something does not happen in that time.
 pub async fn let_pass(moment: Duration) {
     let _ = tokio::time::timeout(moment, std::future::pending::<()>()).await;
 }
 
-/// An answer to a request.
+/// A response to a request.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
@@ -67,7 +67,7 @@ impl Reply {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The code of an error, in the one shape that errors have.
+    /// The code of an error, in the one JSON shape that errors have.
     pub fn code(&self) -> String {
         let json = self.json();
         assert!(json["error"]["message"].as_str().is_some_and(|m| !m.is_empty()), "{json}");
@@ -75,7 +75,7 @@ impl Reply {
     }
 }
 
-/// Reads one message: its first line, headers in lower case, and body. None where the peer closes or breaks off.
+/// Reads one message: its first line, headers in lower case, and body. None if the peer closes or breaks off.
 pub async fn read_message<R: tokio::io::AsyncRead + Unpin>(
     stream: &mut BufReader<R>,
     bodiless: bool,
@@ -117,7 +117,7 @@ pub async fn read_message<R: tokio::io::AsyncRead + Unpin>(
     Some((first, headers, body))
 }
 
-/// A connection, kept alive.
+/// A keep-alive connection.
 pub struct Connection(pub BufReader<TcpStream>);
 
 impl Connection {
@@ -126,11 +126,11 @@ impl Connection {
     }
 
     pub async fn send(&mut self, bytes: &[u8]) {
-        // the peer may have answered and closed before it has read everything
+        // the peer may respond and close before it has read everything
         let _ = self.0.get_mut().write_all(bytes).await;
     }
 
-    /// The next answer; none where the connection is closed without one.
+    /// The next response; none if the connection is closed without one.
     pub async fn reply(&mut self) -> Option<Reply> {
         self.reply_to("POST").await
     }
@@ -142,14 +142,14 @@ impl Connection {
         Some(Reply { status, headers, body })
     }
 
-    /// Whether the peer has closed, without a further byte.
+    /// Whether the peer has closed without sending another byte.
     pub async fn ends(&mut self) -> bool {
         let read = tokio::time::timeout(DEADLINE, self.0.read_u8());
         read.await.expect("an end").is_err()
     }
 }
 
-/// One request on a connection of its own.
+/// Sends one request on a connection of its own.
 pub async fn request(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
     let mut connection = Connection::open(to).await;
     connection.send(&message(method, path, headers, body)).await;
@@ -157,7 +157,7 @@ pub async fn request(to: SocketAddr, method: &str, path: &str, headers: &[(&str,
     reply.unwrap_or_else(|| panic!("{method} {path} was not answered"))
 }
 
-/// A request as it goes over the wire.
+/// A request as bytes on the wire.
 pub fn message(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
     for (name, value) in headers {
@@ -170,7 +170,7 @@ pub fn message(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) 
     [head.as_bytes(), body].concat()
 }
 
-/// An event as a sender posts it.
+/// The body of an event as a sender posts it.
 pub fn body(interaction: &str, id: &str) -> Vec<u8> {
     let json = json!({"eventType": "interaction.completed", "timestamp": "2026-03-19T22:04:48.128Z", "eventId": id,
         "data": {"interactionId": interaction}});
@@ -206,20 +206,20 @@ pub fn settings(data: &Path, to: Option<String>) -> Settings {
     settings
 }
 
-/// A further destination.
+/// Another destination.
 pub fn destination(name: &str, url: &str) -> Destination {
     let mut destination = Destination { url: Some(url.parse().unwrap()), ..Destination::named(name) };
     keep_pace(&mut destination);
     destination
 }
 
-/// Its pace does not follow how it is answered; that has tests of its own.
+/// Disables the adaptive limit and the breaker; they have tests of their own.
 fn keep_pace(destination: &mut Destination) {
     destination.adaptive = Adaptive::No;
     destination.breaker.min_calls = u32::MAX;
 }
 
-/// A further source.
+/// Another source.
 pub fn source(name: &str, profile: &str) -> Source {
     Source { profile: profile.to_owned(), ..Source::named(name) }
 }
@@ -229,7 +229,7 @@ struct Running {
     runtime: Runtime,
 }
 
-/// A daemon, its folder, and the clock it goes by.
+/// A daemon, its folder, and its clock.
 pub struct Bench {
     running: Option<Running>,
     pub settings: settings::Settings,
@@ -249,12 +249,12 @@ impl Drop for Bench {
 }
 
 impl Bench {
-    /// Starts a daemon by the system's clock that delivers to `to`.
+    /// Starts a daemon with the system clock that delivers to `to`.
     pub async fn start(to: Option<String>) -> Self {
         Self::with(to, Clock::system(), |_| {}).await
     }
 
-    /// Starts a daemon with other settings or another clock.
+    /// Starts a daemon with changed settings or another clock.
     pub async fn with(to: Option<String>, clock: Clock, change: impl FnOnce(&mut Settings)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = settings(folder.path(), to);
@@ -266,7 +266,7 @@ impl Bench {
         bench
     }
 
-    /// Starts it again on the same folder.
+    /// Starts the daemon again on the same folder.
     pub async fn open(&mut self) {
         assert!(self.running.is_none());
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -274,7 +274,7 @@ impl Bench {
             let start = Daemon::start(self.settings.clone(), self.clock.clone());
             match runtime.spawn(start).await.unwrap() {
                 Ok(daemon) => Some(daemon),
-                // sled's threads may take a moment to let go, which in one process nobody ends for them
+                // sled's threads may take a moment to release the lock: in one process no exit ends them
                 Err(error) if is_locked(&format!("{error:#}")) => None,
                 Err(error) => panic!("{error:#}"),
             }
@@ -288,14 +288,14 @@ impl Bench {
         self.running = Some(Running { daemon, runtime });
     }
 
-    /// Ends it in order.
+    /// Stops the daemon gracefully.
     pub async fn stop(&mut self) {
         let Running { daemon, runtime } = self.running.take().unwrap();
         runtime.spawn(daemon.stop()).await.unwrap().unwrap();
         runtime.shutdown_background();
     }
 
-    /// Takes everything away at once: nothing is drained, no request is finished.
+    /// Ends the daemon at once: nothing is drained, no request is finished.
     pub fn crash(&mut self) {
         let Running { daemon, runtime } = self.running.take().unwrap();
         runtime.shutdown_background();
@@ -307,7 +307,7 @@ impl Bench {
         self.open().await;
     }
 
-    /// Reloads with other settings; the error says why that cannot be.
+    /// Reloads with changed settings; the error says why they are refused.
     pub async fn reload(&mut self, change: impl FnOnce(&mut Settings)) -> Result<(), String> {
         let mut settings = self.settings.clone();
         change(&mut settings);
@@ -318,7 +318,7 @@ impl Bench {
         reloaded.map_err(|why| format!("{why:#}"))
     }
 
-    /// Holds the rows of the store against each other.
+    /// Runs the check of the store, which compares its rows with each other.
     pub async fn sound(&self) {
         let store = self.running.as_ref().unwrap().daemon.store();
         assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
@@ -328,12 +328,12 @@ impl Bench {
         self.running.as_ref().unwrap().daemon.store()
     }
 
-    /// When the daemon last noted that it lives.
+    /// When the daemon last recorded a heartbeat.
     pub fn heartbeat(&self) -> Option<Timestamp> {
         self.running.as_ref().unwrap().daemon.store().heartbeat().unwrap()
     }
 
-    /// Whether what was told of alerts has been noted: the facts have been looked at.
+    /// Whether the state of alerts has been recorded: the conditions have been evaluated at least once.
     pub fn has_looked(&self) -> bool {
         self.running.as_ref().unwrap().daemon.store().told().unwrap().is_some()
     }
@@ -359,14 +359,14 @@ impl Bench {
         request(self.admin, method, path, &headers, body).await
     }
 
-    /// What the admin API shows at `path`.
+    /// The response of the admin API at `path`.
     pub async fn get(&self, path: &str) -> Value {
         let reply = self.admin("GET", path, b"").await;
         assert_eq!(reply.status, 200, "{path}: {}", reply.text());
         reply.json()
     }
 
-    /// Asks the admin API for a change.
+    /// Posts a change to the admin API.
     pub async fn change(&self, path: &str, body: Value) -> Value {
         let reply = self.admin("POST", path, body.to_string().as_bytes()).await;
         assert_eq!(reply.status, 200, "{path}: {}", reply.text());
@@ -382,7 +382,7 @@ impl Bench {
         status.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("{pointer}: {status}"))
     }
 
-    /// Waits until a number of the status is what it should be, and until what it counts is written.
+    /// Waits until a number of the status has the wanted value and what it counts has been written.
     pub async fn reaches(&self, pointer: &str, wanted: u64) {
         wait_for(&format!("{pointer} is {wanted}"), async || (self.count(pointer).await == wanted).then_some(())).await;
         self.running.as_ref().unwrap().daemon.store().flush().await.unwrap();

@@ -1,10 +1,10 @@
-//! Made-up events. Compiled into the integration tests and into the unit tests (`holdline::testing`).
+//! Sample events. Compiled into the integration tests and into the unit tests (`holdline::testing`).
 
 use holdline::event::{DestinationSet, Digest64, Event};
 use holdline::time::Timestamp;
 
-/// Event `n` of source `s` for destination 0: without an interaction, with `n` as its sender id, digest and body. Tests change
-/// what they are about: `Event { interaction: .., ..event(1) }`.
+/// Event `n` of source `s` for destination 0: without an interaction, with `n` as its sender id, digest and body.
+/// Tests change the fields that they are about: `Event { interaction: .., ..event(1) }`.
 pub fn event(n: u64) -> Event {
     Event {
         received_at: Timestamp(1000),

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_holdline");
 
-/// What a command printed, and how it ended.
+/// The output of a command, and its exit code.
 #[derive(Debug)]
 pub struct Ran {
     pub code: i32,
@@ -26,14 +26,14 @@ impl From<Output> for Ran {
     }
 }
 
-/// Runs a command in `folder`, with nothing of the environment that could lead it elsewhere.
+/// Runs a command in `folder`, without environment variables that could change what it connects to.
 pub async fn run(folder: &Path, arguments: &[&str]) -> Ran {
     let mut command = command(folder);
     command.args(arguments).stdin(Stdio::null());
     tokio::task::spawn_blocking(move || command.output().unwrap().into()).await.unwrap()
 }
 
-/// The same, started with this umask.
+/// Runs a command as [`run`] does, with this umask.
 pub async fn run_with_umask(folder: &Path, umask: &str, arguments: &[&str]) -> Ran {
     let mut shell = with_umask(folder, umask);
     shell.args(arguments).stdin(Stdio::null());
@@ -46,14 +46,14 @@ fn with_umask(folder: &Path, umask: &str) -> Command {
     shell
 }
 
-/// Runs a command as [`run`] does, with this in its environment.
+/// Runs a command as [`run`] does, with these environment variables.
 pub async fn run_with(folder: &Path, environment: &[(&str, &str)], arguments: &[&str]) -> Ran {
     let mut command = command(folder);
     command.args(arguments).stdin(Stdio::null()).envs(environment.iter().copied());
     tokio::task::spawn_blocking(move || command.output().unwrap().into()).await.unwrap()
 }
 
-/// What a shell makes of a line that is pasted into it.
+/// Runs a pasted line in a shell.
 pub async fn pasted(folder: &Path, line: &str) -> Ran {
     let mut shell = Command::new("sh");
     shell.current_dir(folder).args(["-c", line]).stdin(Stdio::null());
@@ -85,7 +85,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it with one destination that gets `extra` lines of settings, and waits until it is ready.
+    /// Starts the daemon with one destination that gets `extra` lines of settings, and waits until it is ready.
     pub async fn start(url: &str, extra: &str) -> Self {
         Self::logging(url, extra, "holdline=info").await
     }
@@ -106,26 +106,26 @@ impl Process {
         process
     }
 
-    /// Starts it again.
+    /// Starts the daemon again.
     pub async fn open(&mut self) {
         self.open_as(command(self.folder.path())).await;
     }
 
-    /// Starts it again with this umask.
+    /// Starts the daemon again with this umask.
     pub async fn open_with_umask(&mut self, umask: &str) {
         self.open_as(with_umask(self.folder.path(), umask)).await;
     }
 
-    /// Starts it again, unable to write behind the first `blocks` of 512 bytes of any file.
+    /// Starts the daemon again, unable to write past the first `blocks` of 512 bytes of any file.
     pub async fn open_limited(&mut self, blocks: u32) {
         let mut shell = Command::new("sh");
-        // an ignored signal stays ignored, so that the write fails and does not kill
+        // an ignored signal stays ignored, so that the write fails and the process is not killed
         let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
         shell.current_dir(self.folder.path()).args(["-c", &script, BINARY]);
         self.open_as(shell).await;
     }
 
-    /// Starts it as systemd would: with a socket that is already open, and somebody who hears what it tells.
+    /// Starts the daemon as systemd would: with an open socket, and with a socket that receives its notifications.
     pub async fn open_activated(&mut self, socket: &std::net::TcpListener, notify: &Path, watchdog: Duration) {
         let mut shell = Command::new("sh");
         // the socket becomes descriptor 3, and the shell becomes the daemon
@@ -170,14 +170,14 @@ impl Process {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    /// Waits until it has ended: its exit code, or minus the signal that ended it.
+    /// Waits until the process has ended; returns its exit code, or minus the signal that ended it.
     pub async fn ended(&mut self) -> i32 {
         let mut child = self.child.take().unwrap();
         let status = wait_for("the process ends", async || child.try_wait().unwrap()).await;
         status.code().unwrap_or_else(|| -status.signal().unwrap())
     }
 
-    /// kill -9, and waits until it is gone.
+    /// kill -9; waits until the process has ended.
     pub async fn kill(&mut self) {
         self.signal(rustix::process::Signal::KILL);
         assert_eq!(self.ended().await, -9);
@@ -193,13 +193,13 @@ impl Process {
         reply.json()["id"].as_str().unwrap().to_owned()
     }
 
-    /// Runs a command against it.
+    /// Runs a command against the daemon.
     pub async fn run(&self, arguments: &[&str]) -> Ran {
         let config = self.config.to_str().unwrap();
         run(self.folder.path(), &[arguments, &["--config", config]].concat()).await
     }
 
-    /// Begins a command that goes on until it is told to end.
+    /// Starts a command that runs until it is stopped.
     pub fn spawn_command(&self, arguments: &[&str]) -> Child {
         let mut command = command(self.folder.path());
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -219,7 +219,7 @@ impl Process {
         .await;
     }
 
-    /// Waits until so many dead letters are listed.
+    /// Waits until `wanted` dead letters are listed.
     pub async fn has_dead(&self, wanted: usize) {
         wait_for(&format!("{wanted} dead letters"), async || {
             let ran = self.run(&["dlq", "list", "--json", "--all"]).await;
@@ -239,8 +239,8 @@ impl Drop for Process {
     }
 }
 
-/// A port that nobody listens on, below the range from which the kernel takes those of clients: it must still be free
-/// when the process is started again.
+/// A port that nothing listens on, below the range of ephemeral ports: it must still be free when the process is
+/// started again.
 pub fn free_address() -> SocketAddr {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let clients = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768);

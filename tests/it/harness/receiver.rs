@@ -1,4 +1,4 @@
-//! A destination that plays a script: for each request what is to be done with it.
+//! A destination that plays a script: it decides for each request how to respond.
 
 use crate::harness::bench::{read_message, wait_for};
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-/// What is done with a request.
+/// How the receiver handles a request.
 #[derive(Clone, Debug)]
 pub enum Act {
     Answer {
@@ -17,23 +17,23 @@ pub enum Act {
         headers: Vec<(&'static str, String)>,
         body: Vec<u8>,
     },
-    /// The rest when [`Receiver::release`] lets it.
+    /// Handles the request this way once [`Receiver::release`] allows it.
     SourceUsage(Box<Self>),
-    /// The connection is reset before any answer.
+    /// Resets the connection before any response.
     Reset,
-    /// An answer of this status whose body breaks off in the middle.
+    /// A response with this status whose body breaks off in the middle.
     HalfBody(u16),
     /// Half a head, then a reset.
     HalfHead,
-    /// No answer until the sender gives up.
+    /// No response until the sender gives up.
     Never,
-    /// These bytes, whatever they are, and the end of the connection.
+    /// These bytes unchanged, then the end of the connection.
     Raw(Vec<u8>),
-    /// These bytes, and the connection goes on.
+    /// These bytes; the connection stays open.
     Bytes(Vec<u8>),
-    /// These pieces, each in a packet of its own, and the end of the connection.
+    /// These pieces, each in a packet of its own, then the end of the connection.
     Pieces(Vec<Vec<u8>>),
-    /// These bytes, then one more again and again until the sender gives up.
+    /// These bytes, then single bytes until the sender gives up.
     Dribble(Vec<u8>),
 }
 
@@ -49,16 +49,16 @@ pub fn held(act: Act) -> Act {
     Act::SourceUsage(Box::new(act))
 }
 
-/// A request as it came.
+/// A request as received.
 #[derive(Clone, Debug)]
 pub struct Received {
-    /// Which one it was, from 0.
+    /// The number of the request, from 0.
     pub n: usize,
     pub line: String,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// Starts and ends of requests are numbered in the order in which they happen.
+    /// Starts and ends of requests share one numbering, in the order in which they happen.
     pub began: usize,
     pub ended: Option<usize>,
 }
@@ -96,7 +96,7 @@ struct Log {
     clock: usize,
 }
 
-/// Listens as long as the runtime of the test lives.
+/// Listens until the runtime of the test ends.
 #[derive(Clone)]
 pub struct Receiver {
     pub addr: SocketAddr,
@@ -125,7 +125,7 @@ impl Receiver {
         receiver
     }
 
-    /// Takes everything.
+    /// Responds to everything with success.
     pub async fn good() -> Self {
         Self::start(|_| status(200)).await
     }
@@ -138,12 +138,12 @@ impl Receiver {
         Some(self.url())
     }
 
-    /// Lets so many held requests go on, those to come included.
+    /// Releases `n` waiting requests, or as many of the next ones.
     pub fn release(&self, n: usize) {
         self.gate.add_permits(n);
     }
 
-    /// Connections that nobody has closed.
+    /// The number of open connections.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::SeqCst)
     }
@@ -157,7 +157,7 @@ impl Receiver {
         self.log.lock().unwrap().all.len()
     }
 
-    /// Waits for so many requests, and returns all there are.
+    /// Waits for `n` requests, and returns all received so far.
     pub async fn received(&self, n: usize) -> Vec<Received> {
         wait_for(&format!("{n} requests have come"), async || (self.count() >= n).then_some(())).await;
         self.all()
@@ -196,7 +196,7 @@ impl Receiver {
         log.all[n].ended = Some(log.clock);
     }
 
-    /// Whether the connection can be used again.
+    /// Responds; returns whether the connection can be used again.
     async fn act(&self, stream: &mut BufReader<TcpStream>, act: Act, n: usize) -> bool {
         let head = |status: u16, length: usize| format!("HTTP/1.1 {status} x\r\nContent-Length: {length}\r\n");
         match act {
@@ -205,7 +205,7 @@ impl Receiver {
                 for (name, value) in headers {
                     head.push_str(&format!("{name}: {value}\r\n"));
                 }
-                // ended before it is told: whoever reads the answer may begin the next one at once
+                // recorded before the response is sent: a sender that reads it may begin the next request at once
                 self.ended(n);
                 let answer = [head.as_bytes(), b"\r\n", &body].concat();
                 return stream.get_mut().write_all(&answer).await.is_ok();

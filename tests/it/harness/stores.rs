@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Longer than any thread of sled needs to release the lock of a closed store.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Repeats `open` while a closed store of this process still holds its lock.
+/// Repeats `open` while a closed store of this process has not released its lock.
 pub fn unlocked<T, E: Display>(open: impl Fn() -> Result<T, E>) -> Result<T, E> {
     let deadline = clock::monotonic() + DEADLINE;
     loop {
@@ -22,7 +22,7 @@ pub fn unlocked<T, E: Display>(open: impl Fn() -> Result<T, E>) -> Result<T, E> 
     }
 }
 
-/// Whether an error says that another store has the folder, by holdline's lock or by sled's.
+/// Whether an error says that another store has locked the folder, with holdline's lock or with sled's.
 pub fn is_locked(error: &str) -> bool {
     error.contains("in use by another holdline") || error.contains("could not acquire lock")
 }
@@ -32,7 +32,7 @@ pub fn open(path: &Path, options: &Options, clock: &Clock) -> Opened {
     unlocked(|| Store::open(path, options.clone(), clock.clone())).unwrap()
 }
 
-/// Ends a store in order.
+/// Closes a store.
 pub fn close(opened: Opened) {
     let Opened { store, committer, store_events, .. } = opened;
     drop((store, store_events));

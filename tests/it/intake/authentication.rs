@@ -1,4 +1,5 @@
-//! Who may send: every kind of proof over HTTP, and that nobody else causes a write or learns why.
+//! Authentication of senders: every kind of credential over HTTP; a request without a valid one causes no write and
+//! does not learn the reason.
 
 use crate::harness::bench::{Bench, Connection, body, message, source, wait_for};
 use holdline::clock::Clock;
@@ -28,7 +29,7 @@ fn signed_body() -> Vec<u8> {
     sample.chars().filter(|c| keep(*c)).collect::<String>().into_bytes()
 }
 
-/// A daemon with one guarded source, `guarded`; the secrets lie in its folder.
+/// A daemon with one source that requires authentication, `guarded`; the secrets are stored in its folder.
 async fn guarded(
     rate_limit: Option<Rate>,
     auths: impl FnOnce(&dyn Fn(&str) -> Vec<Secret>) -> Vec<SourceAuth>,

@@ -1,4 +1,4 @@
-//! Senders that close their writing side behind what they sent: they are answered, and who has gone leaves nothing.
+//! Senders that close their writing side after a request get a response; senders that disconnect occupy no slot.
 
 use crate::harness::bench::{Bench, Connection, Reply, body, message, read_message, wait_for};
 use crate::intake::tls::{Authority, Client};
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-/// Sends bytes and the end of them, then reads all there is.
+/// Sends bytes and closes the writing side, then reads until the end.
 async fn ask(to: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(to).await.unwrap();
     stream.write_all(bytes).await.unwrap();
@@ -82,10 +82,10 @@ async fn a_tls_close_notify_after_the_request_is_answered() {
             let event = body("k", &format!("{n}-{orderly}"));
             stream.write_all(&message("POST", "/in/default", &[JSON], &event)).await.unwrap();
             if orderly {
-                stream.shutdown().await.unwrap(); // close_notify, and an end of what is sent
+                stream.shutdown().await.unwrap(); // sends close_notify and shuts down the writing side
             } else {
                 stream.flush().await.unwrap();
-                stream.get_mut().0.shutdown().await.unwrap(); // an end without a word
+                stream.get_mut().0.shutdown().await.unwrap(); // shuts down TCP only, without close_notify
             }
             let (first, headers, body) = read_message(&mut BufReader::new(stream), false).await.unwrap();
             let reply = Reply { status: first[9..12].parse().unwrap(), headers, body };
@@ -94,7 +94,7 @@ async fn a_tls_close_notify_after_the_request_is_answered() {
     }
 }
 
-/// Who closes altogether, in the middle of whatever, holds no place: a second sender gets in where there is one.
+/// A sender that disconnects at any point of a request occupies no slot: with one slot, a second sender is accepted.
 #[tokio::test]
 async fn i19_a_sender_that_left_occupies_no_slot() {
     let bench = Bench::with(None, Clock::system(), |s| {
@@ -108,12 +108,12 @@ async fn i19_a_sender_that_left_occupies_no_slot() {
         let mut gone = Connection::open(bench.intake).await;
         gone.send(&whole[..cut]).await;
         drop(gone);
-        // that it has gone is seen a moment later
+        // the daemon notices the disconnect a moment later
         let next = body("k", &cut.to_string());
         wait_for("there is room", async || (bench.post(&next).await.status == 202).then_some(())).await;
     }
     for cut in [whole.len() - 1, 30, 0] {
-        // half closed, and nothing that could be answered well: it ends by itself
+        // half closed, and nothing that could be accepted: the connection ends by itself
         let answer = ask(bench.intake, &whole[..cut]).await;
         assert!(statuses(&answer).iter().all(|status| *status == "400"), "{cut}: {answer}");
     }

@@ -1,4 +1,4 @@
-//! `GET /healthz` on the port of intake: it follows admission, and is nothing but an answer.
+//! `GET /healthz` on the intake port: it reports whether events are accepted, and does nothing else.
 
 use crate::harness::bench::{Bench, body, request, source, wait_for};
 use crate::harness::receiver::{Receiver, held, status};

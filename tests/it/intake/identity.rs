@@ -1,5 +1,5 @@
-//! What decides which event a request is, under a signature: signed places, those that are trusted by name, and the signed
-//! bytes themselves.
+//! What identifies an event in a signed request: signed fields, fields that are trusted by name, and the signed bytes
+//! themselves.
 
 use crate::harness::bench::{Bench, START, request, source};
 use crate::harness::receiver::{Receiver, status};
@@ -26,7 +26,7 @@ fn hex(tag: &hmac::Tag) -> String {
     tag.as_ref().iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Signs as a preset does, at `stamp` and under `id` where it signs these.
+/// Signs as a preset does, with `stamp` and `id` if the preset signs these.
 fn signed(preset: &str, id: &str, stamp: &str, body: &[u8]) -> Headers {
     let base64 = base64::prelude::BASE64_STANDARD;
     let sign = |algorithm, key: &[u8], lead: &str| {
@@ -63,7 +63,7 @@ fn signed(preset: &str, id: &str, stamp: &str, body: &[u8]) -> Headers {
     }
 }
 
-/// Posts, and says what became of it.
+/// Posts an event; returns the status that the response reports.
 async fn post(bench: &Bench, path: &str, headers: &Headers, more: &[(&str, &str)], body: &[u8]) -> String {
     let mut all: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
     all.extend(more);
@@ -72,7 +72,7 @@ async fn post(bench: &Bench, path: &str, headers: &Headers, more: &[(&str, &str)
     reply.json()["status"].as_str().unwrap().to_owned()
 }
 
-/// What somebody who overheard a request may put beside its body.
+/// What an attacker who has recorded a request may add to its body.
 const FORGED: [&[(&str, &str)]; 7] = [
     &[("ce-id", "forged"), ("ce-source", "x"), ("ce-specversion", "1.0"), ("ce-type", "paid")],
     &[("ce-id", "forged-2"), ("ce-subject", "other"), ("ce-time", "2020-01-01T00:00:00Z")],
@@ -112,7 +112,7 @@ async fn one_signed_body_is_one_event_whatever_its_other_headers() {
             let headers = signed(preset, "msg-1", STAMP, body);
             assert_eq!(post(&bench, &source, &headers, &[], body).await, "queued", "{source}");
             for forged in FORGED {
-                // a signed header comes first, and the first of a name counts
+                // a signed header comes first, and the first of several with one name counts
                 let again = post(&bench, &source, &headers, forged, body).await;
                 assert!(again == "duplicate" || body == b"[1, 2]", "{source} {forged:?}: {again}");
             }
@@ -135,7 +135,7 @@ async fn only_signed_fields_distinguish_events() {
         }
     })
     .await;
-    // preset, whether it signs an id, whether a moment
+    // preset, whether it signs an id, whether it signs a timestamp
     let table = [
         ("genesys-open-messaging", false, false),
         ("genesys-engage", false, false),
@@ -155,7 +155,7 @@ async fn only_signed_fields_distinguish_events() {
         assert_eq!(status("a", STAMP).await, "queued");
         assert_eq!(status("a", STAMP).await, "duplicate", "{preset}");
         assert_eq!(status("b", STAMP).await, if has_id { "queued" } else { "duplicate" }, "{preset}");
-        // with an id of its own a later moment is a repetition of the same event
+        // if the id is signed, a later timestamp is a repetition of the same event
         let later = status("a", "1800000060").await;
         assert_eq!(later, if has_stamp && !has_id { "queued" } else { "duplicate" }, "{preset}");
     }

@@ -1,4 +1,5 @@
-//! What could not be accepted and is kept apart: never delivered, bounded, and let in once the configuration is mended.
+//! Quarantined requests: they could not be accepted, are never delivered, are limited in number, and are readmitted
+//! once the configuration is repaired.
 
 use crate::harness::bench::{Bench, body, request, source, wait_for};
 use crate::harness::process::Process;
@@ -148,7 +149,7 @@ async fn nothing_is_quarantined_unless_configured() {
     assert_eq!(kept(&bench).await, 0);
 }
 
-/// An event in binary mode: everything but its data stands in headers.
+/// An event in binary mode: everything but its data is in headers.
 fn cloud_event(id: &str) -> [(&str, &str); 5] {
     [JSON, ("ce-id", id), ("ce-source", "s"), ("ce-specversion", "1.0"), ("ce-type", "t")]
 }
@@ -248,7 +249,7 @@ async fn an_unauthenticated_request_is_readmitted_only_by_an_operator() {
     let audit = bench.get("/v1/audit").await.to_string();
     assert!(audit.contains("2 requests let in with 2 events, without proof where they had none"), "{audit}");
 
-    // what brought a signature can still show it, and a signature that never verifies is nobody's to answer for
+    // a stored signature can be verified later; a request whose signature does not verify is never readmitted
     bench.settings.sources[1].auth = Vec::new();
     bench.settings.sources[1].pointers.split = Some("/wrong".to_owned());
     bench.restart().await;

@@ -1,4 +1,5 @@
-//! Refusals and other answers that come before all is read: they reach a sender that sends on, within bounds.
+//! Refusals and other responses that are sent before the whole request is read: they reach a sender that keeps
+//! sending, within limits.
 
 use crate::harness::bench::{Bench, Connection, Reply, body, message, read_message, source, wait_for};
 use crate::intake::tls::{Authority, Client};
@@ -17,10 +18,11 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
-/// What is sent at once, so that a peer that has closed is noticed in the middle of a body.
+/// Bytes per write, so that a peer that has closed is noticed in the middle of a body.
 const PIECE_BYTES: usize = 4096;
 
-/// A daemon with a guarded source, `guarded`, and one whose rate is used up, `spent`; the largest body has 64 KiB.
+/// A daemon with a source that requires authentication, `guarded`, and one whose rate is used up, `spent`; the
+/// largest body is 64 KiB.
 async fn bench(change: impl FnOnce(&mut Settings)) -> Bench {
     let secrets = tempfile::tempdir().unwrap();
     let path = secrets.path().join("token");
@@ -40,7 +42,7 @@ async fn bench(change: impl FnOnce(&mut Settings)) -> Bench {
     bench
 }
 
-/// Sends the head, waits until the answer lies there to be read, sends all the rest, and only then reads.
+/// Sends the head, waits until the response can be read, sends all the rest, and only then reads.
 async fn reply_after_all(bench: &Bench, head: &[u8], rest: &[u8]) -> std::io::Result<(Reply, TcpStream)> {
     let mut stream = TcpStream::connect(bench.intake).await?;
     stream.set_nodelay(true)?;
@@ -94,7 +96,7 @@ async fn arrives(bench: &Bench, (path, headers, bytes, status, code): Case) {
         assert_eq!((reply.status, reply.code().as_str()), (status, code), "{path} {bytes}");
         let next = message("POST", "/in/default", &[JSON], &body("k", &format!("{path}-{bytes}-{n}")));
         if bytes <= 64 * 1024 {
-            // the rest is short, so that the connection goes on
+            // the rest is short, so that the connection is kept open
             assert_eq!(reply.header("connection"), None, "{path} {bytes}");
             stream.write_all(&next).await.unwrap();
             assert!([202, 503].contains(&read_reply(&mut BufReader::new(stream)).await.unwrap().status), "{path}");
@@ -141,7 +143,7 @@ async fn a_refused_chunked_body_is_discarded_too() {
     }
 }
 
-/// Whoever asked before it sent may send its body or not: what follows a refusal is never read as a request.
+/// A sender that sent `Expect: 100-continue` may send its body or not: bytes after a refusal are never read as a request.
 #[tokio::test]
 async fn i7_a_body_after_a_refused_expectation_is_no_request() {
     let bench = bench(|_| {}).await;
@@ -207,7 +209,7 @@ async fn a_slow_body_is_answered_408_while_it_continues() {
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
 }
 
-/// A sender that is refused and never stops; ends when it is let go.
+/// A refused sender that never stops sending; the task ends when its connection is closed.
 async fn drip(bench: &Bench) -> JoinHandle<()> {
     let mut stream = TcpStream::connect(bench.intake).await.unwrap();
     let (head, _) = split("/in/guarded", &[JSON], 10_000_000);
@@ -223,7 +225,7 @@ async fn drip(bench: &Bench) -> JoinHandle<()> {
     })
 }
 
-/// A refused sender that never stops is let go after `linger_timeout`, and at once where its place is needed.
+/// A refused sender that never stops is disconnected after `linger_timeout`, and at once if its slot is needed.
 #[tokio::test]
 async fn i19_lingering_connections_are_bounded_and_evicted_first() {
     let short = bench(|s| s.intake.linger_timeout = Duration::from_millis(300)).await;
@@ -277,7 +279,7 @@ async fn a_failed_handshake_sends_its_alert() {
     let ca = Some(authority.path("ca.pem"));
     let bench = Bench::with(None, Clock::system(), |s| s.intake.tls = Some(authority.files(ca))).await;
     let nobody = Client::new(&authority, &[&rustls::version::TLS13]);
-    // in TLS 1.3 the client sends on before it learns that a certificate was wanted
+    // in TLS 1.3 the client continues to send before it learns that a certificate was required
     let mut stream = nobody.connect(&bench).await.unwrap();
     let _ = send_all(&mut stream, &[b'x'; 100_000]).await;
     let error = stream.read(&mut [0; 1]).await.unwrap_err();
@@ -285,7 +287,7 @@ async fn a_failed_handshake_sends_its_alert() {
     assert!(error.to_string().contains("CertificateRequired"), "{error}");
 }
 
-/// Refusals over HTTP/2 end their streams, and never the connection, however many there are.
+/// Refusals over HTTP/2 end their streams and never the connection, however many there are.
 #[tokio::test]
 async fn over_http2_refusals_end_streams_and_not_the_connection() {
     let authority = Authority::new();

@@ -1,4 +1,4 @@
-//! Intake: what is refused and stores nothing, what is accepted, and what is recognised.
+//! Intake: which requests are refused and store nothing, which are accepted, and which are recognised as duplicates.
 
 use crate::harness::bench::{Bench, Connection, Reply, START, body, let_pass, message, request, source, wait_for};
 use crate::harness::receiver::{Receiver, held, status};
@@ -14,7 +14,7 @@ use std::time::Duration;
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 const BODY_MAX: usize = 64 * 1024;
 
-/// A daemon with narrow bounds that delivers nowhere.
+/// A daemon with small limits and no destination.
 async fn narrow() -> Bench {
     Bench::with(None, Clock::system(), |s| {
         s.intake.max_body_bytes = BODY_MAX;
@@ -26,7 +26,7 @@ async fn narrow() -> Bench {
     .await
 }
 
-/// The answer to raw bytes; none where the connection just ends.
+/// The response to raw bytes; none if the connection is closed without one.
 async fn raw(bench: &Bench, bytes: &[u8]) -> Option<Reply> {
     let mut connection = Connection::open(bench.intake).await;
     connection.send(bytes).await;
@@ -111,7 +111,7 @@ async fn i7_a_refusal_says_why_and_stores_nothing() {
         }
     }
     assert_eq!(bench.count("/counters/accepted").await, 0);
-    // the deepest that is allowed
+    // the deepest nesting that is allowed
     assert_eq!(bench.post(&deep(64)).await.status, 202);
     assert_eq!(bench.count("/counters/accepted").await, 1);
     bench.sound().await;
@@ -137,7 +137,7 @@ impl Bytes for Vec<u8> {
 #[tokio::test]
 async fn i7_two_framings_at_once_never_make_two_requests() {
     let bench = narrow().await;
-    // whoever goes by the length sees one request, whoever goes by the chunks sees two
+    // a parser that uses the length sees one request, a parser that uses the chunks sees two
     let inner = message("POST", "/in/default", &[JSON], &body("k", "smuggled"));
     let outer = [b"0\r\n\r\n".as_slice(), &inner].concat();
     let head = format!(
@@ -196,7 +196,7 @@ async fn i7_slow_senders_are_cut_off() {
     let reply = slow_body.reply().await.unwrap();
     assert_eq!((reply.status, reply.code().as_str()), (408, "body_timeout"));
     assert!(slow_body.ends().await);
-    // the head was never whole, so nobody is answered; hyper may say 408
+    // the head was never complete, so no response is due; hyper may send 408
     assert!(slow_head.reply().await.is_none_or(|reply| reply.status == 408));
     assert!(silent.reply().await.is_none_or(|reply| reply.status == 408));
     assert_eq!(bench.count("/counters/accepted").await, 0);
@@ -440,7 +440,7 @@ async fn i18_buffered_bodies_are_bounded_and_the_sender_gets_503() {
     })
     .await;
     let whole = message("POST", "/in/default", &[JSON], &[b' '; 9_000]);
-    // anew each time: the second may come before the first and be in its way
+    // on new connections in each try: the second body may arrive before the first and take its memory
     let (mut first, refused) = wait_for("there is no room", async || {
         let mut first = Connection::open(bench.intake).await;
         first.send(&whole[..whole.len() - 1]).await;
@@ -543,7 +543,7 @@ async fn a_sender_that_disconnects_midway_leaves_nothing() {
 #[tokio::test]
 async fn i7_bare_line_feeds_and_folded_lines_never_make_two_requests() {
     let bench = narrow().await;
-    // RFC 9112, 2.2 lets a recipient take a bare LF for the end of a line; what counts is that both sides see one request
+    // RFC 9112, 2.2 permits a bare LF as the end of a line; both sides must see one request
     let event = body("k", "1");
     let feeds = format!("POST /in/default HTTP/1.1\nHost: test\nContent-Length: {}\n\n", event.len());
     let reply = raw(&bench, &[feeds.as_bytes(), &event].concat()).await.unwrap();

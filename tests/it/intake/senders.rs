@@ -1,4 +1,4 @@
-//! How senders ask before they send, and how they write what others write otherwise.
+//! Handshakes of senders before their first event, and unusual encodings that senders use.
 
 use crate::harness::bench::{Bench, Connection, Reply, START, body, message, request, source};
 use crate::harness::receiver::{Receiver, status};
@@ -35,7 +35,7 @@ async fn with_sources(sources: Vec<Source>) -> Bench {
     Bench::with(None, Clock::manual(START), |s: &mut Settings| s.sources = sources).await
 }
 
-/// That an answer is a token as plain text which no browser takes for anything else.
+/// Asserts that a response is a token in plain text which no browser takes for anything else.
 fn assert_inert(reply: &Reply, kind: &str) {
     assert_eq!(reply.header("content-type"), Some(kind));
     assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
@@ -69,7 +69,7 @@ async fn a_zoom_validation_is_answered_and_nothing_else_is_signed() {
     }
     assert_eq!(post("wrong", &ask("token")).await.status, 401);
     assert_eq!(bench.post_as("zoom", &[JSON], ask("token").as_bytes()).await.status, 401, "not signed");
-    // what a signature covers is never signed as a token
+    // content that a request signature can cover is never signed as a token
     let message = format!("v0:{stamp}:{{}}");
     for token in [message.as_str(), "{}", "", "a b", "a:b", "\u{e9}", &"x".repeat(129)] {
         let reply = post("zoom-secret", &ask(token)).await;
@@ -304,7 +304,7 @@ async fn i6_a_compressed_body_is_verified_as_sent_and_delivered_decoded() {
     let of_meaning = format!("sha256={}", hmac("s3cret", &event(1)));
     let reply = bench.post_as("signed", &[JSON, coding, ("X-Hub-Signature-256", &of_meaning)], &packed).await;
     assert_eq!(reply.status, 401, "what was meant is not what was signed");
-    // packed or not, it is the same event
+    // compressed or not, it is the same event
     let plain = bench.post_as("signed", &[JSON, ("X-Hub-Signature-256", &of_meaning)], &event(1)).await;
     assert_eq!(plain.json()["status"], "duplicate");
 
@@ -447,7 +447,7 @@ async fn refusals_are_labelled_by_known_sources_only() {
 
 #[tokio::test]
 async fn a_cloud_event_in_binary_mode_keeps_its_attributes_and_its_trace() {
-    // also those of one that waits for its second attempt
+    // also for an event that waits for its second attempt
     let receiver = Receiver::start(|r| if r.attempt() == 1 { status(503) } else { status(200) }).await;
     let bench = Bench::start(receiver.to()).await;
     let attributes = [
@@ -473,7 +473,7 @@ async fn a_cloud_event_in_binary_mode_keeps_its_attributes_and_its_trace() {
     let got = &all[1];
     assert_eq!((got.header("authorization"), got.header("x-other"), got.header("ce-")), (None, None, None));
     assert_eq!(got.interaction(), "Euro %E2%82%AC");
-    // a batch is not what its headers say
+    // the headers of a batch do not describe its events
     let batch = json!([{"specversion": "1.0", "id": "2", "source": "/s", "type": "t"}]).to_string();
     let kind = ("Content-Type", "application/cloudevents-batch+json");
     let reply = bench.post_as("default", &[kind, ("ce-subject", "x"), ("tracestate", "a=1")], batch.as_bytes()).await;
@@ -497,12 +497,12 @@ async fn events_beyond_the_memory_limit_get_503() {
     let batch = format!("[{}]", vec!["1"; 900].join(","));
     let long = "k".repeat(30_000);
     let headers = [JSON, ("X-Key", long.as_str())];
-    // alone it passes, though it costs more than there is
+    // alone it is accepted, although it needs more memory than the limit
     let reply = bench.post_as("batches", &headers, batch.as_bytes()).await;
     assert_eq!((reply.status, reply.json()["accepted"].clone()), (202, json!(900)));
     let shown = bench.get(&format!("/v1/events?interaction={long}&limit=1")).await;
     assert_eq!(shown["items"].as_array().map(Vec::len), Some(1), "a long key is found too: {shown}");
-    // what is still being received gives way to it
+    // a body that is still being received is evicted for it
     let slow = message("POST", "/in/batches", &[JSON], &[b' '; 1000]);
     let mut other = Connection::open(bench.intake).await;
     other.send(&slow[..slow.len() - 1]).await;
@@ -520,7 +520,7 @@ async fn events_beyond_the_memory_limit_get_503() {
     let (gave_way, ()) = tokio::join!(gives_way, batches);
     let is_for_memory = |reply: &Reply| reply.status == 503 && reply.text().contains("bodies are being received");
     assert!(is_for_memory(&gave_way), "{}", gave_way.text());
-    // what is here as a whole does not
+    // a body that has been received completely is not
     let whole = message("POST", "/in/batches", &headers, batch.as_bytes());
     let refused = crate::harness::bench::wait_for("there is no room", async || {
         let mut senders = Vec::new();

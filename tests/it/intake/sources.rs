@@ -1,4 +1,4 @@
-//! Sources beside each other: a key belongs to its source, and nobody takes what is there for all.
+//! Several sources: an order key belongs to its source, and no source uses up the resources of the others.
 
 use crate::harness::bench::{Bench, START, body, source, wait_for};
 use crate::harness::receiver::{Act, Receiver, status};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-/// Answers 503 to what comes from `bad`, and 200 to all else.
+/// Responds with `answer` to events of `bad`, and with 200 to all others.
 async fn refusing(bad: &'static str, answer: u16) -> Receiver {
     Receiver::start(move |request| status(if request.header("holdline-source") == Some(bad) { answer } else { 200 }))
         .await
@@ -45,7 +45,7 @@ async fn an_open_source_blocks_no_other_source_by_its_keys() {
     }
 }
 
-/// Source and what waits, by destination.
+/// Source and number of waiting deliveries, by destination.
 fn told(of: &Value) -> Vec<(Option<String>, u64)> {
     let states = of["destinations"].as_array().unwrap();
     states.iter().map(|s| (s["source"].as_str().map(str::to_owned), s["waiting_count"].as_u64().unwrap())).collect()
@@ -164,7 +164,7 @@ async fn staleness_is_judged_within_a_source() {
     assert_eq!(stale, [false, false, false, true]);
 }
 
-/// An event of about 6 KB that cannot be compressed.
+/// An incompressible event of about 6 KB.
 fn noise(n: u64) -> String {
     let mut bits = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let dead_letters = (0..6000).map(|_| {
@@ -261,7 +261,7 @@ async fn a_source_with_many_dead_letters_loses_its_own_and_no_other_does() {
     bench.settings.dlq.evict = true;
     for sources in [["open", "own"], ["open", "open"]] {
         bench.settings.dlq.max_bytes = bench.count("/dlq/bytes").await / 2;
-        // also a source that is not configured any more keeps what is its own
+        // a source that is no longer configured keeps its share, too
         bench.settings.sources.retain(|source| sources.contains(&source.name.as_str()));
         bench.restart().await;
         let (most, least) = (bench.settings.dlq.max_bytes, bench.settings.dlq.max_bytes - 7000);

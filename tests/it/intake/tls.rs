@@ -1,4 +1,5 @@
-//! TLS at intake: versions, client certificates, HTTP/2 and its floods, and a certificate that changes under way.
+//! TLS at intake: versions, client certificates, HTTP/2 and floods of frames, and a certificate that is replaced at
+//! run time.
 
 use crate::harness::bench::{Bench, Connection, Reply, body, message, read_message, wait_for};
 use holdline::clock::Clock;
@@ -21,7 +22,7 @@ use tokio_rustls::client::TlsStream;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-/// An authority, and a folder with what it issues.
+/// A certificate authority, and a folder with the certificates that it issues.
 pub struct Authority {
     folder: TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -103,7 +104,7 @@ impl Client {
         TlsConnector::from(Arc::new(self.config.clone())).connect(name, stream).await
     }
 
-    /// One event on a connection of its own; none where no answer comes.
+    /// Posts one event on a connection of its own; none if there is no response.
     async fn post(&self, bench: &Bench, body: &[u8]) -> Option<Reply> {
         post_over(&mut self.connect(bench).await.ok()?, body).await
     }
@@ -164,7 +165,7 @@ async fn a_renewed_certificate_is_loaded_without_dropping_connections() {
     let mut before = client.connect(&bench).await.unwrap();
     let old = shown(&before);
 
-    // half-written files: what was in force stays in force
+    // half-written files: the active certificate stays active
     std::fs::write(authority.path("server.pem"), "-----BEGIN CERTIFICATE-----\n").unwrap();
     for n in 0..3 {
         assert_eq!(post_over(&mut before, &body("k", &format!("a{n}"))).await.unwrap().status, 202);
@@ -172,7 +173,7 @@ async fn a_renewed_certificate_is_loaded_without_dropping_connections() {
     }
     authority.issue("server");
     let fresh = wait_for("the new certificate is shown", async || {
-        // the connection from before is in use all the time
+        // the older connection is in use all the time
         assert_eq!(post_over(&mut before, &body("k", "b")).await.unwrap().status, 202);
         let stream = client.connect(&bench).await.unwrap();
         (shown(&stream) != old).then_some(stream)
@@ -234,7 +235,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// What a hostile client sends, over and over, until it is cut off.
+/// Frames that a hostile client repeats until it is disconnected.
 async fn flood(bench: &Bench, client: &Client, what: &str, mut frames: impl FnMut(u32) -> Vec<u8>) {
     let (mut reader, mut writer) = tokio::io::split(client.connect(bench).await.unwrap());
     let open = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(4, 0, 0, &[])].concat();
@@ -264,7 +265,7 @@ async fn http2_floods_are_cut_off_and_delay_no_one() {
     authority.issue("server");
     let bench = daemon(authority.files(None)).await;
     let hostile = Client::new(&authority, rustls::ALL_VERSIONS).with_http2();
-    // POST https / of authority x
+    // POST https / with authority x
     let head = [0x83, 0x87, 0x84, 0x41, 0x01, b'x'];
     flood(&bench, &hostile, "rapid reset", |stream| {
         [frame(HEADERS, 0x4, stream, &head), frame(RESET, 0, stream, &8u32.to_be_bytes())].concat()
@@ -306,7 +307,7 @@ async fn unfinished_handshakes_and_idle_connections_are_closed() {
     assert!(sender.is_closed());
 }
 
-/// (whose, for what, when it ends) of each certificate in use.
+/// (source, purpose, end of validity) of each certificate in use.
 async fn ends(bench: &Bench) -> Vec<(String, String, String)> {
     let status = bench.status().await;
     let text = |v: &serde_json::Value| v.as_str().unwrap().to_owned();

@@ -1,4 +1,4 @@
-//! Strangers who hold back the rest of their bodies: they share a part of the memory, and hold up nobody who sends.
+//! Unauthenticated clients that do not finish their bodies: they share a part of the memory, and block no other sender.
 
 use crate::harness::bench::{Bench, Connection, body, message, source};
 use crate::intake::tls::{Authority, Client};
@@ -17,7 +17,8 @@ const WRONG: (&str, &str) =
 const TOKEN: (&str, &str) = ("Authorization", "Bearer t0ken");
 const BODY_BYTES: usize = 256 * 1024;
 
-/// Sources `signed` (HMAC), `known` (bearer) and the open `default`; 4 MiB of memory, for 16 of the largest bodies.
+/// Sources `signed` (HMAC), `known` (bearer) and the open `default`; 4 MiB of memory, enough for 16 of the largest
+/// bodies.
 async fn bench(change: impl FnOnce(&mut Settings)) -> Bench {
     let secrets = tempfile::tempdir().unwrap();
     let path = secrets.path().join("secret");
@@ -45,7 +46,7 @@ async fn hold_back(bench: &Bench, path: &str, headers: &[(&str, &str)]) -> Conne
     connection
 }
 
-/// `{}` under the secret of the source.
+/// The signature of `{}` with the secret of the source.
 fn signature(body: &[u8]) -> String {
     use ring::hmac;
     let key = hmac::Key::new(hmac::HMAC_SHA256, b"t0ken");
@@ -99,7 +100,7 @@ async fn i19_unfinished_bodies_do_not_delay_an_open_source() {
     }
 }
 
-/// Who has a token is not shared with strangers: what it holds back does not give way to them.
+/// Memory of authenticated senders is not shared with others: their unfinished bodies are not evicted for them.
 #[tokio::test]
 async fn i19_a_verified_body_is_not_evicted_for_an_unverified_one() {
     let bench = bench(|_| {}).await;
@@ -159,7 +160,7 @@ async fn i19_one_http2_connection_delays_no_one() {
     assert_eq!(first.status().as_u16(), 503, "it gave way");
 }
 
-/// Each request costs what its head takes, too, and a least amount: many small ones are as bounded as few large ones.
+/// Each request also counts its head, and a minimum: many small ones are as limited as few large ones.
 #[tokio::test]
 async fn i18_heads_count_as_buffered_bytes() {
     let bench = bench(|s| s.intake.max_connections = 2000).await;
@@ -191,7 +192,7 @@ async fn i7_a_dripping_body_is_cut_off_after_the_timeout() {
     assert_eq!(steady.reply().await.unwrap().status, 400, "what came fast enough may be finished");
 }
 
-/// Two sources with a token, `busy` and `quiet`, each of which may have half of the memory.
+/// Two sources with a token, `busy` and `quiet`, each of which may use half of the memory.
 async fn two_with_tokens(change: impl FnOnce(&mut Settings)) -> (Bench, tempfile::TempDir) {
     let secrets = tempfile::tempdir().unwrap();
     let path = secrets.path().join("secret");
@@ -206,7 +207,7 @@ async fn two_with_tokens(change: impl FnOnce(&mut Settings)) -> (Bench, tempfile
     (bench, secrets)
 }
 
-/// As many bodies as that, held back; the first of them is to give way where there are more than its source may have.
+/// Starts `count` unfinished bodies; the first of them must be evicted if the source exceeds its share.
 async fn hold_back_many(bench: &Bench, count: usize) -> Vec<Connection> {
     let mut held = Vec::new();
     for _ in 0..count {
@@ -259,7 +260,7 @@ async fn i19_a_reload_changes_what_a_verified_source_may_take() {
     }
     assert!(held.try_join_next().is_none(), "no more than have to give way");
     held.shutdown().await;
-    // a source that is alone may have all of it
+    // a source that is alone may use all of it
     bench.reload(|s| s.sources.truncate(1)).await.unwrap();
     for connection in &mut hold_back_many(&bench, 14).await {
         is_blank_when_whole(connection).await;

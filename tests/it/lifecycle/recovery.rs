@@ -1,4 +1,4 @@
-//! The daemon as a process: killed, stopped, started twice, and what it writes about itself.
+//! The daemon as a process: killed, stopped, started twice; and its log.
 
 use crate::harness::bench::{Connection, body, message, request, wait_for};
 use crate::harness::process::{Process, run};
@@ -12,7 +12,7 @@ const EAGER: &str = r#"retry = { base = "10ms", max = "50ms", attempts = 100 }
 timeout = "10s"
 breaker = { min_calls = 1000000 }"#;
 
-/// Sequences of each interaction in the order in which they were answered well first.
+/// Sequences of each interaction in the order of their first successful response.
 fn first_deliveries(all: &[Received]) -> BTreeMap<String, Vec<u64>> {
     let mut orders: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     for received in all {
@@ -30,7 +30,7 @@ async fn i1_i10_i13_repeated_kills_lose_nothing_and_keep_order() {
     let mut process = Process::start(&receiver.url(), &format!("{EAGER}\nconcurrency = {{ max = 4 }}")).await;
     let mut acknowledged = BTreeSet::new();
     for round in 0..4 {
-        // senders are at work while it dies; an answer that did not come promises nothing
+        // senders are active when it is killed; a request without a response promises nothing
         let senders: Vec<_> = (0..4)
             .map(|sender| {
                 let intake = process.intake;
@@ -65,7 +65,7 @@ async fn i1_i10_i13_repeated_kills_lose_nothing_and_keep_order() {
     for (interaction, order) in first_deliveries(&all) {
         assert!(order.is_sorted(), "{interaction}: {order:?}");
     }
-    // what was sent twice was in flight, or unsettled, at one of the deaths
+    // a delivery sent twice was in flight, or not yet recorded, at one of the kills
     let answered = all.iter().filter(|r| r.n % 7 != 3).count();
     assert!(answered - delivered.len() <= 4 * 64, "{answered} answers for {}", delivered.len());
     let status = process.status().await;
@@ -113,7 +113,7 @@ async fn a_signal_drains_the_daemon_and_it_exits_0() {
         receiver.received(1).await;
         process.signal(signal);
         wait_for("it has heard", async || process.log().contains("stopping").then_some(())).await;
-        // accepted while what is in flight ends, and sent in the next life
+        // accepted while deliveries in flight end, and sent after the next start
         process.accept("other", "3").await;
         receiver.release(1);
         assert_eq!(process.ended().await, 0, "{}", process.log());
@@ -149,7 +149,7 @@ async fn i22_a_second_process_on_the_same_folder_is_refused() {
     assert!(second.err.contains("is in use by another holdline (process "), "{second:?}");
     assert!(second.err.contains("give this one another store.path"), "{second:?}");
     process.accept("k", "1").await;
-    // and a port that is taken
+    // and a port that is in use
     let intake = process.intake.to_string();
     let third = run(process.folder.path(), &["serve", "--data", "elsewhere", "--intake", &intake]).await;
     assert_eq!(third.code, 1);
@@ -169,7 +169,7 @@ async fn i26_no_secret_and_no_body_is_ever_logged() {
     let file = secrets.path().join("token");
     std::fs::write(&file, "hunter2secret").unwrap();
     let auth = format!("{EAGER}\nauth = {{ kind = \"bearer\", token = {{ file = {file:?} }} }}");
-    // only of holdline: what libraries trace is turned on by name
+    // only lines of holdline: traces of libraries must be enabled by name
     let mut process = Process::logging(&receiver.url(), &auth, "warn,holdline=trace").await;
     let event = r#"{"eventType": "t", "eventId": "1", "data": {"interactionId": "k", "note": "private-words"}}"#;
     assert_eq!(process.post(event.as_bytes()).await.status, 202);

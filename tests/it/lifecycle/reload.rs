@@ -1,4 +1,4 @@
-//! A running daemon that goes by other destinations: order, holds and what waits are as if nothing had happened.
+//! A reload changes the destinations of a running daemon: order, retry-after times and waiting deliveries are preserved.
 
 use crate::harness::bench::{Bench, START, destination, wait_for};
 use crate::harness::receiver::{Received, Receiver, held, retry_after, status};
@@ -48,7 +48,7 @@ async fn i12_retry_after_and_overrides_survive_a_reload() {
     );
     assert_eq!(receiver.count(), 1);
     bench.change("/v1/destinations/default/resume", json!({})).await;
-    bench.clock.advance(Duration::from_secs(60)); // past the backoff of the first
+    bench.clock.advance(Duration::from_secs(60)); // longer than the backoff of the first
     wait_for("both go", async || (receiver.count() >= 3).then_some(())).await;
     bench.sound().await;
 }

@@ -1,4 +1,4 @@
-//! The daemon as a service: inherited sockets, what it tells the service manager, the watchdog, reload.
+//! The daemon as a service: inherited sockets, notifications to the service manager, the watchdog, reload.
 
 use crate::harness::bench::{body, let_pass, request, wait_for};
 use crate::harness::process::Process;
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 const WATCHDOG: Duration = Duration::from_millis(400);
 
-/// What systemd would hold: the socket, and the ear for what the daemon tells.
+/// The part of systemd: the listening socket, and the notification socket.
 struct Manager {
     socket: TcpListener,
     ear: UnixDatagram,
@@ -36,7 +36,7 @@ impl Manager {
         self.socket.local_addr().unwrap()
     }
 
-    /// The next word that the daemon told, if there is one.
+    /// The next notification of the daemon, if there is one.
     fn heard(&self) -> Option<String> {
         let mut word = [0; 4096];
         let length = self.ear.recv(&mut word).ok()?;
@@ -80,7 +80,7 @@ async fn a_restart_refuses_no_connection_and_knows_duplicates() {
                 let mut ids = BTreeSet::new();
                 while !done.load(Ordering::SeqCst) {
                     let id = format!("{sender}-{}", ids.len());
-                    // panics where it is refused or reset
+                    // panics if the connection is refused or reset
                     let reply = request(intake, "POST", "/in/default", &[], &body(&sender.to_string(), &id)).await;
                     assert_eq!(reply.status, 202, "{}", reply.text());
                     ids.insert(reply.json()["id"].as_str().unwrap().to_owned());

@@ -1,4 +1,4 @@
-//! The sources, read as text: what the map in `src/lib.rs` promises about them, and what the house style forbids.
+//! Checks of the source text: the map in `src/lib.rs`, and the rules of the house style.
 
 use super::proof::tests;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// The room it belongs to: the first part of its path.
+    /// The room of the file: the first part of its path.
     fn room(&self) -> &str {
         self.path.split(['/', '.']).next().unwrap()
     }
@@ -47,13 +47,13 @@ pub(super) fn sources() -> Vec<Source> {
 
 fn source(root: &Path, path: &Path) -> Source {
     let text = std::fs::read_to_string(path).unwrap();
-    // a file's tests stand at its end
+    // the tests of a file are at its end
     let tested = without_tests(&text);
     let code = bare(tested);
     Source { path: path.strip_prefix(root).unwrap().display().to_string(), text, code }
 }
 
-/// Code without comments and without what stands in strings; line ends stay where they are.
+/// Code without comments and the content of strings; line ends are kept.
 fn bare(text: &str) -> String {
     let (mut out, mut rest) = (String::new(), text);
     while let Some(c) = rest.chars().next() {
@@ -114,7 +114,7 @@ fn levels(all: &[Source]) -> BTreeMap<String, (u32, usize)> {
     rooms
 }
 
-/// Each word behind `crate::`, and each first word in `use crate::{...}`.
+/// Each word after `crate::`, and each first word in `use crate::{...}`.
 fn imports(code: &str) -> Vec<String> {
     let mut rooms = Vec::new();
     for (at, found) in code.match_indices("crate::") {
@@ -148,7 +148,7 @@ fn imports(code: &str) -> Vec<String> {
     rooms
 }
 
-/// What stands before the module of tests, which is the last in its file.
+/// The text before the module of tests, which is the last one in its file.
 fn without_tests(text: &str) -> &str {
     let begins = |rest: &str| rest.lines().next().is_some_and(|line| line.contains("mod ") && line.ends_with('{'));
     let mut found = text.match_indices("\n#[cfg(test)]\n").filter(|(at, head)| begins(&text[at + head.len()..]));
@@ -181,7 +181,7 @@ fn a_room_imports_only_from_lower_ones() {
             continue;
         };
         for import in imports(&source.code).into_iter().filter(|import| import != source.room()) {
-            // the nouns of level 0 stand on each other, in the order in which they are listed
+            // the modules of level 0 import those listed before them
             let allowed = levels.get(&import).is_some_and(|(l, p)| l < level || (*level == 0 && *l == 0 && p < place));
             if !allowed {
                 faults.push(format!("{} (level {level}) imports crate::{import}", source.path));
@@ -260,7 +260,7 @@ fn functions_stay_short() {
 fn test_names_are_short_and_have_a_subject() {
     let mut faults = Vec::new();
     for name in tests() {
-        // the promises that it is named for come first
+        // the name begins with the promises that it proves
         let is_promise = |part: &&str| part.strip_prefix('i').is_some_and(|n| n.parse::<u32>().is_ok());
         let subject = name.split('_').find(|part| !is_promise(part));
         if name.len() > TEST_NAME_MAX {

@@ -1,4 +1,4 @@
-//! The pages under packaging/docs, held against the program: commands, configurations, messages and metrics.
+//! The pages under packaging/docs, compared with the program: commands, configurations, messages and metrics.
 
 use crate::harness::authority::{Authority, Until};
 use crate::harness::bench::request;
@@ -45,7 +45,7 @@ fn code_spans(text: &str) -> Vec<String> {
     prose(text).split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// Every command line of holdline in a page: in shell blocks, behind `$ ` in outputs, and in code spans.
+/// Every command line of holdline in a page: in shell blocks, after `$ ` in outputs, and in code spans.
 fn commands(text: &str) -> Vec<String> {
     let mut lines = Vec::new();
     for (language, body) in blocks(text) {
@@ -95,7 +95,7 @@ fn every_command_in_the_pages_parses() {
     assert!(seen > 60, "{seen}");
 }
 
-/// A block as a complete configuration, with its secrets and certificates in `folder`.
+/// Completes a block to a configuration, with its secrets and certificates in `folder`.
 fn completed(block: &str, folder: &Path) -> String {
     let mut text = block.replace("/etc/holdline/", &format!("{}/", folder.display()));
     for section in ["source", "destination"] {
@@ -114,7 +114,7 @@ fn completed(block: &str, folder: &Path) -> String {
             (Some("pem"), "cert.pem") => std::fs::read_to_string(&own.cert).unwrap(),
             (Some("pem"), _) => std::fs::read_to_string(authority.ca()).unwrap(),
             (Some("url"), _) => "https://chat.internal/hooks/holdline".to_owned(),
-            // of every kind of secret at once
+            // valid as every kind of secret
             _ => format!("whsec_{}", base64::engine::general_purpose::STANDARD.encode(format!("{file:-<32}"))),
         };
         std::fs::write(&path, text).unwrap();
@@ -137,7 +137,7 @@ async fn every_configuration_in_the_pages_passes_the_check() {
     }
 }
 
-/// The anchor of each heading, as GitHub makes them.
+/// The fragment identifier of each heading, as GitHub generates them.
 fn anchors(text: &str) -> BTreeSet<String> {
     let headings =
         prose(text).lines().filter_map(|line| Some(line.strip_prefix('#')?.to_lowercase())).collect::<Vec<_>>();
@@ -163,7 +163,7 @@ fn every_link_in_the_pages_leads_to_a_heading() {
     assert!(seen > 15, "{seen}");
 }
 
-/// Of each section with a source and a body to try it with: the name of the source, its block, the body.
+/// For each section with a source and a sample body: the name of the source, its block, the body.
 fn trials(text: &str) -> Vec<(String, String, String)> {
     let sections = text.split("\n## ").filter_map(|section| {
         let all = blocks(section);
@@ -194,7 +194,7 @@ async fn every_body_in_the_genesys_page_is_accepted_by_the_source_beside_it() {
     }
 }
 
-/// The files of the program, each with its path, without its tests.
+/// The source files of the program, each with its path, without its tests.
 pub(super) fn sources() -> Vec<(String, String)> {
     let (mut texts, mut folders) = (Vec::new(), vec![root().join("src")]);
     while let Some(folder) = folders.pop() {
@@ -213,7 +213,7 @@ pub(super) fn sources() -> Vec<(String, String)> {
     texts
 }
 
-/// The string literals of a Rust file, unescaped; comments hold none.
+/// The string literals of a Rust file, unescaped; those in comments are ignored.
 pub(super) fn literals(source: &str) -> Vec<String> {
     let chars: Vec<char> = source.chars().collect();
     let (mut found, mut i) = (Vec::new(), 0);

@@ -1,8 +1,8 @@
 //! The module graph, read from the sources: no import circle anywhere, and inside a room only imports from lower levels.
 //!
-//! A module imports another one where a path of its code (`use` or inline) names the other one or an item that the other one defines; an item
-//! that an ancestor re-exports counts as imported from where it is defined. A `mod.rs` puts its children together, so what passes between it
-//! and them is no circle.
+//! A module imports another one if a path in its code (`use` or inline) names the other one or an item that the other
+//! one defines; an item that an ancestor re-exports counts as imported from the module that defines it. A `mod.rs`
+//! composes its children, so paths between it and them are no circle.
 
 use super::architecture::{Source, none, sources};
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Rooms with more files than this must have a table of levels.
 const FILES_WITHOUT_LEVELS: usize = 4;
 
-/// Rooms that have no table yet.
+/// Rooms without a table.
 const WITHOUT_LEVELS: [&str; 4] = ["admin/mod.rs", "cli/demo/mod.rs", "cli/mod.rs", "daemon.rs"];
 
-/// Rooms that still have circles.
+/// Rooms with circles.
 const WITH_CIRCLES: [&str; 1] = ["admin"];
 
 type Path = Vec<String>;
@@ -41,14 +41,14 @@ impl Graph {
         let mut imports = BTreeMap::new();
         for (module, source) in sources.iter().filter(|(_, s)| !s.is_test()) {
             let of = paths(&source.code).into_iter().filter_map(|path| resolver.module(module, &path));
-            // what passes between a module and those that it is made of is no import
+            // paths between a module and its own children are no imports
             let related = |other: &Path| other.starts_with(module) || module.starts_with(other);
             imports.insert(module.clone(), of.filter(|other| !related(other)).collect());
         }
         Self { imports }
     }
 
-    /// Groups of modules each of which can be reached from each other one.
+    /// Groups of modules in which each module imports each other one, directly or indirectly.
     fn circles(&self) -> Vec<Vec<Path>> {
         let reached: BTreeMap<&Path, BTreeSet<&Path>> =
             self.imports.keys().map(|from| (from, self.reach(from))).collect();
@@ -77,12 +77,12 @@ impl Graph {
 
 struct Resolver {
     modules: BTreeSet<Path>,
-    /// Of each module: names that its `use` declarations bring in, with their absolute paths.
+    /// For each module: names that its `use` declarations import, with their absolute paths.
     re_exports: BTreeMap<Path, BTreeMap<String, Path>>,
 }
 
 impl Resolver {
-    /// The module in which the item lies that `path` names inside `from`; none where it is not of this crate.
+    /// The module that defines the item that `path` names inside `from`; none if it is not of this crate.
     fn module(&self, from: &Path, path: &[String]) -> Option<Path> {
         let mut absolute = self.absolute(from, path)?;
         for _ in 0..8 {
@@ -119,7 +119,7 @@ fn absolute(from: &Path, path: &[String]) -> Option<Path> {
     }
 }
 
-/// The names that the `use` declarations of a module bring in, with their paths from the root.
+/// The names that the `use` declarations of a module import, with their paths from the root.
 fn named_by_use(module: &Path, code: &str) -> BTreeMap<String, Path> {
     let mut names = BTreeMap::new();
     for path in use_declarations(code) {

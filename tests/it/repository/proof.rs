@@ -1,4 +1,5 @@
-//! The page of proof (tests/PROOF.md) against the sources: every promise has its row, and what a row names is there.
+//! The page of proof (tests/PROOF.md) compared with the sources: every promise has its row, and everything that a row
+//! names exists.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every file below a folder that ends so.
+/// Every file below a folder whose name ends with `end`.
 fn files(folder: &Path, end: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -23,7 +24,7 @@ fn files(folder: &Path, end: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Names of all test functions: those behind an attribute `#[test]` or `#[tokio::test]`.
+/// Names of all test functions: those after an attribute `#[test]` or `#[tokio::test]`.
 pub(super) fn tests() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for path in files(&root().join("src"), ".rs").into_iter().chain(files(&root().join("tests/it"), ".rs")) {
@@ -41,7 +42,7 @@ pub(super) fn tests() -> BTreeSet<String> {
     names
 }
 
-/// What stands between backticks.
+/// The texts between backticks.
 fn quoted(cell: &str) -> impl Iterator<Item = &str> {
     cell.split('`').skip(1).step_by(2)
 }
@@ -86,7 +87,7 @@ fn each_mutant_patch_applies_and_has_its_harness() {
     for patch in patches {
         let name = patch.file_stem().unwrap().to_string_lossy().into_owned();
         assert!(runner.contains(&format!("    \"{name}\": [(")), "{name} has no row in run.py");
-        // outside of any repository, so that neither the index nor a folder above it counts
+        // outside of any repository, so that neither the index nor a parent folder has an effect
         let checked = std::process::Command::new("git")
             .args(["apply", "--check"])
             .arg(&patch)

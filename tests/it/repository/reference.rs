@@ -1,5 +1,6 @@
-//! `packaging/docs/REFERENCE.md`, held against the program: its commands, settings, metrics and API are rendered from the
-//! program, and each table of words below a line `<!-- words: NAME -->` lists the words that the program has.
+//! `packaging/docs/REFERENCE.md`, compared with the program: its commands, settings, metrics and API are rendered
+//! from the program, and each table of words below a line `<!-- words: NAME -->` lists the words that the program
+//! has.
 
 use super::documents::{literals, page, root, sources};
 use crate::harness::authority::Authority;
@@ -18,7 +19,7 @@ use std::path::Path;
 const PAGE: &str = "packaging/docs/REFERENCE.md";
 const REFRESH: &str = "HOLDLINE_WRITE_REFERENCE=1 cargo test --test it repository::reference";
 
-/// A daemon of which every metric has a sample, where it can: its metrics and the document of its API.
+/// The metrics and the API document of a daemon in which every metric has a sample, where possible.
 async fn observed() -> (String, Value) {
     let authority = Authority::new();
     let bench = Bench::with(None, Clock::system(), |settings| {
@@ -56,7 +57,7 @@ async fn the_generated_sections_are_those_of_the_program() {
     assert!(written == wanted, "{PAGE} is not what the program says; run {REFRESH}\nfirst difference: {differs:?}");
 }
 
-/// The page with another text between the markers of a section.
+/// The page with the text between the markers of a section replaced.
 fn replaced(page: &str, name: &str, text: &str) -> String {
     let (begin, end) = (format!("<!-- begin generated: {name} -->\n"), "<!-- end generated -->");
     let (before, rest) = page.split_once(&begin).unwrap_or_else(|| panic!("{PAGE} has no {begin}"));
@@ -64,7 +65,7 @@ fn replaced(page: &str, name: &str, text: &str) -> String {
     format!("{before}{begin}\n{}\n\n{end}{after}", text.trim())
 }
 
-/// Text as it can stand in a cell of a table: on one line, and with nothing that Markdown would take for its own.
+/// Text for a cell of a Markdown table: on one line, with its special characters escaped.
 fn cell(text: &str) -> String {
     let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let parts = flat.split('`').enumerate();
@@ -85,7 +86,7 @@ fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Arguments that only say where the daemon is; they are listed once.
+/// Arguments that only select the daemon; they are listed once.
 const CLIENT: &str = "Finding the daemon";
 
 fn commands() -> String {
@@ -191,7 +192,7 @@ fn metrics(text: &str) -> String {
     table(&["metric", "type", "labels", "meaning"], &rows)
 }
 
-/// The labels of the first sample that begins so.
+/// The labels of the first sample that begins with `begin`.
 fn labels<'t>(text: &'t str, begin: &str) -> Vec<&'t str> {
     let sample = text.lines().find_map(|line| line.strip_prefix(begin)).unwrap_or_default();
     let names = sample.split("=\"").map(|part| part.rsplit(['"', ',']).next().unwrap_or(part));
@@ -329,14 +330,14 @@ async fn the_tables_of_words_list_the_words_of_the_program() {
     }
 }
 
-/// The conditions of alerts, as a fault lists them.
+/// The conditions of alerts, as a configuration error lists them.
 fn conditions() -> BTreeSet<String> {
     let faults = faults(r#"alert = [{ url = "https://a.b", on = ["zzzzzzzzz"] }]"#);
     let known = faults.iter().find_map(|fault| fault.split_once("write one of ")).unwrap().1;
     known.split(", ").map(|one| one.trim_matches('"').to_owned()).collect()
 }
 
-/// What the sources answer: `413 body_too_large`, and codes whose status is decided elsewhere.
+/// The codes in the sources: `413 body_too_large`, and codes whose status is decided elsewhere.
 fn codes(folders: &[&str]) -> BTreeSet<String> {
     let status = |name: &str| {
         (400..600).filter_map(|n| http::StatusCode::from_u16(n).ok()).find(|status| {
@@ -359,14 +360,14 @@ fn codes(folders: &[&str]) -> BTreeSet<String> {
     found
 }
 
-/// The headers that a request gets, beside those of HTTP itself and those that came in.
+/// The headers that a request to a destination gets, in addition to those of HTTP itself and to forwarded ones.
 fn headers_out() -> BTreeSet<String> {
     let (_, text) = sources().into_iter().find(|(path, _)| path == "src/dispatch/request.rs").unwrap();
     let names = literals(&text).into_iter();
     names.filter(|name| name.contains('-') && name.chars().all(|c| c.is_ascii_lowercase() || c == '-')).collect()
 }
 
-/// The faults of a configuration that is whole but for this text.
+/// The errors of a configuration that is complete except for this text.
 fn faults(text: &str) -> Vec<String> {
     let mut text = text.to_owned();
     for block in
@@ -380,7 +381,7 @@ fn faults(text: &str) -> Vec<String> {
     }
 }
 
-/// A text with `settings` in a section, as a header of the default configuration names it.
+/// A text with `settings` in a section, whose header the default configuration has.
 fn in_section(header: &str, settings: &str) -> String {
     let bare = header.trim_matches(['[', ']']);
     match bare.strip_prefix("destination.") {
@@ -398,7 +399,7 @@ fn in_section(header: &str, settings: &str) -> String {
 
 const UNKNOWN: &str = "zzzzzzzzzzzzzzzz = 1";
 
-/// The keys that the reader knows where `text` has an unknown one.
+/// The known keys that the error about an unknown key in `text` lists.
 fn known(text: &str) -> BTreeSet<String> {
     let faults = faults(text);
     let known = faults.iter().find_map(|fault| fault.split_once("known here: "));
@@ -471,7 +472,7 @@ fn the_examples_of_tables_show_every_key_that_the_reader_knows() {
     }
 }
 
-/// A value below every minimum and one above every maximum, of the kind of this one; none where it has no bounds.
+/// A value below every minimum and one above every maximum, of the same type as `value`; none if the type has no bounds.
 fn extremes(value: &str) -> Option<[&'static str; 2]> {
     let text = value.trim_matches('"');
     let digits = text.trim_start_matches(|c: char| c.is_ascii_digit());

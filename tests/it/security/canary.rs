@@ -1,4 +1,4 @@
-//! A canary in every body and in every secret: it comes out where it is asked for by its own path, and nowhere else.
+//! A canary in every body and in every secret: it appears only in responses of the paths that return it.
 
 use crate::harness::bench::{request, wait_for};
 use crate::harness::process::Process;
@@ -16,7 +16,7 @@ const SECRETS: [&str; 4] = [
     "canary-token-e1671797c52e15f763380b45e841ec32",
 ];
 
-/// Writes each secret to a file of its own, and the lines of the configuration that name them.
+/// Writes each secret to a file of its own; returns the lines of the configuration that name them.
 fn configuration(folder: &Path) -> String {
     let file = |n: usize| {
         let path = folder.join(format!("secret-{n}"));
@@ -46,7 +46,7 @@ fn event(id: &str) -> String {
     format!(r#"{{"eventType": "t", "eventId": "{id}", "data": {{"interactionId": "k", "note": "{BODY}"}}}}"#)
 }
 
-/// Everything that tells of events and settings without being asked for a body.
+/// Everything that shows events and settings without a request for a body.
 async fn told(process: &Process, folder: &Path) -> Vec<(String, String)> {
     let mut all = Vec::new();
     let token = std::fs::read_to_string(process.folder.path().join("data/admin.token")).unwrap();

@@ -1,8 +1,8 @@
-//! Fuzzing what strangers and operators write: bodies by pointers, batches, signatures, configurations. From seeds, mutating
-//! real inputs; a second each, or as long as `HOLDLINE_FUZZ_SECONDS` says.
+//! Fuzzing of input from clients and operators: bodies by pointers, batches, signatures, configurations. Mutates real
+//! inputs from seeds, for one second each or for `HOLDLINE_FUZZ_SECONDS`.
 //!
-//! What must hold beside "no panic": two readings agree, events are pieces of the body, nothing forged passes, and a
-//! configuration is read or has faults.
+//! Checked beside "no panic": two parses agree, events are parts of the body, no forged signature verifies, and a
+//! configuration is either read or has errors.
 
 use bytes::Bytes;
 use fastrand::Rng;
@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 const LIMITS: Limits = Limits { depth_max: 64, events_max: 100 };
-/// Pieces that matter to the readers.
+/// Tokens that the parsers treat specially.
 const WORDS: [&str; 32] = [
     "{",
     "}",
@@ -51,8 +51,8 @@ const WORDS: [&str; 32] = [
     "..",
 ];
 
-/// Runs `case` on one random seed after the other, until the time is over.
-#[allow(clippy::disallowed_methods)] // how long it runs is not what is tested
+/// Runs `case` on one random seed after the other until the time is over.
+#[allow(clippy::disallowed_methods)] // the duration of the run is not what is tested
 fn fuzz(name: &str, mut case: impl FnMut(&mut Rng)) {
     let seconds = std::env::var("HOLDLINE_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
     let first: u64 = std::env::var("HOLDLINE_FUZZ_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);

@@ -1,4 +1,5 @@
-//! What is shown of URLs and written to disk and terminal: no secret, nothing for others, nothing that acts on a terminal.
+//! URLs in output, files on disk and terminal output: they contain no secret, no other user can read the files, and
+//! no control character reaches a terminal.
 
 use crate::harness::authority::{Authority, TlsFront, Until};
 use crate::harness::bench::Bench;
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Everything that the admin API shows with the scope `read`, and to everybody.
+/// Everything that the admin API shows with the scope `read`, and without a token.
 async fn shown(bench: &Bench, event: &str) -> String {
     let mut all = String::new();
     for path in [
@@ -77,7 +78,7 @@ async fn a_url_in_a_file_is_read_at_start_and_reload() {
     assert_eq!(new.count(), 2, "nothing is changed");
 }
 
-/// Everything under a folder that others than its owner may use.
+/// Everything under a folder that users other than its owner can access.
 fn lax(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {

@@ -1,5 +1,5 @@
-//! The judge of an adaptive limit: what each end of a call may do to it, told from what happened to the one before. It shares
-//! nothing with the rule, not even its limit: what the rule says is only compared.
+//! The judge of the adaptive limit: how each end of a call may change it, derived from the earlier calls. It shares
+//! no code with the rule, not even the limit: it only compares the value that the rule reports.
 
 use super::judge::{Violation, violation};
 use holdline::rules::concurrency::Adaptive;
@@ -7,30 +7,30 @@ use holdline::rules::verdict::{Call, Health};
 use holdline::scheduler::Limits;
 use holdline::time::Timestamp;
 
-/// Where it begins, and with so many calls under way the destination is taken to be idle.
+/// The initial limit; with at most this many calls in flight the destination counts as idle.
 const FEW: usize = 4;
 
 #[derive(Debug)]
 pub struct AdaptiveLimit {
-    /// As it was last seen.
+    /// The last limit reported.
     pub limit: usize,
     last_cut: Timestamp,
-    /// Whether each call showed overload that ended since the limit was last judged.
+    /// For each call that has ended since the last evaluation of the limit: whether it showed overload.
     round: Vec<bool>,
-    /// What the destination takes by itself, and lately, in seconds.
+    /// Latency of the destination at low load, and its recent latency, in seconds.
     normal: Option<f64>,
     lately: f64,
 }
 
 impl AdaptiveLimit {
-    /// As it must be at a start.
+    /// The expected state at a start.
     pub fn new(limits: &Limits) -> Self {
         let max = limits.concurrency_max;
         let limit = if limits.adaptive == Adaptive::Yes { FEW.min(max) } else { max };
         Self { limit, last_cut: Timestamp::ZERO, round: Vec::new(), normal: None, lately: 0.0 }
     }
 
-    /// Between the ends of calls it does not move.
+    /// Between the ends of calls the limit does not change.
     pub fn stands(&self, says: usize) -> Result<(), Violation> {
         if says == self.limit {
             return Ok(());
@@ -38,7 +38,7 @@ impl AdaptiveLimit {
         violation("concurrency", format!("the limit is {says}, and {} without a reason", self.limit))
     }
 
-    /// A call has ended, with so many under way before; what the limit is now.
+    /// A call has ended, with `before` calls in flight until then; checks the limit after it.
     pub fn ended(
         &mut self,
         limits: &Limits,
@@ -62,7 +62,7 @@ impl AdaptiveLimit {
                 (self.last_cut, self.lately) = (now, self.normal.unwrap_or_default());
                 self.round.clear();
                 let cut = |limit: f64| ((limit * part.clamp(0.5, 0.95)) as usize).clamp(1, limits.concurrency_max);
-                // what the limit has grown by since it was a whole number is not seen
+                // growth since the limit was last a whole number cannot be observed
                 (cut(before as f64)..=cut(before as f64 + 1.0)).contains(&says)
             }
             None => {
@@ -77,7 +77,7 @@ impl AdaptiveLimit {
         violation("concurrency", how)
     }
 
-    /// What must be left of the limit, where this call has it cut.
+    /// The share of the limit that must remain if this call cuts it.
     fn part_left(&mut self, call: &Call, before: usize) -> Option<f64> {
         self.round.push(matches!(call.health, Health::Throttled | Health::Unavailable));
         let (all, bad) = (self.round.len(), self.round.iter().filter(|bad| **bad).count());
@@ -90,7 +90,7 @@ impl AdaptiveLimit {
         left.or_else(|| slow.then(|| self.slow_from() / self.lately))
     }
 
-    /// Good answers are slow when the last few take more than twice what is normal, and 50 ms.
+    /// The latency from which successes count as slow: more than twice the normal one, and more than 50 ms.
     fn slow_from(&self) -> f64 {
         self.normal.map_or(f64::INFINITY, |normal| normal * 2.0 + 0.05)
     }

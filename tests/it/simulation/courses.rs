@@ -1,4 +1,4 @@
-//! Which course each delivery takes whose turn it is, as dispatch decides it, and as it would be if one rule were broken.
+//! How dispatch handles each delivery whose turn it is, as it decides itself and as it would with one rule broken.
 
 use super::rig::Break;
 use super::settings::{Destination, KINDS};
@@ -52,7 +52,7 @@ impl Courses {
         match self.broken {
             Break::IgnoresStale => newest = None,
             Break::StaleWhenEqual => newest = newest.map(|newest| newest.after(Duration::from_millis(1))),
-            // its age was forgiven, and stays so
+            // its age was reset by the redrive, and stays so
             Break::JudgesRedrivenStale if record.redriven => {
                 let ageless = Lateness { ttl: Ttl::default(), ..lateness.clone() };
                 return ageless.action(&Delivery { redriven: false, ..delivery }, newest, now);
@@ -82,7 +82,7 @@ impl Courses {
     }
 }
 
-/// With another age than it has.
+/// The delivery with a wrong age.
 fn misaged(broken: Break, delivery: &Delivery) -> Delivery {
     let mut event = (*delivery.event).clone();
     if broken == Break::AgesFromAcceptance {

@@ -1,5 +1,5 @@
-//! The judge: what each delivery may do now, kept as a flat list and looked through from end to end, against which every
-//! answer of the scheduler is held. It shares nothing with the scheduler but the nouns.
+//! The judge: a flat list of what each delivery may do now, searched from end to end, to which every decision of the
+//! scheduler is compared. It shares only data types with the scheduler.
 
 use super::latecomers::Latecomers;
 use super::pacer::{Pacer, Past};
@@ -13,10 +13,10 @@ use holdline::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::RangeInclusive;
 
-/// With more open deliveries than this for a destination, nobody looks who takes turns.
+/// With more open deliveries than this for a destination, the judge does not check whether they take turns.
 const OPEN_MANY: usize = 200;
 
-/// An invariant of the product that did not hold, by its number, and how.
+/// A violated invariant of the product: its number, and how it was violated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     pub invariant: &'static str,
@@ -27,10 +27,10 @@ pub fn violation<T>(invariant: &'static str, how: String) -> Result<T, Violation
     Err(Violation { invariant, how })
 }
 
-/// What the scheduler has been told of a delivery.
+/// What the scheduler knows of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
-    /// It lies in a page, and the scheduler sees to it that it hears of it in time.
+    /// It is in a page, and the scheduler must read the page in time.
     Page,
     Waiting {
         not_before: Timestamp,
@@ -39,7 +39,7 @@ enum Seen {
     Dead,
 }
 
-/// What was told of a dead letter before its last attempt was told to have ended.
+/// What the scheduler learned of a dead letter before it learned the end of its last attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meanwhile {
     Redriven,
@@ -49,34 +49,34 @@ enum Meanwhile {
 #[derive(Clone, Debug)]
 struct Fate {
     order_key: Digest64,
-    /// As this life believes it.
+    /// As estimated in this run.
     received_at: Timestamp,
-    /// Zero where nobody says.
+    /// Zero if unknown.
     time: Timestamp,
-    /// It was not tried, as far as anybody remembers.
+    /// No attempt is known.
     fresh: bool,
-    /// None where it is over.
+    /// None if it has ended.
     seen: Option<Seen>,
     meanwhile: Option<Meanwhile>,
-    /// What it was before it went into flight.
+    /// What the scheduler knew of it before it was in flight.
     before: Option<Seen>,
     redriven: bool,
     clamped: bool,
-    /// It was tried at a time when its destination was not ordered, or not by acceptance alone.
+    /// It was attempted while its destination was unordered, or not ordered by acceptance alone.
     disordered: bool,
-    /// Attempts since acceptance or the last redrive, and how many of them a crash has wiped out.
+    /// Attempts since acceptance or the last redrive, and how many of them a crash has lost.
     tried: u32,
     lost: u32,
     /// Those of them that count against no limit.
     free: u32,
     successes: u32,
-    /// Successes that a crash has wiped out.
+    /// Successes that a crash has lost.
     forgotten: u32,
 }
 
 type Key = (DestinationId, Sequence);
 
-/// Of which lane a delivery is; those that are not ordered are alone.
+/// The interaction queue of a delivery; each unordered delivery is alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Mates {
     Interaction(Digest64),
@@ -86,19 +86,19 @@ enum Mates {
 #[derive(Debug, Default)]
 pub struct Judge {
     fates: BTreeMap<Key, Fate>,
-    /// Those that are not over, by interaction.
+    /// Deliveries that have not ended, by interaction.
     mates: HashMap<(DestinationId, Digest64), BTreeSet<Sequence>>,
-    /// The keys of those that are not over.
+    /// The keys of deliveries that have not ended.
     open: BTreeSet<Key>,
     flying: BTreeSet<Key>,
-    /// Up to where the scheduler knows for certain what lies in pages.
+    /// The scheduler knows every delivery in pages before this sequence.
     known: BTreeMap<DestinationId, Sequence>,
-    /// Until when each destination must be left alone in this life, and what of it was committed.
+    /// The retry-after time of each destination in this run, and the committed part of it.
     holds: BTreeMap<DestinationId, Timestamp>,
     committed: BTreeMap<DestinationId, Timestamp>,
     pub pacers: BTreeMap<DestinationId, Pacer>,
     pasts: BTreeMap<DestinationId, Past>,
-    /// Whether what was never tried and what was take turns is looked at, and whether the last one to start was never tried.
+    /// Whether to check that untried deliveries and retries take turns; and whether the last one to start was untried.
     watches_turns: bool,
     last_fresh: BTreeMap<DestinationId, bool>,
     pub latecomers: Latecomers,
@@ -120,12 +120,12 @@ fn mates(destination: &Destination, fate: &Fate, sequence: Sequence) -> Mates {
     }
 }
 
-/// Within its interaction, the lower goes first.
+/// Position within the interaction; the lower goes first.
 fn order(to: &Destination, fate: &Fate, sequence: Sequence) -> (Timestamp, Sequence) {
     (happened(to, fate).unwrap_or_default(), sequence)
 }
 
-/// When it happened, within the window before it was accepted; none where that does not matter.
+/// The time of the event, limited to the window before its acceptance; none if it has no effect.
 fn happened(to: &Destination, fate: &Fate) -> Option<Timestamp> {
     let window = to.policy.reorder_window;
     if window.is_zero() || !fate.fresh || to.policy.ordered == Ordered::Not || fate.order_key.is_none() {
@@ -159,7 +159,7 @@ impl Judge {
         self.fates.get_mut(&key(id)).expect("accepted")
     }
 
-    /// Notes what the scheduler was told.
+    /// Records what the scheduler has learned.
     fn sees(&mut self, id: DeliveryId, seen: Option<Seen>) {
         let key = key(id);
         let fate = self.fate(id);
@@ -171,7 +171,7 @@ impl Judge {
         let _ = if seen == Some(Seen::InFlight) { self.flying.insert(key) } else { self.flying.remove(&key) };
     }
 
-    /// Those that are not over, in order of acceptance.
+    /// Deliveries that have not ended, in the order of acceptance.
     fn of(&self, d: DestinationId) -> impl Iterator<Item = (Sequence, &Fate)> {
         self.open.range(all(d)).map(|key| (key.1, &self.fates[key]))
     }
@@ -180,7 +180,7 @@ impl Judge {
         self.flying.range(all(d)).count()
     }
 
-    /// How many deliveries are not over, as far as the scheduler was told.
+    /// The number of deliveries that have not ended, as far as the scheduler knows.
     pub fn open(&self) -> usize {
         self.open.len()
     }
@@ -207,7 +207,7 @@ impl Judge {
         self.sees(id, Some(Seen::Page));
     }
 
-    /// The store has put a dead letter back; its attempts are forgiven.
+    /// The store has put a dead letter back; its attempts count no longer.
     pub fn forgiven(&mut self, id: DeliveryId) {
         let fate = self.fate(id);
         (fate.tried, fate.lost, fate.free) = (0, 0, 0);
@@ -247,7 +247,7 @@ impl Judge {
         self.sees(id, seen);
     }
 
-    /// An attempt that had started was not made after all.
+    /// An attempt that had started was not made.
     pub fn takes_back(&mut self, id: DeliveryId) {
         self.fate(id).tried -= 1;
     }
@@ -257,7 +257,7 @@ impl Judge {
         self.fate(id).free += 1;
     }
 
-    /// What outlives this life.
+    /// The state that survives a restart.
     pub fn past(&mut self, d: DestinationId) -> &mut Past {
         self.pasts.entry(d).or_default()
     }
@@ -266,7 +266,7 @@ impl Judge {
         self.pacers.get_mut(&d).expect("every destination has one")
     }
 
-    /// The scheduler has been told of everything in pages before `next`.
+    /// The scheduler knows every delivery in pages before `next`.
     pub fn knows(&mut self, d: DestinationId, next: Sequence) {
         let known = self.known.entry(d).or_default();
         *known = next.max(*known);
@@ -277,7 +277,7 @@ impl Judge {
         *hold = until.max(*hold);
     }
 
-    /// A hold is on disk.
+    /// A retry-after time is on disk.
     pub fn keeps_hold(&mut self, d: DestinationId, until: Timestamp) {
         let hold = self.committed.entry(d).or_default();
         *hold = until.max(*hold);
@@ -293,7 +293,7 @@ impl Judge {
         Ok(())
     }
 
-    /// A crash in the middle of an attempt; the receiver may have had it.
+    /// A crash during an attempt; the receiver may have got the request.
     pub fn cut_off(&mut self, id: DeliveryId, received: bool) {
         let fate = self.fate(id);
         fate.lost += 1;
@@ -301,7 +301,7 @@ impl Judge {
         fate.forgotten += u32::from(received);
     }
 
-    /// A crash has wiped out what was recorded.
+    /// A crash has lost what was recorded.
     pub fn forgets(&mut self, id: DeliveryId, was: Record, is: Record) {
         let fate = self.fate(id);
         let delivered = u32::from(was.location == Location::Delivered);
@@ -309,7 +309,7 @@ impl Judge {
         fate.forgotten += delivered;
     }
 
-    /// A new life begins with what is on disk.
+    /// A new run begins with the data on disk.
     pub fn restarts(&mut self, store: &Store, before: &[Destination], after: &[Destination], now: Timestamp) {
         self.known.clear();
         self.last_fresh.clear();
@@ -347,7 +347,7 @@ impl Judge {
         }
     }
 
-    /// Whether this may start now.
+    /// Checks whether this delivery may start now.
     pub fn starts(&mut self, start: &Start, to: &Destination, store: &Store, now: Timestamp) -> Result<(), Violation> {
         let id = DeliveryId { sequence: start.sequence, destination: start.destination };
         let (Some(fate), Some(record)) = (self.fates.get(&key(id)), store.live.get(&id)) else {
@@ -386,7 +386,8 @@ impl Judge {
         Ok(())
     }
 
-    /// What was never tried, or need not wait, and what waited for its time take turns, as long as there are both.
+    /// Untried deliveries, or those that need not wait, take turns with deliveries that have become due, as long as
+    /// there are both.
     fn takes_its_turn(&mut self, id: DeliveryId, to: &Destination, now: Timestamp) -> Result<(), Violation> {
         if !self.watches_turns {
             return Ok(());
@@ -408,7 +409,7 @@ impl Judge {
         }
     }
 
-    /// Nothing of its interaction is in flight, and nothing before it has a claim to go first.
+    /// No delivery of its interaction is in flight, and none before it must go first.
     fn in_its_turn(&self, id: DeliveryId, fate: &Fate, to: &Destination, store: &Store) -> Result<(), Violation> {
         let mine = mates(to, fate, id.sequence);
         let mut flying = self.flying.range(all(id.destination)).map(|key| key.1);
@@ -428,7 +429,7 @@ impl Judge {
             if location == Location::Dead && to.policy.dead_letters == DeadLetters::Hold && sequence < id.sequence {
                 return violation("I13", format!("{id} starts behind the dead letter {sequence}"));
             }
-            // a dead letter that waits again goes first as soon as the scheduler has heard of it
+            // a redriven dead letter goes first as soon as the scheduler knows of it
             let unread = fate.disordered && mate.seen == Some(Seen::Page);
             let first = order(to, mate, sequence) < order(to, fate, id.sequence);
             if first && location.waits() && mate.seen != Some(Seen::Dead) && !unread {
@@ -439,8 +440,8 @@ impl Judge {
         Ok(())
     }
 
-    /// Whether nothing could start, and the scheduler does not sleep for too long. `settled`: the destinations whose
-    /// scheduler has been served with all that it asked for.
+    /// Checks that nothing could start, and that the scheduler does not sleep too long. `settled`: the destinations
+    /// whose scheduler has got every load that it requested.
     pub fn waits(
         &self,
         wake: Option<Timestamp>,
@@ -478,14 +479,14 @@ impl Judge {
         Ok(())
     }
 
-    /// The first moment at which something can start for a destination.
+    /// The earliest time at which a delivery to a destination can start.
     fn earliest(&self, to: &Destination, settled: bool) -> Option<(Timestamp, Sequence)> {
         let heads = self.heads(to).into_iter().filter(|(_, fate)| settled || fate.seen != Some(Seen::Page));
         let (not_before, n) = heads.map(|(n, fate)| (not_before_of(to, fate), n)).min()?;
         Some((not_before.max(self.holds.get(&to.id).copied().unwrap_or_default()), n))
     }
 
-    /// Those that nothing of their interaction holds back, one of each.
+    /// The first delivery of each interaction, where no other blocks it.
     fn heads(&self, to: &Destination) -> Vec<(Sequence, &Fate)> {
         let flying = self.flying.range(all(to.id));
         let flying: HashSet<Mates> = flying.map(|key| mates(to, &self.fates[key], key.1)).collect();
@@ -510,7 +511,7 @@ impl Judge {
         heads.into_iter().filter(can_go).map(|(_, head)| head).collect()
     }
 
-    /// At the end of all: everything is over, and was delivered as often as it should be.
+    /// At the end of the run: every delivery has ended, and was delivered as often as it should be.
     pub fn ends(&self, store: &Store) -> Result<(), Violation> {
         for (id, record) in &store.durable {
             let fate = &self.fates[&key(*id)];

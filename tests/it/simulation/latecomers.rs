@@ -1,5 +1,5 @@
-//! The judge of lateness: what must become of a delivery whose turn it is, told from a plain list of what was delivered.
-//! It shares nothing with the rules but the words for what they say.
+//! The judge of late events: how a delivery whose turn it is must end, derived from a plain list of deliveries. It
+//! shares only data types with the rules.
 
 use super::judge::{Violation, violation};
 use super::settings::Destination;
@@ -12,12 +12,12 @@ use std::collections::HashMap;
 
 #[derive(Debug, Default)]
 pub struct Latecomers {
-    /// When each event happened that was delivered, as far as this life knows of it.
+    /// The times of the delivered events, as far as this run knows them.
     had: HashMap<(DestinationId, Digest64), Vec<Timestamp>>,
 }
 
 impl Latecomers {
-    /// As a new life finds it on disk.
+    /// The state of a new run, from the data on disk.
     pub fn restored(store: &Store) -> Self {
         let mut this = Self::default();
         for (id, record) in store.durable.iter().filter(|(_, record)| record.location == Location::Delivered) {
@@ -32,7 +32,7 @@ impl Latecomers {
         }
     }
 
-    /// Whether the delivery takes the course that it must.
+    /// Checks that the delivery is handled as required.
     pub fn check(
         &self,
         to: &Destination,
@@ -64,14 +64,13 @@ impl Latecomers {
     }
 }
 
-/// When it happened: not later than it was accepted, and nobody knows where the sender says more than a minute later.
+/// The time of the event, at most its acceptance; unknown if the sender's time is more than a minute later than that.
 fn happened(record: &Record) -> Option<Timestamp> {
     let (said, accepted) = (record.time.0, record.received_at.0);
     (said > 0 && said <= accepted + 60_000).then_some(Timestamp(said.min(accepted)))
 }
 
-/// Whether more time than it is worth lies behind it since it happened, or since it was accepted if that is not known or
-/// was before.
+/// Whether its time to live has passed since its time, or since its acceptance if its time is unknown or earlier.
 fn is_expired(to: &Destination, record: &Record, now: Timestamp) -> bool {
     let since = happened(record).unwrap_or(record.received_at);
     to.late.worth[record.kind].is_some_and(|worth| now.0 > since.0 + millis(worth))

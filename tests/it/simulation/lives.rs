@@ -1,4 +1,5 @@
-//! The ends of lives: crashes, orderly stops, what the next life finds; and the end of all, when failures have stopped.
+//! The ends of runs: crashes, graceful stops, the state after a restart; and the drain at the end, when failures have
+//! stopped.
 
 use super::judge::{Violation, violation};
 use super::rig::Rig;
@@ -16,7 +17,7 @@ use std::time::Duration;
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 impl World {
-    /// The process ends, in order or not, and starts again; the clock on the wall may have been moved meanwhile.
+    /// The process stops gracefully or crashes, and starts again; the system clock may have been changed meanwhile.
     pub fn restart(&mut self) -> Result<(), Violation> {
         if self.rng.bool() {
             self.stop()?;
@@ -37,7 +38,7 @@ impl World {
         Ok(())
     }
 
-    /// An orderly stop: most of what is in flight ends in time, and everything recorded is committed.
+    /// A graceful stop: most attempts in flight end in time, and everything recorded is committed.
     pub fn stop(&mut self) -> Result<(), Violation> {
         self.note(|_| "stop in order".to_owned());
         for i in (0..self.flights.len()).rev() {
@@ -50,7 +51,7 @@ impl World {
         self.commit(self.store.pending.len())
     }
 
-    /// What is in memory is gone.
+    /// Everything in memory is lost.
     fn die(&mut self) {
         self.note(|_| "the process ends".to_owned());
         for flight in std::mem::take(&mut self.flights) {
@@ -68,7 +69,7 @@ impl World {
         self.loads.clear();
     }
 
-    /// A start, as the dispatcher makes it.
+    /// A start, as the dispatcher performs it.
     fn rise(&mut self, before: &[settings::Destination]) {
         let (floor, now) = (self.store.floor(), self.now);
         self.note(|w| {
@@ -122,7 +123,7 @@ impl World {
         self.judge.restarts(&self.store, before, &self.destinations, now);
     }
 
-    /// Failures stop, everybody is served: in bounded time everything is delivered or purged.
+    /// Failures stop and every request is served: in bounded time everything is delivered or purged.
     pub fn drain(&mut self) -> Result<(), Violation> {
         self.note(|_| "failures stop".to_owned());
         (self.weather.latency_ms, self.weather.quotas) = (1, false);
@@ -143,7 +144,7 @@ impl World {
         let mut rounds = 0;
         while !self.served()? {
             rounds += 1;
-            // what was asked of the store before the drain counts too, once it is durable
+            // requests to the store from before the drain count, too, once they are durable
             if rounds > 1000 + 20 * self.store.durable.len() {
                 return violation("I14", "it does not come to an end".to_owned());
             }
@@ -151,7 +152,7 @@ impl World {
         self.judge.ends(&self.store)
     }
 
-    /// One round of the drain; true where nothing is left to do.
+    /// One round of the drain; true if nothing is left to do.
     fn served(&mut self) -> Result<bool, Violation> {
         let over = |w: &Self| w.flights.iter().position(|f| f.ends <= w.now);
         while let Some(i) = over(self) {

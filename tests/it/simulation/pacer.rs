@@ -1,5 +1,5 @@
-//! The judge of pace: what may be sent to one destination now, told from a plain list of what happened. It shares nothing
-//! with the scheduler's own gates but their settings.
+//! The judge of flow control: what may be sent to one destination now, derived from a plain list of events. It shares
+//! only the settings with the scheduler's own checks.
 
 use super::adaptive::AdaptiveLimit;
 use super::judge::{Violation, violation};
@@ -18,14 +18,14 @@ enum Breaker {
     HalfOpen { in_flight: u32, succeeded: u32, refused: u32 },
 }
 
-/// What outlives a life.
+/// State that survives a restart.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Past {
-    /// When everything was let in again, as far as that was committed.
+    /// When a pause or an open breaker last ended, as far as that was committed.
     pub released_at: Option<Timestamp>,
-    /// When something was last sent, whether anybody noted it or not.
+    /// The last start of an attempt, recorded or not.
     pub last_start: Option<Timestamp>,
-    /// What was committed of a pause, and whether the breaker was open.
+    /// The committed state: the end of the pause, and whether the breaker was open.
     paused_until: Option<Timestamp>,
     open: bool,
 }
@@ -50,27 +50,27 @@ impl Past {
 #[derive(Debug)]
 pub struct Pacer {
     breaker: Breaker,
-    /// The deliveries that started in this state and have not ended.
+    /// The deliveries that started in this state of the breaker and have not ended.
     of_this: BTreeSet<Sequence>,
     kept_closed_until: Timestamp,
-    /// When each call since then ended, and whether it failed.
+    /// For each call in this state: when it ended, and whether it failed.
     calls: Vec<(Timestamp, bool)>,
     paused_until: Timestamp,
-    /// When everything was let in again.
+    /// When the ramp began.
     ramp_from: Option<Timestamp>,
     last_start: Option<Timestamp>,
-    /// When this life began, after another one: nobody need remember a start for longer than that.
+    /// The start of this run, if another one preceded it: starts need not be recorded for longer.
     born: Timestamp,
     pub adaptive: AdaptiveLimit,
 }
 
 impl Pacer {
-    /// As it is when nothing has happened yet.
+    /// The state before anything has happened.
     pub fn new(limits: &Limits) -> Self {
         Self::restored(None, None, Past::default(), limits, Timestamp::ZERO)
     }
 
-    /// As it must be at a start, given what was committed before it, and what really happened.
+    /// The expected state at a start, from the committed data and from what really happened.
     pub fn restored(
         pause: Option<Timestamp>,
         fixed: Option<&BreakerOverride>,
@@ -127,7 +127,7 @@ impl Pacer {
         self.calls.clear();
     }
 
-    /// Something starts, with so many in flight before it.
+    /// An attempt starts, with `in_flight` others in flight.
     pub fn starts(
         &mut self,
         limits: &Limits,
@@ -183,7 +183,7 @@ impl Pacer {
         }
     }
 
-    /// An attempt has ended; none: it was not made.
+    /// An attempt has ended; `None`: it was not made.
     pub fn ends(
         &mut self,
         limits: &Limits,
@@ -216,7 +216,7 @@ impl Pacer {
         Ok(())
     }
 
-    /// Whether the end of a call opens the breaker (true), or closes it.
+    /// Whether the end of a call opens the breaker (true) or closes it.
     fn turn(&mut self, limits: &Limits, sequence: Sequence, call: Option<&Call>, now: Timestamp) -> Option<bool> {
         if !self.of_this.remove(&sequence) {
             return None;
@@ -256,7 +256,7 @@ impl Pacer {
         }
     }
 
-    /// From when on one more may start, as far as time alone decides; none where something else must happen first.
+    /// When one more may start, as far as only time decides; none if something else must happen first.
     pub fn opens_at(&self, limits: &Limits, in_flight: usize, limit: usize, now: Timestamp) -> Option<Timestamp> {
         let mut at = self.paused_until;
         match self.breaker {
@@ -269,7 +269,7 @@ impl Pacer {
         if let Some(rate) = interval_ms(limits) {
             at = at.max(Timestamp(self.last_start.unwrap_or_default().max(self.born).0 + rate + 1));
         }
-        // what the ramp holds back now comes with time, but one may always start
+        // the ramp rises with time, but one attempt may always start
         let held = in_flight >= limit || in_flight >= self.ramp(limits, now);
         let never = limits.concurrency_max == 0 || at == Timestamp::NEVER || in_flight > 0 && held;
         (!never).then_some(at)

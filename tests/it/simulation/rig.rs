@@ -1,4 +1,4 @@
-//! The scheduler and the judge as the simulation drives them, and as they would be if one rule were broken.
+//! The scheduler and the judge as the simulation drives them, and as they would be with one rule broken.
 
 use super::courses::Courses;
 use super::settings::Destination;
@@ -19,11 +19,11 @@ use holdline::store::{BreakerOverride, Position};
 use holdline::time::Timestamp;
 use std::time::Duration;
 
-/// A rule that is broken on purpose, to see that the simulation notices.
+/// A rule that is broken on purpose, to see that the simulation notices it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Break {
     Nothing,
-    /// A second delivery of an interaction goes into flight.
+    /// A second delivery of an interaction starts while one is in flight.
     SecondInFlight,
     /// Some events lose their interaction.
     LosesLane,
@@ -34,18 +34,18 @@ pub enum Break {
     IgnoresDeadLetter,
     DropsLoaded,
     DropsRedriven,
-    /// A redriven delivery is told of only when others have started.
+    /// The scheduler learns of a redriven delivery only after others have started.
     RedrivenLast,
     ForgetsAttempt,
     NeverGivesUp,
-    /// Any permanent answer is taken to speak of its event.
+    /// Any permanent failure is attributed to its event.
     BelievesEveryAnswer,
     CountsWhatWasNotSent,
     Oversleeps,
     SpinsInPlace,
     DoesNotClamp,
     DeliversTwice,
-    /// The store keeps the last hold of a destination, where an earlier one is longer.
+    /// The store keeps the last retry-after time of a destination instead of the longest.
     KeepsLastHold,
     IgnoresPause,
     ForgetsPauseAtStart,
@@ -54,19 +54,19 @@ pub enum Break {
     ProbeTooMany,
     IgnoresRate,
     IgnoresRamp,
-    /// An attempt that was not made is taken for a probe that is still under way.
+    /// An attempt that was not made counts as a probe that is still in flight.
     KeepsPostponedProbe,
-    /// The store gives up a page of which the scheduler has not heard.
+    /// The store compacts a page that the scheduler has not read.
     GivesUpUnknownPage,
     IgnoresWindow,
     HalvesWindow,
     IgnoresEventTime,
-    /// What was accepted before a start is believed to have been accepted in the future.
+    /// Events accepted before a start count as accepted in the future.
     TrustsOldClock,
     IgnoresStale,
-    /// What happened together with the newest is taken for older.
+    /// An event with the same time as the newest one counts as older.
     StaleWhenEqual,
-    /// An attempt that failed is taken for a delivery.
+    /// A failed attempt counts as a delivery.
     StaleAgainstTried,
     RemembersLastOnly,
     ForgetsDeliveredAtStart,
@@ -76,23 +76,23 @@ pub enum Break {
     JudgesRedrivenStale,
     IgnoresTtl,
     LetsRedrivenExpire,
-    /// An event that was old when it came is taken for new.
+    /// The age of an event starts at its acceptance, even if it was old then.
     AgesFromAcceptance,
-    /// An event of a sender whose clock is ahead is taken for newer than it can be.
+    /// An event of a sender whose clock is ahead counts as newer than is possible.
     AgesFromTheFuture,
     BelievesTheFuture,
-    /// Of several patterns of a type, a shorter one counts.
+    /// A shorter pattern of a type takes precedence over a longer one.
     TakesShorterPattern,
     ForgetsRampAtStart,
     ForgetsRateAtStart,
-    /// The limit of concurrency never falls.
+    /// The concurrency limit never falls.
     NeverCuts,
-    /// An answer that asks for less is taken for a good one.
+    /// A response that asks for less load counts as a success.
     GrowsWhenThrottled,
-    /// Each of the calls that were under way together cuts the limit.
+    /// Each of several concurrent calls cuts the limit.
     CutsForEach,
     IgnoresQuota,
-    /// What has become due goes as what was never tried.
+    /// Deliveries that have become due count as untried.
     TakesNoTurns,
 }
 
@@ -101,10 +101,10 @@ pub struct Rig {
     scheduler: Scheduler,
     broken: Break,
     calls: u64,
-    /// Redriven deliveries that are told of late.
+    /// Redriven deliveries that the scheduler learns of late.
     late: Vec<(DestinationId, Ticket, Timestamp)>,
     courses: Courses,
-    /// What is hastened when it has become due, where that is what is broken.
+    /// Retries requested only when they have become due, if that rule is broken.
     due: Vec<(Timestamp, DestinationId, Digest64, Sequence)>,
 }
 
@@ -138,7 +138,7 @@ impl Rig {
         }
     }
 
-    /// Every third time, if this is what is broken.
+    /// True every third time, if `what` is the broken rule.
     fn breaks(&mut self, what: Break) -> bool {
         self.calls += 1;
         self.broken == what && self.calls.is_multiple_of(3)
@@ -172,7 +172,7 @@ impl Rig {
         self.queue_mut(d).loaded(tickets, next);
     }
 
-    /// At a start; `due` is what the store knows, `cut` what is left of it.
+    /// State at a start; `due` is the store's value, `cut` what a broken rule leaves of it.
     pub fn restored(&mut self, d: DestinationId, ticket: &Ticket, due: Timestamp, cut: Timestamp) {
         let not_before = if self.broken == Break::DoesNotClamp { due } else { cut };
         self.queue_mut(d).redriven(ticket, not_before);
@@ -246,9 +246,9 @@ impl Rig {
         }
     }
 
-    /// How the scheduler is told of a call.
+    /// A call as it is reported to the scheduler.
     fn heard(&self, d: DestinationId, call: &Call) -> Call {
-        // the breaker goes by other things as long as it is closed
+        // a closed breaker uses other criteria
         let closed = self.queue(d).flow().breaker().state() == State::Closed;
         match self.broken {
             Break::GrowsWhenThrottled if closed && call.health == Health::Throttled => {
@@ -316,7 +316,7 @@ impl Rig {
         step
     }
 
-    /// An attempt has ended, and the delivery is then as in `record`.
+    /// An attempt has ended; `record` is the delivery after it.
     pub fn tried(&mut self, id: DeliveryId, record: &Record, at: Timestamp) {
         if record.location == Location::Delivered || self.broken == Break::StaleAgainstTried {
             self.courses.delivered(id, record, at);
@@ -333,7 +333,7 @@ impl Rig {
         self.courses.of(id, record, now)
     }
 
-    /// What the headers of an answer say of the destination's quota.
+    /// What the headers of a response say about the destination's quota.
     pub fn quota(&self, retry: &Retry, headers: &[(&str, String)], now: Timestamp) -> Option<RetryAfter> {
         let values = |name: &str| headers.iter().filter(|(n, _)| *n == name).map(|(_, value)| value.as_str()).collect();
         let spent = retry_after::quota_spent(values, 200, AnsweredAt::new(now, None))

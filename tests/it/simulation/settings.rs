@@ -1,4 +1,4 @@
-//! What a seed decides before it runs: destinations, their policies, and the weather.
+//! What a seed decides before it runs: destinations, their policies, and the conditions of the run.
 
 use fastrand::Rng;
 use holdline::event::DestinationId;
@@ -25,13 +25,13 @@ pub struct Destination {
 /// The types of events.
 pub const KINDS: [&str; 3] = ["screen_pop.offer", "screen_pop.close", "call.end"];
 
-/// What a destination wants of events that come late.
+/// How a destination handles late events.
 #[derive(Clone, Debug)]
 pub struct Late {
     pub on_stale: OnStale,
-    /// How long events are worth sending, by patterns of their types.
+    /// Times to live, by patterns of event types.
     pub ttl: Vec<(String, Duration)>,
-    /// The same of each of [`KINDS`], for the judge.
+    /// The time to live of each of [`KINDS`], for the judge.
     pub worth: [Option<Duration>; 3],
 }
 
@@ -68,14 +68,14 @@ impl Destination {
         Self { id, policy: policy(rng), retry, late: Late::draw(rng) }
     }
 
-    /// No due time of an honest clock lies further ahead.
+    /// The latest due time that is possible without clock errors.
     pub fn latest(&self, now: Timestamp) -> Timestamp {
         now.after(self.retry.max.max(self.retry.retry_after_max))
     }
 }
 
 fn limits(rng: &mut Rng) -> Limits {
-    // now and then so slow that starts are noted
+    // occasionally so slow that starts are recorded
     let (most, per) = if rng.u8(0..4) == 0 { (3, 15) } else { (100, 1) };
     let rate = NonZeroU32::new(rng.u32(2..=most)).map(|count| Rate::new(count, Duration::from_secs(per)));
     Limits {
@@ -106,30 +106,30 @@ fn policy(rng: &mut Rng) -> Policy {
     }
 }
 
-/// How a run goes; all shares are of 100.
+/// Conditions of a run; all shares are in percent.
 #[derive(Clone, Copy, Debug)]
 pub struct Weather {
     pub steps: usize,
-    /// Events at once, at most.
+    /// Maximum number of events at once.
     pub batch: usize,
     pub interactions: u64,
     pub unordered: u8,
-    /// Attempts that fail.
+    /// Share of attempts that fail.
     pub failing: u8,
-    /// The dispatcher does not look after a step.
+    /// Share of steps after which the dispatcher does not run.
     pub lazy: u8,
     pub latency_ms: u64,
-    /// Restarts, of 1000 steps.
+    /// Restarts per 1000 steps.
     pub restarts: u16,
-    /// Longest row of history.
+    /// Maximum length of a row of history.
     pub row: u64,
-    /// Answers tell of a quota.
+    /// Responses report a quota.
     pub quotas: bool,
 }
 
 impl Weather {
     pub fn draw(rng: &mut Rng) -> Self {
-        // now and then a backlog that is longer than what a line keeps in memory
+        // occasionally a backlog longer than the destination queue in memory
         let flood = rng.u16(0..1000) == 0;
         Self {
             steps: rng.usize(60..400),
@@ -150,7 +150,7 @@ pub fn destinations(rng: &mut Rng) -> Vec<Destination> {
     (0..rng.u8(1..5)).map(|d| Destination::draw(rng, DestinationId(d))).collect()
 }
 
-/// The operator edits the settings between two lives.
+/// The operator edits the settings between two runs.
 pub fn edit(rng: &mut Rng, destinations: &mut [Destination]) {
     for destination in destinations {
         if rng.u8(0..3) == 0 {

@@ -1,7 +1,7 @@
-//! A plain model of the store: what is on disk, what is recorded but not yet committed, and what a crash leaves.
+//! A plain model of the store: the data on disk, records that are not yet committed, and what a crash leaves.
 //!
-//! A record is a row in a map and a commit applies requests in the order in which they came. Nothing here is clever, so
-//! that it can be believed.
+//! A record is a row in a map, and a commit applies requests in their order of arrival. The model is kept simple, so
+//! that it is easy to verify.
 
 use holdline::delivery::{DeliveryId, Place, Ticket};
 use holdline::event::{DestinationId, DestinationSet, Digest64, Sequence};
@@ -9,11 +9,11 @@ use holdline::store::{BreakerOverride, DestinationOverrides, PacingState, Pause,
 use holdline::time::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Where a delivery lies, or how it ended.
+/// Where a delivery is stored, or how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Location {
     Page,
-    /// Under this due time; zero where it moved there because its page was given up.
+    /// Under this due time; zero if its page was compacted.
     Delay(Timestamp),
     Dead,
     Delivered,
@@ -42,24 +42,24 @@ pub struct Record {
     pub location: Location,
     pub order_key: Digest64,
     pub received_at: Timestamp,
-    /// When it happened; zero where nobody says.
+    /// The time of the event; zero if unknown.
     pub time: Timestamp,
-    /// Which of [`super::settings::KINDS`].
+    /// Index into [`super::settings::KINDS`].
     pub kind: usize,
-    /// Failed attempts in all.
+    /// All failed attempts.
     pub attempts: u32,
-    /// Those of them that lie before the last redrive.
+    /// Those before the last redrive.
     pub forgiven: u32,
-    /// Those since then that do not count against a limit.
+    /// Those since the last redrive that do not count against a limit.
     pub free: u32,
-    /// When the first and the latest of those since then ended that were refused for good.
+    /// The ends of the first and the last permanent failure since the last redrive.
     pub refused: Option<(Timestamp, Timestamp)>,
     pub redriven: bool,
-    /// When the first attempt since the last redrive began.
+    /// The start of the first attempt since the last redrive.
     pub tried_at: Option<Timestamp>,
 }
 
-/// An event at the door.
+/// An event before its acceptance.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
     pub order_key: Digest64,
@@ -72,7 +72,7 @@ pub struct Arrival {
 #[derive(Clone, Debug)]
 pub enum Request {
     Accept(Vec<Arrival>),
-    /// What followed from an attempt: the delivery leaves `from` and is then as in `record`.
+    /// The result of an attempt: the delivery leaves `from`, and `record` is its new state.
     Moved {
         id: DeliveryId,
         from: Location,
@@ -82,7 +82,7 @@ pub enum Request {
         destination: DestinationId,
         until: Timestamp,
     },
-    /// The calls have turned the breaker.
+    /// Calls have opened or closed the breaker.
     Turned {
         destination: DestinationId,
         fixed: Option<BreakerOverride>,
@@ -92,7 +92,7 @@ pub enum Request {
         destination: DestinationId,
         until: Option<Timestamp>,
     },
-    /// The operator sets the breaker.
+    /// The operator sets or resets the breaker override.
     Fix {
         destination: DestinationId,
         fixed: Option<BreakerOverride>,
@@ -103,9 +103,9 @@ pub enum Request {
 
 #[derive(Debug, Default)]
 pub struct Store {
-    /// What a crash leaves.
+    /// What remains after a crash.
     pub durable: BTreeMap<DeliveryId, Record>,
-    /// What readers see: attempts are known as soon as they are recorded.
+    /// What readers see: attempts are visible as soon as they are recorded.
     pub live: BTreeMap<DeliveryId, Record>,
     pub holds: BTreeMap<DestinationId, Timestamp>,
     pub pauses: BTreeMap<DestinationId, Option<Timestamp>>,
@@ -131,7 +131,8 @@ impl Store {
         self.pending.push_back(request);
     }
 
-    /// Commits the first `n` requests; tells what the dispatcher hears of it, or which change found its delivery gone.
+    /// Commits the first `n` requests; returns the store events for the dispatcher, or the change whose delivery was
+    /// gone.
     pub fn commit(&mut self, n: usize, now: Timestamp) -> Result<Vec<StoreEvent>, DeliveryId> {
         let (mut store_events, mut tickets) = (Vec::new(), Vec::new());
         for request in self.pending.drain(..n).collect::<Vec<_>>() {
@@ -189,7 +190,7 @@ impl Store {
         Ok(store_events)
     }
 
-    /// Changes what was decided of a destination, and notes whether everything is let in by it.
+    /// Changes the overrides of a destination, and records when this ends a pause or an open breaker.
     fn stand(&mut self, d: DestinationId, now: Timestamp, change: impl FnOnce(&mut Self)) {
         let before = self.overrides(d);
         change(self);
@@ -205,7 +206,7 @@ impl Store {
         DestinationOverrides { pause, breaker: self.breakers.get(&d).cloned().flatten() }
     }
 
-    /// A start is on disk before it is made; zero: starts are not noted any more.
+    /// A start is on disk before it is made; zero: starts are no longer recorded.
     pub fn sent(&mut self, d: DestinationId, at: Timestamp) {
         self.paced.entry(d).or_default().sent_at = at;
     }
@@ -237,7 +238,7 @@ impl Store {
         Ticket { sequence, order_key, received_at, time: said(time), to, place: Place::Page }
     }
 
-    /// Changes those that are still dead letters, and says which they were.
+    /// Changes the given deliveries that are still dead letters; returns which they were.
     fn change_dead(&mut self, ids: &[DeliveryId], change: impl Fn(Record) -> Record) -> Vec<DeliveryId> {
         let mut changed = Vec::new();
         for id in ids {
@@ -250,7 +251,7 @@ impl Store {
         changed
     }
 
-    /// The page of these is given up: they move to the delay tree, under due time zero.
+    /// Compacts the page of these deliveries: they move to the delay tree, under due time zero.
     pub fn give_up_page(&mut self, ids: &[DeliveryId]) {
         for id in ids {
             for rows in [&mut self.durable, &mut self.live] {
@@ -261,7 +262,7 @@ impl Store {
         }
     }
 
-    /// One row of history: what waits in pages for a destination, and from where to go on.
+    /// One row of history: the deliveries to a destination that wait in pages, and where to continue.
     pub fn waiting(&self, d: DestinationId, from: Sequence, span: u64) -> (Vec<Ticket>, Sequence) {
         let behind = self.next.min(from.plus(span));
         let first = DeliveryId { sequence: from, destination: DestinationId(0) };
@@ -284,13 +285,13 @@ impl Store {
         }
     }
 
-    /// Everything in pages lies at or behind it.
+    /// The sequence of the first delivery in pages.
     pub fn floor(&self) -> Sequence {
         let in_page = self.durable.iter().find(|(_, row)| row.location == Location::Page);
         in_page.map_or(self.next, |(id, _)| id.sequence)
     }
 
-    /// What was not committed is gone. Returns what was recorded of deliveries and is forgotten: as it was, and as it is.
+    /// Uncommitted data is lost. Returns the deliveries with lost records: as they were, and as they are.
     pub fn crash(&mut self) -> Vec<(DeliveryId, Record, Record)> {
         self.pending.clear();
         let mut forgotten = Vec::new();

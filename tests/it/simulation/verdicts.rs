@@ -1,4 +1,4 @@
-//! What a verdict must be, said once more and without the rules.
+//! An independent implementation of what a judgement must be.
 
 use super::judge::{Violation, violation};
 use super::settings::Destination;
@@ -10,11 +10,11 @@ use holdline::time::Timestamp;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// What one destination answered in this life to what it was sent: for a success when its attempt began, else whom it refused.
+/// What one destination answered in this run: for each success the start of its attempt, otherwise the refused event.
 #[derive(Clone, Debug, Default)]
 pub struct Answers(Vec<Result<Timestamp, Digest64>>);
 
-/// Whether an attempt that ended so counts against a limit.
+/// Whether an attempt with this outcome counts against a limit.
 pub fn counts(retry: &Retry, outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Answered(_) => !is_refused(retry, outcome),
@@ -29,7 +29,7 @@ pub fn is_refused(retry: &Retry, outcome: &Outcome) -> bool {
 }
 
 impl Answers {
-    /// Whether the judgement follows from what happened. `wanted`: the answer's `Retry-After`.
+    /// Checks that the judgement follows from what happened. `wanted`: the response's `Retry-After`.
     pub fn check(
         &mut self,
         to: &Destination,
@@ -80,7 +80,7 @@ impl Answers {
         }
     }
 
-    /// Whether a permanent answer is about its event.
+    /// Whether a permanent failure is attributed to its event.
     fn refuses(
         &mut self,
         to: &Destination,

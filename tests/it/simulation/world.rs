@@ -1,4 +1,4 @@
-//! One run from a seed: senders, destinations, an operator, a dispatcher that drives the scheduler, and the time.
+//! One seeded run: senders, destinations, an operator, a dispatcher that drives the scheduler, and the clock.
 
 use super::judge::{Judge, Violation, violation};
 use super::rig::{Break, Rig};
@@ -20,14 +20,14 @@ use holdline::time::Timestamp;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// With more open deliveries than this, the judge looks at every 64th wait only.
+/// With more open deliveries than this, the judge checks only every 64th wait.
 const OPEN_MANY: usize = 2000;
-/// A time at which no ramp says anything.
+/// A time at which no ramp is active.
 const RAMPED: Timestamp = Timestamp::NEVER;
-/// How much of a failing seed is told.
+/// Number of log lines that a failing seed prints.
 const LINES: usize = 40;
 
-/// An attempt under way.
+/// An attempt in flight.
 #[derive(Clone, Copy, Debug)]
 pub struct Flight {
     pub start: Start,
@@ -35,12 +35,12 @@ pub struct Flight {
     pub ends: Timestamp,
 }
 
-/// An attempt that has ended and been recorded, and whose result the scheduler does not have yet.
+/// An attempt that has ended and is recorded, whose result the scheduler does not have yet.
 #[derive(Debug)]
 pub struct Ended {
     pub start: Start,
     pub judgement: Judgement,
-    /// Until when the destination wants to be left alone, whatever was made of it.
+    /// The retry-after time that the destination asked for, even if it is not applied.
     pub asked: Timestamp,
 }
 
@@ -59,7 +59,7 @@ pub struct World {
     pub rig: Rig,
     pub store: Store,
     pub judge: Judge,
-    /// What each destination answered, as the rule knows it and as the judge does.
+    /// What each destination answered, in the form of the rule and of the judge.
     pub refusals: Vec<Refusals>,
     pub answers: Vec<Answers>,
     pub now: Timestamp,
@@ -70,7 +70,7 @@ pub struct World {
     pub wake: Option<Timestamp>,
     pub waits: u64,
     pub starts: u64,
-    /// The last things that happened, where somebody wants to read them.
+    /// The last steps, if the log is wanted.
     pub log: Option<VecDeque<String>>,
 }
 
@@ -116,7 +116,7 @@ impl World {
         self.rng.u8(0..100) < percent
     }
 
-    /// One thing happens, and mostly the dispatcher looks.
+    /// One random step, usually followed by the dispatcher.
     pub fn step(&mut self) -> Result<(), Violation> {
         if self.rng.u16(0..1000) < self.weather.restarts {
             self.restart()?;
@@ -153,7 +153,7 @@ impl World {
     }
 
     fn arrival(&mut self) -> Arrival {
-        // a third of all is of one hot interaction
+        // a third of all events belong to one hot interaction
         let interaction = if self.rng.u8(0..3) == 0 { 1 } else { self.rng.u64(1..=self.weather.interactions) };
         let order_key = if self.chance(self.weather.unordered) { Digest64::NONE } else { Digest64(interaction) };
         let all = self.destinations.iter().fold(DestinationSet::EMPTY, |set, d| set.with(d.id));
@@ -163,7 +163,7 @@ impl World {
         let time = match self.rng.u8(0..8) {
             0 => Timestamp::ZERO,
             1 => self.now.after(age * if self.rng.bool() { 1 } else { 1000 }),
-            // some happen at once
+            // some events have the same time
             2 => Timestamp(self.now.before(age).0 / 1000 * 1000),
             _ => self.now.before(age),
         };
@@ -231,7 +231,7 @@ impl World {
             }
             StoreEvent::Discarded(ids) => {
                 for (id, order_key) in ids {
-                    // of a letter that does not verify the store cannot tell the interaction
+                    // the store cannot tell the interaction of a damaged dead letter
                     let order_key = if self.rng.u8(0..8) == 0 { Digest64::NONE } else { order_key };
                     self.rig.purged(id.destination, order_key, id.sequence);
                     self.judge.hears_purged(id);
@@ -251,7 +251,7 @@ impl World {
         self.land(i, outcome)
     }
 
-    /// The attempt finds in the last moment that nothing may be sent.
+    /// The attempt finds at the last moment that nothing may be sent.
     fn postpone(&mut self, flight: usize) {
         let start = self.flights.swap_remove(flight).start;
         self.note(|_| format!("{}/{} is postponed", start.sequence, start.destination.0));
@@ -275,7 +275,7 @@ impl World {
         }
     }
 
-    /// An attempt ends: it is judged and recorded; the scheduler hears of it later.
+    /// An attempt ends: it is judged and recorded; the scheduler learns of it later.
     pub fn land(&mut self, flight: usize, reply: (Outcome, Option<Duration>)) -> Result<(), Violation> {
         let Flight { start, began, .. } = self.flights.swap_remove(flight);
         let id = DeliveryId { sequence: start.sequence, destination: start.destination };
@@ -373,7 +373,7 @@ impl World {
         Ok(())
     }
 
-    /// A load reads, or what it has read arrives.
+    /// A load reads, or its result arrives.
     pub fn load(&mut self) {
         if self.loads.is_empty() {
             return;
@@ -401,7 +401,7 @@ impl World {
         self.note(|_| "time passes".to_owned());
     }
 
-    /// The operator redrives or purges dead letters, some of them twice, and some that are none.
+    /// The operator redrives or purges dead letters, some of them twice, and some deliveries that are no dead letters.
     fn operate(&mut self) {
         let mut ids: Vec<_> = self.store.dead.iter().copied().collect();
         ids.retain(|_| self.rng.bool());
@@ -439,7 +439,7 @@ impl World {
         self.store.ask(request);
     }
 
-    /// The store gives up its oldest page, once the scheduler knows what is in it.
+    /// The store compacts its oldest page, once the scheduler knows its content.
     fn give_up_page(&mut self) -> Result<(), Violation> {
         self.dispatch()?;
         let known = self.loads.is_empty() && self.store_events.is_empty() && self.judge.open() < OPEN_MANY;
@@ -514,7 +514,7 @@ impl World {
         Ok(())
     }
 
-    /// Its turn has come too late; it comes to its end without an attempt.
+    /// A late delivery ends without an attempt.
     fn not_sent(
         &mut self,
         start: Start,
@@ -532,7 +532,7 @@ impl World {
     }
 }
 
-/// Now and then what is left of a quota, in one of the ways in which it is told, and for how long it is spent.
+/// Occasionally the rest of a quota, in one of the known header formats, and for how long it is used up.
 fn quota(rng: &mut Rng, told: bool) -> (Option<Duration>, Vec<(&'static str, String)>) {
     if !told || rng.u8(0..12) > 0 {
         return (None, Vec::new());
@@ -551,12 +551,12 @@ fn quota(rng: &mut Rng, told: bool) -> (Option<Duration>, Vec<(&'static str, Str
     (Some(Duration::from_secs(seconds)).filter(|_| left == 0), headers)
 }
 
-/// A millisecond more than it asks for, since the answer came within one.
+/// One millisecond more than requested, since the response arrived within one.
 fn granted(wish: Duration, retry: &Retry, now: Timestamp) -> Timestamp {
     now.after(wish.min(retry.retry_after_max)).after(Duration::from_millis(1))
 }
 
-/// News in a few words: `sequence:lane>destinations`.
+/// A store event in short: `sequence:interaction>destinations`.
 fn told(store_events: &StoreEvent) -> String {
     let ticket = |t: &Ticket| format!("{}:{}>{:b}", t.sequence, t.order_key.0, t.to.0);
     match store_events {
