@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""The dashboard in a headless browser: every action done by click, hostile events shown as text, screenshots taken.
+"""The dashboard in a headless browser: every action by click, hostile events shown as text, screenshots.
 
     python3 tests/rigs/dashboard.py [--bin PATH] [--pictures DIR] [--short]
 
-A daemon delivers to a destination that the rig breaks and mends. Each step waits until the page itself shows what it
-should. Needs Chromium with its driver and the Python package selenium; where they are not there it says that it is
-skipped. `--pictures` keeps screenshots of the states at 1280 and 400 pixels, light and dark.
+A daemon delivers to a destination that the rig breaks and repairs. Each step waits until the page itself shows the expected
+state. Needs Chromium with its driver and the Python package selenium; without them the rig prints that it is skipped.
+`--pictures` stores screenshots of the states at 1280 and 400 pixels, light and dark.
 """
 import argparse
 import http.server
@@ -25,7 +25,7 @@ HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</scrip
 
 
 class Receiver:
-    """A destination that answers as it is told to."""
+    """A destination whose answers the rig sets."""
 
     def __init__(self):
         self.status = 200
@@ -78,14 +78,14 @@ def until(what, condition):
         try:
             if condition():
                 return
-        except Exception:  # the page is being redrawn under the question
+        except Exception:  # the page is being redrawn at the moment of the query
             pass
         time.sleep(0.1)
     raise common.RigError(f"the page never showed: {what}")
 
 
 class Page:
-    """What a person does with the page, and sees."""
+    """What a person does on the page, and reads there."""
 
     def __init__(self, driver, base, token):
         self.driver, self.base = driver, base
@@ -99,7 +99,7 @@ class Page:
                 raise common.RigError("a wrong token has closed the form")
         self.click("#ask-no")
         until("that nothing is shown without one", lambda: "Without a token" in self.text("#trouble"))
-        time.sleep(4.5)  # two looks: it does not ask again by itself
+        time.sleep(4.5)  # two polls: the page must not repeat the request
         if self.find("#ask").is_displayed() or self.find("main").is_displayed():
             raise common.RigError("after Cancel the token is asked for again, or something is shown without it")
         self.click("#leave")
@@ -137,7 +137,7 @@ class Page:
         until("nothing is asked any more", lambda: not self.find("#ask").is_displayed())
         height = self.driver.execute_script("return document.documentElement.scrollHeight")
         sized(self.driver, width, height)
-        time.sleep(0.3)  # the picture is of the page as it is laid out anew
+        time.sleep(0.3)  # the screenshot must show the new layout
         self.driver.save_screenshot(str(folder / f"{name}-{width}.png"))
         sized(self.driver, width, 900)
 
@@ -163,7 +163,7 @@ def send(daemon_port, interaction, number, kind="interaction.completed"):
 
 
 class Api:
-    """What the daemon itself says, beside what the page shows."""
+    """The state that the daemon reports, for comparison with the page."""
 
     def __init__(self, daemon):
         self.daemon = daemon
@@ -176,7 +176,7 @@ class Api:
 
 
 def cancel(page, api):
-    """Whatever stands in a form, Cancel and Escape close it, and nothing is done."""
+    """Cancel and Escape close a form with any content, and change nothing."""
     before = api.audit()
     for way in ("#ask-no", None):
         page.click("[data-destination] button", "Pause")
@@ -199,7 +199,7 @@ def dead(api):
 
 
 def select(page, receiver, second, intake, api, width):
-    """Of an event that is dead for two destinations one letter is ticked, and only that one goes."""
+    """Of an event that is dead for two destinations one dead letter is selected, and only that one is purged."""
     receiver.status = second.status = 422
     for key in ("sel-1", "sel-2", "sel-3"):
         send(intake, key, f"{width}-{key}")
@@ -219,7 +219,7 @@ def select(page, receiver, second, intake, api, width):
     until("two letters", lambda: len(page.all("#dlq-list tbody tr")) == 2)
     page.click("#dlq-list input[aria-label$='for second']")
     until("it is chosen", lambda: page.text("#chosen") == "1 chosen (second 1)")
-    # what stands in the filter and was not applied does not count
+    # text in the filter has no effect until it is applied
     page.write("#dlq-filter input[name=interaction]", "sel-2")
     until("that it is not applied", lambda: "not applied until" in page.text("#dlq-scope"))
     page.click("#purge")
@@ -237,7 +237,7 @@ def select(page, receiver, second, intake, api, width):
     page.click("#choose-all")
     page.click("#purge")
     until("two are shown", lambda: page.text("#ask-title") == "Purge 2 dead letters?")
-    # it dies while the question is open, and is not in the answer
+    # it dies while the dialog is open, and is not part of the answer
     time.sleep(0.01)
     send(intake, "sel-3", f"{width}-late")
     pairs += [("sel-3", "default"), ("sel-3", "second")]
@@ -266,7 +266,7 @@ def select(page, receiver, second, intake, api, width):
 
 
 def collapse(page, width):
-    """On a phone a letter is two lines, and the rest of it is behind a button."""
+    """On a phone a dead letter has two lines, and its details are behind a button."""
     def shown():
         return [cell.is_displayed() for cell in page.all("#dlq-list tbody tr:first-child td")]
     until("the letters", lambda: len(shown()) == 9)
@@ -283,7 +283,7 @@ def collapse(page, width):
 
 
 def decide(page, api):
-    """Pause, resume, and each stance of the breaker, by click; the API must say the same."""
+    """Pause, resume, and each override of the breaker, by click; the API must report the same."""
     card = "[data-destination] button"
     page.click(card, "Pause")
     page.write("#reason-field", "rig")
@@ -295,7 +295,7 @@ def decide(page, api):
         raise common.RigError(f"paused by click, but the API says {held}")
     page.click(card, "Resume")
     until("it is resumed", lambda: page.text("[data-destination] .pill") != "paused" and not api.destination()["paused"])
-    # with nothing to send, one that is to find out stays as it is until there is
+    # with no event to send, half-open stays as it is
     for state, wanted, reason, within in [("open", {"open"}, "mending", "10m"), ("closed", {"closed"}, "sure", "10m"),
                                           ("half_open", {"open", "half_open"}, "let it find out", "")]:
         page.click(card, "Breaker")
@@ -315,7 +315,7 @@ def decide(page, api):
 
 
 def erase(page, api):
-    """An interaction is erased by click; nothing of it is known then."""
+    """An interaction is erased by click; afterwards nothing about it is found."""
     page.write("#explain-key", "call-1")
     page.click("#explain-form button")
     until("the interaction", lambda: len(page.all("#explained .timeline li")) > 0)
@@ -330,7 +330,7 @@ def erase(page, api):
 
 
 def ordered(page):
-    """What the timeline says of each event: its number and its states, in the order of the page."""
+    """The number and the states of each event in the timeline, in the order of the page."""
     numbers = [int(n.text.lstrip("#")) for n in page.all("#explained .sequence")]
     states = [pill.text for pill in page.all("#explained .timeline .pill")]
     if numbers != sorted(numbers):
@@ -343,7 +343,7 @@ def play(page, receiver, second, intake, admin, pictures, width):
         send(intake, f"call-{n % 8}", f"{width}-{n}")
     until("all is delivered", lambda: page.text("[data-destination] .pill") == "ok")
     cancel(page, admin)
-    time.sleep(4.5)  # two looks, for the lines of the rates
+    time.sleep(4.5)  # two polls, for the curves of the rates
     page.picture(pictures, "healthy", width)
 
     receiver.status = 503

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Let a destination's answers drift from 50 ms to 2 s and back under a steady load, and watch what the daemon makes of it.
+"""Change a destination's latency from 50 ms to 2 s and back under a steady load, and check how the daemon adapts.
 
-The destination refuses nothing: it only becomes slow, and any number of requests may wait in it. Shows: the sender does
-not notice (the intake's 99th percentile stays where it was); the number of requests at once adapts, down and up again; the
-status reports the slow answers, and the breaker stays closed, since each of them is a success; while it is slow the destination
-goes on getting events; what has waited is delivered, in order, and nothing is lost.
+The destination refuses nothing: it only becomes slow, and accepts any number of concurrent requests. Shows: the sender is
+not affected (the intake's 99th percentile does not change); the concurrency limit adapts, down and up again; the status
+reports slow answers, and the breaker stays closed, since each of them is a success; while the destination is slow it
+continues to get events; waiting events are delivered in order, and none is lost.
 
-Prints a table over time: what the destination's answers take, how many requests the daemon allows at once and has under
-way, the breaker, what is answered and what waits, and the 99th percentile of the acknowledgements, measured at the
-sender from the moment at which each event was due.
+Prints a table over time: the destination's latency, the concurrency limit and the requests in flight, the breaker,
+deliveries and queue length, and the 99th percentile of the acknowledgements, measured at the sender from the time at which
+each event was due.
 
 Run: tests/rigs/drift.py [--short] [--rate N] [--seed N] [--bin FILE] [--load-tool FILE] [--without adaptive]
-`--without` sets up the daemon without what is shown: the rig then fails.
+`--without` disables the feature in the daemon's configuration: the rig then fails.
 Needs: Linux, Python 3.11, the release binary, and the benchmark's binary, which posts and receives (built if missing).
 Exit 0: held; 1: did not.
 """
@@ -30,14 +30,14 @@ import common
 FAST_MS, SLOW_MS = 50, 2000
 SLOW_CALL_MS, TIMEOUT_S = 1000, 5
 P99_RATIO_MAX = 2.0
-# Of the rate that is to be posted, before anything is slow.
+# Share of the intended rate that must be posted before the destination becomes slow.
 CARRIED_MIN = 0.95
-# Below it a percentile says more about the scheduling of two busy cores than about the intake; more so in CI.
+# Below this a percentile measures the scheduling of two busy cores rather than the intake; more so in CI.
 P99_FLOOR_MS, P99_FLOOR_SHORT_MS = 20.0, 100.0
 
 
 class Paced:
-    """The load tool's `paced`: sender and destination."""
+    """The load tool's `paced` mode: sender and destination."""
 
     def __init__(self, tool, ports, options):
         command = [str(tool), "paced", "--to", f"http://127.0.0.1:{ports[0]}/in/default", "--listen",
@@ -54,7 +54,7 @@ class Paced:
             self.news.release()
 
     def next(self):
-        """What it says of the next second."""
+        """Its report of the next second."""
         if not self.news.acquire(timeout=10):
             raise common.RigError(f"the load tool is silent; it ended with {self.process.poll()}")
         return self.lines[-1]
@@ -72,7 +72,7 @@ class Paced:
 
 
 class Run:
-    """One run: its samples, one a second."""
+    """One run: its samples, one per second."""
 
     def __init__(self, daemon, paced, options):
         self.daemon, self.paced, self.options = daemon, paced, options
@@ -102,7 +102,7 @@ class Run:
             self.sample(name, latency_ms)
 
     def check_load(self):
-        """A machine that does not carry the load when all is well shows nothing."""
+        """Fails if the machine does not sustain the load without disturbance: then the rig shows nothing."""
         first, *_, last = self.of("before", "line")
         rate = (last["acknowledged"] - first["acknowledged"]) / (last["seconds"] - first["seconds"])
         if rate < CARRIED_MIN * self.options.rate:
@@ -110,7 +110,7 @@ class Run:
                                   f"anything was slow; load average {os.getloadavg()[0]:.0f}, choose a lower --rate")
 
     def until_back(self, seconds):
-        """Goes on until nothing waits any more than before -> whether it came to that."""
+        """Continues until the queue is no longer than before -> whether that was reached."""
         self.paced.answer_in(FAST_MS)
         calm = 0
         for _ in range(seconds):
@@ -130,7 +130,7 @@ class Run:
                 "waiting": f"{s['waiting']:,}", "ack p99": f"{s['p99']:.1f} ms"}
 
     def table(self):
-        """A row every so many seconds, and where something turns."""
+        """A row every few seconds, and at each change of phase."""
         rows = []
         for n, (before, s) in enumerate(zip([None, *self.samples], self.samples)):
             turns = before is None or before["breaker"] != s["breaker"] or before["latency"] != s["latency"]

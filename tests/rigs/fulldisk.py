@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
-"""Let the disk run full under a running daemon: from outside, of bytes and of inodes, and by what the daemon writes itself.
+"""Let the disk become full under a running daemon: from outside, in bytes and in inodes, and by the daemon's own writes.
 
-Shows: intake answers 503 `disk_low` before a write of the store can fail; deliveries go on meanwhile; intake opens again by
-itself; each acknowledged event is delivered. The data lies on a small ext4 image. A sender posts all the time while the
-image is filled from outside, held full, and freed.
+Shows: intake answers 503 `disk_low` before a write of the store can fail; deliveries continue meanwhile; intake opens again
+by itself; each acknowledged event is delivered. The data is on a small ext4 image. A sender posts all the time while the
+image is filled from outside, kept full, and freed.
 
 Then, on another image: intake is filled up to `disk_low`, and the destination fails each event, so that each is written once
-more, as a dead letter (422) or as a delayed delivery (503). The daemon stays up with room to spare. Then the image is filled
-from outside to the last byte and inode: the daemon starts again on it after a stop and after a kill, purges, redrives and
-delivers; and when the disk is free again, intake opens and the ballast is made anew. Nothing is lost. And where all fails while
-the disk is full already, sending stops before the ballast is used up, says so, and goes on by itself when there is room.
+more, as a dead letter (422) or as a delayed delivery (503). The daemon continues with free space left. Then the image is
+filled from outside to the last byte and inode: the daemon starts on it after a stop and after a kill, purges, redrives and
+delivers; and when space is free again, intake opens and the ballast is created again. Nothing is lost. If every delivery
+fails while the disk is already full, sending stops before the ballast is used up, reports this, and continues by itself when
+space is free.
 
 Run: tests/rigs/fulldisk.py [--short] [--only outside,letters,retries,stopped] [--bin FILE]
-Needs: root, loop devices, mkfs.ext4, Linux, Python 3.11, the release binary. Without root or mkfs.ext4 it says so and skips.
-Exit 0: all of that holds; 1: not.
+Needs: root, loop devices, mkfs.ext4, Linux, Python 3.11, the release binary. Without root or mkfs.ext4 the rig prints that
+it is skipped. Exit 0: all of this holds; 1: not.
 """
 import argparse
 import asyncio
@@ -32,7 +33,7 @@ MB = 1 << 20
 RESERVE_MB = 48
 IMAGE_MB = 400
 INODES = 4096
-# What stays free when "full": well below the reserve, and enough for the few files of the store.
+# Free space when "full": well below the reserve, and enough for the few files of the store.
 LEFT_MB = 8
 LEFT_INODES = 20
 SMALL_IMAGE_MB = 200
@@ -66,7 +67,7 @@ class Image:
             (folder / str(n)).touch()
 
     def fill_up(self):
-        """To the last inode and the last byte, as a program does that writes until it cannot."""
+        """Fills the image to the last inode and the last byte, as a program does that writes until it fails."""
         folder = self.mount / "many"
         folder.mkdir(exist_ok=True)
         (self.mount / "filler").touch()
@@ -97,7 +98,7 @@ class Image:
 
 
 class Traffic:
-    """Posts until told to stop, and keeps a ledger of what was acknowledged."""
+    """Posts until it is stopped, and records what was acknowledged."""
 
     def __init__(self, port, rng):
         self.port, self.rng = port, rng
@@ -128,7 +129,7 @@ class Traffic:
         sender.close()
 
     async def until(self, code, what, timeout=30.0):
-        """Waits until the last twenty answers were this one."""
+        """Waits until the last twenty answers had this status."""
         end = time.monotonic() + timeout
         while self.codes[-20:] != [code] * 20:
             if time.monotonic() > end:
@@ -164,7 +165,7 @@ async def scenario(options, daemon, image, destination, traffic):
 
 
 async def serve_receiver(received):
-    """Answers 200 to everything and remembers the keys."""
+    """Answers 200 to everything and records the keys."""
     async def connection(reader, writer):
         try:
             while True:
@@ -180,7 +181,7 @@ async def serve_receiver(received):
 
 
 class Failing:
-    """A destination that answers everything alike, and remembers what it has taken."""
+    """A destination that gives every request the same answer, and records what it has accepted."""
 
     def __init__(self):
         self.status, self.taken, self.failed = 503, set(), 0
@@ -202,7 +203,7 @@ class Failing:
 
 
 def ordinary_body(rng, event_id, interaction, n, size):
-    """A body as contact centres send them: the same words again and again, so that it compresses."""
+    """A typical body of a contact centre: with many repeated words, so that it compresses."""
     participant = lambda: {"purpose": rng.choice(("agent", "customer", "acd")), "state": rng.choice(("connected", "alerting")),
                            "address": f"tel:+49{rng.randrange(10 ** 9)}", "queueId": rng.getrandbits(32), "direction": "inbound"}
     data = {"interactionId": interaction, "n": n, "participants": [participant() for _ in range(max(1, size // 130))]}
@@ -210,7 +211,7 @@ def ordinary_body(rng, event_id, interaction, n, size):
 
 
 async def post(port, rng, make, prefix, until, acknowledged):
-    """Posts ordinary bodies until intake refuses one, or until there were so many -> the code of the refusal."""
+    """Posts ordinary bodies until intake refuses one, or until the maximum is reached -> the code of the refusal."""
     sender = common.Sender(port)
     try:
         for n in range(until):
@@ -225,7 +226,7 @@ async def post(port, rng, make, prefix, until, acknowledged):
 
 
 class OnSmallDisk:
-    """What is done with a daemon whose disk is small and whose destination fails everything."""
+    """A daemon on a small disk whose destination fails everything, and the steps of the test."""
 
     def __init__(self, options, binary, workdir, image, status, make):
         self.rng, self.image, self.status, self.make = random.Random(options.seed), image, status, make
@@ -245,7 +246,7 @@ class OnSmallDisk:
         return json.loads(body)
 
     async def until(self, what, holds, timeout=30.0):
-        """Waits for a status -> the last one seen."""
+        """Waits for a condition of the status -> the last status."""
         end = time.monotonic() + timeout
         while True:
             self.daemon.check_alive()
@@ -258,7 +259,7 @@ class OnSmallDisk:
             await asyncio.sleep(0.05)
 
     async def until_running(self, timeout=60.0):
-        """Until it answers; `/readyz` says no as long as intake is closed."""
+        """Waits until the daemon answers; `/readyz` reports not ready as long as intake is closed."""
         end = time.monotonic() + timeout
         while True:
             self.daemon.check_alive()
@@ -272,7 +273,7 @@ class OnSmallDisk:
             await asyncio.sleep(0.02)
 
     async def restart(self, how):
-        """Ends the daemon and starts it again -> the seconds until it is ready."""
+        """Stops or kills the daemon and starts it again -> seconds until it is ready."""
         if how == "stop":
             self.check("a stop on a full disk", await asyncio.to_thread(self.daemon.stop) == 0, self.daemon.last_words())
         else:
@@ -287,7 +288,7 @@ class OnSmallDisk:
         self.check("free before the start", free[0] < 4096 and free[1] == 0, free)
 
     async def fail_all(self):
-        """Fills the queue while the destination is paused, then lets everything fail."""
+        """Fills the queue while the destination is paused, then lets every delivery fail."""
         self.wish("/v1/destinations/default/pause", {"reason": "rig"})
         code = await post(self.ports[0], self.rng, self.make, "first", 1_000_000, self.acknowledged)
         self.check("intake closes", code == "disk_low", code)
@@ -348,8 +349,8 @@ class OnSmallDisk:
         self.check("the sums are right", all(c["accepted"] == c["delivered"] + c["discarded"] for c in accounts), accounts)
 
     async def fail_on_a_full_disk(self):
-        """What waits fails while nothing is free, and waits elsewhere too, so that no page goes: it stops before the ballast is
-        used up, and goes on when there is room."""
+        """Waiting deliveries fail while the disk is full, and also wait for another destination, so that no page is freed:
+        sending stops before the ballast is used up, and continues when space is free."""
         for name in ("default", "other"):
             self.wish(f"/v1/destinations/{name}/pause", {"reason": "rig"})
         code = await post(self.ports[0], self.rng, self.make, "first", 1_000_000, self.acknowledged)
@@ -380,7 +381,7 @@ class OnSmallDisk:
         to = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
         settings = {"url": json.dumps(to), "concurrency": '{ max = 16, adaptive = false, ramp_up = "0s" }',
                     "retry": '{ base = "20s", max = "20s", jitter = "none" }',
-                    "breaker": "{ permanent_answers = 1000000 }"}     # all are to die
+                    "breaker": "{ permanent_answers = 1000000 }"}     # every event must become a dead letter
         destinations = [settings, settings | {"name": '"other"'}] if case == "stopped" else settings
         common.write_config(self.config, intake=self.ports[0], admin=self.ports[1], data=self.daemon.data, destination=destinations,
                             intake_settings={"disk_reserve": f'"{RESERVE_MB}MiB"'})

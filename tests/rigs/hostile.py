@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Let the daemon deliver to a destination that misbehaves in every way, and watch its descriptors and memory.
+"""Let the daemon deliver to a destination that misbehaves in every way, and measure its descriptors and memory.
 
-The destination resets, closes, breaks off in the middle of heads and bodies, dribbles single bytes, keeps silent, sends
-huge heads and endless bodies, redirects, and now and then answers well. Shows: every way of ending is counted by its
-name; nothing of it stays behind. After half of the run the daemon has seen everything many times; from then on neither
-descriptors nor memory may grow. When the destination behaves again, every event is delivered.
+The destination resets, closes, breaks off in the middle of heads and bodies, sends single bytes slowly, stays silent, sends
+huge heads and endless bodies, redirects, and sometimes succeeds. Shows: every outcome is counted under its name, and no
+resource leaks. After half of the run the daemon has met every case many times; from then on neither descriptors nor memory
+may grow. When the destination works again, every event is delivered.
 
 Run: tests/rigs/hostile.py [--short] [--events N] [--seed N] [--bin FILE]
 Needs: Linux, Python 3.11, the release binary.
-Exit 0: nothing was left behind; 1: something was.
+Exit 0: no leak; 1: a leak or a fault.
 """
 import argparse
 import asyncio
@@ -22,12 +22,12 @@ import common
 MB = 1 << 20
 CONCURRENCY = 32
 TIMEOUT = 0.3
-# What grows until caches are full; a leak of a connection's buffers over a run is many times that.
+# Growth until caches are full; a leak of a connection's buffers over a run is many times that.
 MEMORY_SLACK = 16 * MB
 
 
 class Hostile:
-    """A destination that does what the dice say, until it is told to behave."""
+    """A destination that misbehaves at random until it is told to behave."""
 
     def __init__(self, seed):
         self.rng = random.Random(seed)
@@ -56,7 +56,7 @@ class Hostile:
             await asyncio.sleep(0.01)
 
     async def answer(self, reader, writer):
-        """Whether the connection goes on."""
+        """Answers one request -> whether the connection stays open."""
         way = "well" if self.behaves else self.rng.choice(WAYS)
         if way in WHOLE:
             writer.write(WHOLE[way])
@@ -94,7 +94,7 @@ async def post(ports, events, seed):
 
 
 async def watch(daemon, options):
-    """Samples of (descriptors, memory) for so many seconds."""
+    """Samples of (descriptors, memory) for `seconds`."""
     samples, end = [], time.monotonic() + options.seconds
     while time.monotonic() < end:
         daemon.check_alive()

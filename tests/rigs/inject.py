@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
-"""Fail, or die in, every single call by which the daemon reads and writes its data: the N-th, for each N.
+"""Make every single call by which the daemon reads and writes its data fail or kill it: the N-th, for each N.
 
-Shows: after a failed write or sync the daemon never says 202 again and ends with a message; killed before any of these
-calls, or in the middle of a write, it loses nothing that was acknowledged; what it answered to the operator (a pause, a
-redrive) holds after the next start; duplicates are known; order is kept; `holdline verify` finds the store whole.
+Shows: after a failed write or sync the daemon never answers 202 again and ends with a message; killed before any of these
+calls, or in the middle of a write, it loses nothing that was acknowledged; changes that it confirmed to the operator (a
+pause, a redrive) are in effect after the next start; duplicates are recognised; order is preserved; `holdline verify` finds
+no fault in the store.
 
-How: a fixed script (start, accept, deliver, dead letter, pause, redrive, backup, resume, stop) and a second one (start
-after a kill with a backlog, accept, deliver, stop) are run once undisturbed, which counts the calls of each kind below the
-data folder. Then they are run once for each call and each fault, with the daemon restarted undisturbed after it: the
-sender repeats all it sent, everything is delivered, and the ledgers are judged. Two ways inject:
-- `shim`: a library before the C library (shim.c). It counts over all threads, so "every N" is every call. It can also
-  tear a write (half of it is done, then the process dies), and make each 4096 bytes of the store's file unreadable.
-- `strace`: `strace -f -e inject=CALL:error=...:when=N`, which sees system calls and needs no library. It counts each
-  thread for itself, so the N-th call of whichever thread gets there first is hit; N rises until none is hit any more.
-The undisturbed run is made under both, and the counts of both must be equal: no call escapes the shim.
+How: a fixed script (start, accept, deliver, dead letter, pause, redrive, backup, resume, stop) and a second one (start after
+a kill with a backlog, accept, deliver, stop) are run once undisturbed, to count the calls of each kind below the data
+folder. Then they are run once for each call and each fault, and the daemon is restarted undisturbed: the sender repeats all
+events, everything is delivered, and the records are checked. There are two ways of injection:
+- `shim`: a preloaded library (shim.c). It counts over all threads, so "every N" is every call. It can also
+  tear a write (it does half of the write and kills the process), and make each 4096 bytes of the store's file unreadable.
+- `strace`: `strace -f -e inject=CALL:error=...:when=N`, which sees system calls and needs no library. It counts per
+  thread, so it injects into the first thread that reaches its N-th call; N rises until no call is hit.
+The undisturbed run is made with both, and their counts must be equal: no call bypasses the shim.
 
 Run: tests/rigs/inject.py [--short] [--seed N] [--bin FILE] [--workdir DIR] [--only LIFE:CALL:FAULT:N] [--jobs N]
 --workdir on tmpfs (/dev/shm) tests the other way to make commits durable, with fdatasync.
@@ -39,8 +40,8 @@ WRITES = ("pwrite64", "write")
 SYNCS = ("sync_file_range", "fsync", "fdatasync")
 READS = ("pread64", "read")
 OTHERS = ("rename", "unlink", "ftruncate64", "mkdir", "open64")
-# After one of these failed on sled's file nothing may be acknowledged. Not fsync: sled makes one by a timer and asks
-# nothing of it; no acknowledgement waits for it, and on a disk that fails it the ones that are waited for fail as well.
+# After a failure of one of these on sled's file nothing may be acknowledged. fsync is not included: sled calls it by a timer
+# and ignores the result; no acknowledgement waits for it, and on a disk that fails it the awaited calls fail as well.
 FATAL = ("pwrite64", "sync_file_range", "fdatasync")
 PAGE = 4096
 SHORT_TRIALS, SHORT_STRACE = 36, 6
@@ -51,7 +52,7 @@ START_LIMIT_S, END_LIMIT_S, DRAIN_LIMIT_S = 20, 20, 30
 @dataclasses.dataclass(frozen=True, slots=True)
 class Injection:
     way: str        # shim, strace
-    life: str       # which script
+    life: str       # the name of the script
     call: str
     fault: str      # EIO, ENOSPC, KILL, TORN, BAD (at is then the page that cannot be read); COUNT only counts
     at: int
@@ -64,7 +65,7 @@ def faults_of(call):
     if call in WRITES:
         return ("EIO", "ENOSPC", "KILL", "TORN")
     if call == "pread64":
-        # after the start only: what sled reads at the start has been read before it, so it comes from memory; see BAD
+        # only after the start: data that sled reads at the start has been read before, so it comes from memory; see BAD
         return ("EIO",)
     if call == "read":
         return ("EIO",)
@@ -97,7 +98,7 @@ class Receipt:
 
 
 class Ledger:
-    """Events and receipts of one trial, over both lives."""
+    """Events and receipts of one injection, over both runs."""
 
     def __init__(self, rng):
         self.rng, self.life = rng, 0
@@ -129,14 +130,14 @@ class Ledger:
         return twin
 
 
-# ---- one daemon in one trial -----------------------------------------------------------------------------------
+# ---- one daemon in one injection run ---------------------------------------------------------------------------
 
 class Gone(Exception):
-    """The daemon does not answer any more; the script ends here."""
+    """The daemon does not answer any more; the script ends."""
 
 
 class Life:
-    """A daemon on the trial's folder, what is asked of it, and what it answered."""
+    """A daemon on the folder of the injection run, the requests to it, and its answers."""
 
     def __init__(self, trial, injection):
         self.trial, self.ledger, self.injection = trial, trial.ledger, injection
@@ -175,7 +176,7 @@ class Life:
             if self.injection.way == "shim":
                 _, _, at, path = line.split(" ", 3)
                 return float(at), path
-            # the process that is killed by strace dies in the call: its line has no result
+            # a process killed by strace dies in the call: its line has no result
             if "INJECTED" in line or (self.injection.fault == "KILL" and "killed by SIGKILL" in line):
                 found = re.search(r"<(/[^>]+)>|\"([^\"]+)\"", line)
                 return float(line.split()[1]), (found.group(1) or found.group(2)) if found else str(self.trial.data)
@@ -223,7 +224,7 @@ class Life:
             raise Gone from e
 
     async def until(self, holds, limit=5.0):
-        """Waits for a state of the status -> the last one seen."""
+        """Waits for a condition of the status -> the last status."""
         end = time.monotonic() + limit
         while True:
             code, body = await self.ask("/v1/status")
@@ -250,7 +251,7 @@ def drained(status):
 
 
 async def first_script(life, ledger):
-    """Everything a daemon does in its day."""
+    """The normal operations of a daemon."""
     await life.start()
     for number in range(6):
         await life.post(ledger.make(f"a{number % 2}", 40_000 if number == 3 else 300, poison=number == 2, flaky=number == 4))
@@ -263,14 +264,14 @@ async def first_script(life, ledger):
     code, _ = await life.ask("/v1/dlq/redrive", {"all": True})
     life.redriven = code == 200
     await life.ask("/v1/backup")
-    life.paused = None          # while the answer is under way it may be either
+    life.paused = None          # until the answer arrives both are possible
     code, _ = await life.ask("/v1/destinations/default/resume", {})
     life.paused = False if code == 200 else None
     await life.until(drained)
 
 
 async def recovery_script(life, ledger):
-    """What a daemon does that was killed with a backlog."""
+    """A start after a kill with a backlog."""
     await life.start()
     for number in range(3):
         await life.post(ledger.make(f"a{number % 2}"))
@@ -280,7 +281,7 @@ async def recovery_script(life, ledger):
 SCRIPTS = {"first": first_script, "recovery": recovery_script}
 
 
-# ---- a trial: a disturbed life and an undisturbed one ----------------------------------------------------------
+# ---- an injection: a disturbed and an undisturbed run ----------------------------------------------------------
 
 class Trial:
     def __init__(self, binary, shim, folder, ledger):
@@ -309,8 +310,9 @@ class Trial:
         return life, await life.end()
 
     async def undisturbed(self, before):
-        """A restart without faults: the sender repeats everything, all is delivered, it stops, and its store is whole."""
-        await self.destination.until_deserted()     # what the dead daemon had sent has been read then
+        """A restart without faults: the sender repeats everything, all is delivered, the daemon stops, and its store has no
+        fault."""
+        await self.destination.until_deserted()     # then everything that the dead daemon had sent has been read
         self.ledger.life += 1
         life = Life(self, None)
         await life.start()
@@ -333,7 +335,7 @@ class Trial:
         return status, dead
 
     async def run(self, injection):
-        """-> (whether the fault was hit, whether the daemon went on to a good end)"""
+        """-> (whether the fault was hit, whether the daemon ended as if there was no fault)"""
         await self.destination.listen(self.ports[2])
         hit = code = None
         try:
@@ -354,7 +356,7 @@ class Trial:
 
 
 def judge_end(ledger, life, injection, hit, code):
-    """How the disturbed life ended, and what it said after the fault."""
+    """Checks how the disturbed run ended, and what the daemon answered after the fault."""
     log = life.log.read_text(errors="replace")
     if code is None:
         ledger.faults.append("it did not end")
@@ -373,7 +375,7 @@ def judge_end(ledger, life, injection, hit, code):
 
 
 def judge(ledger, before, status, dead):
-    """Nothing lost, changed or out of order over both lives."""
+    """Checks that nothing is lost, changed or out of order over both runs."""
     resolved, latest = set(), {}
     for r in ledger.receipts:
         event = ledger.events[r.event_id]
@@ -424,7 +426,7 @@ class Rig:
         return Trial(self.binary, self.shim, folder, ledger.copy())
 
     async def make_template(self):
-        """A folder as a kill left it: a backlog, delayed deliveries, a dead letter, an older snapshot of sled's."""
+        """A folder as left by a kill: a backlog, delayed deliveries, a dead letter, an older snapshot of sled's."""
         trial = self.new_trial("first")
         ledger, open_door = trial.ledger, True
 
@@ -451,11 +453,11 @@ class Rig:
         self.template = trial.data, ledger
 
     def used(self):
-        """Bytes of the template's file that hold anything; sled fills it up with zeros."""
+        """Bytes of the template's file that contain data; sled fills the rest with zeros."""
         return len((self.template[0] / "queue" / "db").read_bytes().rstrip(b"\0"))
 
     async def count(self, life, way):
-        """Calls of the undisturbed script, by name; the trial must hold like any other."""
+        """Counts the calls of the undisturbed script, by name; the run must pass the checks."""
         injection = Injection(way, life, "all", "COUNT", 0)
         trial = self.new_trial(life)
         await trial.run(dataclasses.replace(injection))
@@ -489,7 +491,7 @@ class Rig:
         return hit
 
     async def run_all(self, injections):
-        """Several at once: a trial mostly waits."""
+        """Runs several at once: they mostly wait."""
         waiting = iter(injections)
 
         async def worker():
@@ -516,7 +518,7 @@ class Rig:
             if strace:
                 await self.compare(life, counts)
             for call, count in sorted(counts.items()):
-                # a little beyond: the number of calls differs from run to run
+                # two more than counted: the number of calls differs from run to run
                 plan += [Injection("shim", life, call, fault, at) for fault in faults_of(call) for at in range(1, count + 3)]
                 straced += [Injection("strace", life, call, fault, 0) for fault in faults_of(call)
                             if fault != "TORN" and call in (*FATAL, "rename", "unlink", "ftruncate64")]
@@ -542,7 +544,7 @@ class Rig:
             await asyncio.gather(*(worker() for _ in range(options.jobs)))
 
     async def compare(self, life, counts):
-        """Both ways must see the same calls; what timers cause may differ by a few."""
+        """Both ways must count the same calls; calls caused by timers may differ by a few."""
         traced = await self.count(life, "strace")
         for call in (*WRITES, *SYNCS, *READS, "rename", "unlink", "ftruncate64", "mkdir"):
             few = max(6, counts[call] // 4)

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Kill the daemon again and again, and hold what it did against an outside ledger.
+"""Kill the daemon repeatedly, and check it against records made outside of it.
 
-Shows: an event answered 202 is never lost and never changed; its idempotency key stays; the events of an
-interaction arrive in order and one at a time; nothing is delivered twice but for a kill or a cut connection, and
-what a kill repeats is bounded; no request goes out before a `Retry-After` has passed; the sums hold.
+Shows: an event answered 202 is never lost or changed; its idempotency key is stable; the events of an interaction arrive in
+order and one at a time; an event is delivered twice only after a kill or a cut connection, and the number of deliveries
+repeated after a kill is bounded; no request is sent before a `Retry-After` has passed; the counters balance.
 
-How: senders post events over keep-alive connections (the next of an interaction only after the one before was
+How: senders post events over keep-alive connections (the next of an interaction only after the previous one was
 acknowledged; after a cut the same one again). A destination answers most with 200 and some with 503, with 429 and
-`Retry-After`, some with 400 (a dead letter), or cuts the connection before or after its answer. An operator pauses, opens
-the breaker, closes intake, redrives, takes backups and reloads meanwhile. What is remembered is trimmed after a minute. The
-daemon is killed with SIGKILL at random moments, one time in four while it is still starting, one in eight while it drains
-after a SIGTERM, one in eight while it gives a backup. At the end all is let go, the queue drains, the ledgers are judged.
+`Retry-After`, some with 400 (a dead letter), or cuts the connection before or after its answer. Meanwhile an operator
+pauses, opens the breaker, closes intake, redrives, takes backups and reloads. The history is trimmed after a minute. The
+daemon is killed with SIGKILL at random times, one time in four while it starts, one in eight while it drains after a
+SIGTERM, one in eight while it makes a backup. At the end all blocks are removed, the queue drains, the records are checked.
 
 Run: tests/rigs/killloop.py [--short] [--kills N] [--events-min N] [--seed N] [--bin FILE]
 Needs: Linux, Python 3.11, the release binary. Exit 0: held; 1: did not.
@@ -50,7 +50,7 @@ async def kill_and_restart(daemon, destination, ledgers, rng, hands):
 
 
 async def until_acknowledged(ledgers, count, daemon, limit=60.0):
-    """Waits until that many more events are acknowledged."""
+    """Waits until `count` more events are acknowledged."""
     goal, end = len(ledgers.accepted) + count, time.monotonic() + limit
     while len(ledgers.accepted) < goal:
         daemon.check_alive()
@@ -61,7 +61,7 @@ async def until_acknowledged(ledgers, count, daemon, limit=60.0):
 
 
 async def kill_again_and_again(daemon, destination, ledgers, rng, hands, options):
-    """The kills: one in four during the start, the others after a random number of acknowledgements or later."""
+    """Kills the daemon: one time in four during the start, otherwise after a random number of acknowledgements or later."""
     mean = options.events_min / options.kills
     during_start = 0
     for _ in range(options.kills):
