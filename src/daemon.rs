@@ -17,7 +17,6 @@ use crate::admin::{self, AccessLog, Admin};
 use crate::alert;
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::config::settings;
 use crate::dispatch::{self, Destination, DestinationMap, Destinations, Dispatcher, Question};
 use crate::intake::admission::{self, Admission};
 use crate::intake::memory::{MemoryBounds, MemoryLimit};

@@ -22,10 +22,10 @@ const ADDRESSES_MAX: usize = 1024;
 
 /// Wrong tokens by address.
 #[derive(Debug, Default)]
-pub struct Throttle(BTreeMap<Extractor, Failures>);
+pub struct Throttle(BTreeMap<ClientAddress, Failures>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Extractor {
+enum ClientAddress {
     V4([u8; 4]),
     /// A /64 network: usually assigned to one party.
     V6([u16; 4]),
@@ -60,17 +60,17 @@ impl Throttle {
 fn wait(count: u32) -> Duration {
     match count.checked_sub(FREE + 1) {
         None => Duration::ZERO,
-        Some(dlq_overflow) => WAIT_FIRST.saturating_mul(1 << dlq_overflow.min(16)).min(WAIT_MAX),
+        Some(excess) => WAIT_FIRST.saturating_mul(1 << excess.min(16)).min(WAIT_MAX),
     }
 }
 
-fn origin(peer: Option<IpAddr>) -> Extractor {
+fn origin(peer: Option<IpAddr>) -> ClientAddress {
     match peer.map(|ip| ip.to_canonical()) {
-        None => Extractor::Local,
-        Some(IpAddr::V4(ip)) => Extractor::V4(ip.octets()),
+        None => ClientAddress::Local,
+        Some(IpAddr::V4(ip)) => ClientAddress::V4(ip.octets()),
         Some(IpAddr::V6(ip)) => {
             let [a, b, c, d, ..] = ip.segments();
-            Extractor::V6([a, b, c, d])
+            ClientAddress::V6([a, b, c, d])
         }
     }
 }

@@ -18,7 +18,7 @@ pub enum Act {
         body: Vec<u8>,
     },
     /// Handles the request this way once [`Receiver::release`] allows it.
-    SourceUsage(Box<Self>),
+    Blocked(Box<Self>),
     /// Resets the connection before any response.
     Reset,
     /// A response with this status whose body breaks off in the middle.
@@ -46,7 +46,7 @@ pub fn retry_after(status: u16, value: impl ToString) -> Act {
 }
 
 pub fn held(act: Act) -> Act {
-    Act::SourceUsage(Box::new(act))
+    Act::Blocked(Box::new(act))
 }
 
 /// A request as received.
@@ -180,7 +180,7 @@ impl Receiver {
                 received
             };
             let mut act = script(&received);
-            while let Act::SourceUsage(then) = act {
+            while let Act::Blocked(then) = act {
                 self.gate.acquire().await.unwrap().forget();
                 act = *then;
             }
@@ -253,7 +253,7 @@ impl Receiver {
                 }
                 self.ended(n);
             }
-            Act::SourceUsage(_) => unreachable!("let go above"),
+            Act::Blocked(_) => unreachable!("let go above"),
         }
         false
     }
