@@ -181,21 +181,8 @@ impl QuarantineIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::model::quarantined_request::{Cause, Proof};
-
-    const NOW: Timestamp = Timestamp(1_800_000_000_000);
-
-    fn quarantined(body: &[u8]) -> QuarantinedRequest {
-        QuarantinedRequest {
-            at: NOW,
-            source: "s".to_owned(),
-            cause: Cause::BadSignature,
-            headers: vec![("x-sig".to_owned(), b"00".to_vec())],
-            query: Some("a=b".to_owned()),
-            body: body.to_vec(),
-            proof: Proof::Nothing,
-        }
-    }
+    use crate::store::model::quarantined_request::Proof;
+    use crate::testing::events::quarantined;
 
     #[test]
     fn each_quarantine_share_bounds_bytes_and_number_and_frees_them() {

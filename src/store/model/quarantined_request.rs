@@ -124,20 +124,7 @@ impl QuarantinedRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const NOW: Timestamp = Timestamp(1_800_000_000_000);
-
-    fn quarantined(body: &[u8]) -> QuarantinedRequest {
-        QuarantinedRequest {
-            at: NOW,
-            source: "s".to_owned(),
-            cause: Cause::BadSignature,
-            headers: vec![("x-sig".to_owned(), b"00".to_vec())],
-            query: Some("a=b".to_owned()),
-            body: body.to_vec(),
-            proof: Proof::Nothing,
-        }
-    }
+    use crate::testing::events::quarantined;
 
     #[test]
     fn requests_differ_by_identifying_headers_not_by_transport_ones() {

@@ -299,6 +299,7 @@ mod quarantine_tests {
     use crate::store::model::table::WriteBatch;
     use crate::store::write::request::Change;
     use crate::store::write::transaction::Windows;
+    use crate::testing::events::quarantined;
     use bytes::Bytes;
     use std::path::Path;
     use std::time::Duration;
@@ -312,18 +313,6 @@ mod quarantine_tests {
         let Opened { store, findings, .. } = crate::testing::stores::open(path, &options, &Clock::manual(NOW));
         assert_eq!(findings, Findings::new());
         store
-    }
-
-    fn quarantined(body: &[u8]) -> QuarantinedRequest {
-        QuarantinedRequest {
-            at: NOW,
-            source: "s".to_owned(),
-            cause: Cause::BadSignature,
-            headers: vec![("x-sig".to_owned(), b"00".to_vec())],
-            query: Some("a=b".to_owned()),
-            body: body.to_vec(),
-            proof: Proof::Nothing,
-        }
     }
 
     fn arrival(body: &'static [u8]) -> Arrival {

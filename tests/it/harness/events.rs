@@ -1,6 +1,7 @@
-//! Sample events. Compiled into the integration tests and into the unit tests (`holdline::testing`).
+//! Sample events and quarantined requests. Compiled into the integration tests and into the unit tests (`holdline::testing`).
 
 use holdline::event::{DestinationSet, Digest64, Event};
+use holdline::store::{Cause, Proof, QuarantinedRequest};
 use holdline::time::Timestamp;
 
 /// Event `n` of source `s` for destination 0: without an interaction, with `n` as its sender id, digest and body.
@@ -19,5 +20,18 @@ pub fn event(n: u64) -> Event {
         conflict: false,
         body_digest: Digest64(n),
         body: vec![n as u8; 100].into(),
+    }
+}
+
+/// A quarantined request of source `s` with this body, which came with a bad signature at 1,800,000,000 s.
+pub fn quarantined(body: &[u8]) -> QuarantinedRequest {
+    QuarantinedRequest {
+        at: Timestamp(1_800_000_000_000),
+        source: "s".to_owned(),
+        cause: Cause::BadSignature,
+        headers: vec![("x-sig".to_owned(), b"00".to_vec())],
+        query: Some("a=b".to_owned()),
+        body: body.to_vec(),
+        proof: Proof::Nothing,
     }
 }

@@ -5,13 +5,14 @@
 //! So a failing sequence shrinks by leaving out steps.
 
 use crate::harness::bench::arriving as event;
+use crate::harness::events::quarantined;
 use crate::harness::stores;
 use holdline::clock::Clock;
 use holdline::delivery::{Attempt, DeadLetter, Delivery, DeliveryId, Outcome, Place, Reason};
 use holdline::event::{DestinationId, Event, Sequence};
 use holdline::store::{
-    Arrival, Cause, Change, DlqAction, IntakeOverride, Opened, Options, Outage, Pause, Proof, QuarantinedRequest,
-    Receipt, Room, Store, Transition, Windows,
+    Arrival, Change, DlqAction, IntakeOverride, Opened, Options, Outage, Pause, QuarantinedRequest, Receipt, Room,
+    Store, Transition, Windows,
 };
 use holdline::time::Timestamp;
 use proptest::prelude::*;
@@ -370,16 +371,7 @@ impl Bench {
                 self.model.outages += 1;
             }
             Step::Detain(body) => {
-                let (source, cause) = ("default".to_owned(), Cause::BadSignature);
-                let quarantined = QuarantinedRequest {
-                    at: now,
-                    source,
-                    cause,
-                    headers: vec![],
-                    query: None,
-                    body: vec![*body],
-                    proof: Proof::Nothing,
-                };
+                let quarantined = QuarantinedRequest { at: now, ..quarantined(&[*body]) };
                 let number =
                     self.store().quarantine(quarantined.clone(), Room::undivided(1 << 20)).await.unwrap().unwrap();
                 if !self.model.quarantined.values().any(|known| known.body == quarantined.body) {
